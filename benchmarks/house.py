@@ -23,7 +23,7 @@ from opsin.cli.own_service import own_service
 
 HERE = Path(__file__).resolve().parent.parent
 CARRIERS = (
-    *("Request", "Submission", "Prepared", "Job", "Enqueued", "Waiting", "Delivery", "Beside", "Taken", "Running"),
+    *("Request", "Submission", "Prepared", "Job", "Enqueued", "Waiting", "Delivery", "QueueEntry", "Taken", "Running"),
     *("Computed", "Answer", "Reply", "Ended", "Ending", "Response", "JSONResponse", "Classification"),
 )
 """Classes whose objects are a request, a job or an answer, or hold one."""

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from server.http.problems import Kind, Problem
-from server.queue.errors import RedisAway
-from server.queue.record import LAST_EVENTS, OPEN, Happened, RecordEvent, RecordLost, State
+from server.queue.errors import RecordLost, RedisAway
+from server.queue.record import LAST_EVENTS, OPEN, Happened, RecordEvent, State
 from server.queue.records import Records
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics

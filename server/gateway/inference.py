@@ -30,8 +30,9 @@ from server.media.limits import MediaError
 from server.process.interruption import without_frames
 from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
+from server.queue.errors import KeyTaken, NeverFits, ResultsFull
 from server.queue.messages import Priority, QueuedJob, Reply
-from server.queue.record import Draft, KeyTaken, NeverFits, ResultsFull
+from server.queue.record import Draft
 from server.tasks.base import Arrays, Item, Outputs
 from server.tasks.options import InvalidOption
 from server.tasks.texts import FEW

@@ -21,7 +21,8 @@ from server.gateway.turns import Line
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import choose
 from server.queue.dispatch import Dispatcher
-from server.queue.record import OPEN, JobProgress, Record, RecordLost
+from server.queue.errors import RecordLost
+from server.queue.record import OPEN, JobProgress, Record
 from server.tasks.base import JSON
 from server.tasks.registry import TASKS
 

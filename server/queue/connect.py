@@ -28,20 +28,12 @@ SHAPES = frozenset({"protocol", "decode_responses", "encoding", "encoding_errors
 """Options of redis-py that would change what answers look like."""
 SENTINEL_PORT = 26379
 CONNECT_TIMEOUT_S = 2.0
+SENTINEL_TIMEOUT_S = 1.0
 ANSWER_TIMEOUT_S = 5.0
 
-AWAY = (
-    redis.exceptions.ConnectionError,  # also: loading its data, no master known to Sentinel
-    redis.exceptions.TimeoutError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.MasterDownError,
-    redis.exceptions.ClusterDownError,
-    redis.exceptions.TryAgainError,
-)
-"""redis-py raises these while the server is away, restarting or failing over: try again soon."""
-REFUSALS = frozenset(
-    {"NOREPLICAS", "MISCONF", "BUSY", "READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED", "WRONGTYPE"}
-)
+AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)  # also: no master known to Sentinel
+"""redis-py raises these while the server does not answer: try again soon."""
+REFUSALS = frozenset({"NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED", "WRONGTYPE"})
 """First words of errors by which a server that is there refuses to work, or lets us not, as where somebody else has written under a name of
 ours: for us it is away, until somebody has mended it."""
 KNOWN = (
@@ -49,6 +41,9 @@ KNOWN = (
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.BusyLoadingError,
     redis.exceptions.NoPermissionError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
 )
 """Those of which redis-py takes the first word away."""
 REFUSED_SCRIPTS = ("ACL failure in script", "Error compiling script")
@@ -138,41 +133,29 @@ def parse(url: str) -> RedisTarget:
     )
 
 
-def connect(url: str, *, blocking: float | None = None) -> redis.Redis:
+def connect(url: str, *, blocking: float = 0.0) -> redis.Redis:
     """A thread-safe client; connects at the first command. `blocking`: the longest blocking read it will be asked for, seconds."""
-    target = parse(url)
-    kwargs = _kwargs(blocking) | {"retry": Retry(NoBackoff(), 0)}
-    if not target.sentinels:
-        return redis.Redis.from_url(target.url, **kwargs)
-    sentinel = Sentinel(target.sentinels, sentinel_kwargs=_sentinel_kwargs(target, Retry(NoBackoff(), 0)), **kwargs)  # type: ignore[no-untyped-call]
-    client: redis.Redis = sentinel.master_for(target.master, **_master_kwargs(target))  # type: ignore[no-untyped-call]
+    client: redis.Redis = _client(url, blocking, redis.Redis, Sentinel, Retry(NoBackoff(), 0))
     return client
 
 
-def connect_async(url: str, *, blocking: float | None = None) -> redis.asyncio.Redis:
+def connect_async(url: str) -> redis.asyncio.Redis:
     """The same for asyncio; to be used in one event loop."""
-    target = parse(url)
-    kwargs = _kwargs(blocking) | {"retry": AsyncRetry(NoBackoff(), 0)}
-    if not target.sentinels:
-        return redis.asyncio.Redis.from_url(target.url, **kwargs)
-    sentinel = AsyncSentinel(target.sentinels, sentinel_kwargs=_sentinel_kwargs(target, AsyncRetry(NoBackoff(), 0)), **kwargs)  # type: ignore[no-untyped-call]
-    client: redis.asyncio.Redis = sentinel.master_for(target.master, **_master_kwargs(target))
+    client: redis.asyncio.Redis = _client(url, 0.0, redis.asyncio.Redis, AsyncSentinel, AsyncRetry(NoBackoff(), 0))
     return client
 
 
-def _kwargs(blocking: float | None) -> dict[str, Any]:
-    return {"protocol": 2, "socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_timeout": ANSWER_TIMEOUT_S + (blocking or 0.0)}
-
-
-def _master_kwargs(target: RedisTarget) -> dict[str, Any]:
-    options = {name: value for name, value in target.options if not name.startswith("sentinel_")}
-    return {"db": target.db, "username": target.username, "password": target.password} | options
-
-
-def _sentinel_kwargs(target: RedisTarget, retry: Any) -> dict[str, Any]:
-    """Sentinels have passwords of their own: `?sentinel_username=…&sentinel_password=…`."""
-    options = {name.removeprefix("sentinel_"): value for name, value in target.options if name.startswith("sentinel_")}
-    return {"protocol": 2, "socket_connect_timeout": 1.0, "socket_timeout": 1.0, "retry": retry} | options
+def _client(url: str, blocking: float, kind: Any, sentinel: Any, retry: Any) -> Any:
+    target = parse(url)
+    options = {"protocol": 2, "socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_timeout": ANSWER_TIMEOUT_S + blocking, "retry": retry}
+    if not target.sentinels:
+        return kind.from_url(target.url, **options)
+    # Sentinels have passwords of their own: `?sentinel_username=…&sentinel_password=…`
+    to_sentinels = options | {"socket_connect_timeout": SENTINEL_TIMEOUT_S, "socket_timeout": SENTINEL_TIMEOUT_S}
+    to_master: dict[str, Any] = {"db": target.db, "username": target.username, "password": target.password}
+    for name, value in target.options:
+        (to_sentinels if name.startswith("sentinel_") else to_master)[name.removeprefix("sentinel_")] = value
+    return sentinel(target.sentinels, sentinel_kwargs=to_sentinels, **options).master_for(target.master, **to_master)
 
 
 def _address(url: str, host: str) -> tuple[str, int]:

@@ -12,12 +12,10 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import redis
 
-from models.bundle import BundleSpec
 from server.process.interruption import Limit, Ticks
 from server.process.supervision import process_id
 from server.queue import keys
@@ -28,11 +26,11 @@ from server.queue.errors import DeadlineExceeded, QueueFull, RedisAway
 from server.queue.fleet import Fleet, FleetReader
 from server.queue.inbox import Inbox, Waiting
 from server.queue.keys import Keyspace
-from server.queue.messages import GATEWAY_FORMS, Progress, QueuedJob, Reply, later
+from server.queue.messages import GATEWAY_FORMS, Priority, Progress, QueuedJob, Reply, later
 from server.queue.pieces import Freight
 from server.queue.records import Records
 from server.queue.scenes import Scenes
-from server.queue.shares import Claim, Load, QueueDepth, Reservation
+from server.queue.shares import Held, Load, QueueDepth, Reservation, depths, owners
 from server.queue.status import StatusReader
 from server.queue.vectors import Vectors
 from server.queue.wire import AsyncWire
@@ -42,7 +40,6 @@ __all__ = ["DeadlineExceeded", "Dispatcher", "DispatcherTimings", "Fleet", "Queu
 
 log = logging.getLogger(__name__)
 
-ANYBODY = Claim()
 NO_LIMIT: AbstractContextManager[object] = nullcontext()
 LOOK_WHILE_AWAY_S = 0.1
 SWEEP_AFTER_BEATS = 0.9
@@ -84,17 +81,12 @@ class Dispatcher:
         wire = AsyncWire(self._redis, keyspace or Keyspace(settings.key_prefix))
         self._link = link = AsyncLink(wire, settings.redis_grace)
         freight = Freight(wire)
-        self._inbox = Inbox(link, freight, self.id, lost_after=timings.lost_after)
-        self._fleet = FleetReader(link, timings.news)
+        self._fleet = fleet = FleetReader(link, timings.news)
+        self.fleet, self.spec = fleet.fleet, fleet.spec
         self.status = StatusReader(link)
-        self._enqueuer = Enqueuer(
-            link,
-            freight,
-            settings,
-            fresh=timings.fresh_load,
-            read=self.refresh,
-            cancel=self._cancel,
-        )
+        self._enqueuer = Enqueuer(link, freight, settings, fresh=timings.fresh_load, read=self.refresh)
+        self._inbox = Inbox(link, freight, self._enqueuer, self.id, lost_after=timings.lost_after)
+        self.reserve = self._enqueuer.reserve
         self._listener = AsyncWire(self._redis, wire.keyspace)
         self.records = Records(link, self._listener, freight, settings, self._enqueuer)
         """Clients' jobs that outlive this gateway."""
@@ -133,10 +125,6 @@ class Dispatcher:
         await self._link.wire.close()
         await self._listener.close()
 
-    def reserve(self, items: int, nbytes: int, claim: Claim = ANYBODY) -> Reservation:
-        """A place for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
-        return self._enqueuer.reserve(items, nbytes, claim)
-
     def work_ms(self, bundle: str, steps: int | None, *, takes_long: bool) -> int:
         """Return how long the service takes for one job, by the rates that were announced last."""
         return self._fleet.latest.work_ms(bundle, steps, takes_long=takes_long)
@@ -160,9 +148,10 @@ class Dispatcher:
         jobs are cancelled too.
         """
         refused = False
+        seconds = (min(job.deadline_ms for job in jobs) - self._link.now_ms()) / 1000
         expected = self._inbox.expect(jobs, on_progress, on_reply)
         try:
-            with NO_LIMIT if ends_by_itself else Limit(self._ticks, self._seconds_left(jobs)):
+            with NO_LIMIT if ends_by_itself else Limit(self._ticks, seconds):
                 place = await self._enqueue(expected, place=on_admitted is not None)
                 self._inbox.sent(expected)
                 if reservation is not None:
@@ -179,7 +168,7 @@ class Dispatcher:
             self._inbox.forget(expected)
             unanswered = [waiting.job for waiting in expected if not waiting.answered]
             if unanswered and not refused and not self._closed:
-                self._cancel([job.id for job in unanswered])
+                self._enqueuer.cancel([job.id for job in unanswered])
 
     async def _enqueue(self, expected: Sequence[Waiting], *, place: bool) -> int:
         """Redis' clock may have been set since it was read: then the deadlines move with it."""
@@ -192,18 +181,7 @@ class Dispatcher:
             waiting.job = later(waiting.job, jumped)
         return await self._enqueuer.enqueue([waiting.job for waiting in expected], place=place)
 
-    def _seconds_left(self, jobs: Sequence[QueuedJob]) -> float:
-        return (min(job.deadline_ms for job in jobs) - self._link.now_ms()) / 1000
-
-    async def fleet(self, *, fresh: bool = False) -> Fleet:
-        """Return who serves what, at most half a second old. Raises RedisAway at once while Redis does not answer."""
-        return await self._fleet.fleet(fresh=fresh)
-
-    async def spec(self, digest: str) -> BundleSpec | None:
-        """A published spec by its SHA-256, served or not. Raises RedisAway at once while Redis does not answer."""
-        return await self._fleet.spec(digest)
-
-    async def depth(self) -> dict[tuple[str, str], QueueDepth]:
+    async def depth(self) -> dict[tuple[str, Priority], QueueDepth]:
         """(bundle, priority) → unfinished jobs, at most half a second old. Raises RedisAway at once while Redis does not answer."""
         if self._enqueuer.age() > self._timings.news or self._link.away:
             await self.refresh()
@@ -232,15 +210,6 @@ class Dispatcher:
             return False
         return True
 
-    def _cancel(self, job_ids: Sequence[str]) -> None:
-        """If Redis cannot be told, it is no matter: their deadline ends them."""
-
-        async def tell() -> None:
-            with suppress(RedisAway):
-                await self._link.move("cancel", *job_ids)
-
-        self._link.spawn(tell())
-
     async def _beat_forever(self) -> None:
         nudge = self._link.nudge
         while not self._closed:
@@ -249,21 +218,16 @@ class Dispatcher:
             nudge.clear()
             try:
                 await self._one_beat()
-                await self._inbox.send_lost_again(partial(self._enqueuer.enqueue, again=True))
+                await self._inbox.send_lost_again()
             except RedisAway as away:
-                if isinstance(away.__cause__, redis.exceptions.ReadOnlyError):
-                    await self._leave_replica()
-                given_up = self._link.given_up()
-                if given_up is not None:
+                if isinstance(away.__cause__, redis.exceptions.ReadOnlyError):  # a master no more: new connections find the new one
+                    await self._redis.connection_pool.disconnect()
+                    await self._link.wire.close()
+                    await self._listener.close()
+                if (given_up := self._link.given_up()) is not None:
                     self._inbox.give_up(given_up)
             except Exception:
                 log.exception("the dispatcher's beat failed")
-
-    async def _leave_replica(self) -> None:
-        """Leave a server that is the master no more. New connections find the new one, by name or Sentinel."""
-        await self._redis.connection_pool.disconnect()
-        await self._link.wire.close()
-        await self._listener.close()
 
     async def refresh(self) -> None:
         """A beat between two: clock and load are new, what was counted is told. Raises RedisAway at once while Redis does not answer."""
@@ -278,24 +242,23 @@ class Dispatcher:
         return asyncio.shield(self._beating)
 
     async def _beat(self) -> None:
+        ttl_ms, sweep_ms = int(self._timings.gateway_ttl * 1000), int(self._timings.beat * SWEEP_AFTER_BEATS * 1000)
+        arguments: list[Any] = [self.id, ttl_ms, self._inbox.last_read, GATEWAY_FORMS, self.partition + secrets.token_hex(3), sweep_ms]
         told = self.counted.take() if self.counted is not None else {}
+        arguments += (word for pair in told.items() for word in pair)
         try:
-            await self._beat_with(told)
+            answer = await self._link.at_once(lambda: self._link.wire.script("beat", *arguments))
         except BaseException:
             if self.counted is not None:
                 self.counted.give_back(told)
             raise
-
-    async def _beat_with(self, told: Mapping[str, int]) -> None:
-        ttl_ms, sweep_ms = int(self._timings.gateway_ttl * 1000), int(self._timings.beat * SWEEP_AFTER_BEATS * 1000)
-        arguments: list[Any] = [self.id, ttl_ms, self._inbox.last_read, GATEWAY_FORMS, self.partition + secrets.token_hex(3), sweep_ms]
-        arguments += (word for pair in told.items() for word in pair)
-        known, epoch, sweeps, items, *load = await self._link.at_once(lambda: self._link.wire.script("beat", *arguments))
+        known, epoch, sweeps, items, now_ms, jobs, nbytes, work_ms, rows, flat = answer
         self.records.epoch = epoch.decode()
-        self._inbox.beaten(start_over=self._was_known and not known)
+        if self._was_known and not known:
+            self._inbox.last_read = "0-0"  # a new stream may count from a clock that is behind
         self._was_known = True
         self._link.found()
-        self._enqueuer.set_load(Load.of(load))
+        self._enqueuer.set_load(now_ms, Load(Held(jobs, nbytes, work_ms), depths(now_ms, rows), owners(flat)))
         for bundle, count in zip(items[::2], items[1::2], strict=True):
             self.count_items(bundle.decode(), int(count))
         if sweeps:

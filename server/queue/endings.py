@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import msgspec
 
 from server.queue import keys, pieces
-from server.queue.delivery import Beside, Delivery, Ending
+from server.queue.delivery import Delivery, QueueEntry
 from server.queue.errors import RedisAway
 from server.queue.link import Link
-from server.queue.messages import Failure, Progress, Reply, encode, encode_arrays
-from server.queue.rows import Advanced, HandedBack
+from server.queue.messages import Failure, Progress, Reply, WorkerTiming, encode
+from server.queue.rows import Advanced, Ended, HandedBack
 
 MOST_DEAD_LETTERS = 100
+NS_PER_MS = 1_000_000
+NO_BATCH = WorkerTiming(batch_wait_ms=0.0, inference_ms=0.0, worker_ms=0.0, batch_size=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of one job, readable message or not."""
+
+    held: QueueEntry
+    reply: Reply | None
+    """None: nobody waits for it."""
+    dead_letter: str = ""
+    """Why a copy goes to the dead-letter stream."""
+    silent: bool = False
+    """Leave it out of the statistics: its gateway sends it again."""
+
+    @property
+    def timing(self) -> WorkerTiming:
+        return (self.reply and self.reply.timing) or NO_BATCH
+
+    def row(self) -> Ended:
+        held, reply, timing = self.held, self.reply, self.timing
+        failure = reply.failure if reply else None
+        return Ended(
+            *held.row,
+            added_ms=held.added_ms,
+            dead_letter=self.dead_letter,
+            outcome="" if self.silent else "success" if reply and not failure else "fail",
+            batch_wait_ns=int(timing.batch_wait_ms * NS_PER_MS),
+            inference_ns=int(timing.inference_ms * NS_PER_MS),
+            worker_ns=int(timing.worker_ms * NS_PER_MS),
+            stored=reply.stored if reply else "",
+            failure=failure.kind if failure else "",
+            detail=failure.detail if failure else "",
+        )
 
 
 class Endings:
@@ -24,7 +61,7 @@ class Endings:
         self._link = link
         self._id = worker_id
         self._held: set[tuple[str, str]] = set()
-        self._given_up: list[Delivery | Beside] = []
+        self._given_up: list[QueueEntry] = []
 
     def hold(self, stream: str, entry_id: str) -> None:
         """From now on this entry is in the worker's hands."""
@@ -36,24 +73,26 @@ class Endings:
         return self._held.copy()
 
     def finish(self, results: Sequence[tuple[Delivery, Reply]]) -> list[bool]:
-        deliveries = [delivery for delivery, _ in results]
-        try:
-            endings = [Ending(delivery, self._stored(delivery, reply)) for delivery, reply in results]
-        except RedisAway:
-            self.give_up(deliveries)
-            raise
-        return self._let_go(endings, deliveries)
+        """Answer jobs; one call per batch, as the statistics count calls. False: another worker was first, the result is dropped.
 
-    def dead_letter(self, delivery: Delivery, reason: str, kind: str) -> bool:
-        return self._let_go([Ending(delivery, self.failed(delivery.job_id, kind, reason), reason)], [delivery])[0]
+        Jobs whose answers could not be written within `patience` (RedisAway) are handed back at the next pull, to be run again.
+        """
+        with self.given_up_while_away([delivery for delivery, _ in results]):
+            return self.end([Ending(delivery, self._stored(delivery, reply)) for delivery, reply in results])
+
+    def dead_letter(self, delivery: Delivery, reason: str, kind: str = "worker-crashed") -> bool:
+        """Answer 500 and keep a copy of the job in the `dead` stream. `kind`: `worker-crashed` or `model-error`."""
+        with self.given_up_while_away([delivery]):
+            return self.end([Ending(delivery, self.failed(delivery.job_id, kind, reason), reason)])[0]
 
     def end(self, endings: Sequence[Ending]) -> list[bool]:
         """One script call for each bundle: usually one."""
         ended: list[bool] = []
-        for bundle, group in groupby(endings, key=lambda ending: ending.bundle):
+        for bundle, group in groupby(endings, key=lambda ending: ending.held.bundle):
             batch = list(group)
-            arguments: list[Any] = [bundle, self._id, max(ending.batch_size for ending in batch), MOST_DEAD_LETTERS]
-            arguments += [msgspec.msgpack.encode([ending.row() for ending in batch]), *(ending.message for ending in batch)]
+            arguments: list[Any] = [bundle, self._id, max(ending.timing.batch_size for ending in batch), MOST_DEAD_LETTERS]
+            arguments.append(msgspec.msgpack.encode([ending.row() for ending in batch]))
+            arguments += [encode(ending.reply) if ending.reply else b"" for ending in batch]
             ended += map(bool, self._link.patiently(lambda a=arguments: self._link.script("finish", *a)))  # type: ignore[misc]
         self.lose(endings)
         return ended
@@ -63,42 +102,47 @@ class Endings:
         self._held.difference_update((ending.held.stream, ending.held.entry_id) for ending in endings)
 
     def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
-        """Once: who misses a report hears the next one. Of jobs that others have taken over nothing is told. Raises RedisAway."""
-        told = [(_advanced(held, report), encode(report)) for held, report in reports if held.job.progress]
+        """Tell how far jobs have come, to whoever asked for it (`QueuedJob.progress`): once, since who misses a report hears the next one.
+
+        Of jobs that others have taken over nothing is told. Raises RedisAway.
+        """
+        told = [(held, report) for held, report in reports if held.job.progress]
         if told:
-            self._link.script("progress", self._id, msgspec.msgpack.encode([row for row, _ in told]), *(message for _, message in told))
+            rows = [Advanced(*held.row, news.done, news.total, news.unit, bool(news.preview)) for held, news in told]
+            self._link.script("progress", self._id, msgspec.msgpack.encode(rows), *(encode(report) for _, report in told))
 
-    def give_up(self, taken: Sequence[Delivery | Beside]) -> None:
+    def give_up(self, held: Sequence[QueueEntry]) -> None:
         """Hand these back as soon as Redis is there."""
-        self._given_up += taken
+        self._given_up += held
 
-    def hand_back(self, deliveries: Sequence[Delivery | Beside]) -> None:
-        if not deliveries:
-            return
+    @contextmanager
+    def given_up_while_away(self, held: Sequence[QueueEntry]) -> Iterator[None]:
+        """These are given up where the block raises RedisAway: this worker may go on, and somebody runs them again."""
         try:
-            self._link.patiently(lambda: self.hand_back_at_once(deliveries))
+            yield
         except RedisAway:
-            self.give_up(deliveries)  # this worker may go on
+            self.give_up(held)
             raise
 
-    def hand_back_at_once(self, deliveries: Sequence[Delivery | Beside]) -> None:
+    def hand_back(self, held: Sequence[QueueEntry]) -> None:
+        with self.given_up_while_away(held):
+            self._link.patiently(lambda: self.hand_back_at_once(held))
+
+    def hand_back_at_once(self, held: Sequence[QueueEntry]) -> None:
         """Without patience. Raises RedisAway."""
-        rows = [HandedBack(held.stream, held.entry_id, held.added_ms, held.alone) for held in sorted(deliveries, key=_age)]
+        if not held:
+            return
+        rows = [HandedBack(*entry.row, entry.alone) for entry in sorted(held, key=lambda entry: entry.added_ms)]
         self._link.script("hand_back", self._id, msgspec.msgpack.encode(rows))
-        self._held.difference_update((delivery.stream, delivery.entry_id) for delivery in deliveries)
+        self._held.difference_update((entry.stream, entry.entry_id) for entry in held)
 
     def hand_back_given_up(self) -> None:
         """Hand back what could not be finished while Redis was away: somebody runs it again. Raises RedisAway while it still is."""
-        if not self._given_up:
-            return
         given_up, self._given_up = self._given_up, []
-        try:
+        with self.given_up_while_away(given_up):
             self.hand_back_at_once(given_up)
-        except RedisAway:
-            self._given_up += given_up
-            raise
 
-    def failed(self, job_id: str, kind: Any, detail: str) -> Reply:
+    def failed(self, job_id: str, kind: str, detail: str) -> Reply:
         return Reply(id=job_id, worker=self._id, failure=Failure(kind=kind, detail=detail))
 
     def _stored(self, delivery: Delivery, reply: Reply) -> Reply:
@@ -106,20 +150,5 @@ class Endings:
         if sum(len(array.data) for array in reply.arrays.values()) <= pieces.PIECE_BYTES:
             return reply
         key = keys.stored(delivery.job.id, secrets.token_hex(4))
-        pieces.write(self._link, key, encode_arrays(reply.arrays))
+        pieces.write(self._link, key, encode(reply.arrays))
         return msgspec.structs.replace(reply, arrays={}, stored=key)
-
-    def _let_go(self, endings: Sequence[Ending], deliveries: Sequence[Delivery]) -> list[bool]:
-        try:
-            return self.end(endings)
-        except RedisAway:
-            self.give_up(deliveries)
-            raise
-
-
-def _advanced(held: Delivery, report: Progress) -> Advanced:
-    return Advanced(held.stream, held.entry_id, held.job_id, held.gateway, report.done, report.total, report.unit, bool(report.preview))
-
-
-def _age(delivery: Delivery | Beside) -> int:
-    return delivery.added_ms

@@ -33,6 +33,7 @@ STEADY_MS = 500
 """Two readings of a clock that has not been set differ by less, however slowly they travelled."""
 NOBODY = "-"
 """How the scripts spell an owner that is empty."""
+ANYBODY = Claim()
 REFUSALS = {b"client": ClientShare, b"full": QueueFull}
 """The scripts' word → why."""
 
@@ -41,7 +42,7 @@ REFUSALS = {b"client": ClientShare, b"full": QueueFull}
 class _Request:
     request: Request
     messages: list[bytes]
-    """Those that travel with the call."""
+    """They travel with the call; empty where the message is staged."""
     staged: dict[str, bytes]
     """Key → what is written before the call."""
     admitted: asyncio.Future[int]
@@ -53,23 +54,12 @@ class _Request:
 
 
 class Enqueuer:
-    def __init__(
-        self,
-        link: AsyncLink,
-        freight: Freight,
-        settings: Settings,
-        *,
-        fresh: float,
-        read: Callable[[], Awaitable[None]],
-        cancel: Callable[[Sequence[str]], object],
-    ) -> None:
+    def __init__(self, link: AsyncLink, freight: Freight, settings: Settings, *, fresh: float, read: Callable[[], Awaitable[None]]) -> None:
         """`fresh`: nobody is turned away because of figures that are older than so many seconds. `read`: reads the load and tells it by
-        `set_load`, or raises RedisAway. `cancel`: given the ids of jobs whose
-        client left while they were being queued."""
+        `set_load`, or raises RedisAway."""
         self.bounds = bounds(settings.queue_max_items, settings.queue_max_bytes)
         self._link = link
         self._fresh = fresh
-        self._cancel = cancel
         self.read_load = read
         self._freight = freight
         self._ledger = Ledger()
@@ -78,9 +68,10 @@ class Enqueuer:
         self._sending = 0
         """Calls on their way."""
         self._read_at = 0.0
-        self.load = Load(0, 0, 0)
+        self.load = Load()
 
-    def reserve(self, items: int, nbytes: int, claim: Claim) -> Reservation:
+    def reserve(self, items: int, nbytes: int, claim: Claim = ANYBODY) -> Reservation:
+        """A place for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
         return Reservation(self._ledger, self._check, claim, items, nbytes)
 
     async def enqueue(self, jobs: Sequence[QueuedJob], *, again: bool = False, place: bool = False) -> int:
@@ -96,6 +87,15 @@ class Enqueuer:
         self._ready.append(request)
         return await request.admitted
 
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """If Redis cannot be told, it is no matter: their deadline ends them."""
+
+        async def tell() -> None:
+            with suppress(RedisAway):
+                await self._link.move("cancel", *job_ids)
+
+        self._link.spawn(tell())
+
     async def jumped_ms(self) -> int:
         """Read Redis' clock anew: by how much it has gone forward beyond what was expected. 0: it has not; what came late was late."""
         before = self._link.clock_offset_ms
@@ -103,10 +103,10 @@ class Enqueuer:
         jumped = int(self._link.clock_offset_ms - before)
         return jumped if jumped > STEADY_MS else 0
 
-    def set_load(self, load: Load) -> None:
+    def set_load(self, now_ms: int, load: Load) -> None:
         self.load = load
         self._read_at = time.monotonic()
-        self._link.set_clock(load.now_ms)
+        self._link.set_clock(now_ms)
 
     def age(self) -> float:
         """Seconds since the load was read."""
@@ -116,31 +116,40 @@ class Enqueuer:
         if self._refusal(claim, asked, self._ledger) is None:
             return
         if self.age() > self._fresh:
-            with suppress(RedisAway):
-                await self.read_load()
+            await self.read_load_if_there()
         if (refused := self._refusal(claim, asked, self._ledger)) is not None:
             raise refused
 
     def _refusal(self, claim: Claim, asked: Held, promised: Ledger) -> QueueFull | None:
         return refusal(self.bounds, self.load.all, self.load.owners.get(claim.owner, Held()), promised, claim, asked)
 
-    async def refused(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull:
-        """Explain the script's word for these jobs, by figures that are read anew."""
+    async def read_load_if_there(self) -> None:
+        """For Retry-After."""
         with suppress(RedisAway):
             await self.read_load()
-        return self._explain(status, jobs)
 
-    def _explain(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull:
+    def refused(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull:
+        """Explain the script's word for these jobs, by figures that were read just now."""
         kind = REFUSALS[status]
         claim = Claim("" if jobs[0].owner == NOBODY else jobs[0].owner, jobs[0].takes_long)
         asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
         found = self._refusal(claim, asked, NOTHING)
-        return found if type(found) is kind else kind(1, f"there was no place: {self.load.items} jobs, {self.load.nbytes} bytes")
+        return found if type(found) is kind else kind(1, f"there was no place: {self.load.all.items} jobs, {self.load.all.nbytes} bytes")
 
     def full(self, reason: str, items: int = 1) -> QueueFull:
         """For another reason, which holds until so many jobs have ended."""
-        wait = seconds(self.load.work_ms * min(1.0, items / max(1, self.load.items)))
-        return QueueFull(wait, f"{reason}: {self.load.items} jobs, {self.load.nbytes} bytes")
+        held = self.load.all
+        wait = seconds(held.work_ms * min(1.0, items / max(1, held.items)))
+        return QueueFull(wait, f"{reason}: {held.items} jobs, {held.nbytes} bytes")
+
+    def given_up(self, away: RedisAway) -> Exception | None:
+        """Return what to tell whoever sent the call that ended so; None while it is to be sent again."""
+        if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
+            return self.full("the queue's Redis is out of memory")
+        if self._link.given_up() is not None:
+            return away
+        self._link.lost(away)
+        return None
 
     def _send_ready(self) -> None:
         ready, self._ready = self._ready, []
@@ -166,12 +175,8 @@ class Enqueuer:
                     return
                 answer = await self._link.move("enqueue", *self._arguments(group))
             except RedisAway as away:
-                if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
-                    _refuse(group, self.full("the queue's Redis is out of memory"))
-                elif self._link.away and self._link.given_up() is not None:
-                    _refuse(group, away)
-                else:
-                    self._link.lost(away)
+                if (why := self.given_up(away)) is not None:
+                    _refuse(group, why)
                 continue
             except Exception as error:
                 _refuse(group, error)
@@ -193,25 +198,24 @@ class Enqueuer:
         return [msgspec.msgpack.encode(admission), *(message for request in group for message in request.messages)]
 
     async def _tell(self, group: list[_Request], items: int, nbytes: int, statuses: list[bytes]) -> None:
-        self.load = replace(self.load, items=items, nbytes=nbytes)
+        self.load = replace(self.load, all=Held(items, nbytes, self.load.all.work_ms))
         if not REFUSALS.keys().isdisjoint(statuses):
-            with suppress(RedisAway):  # for Retry-After
-                await self.read_load()
+            await self.read_load_if_there()
         for request, answer in zip(group, statuses, strict=True):
             status, _, ahead = answer.partition(b" ")
             if request.admitted.done():  # its client has left, and its cancellation may have found nothing
                 if status == b"ok":
-                    self._cancel([job.job for job in request.request.jobs])
+                    self.cancel([job.job for job in request.request.jobs])
                 continue
             if status == b"ok":
                 request.admitted.set_result(int(ahead or 0))
             else:
-                refused = self._explain(status, request.request.jobs) if status in REFUSALS else DeadlineExceeded(LATE)
+                refused = self.refused(status, request.request.jobs) if status in REFUSALS else DeadlineExceeded(LATE)
                 request.admitted.set_exception(refused)
 
 
 def to_rows(jobs: Iterable[QueuedJob], *, kept: bool = False) -> tuple[list[Enqueued], list[bytes], dict[str, bytes]]:
-    """The jobs as the scripts read them, the messages that travel with them and, by their keys, those that must be written before.
+    """The jobs as the scripts read them, their messages and, by their keys, those messages that must be written before and are empty there.
 
     `kept`: the messages lie beside the stream however small they are, where they can be read again."""
     rows, messages, staged = [], [], {}
@@ -220,8 +224,7 @@ def to_rows(jobs: Iterable[QueuedJob], *, kept: bool = False) -> tuple[list[Enqu
         place = "stage" if len(message) > INLINE_BYTES else "blob" if kept else "inline"
         if place == "stage":
             staged[keys.stage(job.id)] = message
-        else:
-            messages.append(message)
+        messages.append(b"" if place == "stage" else message)
         stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
         holds = (job.owner or NOBODY, job.work_ms, job.takes_long)
         rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, len(message), *holds))

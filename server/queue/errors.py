@@ -1,4 +1,4 @@
-"""Why the queue turns a request away. The gateway maps each to one HTTP status."""
+"""Why the queue turns a request away, or has no answer. The gateway maps each to one HTTP status."""
 
 from __future__ import annotations
 
@@ -18,12 +18,29 @@ class ClientShare(QueueFull):
 class RedisAway(Exception):
     """503: Redis does not answer or refuses to write, or did so for longer than `redis_grace`."""
 
-    def __init__(self, retry_after: int = 5, detail: str = "the queue's Redis does not answer", refusal: str = "") -> None:
+    retry_after = 5
+
+    def __init__(self, detail: str = "the queue's Redis does not answer", refusal: str = "") -> None:
         super().__init__(detail)
-        self.retry_after = retry_after
         self.refusal = refusal
         """Redis' own words, if it answers but refuses to work; empty if it does not answer."""
 
 
 class DeadlineExceeded(Exception):
     """504: the deadline came before the answer; the jobs have been cancelled."""
+
+
+class RecordLost(Exception):
+    """Another Redis took this job, and has lost it."""
+
+
+class KeyTaken(Exception):
+    """The idempotency key belongs to another request."""
+
+
+class ResultsFull(Exception):
+    """Results that are kept and reserved take all the bytes that there are."""
+
+
+class NeverFits(Exception):
+    """413: alone, a job is more than all asynchronous jobs together may hold. Says of what, and how much that is."""

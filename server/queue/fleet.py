@@ -10,15 +10,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import msgspec
 
 from models.bundle import NAME_PATTERN, BundleError, BundleSpec
 from server.queue import keys
 from server.queue.async_link import AsyncLink
-from server.queue.messages import UnknownVersion, WorkerInfo, decode_worker
-from server.queue.rows import whole
+from server.queue.messages import UnknownVersion, WorkerInfo, decode
 
 STATES = frozenset({"loaded", "unloaded"})
 
@@ -29,11 +27,6 @@ class Repository:
     """Bundle name → `loaded` | `unloaded`; a name that is absent is loaded."""
     revision: int
     """The number of the latest change that `states` shows, or of an earlier one."""
-
-    @staticmethod
-    def of(revision: bytes, flat: Sequence[bytes]) -> Repository:
-        """From what repository.lua answers."""
-        return Repository(states_of(flat), whole(revision))
 
 
 def states_of(flat: Sequence[bytes]) -> dict[str, str]:
@@ -100,7 +93,8 @@ class FleetReader:
         self._lock = asyncio.Lock()
         self.latest = Fleet()
 
-    async def fleet(self, *, fresh: bool) -> Fleet:
+    async def fleet(self, *, fresh: bool = False) -> Fleet:
+        """Return who serves what, at most `news` old. Raises RedisAway at once while Redis does not answer."""
         asked_at = time.monotonic()
         oldest = asked_at if fresh else asked_at - self._news
         if self._read_at <= oldest:
@@ -112,7 +106,7 @@ class FleetReader:
         return self.latest
 
     async def spec(self, digest: str) -> BundleSpec | None:
-        """A published spec by its SHA-256, whoever serves it; None if nobody has published it. Raises RedisAway."""
+        """A published spec by its SHA-256, served or not; None if nobody has published it. Raises RedisAway, as `fleet`."""
         if digest not in self._by_digest:
             await self._link.ask(lambda: self._fetch([digest]))
         return self._by_digest.get(digest)
@@ -122,7 +116,8 @@ class FleetReader:
         self._read_at = 0.0
 
     async def _read(self) -> Fleet:
-        messages = await self._values([keys.worker(id_.decode(errors="replace")) for id_ in await self._command("SMEMBERS", keys.WORKERS)])
+        ids = await self._link.wire.command("SMEMBERS", self._link.name(keys.WORKERS))
+        messages = await self._values([keys.worker(id_.decode(errors="replace")) for id_ in ids])
         flat = await self._link.wire.command("HGETALL", self._link.service_name(keys.REPOSITORY))
         workers = tuple(worker for message in messages if message is not None and (worker := _decode(message)) is not None)
         announced = {bundle.digest for worker in workers for bundle in worker.bundles if bundle.digest}
@@ -142,13 +137,8 @@ class FleetReader:
                 if bundle.digest in self._by_digest:
                     weight = _READY if (worker.state, bundle.state) == ("ready", "ready") else _LOADING if bundle.state == "loading" else 0
                     votes.setdefault((bundle.name, bundle.version), Counter())[bundle.digest] += weight
-        return {name: self._elected(name, counts) for name, counts in votes.items()}
-
-    def _elected(self, name: tuple[str, str], votes: Counter[str]) -> str:
-        return max(votes, key=lambda digest: (votes[digest], self._is_known(name, digest), digest))
-
-    def _is_known(self, name: tuple[str, str], digest: str) -> bool:
-        return name in self._specs and self._specs[name].digest() == digest
+        known = {name: spec.digest() for name, spec in self._specs.items()}
+        return {name: max(counts, key=lambda digest: (counts[digest], digest == known.get(name), digest)) for name, counts in votes.items()}
 
     async def _fetch(self, digests: list[str]) -> None:
         for digest, data in zip(digests, await self._values([keys.spec(digest) for digest in digests]), strict=True):
@@ -160,15 +150,12 @@ class FleetReader:
                 log.warning("a worker serves a bundle that this gateway cannot read: %s", error)
 
     async def _values(self, names: list[str]) -> list[bytes | None]:
-        return await self._command("MGET", *names) if names else []
-
-    async def _command(self, command: str, *names: str) -> Any:
-        return await self._link.wire.command(command, *map(self._link.name, names))
+        return await self._link.wire.command("MGET", *map(self._link.name, names)) if names else []
 
 
 def _decode(message: bytes) -> WorkerInfo | None:
     try:
-        return decode_worker(message)
+        return decode(WorkerInfo, message)
     except (UnknownVersion, msgspec.MsgspecError) as error:
         log.warning("a worker announces itself in a form that this gateway cannot read: %s", error)
         return None

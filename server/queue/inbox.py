@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,8 +14,9 @@ import msgspec
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
+from server.queue.enqueuer import Enqueuer
 from server.queue.errors import DeadlineExceeded, RedisAway
-from server.queue.messages import Failure, Progress, QueuedJob, Reply, UnknownVersion, decode_arrays, decode_progress, decode_reply
+from server.queue.messages import Failure, Progress, QueuedJob, Reply, UnknownVersion, decode, decode_arrays
 from server.queue.pieces import Freight
 
 log = logging.getLogger(__name__)
@@ -35,9 +36,9 @@ class Waiting:
     sent_at: float | None
     """None until the queue holds it: large messages take their time to get there."""
     reply: asyncio.Future[Reply]
-    on_progress: Callable[[Progress], None] | None = None
+    on_progress: Callable[[Progress], None] | None
     """Called in the event loop with each report, in their order; reports of a job that starts again begin at 0."""
-    on_reply: Callable[[Reply], None] | None = None
+    on_reply: Callable[[Reply], None] | None
     """Called in the event loop before the one who waits wakes up."""
     arriving: bool = False
     """Its reply is here, the large arrays of it are on their way."""
@@ -54,28 +55,19 @@ class Waiting:
 class Inbox:
     """The reply stream of one gateway, read by one blocking read."""
 
-    def __init__(
-        self,
-        link: AsyncLink,
-        freight: Freight,
-        gateway: str,
-        *,
-        lost_after: float,
-    ) -> None:
+    def __init__(self, link: AsyncLink, freight: Freight, enqueuer: Enqueuer, gateway: str, *, lost_after: float) -> None:
         """`lost_after`: an unanswered job this old is looked for. Seconds."""
         self._freight = freight
+        self._enqueuer = enqueuer
         self._link = link
         self._stream = link.name(keys.replies(gateway))
         self._lost_after = lost_after
         self._waiting: dict[str, Waiting] = {}
         self.last_read = "0-0"
-        """Id of the last entry that was read; what is older may be trimmed."""
+        """Id of the last entry that was read; what is older may be trimmed. Set back where Redis lost the stream."""
 
     def expect(
-        self,
-        jobs: Sequence[QueuedJob],
-        on_progress: Callable[[Progress], None] | None = None,
-        on_reply: Callable[[Reply], None] | None = None,
+        self, jobs: Sequence[QueuedJob], on_progress: Callable[[Progress], None] | None, on_reply: Callable[[Reply], None] | None
     ) -> list[Waiting]:
         loop, ahead = asyncio.get_running_loop(), time.monotonic() - self._link.now_ms() / 1000
         expected = [Waiting(job, job.deadline_ms / 1000 + ahead, None, loop.create_future(), on_progress, on_reply) for job in jobs]
@@ -98,12 +90,7 @@ class Inbox:
             if not waiting.reply.done():
                 waiting.reply.set_exception(reason)
 
-    def beaten(self, *, start_over: bool) -> None:
-        """`start_over`: Redis lost the stream; a new one may count from a clock that is behind, so it is read from its start."""
-        if start_over:
-            self.last_read = "0-0"
-
-    async def send_lost_again(self, enqueue_again: Callable[[Sequence[QueuedJob]], Awaitable[object]]) -> None:
+    async def send_lost_again(self) -> None:
         """Unanswered for long and `job:<id>` gone: Redis lost it (fail-over, restart without data) or ended it without an answer."""
         before = time.monotonic() - self._lost_after
         overdue = [one for one in self._waiting.values() if one.may_be_lost and one.sent_at is not None and one.sent_at < before]
@@ -120,12 +107,12 @@ class Inbox:
             if waiting.may_be_lost and seconds_left > 0:
                 waiting.sent_at = None
                 waiting.job = msgspec.structs.replace(waiting.job, deadline_ms=int(self._link.now_ms() + seconds_left * 1000))
-                self._link.spawn(self._send_again(waiting, enqueue_again))
+                self._link.spawn(self._send_again(waiting))
 
-    async def _send_again(self, waiting: Waiting, enqueue_again: Callable[[Sequence[QueuedJob]], Awaitable[object]]) -> None:
+    async def _send_again(self, waiting: Waiting) -> None:
         """The beat does not wait for it: large messages take their time."""
         try:
-            await enqueue_again([waiting.job])
+            await self._enqueuer.enqueue([waiting.job], again=True)
         except (DeadlineExceeded, RedisAway) as error:
             log.debug("job %s not sent again: %s", waiting.job.id, error)
         finally:
@@ -175,7 +162,7 @@ class Inbox:
         if waiting is None or waiting.on_progress is None or waiting.reply.done():
             return
         with suppress(UnknownVersion, msgspec.MsgspecError):
-            waiting.on_progress(decode_progress(message))
+            waiting.on_progress(decode(Progress, message))
 
     def _hand_over(self, job_id: bytes, message: bytes) -> None:
         """A reply to the one who waits; second replies and those that come too late are discarded."""
@@ -183,7 +170,7 @@ class Inbox:
         if waiting is None or waiting.reply.done() or waiting.arriving:
             return
         try:
-            reply = decode_reply(message)
+            reply = decode(Reply, message)
         except (UnknownVersion, msgspec.MsgspecError) as error:
             failure = Failure(kind="unknown-version", detail=f"the gateway cannot read the worker's reply: {error}")
             reply = Reply(id=waiting.job.id, worker="", failure=failure)

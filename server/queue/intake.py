@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from math import inf
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, TypeVar
 
 import msgspec
 import redis
 
 from server.queue import keys, pieces
-from server.queue.capacity import Capacity
-from server.queue.delivery import Beside, Delivery, Ending
-from server.queue.endings import Endings
+from server.queue.delivery import Delivery, QueueEntry
+from server.queue.endings import Ending, Endings
 from server.queue.errors import RedisAway
 from server.queue.link import MAX_BLOCK_S, Link
-from server.queue.messages import QueuedJob, Reply, UnknownVersion, decode_job
+from server.queue.messages import HANDICAP_S, QueuedJob, Reply, UnknownVersion, decode
 from server.queue.rows import TakenRow, whole
 
 T = TypeVar("T")
@@ -30,12 +29,33 @@ READS = 2
 """A look reads streams whose groups may be missing so often."""
 
 
-class Backlog(NamedTuple):
-    """The jobs that wait in a work stream."""
+@dataclass(frozen=True)
+class Capacity:
+    """Places for jobs. Several queues may share a pool of places; those without place are left out."""
 
-    jobs: int
-    since_ms: int
-    """When the next of them was queued, on Redis' clock; 0: before that was set back."""
+    places: tuple[int, ...]
+    pool_of: Mapping[str, int]
+    """Work stream → index of its pool."""
+
+    @cached_property
+    def smallest(self) -> int:
+        return min(self.places[index] for index in self.pool_of.values())
+
+    @cached_property
+    def message(self) -> bytes:
+        """As `pull.lua` reads it; Lua counts from 1."""
+        streams = [(stream, handicap_ms(stream), index + 1) for stream, index in self.pool_of.items()]
+        return msgspec.msgpack.encode((streams, self.places))
+
+    def within(self, rows: Sequence[TakenRow]) -> list[TakenRow]:
+        """The most urgent for which there is place."""
+        left, chosen = list(self.places), []
+        for row in sorted(rows, key=lambda row: row.added_ms + handicap_ms(row.stream.decode())):
+            index = self.pool_of[row.stream.decode()]
+            if left[index] > 0:
+                left[index] -= 1
+                chosen.append(row)
+        return chosen
 
 
 class Intake:
@@ -51,12 +71,19 @@ class Intake:
         """Such jobs."""
         self._overlooked = False
         """Whether more may be pending under this worker's name than what it holds."""
-        self.left: Mapping[str, Backlog] | None = None
-        """Jobs that still waited after the last look, by work stream; None: unknown. Where nothing did, the next look may wait at once."""
+        self.left: Mapping[str, tuple[int, int]] | None = None
+        """Work stream → how many jobs still waited there after the last look, and when the next of them was queued, in ms on Redis' clock
+        (0: before that was set back). None: unknown. Where nothing waited, the next look may wait at once."""
 
-    def take(self, queues: Sequence[str], max_items: int, block_ms: int, own: Mapping[str, int]) -> list[Delivery | Beside]:
-        capacity = Capacity.of(queues, max_items, own)
-        if not capacity.streams:
+    def take(self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None) -> list[QueueEntry]:
+        """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first. own: queues with places of their own instead.
+
+        If there is none it waits for one up to `block_ms` (≤ 2000). `fetch` reads large messages, which makes an entry a `Delivery`.
+        What is too late, cancelled, unreadable or of a dead gateway is ended here and not returned; what needs more than this worker
+        understands is not returned either, and goes back to the others (`hand_back_set_aside`).
+        """
+        capacity = _capacity(tuple(queues), max_items, tuple((own or {}).items()))
+        if not capacity.pool_of:
             return []
         self._endings.hand_back_given_up()
         if self._overlooked and (found := self._find_overlooked(capacity)):
@@ -67,23 +94,29 @@ class Intake:
                 return self._accept(rows, alone=False)
         return self._wait(capacity, min(block_ms, int(MAX_BLOCK_S * 1000)))
 
-    def fetch(self, beside: Beside) -> Delivery | None:
-        message = self._read_blob(beside)
-        if len(message) != beside.nbytes:  # it was lost, or the job ended meanwhile
-            self._end([Ending(beside, None, silent=True)])
-            return None
-        job = self._decode(beside.job_id, message)
-        if isinstance(job, Reply):
-            self._end([Ending(beside, job)])
-            return None
-        return self._understood(Delivery.of(beside, job))
+    def fetch(self, held: QueueEntry) -> Delivery | None:
+        """Read a large message, in pieces. None: there is nothing to run; the job is ended. RedisAway: it is handed back later."""
+        with self._endings.given_up_while_away([held]):
+            message = self._link.patiently(lambda: pieces.read(self._link, keys.blob(held.job_id)))
+        # of another length, it was lost, or the job ended meanwhile
+        job = self._decode(held.job_id, message) if len(message) == held.nbytes else None
+        if isinstance(job, QueuedJob):
+            return self._understood(Delivery.of(held, job))
+        self._end([Ending(held, job, silent=job is None)])
+        return None
 
     def reclaim(self, queues: Sequence[str]) -> Delivery | None:
+        """One job that a dead worker was running, to be run alone: nothing else may run in this worker during its steps. What only waited
+        there goes back to everybody.
+
+        None: there is none. Each death of a worker that ran it alone is counted; after the third the job becomes a dead letter and
+        its client is told.
+        """
         if not self._link.absence_counts:
             return None
-        streams = _streams(tuple(queues))
+        streams = [stream for queue in queues for stream in keys.streams(queue)]
         while True:
-            answer = self._taking(lambda: self._link.script("reclaim", self._id, "1", *streams))
+            answer = self._taking(lambda: self._link.script("reclaim", self._id, *streams))
             self._link.set_clock(answer[0])
             if len(answer) == 1:
                 return None
@@ -94,114 +127,93 @@ class Intake:
             if deaths < DEATHS_ALLOWED:
                 return deliveries[0]
             reason = f"{deaths} workers died while they ran this job alone, the last one was {dead_worker.decode()}"
-            self._endings.dead_letter(deliveries[0], reason, "worker-crashed")
+            self._endings.dead_letter(deliveries[0], reason)
 
-    def complete(self, taken: Sequence[Delivery | Beside]) -> list[Delivery]:
+    def complete(self, taken: Sequence[QueueEntry]) -> list[Delivery]:
         """With their messages, those of large jobs too."""
-        found = (self.fetch(job) if isinstance(job, Beside) else job for job in taken)
+        found = (job if isinstance(job, Delivery) else self.fetch(job) for job in taken)
         return [delivery for delivery in found if delivery is not None]
 
-    def begin(self, deliveries: Sequence[Delivery], slot: int, *, checked: bool) -> Callable[[], list[Delivery]]:
-        running = msgspec.msgpack.encode(
-            ("alone" if any(held.alone for held in deliveries) else "together", [held.job.id for held in deliveries])
-        )
+    def begin_soon(self, deliveries: Sequence[Delivery], slot: int, *, checked: bool = False) -> Callable[[], list[Delivery]]:
+        """Record that these run in this slot, until they have ended or it begins the next batch: if this worker dies, only what is recorded
+        may have killed it. The record is on its way when this returns.
+
+        Returns a function that tells which of them are still wanted: their deadline has not passed and their client waits; the others are
+        ended by it. This thread calls it before anything else of this queue. checked: all of them are, as was looked at just now.
+        """
+        how = "alone" if any(held.alone for held in deliveries) else "together"
+        running = msgspec.msgpack.encode((how, [held.job.id for held in deliveries]))
         if checked:
             self._link.post_script("begin_step", self._id, slot, running)
             return lambda: list(deliveries)
-        look = self._link.send("MGET", *self._marks(deliveries)) if deliveries else None
+        looked_at = (word for held in deliveries for word in (held.job.id, held.job.deadline_ms, held.gateway))
         sent_at = time.monotonic()
-        recorded = self._link.send_script("begin_step", self._id, slot, running)
+        answer = self._link.send_script("begin_step", self._id, slot, running, int(self._link.absence_counts), *looked_at)
 
         def wanted() -> list[Delivery]:
-            try:
-                marks: Sequence[bytes | None] = look() if look else ()
-            finally:  # an answer that nobody reads would be taken for that of the next command
-                self._link.set_clock(recorded(), sent_at)
-            return self._wanted(deliveries, marks)
+            now_ms, *dropped = answer()
+            self._link.set_clock(now_ms, sent_at)
+            self._end([self._unwanted(held, why) for held, why in zip(deliveries, dropped, strict=True) if why])
+            return [held for held, why in zip(deliveries, dropped, strict=True) if not why]
 
-        return wanted
-
-    def _marks(self, deliveries: Sequence[Delivery]) -> list[str]:
-        """The keys that tell whether jobs are still wanted: two of each job, then their gateways."""
-        names = [name(delivery.job.id) for delivery in deliveries for name in (keys.cancel, keys.job)]
-        return [self._link.name(name) for name in (*names, *map(keys.gateway, _gateways(deliveries)))]
-
-    def _wanted(self, deliveries: Sequence[Delivery], marks: Sequence[bytes | None]) -> list[Delivery]:
-        gateways = dict(zip(_gateways(deliveries), marks[2 * len(deliveries) :], strict=True))
-        now_ms = self._link.now_ms()
-        wanted, endings = [], []
-        for delivery, cancelled, known in zip(deliveries, marks[::2], marks[1::2], strict=False):
-            deserted = self._link.absence_counts and gateways.get(delivery.job.gateway, b"") is None
-            if known is None:  # somebody else has ended it, as after this worker was taken for dead: its answer would be dropped
-                endings.append(Ending(delivery, None, silent=True))
-            elif now_ms is not None and delivery.job.deadline_ms <= now_ms:
-                endings.append(Ending(delivery, self._endings.failed(delivery.job.id, "deadline", "the deadline passed")))
-            elif cancelled is not None or deserted:
-                endings.append(Ending(delivery, None, silent=cancelled is None))
-            else:
-                wanted.append(delivery)
-        self._end(endings)
         return wanted
 
     def hand_back_set_aside(self) -> None:
-        """To be called once a second: what is still wanted may come again at once. Raises RedisAway."""
-        if not self._set_aside:
-            return
+        """Give what this worker does not understand to the others, once a second: what is still wanted may come again at once.
+
+        Raises RedisAway.
+        """
         set_aside, self._set_aside = self._set_aside, []
         try:
-            marks = self._link.command("MGET", *self._marks(set_aside))
-            self._endings.hand_back_at_once(self._wanted(set_aside, marks))
+            self._endings.hand_back_at_once(set_aside)
         except RedisAway:
             self._set_aside += set_aside
             raise
 
+    def _unwanted(self, held: QueueEntry, why: bytes) -> Ending:
+        """The end of an entry that must not run, as a script says. Without a word where its gateway sends it again, or it has ended."""
+        late = self._endings.failed(held.job_id, "deadline", "the deadline passed") if why == b"deadline" else None
+        return Ending(held, late, silent=why in (b"payload", b"gateway", b"ended"))
+
     def _look(self, capacity: Capacity) -> list[TakenRow]:
-        arguments = (self._id, int(self._link.absence_counts), *capacity.arguments)
+        arguments = (self._id, int(self._link.absence_counts), capacity.message)
         now_ms, rows, left = self._taking(lambda: self._link.script("pull", *arguments))
         self._link.set_clock(now_ms)
-        self.left = {stream.decode(): Backlog(count, since_ms) for stream, count, since_ms in left}
+        self.left = {stream.decode(): (count, since_ms) for stream, count, since_ms in left}
         return [TakenRow._make(row) for row in rows]
 
-    def _wait(self, capacity: Capacity, block_ms: int) -> list[Delivery | Beside]:
+    def _wait(self, capacity: Capacity, block_ms: int) -> list[QueueEntry]:
         """Block until a job comes. Most likely it is fresh; what is not is looked at right before its batch."""
-        rows = self._read(capacity.streams, ">", "COUNT", capacity.smallest, "BLOCK", block_ms)
+        rows = self._read(capacity.pool_of, ">", "COUNT", capacity.smallest, "BLOCK", block_ms)
         self.left = {} if len(rows) < capacity.smallest else None
         # COUNT holds for each stream, and several may have filled meanwhile: the least urgent wait for the next pull
         within = capacity.within(rows)
         self._overlooked = len(within) < len(rows)
         return self._accept(within, alone=False, checked=False)
 
-    def _find_overlooked(self, capacity: Capacity) -> list[Delivery | Beside]:
+    def _find_overlooked(self, capacity: Capacity) -> list[QueueEntry]:
         """Jobs that are pending under our name but not in our hands: most likely Redis gave them in an answer that never arrived.
 
         What was claimed in that answer is marked as running alone, which it does not: it is given back, to be claimed once more.
         """
         held = self._endings.held
-        rows = [row for row in self._read(capacity.streams, "0") if (row.stream.decode(), row.entry.decode()) not in held]
+        rows = [row for row in self._read(capacity.pool_of, "0") if (row.stream.decode(), row.entry.decode()) not in held]
         within = capacity.within(rows)
         marks = [self._link.command("EXISTS", self._link.name(keys.deaths(row.job.decode(errors="replace")))) for row in within]
         self._overlooked = len(within) < len(rows)
         self._endings.give_up(self._accept([row for row, mark in zip(within, marks, strict=True) if mark], alone=True))
         return self._accept([row for row, mark in zip(within, marks, strict=True) if not mark], alone=False, checked=False)
 
-    def _read(self, streams: Sequence[str], after: str, *options: str | int) -> list[TakenRow]:
-        command = [
-            "XREADGROUP",
-            "GROUP",
-            keys.GROUP,
-            self._id,
-            *options,
-            "STREAMS",
-            *map(self._link.name, streams),
-            *[after] * len(streams),
-        ]
+    def _read(self, streams: Collection[str], after: str, *options: str | int) -> list[TakenRow]:
+        streams_after = (*map(self._link.name, streams), *[after] * len(streams))
+        command = ("XREADGROUP", "GROUP", keys.GROUP, self._id, *options, "STREAMS", *streams_after)
 
         def read() -> Any:
             for _ in range(READS):
                 try:
                     return self._link.command(*command)
                 except redis.exceptions.ResponseError as error:
-                    if not _without_group(error):
+                    if not str(error).startswith("NOGROUP"):
                         raise
                 # a new bundle, a Redis that restarted empty, or a janitor who took this worker for dead
                 self._link.script("create_groups", *streams)
@@ -215,31 +227,29 @@ class Intake:
             if flat  # deleted by hand while it was pending
         ]
 
-    def _accept(self, rows: Sequence[TakenRow], *, alone: bool, checked: bool = True) -> list[Delivery | Beside]:
+    def _accept(self, rows: Sequence[TakenRow], *, alone: bool, checked: bool = True) -> list[QueueEntry]:
         """Deliveries from the scripts' rows; what must not or cannot run is ended. `checked`: a script has looked whether it may run."""
         pulled_at = time.monotonic()
-        taken: list[Delivery | Beside] = []
+        taken: list[QueueEntry] = []
         endings = []
         for row in rows:
             queued_at = min(pulled_at, self._link.monotonic(row.added_ms))
-            fresh_since = pulled_at if checked else queued_at if self._link.now_ms() is not None else -inf
-            times = (queued_at, pulled_at, fresh_since)
+            times = (queued_at, pulled_at, pulled_at if checked else queued_at)
             stream, entry_id = row.stream.decode(), row.entry.decode()
             try:
-                beside = Beside(row.job.decode(), row.gateway.decode(), stream, entry_id, alone, row.added_ms, row.nbytes, *times)
+                entry = QueueEntry(row.job.decode(), row.gateway.decode(), stream, entry_id, alone, row.added_ms, row.nbytes, *times)
             except UnicodeDecodeError:  # no gateway wrote this
-                endings.append(Ending(Beside("", "", stream, entry_id, alone, row.added_ms, row.nbytes, *times), None, silent=True))
+                endings.append(Ending(QueueEntry("", "", stream, entry_id, alone, row.added_ms, row.nbytes, *times), None, silent=True))
                 continue
             if row.dropped:
-                late = self._endings.failed(beside.job_id, "deadline", "the deadline passed") if row.dropped == b"deadline" else None
-                endings.append(Ending(beside, late, silent=row.dropped in (b"payload", b"gateway")))
+                endings.append(self._unwanted(entry, row.dropped))
                 continue
-            job = self._decode(beside.job_id, row.message) if row.message else None
+            job = self._decode(entry.job_id, row.message) if row.message else None
             if isinstance(job, Reply):
-                endings.append(Ending(beside, job))
+                endings.append(Ending(entry, job))
                 continue
             self._endings.hold(stream, entry_id)
-            held = beside if job is None else self._understood(Delivery.of(beside, job))
+            held = entry if job is None else self._understood(Delivery.of(entry, job))
             if held is not None:
                 taken.append(held)
         self._end(endings)
@@ -248,7 +258,7 @@ class Intake:
     def _decode(self, job_id: str, message: bytes) -> QueuedJob | Reply:
         """The job, or the answer to one that this version cannot read."""
         try:
-            return decode_job(message)
+            return decode(QueuedJob, message)
         except (UnknownVersion, msgspec.MsgspecError) as error:
             return self._endings.failed(job_id, "unknown-version", f"worker {self._id} cannot read the job: {error}")
 
@@ -264,14 +274,6 @@ class Intake:
             self._told |= unknown
             log.warning("jobs need %s, which only a newer worker understands: they are handed back", ", ".join(sorted(unknown)))
         return None
-
-    def _read_blob(self, beside: Beside) -> bytes:
-        """Again and again while Redis is away; if that lasts, the job is handed back, and RedisAway."""
-        try:
-            return self._link.patiently(lambda: pieces.read(self._link, keys.blob(beside.job_id)))
-        except RedisAway:
-            self._endings.give_up([beside])
-            raise
 
     def _end(self, endings: Sequence[Ending]) -> None:
         """Those who do not run must not cost the others their turn: what cannot be ended now is found and ended later."""
@@ -290,29 +292,28 @@ class Intake:
             raise
 
 
-def _gateways(deliveries: Sequence[Delivery]) -> list[str]:
-    """Those that wait for these jobs; a record's jobs have none."""
-    return sorted({delivery.job.gateway for delivery in deliveries if not delivery.job.record})
-
-
-def _without_group(error: redis.exceptions.ResponseError) -> bool:
-    return str(error).startswith("NOGROUP")
-
-
-@lru_cache(maxsize=64)
-def _streams(queues: tuple[str, ...]) -> list[str]:
-    return [stream for queue in queues for stream in keys.streams(queue)]
-
-
 def _taken(stream: bytes, entry_id: bytes, fields: dict[bytes, bytes]) -> TakenRow:
     added_ms = whole(fields.get(b"at", b"")) or int(entry_id.partition(b"-")[0])
-    return TakenRow(
-        stream=stream,
-        entry=entry_id,
-        job=fields.get(b"id", b""),
-        gateway=fields.get(b"gw", b""),
-        nbytes=whole(fields.get(b"bytes", b"")),
-        added_ms=added_ms,
-        dropped=b"",
-        message=fields.get(b"job", b""),
-    )
+    job, gateway, nbytes, message = (fields.get(name, b"") for name in (b"id", b"gw", b"bytes", b"job"))
+    return TakenRow(stream, entry_id, job, gateway, whole(nbytes), added_ms, b"", message)
+
+
+@lru_cache(maxsize=4096)
+def _capacity(queues: tuple[str, ...], shared: int, own: tuple[tuple[str, int], ...]) -> Capacity:
+    """One pool of `shared` places for all queues but those that have their `own`.
+
+    Kept: a worker pulls with the same few capacities again and again, hundreds of times a second."""
+    places, pool_of, pool_of_queue = [shared], dict[str, int](), dict[str, int]()
+    for queue, own_places in own:
+        pool_of_queue[queue] = len(places)
+        places.append(own_places)
+    for queue in queues:
+        index = pool_of_queue.get(queue, 0)
+        if places[index] > 0:
+            pool_of.update(dict.fromkeys(keys.streams(queue), index))
+    return Capacity(tuple(places), pool_of)
+
+
+@lru_cache(maxsize=1024)
+def handicap_ms(stream: str) -> int:
+    return int(HANDICAP_S[keys.StreamName.of(stream).priority] * 1000)

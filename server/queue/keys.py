@@ -19,7 +19,6 @@ SERVICE = "s"
 """In the place of a partition's number: what belongs to the whole service."""
 
 BACK = ":back"
-BYTES = "queue:bytes"
 QUEUES = "queues"
 WORKERS = "workers"
 GATEWAYS = "gateways"
@@ -61,14 +60,9 @@ def stream(queue_name: str, priority: Priority) -> str:
     return f"queue:{queue_name}:{priority}"
 
 
-def back(stream_key: str) -> str:
-    """Where workers put jobs of this stream back."""
-    return stream_key if stream_key.endswith(BACK) else stream_key + BACK
-
-
 def streams(queue_name: str) -> list[str]:
-    """The work streams of a queue, the most urgent priority first."""
-    return [key for priority in PRIORITIES for key in (stream(queue_name, priority), back(stream(queue_name, priority)))]
+    """The work streams of a queue, the most urgent priority first: each, and where workers put its jobs back."""
+    return [key + suffix for priority in PRIORITIES for key in (stream(queue_name, priority),) for suffix in ("", BACK)]
 
 
 class StreamName(NamedTuple):
@@ -77,6 +71,10 @@ class StreamName(NamedTuple):
     bundle: str
     digest: str
     priority: Priority
+
+    @property
+    def queue(self) -> str:
+        return f"{self.bundle}:{self.digest}"
 
     @staticmethod
     @lru_cache(maxsize=1024)

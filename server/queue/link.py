@@ -47,7 +47,8 @@ class Link:
         self._of_thread = threading.local()
         self._open: set[Any] = set()
         self._absence_counts_from = 0.0
-        self._clock_offset_ms: float | None = None
+        self._clock_offset_ms = time.time() * 1000 - time.monotonic() * 1000
+        """Redis' clock less this machine's monotonic one; this machine's wall clock until the first look at the queue tells it."""
 
     def script(self, name: str, *arguments: Any) -> Any:
         """One of the queue's scripts."""
@@ -55,7 +56,7 @@ class Link:
 
     def command(self, *words: Any) -> Any:
         """One command; the answer as Redis sent it."""
-        return self.send(*words)()
+        return self._send(self._connection(), *words)()
 
     def send_script(self, name: str, *arguments: Any) -> Callable[[], Any]:
         """A script that is on its way when this returns; what it returns reads the answer, before this thread's next command."""
@@ -65,26 +66,14 @@ class Link:
             try:
                 return answer()
             except redis.exceptions.NoScriptError:
-                self._of_thread.scripts.discard(name)
                 return self._call(name, *arguments)()
 
         return read
 
     def post_script(self, name: str, *arguments: Any) -> None:
         """A script whose answer nobody waits for: it is read with that of this thread's next command."""
-        answer = self._call(name, *arguments)
-
-        def read() -> None:
-            try:
-                answer()
-            except redis.exceptions.NoScriptError:
-                self._of_thread.scripts.discard(name)  # the next call loads it
-
-        self._of_thread.posted.append(read)
-
-    def send(self, *words: Any) -> Callable[[], Any]:
-        """The same of a command."""
-        return self._send(self._connection(), *words)
+        answer = self._call(name, *arguments)  # first: it makes the connection, and reads what was posted before
+        self._of_thread.posted.append(answer)
 
     def close(self) -> None:
         for connection in self._open:
@@ -110,21 +99,29 @@ class Link:
         """Redis' clock showed this at `at`, in `time.monotonic()`; None: just now."""
         self._clock_offset_ms = redis_ms - (time.monotonic() if at is None else at) * 1000
 
-    def now_ms(self) -> float | None:
-        """Redis' clock, as of the last script that told it. None before it."""
-        return None if self._clock_offset_ms is None else time.monotonic() * 1000 + self._clock_offset_ms
+    def now_ms(self) -> float:
+        """Redis' clock, as of the last script that told it."""
+        return time.monotonic() * 1000 + self._clock_offset_ms
 
     def monotonic(self, redis_ms: int) -> float:
-        """A time on Redis' clock as one of `time.monotonic()`; now, while its clock is unknown."""
-        offset = self._clock_offset_ms
-        return time.monotonic() if offset is None else (redis_ms - offset) / 1000
+        """A time on Redis' clock as one of `time.monotonic()`."""
+        return (redis_ms - self._clock_offset_ms) / 1000
 
     def _call(self, name: str, *arguments: Any) -> Callable[[], Any]:
         """Send a script, with its source where this connection has not sent that: one whose answer is read late would be refused."""
         connection = self._connection()
         script = ("EVALSHA", script_sha(name)) if name in self._of_thread.scripts else ("EVAL", script_source(name))
         self._of_thread.scripts.add(name)
-        return self._send(connection, *script, 1, self.name(""), *arguments)
+        answer = self._send(connection, *script, 1, self.name(""), *arguments)
+
+        def read() -> Any:
+            try:
+                return answer()
+            except redis.exceptions.NoScriptError:
+                self._of_thread.scripts.discard(name)  # the next call loads it
+                raise
+
+        return read
 
     def _send(self, connection: Any, *words: Any) -> Callable[[], Any]:
         self._attempt(connection, lambda: connection.send_packed_command([packed(words)], check_health=False))

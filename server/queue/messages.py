@@ -177,19 +177,14 @@ Message = TypeVar("Message", QueuedJob, Reply, Progress, WorkerInfo)
 _encoder = msgspec.msgpack.Encoder()
 _fields = msgspec.msgpack.Decoder(type=dict[str, msgspec.Raw])
 _arrays = msgspec.msgpack.Decoder(dict[str, Array])
-_jobs = msgspec.msgpack.Decoder(QueuedJob)
-_replies = msgspec.msgpack.Decoder(Reply)
-_progress = msgspec.msgpack.Decoder(Progress)
-_workers = msgspec.msgpack.Decoder(WorkerInfo)
+_decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(kind) for kind in (QueuedJob, Reply, Progress, WorkerInfo)
+}
 
 
-def encode(message: QueuedJob | Reply | Progress | WorkerInfo) -> bytes:
+def encode(message: QueuedJob | Reply | Progress | WorkerInfo | dict[str, Array]) -> bytes:
+    """Encode a message, or the arrays that `Reply.stored` names."""
     return _encoder.encode(message)
-
-
-def encode_arrays(arrays: dict[str, Array]) -> bytes:
-    """Encode what `Reply.stored` names."""
-    return _encoder.encode(arrays)
 
 
 def decode_arrays(data: bytes) -> dict[str, Array]:
@@ -197,38 +192,17 @@ def decode_arrays(data: bytes) -> dict[str, Array]:
     return _arrays.decode(data)
 
 
-def decode_job(data: bytes) -> QueuedJob:
-    """Raises UnknownVersion, or msgspec.MsgspecError for what is no job at all."""
-    return _decode(_jobs, data)
-
-
-def decode_reply(data: bytes) -> Reply:
-    """Raises UnknownVersion, or msgspec.MsgspecError for what is no reply at all."""
-    return _decode(_replies, data)
-
-
-def decode_progress(data: bytes) -> Progress:
-    """Raises UnknownVersion, or msgspec.MsgspecError for what is no report of progress at all."""
-    return _decode(_progress, data)
-
-
-def decode_worker(data: bytes) -> WorkerInfo:
-    """Raises UnknownVersion, or msgspec.MsgspecError for what is no worker's message at all."""
-    return _decode(_workers, data)
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[Message], data: bytes) -> Message:
+def decode(kind: type[Message], data: bytes) -> Message:
+    """Raises UnknownVersion, or msgspec.MsgspecError for what is no such message at all."""
     try:
-        message = decoder.decode(data)
+        message: Message = _decoders[kind].decode(data)
+        version: object = message.v
     except msgspec.ValidationError:
         # a newer layout may not even fit the struct: say that its version is the reason, if it is
-        version = _fields.decode(data).get("v")
-        _refuse_other_version(msgspec.msgpack.decode(version) if version is not None else None)
-        raise
-    _refuse_other_version(message.v)
-    return message
-
-
-def _refuse_other_version(version: object) -> None:
+        raw = _fields.decode(data).get("v")
+        version = msgspec.msgpack.decode(raw) if raw is not None else None
+        if version == VERSION:
+            raise
     if version != VERSION:
         raise UnknownVersion(f"message version {version!r}; this process speaks version {VERSION}")
+    return message

@@ -14,26 +14,11 @@ from server.queue.messages import Failure, Priority
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed", "cancelled")
 OPEN: frozenset[str] = frozenset({"queued", "running"})
-EVENTS = frozenset({"queued", "started", "progress", "preview", *STATES[2:]})
+RECORD_BYTES = 5500
+"""A record takes so much without its result, as `parts/records.lua` counts it."""
 LAST_EVENTS: frozenset[str] = frozenset(STATES[2:])
 
 _ID = re.compile(r"([0-9a-f]{8})-[0-9a-f]{32}")
-
-
-class RecordLost(Exception):
-    """Another Redis took this job, and has lost it."""
-
-
-class KeyTaken(Exception):
-    """The idempotency key belongs to another request."""
-
-
-class ResultsFull(Exception):
-    """Results that are kept and reserved take all the bytes that there are."""
-
-
-class NeverFits(Exception):
-    """413: alone, a job is more than all asynchronous jobs together may hold. Says of what, and how much that is."""
 
 
 def epoch_of(record_id: str) -> str:

@@ -8,30 +8,18 @@ import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import cast
 
 import msgspec
-import redis
 
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.enqueuer import LATE, Enqueuer, to_rows
-from server.queue.errors import DeadlineExceeded, RedisAway
-from server.queue.messages import QueuedJob, Reply, decode_arrays, decode_reply, later
+from server.queue.errors import DeadlineExceeded, KeyTaken, NeverFits, RecordLost, RedisAway, ResultsFull
+from server.queue.messages import QueuedJob, Reply, decode, decode_arrays, later
 from server.queue.pieces import Freight
-from server.queue.record import (
-    STATES,
-    Draft,
-    Happened,
-    KeyTaken,
-    NeverFits,
-    Record,
-    RecordEvent,
-    RecordLost,
-    ResultsFull,
-    epoch_of,
-)
+from server.queue.record import RECORD_BYTES, Draft, Happened, Record, RecordEvent, State, epoch_of
 from server.queue.rows import Recorded
 from server.queue.wire import AsyncWire
 from server.settings import Settings
@@ -43,21 +31,12 @@ EVENTS_PER_READ = 64
 """A call reads at most so many of one record."""
 NOT_YET_S = 0.002
 """Until a command that was just sent waits in Redis."""
-RECORD_BYTES = 5500
-"""A record takes so much without its result, as `parts/records.lua` counts it."""
 
 
 class Records:
     """For one event loop. Everything but `admit` raises RedisAway at once while Redis does not answer."""
 
-    def __init__(
-        self,
-        link: AsyncLink,
-        listener: AsyncWire,
-        freight: Freight,
-        settings: Settings,
-        enqueuer: Enqueuer,
-    ) -> None:
+    def __init__(self, link: AsyncLink, listener: AsyncWire, freight: Freight, settings: Settings, enqueuer: Enqueuer) -> None:
         """listener: for `listen` alone, so that one connection waits."""
         self._link = link
         self._listener = listener
@@ -85,11 +64,8 @@ class Records:
             try:
                 status, told = await self._link.undisturbed(self._try_to_admit(record, draft, plan, jobs))
             except RedisAway as away:
-                if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
-                    raise self._enqueuer.full("the queue's Redis is out of memory") from away
-                if self._link.away and self._link.given_up() is not None:
-                    raise
-                self._link.lost(away)
+                if (why := self._enqueuer.given_up(away)) is not None:
+                    raise why from away.__cause__
                 continue
             match status:
                 case b"ok" | b"known":
@@ -104,18 +80,15 @@ class Records:
                     if not (jumped := await self._enqueuer.jumped_ms()):
                         raise DeadlineExceeded(LATE)
                     jobs = [later(job, jumped) for job in jobs]
-                case b"full" | b"client":
-                    raise await self._enqueuer.refused(status, to_rows(jobs)[0])
-                case b"share":
-                    with suppress(RedisAway):  # for Retry-After
-                        await self._enqueuer.read_load()
-                    raise self._enqueuer.full(SHARE, len(jobs))
+                case b"full" | b"client" | b"share":
+                    await self._enqueuer.read_load_if_there()
+                    raise self._enqueuer.full(SHARE, len(jobs)) if status == b"share" else self._enqueuer.refused(status, to_rows(jobs)[0])
 
     async def read(self, record_id: str) -> Record | None:
         """None: unknown, or expired. Raises RecordLost."""
         if not epoch_of(record_id):
             return None
-        epoch, place, flat = await self._ask("read_record", record_id)
+        epoch, place, flat = await self._link.script("read_record", record_id)
         if not flat:
             self._check_epoch(record_id, epoch)
             return None
@@ -125,25 +98,20 @@ class Records:
         """End a job, or remove what is left of one that has ended. False: there is none. Raises RecordLost."""
         if not epoch_of(record_id):
             return False
-        epoch, done = await self._ask("cancel_record", record_id)
-        if done == b"unknown":
+        epoch, found = await self._link.script("cancel_record", record_id)
+        if not found:
             self._check_epoch(record_id, epoch)
-        return bool(done != b"unknown")
+        return bool(found)
 
     async def events(self, positions: Sequence[tuple[str, int]]) -> list[Happened | RecordLost]:
         """(record, number of the last event that is known) → what came after it, at most EVENTS_PER_READ at a time.
 
         Where that is much, the last of them are left for the next call."""
-        epoch, answers = await self._ask("read_events", EVENTS_PER_READ, *(word for position in positions for word in position))
+        epoch, answers = await self._link.script("read_events", EVENTS_PER_READ, *(word for position in positions for word in position))
         happened: list[Happened | RecordLost] = []
-        for (record_id, _), (state, flat) in zip(positions, answers, strict=False):
-            if not state and epoch_of(record_id) != epoch.decode():
-                happened.append(RecordLost())
-                continue
-            events = [
-                RecordEvent(int(number), name.decode(), data) for number, name, data in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-            ]
-            happened.append(Happened(next((known for known in STATES if known == state.decode()), None), events))
+        for (record_id, _), (state, entries) in zip(positions, answers, strict=False):
+            is_lost = not state and epoch_of(record_id) != epoch.decode()
+            happened.append(RecordLost() if is_lost else Happened(cast(State, state.decode()) if state else None, _events(entries)))
         return happened
 
     async def listen(self, known: Mapping[str, int], seconds: float) -> dict[str, list[RecordEvent]]:
@@ -160,7 +128,7 @@ class Records:
                 answer = await self._listener.command(*command, *names, *after, patience=seconds + ANSWER_TIMEOUT_S)
         finally:
             self._listening = False
-        return {names[stream.decode()]: [event for entry in entries if (event := _event(*entry))] for stream, entries in answer or ()}
+        return {names[stream.decode()]: _events(entries) for stream, entries in answer or ()}
 
     async def wake(self) -> None:
         """Whoever listens returns."""
@@ -181,7 +149,7 @@ class Records:
     async def sweep(self) -> None:
         """End those whose deadline has passed, and queue again what Redis has lost."""
         try:
-            await self._ask("sweep_records")
+            await self._link.script("sweep_records")
         except RedisAway:
             pass  # the next beat sees to it
         except Exception:
@@ -196,7 +164,6 @@ class Records:
             bounds=self._enqueuer.bounds,
             max_results=self._settings.results_max_bytes,
             record=record,
-            epoch=epoch_of(record),
             draft=draft,
             ttl_ms=int(self._settings.result_ttl * 1000),
             jobs=rows,
@@ -219,7 +186,7 @@ class Records:
         message = await self._freight.read(keys.result(job_id))
         if not message:
             return None
-        reply = decode_reply(message)
+        reply = decode(Reply, message)
         if not reply.stored:
             return reply
         stored = await self._freight.read(keys.result_arrays(job_id))
@@ -228,18 +195,17 @@ class Records:
         except msgspec.MsgspecError:  # it expired, or was removed, between two pieces
             return None
 
-    async def _ask(self, script: str, *arguments: Any) -> Any:
-        return await self._link.script(script, *arguments)
-
     @staticmethod
     def _check_epoch(record_id: str, epoch: bytes) -> None:
         if epoch_of(record_id) not in ("", epoch.decode()):
             raise RecordLost
 
 
-def _event(entry: bytes, flat: Sequence[bytes]) -> RecordEvent | None:
-    """None for what no script of ours wrote."""
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    if not {b"event", b"data"} <= fields.keys():
-        return None
-    return RecordEvent(int(entry.partition(b"-")[0]), fields[b"event"].decode(errors="replace"), fields[b"data"])
+def _events(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[RecordEvent]:
+    """Leave out what no script of ours wrote."""
+    found = [(int(entry.partition(b"-")[0]), dict(zip(flat[::2], flat[1::2], strict=True))) for entry, flat in entries]
+    return [
+        RecordEvent(number, fields[b"event"].decode(errors="replace"), fields[b"data"])
+        for number, fields in found
+        if {b"event", b"data"} <= fields.keys()
+    ]

@@ -11,20 +11,21 @@ import msgspec
 from server.queue.record import Draft
 
 
-class Bounds(msgspec.Struct, frozen=True):
-    """The queue holds at most so much, in jobs and in bytes."""
+class Bound(msgspec.Struct, frozen=True):
+    """At most so many jobs and bytes."""
 
     items: int
     nbytes: int
-    long_items: int
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    all: Bound
+    long: Bound
     """Where routes that take long are refused: the rest is for those of one pass."""
-    long_nbytes: int
-    own_items: int
-    """One owner holds at most so much."""
-    own_nbytes: int
-    own_last_items: int
+    own: Bound
+    """One owner holds at most so much of all."""
+    own_last: Bound
     """One owner holds at most so much of that rest."""
-    own_last_nbytes: int
 
 
 class Enqueued(msgspec.Struct, frozen=True):
@@ -56,21 +57,20 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class AdmissionCall(msgspec.Struct, frozen=True):
-    """Requests that are admitted in one call. Then the messages of those jobs that are not staged."""
+    """Requests that are admitted in one call. Then the messages of all their jobs, empty for those that are staged."""
 
     bounds: Bounds
     requests: list[Request]
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """A client's job that gets a record. Then the msgpack of the task's plan, and the messages of those jobs that are not staged."""
+    """A client's job that gets a record. Then the msgpack of the task's plan, and the messages as in an `AdmissionCall`."""
 
     bounds: Bounds
     max_results: int
     """Bytes that all records' results may take."""
     record: str
-    epoch: str
-    """The epoch of the Redis that its id was made for."""
+    """Its id begins with the epoch of the Redis that it was made for."""
     draft: Draft
     ttl_ms: int
     """How long the record and its results outlive its end."""
@@ -94,13 +94,18 @@ class TakenRow(NamedTuple):
     """Empty if it is large: then it lies beside the stream."""
 
 
-class Ended(msgspec.Struct, frozen=True):
-    """The end of a job. Then, for each of them, its reply, which is empty where nobody waits."""
+class HeldRow(msgspec.Struct, frozen=True):
+    """A job in a worker's hands."""
 
     stream: str
     entry: str
     job: str
     gateway: str
+
+
+class Ended(HeldRow, frozen=True):
+    """The end of a job. Then, for each of them, its reply, which is empty where nobody waits."""
+
     added_ms: int
     dead_letter: str
     """Why a copy goes to the dead-letter stream; empty: none does."""
@@ -116,13 +121,9 @@ class Ended(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class Advanced(msgspec.Struct, frozen=True):
+class Advanced(HeldRow, frozen=True):
     """A job that has come further. Then, for each of them, the message that says so."""
 
-    stream: str
-    entry: str
-    job: str
-    gateway: str
     done: int
     total: int
     unit: str
@@ -130,12 +131,9 @@ class Advanced(msgspec.Struct, frozen=True):
     """Whether the message brings something to show."""
 
 
-class HandedBack(msgspec.Struct, frozen=True):
+class HandedBack(HeldRow, frozen=True):
     """A job that a worker gives to the others."""
 
-    stream: str
-    entry: str
-    added_ms: int
     alone: bool
 
 
@@ -146,6 +144,8 @@ class StreamLoad(NamedTuple):
     length: int
     oldest_ms: int
     """When the oldest was queued; 0 if there is none."""
+    running: int = 0
+    """Those in the hands of living workers, where a script tells that."""
 
 
 def whole(text: bytes) -> int:

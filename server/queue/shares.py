@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from server.queue import keys
 from server.queue.errors import ClientShare, QueueFull
-from server.queue.rows import Bounds, StreamLoad
+from server.queue.messages import Priority
+from server.queue.rows import Bound, Bounds, StreamLoad
 
 WORK_IN_COMMON_MS = 60_000
 """While more is unfinished, and several owners' are among it, one has at most half of it. Whoever has none is let in with any request: else
@@ -63,46 +64,44 @@ def bounds(max_items: int, max_nbytes: int) -> Bounds:
     """The last eighth, rounded down, is for routes of one pass, half of it for one owner; an owner has three quarters of all."""
     eighths = max_items // 8, max_nbytes // 8
     return Bounds(
-        items=max_items,
-        nbytes=max_nbytes,
-        long_items=max_items - eighths[0],
-        long_nbytes=max_nbytes - eighths[1],
-        own_items=max(1, 3 * max_items // 4),
-        own_nbytes=3 * max_nbytes // 4,
-        own_last_items=math.ceil(eighths[0] / 2),
-        own_last_nbytes=math.ceil(eighths[1] / 2),
+        all=Bound(max_items, max_nbytes),
+        long=Bound(max_items - eighths[0], max_nbytes - eighths[1]),
+        own=Bound(max(1, 3 * max_items // 4), 3 * max_nbytes // 4),
+        own_last=Bound(math.ceil(eighths[0] / 2), math.ceil(eighths[1] / 2)),
     )
 
 
 def refusal(bounds: Bounds, all_: Held, own: Held, promised: Ledger, claim: Claim, asked: Held) -> QueueFull | None:
     """Why so much more is not let in now, and after how many seconds it will be; None: it is. `own`: what the claim's owner holds."""
     items, nbytes = all_.items + promised.items + asked.items, all_.nbytes + promised.nbytes + asked.nbytes
-    in_last_eighth = items > bounds.long_items or nbytes > bounds.long_nbytes
+    in_last_eighth = _exceeds(items, nbytes, bounds.long)
 
-    def until_free(held: Held, items: int, nbytes: int, most_items: int, most_nbytes: int) -> int:
-        return seconds(all_.work_ms * max(_share(items - most_items, held.items), _share(nbytes - most_nbytes, held.nbytes)))
+    def until_free(held: Held, items: int, nbytes: int, bound: Bound) -> int:
+        return seconds(all_.work_ms * max(_share(items - bound.items, held.items), _share(nbytes - bound.nbytes, held.nbytes)))
 
-    if items > bounds.items or nbytes > bounds.nbytes:
-        wait = until_free(all_, items, nbytes, bounds.items, bounds.nbytes)
-        return QueueFull(wait, f"the queue is full: {all_.items} jobs, {all_.nbytes} bytes")
+    if _exceeds(items, nbytes, bounds.all):
+        return QueueFull(until_free(all_, items, nbytes, bounds.all), f"the queue is full: {all_.items} jobs, {all_.nbytes} bytes")
     if claim.owner:
         own_items = own.items + promised.items_of[claim.owner] + asked.items
         own_nbytes = own.nbytes + promised.nbytes_of[claim.owner] + asked.nbytes
-        if own_items > bounds.own_items or own_nbytes > bounds.own_nbytes:
-            wait = until_free(own, own_items, own_nbytes, bounds.own_items, bounds.own_nbytes)
-            return ClientShare(wait, f"one client holds at most {bounds.own_items} jobs and {bounds.own_nbytes} bytes of the queue")
+        if _exceeds(own_items, own_nbytes, bounds.own):
+            detail = f"one client holds at most {bounds.own.items} jobs and {bounds.own.nbytes} bytes of the queue"
+            return ClientShare(until_free(own, own_items, own_nbytes, bounds.own), detail)
         in_common = all_.work_ms > WORK_IN_COMMON_MS and all_.work_ms > own.work_ms > 0
         if in_common and 2 * (own.work_ms + asked.work_ms) > all_.work_ms + asked.work_ms:
             detail = f"one client has at most half of the work while others wait, too: {seconds(own.work_ms)} s are unfinished"
             return ClientShare(seconds(all_.work_ms - WORK_IN_COMMON_MS), detail)
-        last_items, last_nbytes = own.last_items + asked.items, own.last_nbytes + asked.nbytes
-        if in_last_eighth and (last_items > bounds.own_last_items or last_nbytes > bounds.own_last_nbytes):
-            wait = until_free(all_, items, nbytes, bounds.long_items, bounds.long_nbytes)
-            return ClientShare(wait, f"the queue is nearly full: one client holds at most {bounds.own_last_items} jobs of its last eighth")
+        if in_last_eighth and _exceeds(own.last_items + asked.items, own.last_nbytes + asked.nbytes, bounds.own_last):
+            detail = f"the queue is nearly full: one client holds at most {bounds.own_last.items} jobs of its last eighth"
+            return ClientShare(until_free(all_, items, nbytes, bounds.long), detail)
     if in_last_eighth and claim.takes_long:
-        wait = until_free(all_, items, nbytes, bounds.long_items, bounds.long_nbytes)
-        return QueueFull(wait, f"the queue is full but for what takes one pass: {all_.items} jobs, {all_.nbytes} bytes")
+        detail = f"the queue is full but for what takes one pass: {all_.items} jobs, {all_.nbytes} bytes"
+        return QueueFull(until_free(all_, items, nbytes, bounds.long), detail)
     return None
+
+
+def _exceeds(items: int, nbytes: int, bound: Bound) -> bool:
+    return items > bound.items or nbytes > bound.nbytes
 
 
 def owners(flat: list[bytes]) -> Mapping[str, Held]:
@@ -127,52 +126,44 @@ def seconds(milliseconds: float) -> int:
 
 @dataclass(frozen=True)
 class QueueDepth:
-    """Unfinished jobs of one bundle and priority, waiting or running."""
+    """Unfinished jobs of one bundle and priority."""
 
     items: int
     oldest_age_s: float
+    running: int
+    """Those in the hands of living workers, where that was asked for."""
+
+
+def depths(now_ms: int, rows: list[Any]) -> dict[tuple[str, Priority], QueueDepth]:
+    """(bundle, priority) → depth, from rows (StreamLoad): several contents of a bundle, and what was handed back, count together."""
+    found: dict[tuple[str, Priority], QueueDepth] = {}
+    for row in rows:
+        load = StreamLoad(*row)
+        try:
+            name = keys.StreamName.of(load.stream.decode())
+        except ValueError:  # anybody may have added to the set of queues
+            continue
+        age = max(0.0, (now_ms - load.oldest_ms) / 1000) if load.oldest_ms else 0.0
+        known = found.get((name.bundle, name.priority), QueueDepth(0, 0.0, 0))
+        depth = QueueDepth(known.items + load.length, max(known.oldest_age_s, age), known.running + load.running)
+        found[name.bundle, name.priority] = depth
+    return found
 
 
 @dataclass(frozen=True)
 class Load:
-    """The queue as the scripts report it."""
+    """The queue as the beat reports it."""
 
-    now_ms: int
-    items: int
-    nbytes: int
-    depths: Mapping[tuple[str, str], QueueDepth] = field(default_factory=dict)
-    """(bundle, priority) → depth."""
-    work_ms: int = 0
-    """Milliseconds that the service takes for all of it."""
+    all: Held = field(default_factory=Held)
+    depths: Mapping[tuple[str, Priority], QueueDepth] = field(default_factory=dict)
     owners: Mapping[str, Held] = field(default_factory=dict)
-
-    @property
-    def all(self) -> Held:
-        return Held(self.items, self.nbytes, self.work_ms)
-
-    @staticmethod
-    def of(answer: Any) -> Load:
-        now_ms, items, nbytes, streams, work_ms, flat = answer
-        depths: dict[tuple[str, str], QueueDepth] = {}
-        for stream in map(StreamLoad._make, streams):
-            try:
-                name = keys.StreamName.of(stream.stream.decode())
-            except ValueError:  # anybody may have added to the set of queues
-                continue
-            age = max(0.0, (now_ms - stream.oldest_ms) / 1000) if stream.oldest_ms else 0.0
-            known = depths.get((name.bundle, name.priority), QueueDepth(0, 0.0))  # several contents, and what was handed back
-            depths[name.bundle, name.priority] = QueueDepth(known.items + stream.length, max(known.oldest_age_s, age))
-        return Load(now_ms, items, nbytes, depths, work_ms, owners(flat))
-
-
-Check = Callable[[Claim, Held], Awaitable[None]]
-"""Raises QueueFull if so much more has no place."""
 
 
 class Reservation:
     """`async with dispatcher.reserve(items, nbytes) as reservation:` raises QueueFull on entry; leaving gives the places back."""
 
-    def __init__(self, ledger: Ledger, check: Check, claim: Claim, items: int, nbytes: int) -> None:
+    def __init__(self, ledger: Ledger, check: Callable[[Claim, Held], Awaitable[None]], claim: Claim, items: int, nbytes: int) -> None:
+        """`check` raises QueueFull if so much more has no place."""
         self._ledger = ledger
         self._check = check
         self._claim = claim

@@ -10,8 +10,8 @@ import msgspec
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.messages import Priority
-from server.queue.record import JobProgress, Ongoing, RecordsLoad
-from server.queue.rows import StreamLoad
+from server.queue.record import RECORD_BYTES, JobProgress, Ongoing, RecordsLoad
+from server.queue.shares import QueueDepth, depths
 
 STEP_S = 5
 """As `parts/history.lua` says."""
@@ -64,19 +64,16 @@ class StatusReader:
 
     async def read(self, steps: int = STEPS, letters: int = MOST_LETTERS, ongoing: int = MOST_ONGOING) -> Lately:
         """With so many steps of the history, dead letters and clients' jobs at most."""
-        now_ms, gateways, streams, held, history, dead, nbytes, kept, ended, open_ = await self._link.script(
-            "status", steps, letters, ongoing
-        )
-        first = now_ms // (STEP_S * 1000) - steps
-        counted = {step - first: _counts(flat) for step, flat in history}
+        answer = await self._link.script("status", steps, letters, ongoing)
+        now_ms, gateways, streams, history, dead, queued, running, kept, totals, ended, oldest = answer
         return Lately(
             now_ms,
             gateways,
-            _queue(now_ms, [StreamLoad._make(row) for row in streams], held),
-            [counted.get(step, {}) for step in range(steps)],
+            _queue(depths(now_ms, streams)),
+            [_counts(flat) for flat in history],
             [_letter(*(field.decode(errors="replace") for field in letter)) for letter in dead],
-            RecordsLoad(_counts(kept), _counts(ended), nbytes),
-            [_ongoing(*(value.decode() for value in row)) for row in open_],
+            _records(queued, running, kept, _counts(totals), _counts(ended)),
+            [_ongoing(*(value.decode() for value in row)) for row in oldest],
         )
 
     async def statistics(self, bundle: str) -> dict[str, int]:
@@ -86,14 +83,11 @@ class StatusReader:
         `execution_count`, `last_inference` (Unix ms), and for each batch size that ran `batch:<n>:count` and `batch:<n>:compute_*_ns`.
         """
         await self.read(0, 0, 0)  # which adds up what has ended until now
-        return await self._hash(self._link.name(keys.statistics(bundle)))
+        return _counts(await self._link.command("HGETALL", self._link.name(keys.statistics(bundle))))
 
     async def restarts(self) -> dict[str, int]:
         """How often supervisors have restarted a worker, by reason."""
-        return await self._hash(self._link.service_name(keys.RESTARTS))
-
-    async def _hash(self, name: str) -> dict[str, int]:
-        return _counts(await self._link.command("HGETALL", name))
+        return _counts(await self._link.command("HGETALL", self._link.service_name(keys.RESTARTS)))
 
 
 def _counts(flat: Sequence[bytes]) -> dict[str, int]:
@@ -101,21 +95,18 @@ def _counts(flat: Sequence[bytes]) -> dict[str, int]:
     return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
 
 
-def _queue(now_ms: int, streams: list[StreamLoad], held: list[int]) -> list[StatusQueue]:
-    """Add up the streams that hold jobs; several contents of a bundle, and what was handed back, count together."""
-    rows: dict[tuple[str, Priority], StatusQueue] = {}
-    for stream, running in zip(streams, held, strict=True):
-        try:
-            name = keys.StreamName.of(stream.stream.decode())
-        except ValueError:  # anybody may have added to the set of queues
-            continue
-        if stream.length:
-            key = name.bundle, name.priority
-            known = rows.get(key, StatusQueue(*key, 0, 0, 0.0))
-            age = max(0.0, (now_ms - stream.oldest_ms) / 1000)
-            waiting = known.waiting + max(0, stream.length - running)
-            rows[key] = StatusQueue(*key, waiting, known.running + running, max(known.oldest_s, age))
-    return [rows[key] for key in sorted(rows)]
+def _queue(depth: Mapping[tuple[str, Priority], QueueDepth]) -> list[StatusQueue]:
+    return [
+        StatusQueue(bundle, priority, max(0, queue.items - queue.running), queue.running, queue.oldest_age_s)
+        for (bundle, priority), queue in sorted(depth.items())
+        if queue.items
+    ]
+
+
+def _records(queued: int, running: int, kept: int, totals: dict[str, int], ended: dict[str, int]) -> RecordsLoad:
+    nbytes = totals.pop("bytes", 0) + RECORD_BYTES * kept
+    counts = {"queued": queued, "running": running, **totals}
+    return RecordsLoad({state: count for state, count in counts.items() if count}, ended, nbytes)
 
 
 def _letter(entry: str, stream: str, reason: str) -> Letter:

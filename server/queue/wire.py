@@ -72,7 +72,7 @@ class AsyncWire:
     async def command(self, *words: Any, patience: float = ANSWER_TIMEOUT_S) -> Any:
         """`patience`: seconds until the server counts as away."""
         line = self._free_line()
-        while line.is_lost:  # servers close what has been idle for long
+        while line.lost:  # servers close what has been idle for long
             await line.close()
             line = self._free_line()
         self._busy.add(line)
@@ -117,7 +117,8 @@ class _Line(asyncio.Protocol):
         self._connection.socket_timeout = None  # ours counts for the whole command
         self._reader: Any = None
         self._answer: asyncio.Future[Any] | None = None
-        self._lost: Exception | None = None
+        self.lost: Exception | None = None
+        """The server has closed it."""
         self.transport: asyncio.Transport | None = None
 
     async def connect(self) -> None:
@@ -128,15 +129,10 @@ class _Line(asyncio.Protocol):
         transport.set_protocol(self)
         self.transport = transport
 
-    @property
-    def is_lost(self) -> bool:
-        """The server has closed it."""
-        return self._lost is not None
-
     async def ask(self, packed: bytes) -> Any:
         """The answer to a command. Raises it, if it is an error."""
-        if self._lost is not None:
-            raise self._lost
+        if self.lost is not None:
+            raise self.lost
         assert self.transport is not None
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(packed)
@@ -159,9 +155,9 @@ class _Line(asyncio.Protocol):
             self._answer.set_result(answer)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._lost = redis.exceptions.ConnectionError(f"the connection was closed: {error or 'by the server'}")
+        self.lost = redis.exceptions.ConnectionError(f"the connection was closed: {error or 'by the server'}")
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(self._lost)
+            self._answer.set_exception(self.lost)
 
 
 def packed(words: tuple[Any, ...]) -> bytes:

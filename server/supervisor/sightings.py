@@ -15,7 +15,7 @@ from server.process.supervision import process_prefix
 from server.queue import keys
 from server.queue.connect import connect
 from server.queue.keys import Keyspace
-from server.queue.messages import UnknownVersion, WorkerInfo, decode_worker
+from server.queue.messages import UnknownVersion, WorkerInfo, decode
 from server.supervisor.children import Death
 
 OFTEN = 0.1
@@ -102,7 +102,7 @@ class Sightings:
         for id_, message in zip(ids, found[: len(ids)], strict=True):
             with suppress(UnknownVersion, msgspec.MsgspecError):
                 if isinstance(message, bytes):
-                    workers[id_] = decode_worker(message)
+                    workers[id_] = decode(WorkerInfo, message)
         gateways = {id_ for id_, sign in zip(gateway_ids, found[len(ids) :], strict=True) if sign is not None}
         with self._lock:
             self._workers, self._gateways = workers, gateways

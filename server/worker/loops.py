@@ -12,7 +12,7 @@ import torch
 
 from models.bundle import BundleError
 from server.process import system
-from server.queue.delivery import Beside, Delivery
+from server.queue.delivery import Delivery, QueueEntry
 from server.queue.errors import RedisAway
 from server.queue.worker_side import WorkerQueue
 from server.scheduler.scheduler import Pull, Running
@@ -47,8 +47,8 @@ class Receiver:
         self._metrics = metrics
         self._next_reclaim = 0.0
         self._away = False
-        self._line: SimpleQueue[Beside | None] = SimpleQueue()
-        self._unread: dict[tuple[str, str], Beside] = {}
+        self._line: SimpleQueue[QueueEntry | None] = SimpleQueue()
+        self._unread: dict[tuple[str, str], QueueEntry] = {}
         """Large messages that have not been read, by stream and entry id."""
 
     def look(self, pull: Pull) -> None:
@@ -82,7 +82,7 @@ class Receiver:
         """Nothing more comes. It may be said again."""
         self._line.put(None)
 
-    def unread(self) -> list[Beside]:
+    def unread(self) -> list[QueueEntry]:
         """Jobs whose message has not been read."""
         return list(self._unread.values())
 
@@ -103,7 +103,7 @@ class Receiver:
             log.info("queue back")
         self._away = False
         for job in jobs:
-            if isinstance(job, Beside):
+            if not isinstance(job, Delivery):
                 self._unread[job.stream, job.entry_id] = job
                 self._slots.fetching(job.queue, 1)
                 self._line.put(job)

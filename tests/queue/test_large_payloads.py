@@ -12,8 +12,8 @@ import redis
 
 from server.arrays import Array
 from server.queue import keys
-from server.queue.delivery import Beside
-from server.queue.messages import Reply, decode_arrays, decode_reply
+from server.queue.delivery import QueueEntry
+from server.queue.messages import Reply, decode, decode_arrays
 from server.queue.pieces import PIECE_BYTES, Freight
 from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import QUEUE, STREAM, a_job, ask, echo, eventually, gateway, nothing_is_left, pulled, redis_at, worker_queue
@@ -21,7 +21,7 @@ from tests.queue.harness import QUEUE, STREAM, a_job, ask, echo, eventually, gat
 LARGE = 3 * PIECE_BYTES + 12_345
 
 
-async def taken(worker: WorkerQueue, items: int = 16) -> list[Delivery | Beside]:
+async def taken(worker: WorkerQueue, items: int = 16) -> list[QueueEntry]:
     return await asyncio.to_thread(worker.take, [QUEUE], items, 2000)
 
 
@@ -30,7 +30,7 @@ async def test_a_pull_brings_no_large_message_and_the_worker_reads_it_later(url:
         ballast = np.random.default_rng(0).integers(0, 256, LARGE, np.uint8)
         request = asyncio.create_task(ask(us, 7, ballast=ballast))
         [beside] = await taken(worker)
-        assert isinstance(beside, Beside)
+        assert not isinstance(beside, Delivery)
         assert beside.queue == QUEUE
         delivery = worker.fetch(beside)
         assert delivery is not None
@@ -44,7 +44,7 @@ async def test_a_large_job_whose_message_is_lost_is_sent_again_by_its_gateway(ur
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
         [beside] = await taken(worker)
-        assert isinstance(beside, Beside)
+        assert not isinstance(beside, Delivery)
         db.delete(f"blob:{beside.job_id}")
         assert worker.fetch(beside) is None
         [delivery] = await pulled(worker)
@@ -98,7 +98,7 @@ async def test_a_large_output_is_written_in_pieces(url: str, worker: WorkerQueue
         delivery = await delivered(url, worker, "us")
         assert worker.finish([(delivery, Reply(id=delivery.job.id, worker=worker.id, arrays={"y": output}))]) == [True]
         [(_, entry)] = raw.xrange("replies:us")
-        reply = decode_reply(entry[delivery.job.id.encode()])
+        reply = decode(Reply, entry[delivery.job.id.encode()])
         assert decode_arrays(raw.get(reply.stored)) == {"y": output} and not reply.arrays
         assert 0 < raw.ttl(reply.stored) <= 120
 

@@ -17,9 +17,10 @@ import redis
 from server.arrays import Array
 from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
-from server.queue.messages import VERSION, Progress, QueuedJob, Reply, encode_arrays
+from server.queue.errors import ResultsFull
+from server.queue.messages import VERSION, Progress, QueuedJob, Reply, encode
 from server.queue.pieces import Freight
-from server.queue.record import Draft, Record, ResultsFull
+from server.queue.record import Draft, Record
 from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import (
     BUNDLE,
@@ -365,7 +366,7 @@ async def test_a_result_that_goes_while_it_is_read_is_gone(us: Dispatcher, worke
     reply = stored(db, worker, delivery)
     worker.finish([(delivery, reply)])
     key = f"result:{record}-0:arrays"
-    db.set(key, encode_arrays({"x": Array.of(np.zeros(INLINE_BYTES, np.uint8))})[:INLINE_BYTES])
+    db.set(key, encode({"x": Array.of(np.zeros(INLINE_BYTES, np.uint8))})[:INLINE_BYTES])
     assert await us.records.replies(await read(us, record)) is None
     db.delete(key)
     assert await us.records.replies(await read(us, record)) is None

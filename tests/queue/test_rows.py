@@ -13,7 +13,7 @@ READERS = [
     ("enqueue", "admission", rows.AdmissionCall, set()),
     ("parts/admission", "bounds", rows.Bounds, set()),
     ("enqueue", "request", rows.Request, set()),
-    ("enqueue", "job", rows.Enqueued, set()),
+    ("enqueue", "job", rows.Enqueued, {"message"}),
     ("parts/admission", "job", rows.Enqueued, {"message"}),
     ("enqueue_record", "asked", rows.Recorded, set()),
     ("enqueue_record", "draft", rows.Draft, set()),

@@ -20,9 +20,9 @@ from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
 from server.http.requests import ClientWatch
 from server.process.interruption import Interruption
-from server.queue.errors import RedisAway
-from server.queue.messages import UnknownVersion, decode_progress
-from server.queue.record import LAST_EVENTS, OPEN, Record, RecordEvent, RecordLost
+from server.queue.errors import RecordLost, RedisAway
+from server.queue.messages import Progress, UnknownVersion, decode
+from server.queue.record import LAST_EVENTS, OPEN, Record, RecordEvent
 from server.telemetry import logs
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -162,7 +162,7 @@ class Events(Response):
 
     async def _preview(self, message: bytes) -> bytes | None:
         try:
-            report = decode_progress(message)
+            report = decode(Progress, message)
         except (UnknownVersion, msgspec.MsgspecError) as error:
             log.warning("a preview cannot be read", reason=str(error))
             return None

@@ -4,7 +4,7 @@
 -- ARGV: gateway, ttl ms, id of the last reply it has read, the forms of messages that it understands, an epoch for a Redis that has none,
 -- ms until records may be swept again, then name, amount, name, amount, … of what it has counted since the last time, for the history.
 -- Returns {1 if Redis still knew the gateway, epoch, 1 if it is this gateway's turn to sweep records, flat {bundle, items}… of clients' jobs that
--- are done and that no gateway has counted yet, now ms, and the unfinished items: how many, bytes, rows (stream_load), ms of work, flat {owner, what
+-- are done and that no gateway has counted yet, now ms, and the unfinished items: how many, bytes, ms of work, rows (stream_load), flat {owner, what
 -- it holds}…}.
 
 local gateway, replies = 'gw:' .. ARGV[1], 'replies:' .. ARGV[1]
@@ -18,4 +18,6 @@ for i = 7, #ARGV, 2 do note(step_of(now_ms()), ARGV[i], tonumber(ARGV[i + 1])) e
 local sweeps = call('ZCARD', 'records:open') > 0 and take_turn('records:sweep', ARGV[1], ARGV[6])
 local items = call('HGETALL', 'records:items')
 if #items > 0 then call('DEL', 'records:items') end
-return {known, call('GET', 'epoch'), sweeps and 1 or 0, items, now_ms(), load()}
+local all = all_held()
+return {
+  known, call('GET', 'epoch'), sweeps and 1 or 0, items, now_ms(), all.items, all.nbytes, all.work, stream_loads(), call('HGETALL', OWNERS)}

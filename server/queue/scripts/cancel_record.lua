@@ -1,19 +1,19 @@
 #!lua flags=allow-oom
 -- needs: items history records
 -- Ends a client's job, or removes what is left of one that has ended. ARGV: id of the record.
--- Returns {epoch of this Redis or '', 'cancelled' | 'removed' | 'unknown'}.
+-- Returns {epoch of this Redis or '', 1 or 0: whether there was one}.
 
 local id = ARGV[1]
 local epoch, record = call('GET', 'epoch') or '', record_at(id)
-if not record then return {epoch, 'unknown'} end
+if not record then return {epoch, 0} end
 if is_open(record) then
   tell(id, 'cancelled', '{}')
   close(id, record, 'cancelled', now_ms())
   write_counts()
-  return {epoch, 'cancelled'}
+else
+  drop_results(id, record)
+  redis.call('DEL', P .. 'record:' .. id, P .. 'events:' .. id)
+  if record.idem then call('DEL', 'idem:' .. record.idem) end
+  keep_no_longer(table.concat({id, record.state == 'done' and record.results or 0, record.state}, ':'))
 end
-drop_results(id, record)
-redis.call('DEL', P .. 'record:' .. id, P .. 'events:' .. id)
-if record.idem then call('DEL', 'idem:' .. record.idem) end
-keep_no_longer(table.concat({id, record.state == 'done' and record.results or 0, record.state}, ':'))
-return {epoch, 'removed'}
+return {epoch, 1}

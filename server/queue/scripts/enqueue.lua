@@ -6,35 +6,31 @@
 -- if it wants to know; 'client', 'full' (see parts/admission.lua); 'late'; 'unstaged': a message that should have been written before is not there.
 
 local admission = cmsgpack.unpack(ARGV[1])
-local bounds = admission.bounds
-local now = now_ms()
-local items, known = unfinished()
-local all = all_held(items)
+local bounds, all, now = admission.bounds, all_held(), now_ms()
 
 local function admit(jobs, again)
+  if jobs[1].deadline_ms <= now then return 'late' end
+  local new = {}
   for _, job in ipairs(jobs) do
-    if job.deadline_ms <= now then return 'late' end
+    if call('EXISTS', 'job:' .. job.job) == 0 then new[#new + 1] = job end
   end
-  local new = not_queued(jobs)
   local asked = asked_by(new)
   local why = #new > 0 and not again and refusal(bounds, all, asked)
-  if why then
-    drop_staged(new)
-    return why
-  end
+  if why then return why end
   if not all_staged(new) then return 'unstaged' end
-  local last = in_last_eighth(bounds, all, asked)
-  for _, job in ipairs(new) do put(job, now, known, last) end
-  all.items, all.bytes, all.work = all.items + asked.items, all.bytes + asked.bytes, all.work + asked.work
+  local last = exceeds(all, asked, bounds.long)
+  for _, job in ipairs(new) do put(job, now, last) end
+  all.items, all.nbytes, all.work = all.items + asked.items, all.nbytes + asked.nbytes, all.work + asked.work
   return 'ok'
 end
 
 local statuses, at = {}, 2
 for _, request in ipairs(admission.requests) do
-  at = with_messages(request.jobs, at)
+  for _, job in ipairs(request.jobs) do job.message, at = ARGV[at], at + 1 end
   local ahead = request.place and ' ' .. waiting_in(request.jobs[1].stream) or ''
   local status = admit(request.jobs, request.again)
+  drop_staged(request.jobs)
   statuses[#statuses + 1] = status == 'ok' and status .. ahead or status
 end
 write_counts()
-return {all.items, all.bytes, statuses}
+return {all.items, all.nbytes, statuses}

@@ -8,22 +8,21 @@
 
 local asked = cmsgpack.unpack(ARGV[1])
 local bounds, jobs, draft = asked.bounds, asked.jobs, asked.draft
-with_messages(jobs, 3)
-local now = now_ms()
+for i, job in ipairs(jobs) do job.message = ARGV[2 + i] end
+local now, id = now_ms(), asked.record
 
-call('SET', 'epoch', asked.epoch, 'NX')
+local id_epoch = string.match(id, '^[^-]+')
+call('SET', 'epoch', id_epoch, 'NX')
 local epoch = call('GET', 'epoch')
-local id = asked.record
 local key, idem = 'record:' .. id, 'idem:' .. draft.idem
-local items, known = unfinished()
-local all, wanted = all_held(items), asked_by(jobs)
+local all, wanted = all_held(), asked_by(jobs)
 
 local function refuse(status)
   drop_staged(jobs)
   return {status, id}
 end
 
-if epoch ~= asked.epoch then return {'epoch', epoch} end
+if epoch ~= id_epoch then return {'epoch', epoch} end
 if call('EXISTS', key) == 1 then return refuse('ok') end  -- a repeated call: the first answer was lost
 if draft.idem ~= '' then
   local earlier = call('GET', idem)
@@ -34,33 +33,32 @@ if draft.idem ~= '' then
   end
 end
 
-local nbytes, bound = wanted.bytes, draft.bound
 local deadline = jobs[1].deadline_ms
 if deadline <= now then return refuse('late') end
 local why = refusal(bounds, all, wanted)
 if why then return refuse(why) end
-local held_items, held_bytes, results = held(now)
-if exceeds(held_items + #jobs, held_bytes + nbytes, bounds.items / 2, bounds.nbytes / 2) then return refuse('share') end
-if results + bound + RECORD_BYTES > asked.max_results then return refuse('results') end
-if not all_staged(jobs) then return {'unstaged', id} end
+local open, results = held(now)
+if exceeds(open, wanted, {items = bounds.all.items / 2, nbytes = bounds.all.nbytes / 2}) then return refuse('share') end
+if results + draft.bound + RECORD_BYTES > asked.max_results then return refuse('results') end
+if not all_staged(jobs) then return refuse('unstaged') end
 
 local stream = jobs[1].stream
 local place = waiting_in(stream)
 call('HSET', key,
   'state', 'queued', 'plan', ARGV[2],
-  'stream', stream, 'count', #jobs, 'nbytes', nbytes, 'ttl_ms', asked.ttl_ms, 'deadline_ms', deadline,
-  'created_ms', now, 'place', place, 'placed_ms', now, 'ended', 0, 'results', 0,
+  'stream', stream, 'count', #jobs, 'nbytes', wanted.nbytes, 'ttl_ms', asked.ttl_ms, 'deadline_ms', deadline,
+  'created_ms', now, 'place', place, 'placed_ms', now, 'results', 0,
   'owner', wanted.owner, 'work_ms', math.ceil(wanted.work / #jobs))
 if #jobs > 1 then call('HSET', key, 'done', 0, 'total', #jobs, 'unit', 'images') end
 for name, value in pairs(draft) do
   if value ~= '' then call('HSET', key, name, value) end
 end
 if draft.idem ~= '' then call('SET', idem, id) end
-local last = in_last_eighth(bounds, all, wanted)
-for i, job in ipairs(jobs) do call('HSET', key, 'entry:' .. i - 1, put(job, now, known, last)) end
+local last = exceeds(all, wanted, bounds.long)
+for _, job in ipairs(jobs) do put(job, now, last) end
 local added = to_table(redis.call('XINFO', 'STREAM', P .. stream))['entries-added']
 if added then call('HSET', key, 'ordinal', added - #jobs + 1) end
-call('ZADD', OPEN, deadline, open_member(id, {count = #jobs, nbytes = nbytes, bound = bound}))
+call('ZADD', OPEN, deadline, open_member(id, {count = #jobs, nbytes = wanted.nbytes, bound = draft.bound}))
 tell(id, 'queued', cjson.encode({place = place}))
 write_counts()
 return {'ok', id}

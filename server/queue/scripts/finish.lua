@@ -22,6 +22,18 @@ local function tally(job)
   slowest_infer, slowest_output = math.max(slowest_infer, infer), math.max(slowest_output, output)
 end
 
+-- The counts of this batch, as parts/history.lua adds them up: {bundle, counts, and where a batch ran now ms, counts of the history}.
+local function counted()
+  local ran, of_size = answered > 0 and batch_size > 0, 'batch:' .. batch_size .. ':'
+  local counts = {
+    fail_count = failed, fail_ns = fail_ns, success_count = answered, success_ns = success_ns, inference_count = answered,
+    queue_count = answered, queue_ns = queue_ns, compute_input_count = answered, compute_infer_count = answered, compute_infer_ns = infer_ns,
+    compute_output_count = answered, compute_output_ns = output_ns, execution_count = ran and 1 or 0, [of_size .. 'count'] = ran and 1 or 0,
+    [of_size .. 'compute_infer_ns'] = slowest_infer, [of_size .. 'compute_output_ns'] = slowest_output,
+  }
+  return {bundle, counts, ran and now, {items = answered, batches = 1, batched = batch_size}}
+end
+
 -- A dead letter's fields, read before its entry goes.
 local function letter(job)
   local entry = call('XRANGE', job.stream, job.entry, job.entry)[1]
@@ -30,37 +42,23 @@ local function letter(job)
   return {'id', job.job, 'stream', job.stream, 'worker', worker, 'reason', job.dead_letter, 'bytes', held.bytes, 'job', held.message}
 end
 
-local outgoing = {}
-local function reply(job)
-  if job.reply == '' then return end
-  local replies = outgoing[job.gateway] or {}
-  outgoing[job.gateway] = replies
-  replies[#replies + 1] = job.job
-  replies[#replies + 1] = job.reply
-end
-
 local ended = {}
 for i, job in ipairs(cmsgpack.unpack(ARGV[5])) do
   job.reply = ARGV[5 + i]
+  local record, index = record_of(job.job)
   local dead = job.dead_letter ~= '' and letter(job)
-  ended[i] = 0
-  if remove(job.stream, job.entry, job.job) then
-    ended[i] = 1
+  ended[i] = call('XACK', job.stream, GROUP, job.entry)
+  if ended[i] == 1 then
+    call('XDEL', job.stream, job.entry)
+    forget(job.job)
     if dead then call('XADD', 'dead', 'MAXLEN', '~', most_dead, '*', unpack(dead)) end
-    local record, index = record_of(job.job)
-    if record then settle(record, index, job, now) else reply(job) end
+    if record then settle(record, index, job, now) elseif job.reply ~= '' then reply(job.gateway, job.job, job.reply) end
     if job.outcome ~= '' then tally(job) end
-  elseif job.stored ~= '' then
-    call('DEL', job.stored)
   end
+  if job.stored ~= '' and (record or ended[i] == 0) then call('DEL', job.stored) end  -- else its gateway reads it
 end
 
 write_counts()
-for gateway, replies in pairs(outgoing) do send(gateway, replies) end
-
--- One write here; whoever reads the statistics, and each worker once a second, adds it up (see parts/history.lua).
-if answered + failed > 0 then
-  call('RPUSH', 'stats:batches', cmsgpack.pack({
-    bundle, batch_size, now, answered, failed, success_ns, fail_ns, queue_ns, infer_ns, output_ns, slowest_infer, slowest_output}))
-end
+send_replies()
+if answered + failed > 0 then call('RPUSH', 'stats:batches', cmsgpack.pack(counted())) end
 return ended

@@ -1,19 +1,21 @@
 #!lua flags=allow-oom
 -- needs: items
--- Puts a worker's jobs back for another one, without a death being counted.
+-- Puts a worker's jobs back for another one, without a death being counted. What was cancelled is taken out of the queue.
 -- A job that runs in batches goes to the `…:back` stream of its own.
 -- A job that must run alone stays in its stream under a consumer that never lives, so that it is claimed, alone again.
--- ARGV: consumer, msgpack of a HandedBack (rows.py) for each job. Returns how many were put back.
+-- ARGV: consumer, msgpack of a HandedBack (rows.py) for each job.
 
-local me, count = ARGV[1], 0
+local me = ARGV[1]
 for _, job in ipairs(cmsgpack.unpack(ARGV[2])) do
   if #call('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, me) == 1 then
-    if job.alone then
-      call('XCLAIM', job.stream, GROUP, HANDED_BACK, 0, job.entry, 'JUSTID')
+    if call('EXISTS', 'cancel:' .. job.job) == 1 then
+      remove(job.stream, job.entry, job.job)
+    elseif job.alone then
+      call('XCLAIM', job.stream, GROUP, 'handed-back', 0, job.entry, 'JUSTID')
     else
-      put_back(job.stream, job.entry, job.added_ms)
+      put_back(job.stream, job.entry)
     end
-    count = count + 1
   end
 end
-return count
+write_counts()
+return redis.status_reply('OK')

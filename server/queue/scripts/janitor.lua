@@ -25,10 +25,7 @@ call_roll('gateways', 'gw:')
 local function drop_late(stream)
   for _, entry in ipairs(call('XRANGE', stream, '-', '+', 'COUNT', LATE_ENTRIES)) do
     local job = fields(entry)
-    if job.deadline + LINGER_MS < now and not remove(stream, entry[1], job.id) then
-      call('XDEL', stream, entry[1])
-      forget(job.id)
-    end
+    if job.deadline + LINGER_MS < now then remove(stream, entry[1], job.id) end
   end
 end
 
@@ -60,7 +57,7 @@ local function recount()
   redis.call('DEL', P .. 'queue:bytes', P .. 'queue:work', P .. OWNERS)
   looked_at, more_bytes, more_work = {}, 0, 0
   for _, job_id in ipairs(call('SMEMBERS', JOBS)) do
-    local owner, work, bytes, last = holding_of(job_id)
+    local _, _, owner, work, bytes, last = known_of(job_id)
     if owner then count(owner, work, bytes, last, 1) else call('SREM', JOBS, job_id) end
   end
   write_counts()
@@ -80,10 +77,8 @@ for _, full in ipairs(scan[2]) do
   local kind, id = string.match(key, '^(%a+):(.*)$')
   if (kind == 'blob' or kind == 'deaths') and call('EXISTS', 'job:' .. id) == 0 and not is_kept(id) then call('DEL', key) end
   if kind == 'events' and call('EXISTS', 'record:' .. id) == 0 then call('DEL', key) end
-  if kind == 'idem' then
-    local record = try('GET', key)
-    if type(record) == 'string' and call('EXISTS', 'record:' .. record) == 0 then call('DEL', key) end
-  end
+  local record = kind == 'idem' and try('GET', key)
+  if type(record) == 'string' and call('EXISTS', 'record:' .. record) == 0 then call('DEL', key) end
   if kind == 'replies' and call('EXISTS', 'gw:' .. id) == 0 and call('TTL', key) < 0 then call('EXPIRE', key, REPLIES_TTL_S) end
 end
 call('SET', CURSOR, scan[1])

@@ -8,12 +8,11 @@ local id, staged, ttl, max_results = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumb
 local now = now_ms()
 local key = 'scene:' .. id
 local bytes, before = call('STRLEN', staged), call('STRLEN', key)
-local kept = before > 0
-local _, _, results = held(now)
-local more = kept and bytes - before or bytes + RECORD_BYTES
+local _, results = held(now)
+local more = before > 0 and bytes - before or bytes + RECORD_BYTES
 if bytes == 0 or results + more > max_results then
   call('DEL', staged)
-  return kept and 1 or 0
+  return before > 0 and 1 or 0
 end
 redis.call('RENAME', P .. staged, P .. key)
 call('PEXPIRE', key, ttl)

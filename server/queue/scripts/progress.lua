@@ -2,16 +2,10 @@
 -- needs: items history records
 -- Tells how far jobs have come: their records, or the gateways that wait for them.
 -- A worker that was taken for dead may run a job that another one has claimed: until one of them ends it, only the other's reports count.
--- ARGV: worker, msgpack of the Advanced (rows.py) of each job, then a message for each; total 0: it begins. Returns to how many it was told.
+-- ARGV: worker, msgpack of the Advanced (rows.py) of each job, then a message for each; total 0: it begins.
 -- An entry of a reply stream that starts with the field `progress` holds {job id, message, job id, message, …} behind it.
 
 local worker, now = ARGV[1], now_ms()
-local outgoing, told = {}, 0
-
-local function is_held(job)
-  local pending = try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker)
-  return not pending.err and #pending == 1
-end
 
 -- Where a record has several jobs, it is they that are counted, when they end.
 local function note(id, job)
@@ -29,26 +23,21 @@ local function note(id, job)
     forget_preview(id, record)  -- only the latest one is kept
     call('HSET', 'record:' .. id, 'preview', tell(id, 'preview', job.message))
   end
-  told = told + 1
 end
 
 local function pass_on(job)
-  local entry = outgoing[job.gateway] or {'progress', '1'}
-  outgoing[job.gateway] = entry
-  entry[#entry + 1] = job.job
-  entry[#entry + 1] = job.message
+  if not outgoing[job.gateway] then reply(job.gateway, 'progress', '1') end
+  reply(job.gateway, job.job, job.message)
 end
 
 for i, job in ipairs(cmsgpack.unpack(ARGV[2])) do
   job.message = ARGV[2 + i]
   local record = record_of(job.job)
-  if is_held(job) then
+  local pending = try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker)
+  if not pending.err and #pending == 1 then
     if record then note(record, job) else pass_on(job) end
   end
 end
 
-for gateway, entry in pairs(outgoing) do
-  send(gateway, entry)
-  told = told + #entry / 2 - 1
-end
-return told
+send_replies()
+return redis.status_reply('OK')

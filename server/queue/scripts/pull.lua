@@ -2,15 +2,13 @@
 -- needs: items taking
 -- Takes jobs for a worker, the most urgent stream first, as many as their places allow, and looks at deadline, cancel and gateway of each.
 -- Urgency is the time at which a stream's next job was queued plus the handicap of its priority: everything gets its turn.
--- ARGV: consumer, '1' if an absent gw:<id> means a dead gateway, how many streams, then each one with its handicap in ms and the number of its
--- pool (streams may share one), then how many jobs each pool has place for.
+-- ARGV: consumer, '1' if an absent gw:<id> means a dead gateway, msgpack of {{stream, its handicap in ms, the number of its pool (streams may share
+-- one)}…, how many jobs each pool has place for…}.
 -- Returns {now ms, rows (taken), {stream, how many still wait there, when the next of them was queued}…}.
 
-local consumer, absence_counts, streams = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
-local places = {}
-for i = 4 + 3 * streams, #ARGV do places[#places + 1] = tonumber(ARGV[i]) end
 local MOST_DROPPED = 256
-local now = now_ms()
+local consumer, absence_counts, now = ARGV[1], ARGV[2] == '1', now_ms()
+local streams, places = unpack(cmsgpack.unpack(ARGV[3]))
 
 -- When the next undelivered job was queued; nil if all are delivered. Without a group yet, none is. What comes from the future was queued before
 -- the clock was set back, so before everything else.
@@ -27,22 +25,14 @@ local function next_ms(stream)
 end
 
 local waiting = {}
-for i = 4, 3 + 3 * streams, 3 do
-  local stream, handicap, pool = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+for _, wanted in ipairs(streams) do
+  local stream, handicap, pool = unpack(wanted)
   if places[pool] > 0 and call('XLEN', stream) > 0 then
     waiting[#waiting + 1] = {stream = stream, handicap = handicap, pool = pool}
   end
 end
 if #waiting > 1 then
-  local undelivered = {}
-  for _, candidate in ipairs(waiting) do
-    local added = next_ms(candidate.stream)
-    if added then
-      candidate.due = added + candidate.handicap
-      undelivered[#undelivered + 1] = candidate
-    end
-  end
-  waiting = undelivered
+  for _, candidate in ipairs(waiting) do candidate.due = (next_ms(candidate.stream) or math.huge) + candidate.handicap end
   table.sort(waiting, function(a, b) return a.due < b.due end)
 end
 
@@ -59,7 +49,7 @@ end
 local pulled, dropped = {}, 0
 for _, candidate in ipairs(waiting) do
   local pool = candidate.pool
-  while places[pool] > 0 and dropped < MOST_DROPPED do
+  while places[pool] > 0 and dropped < MOST_DROPPED and candidate.due ~= math.huge do
     local entries = read(candidate.stream, places[pool])
     for _, entry in ipairs(entries) do
       local runs

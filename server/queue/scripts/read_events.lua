@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- needs: items history records
 -- Events of several clients' jobs. ARGV: most events for each, then for each its record and the number of the last event that is known.
--- Returns {epoch of this Redis or '', for each {state ('': there is no such record), flat {number, name, data}…}}. Those for which the answer would
+-- Returns {epoch of this Redis or '', for each {state ('': there is no such record), entries…}}. Those for which the answer would
 -- become too long are left out at its end.
 
 -- Jobs that wait are told their place again when it has changed, at most every PLACE_EVERY_MS, while somebody reads.
@@ -14,7 +14,7 @@ local function tell_changed_place(id, record)
   if record.state ~= 'queued' or now < (tonumber(record.placed_ms) or now) + PLACE_EVERY_MS then return end
   call('HSET', 'record:' .. id, 'placed_ms', now)
   notice_start(id, record, now)
-  local place = record.state == 'queued' and place_of(id, record)
+  local place = record.state == 'queued' and place_of(record)
   if not place or place == tonumber(record.place) then return end
   call('HSET', 'record:' .. id, 'place', place)
   tell(id, 'queued', cjson.encode({place = place}))
@@ -28,14 +28,10 @@ for at = 2, #ARGV, 2 do
   local record, events = record_at(id), {}
   if record then
     tell_changed_place(id, record)
-    for _, entry in ipairs(try('XRANGE', 'events:' .. id, '(' .. after .. '-0', '+', 'COUNT', most)) do
-      local event = to_table(entry[2])
-      if event.event and event.data then  -- else others have written it
-        events[#events + 1] = string.match(entry[1], '^%d+')
-        events[#events + 1] = event.event
-        events[#events + 1] = event.data
-        bytes = bytes + #event.data
-      end
+    local found = try('XRANGE', 'events:' .. id, '(' .. after .. '-0', '+', 'COUNT', most)
+    events = found.err and {} or found  -- others may have written under this name
+    for _, entry in ipairs(events) do
+      for _, word in ipairs(entry[2]) do bytes = bytes + #word end
     end
   end
   answers[#answers + 1] = {record and record.state or '', events}

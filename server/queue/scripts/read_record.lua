@@ -7,5 +7,5 @@ local epoch = call('GET', 'epoch') or ''
 local record = record_at(id)
 if not record then return {epoch, -1, {}} end
 notice_start(id, record, now_ms())
-local place = record.state == 'queued' and place_of(id, record) or -1
+local place = record.state == 'queued' and place_of(record) or -1
 return {epoch, place, call('HGETALL', 'record:' .. id)}

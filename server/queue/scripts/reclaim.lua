@@ -2,30 +2,58 @@
 -- needs: items taking
 -- Claims one job that a worker without a worker:<id> key may have died of. It runs alone from then on, and each death that it causes alone is counted.
 -- What only waited in a dead worker is put back for everybody.
--- ARGV: the claiming consumer, '1' if an absent gw:<id> means a dead gateway, then work streams.
--- Returns {now ms, row (taken), deaths while alone, the dead worker} or {now ms}.
+-- ARGV: the claiming consumer, then work streams. Returns {now ms, row (taken), deaths while alone, the dead worker} or {now ms}.
 
-local me, absence_counts = ARGV[1], ARGV[2] == '1'
-local now = now_ms()
+local MOST_PENDING = 256
+local me, now = ARGV[1], now_ms()
 
-local function count_deaths(job_id, dead, deadline)
-  local key = 'deaths:' .. job_id
-  local count = call('INCRBY', key, last_steps(dead)[job_id] == 'alone' and 1 or 0)
-  call('PEXPIRE', key, math.max(1, deadline - now + LINGER_MS))
-  return count
+-- What a dead worker was running (begin_step.lua): job id → 'alone' or 'together'.
+local function last_steps(dead)
+  local running = {}
+  for _, packed in ipairs(call('HVALS', 'suspects:' .. dead)) do
+    if packed ~= '' then
+      local how, ids = unpack(cmsgpack.unpack(packed))
+      for _, id in ipairs(ids) do running[id] = how end
+    end
+  end
+  return running
 end
 
-for i = 3, #ARGV do
-  local stream = ARGV[i]
-  for _, dead in ipairs(dead_consumers(stream, me)) do
-    for _, entry_id in ipairs(suspects(stream, dead)) do
-      local entry = call('XCLAIM', stream, GROUP, me, 0, entry_id)[1]
-      if entry then
-        local job = fields(entry)
-        return {now, taken(stream, entry, now, absence_counts), count_deaths(job.id, dead, job.deadline), dead}
-      end
-      call('XACK', stream, GROUP, entry_id)  -- its entry was deleted by hand
+-- The jobs of a stream that a dead worker may have died of: {entry id…}. What merely waited between two steps is put back, and charged nothing;
+-- what was a suspect before stays one.
+local function suspects(stream, dead, running)
+  local found = {}
+  for _, pending in ipairs(call('XPENDING', stream, GROUP, '-', '+', MOST_PENDING, dead)) do
+    local entry = call('XRANGE', stream, pending[1], pending[1])[1]
+    local id = entry and fields(entry).id
+    if id and not running[id] and call('EXISTS', 'deaths:' .. id) == 0 then
+      put_back(stream, pending[1])
+    else
+      found[#found + 1] = pending[1]
     end
+  end
+  return found
+end
+
+local function claim(stream, dead)
+  local running = last_steps(dead)
+  for _, entry_id in ipairs(suspects(stream, dead, running)) do
+    local entry = call('XCLAIM', stream, GROUP, me, 0, entry_id)[1]
+    if entry then  -- else it was deleted by hand, and is pending no more
+      local job = fields(entry)
+      local deaths = call('INCRBY', 'deaths:' .. job.id, running[job.id] == 'alone' and 1 or 0)
+      call('PEXPIRE', 'deaths:' .. job.id, math.max(1, job.deadline - now + LINGER_MS))
+      return {now, taken(stream, entry, now, true), deaths, dead}
+    end
+  end
+end
+
+for i = 2, #ARGV do
+  for _, flat in ipairs(redis.pcall('XINFO', 'CONSUMERS', P .. ARGV[i], GROUP)) do
+    local consumer = to_table(flat)
+    local is_dead = consumer.name ~= me and consumer.pending > 0 and call('EXISTS', 'worker:' .. consumer.name) == 0
+    local claimed = is_dead and claim(ARGV[i], consumer.name)
+    if claimed then return claimed end
   end
 end
 return {now}

@@ -1,10 +1,9 @@
 #!lua flags=allow-oom
 -- needs: items history records
 -- What the service is doing, and what has been counted up to now. ARGV: steps of history, most dead letters, most records.
--- Returns {now ms, living gateways, rows (stream_load)…, entries that workers hold of each of them…, {step, flat counts}…,
--- {entry id, stream, reason}…, bytes of results kept and of their records, flat {state of records, count}… (only states that occur), flat {state, how
--- many records have ended so}…, of those that have not ended the oldest: {task, bundle, state, created ms, started ms, done, total, unit}, '' where nothing is
--- known; ids are secrets and stay here}.
+-- Returns {now ms, living gateways, rows (stream_load)…, flat counts of each step…, {entry id, stream, reason}…, how many records are queued, running and
+-- kept, flat records:totals, flat records:ended, of those that have not ended the oldest: {task, bundle, state, created ms, started ms, done, total,
+-- unit}, '' where nothing is known; ids are secrets and stay here}.
 
 count_batches(call('LLEN', 'stats:batches'))
 local now = now_ms()
@@ -12,20 +11,18 @@ local now = now_ms()
 local gateways = 0
 for _, id in ipairs(call('SMEMBERS', 'gateways')) do gateways = gateways + call('EXISTS', 'gw:' .. id) end
 
-local _, _, streams = load()
-local held = {}
-for i, stream in ipairs(call('SMEMBERS', 'queues')) do
-  held[i] = 0
-  local pending = try('XPENDING', stream, GROUP)  -- a stream may have no group yet
+local streams = stream_loads()
+for _, row in ipairs(streams) do
+  row[4] = 0
+  local pending = try('XPENDING', row[1], GROUP)  -- a stream may have no group yet
   for _, consumer in ipairs(pending[4] or {}) do
-    if call('EXISTS', 'worker:' .. consumer[1]) == 1 then held[i] = held[i] + tonumber(consumer[2]) end
+    if call('EXISTS', 'worker:' .. consumer[1]) == 1 then row[4] = row[4] + tonumber(consumer[2]) end
   end
 end
 
 local history = {}
 for step = step_of(now) - tonumber(ARGV[1]), step_of(now) - 1 do
-  local counts = call('HGETALL', 'history:' .. string.format('%d', step))
-  if #counts > 0 then history[#history + 1] = {step, counts} end
+  history[#history + 1] = call('HGETALL', 'history:' .. string.format('%d', step))
 end
 
 local letters = {}
@@ -35,29 +32,20 @@ for _, entry in ipairs(call('XREVRANGE', 'dead', '+', '-', 'COUNT', ARGV[2]) or 
 end
 
 local ONGOING = {'task', 'bundle', 'state', 'created_ms', 'started_ms', 'done', 'total', 'unit'}
-local bytes, counts, ongoing = 0, {}, {}
+local open, ongoing = {queued = 0, running = 0}, {}
 for _, member in ipairs(call('ZRANGE', OPEN, 0, -1)) do
   local id = string.match(member, '^[^:]+')
   local record = record_at(id)
   if record and is_open(record) then
     notice_start(id, record, now)
-    counts[record.state] = (counts[record.state] or 0) + 1
-    local values = call('HMGET', 'record:' .. id, unpack(ONGOING))
-    for i = 1, #ONGOING do values[i] = values[i] or '' end
+    open[record.state] = open[record.state] + 1
+    local values = {}
+    for i, name in ipairs(ONGOING) do values[i] = record[name] or '' end
     ongoing[#ongoing + 1] = values
   end
 end
 table.sort(ongoing, function(a, b) return tonumber(a[4]) < tonumber(b[4]) end)
 
-local kept_records, totals = kept(now)
-for name, total in pairs(totals) do
-  if name == 'bytes' then bytes = kept_records * RECORD_BYTES + total elseif total ~= '0' then counts[name] = tonumber(total) end
-end
-local flat = {}
-for state, count in pairs(counts) do
-  flat[#flat + 1] = state
-  flat[#flat + 1] = count
-end
-
 local oldest = {unpack(ongoing, 1, math.min(#ongoing, tonumber(ARGV[3])))}
-return {now, gateways, streams, held, history, letters, bytes, flat, call('HGETALL', ENDED), oldest}
+return {
+  now, gateways, streams, history, letters, open.queued, open.running, kept(now), call('HGETALL', TOTALS), call('HGETALL', ENDED), oldest}

@@ -5,7 +5,6 @@ local function call(command, name, ...) return redis.call(command, P .. name, ..
 local function try(command, name, ...) return redis.pcall(command, P .. name, ...) end  -- an error is returned
 
 local GROUP = 'workers'
-local HANDED_BACK = 'handed-back'
 local LINGER_MS = 60000  -- how long a job's keys outlive its deadline
 local REPLIES_TTL_S = 60
 local RECORD_TTL_S = 3600  -- how long what a worker runs is known after its last sign of life

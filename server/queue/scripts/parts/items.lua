@@ -4,12 +4,11 @@
 -- `queue:bytes` and `queue:work` are their sums, `queue:owners` has those of each owner: an owner without jobs has no field there.
 
 local JOBS, OWNERS, NOBODY = 'queue:jobs', 'queue:owners', '-'
-local OWNED = {'items', 'bytes', 'work', 'last_items', 'last_bytes'}
+local OWNED = {'items', 'nbytes', 'work', 'last_items', 'last_nbytes'}
 
--- Returns owner, work, bytes, and whether it was let into the last eighth; nil if nobody knows.
-local function holding_of(job_id)
-  local owner, work, bytes, last = string.match(call('GET', 'job:' .. job_id) or '', ' (%S+) (%d+) (%d+) ([01])$')
-  if owner then return owner, tonumber(work), tonumber(bytes), last == '1' end
+-- What is known of a job: its stream and the id of its entry there, owner, work, bytes, and '1' or '0'; nothing if it is not known.
+local function known_of(job_id)
+  return string.match(call('GET', 'job:' .. job_id) or '', '^(%S+) (%S+) (%S+) (%d+) (%d+) ([01])$')
 end
 
 local looked_at, more_bytes, more_work = {}, 0, 0  -- by this script: owners' sums, and what comes to those of all
@@ -23,23 +22,13 @@ local function owned(owner)
   return sums
 end
 
-local function set_owned(owner, sums)
-  if sums.items <= 0 then
-    call('HDEL', OWNERS, owner)
-    return
-  end
-  local numbers = {}
-  for i, name in ipairs(OWNED) do numbers[i] = string.format('%d', math.max(0, sums[name])) end
-  call('HSET', OWNERS, owner, table.concat(numbers, ' '))
-end
-
--- `by`: 1 for a job that comes, -1 for one that goes.
+-- `by`: 1 for a job that comes, -1 for one that goes. `last`: '1' if it was let into the last eighth.
 local function count(owner, work, bytes, last, by)
   more_bytes, more_work = more_bytes + by * bytes, more_work + by * work
   if owner == NOBODY then return end
   local sums = owned(owner)
-  sums.items, sums.bytes, sums.work, sums.changed = sums.items + by, sums.bytes + by * bytes, sums.work + by * work, true
-  if last then sums.last_items, sums.last_bytes = sums.last_items + by, sums.last_bytes + by * bytes end
+  sums.items, sums.nbytes, sums.work = sums.items + by, sums.nbytes + by * bytes, sums.work + by * work
+  if last == '1' then sums.last_items, sums.last_nbytes = sums.last_items + by, sums.last_nbytes + by * bytes end
 end
 
 -- The end of every script that queues or ends jobs: it writes once what they come to.
@@ -48,19 +37,14 @@ local function write_counts()
     if amount ~= 0 and call('INCRBY', key, string.format('%d', amount)) < 0 then call('SET', key, 0) end
   end
   for owner, sums in pairs(looked_at) do
-    if sums.changed then set_owned(owner, sums) end
+    local numbers = {}
+    for i, name in ipairs(OWNED) do numbers[i] = string.format('%d', math.max(0, sums[name])) end
+    if sums.items > 0 then call('HSET', OWNERS, owner, table.concat(numbers, ' ')) else call('HDEL', OWNERS, owner) end
   end
 end
 
--- Where `job:<id>` is gone before its job, nobody knows what it held: the janitor mends that.
-local function release(job_id)
-  local owner, work, bytes, last = holding_of(job_id)
-  if call('SREM', JOBS, job_id) == 1 and owner then count(owner, work, bytes, last, -1) end
-end
-
 -- The fields of a stream entry. One that is not ours reads as a job that came too late, and goes.
--- `added` is when the job was queued first: `at` says so. The entry's id, which tells it where an older version wrote the entry, never goes back,
--- so it tells nothing for a while once the clock was set back.
+-- `added` is when the job was queued first; the id of an entry tells it only where somebody else wrote it.
 local function fields(entry)
   local job = to_table(entry[2])
   return {
@@ -72,62 +56,48 @@ end
 -- The record that a job belongs to, and its index there; nil for a job that answers a gateway.
 local function record_of(job_id) return string.match(job_id, '^(%x+%-%x+)%-(%d+)$') end
 
--- The one place where a job lets go of what it holds.
+-- The one place where a job lets go of what it holds. Where `job:<id>` is gone before its job, nobody knows what it held: the janitor mends that.
 local function forget(job_id)
-  release(job_id)
+  local _, _, owner, work, bytes, last = known_of(job_id)
+  if call('SREM', JOBS, job_id) == 1 and owner then count(owner, work, bytes, last, -1) end
   redis.call('DEL', P .. 'job:' .. job_id, P .. 'blob:' .. job_id, P .. 'deaths:' .. job_id, P .. 'cancel:' .. job_id)
 end
 
--- Where a job lies: its stream and the id of its entry there; nil if it is not known.
-local function place_of_job(job_id) return string.match(call('GET', 'job:' .. job_id) or '', '^(%S+) (%S+)') end
-
--- Notes that a job lies elsewhere now. Does nothing if it is not known.
-local function move_place(job_id, stream, entry_id)
-  local rest = string.match(call('GET', 'job:' .. job_id) or '', '^%S+ %S+(.*)$')
-  if rest then call('SET', 'job:' .. job_id, stream .. ' ' .. entry_id .. rest, 'KEEPTTL') end
-end
-
--- Takes an entry out of its stream with all that belongs to its job. False if another had done so before.
+-- Takes an entry out of its stream, whoever holds it, with all that belongs to its job.
 local function remove(stream, entry_id, job_id)
-  if call('XACK', stream, GROUP, entry_id) == 0 then return false end
+  call('XACK', stream, GROUP, entry_id)
   call('XDEL', stream, entry_id)
   forget(job_id)
-  return true
+end
+
+-- The pending entry {id, consumer, ms for which it has been held, …} of a job that a living worker holds.
+local function holder_of(stream, entry_id)
+  local pending = stream and try('XPENDING', stream, GROUP, entry_id, entry_id, 1)
+  local held = pending and not pending.err and pending[1]
+  return held and call('EXISTS', 'worker:' .. held[2]) == 1 and held or nil
 end
 
 -- Takes a job that nobody waits for out of the queue, unless a living worker has it: that one is told. Does nothing if it has ended.
 local function call_off(job_id)
-  local ttl = call('PTTL', 'job:' .. job_id)
-  if ttl <= 0 then return end
-  local stream, entry_id = place_of_job(job_id)
-  local found = stream and try('XRANGE', stream, entry_id, entry_id)
-  if found and not found.err and found[1] then
-    local pending = try('XPENDING', stream, GROUP, entry_id, entry_id, 1)
-    local holder = not pending.err and pending[1] and pending[1][2]
-    if not holder or call('EXISTS', 'worker:' .. holder) == 0 then
-      if holder then call('XACK', stream, GROUP, entry_id) end
-      call('XDEL', stream, entry_id)
-      forget(job_id)
-      return
-    end
+  local stream, entry_id = known_of(job_id)
+  if not stream then return end
+  if holder_of(stream, entry_id) then
+    call('SET', 'cancel:' .. job_id, '1', 'PX', call('PTTL', 'job:' .. job_id))
+  else
+    remove(stream, entry_id, job_id)
   end
-  call('SET', 'cancel:' .. job_id, '1', 'PX', ttl)
 end
 
--- Moves an entry that a consumer holds to the `…:back` stream of its own, which wakes a waiting worker, with the time at which it was queued first.
-local function put_back(stream, entry_id, added_ms)
+-- Moves an entry that a consumer holds to the `…:back` stream of its own, which wakes a waiting worker.
+local function put_back(stream, entry_id)
   local entry = call('XRANGE', stream, entry_id, entry_id)[1]
   call('XACK', stream, GROUP, entry_id)
   if not entry then return end
-  local again, back = to_table(entry[2]), string.gsub(stream, ':back$', '') .. ':back'
-  again.at = added_ms
-  local flat = {}
-  for name, value in pairs(again) do
-    flat[#flat + 1] = name
-    flat[#flat + 1] = value
-  end
   call('XDEL', stream, entry_id)
-  move_place(again.id or '', back, call('XADD', back, '*', unpack(flat)))
+  local back = string.gsub(stream, ':back$', '') .. ':back'
+  local id, lies_at = fields(entry).id, back .. ' ' .. call('XADD', back, '*', unpack(entry[2]))
+  local known = call('GET', 'job:' .. id)
+  if known then call('SET', 'job:' .. id, string.gsub(known, '^%S+ %S+', lies_at), 'KEEPTTL') end
   call('SADD', 'queues', back)
 end
 
@@ -137,21 +107,33 @@ local function waiting_in(stream)
   return math.max(0, call('XLEN', stream) - (pending.err and 0 or pending[1]))
 end
 
--- Unfinished jobs: total, bytes, a row (stream_load) for each stream, ms of work, and flat what each owner holds (see parts/items.lua).
-local function load()
-  local items, streams = 0, {}
-  for _, stream in ipairs(call('SMEMBERS', 'queues')) do
-    local length, oldest = call('XLEN', stream), 0
-    if length > 0 then oldest = fields(call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]).added end
-    items = items + length
-    streams[#streams + 1] = {stream, length, oldest}
-  end
-  local bytes, work = tonumber(call('GET', 'queue:bytes') or '0'), tonumber(call('GET', 'queue:work') or '0')
-  return items, bytes, streams, work, call('HGETALL', 'queue:owners')
+-- What all unfinished jobs hold.
+local function all_held()
+  return {items = call('SCARD', JOBS), nbytes = tonumber(call('GET', 'queue:bytes') or '0'), work = tonumber(call('GET', 'queue:work') or '0')}
 end
 
--- Adds an entry to a living gateway's stream: {job id, reply, job id, reply, …}, or reports of progress (progress.lua).
-local function send(gateway, entry)
-  if call('EXISTS', 'gw:' .. gateway) == 0 then return end
-  call('XADD', 'replies:' .. gateway, '*', unpack(entry))
+-- A row (stream_load) for each stream that has held jobs.
+local function stream_loads()
+  local rows = {}
+  for _, stream in ipairs(call('SMEMBERS', 'queues')) do
+    local oldest = call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+    rows[#rows + 1] = {stream, call('XLEN', stream), oldest and fields(oldest).added or 0}
+  end
+  return rows
+end
+
+local outgoing = {}  -- gateway → the entry of its stream that this script adds: {job id, reply, job id, reply, …}, or progress (progress.lua)
+
+local function reply(gateway, job_id, message)
+  local entry = outgoing[gateway] or {}
+  outgoing[gateway] = entry
+  entry[#entry + 1] = job_id
+  entry[#entry + 1] = message
+end
+
+-- The end of every script that replies: living gateways are told.
+local function send_replies()
+  for gateway, entry in pairs(outgoing) do
+    if call('EXISTS', 'gw:' .. gateway) == 1 then call('XADD', 'replies:' .. gateway, '*', unpack(entry)) end
+  end
 end

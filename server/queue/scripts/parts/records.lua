@@ -12,8 +12,8 @@ local MOST_EXPIRED = 1000
 
 -- Everything but the plan, which scripts do not read; nil if there is none.
 local FIELDS = {
-  'state', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'ended', 'results', 'preview', 'idem',
-  'reported', 'begun', 'place', 'placed_ms', 'owner', 'work_ms',
+  'state', 'task', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'results', 'preview', 'idem',
+  'reported', 'begun', 'done', 'total', 'unit', 'ordinal', 'place', 'placed_ms', 'owner', 'work_ms',
 }
 local function record_at(id)
   local values = call('HMGET', 'record:' .. id, unpack(FIELDS))
@@ -55,15 +55,15 @@ local function kept(now)
   return count, to_table(call('HGETALL', TOTALS))
 end
 
--- What open records hold: items, bytes. And the bytes of results that are reserved or kept, with their records.
+-- What open records hold. And the bytes of results that are reserved or kept, with their records.
 local function held(now)
   local count, totals = kept(now)
-  local held_items, held_bytes, results = 0, 0, count * RECORD_BYTES + (totals.bytes or 0)
+  local open, results = {items = 0, nbytes = 0}, count * RECORD_BYTES + (totals.bytes or 0)
   for _, member in ipairs(call('ZRANGE', OPEN, 0, -1)) do
     local count, nbytes, bound = string.match(member, '^[^:]+:(%d+):(%d+):(%d+)$')
-    held_items, held_bytes, results = held_items + count, held_bytes + nbytes, results + bound + RECORD_BYTES
+    open.items, open.nbytes, results = open.items + count, open.nbytes + nbytes, results + bound + RECORD_BYTES
   end
-  return held_items, held_bytes, results
+  return open, results
 end
 
 -- Adds an event. Its number is the stream id's first half, so that ids are 1-0, 2-0, ….
@@ -82,20 +82,14 @@ local function tell_progress(id, done, total, unit)
   tell(id, 'progress', cjson.encode({done = done, total = total, unit = unit}))
 end
 
--- A job that reports its steps has taken the last of them when it ends.
-local function tell_last_step(id)
-  local done, total, unit = unpack(call('HMGET', 'record:' .. id, 'done', 'total', 'unit'))
-  if unit and done ~= total then tell_progress(id, tonumber(total), tonumber(total), unit) end
-end
-
 local function forget_preview(id, record)
   if record.preview then try('XDEL', 'events:' .. id, record.preview .. '-0') end
 end
 
 local function start(id, record, started_ms)
   if record.state ~= 'queued' then return end
-  call('HSET', 'record:' .. id, 'state', 'running', 'started_ms', string.format('%.0f', started_ms))
-  record.state, record.started_ms = 'running', started_ms
+  record.state, record.started_ms = 'running', string.format('%.0f', started_ms)
+  call('HSET', 'record:' .. id, 'state', record.state, 'started_ms', record.started_ms)
 end
 
 -- Tells that the work has begun: once, and again where it begins anew after a worker's death. The event holds Unix milliseconds.
@@ -107,10 +101,6 @@ end
 
 local function each_job(id, record, visit)
   for i = 0, tonumber(record.count) - 1 do visit(id .. '-' .. i, i) end
-end
-
-local function call_off_all(id, record)
-  each_job(id, record, function(job_id) call_off(job_id) end)
 end
 
 local function drop_results(id, record)
@@ -129,20 +119,19 @@ local function close(id, record, state, now)
   forget_preview(id, record)
   call('HSET', key, 'state', state, 'finished_ms', now)
   call('HINCRBY', ENDED, state, 1)
-  if state == 'done' then note_duration(record, now) end
   call('ZREM', OPEN, open_member(id, record))
+  keep(id, state == 'done' and record.results or 0, state, now + ttl)
   if state == 'done' then
-    call('HINCRBY', 'records:items', call('HGET', key, 'bundle'), record.count)
+    note_duration(record, now)
+    call('HINCRBY', 'records:items', record.bundle, record.count)
+    each_job(id, record, function(job_id)
+      call('PEXPIRE', 'result:' .. job_id, ttl)
+      call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
+    end)
   else
-    call_off_all(id, record)
+    each_job(id, record, call_off)
     drop_results(id, record)
   end
-  local bytes = state == 'done' and call('HGET', key, 'results') or 0
-  keep(id, bytes, state, now + ttl)
-  each_job(id, record, function(job_id)
-    call('PEXPIRE', 'result:' .. job_id, ttl)
-    call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
-  end)
   call('PEXPIRE', key, ttl)
   call('PEXPIRE', 'events:' .. id, ttl)
   if record.idem then call('PEXPIRE', 'idem:' .. record.idem, ttl) end
@@ -170,10 +159,7 @@ end
 -- any more, or the message was lost: the sweep tells which.
 local function settle(id, index, ending, now)
   local record = record_at(id)
-  if not record or not is_open(record) or ending.reply == '' then
-    if ending.stored ~= '' then call('DEL', ending.stored) end
-    return
-  end
+  if not record or not is_open(record) or ending.reply == '' then return end
   start(id, record, now - ending.worker_ns / 1e6)
   if not record.begun and (ending.outcome == 'success' or ending.worker_ns > 0) then tell_begun(id, record, record.started_ms) end
   if ending.outcome ~= 'success' then
@@ -186,10 +172,13 @@ local function settle(id, index, ending, now)
   end
   local key = 'record:' .. id
   local kept = keep_result(ending.job, ending, tonumber(record.deadline_ms) + LINGER_MS + tonumber(record.ttl_ms), now)
-  call('HSET', key, 'outcome:' .. index, 'done')
-  call('HINCRBY', key, 'results', kept)
+  record.results = call('HINCRBY', key, 'results', kept)
   local count, ended = tonumber(record.count), call('HINCRBY', key, 'ended', 1)
-  if count > 1 or not record.reported then tell_progress(id, ended, count, 'images') else tell_last_step(id) end
+  if count > 1 or not record.reported then
+    tell_progress(id, ended, count, 'images')
+  elseif record.done ~= record.total then  -- a job that reports its steps has taken the last of them
+    tell_progress(id, tonumber(record.total), tonumber(record.total), record.unit)
+  end
   if ended == count then
     tell(id, 'done', '')
     close(id, record, 'done', now)
@@ -199,23 +188,17 @@ end
 -- Notices that a worker has taken one of a queued record's jobs: nobody writes that down where a job is one forward pass.
 local function notice_start(id, record, now)
   if record.state ~= 'queued' then return end
-  each_job(id, record, function(_, i)
-    local entry = call('HGET', 'record:' .. id, 'entry:' .. i)
-    local pending = try('XPENDING', record.stream, GROUP, entry, entry, 1)
-    local runs = not pending.err and #pending == 1 and call('EXISTS', 'worker:' .. pending[1][2]) == 1
-    if runs then start(id, record, math.max(tonumber(record.created_ms), now - pending[1][3])) end
+  each_job(id, record, function(job_id)
+    local pending = holder_of(known_of(job_id))
+    if pending then start(id, record, math.max(tonumber(record.created_ms), now - pending[3])) end
   end)
 end
 
 -- How many of its stream wait before it, from the counts of entries that were added and read; nil where Redis does not know.
-local function place_of(id, record)
-  local ordinal = tonumber(call('HGET', 'record:' .. id, 'ordinal') or '')
-  local groups = redis.pcall('XINFO', 'GROUPS', P .. record.stream)
-  if not ordinal or groups.err then return nil end
-  for _, flat in ipairs(groups) do
+local function place_of(record)
+  for _, flat in ipairs(redis.pcall('XINFO', 'GROUPS', P .. record.stream)) do
     local group = to_table(flat)
-    local read = group.name == GROUP and group['entries-read']
-    if read then return math.max(0, math.min(ordinal - 1 - read, call('XLEN', record.stream) - group.pending - 1)) end
+    local read = group.name == GROUP and record.ordinal and group['entries-read']
+    if read then return math.max(0, math.min(record.ordinal - 1 - read, call('XLEN', record.stream) - group.pending - 1)) end
   end
-  return nil
 end
