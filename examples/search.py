@@ -1,7 +1,7 @@
 """Search a folder of images by words: python examples/search.py FOLDER WORD … [--model NAME] [--url URL]
 
-The words are looked for in the labels that the model knows: "dog" also finds what ImageNet calls a "hot dog". Words of one's own
-need a model of images and texts, for which the service has no route yet.
+The words are looked for in the labels that the model knows: "dog" also finds what ImageNet calls a "hot dog". Where a pair of images and
+texts is served, `opsin embed` and `opsin search` find any sentence.
 """
 
 import argparse
