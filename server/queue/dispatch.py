@@ -91,7 +91,7 @@ class Dispatcher:
         self.records = Records(link, self._listener, freight, settings, self._enqueuer)
         """Clients' jobs that outlive this gateway."""
         self.scenes = Scenes(link, freight, settings)
-        self.vectors = Vectors(link, settings)
+        self.vectors = Vectors(link, freight, settings)
         self._ticks = Ticks()
         """They watch the deadlines of jobs."""
         self.count_items: Callable[[str, int], object] = lambda bundle, count: None

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from server.queue.connect import away_is_one_error
 from server.queue.link import Link
@@ -66,6 +66,13 @@ class Freight:
             at = len(pieces) * PIECE_BYTES
             pieces.append(await self._send("GETRANGE", key, at, at + PIECE_BYTES - 1))
         return b"".join(pieces)
+
+    async def read_small(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Values that are a piece together; None where there is none. Raises RedisAway."""
+        async with self._line:
+            with away_is_one_error():
+                answer: list[bytes | None] = await self._wire.command("MGET", *map(self._wire.keyspace.name, keys))
+                return answer
 
     async def delete(self, key: str) -> None:
         await self._send("DEL", key)

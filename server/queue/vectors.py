@@ -7,26 +7,29 @@ from collections.abc import Mapping, Sequence
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.errors import RedisAway
+from server.queue.pieces import Freight
 from server.settings import Settings
 
-AT_ONCE = 256
-"""Vectors that one command moves."""
+AT_ONCE = 64
+"""Vectors that one command moves: a piece (`pieces.PIECE_BYTES`), where they have 1,024 numbers."""
 
 
 class Vectors:
     """For one event loop."""
 
-    def __init__(self, link: AsyncLink, settings: Settings) -> None:
+    def __init__(self, link: AsyncLink, freight: Freight, settings: Settings) -> None:
         self._link = link
+        self._freight = freight
         self._settings = settings
 
     async def recall(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Return those that are kept, by id; from now on they count as used."""
         found: dict[str, bytes] = {}
         try:
+            self._link.check()
             for first in range(0, len(ids), AT_ONCE):
                 some = ids[first : first + AT_ONCE]
-                values = await self._link.command("MGET", *(self._link.name(keys.vector(id_)) for id_ in some))
+                values = await self._link.undisturbed(self._freight.read_small([keys.vector(id_) for id_ in some]))
                 found |= {id_: value for id_, value in zip(some, values, strict=True) if value is not None}
         except RedisAway:
             pass
