@@ -71,11 +71,10 @@ def tokens(shapes: Shapes) -> int:
 
 def vectors(outputs: Sequence[Outputs]) -> Mapping[int, tuple[NDArray[np.float32], bool]]:
     """Return by place the vector, (dim,), of each text that these jobs hold, and whether it was too long and lost its end."""
-    found = {}
+    found: dict[int, tuple[NDArray[np.float32], bool]] = {}
     for one in outputs:
-        if "places" not in one:
-            continue
-        present = np.flatnonzero(one["lengths"])
-        for row in present.tolist():
-            found[int(one["places"][row])] = one["embedding"][row], bool(one["truncated"][row])
+        if "places" in one:
+            present = np.flatnonzero(one["lengths"])
+            rows = zip(one["embedding"][present], one["truncated"][present].tolist(), strict=True)
+            found.update(zip(one["places"][present].tolist(), rows, strict=True))
     return found

@@ -9,7 +9,7 @@ import redis
 from tests.queue.harness import eventually, gateway, records_load
 
 VECTOR = bytes(range(250)) * 4
-ENTRY = len(VECTOR) + 200
+ENTRY = len(VECTOR) + 650
 """Bytes that one counts for."""
 
 
@@ -45,15 +45,28 @@ async def test_those_that_were_used_longest_ago_leave_first(url: str, db: redis.
         }
 
 
-async def test_one_owner_has_a_quarter_at_most(url: str, db: redis.Redis) -> None:
+async def test_an_owner_beyond_a_quarter_loses_its_own(url: str, db: redis.Redis) -> None:
     async with gateway(url, text_cache_bytes=40 * ENTRY) as us:
         us.vectors.keep_soon("quiet", dict.fromkeys(ids(0, 5), VECTOR))
         await eventually(lambda: db.zcard("vectors") == 5)
-        for batch in range(10):
-            us.vectors.keep_soon("flood", dict.fromkeys(ids(100 * (batch + 1), 20), VECTOR))
-        await eventually(lambda: db.hget("vectors:bytes", "flood") == str(10 * ENTRY))
-        await asyncio.sleep(0.2)
+        for batch in range(1, 11):
+            us.vectors.keep_soon("flood", dict.fromkeys(ids(100 * batch, 20), VECTOR))
+            await eventually(lambda batch=batch: db.exists(f"vector:{ids(100 * batch + 19, 1)[0]}"))
+        assert db.hget("vectors:bytes", "flood") == str(10 * ENTRY)
+        assert set(db.zrange("vectors:of:flood", 0, -1)) == set(ids(1010, 10))  # the latest
         assert db.zcard("vectors") == 15 and len(await us.vectors.recall(ids(0, 5))) == 5
+
+
+async def test_what_an_owner_uses_stays_longer_than_what_it_brought_later(url: str, db: redis.Redis) -> None:
+    async with gateway(url, text_cache_bytes=16 * ENTRY) as us:
+        for name in ids(0, 4):
+            us.vectors.keep_soon("owner", {name: VECTOR})
+            await eventually(lambda name=name: db.exists(f"vector:{name}"))
+        assert len(await us.vectors.recall(ids(0, 1))) == 1
+        await eventually(lambda: db.zrange("vectors:of:owner", -1, -1) == ids(0, 1))
+        us.vectors.keep_soon("owner", {ids(4, 1)[0]: VECTOR})
+        await eventually(lambda: db.exists(f"vector:{ids(4, 1)[0]}"))
+        assert set(await us.vectors.recall(ids(0, 5))) == {*ids(0, 1), *ids(2, 3)}
 
 
 async def test_what_has_expired_is_counted_no_longer(url: str, db: redis.Redis) -> None:
@@ -65,6 +78,7 @@ async def test_what_has_expired_is_counted_no_longer(url: str, db: redis.Redis) 
         us.vectors.keep_soon("owner", dict.fromkeys(ids(3, 1), VECTOR))
         await eventually(lambda: db.zrange("vectors", 0, -1) == ids(3, 1))
         assert db.hgetall("vectors:bytes") == {"all ": str(ENTRY), "owner": str(ENTRY)}
+        assert db.zrange("vectors:of:owner", 0, -1) == ids(3, 1)
 
 
 async def test_without_redis_nothing_is_known_and_nothing_breaks(url: str, db: redis.Redis) -> None:

@@ -119,6 +119,15 @@ def test_a_flood_of_labels_leaves_those_of_others(speaker: Speaker) -> None:
     assert speaker.answered("zero-shot", PICTURES[:1], model="flip", label=kept, headers=quiet)["labels"]["cached"] == 2
 
 
+def test_a_client_that_has_filled_its_share_keeps_its_latest_labels(speaker: Speaker) -> None:
+    client = {"X-Forwarded-For": "198.51.100.8"}
+    for first in range(0, 400, 50):  # a share has room for some 200
+        labels = [f"cat {number}" for number in range(first, first + 50)]
+        for cached in (0, 50):
+            counts = speaker.answered("zero-shot", PICTURES[:1], model="flip", label=labels, headers=client)["labels"]
+            assert counts == {"count": 50, "cached": cached, "truncated": 0}
+
+
 @pytest.mark.parametrize(
     ("status", "field", "says", "given"),
     [
