@@ -152,7 +152,10 @@ class Inference:
         def make_jobs(record: str) -> list[QueuedJob]:
             return self._jobs(prepared, asked, visit, deadline_ms, record=record, follow=True)
 
-        jobs = make_jobs("")
+        def bound(job: QueuedJob) -> int:
+            return asked.task.result_bound(asked.plan, asked.spec, asked.task.sizes(_to_numpy(job.arrays))) + RESULT_OVERHEAD
+
+        jobs, plan = make_jobs(""), msgspec.msgpack.encode(asked.plan)
         await _reserve_large(jobs, visit)
         draft = Draft(
             task=asked.task.name,
@@ -164,12 +167,10 @@ class Inference:
             prepare_ms=_milliseconds(enqueued - began),
             fingerprint=fingerprint,
             idem=hashlib.sha256(idempotency_key.encode()).hexdigest() if idempotency_key else "",
-            bound=sum(
-                asked.task.result_bound(asked.plan, asked.spec, asked.task.sizes(_to_numpy(job.arrays))) + RESULT_OVERHEAD for job in jobs
-            ),
+            bound=len(plan) + sum(map(bound, jobs)),
         )
         try:
-            return await self._dispatcher.records.admit(draft, msgspec.msgpack.encode(asked.plan), make_jobs)
+            return await self._dispatcher.records.admit(draft, plan, make_jobs)
         except KeyTaken:
             raise Problem(Kind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
         except NeverFits as too_large:

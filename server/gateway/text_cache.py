@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from typing import TypeVar
 
 from server.gateway.inference import Asked
 from server.http.clients import owner_of
+from server.queue.pieces import PIECE_BYTES
 from server.queue.vectors import Vectors
 from server.tasks.base import Outputs
 from server.tasks.texts import FEW
 
 OVERHEAD_BYTES = 400
 """Bytes that an entry takes besides its vector."""
+RECORDED_BYTES = PIECE_BYTES
+"""Vectors that the record of an asynchronous job may hold: it is written as a whole, and read whenever somebody looks at the job."""
 T = TypeVar("T")
 
 
@@ -29,8 +34,8 @@ class TextCache:
         self._vectors = vectors
         self._kept = _Kept(nbytes)
 
-    async def recall(self, asked: Asked, client: str) -> Asked:
-        """Return the request with what is known of its texts."""
+    async def recall(self, asked: Asked, client: str, most: float = math.inf) -> Asked:
+        """Return the request with what is known of its texts. most: bytes of their vectors; beyond it texts are read again."""
         ids = await self._ids(asked)
         known = {text: vector for text, id_ in ids.items() if (vector := self._kept.get(id_)) is not None}
         missing = {id_: text for text, id_ in ids.items() if text not in known}
@@ -38,7 +43,9 @@ class TextCache:
             there = await self._vectors.recall(list(missing))
             await self._keep(there, owner_of(client))
             known |= {missing[id_]: vector for id_, vector in there.items()}
-        return replace(asked, plan=asked.task.recalled(asked.plan, known)) if known else asked
+        total = accumulate(map(len, known.values()))
+        held = {text: vector for (text, vector), nbytes in zip(known.items(), total, strict=True) if nbytes <= most}
+        return replace(asked, plan=asked.task.recalled(asked.plan, held)) if held else asked
 
     async def learn(self, asked: Asked, outputs: Sequence[Outputs], client: str) -> None:
         """Keep the vectors of texts that were read for this answer."""

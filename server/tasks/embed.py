@@ -167,9 +167,7 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
         return sum(array.nbytes for one in outputs for array in one.values()) > FEW_BYTES
 
     def result_bound(self, plan: EmbedPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-        if "lengths" in sizes:
-            return (sizes["lengths"] // 4) * (4 * spec.embedding_dim + 16)
-        return image_bound(spec, plan.output)
+        return texts.bound(spec, sizes) if "lengths" in sizes else image_bound(spec, plan.output)
 
     def sample(self, spec: BundleSpec) -> Arrays:
         return image_sample(spec)

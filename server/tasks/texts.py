@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bundle import BundleSpec
 from server.tasks.base import Arrays, Outputs, Shapes
 
 COUNTS = (1, 4, 16, 64)
@@ -67,6 +68,13 @@ def tokens(shapes: Shapes) -> int:
     """Return about how many tokens a job of texts has, where all of its places are taken."""
     rows, width = shapes["utf8"]
     return rows * math.ceil(width / BYTES_OF_TOKEN)
+
+
+def bound(spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+    """Return the most bytes of the answer to a job of texts: `embedding` float32 (R, dim), `truncated`, and the arrays of `ECHOED`.
+
+    sizes: bytes of the job's arrays, by name."""
+    return (sizes["lengths"] // 4) * (4 * spec.embedding_dim + 16)
 
 
 def vectors(outputs: Sequence[Outputs]) -> Mapping[int, tuple[NDArray[np.float32], bool]]:

@@ -189,10 +189,7 @@ class ZeroShot(Task[ZeroShotOptions, ZeroShotPlan]):
         return len(plan.labels) * len(plan.templates) > texts.FEW
 
     def result_bound(self, plan: ZeroShotPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-        """The vectors of a job; the plan, which holds those that were recalled, counts as a part of each."""
-        kept = sum(len(text.encode()) + len(vector) for text, vector in plan.vectors.items())
-        own = (sizes["lengths"] // 4) * (4 * spec.embedding_dim + 16) if "lengths" in sizes else image_bound(spec)
-        return own + kept
+        return texts.bound(spec, sizes) if "lengths" in sizes else image_bound(spec)
 
     def sample(self, spec: BundleSpec) -> Arrays:
         return image_sample(spec)

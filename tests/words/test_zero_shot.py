@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from server.gateway.inference import RESULT_OVERHEAD
 from tests.gateway.asked_later import accepted, comes_to
 from tests.gateway.service import eventually
+from tests.queue.harness import redis_at
 from tests.words.service import PICTURES, TEMPLATES, Speaker, Vectors
 
 LABELS = ["dog", "red car", "house", "one two"]
@@ -107,6 +109,16 @@ def test_a_job_that_is_fetched_later_holds_what_was_recalled(speaker: Speaker) -
     scores, _ = expected(speaker, "cit", [*LABELS, "cat"], TEMPLATES, PICTURES)
     assert np.abs(told(later, "score") - scores).max() < 1e-4
     assert [result["merging"] for result in later["results"]] == [result["merging"] for result in now["results"]]
+
+
+def test_room_for_a_job_counts_what_was_recalled_once(speaker: Speaker) -> None:
+    labels = ["one house", "two houses", "three houses"]
+    speaker.answered("zero-shot", PICTURES[:1], model="maws", label=labels)
+    job = accepted(speaker.ask("zero-shot", PICTURES, model="maws", label=labels, headers={"Prefer": "respond-async"}))
+    with redis_at(speaker.service.redis_url) as db:
+        plan, bound = db.hmget(f"record:{job}", "plan", "bound")
+    assert plan.count(b"houses") == 4  # with their vectors
+    assert int(bound) == len(plan) + len(PICTURES) * (4 * 24 + 8 + RESULT_OVERHEAD)
 
 
 def test_a_flood_of_labels_leaves_those_of_others(speaker: Speaker) -> None:

@@ -154,7 +154,6 @@ async def _run(asked: EmbeddingRequest, here: Gateway, visit: Visit, received: i
     items = asked.take_items()
     await visit.reservation.resize(len(items), visit.reservation.nbytes)
     answer = await here.inference.run(items, wanted, visit)
-    await here.text_cache.learn(wanted, answer.outputs, visit.client)
     began = time.perf_counter()
     vectors, truncated = _vectors(answer.outputs, asked)
     write = partial(_encode, vectors, asked.own.encoding, wanted.spec.id, truncated)

@@ -26,6 +26,7 @@ from server.gateway.interface import CommonOptions, TaskInterface
 from server.gateway.presenting import ANSWERS
 from server.gateway.routes import jobs as job_routes
 from server.gateway.submission import Submission, read_submission
+from server.gateway.text_cache import RECORDED_BYTES
 from server.http import requests
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
@@ -109,7 +110,7 @@ class TaskRoute:
             key = requests.idempotency_key(request)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
-                asked = await resolve(sent, here, visit)
+                asked = await here.text_cache.recall(await resolve(sent, here, visit), visit.client, RECORDED_BYTES)
                 asks = sent.submission.fingerprint(request.scope["path"], sent.query)
                 job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key)
                 record = await here.jobs.read(job_id)
@@ -135,7 +136,7 @@ class TaskRoute:
 
     async def _run(self, sent: Sent, here: Gateway, visit: Visit, media_type: str, stream: EventStream | None = None) -> Response:
         """The answer. The stream, if there is one, is told how far it has come."""
-        asked = await resolve(sent, here, visit)
+        asked = await here.text_cache.recall(await resolve(sent, here, visit), visit.client)
         follower = None if stream is None else Follower(stream, asked)
         answer = await here.inference.run(sent.submission.take_items(), asked, visit, follower)
         await here.text_cache.learn(asked, answer.outputs, visit.client)
@@ -164,8 +165,7 @@ async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
         plan = task.placed(task.plan(sent.own, spec), here.dispatcher.partition)
     except InvalidOption as error:
         raise of_refusal(error) from error
-    asked = Asked(task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
-    return await here.text_cache.recall(asked, visit.client)
+    return Asked(task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
 
 
 ENDPOINTS = {f"/v1/{name}": TaskRoute(task) for name, task in TASKS.items()}
