@@ -76,14 +76,14 @@ class Presenting:
                     presented = await self._turns.run(client, present)
             except (InvalidOption, MediaError) as refused:
                 raise of_refusal(refused) from refused
-        respond = partial(_response, planned, presented, timing, media_type, request_id)
+        respond = partial(_response, planned, presented, timing, media_type, request_id, in_pieces=aside)
         return await self._turns.run(client, respond) if aside else respond()
 
     async def to_tensors(self, planned: Planned, outputs: Sequence[Outputs], *, client: str) -> tuple[Arrays, dict[str, Any]]:
         """The answer in the Open Inference Protocol: tensors, and parameters that tell of it. Raises Problem: what the task refuses."""
         make = partial(self._within_budget, planned, outputs, planned.task.to_tensors, planned.spec)
         try:
-            return await self.aside(planned.task, make, client=client)
+            return await self.aside(planned, outputs, make, client=client)
         except (InvalidOption, MediaError) as refused:
             raise of_refusal(refused) from refused
 
@@ -91,9 +91,9 @@ class Presenting:
         with self._budget.taken(planned.task.memory_to_present(outputs, planned.plan)):
             return work(outputs, planned.plan, *arguments)
 
-    async def aside(self, task: Task[Any, Any], work: Callable[[], T], *, client: str) -> T:
-        """The result of `work` on an answer of the task: in a thread where these may be large."""
-        return await self._turns.run(client, work) if task.takes_long else work()
+    async def aside(self, planned: Planned, outputs: Sequence[Outputs], work: Callable[[], T], *, client: str) -> T:
+        """The result of `work` on an answer: in a thread where that takes long."""
+        return await self._turns.run(client, work) if planned.task.presents_aside(outputs, planned.plan) else work()
 
     async def close(self) -> None:
         self._turns_apart.close()
@@ -125,7 +125,9 @@ class Presenting:
         return presenting.answer(task, answer)
 
 
-def _response(planned: Planned, presented: msgspec.Struct | File, timing: Timing, media_type: str, request_id: str) -> Response:
+def _response(
+    planned: Planned, presented: msgspec.Struct | File, timing: Timing, media_type: str, request_id: str, *, in_pieces: bool
+) -> Response:
     """JSON with what every answer has around the task's own fields, or a file."""
     task, spec = planned.task, planned.spec
     if isinstance(presented, File):
@@ -133,7 +135,7 @@ def _response(planned: Planned, presented: msgspec.Struct | File, timing: Timing
         durations = ", ".join(f"{name.removesuffix('_ms')};dur={value}" for name, value in spent)
         headers = {"X-Model": spec.id, "Server-Timing": durations, **presented.headers}
         return Response(presented.content, headers=headers, media_type=presented.media_type or media_type)
-    fields = msgspec.structs.astuple(_in_pieces(presented) if task.takes_long else presented)
+    fields = msgspec.structs.astuple(_in_pieces(presented) if in_pieces else presented)
     content = msgspec.json.encode(ANSWERS[task.name](request_id, spec.name, spec.version, *fields, timing))
     return Response(content, media_type=JSON)
 
@@ -147,7 +149,7 @@ def _answer_of(task: Task[Any, Any]) -> type[msgspec.Struct]:
 
 
 def _in_pieces(answer: msgspec.Struct) -> msgspec.Struct:
-    """The same answer, its large files as JSON already: encoded all at once they would hold up every other thread."""
+    """The same answer, its large files and the rows of its tables as JSON already: all at once they would hold up every other thread."""
     light: dict[str, object] = {}
     for name in answer.__struct_fields__:
         value = getattr(answer, name)
@@ -155,6 +157,8 @@ def _in_pieces(answer: msgspec.Struct) -> msgspec.Struct:
             light[name] = msgspec.Raw(b'"%b"' % to_base64(value))
         elif isinstance(value, list) and value and isinstance(value[0], msgspec.Struct):
             light[name] = list(map(_in_pieces, value))
+        elif isinstance(value, list) and value and isinstance(value[0], list):
+            light[name] = [msgspec.Raw(msgspec.json.encode(row)) for row in value]
     return msgspec.structs.replace(answer, **light) if light else answer
 
 

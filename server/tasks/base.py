@@ -91,8 +91,7 @@ class Task(ABC, Generic[Asked, Plan]):
     example: ClassVar[Mapping[str, Any]]
     """An example of the answer, for the documentation."""
     takes_long: ClassVar[bool] = False
-    """Whether its requests have `OPSIN_JOB_TIMEOUT` as their default deadline, and may have as much; and whether `to_tensors` runs in a
-    thread."""
+    """Whether its requests have `OPSIN_JOB_TIMEOUT` as their default deadline, and may have as much."""
     media_types: ClassVar[tuple[str, ...]] = (JSON,)
     """Media types of answers, the preferred one first."""
     kept_arrays: ClassVar[tuple[str, ...]] = ()
@@ -176,7 +175,7 @@ class Task(ABC, Generic[Asked, Plan]):
         return 0
 
     def presents_aside(self, outputs: Sequence[Outputs], plan: Plan) -> bool:
-        """Whether `present`, or its answer's JSON, takes so long that it runs in a thread."""
+        """Whether `present` and `to_tensors`, or the JSON of what they return, take so long that they run in a thread."""
         return self.takes_long
 
     def presents_apart(self, plan: Plan, media_type: str) -> bool:

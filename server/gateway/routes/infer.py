@@ -113,7 +113,7 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
         began = time.perf_counter()
         arrays, told = await here.presenting.to_tensors(wanted, answer.outputs, client=visit.client)
         write = partial(_respond, request, asked, spec, offered, arrays, told)
-        response = await here.presenting.aside(offered.task, write, client=visit.client)
+        response = await here.presenting.aside(wanted, answer.outputs, write, client=visit.client)
         here.count_answer(spec, began, len(response.body), received)
         return response
 

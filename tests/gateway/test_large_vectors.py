@@ -1,0 +1,51 @@
+"""Answers with many vectors, whose JSON is written a vector at a time, hold what small ones do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.gateway.inference import Timing
+from server.gateway.interface import Planned
+from server.gateway.presenting import Presenting
+from server.gateway.turns import Turns
+from server.media.memory_budget import MemoryBudget
+from server.tasks.embed import FEW_BYTES, Embed, EmbedOptions
+from tests.gateway.embedding import make_encoder
+
+TASK, SPEC = Embed(), make_encoder()
+TIMING = Timing(0.0, 0.0, 0.0, 0.0, 0.0, 1)
+
+
+async def answered(outputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    unused: Any = None  # vectors are no scenes
+    presenting = Presenting(unused, Turns(2), MemoryBudget(1 << 30))
+    planned = Planned(TASK, SPEC, TASK.plan(EmbedOptions(**options), SPEC))
+    assert TASK.presents_aside(outputs, planned.plan)
+    response = await presenting.respond(planned, outputs, TIMING, "application/json", client="", request_id="one")
+    await presenting.close()
+    body: dict[str, Any] = json.loads(response.body)
+    assert list(body) == ["id", "model", "version", "kind", "dim", "normalized", "embeddings", "truncated", "timing"]
+    return body
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+async def test_vectors_of_many_images(encoding: str) -> None:
+    vectors = np.random.default_rng(0).standard_normal((64, 512), np.float32)
+    assert vectors.nbytes > FEW_BYTES
+    body = await answered([{"embedding": row, "tokens": np.array([5, 5], np.int32)} for row in vectors], encoding=encoding)
+    if encoding == "float":
+        assert body["embeddings"] == vectors.tolist()
+    else:
+        assert len(body["embeddings"]) == 64 and all(isinstance(row, str) for row in body["embeddings"])
+
+
+async def test_vectors_of_many_tokens() -> None:
+    vectors = np.random.default_rng(0).standard_normal((3, 4, 2048), np.float32)
+    sizes, owners = np.array([1, 2, 1, 0], np.int32), np.array([1, 0, 2, 1], np.int32)
+    body = await answered([{"vectors": rows, "sizes": sizes, "owners": owners} for rows in vectors], output="tokens")
+    for rows, one in zip(vectors, body["embeddings"], strict=True):
+        assert one == {"vectors": rows.tolist(), "sizes": [1, 2, 1, 0], "patches": [[1], [0, 3], [2], []]}
