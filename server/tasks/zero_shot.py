@@ -198,9 +198,11 @@ class ZeroShot(Task[ZeroShotOptions, ZeroShotPlan]):
         return text_samples(spec)
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Texts are asked for without labels, of task embed."""
-        outputs = Tensor("embedding", "FP32", (spec.embedding_dim,)), Tensor("scores", "FP32", (-1,))
-        return (Tensor("image", "BYTES", (1,)), Tensor("text", "BYTES", (1,))), outputs
+        """Texts are asked for without labels, of task embed. A pair without a tokenizer takes none, and scores nothing."""
+        inputs, outputs = (Tensor("image", "BYTES", (1,)),), (Tensor("embedding", "FP32", (spec.embedding_dim,)),)
+        if spec.text is None:
+            return inputs, outputs
+        return (*inputs, Tensor("text", "BYTES", (1,))), (*outputs, Tensor("scores", "FP32", (-1,)))
 
     def to_tensors(self, outputs: Sequence[Outputs], plan: ZeroShotPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
         assert spec.text is not None
