@@ -12,7 +12,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.spec import Text
+from models.spec import LONGEST_TEMPLATE, MOST_TEMPLATES, Text
 from server.media import headers, images
 from server.quoting import quoted
 from server.tasks import texts
@@ -24,10 +24,9 @@ from server.tasks.options import ExcessiveOption, InvalidOption, Options
 
 DEFAULT_TOP_K = 5
 MOST_LABELS = 1000
-MOST_TEMPLATES = 100
 MOST_TEXTS = 7000
 """Labels × templates."""
-LONGEST = 256
+LONGEST = LONGEST_TEMPLATE
 """Characters of a label, and of a template."""
 PLACEHOLDER = "{}"
 
@@ -267,13 +266,15 @@ def _cosines(outputs: Sequence[Outputs], seen: Sequence[Outputs], plan: ZeroShot
 def _scores(cosines: NDArray[np.float32], text: Text) -> NDArray[np.float32]:
     """(images, labels) of the same. The scale is the one that the pair was trained with."""
     logits = cosines.astype(np.float64) * text.scale
-    powers = np.exp(-logits if text.scores == "sigmoid" else logits - logits.max(axis=1, keepdims=True))
-    scores = 1 / (1 + powers) if text.scores == "sigmoid" else powers / powers.sum(axis=1, keepdims=True)
-    return scores.astype(np.float32)
+    if text.scores == "sigmoid":
+        logs = -np.logaddexp(0, -logits)
+    else:
+        logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    return np.exp(logs).astype(np.float32)
 
 
 def _result(scores: NDArray[np.float32], cosines: NDArray[np.float32], one: Outputs, plan: ZeroShotPlan) -> ZeroShotResult:
-    best = (-scores).argsort(kind="stable")[: plan.top_k].tolist()
+    best = (-cosines).argsort(kind="stable")[: plan.top_k].tolist()  # far from each other, many have the score 0 or 1
     least = -np.inf if plan.threshold is None else plan.threshold
     predictions = [
         LabelScore(plan.labels[index], index, float(scores[index]), float(cosines[index])) for index in best if cosines[index] >= least

@@ -1,0 +1,39 @@
+"""Vectors of images and labels become scores, best first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from models.bundle import BundleSpec
+from server.tasks.texts import packed
+from server.tasks.zero_shot import ZeroShot, ZeroShotOptions
+from tests.pairs import write_tiny_pair
+
+TASK = ZeroShot()
+COSINES = {"far": -0.9, "near": 0.9, "nearer": 0.95, "nearest": 0.99, "farther": -0.95}
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> BundleSpec:
+    return write_tiny_pair(tmp_path).spec
+
+
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+def test_labels_whose_scores_are_equal_come_in_the_order_of_their_cosines(spec: BundleSpec, scores: Literal["softmax", "sigmoid"]) -> None:
+    """With a large scale the softmax of far labels is 0, and the sigmoid of near ones 1, in float32."""
+    assert spec.text is not None
+    spec = spec.model_copy(update={"text": spec.text.model_copy(update={"scale": 5000.0, "scores": scores})})
+    plan = TASK.plan(ZeroShotOptions(label=list(COSINES), template=["{}"]), spec)
+    outputs: list[dict[str, Any]] = [{"embedding": np.eye(24, dtype=np.float32)[0], "tokens": np.array([17, 17], np.int32)}]
+    for job in packed(list(COSINES)):
+        wanted = np.zeros(len(job["lengths"]))
+        wanted[job["lengths"] > 0] = [list(COSINES.values())[place] for place in job["places"][job["lengths"] > 0]]
+        vectors = np.zeros((len(wanted), 24), np.float32)
+        vectors[:, 0], vectors[:, 1] = wanted, np.sqrt(1 - wanted**2)
+        outputs.append({**job, "embedding": vectors, "truncated": np.zeros(len(wanted), bool)})
+    answer: Any = TASK.present(outputs, plan, spec, "application/json")
+    assert [one.label for one in answer.results[0].predictions] == ["nearest", "nearer", "near", "far", "farther"]
