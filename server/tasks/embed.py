@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from models.bundle import BundleSpec
+from models.bundle import EMBEDDED, BundleSpec
 from models.registry import architectures
 from server.media import headers, images
 from server.tasks import texts
@@ -89,7 +89,7 @@ class EmbedAnswer(msgspec.Struct, frozen=True):
 
 class Embed(Task[EmbedOptions, EmbedPlan]):
     name = "embed"
-    bundle_tasks = ("embed", "zero-shot", "autoencode")
+    bundle_tasks = EMBEDDED
     summary = "Turn images or texts into vectors"
     parts = (
         Part(IMAGE.name, IMAGE.kind, IMAGE.description, IMAGE.max_count, required=False),

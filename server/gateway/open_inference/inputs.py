@@ -50,7 +50,7 @@ def _column(name: str, tensor: InferTensor, model: str, part: Part, max_items: i
     shape = tensor.array.shape
     if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)) or shape[0] == 0:
         raise invalid(f"unexpected shape for input '{name}' for model '{model}'. Expected [-1,1] or [-1], got {list(shape)}")
-    most = max_items if part.max_count is None else max(part.max_count, 1 if part.together else max_items)
+    most = part.max_count if part.together and part.max_count is not None else max_items
     if shape[0] > most:
         setting = "" if part.together else " (OPSIN_MAX_IMAGES)"
         raise Problem(Kind.TOO_LARGE, f"inference request batch-size must be <= {most} for '{model}'{setting}")
