@@ -218,7 +218,7 @@ def weight(spec: BundleSpec, shapes: Shapes) -> float:
     if "utf8" not in shapes or spec.text is None:
         return 1.0
     patches = (spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2
-    return texts.tokens(shapes) / patches
+    return texts.tokens(shapes, spec.text) / patches
 
 
 def check_text(text: str, field: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
+from models.spec import Text
 from server.tasks.base import Arrays, Outputs, Shapes
 
 COUNTS = (1, 4, 16, 64)
@@ -64,10 +65,10 @@ def bucket(shapes: Shapes) -> str:
     return f"{TEXTS}{rows}x{width}"
 
 
-def tokens(shapes: Shapes) -> int:
-    """Return about how many tokens a job of texts has, where all of its places are taken."""
+def tokens(shapes: Shapes, text: Text) -> int:
+    """Return about how many tokens the network reads for a job of texts, where all of its places are taken."""
     rows, width = shapes["utf8"]
-    return rows * math.ceil(width / BYTES_OF_TOKEN)
+    return rows * (text.length if text.padding == "length" else min(math.ceil(width / BYTES_OF_TOKEN), text.length))
 
 
 def bound(spec: BundleSpec, sizes: Mapping[str, int]) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
+from models.spec import Text
 from server.tasks import texts
 
 
@@ -42,3 +43,13 @@ def test_places_beyond_the_texts_are_empty(count: int) -> None:
     assert (job["lengths"] > 0).sum() == count and job["places"][:count].tolist() == list(range(7, 7 + count))
     assert texts.bucket({name: array.shape for name, array in job.items()}) == f"text:{len(job['lengths'])}x16"
     assert sorted(texts.vectors(outputs([job]))) == list(range(7, 7 + count))
+
+
+@pytest.mark.parametrize(
+    ("padding", "width", "tokens"),
+    [("longest", 16, 4), ("longest", 64, 16), ("longest", 8192, 32), ("length", 16, 32), ("length", 8192, 32)],
+)
+def test_a_job_costs_what_the_network_reads(padding: Literal["longest", "length"], width: int, tokens: int) -> None:
+    """Long texts lose their end, and FLIP's short ones are filled up."""
+    text = Text(length=32, scale=1.0, padding=padding)
+    assert texts.tokens({"utf8": (16, width), "lengths": (16,)}, text) == 16 * tokens
