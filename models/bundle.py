@@ -365,10 +365,12 @@ def write(root: Path, spec: BundleSpec, weights: Path, *, files: Mapping[str, Pa
 
 def replace_files(bundle: Bundle, spec: BundleSpec, files: Mapping[str, Path]) -> Bundle:
     """Add further files to a bundle, or replace them, together with its `bundle.json`; `spec.files` is filled in here. The weights and
-    whatever else lies in the folder stay as they are. Readers see the old bundle or the new one."""
+    whatever else lies in the folder stay as they are. Readers see the old bundle, none for a moment, and the new one."""
     with publishing(bundle.path) as staging:
         for old in bundle.path.iterdir():
-            if old.is_file() and old.name not in (SPEC_FILE, *files):
+            if old.is_dir():
+                shutil.copytree(old, staging / old.name, copy_function=link)
+            elif old.name not in (SPEC_FILE, *files):
                 link(old, staging / old.name)
         sealed = spec.model_copy(update={"files": spec.files | _copied(files, staging)})
         (staging / SPEC_FILE).write_bytes(sealed.to_bytes())

@@ -42,7 +42,7 @@ def complaint(path: Path, expected: Weights, source: str) -> str | None:
     return None
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: str | Path, target: str | Path) -> None:
     """Give a file a second name, for gigabytes of weights need not be copied; a copy where the file system knows no links."""
     try:
         os.link(source, target)
@@ -56,7 +56,7 @@ def publishing(target: Path) -> Iterator[Path]:
     staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
         yield staging
-        for written in staging.iterdir():
+        for written in filter(Path.is_file, staging.rglob("*")):
             with written.open("rb") as file:
                 os.fsync(file.fileno())
         staging.chmod(0o755)

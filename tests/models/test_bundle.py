@@ -209,6 +209,8 @@ def test_a_further_file_that_is_missing_or_damaged_is_found(pair: Bundle, conten
 
 def test_files_are_replaced_and_everything_else_stays(pair: Bundle, tmp_path: Path) -> None:
     (pair.path / "README.md").write_text("a card")
+    (pair.path / "figures").mkdir()
+    (pair.path / "figures" / "recall.csv").write_text("0.5")
     (tmp_path / "words").write_bytes(b"other words")
     changed = replace_files(pair, pair.spec, {"tokenizer.json": tmp_path / "words"})
     assert (changed.path, changed.spec.weights) == (pair.path, pair.spec.weights)
@@ -216,4 +218,5 @@ def test_files_are_replaced_and_everything_else_stays(pair: Bundle, tmp_path: Pa
     assert read(pair.path).spec == changed.spec
     changed.verify()
     assert (pair.path / "README.md").read_text() == "a card"
+    assert (pair.path / "figures" / "recall.csv").read_text() == "0.5"
     assert [folder.name for folder in pair.path.parent.iterdir()] == ["1"]
