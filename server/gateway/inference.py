@@ -144,13 +144,14 @@ class Inference:
         Raises Problem, and what the Dispatcher raises.
         """
         began = time.perf_counter()
-        prepared = [*await self._prepare(items, asked, visit), *await self._prepare_beside(asked, visit)]
+        prepared, beside = await self._prepare(items, asked, visit), await self._prepare_beside(asked, visit)
         items.clear()
+        owners = [str(index) for index, arrays in enumerate(prepared) for _ in arrays] + ["" for arrays in beside for _ in arrays]
         enqueued = time.perf_counter()
         deadline_ms = await self._dispatcher.now_ms() + int((visit.seconds - (enqueued - visit.started)) * 1000)
 
         def make_jobs(record: str) -> list[QueuedJob]:
-            return self._jobs(prepared, asked, visit, deadline_ms, record=record, follow=True)
+            return self._jobs([*prepared, *beside], asked, visit, deadline_ms, record=record, follow=True)
 
         def bound(job: QueuedJob) -> int:
             return asked.task.result_bound(asked.plan, asked.spec, asked.task.sizes(_to_numpy(job.arrays))) + RESULT_OVERHEAD
@@ -168,6 +169,7 @@ class Inference:
             fingerprint=fingerprint,
             idem=hashlib.sha256(idempotency_key.encode()).hexdigest() if idempotency_key else "",
             bound=len(plan) + sum(map(bound, jobs)),
+            items="" if len(owners) == len(prepared) else ",".join(owners),
         )
         try:
             return await self._dispatcher.records.admit(draft, plan, make_jobs)

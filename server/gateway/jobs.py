@@ -209,7 +209,9 @@ def document(record: Record) -> JobDocument:
 def failure(record: Record) -> Problem:
     """Why a job failed."""
     assert record.failure is not None
-    field = None if record.failed_index is None else item_field(record.part, record.failed_index, record.count)
+    items = record.item_of_job
+    failed = None if record.failed_index is None else items[record.failed_index]
+    field = None if failed is None else item_field(record.part, failed, len(set(items) - {None}))
     return failures.of_reply(record.failure, record.bundle.partition("@")[0], field)
 
 

@@ -111,6 +111,14 @@ def test_a_job_that_is_fetched_later_holds_what_was_recalled(speaker: Speaker) -
     assert [result["merging"] for result in later["results"]] == [result["merging"] for result in now["results"]]
 
 
+def test_a_job_that_fails_at_a_label_names_no_image(speaker: Speaker) -> None:
+    asked = {"model": "flip", "label": ["dog", "\u200b" * 40]}
+    now = speaker.ask("zero-shot", PICTURES, **asked)
+    job = accepted(speaker.ask("zero-shot", PICTURES, headers={"Prefer": "respond-async"}, **asked))
+    for error in (now.json(), comes_to(speaker.gateway, job, "failed")["error"]):
+        assert error["type"] == "urn:opsin:unusable-input" and "field" not in error
+
+
 def test_room_for_a_job_counts_what_was_recalled_once(speaker: Speaker) -> None:
     labels = ["one house", "two houses", "three houses"]
     speaker.answered("zero-shot", PICTURES[:1], model="maws", label=labels)
