@@ -12,7 +12,7 @@ local MOST_EXPIRED = 1000
 
 -- Everything but the plan, which scripts do not read; nil if there is none.
 local FIELDS = {
-  'state', 'task', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'results', 'preview', 'idem',
+  'state', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'results', 'preview', 'idem',
   'reported', 'begun', 'done', 'total', 'unit', 'ordinal', 'place', 'placed_ms', 'owner', 'work_ms',
 }
 local function record_at(id)
@@ -144,17 +144,6 @@ local function fail(id, record, kind, detail, index, now)
   close(id, record, 'failed', now)
 end
 
-local function keep_result(job_id, ending, until_ms, now)
-  local ttl, kept = until_ms - now, #ending.reply
-  call('SET', 'result:' .. job_id, ending.reply, 'PX', ttl)
-  if ending.stored ~= '' then
-    kept = kept + call('STRLEN', ending.stored)
-    redis.call('RENAME', P .. ending.stored, P .. 'result:' .. job_id .. ':arrays')
-    call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
-  end
-  return kept
-end
-
 -- The end of one of a record's jobs (row ended). The first failure ends the record; so does its last result. Without a reply nobody waits
 -- any more, or the message was lost: the sweep tells which.
 local function settle(id, index, ending, now)
@@ -162,17 +151,17 @@ local function settle(id, index, ending, now)
   if not record or not is_open(record) or ending.reply == '' then return end
   start(id, record, now - ending.worker_ns / 1e6)
   if not record.begun and (ending.outcome == 'success' or ending.worker_ns > 0) then tell_begun(id, record, record.started_ms) end
-  if ending.outcome ~= 'success' then
-    fail(id, record, ending.failure, ending.detail, index, now)
-    return
+  if ending.outcome ~= 'success' then return fail(id, record, ending.failure, ending.detail, index, now) end
+  local key, result = 'record:' .. id, 'result:' .. ending.job
+  local ttl, stored = tonumber(record.deadline_ms) + LINGER_MS + tonumber(record.ttl_ms) - now, 0
+  if ending.stored ~= '' then
+    stored = call('STRLEN', ending.stored)
+    if stored == 0 then return fail(id, record, 'job-lost', 'the result was lost before it was kept', index, now) end
+    redis.call('RENAME', P .. ending.stored, P .. result .. ':arrays')
+    call('PEXPIRE', result .. ':arrays', ttl)
   end
-  if ending.stored ~= '' and call('EXISTS', ending.stored) == 0 then
-    fail(id, record, 'job-lost', 'the result was lost before it was kept', index, now)
-    return
-  end
-  local key = 'record:' .. id
-  local kept = keep_result(ending.job, ending, tonumber(record.deadline_ms) + LINGER_MS + tonumber(record.ttl_ms), now)
-  record.results = call('HINCRBY', key, 'results', kept)
+  call('SET', result, ending.reply, 'PX', ttl)
+  record.results = call('HINCRBY', key, 'results', #ending.reply + stored)
   local count, ended = tonumber(record.count), call('HINCRBY', key, 'ended', 1)
   if count > 1 or not record.reported then
     tell_progress(id, ended, count, 'images')
