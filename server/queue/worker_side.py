@@ -19,8 +19,6 @@ from server.queue.link import Link, WorkerTimings
 from server.queue.messages import WORKER_FORMS, WorkerInfo, encode
 from server.queue.rows import whole
 
-__all__ = ["Delivery", "WorkerQueue", "WorkerTimings"]
-
 JANITOR_KEYS = 500
 JANITOR_ROUNDS = 20
 

@@ -14,8 +14,9 @@ import redis
 from models.loading import load
 from server.process.supervision import STUCK
 from server.queue import keys
+from server.queue.link import WorkerTimings
 from server.queue.messages import WorkerInfo
-from server.queue.worker_side import WorkerQueue, WorkerTimings
+from server.queue.worker_side import WorkerQueue
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.loops import RECLAIM_EVERY
 from tests.bundles import write_null

@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from server.queue.connect import connect
+from server.queue.link import WorkerTimings
 from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo
-from server.queue.worker_side import WorkerQueue, WorkerTimings
+from server.queue.worker_side import WorkerQueue
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.raw import Raw, post

@@ -14,9 +14,10 @@ import sys
 import threading
 import time
 
+from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
 from server.queue.messages import Reply, WorkerInfo, WorkerTiming
-from server.queue.worker_side import Delivery, WorkerQueue
+from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import QUEUE, QUICK_WORKER, worker_queue
 
 

@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from server.queue import keys
-from server.queue.dispatch import DeadlineExceeded, Dispatcher
+from server.queue.dispatch import Dispatcher
+from server.queue.errors import DeadlineExceeded
 from server.queue.keys import Keyspace
 from server.queue.wire import AsyncWire
 from server.queue.worker_side import JANITOR_KEYS, JANITOR_ROUNDS, WorkerQueue

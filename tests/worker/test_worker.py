@@ -15,8 +15,10 @@ import pytest
 
 from models.loading import load
 from server.queue import keys
+from server.queue.delivery import Delivery
+from server.queue.link import WorkerTimings
 from server.queue.messages import Reply, ServedBundle, WorkerInfo
-from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
+from server.queue.worker_side import WorkerQueue
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.main import WATCH_EVERY
 from tests.bundles import write_null, write_tiny_vit, write_unserved
