@@ -264,8 +264,6 @@ class Intake:
 
     def _understood(self, delivery: Delivery) -> Delivery | None:
         """None: the job is set aside. During a rolling update another worker understands it."""
-        if not delivery.job.needs:
-            return delivery
         unknown = set(delivery.job.needs.split()) - self._forms
         if not unknown:
             return delivery
@@ -314,6 +312,5 @@ def _capacity(queues: tuple[str, ...], shared: int, own: tuple[tuple[str, int], 
     return Capacity(tuple(places), pool_of)
 
 
-@lru_cache(maxsize=1024)
 def handicap_ms(stream: str) -> int:
     return int(HANDICAP_S[keys.StreamName.of(stream).priority] * 1000)
