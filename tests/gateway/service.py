@@ -29,11 +29,11 @@ from server.queue import keys
 from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
 from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo, WorkerTiming
-from server.queue.worker_side import WorkerQueue
 from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
 from tests.forked import Forked
 from tests.keyspace import PartitionRedis
+from tests.worker_queue import WorkerQueue
 
 CLASSES = 10
 TOKENS = 17

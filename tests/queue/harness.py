@@ -28,10 +28,10 @@ from server.queue.errors import RedisAway
 from server.queue.link import WorkerTimings
 from server.queue.messages import WORKER_FORMS, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.queue.record import RecordsLoad
-from server.queue.worker_side import WorkerQueue
 from server.settings import Settings
 from server.supervisor.private_valkey import find_server
 from tests.keyspace import KEYSPACE, PartitionRedis
+from tests.worker_queue import WorkerQueue
 
 BUNDLE = "echo@1"
 DIGEST = "0123456789abcdef" * 4

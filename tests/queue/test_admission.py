@@ -13,7 +13,6 @@ from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import GROUP_BYTES
 from server.queue.errors import DeadlineExceeded, QueueFull
 from server.queue.shares import Claim
-from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
     BUNDLE,
     QUICK_GATEWAY,
@@ -27,6 +26,7 @@ from tests.queue.harness import (
     gateway,
     nothing_is_left,
 )
+from tests.worker_queue import WorkerQueue
 
 
 async def no_room(dispatcher: Dispatcher, items: int) -> bool:

@@ -9,9 +9,9 @@ import redis
 
 from server.queue.async_link import AsyncLink
 from server.queue.dispatch import Dispatcher
-from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import QUEUE, STREAM, a_job, answer_of, ask, echo, eventually, gateway, pulled, redis_at
 from tests.queue.test_records import admit, read
+from tests.worker_queue import WorkerQueue
 
 HOUR_MS = 3_600_000
 

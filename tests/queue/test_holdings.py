@@ -13,9 +13,9 @@ import redis
 from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import QueueFull
-from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import LASTING_WORKER, QUEUE, announce, echo, eventually, gateway, ping, worker_queue
 from tests.queue.test_shares import record, submit
+from tests.worker_queue import WorkerQueue
 
 OWNERS = ("", "ann", "bob", "eve")
 TURNS = 60

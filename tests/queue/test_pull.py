@@ -13,8 +13,8 @@ from server.queue import keys
 from server.queue.dispatch import Dispatcher
 from server.queue.link import WorkerTimings
 from server.queue.messages import Priority, ServedBundle, WorkerInfo
-from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import BUNDLE, DIGEST, QUEUE, STREAM, Consumer, a_job, ask, eventually, gateway, redis_at, worker_queue
+from tests.worker_queue import WorkerQueue
 
 A, B = keys.queue("a@1", DIGEST), keys.queue("b@1", DIGEST)
 

@@ -22,7 +22,6 @@ from server.queue.errors import ResultsFull
 from server.queue.messages import VERSION, Progress, QueuedJob, Reply, encode
 from server.queue.pieces import Freight
 from server.queue.record import Draft, Record
-from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
     BUNDLE,
     DIGEST,
@@ -38,6 +37,7 @@ from tests.queue.harness import (
     records_load,
     worker_queue,
 )
+from tests.worker_queue import WorkerQueue
 
 DRAFT = Draft(
     task="classify",

@@ -10,8 +10,8 @@ import redis
 
 from server.queue import keys
 from server.queue.errors import RedisAway
-from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import QUEUE, redis_at
+from tests.worker_queue import WorkerQueue
 
 
 def test_a_worker_outlives_streams_that_vanish_whenever_it_has_made_them(url: str, db: redis.Redis, worker: WorkerQueue) -> None:

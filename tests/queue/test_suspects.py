@@ -14,7 +14,6 @@ from server.queue import keys
 from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher
 from server.queue.messages import QueuedJob, Reply
-from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
     QUEUE,
     QUICK_WORKER,
@@ -29,6 +28,7 @@ from tests.queue.harness import (
     running,
     worker_queue,
 )
+from tests.worker_queue import WorkerQueue
 
 
 @pytest.fixture
