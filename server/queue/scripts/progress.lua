@@ -13,7 +13,7 @@ local function note(id, job)
   if not record or not is_open(record) then return end
   start(id, record, now)
   local begins = job.total == 0
-  if not record.begun or (begins and record.count == '1') then tell_begun(id, record, now) end
+  if not record.begun or (begins and record.count == '1') then tell_begun(id, now) end
   if begins then return end
   if record.count == '1' then
     call('HSET', 'record:' .. id, 'reported', '1')

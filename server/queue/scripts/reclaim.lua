@@ -11,10 +11,8 @@ local me, now = ARGV[1], now_ms()
 local function last_steps(dead)
   local running = {}
   for _, packed in ipairs(call('HVALS', 'suspects:' .. dead)) do
-    if packed ~= '' then
-      local how, ids = unpack(cmsgpack.unpack(packed))
-      for _, id in ipairs(ids) do running[id] = how end
-    end
+    local how, ids = unpack(cmsgpack.unpack(packed))
+    for _, id in ipairs(ids) do running[id] = how end
   end
   return running
 end

@@ -25,9 +25,7 @@ end
 
 local function is_open(record) return record.state == 'queued' or record.state == 'running' end
 
-local function open_member(id, record)
-  return table.concat({id, record.count, record.nbytes, record.bound}, ':')
-end
+local function open_member(id, record) return table.concat({id, record.count, record.nbytes, record.bound}, ':') end
 
 local function count_kept(member, by)
   local bytes, state = string.match(member, '^[^:]+:(%d+):(%a+)$')
@@ -93,9 +91,8 @@ local function start(id, record, started_ms)
 end
 
 -- Tells that the work has begun: once, and again where it begins anew after a worker's death. The event holds Unix milliseconds.
-local function tell_begun(id, record, started_ms)
+local function tell_begun(id, started_ms)
   call('HSET', 'record:' .. id, 'begun', '1')
-  record.begun = '1'
   tell(id, 'started', string.format('%.0f', started_ms))
 end
 
@@ -107,12 +104,6 @@ local function drop_results(id, record)
   each_job(id, record, function(job_id) redis.call('DEL', P .. 'result:' .. job_id, P .. 'result:' .. job_id .. ':arrays') end)
 end
 
--- How long a job took, in the history: as a gateway counts requests (server/telemetry/tally.py).
-local function note_duration(record, now)
-  local bucket = math.max(0, math.ceil(math.log(math.max(now - tonumber(record.created_ms), 1)) / math.log(1.1)))
-  note(step_of(now), 'd' .. bucket .. ' ' .. record.bundle, 1)
-end
-
 -- The one place where a record ends: `done`, `failed` or `cancelled`. What is left of it stays for its time to live.
 local function close(id, record, state, now)
   local key, ttl = 'record:' .. id, tonumber(record.ttl_ms)
@@ -122,7 +113,9 @@ local function close(id, record, state, now)
   call('ZREM', OPEN, open_member(id, record))
   keep(id, state == 'done' and record.results or 0, state, now + ttl)
   if state == 'done' then
-    note_duration(record, now)
+    -- How long it took, in the history: as a gateway counts requests (server/telemetry/metrics.py).
+    local bucket = math.max(0, math.ceil(math.log(math.max(now - tonumber(record.created_ms), 1)) / math.log(1.1)))
+    note(step_of(now), 'd' .. bucket .. ' ' .. record.bundle, 1)
     call('HINCRBY', 'records:items', record.bundle, record.count)
     each_job(id, record, function(job_id)
       call('PEXPIRE', 'result:' .. job_id, ttl)
@@ -150,7 +143,7 @@ local function settle(id, index, ending, now)
   local record = record_at(id)
   if not record or not is_open(record) or ending.reply == '' then return end
   start(id, record, now - ending.worker_ns / 1e6)
-  if not record.begun and (ending.outcome == 'success' or ending.worker_ns > 0) then tell_begun(id, record, record.started_ms) end
+  if not record.begun and (ending.outcome == 'success' or ending.worker_ns > 0) then tell_begun(id, record.started_ms) end
   if ending.outcome ~= 'success' then return fail(id, record, ending.failure, ending.detail, index, now) end
   local key, result = 'record:' .. id, 'result:' .. ending.job
   local ttl, stored = tonumber(record.deadline_ms) + LINGER_MS + tonumber(record.ttl_ms) - now, 0
