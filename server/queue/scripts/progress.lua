@@ -28,8 +28,7 @@ end
 for i, job in ipairs(cmsgpack.unpack(ARGV[2])) do
   job.message = ARGV[2 + i]
   local record = record_of(job.job)
-  local pending = try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker)
-  if not pending.err and #pending == 1 then
+  if #try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker) == 1 then
     if record then
       note(record, job)
     else
