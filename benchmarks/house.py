@@ -30,8 +30,14 @@ CARRIERS = (
 REQUESTS = 5
 QUIET = 0.5
 """Seconds between two of them."""
-LIMITS = {"server, Python": 18_200 + 3_141, "server, Lua": 1_000, "server/queue, Python": 3_300}
-"""Lines of the rebuilt server; it was rebuilt while 3,141 lines were added."""
+REBUILT = {"server, Python": 18_200, "server, Lua": 1_000, "server/queue, Python": 3_300}
+"""Lines of the rebuilt server, had nothing been added to it."""
+ADDED_BEFORE = {"server, Python": 3_141, "server, Lua": 180, "server/queue, Python": 193}
+"""Lines that R, U and P1 added to it until 4ae3f91, the revision that the rebuilding began with."""
+ADDED_BY_WORDS = {"server, Python": 1_443, "server, Lua": 36, "server/queue, Python": 54}
+"""Lines that I1, zero-shot classification and embeddings, added after the rebuilding."""
+LIMITS = {name: REBUILT[name] + ADDED_BEFORE[name] + ADDED_BY_WORDS[name] for name in REBUILT}
+"""Lines that the server may have: those of the rebuilt one, and what was added before and since. Nothing is subtracted."""
 
 WATCH = """
 import os, sys, threading

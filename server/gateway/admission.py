@@ -17,9 +17,9 @@ from server.http import requests
 from server.http.clients import owner_of
 from server.http.problems import Kind, Problem
 from server.process.interruption import Limit, Ticks, without_frames
-from server.queue.dispatch import Dispatcher, Reservation
+from server.queue.dispatch import Dispatcher
 from server.queue.errors import ClientShare, DeadlineExceeded, QueueFull, RedisAway
-from server.queue.shares import Claim
+from server.queue.shares import Claim, Reservation
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import GatewayMetrics

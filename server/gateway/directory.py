@@ -13,8 +13,9 @@ from typing import Literal
 from models.bundle import BundleSpec
 from server.http.problems import Kind, Problem
 from server.process.interruption import Interruption
-from server.queue.dispatch import Dispatcher, Fleet
+from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
+from server.queue.fleet import Fleet
 from server.queue.messages import ServedBundle, WorkerInfo
 from server.quoting import QUOTED, quoted
 from server.settings import Settings

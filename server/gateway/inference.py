@@ -117,7 +117,7 @@ class Inference:
     ) -> Answer:
         """beside: of the request as a whole; their jobs follow those of the items."""
         enqueued = time.perf_counter()
-        deadline_ms = await self._dispatcher.now_ms() + int(visit.seconds_left() * 1000)
+        deadline_ms = int(self._dispatcher.now_ms() + visit.seconds_left() * 1000)
         together = [*prepared, *beside]
         jobs = self._jobs(together, asked, visit, deadline_ms, gateway=self._dispatcher.id, follow=follower is not None)
         await _reserve_large(jobs, visit)
@@ -148,7 +148,7 @@ class Inference:
         items.clear()
         owners = [str(index) for index, arrays in enumerate(prepared) for _ in arrays] + ["" for arrays in beside for _ in arrays]
         enqueued = time.perf_counter()
-        deadline_ms = await self._dispatcher.now_ms() + int((visit.seconds - (enqueued - visit.started)) * 1000)
+        deadline_ms = int(self._dispatcher.now_ms() + (visit.seconds - (enqueued - visit.started)) * 1000)
 
         def make_jobs(record: str) -> list[QueuedJob]:
             return self._jobs([*prepared, *beside], asked, visit, deadline_ms, record=record, follow=True)

@@ -11,7 +11,8 @@ import msgspec
 
 from server.gateway import directory
 from server.gateway.rfc3339 import rfc3339
-from server.queue.dispatch import Dispatcher, Fleet
+from server.queue.dispatch import Dispatcher
+from server.queue.fleet import Fleet
 from server.queue.messages import ServedBundle
 from server.queue.record import JobProgress, Ongoing
 from server.queue.status import STEP_S, Lately, StatusQueue

@@ -18,7 +18,7 @@ from server.gateway.turns import LargeBodies
 from server.http.large_json import Outline, from_base64, marks
 from server.http.problems import Kind, Problem
 from server.http.requests import header, read, stream
-from server.queue.dispatch import Reservation
+from server.queue.shares import Reservation
 from server.settings import Settings
 from server.tasks.base import Item
 

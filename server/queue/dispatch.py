@@ -23,7 +23,7 @@ from server.queue.async_link import AsyncLink
 from server.queue.connect import away_is_one_error, connect_async
 from server.queue.enqueuer import Enqueuer
 from server.queue.errors import DeadlineExceeded, QueueFull, RedisAway
-from server.queue.fleet import Fleet, FleetReader
+from server.queue.fleet import FleetReader
 from server.queue.inbox import Inbox, Waiting
 from server.queue.keys import Keyspace
 from server.queue.messages import GATEWAY_FORMS, Priority, Progress, QueuedJob, Reply, later
@@ -35,8 +35,6 @@ from server.queue.status import StatusReader
 from server.queue.vectors import Vectors
 from server.queue.wire import AsyncWire
 from server.settings import Settings
-
-__all__ = ["DeadlineExceeded", "Dispatcher", "DispatcherTimings", "Fleet", "QueueDepth", "QueueFull", "RedisAway", "Reservation"]
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +78,7 @@ class Dispatcher:
         self._redis: Any = connect_async(url)
         wire = AsyncWire(self._redis, keyspace or Keyspace(settings.key_prefix))
         self._link = link = AsyncLink(wire, settings.redis_grace)
+        self.now_ms = link.now_ms
         freight = Freight(wire)
         self._fleet = fleet = FleetReader(link, timings.news)
         self.fleet, self.spec = fleet.fleet, fleet.spec
@@ -197,18 +196,6 @@ class Dispatcher:
         revision = await self._link.command("INCR", service(keys.REVISION))
         self._fleet.forget()
         return int(revision)
-
-    async def now_ms(self) -> int:
-        """Redis' clock, Unix milliseconds, as estimated every second; this machine's until Redis has answered once."""
-        return int(self._link.now_ms())
-
-    async def ping(self) -> bool:
-        """Whether Redis can be used right now."""
-        try:
-            await self._link.command("PING")
-        except RedisAway:
-            return False
-        return True
 
     async def _beat_forever(self) -> None:
         nudge = self._link.nudge

@@ -33,7 +33,6 @@ STEADY_MS = 500
 """Two readings of a clock that has not been set differ by less, however slowly they travelled."""
 NOBODY = "-"
 """How the scripts spell an owner that is empty."""
-ANYBODY = Claim()
 REFUSALS = {b"client": ClientShare, b"full": QueueFull}
 """The scripts' word → why."""
 
@@ -70,7 +69,7 @@ class Enqueuer:
         self._read_at = 0.0
         self.load = Load()
 
-    def reserve(self, items: int, nbytes: int, claim: Claim = ANYBODY) -> Reservation:
+    def reserve(self, items: int, nbytes: int, claim: Claim) -> Reservation:
         """A place for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
         return Reservation(self._ledger, self._check, claim, items, nbytes)
 
@@ -173,7 +172,8 @@ class Enqueuer:
                 await self._stage(group)
                 if not (group := [request for request in group if not request.admitted.done()]):
                     return
-                answer = await self._link.move("enqueue", *self._arguments(group))
+                admission = msgspec.msgpack.encode(AdmissionCall(self.bounds, [request.request for request in group]))
+                answer = await self._link.move("enqueue", admission, *(message for request in group for message in request.messages))
             except RedisAway as away:
                 if (why := self.given_up(away)) is not None:
                     _refuse(group, why)
@@ -192,10 +192,6 @@ class Enqueuer:
             if request.admitted.done():  # no script will come by what its client has left behind
                 for key in request.staged:
                     await self._freight.delete(key)
-
-    def _arguments(self, group: Sequence[_Request]) -> list[bytes]:
-        admission = AdmissionCall(self.bounds, [request.request for request in group])
-        return [msgspec.msgpack.encode(admission), *(message for request in group for message in request.messages)]
 
     async def _tell(self, group: list[_Request], items: int, nbytes: int, statuses: list[bytes]) -> None:
         self.load = replace(self.load, all=Held(items, nbytes, self.load.all.work_ms))

@@ -53,15 +53,10 @@ class Fleet:
 
     def work_ms(self, bundle_id: str, steps: int | None, *, takes_long: bool) -> int:
         """Return how long the service takes for one job, by what its ready workers measured. `steps`: None if unknown."""
+        items_per_second, steps_per_second = self._rates.get(bundle_id, NO_RATES)
         if steps is not None:
-            rate = self._rates.get(bundle_id, NO_RATES)[1]
-            return math.ceil(1000 * steps / rate) if rate > 0 else PASS_MS * steps
-        rate = self.items_per_second(bundle_id)
-        return math.ceil(1000 / rate) if rate > 0 else LONG_JOB_MS if takes_long else PASS_MS
-
-    def items_per_second(self, bundle_id: str) -> float:
-        """Add up what the ready workers measured; 0 while unknown."""
-        return self._rates.get(bundle_id, NO_RATES)[0]
+            return math.ceil(1000 * steps / steps_per_second) if steps_per_second > 0 else PASS_MS * steps
+        return math.ceil(1000 / items_per_second) if items_per_second > 0 else LONG_JOB_MS if takes_long else PASS_MS
 
     @cached_property
     def _rates(self) -> Mapping[str, tuple[float, float]]:

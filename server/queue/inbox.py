@@ -144,17 +144,11 @@ class Inbox:
     def _deliver(self, entries: Sequence[tuple[bytes, list[bytes]]]) -> None:
         for entry_id, flat in entries:
             try:
-                self._open(flat)
+                begin, take = (2, self._tell) if flat[0] == b"progress" else (0, self._hand_over)
+                for job_id, message in zip(flat[begin::2], flat[begin + 1 :: 2], strict=True):
+                    take(job_id, message)
             except (IndexError, ValueError):  # anybody may have written to the stream: what follows must still be read
                 log.warning("entry %s of the reply stream is no reply", entry_id)
-
-    def _open(self, flat: list[bytes]) -> None:
-        if flat[0] == b"progress":
-            for job_id, message in zip(flat[2::2], flat[3::2], strict=True):
-                self._tell(job_id, message)
-            return
-        for job_id, reply in zip(flat[::2], flat[1::2], strict=True):
-            self._hand_over(job_id, reply)
 
     def _tell(self, job_id: bytes, message: bytes) -> None:
         """A report of progress to the one who waits; what cannot be read is left out."""

@@ -121,18 +121,13 @@ class Intake:
             if len(answer) == 1:
                 return None
             _, row, deaths, dead_worker = answer
-            deliveries = self.complete(self._accept([TakenRow._make(row)], alone=True))
-            if not deliveries:
-                continue
-            if deaths < DEATHS_ALLOWED:
-                return deliveries[0]
-            reason = f"{deaths} workers died while they ran this job alone, the last one was {dead_worker.decode()}"
-            self._endings.dead_letter(deliveries[0], reason)
-
-    def complete(self, taken: Sequence[QueueEntry]) -> list[Delivery]:
-        """With their messages, those of large jobs too."""
-        found = (job if isinstance(job, Delivery) else self.fetch(job) for job in taken)
-        return [delivery for delivery in found if delivery is not None]
+            for held in self._accept([TakenRow._make(row)], alone=True):
+                delivery = held if isinstance(held, Delivery) else self.fetch(held)
+                if delivery is not None and deaths < DEATHS_ALLOWED:
+                    return delivery
+                if delivery is not None:
+                    reason = f"{deaths} workers died while they ran this job alone, the last one was {dead_worker.decode()}"
+                    self._endings.dead_letter(delivery, reason)
 
     def begin_soon(self, deliveries: Sequence[Delivery], slot: int, *, checked: bool = False) -> Callable[[], list[Delivery]]:
         """Record that these run in this slot, until they have ended or it begins the next batch: if this worker dies, only what is recorded
@@ -264,8 +259,6 @@ class Intake:
 
     def _understood(self, delivery: Delivery) -> Delivery | None:
         """None: the job is set aside. During a rolling update another worker understands it."""
-        if not delivery.job.needs:
-            return delivery
         unknown = set(delivery.job.needs.split()) - self._forms
         if not unknown:
             return delivery
@@ -314,6 +307,5 @@ def _capacity(queues: tuple[str, ...], shared: int, own: tuple[tuple[str, int], 
     return Capacity(tuple(places), pool_of)
 
 
-@lru_cache(maxsize=1024)
 def handicap_ms(stream: str) -> int:
     return int(HANDICAP_S[keys.StreamName.of(stream).priority] * 1000)

@@ -99,12 +99,8 @@ class Link:
         """Redis' clock showed this at `at`, in `time.monotonic()`; None: just now."""
         self._clock_offset_ms = redis_ms - (time.monotonic() if at is None else at) * 1000
 
-    def now_ms(self) -> float:
-        """Redis' clock, as of the last script that told it."""
-        return time.monotonic() * 1000 + self._clock_offset_ms
-
     def monotonic(self, redis_ms: int) -> float:
-        """A time on Redis' clock as one of `time.monotonic()`."""
+        """A time on Redis' clock, as of the last script that told it, as one of `time.monotonic()`."""
         return (redis_ms - self._clock_offset_ms) / 1000
 
     def _call(self, name: str, *arguments: Any) -> Callable[[], Any]:

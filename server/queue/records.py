@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +22,6 @@ from server.queue.record import RECORD_BYTES, Draft, Happened, Record, RecordEve
 from server.queue.rows import Recorded
 from server.queue.wire import AsyncWire
 from server.settings import Settings
-
-log = logging.getLogger(__name__)
 
 SHARE = "asynchronous jobs hold half of the queue"
 EVENTS_PER_READ = 64
@@ -148,12 +145,8 @@ class Records:
 
     async def sweep(self) -> None:
         """End those whose deadline has passed, and queue again what Redis has lost."""
-        try:
+        with suppress(RedisAway):  # the next beat sees to it
             await self._link.script("sweep_records")
-        except RedisAway:
-            pass  # the next beat sees to it
-        except Exception:
-            log.exception("sweeping records failed")
 
     async def _try_to_admit(self, record: str, draft: Draft, plan: bytes, jobs: list[QueuedJob]) -> tuple[bytes, str]:
         rows, messages, staged = to_rows(jobs, kept=True)
@@ -197,7 +190,7 @@ class Records:
 
     @staticmethod
     def _check_epoch(record_id: str, epoch: bytes) -> None:
-        if epoch_of(record_id) not in ("", epoch.decode()):
+        if epoch_of(record_id) != epoch.decode():
             raise RecordLost
 
 

@@ -137,17 +137,6 @@ class HandedBack(HeldRow, frozen=True):
     alone: bool
 
 
-class StreamLoad(NamedTuple):
-    """The unfinished jobs of a stream."""
-
-    stream: bytes
-    length: int
-    oldest_ms: int
-    """When the oldest was queued; 0 if there is none."""
-    running: int = 0
-    """Those in the hands of living workers, where a script tells that."""
-
-
 def whole(text: bytes) -> int:
     """A whole number as our own processes write them; 0 for anything else, which anybody may have written."""
     return int(text) if len(text) < 16 and text.isdigit() else 0

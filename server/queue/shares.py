@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from server.queue import keys
 from server.queue.errors import ClientShare, QueueFull
 from server.queue.messages import Priority
-from server.queue.rows import Bound, Bounds, StreamLoad
+from server.queue.rows import Bound, Bounds
 
 WORK_IN_COMMON_MS = 60_000
 """While more is unfinished, and several owners' are among it, one has at most half of it. Whoever has none is let in with any request: else
@@ -135,17 +135,16 @@ class QueueDepth:
 
 
 def depths(now_ms: int, rows: list[Any]) -> dict[tuple[str, Priority], QueueDepth]:
-    """(bundle, priority) → depth, from rows (StreamLoad): several contents of a bundle, and what was handed back, count together."""
+    """(bundle, priority) → depth, from rows of `stream_loads`: several contents of a bundle, and what was handed back, count together."""
     found: dict[tuple[str, Priority], QueueDepth] = {}
-    for row in rows:
-        load = StreamLoad(*row)
+    for stream, items, oldest_ms, *running in rows:
         try:
-            name = keys.StreamName.of(load.stream.decode())
+            name = keys.StreamName.of(stream.decode())
         except ValueError:  # anybody may have added to the set of queues
             continue
-        age = max(0.0, (now_ms - load.oldest_ms) / 1000) if load.oldest_ms else 0.0
+        age = max(0.0, (now_ms - oldest_ms) / 1000) if oldest_ms else 0.0
         known = found.get((name.bundle, name.priority), QueueDepth(0, 0.0, 0))
-        depth = QueueDepth(known.items + load.length, max(known.oldest_age_s, age), known.running + load.running)
+        depth = QueueDepth(known.items + items, max(known.oldest_age_s, age), known.running + sum(running))
         found[name.bundle, name.priority] = depth
     return found
 

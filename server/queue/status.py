@@ -73,7 +73,7 @@ class StatusReader:
             [_counts(flat) for flat in history],
             [_letter(*(field.decode(errors="replace") for field in letter)) for letter in dead],
             _records(queued, running, kept, _counts(totals), _counts(ended)),
-            [_ongoing(*(value.decode() for value in row)) for row in oldest],
+            [_ongoing(*(value.decode() if value else "" for value in row)) for row in oldest],
         )
 
     async def statistics(self, bundle: str) -> dict[str, int]:

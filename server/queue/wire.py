@@ -71,10 +71,8 @@ class AsyncWire:
 
     async def command(self, *words: Any, patience: float = ANSWER_TIMEOUT_S) -> Any:
         """`patience`: seconds until the server counts as away."""
-        line = self._free_line()
-        while line.lost:  # servers close what has been idle for long
+        while (line := self._idle.pop() if self._idle else _Line(self._pool)).lost:  # servers close what has been idle for long
             await line.close()
-            line = self._free_line()
         self._busy.add(line)
         try:
             with Limit(self._ticks, patience):
@@ -99,9 +97,6 @@ class AsyncWire:
         for line in tuple(self._busy):
             await line.close()
         await self._drop_idle()
-
-    def _free_line(self) -> _Line:
-        return self._idle.pop() if self._idle else _Line(self._pool)
 
     async def _drop_idle(self) -> None:
         """Close the idle ones: what broke one connection has broken the others, which nobody was reading."""

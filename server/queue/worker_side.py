@@ -6,11 +6,11 @@ as soon as Redis does not answer or refuses to work: wait a little and call agai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from models.bundle import BundleSpec
 from server.queue import keys
-from server.queue.delivery import Delivery, QueueEntry
+from server.queue.delivery import QueueEntry
 from server.queue.endings import Endings
 from server.queue.fleet import Repository, states_of
 from server.queue.intake import Intake
@@ -18,8 +18,6 @@ from server.queue.keys import Keyspace
 from server.queue.link import Link, WorkerTimings
 from server.queue.messages import WORKER_FORMS, WorkerInfo, encode
 from server.queue.rows import whole
-
-__all__ = ["Delivery", "WorkerQueue", "WorkerTimings"]
 
 JANITOR_KEYS = 500
 JANITOR_ROUNDS = 20
@@ -71,17 +69,9 @@ class WorkerQueue:
     def close(self) -> None:
         self._link.close()
 
-    def pull(self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None) -> list[Delivery]:
-        """As `take`, and read large messages."""
-        return self._intake.complete(self.take(queues, max_items, block_ms, own))
-
     def waiting(self, queues: Sequence[str]) -> set[str]:
         """Those of these queues that hold jobs, of living or dead workers or of none."""
         return {queue for queue in queues if any(self._link.command("XLEN", self._link.name(stream)) for stream in keys.streams(queue))}
-
-    def begin(self, deliveries: Sequence[Delivery], slot: int) -> list[Delivery]:
-        """As `begin_soon`, and wait for what it tells."""
-        return self.begin_soon(deliveries, slot)()
 
     def end(self, slot: int) -> None:
         """Nothing runs in this slot: its jobs wait for their next step."""

@@ -14,8 +14,8 @@ import redis
 from models.loading import load
 from server.process.supervision import STUCK
 from server.queue import keys
+from server.queue.link import WorkerTimings
 from server.queue.messages import WorkerInfo
-from server.queue.worker_side import WorkerQueue, WorkerTimings
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.loops import RECLAIM_EVERY
 from tests.bundles import write_null
@@ -25,6 +25,7 @@ from tests.keyspace import PartitionRedis
 from tests.worker import processes
 from tests.worker.processes import Gateway, eventually, gateway
 from tests.worker.toys import answer_alone
+from tests.worker_queue import WorkerQueue
 
 
 @pytest.fixture

@@ -26,13 +26,14 @@ from models.bundle import BundleSpec
 from models.spec import Preprocess, Rung, Weights
 from server.arrays import Array
 from server.queue import keys
+from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
 from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo, WorkerTiming
-from server.queue.worker_side import Delivery, WorkerQueue
 from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
 from tests.forked import Forked
 from tests.keyspace import PartitionRedis
+from tests.worker_queue import WorkerQueue
 
 CLASSES = 10
 TOKENS = 17

@@ -11,14 +11,15 @@ import httpx
 import pytest
 
 from server.queue.connect import connect
+from server.queue.link import WorkerTimings
 from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo
-from server.queue.worker_side import WorkerQueue, WorkerTimings
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.raw import Raw, post
 from tests.gateway.service import Worker, eventually, make_spec, picture
 from tests.gateway.test_refusals import problem
 from tests.keyspace import PartitionRedis
+from tests.worker_queue import WorkerQueue
 
 
 def test_a_name_never_seen_waits_for_the_first_worker(valkey: PrivateValkey) -> None:

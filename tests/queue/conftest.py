@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from server.queue.worker_side import WorkerQueue
 from server.supervisor.private_valkey import PrivateValkey
 from tests.keyspace import KEYSPACE
 from tests.queue.harness import QUICK_WORKER, Server, eventually_now, redis_at, worker_queue
+from tests.worker_queue import WorkerQueue
 
 KIND = os.environ.get("OPSIN_TEST_REDIS", "")
 

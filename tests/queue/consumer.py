@@ -14,10 +14,11 @@ import sys
 import threading
 import time
 
+from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
 from server.queue.messages import Reply, WorkerInfo, WorkerTiming
-from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import QUEUE, QUICK_WORKER, worker_queue
+from tests.worker_queue import WorkerQueue
 
 
 def beat(queue: WorkerQueue) -> None:

@@ -22,13 +22,16 @@ import redis
 
 from server.arrays import Array
 from server.process.system import tied_to_parent
+from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher, DispatcherTimings
+from server.queue.errors import RedisAway
+from server.queue.link import WorkerTimings
 from server.queue.messages import WORKER_FORMS, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.queue.record import RecordsLoad
-from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.settings import Settings
 from server.supervisor.private_valkey import find_server
 from tests.keyspace import KEYSPACE, PartitionRedis
+from tests.worker_queue import WorkerQueue
 
 BUNDLE = "echo@1"
 DIGEST = "0123456789abcdef" * 4
@@ -65,6 +68,15 @@ def redis_at(url: str, **options: Any) -> PartitionRedis:
     return client
 
 
+async def ping(dispatcher: Dispatcher) -> bool:
+    """Whether its Redis can be used right now."""
+    try:
+        await dispatcher._link.command("PING")
+    except RedisAway:
+        return False
+    return True
+
+
 async def records_load(dispatcher: Dispatcher) -> RecordsLoad:
     return (await dispatcher.status.read(0, 0, 0)).records
 
@@ -95,7 +107,7 @@ async def a_job(
         arrays={"x": Array.of(np.array(value)), **{name: Array.of(np.asarray(array)) for name, array in arrays.items()}},
         options={},
         priority=priority,
-        deadline_ms=await dispatcher.now_ms() + int(seconds * 1000),
+        deadline_ms=int(dispatcher.now_ms() + seconds * 1000),
         gateway=dispatcher.id,
         owner=owner,
         work_ms=work_ms,

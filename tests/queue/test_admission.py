@@ -9,9 +9,10 @@ import msgspec
 import pytest
 import redis
 
-from server.queue.dispatch import DeadlineExceeded, Dispatcher, QueueFull
+from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import GROUP_BYTES
-from server.queue.worker_side import WorkerQueue
+from server.queue.errors import DeadlineExceeded, QueueFull
+from server.queue.shares import Claim
 from tests.queue.harness import (
     BUNDLE,
     QUICK_GATEWAY,
@@ -25,12 +26,13 @@ from tests.queue.harness import (
     gateway,
     nothing_is_left,
 )
+from tests.worker_queue import WorkerQueue
 
 
 async def no_room(dispatcher: Dispatcher, items: int) -> bool:
     """A gateway sees what others queue at its next beat; the script that enqueues sees it at once."""
     try:
-        async with dispatcher.reserve(items, 1):
+        async with dispatcher.reserve(items, 1, Claim()):
             return False
     except QueueFull:
         return True
@@ -38,28 +40,28 @@ async def no_room(dispatcher: Dispatcher, items: int) -> bool:
 
 async def test_line_1_a_reservation_holds_its_place_until_it_is_released(url: str) -> None:
     async with gateway(url, queue_max_items=2, queue_max_bytes=1000) as us:
-        async with us.reserve(1, 600):
+        async with us.reserve(1, 600, Claim()):
             with pytest.raises(QueueFull):
-                await us.reserve(1, 600).__aenter__()
+                await us.reserve(1, 600, Claim()).__aenter__()
             with pytest.raises(QueueFull):
-                await us.reserve(2, 10).__aenter__()
-            async with us.reserve(1, 400):
+                await us.reserve(2, 10, Claim()).__aenter__()
+            async with us.reserve(1, 400, Claim()):
                 pass
-        async with us.reserve(2, 1000):
+        async with us.reserve(2, 1000, Claim()):
             pass
 
 
 async def test_line_1_what_another_gateway_queued_counts_and_an_enqueued_reservation_does_not_count_twice(url: str) -> None:
     async with gateway(url, queue_max_items=2) as us, gateway(url, queue_max_items=2) as them:
-        async with Consumer(url, "--hold") as consumer, us.reserve(1, 100) as reservation:
+        async with Consumer(url, "--hold") as consumer, us.reserve(1, 100, Claim()) as reservation:
             running = asyncio.create_task(us.submit_all([await a_job(us, 7)], reservation=reservation))
             await consumer.next_batch()
-            async with them.reserve(1, 100):
+            async with them.reserve(1, 100, Claim()):
                 pass
             await eventually(lambda: no_room(them, 2))
             consumer.release()
             assert [answer_of(reply) for reply in await running] == [7]
-        async with them.reserve(2, 100):
+        async with them.reserve(2, 100, Claim()):
             pass
 
 
@@ -72,7 +74,7 @@ async def test_line_1_retry_after_is_the_time_until_there_is_room_at_the_announc
         await eventually(lambda: no_room(us, 1))
         for items, seconds in ((1, 4), (3, 12), (9, 36)):
             with pytest.raises(QueueFull) as refusal:
-                await us.reserve(items, 1).__aenter__()
+                await us.reserve(items, 1, Claim()).__aenter__()
             assert refusal.value.retry_after == seconds  # one in 4 s
         waiting.cancel()
 
@@ -141,7 +143,7 @@ async def scripts_called(db: redis.Redis) -> int:
 async def test_requests_of_one_turn_of_the_event_loop_share_a_call_and_are_judged_one_by_one(url: str, db: redis.Redis) -> None:
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0), queue_max_items=7) as us:
         fits, does_not, late, fits_too = [[await a_job(us, value) for value in range(count)] for count in (3, 5, 1, 4)]
-        late = [msgspec.structs.replace(late[0], deadline_ms=await us.now_ms() + 1)]
+        late = [msgspec.structs.replace(late[0], deadline_ms=int(us.now_ms()) + 1)]
         db.config_resetstat()
         requests = [asyncio.create_task(us.submit_all(jobs)) for jobs in (fits, does_not, late, fits_too)]
         await eventually(lambda: db.xlen(STREAM) == 7)

@@ -9,9 +9,9 @@ import redis
 
 from server.queue.async_link import AsyncLink
 from server.queue.dispatch import Dispatcher
-from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import QUEUE, STREAM, a_job, answer_of, ask, echo, eventually, gateway, pulled, redis_at
 from tests.queue.test_records import admit, read
+from tests.worker_queue import WorkerQueue
 
 HOUR_MS = 3_600_000
 
@@ -41,7 +41,7 @@ async def test_a_job_whose_keys_expired_when_the_clock_went_forward_is_answered(
 
 async def behind(us: Dispatcher) -> None:
     """As if Redis' clock had been set an hour forward since this gateway read it."""
-    us._link.set_clock(await us.now_ms() - HOUR_MS)
+    us._link.set_clock(int(us.now_ms()) - HOUR_MS)
 
 
 async def test_what_is_asked_before_anybody_has_noticed_that_the_clock_went_forward_is_answered(url: str, worker: WorkerQueue) -> None:

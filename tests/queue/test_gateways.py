@@ -12,10 +12,11 @@ import pytest
 import redis
 
 from server.queue import keys
-from server.queue.dispatch import DeadlineExceeded, Dispatcher
+from server.queue.dispatch import Dispatcher
+from server.queue.errors import DeadlineExceeded
 from server.queue.keys import Keyspace
 from server.queue.wire import AsyncWire
-from server.queue.worker_side import JANITOR_KEYS, JANITOR_ROUNDS, WorkerQueue
+from server.queue.worker_side import JANITOR_KEYS, JANITOR_ROUNDS
 from server.settings import Settings
 from tests.keyspace import KEYSPACE
 from tests.queue.harness import (
@@ -37,6 +38,7 @@ from tests.queue.harness import (
     pulled,
     worker_queue,
 )
+from tests.worker_queue import WorkerQueue
 
 
 async def test_line_7_jobs_of_a_dead_gateway_are_dropped_at_pull(url: str, worker: WorkerQueue, db: redis.Redis) -> None:

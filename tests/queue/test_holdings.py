@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import redis
 
+from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import QueueFull
-from server.queue.worker_side import Delivery, WorkerQueue
-from tests.queue.harness import LASTING_WORKER, QUEUE, announce, echo, eventually, gateway, worker_queue
+from tests.queue.harness import LASTING_WORKER, QUEUE, announce, echo, eventually, gateway, ping, worker_queue
 from tests.queue.test_shares import record, submit
+from tests.worker_queue import WorkerQueue
 
 OWNERS = ("", "ann", "bob", "eve")
 TURNS = 60
@@ -127,7 +128,7 @@ class World:
             request = self._requests.pop(self._chance.randrange(len(self._requests)))
             request.cancel()
             await asyncio.wait([request])
-            await self._us.ping()
+            await ping(self._us)
 
     async def cancel_record(self) -> None:
         if self._records:

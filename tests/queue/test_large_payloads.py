@@ -12,11 +12,11 @@ import redis
 
 from server.arrays import Array
 from server.queue import keys
-from server.queue.delivery import QueueEntry
+from server.queue.delivery import Delivery, QueueEntry
 from server.queue.messages import Reply, decode, decode_arrays
 from server.queue.pieces import PIECE_BYTES, Freight
-from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import QUEUE, STREAM, a_job, ask, echo, eventually, gateway, nothing_is_left, pulled, redis_at, worker_queue
+from tests.worker_queue import WorkerQueue
 
 LARGE = 3 * PIECE_BYTES + 12_345
 

@@ -11,9 +11,10 @@ from models.bundle import BundleSpec
 from models.spec import Preprocess, Weights
 from server.queue import keys
 from server.queue.dispatch import Dispatcher
+from server.queue.link import WorkerTimings
 from server.queue.messages import Priority, ServedBundle, WorkerInfo
-from server.queue.worker_side import WorkerQueue, WorkerTimings
 from tests.queue.harness import BUNDLE, DIGEST, QUEUE, STREAM, Consumer, a_job, ask, eventually, gateway, redis_at, worker_queue
+from tests.worker_queue import WorkerQueue
 
 A, B = keys.queue("a@1", DIGEST), keys.queue("b@1", DIGEST)
 
@@ -205,7 +206,7 @@ async def test_the_fleet_shows_the_living_their_specs_and_the_operators_wishes(u
         assert fleet.workers == (info,)
         assert fleet.specs == {("echo", "1"): spec}
         assert fleet.repository["echo"] == queue.repository().states["echo"] == "unloaded"
-        assert fleet.items_per_second("echo@1") == 12.5
+        assert fleet.work_ms("echo@1", None, takes_long=True) == 80  # 12.5 a second
         with redis_at(url) as operator:
             assert operator.pexpire(keys.worker("w"), 1)
 

@@ -15,13 +15,13 @@ import pytest
 import redis
 
 from server.arrays import Array
+from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
 from server.queue.errors import ResultsFull
 from server.queue.messages import VERSION, Progress, QueuedJob, Reply, encode
 from server.queue.pieces import Freight
 from server.queue.record import Draft, Record
-from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import (
     BUNDLE,
     DIGEST,
@@ -37,6 +37,7 @@ from tests.queue.harness import (
     records_load,
     worker_queue,
 )
+from tests.worker_queue import WorkerQueue
 
 DRAFT = Draft(
     task="classify",
@@ -61,7 +62,7 @@ async def admit(
     us: Dispatcher, value: int = 0, seconds: float = 60.0, key: str = "", v: int = VERSION, needs: str = "", **arrays: Any
 ) -> str:
     """One job, whose answer is `value`."""
-    deadline = await us.now_ms() + int(seconds * 1000)
+    deadline = int(us.now_ms() + seconds * 1000)
 
     def jobs(record: str) -> list[QueuedJob]:
         given = {"x": np.array(value), **arrays}

@@ -17,8 +17,8 @@ import redis
 
 from server.queue.connect import connect
 from server.queue.delivery import Delivery
-from server.queue.dispatch import Dispatcher, RedisAway
-from server.queue.errors import DeadlineExceeded
+from server.queue.dispatch import Dispatcher
+from server.queue.errors import DeadlineExceeded, RedisAway
 from server.queue.link import Link
 from server.supervisor.private_valkey import PrivateValkey
 from tests.queue.harness import (
@@ -37,6 +37,7 @@ from tests.queue.harness import (
     eventually,
     free_port,
     gateway,
+    ping,
     place,
     pulled,
     redis_at,
@@ -181,7 +182,7 @@ async def test_line_6_nobody_is_taken_for_dead_right_after_redis_was_away(tmp_pa
             with pytest.raises(RedisAway):
                 other.reclaim([QUEUE])
             server.start()
-            await eventually(us.ping)
+            await eventually(lambda: ping(us))
             redis_at(server.url).delete(f"worker:{busy.id}")  # it expired
             assert other.reclaim([QUEUE]) is None
             busy.finish([(taken, echo(busy, taken))])
@@ -263,7 +264,7 @@ async def test_line_6_requests_wait_for_redis_as_long_as_its_grace_and_not_longe
                 assert isinstance(outcome, RedisAway)
                 assert outcome.retry_after >= 1
             server.start()
-            await eventually(us.ping)
+            await eventually(lambda: ping(us))
             async with Consumer(server.url):
                 assert await ask(us, 3) == 3
 
@@ -271,9 +272,9 @@ async def test_line_6_requests_wait_for_redis_as_long_as_its_grace_and_not_longe
 async def test_line_6_figures_are_refused_at_once_while_redis_is_away(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
         async with gateway(server.url) as us:
-            assert await us.ping()
+            assert await ping(us)
             server.kill()
-            assert not await us.ping()
+            assert not await ping(us)
             for question in (us.fleet, us.depth):
                 with pytest.raises(RedisAway):
                     await question()
@@ -301,11 +302,11 @@ async def test_line_6_the_log_of_a_gateway_says_once_that_redis_is_away_and_once
         assert "queue away: the queue's Redis does not answer: Error 111" in caplog.text
         server = Server(tmp_path, "--save", "", port=port)
         try:
-            await eventually(us.ping)
+            await eventually(lambda: ping(us))
         finally:
             server.kill()
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
-        assert not await us.ping()
+        assert not await ping(us)
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "WARNING"]
 
 

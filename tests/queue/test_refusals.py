@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.queue.dispatch import RedisAway
+from server.queue.errors import RedisAway
 from tests.queue import refusals
 from tests.queue.harness import (
     LASTING_WORKER,
@@ -21,6 +21,7 @@ from tests.queue.harness import (
     eventually,
     gateway,
     nothing_is_left,
+    ping,
     pulled,
     redis_at,
     worker_queue,
@@ -64,9 +65,9 @@ async def test_figures_are_refused_when_the_beat_is_although_redis_answers(tmp_p
 
             with refusals.refusing(server, kind):
                 await eventually(refused)
-                assert not await us.ping()
+                assert not await ping(us)
                 assert redis_at(server.url).ping()
-            await eventually(us.ping)
+            await eventually(lambda: ping(us))
             await us.fleet(fresh=True)
 
 

@@ -16,9 +16,9 @@ from server.queue.errors import ClientShare, QueueFull
 from server.queue.fleet import LONG_JOB_MS, PASS_MS
 from server.queue.messages import QueuedJob, ServedBundle, WorkerInfo
 from server.queue.shares import Claim
-from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import BUNDLE, DIGEST, STREAM, a_job, echo, eventually, gateway, nothing_is_left, pulled, worker_queue
 from tests.queue.test_records import DRAFT
+from tests.worker_queue import WorkerQueue
 
 MINUTE = 60_000
 

@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from server.queue import keys
-from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import BUNDLE, QUEUE, QUICK_WORKER, STREAM, Consumer, a_job, ask, eventually, gateway, worker_queue
+from tests.worker_queue import WorkerQueue
 
 LATE = "99999999999999"
 ENTRIES = [

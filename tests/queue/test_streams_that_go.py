@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from contextlib import suppress
@@ -10,8 +11,8 @@ import redis
 
 from server.queue import keys
 from server.queue.errors import RedisAway
-from server.queue.worker_side import WorkerQueue
-from tests.queue.harness import QUEUE, redis_at
+from tests.queue.harness import QUEUE, Consumer, announce, ask, gateway, pulled, redis_at
+from tests.worker_queue import WorkerQueue
 
 
 def test_a_worker_outlives_streams_that_vanish_whenever_it_has_made_them(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
@@ -32,3 +33,14 @@ def test_a_worker_outlives_streams_that_vanish_whenever_it_has_made_them(url: st
     finally:
         ended.set()
         remover.join()
+
+
+async def test_a_worker_hands_back_what_redis_has_lost_as_if_it_were_there(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+    async with gateway(url) as us:
+        announce(worker)
+        asked = asyncio.create_task(ask(us, 7))
+        lost = await pulled(worker)
+        db.flushall()
+        worker.hand_back(lost)
+        async with Consumer(url):
+            assert await asked == 7

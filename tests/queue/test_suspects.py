@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from server.queue import keys
+from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher
 from server.queue.messages import QueuedJob, Reply
-from server.queue.worker_side import Delivery, WorkerQueue
 from tests.queue.harness import (
     QUEUE,
     QUICK_WORKER,
@@ -28,6 +28,7 @@ from tests.queue.harness import (
     running,
     worker_queue,
 )
+from tests.worker_queue import WorkerQueue
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ async def test_beginning_a_step_tells_what_is_cancelled_late_deserted_or_ended_a
         while len(taken) < 5:
             taken += await pulled(victim)
         db.set(f"cancel:{jobs[1].id}", "1")
-        now = await us.now_ms()
+        now = int(us.now_ms())
         taken = [late(job, now) if job.job.id == jobs[2].id else job for job in taken]
         other = next(job for job in taken if job.job.id == jobs[4].id)
         worker.finish([(other, echo(worker, other))])

@@ -15,7 +15,6 @@ from server.queue.dispatch import Dispatcher
 from server.queue.errors import DeadlineExceeded
 from server.queue.messages import WORKER_FORMS, QueuedJob, Reply
 from server.queue.pieces import PIECE_BYTES
-from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
     LASTING_WORKER,
     QUEUE,
@@ -31,6 +30,7 @@ from tests.queue.harness import (
     worker_queue,
 )
 from tests.queue.test_records import admit, read
+from tests.worker_queue import WorkerQueue
 
 NEWS = "telepathy"
 

@@ -9,7 +9,6 @@ import pytest
 import redis
 
 from server.queue.messages import Reply
-from server.queue.worker_side import WorkerQueue
 from tests.queue.harness import (
     BUNDLE,
     LASTING_WORKER,
@@ -31,6 +30,7 @@ from tests.queue.harness import (
     running,
     worker_queue,
 )
+from tests.worker_queue import WorkerQueue
 
 
 async def test_line_3_a_finished_job_leaves_nothing_behind_but_its_statistics(url: str, db: redis.Redis) -> None:

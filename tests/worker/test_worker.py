@@ -15,8 +15,9 @@ import pytest
 
 from models.loading import load
 from server.queue import keys
+from server.queue.delivery import Delivery
+from server.queue.link import WorkerTimings
 from server.queue.messages import Reply, ServedBundle, WorkerInfo
-from server.queue.worker_side import Delivery, WorkerQueue, WorkerTimings
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.main import WATCH_EVERY
 from tests.bundles import write_null, write_tiny_vit, write_unserved
@@ -24,6 +25,7 @@ from tests.chaos.poisonous_worker import COMMAND, SLOW
 from tests.keyspace import PartitionRedis
 from tests.queue.harness import Server, free_port
 from tests.worker.processes import WAIT_S, eventually, gateway, worker
+from tests.worker_queue import WorkerQueue
 
 
 def slow_pixels(seconds: float) -> np.ndarray:

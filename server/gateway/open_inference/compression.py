@@ -8,7 +8,7 @@ from typing import Literal
 
 from server.gateway.open_inference.errors import invalid
 from server.http.problems import Kind, Problem
-from server.queue.dispatch import Reservation
+from server.queue.shares import Reservation
 from server.quoting import quoted
 
 Encoding = Literal["gzip", "deflate"]

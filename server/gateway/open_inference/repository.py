@@ -16,7 +16,8 @@ from starlette.requests import Request
 from models.bundle import NAME_PATTERN
 from server.gateway.directory import is_unloaded, state_of, version_order
 from server.http.problems import Kind, Problem
-from server.queue.dispatch import Dispatcher, DispatcherTimings, Fleet
+from server.queue.dispatch import Dispatcher, DispatcherTimings
+from server.queue.fleet import Fleet
 from server.queue.messages import ServedBundle
 from server.quoting import QUOTED, quoted
 from server.settings import Settings

@@ -12,7 +12,7 @@ from models.bundle import BundleSpec
 from server.gateway import directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
 from server.http.problems import Kind, Problem
-from server.queue.dispatch import Fleet
+from server.queue.fleet import Fleet
 from server.quoting import quoted
 from server.tasks.registry import main_task
 

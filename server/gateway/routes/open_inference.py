@@ -24,7 +24,7 @@ from server.gateway.routes.infer import INFER_PATHS, infer
 from server.http.large_json import Outline
 from server.http.problems import Kind, Problem
 from server.http.requests import read_small
-from server.queue.dispatch import Fleet
+from server.queue.fleet import Fleet
 from server.quoting import QUOTED
 
 MAX_INDEX_BODY = 64 * 1024

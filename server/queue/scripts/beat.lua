@@ -4,7 +4,7 @@
 -- ARGV: gateway, ttl ms, id of the last reply it has read, the forms of messages that it understands, an epoch for a Redis that has none,
 -- ms until records may be swept again, then name, amount, name, amount, … of what it has counted since the last time, for the history.
 -- Returns {1 if Redis still knew the gateway, epoch, 1 if it is this gateway's turn to sweep records, flat {bundle, items}… of clients' jobs that
--- are done and that no gateway has counted yet, now ms, and the unfinished items: how many, bytes, ms of work, rows (stream_load), flat {owner, what
+-- are done and that no gateway has counted yet, now ms, and the unfinished items: how many, bytes, ms of work, stream_loads, flat {owner, what
 -- it holds}…}.
 
 local gateway, replies = 'gw:' .. ARGV[1], 'replies:' .. ARGV[1]

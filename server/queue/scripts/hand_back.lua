@@ -7,7 +7,7 @@
 
 local me = ARGV[1]
 for _, job in ipairs(cmsgpack.unpack(ARGV[2])) do
-  if #call('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, me) == 1 then
+  if #try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, me) == 1 then  -- else others have it, or Redis has lost it
     if call('EXISTS', 'cancel:' .. job.job) == 1 then
       remove(job.stream, job.entry, job.job)
     elseif job.alone then

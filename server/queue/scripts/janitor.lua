@@ -53,16 +53,15 @@ for _, stream in ipairs(redis.call('SUNION', P .. 'queues', P .. 'streams')) do
 end
 
 -- What unfinished items hold is counted anew: the counts are wrong where Redis, or somebody, has lost items that had not ended.
-local function recount()
+if first then
   redis.call('DEL', P .. 'queue:bytes', P .. 'queue:work', P .. OWNERS)
   looked_at, more_bytes, more_work = {}, 0, 0
   for _, job_id in ipairs(call('SMEMBERS', JOBS)) do
     local _, _, owner, work, bytes, last = known_of(job_id)
     if owner then count(owner, work, bytes, last, 1) else call('SREM', JOBS, job_id) end
   end
-  write_counts()
 end
-if first then recount() else write_counts() end
+write_counts()
 
 -- Whether a record still needs what it keeps beside the queue: it queues the job again if Redis lost it.
 local function is_kept(job_id)

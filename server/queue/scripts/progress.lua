@@ -13,7 +13,7 @@ local function note(id, job)
   if not record or not is_open(record) then return end
   start(id, record, now)
   local begins = job.total == 0
-  if not record.begun or (begins and record.count == '1') then tell_begun(id, record, now) end
+  if not record.begun or (begins and record.count == '1') then tell_begun(id, now) end
   if begins then return end
   if record.count == '1' then
     call('HSET', 'record:' .. id, 'reported', '1')
@@ -25,17 +25,16 @@ local function note(id, job)
   end
 end
 
-local function pass_on(job)
-  if not outgoing[job.gateway] then reply(job.gateway, 'progress', '1') end
-  reply(job.gateway, job.job, job.message)
-end
-
 for i, job in ipairs(cmsgpack.unpack(ARGV[2])) do
   job.message = ARGV[2 + i]
   local record = record_of(job.job)
-  local pending = try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker)
-  if not pending.err and #pending == 1 then
-    if record then note(record, job) else pass_on(job) end
+  if #try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker) == 1 then
+    if record then
+      note(record, job)
+    else
+      if not outgoing[job.gateway] then reply(job.gateway, 'progress', '1') end
+      reply(job.gateway, job.job, job.message)
+    end
   end
 end
 

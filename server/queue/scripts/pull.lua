@@ -14,8 +14,7 @@ local streams, places = unpack(cmsgpack.unpack(ARGV[3]))
 -- the clock was set back, so before everything else.
 local function next_ms(stream)
   local after = '-'
-  local groups = redis.pcall('XINFO', 'GROUPS', P .. stream)
-  for _, flat in ipairs(groups) do
+  for _, flat in ipairs(redis.pcall('XINFO', 'GROUPS', P .. stream)) do
     local group = to_table(flat)
     if group.name == GROUP then after = '(' .. group['last-delivered-id'] end
   end

@@ -3,7 +3,6 @@
 -- Events of several clients' jobs. ARGV: most events for each, then for each its record and the number of the last event that is known.
 -- Returns {epoch of this Redis or '', for each {state ('': there is no such record), entries…}}. Those for which the answer would
 -- become too long are left out at its end.
-
 -- Jobs that wait are told their place again when it has changed, at most every PLACE_EVERY_MS, while somebody reads.
 
 local PLACE_EVERY_MS = 5000
@@ -20,8 +19,7 @@ local function tell_changed_place(id, record)
   tell(id, 'queued', cjson.encode({place = place}))
 end
 
-local most, answers = ARGV[1], {}
-local bytes = 0
+local most, answers, bytes = ARGV[1], {}, 0
 for at = 2, #ARGV, 2 do
   if bytes > MOST_BYTES then break end
   local id, after = ARGV[at], ARGV[at + 1]

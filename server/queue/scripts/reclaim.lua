@@ -11,41 +11,31 @@ local me, now = ARGV[1], now_ms()
 local function last_steps(dead)
   local running = {}
   for _, packed in ipairs(call('HVALS', 'suspects:' .. dead)) do
-    if packed ~= '' then
-      local how, ids = unpack(cmsgpack.unpack(packed))
-      for _, id in ipairs(ids) do running[id] = how end
-    end
+    local how, ids = unpack(cmsgpack.unpack(packed))
+    for _, id in ipairs(ids) do running[id] = how end
   end
   return running
 end
 
--- The jobs of a stream that a dead worker may have died of: {entry id…}. What merely waited between two steps is put back, and charged nothing;
--- what was a suspect before stays one.
-local function suspects(stream, dead, running)
-  local found = {}
+-- Claims the first job of a stream that a dead worker may have died of. What merely waited between two steps is put back, and charged
+-- nothing; what was a suspect before stays one.
+local function claim(stream, dead)
+  local running, claimed = last_steps(dead)
   for _, pending in ipairs(call('XPENDING', stream, GROUP, '-', '+', MOST_PENDING, dead)) do
     local entry = call('XRANGE', stream, pending[1], pending[1])[1]
-    local id = entry and fields(entry).id
-    if id and not running[id] and call('EXISTS', 'deaths:' .. id) == 0 then
+    local job = entry and fields(entry)
+    if job and not running[job.id] and call('EXISTS', 'deaths:' .. job.id) == 0 then
       put_back(stream, pending[1])
-    else
-      found[#found + 1] = pending[1]
+    elseif not claimed then
+      call('XCLAIM', stream, GROUP, me, 0, pending[1])
+      if job then  -- else it was deleted by hand, and is pending no more
+        local deaths = call('INCRBY', 'deaths:' .. job.id, running[job.id] == 'alone' and 1 or 0)
+        call('PEXPIRE', 'deaths:' .. job.id, math.max(1, job.deadline - now + LINGER_MS))
+        claimed = {now, taken(stream, entry, now, true), deaths, dead}
+      end
     end
   end
-  return found
-end
-
-local function claim(stream, dead)
-  local running = last_steps(dead)
-  for _, entry_id in ipairs(suspects(stream, dead, running)) do
-    local entry = call('XCLAIM', stream, GROUP, me, 0, entry_id)[1]
-    if entry then  -- else it was deleted by hand, and is pending no more
-      local job = fields(entry)
-      local deaths = call('INCRBY', 'deaths:' .. job.id, running[job.id] == 'alone' and 1 or 0)
-      call('PEXPIRE', 'deaths:' .. job.id, math.max(1, job.deadline - now + LINGER_MS))
-      return {now, taken(stream, entry, now, true), deaths, dead}
-    end
-  end
+  return claimed
 end
 
 for i = 2, #ARGV do

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- needs: items history records
 -- What the service is doing, and what has been counted up to now. ARGV: steps of history, most dead letters, most records.
--- Returns {now ms, living gateways, rows (stream_load)…, flat counts of each step…, {entry id, stream, reason}…, how many records are queued, running and
+-- Returns {now ms, living gateways, stream_loads, each with how many living workers hold, flat counts of each step…, {entry id, stream, reason}…, how many records are queued, running and
 -- kept, flat records:totals, flat records:ended, of those that have not ended the oldest: {task, bundle, state, created ms, started ms, done, total,
--- unit}, '' where nothing is known; ids are secrets and stay here}.
+-- unit}, nil where nothing is known; ids are secrets and stay here}.
 
 count_batches(call('LLEN', 'stats:batches'))
 local now = now_ms()
@@ -31,7 +31,6 @@ for _, entry in ipairs(call('XREVRANGE', 'dead', '+', '-', 'COUNT', ARGV[2]) or 
   letters[#letters + 1] = {entry[1], letter.stream or '', letter.reason or ''}
 end
 
-local ONGOING = {'task', 'bundle', 'state', 'created_ms', 'started_ms', 'done', 'total', 'unit'}
 local open, ongoing = {queued = 0, running = 0}, {}
 for _, member in ipairs(call('ZRANGE', OPEN, 0, -1)) do
   local id = string.match(member, '^[^:]+')
@@ -39,9 +38,7 @@ for _, member in ipairs(call('ZRANGE', OPEN, 0, -1)) do
   if record and is_open(record) then
     notice_start(id, record, now)
     open[record.state] = open[record.state] + 1
-    local values = {}
-    for i, name in ipairs(ONGOING) do values[i] = record[name] or '' end
-    ongoing[#ongoing + 1] = values
+    ongoing[#ongoing + 1] = call('HMGET', 'record:' .. id, 'task', 'bundle', 'state', 'created_ms', 'started_ms', 'done', 'total', 'unit')
   end
 end
 table.sort(ongoing, function(a, b) return tonumber(a[4]) < tonumber(b[4]) end)

@@ -45,8 +45,6 @@ local function drop_staged(jobs)
   end
 end
 
-local listed = {}  -- streams that this script has added to those that have held jobs
-
 -- Adds a job (row enqueued, with its message) to its stream; `last`: it was let into the last eighth.
 local function put(job, now, last)
   local ttl = job.deadline_ms - now + LINGER_MS
@@ -56,10 +54,7 @@ local function put(job, now, last)
     redis.call('RENAME', P .. 'stage:' .. job.job, P .. 'blob:' .. job.job)
     call('PEXPIRE', 'blob:' .. job.job, ttl)
   end
-  if not listed[job.stream] then
-    call('SADD', 'queues', job.stream)
-    listed[job.stream] = true
-  end
+  call('SADD', 'queues', job.stream)
   local entry_id = call(
     'XADD', job.stream, '*', 'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', now)
   local mark = last and '1' or '0'

@@ -112,7 +112,7 @@ local function all_held()
   return {items = call('SCARD', JOBS), nbytes = tonumber(call('GET', 'queue:bytes') or '0'), work = tonumber(call('GET', 'queue:work') or '0')}
 end
 
--- A row (stream_load) for each stream that has held jobs.
+-- For each stream that has held jobs {stream, its unfinished jobs, when the oldest of them was queued or 0}.
 local function stream_loads()
   local rows = {}
   for _, stream in ipairs(call('SMEMBERS', 'queues')) do

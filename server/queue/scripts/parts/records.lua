@@ -12,7 +12,7 @@ local MOST_EXPIRED = 1000
 
 -- Everything but the plan, which scripts do not read; nil if there is none.
 local FIELDS = {
-  'state', 'task', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'results', 'preview', 'idem',
+  'state', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'results', 'preview', 'idem',
   'reported', 'begun', 'done', 'total', 'unit', 'ordinal', 'place', 'placed_ms', 'owner', 'work_ms',
 }
 local function record_at(id)
@@ -25,9 +25,7 @@ end
 
 local function is_open(record) return record.state == 'queued' or record.state == 'running' end
 
-local function open_member(id, record)
-  return table.concat({id, record.count, record.nbytes, record.bound}, ':')
-end
+local function open_member(id, record) return table.concat({id, record.count, record.nbytes, record.bound}, ':') end
 
 local function count_kept(member, by)
   local bytes, state = string.match(member, '^[^:]+:(%d+):(%a+)$')
@@ -93,9 +91,8 @@ local function start(id, record, started_ms)
 end
 
 -- Tells that the work has begun: once, and again where it begins anew after a worker's death. The event holds Unix milliseconds.
-local function tell_begun(id, record, started_ms)
+local function tell_begun(id, started_ms)
   call('HSET', 'record:' .. id, 'begun', '1')
-  record.begun = '1'
   tell(id, 'started', string.format('%.0f', started_ms))
 end
 
@@ -107,12 +104,6 @@ local function drop_results(id, record)
   each_job(id, record, function(job_id) redis.call('DEL', P .. 'result:' .. job_id, P .. 'result:' .. job_id .. ':arrays') end)
 end
 
--- How long a job took, in the history: as a gateway counts requests (server/telemetry/tally.py).
-local function note_duration(record, now)
-  local bucket = math.max(0, math.ceil(math.log(math.max(now - tonumber(record.created_ms), 1)) / math.log(1.1)))
-  note(step_of(now), 'd' .. bucket .. ' ' .. record.bundle, 1)
-end
-
 -- The one place where a record ends: `done`, `failed` or `cancelled`. What is left of it stays for its time to live.
 local function close(id, record, state, now)
   local key, ttl = 'record:' .. id, tonumber(record.ttl_ms)
@@ -122,7 +113,9 @@ local function close(id, record, state, now)
   call('ZREM', OPEN, open_member(id, record))
   keep(id, state == 'done' and record.results or 0, state, now + ttl)
   if state == 'done' then
-    note_duration(record, now)
+    -- How long it took, in the history: as a gateway counts requests (server/telemetry/metrics.py).
+    local bucket = math.max(0, math.ceil(math.log(math.max(now - tonumber(record.created_ms), 1)) / math.log(1.1)))
+    note(step_of(now), 'd' .. bucket .. ' ' .. record.bundle, 1)
     call('HINCRBY', 'records:items', record.bundle, record.count)
     each_job(id, record, function(job_id)
       call('PEXPIRE', 'result:' .. job_id, ttl)
@@ -144,35 +137,24 @@ local function fail(id, record, kind, detail, index, now)
   close(id, record, 'failed', now)
 end
 
-local function keep_result(job_id, ending, until_ms, now)
-  local ttl, kept = until_ms - now, #ending.reply
-  call('SET', 'result:' .. job_id, ending.reply, 'PX', ttl)
-  if ending.stored ~= '' then
-    kept = kept + call('STRLEN', ending.stored)
-    redis.call('RENAME', P .. ending.stored, P .. 'result:' .. job_id .. ':arrays')
-    call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
-  end
-  return kept
-end
-
 -- The end of one of a record's jobs (row ended). The first failure ends the record; so does its last result. Without a reply nobody waits
 -- any more, or the message was lost: the sweep tells which.
 local function settle(id, index, ending, now)
   local record = record_at(id)
   if not record or not is_open(record) or ending.reply == '' then return end
   start(id, record, now - ending.worker_ns / 1e6)
-  if not record.begun and (ending.outcome == 'success' or ending.worker_ns > 0) then tell_begun(id, record, record.started_ms) end
-  if ending.outcome ~= 'success' then
-    fail(id, record, ending.failure, ending.detail, index, now)
-    return
+  if not record.begun and (ending.outcome == 'success' or ending.worker_ns > 0) then tell_begun(id, record.started_ms) end
+  if ending.outcome ~= 'success' then return fail(id, record, ending.failure, ending.detail, index, now) end
+  local key, result = 'record:' .. id, 'result:' .. ending.job
+  local ttl, stored = tonumber(record.deadline_ms) + LINGER_MS + tonumber(record.ttl_ms) - now, 0
+  if ending.stored ~= '' then
+    stored = call('STRLEN', ending.stored)
+    if stored == 0 then return fail(id, record, 'job-lost', 'the result was lost before it was kept', index, now) end
+    redis.call('RENAME', P .. ending.stored, P .. result .. ':arrays')
+    call('PEXPIRE', result .. ':arrays', ttl)
   end
-  if ending.stored ~= '' and call('EXISTS', ending.stored) == 0 then
-    fail(id, record, 'job-lost', 'the result was lost before it was kept', index, now)
-    return
-  end
-  local key = 'record:' .. id
-  local kept = keep_result(ending.job, ending, tonumber(record.deadline_ms) + LINGER_MS + tonumber(record.ttl_ms), now)
-  record.results = call('HINCRBY', key, 'results', kept)
+  call('SET', result, ending.reply, 'PX', ttl)
+  record.results = call('HINCRBY', key, 'results', #ending.reply + stored)
   local count, ended = tonumber(record.count), call('HINCRBY', key, 'ended', 1)
   if count > 1 or not record.reported then
     tell_progress(id, ended, count, 'images')
