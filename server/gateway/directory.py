@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Literal
 
 from models.bundle import BundleSpec
+from models.registry import architectures
 from server.http.problems import Kind, Problem
 from server.process.interruption import Interruption
 from server.queue.dispatch import Dispatcher
@@ -142,7 +143,7 @@ class Directory:
         if task is None:
             return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known: {known}", "model")
         other = newest(fleet, named(fleet.specs.values(), wanted))
-        if other is not None and not TASKS[task].serves(other.task):
+        if other is not None and not serves(task, other):
             return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is for {other.task}; known for {task}: {known}", "model")
         return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known for {task}: {known}", "model")
 
@@ -214,11 +215,14 @@ class _Waiting:
 
 def loaded(fleet: Fleet, task: str | None) -> list[BundleSpec]:
     """Known bundles of a task, or of any, that are not unloaded."""
-    return [
-        spec
-        for spec in fleet.specs.values()
-        if (task is None or TASKS[task].serves(spec.task)) and fleet.repository.get(spec.name) != "unloaded"
-    ]
+    return [spec for spec in fleet.specs.values() if (task is None or serves(task, spec)) and fleet.repository.get(spec.name) != "unloaded"]
+
+
+def serves(task: str, spec: BundleSpec) -> bool:
+    """Whether a task serves a bundle: one of its own, or of another task's that the architecture can be asked for, as for the vectors of
+    MAE's autoencoders but not of MAE-ST's. A bundle that can never be asked is nobody's default, which readiness would wait for."""
+    architecture = architectures().get(spec.architecture)
+    return TASKS[task].serves(spec.task) and (spec.task == task or architecture is None or architecture.serves(spec.task))
 
 
 def named(specs: Iterable[BundleSpec], model: str) -> list[BundleSpec]:

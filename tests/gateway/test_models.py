@@ -129,6 +129,14 @@ def test_a_second_bundle_does_not_take_the_default_from_the_starter_of_its_task(
     assert Directory(Dispatcher("redis://127.0.0.1:1", settings), settings).default(fleet, task) == specs[1]
 
 
+@pytest.mark.parametrize(("architecture", "gives_vectors"), [("mae", True), ("video_mae_pretraining", False), ("audio_mae", False)])
+def test_an_autoencoder_that_gives_no_vectors_is_nobody_s_default(architecture: str, gives_vectors: bool) -> None:
+    """It would never be ready, and the gateway not either."""
+    spec = make_spec("autoencoder").model_copy(update={"task": "autoencode", "architecture": architecture, "labels": []})
+    fleet, settings = Fleet(specs={(spec.name, spec.version): spec}), Settings()
+    assert Directory(Dispatcher("redis://127.0.0.1:1", settings), settings).default(fleet, "embed") == (spec if gives_vectors else None)
+
+
 @pytest.mark.parametrize(
     ("worker", "bundle", "told"),
     [
