@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-
-from cachetools import LRUCache
 
 from server.gateway.inference import Asked
 from server.http.clients import owner_of
@@ -17,7 +15,7 @@ from server.queue.vectors import Vectors
 from server.tasks.base import Outputs
 from server.tasks.texts import FEW
 
-OVERHEAD_BYTES = 300
+OVERHEAD_BYTES = 500
 """Bytes that an entry takes besides its vector."""
 
 
@@ -32,7 +30,7 @@ class TextCache:
     async def recall(self, asked: Asked, client: str) -> Asked:
         """Return the request with what is known of its texts."""
         ids = await self._ids(asked)
-        known = {text: kept[0] for text, id_ in ids.items() if (kept := self._kept.get(id_)) is not None}
+        known = {text: kept for text, id_ in ids.items() if (kept := self._kept.get(id_)) is not None}
         missing = {id_: text for text, id_ in ids.items() if text not in known}
         if missing:
             there = await self._vectors.recall(list(missing))
@@ -54,7 +52,7 @@ class TextCache:
 
     async def _ids(self, asked: Asked) -> dict[str, str]:
         """By text: content of the bundle and text, so that two contents never share a vector."""
-        texts = asked.task.texts(asked.plan) if self._kept.maxsize else ()
+        texts = asked.task.texts(asked.plan) if self._kept.nbytes else ()
         work = partial(_ids, asked.spec.digest(), texts)
         return work() if len(texts) <= FEW else await asyncio.to_thread(work)
 
@@ -63,21 +61,46 @@ def _ids(digest: str, texts: Sequence[str]) -> dict[str, str]:
     return {text: f"{digest}:{hashlib.sha256(text.encode()).hexdigest()}" for text in texts}
 
 
-class _Shared(LRUCache[str, tuple[bytes, str]]):
-    """Those that were used longest ago leave first. One owner has a quarter at most, so that nobody drives out what others use."""
+class _Shared:
+    """Those that were used longest ago leave first. One owner has a quarter at most, beyond which its own leave: nobody drives out what
+    others use."""
 
     def __init__(self, nbytes: int) -> None:
-        super().__init__(nbytes, lambda kept: len(kept[0]) + OVERHEAD_BYTES)
-        self._of: Counter[str] = Counter()
+        self.nbytes = nbytes
+        self._kept: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
+        """Vector and owner by id, the latest used last."""
+        self._of: dict[str, OrderedDict[str, None]] = {}
+        """Ids by owner, in the same order. None is empty."""
+        self._held: Counter[str] = Counter()
         """Bytes by owner."""
+        self._all = 0
+
+    def get(self, id_: str) -> bytes | None:
+        kept = self._kept.get(id_)
+        if kept is None:
+            return None
+        self._kept.move_to_end(id_)
+        self._of[kept[1]].move_to_end(id_)
+        return kept[0]
 
     def keep(self, id_: str, vector: bytes, owner: str) -> None:
         size = len(vector) + OVERHEAD_BYTES
-        if id_ not in self and self._of[owner] + size <= self.maxsize / 4:
-            self._of[owner] += size
-            self[id_] = vector, owner
+        if id_ in self._kept or size > self.nbytes / 4:
+            return
+        while self._held[owner] + size > self.nbytes / 4:
+            self._forget(next(iter(self._of[owner])))
+        while self._all + size > self.nbytes:
+            self._forget(next(iter(self._kept)))
+        self._kept[id_] = vector, owner
+        self._of.setdefault(owner, OrderedDict())[id_] = None
+        self._held[owner] += size
+        self._all += size
 
-    def popitem(self) -> tuple[str, tuple[bytes, str]]:
-        id_, (vector, owner) = super().popitem()
-        self._of[owner] -= len(vector) + OVERHEAD_BYTES
-        return id_, (vector, owner)
+    def _forget(self, id_: str) -> None:
+        vector, owner = self._kept.pop(id_)
+        size = len(vector) + OVERHEAD_BYTES
+        del self._of[owner][id_]
+        self._held[owner] -= size
+        self._all -= size
+        if not self._of[owner]:
+            del self._of[owner], self._held[owner]

@@ -10,7 +10,9 @@ from server.queue.errors import RedisAway
 from server.settings import Settings
 
 AT_ONCE = 256
-"""Vectors that one command moves."""
+"""Vectors that one command reads."""
+KEPT_AT_ONCE = 64
+"""Vectors that one script keeps: Redis answers nobody else meanwhile."""
 
 
 class Vectors:
@@ -42,8 +44,8 @@ class Vectors:
         most, ttl = self._settings.text_cache_bytes, int(self._settings.text_cache_ttl * 1000)
         ids = list(new)
         try:
-            for first in range(0, max(len(ids), len(used)), AT_ONCE):
-                recent, some = used[first : first + AT_ONCE], ids[first : first + AT_ONCE]
+            for first in range(0, max(len(ids), len(used)), KEPT_AT_ONCE):
+                recent, some = used[first : first + KEPT_AT_ONCE], ids[first : first + KEPT_AT_ONCE]
                 pairs = (word for id_ in some for word in (id_, new[id_]))
                 await self._link.move("keep_vectors", most, ttl, owner, len(recent), *recent, *pairs)
         except RedisAway:

@@ -9,7 +9,7 @@ import redis
 from tests.queue.harness import eventually, gateway, records_load
 
 VECTOR = bytes(range(250)) * 4
-ENTRY = len(VECTOR) + 200
+ENTRY = len(VECTOR) + 800
 """Bytes that one counts for."""
 
 
@@ -45,15 +45,17 @@ async def test_those_that_were_used_longest_ago_leave_first(url: str, db: redis.
         }
 
 
-async def test_one_owner_has_a_quarter_at_most(url: str, db: redis.Redis) -> None:
+async def test_beyond_a_quarter_an_owner_loses_its_own_oldest(url: str, db: redis.Redis) -> None:
     async with gateway(url, text_cache_bytes=40 * ENTRY) as us:
         us.vectors.keep_soon("quiet", dict.fromkeys(ids(0, 5), VECTOR))
         await eventually(lambda: db.zcard("vectors") == 5)
         for batch in range(10):
             us.vectors.keep_soon("flood", dict.fromkeys(ids(100 * (batch + 1), 20), VECTOR))
-        await eventually(lambda: db.hget("vectors:bytes", "flood") == str(10 * ENTRY))
-        await asyncio.sleep(0.2)
-        assert db.zcard("vectors") == 15 and len(await us.vectors.recall(ids(0, 5))) == 5
+            await eventually(lambda batch=batch: db.exists(f"vector:{ids(100 * (batch + 1) + 19, 1)[0]}"))
+        newest = ids(1010, 10)
+        assert set(await us.vectors.recall([*ids(0, 5), *ids(1000, 20)])) == {*ids(0, 5), *newest}
+        assert db.hgetall("vectors:bytes") == {"all ": str(15 * ENTRY), "quiet": str(5 * ENTRY), "flood": str(10 * ENTRY)}
+        assert set(db.zrange("vectors:owner:flood", 0, -1)) == set(newest)
 
 
 async def test_what_has_expired_is_counted_no_longer(url: str, db: redis.Redis) -> None:
@@ -65,6 +67,7 @@ async def test_what_has_expired_is_counted_no_longer(url: str, db: redis.Redis) 
         us.vectors.keep_soon("owner", dict.fromkeys(ids(3, 1), VECTOR))
         await eventually(lambda: db.zrange("vectors", 0, -1) == ids(3, 1))
         assert db.hgetall("vectors:bytes") == {"all ": str(ENTRY), "owner": str(ENTRY)}
+        assert db.zrange("vectors:owner:owner", 0, -1) == ids(3, 1)
 
 
 async def test_without_redis_nothing_is_known_and_nothing_breaks(url: str, db: redis.Redis) -> None:
@@ -74,3 +77,12 @@ async def test_without_redis_nothing_is_known_and_nothing_breaks(url: str, db: r
         await asyncio.sleep(0.2)
         assert await us.vectors.recall(ids(0, 1)) == {}
         assert (await records_load(us)).counts == {}
+
+
+async def test_redis_takes_no_more_memory_than_is_counted(url: str, db: redis.Redis) -> None:
+    async with gateway(url, text_cache_bytes=100_000_000) as us:
+        before = db.info("memory")["used_memory"]
+        us.vectors.keep_soon("owner", dict.fromkeys(ids(0, 4000), bytes(97)))
+        await eventually(lambda: db.zcard("vectors") == 4000)
+        taken = db.info("memory")["used_memory"] - before
+        assert 0.5 < taken / int(db.hget("vectors:bytes", "all ")) < 1.1

@@ -18,6 +18,10 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speaker]:
     pairs += [write_tiny_pair(bundles, name, architecture=architecture) for name, architecture in (("maws", "maws_clip"), ("flip", "flip"))]
     write_tiny_pair(bundles, "mute", tokenizer=False)
     write_tiny_vit(bundles)
-    settings = {"default_models": {"embed": "cit", "zero-shot": "cit"}, "text_cache_bytes": 400_000}
+    settings = {
+        "default_models": {"embed": "cit", "zero-shot": "cit"},
+        "text_cache_bytes": 800_000,
+        "trusted_proxies": ["127.0.0.0/8"],  # X-Forwarded-For tells clients apart
+    }
     with running(bundles, gateways=2, workers=1, **settings) as started:
         yield Speaker(started, {bundle.spec.name: bundle for bundle in pairs})

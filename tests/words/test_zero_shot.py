@@ -119,6 +119,16 @@ def test_a_flood_of_labels_leaves_those_of_others(speaker: Speaker) -> None:
     assert speaker.answered("zero-shot", PICTURES[:1], model="flip", label=kept, headers=quiet)["labels"]["cached"] == 2
 
 
+def test_new_labels_are_kept_however_many_one_client_has_read_before(speaker: Speaker) -> None:
+    only = {"X-Forwarded-For": "198.51.100.8"}
+    for batch in range(10):
+        before = [f"cat {100 * batch + number}" for number in range(100)]
+        speaker.answered("zero-shot", PICTURES[:1], model="flip", label=before, headers=only)
+    for cached in (0, 2):
+        counts = speaker.answered("zero-shot", PICTURES[:1], model="flip", label=["late dog", "late cat"], headers=only)["labels"]
+        assert counts["cached"] == cached
+
+
 @pytest.mark.parametrize(
     ("status", "field", "says", "given"),
     [
