@@ -16,7 +16,7 @@ from server.gateway.inference import outputs_of, timing_of
 from server.gateway.interface import Planned
 from server.gateway.presenting import Presenting
 from server.gateway.rfc3339 import rfc3339
-from server.gateway.submission import item_field
+from server.gateway.submission import job_field
 from server.gateway.turns import Line
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import choose
@@ -209,8 +209,12 @@ def document(record: Record) -> JobDocument:
 def failure(record: Record) -> Problem:
     """Why a job failed."""
     assert record.failure is not None
-    field = None if record.failed_index is None else item_field(record.part, record.failed_index, record.count)
-    return failures.of_reply(record.failure, record.bundle.partition("@")[0], field)
+    return failures.of_reply(record.failure, record.bundle.partition("@")[0], _failed_field(record))
+
+
+def _failed_field(record: Record) -> str | None:
+    task = TASKS.get(record.task)
+    return None if record.failed_index is None or task is None else job_field(task, record.part, record.failed_index, record.items)
 
 
 def url(job_id: str) -> str:

@@ -35,6 +35,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     part: str
     """The part that errors name."""
+    items: int
+    """Number of items, whose jobs come first."""
     priority: Priority
     request_id: str
     prepare_ms: float
@@ -63,6 +65,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     digest: str
     part: str = ""
+    items: int = 0
     plan: bytes
     """msgpack of the task's plan."""
     request_id: str

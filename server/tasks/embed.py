@@ -167,9 +167,7 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
         return sum(array.nbytes for one in outputs for array in one.values()) > FEW_BYTES
 
     def result_bound(self, plan: EmbedPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-        if "lengths" in sizes:
-            return (sizes["lengths"] // 4) * (4 * spec.embedding_dim + 16)
-        return image_bound(spec, plan.output)
+        return text_bound(spec, sizes) if "lengths" in sizes else image_bound(spec, plan.output)
 
     def sample(self, spec: BundleSpec) -> Arrays:
         return image_sample(spec)
@@ -204,6 +202,11 @@ def image_bound(spec: BundleSpec, output: str = "pooled") -> int:
         return 4 * dim + 8
     patches = (spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2
     return patches * (4 * dim + 8) + 8
+
+
+def text_bound(spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+    """Vector (dim,), place, length and whether it was cut of each text of a job. sizes: bytes by array."""
+    return (sizes["lengths"] // 4) * (4 * spec.embedding_dim + 16)
 
 
 def image_sample(spec: BundleSpec) -> Arrays:

@@ -18,7 +18,7 @@ from server.quoting import quoted
 from server.tasks import texts
 from server.tasks.base import Arrays, File, Item, Outputs, Shapes, Task, Tensor
 from server.tasks.classify import IMAGE, Merging
-from server.tasks.embed import image_arguments, image_bound, image_bucket, image_sample, need_tokeniser, text_samples, weight
+from server.tasks.embed import image_arguments, image_bound, image_bucket, image_sample, need_tokeniser, text_bound, text_samples, weight
 from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import ExcessiveOption, InvalidOption, Options
 
@@ -116,6 +116,7 @@ class ZeroShot(Task[ZeroShotOptions, ZeroShotPlan]):
     answer = ZeroShotAnswer
     echoed_arrays = texts.ECHOED
     unread_arrays = texts.UNREAD
+    beside = "label"
     example: ClassVar[Mapping[str, Any]] = {
         "results": [
             {
@@ -189,10 +190,8 @@ class ZeroShot(Task[ZeroShotOptions, ZeroShotPlan]):
         return len(plan.labels) * len(plan.templates) > texts.FEW
 
     def result_bound(self, plan: ZeroShotPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-        """The vectors of a job; the plan, which holds those that were recalled, counts as a part of each."""
-        kept = sum(len(text.encode()) + len(vector) for text, vector in plan.vectors.items())
-        own = (sizes["lengths"] // 4) * (4 * spec.embedding_dim + 16) if "lengths" in sizes else image_bound(spec)
-        return own + kept
+        """The vectors of a job; those that were recalled are in the plan."""
+        return text_bound(spec, sizes) if "lengths" in sizes else image_bound(spec)
 
     def sample(self, spec: BundleSpec) -> Arrays:
         return image_sample(spec)

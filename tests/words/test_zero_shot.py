@@ -6,6 +6,7 @@ import base64
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -127,6 +128,30 @@ def test_new_labels_are_kept_however_many_one_client_has_read_before(speaker: Sp
     for cached in (0, 2):
         counts = speaker.answered("zero-shot", PICTURES[:1], model="flip", label=["late dog", "late cat"], headers=only)["labels"]
         assert counts["cached"] == cached
+
+
+def test_labels_in_the_url_are_utf_8(speaker: Speaker) -> None:
+    def asked(query: str) -> httpx.Response:
+        return speaker.gateway.http.post(f"/v1/zero-shot?{query}", content=PICTURES[0])
+
+    (best, _) = asked("label=caf%C3%A9&label=%F0%9F%90%95").json()["results"][0]["predictions"]
+    assert best["label"] in {"café", "🐕"}
+    for broken in ("%FF", "%ED%A0%80", "caf%E9"):
+        problem = asked(f"label=dog&label={broken}")
+        assert (problem.status_code, problem.json()["field"]) == (400, "label")
+    assert asked("label=dog&%FF=1").json()["detail"].startswith("unknown")
+
+
+def test_a_label_without_a_word_is_told_as_such(speaker: Speaker) -> None:
+    """FLIP's texts have no special tokens: nothing is left of what its tokenizer drops."""
+    empty = "\u200d"
+    asked = {"model": "flip", "label": ["dog", empty]}
+    assert speaker.refused(422, "zero-shot", PICTURES[:2], **asked)[0] == "label"
+    job = accepted(speaker.ask("zero-shot", PICTURES[:2], headers={"Prefer": "respond-async"}, **asked))
+    assert comes_to(speaker.gateway, job, "failed")["error"]["field"] == "label"
+    texts = [*["dog"] * 100, empty, *["a photo of the house"] * 100]
+    job = accepted(speaker.ask("embed", model="flip", text=texts, headers={"Prefer": "respond-async"}))
+    assert comes_to(speaker.gateway, job, "failed")["error"]["field"] == "text"
 
 
 @pytest.mark.parametrize(
