@@ -21,7 +21,7 @@ from server.gateway.admission import Visit
 from server.gateway.directory import Desertion
 from server.gateway.follower import Follower
 from server.gateway.interface import Planned
-from server.gateway.submission import item_field
+from server.gateway.submission import item_field, job_field
 from server.gateway.turns import Turns
 from server.http.clients import owner_of
 from server.http.problems import Kind, Problem
@@ -131,8 +131,7 @@ class Inference:
         owners = [index for index, arrays in enumerate(together) for _ in arrays]
         for index, reply in zip(owners, replies, strict=True):
             if reply.failure is not None:
-                field = item_field(asked.part, index, len(prepared)) if index < len(prepared) else None
-                raise failures.of_reply(reply.failure, asked.spec.name, field)
+                raise failures.of_reply(reply.failure, asked.spec.name, job_field(asked.task, asked.part, index, len(prepared)))
         timing = timing_of(replies, prepare=enqueued - began, round_trip=answered - enqueued, total=answered - visit.started)
         outputs = _with_echoes(replies, [arrays for item in together for arrays in item], asked.task.echoed_arrays)
         self._count(outputs, asked.spec, timing)
@@ -144,32 +143,29 @@ class Inference:
         Raises Problem, and what the Dispatcher raises.
         """
         began = time.perf_counter()
-        prepared, beside = await self._prepare(items, asked, visit), await self._prepare_beside(asked, visit)
+        prepared, count = [*await self._prepare(items, asked, visit), *await self._prepare_beside(asked, visit)], len(items)
         items.clear()
-        owners = [str(index) for index, arrays in enumerate(prepared) for _ in arrays] + ["" for arrays in beside for _ in arrays]
+        plan = msgspec.msgpack.encode(asked.plan)
         enqueued = time.perf_counter()
         deadline_ms = int(self._dispatcher.now_ms() + (visit.seconds - (enqueued - visit.started)) * 1000)
 
         def make_jobs(record: str) -> list[QueuedJob]:
-            return self._jobs([*prepared, *beside], asked, visit, deadline_ms, record=record, follow=True)
+            return self._jobs(prepared, asked, visit, deadline_ms, record=record, follow=True)
 
-        def bound(job: QueuedJob) -> int:
-            return asked.task.result_bound(asked.plan, asked.spec, asked.task.sizes(_to_numpy(job.arrays))) + RESULT_OVERHEAD
-
-        jobs, plan = make_jobs(""), msgspec.msgpack.encode(asked.plan)
+        jobs = make_jobs("")
         await _reserve_large(jobs, visit)
         draft = Draft(
             task=asked.task.name,
             bundle=asked.spec.id,
             digest=asked.spec.digest(),
             part=asked.part,
+            items=count,
             priority=asked.priority,
             request_id=visit.request_id,
             prepare_ms=_milliseconds(enqueued - began),
             fingerprint=fingerprint,
             idem=hashlib.sha256(idempotency_key.encode()).hexdigest() if idempotency_key else "",
-            bound=len(plan) + sum(map(bound, jobs)),
-            items="" if len(owners) == len(prepared) else ",".join(owners),
+            bound=len(plan) + sum(_result_bound(asked, job) for job in jobs),
         )
         try:
             return await self._dispatcher.records.admit(draft, plan, make_jobs)
@@ -272,6 +268,10 @@ def _with_echoes(replies: Sequence[Reply], prepared: Sequence[Mapping[str, Array
         return outputs_of(replies)
     sent = [{name: arrays[name].to_numpy() for name in names if name in arrays} for arrays in prepared]
     return [{**outputs, **echoes} for outputs, echoes in zip(outputs_of(replies), sent, strict=True)]
+
+
+def _result_bound(asked: Asked, job: QueuedJob) -> int:
+    return asked.task.result_bound(asked.plan, asked.spec, asked.task.sizes(_to_numpy(job.arrays))) + RESULT_OVERHEAD
 
 
 async def _reserve_large(jobs: Sequence[QueuedJob], visit: Visit) -> None:

@@ -16,7 +16,7 @@ from server.gateway.inference import outputs_of, timing_of
 from server.gateway.interface import Planned
 from server.gateway.presenting import Presenting
 from server.gateway.rfc3339 import rfc3339
-from server.gateway.submission import item_field
+from server.gateway.submission import job_field
 from server.gateway.turns import Line
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import choose
@@ -209,10 +209,13 @@ def document(record: Record) -> JobDocument:
 def failure(record: Record) -> Problem:
     """Why a job failed."""
     assert record.failure is not None
-    items = record.item_of_job
-    failed = None if record.failed_index is None else items[record.failed_index]
-    field = None if failed is None else item_field(record.part, failed, len(set(items) - {None}))
-    return failures.of_reply(record.failure, record.bundle.partition("@")[0], field)
+    return failures.of_reply(record.failure, record.bundle.partition("@")[0], _failed_field(record))
+
+
+def _failed_field(record: Record) -> str | None:
+    if record.failed_index is None or record.task not in TASKS:
+        return None
+    return job_field(TASKS[record.task], record.part, record.failed_index, record.items or record.count)
 
 
 def url(job_id: str) -> str:

@@ -20,7 +20,7 @@ from server.http.problems import Kind, Problem
 from server.http.requests import header, read, stream
 from server.queue.shares import Reservation
 from server.settings import Settings
-from server.tasks.base import Item
+from server.tasks.base import Item, Task
 
 MAX_FIELD_BYTES = 4096
 """Limit of one option; options are short words."""
@@ -104,6 +104,11 @@ class Submission:
 def item_field(name: str, index: int, count: int) -> str:
     """How errors name one of several elements of a part."""
     return name if count == 1 else f"{name}[{index}]"
+
+
+def job_field(task: Task[Any, Any], part: str, index: int, items: int) -> str:
+    """How errors name what a job of a request was made of. index: of its item; items: how many there are, whose jobs come first."""
+    return item_field(part, index, items) if index < items else task.beside or part
 
 
 async def read_submission(

@@ -35,6 +35,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     part: str
     """The part that errors name."""
+    items: int
+    """Number of items, whose jobs come first."""
     priority: Priority
     request_id: str
     prepare_ms: float
@@ -44,9 +46,6 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of the client's Idempotency-Key; empty: there is none."""
     bound: int
     """Bytes that its results and its latest preview may take."""
-    items: str = ""
-    """Index of the item that each of its jobs of the queue belongs to, `0,0,1,`: nothing for a job of the request as a whole. Empty: each
-    job has an item of its own."""
 
 
 class JobProgress(msgspec.Struct, frozen=True):
@@ -66,6 +65,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     digest: str
     part: str = ""
+    items: int = 0
+    """Number of items, whose jobs come first; 0: those of an earlier version, a job each."""
     plan: bytes
     """msgpack of the task's plan."""
     request_id: str
@@ -83,15 +84,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
     failed_index: int | None = msgspec.field(default=None, name="index")
     """The index of the job that failed, where it was one."""
-    items: str = ""
-    """As in `Draft`."""
     events: int = 0
     """Number of the last event."""
-
-    @property
-    def item_of_job(self) -> list[int | None]:
-        """Index of the item of each job; None for a job of the request as a whole."""
-        return [int(item) if item else None for item in self.items.split(",")] if self.items else list(range(self.count))
 
     @property
     def job_ids(self) -> list[str]:

@@ -103,6 +103,8 @@ class Task(ABC, Generic[Asked, Plan]):
     unread_arrays: ClassVar[tuple[str, ...]] = ()
     """Names of those echoed arrays that no model reads: they never come to a device, and leave the gateway only where an answer may be
     presented elsewhere."""
+    beside: ClassVar[str] = ""
+    """The option that the jobs of `prepare_beside` come from, as errors name it."""
 
     def serves(self, bundle_task: str) -> bool:
         """Whether it serves bundles of this `task`."""

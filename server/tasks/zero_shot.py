@@ -115,6 +115,7 @@ class ZeroShot(Task[ZeroShotOptions, ZeroShotPlan]):
     answer = ZeroShotAnswer
     echoed_arrays = texts.ECHOED
     unread_arrays = texts.UNREAD
+    beside = "label"
     example: ClassVar[Mapping[str, Any]] = {
         "results": [
             {
@@ -188,6 +189,7 @@ class ZeroShot(Task[ZeroShotOptions, ZeroShotPlan]):
         return len(plan.labels) * len(plan.templates) > texts.FEW
 
     def result_bound(self, plan: ZeroShotPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+        """The vectors of a job; those that were recalled are in the plan."""
         return texts.bound(spec, sizes) if "lengths" in sizes else image_bound(spec)
 
     def sample(self, spec: BundleSpec) -> Arrays:

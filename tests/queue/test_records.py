@@ -44,6 +44,7 @@ DRAFT = Draft(
     bundle=BUNDLE,
     digest=DIGEST,
     part="image",
+    items=1,
     priority="normal",
     request_id="r",
     prepare_ms=1.0,

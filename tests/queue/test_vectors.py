@@ -88,3 +88,12 @@ async def test_without_redis_nothing_is_known_and_nothing_breaks(url: str, db: r
         await asyncio.sleep(0.2)
         assert await us.vectors.recall(ids(0, 1)) == {}
         assert (await records_load(us)).counts == {}
+
+
+async def test_redis_takes_no_more_memory_than_is_counted(url: str, db: redis.Redis) -> None:
+    async with gateway(url, text_cache_bytes=100_000_000) as us:
+        before = db.info("memory")["used_memory"]
+        us.vectors.keep_soon("owner", dict.fromkeys(ids(0, 4000), bytes(2049)))
+        await eventually(lambda: db.zcard("vectors") == 4000)
+        taken = db.info("memory")["used_memory"] - before
+        assert 0.9 < taken / int(db.hget("vectors:bytes", "all ")) < 1.1

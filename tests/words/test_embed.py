@@ -77,13 +77,6 @@ def test_vectors_are_fetched_later_from_another_gateway(speaker: Speaker) -> Non
     assert cosines(kept["embeddings"], speaker.vectors_of_texts("cit", TEXTS)).min() >= SAME
 
 
-def test_a_job_that_fails_names_its_texts_and_no_job_of_the_queue(speaker: Speaker) -> None:
-    texts = ["a dog", "\u200b" * 40]  # of two lengths; the second has no words
-    asked = speaker.ask("embed", model="flip", text=texts, headers={"Prefer": "respond-async"})
-    error = comes_to(speaker.gateway, accepted(asked), "failed")["error"]
-    assert (error["type"], error["field"]) == ("urn:opsin:unusable-input", "text")
-
-
 def test_a_pair_without_a_tokenizer_embeds_images_alone(speaker: Speaker) -> None:
     assert speaker.answered("embed", PICTURES, model="mute")["kind"] == "image"
     field, detail = speaker.refused(422, "embed", model="mute", text=["a dog"])
