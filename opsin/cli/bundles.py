@@ -246,7 +246,7 @@ def _ladder(spec: BundleSpec) -> Table:
         table.add_row(
             f"{rung.name} (default)" if rung.name == spec.default_rung else rung.name,
             _value(rung.schedule),
-            "not measured" if rung.accuracy is None else f"{rung.accuracy:.1%}",
+            "not measured" if rung.accuracy is None else f"{rung.accuracy:.1%} {rung.metric}",
             "not measured" if rung.throughput is None else f"{rung.throughput:.2f}×",
         )
     return table
