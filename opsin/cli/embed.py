@@ -15,7 +15,7 @@ import typer
 
 from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
-from opsin.cli.image_files import IN_FLIGHT
+from opsin.cli.image_files import IN_FLIGHT, of_folders
 from opsin.cli.interrupts import remembered
 from opsin.cli.screen import screen
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from opsin.results import Model
     from opsin.vector_file import FileVectors
 
-IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-"""Suffixes of the files that are taken from a folder."""
 SAVE_S = 5.0
 """Seconds between two writings of the file, at least."""
 SAVE_SHARE = 0.05
@@ -63,7 +61,7 @@ def embed(
         raise Misuse(f"{output}: the file's name must end in .npz")
     if timeout <= 0:
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
-    files, others = _files(sources)
+    files, others = of_folders(sources)
     if others:
         typer.echo(f"opsin: passed over in folders, without the suffix of an image: {others}", err=True)
     known = _read(output)
@@ -220,28 +218,6 @@ class _Work:
     @property
     def _asked(self) -> tuple[str, str]:
         return self.options["merge"] or "", self.options["pool"] or ""
-
-
-def _files(sources: Sequence[Path]) -> tuple[list[Path], int]:
-    """Files, each once, those of folders by name; and how many of folders are no images. Raises Misuse."""
-    found, others = dict[Path, None](), 0
-    for source in sources:
-        if source.is_file():
-            found[source] = None
-        elif source.is_dir():
-            inner = sorted(path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source)))
-            images = [path for path in inner if path.suffix.lower() in IMAGES]
-            found.update(dict.fromkeys(images))
-            others += len(inner) - len(images)
-        else:
-            raise Misuse(f"{source}: no such file or folder")
-    if not found:
-        raise Misuse(f"{sources[0]}: no image in it; images are known by their suffixes, {', '.join(sorted(IMAGES))}")
-    return list(found), others
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _read(output: Path) -> FileVectors | None:
