@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 import torch
@@ -15,13 +16,17 @@ from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from models.spec import Metric
 from server.tasks import texts
+from server.worker.backends import Backends
 from server.worker.executors import Arrays, check
+from server.worker.layout import Layout
 from server.worker.warmup import Loader, compare, run_at_once
 
 OFF = "off"
 BATCH = 8
 ROWS = 1024
 """Vectors that are compared with all others at a time: a matrix of all of them may not fit in memory."""
+
+ROUNDS = 5
 
 Schedules = Mapping[str, MergeSchedule]
 """By rung; `off` is added."""
@@ -86,22 +91,26 @@ def measure_quality(bundle: Bundle, schedules: Schedules, examples: Examples, de
 def measure_throughput(bundle: Bundle, schedules: Schedules, loader: Loader) -> Throughput:
     """Compare each rung with merging off in all backends that may run it, as workers do, at the batch size of the best throughput.
 
-    Raises BundleError."""
+    Ratios are medians of `ROUNDS`. Raises BundleError."""
     warm = loader.measure(bundle)
     if warm.backends is None:
         raise BundleError(f"{bundle.spec.id}: task {bundle.spec.task} is answered step by step, and has no ladder")
     backends, size = warm.backends, warm.steps.best
     backends.open()
     off = backends.schedule(MergeSchedule.off())
-    compare(backends, loader.layout, MergeSchedule.off(), size, run_at_once)
-    seconds = backends.times.best(off, backends.usable)[size]
-    ratios = {OFF: 1.0}
-    for name, schedule in schedules.items():
-        own = backends.schedule(schedule)
-        if own != off:
-            compare(backends, loader.layout, schedule, size, run_at_once)
-        ratios[name] = 1.0 if own == off else seconds / backends.times.best(own, backends.usable)[size]
-    return Throughput(size, ratios)
+    ratios: dict[str, list[float]] = {OFF: [1.0], **{name: [] for name in schedules}}
+    for _ in range(ROUNDS):
+        seconds = _seconds(backends, loader.layout, MergeSchedule.off(), size)
+        for name, schedule in schedules.items():
+            same = backends.schedule(schedule) == off
+            ratios[name].append(1.0 if same else seconds / _seconds(backends, loader.layout, schedule, size))
+    return Throughput(size, {name: median(found) for name, found in ratios.items()})
+
+
+def _seconds(backends: Backends, layout: Layout, schedule: MergeSchedule, size: int) -> float:
+    """Seconds of a batch in the backend that would run it. They compare with others of the same bundle, which `compare` has seen to."""
+    compare(backends, layout, schedule, size, run_at_once)
+    return backends.times.best(backends.schedule(schedule), backends.usable)[size]
 
 
 def _answers(model: LoadedModel, schedule: MergeSchedule, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
