@@ -63,13 +63,19 @@ def embed(
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     files, others = of_folders(sources)
     if others:
-        typer.echo(f"opsin: passed over in folders, without the suffix of an image: {others}", err=True)
+        typer.echo(f"opsin: files without the suffix of an image, passed over: {others}", err=True)
     known = _read(output)
     options: Any = {"merge": merge, "pool": pool, "timeout": timeout}
     with Client(url, timeout=timeout, retries=RETRIES) as client, remembered() as stop_if_interrupted:
         work = _Work(client, output, files, known, options)
         work.choose(model)
-        refused = work.run(stop_if_interrupted)
+        try:
+            refused = work.run(stop_if_interrupted)
+        except KeyboardInterrupt:
+            if work.saved:
+                kept = f"{work.saved} of {len(files)} files are in {output}"
+                typer.echo(f"opsin: interrupted; {kept}, and the same command goes on with the others", err=True)
+            raise
     if work.count:
         typer.echo(f"{output}: {work.count} vectors of {work.dim} numbers, {work.bundle.id}, {work.recalled} of them known before")
     if refused:
@@ -87,7 +93,7 @@ class _Work:
         self._stats: dict[int, os.stat_result] = {}
         self._rows: dict[int, NDArray[np.float32]] = {}
         self._refused: dict[Path, Exception] = {}
-        self._saved, self._save_s = 0, 0.0
+        self.saved, self._save_s = 0, 0.0
 
     @property
     def count(self) -> int:
@@ -173,7 +179,12 @@ class _Work:
     def _recall(self) -> None:
         """Take over the vectors of the file that are still right."""
         known = self._known
-        if known is None or (known.digest, known.merge, known.pool) != (self.bundle.digest, *self._asked):
+        if known is None:
+            return
+        if (known.digest, known.merge, known.pool) != (self.bundle.digest, *self._asked):
+            content = " with another content" if known.model == self.bundle.id and known.digest != self.bundle.digest else ""
+            before = f"{known.model}{content}, merge {known.merge or 'off'}, pool {known.pool or 'by default'}"
+            typer.echo(f"opsin: {self.output}: its vectors are of {before}: all files are embedded again", err=True)
             return
         rows = {path: row for row, path in enumerate(known.paths.tolist())}
         for index, file in enumerate(self.files):
@@ -192,7 +203,7 @@ class _Work:
 
         from opsin.vector_file import FileVectors
 
-        if len(self._rows) == self._saved:
+        if len(self._rows) == self.saved:
             return
         began = time.monotonic()
         if self.client.model(self.bundle.id).digest != self.bundle.digest:
@@ -213,7 +224,7 @@ class _Work:
             found.save(self.output)
         except OSError as error:
             raise Failure(f"{self.output}: cannot be written ({error.strerror})") from error
-        self._saved, self._save_s = len(self._rows), time.monotonic() - began
+        self.saved, self._save_s = len(self._rows), time.monotonic() - began
 
     @property
     def _asked(self) -> tuple[str, str]:
