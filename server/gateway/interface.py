@@ -75,11 +75,13 @@ class TaskInterface:
         return Problem(Kind.INVALID_OPTION, f"unknown; the parts are {parts}, the options are {', '.join(self.options)}", name[:QUOTED])
 
     def read_query(self, query: bytes) -> dict[str, list[object]]:
-        """The options in the URL. Raises Problem (422) for a name that is none."""
+        """The options in the URL. Raises Problem: 422 for a name that is none, 400 for what is not UTF-8."""
         options: dict[str, list[object]] = {}
-        for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="surrogateescape"):
             if name not in self.options:
-                raise self.unknown(name)
+                raise self.unknown(name.encode(errors="replace").decode())
+            if any("\ud800" <= character <= "\udfff" for character in value):
+                raise Problem(Kind.INVALID_BODY, "the option in the URL is not UTF-8", name)
             options.setdefault(name, []).append(value)
         return options
 
