@@ -5,7 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
@@ -142,6 +142,15 @@ class Text(Schema):
         return templates
 
 
+Metric = Literal["top-1", "agreement", "text-recall", "image-recall"]
+"""Meaning of a rung's accuracy; each is a share.
+
+top-1: labelled images whose best label is theirs. agreement: images whose best label is the same as without merging.
+text-recall: captions whose nearest image of a folder is theirs (recall@1 from text to image). image-recall: images whose merged vector is
+nearer to their own unmerged one than to that of any other image of a folder.
+"""
+
+
 class Rung(Schema):
     """One step of the ladder: a merge schedule with its accuracy and its forward throughput relative to merging off, both measured.
 
@@ -151,6 +160,12 @@ class Rung(Schema):
     schedule: int | list[int] | dict[str, int | float]
     accuracy: float | None = Field(default=None, ge=0, le=1)
     throughput: float | None = Field(default=None, gt=0)
+    metric: Metric = "top-1"
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves the usual metric out: bundles of versions that know no other keep their digests."""
+        return {name: value for name, value in handler(self).items() if (name, value) != ("metric", "top-1")}
 
     @field_validator("name")
     @classmethod

@@ -130,7 +130,8 @@ class AsyncClient:
         **options: Unpack[EmbedOptions],
     ) -> AsyncGallery:
         """See `Client.gallery`."""
-        outcomes = await self.map("embed", folder, concurrency=concurrency, pattern=pattern, progress=progress, **options)
+        inputs = inputs_of(os.fspath(folder), pattern, "gallery")
+        outcomes = await self.map("embed", inputs, concurrency=concurrency, progress=progress, **options)
         model = await self.model(answering(outcomes))
         return AsyncGallery(file_vectors(outcomes, model, options), tuple(outcomes.failures), self.embed, self.model)
 

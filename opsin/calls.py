@@ -97,6 +97,15 @@ class Budget:
         return pause
 
 
+def check_texts(name: str, texts: Sequence[str]) -> None:
+    """Raises ValueError for a text that UTF-8 cannot hold: one with a lone surrogate, as a badly decoded file name has."""
+    for index, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name}[{index}]: {text!r} holds a lone surrogate, which UTF-8 cannot") from error
+
+
 def check_names(method: str, options: Iterable[str], table: type[Any]) -> None:
     """Raises TypeError for an option that a method does not have. table: the TypedDict of those that it has."""
     unknown = [name for name in options if name not in table.__annotations__]

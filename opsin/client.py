@@ -147,7 +147,8 @@ class Client:
         Each file that matches `pattern` is embedded once, as by `map`; those that fail stand in `failures`. Raises OpsinError where none
         can be embedded.
         """
-        outcomes = self.map("embed", folder, concurrency=concurrency, pattern=pattern, progress=progress, **options)
+        inputs = inputs_of(os.fspath(folder), pattern, "gallery")
+        outcomes = self.map("embed", inputs, concurrency=concurrency, progress=progress, **options)
         model = self.model(answering(outcomes))
         return Gallery(file_vectors(outcomes, model, options), tuple(outcomes.failures), self.embed, self.model)
 

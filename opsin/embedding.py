@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, check_names
+from opsin.calls import Call, check_names, check_texts
 from opsin.chunks import Chunk, Limits, image_chunks
 from opsin.classification import Pictures, Priority, several
 from opsin.errors import Failed
@@ -124,6 +124,7 @@ def image_calls(images: Picture | Pictures, output: Output, asked: EmbedOptions,
 def text_calls(texts: str | Sequence[str], asked: EmbedOptions) -> Iterator[Chunk]:
     """Requests of at most `MOST_TEXTS` texts. They ask for JSON, which also tells how many texts lost their end."""
     listed = [texts] if isinstance(texts, str) else list(texts)
+    check_texts("texts", listed)
     empty = _empty_call(asked, {"encoding": "base64"}, "application/json")
     for first in range(0, len(listed), MOST_TEXTS):
         some = listed[first : first + MOST_TEXTS]

@@ -41,6 +41,9 @@ class Gallery:
     def __len__(self) -> int:
         return len(self.files)
 
+    def __repr__(self) -> str:
+        return _described(self)
+
     def search(self, text: str | None = None, *, image: Picture | None = None, k: int = 10) -> list[Match]:
         """The k files that fit a text best, or are most like an image: exact cosines, best first.
 
@@ -66,6 +69,9 @@ class AsyncGallery:
     def __len__(self) -> int:
         return len(self.files)
 
+    def __repr__(self) -> str:
+        return _described(self)
+
     async def search(self, text: str | None = None, *, image: Picture | None = None, k: int = 10) -> list[Match]:
         """See `Gallery.search`."""
         found = await self.embed(**question(text, image, self.files))
@@ -75,6 +81,11 @@ class AsyncGallery:
     def save(self, path: str | os.PathLike[str]) -> None:
         """See `Gallery.save`."""
         self.files.save(Path(path))
+
+
+def _described(gallery: Gallery | AsyncGallery) -> str:
+    failed = f", {len(gallery.failures)} failed" if gallery.failures else ""
+    return f"<{type(gallery).__name__}: {len(gallery):,} images by {gallery.files.model}{failed}>"
 
 
 def question(text: str | None, image: Picture | None, files: FileVectors) -> dict[str, Any]:

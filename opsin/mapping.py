@@ -93,16 +93,16 @@ class Outcomes(Generic[T]):
         return display.show(self)
 
 
-def inputs_of(given: Inputs, pattern: str) -> list[Any]:
+def inputs_of(given: Inputs, pattern: str, argument: str = "inputs") -> list[Any]:
     """The files of a folder that match, by name, without hidden ones; else what was given. Raises ValueError, OSError."""
     if not isinstance(given, str | os.PathLike):
         return list(given)
     folder = Path(given)
     if not folder.is_dir():
-        raise NotADirectoryError(f"inputs: {folder} is no folder; put one file into a list")
+        raise NotADirectoryError(f"{argument}: {folder} is no folder" + ("; put one file into a list" if folder.is_file() else ""))
     found = sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
     if not found:
-        raise ValueError(f"inputs: no file in {folder} matches {pattern!r}")
+        raise ValueError(f"{argument}: no file in {folder} matches {pattern!r}")
     return found
 
 

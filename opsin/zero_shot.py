@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from opsin import display
-from opsin.calls import Call, check_names
+from opsin.calls import Call, check_names, check_texts
 from opsin.chunks import FRAMING, Chunk, Limits, image_chunks
 from opsin.classification import Pictures, Priority, several
 from opsin.pictures import Picture, encoded
@@ -171,4 +171,5 @@ def _texts(name: str, given: Sequence[str]) -> tuple[str, ...]:
         raise TypeError(f"{name}: a list of texts, such as [{given!r}], not one text")
     if not (texts := tuple(given)):
         raise ValueError(f"{name}: at least one is needed")
+    check_texts(name, texts)
     return texts

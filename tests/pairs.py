@@ -42,8 +42,9 @@ def write_tiny_pair(
     tokenizer: bool = True,
     templates: Sequence[str] | None = None,
     seed: int = 0,
+    **more: Any,
 ) -> Bundle:
-    """32 x 32 pixels, 17 tokens, vectors of 24 numbers."""
+    """32 x 32 pixels, 17 tokens, vectors of 24 numbers. more: of its spec, such as a ladder."""
     network, config = SMALL[architecture]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -60,6 +61,7 @@ def write_tiny_pair(
         preprocess=Preprocess(image_size=32, short_side=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         license="CC0-1.0",
         weights=UNSEALED,
+        **more,
     )
     with TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")

@@ -114,8 +114,8 @@ def check_fit(file: TokenizerFile, vocabulary: object) -> None:
     """Raises TokenizerError for a tokeniser with other tokens than the network's. vocabulary: rows of the network's table."""
     if not isinstance(vocabulary, int) or file.vocabulary > vocabulary or file.vocabulary < vocabulary - SPARE_ROWS:
         raise TokenizerError(
-            f"model.vocab: the tokeniser has {file.vocabulary:,} tokens where the network's vocabulary is {vocabulary}; "
-            f"the network may have at most {SPARE_ROWS} more than the tokeniser, and none less"
+            f"model.vocab: the tokenizer has {file.vocabulary:,} tokens, and the network's table {vocabulary} rows; "
+            f"as many tokens are needed, or at most {SPARE_ROWS} fewer: is it the tokenizer of this pair?"
         )
 
 

@@ -64,7 +64,7 @@ def _found(path: Path) -> Path:
     names = ("tokenizer.json", "vocab.json", "vocab.txt", *sorted(file.name for file in path.glob("*.model")))
     found = next((path / name for name in names if (path / name).is_file()), None)
     if found is None:
-        raise TokenizerError(f"{path}: holds no tokeniser; give {TAKEN}")
+        raise TokenizerError(f"{path}: holds no tokenizer; give {TAKEN}")
     return found
 
 
@@ -84,7 +84,7 @@ def _read(file: Path) -> TokenizerFile:
         return check_tokenizer(_clip(file, file.with_name("merges.txt")))
     if file.suffix == ".json":
         return read_tokenizer(_bytes(file))
-    raise TokenizerError(f"a file *{file.suffix} is no tokeniser that is taken; give {TAKEN}")
+    raise TokenizerError(f"a file *{file.suffix} is no tokenizer that is taken; give {TAKEN}")
 
 
 def _bert(text: str) -> Json:

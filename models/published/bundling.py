@@ -18,7 +18,7 @@ from models.spec import Preprocess, Rung
 
 Model = TypeVar("Model", bound=BaseModel)
 
-MERGING = frozenset({"classify", "embed", "actions"})
+MERGING = frozenset({"classify", "embed", "zero-shot", "actions"})
 """Tasks whose answers need no token of its own for each patch."""
 
 LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
@@ -78,9 +78,11 @@ def label_names(file: Path, labels: Sequence[str] | None, known: Sequence[str], 
 
 
 def ladder(architecture: Architecture, task: str, config: Any) -> list[Rung]:
-    """Empty for a model whose tokens do not merge, or whose task needs each of them."""
-    if task not in MERGING or not architecture.merges:
+    """Empty for a model whose tokens do not merge, or whose task needs each of them. A masked autoencoder that is served answers with
+    vectors, which need none."""
+    may_merge = task in MERGING or (task == "autoencode" and architecture.serves(task))
+    if not may_merge or not architecture.merges:
         return []
     patches = getattr(config, "patches", 0)
-    values = sorted({int(share * patches / config.depth) for share in LADDER_SHARES} - {0})
+    values = sorted({int(share * patches / getattr(config, "depth", 1)) for share in LADDER_SHARES} - {0})
     return [Rung(name=f"r{r}", schedule=r) for r in values]

@@ -86,9 +86,12 @@ def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: Fields) -> F
         raise CheckpointError(f"{file}: does not fit {family.name}: {found.complaint()}")
     unknown = [name for name in family.head_fields if name not in found.fields]
     if unknown:
-        what = unknown[0].replace("_", " ")
-        told = f"width {found.fields['width']} does" if "width" in found.fields else "its shapes do"
-        raise CheckpointError(f"{file}: {told} not tell the number of {what}: set it, as in --set {unknown[0]}=4")
+        widths = [name.replace("heads", "width") for name in unknown]
+        known = [f"{width.replace('_', ' ')} {found.fields[width]}" for width in widths if width in found.fields]
+        told = " and ".join(known) + (" do" if known[1:] else " does") if len(known) == len(unknown) else "its shapes do"
+        what = " and of ".join(name.replace("_", " ") for name in unknown)
+        settings = " ".join(f"--set {name}=4" for name in unknown)
+        raise CheckpointError(f"{file}: {told} not tell the number of {what}: set {'them' if unknown[1:] else 'it'}, as in {settings}")
     return found
 
 

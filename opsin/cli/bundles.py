@@ -101,7 +101,10 @@ def tokenizer(
     ] = None,
     bundles: Root = DEFAULT_ROOT,
 ) -> None:
-    """Give a pair of towers the tokenizer by which it reads texts, or another one. Its digest changes; its weights stay."""
+    """Give a pair of towers the tokenizer by which it reads texts, or another one. Its digest changes; its weights stay.
+
+    A service that runs takes it up after a restart.
+    """
     require_engine("bundles tokenizer")
     chosen = _chosen(bundles, [name])
     if len(chosen) > 1:
@@ -112,8 +115,8 @@ def tokenizer(
         raise lacks(error) from error
     except OSError as error:
         raise Failure(f"bundles tokenizer: {error}") from error
-    assert changed.spec.text is not None
-    typer.echo(f"{changed.spec.id}  {tokenizers.summary(changed.spec.text)}")
+    typer.echo(f"{changed.spec.id}  {tokenizers.summary(changed.spec)}")
+    typer.echo("A service that runs reads texts by it after a restart.")
 
 
 @app.command()
@@ -208,7 +211,7 @@ def _print_spec(bundle: Bundle) -> None:
         **{name: _flat(part.model_dump(exclude_none=True)) for name, part in _inputs(spec) if part is not None},
         "weights": f"{size(spec.weights.bytes)}, SHA-256 {spec.weights.sha256}",
         **{name: f"{size(file.bytes)}, SHA-256 {file.sha256}" for name, file in spec.files.items()},
-        **({"texts": tokenizers.summary(spec.text)} if spec.text else {}),
+        **({"texts": texts} if (texts := tokenizers.summary(spec)) else {}),
         **({"trained on": spec.trained_on} if spec.trained_on else {}),
         **({"note": spec.note} if spec.note else {}),
         "license": spec.license,
@@ -246,7 +249,7 @@ def _ladder(spec: BundleSpec) -> Table:
         table.add_row(
             f"{rung.name} (default)" if rung.name == spec.default_rung else rung.name,
             _value(rung.schedule),
-            "not measured" if rung.accuracy is None else f"{rung.accuracy:.1%}",
+            "not measured" if rung.accuracy is None else f"{rung.accuracy:.1%} {rung.metric}",
             "not measured" if rung.throughput is None else f"{rung.throughput:.2f}×",
         )
     return table

@@ -15,7 +15,7 @@ import typer
 
 from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
-from opsin.cli.image_files import IN_FLIGHT
+from opsin.cli.image_files import IN_FLIGHT, of_folders
 from opsin.cli.interrupts import remembered
 from opsin.cli.screen import screen
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from opsin.results import Model
     from opsin.vector_file import FileVectors
 
-IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-"""Suffixes of the files that are taken from a folder."""
 SAVE_S = 5.0
 """Seconds between two writings of the file, at least."""
 SAVE_SHARE = 0.05
@@ -63,15 +61,21 @@ def embed(
         raise Misuse(f"{output}: the file's name must end in .npz")
     if timeout <= 0:
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
-    files, others = _files(sources)
+    files, others = of_folders(sources)
     if others:
-        typer.echo(f"opsin: passed over in folders, without the suffix of an image: {others}", err=True)
+        typer.echo(f"opsin: files without the suffix of an image, passed over: {others}", err=True)
     known = _read(output)
     options: Any = {"merge": merge, "pool": pool, "timeout": timeout}
     with Client(url, timeout=timeout, retries=RETRIES) as client, remembered() as stop_if_interrupted:
         work = _Work(client, output, files, known, options)
         work.choose(model)
-        refused = work.run(stop_if_interrupted)
+        try:
+            refused = work.run(stop_if_interrupted)
+        except KeyboardInterrupt:
+            if work.saved:
+                kept = f"{work.saved} of {len(files)} files are in {output}"
+                typer.echo(f"opsin: interrupted; {kept}, and the same command goes on with the others", err=True)
+            raise
     if work.count:
         typer.echo(f"{output}: {work.count} vectors of {work.dim} numbers, {work.bundle.id}, {work.recalled} of them known before")
     if refused:
@@ -89,7 +93,7 @@ class _Work:
         self._stats: dict[int, os.stat_result] = {}
         self._rows: dict[int, NDArray[np.float32]] = {}
         self._refused: dict[Path, Exception] = {}
-        self._saved, self._save_s = 0, 0.0
+        self.saved, self._save_s = 0, 0.0
 
     @property
     def count(self) -> int:
@@ -175,7 +179,12 @@ class _Work:
     def _recall(self) -> None:
         """Take over the vectors of the file that are still right."""
         known = self._known
-        if known is None or (known.digest, known.merge, known.pool) != (self.bundle.digest, *self._asked):
+        if known is None:
+            return
+        if (known.digest, known.merge, known.pool) != (self.bundle.digest, *self._asked):
+            content = " with another content" if known.model == self.bundle.id and known.digest != self.bundle.digest else ""
+            before = f"{known.model}{content}, merge {known.merge or 'off'}, pool {known.pool or 'by default'}"
+            typer.echo(f"opsin: {self.output}: its vectors are of {before}: all files are embedded again", err=True)
             return
         rows = {path: row for row, path in enumerate(known.paths.tolist())}
         for index, file in enumerate(self.files):
@@ -194,7 +203,7 @@ class _Work:
 
         from opsin.vector_file import FileVectors
 
-        if len(self._rows) == self._saved:
+        if len(self._rows) == self.saved:
             return
         began = time.monotonic()
         if self.client.model(self.bundle.id).digest != self.bundle.digest:
@@ -215,33 +224,11 @@ class _Work:
             found.save(self.output)
         except OSError as error:
             raise Failure(f"{self.output}: cannot be written ({error.strerror})") from error
-        self._saved, self._save_s = len(self._rows), time.monotonic() - began
+        self.saved, self._save_s = len(self._rows), time.monotonic() - began
 
     @property
     def _asked(self) -> tuple[str, str]:
         return self.options["merge"] or "", self.options["pool"] or ""
-
-
-def _files(sources: Sequence[Path]) -> tuple[list[Path], int]:
-    """Files, each once, those of folders by name; and how many of folders are no images. Raises Misuse."""
-    found, others = dict[Path, None](), 0
-    for source in sources:
-        if source.is_file():
-            found[source] = None
-        elif source.is_dir():
-            inner = sorted(path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source)))
-            images = [path for path in inner if path.suffix.lower() in IMAGES]
-            found.update(dict.fromkeys(images))
-            others += len(inner) - len(images)
-        else:
-            raise Misuse(f"{source}: no such file or folder")
-    if not found:
-        raise Misuse(f"{sources[0]}: no image in it; images are known by their suffixes, {', '.join(sorted(IMAGES))}")
-    return list(found), others
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _read(output: Path) -> FileVectors | None:

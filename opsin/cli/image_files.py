@@ -1,9 +1,9 @@
-"""Image files that a command asks the service about one by one: so one bad file does not spoil the others."""
+"""Image files of a command: those of folders, and the service's answers to them one by one, so that one bad file spoils no other."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 IN_FLIGHT = 16
 """Requests at a time: enough for the service to fill its batches."""
 
+IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+"""Suffixes of the files that are taken from a folder."""
+
 T = TypeVar("T")
 
 
@@ -32,6 +35,28 @@ def check(files: list[Path]) -> None:
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise Misuse(f"{missing[0]}: no such file" + (f" (and {len(missing) - 1} more)" if missing[1:] else ""))
+
+
+def of_folders(sources: Sequence[Path]) -> tuple[list[Path], int]:
+    """Files, each once, those of folders by name; and how many of folders are no images. Raises Misuse."""
+    found, others = dict[Path, None](), 0
+    for source in sources:
+        if source.is_file():
+            found[source] = None
+        elif source.is_dir():
+            inner = sorted(path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source)))
+            images = [path for path in inner if path.suffix.lower() in IMAGES]
+            found.update(dict.fromkeys(images))
+            others += len(inner) - len(images)
+        else:
+            raise Misuse(f"{source}: no such file or folder")
+    if not found:
+        raise Misuse(f"{sources[0]}: no image in it; images are known by their suffixes, {', '.join(sorted(IMAGES))}")
+    return list(found), others
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def answers(ask: Callable[[Path], T], files: list[Path], doing: str) -> dict[Path, T | OpsinError]:

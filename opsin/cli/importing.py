@@ -116,8 +116,8 @@ def import_(
     typer.echo(f"architecture  {spec.architecture}: " + ", ".join(f"{key} {_short(value)}" for key, value in config.items()))
     for line in _inputs(spec):
         typer.echo(line)
-    if bundle.spec.text is not None:
-        typer.echo(f"texts         {summary(bundle.spec.text)}")
+    if texts := summary(bundle.spec):
+        typer.echo(f"texts         {texts}")
     if "transform" in spec.provenance:
         typer.echo(f"transform     {spec.provenance['transform']}")
     if spec.labels:

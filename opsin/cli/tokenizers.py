@@ -40,8 +40,11 @@ def added(bundle: Bundle, tokenizer: Path, templates: Path | None) -> Bundle:
         raise Misuse(str(error)) from error
 
 
-def summary(text: Text) -> str:
-    """One line for a reader."""
+def summary(spec: BundleSpec) -> str | None:
+    """One line for a reader: how a pair reads texts; None for what is no pair."""
+    text = spec.text
+    if text is None:
+        return f"none: it has no tokenizer; `opsin bundles tokenizer {spec.name} FILE` adds one" if spec.task == "zero-shot" else None
     padded = f"padded to {text.length}" if text.padding == "length" else "padded to the longest"
     count = len(text.templates)
     templates = f"{count} templates" if count > 1 else f"template {text.templates[0]!r}"

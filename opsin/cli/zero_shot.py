@@ -41,6 +41,7 @@ def zero_shot(
     Exit code 0 if every image was labelled, 1 if one was not.
     """
     from opsin.client import Client
+    from opsin.errors import OpsinError
 
     image_files.check(files)
     if timeout <= 0:
@@ -51,4 +52,7 @@ def zero_shot(
     options: Any = {"model": model, "merge": merge, "top_k": top_k, "threshold": threshold, "templates": template or None}
     with Client(url, timeout=timeout) as client:
         answers = image_files.answers(lambda file: client.zero_shot(file, wanted, wait=True, **options), files, "Classifying")
+    cut = max((answer.labels.truncated for answer in answers.values() if not isinstance(answer, OpsinError)), default=0)
+    if cut:
+        typer.echo(f"opsin: {cut} of {len(wanted)} labels are longer than the bundle reads, and lost their end", err=True)
     image_files.report(answers, picture_table, as_json=as_json)

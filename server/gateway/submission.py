@@ -148,7 +148,7 @@ def _check(submission: Submission) -> None:
         raise Problem(Kind.INVALID_OPTION, f"missing: send at least one {names}", submission.interface.task.parts[0].name)
     together = [name for name in submission.parts if submission.interface.parts[name].repeated]
     if len(together) > 1:
-        raise Problem(Kind.INVALID_OPTION, f"send either `{together[0]}` or `{together[1]}`", together[1])
+        raise Problem(Kind.INVALID_OPTION, f"sent beside `{together[0]}`: send one of them", together[1])
     for name, given in submission.parts.items():
         for index, content in enumerate(given):
             field = item_field(name, index, len(given))

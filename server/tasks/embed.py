@@ -156,7 +156,7 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
     def present(self, outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | File:
         if plan.output == "tokens":
             return _tokens(outputs, plan, spec, media_type)
-        kind, vectors, truncated = _vectors(outputs, plan)
+        kind, vectors, truncated = _vectors(outputs, plan, spec)
         if media_type != JSON:
             buffer = io.BytesIO()
             np.save(buffer, vectors) if media_type == NPY else np.savez(buffer, vectors=vectors)
@@ -182,7 +182,7 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
     def to_tensors(self, outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
         if plan.output == "tokens":
             raise InvalidOption("output", "tokens are not offered in this protocol; POST /v1/embed answers them")
-        kind, vectors, truncated = _vectors(outputs, plan)
+        kind, vectors, truncated = _vectors(outputs, plan, spec)
         return {"embedding": vectors}, {"truncated": truncated} if kind == "text" else {}
 
 
@@ -233,7 +233,8 @@ def need_tokeniser(spec: BundleSpec, field: str) -> None:
     """Raises InvalidOption for a pair that cannot read texts."""
     if spec.text is None:
         raise InvalidOption(
-            field, f"{spec.id} has no tokenizer and takes images alone; `opsin bundles tokenizer {spec.name} FILE` gives it one"
+            field,
+            f"{spec.id} has no tokenizer and takes images alone; `opsin bundles tokenizer {spec.name} FILE` and a restart give it one",
         )
 
 
@@ -246,7 +247,7 @@ def _texts(given: list[str], plan: EmbedPlan, spec: BundleSpec) -> list[str]:
     return given
 
 
-def _vectors(outputs: Sequence[Outputs], plan: EmbedPlan) -> tuple[Literal["image", "text"], NDArray[np.float32], int]:
+def _vectors(outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec) -> tuple[Literal["image", "text"], NDArray[np.float32], int]:
     """Return the kind, the vectors (n, dim), and how many texts were cut. Raises InvalidOption where they must not be."""
     if "places" not in outputs[0]:
         return "image", np.stack([one["embedding"] for one in outputs]), 0
@@ -254,7 +255,8 @@ def _vectors(outputs: Sequence[Outputs], plan: EmbedPlan) -> tuple[Literal["imag
     cut = [place for place in range(len(found)) if found[place][1]]
     if cut and not plan.truncate:
         field = "text" if len(found) == 1 else f"text[{cut[0]}]"
-        raise InvalidOption(field, "longer than the bundle reads, and `truncate` is false")
+        most = spec.text.length if spec.text is not None else 0
+        raise InvalidOption(field, f"longer than the {most} word pieces that {spec.id} reads, and `truncate` is false")
     return "text", np.stack([found[place][0] for place in range(len(found))]), len(cut)
 
 

@@ -403,6 +403,7 @@ def test_a_pair_without_a_tokenizer_says_how_it_gets_one(context: BrowserContext
         panel = page.get_by_role("tabpanel", name="Words")
         panel.get_by_text("Labels", exact=True).first.click()
         expect(panel.locator("code").first).to_have_text("opsin bundles tokenizer mute xlmr.sentencepiece.bpe.model")
+        expect(panel).to_contain_text("Then restart the service and reload this page.")
 
 
 def test_pictures_are_judged_before_they_are_sent(words: Page) -> None:

@@ -202,8 +202,15 @@ def test_it_is_told_how_many_texts_lost_their_end(gateway: Gateway) -> None:
         ("a", {"model": ["words"]}, 422, "invalid-option", "model", "must be text"),
         ("a", {"model": "m" * 20_000}, 422, "invalid-option", "model", "longer than 4096"),
         (["a", "b"], {"model": "mute"}, 422, "invalid-option", "input", "opsin bundles tokenizer mute FILE"),
-        ("a", {"model": "encoder"}, 422, "invalid-option", "input", "encoder@1 takes image"),
-        ([{"image": in_base64(picture(1))}, "a"], {"model": "encoder"}, 422, "invalid-option", "input[1]", "encoder@1 takes image"),
+        ("a", {"model": "encoder"}, 422, "invalid-option", "input", "encoder@1 takes image, and no text"),
+        (
+            [{"image": in_base64(picture(1))}, "a"],
+            {"model": "encoder"},
+            422,
+            "invalid-option",
+            "input[1]",
+            "encoder@1 takes image, and no text",
+        ),
     ],
 )
 def test_bad_input_is_refused_with_its_field(

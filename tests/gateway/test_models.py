@@ -55,8 +55,8 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
         "note": "For tests.",
         "default_rung": None,
         "ladder": [
-            {"name": "gentle", "schedule": 1, "accuracy": None, "throughput": None},
-            {"name": "strong", "schedule": [4, 2], "accuracy": None, "throughput": None},
+            {"name": "gentle", "schedule": 1, "accuracy": None, "throughput": None, "metric": "top-1"},
+            {"name": "strong", "schedule": [4, 2], "accuracy": None, "throughput": None, "metric": "top-1"},
         ],
         "format": "bfloat16",
         "max_difference": 0.02,

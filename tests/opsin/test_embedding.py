@@ -123,6 +123,7 @@ def test_the_service_refuses_what_cannot_be_embedded(client: Client, asked: dict
         ({"images": IMAGES[0], "texts": "a"}, TypeError, "either images or texts"),
         ({"images": []}, ValueError, "at least one"),
         ({"texts": []}, ValueError, "at least one"),
+        ({"texts": ["a", "b\ud800"]}, ValueError, r"texts\[1\]: .* lone surrogate"),
         ({"texts": "a", "output": "tokens"}, ValueError, "those of images"),
         ({"images": IMAGES[0], "output": "patches"}, ValueError, "'pooled' or 'tokens'"),
         ({"images": IMAGES[0], "merg": 1}, TypeError, "no option 'merg'; the options are model, merge"),
@@ -164,6 +165,7 @@ def test_a_gallery_finds_the_nearest_images_by_text_and_by_image(client: Client,
     gallery = client.gallery(folder, progress=False)
     assert (len(gallery), [one.source.name for one in gallery.failures]) == (MANY, ["notes.txt"])
     cosines = client.embed(IMAGES).vectors @ client.embed(texts="a red dog").vectors[0]
+    assert repr(gallery) == f"<Gallery: {MANY} images by pair@1, 1 failed>"
     found = gallery.search("a red dog", k=4)
     assert [match.path for match in found] == [folder / f"{index:02}.png" for index in np.argsort(-cosines)[:4]]
     np.testing.assert_allclose([match.cosine for match in found], np.sort(cosines)[::-1][:4], atol=5e-6)

@@ -80,9 +80,15 @@ def test_zero_shot_tells_where_no_label_reaches_the_threshold(embedding_service:
     assert (ended.returncode, ended.stdout.splitlines()[1].split()[:2]) == (0, ["000.png", "none"])
 
 
+def test_zero_shot_tells_how_many_labels_lost_their_end(embedding_service: Service, folder: Path) -> None:
+    ended = opsin("zero-shot", folder / "000.png", "--label", "dog", "--label", "w" * 99, "--url", embedding_service.url)
+    told = "opsin: 1 of 2 labels are longer than the bundle reads, and lost their end\n"
+    assert (ended.returncode, ended.stderr) == (0, told)
+
+
 def test_embed_writes_the_vectors_of_the_images_of_a_folder(embedding_service: Service, folder: Path) -> None:
     ended = embed(embedding_service, folder)
-    assert (ended.returncode, ended.stderr) == (0, "opsin: passed over in folders, without the suffix of an image: 1\n")
+    assert (ended.returncode, ended.stderr) == (0, "opsin: files without the suffix of an image, passed over: 1\n")
     assert ended.stdout == f"{folder.parent}/vectors.npz: 12 vectors of 24 numbers, pair@1, 0 of them known before\n"
     with np.load(folder.parent / "vectors.npz", allow_pickle=False) as file, Client(embedding_service.url) as client:
         assert (file["vectors"].dtype, file["vectors"].shape) == (np.float32, (12, 24))
@@ -93,11 +99,13 @@ def test_embed_writes_the_vectors_of_the_images_of_a_folder(embedding_service: S
 
 def test_embed_sends_what_has_changed_and_nothing_else(embedding_service: Service, folder: Path) -> None:
     with proxied(embedding_service) as proxy:
+        told: list[str] = []
 
         def again(*arguments: str) -> tuple[str, int]:
             before = proxy.embedded
             ended = opsin("embed", folder, "-o", folder.parent / "vectors.npz", "--url", proxy.url, *arguments)
             assert ended.returncode == 0, ended.stderr
+            told[:] = [line.split("its vectors are of ")[1] for line in ended.stderr.splitlines() if "its vectors are of " in line]
             return ended.stdout.split(": ")[1].strip(), proxy.embedded - before
 
         assert again() == ("12 vectors of 24 numbers, pair@1, 0 of them known before", 12)
@@ -106,11 +114,14 @@ def test_embed_sends_what_has_changed_and_nothing_else(embedding_service: Servic
         (folder / "004.png").write_bytes((folder / "005.png").read_bytes())
         (folder / "006.png").unlink()
         assert again() == ("11 vectors of 24 numbers, pair@1, 9 of them known before", 2)
+        assert told == []
         assert again("--merge", "2") == ("11 vectors of 24 numbers, pair@1, 0 of them known before", 11)
+        assert told == ["pair@1, merge off, pool by default: all files are embedded again"]
         assert again("--model", "encoder", "--merge", "2") == ("11 vectors of 32 numbers, encoder@1, 0 of them known before", 11)
         assert again("--merge", "2") == ("11 vectors of 32 numbers, encoder@1, 11 of them known before", 0)
         forget_digest(folder.parent / "vectors.npz")
         assert again("--merge", "2") == ("11 vectors of 32 numbers, encoder@1, 0 of them known before", 11)
+        assert told == ["encoder@1 with another content, merge 2, pool by default: all files are embedded again"]
 
 
 def test_embed_names_files_that_cannot_be_and_keeps_the_others(embedding_service: Service, folder: Path) -> None:
@@ -214,6 +225,8 @@ def test_embed_keeps_what_has_come_when_it_is_interrupted(embedding_service: Ser
         assert command.wait(60) == 130
         kept = len(FileVectors.load(file))
         assert 0 < kept <= 25
+        assert command.stderr is not None
+        assert f"opsin: interrupted; {kept} of 60 files are in {file}" in command.stderr.read()
         before = proxy.embedded
         ended = opsin("embed", photos, "-o", file, "--url", proxy.url)
         assert (ended.returncode, ended.stderr) == (0, "")
@@ -272,7 +285,7 @@ def test_search_by_text_needs_a_bundle_that_reads_texts(embedding_service: Servi
     assert embed(embedding_service, folder, "--model", "encoder").returncode == 0
     ended = opsin("search", folder.parent / "vectors.npz", "a dog", "--url", embedding_service.url)
     assert ended.returncode == 1
-    assert ended.stderr == "opsin: 422 Invalid option: text: encoder@1 takes image\n"
+    assert ended.stderr == "opsin: 422 Invalid option: text: encoder@1 takes image, and no text\n"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def test_a_tokenizer_is_added_replaced_and_comes_back_from_an_export(pair: Path,
         *("--bundles", pair),
     )
     assert (first.returncode, first.stderr) == (0, "")
+    assert "after a restart" in first.stdout
     assert first.stdout.startswith("cit@1  at most 32 word pieces, padded to the longest, template 'a photo of {}.', scale 14.")
     added = read(pair / "cit/1")
     assert added.spec.digest() != before.spec.digest()
@@ -67,7 +68,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused_and_nothing_is_written(pair: P
     words = vocabularies.small_bert(tmp_path, 121)
     target = tmp_path / "bundles/cit"
     for command, sentence in (
-        ((*IMPORT, "-o", target, "--tokenizer", words), "the tokeniser has 121 tokens where the network's vocabulary is 120"),
+        ((*IMPORT, "-o", target, "--tokenizer", words), "the tokenizer has 121 tokens, and the network's table 120 rows"),
         ((*IMPORT, "-o", target, "--templates", words), "--templates needs --tokenizer"),
         (
             ("bundles", "tokenizer", "cit", words, "--templates", tmp_path / "templates.npy", "--bundles", pair),

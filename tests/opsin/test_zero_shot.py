@@ -110,6 +110,7 @@ def test_a_refusal_names_the_field(client: Client, labels: list[str], options: d
     [
         (IMAGES[0], "dog", {}, TypeError, r"labels: a list of texts, such as \['dog'\]"),
         (IMAGES[0], [], {}, ValueError, "labels: at least one"),
+        (IMAGES[0], ["dog", "\ud800"], {}, ValueError, r"labels\[1\]: .* lone surrogate"),
         (IMAGES[0], ["dog"], {"templates": "a {}"}, TypeError, "templates: a list of texts"),
         (IMAGES[0], ["dog"], {"templates": []}, ValueError, "templates: at least one"),
         ([], ["dog"], {}, ValueError, "images: at least one"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from models.spec import Rung
 from tests.bundles import write_tiny_vit
 from tests.open_inference.service import running
 from tests.pairs import write_tiny_pair
@@ -12,9 +13,11 @@ from tests.words.service import TEMPLATES, Speaker
 
 @pytest.fixture(scope="package")
 def speaker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speaker]:
-    """Two gateways and a worker that serves a pair of each kind, `mute` without a tokenizer, and `tiny`, a classifier."""
+    """Two gateways and a worker that serves a pair of each kind, `mute` without a tokenizer, and `tiny`, a classifier.
+
+    `cit` has a default rung, which vectors do not take unasked."""
     bundles = tmp_path_factory.mktemp("bundles")
-    pairs = [write_tiny_pair(bundles, "cit", templates=TEMPLATES)]
+    pairs = [write_tiny_pair(bundles, "cit", templates=TEMPLATES, ladder=[Rung(name="fast", schedule=[4, 1])], default_rung="fast")]
     pairs += [write_tiny_pair(bundles, name, architecture=architecture) for name, architecture in (("maws", "maws_clip"), ("flip", "flip"))]
     write_tiny_pair(bundles, "mute", tokenizer=False)
     write_tiny_vit(bundles)

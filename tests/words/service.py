@@ -16,10 +16,13 @@ from server.media.images import Decoder, to_model_size
 from server.tasks.texts import packed, vectors
 from tests.gateway.service import Gateway, picture
 from tests.open_inference.service import Service
+from tests.pictures import picture as random_pixels
 
 TEMPLATES = ["a photo of the {}", "{}"]
 """Those of `cit`; the others have `{}` alone."""
 PICTURES = [picture(step, size=(40 + step, 32)) for step in range(4)]
+NOISE = [random_pixels(seed) for seed in range(4)]
+"""Images whose vectors merging moves: patches of the others are almost alike."""
 Vectors = NDArray[np.float32]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.gateway.asked_later import accepted, comes_to
-from tests.words.service import PICTURES, Speaker, cosines
+from tests.words.service import NOISE, PICTURES, Speaker, cosines
 
 TEXTS = ["a dog", "the red car of the house", "cat", "a photo of one two", "eat " * 60, "z" * 2048]
 SAME = 0.99999
@@ -25,6 +25,16 @@ def test_vectors_are_those_of_the_network(speaker: Speaker, pair: str) -> None:
     seen = speaker.answered("embed", PICTURES, model=pair, merge=2)
     assert seen["kind"] == "image"
     assert cosines(seen["embeddings"], speaker.vectors_of_images(pair, PICTURES, merge=[2, 2])).min() >= SAME
+
+
+def test_images_merge_by_the_name_of_a_rung_and_only_if_asked(speaker: Speaker) -> None:
+    merged = speaker.vectors_of_images("cit", NOISE, merge=[4, 1])
+    unmerged = speaker.vectors_of_images("cit", NOISE)
+    assert cosines(merged, unmerged).max() < SAME
+    assert cosines(speaker.answered("embed", NOISE, merge="fast")["embeddings"], merged).min() >= SAME
+    assert cosines(speaker.answered("embed", NOISE)["embeddings"], unmerged).min() >= SAME
+    field, detail = speaker.refused(422, "embed", NOISE, merge="slow")
+    assert field == "merge" and "a rung of cit@1 (fast)" in detail
 
 
 def test_vectors_do_not_depend_on_what_shares_the_batch(speaker: Speaker) -> None:

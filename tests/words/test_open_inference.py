@@ -115,7 +115,7 @@ def test_the_documents_of_a_pair_without_a_tokenizer_name_images_and_vectors(cli
         ("cit", [texts(["a", "x" * 2049])], {}, "413", "text[1]: 2049 characters"),
         ("cit", [texts(["a"] * 257)], {}, "413", "batch-size must be <= 256 for 'cit'"),
         ("cit", [images(), texts(["a"] * 4)], {}, "400", "one input at a time, got image and text"),
-        ("cit", [texts(["a"])], {"labels": '["a"]'}, "400", "unexpected inference input 'text' for model 'cit'"),
+        ("cit", [texts(["a"])], {"labels": '["a"]'}, "400", "the parameter 'labels' goes with image, and 'text' was sent"),
         ("cit", [images()], {"labels": "a dog"}, "400", 'labels: \'a dog\' must be a JSON array in a string, such as ["a dog", "a cat"]'),
         ("cit", [images()], {"labels": "{}"}, "400", "must be a JSON array in a string"),
         ("cit", [images()], {"labels": "[1, 2]"}, "400", "label"),

@@ -14,7 +14,7 @@ from server.gateway.inference import RESULT_OVERHEAD
 from tests.gateway.asked_later import accepted, comes_to
 from tests.gateway.service import eventually
 from tests.queue.harness import redis_at
-from tests.words.service import PICTURES, TEMPLATES, Speaker, Vectors
+from tests.words.service import NOISE, PICTURES, TEMPLATES, Speaker, Vectors
 
 LABELS = ["dog", "red car", "house", "one two"]
 SCALE = np.exp(3.0)
@@ -45,6 +45,19 @@ def test_scores_are_the_softmax_of_scaled_cosines(speaker: Speaker, pair: str) -
     for result in answer["results"]:
         assert [one["score"] for one in result["predictions"]] == sorted((one["score"] for one in result["predictions"]), reverse=True)
         assert result["merging"]["tokens_in"] == 17
+
+
+def test_images_merge_by_the_name_of_a_rung_and_only_if_asked(speaker: Speaker) -> None:
+    answers = {merge: speaker.answered("zero-shot", NOISE, label=LABELS, **({"merge": merge} if merge else {})) for merge in ("", "fast")}
+    texts = [template.replace("{}", label) for label in LABELS for template in TEMPLATES]
+    classes = speaker.vectors_of_texts("cit", texts).reshape(len(LABELS), len(TEMPLATES), -1).mean(axis=1)
+    classes /= np.linalg.norm(classes, axis=1, keepdims=True)
+    for merge, schedule, left in (("", [0, 0], 17), ("fast", [4, 1], 12)):
+        wanted = speaker.vectors_of_images("cit", NOISE, merge=schedule) @ classes.T
+        assert np.abs(told(answers[merge], "cosine") - wanted).max() < 1e-5
+        merging = answers[merge]["results"][0]["merging"]
+        assert (merging["rung"], merging["schedule"], merging["tokens_out"]) == (merge or None, schedule, left)
+    assert np.abs(told(answers["fast"], "cosine") - told(answers[""], "cosine")).max() > 1e-4
 
 
 def test_templates_and_labels_of_the_request_win(speaker: Speaker) -> None:

@@ -21,6 +21,8 @@ def read_items(request: InferRequest, model: str, inputs: Sequence[Tensor], part
     given = {tensor.name or inputs[0].name: tensor for tensor in request.inputs}
     names = [declared.name for declared in inputs]
     unexpected = next((name for name in given if name not in names), None)
+    if unexpected is not None and "labels" in request.parameters:
+        raise invalid(f"the parameter 'labels' goes with {' and '.join(names)}, and '{unexpected}' was sent to model '{model}'")
     if unexpected is not None:
         raise invalid(f"unexpected inference input '{unexpected}' for model '{model}'")
     missing = next((name for name in names if name not in given and parts[name].required), None)

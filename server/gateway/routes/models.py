@@ -20,12 +20,15 @@ router = APIRouter(tags=["models"])
 
 
 class RungSummary(msgspec.Struct, frozen=True):
-    """One step of a bundle's ladder; `accuracy` and `throughput` (relative to merging off) are null where nothing was measured."""
+    """One step of a bundle's ladder; `accuracy` and `throughput` (relative to merging off) are null where nothing was measured.
+
+    `metric` says which share `accuracy` is: `top-1`, `agreement` with the labels of merging off, `text-recall` or `image-recall`."""
 
     name: str
     schedule: int | list[int] | dict[str, float]
     accuracy: float | None
     throughput: float | None
+    metric: str
 
 
 class PartSummary(msgspec.Struct, frozen=True):
@@ -174,7 +177,7 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "trained_on": spec.trained_on,
         "note": spec.note,
         "default_rung": spec.default_rung,
-        "ladder": [RungSummary(rung.name, rung.schedule, rung.accuracy, rung.throughput) for rung in spec.ladder],
+        "ladder": [RungSummary(rung.name, rung.schedule, rung.accuracy, rung.throughput, rung.metric) for rung in spec.ladder],
         **_format(fleet, spec),
     }
 

@@ -157,7 +157,7 @@ async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
     taken = {part.name: part for part in task.takes(spec)}
     for name in submission.parts:
         if name not in taken:
-            raise Problem(Kind.INVALID_OPTION, f"{spec.id} takes {', '.join(taken)}", name)
+            raise Problem(Kind.INVALID_OPTION, f"{spec.id} takes {', '.join(taken)}, and no {name}", name)
     for part in taken.values():
         if part.required and part.name not in submission.parts:
             raise Problem(Kind.INVALID_OPTION, f"missing: {spec.id} needs it", part.name)

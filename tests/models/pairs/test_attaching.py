@@ -124,7 +124,7 @@ def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
         vocabularies.small_bert(folder, size)
     (tmp_path / "hostile.json").write_text(json.dumps({"model": {"type": "Neural"}}))
     for source, templates, sentence in (
-        (large, None, "large: model.vocab: the tokeniser has 121 tokens where the network's vocabulary is 120"),
+        (large, None, "large: model.vocab: the tokenizer has 121 tokens, and the network's table 120 rows"),
         (tmp_path / "hostile.json", None, "hostile.json: model.type: 'Neural' is not taken; taken are WordPiece"),
         (fitting, ["a photo"], "text.templates: template 1, 'a photo': exactly one {} is needed"),
         (fitting, ["{}"] * 101, "text.templates: List should have at most 100 items"),

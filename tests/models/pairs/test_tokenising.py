@@ -175,5 +175,5 @@ def test_a_tokeniser_of_another_network_is_not_opened(bert_vocabulary: Path, tmp
         if fits:
             Tokeniser.open(Bundle(path=made.path, spec=changed))
             continue
-        with pytest.raises(BundleError, match=f"has {count:,} tokens where the network's vocabulary is {rows_of_the_network}"):
+        with pytest.raises(BundleError, match=f"has {count:,} tokens, and the network's table {rows_of_the_network} rows"):
             Tokeniser.open(Bundle(path=made.path, spec=changed))

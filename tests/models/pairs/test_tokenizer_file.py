@@ -303,8 +303,8 @@ def test_pickles_are_refused_with_what_to_give_instead(name: str, tmp_path: Path
 
 def test_other_files_are_refused_with_what_is_taken(tmp_path: Path) -> None:
     for name, sentence in (
-        ("words.csv", r"a file \*\.csv is no tokeniser that is taken; give a tokenizer\.json"),
-        (".", "holds no tokeniser; give"),
+        ("words.csv", r"a file \*\.csv is no tokenizer that is taken; give a tokenizer\.json"),
+        (".", "holds no tokenizer; give"),
     ):
         if name != ".":
             (tmp_path / name).write_text("a,b")

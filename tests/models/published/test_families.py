@@ -149,6 +149,14 @@ def test_a_published_checkpoint_becomes_a_bundle_that_runs_and_returns(family: s
     returns_bit_for_bit(first, tmp_path / "again.pth", family, tmp_path)
 
 
+def test_encoders_of_images_and_pairs_come_with_rungs_and_networks_that_need_every_token_with_none(tmp_path: Path) -> None:
+    for family, rungs in (("mae_pretrained", True), ("maws_clip", True), ("flip", True), ("mae_st_pretrained", False), ("mcc", False)):
+        case, _, settings = RECORDED[family]
+        spec = imported(GOLDEN / case / "checkpoint.pth", tmp_path, settings).spec
+        assert (family, bool(spec.ladder), spec.default_rung) == (family, rungs, None)
+        assert {(rung.accuracy, rung.throughput, rung.metric) for rung in spec.ladder} <= {(None, None, "top-1")}
+
+
 @pytest.mark.parametrize("family", MADE)
 def test_a_bundle_of_our_own_takes_a_published_layout_and_returns(family: str, tmp_path: Path) -> None:
     returns_bit_for_bit(made(family, tmp_path), tmp_path / "file.pth", family, tmp_path)

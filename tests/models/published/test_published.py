@@ -365,6 +365,11 @@ def test_what_is_set_by_hand_wins() -> None:
         ("mae/pretrain_pixel", {"family": "mae"}, r"unexpected: mask_token, .*pre-training weights"),
         ("mae/finetune_gap", {"family": "timm"}, r"does not fit timm: unexpected: fc_norm\.weight, fc_norm\.bias|missing: norm"),
         ("tome/vit_mae_gap", {"overrides": {}}, "width 32 does not tell the number of heads"),
+        (
+            "mae/pretrain_pixel",
+            {"overrides": {}},
+            "width 48 and decoder width 24 do not tell .* heads and of decoder heads: .* --set heads=4 --set decoder_heads=4",
+        ),
         ("tome/vit_mae_gap", {"overrides": {"heads": "5"}}, "width 32 cannot be split into 5 heads"),
         ("tome/vit_mae_gap", {"overrides": {"heads": "many"}}, "heads: "),
         ("tome/vit_mae_gap", {"overrides": {"haeds": "4"}}, "haeds: cannot be set; what can be is .*heads"),

@@ -26,7 +26,7 @@ export function lacking(models, folders) {
     h(
       "p",
       {},
-      models.length ? "Then reload this page. Search works without texts." : "An image encoder alone is enough to sort images by an image.",
+      models.length ? `Then ${pair ? "restart the service and " : ""}reload this page. Search works without texts.` : "An image encoder alone is enough to sort images by an image.",
     ),
   );
 }
