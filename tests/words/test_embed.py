@@ -130,3 +130,8 @@ def test_a_text_without_words_is_refused_and_harms_nobody_else(speaker: Speaker)
             assert (response.status_code, response.json()["type"]) == (422, "urn:opsin:unusable-input")
         for answer in (asked.result() for asked in good):
             assert cosines(answer["embeddings"], speaker.vectors_of_texts("flip", ["a dog"])).min() >= SAME
+
+
+def test_models_tell_what_pairs_take(speaker: Speaker) -> None:
+    takes = {model["name"]: [part["name"] for part in model["inputs"]] for model in speaker.gateway.http.get("/v1/models").json()["models"]}
+    assert takes["cit"] == ["image", "text"] and takes["mute"] == takes["tiny"] == ["image"]

@@ -14,7 +14,7 @@ from server.gateway.gateway import Gateway
 from server.http.problems import Kind, Problem
 from server.queue.fleet import Fleet
 from server.quoting import quoted
-from server.tasks.registry import main_task
+from server.tasks.registry import TASKS, main_task
 
 router = APIRouter(tags=["models"])
 
@@ -192,9 +192,8 @@ def _format(fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
 
 
 def _inputs(here: Gateway, spec: BundleSpec) -> list[PartSummary]:
-    task, limits = main_task(spec.task), here.settings
-    if task is None:
-        return []
+    limits = here.settings
+    parts = {part.name: part for task in TASKS.values() if task.serves(spec.task) for part in task.takes(spec)}
     return [
         PartSummary(
             part.name,
@@ -206,7 +205,8 @@ def _inputs(here: Gateway, spec: BundleSpec) -> list[PartSummary]:
             limits.max_video_seconds if part.kind == "video" else None,
             limits.max_video_frames if part.kind == "video" else None,
         )
-        for part in task.takes(spec)
+        for part in parts.values()
+        if part.kind != "text" or spec.text is not None  # without a tokenizer they are refused with a hint
     ]
 
 
