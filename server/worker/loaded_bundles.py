@@ -142,12 +142,12 @@ class LoadedBundles:
                 self._read(entry.path)  # as it lies there now
             elif not wanted and entry.state in ("loading", "ready"):
                 self._put(replace(entry, state="unloading", since=time.monotonic()))
-            elif not wanted and entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE:
+            elif wanted and entry.state == "unloading" and entry.stamp == _stamp(entry.path, entry.spec):
+                self._put(replace(entry, state="ready" if entry.warm else "loading"))
+            elif entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE:  # also where its folder has another content
                 if entry.stepwise is not None and entry.stepwise.residents:
                     continue
                 self._put(replace(entry, state="unavailable", reason="unloaded", warm=None, buckets={}))
-            elif wanted and entry.state == "unloading":
-                self._put(replace(entry, state="ready" if entry.warm else "loading"))
             elif entry.path in removed and entry.state == "unavailable":
                 self._forget(entry)
         self._load_all()

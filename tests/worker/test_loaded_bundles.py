@@ -124,6 +124,27 @@ def test_loading_reads_again_what_was_unloaded(tmp_path: Path, monkeypatch: pyte
     assert second.reason.startswith(f"{gone.path / 'bundle.json'}: cannot be read")
 
 
+def test_loading_reads_again_what_was_replaced_while_it_unloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE", 0.0)
+    replaced = write_null(tmp_path, "replaced", milliseconds=1)
+    write_null(tmp_path, "same", milliseconds=2)
+    contents: list[float] = []
+
+    def warm_up(bundle: Bundle) -> Any:
+        contents.append(bundle.spec.config["milliseconds"])
+        return warm()
+
+    bundles = LoadedBundles(tmp_path, warm_up, lambda spec: None, lambda: None)
+    bundles.refresh({})
+    bundles.refresh({"replaced": "unloaded", "same": "unloaded"})
+    spec_file = replaced.path / "bundle.json"
+    spec_file.write_text(spec_file.read_text().replace('"milliseconds": 1', '"milliseconds": 7'))
+    for _ in range(2):
+        bundles.refresh({"replaced": "loaded", "same": "loaded"})
+    assert sorted(contents) == [1, 2, 7]
+    assert [told.state for told in bundles.announcements(1)] == ["ready", "ready"]
+
+
 @pytest.mark.parametrize("repository", [{}, {"model": "unloaded"}])
 def test_a_lost_bundle_whose_files_are_there_again_before_anybody_looks_is_loaded_again(tmp_path: Path, repository: dict[str, str]) -> None:
     write_null(tmp_path, "model")
