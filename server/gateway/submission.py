@@ -266,6 +266,8 @@ def _read_json(submission: Submission, content: bytes) -> None:
             raise Problem(Kind.INVALID_OPTION, f"send either `{singular}` or `{name}`", name)
         if not isinstance(value, list):
             raise Problem(Kind.INVALID_OPTION, "must be a list", name)
+        if not value and singular in interface.options:
+            submission.fields[singular] = []  # which the task is to see
         for index, element in enumerate(value):
             _add(submission, singular, element, singular if len(value) == 1 else f"{singular}[{index}]")
 

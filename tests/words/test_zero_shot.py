@@ -166,6 +166,13 @@ def test_labels_in_the_url_are_utf_8(speaker: Speaker) -> None:
     assert asked("label=dog&%FF=1").json()["detail"].startswith("unknown")
 
 
+@pytest.mark.parametrize("name", ["label", "template"])
+def test_an_empty_list_is_not_taken_for_none(speaker: Speaker, name: str) -> None:
+    given = {"image": base64.b64encode(PICTURES[0]).decode(), "labels": ["dog"], f"{name}s": []}
+    refused = speaker.gateway.http.post("/v1/zero-shot", json=given)
+    assert (refused.status_code, refused.json()["field"]) == (422, name)
+
+
 def test_a_label_without_a_word_is_told_as_such(speaker: Speaker) -> None:
     """FLIP's texts have no special tokens: nothing is left of what its tokenizer drops."""
     empty = "\u200d"
