@@ -11,15 +11,27 @@ from collections import Counter
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-TOGETHER = ("tests/actions", "tests/docs", "tests/e2e", "tests/gateway", "tests/inpaint", "tests/open_inference", "tests/reconstruct")
+TOGETHER = (
+    "tests/actions",
+    "tests/docs",
+    "tests/e2e",
+    "tests/gateway",
+    "tests/inpaint",
+    "tests/open_inference",
+    "tests/reconstruct",
+    "tests/words",
+)
 SECONDS: dict[str, float] = {
     "tests/gateway": 180,
     "tests/docs": 120,
     "tests/actions": 110,
     "tests/models/test_onnx_export.py": 60,
     "tests/e2e": 50,
+    "tests/words": 50,
+    "tests/opsin/test_embedding_commands.py": 45,
     "tests/supervisor/test_serve.py": 50,
     "tests/worker/test_long_jobs.py": 40,
+    "tests/opsin/test_ladder.py": 35,
     "tests/chaos/test_kills.py": 35,
     "tests/examples/test_examples.py": 35,
     "tests/models/published/test_families.py": 35,
@@ -34,6 +46,7 @@ SECONDS: dict[str, float] = {
     "tests/reconstruct": 30,
     "tests/training/test_published.py": 30,
     "tests/inpaint": 25,
+    "tests/models/pairs/test_tokenising.py": 25,
     "tests/models/test_sizes.py": 25,
     "tests/opsin/test_export.py": 25,
     "tests/opsin/test_import.py": 25,

@@ -160,6 +160,7 @@ def test_pairs_are_measured_by_whether_captions_find_their_image(tmp_path: Path)
     assert rung.accuracy < first["value"]
 
 
+@pytest.mark.slow
 def test_a_rung_that_merges_half_of_the_work_away_is_faster(tmp_path: Path) -> None:
     """196 tokens to 16 over four blocks: by arithmetic more than twice as fast."""
     config = ViTConfig(image_size=112, patch_size=8, classes=0, width=192, depth=4, heads=3)
