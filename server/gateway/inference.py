@@ -104,7 +104,7 @@ class Inference:
     async def run_again(self, arrays: Arrays, asked: Asked, visit: Visit) -> Answer:
         """One job whose arrays come from an earlier one. Raises what `run` does."""
         began = time.perf_counter()
-        return await self._run([[{name: Array.of(array) for name, array in arrays.items()}]], asked, visit, began)
+        return await self._run([_packed([arrays])], asked, visit, began)
 
     async def _run(
         self,
@@ -232,18 +232,17 @@ class Inference:
                 previews=follow and asked.task.shows_previews,
                 trace={"request_id": visit.request_id},
                 owner=owner_of(visit.client),
-                work_ms=self._work_ms(asked, arrays),
+                work_ms=math.ceil(self._work_ms(asked, arrays) * asked.task.weight(asked.spec, shapes)),
                 takes_long=asked.task.takes_long,
             )
             for index, (arrays, shapes) in enumerate(flat)
         ]
 
     def _work_ms(self, asked: Asked, arrays: Mapping[str, Array] | None) -> int:
-        """Work of one job; at least, where its item is not prepared yet."""
+        """Work of one usual job; at least, where its item is not prepared yet."""
         task = asked.task
         steps = task.steps(asked.plan, None if arrays is None else _to_numpy(arrays))
-        one = self._dispatcher.work_ms(asked.spec.id, steps, takes_long=task.takes_long)
-        return one if arrays is None else math.ceil(one * task.weight(asked.spec, {name: array.shape for name, array in arrays.items()}))
+        return self._dispatcher.work_ms(asked.spec.id, steps, takes_long=task.takes_long)
 
     def _count(self, outputs: Sequence[Outputs], spec: BundleSpec, timing: Timing) -> None:
         counted = self._metrics.of(spec)
@@ -291,11 +290,15 @@ def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | Me
         jobs = asked.task.prepare(item, asked.plan, asked.spec, decoder)
     except (MediaError, InvalidOption) as error:
         return without_frames(error)
-    return [{name: Array.of(array) for name, array in arrays.items()} for arrays in jobs]
+    return _packed(jobs)
 
 
 def _prepare_beside(asked: Asked) -> Prepared:
-    return [{name: Array.of(array) for name, array in arrays.items()} for arrays in asked.task.prepare_beside(asked.plan, asked.spec)]
+    return _packed(asked.task.prepare_beside(asked.plan, asked.spec))
+
+
+def _packed(jobs: Sequence[Arrays]) -> Prepared:
+    return [{name: Array.of(array) for name, array in arrays.items()} for arrays in jobs]
 
 
 def _good(result: Prepared | MediaError | InvalidOption, field: str) -> Prepared:

@@ -109,8 +109,7 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         return ClassifyPlan(top_k, rung, schedule, asked.trace)
 
     def prepare(self, item: Item, plan: ClassifyPlan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
-        with decoder.decoded(item["image"]) as image:
-            return [{"pixels": images.to_model_size(image, spec.pictures, decoder.max_pixels)}]
+        return [prepare_image(item["image"], spec, decoder)]
 
     def is_small(self, item: Item) -> bool:
         return headers.is_small(item["image"])
@@ -126,13 +125,11 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
 
     def result_bound(self, plan: ClassifyPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """Logits (classes,), tokens (2,) and schedule (depth,); with a trace groups (depth, patches) and grid (2,)."""
-        patches = (spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2
-        traced = len(plan.schedule) * patches + 2 if plan.trace else 0
+        traced = len(plan.schedule) * patches(spec) + 2 if plan.trace else 0
         return 4 * len(spec.labels) + 8 * (2 + traced) + 4 * len(plan.schedule)
 
     def sample(self, spec: BundleSpec) -> Arrays:
-        side = spec.pictures.image_size
-        return {"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)}
+        return image_sample(spec)
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         scores = Tensor("scores", "FP32", (len(spec.labels),), labels=spec.labels)
@@ -145,6 +142,23 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         rung, _ = _merged(outputs[0], plan)
         told = ({"tokens_in": tokens_in, "tokens_out": tokens_out} if tokens_in else {}) | ({} if rung is None else {"rung": rung})
         return {"scores": scores, "labels": labels[_best(scores, min(DEFAULT_TOP_K, len(labels)))]}, told
+
+
+def prepare_image(content: bytes, spec: BundleSpec, decoder: images.Decoder) -> Arrays:
+    """Return `pixels` uint8 (S, S, 3) at the bundle's size. Raises MediaError."""
+    with decoder.decoded(content) as image:
+        return {"pixels": images.to_model_size(image, spec.pictures, decoder.max_pixels)}
+
+
+def image_sample(spec: BundleSpec) -> Arrays:
+    """Return the same of noise."""
+    side = spec.pictures.image_size
+    return {"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)}
+
+
+def patches(spec: BundleSpec) -> int:
+    """Return how many patches an image has."""
+    return int((spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2)
 
 
 def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> Classification:

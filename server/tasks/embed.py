@@ -17,7 +17,7 @@ from models.registry import architectures
 from server.media import headers, images
 from server.tasks import texts
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
-from server.tasks.classify import IMAGE
+from server.tasks.classify import IMAGE, image_sample, patches, prepare_image
 from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import ExcessiveOption, InvalidOption, Options
 
@@ -132,8 +132,7 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
     def prepare(self, item: Item, plan: EmbedPlan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
         if "text" in item:
             return texts.packed(_texts(msgspec.json.decode(item["text"], type=list[str]), plan, spec))
-        with decoder.decoded(item["image"]) as image:
-            return [{"pixels": images.to_model_size(image, spec.pictures, decoder.max_pixels)}]
+        return [prepare_image(item["image"], spec, decoder)]
 
     def is_small(self, item: Item) -> bool:
         return "text" in item or headers.is_small(item["image"])
@@ -200,13 +199,7 @@ def image_bound(spec: BundleSpec, output: str = "pooled") -> int:
     dim = spec.embedding_dim
     if output == "pooled":
         return 4 * dim + 8
-    patches = (spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2
-    return patches * (4 * dim + 8) + 8
-
-
-def image_sample(spec: BundleSpec) -> Arrays:
-    side = spec.pictures.image_size
-    return {"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)}
+    return patches(spec) * (4 * dim + 8) + 8
 
 
 def text_samples(spec: BundleSpec) -> Sequence[Arrays]:
@@ -217,8 +210,7 @@ def weight(spec: BundleSpec, shapes: Shapes) -> float:
     """Return the cost of a job of these shapes in images, by the number of tokens."""
     if "utf8" not in shapes or spec.text is None:
         return 1.0
-    patches = (spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2
-    return texts.tokens(shapes, spec.text) / patches
+    return texts.tokens(shapes, spec.text) / patches(spec)
 
 
 def check_text(text: str, field: str) -> None:
@@ -281,7 +273,7 @@ def _tokens(outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media
 def _token_vectors(one: Outputs, plan: EmbedPlan) -> TokenVectors:
     owners = one["owners"]
     order = np.argsort(owners, kind="stable")
-    patches = np.split(order, np.cumsum(one["sizes"])[:-1])
+    by_token = np.split(order, np.cumsum(one["sizes"])[:-1])
     vectors = one["vectors"].astype("<f4")
     encoded = base64.b64encode(vectors.tobytes()).decode() if plan.encoding == "base64" else vectors.tolist()
-    return TokenVectors(encoded, one["sizes"].tolist(), [group.tolist() for group in patches])
+    return TokenVectors(encoded, one["sizes"].tolist(), [group.tolist() for group in by_token])

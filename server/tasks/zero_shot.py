@@ -17,8 +17,8 @@ from server.media import headers, images
 from server.quoting import quoted
 from server.tasks import texts
 from server.tasks.base import Arrays, File, Item, Outputs, Shapes, Task, Tensor
-from server.tasks.classify import IMAGE, Merging
-from server.tasks.embed import image_arguments, image_bound, image_bucket, image_sample, need_tokeniser, text_samples, weight
+from server.tasks.classify import IMAGE, Merging, image_sample, prepare_image
+from server.tasks.embed import image_arguments, image_bound, image_bucket, need_tokeniser, text_samples, weight
 from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import ExcessiveOption, InvalidOption, Options
 
@@ -148,8 +148,7 @@ class ZeroShot(Task[ZeroShotOptions, ZeroShotPlan]):
         return msgspec.structs.replace(plan, vectors=dict(vectors))
 
     def prepare(self, item: Item, plan: ZeroShotPlan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
-        with decoder.decoded(item["image"]) as image:
-            return [{"pixels": images.to_model_size(image, spec.pictures, decoder.max_pixels)}]
+        return [prepare_image(item["image"], spec, decoder)]
 
     def is_small(self, item: Item) -> bool:
         return headers.is_small(item["image"])

@@ -208,8 +208,9 @@ class LoadedBundles:
             return StepTimes(1)
         if bucket.key not in entry.buckets and len(entry.buckets) >= MOST_BUCKETS:
             del entry.buckets[next(iter(entry.buckets))]
-        new = StepTimes(entry.warm.steps.largest) if bucket.key.startswith(TEXTS) else entry.warm.steps.like()
-        steps = entry.buckets.pop(bucket.key, None) or new
+        steps = entry.buckets.pop(bucket.key, None)
+        if steps is None:
+            steps = StepTimes(entry.warm.steps.largest) if bucket.key.startswith(TEXTS) else entry.warm.steps.like()
         entry.buckets[bucket.key] = steps
         return steps
 
