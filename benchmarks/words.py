@@ -1,4 +1,4 @@
-"""What recalled labels and buckets of texts gain, and what the service costs beside a pair of towers: `python -m benchmarks.words`.
+"""Measures what recalled labels and buckets of texts gain, and what the service costs beside a pair of towers: `python -m benchmarks.words`.
 
 The pair has a published size and random weights; it is written into `--cache` the first time. Figures are ratios within one run, of
 measurements that take turns:
@@ -58,7 +58,7 @@ TEMPLATES = (
 REPEATS = 3
 """Requests whose labels are recalled, for each that computes them."""
 TEXTS = 128
-"""Of a request."""
+"""Number of texts in a request."""
 TEXT_CLIENTS = 4
 LOOP_TEXTS = 32
 LOOP_BATCHES = (4, 16)
@@ -85,12 +85,12 @@ class Figure:
     aim: str
     values: list[float]
     details: dict[str, list[float]]
-    """What it was made of, by name: the promise of arithmetic, and what was divided."""
+    """Its parts by name: the promise of arithmetic, and what was divided."""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What all parts of a run share."""
+    """Things that all parts of a run share."""
 
     pair: Pair
     photographs: Path
@@ -108,7 +108,7 @@ class Ground:
 
 @dataclass
 class Rounds:
-    """What the rounds of a figure have shown so far."""
+    """The findings of a figure's rounds so far."""
 
     values: list[float] = field(default_factory=list)
     details: dict[str, list[float]] = field(default_factory=dict)
