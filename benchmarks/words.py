@@ -1,4 +1,4 @@
-"""Measures what recalled labels and buckets of texts gain, and what the service costs beside a pair of towers: `python -m benchmarks.words`.
+"""Measures what recalled labels and buckets of texts gain, and the service beside a pair of towers: `python -m benchmarks.words`.
 
 The pair has a published size and random weights; it is written into `--cache` the first time. Figures are ratios within one run, of
 measurements that take turns:

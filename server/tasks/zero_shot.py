@@ -34,14 +34,17 @@ PLACEHOLDER = "{}"
 class ZeroShotOptions(Options, frozen=True, kw_only=True):
     label: Annotated[
         list[str],
-        Meta(description="A label; repeat it. In JSON `labels` is a list.", extra={"values": f"1 to {MOST_LABELS:,} distinct texts"}),
+        Meta(
+            description="A label; repeat it. In JSON `labels` is a list.",
+            extra={"values": f"1 to {MOST_LABELS:,} distinct texts", "words": "texts"},
+        ),
     ] = []  # noqa: RUF012 - msgspec copies it
     template: (
         Annotated[
             list[str],
             Meta(
                 description="A sentence that a label is put into, such as `a photo of a {}.`; of several the mean vector counts.",
-                extra={"values": "texts with one `{}` each; `{}` alone: labels as they are", "default": "the bundle's"},
+                extra={"values": "texts with one `{}` each; `{}` alone: labels as they are", "default": "the bundle's", "words": "texts"},
             ),
         ]
         | None
