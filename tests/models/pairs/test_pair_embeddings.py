@@ -144,6 +144,25 @@ def test_a_text_does_not_depend_on_what_shares_its_batch(pair: Recorded, model: 
     assert (cosines(together[:-1], together[1:]) < 0.999).any()
 
 
+@pytest.mark.parametrize("name", ["maws", "moco", "augreg"])
+def test_texts_of_many_lengths_are_read_without_their_padding(name: str, tmp_path: Path) -> None:
+    """At most a tenth of what is read is padding, but for the last tokens of a pass."""
+    pair, dice, count, longest = PAIRS[name], np.random.default_rng(0), 150, 30
+    model = loaded(pair.read, tmp_path, pair.family, pair.settings)
+    lengths = dice.integers(1, longest + 1, count)
+    visible = (np.arange(longest) < lengths[:, None]).astype(np.int64)
+    words = np.where(visible, dice.integers(5, 40, (count, longest)), pair.padding)
+    read: list[int] = []
+    model.model.get_submodule("text").register_forward_hook(lambda module, inputs, output: read.append(inputs[0].numel()))
+    together = model.forward(texts_of(words, visible), {})["embedding"][0]
+    assert sum(read) <= 1.1 * lengths.sum() and 1 < len(read) < longest
+    alone = [
+        model.forward(texts_of(words[row : row + 1, :n], visible[row : row + 1, :n]), {})["embedding"][0, 0]
+        for row, n in enumerate(lengths)
+    ]
+    assert (cosines(together, np.stack(alone)) >= 0.999999).all()
+
+
 @pytest.mark.parametrize("merge", [(), MERGE], ids=str)
 def test_an_image_does_not_depend_on_what_shares_its_batch(pair: Recorded, model: LoadedModel, merge: tuple[int, ...]) -> None:
     arrays = random_pixels(4, model.spec.config["image_size"])
