@@ -81,16 +81,18 @@ def test_a_client_is_heavy_until_it_had_no_long_work_for_a_while(heavy: HeavyCli
     assert "much" not in heavy
 
 
-async def test_long_work_of_all_clients_has_half_of_the_threads_and_others_pass_it(turns: Turns) -> None:
-    together, gate = list[str](), threading.Event()
+async def test_long_work_of_all_clients_has_half_of_the_threads_and_others_pass_it(turns: Turns, heavy: HeavyClients) -> None:
+    together, begun, gate = list[str](), threading.Event(), threading.Event()
     for client in ("a", "b", "c"):
-        await turns.run(client, lambda: busy(0.15))
+        heavy.add(client, turns_module.LONGEST)
 
     def long(client: str) -> None:
         together.append(client)
+        begun.set()
         gate.wait()
 
     work = [asyncio.create_task(turns.run(client, partial(long, client))) for client in ("a", "b", "c")]
+    assert await asyncio.to_thread(begun.wait, 30)
     assert await asyncio.wait_for(turns.run("little", lambda: 3), 30) == 3
     assert together == ["a"]
     gate.set()
