@@ -16,7 +16,8 @@ from models.pairs.tokenising import Tokeniser
 
 def reader(bundle: Bundle) -> Reader:
     """Return a function: utf8 uint8 (B, R, W), filled up with zeros, and lengths int32 (B, R), 0 where there is no text → word_ids and
-    visible int64 (B, R, N) for the network, truncated bool (B, R) for the answer. Raises BundleError."""
+    visible int64 (B, R, N) for the network, truncated bool (B, R) and text_tokens int32 (B, R), the tokens read, for the answer. Raises
+    BundleError."""
     tokeniser = Tokeniser.open(bundle)
 
     def read(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
@@ -31,7 +32,10 @@ def reader(bundle: Bundle) -> Reader:
         return {
             "word_ids": _placed(encoded.tokens, present),
             "visible": _placed(encoded.visible, present),
-        }, {"truncated": _placed(encoded.truncated, present)}
+        }, {
+            "truncated": _placed(encoded.truncated, present),
+            "text_tokens": _placed(encoded.visible.sum(axis=1, dtype=np.int32), present),
+        }
 
     return read
 

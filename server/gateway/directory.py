@@ -106,6 +106,7 @@ class Directory:
         if configured is not None:
             return self.choose(fleet, configured, task)
         known = loaded(fleet, task)
+        known = [spec for spec in known if TASKS[task].answers(spec)] or known
         coming = [spec for spec in known if state_of(fleet, spec)[0] in ("ready", "loading")]
         names = {spec.name for spec in coming or known}
         if len(names) == 1:

@@ -72,7 +72,8 @@ def tokens(shapes: Shapes, text: Text) -> int:
 
 
 def bound(spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-    """Return the most bytes of the answer to a job of texts: `embedding` float32 (R, dim), `truncated`, and the arrays of `ECHOED`.
+    """Return the most bytes of the answer to a job of texts: `embedding` float32 (R, dim), `truncated`, `text_tokens` int32 (R,), and the
+    arrays of `ECHOED`.
 
     sizes: bytes of the job's arrays, by name."""
     return (sizes["lengths"] // 4) * (4 * spec.embedding_dim + 16)
@@ -87,3 +88,8 @@ def vectors(outputs: Sequence[Outputs]) -> Mapping[int, tuple[NDArray[np.float32
             rows = zip(one["embedding"][present], one["truncated"][present].tolist(), strict=True)
             found.update(zip(one["places"][present].tolist(), rows, strict=True))
     return found
+
+
+def tokens_read(outputs: Sequence[Outputs]) -> int:
+    """Return how many tokens the network read for these jobs, of images or of texts, before any were merged."""
+    return sum(int(one["text_tokens"].sum() if "text_tokens" in one else one["tokens"][0]) for one in outputs)

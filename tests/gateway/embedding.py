@@ -91,4 +91,4 @@ def _of_texts(job: QueuedJob) -> dict[str, NDArray[np.generic]]:
     vectors = np.zeros((len(texts), DIM), np.float32)
     for row in np.flatnonzero(lengths):
         vectors[row] = of_text(texts[row])
-    return {"embedding": vectors, "truncated": lengths > LONGEST_BYTES}
+    return {"embedding": vectors, "truncated": lengths > LONGEST_BYTES, "text_tokens": lengths}

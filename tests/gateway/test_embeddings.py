@@ -92,7 +92,7 @@ def refusal(response: httpx.Response, status: int, code: str, param: str | None)
 def test_a_text_has_a_vector(gateway: Gateway) -> None:
     document = ask(gateway, "a dog", model="words", user="u-1").json()
     (one,) = document.pop("data")
-    assert document == {"object": "list", "model": "words@1", "usage": {"prompt_tokens": 0, "total_tokens": 0}, "truncated": 0}
+    assert document == {"object": "list", "model": "words@1", "usage": {"prompt_tokens": 5, "total_tokens": 5}, "truncated": 0}
     assert (one["object"], one["index"]) == ("embedding", 0)
     np.testing.assert_array_equal(np.array(one["embedding"], np.float32), of_text("a dog"))
 
@@ -394,3 +394,8 @@ def test_models_are_listed_as_openais_clients_expect(gateway: Gateway) -> None:
 def test_a_service_without_vectors_says_what_it_has(valkey: PrivateValkey) -> None:
     with Worker(valkey.url, [make_spec()]), service.gateway(valkey.url) as gateway:
         assert "no bundle for embed is served; tasks with one: classify" in refusal(ask(gateway, "a"), 404, "unknown-model", None)
+
+
+def test_a_pair_that_reads_no_texts_is_no_default_for_labels(gateway: Gateway, worker: Worker) -> None:
+    answer = gateway.http.post("/v1/zero-shot", files={"image": picture(1)}, data={"label": ["a dog", "a cat"]})
+    assert (answer.status_code, answer.json()["model"]) == (200, "words"), answer.text

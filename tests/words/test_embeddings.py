@@ -33,6 +33,13 @@ def test_vectors_of_images_and_texts_are_those_of_the_network(speaker: Speaker, 
     assert (answer.model, answer.model_dump()["truncated"]) == (f"{pair}@1", 1)
 
 
+@pytest.mark.parametrize(("pair", "special"), [("cit", 2), ("maws", 2), ("flip", 0)])
+def test_usage_counts_word_pieces_and_patches(client: openai.OpenAI, pair: str, special: int) -> None:
+    image = {"image": base64.b64encode(PICTURES[0]).decode()}
+    usage = client.embeddings.create(model=pair, input=[image, "a dog", "the blue house"]).usage  # type: ignore[arg-type]
+    assert usage.prompt_tokens == usage.total_tokens == (4 * 4 + 1) + (2 + special) + (3 + special)
+
+
 def test_the_default_is_that_of_embed(speaker: Speaker) -> None:
     answer = speaker.gateway.http.post("/v1/embeddings", json={"input": TEXTS}).json()
     assert answer["model"] == "cit@1"

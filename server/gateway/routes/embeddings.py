@@ -79,10 +79,10 @@ class Embedding(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """0, always: texts become tokens in a worker, which does not tell how many."""
+    """Tokens that the networks read, twice: word pieces of texts, special ones included, patches and class token of images."""
 
-    prompt_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: int
+    total_tokens: int
 
 
 class EmbeddingList(msgspec.Struct, frozen=True):
@@ -118,7 +118,7 @@ ROUTES = [Route(PATH, EmbeddingsRoute(), methods=["POST"], include_in_schema=Fal
 
 def operation() -> dict[str, Any]:
     """For OpenAPI."""
-    example = EmbeddingList("list", [Embedding("embedding", 0, [0.5, -0.5, 0.5, 0.5])], "words@1.0.0", Usage(), 0)
+    example = EmbeddingList("list", [Embedding("embedding", 0, [0.5, -0.5, 0.5, 0.5])], "words@1.0.0", Usage(4, 4), 0)
     return {
         "tags": ["inference"],
         "summary": "Turn images or texts into vectors, as OpenAI's clients ask",
@@ -156,7 +156,8 @@ async def _run(asked: EmbeddingRequest, here: Gateway, visit: Visit, received: i
     answer = await here.inference.run(items, wanted, visit)
     began = time.perf_counter()
     vectors, truncated = _vectors(answer.outputs, asked)
-    write = partial(_encode, vectors, asked.own.encoding, wanted.spec.id, truncated)
+    read = texts.tokens_read(answer.outputs)
+    write = partial(_encode, vectors, asked.own.encoding, wanted.spec.id, truncated, Usage(read, read))
     content = await here.large_bodies.in_turn(visit.client, BYTES_OF_NUMBER * vectors.size, write)
     response = Response(content, media_type=JSON)
     here.count_answer(wanted.spec, began, len(response.body), received)
@@ -172,8 +173,8 @@ def _vectors(outputs: Sequence[Outputs], asked: EmbeddingRequest) -> tuple[NDArr
     return np.stack([by_index[index] for index in range(len(by_index))]), sum(truncated for _, truncated in read.values())
 
 
-def _encode(vectors: NDArray[np.float32], encoding: str, model: str, truncated: int) -> bytes:
+def _encode(vectors: NDArray[np.float32], encoding: str, model: str, truncated: int, usage: Usage) -> bytes:
     """One vector at a time: encoded all at once they would hold up every other thread."""
     rows: list[Any] = [msgspec.Raw(msgspec.json.encode(encode_vectors(vector[None], encoding)[0])) for vector in vectors]
     data = [Embedding("embedding", index, row) for index, row in enumerate(rows)]
-    return msgspec.json.encode(EmbeddingList("list", data, model, Usage(), truncated))
+    return msgspec.json.encode(EmbeddingList("list", data, model, usage, truncated))
