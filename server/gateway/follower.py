@@ -12,9 +12,6 @@ from server.http.event_stream import EventStream
 from server.queue.messages import Progress, Reply
 from server.telemetry import logs
 
-ITEMS = "images"
-"""The unit where whole jobs are counted."""
-
 log = logs.get(__name__)
 
 
@@ -25,6 +22,7 @@ class Follower:
         self._stream = stream
         self._planned = planned
         self._count = 1
+        self._counted = (1, "images")
         self._ended = 0
         self._report: Progress | None = None
         """The latest one that was told."""
@@ -33,9 +31,9 @@ class Follower:
         self._early: list[tuple[str, bytes]] = []
         """Events that a quick worker told before the queue's answer to the admission arrived."""
 
-    def expect(self, count: int) -> None:
-        """How many jobs of the queue it has."""
-        self._count = count
+    def expect(self, count: int, counted: tuple[int, str]) -> None:
+        """How many jobs of the queue it has, and what they come to as `Task.counted` says."""
+        self._count, self._counted = count, counted
 
     def admitted(self, place: int) -> None:
         self._stream.put("queued", msgspec.json.encode({"place": place}))
@@ -67,7 +65,8 @@ class Follower:
             self._begin()
         last = self._report
         if last is None:
-            self._progress(self._ended, self._count, ITEMS)
+            total, unit = self._counted
+            self._progress(total * self._ended // self._count, total, unit)
         elif last.done != last.total:
             self._progress(last.total, last.total, last.unit)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -40,6 +41,11 @@ from server.telemetry.metrics import GatewayMetrics
 
 INLINE_PIXELS = headers.SMALL_PIXELS
 """An image that claims to be small and is larger than this is decoded in a thread after all."""
+
+AT_ONCE_MS = 1000
+"""So much work of a request has its turn by priority, ..."""
+BEHIND = 4
+"""... and what follows is queued as `low`, behind by so many times the work before it: others leave it about a quarter of the device."""
 
 RESULT_OVERHEAD = 1024
 """Bytes of a stored reply besides its arrays, and of its share in the record and its events."""
@@ -123,7 +129,7 @@ class Inference:
         await _reserve_large(jobs, visit)
         listeners: dict[str, Any] = {}
         if follower is not None:
-            follower.expect(len(jobs))
+            follower.expect(len(jobs), _counted(together, asked))
             listeners = {"on_admitted": follower.admitted, "on_progress": follower.progressed, "on_reply": follower.replied}
         with self._desertion.watched(asked.spec, visit.limit):
             replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation, ends_by_itself=True, **listeners)
@@ -145,7 +151,7 @@ class Inference:
         began = time.perf_counter()
         prepared, count = [*await self._prepare(items, asked, visit), *await self._prepare_beside(asked, visit)], len(items)
         items.clear()
-        plan = msgspec.msgpack.encode(asked.plan)
+        plan, (counted, counted_unit) = msgspec.msgpack.encode(asked.plan), _counted(prepared, asked)
         enqueued = time.perf_counter()
         deadline_ms = int(self._dispatcher.now_ms() + (visit.seconds - (enqueued - visit.started)) * 1000)
 
@@ -160,6 +166,8 @@ class Inference:
             digest=asked.spec.digest(),
             part=asked.part,
             items=count,
+            counted=counted,
+            counted_unit=counted_unit,
             priority=asked.priority,
             request_id=visit.request_id,
             prepare_ms=_milliseconds(enqueued - began),
@@ -216,6 +224,8 @@ class Inference:
         if unread and not gateway:
             told["unread"] = sorted(unread)
         flat = [(arrays, {name: array.shape for name, array in arrays.items()}) for item in prepared for arrays in item]
+        work = [math.ceil(self._work_ms(asked, arrays) * asked.task.weight(asked.spec, shapes)) for arrays, shapes in flat]
+        turns = [_turn(asked, ahead) for ahead in accumulate(work[:-1], initial=0)]
         return [
             QueuedJob(
                 id=f"{request}-{index}",
@@ -224,7 +234,7 @@ class Inference:
                 bucket=asked.task.bucket_of(asked.plan, asked.spec, shapes),
                 arrays={name: array for name, array in arrays.items() if not gateway or name not in unread},
                 options=asked.task.arguments_of(asked.plan, shapes) | told,
-                priority=asked.priority,
+                priority=priority,
                 deadline_ms=deadline_ms,
                 gateway=gateway,
                 record=record,
@@ -232,10 +242,11 @@ class Inference:
                 previews=follow and asked.task.shows_previews,
                 trace={"request_id": visit.request_id},
                 owner=owner_of(visit.client),
-                work_ms=math.ceil(self._work_ms(asked, arrays) * asked.task.weight(asked.spec, shapes)),
+                work_ms=work_ms,
                 takes_long=asked.task.takes_long,
+                behind_ms=behind_ms,
             )
-            for index, (arrays, shapes) in enumerate(flat)
+            for index, ((arrays, shapes), work_ms, (priority, behind_ms)) in enumerate(zip(flat, work, turns, strict=True))
         ]
 
     def _work_ms(self, asked: Asked, arrays: Mapping[str, Array] | None) -> int:
@@ -255,6 +266,15 @@ class Inference:
             counted.tokens_in.inc(total_in)
             counted.tokens_out.inc(total_out)
             self._metrics.recent.tokens(total_in, total_out)
+
+
+def _turn(asked: Asked, ahead_ms: int) -> tuple[Priority, int]:
+    """Return the priority of a job with so much work of its request before it, and by how many milliseconds it is behind that.
+
+    Steps take turns anyway."""
+    if asked.priority == "high" or asked.task.takes_long or ahead_ms < AT_ONCE_MS:
+        return asked.priority, 0
+    return "low", BEHIND * (ahead_ms - AT_ONCE_MS)
 
 
 def _to_numpy(arrays: Mapping[str, Array]) -> Arrays:
@@ -295,6 +315,10 @@ def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | Me
 
 def _prepare_beside(asked: Asked) -> Prepared:
     return _packed(asked.task.prepare_beside(asked.plan, asked.spec))
+
+
+def _counted(prepared: Sequence[Prepared], asked: Asked) -> tuple[int, str]:
+    return asked.task.counted([_to_numpy(arrays) for item in prepared for arrays in item])
 
 
 def _packed(jobs: Sequence[Arrays]) -> Prepared:

@@ -56,8 +56,8 @@ class Delivery(QueueEntry):
 
     job: QueuedJob
     due: float
-    """Smaller is more urgent: `queued_at` plus the handicap of the priority."""
+    """Smaller is more urgent: `queued_at` plus the handicap of the priority, plus by how much it is behind others of its request."""
 
     @staticmethod
     def of(held: QueueEntry, job: QueuedJob) -> Delivery:
-        return Delivery(*_fields(held), job=job, due=held.queued_at + HANDICAP_S[job.priority])  # type: ignore[misc]
+        return Delivery(*_fields(held), job=job, due=held.queued_at + HANDICAP_S[job.priority] + job.behind_ms / 1000)  # type: ignore[misc]

@@ -222,7 +222,7 @@ def to_rows(jobs: Iterable[QueuedJob], *, kept: bool = False) -> tuple[list[Enqu
             staged[keys.stage(job.id)] = message
         messages.append(b"" if place == "stage" else message)
         stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
-        holds = (job.owner or NOBODY, job.work_ms, job.takes_long)
+        holds = (job.owner or NOBODY, job.work_ms, job.takes_long, job.behind_ms)
         rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, len(message), *holds))
     return rows, messages, staged
 

@@ -37,6 +37,10 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """The part that errors name."""
     items: int
     """Number of items, whose jobs come first."""
+    counted: int
+    """Progress where jobs tell no steps, or there are several: so many `counted_unit`s are done when all jobs have ended, ..."""
+    counted_unit: str
+    """... `images` or `texts`."""
     priority: Priority
     request_id: str
     prepare_ms: float

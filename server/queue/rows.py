@@ -44,6 +44,8 @@ class Enqueued(msgspec.Struct, frozen=True):
     """Milliseconds that the service takes for it, by announced rates."""
     takes_long: bool
     """Whether its route takes jobs of more than one pass."""
+    behind_ms: int
+    """It is less urgent by so much than its stream."""
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -110,6 +110,10 @@ class Task(ABC, Generic[Asked, Plan]):
         """Whether it serves bundles of this `task`."""
         return bundle_task in (self.bundle_tasks or (self.name,))
 
+    def answers(self, spec: BundleSpec) -> bool:
+        """Whether a bundle that it serves has all that answers need: one that has not is the default only where no other one is known."""
+        return True
+
     def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
         """The parts that one bundle takes."""
         return self.parts
@@ -219,6 +223,10 @@ class Task(ABC, Generic[Asked, Plan]):
 
         arrays: None before the item is prepared; then so many at least."""
         return None
+
+    def counted(self, jobs: Sequence[Arrays]) -> tuple[int, str]:
+        """How many of which unit the jobs of a request, which bring these arrays, come to where progress counts whole jobs."""
+        return len(jobs), "images"
 
     def weight(self, spec: BundleSpec, shapes: Shapes) -> float:
         """Cost of one job, which brings arrays of these shapes, in usual jobs."""

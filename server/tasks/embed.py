@@ -16,10 +16,11 @@ from models.bundle import EMBEDDED, BundleSpec
 from models.registry import architectures
 from server.media import headers, images
 from server.tasks import texts
-from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
-from server.tasks.classify import IMAGE, image_sample, patches, prepare_image
+from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Tensor
+from server.tasks.classify import IMAGE, prepare_image
 from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import ExcessiveOption, InvalidOption, Options
+from server.tasks.vectors import VectorTask, image_arguments, image_bound, image_bucket, need_tokeniser
 
 NPY, NPZ = "application/x-npy", "application/x-npz"
 MOST_TEXTS = 256
@@ -87,7 +88,7 @@ class EmbedAnswer(msgspec.Struct, frozen=True):
     """How many texts were too long and lost their end."""
 
 
-class Embed(Task[EmbedOptions, EmbedPlan]):
+class Embed(VectorTask[EmbedOptions, EmbedPlan]):
     name = "embed"
     bundle_tasks = EMBEDDED
     summary = "Turn images or texts into vectors"
@@ -99,8 +100,6 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
     plan_type = EmbedPlan
     answer = EmbedAnswer
     media_types = (JSON, NPY, NPZ)
-    echoed_arrays = texts.ECHOED
-    unread_arrays = texts.UNREAD
     example: ClassVar[Mapping[str, Any]] = {
         "kind": "text",
         "dim": 4,
@@ -140,17 +139,8 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
     def bucket(self, plan: EmbedPlan, spec: BundleSpec) -> str:
         return image_bucket(plan.schedule, spec, plan.pool, plan.output)
 
-    def bucket_of(self, plan: EmbedPlan, spec: BundleSpec, shapes: Shapes) -> str:
-        return texts.bucket(shapes) if "utf8" in shapes else self.bucket(plan, spec)
-
     def arguments(self, plan: EmbedPlan) -> dict[str, Any]:
         return image_arguments(plan.schedule, plan.pool, plan.output)
-
-    def arguments_of(self, plan: EmbedPlan, shapes: Shapes) -> dict[str, Any]:
-        return {} if "utf8" in shapes else self.arguments(plan)
-
-    def weight(self, spec: BundleSpec, shapes: Shapes) -> float:
-        return weight(spec, shapes)
 
     def present(self, outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | File:
         if plan.output == "tokens":
@@ -168,12 +158,6 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
     def result_bound(self, plan: EmbedPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         return texts.bound(spec, sizes) if "lengths" in sizes else image_bound(spec, plan.output)
 
-    def sample(self, spec: BundleSpec) -> Arrays:
-        return image_sample(spec)
-
-    def other_samples(self, spec: BundleSpec) -> Sequence[Arrays]:
-        return text_samples(spec)
-
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.takes(spec))
         return inputs, (Tensor("embedding", "FP32", (spec.embedding_dim,)),)
@@ -185,49 +169,12 @@ class Embed(Task[EmbedOptions, EmbedPlan]):
         return {"embedding": vectors}, {"truncated": truncated} if kind == "text" else {}
 
 
-def image_bucket(schedule: Sequence[int], spec: BundleSpec, pool: str = "", output: str = "pooled") -> str:
-    """Return the bucket of an image: whoever asks for its vector shares batches, whatever becomes of it."""
-    return f"{spec.pictures.image_size}:{','.join(map(str, schedule))}:{pool}" + (":tokens" if output == "tokens" else "")
-
-
-def image_arguments(schedule: Sequence[int], pool: str = "", output: str = "pooled") -> dict[str, Any]:
-    return {"merge": list(schedule)} | ({"pool": pool} if pool else {}) | ({"output": output} if output != "pooled" else {})
-
-
-def image_bound(spec: BundleSpec, output: str = "pooled") -> int:
-    """Vector (dim,) and tokens (2,); or vectors (T, dim), sizes (T,) and owners (patches,)."""
-    dim = spec.embedding_dim
-    if output == "pooled":
-        return 4 * dim + 8
-    return patches(spec) * (4 * dim + 8) + 8
-
-
-def text_samples(spec: BundleSpec) -> Sequence[Arrays]:
-    return () if spec.text is None else texts.packed(["a dog"])
-
-
-def weight(spec: BundleSpec, shapes: Shapes) -> float:
-    """Return the cost of a job of these shapes in images, by the number of tokens."""
-    if "utf8" not in shapes or spec.text is None:
-        return 1.0
-    return texts.tokens(shapes, spec.text) / patches(spec)
-
-
 def check_text(text: str, field: str) -> None:
     """Raises InvalidOption for an empty text, ExcessiveOption for one that is too long."""
     if not text.strip():
         raise InvalidOption(field, "empty: send at least one character that is no space")
     if len(text) > LONGEST_TEXT:
         raise ExcessiveOption(field, f"{len(text)} characters: at most {LONGEST_TEXT} are taken")
-
-
-def need_tokeniser(spec: BundleSpec, field: str) -> None:
-    """Raises InvalidOption for a pair that cannot read texts."""
-    if spec.text is None:
-        raise InvalidOption(
-            field,
-            f"{spec.id} has no tokenizer and takes images alone; `opsin bundles tokenizer {spec.name} FILE` and a restart give it one",
-        )
 
 
 def _texts(given: list[str], plan: EmbedPlan, spec: BundleSpec) -> list[str]:

@@ -16,11 +16,11 @@ from models.spec import LONGEST_TEMPLATE, MOST_TEMPLATES, Text
 from server.media import headers, images
 from server.quoting import quoted
 from server.tasks import texts
-from server.tasks.base import Arrays, File, Item, Outputs, Shapes, Task, Tensor
-from server.tasks.classify import IMAGE, Merging, image_sample, prepare_image
-from server.tasks.embed import image_arguments, image_bound, image_bucket, need_tokeniser, text_samples, weight
+from server.tasks.base import Arrays, File, Item, Outputs, Tensor
+from server.tasks.classify import IMAGE, Merging, prepare_image
 from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import ExcessiveOption, InvalidOption, Options
+from server.tasks.vectors import VectorTask, image_arguments, image_bound, image_bucket, need_tokeniser
 
 DEFAULT_TOP_K = 5
 MOST_LABELS = 1000
@@ -109,15 +109,13 @@ class ZeroShotAnswer(msgspec.Struct, frozen=True):
     templates: tuple[str, ...]
 
 
-class ZeroShot(Task[ZeroShotOptions, ZeroShotPlan]):
+class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan]):
     name = "zero-shot"
     summary = "Classify images by labels of your own"
     parts = (IMAGE,)
     options = ZeroShotOptions
     plan_type = ZeroShotPlan
     answer = ZeroShotAnswer
-    echoed_arrays = texts.ECHOED
-    unread_arrays = texts.UNREAD
     beside = "label"
     example: ClassVar[Mapping[str, Any]] = {
         "results": [
@@ -129,6 +127,10 @@ class ZeroShot(Task[ZeroShotOptions, ZeroShotPlan]):
         "labels": {"count": 2, "cached": 1, "truncated": 0},
         "templates": ["a photo of a {}."],
     }
+
+    def answers(self, spec: BundleSpec) -> bool:
+        """Whether it has a tokenizer."""
+        return spec.text is not None
 
     def plan(self, asked: ZeroShotOptions, spec: BundleSpec) -> ZeroShotPlan:
         need_tokeniser(spec, "label")
@@ -167,17 +169,8 @@ class ZeroShot(Task[ZeroShotOptions, ZeroShotPlan]):
     def bucket(self, plan: ZeroShotPlan, spec: BundleSpec) -> str:
         return image_bucket(plan.schedule, spec)
 
-    def bucket_of(self, plan: ZeroShotPlan, spec: BundleSpec, shapes: Shapes) -> str:
-        return texts.bucket(shapes) if "utf8" in shapes else self.bucket(plan, spec)
-
     def arguments(self, plan: ZeroShotPlan) -> dict[str, Any]:
         return image_arguments(plan.schedule)
-
-    def arguments_of(self, plan: ZeroShotPlan, shapes: Shapes) -> dict[str, Any]:
-        return {} if "utf8" in shapes else self.arguments(plan)
-
-    def weight(self, spec: BundleSpec, shapes: Shapes) -> float:
-        return weight(spec, shapes)
 
     def present(self, outputs: Sequence[Outputs], plan: ZeroShotPlan, spec: BundleSpec, media_type: str) -> ZeroShotAnswer | File:
         assert spec.text is not None
@@ -193,12 +186,6 @@ class ZeroShot(Task[ZeroShotOptions, ZeroShotPlan]):
     def result_bound(self, plan: ZeroShotPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """The vectors of a job; those that were recalled are in the plan."""
         return texts.bound(spec, sizes) if "lengths" in sizes else image_bound(spec)
-
-    def sample(self, spec: BundleSpec) -> Arrays:
-        return image_sample(spec)
-
-    def other_samples(self, spec: BundleSpec) -> Sequence[Arrays]:
-        return text_samples(spec)
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Texts are asked for without labels, of task embed. A pair without a tokenizer takes none, and scores nothing."""

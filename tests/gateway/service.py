@@ -140,6 +140,8 @@ class Worker:
         self.url = url
         self.stores_replies = False
         """Whether it writes the arrays of its replies beside them, as workers do with large ones."""
+        self.items_per_second = 100.0
+        """It announces this when it starts."""
         self.specs = specs
         self.state = "ready"
         self._working = threading.Event()
@@ -160,7 +162,7 @@ class Worker:
                 task=spec.task,
                 digest=self.queue.publish_spec(spec),
                 state="ready",
-                items_per_second=100.0,
+                items_per_second=self.items_per_second,
                 batch_budget=8,
                 format="bfloat16",
                 max_difference=0.02,

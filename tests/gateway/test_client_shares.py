@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+
+import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
@@ -67,6 +70,23 @@ def test_what_a_closed_connection_asked_is_cancelled(valkey: PrivateValkey) -> N
             eventually(lambda: len(list(db.scan_iter("job:*"))) == 4, "all of it is in the queue")
             assert Raw(gateway, "127.0.1.1").send(HEALTH).answer().status == 200
             eventually(lambda: len(list(db.scan_iter("job:*"))) == 3, "the newest has left the queue")
+
+
+@pytest.mark.parametrize(("priority", "before"), [("normal", 2), ("high", 4)])
+def test_what_is_beyond_the_first_second_of_a_request_lets_others_pass(valkey: PrivateValkey, priority: str, before: int) -> None:
+    """Half a second for each image: two of the four have their turn at once."""
+    worker = Worker(valkey.url, [make_spec()])
+    worker.items_per_second = 2.0
+    with worker, service.gateway(valkey.url) as gateway, ThreadPoolExecutor(2) as pool, worker.redis() as db:
+        worker.pause()
+        much = pool.submit(gateway.classify_all, *map(picture, range(4)), priority=priority)
+        eventually(lambda: len(list(db.scan_iter("job:*"))) == 4, "all of it is in the queue")
+        little = pool.submit(gateway.classify, picture(4), priority=priority)
+        eventually(lambda: len(list(db.scan_iter("job:*"))) == 5, "and the other one behind it")
+        worker.resume()
+        assert (much.result().status_code, little.result().status_code) == (200, 200)
+        requests = [job.id.partition("-")[0] for job in worker.done]
+        assert requests.index(next(one for one in requests if requests.count(one) == 1)) == before
 
 
 def test_behind_a_trusted_proxy_requests_count_by_forwarded_address(valkey: PrivateValkey) -> None:

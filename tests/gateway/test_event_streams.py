@@ -171,7 +171,7 @@ async def test_a_request_is_queued_before_anything_else_is_told_of_it() -> None:
     task, spec = Previewing(), make_spec()
     async with EventStream(send, str) as stream:
         follower = Follower(stream, Planned(task, spec, task.plan(ClassifyOptions(), spec)))
-        follower.expect(1)
+        follower.expect(1, (1, "images"))
         follower.progressed(Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of({"level": np.array(3)})))
         assert not stream.started
         follower.admitted(0)

@@ -96,6 +96,7 @@ async def a_job(
     owner: str = "",
     work_ms: int = 0,
     takes_long: bool = False,
+    behind_ms: int = 0,
     **arrays: Any,
 ) -> QueuedJob:
     """Its answer is `value`."""
@@ -112,6 +113,7 @@ async def a_job(
         owner=owner,
         work_ms=work_ms,
         takes_long=takes_long,
+        behind_ms=behind_ms,
     )
 
 

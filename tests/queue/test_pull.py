@@ -63,6 +63,24 @@ async def test_a_low_job_goes_before_a_high_one_that_came_ten_seconds_later(url:
         waiting.cancel()
 
 
+@pytest.mark.parametrize(("waited", "first"), [(29_000, "high"), (31_000, "low")])
+async def test_a_job_that_is_behind_waits_longer(url: str, waited: int, first: str) -> None:
+    async with gateway(url) as us:
+        jobs = [await a_job(us, priority="low", behind_ms=20_000), await a_job(us, priority="high")]
+        waiting = asyncio.create_task(us.submit_all(jobs))
+        await eventually(lambda: _depth_is(us, 2))
+        low = keys.stream(QUEUE, "low")
+        with redis_at(url) as clock:
+            [(entry_id, fields)] = clock.xrange(low)
+            clock.delete(low)
+            clock.xadd(low, fields | {b"at": int(fields[b"at"]) - waited}, id=entry_id)
+        queue = worker_queue(url, "w")
+        assert priorities(queue, 1) == [first]
+        [last] = queue.pull([QUEUE], 1)
+        assert last.due == pytest.approx(last.queued_at + (30 if first == "high" else 0)), "the worker knows it, too"
+        waiting.cancel()
+
+
 async def test_a_job_that_was_handed_back_keeps_its_priority_and_its_place(url: str) -> None:
     leaving, staying = worker_queue(url, "leaving"), worker_queue(url, "staying")
     async with gateway(url) as us:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tests.gateway.asked_later import accepted, comes_to
+from tests.gateway.asked_later import accepted, comes_to, parsed
 from tests.words.service import NOISE, PICTURES, Speaker, cosines
 
 TEXTS = ["a dog", "the red car of the house", "cat", "a photo of one two", "eat " * 60, "z" * 2048]
@@ -85,6 +85,22 @@ def test_vectors_are_fetched_later_from_another_gateway(speaker: Speaker) -> Non
     comes_to(speaker.gateway, job, "done")
     kept = speaker.service.gateways[1].http.get(f"/v1/jobs/{job}/result").json()
     assert cosines(kept["embeddings"], speaker.vectors_of_texts("cit", TEXTS)).min() >= SAME
+
+
+def test_progress_counts_texts_and_not_their_jobs(speaker: Speaker) -> None:
+    many = [f"the {number}" for number in range(100)]
+    job = accepted(speaker.ask("embed", text=many, headers={"Prefer": "respond-async"}))
+    assert comes_to(speaker.gateway, job, "done")["progress"] == {"done": 100, "total": 100, "unit": "texts"}
+    streamed = speaker.ask("embed", text=many, headers={"Accept": "text/event-stream"}).text
+    told = [event.data for event in parsed(streamed.splitlines()) if event.name == "progress"]
+    assert len(told) > 1 and {(one["total"], one["unit"]) for one in told} == {(100, "texts")}
+    assert [one["done"] for one in told] == sorted(one["done"] for one in told) and told[-1]["done"] == 100
+
+
+def test_progress_counts_images_where_labels_are_read_beside_them(speaker: Speaker) -> None:
+    labels = [f"the {number} blue" for number in range(100)]
+    job = accepted(speaker.ask("zero-shot", PICTURES, label=labels, headers={"Prefer": "respond-async"}))
+    assert comes_to(speaker.gateway, job, "done")["progress"] == {"done": 4, "total": 4, "unit": "images"}
 
 
 def test_a_pair_without_a_tokenizer_embeds_images_alone(speaker: Speaker) -> None:

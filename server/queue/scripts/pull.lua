@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- needs: items taking
 -- Takes jobs for a worker, the most urgent stream first, as many as their places allow, and looks at deadline, cancel and gateway of each.
--- Urgency is the time at which a stream's next job was queued plus the handicap of its priority: everything gets its turn.
+-- Urgency is the time at which a stream's next job was queued, plus the handicap of its priority, plus by how much the job is behind others of
+-- its request: everything gets its turn.
 -- ARGV: consumer, '1' if an absent gw:<id> means a dead gateway, msgpack of {{stream, its handicap in ms, the number of its pool (streams may share
 -- one)}…, how many jobs each pool has place for…}.
 -- Returns {now ms, rows (taken), {stream, how many still wait there, when the next of them was queued}…}.
@@ -10,8 +11,8 @@ local MOST_DROPPED = 256
 local consumer, absence_counts, now = ARGV[1], ARGV[2] == '1', now_ms()
 local streams, places = unpack(cmsgpack.unpack(ARGV[3]))
 
--- When the next undelivered job was queued; nil if all are delivered. Without a group yet, none is. What comes from the future was queued before
--- the clock was set back, so before everything else.
+-- When the next undelivered job was queued, and by how much it is behind; nil if all are delivered. Without a group yet, none is. What comes from
+-- the future was queued before the clock was set back, so before everything else.
 local function next_ms(stream)
   local after = '-'
   for _, flat in ipairs(redis.pcall('XINFO', 'GROUPS', P .. stream)) do
@@ -19,8 +20,9 @@ local function next_ms(stream)
     if group.name == GROUP then after = '(' .. group['last-delivered-id'] end
   end
   local entry = call('XRANGE', stream, after, '+', 'COUNT', 1)[1]
-  local added = entry and fields(entry).added
-  return added and added <= now and added or entry and 0
+  if not entry then return nil, 0 end
+  local job = fields(entry)
+  return job.added <= now and job.added or 0, job.behind
 end
 
 local waiting = {}
@@ -31,7 +33,10 @@ for _, wanted in ipairs(streams) do
   end
 end
 if #waiting > 1 then
-  for _, candidate in ipairs(waiting) do candidate.due = (next_ms(candidate.stream) or math.huge) + candidate.handicap end
+  for _, candidate in ipairs(waiting) do
+    local added, behind = next_ms(candidate.stream)
+    candidate.due = (added or math.huge) + behind + candidate.handicap
+  end
   table.sort(waiting, function(a, b) return a.due < b.due end)
 end
 

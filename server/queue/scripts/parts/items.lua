@@ -49,7 +49,7 @@ local function fields(entry)
   local job = to_table(entry[2])
   return {
     id = job.id or '', gw = job.gw or '', deadline = whole(job['until']) or 0, bytes = whole(job.bytes) or 0,
-    message = job.job or '', added = whole(job.at) or tonumber(string.match(entry[1], '^(%d+)')),
+    message = job.job or '', added = whole(job.at) or tonumber(string.match(entry[1], '^(%d+)')), behind = whole(job.behind) or 0,
   }
 end
 

@@ -14,6 +14,7 @@ local MOST_EXPIRED = 1000
 local FIELDS = {
   'state', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'results', 'preview', 'idem',
   'reported', 'begun', 'done', 'total', 'unit', 'ordinal', 'place', 'placed_ms', 'owner', 'work_ms',
+  'counted', 'counted_unit',
 }
 local function record_at(id)
   local values = call('HMGET', 'record:' .. id, unpack(FIELDS))
@@ -157,7 +158,7 @@ local function settle(id, index, ending, now)
   record.results = call('HINCRBY', key, 'results', #ending.reply + stored)
   local count, ended = tonumber(record.count), call('HINCRBY', key, 'ended', 1)
   if count > 1 or not record.reported then
-    tell_progress(id, ended, count, 'images')
+    tell_progress(id, math.floor(record.counted * ended / count), tonumber(record.counted), record.counted_unit)
   elseif record.done ~= record.total then  -- a job that reports its steps has taken the last of them
     tell_progress(id, tonumber(record.total), tonumber(record.total), record.unit)
   end

@@ -1,0 +1,70 @@
+"""The base of tasks whose bundles turn images and texts into vectors of one space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from models.bundle import BundleSpec
+from server.tasks import texts
+from server.tasks.base import Arrays, Asked, Plan, Shapes, Task
+from server.tasks.classify import image_sample, patches
+from server.tasks.options import InvalidOption
+
+
+class VectorTask(Task[Asked, Plan]):
+    """Some jobs of a request hold an image, with `bucket` and `arguments`, and others hold texts."""
+
+    echoed_arrays = texts.ECHOED
+    unread_arrays = texts.UNREAD
+
+    def bucket_of(self, plan: Plan, spec: BundleSpec, shapes: Shapes) -> str:
+        return texts.bucket(shapes) if "utf8" in shapes else self.bucket(plan, spec)
+
+    def arguments_of(self, plan: Plan, shapes: Shapes) -> dict[str, Any]:
+        return {} if "utf8" in shapes else self.arguments(plan)
+
+    def counted(self, jobs: Sequence[Arrays]) -> tuple[int, str]:
+        """Images; texts where there are no images."""
+        images = sum("utf8" not in arrays for arrays in jobs)
+        return (images, "images") if images else (sum(int(np.count_nonzero(arrays["lengths"])) for arrays in jobs), "texts")
+
+    def weight(self, spec: BundleSpec, shapes: Shapes) -> float:
+        """By the number of tokens."""
+        if "utf8" not in shapes or spec.text is None:
+            return 1.0
+        return texts.tokens(shapes, spec.text) / patches(spec)
+
+    def sample(self, spec: BundleSpec) -> Arrays:
+        return image_sample(spec)
+
+    def other_samples(self, spec: BundleSpec) -> Sequence[Arrays]:
+        return () if spec.text is None else texts.packed(["a dog"])
+
+
+def image_bucket(schedule: Sequence[int], spec: BundleSpec, pool: str = "", output: str = "pooled") -> str:
+    """Return the bucket of an image: whoever asks for its vector shares batches, whatever becomes of it."""
+    return f"{spec.pictures.image_size}:{','.join(map(str, schedule))}:{pool}" + (":tokens" if output == "tokens" else "")
+
+
+def image_arguments(schedule: Sequence[int], pool: str = "", output: str = "pooled") -> dict[str, Any]:
+    return {"merge": list(schedule)} | ({"pool": pool} if pool else {}) | ({"output": output} if output != "pooled" else {})
+
+
+def image_bound(spec: BundleSpec, output: str = "pooled") -> int:
+    """Vector (dim,) and tokens (2,); or vectors (T, dim), sizes (T,) and owners (patches,)."""
+    dim = spec.embedding_dim
+    if output == "pooled":
+        return 4 * dim + 8
+    return patches(spec) * (4 * dim + 8) + 8
+
+
+def need_tokeniser(spec: BundleSpec, field: str) -> None:
+    """Raises InvalidOption for a pair that cannot read texts."""
+    if spec.text is None:
+        raise InvalidOption(
+            field,
+            f"{spec.id} has no tokenizer and takes images alone; `opsin bundles tokenizer {spec.name} FILE` and a restart give it one",
+        )
