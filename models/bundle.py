@@ -169,6 +169,12 @@ class BundleSpec(Schema):
         return architecture is None or architecture.merges
 
     @property
+    def answers(self) -> str | None:
+        """The route that answers with it, such as `classify` for a network that names the actions of whole clips; None: none does."""
+        architecture = architectures().get(self.architecture)
+        return self.task if architecture is None or architecture.answers is None else architecture.answers(self.config)
+
+    @property
     def pictures(self) -> Preprocess:
         """How images are prepared. Raises BundleError for a model that takes none."""
         if self.preprocess is None:

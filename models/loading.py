@@ -135,6 +135,8 @@ def _to_numpy(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
 def not_served(spec: BundleSpec) -> str | None:
     """Why a bundle's task cannot be run; None if it can. An unknown architecture is `load`'s to refuse."""
     architecture = architectures().get(spec.architecture)
+    if spec.answers is None:
+        return f"architecture {spec.architecture} with this config answers nobody by itself: it is a member of pipelines"
     if architecture is None or architecture.serves(spec.task):
         return None
     served = any(other.serves(spec.task) for other in architectures().values())
@@ -222,7 +224,7 @@ def _part(member: Bundle, device: torch.device | str, dtype: torch.dtype) -> Par
 
 def _steps(architecture: Architecture, spec: BundleSpec, model: nn.Module, device: torch.device) -> Steps | None:
     make_steps = architecture.make_steps(spec.task)
-    return make_steps(model, spec.preprocess, device) if make_steps is not None else None
+    return make_steps(model, spec, device) if make_steps is not None else None
 
 
 def mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:

@@ -81,6 +81,16 @@ class Maker(Protocol):
         """(batch, length) of token ids."""
 
 
+@dataclass(frozen=True)
+class Views:
+    """The views of a clip whose scores a test averages."""
+
+    count: int = 1
+    """Number of them in time."""
+    crops: int = 1
+    """Number of crops of each, 1 or 3."""
+
+
 Call = Callable[[], object]
 """A forward pass over a batch that has been prepared."""
 
@@ -121,6 +131,10 @@ class Architecture:
     """From the same: whether each merged token of an image can become a vector."""
     merges: bool = True
     """Whether tokens can merge; False for models that pool their tokens by trained strides."""
+    answers: Callable[[Mapping[str, Any]], str | None] | None = None
+    """From the same: the route that answers with a bundle, None if none does. The field is None where the bundle's `task` tells."""
+    views: Callable[[Mapping[str, Any]], Views] = lambda config: Views()
+    """From the same: the views that the published test of a clip takes."""
     reader: Reference | None = None
     """A function (bundle) → `Reader`, for bundles that read texts. Raises BundleError."""
     open: Reference | None = None

@@ -14,16 +14,12 @@ from numpy.typing import NDArray
 from models.actions.looking import Looking
 from models.actions.tracks import Sighting
 from models.layers.steps import UnusableInput
-from models.media.video import ClipInfo, ClipLimits, Frame, Frames, NotYet, VideoError, bytes_ahead
+from models.media.video import ClipInfo, ClipLimits, Frame, Frames, NotYet, VideoError, bytes_ahead, decoder_bytes
 
 ROUNDING = 1e-6
 """Of a row: less than one is none."""
 SLACK_S = 1.0
 """Decoders may tell later times than the packets did."""
-DECODER_BYTES = 80 * 2**20
-"""Memory of the process that reads a video, its frames aside."""
-DECODER_FRAMES = 24
-"""Frames that it keeps, each of 12 bits a pixel."""
 
 
 class VideoSource:
@@ -75,7 +71,7 @@ class VideoSource:
     @property
     def nbytes(self) -> int:
         """That of the process that reads it included."""
-        decoder = DECODER_BYTES + DECODER_FRAMES * self._info.width * self._info.height * 3 // 2
+        decoder = decoder_bytes(self._info.width, self._info.height)
         return self._data.nbytes + decoder + bytes_ahead(self._info.width, self._info.height, self._long_side) + self._looking.nbytes
 
     def rows(self, window: int) -> tuple[int, int]:

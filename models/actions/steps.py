@@ -28,8 +28,8 @@ from models.actions.pipeline import Pipeline
 from models.actions.seconds import Seconds
 from models.actions.sources import TrackSource, VideoSource
 from models.actions.tracks import Sighting, Track, Window
+from models.bundle import BundleSpec
 from models.layers.steps import Continuing, Finished, State, Tensors
-from models.spec import Preprocess
 
 WINDOWS_AT_ONCE = 16
 """Windows of LART in a step, of all jobs together: what other work waits for."""
@@ -245,6 +245,6 @@ def _sightings(look: Look, people: Seen, numbers: Sequence[int]) -> list[Sightin
     ]
 
 
-def action_steps(model: nn.Module, _preprocess: Preprocess | None, _device: torch.device) -> ActionSteps:
+def action_steps(model: nn.Module, _spec: BundleSpec, _device: torch.device) -> ActionSteps:
     assert isinstance(model, Pipeline)
     return ActionSteps(model)

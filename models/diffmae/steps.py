@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.bundle import BundleError
+from models.bundle import BundleError, BundleSpec
 from models.diffmae import noise
 from models.diffmae.canvas import Canvas, Place, Window
 from models.diffmae.copying import Copying, Crop
@@ -27,7 +27,6 @@ from models.diffmae.masks import Split
 from models.diffmae.model import DiffMAE
 from models.diffmae.packed import PackedBatch
 from models.layers.steps import Continuing, Finished, State, Tensors
-from models.spec import Preprocess
 
 WORKED_ON = frozenset({"pixels", "missing", "windows", "detail", "detail_missing"})
 """Arrays of a job that are read here; all others are given back with the answer."""
@@ -232,7 +231,7 @@ def _seeds(asked: Mapping[str, Any]) -> list[int]:
     return [(int(asked.get("seed", 0)) + sample) % SIGNED for sample in range(int(asked.get("samples", 1)))]
 
 
-def inpaint_steps(model: nn.Module, _preprocess: Preprocess | None, device: torch.device) -> InpaintingSteps:
+def inpaint_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> InpaintingSteps:
     assert isinstance(model, DiffMAE)
     return InpaintingSteps(model, device)
 

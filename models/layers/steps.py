@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from models.spec import Preprocess
+from models.bundle import BundleSpec
 
 Tensors = Mapping[str, Tensor]
 
@@ -88,8 +88,8 @@ class Steps(Protocol):
         """Cost of the next step in items (tokens, points, …); 1 where all cost the same."""
 
 
-MakeSteps = Callable[[nn.Module, Preprocess | None, torch.device], Steps | None]
-"""(model, preprocess, its device) → how it answers; None where its config asks for one forward pass."""
+MakeSteps = Callable[[nn.Module, BundleSpec, torch.device], Steps | None]
+"""(model, its bundle's spec, its device) → how it answers; None where its config asks for one forward pass."""
 
 
 def await_device(device: torch.device) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.media.strides import slowfast_clip
-from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.registry import Architecture, Native, Purpose, SizeTable, System, Views
 
 SYSTEM = System(
     architectures=(
@@ -12,6 +12,10 @@ SYSTEM = System(
             model="models.mae_st.model:VideoMAE",
             purpose=Purpose(lambda config: "actions", clip=slowfast_clip, classes=lambda config: int(config.classes)),
             native=Native("clip", lambda config: int(config.patches + config.special_tokens), "models.layers.native:clips"),
+            steps={"actions": "models.mae_st.steps:clip_steps"},
+            precise_tasks=frozenset({"actions"}),
+            answers=lambda config: "classify",
+            views=lambda config: Views(7, crops=3),
         ),
         Architecture(
             name="video_mae_pretraining",

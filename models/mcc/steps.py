@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.bundle import BundleSpec
 from models.layers.recent import Recent, in_own_pages
 from models.layers.steps import Continuing, Finished, State, Tensors, await_device
 from models.mcc.flood import Answers, Flood, Limits, nested
 from models.mcc.lattice import Lattice
 from models.mcc.model import MCC, MCCConfig, Scene, decode_colours
-from models.spec import Preprocess, Space
+from models.spec import Space
 
 WORK_OF_A_STEP = {"cpu": 2e10, "cuda": 2e12}
 """Multiply-accumulates that one scene may cost a step: about half a second of one CPU core, and a tenth of a GPU's second, for which a
@@ -218,7 +219,7 @@ class ReconstructionSteps:
         return {"cells": shown.cells.int(), "colours": shown.colours, "level": level, **placed}
 
 
-def reconstruct_steps(model: nn.Module, _preprocess: Preprocess | None, device: torch.device) -> ReconstructionSteps:
+def reconstruct_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> ReconstructionSteps:
     assert isinstance(model, MCC)
     return ReconstructionSteps(model, device)
 

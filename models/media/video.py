@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -23,6 +23,10 @@ AHEAD = 8
 """Frames that are read before they are asked for, at most."""
 AHEAD_BYTES = 64 * 2**20
 """Memory that they take, at most; one of any size is read."""
+DECODER_BYTES = 80 * 2**20
+"""Memory of the process that reads a video, its frames aside."""
+DECODER_FRAMES = 24
+"""Frames that it keeps, each of 12 bits a pixel."""
 
 Kind = Literal["not-a-video", "too-much", "broken"]
 
@@ -139,6 +143,16 @@ class Frames:
             self.close()
 
 
+class NumberedFrames(Frames):
+    """The frames of one video by number, counted from 0 in the order in which they are shown. `row` is the number of a frame; the last one
+    of a video also stands for the numbers behind it."""
+
+    def __init__(self, data: bytes | memoryview, numbers: Sequence[int], limits: ClipLimits) -> None:
+        """numbers: rising, without repetition. Raises VideoError."""
+        self._ahead = _Ahead(_run(data, limits, numbers=list(numbers)))
+        self._next = None
+
+
 class _Ahead:
     """Frames that a program sends. A thread reads them before they are asked for, so the program goes on while others are looked at."""
 
@@ -223,6 +237,11 @@ def bytes_ahead(width: int, height: int, long_side: int | None = None) -> int:
     return max(frame, min(AHEAD * frame, AHEAD_BYTES))
 
 
+def decoder_bytes(width: int, height: int) -> int:
+    """Memory of a process that reads a video with frames of this size."""
+    return DECODER_BYTES + DECODER_FRAMES * width * height * 3 // 2
+
+
 def _run(data: bytes | memoryview, limits: ClipLimits, **asked: Any) -> Confined:
     head = bytes(memoryview(data)[:HEAD_BYTES])
     name = demuxer(head)
@@ -230,7 +249,15 @@ def _run(data: bytes | memoryview, limits: ClipLimits, **asked: Any) -> Confined
         raise VideoError("not-a-video", "a list that names other files: send the video itself")
     if name is None:
         raise VideoError("not-a-video", f"not a video in a container that is opened here ({NAMES})")
-    request = {"demuxer": name, "limits": asdict(limits), "rate": None, "start": None, "end": None, "long_side": None} | asked
+    request = {
+        "demuxer": name,
+        "limits": asdict(limits),
+        "rate": None,
+        "start": None,
+        "end": None,
+        "long_side": None,
+        "numbers": None,
+    } | asked
     return Confined(PROGRAM, data, request, often=True)
 
 

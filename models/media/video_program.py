@@ -7,7 +7,7 @@ for are decoded, since later ones depend on them, but never converted.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import IO, Any
@@ -32,6 +32,8 @@ FULL_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
 UNTOLD_DURATION = frozenset({"mpegvideo"})
 """Containers whose duration FFmpeg guesses from a bit rate."""
 USUAL_RATE = 25.0
+STAMPS_S = 0.002
+"""Some containers round the times of frames to milliseconds: a stated rate that explains the first and the last one is right."""
 FUZZ_S = 1e-6
 """Times of frames are rounded."""
 SAY_EVERY_S = 1.0
@@ -66,11 +68,12 @@ def main() -> None:
     try:
         with open_file(os.fdopen(0, "rb"), asked["demuxer"]) as container:
             stream = video_of(container)
-            if asked["rate"] is None:
-                confined.say({"info": _probe(container, stream, limits)})
+            if asked["numbers"] is not None:
+                confined.say({"end": True, "decoded": _send_numbered(stream, container, limits, asked["numbers"])})
+            elif asked["rate"] is not None:
+                confined.say({"end": True, "decoded": _send_frames(stream, container, limits, asked)})
             else:
-                decoded = _send_frames(stream, container, limits, asked)
-                confined.say({"end": True, "decoded": decoded})
+                confined.say({"info": _probe(container, stream, limits)})
     except Refused as refusal:
         confined.say({"error": refusal.kind, "detail": str(refusal)})
     except (av.error.FFmpegError, ValueError, OverflowError, MemoryError) as error:
@@ -137,10 +140,11 @@ def _probe(container: InputContainer, stream: VideoStream, limits: Limits) -> di
         size = _upright_size(first, limits)
     span = latest - earliest
     if len(times) > 1 and span > 0:
-        rate = (len(times) - 1) / span
+        mean = (len(times) - 1) / span
+        rate = rate if abs(rate / mean - 1) * span <= STAMPS_S else mean
     _check_seconds(span + 1 / rate, limits)  # the last frame is shown for a while, too
     width, height = size
-    return {"width": width, "height": height, "fps": round(rate, 3), "frames": len(times), "duration_s": round(span + 1 / rate, 3)}
+    return {"width": width, "height": height, "fps": round(rate, 6), "frames": len(times), "duration_s": round(span + 1 / rate, 3)}
 
 
 def _flushed(stream: VideoStream) -> VideoFrame | None:
@@ -235,10 +239,40 @@ class _Sender:
         self._size = self._size or _sides(frame)
         pixels = upright(frame, self._size, self.long_side)
         where = {"time": round(time, 6), "row": first, "rows": end - first, "cut": self._cuts.before(pixels), "size": self._size}
-        height, width, _ = pixels.shape
         self._said = monotonic()
-        confined.say({**where, "height": height, "width": width, "decoded": self.decoded})
-        confined.send(pixels.data.cast("B"))
+        _say_frame(pixels, where | {"decoded": self.decoded})
+
+
+def _say_frame(pixels: np.ndarray, where: Mapping[str, Any]) -> None:
+    height, width, _ = pixels.shape
+    confined.say({**where, "height": height, "width": width})
+    confined.send(pixels.data.cast("B"))
+
+
+def _send_numbered(stream: VideoStream, container: InputContainer, limits: Limits, numbers: Sequence[int]) -> int:
+    """Frames by number, counted from 0; numbers behind the last frame show that one. Returns how many were decoded."""
+    sent, decoded, said, size = 0, 0, monotonic(), None
+    last: tuple[VideoFrame, float] | None = None
+
+    def send(frame: VideoFrame, time: float, end: int) -> None:
+        where = {"time": round(time, 6), "row": numbers[sent], "rows": end - numbers[sent], "cut": False, "size": size}
+        _say_frame(upright(frame, size), where | {"decoded": decoded})
+
+    for frame, time in _decoded(stream, container, limits):
+        size, last = size or _sides(frame), (frame, time)
+        decoded += 1
+        if decoded - 1 == numbers[sent]:
+            send(frame, time, decoded)
+            sent, said = sent + 1, monotonic()
+            if sent == len(numbers):
+                return decoded
+        elif monotonic() - said > SAY_EVERY_S:
+            said = monotonic()
+            confined.say({"going_on": True, "decoded": decoded})
+    if last is None:
+        raise Refused("broken", "no frame of it can be decoded")
+    send(*last, numbers[-1] + 1)
+    return decoded
 
 
 def _step(stream: VideoStream) -> float:

@@ -17,7 +17,7 @@ FRAME_RATE = 30.0
 
 
 def view_spans(
-    total: int, fps: float, *, frames: int, stride: int, views: int, offset: bool = True, rate: float = FRAME_RATE
+    total: int, fps: float, *, frames: int, stride: float, views: int, offset: bool = True, rate: float = FRAME_RATE
 ) -> list[tuple[float, float]]:
     """First and last frame of each view of a video of `total` frames, real numbers: the last may lie behind the end of a short video.
 
@@ -40,7 +40,7 @@ def random_span(total: int, fps: float, *, frames: int, stride: int, draw: float
     return draw * left, draw * left + length - 1
 
 
-def _clip_length(total: int, fps: float, frames: int, stride: int, rate: float) -> tuple[float, float]:
+def _clip_length(total: int, fps: float, frames: int, stride: float, rate: float) -> tuple[float, float]:
     """Length of a clip in frames of the video, and the number of frames left over."""
     length = stride * frames / rate * fps
     return length, max(total - length, 0.0)
@@ -51,7 +51,7 @@ def frames_within(span: tuple[float, float], total: int, frames: int) -> Tensor:
     return torch.linspace(*span, frames).clamp(0, total - 1).long()
 
 
-def view_frames(total: int, fps: float, *, frames: int, stride: int, views: int, offset: bool = True, rate: float = FRAME_RATE) -> Tensor:
+def view_frames(total: int, fps: float, *, frames: int, stride: float, views: int, offset: bool = True, rate: float = FRAME_RATE) -> Tensor:
     """(views, frames) int64, by the rules of `view_spans`."""
     spans = view_spans(total, fps, frames=frames, stride=stride, views=views, offset=offset, rate=rate)
     return torch.stack([frames_within(span, total, frames) for span in spans])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from models.media.strides import slowfast_clip
-from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.registry import Architecture, Native, Purpose, SizeTable, System, Views
 from models.spec import Clip
 
 
@@ -18,14 +19,48 @@ def _tokens(config: Any) -> int:
     return int(times * rows * columns + config.special_tokens)
 
 
+def _answers(config: Mapping[str, Any]) -> str | None:
+    """A model that classifies boxes needs somebody who finds them."""
+    return None if config.get("boxes") else "classify"
+
+
+def _views(config: Mapping[str, Any]) -> Views:
+    """The published tests on Kinetics-400 look at five views, and the largest model, at 312 px, at three crops of each."""
+    return Views(5, crops=3 if config.get("image_size") == 312 else 1)
+
+
 PURPOSE = Purpose(lambda config: "classify" if config.images else "actions", clip=_clip, classes=lambda config: int(config.classes))
 NATIVE = Native("sample", _tokens, "models.layers.native:images_or_clips")
 FORWARDS = {"classify": "models.mvit.forward:classify"}
+STEPS = {"actions": "models.mvit.steps:clip_steps"}
+PRECISE = frozenset({"actions"})
 
 SYSTEM = System(
     architectures=(
-        Architecture("mvit", "models.mvit.model:MViT", PURPOSE, NATIVE, FORWARDS, merges=False),
-        Architecture("rev_mvit", "models.mvit.reversible:RevMViT", PURPOSE, NATIVE, FORWARDS, merges=False),
+        Architecture(
+            "mvit",
+            "models.mvit.model:MViT",
+            PURPOSE,
+            NATIVE,
+            FORWARDS,
+            STEPS,
+            PRECISE,
+            merges=False,
+            answers=_answers,
+            views=_views,
+        ),
+        Architecture(
+            "rev_mvit",
+            "models.mvit.reversible:RevMViT",
+            PURPOSE,
+            NATIVE,
+            FORWARDS,
+            STEPS,
+            PRECISE,
+            merges=False,
+            answers=_answers,
+            views=_views,
+        ),
     ),
     sizes=(
         SizeTable("MViT", "mvit", "arXiv 2112.01526", "models.mvit.model:PUBLISHED"),

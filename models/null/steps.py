@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.bundle import BundleSpec
 from models.layers.steps import Continuing, Finished, State, Steps, Tensors
 from models.null.model import Null, NullConfig
-from models.spec import Preprocess
 
 PRIME = 2**31 - 1
 MULTIPLIER = 48271
@@ -89,6 +89,6 @@ class Toy:
         return {"logits": logits, "tokens": torch.tensor([self.config.tokens] * 2, dtype=torch.int32)}
 
 
-def classify_steps(model: nn.Module, _preprocess: Preprocess | None, device: torch.device) -> Steps | None:
+def classify_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> Steps | None:
     assert isinstance(model, Null)
     return Toy(model.config, device) if model.config.steps else None

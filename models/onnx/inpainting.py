@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
+from models.bundle import BundleSpec
 from models.layers.steps import Continuing, Finished, State, Tensors, UnusableInput
 from models.onnx.graph import LONGEST, described, dimensions, inputs_of, read_graph
 from models.onnx.session import ended_after, first_line, open_session
-from models.spec import Preprocess
 
 TYPES = (TensorProto.FLOAT, TensorProto.UINT8)
 WORKED_ON = frozenset({"pixels", "missing", "windows"})
@@ -135,7 +135,7 @@ def _painting(job: Tensors, samples: int) -> Painting:
     return Painting(job["pixels"], job["missing"] != 0, windows, samples, returned)
 
 
-def painting_steps(model: nn.Module, _preprocess: Preprocess | None, device: torch.device) -> PaintingSteps:
+def painting_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> PaintingSteps:
     assert isinstance(model, InpaintGraph)
     return PaintingSteps(model)
 

@@ -169,10 +169,10 @@ def settings_of(config: Path | None, **overrides: Any) -> Settings:
 def _require_tasks(settings: Settings) -> None:
     if not settings.default_models:
         return
-    from server.tasks.registry import TASKS
+    from server.tasks.registry import DEFAULTS
 
-    for task in settings.default_models.keys() - TASKS.keys():
-        raise Misuse(f"setting default_models: no task is called {task!r}; there are {', '.join(TASKS)}")
+    for name in settings.default_models.keys() - DEFAULTS.keys():
+        raise Misuse(f"setting default_models: no task is called {name!r}; there are {', '.join(DEFAULTS)}")
 
 
 def _require_redis(settings: Settings, command: str) -> None:

@@ -85,6 +85,14 @@ class Visit:
         """From now on the visit counts for this bundle."""
         self.model, self.version = spec.name, spec.version
 
+    def lengthen(self) -> None:
+        """Its parts have told that it takes long: it has the deadline of jobs by default, and no room in the queue's last eighth."""
+        self.takes_long = True
+        self.reservation.lengthen()
+        if not self.asynchronous:
+            self.seconds = self.admission.seconds(self)
+            self.set_deadline(self.seconds)
+
     def set_deadline(self, seconds: float) -> None:
         """In seconds since the start."""
         self.limit.set(seconds - (time.perf_counter() - self.started))
@@ -146,7 +154,7 @@ class Admission:
         length = requests.declared_length(visit.request) or 0
         if length > self._settings.max_body_bytes:
             raise requests.too_large(self._settings.max_body_bytes)
-        visit.seconds = seconds = self._seconds(visit)
+        visit.seconds = seconds = self.seconds(visit)
         visit.set_deadline(min(seconds, self._settings.request_timeout) if visit.asynchronous else seconds)
         await visit.reservation.check(1, length)
 
@@ -187,7 +195,8 @@ class Admission:
         if visit.last_words is not None:
             await visit.last_words(problem)
 
-    def _seconds(self, visit: Visit) -> float:
+    def seconds(self, visit: Visit) -> float:
+        """The time that its header allows, or the default of its kind. Raises Problem."""
         if not (visit.takes_long or visit.asynchronous):
             return requests.read_timeout(visit.request, self._settings.request_timeout)
         most = max(requests.MAX_TIMEOUT, self._settings.job_timeout)

@@ -20,7 +20,7 @@ from server.queue.fleet import Fleet
 from server.queue.messages import ServedBundle, WorkerInfo
 from server.quoting import QUOTED, quoted
 from server.settings import Settings
-from server.tasks.registry import TASKS
+from server.tasks.registry import DEFAULTS, ROUTES, Default
 from server.telemetry import logs
 
 State = Literal["ready", "loading", "unloading", "unavailable", "unloaded"]
@@ -61,7 +61,8 @@ class Directory:
         return None if self._last is None else self.choose(self._last, model, None)
 
     async def find(self, model: str | None, task: str | None) -> BundleSpec:
-        """The bundle that `name`, `name@version` or None (the default) means; of any task where that is None.
+        """The bundle that `name`, `name@version` or None (the default) means; of any task where that is None. task: one of DEFAULTS, whose
+        route the bundle is to answer on.
 
         Waits while nothing is known and no worker is ready. Raises Problem: 404 for a name that no ready worker makes known and for a
         task of which no bundle is served, 422 if there is no default, 503 after `worker_grace` without a ready worker; and RedisAway after
@@ -105,8 +106,10 @@ class Directory:
         configured = self._settings.default_models.get(task)
         if configured is not None:
             return self.choose(fleet, configured, task)
-        known = loaded(fleet, task)
-        known = [spec for spec in known if TASKS[task].answers(spec)] or known
+        wanted = DEFAULTS[task]
+        known = [spec for spec in loaded(fleet, task) if wanted.task.serves(spec) and takes(spec, wanted)]
+        known = [spec for spec in known if wanted.task.suits(spec, wanted.parts)] or known
+        known = [spec for spec in known if wanted.task.answers(spec)] or known
         coming = [spec for spec in known if state_of(fleet, spec)[0] in ("ready", "loading")]
         names = {spec.name for spec in coming or known}
         if len(names) == 1:
@@ -121,7 +124,7 @@ class Directory:
             return f"Redis refuses to work: {error.refusal}" if error.refusal else "Redis does not answer"
         if not any(True for _ in ready_bundles(fleet)):
             return "no worker is ready"
-        for task in self._settings.default_models or TASKS:
+        for task in self._settings.default_models or DEFAULTS:
             spec = self.default(fleet, task)
             if spec is None and task in self._settings.default_models:
                 return f"no ready worker serves {self._settings.default_models[task]}, the default model for {task}"
@@ -133,20 +136,32 @@ class Directory:
         known = ", ".join(sorted(spec.id for spec in loaded(fleet, task))) or "none"
         wanted = self._settings.default_models.get(task or "") if model is None else model
         if wanted is None:
-            if known == "none":
-                served = ", ".join(name for name in TASKS if loaded(fleet, name)) or "none"
-                return Problem(Kind.UNKNOWN_MODEL, f"no bundle for {task} is served; tasks with one: {served}")
-            variable = f"OPSIN_DEFAULT_MODELS__{(task or '').upper().replace('-', '_')}"
-            hint = f" (the operator can choose one: {variable})" if task else ""
-            return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {known}{hint}", "model")
+            assert task is not None
+            return _no_default(fleet, task)
         if is_unloaded(fleet, wanted):
             return unloaded(wanted)
         if task is None:
             return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known: {known}", "model")
-        other = newest(fleet, named(fleet.specs.values(), wanted))
+        other, route = newest(fleet, named(fleet.specs.values(), wanted)), DEFAULTS[task].task.route_name
         if other is not None and not serves(task, other):
-            return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is for {other.task}; known for {task}: {known}", "model")
-        return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known for {task}: {known}", "model")
+            answers = other.answers or other.task
+            return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is for {answers}; known for {route}: {known}", "model")
+        return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known for {route}: {known}", "model")
+
+
+def _no_default(fleet: Fleet, task: str) -> Problem:
+    """None of the bundles is meant where a request names none. task: one of DEFAULTS."""
+    default = DEFAULTS[task]
+    suitable = ", ".join(sorted(spec.id for spec in loaded(fleet, task) if default.task.serves(spec) and takes(spec, default)))
+    hint = f"(the operator can choose one: OPSIN_DEFAULT_MODELS__{task.upper().replace('-', '_')})"
+    if default.parts:
+        parts = " and ".join(sorted(default.parts))
+        detail = f"name one of those that take it: {suitable} {hint}" if suitable else "no bundle that takes it is served"
+        return Problem(Kind.UNKNOWN_MODEL, f"there is no default model for {parts}; {detail}", "model")
+    if suitable:
+        return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {suitable} {hint}", "model")
+    served = ", ".join(route for route in ROUTES if route != task and loaded(fleet, route)) or "none"
+    return Problem(Kind.UNKNOWN_MODEL, f"no bundle for {task} is served; tasks with one: {served}")
 
 
 class Desertion:
@@ -220,10 +235,18 @@ def loaded(fleet: Fleet, task: str | None) -> list[BundleSpec]:
 
 
 def serves(task: str, spec: BundleSpec) -> bool:
-    """Whether a task serves a bundle: one of its own, or of another task's that the architecture can be asked for, as for the vectors of
-    MAE's autoencoders but not of MAE-ST's. A bundle that can never be asked is nobody's default, which readiness would wait for."""
-    architecture = architectures().get(spec.architecture)
-    return TASKS[task].serves(spec.task) and (spec.task == task or architecture is None or architecture.serves(spec.task))
+    """Whether a bundle answers on the route of one of DEFAULTS: one of the task's own, or of another task's that the architecture can be
+    asked for, as for the vectors of MAE's autoencoders but not of MAE-ST's. A bundle that can never be asked is nobody's default, which
+    readiness would wait for."""
+    architecture, route = architectures().get(spec.architecture), DEFAULTS[task].task.route_name
+    served = any(task.serves(spec) for task in ROUTES[route])
+    return served and (spec.task == route or architecture is None or architecture.serves(spec.task))
+
+
+def takes(spec: BundleSpec, wanted: Default) -> bool:
+    """Whether a bundle that the task serves takes the parts that this kind of request brings."""
+    parts = {part.name: part.required for part in wanted.task.takes(spec)}
+    return not wanted.parts or (wanted.parts <= parts.keys() and {name for name, required in parts.items() if required} <= wanted.parts)
 
 
 def named(specs: Iterable[BundleSpec], model: str) -> list[BundleSpec]:

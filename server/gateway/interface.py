@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
@@ -49,21 +49,32 @@ class Planned:
 
 @dataclass(frozen=True)
 class TaskInterface:
-    """The names of one task. A repeated name has a plural in JSON, `image` and `images`."""
+    """The names of one route. A repeated name has a plural in JSON, `image` and `images`."""
 
-    task: Task[Any, Any]
+    tasks: tuple[Task[Any, Any], ...]
+    """Those that share the route; the parts of a request tell which one is meant."""
     parts: Mapping[str, Part]
     options: Mapping[str, Option]
     plurals: Mapping[str, str]
     """Plural → name."""
 
     @staticmethod
-    def of(task: Task[Any, Any]) -> TaskInterface:
+    def of(*tasks: Task[Any, Any]) -> TaskInterface:
+        """Where several tasks share a route, each needs its own parts, and the route none of them."""
         model, priority = rows(CommonOptions)
-        options = {row.name: row for row in (model, *rows(task.options), priority)}
-        parts = {part.name: part for part in task.parts}
+        options = {row.name: row for row in (model, *rows(tasks[0].options), priority)}
+        parts = {part.name: part if len(tasks) == 1 else replace(part, required=False) for task in tasks for part in task.parts}
         names = [name for table in (parts, options) for name, row in table.items() if row.repeated]
-        return TaskInterface(task, parts, options, {f"{name}s": name for name in names})
+        return TaskInterface(tasks, parts, options, {f"{name}s": name for name in names})
+
+    @property
+    def task(self) -> Task[Any, Any]:
+        """The one whose name the route has."""
+        return self.tasks[0]
+
+    def meant(self, parts: Collection[str]) -> Task[Any, Any] | None:
+        """The task that takes these parts; None: none takes all of them."""
+        return next((task for task in self.tasks if {part.name for part in task.parts}.issuperset(parts)), None)
 
     def check_name(self, name: str) -> None:
         """Raises Problem (422) for a name that is neither a part nor an option."""

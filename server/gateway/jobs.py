@@ -192,7 +192,7 @@ def document(record: Record) -> JobDocument:
     name, _, version = record.bundle.partition("@")
     return JobDocument(
         id=record.id,
-        task=record.task,
+        task=TASKS[record.task].route_name if record.task in TASKS else record.task,
         model=name,
         version=version,
         state=record.state,

@@ -26,6 +26,7 @@ BASE64 = {"type": "string", "contentEncoding": "base64"}
 RAW_TYPES: Mapping[str, Sequence[str]] = {
     "image": ("image/jpeg", "image/png"),
     "video": ("video/mp4", "video/webm"),
+    "audio": ("audio/wav", "audio/flac"),
     "text": ("text/plain",),
 }
 """Kind of a part → Content-Types to choose from in `/docs`; any other is fine, too."""

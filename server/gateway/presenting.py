@@ -26,7 +26,7 @@ from server.sandbox import presenting
 from server.sandbox.child import WorkFailed
 from server.tasks.base import JSON, Arrays, File, Outputs, Task
 from server.tasks.options import InvalidOption
-from server.tasks.registry import TASKS
+from server.tasks.registry import ROUTES
 from server.telemetry import logs
 
 SMALL_BYTES = 1024
@@ -162,5 +162,5 @@ def _in_pieces(answer: msgspec.Struct) -> msgspec.Struct:
     return msgspec.structs.replace(answer, **light) if light else answer
 
 
-ANSWERS = {name: _answer_of(task) for name, task in TASKS.items()}
-"""Name of a task → its answer in JSON."""
+ANSWERS = {task.name: answer for tasks in ROUTES.values() for answer in [_answer_of(tasks[0])] for task in tasks}
+"""Name of a task → its answer in JSON, which all tasks of a route share."""

@@ -59,6 +59,13 @@ class Submission:
         """The part of which each element is an item of its own, if there is one. To be asked when the body has been read."""
         return next((name for name in self.parts if self.interface.parts[name].repeated), None)
 
+    @cached_property
+    def task(self) -> Task[Any, Any]:
+        """The task that its parts ask for. To be asked when the body has been read."""
+        task = self.interface.meant(self.parts)
+        assert task is not None, "`read_submission` has refused it"
+        return task
+
     @property
     def nbytes(self) -> int:
         return sum(len(content) for given in self.parts.values() for content in given)
@@ -146,6 +153,10 @@ def _check(submission: Submission) -> None:
     if not any(submission.parts.values()):
         names = " or ".join(f"`{name}`" for name in submission.interface.parts)
         raise Problem(Kind.INVALID_OPTION, f"missing: send at least one {names}", submission.interface.task.parts[0].name)
+    parts = [name for name, given in submission.parts.items() if given]
+    if submission.interface.meant(parts) is None:
+        other = next(name for name in parts if submission.interface.meant([parts[0], name]) is None)
+        raise Problem(Kind.INVALID_OPTION, f"sent beside `{parts[0]}`: send one of them", other)
     together = [name for name in submission.parts if submission.interface.parts[name].repeated]
     if len(together) > 1:
         raise Problem(Kind.INVALID_OPTION, f"sent beside `{together[0]}`: send one of them", together[1])

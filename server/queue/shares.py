@@ -177,6 +177,10 @@ class Reservation:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
 
+    def lengthen(self) -> None:
+        """From now on it is for work that takes long."""
+        self._claim = self._claim._replace(takes_long=True)
+
     async def check(self, items: int = 0, nbytes: int = 0, work_ms: int = 0) -> None:
         """Raises QueueFull if so much more would have no place now; takes none."""
         await self._check(self._claim, Held(items, nbytes, work_ms))

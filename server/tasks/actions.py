@@ -265,7 +265,7 @@ def _facts(told: Outputs) -> VideoFacts | None:
     if "video" not in told:
         return None
     width, height, fps, frames, duration = told["info"].tolist()
-    return VideoFacts(int(width), int(height), fps, int(frames), duration)
+    return VideoFacts(int(width), int(height), round(fps, 3), int(frames), duration)
 
 
 def _people(told: Outputs, plan: ActionsPlan, spec: BundleSpec) -> list[Person]:

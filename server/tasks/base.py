@@ -7,7 +7,7 @@ in OpenAPI and in the documentation, is made from its tables. `docs/extending.md
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -38,7 +38,7 @@ class Part:
     """A row of the table of parts: something encoded that a request brings."""
 
     name: str
-    kind: Literal["image", "video", "text", "file"]
+    kind: Literal["image", "video", "audio", "text", "file"]
     description: str
     max_count: int | None = 1
     """None: `OPSIN_MAX_IMAGES`. A part that may be repeated has a plural in JSON: `image`, `images`."""
@@ -75,11 +75,16 @@ class File:
 
 
 class Task(ABC, Generic[Asked, Plan]):
-    """One row of `registry.TASKS`, served by `POST /v1/<name>`."""
+    """One row of `registry.TASKS`, served by `POST /v1/<route>`."""
 
     name: ClassVar[str]
+    route: ClassVar[str] = ""
+    """The name of the task whose route it shares, with the same `options` and `answer`: the parts of a request tell which one is meant.
+    Empty: it has a route of its own."""
     bundle_tasks: ClassVar[tuple[str, ...]] = ()
     """`task` of the bundles that it serves; empty: its own name alone."""
+    part_sets: ClassVar[tuple[tuple[str, ...], ...]] = ((),)
+    """The sets of parts that have a default bundle each; one empty set: there is one, whatever parts come."""
     summary: ClassVar[str]
     description: ClassVar[str] = ""
     parts: ClassVar[tuple[Part, ...]]
@@ -106,9 +111,22 @@ class Task(ABC, Generic[Asked, Plan]):
     beside: ClassVar[str] = ""
     """The option that the jobs of `prepare_beside` come from, as errors name it."""
 
-    def serves(self, bundle_task: str) -> bool:
-        """Whether it serves bundles of this `task`."""
-        return bundle_task in (self.bundle_tasks or (self.name,))
+    @property
+    def route_name(self) -> str:
+        return self.route or self.name
+
+    def serves(self, spec: BundleSpec) -> bool:
+        """Whether it serves a bundle: one of its `bundle_tasks`, or of another `task` if the bundle answers on the route that it shares."""
+        tasks = self.bundle_tasks or (self.name,)
+        return spec.task in tasks and spec.answers == (self.route or spec.task)
+
+    def default_name(self, parts: Collection[str]) -> str:
+        """The name under which `registry.DEFAULTS` and `OPSIN_DEFAULT_MODELS` have the default bundle for requests with these parts."""
+        return "-".join((self.route_name, *(sorted(parts) if self.part_sets != ((),) else ())))
+
+    def suits(self, spec: BundleSpec, parts: Collection[str]) -> bool:
+        """Whether a bundle is made for exactly these of `part_sets`."""
+        return True
 
     def answers(self, spec: BundleSpec) -> bool:
         """Whether a bundle that it serves has all that answers need: one that has not is the default only where no other one is known."""

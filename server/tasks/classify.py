@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -17,6 +17,9 @@ from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import InvalidOption, Options
 
 DEFAULT_TOP_K = 5
+
+MOST_VIEWS = 30
+MOST_WINDOWS = 12
 
 IMAGE = Part("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by their bytes.", max_count=None)
 
@@ -32,7 +35,39 @@ class ClassifyOptions(Options, frozen=True, kw_only=True):
         MERGED | None,
         Meta(description="Token merging.", extra={"values": VALUES, "default": "the bundle's default rung"}),
     ] = None
-    trace: Annotated[bool, Meta(description="Also say which patches were merged, block by block.")] = False
+    trace: Annotated[bool, Meta(description="Also say which patches were merged, block by block. Images alone.")] = False
+    views: (
+        Annotated[int, Meta(ge=1, le=MOST_VIEWS, description="Views of a video, spread over its time.", extra={"default": "the bundle's"})]
+        | None
+    ) = None
+    crops: (
+        Annotated[
+            Literal[1, 3],
+            Meta(description="Crops of each view: its centre, or three along its longer side.", extra={"default": "the bundle's"}),
+        ]
+        | None
+    ) = None
+    start_s: (
+        Annotated[float, Meta(ge=0, description="Where what is classified begins, in seconds.", extra={"default": "the begin"})] | None
+    ) = None
+    end_s: Annotated[float, Meta(gt=0, description="Where it ends.", extra={"default": "the end"})] | None = None
+    windows: (
+        Annotated[
+            int, Meta(ge=1, le=MOST_WINDOWS, description="Windows of sound, one behind the other.", extra={"default": "all that fit"})
+        ]
+        | None
+    ) = None
+    use: (
+        Annotated[
+            Literal["both", "sound", "sight"],
+            Meta(description="What a bundle of sound and sight goes by.", extra={"default": "what was sent, as far as the bundle can"}),
+        ]
+        | None
+    ) = None
+
+
+OF_CLIPS = ("views", "crops", "start_s", "end_s", "windows", "use")
+"""Options that images do not have."""
 
 
 class ClassifyPlan(msgspec.Struct, frozen=True):
@@ -45,7 +80,7 @@ class ClassifyPlan(msgspec.Struct, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """One label; `score` is its softmax probability."""
+    """One label; `score` is its softmax probability, or its sigmoid where the bundle's labels do not exclude each other."""
 
     label: str
     index: int
@@ -69,22 +104,42 @@ class Merging(msgspec.Struct, frozen=True):
     trace: Trace | msgspec.UnsetType = msgspec.UNSET
 
 
+class ClipFacts(msgspec.Struct, frozen=True):
+    """How a video was looked at: frames of a view, views in time, crops of each, and seconds of the part that they are spread over."""
+
+    frames: int
+    views: int
+    crops: int
+    duration_s: float
+
+
+class SoundFacts(msgspec.Struct, frozen=True):
+    """How sound was heard: seconds of it, windows, and samples a second."""
+
+    seconds: float
+    windows: int
+    sample_rate: int
+
+
 class Classification(msgspec.Struct, frozen=True):
-    """The best labels of one image, best first."""
+    """The best labels of one image, or of a clip, best first."""
 
     predictions: list[Prediction]
     merging: Merging | None
     """Null for models without tokens."""
+    clip: ClipFacts | msgspec.UnsetType = msgspec.UNSET
+    sound: SoundFacts | msgspec.UnsetType = msgspec.UNSET
 
 
 class ClassifyAnswer(msgspec.Struct, frozen=True):
     results: list[Classification]
-    """In the order of the images."""
+    """In the order of the images; one of a clip."""
 
 
 class Classify(Task[ClassifyOptions, ClassifyPlan]):
     name = "classify"
-    summary = "Classify images"
+    summary = "Classify images, clips and sound"
+    description = "Images; or a video, sound, or both, where a bundle takes them: the scores of its views and windows are averaged."
     parts = (IMAGE,)
     options = ClassifyOptions
     plan_type = ClassifyPlan
@@ -99,10 +154,10 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
     }
 
     def plan(self, asked: ClassifyOptions, spec: BundleSpec) -> ClassifyPlan:
-        classes = len(spec.labels)
-        top_k = min(DEFAULT_TOP_K, classes) if asked.top_k is None else asked.top_k
-        if top_k > classes:
-            raise InvalidOption("top_k", f"{top_k}: use an integer from 1 to {classes}, the number of classes of {spec.id}")
+        top_k = checked_top_k(asked.top_k, spec)
+        for name in OF_CLIPS:
+            if (value := getattr(asked, name)) is not None:
+                raise InvalidOption(name, f"{value}: {spec.id} classifies images; leave it out")
         rung, schedule = schedule_of(None if asked.merge is None else str(asked.merge), spec)
         if asked.trace and not spec.merges:
             raise InvalidOption("trace", f"the tokens of {spec.id} do not merge: there is nothing to trace")
@@ -132,16 +187,23 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         return image_sample(spec)
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        scores = Tensor("scores", "FP32", (len(spec.labels),), labels=spec.labels)
-        return (Tensor("image", "BYTES", (1,)),), (scores, Tensor("labels", "BYTES", (min(DEFAULT_TOP_K, len(spec.labels)),)))
+        return (Tensor("image", "BYTES", (1,)),), labelled_tensors(spec)
 
     def to_tensors(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
         scores = np.stack([_softmax(one["logits"]) for one in outputs])  # (images, classes)
-        labels = np.array([label.encode() for label in spec.labels], object)
         tokens_in, tokens_out = (int(count) for count in outputs[0]["tokens"])
         rung, _ = _merged(outputs[0], plan)
         told = ({"tokens_in": tokens_in, "tokens_out": tokens_out} if tokens_in else {}) | ({} if rung is None else {"rung": rung})
-        return {"scores": scores, "labels": labels[_best(scores, min(DEFAULT_TOP_K, len(labels)))]}, told
+        return labelled(scores, spec), told
+
+
+def checked_top_k(asked: int | None, spec: BundleSpec) -> int:
+    """Return the number of labels that are told. Raises InvalidOption."""
+    classes = len(spec.labels)
+    top_k = min(DEFAULT_TOP_K, classes) if asked is None else asked
+    if top_k > classes:
+        raise InvalidOption("top_k", f"{top_k}: use an integer from 1 to {classes}, the number of classes of {spec.id}")
+    return top_k
 
 
 def prepare_image(content: bytes, spec: BundleSpec, decoder: images.Decoder) -> Arrays:
@@ -163,14 +225,29 @@ def patches(spec: BundleSpec) -> int:
 
 def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> Classification:
     """The `top_k` best labels of one image; equal scores in the order of the classes."""
-    scores = _softmax(outputs["logits"])
+    predictions = best_labels(_softmax(outputs["logits"]), plan.top_k, spec)
     tokens_in, tokens_out = outputs["tokens"].tolist()
-    best = _best(scores, plan.top_k)
-    predictions = [Prediction(spec.labels[index], index, score) for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)]
     if not tokens_in:
         return Classification(predictions, None)
     trace = _trace(outputs) if plan.trace else msgspec.UNSET
     return Classification(predictions, Merging(*_merged(outputs, plan), tokens_in, tokens_out, trace))
+
+
+def labelled_tensors(spec: BundleSpec) -> tuple[Tensor, Tensor]:
+    scores = Tensor("scores", "FP32", (len(spec.labels),), labels=spec.labels)
+    return scores, Tensor("labels", "BYTES", (min(DEFAULT_TOP_K, len(spec.labels)),))
+
+
+def labelled(scores: NDArray[np.float32], spec: BundleSpec) -> Arrays:
+    """Return `scores` (n, classes) and the best `labels` (n, 5) of each, fewer where there are fewer classes."""
+    labels = np.array([label.encode() for label in spec.labels], object)
+    return {"scores": scores, "labels": labels[_best(scores, min(DEFAULT_TOP_K, len(labels)))]}
+
+
+def best_labels(scores: NDArray[np.float32], count: int, spec: BundleSpec) -> list[Prediction]:
+    """Return the labels of the highest scores (classes,), best first; equal ones in the order of the classes."""
+    best = _best(scores, count)
+    return [Prediction(spec.labels[index], index, score) for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)]
 
 
 def _merged(outputs: Outputs, plan: ClassifyPlan) -> tuple[str | None, tuple[int, ...]]:

@@ -92,9 +92,9 @@ def _row(field: msgspec.structs.FieldInfo, hint: Any) -> Option:
     repeated = isinstance(about, msgspec.inspect.ListType)
     default = None if field.default is NODEFAULT else field.default
     (schema,), _ = msgspec.json.schema_components([kind])
-    choices = _choices(kind)
+    choices = [str(choice) for choice in _choices(kind)]
     if choices:
-        schema["enum"] = choices
+        schema["enum"] = _choices(kind)
     return Option(
         name=field.name,
         description=meta.description or "",
@@ -126,10 +126,10 @@ def _plain(about: Type) -> Type:
     return about.type if isinstance(about, msgspec.inspect.Metadata) else about
 
 
-def _choices(kind: Any) -> list[str]:
+def _choices(kind: Any) -> list[str | int]:
     """In their order, which msgspec does not keep; empty for a type that has none."""
     bare = kind.__origin__ if typing.get_origin(kind) is Annotated else kind
-    return [str(choice) for choice in typing.get_args(bare)] if typing.get_origin(bare) is Literal else []
+    return list(typing.get_args(bare)) if typing.get_origin(bare) is Literal else []
 
 
 def _words(about: Type) -> str:

@@ -1,13 +1,16 @@
-"""The tasks that this service answers."""
+"""The tasks that this service answers, the routes that they share, and the kinds of requests that have a default bundle each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from models.bundle import BundleSpec
 from server.tasks.actions import Actions
 from server.tasks.base import Task
 from server.tasks.classify import Classify
+from server.tasks.classify_clips import ClassifyClips
 from server.tasks.embed import Embed
 from server.tasks.inpaint import Inpaint
 from server.tasks.reconstruct import Reconstruct
@@ -15,6 +18,7 @@ from server.tasks.zero_shot import ZeroShot
 
 TASKS: Mapping[str, Task[Any, Any]] = {
     "classify": Classify(),
+    "classify-clips": ClassifyClips(),
     "actions": Actions(),
     "inpaint": Inpaint(),
     "reconstruct": Reconstruct(),
@@ -23,6 +27,33 @@ TASKS: Mapping[str, Task[Any, Any]] = {
 }
 
 
-def main_task(bundle_task: str) -> Task[Any, Any] | None:
-    """The task of that name, or the first that serves bundles of it; None: nothing does yet."""
-    return TASKS.get(bundle_task) or next((task for task in TASKS.values() if task.serves(bundle_task)), None)
+def routes(tasks: Mapping[str, Task[Any, Any]]) -> Mapping[str, tuple[Task[Any, Any], ...]]:
+    """Name of a route → the tasks behind it, the one of its name first."""
+    shared: dict[str, tuple[Task[Any, Any], ...]] = {task.name: (task,) for task in tasks.values() if not task.route}
+    for task in tasks.values():
+        if task.route:
+            shared[task.route] += (task,)
+    return shared
+
+
+ROUTES = routes(TASKS)
+
+
+@dataclass(frozen=True)
+class Default:
+    """A kind of request that has a default bundle of its own."""
+
+    task: Task[Any, Any]
+    parts: frozenset[str]
+    """Empty: whatever parts come."""
+
+
+DEFAULTS: Mapping[str, Default] = {
+    task.default_name(parts): Default(task, frozenset(parts)) for task in TASKS.values() for parts in task.part_sets
+}
+
+
+def main_task(spec: BundleSpec) -> Task[Any, Any] | None:
+    """The task of the bundle's own, or the first that serves it; None: nothing does yet."""
+    own = TASKS.get(spec.task)
+    return own if own is not None and own.serves(spec) else next((task for task in TASKS.values() if task.serves(spec)), None)

@@ -200,7 +200,7 @@ def sample(spec: BundleSpec, size: int) -> Arrays:
 
 
 def _task(spec: BundleSpec) -> Task[Any, Any]:
-    task = main_task(spec.task)
+    task = main_task(spec)
     if task is None:
         raise BundleError(f"{spec.id}: task {spec.task} is not served yet by this version")
     return task

@@ -11,7 +11,7 @@ from typer.main import get_command
 import opsin
 from opsin.cli.app import app
 from server.settings import Settings
-from server.tasks.registry import TASKS
+from server.tasks.registry import ROUTES
 from tests.docs.snippets import ROOT
 
 
@@ -34,8 +34,8 @@ def test_every_setting_with_its_default(reference: ModuleType) -> None:
 
 def test_every_route_with_its_errors(reference: ModuleType) -> None:
     page = reference.http()
-    for task in TASKS:
-        _, _, section = page.partition(f"## `POST /v1/{task}`")
+    for name in ROUTES:
+        _, _, section = page.partition(f"## `POST /v1/{name}`")
         assert "| 422 |" in section.partition("\n## ")[0]
     assert "| 403 | Models may not be loaded or unloaded |" in page
 

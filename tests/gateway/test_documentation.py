@@ -13,7 +13,7 @@ from server.gateway.interface import TaskInterface
 from server.http.problems import Kind
 from server.settings import Settings
 from server.tasks.base import Task
-from server.tasks.registry import TASKS
+from server.tasks.registry import ROUTES
 from server.telemetry.metrics import GatewayMetrics, WorkerMetrics
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -31,15 +31,15 @@ def test_every_kind_of_problem_is_documented() -> None:
     assert [kind.slug for kind in Kind if kind is not Kind.NOT_OFFERED and f"`{kind.slug}`" not in page] == []
 
 
-def option_table(task: Task[Any, Any]) -> str:
-    options = TaskInterface.of(task).options.values()
+def option_table(tasks: tuple[Task[Any, Any], ...]) -> str:
+    options = TaskInterface.of(*tasks).options.values()
     return "\n".join(["|---|---|---|", *(f"| `{row.name}` | {row.values} | {row.default} |" for row in options)]) + "\n\n"
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_the_options_of_every_task_are_documented_as_they_are_read(name: str) -> None:
+@pytest.mark.parametrize("name", ROUTES)
+def test_the_options_of_every_route_are_documented_as_they_are_read(name: str) -> None:
     section = (DOCS / "api.md").read_text().partition(f"`POST /v1/{name}`")[2].partition("\n## ")[0]
-    assert option_table(TASKS[name]) in section
+    assert option_table(ROUTES[name]) in section
 
 
 def exposed(registry: CollectorRegistry) -> set[str]:

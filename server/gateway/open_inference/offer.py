@@ -49,12 +49,12 @@ def of(spec: BundleSpec, asked: InferRequest | None = None) -> Offer:
     """Raises Problem (404) for a task that is not offered in the protocol.
 
     asked: None: whatever may be asked. A pair that is asked for no scores of labels answers vectors alone."""
-    task = main_task(spec.task)
+    task = main_task(spec)
     if isinstance(task, ZeroShot) and asked is not None and not _wants_scores(asked):
         task = TASKS["embed"]
     tensors = None if task is None else task.tensors(spec)
     if task is None or tensors is None:
-        elsewhere = "" if task is None else f"; POST /v1/{task.name} serves it"
+        elsewhere = "" if task is None else f"; POST /v1/{task.route_name} serves it"
         raise Problem(
             Kind.UNKNOWN_MODEL, f"Request for unknown model: '{spec.name}' is for {spec.task}, which is not offered here{elsewhere}"
         )
@@ -90,7 +90,7 @@ async def find(here: Gateway, name: str, version: str | None) -> BundleSpec:
             raise
         is_unloaded = directory.is_unloaded(await here.directory.fleet(), name)
         raise (unloaded(name) if is_unloaded else unknown(name, version)) from problem
-    if main_task(spec.task) is None:
+    if main_task(spec) is None:
         raise unknown(name, version)
     return spec
 

@@ -90,7 +90,7 @@ def operation(path: str) -> dict[str, Any]:
 async def _answer(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
     known = here.directory.latest(name if version is None else f"{name}@{version}")
-    task = None if known is None else main_task(known.task)
+    task = None if known is None else main_task(known)
     takes_long = task is not None and task.takes_long
     async with here.admission.admit(request, "open-inference", takes_long=takes_long) as visit:
         asked, received, inflated = await _read(request, here, visit)

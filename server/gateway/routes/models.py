@@ -14,7 +14,7 @@ from server.gateway.gateway import Gateway
 from server.http.problems import Kind, Problem
 from server.queue.fleet import Fleet
 from server.quoting import quoted
-from server.tasks.registry import TASKS, main_task
+from server.tasks.registry import DEFAULTS, TASKS, main_task
 
 router = APIRouter(tags=["models"])
 
@@ -161,8 +161,8 @@ def _find(fleet: Fleet, wanted: str) -> BundleSpec:
 
 def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
     state, reason = directory.state_of(fleet, spec)
-    task = main_task(spec.task)
-    default = None if task is None else here.directory.default(fleet, task.name)
+    task = main_task(spec)
+    defaults = [here.directory.default(fleet, name) for name, default in DEFAULTS.items() if default.task is task]
     return {
         "name": spec.name,
         "version": spec.version,
@@ -170,7 +170,7 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "task": spec.task,
         "state": state,
         "reason": reason,
-        "default": default is not None and default.id == spec.id,
+        "default": any(default is not None and default.id == spec.id for default in defaults),
         "inputs": _inputs(here, spec),
         "labels": len(spec.labels),
         "summary": spec.description,
@@ -193,7 +193,7 @@ def _format(fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
 
 def _inputs(here: Gateway, spec: BundleSpec) -> list[PartSummary]:
     limits = here.settings
-    parts = {part.name: part for task in TASKS.values() if task.serves(spec.task) for part in task.takes(spec)}
+    parts = {part.name: part for task in TASKS.values() if task.serves(spec) for part in task.takes(spec)}
     return [
         PartSummary(
             part.name,

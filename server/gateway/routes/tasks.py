@@ -1,4 +1,4 @@
-"""`POST /v1/<task>` for every task of the table, as plain ASGI: nothing stands between the server and these routes but `HotRoutes`.
+"""`POST /v1/<route>` for every task of the table, as plain ASGI: nothing stands between the server and these routes but `HotRoutes`.
 
 A request is answered in one of three ways: at once, as a stream of events, or later.
 """
@@ -33,7 +33,7 @@ from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch
 from server.tasks.base import JSON, Task
 from server.tasks.options import InvalidOption, Options
-from server.tasks.registry import TASKS
+from server.tasks.registry import ROUTES
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Sent:
 
 
 class TaskRoute:
-    """The ASGI application behind the path of one task."""
+    """The ASGI application behind the path of one task, or of several that share it."""
 
-    def __init__(self, task: Task[Any, Any]) -> None:
-        self.task = task
-        self.interface = TaskInterface.of(task)
-        self.response = ANSWERS[task.name]
+    def __init__(self, *tasks: Task[Any, Any]) -> None:
+        self.task = tasks[0]
+        self.interface = TaskInterface.of(*tasks)
+        self.response = ANSWERS[self.task.name]
         self._asked_in_url = lru_cache(maxsize=256)(lambda query: self.interface.read_options(self.interface.read_query(query), {}))
         """Query → options: clients repeat their queries."""
 
@@ -132,6 +132,8 @@ class TaskRoute:
             asked = self.interface.read_options(query, submission.fields)
         else:
             asked = self._asked_in_url(request.scope["query_string"])
+        if submission.task.takes_long and not self.task.takes_long:
+            visit.lengthen()
         return Sent(query, submission, submission.nbytes, *asked)
 
     async def _run(self, sent: Sent, here: Gateway, visit: Visit, media_type: str, stream: EventStream | None = None) -> Response:
@@ -151,9 +153,10 @@ class TaskRoute:
 async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
     """The bundle and what it is to do. Raises Problem for parts that it does not take or lacks, and for options beyond it."""
     submission = sent.submission
-    task = submission.interface.task
-    spec = await here.directory.find(sent.common.model, task.name)
+    meant = submission.task
+    spec = await here.directory.find(sent.common.model, meant.default_name(submission.parts))
     visit.resolved(spec)
+    task = next((task for task in submission.interface.tasks if task.serves(spec)), meant)
     taken = {part.name: part for part in task.takes(spec)}
     for name in submission.parts:
         if name not in taken:
@@ -168,5 +171,5 @@ async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
     return Asked(task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
 
 
-ENDPOINTS = {f"/v1/{name}": TaskRoute(task) for name, task in TASKS.items()}
+ENDPOINTS = {f"/v1/{name}": TaskRoute(*tasks) for name, tasks in ROUTES.items()}
 ROUTES = [Route(path, endpoint, methods=["POST"], include_in_schema=False) for path, endpoint in ENDPOINTS.items()]

@@ -1,0 +1,175 @@
+"""Clips are classified view by view: a step looks at one crop of one view, of several jobs together, and the mean of the views' scores is
+the answer (MAE-ST, arXiv 2205.09113; MViTv2, arXiv 2112.01526)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.bundle import BundleSpec
+from models.clips.frames import GivenFrames, ViewFrames
+from models.layers.forward import token_counts
+from models.layers.steps import Continuing, Finished, State, Tensors
+from models.media.video import ClipLimits, NotYet, bytes_ahead, decoder_bytes
+from models.media.video_views import crops, view_frames
+from models.merge_schedule import MergeSchedule
+from models.registry import Views, architectures
+
+PATIENCE_S = 0.2
+"""A step in which no view has been read yet waits so long: what is slow to read must not keep others from theirs."""
+WAITING = 0.1
+"""Cost of a step that waits."""
+ROUNDING = 1e-6
+"""Of a frame: less than one is none."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A network's answer to views."""
+
+    scores: Tensor
+    """(B, classes): softmax, or sigmoid where classes do not exclude each other."""
+    tokens_in: int
+    tokens_out: int
+    """Tokens of a view before the first and after the last block."""
+
+
+See = Callable[[Tensor, MergeSchedule], Seen]
+"""Normalised views (B, 3, T, S, S), and how their tokens merge."""
+
+
+@dataclass(frozen=True)
+class Viewing(State):
+    """How far a job has come."""
+
+    frames: ViewFrames | GivenFrames
+    merge: tuple[int, ...]
+    views: Views
+    bytes_kept: int
+    """Memory of the video, of the process that reads it, and of the frames of two views."""
+    view: int = 0
+    """The next one; the crops of a view follow each other."""
+    scores: Tensor | None = None
+    """(classes,), sum over the views so far."""
+
+    @property
+    def done(self) -> int:
+        return self.view
+
+    @property
+    def total(self) -> int:
+        return self.views.count * self.views.crops
+
+    @property
+    def nbytes(self) -> int:
+        return self.bytes_kept
+
+
+class ClipSteps:
+    """A job: `video` uint8 (bytes,) with `info` float64 (5,), width, height, frames a second, frames and seconds; or `frames` uint8
+    (T, H, W, 3), which every view is to see: what a step costs is measured with them. Its answer: `scores`
+    float32 (classes,), the mean over the views, and `tokens` int32 (2,), those of a view before the first and after the last block."""
+
+    unit = "views"
+
+    def __init__(self, model: nn.Module, spec: BundleSpec, device: torch.device, see: See, *, offset: bool) -> None:
+        """offset: whether whole steps lie between views (`video_views.view_spans`). Raises ValueError for a bundle that does not say how
+        frames are taken and prepared."""
+        if spec.clip is None or spec.preprocess is None:
+            raise ValueError("clip and preprocess: a network that sees clips needs both in bundle.json")
+        self._clip, self._preprocess = spec.clip, spec.preprocess
+        self._views = architectures()[spec.architecture].views(spec.config)
+        self._device, self._see, self._offset = device, see, offset
+        self._dtype = next(model.parameters()).dtype
+        self._mean, self._std = (torch.tensor(values).view(3, 1, 1, 1) for values in (spec.preprocess.mean, spec.preprocess.std))
+
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+        """options: `views`, `crops`, `start_s`, `end_s`, None for those of the published test and for all of the video; and `merge`, r of
+        every block."""
+        return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+        """The next view of each whose frames have been read; the others stay as they are."""
+        viewing = [state for state in states if isinstance(state, Viewing)]
+        ready = self._ready(viewing)
+        outcomes: list[Continuing | Finished] = [Continuing(state) for state in viewing]
+        for merge in {viewing[job].merge for job in ready}:
+            jobs = [job for job in ready if viewing[job].merge == merge]
+            seen = self._see(torch.stack([ready[job] for job in jobs]).to(self._device, self._dtype), MergeSchedule.of(merge))
+            tokens = token_counts(len(jobs), seen.tokens_in, seen.tokens_out)
+            for job, scores, counts in zip(jobs, seen.scores.cpu().float(), tokens, strict=True):
+                outcomes[job] = self._after(viewing[job], scores, counts)
+        return outcomes
+
+    def cost(self, state: State) -> float:
+        """Next to nothing while a view is still to be read."""
+        assert isinstance(state, Viewing)
+        return 1.0 if state.frames.is_ready(state.view // state.views.crops) else WAITING
+
+    def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Viewing:
+        views = Views(asked.get("views") or self._views.count, asked.get("crops") or self._views.crops)
+        merge = tuple(asked.get("merge") or ())
+        kept = 2 * self._clip.frames * views.crops * 3 * 4 * self._preprocess.image_size**2
+        if "frames" in job:
+            return Viewing(GivenFrames([self._prepared(frame, views.crops) for frame in job["frames"].cpu().numpy()]), merge, views, kept)
+        width, height, fps, total, _ = job["info"].tolist()
+        first, total = _part(int(total), fps, asked.get("start_s"), asked.get("end_s"))
+        numbers = first + view_frames(
+            total,
+            fps,
+            frames=self._clip.frames,
+            stride=self._clip.stride,
+            views=views.count,
+            offset=self._offset,
+            rate=self._clip.rate,
+        )
+        data, limits = job["video"].cpu().numpy(), ClipLimits.of_accepted(int(width), int(height))
+        frames = ViewFrames(data, numbers.tolist(), limits, lambda pixels: self._prepared(pixels, views.crops))
+        nbytes = data.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + kept
+        return Viewing(frames, merge, views, nbytes)
+
+    def _prepared(self, pixels: NDArray[np.uint8], count: int) -> Tensor:
+        """(H, W, 3) → normalised squares (count, 3, S, S). Three of them take the short side as it is, one its centre, as published."""
+        size, short_side = self._preprocess.image_size, self._preprocess.short_side
+        frame = torch.from_numpy(pixels).permute(2, 0, 1)[:, None].float()  # (3, 1, H, W)
+        squares = crops(frame, short_side=short_side if count == 1 else size, size=size, count=count)
+        return ((squares / 255 - self._mean) / self._std)[:, :, 0]
+
+    def _ready(self, states: Sequence[Viewing]) -> dict[int, Tensor]:
+        """Job → its next view (3, T, S, S). Raises UnusableInput."""
+        ready = {job: view for job, state in enumerate(states) if (view := _taken(state, 0.0)) is not None}
+        if not ready and (view := _taken(states[0], PATIENCE_S)) is not None:
+            ready[0] = view
+        return ready
+
+    def _after(self, state: Viewing, scores: Tensor, tokens: Tensor) -> Continuing | Finished:
+        total = scores if state.scores is None else state.scores + scores
+        if state.view + 1 < state.total:
+            return Continuing(replace(state, view=state.view + 1, scores=total))
+        state.frames.close()
+        return Finished({"scores": total / state.total, "tokens": tokens})
+
+
+def _part(total: int, fps: float, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+    """First frame and number of frames between two times, at the video's mean rate; at least one."""
+    first = min(total - 1, math.ceil((start_s or 0.0) * fps - ROUNDING))
+    end = total if end_s is None else min(total, math.ceil(end_s * fps - ROUNDING))
+    return first, max(1, end - first)
+
+
+def _taken(state: Viewing, patience: float) -> Tensor | None:
+    """(3, T, S, S); None: not yet."""
+    view, crop = divmod(state.view, state.views.crops)
+    try:
+        frames = state.frames.take(view, time.monotonic() + patience)
+    except NotYet:
+        return None
+    return torch.stack([frame[crop] for frame in frames], dim=1)

@@ -1,0 +1,78 @@
+"""Bundles of classifiers of clips: the recorded networks of every architecture, small, with their weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from safetensors.torch import save_file
+from torch import nn
+
+from models.bundle import Bundle, BundleSpec, write
+from models.published import fit, read_checkpoint
+from models.spec import Clip, Preprocess
+from tests.bundles import UNSEALED
+from tests.golden import replay_mae_st, replay_mvit, replay_rev
+from tests.golden.case import Case, read_case
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SIDE, SHORT_SIDE = 32, 36
+MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded network and what its published test does."""
+
+    folder: str
+    architecture: str
+    views: int
+    crops: int
+    offset: bool
+    """Whether whole steps lie between views."""
+    side: int = SIDE
+
+    @property
+    def case(self) -> Case:
+        return read_case(GOLDEN / self.folder)
+
+    def model(self) -> nn.Module:
+        case = self.case
+        if self.architecture == "video_mae":
+            return replay_mae_st.load_finetuned(case).eval()
+        choose = replay_mvit.choose if self.architecture == "mvit" else replay_rev.choose
+        return fit(read_checkpoint(case.checkpoint), *choose(case.config)).model().eval()
+
+
+NETWORKS = {
+    "mae-st": Recorded("mae_st/finetune_sep_cls", "video_mae", 7, 3, True),
+    "mvit2": Recorded("mvit/mvitv2_cls_tiny", "mvit", 5, 1, True),
+    "mvit1": Recorded("mvit/mvitv1_mlp_expand_tiny", "mvit", 5, 1, False),
+    "rev-mvit": Recorded("rev/rev_mvit_video_tiny", "rev_mvit", 5, 1, False),
+}
+"""By the names of their bundles."""
+
+
+def write_recorded(root: Path, name: str) -> Bundle:
+    recorded = NETWORKS[name]
+    model = recorded.model()
+    config = model.config
+    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
+    spec = BundleSpec(
+        name=name,
+        version="1",
+        task="actions",
+        architecture=recorded.architecture,
+        config=dataclasses.asdict(config),
+        preprocess=Preprocess(image_size=SIDE, short_side=SHORT_SIDE, interpolation="bilinear", mean=MEAN, std=STD),
+        clip=Clip(frames=config.frames, stride=4),
+        labels=[f"action {index}" for index in range(config.classes)],
+        license="CC0-1.0",
+        weights=UNSEALED,
+    )
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "model.safetensors")
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
+        return write(root, spec, file)

@@ -1,0 +1,110 @@
+"""Clips that cannot be classified as asked: the part or option is named, and what would do."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from models.bundle import BundleSpec
+from server.gateway.directory import Directory
+from server.queue.dispatch import Dispatcher
+from server.queue.fleet import Fleet
+from server.settings import Settings
+from tests.actions.test_attacks import damaged_in_the_middle, without_stamps
+from tests.clips.test_route import ask
+from tests.clips.videos import video
+from tests.gateway.service import Gateway, make_spec
+from tests.video.clips import clip, every, sound_alone, with_hours
+
+FILM = clip(every(12, 10.0))
+Image.new("RGB", (8, 8)).save(PNG := io.BytesIO(), "PNG")
+PICTURE = PNG.getvalue()
+
+
+def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx.Response:
+    return gateway.http.post("/v1/classify", files={name: (name, data) for name, data in files.items()}, data=options, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("status", "files", "options", "field", "detail"),
+    [
+        (415, {"video": b"#EXTM3U\nfile:///etc/passwd\n"}, {}, "video", "a list that names other files"),
+        (415, {"video": PICTURE}, {}, "video", "not a video in a container"),
+        (422, {"video": FILM[:900]}, {}, "video", "truncated or damaged"),
+        (422, {"video": sound_alone()}, {}, "video", "sound alone"),
+        (413, {"video": with_hours(FILM, 10)}, {}, "video", "above the limit of 60 (OPSIN_MAX_VIDEO_SECONDS)"),
+        (413, {"video": clip(every(2, 10.0), size=(128, 128))}, {}, "video", "OPSIN_MAX_VIDEO_PIXELS"),
+        (400, {"video": b""}, {}, "video", "empty"),
+        (422, {"video": FILM, "image": PICTURE}, {}, "image", "sent beside `video`: send one of them"),
+        (422, {"video": FILM, "tracks": b"x"}, {}, "tracks", "unknown; the parts are `image`, `video`"),
+        (422, {"video": FILM}, {"views": 0}, "views", "from 1 to 30"),
+        (422, {"video": FILM}, {"views": 31}, "views", "from 1 to 30"),
+        (422, {"video": FILM}, {"crops": 2}, "crops", "one of 1, 3"),
+        (422, {"video": FILM}, {"start_s": 5}, "start_s", "the video has 1.2 seconds"),
+        (422, {"video": FILM}, {"start_s": 1, "end_s": 0.5}, "end_s", "it must be after start_s"),
+        (422, {"video": FILM}, {"trace": "true"}, "trace", "only images are traced"),
+        (422, {"video": FILM}, {"windows": 2}, "windows", "hears no sound"),
+        (422, {"video": FILM}, {"use": "sound"}, "use", "hears no sound"),
+        (422, {"video": FILM}, {"model": "mvit2", "merge": 3}, "merge", "do not merge"),
+        (422, {"video": FILM}, {"top_k": 12}, "top_k", "from 1 to 11"),
+        (422, {"image": PICTURE}, {"model": "mvit2"}, "image", "mvit2@1 takes video, and no image"),
+        (404, {"image": PICTURE}, {}, None, "no bundle for classify is served"),
+        (404, {"video": FILM}, {"model": "cats"}, "model", "known for classify: mae-st@1, mvit1@1, mvit2@1, rev-mvit@1"),
+    ],
+)
+def test_refusals_name_the_field_and_what_is_wrong(
+    gateway: Gateway, status: int, files: dict[str, bytes], options: dict[str, Any], field: str | None, detail: str
+) -> None:
+    answer = post(gateway, files, **options)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    assert answer.json().get("field") == field and detail in answer.json()["detail"], answer.text
+
+
+def test_a_classifier_of_clips_finds_nobody(gateway: Gateway) -> None:
+    answer = gateway.http.post("/v1/actions", files={"video": FILM}, data={"model": "mvit2"}, timeout=120)
+    assert answer.status_code == 404 and "'mvit2' is for classify; known for actions: none" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "film",
+    [
+        without_stamps(),
+        clip([0, 0.05, 0.1, 1.0, 1.02, 2.0], container="matroska"),
+        clip(every(5, 10.0), rotation=90),
+        clip(every(1, 10.0)),
+        clip([0.0, 20.0, 40.0], container="matroska"),
+    ],
+    ids=["without time stamps", "variable rate", "turned", "one frame", "slow"],
+)
+def test_odd_videos_are_classified(gateway: Gateway, film: bytes) -> None:
+    (told,) = ask(gateway, film, views=2).raise_for_status().json()["results"]
+    assert sum(label["score"] for label in told["predictions"]) <= 1 + 1e-6 and told["clip"]["views"] == 2
+
+
+def test_a_damaged_video_ends_in_an_answer_or_a_refusal_and_the_next_is_classified(gateway: Gateway) -> None:
+    broken = damaged_in_the_middle()
+    assert post(gateway, {"video": broken}, views=2).status_code in (200, 413, 422)
+    assert ask(gateway, video(12)).status_code == 200
+
+
+def clips_spec(name: str) -> BundleSpec:
+    return make_spec(name).model_copy(update={"task": "actions", "architecture": "mvit", "ladder": [], "config": {"depth": 4}})
+
+
+def directory(**settings: Any) -> Directory:
+    told = Settings(**settings)
+    return Directory(Dispatcher("redis://127.0.0.1:1", told), told)
+
+
+def test_the_default_of_clips_is_the_only_one_that_takes_them_or_what_the_operator_says() -> None:
+    reds, first, second = make_spec(), clips_spec("first"), clips_spec("second")
+    one = Fleet(specs={(spec.name, spec.version): spec for spec in (reds, first)})
+    two = Fleet(specs={(spec.name, spec.version): spec for spec in (reds, first, second)})
+    assert (directory().default(one, "classify"), directory().default(one, "classify-video")) == (reds, first)
+    assert directory().default(two, "classify-video") is None and directory().default(two, "classify") == reds
+    assert directory(default_models={"CLASSIFY_VIDEO": "second"}).default(two, "classify-video") == second
+    assert directory().default(two, "actions") is None

@@ -1,0 +1,150 @@
+"""Clips on `POST /v1/classify`: at once, as events, later, and in the Open Inference Protocol, by the views of the published tests."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.clips.bundles import NETWORKS
+from tests.clips.videos import expected, frames, video
+from tests.gateway.asked_later import accepted, comes_to, job, parsed, result
+from tests.gateway.service import Gateway
+
+TOLERANCE = 1e-5
+"""Of a score: float32 in batches of another size."""
+COUNT, FPS = 40, 10.0
+
+
+def ask(gateway: Gateway, file: bytes, headers: dict[str, str] | None = None, **options: Any) -> httpx.Response:
+    return gateway.http.post("/v1/classify", files={"video": ("clip", file)}, data=options, headers=headers, timeout=120)
+
+
+def scores_of(answer: Any) -> NDArray[np.float64]:
+    """Of all labels, by class, of an answer that told all of them."""
+    (told,) = answer["results"]
+    return np.array([label["score"] for label in sorted(told["predictions"], key=lambda label: label["index"])])
+
+
+def classes(name: str) -> int:
+    return int(NETWORKS[name].model().config.classes)
+
+
+def whole(gateway: Gateway, file: bytes, name: str, **options: Any) -> Any:
+    return ask(gateway, file, model=name, top_k=classes(name), **options).raise_for_status().json()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (50, 40)], ids=["wide", "tall"])
+def test_scores_are_those_of_the_published_test(gateway: Gateway, name: str, height: int, width: int) -> None:
+    answer = whole(gateway, video(COUNT, FPS, height, width), name)
+    wanted = expected(NETWORKS[name], frames(COUNT, height, width), FPS)
+    np.testing.assert_allclose(scores_of(answer), wanted, atol=TOLERANCE)
+    model = NETWORKS[name]
+    (told,) = answer["results"]
+    assert told["clip"] == {"frames": model.model().config.frames, "views": model.views, "crops": model.crops, "duration_s": 4.0}
+    best = int(wanted.argmax())
+    assert (told["predictions"][0]["label"], told["predictions"][0]["index"]) == (f"action {best}", best)
+
+
+@pytest.mark.parametrize("name", ["mae-st", "rev-mvit"])
+@pytest.mark.parametrize(("views", "crops"), [(1, 1), (2, 3), (30, 1)])
+def test_views_and_crops_can_be_chosen(gateway: Gateway, name: str, views: int, crops: int) -> None:
+    answer = whole(gateway, video(COUNT, FPS), name, views=views, crops=crops)
+    np.testing.assert_allclose(scores_of(answer), expected(NETWORKS[name], frames(COUNT), FPS, views, crops), atol=TOLERANCE)
+    assert (answer["results"][0]["clip"]["views"], answer["results"][0]["clip"]["crops"]) == (views, crops)
+
+
+def test_a_video_that_is_shorter_than_a_view_repeats_its_last_frame(gateway: Gateway) -> None:
+    answer = whole(gateway, video(3, 30.0), "mvit2")
+    np.testing.assert_allclose(scores_of(answer), expected(NETWORKS["mvit2"], frames(3), 30.0), atol=TOLERANCE)
+
+
+def test_a_part_of_a_video_is_what_lies_between_its_seconds(gateway: Gateway) -> None:
+    answer = whole(gateway, video(COUNT, FPS), "mae-st", start_s=1.5, end_s=3.25)
+    part = frames(COUNT)[15:33]
+    np.testing.assert_allclose(scores_of(answer), expected(NETWORKS["mae-st"], part, FPS), atol=TOLERANCE)
+    assert answer["results"][0]["clip"]["duration_s"] == 1.75
+
+
+def test_merging_is_told_and_changes_the_scores_of_what_merges(gateway: Gateway) -> None:
+    plain, merged = (whole(gateway, video(COUNT, FPS), "mae-st", merge=merge) for merge in ("off", 6))
+    assert plain["results"][0]["merging"] == {"rung": None, "schedule": [0, 0, 0], "tokens_in": 65, "tokens_out": 65}
+    assert merged["results"][0]["merging"] == {"rung": None, "schedule": [6, 6, 6], "tokens_in": 65, "tokens_out": 47}
+    assert np.abs(scores_of(plain) - scores_of(merged)).max() > 100 * TOLERANCE
+
+
+def test_json_and_a_form_say_the_same(gateway: Gateway) -> None:
+    file = video(COUNT, FPS)
+    in_form = ask(gateway, file, views=2, top_k=2).raise_for_status().json()
+    document = {"video": base64.b64encode(file).decode(), "views": 2, "top_k": 2}
+    in_json = gateway.http.post("/v1/classify", json=document, timeout=120).raise_for_status().json()
+    assert in_form["model"] == "mae-st" and in_json["results"] == in_form["results"] and len(in_form["results"][0]["predictions"]) == 2
+
+
+def test_views_are_told_as_they_are_seen_and_the_answer_is_the_same(gateway: Gateway) -> None:
+    file, headers = video(COUNT, FPS), {"Accept": "text/event-stream"}
+    with gateway.http.stream("POST", "/v1/classify", files={"video": file}, headers=headers, timeout=120) as response:
+        events = list(parsed(response.iter_lines()))
+    assert [event.name for event in events if event.name != "progress"] == ["queued", "started", "done"]
+    told = [event.data for event in events if event.name == "progress"]
+    assert {(one["total"], one["unit"]) for one in told} == {(21, "views")} and told[-1]["done"] == 21
+    assert [one["done"] for one in told] == sorted(one["done"] for one in told)
+    assert events[-1].data["results"] == ask(gateway, file).raise_for_status().json()["results"]
+
+
+def test_a_job_has_the_answer_later(gateway: Gateway) -> None:
+    file = video(COUNT, FPS)
+    asked = accepted(ask(gateway, file, {"Prefer": "respond-async"}))
+    document = comes_to(gateway, asked, "done")
+    assert (document["task"], document["model"], document["progress"]) == ("classify", "mae-st", {"done": 21, "total": 21, "unit": "views"})
+    later = result(gateway, asked).raise_for_status().json()
+    assert later["results"] == ask(gateway, file).raise_for_status().json()["results"]
+    assert job(gateway, asked)["state"] == "done"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_open_inference_protocol_gives_scores_and_labels(gateway: Gateway, name: str) -> None:
+    count = classes(name)
+    told = gateway.http.get(f"/v2/models/{name}").json()
+    assert [(one["name"], one["datatype"], one["shape"]) for one in told["inputs"]] == [("video", "BYTES", [-1, 1])]
+    assert [(one["name"], one["shape"]) for one in told["outputs"]] == [("scores", [-1, count]), ("labels", [-1, min(5, count)])]
+    files = [video(COUNT, FPS), video(COUNT, FPS, seed=1)]
+    data = [base64.b64encode(file).decode() for file in files]
+    body = {"inputs": [{"name": "video", "datatype": "BYTES", "shape": [2], "data": data}]}
+    answer = gateway.http.post(f"/v2/models/{name}/infer", json=body, timeout=120).raise_for_status().json()
+    outputs = {output["name"]: output for output in answer["outputs"]}
+    scores = np.array(outputs["scores"]["data"]).reshape(2, count)
+    wanted = [expected(NETWORKS[name], frames(COUNT, seed=seed), FPS) for seed in (0, 1)]
+    np.testing.assert_allclose(scores, wanted, atol=TOLERANCE)
+    assert outputs["labels"]["data"][0] == f"action {int(wanted[0].argmax())}"
+
+
+def test_strangers_share_batches_and_no_answer_changes(gateway: Gateway) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    files = [video(COUNT, FPS, seed=seed) for seed in range(6)]
+    with ThreadPoolExecutor(len(files)) as pool:
+        answers = list(pool.map(lambda file: whole(gateway, file, "mae-st"), files))
+    for seed, answer in enumerate(answers):
+        np.testing.assert_allclose(scores_of(answer), expected(NETWORKS["mae-st"], frames(COUNT, seed=seed), FPS), atol=TOLERANCE)
+    assert max(answer["timing"]["batch_size"] for answer in answers) > 1
+
+
+def test_the_list_of_models_says_what_each_takes(gateway: Gateway) -> None:
+    models = {model["name"]: model for model in gateway.http.get("/v1/models").json()["models"]}
+    assert models.keys() == NETWORKS.keys()
+    assert [name for name, model in models.items() if model["default"]] == ["mae-st"]
+    for model in models.values():
+        (part,) = model["inputs"]
+        assert (model["task"], model["state"], part["name"], part["required"], part["max_seconds"]) == (
+            "actions",
+            "ready",
+            "video",
+            True,
+            60,
+        )

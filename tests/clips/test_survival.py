@@ -1,0 +1,74 @@
+"""Clips that are disturbed while their views are seen: the worker is killed, the decoder dies, the client cancels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from models.media.video import PROGRAM
+from tests.actions.conftest import START_S
+from tests.actions.service import Watching
+from tests.clips.bundles import NETWORKS, write_recorded
+from tests.clips.test_route import TOLERANCE, ask, scores_of
+from tests.clips.videos import expected, frames, video
+from tests.gateway import service
+from tests.gateway.asked_later import accepted, comes_to, job, result
+from tests.gateway.service import Gateway, eventually
+from tests.open_inference.service import worker_process
+from tests.processes import children
+from tests.video.clips import clip, every
+
+LONG = clip(every(1800, 30.0), size=(96, 128))
+"""A minute, of which 30 views with 3 crops take some seconds."""
+
+
+def asked_later(gateway: Gateway, file: bytes, **options: object) -> str:
+    return accepted(ask(gateway, file, {"Prefer": "respond-async"}, **options))
+
+
+def done(gateway: Gateway, asked: str) -> int:
+    progress = job(gateway, asked)["progress"]
+    return progress["done"] if progress else 0
+
+
+def test_a_worker_that_is_killed_in_mid_clip_costs_the_views_seen_and_changes_no_answer(tmp_path: Path) -> None:
+    bundles, count = tmp_path / "bundles", 400
+    write_recorded(bundles, "mae-st")
+    with service.valkey() as valkey, service.gateway(valkey.url) as gateway:
+        with worker_process(valkey.url, bundles) as worker:
+            eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_S)
+            hurt = asked_later(gateway, video(count, 20.0), views=30, crops=3, top_k=11)
+            eventually(lambda: done(gateway, hurt) > 0, "it has seen some views", START_S)
+            reading = children(PROGRAM, worker.pid)
+            worker.kill()
+        assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
+        assert job(gateway, hurt)["state"] != "done", "it was killed too late to tell anything"
+        with worker_process(valkey.url, bundles):
+            comes_to(gateway, hurt, "done")
+            answer = result(gateway, hurt).raise_for_status().json()
+    np.testing.assert_allclose(scores_of(answer), expected(NETWORKS["mae-st"], frames(count), 20.0, 30, 3), atol=TOLERANCE)
+
+
+def test_a_decoder_that_dies_costs_its_job_alone(watching: Watching) -> None:
+    gateway = watching.gateway
+    asked = asked_later(gateway, LONG, views=30, crops=3)
+    eventually(lambda: done(gateway, asked) > 0, "it is being looked at", START_S)
+    for process in children(PROGRAM, watching.worker):
+        process.kill()
+    failed = comes_to(gateway, asked, "failed")
+    assert (failed["error"]["status"], failed["error"]["field"]) == (422, "video"), failed
+    assert "signal 9" in failed["error"]["detail"]
+    assert ask(gateway, video(12)).status_code == 200
+
+
+def test_a_clip_that_is_cancelled_closes_its_video(watching: Watching) -> None:
+    gateway = watching.gateway
+    left = watching.counted("opsin_step_leaves_total", how="unwanted")
+    asked = asked_later(gateway, LONG, views=30, crops=3)
+    eventually(lambda: done(gateway, asked) > 0, "it is being looked at", START_S)
+    reading = children(PROGRAM, watching.worker)
+    assert gateway.http.delete(f"/v1/jobs/{asked}").status_code == 204
+    eventually(lambda: watching.counted("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
+    assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
