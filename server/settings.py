@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, YamlConfigSettingsSource
 
 if TYPE_CHECKING:
+    from models.media.sound import SoundLimits
     from models.media.video import ClipLimits
 
 MIB = 1024 * 1024
@@ -61,6 +62,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=64 * MIB, gt=0)
     max_images: int = Field(default=32, gt=0)
     max_pixels: int = Field(default=50_000_000, gt=0)
+    max_audio_seconds: float = Field(default=120.0, gt=0)
     max_video_seconds: float = Field(default=120.0, gt=0)
     max_video_frames: int = Field(default=7_200, gt=0)
     max_video_pixels: int = Field(default=4096 * 2304, gt=0, lt=2**31)
@@ -144,6 +146,12 @@ class Settings(BaseSettings):
         except (OSError, TypeError, ValueError) as error:  # no permission, no UTF-8, or a list or a word in place of a map
             raise SettingsError(f"{file} holds no lines such as `port: 9000` ({error})") from error
         return (init_settings, env_settings, *yaml)
+
+    @property
+    def sound_limits(self) -> SoundLimits:
+        from models.media.sound import SoundLimits
+
+        return SoundLimits(self.max_audio_seconds)
 
     @property
     def clip_limits(self) -> ClipLimits:

@@ -171,18 +171,21 @@ class MAViL(nn.Module):
         video: Tensor,
         *,
         merge: MergeSchedule | None = None,
+        video_merge: MergeSchedule | None = None,
         audio_kept: Tensor | None = None,
         video_kept: Tensor | None = None,
     ) -> Answer:
         """Both together. Normalised spectrograms (B, 1, times, mel bins) and clips (B, 3, T, S, S).
 
-        merge: how many tokens merge in each block of either half; none do in the fusion blocks. audio_kept, video_kept: (B, V), the
-        patches that are left in to train, in order of their noise: see `kept_on_grid` and `Masking`.
+        merge: how many tokens merge in each block of either half; none do in the fusion blocks. video_merge: those of the video half, where
+        it has a schedule of its own. audio_kept, video_kept: (B, V), the patches that are left in to train, in order of their noise: see
+        `kept_on_grid` and `Masking`.
         """
         if not self.config.fusion_depth:
             raise ValueError("this model has no fusion blocks: it answers to `hear` and `see`")
         sound, pictures = self.embed_audio(audio, audio_kept), self.embed_video(video, video_kept)
-        heard, seen = fuse(self.blocks_av, self.audio.run(sound, merge), self.video.run(pictures, merge))
+        video_merge = merge if video_merge is None else video_merge
+        heard, seen = fuse(self.blocks_av, self.audio.run(sound, merge), self.video.run(pictures, video_merge))
         pooled = torch.cat([_mean(heard, sound), _mean(seen, pictures)], dim=1)  # (B, 2C)
         return self._classify("av", pooled, _count(sound) + _count(pictures), _count(heard) + _count(seen))
 

@@ -31,6 +31,9 @@ SYSTEM = System(
             native=Native(
                 "clip", lambda config: int(config.audio_patches + config.video_patches + 2), "models.mavil.native:sound_and_clips"
             ),
+            steps={"audio-visual": "models.mavil.steps:mavil_steps"},
+            precise_tasks=frozenset({"audio-visual"}),
+            answers=lambda config: "classify",
         ),
         Architecture(
             name="mavil_pretraining",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from models.media.sound import SoundLimits
 from models.media.video import ClipLimits
 
 
@@ -42,3 +43,5 @@ class Limits:
     """Queries that one reconstruction may ask."""
     clips: ClipLimits = field(default_factory=ClipLimits)
     """Limits of videos."""
+    sounds: SoundLimits = field(default_factory=SoundLimits)
+    """Limits of sounds."""

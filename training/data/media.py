@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.media.sound_decoding import mono
+from models.media.video_program import Refused
 from training.data.base import Unreadable
 
 VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v"})
@@ -67,24 +69,23 @@ def read_frames(file: Path, wanted: Sequence[int], rate: float) -> Tensor:
 
 
 def read_sound(file: Path, sample_rate: int, seconds: float, start: float = 0.0) -> Tensor:
-    """Mono (samples,) in [-1, 1], from `start` on, at most so many seconds. Raises Unreadable."""
-    wanted = int(seconds * sample_rate)
+    """Return mono (samples,), as the service hears it (`models.media.sound_decoding`), from `start` on, at most so many seconds.
+
+    Raises Unreadable."""
+    skip = int(start * sample_rate)
+    wanted = skip + int(seconds * sample_rate)
     parts: list[np.ndarray] = []
-    have, skip = 0, int(start * sample_rate)
+    have = 0
     try:
         with av.open(str(file)) as container:
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
-            for frame in container.decode(audio=0):
-                for resampled in resampler.resample(frame):
-                    part = resampled.to_ndarray()[0]
-                    parts.append(part[max(0, skip - have) :])
-                    have += len(part)
-                if have >= skip + wanted:
+            for chunk in mono(container, sample_rate):
+                parts.append(chunk[max(0, skip - have) : wanted - have])
+                have += len(chunk)
+                if have >= wanted:
                     break
-            parts += [resampled.to_ndarray()[0] for resampled in resampler.resample(None)]
-    except _ERRORS as error:
+    except (Refused, *_ERRORS) as error:
         raise Unreadable(f"{file}: {error}") from error
-    sound = np.concatenate(parts)[:wanted] if parts else np.zeros(0, np.float32)
+    sound = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     if len(sound) < sample_rate // 10:
         raise Unreadable(f"{file}: {len(sound)} samples of sound are too few")
-    return torch.from_numpy(np.ascontiguousarray(sound)).float().clamp(-1, 1)
+    return torch.from_numpy(np.ascontiguousarray(sound))

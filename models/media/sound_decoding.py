@@ -1,0 +1,135 @@
+"""Sound out of a file that FFmpeg opens: each channel resampled, then their mean, in chunks.
+
+The mean comes last since FFmpeg's own mono weights channels by what they are: it makes stereo louder by √2. Whoever decodes what strangers
+sent runs this in a confined child (`models.media.sound_program`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import inf
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.filter import Graph
+from numpy.typing import NDArray
+
+from models.media.video_program import Refused
+
+CHANNELS = 8
+SAMPLE_RATE = 384_000
+"""Most channels, and samples a second, that a sound may have."""
+SLACK_S = 0.1
+"""Codecs pad a sound to whole frames."""
+BAD_PACKETS = 5_000
+"""A file with more damaged packets than this is given up."""
+LOUDEST = 64.0
+"""Full scale is 1; 36 dB above it are believed."""
+RESAMPLER = {"filter_size": "128", "cutoff": "0.98", "linear_interp": "1", "kaiser_beta": "9"}
+"""Options of libswresample: at 16 kHz it passes what lies below 7.5 kHz, and what would fold back is 90 dB weaker. Between the phases that
+it keeps, of rates with no small ratio, it interpolates."""
+
+
+class Resampler:
+    """A graph of FFmpeg that brings sound of one format to another rate, each channel by itself."""
+
+    def __init__(self, first: AudioFrame, rate: int) -> None:
+        """first: a frame of the format; rate: samples a second."""
+        self.format = _format(first)
+        self._graph = Graph()
+        self._graph.threads = 1
+        layout, sampling, sample_format = self.format
+        source = self._graph.add(
+            "abuffer", sample_rate=str(sampling), sample_fmt=sample_format, channel_layout=layout, time_base=f"1/{sampling}"
+        )
+        resample = self._graph.add("aresample", sample_rate=str(rate), out_sample_fmt="fltp", **RESAMPLER)
+        source.link_to(resample)
+        resample.link_to(self._graph.add("abuffersink"))
+        self._graph.configure()
+
+    def push(self, frame: AudioFrame | None) -> Iterator[NDArray[np.float32]]:
+        """Yield what can be told so far, float32 (n,): the mean of the channels. None: the sound ends here."""
+        if frame is not None:
+            frame.pts = None  # gaps between packets are no silence
+        self._graph.push(frame)
+        while True:
+            try:
+                resampled = self._graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            assert isinstance(resampled, AudioFrame)
+            yield resampled.to_ndarray().mean(axis=0, dtype=np.float32)
+
+
+def sound_of(container: InputContainer) -> AudioStream:
+    """Return the first stream of sound. Raises Refused."""
+    streams = container.streams.audio
+    if not streams:
+        raise Refused("broken", "it has no sound" + (": pictures alone" if container.streams.video else ""))
+    stream = next((stream for stream in streams if stream.codec_context is not None), None)
+    if stream is None:
+        raise Refused("not-a-sound", "its sound is of a codec that is not decoded here")
+    return stream
+
+
+def mono(container: InputContainer, rate: int, seconds: float = inf) -> Iterator[NDArray[np.float32]]:
+    """Yield the sound of a file at `rate` samples a second, in chunks of float32 (n,), in [-1, 1] unless the file holds larger values.
+
+    A file whose format changes midway is resampled in parts. seconds: its length, at most. Raises Refused, and FFmpeg's errors."""
+    resampler: Resampler | None = None
+    for frame in _frames(container, sound_of(container), seconds):
+        if resampler is not None and resampler.format != _format(frame):
+            yield from map(_checked, resampler.push(None))
+            resampler = None
+        resampler = resampler or Resampler(frame, rate)
+        yield from map(_checked, resampler.push(frame))
+    if resampler is not None:
+        yield from map(_checked, resampler.push(None))
+
+
+def _frames(container: InputContainer, stream: AudioStream, most_seconds: float) -> Iterator[AudioFrame]:
+    """Yield decoded frames within the bounds."""
+    context = stream.codec_context
+    _check_format(context.layout.nb_channels, context.sample_rate)
+    seconds, good, bad = 0.0, 0, 0
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            bad += 1
+            if bad > BAD_PACKETS:
+                raise Refused("broken", f"more than {BAD_PACKETS} packets of it are damaged") from None
+            continue
+        for frame in frames:
+            _check_format(frame.layout.nb_channels, frame.sample_rate)
+            good += 1
+            seconds += frame.samples / frame.sample_rate
+            if seconds > most_seconds + SLACK_S:
+                raise Refused("too-much", f"it is longer than the limit of {most_seconds:g} seconds (OPSIN_MAX_AUDIO_SECONDS)")
+            yield frame
+    if bad > good:
+        raise Refused("broken", "most of it is damaged" if good else "nothing of it can be decoded")
+
+
+def _check_format(channels: int, rate: int) -> None:
+    if channels > CHANNELS:
+        raise Refused("too-much", f"{channels} channels are above the limit of {CHANNELS}")
+    if rate > SAMPLE_RATE:
+        raise Refused("too-much", f"{rate} samples a second are above the limit of {SAMPLE_RATE}")
+
+
+def _format(frame: AudioFrame) -> tuple[str, int, str]:
+    """Return the names of channels, samples a second, and the format of a sample."""
+    return frame.layout.name, frame.sample_rate, frame.format.name
+
+
+def _checked(chunk: NDArray[np.float32]) -> NDArray[np.float32]:
+    loudest = float(np.abs(chunk).max(initial=0.0))
+    if not np.isfinite(loudest):
+        raise Refused("broken", "some samples are infinite, or not a number")
+    if loudest > LOUDEST:
+        raise Refused("broken", f"a sample is {loudest:g} where full scale is 1: scale the samples to -1..1")
+    return chunk

@@ -1,0 +1,60 @@
+"""Sounds for tests, written by PyAV, or by hand where PyAV would not."""
+
+from __future__ import annotations
+
+import io
+import struct
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+INTEGERS, FLOATS = 1, 3
+"""Formats of a WAV's samples."""
+
+
+def tones(seconds: float, rate: int, *hertz: float, level: float = 0.2) -> NDArray[np.float64]:
+    """Sines, (n,), one beside the other."""
+    times = np.arange(round(seconds * rate)) / rate
+    return level * np.sum([np.sin(2 * np.pi * one * times) for one in hertz], axis=0)
+
+
+def written(channels: NDArray[Any], rate: int, container: str, codec: str) -> bytes:
+    """Samples (channels, n) as a file."""
+    file = io.BytesIO()
+    layout = LAYOUTS[len(channels)]
+    with av.open(file, "w", format=container) as made:
+        stream = made.add_stream(codec, rate=rate)
+        stream.codec_context.layout = layout
+        if codec == "vorbis":
+            stream.codec_context.options = {"strict": "experimental"}
+        for start in range(0, channels.shape[1], 960):
+            part = np.ascontiguousarray(channels[:, start : start + 960], np.float32)
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def wav(samples: NDArray[Any], rate: int, *, says_bytes: int | None = None) -> bytes:
+    """Samples (n,) or (n, channels), as they are: integers of 16 bits, or floats. says_bytes: the length in the header."""
+    rows = samples if samples.ndim == 2 else samples[:, None]
+    channels, width = rows.shape[1], rows.dtype.itemsize
+    kind = FLOATS if rows.dtype.kind == "f" else INTEGERS
+    data = rows.astype(rows.dtype.newbyteorder("<")).tobytes()
+    size = len(data) if says_bytes is None else says_bytes
+    form = struct.pack("<HHIIHH", kind, channels, rate, rate * channels * width, channels * width, 8 * width)
+    head = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", size)
+    return b"RIFF" + struct.pack("<I", min(2**32 - 1, len(head) + size)) + head + data
+
+
+def tagged(sound: bytes, picture: bytes) -> bytes:
+    """With an ID3v2.3 tag in front that holds a cover."""
+    content = b"\0image/png\0\x03\0" + picture
+    frame = b"APIC" + struct.pack(">I", len(content)) + b"\0\0" + content
+    size = len(frame)
+    return b"ID3\x03\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + frame + sound
