@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from safetensors.torch import save_file
-from torch import nn
 
 from models.bundle import Bundle, BundleSpec, write
 from models.published import fit, read_checkpoint
@@ -32,13 +32,13 @@ class Recorded:
     crops: int
     offset: bool
     """Whether whole steps lie between views."""
-    side: int = SIDE
 
     @property
     def case(self) -> Case:
         return read_case(GOLDEN / self.folder)
 
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
+        """The network, with its `config`."""
         case = self.case
         if self.architecture == "video_mae":
             return replay_mae_st.load_finetuned(case).eval()
@@ -59,7 +59,6 @@ def write_recorded(root: Path, name: str) -> Bundle:
     recorded = NETWORKS[name]
     model = recorded.model()
     config = model.config
-    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
     spec = BundleSpec(
         name=name,
         version="1",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def watching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watching]:
     bundles = tmp_path_factory.mktemp("bundles")
     for name in NETWORKS:
         write_recorded(bundles, name)
-    limits = {"max_video_pixels": PIXELS, "max_video_seconds": SECONDS, "max_video_frames": 2000}
+    limits: dict[str, Any] = {"max_video_pixels": PIXELS, "max_video_seconds": SECONDS, "max_video_frames": 2000}
     with (
         service.valkey() as valkey,
         service.gateway(valkey.url, default_models={"classify-video": "mae-st"}, **limits) as started,
