@@ -91,6 +91,16 @@ def test_opus_is_heard(container: str) -> None:
     assert share(heard, 440.0) > 0.995 and level(heard) == pytest.approx(0.2 / np.sqrt(2), rel=0.03)
 
 
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_any_number_of_channels_is_averaged(channels: int) -> None:
+    """Also where nothing says which one is where."""
+    tone = tones(0.5, 48_000, 1000.0).astype(np.float32)
+    rows = np.stack([tone, *[-tone] * (channels - 1)], axis=1)
+    assert level(read(wav(rows, 48_000), RATE, LIMITS)) == pytest.approx(
+        0.2 / np.sqrt(2) * abs(2 - channels) / channels, rel=1e-3, abs=1e-6
+    )
+
+
 @pytest.mark.parametrize("channels", [1, 2, 6, 8])
 def test_channels_are_averaged(channels: int) -> None:
     """One of several channels is heard at its share, and as many as there are at their own level: FFmpeg's mono would be √2 louder."""
