@@ -4,11 +4,13 @@ A track is cut into groups of 6 rows; each has the feature of a clip around its 
 (arXiv 2304.01199; `models.people.clips`). Where the person was not seen in the middle row the feature is zeros: the published code pools an
 empty box there, which gives the same.
 
-A clip of the published size takes a CPU longer than a step may last, so that a step may end between two blocks of the network.
+A clip of the published size takes a CPU minutes, and one block of the network longer than a step may last. So blocks run in a thread of
+their own, and a step that ends leaves the block to the next one.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from bisect import bisect_right
 from collections import deque
@@ -25,7 +27,7 @@ from models.people.clips import clip_frames, normalised, shrink, shrunk_box
 from models.spec import Clip, Preprocess
 
 DESCRIBE_S = 1.0
-"""Seconds of a step after which no other block is begun."""
+"""Seconds of a step in which people are described."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,38 @@ class Describer:
         yield feature
 
 
+Blocks = Iterator[NDArray[np.float32] | None]
+
+
+class Running:
+    """One block in a thread. The thread is no reason to stay: whoever ends does not wait for it."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._done = threading.Event()
+        self._feature: NDArray[np.float32] | None = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, args=(blocks,), name="appearance", daemon=True).start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is done by then."""
+        return self._done.wait(max(0.0, seconds))
+
+    def result(self) -> NDArray[np.float32] | None:
+        """What the block gave, once it is done. Raises its error."""
+        if self._error is not None:
+            raise self._error
+        return self._feature
+
+    def _run(self, blocks: Blocks) -> None:
+        try:
+            with torch.inference_mode():
+                self._feature = next(blocks)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done.set()
+
+
 @dataclass
 class Unfinished:
     """The clip of a job that the network was looking at when a step ended."""
@@ -106,7 +140,11 @@ class Unfinished:
     person: int = 0
     first: int = -1
     """First row of its group."""
-    blocks: Iterator[NDArray[np.float32] | None] = field(default_factory=lambda: iter(()))
+    blocks: Blocks = field(default_factory=lambda: iter(()))
+    running: Running | None = None
+
+    def begin(self, person: int, first: int, blocks: Blocks) -> None:
+        self.person, self.first, self.blocks, self.running = person, first, blocks, None
 
 
 @dataclass
@@ -142,33 +180,38 @@ class Subjects:
         first = max(0, bisect_right([still.row for still in self.stills], min(begins)) - 1)
         return tuple(self.stills[first:])
 
-    def advance(self, describer: Describer, place: int) -> bool:
-        """Take the next block for a track. Returns whether its clip is done."""
+    def advance(self, describer: Describer, place: int, until: float) -> bool:
+        """Take the next block for a track, if it is done in time. Returns whether its clip is done. until: monotonic seconds."""
         track, began = self.tracks[place], time.monotonic()
         group = track.group(describer.behind)
         assert group is not None
         if (self.unfinished.person, self.unfinished.first) != (track.person, track.described):
-            self.unfinished.person, self.unfinished.first = track.person, track.described
-            self.unfinished.blocks = describer.describe(self.stills, track, track.first + group.middle)
-        feature = next(self.unfinished.blocks)
+            self.unfinished.begin(track.person, track.described, describer.describe(self.stills, track, track.first + group.middle))
+        running = self.unfinished.running = self.unfinished.running or Running(self.unfinished.blocks)
+        is_done = running.wait(until - time.monotonic())
         self.seconds += time.monotonic() - began
+        if not is_done:
+            return False
+        self.unfinished.running = None
+        feature = running.result()
         if feature is None:
             return False
         self.tracks[place] = track.with_appearance(group, feature)
-        self.unfinished.first, self.unfinished.blocks = -1, iter(())
+        self.unfinished.begin(0, -1, iter(()))
         return True
 
 
 def describe(describer: Describer, jobs: Sequence[Subjects], seconds: float) -> None:
-    """Describe people of all jobs, a clip of each in turn, until all that can be are described or the time is over; one block at least."""
+    """Describe people of all jobs, a clip of each in turn, until all that can be are described or the time is over. Those come first of
+    whom a block is running."""
     until = time.monotonic() + seconds
-    waiting = deque(jobs)
-    waiting.rotate(-describer.turn())
+    turn = describer.turn() % max(1, len(jobs))
+    waiting = deque(sorted((*jobs[turn:], *jobs[:turn]), key=lambda job: job.unfinished.running is None))
     while waiting:
         job = waiting.popleft()
         if (place := job.next(describer)) is None:
             continue
-        while not job.advance(describer, place):
+        while not job.advance(describer, place, until):
             if time.monotonic() >= until:
                 return
         waiting.append(job)
