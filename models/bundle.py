@@ -32,6 +32,8 @@ from models.spec import (
     LABELLED,
     MOST_BLOCKS,
     Clip,
+    External,
+    ExternalRole,
     Fill,
     Int8,
     Member,
@@ -94,6 +96,8 @@ class BundleSpec(Schema):
     default_rung: str | None = None
     members: dict[Role, Member] = Field(default_factory=dict)
     """Of a pipeline, which has no weights of its own: its file of weights is empty."""
+    external: dict[ExternalRole, External] = Field(default_factory=dict)
+    """Of a pipeline: files that lie outside of all bundles. Whoever loads it verifies them."""
     int8: Int8 | None = None
     """None: it was not measured, and is not served."""
     temperature: float | None = Field(default=None, ge=0, le=1)
@@ -211,7 +215,7 @@ class BundleSpec(Schema):
     def to_bytes(self) -> bytes:
         content = self.model_dump(mode="json")
         absent = dict.fromkeys(("int8", "temperature", "preset", "text"))
-        empty: dict[str, Any] = {"members": {}, "fill": [], "files": {}, "trained_on": "", "note": "", **absent}
+        empty: dict[str, Any] = {"members": {}, "external": {}, "fill": [], "files": {}, "trained_on": "", "note": "", **absent}
         for name, nothing in empty.items():
             if content[name] == nothing:  # versions that do not know the field read the others, and agree on their digests
                 del content[name]
@@ -274,11 +278,16 @@ class Bundle(Schema):
         return self.path.parent.parent / member.name / member.version
 
     def verify(self) -> None:
-        """Check length and SHA-256 of weights and further files against the spec, and a pipeline's members. Raises BundleError."""
+        """Check length and SHA-256 of weights, further files and external ones against the spec, and a pipeline's members.
+        Raises BundleError."""
         for name, expected in {self.spec.weights_file: self.spec.weights, **self.spec.files}.items():
             problem = complaint(self.path / name, expected, SPEC_FILE)
             if problem:
                 raise BundleError(problem)
+        for role, file in self.spec.external.items():
+            problem = complaint(Path(file.path), file, SPEC_FILE)
+            if problem:
+                raise BundleError(f"{self.path / SPEC_FILE}: external.{role}: {problem}")
         for member in self.members().values():
             member.verify()
 

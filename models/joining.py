@@ -11,12 +11,15 @@ from safetensors.torch import save_file
 
 from models.bundle import Bundle, BundleError, BundleSpec, member, write
 from models.loading import load
-from models.spec import Clip, Role, Weights
+from models.sealing import seal
+from models.spec import Clip, External, ExternalRole, Role, Weights
 
 ROWS = 8
 """Of a step at `fast`: so many that a short request does not wait long behind them."""
 RATE = 30.0
 """Frames a second of LART's published networks."""
+STEP = MARGIN = 32
+"""Rows of a published window that are answered, and those that it sees on either side (`models.lart.windows`)."""
 UNSEALED = Weights(sha256="0" * 64, bytes=0)
 """`write` fills in the real ones."""
 
@@ -29,17 +32,20 @@ def join_actions(
     *,
     rate: float | None = None,
     step: int | None = None,
+    body: Path | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write a pipeline of actions beside its members, which lie in `root`.
 
-    rate: frames a second that LART was trained on; None: as its bundle says, else 30. step: rows that each window answers for; None: a
-    third of LART's frames. What is left of a window is its margins. Raises BundleError for members that do not fit each other.
+    rate: frames a second that LART was trained on; None: as its bundle says, else 30. step: rows that each window answers for; None: the
+    published 32, or a third of LART's frames if that is less. Margins are what is left of a window, 32 rows on either side at most.
+    body: the user's mesh (`models.people.body_file`), which stays where it is: the pipeline records its path and SHA-256. Raises
+    BundleError for members and a mesh that do not fit each other.
     """
     lart = members["actions"].spec
     frames = int(lart.config.get("frames", 125))
-    step = step or max(1, frames // 3)
-    margin = (frames - 1 - step) // 2
+    step = step or min(STEP, max(1, frames // 3))
+    margin = min(MARGIN, (frames - 1 - step) // 2)
     spec = BundleSpec(
         name=name,
         version=version,
@@ -51,6 +57,7 @@ def join_actions(
         license="; ".join(sorted({bundle.spec.license for bundle in members.values()})),
         description=f"Who does what when in a video: {', '.join(bundle.spec.id for bundle in members.values())}",
         members={role: member(bundle) for role, bundle in members.items()},
+        external=_external(body),
         weights=UNSEALED,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -63,3 +70,13 @@ def join_actions(
         shutil.rmtree(made.path)
         raise
     return made
+
+
+def _external(body: Path | None) -> dict[ExternalRole, External]:
+    if body is None:
+        return {}
+    try:
+        sealed = seal(body)
+    except OSError as error:
+        raise BundleError(f"{body}: cannot be read ({error.strerror})") from error
+    return {"body": External(path=str(body.resolve()), sha256=sealed.sha256, bytes=sealed.bytes)}

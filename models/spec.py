@@ -244,6 +244,9 @@ class Int8(Schema):
         return None
 
 
+ExternalRole = Literal["body"]
+"""The use of an external file. body: the mesh of a person (`models.people.body_file`)."""
+
 FillMethod = Literal["network", "exemplar", "network-exemplar"]
 """How holes are filled: by the network, by copying patches of the image around them, or by copying from the network's result on."""
 
@@ -265,3 +268,11 @@ class Weights(Schema):
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
+
+
+class External(Weights):
+    """A file that a bundle computes with and may not hold, since its licence is each user's own: where it lies on a worker's machine, and
+    its length and SHA-256."""
+
+    path: str = Field(pattern=r"^/")
+    """Absolute."""

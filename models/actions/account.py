@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-STAGES = ("decode", "pose", "track", "actions")
+STAGES = ("decode", "pose", "track", "appearance", "actions")
 COUNTS = ("people", "tracks", "windows", "frames", "decoded", "seconds")
 
 
@@ -19,6 +19,7 @@ class Account:
     """Seconds of waiting for frames; decoding itself runs beside the other stages."""
     pose: float = 0.0
     track: float = 0.0
+    appearance: float = 0.0
     actions: float = 0.0
     tracks: int = 0
     """That began, those of people who were seen too seldom to be believed included."""
@@ -32,7 +33,7 @@ class Account:
 
     @property
     def stages(self) -> Tensor:
-        """Seconds (4,), in the order of STAGES."""
+        """Seconds (5,), in the order of STAGES."""
         return torch.tensor([getattr(self, name) for name in STAGES], dtype=torch.float64)
 
     def counts(self, people: int, decoded: int, seconds: float) -> Tensor:

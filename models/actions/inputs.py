@@ -43,7 +43,7 @@ def detail_of(asked: Mapping[str, Any], model: Pipeline) -> Detail:
 
 def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Pipeline) -> np.ndarray:
     """(K, D)."""
-    values = sum(model.eyes.values.values())
+    values = sum(model.values.values())
     if not len(arrays["person"]):
         return np.zeros((0, values), np.float32)
     if arrays["token"].shape[1]:

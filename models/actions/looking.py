@@ -15,7 +15,7 @@ from models.media.video import Frame
 
 @dataclass(frozen=True)
 class Look:
-    """A frame and who was seen in it; its pixels are gone."""
+    """A frame and who was seen in it; its own pixels are gone."""
 
     time: float
     row: int
@@ -23,6 +23,10 @@ class Look:
     seen: Seen
     cut: bool
     """The video was cut just before it."""
+    size: tuple[int, int]
+    """Height and width of the video's frames."""
+    shrunk: NDArray[np.uint8] | None = None
+    """(h, w, 3), the frame as the network that describes people sees it; None: none does."""
 
 
 @dataclass
@@ -34,11 +38,12 @@ class Glance:
     rows: int
     cut: bool
     found: Found
+    shrunk: NDArray[np.uint8] | None = None
     told: list[NDArray[np.float32]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, frame: Frame, found: Found) -> Glance:
-        return cls(frame.time, frame.row, frame.rows, frame.cut, found)
+    def of(cls, frame: Frame, found: Found, shrunk: NDArray[np.uint8] | None) -> Glance:
+        return cls(frame.time, frame.row, frame.rows, frame.cut, found, shrunk)
 
     @property
     def waiting(self) -> Tensor | None:
@@ -75,9 +80,10 @@ class Looking:
 
     @property
     def nbytes(self) -> int:
-        return sum(frame.pixels.nbytes for frame in self.frames) + sum(
-            glance.found.crops.nbytes for glance in self.glances if glance.found.crops is not None
-        )
+        kept = [frame.pixels.nbytes for frame in self.frames]
+        kept += [glance.found.crops.nbytes for glance in self.glances if glance.found.crops is not None]
+        shrunk = [*(glance.shrunk for glance in self.glances), *(look.shrunk for look in self.looks)]
+        return sum(kept) + sum(pixels.nbytes for pixels in shrunk if pixels is not None)
 
     def crops(self) -> Iterator[tuple[Glance, Tensor]]:
         """Crops that wait, (3, S, S), and whose frame they are of."""

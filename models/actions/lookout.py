@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from models.actions.account import Account
+from models.actions.appearance import Describer
 from models.actions.detail import Detail
 from models.actions.looking import Glance, Look, Looking
 from models.actions.perception import Perception, View
 from models.actions.sources import VideoSource
+from models.media.video import Frame
 
 STEP_S = 2.0
 """Seconds after which a step begins no other pass."""
@@ -47,8 +51,10 @@ class Watched:
 
 
 class Lookout:
-    def __init__(self, eyes: Perception) -> None:
+    def __init__(self, eyes: Perception, describer: Describer | None = None) -> None:
+        """describer: who is to see the frames, too."""
         self._eyes = eyes
+        self._describer = describer
         self._crops = 1
         """Of a pass, by how long the last one took."""
         self._turn = 0
@@ -104,7 +110,7 @@ class Lookout:
         found = iter(self._eyes.find(views, most)) if views else iter(())
         for job in jobs:
             looking = job.looking
-            looking.glances += [Glance.of(frame, next(found)) for frame in looking.frames]
+            looking.glances += [Glance.of(frame, next(found), self._shrunk(frame)) for frame in looking.frames]
         seconds = time.monotonic() - began
         for place, job in zip(places, jobs, strict=True):
             count = len(job.looking.frames)
@@ -117,4 +123,8 @@ class Lookout:
         while looking.glances and looking.glances[0].waiting is None:
             glance = looking.glances.pop(0)
             seen = self._eyes.seen(glance.found, glance.values)
-            looking.looks.append(Look(glance.time, glance.row, glance.rows, seen, glance.cut))
+            look = Look(glance.time, glance.row, glance.rows, seen, glance.cut, glance.found.size, glance.shrunk)
+            looking.looks.append(look)
+
+    def _shrunk(self, frame: Frame) -> NDArray[np.uint8] | None:
+        return None if self._describer is None else self._describer.shrink(frame.pixels)

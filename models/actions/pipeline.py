@@ -1,9 +1,10 @@
-"""The network of a pipeline: a member that sees people in frames, and LART, which names what each of them does."""
+"""The network of a pipeline: members that see people in frames, perhaps one that describes them, and LART, which names what each does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from models.actions.appearance import Describer
 from models.actions.bodies import Bodies
 from models.actions.detail import Detail, rows
 from models.actions.keypoints import Keypoints
@@ -20,9 +22,11 @@ from models.bundle import BundleSpec
 from models.hmr2.model import HMR2
 from models.lart.model import LART
 from models.layers.parts import Part
+from models.mvit.model import MViT
 from models.onnx.poses import PoseGraph
-from models.people.tracks import Tracks, normalise_pose, pose_statistics
-from models.spec import Clip
+from models.people.body_file import read_body
+from models.people.tracks import POSE, Tracks, normalise_pose, pose_statistics
+from models.spec import Clip, External
 
 CLIP = Clip(frames=8, stride=1, rate=30.0)
 """Rows of a step: so many that a short request does not wait long behind them; and rows a second."""
@@ -57,10 +61,19 @@ class PipelineConfig:
 class Pipeline(nn.Module):
     """Has no weights of its own."""
 
-    def __init__(self, config: PipelineConfig, perception: Perception | None = None, lart: LART | None = None, clip: Clip = CLIP) -> None:
+    def __init__(
+        self,
+        config: PipelineConfig,
+        perception: Perception | None = None,
+        lart: LART | None = None,
+        clip: Clip = CLIP,
+        describer: Describer | None = None,
+    ) -> None:
+        """describer: None for a LART that reads no appearance."""
         super().__init__()
         self.config = config
         self.perception = perception
+        self.describer = describer
         self.lart = lart
         self.rate = clip.rate
         """Rows a second."""
@@ -86,6 +99,11 @@ class Pipeline(nn.Module):
         assert self.lart is not None, "assemble it from its members"
         return self.lart
 
+    @property
+    def values(self) -> Mapping[str, int]:
+        """Number of values of a token, by kind, in their order: pose, joints, appearance."""
+        return {**self.eyes.values, **({} if self.describer is None else {"appearance": self.describer.values})}
+
     def read(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
         """Scores (answered rows, actions) of each window."""
         scores: list[NDArray[np.float32]] = []
@@ -103,11 +121,16 @@ class Pipeline(nn.Module):
         for i, one in enumerate(windows):
             tokens[i, : len(one.tokens), 0], detected[i, : len(one.tokens), 0, 0] = one.tokens, one.detected
         device = self.network.mask_token.device
-        values = torch.from_numpy(tokens).to(device)
-        pose, rest = values[..., : config.pose.values], values[..., config.pose.values :]
+        widths = [0 if feature is None else feature.values for feature in (config.pose, config.joints, config.appearance)]
+        pose, joints, appearance = torch.from_numpy(tokens).to(device).split(widths, dim=-1)  # type: ignore[no-untyped-call]
         if config.mean_std is not None:
             pose = normalise_pose(pose, pose_statistics(config.mean_std).to(device)).float()
-        return Tracks(pose, torch.from_numpy(detected).to(device), appearance=rest if config.appearance is not None else None)
+        return Tracks(
+            pose,
+            torch.from_numpy(detected).to(device),
+            joints=None if config.joints is None else joints,
+            appearance=None if config.appearance is None else appearance,
+        )
 
 
 def assemble(spec: BundleSpec, config: PipelineConfig, members: Mapping[str, Part]) -> Pipeline:
@@ -129,29 +152,60 @@ def assemble(spec: BundleSpec, config: PipelineConfig, members: Mapping[str, Par
             f"config: windows of {config.step} frames with {config.margin} on both sides do not fit into the "
             f"{actions.model.config.frames} of {actions.spec.id}"
         )
-    perception = perception_of(members)
-    _check_token(actions, perception)
-    return Pipeline(config, perception, actions.model, spec.clip)
+    perception = perception_of(members, spec.external.get("body"))
+    pipeline = Pipeline(config, perception, actions.model, spec.clip, _describer(members, perception))
+    _check_token(actions, pipeline.values)
+    return pipeline
 
 
-def _check_token(actions: Part, perception: Perception) -> None:
-    """What one member tells of a person is what the other wants to know."""
+MISSING = {"pose": "", "joints": "; they need a body's mesh (--body)", "appearance": "; it needs a video network (--appearance)"}
+"""What tells a part of a token, where it is untold."""
+
+
+def _check_token(actions: Part, values: Mapping[str, int]) -> None:
+    """What the other members tell of a person is what LART wants to know. Raises ValueError."""
     config = cast(LART, actions.model).config
     wanted = {
         "pose": config.pose.values,
         "joints": 0 if config.joints is None else config.joints.values,
         "appearance": 0 if config.appearance is None else config.appearance.values,
     }
-    for name, values in wanted.items():
-        told = perception.values.get(name, 0)
-        if told != values:
-            raise ValueError(f"members: {actions.spec.id} wants {values} values of {name} for each person, and the others tell {told}")
+    for name, needed in wanted.items():
+        told = values.get(name, 0)
+        if told != needed:
+            hint = MISSING[name] if not told else ""
+            raise ValueError(
+                f"members: {actions.spec.id} wants {needed} values of {name} for each person, and the others tell {told}{hint}"
+            )
+    if config.pose.values == POSE and config.mean_std is None:
+        raise ValueError(
+            f"members.actions: {actions.spec.id} lacks the statistics of its poses: import it with --set mean_std=mean_std.npy"
+        )
 
 
-def perception_of(members: Mapping[str, Part]) -> Perception:
-    """How the members see people. Raises ValueError where they cannot."""
+def _describer(members: Mapping[str, Part], perception: Perception) -> Describer | None:
+    """Raises ValueError for a member that cannot describe people."""
+    member = members.get("appearance")
+    if member is None:
+        return None
+    if not isinstance(member.model, MViT):
+        raise ValueError(f"members.appearance: {member.spec.id} is of architecture {member.spec.architecture}; mvit is needed")
+    if perception.long_side("fast") is not None:
+        raise ValueError("members.appearance: it needs whole frames, and the member for `pose` has them shrunk; hmr2 has not")
+    if member.spec.clip is None:
+        raise ValueError(f"members.appearance: {member.spec.id} sees single images, and a network of clips is needed")
+    try:
+        return Describer(member.model, member.spec.pictures, member.spec.clip)
+    except ValueError as error:
+        raise ValueError(f"members.appearance: {member.spec.id}: {error}") from error
+
+
+def perception_of(members: Mapping[str, Part], body: External | None = None) -> Perception:
+    """How the members see people. body: the file of the user's mesh. Raises ValueError where they cannot."""
     pose = members["pose"]
     if isinstance(pose.model, PoseGraph):
+        if body is not None:
+            raise ValueError(f"external.body: {pose.spec.id} tells keypoints, and no mesh is posed by them; hmr2 tells bodies")
         return Keypoints(pose.model)
     if isinstance(pose.model, HMR2):
         if "detector" not in members:
@@ -159,5 +213,6 @@ def perception_of(members: Mapping[str, Part]) -> Perception:
         detector = members["detector"]
         if not isinstance(detector.model, PoseGraph):
             raise ValueError(f"members.detector: {detector.spec.id} is of architecture {detector.spec.architecture}, which finds nobody")
-        return Bodies(detector.model, pose.model, pose.spec.pictures)
+        mesh = None if body is None else read_body(Path(body.path)).to(next(pose.model.parameters()).device)
+        return Bodies(detector.model, pose.model, pose.spec.pictures, mesh)
     raise ValueError(f"members.pose: {pose.spec.id} is of architecture {pose.spec.architecture}, which tells no poses")

@@ -1,4 +1,5 @@
-"""A job is taken window by window: its frames, the people in them, who is who, and what LART says of everybody's windows that are complete.
+"""A job is taken window by window: its frames, the people in them, who is who, what they look like where LART reads that, and what LART
+says of everybody's windows that are complete.
 
 The last step says what is left to say when no more is seen. Memory does not grow with the video, but for what is answered.
 """
@@ -19,6 +20,7 @@ from torch import nn
 
 from models.actions.account import Account
 from models.actions.answers import answer
+from models.actions.appearance import DESCRIBE_S, Still, Subjects, Unfinished, describe
 from models.actions.detail import Detail, cost
 from models.actions.inputs import detail_of, source_of
 from models.actions.looking import Look
@@ -48,8 +50,13 @@ class Watching(State):
     tracks: tuple[Track, ...] = ()
     confirmed: frozenset[int] = frozenset()
     account: Account = field(default_factory=Account)
+    stills: tuple[Still, ...] = ()
+    """By row, frames of clips that are still to be described."""
+    unfinished: Unfinished = field(default_factory=Unfinished)
+    """Changes with every step; a step that is taken again finds what it needs, or begins anew."""
     behind: bool = False
-    """Whether LART has not yet said all that it can: the next step begins there, and looks no further."""
+    """Whether somebody can still be described, or LART has not yet said all that it can: the next step begins there, and looks no
+    further."""
     looked: float = 0.0
     """Share of the next window that has been looked at; above 0 if the last step ended within it."""
     delays: int = 0
@@ -68,7 +75,8 @@ class Watching(State):
 
     @property
     def nbytes(self) -> int:
-        return self.source.nbytes + sum(track.nbytes for track in self.tracks)
+        stills = sum(still.pixels.nbytes for still in self.stills)
+        return self.source.nbytes + sum(track.nbytes for track in self.tracks) + stills
 
     @property
     def believed(self) -> list[Track]:
@@ -94,7 +102,7 @@ class ActionSteps:
 
     def __init__(self, model: Pipeline) -> None:
         self._model = model
-        self._lookout = Lookout(model.eyes)
+        self._lookout = Lookout(model.eyes, model.describer)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
         """options: `start_s`, `end_s`, `people`, `detail`, None for all of the video and for the bundle's own. Raises
@@ -104,7 +112,8 @@ class ActionSteps:
     def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
         watching = [state for state in states if isinstance(state, Watching)]
         ahead = iter(self._look([state for state in watching if not state.behind]))
-        watching = self._tell([replace(state, delays=state.delays + 1) if state.behind else next(ahead) for state in watching])
+        watching = self._describe([replace(state, delays=state.delays + 1) if state.behind else next(ahead) for state in watching])
+        watching = self._tell(watching)
         outcomes: list[Continuing | Finished] = []
         for now, wanted in zip(watching, previews, strict=True):
             if now.is_over:
@@ -170,24 +179,53 @@ class ActionSteps:
         begun = len({one.person for one in sightings} - {track.person for track in state.tracks})
         tracks = tuple(
             replace(track, ended=track.person in lost)
-            for track in self._extended(state.tracks, sightings, state.source.rows(state.window)[1])
+            for track in self._extended(state, sightings)
             if track.person in confirmed or track.person not in lost
         )
         account = state.account.plus(track=time.perf_counter() - began, tracks=begun)
-        return replace(state, following=following, window=state.window + 1, tracks=tracks, confirmed=frozenset(confirmed), account=account)
+        stills = [Still(look.row, look.shrunk, look.size) for look in looks if look.shrunk is not None]
+        return replace(
+            state,
+            following=following,
+            window=state.window + 1,
+            tracks=tracks,
+            confirmed=frozenset(confirmed),
+            account=account,
+            stills=(*state.stills, *stills),
+        )
 
-    def _extended(self, tracks: Sequence[Track], sightings: Sequence[Sighting], end: int) -> list[Track]:
-        """With sightings, those of new people included, and known up to row `end`."""
+    def _extended(self, state: Watching, sightings: Sequence[Sighting]) -> list[Track]:
+        """Its tracks with sightings, those of new people included, and known up to the end of its next window."""
+        end, describer = state.source.rows(state.window)[1], self._model.describer
+        untold = 0 if describer is None or isinstance(state.source, TrackSource) else describer.values
         by_person: dict[int, list[Sighting]] = {}
         for one in sightings:
             by_person.setdefault(one.person, []).append(one)
-        known = {track.person for track in tracks}
+        known = {track.person for track in state.tracks}
         empty = [
-            Track.begin(some[0], Seconds.empty(self._model.rate, some[0].row, self._model.actions))
+            Track.begin(some[0], Seconds.empty(self._model.rate, some[0].row, self._model.actions), untold)
             for person, some in by_person.items()
             if person not in known
         ]
-        return [track if track.ended else track.seen(by_person.get(track.person, []), end) for track in (*tracks, *empty)]
+        return [track if track.ended else track.seen(by_person.get(track.person, []), end) for track in (*state.tracks, *empty)]
+
+    def _describe(self, states: Sequence[Watching]) -> list[Watching]:
+        """What people look like, as far as a step comes and the frames around them are known; frames that no clip will show are dropped."""
+        describer = self._model.describer
+        if describer is None:
+            return list(states)
+        jobs = [Subjects(list(state.tracks), state.confirmed, state.stills, state.unfinished) for state in states]
+        describe(describer, jobs, DESCRIBE_S)
+        return [
+            replace(
+                state,
+                tracks=tuple(job.tracks),
+                stills=job.still_needed(describer),
+                behind=job.next(describer) is not None,
+                account=state.account.plus(appearance=job.seconds),
+            )
+            for state, job in zip(states, jobs, strict=True)
+        ]
 
     def _tell(self, states: Sequence[Watching]) -> list[Watching]:
         """What LART says of windows that are complete, of everybody in all jobs together; each job has its share of a step."""
@@ -203,12 +241,12 @@ class ActionSteps:
                 counts[job] += 1
                 total += 1
         seconds = time.perf_counter() - began
-        behind = {job for job, _, _ in self._complete(states, tracks, [1] * len(states))}
+        untold = {job for job, _, _ in self._complete(states, tracks, [1] * len(states))}
         return [
             replace(
                 state,
                 tracks=tuple(mine),
-                behind=job in behind,
+                behind=job in untold or (self._model.describer is not None and state.behind),
                 account=state.account.plus(actions=seconds * count / max(1, total), windows=count),
             )
             for job, (state, mine, count) in enumerate(zip(states, tracks, counts, strict=True))

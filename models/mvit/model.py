@@ -162,7 +162,7 @@ class MViT(nn.Module):
         tokens_in = x.shape[1]
         for block in self.blocks:
             x, grid = block(x, grid)
-        features = self._pool_clip(x) if boxes is None else self._pool_boxes(x, grid, boxes)
+        features = self._pool_clip(x) if boxes is None else self.pool_boxes(x, grid, boxes)
         return Recognised(features, self.head(self.dropout(features)), config.activation, tokens_in, x.shape[1])
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, Grid]:
@@ -180,7 +180,8 @@ class MViT(nn.Module):
         front: Tensor = self.norm(x[:, 0]) if special else self.norm(x).mean(dim=1)
         return front
 
-    def _pool_boxes(self, x: Tensor, grid: Grid, boxes: Tensor) -> Tensor:
+    def pool_boxes(self, x: Tensor, grid: Grid, boxes: Tensor) -> Tensor:
+        """Features (K, C) of boxes, from the tokens and the grid behind the last block."""
         assert self.config.boxes is not None
         tokens = self.norm(x[:, self.config.special_tokens :])
         frames = 1 if self.config.images else self.config.frames // self.config.patch_stride[0]

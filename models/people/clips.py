@@ -5,6 +5,7 @@ It follows the description of the published demo, which assumes 30 frames a seco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,19 +51,37 @@ def person_clip(
 ) -> tuple[Tensor, Tensor]:
     """Input of a box head for one person: a clip (3, T, h, w) and a box (4,), x1, y1, x2, y2 in its pixels.
 
-    images: uint8 (T, H, W, 3), RGB; box: x, y, width, height in them. Rounded to whole levels after resizing, as the published code's
-    images are; its fixed-point arithmetic may differ by one level.
+    images: uint8 (T, H, W, 3), RGB; box: x, y, width, height in them.
     """
-    x, y, width, height = box
-    corners = torch.tensor([int(x), int(y), int(x + width), int(y + height)], dtype=torch.float32)
+    size = (images.shape[1], images.shape[2])
+    return normalised(shrink(images, short_side), mean, std), shrunk_box(box, size, short_side)
+
+
+def shrink(images: Tensor, short_side: int) -> Tensor:
+    """The part of the images around a track that is looked at, with a short side of `short_side`: uint8 (T, H, W, 3) → uint8 (T, h, w, 3).
+
+    Rounded to whole levels, as the published code's images are; its fixed-point arithmetic may differ by one level.
+    """
     left, top = margins(images.shape[2], images.shape[1])
-    images = images[:, top : images.shape[1] - top, left : images.shape[2] - left]
-    corners = corners - torch.tensor([left, top, left, top])
-    long_side = max(images.shape[1:3])
-    resized = resize_short_side(images.permute(0, 3, 1, 2).float(), short_side).round().clamp(0, 255)  # (T, 3, h, w)
-    factor = max(resized.shape[2:]) / long_side
-    colours = (resized / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    return colours.transpose(0, 1), corners * factor
+    kept = images[:, top : images.shape[1] - top, left : images.shape[2] - left]
+    resized = resize_short_side(kept.permute(0, 3, 1, 2).float(), short_side)  # (T, 3, h, w)
+    return resized.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def shrunk_box(box: Sequence[float], size: tuple[int, int], short_side: int) -> Tensor:
+    """x, y, width, height in images of a height and width → x1, y1, x2, y2 in those of `shrink`, (4,)."""
+    (x, y, width, height), (rows, columns) = box, size
+    corners = torch.tensor([int(x), int(y), int(x + width), int(y + height)], dtype=torch.float32)
+    left, top = margins(columns, rows)
+    sides = sorted((columns - 2 * left, rows - 2 * top))
+    long_side = sides[1] if sides[0] == short_side else math.floor(sides[1] / sides[0] * short_side)
+    return (corners - torch.tensor([left, top, left, top])) * (long_side / sides[1])
+
+
+def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 (T, h, w, 3) → (3, T, h, w). mean and std are for 0..1."""
+    colours = (images / 255 - images.new_tensor(mean, dtype=torch.float32)) / images.new_tensor(std, dtype=torch.float32)
+    return colours.permute(3, 0, 1, 2)
 
 
 def margins(width: int, height: int) -> tuple[int, int]:

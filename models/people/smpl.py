@@ -15,6 +15,8 @@ from torch import Tensor, nn
 JOINTS = 24
 """The first one is the orientation of the whole body."""
 BETAS = 10
+CHOSEN, EXTRA, OPENPOSE = 21, 19, 25
+"""Vertices that count as joints, joints that are regressed from all vertices, and keypoints in OpenPose's order."""
 STATE = 6 * JOINTS + BETAS + 3
 """Number of values that a network estimates for a person: 24 rotations in 6 numbers each, the shape, a camera (scale, x, y)."""
 PREFIX = "smpl."
@@ -127,15 +129,15 @@ class Body(nn.Module):
             "posedirs": (9 * (JOINTS - 1), 3 * vertices),
             "J_regressor": (JOINTS, vertices),
             "lbs_weights": (vertices, JOINTS),
-            "joint_regressor_extra": (19, vertices),
+            "joint_regressor_extra": (EXTRA, vertices),
         }
-        integers = {"parents": (JOINTS,), "faces_tensor": (faces, 3), "joint_map": (25,)}
+        integers = {"parents": (JOINTS,), "faces_tensor": (faces, 3), "joint_map": (OPENPOSE,)}
         for name, shape in floats.items():
             self.register_buffer(name, torch.zeros(shape))
         for name, shape in integers.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
         self.vertex_joint_selector = nn.Module()
-        self.vertex_joint_selector.register_buffer("extra_joints_idxs", torch.zeros(21, dtype=torch.int64))
+        self.vertex_joint_selector.register_buffer("extra_joints_idxs", torch.zeros(CHOSEN, dtype=torch.int64))
 
     @classmethod
     def of_checkpoint(cls, weights: Mapping[str, Tensor]) -> Body:

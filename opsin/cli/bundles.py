@@ -66,6 +66,17 @@ def join(
     pose: Annotated[str, typer.Option(help="Bundle that tells poses: NAME[@VERSION].", show_default=False)],
     actions: Annotated[str, typer.Option(help="Bundle of LART.", show_default=False)],
     detector: Annotated[str | None, typer.Option(help="Bundle that finds people, where `--pose` does not.", show_default=False)] = None,
+    appearance: Annotated[
+        str | None, typer.Option(help="Bundle of an MViT with a box head, for a LART that reads appearance.", show_default=False)
+    ] = None,
+    body: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Your SMPL mesh, .npz or .safetensors, for a LART that reads joints. It stays where it is: workers need it at this path.",
+            show_default=False,
+        ),
+    ] = None,
     version: Annotated[str, typer.Option(help="The pipeline's version.")] = "1.0.0",
     rate: Annotated[float | None, typer.Option(help="Frames a second of LART's training. [default: its own]", show_default=False)] = None,
     step: Annotated[int | None, typer.Option(help="Rows that a window answers for. [default: a third]", show_default=False)] = None,
@@ -78,13 +89,16 @@ def join(
         from models.joining import join_actions
     except ModuleNotFoundError as error:
         raise lacks(error) from error
-    wanted = {"detector": detector, "pose": pose, "actions": actions}
+    if body is not None and not body.is_file():
+        raise Misuse(f"--body {body}: no such file")
+    wanted = {"detector": detector, "pose": pose, "appearance": appearance, "actions": actions}
     members: Any = {role: _chosen(bundles, [member])[0] for role, member in wanted.items() if member is not None}
     try:
-        made = join_actions(bundles, name, version, members, rate=rate, step=step)
+        made = join_actions(bundles, name, version, members, rate=rate, step=step, body=body)
     except BundleError as error:
         raise Failure(str(error)) from error
-    typer.echo(f"{made.path}  {', '.join(member.id for member in made.spec.members.values())}")
+    external = [f"{role} {file.path}" for role, file in made.spec.external.items()]
+    typer.echo(f"{made.path}  {', '.join([*(member.id for member in made.spec.members.values()), *external])}")
 
 
 @app.command()
@@ -204,13 +218,14 @@ def _print_spec(bundle: Bundle) -> None:
 
     spec, console = bundle.spec, screen()
     console.print(f"[bold]{spec.id}[/]  {escape(spec.description)}".rstrip())
-    facts = {
+    facts: dict[str, Any] = {
         "folder": bundle.path,
         "task": spec.task,
         "architecture": f"{spec.architecture}  {_flat(spec.config)}",
         **{name: _flat(part.model_dump(exclude_none=True)) for name, part in _inputs(spec) if part is not None},
         "weights": f"{size(spec.weights.bytes)}, SHA-256 {spec.weights.sha256}",
         **{name: f"{size(file.bytes)}, SHA-256 {file.sha256}" for name, file in spec.files.items()},
+        **{role: f"{file.path}, SHA-256 {file.sha256}" for role, file in spec.external.items()},
         **({"texts": texts} if (texts := tokenizers.summary(spec)) else {}),
         **({"trained on": spec.trained_on} if spec.trained_on else {}),
         **({"note": spec.note} if spec.note else {}),

@@ -309,14 +309,15 @@ class LoadedBundles:
 
 
 def _stamp(path: Path, spec: BundleSpec | None = None) -> tuple[int, ...]:
-    """Changes when the files of the bundle and of its members do."""
+    """Changes when the files of the bundle, of its members and outside of all bundles do."""
     members = [Bundle(path=path, spec=spec).member_path(member) for member in spec.members.values()] if spec else []
+    external = [Path(file.path) for file in spec.external.values()] if spec else []
+    inside = (folder / name for folder in (path, *members) for name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE, TOKENIZER_FILE))
     stamp: list[int] = []
-    for folder in (path, *members):
-        for name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE, TOKENIZER_FILE):
-            try:
-                stat = (folder / name).stat()
-            except OSError:
-                continue
-            stamp += [stat.st_mtime_ns, stat.st_size]
+    for file in (*inside, *external):
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        stamp += [stat.st_mtime_ns, stat.st_size]
     return tuple(stamp)

@@ -19,6 +19,7 @@ from models.spec import Preprocess
 from server.queue.messages import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles
 from tests.actions.bundles import LABELS, SMALL, sealed, write_lart, write_movenet, write_pipeline, write_watcher
+from tests.actions.published import STATISTICS
 from tests.bundles import UNSEALED, write_tiny_vit
 
 
@@ -119,7 +120,7 @@ def test_members_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
 
 def test_bodies_are_another_way_to_see_people(tmp_path: Path) -> None:
     """HMR 2.0 for poses, a detector before it, and LART on its published tokens of 229 values."""
-    config: LARTConfig = dataclasses.replace(SMALL, pose=Feature(POSE, 32, 32))
+    config: LARTConfig = dataclasses.replace(SMALL, pose=Feature(POSE, 32, 32), mean_std=STATISTICS)
     pose, detector, actions = write_hmr2(tmp_path), write_movenet(tmp_path), write_lart(tmp_path, config)
     assert "needs a member for `detector`" in refused(write_pipeline(tmp_path, {"pose": pose, "actions": actions}, "without"))
     assert load(write_pipeline(tmp_path, {"detector": detector, "pose": pose, "actions": actions})).steps is not None

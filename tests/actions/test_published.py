@@ -1,0 +1,392 @@
+"""LART in its published layout: joints of the user's mesh, appearance by a video network, and what is refused where one is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from typer.testing import CliRunner
+
+from models.actions import lookout
+from models.actions.appearance import Describer, Still, Subjects, Unfinished, describe
+from models.actions.bodies import Bodies
+from models.actions.perception import Found, Seen
+from models.actions.pipeline import Pipeline, PipelineConfig
+from models.actions.seconds import Seconds
+from models.actions.steps import ActionSteps, Watching
+from models.actions.tracks import Sighting, Track
+from models.bundle import SPEC_FILE, Bundle, BundleError, read
+from models.lart.model import LART
+from models.lart.windows import read_track
+from models.layers.steps import Finished, UnusableInput
+from models.loading import load
+from models.media.video import ClipLimits, Frames
+from models.people.body_file import read_body
+from models.people.clips import clip_frames as frames_of_clip
+from models.people.clips import groups, person_clip
+from models.people.tracks import POSE, Tracks, normalise_pose, pose_statistics
+from models.spec import Clip
+from opsin.cli.app import app
+from server.queue.messages import ServedBundle
+from server.worker.loaded_bundles import LoadedBundles
+from tests.actions.bundles import SMALL, write_lart, write_movenet
+from tests.actions.eyes import ColourEyes, two_people
+from tests.actions.published import COLOURS, LAYOUT, SMALL_MVIT, STRIDE, small_mvit, write_mesh, write_mvit
+from tests.actions.test_members import write_hmr2
+from tests.actions.test_steps import finish, job, same
+from tests.bundles import write_tiny_vit
+from tests.golden.case import read_case
+from tests.golden.replay_hmr2 import build
+from tests.models.recorded import GOLDEN
+
+RATE = 15.0
+STEP, MARGIN = 16, 14
+MIXING = np.random.default_rng(0).normal(size=(5, POSE + 135)) / 100
+
+
+class BodyEyes(ColourEyes):
+    """The same patches, of which a pose and joints are told that are a function of the box."""
+
+    @property
+    def values(self) -> Mapping[str, int]:
+        return {"pose": POSE, "joints": 135}
+
+    def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
+        return dataclasses.replace(super().seen(found, told), tokens=told_of(found.boxes))
+
+
+def told_of(boxes: NDArray[Any]) -> NDArray[np.float32]:
+    """(N, 5) → (N, 364)."""
+    told: NDArray[np.float32] = (boxes @ MIXING).astype(np.float32)
+    return told
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step looks at a whole window, however slow the machine is."""
+    monkeypatch.setattr(lookout, "STEP_S", float("inf"))
+    monkeypatch.setattr(lookout, "WAIT_S", 600.0)
+
+
+@pytest.fixture(scope="module")
+def lart() -> LART:
+    """Its scores depend on the appearance as much as on the rest."""
+    torch.manual_seed(0)
+    model = LART(LAYOUT).eval().requires_grad_(False)
+    assert model.appearance_encoder is not None
+    model.appearance_encoder[-1].weight.mul_(20)
+    return model
+
+
+@pytest.fixture
+def steps(lart: LART) -> ActionSteps:
+    describer = Describer(small_mvit(), COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
+    config = PipelineConfig(step=STEP, margin=MARGIN)
+    return ActionSteps(Pipeline(config, BodyEyes(), lart, Clip(frames=8, stride=1, rate=RATE), describer))
+
+
+def frames_of(video: bytes) -> NDArray[np.uint8]:
+    return np.stack([frame.pixels for frame in Frames(video, RATE, ClipLimits()).take(10**6)])
+
+
+def scores_of_track(lart: LART, frames: NDArray[np.uint8], first: int, boxes: NDArray[Any], detected: NDArray[np.bool_]) -> Tensor:
+    """The published procedure, a whole track at once: a feature for every six frames, each by a pass of its own over a clip of full frames,
+    then all frames through the network, (L, actions). boxes: (L, 5), zeros where the person was not seen."""
+    mvit, length = small_mvit(), len(boxes)
+    looks = torch.zeros(length, mvit.head.in_features)
+    for group in groups(length):
+        rows = first + frames_of_clip(group.middle, length, frames=SMALL_MVIT.frames, stride=STRIDE)
+        clip, box = person_clip(
+            torch.from_numpy(frames)[rows], boxes[group.middle, :4].tolist(), short_side=32, mean=COLOURS.mean, std=COLOURS.std
+        )
+        looks[group.first : group.end] = mvit(clip[None], torch.cat([torch.zeros(1), box])[None]).features[0]
+    told = torch.from_numpy(told_of(boxes))
+    pose = normalise_pose(told[:, :POSE], pose_statistics(LAYOUT.mean_std)).float()
+    track = Tracks(
+        pose[None, :, None],
+        torch.from_numpy(detected).float()[None, :, None, None],
+        joints=told[None, :, None, POSE:],
+        appearance=looks[None, :, None],
+    )
+    scores: Tensor = read_track(lart, track, step=STEP, margin=MARGIN).actions.sigmoid()[0, :, 0]
+    return scores
+
+
+@pytest.mark.parametrize("hidden", [range(0), range(20, 29), range(7), range(60, 100)], ids=["never", "between", "at first", "at last"])
+def test_a_video_is_told_what_the_published_procedure_tells_of_whole_tracks(steps: ActionSteps, lart: LART, hidden: range) -> None:
+    """One who walks and is perhaps hidden for a while, also in the middle of a group, or comes later, or leaves before the end; and one who
+    stands."""
+    video = two_people(100, hidden=hidden)
+    [told] = finish(steps, job(video))
+    frames = frames_of(video)
+    people = sorted({int(number) for number in told["boxes"][:, 0]})
+    assert len(people) == 2 and len(frames) == 100
+    for person in people:
+        mine = told["boxes"][told["boxes"][:, 0] == person]
+        rows = np.round(mine[:, 1] * RATE).astype(int)
+        first, end = int(rows[0]), int(rows[-1]) + 1
+        boxes, detected = np.zeros((end - first, 5), np.float32), np.zeros(end - first, bool)
+        boxes[rows - first], detected[rows - first] = mine[:, 2:], True
+        scores = scores_of_track(lart, frames, first, boxes, detected).numpy()
+        seconds = told["seconds"][told["seconds"][:, 0] == person]
+        assert len(seconds) == int((end - 1) / RATE) + 1
+        for second, said in zip(seconds, told["scores"][told["seconds"][:, 0] == person], strict=True):
+            key = round((int(second[1]) + 0.5) * RATE)
+            assert np.allclose(said, scores[max(0, key - 3 - first) : key + 3 - first].mean(axis=0), atol=1e-5)
+
+
+def test_appearance_matters(steps: ActionSteps) -> None:
+    """The same boxes before another background."""
+    video = two_people(60)
+    [plain] = finish(steps, job(video))
+    other = small_mvit()
+    other.patch_embed.proj.weight.mul_(-1)
+    describer = Describer(other, COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
+    model = steps._model
+    pipeline = Pipeline(model.config, BodyEyes(), model.network, Clip(frames=8, stride=1, rate=RATE), describer)
+    [changed] = finish(ActionSteps(pipeline), job(video))
+    assert np.array_equal(plain["boxes"], changed["boxes"])
+    assert np.abs(plain["scores"] - changed["scores"]).max() > 1e-3
+
+
+def test_where_steps_end_changes_no_answer(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even between any two blocks of the video network; two jobs take turns, and a step that is taken again ends in the same state."""
+    first, second = job(two_people(50)), job(two_people(33, hidden=range(5, 10)))
+    alone = [finish(steps, one)[0] for one in (first, second)]
+    monkeypatch.setattr("models.actions.steps.DESCRIBE_S", 1e-9)
+    for told, crowd in zip(alone, finish(steps, first, second), strict=True):
+        same(told, crowd)
+    [state] = steps.start([first], [{}])
+    with torch.inference_mode():
+        taken = 0
+        while not isinstance(outcome := steps.step([state], [False])[0], Finished):
+            taken += 1
+            if taken % 7 == 0:
+                steps.step([state], [False])
+            state = outcome.state
+    same(alone[0], {name: values.numpy() for name, values in outcome.outputs.items()})
+
+
+def test_frames_are_kept_only_as_long_as_clips_need_them(steps: ActionSteps) -> None:
+    """A clip reaches 6 rows to either side, a group has 6, a step 8; nobody is left out of sight for long."""
+    [state] = steps.start([job(two_people(120))], [{}])
+    kept = []
+    with torch.inference_mode():
+        while not isinstance(outcome := steps.step([state], [False])[0], Finished):
+            state = outcome.state
+            assert isinstance(state, Watching)
+            kept.append(len(state.stills))
+            assert state.nbytes - dataclasses.replace(state, stills=()).nbytes == kept[-1] * 32 * 38 * 3
+    assert 12 <= max(kept) <= 6 + 6 + 6 + 8
+
+
+def test_tracks_bring_their_appearance(steps: ActionSteps) -> None:
+    values = POSE + 135 + SMALL_MVIT.width * 4
+    tracks = {
+        "person": torch.ones(30, dtype=torch.int32),
+        "time": torch.arange(30, dtype=torch.float64) / RATE,
+        "box": torch.ones(30, 5),
+        "pose": torch.zeros(30, 0),
+        "token": torch.linspace(-1, 1, 30)[:, None].repeat(1, values),
+        "info": torch.zeros(5, dtype=torch.float64),
+    }
+    [told] = finish(steps, tracks)
+    assert told["seconds"][:, 1:].tolist() == [[0.0, 1.0], [1.0, 2.0]]
+    looks = tracks["token"].clone()
+    looks[:, -1] += 3
+    [other] = finish(steps, tracks | {"token": looks})
+    assert np.abs(told["scores"] - other["scores"]).max() > 1e-4
+    with pytest.raises(UnusableInput, match=f"tracks: tokens of 364 values where this bundle takes {values}"):
+        steps.start([tracks | {"token": torch.zeros(30, POSE + 135)}], [{}])
+
+
+def sighting(row: int) -> Sighting:
+    return Sighting(1, row, 1, np.zeros(3, np.float32), np.array([row / RATE, 10.0, 10.0, 20.0, 40.0, 0.9]), np.zeros(0))
+
+
+def test_a_group_waits_until_its_clip_is_known(lart: LART) -> None:
+    """Clips never leave the track: its last row may still lie ahead."""
+    track = Track.begin(sighting(4), Seconds.empty(RATE, 4, 4), appearance=2).seen([sighting(row) for row in range(4, 13)], 13)
+    assert track.group(6) is None
+    track = track.seen([sighting(13)], 14)
+    group = track.group(6)
+    assert group is not None and (group.first, group.end, group.middle) == (0, 6, 3) and track.known == 4
+    described = track.with_appearance(group, np.array([1.0, 2.0]))
+    assert described.known == 10 and described.group(6) is None
+    assert described.tokens[:6].tolist() == [[0, 0, 0, 1, 2]] * 6 and not described.tokens[6:].any()
+    ended = dataclasses.replace(described, ended=True)
+    rest = ended.group(6)
+    assert rest is not None and (rest.first, rest.end) == (6, 10)
+
+
+def test_nobody_who_is_not_believed_is_described() -> None:
+    describer = Describer(small_mvit(), COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
+    track = Track.begin(sighting(0), Seconds.empty(RATE, 0, 4), appearance=describer.values).seen([sighting(row) for row in range(40)], 40)
+    stills = [Still(row, np.full((32, 38, 3), row, np.uint8), (120, 160)) for row in range(40)]
+    doubtful, believed = (Subjects([track], frozenset(numbers), stills, Unfinished()) for numbers in ((), (1,)))
+    with torch.inference_mode():
+        describe(describer, [doubtful, believed], 600.0)
+    assert doubtful.tracks[0].known == 0 and believed.tracks[0].known == 36
+    assert [still.row for still in believed.still_needed(describer)] == list(range(30, 40))
+    gone = Subjects([dataclasses.replace(believed.tracks[0], ended=True)], frozenset([1]), stills, Unfinished())
+    with torch.inference_mode():
+        describe(describer, [gone], 600.0)
+    assert gone.tracks[0].known == 40 and gone.still_needed(describer) == ()
+
+
+# --- joints ---
+
+
+def test_joints_are_those_of_the_mesh_moved_by_the_camera(tmp_path: Path) -> None:
+    """Against the recorded joints of HMR2 with its made-up mesh; the camera's depth is divided by 200 (golden `phalp_to_tracklet`)."""
+    recorded = read_case(GOLDEN / "hmr2" / "tiny_forward")
+    eyes = Bodies(None, build(recorded), COLOURS, read_body(write_mesh(tmp_path / "body.npz")))  # type: ignore[arg-type]
+    with torch.inference_mode():
+        told = eyes.read(recorded.inputs["img"])
+    joints, exact = recorded.outputs["keypoints_3d"], recorded.tolerance
+    torch.testing.assert_close(torch.from_numpy(told[:, 229:]), joints.flatten(1), atol=exact.atol, rtol=exact.rtol)
+    found = Found(np.array([[20, 30, 40, 60, 0.9], [5, 5, 30, 80, 0.8]], np.float32), np.zeros((2, 51), np.float32), (120, 160))
+    seen = eyes.seen(found, told)
+    tokens = torch.from_numpy(seen.tokens)
+    camera = tokens[:, 226:229]
+    before = np.column_stack([camera[:, :2], (200 * camera[:, 2]).clamp(min=0.01)])
+    assert np.allclose(seen.locations[:, 90:93], before, rtol=1e-5)
+    assert tokens.shape == (2, POSE + 135)
+    expected = torch.cat([joints, torch.zeros(2, 1, 3)], dim=1) + camera[:, None]
+    torch.testing.assert_close(tokens[:, POSE:], expected.flatten(1), atol=exact.atol, rtol=exact.rtol)
+
+
+def test_nobody_has_no_joints(tmp_path: Path) -> None:
+    network = load(write_hmr2(tmp_path)).model
+    eyes = Bodies(None, network, COLOURS, read_body(write_mesh(tmp_path / "body.npz")))  # type: ignore[arg-type]
+    empty = Found(np.zeros((0, 5), np.float32), np.zeros((0, 51), np.float32), (120, 160))
+    assert eyes.seen(empty, np.zeros((0, 0), np.float32)).tokens.shape == (0, POSE + 135)
+
+
+# --- bundles ---
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """With all members."""
+    folder = tmp_path / "bundles"
+    write_movenet(folder)
+    write_hmr2(folder)
+    write_mvit(folder)
+    write_lart(folder, LAYOUT, "lart")
+    return folder
+
+
+def join(root: Path, name: str, *arguments: str) -> Any:
+    words = ["bundles", "join", name, "--bundles", str(root), "--pose", "small-hmr2", "--detector", "movenet", "--actions", "lart"]
+    return CliRunner().invoke(app, [*words, "--rate", "15", *arguments])
+
+
+def joined(root: Path, body: Path) -> Bundle:
+    made = join(root, "people", "--appearance", "small-mvit", "--body", str(body))
+    assert made.exit_code == 0, made.exception
+    return read(root / "people" / "1.0.0")
+
+
+@pytest.mark.parametrize("name", ["body.npz", "body.safetensors"])
+def test_a_mesh_is_named_and_stays_where_it_is(root: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    body = write_mesh(tmp_path / name)
+    bundle = joined(root, Path(name))
+    told = json.loads((bundle.path / SPEC_FILE).read_text())["external"]["body"]
+    assert told["path"] == str(body.resolve()) and told["bytes"] == body.stat().st_size and len(told["sha256"]) == 64
+    assert sorted(file.name for file in bundle.path.iterdir()) == [SPEC_FILE, "model.safetensors"]
+    assert (bundle.path / "model.safetensors").stat().st_size < 100
+    loaded = load(bundle)
+    model = loaded.model
+    assert isinstance(model, Pipeline) and LAYOUT.appearance is not None
+    assert dict(model.values) == {"pose": POSE, "joints": 135, "appearance": LAYOUT.appearance.values}
+    assert (model.config.step, model.config.margin) == (15, 14)
+    assert loaded.steps is not None
+
+
+def test_published_windows_answer_for_32_rows_with_32_around_them(root: Path, tmp_path: Path) -> None:
+    write_lart(root, dataclasses.replace(LAYOUT, frames=125), "long-lart")
+    body = write_mesh(tmp_path / "body.npz")
+    assert join(root, "long", "--appearance", "small-mvit", "--body", str(body), "--actions", "long-lart").exit_code == 0
+    config = read(root / "long" / "1.0.0").spec.config
+    assert (config["step"], config["margin"]) == (32, 32)
+
+
+def test_a_worker_without_the_mesh_says_so_and_serves_once_it_is_there(root: Path, tmp_path: Path) -> None:
+    body = write_mesh(tmp_path / "body.npz")
+    bundle = joined(root, body)
+    body.rename(tmp_path / "away")
+    with pytest.raises(BundleError, match=f"external.body: {body}: missing"):
+        load(bundle)
+
+    def warm_up(bundle: Bundle) -> object:
+        load(bundle)
+        raise BundleError("enough for this test")
+
+    bundles = LoadedBundles(root, warm_up, lambda spec: None, lambda: None)  # type: ignore[arg-type]
+    assert f"external.body: {body}: missing" in reason(bundles)
+    (tmp_path / "away").rename(body)
+    assert reason(bundles) == "enough for this test"
+
+
+def reason(bundles: LoadedBundles) -> str:
+    bundles.refresh({})
+    [told] = [one for one in bundles.announcements(1) if one.name == "people"]
+    assert isinstance(told, ServedBundle) and told.state == "unavailable"
+    return told.reason
+
+
+def test_another_mesh_is_not_taken(root: Path, tmp_path: Path) -> None:
+    body = write_mesh(tmp_path / "body.npz")
+    bundle = joined(root, body)
+    content = bytearray(body.read_bytes())
+    content[1000] ^= 1
+    body.write_bytes(content)
+    with pytest.raises(BundleError, match=r"its SHA-256 is not the one in bundle\.json"):
+        load(bundle)
+    verified = CliRunner().invoke(app, ["bundles", "verify", "people", "--bundles", str(root)])
+    assert verified.exit_code == 1 and "external.body" in str(verified.exception)
+
+
+def test_the_digest_covers_the_mesh(root: Path, tmp_path: Path) -> None:
+    body = write_mesh(tmp_path / "body.npz")
+    first = joined(root, body).spec
+    changed = first.model_copy(update={"external": {"body": first.external["body"].model_copy(update={"sha256": "0" * 64})}})
+    assert changed.digest() != first.digest()
+    assert "external" not in json.loads(read(root / "small-mvit" / "1").spec.to_bytes())
+
+
+def refusals(root: Path, folder: Path) -> Iterator[tuple[Sequence[str], str]]:
+    body, pickled = str(write_mesh(folder / "body.npz")), folder / "SMPL_NEUTRAL.pkl"
+    pickled.write_bytes(b"\x80\x04.")
+    write_mvit(root, dataclasses.replace(SMALL_MVIT, boxes=None), "whole-clips")
+    write_lart(root, SMALL, "poses")
+    write_lart(root, dataclasses.replace(LAYOUT, joints=None, appearance=None, mean_std=None), "without-statistics")
+    write_tiny_vit(root)
+    yield ("--appearance", "small-mvit"), r"lart@1 wants 135 values of joints .* the others tell 0; they need a body's mesh \(--body\)"
+    yield ("--body", body), r"wants 32 values of appearance .* the others tell 0; it needs a video network \(--appearance\)"
+    yield ("--body", body, "--appearance", "tiny"), "members.appearance: tiny@1 is of architecture vit; mvit is needed"
+    yield ("--body", body, "--appearance", "whole-clips"), "whole-clips@1: it classifies whole clips, and a network with a box head"
+    yield ("--body", str(folder / "none.npz")), "none.npz: no such file"
+    yield ("--body", str(pickled), "--appearance", "small-mvit"), "SMPL_NEUTRAL.pkl: a body's file is an .npz or a .safetensors"
+    yield ("--body", body, "--pose", "movenet", "--actions", "poses"), "external.body: movenet@1.0.0 tells keypoints"
+    yield ("--appearance", "small-mvit", "--pose", "movenet", "--actions", "poses"), "members.appearance: it needs whole frames"
+    yield ("--actions", "without-statistics"), "without-statistics@1 lacks the statistics of its poses: import it with --set mean_std"
+
+
+def test_what_does_not_fit_is_said_and_leaves_nothing(root: Path, tmp_path: Path) -> None:
+    for arguments, sentence in refusals(root, tmp_path):
+        made = join(root, "refused", *arguments)
+        assert made.exit_code != 0
+        assert re.search(sentence, str(made.exception)), str(made.exception)
+        assert not (root / "refused" / "1.0.0").exists()

@@ -1,0 +1,52 @@
+"""A running service answers with LART in its published layout, and says of a pipeline whose mesh is missing why it is not served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.bundle import Bundle
+from models.joining import join_actions
+from models.spec import Role
+from server import playground
+from tests.actions.bundles import LABELS, write_lart, write_movenet
+from tests.actions.conftest import START_S
+from tests.actions.published import LAYOUT, write_mesh, write_mvit
+from tests.actions.service import Watching
+from tests.actions.test_members import write_hmr2
+from tests.gateway import service
+from tests.gateway.service import eventually
+from tests.open_inference.service import worker_process
+
+CLIP = playground.SAMPLES / "figures.mp4"
+SECONDS = 1.2
+
+
+@pytest.mark.timeout(600)
+def test_a_service_answers_with_joints_and_appearance(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    members: dict[Role, Bundle] = {
+        "detector": write_movenet(bundles),
+        "pose": write_hmr2(bundles),
+        "appearance": write_mvit(bundles),
+        "actions": write_lart(bundles, LAYOUT, "lart"),
+    }
+    kept, gone = write_mesh(tmp_path / "kept.safetensors"), write_mesh(tmp_path / "gone.npz")
+    join_actions(bundles, "people", "1", members, rate=15.0, body=kept)
+    join_actions(bundles, "without", "1", members, rate=15.0, body=gone)
+    gone.unlink()
+    with service.valkey() as valkey, service.gateway(valkey.url) as gateway, worker_process(valkey.url, bundles) as worker:
+        eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_S)
+        listed = {model["name"]: model for model in gateway.http.get("/v1/models").json()["models"]}
+        assert {name: model["state"] for name, model in listed.items()} == {"people": "ready", "without": "unavailable"}
+        assert f"external.body: {gone}: missing" in listed["without"]["reason"]
+        asked = {"files": {"video": CLIP.read_bytes()}, "data": {"end_s": SECONDS, "model": "people"}, "timeout": START_S}
+        told = gateway.http.post("/v1/actions", **asked).raise_for_status().json()
+        refused = gateway.http.post("/v1/actions", **asked | {"data": {"model": "without"}})
+        spent = Watching(gateway, worker.pid).counted("opsin_video_stage_seconds_total", stage="appearance")
+    assert refused.status_code in (404, 503) and spent > 0
+    standing, *_ = told["people"]
+    assert [box[0] for box in standing["boxes"]] == pytest.approx([row / 15 for row in range(18)], abs=2e-3)
+    assert [second["start_s"] for second in standing["actions"]] == [0.0, 1.0]
+    assert {label["label"] for label in standing["actions"][0]["labels"]} == set(LABELS)
