@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, Unpack, overload
 import httpx
 
 from opsin import embedding, results, zero_shot
-from opsin.actions import ActionsOptions, Tracks, Video, VideoActions, actions_call, video_actions
+from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_call, video_actions
 from opsin.asking import ask_call
 from opsin.calls import Call, id_of_job, interpreted, understood
 from opsin.chunks import ONE, Chunk, Limits, limits_of
@@ -23,7 +23,7 @@ from opsin.gallery import AsyncGallery, answering, file_vectors
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
 from opsin.jobs import AsyncJob
 from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, asks_of_model, check_options, check_served, inputs_of, map_tasks
-from opsin.pictures import Picture
+from opsin.pictures import File, Picture
 from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
 from opsin.results import Classification, Model, Readiness
 from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_call, zero_shot_chunks
@@ -57,9 +57,25 @@ class AsyncClient:
     async def classify(
         self, images: Pictures, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
     ) -> AsyncJob[list[Classification]]: ...
-    async def classify(self, images: Picture | Pictures, *, wait: bool = True, **options: Unpack[ClassifyOptions]) -> Any:
+    @overload
+    async def classify(
+        self, *, video: File | None = None, audio: File | None = None, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+    ) -> Classification: ...
+    @overload
+    async def classify(
+        self, *, video: File | None = None, audio: File | None = None, wait: Literal[False], **options: Unpack[ClassifyOptions]
+    ) -> AsyncJob[Classification]: ...
+    async def classify(
+        self,
+        images: Picture | Pictures | None = None,
+        *,
+        video: File | None = None,
+        audio: File | None = None,
+        wait: bool = True,
+        **options: Unpack[ClassifyOptions],
+    ) -> Any:
         """See `Client.classify`. Files are read and arrays encoded in a thread."""
-        call, read = await asyncio.to_thread(classify_call, images, options), reader(images)
+        call, read = await asyncio.to_thread(classify_call, images, options, video, audio), reader(images)
         if wait:
             return understood(await self._service.exchange(call), read)
         return await self._later(call, read)
@@ -151,14 +167,14 @@ class AsyncClient:
 
     @overload
     async def actions(
-        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
+        self, video: File | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
     ) -> VideoActions: ...
     @overload
     async def actions(
-        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
+        self, video: File | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
     ) -> AsyncJob[VideoActions]: ...
     async def actions(
-        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
+        self, video: File | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
     ) -> Any:
         """See `Client.actions`."""
         call = await asyncio.to_thread(actions_call, video, tracks, options)

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, Unpack, overload
 import httpx
 
 from opsin import embedding, results, zero_shot
-from opsin.actions import ActionsOptions, Tracks, Video, VideoActions, actions_call, video_actions
+from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_call, video_actions
 from opsin.asking import ask_call
 from opsin.calls import Call, id_of_job, interpreted, understood
 from opsin.chunks import ONE, Chunk, Limits, limits_of
@@ -26,7 +26,7 @@ from opsin.gallery import Gallery, answering, file_vectors
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
 from opsin.jobs import Job
 from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, asks_of_model, check_options, check_served, inputs_of, map_threads
-from opsin.pictures import Picture
+from opsin.pictures import File, Picture
 from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
 from opsin.results import Classification, Model, Readiness
 from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_call, zero_shot_chunks
@@ -61,13 +61,29 @@ class Client:
     ) -> Job[Classification]: ...
     @overload
     def classify(self, images: Pictures, *, wait: Literal[False], **options: Unpack[ClassifyOptions]) -> Job[list[Classification]]: ...
-    def classify(self, images: Picture | Pictures, *, wait: bool = True, **options: Unpack[ClassifyOptions]) -> Any:
-        """The labels of one picture, or of several in one request (all or nothing), in their order.
+    @overload
+    def classify(
+        self, *, video: File | None = None, audio: File | None = None, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+    ) -> Classification: ...
+    @overload
+    def classify(
+        self, *, video: File | None = None, audio: File | None = None, wait: Literal[False], **options: Unpack[ClassifyOptions]
+    ) -> Job[Classification]: ...
+    def classify(
+        self,
+        images: Picture | Pictures | None = None,
+        *,
+        video: File | None = None,
+        audio: File | None = None,
+        wait: bool = True,
+        **options: Unpack[ClassifyOptions],
+    ) -> Any:
+        """The labels of one picture, or of several in one request (all or nothing), in their order; or of a video, a sound, or both.
 
-        A picture is a path, the bytes of a file, a binary file, a uint8 array (H, W[, C]) or a Pillow image.
+        A picture is a path, the bytes of a file, a binary file, a uint8 array (H, W[, C]) or a Pillow image; a video or sound a file.
         `options` are those of `ClassifyOptions`. Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
         """
-        call, read = classify_call(images, options), reader(images)
+        call, read = classify_call(images, options, video, audio), reader(images)
         if wait:
             return understood(self._service.exchange(call), read)
         return self._later(call, read)
@@ -171,14 +187,14 @@ class Client:
 
     @overload
     def actions(
-        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
+        self, video: File | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
     ) -> VideoActions: ...
     @overload
     def actions(
-        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
+        self, video: File | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
     ) -> Job[VideoActions]: ...
     def actions(
-        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
+        self, video: File | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
     ) -> Any:
         """Who does what when in a video, or in tracks of people: a file, or an answer's JSON.
 
