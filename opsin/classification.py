@@ -42,8 +42,8 @@ class ClassifyOptions(TypedDict, total=False):
 def classify_call(images: Picture | Pictures | None, asked: ClassifyOptions, video: File | None = None, audio: File | None = None) -> Call:
     """Images, or a video, a sound, or both. Raises TypeError, ValueError or OSError for what cannot be sent."""
     check_names("classify", asked, ClassifyOptions)
-    chosen: dict[str, Any] = dict(asked)
-    timeout, request_id = chosen.pop("timeout", None), chosen.pop("request_id", None)
+    chosen: dict[str, Any] = {name: asked.get(name) for name in ClassifyOptions.__annotations__}
+    timeout, request_id = chosen.pop("timeout"), chosen.pop("request_id")
     parts = {name: file_bytes(name, file) for name, file in (("video", video), ("audio", audio)) if file is not None}
     if (images is None) != bool(parts):
         raise ValueError("images, video, audio: give images, or a video, a sound, or both")
