@@ -135,6 +135,8 @@ class Architecture:
     """From the same: the route that answers with a bundle, None if none does. The field is None where the bundle's `task` tells."""
     views: Callable[[Mapping[str, Any]], Views] = lambda config: Views()
     """From the same: the views that the published test of a clip takes."""
+    fuses: Callable[[Mapping[str, Any]], bool] = lambda config: False
+    """From the same: whether sound and clip are classified together; otherwise each by itself."""
     reader: Reference | None = None
     """A function (bundle) → `Reader`, for bundles that read texts. Raises BundleError."""
     open: Reference | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ class ViewFrames:
     """The prepared frames of each view, in their order. The frames of a view that was looked at before are read again from the begin."""
 
     def __init__(self, data: NDArray[np.uint8], numbers: Sequence[Sequence[int]], limits: ClipLimits, prepare: Prepare) -> None:
-        """numbers: of the frames of each view, rising within a view, and no view begins before the one before it."""
+        """numbers: of the frames of each view, in the order in which the network sees them."""
         self._data, self._numbers, self._limits, self._prepare = data, numbers, limits, prepare
         self._reader: _Reader | None = self._read(0)
 
@@ -83,8 +84,9 @@ class _Reader:
         self.view = view
         """The one that was asked for last."""
         self._frames, self._numbers, self._prepare = frames, numbers, prepare
-        self._first = {number: view for view in reversed(range(view, len(numbers))) for number in numbers[view]}
         self._last = {number: view for view in range(view, len(numbers)) for number in numbers[view]}
+        self._ends = list(accumulate(map(max, numbers), max))
+        """By view, the last frame that it or one before it sees."""
         self._ready: dict[int, Tensor] = {}
         """By number, those that a view still needs."""
         self._changed = threading.Condition()
@@ -127,7 +129,7 @@ class _Reader:
             for frame in self._frames.take(1 + max(self._last)):
                 shown = [number for number in range(frame.row, frame.end) if number in self._last]
                 with self._changed:
-                    self._changed.wait_for(lambda shown=shown: self._closed or self._is_due(shown))  # type: ignore[misc]
+                    self._changed.wait_for(lambda shown=shown: self._closed or self._is_due(shown[0]))  # type: ignore[misc]
                     if self._closed:
                         return
                 prepared = self._prepare(frame.pixels)
@@ -141,5 +143,6 @@ class _Reader:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _is_due(self, numbers: Sequence[int]) -> bool:
-        return min((self._first[number] for number in numbers), default=0) <= self.view + AHEAD
+    def _is_due(self, number: int) -> bool:
+        """Views overlap, so what a later one sees first may lie before the end of this one."""
+        return number <= self._ends[min(self.view + AHEAD, len(self._ends) - 1)]

@@ -34,6 +34,7 @@ SYSTEM = System(
             steps={"audio-visual": "models.mavil.steps:mavil_steps"},
             precise_tasks=frozenset({"audio-visual"}),
             answers=lambda config: "classify",
+            fuses=lambda config: int(config.get("fusion_depth", 3)) > 0,
         ),
         Architecture(
             name="mavil_pretraining",

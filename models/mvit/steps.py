@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from models.bundle import BundleSpec
 from models.clips.steps import ClipSteps, Seen
 from models.merge_schedule import MergeSchedule
-from models.mvit.model import MViTConfig
+from models.mvit.model import MViT, MViTConfig
+from models.mvit.reversible import RevMViT
 
 
 def clip_steps(model: nn.Module, spec: BundleSpec, device: torch.device) -> ClipSteps | None:
     """None for a model of images, and for one of boxes, which a pipeline asks."""
+    assert isinstance(model, MViT | RevMViT)
     config = model.config
     if config.images or getattr(config, "boxes", None) is not None:
         return None

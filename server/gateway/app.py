@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> GatewayApp:
     ticks = Ticks()
     heavy = HeavyClients()
     turns = Turns(len(os.sched_getaffinity(0)), heavy=heavy)
-    limits = Limits(settings.max_points, settings.max_queries, settings.clip_limits)
+    limits = Limits(settings.max_points, settings.max_queries, settings.clip_limits, settings.sound_limits)
     decoder = Decoder(settings.max_pixels, limits=limits)
     presenting = Presenting(dispatcher.scenes, turns, decoder.budget)
     gateway = Gateway(

@@ -155,8 +155,8 @@ def _no_default(fleet: Fleet, task: str) -> Problem:
     suitable = ", ".join(sorted(spec.id for spec in loaded(fleet, task) if default.task.serves(spec) and takes(spec, default)))
     hint = f"(the operator can choose one: OPSIN_DEFAULT_MODELS__{task.upper().replace('-', '_')})"
     if default.parts:
-        parts = " and ".join(sorted(default.parts))
-        detail = f"name one of those that take it: {suitable} {hint}" if suitable else "no bundle that takes it is served"
+        parts, it = " and ".join(sorted(default.parts)), "it" if len(default.parts) == 1 else "both"
+        detail = f"name one of those that take {it}: {suitable} {hint}" if suitable else f"no bundle that takes {it} is served"
         return Problem(Kind.UNKNOWN_MODEL, f"there is no default model for {parts}; {detail}", "model")
     if suitable:
         return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {suitable} {hint}", "model")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.gateway import directory
 from server.http.problems import Kind, Problem
-from server.media import images, limits, video
+from server.media import images, limits, sound, video
 from server.media.limits import MediaError
 from server.queue.errors import RedisAway
 from server.queue.messages import Failure
@@ -17,6 +17,9 @@ MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {
     video.NotAVideo: Kind.NOT_A_VIDEO,
     video.TooMuchVideo: Kind.TOO_LARGE,
     video.CorruptVideo: Kind.CORRUPT_VIDEO,
+    sound.NotASound: Kind.NOT_A_SOUND,
+    sound.TooMuchSound: Kind.TOO_LARGE,
+    sound.CorruptSound: Kind.CORRUPT_SOUND,
     limits.InvalidPart: Kind.INVALID_OPTION,
     limits.ExcessivePart: Kind.TOO_LARGE,
 }

@@ -1,10 +1,15 @@
-"""Video → labels, on the route of `classify`. The worker gets `video` uint8 (bytes,), the file as it was sent, and `info` float64 (5,):
-width, height, frames a second, frames, seconds. It answers `scores` float32 (classes,), averaged, and `tokens` int32 (2,) of a view."""
+"""Video, sound, or both → labels, on the route of `classify`.
+
+The worker gets `video` uint8 (bytes,), the file as it was sent, with `info` float64 (5,): width, height, frames a second, frames, seconds;
+or `sound` float32 (n,), mono at the bundle's sample rate; or both. It answers `scores` float32 (classes,), averaged over views or windows,
+`tokens` int32 (2,) of one of them, and `windows` int32 () where it heard sound.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -12,10 +17,10 @@ from msgspec import UNSET, UnsetType
 
 from models.bundle import BundleSpec
 from models.registry import architectures
-from server.media import video
+from server.media import sound, video
 from server.media.images import Decoder
 from server.media.limits import named
-from server.tasks.base import Arrays, File, Item, Outputs, Part, Task, Tensor
+from server.tasks.base import Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
 from server.tasks.classify import (
     Classification,
     Classify,
@@ -23,6 +28,7 @@ from server.tasks.classify import (
     ClassifyOptions,
     ClipFacts,
     Merging,
+    SoundFacts,
     best_labels,
     checked_top_k,
     labelled,
@@ -31,11 +37,14 @@ from server.tasks.classify import (
 from server.tasks.merging import schedule_of
 from server.tasks.options import InvalidOption
 
+Use = Literal["both", "sound", "sight"]
+
 VIDEO = Part("video", "video", f"{video.NAMES}, told apart by their bytes.")
+AUDIO = Part("audio", "audio", f"{sound.NAMES}, told apart by their bytes; a video brings its own sound where it is needed.")
 
 
 class ClassifyClipsPlan(msgspec.Struct, frozen=True):
-    """`rung` is the one that names the schedule, if one does; `schedule` is r of every block."""
+    """`rung` is the one that names the schedule, if one does; `schedule` is r of every block. `use` and `windows` are as asked for."""
 
     top_k: int
     rung: str | None
@@ -44,36 +53,45 @@ class ClassifyClipsPlan(msgspec.Struct, frozen=True):
     crops: int
     start_s: float | None
     end_s: float | None
+    use: Use | None = None
+    windows: int | None = None
+    asks_views: bool = False
+    """Whether `views` was asked for, rather than the bundle's."""
 
 
 class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
     name = "classify-clips"
     route = "classify"
-    bundle_tasks = ("actions",)
-    part_sets = (("video",),)
+    bundle_tasks = ("actions", "audio-visual")
+    part_sets = (("video",), ("audio",), ("audio", "video"))
     summary = Classify.summary
-    parts = (VIDEO,)
+    parts = (VIDEO, AUDIO)
     options = ClassifyOptions
     plan_type = ClassifyClipsPlan
     answer = ClassifyAnswer
     example = Classify.example
-    echoed_arrays = ("info",)
+    echoed_arrays = ("info", "heard")
+    unread_arrays = ("heard",)
     takes_long = True
 
     def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
-        return (VIDEO,)
+        """A bundle that wants both takes a video alone, which has its own sound; one that classifies them apart takes either."""
+        if _fuses(spec):
+            return VIDEO, replace(AUDIO, required=False)
+        parts = tuple(part for part, wanted in ((VIDEO, _sees(spec)), (AUDIO, _hears(spec))) if wanted)
+        return parts if len(parts) == 1 else tuple(replace(part, required=False) for part in parts)
 
     def suits(self, spec: BundleSpec, parts: Collection[str]) -> bool:
-        return {part.name for part in self.takes(spec)} == set(parts)
+        if _fuses(spec):
+            return set(parts) == {"audio", "video"}
+        return len(parts) == 1 and set(parts) <= {part.name for part in self.takes(spec)}
 
     def plan(self, asked: ClassifyOptions, spec: BundleSpec) -> ClassifyClipsPlan:
         if asked.trace:
-            raise InvalidOption("trace", f"true: {spec.id} classifies clips, and only images are traced; leave it out")
-        for name in ("windows", "use"):
-            if (value := getattr(asked, name)) is not None:
-                raise InvalidOption(name, f"{value}: {spec.id} hears no sound; leave it out")
+            raise InvalidOption("trace", f"true: {spec.id} classifies no images, and only they are traced; leave it out")
         if asked.end_s is not None and asked.end_s <= (asked.start_s or 0.0):
             raise InvalidOption("end_s", f"{asked.end_s:g}: it must be after start_s, {asked.start_s or 0.0:g}")
+        _check_bundle(asked, spec)
         views = architectures()[spec.architecture].views(spec.config)
         rung, schedule = schedule_of(None if asked.merge is None else str(asked.merge), spec)
         return ClassifyClipsPlan(
@@ -84,26 +102,49 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             crops=asked.crops or views.crops,
             start_s=asked.start_s,
             end_s=asked.end_s,
+            use=asked.use,
+            windows=asked.windows,
+            asks_views=asked.views is not None,
         )
 
     def prepare(self, item: Item, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
-        with named("video"):
-            facts = video.probe(item["video"], decoder.limits.clips)
-        if plan.start_s is not None and plan.start_s >= facts.duration_s:
-            raise InvalidOption("start_s", f"{plan.start_s:g}: the video has {facts.duration_s:g} seconds")
-        info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
-        return [{"video": np.frombuffer(item["video"], np.uint8), "info": info}]
+        use = _used(item, plan, spec)
+        if use == "sight" and plan.windows is not None:
+            raise InvalidOption("windows", f"{plan.windows}: no sound is heard; leave it out")
+        if use == "sound" and plan.asks_views:
+            raise InvalidOption("views", f"{plan.views}: no video is seen; leave it out")
+        arrays: Arrays = {}
+        if use != "sound":
+            with named("video"):
+                facts = video.probe(item["video"], decoder.limits.clips)
+            _check_start(plan, facts.duration_s, "video")
+            info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
+            arrays |= {"video": np.frombuffer(item["video"], np.uint8), "info": info}
+        if use != "sight":
+            assert spec.sound is not None
+            rate = spec.sound.sample_rate
+            with named("audio"):
+                samples = sound.read(item["audio"] if "audio" in item else item["video"], rate, decoder.limits.sounds)
+            _check_start(plan, len(samples) / rate, "sound")
+            arrays |= {"sound": samples, "heard": np.array([len(samples) / rate, rate])}
+        return [arrays]
 
     def bucket(self, plan: ClassifyClipsPlan, spec: BundleSpec) -> str:
-        """Views of any video and number go together, if their tokens merge alike."""
         return ",".join(map(str, plan.schedule))
 
+    def bucket_of(self, plan: ClassifyClipsPlan, spec: BundleSpec, shapes: Shapes) -> str:
+        """Views of any video and number go together, and windows of any sound, if their tokens merge alike."""
+        return "+".join(name for name in ("sound", "video") if name in shapes) + ":" + self.bucket(plan, spec)
+
     def arguments(self, plan: ClassifyClipsPlan) -> dict[str, Any]:
-        asked = {name: getattr(plan, name) for name in ("views", "crops", "start_s", "end_s")}
+        asked = {name: getattr(plan, name) for name in ("views", "crops", "start_s", "end_s", "use", "windows")}
         return {"merge": list(plan.schedule), **asked}
 
-    def steps(self, plan: ClassifyClipsPlan, arrays: Arrays | None = None) -> int:
-        return plan.views * plan.crops
+    def steps(self, plan: ClassifyClipsPlan, arrays: Arrays | None = None) -> int | None:
+        """Those of sound are as many as its windows, which nothing else tells before."""
+        if arrays is not None and "sound" not in arrays:
+            return plan.views * plan.crops
+        return plan.windows
 
     def counted(self, jobs: Sequence[Arrays]) -> tuple[int, str]:
         return len(jobs), "clips"
@@ -121,28 +162,95 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         return labelled(np.stack([one["scores"] for one in outputs]), spec), told
 
     def result_bound(self, plan: ClassifyClipsPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-        """Scores (classes,), tokens (2,) and info (5,)."""
-        return 4 * len(spec.labels) + 8 * 7
+        """Scores (classes,), tokens (2,), windows (), info (5,) and heard (2,)."""
+        return 4 * len(spec.labels) + 8 * 10
 
     def sample(self, spec: BundleSpec) -> Arrays:
-        """`frames` uint8 (T, S, S, 3) of noise: a video would have to be decoded first, which is no work of the network."""
-        side, count = spec.pictures.image_size, 1 if spec.clip is None else spec.clip.frames
-        return {"frames": np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)}
+        """`frames` uint8 (T, S, S, 3) of noise, since decoding a video is no work of the network; `sound` of one window; or both."""
+        draw, arrays = np.random.default_rng(0), Arrays()
+        if _hears(spec):
+            assert spec.sound is not None
+            arrays["sound"] = draw.normal(0, 0.1, spec.sound.frames * spec.sound.sample_rate // 100).astype(np.float32)
+        if not _hears(spec) or _fuses(spec):
+            side, count = spec.pictures.image_size, 1 if spec.clip is None else spec.clip.frames
+            arrays["frames"] = draw.integers(0, 256, (count, side, side, 3), np.uint8)
+        return arrays
+
+
+def _sees(spec: BundleSpec) -> bool:
+    return spec.clip is not None and spec.preprocess is not None
+
+
+def _hears(spec: BundleSpec) -> bool:
+    return spec.sound is not None
+
+
+def _fuses(spec: BundleSpec) -> bool:
+    """Return whether a bundle goes by sound and sight together."""
+    return _sees(spec) and _hears(spec) and architectures()[spec.architecture].fuses(spec.config)
+
+
+def _check_bundle(asked: ClassifyOptions, spec: BundleSpec) -> None:
+    """Raises InvalidOption for what the bundle cannot do, whatever is sent."""
+    if not _hears(spec):
+        for name in ("windows", "use"):
+            if (value := getattr(asked, name)) is not None:
+                raise InvalidOption(name, f"{value}: {spec.id} hears no sound; leave it out")
+        return
+    if not _sees(spec) and asked.views is not None:
+        raise InvalidOption("views", f"{asked.views}: {spec.id} sees no video; leave it out")
+    if asked.crops is not None and asked.crops > 1:
+        raise InvalidOption("crops", f"{asked.crops}: {spec.id} sees the whole of each frame; use 1, or leave it out")
+    if _fuses(spec) and asked.views is not None:
+        raise InvalidOption("views", f"{asked.views}: {spec.id} looks at the video beside each window of sound; use windows")
+    uses = ("both",) if _fuses(spec) else tuple(use for use, can in (("sound", True), ("sight", _sees(spec))) if can)
+    if asked.use is not None and asked.use not in uses:
+        raise InvalidOption("use", f"{asked.use}: {spec.id} was trained for {' or '.join(uses)}")
+
+
+def _used(item: Item, plan: ClassifyClipsPlan, spec: BundleSpec) -> Use:
+    """Return what the bundle goes by. Raises InvalidOption where what was sent leaves it open, or does not suffice."""
+    if _fuses(spec):
+        return "both"
+    if plan.use == "sight" and "video" not in item:
+        raise InvalidOption("use", "sight: there is no video; send one")
+    if plan.use == "sound" or plan.use == "sight":
+        return plan.use
+    if "audio" in item and "video" in item:
+        raise InvalidOption("use", f"missing: {spec.id} classifies sound and sight apart; use sound or sight, or send one of them")
+    return "sound" if "audio" in item else "sight"
+
+
+def _check_start(plan: ClassifyClipsPlan, seconds: float, what: str) -> None:
+    if plan.start_s is not None and plan.start_s >= seconds:
+        raise InvalidOption("start_s", f"{plan.start_s:g}: the {what} has {seconds:g} seconds")
 
 
 def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Classification:
-    """The best labels of one clip."""
+    """The best labels of one clip or sound."""
     tokens_in, tokens_out = outputs["tokens"].tolist()
     return Classification(
         best_labels(outputs["scores"], plan.top_k, spec),
         Merging(plan.rung, plan.schedule, tokens_in, tokens_out),
         _clip_facts(outputs, plan, spec),
+        _sound_facts(outputs, plan),
     )
 
 
 def _clip_facts(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> ClipFacts | UnsetType:
     if spec.clip is None or "info" not in outputs:
         return UNSET
-    duration = float(outputs["info"][4])
-    seconds = min(duration, plan.end_s or duration) - (plan.start_s or 0.0)
-    return ClipFacts(spec.clip.frames, plan.views, plan.crops, round(seconds, 3))
+    views = int(outputs["windows"]) if "windows" in outputs else plan.views
+    return ClipFacts(spec.clip.frames, views, plan.crops, _seconds(float(outputs["info"][4]), plan))
+
+
+def _sound_facts(outputs: Outputs, plan: ClassifyClipsPlan) -> SoundFacts | UnsetType:
+    if "heard" not in outputs:
+        return UNSET
+    seconds, rate = outputs["heard"].tolist()
+    return SoundFacts(_seconds(seconds, plan), int(outputs["windows"]), int(rate))
+
+
+def _seconds(duration: float, plan: ClassifyClipsPlan) -> float:
+    """Return the length of the part that is classified."""
+    return round(min(duration, plan.end_s or duration) - (plan.start_s or 0.0), 3)

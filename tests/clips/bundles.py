@@ -6,15 +6,17 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from safetensors.torch import save_file
-from torch import nn
 
 from models.bundle import Bundle, BundleSpec, write
+from models.mavil.loudness import AUDIOSET
+from models.mavil.model import MAViL
 from models.published import fit, read_checkpoint
-from models.spec import Clip, Preprocess
+from models.spec import Clip, Preprocess, Sound, Task
 from tests.bundles import UNSEALED
-from tests.golden import replay_mae_st, replay_mvit, replay_rev
+from tests.golden import replay_mae_st, replay_mavil, replay_mvit, replay_rev
 from tests.golden.case import Case, read_case
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -32,13 +34,13 @@ class Recorded:
     crops: int
     offset: bool
     """Whether whole steps lie between views."""
-    side: int = SIDE
 
     @property
     def case(self) -> Case:
         return read_case(GOLDEN / self.folder)
 
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
+        """The network, with its `config`."""
         case = self.case
         if self.architecture == "video_mae":
             return replay_mae_st.load_finetuned(case).eval()
@@ -55,20 +57,43 @@ NETWORKS = {
 """By the names of their bundles."""
 
 
+OF_SOUND = {"both": "mavil/finetune_av", "apart": "mavil/finetune_uni"}
+"""MAViLs by the names of their bundles: one goes by sound and sight together, one by either."""
+LOUDNESS = AUDIOSET
+
+
+def mavil(name: str) -> MAViL:
+    return replay_mavil.load_finetuned(read_case(GOLDEN / OF_SOUND[name])).eval()
+
+
 def write_recorded(root: Path, name: str) -> Bundle:
     recorded = NETWORKS[name]
+    prepare = Preprocess(image_size=SIDE, short_side=SHORT_SIDE, interpolation="bilinear", mean=MEAN, std=STD)
     model = recorded.model()
+    return _written(root, name, "actions", recorded.architecture, model, prepare, Clip(frames=model.config.frames, stride=4))
+
+
+def write_mavil(root: Path, name: str) -> Bundle:
+    model = mavil(name)
     config = model.config
-    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
+    side, sound = config.image_size, Sound(frames=config.audio_frames, mel_bins=config.mel_bins, mean=LOUDNESS.mean, std=LOUDNESS.std)
+    prepare = Preprocess(image_size=side, short_side=side, fit="squeeze", interpolation="bilinear", mean=MEAN, std=STD)
+    return _written(root, name, "audio-visual", "mavil", model, prepare, Clip(frames=config.frames, stride=1, rate=2), sound)
+
+
+def _written(
+    root: Path, name: str, task: Task, architecture: str, model: Any, prepare: Preprocess, clip: Clip, sound: Sound | None = None
+) -> Bundle:
     spec = BundleSpec(
         name=name,
         version="1",
-        task="actions",
-        architecture=recorded.architecture,
-        config=dataclasses.asdict(config),
-        preprocess=Preprocess(image_size=SIDE, short_side=SHORT_SIDE, interpolation="bilinear", mean=MEAN, std=STD),
-        clip=Clip(frames=config.frames, stride=4),
-        labels=[f"action {index}" for index in range(config.classes)],
+        task=task,
+        architecture=architecture,
+        config=dataclasses.asdict(model.config),
+        preprocess=prepare,
+        clip=clip,
+        sound=sound,
+        labels=[f"action {index}" for index in range(model.config.classes)],
         license="CC0-1.0",
         weights=UNSEALED,
     )

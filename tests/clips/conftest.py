@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.actions.conftest import START_S
 from tests.actions.service import Watching
-from tests.clips.bundles import NETWORKS, write_recorded
+from tests.clips.bundles import NETWORKS, OF_SOUND, write_mavil, write_recorded
 from tests.gateway import service
 from tests.gateway.service import Gateway, eventually
 from tests.open_inference.service import worker_process
@@ -17,11 +18,14 @@ SECONDS = 60
 
 @pytest.fixture(scope="package")
 def watching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watching]:
-    """A service whose worker serves a classifier of clips of every architecture."""
+    """A service whose worker serves a classifier of clips, or of clips and sound, of every architecture."""
     bundles = tmp_path_factory.mktemp("bundles")
     for name in NETWORKS:
         write_recorded(bundles, name)
-    limits = {"max_video_pixels": PIXELS, "max_video_seconds": SECONDS, "max_video_frames": 2000}
+    for name in OF_SOUND:
+        write_mavil(bundles, name)
+    limits: dict[str, Any] = {"max_video_pixels": PIXELS, "max_video_seconds": SECONDS, "max_video_frames": 2000}
+    limits["max_audio_seconds"] = SECONDS
     with (
         service.valkey() as valkey,
         service.gateway(valkey.url, default_models={"classify-video": "mae-st"}, **limits) as started,

@@ -6,13 +6,17 @@ import io
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from PIL import Image
 
 from models.bundle import BundleSpec
+from models.spec import Clip, Sound
 from server.gateway.directory import Directory
+from server.http.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher
 from server.queue.fleet import Fleet
+from server.queue.messages import ServedBundle, WorkerInfo
 from server.settings import Settings
 from tests.actions.test_attacks import damaged_in_the_middle, without_stamps
 from tests.clips.test_route import ask
@@ -40,20 +44,20 @@ def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx.Res
         (413, {"video": clip(every(2, 10.0), size=(128, 128))}, {}, "video", "OPSIN_MAX_VIDEO_PIXELS"),
         (400, {"video": b""}, {}, "video", "empty"),
         (422, {"video": FILM, "image": PICTURE}, {}, "image", "sent beside `video`: send one of them"),
-        (422, {"video": FILM, "tracks": b"x"}, {}, "tracks", "unknown; the parts are `image`, `video`"),
+        (422, {"video": FILM, "tracks": b"x"}, {}, "tracks", "unknown; the parts are `image`, `video`, `audio`"),
         (422, {"video": FILM}, {"views": 0}, "views", "from 1 to 30"),
         (422, {"video": FILM}, {"views": 31}, "views", "from 1 to 30"),
         (422, {"video": FILM}, {"crops": 2}, "crops", "one of 1, 3"),
         (422, {"video": FILM}, {"start_s": 5}, "start_s", "the video has 1.2 seconds"),
         (422, {"video": FILM}, {"start_s": 1, "end_s": 0.5}, "end_s", "it must be after start_s"),
-        (422, {"video": FILM}, {"trace": "true"}, "trace", "only images are traced"),
+        (422, {"video": FILM}, {"trace": "true"}, "trace", "only they are traced"),
         (422, {"video": FILM}, {"windows": 2}, "windows", "hears no sound"),
         (422, {"video": FILM}, {"use": "sound"}, "use", "hears no sound"),
         (422, {"video": FILM}, {"model": "mvit2", "merge": 3}, "merge", "do not merge"),
         (422, {"video": FILM}, {"top_k": 12}, "top_k", "from 1 to 11"),
         (422, {"image": PICTURE}, {"model": "mvit2"}, "image", "mvit2@1 takes video, and no image"),
         (404, {"image": PICTURE}, {}, None, "no bundle for classify is served"),
-        (404, {"video": FILM}, {"model": "cats"}, "model", "known for classify: mae-st@1, mvit1@1, mvit2@1, rev-mvit@1"),
+        (404, {"video": FILM}, {"model": "cats"}, "model", "known for classify: apart@1, both@1, mae-st@1, mvit1@1, mvit2@1, rev-mvit@1"),
     ],
 )
 def test_refusals_name_the_field_and_what_is_wrong(
@@ -91,8 +95,21 @@ def test_a_damaged_video_ends_in_an_answer_or_a_refusal_and_the_next_is_classifi
     assert ask(gateway, video(12)).status_code == 200
 
 
+CLIP = {"clip": Clip(frames=8, stride=4)}
+SOUND = Sound(frames=64, mel_bins=32, mean=-4.0, std=4.5)
+
+
 def clips_spec(name: str) -> BundleSpec:
-    return make_spec(name).model_copy(update={"task": "actions", "architecture": "mvit", "ladder": [], "config": {"depth": 4}})
+    return make_spec(name).model_copy(update={"task": "actions", "architecture": "mvit", "ladder": [], "config": {"depth": 4}, **CLIP})
+
+
+def sound_spec(name: str, fusion_depth: int, **changes: Any) -> BundleSpec:
+    given = {"task": "audio-visual", "architecture": "mavil", "config": {"depth": 4, "fusion_depth": fusion_depth}, "sound": SOUND}
+    return make_spec(name).model_copy(update={**given, "ladder": [], **CLIP, **changes})
+
+
+def fleet(*specs: BundleSpec) -> Fleet:
+    return Fleet(specs={(spec.name, spec.version): spec for spec in specs})
 
 
 def directory(**settings: Any) -> Directory:
@@ -102,9 +119,42 @@ def directory(**settings: Any) -> Directory:
 
 def test_the_default_of_clips_is_the_only_one_that_takes_them_or_what_the_operator_says() -> None:
     reds, first, second = make_spec(), clips_spec("first"), clips_spec("second")
-    one = Fleet(specs={(spec.name, spec.version): spec for spec in (reds, first)})
-    two = Fleet(specs={(spec.name, spec.version): spec for spec in (reds, first, second)})
+    one, two = fleet(reds, first), fleet(reds, first, second)
     assert (directory().default(one, "classify"), directory().default(one, "classify-video")) == (reds, first)
     assert directory().default(two, "classify-video") is None and directory().default(two, "classify") == reds
     assert directory(default_models={"CLASSIFY_VIDEO": "second"}).default(two, "classify-video") == second
     assert directory().default(two, "actions") is None
+
+
+def test_the_default_of_sound_and_sight_is_made_for_exactly_what_came() -> None:
+    first, both, apart, ears = clips_spec("first"), sound_spec("both", 2), sound_spec("apart", 0), sound_spec("ears", 0, preprocess=None)
+    every = fleet(first, both, ears)
+    names = [directory().default(every, f"classify-{parts}") for parts in ("video", "audio", "audio-video")]
+    assert names == [first, ears, both]
+    assert directory().default(fleet(both), "classify-video") == both, "its own sound is in it"
+    assert directory().default(fleet(both), "classify-audio") is None
+    assert directory().default(fleet(apart), "classify-audio") == directory().default(fleet(apart), "classify-video") == apart
+    assert directory().default(fleet(apart, ears), "classify-audio") is None
+    assert directory(default_models={"CLASSIFY_AUDIO_VIDEO": "apart"}).default(fleet(apart, both), "classify-audio-video") == apart
+
+
+async def test_without_a_default_the_bundles_that_take_the_parts_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = WorkerInfo(id="w", host="here", pid=0, state="ready", device="cpu", bundles=[])
+    here, known = directory(worker_grace=0), fleet(clips_spec("first"), clips_spec("second"), sound_spec("ears", 0, preprocess=None))
+    served = [
+        ServedBundle(name=spec.name, version=spec.version, task=spec.task, digest=spec.digest(), state="ready")
+        for spec in known.specs.values()
+    ]
+    ready = Fleet((msgspec.structs.replace(worker, bundles=served),), known.specs)
+
+    async def told() -> Fleet:
+        return ready
+
+    monkeypatch.setattr(here, "fleet", told)
+    with pytest.raises(Problem) as several:
+        await here.find(None, "classify-video")
+    assert several.value.kind is Kind.UNKNOWN_MODEL and "first@1, second@1" in several.value.detail
+    assert "OPSIN_DEFAULT_MODELS__CLASSIFY_VIDEO" in several.value.detail and "ears" not in several.value.detail
+    with pytest.raises(Problem) as none:
+        await here.find(None, "classify-audio-video")
+    assert none.value.detail == "there is no default model for audio and video; no bundle that takes both is served"

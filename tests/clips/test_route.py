@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.clips.bundles import NETWORKS
+from tests.clips.bundles import NETWORKS, OF_SOUND
 from tests.clips.videos import expected, frames, video
 from tests.gateway.asked_later import accepted, comes_to, job, parsed, result
 from tests.gateway.service import Gateway
@@ -125,8 +126,6 @@ def test_the_open_inference_protocol_gives_scores_and_labels(gateway: Gateway, n
 
 
 def test_strangers_share_batches_and_no_answer_changes(gateway: Gateway) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     files = [video(COUNT, FPS, seed=seed) for seed in range(6)]
     with ThreadPoolExecutor(len(files)) as pool:
         answers = list(pool.map(lambda file: whole(gateway, file, "mae-st"), files))
@@ -137,9 +136,13 @@ def test_strangers_share_batches_and_no_answer_changes(gateway: Gateway) -> None
 
 def test_the_list_of_models_says_what_each_takes(gateway: Gateway) -> None:
     models = {model["name"]: model for model in gateway.http.get("/v1/models").json()["models"]}
-    assert models.keys() == NETWORKS.keys()
-    assert [name for name, model in models.items() if model["default"]] == ["mae-st"]
-    for model in models.values():
+    assert models.keys() == {*NETWORKS, *OF_SOUND}
+    assert {name for name, model in models.items() if model["default"]} == {"mae-st", "both", "apart"}
+    for name, required in (("both", [True, False]), ("apart", [False, False])):
+        told = [(part["name"], part["kind"], part["max_seconds"]) for part in models[name]["inputs"]]
+        assert told == [("video", "video", 60), ("audio", "audio", 60)]
+        assert [part["required"] for part in models[name]["inputs"]] == required
+    for model in (models[name] for name in NETWORKS):
         (part,) = model["inputs"]
         assert (model["task"], model["state"], part["name"], part["required"], part["max_seconds"]) == (
             "actions",

@@ -20,8 +20,8 @@ from tests.open_inference.service import worker_process
 from tests.processes import children
 from tests.video.clips import clip, every
 
-LONG = clip(every(1800, 30.0), size=(96, 128))
-"""A minute, of which 30 views with 3 crops take some seconds."""
+LONG = clip(every(1500, 30.0), size=(96, 128))
+"""Fifty seconds, of which 30 views with 3 crops take a while."""
 
 
 def asked_later(gateway: Gateway, file: bytes, **options: object) -> str:

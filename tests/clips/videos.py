@@ -62,10 +62,13 @@ def squares(images: NDArray[np.uint8], crops: int) -> list[Tensor]:
     return [pixels[:, :, top : top + SIDE, left : left + SIDE].transpose(0, 1) for top, left in corners]
 
 
-def expected(recorded: Recorded, images: NDArray[np.uint8], fps: float, views: int | None = None, crops: int | None = None) -> NDArray:
+def expected(
+    recorded: Recorded, images: NDArray[np.uint8], fps: float, views: int | None = None, crops: int | None = None
+) -> NDArray[np.float32]:
     """(classes,): the mean of the softmax over all views and crops."""
     model = recorded.model()
     numbers = view_numbers(len(images), fps, model.config.frames, views or recorded.views, offset=recorded.offset)
     seen = torch.stack([square for rows in numbers for square in squares(images[rows], crops or recorded.crops)])
     with torch.inference_mode():
-        return model(seen).logits.softmax(dim=-1).mean(dim=0).numpy()
+        scores: NDArray[np.float32] = model(seen).logits.softmax(dim=-1).mean(dim=0).numpy()
+    return scores

@@ -68,7 +68,7 @@ GRAPHS = {"lama.onnx": lambda: lama(512), "depth-anything-v2-small.onnx": lambda
 """Graph → one of the same signature with random weights."""
 SERVED = {
     *("vit-base", "deit-base", "tome-small", "mae-base", "maws-base", "rev-vit", "rev-mvit", "diffmae", "lama", "objects", "people"),
-    *("mae-large-pixels", "maws-clip", "flip-large", "cit-moco", "mvit-small", "mae-st"),
+    *("mae-large-pixels", "maws-clip", "flip-large", "cit-moco", "mvit-small", "mae-st", "mavil"),
 }
 """Bundles that the page says are answered for."""
 MEMBERS = {"hmr2", "lart-pose", "movenet"}

@@ -202,7 +202,7 @@ def _inputs(here: Gateway, spec: BundleSpec) -> list[PartSummary]:
             limits.max_images if part.max_count is None else part.max_count,
             limits.max_body_bytes,
             {"image": limits.max_pixels, "video": limits.max_video_pixels}.get(part.kind),
-            limits.max_video_seconds if part.kind == "video" else None,
+            {"video": limits.max_video_seconds, "audio": limits.max_audio_seconds}.get(part.kind),
             limits.max_video_frames if part.kind == "video" else None,
         )
         for part in parts.values()

@@ -31,9 +31,9 @@ from server.http import requests
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch
+from server.tasks import registry
 from server.tasks.base import JSON, Task
 from server.tasks.options import InvalidOption, Options
-from server.tasks.registry import ROUTES
 
 
 @dataclass(frozen=True)
@@ -171,5 +171,5 @@ async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
     return Asked(task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
 
 
-ENDPOINTS = {f"/v1/{name}": TaskRoute(*tasks) for name, tasks in ROUTES.items()}
+ENDPOINTS = {f"/v1/{name}": TaskRoute(*tasks) for name, tasks in registry.ROUTES.items()}
 ROUTES = [Route(path, endpoint, methods=["POST"], include_in_schema=False) for path, endpoint in ENDPOINTS.items()]

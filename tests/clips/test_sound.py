@@ -1,0 +1,202 @@
+"""Sound, and sound beside a clip, on `POST /v1/classify`: windows, what a video brings by itself, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from models.mavil.inputs import spectrogram
+from models.media.fbank import FbankConfig
+from tests.clips.bundles import MEAN, STD, mavil
+from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
+from tests.clips.videos import frames, video
+from tests.gateway.asked_later import accepted, comes_to, parsed, result
+from tests.gateway.service import Gateway
+from tests.sound.sounds import tones, wav, written
+from tests.video.clips import clip, every, sound_alone
+
+RATE, HOP, WINDOW = 16_000, 160, 400
+SECONDS = 4.0
+NOISE = np.random.default_rng(0).normal(0, 0.1, round(SECONDS * RATE)).astype(np.float32)
+BELL = wav(NOISE, RATE)
+"""Float samples at the rate of the networks: nothing is lost."""
+FILM = video(COUNT, FPS)
+
+
+def ask(gateway: Gateway, files: dict[str, bytes], headers: dict[str, str] | None = None, **options: Any) -> httpx.Response:
+    sent = {name: (name, data) for name, data in files.items()}
+    return gateway.http.post("/v1/classify", files=sent, data=options, headers=headers, timeout=120)
+
+
+def answered(gateway: Gateway, files: dict[str, bytes], **options: Any) -> Any:
+    return ask(gateway, files, **options).raise_for_status().json()
+
+
+def windows(samples: NDArray[np.float32], length: int) -> list[torch.Tensor]:
+    """Spectrograms (1, frames, mel bins) of consecutive windows of `length` frames; a short rest is no window."""
+    step = length * HOP
+    count = len(samples) // step + (len(samples) % step >= 0.1 * step)
+    return [torch.from_numpy(samples[at * step : at * step + (length - 1) * HOP + WINDOW]) for at in range(min(12, count))]
+
+
+def clip_at(images: NDArray[np.uint8], start: float, count: int, side: int) -> torch.Tensor:
+    """(3, T, S, S): two frames a second from `start`, each squeezed into a square; a short video is repeated."""
+    numbers = int(start * FPS) + np.floor(np.arange(count) * FPS / 2).astype(int)
+    numbers = numbers[np.arange(count) % max(1, int((numbers < len(images)).sum()))]
+    pixels = torch.from_numpy(images[numbers]).permute(0, 3, 1, 2).float()
+    squeezed = F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False) / 255
+    return ((squeezed - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)).transpose(0, 1)
+
+
+def heard(samples: NDArray[np.float32]) -> NDArray[np.float64]:
+    model = mavil("apart")
+    length, bins = model.config.audio_frames, model.config.mel_bins
+    banks = torch.stack([spectrogram(window, length, config=bank(bins)) for window in windows(samples, length)])
+    with torch.inference_mode():
+        return np.asarray(model.hear(banks).logits.double().sigmoid().mean(dim=0))
+
+
+def bank(bins: int) -> FbankConfig:
+    return FbankConfig(mel_bins=bins)
+
+
+def test_sound_is_classified_by_all_of_its_windows(gateway: Gateway) -> None:
+    answer = answered(gateway, {"audio": BELL}, top_k=7)
+    (told,) = answer["results"]
+    np.testing.assert_allclose(scores_of(answer), heard(NOISE), atol=TOLERANCE)
+    assert answer["model"] == "apart" and told["sound"] == {"seconds": 4.0, "windows": 9, "sample_rate": RATE} and "clip" not in told
+
+
+def test_a_part_of_a_sound_and_few_windows_can_be_asked_for(gateway: Gateway) -> None:
+    answer = answered(gateway, {"audio": BELL}, top_k=7, start_s=1, end_s=3.5, windows=2)
+    length = mavil("apart").config.audio_frames * HOP
+    np.testing.assert_allclose(scores_of(answer), heard(NOISE[RATE:][: 2 * length + WINDOW - HOP]), atol=TOLERANCE)
+    assert answer["results"][0]["sound"] == {"seconds": 2.5, "windows": 2, "sample_rate": RATE}
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("flac", "flac"), ("mp3", "libmp3lame"), ("ogg", "libopus"), ("adts", "aac"), ("aiff", "pcm_s16be")]
+)
+def test_every_format_is_heard(gateway: Gateway, container: str, codec: str) -> None:
+    channels = np.stack([tones(2.0, 48_000, 440.0), tones(2.0, 48_000, 660.0)])
+    (told,) = answered(gateway, {"audio": written(channels, 48_000, container, codec)})["results"]
+    assert told["sound"]["seconds"] == pytest.approx(2.0, abs=0.1) and told["sound"]["windows"] == 5
+
+
+def test_sight_alone_is_classified_by_a_bundle_of_both_kinds(gateway: Gateway) -> None:
+    model = mavil("apart")
+    config = model.config
+    answer = answered(gateway, {"video": FILM}, model="apart", top_k=7)
+    with torch.inference_mode():
+        seen = model.see(clip_at(frames(COUNT), 0.0, config.frames, config.image_size)[None]).logits.sigmoid()[0].numpy()
+    np.testing.assert_allclose(scores_of(answer), seen, atol=TOLERANCE)
+    assert answer["results"][0]["clip"] == {"frames": config.frames, "views": 1, "crops": 1, "duration_s": 4.0}
+
+
+def test_sound_and_sight_are_classified_together(gateway: Gateway) -> None:
+    model = mavil("both")
+    config = model.config
+    answer = answered(gateway, {"video": FILM, "audio": BELL}, top_k=9)
+    latest = SECONDS - config.frames / 2
+    heard_in = windows(NOISE, config.audio_frames)
+    banks = torch.stack([spectrogram(one, config.audio_frames, config=bank(config.mel_bins)) for one in heard_in])
+    starts = [max(0.0, min(at * config.audio_frames * HOP / RATE, latest)) for at in range(len(banks))]
+    seen = torch.stack([clip_at(frames(COUNT), start, config.frames, config.image_size) for start in starts])
+    with torch.inference_mode():
+        wanted = model(banks, seen).logits.double().sigmoid().mean(dim=0).numpy()
+    assert answer["model"] == "both"
+    np.testing.assert_allclose(scores_of(answer), wanted, atol=TOLERANCE)
+    (told,) = answer["results"]
+    assert told["clip"]["views"] == told["sound"]["windows"] == len(banks)
+
+
+def test_a_video_brings_its_own_sound(gateway: Gateway) -> None:
+    film = clip(every(30, 10.0), sound=True)
+    alone = answered(gateway, {"video": film}, model="both", top_k=9)
+    beside = answered(gateway, {"video": film, "audio": film}, top_k=9)
+    assert alone["results"] == beside["results"] and alone["results"][0]["sound"]["seconds"] == pytest.approx(3.0, abs=0.2)
+    by_ear = answered(gateway, {"video": film}, model="apart", use="sound")
+    assert "clip" not in by_ear["results"][0] and by_ear["results"] == answered(gateway, {"audio": film}, use="sound")["results"]
+
+
+def test_windows_are_told_as_they_are_heard_and_a_job_has_the_same_answer(gateway: Gateway) -> None:
+    plain = answered(gateway, {"audio": BELL})["results"]
+    headers = {"Accept": "text/event-stream"}
+    with gateway.http.stream("POST", "/v1/classify", files={"audio": BELL}, headers=headers, timeout=120) as response:
+        events = list(parsed(response.iter_lines()))
+    told = [event.data for event in events if event.name == "progress"]
+    assert {(one["total"], one["unit"]) for one in told} == {(9, "windows")} and told[-1]["done"] == 9
+    assert events[-1].data["results"] == plain
+    asked = accepted(ask(gateway, {"audio": BELL}, {"Prefer": "respond-async"}))
+    assert comes_to(gateway, asked, "done")["task"] == "classify"
+    assert result(gateway, asked).json()["results"] == plain
+
+
+def test_the_open_inference_protocol_takes_sound_and_sight(gateway: Gateway) -> None:
+    told = gateway.http.get("/v2/models/both").json()
+    assert [one["name"] for one in told["inputs"]] == ["video", "audio"] and told["outputs"][0]["shape"] == [-1, 9]
+
+    def infer(model: str, **files: bytes) -> NDArray[np.float64]:
+        inputs = [
+            {"name": name, "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(file).decode()]} for name, file in files.items()
+        ]
+        answer = gateway.http.post(f"/v2/models/{model}/infer", json={"inputs": inputs}, timeout=120).raise_for_status().json()
+        return np.array(next(output["data"] for output in answer["outputs"] if output["name"] == "scores"))
+
+    np.testing.assert_allclose(infer("apart", audio=BELL), heard(NOISE), atol=TOLERANCE)
+    together = scores_of(answered(gateway, {"video": FILM, "audio": BELL}, top_k=9))
+    np.testing.assert_allclose(infer("both", video=FILM, audio=BELL), together, atol=TOLERANCE)
+
+
+def many_channels(count: int) -> bytes:
+    return wav(np.zeros((4000, count), np.int16), RATE)
+
+
+@pytest.mark.parametrize(
+    ("status", "files", "options", "field", "detail"),
+    [
+        (415, {"audio": b"\x89PNG\r\n\x1a\n1234"}, {}, "audio", "not a sound"),
+        (422, {"audio": wav(np.zeros(0, np.int16), RATE)}, {}, "audio", "samples"),
+        (422, {"audio": wav(np.zeros(399, np.int16), RATE)}, {}, "audio", "too few"),
+        (422, {"audio": wav(np.full(4000, np.nan, np.float32), RATE)}, {}, "audio", "not a number"),
+        (413, {"audio": many_channels(9)}, {}, "audio", "channels"),
+        (413, {"audio": wav(np.zeros(4000, np.int16), 400_000)}, {}, "audio", "384"),
+        (413, {"audio": wav(np.zeros(61 * RATE, np.int16), RATE)}, {}, "audio", "OPSIN_MAX_AUDIO_SECONDS"),
+        (422, {"video": FILM}, {"model": "both"}, "audio", "sound"),
+        (422, {"audio": BELL}, {"model": "both"}, "video", "missing"),
+        (422, {"audio": BELL}, {"model": "mvit2"}, "audio", "mvit2@1 takes video, and no audio"),
+        (422, {"audio": BELL, "video": FILM}, {"model": "apart"}, "use", "use sound or sight"),
+        (422, {"audio": BELL, "video": FILM}, {"use": "sound"}, "use", "both@1 was trained for both"),
+        (422, {"audio": BELL}, {"use": "both"}, "use", "apart@1 was trained for sound or sight"),
+        (422, {"audio": BELL}, {"use": "sight"}, "use", "there is no video"),
+        (422, {"audio": BELL}, {"windows": 13}, "windows", "from 1 to 12"),
+        (422, {"audio": BELL}, {"views": 2}, "views", "no video is seen"),
+        (422, {"video": FILM}, {"model": "apart", "windows": 2}, "windows", "no sound is heard"),
+        (422, {"video": FILM}, {"model": "apart", "crops": 3}, "crops", "sees the whole of each frame"),
+        (422, {"audio": BELL}, {"start_s": 4}, "start_s", "the sound has 4 seconds"),
+        (422, {"audio": BELL}, {"trace": "true"}, "trace", "only they are traced"),
+        (422, {"audio": BELL, "image": BELL}, {}, "image", "sent beside `audio`"),
+    ],
+)
+def test_refusals_name_the_field_and_what_is_wrong(
+    gateway: Gateway, status: int, files: dict[str, bytes], options: dict[str, Any], field: str, detail: str
+) -> None:
+    answer = ask(gateway, files, **options)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    assert answer.json()["field"] == field and detail in answer.json()["detail"], answer.text
+
+
+def test_a_video_of_sound_alone_is_a_sound(gateway: Gateway) -> None:
+    (told,) = answered(gateway, {"audio": sound_alone(2.0)})["results"]
+    assert told["sound"]["seconds"] == pytest.approx(2.0, abs=0.1)
+    with av.open(io.BytesIO(sound_alone(2.0))) as opened:
+        assert not opened.streams.video
