@@ -68,7 +68,7 @@ def test_a_video_with_sound_is_a_video() -> None:
         ("caf", "pcm_s16be"),
         ("matroska", "libopus"),
         ("webm", "libopus"),
-        ("asf", "wmav2"),
+        ("asf", "libmp3lame"),
     ],
 )
 def test_sounds(container: str, codec: str) -> None:
