@@ -162,14 +162,15 @@ def _took(client: httpx.Client, form: Sequence[Any], known: int) -> float:
 def lengths(ground: Ground) -> list[Figure]:
     """Captions of very different lengths, each asked for once."""
     torch.set_num_threads(1)
-    loop, name, rounds = load(ground.pair.padded()), "lengths: texts/s in buckets ÷ padded to the longest", Rounds()
+    loop, padding, name = load(ground.pair.bundle), ground.pair.padding(), "lengths: texts/s in buckets ÷ padded to the longest"
+    rounds = Rounds()
     trial = pairs.captions(max(LOOP_BATCHES), seed=0)
-    batch = max(LOOP_BATCHES, key=lambda size: pairs.texts_per_second(loop, trial, size))
+    batch = max(LOOP_BATCHES, key=lambda size: pairs.texts_per_second(loop, padding, trial, size))
     with _asking(ground, threads=1) as client:
         _texts_per_second(client, pairs.captions(TEXTS, seed=0))
         for number in range(1, ground.rounds + 1):
             asked = pairs.captions(TEXT_CLIENTS * TEXTS, seed=number)
-            rate, padded = _texts_per_second(client, asked), pairs.texts_per_second(loop, asked[:LOOP_TEXTS], batch)
+            rate, padded = _texts_per_second(client, asked), pairs.texts_per_second(loop, padding, asked[:LOOP_TEXTS], batch)
             promise = ground.pair.flops(ground.pair.text.length).text / statistics.mean(ground.pair.text_flops(asked))
             rounds.note(rate / padded / promise, promise=promise, times=rate / padded, served_per_s=rate, padded_per_s=padded)
             ground.say(f"{name}, round {number}: {rate:.1f} and {padded:.1f}: {rate / padded:.2f} times, promised {promise:.2f}")

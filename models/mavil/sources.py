@@ -17,14 +17,10 @@ from models.clips.frames import GivenFrames, ViewFrames
 from models.layers.steps import Tensors, UnusableInput
 from models.mavil.inputs import ROUNDING, clip_frames, normalise_clip, spectrograms
 from models.mavil.loudness import Loudness
+from models.media import sound_windows
 from models.media.fbank import FbankConfig
 from models.media.video import ClipLimits, bytes_ahead, decoder_bytes
 from models.spec import Clip, Preprocess, Sound
-
-MOST_WINDOWS = 12
-LEAST_REST = 0.1
-"""Share of a window that must be left at the end of a sound to be a window of its own: a shorter one would be padding, and count as much
-as the others."""
 
 
 @dataclass(frozen=True)
@@ -71,23 +67,13 @@ class Listener:
         return FbankConfig(sample_rate=self.sound.sample_rate, mel_bins=self.sound.mel_bins, high_hz=self.sound.sample_rate / 2)
 
     @property
-    def stride(self) -> int:
-        """Samples from the begin of a window to that of the next one."""
-        return self.sound.frames * self.bank.hop
-
-    @property
     def seconds(self) -> float:
         """Seconds from the begin of a window to that of the next one."""
-        return self.stride / self.sound.sample_rate
-
-    def windows(self, samples: int) -> int:
-        """Return how many consecutive windows a sound fills, the last one padded."""
-        whole, rest = divmod(samples, self.stride)
-        return min(MOST_WINDOWS, max(1, whole + (rest >= max(LEAST_REST * self.stride, self.bank.window))))
+        return sound_windows.stride(self.sound) / self.sound.sample_rate
 
     def cut(self, sound: Tensor, window: int) -> Tensor:
         """Return the samples that the frames of one window cover: the last frames reach into the next window."""
-        begin = window * self.stride
+        begin = window * sound_windows.stride(self.sound)
         return sound[begin : begin + (self.sound.frames - 1) * self.bank.hop + self.bank.window]
 
     def __call__(self, sounds: list[Tensor]) -> Tensor:
@@ -209,7 +195,7 @@ class Sources:
         least = self.listener.bank.window
         if len(part) < least:
             raise UnusableInput(f"audio: {len(part)} samples at {rate} Hz are too few: one analysis window has {least}")
-        fitting = self.listener.windows(len(part))
+        fitting = sound_windows.count(len(part), self.listener.sound)
         return SoundSource(part, self.listener, min(fitting, windows or fitting))
 
     def _given(self, frames: Tensor, count: int) -> ClipSource:

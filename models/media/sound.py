@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from models.media.confined import Confined, ProgramDied
 from models.media.containers import HEAD_BYTES, names_other_files
 from models.media.sound_formats import NAMES, demuxer
+from models.media.sound_windows import SHORTEST_S
 
-__all__ = ["NAMES", "SHORTEST_S", "Kind", "SoundError", "SoundLimits", "decode"]
+__all__ = ["NAMES", "Kind", "SoundError", "SoundLimits", "decode"]
 
 PROGRAM = "models.media.sound_program"
-SHORTEST_S = 0.025
-"""One analysis window of a filter bank (`models.media.fbank`): nothing is heard in less."""
 SLACK_S = 1.0
 """What a program may send beyond the bound, before it is not believed."""
 
@@ -43,7 +42,7 @@ class SoundLimits:
 def decode(data: bytes | memoryview, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
     """Return the sound of a file, or of a video, float32 (n,): each channel resampled to `rate` samples a second, then their mean.
 
-    Raises SoundError for what is no sound, above a limit, damaged, or shorter than `SHORTEST_S`."""
+    Raises SoundError for what is no sound, above a limit, damaged, or shorter than one frame of a spectrogram."""
     chunks, most = list[NDArray[np.float32]](), round((limits.seconds + SLACK_S) * rate)
     with _run(data, rate, limits) as program:
         while "end" not in (told := _answer(program)):

@@ -28,9 +28,9 @@ BAD_PACKETS = 5_000
 """A file with more damaged packets than this is given up."""
 LOUDEST = 64.0
 """Full scale is 1; 36 dB above it are believed."""
-RESAMPLER = {"filter_size": "128", "cutoff": "0.98", "linear_interp": "1", "kaiser_beta": "9"}
-"""Options of libswresample: at 16 kHz it passes what lies below 7.5 kHz, and what would fold back is 90 dB weaker. Between the phases that
-it keeps, of rates with no small ratio, it interpolates."""
+RESAMPLER = {"filter_size": "64", "cutoff": "0.97", "linear_interp": "1", "kaiser_beta": "9"}
+"""Options of libswresample: at 16 kHz it passes what lies below 7 kHz as it is, and what folds back is 90 dB weaker. Where rates have no
+small ratio, it interpolates between the phases that it keeps."""
 
 
 class Resampler:
@@ -45,7 +45,7 @@ class Resampler:
         source = self._graph.add(
             "abuffer", sample_rate=str(sampling), sample_fmt=sample_format, channel_layout=layout, time_base=f"1/{sampling}"
         )
-        resample = self._graph.add("aresample", sample_rate=str(rate), out_sample_fmt="fltp", **RESAMPLER)
+        resample = self._graph.add("aresample", sample_rate=str(rate), out_sample_fmt="flt", **RESAMPLER)
         source.link_to(resample)
         resample.link_to(self._graph.add("abuffersink"))
         self._graph.configure()
@@ -61,7 +61,8 @@ class Resampler:
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
             assert isinstance(resampled, AudioFrame)
-            yield resampled.to_ndarray().mean(axis=0, dtype=np.float32)
+            packed = resampled.to_ndarray()  # PyAV reads beyond the planes of eight channels that are not packed
+            yield packed.reshape(-1, resampled.layout.nb_channels).mean(axis=1, dtype=np.float32)
 
 
 def sound_of(container: InputContainer) -> AudioStream:

@@ -16,6 +16,8 @@ FORMS = {b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}
 GROUPS = frozenset({b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"})
 TAG_HEADER = 10
 """Bytes of an ID3v2 tag before its content (id3.org, ID3v2.4.0 section 3.1)."""
+TAGS = 16
+"""Tags that are read, at most."""
 PADDING = 2**16
 """Zeros that may follow a tag, at most."""
 LONGEST_FRAME = 2881
@@ -45,7 +47,9 @@ def demuxer(data: bytes | memoryview) -> str | None:
 def _after_tags(data: memoryview) -> int:
     """Return where the ID3v2 tags before a sound end, which may hold megabytes of pictures."""
     start = 0
-    while bytes(data[start : start + 3]) == b"ID3" and len(data) - start >= TAG_HEADER:
+    for _ in range(TAGS):
+        if bytes(data[start : start + 3]) != b"ID3" or len(data) - start < TAG_HEADER:
+            break
         size = 0
         for byte in data[start + 6 : start + TAG_HEADER]:
             size = size << 7 | byte & 0x7F

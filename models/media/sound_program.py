@@ -30,7 +30,9 @@ def main() -> None:
         confined.say({"end": True})
     except Refused as refusal:
         confined.say({"error": refusal.kind, "detail": str(refusal)})
-    except (av.error.FFmpegError, ValueError, OverflowError, MemoryError) as error:
+    except av.error.PatchWelcomeError:
+        confined.say({"error": "broken", "detail": "it uses a part of its format that is not decoded here"})
+    except (av.error.FFmpegError, ValueError, ArithmeticError, MemoryError) as error:
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
         confined.say({"error": "broken", "detail": f"the file is truncated or damaged ({words})"})
 

@@ -42,7 +42,7 @@ from server.telemetry.metrics import GatewayMetrics
 INLINE_PIXELS = headers.SMALL_PIXELS
 """An image that claims to be small and is larger than this is decoded in a thread after all."""
 
-AT_ONCE_MS = 1000
+AT_ONCE_MS = 250
 """So much work of a request has its turn by priority, ..."""
 BEHIND = 4
 """... and what follows is queued as `low`, behind by so many times the work before it: others leave it about a quarter of the device."""

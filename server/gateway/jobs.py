@@ -156,10 +156,10 @@ class Jobs:
         task = TASKS.get(record.task)
         if task is None:
             raise Problem(Kind.NOT_OFFERED, f"this gateway does not know the task {record.task!r}: ask a newer one")
-        spec = await self._dispatcher.spec(record.digest)
-        if spec is None:
+        spec, plan = await self._dispatcher.spec(record.digest), await self._dispatcher.records.plan(record.id)
+        if spec is None or plan is None:
             raise unknown(record.id)
-        return Planned(task, spec, msgspec.msgpack.decode(record.plan, type=task.plan_type))
+        return Planned(task, spec, msgspec.msgpack.decode(plan, type=task.plan_type))
 
     @asynccontextmanager
     async def _held(self, record: Record, shown: Planned, media_type: str, client: str) -> AsyncIterator[Response]:

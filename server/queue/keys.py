@@ -103,6 +103,8 @@ suspects = _named("suspects")
 """Jobs that a worker is running, by slot: it may die of them."""
 stage = _named("stage")
 """A large message on its way into the queue."""
+record = _named("record")
+"""A client's job."""
 result = _named("result")
 """The reply to one job of a record."""
 events = _named("events")

@@ -71,8 +71,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     part: str = ""
     items: int = 0
     """Number of items, whose jobs come first; 0: those of an earlier version, a job each."""
-    plan: bytes
-    """msgpack of the task's plan."""
     request_id: str
     prepare_ms: float
     count: int
@@ -96,16 +94,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return [f"{self.id}-{index}" for index in range(self.count)]
 
     @staticmethod
-    def of(record_id: str, place: int, flat: Sequence[bytes]) -> Record:
-        """Read it from the flat list of a hash. Raises msgspec.ValidationError for what no script of ours wrote."""
-        values = dict(zip(flat[::2], flat[1::2], strict=True))
-        known: dict[str, object] = {name.decode(): value if name == b"plan" else value.decode() for name, value in values.items() if value}
+    def of(record_id: str, place: int, values: Sequence[bytes | None]) -> Record:
+        """Read it from the values of NAMES. Raises msgspec.ValidationError for what no script of ours wrote."""
+        known: dict[str, object] = {name: value.decode() for name, value in zip(NAMES, values, strict=True) if value}
         known |= {"id": record_id, "place": place if place >= 0 else None}
         if "unit" in known:
             known["progress"] = known  # done, total, unit
         if "failure" in known:
             known["failure"] = {"kind": known["failure"], "detail": known["detail"]}
-        return msgspec.convert(known, Record, strict=False, builtin_types=(bytes,))
+        return msgspec.convert(known, Record, strict=False)
+
+
+NAMES = (*(field.encode_name for field in msgspec.structs.fields(Record)), "done", "total", "unit", "detail")
+"""Fields of the hash that a Record is read from: all but the plan, which may be large."""
 
 
 class RecordEvent(NamedTuple):

@@ -18,7 +18,7 @@ from server.queue.enqueuer import LATE, Enqueuer, to_rows
 from server.queue.errors import DeadlineExceeded, KeyTaken, NeverFits, RecordLost, RedisAway, ResultsFull
 from server.queue.messages import QueuedJob, Reply, decode, decode_arrays, later
 from server.queue.pieces import Freight
-from server.queue.record import RECORD_BYTES, Draft, Happened, Record, RecordEvent, State, epoch_of
+from server.queue.record import NAMES, RECORD_BYTES, Draft, Happened, Record, RecordEvent, State, epoch_of
 from server.queue.rows import Recorded
 from server.queue.wire import AsyncWire
 from server.settings import Settings
@@ -85,11 +85,16 @@ class Records:
         """None: unknown, or expired. Raises RecordLost."""
         if not epoch_of(record_id):
             return None
-        epoch, place, flat = await self._link.script("read_record", record_id)
-        if not flat:
+        epoch, place, values = await self._link.script("read_record", record_id, *NAMES)
+        if not values:
             self._check_epoch(record_id, epoch)
             return None
-        return Record.of(record_id, place, flat)
+        return Record.of(record_id, place, values)
+
+    async def plan(self, record_id: str) -> bytes | None:
+        """The msgpack of its task's plan. None: it has expired."""
+        plan: bytes | None = await self._link.command("HGET", self._link.name(keys.record(record_id)), "plan")
+        return plan
 
     async def cancel(self, record_id: str) -> bool:
         """End a job, or remove what is left of one that has ended. False: there is none. Raises RecordLost."""

@@ -42,8 +42,8 @@ def test_arithmetic_counts_the_pieces_of_each_text(cache: Path) -> None:
 
 def test_the_loop_pads_every_text_to_the_longest(cache: Path) -> None:
     pair = pairs.make_pair(cache, "cit", "tiny")
-    assert Tokeniser.open(pair.padded()).encode(["of"]).tokens.shape == (1, pair.text.length)
-    assert pairs.texts_per_second(load(pair.padded()), pairs.captions(5, seed=0), batch=2) > 0
+    assert pair.padding().encode(["of"]).tokens.shape == (1, pair.text.length)
+    assert pairs.texts_per_second(load(pair.bundle), pair.padding(), pairs.captions(5, seed=0), batch=2) > 0
 
 
 def test_another_server_gets_every_weight(cache: Path, tmp_path: Path) -> None:

@@ -100,7 +100,13 @@ def test_options_out_of_range_are_named_with_what_is_possible(gateway: Gateway, 
     assert document["field"] == option
     assert any(
         hint in document["detail"]
-        for hint in ("from 1 to 10", "positive integer", "gentle, strong", "high, normal, low", "model, top_k, merge, trace, priority")
+        for hint in (
+            "from 1 to 10",
+            "positive integer",
+            "gentle, strong",
+            "high, normal, low",
+            "model, top_k, merge, trace, views, crops, start_s, end_s, windows, use, priority",
+        )
     )
 
 

@@ -29,11 +29,13 @@ def written(channels: NDArray[Any], rate: int, container: str, codec: str) -> by
     with av.open(file, "w", format=container) as made:
         stream = made.add_stream(codec, rate=rate)
         stream.codec_context.layout = layout
+        if codec == "wmav2":
+            stream.codec_context.bit_rate = 128_000
         if codec == "vorbis":
             stream.codec_context.options = {"strict": "experimental"}
         for start in range(0, channels.shape[1], 960):
-            part = np.ascontiguousarray(channels[:, start : start + 960], np.float32)
-            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
+            part = np.ascontiguousarray(channels[:, start : start + 960].T, np.float32)
+            frame = av.AudioFrame.from_ndarray(part.reshape(1, -1), format="flt", layout=layout)
             frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
             made.mux(stream.encode(frame))
         made.mux(stream.encode(None))

@@ -16,7 +16,7 @@ from models.media.video_program import Refused
 from training.data.base import Unreadable
 
 VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v"})
-SOUNDS = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"})
+SOUNDS = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif", ".caf"})
 _ERRORS = (OSError, ValueError, IndexError, av.error.FFmpegError)
 
 

@@ -21,6 +21,7 @@ from models.mavil.model import MAViL, MAViLConfig
 from models.mavil.sources import Inputs, Listener, Sources
 from models.mavil.steps import Halves, MAViLSteps, Scoring, Use, mavil_steps
 from models.media.fbank import FbankConfig
+from models.media.sound_windows import count
 from models.merge_schedule import MergeSchedule
 from models.spec import Clip, Preprocess, Sound
 from tests.golden.case import Case, read_case
@@ -182,7 +183,7 @@ def test_a_softmax_of_each_window_is_averaged() -> None:
 )
 def test_consecutive_windows_cover_a_sound(samples: int, windows: int) -> None:
     """A rest of less than a tenth of a window is none; twelve are the most."""
-    assert Listener(SOUND).windows(samples) == windows
+    assert count(samples, SOUND) == windows
 
 
 def test_fewer_windows_can_be_asked_for_and_progress_tells_how_many() -> None:

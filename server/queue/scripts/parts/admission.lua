@@ -45,6 +45,8 @@ local function drop_staged(jobs)
   end
 end
 
+local named = {}  -- streams that this script has noted
+
 -- Adds a job (row enqueued, with its message) to its stream; `last`: it was let into the last eighth.
 local function put(job, now, last)
   local ttl = job.deadline_ms - now + LINGER_MS
@@ -54,7 +56,7 @@ local function put(job, now, last)
     redis.call('RENAME', P .. 'stage:' .. job.job, P .. 'blob:' .. job.job)
     call('PEXPIRE', 'blob:' .. job.job, ttl)
   end
-  call('SADD', 'queues', job.stream)
+  if not named[job.stream] then named[job.stream] = call('SADD', 'queues', job.stream) end
   local entry = {'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', now}
   if (job.behind_ms or 0) > 0 then entry[#entry + 1], entry[#entry + 2] = 'behind', job.behind_ms end
   local entry_id = call('XADD', job.stream, '*', unpack(entry))
