@@ -59,7 +59,8 @@ class ClipFacts:
     """Seconds of the part that the views are spread over."""
 
     def __str__(self) -> str:
-        return f"{_counted(self.views, 'view')} × {_counted(self.crops, 'crop')} of {_counted(self.frames, 'frame')}, {self.duration_s:g} s"
+        crops = "" if self.crops == 1 else f" × {self.crops} crops"
+        return f"{_counted(self.views, 'view')}{crops} of {_counted(self.frames, 'frame')}, {self.duration_s:g} s"
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ def picture_table(rows: Iterable[tuple[str, Classification | ZeroShotClassificat
 def _looked_at(found: Classification | ZeroShotClassification) -> str:
     from opsin.results import Classification
 
-    return found.looked_at if isinstance(found, Classification) else ""
+    return found.looked_at.replace("; ", "\n") if isinstance(found, Classification) else ""
 
 
 def _labels(found: Classification | ZeroShotClassification, count: int = 3) -> str:

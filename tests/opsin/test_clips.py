@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from io import StringIO
@@ -18,7 +22,7 @@ from opsin import AsyncClient, Client, ClipFacts, Refused, SoundFacts
 from tests.clips.bundles import NETWORKS, write_mavil, write_recorded
 from tests.clips.videos import expected, frames, video
 from tests.opsin.command import opsin
-from tests.service import Service, serve
+from tests.service import Service, eventually, serve
 from tests.sound.sounds import tones, wav
 from tests.video.clips import clip, every
 
@@ -187,3 +191,24 @@ def test_one_bad_clip_spoils_no_other_and_jobs_are_made_of_all(service: Service,
 def test_sound_goes_beside_one_video(files: dict[str, Path], given: tuple[str, ...], sound: str) -> None:
     ended = opsin("classify", *(files[name] for name in given), "--audio", files[sound])
     assert (ended.returncode, ended.stderr) == (2, "opsin: --audio: goes with one video; a sound alone is a FILE\n")
+
+
+def test_ctrl_c_ends_the_work_of_a_clip(service: Service, tmp_path: Path) -> None:
+    file = tmp_path / "long.mp4"
+    file.write_bytes(clip(every(1500, 30.0), size=(96, 128)))
+    command = [sys.executable, "-m", "opsin", "classify", str(file), "--model", "mae-st", "--views", "30", "--crops", "3"]
+    cancelled = ended_jobs(service, "cancelled")
+    program = subprocess.Popen(command, env=os.environ | {"OPSIN_URL": service.url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        eventually(lambda: service.get("/v1/status").json()["jobs"]["running"] == 1, "its views are being looked at")
+        program.send_signal(signal.SIGINT)
+        out, err = program.communicate(timeout=60)
+    finally:
+        program.kill()
+    assert (program.returncode, out, err) == (130, b"", b"")
+    eventually(lambda: ended_jobs(service, "cancelled") == cancelled + 1, "the service has heard of it")
+
+
+def ended_jobs(service: Service, state: str) -> float:
+    name = f'opsin_jobs_ended_total{{state="{state}"}} '
+    return sum(float(line.removeprefix(name)) for line in service.get("/metrics").text.splitlines() if line.startswith(name))
