@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from opsin import AsyncClient, Client, ClipFacts, Refused, SoundFacts
 from tests.clips.bundles import NETWORKS, write_mavil, write_recorded
@@ -102,6 +103,12 @@ def test_a_bundle_of_either_kind_goes_by_what_is_used(client: Client) -> None:
 def test_paths_and_open_files_are_sent_as_they_are(client: Client, files: dict[str, Path]) -> None:
     with files["video"].open("rb") as opened:
         assert client.classify(video=opened).predictions == client.classify(video=str(files["video"])).predictions
+
+
+def test_a_gif_can_be_sent_as_a_video(client: Client) -> None:
+    file, images = BytesIO(), [Image.fromarray(frame) for frame in frames(COUNT)]
+    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=100)
+    assert client.classify(video=file.getvalue(), views=2).clip == ClipFacts(8, 2, 3, 4.0)
 
 
 def test_a_job_and_the_client_for_asyncio_give_the_same(client: Client, service: Service) -> None:
