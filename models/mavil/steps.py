@@ -70,11 +70,10 @@ class Scoring(State):
         return replace(self, scores=self.scores + scores, window=self.window + 1, tokens=tokens)
 
     def outputs(self) -> dict[str, Tensor]:
-        """scores float32 (classes,), their mean over the windows so far; tokens int32 (2,); windows int32 (), their number."""
+        """scores float32 (classes,), their mean over the windows so far; tokens int32 (2,)."""
         return {
             "scores": (self.scores / self.window).float(),
             "tokens": torch.tensor(self.tokens, dtype=torch.int32),
-            "windows": torch.tensor(self.window, dtype=torch.int32),
         }
 
 

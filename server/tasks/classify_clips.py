@@ -2,7 +2,8 @@
 
 The worker gets `video` uint8 (bytes,), the file as it was sent, with `info` float64 (5,): width, height, frames a second, frames, seconds;
 or `sound` float32 (n,), mono at the bundle's sample rate; or both. It answers `scores` float32 (classes,), averaged over views or windows,
-`tokens` int32 (2,) of one of them, and `windows` int32 () where it heard sound.
+and `tokens` int32 (2,) of one of them. Beside sound the gateway keeps `heard` float64 (3,): seconds of the part that is heard, its windows,
+samples a second.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
+from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
+from models.media import sound_windows
 from models.registry import architectures
+from models.spec import Sound
 from server.media import sound, video
 from server.media.images import Decoder
 from server.media.limits import named
@@ -122,11 +126,9 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             arrays |= {"video": np.frombuffer(item["video"], np.uint8), "info": info}
         if use != "sight":
             assert spec.sound is not None
-            rate = spec.sound.sample_rate
             with named("audio"):
-                samples = sound.read(item["audio"] if "audio" in item else item["video"], rate, decoder.limits.sounds)
-            _check_start(plan, len(samples) / rate, "sound")
-            arrays |= {"sound": samples, "heard": np.array([len(samples) / rate, rate])}
+                samples = sound.read(item.get("audio") or item["video"], spec.sound.sample_rate, decoder.limits.sounds)
+            arrays |= {"sound": samples, "heard": _heard(samples, plan, spec.sound)}
         return [arrays]
 
     def bucket(self, plan: ClassifyClipsPlan, spec: BundleSpec) -> str:
@@ -141,10 +143,9 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         return {"merge": list(plan.schedule), **asked}
 
     def steps(self, plan: ClassifyClipsPlan, arrays: Arrays | None = None) -> int | None:
-        """Those of sound are as many as its windows, which nothing else tells before."""
-        if arrays is not None and "sound" not in arrays:
-            return plan.views * plan.crops
-        return plan.windows
+        if arrays is None:
+            return None
+        return int(arrays["heard"][1]) if "heard" in arrays else plan.views * plan.crops
 
     def counted(self, jobs: Sequence[Arrays]) -> tuple[int, str]:
         return len(jobs), "clips"
@@ -162,7 +163,7 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         return labelled(np.stack([one["scores"] for one in outputs]), spec), told
 
     def result_bound(self, plan: ClassifyClipsPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-        """Scores (classes,), tokens (2,), windows (), info (5,) and heard (2,)."""
+        """Scores (classes,), tokens (2,), info (5,) and heard (3,)."""
         return 4 * len(spec.labels) + 8 * 10
 
     def sample(self, spec: BundleSpec) -> Arrays:
@@ -226,6 +227,18 @@ def _check_start(plan: ClassifyClipsPlan, seconds: float, what: str) -> None:
         raise InvalidOption("start_s", f"{plan.start_s:g}: the {what} has {seconds:g} seconds")
 
 
+def _heard(samples: NDArray[np.float32], plan: ClassifyClipsPlan, wanted: Sound) -> NDArray[np.float64]:
+    """Return the seconds of the part that is heard, its windows, and samples a second. Raises InvalidOption for too short a part."""
+    rate = wanted.sample_rate
+    _check_start(plan, len(samples) / rate, "sound")
+    begin, end = round((plan.start_s or 0.0) * rate), len(samples) if plan.end_s is None else min(len(samples), round(plan.end_s * rate))
+    if end - begin < round(sound_windows.SHORTEST_S * rate):
+        field = "start_s" if plan.end_s is None else "end_s"
+        raise InvalidOption(field, f"{getattr(plan, field):g}: {end - begin} samples are left, and one analysis window has more")
+    windows = sound_windows.count(end - begin, wanted)
+    return np.array([(end - begin) / rate, min(windows, plan.windows or windows), rate])
+
+
 def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Classification:
     """The best labels of one clip or sound."""
     tokens_in, tokens_out = outputs["tokens"].tolist()
@@ -240,17 +253,14 @@ def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec)
 def _clip_facts(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> ClipFacts | UnsetType:
     if spec.clip is None or "info" not in outputs:
         return UNSET
-    views = int(outputs["windows"]) if "windows" in outputs else plan.views
-    return ClipFacts(spec.clip.frames, views, plan.crops, _seconds(float(outputs["info"][4]), plan))
+    views = int(outputs["heard"][1]) if "heard" in outputs else plan.views
+    duration = float(outputs["info"][4])
+    seconds = min(duration, plan.end_s or duration) - (plan.start_s or 0.0)
+    return ClipFacts(spec.clip.frames, views, plan.crops, round(seconds, 3))
 
 
 def _sound_facts(outputs: Outputs, plan: ClassifyClipsPlan) -> SoundFacts | UnsetType:
     if "heard" not in outputs:
         return UNSET
-    seconds, rate = outputs["heard"].tolist()
-    return SoundFacts(_seconds(seconds, plan), int(outputs["windows"]), int(rate))
-
-
-def _seconds(duration: float, plan: ClassifyClipsPlan) -> float:
-    """Return the length of the part that is classified."""
-    return round(min(duration, plan.end_s or duration) - (plan.start_s or 0.0), 3)
+    seconds, windows, rate = outputs["heard"].tolist()
+    return SoundFacts(round(seconds, 3), int(windows), int(rate))
