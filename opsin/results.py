@@ -136,6 +136,12 @@ class Model:
         return f"{self.name}@{self.version}"
 
     @property
+    def route(self) -> str | None:
+        """`POST /v1/<route>` answers with it, None where no route does: that of its task, but for networks that label whole clips."""
+        route: str | None = self.details.get("route", self.task)
+        return route
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the bundle's description and, through it, of its files: what vectors may be compared by."""
         return str(self.details["digest"])

@@ -142,6 +142,12 @@ def test_what_cannot_be_asked_is_said_before_anything_is_sent() -> None:
             nowhere.classify(video="/nowhere.mp4")
 
 
+def test_a_classifier_of_clips_is_not_taken_for_one_that_finds_people(client: Client) -> None:
+    assert (client.model("mae-st").task, client.model("mae-st").route) == ("actions", "classify")
+    with pytest.raises(Refused, match="'mae-st' is not served for actions; known: none"):
+        client.map("actions", [FILM], model="mae-st")
+
+
 def test_what_the_service_refuses_names_the_field(client: Client) -> None:
     with pytest.raises(Refused) as many:
         client.classify(video=FILM, views=31)
