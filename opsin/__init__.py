@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opsin.jobs import AsyncJob, Event, Job, JobStatus
     from opsin.mapping import Outcome, Outcomes
     from opsin.reconstruction import Reconstruction
-    from opsin.results import Classification, Merging, Model, Prediction, Readiness, Timing
+    from opsin.results import Classification, ClipFacts, Merging, Model, Prediction, Readiness, SoundFacts, Timing
     from opsin.zero_shot import LabelScore, ZeroShotClassification
 
 __version__ = "0.2.0"
@@ -28,6 +28,7 @@ __all__ = [
     "AsyncJob",
     "Classification",
     "Client",
+    "ClipFacts",
     "DeadlinePassed",
     "Embeddings",
     "Event",
@@ -49,6 +50,7 @@ __all__ = [
     "Reconstruction",
     "Refused",
     "Second",
+    "SoundFacts",
     "Timing",
     "TokenEmbeddings",
     "TrackedPerson",

@@ -8,20 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
 from opsin import display
 from opsin.calls import Call, check_names
+from opsin.pictures import File, file_bytes
 from opsin.results import Prediction, Timing, timing_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Video = str | os.PathLike[str] | bytes | BinaryIO
-"""A path, the bytes of a file, or a binary file."""
-Tracks = Video | Mapping[str, Any] | list[Any]
+Tracks = File | Mapping[str, Any] | list[Any]
 """JSON or .npz as a file, or an answer's JSON or its `people`."""
 
 
@@ -117,14 +116,14 @@ class VideoActions:
         return display.show(self)
 
 
-def actions_call(video: Video | None, tracks: Tracks | None, options: ActionsOptions) -> Call:
+def actions_call(video: File | None, tracks: Tracks | None, options: ActionsOptions) -> Call:
     """Raises ValueError unless there is a video or tracks."""
     check_names("actions", options, ActionsOptions)
     if (video is None) == (tracks is None):
         raise ValueError("video, tracks: give one of them")
     chosen: dict[str, Any] = dict(options)
     timeout, request_id = chosen.pop("timeout", None), chosen.pop("request_id", None)
-    parts = {"video": _bytes(video)} if video is not None else {"tracks": _tracks(tracks)}
+    parts = {"video": file_bytes("video", video)} if video is not None else {"tracks": _tracks(tracks)}
     headers = {"Accept": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
     query = {name: str(value) for name, value in chosen.items() if value is not None}
     return Call("POST", "/v1/actions", query=query, headers=headers, parts=parts, timeout=timeout)
@@ -177,13 +176,4 @@ def _mean(run: list[Second]) -> Second:
 
 
 def _tracks(tracks: Any) -> bytes:
-    return json.dumps(tracks).encode() if isinstance(tracks, Mapping | list) else _bytes(tracks)
-
-
-def _bytes(file: Any) -> bytes:
-    if isinstance(file, bytes | bytearray | memoryview):
-        return bytes(file)
-    if isinstance(file, str | os.PathLike):
-        return Path(file).read_bytes()
-    content: bytes = file.read()
-    return content
+    return json.dumps(tracks).encode() if isinstance(tracks, Mapping | list) else file_bytes("tracks", tracks)

@@ -11,19 +11,19 @@ from typing import Any, Literal, Self, Unpack, overload
 import httpx
 
 from opsin import embedding, results, zero_shot
-from opsin.actions import ActionsOptions, Tracks, Video, VideoActions, actions_call, video_actions
+from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_call, video_actions
 from opsin.asking import ask_call
-from opsin.calls import Budget, Call, checked, id_of_job, interpreted, transport_error, understood
+from opsin.calls import Call, id_of_job, interpreted, understood
 from opsin.chunks import ONE, Chunk, Limits, limits_of
 from opsin.classification import ClassifyOptions, Pictures, classify_call, reader, several
-from opsin.connection import LIMITS, base_url, model_call, readiness
+from opsin.connection import AsyncConnection, model_call, readiness
 from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
 from opsin.errors import OpsinError
 from opsin.gallery import AsyncGallery, answering, file_vectors
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
 from opsin.jobs import AsyncJob
 from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, asks_of_model, check_options, check_served, inputs_of, map_tasks
-from opsin.pictures import Picture
+from opsin.pictures import File, Picture
 from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
 from opsin.results import Classification, Model, Readiness
 from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_call, zero_shot_chunks
@@ -35,12 +35,11 @@ class AsyncClient:
     def __init__(
         self, url: str | None = None, *, timeout: float = 60.0, retries: int = 2, headers: Mapping[str, str] | None = None
     ) -> None:
-        self._timeout, self._retries = timeout, retries
-        self._http = httpx.AsyncClient(base_url=base_url(url), headers=headers, limits=LIMITS)
+        self._service = AsyncConnection(url, timeout, retries, headers)
 
     @property
     def url(self) -> str:
-        return str(self._http.base_url).rstrip("/")
+        return self._service.url
 
     @overload
     async def classify(  # type: ignore[overload-overlap]
@@ -58,11 +57,27 @@ class AsyncClient:
     async def classify(
         self, images: Pictures, *, wait: Literal[False], **options: Unpack[ClassifyOptions]
     ) -> AsyncJob[list[Classification]]: ...
-    async def classify(self, images: Picture | Pictures, *, wait: bool = True, **options: Unpack[ClassifyOptions]) -> Any:
+    @overload
+    async def classify(
+        self, *, video: File | None = None, audio: File | None = None, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+    ) -> Classification: ...
+    @overload
+    async def classify(
+        self, *, video: File | None = None, audio: File | None = None, wait: Literal[False], **options: Unpack[ClassifyOptions]
+    ) -> AsyncJob[Classification]: ...
+    async def classify(
+        self,
+        images: Picture | Pictures | None = None,
+        *,
+        video: File | None = None,
+        audio: File | None = None,
+        wait: bool = True,
+        **options: Unpack[ClassifyOptions],
+    ) -> Any:
         """See `Client.classify`. Files are read and arrays encoded in a thread."""
-        call, read = await asyncio.to_thread(classify_call, images, options), reader(images)
+        call, read = await asyncio.to_thread(classify_call, images, options, video, audio), reader(images)
         if wait:
-            return understood(await self._exchange(call), read)
+            return understood(await self._service.exchange(call), read)
         return await self._later(call, read)
 
     @overload
@@ -147,24 +162,24 @@ class AsyncClient:
         """See `Client.inpaint`."""
         call = await asyncio.to_thread(inpaint_call, image, mask, options)
         if wait:
-            return understood(await self._exchange(call), inpainting)
+            return understood(await self._service.exchange(call), inpainting)
         return await self._later(call, inpainting)
 
     @overload
     async def actions(
-        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
+        self, video: File | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
     ) -> VideoActions: ...
     @overload
     async def actions(
-        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
+        self, video: File | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
     ) -> AsyncJob[VideoActions]: ...
     async def actions(
-        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
+        self, video: File | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
     ) -> Any:
         """See `Client.actions`."""
         call = await asyncio.to_thread(actions_call, video, tracks, options)
         if wait:
-            return understood(await self._exchange(call), video_actions)
+            return understood(await self._service.exchange(call), video_actions)
         return await self._later(call, video_actions)
 
     @overload
@@ -202,12 +217,12 @@ class AsyncClient:
         """See `Client.reconstruct`."""
         call = await asyncio.to_thread(reconstruct_call, image, depth, points, mask, options)
         if wait:
-            return understood(await self._exchange(call), reconstruction)
+            return understood(await self._service.exchange(call), reconstruction)
         return await self._later(call, reconstruction)
 
     async def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:
         """See `Client.scene`."""
-        return understood(await self._exchange(scene_call(scene, options)), reconstruction)
+        return understood(await self._service.exchange(scene_call(scene, options)), reconstruction)
 
     @overload
     async def map(
@@ -294,32 +309,32 @@ class AsyncClient:
 
     async def ask(self, task: str, parts: Mapping[str, Picture], **options: Any) -> dict[str, Any]:
         """See `Client.ask`."""
-        return understood(await self._exchange(await asyncio.to_thread(ask_call, task, parts, options)), dict)
+        return understood(await self._service.exchange(await asyncio.to_thread(ask_call, task, parts, options)), dict)
 
     def job(self, job_id: str) -> AsyncJob[dict[str, Any]]:
         """See `Client.job`."""
-        return AsyncJob(self._http, self._exchange, job_id, dict)
+        return AsyncJob(self._service.http, self._service.exchange, job_id, dict)
 
     async def models(self) -> list[Model]:
-        return understood(await self._exchange(Call("GET", "/v1/models")), results.models)
+        return understood(await self._service.exchange(Call("GET", "/v1/models")), results.models)
 
     async def model(self, name: str) -> Model:
-        return understood(await self._exchange(model_call(name)), results.model)
+        return understood(await self._service.exchange(model_call(name)), results.model)
 
     async def health(self) -> bool:
         try:
-            return (await self._send(Call("GET", "/health/live"), self._timeout)).is_success
+            return (await self._service.send(Call("GET", "/health/live"), self._service.timeout)).is_success
         except OpsinError:
             return False
 
     async def ready(self) -> Readiness:
         try:
-            return readiness(await self._send(Call("GET", "/health/ready"), self._timeout))
+            return readiness(await self._service.send(Call("GET", "/health/ready"), self._service.timeout))
         except OpsinError as error:
             return Readiness(False, str(error))
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._service.http.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -328,8 +343,8 @@ class AsyncClient:
         await self.close()
 
     async def _later(self, call: Call, read: Callable[[Mapping[str, Any]], Any]) -> AsyncJob[Any]:
-        accepted = await self._exchange(call.to_be_answered_later())
-        return AsyncJob(self._http, self._exchange, understood(accepted, id_of_job), read)
+        accepted = await self._service.exchange(call.to_be_answered_later())
+        return AsyncJob(self._service.http, self._service.exchange, understood(accepted, id_of_job), read)
 
     async def _limits(self, images: Picture | Pictures, tasks: Collection[str]) -> Limits:
         """The limits of requests for these images: those of several are asked for."""
@@ -339,21 +354,6 @@ class AsyncClient:
         """The answers to requests, one after the other. Files are read in a thread."""
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
             try:
-                yield await self._exchange(chunk.call)
+                yield await self._service.exchange(chunk.call)
             except OpsinError as error:
                 raise chunk.renumbered(error) from None
-
-    async def _exchange(self, call: Call) -> httpx.Response:
-        budget = Budget(self._timeout if call.timeout is None else call.timeout, self._retries)
-        while True:
-            response = await self._send(call, budget.left())
-            pause = budget.pause_before_retry(response)
-            if pause is None:
-                return checked(response)
-            await asyncio.sleep(pause)
-
-    async def _send(self, call: Call, timeout: float) -> httpx.Response:
-        try:
-            return await self._http.request(**call.arguments(timeout))
-        except httpx.HTTPError as error:
-            raise transport_error(error, self.url, timeout) from error

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from opsin.calls import Call, check_names
-from opsin.pictures import Picture, encoded
+from opsin.pictures import File, Picture, encoded, file_bytes
 from opsin.results import classifications
 
 Priority = Literal["high", "normal", "low"]
@@ -21,6 +21,17 @@ class ClassifyOptions(TypedDict, total=False):
     top_k: int | None
     merge: int | str | None
     """`"off"`, how many tokens to merge in each block, or the name of a rung of the bundle's ladder."""
+    views: int | None
+    """Views of a video, from 1 to 30."""
+    crops: Literal[1, 3] | None
+    """Crops of each view: its centre, or three along its longer side."""
+    start_s: float | None
+    end_s: float | None
+    """Seconds: the part of the video or sound that is classified."""
+    windows: int | None
+    """Windows of sound, from 1 to 12."""
+    use: Literal["both", "sound", "sight"] | None
+    """What a bundle of sound and sight goes by."""
     priority: Priority | None
     timeout: float | None
     """Seconds for this call, retries included, in place of the client's."""
@@ -28,30 +39,39 @@ class ClassifyOptions(TypedDict, total=False):
     """Under which the service's logs speak of this request."""
 
 
-def classify_call(images: Picture | Pictures, asked: ClassifyOptions) -> Call:
-    """Raises TypeError, ValueError or OSError for what cannot be sent."""
+def classify_call(images: Picture | Pictures | None, asked: ClassifyOptions, video: File | None = None, audio: File | None = None) -> Call:
+    """Images, or a video, a sound, or both. Raises TypeError, ValueError or OSError for what cannot be sent."""
     check_names("classify", asked, ClassifyOptions)
-    timeout, request_id = asked.get("timeout"), asked.get("request_id")
-    pictures: Any = images if several(images) else [images]
-    if not len(pictures):
-        raise ValueError("images: at least one picture is needed")
-    options = {name: asked.get(name) for name in ("model", "top_k", "merge", "priority")}
+    chosen: dict[str, Any] = {name: asked.get(name) for name in ClassifyOptions.__annotations__}
+    timeout, request_id = chosen.pop("timeout"), chosen.pop("request_id")
+    parts = {name: file_bytes(name, file) for name, file in (("video", video), ("audio", audio)) if file is not None}
+    if (images is None) != bool(parts):
+        raise ValueError("images, video, audio: give images, or a video, a sound, or both")
     return Call(
         "POST",
         "/v1/classify",
-        query={name: str(value) for name, value in options.items() if value is not None},
+        query={name: str(value) for name, value in chosen.items() if value is not None},
         headers={"X-Request-ID": request_id} if request_id else {},
-        pictures=tuple(encoded(picture) for picture in pictures),
+        pictures=() if images is None else _encoded(images),
+        parts=parts,
         timeout=timeout,
     )
 
 
-def reader(images: Picture | Pictures) -> Callable[[Mapping[str, Any]], Any]:
+def reader(images: Picture | Pictures | None) -> Callable[[Mapping[str, Any]], Any]:
     """From the body of an answer to one classification, or to several."""
     if several(images):
         return classifications
     return lambda answer: classifications(answer)[0]
 
 
-def several(images: Picture | Pictures) -> bool:
+def several(images: Picture | Pictures | None) -> bool:
     return isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview)
+
+
+def _encoded(images: Any) -> tuple[bytes, ...]:
+    """Raises ValueError where there is none."""
+    pictures = images if several(images) else [images]
+    if not len(pictures):
+        raise ValueError("images: at least one picture is needed")
+    return tuple(encoded(picture) for picture in pictures)

@@ -7,7 +7,6 @@ with Client("http://127.0.0.1:8000") as client:
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
@@ -15,19 +14,19 @@ from typing import Any, Literal, Self, Unpack, overload
 import httpx
 
 from opsin import embedding, results, zero_shot
-from opsin.actions import ActionsOptions, Tracks, Video, VideoActions, actions_call, video_actions
+from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_call, video_actions
 from opsin.asking import ask_call
-from opsin.calls import Budget, Call, checked, id_of_job, interpreted, transport_error, understood
+from opsin.calls import Call, id_of_job, interpreted, understood
 from opsin.chunks import ONE, Chunk, Limits, limits_of
 from opsin.classification import ClassifyOptions, Pictures, classify_call, reader, several
-from opsin.connection import LIMITS, base_url, model_call, readiness
+from opsin.connection import Connection, model_call, readiness
 from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
 from opsin.errors import OpsinError
 from opsin.gallery import Gallery, answering, file_vectors
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
 from opsin.jobs import Job
 from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, asks_of_model, check_options, check_served, inputs_of, map_threads
-from opsin.pictures import Picture
+from opsin.pictures import File, Picture
 from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
 from opsin.results import Classification, Model, Readiness
 from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_call, zero_shot_chunks
@@ -44,12 +43,11 @@ class Client:
     def __init__(
         self, url: str | None = None, *, timeout: float = 60.0, retries: int = 2, headers: Mapping[str, str] | None = None
     ) -> None:
-        self._timeout, self._retries = timeout, retries
-        self._http = httpx.Client(base_url=base_url(url), headers=headers, limits=LIMITS)
+        self._service = Connection(url, timeout, retries, headers)
 
     @property
     def url(self) -> str:
-        return str(self._http.base_url).rstrip("/")
+        return self._service.url
 
     @overload
     def classify(  # type: ignore[overload-overlap]
@@ -63,15 +61,31 @@ class Client:
     ) -> Job[Classification]: ...
     @overload
     def classify(self, images: Pictures, *, wait: Literal[False], **options: Unpack[ClassifyOptions]) -> Job[list[Classification]]: ...
-    def classify(self, images: Picture | Pictures, *, wait: bool = True, **options: Unpack[ClassifyOptions]) -> Any:
-        """The labels of one picture, or of several in one request (all or nothing), in their order.
+    @overload
+    def classify(
+        self, *, video: File | None = None, audio: File | None = None, wait: Literal[True] = True, **options: Unpack[ClassifyOptions]
+    ) -> Classification: ...
+    @overload
+    def classify(
+        self, *, video: File | None = None, audio: File | None = None, wait: Literal[False], **options: Unpack[ClassifyOptions]
+    ) -> Job[Classification]: ...
+    def classify(
+        self,
+        images: Picture | Pictures | None = None,
+        *,
+        video: File | None = None,
+        audio: File | None = None,
+        wait: bool = True,
+        **options: Unpack[ClassifyOptions],
+    ) -> Any:
+        """The labels of one picture, or of several in one request (all or nothing), in their order; or of a video, a sound, or both.
 
-        A picture is a path, the bytes of a file, a binary file, a uint8 array (H, W[, C]) or a Pillow image.
+        A picture is a path, the bytes of a file, a binary file, a uint8 array (H, W[, C]) or a Pillow image; a video or sound a file.
         `options` are those of `ClassifyOptions`. Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
         """
-        call, read = classify_call(images, options), reader(images)
+        call, read = classify_call(images, options, video, audio), reader(images)
         if wait:
-            return understood(self._exchange(call), read)
+            return understood(self._service.exchange(call), read)
         return self._later(call, read)
 
     @overload
@@ -168,19 +182,19 @@ class Client:
         """
         call = inpaint_call(image, mask, options)
         if wait:
-            return understood(self._exchange(call), inpainting)
+            return understood(self._service.exchange(call), inpainting)
         return self._later(call, inpainting)
 
     @overload
     def actions(
-        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
+        self, video: File | None = None, *, tracks: Tracks | None = None, wait: Literal[True] = True, **options: Unpack[ActionsOptions]
     ) -> VideoActions: ...
     @overload
     def actions(
-        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
+        self, video: File | None = None, *, tracks: Tracks | None = None, wait: Literal[False], **options: Unpack[ActionsOptions]
     ) -> Job[VideoActions]: ...
     def actions(
-        self, video: Video | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
+        self, video: File | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
     ) -> Any:
         """Who does what when in a video, or in tracks of people: a file, or an answer's JSON.
 
@@ -188,7 +202,7 @@ class Client:
         """
         call = actions_call(video, tracks, options)
         if wait:
-            return understood(self._exchange(call), video_actions)
+            return understood(self._service.exchange(call), video_actions)
         return self._later(call, video_actions)
 
     @overload
@@ -230,12 +244,12 @@ class Client:
         """
         call = reconstruct_call(image, depth, points, mask, options)
         if wait:
-            return understood(self._exchange(call), reconstruction)
+            return understood(self._service.exchange(call), reconstruction)
         return self._later(call, reconstruction)
 
     def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:
         """`Reconstruction.scene` asked again, in another way. Raises Refused (404) where it is gone."""
-        return understood(self._exchange(scene_call(scene, options)), reconstruction)
+        return understood(self._service.exchange(scene_call(scene, options)), reconstruction)
 
     @overload
     def map(
@@ -331,36 +345,36 @@ class Client:
         """The answer of any task as JSON: parts by name, as `classify` takes a picture; options as the task has them, and `timeout`.
 
         For tasks that this client has no method for, such as one that you have added. Raises OpsinError."""
-        return understood(self._exchange(ask_call(task, parts, options)), dict)
+        return understood(self._service.exchange(ask_call(task, parts, options)), dict)
 
     def job(self, job_id: str) -> Job[dict[str, Any]]:
         """A job by its id, also one that another process has asked for. Its result is the answer as JSON."""
-        return Job(self._http, self._exchange, job_id, dict)
+        return Job(self._service.http, self._service.exchange, job_id, dict)
 
     def models(self) -> list[Model]:
         """The bundles that the service knows."""
-        return understood(self._exchange(Call("GET", "/v1/models")), results.models)
+        return understood(self._service.exchange(Call("GET", "/v1/models")), results.models)
 
     def model(self, name: str) -> Model:
         """One bundle by `name` or `name@version`. Raises Refused (404) if there is none."""
-        return understood(self._exchange(model_call(name)), results.model)
+        return understood(self._service.exchange(model_call(name)), results.model)
 
     def health(self) -> bool:
         """Whether the service runs."""
         try:
-            return self._send(Call("GET", "/health/live"), self._timeout).is_success
+            return self._service.send(Call("GET", "/health/live"), self._service.timeout).is_success
         except OpsinError:
             return False
 
     def ready(self) -> Readiness:
         """Whether it can take requests now."""
         try:
-            return readiness(self._send(Call("GET", "/health/ready"), self._timeout))
+            return readiness(self._service.send(Call("GET", "/health/ready"), self._service.timeout))
         except OpsinError as error:
             return Readiness(False, str(error))
 
     def close(self) -> None:
-        self._http.close()
+        self._service.http.close()
 
     def __enter__(self) -> Self:
         return self
@@ -369,8 +383,8 @@ class Client:
         self.close()
 
     def _later(self, call: Call, read: Callable[[Mapping[str, Any]], Any]) -> Job[Any]:
-        accepted = self._exchange(call.to_be_answered_later())
-        return Job(self._http, self._exchange, understood(accepted, id_of_job), read)
+        accepted = self._service.exchange(call.to_be_answered_later())
+        return Job(self._service.http, self._service.exchange, understood(accepted, id_of_job), read)
 
     def _limits(self, images: Picture | Pictures, tasks: Collection[str]) -> Limits:
         """The limits of requests for these images: those of several are asked for."""
@@ -378,21 +392,6 @@ class Client:
 
     def _exchange_chunk(self, chunk: Chunk) -> httpx.Response:
         try:
-            return self._exchange(chunk.call)
+            return self._service.exchange(chunk.call)
         except OpsinError as error:
             raise chunk.renumbered(error) from None
-
-    def _exchange(self, call: Call) -> httpx.Response:
-        budget = Budget(self._timeout if call.timeout is None else call.timeout, self._retries)
-        while True:
-            response = self._send(call, budget.left())
-            pause = budget.pause_before_retry(response)
-            if pause is None:
-                return checked(response)
-            time.sleep(pause)
-
-    def _send(self, call: Call, timeout: float) -> httpx.Response:
-        try:
-            return self._http.request(**call.arguments(timeout))
-        except httpx.HTTPError as error:
-            raise transport_error(error, self.url, timeout) from error

@@ -1,13 +1,16 @@
-"""What both clients know of a service: where it is, how it is reached, whether it is ready."""
+"""What both clients know of a service: where it is, how requests are sent to it and repeated, whether it is ready."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import httpx
 
-from opsin.calls import Call, problem_of
+from opsin.calls import Budget, Call, checked, problem_of, transport_error
 from opsin.errors import Unreachable
 from opsin.results import Readiness
 
@@ -15,6 +18,64 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 # Below uvicorn's five seconds, so that no request is sent down a connection that the service is just closing.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=3.0)
+
+
+class Connection:
+    """Connections to one service. `exchange` repeats a call after 429 and 503, `retries` times at most."""
+
+    def __init__(self, url: str | None, timeout: float, retries: int, headers: Mapping[str, str] | None) -> None:
+        self.timeout, self._retries = timeout, retries
+        self.http = httpx.Client(base_url=base_url(url), headers=headers, limits=LIMITS)
+
+    @property
+    def url(self) -> str:
+        return str(self.http.base_url).rstrip("/")
+
+    def exchange(self, call: Call) -> httpx.Response:
+        """Raises OpsinError."""
+        budget = Budget(self.timeout if call.timeout is None else call.timeout, self._retries)
+        while True:
+            response = self.send(call, budget.left())
+            pause = budget.pause_before_retry(response)
+            if pause is None:
+                return checked(response)
+            time.sleep(pause)
+
+    def send(self, call: Call, timeout: float) -> httpx.Response:
+        """Send it once. Raises DeadlinePassed and Unreachable."""
+        try:
+            return self.http.request(**call.arguments(timeout))
+        except httpx.HTTPError as error:
+            raise transport_error(error, self.url, timeout) from error
+
+
+class AsyncConnection:
+    """`Connection` for asyncio."""
+
+    def __init__(self, url: str | None, timeout: float, retries: int, headers: Mapping[str, str] | None) -> None:
+        self.timeout, self._retries = timeout, retries
+        self.http = httpx.AsyncClient(base_url=base_url(url), headers=headers, limits=LIMITS)
+
+    @property
+    def url(self) -> str:
+        return str(self.http.base_url).rstrip("/")
+
+    async def exchange(self, call: Call) -> httpx.Response:
+        """Raises OpsinError."""
+        budget = Budget(self.timeout if call.timeout is None else call.timeout, self._retries)
+        while True:
+            response = await self.send(call, budget.left())
+            pause = budget.pause_before_retry(response)
+            if pause is None:
+                return checked(response)
+            await asyncio.sleep(pause)
+
+    async def send(self, call: Call, timeout: float) -> httpx.Response:
+        """Send it once. Raises DeadlinePassed and Unreachable."""
+        try:
+            return await self.http.request(**call.arguments(timeout))
+        except httpx.HTTPError as error:
+            raise transport_error(error, self.url, timeout) from error
 
 
 def base_url(url: str | None) -> httpx.URL:

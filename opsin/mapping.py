@@ -183,14 +183,15 @@ def asks_of_model(options: Mapping[str, Any]) -> bool:
 def check_served(models: Sequence[Model], task: str, options: Mapping[str, Any]) -> None:
     """Raises Refused for a model that is not served for the task, and for labels or rungs that it does not have: every input would fail."""
     tasks = SERVED_BY.get(task, (task,))
-    served, wanted = [model for model in models if model.task in tasks], options.get("model")
+    known = [model for model in models if model.task in tasks and model.route in (task, model.task)]  # some label clips for another route
+    served, wanted = known, options.get("model")
     if wanted is None:
         if len(tasks) > 1:  # `default` is told for the first of a bundle's tasks alone
             return
         served = [model for model in served if model.details["default"]]
     elif not (served := [model for model in served if wanted in (model.name, model.id)]):
-        known = ", ".join(model.id for model in models if model.task in tasks) or "none"
-        raise Refused(f"{wanted!r} is not served for {task}; known: {known}", status=404, title="Unknown model", field="model")
+        names = ", ".join(model.id for model in known) or "none"
+        raise Refused(f"{wanted!r} is not served for {task}; known: {names}", status=404, title="Unknown model", field="model")
     if len(served) != 1:  # which of several versions answers, or none: the service decides
         return
     (model,) = served

@@ -31,6 +31,8 @@ class PillowImage(Protocol):
     def save(self, fp: Any, format: str) -> None: ...
 
 
+File = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile
+"""A path, the bytes of a file, or a binary file."""
 Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | NDArray[np.uint8] | PillowImage
 
 
@@ -40,22 +42,23 @@ def encoded(picture: Picture) -> bytes:
     A path is read, bytes and binary files are taken as they are (any format that the service decodes), a uint8 array
     (H, W), (H, W, 1), (H, W, 2), (H, W, 3) or (H, W, 4) and a Pillow image become PNG. Raises TypeError, ValueError or OSError.
     """
-    if isinstance(picture, bytes | bytearray | memoryview):
-        return bytes(picture)
-    if isinstance(picture, str | os.PathLike):
-        return Path(picture).read_bytes()
     if isinstance(picture, np.ndarray):
         return png(picture)
-    if hasattr(picture, "read"):
-        data = picture.read()
-        if not isinstance(data, bytes):
-            raise TypeError("image: open the file in binary mode ('rb')")
-        return data
-    if hasattr(picture, "save") and hasattr(picture, "mode"):
+    if (content := _content("image", picture)) is not None:
+        return content
+    image: Any = picture
+    if hasattr(image, "save") and hasattr(image, "mode"):
         buffer = BytesIO()
-        (picture if picture.mode in PILLOW_MODES_OF_PNG else picture.convert("RGB")).save(buffer, "PNG")
+        (image if image.mode in PILLOW_MODES_OF_PNG else image.convert("RGB")).save(buffer, "PNG")
         return buffer.getvalue()
     raise TypeError(f"image: a path, bytes, a binary file, a uint8 array or a Pillow image, not {type(picture).__name__}")
+
+
+def file_bytes(part: str, file: File) -> bytes:
+    """The bytes of a file of any kind, which errors name as `part`. Raises TypeError or OSError."""
+    if (content := _content(part, file)) is not None:
+        return content
+    raise TypeError(f"{part}: a path, bytes or a binary file, not {type(file).__name__}")
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -69,6 +72,20 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, PNG_COLOUR_TYPES[channels], 0, 0, 0)
     # level 1: the picture travels once, so time counts for more than size
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows.data, 1)) + _chunk(b"IEND", b"")
+
+
+def _content(part: str, file: object) -> bytes | None:
+    """None for what is no file. Raises TypeError for one in text mode."""
+    if isinstance(file, bytes | bytearray | memoryview):
+        return bytes(file)
+    if isinstance(file, str | os.PathLike):
+        return Path(file).read_bytes()
+    if not hasattr(file, "read"):
+        return None
+    content = file.read()
+    if not isinstance(content, bytes):
+        raise TypeError(f"{part}: open the file in binary mode ('rb')")
+    return content
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

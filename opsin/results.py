@@ -13,7 +13,7 @@ from opsin import display
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One label of one picture; `score` is its softmax probability, `index` the class number."""
+    """One label; `score` is its softmax probability, or its sigmoid where labels do not exclude each other, `index` the class number."""
 
     label: str
     index: int
@@ -46,8 +46,40 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipFacts:
+    """How a video was looked at."""
+
+    frames: int
+    """Frames of each view."""
+    views: int
+    """Views in time."""
+    crops: int
+    """Crops of each view."""
+    duration_s: float
+    """Seconds of the part that the views are spread over."""
+
+    def __str__(self) -> str:
+        crops = "" if self.crops == 1 else f" × {self.crops} crops"
+        return f"{_counted(self.views, 'view')}{crops} of {_counted(self.frames, 'frame')}, {self.duration_s:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class SoundFacts:
+    """How sound was heard."""
+
+    seconds: float
+    """Length of the sound that was heard."""
+    windows: int
+    sample_rate: int
+    """Samples a second, after resampling."""
+
+    def __str__(self) -> str:
+        return f"{_counted(self.windows, 'window')} of sound, {self.seconds:g} s at {self.sample_rate / 1000:g} kHz"
+
+
+@dataclass(frozen=True, slots=True)
 class Classification:
-    """The labels of one picture, best first, and how they came about."""
+    """The labels of one picture, clip or sound, best first, and how they came about."""
 
     predictions: tuple[Prediction, ...]
     merging: Merging | None
@@ -57,6 +89,10 @@ class Classification:
     model: str
     version: str
     request_id: str
+    clip: ClipFacts | None = None
+    """None where no video was sent, or the bundle did not look at it."""
+    sound: SoundFacts | None = None
+    """None where no sound was heard."""
 
     @property
     def label(self) -> str:
@@ -66,13 +102,19 @@ class Classification:
     def score(self) -> float:
         return self.predictions[0].score
 
+    @property
+    def looked_at(self) -> str:
+        """What of a clip and of a sound the labels are of, as a text; empty for a picture."""
+        return "; ".join(str(facts) for facts in (self.clip, self.sound) if facts is not None)
+
     def _repr_html_(self) -> str:
         rows = (
             f"<tr><td>{escape(found.label)}</td><td>{display.bar(found.score, display.COLOURS[2])}</td><td>{found.score:.1%}</td></tr>"
             for found in self.predictions
         )
         merged = f"{self.merging.tokens_out} of {self.merging.tokens_in} tokens, " if self.merging else ""
-        return display.table(rows) + display.line(f"{self.model}@{self.version}, {merged}{self.timing.total_ms:.0f} ms")
+        looked_at = f"{self.looked_at}, " if self.looked_at else ""
+        return display.table(rows) + display.line(f"{self.model}@{self.version}, {looked_at}{merged}{self.timing.total_ms:.0f} ms")
 
     def show(self) -> Path | None:
         """Show it in the notebook or the browser: see `opsin.display.show`."""
@@ -94,6 +136,12 @@ class Model:
         return f"{self.name}@{self.version}"
 
     @property
+    def route(self) -> str | None:
+        """`POST /v1/<route>` answers with it, None where no route does: that of its task, but for networks that label whole clips."""
+        route: str | None = self.details.get("route", self.task)
+        return route
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the bundle's description and, through it, of its files: what vectors may be compared by."""
         return str(self.details["digest"])
@@ -111,7 +159,7 @@ class Readiness:
 
 
 def classifications(answer: Mapping[str, Any]) -> list[Classification]:
-    """The body of `POST /v1/classify`, one entry a picture in the order in which they were sent."""
+    """The body of `POST /v1/classify`, one entry a picture in the order in which they were sent, or one of a clip or sound."""
     timing = timing_of(answer)
     return [
         Classification(
@@ -121,6 +169,8 @@ def classifications(answer: Mapping[str, Any]) -> list[Classification]:
             model=answer["model"],
             version=answer["version"],
             request_id=answer["id"],
+            clip=ClipFacts(**fields_of(ClipFacts, result["clip"])) if result.get("clip") else None,
+            sound=SoundFacts(**fields_of(SoundFacts, result["sound"])) if result.get("sound") else None,
         )
         for result in answer["results"]
     ]
@@ -147,3 +197,7 @@ def models(answer: Mapping[str, Any]) -> list[Model]:
 def fields_of(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a dataclass from an answer's, without those that it does not have."""
     return {name: values[name] for name in kind.__dataclass_fields__}
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

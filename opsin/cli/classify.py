@@ -1,67 +1,115 @@
-"""`opsin classify`: label images through a running service."""
+"""`opsin classify`: label images, clips and sound through a running service."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli import image_files
+from opsin.cli import formats, image_files
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.following import followed
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from opsin.client import Client
+    from opsin.errors import OpsinError
     from opsin.results import Classification
     from opsin.zero_shot import ZeroShotClassification
 
+IMAGE_TIMEOUT_S = 60.0
+
 
 def classify(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Images, videos or sounds.", show_default=False)],
+    audio: Annotated[Path | None, typer.Option(help="Sound beside one video, in place of its own.", show_default=False)] = None,
     url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
     merge: Annotated[str | None, typer.Option(help="off, tokens to merge per block, or a rung.", show_default=False)] = None,
-    top_k: Annotated[int | None, typer.Option(help="Labels per image.", show_default=False)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Labels per file.", show_default=False)] = None,
+    views: Annotated[int | None, typer.Option(help="Views of a video. [default: the bundle's]", show_default=False)] = None,
+    crops: Annotated[int | None, typer.Option(help="Crops of each view, 1 or 3. [default: the bundle's]", show_default=False)] = None,
+    start: Annotated[float | None, typer.Option(help="Second at which what is classified begins.", show_default=False)] = None,
+    end: Annotated[float | None, typer.Option(help="Second at which it ends.", show_default=False)] = None,
+    windows: Annotated[int | None, typer.Option(help="Windows of sound. [default: all that fit]", show_default=False)] = None,
+    use: Annotated[str | None, typer.Option(help="both, sound or sight, of bundles that can do with either.", show_default=False)] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds per image. [default: 60; of a job an hour, or OPSIN_JOB_TIMEOUT]", show_default=False)
+        float | None,
+        typer.Option(help="Seconds per file. [default: 60; of clips, sound and jobs an hour, or OPSIN_JOB_TIMEOUT]", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and file.")] = False,
     later: Annotated[
         bool, typer.Option("--later", help="Make a job of each file and print its id, a tab and the file: see opsin jobs.")
     ] = False,
 ) -> None:
-    """Label images with a running service; each file is a request of its own, so one bad file does not spoil the others.
+    """Label images, clips or sound with a running service; each file is a request of its own, so one bad file does not spoil the others.
 
-    Exit code 0 if every image was labelled, or taken for later, 1 if one was not.
+    What a file is, its bytes tell. Exit code 0 if every file was labelled, or taken for later, 1 if one was not.
     """
     from opsin.client import Client
 
-    image_files.check(files)
+    sent = _parts(files, audio)
     if timeout is not None and timeout <= 0:
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     if later and as_json:
         raise Misuse("--json: with --later there are no answers yet; opsin jobs result prints them as JSON")
-    options: Any = {"model": model, "merge": merge, "top_k": top_k}
+    of_clips = {"views": views, "crops": crops, "start_s": start, "end_s": end, "windows": windows, "use": use}
+    options: Any = {"model": model, "merge": merge, "top_k": top_k, **of_clips}
     if later:
-        _ask_later(url, files, {**options, "timeout": timeout})
+        _ask_later(url, sent, {**options, "timeout": timeout})
         return
-    with Client(url, timeout=60.0 if timeout is None else timeout) as client:
-        answers = image_files.answers(lambda file: client.classify(file, wait=True, **options), files, "Classifying")
-    image_files.report(answers, picture_table, as_json=as_json)
+    with Client(url, timeout=IMAGE_TIMEOUT_S if timeout is None else timeout) as client:
+        images = [file for file, parts in sent.items() if "images" in parts]
+        answers = image_files.answers(lambda file: client.classify(file, wait=True, **options), images, "Classifying") if images else {}
+        for file, parts in sent.items():
+            if "images" not in parts:
+                answers[file] = _followed(client, parts, {**options, "timeout": timeout})
+    image_files.report({file: answers[file] for file in sent}, picture_table, as_json=as_json)
 
 
-def _ask_later(url: str | None, files: list[Path], options: dict[str, Any]) -> None:
+def _parts(files: list[Path], audio: Path | None) -> dict[Path, dict[str, Path]]:
+    """What is sent of each file, as arguments of `Client.classify`. Raises Misuse."""
+    image_files.check([*files, *([] if audio is None else [audio])])
+    sent = {file: {_argument(file): file} for file in files}
+    if audio is None:
+        return sent
+    if len(sent) > 1 or "video" not in sent[files[0]]:
+        raise Misuse("--audio: goes with one video; a sound alone is a FILE")
+    return {files[0]: {"video": files[0], "audio": audio}}
+
+
+def _argument(file: Path) -> str:
+    try:
+        kind = formats.kind(file.read_bytes())
+    except OSError as error:
+        raise Misuse(f"{file}: cannot be read ({error.strerror})") from error
+    return "images" if kind == "image" else kind
+
+
+def _followed(client: Client, parts: Mapping[str, Any], options: Mapping[str, Any]) -> Classification | OpsinError:
+    """The answer to a clip or sound, as a job, whose progress a terminal shows and Ctrl-C ends."""
+    from opsin.errors import OpsinError
+
+    try:
+        found: Classification = followed(client.classify(**parts, wait=False, **options), "Classifying")
+    except OpsinError as error:
+        return error
+    return found
+
+
+def _ask_later(url: str | None, sent: Mapping[Path, Mapping[str, Any]], options: dict[str, Any]) -> None:
     """Print the id of each file's job; raises Failure with those that the service did not take."""
     from opsin.client import Client
     from opsin.errors import OpsinError
 
     refused = []
     with Client(url) as client:
-        for file in files:
+        for file, parts in sent.items():
             try:
-                typer.echo(f"{client.classify(file, wait=False, **options).id}\t{file}")
+                typer.echo(f"{client.classify(**parts, wait=False, **options).id}\t{file}")
             except OpsinError as error:
                 refused.append(f"{file}: {error}")
     if refused:
@@ -69,21 +117,28 @@ def _ask_later(url: str | None, files: list[Path], options: dict[str, Any]) -> N
 
 
 def picture_table(rows: Iterable[tuple[str, Classification | ZeroShotClassification]]) -> Table:
-    """A row for each name and what was found: best labels, tokens into and out of the network where it has any, the service's time and
-    the network's."""
+    """A row for each name and what was found: best labels, what of clips and sounds was looked at, tokens into and out of the network
+    where it has any, the service's time and the network's."""
     from rich.markup import escape
     from rich.table import Table
 
     found_in = list(rows)
-    merges = any(found.merging for _, found in found_in)
-    table = Table("Image", "Labels", box=None, header_style="bold", pad_edge=False)
+    merges, looked_at = any(found.merging for _, found in found_in), [_looked_at(found) for _, found in found_in]
+    heads = ("File", "Labels", "Looked at") if any(looked_at) else ("Image", "Labels")
+    table = Table(*heads, box=None, header_style="bold", pad_edge=False)
     for name in ("Tokens", "Latency", "Network") if merges else ("Latency", "Network"):
         table.add_column(name, justify="right")
-    for name, found in found_in:
+    for (name, found), facts in zip(found_in, looked_at, strict=True):
         tokens = f"{found.merging.tokens_in} → {found.merging.tokens_out}" if found.merging else ""
         times = f"{found.timing.total_ms:.1f} ms", f"{found.timing.inference_ms:.1f} ms"
-        table.add_row(escape(name), _labels(found), *([tokens] if merges else []), *times)
+        table.add_row(escape(name), _labels(found), *([facts] if any(looked_at) else []), *([tokens] if merges else []), *times)
     return table
+
+
+def _looked_at(found: Classification | ZeroShotClassification) -> str:
+    from opsin.results import Classification
+
+    return found.looked_at.replace("; ", "\n") if isinstance(found, Classification) else ""
 
 
 def _labels(found: Classification | ZeroShotClassification, count: int = 3) -> str:

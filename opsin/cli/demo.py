@@ -68,7 +68,7 @@ def demo(
             if any(served.task == "reconstruct" for served in client.models()):
                 show_reconstruction(client, output, console)
             stop_if_interrupted()
-            if any(served.task == "actions" for served in client.models()):
+            if any(served.route == "actions" for served in client.models()):
                 show_actions(client, cache, output, console)
             stop_if_interrupted()
             show_addresses(url, console, keep)

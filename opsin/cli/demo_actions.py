@@ -27,7 +27,7 @@ def show_actions(client: Client, cache: Path, output: Path, console: Console) ->
     from opsin.cli.actions import actions_table
     from opsin.cli.following import followed
 
-    model = next(model for model in client.models() if model.task == "actions")
+    model = next(model for model in client.models() if model.route == "actions")
     console.print(f"Watching {clip.name} …", style="dim")
     job = client.actions(clip, model=model.id, top_k=2, wait=False, timeout=TIMEOUT_S)
     told = followed(job, "Watching")

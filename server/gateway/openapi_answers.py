@@ -125,6 +125,7 @@ _SUMMARY = {
     "version": "1.0.0",
     "digest": "c0ffee5e4f7f0d4b6f6f5b0b8a1f3a3f8f1f8ac9b0f8b5a1d8f7d7c0d3e2f1a0",
     "task": "classify",
+    "route": "classify",
     "state": "ready",
     "reason": "",
     "default": True,

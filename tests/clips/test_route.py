@@ -144,10 +144,5 @@ def test_the_list_of_models_says_what_each_takes(gateway: Gateway) -> None:
         assert [part["required"] for part in models[name]["inputs"]] == required
     for model in (models[name] for name in NETWORKS):
         (part,) = model["inputs"]
-        assert (model["task"], model["state"], part["name"], part["required"], part["max_seconds"]) == (
-            "actions",
-            "ready",
-            "video",
-            True,
-            60,
-        )
+        assert (model["task"], model["route"], model["state"]) == ("actions", "classify", "ready")
+        assert (part["name"], part["required"], part["max_seconds"]) == ("video", True, 60)

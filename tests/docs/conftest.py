@@ -5,21 +5,25 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.bundle import write
 from models.spec import Space
 from tests import service
 from tests.actions.bundles import write_watcher
 from tests.bundles import write_tiny_diffmae
+from tests.clips.bundles import write_mavil, write_recorded
 from tests.docs.desk import Desk
 from tests.docs.snippets import ROOT
 from tests.gateway.service import picture
 from tests.pairs import write_tiny_pair
 from tests.reconstruct.service import CAPTURE, HEIGHT, WIDTH, depth, npy, png, points
 from tests.reconstruct.shell import write_shell
+from tests.sound.sounds import tones, wav, written
 from tests.video.clips import clip, every
 
 SPACE = Space(spacing=0.2, reach=0.2, margin=4)
@@ -35,11 +39,24 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     write_shell(bundles, space=SPACE)
     write_watcher(bundles)
     write_tiny_pair(bundles)
+    write_clips_and_sound(bundles)
     folder = tmp_path_factory.mktemp("desk")
     fill(folder)
     (folder / "bundles").symlink_to(bundles)
-    with service.serve(bundles, max_queries=200_000) as running:
+    with service.serve(bundles, max_queries=200_000, default_models='{"classify-video": "mvit"}') as running:
         yield Desk(folder, running.url, environment_of(running.url, tmp_path_factory.mktemp("bin")))
+
+
+def write_clips_and_sound(bundles: Path) -> None:
+    """Under the names that the documentation gives them."""
+    with TemporaryDirectory() as made:
+        recorded = {
+            "mvit": write_recorded(Path(made), "mvit2"),
+            "mavil": write_mavil(Path(made), "both"),
+            "sounds": write_mavil(Path(made), "apart"),
+        }
+        for name, bundle in recorded.items():
+            write(bundles, bundle.spec.model_copy(update={"name": name}), bundle.path / bundle.spec.weights_file)
 
 
 def environment_of(url: str, shims: Path) -> dict[str, str]:
@@ -66,6 +83,8 @@ def fill(folder: Path) -> None:
     (folder / "points.npy").write_bytes(npy(points()))
     (folder / "labels.txt").write_text("cat\ndog\nred car\n")
     (folder / "clip.mp4").write_bytes(clip(every(20, 10.0), size=(96, 128)))
+    (folder / "sound.wav").write_bytes(wav(tones(2.0, 16_000, 440.0, 660.0).astype(np.float32), 16_000))
+    (folder / "bell.flac").write_bytes(written(np.stack([tones(3.0, 44_100, 523.0, 1046.0)] * 2), 44_100, "flac", "flac"))
     (folder / "docs").symlink_to(ROOT / "docs")
 
 

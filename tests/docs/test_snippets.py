@@ -28,6 +28,8 @@ RUN = (
     "docs/quickstart.md-5",
     "docs/tasks/actions.md-1",
     "docs/tasks/actions.md-3",
+    "docs/tasks/clips-and-sound.md-1",
+    "docs/tasks/clips-and-sound.md-2",
     "docs/tasks/inpainting.md-1",
     "docs/tasks/inpainting.md-3",
     "docs/tasks/reconstruction.md-1",

@@ -34,6 +34,7 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
         "version": "1",
         "digest": make_spec().digest(),
         "task": "classify",
+        "route": "classify",
         "state": "ready",
         "reason": "",
         "default": True,
@@ -87,7 +88,7 @@ def test_a_bundle_of_another_task_is_listed_and_does_not_classify(valkey: Privat
         eventually(lambda: len(gateway.http.get("/v1/models").json()["models"]) == 2, "both are known")
         listed = {model["name"]: model for model in gateway.http.get("/v1/models").json()["models"]}
         assert (listed["painter"]["task"], listed["painter"]["labels"], listed["painter"]["ladder"]) == ("depth", 0, [])
-        assert listed["painter"]["inputs"] == []
+        assert (listed["painter"]["inputs"], listed["painter"]["route"]) == ([], None)
         assert gateway.http.get("/v1/models/painter").json()["spec"]["preprocess"] is None
         refused = problem(gateway.classify(picture(1), model="painter"), 404, "unknown-model")
         assert refused["detail"] == "'painter' is for depth; known for classify: reds@1"

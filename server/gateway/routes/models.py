@@ -55,6 +55,8 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     """SHA-256 of its content: two bundles of one name and version differ in it, and so may their vectors."""
     task: str
+    route: str | None
+    """`POST /v1/<route>` answers with it: that of its task, but for networks that label whole clips. Null where no route does."""
     state: str
     reason: str
     default: bool
@@ -168,6 +170,7 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "version": spec.version,
         "digest": spec.digest(),
         "task": spec.task,
+        "route": None if task is None else task.route_name,
         "state": state,
         "reason": reason,
         "default": any(default is not None and default.id == spec.id for default in defaults),

@@ -45,7 +45,7 @@ async function look() {
   const ready = models.filter((model) => model.state === "ready");
   tell(ready.length ? "good" : "bad", ready.length ? `ready · ${seconds(performance.now() - began)}` : "no bundle is ready");
   for (const { task, title, load, tasks = [task], always = false } of TABS) {
-    const served = ready.filter((model) => tasks.includes(model.task));
+    const served = ready.filter((model) => tasks.includes(model.task) && tasks.includes(model.route));
     const shows = served.length || (always && ready.length);
     if (shows && !open.has(task)) add(task, title, load, served, folders);
     else if (!shows && open.has(task) && task !== current()) remove(task);

@@ -1,0 +1,227 @@
+"""Clips and sound, from the client and from the command, to a running service."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from opsin import AsyncClient, Client, ClipFacts, Refused, SoundFacts
+from tests.clips.bundles import NETWORKS, write_mavil, write_recorded
+from tests.clips.videos import expected, frames, video
+from tests.opsin.command import opsin
+from tests.service import Service, eventually, serve
+from tests.sound.sounds import tones, wav
+from tests.video.clips import clip, every
+
+COUNT, FPS, RATE = 40, 10.0, 16_000
+FILM = video(COUNT, FPS)
+"""Four seconds."""
+BELL = wav(tones(4.0, RATE, 440.0, 1320.0).astype(np.float32), RATE)
+WITH_SOUND = clip(every(30, FPS), sound=True)
+TOLERANCE = 1e-5
+"""Of a score: float32 in batches of another size."""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """`mae-st` labels clips, `apart` sounds or clips, `both` them together."""
+    root = tmp_path_factory.mktemp("bundles")
+    write_recorded(root, "mae-st")
+    for name in ("apart", "both"):
+        write_mavil(root, name)
+    with serve(root, dtype="float32", default_models='{"classify-video": "mae-st"}') as running:
+        assert running.url
+        yield running
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    with Client(service.url, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Names that lie: what a file is, its bytes tell."""
+    contents = {"video": FILM, "audio": BELL, "film": WITH_SOUND, "broken": FILM[:900]}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.jpg").write_bytes(content)
+    return {name: tmp_path / f"{name}.jpg" for name in contents}
+
+
+def rest(service: Service, sent: dict[str, bytes], **options: Any) -> Any:
+    """What the route answers to whoever asks without the client."""
+    return httpx.post(f"{service.url}/v1/classify", files=sent, data=options, timeout=120).raise_for_status().json()["results"][0]
+
+
+def assert_alike(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
+    """The same labels, best first, with the same scores."""
+    assert [one["label"] for one in found] == [one["label"] for one in wanted]
+    np.testing.assert_allclose([one["score"] for one in found], [one["score"] for one in wanted], atol=TOLERANCE)
+
+
+def test_a_clip_has_the_labels_of_the_published_test_and_says_what_was_looked_at(client: Client) -> None:
+    classes = NETWORKS["mae-st"].model().config.classes
+    found = client.classify(video=FILM, views=2, crops=3, start_s=1, end_s=3, top_k=classes)
+    scores = [one.score for one in sorted(found.predictions, key=lambda one: one.index)]
+    np.testing.assert_allclose(scores, expected(NETWORKS["mae-st"], frames(COUNT)[10:30], FPS, 2, 3), atol=TOLERANCE)
+    assert (found.clip, found.sound) == (ClipFacts(8, 2, 3, 2.0), None)
+    assert found.looked_at == "2 views × 3 crops of 8 frames, 2 s" and found.looked_at in found._repr_html_()
+
+
+def test_a_sound_and_a_sound_beside_a_clip(client: Client, service: Service) -> None:
+    heard = client.classify(audio=BELL, windows=2)
+    assert (heard.model, heard.clip, heard.sound) == ("apart", None, SoundFacts(4.0, 2, RATE))
+    assert heard.looked_at == "2 windows of sound, 4 s at 16 kHz"
+    both = client.classify(video=FILM, audio=BELL)
+    told = rest(service, {"video": FILM, "audio": BELL})
+    assert_alike([asdict(one) for one in both.predictions], told["predictions"])
+    assert both.model == "both"
+    assert both.clip is not None and both.sound is not None and both.clip.views == both.sound.windows == told["sound"]["windows"]
+
+
+def test_a_bundle_of_either_kind_goes_by_what_is_used(client: Client) -> None:
+    by_ear = client.classify(video=WITH_SOUND, model="apart", use="sound")
+    by_eye = client.classify(video=WITH_SOUND, model="apart", use="sight")
+    assert (by_ear.clip, by_eye.sound) == (None, None) and by_ear.predictions != by_eye.predictions
+
+
+def test_paths_and_open_files_are_sent_as_they_are(client: Client, files: dict[str, Path]) -> None:
+    with files["video"].open("rb") as opened:
+        assert client.classify(video=opened).predictions == client.classify(video=str(files["video"])).predictions
+
+
+def test_a_gif_can_be_sent_as_a_video(client: Client) -> None:
+    file, images = BytesIO(), [Image.fromarray(frame) for frame in frames(COUNT)]
+    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=100)
+    assert client.classify(video=file.getvalue(), views=2).clip == ClipFacts(8, 2, 3, 4.0)
+
+
+def test_a_job_and_the_client_for_asyncio_give_the_same(client: Client, service: Service) -> None:
+    plain = client.classify(video=FILM, views=2)
+    job = client.classify(video=FILM, views=2, wait=False)
+    progress = [event.data for event in job.events() if event.name == "progress"]
+    assert (job.result().predictions, job.result().clip) == (plain.predictions, plain.clip)
+    assert {one["unit"] for one in progress} == {"views"}
+
+    async def ask() -> tuple[Any, Any]:
+        async with AsyncClient(service.url, timeout=120) as asking:
+            later = await asking.classify(audio=BELL, wait=False)
+            return await asking.classify(video=FILM, views=2), await later.result()
+
+    seen, heard = asyncio.run(ask())
+    assert (seen.predictions, seen.clip) == (plain.predictions, plain.clip) and heard.sound == client.classify(audio=BELL).sound
+
+
+def test_what_cannot_be_asked_is_said_before_anything_is_sent() -> None:
+    with Client("http://127.0.0.1:9") as nowhere:
+        for given in ({}, {"images": b"image", "video": FILM}, {"images": [b"image"], "audio": BELL}):
+            with pytest.raises(ValueError, match="images, video, audio: give images, or a video, a sound, or both"):
+                nowhere.classify(**given)
+        with pytest.raises(TypeError, match="video: a path, bytes or a binary file, not int"):
+            nowhere.classify(video=7)  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="audio: open the file in binary mode"):
+            nowhere.classify(audio=StringIO("text"))  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="no option 'view'"):
+            nowhere.classify(video=FILM, view=3)  # type: ignore[call-overload]
+        with pytest.raises(FileNotFoundError):
+            nowhere.classify(video="/nowhere.mp4")
+
+
+def test_a_classifier_of_clips_is_not_taken_for_one_that_finds_people(client: Client) -> None:
+    assert (client.model("mae-st").task, client.model("mae-st").route) == ("actions", "classify")
+    with pytest.raises(Refused, match="'mae-st' is not served for actions; known: none"):
+        client.map("actions", [FILM], model="mae-st")
+
+
+def test_what_the_service_refuses_names_the_field(client: Client) -> None:
+    with pytest.raises(Refused) as many:
+        client.classify(video=FILM, views=31)
+    with pytest.raises(Refused) as windows:
+        client.classify(video=FILM, windows=2)
+    with pytest.raises(Refused) as sound:
+        client.classify(audio=b"no sound")
+    told = [(one.value.status, one.value.field) for one in (many, windows, sound)]
+    assert told == [(422, "views"), (422, "windows"), (415, "audio")]
+
+
+def test_the_command_tells_files_apart_and_says_what_was_looked_at(service: Service, files: dict[str, Path]) -> None:
+    shown = opsin("classify", files["video"], files["audio"], "--top-k", "2", OPSIN_URL=service.url)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    head, seen, heard = shown.stdout.splitlines()
+    assert head.split() == ["File", "Labels", "Looked", "at", "Tokens", "Latency", "Network"]
+    assert seen.startswith("video.jpg") and "7 views × 3 crops of 8 frames, 4 s" in seen
+    assert heard.startswith("audio.jpg") and "windows of sound, 4 s at 16 kHz" in heard
+
+
+def test_the_command_has_every_option(service: Service, files: dict[str, Path]) -> None:
+    options = ("--views", "2", "--crops", "1", "--start", "1", "--end", "3", "--model", "mae-st", "--merge", "4", "--json")
+    shown = opsin("classify", files["video"], *options, OPSIN_URL=service.url)
+    told = json.loads(shown.stdout)
+    assert (told["clip"], told["sound"]) == ({"frames": 8, "views": 2, "crops": 1, "duration_s": 2.0}, None)
+    assert told["merging"]["tokens_out"] < told["merging"]["tokens_in"]
+    assert_alike(told["predictions"], rest(service, {"video": FILM}, views=2, crops=1, start_s=1, end_s=3, merge=4)["predictions"])
+    ended = opsin("classify", files["film"], "--model", "apart", "--use", "sound", "--windows", "1", "--json", OPSIN_URL=service.url)
+    heard = json.loads(ended.stdout)
+    assert (heard["clip"], heard["sound"]["windows"]) == (None, 1)
+
+
+def test_the_command_sends_sound_beside_a_video(service: Service, files: dict[str, Path]) -> None:
+    shown = opsin("classify", files["video"], "--audio", files["audio"], "--model", "both", "--json", OPSIN_URL=service.url)
+    told = json.loads(shown.stdout)
+    assert told["file"] == str(files["video"])
+    assert_alike(told["predictions"], rest(service, {"video": FILM, "audio": BELL})["predictions"])
+
+
+def test_one_bad_clip_spoils_no_other_and_jobs_are_made_of_all(service: Service, files: dict[str, Path]) -> None:
+    shown = opsin("classify", files["broken"], files["video"], "--views", "1", "--json", OPSIN_URL=service.url)
+    bad, good = map(json.loads, shown.stdout.splitlines())
+    assert (shown.returncode, bad["error"]["status"], good["clip"]["views"]) == (1, 422, 1)
+    assert shown.stderr.startswith(f"opsin: {files['broken']}: 422 Corrupt video: video: ") and shown.stderr.count("\n") == 1
+
+    later = opsin("classify", files["video"], files["audio"], "--later", OPSIN_URL=service.url)
+    made = [line.split("\t") for line in later.stdout.splitlines()]
+    assert [file for _, file in made] == [str(files["video"]), str(files["audio"])]
+    ended = opsin("jobs", "result", made[1][0], OPSIN_URL=service.url)
+    assert json.loads(ended.stdout)["results"][0]["sound"]["sample_rate"] == RATE
+
+
+@pytest.mark.parametrize(("given", "sound"), [(("video", "film"), "audio"), (("audio",), "audio")])
+def test_sound_goes_beside_one_video(files: dict[str, Path], given: tuple[str, ...], sound: str) -> None:
+    ended = opsin("classify", *(files[name] for name in given), "--audio", files[sound])
+    assert (ended.returncode, ended.stderr) == (2, "opsin: --audio: goes with one video; a sound alone is a FILE\n")
+
+
+def test_ctrl_c_ends_the_work_of_a_clip(service: Service, tmp_path: Path) -> None:
+    file = tmp_path / "long.mp4"
+    file.write_bytes(clip(every(1500, 30.0), size=(96, 128)))
+    command = [sys.executable, "-m", "opsin", "classify", str(file), "--model", "mae-st", "--views", "30", "--crops", "3"]
+    cancelled = ended_jobs(service, "cancelled")
+    program = subprocess.Popen(command, env=os.environ | {"OPSIN_URL": service.url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        eventually(lambda: service.get("/v1/status").json()["jobs"]["running"] == 1, "its views are being looked at")
+        program.send_signal(signal.SIGINT)
+        out, err = program.communicate(timeout=60)
+    finally:
+        program.kill()
+    assert (program.returncode, out, err) == (130, b"", b"")
+    eventually(lambda: ended_jobs(service, "cancelled") == cancelled + 1, "the service has heard of it")
+
+
+def ended_jobs(service: Service, state: str) -> float:
+    name = f'opsin_jobs_ended_total{{state="{state}"}} '
+    return sum(float(line.removeprefix(name)) for line in service.get("/metrics").text.splitlines() if line.startswith(name))

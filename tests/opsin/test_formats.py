@@ -1,0 +1,86 @@
+"""What a file is, told by its bytes: of every kind that the service reads, as its own libraries write it."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opsin.cli.formats import kind
+from tests.sound.sounds import tagged, tones, wav, written
+from tests.video.clips import clip, every, sound_alone
+
+TIMES = every(4, 10.0)
+TONES = np.stack([tones(0.2, 48_000, 440.0)] * 2)
+
+
+def image(name: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, name)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_images(name: str) -> None:
+    assert kind(image(name)) == "image"
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "pixels"),
+    [
+        ("mp4", "libx264", "yuv420p"),
+        ("mov", "libx264", "yuv420p"),
+        ("webm", "libvpx-vp9", "yuv420p"),
+        ("matroska", "ffv1", "bgr0"),
+        ("avi", "mpeg4", "yuv420p"),
+        ("mpeg", "mpeg2video", "yuv420p"),
+        ("mpegts", "libx264", "yuv420p"),
+        ("asf", "mpeg4", "yuv420p"),
+        ("flv", "libx264", "yuv420p"),
+    ],
+)
+def test_videos(container: str, codec: str, pixels: str) -> None:
+    times = every(10, 25.0)
+    assert kind(clip(times, container=container, codec=codec, pixels=pixels)) == "video"
+
+
+@pytest.mark.parametrize("codec", [b"\x80theora", b"OVP80"])
+def test_an_ogg_whose_first_pages_name_a_video_codec_is_a_video(codec: bytes) -> None:
+    assert kind(b"OggS" + bytes(24) + codec + bytes(400)) == "video"
+
+
+def test_a_video_with_sound_is_a_video() -> None:
+    assert [kind(clip(TIMES, sound=True)), kind(clip(TIMES, container="matroska", sound=True))] == ["video", "video"]
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [
+        ("wav", "pcm_s16le"),
+        ("flac", "flac"),
+        ("mp3", "libmp3lame"),
+        ("ogg", "libopus"),
+        ("ogg", "vorbis"),
+        ("adts", "aac"),
+        ("aiff", "pcm_s16be"),
+        ("caf", "pcm_s16be"),
+        ("matroska", "libopus"),
+        ("webm", "libopus"),
+        ("asf", "libmp3lame"),
+    ],
+)
+def test_sounds(container: str, codec: str) -> None:
+    assert kind(written(TONES, 48_000, container, codec)) == "audio"
+
+
+def test_sounds_in_containers_of_videos_and_behind_covers() -> None:
+    assert kind(sound_alone()) == "audio"
+    assert kind(tagged(written(TONES, 48_000, "mp3", "libmp3lame"), image("PNG"))) == "audio"
+    assert kind(wav(np.zeros(400, np.float32), 16_000)) == "audio"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"cats", bytes(600), b"\0\0\0\x1cftypavif" + bytes(400)])
+def test_what_is_not_known_counts_as_an_image(content: bytes) -> None:
+    assert kind(content) == "image"
