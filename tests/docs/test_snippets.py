@@ -42,12 +42,10 @@ ELSEWHERE = ("docs/extending.md", "docs/openai.md", "docs/steps.md")
 """Python that other tests run, and an outline of a protocol."""
 OF_CHECKPOINTS = ("docs/checkpoints.md-18",)
 """Python for a published file, which `test_checkpoints` runs with a small one."""
-UNSHIPPED = ("docs/api.md-2", "docs/api.md-3")
-"""Calls for clips and sound, for which no bundle ships: tests/clips asks for the same."""
 
 
 def runs(block: Block) -> bool:
-    return (block.name in RUN or block.page in RUN) and block.name not in UNSHIPPED
+    return block.name in RUN or block.page in RUN
 
 
 SHELL = blocks("sh")
