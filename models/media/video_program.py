@@ -84,7 +84,7 @@ def open_file(file: IO[bytes], demuxer: str) -> InputContainer:
     """No other demuxer, no protocol, no file but this one. Raises Refused."""
     options = {"format_whitelist": FULL_NAMES.get(demuxer, demuxer), "protocol_whitelist": "pipe"}
     try:
-        return av.open(file, "r", format=demuxer, container_options=options, io_open=_no_other_file)
+        return av.open(file, "r", format=demuxer, container_options=options, io_open=_no_other_file, metadata_errors="replace")
     except av.error.FFmpegError as error:
         raise Refused("broken", f"the file is truncated or damaged ({_words(error)})") from error
 

@@ -123,6 +123,14 @@ def test_sound_at_the_rate_of_the_network_comes_as_it_is() -> None:
     assert np.array_equal(read(wav(noise, RATE), RATE, LIMITS), noise)
 
 
+def test_words_of_a_file_may_be_in_any_encoding() -> None:
+    plain = wav(tones(0.2, 16_000, 440.0), 16_000)
+    name = "Motörhead ".encode("latin-1")
+    words = b"LIST" + (12 + len(name)).to_bytes(4, "little") + b"INFOINAM" + len(name).to_bytes(4, "little") + name
+    tagged = plain[:4] + (len(plain) - 8 + len(words)).to_bytes(4, "little") + plain[8:12] + words + plain[12:]
+    np.testing.assert_array_equal(read(tagged, 16_000, LIMITS), read(plain, 16_000, LIMITS))
+
+
 def test_the_sound_of_a_video_is_read_and_one_without_is_refused() -> None:
     heard = read(clip(every(20, 20.0), sound=True), RATE, LIMITS)
     assert abs(len(heard) / RATE - 0.95) < 0.1 and level(heard) > 0.1
