@@ -26,6 +26,9 @@ from server.process import system
 from server.settings import Settings
 from server.telemetry import logs
 
+KEEP_ALIVE = 20
+"""Seconds for which a connection may idle. Clients keep theirs for less (httpx 5 s, aiohttp 15 s): it is they who close, since a request
+that comes in the moment in which the gateway closes is lost."""
 BACKLOG = 2048
 LINGER = 1
 """Seconds that a slow reader gets to fetch its last response."""
@@ -75,6 +78,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
         backlog=BACKLOG,
         proxy_headers=False,
         timeout_graceful_shutdown=LINGER,
+        timeout_keep_alive=KEEP_ALIVE,
     )
     sys.setswitchinterval(SWITCH_INTERVAL)
     _return_freed_memory()
