@@ -159,9 +159,9 @@ class ClipSteps:
 
 
 def _part(total: int, fps: float, start_s: float | None, end_s: float | None) -> tuple[int, int]:
-    """First frame and number of frames between two times, at the video's mean rate; at least one."""
-    first = min(total - 1, math.ceil((start_s or 0.0) * fps - ROUNDING))
-    end = total if end_s is None else min(total, math.ceil(end_s * fps - ROUNDING))
+    """First frame and number of frames between two times, which may be any, at the video's mean rate; at least one."""
+    first = math.ceil(min(total - 1, (start_s or 0.0) * fps - ROUNDING))
+    end = total if end_s is None else math.ceil(min(total, end_s * fps - ROUNDING))
     return first, max(1, end - first)
 
 

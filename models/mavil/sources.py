@@ -191,7 +191,7 @@ class Sources:
 
     def _sound(self, sound: Tensor, start: float, end: float | None, windows: int | None) -> SoundSource:
         rate = self.listener.sound.sample_rate
-        part = sound[round(start * rate) : None if end is None else round(end * rate)]
+        part = sound[round(start * rate) : None if end is None else round(min(len(sound), end * rate))]
         least = self.listener.bank.window
         if len(part) < least:
             raise UnusableInput(f"audio: {len(part)} samples at {rate} Hz are too few: one analysis window has {least}")

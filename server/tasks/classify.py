@@ -114,7 +114,7 @@ class ClipFacts(msgspec.Struct, frozen=True):
 
 
 class SoundFacts(msgspec.Struct, frozen=True):
-    """How sound was heard: seconds of it, windows, and samples a second."""
+    """How sound was heard: seconds that its windows cover, their number, and samples a second."""
 
     seconds: float
     windows: int

@@ -126,7 +126,7 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             arrays |= {"video": np.frombuffer(item["video"], np.uint8), "info": info}
         if use != "sight":
             assert spec.sound is not None
-            with named("audio"):
+            with named("audio" if "audio" in item else "video"):
                 samples = sound.read(item.get("audio") or item["video"], spec.sound.sample_rate, decoder.limits.sounds)
             arrays |= {"sound": samples, "heard": _heard(samples, plan, spec.sound)}
         return [arrays]
@@ -228,15 +228,17 @@ def _check_start(plan: ClassifyClipsPlan, seconds: float, what: str) -> None:
 
 
 def _heard(samples: NDArray[np.float32], plan: ClassifyClipsPlan, wanted: Sound) -> NDArray[np.float64]:
-    """Return the seconds of the part that is heard, its windows, and samples a second. Raises InvalidOption for too short a part."""
+    """Return the seconds that are heard, the windows they fill, and samples a second. Raises InvalidOption for too short a part."""
     rate = wanted.sample_rate
     _check_start(plan, len(samples) / rate, "sound")
-    begin, end = round((plan.start_s or 0.0) * rate), len(samples) if plan.end_s is None else min(len(samples), round(plan.end_s * rate))
+    begin = round((plan.start_s or 0.0) * rate)
+    end = len(samples) if plan.end_s is None else round(min(len(samples), plan.end_s * rate))
     if end - begin < round(sound_windows.SHORTEST_S * rate):
         field = "start_s" if plan.end_s is None else "end_s"
         raise InvalidOption(field, f"{getattr(plan, field):g}: {end - begin} samples are left, and one analysis window has more")
-    windows = sound_windows.count(end - begin, wanted)
-    return np.array([(end - begin) / rate, min(windows, plan.windows or windows), rate])
+    fitting = sound_windows.count(end - begin, wanted)
+    windows = min(fitting, plan.windows or fitting)
+    return np.array([min(end - begin, windows * sound_windows.stride(wanted)) / rate, windows, rate])
 
 
 def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Classification:
