@@ -128,6 +128,18 @@ def test_sound_and_sight_are_classified_together(gateway: Gateway) -> None:
     assert told["clip"]["views"] == told["sound"]["windows"] == len(banks)
 
 
+def test_each_half_merges_as_it_is_asked_to(gateway: Gateway) -> None:
+    def merged(**asked: Any) -> Any:
+        return answered(gateway, {"video": FILM, "audio": BELL}, windows=1, **asked)["results"][0]["merging"]
+
+    off, both, apart = merged(), merged(merge=2), merged(merge=2, merge_sight="off")
+    depth = len(off["schedule"])
+    assert both["schedule"] == apart["schedule"] == [2] * depth and "schedule_sight" not in both
+    assert apart["schedule_sight"] == [0] * depth
+    counts = [one["tokens_out"] for one in (both, apart, off)]
+    assert counts == sorted(set(counts)), "each half loses some"
+
+
 def test_a_video_brings_its_own_sound(gateway: Gateway) -> None:
     film = clip(every(30, 10.0), sound=True)
     alone = answered(gateway, {"video": film}, model="both", top_k=9)
@@ -186,6 +198,8 @@ def many_channels(count: int) -> bytes:
         (422, {"audio": BELL, "video": FILM}, {"model": "apart"}, "use", "use sound or sight"),
         (422, {"audio": BELL, "video": FILM}, {"use": "sound"}, "use", "both@1 was trained for both"),
         (422, {"audio": BELL}, {"use": "both"}, "use", "apart@1 was trained for sound or sight"),
+        (422, {"audio": BELL}, {"merge_sight": 2}, "merge_sight", "no video is seen"),
+        (422, {"video": FILM, "audio": BELL}, {"merge_sight": "much"}, "merge_sight", "use `off`, an integer"),
         (422, {"audio": BELL}, {"use": "sight"}, "use", "there is no video"),
         (422, {"audio": BELL}, {"windows": 13}, "windows", "from 1 to 12"),
         (422, {"audio": BELL}, {"views": 2}, "views", "no video is seen"),
