@@ -64,7 +64,7 @@ def crops(clip: Tensor, *, short_side: int, size: int, count: int) -> Tensor:
     """
     if short_side < size:
         raise ValueError(f"size: squares of {size} px do not fit a short side of {short_side}")
-    height, width = _resized_size(*clip.shape[2:], short_side)
+    height, width = _resized_size(clip.shape[2], clip.shape[3], short_side)
     top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
     if count == 1:
         corners = [(top, left)]
