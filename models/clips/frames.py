@@ -16,36 +16,54 @@ from models.media.video import ClipLimits, NotYet, NumberedFrames, VideoError
 
 AHEAD = 1
 """Views whose frames are read before they are asked for."""
+MOST_BYTES = 256 * 2**20
+"""Prepared frames that are kept, at most, unless those of one view are more."""
 
 Prepare = Callable[[NDArray[np.uint8]], Tensor]
 """Pixels (H, W, 3) of an upright frame → what the network is to see of it."""
 
 
 class ViewFrames:
-    """The prepared frames of each view, in their order. The frames of a view that was looked at before are read again from the begin."""
+    """The prepared frames of each view, in their order. The frames of a view that was looked at before are read again from the begin, and
+    so is the video where views share more frames than may be kept."""
 
-    def __init__(self, data: NDArray[np.uint8], numbers: Sequence[Sequence[int]], limits: ClipLimits, prepare: Prepare) -> None:
-        """numbers: of the frames of each view, in the order in which the network sees them."""
+    def __init__(
+        self, data: NDArray[np.uint8], numbers: Sequence[Sequence[int]], limits: ClipLimits, prepare: Prepare, frame_bytes: int
+    ) -> None:
+        """numbers: of the frames of each view, in the order in which the network sees them. frame_bytes: of a prepared frame."""
         self._data, self._numbers, self._limits, self._prepare = data, numbers, limits, prepare
+        self._readings, frames = readings(numbers, MOST_BYTES // frame_bytes)
+        self.nbytes = frames * frame_bytes
+        """Memory of the prepared frames, at most."""
+        self._error: Exception | None = None
         self._reader: _Reader | None = self._read(0)
 
     def is_ready(self, view: int) -> bool:
         """Whether nothing has to be waited for."""
-        return self._reader is not None and self._reader.is_ready(view)
+        reader = self._reader
+        return self._error is not None or (reader is not None and view < reader.end and reader.is_ready(view))
 
     def take(self, view: int, until: float) -> list[Tensor]:
         """The frames of a view. The same view may be taken again.
 
-        until: monotonic seconds until which they may be waited for. Raises NotYet, and UnusableInput for a video that cannot be read.
+        until: monotonic seconds until which they may be waited for. Raises NotYet, and UnusableInput for a video that cannot be read. What
+        has failed once fails for ever: with whomever its next step is taken, all get to know at once.
         """
-        if self._reader is None or view < self._reader.view:
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        if self._reader is None or not self._reader.view <= view < self._reader.end:
             self.close()
             self._reader = self._read(view)
         try:
             return self._reader.take(view, until)
+        except NotYet:
+            raise
         except VideoError as error:
-            self.close()
-            raise UnusableInput(str(error)) from error
+            self._error = UnusableInput(str(error))
+        except Exception as error:
+            self._error = error
+        self.close()
+        raise self._error.with_traceback(None)
 
     def close(self) -> None:
         if self._reader is not None:
@@ -53,12 +71,46 @@ class ViewFrames:
         self._reader = None
 
     def _read(self, view: int) -> _Reader:
-        wanted = sorted({number for numbers in self._numbers[view:] for number in numbers})
-        return _Reader(NumberedFrames(self._data.data, wanted, self._limits), self._numbers, self._prepare, view)
+        end = next(end for end in self._readings if view < end)
+        wanted = sorted({number for numbers in self._numbers[view:end] for number in numbers})
+        return _Reader(NumberedFrames(self._data.data, wanted, self._limits), self._numbers[:end], self._prepare, view)
 
     def __del__(self) -> None:
         if hasattr(self, "_reader"):  # its thread would read on
             self.close()
+
+
+def readings(numbers: Sequence[Sequence[int]], most: int) -> tuple[list[int], int]:
+    """Return where the views of each reading of a video end, so that it keeps `most` frames or those of one view, and how many one keeps.
+
+    numbers: of the frames of each view."""
+    ends: list[int] = []
+    first, kept, most_kept = 0, 0, 0
+    for view in range(len(numbers)):
+        together = _kept(numbers[first : view + 1])
+        if view > first and together > most:
+            ends.append(view)
+            first, most_kept, together = view, max(most_kept, kept), _kept(numbers[view : view + 1])
+        kept = together
+    return [*ends, len(numbers)], max(most_kept, kept)
+
+
+def _kept(numbers: Sequence[Sequence[int]]) -> int:
+    """Return how many frames are kept at once, at most: those due while a view is looked at that it or a later one sees."""
+    last = _last(numbers)
+    frames, until = np.array(list(last)), np.array(list(last.values()))
+    ends = _ends(numbers)
+    return max(int(((until >= view) & (frames <= ends[min(view + AHEAD, len(ends) - 1)])).sum()) for view in range(len(ends)))
+
+
+def _last(numbers: Sequence[Sequence[int]], begin: int = 0) -> dict[int, int]:
+    """Frame → the last view that sees it, of the views from `begin` on."""
+    return {number: view for view in range(begin, len(numbers)) for number in numbers[view]}
+
+
+def _ends(numbers: Sequence[Sequence[int]]) -> list[int]:
+    """By view, the last frame that it or one before it sees."""
+    return list(accumulate(map(max, numbers), max))
 
 
 class GivenFrames:
@@ -78,19 +130,19 @@ class GivenFrames:
 
 
 class _Reader:
-    """A thread that reads the frames of all views from one on."""
+    """A thread that reads the frames of views, from one on."""
 
     def __init__(self, frames: NumberedFrames, numbers: Sequence[Sequence[int]], prepare: Prepare, view: int) -> None:
         self.view = view
         """The one that was asked for last."""
+        self.end = len(numbers)
+        """Number of views that are read, those before included."""
         self._frames, self._numbers, self._prepare = frames, numbers, prepare
-        self._last = {number: view for view in range(view, len(numbers)) for number in numbers[view]}
-        self._ends = list(accumulate(map(max, numbers), max))
-        """By view, the last frame that it or one before it sees."""
+        self._last, self._ends = _last(numbers, view), _ends(numbers)
         self._ready: dict[int, Tensor] = {}
         """By number, those that a view still needs."""
         self._changed = threading.Condition()
-        self._error: VideoError | None = None
+        self._error: Exception | None = None
         self._ended = self._closed = False
         self._thread = threading.Thread(target=self._read_all, name="views", daemon=True)
         self._thread.start()
@@ -100,7 +152,7 @@ class _Reader:
             return self._ended or self._has(self._numbers[view])
 
     def take(self, view: int, until: float) -> list[Tensor]:
-        """Raises VideoError, and NotYet."""
+        """Raises VideoError, NotYet, and whatever went wrong here."""
         wanted = self._numbers[view]
         with self._changed:
             self.view = view
@@ -136,8 +188,8 @@ class _Reader:
                 with self._changed:
                     self._ready |= dict.fromkeys((number for number in shown if self._last[number] >= self.view), prepared)
                     self._changed.notify_all()
-        except VideoError as error:
-            self._error = error
+        except Exception as error:
+            self._error = error.with_traceback(None)  # whose frames hold a frame
         finally:
             with self._changed:
                 self._ended = True

@@ -54,7 +54,7 @@ class Viewing(State):
     merge: tuple[int, ...]
     views: Views
     bytes_kept: int
-    """Memory of the video, of the process that reads it, and of the frames of two views."""
+    """Memory of the video, of the process that reads it, and of prepared frames."""
     view: int = 0
     """The next one; the crops of a view follow each other."""
     scores: Tensor | None = None
@@ -117,9 +117,10 @@ class ClipSteps:
     def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Viewing:
         views = Views(asked.get("views") or self._views.count, asked.get("crops") or self._views.crops)
         merge = tuple(asked.get("merge") or ())
-        kept = 2 * self._clip.frames * views.crops * 3 * 4 * self._preprocess.image_size**2
+        frame_bytes = views.crops * 3 * 4 * self._preprocess.image_size**2
         if "frames" in job:
-            return Viewing(GivenFrames([self._prepared(frame, views.crops) for frame in job["frames"].cpu().numpy()]), merge, views, kept)
+            given = [self._prepared(frame, views.crops) for frame in job["frames"].cpu().numpy()]
+            return Viewing(GivenFrames(given), merge, views, len(given) * frame_bytes)
         width, height, fps, total, _ = job["info"].tolist()
         first, total = _part(int(total), fps, asked.get("start_s"), asked.get("end_s"))
         numbers = first + view_frames(
@@ -132,8 +133,8 @@ class ClipSteps:
             rate=self._clip.rate,
         )
         data, limits = job["video"].cpu().numpy(), ClipLimits.of_accepted(int(width), int(height))
-        frames = ViewFrames(data, numbers.tolist(), limits, lambda pixels: self._prepared(pixels, views.crops))
-        nbytes = data.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + kept
+        frames = ViewFrames(data, numbers.tolist(), limits, lambda pixels: self._prepared(pixels, views.crops), frame_bytes)
+        nbytes = data.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + frames.nbytes
         return Viewing(frames, merge, views, nbytes)
 
     def _prepared(self, pixels: NDArray[np.uint8], count: int) -> Tensor:
@@ -159,9 +160,9 @@ class ClipSteps:
 
 
 def _part(total: int, fps: float, start_s: float | None, end_s: float | None) -> tuple[int, int]:
-    """First frame and number of frames between two times, at the video's mean rate; at least one."""
-    first = min(total - 1, math.ceil((start_s or 0.0) * fps - ROUNDING))
-    end = total if end_s is None else min(total, math.ceil(end_s * fps - ROUNDING))
+    """First frame and number of frames between two times, which may be any, at the video's mean rate; at least one."""
+    first = math.ceil(min(total - 1, (start_s or 0.0) * fps - ROUNDING))
+    end = total if end_s is None else math.ceil(min(total, end_s * fps - ROUNDING))
     return first, max(1, end - first)
 
 

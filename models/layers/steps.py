@@ -80,7 +80,8 @@ class Steps(Protocol):
         Shapes are equal within a bucket, unless the task makes buckets of several shapes."""
 
     def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
-        """Take the next step of each state, in this order. They may be at different places and of different totals.
+        """Take the next step of each state, in this order. They may be at different places and of different totals. A job that has to wait,
+        as for frames that are still being read, keeps the very state that it has, and no step is counted.
 
         previews: for which of them something to show is wanted."""
 

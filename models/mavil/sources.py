@@ -191,7 +191,7 @@ class Sources:
 
     def _sound(self, sound: Tensor, start: float, end: float | None, windows: int | None) -> SoundSource:
         rate = self.listener.sound.sample_rate
-        part = sound[round(start * rate) : None if end is None else round(end * rate)]
+        part = sound[round(start * rate) : None if end is None else round(min(len(sound), end * rate))]
         least = self.listener.bank.window
         if len(part) < least:
             raise UnusableInput(f"audio: {len(part)} samples at {rate} Hz are too few: one analysis window has {least}")
@@ -211,9 +211,9 @@ class Sources:
         numbers = [sorted(set(clip)) for clip in clips]
         order = [[mine.index(number) for number in clip] for mine, clip in zip(numbers, clips, strict=True)]
         video, limits = job["video"].cpu().numpy(), ClipLimits.of_accepted(int(width), int(height))
-        kept = 2 * self.clip.frames * 3 * 4 * self.pixels.image_size**2
-        nbytes = video.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + kept
-        return ClipSource(ViewFrames(video, numbers, limits, self._prepared), order, nbytes)
+        read = ViewFrames(video, numbers, limits, self._prepared, 3 * 4 * self.pixels.image_size**2)
+        nbytes = video.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + read.nbytes
+        return ClipSource(read, order, nbytes)
 
     def _prepared(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) → (3, S, S), normalised."""

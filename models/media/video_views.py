@@ -64,8 +64,7 @@ def crops(clip: Tensor, *, short_side: int, size: int, count: int) -> Tensor:
     """
     if short_side < size:
         raise ValueError(f"size: squares of {size} px do not fit a short side of {short_side}")
-    resized = resize_short_side(clip.transpose(0, 1), short_side)  # (T, channels, h, w)
-    height, width = resized.shape[2:]
+    height, width = _resized_size(clip.shape[2], clip.shape[3], short_side)
     top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
     if count == 1:
         corners = [(top, left)]
@@ -73,7 +72,34 @@ def crops(clip: Tensor, *, short_side: int, size: int, count: int) -> Tensor:
         corners = [(0, left), (top, left), (height - size, left)] if height > width else [(top, 0), (top, left), (top, width - size)]
     else:
         raise ValueError(f"count: {count} crops; it can be 1 (the centre) or 3 (along the longer side)")
-    return torch.stack([resized[:, :, y : y + size, x : x + size] for y, x in corners]).transpose(1, 2)
+    return torch.stack([_resized_square(clip, (height, width), corner, size) for corner in corners])
+
+
+def _resized_square(images: Tensor, to: tuple[int, int], corner: tuple[int, int], size: int) -> Tensor:
+    """(…, H, W) → (…, size, size), the square at a corner (top, left) of what `F.interpolate` makes of images taken to a height and width.
+
+    No more than the square is computed, the longer side first: a strip of 30,000 by 4 pixels would become 224 times as large as a whole."""
+    axes = sorted(((-2, to[0], corner[0]), (-1, to[1], corner[1])), key=lambda axis: axis[1], reverse=True)
+    for axis, resized, first in axes:
+        images = _resized_line(images, axis, resized, first, size)
+    return images
+
+
+def _resized_line(images: Tensor, axis: int, to: int, first: int, count: int) -> Tensor:
+    """Return `count` lines from the first one on of images whose axis is taken to a length, bilinearly, without antialiasing."""
+    length = images.shape[axis]
+    if length == to:
+        return images.narrow(axis, first, count)
+    places = ((torch.arange(first, first + count, device=images.device) + 0.5) * (length / to) - 0.5).clamp(min=0)
+    before = places.long().clamp(max=length - 1)
+    share = (places - before).view([-1] + [1] * (-1 - axis))
+    return torch.lerp(images.index_select(axis, before), images.index_select(axis, (before + 1).clamp(max=length - 1)), share)
+
+
+def _resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width of images whose short side is taken to a length; the longer side is rounded down."""
+    long_side = math.floor(max(height, width) / min(height, width) * short_side)
+    return (short_side, long_side) if height <= width else (long_side, short_side)
 
 
 def resize_short_side(images: Tensor, short_side: int) -> Tensor:
@@ -81,9 +107,7 @@ def resize_short_side(images: Tensor, short_side: int) -> Tensor:
     height, width = images.shape[2:]
     if min(height, width) == short_side:
         return images
-    long_side = math.floor(max(height, width) / min(height, width) * short_side)
-    size = (short_side, long_side) if height <= width else (long_side, short_side)
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(images, size=_resized_size(height, width, short_side), mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)

@@ -85,10 +85,12 @@ class Visit:
         """From now on the visit counts for this bundle."""
         self.model, self.version = spec.name, spec.version
 
-    def lengthen(self) -> None:
-        """Its parts have told that it takes long: it has the deadline of jobs by default, and no room in the queue's last eighth."""
+    async def lengthen(self) -> None:
+        """Its parts have told that it takes long: it has the deadline of jobs by default, and no room in the queue's last eighth. Raises
+        QueueFull where it has taken some there."""
         self.takes_long = True
         self.reservation.lengthen()
+        await self.reservation.check()
         if not self.asynchronous:
             self.seconds = self.admission.seconds(self)
             self.set_deadline(self.seconds)

@@ -35,6 +35,10 @@ class ClassifyOptions(Options, frozen=True, kw_only=True):
         MERGED | None,
         Meta(description="Token merging.", extra={"values": VALUES, "default": "the bundle's default rung"}),
     ] = None
+    merge_sight: Annotated[
+        MERGED | None,
+        Meta(description="Token merging of what is seen, by a bundle that also hears.", extra={"values": VALUES, "default": "as `merge`"}),
+    ] = None
     trace: Annotated[bool, Meta(description="Also say which patches were merged, block by block. Images alone.")] = False
     views: (
         Annotated[int, Meta(ge=1, le=MOST_VIEWS, description="Views of a video, spread over its time.", extra={"default": "the bundle's"})]
@@ -66,7 +70,7 @@ class ClassifyOptions(Options, frozen=True, kw_only=True):
     ) = None
 
 
-OF_CLIPS = ("views", "crops", "start_s", "end_s", "windows", "use")
+OF_CLIPS = ("merge_sight", "views", "crops", "start_s", "end_s", "windows", "use")
 """Options that images do not have."""
 
 
@@ -102,6 +106,8 @@ class Merging(msgspec.Struct, frozen=True):
     tokens_in: int
     tokens_out: int
     trace: Trace | msgspec.UnsetType = msgspec.UNSET
+    schedule_sight: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    """r of every block of the half that sees, where it was asked for; `schedule` is then of the half that hears."""
 
 
 class ClipFacts(msgspec.Struct, frozen=True):
@@ -114,7 +120,7 @@ class ClipFacts(msgspec.Struct, frozen=True):
 
 
 class SoundFacts(msgspec.Struct, frozen=True):
-    """How sound was heard: seconds of it, windows, and samples a second."""
+    """How sound was heard: seconds that its windows cover, their number, and samples a second."""
 
     seconds: float
     windows: int

@@ -59,6 +59,8 @@ class ClassifyClipsPlan(msgspec.Struct, frozen=True):
     end_s: float | None
     use: Use | None = None
     windows: int | None = None
+    schedule_sight: tuple[int, ...] | None = None
+    """r of every block of the half that sees; None: as `schedule`."""
     asks_views: bool = False
     """Whether `views` was asked for, rather than the bundle's."""
 
@@ -108,6 +110,7 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             end_s=asked.end_s,
             use=asked.use,
             windows=asked.windows,
+            schedule_sight=None if asked.merge_sight is None else schedule_of(str(asked.merge_sight), spec, "merge_sight")[1],
             asks_views=asked.views is not None,
         )
 
@@ -117,6 +120,8 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             raise InvalidOption("windows", f"{plan.windows}: no sound is heard; leave it out")
         if use == "sound" and plan.asks_views:
             raise InvalidOption("views", f"{plan.views}: no video is seen; leave it out")
+        if use == "sound" and plan.schedule_sight is not None:
+            raise InvalidOption("merge_sight", "no video is seen; leave it out")
         arrays: Arrays = {}
         if use != "sound":
             with named("video"):
@@ -126,13 +131,13 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             arrays |= {"video": np.frombuffer(item["video"], np.uint8), "info": info}
         if use != "sight":
             assert spec.sound is not None
-            with named("audio"):
+            with named("audio" if "audio" in item else "video"):
                 samples = sound.read(item.get("audio") or item["video"], spec.sound.sample_rate, decoder.limits.sounds)
             arrays |= {"sound": samples, "heard": _heard(samples, plan, spec.sound)}
         return [arrays]
 
     def bucket(self, plan: ClassifyClipsPlan, spec: BundleSpec) -> str:
-        return ",".join(map(str, plan.schedule))
+        return "/".join(",".join(map(str, half)) for half in (plan.schedule, plan.schedule_sight) if half is not None)
 
     def bucket_of(self, plan: ClassifyClipsPlan, spec: BundleSpec, shapes: Shapes) -> str:
         """Views of any video and number go together, and windows of any sound, if their tokens merge alike."""
@@ -140,7 +145,8 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
 
     def arguments(self, plan: ClassifyClipsPlan) -> dict[str, Any]:
         asked = {name: getattr(plan, name) for name in ("views", "crops", "start_s", "end_s", "use", "windows")}
-        return {"merge": list(plan.schedule), **asked}
+        sight = {} if plan.schedule_sight is None else {"merge_sight": list(plan.schedule_sight)}
+        return {"merge": list(plan.schedule), **sight, **asked}
 
     def steps(self, plan: ClassifyClipsPlan, arrays: Arrays | None = None) -> int | None:
         if arrays is None:
@@ -194,12 +200,13 @@ def _fuses(spec: BundleSpec) -> bool:
 def _check_bundle(asked: ClassifyOptions, spec: BundleSpec) -> None:
     """Raises InvalidOption for what the bundle cannot do, whatever is sent."""
     if not _hears(spec):
-        for name in ("windows", "use"):
+        for name in ("merge_sight", "windows", "use"):
             if (value := getattr(asked, name)) is not None:
                 raise InvalidOption(name, f"{value}: {spec.id} hears no sound; leave it out")
         return
-    if not _sees(spec) and asked.views is not None:
-        raise InvalidOption("views", f"{asked.views}: {spec.id} sees no video; leave it out")
+    for name in () if _sees(spec) else ("merge_sight", "views"):
+        if (value := getattr(asked, name)) is not None:
+            raise InvalidOption(name, f"{value}: {spec.id} sees no video; leave it out")
     if asked.crops is not None and asked.crops > 1:
         raise InvalidOption("crops", f"{asked.crops}: {spec.id} sees the whole of each frame; use 1, or leave it out")
     if _fuses(spec) and asked.views is not None:
@@ -228,15 +235,17 @@ def _check_start(plan: ClassifyClipsPlan, seconds: float, what: str) -> None:
 
 
 def _heard(samples: NDArray[np.float32], plan: ClassifyClipsPlan, wanted: Sound) -> NDArray[np.float64]:
-    """Return the seconds of the part that is heard, its windows, and samples a second. Raises InvalidOption for too short a part."""
+    """Return the seconds that are heard, the windows they fill, and samples a second. Raises InvalidOption for too short a part."""
     rate = wanted.sample_rate
     _check_start(plan, len(samples) / rate, "sound")
-    begin, end = round((plan.start_s or 0.0) * rate), len(samples) if plan.end_s is None else min(len(samples), round(plan.end_s * rate))
+    begin = round((plan.start_s or 0.0) * rate)
+    end = len(samples) if plan.end_s is None else round(min(len(samples), plan.end_s * rate))
     if end - begin < round(sound_windows.SHORTEST_S * rate):
         field = "start_s" if plan.end_s is None else "end_s"
         raise InvalidOption(field, f"{getattr(plan, field):g}: {end - begin} samples are left, and one analysis window has more")
-    windows = sound_windows.count(end - begin, wanted)
-    return np.array([(end - begin) / rate, min(windows, plan.windows or windows), rate])
+    fitting = sound_windows.count(end - begin, wanted)
+    windows = min(fitting, plan.windows or fitting)
+    return np.array([min(end - begin, windows * sound_windows.stride(wanted)) / rate, windows, rate])
 
 
 def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Classification:
@@ -244,7 +253,13 @@ def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec)
     tokens_in, tokens_out = outputs["tokens"].tolist()
     return Classification(
         best_labels(outputs["scores"], plan.top_k, spec),
-        Merging(plan.rung, plan.schedule, tokens_in, tokens_out),
+        Merging(
+            plan.rung,
+            plan.schedule,
+            tokens_in,
+            tokens_out,
+            schedule_sight=UNSET if plan.schedule_sight is None else plan.schedule_sight,
+        ),
         _clip_facts(outputs, plan, spec),
         _sound_facts(outputs, plan),
     )

@@ -17,19 +17,19 @@ MERGED = int | Annotated[str, Meta(max_length=256)]
 VALUES = "`off`, tokens to merge in each block (an integer), or a rung of the bundle's ladder"
 
 
-def schedule_of(merge: str | None, spec: BundleSpec) -> tuple[str | None, tuple[int, ...]]:
+def schedule_of(merge: str | None, spec: BundleSpec, option: str = "merge") -> tuple[str | None, tuple[int, ...]]:
     """Return the rung, if it names one, and r of every block. merge: `off`, an integer of at least 0 or a rung's name; None: the bundle's
-    default rung, or off. Raises InvalidOption."""
+    default rung, or off. option: its name. Raises InvalidOption."""
     depth = int(spec.config.get("depth", 1))
     name = spec.default_rung if merge is None else merge
     if name is None or name in ("off", "0"):
         return None, (0,) * depth
     if not spec.merges:
-        raise InvalidOption("merge", f"{quoted(name)}: the tokens of {spec.id} do not merge; use `off`")
+        raise InvalidOption(option, f"{quoted(name)}: the tokens of {spec.id} do not merge; use `off`")
     rung = spec.rung(name)
     if rung is not None:
         return rung.name, tuple(max(r, 0) for r in rung.merge.expand(depth))
     if name.isascii() and name.isdigit() and len(name) <= 5 and int(name) <= MAX_MERGED:
         return None, MergeSchedule.constant(int(name)).expand(depth)
     rungs = ", ".join(rung.name for rung in spec.ladder) or "none"
-    raise InvalidOption("merge", f"{quoted(name)}: use `off`, an integer from 0 to {MAX_MERGED} or a rung of {spec.id} ({rungs})")
+    raise InvalidOption(option, f"{quoted(name)}: use `off`, an integer from 0 to {MAX_MERGED} or a rung of {spec.id} ({rungs})")

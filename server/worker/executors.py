@@ -86,6 +86,8 @@ class Computed:
     """Number of jobs that took their first step."""
     cold: bool = False
     """Whether no batch of its shape had run before: it also paid for preparing the shape."""
+    waited: bool = False
+    """Whether all jobs are as they were: what they need is still being read."""
 
     @property
     def size(self) -> int:

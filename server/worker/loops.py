@@ -204,7 +204,7 @@ class BatchRunner:
                 log.warning("out of memory: batch halved", bundle=running.bucket.bundle, size=len(result.jobs))
                 self.slots.too_large(running, round(sum(map(executor.weight, result.jobs))))
                 continue
-            if isinstance(result, Computed) and len(result.jobs) == len(jobs) and not result.cold:
+            if isinstance(result, Computed) and len(result.jobs) == len(jobs) and not (result.cold or result.waited):
                 self.slots.measured(running, result.size, result.seconds)
             yield result
         if later:

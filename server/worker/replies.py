@@ -143,7 +143,7 @@ def _count(batch: Computed, metrics: WorkerMetrics) -> None:
     labels = batch.jobs[0].bundle.split("@")
     if batch.cold:
         metrics.cold_batches.labels(*labels).inc()
-    if batch.weight:
+    if batch.weight and not batch.waited:
         metrics.steps.labels(*labels).inc(len(batch.jobs))
         metrics.step_joins.labels(*labels).inc(batch.joined)
         metrics.step_leaves.labels(*labels, "finished").inc(len(batch.answers))

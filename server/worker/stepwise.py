@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.layers.steps import State
-from models.loading import Ended, LoadedSteps
+from models.loading import Advanced, Ended, LoadedSteps
 from server.queue.delivery import Delivery
 from server.worker.executors import (
     Computed,
@@ -172,7 +172,16 @@ class Stepwise:
                 [resident.state for resident in residents], [job.job.previews and now for job, now in zip(jobs, due, strict=True)]
             )
         seconds = time.monotonic() - started
-        computed = Computed(jobs, started, seconds, [], weight=weight, joined=sum(resident.state.done == 0 for resident in residents))
+        stepped = [not _waits(resident, outcome) for resident, outcome in zip(residents, outcomes, strict=True)]
+        computed = Computed(
+            jobs,
+            started,
+            seconds,
+            [],
+            weight=weight,
+            joined=sum(moved and resident.state.done == 0 for resident, moved in zip(residents, stepped, strict=True)),
+            waited=not any(stepped),
+        )
         with self._lock:
             for job, resident, now, outcome in zip(jobs, residents, due, outcomes, strict=True):
                 inference = resident.inference + seconds
@@ -200,6 +209,11 @@ class Stepwise:
 
     def _report(self, job: Delivery, state: State, preview: Mapping[str, NDArray[Any]] | None = None) -> Report:
         return Report(job, state.done, state.total, self.unit, dict(preview or {}))
+
+
+def _waits(resident: Resident, outcome: Advanced | Ended) -> bool:
+    """Return whether a job has taken no step: its state is the very one that it was."""
+    return isinstance(outcome, Advanced) and outcome.state is resident.state
 
 
 def _key(job: Delivery) -> tuple[str, str]:

@@ -52,6 +52,7 @@ def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx.Res
         (422, {"video": FILM}, {"start_s": 1, "end_s": 0.5}, "end_s", "it must be after start_s"),
         (422, {"video": FILM}, {"trace": "true"}, "trace", "only they are traced"),
         (422, {"video": FILM}, {"windows": 2}, "windows", "hears no sound"),
+        (422, {"video": FILM}, {"merge_sight": 2}, "merge_sight", "hears no sound"),
         (422, {"video": FILM}, {"use": "sound"}, "use", "hears no sound"),
         (422, {"video": FILM}, {"model": "mvit2", "merge": 3}, "merge", "do not merge"),
         (422, {"video": FILM}, {"top_k": 12}, "top_k", "from 1 to 11"),

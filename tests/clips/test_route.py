@@ -79,6 +79,12 @@ def test_merging_is_told_and_changes_the_scores_of_what_merges(gateway: Gateway)
     assert np.abs(scores_of(plain) - scores_of(merged)).max() > 100 * TOLERANCE
 
 
+def test_a_clip_may_end_at_any_time_after_its_start(gateway: Gateway) -> None:
+    file = video(COUNT, FPS)
+    late, usual = (ask(gateway, file, views=1, crops=1, **end).raise_for_status().json() for end in ({"end_s": 1e308}, {}))
+    assert late["results"] == usual["results"]
+
+
 def test_json_and_a_form_say_the_same(gateway: Gateway) -> None:
     file = video(COUNT, FPS)
     in_form = ask(gateway, file, views=2, top_k=2).raise_for_status().json()

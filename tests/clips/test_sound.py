@@ -76,11 +76,20 @@ def test_sound_is_classified_by_all_of_its_windows(gateway: Gateway) -> None:
     assert answer["model"] == "apart" and told["sound"] == {"seconds": 4.0, "windows": 9, "sample_rate": RATE} and "clip" not in told
 
 
+def test_a_sound_may_end_at_any_time_after_its_start(gateway: Gateway) -> None:
+    answer = answered(gateway, {"audio": BELL}, top_k=7, end_s=1e308)
+    assert answer["results"] == answered(gateway, {"audio": BELL}, top_k=7)["results"]
+    beside = answered(gateway, {"video": FILM, "audio": BELL}, end_s=1e308)
+    assert beside["results"] == answered(gateway, {"video": FILM, "audio": BELL})["results"]
+
+
 def test_a_part_of_a_sound_and_few_windows_can_be_asked_for(gateway: Gateway) -> None:
     answer = answered(gateway, {"audio": BELL}, top_k=7, start_s=1, end_s=3.5, windows=2)
     length = mavil("apart").config.audio_frames * HOP
     np.testing.assert_allclose(scores_of(answer), heard(NOISE[RATE:][: 2 * length + WINDOW - HOP]), atol=TOLERANCE)
-    assert answer["results"][0]["sound"] == {"seconds": 2.5, "windows": 2, "sample_rate": RATE}
+    assert answer["results"][0]["sound"] == {"seconds": 2 * length / RATE, "windows": 2, "sample_rate": RATE}, (
+        "what is left over is not heard"
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,6 +126,18 @@ def test_sound_and_sight_are_classified_together(gateway: Gateway) -> None:
     np.testing.assert_allclose(scores_of(answer), wanted, atol=TOLERANCE)
     (told,) = answer["results"]
     assert told["clip"]["views"] == told["sound"]["windows"] == len(banks)
+
+
+def test_each_half_merges_as_it_is_asked_to(gateway: Gateway) -> None:
+    def merged(**asked: Any) -> Any:
+        return answered(gateway, {"video": FILM, "audio": BELL}, windows=1, **asked)["results"][0]["merging"]
+
+    off, both, apart = merged(), merged(merge=2), merged(merge=2, merge_sight="off")
+    depth = len(off["schedule"])
+    assert both["schedule"] == apart["schedule"] == [2] * depth and "schedule_sight" not in both
+    assert apart["schedule_sight"] == [0] * depth
+    counts = [one["tokens_out"] for one in (both, apart, off)]
+    assert counts == sorted(set(counts)), "each half loses some"
 
 
 def test_a_video_brings_its_own_sound(gateway: Gateway) -> None:
@@ -171,12 +192,14 @@ def many_channels(count: int) -> bytes:
         (413, {"audio": many_channels(9)}, {}, "audio", "channels"),
         (413, {"audio": wav(np.zeros(4000, np.int16), 400_000)}, {}, "audio", "384"),
         (413, {"audio": wav(np.zeros(61 * RATE, np.int16), RATE)}, {}, "audio", "OPSIN_MAX_AUDIO_SECONDS"),
-        (422, {"video": FILM}, {"model": "both"}, "audio", "sound"),
+        (422, {"video": FILM}, {"model": "both"}, "video", "sound"),
         (422, {"audio": BELL}, {"model": "both"}, "video", "missing"),
         (422, {"audio": BELL}, {"model": "mvit2"}, "audio", "mvit2@1 takes video, and no audio"),
         (422, {"audio": BELL, "video": FILM}, {"model": "apart"}, "use", "use sound or sight"),
         (422, {"audio": BELL, "video": FILM}, {"use": "sound"}, "use", "both@1 was trained for both"),
         (422, {"audio": BELL}, {"use": "both"}, "use", "apart@1 was trained for sound or sight"),
+        (422, {"audio": BELL}, {"merge_sight": 2}, "merge_sight", "no video is seen"),
+        (422, {"video": FILM, "audio": BELL}, {"merge_sight": "much"}, "merge_sight", "use `off`, an integer"),
         (422, {"audio": BELL}, {"use": "sight"}, "use", "there is no video"),
         (422, {"audio": BELL}, {"windows": 13}, "windows", "from 1 to 12"),
         (422, {"audio": BELL}, {"views": 2}, "views", "no video is seen"),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any
 
 import msgspec
 import pytest
 import redis
 from msgspec.structs import replace
 
+from server.gateway.admission import Visit
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import ClientShare, QueueFull
 from server.queue.fleet import LONG_JOB_MS, PASS_MS
@@ -230,3 +232,17 @@ async def test_work_is_steps_over_what_the_workers_announce_together(url: str, w
         assert await work_ms(500 * 8) == 40_000
         assert await work_ms(None) == 1000
         other.close()
+
+
+async def test_what_turns_out_to_take_long_has_no_place_in_the_last_eighth(url: str) -> None:
+    """A visit learns it from the names of its parts, when its place is taken."""
+    nobody: Any = None
+    async with a_queue(url, queue_max_items=64) as us:
+        await submit(us, "first", 28)
+        await submit(us, "second", 27)
+        await us.depth()
+        for places, is_full in ((1, False), (2, True)):
+            async with us.reserve(places, 1, Claim("third")) as place:
+                visit = Visit(nobody, nobody, "id", 0.0, nobody, place, "rest", "third", takes_long=False, asynchronous=True)
+                with pytest.raises(QueueFull) if is_full else nullcontext():
+                    await visit.lengthen()

@@ -127,6 +127,32 @@ def test_a_dropped_job_starts_anew_and_ends_in_the_same_answer(toy: LoadedSteps)
     same(answers[0].outputs, answer_alone(toy, pixels(5, 2)))
 
 
+class Slow:
+    """The toy whose jobs wait before each step, as many times as it is told."""
+
+    def __init__(self, toy: LoadedSteps) -> None:
+        self._toy = toy
+        self.waits = 0
+        self.unit, self.start = toy.unit, toy.start
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]:
+        if self.waits:
+            self.waits -= 1
+            return [Advanced(state, None) for state in states]
+        return self._toy.step(states, previews)
+
+    def cost(self, state: State) -> float:
+        return 0.1 if self.waits else 1.0
+
+
+def test_a_job_that_waits_has_joined_no_step_and_its_time_is_no_steps(toy: LoadedSteps) -> None:
+    slow, one = Slow(toy), job(1, 1, seed=1)
+    executor = Stepwise(slow, CPU)
+    slow.waits = 2
+    told = [result for _ in range(4) for result in executor.run([one]) if isinstance(result, Computed)]
+    assert [(step.waited, step.joined) for step in told] == [(True, 0), (True, 0), (False, 1), (False, 0)]
+
+
 class Fragile:
     """The toy, but a step or a start with a certain job in it fails; and there is room for `room` jobs."""
 

@@ -133,7 +133,7 @@ class TaskRoute:
         else:
             asked = self._asked_in_url(request.scope["query_string"])
         if submission.task.takes_long and not self.task.takes_long:
-            visit.lengthen()
+            await visit.lengthen()
         return Sent(query, submission, submission.nbytes, *asked)
 
     async def _run(self, sent: Sent, here: Gateway, visit: Visit, media_type: str, stream: EventStream | None = None) -> Response:
