@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import re
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from models.actions.tracks import Sighting, Track
 from models.bundle import SPEC_FILE, Bundle, BundleError, read
 from models.lart.model import LART
 from models.lart.windows import read_track
-from models.layers.steps import Finished, UnusableInput
+from models.layers.steps import Continuing, Finished, UnusableInput
 from models.loading import load
 from models.media.video import ClipLimits, Frames
 from models.people.body_file import read_body
@@ -174,6 +176,26 @@ def test_where_steps_end_changes_no_answer(steps: ActionSteps, monkeypatch: pyte
                 steps.step([state], [False])
             state = outcome.state
     same(alone[0], {name: values.numpy() for name, values in outcome.outputs.items()})
+
+
+def test_what_a_clip_keeps_between_its_parts_is_counted_and_goes_with_its_job(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.actions.steps.DESCRIBE_S", 0.0)
+    [state] = steps.start([job(two_people(50))], [{}])
+    kept = 0
+    with torch.inference_mode():
+        while not kept:
+            outcome = steps.step([state], [False])[0]
+            assert isinstance(outcome, Continuing) and isinstance(outcome.state, Watching)
+            state = outcome.state
+            kept = state.unfinished.nbytes
+    assert isinstance(state, Watching)
+    assert kept >= 4 * 8 * (1 + 2 * 8 * 9)  # float32, 8 wide, a class token and the patches of 4 frames of 32 by 38 pixels
+    assert state.nbytes - dataclasses.replace(state, unfinished=Unfinished()).nbytes == kept
+    begun = weakref.ref(state.unfinished.parts)
+    state.source.close()
+    del state, outcome
+    gc.collect()
+    assert begun() is None
 
 
 def test_frames_are_kept_only_as_long_as_clips_need_them(steps: ActionSteps) -> None:
