@@ -163,7 +163,11 @@ class Subjects:
         unfinished = self.unfinished
         if (unfinished.person, unfinished.first) != (track.person, track.described):
             unfinished.begin(track.person, track.described, describer.describe(self.stills, track, track.first + group.middle))
-        told = next(unfinished.parts)
+        try:
+            told = next(unfinished.parts)
+        except BaseException:
+            unfinished.end()  # nothing follows in parts that raised: a step that is taken again begins the clip anew
+            raise
         self.seconds += time.monotonic() - began
         if isinstance(told, int):
             unfinished.nbytes = told

@@ -32,6 +32,7 @@ from models.lart.windows import read_track
 from models.layers.steps import Continuing, Finished, UnusableInput
 from models.loading import load
 from models.media.video import ClipLimits, Frames
+from models.mvit.model import PoolingBlock
 from models.people.body_file import read_body
 from models.people.clips import clip_frames as frames_of_clip
 from models.people.clips import groups, person_clip
@@ -176,6 +177,32 @@ def test_where_steps_end_changes_no_answer(steps: ActionSteps, monkeypatch: pyte
                 steps.step([state], [False])
             state = outcome.state
     same(alone[0], {name: values.numpy() for name, values in outcome.outputs.items()})
+
+
+def test_a_clip_whose_part_fails_begins_anew_when_its_step_is_taken_again(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = job(two_people(50))
+    [expected] = finish(steps, video)
+    fed_forward, failures = PoolingBlock._fed_forward, list[str]()
+
+    def fails_twice(block: PoolingBlock, x: Tensor) -> Tensor:
+        if len(failures) < 2:
+            failures.append("memory")
+            raise torch.OutOfMemoryError("out of memory")
+        return fed_forward(block, x)
+
+    monkeypatch.setattr(PoolingBlock, "_fed_forward", fails_twice)
+    [state] = steps.start([video], [{}])
+    with torch.inference_mode():
+        while True:
+            try:
+                [outcome] = steps.step([state], [False])
+            except torch.OutOfMemoryError:
+                continue
+            if isinstance(outcome, Finished):
+                break
+            state = outcome.state
+    assert len(failures) == 2
+    same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
 
 
 def test_what_a_clip_keeps_between_its_parts_is_counted_and_goes_with_its_job(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
