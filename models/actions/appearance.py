@@ -1,8 +1,7 @@
 """What people look like: features of clips around them, by a video network with a box head, as LART was trained on them (MViT).
 
 A track is cut into groups of 6 rows; each has the feature of a clip around its middle row, in which the person's box of that row is pooled
-(arXiv 2304.01199; `models.people.clips`). Where the person was not seen in the middle row the feature is zeros: the published code pools an
-empty box there, which gives the same.
+(arXiv 2304.01199; `models.people.clips`). Where the person was not seen in the middle row an empty box is pooled, as in the published code.
 
 A clip of the published size takes a CPU minutes, and one block of the network longer than a step may last. So a step takes parts of blocks,
 and leaves the rest to the next one.
@@ -52,6 +51,8 @@ class Describer:
         self._model = model
         self._preprocess = preprocess
         self._frames, self._stride = clip.frames, int(clip.stride)
+        self._empty_box_is_zeros = model.config.boxes.aligned
+        """Its bins have no samples then, and no network need look at the clip."""
         self._turn = 0
 
     @property
@@ -83,7 +84,7 @@ class Describer:
         """The feature (A,) of the clip around a row of a track, after the bytes that are kept between each two parts. stills: by row, those
         of the clip at least."""
         box = track.box_at(middle)
-        if box is None:
+        if box is None and self._empty_box_is_zeros:
             yield np.zeros(self.values, np.float32)
             return
         rows = track.first + clip_frames(middle - track.first, track.last + 1 - track.first, frames=self._frames, stride=self._stride)
@@ -92,7 +93,7 @@ class Describer:
         parameter = next(self._model.parameters())
         images = torch.from_numpy(np.stack([still.pixels for still in chosen])).to(parameter.device)
         pixels = normalised(images, self._preprocess.mean, self._preprocess.std).unsqueeze(0)  # (1, 3, T, h, w)
-        corners = shrunk_box(box.tolist(), chosen[0].size, self._preprocess.short_side)
+        corners = shrunk_box([0.0] * 4 if box is None else box.tolist(), chosen[0].size, self._preprocess.short_side)
         x, grid = self._model.embed(pixels.to(parameter.dtype))
         del images, pixels
         yield x.nbytes

@@ -32,6 +32,7 @@ from models.lart.windows import read_track
 from models.layers.steps import Continuing, Finished, UnusableInput
 from models.loading import load
 from models.media.video import ClipLimits, Frames
+from models.mvit.boxes import BoxPooling
 from models.mvit.model import PoolingBlock
 from models.people.body_file import read_body
 from models.people.clips import clip_frames as frames_of_clip
@@ -275,6 +276,25 @@ def test_a_group_waits_until_its_clip_is_known(lart: LART) -> None:
     ended = dataclasses.replace(described, ended=True)
     rest = ended.group(6)
     assert rest is not None and (rest.first, rest.end) == (6, 10)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_who_is_not_seen_in_the_middle_has_the_feature_of_an_empty_box(*, aligned: bool) -> None:
+    """Zeros with aligned pooling; otherwise no box is smaller than a place of the map, and the feature is that of the corner."""
+    model = small_mvit(dataclasses.replace(SMALL_MVIT, boxes=BoxPooling(aligned=aligned)))
+    describer = Describer(model, COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
+    seen = [sighting(row) for row in range(40) if row != 3]
+    track = Track.begin(seen[0], Seconds.empty(RATE, 0, 4), appearance=describer.values).seen(seen, 40)
+    frames = np.random.default_rng(0).integers(0, 256, (40, 32, 38, 3), np.uint8)
+    job = Subjects([track], frozenset([1]), [Still(row, frame, (32, 38)) for row, frame in enumerate(frames)], Unfinished())
+    with torch.inference_mode():
+        describe(describer, [job], 600.0)
+        rows = frames_of_clip(3, 40, frames=SMALL_MVIT.frames, stride=STRIDE)
+        clip, box = person_clip(torch.from_numpy(frames)[rows], [0.0] * 4, short_side=32, mean=COLOURS.mean, std=COLOURS.std)
+        pooled = model(clip[None], torch.cat([torch.zeros(1), box])[None]).features[0].numpy()
+    assert np.any(pooled) != aligned
+    assert np.allclose(job.tracks[0].tokens[:6, 3:], pooled, atol=1e-5)
+    assert job.tracks[0].tokens[6:36, 3:].any(axis=1).all()
 
 
 def test_nobody_who_is_not_believed_is_described() -> None:
