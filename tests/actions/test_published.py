@@ -427,6 +427,15 @@ def test_another_mesh_is_not_taken(root: Path, tmp_path: Path) -> None:
     assert verified.exit_code == 1 and "external.body" in str(verified.exception)
 
 
+def test_a_lart_of_raw_poses_has_statistics_that_change_nothing(root: Path) -> None:
+    """Without any it is refused, since nobody could tell it from one whose statistics were forgotten (see `refusals`)."""
+    neutral = ((0.0,) * 226, (1.0,) * 226)
+    write_lart(root, dataclasses.replace(LAYOUT, joints=None, appearance=None, mean_std=neutral), "raw")
+    assert join(root, "raw-poses", "--actions", "raw").exit_code == 0
+    pose = torch.randn(3, POSE, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(normalise_pose(pose, pose_statistics(neutral)).float(), pose)
+
+
 def test_the_digest_covers_the_mesh(root: Path, tmp_path: Path) -> None:
     body = write_mesh(tmp_path / "body.npz")
     first = joined(root, body).spec
