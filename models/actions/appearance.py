@@ -1,16 +1,14 @@
 """What people look like: features of clips around them, by a video network with a box head, as LART was trained on them (MViT).
 
 A track is cut into groups of 6 rows; each has the feature of a clip around its middle row, in which the person's box of that row is pooled
-(arXiv 2304.01199; `models.people.clips`). Where the person was not seen in the middle row the feature is zeros: the published code pools an
-empty box there, which gives the same.
+(arXiv 2304.01199; `models.people.clips`). Where the person was not seen in the middle row an empty box is pooled, as in the published code.
 
-A clip of the published size takes a CPU minutes, and one block of the network longer than a step may last. So blocks run in a thread of
-their own, and a step that ends leaves the block to the next one.
+A clip of the published size takes a CPU minutes, and one block of the network longer than a step may last. So a step takes parts of blocks,
+and leaves the rest to the next one.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from bisect import bisect_right
 from collections import deque
@@ -22,12 +20,14 @@ import torch
 from numpy.typing import NDArray
 
 from models.actions.tracks import Track
-from models.mvit.model import MViT
+from models.mvit.model import MViT, PoolingBlock
 from models.people.clips import clip_frames, normalised, shrink, shrunk_box
 from models.spec import Clip, Preprocess
 
+Parts = Iterator[int | NDArray[np.float32]]
+"""Bytes that are kept until the next part, after each one; at the end the feature."""
 DESCRIBE_S = 1.0
-"""Seconds of a step in which people are described."""
+"""Seconds of a step in which people are described; the part that is being computed then is ended."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Describer:
         self._model = model
         self._preprocess = preprocess
         self._frames, self._stride = clip.frames, int(clip.stride)
+        self._empty_box_is_zeros = model.config.boxes.aligned
+        """Its bins have no samples then, and no network need look at the clip."""
         self._turn = 0
 
     @property
@@ -78,11 +80,11 @@ class Describer:
         shrunk: NDArray[np.uint8] = shrink(torch.from_numpy(frame)[None], self._preprocess.short_side)[0].contiguous().numpy()
         return shrunk
 
-    def describe(self, stills: Sequence[Still], track: Track, middle: int) -> Iterator[NDArray[np.float32] | None]:
-        """The feature (A,) of the clip around a row of a track, after a None for each block of the network. stills: by row, those of the
-        clip at least."""
+    def describe(self, stills: Sequence[Still], track: Track, middle: int) -> Parts:
+        """The feature (A,) of the clip around a row of a track, after the bytes that are kept between each two parts. stills: by row, those
+        of the clip at least."""
         box = track.box_at(middle)
-        if box is None:
+        if box is None and self._empty_box_is_zeros:
             yield np.zeros(self.values, np.float32)
             return
         rows = track.first + clip_frames(middle - track.first, track.last + 1 - track.first, frames=self._frames, stride=self._stride)
@@ -91,46 +93,16 @@ class Describer:
         parameter = next(self._model.parameters())
         images = torch.from_numpy(np.stack([still.pixels for still in chosen])).to(parameter.device)
         pixels = normalised(images, self._preprocess.mean, self._preprocess.std).unsqueeze(0)  # (1, 3, T, h, w)
-        corners = shrunk_box(box.tolist(), chosen[0].size, self._preprocess.short_side)
+        corners = shrunk_box([0.0] * 4 if box is None else box.tolist(), chosen[0].size, self._preprocess.short_side)
         x, grid = self._model.embed(pixels.to(parameter.dtype))
+        del images, pixels
+        yield x.nbytes
         for block in self._model.blocks:
-            x, grid = block(x, grid)
-            yield None
+            assert isinstance(block, PoolingBlock)
+            x, grid = yield from block.in_parts(x, grid)
         boxes = torch.cat([corners.new_zeros(1), corners]).unsqueeze(0).to(parameter.device)
         feature: NDArray[np.float32] = self._model.pool_boxes(x, grid, boxes)[0].float().cpu().numpy()
         yield feature
-
-
-Blocks = Iterator[NDArray[np.float32] | None]
-
-
-class Running:
-    """One block in a thread. The thread is no reason to stay: whoever ends does not wait for it."""
-
-    def __init__(self, blocks: Blocks) -> None:
-        self._done = threading.Event()
-        self._feature: NDArray[np.float32] | None = None
-        self._error: BaseException | None = None
-        threading.Thread(target=self._run, args=(blocks,), name="appearance", daemon=True).start()
-
-    def wait(self, seconds: float) -> bool:
-        """Whether it is done by then."""
-        return self._done.wait(max(0.0, seconds))
-
-    def result(self) -> NDArray[np.float32] | None:
-        """What the block gave, once it is done. Raises its error."""
-        if self._error is not None:
-            raise self._error
-        return self._feature
-
-    def _run(self, blocks: Blocks) -> None:
-        try:
-            with torch.inference_mode():
-                self._feature = next(blocks)
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._done.set()
 
 
 @dataclass
@@ -140,11 +112,15 @@ class Unfinished:
     person: int = 0
     first: int = -1
     """First row of its group."""
-    blocks: Blocks = field(default_factory=lambda: iter(()))
-    running: Running | None = None
+    parts: Parts = field(default_factory=lambda: iter(()))
+    nbytes: int = 0
+    """Memory on the device that is kept for its next part, in bytes."""
 
-    def begin(self, person: int, first: int, blocks: Blocks) -> None:
-        self.person, self.first, self.blocks, self.running = person, first, blocks, None
+    def begin(self, person: int, first: int, parts: Parts) -> None:
+        self.person, self.first, self.parts, self.nbytes = person, first, parts, 0
+
+    def end(self) -> None:
+        self.begin(0, -1, iter(()))
 
 
 @dataclass
@@ -180,38 +156,39 @@ class Subjects:
         first = max(0, bisect_right([still.row for still in self.stills], min(begins)) - 1)
         return tuple(self.stills[first:])
 
-    def advance(self, describer: Describer, place: int, until: float) -> bool:
-        """Take the next block for a track, if it is done in time. Returns whether its clip is done. until: monotonic seconds."""
+    def advance(self, describer: Describer, place: int) -> bool:
+        """Compute the next part of a track's clip. Returns whether it was the last."""
         track, began = self.tracks[place], time.monotonic()
         group = track.group(describer.behind)
         assert group is not None
-        if (self.unfinished.person, self.unfinished.first) != (track.person, track.described):
-            self.unfinished.begin(track.person, track.described, describer.describe(self.stills, track, track.first + group.middle))
-        running = self.unfinished.running = self.unfinished.running or Running(self.unfinished.blocks)
-        is_done = running.wait(until - time.monotonic())
+        unfinished = self.unfinished
+        if (unfinished.person, unfinished.first) != (track.person, track.described):
+            unfinished.begin(track.person, track.described, describer.describe(self.stills, track, track.first + group.middle))
+        try:
+            told = next(unfinished.parts)
+        except BaseException:
+            unfinished.end()  # nothing follows in parts that raised: a step that is taken again begins the clip anew
+            raise
         self.seconds += time.monotonic() - began
-        if not is_done:
+        if isinstance(told, int):
+            unfinished.nbytes = told
             return False
-        self.unfinished.running = None
-        feature = running.result()
-        if feature is None:
-            return False
-        self.tracks[place] = track.with_appearance(group, feature)
-        self.unfinished.begin(0, -1, iter(()))
+        self.tracks[place] = track.with_appearance(group, told)
+        unfinished.end()
         return True
 
 
 def describe(describer: Describer, jobs: Sequence[Subjects], seconds: float) -> None:
     """Describe people of all jobs, a clip of each in turn, until all that can be are described or the time is over. Those come first of
-    whom a block is running."""
+    whom a clip is unfinished."""
     until = time.monotonic() + seconds
     turn = describer.turn() % max(1, len(jobs))
-    waiting = deque(sorted((*jobs[turn:], *jobs[:turn]), key=lambda job: job.unfinished.running is None))
+    waiting = deque(sorted((*jobs[turn:], *jobs[:turn]), key=lambda job: not job.unfinished.nbytes))
     while waiting:
         job = waiting.popleft()
         if (place := job.next(describer)) is None:
             continue
-        while not job.advance(describer, place, until):
+        while not job.advance(describer, place):
             if time.monotonic() >= until:
                 return
         waiting.append(job)

@@ -63,7 +63,7 @@ class Lookout:
         """Look at what is left of each window; what was seen lies in `looking`. Raises UnusableInput."""
         accounts = [job.account for job in jobs]
         until = time.monotonic() + STEP_S
-        going = list(range(len(jobs)))
+        going = [place for place, job in enumerate(jobs) if not job.looking.is_done]  # it is where a step failed behind it
         while going:
             if crops := self._waiting([jobs[i] for i in going]):
                 self._read(crops, [jobs[i] for i in going], going, accounts)

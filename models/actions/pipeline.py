@@ -163,7 +163,7 @@ MISSING = {"pose": "", "joints": "; they need a body's mesh (--body)", "appearan
 
 
 def _check_token(actions: Part, values: Mapping[str, int]) -> None:
-    """What the other members tell of a person is what LART wants to know. Raises ValueError."""
+    """What the other members tell of a person is what LART wants to know, and it can normalise published poses. Raises ValueError."""
     config = cast(LART, actions.model).config
     wanted = {
         "pose": config.pose.values,

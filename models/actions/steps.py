@@ -76,7 +76,7 @@ class Watching(State):
     @property
     def nbytes(self) -> int:
         stills = sum(still.pixels.nbytes for still in self.stills)
-        return self.source.nbytes + sum(track.nbytes for track in self.tracks) + stills
+        return self.source.nbytes + sum(track.nbytes for track in self.tracks) + stills + self.unfinished.nbytes
 
     @property
     def believed(self) -> list[Track]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import prod
@@ -15,7 +15,7 @@ from models.layers.block import Mlp, drop_branch, drop_path_rates
 from models.layers.initial import initialise_like_slowfast
 from models.layers.space_time_positions import Grid
 from models.mvit.boxes import BoxPooling
-from models.mvit.pooling import AttentionPlan, PoolingAttention, skip_kernel
+from models.mvit.pooling import PART, AttentionPlan, PoolingAttention, skip_kernel, storage_bytes
 from models.mvit.trunk import OverlappingPatches, Positions, TrunkConfig, factor_at, grown, position_table
 
 
@@ -103,11 +103,36 @@ class PoolingBlock(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         normed = self.norm1(x)
         attended, pooled_grid = self.attn(normed, grid)
-        past = x if self.proj is None or not self._expands_in_attention else self.proj(normed)
+        x = self._pool(self._past(x, normed), grid) + self._branch(attended, self.gamma_1)
+        return self._fed_forward(x), pooled_grid
+
+    def in_parts(self, x: Tensor, grid: Grid) -> Generator[int, None, tuple[Tensor, Grid]]:
+        """As `forward` when it does not learn, in parts of about `PART` floating-point operations. Yields, after each part, the bytes of
+        what it keeps."""
+        normed = self.norm1(x)
+        attended, pooled_grid = yield from self.attn.in_parts(normed, grid, storage_bytes(x, normed))
+        past = self._past(x, normed)
+        del normed
+        yield storage_bytes(x, past, attended)
         x = self._pool(past, grid) + self._branch(attended, self.gamma_1)
+        del attended, past
+        yield storage_bytes(x)
+        some = max(1, int(PART / (2 * x.shape[0] * sum(weight.numel() for weight in self.mlp.parameters()))))
+        fed: list[Tensor] = []
+        for few in x.split(some, dim=1):  # type: ignore[no-untyped-call]
+            fed.append(self._fed_forward(few))
+            yield storage_bytes(x, *fed)
+        return torch.cat(fed, dim=1), pooled_grid
+
+    def _past(self, x: Tensor, normed: Tensor) -> Tensor:
+        """What goes past attention, before it is pooled."""
+        return x if self.proj is None or not self._expands_in_attention else self.proj(normed)
+
+    def _fed_forward(self, x: Tensor) -> Tensor:
+        """The half behind attention, in which no token sees another."""
         normed = self.norm2(x)
         past = x if self.proj is None or self._expands_in_attention else self.proj(normed)
-        return past + self._branch(self.mlp(normed), self.gamma_2), pooled_grid
+        return past + self._branch(self.mlp(normed), self.gamma_2)
 
     def _branch(self, x: Tensor, factors: Tensor | None) -> Tensor:
         return drop_branch(x if factors is None else x * factors, self.drop_path, self.training)

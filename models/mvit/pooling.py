@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from math import prod
 
@@ -13,6 +14,8 @@ from models.layers.space_time_positions import Grid
 
 ALIGNMENT = 8
 """Head widths that fast attention kernels want are multiples of this."""
+PART = 2e10
+"""Floating-point operations of a part, where work is done in parts: about a second of one core of a CPU."""
 
 
 @dataclass(frozen=True)
@@ -58,37 +61,73 @@ class PoolingAttention(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         """Tokens (B, N, width) on a grid → (B, N', width_out) on the pooled grid. A class token stands in front and is not pooled."""
-        plan = self.plan
-        batch, tokens, _ = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, plan.heads, -1).permute(2, 0, 3, 1, 4)  # (B, H, N, D) each
+        q, k, v = self._split(x)
         q, q_grid = self.pool_query(q, grid)
-        k, k_grid = pool_tokens(k, grid, self.pool_k, self.norm_k, plan.class_token)
-        v, _ = pool_tokens(v, grid, self.pool_v, self.norm_v, plan.class_token)
-        attended = self._attend(q, k, v, q_grid, k_grid)  # (B, H, N', D)
-        if plan.residual:
-            attended = attended + (F.pad(q[:, :, 1:], (0, 0, 1, 0)) if plan.class_token else q)  # not for the class token
-        return self.proj(attended.transpose(1, 2).flatten(2)), q_grid
+        k, k_grid = pool_tokens(k, grid, self.pool_k, self.norm_k, self.plan.class_token)
+        v, _ = pool_tokens(v, grid, self.pool_v, self.norm_v, self.plan.class_token)
+        return self._finish(q, self._attend(q, k, v, q_grid, k_grid)), q_grid
+
+    def in_parts(self, x: Tensor, grid: Grid, beside: int = 0) -> Generator[int, None, tuple[Tensor, Grid]]:
+        """As `forward`, in parts of about `PART` operations: projection, poolings, and attention of some queries after the other.
+
+        Yields, after each part, the bytes of what it keeps and of what its caller keeps `beside` it.
+        """
+        q, k, v = self._split(x)
+        del x
+        yield beside + storage_bytes(q, k, v)
+        q, q_grid = self.pool_query(q, grid)
+        yield beside + storage_bytes(q, k, v)
+        k, k_grid = pool_tokens(k, grid, self.pool_k, self.norm_k, self.plan.class_token)
+        yield beside + storage_bytes(q, k, v)
+        v, _ = pool_tokens(v, grid, self.pool_v, self.norm_v, self.plan.class_token)
+        yield beside + storage_bytes(q, k, v)
+        queries, keys, values, scale = self._placed(q, k, v, q_grid, k_grid)
+        width = v.shape[-1]
+        del k, v
+        some = max(1, int(PART / (4 * prod(keys.shape))))
+        attended: list[Tensor] = []
+        for few in queries.split(some, dim=2):  # type: ignore[no-untyped-call]
+            attended.append(F.scaled_dot_product_attention(few, keys, values, scale=scale)[..., :width])
+            yield beside + storage_bytes(q, queries, keys, values, *attended)
+        return self._finish(q, torch.cat(attended, dim=2)), q_grid
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, width) → q, k and v, (B, H, N, D) each."""
+        batch, tokens, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, tokens, 3, self.plan.heads, -1).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def _finish(self, q: Tensor, attended: Tensor) -> Tensor:
+        """(B, H, N', D), (B, H, N', D) → (B, N', width_out)."""
+        if self.plan.residual:
+            attended = attended + (F.pad(q[:, :, 1:], (0, 0, 1, 0)) if self.plan.class_token else q)  # not for the class token
+        projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        return projected
 
     def pool_query(self, q: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         """(B, H, N, D) on a grid → pooled and normed, and the grid then."""
         return pool_tokens(q, grid, self.pool_q, self.norm_q, self.plan.class_token)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, k_grid: Grid) -> Tensor:
-        """Softmax attention, with relative positions as further channels of q and k, so that no bias of size (N', N'') is ever made.
+        queries, keys, values, scale = self._placed(q, k, v, q_grid, k_grid)
+        return F.scaled_dot_product_attention(queries, keys, values, scale=scale)[..., : v.shape[-1]]
+
+    def _placed(self, q: Tensor, k: Tensor, v: Tensor, q_grid: Grid, k_grid: Grid) -> tuple[Tensor, Tensor, Tensor, float | None]:
+        """→ q, k, v and the scale of softmax attention, with relative positions as further channels of q and k, so that no bias of size
+        (N', N'') is ever made; the first channels of what is attended are those of v.
 
         The bias of query i and key j is the sum over axes of q_i · table[distance of i and j on that axis]. It depends on j only by its
         row, its column and its time: q is followed by its products with all rows, columns and times, and k by ones at its own.
         """
         if self.rel_pos_h is None and self.rel_pos_t is None:
-            return F.scaled_dot_product_attention(q, k, v)
+            return q, k, v, None
         width = v.shape[-1]
         q_position, k_position = self._relative(q, q_grid, k_grid)
         q = torch.cat([q * width**-0.5, q_position], dim=-1)
         k = torch.cat([k, k_position.expand(*k.shape[:2], -1, -1)], dim=-1)
         padding = -q.shape[-1] % ALIGNMENT
         q, k = F.pad(q, (0, padding)), F.pad(k, (0, padding))
-        v = F.pad(v, (0, q.shape[-1] - width))  # kernels want one width for all three
-        return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :width]
+        return q, k, F.pad(v, (0, q.shape[-1] - width)), 1.0  # kernels want one width for all three
 
     def _relative(self, q: Tensor, q_grid: Grid, k_grid: Grid) -> tuple[Tensor, Tensor]:
         """→ (B, H, N', rows + columns + times of the keys) and (N'', the same), zeros for a class token."""
@@ -124,6 +163,12 @@ def pool_tokens(x: Tensor, grid: Grid, conv: nn.Module | None, norm: nn.Module |
     grid = (pooled.shape[2], pooled.shape[3], pooled.shape[4])
     patches = pooled.permute(0, 2, 3, 4, 1).reshape(batch, heads, prod(grid), width)
     return norm(torch.cat([front, patches], dim=2)), grid
+
+
+def storage_bytes(*tensors: Tensor) -> int:
+    """Memory that tensors keep, in bytes; what views share counts once."""
+    storages = {storage.data_ptr(): storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}
+    return sum(storages.values())
 
 
 def relative_rows(table: Tensor, queries: int, keys: int) -> Tensor:

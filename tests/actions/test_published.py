@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import re
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +29,11 @@ from models.actions.tracks import Sighting, Track
 from models.bundle import SPEC_FILE, Bundle, BundleError, read
 from models.lart.model import LART
 from models.lart.windows import read_track
-from models.layers.steps import Finished, UnusableInput
+from models.layers.steps import Continuing, Finished, UnusableInput
 from models.loading import load
 from models.media.video import ClipLimits, Frames
+from models.mvit.boxes import BoxPooling
+from models.mvit.model import PoolingBlock
 from models.people.body_file import read_body
 from models.people.clips import clip_frames as frames_of_clip
 from models.people.clips import groups, person_clip
@@ -176,6 +180,52 @@ def test_where_steps_end_changes_no_answer(steps: ActionSteps, monkeypatch: pyte
     same(alone[0], {name: values.numpy() for name, values in outcome.outputs.items()})
 
 
+def test_a_clip_whose_part_fails_begins_anew_when_its_step_is_taken_again(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = job(two_people(50))
+    [expected] = finish(steps, video)
+    fed_forward, failures = PoolingBlock._fed_forward, list[str]()
+
+    def fails_twice(block: PoolingBlock, x: Tensor) -> Tensor:
+        if len(failures) < 2:
+            failures.append("memory")
+            raise torch.OutOfMemoryError("out of memory")
+        return fed_forward(block, x)
+
+    monkeypatch.setattr(PoolingBlock, "_fed_forward", fails_twice)
+    [state] = steps.start([video], [{}])
+    with torch.inference_mode():
+        while True:
+            try:
+                [outcome] = steps.step([state], [False])
+            except torch.OutOfMemoryError:
+                continue
+            if isinstance(outcome, Finished):
+                break
+            state = outcome.state
+    assert len(failures) == 2
+    same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
+
+
+def test_what_a_clip_keeps_between_its_parts_is_counted_and_goes_with_its_job(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.actions.steps.DESCRIBE_S", 0.0)
+    [state] = steps.start([job(two_people(50))], [{}])
+    kept = 0
+    with torch.inference_mode():
+        while not kept:
+            outcome = steps.step([state], [False])[0]
+            assert isinstance(outcome, Continuing) and isinstance(outcome.state, Watching)
+            state = outcome.state
+            kept = state.unfinished.nbytes
+    assert isinstance(state, Watching)
+    assert kept >= 4 * 8 * (1 + 2 * 8 * 9)  # float32, 8 wide, a class token and the patches of 4 frames of 32 by 38 pixels
+    assert state.nbytes - dataclasses.replace(state, unfinished=Unfinished()).nbytes == kept
+    begun = weakref.ref(state.unfinished.parts)
+    state.source.close()
+    del state, outcome
+    gc.collect()
+    assert begun() is None
+
+
 def test_frames_are_kept_only_as_long_as_clips_need_them(steps: ActionSteps) -> None:
     """A clip reaches 6 rows to either side, a group has 6, a step 8; nobody is left out of sight for long."""
     [state] = steps.start([job(two_people(120))], [{}])
@@ -226,6 +276,25 @@ def test_a_group_waits_until_its_clip_is_known(lart: LART) -> None:
     ended = dataclasses.replace(described, ended=True)
     rest = ended.group(6)
     assert rest is not None and (rest.first, rest.end) == (6, 10)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_who_is_not_seen_in_the_middle_has_the_feature_of_an_empty_box(*, aligned: bool) -> None:
+    """Zeros with aligned pooling; otherwise no box is smaller than a place of the map, and the feature is that of the corner."""
+    model = small_mvit(dataclasses.replace(SMALL_MVIT, boxes=BoxPooling(aligned=aligned)))
+    describer = Describer(model, COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
+    seen = [sighting(row) for row in range(40) if row != 3]
+    track = Track.begin(seen[0], Seconds.empty(RATE, 0, 4), appearance=describer.values).seen(seen, 40)
+    frames = np.random.default_rng(0).integers(0, 256, (40, 32, 38, 3), np.uint8)
+    job = Subjects([track], frozenset([1]), [Still(row, frame, (32, 38)) for row, frame in enumerate(frames)], Unfinished())
+    with torch.inference_mode():
+        describe(describer, [job], 600.0)
+        rows = frames_of_clip(3, 40, frames=SMALL_MVIT.frames, stride=STRIDE)
+        clip, box = person_clip(torch.from_numpy(frames)[rows], [0.0] * 4, short_side=32, mean=COLOURS.mean, std=COLOURS.std)
+        pooled = model(clip[None], torch.cat([torch.zeros(1), box])[None]).features[0].numpy()
+    assert np.any(pooled) != aligned
+    assert np.allclose(job.tracks[0].tokens[:6, 3:], pooled, atol=1e-5)
+    assert job.tracks[0].tokens[6:36, 3:].any(axis=1).all()
 
 
 def test_nobody_who_is_not_believed_is_described() -> None:
@@ -356,6 +425,15 @@ def test_another_mesh_is_not_taken(root: Path, tmp_path: Path) -> None:
         load(bundle)
     verified = CliRunner().invoke(app, ["bundles", "verify", "people", "--bundles", str(root)])
     assert verified.exit_code == 1 and "external.body" in str(verified.exception)
+
+
+def test_a_lart_of_raw_poses_has_statistics_that_change_nothing(root: Path) -> None:
+    """Without any it is refused, since nobody could tell it from one whose statistics were forgotten (see `refusals`)."""
+    neutral = ((0.0,) * 226, (1.0,) * 226)
+    write_lart(root, dataclasses.replace(LAYOUT, joints=None, appearance=None, mean_std=neutral), "raw")
+    assert join(root, "raw-poses", "--actions", "raw").exit_code == 0
+    pose = torch.randn(3, POSE, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(normalise_pose(pose, pose_statistics(neutral)).float(), pose)
 
 
 def test_the_digest_covers_the_mesh(root: Path, tmp_path: Path) -> None:

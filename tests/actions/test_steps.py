@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from models.actions import lookout
 from models.actions.account import COUNTS
 from models.actions.pipeline import Pipeline, PipelineConfig
 from models.actions.steps import ActionSteps
+from models.actions.tracks import Window
 from models.bundle import BundleSpec
 from models.lart.model import LART
 from models.lart.windows import read_track
@@ -148,6 +151,33 @@ def test_a_step_can_be_taken_again(steps: ActionSteps) -> None:
             while not isinstance(outcome := steps.step([state], [False])[0], Finished):
                 state = outcome.state
             same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
+
+
+def test_a_step_that_fails_behind_its_frames_does_not_see_them_twice(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LART has no memory left for a window, and the step is taken again."""
+    video = job(two_people(40))
+    [expected] = finish(steps, video)
+    read, failures = Pipeline.read, list[str]()
+
+    def fails_once(model: Pipeline, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
+        if not failures:
+            failures.append("memory")
+            raise torch.OutOfMemoryError("out of memory")
+        return read(model, windows)
+
+    monkeypatch.setattr(Pipeline, "read", fails_once)
+    [state] = steps.start([video], [{}])
+    with torch.inference_mode():
+        while True:
+            try:
+                [outcome] = steps.step([state], [False])
+            except torch.OutOfMemoryError:
+                continue
+            if isinstance(outcome, Finished):
+                break
+            state = outcome.state
+    assert failures
+    same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
 
 
 def test_only_what_lies_between_start_and_end_is_looked_at(lart: LART) -> None:

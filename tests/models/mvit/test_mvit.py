@@ -57,6 +57,32 @@ def clips(frames: int = 4, height: int = 32, width: int = 32, batch: int = 2) ->
 
 
 @pytest.mark.parametrize("expand_in_attention", [True, False], ids=["expands in attention", "expands in MLP"])
+@pytest.mark.parametrize("relative", [True, False], ids=["relative positions", "none"])
+def test_blocks_in_small_parts_give_what_whole_blocks_do(
+    monkeypatch: pytest.MonkeyPatch, *, expand_in_attention: bool, relative: bool
+) -> None:
+    monkeypatch.setattr("models.mvit.pooling.PART", 20_000)
+    monkeypatch.setattr("models.mvit.model.PART", 20_000)
+    network = built(replace(SMALL, expand_in_attention=expand_in_attention, relative_space=relative, relative_time=relative))
+    with torch.inference_mode():
+        x, grid = network.embed(clips())
+        for block in network.blocks:
+            whole, whole_grid = block(x, grid)
+            parts, kept = block.in_parts(x, grid), list[int]()
+            while True:
+                try:
+                    kept.append(next(parts))
+                except StopIteration as end:
+                    in_parts, grid = end.value
+                    break
+            assert len(kept) > 10  # 8 where nothing is cut
+            assert kept[0] == 2 * x.nbytes + 3 * 4 * x.shape[0] * x.shape[1] * block.attn.plan.width_out  # tokens, normed; q, k and v
+            x = in_parts
+            torch.testing.assert_close(x, whole, atol=1e-5, rtol=1e-5)
+            assert grid == whole_grid
+
+
+@pytest.mark.parametrize("expand_in_attention", [True, False], ids=["expands in attention", "expands in MLP"])
 @pytest.mark.parametrize(("class_token", "residual_pooling"), [(True, False), (False, True), (False, False)])
 def test_pictures_are_classified_as_by_timm(expand_in_attention: bool, class_token: bool, residual_pooling: bool) -> None:
     """timm's own implementation of the same paper, on pictures of 40 px: 10, 5 and 3 patches a side, so that tables are stretched.
