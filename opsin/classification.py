@@ -21,6 +21,8 @@ class ClassifyOptions(TypedDict, total=False):
     top_k: int | None
     merge: int | str | None
     """`"off"`, how many tokens to merge in each block, or the name of a rung of the bundle's ladder."""
+    merge_sight: int | str | None
+    """The same for the video half of a bundle of sound and sight, where `merge` is to hold for sound alone."""
     views: int | None
     """Views of a video, from 1 to 30."""
     crops: Literal[1, 3] | None

@@ -30,6 +30,8 @@ class Merging:
     """As the service reports it: an integer, a list with one entry a block, or `{"r": …, "inflection": …}`."""
     tokens_in: int
     tokens_out: int
+    schedule_sight: object = None
+    """That of the video half, where it was asked for by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ def classifications(answer: Mapping[str, Any]) -> list[Classification]:
 
 def merging_of(result: Mapping[str, Any]) -> Merging | None:
     """Return what the result of one image says of its tokens."""
-    return None if result["merging"] is None else Merging(**fields_of(Merging, result["merging"]))
+    return None if result["merging"] is None else Merging(**fields_of(Merging, {"schedule_sight": None} | result["merging"]))
 
 
 def timing_of(answer: Mapping[str, Any]) -> Timing:

@@ -29,6 +29,7 @@ def classify(
     url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
     merge: Annotated[str | None, typer.Option(help="off, tokens to merge per block, or a rung.", show_default=False)] = None,
+    merge_sight: Annotated[str | None, typer.Option(help="The same for a video beside its sound.", show_default=False)] = None,
     top_k: Annotated[int | None, typer.Option(help="Labels per file.", show_default=False)] = None,
     views: Annotated[int | None, typer.Option(help="Views of a video. [default: the bundle's]", show_default=False)] = None,
     crops: Annotated[int | None, typer.Option(help="Crops of each view, 1 or 3. [default: the bundle's]", show_default=False)] = None,
@@ -56,7 +57,7 @@ def classify(
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     if later and as_json:
         raise Misuse("--json: with --later there are no answers yet; opsin jobs result prints them as JSON")
-    of_clips = {"views": views, "crops": crops, "start_s": start, "end_s": end, "windows": windows, "use": use}
+    of_clips = {"merge_sight": merge_sight, "views": views, "crops": crops, "start_s": start, "end_s": end, "windows": windows, "use": use}
     options: Any = {"model": model, "merge": merge, "top_k": top_k, **of_clips}
     if later:
         _ask_later(url, sent, {**options, "timeout": timeout})
