@@ -23,6 +23,7 @@ CLIP = playground.SAMPLES / "figures.mp4"
 SECONDS = 1.2
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_service_answers_with_joints_and_appearance(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
