@@ -86,7 +86,7 @@ def test_a_clip_has_the_labels_of_the_published_test_and_says_what_was_looked_at
 def test_a_sound_and_a_sound_beside_a_clip(client: Client, service: Service) -> None:
     heard = client.classify(audio=BELL, windows=2)
     assert (heard.model, heard.clip, heard.sound) == ("apart", None, SoundFacts(0.96, 2, RATE)), "of what the two windows cover"
-    assert heard.looked_at == "2 windows of sound, 4 s at 16 kHz"
+    assert heard.looked_at == "2 windows of sound, 0.96 s at 16 kHz"
     both = client.classify(video=FILM, audio=BELL)
     told = rest(service, {"video": FILM, "audio": BELL})
     assert_alike([asdict(one) for one in both.predictions], told["predictions"])
