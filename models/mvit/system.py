@@ -41,32 +41,15 @@ FORWARDS = {"classify": "models.mvit.forward:classify"}
 STEPS = {"actions": "models.mvit.steps:clip_steps"}
 PRECISE = frozenset({"actions"})
 
+
+def _architecture(name: str, model: str) -> Architecture:
+    return Architecture(name, model, PURPOSE, NATIVE, FORWARDS, STEPS, PRECISE, merges=False, answers=_answers, views=_views)
+
+
 SYSTEM = System(
     architectures=(
-        Architecture(
-            "mvit",
-            "models.mvit.model:MViT",
-            PURPOSE,
-            NATIVE,
-            FORWARDS,
-            STEPS,
-            PRECISE,
-            merges=False,
-            answers=_answers,
-            views=_views,
-        ),
-        Architecture(
-            "rev_mvit",
-            "models.mvit.reversible:RevMViT",
-            PURPOSE,
-            NATIVE,
-            FORWARDS,
-            STEPS,
-            PRECISE,
-            merges=False,
-            answers=_answers,
-            views=_views,
-        ),
+        _architecture("mvit", "models.mvit.model:MViT"),
+        _architecture("rev_mvit", "models.mvit.reversible:RevMViT"),
     ),
     sizes=(
         SizeTable("MViT", "mvit", "arXiv 2112.01526", "models.mvit.model:PUBLISHED"),

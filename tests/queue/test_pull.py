@@ -48,15 +48,20 @@ async def test_more_urgent_jobs_go_first(url: str) -> None:
         waiting.cancel()
 
 
+def age_low_job(url: str, by_ms: int) -> None:
+    """The only one of priority low was queued so much earlier."""
+    low = keys.stream(QUEUE, "low")
+    with redis_at(url) as clock:
+        [(entry_id, fields)] = clock.xrange(low)
+        clock.delete(low)
+        clock.xadd(low, fields | {b"at": int(fields[b"at"]) - by_ms}, id=entry_id)
+
+
 @pytest.mark.parametrize(("waited", "first"), [(9_000, "high"), (11_000, "low")])
 async def test_a_low_job_goes_before_a_high_one_that_came_ten_seconds_later(url: str, waited: int, first: str) -> None:
     async with gateway(url) as us:
         waiting = await queued(us, (BUNDLE, "low"), (BUNDLE, "high"))
-        low = keys.stream(QUEUE, "low")
-        with redis_at(url) as clock:
-            [(entry_id, fields)] = clock.xrange(low)
-            clock.delete(low)
-            clock.xadd(low, fields | {b"at": int(fields[b"at"]) - waited}, id=entry_id)
+        age_low_job(url, waited)
         queue = worker_queue(url, "w")
         assert priorities(queue, 1) == [first]
         assert len(priorities(queue, 1)) == 1
@@ -69,11 +74,7 @@ async def test_a_job_that_is_behind_waits_longer(url: str, waited: int, first: s
         jobs = [await a_job(us, priority="low", behind_ms=20_000), await a_job(us, priority="high")]
         waiting = asyncio.create_task(us.submit_all(jobs))
         await eventually(lambda: _depth_is(us, 2))
-        low = keys.stream(QUEUE, "low")
-        with redis_at(url) as clock:
-            [(entry_id, fields)] = clock.xrange(low)
-            clock.delete(low)
-            clock.xadd(low, fields | {b"at": int(fields[b"at"]) - waited}, id=entry_id)
+        age_low_job(url, waited)
         queue = worker_queue(url, "w")
         assert priorities(queue, 1) == [first]
         [last] = queue.pull([QUEUE], 1)
