@@ -46,7 +46,7 @@ from tests.actions.bundles import SMALL, write_lart, write_movenet
 from tests.actions.eyes import ColourEyes, two_people
 from tests.actions.published import COLOURS, LAYOUT, SMALL_MVIT, STRIDE, small_mvit, write_mesh, write_mvit
 from tests.actions.test_members import write_hmr2
-from tests.actions.test_steps import finish, job, same
+from tests.actions.test_steps import finish, finish_again, job, same
 from tests.bundles import write_tiny_vit
 from tests.golden.case import read_case
 from tests.golden.replay_hmr2 import build
@@ -192,18 +192,9 @@ def test_a_clip_whose_part_fails_begins_anew_when_its_step_is_taken_again(steps:
         return fed_forward(block, x)
 
     monkeypatch.setattr(PoolingBlock, "_fed_forward", fails_twice)
-    [state] = steps.start([video], [{}])
-    with torch.inference_mode():
-        while True:
-            try:
-                [outcome] = steps.step([state], [False])
-            except torch.OutOfMemoryError:
-                continue
-            if isinstance(outcome, Finished):
-                break
-            state = outcome.state
+    told = finish_again(steps, video)
     assert len(failures) == 2
-    same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
+    same(expected, told)
 
 
 def test_what_a_clip_keeps_between_its_parts_is_counted_and_goes_with_its_job(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
