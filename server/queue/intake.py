@@ -74,6 +74,8 @@ class Intake:
         self.left: Mapping[str, tuple[int, int]] | None = None
         """Work stream → how many jobs still waited there after the last look, and when the next of them was queued, in ms on Redis' clock
         (0: before that was set back). None: unknown. Where nothing waited, the next look may wait at once."""
+        self.redis_is_full = True
+        """Whether Redis may refuse a plain command that needs memory, or has not been asked yet. Steps run even then."""
 
     def take(self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None) -> list[QueueEntry]:
         """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first. own: queues with places of their own instead.
@@ -138,8 +140,8 @@ class Intake:
         """
         how = "alone" if any(held.alone for held in deliveries) else "together"
         running = msgspec.msgpack.encode((how, [held.job.id for held in deliveries]))
-        if checked:
-            self._link.post_script("begin_step", self._id, slot, running)
+        if checked and not self.redis_is_full:  # a plain command costs Redis a third of a step; the beat lets its key expire
+            self._link.post("HSET", self._link.name(keys.suspects(self._id)), slot, running)
             return lambda: list(deliveries)
         looked_at = (word for held in deliveries for word in (held.job.id, held.job.deadline_ms, held.gateway))
         sent_at = time.monotonic()

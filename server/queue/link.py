@@ -70,9 +70,9 @@ class Link:
 
         return read
 
-    def post_script(self, name: str, *arguments: Any) -> None:
-        """A script whose answer nobody waits for: it is read with that of this thread's next command."""
-        answer = self._call(name, *arguments)  # first: it makes the connection, and reads what was posted before
+    def post(self, *words: Any) -> None:
+        """A command whose answer nobody waits for: it is read with that of this thread's next command."""
+        answer = self._send(self._connection(), *words)  # first: it makes the connection, and reads what was posted before
         self._of_thread.posted.append(answer)
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ class WorkerQueue:
 
         What this worker does not understand goes back to the others then: if it gets it again, so often and not more often."""
         alive = (self.id, encode(info), int(self._timings.key_ttl * 1000))
-        known = self._link.script("announce", *alive)
+        known, self._intake.redis_is_full = self._link.script("announce", *alive)
         if not known and self._specs:
             # the first time, or Redis has forgotten us: it may have lost the specs too
             self._link.script("announce", *alive, *(part for spec in self._specs.items() for part in spec))

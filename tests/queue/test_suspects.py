@@ -19,6 +19,7 @@ from tests.queue.harness import (
     QUICK_WORKER,
     SILENT_GATEWAY,
     a_job,
+    announce,
     answer_of,
     echo,
     eventually,
@@ -158,6 +159,39 @@ async def test_what_begins_is_recorded_whether_or_not_anybody_asks_who_was_wante
         suspects = [worker.reclaim([QUEUE]) for _ in range(3)]
         assert [suspect and suspect.job.id for suspect in suspects] == [jobs[0].id, jobs[2].id, None]
         request.cancel()
+
+
+@pytest.mark.parametrize("most_bytes", [0, 1])
+async def test_what_begins_right_after_it_came_is_recorded_even_in_a_redis_without_memory(
+    url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue, most_bytes: int
+) -> None:
+    async with gateway(url) as us:
+        jobs, request = await asked(us, 2)
+        taken = await pulled(victim)
+        db.config_set("maxmemory", most_bytes)
+        try:
+            announce(victim)
+            wanted = victim.begin_soon(taken[:1], 0, checked=True)
+            await eventually(lambda: db.hexists(keys.suspects("victim"), "0"))
+            assert wanted() == taken[:1]
+            announce(victim)
+            assert 0 < db.ttl(keys.suspects("victim")) <= 3600
+            victim.withdraw()
+            suspects = [worker.reclaim([QUEUE]) for _ in range(2)]
+            assert [suspect and suspect.job.id for suspect in suspects] == [jobs[0].id, None]
+        finally:
+            db.config_set("maxmemory", 0)
+        request.cancel()
+
+
+async def test_the_record_of_a_worker_that_died_before_its_next_beat_goes_in_time(url: str, db: redis.Redis, victim: WorkerQueue) -> None:
+    announce(victim)
+    victim.end(0)
+    await eventually(lambda: db.exists(keys.suspects("victim")))
+    victim.withdraw()
+    while not victim.janitor():
+        pass
+    assert 0 < db.ttl(keys.suspects("victim")) <= 3600
 
 
 def late(delivery: Delivery, now_ms: int) -> Delivery:

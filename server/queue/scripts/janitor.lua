@@ -79,6 +79,7 @@ for _, full in ipairs(scan[2]) do
   local record = kind == 'idem' and try('GET', key)
   if type(record) == 'string' and call('EXISTS', 'record:' .. record) == 0 then call('DEL', key) end
   if kind == 'replies' and call('EXISTS', 'gw:' .. id) == 0 and call('TTL', key) < 0 then call('EXPIRE', key, REPLIES_TTL_S) end
+  if kind == 'suspects' and call('EXISTS', 'worker:' .. id) == 0 and call('TTL', key) < 0 then call('EXPIRE', key, RECORD_TTL_S) end
 end
 call('SET', CURSOR, scan[1])
 return scan[1] == '0' and 1 or 0
