@@ -22,6 +22,7 @@ import redis
 
 from server.arrays import Array
 from server.process.system import tied_to_parent
+from server.queue import keys
 from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher, DispatcherTimings
 from server.queue.errors import RedisAway
@@ -115,6 +116,15 @@ async def a_job(
         takes_long=takes_long,
         behind_ms=behind_ms,
     )
+
+
+def age_low_job(url: str, by_ms: int) -> None:
+    """The only job of priority low was queued so much earlier."""
+    low = keys.stream(QUEUE, "low")
+    with redis_at(url) as client:
+        [(entry_id, fields)] = client.xrange(low)
+        client.delete(low)
+        client.xadd(low, fields | {b"at": int(fields[b"at"]) - by_ms}, id=entry_id)
 
 
 def answer_of(reply: Reply) -> int:

@@ -13,7 +13,20 @@ from server.queue import keys
 from server.queue.dispatch import Dispatcher
 from server.queue.link import WorkerTimings
 from server.queue.messages import Priority, ServedBundle, WorkerInfo
-from tests.queue.harness import BUNDLE, DIGEST, QUEUE, STREAM, Consumer, a_job, ask, eventually, gateway, redis_at, worker_queue
+from tests.queue.harness import (
+    BUNDLE,
+    DIGEST,
+    QUEUE,
+    STREAM,
+    Consumer,
+    a_job,
+    age_low_job,
+    ask,
+    eventually,
+    gateway,
+    redis_at,
+    worker_queue,
+)
 from tests.worker_queue import WorkerQueue
 
 A, B = keys.queue("a@1", DIGEST), keys.queue("b@1", DIGEST)
@@ -46,15 +59,6 @@ async def test_more_urgent_jobs_go_first(url: str) -> None:
         assert priorities(queue, 3) == ["high", "high", "normal"]
         assert priorities(queue, 3) == ["normal", "low"]
         waiting.cancel()
-
-
-def age_low_job(url: str, by_ms: int) -> None:
-    """The only one of priority low was queued so much earlier."""
-    low = keys.stream(QUEUE, "low")
-    with redis_at(url) as clock:
-        [(entry_id, fields)] = clock.xrange(low)
-        clock.delete(low)
-        clock.xadd(low, fields | {b"at": int(fields[b"at"]) - by_ms}, id=entry_id)
 
 
 @pytest.mark.parametrize(("waited", "first"), [(9_000, "high"), (11_000, "low")])

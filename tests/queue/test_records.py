@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from server.arrays import Array
+from server.queue import keys
 from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
@@ -28,7 +29,10 @@ from tests.queue.harness import (
     QUEUE,
     QUICK_GATEWAY,
     QUICK_WORKER,
+    STREAM,
     Consumer,
+    a_job,
+    age_low_job,
     announce,
     echo,
     eventually,
@@ -273,6 +277,31 @@ async def test_the_janitor_leaves_what_open_records_need(url: str, worker: Worke
         assert db.exists(f"blob:{record}-0")
         await quiet.records.sweep()
         assert db.exists(f"job:{record}-0")
+
+
+@pytest.mark.parametrize(("waited", "first"), [(29_000, "high"), (31_000, "low")])
+async def test_a_lost_job_of_a_record_is_queued_again_as_far_behind_as_it_was(
+    url: str, worker: WorkerQueue, db: redis.Redis, waited: int, first: str
+) -> None:
+    async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as quiet:
+        turns: list[dict[str, Any]] = [{"priority": "normal"}, {"priority": "low", "behind_ms": 20_000}]
+        jobs = [msgspec.structs.replace(await a_job(quiet, value, **turn), gateway="") for value, turn in enumerate(turns)]
+        record = await quiet.records.admit(
+            msgspec.structs.replace(DRAFT, items=2, counted=2),
+            b"\x80",
+            lambda record: [msgspec.structs.replace(job, id=f"{record}-{i}", record=record) for i, job in enumerate(jobs)],
+        )
+        low = keys.stream(QUEUE, "low")
+        db.delete(STREAM, low, *(f"job:{record}-{i}" for i in range(2)))
+        await quiet.records.sweep()
+        assert (db.xlen(STREAM), db.xlen(low)) == (1, 1)
+        asking = asyncio.create_task(quiet.submit_all([await a_job(quiet, priority="high")]))
+        await eventually(lambda: db.xlen(keys.stream(QUEUE, "high")) == 1)
+        db.delete(STREAM)
+        age_low_job(url, waited)
+        [delivery] = worker.pull([QUEUE], 1)
+        assert delivery.job.priority == first
+        asking.cancel()
 
 
 async def test_a_staged_message_that_was_lost_is_written_again(

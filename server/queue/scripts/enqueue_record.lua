@@ -49,7 +49,11 @@ call('HSET', key,
   'stream', stream, 'count', #jobs, 'nbytes', wanted.nbytes, 'ttl_ms', asked.ttl_ms, 'deadline_ms', deadline,
   'created_ms', now, 'place', place, 'placed_ms', now, 'results', 0,
   'owner', wanted.owner, 'work_ms', math.ceil(wanted.work / #jobs))
-if #jobs > 1 then call('HSET', key, 'done', 0, 'total', draft.counted, 'unit', draft.counted_unit) end
+if #jobs > 1 then
+  local turns = {}
+  for i, job in ipairs(jobs) do turns[i] = {job.stream, job.behind_ms} end
+  call('HSET', key, 'done', 0, 'total', draft.counted, 'unit', draft.counted_unit, 'turns', cmsgpack.pack(turns))
+end
 for name, value in pairs(draft) do
   if value ~= '' then call('HSET', key, name, value) end
 end

@@ -8,14 +8,16 @@ local now, ended = now_ms(), 0
 
 -- Queues jobs that Redis has lost again, from the messages that are kept beside the queue.
 local function mend(id, record)
+  local turns = record.turns and cmsgpack.unpack(record.turns) or {}
   each_job(id, record, function(job_id, i)
     local has_ended = not is_open(record) or call('EXISTS', 'result:' .. job_id) == 1
     if has_ended or call('EXISTS', 'job:' .. job_id) == 1 then return end
     local nbytes = call('STRLEN', 'blob:' .. job_id)
     if nbytes == 0 then return fail(id, record, 'job-lost', 'Redis lost what the job needs', i, now) end
+    local stream, behind_ms = unpack(turns[i + 1] or {record.stream, 0})
     local job = {
-      job = job_id, stream = record.stream, gateway = '', deadline_ms = tonumber(record.deadline_ms), place = 'kept', nbytes = nbytes,
-      owner = record.owner, work_ms = tonumber(record.work_ms),
+      job = job_id, stream = stream, gateway = '', deadline_ms = tonumber(record.deadline_ms), place = 'kept', nbytes = nbytes,
+      owner = record.owner, work_ms = tonumber(record.work_ms), behind_ms = behind_ms,
     }
     put(job, now, false)
   end)

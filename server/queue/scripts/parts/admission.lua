@@ -58,7 +58,7 @@ local function put(job, now, last)
   end
   if not named[job.stream] then named[job.stream] = call('SADD', 'queues', job.stream) end
   local entry = {'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', now}
-  if (job.behind_ms or 0) > 0 then entry[#entry + 1], entry[#entry + 2] = 'behind', job.behind_ms end
+  if job.behind_ms > 0 then entry[#entry + 1], entry[#entry + 2] = 'behind', job.behind_ms end
   local entry_id = call('XADD', job.stream, '*', unpack(entry))
   local mark = last and '1' or '0'
   call('SET', 'job:' .. job.job, table.concat({job.stream, entry_id, job.owner, job.work_ms, job.nbytes, mark}, ' '), 'PX', ttl)

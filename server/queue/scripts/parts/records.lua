@@ -10,11 +10,12 @@ local OPEN, KEPT, TOTALS, ENDED = 'records:open', 'records:kept', 'records:total
 local RECORD_BYTES = 5500  -- what Redis takes for a record, its key and its events, which begin with a page of 4 KiB; measured with MEMORY USAGE
 local MOST_EXPIRED = 1000
 
--- Everything but the plan, which scripts do not read; nil if there is none.
+-- Everything but the plan, which scripts do not read; nil if there is none. `turns`: msgpack of {stream, by how many ms it is behind} for each
+-- of several jobs; one alone has the record's stream.
 local FIELDS = {
   'state', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'results', 'preview', 'idem',
   'reported', 'begun', 'done', 'total', 'unit', 'ordinal', 'place', 'placed_ms', 'owner', 'work_ms',
-  'counted', 'counted_unit',
+  'counted', 'counted_unit', 'turns',
 }
 local function record_at(id)
   local values = call('HMGET', 'record:' .. id, unpack(FIELDS))
