@@ -231,7 +231,7 @@ class Inference:
                 id=f"{request}-{index}",
                 bundle=asked.spec.id,
                 digest=asked.spec.digest(),
-                bucket=asked.task.bucket_of(asked.plan, asked.spec, shapes),
+                bucket=asked.task.bucket(asked.plan, asked.spec, shapes),
                 arrays={name: array for name, array in arrays.items() if not gateway or name not in unread},
                 options=asked.task.arguments_of(asked.plan, shapes) | told,
                 priority=priority,

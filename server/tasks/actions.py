@@ -21,7 +21,7 @@ from models.actions.detail import Detail
 from models.bundle import BundleSpec
 from server.media import tracks, video
 from server.media.images import Decoder
-from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task, Tensor
+from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
 from server.tasks.options import InvalidOption, Options
 
 MP4 = "video/mp4"
@@ -197,7 +197,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
         info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
         return [{"video": np.frombuffer(item["video"], np.uint8), "info": info}]
 
-    def bucket(self, plan: ActionsPlan, spec: BundleSpec) -> str:
+    def bucket(self, plan: ActionsPlan, spec: BundleSpec, shapes: Shapes) -> str:
         """Videos of any kind take their windows together."""
         return "any"
 

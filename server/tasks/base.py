@@ -156,17 +156,13 @@ class Task(ABC, Generic[Asked, Plan]):
         """Whether `prepare` takes less than handing it to a thread is worth."""
         return False
 
-    @abstractmethod
-    def bucket(self, plan: Plan, spec: BundleSpec) -> str:
-        """A key of all that must agree inside a batch besides the bundle: shapes and arguments."""
-
-    def bucket_of(self, plan: Plan, spec: BundleSpec, shapes: Shapes) -> str:
-        """The bucket of one job, which brings arrays of these shapes."""
-        return self.bucket(plan, spec)
+    def bucket(self, plan: Plan, spec: BundleSpec, shapes: Shapes) -> str:
+        """A key of all that must agree inside a batch besides the bundle, of a job whose arrays have these shapes. By default it is made of
+        shapes and arguments, which a forward pass has once for its batch. Tasks whose jobs take steps may let more share a batch."""
+        return f"{dict(shapes)} {self.arguments_of(plan, shapes)}"
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
-        """Arguments of the forward call; the same for all jobs of a bucket. Warm-up calls the network without them, `merge` apart, so they
-        need defaults there."""
+        """Arguments of the forward call. Warm-up calls the network without them, `merge` apart, so they need defaults there."""
         return {}
 
     def arguments_of(self, plan: Plan, shapes: Shapes) -> dict[str, Any]:

@@ -175,9 +175,6 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
     def is_small(self, item: Item) -> bool:
         return headers.is_small(item["image"])
 
-    def bucket(self, plan: ClassifyPlan, spec: BundleSpec) -> str:
-        return f"{spec.pictures.image_size}:{','.join(map(str, plan.schedule))}" + (":trace" if plan.trace else "")
-
     def arguments(self, plan: ClassifyPlan) -> dict[str, Any]:
         return {"merge": list(plan.schedule)} | ({"trace": True} if plan.trace else {})
 

@@ -136,12 +136,10 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             arrays |= {"sound": samples, "heard": _heard(samples, plan, spec.sound)}
         return [arrays]
 
-    def bucket(self, plan: ClassifyClipsPlan, spec: BundleSpec) -> str:
-        return "/".join(",".join(map(str, half)) for half in (plan.schedule, plan.schedule_sight) if half is not None)
-
-    def bucket_of(self, plan: ClassifyClipsPlan, spec: BundleSpec, shapes: Shapes) -> str:
+    def bucket(self, plan: ClassifyClipsPlan, spec: BundleSpec, shapes: Shapes) -> str:
         """Views of any video and number go together, and windows of any sound, if their tokens merge alike."""
-        return "+".join(name for name in ("sound", "video") if name in shapes) + ":" + self.bucket(plan, spec)
+        merging = "/".join(",".join(map(str, half)) for half in (plan.schedule, plan.schedule_sight) if half is not None)
+        return "+".join(name for name in ("sound", "video") if name in shapes) + ":" + merging
 
     def arguments(self, plan: ClassifyClipsPlan) -> dict[str, Any]:
         asked = {name: getattr(plan, name) for name in ("views", "crops", "start_s", "end_s", "use", "windows")}

@@ -20,7 +20,7 @@ from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Tensor
 from server.tasks.classify import IMAGE, prepare_image
 from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import ExcessiveOption, InvalidOption, Options
-from server.tasks.vectors import VectorTask, image_arguments, image_bound, image_bucket, need_tokeniser
+from server.tasks.vectors import VectorTask, image_arguments, image_bound, need_tokeniser
 
 NPY, NPZ = "application/x-npy", "application/x-npz"
 MOST_TEXTS = 256
@@ -135,9 +135,6 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan]):
 
     def is_small(self, item: Item) -> bool:
         return "text" in item or headers.is_small(item["image"])
-
-    def bucket(self, plan: EmbedPlan, spec: BundleSpec) -> str:
-        return image_bucket(plan.schedule, spec, plan.pool, plan.output)
 
     def arguments(self, plan: EmbedPlan) -> dict[str, Any]:
         return image_arguments(plan.schedule, plan.pool, plan.output)

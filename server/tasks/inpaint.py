@@ -162,13 +162,9 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         """A file is one image."""
         return self.media_types if asked.samples == 1 else (JSON,)
 
-    def bucket(self, plan: InpaintPlan, spec: BundleSpec) -> str:
-        """Holes, samplers and times of any kind take their steps together."""
-        return "x".join(map(str, _native(spec)))
-
-    def bucket_of(self, plan: InpaintPlan, spec: BundleSpec, shapes: Shapes) -> str:
-        """Copying patches takes other steps, and longer ones."""
-        return self.bucket(plan, spec) + ("-copied" if "detail" in shapes else "")
+    def bucket(self, plan: InpaintPlan, spec: BundleSpec, shapes: Shapes) -> str:
+        """Holes, samplers and times of any kind take their steps together; copying patches takes other steps, and longer ones."""
+        return "x".join(map(str, _native(spec))) + ("-copied" if "detail" in shapes else "")
 
     def arguments(self, plan: InpaintPlan) -> dict[str, Any]:
         names = ("sampler", "steps", "eta", "spacing", "seed", "samples", "inject_known", "deterministic", "temperature")

@@ -24,7 +24,7 @@ from server.media import masks, shapes, views
 from server.media.images import Decoder
 from server.media.limits import Limits, named
 from server.tasks import captures
-from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Task
+from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task
 from server.tasks.options import ExcessiveOption, InvalidOption
 from server.tasks.reconstruct_files import joined_answer, network_answer, spacing_of
 from server.tasks.reconstruct_tables import (
@@ -135,7 +135,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             raise InvalidOption("surface", "the scene has no view that could be joined with it: ask for `network`")
         return {**kept, "asks": _asks(plan, limits.queries)}
 
-    def bucket(self, plan: ReconstructPlan, spec: BundleSpec) -> str:
+    def bucket(self, plan: ReconstructPlan, spec: BundleSpec, shapes: Shapes) -> str:
         """Scenes of all spacings and modes take their steps together."""
         return str(spec.pictures.image_size)
 

@@ -15,13 +15,14 @@ from server.tasks.options import InvalidOption
 
 
 class VectorTask(Task[Asked, Plan]):
-    """Some jobs of a request hold an image, with `bucket` and `arguments`, and others hold texts."""
+    """Some jobs of a request hold an image, with `arguments`, and others hold texts."""
 
     echoed_arrays = texts.ECHOED
     unread_arrays = texts.UNREAD
 
-    def bucket_of(self, plan: Plan, spec: BundleSpec, shapes: Shapes) -> str:
-        return texts.bucket(shapes) if "utf8" in shapes else self.bucket(plan, spec)
+    def bucket(self, plan: Plan, spec: BundleSpec, shapes: Shapes) -> str:
+        """Whoever asks for the vector of an image shares batches, whatever becomes of it."""
+        return texts.bucket(shapes) if "utf8" in shapes else super().bucket(plan, spec, shapes)
 
     def arguments_of(self, plan: Plan, shapes: Shapes) -> dict[str, Any]:
         return {} if "utf8" in shapes else self.arguments(plan)
@@ -42,11 +43,6 @@ class VectorTask(Task[Asked, Plan]):
 
     def other_samples(self, spec: BundleSpec) -> Sequence[Arrays]:
         return () if spec.text is None else texts.packed(["a dog"])
-
-
-def image_bucket(schedule: Sequence[int], spec: BundleSpec, pool: str = "", output: str = "pooled") -> str:
-    """Return the bucket of an image: whoever asks for its vector shares batches, whatever becomes of it."""
-    return f"{spec.pictures.image_size}:{','.join(map(str, schedule))}:{pool}" + (":tokens" if output == "tokens" else "")
 
 
 def image_arguments(schedule: Sequence[int], pool: str = "", output: str = "pooled") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from server.tasks.base import Arrays, File, Item, Outputs, Tensor
 from server.tasks.classify import IMAGE, Merging, prepare_image
 from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import ExcessiveOption, InvalidOption, Options
-from server.tasks.vectors import VectorTask, image_arguments, image_bound, image_bucket, need_tokeniser
+from server.tasks.vectors import VectorTask, image_arguments, image_bound, need_tokeniser
 
 DEFAULT_TOP_K = 5
 MOST_LABELS = 1000
@@ -165,9 +165,6 @@ class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan]):
     def learned(self, outputs: Sequence[Outputs], plan: ZeroShotPlan) -> dict[str, bytes]:
         written = plan.texts
         return {written[place]: vector.tobytes() + bytes([cut]) for place, (vector, cut) in texts.vectors(outputs).items()}
-
-    def bucket(self, plan: ZeroShotPlan, spec: BundleSpec) -> str:
-        return image_bucket(plan.schedule, spec)
 
     def arguments(self, plan: ZeroShotPlan) -> dict[str, Any]:
         return image_arguments(plan.schedule)

@@ -58,9 +58,6 @@ class Paint(Task[PaintOptions, PaintOptions]):
     def prepare(self, item: Item, plan: PaintOptions, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
         return []
 
-    def bucket(self, plan: PaintOptions, spec: BundleSpec) -> str:
-        return ""
-
     def present(self, outputs: Sequence[Outputs], plan: PaintOptions, spec: BundleSpec, media_type: str) -> Painted:
         return Painted(1)
 

@@ -13,6 +13,7 @@ from server.tasks.classify import Classify, ClassifyAnswer, ClassifyOptions, Cla
 from server.tasks.options import InvalidOption
 
 TASK = Classify()
+SHAPES = {"pixels": (32, 32, 3)}
 
 
 def spec(**changes: object) -> BundleSpec:
@@ -80,14 +81,15 @@ def test_models_that_pool_their_tokens_merge_none() -> None:
 def test_a_bucket_holds_what_may_run_together() -> None:
     bundle = spec()
     three, named, off = plan(bundle, merge="3"), ClassifyPlan(1, "named", (3, 3, 3, 3)), plan(bundle, merge="off")
-    assert TASK.bucket(three, bundle) == TASK.bucket(named, bundle) != TASK.bucket(off, bundle)
+    assert TASK.bucket(three, bundle, SHAPES) == TASK.bucket(named, bundle, SHAPES) != TASK.bucket(off, bundle, SHAPES)
+    assert TASK.bucket(three, bundle, SHAPES) != TASK.bucket(three, bundle, {"pixels": (64, 64, 3)})
     assert TASK.arguments(three) == TASK.arguments(named) == {"merge": [3, 3, 3, 3]}
 
 
 def test_traced_jobs_have_batches_of_their_own() -> None:
     bundle = spec()
     traced, plain = plan(bundle, merge="3", trace=True), plan(bundle, merge="3")
-    assert TASK.bucket(traced, bundle) != TASK.bucket(plain, bundle)
+    assert TASK.bucket(traced, bundle, SHAPES) != TASK.bucket(plain, bundle, SHAPES)
     assert TASK.arguments(traced) == {"merge": [3, 3, 3, 3], "trace": True}
     with pytest.raises(InvalidOption, match="nothing to trace") as refusal:
         plan(spec(architecture="mvit", ladder=[]), trace=True)

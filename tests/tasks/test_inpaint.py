@@ -181,7 +181,7 @@ def test_plans_can_be_stored() -> None:
 
 
 def test_jobs_of_all_options_share_a_bucket_and_take_their_own_arguments() -> None:
-    assert TASK.bucket(plan(steps=3, samples=2), SPEC) == TASK.bucket(plan(deterministic=True), SPEC)
+    assert TASK.bucket(plan(steps=3, samples=2), SPEC, {}) == TASK.bucket(plan(deterministic=True), SPEC, {})
     assert TASK.arguments(plan(steps=3, samples=2, seed=9, inject_known=False)) == {
         "sampler": "ddim",
         "steps": 3,
@@ -507,7 +507,8 @@ def test_what_is_copied_from_is_bounded_and_of_the_image_s_own_scale() -> None:
 
 
 def test_copied_patches_share_no_batch_with_steps_of_the_network() -> None:
-    assert TASK.bucket_of(plan(), SPEC, {"pixels"}) == TASK.bucket(plan(), SPEC) != TASK.bucket_of(plan(), SPEC, {"pixels", "detail"})
+    pixels, detail = {"pixels": (16, 16, 3)}, {"detail": (40, 60, 3)}
+    assert TASK.bucket(plan(), SPEC, pixels) != TASK.bucket(plan(), SPEC, pixels | detail)
 
 
 def test_the_steps_of_a_job_are_those_of_all_samples_in_all_windows() -> None:
