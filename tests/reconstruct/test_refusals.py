@@ -143,6 +143,12 @@ def test_a_media_type_that_is_not_offered(sculptor: Sculptor) -> None:
     assert sculptor.ask(headers={"Accept": "model/stl"}).status_code == 406
 
 
+def test_the_open_inference_protocol_says_which_route_serves_it(sculptor: Sculptor) -> None:
+    refused = sculptor.gateway.http.post("/v2/models/shell/infer", json={"inputs": []})
+    assert refused.status_code == 404
+    assert "'shell' is for reconstruct, which is not offered here; POST /v1/reconstruct serves it" in refused.json()["error"]
+
+
 def test_after_all_of_it_the_service_answers(sculptor: Sculptor) -> None:
     sculptor.answered()
     eventually(lambda: sculptor.gateway.in_flight() == 0, "nothing is left behind")

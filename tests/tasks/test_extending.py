@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -141,8 +142,16 @@ def test_its_tables_are_read_checked_and_documented(service: Service) -> None:
     assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/plain", "text/event-stream"}
 
 
-def test_what_it_does_not_offer_is_refused(service: Service) -> None:
-    refused = httpx.post(f"{service.url}/v2/models/mean-colour/infer", content=b'{"inputs": []}', timeout=60)
-    assert (refused.status_code, refused.json()) == (404, {"error": refused.json()["error"]})
-    assert "is for mean-colour, which is not offered here; POST /v1/mean-colour serves it" in refused.json()["error"]
+def test_what_does_not_go_is_refused_as_the_page_says(service: Service) -> None:
+    large = post(service, RED, gain="256")
+    assert (large.status_code, large.json()["field"], large.json()["detail"]) == (422, "gain", "256: use at most 255 with notation hex")
+    broken = post(service, RED, GREY[: len(GREY) // 2])
+    assert (broken.status_code, broken.json()["field"]) == (422, "image[1]")
     assert httpx.post(f"{service.url}/v1/classify", content=RED, timeout=60).status_code == 404
+
+
+def test_the_open_inference_protocol_answers_alike(service: Service) -> None:
+    image = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "data": [base64.b64encode(RED).decode()]}
+    asked = {"inputs": [image], "parameters": {"gain": 0.5}}
+    answer = httpx.post(f"{service.url}/v2/models/mean-colour/infer", json=asked, timeout=60).raise_for_status().json()
+    assert [(one["name"], one["shape"], one["data"]) for one in answer["outputs"]] == [("colour", [1, 3], [100.0, 50.0, 25.0])]
