@@ -1,7 +1,7 @@
 """Words of the code in `server/`: `python docs/words.py`, a part of `make lint`. docs/glossary.md is the list that it reads.
 
 It refuses docstrings that open with a word of OPENINGS, since they are no sentences; names of classes, functions and modules with a word
-that the glossary replaces; and names of classes that stand for two things.
+that the glossary replaces; names of classes that stand for two things; and terms that the glossary has twice.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +19,15 @@ OPENINGS = ("Of", "What", "Who", "Whose", "That")
 NAMES = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+def glossary() -> list[tuple[str, str]]:
+    """Each term, with the last column of its row."""
+    rows = (line.strip("| ").split(" | ") for line in GLOSSARY.read_text().splitlines() if line.startswith("| **"))
+    return [(row[0].strip("* "), row[3] if len(row) == 4 else "") for row in rows]
+
+
 def replaced_words() -> dict[str, str]:
-    """Word → the term that stands for it, from the table's last column: words in backquotes."""
-    rows = (line.strip("| ").split(" | ") for line in GLOSSARY.read_text().splitlines() if line.startswith("| "))
-    return {word: row[0].strip("* ") for row in rows if len(row) == 4 for word in re.findall(r"`(\w+)`", row[3])}
+    """Word → the term that stands for it: words in backquotes of the last column."""
+    return {word: term for term, replaced in glossary() for word in re.findall(r"`(\w+)`", replaced)}
 
 
 def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -38,6 +43,9 @@ def words_of(name: str) -> set[str]:
 
 
 def faults() -> Iterator[str]:
+    for term, rows in Counter(term for term, _ in glossary()).items():
+        if rows > 1:
+            yield f"docs/glossary.md: {term} has {rows} rows"
     replaced = replaced_words()
     classes = defaultdict[str, list[str]](list)
     for path in sorted((ROOT / "server").rglob("*.py")):

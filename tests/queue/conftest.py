@@ -56,6 +56,7 @@ def anybody(valkey: PrivateValkey, url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def db(url: str) -> Iterator[redis.Redis]:
+    """Redis in text: messages, which are bytes, are mangled. Whoever writes an entry again reads it by `redis_at(url)`."""
     with redis_at(url, decode_responses=True, encoding_errors="replace") as client:
         yield client
 
