@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -108,6 +109,9 @@ class FailedJob:
 
     job: Delivery
     error: Exception
+    """Its frames are gone."""
+    traceback: str = ""
+    """Text for the log: where in the model it was raised."""
 
 
 @dataclass(frozen=True)
@@ -218,8 +222,8 @@ def check(outputs: Arrays, jobs: int, spec: BundleSpec, lengths: NDArray[Any] | 
     """Raises ValueError for what is no answer: another number of rows than jobs, scores without a finite best one, or vectors without
     direction. lengths: (B, R), of the texts, 0 where there is none."""
     for name, values in outputs.items():
-        if len(values) != jobs:
-            raise ValueError(f"{spec.id}: output {name} has {len(values)} rows for {jobs} jobs")
+        if values.shape[:1] != (jobs,):
+            raise ValueError(f"{spec.id}: output {name} has the shape {values.shape}: its first dimension must be {jobs}, one row a job")
         if name == "logits" and not np.isfinite(values.max(axis=-1)).all():  # a class that is ruled out may have -inf
             raise ValueError(f"{spec.id}: output {name} is infinite or not a number")
         if name in VECTORS:
@@ -283,6 +287,7 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
         yield from (FailedJob(job, unloadable) for job in jobs)
         return
     except Exception as error:
+        told = traceback.format_exc() if len(jobs) == 1 else ""
         failure = without_frames(error)  # they keep the tensors of the batch, and its halves need the room
     else:
         yield computed
@@ -291,7 +296,7 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
         free_memory()
         yield TooLarge(jobs)
     if len(jobs) == 1:
-        yield FailedJob(jobs[0], failure)
+        yield FailedJob(jobs[0], failure, told)
         return
     half = len(jobs) // 2
     yield from halving(jobs[:half], run, free_memory)

@@ -84,9 +84,9 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
                 log.info("input refused", bundle=job.bundle, job=job.job.id, reason=str(error), **job.job.trace)
             _fail(queue, [job], kind, str(error))
             metrics.failures.labels(job.bundle.partition("@")[0], kind).inc()
-        case FailedJob(job=job, error=error):
+        case FailedJob(job=job, error=error, traceback=raised):
             reason = f"{type(error).__name__}: {error}"
-            log.error("model failed on a job", bundle=job.bundle, job=job.job.id, reason=reason, **job.job.trace)
+            log.error("model failed on a job", bundle=job.bundle, job=job.job.id, reason=reason, exception=raised, **job.job.trace)
             queue.dead_letter(job, reason, kind="model-error")
             metrics.dead_letters.inc()
             metrics.failures.labels(job.bundle.partition("@")[0], "model-error").inc()

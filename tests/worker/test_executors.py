@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import weakref
 from collections.abc import Mapping
@@ -90,6 +91,32 @@ def test_only_a_picture_whose_scores_are_no_numbers_is_refused(tiny: OneShot) ->
     assert [result.job for result in results if isinstance(result, FailedJob)] == [jobs[2]]
     answered = [answer.job for result in results if isinstance(result, Computed) for answer in result.answers]
     assert answered == [jobs[0], jobs[1], jobs[3]]
+
+
+class Flat:
+    """Forgets the dimension of the batch, and fails on bright pictures."""
+
+    def __init__(self, spec: BundleSpec) -> None:
+        self.spec = spec
+
+    def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
+        if arrays["pixels"].mean() > 128:
+            raise LookupError("too bright")
+        return {"brightness": np.array(arrays["pixels"].mean())}
+
+
+@pytest.mark.parametrize(
+    ("shade", "error", "raised"),
+    [
+        (0, r"tiny@1: output brightness has the shape \(\): its first dimension must be 1, one row a job", "in check"),
+        (200, "too bright", "in forward\n    raise LookupError"),
+    ],
+)
+def test_who_writes_a_model_is_told_what_was_wrong_and_where(tiny: OneShot, shade: int, error: str, raised: str) -> None:
+    [failed] = OneShot(Flat(tiny.model.spec), CPU).run([delivery(pixels=np.full((32, 32, 3), shade, np.uint8))])
+    assert isinstance(failed, FailedJob)
+    assert re.fullmatch(error, str(failed.error))
+    assert raised in failed.traceback
 
 
 class Forgetful:
