@@ -159,7 +159,7 @@ class Task(ABC, Generic[Asked, Plan]):
     def bucket(self, plan: Plan, spec: BundleSpec, shapes: Shapes) -> str:
         """A key of all that must agree inside a batch besides the bundle, of a job whose arrays have these shapes. By default it is made of
         shapes and arguments, which a forward pass has once for its batch. Tasks whose jobs take steps may let more share a batch."""
-        return f"{dict(shapes)} {self.arguments_of(plan, shapes)}"
+        return msgspec.json.encode((shapes, self.arguments_of(plan, shapes))).decode()
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
         """Arguments of the forward call. Warm-up calls the network without them, `merge` apart, so they need defaults there."""
