@@ -14,7 +14,7 @@ READERS = [
     ("parts/admission", "bounds", rows.Bounds, set()),
     ("enqueue", "request", rows.Request, set()),
     ("enqueue", "job", rows.Enqueued, {"message"}),
-    ("parts/admission", "job", rows.Enqueued, {"message"}),
+    ("parts/admission", "job", rows.Enqueued, {"message", "at"}),
     ("enqueue_record", "asked", rows.Recorded, set()),
     ("enqueue_record", "draft", rows.Draft, set()),
     ("enqueue_record", "bounds", rows.Bounds, set()),

@@ -17,7 +17,7 @@ local function mend(id, record)
     local stream, behind_ms = unpack(turns[i + 1] or {record.stream, 0})
     local job = {
       job = job_id, stream = stream, gateway = '', deadline_ms = tonumber(record.deadline_ms), place = 'kept', nbytes = nbytes,
-      owner = record.owner, work_ms = tonumber(record.work_ms), behind_ms = behind_ms,
+      owner = record.owner, work_ms = tonumber(record.work_ms), behind_ms = behind_ms, at = record.created_ms,
     }
     put(job, now, false)
   end)

@@ -47,7 +47,7 @@ end
 
 local named = {}  -- streams that this script has noted
 
--- Adds a job (row enqueued, with its message) to its stream; `last`: it was let into the last eighth.
+-- Adds a job (row enqueued, with its message) to its stream; `last`: it was let into the last eighth. `at`: when it was queued first, if not now.
 local function put(job, now, last)
   local ttl = job.deadline_ms - now + LINGER_MS
   local inline = job.place == 'inline' and job.message or ''
@@ -57,7 +57,7 @@ local function put(job, now, last)
     call('PEXPIRE', 'blob:' .. job.job, ttl)
   end
   if not named[job.stream] then named[job.stream] = call('SADD', 'queues', job.stream) end
-  local entry = {'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', now}
+  local entry = {'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', job.at or now}
   if job.behind_ms > 0 then entry[#entry + 1], entry[#entry + 2] = 'behind', job.behind_ms end
   local entry_id = call('XADD', job.stream, '*', unpack(entry))
   local mark = last and '1' or '0'
