@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import timm
 import torch
@@ -45,6 +46,22 @@ SIZES: Mapping[str, tuple[Config, str | None, int]] = {
     "clip": (VideoMAEConfig(), None, 65),
 }
 """Name → our config, timm's name (None: timm has none), and the r of ToMe's tables. A clip has 16 frames, 1568 patches."""
+
+
+class Trunk(Protocol):
+    """What the operations of a transformer's blocks follow from."""
+
+    @property
+    def special_tokens(self) -> int: ...
+    @property
+    def patches(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def mlp_ratio(self) -> float: ...
+
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -102,7 +119,7 @@ class Result:
         return self.ratio / self.ideal
 
 
-def block_macs(config: Config, merge: MergeSchedule) -> int:
+def block_macs(config: Trunk, merge: MergeSchedule) -> int:
     """Multiply-accumulates of all blocks for one image or clip: the merge comes between attention and MLP, and its own cost is left out."""
     width, hidden = config.width, round(config.width * config.mlp_ratio)
     before = config.special_tokens + config.patches

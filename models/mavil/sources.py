@@ -194,7 +194,8 @@ class Sources:
         part = sound[round(start * rate) : None if end is None else round(min(len(sound), end * rate))]
         least = self.listener.bank.window
         if len(part) < least:
-            raise UnusableInput(f"audio: {len(part)} samples at {rate} Hz are too few: one analysis window has {least}")
+            field = "audio" if len(sound) < least else "start_s" if end is None else "end_s"
+            raise UnusableInput(f"{field}: {len(part)} samples at {rate} Hz are too few: one analysis window has {least}")
         fitting = sound_windows.count(len(part), self.listener.sound)
         return SoundSource(part, self.listener, min(fitting, windows or fitting))
 

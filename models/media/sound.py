@@ -23,7 +23,7 @@ PROGRAM = "models.media.sound_program"
 SLACK_S = 1.0
 """What a program may send beyond the bound, before it is not believed."""
 
-Kind = Literal["not-a-sound", "too-much", "broken"]
+Kind = Literal["not-a-sound", "no-sound", "too-much", "broken"]
 
 
 class SoundError(Exception):

@@ -7,6 +7,7 @@ sent runs this in a confined child (`models.media.sound_program`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from math import inf
 
 import av
@@ -18,6 +19,7 @@ from av.filter import Graph
 from numpy.typing import NDArray
 
 from models.media.video_program import Refused
+from models.media.video_program import seconds as seconds_of
 
 CHANNELS = 8
 SAMPLE_RATE = 384_000
@@ -69,7 +71,7 @@ def sound_of(container: InputContainer) -> AudioStream:
     """Return the first stream of sound. Raises Refused."""
     streams = container.streams.audio
     if not streams:
-        raise Refused("broken", "it has no sound" + (": pictures alone" if container.streams.video else ""))
+        raise Refused("no-sound", "it has no sound" + (": pictures alone" if container.streams.video else ""))
     stream = next((stream for stream in streams if stream.codec_context is not None), None)
     if stream is None:
         raise Refused("not-a-sound", "its sound is of a codec that is not decoded here")
@@ -79,9 +81,27 @@ def sound_of(container: InputContainer) -> AudioStream:
 def mono(container: InputContainer, rate: int, seconds: float = inf) -> Iterator[NDArray[np.float32]]:
     """Yield the sound of a file at `rate` samples a second, in chunks of float32 (n,), in [-1, 1] unless the file holds larger values.
 
-    A file whose format changes midway is resampled in parts. seconds: its length, at most. Raises Refused, and FFmpeg's errors."""
+    The sound of a video begins with its first frame, so that seconds agree: silence stands before sound that begins later, and what comes
+    before that frame is left out. A file whose format changes midway is resampled in parts. seconds: its length, at most. Raises Refused,
+    and FFmpeg's errors."""
+    frames = _frames(container, sound_of(container), seconds)
+    first = next(frames, None)
+    if first is None:
+        return
+    lead = round(_behind_video(container, first) * rate)
+    if lead > 0:
+        yield np.zeros(lead, np.float32)
+    ignored = max(0, -lead)
+    for chunk in _resampled(chain([first], frames), rate):
+        if ignored < len(chunk):
+            yield chunk[ignored:]
+        ignored = max(0, ignored - len(chunk))
+
+
+def _resampled(frames: Iterator[AudioFrame], rate: int) -> Iterator[NDArray[np.float32]]:
+    """Yield chunks of float32 (n,)."""
     resampler: Resampler | None = None
-    for frame in _frames(container, sound_of(container), seconds):
+    for frame in frames:
         if resampler is not None and resampler.format != _format(frame):
             yield from map(_checked, resampler.push(None))
             resampler = None
@@ -91,8 +111,18 @@ def mono(container: InputContainer, rate: int, seconds: float = inf) -> Iterator
         yield from map(_checked, resampler.push(None))
 
 
+def _behind_video(container: InputContainer, first: AudioFrame) -> float:
+    """Return the seconds from the first frame of the video beside a sound to its first sample, negative where that comes before; 0 without
+    a video, and where times are not told."""
+    beside = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
+    begin = beside[0].start_time if beside else None
+    if begin is None or first.pts is None:
+        return 0.0
+    return seconds_of(first.pts, first.time_base) - seconds_of(begin, beside[0].time_base)
+
+
 def _frames(container: InputContainer, stream: AudioStream, most_seconds: float) -> Iterator[AudioFrame]:
-    """Yield decoded frames within the bounds."""
+    """Yield decoded frames within the bounds; silence before them counts."""
     context = stream.codec_context
     _check_format(context.layout.nb_channels, context.sample_rate)
     seconds, good, bad = 0.0, 0, 0
@@ -106,6 +136,8 @@ def _frames(container: InputContainer, stream: AudioStream, most_seconds: float)
             continue
         for frame in frames:
             _check_format(frame.layout.nb_channels, frame.sample_rate)
+            if not good:
+                seconds = max(0.0, _behind_video(container, frame))
             good += 1
             seconds += frame.samples / frame.sample_rate
             if seconds > most_seconds + SLACK_S:

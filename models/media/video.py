@@ -28,7 +28,7 @@ DECODER_BYTES = 80 * 2**20
 DECODER_FRAMES = 24
 """Frames that it keeps, each of 12 bits a pixel."""
 
-Kind = Literal["not-a-video", "too-much", "broken"]
+Kind = Literal["not-a-video", "no-video", "too-much", "broken"]
 
 
 class VideoError(Exception):

@@ -97,7 +97,7 @@ def video_of(container: InputContainer) -> VideoStream:
     """The first that is no cover picture."""
     streams = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
     if not streams:
-        raise Refused("broken", "no video in it" + (": sound alone" if container.streams.audio else ""))
+        raise Refused("no-video", "no video in it" + (": sound alone" if container.streams.audio else ""))
     stream = streams[0]
     if stream.codec_context is None:
         raise Refused("not-a-video", "of a codec that is not decoded here")

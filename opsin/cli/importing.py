@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LONGEST = 80
 """Characters of a config field that are printed."""
+PRECISE = "float32 on every computer"
 MOST_TRIED = 2**31
 """Bytes of weights that an import runs to tell the number format."""
 
@@ -138,17 +139,21 @@ def _format(bundle: Bundle) -> str:
     """The number format that this computer serves the bundle in, and by how much its answers differ; empty for what is not served alone."""
     from models.bundle import BundleError
     from models.loading import not_served
+    from models.registry import architectures
     from server.worker import layout, warmup
 
-    if not_served(bundle.spec) is not None or bundle.spec.task == "actions":  # these are members of pipelines
+    if not_served(bundle.spec) is not None or bundle.spec.answers == "actions":  # these are members of pipelines
         return ""
+    is_precise = bundle.spec.task in architectures()[bundle.spec.architecture].precise_tasks
     if bundle.spec.weights.bytes > MOST_TRIED:
-        return "measured by the first worker, as GET /v1/models then says; OPSIN_DTYPE=float32 pins float32"
+        return PRECISE if is_precise else "measured by the first worker, as GET /v1/models then says; OPSIN_DTYPE=float32 pins float32"
     settings = settings_of(None)
     try:
         _, name, difference = warmup.in_the_faster_format(bundle, layout.choose(settings), settings.dtype)
     except (BundleError, ValueError, RuntimeError) as error:
         return f"unknown: it does not run here ({error})"
+    if is_precise:
+        return PRECISE
     if name == "float32":
         return "float32 on this computer; others may take bfloat16, if that is faster there; OPSIN_DTYPE=float32 pins float32"
     by = "an unknown amount" if difference is None else f"at most {difference:.1e}"

@@ -160,8 +160,18 @@ def _no_default(fleet: Fleet, task: str) -> Problem:
         return Problem(Kind.UNKNOWN_MODEL, f"there is no default model for {parts}; {detail}", "model")
     if suitable:
         return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {suitable} {hint}", "model")
+    if others := loaded(fleet, task):
+        parts, listed = " or ".join(part.name for part in default.task.parts), ", ".join(sorted(_with_parts(spec, task) for spec in others))
+        return Problem(Kind.UNKNOWN_MODEL, f"no bundle for {task} that takes {parts} is served; send what one of these takes: {listed}")
     served = ", ".join(route for route in ROUTES if route != task and loaded(fleet, route)) or "none"
     return Problem(Kind.UNKNOWN_MODEL, f"no bundle for {task} is served; tasks with one: {served}")
+
+
+def _with_parts(spec: BundleSpec, route: str) -> str:
+    """The id of a bundle, and the parts that it needs, or any of which it takes."""
+    parts = next(task for task in ROUTES[route] if task.serves(spec)).takes(spec)
+    needed = [part.name for part in parts if part.required]
+    return f"{spec.id} ({' and '.join(needed) or ' or '.join(part.name for part in parts)})"
 
 
 class Desertion:

@@ -34,6 +34,8 @@ class Kind(Enum):
     CORRUPT_IMAGE = "corrupt-image", 422, "Corrupt image"
     CORRUPT_VIDEO = "corrupt-video", 422, "Corrupt video"
     CORRUPT_SOUND = "corrupt-sound", 422, "Corrupt sound"
+    NO_VIDEO = "no-video", 422, "The file has no video"
+    NO_SOUND = "no-sound", 422, "The file has no sound"
     UNUSABLE_INPUT = "unusable-input", 422, "The input cannot be used"
     INVALID_OPTION = "invalid-option", 422, "Invalid option"
     QUEUE_FULL = "queue-full", 429, "Too many requests are waiting"

@@ -10,7 +10,7 @@ from models.media import sound
 from models.media.sound import NAMES, SoundLimits
 from server.media.limits import MediaError
 
-__all__ = ["NAMES", "CorruptSound", "NotASound", "SoundLimits", "TooMuchSound", "read"]
+__all__ = ["NAMES", "CorruptSound", "NoSound", "NotASound", "SoundLimits", "TooMuchSound", "read"]
 
 
 class NotASound(MediaError):
@@ -21,11 +21,20 @@ class TooMuchSound(MediaError):
     """Above a limit."""
 
 
+class NoSound(MediaError):
+    """A file that may hold sound, such as a video, and holds none."""
+
+
 class CorruptSound(MediaError):
-    """Truncated, damaged, without sound, or too short."""
+    """Truncated, damaged, or too short."""
 
 
-KINDS: dict[sound.Kind, type[MediaError]] = {"not-a-sound": NotASound, "too-much": TooMuchSound, "broken": CorruptSound}
+KINDS: dict[sound.Kind, type[MediaError]] = {
+    "not-a-sound": NotASound,
+    "no-sound": NoSound,
+    "too-much": TooMuchSound,
+    "broken": CorruptSound,
+}
 
 
 def read(content: bytes, rate: int, limits: SoundLimits) -> NDArray[np.float32]:

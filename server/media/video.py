@@ -13,7 +13,7 @@ from models.media.containers import HEAD_BYTES, NAMES, demuxer
 from models.media.video import ClipInfo, ClipLimits
 from server.media.limits import MediaError
 
-__all__ = ["NAMES", "ClipInfo", "ClipLimits", "CorruptVideo", "Drawn", "NotAVideo", "TooMuchVideo", "annotated", "probe"]
+__all__ = ["NAMES", "ClipInfo", "ClipLimits", "CorruptVideo", "Drawn", "NoVideo", "NotAVideo", "TooMuchVideo", "annotated", "probe"]
 
 PROGRAM = "server.media.annotating_program"
 PATIENCE_S = 600.0
@@ -30,11 +30,20 @@ class TooMuchVideo(MediaError):
     """Above a limit."""
 
 
+class NoVideo(MediaError):
+    """A container of sound alone."""
+
+
 class CorruptVideo(MediaError):
     """Truncated, damaged, or without frames."""
 
 
-KINDS: dict[video.Kind, type[MediaError]] = {"not-a-video": NotAVideo, "too-much": TooMuchVideo, "broken": CorruptVideo}
+KINDS: dict[video.Kind, type[MediaError]] = {
+    "not-a-video": NotAVideo,
+    "no-video": NoVideo,
+    "too-much": TooMuchVideo,
+    "broken": CorruptVideo,
+}
 
 
 @dataclass(frozen=True)

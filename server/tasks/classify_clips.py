@@ -24,6 +24,7 @@ from models.spec import Sound
 from server.media import sound, video
 from server.media.images import Decoder
 from server.media.limits import named
+from server.media.sound import SoundLimits
 from server.tasks.base import Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
 from server.tasks.classify import (
     Classification,
@@ -63,6 +64,8 @@ class ClassifyClipsPlan(msgspec.Struct, frozen=True):
     """r of every block of the half that sees; None: as `schedule`."""
     asks_views: bool = False
     """Whether `views` was asked for, rather than the bundle's."""
+    asks_crops: bool = False
+    """The same of `crops`."""
 
 
 class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
@@ -112,16 +115,12 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             windows=asked.windows,
             schedule_sight=None if asked.merge_sight is None else schedule_of(str(asked.merge_sight), spec, "merge_sight")[1],
             asks_views=asked.views is not None,
+            asks_crops=asked.crops is not None,
         )
 
     def prepare(self, item: Item, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
         use = _used(item, plan, spec)
-        if use == "sight" and plan.windows is not None:
-            raise InvalidOption("windows", f"{plan.windows}: no sound is heard; leave it out")
-        if use == "sound" and plan.asks_views:
-            raise InvalidOption("views", f"{plan.views}: no video is seen; leave it out")
-        if use == "sound" and plan.schedule_sight is not None:
-            raise InvalidOption("merge_sight", "no video is seen; leave it out")
+        _check_use(plan, use)
         arrays: Arrays = {}
         if use != "sound":
             with named("video"):
@@ -131,8 +130,7 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             arrays |= {"video": np.frombuffer(item["video"], np.uint8), "info": info}
         if use != "sight":
             assert spec.sound is not None
-            with named("audio" if "audio" in item else "video"):
-                samples = sound.read(item.get("audio") or item["video"], spec.sound.sample_rate, decoder.limits.sounds)
+            samples = _read(item, spec.sound.sample_rate, decoder.limits.sounds)
             arrays |= {"sound": samples, "heard": _heard(samples, plan, spec.sound)}
         return [arrays]
 
@@ -202,7 +200,7 @@ def _check_bundle(asked: ClassifyOptions, spec: BundleSpec) -> None:
             if (value := getattr(asked, name)) is not None:
                 raise InvalidOption(name, f"{value}: {spec.id} hears no sound; leave it out")
         return
-    for name in () if _sees(spec) else ("merge_sight", "views"):
+    for name in () if _sees(spec) else ("merge_sight", "views", "crops"):
         if (value := getattr(asked, name)) is not None:
             raise InvalidOption(name, f"{value}: {spec.id} sees no video; leave it out")
     if asked.crops is not None and asked.crops > 1:
@@ -225,6 +223,35 @@ def _used(item: Item, plan: ClassifyClipsPlan, spec: BundleSpec) -> Use:
     if "audio" in item and "video" in item:
         raise InvalidOption("use", f"missing: {spec.id} classifies sound and sight apart; use sound or sight, or send one of them")
     return "sound" if "audio" in item else "sight"
+
+
+def _check_use(plan: ClassifyClipsPlan, use: Use) -> None:
+    """Raises InvalidOption for what has no effect on what the bundle goes by."""
+    if use == "sound":
+        asked = {"views": plan.asks_views, "crops": plan.asks_crops, "merge_sight": plan.schedule_sight is not None}
+        unused, hint = next((name for name, is_asked in asked.items() if is_asked), None), "no video is seen; leave it out"
+    elif use == "sight":
+        asked = {"windows": plan.windows is not None, "merge_sight": plan.schedule_sight is not None}
+        unused = next((name for name, is_asked in asked.items() if is_asked), None)
+        hint = "no sound is heard; " + ("use merge" if unused == "merge_sight" else "leave it out")
+    else:
+        return
+    if unused is not None:
+        raise InvalidOption(unused, hint)
+
+
+def _read(item: Item, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
+    """Return the sound that was sent, or the video's own, (n,). Raises MediaError that names the part, or the one that is missing."""
+    if "audio" in item:
+        with named("audio"):
+            return sound.read(item["audio"], rate, limits)
+    try:
+        with named("video"):
+            return sound.read(item["video"], rate, limits)
+    except sound.NoSound as error:
+        missing = sound.NoSound("missing: the video has no sound; send one beside it")
+        missing.part = "audio"
+        raise missing from error
 
 
 def _check_start(plan: ClassifyClipsPlan, seconds: float, what: str) -> None:

@@ -57,7 +57,14 @@ def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx.Res
         (422, {"video": FILM}, {"model": "mvit2", "merge": 3}, "merge", "do not merge"),
         (422, {"video": FILM}, {"top_k": 12}, "top_k", "from 1 to 11"),
         (422, {"image": PICTURE}, {"model": "mvit2"}, "image", "mvit2@1 takes video, and no image"),
-        (404, {"image": PICTURE}, {}, None, "no bundle for classify is served"),
+        (
+            404,
+            {"image": PICTURE},
+            {},
+            None,
+            "no bundle for classify that takes image is served; send what one of these takes: apart@1 (video or audio), ",
+        ),
+        (404, {"image": PICTURE}, {}, None, "both@1 (video), mae-st@1 (video)"),
         (404, {"video": FILM}, {"model": "cats"}, "model", "known for classify: apart@1, both@1, mae-st@1, mvit1@1, mvit2@1, rev-mvit@1"),
     ],
 )

@@ -192,7 +192,7 @@ def many_channels(count: int) -> bytes:
         (413, {"audio": many_channels(9)}, {}, "audio", "channels"),
         (413, {"audio": wav(np.zeros(4000, np.int16), 400_000)}, {}, "audio", "384"),
         (413, {"audio": wav(np.zeros(61 * RATE, np.int16), RATE)}, {}, "audio", "OPSIN_MAX_AUDIO_SECONDS"),
-        (422, {"video": FILM}, {"model": "both"}, "video", "sound"),
+        (422, {"video": FILM}, {"model": "both"}, "audio", "missing: the video has no sound"),
         (422, {"audio": BELL}, {"model": "both"}, "video", "missing"),
         (422, {"audio": BELL}, {"model": "mvit2"}, "audio", "mvit2@1 takes video, and no audio"),
         (422, {"audio": BELL, "video": FILM}, {"model": "apart"}, "use", "use sound or sight"),
@@ -203,10 +203,15 @@ def many_channels(count: int) -> bytes:
         (422, {"audio": BELL}, {"use": "sight"}, "use", "there is no video"),
         (422, {"audio": BELL}, {"windows": 13}, "windows", "from 1 to 12"),
         (422, {"audio": BELL}, {"views": 2}, "views", "no video is seen"),
+        (422, {"audio": BELL}, {"crops": 1}, "crops", "no video is seen"),
         (422, {"video": FILM}, {"model": "apart", "windows": 2}, "windows", "no sound is heard"),
+        (422, {"video": FILM}, {"model": "apart", "merge_sight": 2}, "merge_sight", "no sound is heard; use merge"),
         (422, {"video": FILM}, {"model": "apart", "crops": 3}, "crops", "sees the whole of each frame"),
         (422, {"audio": BELL}, {"start_s": 4}, "start_s", "the sound has 4 seconds"),
         (422, {"audio": BELL}, {"start_s": 3.99}, "start_s", "160 samples are left"),
+        (422, {"audio": BELL}, {"end_s": 0.02}, "end_s", "320 samples are left"),
+        (422, {"audio": BELL}, {"start_s": 1, "end_s": 1.01}, "end_s", "160 samples are left"),
+        (422, {"video": FILM, "audio": BELL}, {"start_s": 1, "end_s": 1.01}, "end_s", "160 samples are left"),
         (422, {"audio": BELL}, {"trace": "true"}, "trace", "only they are traced"),
         (422, {"audio": BELL, "image": BELL}, {}, "image", "sent beside `audio`"),
     ],
@@ -217,6 +222,21 @@ def test_refusals_name_the_field_and_what_is_wrong(
     answer = ask(gateway, files, **options)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
     assert answer.json()["field"] == field and detail in answer.json()["detail"], answer.text
+
+
+def test_what_a_file_lacks_is_its_title(gateway: Gateway) -> None:
+    silent = ask(gateway, {"video": FILM}, model="apart", use="sound").json()
+    assert (silent["title"], silent["field"]) == ("The file has no sound", "audio"), silent
+    assert ask(gateway, {"audio": FILM}).json()["title"] == "The file has no sound"
+    assert ask(gateway, {"video": sound_alone()}, model="mvit2").json()["title"] == "The file has no video"
+
+
+def test_what_remains_of_a_file_is_classified_and_its_seconds_are_told(gateway: Gateway) -> None:
+    (whole,) = answered(gateway, {"audio": BELL})["results"]
+    (half,) = answered(gateway, {"audio": BELL[: len(BELL) // 2]})["results"]
+    assert (whole["sound"]["seconds"], half["sound"]["seconds"]) == pytest.approx((4.0, 2.0), abs=0.01)
+    (clip_left,) = answered(gateway, {"video": FILM[: len(FILM) // 2]}, model="mvit2")["results"]
+    assert clip_left["clip"]["duration_s"] == pytest.approx(SECONDS / 2, abs=0.3)
 
 
 def test_a_video_of_sound_alone_is_a_sound(gateway: Gateway) -> None:

@@ -12,6 +12,8 @@ from models.bundle import read
 from models.vit.model import ViT, ViTConfig
 from tests.opsin.command import opsin
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -111,6 +113,14 @@ def test_the_last_line_says_which_format_runs_and_what_it_costs(checkpoint: Path
         ended = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / dtype, OPSIN_DTYPE=dtype)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert sentence in ended.stdout and "OPSIN_DTYPE=float32 pins float32" in ended.stdout
+
+
+def test_a_classifier_of_clips_runs_in_float32_everywhere(tmp_path: Path) -> None:
+    for family, case in (("mae_st", "mae_st/finetune_sep_cls"), ("mavil", "mavil/finetune_av")):
+        heads = ("--set", "heads=4")
+        ended = opsin("import", GOLDEN / case / "checkpoint.pth", "--family", family, *heads, "-o", tmp_path / family)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert "format        float32 on every computer" in ended.stdout, ended.stdout
 
 
 def test_the_transform_says_where_it_comes_from(checkpoint: Path, tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import struct
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
@@ -39,6 +40,28 @@ def written(channels: NDArray[Any], rate: int, container: str, codec: str) -> by
             frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
             made.mux(stream.encode(frame))
         made.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def filmed(container: str, codec: str, *, video_s: float, sound_s: float) -> bytes:
+    """A video of two seconds and a tone of one, by the seconds at which they begin. Layouts differ: Opus and AAC have their own rates."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as made:
+        seen = cast(VideoStream, made.add_stream("libvpx" if container == "webm" else "mpeg4", rate=10))
+        seen.height, seen.width, seen.pix_fmt = 48, 64, "yuv420p"
+        heard = made.add_stream(codec, rate=48_000)
+        heard.codec_context.layout = "mono"
+        for number in range(20):
+            image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 128, np.uint8), format="rgb24")
+            image.pts, image.time_base = round(10 * video_s) + number, Fraction(1, 10)
+            made.mux(seen.encode(image))
+        made.mux(seen.encode(None))
+        samples = tones(1.0, 48_000, 440.0).astype(np.float32)
+        for start in range(0, len(samples), 960):
+            part = av.AudioFrame.from_ndarray(samples[None, start : start + 960], format="flt", layout="mono")
+            part.sample_rate, part.pts, part.time_base = 48_000, round(48_000 * sound_s) + start, Fraction(1, 48_000)
+            made.mux(heard.encode(part))
+        made.mux(heard.encode(None))
     return file.getvalue()
 
 

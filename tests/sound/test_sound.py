@@ -12,8 +12,8 @@ from PIL import Image
 
 from models.media import sound
 from server.media.limits import MediaError
-from server.media.sound import CorruptSound, NotASound, SoundLimits, TooMuchSound, read
-from tests.sound.sounds import tagged, tones, wav, written
+from server.media.sound import CorruptSound, NoSound, NotASound, SoundLimits, TooMuchSound, read
+from tests.sound.sounds import filmed, tagged, tones, wav, written
 from tests.video.clips import clip, every, sound_alone
 
 LIMITS = SoundLimits()
@@ -135,8 +135,51 @@ def test_the_sound_of_a_video_is_read_and_one_without_is_refused() -> None:
     heard = read(clip(every(20, 20.0), sound=True), RATE, LIMITS)
     assert abs(len(heard) / RATE - 0.95) < 0.1 and level(heard) > 0.1
     assert read(sound_alone(), RATE, LIMITS).size > 0.4 * RATE
-    assert refused(clip(every(5, 10.0))) == (CorruptSound, "it has no sound: pictures alone")
-    assert refused(clip(every(5, 10.0), container="ogg", codec="libvpx")) == (CorruptSound, "it has no sound: pictures alone")
+    assert refused(clip(every(5, 10.0))) == (NoSound, "it has no sound: pictures alone")
+    assert refused(clip(every(5, 10.0), container="ogg", codec="libvpx")) == (NoSound, "it has no sound: pictures alone")
+
+
+def tone_begins(film: bytes) -> tuple[float, float]:
+    """Seconds at which its tone begins and ends."""
+    heard = np.flatnonzero(np.abs(read(film, RATE, LIMITS)) > 0.05)
+    return heard[0] / RATE, heard[-1] / RATE
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("mp4", "aac"), ("matroska", "flac"), ("webm", "libopus"), ("mpegts", "aac"), ("avi", "pcm_s16le")]
+)
+def test_seconds_of_a_sound_are_those_of_the_video_beside_it(container: str, codec: str) -> None:
+    together, later = (tone_begins(filmed(container, codec, video_s=0.0, sound_s=begin)) for begin in (0.0, 0.6))
+    assert together == pytest.approx((0.0, 1.0), abs=0.06), "codecs smear a tone's ends"
+    if container != "avi":  # which has no times
+        assert later == pytest.approx((0.6, 1.6), abs=0.06)
+        assert tone_begins(filmed(container, codec, video_s=0.4, sound_s=0.0)) == pytest.approx((0.0, 0.6), abs=0.06)
+
+
+def test_silence_before_a_sound_counts_as_seconds() -> None:
+    film = filmed("matroska", "flac", video_s=0.0, sound_s=3.0)
+    assert refused(film, SoundLimits(seconds=3.5))[0] is TooMuchSound
+    assert len(read(film, RATE, SoundLimits(seconds=4.0))) == 4 * RATE
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("wav", "pcm_s16le"), ("flac", "flac"), ("mp3", "libmp3lame"), ("adts", "aac"), ("ogg", "libopus")]
+)
+def test_what_remains_of_a_sound_is_heard(container: str, codec: str) -> None:
+    """As the frames that remain of a clip are seen: half of a file, and one without its middle third, unless it is an Ogg."""
+    content = written(np.stack([tones(12.0, 48_000, 440.0)] * 2), 48_000, container, codec)
+    third = len(content) // 3
+    half, holed = content[: len(content) // 2], content[:third] + bytes(third) + content[2 * third :]
+    assert 0.7 * 6.0 < loud_seconds(half) < 1.05 * 6.0, "pages of an Ogg hold a second"
+    if container == "ogg":
+        assert refused(holed)[1].startswith("the file is truncated or damaged")
+    else:
+        assert 0.9 * 8.0 < loud_seconds(holed) < 1.05 * 8.0
+
+
+def loud_seconds(content: bytes) -> float:
+    """Seconds of a sine of amplitude 0.2, which is above a quarter of that for 84 % of the time."""
+    return float((np.abs(read(content, RATE, LIMITS)) > 0.05).sum() / (0.84 * RATE))
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp3", "libmp3lame"), ("adts", "aac"), ("flac", "flac")])

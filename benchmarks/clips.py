@@ -1,0 +1,406 @@
+"""Measures clips and sound: `python -m benchmarks.clips`. Networks have published sizes and random weights.
+
+Figures are ratios within one run, of measurements that take turns:
+
+- **merging**: speed with merging ÷ without, as a share of the ratio of the blocks' operations: clips of 1,569 tokens, spectrograms of 513.
+  One thread, float32.
+- **fbank**: seconds that become a spectrogram ÷ of the pass over it, 10.24 s of sound and ViT-B, one thread.
+- **served**: views/s of the service with 8 clients ÷ of its network in a loop over batches that lie ready, at the best size. One thread.
+- **overlap**: seconds of one request ÷ of the longer one of decoding alone and computing alone. One thread computes, another CPU is free.
+- **reversible**: training memory (gradients aside) and inference throughput of Rev-MViT beside the MViT of its size, at the published depth
+  and three times as deep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import av
+import httpx
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+
+from benchmarks import machine, reference, service
+from benchmarks.merging import Trunk, block_macs
+from benchmarks.words import Figure, Rounds, show
+from kernels.memory import keep_freed_memory
+from models.bundle import Bundle, BundleSpec
+from models.clips.steps import Viewing
+from models.layers.packed import pack_linears, packing_helps
+from models.loading import load
+from models.mae_st.model import VideoMAE, VideoMAEConfig
+from models.mavil.inputs import spectrograms
+from models.mavil.model import MAViL, MAViLConfig
+from models.media.fbank import FbankConfig
+from models.merge_schedule import MergeSchedule
+from models.mvit.model import PUBLISHED, MViT, MViTConfig
+from models.mvit.reversible import PUBLISHED as REVERSIBLE
+from models.mvit.reversible import RevMViT, RevMViTConfig
+from models.spec import Clip, Preprocess, Weights
+
+RESULTS = Path(__file__).parent / "results"
+Size = Literal["published", "tiny"]
+Model = TypeVar("Model", bound=nn.Module)
+Config = TypeVar("Config", MViTConfig, RevMViTConfig)
+FPS = 30
+CLIENTS, VIEWS = 8, 5
+REQUESTS = 4
+"""Requests that each client sends, one after the other."""
+OVERLAPPED = 10
+"""Views of the one request."""
+BATCHES = (1, 2, 4, 8)
+CLASSES = 400
+REQUEST_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The networks that are measured, and videos for them."""
+
+    clips: Mapping[str, tuple[VideoMAEConfig, tuple[int, ...]]]
+    """Name → config, and the tokens merged in each block in turn."""
+    sound: MAViLConfig
+    sound_r: tuple[int, ...]
+    served: VideoMAEConfig
+    plain: MViTConfig
+    reversible: RevMViTConfig
+    seconds: float
+    """Length of a video."""
+    frame: tuple[int, int]
+    """Its height and width."""
+
+
+_LITTLE = VideoMAEConfig(frames=4, image_size=32, patch_size=8, width=32, depth=2, heads=2, classes=CLASSES)
+_SHALLOW: dict[str, Any] = {"image_size": 32, "frames": 4, "width": 8, "classes": CLASSES, "kv_stride": (1, 4, 4)}
+SIZES: Mapping[Size, Sizes] = {
+    "published": Sizes(
+        clips={
+            "MAE-ST ViT-L": (VideoMAEConfig(), (65,)),
+            "MAE-ST ViT-B": (VideoMAEConfig(width=768, depth=12, heads=12), (65, 130)),
+        },
+        sound=MAViLConfig(fusion_depth=0),
+        sound_r=(20, 40),
+        served=VideoMAEConfig(frames=8, image_size=112, width=384, depth=12, heads=6),
+        plain=PUBLISHED["mvitv1_b_16x4"],
+        reversible=REVERSIBLE["rev_mvit_b_16x4"],
+        seconds=10.0,
+        frame=(256, 340),
+    ),
+    "tiny": Sizes(
+        clips={"tiny": (_LITTLE, (4,))},
+        sound=MAViLConfig(audio_frames=64, mel_bins=32, audio_patch_size=8, width=32, depth=2, heads=2, fusion_depth=0, image_size=32),
+        sound_r=(4,),
+        served=_LITTLE,
+        plain=replace(PUBLISHED["mvitv1_b_16x4"], **_SHALLOW),
+        reversible=replace(REVERSIBLE["rev_mvit_b_16x4"], **_SHALLOW),
+        seconds=1.0,
+        frame=(48, 64),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Things that all parts of a run share."""
+
+    sizes: Sizes
+    rounds: int
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What `benchmarks.merging.block_macs` counts of the half of a MAViL that hears."""
+
+    patches: int
+    width: int
+    depth: int
+    mlp_ratio: float
+    special_tokens: int = 1
+
+
+def merging(ground: Ground) -> list[Figure]:
+    figures = []
+    for name, (config, schedules) in ground.sizes.clips.items():
+        model, clips = _ready(VideoMAE(config)), torch.randn(1, *config.clip_shape)
+        figures += _merged(ground, name, config, schedules, partial(model, clips))
+    sound = ground.sizes.sound
+    heard, bank = _ready(MAViL(sound)), torch.randn(1, 1, sound.audio_frames, sound.mel_bins)
+    blocks = Blocks(sound.audio_patches, sound.width, sound.depth, sound.mlp_ratio)
+    return figures + _merged(ground, "MAViL, sound", blocks, ground.sizes.sound_r, partial(heard.hear, bank))
+
+
+def _merged(ground: Ground, name: str, counted: Trunk, schedules: Sequence[int], call: Callable[..., object]) -> list[Figure]:
+    """One pass without merging and one of each schedule, in turns."""
+    ways = {r: MergeSchedule.constant(r) for r in (0, *schedules)}
+    ideals = {r: block_macs(counted, ways[0]) / block_macs(counted, merge) for r, merge in ways.items()}
+    rounds = {r: Rounds() for r in schedules}
+    for number in range(ground.rounds + 1):
+        turns = list(ways) if number % 2 else list(reversed(ways))
+        took = {r: _cpu_seconds(partial(call, merge=ways[r])) for r in turns}
+        for r, found in rounds.items() if number else ():  # the first round pays for what happens only once
+            found.note(took[0] / took[r] / ideals[r], times=took[0] / took[r], ideal=ideals[r], off_s=took[0], on_s=took[r])
+            ground.say(f"merging: {name}, r = {r}, round {number}: {took[0] / took[r]:.3f} of {ideals[r]:.3f}")
+    return [found.figure(f"merging: {name}, r = {r}", "≥ 0.95") for r, found in rounds.items()]
+
+
+def fbank(ground: Ground) -> list[Figure]:
+    config = ground.sizes.sound
+    model, rounds, bank = _ready(MAViL(config)), Rounds(), FbankConfig(mel_bins=config.mel_bins)
+    sound = 0.1 * torch.randn((config.audio_frames - 1) * bank.hop + bank.window)
+    heard = spectrograms([sound], config.audio_frames, config=bank)
+    for number in range(ground.rounds + 1):
+        bank_s = _cpu_seconds(lambda: spectrograms([sound], config.audio_frames, config=bank))
+        pass_s = _cpu_seconds(lambda: model.hear(heard))
+        if number:
+            rounds.note(bank_s / pass_s, fbank_s=bank_s, pass_s=pass_s)
+    ground.say(f"fbank: {statistics.median(rounds.values):.4f}")
+    return [rounds.figure("fbank: spectrogram ÷ pass over it", "≤ 0.03")]
+
+
+def served(ground: Ground) -> list[Figure]:
+    """The loop is read before and after each load, which is divided by the mean of both."""
+    name, rounds = f"served: {CLIENTS} clients ÷ a loop of batches", Rounds()
+    model, video = _ready(VideoMAE(ground.sizes.served)), film(ground.sizes)
+    before = _looped(model)
+    with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
+        write_bundle(Path(folder), ground.sizes.served)
+        with service.running(Path(folder), threads=1) as url:
+            _asked(url, video, 1)
+            for number in range(1, ground.rounds + 1):
+                began = time.perf_counter()
+                with ThreadPoolExecutor(CLIENTS) as pool:
+                    list(pool.map(lambda _: _asked(url, video, VIEWS, times=REQUESTS), range(CLIENTS)))
+                rate = CLIENTS * REQUESTS * VIEWS / (time.perf_counter() - began)
+                after = _looped(model)
+                mean = (before + after) / 2
+                rounds.note(rate / mean, served_per_s=rate, loop_per_s=mean)
+                ground.say(f"{name}, round {number}: {rate:.2f} views/s; the loop {before:.2f} before and {after:.2f} after")
+                before = after
+    return [rounds.figure(name, "≥ 0.90")]
+
+
+def _looped(model: VideoMAE, seconds: float = 2.0) -> float:
+    """Views/s at the best batch size."""
+    best = 0.0
+    for batch in BATCHES:
+        clips, count, began = torch.randn(batch, *model.config.clip_shape), 0, time.perf_counter()
+        with torch.inference_mode():
+            while time.perf_counter() - began < seconds:
+                model(clips)
+                count += batch
+        best = max(best, count / (time.perf_counter() - began))
+    return best
+
+
+def overlap(ground: Ground) -> list[Figure]:
+    name, rounds, video = "overlap: one request ÷ max(decode, compute)", Rounds(), film(ground.sizes)
+    with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
+        bundle = write_bundle(Path(folder), ground.sizes.served)
+        steps = load(bundle).steps
+        assert steps is not None
+        height, width = ground.sizes.frame
+        info = [width, height, FPS, round(ground.sizes.seconds * FPS), ground.sizes.seconds]
+        job = {"video": torch.frombuffer(bytearray(video), dtype=torch.uint8), "info": torch.tensor(info, dtype=torch.float64)}
+        model = _ready(VideoMAE(ground.sizes.served))
+
+        def decode() -> None:
+            (viewing,) = steps.steps.start([job], [{"views": OVERLAPPED, "crops": 1}])
+            frames = cast(Viewing, viewing).frames
+            for view in range(OVERLAPPED):
+                frames.take(view, time.monotonic() + REQUEST_SECONDS)
+            frames.close()
+
+        def compute() -> None:
+            clip = torch.randn(1, *model.config.clip_shape)
+            with torch.inference_mode():
+                for _ in range(OVERLAPPED):
+                    model(clip)
+
+        with service.running(Path(folder), threads=1) as url:
+            for number in range(ground.rounds + 1):
+                decode_s, compute_s, wall_s = (_seconds(part) for part in (decode, compute, lambda: _asked(url, video, OVERLAPPED)))
+                if number:
+                    rounds.note(wall_s / max(decode_s, compute_s), wall_s=wall_s, decode_s=decode_s, compute_s=compute_s)
+                    ground.say(f"{name}, round {number}: {wall_s:.3f} s; decoding {decode_s:.3f}, computing {compute_s:.3f}")
+    return [rounds.figure(name, "≤ 1.1")]
+
+
+def _asked(url: str, video: bytes, views: int, times: int = 1) -> None:
+    asked = {"views": views, "crops": 1}
+    with httpx.Client(timeout=REQUEST_SECONDS) as client:
+        for _ in range(times):
+            client.post(f"{url}/v1/classify", files={"video": video}, data=asked).raise_for_status()
+
+
+def reversible(ground: Ground) -> list[Figure]:
+    """Each training step runs in a process of its own, whose memory is then known."""
+    figures = []
+    for depth in (ground.sizes.plain.depth, 3 * ground.sizes.plain.depth):
+        ours, plain = deepened(ground.sizes.reversible, depth), deepened(ground.sizes.plain, depth)
+        memory, speed = Rounds(), Rounds()
+        models = _ready(RevMViT(ours)), _ready(MViT(plain))
+        clip = torch.randn(1, plain.channels, plain.frames, plain.image_size, plain.image_size)
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as children:
+            for number in range(ground.rounds + 1):
+                ours_s, plain_s = (_cpu_seconds(partial(model, clip)) for model in models)
+                if number:
+                    speed.note(plain_s / ours_s, reversible_per_s=1 / ours_s, plain_per_s=1 / plain_s)
+            kept = [children.apply(training_step, (config,)) for config in (plain, ours)]
+        memory.note(kept[0][0] / kept[1][0], plain_mib=kept[0][0], reversible_mib=kept[1][0], plain_s=kept[0][1], reversible_s=kept[1][1])
+        ground.say(f"reversible, {depth} blocks: memory {memory.values[0]:.2f}, throughput {statistics.median(speed.values):.2f}")
+        figures += [
+            memory.figure(f"reversible: MViT's training memory ÷ Rev-MViT's, {depth} blocks", "15.5 at most in the paper"),
+            speed.figure(f"reversible: clips/s of Rev-MViT ÷ MViT's, {depth} blocks", "2.3 at most in the paper"),
+        ]
+    return figures
+
+
+def deepened(config: Config, depth: int) -> Config:
+    """So many blocks: those that are added belong to the third stage of four."""
+    last = depth - (config.depth - max(block for block, _ in config.width_growth))
+
+    def moved(rows: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
+        return (*rows[:-1], (last, *rows[-1][1:]))
+
+    changed: dict[str, Any] = {name: moved(getattr(config, name)) for name in ("width_growth", "head_growth", "q_strides")}
+    if isinstance(config, RevMViTConfig):
+        changed["transitions"] = (*config.transitions[:-1], last)
+    return replace(config, depth=depth, **changed)
+
+
+def training_step(config: MViTConfig | RevMViTConfig) -> tuple[float, float]:
+    """Return the MiB that a forward and backward pass over one clip keep at most, gradients aside, and its CPU seconds."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    small = SIZES["tiny"]
+    _stepped(small.reversible if isinstance(config, RevMViTConfig) else small.plain)  # the first step loads libraries
+    return _stepped(config)
+
+
+def _stepped(config: MViTConfig | RevMViTConfig) -> tuple[float, float]:
+    model = (RevMViT(config) if isinstance(config, RevMViTConfig) else MViT(config)).train()
+    clip = torch.randn(1, config.channels, config.frames, config.image_size, config.image_size)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    Path("/proc/self/clear_refs").write_text("5")  # the most that was resident is counted from here
+    before, began = _status("VmRSS"), time.process_time()
+    model(clip).logits.sum().backward()
+    return (_status("VmHWM") - before) / 1024, time.process_time() - began
+
+
+def _status(name: str) -> int:
+    """KiB of memory, as /proc/self/status has it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
+
+
+def write_bundle(root: Path, config: VideoMAEConfig) -> Bundle:
+    torch.manual_seed(0)
+    model, side = VideoMAE(config), config.image_size
+    spec = BundleSpec(
+        name="clips",
+        version="1",
+        task="actions",
+        architecture="video_mae",
+        config=asdict(config),
+        preprocess=Preprocess(image_size=side, short_side=side * 8 // 7, interpolation="bilinear", mean=(0.45,) * 3, std=(0.225,) * 3),
+        clip=Clip(frames=config.frames, stride=4),
+        labels=[f"class {index}" for index in range(config.classes)],
+        license="CC0-1.0",
+        description="Random weights for benchmarks",
+        weights=Weights(sha256="0" * 64, bytes=0),
+    )
+    return reference.write(root, spec, {name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+
+
+def film(sizes: Sizes) -> bytes:
+    """An MP4 (H.264) of a texture that moves."""
+    (height, width), count, file = sizes.frame, round(sizes.seconds * FPS), io.BytesIO()
+    coarse = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, height // 8, width // 8)).astype(np.float32))
+    texture = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 255)[0].permute(1, 2, 0)
+    pixels = np.ascontiguousarray(texture.numpy().astype(np.uint8))
+    with av.open(file, "w", format="mp4") as made:
+        stream = made.add_stream("libx264", rate=FPS)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(np.roll(pixels, (number, 2 * number), (0, 1)), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def _ready(model: Model) -> Model:
+    """As the worker runs it."""
+    model.eval()
+    if packing_helps(torch.device("cpu"), torch.float32):
+        pack_linears(model)
+    return model
+
+
+def _cpu_seconds(call: Callable[[], object]) -> float:
+    """Of this thread: waiting for a busy CPU does not count."""
+    began = time.thread_time()
+    with torch.inference_mode():
+        call()
+    return time.thread_time() - began
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+PARTS: Mapping[str, Callable[[Ground], list[Figure]]] = {
+    "fbank": fbank,
+    "merging": merging,
+    "served": served,
+    "overlap": overlap,
+    "reversible": reversible,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.clips", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[], metavar="part", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", choices=list(SIZES), default="published")
+    parser.add_argument("--json", type=Path, help="write the figures here (default: a file in benchmarks/results/)")
+    options = parser.parse_args(arguments)
+    console, here = Console(width=None if sys.stdout.isatty() else 150), machine.describe()
+    console.print(*here.lines(), sep="\n")
+    torch.set_num_threads(1)
+    keep_freed_memory()  # as the worker does
+    started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    ground = Ground(SIZES[options.size], options.rounds, console.print)
+    figures = [figure for part in options.parts or PARTS for figure in PARTS[part](ground)]
+    show(figures, console)
+    told = {"size": options.size, "rounds": options.rounds, "figures": [asdict(figure) for figure in figures]}
+    RESULTS.mkdir(exist_ok=True)
+    file = options.json or RESULTS / f"clips-{started}.json"
+    file.write_text(json.dumps(machine.of_this_run(here, parser.prog) | told, indent=2) + "\n")
+    console.print(f"wrote {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Recorded answers of networks of clips, of sound, and of reversible blocks come over the protocol, within their tolerances."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.mavil.inputs import spectrograms
+from models.media.fbank import FbankConfig
+from tests.golden.case import read_case
+from tests.open_inference.golden_bundles import GOLDEN, LOUDNESS, Head, expected, heads, pictures, to_pixels, to_sounds, write_recorded
+from tests.open_inference.service import Service, running
+from tests.sound.sounds import wav
+from tests.video.clips import clip, every
+
+HEADS = list(heads())
+FRAME_RATE, SLOW_RATE = 10.0, 2.0
+"""Frames a second of clips as the bundles take them: MAViL's are slow."""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    bundles = tmp_path_factory.mktemp("bundles")
+    for folder in {head.case for head in HEADS}:
+        write_recorded(bundles, folder)
+    with running(bundles, gateways=1, workers=1) as service:
+        yield service
+
+
+@functools.cache
+def sounds(folder: str) -> NDArray[np.float32]:
+    return to_sounds(read_case(GOLDEN / folder).inputs["audio"])
+
+
+def files(head: Head) -> Iterator[dict[str, bytes]]:
+    """The parts of a request for each recorded input."""
+    case = read_case(GOLDEN / head.case)
+    for row, values in enumerate(pictures(case)):
+        pixels, sent = to_pixels(values), {}
+        if "image" in head.parts:
+            Image.fromarray(np.moveaxis(pixels, 0, -1)).save(png := io.BytesIO(), "PNG")
+            sent["image"] = png.getvalue()
+        if "video" in head.parts:
+            frames = list(np.moveaxis(pixels, 0, -1))  # (T, H, W, 3)
+            times = every(len(frames), SLOW_RATE if case.system == "mavil" else FRAME_RATE)
+            size = frames[0].shape[:2]
+            sent["video"] = clip(times, container="matroska", codec="ffv1", pixels="bgr0", size=size, frames=frames)
+        if "audio" in head.parts:
+            sent["audio"] = wav(sounds(head.case)[row], 16_000)
+        yield sent
+
+
+def scores(service: Service, bundle: str, sent: dict[str, bytes]) -> NDArray[np.float64]:
+    inputs = [{"name": name, "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(data).decode()]} for name, data in sent.items()]
+    asked = {"inputs": inputs, "parameters": {} if "image" in sent or "audio" in sent else {"views": 1, "crops": 1}}
+    answer = service.gateway.http.post(f"/v2/models/{bundle}/infer", json=asked, timeout=120)
+    outputs = answer.raise_for_status().json()["outputs"]
+    return np.array(next(output["data"] for output in outputs if output["name"] == "scores"))
+
+
+def test_every_recorded_classification_is_asked_for() -> None:
+    asked = {(head.case, head.output) for head in HEADS}
+    assert asked == {
+        ("mae_st/finetune_sep_cls", "logits"),
+        ("mae_st/finetune_slowfast_ckpt", "logits"),
+        ("mavil/finetune_av", "probs_av"),
+        ("mavil/finetune_uni", "logits_audio"),
+        ("mavil/finetune_uni", "logits_video"),
+        ("mvit/mvitv1_mlp_expand_tiny", "probs"),
+        ("mvit/mvitv2_cls_odd", "probs"),
+        ("mvit/mvitv2_cls_tiny", "probs"),
+        ("rev/minrev_tiny", "logits"),
+        ("rev/rev_mvit_image_tiny", "probs"),
+        ("rev/rev_mvit_video_tiny", "probs"),
+        ("rev/rev_vit_droppath", "probs"),
+        ("rev/rev_vit_tiny", "probs"),
+    }
+
+
+@pytest.mark.parametrize("head", HEADS, ids=[f"{head.case}-{head.output}" for head in HEADS])
+def test_recorded_scores_come_over_the_protocol(recorded: Service, head: Head) -> None:
+    case = read_case(GOLDEN / head.case)
+    answered = np.stack([scores(recorded, head.bundle, sent) for sent in files(head)])
+    tolerance = case.tolerance_of(head.output)
+    np.testing.assert_allclose(answered, expected(case, head.output).numpy(), atol=tolerance.atol, rtol=tolerance.rtol)
+
+
+@pytest.mark.parametrize("folder", ["mavil/finetune_av", "mavil/finetune_uni"])
+def test_sounds_have_the_recorded_spectrograms(folder: str) -> None:
+    """Otherwise scores would be off for a reason of the test's own."""
+    wanted = read_case(GOLDEN / folder).inputs["audio"]
+    heard = spectrograms(
+        [torch.from_numpy(one) for one in sounds(folder)], wanted.shape[2], LOUDNESS, FbankConfig(mel_bins=wanted.shape[3])
+    )
+    torch.testing.assert_close(heard, wanted, atol=2e-5, rtol=0)
