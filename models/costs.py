@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config as meta_config
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.layers.without_memory import without_memory
 from models.registry import Call, Native, architectures, named
 
 
@@ -86,7 +87,7 @@ def tower_flops(architecture: str, config: Any, length: int) -> TowerFlops:
 
 def without_storage(architecture: str, config: Any) -> nn.Module:
     """A model on the meta device, which counts and does not compute."""
-    with torch.device("meta"):
+    with without_memory():
         model = architectures()[architecture].build(config)
     return model.to("meta").eval().requires_grad_(False)
 

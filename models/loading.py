@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.forward import Forward, Reader
@@ -20,6 +19,7 @@ from models.layers.packed import pack_linears, packing_helps
 from models.layers.parts import Part
 from models.layers.recent import trim
 from models.layers.steps import Continuing, State, Steps, await_device
+from models.layers.without_memory import without_memory
 from models.registry import Architecture, architectures, named, read_config
 
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # what arrives is only read
@@ -190,18 +190,8 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     return LoadedModel(spec, model, architecture.forward(spec.task), torch.device(device), steps, reader)
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves normal random values out: where nothing has memory, torch would import its compiler, a second of work, to make none."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        given = kwargs or {}
-        if func is nn.init.normal_:
-            return (*args, *given.values())[0]
-        return (torch.empty if func is torch.randn else func)(*args, **given)
-
-
 def _without_memory(architecture: Architecture, config: Any) -> nn.Module:
-    with torch.device("meta"), _Unfilled():
+    with without_memory():
         return architecture.build(config)
 
 

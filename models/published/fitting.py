@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from models.layers.without_memory import without_memory
 from models.published import unsupported
 from models.published.family import Family, Fields
 from models.registry import architectures, read_config
@@ -76,7 +76,7 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
     fields = {**family.config(translated.weights, settings), **family.defaults, **settings}
     architecture = architectures()[family.architecture]
     config = read_config(architecture.config, {**dict.fromkeys(family.head_fields, 1), **fields})
-    with torch.device("meta"):
+    with without_memory():
         model = architecture.build(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     ours = family.resized(dict(translated.weights), config)

@@ -1,0 +1,28 @@
+"""Networks of names and shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Build networks on the meta device inside the `with` block."""
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves normal random values out: where nothing has memory, torch would import its compiler, a second of work, to make none."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        given = kwargs or {}
+        if func is nn.init.normal_:
+            return (*args, *given.values())[0]
+        return (torch.empty if func is torch.randn else func)(*args, **given)
