@@ -15,10 +15,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from multiprocessing.reduction import DupFd
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["opsin.cli", "server.gateway.main", "server.worker.main", "tests.forked"])
+_context.set_forkserver_preload(
+    ["server.gateway.main", "server.worker.main", "uvicorn.lifespan.on", "uvicorn.loops.auto", "yaml", "tests.forked", "tests.frozen"]
+)
 
 
 @cache
@@ -29,21 +33,40 @@ def prepare() -> None:
     first.join()
 
 
+def run(
+    module: str, *arguments: str, environment: Mapping[str, str], seconds: float, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE ARGUMENTS` with these variables, in a folder, to its end; raise TimeoutExpired after so many seconds."""
+    process = Forked(module, *arguments, environment=environment, captured=True, folder=folder)
+    try:
+        out, err = process.communicate(seconds)
+    finally:
+        process.kill()
+        process.wait()
+        process.close()
+    return subprocess.CompletedProcess([module, *arguments], process.wait(), out, err)
+
+
 class Forked:
     """`python -m MODULE ARGUMENTS` with these variables. What tests use of `subprocess.Popen`."""
 
     def __init__(
-        self, module: str, *arguments: str, environment: Mapping[str, str], listener: int | None = None, captured: bool = False
+        self,
+        module: str,
+        *arguments: str,
+        environment: Mapping[str, str],
+        listener: int | None = None,
+        captured: bool = False,
+        folder: Path | None = None,
     ) -> None:
-        """listener: an open socket, handed on as `--fd`. captured: `communicate` tells its stderr, which goes to the test's otherwise."""
-        read, write = os.pipe() if captured else (None, None)
-        passed = [None if fd is None else _Passed(fd) for fd in (listener, write)]
-        self._process = _context.Process(target=_run, args=(module, arguments, dict(environment), os.getpid(), *passed))
+        """listener: an open socket, handed on as `--fd`. captured: `communicate` tells what it prints, which goes to the test's stdout and
+        stderr otherwise. folder: where it runs."""
+        self._printed = tuple(TemporaryFile("w+") for _ in range(2)) if captured else ()  # noqa: SIM115 (`close` closes them)
+        passed = [None if fd is None else _Passed(fd) for fd in (listener, *(file.fileno() for file in self._printed))]
+        given = (module, arguments, dict(environment), folder or Path.cwd(), os.getpid(), *passed)
+        self._process = _context.Process(target=_run, args=given)
         self._process.start()
         self.pid = self._process.pid or 0
-        self.stderr = None if read is None else os.fdopen(read)
-        if write is not None:
-            os.close(write)
 
     @property
     def returncode(self) -> int | None:
@@ -58,10 +81,16 @@ class Forked:
             raise subprocess.TimeoutExpired("a forked process", timeout or 0.0)
         return code
 
-    def communicate(self, timeout: float | None = None) -> tuple[None, str]:
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         self.wait(timeout)
-        assert self.stderr is not None
-        return None, self.stderr.read()
+        out, err = self._printed
+        for file in (out, err):
+            file.seek(0)
+        return out.read(), err.read()
+
+    def close(self) -> None:
+        for file in self._printed:
+            file.close()
 
     def send_signal(self, number: signal.Signals) -> None:
         if self.poll() is None:
@@ -87,11 +116,21 @@ def _arrived(passed: Any) -> int:
     return fd
 
 
-def _run(module: str, arguments: tuple[str, ...], environment: dict[str, str], test: int, listener: int | None, log: int | None) -> None:
-    for name in (1, 2):  # what pytest captures now, and not what it captured when the first copy was made
-        fd = log if log is not None and name == 2 else os.open(f"/proc/{test}/fd/{name}", os.O_WRONLY | os.O_APPEND)
+def _run(
+    module: str,
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    folder: Path,
+    test: int,
+    listener: int | None,
+    out: int | None = None,
+    err: int | None = None,
+) -> None:
+    for name, given in ((1, out), (2, err)):  # what pytest captures now, and not what it captured when the first copy was made
+        fd = os.open(f"/proc/{test}/fd/{name}", os.O_WRONLY | os.O_APPEND) if given is None else given
         os.dup2(fd, name)
         os.close(fd)
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments, *([] if listener is None else ["--fd", str(listener)])]

@@ -358,8 +358,10 @@ def answering(process: Forked | subprocess.Popen[str], listener: socket.socket) 
         if process.poll() is None:
             process.kill()
         process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
+        if isinstance(process, Forked):
+            process.close()
+        elif process.stderr is not None:
+            process.stderr.close()
 
 
 def eventually(condition: Callable[[], object], what: str, seconds: float = WAIT_S) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from models.registry import architectures
+from tests.forked import Forked
 from tests.training.objectives.cases import CASES, assert_same_gradients, gradients, made
 from tests.training.objectives.curating import curate_rounds
 from tests.training.objectives.two_processes import ROWS, SHARDED
@@ -28,8 +28,9 @@ ROOT = Path(__file__).parents[3]
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What two processes find, each with half of the batch."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "tests.training.objectives.two_processes"]
-    processes = [subprocess.Popen([*command, str(rank), str(folder / "store"), str(folder / "result")], cwd=ROOT) for rank in (0, 1)]
+    files = (str(folder / "store"), str(folder / "result"))
+    module = "tests.training.objectives.two_processes"
+    processes = [Forked(module, str(rank), *files, environment=os.environ) for rank in (0, 1)]
     try:
         assert [process.wait(timeout=200) for process in processes] == [0, 0]
     finally:
