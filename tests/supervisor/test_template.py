@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -16,10 +15,12 @@ from tests.pictures import picture
 from tests.service import Service, eventually, serve
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    write_tiny_vit(tmp_path)
-    with serve(tmp_path, device="cpu") as running:
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The last test kills it."""
+    bundles = tmp_path_factory.mktemp("bundles")
+    write_tiny_vit(bundles)
+    with serve(bundles, device="cpu") as running:
         assert running.url
         yield running
 
