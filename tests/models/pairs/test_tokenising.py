@@ -22,7 +22,7 @@ from models.spec import Text, Weights
 from tests.models.pairs import vocabularies
 from tests.models.pairs.strings import HARD, strings
 
-COUNT = 10_000
+COUNT, MANY = 2_000, 10_000
 
 
 def pair(folder: Path, source: Path, *, special: bool = True, pad: int = 0, config: dict[str, Any] | None = None, **text: Any) -> Bundle:
@@ -59,9 +59,9 @@ def differing(texts: Sequence[str], found: Sequence[list[int]], expected: Sequen
     return [text for text, own, other in zip(texts, found, expected, strict=True) if own != other]
 
 
-@pytest.fixture(scope="module")
-def texts() -> list[str]:
-    return [*HARD, *strings(COUNT - len(HARD))]
+@pytest.fixture(scope="module", params=[COUNT, pytest.param(MANY, marks=pytest.mark.slow)])
+def texts(request: pytest.FixtureRequest) -> list[str]:
+    return [*HARD, *strings(request.param - len(HARD))]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_bert_has_the_ids_of_transformers(texts: list[str], bert_vocabulary: Pat
     older = BertTokenizerLegacy(vocab_file=str(bert_vocabulary))
     others = differing(texts, found, [older(text)["input_ids"] for text in texts])
     assert [text for text in others if not RECENT & set(text)] == []
-    assert sum(not RECENT & set(text) for text in texts) > 0.9 * COUNT
+    assert sum(not RECENT & set(text) for text in texts) > 0.9 * len(texts)
 
 
 def test_clip_has_the_ids_of_transformers(texts: list[str], tmp_path: Path) -> None:
