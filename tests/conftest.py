@@ -25,6 +25,17 @@ gc.disable()
 """While tests are collected: what they import is a million objects and no garbage."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--note-seconds", action="store_true", help="write how long files take into tests/seconds.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--note-seconds") and not hasattr(config, "workerinput"):
+        from tests.schedule import Noting
+
+        config.pluginmanager.register(Noting())
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()

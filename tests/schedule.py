@@ -1,87 +1,37 @@
 """What a process of pytest-xdist is given, and in which order.
 
 Packages whose files share a service stay together, or it would be started for each file. What takes longest begins first: a long file
-at the end would leave the other CPUs idle.
+at the end would leave the other CPUs idle. How long each takes is in `seconds.json`, which `pytest --note-seconds` writes.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
 TOGETHER = (
     "tests/actions",
+    "tests/clips",
     "tests/docs",
     "tests/e2e",
     "tests/gateway",
     "tests/inpaint",
     "tests/open_inference",
+    "tests/opsin/embedding",
     "tests/reconstruct",
     "tests/words",
 )
-SECONDS: dict[str, float] = {
-    "tests/gateway": 180,
-    "tests/docs": 120,
-    "tests/actions": 110,
-    "tests/models/test_onnx_export.py": 60,
-    "tests/e2e": 50,
-    "tests/words": 50,
-    "tests/opsin/test_embedding_commands.py": 45,
-    "tests/supervisor/test_serve.py": 50,
-    "tests/worker/test_long_jobs.py": 40,
-    "tests/opsin/test_ladder.py": 35,
-    "tests/chaos/test_kills.py": 35,
-    "tests/examples/test_examples.py": 35,
-    "tests/models/published/test_families.py": 35,
-    "tests/training/objectives/test_every_objective.py": 35,
-    "tests/training/test_resume.py": 35,
-    "tests/chaos/test_poison.py": 30,
-    "tests/kernels/test_triton.py": 30,
-    "tests/models/mcc/test_mcc_steps.py": 30,
-    "tests/models/test_compiled.py": 30,
-    "tests/open_inference": 30,
-    "tests/queue/test_redis_away.py": 30,
-    "tests/reconstruct": 30,
-    "tests/training/test_published.py": 30,
-    "tests/inpaint": 25,
-    "tests/models/pairs/test_tokenising.py": 25,
-    "tests/models/test_sizes.py": 25,
-    "tests/opsin/test_export.py": 25,
-    "tests/opsin/test_import.py": 25,
-    "tests/supervisor/test_losses.py": 25,
-    "tests/supervisor/test_redis_refuses.py": 25,
-    "tests/supervisor/test_template.py": 25,
-    "tests/video/test_video.py": 25,
-    "tests/tasks/test_inpaint_memory.py": 20,
-    "tests/process/test_secrecy.py": 15,
-    "tests/worker/test_worker.py": 25,
-    "tests/golden/test_goldens.py": 20,
-    "tests/models/mvit/test_slowfast.py": 20,
-    "tests/models/pairs/test_flip.py": 20,
-    "tests/opsin/test_models.py": 20,
-    "tests/supervisor/test_restarts.py": 18,
-    "tests/chaos/test_jobs.py": 15,
-    "tests/models/diffmae/test_diffmae_published.py": 15,
-    "tests/opsin/test_cli.py": 15,
-    "tests/queue/test_holdings.py": 15,
-    "tests/queue/test_records.py": 15,
-    "tests/training/test_processes.py": 15,
-    "tests/queue/test_refusals.py": 12,
-    "tests/training/test_loop.py": 12,
-    "tests/training/test_make.py": 12,
-    "tests/training/test_own_folder.py": 12,
-    "tests/models/mcc/test_guessing.py": 15,
-    "tests/models/mcc/test_mcc_flood.py": 10,
-    "tests/models/pairs/test_maws.py": 10,
-    "tests/models/published/test_published.py": 10,
-    "tests/queue/test_workers.py": 10,
-    "tests/training/judging/test_judging.py": 10,
-}
-"""Of the files and packages that take long for their number of tests: roughly, since only their order matters."""
+NOTED = Path(__file__).with_name("seconds.json")
+SECONDS: dict[str, float] = json.loads(NOTED.read_text())
+"""Of files and packages that take long for their number of tests: roughly, since only their order matters."""
 USUAL_SECONDS = 0.05
 """Of a test."""
+NOTED_SECONDS = 5.0
+"""Of a file or package that is worth a line."""
 
 
 class Together(LoadFileScheduling):
@@ -89,6 +39,22 @@ class Together(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return unit(nodeid)
+
+
+class Noting:
+    """Writes what took long into `seconds.json`, beside what was noted of files that did not run now."""
+
+    def __init__(self) -> None:
+        self._seconds: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[unit(report.nodeid)] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        known = {name: seconds for name, seconds in SECONDS.items() if name not in self._seconds}
+        known |= {name: round(seconds) for name, seconds in self._seconds.items() if seconds >= NOTED_SECONDS}
+        longest = dict(sorted(known.items(), key=lambda item: (-item[1], item[0])))
+        NOTED.write_text(json.dumps(longest, indent=2) + "\n")
 
 
 def unit(test: str) -> str:

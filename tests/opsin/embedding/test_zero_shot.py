@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from opsin import AsyncClient, Client, Refused
 from opsin.pictures import png
 from tests.bundles import TINY
-from tests.opsin.conftest import MAX_IMAGES
+from tests.opsin.embedding.conftest import MAX_IMAGES
 from tests.service import Service
 
 LABELS = ["a red car", "dog", "cat", "photo", "something else"]

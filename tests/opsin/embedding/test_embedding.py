@@ -18,7 +18,7 @@ from opsin import AsyncClient, Client, Embeddings, Refused
 from opsin.pictures import png
 from server.worker.loaded_bundles import UNLOAD_GRACE
 from tests.bundles import TINY, write_tiny_encoder
-from tests.opsin.conftest import MAX_BODY, MAX_IMAGES
+from tests.opsin.embedding.conftest import MAX_BODY, MAX_IMAGES
 from tests.service import Service, eventually
 
 MANY = 2 * MAX_IMAGES + 3
