@@ -21,7 +21,20 @@ from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["server.gateway.main", "server.worker.main", "uvicorn.lifespan.on", "uvicorn.loops.auto", "yaml", "tests.forked", "tests.frozen"]
+    [
+        "httpcore",
+        "httpx",
+        "models.published",
+        "onnx",
+        "opsin.client",
+        "server.gateway.main",
+        "server.worker.main",
+        "uvicorn.lifespan.on",
+        "uvicorn.loops.auto",
+        "yaml",
+        "tests.forked",
+        "tests.frozen",
+    ]
 )
 
 
