@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,9 @@ from opsin.cli.recordings import LABELS
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
     from models.spec import Int8
+    from server.tasks.classify_clips import Use
 
+USES: Mapping[str, Use] = {"sound": "sound", "sight": "sight"}
 BOUND = 0.005
 
 
@@ -59,9 +61,11 @@ def calibrate(
         ),
     ] = None,
     use: Annotated[
-        Literal["sound", "sight"] | None,
+        str | None,
         typer.Option(
-            help="What a bundle that classifies sound and sight apart is measured by. [default: what the files are]", show_default=False
+            metavar="sound|sight",
+            help="What a bundle that classifies sound and sight apart is measured by. [default: what the files are]",
+            show_default=False,
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help=f"Measure on fewer than {FEWEST} files, too.")] = False,
@@ -78,6 +82,8 @@ def calibrate(
             raise Misuse(f"{option}: names rungs of a ladder; add --ladder")
     if use is not None and not ladder:
         raise Misuse("--use: concerns a ladder; add --ladder")
+    if use is not None and use not in USES:
+        raise Misuse(f"--use {use}: say {' or '.join(USES)}")
     if r_sight and len(r_sight) != len(r or ()):
         raise Misuse(f"--r-sight: {len(r_sight)} given for {len(r or ())} of --r; give one for each")
     if ladder and bound is not None:
@@ -91,7 +97,7 @@ def calibrate(
         found = read(bundle)
         if ladder:
             halves = list(zip_longest(r or (), r_sight or ()))
-            spec, lines = ladders.measured(found, images, halves, use, force=force)
+            spec, lines = ladders.measured(found, images, halves, None if use is None else USES[use], force=force)
         else:
             spec, lines = _with_int8(found, images, BOUND if bound is None else bound, force)
         rewrite(found, spec)

@@ -32,6 +32,8 @@ class Measured:
 
     quality: Quality
     throughput: Throughput
+    of: str
+    """What the accuracy was measured on."""
     unit: str
     """What the throughput counts."""
     told: Mapping[str, Any] = field(default_factory=dict)
@@ -94,7 +96,8 @@ def _of_images(bundle: Bundle, folder: Path, use: Use | None, loader: Loader, *,
         )
     schedules = {rung.name: rung.merge for rung in bundle.spec.ladder}
     quality = measure_quality(bundle, schedules, given, loader.layout.device)
-    return Measured(quality, measure_throughput(bundle, schedules, loader), "images")
+    of = "captions" if quality.metric == "text-recall" else "images"
+    return Measured(quality, measure_throughput(bundle, schedules, loader), of, "images")
 
 
 def _of_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader, *, force: bool) -> Measured:
@@ -120,8 +123,10 @@ def _of_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader
         except UnusableRecording as error:
             raise Misuse(f"--files: {error}") from error
     throughput = measure_steps(bundle, chosen, loader)
-    told = {} if spec.sound is None else {"ladder_by": chosen}
-    return Measured(quality, throughput, "views" if spec.sound is None else "windows", told)
+    of = {"both": "clips with sound", "sight": "clips", "sound": "sounds"}[chosen]
+    if spec.sound is None:
+        return Measured(quality, throughput, of, "views")
+    return Measured(quality, throughput, of, "windows", {"ladder_by": chosen})
 
 
 def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
@@ -190,10 +195,8 @@ def _lines(found: Measured) -> Iterator[str]:
     for name, share in quality.shares.items():
         figure = f"{share:.4f}" if quality.classes else with_error(share, quality.count)
         yield f"{name:<12} {quality.metric} {figure}  throughput {throughput.ratios[name]:.2f}×"
-    inputs = {"images": "captions" if quality.metric == "text-recall" else "images", "views": "clips"}.get(found.unit)
-    of = inputs or {"both": "clips with sound", "sight": "clips"}.get(found.told["ladder_by"], "sounds")
     over = f" with {quality.classes} labels" if quality.classes else ""
-    yield f"measured     on {quality.count} {of}{over}; throughput in batches of {throughput.batch_size}"
+    yield f"measured     on {quality.count} {found.of}{over}; throughput in batches of {throughput.batch_size}"
     if quality.truncated:
         yield f"truncated    {quality.truncated} captions were longer than the bundle reads, and lost their end"
 

@@ -56,7 +56,7 @@ def _listed(folder: Path, spec: BundleSpec) -> list[Listed]:
     inner = _visible(folder.iterdir())
     parts = [path for path in inner if path.is_dir()]
     if not parts:
-        return [Listed(path) for path in inner]
+        return [Listed(path) for path in inner if path.is_file()]
     if stray := next((path for path in inner if path.is_file()), None):
         raise Misuse(f"--files: {stray} lies beside folders of labels, in none of them; move it, or name its labels in {folder / LABELS}")
     if unknown := next((part for part in parts if part.name not in places), None):

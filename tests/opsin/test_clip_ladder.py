@@ -394,6 +394,7 @@ def test_a_schedule_of_sight_needs_both_halves_and_is_absent_where_there_is_none
 def test_options_that_go_with_nothing_are_refused(specs: dict[str, BundleSpec], tmp_path: Path) -> None:
     for arguments, sentence in (
         (["--use", "sound"], "--use: concerns a ladder; add --ladder"),
+        (["--ladder", "--use", "both"], "--use both: say sound or sight"),
         (["--r-sight", "2"], "--r-sight: names rungs of a ladder; add --ladder"),
         (["--ladder", "--r", "2", "--r-sight", "2", "--r-sight", "3"], "--r-sight: 2 given for 1 of --r; give one for each"),
     ):
