@@ -146,6 +146,8 @@ class BundleSpec(Schema):
             raise ValueError(f"default_rung {self.default_rung!r} is not in the ladder ({', '.join(names) or 'empty'})")
         if names and not self.merges:
             raise ValueError(f"ladder: tokens of architecture {self.architecture} do not merge")
+        if any(rung.schedule_sight is not None for rung in self.ladder) and (self.sound is None or self.clip is None):
+            raise ValueError("ladder: schedule_sight needs sound and clip: only a model of both has two halves")
         return self
 
     @model_validator(mode="after")

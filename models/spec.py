@@ -142,10 +142,12 @@ class Text(Schema):
         return templates
 
 
-Metric = Literal["top-1", "agreement", "text-recall", "image-recall"]
-"""Meaning of a rung's accuracy; each is a share.
+Metric = Literal["top-1", "mean-average-precision", "agreement", "text-recall", "image-recall"]
+"""Meaning of a rung's accuracy, a number from 0 to 1. Inputs are images, clips or sounds.
 
-top-1: labelled images whose best label is theirs. agreement: images whose best label is the same as without merging.
+top-1: share of labelled inputs whose best label is theirs. mean-average-precision: mean over the labels of how well scores rank the inputs
+that have a label before the others (average precision without interpolation), for inputs of several labels. agreement: share of inputs
+whose best label is the same as without merging.
 text-recall: captions whose nearest image of a folder is theirs (recall@1 from text to image). image-recall: images whose merged vector is
 nearer to their own unmerged one than to that of any other image of a folder.
 """
@@ -158,14 +160,17 @@ class Rung(Schema):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9._-]*$")
     schedule: int | list[int] | dict[str, int | float]
+    schedule_sight: int | list[int] | dict[str, int | float] | None = None
+    """Schedule of the half that sees, in a model that also hears; None: `schedule` holds for both."""
     accuracy: float | None = Field(default=None, ge=0, le=1)
     throughput: float | None = Field(default=None, gt=0)
     metric: Metric = "top-1"
 
     @model_serializer(mode="wrap")
     def _as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves the usual metric out: bundles of versions that know no other keep their digests."""
-        return {name: value for name, value in handler(self).items() if (name, value) != ("metric", "top-1")}
+        """Leaves out the usual metric and a second schedule that is not there: bundles of versions that know neither keep their digests."""
+        usual = (("metric", "top-1"), ("schedule_sight", None))
+        return {name: value for name, value in handler(self).items() if (name, value) not in usual}
 
     @field_validator("name")
     @classmethod
@@ -177,6 +182,10 @@ class Rung(Schema):
     @property
     def merge(self) -> MergeSchedule:
         return MergeSchedule.parse(self.schedule)
+
+    @property
+    def merge_sight(self) -> MergeSchedule | None:
+        return None if self.schedule_sight is None else MergeSchedule.parse(self.schedule_sight)
 
 
 Preset = Literal["draft", "fast", "standard", "full"]

@@ -151,17 +151,26 @@ PARTS: Mapping[str, Callable[[nn.Module], Graph]] = {"diffmae": denoising_step, 
 """Architectures of which one part is exported, checked on random input: its input is no image."""
 
 
+def check_exportable(bundle: Bundle) -> None:
+    """Raises ExportError for a bundle that has no graph, whatever else is given."""
+    spec = bundle.spec
+    if spec.architecture == "vit" or spec.architecture in PARTS:
+        return
+    if spec.weights_file == GRAPH_FILE:
+        raise ExportError(f"{spec.id}: nothing to export, its weights are an ONNX graph: {bundle.weights_path}")
+    known = ", ".join(("vit", *PARTS))
+    takes = " and ".join(name for name, given in (("clips", spec.clip), ("sound", spec.sound)) if given is not None)
+    why = f", which takes {takes}," if takes else ""
+    raise ExportError(f"{spec.id}: architecture {spec.architecture}{why} cannot be exported as ONNX; those that can are {known}")
+
+
 def export(bundle: Bundle, target: Path, *, schedule: MergeSchedule | None = None, pixels: Sequence[np.ndarray] = ()) -> Written:
     """Write a bundle's graph. schedule: of a ViT, None for its default rung; pixels: uint8 (S, S, 3) images that a ViT is checked on.
 
     Raises BundleError, ExportError and OSError; then nothing is written.
     """
     spec = bundle.spec
-    if spec.architecture != "vit" and spec.architecture not in PARTS:
-        if spec.weights_file == GRAPH_FILE:
-            raise ExportError(f"{spec.id}: nothing to export, its weights are an ONNX graph: {bundle.weights_path}")
-        known = ", ".join(("vit", *PARTS))
-        raise ExportError(f"{spec.id}: architecture {spec.architecture} cannot be exported as ONNX; those that can are {known}")
+    check_exportable(bundle)
     if target.exists() and not target.is_file():
         raise ExportError(f"{target}: is no ordinary file")
     target = target.resolve()  # of a link the file that it leads to is replaced, not the link

@@ -18,7 +18,7 @@ from models.spec import Preprocess, Rung
 
 Model = TypeVar("Model", bound=BaseModel)
 
-MERGING = frozenset({"classify", "embed", "zero-shot", "actions"})
+MERGING = frozenset({"classify", "embed", "zero-shot", "actions", "audio-visual"})
 """Tasks whose answers need no token of its own for each patch."""
 
 LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
@@ -79,10 +79,17 @@ def label_names(file: Path, labels: Sequence[str] | None, known: Sequence[str], 
 
 def ladder(architecture: Architecture, task: str, config: Any) -> list[Rung]:
     """Empty for a model whose tokens do not merge, or whose task needs each of them. A masked autoencoder that is served answers with
-    vectors, which need none."""
+    vectors, which need none. A model that hears and sees has a schedule for each half, since one has many more tokens."""
     may_merge = task in MERGING or (task == "autoencode" and architecture.serves(task))
     if not may_merge or not architecture.merges:
         return []
-    patches = getattr(config, "patches", 0)
-    values = sorted({int(share * patches / getattr(config, "depth", 1)) for share in LADDER_SHARES} - {0})
-    return [Rung(name=f"r{r}", schedule=r) for r in values]
+    heard, seen, patches = (getattr(config, name, 0) for name in ("audio_patches", "video_patches", "patches"))
+    if heard and seen:
+        halves = zip(_values(heard, config), _values(seen, config), strict=True)
+        return [Rung(name=f"r{r}-{sight}", schedule=r, schedule_sight=sight) for r, sight in dict.fromkeys(halves) if r or sight]
+    return [Rung(name=f"r{r}", schedule=r) for r in dict.fromkeys(_values(patches, config)) if r]
+
+
+def _values(patches: int, config: Any) -> list[int]:
+    """r of each rung, rising."""
+    return [int(share * patches / getattr(config, "depth", 1)) for share in LADDER_SHARES]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from models.bundle import Bundle, BundleSpec
-    from models.spec import Clip, Int8, Preprocess, Sound
+    from models.spec import Clip, Int8, Preprocess, Rung, Sound
 
 app = typer.Typer(help="List, show, verify and complete bundles on disk.", no_args_is_help=True)
 
@@ -207,9 +207,15 @@ def _chosen(root: Path, names: list[str]) -> list[Bundle]:
 
 def _accuracy(spec: BundleSpec) -> str:
     """Measured accuracy at the default rung, or of merging off where there is none."""
-    rung = spec.rung(spec.default_rung) if spec.default_rung else None
-    accuracy = rung.accuracy if rung else spec.quality.get("accuracy")
+    if rung := spec.rung(spec.default_rung) if spec.default_rung else None:
+        return _measured(rung)
+    accuracy = spec.quality.get("accuracy")
     return f"{accuracy:.1%}" if isinstance(accuracy, float) else "not measured"
+
+
+def _measured(rung: Rung) -> str:
+    """Its accuracy, and what that is."""
+    return "not measured" if rung.accuracy is None else f"{rung.accuracy:.1%} {rung.metric}"
 
 
 def _print_spec(bundle: Bundle) -> None:
@@ -263,8 +269,8 @@ def _ladder(spec: BundleSpec) -> Table:
     for rung in spec.ladder:
         table.add_row(
             f"{rung.name} (default)" if rung.name == spec.default_rung else rung.name,
-            _value(rung.schedule),
-            "not measured" if rung.accuracy is None else f"{rung.accuracy:.1%} {rung.metric}",
+            _value(rung.schedule) + ("" if rung.schedule_sight is None else f", sight {_value(rung.schedule_sight)}"),
+            _measured(rung),
             "not measured" if rung.throughput is None else f"{rung.throughput:.2f}×",
         )
     return table

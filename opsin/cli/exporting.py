@@ -91,6 +91,7 @@ def export_graph(folder: Path, output: Path, rung: str | None, images: list[Path
     outputs.check(output)
     try:
         bundle = read(folder)
+        onnx_export.check_exportable(bundle)
         spec = bundle.spec
         schedule = None if rung is None else _schedule(spec, rung)
         pixels = at_model_size(images, spec, "--image")

@@ -3,6 +3,7 @@ is enough to know which it is meant to be."""
 
 from __future__ import annotations
 
+import mmap
 import re
 from typing import Literal
 
@@ -27,7 +28,7 @@ ASF_VIDEO = bytes.fromhex("c0ef19bc4d5bcf11a8fd00805f5c442b")
 OGG_VIDEO = (b"\x80theora", b"OVP80")
 
 
-def kind(content: bytes) -> Kind:
+def kind(content: bytes | mmap.mmap) -> Kind:
     """What a file is. What is not known counts as an image, so that the service says which ones it reads."""
     head = content[:HEAD]
     if head[4:8] in BOXES:

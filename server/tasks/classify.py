@@ -107,7 +107,7 @@ class Merging(msgspec.Struct, frozen=True):
     tokens_out: int
     trace: Trace | msgspec.UnsetType = msgspec.UNSET
     schedule_sight: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
-    """r of every block of the half that sees, where it was asked for; `schedule` is then of the half that hears."""
+    """r of every block of the half that sees, where it is another one; `schedule` is then of the half that hears."""
 
 
 class ClipFacts(msgspec.Struct, frozen=True):

@@ -39,7 +39,7 @@ from server.tasks.classify import (
     labelled,
     labelled_tensors,
 )
-from server.tasks.merging import schedule_of
+from server.tasks.merging import schedules_of
 from server.tasks.options import InvalidOption
 
 Use = Literal["both", "sound", "sight"]
@@ -66,6 +66,8 @@ class ClassifyClipsPlan(msgspec.Struct, frozen=True):
     """Whether `views` was asked for, rather than the bundle's."""
     asks_crops: bool = False
     """The same of `crops`."""
+    asks_sight: bool = False
+    """Whether `merge_sight` was asked for, rather than the rung's."""
 
 
 class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
@@ -102,7 +104,8 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             raise InvalidOption("end_s", f"{asked.end_s:g}: it must be after start_s, {asked.start_s or 0.0:g}")
         _check_bundle(asked, spec)
         views = architectures()[spec.architecture].views(spec.config)
-        rung, schedule = schedule_of(None if asked.merge is None else str(asked.merge), spec)
+        merge, merge_sight = (None if value is None else str(value) for value in (asked.merge, asked.merge_sight))
+        rung, schedule, schedule_sight = schedules_of(merge, merge_sight, spec)
         return ClassifyClipsPlan(
             top_k=checked_top_k(asked.top_k, spec),
             rung=rung,
@@ -113,9 +116,10 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             end_s=asked.end_s,
             use=asked.use,
             windows=asked.windows,
-            schedule_sight=None if asked.merge_sight is None else schedule_of(str(asked.merge_sight), spec, "merge_sight")[1],
+            schedule_sight=schedule_sight,
             asks_views=asked.views is not None,
             asks_crops=asked.crops is not None,
+            asks_sight=merge_sight is not None,
         )
 
     def prepare(self, item: Item, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
@@ -175,9 +179,17 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             assert spec.sound is not None
             arrays["sound"] = draw.normal(0, 0.1, spec.sound.frames * spec.sound.sample_rate // 100).astype(np.float32)
         if not _hears(spec) or _fuses(spec):
-            side, count = spec.pictures.image_size, 1 if spec.clip is None else spec.clip.frames
-            arrays["frames"] = draw.integers(0, 256, (count, side, side, 3), np.uint8)
+            arrays["frames"] = _noise_frames(spec, draw)
         return arrays
+
+    def other_samples(self, spec: BundleSpec) -> Sequence[Arrays]:
+        """`frames` of a bundle that hears and sees, each by itself."""
+        return ({"frames": _noise_frames(spec, np.random.default_rng(0))},) if _hears(spec) and _sees(spec) and not _fuses(spec) else ()
+
+
+def _noise_frames(spec: BundleSpec, draw: np.random.Generator) -> NDArray[np.uint8]:
+    side, count = spec.pictures.image_size, 1 if spec.clip is None else spec.clip.frames
+    return draw.integers(0, 256, (count, side, side, 3), np.uint8)
 
 
 def _sees(spec: BundleSpec) -> bool:
@@ -228,10 +240,10 @@ def _used(item: Item, plan: ClassifyClipsPlan, spec: BundleSpec) -> Use:
 def _check_use(plan: ClassifyClipsPlan, use: Use) -> None:
     """Raises InvalidOption for what has no effect on what the bundle goes by."""
     if use == "sound":
-        asked = {"views": plan.asks_views, "crops": plan.asks_crops, "merge_sight": plan.schedule_sight is not None}
+        asked = {"views": plan.asks_views, "crops": plan.asks_crops, "merge_sight": plan.asks_sight}
         unused, hint = next((name for name, is_asked in asked.items() if is_asked), None), "no video is seen; leave it out"
     elif use == "sight":
-        asked = {"windows": plan.windows is not None, "merge_sight": plan.schedule_sight is not None}
+        asked = {"windows": plan.windows is not None, "merge_sight": plan.asks_sight}
         unused = next((name for name, is_asked in asked.items() if is_asked), None)
         hint = "no sound is heard; " + ("use merge" if unused == "merge_sight" else "leave it out")
     else:
@@ -276,15 +288,10 @@ def _heard(samples: NDArray[np.float32], plan: ClassifyClipsPlan, wanted: Sound)
 def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Classification:
     """The best labels of one clip or sound."""
     tokens_in, tokens_out = outputs["tokens"].tolist()
+    sight = plan.schedule_sight if "info" in outputs else None
     return Classification(
         best_labels(outputs["scores"], plan.top_k, spec),
-        Merging(
-            plan.rung,
-            plan.schedule,
-            tokens_in,
-            tokens_out,
-            schedule_sight=UNSET if plan.schedule_sight is None else plan.schedule_sight,
-        ),
+        Merging(plan.rung, plan.schedule, tokens_in, tokens_out, schedule_sight=UNSET if sight is None else sight),
         _clip_facts(outputs, plan, spec),
         _sound_facts(outputs, plan),
     )

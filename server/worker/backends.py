@@ -209,8 +209,7 @@ class Backends:
         if self.setting == "fused":
             return ("eager", *fused)
         wanted: Mapping[BackendSetting, Sequence[Backend]] = {"auto": ("onnx", "int8"), "onnx": ("onnx",), "int8": ("int8",)}
-        has_graph = architectures()[self.spec.architecture].graph is not None and self.spec.task == "classify"
-        graphs = [name for name in wanted[self.setting] if has_graph and (name != "int8" or self.spec.int8 is not None)]
+        graphs = [name for name in wanted[self.setting] if self._has_graph and (name != "int8" or self.spec.int8 is not None)]
         return ("eager", *(fused if self.setting == "auto" else ()), *graphs)
 
     def open(self, only: set[Backend] | None = None) -> None:
@@ -229,10 +228,25 @@ class Backends:
                 self._left_out = self._left_out | {backend}
                 continue
             self.add(backend, runner)
-        if self.setting == "fused" and not loops.installed():
-            log.warning("backend left out", bundle=self.spec.id, backend="fused", reason="the extra `fast` is not installed")
-        if self.setting == "int8" and self.spec.int8 is None and not self.is_graph:
-            log.warning("backend left out", bundle=self.spec.id, backend="int8", reason="`opsin calibrate` has not measured its accuracy")
+        if self.setting not in ("auto", *self.candidates) and not self.is_graph:
+            log.warning("backend left out", bundle=self.spec.id, backend=self.setting, reason=self._not_a_candidate())
+
+    def _not_a_candidate(self) -> str:
+        """Why what the setting names is no candidate."""
+        if self.precise:
+            return f"task {self.spec.task} is computed by PyTorch alone, in float32"
+        if self._layout.device.type != "cpu":
+            return f"it runs on CPUs, not on {self._layout.device.type}"
+        if self.setting == "fused":
+            return "the extra `fast` is not installed" if self.spec.ladder else "the bundle has no ladder"
+        if not self._has_graph:
+            return f"architecture {self.spec.architecture} has no ONNX graph for task {self.spec.task}"
+        return "`opsin calibrate` has not measured its accuracy"
+
+    @property
+    def _has_graph(self) -> bool:
+        """Whether ONNX Runtime can run the bundle's weights: those of a network that takes pixels and answers with logits."""
+        return architectures()[self.spec.architecture].graph is not None and self.spec.task == "classify"
 
     def difference(self, backend: Backend) -> float | None:
         """Largest difference between the answers of an ONNX graph and of PyTorch in float32, as it was opened; None: it is not open."""

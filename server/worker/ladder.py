@@ -52,11 +52,13 @@ class Quality:
 
     metric: Metric
     count: int
-    """Images or captions of which the shares are."""
+    """Number of images, captions, clips or sounds."""
     shares: Mapping[str, float]
     """By rung, 0 to 1; `off` is there too."""
     truncated: int = 0
     """Captions that were too long and lost their end."""
+    classes: int = 0
+    """Labels over which a mean average precision is the mean."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def measure_throughput(bundle: Bundle, schedules: Schedules, loader: Loader) -> 
     Ratios are medians of `ROUNDS`. Raises BundleError."""
     warm = loader.measure(bundle)
     if warm.backends is None:
-        raise BundleError(f"{bundle.spec.id}: task {bundle.spec.task} is answered step by step, and has no ladder")
+        raise BundleError(f"{bundle.spec.id}: task {bundle.spec.task} is answered step by step, and has no ladder of images")
     backends, size = warm.backends, warm.steps.best
     backends.open()
     off = backends.schedule(MergeSchedule.off())

@@ -25,12 +25,15 @@ from models.registry import architectures
 from server.scheduler.step_times import ALMOST, ALMOST_STEPS, StepTimes
 from server.tasks.base import Task
 from server.tasks.registry import main_task
+from server.telemetry import logs
 from server.worker.backend_times import Backend, BackendTimes, Schedule
 from server.worker.backends import Backends, BackendSetting, ModelMemory, usual_schedule
 from server.worker.executors import Arrays, OneShot, check
 from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Format, Measured, Measurements
 from server.worker.stepwise import Stepwise, Usual
+
+log = logs.get(__name__)
 
 Run = Callable[[Layout, Callable[[], Any]], float]
 """How a batch is run while measuring, as by `run_at_once`."""
@@ -105,6 +108,9 @@ class Loader:
         measured = known or Measured.nothing(_told_format(bundle.spec, self.dtype) or "float32", self.layout.largest_batch)
         model = load(bundle, device=self.layout.device, dtype=FORMATS[measured.dtype])
         backends = self._backends(bundle, model, self.layout, BackendTimes.from_json(measured.backends))
+        if model.steps is not None and self.backend not in ("auto", "eager"):
+            reason = f"its jobs take several steps ({model.steps.unit}), and those PyTorch takes: `auto` and `eager` mean that"
+            log.warning("backend left out", bundle=bundle.spec.id, backend=self.backend, reason=reason)
         if model.steps is not None and measured.usual is None:
             measured = msgspec.structs.replace(measured, usual=see_usual(model, self.layout, run_at_once))
         elif model.steps is None and known is None:
@@ -156,7 +162,7 @@ def compare(backends: Backends, layout: Layout, schedule: MergeSchedule, size: i
     ways.setdefault((off, "eager"), [])
     for turn in range(1 + REPEATS):
         for (merge, backend), seconds in sorted(ways.items(), reverse=turn % 2 == 1):  # who runs after a sibling finds warm caches
-            took = _own_seconds(layout, partial(backends.run, backend, given, {"merge": merge}), run)
+            took = own_seconds(layout, partial(backends.run, backend, given, {"merge": merge}), run)
             if turn:  # the first batch also pays for what happens only once
                 seconds.append(took)
     plain, known = min(ways[off, "eager"]), backends.times.seconds(off, "eager", size)
@@ -168,7 +174,7 @@ def compare(backends: Backends, layout: Layout, schedule: MergeSchedule, size: i
             backends.times.record(own, backend, size, min(seconds) * drift)
 
 
-def _own_seconds(layout: Layout, work: Callable[[], Any], run: Run) -> float:
+def own_seconds(layout: Layout, work: Callable[[], Any], run: Run) -> float:
     """CPU seconds where each slot computes in its own thread, so that waiting for a busy CPU does not count; else what `run` says."""
     spent: list[float] = []
 
@@ -207,7 +213,10 @@ def _task(spec: BundleSpec) -> Task[Any, Any]:
 
 
 def _usual_options(model: LoadedModel) -> dict[str, Any]:
-    return {"merge": usual_schedule(model.spec).expand(model.depth)}
+    rung = model.spec.rung(model.spec.default_rung) if model.spec.default_rung else None
+    sight = None if rung is None else rung.merge_sight
+    halves = {} if sight is None else {"merge_sight": sight.expand(model.depth)}
+    return {"merge": usual_schedule(model.spec).expand(model.depth), **halves}
 
 
 def _started(model: LoadedModel, size: int) -> list[State]:

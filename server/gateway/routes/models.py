@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from models.bundle import BundleSpec
+from models.spec import Rung
 from server.gateway import directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
 from server.http.problems import Kind, Problem
@@ -22,13 +23,15 @@ router = APIRouter(tags=["models"])
 class RungSummary(msgspec.Struct, frozen=True):
     """One step of a bundle's ladder; `accuracy` and `throughput` (relative to merging off) are null where nothing was measured.
 
-    `metric` says which share `accuracy` is: `top-1`, `agreement` with the labels of merging off, `text-recall` or `image-recall`."""
+    `metric` says what `accuracy` is: `top-1`, `mean-average-precision`, `agreement` with the labels of merging off, `text-recall` or
+    `image-recall`. `schedule_sight` is there for a half that sees and merges by a schedule of its own."""
 
     name: str
     schedule: int | list[int] | dict[str, float]
     accuracy: float | None
     throughput: float | None
     metric: str
+    schedule_sight: int | list[int] | dict[str, float] | msgspec.UnsetType = msgspec.UNSET
 
 
 class PartSummary(msgspec.Struct, frozen=True):
@@ -180,9 +183,14 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "trained_on": spec.trained_on,
         "note": spec.note,
         "default_rung": spec.default_rung,
-        "ladder": [RungSummary(rung.name, rung.schedule, rung.accuracy, rung.throughput, rung.metric) for rung in spec.ladder],
+        "ladder": [_rung(rung) for rung in spec.ladder],
         **_format(fleet, spec),
     }
+
+
+def _rung(rung: Rung) -> RungSummary:
+    sight = msgspec.UNSET if rung.schedule_sight is None else rung.schedule_sight
+    return RungSummary(rung.name, rung.schedule, rung.accuracy, rung.throughput, rung.metric, sight)
 
 
 def _format(fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:

@@ -157,6 +157,14 @@ def test_encoders_of_images_and_pairs_come_with_rungs_and_networks_that_need_eve
         assert {(rung.accuracy, rung.throughput, rung.metric) for rung in spec.ladder} <= {(None, None, "top-1")}
 
 
+def test_a_network_of_sound_and_clips_comes_with_rungs_of_two_halves(tmp_path: Path) -> None:
+    case, _, settings = RECORDED["mavil"]
+    spec = imported(GOLDEN / case / "checkpoint.pth", tmp_path, settings).spec
+    told = [(rung.name, rung.schedule, rung.schedule_sight) for rung in spec.ladder]  # of 32 and 64 patches, in two blocks
+    assert told == [("r4-8", 4, 8), ("r8-16", 8, 16), ("r10-20", 10, 20), ("r12-25", 12, 25), ("r15-30", 15, 30)]
+    assert spec.default_rung is None
+
+
 @pytest.mark.parametrize("family", MADE)
 def test_a_bundle_of_our_own_takes_a_published_layout_and_returns(family: str, tmp_path: Path) -> None:
     returns_bit_for_bit(made(family, tmp_path), tmp_path / "file.pth", family, tmp_path)
