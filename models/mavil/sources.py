@@ -44,6 +44,10 @@ class Source(Protocol):
     def nbytes(self) -> int:
         """Memory that it keeps, in bytes."""
 
+    @property
+    def seconds(self) -> Tensor | None:
+        """Of the frames of each window, float64 (windows, T); None where no video is seen."""
+
     def is_ready(self, window: int) -> bool:
         """Whether nothing has to be waited for."""
 
@@ -89,6 +93,7 @@ class SoundSource:
     """Samples (n,)."""
     listener: Listener
     total: int
+    seconds: None = None
 
     @property
     def nbytes(self) -> int:
@@ -113,6 +118,8 @@ class ClipSource:
     order: Sequence[Sequence[int]]
     """For each clip, where among them its frames are: a short video is repeated."""
     nbytes: int
+    seconds: Tensor | None = None
+    """Of the frames of each clip, at the video's mean rate, float64 (clips, T)."""
 
     @property
     def total(self) -> int:
@@ -139,6 +146,10 @@ class PairSource:
     @property
     def total(self) -> int:
         return self.sound.total
+
+    @property
+    def seconds(self) -> Tensor | None:
+        return self.clips.seconds
 
     @property
     def nbytes(self) -> int:
@@ -213,7 +224,7 @@ class Sources:
         video, limits = job["video"].cpu().numpy(), ClipLimits.of_accepted(int(width), int(height))
         read = ViewFrames(video, numbers, limits, self._prepared, 3 * 4 * self.pixels.image_size**2)
         nbytes = video.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + read.nbytes
-        return ClipSource(read, order, nbytes)
+        return ClipSource(read, order, nbytes, torch.tensor(clips, dtype=torch.float64) / fps)
 
     def _prepared(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) → (3, S, S), normalised."""

@@ -3,11 +3,12 @@
 The worker gets `video` uint8 (bytes,), the file as it was sent, with `info` float64 (5,): width, height, frames a second, frames, seconds;
 or `sound` float32 (n,), mono at the bundle's sample rate; or both. It answers `scores` float32 (classes,), averaged over views or windows,
 and `tokens` int32 (2,) of one of them. Beside sound the gateway keeps `heard` float64 (3,): seconds of the part that is heard, its windows,
-samples a second.
+samples a second. What it answers where a timeline or a trace is asked for is in `server/tasks/timeline.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -34,12 +35,14 @@ from server.tasks.classify import (
     Merging,
     SoundFacts,
     best_labels,
+    check_trace,
     checked_top_k,
     labelled,
     labelled_tensors,
 )
 from server.tasks.merging import schedule_of
 from server.tasks.options import InvalidOption
+from server.tasks.timeline import ClassifyPreview, Spans, timeline_bound, timeline_of
 
 Use = Literal["both", "sound", "sight"]
 
@@ -63,6 +66,8 @@ class ClassifyClipsPlan(msgspec.Struct, frozen=True):
     """r of every block of the half that sees; None: as `schedule`."""
     asks_views: bool = False
     """Whether `views` was asked for, rather than the bundle's."""
+    timeline: bool = False
+    trace: bool = False
 
 
 class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
@@ -93,8 +98,7 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         return len(parts) == 1 and set(parts) <= {part.name for part in self.takes(spec)}
 
     def plan(self, asked: ClassifyOptions, spec: BundleSpec) -> ClassifyClipsPlan:
-        if asked.trace:
-            raise InvalidOption("trace", f"true: {spec.id} classifies no images, and only they are traced; leave it out")
+        check_trace(asked, spec)
         if asked.end_s is not None and asked.end_s <= (asked.start_s or 0.0):
             raise InvalidOption("end_s", f"{asked.end_s:g}: it must be after start_s, {asked.start_s or 0.0:g}")
         _check_bundle(asked, spec)
@@ -112,6 +116,8 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             windows=asked.windows,
             schedule_sight=None if asked.merge_sight is None else schedule_of(str(asked.merge_sight), spec, "merge_sight")[1],
             asks_views=asked.views is not None,
+            timeline=asked.timeline or asked.trace,
+            trace=asked.trace,
         )
 
     def prepare(self, item: Item, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
@@ -137,7 +143,8 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         return [arrays]
 
     def bucket(self, plan: ClassifyClipsPlan, spec: BundleSpec) -> str:
-        return "/".join(",".join(map(str, half)) for half in (plan.schedule, plan.schedule_sight) if half is not None)
+        merged = "/".join(",".join(map(str, half)) for half in (plan.schedule, plan.schedule_sight) if half is not None)
+        return merged + (":trace" if plan.trace else "")
 
     def bucket_of(self, plan: ClassifyClipsPlan, spec: BundleSpec, shapes: Shapes) -> str:
         """Views of any video and number go together, and windows of any sound, if their tokens merge alike."""
@@ -146,7 +153,8 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
     def arguments(self, plan: ClassifyClipsPlan) -> dict[str, Any]:
         asked = {name: getattr(plan, name) for name in ("views", "crops", "start_s", "end_s", "use", "windows")}
         sight = {} if plan.schedule_sight is None else {"merge_sight": list(plan.schedule_sight)}
-        return {"merge": list(plan.schedule), **sight, **asked}
+        told = {name: True for name in ("timeline", "trace") if getattr(plan, name)}
+        return {"merge": list(plan.schedule), **sight, **asked, **told}
 
     def steps(self, plan: ClassifyClipsPlan, arrays: Arrays | None = None) -> int | None:
         if arrays is None:
@@ -159,6 +167,11 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
     def present(self, outputs: Sequence[Outputs], plan: ClassifyClipsPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | File:
         return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
 
+    def preview(self, arrays: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> ClassifyPreview:
+        """The views or windows so far."""
+        best = best_labels(arrays["timeline"].mean(axis=0), plan.top_k, spec)
+        return ClassifyPreview(best, timeline_of(arrays, best, plan.top_k, _spans(arrays, plan, spec), spec))
+
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         return tuple(Tensor(part.name, "BYTES", (1,)) for part in self.takes(spec)), labelled_tensors(spec)
 
@@ -169,8 +182,8 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         return labelled(np.stack([one["scores"] for one in outputs]), spec), told
 
     def result_bound(self, plan: ClassifyClipsPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-        """Scores (classes,), tokens (2,), info (5,) and heard (3,)."""
-        return 4 * len(spec.labels) + 8 * 10
+        """Scores (classes,), tokens (2,), info (5,) and heard (3,); a timeline in the answer and in a preview."""
+        return 4 * len(spec.labels) + 8 * 10 + (_timeline_bound(plan, spec) if plan.timeline else 0)
 
     def sample(self, spec: BundleSpec) -> Arrays:
         """`frames` uint8 (T, S, S, 3) of noise, since decoding a video is no work of the network; `sound` of one window; or both."""
@@ -251,8 +264,9 @@ def _heard(samples: NDArray[np.float32], plan: ClassifyClipsPlan, wanted: Sound)
 def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Classification:
     """The best labels of one clip or sound."""
     tokens_in, tokens_out = outputs["tokens"].tolist()
+    best = best_labels(outputs["scores"], plan.top_k, spec)
     return Classification(
-        best_labels(outputs["scores"], plan.top_k, spec),
+        best,
         Merging(
             plan.rung,
             plan.schedule,
@@ -262,7 +276,20 @@ def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec)
         ),
         _clip_facts(outputs, plan, spec),
         _sound_facts(outputs, plan),
+        timeline_of(outputs, best, plan.top_k, _spans(outputs, plan, spec), spec) if "timeline" in outputs else UNSET,
     )
+
+
+def _spans(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Spans:
+    """A preview does not say yet how long the sound is."""
+    start_s = plan.start_s or 0.0
+    end_s = start_s + float(outputs["heard"][0]) if "heard" in outputs else math.inf
+    return Spans(_fuses(spec) or "frames_at" not in outputs, start_s, end_s)
+
+
+def _timeline_bound(plan: ClassifyClipsPlan, spec: BundleSpec) -> int:
+    views = max(plan.views if _sees(spec) else 0, sound_windows.MOST_WINDOWS if _hears(spec) else 0)
+    return timeline_bound(plan.schedule, views, plan.trace, spec)
 
 
 def _clip_facts(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> ClipFacts | UnsetType:

@@ -207,7 +207,6 @@ def many_channels(count: int) -> bytes:
         (422, {"video": FILM}, {"model": "apart", "crops": 3}, "crops", "sees the whole of each frame"),
         (422, {"audio": BELL}, {"start_s": 4}, "start_s", "the sound has 4 seconds"),
         (422, {"audio": BELL}, {"start_s": 3.99}, "start_s", "160 samples are left"),
-        (422, {"audio": BELL}, {"trace": "true"}, "trace", "only they are traced"),
         (422, {"audio": BELL, "image": BELL}, {}, "image", "sent beside `audio`"),
     ],
 )
