@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
+from models.clips.account import clip_account
 from models.clips.frames import GivenFrames, ViewFrames
 from models.clips.timeline import Timeline
 from models.layers.forward import token_counts
@@ -65,6 +66,8 @@ class Viewing(State):
     seconds: Tensor | None = None
     """Of the frames of each view, at the video's mean rate, float64 (views, frames)."""
     timeline: Timeline = field(default_factory=Timeline)
+    video_s: float = 0.0
+    """Seconds of the part that the views are spread over."""
 
     @property
     def done(self) -> int:
@@ -87,7 +90,8 @@ class Viewing(State):
 class ClipSteps:
     """A job: `video` uint8 (bytes,) with `info` float64 (5,), width, height, frames a second, frames and seconds; or `frames` uint8
     (T, H, W, 3), which every view is to see: what a step costs is measured with them. Its answer: `scores`
-    float32 (classes,), the mean over the views, and `tokens` int32 (2,), those of a view before the first and after the last block.
+    float32 (classes,), the mean over the views, and `tokens` int32 (2,), those of a view before the first and after the last block;
+    and `clip_account`.
 
     Options `timeline` and `trace` add `timeline` float32 (views, classes), the scores of each view, and `frames_at` float64 (views, T), the
     seconds of its frames; the latter also `groups` int32 (views, depth, patches), the token that holds each patch of its centre crop after
@@ -154,7 +158,7 @@ class ClipSteps:
         data, limits = job["video"].cpu().numpy(), ClipLimits.of_accepted(int(width), int(height))
         frames = ViewFrames(data, numbers.tolist(), limits, lambda pixels: self._prepared(pixels, views.crops), frame_bytes)
         nbytes = data.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + frames.nbytes
-        return Viewing(frames, merge, views, nbytes, seconds=numbers.double() / fps, timeline=timeline)
+        return Viewing(frames, merge, views, nbytes, seconds=numbers.double() / fps, timeline=timeline, video_s=total / fps)
 
     def _prepared(self, pixels: NDArray[np.uint8], count: int) -> Tensor:
         """(H, W, 3) → normalised squares (count, 3, S, S). Three of them take the short side as it is, one its centre, as published."""
@@ -178,10 +182,11 @@ class ClipSteps:
         if state.view + 1 < state.total:
             return Continuing(replace(state, view=state.view + 1, scores=total), told if wants_preview and told else None)
         state.frames.close()
+        counts = clip_account(state.frames, state.video_s)
         traces = state.timeline.traces()
         if traces:
             traces["grid"] = torch.tensor(self._grid, dtype=torch.int32)
-        return Finished({"scores": total / state.total, "tokens": tokens, **told, **traces})
+        return Finished({"scores": total / state.total, "tokens": tokens, **counts, **told, **traces})
 
 
 def _part(total: int, fps: float, start_s: float | None, end_s: float | None) -> tuple[int, int]:

@@ -81,12 +81,13 @@ class Scoring(State):
         return told | {"frames_at": self.source.seconds[: self.window]} if told and self.source.seconds is not None else told
 
     def outputs(self) -> dict[str, Tensor]:
-        """scores float32 (classes,), their mean over the windows; tokens int32 (2,); what is `told`, and traces with their grids."""
+        """scores float32 (classes,), their mean over the windows; tokens int32 (2,); `clip_account`; `told`; and traces with grids."""
         traces = self.timeline.traces()
         grids = {name: torch.tensor(grid, dtype=torch.int32) for name, grid in self.grids.items()} if traces else {}
         return {
             "scores": (self.scores / self.window).float(),
             "tokens": torch.tensor(self.tokens, dtype=torch.int32),
+            **self.source.account(),
             **self.told(),
             **traces,
             **grids,

@@ -182,8 +182,8 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         return labelled(np.stack([one["scores"] for one in outputs]), spec), told
 
     def result_bound(self, plan: ClassifyClipsPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-        """Scores (classes,), tokens (2,), info (5,) and heard (3,); a timeline in the answer and in a preview."""
-        return 4 * len(spec.labels) + 8 * 10 + (_timeline_bound(plan, spec) if plan.timeline else 0)
+        """Scores (classes,), tokens (2,), counts (4,), info (5,) and heard (3,); a timeline in the answer and in a preview."""
+        return 4 * len(spec.labels) + 8 * 14 + (_timeline_bound(plan, spec) if plan.timeline else 0)
 
     def sample(self, spec: BundleSpec) -> Arrays:
         """`frames` uint8 (T, S, S, 3) of noise, since decoding a video is no work of the network; `sound` of one window; or both."""

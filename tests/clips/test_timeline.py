@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from models.layers.steps import Finished
+from models.mae_st.steps import clip_steps
 from models.mavil.inputs import spectrogram
+from models.mavil.steps import mavil_steps
 from models.merge_schedule import MergeSchedule
-from tests.clips.bundles import NETWORKS, mavil
+from server.tasks.classify import ClassifyOptions
+from server.tasks.classify_clips import ClassifyClips
+from tests.clips.bundles import NETWORKS, mavil, write_mavil, write_recorded
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
 from tests.clips.test_sound import BELL, FILM, HOP, NOISE, RATE, answered, ask, bank, windows
 from tests.clips.videos import frames, squares, view_numbers
 from tests.gateway.asked_later import parsed
 from tests.gateway.service import Gateway
 
+CPU = torch.device("cpu")
 LABELS = 7
 SECOND = 1e-3
 """Seconds are told in thousandths."""
@@ -134,6 +141,30 @@ def test_a_trace_is_that_of_the_published_network_and_changes_no_score(gateway: 
         wanted = model.hear(banks, merge=MergeSchedule.constant(3), trace=True).heard[-1][:, 1:] - 1
     assert [view["trace"]["layers"][-1] for view in traced["results"][0]["timeline"]] == wanted.tolist()
     assert all("frames_s" not in view and "trace_sight" not in view for view in traced["results"][0]["timeline"])
+
+
+@pytest.mark.parametrize("name", ["mae-st", "both"])
+def test_so_much_room_is_kept_for_an_answer(tmp_path: Path, name: str) -> None:
+    """For all that a worker sends: the outputs, the largest preview, and what the gateway puts beside them."""
+    spec = (write_mavil if name == "both" else write_recorded)(tmp_path, name).spec
+    task = ClassifyClips()
+    plan = task.plan(ClassifyOptions(trace=True, views=None if name == "both" else 30, merge=2), spec)
+    steps = mavil_steps(mavil(name), spec, CPU) if name == "both" else clip_steps(NETWORKS[name].model(), spec, CPU)
+    info = torch.tensor([64, 48, FPS, COUNT, COUNT / FPS], dtype=torch.float64)
+    arrays = {"video": torch.from_numpy(np.frombuffer(FILM, np.uint8).copy()), "info": info}
+    arrays |= {"sound": torch.from_numpy(np.tile(NOISE, 4))} if name == "both" else {}
+    largest = 0
+    with torch.inference_mode():
+        (state,) = steps.start([arrays], [task.arguments(plan)])
+        while True:
+            (outcome,) = steps.step([state], [True])
+            if isinstance(outcome, Finished):
+                break
+            state = outcome.state
+            largest = max(largest, sum(one.nbytes for one in (outcome.preview or {}).values()))
+    echoed = 8 * (5 + 3)
+    taken = sum(one.nbytes for one in outcome.outputs.values()) + largest + echoed
+    assert largest > 0 and 0.5 < taken / task.result_bound(plan, spec, {}) <= 1
 
 
 @pytest.mark.parametrize("option", ["timeline", "trace"])
