@@ -215,6 +215,23 @@ def test_a_new_run_ends_the_one_before(clips: Page, listener: Service) -> None:
     expect(panel.locator(".id")).to_contain_text("mae-st@1")
 
 
+def test_a_job_is_followed_again_after_a_reload(clips: Page, listener: Service) -> None:
+    panel = open_clips(clips, FILM, model="mae-st")
+    panel.get_by_label("Views").fill("3")
+    panel.get_by_label("Crops").select_option("1")
+    clips.on("dialog", lambda dialog: dialog.accept())
+    with frozen(listener.children("worker")[0]):
+        start(panel)
+        says(panel, "in the queue")
+        clips.reload()
+        expect(panel.get_by_role("list", name="What is chosen")).to_contain_text("film.mp4")
+        expect(panel.get_by_role("button", name="Stop", exact=True)).to_be_enabled()
+    says(panel, "Done in")
+    assert len(rows(panel)) == 3
+    expect(panel.get_by_label("Views")).to_have_value("3")
+    expect(panel.get_by_label("Crops")).to_have_value("1")
+
+
 def test_what_cannot_be_asked_says_why(clips: Page) -> None:
     panel = open_clips(clips, BELL, model="mvit2")
     says(panel, "mvit2 sees clips: choose one, or another model.")

@@ -44,7 +44,7 @@ export async function judge(file, part, wanted) {
     if (kinds.includes("sound")) throw new Refusal(`${name} is a sound.`, "clips");
     if (kinds.includes("picture")) throw new Refusal(`${name} is a picture.`, "classify");
     if (kinds.includes("map")) throw new Refusal(`${name} is a map of depth or points.`, "reconstruct");
-    throw new Refusal(`${name} is no ${wanted[0]} that this page knows.`);
+    throw new Refusal(`${name} is no ${wanted.join(" or ")} that this page knows.`);
   }
   if (file.size === 0) throw new Refusal(`${name} is empty.`);
   if (file.size > part.max_bytes) throw new Refusal(`${name} has ${bytes(file.size)}; this service takes at most ${bytes(part.max_bytes)}.`);

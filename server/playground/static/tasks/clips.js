@@ -30,6 +30,7 @@ export function mount(panel, models, folders) {
 
 function filled(panel, models) {
   const files = { video: null, audio: null };
+  let shown = { video: null, audio: null }; // those that play
   const specs = new Map(); // model → its spec
   const limits = Object.fromEntries(
     Object.keys(PARTS).map((name) => [name, models.flatMap(({ inputs }) => inputs).find((part) => part.name === name)]),
@@ -120,6 +121,7 @@ function filled(panel, models) {
 
   /** What can be shown of files before anything is asked. */
   async function load(clip, sound) {
+    shown = { video: clip, audio: sound };
     await player.load(clip, sound);
     await drawSound(clip, sound);
   }
@@ -173,6 +175,7 @@ function filled(panel, models) {
     const title = sent.parts.map(([, , name]) => name).join(" and ");
     forget();
     session.shows(title);
+    if (sent.parts.some(([part, blob]) => blob && blob !== shown[part])) await load(files.video, files.audio);
     const spec = await specOf(sent.options.model);
     const unit = heard ? "Window" : "View";
     const show = ({ predictions, timeline = [] }, running) => {
