@@ -80,9 +80,9 @@ function filled(panel, models) {
 
   async function choose(given, sample = null) {
     const [part, facts] = await partOf(given);
+    await judge(given, limits[part] ?? most[0][1], Object.values(PARTS));
     const limit = limits[part];
     if (!limit) throw new Refusal(`${given.name} is a ${PARTS[part]}: no model that is served takes one.`);
-    await judge(given, limit, Object.values(PARTS));
     if (part === "video" && facts) judgePixels(given.name, facts.width, facts.height, limit);
     if (facts) judgeSeconds(given.name, facts.duration, limit);
     if (sample) files.audio = null;
@@ -116,7 +116,7 @@ function filled(panel, models) {
       there.every((part) => inputs.some(({ name }) => name === part)) &&
       inputs.every(({ name, required }) => !required || there.includes(name));
     const fitting = models.find(takes);
-    if (!takes(model.chosen) && fitting) model.take(`${fitting.name}@${fitting.version}`);
+    if (there.length && !takes(model.chosen) && fitting) model.take(`${fitting.name}@${fitting.version}`);
   }
 
   /** What can be shown of files before anything is asked. */
