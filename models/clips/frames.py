@@ -35,8 +35,16 @@ class ViewFrames:
         self._readings, frames = readings(numbers, MOST_BYTES // frame_bytes)
         self.nbytes = frames * frame_bytes
         """Memory of the prepared frames, at most."""
+        self.waited_s = 0.0
+        """Seconds of waiting for frames that were not there yet; decoding itself runs beside the network."""
+        self._decoded = 0
         self._error: Exception | None = None
         self._reader: _Reader | None = self._read(0)
+
+    @property
+    def decoded(self) -> int:
+        """Frames of the video that were decoded, those that no view sees included."""
+        return self._decoded + (0 if self._reader is None else self._reader.decoded)
 
     def is_ready(self, view: int) -> bool:
         """Whether nothing has to be waited for."""
@@ -54,6 +62,7 @@ class ViewFrames:
         if self._reader is None or not self._reader.view <= view < self._reader.end:
             self.close()
             self._reader = self._read(view)
+        began = time.monotonic()
         try:
             return self._reader.take(view, until)
         except NotYet:
@@ -62,10 +71,13 @@ class ViewFrames:
             self._error = UnusableInput(str(error))
         except Exception as error:
             self._error = error
+        finally:
+            self.waited_s += time.monotonic() - began
         self.close()
         raise self._error.with_traceback(None)
 
     def close(self) -> None:
+        self._decoded = self.decoded
         if self._reader is not None:
             self._reader.close()
         self._reader = None
@@ -116,6 +128,9 @@ def _ends(numbers: Sequence[Sequence[int]]) -> list[int]:
 class GivenFrames:
     """Prepared frames that are there already: every view has the same."""
 
+    decoded = 0
+    waited_s = 0.0
+
     def __init__(self, frames: list[Tensor]) -> None:
         self._frames = frames
 
@@ -146,6 +161,10 @@ class _Reader:
         self._ended = self._closed = False
         self._thread = threading.Thread(target=self._read_all, name="views", daemon=True)
         self._thread.start()
+
+    @property
+    def decoded(self) -> int:
+        return self._frames.decoded
 
     def is_ready(self, view: int) -> bool:
         with self._changed:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
+from models.clips.account import clip_account
 from models.clips.frames import GivenFrames, ViewFrames
+from models.clips.timeline import Timeline
 from models.layers.forward import token_counts
 from models.layers.steps import Continuing, Finished, State, Tensors
 from models.media.video import ClipLimits, NotYet, bytes_ahead, decoder_bytes
@@ -40,10 +42,12 @@ class Seen:
     tokens_in: int
     tokens_out: int
     """Tokens of a view before the first and after the last block."""
+    groups: Tensor | None = None
+    """If traced: the token that holds each patch after each block, int32 (B, depth, patches)."""
 
 
-See = Callable[[Tensor, MergeSchedule], Seen]
-"""Normalised views (B, 3, T, S, S), and how their tokens merge."""
+See = Callable[[Tensor, MergeSchedule, bool], Seen]
+"""Normalised views (B, 3, T, S, S), how their tokens merge, and whether that is traced."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ class Viewing(State):
     """The next one; the crops of a view follow each other."""
     scores: Tensor | None = None
     """(classes,), sum over the views so far."""
+    seconds: Tensor | None = None
+    """Of the frames of each view, at the video's mean rate, float64 (views, frames)."""
+    timeline: Timeline = field(default_factory=Timeline)
+    video_s: float = 0.0
+    """Seconds of the part that the views are spread over."""
 
     @property
     def done(self) -> int:
@@ -70,24 +79,36 @@ class Viewing(State):
 
     @property
     def nbytes(self) -> int:
-        return self.bytes_kept
+        return self.bytes_kept + self.timeline.nbytes
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether the next view is: of three crops it is the centre."""
+        return self.timeline.traced and self.view % self.views.crops == self.views.crops // 2
 
 
 class ClipSteps:
     """A job: `video` uint8 (bytes,) with `info` float64 (5,), width, height, frames a second, frames and seconds; or `frames` uint8
     (T, H, W, 3), which every view is to see: what a step costs is measured with them. Its answer: `scores`
-    float32 (classes,), the mean over the views, and `tokens` int32 (2,), those of a view before the first and after the last block."""
+    float32 (classes,), the mean over the views, and `tokens` int32 (2,), those of a view before the first and after the last block;
+    and `clip_account`.
+
+    Options `timeline` and `trace` add `timeline` float32 (views, classes), the scores of each view, and `frames_at` float64 (views, T), the
+    seconds of its frames; the latter also `groups` int32 (views, depth, patches), the token that holds each patch of its centre crop after
+    each block, and `grid` int32 (3,), times, rows and columns of patches. Previews are the first two of the views so far."""
 
     unit = "views"
 
-    def __init__(self, model: nn.Module, spec: BundleSpec, device: torch.device, see: See, *, offset: bool) -> None:
-        """offset: whether whole steps lie between views (`video_views.view_spans`). Raises ValueError for a bundle that does not say how
-        frames are taken and prepared."""
+    def __init__(
+        self, model: nn.Module, spec: BundleSpec, device: torch.device, see: See, *, offset: bool, grid: tuple[int, ...] = ()
+    ) -> None:
+        """offset: whether whole steps lie between views (`video_views.view_spans`); grid: times, rows and columns of patches, of networks
+        whose tokens merge. Raises ValueError for a bundle that does not say how frames are taken and prepared."""
         if spec.clip is None or spec.preprocess is None:
             raise ValueError("clip and preprocess: a network that sees clips needs both in bundle.json")
         self._clip, self._preprocess = spec.clip, spec.preprocess
         self._views = architectures()[spec.architecture].views(spec.config)
-        self._device, self._see, self._offset = device, see, offset
+        self._device, self._see, self._offset, self._grid = device, see, offset, grid
         self._dtype = next(model.parameters()).dtype
         self._mean, self._std = (torch.tensor(values).view(3, 1, 1, 1) for values in (spec.preprocess.mean, spec.preprocess.std))
 
@@ -101,12 +122,14 @@ class ClipSteps:
         viewing = [state for state in states if isinstance(state, Viewing)]
         ready = self._ready(viewing)
         outcomes: list[Continuing | Finished] = [Continuing(state) for state in viewing]
-        for merge in {viewing[job].merge for job in ready}:
-            jobs = [job for job in ready if viewing[job].merge == merge]
-            seen = self._see(torch.stack([ready[job] for job in jobs]).to(self._device, self._dtype), MergeSchedule.of(merge))
+        for merge, traced in {(viewing[job].merge, viewing[job].is_traced) for job in ready}:
+            jobs = [job for job in ready if (viewing[job].merge, viewing[job].is_traced) == (merge, traced)]
+            seen = self._see(torch.stack([ready[job] for job in jobs]).to(self._device, self._dtype), MergeSchedule.of(merge), traced)
             tokens = token_counts(len(jobs), seen.tokens_in, seen.tokens_out)
-            for job, scores, counts in zip(jobs, seen.scores.cpu().float(), tokens, strict=True):
-                outcomes[job] = self._after(viewing[job], scores, counts)
+            groups = [None] * len(jobs) if seen.groups is None else seen.groups.cpu()
+            for job, scores, counts, held in zip(jobs, seen.scores.cpu().float(), tokens, groups, strict=True):
+                after = viewing[job].timeline.after(scores, {} if held is None else {"groups": held})
+                outcomes[job] = self._after(replace(viewing[job], timeline=after), scores, counts, wants_preview=previews[job])
         return outcomes
 
     def cost(self, state: State) -> float:
@@ -116,11 +139,11 @@ class ClipSteps:
 
     def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Viewing:
         views = Views(asked.get("views") or self._views.count, asked.get("crops") or self._views.crops)
-        merge = tuple(asked.get("merge") or ())
+        merge, timeline = tuple(asked.get("merge") or ()), Timeline.of(asked)
         frame_bytes = views.crops * 3 * 4 * self._preprocess.image_size**2
         if "frames" in job:
             given = [self._prepared(frame, views.crops) for frame in job["frames"].cpu().numpy()]
-            return Viewing(GivenFrames(given), merge, views, len(given) * frame_bytes)
+            return Viewing(GivenFrames(given), merge, views, len(given) * frame_bytes, timeline=timeline)
         width, height, fps, total, _ = job["info"].tolist()
         first, total = _part(int(total), fps, asked.get("start_s"), asked.get("end_s"))
         numbers = first + view_frames(
@@ -135,7 +158,7 @@ class ClipSteps:
         data, limits = job["video"].cpu().numpy(), ClipLimits.of_accepted(int(width), int(height))
         frames = ViewFrames(data, numbers.tolist(), limits, lambda pixels: self._prepared(pixels, views.crops), frame_bytes)
         nbytes = data.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + frames.nbytes
-        return Viewing(frames, merge, views, nbytes)
+        return Viewing(frames, merge, views, nbytes, seconds=numbers.double() / fps, timeline=timeline, video_s=total / fps)
 
     def _prepared(self, pixels: NDArray[np.uint8], count: int) -> Tensor:
         """(H, W, 3) → normalised squares (count, 3, S, S). Three of them take the short side as it is, one its centre, as published."""
@@ -151,12 +174,19 @@ class ClipSteps:
             ready[0] = view
         return ready
 
-    def _after(self, state: Viewing, scores: Tensor, tokens: Tensor) -> Continuing | Finished:
+    def _after(self, state: Viewing, scores: Tensor, tokens: Tensor, *, wants_preview: bool) -> Continuing | Finished:
         total = scores if state.scores is None else state.scores + scores
+        told = state.timeline.table(state.views.crops)
+        if told and state.seconds is not None:
+            told["frames_at"] = state.seconds[: len(told["timeline"])]
         if state.view + 1 < state.total:
-            return Continuing(replace(state, view=state.view + 1, scores=total))
+            return Continuing(replace(state, view=state.view + 1, scores=total), told if wants_preview and told else None)
         state.frames.close()
-        return Finished({"scores": total / state.total, "tokens": tokens})
+        counts = clip_account(state.frames, state.video_s)
+        traces = state.timeline.traces()
+        if traces:
+            traces["grid"] = torch.tensor(self._grid, dtype=torch.int32)
+        return Finished({"scores": total / state.total, "tokens": tokens, **counts, **told, **traces})
 
 
 def _part(total: int, fps: float, start_s: float | None, end_s: float | None) -> tuple[int, int]:

@@ -123,7 +123,7 @@ class VideoMAE(nn.Module):
         tokens = run_trunk(self.blocks, tokens, schedule, keep, reversible=self.config.reversible, training=self.training)
         features = self.norm(self._mean(tokens))
         logits = self.head(self.dropout(features))
-        return Classified(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source)
+        return Classified(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.owners)
 
     def _embed(self, clips: Tensor, trace: bool) -> Tokens:
         config = self.config

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
 from models.clips.steps import ClipSteps, Seen
+from models.layers.answers import token_groups
 from models.mae_st.model import VideoMAE
 from models.merge_schedule import MergeSchedule
 
@@ -14,8 +17,14 @@ from models.merge_schedule import MergeSchedule
 def clip_steps(model: nn.Module, spec: BundleSpec, device: torch.device) -> ClipSteps:
     assert isinstance(model, VideoMAE)
 
-    def see(clips: Tensor, merge: MergeSchedule) -> Seen:
-        answer = model(clips, merge=merge)
-        return Seen(answer.logits.softmax(dim=-1), answer.tokens_in, answer.tokens_out)
+    config = model.config
 
-    return ClipSteps(model, spec, device, see, offset=True)
+    def see(clips: Tensor, merge: MergeSchedule, trace: bool) -> Seen:
+        answer = model(clips, merge=merge, trace=trace)
+        seen = Seen(answer.logits.softmax(dim=-1), answer.tokens_in, answer.tokens_out)
+        if not trace:
+            return seen
+        schedule = merge.expand(config.depth)
+        return replace(seen, groups=token_groups(answer.logits, answer.owners, answer.tokens_in, schedule, config.special_tokens))
+
+    return ClipSteps(model, spec, device, see, offset=True, grid=config.grid)

@@ -127,6 +127,9 @@ class Answer:
     tokens_in: int
     tokens_out: int
     """Tokens of both halves before the first and after the last block, special tokens included."""
+    heard: tuple[Tensor, ...] = ()
+    seen: tuple[Tensor, ...] = ()
+    """After each merge in either half, if traced: the token that holds each input token, (B, tokens of the half)."""
 
 
 class MAViL(nn.Module):
@@ -174,32 +177,34 @@ class MAViL(nn.Module):
         video_merge: MergeSchedule | None = None,
         audio_kept: Tensor | None = None,
         video_kept: Tensor | None = None,
+        trace: bool = False,
     ) -> Answer:
         """Both together. Normalised spectrograms (B, 1, times, mel bins) and clips (B, 3, T, S, S).
 
         merge: how many tokens merge in each block of either half; none do in the fusion blocks. video_merge: those of the video half, where
         it has a schedule of its own. audio_kept, video_kept: (B, V), the patches that are left in to train, in order of their noise: see
-        `kept_on_grid` and `Masking`.
+        `kept_on_grid` and `Masking`. trace: also record which tokens merge.
         """
         if not self.config.fusion_depth:
             raise ValueError("this model has no fusion blocks: it answers to `hear` and `see`")
-        sound, pictures = self.embed_audio(audio, audio_kept), self.embed_video(video, video_kept)
+        sound, pictures = self.embed_audio(audio, audio_kept, trace=trace), self.embed_video(video, video_kept, trace=trace)
         video_merge = merge if video_merge is None else video_merge
         heard, seen = fuse(self.blocks_av, self.audio.run(sound, merge), self.video.run(pictures, video_merge))
         pooled = torch.cat([_mean(heard, sound), _mean(seen, pictures)], dim=1)  # (B, 2C)
-        return self._classify("av", pooled, _count(sound) + _count(pictures), _count(heard) + _count(seen))
+        answer = self._classify("av", pooled, _count(sound) + _count(pictures), _count(heard) + _count(seen))
+        return replace(answer, heard=heard.owners, seen=seen.owners)
 
-    def hear(self, audio: Tensor, *, merge: MergeSchedule | None = None, kept: Tensor | None = None) -> Answer:
+    def hear(self, audio: Tensor, *, merge: MergeSchedule | None = None, kept: Tensor | None = None, trace: bool = False) -> Answer:
         """Sound alone, in a model without fusion blocks."""
-        sound = self.embed_audio(audio, kept)
+        sound = self.embed_audio(audio, kept, trace=trace)
         heard = self.audio.run(sound, merge)
-        return self._classify("a", _mean(heard, sound), _count(sound), _count(heard))
+        return replace(self._classify("a", _mean(heard, sound), _count(sound), _count(heard)), heard=heard.owners)
 
-    def see(self, video: Tensor, *, merge: MergeSchedule | None = None, kept: Tensor | None = None) -> Answer:
+    def see(self, video: Tensor, *, merge: MergeSchedule | None = None, kept: Tensor | None = None, trace: bool = False) -> Answer:
         """Images alone, in a model without fusion blocks."""
-        pictures = self.embed_video(video, kept)
+        pictures = self.embed_video(video, kept, trace=trace)
         seen = self.video.run(pictures, merge)
-        return self._classify("v", _mean(seen, pictures), _count(pictures), _count(seen))
+        return replace(self._classify("v", _mean(seen, pictures), _count(pictures), _count(seen)), seen=seen.owners)
 
     def layers(self, audio: Tensor | None = None, video: Tensor | None = None) -> dict[str, Tensor]:
         """Mean patches of every layer, for probing: `audio` and `video` (B, 1 + depth, C), the embedding first, and, given both,
@@ -225,18 +230,18 @@ class MAViL(nn.Module):
             found["av"] = torch.stack(means, dim=1)
         return found
 
-    def embed_audio(self, audio: Tensor, kept: Tensor | None = None) -> Tokens:
+    def embed_audio(self, audio: Tensor, kept: Tensor | None = None, *, trace: bool = False) -> Tokens:
         """→ tokens (B, 1 + V, C), time slowest, class token first."""
-        return self._embed(self.audio, self.config.checked_sound(audio), kept)
+        return self._embed(self.audio, self.config.checked_sound(audio), kept, trace)
 
-    def embed_video(self, video: Tensor, kept: Tensor | None = None) -> Tokens:
+    def embed_video(self, video: Tensor, kept: Tensor | None = None, *, trace: bool = False) -> Tokens:
         """→ tokens (B, 1 + V, C), time slowest, class token first. Of a longer clip the first frames are taken."""
-        return self._embed(self.video, self.config.first_frames(video), kept)
+        return self._embed(self.video, self.config.first_frames(video), kept, trace)
 
-    def _embed(self, half: MaskedEncoder, pixels: Tensor, kept: Tensor | None) -> Tokens:
+    def _embed(self, half: MaskedEncoder, pixels: Tensor, kept: Tensor | None, trace: bool) -> Tokens:
         patches = half.embed(pixels)
         x = half.with_class_token(patches if kept is None else take(patches, kept))
-        return Tokens(x, protected=1, proportional=self.config.proportional_attention)
+        return Tokens(x, protected=1, proportional=self.config.proportional_attention, traced=trace)
 
     def _classify(self, head: str, pooled: Tensor, tokens_in: int, tokens_out: int) -> Answer:
         if head not in self.head:

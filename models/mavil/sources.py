@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.clips.account import clip_account
 from models.clips.frames import GivenFrames, ViewFrames
 from models.layers.steps import Tensors, UnusableInput
 from models.mavil.inputs import ROUNDING, clip_frames, normalise_clip, spectrograms
@@ -43,6 +44,13 @@ class Source(Protocol):
     @property
     def nbytes(self) -> int:
         """Memory that it keeps, in bytes."""
+
+    @property
+    def seconds(self) -> Tensor | None:
+        """Of the frames of each window, float64 (windows, T); None where no video is seen."""
+
+    def account(self) -> dict[str, Tensor]:
+        """Return what `clip_account` does."""
 
     def is_ready(self, window: int) -> bool:
         """Whether nothing has to be waited for."""
@@ -89,10 +97,20 @@ class SoundSource:
     """Samples (n,)."""
     listener: Listener
     total: int
+    seconds: None = None
 
     @property
     def nbytes(self) -> int:
         return self.sound.nbytes
+
+    @property
+    def heard_s(self) -> float:
+        """Seconds that the windows cover."""
+        rate = self.listener.sound.sample_rate
+        return min(len(self.sound) / rate, self.total * self.listener.seconds)
+
+    def account(self) -> dict[str, Tensor]:
+        return clip_account(None, sound_s=self.heard_s)
 
     def is_ready(self, window: int) -> bool:
         return True
@@ -113,10 +131,17 @@ class ClipSource:
     order: Sequence[Sequence[int]]
     """For each clip, where among them its frames are: a short video is repeated."""
     nbytes: int
+    seconds: Tensor | None = None
+    """Of the frames of each clip, at the video's mean rate, float64 (clips, T)."""
+    video_s: float = 0.0
+    """Seconds of the part that the clips are spread over."""
 
     @property
     def total(self) -> int:
         return len(self.order)
+
+    def account(self) -> dict[str, Tensor]:
+        return clip_account(self.frames, self.video_s)
 
     def is_ready(self, window: int) -> bool:
         return self.frames.is_ready(window)
@@ -141,8 +166,15 @@ class PairSource:
         return self.sound.total
 
     @property
+    def seconds(self) -> Tensor | None:
+        return self.clips.seconds
+
+    @property
     def nbytes(self) -> int:
         return self.sound.nbytes + self.clips.nbytes
+
+    def account(self) -> dict[str, Tensor]:
+        return clip_account(self.clips.frames, self.clips.video_s, self.sound.heard_s)
 
     def is_ready(self, window: int) -> bool:
         return self.clips.is_ready(window)
@@ -186,7 +218,7 @@ class Sources:
                 starts = np.linspace(start, latest, count).tolist()  # one: from the start
             else:
                 starts = [min(start + window * self.listener.seconds, latest) for window in range(count)]
-            clips = self._clips(job, starts, end)
+            clips = replace(self._clips(job, starts, end), video_s=end - start)
         return clips if sound is None else PairSource(sound, clips)
 
     def _sound(self, sound: Tensor, start: float, end: float | None, windows: int | None) -> SoundSource:
@@ -214,7 +246,7 @@ class Sources:
         video, limits = job["video"].cpu().numpy(), ClipLimits.of_accepted(int(width), int(height))
         read = ViewFrames(video, numbers, limits, self._prepared, 3 * 4 * self.pixels.image_size**2)
         nbytes = video.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + read.nbytes
-        return ClipSource(read, order, nbytes)
+        return ClipSource(read, order, nbytes, torch.tensor(clips, dtype=torch.float64) / fps)
 
     def _prepared(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) → (3, S, S), normalised."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec
 from models.clips.steps import PATIENCE_S, WAITING
+from models.clips.timeline import Timeline
+from models.layers.answers import token_groups
 from models.layers.steps import Continuing, Finished, State, Tensors, UnusableInput
 from models.mavil.model import Answer, MAViL
 from models.mavil.sources import Inputs, Listener, Source, Sources
@@ -52,6 +54,9 @@ class Scoring(State):
     """The next one."""
     tokens: tuple[int, int] = (0, 0)
     """Number of tokens that entered the network and that left it, both halves together."""
+    timeline: Timeline = field(default_factory=Timeline)
+    grids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """By name of `groups`' grids: times and mel bins of patches of a spectrogram; times, rows and columns of those of a clip."""
 
     @property
     def done(self) -> int:
@@ -63,17 +68,29 @@ class Scoring(State):
 
     @property
     def nbytes(self) -> int:
-        return self.source.nbytes + self.scores.nbytes
+        return self.source.nbytes + self.scores.nbytes + self.timeline.nbytes
 
-    def after(self, scores: Tensor, tokens: tuple[int, int]) -> Scoring:
+    def after(self, scores: Tensor, tokens: tuple[int, int], groups: Mapping[str, Tensor]) -> Scoring:
         """The state with the scores of one window more."""
-        return replace(self, scores=self.scores + scores, window=self.window + 1, tokens=tokens)
+        timeline = self.timeline.after(scores, groups)
+        return replace(self, scores=self.scores + scores, window=self.window + 1, tokens=tokens, timeline=timeline)
+
+    def told(self) -> dict[str, Tensor]:
+        """Return `timeline` float32 (windows so far, classes) and `frames_at` float64 (windows so far, T), if they are asked for."""
+        told = self.timeline.table()
+        return told | {"frames_at": self.source.seconds[: self.window]} if told and self.source.seconds is not None else told
 
     def outputs(self) -> dict[str, Tensor]:
-        """scores float32 (classes,), their mean over the windows so far; tokens int32 (2,)."""
+        """scores float32 (classes,), their mean over the windows; tokens int32 (2,); `clip_account`; `told`; and traces with grids."""
+        traces = self.timeline.traces()
+        grids = {name: torch.tensor(grid, dtype=torch.int32) for name, grid in self.grids.items()} if traces else {}
         return {
             "scores": (self.scores / self.window).float(),
             "tokens": torch.tensor(self.tokens, dtype=torch.int32),
+            **self.source.account(),
+            **self.told(),
+            **traces,
+            **grids,
         }
 
 
@@ -82,7 +99,8 @@ class MAViLSteps:
     float64 (5,), width, height, frames a second, frames and seconds, or `frames` uint8 (T, H, W, 3), the clip itself; or both.
 
     Its answer: `scores` float32 (classes,), the mean over the windows, and `tokens` int32 (2,), those of a window before the first and
-    after the last block, both halves together."""
+    after the last block, both halves together. Options `timeline` and `trace` add what they add to `ClipSteps`, of windows: `groups` and
+    `grid` are those of the sound where it is heard, of the video else; `groups_sight` and `grid_sight` those of the video beside it."""
 
     unit = "windows"
 
@@ -98,13 +116,15 @@ class MAViLSteps:
         """Take the next window of each job whose frames have been read; the others stay as they are."""
         scorings = [cast(Scoring, state) for state in states]
         ready = _ready(scorings)
-        alike: dict[tuple[Use, Halves], list[int]] = {}
+        alike: dict[tuple[Use, Halves, bool], list[int]] = {}
         for job in ready:
-            alike.setdefault((scorings[job].use, scorings[job].merge), []).append(job)
-        for (use, merge), jobs in alike.items():
-            scores, tokens = self._scores(use, merge, [ready[job] for job in jobs])
-            for job, row in zip(jobs, scores, strict=True):
-                scorings[job] = scorings[job].after(row, tokens)
+            alike.setdefault((scorings[job].use, scorings[job].merge, scorings[job].timeline.traced), []).append(job)
+        for (use, merge, traced), jobs in alike.items():
+            answer = self._answer(use, merge, [ready[job] for job in jobs], traced)
+            scores, groups = self._scores(answer), self._groups(answer, use, merge) if traced else {}
+            for row, job in enumerate(jobs):
+                held = {name: one[row] for name, one in groups.items()}
+                scorings[job] = scorings[job].after(scores[row], (answer.tokens_in, answer.tokens_out), held)
         return [_outcome(state, wanted) for state, wanted in zip(scorings, previews, strict=True)]
 
     def cost(self, state: State) -> float:
@@ -116,7 +136,7 @@ class MAViLSteps:
         use = self._use(job, asked)
         scores = torch.zeros(self._model.config.classes, dtype=torch.float64, device=next(self._model.parameters()).device)
         source = self._sources.of(job, asked, hears=use != "sight", sees=use != "sound")
-        return Scoring(source, use, Halves.of(asked), scores)
+        return Scoring(source, use, Halves.of(asked), scores, timeline=Timeline.of(asked), grids=self._grids(use))
 
     def _use(self, job: Tensors, asked: Mapping[str, Any]) -> Use:
         """Raises UnusableInput for what the network was not trained for, and where an array is missing."""
@@ -133,14 +153,31 @@ class MAViLSteps:
             raise UnusableInput("video: this bundle needs a clip")
         return use
 
-    def _scores(self, use: Use, merge: Halves, inputs: Sequence[Inputs]) -> tuple[Tensor, tuple[int, int]]:
-        """Return the scores of each window, float64 (B, classes), and the numbers of tokens in and out."""
-        answer = self._answer(use, merge, inputs)
+    def _scores(self, answer: Answer) -> Tensor:
+        """Return the scores of each window, float64 (B, classes)."""
         logits = answer.logits.double()
-        scores = logits.sigmoid() if self._model.config.multi_label else logits.softmax(dim=-1)
-        return scores, (answer.tokens_in, answer.tokens_out)
+        return logits.sigmoid() if self._model.config.multi_label else logits.softmax(dim=-1)
 
-    def _answer(self, use: Use, merge: Halves, inputs: Sequence[Inputs]) -> Answer:
+    def _grids(self, use: Use) -> dict[str, tuple[int, ...]]:
+        config = self._model.config
+        if use == "sight":
+            return {"grid": config.video_grid}
+        return {"grid": config.audio_grid} | ({"grid_sight": config.video_grid} if use == "both" else {})
+
+    def _groups(self, answer: Answer, use: Use, merge: Halves) -> dict[str, Tensor]:
+        """The token that holds each patch after each block, int32 (B, depth, patches), of the halves that were asked."""
+        config = self._model.config
+        halves = {
+            "sound": (answer.heard, 1 + config.audio_patches, merge.sound),
+            "sight": (answer.seen, 1 + config.video_patches, merge.sight),
+        }
+        names = {"groups": "sound", "groups_sight": "sight"} if use == "both" else {"groups": use}
+        return {
+            name: token_groups(answer.logits, halves[half][0], halves[half][1], halves[half][2].expand(config.depth), 1)
+            for name, half in names.items()
+        }
+
+    def _answer(self, use: Use, merge: Halves, inputs: Sequence[Inputs], trace: bool) -> Answer:
         like = next(self._model.parameters())
         sounds = [window.sound for window in inputs if window.sound is not None]
         clips = [window.clip for window in inputs if window.clip is not None]
@@ -148,12 +185,12 @@ class MAViLSteps:
         video = torch.stack(clips).to(like) if clips else None
         if use == "sound":
             assert audio is not None
-            return self._model.hear(audio, merge=merge.sound)
+            return self._model.hear(audio, merge=merge.sound, trace=trace)
         assert video is not None
         if use == "sight":
-            return self._model.see(video, merge=merge.sight)
+            return self._model.see(video, merge=merge.sight, trace=trace)
         assert audio is not None
-        answer: Answer = self._model(audio, video, merge=merge.sound, video_merge=merge.sight)
+        answer: Answer = self._model(audio, video, merge=merge.sound, video_merge=merge.sight, trace=trace)
         return answer
 
 
@@ -175,7 +212,7 @@ def _taken(state: Scoring, patience: float) -> Inputs | None:
 
 def _outcome(state: Scoring, wants_preview: bool) -> Continuing | Finished:
     if state.window < state.source.total:
-        return Continuing(state, state.outputs() if wants_preview and state.window else None)
+        return Continuing(state, state.told() or None if wants_preview else None)
     state.source.close()
     return Finished(state.outputs())
 

@@ -19,7 +19,7 @@ def clip_steps(model: nn.Module, spec: BundleSpec, device: torch.device) -> Clip
     if config.images or getattr(config, "boxes", None) is not None:
         return None
 
-    def see(clips: Tensor, merge: MergeSchedule) -> Seen:
+    def see(clips: Tensor, merge: MergeSchedule, trace: bool) -> Seen:
         answer = model(clips)
         return Seen(answer.scores, answer.tokens_in, answer.tokens_out)
 

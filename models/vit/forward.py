@@ -8,8 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kernels.ops import effective_r
-from models.layers.answers import Classified
+from models.layers.answers import Classified, token_groups
 from models.layers.embedding import EmbedOptions, image_vectors, token_vectors
 from models.layers.forward import normalise, with_tokens
 from models.merge_schedule import MergeSchedule
@@ -50,14 +49,5 @@ def embed(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, 
 
 
 def _groups(answer: Classified, config: ViTConfig, schedule: MergeSchedule) -> dict[str, Tensor]:
-    batch, tokens, special = answer.logits.shape[0], answer.tokens_in, config.special_tokens
-    merges = iter(answer.owners)
-    owner = torch.arange(tokens, device=answer.logits.device).expand(batch, -1)  # (B, tokens_in)
-    layers = []
-    for r in schedule.expand(config.depth):
-        merged = effective_r(tokens, r, special)
-        owner = next(merges) if merged else owner
-        tokens -= merged
-        layers.append(owner[:, special:] - special)  # special tokens stay in front and hold only themselves
-    grid = torch.tensor(config.grid, dtype=torch.int32).expand(batch, -1)
-    return {"groups": torch.stack(layers, dim=1).to(torch.int32), "grid": grid}
+    groups = token_groups(answer.logits, answer.owners, answer.tokens_in, schedule.expand(config.depth), config.special_tokens)
+    return {"groups": groups, "grid": torch.tensor(config.grid, dtype=torch.int32).expand(len(groups), -1)}

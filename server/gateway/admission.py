@@ -36,6 +36,9 @@ REJECTIONS = {
     Kind.NO_WORKER: "no_worker",
     Kind.REDIS_AWAY: "redis",
 }
+MEDIA_PARTS = ("image", "video", "audio", "depth")
+MEDIA_REFUSALS = {413: "too_large", 415: "format", 422: "unusable"}
+"""Reasons by status, where the field is one of these parts."""
 DRAINING_RETRY_AFTER = 1
 """Another gateway, or this one's successor, can take the request right away."""
 
@@ -192,6 +195,9 @@ class Admission:
     async def _refused(self, visit: Visit, problem: Problem) -> None:
         if problem.kind in REJECTIONS:
             self._metrics.rejected.labels(REJECTIONS[problem.kind]).inc()
+        part = (problem.field or "").partition("[")[0]
+        if part in MEDIA_PARTS and problem.kind.status in MEDIA_REFUSALS:
+            self._metrics.media_refused.labels(part, MEDIA_REFUSALS[problem.kind.status]).inc()
         if problem.kind.status == 500:
             log.error(problem.kind.slug, request_id=visit.request_id, model=visit.model, detail=problem.detail)
         if visit.last_words is not None:

@@ -134,6 +134,7 @@ _SUMMARY = {
     "summary": "Drawn flags of 238 countries and territories, a ViT of 2.8 million parameters at 112 pixels",
     "trained_on": "1,138 drawings of flags by three designers",
     "note": "Small starter, for trying the machinery.",
+    "merges": True,
     "default_rung": "steps13",
     "ladder": [{"name": "steps13", "schedule": [13, 13, 13, 10], "accuracy": 0.97, "throughput": 1.62, "metric": "top-1"}],
     "format": "float32",

@@ -39,7 +39,12 @@ class ClassifyOptions(Options, frozen=True, kw_only=True):
         MERGED | None,
         Meta(description="Token merging of what is seen, by a bundle that also hears.", extra={"values": VALUES, "default": "as `merge`"}),
     ] = None
-    trace: Annotated[bool, Meta(description="Also say which patches were merged, block by block. Images alone.")] = False
+    trace: Annotated[
+        bool, Meta(description="Also say which patches were merged, block by block; of clips and sound in each view or window.")
+    ] = False
+    timeline: Annotated[
+        bool, Meta(description="Also tell the scores of each view of a clip or window of sound, and stream them as they come.")
+    ] = False
     views: (
         Annotated[int, Meta(ge=1, le=MOST_VIEWS, description="Views of a video, spread over its time.", extra={"default": "the bundle's"})]
         | None
@@ -92,9 +97,11 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """Which patches were one token after each block: `layers` holds the group id of every patch of the grid [rows, columns], row by row."""
+    """Which patches were one token after each block: `layers` holds the group id of every patch of the grid, its last axis fastest.
 
-    grid: tuple[int, int]
+    The grid of an image is [rows, columns], of a clip [times, rows, columns], of a spectrogram [times, mel bins]."""
+
+    grid: tuple[int, ...]
     layers: list[list[int]]
 
 
@@ -127,6 +134,21 @@ class SoundFacts(msgspec.Struct, frozen=True):
     sample_rate: int
 
 
+class ViewScores(msgspec.Struct, frozen=True):
+    """The labels of one view of a clip, or of one window of sound: its best ones and those that are best in the mean, best first.
+
+    A view lasts from the second of its first frame to that of its last one."""
+
+    start_s: float
+    end_s: float
+    predictions: list[Prediction]
+    frames_s: list[float] | msgspec.UnsetType = msgspec.UNSET
+    """With a trace of what is seen: the seconds of its frames."""
+    trace: Trace | msgspec.UnsetType = msgspec.UNSET
+    trace_sight: Trace | msgspec.UnsetType = msgspec.UNSET
+    """Trace of the half that sees, where both are asked; `trace` is then that of the half that hears."""
+
+
 class Classification(msgspec.Struct, frozen=True):
     """The best labels of one image, or of a clip, best first."""
 
@@ -135,6 +157,8 @@ class Classification(msgspec.Struct, frozen=True):
     """Null for models without tokens."""
     clip: ClipFacts | msgspec.UnsetType = msgspec.UNSET
     sound: SoundFacts | msgspec.UnsetType = msgspec.UNSET
+    timeline: list[ViewScores] | msgspec.UnsetType = msgspec.UNSET
+    """The views or windows one by one, in the order of time."""
 
 
 class ClassifyAnswer(msgspec.Struct, frozen=True):
@@ -164,9 +188,10 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         for name in OF_CLIPS:
             if (value := getattr(asked, name)) is not None:
                 raise InvalidOption(name, f"{value}: {spec.id} classifies images; leave it out")
+        if asked.timeline:
+            raise InvalidOption("timeline", f"true: {spec.id} classifies images, which have no views; leave it out")
         rung, schedule = schedule_of(None if asked.merge is None else str(asked.merge), spec)
-        if asked.trace and not spec.merges:
-            raise InvalidOption("trace", f"the tokens of {spec.id} do not merge: there is nothing to trace")
+        check_trace(asked, spec)
         return ClassifyPlan(top_k, rung, schedule, asked.trace)
 
     def prepare(self, item: Item, plan: ClassifyPlan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
@@ -198,6 +223,12 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         rung, _ = _merged(outputs[0], plan)
         told = ({"tokens_in": tokens_in, "tokens_out": tokens_out} if tokens_in else {}) | ({} if rung is None else {"rung": rung})
         return labelled(scores, spec), told
+
+
+def check_trace(asked: ClassifyOptions, spec: BundleSpec) -> None:
+    """Raises InvalidOption."""
+    if asked.trace and not spec.merges:
+        raise InvalidOption("trace", f"the tokens of {spec.id} do not merge: there is nothing to trace")
 
 
 def checked_top_k(asked: int | None, spec: BundleSpec) -> int:
@@ -261,8 +292,7 @@ def _merged(outputs: Outputs, plan: ClassifyPlan) -> tuple[str | None, tuple[int
 
 def _trace(outputs: Outputs) -> Trace:
     """groups: (depth, patches); grid: (2,)."""
-    rows, columns = outputs["grid"].tolist()
-    return Trace((rows, columns), outputs["groups"].tolist())
+    return Trace(tuple(outputs["grid"].tolist()), outputs["groups"].tolist())
 
 
 def _softmax(logits: NDArray[Any]) -> NDArray[np.float32]:

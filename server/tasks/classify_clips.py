@@ -3,11 +3,12 @@
 The worker gets `video` uint8 (bytes,), the file as it was sent, with `info` float64 (5,): width, height, frames a second, frames, seconds;
 or `sound` float32 (n,), mono at the bundle's sample rate; or both. It answers `scores` float32 (classes,), averaged over views or windows,
 and `tokens` int32 (2,) of one of them. Beside sound the gateway keeps `heard` float64 (3,): seconds of the part that is heard, its windows,
-samples a second.
+samples a second. What it answers where a timeline or a trace is asked for is in `server/tasks/timeline.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -35,12 +36,14 @@ from server.tasks.classify import (
     Merging,
     SoundFacts,
     best_labels,
+    check_trace,
     checked_top_k,
     labelled,
     labelled_tensors,
 )
 from server.tasks.merging import schedules_of
 from server.tasks.options import InvalidOption
+from server.tasks.timeline import ClassifyPreview, Spans, timeline_bound, timeline_of
 
 Use = Literal["both", "sound", "sight"]
 
@@ -68,6 +71,8 @@ class ClassifyClipsPlan(msgspec.Struct, frozen=True):
     """The same of `crops`."""
     asks_sight: bool = False
     """Whether `merge_sight` was asked for, rather than the rung's."""
+    timeline: bool = False
+    trace: bool = False
 
 
 class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
@@ -98,8 +103,7 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         return len(parts) == 1 and set(parts) <= {part.name for part in self.takes(spec)}
 
     def plan(self, asked: ClassifyOptions, spec: BundleSpec) -> ClassifyClipsPlan:
-        if asked.trace:
-            raise InvalidOption("trace", f"true: {spec.id} classifies no images, and only they are traced; leave it out")
+        check_trace(asked, spec)
         if asked.end_s is not None and asked.end_s <= (asked.start_s or 0.0):
             raise InvalidOption("end_s", f"{asked.end_s:g}: it must be after start_s, {asked.start_s or 0.0:g}")
         _check_bundle(asked, spec)
@@ -120,6 +124,8 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
             asks_views=asked.views is not None,
             asks_crops=asked.crops is not None,
             asks_sight=merge_sight is not None,
+            timeline=asked.timeline or asked.trace,
+            trace=asked.trace,
         )
 
     def prepare(self, item: Item, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
@@ -141,12 +147,13 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
     def bucket(self, plan: ClassifyClipsPlan, spec: BundleSpec, shapes: Shapes) -> str:
         """Views of any video and number go together, and windows of any sound, if their tokens merge alike."""
         merging = "/".join(",".join(map(str, half)) for half in (plan.schedule, plan.schedule_sight) if half is not None)
-        return "+".join(name for name in ("sound", "video") if name in shapes) + ":" + merging
+        return "+".join(name for name in ("sound", "video") if name in shapes) + ":" + merging + (":trace" if plan.trace else "")
 
     def arguments(self, plan: ClassifyClipsPlan) -> dict[str, Any]:
         asked = {name: getattr(plan, name) for name in ("views", "crops", "start_s", "end_s", "use", "windows")}
         sight = {} if plan.schedule_sight is None else {"merge_sight": list(plan.schedule_sight)}
-        return {"merge": list(plan.schedule), **sight, **asked}
+        told = {name: True for name in ("timeline", "trace") if getattr(plan, name)}
+        return {"merge": list(plan.schedule), **sight, **asked, **told}
 
     def steps(self, plan: ClassifyClipsPlan, arrays: Arrays | None = None) -> int | None:
         if arrays is None:
@@ -159,6 +166,11 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
     def present(self, outputs: Sequence[Outputs], plan: ClassifyClipsPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | File:
         return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
 
+    def preview(self, arrays: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> ClassifyPreview:
+        """The views or windows so far."""
+        best = best_labels(arrays["timeline"].mean(axis=0), plan.top_k, spec)
+        return ClassifyPreview(best, timeline_of(arrays, best, plan.top_k, _spans(arrays, plan, spec), spec))
+
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         return tuple(Tensor(part.name, "BYTES", (1,)) for part in self.takes(spec)), labelled_tensors(spec)
 
@@ -169,8 +181,8 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         return labelled(np.stack([one["scores"] for one in outputs]), spec), told
 
     def result_bound(self, plan: ClassifyClipsPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-        """Scores (classes,), tokens (2,), info (5,) and heard (3,)."""
-        return 4 * len(spec.labels) + 8 * 10
+        """Scores (classes,), tokens (2,), counts (4,), info (5,) and heard (3,); a timeline in the answer and in a preview."""
+        return 4 * len(spec.labels) + 8 * 14 + (_timeline_bound(plan, spec) if plan.timeline else 0)
 
     def sample(self, spec: BundleSpec) -> Arrays:
         """`frames` uint8 (T, S, S, 3) of noise, since decoding a video is no work of the network; `sound` of one window; or both."""
@@ -289,12 +301,26 @@ def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec)
     """The best labels of one clip or sound."""
     tokens_in, tokens_out = outputs["tokens"].tolist()
     sight = plan.schedule_sight if "info" in outputs else None
+    best = best_labels(outputs["scores"], plan.top_k, spec)
     return Classification(
-        best_labels(outputs["scores"], plan.top_k, spec),
+        best,
         Merging(plan.rung, plan.schedule, tokens_in, tokens_out, schedule_sight=UNSET if sight is None else sight),
         _clip_facts(outputs, plan, spec),
         _sound_facts(outputs, plan),
+        timeline_of(outputs, best, plan.top_k, _spans(outputs, plan, spec), spec) if "timeline" in outputs else UNSET,
     )
+
+
+def _spans(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Spans:
+    """A preview does not say yet how long the sound is."""
+    start_s = plan.start_s or 0.0
+    end_s = start_s + float(outputs["heard"][0]) if "heard" in outputs else math.inf
+    return Spans(_fuses(spec) or "frames_at" not in outputs, start_s, end_s)
+
+
+def _timeline_bound(plan: ClassifyClipsPlan, spec: BundleSpec) -> int:
+    views = max(plan.views if _sees(spec) else 0, sound_windows.MOST_WINDOWS if _hears(spec) else 0)
+    return timeline_bound(plan.schedule, views, plan.trace, spec)
 
 
 def _clip_facts(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> ClipFacts | UnsetType:

@@ -198,6 +198,7 @@ class GatewayMetrics:
         self.rejected = counter("opsin_rejected", "Requests refused without being run, by reason.", ["reason"])
         for reason in REJECTION_REASONS:
             self.rejected.labels(reason)  # there from the start, so that a rate over the first one is right
+        self.media_refused = counter("opsin_media_refused", "Requests refused for what they sent, by part.", ["part", "reason"])
         self.items = counter("opsin_items", "Items answered: images, clips, texts.", ["model", "version"])
         self.tokens_in = counter("opsin_tokens_in", "Tokens that entered the network, special tokens included.", model)
         self.tokens_out = counter("opsin_tokens_out", "Tokens that left the last block, after merging.", model)
@@ -301,6 +302,8 @@ class WorkerMetrics:
         self.points = counter("opsin_scene_points", "Occupied cells that reconstructions found.", labels)
         self.watched = tuple(counter(f"opsin_video_{name}", text, labels) for name, text in WATCHED.items())
         """In the order of `models.actions.account.COUNTS`."""
+        self.decoded_frames, self.watched_seconds = self.watched[-2:]
+        self.heard_seconds = counter("opsin_sound_seconds", "Seconds of sound that were classified.", labels)
         self.watched_stages = counter("opsin_video_stage_seconds", "Seconds of work on videos and tracks, by stage.", [*labels, "stage"])
         self.failures = counter("opsin_failures", "Jobs that ended without a result.", ["model", "kind"])
         self.redeliveries = counter("opsin_redeliveries", "Jobs taken over from a dead worker.")

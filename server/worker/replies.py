@@ -166,6 +166,12 @@ def _count_outputs(metrics: WorkerMetrics, answer: JobOutputs) -> None:
             counter.labels(*labels).inc(count)
         for stage, seconds in zip(STAGES, outputs["stages"].tolist(), strict=True):
             metrics.watched_stages.labels(*labels, stage).inc(seconds)
+    if "clip_counts" in outputs:
+        decoded, waited, video, sound = outputs["clip_counts"].tolist()
+        metrics.decoded_frames.labels(*labels).inc(decoded)
+        metrics.watched_stages.labels(*labels, "decode").inc(waited)
+        metrics.watched_seconds.labels(*labels).inc(video)
+        metrics.heard_seconds.labels(*labels).inc(sound)
 
 
 @cache

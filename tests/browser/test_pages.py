@@ -43,7 +43,7 @@ def test_tabs_follow_what_is_served(page: Page, service: Service) -> None:
     models = httpx.get(f"{service.url}/v1/models").json()["models"]
     served = {model["task"] for model in models if model["state"] == "ready"}
     titles = {"classify": "Classify", "inpaint": "Inpaint", "reconstruct": "3D", "actions": "Actions"}
-    expect(page.get_by_role("tab")).to_have_text([*(title for task, title in titles.items() if task in served), "Words"])
+    expect(page.get_by_role("tab")).to_have_text([*(title for task, title in titles.items() if task in served), "Clips and sound", "Words"])
     page.get_by_role("tab", name="Classify").press("ArrowRight")
     expect(page.get_by_role("tab", name="Inpaint")).to_have_attribute("aria-selected", "true")
     page.reload()
@@ -83,7 +83,7 @@ def test_a_task_that_is_not_served_has_no_tab(context: BrowserContext, service: 
     with quiet_page(context) as page:
         page.route("**/v1/models", without_shapes)
         page.goto(service.url)
-        expect(page.get_by_role("tab")).to_have_text(["Classify", "Inpaint", "Actions", "Words"])
+        expect(page.get_by_role("tab")).to_have_text(["Classify", "Inpaint", "Actions", "Clips and sound", "Words"])
 
 
 def test_the_skip_link_comes_first(page: Page) -> None:

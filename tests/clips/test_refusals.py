@@ -50,7 +50,7 @@ def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx.Res
         (422, {"video": FILM}, {"crops": 2}, "crops", "one of 1, 3"),
         (422, {"video": FILM}, {"start_s": 5}, "start_s", "the video has 1.2 seconds"),
         (422, {"video": FILM}, {"start_s": 1, "end_s": 0.5}, "end_s", "it must be after start_s"),
-        (422, {"video": FILM}, {"trace": "true"}, "trace", "only they are traced"),
+        (422, {"video": FILM}, {"model": "mvit2", "trace": "true"}, "trace", "nothing to trace"),
         (422, {"video": FILM}, {"windows": 2}, "windows", "hears no sound"),
         (422, {"video": FILM}, {"merge_sight": 2}, "merge_sight", "hears no sound"),
         (422, {"video": FILM}, {"use": "sound"}, "use", "hears no sound"),

@@ -132,6 +132,7 @@ OF_STEPS = (
     *("Steps per second", "Memory of jobs between their steps"),
     *("Queries per second", "Points and levels per second"),
     *("Video watched per second", "Frames per second", "People and tracks per second", "Work on video, by stage"),
+    *("Views and windows per second", "Sound heard per second"),
 )
 """Panels that stay empty: no bundle of this installation takes several steps."""
 

@@ -54,6 +54,7 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
         "summary": "Ten shades of red",
         "trained_on": "plain pictures",
         "note": "For tests.",
+        "merges": True,
         "default_rung": None,
         "ladder": [
             {"name": "gentle", "schedule": 1, "accuracy": None, "throughput": None, "metric": "top-1"},

@@ -105,7 +105,7 @@ def test_options_out_of_range_are_named_with_what_is_possible(gateway: Gateway, 
             "positive integer",
             "gentle, strong",
             "high, normal, low",
-            "model, top_k, merge, merge_sight, trace, views, crops, start_s, end_s, windows, use, priority",
+            "model, top_k, merge, merge_sight, trace, timeline, views, crops, start_s, end_s, windows, use, priority",
         )
     )
 

@@ -70,6 +70,8 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     trained_on: str
     note: str
+    merges: bool
+    """Whether its tokens can be merged: whether `merge` and `trace` mean something."""
     default_rung: str | None
     ladder: list[RungSummary]
     format: str | None
@@ -182,6 +184,7 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "summary": spec.description,
         "trained_on": spec.trained_on,
         "note": spec.note,
+        "merges": spec.merges,
         "default_rung": spec.default_rung,
         "ladder": [_rung(rung) for rung in spec.ladder],
         **_format(fleet, spec),

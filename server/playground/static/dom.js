@@ -80,6 +80,12 @@ export function fromBase64(text, type) {
   return new Blob([Uint8Array.from(atob(text), (character) => character.charCodeAt(0))], { type });
 }
 
+/** How far along an element a click was: 0 to 1. */
+export function shareAlong(element, { clientX }) {
+  const { left, width } = element.getBoundingClientRect();
+  return Math.max(0, Math.min(1, (clientX - left) / width));
+}
+
 /** Three digits at most, rounded before the unit is chosen: 999.7 ms are 1.00 s. */
 export function seconds(ms) {
   if (ms < 9.95) return `${ms.toFixed(ms < 0.995 ? 2 : 1)} ms`;

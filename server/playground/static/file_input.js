@@ -89,7 +89,7 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
 
   /** A file that another tab takes is handed to it by a click. */
   function tell(error, given) {
-    const other = TABS.find(({ task }) => task === error.task && document.getElementById(`tab-${task}`));
+    const other = TABS.find(({ task }) => error.tasks?.includes(task) && document.getElementById(`tab-${task}`));
     refusal.replaceChildren(
       error instanceof Problem ? `${error.title}: ${error.message}` : error.message,
       other ? h("button", { type: "button", onclick: () => handOver(other.task, given) }, `Open it in ${other.title}`) : "",

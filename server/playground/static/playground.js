@@ -44,8 +44,8 @@ async function look() {
   }
   const ready = models.filter((model) => model.state === "ready");
   tell(ready.length ? "good" : "bad", ready.length ? `ready · ${seconds(performance.now() - began)}` : "no bundle is ready");
-  for (const { task, title, load, tasks = [task], always = false } of TABS) {
-    const served = ready.filter((model) => tasks.includes(model.task) && tasks.includes(model.route));
+  for (const { task, title, load, tasks = [task], serves = servesOneOf(tasks), always = false } of TABS) {
+    const served = ready.filter(serves);
     const shows = served.length || (always && ready.length);
     if (shows && !open.has(task)) add(task, title, load, served, folders);
     else if (!shows && open.has(task) && task !== current()) remove(task);
@@ -53,6 +53,10 @@ async function look() {
   }
   wait(models, folders);
   if (open.size && !current()) show(asked());
+}
+
+function servesOneOf(tasks) {
+  return (model) => tasks.includes(model.task) && tasks.includes(model.route);
 }
 
 function tell(kind, text) {

@@ -1,5 +1,5 @@
 // The tabs that there can be: one line and one module for each task. A tab shows when a ready bundle serves its task, or one of `tasks` where
-// it has several; where it is `always` there, its module says what is missing.
+// it has several, or what `serves` says; where it is `always` there, its module says what is missing.
 //
 // A module exports mount(panel, models, folders): it fills the panel, for the ready bundles of its tasks and the folders of bundles as
 // GET /v1/models lists them, and returns a Runner (runner.js), or a promise of one. It is loaded when its tab is opened for the first time.
@@ -9,6 +9,13 @@ export const TABS = [
   { task: "inpaint", title: "Inpaint", load: () => import("./tasks/inpaint.js") },
   { task: "reconstruct", title: "3D", load: () => import("./tasks/reconstruct.js") },
   { task: "actions", title: "Actions", load: () => import("./tasks/actions.js") },
+  {
+    task: "clips",
+    title: "Clips and sound",
+    serves: ({ route, inputs }) => route === "classify" && inputs.some(({ kind }) => kind !== "image"),
+    always: true,
+    load: () => import("./tasks/clips.js"),
+  },
   {
     task: "words",
     title: "Words",

@@ -85,13 +85,13 @@ const each = (entries) => entries.flatMap(([name, value]) => [value].flat().map(
 
 /**
  * The call in three languages. files: part → file name, or a list of them; options: name → value, or a list of them. curl may have what the
- * others have not, and headers; the command may have other flags than options, and Python other keywords.
+ * others have not, and headers; the command may have other flags than options, and Python other keywords. byName: Python names every file, the first one, too.
  */
 export function callsOf(
   task,
   files,
   options,
-  { output = "", curlOnly = {}, headers = [], command: flagged = options, keywords: named = options, python: show },
+  { output = "", curlOnly = {}, headers = [], command: flagged = options, keywords: named = options, byName = false, python: show },
 ) {
   const parts = each(Object.entries(files)).map(([part, name]) => `-F ${quoted(`${part}=@${name}`)}`);
   const forms = each(Object.entries({ ...options, ...curlOnly })).map(([name, value]) => formField(name, value));
@@ -101,7 +101,7 @@ export function callsOf(
     .join(" \\\n  ");
   const keywords = Object.entries(named).map(([name, value]) => `, ${name}=${python(value)}`);
   const [first, ...others] = Object.entries(files);
-  const given = [python(first[1]), ...others.map(([part, name]) => `${part}=${JSON.stringify(name)}`)].join(", ");
+  const given = [byName ? `${first[0]}=${python(first[1])}` : python(first[1]), ...others.map(([part, name]) => `${part}=${JSON.stringify(name)}`)].join(", ");
   const code = [
     "from opsin import Client\n",
     `with Client(${JSON.stringify(BASE)}) as client:`,

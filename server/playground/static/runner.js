@@ -6,7 +6,7 @@ import { Job } from "./jobs.js";
 import { drop, keep, kept } from "./kept.js";
 
 const TICK_MS = 100;
-const COUNTED = { steps: "Step", levels: "Level", windows: "Window", images: "Image" }; // units of progress that are told
+const COUNTED = { steps: "Step", levels: "Level", windows: "Window", views: "View", images: "Image" }; // units of progress that are told
 const KEYS = matchMedia("(hover: hover) and (min-width: 601px)"); // phones have no Ctrl
 const running = new Set(); // runners
 

@@ -55,6 +55,11 @@ class Recorded:
     total: int = 1
     nbytes: int = 0
 
+    seconds: None = None
+
+    def account(self) -> dict[str, Tensor]:
+        return {}
+
     def is_ready(self, window: int) -> bool:
         return True
 
@@ -188,12 +193,14 @@ def test_consecutive_windows_cover_a_sound(samples: int, windows: int) -> None:
 
 def test_fewer_windows_can_be_asked_for_and_progress_tells_how_many() -> None:
     steps = mavil_steps(network(), spec(), torch.device("cpu"))
-    state, shorter, longer = (steps.start([{"sound": noise(5 * STRIDE)}], [{"windows": asked}])[0] for asked in (None, 2, 9))
+    state, shorter, longer = (
+        steps.start([{"sound": noise(5 * STRIDE)}], [{"windows": asked, "timeline": True}])[0] for asked in (None, 2, 9)
+    )
     assert (state.done, state.total, shorter.total, longer.total) == (0, 5, 2, 5)
     assert state.nbytes >= 4 * 5 * STRIDE
     (outcome,) = steps.step([shorter], [True])
     assert isinstance(outcome, Continuing) and outcome.state.done == 1
-    assert outcome.preview is not None and outcome.preview["scores"].shape == (5,)
+    assert outcome.preview is not None and outcome.preview["timeline"].shape == (1, 5)
 
 
 def test_a_part_of_a_sound_is_what_lies_between_its_seconds() -> None:

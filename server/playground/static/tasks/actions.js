@@ -9,6 +9,7 @@ import { Runner } from "../runner.js";
 import { ModelChoice, workbench } from "../workbench.js";
 import { Clip } from "./clip.js";
 import { Lanes } from "./lanes.js";
+import { factsOf } from "./media_facts.js";
 import { People } from "./people.js";
 
 const MP4 = "video/mp4";
@@ -66,9 +67,9 @@ export function mount(panel, models) {
 
   async function choose(given, sample = null) {
     await judge(given, part, ["clip"]);
-    const facts = await Clip.factsOf(given);
-    if (facts) judgePixels(given.name, facts.width, facts.height, part);
-    if (facts) judgeSeconds(given.name, facts.duration, part);
+    const facts = await factsOf(given);
+    if (facts?.width) judgePixels(given.name, facts.width, facts.height, part);
+    if (facts?.width) judgeSeconds(given.name, facts.duration, part);
     if (sample) model.take(sample.model);
     file = given;
     runner.changed();

@@ -57,18 +57,6 @@ export class Clip {
     this.#follow();
   }
 
-  /** {width, height, duration} of a clip; null where this browser cannot play it. */
-  static async factsOf(file) {
-    const video = h("video", { preload: "metadata", muted: true });
-    const known = await new Promise((resolve) => {
-      video.onloadedmetadata = () => resolve(video.videoWidth > 0);
-      video.onerror = () => resolve(false);
-      video.src = URL.createObjectURL(file);
-    });
-    URL.revokeObjectURL(video.src);
-    return known ? { width: video.videoWidth, height: video.videoHeight, duration: video.duration } : null;
-  }
-
   get time() {
     return this.#time;
   }

@@ -1,0 +1,173 @@
+"""Options `timeline` and `trace` of clips and sound: the scores of each view or window, at once and as they come, and its merged tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.layers.steps import Finished
+from models.mae_st.steps import clip_steps
+from models.mavil.inputs import spectrogram
+from models.mavil.steps import mavil_steps
+from models.merge_schedule import MergeSchedule
+from server.tasks.classify import ClassifyOptions
+from server.tasks.classify_clips import ClassifyClips
+from tests.clips.bundles import NETWORKS, mavil, write_mavil, write_recorded
+from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
+from tests.clips.test_sound import BELL, FILM, HOP, NOISE, RATE, answered, ask, bank, windows
+from tests.clips.videos import frames, squares, view_numbers
+from tests.gateway.asked_later import parsed
+from tests.gateway.service import Gateway
+
+CPU = torch.device("cpu")
+LABELS = 7
+SECOND = 1e-3
+"""Seconds are told in thousandths."""
+
+
+def told(view: Any, count: int) -> list[float]:
+    """Scores of a view or window that told those of all labels, by class."""
+    assert len(view["predictions"]) == count
+    assert [one["score"] for one in view["predictions"]] == sorted((one["score"] for one in view["predictions"]), reverse=True)
+    return [one["score"] for one in sorted(view["predictions"], key=lambda one: one["index"])]
+
+
+def left(trace: Any) -> list[int]:
+    """Numbers of patches' tokens after each block."""
+    return [len(set(layer)) for layer in trace["layers"]]
+
+
+@pytest.mark.parametrize("name", ["mae-st", "rev-mvit"])
+@pytest.mark.parametrize("crops", [1, 3])
+def test_each_view_has_its_scores_and_seconds(gateway: Gateway, name: str, crops: int) -> None:
+    recorded = NETWORKS[name]
+    model = recorded.model()
+    count = int(model.config.classes)
+    answer = answered(gateway, {"video": FILM}, model=name, top_k=count, views=3, crops=crops, timeline="true")
+    numbers = view_numbers(COUNT, FPS, model.config.frames, 3, offset=recorded.offset)
+    timeline = answer["results"][0]["timeline"]
+    with torch.inference_mode():
+        wanted = [model(torch.stack(squares(frames(COUNT)[rows], crops))).logits.softmax(dim=-1).mean(dim=0).numpy() for rows in numbers]
+    np.testing.assert_allclose([told(view, count) for view in timeline], wanted, atol=TOLERANCE)
+    np.testing.assert_allclose(scores_of(answer), np.mean(wanted, axis=0), atol=TOLERANCE)
+    spans = [(view["start_s"], view["end_s"]) for view in timeline]
+    np.testing.assert_allclose(spans, numbers[:, [0, -1]] / FPS, atol=SECOND)
+    assert all(view.keys() == {"start_s", "end_s", "predictions"} for view in timeline)
+
+
+def test_each_window_of_sound_has_its_scores_and_seconds(gateway: Gateway) -> None:
+    answer = answered(gateway, {"audio": BELL}, top_k=LABELS, start_s=1, end_s=3.5, timeline="true")
+    timeline = answer["results"][0]["timeline"]
+    step = mavil("apart").config.audio_frames * HOP / RATE
+    starts = 1 + step * np.arange(len(timeline))
+    assert len(timeline) == answer["results"][0]["sound"]["windows"] > 2
+    spans = [(view["start_s"], view["end_s"]) for view in timeline]
+    np.testing.assert_allclose(spans, np.stack([starts, np.minimum(starts + step, 3.5)], axis=1), atol=SECOND)
+    np.testing.assert_allclose(np.mean([told(view, LABELS) for view in timeline], axis=0), scores_of(answer), atol=TOLERANCE)
+    (first,) = answered(gateway, {"audio": BELL}, top_k=LABELS, start_s=1, end_s=1 + step, windows=1)["results"]
+    (again,) = answered(gateway, {"audio": BELL}, top_k=LABELS, start_s=1, end_s=1 + step, windows=1, timeline="true")["results"]
+    np.testing.assert_allclose(told(again["timeline"][0], LABELS), scores_of({"results": [first]}), atol=TOLERANCE)
+
+
+def test_a_window_tells_its_best_labels_and_those_of_the_mean(gateway: Gateway) -> None:
+    (result,) = answered(gateway, {"audio": BELL}, top_k=1, timeline="true")["results"]
+    whole = answered(gateway, {"audio": BELL}, top_k=LABELS, timeline="true")["results"][0]["timeline"]
+    best = result["predictions"][0]["index"]
+    for view, every in zip(result["timeline"], whole, strict=True):
+        indices = [one["index"] for one in view["predictions"]]
+        assert indices[0] == every["predictions"][0]["index"] and set(indices) == {indices[0], best}
+
+
+def test_windows_come_before_the_answer(gateway: Gateway) -> None:
+    sent = {"video": ("clip", FILM)}
+    count = int(NETWORKS["mae-st"].model().config.classes)
+    asked = {"model": "mae-st", "timeline": "true", "views": "30", "top_k": str(count)}
+    headers = {"Accept": "text/event-stream"}
+    with gateway.http.stream("POST", "/v1/classify", files=sent, data=asked, headers=headers, timeout=120) as response:
+        events = list(parsed(response.iter_lines()))
+    previews = [event.data for event in events if event.name == "preview"]
+    timeline = events[-1].data["results"][0]["timeline"]
+    assert events[-1].name == "done" and len(timeline) == 30 and previews
+    for preview in previews:
+        assert preview["timeline"] == timeline[: len(preview["timeline"])] and preview["timeline"]
+        mean = np.mean([told(view, count) for view in preview["timeline"]], axis=0)
+        np.testing.assert_allclose(told(preview, count), mean, atol=TOLERANCE)
+
+
+def test_no_preview_is_sent_to_whoever_does_not_ask(gateway: Gateway) -> None:
+    headers = {"Accept": "text/event-stream"}
+    with gateway.http.stream("POST", "/v1/classify", files={"video": FILM}, headers=headers, timeout=120) as response:
+        assert "preview" not in {event.name for event in parsed(response.iter_lines())}
+
+
+def test_the_tokens_of_a_view_are_traced_in_its_centre(gateway: Gateway) -> None:
+    model = NETWORKS["mae-st"].model()
+    config, merge = model.config, 6
+    (result,) = answered(gateway, {"video": FILM}, model="mae-st", views=2, crops=3, merge=merge, trace="true")["results"]
+    numbers = view_numbers(COUNT, FPS, config.frames, 2, offset=True)
+    centres = torch.stack([squares(frames(COUNT)[rows], 3)[1] for rows in numbers])
+    with torch.inference_mode():
+        traced = model(centres, merge=MergeSchedule.constant(merge), trace=True)
+    wanted = traced.owners[-1][:, config.special_tokens :] - config.special_tokens
+    assert len(result["timeline"]) == 2
+    for view, rows, owner in zip(result["timeline"], numbers, wanted, strict=True):
+        assert view["trace"]["grid"] == list(config.grid) and view["trace"]["layers"][-1] == owner.tolist()
+        assert left(view["trace"]) == [config.patches - merge * (block + 1) for block in range(config.depth)]
+        np.testing.assert_allclose(view["frames_s"], rows / FPS, atol=SECOND)
+
+
+def test_both_halves_are_traced(gateway: Gateway) -> None:
+    config = mavil("both").config
+    (result,) = answered(gateway, {"video": FILM, "audio": BELL}, windows=2, merge=2, merge_sight=1, trace="true")["results"]
+    for view in result["timeline"]:
+        for name, grid, r in (("trace", config.audio_grid, 2), ("trace_sight", config.video_grid, 1)):
+            assert view[name]["grid"] == list(grid)
+            assert left(view[name]) == [np.prod(grid) - r * (block + 1) for block in range(config.depth)]
+        assert len(view["frames_s"]) == config.frames
+
+
+def test_a_trace_is_that_of_the_published_network_and_changes_no_score(gateway: Gateway) -> None:
+    model = mavil("apart")
+    config = model.config
+    traced, plain = (answered(gateway, {"audio": BELL}, top_k=LABELS, merge=3, **asked) for asked in ({"trace": "true"}, {}))
+    np.testing.assert_allclose(scores_of(traced), scores_of(plain), atol=TOLERANCE)
+    heard = windows(NOISE, config.audio_frames)
+    banks = torch.stack([spectrogram(one, config.audio_frames, config=bank(config.mel_bins)) for one in heard])
+    with torch.inference_mode():
+        wanted = model.hear(banks, merge=MergeSchedule.constant(3), trace=True).heard[-1][:, 1:] - 1
+    assert [view["trace"]["layers"][-1] for view in traced["results"][0]["timeline"]] == wanted.tolist()
+    assert all("frames_s" not in view and "trace_sight" not in view for view in traced["results"][0]["timeline"])
+
+
+@pytest.mark.parametrize("name", ["mae-st", "both"])
+def test_so_much_room_is_kept_for_an_answer(tmp_path: Path, name: str) -> None:
+    """For all that a worker sends: the outputs, the largest preview, and what the gateway puts beside them."""
+    spec = (write_mavil if name == "both" else write_recorded)(tmp_path, name).spec
+    task = ClassifyClips()
+    plan = task.plan(ClassifyOptions(trace=True, views=None if name == "both" else 30, merge=2), spec)
+    steps = mavil_steps(mavil(name), spec, CPU) if name == "both" else clip_steps(NETWORKS[name].model(), spec, CPU)
+    info = torch.tensor([64, 48, FPS, COUNT, COUNT / FPS], dtype=torch.float64)
+    arrays = {"video": torch.from_numpy(np.frombuffer(FILM, np.uint8).copy()), "info": info}
+    arrays |= {"sound": torch.from_numpy(np.tile(NOISE, 4))} if name == "both" else {}
+    largest = 0
+    with torch.inference_mode():
+        (state,) = steps.start([arrays], [task.arguments(plan)])
+        while True:
+            (outcome,) = steps.step([state], [True])
+            if isinstance(outcome, Finished):
+                break
+            state = outcome.state
+            largest = max(largest, sum(one.nbytes for one in (outcome.preview or {}).values()))
+    echoed = 8 * (5 + 3)
+    taken = sum(one.nbytes for one in outcome.outputs.values()) + largest + echoed
+    assert largest > 0 and 0.5 < taken / task.result_bound(plan, spec, {}) <= 1
+
+
+@pytest.mark.parametrize("option", ["timeline", "trace"])
+def test_both_options_are_true_or_false(gateway: Gateway, option: str) -> None:
+    answer = ask(gateway, {"audio": BELL}, **{option: "perhaps"})
+    assert answer.status_code == 422 and answer.json()["field"] == option
