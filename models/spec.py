@@ -53,8 +53,9 @@ class Preprocess(Schema):
     short_side: int = Field(gt=0)
     """Length of the short side before the crop. For an oblong crop the image is resized until it covers a box of the crop's proportions
     with this short side."""
-    fit: Literal["crop", "squeeze"] = "crop"
-    """crop: the short side to `short_side`, then the centre; squeeze: the whole image into the square, whatever its proportions."""
+    fit: Literal["crop", "squeeze", "squeeze-crop"] = "crop"
+    """crop: the short side to `short_side`, then the centre; squeeze: the whole image into the square, whatever its proportions;
+    squeeze-crop: the whole image into a square of `short_side`, then its centre (DeiT in transformers)."""
     interpolation: Literal["bicubic", "bilinear", "tf1-bicubic"] = "bicubic"
     """tf1-bicubic: TensorFlow 1's, which makes the image of its largest centred square (`models.media.legacy_resize`)."""
     mean: tuple[float, float, float]

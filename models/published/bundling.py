@@ -69,9 +69,13 @@ def _chosen(usual: Model | None, names: Mapping[str, str], settings: Fields) -> 
     return None if usual is None else type(usual).model_validate(usual.model_dump() | chosen)
 
 
-def label_names(file: Path, labels: Sequence[str] | None, known: Sequence[str], classes: int) -> list[str]:
+def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str], known: Sequence[str], classes: int) -> list[str]:
+    """labels: those given by hand; None: those that files beside the weights state, else the ones that the config knows. Raises
+    CheckpointError."""
     if labels is None:
-        return list(known) or [f"class {index}" for index in range(classes)]
+        if stated and len(stated) != classes:
+            raise CheckpointError(f"{file}: has {classes} classes, and its config names {len(stated)}; --labels gives their names")
+        return list(stated or known) or [f"class {index}" for index in range(classes)]
     if len(labels) != classes:
         raise CheckpointError(f"{file}: has {classes or 'no'} classes, but {len(labels)} labels were given")
     return list(labels)

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.published.container import CheckpointError
 from models.published.family import Family, Fields
 from models.published.fitting import Fit, fit
-from models.registry import architectures, families
+from models.registry import architectures, families, hub_classes, named
 
 
 def detect(
@@ -50,6 +50,15 @@ def choose(file: Path, published: Mapping[str, Tensor], name: str | None, descri
     if len(stated) == 1:
         return families()[stated[0]]  # what is wrong with it is said when it is read
     raise CheckpointError(f"{file}: {_nearest(published, description, settings)}")
+
+
+def choose_class(file: Path, config: Mapping[str, Any]) -> Family:
+    """The family of a class of transformers, from its `config.json`. Raises CheckpointError."""
+    known, name = hub_classes(), config["architectures"][0]
+    if name not in known:
+        raise CheckpointError(f"{file}: config.json: architectures {name!r} is not read here; accepted are {', '.join(known)}")
+    family: Family = named(known[name])
+    return family
 
 
 def _stated(description: Mapping[str, Any]) -> list[str]:

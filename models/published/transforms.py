@@ -68,6 +68,8 @@ def find(file: Path, description: Mapping[str, Any], classes: int) -> Stated:
 
     A file beside it that is of a model with other classes is left out. Raises CheckpointError for a file that is not JSON.
     """
+    if isinstance(processor := description.get("processor"), Stated):
+        return processor
     own = _cfg(description)
     if own:
         return Stated(file.name, own)
