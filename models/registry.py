@@ -191,6 +191,8 @@ class System:
     """Name → `models.published.family.Family`, of published checkpoints that become one of the architectures."""
     hub_classes: Mapping[str, Reference] = field(default_factory=dict)
     """Class of transformers, as `architectures` in `config.json` names it → the `Family` that reads its weights."""
+    timm_networks: Reference | None = None
+    """A function (`architecture` of timm's `config.json`) → the `Family` that reads its weights, None for an unknown one."""
 
 
 def systems() -> tuple[System, ...]:

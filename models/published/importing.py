@@ -15,7 +15,7 @@ from torch import Tensor
 from models.bundle import BundleSpec
 from models.published import bundling, model_config, model_folder, settings, t5x, transforms
 from models.published.container import Checkpoint, CheckpointError, open_checkpoint
-from models.published.detecting import choose, choose_class
+from models.published.detecting import choose, choose_class, choose_network
 from models.published.family import Family, Fields, UnlikeFamily
 from models.published.fitting import Fit, complaint_of, fit, named_once
 from models.published.transforms import Stated
@@ -77,7 +77,9 @@ def import_checkpoint(
 
 
 def _family(file: Path, checkpoint: Checkpoint, name: str | None, given: Fields) -> Family:
-    config = checkpoint.description.get(model_config.KEY)
+    config, network = (checkpoint.description.get(key) for key in (model_config.KEY, model_folder.TIMM))
+    if network is not None and name is None:
+        return choose_network(file, network)
     if config is None:
         return choose(file, checkpoint.weights, name, checkpoint.description, given)
     if name is not None:

@@ -20,8 +20,10 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 """Files that hold the weights, or say which ones do: the first that is there counts."""
 PROCESSORS = {processor.FILE: None, "processor_config.json": "image_processor"}
 """Files that say how images are prepared, the first that is there counts → the part of it that does."""
-TIMM = "architecture"
+NETWORK = "architecture"
 """Field of timm's config that names the network."""
+TIMM = "timm"
+"""Key of the description under which timm's config stands."""
 LARGEST_JSON = 64 << 20
 
 
@@ -42,10 +44,10 @@ def open_folder(folder: Path) -> Checkpoint:
     content = read_json(folder / model_config.FILE)
     read = _weights(weights_file(folder))
     license_ = model_card.licence(folder)
-    if TIMM in content:
+    if isinstance(content.get(NETWORK), str):
         return Checkpoint(read.weights, {TIMM: content}, read.notes, _timm_labels(content), license_)
     if not isinstance(content.get("architectures"), list) or not content["architectures"]:
-        raise CheckpointError(f"{folder / model_config.FILE}: architectures names no class, and {TIMM} no network of timm")
+        raise CheckpointError(f"{folder / model_config.FILE}: architectures names no class, and {NETWORK} no network of timm")
     description: dict[str, Any] = {KEY: content}
     stated = _processor(folder)
     if stated is not None:

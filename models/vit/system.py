@@ -41,6 +41,7 @@ SYSTEM = System(
         "swag": "models.vit.published:SWAG",
         "torchvision": "models.vit.published:TORCHVISION",
     },
+    timm_networks="models.vit.published_timm:family_of",
     hub_classes={
         "ViTForImageClassification": "models.vit.published_transformers:VIT",
         "ViTModel": "models.vit.published_transformers:VIT",
