@@ -91,6 +91,8 @@ def import_(
         raise Misuse("--templates needs --tokenizer: without one a pair reads no texts")
     class_names = label_files.read(labels) if labels else None
     overrides = dict(_setting(text) for text in settings or [])
+    found = hubs.find(source)
+    file = found.path
     try:
         from safetensors.torch import save_file
 
@@ -100,8 +102,6 @@ def import_(
         from models.published.importing import import_checkpoint
     except ModuleNotFoundError as error:
         raise lacks(error) from error
-    found = hubs.find(source)
-    file = found.path
     try:
         if file.suffix == SUFFIX:
             if family or labels:

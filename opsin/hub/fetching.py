@@ -1,6 +1,7 @@
 """The files of a repository come into the hub's cache on this computer, those that an import reads and no others.
 
-`huggingface_hub` resumes what broke off, and reads HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE by itself.
+`huggingface_hub` tries again where a connection breaks, keeps what came whole, and reads HF_TOKEN, HF_ENDPOINT, HF_HOME and
+HF_HUB_OFFLINE by itself.
 """
 
 from __future__ import annotations
@@ -12,18 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
-    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils import disable_progress_bars, logging
 
 from opsin.hub.address import TIMM_OWNER, Address
 
@@ -41,6 +40,8 @@ BESIDE = (
 """Files that are read where a repository has them: preparation of images, model card, tokeniser."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Weights, or the index of several files of them; the first that is there is fetched."""
+HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
+"""Of the library that huggingface_hub asks with, which is not the same in all its versions."""
 MOST_TAGS = 200
 UNAUTHORIZED = (401, 403)
 
@@ -62,6 +63,7 @@ def fetch(address: Address) -> Snapshot:
     """Fetch what an import reads, into the cache. Raises HubError."""
     if not sys.stderr.isatty():
         disable_progress_bars()
+    logging.set_verbosity_error()  # each try that failed; what came of it is told here
     if constants.HF_HUB_OFFLINE:
         return _cached(address)
     with _told(address):
@@ -70,18 +72,21 @@ def fetch(address: Address) -> Snapshot:
         info = HfApi().model_info(address.repository, revision=address.revision)
         commit, names = str(info.sha), {file.rfilename for file in info.siblings or ()}
         weights = _weights(address, names)
-        fetched = [_file(address, commit, name) for name in (CONFIG, *BESIDE, weights) if name in names]
-        if weights.endswith(".json"):
-            for name in _shards(fetched[-1]):
+        _file(address, address.revision, CONFIG)  # by its name, so that the cache knows the revision when it is offline
+        for name in (CONFIG, *BESIDE):
+            if name in names:
                 _file(address, commit, name)
-    return Snapshot(fetched[0].parent, address, commit)
+        file = _file(address, commit, weights)
+        for name in _shards(file) if file.suffix == ".json" else ():
+            _file(address, commit, name)
+    return Snapshot(file.parent, address, commit)
 
 
 def _cached(address: Address) -> Snapshot:
     """What an earlier fetch has left, where HF_HUB_OFFLINE forbids another one."""
     try:
-        folder = Path(snapshot_download(address.repository, revision=address.revision, local_files_only=True))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError, OSError) as error:
+        folder = Path(hf_hub_download(address.repository, CONFIG, revision=address.revision, local_files_only=True)).parent
+    except (EntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise HubError(f"{address}: is not in the cache, and HF_HUB_OFFLINE is set: unset it to fetch the repository") from error
     names = {path.name for path in folder.iterdir()}
     weights = folder / _weights(address, names)
@@ -100,13 +105,14 @@ def _weights(address: Address, names: set[str]) -> str:
     return found
 
 
-def _file(address: Address, commit: str, name: str) -> Path:
+def _file(address: Address, revision: str | None, name: str) -> Path:
     try:
-        return Path(hf_hub_download(address.repository, name, revision=commit))
-    except (LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-        if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
+        return Path(hf_hub_download(address.repository, name, revision=revision))
+    except (HTTPError, OSError) as error:
+        if isinstance(error, HfHubHTTPError):
             raise
-        raise HubError(f"{address}: {name} did not come whole ({_reason(error)}); run the same command again: it resumes") from error
+        again = "run the same command again: files that came whole are kept"
+        raise HubError(f"{address}: {name} did not come whole ({_reason(error)}); {again}") from error
 
 
 def _shards(index: Path) -> Sequence[str]:
@@ -148,7 +154,7 @@ def _told(address: Address) -> Iterator[None]:
         status = error.response.status_code
         advice = "check HF_TOKEN" if status in UNAUTHORIZED else "try again later"
         raise HubError(f"{address}: {constants.ENDPOINT} answered {status}: {advice}") from error
-    except (httpx.HTTPError, OfflineModeIsEnabled, OSError) as error:
+    except (HTTPError, OfflineModeIsEnabled, OSError) as error:
         raise HubError(
             f"{address}: {constants.ENDPOINT} cannot be reached ({_reason(error)}): check the network and HF_ENDPOINT; "
             "HF_HUB_OFFLINE=1 imports what is in the cache"

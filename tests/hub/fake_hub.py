@@ -25,7 +25,7 @@ class FakeHub:
     gated: dict[str, str] = field(default_factory=dict)
     """Repository → the token that may read it."""
     cut: dict[str, int] = field(default_factory=dict)
-    """File → bytes after which its next body breaks off, once."""
+    """File → bytes after which its bodies break off."""
     sent: dict[str, int] = field(default_factory=dict)
     """File → bytes of bodies so far."""
     revisions: tuple[str, ...] = ("main", "v1", COMMIT)
@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not body:
             return None
-        end = self.hub.cut.pop(path.name, len(content))
+        end = self.hub.cut.get(path.name, len(content))
         self.wfile.write(content[first:end])
         self.hub.sent[path.name] = self.hub.sent.get(path.name, 0) + max(0, end - first)
         if end < len(content):

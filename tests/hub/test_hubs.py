@@ -133,15 +133,17 @@ def test_what_is_not_there_is_said_with_what_to_do(address: str, hub: FakeHub, t
     assert REFUSALS[address].format(hub=hub.address) in refused(imported(hub, tmp_path, address), tmp_path)
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]) -> None:
-    length = (repositories["somebody/vit"] / "model.safetensors").stat().st_size
-    hub.cut["model.safetensors"] = length // 2
-    ended = imported(hub, tmp_path, "hf://somebody/vit")
-    if ended.returncode:  # the library may go on by itself
-        assert "did not come whole" in refused(ended, tmp_path)
-        ended = imported(hub, tmp_path, "hf://somebody/vit")
-    assert ended.returncode == 0
-    assert hub.sent["model.safetensors"] == length
+def test_a_download_that_breaks_off_keeps_the_files_that_came_whole(hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]) -> None:
+    last = sorted(path.name for path in repositories["somebody/sharded"].glob("*.safetensors"))[-1]
+    hub.cut[last] = 1000
+    said = refused(imported(hub, tmp_path, "hf://somebody/sharded"), tmp_path)
+    assert f"{last} did not come whole" in said
+    assert "run the same command again: files that came whole are kept" in said
+    hub.cut.clear()
+    before = dict(hub.sent)
+    assert imported(hub, tmp_path, "hf://somebody/sharded").returncode == 0
+    again = {name for name, sent in hub.sent.items() if sent != before.get(name, 0)}
+    assert again == {last}
 
 
 def test_offline_what_is_in_the_cache_is_imported_and_nothing_else(hub: FakeHub, tmp_path: Path) -> None:

@@ -208,3 +208,47 @@ def test_an_absent_file_of_several_is_named(tmp_path: Path) -> None:
     lost.unlink()
     with pytest.raises(CheckpointError, match=f"{lost.name} must lie beside it"):
         imported(folder)
+
+
+TEXT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
+PAIR = {"projection_dim": 24}
+
+
+def clip(end: int = 98, **changes: Any) -> nn.Module:
+    text = TEXT | {"max_position_embeddings": 12, "eos_token_id": end, "bos_token_id": 97, "projection_dim": 24}
+    vision = TINY | PAIR | changes
+    return randomised(transformers.CLIPModel(transformers.CLIPConfig(text_config=text | changes, vision_config=vision, **PAIR)))
+
+
+CLIP_IMAGES = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+WORDS = torch.tensor([[97, 5, 17, 98, 0, 0], [97, 4, 98, 98, 98, 98], [97, 3, 2, 1, 96, 98]])
+
+
+def vectors(of: Bundle, words: torch.Tensor, visible: torch.Tensor) -> Any:
+    """(n, dim): of texts as token ids, which a worker's tokeniser makes of them."""
+    arrays = {"word_ids": words[None].numpy(), "visible": visible.long()[None].numpy()}
+    return load(of).forward(arrays, {})["embedding"][0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"hidden_act": "gelu"}, {"end": 2}])
+def test_both_towers_of_clip_give_the_vectors_of_the_library(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = clip(**changes)
+    made, pixels = imported(save(model, tmp_path / "model", CLIP_IMAGES)), noise(4, 32, 32)
+    with torch.inference_mode():
+        expected = model(pixel_values=normalised(pixels, made.spec.pictures), input_ids=WORDS)
+    found = load(made).forward({"pixels": pixels}, {})["embedding"]
+    assert np.abs(found - expected.image_embeds.numpy()).max() <= MOST
+    assert np.abs(vectors(made, WORDS, torch.ones_like(WORDS)) - expected.text_embeds.numpy()).max() <= MOST
+    assert expected.image_embeds.std(dim=0).min() > 1e-3
+    assert (made.spec.task, made.spec.embedding_dim) == ("zero-shot", 24)
+    merged = load(made).forward({"pixels": pixels}, {"merge": [3, 3]})
+    assert merged["tokens"].tolist() == [[17, 11]] * 4
+
+
+def test_the_image_tower_of_clip_alone_gives_the_vectors_of_the_library(tmp_path: Path) -> None:
+    model = randomised(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**TINY)))
+    made, pixels = imported(save(model, tmp_path / "model", CLIP_IMAGES)), noise(4, 32, 32)
+    with torch.inference_mode():
+        pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
+    expected = nn.functional.normalize(pooled, dim=-1).numpy()
+    assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
