@@ -14,11 +14,8 @@ MOST_BYTES = 1 << 20
 SPDX = {
     "apache-2.0": "Apache-2.0",
     "mit": "MIT",
-    "bsd": "BSD",
     "bsd-2-clause": "BSD-2-Clause",
     "bsd-3-clause": "BSD-3-Clause",
-    "openrail": "OpenRAIL",
-    "unlicense": "Unlicense",
 }
 """The hub's names → SPDX's; those of Creative Commons differ in nothing but capitals."""
 
@@ -45,7 +42,7 @@ def _front_matter(file: Path) -> dict[str, Any]:
             text = stream.read(MOST_BYTES)
     except OSError:
         return {}
-    found = re.match(r"\A﻿?---\s*\n(.*?)\n---\s*(?:\n|\Z)", text, re.DOTALL)
+    found = re.match(r"\A\ufeff?---\s*\n(.*?)\n---\s*(?:\n|\Z)", text, re.DOTALL)
     if found is None:
         return {}
     try:

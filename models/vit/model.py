@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.answers import Classified
+from models.layers.attention_pool import AttentionPool
 from models.layers.block import Block, drop_path_rates
 from models.layers.initial import initialise_like_slowfast
 from models.layers.masking import take
@@ -34,6 +35,8 @@ class Pool(StrEnum):
     TOKEN_MEAN = "token-mean"
     """`norm` on every token, then the class token and beside it the weighted mean of the patches: the linear heads of DINOv2
     (arXiv 2304.07193)."""
+    ATTENTION = "attention"
+    """`norm` on every token, then a trained query that attends to all of them (SigLIP)."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class ViTConfig:
             raise ValueError("pool: there is no class token to take")
         if self.tanh_gelu and self.quick_gelu:
             raise ValueError("quick_gelu: the activation is either this or tanh_gelu")
+        if self.pool is Pool.ATTENTION and (self.class_token or self.quick_gelu or self.reversible):
+            raise ValueError("pool attention: for models without a class token, with GELU and one residual stream")
         if self.pool is Pool.TOKEN_MEAN and (not self.class_token or self.distilled or self.reversible):
             raise ValueError("pool token-mean: for models with a class token and one residual stream")
         if self.joint_width is not None and (self.joint_width < 1 or self.distilled or not self.classes):
@@ -169,6 +174,10 @@ class ViT(nn.Module):
         final_norm = nn.LayerNorm(stream, eps=config.norm_eps if config.final_norm_eps is None else config.final_norm_eps)
         self.norm = final_norm if norm_first else nn.Identity()
         self.fc_norm = nn.Identity() if norm_first else final_norm
+        attends = config.pool is Pool.ATTENTION
+        self.attn_pool = (
+            AttentionPool(width, config.heads, hidden, norm_eps=config.norm_eps, tanh_gelu=config.tanh_gelu) if attends else None
+        )
         self.projection = nn.Linear(config.features, config.joint_width, bias=False) if config.joint_width is not None else None
         self.head = nn.Linear(config.joint_width or config.features, config.classes) if config.classes else nn.Identity()
         self.head_dist = nn.Linear(config.features, config.classes) if config.distilled and config.classes else None
@@ -246,6 +255,9 @@ class ViT(nn.Module):
             return front if self.config.distilled else front[:, 0]
         first = 0 if pool is Pool.NORM_MEAN_ALL else special
         normed = replace(tokens, x=self.norm(tokens.x))
+        if self.attn_pool is not None and pool is Pool.ATTENTION:
+            attended: Tensor = self.attn_pool(normed)
+            return attended
         pooled: Tensor = self.fc_norm(normed.mean(first, tokens_in - first))
         return torch.cat([normed.x[:, 0], pooled], dim=1) if pool is Pool.TOKEN_MEAN else pooled
 

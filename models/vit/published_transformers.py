@@ -109,7 +109,7 @@ def scaled(weights: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
         block, scale = key.removesuffix(".gamma").rsplit(".", 1)
         for part in (f"{block}.{layers[scale]}.{name}" for name in ("weight", "bias")):
             if part in kept:
-                kept[part] = (kept[part].movedim(0, -1) * weights[key]).movedim(-1, 0)
+                kept[part] = (kept[part].float().movedim(0, -1) * weights[key].float()).movedim(-1, 0)  # half precision would round
     return resized(kept, config)
 
 

@@ -7,6 +7,7 @@ HF_HUB_OFFLINE by itself.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import disable_progress_bars, logging
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from opsin.hub.address import TIMM_OWNER, Address
 
@@ -63,7 +64,7 @@ def fetch(address: Address) -> Snapshot:
     """Fetch what an import reads, into the cache. Raises HubError."""
     if not sys.stderr.isatty():
         disable_progress_bars()
-    logging.set_verbosity_error()  # each try that failed; what came of it is told here
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each try that failed; what came of it is told here
     if constants.HF_HUB_OFFLINE:
         return _cached(address)
     with _told(address):

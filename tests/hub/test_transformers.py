@@ -252,3 +252,31 @@ def test_the_image_tower_of_clip_alone_gives_the_vectors_of_the_library(tmp_path
         pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
     expected = nn.functional.normalize(pooled, dim=-1).numpy()
     assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
+
+
+def siglip(kind: str, **changes: Any) -> nn.Module:
+    if kind == "SiglipVisionModel":
+        return randomised(transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**TINY | changes)))
+    return randomised(getattr(transformers, kind)(transformers.SiglipConfig(vision_config=TINY | changes, text_config=TEXT, **LABELS)))
+
+
+def test_the_image_tower_of_siglip_gives_the_vectors_of_the_library_and_merges(tmp_path: Path) -> None:
+    model = siglip("SiglipVisionModel")
+    made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
+    with torch.inference_mode():
+        pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
+    expected = nn.functional.normalize(pooled, dim=-1).numpy()
+    assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
+    assert expected.std(axis=0).max() > 1e-3
+    merged = load(made).forward({"pixels": pixels}, {"merge": [3, 3]})
+    assert merged["tokens"].tolist() == [[16, 10]] * 4
+    assert 0.5 < (merged["embedding"] * expected).sum(axis=1).min() < 1 - 1e-6
+
+
+def test_a_classifier_on_siglip_answers_as_in_the_library(tmp_path: Path) -> None:
+    model = siglip("SiglipForImageClassification")
+    made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
+    with torch.inference_mode():
+        expected = model(normalised(pixels, made.spec.pictures)).logits.numpy()
+    assert expected.std(axis=0).min() > 1e-3
+    assert np.abs(logits(made, pixels) - expected).max() <= MOST
