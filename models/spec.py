@@ -78,6 +78,13 @@ class Clip(Schema):
     frames: int = Field(gt=0)
     stride: float = Field(gt=0)
     rate: float = Field(default=30.0, gt=0)
+    smooth: bool = False
+    """Whether frames that shrink are smoothed, as Pillow and transformers do; otherwise, as MAE-ST and SlowFast do, they are not."""
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves the usual way out: bundles of versions that know no other keep their digests."""
+        return {name: value for name, value in handler(self).items() if (name, value) != ("smooth", False)}
 
 
 class Sound(Schema):

@@ -28,9 +28,11 @@ LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
 def inputs(family: Family, purpose: Purpose, config: Any, settings: Fields, stated: Stated | None = None) -> dict[str, Any]:
     """The fields of a spec that say how images, clips and sounds become input. settings: those made by hand; stated: the transform that
     came with the checkpoint. Raises CheckpointError for a transform that a bundle cannot express."""
+    stated = stated or Stated()
+    clip = _chosen(purpose.clip(config), {key: key for key in CLIP_FIELDS}, settings)
     return {
-        "preprocess": _preprocess(family, purpose, config, settings, stated or Stated()),
-        "clip": _chosen(purpose.clip(config), {key: key for key in CLIP_FIELDS}, settings),
+        "preprocess": _preprocess(family, purpose, config, settings, stated),
+        "clip": clip.model_copy(update={"smooth": True}) if clip is not None and stated.smooth else clip,
         "sound": _chosen(purpose.sound(config), SOUND_FIELDS, settings),
         "space": _chosen(purpose.space(config), {key: key for key in SPACE_FIELDS}, settings),
     }

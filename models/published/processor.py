@@ -56,6 +56,8 @@ class Processor(Stated):
     image_size: int = 0
     preparation: Mapping[str, Any] | None = None
     """The other fields of `Preprocess`, for images of `image_size`."""
+    smooth: bool = True
+    """By Pillow, as images are."""
 
     def fields(self, size: int, given: Fields) -> Fields:
         """As for `Stated`. Where another size was set by hand, the short side changes in proportion."""

@@ -32,6 +32,8 @@ class Stated:
     """timm's `pretrained_cfg`."""
     note: str = ""
     """A file that was not read, and why; empty: there is none."""
+    smooth: bool = False
+    """Whether frames of clips that shrink are smoothed (`Clip.smooth`)."""
 
     def fields(self, size: int, given: Fields) -> Fields:
         """Fields of `Preprocess` for images of `size` pixels. given: fields set by hand, which count instead.

@@ -12,6 +12,7 @@ import torch
 import transformers
 from PIL import Image
 
+from models.media.video_views import crops
 from models.published import CheckpointError
 from models.published.processor import USUAL, read
 from models.spec import Preprocess
@@ -96,3 +97,17 @@ def test_a_preparation_that_a_bundle_cannot_express_is_refused_by_its_field(name
     with pytest.raises(CheckpointError) as refused:
         read({"image_processor_type": "ViTImageProcessor"} | fields, "vit")
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize("size", [(320, 240), (96, 64), (64, 148), (40, 32), (32, 32), (20, 24)])
+def test_frames_of_clips_are_those_of_the_library(size: tuple[int, int]) -> None:
+    width, height = size
+    processor = transformers.VideoMAEImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_normalize=False
+    )
+    frame = photo(width, height)
+    theirs = processor([frame], return_tensors="pt")["pixel_values"][0, 0] * 255  # (3, 32, 32)
+    pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[:, None].float()
+    ours = crops(pixels, short_side=32, size=32, count=1, smooth=True)[0, :, 0]
+    assert (ours - theirs).abs().max() <= MOST
+    assert (ours - theirs).abs().mean() < 0.1

@@ -13,7 +13,7 @@ import transformers
 from torch import nn
 
 from models.bundle import Bundle
-from models.loading import load
+from models.loading import Ended, load
 from models.published import CheckpointError
 from tests.hub.saved import change, imported, noise, normalised, randomised, save
 
@@ -152,7 +152,14 @@ def test_a_classifier_of_clips_answers_as_in_the_library_and_merges(changes: dic
     assert (found.logits - expected).abs().max() <= MOST
     assert (made.spec.answers, made.spec.labels) == ("classify", ["cat", "dog", "bird"])
     assert made.spec.clip is not None
-    assert made.spec.clip.frames == 4
+    assert (made.spec.clip.frames, made.spec.clip.smooth) == (4, True)
+    steps = load(made).steps
+    assert steps is not None
+    merge = {"merge": [2, 2], "views": 1, "crops": 1}
+    [ended] = steps.step(steps.start([{"frames": frames[0]}], [merge]), [False])
+    assert isinstance(ended, Ended)
+    tokens = ended.outputs["tokens"].tolist()
+    assert tokens[0] - tokens[1] == 4
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
