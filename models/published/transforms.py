@@ -11,6 +11,7 @@ from typing import Any
 
 from models.published.container import CheckpointError
 from models.published.family import Fields
+from models.published.model_config import PROCESSOR
 
 FILES = ("config.json", "pretrained_cfg.json")
 """Files beside a checkpoint that may state its transform, the first that does so counts."""
@@ -70,7 +71,7 @@ def find(file: Path, description: Mapping[str, Any], classes: int) -> Stated:
 
     A file beside it that is of a model with other classes is left out. Raises CheckpointError for a file that is not JSON.
     """
-    if isinstance(processor := description.get("processor"), Stated):
+    if isinstance(processor := description.get(PROCESSOR), Stated):
         return processor
     own = _cfg(description)
     if own:
