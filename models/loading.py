@@ -59,7 +59,7 @@ class LoadedModel:
 
     def without_weights(self) -> LoadedModel:
         """The same config and shapes with nothing in memory. It cannot run."""
-        model = _without_memory(architectures()[self.spec.architecture], self.model.config)
+        model = without_memory(architectures()[self.spec.architecture], self.model.config)
         return LoadedModel(self.spec, model, self._forward, self._device, reader=self._reader)
 
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -155,7 +155,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     bundle.verify()
     try:
         config = read_config(architecture.config, spec.config)
-        model = _without_memory(architecture, config)
+        model = without_memory(architecture, config)
     except ValueError as error:
         raise BundleError(f"{bundle.path}: config: {error}") from error
     if architecture.open is not None:
@@ -200,7 +200,8 @@ class _Unfilled(TorchFunctionMode):
         return (torch.empty if func is torch.randn else func)(*args, **given)
 
 
-def _without_memory(architecture: Architecture, config: Any) -> nn.Module:
+def without_memory(architecture: Architecture, config: Any) -> nn.Module:
+    """A model of the config's shapes with nothing in memory."""
     with torch.device("meta"), _Unfilled():
         return architecture.build(config)
 

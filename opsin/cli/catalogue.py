@@ -33,12 +33,10 @@ def show() -> None:
 @cache
 def _parameters(size: str, headless: bool) -> int:
     """Number of parameters, counted on a model without storage."""
-    import torch
-
+    from models.loading import without_memory
     from models.registry import architectures
     from models.sizes import sizes
 
     found = sizes()[size]
     config = dataclasses.replace(found.config, classes=0) if headless else found.config
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in architectures()[found.architecture].build(config).parameters())
+    return sum(parameter.numel() for parameter in without_memory(architectures()[found.architecture], config).parameters())
