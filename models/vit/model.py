@@ -96,8 +96,8 @@ class ViTConfig:
             raise ValueError("pool: there is no class token to take")
         if self.tanh_gelu and self.quick_gelu:
             raise ValueError("quick_gelu: the activation is either this or tanh_gelu")
-        if self.pool is Pool.ATTENTION and (self.class_token or self.quick_gelu or self.reversible):
-            raise ValueError("pool attention: for models without a class token, with GELU and one residual stream")
+        if self.pool is Pool.ATTENTION and (self.quick_gelu or self.reversible):
+            raise ValueError("pool attention: for models with GELU and one residual stream")
         if self.pool is Pool.TOKEN_MEAN and (not self.class_token or self.distilled or self.reversible):
             raise ValueError("pool token-mean: for models with a class token and one residual stream")
         if self.joint_width is not None and (self.joint_width < 1 or self.distilled or not self.classes):
