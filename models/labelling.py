@@ -22,6 +22,7 @@ from torch import Tensor
 from models.bundle import Bundle, BundleError, BundleSpec, write
 from models.loading import LoadedModel, load
 from models.pairs.cit import CiT
+from models.pairs.clip import CLIP
 from models.pairs.flip import FLIP
 from models.pairs.maws import MAWSClip
 from models.spec import Rung, Text, Weights
@@ -87,10 +88,10 @@ def _image_tower(spec: BundleSpec, model: Any) -> tuple[dict[str, Tensor], Any, 
         raise BundleError(f"{spec.id}: its images pass MoCo-v3's projector, three layers that a ViT's head has no place for")
     if isinstance(model, MAWSClip):
         projection = model.vision_projection.T
-    elif isinstance(model, CiT | FLIP):
+    elif isinstance(model, CiT | FLIP | CLIP):
         projection = model.vision_projection.weight
     else:
-        raise BundleError(f"{spec.id}: architecture {spec.architecture} is none of MAWS, FLIP and CiT")
+        raise BundleError(f"{spec.id}: architecture {spec.architecture} is none of MAWS, FLIP, CiT and CLIP")
     tower = {key.removeprefix(TOWER): value for key, value in model.state_dict().items() if key.startswith(TOWER)}
     kept = {key: value for key, value in tower.items() if not key.startswith("head.")}  # AugReg's own head is not used
     return {**kept, "projection.weight": projection}, model.config.vision, int(projection.shape[0])

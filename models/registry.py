@@ -189,6 +189,10 @@ class System:
     sizes: tuple[SizeTable, ...] = ()
     families: Mapping[str, Reference] = field(default_factory=dict)
     """Name → `models.published.family.Family`, of published checkpoints that become one of the architectures."""
+    hub_classes: Mapping[str, Reference] = field(default_factory=dict)
+    """Class of transformers, as `architectures` in `config.json` names it → the `Family` that reads its weights."""
+    timm_networks: Reference | None = None
+    """A function (`architecture` of timm's `config.json`) → the `Family` that reads its weights, None for an unknown one."""
 
 
 def systems() -> tuple[System, ...]:
@@ -202,6 +206,11 @@ def architectures() -> Mapping[str, Architecture]:
 
 def family_names() -> tuple[str, ...]:
     return tuple(name for system in systems() for name in system.families)
+
+
+def hub_classes() -> Mapping[str, Reference]:
+    """All classes of transformers that are read, and their families."""
+    return {name: reference for system in systems() for name, reference in system.hub_classes.items()}
 
 
 def families() -> Mapping[str, Family]:

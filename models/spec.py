@@ -53,8 +53,9 @@ class Preprocess(Schema):
     short_side: int = Field(gt=0)
     """Length of the short side before the crop. For an oblong crop the image is resized until it covers a box of the crop's proportions
     with this short side."""
-    fit: Literal["crop", "squeeze"] = "crop"
-    """crop: the short side to `short_side`, then the centre; squeeze: the whole image into the square, whatever its proportions."""
+    fit: Literal["crop", "squeeze", "squeeze-crop"] = "crop"
+    """crop: the short side to `short_side`, then the centre; squeeze: the whole image into the square, whatever its proportions;
+    squeeze-crop: the whole image into a square of `short_side`, then its centre (DeiT in transformers)."""
     interpolation: Literal["bicubic", "bilinear", "tf1-bicubic"] = "bicubic"
     """tf1-bicubic: TensorFlow 1's, which makes the image of its largest centred square (`models.media.legacy_resize`)."""
     mean: tuple[float, float, float]
@@ -77,6 +78,13 @@ class Clip(Schema):
     frames: int = Field(gt=0)
     stride: float = Field(gt=0)
     rate: float = Field(default=30.0, gt=0)
+    smooth: bool = False
+    """Whether frames that shrink are smoothed, as Pillow and transformers do; otherwise, as MAE-ST and SlowFast do, they are not."""
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves the usual way out: bundles of versions that know no other keep their digests."""
+        return {name: value for name, value in handler(self).items() if (name, value) != ("smooth", False)}
 
 
 class Sound(Schema):

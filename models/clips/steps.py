@@ -164,7 +164,7 @@ class ClipSteps:
         """(H, W, 3) → normalised squares (count, 3, S, S). Three of them take the short side as it is, one its centre, as published."""
         size, short_side = self._preprocess.image_size, self._preprocess.short_side
         frame = torch.from_numpy(pixels).permute(2, 0, 1)[:, None].float()  # (3, 1, H, W)
-        squares = crops(frame, short_side=short_side if count == 1 else size, size=size, count=count)
+        squares = crops(frame, short_side=short_side if count == 1 else size, size=size, count=count, smooth=self._clip.smooth)
         return ((squares / 255 - self._mean) / self._std)[:, :, 0]
 
     def _ready(self, states: Sequence[Viewing]) -> dict[int, Tensor]:

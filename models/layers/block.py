@@ -52,18 +52,36 @@ class Attention(nn.Module):
         return output
 
 
+class QuickGelu(nn.Module):
+    """x · sigmoid(1.702 x), the approximation of GELU in CLIP's published towers (section 2 of arXiv 1606.08415)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
 class Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int, width_out: int | None = None, dropout: float = 0.0, *, tanh_gelu: bool = False) -> None:
-        """tanh_gelu: the approximation of GELU by tanh, which JAX has by default."""
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        width_out: int | None = None,
+        dropout: float = 0.0,
+        *,
+        tanh_gelu: bool = False,
+        quick_gelu: bool = False,
+    ) -> None:
+        """tanh_gelu: the approximation of GELU by tanh, which JAX has by default. quick_gelu: `QuickGelu` instead."""
         super().__init__()
         self.gelu = "tanh" if tanh_gelu else "none"
+        self.quick = QuickGelu() if quick_gelu else None
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width_out or width)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = F.dropout(F.gelu(self.fc1(x), approximate=self.gelu), self.dropout, self.training)
-        return self.fc2(hidden)  # type: ignore[no-any-return]
+        hidden: Tensor = self.fc1(x)
+        hidden = F.gelu(hidden, approximate=self.gelu) if self.quick is None else self.quick(hidden)
+        return self.fc2(F.dropout(hidden, self.dropout, self.training))  # type: ignore[no-any-return]
 
 
 class Half(Enum):
@@ -87,13 +105,14 @@ class Block(nn.Module):
         mlp_norm_eps: float | None = None,
         drop_path: float = 0.0,
         tanh_gelu: bool = False,
+        quick_gelu: bool = False,
     ) -> None:
         """mlp_norm_eps: of the norm before the MLP, where it is not `norm_eps`."""
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attn = Attention(width, heads, qkv_bias)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps if mlp_norm_eps is None else mlp_norm_eps)
-        self.mlp = Mlp(width, hidden, tanh_gelu=tanh_gelu)
+        self.mlp = Mlp(width, hidden, tanh_gelu=tanh_gelu, quick_gelu=quick_gelu)
         self.drop_path = drop_path
 
     def forward(self, tokens: Tokens, r: int = 0, keep: Tensor | None = None, *, half: Half | None = None) -> Tokens:

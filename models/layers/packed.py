@@ -64,8 +64,9 @@ def pack_linears(model: nn.Module) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, Mlp):
                 fc1, fc2 = child.fc1, child.fc2
-                first = PackedLinear(fc1.weight, fc1.bias, gelu=child.gelu)
-                setattr(module, name, nn.Sequential(first, PackedLinear(fc2.weight, fc2.bias)))
+                first = PackedLinear(fc1.weight, fc1.bias, gelu=child.gelu if child.quick is None else None)
+                between = [] if child.quick is None else [child.quick]
+                setattr(module, name, nn.Sequential(first, *between, PackedLinear(fc2.weight, fc2.bias)))
             elif isinstance(child, TubePatchEmbed) or (isinstance(child, PatchEmbed) and child.side_by_side):
                 setattr(module, name, PackedPatches(child))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -17,8 +19,11 @@ from models.published.family import (
     decoder_fields,
     shape_of,
     side_of,
+    squeeze,
 )
 from models.published.key_table import KeyTable
+from models.published.model_config import ModelConfig, image_size
+from models.vit import published_transformers as hub
 from models.vit.published import ENCODER, MASKED_DECODER, mae_preprocess
 
 IMAGE_SIZE = 224
@@ -69,4 +74,42 @@ PRETRAINING = Family(
     head_fields=AUTOENCODER_HEADS,
     tidy=with_tables,
     resized=at_another_size,
+)
+
+
+TRANSFORMERS_KEYS = {
+    **hub.prefixed("vit.", hub.ENCODER),
+    "decoder.decoder_embed.*": "decoder_embed.*",
+    "decoder.decoder_pos_embed": "decoder_pos_embed",
+    "decoder.mask_token": "mask_token",
+    **hub.blocks("decoder.decoder_layers", "decoder_blocks"),
+    **hub.blocks("decoder.decoder_encoder.layer", "decoder_blocks"),
+    "decoder.decoder_norm.*": "decoder_norm.*",
+    "decoder.decoder_pred.*": "decoder_pred.*",
+}
+"""Blocks of the decoder have the first names in published files, and the second ones since version 5 of the library."""
+
+
+def described(description: Mapping[str, Any]) -> Fields:
+    """Fields of MAEConfig that `config.json` of transformers states and weights do not tell."""
+    stated = ModelConfig.of(description)
+    stated.require("hidden_act", "gelu", "gelu")
+    stated.require("qkv_bias", True, True)
+    return {
+        "image_size": image_size(description, 224),
+        "heads": stated.integer("num_attention_heads", 12),
+        "decoder_heads": stated.integer("decoder_num_attention_heads", 16),
+        "norm_eps": stated.number("layer_norm_eps", 1e-12),
+        "mask_ratio": stated.share("mask_ratio", 0.75),
+        "normalise_targets": stated.flag("norm_pix_loss", False),
+    }
+
+
+TRANSFORMERS = replace(
+    PRETRAINING,
+    name="transformers ViTMAE",
+    table=KeyTable(TRANSFORMERS_KEYS),
+    tidy=lambda published: published,
+    described=described,
+    preprocess=squeeze,
 )

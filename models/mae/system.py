@@ -19,4 +19,5 @@ SYSTEM = System(
     ),
     sizes=(SizeTable("MAE", "mae", "arXiv 2111.06377", "models.mae.model:SIZES"),),
     families={"mae_pretrained": "models.mae.published:PRETRAINING"},
+    hub_classes={"ViTMAEForPreTraining": "models.mae.published:TRANSFORMERS"},
 )

@@ -78,6 +78,10 @@ class VideoMAEConfig(VideoEncoderConfig):
     drop_path: float = 0.0
     dropout: float = 0.0
     """Dropout rate before the head, in training."""
+    final_norm_eps: float | None = None
+    """Epsilon of the last norm; None for `norm_eps`."""
+    first_in_mean: bool = False
+    """Whether the mean is over all patches where there is no class token (VideoMAE, arXiv 2203.12602); MAE-ST leaves the first one out."""
 
 
 SIZES: Mapping[str, VideoMAEConfig] = {
@@ -102,7 +106,7 @@ class VideoMAE(nn.Module):
             Block(width, config.heads, int(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
             for rate in drop_path_rates(config.drop_path, config.depth)
         )
-        self.norm = nn.LayerNorm(config.features, eps=config.norm_eps)
+        self.norm = nn.LayerNorm(config.features, eps=config.norm_eps if config.final_norm_eps is None else config.final_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.features, config.classes)
         self._initialise()
@@ -136,7 +140,7 @@ class VideoMAE(nn.Module):
     def _mean(self, tokens: Tokens) -> Tensor:
         """→ (B, C). The published model leaves the first token out of the mean even where it is no class token; once tokens have merged
         there is no such first token, and the mean is over all of them."""
-        if tokens.size is None:
+        if tokens.size is None and not self.config.first_in_mean:
             return tokens.x[:, 1:].mean(dim=1)
         return tokens.mean(self.config.special_tokens, self.config.patches)
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from models.mae_st.model import VideoMAEConfig
 from models.published.family import (
     AUTOENCODER_HEADS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     KINETICS_MEAN,
     KINETICS_STD,
     Family,
@@ -20,6 +25,8 @@ from models.published.family import (
     side_of,
 )
 from models.published.key_table import KeyTable
+from models.published.model_config import ModelConfig, image_size
+from models.vit.published_transformers import blocks, prefixed
 
 BLOCKS = {
     "blocks.{i}.norm1.*": "blocks.{i}.norm1.*",
@@ -127,4 +134,87 @@ PRETRAINING = Family(
     config=pretraining_config,
     preprocess=PREPROCESS,
     head_fields=AUTOENCODER_HEADS,
+)
+
+
+TRANSFORMERS_KEYS = {
+    **prefixed(
+        "videomae.",
+        {
+            "embeddings.patch_embeddings.projection.*": "patch_embed.proj.*",
+            **{
+                key.replace("value}.*", "value}.weight"): ours.replace("qkv.*", "qkv.weight")
+                for key, ours in blocks("encoder.layer").items()
+            },
+            "encoder.layer.{i}.attention.attention.q_bias": "blocks.{i}.attn.q_bias",
+            "encoder.layer.{i}.attention.attention.v_bias": "blocks.{i}.attn.v_bias",
+        },
+    ),
+    "fc_norm.*": "norm.*",
+    "classifier.*": "head.*",
+}
+"""VideoMAE (arXiv 2203.12602): keys have no bias, and the table of positions is fixed."""
+
+FINAL_NORM_EPS = 1e-5
+"""PyTorch's default, which the library's last norm has whatever `layer_norm_eps` says."""
+
+
+def videomae_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+    """The fields of VideoMAEConfig that weights tell, but for `image_size` and `frames`."""
+    width, channels, patch_frames, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 5)
+    return {
+        "patch_size": patch_size,
+        "patch_frames": patch_frames,
+        "channels": channels,
+        "width": width,
+        **block_fields(weights, width),
+        "qkv_bias": "blocks.0.attn.q_bias" in weights,
+    }
+
+
+def videomae_described(description: Mapping[str, Any]) -> Fields:
+    """The fields that `config.json` states and weights do not tell."""
+    stated = ModelConfig.of(description)
+    stated.require("hidden_act", "gelu", "gelu")
+    stated.require("use_mean_pooling", True, True)
+    return {
+        "image_size": image_size(description, 224),
+        "frames": stated.integer("num_frames", 16),
+        "heads": stated.integer("num_attention_heads", 12),
+        "norm_eps": stated.number("layer_norm_eps", 1e-12),
+    }
+
+
+def completed(weights: dict[str, Tensor], config: VideoMAEConfig) -> dict[str, Tensor]:
+    """With one bias for q, k and v, that of k being 0, and with the table of positions."""
+    kept = {key: value for key, value in weights.items() if not key.endswith(("q_bias", "v_bias"))}
+    for key in weights.keys() - kept.keys():
+        if key.endswith("q_bias"):
+            q, v = weights[key], weights[key.replace("q_bias", "v_bias")]
+            kept[key.replace("q_bias", "qkv.bias")] = torch.cat([q, torch.zeros_like(q), v])
+    return {**kept, "pos_embed.joint": interleaved_table(config.width, config.patches)}
+
+
+def interleaved_table(width: int, length: int) -> Tensor:
+    """(1, length, width), float32: sine and cosine in turns (section 3.5 of arXiv 1706.03762), of places counted through the whole clip."""
+    frequencies = 10000.0 ** -(torch.arange(width, dtype=torch.float64, device="cpu") // 2 * 2 / width)
+    angles = torch.arange(length, dtype=torch.float64, device="cpu").unsqueeze(1) * frequencies  # (length, width)
+    return torch.where(torch.arange(width) % 2 == 0, angles.sin(), angles.cos()).float().unsqueeze(0)
+
+
+TRANSFORMERS = Family(
+    name="transformers VideoMAE",
+    architecture="video_mae",
+    table=KeyTable(TRANSFORMERS_KEYS),
+    config=videomae_config,
+    described=videomae_described,
+    resized=completed,
+    defaults={
+        "proportional_attention": False,
+        "class_token": False,
+        "separate_positions": False,
+        "first_in_mean": True,
+        "final_norm_eps": FINAL_NORM_EPS,
+    },
+    preprocess=resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD, "bilinear"),
 )

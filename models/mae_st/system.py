@@ -32,4 +32,5 @@ SYSTEM = System(
         "mae_st": "models.mae_st.published:FAMILY",
         "mae_st_pretrained": "models.mae_st.published:PRETRAINING",
     },
+    hub_classes={"VideoMAEForVideoClassification": "models.mae_st.published:TRANSFORMERS"},
 )

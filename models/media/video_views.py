@@ -7,6 +7,7 @@ Training looks at one clip at random. Strides are counted at 30 frames per secon
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -57,10 +58,15 @@ def view_frames(total: int, fps: float, *, frames: int, stride: float, views: in
     return torch.stack([frames_within(span, total, frames) for span in spans])
 
 
-def crops(clip: Tensor, *, short_side: int, size: int, count: int) -> Tensor:
+Resize = Callable[[Tensor, int, int, int, int], Tensor]
+"""(images, axis counted from the end, its new length, first line, number of lines) → those lines."""
+
+
+def crops(clip: Tensor, *, short_side: int, size: int, count: int, smooth: bool = False) -> Tensor:
     """A normalised clip (channels, T, H, W) → squares (count, channels, T, size, size) of it, its short side taken to `short_side`.
 
-    count: 1 for the centre; 3 for left or top, centre, right or bottom along the longer side.
+    count: 1 for the centre; 3 for left or top, centre, right or bottom along the longer side. smooth: resize values from 0 to 255 as Pillow
+    does, which smooths what shrinks and rounds; otherwise bilinearly, without antialiasing.
     """
     if short_side < size:
         raise ValueError(f"size: squares of {size} px do not fit a short side of {short_side}")
@@ -72,16 +78,18 @@ def crops(clip: Tensor, *, short_side: int, size: int, count: int) -> Tensor:
         corners = [(0, left), (top, left), (height - size, left)] if height > width else [(top, 0), (top, left), (top, width - size)]
     else:
         raise ValueError(f"count: {count} crops; it can be 1 (the centre) or 3 (along the longer side)")
-    return torch.stack([_resized_square(clip, (height, width), corner, size) for corner in corners])
+    return torch.stack(
+        [_resized_square(clip, (height, width), corner, size, _smoothed_line if smooth else _resized_line) for corner in corners]
+    )
 
 
-def _resized_square(images: Tensor, to: tuple[int, int], corner: tuple[int, int], size: int) -> Tensor:
+def _resized_square(images: Tensor, to: tuple[int, int], corner: tuple[int, int], size: int, line: Resize) -> Tensor:
     """(…, H, W) → (…, size, size), the square at a corner (top, left) of what `F.interpolate` makes of images taken to a height and width.
 
     No more than the square is computed, the longer side first: a strip of 30,000 by 4 pixels would become 224 times as large as a whole."""
     axes = sorted(((-2, to[0], corner[0]), (-1, to[1], corner[1])), key=lambda axis: axis[1], reverse=True)
     for axis, resized, first in axes:
-        images = _resized_line(images, axis, resized, first, size)
+        images = line(images, axis, resized, first, size)
     return images
 
 
@@ -92,8 +100,32 @@ def _resized_line(images: Tensor, axis: int, to: int, first: int, count: int) ->
         return images.narrow(axis, first, count)
     places = ((torch.arange(first, first + count, device=images.device) + 0.5) * (length / to) - 0.5).clamp(min=0)
     before = places.long().clamp(max=length - 1)
-    share = (places - before).view([-1] + [1] * (-1 - axis))
+    share = _along(places - before, axis)
     return torch.lerp(images.index_select(axis, before), images.index_select(axis, (before + 1).clamp(max=length - 1)), share)
+
+
+def _smoothed_line(images: Tensor, axis: int, to: int, first: int, count: int) -> Tensor:
+    """The same as Pillow computes it: a triangle as wide as two lines of the result, or of the images if these are the wider ones, then
+    rounding to whole values."""
+    length = images.shape[axis]
+    if length == to:
+        return images.narrow(axis, first, count)
+    scale = length / to
+    reach = max(scale, 1.0)
+    centres = (torch.arange(first, first + count, device=images.device, dtype=torch.float64) + 0.5) * scale
+    begins = (centres - reach + 0.5).floor().clamp(min=0).long()
+    summed, total = torch.zeros((), device=images.device), torch.zeros(count, dtype=torch.float64, device=images.device)
+    for tap in range(2 * math.ceil(reach) + 1):
+        places = begins + tap
+        weights = (1 - ((places + 0.5 - centres) / reach).abs()).clamp(min=0) * (places < length)
+        summed = summed + images.index_select(axis, places.clamp(max=length - 1)) * _along(weights.float(), axis)
+        total += weights
+    return (summed / _along(total.float(), axis)).round().clamp(0, 255)
+
+
+def _along(line: Tensor, axis: int) -> Tensor:
+    """(n,) → a shape that multiplies images along an axis counted from the end."""
+    return line.view([-1] + [1] * (-1 - axis))
 
 
 def _resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:

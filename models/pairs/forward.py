@@ -11,6 +11,7 @@ from torch import Tensor
 from models.layers.embedding import EmbedOptions, image_vectors, token_vectors, unit
 from models.layers.forward import Forward, normalise
 from models.pairs.cit import CiT
+from models.pairs.clip import CLIP
 from models.pairs.flip import FLIP
 from models.pairs.maws import MAWSClip
 from models.registry import architectures
@@ -50,6 +51,9 @@ maws_clip = _zero_shot("maws_clip", lambda model, words, visible: model.encode_t
 
 cit = _zero_shot("cit", lambda model, words, visible: model.encode_texts(words, visible))
 """`_zero_shot`; the text tower does not read what is not visible."""
+
+clip = _zero_shot("clip", lambda model, words, visible: model.encode_texts(words))
+"""`_zero_shot`; the text tower reads nothing behind the end of a text, where padding is."""
 
 flip = _zero_shot("flip", lambda model, words, visible: model.encode_texts(words), reads_padding=True)
 """`_zero_shot`; padding takes part, and N is always the model's `text_length`: `visible` only tells which rows are texts."""
@@ -96,7 +100,7 @@ def _passes(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     yield first, len(lengths)
 
 
-def scale_of(model: MAWSClip | CiT | FLIP) -> float:
-    """Factor of cosines before softmax: the exponential of a learned logarithm, without bounds in MAWS and CiT and at most 100 in FLIP,
-    which may have a fixed one."""
+def scale_of(model: MAWSClip | CiT | FLIP | CLIP) -> float:
+    """Factor of cosines before softmax: the exponential of a learned logarithm, which may have a fixed value in FLIP and is at most 100
+    there."""
     return float(model.scale().detach())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from models.pairs.cit import CiT, CiTConfig
+from models.pairs.clip import CLIP, CLIPConfig
 from models.pairs.flip import FLIP, FLIPConfig
 from models.pairs.maws import MAWSClip, MAWSClipConfig
 from models.registry import Call, Maker
@@ -19,6 +20,11 @@ def maws_clip(model: MAWSClip, config: MAWSClipConfig, make: Maker) -> Call:
 
 
 def flip(model: FLIP, config: FLIPConfig, make: Maker) -> Call:
+    pixels, words = make.normal(3, config.image_size, config.image_size), make.words(config.text_length)
+    return lambda: model(pixels, words)
+
+
+def clip(model: CLIP, config: CLIPConfig, make: Maker) -> Call:
     pixels, words = make.normal(3, config.image_size, config.image_size), make.words(config.text_length)
     return lambda: model(pixels, words)
 

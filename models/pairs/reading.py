@@ -25,6 +25,7 @@ READINGS: Mapping[str, Reading] = {
     # XLM-R's positions are counted from the one after padding
     "maws_clip": Reading(lambda config: int(config["positions"]) - int(config["padding"]) - 1, 102),
     "cit": Reading(lambda config: int(config["positions"]), 32),
+    "clip": Reading(lambda config: int(config["text_length"]), None),
     "flip": Reading(lambda config: int(config["text_length"]), None, padding="length", empty=False, special=False),
 }
 """Architecture → how it reads. MAWS cuts to 100 pieces and adds two; CiT has 32 with both; FLIP 32 without any, and reads padding."""

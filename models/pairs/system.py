@@ -1,4 +1,4 @@
-"""FLIP, CiT and MAWS: pairs of a vision and a text tower. Imports no torch."""
+"""FLIP, CiT, MAWS and CLIP: pairs of a vision and a text tower. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ SYSTEM = System(
         _pair("maws_clip", "models.pairs.maws:MAWSClip", "cls"),
         _pair("flip", "models.pairs.flip:FLIP", "mean"),
         _pair("cit", "models.pairs.cit:CiT", "cls", _is_linear),
+        _pair("clip", "models.pairs.clip:CLIP", "cls"),
     ),
     sizes=(
         SizeTable("MAWS", "vit", "arXiv 2303.13496", "models.pairs.maws:VISION_SIZES"),
@@ -51,5 +52,11 @@ SYSTEM = System(
         "cit": "models.pairs.published_cit:FAMILY",
         "cit_augreg": "models.pairs.published_cit:AUGREG",
         "cit_swag": "models.pairs.published_cit:SWAG",
+    },
+    hub_classes={
+        "CLIPModel": "models.pairs.published_clip:CLIP",
+        "CLIPVisionModel": "models.pairs.published_clip:CLIP_VISION",
+        "SiglipVisionModel": "models.pairs.published_siglip:VISION",
+        "SiglipForImageClassification": "models.pairs.published_siglip:CLASSIFIER",
     },
 )

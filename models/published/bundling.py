@@ -28,9 +28,11 @@ LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
 def inputs(family: Family, purpose: Purpose, config: Any, settings: Fields, stated: Stated | None = None) -> dict[str, Any]:
     """The fields of a spec that say how images, clips and sounds become input. settings: those made by hand; stated: the transform that
     came with the checkpoint. Raises CheckpointError for a transform that a bundle cannot express."""
+    stated = stated or Stated()
+    clip = _chosen(purpose.clip(config), {key: key for key in CLIP_FIELDS}, settings)
     return {
-        "preprocess": _preprocess(family, purpose, config, settings, stated or Stated()),
-        "clip": _chosen(purpose.clip(config), {key: key for key in CLIP_FIELDS}, settings),
+        "preprocess": _preprocess(family, purpose, config, settings, stated),
+        "clip": clip.model_copy(update={"smooth": True}) if clip is not None and stated.smooth else clip,
         "sound": _chosen(purpose.sound(config), SOUND_FIELDS, settings),
         "space": _chosen(purpose.space(config), {key: key for key in SPACE_FIELDS}, settings),
     }
@@ -69,9 +71,13 @@ def _chosen(usual: Model | None, names: Mapping[str, str], settings: Fields) -> 
     return None if usual is None else type(usual).model_validate(usual.model_dump() | chosen)
 
 
-def label_names(file: Path, labels: Sequence[str] | None, known: Sequence[str], classes: int) -> list[str]:
+def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str], known: Sequence[str], classes: int) -> list[str]:
+    """labels: those given by hand; None: those that files beside the weights state, else the ones that the config knows. Raises
+    CheckpointError."""
     if labels is None:
-        return list(known) or [f"class {index}" for index in range(classes)]
+        if stated and len(stated) != classes:
+            raise CheckpointError(f"{file}: has {classes} classes, and its config names {len(stated)}; --labels gives their names")
+        return list(stated or known) or [f"class {index}" for index in range(classes)]
     if len(labels) != classes:
         raise CheckpointError(f"{file}: has {classes or 'no'} classes, but {len(labels)} labels were given")
     return list(labels)

@@ -65,6 +65,10 @@ class Checkpoint:
     """The file's own description of its model: `format` and `config`, SlowFast's `cfg`, or timm's `pretrained_cfg`."""
     notes: tuple[str, ...] = ()
     """Choices and changes made while reading, one sentence each."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes that files beside the weights state."""
+    license: str = ""
+    """The licence that they state; empty: they state none."""
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

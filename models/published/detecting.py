@@ -13,7 +13,7 @@ from torch import Tensor
 from models.published.container import CheckpointError
 from models.published.family import Family, Fields
 from models.published.fitting import Fit, fit
-from models.registry import architectures, families
+from models.registry import architectures, families, hub_classes, named, systems
 
 
 def detect(
@@ -50,6 +50,28 @@ def choose(file: Path, published: Mapping[str, Tensor], name: str | None, descri
     if len(stated) == 1:
         return families()[stated[0]]  # what is wrong with it is said when it is read
     raise CheckpointError(f"{file}: {_nearest(published, description, settings)}")
+
+
+def choose_class(file: Path, config: Mapping[str, Any]) -> Family:
+    """The family of a class of transformers, from its `config.json`. Raises CheckpointError."""
+    known, name = hub_classes(), config["architectures"][0]
+    if name not in known:
+        raise CheckpointError(f"{file}: config.json: architectures {name!r} is not read here; accepted are {', '.join(known)}")
+    family: Family = named(known[name])
+    return family
+
+
+def choose_network(file: Path, config: Mapping[str, Any]) -> Family:
+    """The family of a network of timm, from its `config.json`. Raises CheckpointError."""
+    name = config["architecture"]
+    for system in systems():
+        found: Family | None = named(system.timm_networks)(name) if system.timm_networks is not None else None
+        if found is not None:
+            return found
+    raise CheckpointError(
+        f"{file}: config.json: architecture {name!r} is not read by its name; accepted are vit_SIZE_patchN_PIXELS, deit_…, "
+        "vit_…_dinov2 and vit_…_clip_…; --family takes another one as what its keys are"
+    )
 
 
 def _stated(description: Mapping[str, Any]) -> list[str]:

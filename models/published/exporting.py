@@ -75,9 +75,11 @@ def write(file: Path, family: Family, published: Mapping[str, Tensor], descripti
 
 def _choose(spec: BundleSpec, weights: Mapping[str, Tensor], family: str | None) -> Family:
     name = family or spec.provenance.get("family")
-    if name is None:
+    hub = family is None and name is not None and name not in families()
+    if name is None or hub:
         fitting = [known.name for known in families().values() if known.architecture == spec.architecture and _fits(spec, known, weights)]
-        raise CheckpointError(f"{spec.id}: was not imported; say with --family whose layout to write: {', '.join(fitting) or 'none fits'}")
+        what = f"was imported from {name}, whose layout is not written" if hub else "was not imported"
+        raise CheckpointError(f"{spec.id}: {what}; say with --family whose layout to write: {', '.join(fitting) or 'none fits'}")
     if name not in families():
         raise CheckpointError(f"family {name!r} is unknown; known are {', '.join(families())}")
     chosen = families()[name]

@@ -6,15 +6,16 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
 
 from models.bundle import BundleSpec
-from models.published import bundling, settings, t5x, transforms
+from models.published import bundling, model_config, model_folder, settings, t5x, transforms
 from models.published.container import Checkpoint, CheckpointError, open_checkpoint
-from models.published.detecting import choose
+from models.published.detecting import choose, choose_class, choose_network
 from models.published.family import Family, Fields, UnlikeFamily
 from models.published.fitting import Fit, complaint_of, fit, named_once
 from models.published.transforms import Stated
@@ -30,18 +31,21 @@ def import_checkpoint(
     overrides: Mapping[str, str],
     name: str,
     version: str,
-    license: str,
+    license: str | None,
+    origin: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[BundleSpec, dict[str, Tensor]]:
     """Read a published checkpoint: the spec of a bundle, its weights still to be sealed by `bundle.write`, and the weights by our names.
 
-    family: None to find it from the keys. labels: None for those that the architecture has, else "class 0", "class 1", …. overrides: config
-    and preprocessing fields as written on a command line, as `heads` = "4", `mean` = "0.5,0.5,0.5", `stride` = "2"; another `image_size`
-    resizes the position table as the family does.
+    file: also a folder, as the hub has them (`models.published.model_folder`) or as T5X writes it. family: None to find it from the keys,
+    or from a folder's `config.json`. labels: None for those that such a folder states, or the architecture has, else "class 0", "class 1",
+    …. license: None for the one that a model card beside the weights states. overrides: config and preprocessing fields as written on a
+    command line, as `heads` = "4", `mean` = "0.5,0.5,0.5", `stride` = "2"; another `image_size` resizes the position table as the family
+    does. origin: further fields of the provenance, which say where the files came from.
     Raises CheckpointError with a sentence for the user.
     """
-    checkpoint = open_checkpoint(file)
+    checkpoint = model_folder.open_folder(file) if model_folder.is_folder(file) else open_checkpoint(file)
     given = settings.parse(overrides)
-    chosen = choose(file, checkpoint.weights, family, checkpoint.description, given)
+    chosen = _family(file, checkpoint, family, given)
     config_settings, input_settings = settings.split(chosen, given)
     found = _fit(file, checkpoint, chosen, config_settings)
     config, architecture = found.config(), architectures()[chosen.architecture]
@@ -58,9 +62,11 @@ def import_checkpoint(
             architecture=chosen.architecture,
             config=dataclasses.asdict(config),
             **inputs,
-            labels=bundling.label_names(file, labels, purpose.names(config), classes),
-            license=license,
-            provenance=_provenance(file, checkpoint, chosen, overrides, config) | _transform(chosen, stated, inputs["preprocess"], given),
+            labels=bundling.label_names(file, labels, checkpoint.labels if classes else (), purpose.names(config), classes),
+            license=license or checkpoint.license or "unknown",
+            provenance=_provenance(file, checkpoint, chosen, overrides, config)
+            | _transform(chosen, stated, inputs["preprocess"], given)
+            | dict(origin),
             ladder=bundling.ladder(architecture, task, config),
             weights=Weights(sha256="0" * 64, bytes=0),
         )
@@ -68,6 +74,17 @@ def import_checkpoint(
         first = error.errors()[0]
         raise CheckpointError(f"{'.'.join(map(str, first['loc'])) or 'bundle'}: {first['msg']}") from error
     return spec, found.weights
+
+
+def _family(file: Path, checkpoint: Checkpoint, name: str | None, given: Fields) -> Family:
+    config, network = (checkpoint.description.get(key) for key in (model_config.KEY, model_folder.TIMM))
+    if network is not None and name is None:
+        return choose_network(file, network)
+    if config is None:
+        return choose(file, checkpoint.weights, name, checkpoint.description, given)
+    if name is not None:
+        raise CheckpointError(f"family {name!r}: {file / model_config.FILE} says which network it is; a family is for files without one")
+    return choose_class(file, config)
 
 
 def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: Fields) -> Fit:
@@ -127,7 +144,8 @@ def _left_out(published: Mapping[str, Tensor], family: Family) -> dict[str, list
 
 
 def _sha256(file: Path) -> str:
-    """SHA-256 of the file, or of a T5X folder's index."""
-    file = t5x.index_of(file) if file.is_dir() else file
+    """SHA-256 of the file, or of a folder's file of weights, or of the index that names them."""
+    if file.is_dir():
+        file = model_folder.weights_file(file) if model_folder.is_folder(file) else t5x.index_of(file)
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

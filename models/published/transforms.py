@@ -11,6 +11,7 @@ from typing import Any
 
 from models.published.container import CheckpointError
 from models.published.family import Fields
+from models.published.model_config import PROCESSOR
 
 FILES = ("config.json", "pretrained_cfg.json")
 """Files beside a checkpoint that may state its transform, the first that does so counts."""
@@ -32,6 +33,8 @@ class Stated:
     """timm's `pretrained_cfg`."""
     note: str = ""
     """A file that was not read, and why; empty: there is none."""
+    smooth: bool = False
+    """Whether frames of clips that shrink are smoothed (`Clip.smooth`)."""
 
     def fields(self, size: int, given: Fields) -> Fields:
         """Fields of `Preprocess` for images of `size` pixels. given: fields set by hand, which count instead.
@@ -68,6 +71,8 @@ def find(file: Path, description: Mapping[str, Any], classes: int) -> Stated:
 
     A file beside it that is of a model with other classes is left out. Raises CheckpointError for a file that is not JSON.
     """
+    if isinstance(processor := description.get(PROCESSOR), Stated):
+        return processor
     own = _cfg(description)
     if own:
         return Stated(file.name, own)

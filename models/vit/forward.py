@@ -42,7 +42,7 @@ def embed(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, 
         special, tokens = vit.config.special_tokens, vit.encode_tokens(images, asked.merge)
         return token_vectors(tokens.x[:, special:], tokens, special + vit.config.patches)
     own = vit.config.pool
-    mean = Pool.NORM_MEAN if own is Pool.TOKEN else own
+    mean = Pool.NORM_MEAN if own in (Pool.TOKEN, Pool.TOKEN_MEAN) else own
     answer = vit(images, merge=asked.merge, pool=Pool.TOKEN if asked.pool == "cls" else mean)
     features = answer.features.mean(dim=1) if answer.features.dim() == 3 else answer.features
     return image_vectors(features, answer.tokens_in, answer.tokens_out)

@@ -35,8 +35,8 @@ def classifier_graph(model: nn.Module, preprocess: Preprocess, *, int8: bool = F
 
     Raises ValueError for a model that has no such graph.
     """
-    if not isinstance(model, ViT) or model.config.reversible:
-        raise ValueError("only vision transformers with one residual stream have a graph")
+    if not isinstance(model, ViT) or model.config.reversible or model.config.pool is Pool.ATTENTION:
+        raise ValueError("only vision transformers with one residual stream and a pool of means or tokens have a graph")
     if sum(parameter.nbytes for parameter in model.parameters()) > MOST_BYTES:
         raise ValueError("a graph holds less than 2 GiB")
     graph = _Graph(int8)
@@ -131,13 +131,13 @@ def _embed(graph: _Graph, model: ViT, preprocess: Preprocess) -> str:
     positions = _numpy(model.pos_embed)
     x = graph.add("Add", x, graph.constant((positions[:, special:] + bias).astype(np.float32)))
     if not special:
-        return str(x)
+        return graph.norm(x, model.norm_pre)
     front = np.concatenate([_numpy(token) for token in (model.cls_token, model.dist_token) if token is not None], axis=1)
     if config.class_position:
         front = front + positions[:, :special]
     batch = graph.slice(graph.add("Shape", x), 0, 0, 1)
     shape = graph.add("Concat", batch, graph.integers(special, config.width), axis=0)
-    return str(graph.add("Concat", graph.add("Expand", graph.constant(front), shape), x, axis=1))
+    return graph.norm(graph.add("Concat", graph.add("Expand", graph.constant(front), shape), x, axis=1), model.norm_pre)
 
 
 def _block(graph: _Graph, block: Block, x: str, size: str, r: str, model: ViT) -> tuple[str, str]:
@@ -151,8 +151,13 @@ def _block(graph: _Graph, block: Block, x: str, size: str, r: str, model: ViT) -
     some = graph.add("Greater", graph.add("Squeeze", r, graph.integers(0)), graph.constant(np.int64(0)))
     x, size = graph.add("If", some, outputs=2, then_branch=then, else_branch=other)
     hidden = graph.linear(graph.norm(x, block.norm2), block.mlp.fc1)
-    hidden = graph.add("Gelu", hidden, approximate=block.mlp.gelu)
+    hidden = _quick_gelu(graph, hidden) if block.mlp.quick else graph.add("Gelu", hidden, approximate=block.mlp.gelu)
     return graph.add("Add", x, graph.linear(hidden, block.mlp.fc2)), size
+
+
+def _quick_gelu(graph: _Graph, x: str) -> str:
+    scaled = graph.add("Mul", x, graph.constant(np.float32(1.702)))
+    return str(graph.add("Mul", x, graph.add("Sigmoid", scaled)))
 
 
 def _attend(graph: _Graph, block: Block, x: str, size: str, proportional: bool) -> tuple[str, str]:
@@ -229,6 +234,9 @@ def _pool(graph: _Graph, model: ViT, x: str, size: str) -> Sequence[str]:
     total = graph.add("ReduceSum", weighted, graph.integers(1), keepdims=0)
     count_before = config.patches + config.special_tokens - first
     mean = graph.norm(graph.add("Div", total, graph.constant(np.float32(count_before))), model.fc_norm)
+    if config.pool is Pool.TOKEN_MEAN:
+        token = graph.add("Gather", x, graph.constant(np.int64(0)), axis=1)
+        return [graph.add("Concat", token, mean, axis=1)]
     return [mean, mean]
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.answers import Classified
+from models.layers.attention_pool import AttentionPool
 from models.layers.block import Block, drop_path_rates
 from models.layers.initial import initialise_like_slowfast
 from models.layers.masking import take
@@ -31,6 +32,11 @@ class Pool(StrEnum):
     """`norm` on every token, then the weighted mean."""
     NORM_MEAN_ALL = "norm-mean-all"
     """The same, with the class token in the mean (FLIP)."""
+    TOKEN_MEAN = "token-mean"
+    """`norm` on every token, then the class token and beside it the weighted mean of the patches: the linear heads of DINOv2
+    (arXiv 2304.07193)."""
+    ATTENTION = "attention"
+    """`norm` on every token, then a trained query that attends to all of them (SigLIP)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,10 @@ class ViTConfig:
     qkv_bias: bool = True
     tanh_gelu: bool = False
     """The approximation of GELU by tanh (FLIP)."""
+    quick_gelu: bool = False
+    """x · sigmoid(1.702 x) instead of GELU (CLIP)."""
+    pre_norm: bool = False
+    """A norm before the first block, timm's `norm_pre` (CLIP)."""
     norm_eps: float = 1e-6
     class_token: bool = True
     class_position: bool = True
@@ -84,6 +94,12 @@ class ViTConfig:
             raise ValueError("distilled: a distillation token needs a class token before it")
         if self.pool is Pool.TOKEN and not self.class_token:
             raise ValueError("pool: there is no class token to take")
+        if self.tanh_gelu and self.quick_gelu:
+            raise ValueError("quick_gelu: the activation is either this or tanh_gelu")
+        if self.pool is Pool.ATTENTION and (self.quick_gelu or self.reversible):
+            raise ValueError("pool attention: for models with GELU and one residual stream")
+        if self.pool is Pool.TOKEN_MEAN and (not self.class_token or self.distilled or self.reversible):
+            raise ValueError("pool token-mean: for models with a class token and one residual stream")
         if self.joint_width is not None and (self.joint_width < 1 or self.distilled or not self.classes):
             raise ValueError("joint_width: a positive number, for models with one head")
 
@@ -116,7 +132,7 @@ class ViTConfig:
     @property
     def features(self) -> int:
         """Channels that the head sees."""
-        return 2 * self.width if self.reversible else self.width
+        return 2 * self.width if self.reversible or self.pool is Pool.TOKEN_MEAN else self.width
 
 
 SIZES: Mapping[str, ViTConfig] = {
@@ -138,6 +154,7 @@ class ViT(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, width)) if config.distilled else None
         self.pos_embed = nn.Parameter(torch.zeros(1, config.special_tokens + config.patches, width))
+        self.norm_pre = nn.LayerNorm(width, eps=config.norm_eps) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(
             Block(
                 width,
@@ -148,13 +165,19 @@ class ViT(nn.Module):
                 mlp_norm_eps=config.mlp_norm_eps,
                 drop_path=rate,
                 tanh_gelu=config.tanh_gelu,
+                quick_gelu=config.quick_gelu,
             )
             for rate in drop_path_rates(config.drop_path, config.depth)
         )
         norm_first = config.pool is not Pool.MEAN
-        final_norm = nn.LayerNorm(config.features, eps=config.norm_eps if config.final_norm_eps is None else config.final_norm_eps)
+        stream = 2 * width if config.reversible else width
+        final_norm = nn.LayerNorm(stream, eps=config.norm_eps if config.final_norm_eps is None else config.final_norm_eps)
         self.norm = final_norm if norm_first else nn.Identity()
         self.fc_norm = nn.Identity() if norm_first else final_norm
+        attends = config.pool is Pool.ATTENTION
+        self.attn_pool = (
+            AttentionPool(width, config.heads, hidden, norm_eps=config.norm_eps, tanh_gelu=config.tanh_gelu) if attends else None
+        )
         self.projection = nn.Linear(config.features, config.joint_width, bias=False) if config.joint_width is not None else None
         self.head = nn.Linear(config.joint_width or config.features, config.classes) if config.classes else nn.Identity()
         self.head_dist = nn.Linear(config.features, config.classes) if config.distilled and config.classes else None
@@ -221,6 +244,7 @@ class ViT(nn.Module):
         if special:
             first = torch.cat(special, dim=1)
             x = torch.cat([first + front if self.config.class_position else first, x], dim=1)  # (B, special + V, C)
+        x = self.norm_pre(x)
         return Tokens(x, protected=self.config.special_tokens, proportional=self.config.proportional_attention, traced=trace)
 
     def _pool(self, tokens: Tokens, tokens_in: int, pool: Pool) -> Tensor:
@@ -230,8 +254,12 @@ class ViT(nn.Module):
             front: Tensor = self.fc_norm(self.norm(tokens.x[:, :special]))  # the other tokens are not looked at
             return front if self.config.distilled else front[:, 0]
         first = 0 if pool is Pool.NORM_MEAN_ALL else special
-        pooled: Tensor = self.fc_norm(replace(tokens, x=self.norm(tokens.x)).mean(first, tokens_in - first))
-        return pooled
+        normed = replace(tokens, x=self.norm(tokens.x))
+        if self.attn_pool is not None and pool is Pool.ATTENTION:
+            attended: Tensor = self.attn_pool(normed)
+            return attended
+        pooled: Tensor = self.fc_norm(normed.mean(first, tokens_in - first))
+        return torch.cat([normed.x[:, 0], pooled], dim=1) if pool is Pool.TOKEN_MEAN else pooled
 
     def _classify(self, features: Tensor) -> Tensor:
         if self.projection is not None:

@@ -10,7 +10,7 @@ from models.registry import Architecture, Native, Purpose, SizeTable, System
 
 def pools(config: Mapping[str, Any]) -> tuple[str, ...]:
     """A model without a mean of its own gets that of its normalised patches; one with a mean may lack a class token."""
-    if config.get("pool", "token") == "token":
+    if config.get("pool", "token") in ("token", "token-mean"):
         return ("cls", "mean")
     return ("mean", "cls") if config.get("class_token", True) else ("mean",)
 
@@ -40,5 +40,15 @@ SYSTEM = System(
         "mae": "models.vit.published:MAE",
         "swag": "models.vit.published:SWAG",
         "torchvision": "models.vit.published:TORCHVISION",
+    },
+    timm_networks="models.vit.published_timm:family_of",
+    hub_classes={
+        "ViTForImageClassification": "models.vit.published_transformers:VIT",
+        "ViTModel": "models.vit.published_transformers:VIT",
+        "DeiTForImageClassification": "models.vit.published_transformers:DEIT",
+        "DeiTForImageClassificationWithTeacher": "models.vit.published_transformers:DEIT_TEACHER",
+        "ViTMAEModel": "models.vit.published_transformers:MAE_ENCODER",
+        "Dinov2Model": "models.vit.published_transformers:DINOV2_FAMILY",
+        "Dinov2ForImageClassification": "models.vit.published_transformers:DINOV2_CLASSIFIER",
     },
 )

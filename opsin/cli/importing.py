@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from opsin.cli import label_files
+from opsin.cli import catalogue, hubs, label_files
 from opsin.cli.engine import lacks, require_engine
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import size
@@ -40,13 +41,19 @@ class ImportCommand(TyperCommand):
 
 
 def import_(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="A torch or safetensors checkpoint, a folder of T5X or an ONNX graph.", show_default=False),
-    ],
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILE",
+            help="A torch or safetensors checkpoint, an ONNX graph, a folder of T5X or transformers, hf://OWNER/REPO[@REVISION] or "
+            "timm:NAME.TAG.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR/NAME", help="Writes DIR/NAME/VERSION/; with --name, DIR.", show_default=False)
-    ],
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR/NAME", help="Writes DIR/NAME/VERSION/; with --name, DIR.", show_default=False),
+    ] = None,
     family: Annotated[str | None, typer.Option(help="Whose it is, where its keys fit several families.", show_default=False)] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Class names: one per line, a JSON list, or a bundle.json.", show_default=False)
@@ -62,19 +69,30 @@ def import_(
     templates: Annotated[
         Path | None, typer.Option(help="With --tokenizer: sentences with {} for the label, one per line.", show_default=False)
     ] = None,
-    licence: Annotated[str, typer.Option("--license", help="The weights' licence, such as CC-BY-NC-4.0.")] = "unknown",
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", help="The weights' licence, such as CC-BY-NC-4.0; else that of the model card.", show_default=False),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default=False)] = None,
     version: Annotated[str, typer.Option(help="The bundle's version.")] = "1",
+    listed: Annotated[bool, typer.Option("--list", help="List the published checkpoints of all systems, and end.")] = False,
 ) -> None:
     """Turn a published checkpoint into a bundle. Only tensors are read: no code in the file is ever run."""
     require_engine("import")
+    if listed:
+        catalogue.show()
+        return
+    if source is None or output is None:
+        raise Misuse("import: say what to import and where to, as in `opsin import model.safetensors -o bundles/NAME`; --list lists files")
     root, name = (output, name) if name else (output.parent, output.name)
     if (root / name / version).exists():
         raise Misuse(f"{root / name / version}: exists already; choose another --version")
-    if templates and not tokenizer:
+    if templates and not tokenizer and not hubs.is_folder(source):
         raise Misuse("--templates needs --tokenizer: without one a pair reads no texts")
     class_names = label_files.read(labels) if labels else None
     overrides = dict(_setting(text) for text in settings or [])
+    found = hubs.find(source)
+    file = found.path
     try:
         from safetensors.torch import save_file
 
@@ -89,28 +107,38 @@ def import_(
             if family or labels:
                 raise Misuse(f"import: {file}: a graph's signature tells what it is; --family and --labels are for checkpoints")
             weights = None
-            spec = import_graph(file, overrides=overrides, name=name, version=version, license=licence)
+            spec = import_graph(file, overrides=overrides, name=name, version=version, license=licence or "unknown")
         else:
             spec, weights = import_checkpoint(
-                file, family=family, labels=class_names, overrides=overrides, name=name, version=version, license=licence
+                file,
+                family=family,
+                labels=class_names,
+                overrides=overrides,
+                name=name,
+                version=version,
+                license=licence,
+                origin=found.origin,
             )
     except CheckpointError as error:
-        raise Misuse(str(error)) from error
+        raise (Failure(f"import: {error}") if found.is_model else Misuse(str(error))) from error
+    if spec.task == "zero-shot" and tokenizer is None:
+        tokenizer = found.tokenizer
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".importing-", dir=root) as folder:
-            source = file
+        with _folder_in(root) as folder:
+            content = file
             if weights is not None:
-                source = Path(folder) / "weights.safetensors"
-                save_file(weights, source)
+                content = folder / "weights.safetensors"
+                save_file(weights, content)
             files: dict[str, Path] = {}
             if tokenizer:
-                text, files = prepared(spec, source, tokenizer, templates, Path(folder))
+                text, files = prepared(spec, content, tokenizer, templates, folder)
                 spec = spec.model_copy(update={"text": text})
-            bundle = write(root, spec, source, files=files)
+            bundle = write(root, spec, content, files=files)
     except (BundleError, OSError) as error:
         raise Failure(f"import: {error}") from error
 
+    if found.origin:
+        typer.echo(f"repository    {spec.provenance['repository']} at {spec.provenance['revision']}")
     typer.echo(f"family        {spec.provenance['family']}")
     typer.echo(f"task          {spec.task}")
     config = spec.model_dump(mode="json")["config"]
@@ -133,6 +161,21 @@ def import_(
     if line := _format(bundle):
         typer.echo(f"format        {line}")
     typer.echo(f"written       {bundle.path} ({size(bundle.spec.size)})")
+
+
+@contextmanager
+def _folder_in(root: Path) -> Iterator[Path]:
+    """A folder for a while, in one that is made where it is missing, and goes again if the import fails."""
+    absent = not root.exists()
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".importing-", dir=root) as folder:
+            yield Path(folder)
+    except BaseException:
+        if absent:
+            with suppress(OSError):  # somebody else has put something there
+                root.rmdir()
+        raise
 
 
 def _format(bundle: Bundle) -> str:
@@ -170,7 +213,8 @@ def _inputs(spec: BundleSpec) -> Iterator[str]:
     pictures, clip, sound = spec.preprocess, spec.clip, spec.sound
     if pictures is not None:
         crop = f"{pictures.image_size} × {pictures.image_width}" if pictures.image_width else f"{pictures.image_size}"
-        how = "squeezed to" if pictures.fit == "squeeze" else f"short side {pictures.short_side}, crop"
+        squeezed = "squeezed to" if pictures.fit == "squeeze" else f"squeezed to {pictures.short_side}, crop"
+        how = f"short side {pictures.short_side}, crop" if pictures.fit == "crop" else squeezed
         yield f"images        {how} {crop}, {pictures.interpolation}, mean {pictures.mean}, std {pictures.std}"
     if clip is not None:
         yield f"clips         {clip.frames} frames, {clip.stride:g} apart at {clip.rate:g} a second"

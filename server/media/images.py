@@ -311,7 +311,7 @@ def sniff(data: bytes) -> str:
 
 def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -> NDArray[np.uint8]:
     """Short side to `short_side`, then the centre: (image_size, image_size, 3). The same pixels as torchvision's Resize and CenterCrop.
-    Where the bundle wants pictures squeezed, all of it; where it wants TensorFlow 1's, `models.media.legacy_resize`.
+    Where the bundle wants pictures squeezed, all of it, or the centre of it; where it wants TensorFlow 1's, `models.media.legacy_resize`.
 
     Raises TooManyPixels for a strip so thin that the enlarged picture would be above the limit and above RESIZED_PIXELS.
     """
@@ -319,6 +319,9 @@ def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -
         return legacy_resize.square(np.asarray(image), preprocess.image_size)
     if preprocess.fit == "squeeze":
         return np.asarray(image.resize((preprocess.image_size, preprocess.image_size), RESAMPLING[preprocess.interpolation]))
+    if preprocess.fit == "squeeze-crop":
+        squeezed = image.resize((preprocess.short_side, preprocess.short_side), RESAMPLING[preprocess.interpolation])
+        return np.asarray(squeezed.crop(centre(*squeezed.size, preprocess.image_size)))
     width, height = resized(image.width, image.height, preprocess.short_side)
     if width * height > max(max_pixels, RESIZED_PIXELS):
         raise TooManyPixels(

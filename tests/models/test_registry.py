@@ -142,7 +142,7 @@ def test_every_folder_with_an_entry_is_listed() -> None:
     assert {f"models.{entry.parent.name}.system" for entry in folders.glob("*/system.py")} == set(registry.SYSTEMS)
 
 
-VECTORS = {"vit", "mae", "maws_clip", "flip", "cit"}
+VECTORS = {"vit", "mae", "maws_clip", "flip", "cit", "clip"}
 """Architectures that turn images into vectors."""
 
 ENTRIES = """
@@ -150,7 +150,7 @@ import sys
 from models.bundle import BundleSpec
 from models.registry import architectures, family_names
 assert len(architectures()) > 10 and len(family_names()) > 20
-assert len([entry for entry in architectures().values() if entry.pools({}) and entry.token_vectors({"tower": "swag"})]) == 5
+assert len([entry for entry in architectures().values() if entry.pools({}) and entry.token_vectors({"tower": "swag"})]) == 6
 print([name for name in sys.modules if name == "torch" or name.startswith("kernels") or name.endswith(".model")])
 """
 

@@ -32,7 +32,8 @@ def to_model_size(image: Image.Image, preprocess: Preprocess) -> Pixels:
     size, resampling = preprocess.image_size, Image.Resampling[preprocess.interpolation.upper()]
     if preprocess.fit == "squeeze":
         return np.array(image.resize((size, size), resampling))
-    width, height = resized(*image.size, preprocess.short_side)
+    square = (preprocess.short_side, preprocess.short_side)
+    width, height = square if preprocess.fit == "squeeze-crop" else resized(*image.size, preprocess.short_side)
     return np.array(image.resize((width, height), resampling).crop(centre(width, height, size)))
 
 

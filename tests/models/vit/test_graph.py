@@ -57,6 +57,8 @@ def run(session: onnxruntime.InferenceSession, model: ViT, pixels: np.ndarray, s
         {"pool": Pool.NORM_MEAN_ALL, "class_position": False, "mlp_norm_eps": 1e-3},
         {"patch_size": 8, "patch_width": 4},
         {"joint_width": 6},
+        {"pre_norm": True, "quick_gelu": True},
+        {"pool": Pool.TOKEN_MEAN},
     ],
     ids=str,
 )

@@ -1,0 +1,119 @@
+"""A folder as the hub has them: `config.json`, the weights in one file or several, how images are prepared, and a model card.
+
+transformers' name a class in `architectures` and lie beside a `preprocessor_config.json`; timm's name an `architecture`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from models.published import model_card, model_config, processor, t5x
+from models.published.container import Checkpoint, CheckpointError, open_checkpoint
+from models.published.model_config import KEY, PROCESSOR
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Files that hold the weights, or say which ones do: the first that is there counts."""
+PROCESSORS = {processor.FILE: None, "processor_config.json": "image_processor"}
+"""Files that say how images are prepared, the first that is there counts → the part of it that does."""
+NETWORK = "architecture"
+"""Field of timm's config that names the network."""
+TIMM = "timm"
+"""Key of the description under which timm's config stands."""
+LARGEST_JSON = 64 << 20
+
+
+def is_folder(path: Path) -> bool:
+    return (path / model_config.FILE).is_file() and t5x.find(path) is None
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of the weights, or the one that names them. Raises CheckpointError."""
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{folder}: has none of {', '.join(WEIGHTS)}, one of which holds the weights")
+    return found
+
+
+def open_folder(folder: Path) -> Checkpoint:
+    """Read weights, config, preparation of images, labels and licence. Only tensors are read from torch files. Raises CheckpointError."""
+    content = read_json(folder / model_config.FILE)
+    read = _weights(weights_file(folder))
+    license_ = model_card.licence(folder)
+    if isinstance(content.get(NETWORK), str):
+        return Checkpoint(read.weights, {TIMM: content}, read.notes, _timm_labels(content), license_)
+    if not isinstance(content.get("architectures"), list) or not content["architectures"]:
+        raise CheckpointError(f"{folder / model_config.FILE}: architectures names no class, and {NETWORK} no network of timm")
+    description: dict[str, Any] = {KEY: content}
+    stated = _processor(folder)
+    if stated is not None:
+        description[PROCESSOR] = processor.read(stated, str(content.get("model_type", "")))
+    try:
+        labels = tuple(model_config.labels(content))
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    return Checkpoint(read.weights, description, read.notes, labels, license_)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """An object. Raises CheckpointError."""
+    try:
+        if file.stat().st_size > LARGEST_JSON:
+            raise CheckpointError(f"{file}: is larger than {LARGEST_JSON >> 20} MiB")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: holds a {type(content).__name__} where an object is needed")
+    return content
+
+
+def shards(index: Path) -> list[str]:
+    """Names of the files among which an index divides the weights. Raises CheckpointError."""
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, Mapping) or not table:
+        raise CheckpointError(f"{index}: weight_map must map the names of tensors to files")
+    names = sorted({str(name) for name in table.values()})
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(f"{index}: weight_map: {name!r} is no name of a file beside it")
+    return names
+
+
+def _weights(file: Path) -> Checkpoint:
+    if file.suffix != ".json":
+        return open_checkpoint(file)
+    names = shards(file)
+    absent = [name for name in names if not (file.parent / name).is_file()]
+    if absent:
+        raise CheckpointError(f"{file}: {', '.join(absent)} must lie beside it, of {len(names)} files")
+    whole: dict[str, Tensor] = {}
+    notes: list[str] = []
+    for name in names:
+        part = open_checkpoint(file.parent / name)
+        whole |= part.weights
+        notes += part.notes
+    lost = sorted(set(read_json(file)["weight_map"]) - whole.keys())
+    if lost:
+        raise CheckpointError(f"{file}: weight_map names {lost[0]} and {len(lost) - 1} more, which are in none of its files")
+    return Checkpoint(whole, {}, tuple(dict.fromkeys(notes)))
+
+
+def _processor(folder: Path) -> Mapping[str, Any] | None:
+    for name, part in PROCESSORS.items():
+        if (folder / name).is_file():
+            content = read_json(folder / name)
+            stated = content if part is None else content.get(part)
+            if isinstance(stated, Mapping):
+                return stated
+    return None
+
+
+def _timm_labels(content: Mapping[str, Any]) -> tuple[str, ...]:
+    cfg = content.get("pretrained_cfg")
+    names = content.get("label_names") or (cfg.get("label_names") if isinstance(cfg, Mapping) else None)
+    return tuple(map(str, names)) if isinstance(names, list) else ()

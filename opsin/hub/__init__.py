@@ -1,0 +1,1 @@
+"""Repositories of the Hugging Face hub: their addresses, and their files on this computer. Imports none of the engine."""

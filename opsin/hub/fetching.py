@@ -1,0 +1,166 @@
+"""The files of a repository come into the hub's cache on this computer, those that an import reads and no others.
+
+`huggingface_hub` tries again where a connection breaks, keeps what came whole, and reads HF_TOKEN, HF_ENDPOINT, HF_HOME and
+HF_HUB_OFFLINE by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from opsin.hub.address import TIMM_OWNER, Address
+
+CONFIG = "config.json"
+BESIDE = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "README.md",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+)
+"""Files that are read where a repository has them: preparation of images, model card, tokeniser."""
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Weights, or the index of several files of them; the first that is there is fetched."""
+HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
+"""Of the library that huggingface_hub asks with, which is not the same in all its versions."""
+MOST_TAGS = 200
+UNAUTHORIZED = (401, 403)
+
+
+class HubError(Exception):
+    """Files did not come; the message is a sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The files of one commit."""
+
+    folder: Path
+    address: Address
+    commit: str
+
+
+def fetch(address: Address) -> Snapshot:
+    """Fetch what an import reads, into the cache. Raises HubError."""
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each try that failed; what came of it is told here
+    if constants.HF_HUB_OFFLINE:
+        return _cached(address)
+    with _told(address):
+        if address.lacks_tag:
+            raise HubError(_tags(address))
+        info = HfApi().model_info(address.repository, revision=address.revision)
+        commit, names = str(info.sha), {file.rfilename for file in info.siblings or ()}
+        weights = _weights(address, names)
+        _file(address, address.revision, CONFIG)  # by its name, so that the cache knows the revision when it is offline
+        for name in (CONFIG, *BESIDE):
+            if name in names:
+                _file(address, commit, name)
+        file = _file(address, commit, weights)
+        for name in _shards(file) if file.suffix == ".json" else ():
+            _file(address, commit, name)
+    return Snapshot(file.parent, address, commit)
+
+
+def _cached(address: Address) -> Snapshot:
+    """What an earlier fetch has left, where HF_HUB_OFFLINE forbids another one."""
+    try:
+        folder = Path(hf_hub_download(address.repository, CONFIG, revision=address.revision, local_files_only=True)).parent
+    except (EntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise HubError(f"{address}: is not in the cache, and HF_HUB_OFFLINE is set: unset it to fetch the repository") from error
+    names = {path.name for path in folder.iterdir()}
+    weights = folder / _weights(address, names)
+    absent = [name for name in _shards(weights) if name not in names] if weights.suffix == ".json" else []
+    if absent:
+        raise HubError(f"{address}: {absent[0]} is not in the cache, and HF_HUB_OFFLINE is set: unset it to fetch the rest")
+    return Snapshot(folder, address, folder.name)
+
+
+def _weights(address: Address, names: set[str]) -> str:
+    found = next((name for name in WEIGHTS if name in names), None)
+    if CONFIG not in names or found is None:
+        lacking = CONFIG if CONFIG not in names else f"weights: none of {', '.join(WEIGHTS)}"
+        others = ", ".join(sorted(names)[:8]) or "no files"
+        raise HubError(f"{address}: has no {lacking}; it has {others}. What is read is a model of transformers or timm, with its {CONFIG}")
+    return found
+
+
+def _file(address: Address, revision: str | None, name: str) -> Path:
+    try:
+        return Path(hf_hub_download(address.repository, name, revision=revision))
+    except (HTTPError, OSError) as error:
+        if isinstance(error, HfHubHTTPError):
+            raise
+        again = "run the same command again: files that came whole are kept"
+        raise HubError(f"{address}: {name} did not come whole ({_reason(error)}); {again}") from error
+
+
+def _shards(index: Path) -> Sequence[str]:
+    """Names of files, which the engine checks again."""
+    try:
+        names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise HubError(f"{index.name}: cannot be read as an index of weights ({error})") from error
+    if strangers := sorted(name for name in names if Path(name).name != name):
+        raise HubError(f"{index.name}: {strangers[0]!r} is no name of a file beside it")
+    return sorted(names)
+
+
+def _tags(address: Address) -> str:
+    """Says which tags a network of timm has."""
+    models = HfApi().list_models(author=TIMM_OWNER, search=address.name, limit=MOST_TAGS)
+    names = (model.id.removeprefix(f"{TIMM_OWNER}/") for model in models)
+    tags = sorted(name.removeprefix(f"{address.name}.") for name in names if name.startswith(f"{address.name}."))
+    if not tags:
+        return f"timm:{address.name}: timm has no network of this name at {constants.ENDPOINT}"
+    return f"timm:{address.name}: say which weights, as in timm:{address.name}.{tags[0]}; its tags are {', '.join(tags)}"
+
+
+@contextmanager
+def _told(address: Address) -> Iterator[None]:
+    """Errors of the hub become sentences that say what to do."""
+    place = f"{constants.ENDPOINT}/{address.repository}"
+    try:
+        yield
+    except GatedRepoError as error:
+        raise HubError(f"{address}: is gated: accept its terms at {place}, then set HF_TOKEN to a token that may read it") from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"{address}: has no revision {address.revision!r}; {place}/tree/main lists branches and tags") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(f"{address}: is not at {constants.ENDPOINT}, or is private: check its name, or set HF_TOKEN") from error
+    except EntryNotFoundError as error:
+        raise HubError(f"{address}: a file that it lists is not there ({_reason(error)})") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        advice = "check HF_TOKEN" if status in UNAUTHORIZED else "try again later"
+        raise HubError(f"{address}: {constants.ENDPOINT} answered {status}: {advice}") from error
+    except (HTTPError, OfflineModeIsEnabled, OSError) as error:
+        raise HubError(
+            f"{address}: {constants.ENDPOINT} cannot be reached ({_reason(error)}): check the network and HF_ENDPOINT; "
+            "HF_HUB_OFFLINE=1 imports what is in the cache"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

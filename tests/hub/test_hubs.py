@@ -1,0 +1,206 @@
+"""`opsin import hf://…` and `timm:…` against a hub of our own: nothing here needs a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from models.bundle import read
+from tests.hub.fake_hub import COMMIT, FakeHub, running
+from tests.hub.saved import change, randomised, save
+from tests.opsin.command import opsin
+
+CARD = "---\nlicense: apache-2.0\ntags:\n- vision\n---\n# A model\n"
+PROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "size": {"height": 32, "width": 32},
+    "resample": 3,
+    "image_mean": [0.4, 0.5, 0.6],
+    "image_std": [0.2, 0.25, 0.3],
+}
+NETWORK = "vit_tiny_patch16_224"
+TAG = "augreg_in21k"
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("repositories")
+    config = transformers.ViTConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        image_size=32,
+        patch_size=8,
+        id2label={0: "cat", 1: "dog", 2: "bird"},
+    )
+    vit = save(randomised(transformers.ViTForImageClassification(config)), root / "vit", PROCESSOR)
+    (vit / "README.md").write_text(CARD)
+    (vit / "tf_model.h5").write_bytes(b"not fetched")
+    sharded = save(randomised(transformers.ViTForImageClassification(config)), root / "sharded", PROCESSOR, max_shard_size="40KB")
+    keras = root / "keras"
+    keras.mkdir()
+    (keras / "config.json").write_text("{}")
+    (keras / "tf_model.h5").write_bytes(b"")
+    network = timm.create_model(NETWORK, img_size=32, depth=2, num_classes=3).eval()
+    folder = root / "timm"
+    folder.mkdir()
+    save_file(network.state_dict(), folder / "model.safetensors")
+    cfg = {"crop_pct": 0.9, "interpolation": "bicubic", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "num_classes": 3}
+    described = {"architecture": NETWORK, "num_classes": 3, "global_pool": "token", "label_names": ["a", "b", "c"], "pretrained_cfg": cfg}
+    (folder / "config.json").write_text(json.dumps(described))
+    (folder / "README.md").write_text(CARD.replace("apache-2.0", "cc-by-nc-4.0"))
+    return {"somebody/vit": vit, "somebody/sharded": sharded, "somebody/keras": keras, f"timm/{NETWORK}.{TAG}": folder}
+
+
+@pytest.fixture
+def hub(repositories: dict[str, Path]) -> Iterator[FakeHub]:
+    with running(repositories) as found:
+        yield found
+
+
+def imported(hub: FakeHub, tmp_path: Path, address: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return opsin("import", address, "-o", tmp_path / "bundles/it", **hub.environment(tmp_path / "cache", **environment))
+
+
+def refused(ended: subprocess.CompletedProcess[str], tmp_path: Path) -> str:
+    """The one line that a failed import says; it has left nothing behind."""
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "bundles").exists()
+    return ended.stderr
+
+
+def test_a_repository_becomes_a_bundle_with_its_labels_preparation_licence_and_commit(hub: FakeHub, tmp_path: Path) -> None:
+    ended = imported(hub, tmp_path, "hf://somebody/vit")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    spec = read(tmp_path / "bundles/it/1").spec
+    assert (spec.labels, spec.license) == (["cat", "dog", "bird"], "Apache-2.0")
+    assert (spec.provenance["repository"], spec.provenance["revision"]) == ("somebody/vit", COMMIT)
+    prepared = spec.pictures
+    assert (prepared.fit, prepared.image_size, prepared.short_side, prepared.interpolation) == ("squeeze", 32, 32, "bicubic")
+    assert (prepared.mean, prepared.std) == ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    assert "tf_model.h5" not in hub.sent
+
+
+def test_weights_in_several_files_are_fetched_whole(hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]) -> None:
+    ended = imported(hub, tmp_path, "hf://somebody/sharded@v1")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    shards = {path.name for path in repositories["somebody/sharded"].glob("*.safetensors")}
+    assert len(shards) > 1
+    assert shards <= hub.sent.keys()
+
+
+def test_a_network_of_timm_is_imported_by_its_name_and_tag(hub: FakeHub, tmp_path: Path) -> None:
+    ended = imported(hub, tmp_path, f"timm:{NETWORK}.{TAG}")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    spec = read(tmp_path / "bundles/it/1").spec
+    assert (spec.provenance["repository"], spec.provenance["family"], spec.license) == (f"timm/{NETWORK}.{TAG}", "timm", "CC-BY-NC-4.0")
+    assert (spec.labels, spec.pictures.short_side) == (["a", "b", "c"], 35)
+
+
+def test_without_a_tag_the_tags_are_listed(hub: FakeHub, tmp_path: Path) -> None:
+    said = refused(imported(hub, tmp_path, f"timm:{NETWORK}"), tmp_path)
+    assert f"say which weights, as in timm:{NETWORK}.{TAG}; its tags are {TAG}" in said
+    assert "timm has no network of this name" in refused(imported(hub, tmp_path, "timm:vit_enormous"), tmp_path)
+
+
+def test_a_gated_repository_asks_for_a_token_and_opens_with_it(hub: FakeHub, tmp_path: Path) -> None:
+    hub.gated["somebody/vit"] = "hf_right"
+    said = refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
+    assert f"is gated: accept its terms at {hub.address}/somebody/vit, then set HF_TOKEN" in said
+    assert imported(hub, tmp_path, "hf://somebody/vit", HF_TOKEN="hf_right").returncode == 0
+
+
+REFUSALS = {
+    "hf://somebody/nothing": "is not at {hub}, or is private: check its name, or set HF_TOKEN",
+    "hf://somebody/vit@v9": "has no revision 'v9'; {hub}/somebody/vit/tree/main lists branches and tags",
+    "hf://somebody/keras": "has no weights: none of model.safetensors, model.safetensors.index.json",
+}
+
+
+@pytest.mark.parametrize("address", REFUSALS)
+def test_what_is_not_there_is_said_with_what_to_do(address: str, hub: FakeHub, tmp_path: Path) -> None:
+    assert REFUSALS[address].format(hub=hub.address) in refused(imported(hub, tmp_path, address), tmp_path)
+
+
+def test_a_download_that_breaks_off_keeps_the_files_that_came_whole(hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]) -> None:
+    last = sorted(path.name for path in repositories["somebody/sharded"].glob("*.safetensors"))[-1]
+    hub.cut[last] = 1000
+    said = refused(imported(hub, tmp_path, "hf://somebody/sharded"), tmp_path)
+    assert f"{last} did not come whole" in said
+    assert "run the same command again: files that came whole are kept" in said
+    hub.cut.clear()
+    before = dict(hub.sent)
+    assert imported(hub, tmp_path, "hf://somebody/sharded").returncode == 0
+    again = {name for name, sent in hub.sent.items() if sent != before.get(name, 0)}
+    assert again == {last}
+
+
+def test_offline_what_is_in_the_cache_is_imported_and_nothing_else(hub: FakeHub, tmp_path: Path) -> None:
+    said = refused(imported(hub, tmp_path, "hf://somebody/vit", HF_HUB_OFFLINE="1"), tmp_path)
+    assert "is not in the cache, and HF_HUB_OFFLINE is set: unset it to fetch the repository" in said
+    online = imported(hub, tmp_path, "hf://somebody/vit")
+    asked = dict(hub.sent)
+    offline = opsin(
+        "import", "hf://somebody/vit", "-o", tmp_path / "bundles/again", **hub.environment(tmp_path / "cache", HF_HUB_OFFLINE="1")
+    )
+    assert (online.returncode, offline.returncode, offline.stderr) == (0, 0, "")
+    assert hub.sent == asked
+    first, second = (read(tmp_path / f"bundles/{name}/1").spec for name in ("it", "again"))
+    assert first.weights == second.weights
+    assert first.provenance["revision"] == second.provenance["revision"] == COMMIT
+
+
+def test_a_hub_that_cannot_be_reached_is_said(hub: FakeHub, tmp_path: Path) -> None:
+    said = refused(imported(hub, tmp_path, "hf://somebody/vit", HF_ENDPOINT="http://127.0.0.1:9"), tmp_path)
+    assert "http://127.0.0.1:9 cannot be reached" in said
+    assert "HF_HUB_OFFLINE=1 imports what is in the cache" in said
+
+
+def test_a_config_that_cannot_be_computed_ends_with_1_and_names_its_field(
+    hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in repositories["somebody/vit"].iterdir():
+        os.link(path, copy / path.name) if path.name != "config.json" else (copy / path.name).write_bytes(path.read_bytes())
+    change(copy / "config.json", hidden_act="relu")
+    hub.repositories["somebody/other"] = copy
+    assert "config.json: hidden_act 'relu' cannot be computed here" in refused(imported(hub, tmp_path, "hf://somebody/other"), tmp_path)
+
+
+@pytest.mark.parametrize("address", ["hf://vit", "hf://a/b/c", "hf://a/../b", "timm:", "hf://a/b@", "hf://a/b@-x"])
+def test_an_address_that_is_none_is_refused_before_anything_is_asked(address: str, tmp_path: Path) -> None:
+    ended = opsin("import", address, "-o", tmp_path / "bundles/it", HF_ENDPOINT="http://127.0.0.1:9")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert f"{address}: write " in ended.stderr
+
+
+def test_the_published_checkpoints_are_listed(tmp_path: Path) -> None:
+    ended = opsin("import", "--list", COLUMNS="250")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    line = next(line for line in ended.stdout.splitlines() if "mae_finetuned_vit_base.pth" in line)
+    assert line.split() == ["MAE", "mae_finetuned_vit_base.pth", "86.6", "M", "CC-BY-NC-4.0", "github.com/facebookresearch/mae"]
+    assert all(
+        name in ended.stdout for name in ("MAWS", "FLIP", "CiT", "MCC", "HMR2", "LART", "PHALP", "MAViL", "ViTForImageClassification")
+    )
+
+
+def test_a_torch_file_with_code_is_refused(hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (folder / name).write_bytes((repositories["somebody/vit"] / name).read_bytes())
+    torch.save({"classifier.weight": torch.zeros(1), "x": os.system}, folder / "pytorch_model.bin")
+    hub.repositories["somebody/code"] = folder
+    assert "and may hold only weights" in refused(imported(hub, tmp_path, "hf://somebody/code"), tmp_path)

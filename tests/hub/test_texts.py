@@ -1,0 +1,64 @@
+"""A pair in the layout of transformers brings its tokeniser: `opsin import` makes a bundle that reads texts as the library does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from models.bundle import read
+from models.labelling import label
+from models.loading import load
+from tests.opsin.command import opsin
+
+TEXTS = ["a photo of a red car", "The dog sleeps!", "", "don't stop it's 2024", "ha " * 40, "Ünïcode  façade\n"]
+MOST = 1e-4
+
+
+@pytest.fixture(scope="module")
+def bundles(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bundles")
+    templates = root / "templates.txt"
+    templates.write_text("a photo of a {}.\n{}\n")
+    ended = opsin("import", clip, "-o", root / "clip", "--templates", templates)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "2 templates" in ended.stdout
+    return root
+
+
+def encoded(texts: list[str]) -> dict[str, np.ndarray]:
+    rows = [text.encode() or b" " for text in texts]
+    utf8 = np.zeros((1, len(rows), max(map(len, rows))), np.uint8)
+    for place, row in enumerate(rows):
+        utf8[0, place, : len(row)] = np.frombuffer(row, np.uint8)
+    return {"utf8": utf8, "lengths": np.array([[len(row) for row in rows]], np.int32)}
+
+
+def test_texts_have_the_vectors_that_the_library_gives_them(clip: Path, bundles: Path) -> None:
+    made = read(bundles / "clip/1")
+    assert made.spec.license == "MIT"
+    assert made.spec.text is not None
+    assert (made.spec.text.length, made.spec.text.scores) == (16, "softmax")
+    assert made.spec.text.scale == pytest.approx(np.exp(2.6592), rel=1e-6)
+    model = transformers.CLIPModel.from_pretrained(clip).eval()
+    tokens = transformers.CLIPTokenizer.from_pretrained(clip)(TEXTS, padding=True, truncation=True, max_length=16, return_tensors="pt")
+    with torch.inference_mode():
+        expected = model(pixel_values=torch.zeros(1, 3, 32, 32), **tokens).text_embeds.numpy()
+    found = load(made).forward(encoded(TEXTS), {})
+    assert np.abs(found["embedding"][0] - expected).max() <= MOST
+    assert found["truncated"][0].tolist()[:5] == [False, False, False, False, True]
+
+
+def test_labels_become_the_head_of_its_image_tower(bundles: Path) -> None:
+    pair = read(bundles / "clip/1")
+    classifier, truncated = label(pair, ["red car", "dog"], bundles, "labelled", templates=["a photo of a {}."])
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    texts = load(pair).forward(encoded(["a photo of a red car.", "a photo of a dog."]), {})["embedding"][0]
+    images = load(pair).forward({"pixels": pixels}, {})["embedding"]
+    assert pair.spec.text is not None
+    expected = images @ texts.T * pair.spec.text.scale
+    assert truncated == 0
+    assert np.abs(load(classifier).forward({"pixels": pixels}, {})["logits"] - expected).max() <= 1e-3  # of logits up to 14

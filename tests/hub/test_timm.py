@@ -1,0 +1,78 @@
+"""Networks of timm as they lie on the hub answer here as they do in the library: random weights, equal pixels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from models.loading import load
+from models.published import CheckpointError
+from tests.hub.saved import change, imported, noise, normalised, randomised
+
+MOST = 1e-4
+NETWORKS = {
+    "vit_tiny_patch16_224": {},
+    "deit_tiny_patch16_224": {},
+    "deit_tiny_distilled_patch16_224": {},
+    "vit_small_patch14_dinov2": {"img_size": 42},
+    "vit_base_patch32_clip_224": {"embed_dim": 64, "num_heads": 1},
+    "vit_base_patch32_clip_quickgelu_224": {"embed_dim": 64, "num_heads": 1},
+}
+
+
+def saved(folder: Path, name: str, classes: int = 3, **changes: Any) -> nn.Module:
+    """A folder as timm pushes it to the hub, two blocks deep."""
+    network = timm.create_model(name, **{"num_classes": classes, "depth": 2, "img_size": 64} | changes)
+    folder.mkdir()
+    save_file(randomised(network).state_dict(), folder / "model.safetensors")
+    cfg = {"crop_pct": 1.0, "interpolation": "bicubic", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "num_classes": classes}
+    content = {"architecture": name, "num_classes": classes, "global_pool": "token", "pretrained_cfg": cfg}
+    (folder / "config.json").write_text(json.dumps(content))
+    return network
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_answers_as_in_the_library_and_merges(name: str, tmp_path: Path) -> None:
+    network = saved(tmp_path / "model", name, **NETWORKS[name])
+    made = imported(tmp_path / "model")
+    pixels = noise(3, made.spec.pictures.image_size, made.spec.pictures.image_size)
+    with torch.inference_mode():
+        expected = network(normalised(pixels, made.spec.pictures)).numpy()
+    model = load(made)
+    assert np.abs(model.forward({"pixels": pixels}, {})["logits"] - expected).max() <= MOST
+    assert expected.std(axis=0).min() > 0.01
+    merged = model.forward({"pixels": pixels}, {"merge": [1, 1]})
+    assert (merged["tokens"][:, 0] - merged["tokens"][:, 1]).tolist() == [2, 2, 2]
+
+
+def test_a_network_without_a_head_is_an_encoder(tmp_path: Path) -> None:
+    network = saved(tmp_path / "model", "vit_tiny_patch16_224", classes=0)
+    change(tmp_path / "model/config.json", num_classes=0, pretrained_cfg={"tag": "mae", "num_classes": 0, "crop_pct": 1.0})
+    made, pixels = imported(tmp_path / "model"), noise(3, 64, 64)
+    with torch.inference_mode():
+        expected = nn.functional.normalize(network(normalised(pixels, made.spec.pictures)), dim=-1).numpy()
+    assert (made.spec.task, made.spec.config["proportional_attention"]) == ("embed", False)
+    assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"architecture": "vit_medium_patch16_gap_256"}, "architecture 'vit_medium_patch16_gap_256' is not read by its name"),
+        ({"global_pool": "avg"}, "config.json: global_pool 'avg' cannot be computed here; accepted is 'token'"),
+    ],
+)
+def test_a_network_that_cannot_be_kept_is_refused_by_its_field(fields: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    saved(tmp_path / "model", "vit_tiny_patch16_224")
+    change(tmp_path / "model/config.json", **fields)
+    with pytest.raises(CheckpointError) as refused:
+        imported(tmp_path / "model")
+    assert sentence in str(refused.value)

@@ -1,0 +1,290 @@
+"""Checkpoints in the layout of transformers answer here as they do in the library: random weights, equal pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import nn
+
+from models.bundle import Bundle
+from models.loading import Ended, load
+from models.published import CheckpointError
+from tests.hub.saved import change, imported, noise, normalised, randomised, save
+
+MOST = 1e-4
+"""Largest difference of a logit, or of a component of a vector of unit length, in float32."""
+TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "image_size": 32,
+    "patch_size": 8,
+}
+LABELS = {"id2label": {0: "cat", 1: "dog", 2: "bird"}, "label2id": {"cat": 0, "dog": 1, "bird": 2}}
+HALF, IMAGENET = [0.5, 0.5, 0.5], [0.485, 0.456, 0.406]
+SQUARE = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}, "image_mean": HALF, "image_std": HALF}
+
+
+def vit(**changes: Any) -> nn.Module:
+    return randomised(transformers.ViTForImageClassification(transformers.ViTConfig(**TINY | LABELS | changes)))
+
+
+def deit(kind: str, **changes: Any) -> nn.Module:
+    return randomised(getattr(transformers, kind)(transformers.DeiTConfig(**TINY | LABELS | changes)))
+
+
+def dinov2(kind: str, **changes: Any) -> nn.Module:
+    known = {key: value for key, value in TINY.items() if key != "intermediate_size"}
+    return randomised(getattr(transformers, kind)(transformers.Dinov2Config(**known | LABELS | changes)))
+
+
+CLASSIFIERS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
+    "ViT": (vit, SQUARE),
+    "ViT with tanh": (lambda: vit(hidden_act="gelu_new"), SQUARE),
+    "ViT with quick GELU": (lambda: vit(hidden_act="quick_gelu"), SQUARE),
+    "ViT without biases of q, k and v": (lambda: vit(qkv_bias=False), SQUARE),
+    "ViT with a larger epsilon": (lambda: vit(layer_norm_eps=0.1), SQUARE),
+    "DeiT": (lambda: deit("DeiTForImageClassification"), SQUARE),
+    "DeiT with teacher": (lambda: deit("DeiTForImageClassificationWithTeacher"), SQUARE),
+    "DINOv2": (lambda: dinov2("Dinov2ForImageClassification"), SQUARE),
+    "DINOv2 at another size": (lambda: dinov2("Dinov2ForImageClassification", image_size=56), SQUARE),
+}
+
+
+def logits(of: Bundle, pixels: Any, merge: int = 0) -> Any:
+    model = load(of)
+    return model.forward({"pixels": pixels}, {"merge": [merge] * model.depth})["logits"]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_answers_as_in_the_library_and_merges(name: str, tmp_path: Path) -> None:
+    make, processor = CLASSIFIERS[name]
+    model = make()
+    made, pixels = imported(save(model, tmp_path / "model", processor)), noise(4, 32, 32)
+    with torch.inference_mode():
+        expected = model(normalised(pixels, made.spec.pictures)).logits.numpy()
+    assert expected.std(axis=0).min() > 0.01  # images differ, so weights that see them count
+    assert np.abs(logits(made, pixels) - expected).max() <= MOST
+    assert made.spec.labels == ["cat", "dog", "bird"]
+    merged = logits(made, pixels, merge=3)
+    assert np.isfinite(merged).all()
+    assert np.abs(merged - expected).max() > MOST
+
+
+ENCODERS: dict[str, Callable[[], nn.Module]] = {
+    "ViT": lambda: randomised(transformers.ViTModel(transformers.ViTConfig(**TINY))),
+    "DINOv2": lambda: dinov2("Dinov2Model"),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_an_encoder_gives_the_vectors_of_the_library(name: str, pool: str, tmp_path: Path) -> None:
+    model = ENCODERS[name]()
+    made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
+    with torch.inference_mode():
+        states = model(normalised(pixels, made.spec.pictures)).last_hidden_state
+    pooled = states[:, 0] if pool == "cls" else states[:, 1:].mean(dim=1)
+    expected = nn.functional.normalize(pooled, dim=-1).numpy()
+    assert made.spec.task == "embed"
+    assert np.abs(load(made).forward({"pixels": pixels}, {"pool": pool})["embedding"] - expected).max() <= MOST
+
+
+def mae(**changes: Any) -> transformers.ViTMAEConfig:
+    decoder = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 48}
+    return transformers.ViTMAEConfig(**TINY | decoder | changes)
+
+
+@pytest.mark.parametrize("kind", ["ViTMAEModel", "ViTMAEForPreTraining"])
+def test_the_encoder_of_an_mae_gives_the_vectors_of_the_library(kind: str, tmp_path: Path) -> None:
+    model = randomised(getattr(transformers, kind)(mae(mask_ratio=0.0)))
+    made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
+    encoder, order = model.vit if kind == "ViTMAEForPreTraining" else model, torch.arange(16.0).expand(4, -1)
+    with torch.inference_mode():
+        states = encoder(normalised(pixels, made.spec.pictures), noise=order).last_hidden_state
+    expected = nn.functional.normalize(states[:, 0], dim=-1).numpy()
+    assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
+    merged = load(made).forward({"pixels": pixels}, {"merge": [3, 3]})
+    assert merged["tokens"].tolist() == [[17, 11]] * 4
+
+
+@pytest.mark.parametrize("normalised_targets", [False, True])
+def test_the_decoder_of_an_mae_predicts_what_the_library_predicts(normalised_targets: bool, tmp_path: Path) -> None:
+    model = randomised(transformers.ViTMAEForPreTraining(mae(norm_pix_loss=normalised_targets)))
+    made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
+    images, order = normalised(pixels, made.spec.pictures), torch.rand(4, 16, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected, found = model(images, noise=order), load(made).model(images, order)
+    assert torch.equal(found.mask, expected.mask)
+    assert (found.patches - expected.logits).abs().max() <= MOST
+    assert abs(found.loss - expected.loss) <= MOST
+
+
+def videomae(**changes: Any) -> nn.Module:
+    kind = transformers.VideoMAEForVideoClassification
+    return randomised(kind(transformers.VideoMAEConfig(**TINY | LABELS | {"num_frames": 4} | changes)))
+
+
+CLIP_PROCESSOR = {
+    "image_processor_type": "VideoMAEImageProcessor",
+    "size": {"shortest_edge": 32},
+    "crop_size": {"height": 32, "width": 32},
+    "image_mean": IMAGENET,
+}
+
+
+@pytest.mark.parametrize("changes", [{}, {"tubelet_size": 1}, {"qv_bias": False}])
+def test_a_classifier_of_clips_answers_as_in_the_library_and_merges(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = videomae(**changes)
+    made, frames = imported(save(model, tmp_path / "model", CLIP_PROCESSOR)), noise(2, 4, 32, 32)
+    clips = normalised(frames, made.spec.pictures)  # (B, T, 3, S, S)
+    network = load(made).model
+    with torch.inference_mode():
+        expected, found = model(clips).logits, network(clips.transpose(1, 2))
+    assert expected.std(dim=0).min() > 0.01
+    assert (found.logits - expected).abs().max() <= MOST
+    assert (made.spec.answers, made.spec.labels) == ("classify", ["cat", "dog", "bird"])
+    assert made.spec.clip is not None
+    assert (made.spec.clip.frames, made.spec.clip.smooth) == (4, True)
+    steps = load(made).steps
+    assert steps is not None
+    merge = {"merge": [2, 2], "views": 1, "crops": 1}
+    [ended] = steps.step(steps.start([{"frames": frames[0]}], [merge]), [False])
+    assert isinstance(ended, Ended)
+    tokens = ended.outputs["tokens"].tolist()
+    assert tokens[0] - tokens[1] == 4
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "activation": ({"hidden_act": "relu"}, "config.json: hidden_act 'relu' cannot be computed here; accepted is gelu, gelu_new"),
+    "heads": (
+        {"num_attention_heads": "four"},
+        "config.json: num_attention_heads 'four' cannot be computed here; accepted is a positive int",
+    ),
+    "size": ({"image_size": [32, 64]}, "config.json: image_size [32, 64] cannot be computed here"),
+    "size of the processor": ({"image_size": 64}, "config.json: image_size 64 is not the 32 pixels that preprocessor_config.json makes"),
+    "class": (
+        {"architectures": ["BeitForImageClassification"]},
+        "architectures 'BeitForImageClassification' is not read here; accepted are",
+    ),
+    "no class": ({"architectures": None}, "architectures names no class"),
+    "labels": ({"id2label": {"0": "cat", "1": "dog"}}, "has 3 classes, and its config names 2; --labels gives their names"),
+    "numbers of labels": ({"id2label": {"0": "cat", "2": "dog", "3": "bird"}}, "id2label: its numbers must be 0 to 2, without gaps"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_field_of_the_config_that_cannot_be_kept_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    fields, sentence = REFUSED[name]
+    folder = save(vit(), tmp_path / "model", SQUARE)
+    change(folder / "config.json", **fields)
+    with pytest.raises(CheckpointError) as refused:
+        imported(folder)
+    assert sentence in str(refused.value)
+
+
+def test_a_gated_mlp_is_refused_by_the_name_of_its_field(tmp_path: Path) -> None:
+    folder = save(dinov2("Dinov2Model", use_swiglu_ffn=True), tmp_path / "model", SQUARE)
+    with pytest.raises(CheckpointError, match=r"config\.json: use_swiglu_ffn True cannot be computed here; accepted is False"):
+        imported(folder)
+
+
+def test_weights_in_several_files_and_those_of_torch_are_read_alike(tmp_path: Path) -> None:
+    model, pixels = vit(), noise(2, 32, 32)
+    one = imported(save(model, tmp_path / "one", SQUARE))
+    several = save(model, tmp_path / "several", SQUARE, max_shard_size="40KB")
+    assert len(list(several.glob("*.safetensors"))) > 1
+    torch_folder = save(model, tmp_path / "torch", SQUARE)
+    torch.save(load_file(torch_folder / "model.safetensors"), torch_folder / "pytorch_model.bin")
+    (torch_folder / "model.safetensors").unlink()
+    expected = logits(one, pixels)
+    assert np.array_equal(logits(imported(several), pixels), expected)
+    assert np.array_equal(logits(imported(torch_folder), pixels), expected)
+
+
+def test_an_absent_file_of_several_is_named(tmp_path: Path) -> None:
+    folder = save(vit(), tmp_path / "model", SQUARE, max_shard_size="40KB")
+    lost = sorted(folder.glob("*-of-*.safetensors"))[0]
+    lost.unlink()
+    with pytest.raises(CheckpointError, match=f"{lost.name} must lie beside it"):
+        imported(folder)
+
+
+TEXT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
+PAIR = {"projection_dim": 24}
+
+
+def clip(end: int = 98, **changes: Any) -> nn.Module:
+    text = TEXT | {"max_position_embeddings": 12, "eos_token_id": end, "bos_token_id": 97, "projection_dim": 24}
+    vision = TINY | PAIR | changes
+    return randomised(transformers.CLIPModel(transformers.CLIPConfig(text_config=text | changes, vision_config=vision, **PAIR)))
+
+
+CLIP_IMAGES = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+WORDS = torch.tensor([[97, 5, 17, 98, 0, 0], [97, 4, 98, 98, 98, 98], [97, 3, 2, 1, 96, 98]])
+
+
+def vectors(of: Bundle, words: torch.Tensor, visible: torch.Tensor) -> Any:
+    """(n, dim): of texts as token ids, which a worker's tokeniser makes of them."""
+    arrays = {"word_ids": words[None].numpy(), "visible": visible.long()[None].numpy()}
+    return load(of).forward(arrays, {})["embedding"][0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"hidden_act": "gelu"}, {"end": 2}])
+def test_both_towers_of_clip_give_the_vectors_of_the_library(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = clip(**changes)
+    made, pixels = imported(save(model, tmp_path / "model", CLIP_IMAGES)), noise(4, 32, 32)
+    with torch.inference_mode():
+        expected = model(pixel_values=normalised(pixels, made.spec.pictures), input_ids=WORDS)
+    found = load(made).forward({"pixels": pixels}, {})["embedding"]
+    assert np.abs(found - expected.image_embeds.numpy()).max() <= MOST
+    assert np.abs(vectors(made, WORDS, torch.ones_like(WORDS)) - expected.text_embeds.numpy()).max() <= MOST
+    assert expected.image_embeds.std(dim=0).min() > 1e-3
+    assert (made.spec.task, made.spec.embedding_dim) == ("zero-shot", 24)
+    merged = load(made).forward({"pixels": pixels}, {"merge": [3, 3]})
+    assert merged["tokens"].tolist() == [[17, 11]] * 4
+
+
+def test_the_image_tower_of_clip_alone_gives_the_vectors_of_the_library(tmp_path: Path) -> None:
+    model = randomised(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**TINY)))
+    made, pixels = imported(save(model, tmp_path / "model", CLIP_IMAGES)), noise(4, 32, 32)
+    with torch.inference_mode():
+        pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
+    expected = nn.functional.normalize(pooled, dim=-1).numpy()
+    assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
+
+
+def siglip(kind: str, **changes: Any) -> nn.Module:
+    if kind == "SiglipVisionModel":
+        return randomised(transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**TINY | changes)))
+    return randomised(getattr(transformers, kind)(transformers.SiglipConfig(vision_config=TINY | changes, text_config=TEXT, **LABELS)))
+
+
+def test_the_image_tower_of_siglip_gives_the_vectors_of_the_library_and_merges(tmp_path: Path) -> None:
+    model = siglip("SiglipVisionModel")
+    made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
+    with torch.inference_mode():
+        pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
+    expected = nn.functional.normalize(pooled, dim=-1).numpy()
+    assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
+    assert expected.std(axis=0).max() > 1e-3
+    merged = load(made).forward({"pixels": pixels}, {"merge": [3, 3]})
+    assert merged["tokens"].tolist() == [[16, 10]] * 4
+    assert 0.5 < (merged["embedding"] * expected).sum(axis=1).min() < 1 - 1e-6
+
+
+def test_a_classifier_on_siglip_answers_as_in_the_library(tmp_path: Path) -> None:
+    model = siglip("SiglipForImageClassification")
+    made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
+    with torch.inference_mode():
+        expected = model(normalised(pixels, made.spec.pictures)).logits.numpy()
+    assert expected.std(axis=0).min() > 1e-3
+    assert np.abs(logits(made, pixels) - expected).max() <= MOST
