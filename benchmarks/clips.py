@@ -2,8 +2,8 @@
 
 Figures are ratios within one run, of measurements that take turns:
 
-- **merging**: speed with merging ÷ without, as a share of the ratio of the blocks' operations: clips of 1,569 tokens, spectrograms of 513.
-  One thread, float32.
+- **merging**, **sound**: speed with merging ÷ without, as a share of the ratio of the blocks' operations: clips of 1,569 tokens, and
+  spectrograms of 513. One thread, float32.
 - **fbank**: seconds that become a spectrogram ÷ of the pass over it, 10.24 s of sound and ViT-B, one thread.
 - **served**: views/s of the service with 8 clients ÷ of its network in a loop over batches that lie ready, at the best size. One thread.
 - **overlap**: seconds of one request ÷ of the longer one of decoding alone and computing alone. One thread computes, another CPU is free.
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -27,41 +26,38 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import av
 import httpx
 import numpy as np
 import torch
 from rich.console import Console
-from torch import nn
 
 from benchmarks import machine, reference, service
 from benchmarks.merging import Trunk, block_macs
+from benchmarks.reversible import beside_plain, cpu_seconds, ready
 from benchmarks.words import Figure, Rounds, show
 from kernels.memory import keep_freed_memory
 from models.bundle import Bundle, BundleSpec
 from models.clips.steps import Viewing
-from models.layers.packed import pack_linears, packing_helps
 from models.loading import load
 from models.mae_st.model import VideoMAE, VideoMAEConfig
 from models.mavil.inputs import spectrograms
 from models.mavil.model import MAViL, MAViLConfig
 from models.media.fbank import FbankConfig
 from models.merge_schedule import MergeSchedule
-from models.mvit.model import PUBLISHED, MViT, MViTConfig
+from models.mvit.model import PUBLISHED, MViTConfig
 from models.mvit.reversible import PUBLISHED as REVERSIBLE
-from models.mvit.reversible import RevMViT, RevMViTConfig
+from models.mvit.reversible import RevMViTConfig
 from models.spec import Clip, Preprocess, Weights
 
 RESULTS = Path(__file__).parent / "results"
 Size = Literal["published", "tiny"]
-Model = TypeVar("Model", bound=nn.Module)
-Config = TypeVar("Config", MViTConfig, RevMViTConfig)
 FPS = 30
 CLIENTS, VIEWS = 8, 5
-REQUESTS = 4
-"""Requests that each client sends, one after the other."""
+STAGGER_S = 1.0
+"""Seconds from the begin of a client to that of the next."""
 OVERLAPPED = 10
 """Views of the one request."""
 BATCHES = (1, 2, 4, 8)
@@ -121,6 +117,8 @@ class Ground:
 
     sizes: Sizes
     rounds: int
+    seconds: float
+    """Length of a load."""
     say: Callable[[str], None]
 
 
@@ -138,12 +136,16 @@ class Blocks:
 def merging(ground: Ground) -> list[Figure]:
     figures = []
     for name, (config, schedules) in ground.sizes.clips.items():
-        model, clips = _ready(VideoMAE(config)), torch.randn(1, *config.clip_shape)
+        model, clips = ready(VideoMAE(config)), torch.randn(1, *config.clip_shape)
         figures += _merged(ground, name, config, schedules, partial(model, clips))
-    sound = ground.sizes.sound
-    heard, bank = _ready(MAViL(sound)), torch.randn(1, 1, sound.audio_frames, sound.mel_bins)
-    blocks = Blocks(sound.audio_patches, sound.width, sound.depth, sound.mlp_ratio)
-    return figures + _merged(ground, "MAViL, sound", blocks, ground.sizes.sound_r, partial(heard.hear, bank))
+    return figures
+
+
+def sound(ground: Ground) -> list[Figure]:
+    config = ground.sizes.sound
+    heard, bank = ready(MAViL(config)), torch.randn(1, 1, config.audio_frames, config.mel_bins)
+    blocks = Blocks(config.audio_patches, config.width, config.depth, config.mlp_ratio)
+    return _merged(ground, "MAViL, sound", blocks, ground.sizes.sound_r, partial(heard.hear, bank))
 
 
 def _merged(ground: Ground, name: str, counted: Trunk, schedules: Sequence[int], call: Callable[..., object]) -> list[Figure]:
@@ -153,7 +155,7 @@ def _merged(ground: Ground, name: str, counted: Trunk, schedules: Sequence[int],
     rounds = {r: Rounds() for r in schedules}
     for number in range(ground.rounds + 1):
         turns = list(ways) if number % 2 else list(reversed(ways))
-        took = {r: _cpu_seconds(partial(call, merge=ways[r])) for r in turns}
+        took = {r: cpu_seconds(partial(call, merge=ways[r])) for r in turns}
         for r, found in rounds.items() if number else ():  # the first round pays for what happens only once
             found.note(took[0] / took[r] / ideals[r], times=took[0] / took[r], ideal=ideals[r], off_s=took[0], on_s=took[r])
             ground.say(f"merging: {name}, r = {r}, round {number}: {took[0] / took[r]:.3f} of {ideals[r]:.3f}")
@@ -162,12 +164,12 @@ def _merged(ground: Ground, name: str, counted: Trunk, schedules: Sequence[int],
 
 def fbank(ground: Ground) -> list[Figure]:
     config = ground.sizes.sound
-    model, rounds, bank = _ready(MAViL(config)), Rounds(), FbankConfig(mel_bins=config.mel_bins)
+    model, rounds, bank = ready(MAViL(config)), Rounds(), FbankConfig(mel_bins=config.mel_bins)
     sound = 0.1 * torch.randn((config.audio_frames - 1) * bank.hop + bank.window)
     heard = spectrograms([sound], config.audio_frames, config=bank)
     for number in range(ground.rounds + 1):
-        bank_s = _cpu_seconds(lambda: spectrograms([sound], config.audio_frames, config=bank))
-        pass_s = _cpu_seconds(lambda: model.hear(heard))
+        bank_s = cpu_seconds(lambda: spectrograms([sound], config.audio_frames, config=bank))
+        pass_s = cpu_seconds(lambda: model.hear(heard))
         if number:
             rounds.note(bank_s / pass_s, fbank_s=bank_s, pass_s=pass_s)
     ground.say(f"fbank: {statistics.median(rounds.values):.4f}")
@@ -177,23 +179,39 @@ def fbank(ground: Ground) -> list[Figure]:
 def served(ground: Ground) -> list[Figure]:
     """The loop is read before and after each load, which is divided by the mean of both."""
     name, rounds = f"served: {CLIENTS} clients ÷ a loop of batches", Rounds()
-    model, video = _ready(VideoMAE(ground.sizes.served)), film(ground.sizes)
+    model, video = ready(VideoMAE(ground.sizes.served)), film(ground.sizes)
     before = _looped(model)
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
         write_bundle(Path(folder), ground.sizes.served)
         with service.running(Path(folder), threads=1) as url:
             _asked(url, video, 1)
             for number in range(1, ground.rounds + 1):
-                began = time.perf_counter()
-                with ThreadPoolExecutor(CLIENTS) as pool:
-                    list(pool.map(lambda _: _asked(url, video, VIEWS, times=REQUESTS), range(CLIENTS)))
-                rate = CLIENTS * REQUESTS * VIEWS / (time.perf_counter() - began)
+                rate = _rate(url, video, ground.seconds)
                 after = _looped(model)
                 mean = (before + after) / 2
                 rounds.note(rate / mean, served_per_s=rate, loop_per_s=mean)
                 ground.say(f"{name}, round {number}: {rate:.2f} views/s; the loop {before:.2f} before and {after:.2f} after")
                 before = after
     return [rounds.figure(name, "≥ 0.90")]
+
+
+def _rate(url: str, video: bytes, seconds: float) -> float:
+    """Views/s of clients that begin one after the other: of requests that reach beyond the seconds that count, their share counts."""
+    first = time.perf_counter() + STAGGER_S * CLIENTS
+    last = first + seconds
+
+    def ask(client: int) -> float:
+        time.sleep(STAGGER_S * client)
+        views, began = 0.0, time.perf_counter()
+        while began < last:
+            _asked(url, video, VIEWS)
+            ended = time.perf_counter()
+            views += VIEWS * max(0.0, min(ended, last) - max(began, first)) / (ended - began)
+            began = ended
+        return views
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        return sum(pool.map(ask, range(CLIENTS))) / seconds
 
 
 def _looped(model: VideoMAE, seconds: float = 2.0) -> float:
@@ -218,7 +236,7 @@ def overlap(ground: Ground) -> list[Figure]:
         height, width = ground.sizes.frame
         info = [width, height, FPS, round(ground.sizes.seconds * FPS), ground.sizes.seconds]
         job = {"video": torch.frombuffer(bytearray(video), dtype=torch.uint8), "info": torch.tensor(info, dtype=torch.float64)}
-        model = _ready(VideoMAE(ground.sizes.served))
+        model = ready(VideoMAE(ground.sizes.served))
 
         def decode() -> None:
             (viewing,) = steps.steps.start([job], [{"views": OVERLAPPED, "crops": 1}])
@@ -242,73 +260,14 @@ def overlap(ground: Ground) -> list[Figure]:
     return [rounds.figure(name, "≤ 1.1")]
 
 
-def _asked(url: str, video: bytes, views: int, times: int = 1) -> None:
+def _asked(url: str, video: bytes, views: int) -> None:
     asked = {"views": views, "crops": 1}
-    with httpx.Client(timeout=REQUEST_SECONDS) as client:
-        for _ in range(times):
-            client.post(f"{url}/v1/classify", files={"video": video}, data=asked).raise_for_status()
+    httpx.post(f"{url}/v1/classify", files={"video": video}, data=asked, timeout=REQUEST_SECONDS).raise_for_status()
 
 
 def reversible(ground: Ground) -> list[Figure]:
-    """Each training step runs in a process of its own, whose memory is then known."""
-    figures = []
-    for depth in (ground.sizes.plain.depth, 3 * ground.sizes.plain.depth):
-        ours, plain = deepened(ground.sizes.reversible, depth), deepened(ground.sizes.plain, depth)
-        memory, speed = Rounds(), Rounds()
-        models = _ready(RevMViT(ours)), _ready(MViT(plain))
-        clip = torch.randn(1, plain.channels, plain.frames, plain.image_size, plain.image_size)
-        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as children:
-            for number in range(ground.rounds + 1):
-                ours_s, plain_s = (_cpu_seconds(partial(model, clip)) for model in models)
-                if number:
-                    speed.note(plain_s / ours_s, reversible_per_s=1 / ours_s, plain_per_s=1 / plain_s)
-            kept = [children.apply(training_step, (config,)) for config in (plain, ours)]
-        memory.note(kept[0][0] / kept[1][0], plain_mib=kept[0][0], reversible_mib=kept[1][0], plain_s=kept[0][1], reversible_s=kept[1][1])
-        ground.say(f"reversible, {depth} blocks: memory {memory.values[0]:.2f}, throughput {statistics.median(speed.values):.2f}")
-        figures += [
-            memory.figure(f"reversible: MViT's training memory ÷ Rev-MViT's, {depth} blocks", "15.5 at most in the paper"),
-            speed.figure(f"reversible: clips/s of Rev-MViT ÷ MViT's, {depth} blocks", "2.3 at most in the paper"),
-        ]
-    return figures
-
-
-def deepened(config: Config, depth: int) -> Config:
-    """So many blocks: those that are added belong to the third stage of four."""
-    last = depth - (config.depth - max(block for block, _ in config.width_growth))
-
-    def moved(rows: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
-        return (*rows[:-1], (last, *rows[-1][1:]))
-
-    changed: dict[str, Any] = {name: moved(getattr(config, name)) for name in ("width_growth", "head_growth", "q_strides")}
-    if isinstance(config, RevMViTConfig):
-        changed["transitions"] = (*config.transitions[:-1], last)
-    return replace(config, depth=depth, **changed)
-
-
-def training_step(config: MViTConfig | RevMViTConfig) -> tuple[float, float]:
-    """Return the MiB that a forward and backward pass over one clip keep at most, gradients aside, and its CPU seconds."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    small = SIZES["tiny"]
-    _stepped(small.reversible if isinstance(config, RevMViTConfig) else small.plain)  # the first step loads libraries
-    return _stepped(config)
-
-
-def _stepped(config: MViTConfig | RevMViTConfig) -> tuple[float, float]:
-    model = (RevMViT(config) if isinstance(config, RevMViTConfig) else MViT(config)).train()
-    clip = torch.randn(1, config.channels, config.frames, config.image_size, config.image_size)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    Path("/proc/self/clear_refs").write_text("5")  # the most that was resident is counted from here
-    before, began = _status("VmRSS"), time.process_time()
-    model(clip).logits.sum().backward()
-    return (_status("VmHWM") - before) / 1024, time.process_time() - began
-
-
-def _status(name: str) -> int:
-    """KiB of memory, as /proc/self/status has it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
+    sizes, small = ground.sizes, SIZES["tiny"]
+    return beside_plain(sizes.plain, sizes.reversible, (small.plain, small.reversible), ground.rounds, ground.say)
 
 
 def write_bundle(root: Path, config: VideoMAEConfig) -> Bundle:
@@ -347,22 +306,6 @@ def film(sizes: Sizes) -> bytes:
     return file.getvalue()
 
 
-def _ready(model: Model) -> Model:
-    """As the worker runs it."""
-    model.eval()
-    if packing_helps(torch.device("cpu"), torch.float32):
-        pack_linears(model)
-    return model
-
-
-def _cpu_seconds(call: Callable[[], object]) -> float:
-    """Of this thread: waiting for a busy CPU does not count."""
-    began = time.thread_time()
-    with torch.inference_mode():
-        call()
-    return time.thread_time() - began
-
-
 def _seconds(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
@@ -372,6 +315,7 @@ def _seconds(call: Callable[[], object]) -> float:
 PARTS: Mapping[str, Callable[[Ground], list[Figure]]] = {
     "fbank": fbank,
     "merging": merging,
+    "sound": sound,
     "served": served,
     "overlap": overlap,
     "reversible": reversible,
@@ -384,6 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[], metavar="part", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of counted load per measurement (default: %(default)s)")
     parser.add_argument("--size", choices=list(SIZES), default="published")
     parser.add_argument("--json", type=Path, help="write the figures here (default: a file in benchmarks/results/)")
     options = parser.parse_args(arguments)
@@ -392,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()  # as the worker does
     started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    ground = Ground(SIZES[options.size], options.rounds, console.print)
+    ground = Ground(SIZES[options.size], options.rounds, options.seconds, console.print)
     figures = [figure for part in options.parts or PARTS for figure in PARTS[part](ground)]
     show(figures, console)
     told = {"size": options.size, "rounds": options.rounds, "figures": [asdict(figure) for figure in figures]}

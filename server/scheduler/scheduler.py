@@ -177,9 +177,9 @@ class Scheduler:
         """A batch of `size`, or a part of one, did not fit into memory."""
         self._step_times(running.bucket).out_of_memory(size)
 
-    def expect(self, steps: StepTimes, *, long: bool) -> None:
-        """A warm-up has measured these; long: of jobs that take several steps."""
-        self.slowest = max(self.slowest, *steps.seconds.values(), 0.0)
+    def expect(self, steps: StepTimes, *, long: bool, step_seconds: float = 0.0) -> None:
+        """A warm-up has measured these; long: of jobs that take several steps. step_seconds: of a step that it took."""
+        self.slowest = max(self.slowest, *steps.seconds.values(), step_seconds)
         if not long:
             self._budget = max(self._budget, steps.best)
 

@@ -127,10 +127,11 @@ class Slots:
         with self._lock:
             self._scheduler.too_large(running, size)
 
-    def expect(self, steps: StepTimes, *, long: bool = False) -> None:
-        """A warm-up has measured these; long: of jobs that take several steps."""
+    def expect(self, steps: StepTimes, *, long: bool = False, step_seconds: float = 0.0) -> None:
+        """A warm-up has measured these; long: of jobs that take several steps. step_seconds: of the one step that it took, where it
+        measured no more."""
         with self._lock:
-            self._scheduler.expect(steps, long=long)
+            self._scheduler.expect(steps, long=long, step_seconds=step_seconds)
 
     def drain(self, seconds: float = inf) -> list[Delivery]:
         """Pull nothing more; run what is here. Returns those jobs of several steps that cannot end within so many seconds."""

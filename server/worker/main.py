@@ -170,12 +170,16 @@ class Worker:
     def _warm_up(self, bundle: Bundle) -> Warm:
         warm = self._loader.warm_up(bundle)
         self._tuner.loaded(bundle, warm)
-        self._slots.expect(warm.steps, long=bool(warm.executor.unit))
+        self._expect(warm)
         return warm
 
     def _swap(self, bundle: Bundle, warm: Warm) -> None:
         self._bundles.swap(bundle, warm)
-        self._slots.expect(warm.steps, long=bool(warm.executor.unit))
+        self._expect(warm)
+
+    def _expect(self, warm: Warm) -> None:
+        usual = warm.measured.usual
+        self._slots.expect(warm.steps, long=bool(warm.executor.unit), step_seconds=usual.step_seconds if usual else 0.0)
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:

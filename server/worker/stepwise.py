@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,12 @@ class Usual:
     """Bytes of its state."""
     start_seconds: float = 0.0
     """Seconds to start it."""
+    step_seconds: float = 0.0
+    """Seconds of its first step; 0 in measurements that were kept by earlier versions."""
 
     def plausible(self) -> bool:
-        return self.cost > 0 and isfinite(self.cost) and self.total > 0 and self.nbytes >= 0 and 0 <= self.start_seconds < LONGEST_START
+        is_step = self.cost > 0 and isfinite(self.cost) and 0 <= self.step_seconds < inf
+        return is_step and self.total > 0 and self.nbytes >= 0 and 0 <= self.start_seconds < LONGEST_START
 
 
 @dataclass(frozen=True)

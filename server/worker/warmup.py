@@ -231,8 +231,8 @@ def see_usual(model: LoadedModel, layout: Layout, run: Run) -> Usual:
     assert model.steps is not None
     steps, states, layout = model.steps, list[State](), replace(layout, slots=1)
     seconds = run(layout, lambda: states.extend(_started(model, 1)))
-    run(layout, lambda: steps.step(states, [False]))
-    return Usual(steps.cost(states[0]), states[0].total, states[0].nbytes, seconds)
+    step_seconds = run(layout, lambda: steps.step(states, [False]))
+    return Usual(steps.cost(states[0]), states[0].total, states[0].nbytes, seconds, step_seconds)
 
 
 def _told_format(spec: BundleSpec, dtype: str) -> Format | None:

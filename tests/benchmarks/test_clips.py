@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import clips
+from benchmarks import clips, reversible
 from benchmarks.merging import block_macs
 from models.merge_schedule import MergeSchedule
 
@@ -28,25 +28,25 @@ def test_arithmetic_promises_what_the_documentation_says(name: str, r: int, rati
 def test_deeper_networks_have_longer_third_stages() -> None:
     sizes = clips.SIZES["published"]
     for config, deep in (
-        (sizes.plain, clips.deepened(sizes.plain, 48)),
-        (sizes.reversible, clips.deepened(sizes.reversible, 48)),
+        (sizes.plain, reversible.deepened(sizes.plain, 48)),
+        (sizes.reversible, reversible.deepened(sizes.reversible, 48)),
     ):
         assert [deep.heads_of(block) for block in (0, 1, 3, 45, 46, 47)] == [1, 2, 4, 4, 8, 8]
         assert deep.grid_of(46) == config.grid_of(14)
-    assert clips.deepened(sizes.plain, 16) == sizes.plain and clips.deepened(sizes.reversible, 16) == sizes.reversible
+    assert reversible.deepened(sizes.plain, 16) == sizes.plain and reversible.deepened(sizes.reversible, 16) == sizes.reversible
 
 
 def test_reversible_networks_keep_less_as_they_grow() -> None:
     sizes = clips.SIZES["tiny"]
-    plain, reversible = clips.deepened(sizes.plain, 64), clips.deepened(sizes.reversible, 64)
+    pairs = (reversible.deepened(sizes.plain, 64), sizes.plain), (reversible.deepened(sizes.reversible, 64), sizes.reversible)
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as children:
-        (kept, _), (recomputed, _) = (children.apply(clips.training_step, (config,)) for config in (plain, reversible))
+        (kept, _), (recomputed, _) = (children.apply(reversible.training_step, pair) for pair in pairs)
     assert kept > recomputed, "MiB"
 
 
 @pytest.mark.slow
 def test_a_run_measures_what_it_was_asked_for(tmp_path: Path) -> None:
-    clips.main(["--size", "tiny", "--rounds", "1", "--json", str(tmp_path / "clips.json")])
+    clips.main(["--size", "tiny", "--rounds", "1", "--seconds", "5", "--json", str(tmp_path / "clips.json")])
     told = json.loads((tmp_path / "clips.json").read_text())
     figures = {figure["name"]: figure for figure in told["figures"]}
     assert len(figures) == 9 and all(figure["values"] and min(figure["values"]) > 0 for figure in figures.values()), sorted(figures)

@@ -315,3 +315,12 @@ class TestPayload:
             assert not look(made, now=now).block
             del made.fetching[queue]
             assert look(made, now=now).block
+
+
+def test_a_step_that_a_warm_up_took_counts_as_the_slowest_batch_seen() -> None:
+    """A worker is stuck after ten times that; networks whose step takes a minute would never come to its end."""
+    made = stepping()
+    made.expect(StepTimes(8), long=True, step_seconds=83.0)
+    assert made.slowest == 83.0
+    made.expect(measured(2.0), long=True)
+    assert made.slowest == 83.0
