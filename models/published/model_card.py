@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import yaml
 FILE = "README.md"
 MOST_BYTES = 1 << 20
 """Length of a front matter that is read."""
+LONGEST = 200
+"""Characters of a licence's name or address."""
 SPDX = {
     "apache-2.0": "Apache-2.0",
     "mit": "MIT",
@@ -22,31 +23,31 @@ SPDX = {
 
 def licence(folder: Path) -> str:
     """The licence by its SPDX name where it has one; for another its own name and address. Empty where the card states none."""
-    stated = _front_matter(folder / FILE)
-    names = stated.get("license")
-    if names is None or isinstance(names, dict):
-        return ""
-    if names == "other":
-        name, link = stated.get("license_name"), stated.get("license_link")
-        return " ".join(str(part) for part in (name or "other", f"({link})" if link else "") if part)
-    return ", ".join(_spdx(str(name)) for name in (names if isinstance(names, list) else [names]))
+    card = _front_matter(folder / FILE)
+    stated = card.get("license")
+    names = [name for each in (stated if isinstance(stated, list) else [stated]) if (name := _text(each))]
+    if names == ["other"]:
+        name, link = _text(card.get("license_name")) or "other", _text(card.get("license_link"))
+        return f"{name} ({link})" if link else name
+    return ", ".join(_spdx(name) for name in names)
 
 
 def _spdx(name: str) -> str:
     return SPDX.get(name) or (name.upper() if name.startswith("cc") else name)
 
 
+def _text(value: Any) -> str:
+    """A short string; empty for all else."""
+    return value if isinstance(value, str) and value != "null" and len(value) <= LONGEST and value.isprintable() else ""
+
+
 def _front_matter(file: Path) -> dict[str, Any]:
+    """The lines between the first one, `---`, and the next such line, with strings for all scalars: dates, numbers and merges, which may
+    be invalid or huge, are not looked at."""
     try:
-        with file.open(encoding="utf-8", errors="replace") as stream:
-            text = stream.read(MOST_BYTES)
-    except OSError:
-        return {}
-    found = re.match(r"\A\ufeff?---\s*\n(.*?)\n---\s*(?:\n|\Z)", text, re.DOTALL)
-    if found is None:
-        return {}
-    try:
-        content = yaml.safe_load(found[1])
-    except yaml.YAMLError:
+        with file.open(encoding="utf-8-sig", errors="replace") as stream:
+            first, *lines = (line.rstrip() for line in stream.read(MOST_BYTES).split("\n"))
+        content = yaml.load("\n".join(lines[: lines.index("---")]), yaml.BaseLoader) if first == "---" else {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # a ValueError where no line ends it
         return {}
     return content if isinstance(content, dict) else {}

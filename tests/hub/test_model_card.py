@@ -18,11 +18,17 @@ CARDS = {
     "# Model\nlicense: mit\n": "",
     "---\nlicense: [unclosed\n---\n": "",
     "---\n- license\n---\n": "",
+    "---\ndate: 2024-02-30\nlicense: mit\n---\n": "MIT",
+    "---\nlicense: null\n---\n": "",
+    "---\nlicense: mit\nx: " + "[" * 3000 + "\n---\n": "",
+    "---\na: &a [x, x]\nb: &b [*a, *a]\nlicense: [*b, mit]\n---\n": "MIT",
+    '---\nlicense: "\\e[31mmit"\n---\n': "",
+    "---" + "\n" * 300_000: "",
     "": "",
 }
 
 
-@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("card", CARDS, ids=range(len(CARDS)))
 def test_the_front_matter_states_the_licence(card: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(card, encoding="utf-8", newline="")
     assert licence(tmp_path) == CARDS[card]
