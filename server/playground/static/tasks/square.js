@@ -14,7 +14,8 @@ export function squareOf(image, width, height, preprocess, side) {
 
 /** The same into a canvas, at a corner [x, y]. */
 export function drawSquare(context, image, width, height, { fit, image_size: size, short_side: short }, [x, y], side) {
-  const part = (Math.min(width, height) * size) / short;
-  const [across, down] = fit === "squeeze" ? [width, height] : [part, part];
+  const share = fit === "squeeze" ? 1 : size / short;
+  const shorter = Math.min(width, height);
+  const [across, down] = (fit === "crop" ? [shorter, shorter] : [width, height]).map((length) => length * share);
   context.drawImage(image, (width - across) / 2, (height - down) / 2, across, down, x, y, side, side);
 }
