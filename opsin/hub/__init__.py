@@ -1,1 +1,1 @@
-"""Repositories of the Hugging Face hub: their addresses, and their files on this computer. Imports none of the engine."""
+"""Repositories of the Hugging Face hub: their addresses, and their files on this computer. Imports no torch."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 HUB, TIMM = "hf://", "timm:"
 TIMM_OWNER = "timm"
-PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+PART = r"[A-Za-z0-9](?:[A-Za-z0-9_]|-(?!-)|\.(?!\.)){0,95}(?<![.-])(?<!\.git)"
+"""The names that a hub has: no `--` or `..`, and neither `-`, `.` nor `.git` at the end."""
 REVISION = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"
 
 

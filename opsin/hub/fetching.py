@@ -6,10 +6,9 @@ HF_HUB_OFFLINE by itself.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from models import hub_files
+from models.hub_files import WEIGHTS
 from opsin.hub.address import TIMM_OWNER, Address
 
 CONFIG = "config.json"
@@ -39,10 +40,8 @@ BESIDE = (
     "spiece.model",
 )
 """Files that are read where a repository has them: preparation of images, model card, tokeniser."""
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Weights, or the index of several files of them; the first that is there is fetched."""
 HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
-"""Of the library that huggingface_hub asks with, which is not the same in all its versions."""
+"""The error of the library that huggingface_hub asks with, which is not the same in all its versions."""
 MOST_TAGS = 200
 UNAUTHORIZED = (401, 403)
 
@@ -84,7 +83,9 @@ def fetch(address: Address) -> Snapshot:
 
 
 def _cached(address: Address) -> Snapshot:
-    """What an earlier fetch has left, where HF_HUB_OFFLINE forbids another one."""
+    """Find what an earlier fetch has left, where HF_HUB_OFFLINE forbids another one."""
+    if address.lacks_tag:
+        raise HubError(f"timm:{address.name}: say which weights, as NAME.TAG; unset HF_HUB_OFFLINE to see which tags there are")
     try:
         folder = Path(hf_hub_download(address.repository, CONFIG, revision=address.revision, local_files_only=True)).parent
     except (EntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
@@ -109,22 +110,18 @@ def _weights(address: Address, names: set[str]) -> str:
 def _file(address: Address, revision: str | None, name: str) -> Path:
     try:
         return Path(hf_hub_download(address.repository, name, revision=revision))
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, RuntimeError) as error:  # hf_xet raises RuntimeError, whatever happened
         if isinstance(error, HfHubHTTPError):
             raise
         again = "run the same command again: files that came whole are kept"
         raise HubError(f"{address}: {name} did not come whole ({_reason(error)}); {again}") from error
 
 
-def _shards(index: Path) -> Sequence[str]:
-    """Names of files, which the engine checks again."""
+def _shards(index: Path) -> list[str]:
     try:
-        names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise HubError(f"{index.name}: cannot be read as an index of weights ({error})") from error
-    if strangers := sorted(name for name in names if Path(name).name != name):
-        raise HubError(f"{index.name}: {strangers[0]!r} is no name of a file beside it")
-    return sorted(names)
+        return hub_files.shards(index)
+    except ValueError as error:
+        raise HubError(str(error)) from error
 
 
 def _tags(address: Address) -> str:
@@ -155,6 +152,10 @@ def _told(address: Address) -> Iterator[None]:
         status = error.response.status_code
         advice = "check HF_TOKEN" if status in UNAUTHORIZED else "try again later"
         raise HubError(f"{address}: {constants.ENDPOINT} answered {status}: {advice}") from error
+    except UnicodeError as error:
+        raise HubError(f"{address}: HF_TOKEN or HF_ENDPOINT has characters that no request can carry ({_reason(error)})") from error
+    except ValueError as error:
+        raise HubError(f"{address}: {constants.ENDPOINT} does not answer as a hub does ({_reason(error)}): check HF_ENDPOINT") from error
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
         raise HubError(
             f"{address}: {constants.ENDPOINT} cannot be reached ({_reason(error)}): check the network and HF_ENDPOINT; "

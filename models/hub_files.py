@@ -1,0 +1,39 @@
+"""Names of the files of a model as hubs have them. Imports no torch: what fetches them runs without the engine's libraries."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Files that hold the weights, or say which ones do: the first that is there counts."""
+LARGEST_JSON = 64 << 20
+PLAIN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """An object. Raises ValueError."""
+    try:
+        if file.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it is larger than {LARGEST_JSON >> 20} MiB")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds a {type(content).__name__} where an object is needed")
+    return content
+
+
+def shards(index: Path) -> list[str]:
+    """Names of the files among which an index divides the weights. Raises ValueError."""
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, Mapping) or not table:
+        raise ValueError(f"{index}: weight_map must map the names of tensors to files")
+    names = sorted({str(name) for name in table.values()})
+    for name in names:
+        if not PLAIN_NAME.fullmatch(name):
+            raise ValueError(f"{index}: weight_map: {name!r} is no name of a file beside it")
+    return names
