@@ -65,7 +65,7 @@ def choose_network(file: Path, config: Mapping[str, Any]) -> Family:
     """The family of a network of timm, from its `config.json`. Raises CheckpointError."""
     name = config["architecture"]
     for system in systems():
-        found: Family | None = named(system.timm_networks)(name) if system.timm_networks is not None else None
+        found: Family | None = named(system.timm_networks)(config) if system.timm_networks is not None else None
         if found is not None:
             return found
     raise CheckpointError(

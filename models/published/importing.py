@@ -77,7 +77,7 @@ def import_checkpoint(
 
 
 def _family(file: Path, checkpoint: Checkpoint, name: str | None, given: Fields) -> Family:
-    config, network = (checkpoint.description.get(key) for key in (model_config.KEY, model_folder.TIMM))
+    config, network = (checkpoint.description.get(key) for key in (model_config.KEY, model_config.TIMM))
     if network is not None and name is None:
         return choose_network(file, network)
     if config is None:

@@ -17,6 +17,8 @@ KEY = "transformers"
 PROCESSOR = "processor"
 """Key under which the content of `preprocessor_config.json` stands."""
 
+TIMM = "timm"
+"""Key under which the config of timm stands."""
 ACTIVATIONS: Mapping[str, Fields] = {
     "gelu": {"tanh_gelu": False, "quick_gelu": False},
     "gelu_new": {"tanh_gelu": True, "quick_gelu": False},

@@ -15,23 +15,25 @@ from torch import Tensor
 
 from models.published.family import Family, Fields
 from models.published.key_table import KeyTable
-from models.published.model_config import ModelConfig
+from models.published.model_config import TIMM, ModelConfig
 from models.vit import published
 from models.vit.model import ViTConfig
 from models.vit.published_transformers import scaled
 
-KEY = "timm"
-"""Key of a checkpoint's description under which `config.json` stands."""
+PROJECTIONS = {"base": 512, "large": 768, "huge": 1024}
+"""Width of the space of images and texts that CLIP's towers were trained with, by size: such a file states it as `num_classes`."""
+TUNED = "_ft_"
+"""Part of the tags of weights that were fine-tuned to classify."""
 
 
 def described(description: Mapping[str, Any]) -> Fields:
     """Fields of ViTConfig that `config.json` states. Raises ValueError that names one."""
-    stated = ModelConfig(description[KEY])
+    stated = ModelConfig(description[TIMM])
     stated.require("global_pool", "token", "token")
-    tag = stated.section("pretrained_cfg").content.get("tag") or ""
+    tag = _tag(description[TIMM])
     return {
         **({"classes": 0} if stated.content.get("num_classes") == 0 else {}),
-        **({"proportional_attention": False} if str(tag).split("_")[0] == "mae" else {}),  # pre-trained without labels, as MAE is
+        **({"proportional_attention": False} if tag.split("_")[0] == "mae" else {}),  # pre-trained without labels, as MAE is
     }
 
 
@@ -40,7 +42,7 @@ def clip_described(description: Mapping[str, Any]) -> Fields:
         **described(description),
         "norm_eps": 1e-5,
         "pre_norm": True,
-        "quick_gelu": "_quickgelu_" in description[KEY]["architecture"],
+        "quick_gelu": "_quickgelu_" in description[TIMM]["architecture"],
     }
 
 
@@ -74,6 +76,14 @@ CLIP = replace(
     resized=with_bias,
 )
 
+CLIP_TOWER = replace(
+    CLIP,
+    name="timm CLIP image tower",
+    tidy=lambda published: {key: value for key, value in published.items() if not key.startswith("head.")},
+    described=lambda description: {**clip_described(description), "classes": 0},
+)
+"""As pre-trained with texts: its head is a projection to their space. It is left out, as `num_classes=0` does in the library."""
+
 NETWORKS: Mapping[str, Family] = {
     r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)_\d+": PLAIN,
     r"deit_(tiny|small|base)(_distilled)?_patch16_\d+": DEIT,
@@ -83,6 +93,16 @@ NETWORKS: Mapping[str, Family] = {
 """Pattern of `architecture` → the family that reads its weights."""
 
 
-def family_of(architecture: str) -> Family | None:
+def family_of(config: Mapping[str, Any]) -> Family | None:
     """None for a network that is none of NETWORKS."""
-    return next((family for pattern, family in NETWORKS.items() if re.fullmatch(pattern, architecture)), None)
+    matches = ((family, re.fullmatch(pattern, config["architecture"])) for pattern, family in NETWORKS.items())
+    family, match = next(((family, match) for family, match in matches if match), (None, None))
+    if family is CLIP and match is not None and config.get("num_classes") == PROJECTIONS[match[1]]:
+        return CLIP if TUNED in _tag(config) or not _tag(config) else CLIP_TOWER
+    return family
+
+
+def _tag(config: Mapping[str, Any]) -> str:
+    """The name of the weights; empty where a config states none."""
+    cfg = config.get("pretrained_cfg")
+    return str(cfg.get("tag") or "") if isinstance(cfg, Mapping) else ""

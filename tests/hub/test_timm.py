@@ -64,6 +64,22 @@ def test_a_network_without_a_head_is_an_encoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tag", "classes", "task"), [("openai", 512, "embed"), ("openai_ft_in1k", 512, "classify"), ("openai", 3, "classify")]
+)
+def test_a_projection_to_the_space_of_texts_is_no_classifier(tag: str, classes: int, task: str, tmp_path: Path) -> None:
+    network = saved(tmp_path / "model", "vit_base_patch32_clip_224", classes=classes, embed_dim=64, num_heads=1)
+    change(tmp_path / "model/config.json", pretrained_cfg={"tag": tag, "num_classes": classes, "crop_pct": 1.0})
+    made, pixels = imported(tmp_path / "model"), noise(3, 64, 64)
+    assert made.spec.task == task
+    if task == "embed":
+        with torch.inference_mode():
+            states = network.forward_features(normalised(pixels, made.spec.pictures))
+        expected = nn.functional.normalize(states[:, 0], dim=-1).numpy()
+        assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
+        assert made.spec.provenance["left_out"] == ["head.bias", "head.weight"]
+
+
+@pytest.mark.parametrize(
     ("fields", "sentence"),
     [
         ({"architecture": "vit_medium_patch16_gap_256"}, "architecture 'vit_medium_patch16_gap_256' is not read by its name"),
