@@ -1,4 +1,4 @@
-"""SigLIP (arXiv 2303.15343) in the layout of transformers: its image tower, by itself or under a classifier.
+"""SigLIP (arXiv 2303.15343) in the layout of transformers: its image tower, by itself, beside texts or under a classifier.
 
 Tables are worked out from the names and shapes of the library's tensors, fields from the documentation of its configuration classes.
 """
@@ -6,6 +6,7 @@ Tables are worked out from the names and shapes of the library's tensors, fields
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -68,6 +69,17 @@ def classifier_described(description: Mapping[str, Any]) -> Fields:
     return _described(ModelConfig.of(description).section("vision_config"), description)
 
 
+def pair_described(description: Mapping[str, Any]) -> Fields:
+    stated = ModelConfig.of(description).section("vision_config")
+    stated.require("vision_use_head", True, True)
+    return _described(stated, description)
+
+
+def image_half(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Leave out texts and what scales and shifts their cosines."""
+    return {key: value for key, value in with_axes(published).items() if not key.startswith(("text_model.", "logit_"))}
+
+
 def _described(stated: ModelConfig, description: Mapping[str, Any]) -> Fields:
     return vision_described(ModelConfig(USUAL | dict(stated.content), stated.where), description)
 
@@ -86,6 +98,13 @@ VISION = Family(
     resized=split,
     defaults={"pool": Pool.ATTENTION, "proportional_attention": True},
     preprocess=preprocess,
+)
+
+PAIR = replace(
+    VISION,
+    name="transformers SigLIP, of which the image tower alone is taken",
+    described=pair_described,
+    tidy=image_half,
 )
 
 CLASSIFIER = Family(

@@ -56,6 +56,7 @@ SYSTEM = System(
     hub_classes={
         "CLIPModel": "models.pairs.published_clip:CLIP",
         "CLIPVisionModel": "models.pairs.published_clip:CLIP_VISION",
+        "SiglipModel": "models.pairs.published_siglip:PAIR",
         "SiglipVisionModel": "models.pairs.published_siglip:VISION",
         "SiglipForImageClassification": "models.pairs.published_siglip:CLASSIFIER",
     },
