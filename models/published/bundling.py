@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from models.bundle import BundleSpec
-from models.published.container import CheckpointError
+from models.published.container import CheckpointError, WrongSetting
 from models.published.family import Family, Fields
 from models.published.settings import CLIP_FIELDS, PREPROCESS_FIELDS, SOUND_FIELDS, SPACE_FIELDS
 from models.published.transforms import Stated
@@ -79,7 +79,7 @@ def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str],
             raise CheckpointError(f"{file}: has {classes} classes, and its config names {len(stated)}; --labels gives their names")
         return list(stated or known) or [f"class {index}" for index in range(classes)]
     if len(labels) != classes:
-        raise CheckpointError(f"{file}: has {classes or 'no'} classes, but {len(labels)} labels were given")
+        raise WrongSetting(f"{file}: has {classes or 'no'} classes, but {len(labels)} labels were given")
     return list(labels)
 
 

@@ -55,6 +55,10 @@ class CheckpointError(Exception):
     """A checkpoint cannot be used; the message is one sentence for its owner."""
 
 
+class WrongSetting(CheckpointError):
+    """Not the checkpoint but a setting made by hand cannot be used."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A file's content."""

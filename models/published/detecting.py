@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.published.container import CheckpointError
+from models.published.container import CheckpointError, WrongSetting
 from models.published.family import Family, Fields
 from models.published.fitting import Fit, fit
 from models.registry import architectures, families, hub_classes, named, systems
@@ -37,7 +37,7 @@ def detect(
 def choose(file: Path, published: Mapping[str, Tensor], name: str | None, description: Mapping[str, Any], settings: Fields) -> Family:
     if name is not None:
         if name not in families():
-            raise CheckpointError(f"family {name!r} is unknown; known are {', '.join(families())}")
+            raise WrongSetting(f"family {name!r} is unknown; known are {', '.join(families())}")
         return families()[name]
     names = detect(published, description) or detect(published, description, settings)
     if len(names) == 1:

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from models.bundle import BundleSpec
-from models.published import bundling, model_config, model_folder, settings, t5x, transforms
-from models.published.container import Checkpoint, CheckpointError, open_checkpoint
+from models.published import bundling, model_config, model_folder, processor, settings, t5x, transforms
+from models.published.container import Checkpoint, CheckpointError, WrongSetting, open_checkpoint
 from models.published.detecting import choose, choose_class, choose_network
 from models.published.family import Family, Fields, UnlikeFamily
 from models.published.fitting import Fit, complaint_of, fit, named_once
@@ -41,7 +41,7 @@ def import_checkpoint(
     …. license: None for the one that a model card beside the weights states. overrides: config and preprocessing fields as written on a
     command line, as `heads` = "4", `mean` = "0.5,0.5,0.5", `stride` = "2"; another `image_size` resizes the position table as the family
     does. origin: further fields of the provenance, which say where the files came from.
-    Raises CheckpointError with a sentence for the user.
+    Raises CheckpointError with a sentence for the user, WrongSetting where what was set by hand is wrong.
     """
     checkpoint = model_folder.open_folder(file) if model_folder.is_folder(file) else open_checkpoint(file)
     given = settings.parse(overrides)
@@ -72,7 +72,8 @@ def import_checkpoint(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise CheckpointError(f"{'.'.join(map(str, first['loc'])) or 'bundle'}: {first['msg']}") from error
+        wrong = WrongSetting if input_settings or first["loc"] in (("name",), ("version",)) else CheckpointError
+        raise wrong(f"{'.'.join(map(str, first['loc'])) or 'bundle'}: {first['msg']}") from error
     return spec, found.weights
 
 
@@ -83,7 +84,7 @@ def _family(file: Path, checkpoint: Checkpoint, name: str | None, given: Fields)
     if config is None:
         return choose(file, checkpoint.weights, name, checkpoint.description, given)
     if name is not None:
-        raise CheckpointError(f"family {name!r}: {file / model_config.FILE} says which network it is; a family is for files without one")
+        raise WrongSetting(f"family {name!r}: {file / model_config.FILE} says which network it is; a family is for files without one")
     return choose_class(file, config)
 
 
@@ -91,14 +92,18 @@ def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: Fields) -> F
     """Raises CheckpointError unless everything fits and all heads are known."""
     published = checkpoint.weights
     try:
-        found = fit(published, family, {**family.described(checkpoint.description), **given})
+        described = family.described(checkpoint.description)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    try:
+        found = fit(published, family, {**described, **given})
     except UnlikeFamily as error:
         tidied = family.tidy(published)
         missing, unexpected = family.table.unmatched(tidied), family.table.translate(tidied).unexpected
         what = complaint_of(missing, unexpected, []) if unexpected else error
         raise CheckpointError(f"{file}: does not fit {family.name}: {what}") from error
     except ValueError as error:
-        raise CheckpointError(f"{file}: {error}") from error
+        raise (WrongSetting if given else CheckpointError)(f"{file}: {error}") from error
     if not found.perfect:
         raise CheckpointError(f"{file}: does not fit {family.name}: {found.complaint()}")
     unknown = [name for name in family.head_fields if name not in found.fields]

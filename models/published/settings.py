@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from models.published.container import CheckpointError
+from models.published.container import WrongSetting
 from models.published.family import Family, Fields
 from models.registry import architectures
 from models.spec import Preprocess, Space
@@ -28,12 +28,12 @@ def parse(overrides: Mapping[str, str]) -> Fields:
 
 
 def split(family: Family, settings: Fields) -> tuple[Fields, Fields]:
-    """→ settings of the config, settings of the model's inputs. Raises CheckpointError for unknown ones."""
+    """→ settings of the config, settings of the model's inputs. Raises WrongSetting for unknown ones."""
     config_fields = {field.name for field in dataclasses.fields(architectures()[family.architecture].config)}
     unknown = sorted(set(settings) - config_fields - INPUT_FIELDS)
     if unknown:
         known = ", ".join(sorted(config_fields | INPUT_FIELDS))
-        raise CheckpointError(f"{', '.join(unknown)}: cannot be set; what can be is {known}")
+        raise WrongSetting(f"{', '.join(unknown)}: cannot be set; what can be is {known}")
     return (
         {key: value for key, value in settings.items() if key in config_fields},
         {key: value for key, value in settings.items() if key not in config_fields},
@@ -57,4 +57,4 @@ def _array(file: Path) -> Any:
     try:
         return np.load(file, allow_pickle=False).squeeze().tolist()
     except (OSError, ValueError, EOFError) as error:
-        raise CheckpointError(f"{file}: cannot be read as a NumPy array ({error})") from error
+        raise WrongSetting(f"{file}: cannot be read as a NumPy array ({error})") from error

@@ -16,7 +16,7 @@ TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 
 @dataclass(frozen=True)
 class Source:
-    """What is imported."""
+    """A file or folder that is imported."""
 
     path: Path
     origin: Mapping[str, Any] = field(default_factory=dict)
@@ -31,13 +31,6 @@ class Source:
     def tokenizer(self) -> Path | None:
         """Such a folder that holds a tokeniser, too."""
         return self.path if self.is_model and any((self.path / name).is_file() for name in TOKENIZERS) else None
-
-
-def is_folder(text: str) -> bool:
-    """Whether it may be a repository or folder that brings a tokeniser."""
-    from opsin.hub.address import is_address
-
-    return is_address(text) or Path(text).is_dir()
 
 
 def find(text: str) -> Source:

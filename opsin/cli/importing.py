@@ -87,8 +87,6 @@ def import_(
     root, name = (output, name) if name else (output.parent, output.name)
     if (root / name / version).exists():
         raise Misuse(f"{root / name / version}: exists already; choose another --version")
-    if templates and not tokenizer and not hubs.is_folder(source):
-        raise Misuse("--templates needs --tokenizer: without one a pair reads no texts")
     class_names = label_files.read(labels) if labels else None
     overrides = dict(_setting(text) for text in settings or [])
     found = hubs.find(source)
@@ -98,7 +96,7 @@ def import_(
 
         from models.bundle import BundleError, write
         from models.onnx.importing import SUFFIX, import_graph
-        from models.published.container import CheckpointError
+        from models.published.container import CheckpointError, WrongSetting
         from models.published.importing import import_checkpoint
     except ModuleNotFoundError as error:
         raise lacks(error) from error
@@ -120,9 +118,12 @@ def import_(
                 origin=found.origin,
             )
     except CheckpointError as error:
-        raise (Failure(f"import: {error}") if found.is_model else Misuse(str(error))) from error
+        is_fault = found.is_model and not isinstance(error, WrongSetting)
+        raise (Failure(f"import: {error}") if is_fault else Misuse(str(error))) from error
     if spec.task == "zero-shot" and tokenizer is None:
         tokenizer = found.tokenizer
+    if templates and not tokenizer:
+        raise Misuse("--templates needs --tokenizer, and a pair of images and texts: nothing else reads texts")
     try:
         with _folder_in(root) as folder:
             content = file
@@ -165,16 +166,16 @@ def import_(
 
 @contextmanager
 def _folder_in(root: Path) -> Iterator[Path]:
-    """A folder for a while, in one that is made where it is missing, and goes again if the import fails."""
-    absent = not root.exists()
-    root.mkdir(parents=True, exist_ok=True)
+    """A folder for a while, in one that is made with its parents where they are missing; these go again if the import fails."""
+    absent = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
+        root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".importing-", dir=root) as folder:
             yield Path(folder)
     except BaseException:
-        if absent:
-            with suppress(OSError):  # somebody else has put something there
-                root.rmdir()
+        with suppress(OSError):  # somebody else has put something there
+            for made in absent:
+                made.rmdir()
         raise
 
 
@@ -209,7 +210,7 @@ def _short(value: object) -> str:
 
 
 def _inputs(spec: BundleSpec) -> Iterator[str]:
-    """What the model sees and hears, in lines."""
+    """Lines that say how images, clips and sounds become input."""
     pictures, clip, sound = spec.preprocess, spec.clip, spec.sound
     if pictures is not None:
         crop = f"{pictures.image_size} × {pictures.image_width}" if pictures.image_width else f"{pictures.image_size}"

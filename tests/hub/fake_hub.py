@@ -28,6 +28,8 @@ class FakeHub:
     """File → bytes after which its bodies break off."""
     sent: dict[str, int] = field(default_factory=dict)
     """File → bytes of bodies so far."""
+    page: bytes = b""
+    """Body of every answer, as of a portal that asks people to sign in; empty: none."""
     revisions: tuple[str, ...] = ("main", "v1", COMMIT)
 
     def environment(self, cache: Path, **others: str) -> dict[str, str]:
@@ -71,6 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def _answer(self, *, body: bool) -> None:
+        if self.hub.page:
+            return self._body(self.hub.page, "text/html")
         url = urlsplit(self.path)
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         if parts == ["api", "models"]:
@@ -132,9 +136,11 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _json(self, content: Any) -> None:
-        data = json.dumps(content).encode()
+        self._body(json.dumps(content).encode(), "application/json")
+
+    def _body(self, data: bytes, kind: str) -> None:
         self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

@@ -161,6 +161,53 @@ def test_offline_what_is_in_the_cache_is_imported_and_nothing_else(hub: FakeHub,
     assert first.provenance["revision"] == second.provenance["revision"] == COMMIT
 
 
+def test_an_endpoint_that_is_no_hub_is_said(hub: FakeHub, tmp_path: Path) -> None:
+    hub.page = b"<html>Sign in</html>"
+    said = refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
+    assert f"{hub.address} does not answer as a hub does" in said and "check HF_ENDPOINT" in said
+
+
+def test_a_token_that_no_request_can_carry_is_said(hub: FakeHub, tmp_path: Path) -> None:
+    assert "HF_TOKEN or HF_ENDPOINT has characters" in refused(imported(hub, tmp_path, "hf://somebody/vit", HF_TOKEN="hf_ü"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("index", "sentence"),
+    [('{"weight_map": {"x": ".."}}', "'..' is no name of a file beside it"), ("[" * 100_000, "cannot be read as JSON")],
+    ids=["name", "nested"],
+)
+def test_an_index_of_weights_that_is_none_is_said(index: str, sentence: str, hub: FakeHub, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors.index.json").write_text(index)
+    hub.repositories["somebody/index"] = folder
+    assert sentence in refused(imported(hub, tmp_path, "hf://somebody/index"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--set", "legs=4"], "legs: cannot be set"),
+        (["--set", "heads=four"], "heads: 'four' is no number of heads"),
+        (["--set", "short_side=1"], "short_side 1 is smaller than image_size 32"),
+        (["--family", "timm"], "config.json says which network it is"),
+        (["--family", "nobody"], "config.json says which network it is"),
+        (["--labels", "two.json"], "has 3 classes, but 2 labels were given"),
+        (["--templates", "two.json"], "--templates needs --tokenizer, and a pair of images and texts"),
+    ],
+)
+def test_a_wrong_option_ends_with_2_and_leaves_nothing(
+    options: list[str], sentence: str, tmp_path: Path, repositories: dict[str, Path]
+) -> None:
+    (tmp_path / "two.json").write_text('["cat", "dog"]')
+    filled = [str(tmp_path / option) if option.endswith(".json") else option for option in options]
+    ended = opsin("import", repositories["somebody/vit"], "-o", tmp_path / "a/b/it", *filled)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert sentence in ended.stderr
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_hub_that_cannot_be_reached_is_said(hub: FakeHub, tmp_path: Path) -> None:
     said = refused(imported(hub, tmp_path, "hf://somebody/vit", HF_ENDPOINT="http://127.0.0.1:9"), tmp_path)
     assert "http://127.0.0.1:9 cannot be reached" in said
@@ -179,7 +226,21 @@ def test_a_config_that_cannot_be_computed_ends_with_1_and_names_its_field(
     assert "config.json: hidden_act 'relu' cannot be computed here" in refused(imported(hub, tmp_path, "hf://somebody/other"), tmp_path)
 
 
-@pytest.mark.parametrize("address", ["hf://vit", "hf://a/b/c", "hf://a/../b", "timm:", "hf://a/b@", "hf://a/b@-x"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "hf://vit",
+        "hf://a/b/c",
+        "hf://a/b--c",
+        "hf://a/b..c",
+        "hf://a/b.git",
+        "hf://a/b-",
+        "hf://a/../b",
+        "timm:",
+        "hf://a/b@",
+        "hf://a/b@-x",
+    ],
+)
 def test_an_address_that_is_none_is_refused_before_anything_is_asked(address: str, tmp_path: Path) -> None:
     ended = opsin("import", address, "-o", tmp_path / "bundles/it", HF_ENDPOINT="http://127.0.0.1:9")
     assert (ended.returncode, ended.stdout) == (2, "")
