@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from models.merge_schedule import MergeSchedule
 
@@ -44,13 +53,17 @@ LABELLED: frozenset[Task] = frozenset({"classify", "actions", "audio-visual"})
 """Tasks whose answers are scores of labels."""
 
 
+LARGEST_SIDE = 4096
+"""Pixels of a side of what an image is resized to."""
+
+
 class Preprocess(Schema):
     """Image, or every frame of a clip → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
 
-    image_size: int = Field(gt=0)
+    image_size: int = Field(gt=0, le=LARGEST_SIDE)
     """Side of a square, or the height if there is an `image_width`."""
-    image_width: int | None = Field(default=None, gt=0)
-    short_side: int = Field(gt=0)
+    image_width: int | None = Field(default=None, gt=0, le=LARGEST_SIDE)
+    short_side: int = Field(gt=0, le=LARGEST_SIDE)
     """Length of the short side before the crop. For an oblong crop the image is resized until it covers a box of the crop's proportions
     with this short side."""
     fit: Literal["crop", "squeeze", "squeeze-crop"] = "crop"
@@ -58,8 +71,8 @@ class Preprocess(Schema):
     squeeze-crop: the whole image into a square of `short_side`, then its centre (DeiT in transformers)."""
     interpolation: Literal["bicubic", "bilinear", "tf1-bicubic"] = "bicubic"
     """tf1-bicubic: TensorFlow 1's, which makes the image of its largest centred square (`models.media.legacy_resize`)."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    std: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Preprocess:

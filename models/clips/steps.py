@@ -30,7 +30,7 @@ PATIENCE_S = 0.2
 WAITING = 0.1
 """Cost of a step that waits."""
 ROUNDING = 1e-6
-"""Of a frame: less than one is none."""
+"""Part of a frame below which a time is taken for the frame's own."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Viewing(State):
     scores: Tensor | None = None
     """(classes,), sum over the views so far."""
     seconds: Tensor | None = None
-    """Of the frames of each view, at the video's mean rate, float64 (views, frames)."""
+    """Times of the frames of each view, at the video's mean rate, float64 (views, frames)."""
     timeline: Timeline = field(default_factory=Timeline)
     video_s: float = 0.0
     """Seconds of the part that the views are spread over."""

@@ -209,6 +209,7 @@ TRANSFORMERS = Family(
     config=videomae_config,
     described=videomae_described,
     resized=completed,
+    smooth=True,
     defaults={
         "proportional_attention": False,
         "class_token": False,

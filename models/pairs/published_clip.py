@@ -15,7 +15,7 @@ from torch import Tensor
 from models.pairs.published_common import HEAD_FIELDS, resize_positions, tower_fields
 from models.published.family import Family, Fields, resize_and_crop, shape_of
 from models.published.key_table import KeyTable
-from models.published.model_config import ModelConfig, prepared_size
+from models.published.model_config import PROCESSOR, ModelConfig, prepared_size
 from models.published.processor import CLIP_MEAN, CLIP_STD
 from models.vit.published import resized, vit_config
 
@@ -85,7 +85,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
 def vision_described(stated: ModelConfig, description: Mapping[str, Any]) -> Fields:
     size, prepared = stated.side("image_size", 224), prepared_size(description)
     if prepared not in (None, size):
-        raise stated.refusal("image_size", size, f"{prepared}, the pixels that preprocessor_config.json makes")
+        raise stated.refusal("image_size", size, f"{prepared}, the pixels that {description[PROCESSOR].source} makes")
     return {
         "image_size": size,
         "heads": stated.integer("num_attention_heads", 12),

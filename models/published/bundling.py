@@ -32,7 +32,7 @@ def inputs(family: Family, purpose: Purpose, config: Any, settings: Fields, stat
     clip = _chosen(purpose.clip(config), {key: key for key in CLIP_FIELDS}, settings)
     return {
         "preprocess": _preprocess(family, purpose, config, settings, stated),
-        "clip": clip.model_copy(update={"smooth": True}) if clip is not None and stated.smooth else clip,
+        "clip": clip.model_copy(update={"smooth": True}) if clip is not None and family.smooth else clip,
         "sound": _chosen(purpose.sound(config), SOUND_FIELDS, settings),
         "space": _chosen(purpose.space(config), {key: key for key in SPACE_FIELDS}, settings),
     }

@@ -1,4 +1,4 @@
-"""Whose checkpoint a file is."""
+"""Detection of the family that a checkpoint belongs to."""
 
 from __future__ import annotations
 

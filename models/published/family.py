@@ -40,6 +40,8 @@ class Family:
     """Infers config fields from weights under our names and from the fields that were set by hand. Raises UnlikeFamily."""
     preprocess: Callable[[int], Preprocess]
     """Maps an image size to the preparation of images."""
+    smooth: bool = False
+    """Whether frames of clips that shrink are smoothed (`Clip.smooth`)."""
     defaults: Fields = field(default_factory=dict)
     """Config fields that keys and shapes do not tell."""
     head_fields: tuple[str, ...] = ("heads",)

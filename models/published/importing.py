@@ -65,7 +65,7 @@ def import_checkpoint(
             labels=bundling.label_names(file, labels, checkpoint.labels if classes else (), purpose.names(config), classes),
             license=license or checkpoint.license or "unknown",
             provenance=_provenance(file, checkpoint, chosen, overrides, config)
-            | _transform(chosen, stated, inputs["preprocess"], given)
+            | _transform(chosen, stated, inputs["preprocess"], given, checkpoint)
             | dict(origin),
             ladder=bundling.ladder(architecture, task, config),
             weights=Weights(sha256="0" * 64, bytes=0),
@@ -130,13 +130,14 @@ def _provenance(file: Path, checkpoint: Checkpoint, family: Family, overrides: M
     return {"file": file.name, "sha256": _sha256(file), "family": family.name, "set": dict(overrides), **said, **notes, **left_out}
 
 
-def _transform(family: Family, stated: Stated, preprocess: Preprocess | None, given: Fields) -> dict[str, Any]:
+def _transform(family: Family, stated: Stated, preprocess: Preprocess | None, given: Fields, checkpoint: Checkpoint) -> dict[str, Any]:
     """Where the preparation of images comes from, for the provenance."""
     if preprocess is None:
         return {}
     if stated.source:
         return {"transform": f"read from {stated.source}"}
-    assumed = transforms.assumption(family.name, preprocess.model_dump(), given)
+    file = processor.FILE if model_config.KEY in checkpoint.description else model_config.FILE
+    assumed = transforms.assumption(family.name, preprocess.model_dump(), given, file)
     found = "; ".join(filter(None, (stated.note, assumed)))
     return {"transform": found or "set by hand"}
 

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.published.family import Fields
+from models.spec import LARGEST_SIDE
 
 FILE = "config.json"
 KEY = "transformers"
 """Key of a checkpoint's description under which the content of FILE stands."""
 PROCESSOR = "processor"
 """Key under which the content of `preprocessor_config.json` stands."""
-
 TIMM = "timm"
 """Key under which the config of timm stands."""
+
 ACTIVATIONS: Mapping[str, Fields] = {
     "gelu": {"tanh_gelu": False, "quick_gelu": False},
     "gelu_new": {"tanh_gelu": True, "quick_gelu": False},
@@ -37,7 +38,7 @@ class ModelConfig:
 
     @staticmethod
     def of(description: Mapping[str, Any]) -> ModelConfig:
-        """Of a checkpoint's description."""
+        """Return the config that a checkpoint's description holds."""
         return ModelConfig(description[KEY])
 
     def section(self, name: str) -> ModelConfig:
@@ -79,8 +80,8 @@ class ModelConfig:
         value = self._value(name, default)
         if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.refusal(name, value, "a positive integer, for squares")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST_SIDE:
+            raise self.refusal(name, value, f"an integer from 1 to {LARGEST_SIDE}, for squares")
         return value
 
     def require(self, name: str, accepted: Any, default: Any) -> None:
@@ -108,7 +109,8 @@ def image_size(description: Mapping[str, Any], default: int) -> int:
     """`image_size` of a network whose position table has that size alone: images must be prepared so."""
     stated, prepared = ModelConfig.of(description).side("image_size", default), prepared_size(description)
     if prepared is not None and prepared != stated:
-        raise ValueError(f"{FILE}: image_size {stated} is not the {prepared} pixels that preprocessor_config.json makes; both must agree")
+        source = description[PROCESSOR].source
+        raise ValueError(f"{FILE}: image_size {stated} is not the {prepared} pixels that {source} makes; both must agree")
     return stated
 
 

@@ -5,26 +5,22 @@ transformers' name a class in `architectures` and lie beside a `preprocessor_con
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from models import hub_files
+from models.hub_files import WEIGHTS
 from models.published import model_card, model_config, processor, t5x
 from models.published.container import Checkpoint, CheckpointError, open_checkpoint
-from models.published.model_config import KEY, PROCESSOR
+from models.published.model_config import KEY, PROCESSOR, TIMM
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Files that hold the weights, or say which ones do: the first that is there counts."""
 PROCESSORS = {processor.FILE: None, "processor_config.json": "image_processor"}
 """Files that say how images are prepared, the first that is there counts → the part of it that does."""
 NETWORK = "architecture"
 """Field of timm's config that names the network."""
-TIMM = "timm"
-"""Key of the description under which timm's config stands."""
-LARGEST_JSON = 64 << 20
 
 
 def is_folder(path: Path) -> bool:
@@ -46,12 +42,13 @@ def open_folder(folder: Path) -> Checkpoint:
     license_ = model_card.licence(folder)
     if isinstance(content.get(NETWORK), str):
         return Checkpoint(read.weights, {TIMM: content}, read.notes, _timm_labels(content), license_)
-    if not isinstance(content.get("architectures"), list) or not content["architectures"]:
+    classes = content.get("architectures")
+    if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
         raise CheckpointError(f"{folder / model_config.FILE}: architectures names no class, and {NETWORK} no network of timm")
     description: dict[str, Any] = {KEY: content}
-    stated = _processor(folder)
-    if stated is not None:
-        description[PROCESSOR] = processor.read(stated, str(content.get("model_type", "")))
+    if found := _processor(folder):
+        file, stated = found
+        description[PROCESSOR] = processor.read(stated, str(content.get("model_type", "")), file)
     try:
         labels = tuple(model_config.labels(content))
     except ValueError as error:
@@ -62,26 +59,17 @@ def open_folder(folder: Path) -> Checkpoint:
 def read_json(file: Path) -> dict[str, Any]:
     """An object. Raises CheckpointError."""
     try:
-        if file.stat().st_size > LARGEST_JSON:
-            raise CheckpointError(f"{file}: is larger than {LARGEST_JSON >> 20} MiB")
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: holds a {type(content).__name__} where an object is needed")
-    return content
+        return hub_files.read_json(file)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def shards(index: Path) -> list[str]:
     """Names of the files among which an index divides the weights. Raises CheckpointError."""
-    table = read_json(index).get("weight_map")
-    if not isinstance(table, Mapping) or not table:
-        raise CheckpointError(f"{index}: weight_map must map the names of tensors to files")
-    names = sorted({str(name) for name in table.values()})
-    for name in names:
-        if Path(name).name != name:
-            raise CheckpointError(f"{index}: weight_map: {name!r} is no name of a file beside it")
-    return names
+    try:
+        return hub_files.shards(index)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _weights(file: Path) -> Checkpoint:
@@ -103,13 +91,14 @@ def _weights(file: Path) -> Checkpoint:
     return Checkpoint(whole, {}, tuple(dict.fromkeys(notes)))
 
 
-def _processor(folder: Path) -> Mapping[str, Any] | None:
+def _processor(folder: Path) -> tuple[str, Mapping[str, Any]] | None:
+    """Name of the file that says how images are prepared, and what it says."""
     for name, part in PROCESSORS.items():
         if (folder / name).is_file():
             content = read_json(folder / name)
             stated = content if part is None else content.get(part)
             if isinstance(stated, Mapping):
-                return stated
+                return name, stated
     return None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from models.published.container import CheckpointError
 from models.published.family import RGB, Fields
 from models.published.transforms import Stated
+from models.spec import LARGEST_SIDE
 
 FILE = "preprocessor_config.json"
 HALF: RGB = (0.5, 0.5, 0.5)
@@ -47,6 +48,9 @@ USUAL: Mapping[str, Usual] = {
 ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 TYPES = {"vit": "ViT", "deit": "DeiT", "vit_mae": "ViT", "videomae": "VideoMAE", "dinov2": "Bit", "clip": "CLIP", "siglip": "Siglip"}
 """`model_type` of a config → the type of a processor that does not name it, as early files do not."""
+CLIPS = ("videomae",)
+"""Each `model_type` whose frames are resized by `models.media.video_views`."""
+LARGEST_COLOUR = 1e6
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,6 @@ class Processor(Stated):
     image_size: int = 0
     preparation: Mapping[str, Any] | None = None
     """The other fields of `Preprocess`, for images of `image_size`."""
-    smooth: bool = True
-    """By Pillow, as images are."""
 
     def fields(self, size: int, given: Fields) -> Fields:
         """As for `Stated`. Where another size was set by hand, the short side changes in proportion."""
@@ -66,27 +68,39 @@ class Processor(Stated):
         return {key: value for key, value in found.items() if key not in given}
 
 
-def read(content: Mapping[str, Any], model_type: str) -> Processor:
-    """Raises CheckpointError that names a field which a bundle cannot express."""
+def read(content: Mapping[str, Any], model_type: str, file: str = FILE) -> Processor:
+    """Raises CheckpointError that names a field which a bundle cannot express. file: the one that states the content."""
+    try:
+        return _read({name: value for name, value in content.items() if value is not None}, model_type, file)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def _read(content: Mapping[str, Any], model_type: str, file: str) -> Processor:
     usual = _usual(content, model_type)
-    _require(content, "do_resize", True)
-    _require(content, "do_rescale", True)
+    for name in ("do_resize", "do_rescale"):
+        if not _flag(content, name, True):
+            raise _refusal(name, False, "True")
     factor = content.get("rescale_factor", SCALE)
-    if not isinstance(factor, int | float) or abs(factor - SCALE) > 1e-9:
+    if not isinstance(factor, int | float) or not SCALE - 1e-9 <= factor <= SCALE + 1e-9:
         raise _refusal("rescale_factor", factor, "1/255")
     resample = content.get("resample", usual.resample)
-    if resample not in INTERPOLATIONS:
+    if not isinstance(resample, int | str) or resample not in INTERPOLATIONS:
         raise _refusal("resample", resample, "2 (bilinear) and 3 (bicubic)")
     squared, short_side = _size(content.get("size", usual.size), usual.square)
+    if model_type in CLIPS and squared:
+        raise _refusal("size", content.get("size", usual.size), "a shortest_edge, of frames of clips")
+    if model_type in CLIPS and INTERPOLATIONS[resample] != "bilinear":
+        raise _refusal("resample", resample, "2 (bilinear), of frames of clips")
     crop = _crop(content, usual)
     if crop is None and not squared:
         raise _refusal("do_center_crop", False, "true where size is a shortest_edge: networks here see squares")
     side = short_side if crop is None else crop
     if side > short_side:
         raise _refusal("crop_size", side, f"at most size, {short_side}")
-    normalised = content.get("do_normalize", True)
+    normalised = _flag(content, "do_normalize", True)
     return Processor(
-        FILE,
+        file,
         image_size=side,
         preparation={
             "short_side": short_side,
@@ -114,13 +128,13 @@ def _size(value: Any, square: bool) -> tuple[bool, int]:
             square, value = True, known["height"]
         elif known.keys() == {"shortest_edge"}:
             square, value = False, known["shortest_edge"]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _refusal("size", value, "a positive integer, equal height and width, or a shortest_edge")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST_SIDE:
+        raise _refusal("size", value, f"an integer from 1 to {LARGEST_SIDE}, equal height and width, or a shortest_edge")
     return square, value
 
 
 def _crop(content: Mapping[str, Any], usual: Usual) -> int | None:
-    if not content.get("do_center_crop", usual.crop is not None):
+    if not _flag(content, "do_center_crop", usual.crop is not None):
         return None
     squared, side = _size(content.get("crop_size", usual.crop), True)
     if not squared:
@@ -130,17 +144,18 @@ def _crop(content: Mapping[str, Any], usual: Usual) -> int | None:
 
 def _colours(content: Mapping[str, Any], name: str, usual: RGB) -> RGB:
     value = content.get(name, usual)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = (value, value, value)
-    if not isinstance(value, list | tuple) or len(value) != 3 or not all(isinstance(part, int | float) for part in value):
+    numbers = value if isinstance(value, list | tuple) else [value] * 3
+    if len(numbers) != 3 or not all(type(part) in (int, float) and abs(part) < LARGEST_COLOUR for part in numbers):
         raise _refusal(name, value, "three numbers")
-    return (float(value[0]), float(value[1]), float(value[2]))
+    return (float(numbers[0]), float(numbers[1]), float(numbers[2]))
 
 
-def _require(content: Mapping[str, Any], name: str, accepted: bool) -> None:
-    if content.get(name, accepted) != accepted:
-        raise _refusal(name, content[name], repr(accepted))
+def _flag(content: Mapping[str, Any], name: str, usual: bool) -> bool:
+    value = content.get(name, usual)
+    if not isinstance(value, bool):
+        raise _refusal(name, value, "true or false")
+    return value
 
 
-def _refusal(name: str, value: Any, accepted: str) -> CheckpointError:
-    return CheckpointError(f"{FILE}: {name} {value!r} cannot be kept; accepted is {accepted}")
+def _refusal(name: str, value: Any, accepted: str) -> ValueError:
+    return ValueError(f"{name} {value!r} cannot be kept; accepted is {accepted}")

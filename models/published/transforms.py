@@ -33,8 +33,6 @@ class Stated:
     """timm's `pretrained_cfg`."""
     note: str = ""
     """A file that was not read, and why; empty: there is none."""
-    smooth: bool = False
-    """Whether frames of clips that shrink are smoothed (`Clip.smooth`)."""
 
     def fields(self, size: int, given: Fields) -> Fields:
         """Fields of `Preprocess` for images of `size` pixels. given: fields set by hand, which count instead.
@@ -46,7 +44,7 @@ class Stated:
         if crop is not None and "short_side" not in given:
             found["short_side"] = math.floor(size / self._number("crop_pct", crop))
         if mode is not None and "fit" not in given:
-            found["fit"] = FITS.get(mode)
+            found["fit"] = FITS.get(str(mode))
             whole = found["fit"] == "squeeze" and given.get("short_side", found.get("short_side", size)) == size
             if found["fit"] is None or (found["fit"] == "squeeze" and not whole):
                 raise CheckpointError(
@@ -90,12 +88,13 @@ def find(file: Path, description: Mapping[str, Any], classes: int) -> Stated:
     return Stated()
 
 
-def assumption(family: str, preprocess: Fields, given: Fields) -> str:
-    """One sentence for an import whose transform nobody stated; empty where it was set by hand. preprocess: the fields that are assumed."""
+def assumption(family: str, preprocess: Fields, given: Fields, file: str) -> str:
+    """One sentence for an import whose transform nobody stated; empty where it was set by hand. preprocess: the fields that are assumed;
+    file: the one that would have stated it."""
     if not (left := [name for name in CHOSEN if name not in given]):
         return ""
     settings = " ".join(f"--set {name}={_text(preprocess[name])}" for name in left)
-    return f"the transform is assumed, that of family {family}: no {FILES[0]} beside the file states it; what changes it: {settings}"
+    return f"the transform is assumed, that of family {family}: no {file} beside the file states it; what changes it: {settings}"
 
 
 def _text(value: Any) -> str:

@@ -74,7 +74,7 @@ def without_pooler(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def without_mask_token(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Of masked patches in pre-training."""
+    """Leave out the token of masked patches, which pre-training alone uses."""
     return {key: value for key, value in published.items() if not key.endswith("embeddings.mask_token")}
 
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import save_file
 
 from models.media.video_views import crops
 from models.published import CheckpointError
+from models.published.model_folder import open_folder
 from models.published.processor import USUAL, read
 from models.spec import Preprocess
 from server.media.images import Decoder, to_model_size
@@ -87,6 +89,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no crop": ({"size": {"shortest_edge": 224}}, "do_center_crop False cannot be kept"),
     "large crop": ({"size": 32, "do_center_crop": True, "crop_size": 48}, "crop_size 48 cannot be kept; accepted is at most size, 32"),
     "mean": ({"image_mean": [0.5]}, "image_mean [0.5] cannot be kept; accepted is three numbers"),
+    "endless std": ({"image_std": [0.5, 0.5, float("nan")]}, "image_std [0.5, 0.5, nan] cannot be kept; accepted is three numbers"),
+    "list of resample": ({"resample": [2]}, "resample [2] cannot be kept"),
+    "no flag": ({"do_normalize": "no"}, "do_normalize 'no' cannot be kept; accepted is true or false"),
+    "huge": ({"size": 100_000}, "size 100000 cannot be kept; accepted is an integer from 1 to 4096"),
     "type": ({"image_processor_type": "SamImageProcessor"}, "image_processor_type 'SamImageProcessor' cannot be kept"),
 }
 
@@ -97,6 +103,29 @@ def test_a_preparation_that_a_bundle_cannot_express_is_refused_by_its_field(name
     with pytest.raises(CheckpointError) as refused:
         read({"image_processor_type": "ViTImageProcessor"} | fields, "vit")
     assert sentence in str(refused.value)
+
+
+def test_null_means_what_the_library_takes() -> None:
+    content = {"image_processor_type": "CLIPImageProcessor"}
+    nulls = dict.fromkeys(("do_normalize", "do_center_crop", "resample", "size", "image_mean"))
+    assert read(content | nulls, "") == read(content, "")
+
+
+def test_a_refusal_names_the_file_that_states_the_field(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["ViTModel"], "model_type": "vit"}))
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {"resample": 1}}))
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"^processor_config\.json: resample 1 cannot be kept"):
+        open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("fields", [{"size": {"height": 224, "width": 224}}, {"resample": 3}])
+def test_a_preparation_that_frames_of_clips_do_not_get_is_refused(fields: dict[str, Any]) -> None:
+    [(name, value)] = fields.items()
+    with pytest.raises(CheckpointError) as refused:
+        read({"image_processor_type": "VideoMAEImageProcessor"} | fields, "videomae")
+    assert f"{name} {value!r} cannot be kept" in str(refused.value)
+    assert "of frames of clips" in str(refused.value)
 
 
 @pytest.mark.parametrize("size", [(320, 240), (96, 64), (64, 148), (40, 32), (32, 32), (20, 24)])

@@ -163,6 +163,12 @@ def test_a_classifier_of_clips_answers_as_in_the_library_and_merges(changes: dic
     assert tokens[0] - tokens[1] == 4
 
 
+def test_frames_of_clips_are_smoothed_where_no_file_says_how_they_are_prepared(tmp_path: Path) -> None:
+    spec = imported(save(videomae(), tmp_path / "model")).spec
+    assert spec.clip is not None and spec.clip.smooth
+    assert "no preprocessor_config.json beside the file states it" in spec.provenance["transform"]
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "activation": ({"hidden_act": "relu"}, "config.json: hidden_act 'relu' cannot be computed here; accepted is gelu, gelu_new"),
     "heads": (
@@ -175,6 +181,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"architectures": ["BeitForImageClassification"]},
         "architectures 'BeitForImageClassification' is not read here; accepted are",
     ),
+    "class without a name": ({"architectures": [{}]}, "architectures names no class"),
     "no class": ({"architectures": None}, "architectures names no class"),
     "labels": ({"id2label": {"0": "cat", "1": "dog"}}, "has 3 classes, and its config names 2; --labels gives their names"),
     "numbers of labels": ({"id2label": {"0": "cat", "2": "dog", "3": "bird"}}, "id2label: its numbers must be 0 to 2, without gaps"),
@@ -268,11 +275,13 @@ def siglip(kind: str, **changes: Any) -> nn.Module:
     return randomised(getattr(transformers, kind)(transformers.SiglipConfig(vision_config=TINY | changes, text_config=TEXT, **LABELS)))
 
 
-def test_the_image_tower_of_siglip_gives_the_vectors_of_the_library_and_merges(tmp_path: Path) -> None:
-    model = siglip("SiglipVisionModel")
+@pytest.mark.parametrize("kind", ["SiglipVisionModel", "SiglipModel"])
+def test_the_image_tower_of_siglip_gives_the_vectors_of_the_library_and_merges(kind: str, tmp_path: Path) -> None:
+    model = siglip(kind)
     made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
+    tower = model.vision_model if kind == "SiglipModel" else model
     with torch.inference_mode():
-        pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
+        pooled = tower(normalised(pixels, made.spec.pictures)).pooler_output
     expected = nn.functional.normalize(pooled, dim=-1).numpy()
     assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
     assert expected.std(axis=0).max() > 1e-3
