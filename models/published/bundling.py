@@ -29,10 +29,10 @@ def inputs(family: Family, purpose: Purpose, config: Any, settings: Fields, stat
     """The fields of a spec that say how images, clips and sounds become input. settings: those made by hand; stated: the transform that
     came with the checkpoint. Raises CheckpointError for a transform that a bundle cannot express."""
     stated = stated or Stated()
-    clip = _chosen(purpose.clip(config), {key: key for key in CLIP_FIELDS}, settings)
+    smooth = {"smooth": True} if family.smooth else {}
     return {
         "preprocess": _preprocess(family, purpose, config, settings, stated),
-        "clip": clip.model_copy(update={"smooth": True}) if clip is not None and family.smooth else clip,
+        "clip": _chosen(purpose.clip(config), {key: key for key in CLIP_FIELDS}, smooth | settings),
         "sound": _chosen(purpose.sound(config), SOUND_FIELDS, settings),
         "space": _chosen(purpose.space(config), {key: key for key in SPACE_FIELDS}, settings),
     }

@@ -16,7 +16,7 @@ from models.registry import architectures
 from models.spec import Preprocess, Space
 
 PREPROCESS_FIELDS = frozenset(Preprocess.model_fields) - {"image_size", "image_width"}
-CLIP_FIELDS = frozenset({"stride", "rate"})
+CLIP_FIELDS = frozenset({"stride", "rate", "smooth"})
 SOUND_FIELDS = {"sample_rate": "sample_rate", "sound_mean": "mean", "sound_std": "std"}
 SPACE_FIELDS = frozenset(Space.model_fields)
 INPUT_FIELDS = PREPROCESS_FIELDS | CLIP_FIELDS | SOUND_FIELDS.keys() | SPACE_FIELDS

@@ -43,6 +43,15 @@ def test_the_way_back_has_every_setting_labels_and_licence(tmp_path: Path) -> No
     assert content(tmp_path / "back/tiny/1")["preprocess"]["short_side"] == 37
 
 
+def test_the_way_back_says_that_frames_are_smoothed(tmp_path: Path) -> None:
+    given = ("--family", "mae_st", "--set", "heads=4", "--set", "smooth=true", "-o", tmp_path / "bundles/clips")
+    made = opsin("import", CHECKPOINT.parents[2] / "mae_st/finetune_sep_cls/checkpoint.pth", *given)
+    assert (made.returncode, made.stderr) == (0, "")
+    ended = opsin("export", tmp_path / "bundles/clips/1", "-o", tmp_path / "clips.pth")
+    assert comes_back(ended.stdout, tmp_path / "back/clips") == content(tmp_path / "bundles/clips/1")
+    assert content(tmp_path / "back/clips/1")["clip"]["smooth"] is True
+
+
 def comes_back(printed: str, target: Path) -> dict[str, Any]:
     """Run the command that the last line of an export names; the bundle.json that it writes."""
     back = shlex.split(printed.splitlines()[-1])
