@@ -83,17 +83,19 @@ def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str],
     return list(labels)
 
 
-def ladder(architecture: Architecture, task: str, config: Any) -> list[Rung]:
+def ladder(architecture: Architecture, task: str, config: Any, *, sees: bool) -> list[Rung]:
     """Empty for a model whose tokens do not merge, or whose task needs each of them. A masked autoencoder that is served answers with
-    vectors, which need none. A model that hears and sees has a schedule for each half, since one has many more tokens."""
+    vectors, which need none. A model that hears and sees has a schedule for each half, since one has many more tokens.
+
+    sees: whether the bundle says how images or frames are prepared."""
     may_merge = task in MERGING or (task == "autoencode" and architecture.serves(task))
     if not may_merge or not architecture.merges:
         return []
     heard, seen, patches = (getattr(config, name, 0) for name in ("audio_patches", "video_patches", "patches"))
-    if heard and seen:
+    if heard and seen and sees:
         halves = zip(_values(heard, config), _values(seen, config), strict=True)
         return [Rung(name=f"r{r}-{sight}", schedule=r, schedule_sight=sight) for r, sight in dict.fromkeys(halves) if r or sight]
-    return [Rung(name=f"r{r}", schedule=r) for r in dict.fromkeys(_values(patches, config)) if r]
+    return [Rung(name=f"r{r}", schedule=r) for r in dict.fromkeys(_values(heard or patches, config)) if r]
 
 
 def _values(patches: int, config: Any) -> list[int]:

@@ -67,7 +67,7 @@ def import_checkpoint(
             provenance=_provenance(file, checkpoint, chosen, overrides, config)
             | _transform(chosen, stated, inputs["preprocess"], given, checkpoint)
             | dict(origin),
-            ladder=bundling.ladder(architecture, task, config),
+            ladder=bundling.ladder(architecture, task, config, sees=inputs["preprocess"] is not None),
             weights=Weights(sha256="0" * 64, bytes=0),
         )
     except ValidationError as error:

@@ -152,7 +152,8 @@ def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
         rungs: Sequence[Rung] = [_rung(*halves) for halves in sorted(set(values), key=lambda halves: (halves[0], halves[1] or 0))]
     else:
         try:
-            rungs = spec.ladder or ladder(architecture, spec.task, read_config(architecture.config, spec.config))
+            config = read_config(architecture.config, spec.config)
+            rungs = spec.ladder or ladder(architecture, spec.task, config, sees=spec.preprocess is not None)
         except ValueError as error:
             raise Misuse(f"{spec.id}: config: {error}") from error
     if not rungs:
