@@ -114,6 +114,9 @@ def _of_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader
         raise Misuse(
             f"--files: {folder} holds {len(given)} clips or sounds; fewer than {FEWEST} tell little (--force measures all the same)"
         )
+    for one in given:
+        if (nbytes := sum(file.stat().st_size for file in one.files.values())) > settings.max_body_bytes:
+            raise Misuse(f"--files: {one.name}: {nbytes} bytes are above the limit of {settings.max_body_bytes} (OPSIN_MAX_BODY_BYTES)")
     decoder = Decoder(settings.max_pixels, Limits(clips=settings.clip_limits, sounds=settings.sound_limits))
     console = screen(errors=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -61,7 +61,10 @@ def _listed(folder: Path, spec: BundleSpec) -> list[Listed]:
         raise Misuse(f"--files: {stray} lies beside folders of labels, in none of them; move it, or name its labels in {folder / LABELS}")
     if unknown := next((part for part in parts if part.name not in places), None):
         raise Misuse(f"--files: {unknown} is named after no label of {spec.id}; `opsin bundles show` lists them")
-    return [Listed(path, (places[part.name],)) for part in parts for path in _visible(part.iterdir()) if path.is_file()]
+    found = [(part, path) for part in parts for path in _visible(part.iterdir())]
+    if deeper := next((path for _, path in found if path.is_dir()), None):
+        raise Misuse(f"--files: {deeper} is a folder within that of a label; move its files up, or name them in {folder / LABELS}")
+    return [Listed(path, (places[part.name],)) for part, path in found]
 
 
 def _visible(paths: Iterable[Path]) -> list[Path]:
@@ -125,7 +128,7 @@ def _kind(path: Path) -> formats.Kind:
     with path.open("rb") as file:
         if not path.stat().st_size:
             return "image"
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # a film is not read for what its head tells
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # its head tells: the rest is not read
             return formats.kind(content)
 
 
@@ -149,10 +152,11 @@ def _use(spec: BundleSpec, use: Use | None, kinds: Collection[Kind]) -> Use:
 
 
 def _by_sight(listed: Sequence[Listed], kinds: _Kinds, spec: BundleSpec) -> list[Recording]:
+    """Return the videos. A bundle that could go by sound, too, passes over sounds; for others they are a mistake."""
     from server.worker.clip_ladder import Recording
 
     videos = [file for file in listed if kinds.of(file.path) == "video"]
-    if stray := _without_video(listed, videos, kinds):
+    if spec.sound is None and (stray := _without_video(listed, videos, kinds)):
         raise Misuse(f"--files: {stray}: a sound, and {spec.id} is measured on videos")
     return [Recording({"video": file.path}, file.labels) for file in videos]
 
