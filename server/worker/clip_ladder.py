@@ -4,7 +4,8 @@ views or windows, at each rung and with merging off."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -27,8 +28,7 @@ from server.worker.average_precision import mean_average_precision
 from server.worker.executors import Arrays
 from server.worker.ladder import BATCH, OFF, ROUNDS, Quality, Throughput
 from server.worker.layout import Layout
-from server.worker.stepwise import Stepwise
-from server.worker.warmup import REPEATS, Loader, own_seconds, run_at_once
+from server.worker.warmup import REPEATS, Loader, Took, own_seconds, probe, run_at_once
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ def measure_recordings(
     for first in range(0, len(recordings), BATCH):
         some = recordings[first : first + BATCH]
         jobs = [_prepared(task, recording, plans[OFF], bundle.spec, decoder) for recording in some]
-        for name, plan in plans.items():
-            scores[name] += _scores(steps, some, jobs, task.arguments(plan))
+        with _enough_memory(bundle.spec):
+            for name, plan in plans.items():
+                scores[name] += _scores(steps, some, jobs, task.arguments(plan))
         advance(len(some))
     stacked = {name: np.stack(rows) for name, rows in scores.items()}
     for name, rows in stacked.items():
@@ -99,21 +100,36 @@ def quality(scores: Mapping[str, NDArray[np.float32]], labels: Sequence[tuple[in
 
 
 def measure_steps(bundle: Bundle, use: Use, loader: Loader) -> Throughput:
-    """Compare a step, a view or window of each job of a batch, at each rung with merging off, at the batch size of the best throughput.
+    """Compare a step, a view or window of each job of a batch, at each rung with merging off, at the batch size of the best throughput of
+    merging off.
 
-    Reading a file is left out. Ratios are medians of `ROUNDS`. Raises BundleError."""
-    task, warm, plans = _task(bundle.spec), loader.measure(bundle), _plans(bundle.spec, use)
-    assert isinstance(warm.executor, Stepwise)
-    steps, size = warm.executor.model, warm.steps.best
+    Reading a file is left out. Ratios are medians of `ROUNDS`. Raises BundleError, also where memory does not suffice."""
+    task, plans, layout = _task(bundle.spec), _plans(bundle.spec, use), loader.layout
+    steps = load(bundle, device=layout.device).steps
+    assert steps is not None
     samples = (task.sample(bundle.spec), *task.other_samples(bundle.spec))
-    jobs = [next(job for job in samples if ("sound" in job) == (use != "sight"))] * size
-    ratios: dict[str, list[float]] = {name: [] for name in plans}
-    for turn in range(1 + ROUNDS):
-        ordered = sorted(plans, reverse=turn % 2 == 1)
-        seconds = {name: _seconds(steps, loader.layout, jobs, task.arguments(plans[name])) for name in ordered}
-        for name in plans if turn else ():  # the first turn also pays for what happens only once
-            ratios[name].append(seconds[OFF] / seconds[name] if _merges(plans[name]) else 1.0)
+    job = next(job for job in samples if ("sound" in job) == (use != "sight"))
+
+    def seconds(name: str, size: int) -> float:
+        return _seconds(steps, layout, [job] * size, task.arguments(plans[name]))
+
+    with _enough_memory(bundle.spec):
+        size = probe(layout.largest_batch, lambda size, _: Took(took := seconds(OFF, size), took)).best
+        ratios: dict[str, list[float]] = {name: [] for name in plans}
+        for turn in range(1 + ROUNDS):
+            took = {name: seconds(name, size) for name in sorted(plans, reverse=turn % 2 == 1)}
+            for name in plans if turn else ():  # the first turn also pays for what happens only once
+                ratios[name].append(took[OFF] / took[name] if _merges(plans[name]) else 1.0)
     return Throughput(size, {name: median(found) for name, found in ratios.items()})
+
+
+@contextmanager
+def _enough_memory(spec: BundleSpec) -> Iterator[None]:
+    """Raises BundleError where memory runs out inside."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise BundleError(f"{spec.id}: out of memory while it was measured; end what else uses the device, or take another one") from error
 
 
 def _task(spec: BundleSpec) -> ClassifyClips:

@@ -123,7 +123,7 @@ class Loader:
         default. Also raises whatever `run` raises."""
         run, layout = run or run_at_once, replace(self.layout, slots=slots or self.layout.slots)
         model, chosen, max_difference = in_the_faster_format(bundle, layout, self.dtype, run)
-        steps = _probe(model, layout, run)
+        steps = probe(layout.largest_batch, lambda size, deadline: _seconds(model, layout, size, deadline, run))
         usual = see_usual(model, layout, run) if model.steps is not None else None
         backends = self._backends(bundle, model, layout, BackendTimes())
         if backends is not None and len(backends.candidates) > 1:
@@ -267,27 +267,29 @@ def difference(exact: LoadedModel, short: LoadedModel) -> float | None:
     return max(float(np.abs(own[name].astype(np.float64) - other[name]).max(initial=0.0)) for name in own)
 
 
-def _probe(model: LoadedModel, layout: Layout, run: Run) -> StepTimes:
-    """Step times from 1 item upwards, until the throughput has fallen twice, batches take long, memory ends or time is up."""
-    steps = StepTimes(layout.largest_batch)
+class Took(NamedTuple):
+    batch: float
+    """Seconds of a forward pass or step."""
+    whole: float
+    """The same with the start of the jobs that took the step."""
+
+
+def probe(largest: int, seconds: Callable[[int, float], Took]) -> StepTimes:
+    """Step times from 1 item upwards, until the throughput has fallen twice, batches take long, memory ends or time is up.
+
+    seconds: of a batch of a size, measured until a deadline."""
+    steps = StepTimes(largest)
     deadline = time.monotonic() + PROBE_SECONDS
     size, whole = 1, 0.0
     while size <= steps.largest and size <= 4 * steps.best and (size == 1 or (time.monotonic() < deadline and 2 * whole <= LONGEST_BATCH)):
         try:
-            took = _seconds(model, layout, size, deadline, run)
+            took = seconds(size, deadline)
             steps.record(size, took.batch)
             whole = took.whole
         except (torch.OutOfMemoryError, MemoryError):
             steps.out_of_memory(size)
         size *= 2
     return steps
-
-
-class Took(NamedTuple):
-    batch: float
-    """Seconds of a forward pass or step."""
-    whole: float
-    """The same with the start of the jobs that took the step."""
 
 
 def _seconds(model: LoadedModel, layout: Layout, size: int, deadline: float, run: Run) -> Took:

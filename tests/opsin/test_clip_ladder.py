@@ -19,17 +19,24 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from models.bundle import Bundle, BundleSpec, read, rewrite, write
+from models.bundle import Bundle, BundleError, BundleSpec, read, rewrite, write
 from models.loading import load
 from models.mae_st.model import VideoMAE, VideoMAEConfig
 from models.mavil.inputs import spectrogram
+from models.mavil.model import MAViL
 from models.merge_schedule import MergeSchedule
 from models.onnx.export import ExportError, export
+from models.published.bundling import ladder
+from models.registry import architectures
 from models.spec import Clip, Preprocess, Rung
 from opsin.cli.exits import Misuse
 from opsin.cli.recordings import recordings
+from server.worker.clip_ladder import measure_steps
+from server.worker.layout import Layout
+from server.worker.measurements import Measurements
+from server.worker.warmup import Loader
 from tests.bundles import UNSEALED
-from tests.clips.bundles import NETWORKS, write_mavil, write_recorded
+from tests.clips.bundles import NETWORKS, mavil, write_mavil, write_recorded
 from tests.clips.test_sound import bank, clip_at, windows
 from tests.clips.videos import frames, squares, video, view_numbers
 from tests.opsin.command import opsin
@@ -298,6 +305,37 @@ def test_a_file_that_cannot_be_classified_is_named_and_nothing_is_written(tmp_pa
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert ended.stderr.startswith(f"opsin: --files: {folder / 'b.mkv'}: ") and "not a video" in ended.stderr
     assert read(bundle.path) == bundle
+    (folder / "b.mkv").unlink()
+    ended = opsin("calibrate", bundle.path, "--ladder", "--files", tmp_path / "files", "--force", OPSIN_MAX_BODY_BYTES="1000")
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert f"{folder / 'a.mkv'}: {(folder / 'a.mkv').stat().st_size} bytes are above the limit of 1000 (OPSIN_MAX_BODY" in ended.stderr
+
+
+def test_memory_that_does_not_suffice_is_a_sentence(measured: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Steps of sight that fit into memory one by one are measured one by one; those that do not fit at all end the measurement."""
+    bundle = read(measured / "apart" / "1")
+    loader = Loader(Layout(torch.device("cpu"), 1, 1, 8), "float32", Measurements(tmp_path), "eager")
+    see = MAViL.see
+
+    def limited(fitting: int) -> None:
+        def small(self: MAViL, video: Tensor, **options: Any) -> Any:
+            if len(video) > fitting:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return see(self, video, **options)
+
+        monkeypatch.setattr(MAViL, "see", small)
+
+    limited(1)
+    assert measure_steps(bundle, "sight", loader).batch_size == 1
+    limited(0)
+    with pytest.raises(BundleError, match="apart@1: out of memory while it was measured"):
+        measure_steps(bundle, "sight", loader)
+
+
+def test_a_bundle_that_only_hears_has_rungs_of_sound() -> None:
+    rungs = [ladder(architectures()["mavil"], "audio-visual", mavil("apart").config, sees=sees) for sees in (True, False)]
+    assert all(rung.schedule_sight for rung in rungs[0]) and rungs[1]
+    assert [(rung.name, rung.schedule_sight) for rung in rungs[1]] == [(f"r{rung.schedule}", None) for rung in rungs[1]]
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +361,7 @@ def found(folder: Path, spec: BundleSpec, use: Any = None) -> list[set[str]]:
 
 def test_a_sound_beside_a_clip_is_its_sound(folder: Path, specs: dict[str, BundleSpec]) -> None:
     assert found(folder, specs["apart"], "sound") == [{"a.wav"}, {"b.mp4"}, {"c.wav"}]
+    assert found(folder, specs["apart"], "sight") == [{"a.mkv"}, {"b.mp4"}]
     with pytest.raises(Misuse, match=r"c\.wav: a sound without a video of the same name beside it"):
         found(folder, specs["both"])
     with pytest.raises(Misuse, match=r"c\.wav: a sound, and mae-st@1 is measured on videos"):
@@ -369,6 +408,10 @@ def test_folders_of_labels_hold_all_files(folder: Path, specs: dict[str, BundleS
     for name in ("a.mkv", "a.wav", "b.mp4", "c.wav"):
         shutil.move(folder / name, folder / "action 1" / name)
     assert [one.labels for one in recordings(folder, specs["apart"], "sound")[1]] == [(1,)] * 3
+    (folder / "action 1" / "more").mkdir()
+    with pytest.raises(Misuse, match=r"action 1/more is a folder within that of a label; move its files up, or name them in .*labels\.csv"):
+        found(folder, specs["apart"], "sound")
+    (folder / "action 1" / "more").rmdir()
     (folder / "strange").mkdir()
     with pytest.raises(Misuse, match=r"strange is named after no label of apart@1"):
         found(folder, specs["apart"], "sound")
