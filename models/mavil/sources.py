@@ -223,10 +223,11 @@ class Sources:
 
     def _sound(self, sound: Tensor, start: float, end: float | None, windows: int | None) -> SoundSource:
         rate = self.listener.sound.sample_rate
-        part = sound[round(start * rate) : None if end is None else round(min(len(sound), end * rate))]
+        stop = len(sound) if end is None else round(min(len(sound), end * rate))
+        part = sound[round(start * rate) : stop]
         least = self.listener.bank.window
         if len(part) < least:
-            field = "audio" if len(sound) < least else "start_s" if end is None else "end_s"
+            field = "audio" if len(sound) < least else "start_s" if stop == len(sound) else "end_s"
             raise UnusableInput(f"{field}: {len(part)} samples at {rate} Hz are too few: one analysis window has {least}")
         fitting = sound_windows.count(len(part), self.listener.sound)
         return SoundSource(part, self.listener, min(fitting, windows or fitting))

@@ -290,7 +290,7 @@ def _heard(samples: NDArray[np.float32], plan: ClassifyClipsPlan, wanted: Sound)
     begin = round((plan.start_s or 0.0) * rate)
     end = len(samples) if plan.end_s is None else round(min(len(samples), plan.end_s * rate))
     if end - begin < round(sound_windows.SHORTEST_S * rate):
-        field = "start_s" if plan.end_s is None else "end_s"
+        field = "start_s" if plan.end_s is None or end == len(samples) else "end_s"
         raise InvalidOption(field, f"{getattr(plan, field):g}: {end - begin} samples are left, and one analysis window has more")
     fitting = sound_windows.count(end - begin, wanted)
     windows = min(fitting, plan.windows or fitting)

@@ -211,6 +211,7 @@ def many_channels(count: int) -> bytes:
         (422, {"audio": BELL}, {"start_s": 3.99}, "start_s", "160 samples are left"),
         (422, {"audio": BELL}, {"end_s": 0.02}, "end_s", "320 samples are left"),
         (422, {"audio": BELL}, {"start_s": 1, "end_s": 1.01}, "end_s", "160 samples are left"),
+        (422, {"audio": BELL}, {"start_s": len(NOISE) / RATE - 0.01, "end_s": 100}, "start_s", "160 samples are left"),
         (422, {"video": FILM, "audio": BELL}, {"start_s": 1, "end_s": 1.01}, "end_s", "160 samples are left"),
         (422, {"audio": BELL, "image": BELL}, {}, "image", "sent beside `audio`"),
     ],
