@@ -37,7 +37,8 @@ class Timeline:
         """Return what is kept after one step more. groups: none where it was not traced."""
         if not self.told:
             return self
-        return replace(self, scores=(*self.scores, scores), groups=(*self.groups, groups) if groups else self.groups)
+        kept = {name: one.clone() for name, one in groups.items()}  # a row of a batch's tensor would keep the whole batch
+        return replace(self, scores=(*self.scores, scores.clone()), groups=(*self.groups, kept) if kept else self.groups)
 
     def table(self, crops: int = 1) -> dict[str, Tensor]:
         """Return `timeline` float32 (views, classes), the mean over the crops of each whole view; nothing if not asked for."""

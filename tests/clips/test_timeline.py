@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.clips.timeline import Timeline
 from models.layers.steps import Finished
 from models.mae_st.steps import clip_steps
 from models.mavil.inputs import spectrogram
@@ -165,6 +166,13 @@ def test_so_much_room_is_kept_for_an_answer(tmp_path: Path, name: str) -> None:
     echoed = 8 * (5 + 3)
     taken = sum(one.nbytes for one in outcome.outputs.values()) + largest + echoed
     assert largest > 0 and 0.5 < taken / task.result_bound(plan, spec, {}) <= 1
+
+
+def test_what_is_kept_of_a_step_keeps_no_batch() -> None:
+    scores, groups = torch.zeros(8, LABELS), torch.zeros(8, 4, 98, dtype=torch.int32)
+    kept = Timeline(told=True, traced=True).after(scores[1], {"groups": groups[1]})
+    assert [one.untyped_storage().nbytes() for one in (*kept.scores, *kept.groups[0].values())] == [4 * LABELS, 4 * 4 * 98]
+    assert kept.nbytes == 4 * LABELS + 4 * 4 * 98
 
 
 @pytest.mark.parametrize("option", ["timeline", "trace"])
