@@ -108,6 +108,8 @@ class Task(ABC, Generic[Asked, Plan]):
     unread_arrays: ClassVar[tuple[str, ...]] = ()
     """Names of those echoed arrays that no model reads: they never come to a device, and leave the gateway only where an answer may be
     presented elsewhere."""
+    without_tensor: ClassVar[tuple[str, ...]] = ()
+    """Options, off by default, whose answer has no tensor: they are refused in the Open Inference Protocol."""
     beside: ClassVar[str] = ""
     """The option that the jobs of `prepare_beside` come from, as errors name it."""
 

@@ -174,6 +174,7 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
     options = ClassifyOptions
     plan_type = ClassifyPlan
     answer = ClassifyAnswer
+    without_tensor = ("timeline", "trace")
     example: ClassVar[Mapping[str, Any]] = {
         "results": [
             {

@@ -88,6 +88,7 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
     example = Classify.example
     echoed_arrays = ("info", "heard")
     unread_arrays = ("heard",)
+    without_tensor = Classify.without_tensor
     takes_long = True
 
     def takes(self, spec: BundleSpec) -> tuple[Part, ...]:

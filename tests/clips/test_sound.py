@@ -173,6 +173,10 @@ def test_the_open_inference_protocol_takes_sound_and_sight(gateway: Gateway) -> 
         answer = gateway.http.post(f"/v2/models/{model}/infer", json={"inputs": inputs}, timeout=120).raise_for_status().json()
         return np.array(next(output["data"] for output in answer["outputs"] if output["name"] == "scores"))
 
+    sound = [{"name": "audio", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(BELL).decode()]}]
+    for option in ("timeline", "trace"):
+        refused = gateway.http.post("/v2/models/apart/infer", json={"inputs": sound, "parameters": {option: True}}, timeout=120)
+        assert refused.status_code == 400 and refused.json()["error"].startswith(f"{option}: true: no output tensor has it")
     np.testing.assert_allclose(infer("apart", audio=BELL), heard(NOISE), atol=TOLERANCE)
     together = scores_of(answered(gateway, {"video": FILM, "audio": BELL}, top_k=9))
     np.testing.assert_allclose(infer("both", video=FILM, audio=BELL), together, atol=TOLERANCE)

@@ -41,6 +41,10 @@ class Offer:
                 given[row.name] = row.read(_listed(row.name, value) if row.repeated else [value])
             except InvalidOption as error:
                 raise Problem(Kind.INVALID_OPTION, str(error), error.field) from error
+        for name in self.task.without_tensor:
+            if given.get(name):
+                detail = f"true: no output tensor has it; POST /v1/{self.task.route_name} answers it, here leave it out"
+                raise Problem(Kind.INVALID_OPTION, detail, name)
         options: Options = self.task.options(**given)
         return options
 
