@@ -28,6 +28,7 @@ from server.media.limits import named
 from server.media.sound import SoundLimits
 from server.tasks.base import Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
 from server.tasks.classify import (
+    DEFAULT_TOP_K,
     Classification,
     Classify,
     ClassifyAnswer,
@@ -168,9 +169,10 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
 
     def preview(self, arrays: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> ClassifyPreview:
-        """The views or windows so far."""
-        best = best_labels(arrays["timeline"].mean(axis=0), plan.top_k, spec)
-        return ClassifyPreview(best, timeline_of(arrays, best, plan.top_k, _spans(arrays, plan, spec), spec))
+        """The views or windows so far, with few labels however many are asked for: it is made in the event loop, for each of them anew."""
+        count = min(plan.top_k, DEFAULT_TOP_K)
+        best = best_labels(arrays["timeline"].mean(axis=0), count, spec)
+        return ClassifyPreview(best, timeline_of(arrays, best, count, _spans(arrays, plan, spec), spec))
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         return tuple(Tensor(part.name, "BYTES", (1,)) for part in self.takes(spec)), labelled_tensors(spec)

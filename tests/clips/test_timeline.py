@@ -93,10 +93,16 @@ def test_windows_come_before_the_answer(gateway: Gateway) -> None:
     previews = [event.data for event in events if event.name == "preview"]
     timeline = events[-1].data["results"][0]["timeline"]
     assert events[-1].name == "done" and len(timeline) == 30 and previews
+    few = 5
     for preview in previews:
-        assert preview["timeline"] == timeline[: len(preview["timeline"])] and preview["timeline"]
-        mean = np.mean([told(view, count) for view in preview["timeline"]], axis=0)
-        np.testing.assert_allclose(told(preview, count), mean, atol=TOLERANCE)
+        seen = timeline[: len(preview["timeline"])]
+        assert seen
+        mean = np.mean([told(view, count) for view in seen], axis=0)
+        np.testing.assert_allclose([one["score"] for one in preview["predictions"]], np.sort(mean)[::-1][:few], atol=TOLERANCE)
+        for view, whole in zip(preview["timeline"], seen, strict=True):
+            assert (view["start_s"], view["end_s"]) == (whole["start_s"], whole["end_s"])
+            assert view["predictions"][:1] == whole["predictions"][:1] and few <= len(view["predictions"]) <= 2 * few
+            assert all(label in whole["predictions"] for label in view["predictions"])
 
 
 def test_no_preview_is_sent_to_whoever_does_not_ask(gateway: Gateway) -> None:
