@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opsin.jobs import AsyncJob, Event, Job, JobStatus
     from opsin.mapping import Outcome, Outcomes
     from opsin.reconstruction import Reconstruction
-    from opsin.results import Classification, ClipFacts, Merging, Model, Prediction, Readiness, SoundFacts, Timing
+    from opsin.results import Classification, ClipFacts, Merging, Model, Prediction, Readiness, SoundFacts, Timing, ViewScores
     from opsin.zero_shot import LabelScore, ZeroShotClassification
 
 __version__ = "0.2.0"
@@ -57,6 +57,7 @@ __all__ = [
     "Unavailable",
     "Unreachable",
     "VideoActions",
+    "ViewScores",
     "ZeroShotClassification",
 ]
 

@@ -97,6 +97,11 @@ class Budget:
         return pause
 
 
+def query_of(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return options as texts, without those that are None."""
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items() if value is not None}
+
+
 def check_texts(name: str, texts: Sequence[str]) -> None:
     """Raises ValueError for a text that UTF-8 cannot hold: one with a lone surrogate, as a badly decoded file name has."""
     for index, text in enumerate(texts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from opsin.calls import Call, check_names
+from opsin.calls import Call, check_names, query_of
 from opsin.pictures import File, Picture, encoded, file_bytes
 from opsin.results import classifications
 
@@ -34,6 +34,8 @@ class ClassifyOptions(TypedDict, total=False):
     """Windows of sound, from 1 to 12."""
     use: Literal["both", "sound", "sight"] | None
     """What a bundle of sound and sight goes by."""
+    timeline: bool | None
+    """Whether the labels of each view or window are told, too."""
     priority: Priority | None
     timeout: float | None
     """Seconds for this call, retries included, in place of the client's."""
@@ -52,7 +54,7 @@ def classify_call(images: Picture | Pictures | None, asked: ClassifyOptions, vid
     return Call(
         "POST",
         "/v1/classify",
-        query={name: str(value) for name, value in chosen.items() if value is not None},
+        query=query_of(chosen),
         headers={"X-Request-ID": request_id} if request_id else {},
         pictures=() if images is None else _encoded(images),
         parts=parts,

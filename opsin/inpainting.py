@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, check_names
+from opsin.calls import Call, check_names, query_of
 from opsin.pictures import Picture, encoded
 from opsin.results import Timing, timing_of
 
@@ -138,7 +138,7 @@ def inpaint_call(image: Picture, mask: Picture | None, options: InpaintOptions) 
     elif mask is not None:
         parts["mask"] = encoded(mask)
     headers = {"Accept": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
-    query = {name: _text(value) for name, value in chosen.items() if value is not None}
+    query = query_of(chosen)
     return Call("POST", "/v1/inpaint", query=query, headers=headers, parts=parts, timeout=timeout)
 
 
@@ -157,7 +157,3 @@ def inpainting(answer: Mapping[str, Any]) -> Inpainting:
         version=answer["version"],
         request_id=answer["id"],
     )
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -80,6 +80,17 @@ class SoundFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewScores:
+    """The labels of one view of a clip, or of one window of sound."""
+
+    start_s: float
+    """Second of its first frame, or at which the window begins."""
+    end_s: float
+    predictions: tuple[Prediction, ...]
+    """Its best labels and those that are best in the mean, best first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Classification:
     """The labels of one picture, clip or sound, best first, and how they came about."""
 
@@ -95,6 +106,8 @@ class Classification:
     """None where no video was sent, or the bundle did not look at it."""
     sound: SoundFacts | None = None
     """None where no sound was heard."""
+    timeline: tuple[ViewScores, ...] | None = None
+    """The views or windows one by one, in the order of time; None if not asked for."""
 
     @property
     def label(self) -> str:
@@ -165,7 +178,7 @@ def classifications(answer: Mapping[str, Any]) -> list[Classification]:
     timing = timing_of(answer)
     return [
         Classification(
-            predictions=tuple(Prediction(**fields_of(Prediction, prediction)) for prediction in result["predictions"]),
+            predictions=_predictions(result),
             merging=merging_of(result),
             timing=timing,
             model=answer["model"],
@@ -173,9 +186,18 @@ def classifications(answer: Mapping[str, Any]) -> list[Classification]:
             request_id=answer["id"],
             clip=ClipFacts(**fields_of(ClipFacts, result["clip"])) if result.get("clip") else None,
             sound=SoundFacts(**fields_of(SoundFacts, result["sound"])) if result.get("sound") else None,
+            timeline=tuple(_view(view) for view in result["timeline"]) if "timeline" in result else None,
         )
         for result in answer["results"]
     ]
+
+
+def _predictions(result: Mapping[str, Any]) -> tuple[Prediction, ...]:
+    return tuple(Prediction(**fields_of(Prediction, prediction)) for prediction in result["predictions"])
+
+
+def _view(view: Mapping[str, Any]) -> ViewScores:
+    return ViewScores(view["start_s"], view["end_s"], _predictions(view))
 
 
 def merging_of(result: Mapping[str, Any]) -> Merging | None:

@@ -13,11 +13,12 @@ from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
     from opsin.client import Client
     from opsin.errors import OpsinError
-    from opsin.results import Classification
+    from opsin.results import Classification, ViewScores
     from opsin.zero_shot import ZeroShotClassification
 
 IMAGE_TIMEOUT_S = 60.0
@@ -37,6 +38,7 @@ def classify(
     end: Annotated[float | None, typer.Option(help="Second at which it ends.", show_default=False)] = None,
     windows: Annotated[int | None, typer.Option(help="Windows of sound. [default: all that fit]", show_default=False)] = None,
     use: Annotated[str | None, typer.Option(help="both, sound or sight, of bundles that can do with either.", show_default=False)] = None,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Also the best label of each view or window, with its seconds.")] = False,
     timeout: Annotated[
         float | None,
         typer.Option(help="Seconds per file. [default: 60; of clips, sound and jobs an hour, or OPSIN_JOB_TIMEOUT]", show_default=False),
@@ -58,7 +60,7 @@ def classify(
     if later and as_json:
         raise Misuse("--json: with --later there are no answers yet; opsin jobs result prints them as JSON")
     of_clips = {"merge_sight": merge_sight, "views": views, "crops": crops, "start_s": start, "end_s": end, "windows": windows, "use": use}
-    options: Any = {"model": model, "merge": merge, "top_k": top_k, **of_clips}
+    options: Any = {"model": model, "merge": merge, "top_k": top_k, "timeline": timeline or None, **of_clips}
     if later:
         _ask_later(url, sent, {**options, "timeout": timeout})
         return
@@ -68,7 +70,7 @@ def classify(
         for file, parts in sent.items():
             if "images" not in parts:
                 answers[file] = _followed(client, parts, {**options, "timeout": timeout})
-    image_files.report({file: answers[file] for file in sent}, picture_table, as_json=as_json)
+    image_files.report({file: answers[file] for file in sent}, _tables if timeline else picture_table, as_json=as_json)
 
 
 def _parts(files: list[Path], audio: Path | None) -> dict[Path, dict[str, Path]]:
@@ -136,13 +138,27 @@ def picture_table(rows: Iterable[tuple[str, Classification | ZeroShotClassificat
     return table
 
 
+def _tables(rows: Iterable[tuple[str, Classification]]) -> Group:
+    """`picture_table`, and the best label of each view or window of each file."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+
+    found_in = list(rows)
+    table = Table("File", "Seconds", "Label", box=None, header_style="bold", pad_edge=False)
+    for name, found in found_in:
+        for view in found.timeline or ():
+            table.add_row(escape(name), f"{view.start_s:.2f} – {view.end_s:.2f}", _labels(view, 1))
+    return Group(picture_table(found_in), "", table)
+
+
 def _looked_at(found: Classification | ZeroShotClassification) -> str:
     from opsin.results import Classification
 
     return found.looked_at.replace("; ", "\n") if isinstance(found, Classification) else ""
 
 
-def _labels(found: Classification | ZeroShotClassification, count: int = 3) -> str:
+def _labels(found: Classification | ZeroShotClassification | ViewScores, count: int = 3) -> str:
     """The best labels as rich markup, the first of them bold: `fruit 97 %  vegetables 2 %`."""
     from rich.markup import escape
 

@@ -14,7 +14,7 @@ from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import screen
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from opsin.errors import OpsinError
 
@@ -77,7 +77,7 @@ def answers(ask: Callable[[Path], T], files: list[Path], doing: str) -> dict[Pat
         return dict(zip(files, found, strict=True))
 
 
-def report(answers: Mapping[Path, Any], table: Callable[[Iterable[tuple[str, Any]]], Table], *, as_json: bool) -> None:
+def report(answers: Mapping[Path, Any], table: Callable[[Iterable[tuple[str, Any]]], RenderableType], *, as_json: bool) -> None:
     """Print what was found, as a table or one JSON object a line. Raises Failure with a sentence for each file that was refused."""
     from opsin.errors import OpsinError
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opsin import AsyncClient, Client, ClipFacts, Refused, SoundFacts
+from opsin import AsyncClient, Client, ClipFacts, Refused, SoundFacts, ViewScores
 from tests.clips.bundles import NETWORKS, write_mavil, write_recorded
 from tests.clips.videos import expected, frames, video
 from tests.opsin.command import opsin
@@ -127,6 +127,23 @@ def test_a_job_and_the_client_for_asyncio_give_the_same(client: Client, service:
     assert (seen.predictions, seen.clip) == (plain.predictions, plain.clip) and heard.sound == client.classify(audio=BELL).sound
 
 
+def test_the_views_one_by_one_come_with_the_answer(client: Client, service: Service) -> None:
+    wanted = rest(service, {"video": FILM}, views=2, timeline="true")["timeline"]
+    found = client.classify(video=FILM, views=2, timeline=True)
+
+    async def ask() -> Any:
+        async with AsyncClient(service.url, timeout=120) as asking:
+            return await asking.classify(audio=BELL, timeline=True)
+
+    heard = asyncio.run(ask())
+    assert found.timeline is not None and isinstance(found.timeline[0], ViewScores)
+    assert [(view.start_s, view.end_s) for view in found.timeline] == [(view["start_s"], view["end_s"]) for view in wanted]
+    for view, told in zip(found.timeline, wanted, strict=True):
+        assert_alike([asdict(one) for one in view.predictions], told["predictions"])
+    assert heard.timeline[-1].end_s == heard.sound.seconds and len(heard.timeline) == heard.sound.windows
+    assert client.classify(video=FILM, views=2).timeline is None
+
+
 def test_what_cannot_be_asked_is_said_before_anything_is_sent() -> None:
     with Client("http://127.0.0.1:9") as nowhere:
         for given in ({}, {"images": b"image", "video": FILM}, {"images": [b"image"], "audio": BELL}):
@@ -178,6 +195,18 @@ def test_the_command_has_every_option(service: Service, files: dict[str, Path]) 
     ended = opsin("classify", files["film"], "--model", "apart", "--use", "sound", "--windows", "1", "--json", OPSIN_URL=service.url)
     heard = json.loads(ended.stdout)
     assert (heard["clip"], heard["sound"]["windows"]) == (None, 1)
+
+
+def test_the_command_tells_the_best_label_of_each_window(service: Service, files: dict[str, Path]) -> None:
+    asked = ("classify", files["audio"], "--windows", "2", "--timeline")
+    views = json.loads(opsin(*asked, "--json", OPSIN_URL=service.url).stdout)["timeline"]
+    shown = opsin(*asked, OPSIN_URL=service.url)
+    head, *rows = shown.stdout.splitlines()[3:]
+    assert (shown.returncode, shown.stderr, head.split(), len(views)) == (0, "", ["File", "Seconds", "Label"], 2)
+    for row, view in zip(rows, views, strict=True):
+        best = view["predictions"][0]
+        assert row.split("  ")[-1].strip() == f"{best['label']} {best['score']:.0%}"
+        assert f"{view['start_s']:.2f} – {view['end_s']:.2f}" in row
 
 
 def test_the_command_sends_sound_beside_a_video(service: Service, files: dict[str, Path]) -> None:
