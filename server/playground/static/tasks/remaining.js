@@ -1,7 +1,7 @@
 // The tokens that remain of each view of a clip, or of each window of a sound, over what the network was given.
 
 import { field, h, select } from "../dom.js";
-import { filmOf, layoutOf } from "./film.js";
+import { framesOf, layoutOf } from "./clip_frames.js";
 import { FRAMES_S, drawMel } from "./mel.js";
 import { tokenView } from "./token_view.js";
 
@@ -81,7 +81,7 @@ export class Remaining {
     });
     return tokenView({
       title: "Tokens of the frames",
-      seen: await filmOf(this.file, shown, centre),
+      seen: await framesOf(this.file, shown, centre),
       grid: [down * rows, across * columns],
       tile: [rows, columns],
       layers: layers.map((ids) => order.map((patch) => (patch === null ? null : ids[patch]))),

@@ -15,7 +15,7 @@ export const layoutOf = (count) => {
 /**
  * A canvas of frames. file: the clip, or null; seconds: of each frame; preprocess: of the bundle. Where the browser cannot show them it stays grey.
  */
-export async function filmOf(file, seconds, preprocess) {
+export async function framesOf(file, seconds, preprocess) {
   const { across, down } = layoutOf(seconds.length);
   const canvas = h("canvas", { width: across * TILE, height: down * TILE });
   const context = canvas.getContext("2d", { willReadFrequently: true });
