@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import httpx
 import numpy as np
 import pytest
@@ -168,6 +170,21 @@ def test_a_clip_with_its_sound_is_seen_and_heard_in_windows(clips: Page) -> None
         expect(figure).to_contain_text(f"{patches + 1 - 2 * config.depth} of {patches + 1} tokens left")
 
 
+def test_each_half_may_merge_and_a_number_that_is_hidden_is_not_sent(clips: Page) -> None:
+    panel = open_clips(clips, FILM, BELL, model="both")
+    merge_in_each_block(panel, "0")
+    panel.get_by_label("Video tokens merged").fill("2")
+    run(panel)
+    config = mavil("both").config
+    for figure, patches, r in zip(panel.locator(".merged").all(), (config.audio_patches, config.video_patches), (0, 2), strict=True):
+        expect(figure).to_contain_text(f"{patches + 1 - r * config.depth} of {patches + 1} tokens left")
+    panel.get_by_label("Token merging").select_option("off")
+    expect(panel.get_by_label("Video tokens merged")).to_be_hidden()
+    run(panel)
+    total = config.audio_patches + config.video_patches + 2
+    expect(panel.locator(".caption").last).to_contain_text(f"{total} of {total} tokens left")
+
+
 def test_the_player_follows_the_scores_and_they_follow_it(clips: Page) -> None:
     panel = open_clips(clips, FILM, model="mvit2")
     panel.get_by_label("Views").fill("3")
@@ -314,3 +331,17 @@ def test_a_sound_that_another_tab_gets_is_handed_over(page: Page) -> None:
     expect(panel.locator(".refusal")).to_contain_text("bell.wav is a sound.")
     panel.get_by_role("button", name=f"Open it in {TITLE}").click()
     expect(page.get_by_role("tabpanel", name=TITLE)).to_be_visible()
+
+
+def test_a_recording_of_no_stated_length_is_taken(clips: Page) -> None:
+    """As browsers record: a file whose head does not say how long it is."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="webm", options={"live": "1"}) as made:
+        video = made.add_stream("libvpx", rate=10)
+        video.width, video.height, video.pix_fmt = SIDE, SIDE, "yuv420p"
+        for image in [RED] * 10:
+            made.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        made.mux(video.encode(None))
+    panel = open_clips(clips, {"name": "live.webm", "mimeType": "video/webm", "buffer": stream.getvalue()}, model="mae-st")
+    run(panel)
+    expect(panel.locator(".caption").last).to_contain_text("views of 8 frames")

@@ -56,8 +56,8 @@ export function judgePixels(name, width, height, part) {
     throw new Refusal(`${name} has ${width} × ${height} pixels; this service takes at most ${part.max_pixels / 1e6} million.`);
 }
 
-/** Raises Refusal for a clip or a sound that is longer than the service takes. */
+/** Raises Refusal for a clip or a sound that is longer than the service takes. duration: infinite of what a browser has recorded, which the service measures. */
 export function judgeSeconds(name, duration, part) {
-  if (part.max_seconds && duration > part.max_seconds)
+  if (part.max_seconds && Number.isFinite(duration) && duration > part.max_seconds)
     throw new Refusal(`${name} is ${duration.toFixed(0)} s long; this service takes at most ${part.max_seconds} s.`);
 }

@@ -65,7 +65,13 @@ export class ClipOptions {
 
   /** Whether its answer is traced: what does not merge has nothing to show. */
   get traces() {
-    return this.#model.merges && this.merge.value !== "off" && !(this.merge.value === "tokens" && !Number(this.tokens.value));
+    if (!this.#model.merges || this.merge.value === "off") return false;
+    return this.merge.value !== "tokens" || Number(this.tokens.value) > 0 || Number(this.#sight) > 0;
+  }
+
+  /** Tokens of the video that merge in each block; "": as of the sound, or as the rung says. */
+  get #sight() {
+    return this.fuses && this.merge.value === "tokens" ? this.tokensSight.value : "";
   }
 
   /** "sound", "sight" or "both", by what there is. */
@@ -80,7 +86,7 @@ export class ClipOptions {
     const { name } = this.#model;
     if (!clip && !sound) return this.hears ? (this.sees ? "Choose a clip, a sound, or both." : "Choose a sound.") : "Choose a clip, or run the sample.";
     if (!this.hears && !clip) return `${name} sees clips: choose one, or another model.`;
-    if (!this.sees && !sound && !clip) return `${name} hears sound: choose one, or another model.`;
+    if (!this.sees && !sound) return `${name} hears sound: choose one, or another model.`;
     if (this.fuses && !clip) return `${name} sees and hears together: choose a clip, too, or another model.`;
     if (this.used(clip, sound) === "sight" && !clip) return "There is no clip to see: go by sound, or choose one.";
     if (this.sees && this.hears && !this.fuses && clip && sound && !this.use.value) return `${name} goes by sound or by sight: choose one.`;
@@ -92,7 +98,7 @@ export class ClipOptions {
     const used = this.used(clip, sound);
     const options = { top_k: Number(this.topK.value) || 5 };
     if (this.#model.merges) options.merge = this.merge.value === "tokens" ? Number(this.tokens.value) : this.merge.value;
-    if (this.fuses && this.tokensSight.value && this.traces) options.merge_sight = Number(this.tokensSight.value);
+    if (this.#sight) options.merge_sight = Number(this.#sight);
     if (this.use.value && !this.fuses) options.use = this.use.value;
     const seen = used === "sight" ? [["views", this.views], ...(this.hears ? [] : [["crops", this.crops]])] : [];
     const heard = used === "sight" ? [] : [["windows", this.windows]];
