@@ -209,8 +209,14 @@ def test_a_part_of_a_sound_is_what_lies_between_its_seconds() -> None:
     (part,) = answered(steps, [{"sound": sound}], start_s=0.64, end_s=1.92)
     (cut,) = answered(steps, [{"sound": sound[STRIDE : 3 * STRIDE]}])
     assert torch.equal(part["scores"], cut["scores"])
-    with pytest.raises(UnusableInput, match="audio: 160 samples at 16000 Hz are too few: one analysis window has 400"):
-        steps.start([{"sound": sound}], [{"start_s": 1.0, "end_s": 1.01}])
+    late = len(sound) / 16_000 - 0.01
+    for field, asked in (
+        ("end_s", {"start_s": 1.0, "end_s": 1.01}),
+        ("start_s", {"start_s": late, "end_s": 100.0}),
+        ("start_s", {"start_s": late}),
+    ):
+        with pytest.raises(UnusableInput, match=f"{field}: 160 samples at 16000 Hz are too few: one analysis window has 400"):
+            steps.start([{"sound": sound}], [asked])
 
 
 def test_strangers_in_a_batch_change_nothing() -> None:
