@@ -3,6 +3,7 @@ its vector; an image is its class token."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,6 +42,15 @@ class CLIPConfig(PictureTowerConfig):
     @property
     def vision(self) -> ViTConfig:
         return replace(super().vision, quick_gelu=self.quick_gelu, tanh_gelu=self.tanh_gelu, pre_norm=True)
+
+
+PUBLISHED: Mapping[str, CLIPConfig] = {
+    "clip_base32": CLIPConfig(),
+    "clip_base16": CLIPConfig(patch_size=16),
+    "clip_large14": CLIPConfig(
+        patch_size=14, width=1024, depth=24, heads=16, text_width=768, text_heads=12, text_hidden=3072, joint_width=768
+    ),
+}
 
 
 class CausalText(nn.Module):

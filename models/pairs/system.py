@@ -43,6 +43,7 @@ SYSTEM = System(
         SizeTable("MAWS", "vit", "arXiv 2303.13496", "models.pairs.maws:VISION_SIZES"),
         SizeTable("MAWS", "maws_clip", "arXiv 2303.13496", "models.pairs.maws:CLIP_SIZES"),
         SizeTable("FLIP", "flip", "arXiv 2212.00794", "models.pairs.flip:PUBLISHED"),
+        SizeTable("CLIP", "clip", "arXiv 2103.00020", "models.pairs.clip:PUBLISHED"),
         SizeTable("CiT", "cit", "arXiv 2301.02241", "models.pairs.cit:PUBLISHED"),
     ),
     families={

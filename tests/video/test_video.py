@@ -156,7 +156,7 @@ def test_lists_that_name_other_files_are_refused(content: bytes) -> None:
 
 
 def test_a_video_without_frames_is_refused() -> None:
-    assert refused(sound_alone()) == ("broken", "no video in it: sound alone")
+    assert refused(sound_alone()) == ("no-video", "no video in it: sound alone")
     matroska = clip(every(3, 10.0), container="matroska")
     assert refused(matroska[: matroska.index(b"\x1f\x43\xb6\x75")])[0] == "broken"  # up to the first cluster
 
