@@ -24,8 +24,12 @@ from models.media.video_program import seconds as seconds_of
 CHANNELS = 8
 SAMPLE_RATE = 384_000
 """Most channels, and samples a second, that a sound may have."""
+LEAST_RATE = 100
+"""FFmpeg resamples no less than some 20 samples a second."""
 SLACK_S = 0.1
-"""Codecs pad a sound to whole frames."""
+"""Codecs pad a sound to whole frames, and times are rounded: as much is neither a gap nor beyond a limit."""
+SILENT_S = 1.0
+"""Longest frame of silence."""
 BAD_PACKETS = 5_000
 """A file with more damaged packets than this is given up."""
 LOUDEST = 64.0
@@ -55,7 +59,7 @@ class Resampler:
     def push(self, frame: AudioFrame | None) -> Iterator[NDArray[np.float32]]:
         """Yield what can be told so far, float32 (n,): the mean of the channels. None: the sound ends here."""
         if frame is not None:
-            frame.pts = None  # gaps between packets are no silence
+            frame.pts = None  # samples follow each other: silence stands in the gaps already
         self._graph.push(frame)
         while True:
             try:
@@ -81,9 +85,9 @@ def sound_of(container: InputContainer) -> AudioStream:
 def mono(container: InputContainer, rate: int, seconds: float = inf) -> Iterator[NDArray[np.float32]]:
     """Yield the sound of a file at `rate` samples a second, in chunks of float32 (n,), in [-1, 1] unless the file holds larger values.
 
-    The sound of a video begins with its first frame, so that seconds agree: silence stands before sound that begins later, and what comes
-    before that frame is left out. A file whose format changes midway is resampled in parts. seconds: its length, at most. Raises Refused,
-    and FFmpeg's errors."""
+    The sound of a video begins with its first frame, so that seconds agree: silence stands before sound that begins later and where sound
+    pauses, and what comes before that frame is left out. A file whose format changes midway is resampled in parts. seconds: its length, at
+    most. Raises Refused, and FFmpeg's errors."""
     frames = _frames(container, sound_of(container), seconds)
     first = next(frames, None)
     if first is None:
@@ -96,6 +100,8 @@ def mono(container: InputContainer, rate: int, seconds: float = inf) -> Iterator
         if ignored < len(chunk):
             yield chunk[ignored:]
         ignored = max(0, ignored - len(chunk))
+    if ignored:
+        raise Refused("broken", "its sound ends before its first frame; send a sound beside it")
 
 
 def _resampled(frames: Iterator[AudioFrame], rate: int) -> Iterator[NDArray[np.float32]]:
@@ -111,21 +117,22 @@ def _resampled(frames: Iterator[AudioFrame], rate: int) -> Iterator[NDArray[np.f
         yield from map(_checked, resampler.push(None))
 
 
-def _behind_video(container: InputContainer, first: AudioFrame) -> float:
-    """Return the seconds from the first frame of the video beside a sound to its first sample, negative where that comes before; 0 without
-    a video, and where times are not told."""
+def _behind_video(container: InputContainer, frame: AudioFrame) -> float:
+    """Return the seconds from the first frame of the video beside a sound to the first sample of a frame of sound, negative where that
+    comes before; 0 without a video, and where times are not told."""
     beside = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
     begin = beside[0].start_time if beside else None
-    if begin is None or first.pts is None:
+    if begin is None or frame.pts is None:
         return 0.0
-    return seconds_of(first.pts, first.time_base) - seconds_of(begin, beside[0].time_base)
+    return seconds_of(frame.pts, frame.time_base) - seconds_of(begin, beside[0].time_base)
 
 
 def _frames(container: InputContainer, stream: AudioStream, most_seconds: float) -> Iterator[AudioFrame]:
-    """Yield decoded frames within the bounds; silence before them counts."""
+    """Yield decoded frames within the bounds, and silent ones where the sound of a video pauses; silence before them counts."""
     context = stream.codec_context
     _check_format(context.layout.nb_channels, context.sample_rate)
     seconds, good, bad = 0.0, 0, 0
+    end = 0.0  # seconds from the first frame of the video to the next sample
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
@@ -136,15 +143,31 @@ def _frames(container: InputContainer, stream: AudioStream, most_seconds: float)
             continue
         for frame in frames:
             _check_format(frame.layout.nb_channels, frame.sample_rate)
+            begin = _behind_video(container, frame)
             if not good:
-                seconds = max(0.0, _behind_video(container, frame))
+                seconds, end = max(0.0, begin), begin
+            gap = begin - end if frame.pts is not None and begin - end > SLACK_S else 0.0
             good += 1
-            seconds += frame.samples / frame.sample_rate
+            seconds += gap + frame.samples / frame.sample_rate
+            end += gap + frame.samples / frame.sample_rate
             if seconds > most_seconds + SLACK_S:
                 raise Refused("too-much", f"it is longer than the limit of {most_seconds:g} seconds (OPSIN_MAX_AUDIO_SECONDS)")
+            yield from _silence(frame, gap)
             yield frame
     if bad > good:
         raise Refused("broken", "most of it is damaged" if good else "nothing of it can be decoded")
+
+
+def _silence(like: AudioFrame, seconds: float) -> Iterator[AudioFrame]:
+    """Yield frames of the format of another."""
+    samples = round(seconds * like.sample_rate)
+    longest = round(SILENT_S * like.sample_rate)
+    for begin in range(0, samples, max(1, longest)):
+        frame = AudioFrame(like.format.name, like.layout.name, min(longest, samples - begin))
+        frame.sample_rate = like.sample_rate
+        for plane in frame.planes:
+            plane.update((b"\x80" if like.format.name in ("u8", "u8p") else b"\0") * plane.buffer_size)
+        yield frame
 
 
 def _check_format(channels: int, rate: int) -> None:
@@ -152,6 +175,8 @@ def _check_format(channels: int, rate: int) -> None:
         raise Refused("too-much", f"{channels} channels are above the limit of {CHANNELS}")
     if rate > SAMPLE_RATE:
         raise Refused("too-much", f"{rate} samples a second are above the limit of {SAMPLE_RATE}")
+    if rate < LEAST_RATE:
+        raise Refused("broken", f"{rate} samples a second are too few: {LEAST_RATE} to {SAMPLE_RATE} are accepted")
 
 
 def _format(frame: AudioFrame) -> tuple[str, int, str]:
@@ -164,5 +189,5 @@ def _checked(chunk: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(loudest):
         raise Refused("broken", "some samples are infinite, or not a number")
     if loudest > LOUDEST:
-        raise Refused("broken", f"a sample is {loudest:g} where full scale is 1: scale the samples to -1..1")
+        raise Refused("broken", f"a sample is {loudest:g} where full scale is 1: it is damaged, or its samples must be scaled to -1..1")
     return chunk

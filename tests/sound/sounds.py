@@ -43,8 +43,10 @@ def written(channels: NDArray[Any], rate: int, container: str, codec: str) -> by
     return file.getvalue()
 
 
-def filmed(container: str, codec: str, *, video_s: float, sound_s: float) -> bytes:
-    """A video of two seconds and a tone of one, by the seconds at which they begin. Layouts differ: Opus and AAC have their own rates."""
+def filmed(container: str, codec: str, *, video_s: float, sound_s: float, pause_s: float = 0.0) -> bytes:
+    """A video of two seconds and a tone of one, by the seconds at which they begin. Layouts differ: Opus and AAC have their own rates.
+
+    pause_s: seconds without packets of sound in the middle of the tone."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as made:
         seen = cast(VideoStream, made.add_stream("libvpx" if container == "webm" else "mpeg4", rate=10))
@@ -59,7 +61,8 @@ def filmed(container: str, codec: str, *, video_s: float, sound_s: float) -> byt
         samples = tones(1.0, 48_000, 440.0).astype(np.float32)
         for start in range(0, len(samples), 960):
             part = av.AudioFrame.from_ndarray(samples[None, start : start + 960], format="flt", layout="mono")
-            part.sample_rate, part.pts, part.time_base = 48_000, round(48_000 * sound_s) + start, Fraction(1, 48_000)
+            begin = sound_s + (pause_s if start >= 24_000 else 0.0)
+            part.sample_rate, part.pts, part.time_base = 48_000, round(48_000 * begin) + start, Fraction(1, 48_000)
             made.mux(heard.encode(part))
         made.mux(heard.encode(None))
     return file.getvalue()

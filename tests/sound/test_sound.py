@@ -156,6 +156,24 @@ def test_seconds_of_a_sound_are_those_of_the_video_beside_it(container: str, cod
         assert tone_begins(filmed(container, codec, video_s=0.4, sound_s=0.0)) == pytest.approx((0.0, 0.6), abs=0.06)
 
 
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("matroska", "flac"), ("matroska", "pcm_u8"), ("mpegts", "aac")])
+def test_a_pause_of_a_sound_is_silence(container: str, codec: str) -> None:
+    film = filmed(container, codec, video_s=0.0, sound_s=0.0, pause_s=1.0)
+    assert tone_begins(film) == pytest.approx((0.0, 2.0), abs=0.06)
+    heard = read(film, RATE, LIMITS)
+    assert np.abs(heard[round(0.6 * RATE) : round(1.4 * RATE)]).max() < 0.01
+    assert refused(filmed(container, codec, video_s=0.0, sound_s=0.0, pause_s=500.0))[0] is TooMuchSound
+
+
+def test_sound_that_ends_before_the_first_frame_is_refused_as_such() -> None:
+    assert "before its first frame" in refused(filmed("matroska", "flac", video_s=3.0, sound_s=0.0))[1]
+
+
+@pytest.mark.parametrize("rate", [1, 20, 99])
+def test_accepted_rates_are_told(rate: int) -> None:
+    assert "100 to 384000 are accepted" in refused(wav(np.zeros(2 * rate, np.int16), rate))[1]
+
+
 def test_silence_before_a_sound_counts_as_seconds() -> None:
     film = filmed("matroska", "flac", video_s=0.0, sound_s=3.0)
     assert refused(film, SoundLimits(seconds=3.5))[0] is TooMuchSound
@@ -249,7 +267,9 @@ def test_numbers_that_are_none_are_refused(value: float) -> None:
 
 def test_samples_far_above_full_scale_are_refused() -> None:
     kind, message = refused(wav(np.full(8000, 20_000, np.float32), RATE))
-    assert kind is CorruptSound and message == "a sample is 20000 where full scale is 1: scale the samples to -1..1"
+    assert (
+        kind is CorruptSound and message == "a sample is 20000 where full scale is 1: it is damaged, or its samples must be scaled to -1..1"
+    )
     assert read(wav(np.full(8000, 4, np.float32), RATE), RATE, LIMITS).max() == 4
 
 
