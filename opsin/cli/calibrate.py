@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from models.spec import Int8
     from server.tasks.classify_clips import Use
 
+MOST_MERGED = 65_536
+"""That of `models.merge_schedule`, which a client alone lacks."""
 USES: Mapping[str, Use] = {"sound": "sound", "sight": "sight"}
 BOUND = 0.005
 
@@ -47,6 +49,7 @@ def calibrate(
         list[int] | None,
         typer.Option(
             min=1,
+            max=MOST_MERGED,
             help="With --ladder: tokens to merge in each block; repeat it, for a rung each. [default: the bundle's rungs]",
             show_default=False,
         ),
@@ -55,6 +58,7 @@ def calibrate(
         list[int] | None,
         typer.Option(
             min=1,
+            max=MOST_MERGED,
             help="Of a bundle that hears and sees: tokens to merge in each block of the half that sees, one for each --r, in their order. "
             "[default: as --r]",
             show_default=False,
