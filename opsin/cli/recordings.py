@@ -51,12 +51,12 @@ def recordings(folder: Path, spec: BundleSpec, use: Use | None) -> tuple[Use, li
 
 def _listed(folder: Path, spec: BundleSpec) -> list[Listed]:
     places = {label: index for index, label in enumerate(spec.labels)}
-    if (folder / LABELS).is_file():
+    if (folder / LABELS).exists():
         return list(_of_table(folder / LABELS, places, spec.id))
     inner = _visible(folder.iterdir())
     parts = [path for path in inner if path.is_dir()]
     if not parts:
-        return [Listed(path) for path in inner if path.is_file()]
+        return [Listed(path) for path in inner]
     if stray := next((path for path in inner if path.is_file()), None):
         raise Misuse(f"--files: {stray} lies beside folders of labels, in none of them; move it, or name its labels in {folder / LABELS}")
     if unknown := next((part for part in parts if part.name not in places), None):
@@ -73,6 +73,8 @@ def _visible(paths: Iterable[Path]) -> list[Path]:
 
 def _of_table(table: Path, places: Mapping[str, int], bundle: str) -> Iterable[Listed]:
     """Files that a table names and their labels. Raises Misuse naming the line."""
+    if not table.is_file():
+        raise Misuse(f"--files: {table}: no file")
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = [(number, row) for number, row in enumerate(csv.reader(file, strict=True), start=1) if row]
@@ -107,20 +109,25 @@ class _Kinds:
         """Folder → stem → the sound of that name."""
 
     def of(self, path: Path) -> Kind:
-        """Whatever is no sound is to be a video: what it is else, the service's own code tells. Raises Misuse."""
+        """Raises Misuse for whatever is neither a video nor a sound."""
         if path not in self._known:
+            if not path.is_file():  # a pipe or a device may be read for ever
+                raise Misuse(f"--files: {path}: no file, or a link to none")
             try:
-                self._known[path] = "audio" if _kind(path) == "audio" else "video"
+                found = _kind(path)
             except OSError as error:
                 raise Misuse(f"--files: {path}: {error.strerror}") from error
+            if found == "image":
+                raise Misuse(f"--files: {path}: neither a video nor a sound; move it elsewhere")
+            self._known[path] = found
         return self._known[path]
 
     def sound_of(self, video: Path) -> Path | None:
         """The sound beside a video, of the same name but for the suffix."""
         folder = video.parent
         if folder not in self._sounds:
-            files = [path for path in _visible(folder.iterdir()) if path.is_file() and path.name != LABELS]
-            self._sounds[folder] = {path.stem: path for path in files if self.of(path) == "audio"}
+            files = [path for path in _visible(folder.iterdir()) if path.is_file() and _kind(path) == "audio"]
+            self._sounds[folder] = {path.stem: path for path in files}
         return self._sounds[folder].get(video.stem)
 
 

@@ -4,6 +4,7 @@ again, from what the networks say of the same files by the rules of the publishe
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -295,6 +296,18 @@ def test_int8_and_graphs_of_networks_of_clips_are_refused(measured: Path, tmp_pa
     assert read(before.path) == before
 
 
+def test_links_to_nothing_and_pipes_are_named(tmp_path: Path) -> None:
+    spec = write_recorded(tmp_path / "bundles", "mae-st").spec
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.mkv").symlink_to(tmp_path / "nothing")
+    with pytest.raises(Misuse, match=r"a\.mkv: no file, or a link to none"):
+        recordings(tmp_path / "links", spec, None)
+    (tmp_path / "pipes").mkdir()
+    os.mkfifo(tmp_path / "pipes" / "labels.csv")
+    with pytest.raises(Misuse, match=r"labels\.csv: no file"):
+        recordings(tmp_path / "pipes", spec, None)
+
+
 def test_a_file_that_cannot_be_classified_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     bundle = write_recorded(tmp_path / "bundles", "mae-st")
     folder = tmp_path / "files" / "action 1"
@@ -303,7 +316,7 @@ def test_a_file_that_cannot_be_classified_is_named_and_nothing_is_written(tmp_pa
     (folder / "b.mkv").write_bytes(b"no video at all")
     ended = opsin("calibrate", bundle.path, "--ladder", "--files", tmp_path / "files", "--force")
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    assert ended.stderr.startswith(f"opsin: --files: {folder / 'b.mkv'}: ") and "not a video" in ended.stderr
+    assert ended.stderr.startswith(f"opsin: --files: {folder / 'b.mkv'}: ") and "neither a video nor a sound" in ended.stderr
     assert read(bundle.path) == bundle
     (folder / "b.mkv").unlink()
     ended = opsin("calibrate", bundle.path, "--ladder", "--files", tmp_path / "files", "--force", OPSIN_MAX_BODY_BYTES="1000")
