@@ -250,7 +250,8 @@ class LoadedBundles:
 
     def _refuse(self, entry: Entry, reason: str) -> None:
         log.error("bundle refused", bundle=entry.id, reason=reason)
-        self._put(replace(entry, state="unavailable", reason=reason))
+        announced = reason.replace(f"{entry.path.parents[1]}/", "")  # clients read it, whom no path of this computer concerns
+        self._put(replace(entry, state="unavailable", reason=announced))
 
     def _load_all(self) -> None:
         """Those first that somebody waits for, then what requests mean that name none, then small ones. All are known before the first is
@@ -280,9 +281,11 @@ class LoadedBundles:
         try:
             warm = self._warm_up(Bundle(path=entry.path, spec=entry.spec))
         except Exception as error:
-            self._refuse(
-                entry, str(error) if isinstance(error, BundleError) else f"{entry.path}: the model fails on its first batch: {error!r}"
-            )
+            if isinstance(error, BundleError):
+                self._refuse(entry, str(error))
+            else:
+                log.exception("a model fails", bundle=entry.id)
+                self._refuse(entry, f"{entry.path}: the model fails on its first batch; the log of its worker says how")
             return
         finally:
             supervision.tell_loading("")

@@ -71,7 +71,7 @@ async def test_a_damaged_bundle_is_refused_with_a_sentence_and_the_others_are_se
             [info] = await asking.ready()
             states = {bundle.name: bundle for bundle in info.bundles}
             assert states["tiny"].state == "unavailable"
-            assert states["tiny"].reason.startswith(str(damaged.weights_path))
+            assert states["tiny"].reason.startswith(str(damaged.weights_path.relative_to(tmp_path)))
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
 
@@ -121,7 +121,7 @@ async def test_jobs_wait_for_weights_that_left_memory_until_their_file_is_there(
                         await asking.ask(asking.job("two@1"))
                         waiting = asyncio.create_task(asking.ask(asking.job("one@1")))
                     await asyncio.sleep(0.05)
-            assert str(one.weights_path) in (await told()).reason
+            assert (await told()).reason.startswith(str(one.weights_path.relative_to(bundles)))
             assert waiting is not None and not waiting.done()
             assert (await asking.ask(asking.job("two@1"))).failure is None
             (tmp_path / "aside").rename(one.path)
