@@ -192,10 +192,10 @@ class Inference:
         if len(items) == 1 and asked.task.is_small(items[0]):
             result = _prepare(items[0], asked, self._inline)
             if not isinstance(result, images.TooManyPixels):
-                return [_good(result, asked.part)]
+                return [_good(result, asked.part, 0, 1)]
         work = [self._turns.run(visit.client, partial(_prepare, item, asked, self._decoder)) for item in items]
         results = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
-        return [_good(result, item_field(asked.part, index, len(items))) for index, result in enumerate(results)]
+        return [_good(result, asked.part, index, len(items)) for index, result in enumerate(results)]
 
     async def _prepare_beside(self, asked: Asked, visit: Visit) -> list[Prepared]:
         texts = asked.task.texts(asked.plan)
@@ -325,9 +325,12 @@ def _packed(jobs: Sequence[Arrays]) -> Prepared:
     return [{name: Array.of(array) for name, array in arrays.items()} for arrays in jobs]
 
 
-def _good(result: Prepared | MediaError | InvalidOption, field: str) -> Prepared:
+def _good(result: Prepared | MediaError | InvalidOption, part: str, index: int, count: int) -> Prepared:
+    """Raises Problem that names the part, or the one that the error is about, and which of `count` items it belongs to."""
+    if isinstance(result, MediaError):
+        result.part = item_field(result.part or part, index, count)
     if isinstance(result, (InvalidOption, MediaError)):
-        raise failures.of_refusal(result, field)
+        raise failures.of_refusal(result)
     return result
 
 
