@@ -18,12 +18,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import (
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from models.registry import architectures
 from models.sealing import complaint, link, publishing, seal, sha256_of
@@ -36,6 +31,7 @@ from models.spec import (
     ExternalRole,
     Fill,
     Int8,
+    Line,
     Member,
     Preprocess,
     Preset,
@@ -83,8 +79,8 @@ class BundleSpec(Schema):
     """None for a model that takes no sound."""
     space: Space | None = None
     """None for a model that reconstructs nothing, or asks as MCC does for CO3D."""
-    labels: list[str] = Field(default_factory=list)
-    license: str
+    labels: list[Line] = Field(default_factory=list)
+    license: Line
     description: str = ""
     trained_on: str = ""
     """One line for readers: which data, how much of it."""

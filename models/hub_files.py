@@ -11,12 +11,14 @@ from typing import Any
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Files that hold the weights, or say which ones do: the first that is there counts."""
 LARGEST_JSON = 64 << 20
-PLAIN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+PLAIN_NAME = re.compile(r"\w[\w.-]{0,199}", re.ASCII)
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """An object. Raises ValueError."""
     try:
+        if file.exists() and not file.is_file():
+            raise ValueError("it is no ordinary file")  # a pipe or a device may be read for ever
         if file.stat().st_size > LARGEST_JSON:
             raise ValueError(f"it is larger than {LARGEST_JSON >> 20} MiB")
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -35,5 +37,5 @@ def shards(index: Path) -> list[str]:
     names = sorted({str(name) for name in table.values()})
     for name in names:
         if not PLAIN_NAME.fullmatch(name):
-            raise ValueError(f"{index}: weight_map: {name!r} is no name of a file beside it")
+            raise ValueError(f"{index}: weight_map: {name[:200]!r} is no name of a file beside it")
     return names

@@ -5,9 +5,11 @@ Imports no torch.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from unicodedata import category
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,7 +20,17 @@ from pydantic import (
     model_validator,
 )
 
-from models.merge_schedule import MergeSchedule
+from models.merge_schedule import MOST_MERGED, MergeSchedule
+
+
+def _printable(text: str) -> str:
+    if any(category(character) in ("Cc", "Cs") for character in text):
+        raise ValueError(f"{text[:80]!r} holds control characters or surrogates; names are one line of text")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_printable)]
+"""Text that terminals print: they would obey control characters, and surrogates cannot be written."""
 
 
 class Schema(BaseModel):
@@ -199,6 +211,14 @@ class Rung(Schema):
         if name == "off":
             raise ValueError("`off` means no merging and cannot be the name of a rung")
         return name
+
+    @field_validator("schedule", "schedule_sight")
+    @classmethod
+    def _bounded(cls, schedule: int | list[int] | dict[str, int | float] | None) -> int | list[int] | dict[str, int | float] | None:
+        numbers = [schedule] if isinstance(schedule, int) else schedule.values() if isinstance(schedule, dict) else schedule or []
+        if any(abs(number) > MOST_MERGED for number in numbers):
+            raise ValueError(f"no block merges more than {MOST_MERGED} tokens")
+        return schedule
 
     @property
     def merge(self) -> MergeSchedule:

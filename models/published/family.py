@@ -52,6 +52,8 @@ class Family:
     """Weights by our names, and a config → weights for that config's image size, where their own is another."""
     completed: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda published: published
     """Exported weights as a published file has them: in its layouts, and with what it holds twice."""
+    own_size: bool = False
+    """Whether the `image_size` that its files state is that of the position table, as `config` infers it from weights alone."""
     headless: bool = False
     """Whether a file without a head can be read for its features, with `classes=0`."""
     wrapper: str | None = "model"
@@ -108,8 +110,12 @@ def mlp_ratio_of(hidden: int, width: int) -> float:
 
 
 def depth_of(weights: Mapping[str, Tensor], blocks: str) -> int:
-    """Number of blocks under a name."""
-    return 1 + max((int(match[1]) for key in weights if (match := re.match(rf"{re.escape(blocks)}\.(\d+)\.", key))), default=-1)
+    """Number of blocks under a name. Raises UnlikeFamily where its tensors are fewer than the blocks would be."""
+    numbers = [int(match[1]) for key in weights if (match := re.match(rf"{re.escape(blocks)}\.(\d+)\.", key))]
+    depth = 1 + max(numbers, default=-1)
+    if depth > len(numbers):  # a name alone would make a network of any depth
+        raise UnlikeFamily(f"{blocks}.{depth - 1} is the last of its blocks, of which it has {len(set(numbers))}")
+    return depth
 
 
 def published_heads(width: int) -> int | None:
@@ -125,6 +131,8 @@ def shape_of(weights: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[
     shape = tuple(weights[key].shape)
     if len(shape) != dimensions:
         raise UnlikeFamily(f"{key} has {len(shape)} dimensions, not {dimensions}")
+    if 0 in shape:
+        raise UnlikeFamily(f"{key} {shape} is empty")
     return shape
 
 

@@ -14,6 +14,9 @@ from models.published import unsupported
 from models.published.family import Family, Fields
 from models.registry import architectures, read_config
 
+MOST_PATCHES = 2**16
+"""4,096 pixels a side in patches of 16: a position table of more would fill the memory."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -76,6 +79,8 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
     fields = {**family.config(translated.weights, settings), **family.defaults, **settings}
     architecture = architectures()[family.architecture]
     config = read_config(architecture.config, {**dict.fromkeys(family.head_fields, 1), **fields})
+    if getattr(config, "patches", 0) > MOST_PATCHES:
+        raise ValueError(f"image_size {fields.get('image_size')}: it makes {config.patches} patches; at most {MOST_PATCHES} are accepted")
     with without_memory():
         model = architecture.build(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}

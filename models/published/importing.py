@@ -96,6 +96,8 @@ def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: Fields) -> F
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
     try:
+        if family.own_size and "image_size" not in given:
+            _check_size(file, published, family, described["image_size"])
         found = fit(published, family, {**described, **given})
     except UnlikeFamily as error:
         tidied = family.tidy(published)
@@ -106,6 +108,10 @@ def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: Fields) -> F
         raise (WrongSetting if given else CheckpointError)(f"{file}: {error}") from error
     if not found.perfect:
         raise CheckpointError(f"{file}: does not fit {family.name}: {found.complaint()}")
+    for name, value in found.weights.items():
+        if not value.isfinite().all():
+            key = ", ".join(family.table.published_names(name))
+            raise CheckpointError(f"{file}: {key} holds values that are infinite or not a number; no network answers with them")
     unknown = [name for name in family.head_fields if name not in found.fields]
     if unknown:
         widths = [name.replace("heads", "width") for name in unknown]
@@ -115,6 +121,15 @@ def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: Fields) -> F
         settings = " ".join(f"--set {name}=4" for name in unknown)
         raise CheckpointError(f"{file}: {told} not tell the number of {what}: set {'them' if unknown[1:] else 'it'}, as in {settings}")
     return found
+
+
+def _check_size(file: Path, published: Mapping[str, Tensor], family: Family, stated: int) -> None:
+    """Raises CheckpointError where the position table is of another image size than the one stated, UnlikeFamily where there is none."""
+    own = family.config(family.table.translate(family.tidy(published)).weights, {})["image_size"]
+    if own != stated:
+        raise CheckpointError(
+            f"{file}: image_size {stated} is not that of its position table, {own}; --set image_size={own} takes that of the table"
+        )
 
 
 def _provenance(file: Path, checkpoint: Checkpoint, family: Family, overrides: Mapping[str, str], config: Any) -> dict[str, Any]:

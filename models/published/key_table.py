@@ -120,7 +120,7 @@ class _Rule:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    pieces = {"{i}": r"(\d+)", "{ii}": r"(\d{2,})", "*": r"([^.]+)"}
+    pieces = {"{i}": r"(\d{1,9})", "{ii}": r"(\d{2,9})", "*": r"([^.]+)"}
     return re.compile("".join(pieces.get(piece) or re.escape(piece) for piece in _PLACEHOLDER.split(text)))
 
 

@@ -44,6 +44,8 @@ def _text(value: Any) -> str:
 def _front_matter(file: Path) -> dict[str, Any]:
     """The lines between the first one, `---`, and the next such line, with strings for all scalars: dates, numbers and merges, which may
     be invalid or huge, are not looked at."""
+    if not file.is_file():  # a pipe or a device may be read for ever
+        return {}
     try:
         with file.open(encoding="utf-8-sig", errors="replace") as stream:
             first, *lines = (line.rstrip() for line in stream.read(MOST_BYTES).split("\n"))

@@ -5,6 +5,7 @@ Defaults are those of the library's configuration classes, whose documentation n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,7 @@ class ModelConfig:
     def number(self, name: str, default: float) -> float:
         """A positive number."""
         value = self._value(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
             raise self.refusal(name, value, "a positive number")
         return float(value)
 

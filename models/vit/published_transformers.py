@@ -129,6 +129,7 @@ VIT = Family(
     described=described,
     tidy=without_pooler,
     resized=resized,
+    own_size=True,
     defaults={"proportional_attention": True},
     preprocess=lambda size: squeeze(size).model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}),
 )
@@ -158,6 +159,7 @@ DINOV2_FAMILY = replace(
     name="transformers DINOv2",
     table=KeyTable({**prefixed("dinov2.", DINOV2), "classifier.*": "head.*"}),
     described=dinov2_described,
+    own_size=False,
     tidy=without_mask_token,
     resized=scaled,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models.bundle import Bundle
@@ -184,6 +186,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "class without a name": ({"architectures": [{}]}, "architectures names no class"),
     "no class": ({"architectures": None}, "architectures names no class"),
     "labels": ({"id2label": {"0": "cat", "1": "dog"}}, "has 3 classes, and its config names 2; --labels gives their names"),
+    "a number beyond floats": ({"layer_norm_eps": 10**400}, "layer_norm_eps"),
+    "control characters": ({"id2label": {"0": "cat", "1": "\x1b[31mdog", "2": "bird"}}, "holds control characters or surrogates"),
+    "halves of characters": ({"id2label": {"0": "cat", "1": "\ud800", "2": "bird"}}, "holds control characters or surrogates"),
     "numbers of labels": ({"id2label": {"0": "cat", "2": "dog", "3": "bird"}}, "id2label: its numbers must be 0 to 2, without gaps"),
 }
 
@@ -196,6 +201,53 @@ def test_a_field_of_the_config_that_cannot_be_kept_is_refused_by_its_name(name: 
     with pytest.raises(CheckpointError) as refused:
         imported(folder)
     assert sentence in str(refused.value)
+
+
+WEIGHTS_REFUSED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "a deep block": ({"vit.encoder.layer.99999999.layernorm_after.bias": torch.zeros(64)}, "blocks.99999999 is the last of its blocks"),
+    "a deeper block": ({f"vit.encoder.layer.{'9' * 5000}.layernorm_after.bias": torch.zeros(64)}, "unexpected"),
+    "no width": ({"vit.embeddings.patch_embeddings.projection.weight": torch.zeros(0, 3, 8, 8)}, "(0, 3, 8, 8) is empty"),
+    "not a number": ({"vit.layernorm.weight": torch.full((64,), torch.nan)}, "layernorm.weight holds values that are infinite"),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS_REFUSED)
+def test_weights_that_lie_are_refused(name: str, tmp_path: Path) -> None:
+    changed, sentence = WEIGHTS_REFUSED[name]
+    folder = save(vit(), tmp_path / "model", SQUARE)
+    file = folder / "model.safetensors"
+    save_file(load_file(file) | changed, file)
+    with pytest.raises(CheckpointError) as refused:
+        imported(folder)
+    assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize("size", [40, 10**30])
+def test_a_size_that_is_not_that_of_the_position_table_is_refused(size: int, tmp_path: Path) -> None:
+    folder = save(vit(), tmp_path / "model", SQUARE | {"size": {"height": size, "width": size}})
+    change(folder / "config.json", image_size=size)
+    with pytest.raises(CheckpointError, match=f"image_size {size} is not that of its position table, 32"):
+        imported(folder)
+    assert imported(folder, image_size="32").spec.config["image_size"] == 32
+
+
+def test_a_size_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="image_size 20000: it makes 6250000 patches; at most 65536"):
+        imported(save(vit(), tmp_path / "model", SQUARE), image_size="20000")
+
+
+def test_pipes_are_not_read(tmp_path: Path) -> None:
+    folder = save(vit(), tmp_path / "model", SQUARE)
+    os.mkfifo(folder / "README.md")
+    assert imported(folder).spec.license == "unknown"
+
+
+def test_a_long_name_of_a_file_of_weights_is_refused(tmp_path: Path) -> None:
+    folder = save(vit(), tmp_path / "model", SQUARE)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"head.weight": "a" * 5000}}))
+    with pytest.raises(CheckpointError, match="is no name of a file beside it"):
+        imported(folder)
 
 
 def test_a_gated_mlp_is_refused_by_the_name_of_its_field(tmp_path: Path) -> None:
