@@ -67,6 +67,11 @@ class Scoring(State):
         return self.source.total
 
     @property
+    def unit(self) -> str:
+        """What its steps are: views of a clip that nothing is heard beside."""
+        return "views" if self.use == "sight" else "windows"
+
+    @property
     def nbytes(self) -> int:
         return self.source.nbytes + self.scores.nbytes + self.timeline.nbytes
 

@@ -94,7 +94,7 @@ def _weights(file: Path) -> Checkpoint:
 def _processor(folder: Path) -> tuple[str, Mapping[str, Any]] | None:
     """Name of the file that says how images are prepared, and what it says."""
     for name, part in PROCESSORS.items():
-        if (folder / name).is_file():
+        if (folder / name).exists():
             content = read_json(folder / name)
             stated = content if part is None else content.get(part)
             if isinstance(stated, Mapping):

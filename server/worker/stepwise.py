@@ -211,7 +211,8 @@ class Stepwise:
             self.nbytes -= resident.nbytes
 
     def _report(self, job: Delivery, state: State, preview: Mapping[str, NDArray[Any]] | None = None) -> Report:
-        return Report(job, state.done, state.total, self.unit, dict(preview or {}))
+        unit = getattr(state, "unit", self.unit)  # that of a job where a model takes steps of several kinds
+        return Report(job, state.done, state.total, unit, dict(preview or {}))
 
 
 def _waits(resident: Resident, outcome: Advanced | Ended) -> bool:

@@ -182,6 +182,14 @@ def test_the_open_inference_protocol_takes_sound_and_sight(gateway: Gateway) -> 
     np.testing.assert_allclose(infer("both", video=FILM, audio=BELL), together, atol=TOLERANCE)
 
 
+def test_the_damaged_one_of_several_sounds_is_named(gateway: Gateway) -> None:
+    data = [base64.b64encode(sound).decode() for sound in (BELL, BELL, BELL[:60])]
+    answer = gateway.http.post(
+        "/v2/models/apart/infer", json={"inputs": [{"name": "audio", "datatype": "BYTES", "shape": [3], "data": data}]}
+    )
+    assert answer.status_code == 422 and "audio[2]" in answer.text, answer.text
+
+
 def many_channels(count: int) -> bytes:
     return wav(np.zeros((4000, count), np.int16), RATE)
 

@@ -20,7 +20,7 @@ from server.tasks.classify_clips import ClassifyClips
 from tests.clips.bundles import NETWORKS, mavil, write_mavil, write_recorded
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
 from tests.clips.test_sound import BELL, FILM, HOP, NOISE, RATE, answered, ask, bank, windows
-from tests.clips.videos import frames, squares, view_numbers
+from tests.clips.videos import frames, squares, video, view_numbers
 from tests.gateway.asked_later import parsed
 from tests.gateway.service import Gateway
 
@@ -81,6 +81,23 @@ def test_a_window_tells_its_best_labels_and_those_of_the_mean(gateway: Gateway) 
     for view, every in zip(result["timeline"], whole, strict=True):
         indices = [one["index"] for one in view["predictions"]]
         assert indices[0] == every["predictions"][0]["index"] and set(indices) == {indices[0], best}
+
+
+def test_seconds_of_a_view_rise_where_frames_are_further_apart_than_it_lasts(gateway: Gateway) -> None:
+    slow = video(12, fps=0.25)
+    (result,) = answered(gateway, {"video": slow}, model="mae-st", views=3, timeline="true")["results"]
+    spans = [(view["start_s"], view["end_s"]) for view in result["timeline"]]
+    assert len(spans) == 3 and all(0 <= start <= end <= 44 for start, end in spans), spans
+    assert any(start < end for start, end in spans), "else the order says nothing"
+
+
+def test_views_of_sight_alone_are_counted_as_views(gateway: Gateway) -> None:
+    def units(**sent: Any) -> set[str]:
+        answer = ask(gateway, headers={"Accept": "text/event-stream"}, model="apart", **sent)
+        return {event.data["unit"] for event in parsed(iter(answer.text.splitlines())) if event.name == "progress" and event.data["done"]}
+
+    assert units(files={"video": FILM}, use="sight", views=3) == {"views"}
+    assert units(files={"audio": BELL}) == {"windows"}
 
 
 def test_windows_come_before_the_answer(gateway: Gateway) -> None:
