@@ -88,7 +88,7 @@ class Entry:
             task=self.spec.task if self.spec else "",
             digest=self.digest,
             state=self.state,
-            reason=self.reason,
+            reason=self.reason.replace(f"{self.path.parents[1]}/", ""),  # clients read it, whom no path of this computer concerns
             items_per_second=steps_per_second / steps_of_a_job,
             steps_per_second=steps_per_second if self.stepwise else 0.0,
             batch_budget=latest.best if latest else 0,
@@ -250,8 +250,7 @@ class LoadedBundles:
 
     def _refuse(self, entry: Entry, reason: str) -> None:
         log.error("bundle refused", bundle=entry.id, reason=reason)
-        announced = reason.replace(f"{entry.path.parents[1]}/", "")  # clients read it, whom no path of this computer concerns
-        self._put(replace(entry, state="unavailable", reason=announced))
+        self._put(replace(entry, state="unavailable", reason=reason))
 
     def _load_all(self) -> None:
         """Those first that somebody waits for, then what requests mean that name none, then small ones. All are known before the first is

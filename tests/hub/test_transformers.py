@@ -222,7 +222,7 @@ def test_weights_that_lie_are_refused(name: str, tmp_path: Path) -> None:
     assert sentence in str(refused.value)
 
 
-@pytest.mark.parametrize("size", [40, 10**30])
+@pytest.mark.parametrize("size", [40, 2000])
 def test_a_size_that_is_not_that_of_the_position_table_is_refused(size: int, tmp_path: Path) -> None:
     folder = save(vit(), tmp_path / "model", SQUARE | {"size": {"height": size, "width": size}})
     change(folder / "config.json", image_size=size)
