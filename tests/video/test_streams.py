@@ -59,7 +59,7 @@ def test_of_two_videos_the_first_one_counts() -> None:
     ids=lambda given: given if isinstance(given, str) else " + ".join(given),
 )
 def test_sound_is_no_video_even_with_a_cover(container: str, kinds: tuple[str, ...]) -> None:
-    assert refused(mixed(container, *kinds)) == ("broken", "no video in it: sound alone")
+    assert refused(mixed(container, *kinds)) == ("no-video", "no video in it: sound alone")
 
 
 def test_a_song_with_a_cover_is_no_container_of_videos() -> None:
