@@ -88,11 +88,12 @@ def mono(container: InputContainer, rate: int, seconds: float = inf) -> Iterator
     The sound of a video begins with its first frame, so that seconds agree: silence stands before sound that begins later and where sound
     pauses, and what comes before that frame is left out. A file whose format changes midway is resampled in parts. seconds: its length, at
     most. Raises Refused, and FFmpeg's errors."""
-    frames = _frames(container, sound_of(container), seconds)
+    origin = _first_frame_s(container)
+    frames = _frames(container, sound_of(container), seconds, origin)
     first = next(frames, None)
     if first is None:
         return
-    lead = round(_behind_video(container, first) * rate)
+    lead = round(_behind(origin, first) * rate)
     if lead > 0:
         yield np.zeros(lead, np.float32)
     ignored = max(0, -lead)
@@ -117,18 +118,22 @@ def _resampled(frames: Iterator[AudioFrame], rate: int) -> Iterator[NDArray[np.f
         yield from map(_checked, resampler.push(None))
 
 
-def _behind_video(container: InputContainer, frame: AudioFrame) -> float:
-    """Return the seconds from the first frame of the video beside a sound to the first sample of a frame of sound, negative where that
-    comes before; 0 without a video, and where times are not told."""
+def _first_frame_s(container: InputContainer) -> float | None:
+    """Return the time of the first frame of the video beside a sound, in seconds; None without a video, and where it is not told."""
     beside = [stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic]
     begin = beside[0].start_time if beside else None
-    if begin is None or frame.pts is None:
-        return 0.0
-    return seconds_of(frame.pts, frame.time_base) - seconds_of(begin, beside[0].time_base)
+    return None if begin is None else seconds_of(begin, beside[0].time_base)
 
 
-def _frames(container: InputContainer, stream: AudioStream, most_seconds: float) -> Iterator[AudioFrame]:
-    """Yield decoded frames within the bounds, and silent ones where the sound of a video pauses; silence before them counts."""
+def _behind(origin: float | None, frame: AudioFrame) -> float:
+    """Return the seconds from `origin` to the first sample of a frame, negative where that comes before; 0 where times are not told."""
+    return 0.0 if origin is None or frame.pts is None else seconds_of(frame.pts, frame.time_base) - origin
+
+
+def _frames(container: InputContainer, stream: AudioStream, most_seconds: float, origin: float | None) -> Iterator[AudioFrame]:
+    """Yield decoded frames within the bounds, and silent ones where the sound of a video pauses; silence before them counts.
+
+    origin: time of the first frame of that video, in seconds."""
     context = stream.codec_context
     _check_format(context.layout.nb_channels, context.sample_rate)
     seconds, good, bad = 0.0, 0, 0
@@ -143,7 +148,7 @@ def _frames(container: InputContainer, stream: AudioStream, most_seconds: float)
             continue
         for frame in frames:
             _check_format(frame.layout.nb_channels, frame.sample_rate)
-            begin = _behind_video(container, frame)
+            begin = _behind(origin, frame)
             if not good:
                 seconds, end = max(0.0, begin), begin
             gap = begin - end if frame.pts is not None and begin - end > SLACK_S else 0.0
