@@ -124,7 +124,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Blocks:
-    """What `benchmarks.merging.block_macs` counts of the half of a MAViL that hears."""
+    """Sizes of the half of a MAViL that hears, for `benchmarks.merging.block_macs`."""
 
     patches: int
     width: int

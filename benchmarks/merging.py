@@ -49,7 +49,7 @@ SIZES: Mapping[str, tuple[Config, str | None, int]] = {
 
 
 class Trunk(Protocol):
-    """What the operations of a transformer's blocks follow from."""
+    """Sizes from which the operations of a transformer's blocks follow."""
 
     @property
     def special_tokens(self) -> int: ...
@@ -115,7 +115,7 @@ class Result:
 
     @property
     def share(self) -> float:
-        """Of the FLOP-ideal ratio."""
+        """Share of the FLOP-ideal ratio."""
         return self.ratio / self.ideal
 
 

@@ -65,7 +65,7 @@ SMALL_MATRIX = 256
 PATIENCE = 5.0
 """Seconds that one product of the large matrices may take."""
 MOST_SAMPLES_OF_FILM = 2
-"""Of inputs that have more than a thousand tokens each, a batch holds no more than these."""
+"""Most inputs of a batch, where each has more than a thousand tokens."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Result:
     samples: int
     parameters: int
     flops: int
-    """Of a pass, a multiply-add counted as two."""
+    """Operations of a pass, a multiply-add counted as two."""
     seconds: list[float]
     peak: float
     """FLOP/s of a matrix product."""
@@ -98,7 +98,7 @@ class Result:
 
     @property
     def share(self) -> float:
-        """Of the peak."""
+        """Share of the peak."""
         return self.flops / statistics.median(self.seconds) / self.peak
 
 

@@ -91,7 +91,7 @@ def _status(name: str) -> int:
 
 
 def ready(model: Model) -> Model:
-    """As the worker runs it."""
+    """Return a model as the worker runs it."""
     model.eval()
     if packing_helps(torch.device("cpu"), torch.float32):
         pack_linears(model)
@@ -99,7 +99,7 @@ def ready(model: Model) -> Model:
 
 
 def cpu_seconds(call: Callable[[], object]) -> float:
-    """Of this thread: waiting for a busy CPU does not count."""
+    """Return the CPU seconds of this thread: waiting for a busy CPU does not count."""
     began = time.thread_time()
     with torch.inference_mode():
         call()

@@ -33,7 +33,7 @@ class ClassifyOptions(TypedDict, total=False):
     windows: int | None
     """Windows of sound, from 1 to 12."""
     use: Literal["both", "sound", "sight"] | None
-    """What a bundle of sound and sight goes by."""
+    """Parts that a bundle of sound and sight goes by."""
     timeline: bool | None
     """Whether the labels of each view or window are told, too."""
     priority: Priority | None

@@ -121,7 +121,7 @@ def _last(numbers: Sequence[Sequence[int]], begin: int = 0) -> dict[int, int]:
 
 
 def _ends(numbers: Sequence[Sequence[int]]) -> list[int]:
-    """By view, the last frame that it or one before it sees."""
+    """Last frame that each view or one before it sees."""
     return list(accumulate(map(max, numbers), max))
 
 
@@ -155,7 +155,7 @@ class _Reader:
         self._frames, self._numbers, self._prepare = frames, numbers, prepare
         self._last, self._ends = _last(numbers, view), _ends(numbers)
         self._ready: dict[int, Tensor] = {}
-        """By number, those that a view still needs."""
+        """Frames that a view still needs, by number."""
         self._changed = threading.Condition()
         self._error: Exception | None = None
         self._ended = self._closed = False

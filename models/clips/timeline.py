@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Timeline:
-    """What a job keeps of the steps that it has taken."""
+    """Scores and traces that a job keeps of the steps that it has taken."""
 
     told: bool = False
     """Whether the scores of each view or window are asked for."""
@@ -21,7 +21,7 @@ class Timeline:
     scores: tuple[Tensor, ...] = ()
     """(classes,) of each step."""
     groups: tuple[Mapping[str, Tensor], ...] = ()
-    """By name, the token that holds each patch after each block, int32 (depth, patches), of each step that was traced."""
+    """Token that holds each patch after each block, by name, int32 (depth, patches), of each step that was traced."""
 
     @classmethod
     def of(cls, asked: Mapping[str, Any]) -> Timeline:

@@ -47,7 +47,7 @@ class Source(Protocol):
 
     @property
     def seconds(self) -> Tensor | None:
-        """Of the frames of each window, float64 (windows, T); None where no video is seen."""
+        """Return the times of the frames of each window, float64 (windows, T); None where no video is seen."""
 
     def account(self) -> dict[str, Tensor]:
         """Return what `clip_account` does."""
@@ -132,7 +132,7 @@ class ClipSource:
     """For each clip, where among them its frames are: a short video is repeated."""
     nbytes: int
     seconds: Tensor | None = None
-    """Of the frames of each clip, at the video's mean rate, float64 (clips, T)."""
+    """Times of the frames of each clip, at the video's mean rate, float64 (clips, T)."""
     video_s: float = 0.0
     """Seconds of the part that the clips are spread over."""
 

@@ -56,7 +56,7 @@ class Scoring(State):
     """Number of tokens that entered the network and that left it, both halves together."""
     timeline: Timeline = field(default_factory=Timeline)
     grids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """By name of `groups`' grids: times and mel bins of patches of a spectrogram; times, rows and columns of those of a clip."""
+    """Grids of `groups`, by name: times and mel bins of patches of a spectrogram; times, rows and columns of those of a clip."""
 
     @property
     def done(self) -> int:
@@ -68,7 +68,7 @@ class Scoring(State):
 
     @property
     def unit(self) -> str:
-        """What its steps are: views of a clip that nothing is heard beside."""
+        """Return what its steps are: views of a clip that nothing is heard beside, or windows."""
         return "views" if self.use == "sight" else "windows"
 
     @property

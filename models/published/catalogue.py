@@ -16,7 +16,7 @@ class PublishedFile:
 
     system: str
     file: str
-    """As its publisher names it."""
+    """Name that its publisher gave it."""
     address: str
     """The repository whose documentation leads to it; `hf://…` where `opsin import` can fetch it."""
     license: str

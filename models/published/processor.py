@@ -62,7 +62,7 @@ class Processor(Stated):
     """The other fields of `Preprocess`, for images of `image_size`."""
 
     def fields(self, size: int, given: Fields) -> Fields:
-        """As for `Stated`. Where another size was set by hand, the short side changes in proportion."""
+        """Return the fields as `Stated` does. Where another size was set by hand, the short side changes in proportion."""
         found = dict(self.preparation or {})
         found["short_side"] = found["short_side"] * size // self.image_size
         return {key: value for key, value in found.items() if key not in given}

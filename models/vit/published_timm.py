@@ -82,7 +82,7 @@ CLIP_TOWER = replace(
     tidy=lambda published: {key: value for key, value in published.items() if not key.startswith("head.")},
     described=lambda description: {**clip_described(description), "classes": 0},
 )
-"""As pre-trained with texts: its head is a projection to their space. It is left out, as `num_classes=0` does in the library."""
+"""Tower pre-trained with texts: its head projects into their space. It is left out, as `num_classes=0` does in the library."""
 
 NETWORKS: Mapping[str, Family] = {
     r"vit_(tiny|small|base|large|huge)_patch(8|14|16|32)_\d+": PLAIN,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from server.tasks.classify_clips import Use
 
 MOST_MERGED = 65_536
-"""That of `models.merge_schedule`, which a client alone lacks."""
+"""Most tokens that a block may merge: the bound of `models.merge_schedule`, which a client alone lacks."""
 USES: Mapping[str, Use] = {"sound": "sound", "sight": "sight"}
 BOUND = 0.005
 

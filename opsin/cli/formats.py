@@ -29,7 +29,7 @@ OGG_VIDEO = (b"\x80theora", b"OVP80")
 
 
 def kind(content: bytes | mmap.mmap) -> Kind:
-    """What a file is. What is not known counts as an image, so that the service says which ones it reads."""
+    """Return what a file is. What is not known counts as an image, so that the service says which ones it reads."""
     head = content[:HEAD]
     if head[4:8] in BOXES:
         return "image" if head[8:12] in STILL_BRANDS else _of(MP4_VIDEO.search(content))

@@ -33,9 +33,9 @@ class Measured:
     quality: Quality
     throughput: Throughput
     of: str
-    """What the accuracy was measured on."""
+    """Inputs on which the accuracy was measured."""
     unit: str
-    """What the throughput counts."""
+    """Unit that the throughput counts."""
     told: Mapping[str, Any] = field(default_factory=dict)
     """For `quality` of bundle.json."""
 
@@ -173,7 +173,7 @@ def _rung(r: int, sight: int | None) -> Rung:
 
 
 def _still_true(spec: BundleSpec, ladder: Sequence[Rung]) -> Int8 | None:
-    """What integers cost, without rungs that are gone or have another schedule now."""
+    """Return what integers cost, without rungs that are gone or have another schedule now."""
     if spec.int8 is None:
         return None
     same = {"off", *(rung.name for rung in ladder if (old := spec.rung(rung.name)) is not None and old.schedule == rung.schedule)}

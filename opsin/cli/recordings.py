@@ -140,7 +140,7 @@ def _kind(path: Path) -> formats.Kind:
 
 
 def _use(spec: BundleSpec, use: Use | None, kinds: Collection[Kind]) -> Use:
-    """What the bundle goes by. Raises Misuse where that is open, or beyond it."""
+    """Return what the bundle goes by. Raises Misuse where that is open, or beyond it."""
     from server.worker.clip_ladder import task_of
 
     task = task_of(spec)

@@ -36,7 +36,7 @@ class Recording:
     """A clip, a sound, or a clip with its sound."""
 
     files: Mapping[str, Path]
-    """By the part that each would be sent as: `video`, `audio`."""
+    """File of each part, as it would be sent: `video`, `audio`."""
     labels: tuple[int, ...] = ()
     """Indices of its labels; none: unknown."""
 
