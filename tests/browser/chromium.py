@@ -75,7 +75,7 @@ def quiet_page(context: BrowserContext, *, refused: bool = False) -> Iterator[Pa
             test = os.environ["PYTEST_CURRENT_TEST"].rpartition("::")[2].partition(" ")[0]
             page.screenshot(path=Path(SCREENSHOTS, f"{test}.png"), full_page=True)
         page.close()
-    assert noise == Noise()
+    assert noise == Noise(), noise
 
 
 def leaves(url: str) -> bool:
