@@ -86,7 +86,7 @@ def _parts(files: list[Path], audio: Path | None) -> dict[Path, dict[str, Path]]
 
 def _argument(file: Path) -> str:
     try:
-        kind = formats.kind(file.read_bytes())
+        kind = formats.kind_of(file)
     except OSError as error:
         raise Misuse(f"{file}: cannot be read ({error.strerror})") from error
     return "images" if kind == "image" else kind

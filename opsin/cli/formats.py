@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 import re
+from pathlib import Path
 from typing import Literal
 
 Kind = Literal["image", "video", "audio"]
@@ -44,6 +45,15 @@ def kind(content: bytes | mmap.mmap) -> Kind:
     if head.startswith(SOUNDS) or _is_mpeg_audio(head):
         return "audio"
     return "video" if head.startswith(VIDEOS) or _is_transport_stream(head) else "image"
+
+
+def kind_of(path: Path) -> Kind:
+    """The same of a file, whose head is read alone where it tells. Raises OSError."""
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return "image"
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return kind(content)
 
 
 def _of(video: object) -> Kind:

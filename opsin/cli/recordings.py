@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import mmap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +113,7 @@ class _Kinds:
             if not path.is_file():  # a pipe or a device may be read for ever
                 raise Misuse(f"--files: {path}: no file, or a link to none")
             try:
-                found = _kind(path)
+                found = formats.kind_of(path)
             except OSError as error:
                 raise Misuse(f"--files: {path}: {error.strerror}") from error
             if found == "image":
@@ -126,17 +125,9 @@ class _Kinds:
         """The sound beside a video, of the same name but for the suffix."""
         folder = video.parent
         if folder not in self._sounds:
-            files = [path for path in _visible(folder.iterdir()) if path.is_file() and _kind(path) == "audio"]
+            files = [path for path in _visible(folder.iterdir()) if path.is_file() and formats.kind_of(path) == "audio"]
             self._sounds[folder] = {path.stem: path for path in files}
         return self._sounds[folder].get(video.stem)
-
-
-def _kind(path: Path) -> formats.Kind:
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            return "image"
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # its head tells: the rest is not read
-            return formats.kind(content)
 
 
 def _use(spec: BundleSpec, use: Use | None, kinds: Collection[Kind]) -> Use:

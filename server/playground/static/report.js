@@ -110,7 +110,7 @@ export function callsOf(
   ].join("\n");
   const flags = [
     ...others.map(([part, name]) => `--${part} ${quoted(name)}`),
-    ...each(Object.entries(flagged)).map(([name, value]) => `--${name.replaceAll("_", "-")} ${quoted(String(value))}`),
+    ...each(Object.entries(flagged)).map(([name, value]) => `--${name.replaceAll("_", "-")}${value === true ? "" : ` ${quoted(String(value))}`}`),
   ];
   const command = ["opsin", task, ...[first[1]].flat().map(quoted), ...flags, output && `-o ${output}`, `--url ${quoted(BASE)}`]
     .filter(Boolean)

@@ -230,10 +230,10 @@ function facts({ clip, sound, merging }) {
 }
 
 function calls({ parts, options }) {
-  const { timeline, trace, ...named } = options;
+  const { trace, ...named } = options;
   const files = Object.fromEntries(parts.map(([part, , name]) => [part, name]));
   return callsOf("classify", files, named, {
-    curlOnly: { timeline, ...(trace ? { trace } : {}) },
+    curlOnly: trace ? { trace } : {},
     command: Object.fromEntries(Object.entries(named).map(([option, value]) => [option.replace(/_s$/, ""), value])),
     byName: true,
     python: "print(result.label, result.score)",
