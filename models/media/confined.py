@@ -83,7 +83,7 @@ class _Started:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                process_group=0,  # no Ctrl-C; in a session of its own it would share the CPUs as if it were a whole service (sched_autogroup)
+                process_group=0,  # no Ctrl-C; in a session of its own it would share the CPUs as if it were a service (sched_autogroup)
                 env=environment(),
                 cwd=ROOT,
             )
