@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from importlib import metadata
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -32,6 +33,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     bundles: Path = Path("bundles")
+    starters: bool = True
+    """Whether workers also serve the starter bundles of the package `opsin-starters`, where it is installed. A bundle of the same name in
+    `bundles` takes the place of a starter."""
     cache: Path | None = None
     """Folder for what workers keep from one start to the next. None: `opsin` in the user's cache folder."""
     redis_url: str | None = None
@@ -170,6 +174,14 @@ class Settings(BaseSettings):
         try:
             return Path.home() / ".cache" / "opsin"
         except RuntimeError:
+            return None
+
+    @property
+    def starters_folder(self) -> Path | None:
+        """None where they are not installed, as in a checkout, or not wanted."""
+        try:
+            return Path(str(metadata.distribution("opsin-starters").locate_file("opsin_starters"))) if self.starters else None
+        except metadata.PackageNotFoundError:
             return None
 
     def to_environment(self) -> dict[str, str]:
