@@ -25,7 +25,7 @@ help:
 	@echo 'make docs          the documentation as a web site in build/site'
 
 demo: $(VENV)/.server
-	$(BIN)/opsin demo $(ARGS)
+	$(BIN)/opsin demo --output build/demo $(ARGS)
 
 serve: $(VENV)/.server
 	$(BIN)/opsin serve $(ARGS)
