@@ -11,6 +11,7 @@ from opsin.cli import labelling, tokenizers
 from opsin.cli.engine import lacks
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import screen, size
+from opsin.cli.services import settings_of
 from opsin.engine import enter
 
 if TYPE_CHECKING:
@@ -181,7 +182,8 @@ def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
     except ModuleNotFoundError as error:
         raise lacks(error) from error
     if not root.is_dir():
-        raise Misuse(f"{root}: no such folder; name it with --bundles")
+        starters = settings_of(None).starters_folder
+        raise Misuse(f"{root}: no such folder; name it with --bundles" + (f"; the starters are in {starters}" if starters else ""))
     whole: list[Bundle] = []
     damaged: list[str] = []
     for path in discover(root):
