@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from importlib import metadata
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, YamlConfigSettingsSource
+
+from models.starters import installed_starters
 
 if TYPE_CHECKING:
     from models.media.sound import SoundLimits
@@ -179,10 +180,7 @@ class Settings(BaseSettings):
     @property
     def starters_folder(self) -> Path | None:
         """None where they are not installed, as in a checkout, or not wanted."""
-        try:
-            return Path(str(metadata.distribution("opsin-starters").locate_file("opsin_starters"))) if self.starters else None
-        except metadata.PackageNotFoundError:
-            return None
+        return installed_starters() if self.starters else None
 
     def to_environment(self) -> dict[str, str]:
         """The settings as `OPSIN_*` variables, as the supervisor hands them to the processes that it executes."""

@@ -9,7 +9,7 @@ import typer
 
 from opsin.cli.engine import lacks
 from opsin.cli.exits import Misuse
-from opsin.engine import FOLDER, enter
+from opsin.engine import enter
 
 
 def train(
@@ -34,9 +34,6 @@ def train(
         from training.errors import TrainingError
     except ModuleNotFoundError as error:
         raise lacks(error, "train") from error
-    shipped = FOLDER / recipe
-    if not recipe.exists() and shipped.is_file():
-        recipe = shipped
     options = command.Options(recipe, tuple(changes or ()), runs, bundles, cache, phase, dry_run, tensorboard)
     try:
         code = command.run(options)

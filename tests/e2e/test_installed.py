@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import opsin
 from tests.environments import environment
 from tests.service import Service, serve
 from tests.training import shapes
@@ -102,8 +104,11 @@ def test_a_recipe_of_the_wheel_trains_on_own_images(programs: Path, folder: Path
     shapes.draw(folder / "photos/train", 24)
     shapes.draw(folder / "photos/val", 6, seed=1)
     images = ("name=mine", "data.path=photos/train", "release.quality.data.path=photos/val")
-    run(programs, folder, "train", "training/recipes/folder.yaml", *images, *SMALL["folder"], "--no-tensorboard", "--bundles", "trained")
-    assert (folder / "trained/mine/1.0.0/bundle.json").is_file()
+    changes = (*images, *SMALL["folder-finetune"])  # which starts from the starter of flags
+    run(programs, folder, "train", "training/recipes/folder-finetune.yaml", *changes, "--no-tensorboard", "--bundles", "trained")
+    provenance = json.loads((folder / "trained/mine/1.0.0/bundle.json").read_text())["provenance"]
+    assert provenance["made_by"] == "opsin train training/recipes/folder-finetune.yaml"
+    assert provenance["revision"] == f"opsin {opsin.__version__}"
 
 
 def test_the_demo_shows_the_starters(programs: Path, folder: Path) -> None:
