@@ -52,7 +52,7 @@ def measured(folder: Path) -> dict[str, float | str]:
     dist, fetched, empty = folder / "dist", folder / "fetched", folder / "empty"
     empty.mkdir()
     for project in (CHECKOUT, CHECKOUT / "bundles"):
-        subprocess.run([sys.executable, "-m", "build", "--outdir", dist, project], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "build", "--outdir", dist, project], check=True, capture_output=True)
     venv.create(folder / "venv", with_pip=True)
     programs = folder / "venv" / "bin"
     before = _bytes(folder / "venv")

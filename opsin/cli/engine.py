@@ -25,6 +25,6 @@ def require_benchmarks() -> Path:
 def lacks(module: ModuleNotFoundError, extra: str = "server") -> Misuse:
     """What to say where a library of an extra is not installed."""
     if CHECKOUT is None:
-        return Misuse(f"the Python package {module.name!r} is missing: `pip install 'opsin[{extra}]'` (docs/install.md)")
+        return Misuse(f"the Python package {module.name!r} is missing: `pip install 'opsin[{extra}]'`")
     made = "run `make serve` once, or " if extra == "server" else ""
     return Misuse(f"the Python package {module.name!r} is missing: {made}`pip install -e '.[{extra}]'` in the checkout")
