@@ -13,7 +13,7 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp opsin \
 # The installation is editable, as in a checkout: it needs no code, so these layers last until pyproject.toml changes.
 FROM base AS gateway-venv
 RUN python -m venv /venv
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY opsin/__init__.py opsin/
 RUN pip install --no-cache-dir --editable '.[gateway]'
 
@@ -21,7 +21,7 @@ FROM base AS worker-venv
 # The requirement for torch; name a CPU build, and give pip an index that has it, where workers have no GPU. Large, so in a layer of its own.
 ARG TORCH=torch
 RUN python -m venv /venv && pip install --no-cache-dir "$TORCH"
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY opsin/__init__.py opsin/
 RUN pip install --no-cache-dir --editable '.[server]'
 
@@ -45,8 +45,8 @@ COPY . .
 # A volume that is mounted there for the first time takes its owner over.
 RUN install --directory --owner opsin /cache
 USER opsin
-# Prometheus comes from another container.
-ENV OPSIN_METRICS_HOST=0.0.0.0 OPSIN_BUNDLES=/bundles OPSIN_CACHE=/cache
+# Prometheus comes from another container; bundles are mounted, and are all that is served.
+ENV OPSIN_METRICS_HOST=0.0.0.0 OPSIN_BUNDLES=/bundles OPSIN_STARTERS=false OPSIN_CACHE=/cache
 EXPOSE 9101
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9101/metrics', timeout=4)"]

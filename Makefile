@@ -13,7 +13,7 @@ SITE   := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/si
 CHROMIUM ?= /usr/bin/chromium
 APT_CHROMIUM := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
 
-.PHONY: help demo serve test test-slow test-browser chromium test-gpu lint bench compose-test docs
+.PHONY: help demo serve test test-slow test-browser chromium test-gpu lint bench compose-test docs release
 
 help:
 	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
@@ -23,9 +23,10 @@ help:
 	@echo 'make lint          ruff, mypy, import-linter, the words of docs/glossary.md, and the documentation, whose links must lead somewhere'
 	@echo 'make bench         how fast merging, the networks and the service are on this machine'
 	@echo 'make docs          the documentation as a web site in build/site'
+	@echo 'make release       wheels and source distributions in dist/, checked and audited'
 
 demo: $(VENV)/.server
-	$(BIN)/opsin demo $(ARGS)
+	$(BIN)/opsin demo --output build/demo $(ARGS)
 
 serve: $(VENV)/.server
 	$(BIN)/opsin serve $(ARGS)
@@ -70,6 +71,10 @@ compose-test: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(SITE)
 
+# `make release ARGS=v1.2.3` also checks that this is the version, and that CHANGELOG.md tells of it.
+release: $(VENV)/.release
+	.ci/release $(ARGS)
+
 $(BIN)/python:
 	@test -n '$(PYTHON)' || { echo 'Opsin needs Python 3.11 or newer (Debian 12, Ubuntu 24.04 and later have it): apt install python3 python3-venv' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo '$(PYTHON) cannot make virtual environments: apt install python3-venv' >&2; exit 1; }
@@ -91,6 +96,10 @@ $(VENV)/.browser: $(VENV)/.dev
 
 $(VENV)/.clients: $(VENV)/.dev
 	$(BIN)/python -m pip install --editable '.[clients]'
+	@touch $@
+
+$(VENV)/.release: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable '.[release]'
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python

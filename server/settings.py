@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, YamlConfigSettingsSource
 
+from models.starters import installed_starters
+
 if TYPE_CHECKING:
     from models.media.sound import SoundLimits
     from models.media.video import ClipLimits
@@ -32,6 +34,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     bundles: Path = Path("bundles")
+    starters: bool = True
+    """Whether workers also serve the starter bundles of the package `opsin-starters`, where it is installed. A bundle of the same name in
+    `bundles` takes the place of a starter."""
     cache: Path | None = None
     """Folder for what workers keep from one start to the next. None: `opsin` in the user's cache folder."""
     redis_url: str | None = None
@@ -171,6 +176,11 @@ class Settings(BaseSettings):
             return Path.home() / ".cache" / "opsin"
         except RuntimeError:
             return None
+
+    @property
+    def starters_folder(self) -> Path | None:
+        """None where they are not installed, as in a checkout, or not wanted."""
+        return installed_starters() if self.starters else None
 
     def to_environment(self) -> dict[str, str]:
         """The settings as `OPSIN_*` variables, as the supervisor hands them to the processes that it executes."""

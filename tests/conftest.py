@@ -72,6 +72,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         environment.setenv("OPSIN_CACHE", str(folder))
         environment.setenv("OPSIN_BACKEND", "eager")
+        environment.setenv("OPSIN_STARTERS", "false")  # whether or not they are installed here
         yield folder
 
 

@@ -26,7 +26,7 @@ from training.fingerprint import FREE, flattened, sha256_of_weights
 from training.loop import Ended, Plan, Report, Run, train
 from training.objectives.base import Facts, released
 from training.objectives.registry import build
-from training.recipe import Initial, Phase, Recipe
+from training.recipe import Initial, Phase, Recipe, located
 
 WEIGHTS = bundle.WEIGHTS_FILE
 """Of the network that a finished phase gives away: with the `bundle.json` beside it, the phase's folder is a bundle."""
@@ -173,7 +173,7 @@ def _weights(recipe: Recipe, start: str, labels: tuple[str, ...], shop: Workshop
     phases = {phase.name: phase for phase in recipe.phases}
     name = start.removesuffix("@0")
     if name not in phases:
-        return starting.read_weights(Path(start))
+        return starting.read_weights(located(Path(start)))
     if start != name:
         state = torch.get_rng_state()
         weights = starting_network(recipe, phases[name], labels, shop).state_dict()

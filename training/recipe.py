@@ -16,6 +16,7 @@ from models.bundle import NAME_PATTERN
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures, named, read_config, systems
 from models.spec import Clip, Fill, Preprocess, Preset, Sound, Space, Task
+from models.starters import installed_starters
 from training.data.base import Augment
 from training.data.registry import DataSettings
 from training.errors import RecipeError
@@ -260,7 +261,7 @@ class Recipe(Settings):
 def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """A recipe with `changes` such as `phases.0.loop.batch_size=8` over it. Raises RecipeError."""
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = yaml.safe_load(located(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
@@ -273,6 +274,14 @@ def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise RecipeError(f"{path}: {_first(error)}") from error
+
+
+def located(path: Path) -> Path:
+    """The file or folder; where there is none, what comes with this code under the same name: `training/recipes/…` and `bundles/…`."""
+    shipped = [Path(__file__).parents[1] / path]
+    if path.is_relative_to("bundles") and (folder := installed_starters()) is not None:
+        shipped.append(folder / path.relative_to("bundles"))
+    return next((found for found in (path, *shipped) if found.exists()), path)
 
 
 def _first(error: ValidationError) -> str:

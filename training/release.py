@@ -27,7 +27,7 @@ from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
 from training.phases import Workshop
 from training.quality import Measurement
-from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release
+from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release, located
 from training.recognising import plot as confusion
 from training.recognising.settings import ActionsQuality
 
@@ -121,15 +121,17 @@ def _provenance(recipe: Recipe, recipe_file: Path, measured: Measurement) -> dic
         "made_by": f"opsin train {recipe_file.as_posix()}",
         "revision": _revision(),
         "recipe": recipe.model_dump(mode="json", exclude={"data"}),
-        "recipe_sha256": sha256_of(recipe_file),
+        "recipe_sha256": sha256_of(located(recipe_file)),
         "data": measured.data or {"kind": recipe.data.model_dump()["kind"]},
         "versions": {library: version(library) for library in _LIBRARIES},
     }
 
 
 def _revision() -> str:
-    """The commit of the checkout, with `-dirty` if what makes a bundle was changed since; or that there is no checkout."""
+    """The commit of the checkout, with `-dirty` if what makes a bundle was changed since; of an installed wheel its version."""
     root = Path(__file__).parent.parent
+    if not (root / ".git").exists():  # git would tell of a repository that the environment lies in
+        return f"opsin {version('opsin')}"
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()

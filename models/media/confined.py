@@ -22,7 +22,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -37,8 +36,6 @@ ANSWERS, TAKEN = b"r", b"t"
 """A program's bytes to its owner: all that it needs is imported; and it has got its file."""
 TAKING_S = 1.0
 """A program that answered and then takes longer for its file is frozen, and another one takes its place."""
-ROOT = Path(__file__).parents[2]
-"""Folder of this code, from which a program imports it."""
 PASSED_ON = ("PATH", "LANG", "LD_LIBRARY_PATH")
 
 
@@ -78,14 +75,13 @@ class _Started:
         ours.settimeout(TAKING_S)
         with its:
             process = subprocess.Popen(
-                [sys.executable, "-m", *program.split()],
+                [sys.executable, "-P", "-m", "opsin.engine", *program.split()],
                 stdin=its.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 process_group=0,  # no Ctrl-C; in a session of its own it would share the CPUs as if it were a service (sched_autogroup)
                 env=environment(),
-                cwd=ROOT,
             )
         return cls(process, ours)
 
@@ -166,8 +162,8 @@ class Confined:
     def __init__(
         self, program: str, data: bytes | memoryview, request: Mapping[str, Any], *, patience: float = PATIENCE_S, often: bool = False
     ) -> None:
-        """Run `python -m program`, a module and its arguments: it reads `data` from standard input, as a file. patience: seconds of silence
-        after which it is ended. often: keep another one ready afterwards."""
+        """Run `program`, a module of the engine and its arguments: it reads `data` from standard input, as a file. patience: seconds of
+        silence after which it is ended. often: keep another one ready afterwards."""
         self._patience = patience
         self._next = program if often else None
         with _as_file(data) as file:

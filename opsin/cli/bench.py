@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from opsin.cli.engine import HOUSE, require_engine
+from opsin.cli.engine import require_benchmarks
 from opsin.cli.exits import Misuse
 
 ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -19,9 +19,10 @@ def bench(context: typer.Context, name: str = typer.Argument(help="Which one; fu
     if name in ("--help", "-h"):
         typer.echo(context.get_help())
         return
-    require_engine("bench")
-    known = sorted(file.stem for file in (HOUSE / "benchmarks").glob("*.py") if '__name__ == "__main__"' in file.read_text())
+    checkout = require_benchmarks()
+    known = sorted(file.stem for file in (checkout / "benchmarks").glob("*.py") if '__name__ == "__main__"' in file.read_text())
     if name not in known:
         raise Misuse(f"bench: no benchmark is called {name!r}; there are {', '.join(known) or 'none'}")
-    ended = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *context.args], cwd=HOUSE, check=False)
+    command = [sys.executable, "-P", "-m", "opsin.engine", f"benchmarks.{name}", *context.args]
+    ended = subprocess.run(command, cwd=checkout, check=False)
     raise typer.Exit(ended.returncode)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli import labelling, tokenizers
-from opsin.cli.engine import lacks, require_engine
+from opsin.cli.engine import lacks
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import screen, size
+from opsin.cli.services import settings_of
+from opsin.engine import enter
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -83,7 +85,7 @@ def join(
     bundles: Root = DEFAULT_ROOT,
 ) -> None:
     """Make a pipeline of bundles that tells who does what when in videos, and check that its members fit each other."""
-    require_engine("bundles join")
+    enter()
     try:
         from models.bundle import BundleError
         from models.joining import join_actions
@@ -119,7 +121,7 @@ def tokenizer(
 
     A service that runs takes it up after a restart.
     """
-    require_engine("bundles tokenizer")
+    enter()
     chosen = _chosen(bundles, [name])
     if len(chosen) > 1:
         raise Misuse(f"{name}: has several versions; name one of {', '.join(bundle.spec.id for bundle in chosen)}")
@@ -163,7 +165,7 @@ def label(
     bundles: Root = DEFAULT_ROOT,
 ) -> None:
     """Make a classifier of an image-text pair and labels: without its text tower, with the scores of zero-shot classification."""
-    require_engine("bundles label")
+    enter()
     pairs = _chosen(bundles, [pair])
     if len(pairs) > 1:
         raise Misuse(f"--from {pair}: has several versions; name one of {', '.join(found.spec.id for found in pairs)}")
@@ -174,13 +176,14 @@ def label(
 
 def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
     """The bundles below root, and a sentence for each that cannot be read."""
-    require_engine("bundles")
+    enter()
     try:
         from models.bundle import BundleError, discover, read_placed
     except ModuleNotFoundError as error:
         raise lacks(error) from error
     if not root.is_dir():
-        raise Misuse(f"{root}: no such folder; name it with --bundles")
+        starters = settings_of(None).starters_folder
+        raise Misuse(f"{root}: no such folder; name it with --bundles" + (f"; the starters are in {starters}" if starters else ""))
     whole: list[Bundle] = []
     damaged: list[str] = []
     for path in discover(root):

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opsin.cli import ladders
-from opsin.cli.engine import lacks, require_engine
+from opsin.cli.engine import lacks
 from opsin.cli.examples import CAPTIONS, FEWEST, labelled
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.pixels import at_model_size
 from opsin.cli.recordings import LABELS
+from opsin.engine import enter
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
@@ -80,7 +81,7 @@ def calibrate(
     that is at least 1.3 times as fast as PyTorch, those rungs that lose no more than the bound and whose labels are sure to agree with
     float32's in 99 % of the images (one-sided 95 % bound of Clopper and Pearson).
     """
-    require_engine("calibrate")
+    enter()
     for option, value in (("--r", r), ("--r-sight", r_sight)):
         if value and not ladder:
             raise Misuse(f"{option}: names rungs of a ladder; add --ladder")

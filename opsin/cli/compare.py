@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli.engine import lacks, require_engine
+from opsin.cli.engine import lacks
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.pixels import at_model_size
+from opsin.engine import enter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +46,7 @@ def compare(
 
     float32 without merging tells whether images are prepared as they were there: the others, what speed costs.
     """
-    require_engine("compare")
+    enter()
     try:
         import numpy as np
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsin.cli.demo_actions import CACHE, show_actions
-from opsin.cli.engine import HOUSE, require_engine
+from opsin.cli.demo_actions import show_actions
+from opsin.cli.engine import require_linux
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.interrupts import remembered
 from opsin.cli.screen import screen
+from opsin.cli.services import settings_of
+from opsin.engine import CHECKOUT, FOLDER, enter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,19 +23,20 @@ if TYPE_CHECKING:
 
 SHOWS_MERGING = "flags"
 """The starter whose tokens merge; without it the default model is asked."""
-PICTURES = HOUSE / "docs" / "pictures" / "flags"
-MADE = HOUSE / "build" / "demo"
+PICTURES = FOLDER / "docs" / "pictures" / "flags"
 ROUNDS = 3
 USUAL = "http://127.0.0.1:8000"
-"""Where `make serve` serves."""
+"""Where `opsin serve` is found."""
 
 
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
-    bundles: Annotated[Path, typer.Option(help="Folder of bundles.", show_default=False)] = HOUSE / "bundles",
+    bundles: Annotated[Path | None, typer.Option(help="Folder of bundles. [default: the starters]", show_default=False)] = None,
     seconds: Annotated[float, typer.Option(help="Length of each measured round.", min=0.1, max=60)] = 1.5,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of what is made.", show_default=False)] = MADE,
-    cache: Annotated[Path, typer.Option(help="Folder that keeps what is downloaded.", show_default=False)] = CACHE,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of what is made.")] = Path("opsin-demo"),
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps what is downloaded. [default: data in OPSIN_CACHE]", show_default=False)
+    ] = None,
     svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
 ) -> None:
     """Start everything, classify real images, measure what token merging brings, fill holes in drawings,
@@ -41,16 +44,18 @@ def demo(
 
     Needs no network but for the video, which is fetched once and left out where that fails.
     """
-    require_engine("demo")
+    require_linux("demo")
+    enter()
     from opsin.cli.demo_inpainting import show_inpainting
     from opsin.cli.demo_reconstruction import show_reconstruction
     from opsin.cli.own_service import own_service
     from opsin.client import Client
     from opsin.errors import OpsinError
 
+    bundles = bundles or starters()
     if not any(bundles.glob("*/*/bundle.json")):
         raise Misuse(f"demo: {bundles} holds no bundle; name another folder with --bundles")
-    console, output, cache = screen(record=svg is not None), from_here(output), from_here(cache)
+    console, output = screen(record=svg is not None), from_here(output)
     pictures = sorted(PICTURES.glob("*.png"))
     if not pictures:
         raise Failure(f"demo: {PICTURES} holds no images")
@@ -69,7 +74,7 @@ def demo(
                 show_reconstruction(client, output, console)
             stop_if_interrupted()
             if any(served.route == "actions" for served in client.models()):
-                show_actions(client, cache, output, console)
+                show_actions(client, cache or (settings_of(None).cache_folder or output) / "data", output, console)
             stop_if_interrupted()
             show_addresses(url, console, keep)
             if keep:
@@ -78,6 +83,14 @@ def demo(
         raise Failure(f"demo: {error}") from error
     if svg is not None:
         console.save_svg(str(svg), title="make demo")
+
+
+def starters() -> Path:
+    """Their folder in the checkout or in the package `opsin-starters`. Raises Misuse where there is none."""
+    folder = CHECKOUT / "bundles" if CHECKOUT is not None else settings_of(None).starters_folder
+    if folder is None:
+        raise Misuse("demo: the starters are missing: `pip install opsin-starters`, unset OPSIN_STARTERS, or name a folder with --bundles")
+    return folder
 
 
 def from_here(path: Path) -> Path:
@@ -144,7 +157,7 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], seconds:
 
 
 def show_addresses(url: str, console: Console, keep: bool) -> None:
-    """Read the API's documentation and the metrics, and print where they are: here if this service stays up, else with `make serve`."""
+    """Read the API's documentation and the metrics, and print where they are: here if this service stays up, else at the usual address."""
     import httpx
 
     console.print()
@@ -154,7 +167,8 @@ def show_addresses(url: str, console: Console, keep: bool) -> None:
         except httpx.HTTPError as error:
             raise Failure(f"demo: {url}{path}: {error}") from error
         console.print(f"{name:<9} {url if keep else USUAL}{path}")
-    console.print(f"`make serve` keeps the service up on {USUAL}, `.venv/bin/opsin classify FILE …` asks it.")
+    serves, asks = ("opsin serve", "opsin") if CHECKOUT is None else ("make serve", ".venv/bin/opsin")
+    console.print(f"`{serves}` keeps the service up on {USUAL}, `{asks} classify FILE …` asks it.")
 
 
 def stay_up(console: Console) -> None:

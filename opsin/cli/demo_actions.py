@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opsin.cli.engine import HOUSE
-
 if TYPE_CHECKING:
     from rich.console import Console
 
     from opsin.client import Client
 
-CACHE = HOUSE / ".cache" / "data"
-"""Where recipes keep what they download, too."""
 MP4 = "video/mp4"
 TIMEOUT_S = 900.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from opsin.cli.engine import HOUSE
+from opsin.engine import FOLDER
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from opsin.client import Client
     from opsin.inpainting import Inpainting
 
-DRAWINGS = HOUSE / "docs" / "pictures" / "drawings"
+DRAWINGS = FOLDER / "docs" / "pictures" / "drawings"
 MASK = "-mask"
 """End of the name of a drawing's mask, which is white where the drawing is to be filled."""
 METHODS: tuple[Literal["network", "auto"], ...] = ("network", "auto")

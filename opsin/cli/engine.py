@@ -1,26 +1,30 @@
-"""The engine behind the front door: there in a checkout and in the image, absent where only the client is installed."""
+"""What commands say where they cannot use the engine: on another system, without a library, without a checkout."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-import opsin
 from opsin.cli.exits import Misuse
-
-HOUSE = Path(opsin.__file__).parent.parent
-"""The folder that holds `opsin/`: the checkout, or a site-packages that holds the client alone."""
+from opsin.engine import CHECKOUT
 
 
-def require_engine(command: str) -> None:
-    """Raise Misuse where `opsin COMMAND` cannot run. A stranger's package named `server` or `models` does not count as ours."""
-    if not (HOUSE / "server" / "settings.py").is_file():
-        raise Misuse(
-            f"`opsin {command}` needs the service, and this installation holds the client alone. "
-            "Run it from a checkout (git clone the project, then `make serve`) or from the image (`docker compose up`)."
-        )
+def require_linux(command: str) -> None:
+    """Raise Misuse where the processes of a service cannot run."""
+    if not sys.platform.startswith("linux"):
+        raise Misuse(f"`opsin {command}` runs on Linux; elsewhere run its image with Docker: `docker compose up --build` in a checkout")
+
+
+def require_benchmarks() -> Path:
+    """The checkout. Raises Misuse where there is none: benchmarks are no part of the wheel."""
+    if CHECKOUT is None or not (CHECKOUT / "benchmarks").is_dir():
+        raise Misuse("`opsin bench` needs a checkout: git clone the project, then `make bench` there")
+    return CHECKOUT
 
 
 def lacks(module: ModuleNotFoundError, extra: str = "server") -> Misuse:
-    """What to say where the checkout is there and a library of its extras is not."""
+    """What to say where a library of an extra is not installed."""
+    if CHECKOUT is None:
+        return Misuse(f"the Python package {module.name!r} is missing: `pip install 'opsin[{extra}]'`")
     made = "run `make serve` once, or " if extra == "server" else ""
     return Misuse(f"the Python package {module.name!r} is missing: {made}`pip install -e '.[{extra}]'` in the checkout")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opsin.cli import outputs
-from opsin.cli.engine import lacks, require_engine
+from opsin.cli.engine import lacks
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.pixels import at_model_size
 from opsin.cli.screen import size
+from opsin.engine import enter
 
 if TYPE_CHECKING:
     from models.bundle import BundleSpec
@@ -43,7 +44,7 @@ def export(
     `--family flip` writes T5X's folder if FILE has no suffix. `--onnx` takes a ViT with its merging, and of DiffMAE the denoising step,
     of MCC the decoder that answers queries.
     """
-    require_engine("export")
+    enter()
     if onnx:
         if family is not None:
             raise Misuse("--family: an ONNX graph has no published layout; leave out --family or --onnx")

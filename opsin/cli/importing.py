@@ -12,11 +12,12 @@ import typer
 from typer.core import TyperCommand
 
 from opsin.cli import catalogue, hubs, label_files
-from opsin.cli.engine import lacks, require_engine
+from opsin.cli.engine import lacks
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import size
 from opsin.cli.services import settings_of
 from opsin.cli.tokenizers import prepared, summary
+from opsin.engine import enter
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
@@ -32,6 +33,7 @@ class ImportCommand(TyperCommand):
     """Names the families in its help: they are looked up when somebody asks, since `opsin --help` must not wait for them."""
 
     def get_help(self, ctx: Any) -> str:
+        enter()
         try:
             from models.registry import family_names
         except ModuleNotFoundError:  # a client alone, which cannot import
@@ -78,7 +80,7 @@ def import_(
     listed: Annotated[bool, typer.Option("--list", help="List the published checkpoints of all systems, and end.")] = False,
 ) -> None:
     """Turn a published checkpoint into a bundle. Only tensors are read: no code in the file is ever run."""
-    require_engine("import")
+    enter()
     if listed:
         catalogue.show()
         return

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from opsin.cli.engine import lacks, require_engine
+from opsin.cli.engine import lacks
 from opsin.cli.exits import Misuse
 from opsin.cli.screen import screen
+from opsin.engine import enter
 
 
 def models(
@@ -25,7 +26,7 @@ def models(
     Costs are counted here, on a model without storage: GFLOPs of one sample at its native size, a multiply-add counted as two (papers
     often count it as one).
     """
-    require_engine("models")
+    enter()
     try:
         from models.costs import cost, native
         from models.sizes import sizes

@@ -24,7 +24,8 @@ STOP_SECONDS = 60.0
 def own_service(
     bundles: Path, environment: Mapping[str, str] | None = None, *, python: str = sys.executable, folder: Path | None = None
 ) -> Iterator[str]:
-    """Run `opsin serve` on a free port with a private queue and yield its URL once it is ready; stop it at the end. Raises Failure.
+    """Run `opsin serve` of these bundles alone, on a free port with a private queue, and yield its URL once it is ready; stop it at the
+    end. Raises Failure.
 
     It does not outlive this process, even if that is killed. environment: the service's; None for the user's.
     python, folder: the interpreter and working folder of another checkout's service.
@@ -35,8 +36,8 @@ def own_service(
         port = listener.getsockname()[1]
     # the queue and settings that the user's environment may name belong to another service: ours must not join it
     given = os.environ if environment is None else environment
-    own = {name: value for name, value in given.items() if name not in ("OPSIN_REDIS_URL", "OPSIN_CONFIG")}
-    command = [python, "-m", "opsin", "serve", "--host", "127.0.0.1", "--port", str(port), "--bundles", str(bundles.resolve())]
+    own = {name: value for name, value in given.items() if name not in ("OPSIN_REDIS_URL", "OPSIN_CONFIG")} | {"OPSIN_STARTERS": "false"}
+    command = [python, "-P", "-m", "opsin", "serve", "--host", "127.0.0.1", "--port", str(port), "--bundles", str(bundles.resolve())]
     with tempfile.TemporaryFile("w+") as log:
         # in a session of its own Ctrl-C does not reach it: this process stops it in order
         process = subprocess.Popen(

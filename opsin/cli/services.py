@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli.engine import lacks, require_engine
+from opsin.cli.engine import lacks, require_linux
 from opsin.cli.exits import Misuse
+from opsin.engine import enter
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -52,7 +53,8 @@ def serve(
 
     Every setting is also an `OPSIN_…` environment variable and a line of the `--config` file.
     """
-    require_engine("serve")
+    require_linux("serve")
+    enter()
     settings = settings_of(
         config,
         host=host,
@@ -82,7 +84,8 @@ def gateway(
     config: Config = None,
 ) -> None:
     """Run one gateway, the HTTP side, against a Redis server that workers share."""
-    require_engine("gateway")
+    require_linux("gateway")
+    enter()
     settings = settings_of(config, host=host, port=port, redis_url=redis, model_control=model_control, playground=playground)
     _require_redis(settings, "gateway")
     try:
@@ -98,7 +101,8 @@ def template(
     metrics_port: MetricsPort = None,
 ) -> None:
     """Make workers for `opsin serve`, as copies of this process."""
-    require_engine("template")
+    require_linux("template")
+    enter()
     settings = settings_of(None, bundles=bundles, metrics_port=metrics_port)
     gc.disable()
     try:
@@ -110,7 +114,8 @@ def template(
 
 def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPort = None, config: Config = None) -> None:
     """Run one worker, which loads the bundles and computes, against a Redis server that gateways share."""
-    require_engine("worker")
+    require_linux("worker")
+    enter()
     settings = settings_of(config, bundles=bundles, redis_url=redis, metrics_port=metrics_port)
     _require_redis(settings, "worker")
     # torch's modules are 200,000 objects and no garbage: not looking through them makes the start a tenth shorter, and freezing

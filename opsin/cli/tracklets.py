@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from opsin.cli.engine import lacks, require_engine
+from opsin.cli.engine import lacks
 from opsin.cli.exits import Failure, Misuse
+from opsin.engine import enter
 
 
 def import_tracklets(
@@ -18,7 +19,7 @@ def import_tracklets(
     joints: Annotated[bool, typer.Option(help="Keep the 3D joints, for networks that take them.")] = False,
 ) -> None:
     """Turn a tracker's results into tracks for `opsin actions` and `POST /v1/actions`. Nothing but arrays is unpickled."""
-    require_engine("import-tracklets")
+    enter()
     if not file.is_file():
         raise Misuse(f"{file}: no such file")
     if fps <= 0:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from opsin.cli.engine import require_engine
+from opsin.cli.engine import lacks
 from opsin.cli.exits import Misuse
+from opsin.engine import enter
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file, such as those in training/recipes.", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(help="A YAML file; training/recipes/… are in the wheel, too.", show_default=False)],
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Overrides, such as phases.0.loop.batch_size=8.")
     ] = None,
@@ -25,14 +26,14 @@ def train(
 ) -> None:
     """Train a recipe and write its bundle. A run that was killed goes on where its last checkpoint was.
 
-    On several processes: `torchrun --nproc-per-node 8 -m training RECIPE.yaml`.
+    On several processes: `torchrun --nproc-per-node 8 -m opsin.engine training RECIPE.yaml`.
     """
-    require_engine("train")
+    enter()
     try:
         from training import command
         from training.errors import TrainingError
     except ModuleNotFoundError as error:
-        raise Misuse(f"the Python package {error.name!r} is missing: run `pip install -e '.[train]'` in the checkout") from error
+        raise lacks(error, "train") from error
     options = command.Options(recipe, tuple(changes or ()), runs, bundles, cache, phase, dry_run, tensorboard)
     try:
         code = command.run(options)

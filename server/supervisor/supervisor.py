@@ -195,7 +195,7 @@ class Supervisor:
 
 
 def _opsin(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "opsin", *arguments]
+    return [sys.executable, "-P", "-m", "opsin", *arguments]
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -110,14 +110,17 @@ class LoadedBundles:
         changed: Callable[[], None],
         waiting: Callable[[Sequence[str]], Collection[str]] = lambda queues: (),
         defaults: Collection[str] = (),
+        starters: Path | None = None,
     ) -> None:
-        """waiting: which of some queues hold jobs. defaults: `name` or `name@version` of bundles that requests mean which name none."""
+        """waiting: which of some queues hold jobs. defaults: `name` or `name@version` of bundles that requests mean which name none.
+        starters: a second folder, whose bundles are served unless `root` has one of their name."""
         self.folder = root
         self._warm_up = warm_up
         self._publish = publish
         self._changed = changed
         self._waiting = waiting
         self._defaults = defaults
+        self._starters = starters
         self._entries: dict[Path, Entry] = {}
         self._by_queue: dict[str, Entry] = {}
         self._stepwise: dict[str, Stepwise] = {}
@@ -129,9 +132,14 @@ class LoadedBundles:
 
     def refresh(self, repository: Mapping[str, str]) -> None:
         """Bring what is loaded in line with the folder and with `repository` (bundle name → `loaded` | `unloaded`)."""
-        found = list(discover(self.folder))
-        removed = self._removed(found)
+        own = list(discover(self.folder))
+        starters, replaced = self._starters_beside(own)
+        found = own + starters
+        removed = self._removed(found) | replaced
+        leaving = {path.parent.name for path in replaced}
         for path in found:
+            if path.parent.name in leaving:
+                continue  # until the starter is unloaded: the two may have the same version
             entry = self._entries.get(path)
             wanted = repository.get(path.parent.name) != "unloaded"
             if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path, entry.spec)):
@@ -220,6 +228,13 @@ class LoadedBundles:
             return []
         inside = self._inside()
         return [entry.announcement(slots) for entry in list(self._entries.values()) if entry.path not in inside or entry.state == "ready"]
+
+    def _starters_beside(self, own: Collection[Path]) -> tuple[list[Path], set[Path]]:
+        """Starters to serve; and those that are loaded, though a bundle of our own has their name by now."""
+        starters = [path for path in discover(self._starters) if path not in own] if self._starters is not None else []
+        names = {path.parent.name for path in own}
+        taken = {path for path in starters if path.parent.name in names}
+        return [path for path in starters if path not in taken], taken & self._entries.keys()
 
     def _removed(self, found: Collection[Path]) -> set[Path]:
         """Known folders that have been missing for GONE_AFTER, while the one that holds them can be read."""

@@ -97,6 +97,7 @@ class Worker:
             changed=lambda: self._heartbeat.beat_now(),
             waiting=self._queue.waiting,
             defaults={*settings.default_models.values(), *settings.starter_bundles},
+            starters=settings.starters_folder,
         )
         self._slots = Slots(Scheduler(layout.slots, self._bundles.step_times, self._bundles.stepwise, layout.state_bytes))
         self._receiver = Receiver(self._queue, self._slots, self._bundles, metrics)

@@ -109,7 +109,7 @@ def become(order: Order, parent: int) -> None:
     show(order.command)
     os.environ.clear()
     os.environ.update(order.environment)
-    sys.argv = order.command[2:]
+    sys.argv = order.command[order.command.index("opsin") :]
 
 
 def show(command: list[str]) -> None:

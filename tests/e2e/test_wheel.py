@@ -1,16 +1,20 @@
-"""What a user gets who installs the wheel and nothing else."""
+"""What the wheels hold, and what a user gets who installs `opsin` without its extras."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Iterable
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from tests.bundles import TINY
 from tests.pictures import picture
@@ -18,15 +22,22 @@ from tests.service import Service
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("opsin", "server", "models", "kernels", "training")
+ENGINE = "opsin/engine.d"
+OF_THE_DEMO = ("docs/pictures/drawings", "docs/pictures/flags")
+MOST_BYTES = 95_000_000
+"""A larger wheel of data would be split."""
+
+
+def tracked(*folders: str) -> set[str]:
+    """The files of the repository in these folders."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *folders]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    return {name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()}
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
-    [file] = folder.glob("*.whl")
-    return file
+    return Path(next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path_factory.mktemp("wheel")), versions=["standard"])))
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +64,43 @@ def run(installed: Path, tmp_path: Path, *command: str | Path, **environment: st
     )
 
 
-def test_the_wheel_holds_opsin_alone(wheel: Path) -> None:
+def requirements(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
-        tops = {name.split("/")[0] for name in archive.namelist()}
-        typed = "opsin/py.typed" in archive.namelist()
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"opsin"}
-    assert typed
+        [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist", [])
+
+
+def of_extras(lines: Iterable[str]) -> set[str]:
+    """The extras that bring one of these requirements."""
+    return {extra for line in lines for extra in re.findall(r"extra == '(\w+)'", line)}
+
+
+def test_the_wheel_holds_the_client_and_in_a_folder_of_its_own_the_engine(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    engine = tracked("server", "models", "kernels", "training", *OF_THE_DEMO)
+    assert held == tracked("opsin") | {f"{ENGINE}/{name}" for name in engine}
+    assert not ENGINE.rpartition("/")[2].isidentifier()
+    assert "opsin/py.typed" in held
+
+
+def test_only_wheels_require_the_starters_wherever_they_bring_torch(wheel: Path, tmp_path: Path) -> None:
+    required = requirements(wheel)
+    starters = [line for line in required if line.startswith("opsin-starters")]
+    of_checkouts = {"browser", "clients", "dev", "examples"}
+    assert of_extras(starters) == of_extras(line for line in required if line.startswith("torch>")) - of_checkouts
+    editable = Path(next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["editable"])))
+    assert not any(line.startswith("opsin-starters") for line in requirements(editable))
+    with zipfile.ZipFile(editable) as archive:
+        [paths] = [name for name in archive.namelist() if ".dist-info/" not in name]
+        assert archive.read(paths).decode().splitlines() == [str(ROOT)]
+
+
+def test_the_starters_are_the_bundles_of_the_checkout_and_nothing_else() -> None:
+    included = list(WheelBuilder(str(ROOT / "bundles")).recurse_included_files())
+    starters = {name for name in tracked("bundles") if name.count("/") == 3}
+    assert {file.distribution_path.replace("opsin_starters/", "bundles/", 1) for file in included} == starters
+    assert sum(Path(file.path).stat().st_size for file in included) < MOST_BYTES
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -92,29 +134,63 @@ def test_the_installed_command_classifies(installed: Path, service: Service, tmp
     assert f"picture.png  {best} " in ended.stdout
 
 
+STRANGER = "raise RuntimeError('a stranger was imported')\n"
+
+
+def test_a_strangers_modules_are_not_imported_and_are_not_hidden(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(STRANGER)
+    ours = run(installed, tmp_path, "python", "-m", "opsin.engine", "server.process.system")
+    assert (ours.returncode, ours.stderr) == (0, "")
+    theirs = run(installed, tmp_path, "python", "-c", "import opsin.cli; from opsin import Client; import server")
+    assert theirs.returncode == 1 and theirs.stderr.endswith("RuntimeError: a stranger was imported\n")
+
+
+def test_a_module_is_asked_for_where_none_is_named(installed: Path, tmp_path: Path) -> None:
+    ended = run(installed, tmp_path, "python", "-m", "opsin.engine")
+    assert (ended.returncode, ended.stderr.startswith("opsin.engine: name a module"), ended.stderr.count("\n")) == (2, True, 1)
+
+
 @pytest.mark.parametrize(
-    "command",
+    ("command", "extra"),
     [
-        ["serve"],
-        ["gateway", "--redis", "redis://127.0.0.1:6379"],
-        ["worker", "--redis", "redis://127.0.0.1:6379"],
-        ["demo"],
-        ["import", "picture.png", "-o", "bundles/x"],
-        ["bundles", "list"],
-        ["bench", "merging"],
+        (["serve"], "server"),
+        (["gateway", "--redis", "redis://127.0.0.1:6379"], "server"),
+        (["worker", "--redis", "redis://127.0.0.1:6379"], "server"),
+        (["demo"], "server"),
+        (["import", "picture.png", "-o", "bundles/x"], "server"),
+        (["bundles", "list"], "server"),
+        (["train", "training/recipes/flags.yaml"], "train"),
     ],
 )
-def test_what_needs_the_service_names_both_ways_to_it(installed: Path, tmp_path: Path, command: list[str]) -> None:
+def test_what_needs_more_libraries_names_the_extra(installed: Path, tmp_path: Path, command: list[str], extra: str) -> None:
     ended = run(installed, tmp_path, "opsin", *command)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith(f"opsin: `opsin {command[0]}` needs the service, and this installation holds the client alone.")
-    assert all(way in ended.stderr for way in ("checkout", "make serve", "image", "docker compose up"))
-    assert ended.stderr.count("\n") == 1
+    assert re.fullmatch(rf"opsin: the Python package '\w+' is missing: `pip install 'opsin\[{extra}\]'`\n", ended.stderr)
+
+
+def test_benchmarks_need_a_checkout(installed: Path, tmp_path: Path) -> None:
+    ended = run(installed, tmp_path, "opsin", "bench", "merging")
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr.startswith("opsin: `opsin bench` needs a checkout")
 
 
 @pytest.mark.parametrize("command", [["serve"], ["gateway", "--redis", "redis://127.0.0.1:6379"], ["import", "x.pth", "-o", "bundles/x"]])
 def test_a_checkout_without_its_libraries_says_how_to_get_them(installed: Path, tmp_path: Path, command: list[str]) -> None:
-    ended = run(installed, tmp_path, "python", "-m", "opsin", *command, PYTHONPATH=str(ROOT))
+    ended = as_opsin(installed, tmp_path, f"import sys; sys.path.insert(0, {str(ROOT)!r})", command)
     assert ended.returncode == 2
     assert "is missing: run `make serve` once, or `pip install -e '.[server]'`" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["serve"], ["demo"], ["worker"], ["gateway"]])
+def test_elsewhere_than_on_linux_a_service_is_run_with_docker(installed: Path, tmp_path: Path, command: list[str]) -> None:
+    imported = "import sys, sysconfig, opsin.cli; sysconfig.get_config_vars()"  # which look for files of the platform
+    ended = as_opsin(installed, tmp_path, f"{imported}; sys.platform = 'darwin'", command)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert "runs on Linux" in ended.stderr and "docker compose up" in ended.stderr
+
+
+def as_opsin(installed: Path, tmp_path: Path, before: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+    """The command in a Python that has run a line beforehand."""
+    code = f"{before}; sys.argv = {['opsin', *command]!r}; from opsin.cli import main; main()"
+    return run(installed, tmp_path, "python", "-c", code)

@@ -30,7 +30,7 @@ def test_a_worker_is_a_copy_with_a_process_group_and_a_command_of_its_own(servic
     process = psutil.Process(worker)
     assert process.ppid() == template
     assert os.getpgid(worker) == worker
-    assert process.cmdline()[1:4] == ["-m", "opsin", "worker"]
+    assert process.cmdline()[1:5] == ["-P", "-m", "opsin", "worker"]
     assert psutil.Process(template).num_threads() == 1
 
 

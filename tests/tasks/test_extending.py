@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from PIL import Image
 
 from opsin import Client
+from tests.environments import environment
 from tests.gateway.service import encoded
 from tests.service import Service, eventually, serve
 
@@ -59,20 +59,23 @@ def with_lines_added(text: str, diff: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Its processes are those of the page while it is there."""
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     house = tmp_path_factory.mktemp("house")
     build(house)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", str(house))
-        environment.setenv("PYTHONSAFEPATH", "1")  # not the folder that the tests run in
-        subprocess.run([sys.executable, house / MAKES_BUNDLE], cwd=house, check=True)
-        yield house
+    return house
 
 
 @pytest.fixture(scope="module")
-def service(house: Path) -> Iterator[Service]:
-    with serve(house / "bundles", command=[sys.executable, "-m", "opsin", "serve"]) as started:
+def python(house: Path) -> str:
+    """The Python of an environment in which this house is installed, editable, as `make` does it; with the page's bundle made."""
+    python = environment(house / ".venv", house) / "python"
+    subprocess.run([python, MAKES_BUNDLE], cwd=house, check=True)
+    return str(python)
+
+
+@pytest.fixture(scope="module")
+def service(house: Path, python: str) -> Iterator[Service]:
+    with serve(house / "bundles", command=[python, "-m", "opsin", "serve"]) as started:
         yield started
 
 
@@ -101,17 +104,17 @@ def test_the_task_of_the_page_answers(service: Service) -> None:
     assert re.search(r"\binference;dur=[0-9.]+", text.headers["server-timing"])
 
 
-def test_the_test_of_the_page_passes(house: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS_IT]
+def test_the_test_of_the_page_passes(house: Path, python: str) -> None:
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS_IT]
     ended = subprocess.run(command, cwd=house, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout[-5000:]
 
 
-def test_command_and_client_ask_for_it_as_the_page_says(service: Service, tmp_path: Path) -> None:
+def test_command_and_client_ask_for_it_as_the_page_says(service: Service, python: str, tmp_path: Path) -> None:
     (tmp_path / "cat.jpg").write_bytes(RED)
     with Client(service.url) as client:
         assert client.ask("mean-colour", {"image": tmp_path / "cat.jpg"}, notation="rgb")["colours"] == ["rgb(200, 100, 50)"]
-    command = [sys.executable, "-m", "opsin", "ask", "mean-colour", f"image={tmp_path / 'cat.jpg'}", "-o", "notation=rgb"]
+    command = [python, "-m", "opsin", "ask", "mean-colour", f"image={tmp_path / 'cat.jpg'}", "-o", "notation=rgb"]
     printed = subprocess.run([*command, "--url", service.url], capture_output=True, text=True, check=True).stdout
     assert json.loads(printed)["colours"] == ["rgb(200, 100, 50)"]
 

@@ -83,6 +83,19 @@ def test_a_recipe_that_is_not_there_or_not_yaml_is_refused(tmp_path: Path) -> No
         recipe.read(tmp_path / "broken.yaml")
 
 
+def test_what_comes_with_the_code_is_found_from_any_folder_unless_one_of_ones_own_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = Path("training/recipes/flags.yaml")
+    assert recipe.read(flags).name == "flags"
+    assert recipe.located(Path("bundles/flags/1.0.0")).is_dir()
+    flags.parent.mkdir(parents=True)
+    flags.write_text("name: mine\n")
+    with pytest.raises(RecipeError, match=re.escape(f"{flags}: ")):
+        recipe.read(flags)
+
+
 def test_single_fields_are_overridden_by_their_dotted_names(tiny_recipe_file: Path) -> None:
     changed = recipe.read(tiny_recipe_file, ["phases.0.loop.batch_size=8", "phases.0.optimiser.betas=[0.8, 0.9]", "name=other"])
     assert (changed.phases[0].loop.batch_size, changed.phases[0].optimiser.betas, changed.name) == (8, (0.8, 0.9), "other")

@@ -236,3 +236,44 @@ def test_nothing_is_announced_before_all_of_the_folder_is_known(tmp_path: Path) 
     bundles = LoadedBundles(tmp_path, lambda _bundle: warm(), tell, lambda: tell())
     bundles.refresh({})
     assert {len(names) for names in told} == {0, 3}
+
+
+def ended_in_time(bundles: LoadedBundles, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """Names and contents of what is ready, once nothing changes any more."""
+    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE", 0.0)
+    for _ in range(4):
+        bundles.refresh({})
+    return [(told.name, float(told.version)) for told in bundles.announcements(1) if told.state == "ready"]
+
+
+def test_starters_are_served_beside_bundles_of_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_null(tmp_path / "own", "flags", version="2")
+    write_null(tmp_path / "starters", "flags")
+    write_null(tmp_path / "starters", "photos")
+    bundles = LoadedBundles(tmp_path / "own", lambda bundle: warm(), lambda spec: None, lambda: None, starters=tmp_path / "starters")
+    assert ended_in_time(bundles, monkeypatch) == [("flags", 2), ("photos", 1)]
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_bundle_takes_the_place_of_the_starter_of_its_name_while_the_worker_runs(
+    tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").mkdir()
+    write_null(tmp_path / "starters", "flags")
+    loaded: list[Path] = []
+
+    def warm_up(bundle: Bundle) -> Warm:
+        loaded.append(bundle.path)
+        return warm()
+
+    bundles = LoadedBundles(tmp_path / "own", warm_up, lambda spec: None, lambda: None, starters=tmp_path / "starters")
+    assert ended_in_time(bundles, monkeypatch) == [("flags", 1)]
+    own = write_null(tmp_path / "own", "flags", version=version)
+    assert ended_in_time(bundles, monkeypatch) == [("flags", float(version))]
+    assert loaded == [tmp_path / "starters" / "flags" / "1", own.path]
+
+
+def test_a_folder_that_holds_the_starters_themselves_serves_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_null(tmp_path, "photos")
+    bundles = LoadedBundles(tmp_path, lambda bundle: warm(), lambda spec: None, lambda: None, starters=tmp_path)
+    assert ended_in_time(bundles, monkeypatch) == [("photos", 1)]

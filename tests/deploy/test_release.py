@@ -1,0 +1,84 @@
+"""A release: what its tag must be, and the way from the tag to the packages. `make release` does the rest for real."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import opsin
+
+ROOT = Path(__file__).parents[2]
+JOBS: dict[str, Any] = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+SECTION = re.compile(r"^## \[(Unreleased|\d+\.\d+\.\d+)\](?: - (\d{4}-\d\d-\d\d))?$", re.MULTILINE)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """As much of one as tells its version, with something that was built before."""
+    for name in (".ci/release", "opsin/__init__.py", "CHANGELOG.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "kept").touch()
+    return tmp_path
+
+
+def release(checkout: Path, tag: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHON": sys.executable}
+    return subprocess.run([checkout / ".ci/release", tag], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_tag_that_is_not_the_version_is_refused_before_anything_is_built(checkout: Path) -> None:
+    ended = release(checkout, "v99.0.0")
+    told = f"release: the tag v99.0.0 is not v{opsin.__version__}, the version in opsin/__init__.py\n"
+    assert (ended.returncode, ended.stderr) == (1, told)
+    assert (checkout / "dist" / "kept").exists()
+
+
+def test_a_version_without_notes_is_refused_before_anything_is_built(checkout: Path) -> None:
+    (checkout / "CHANGELOG.md").write_text("# Changelog\n\n## [Unreleased]\n\n- something\n")
+    ended = release(checkout, f"v{opsin.__version__}")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"release: CHANGELOG.md has no section [{opsin.__version__}]")
+    assert (checkout / "dist" / "kept").exists()
+
+
+def test_the_changelog_has_the_form_that_releases_read() -> None:
+    found = SECTION.findall((ROOT / "CHANGELOG.md").read_text())
+    headings = re.findall(r"^## ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert len(found) == len(headings) and found[0] == ("Unreleased", "")
+    versions = [tuple(map(int, version.split("."))) for version, _ in found[1:]]
+    assert versions == sorted(versions, reverse=True) and all(day for _, day in found[1:])
+
+
+def test_nothing_is_published_before_the_tests_have_passed() -> None:
+    def before(job: str) -> set[str]:
+        needs = JOBS[job].get("needs", [])
+        named = [needs] if isinstance(needs, str) else needs
+        return set(named).union(*map(before, named))
+
+    assert ".ci/run" in [step.get("run") for step in JOBS["test"]["steps"]]
+    assert all("test" in before(job) for job in JOBS if job != "test")
+    assert before("announce") == {"test", "build", "publish", "images"}
+
+
+def test_images_of_a_release_are_those_of_the_dockerfile() -> None:
+    [command] = [step["run"] for step in JOBS["images"]["steps"] if "buildx build" in step.get("run", "")]
+    targets = re.search(r"for target in ([\w ]+);", command)
+    stages = re.findall(r"^FROM \S+ AS (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert targets and set(targets[1].split()) == {"gateway", "worker"} <= set(stages)
+
+
+def test_the_makefile_releases_what_the_workflow_asks_for() -> None:
+    [command] = [step["run"] for step in JOBS["build"]["steps"] if "run" in step]
+    assert command == 'make release ARGS="$GITHUB_REF_NAME"'
+    asked = subprocess.run(["make", "--dry-run", "release", "ARGS=v1.2.3"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert asked.stdout.splitlines()[-1] == ".ci/release v1.2.3"
