@@ -13,6 +13,7 @@ import redis
 from msgspec.structs import replace
 
 from server.gateway.admission import Visit
+from server.gateway.key_file import EVERYBODY
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import ClientShare, QueueFull
 from server.queue.fleet import LONG_JOB_MS, PASS_MS
@@ -243,6 +244,6 @@ async def test_what_turns_out_to_take_long_has_no_place_in_the_last_eighth(url: 
         await us.depth()
         for places, is_full in ((1, False), (2, True)):
             async with us.reserve(places, 1, Claim("third")) as place:
-                visit = Visit(nobody, nobody, "id", 0.0, nobody, place, "rest", "third", takes_long=False, asynchronous=True)
+                visit = Visit(nobody, nobody, "id", 0.0, nobody, place, "rest", "third", EVERYBODY, takes_long=False, asynchronous=True)
                 with pytest.raises(QueueFull) if is_full else nullcontext():
                     await visit.lengthen()
