@@ -66,7 +66,7 @@ def serve(
         model_control=model_control,
         playground=playground,
     )
-    _check_access(settings)
+    _check_access(settings, "supervisor")
     try:
         from server.supervisor import serve as run
     except ModuleNotFoundError as error:
@@ -87,7 +87,7 @@ def gateway(
     require_engine("gateway")
     settings = settings_of(config, host=host, port=port, redis_url=redis, model_control=model_control, playground=playground)
     _require_redis(settings, "gateway")
-    _check_access(settings)
+    _check_access(settings, "gateway")
     try:
         from server.gateway.main import run_gateway as run
     except ModuleNotFoundError as error:
@@ -116,7 +116,7 @@ def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPo
     require_engine("worker")
     settings = settings_of(config, bundles=bundles, redis_url=redis, metrics_port=metrics_port)
     _require_redis(settings, "worker")
-    check_variables()
+    check_variables("worker", settings.log_level)
     # torch's modules are 200,000 objects and no garbage: not looking through them makes the start a tenth shorter, and freezing
     # them keeps every later collection from looking again
     gc.disable()
@@ -170,9 +170,9 @@ def settings_of(config: Path | None, **overrides: Any) -> Settings:
     return settings
 
 
-def _check_access(settings: Settings) -> None:
+def _check_access(settings: Settings, process: str) -> None:
     """Raises Misuse where the service would not know whom to let in."""
-    check_variables()
+    check_variables(process, settings.log_level)
     if settings.api_keys_file is None:
         return
     try:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 
-import typer
-
 from opsin.cli.exits import Misuse
 
 BESIDE = ("OPSIN_CONFIG", "OPSIN_URL", "OPSIN_API_KEY")
 """Variables that are no settings of the service: its file of settings, and what the client reads."""
 
 
-def check_variables() -> None:
-    """Warn of unknown ones on stderr. Raises Misuse for those that may have been meant to name the API keys."""
+def check_variables(process: str, log_level: str) -> None:
+    """Warn of unknown ones in the log of the process. Raises Misuse for those that may have been meant to name the API keys."""
     from server.gateway.key_file import PREFIX
     from server.process.supervision import LOADING, REFUSED, RESTARTS
     from server.settings import Settings
+    from server.telemetry import logs
 
     if RESTARTS in os.environ:  # a supervisor has looked
         return
@@ -29,5 +28,6 @@ def check_variables() -> None:
     key = os.environ.get("OPSIN_API_KEY", "")
     if key and not key.startswith(PREFIX):
         raise Misuse(f"OPSIN_API_KEY: clients send it, and it begins with {PREFIX}; the service's file of keys is OPSIN_API_KEYS_FILE")
-    for name in unknown:
-        typer.echo(f"opsin: {name}: there is no such setting, and it is ignored", err=True)
+    if unknown:
+        logs.configure(log_level, process=process)
+        logs.get(__name__).warning("there are no such settings: these variables are ignored", variables=unknown)

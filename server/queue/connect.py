@@ -167,7 +167,9 @@ def _client(url: str, blocking: float, kind: Any, sentinel: Any, retry: Any) -> 
 
 
 def without_secrets(url: str) -> str:
-    """The URL as messages may show it: neither options nor what stands before an `@`."""
+    """The URL as messages may show it: where it may hold a password, without options and what stands before an `@`."""
+    if "@" not in url and "pass" not in url.lower():
+        return url
     scheme, separator, rest = url.partition("://")
     address, _, options = rest.partition("?")
     if "@" in options or not separator:
