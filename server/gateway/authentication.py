@@ -41,14 +41,15 @@ class KeyRing:
 
     def find(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey:
         """The holder of the key in a request's headers. Raises Problem (401)."""
-        sent = set(_sent(headers))
+        sent = _sent(headers)
+        if not sent:
+            raise Problem(Kind.UNAUTHORIZED, "this service needs an API key: send `Authorization: Bearer KEY` or `X-API-Key: KEY`")
         if len(sent) > 1:
             raise Problem(Kind.UNAUTHORIZED, "two different keys were sent; send one")
-        for key in sent:
-            if (found := self._lines.keys.get(digest_of(key))) is not None:
-                return found
+        found = self._lines.keys.get(digest_of(sent.pop()))
+        if found is None:
             raise Problem(Kind.UNAUTHORIZED, "this key is not known here, or it was revoked")
-        raise Problem(Kind.UNAUTHORIZED, "this service needs an API key: send `Authorization: Bearer KEY` or `X-API-Key: KEY`")
+        return found
 
     def has(self, name: str) -> bool:
         """Whether a name still has a key."""
@@ -162,10 +163,13 @@ def require_admin(request: Request) -> None:
         raise Problem(Kind.FORBIDDEN, f"the key of {key.name} may not change models; the operator allows it with `admin` in the key's line")
 
 
-def _sent(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
-    """The keys in the headers, whose names servers hand on in lower case."""
+def _sent(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    """The keys in the headers, whose names servers hand on in lower case. `Authorization` may be there for a proxy: it counts where there
+    is no `X-API-Key`."""
+    own, bearer = set[bytes](), set[bytes]()
     for name, value in headers:
         if name == b"x-api-key":
-            yield value.strip()
+            own.add(value.strip())
         elif name == b"authorization" and value[: len(BEARER)].lower() == BEARER:
-            yield value[len(BEARER) :].strip()
+            bearer.add(value[len(BEARER) :].strip())
+    return own or bearer

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
 from tests.gateway import service
@@ -135,6 +136,7 @@ def test_a_preflight_needs_no_key_and_a_refusal_can_be_read_by_the_page(guarded:
         "X-API-KEY: {}",
         "x-api-key:{}  ",
         "Authorization: Basic eA==\r\nX-Api-Key: {}",
+        "X-API-Key: {}\r\nAuthorization: Bearer of.a.proxy",
     ],
 )
 def test_headers_are_read_whatever_their_case(guarded: Guarded, head: str) -> None:
@@ -152,6 +154,8 @@ def test_headers_are_read_whatever_their_case(guarded: Guarded, head: str) -> No
         b"X-API-Key: {}0",
         b"X-API-Key: {}\xc2\xa0",
         b"Authorization: Bearer {}\r\nX-API-Key: another",
+        b"X-API-Key: {}\r\nX-API-Key: another",
+        b"X-API-Key: ",
         "Authorızation: Bearer {}".encode(),
         b"X-API-Key: Bearer {}",
     ],
@@ -279,23 +283,38 @@ def test_keys_that_are_added_and_revoked_count_within_seconds_and_bad_lines_do_n
     eventually(lambda: not guarded.admits(new) and guarded.admits(guarded.keys["alice"]), "carol is gone")
 
 
-def test_a_stream_of_events_ends_when_its_holder_is_gone(guarded: Guarded, worker: Worker) -> None:
+def waiting(worker: Worker) -> int:
+    with worker.redis() as db:
+        return int(db.scard("queue:jobs"))
+
+
+def test_a_holder_that_goes_gets_the_answer_of_a_request_under_way_and_no_further_event(guarded: Guarded, worker: Worker) -> None:
     key, before = new_key(), guarded.file.read_text()
     guarded.add(line_of(ApiKey("dave"), digest_of(key.encode())))
     eventually(lambda: guarded.admits(key), "dave is known")
     worker.pause()
     with httpx.Client(base_url=guarded.one.url, headers={"X-API-Key": key}, timeout=60) as client:
         job = accepted(classify_later(client))
-        with client.stream("GET", f"/v1/jobs/{job}/events") as stream:
+        with ThreadPoolExecutor(1) as thread, client.stream("GET", f"/v1/jobs/{job}/events") as stream:
             lines = stream.iter_lines()
             assert any("queued" in line for line in lines)
+            under_way = thread.submit(client.post, "/v1/classify", content=picture(2))
+            eventually(lambda: waiting(worker) == 2, "both wait in the queue")
             guarded.file.write_text(before)
             eventually(lambda: not guarded.admits(key), "dave is gone")
             worker.resume()
             assert not any("event:" in line for line in lines)
+            assert under_way.result().status_code == 200
+            assert client.get(f"/v1/jobs/{job}").status_code == 401
 
 
-def test_no_key_stands_in_a_log(guarded: Guarded, shared: Shared, tmp_path: Path) -> None:
+def everything(db: redis.Redis) -> list[object]:
+    """Whatever the queue keeps."""
+    read = {"string": db.get, "hash": db.hgetall, "set": db.smembers, "stream": db.xrange, "zset": lambda name: db.zrange(name, 0, -1)}
+    return [(name, read[kind](name)) for name in db.scan_iter("*") if (kind := db.type(name)) in read]
+
+
+def test_no_key_stands_in_a_log_or_in_the_queue(guarded: Guarded, shared: Shared, tmp_path: Path) -> None:
     """A gateway of its own, that is asked in all ways, and killed by a fault of ours in the middle."""
     key, file = new_key(), tmp_path / "keys"
     file.write_text(f"erin {key}\n{line_of(ApiKey('erin'), digest_of(key.encode()))}\n{SECRET}\n")
@@ -307,6 +326,7 @@ def test_no_key_stands_in_a_log(guarded: Guarded, shared: Shared, tmp_path: Path
             job = accepted(classify_later(client))
             db.hset(f"record:{job}", "state", "of another world")
             assert client.get(f"/v1/jobs/{job}").status_code == 500
+            assert "erin" in str(everything(db)) and not any(secret in str(everything(db)) for secret in (key, SECRET))
             client.delete(f"/v1/jobs/{job}")
         running.terminate()
         out, err = running.process.communicate(60)
