@@ -19,7 +19,7 @@ from server.gateway.openapi_answers import (
     EXAMPLE_ID,
     EXAMPLE_TIMING,
     REFUSALS,
-    openai_errors,
+    UNAUTHORIZED,
     parameter,
     problems,
     protocol_errors,
@@ -44,10 +44,8 @@ RAW_TYPES: Mapping[str, Sequence[str]] = {
 """Kind of a part → Content-Types to choose from in `/docs`; any other is fine, too."""
 
 
-EMBEDDINGS_PATH = "/v1/embeddings"
-"""Its errors have OpenAI's shape."""
 PROTOCOL_PATHS = "/v2"
-"""Paths of the Open Inference Protocol begin with it."""
+"""Paths of the Open Inference Protocol, whose errors have a shape of their own, begin with it."""
 
 _HEADERS = (
     parameter("header", "X-Request-Timeout", "Seconds. Default: 60.", {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}),
@@ -93,17 +91,13 @@ def _tell_of_keys(document: dict[str, Any]) -> None:
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same in a header of its own."},
     }
     document["security"] = [{}, {"bearer": []}, {"header": []}]
-    detail = "this key is not known here, or it was revoked"
     for path, operations in document["paths"].items():
+        refusal = protocol_errors(UNAUTHORIZED[:2]) if path.startswith(PROTOCOL_PATHS) else problems(UNAUTHORIZED)
         for operation in operations.values():
             if answers_everybody(path):
                 operation["security"] = []
-            elif path == EMBEDDINGS_PATH:
-                operation["responses"] |= openai_errors((Kind.UNAUTHORIZED, detail, None))
             else:
-                is_protocol = path.startswith(PROTOCOL_PATHS)
-                told = protocol_errors((Kind.UNAUTHORIZED, detail)) if is_protocol else problems((Kind.UNAUTHORIZED, detail, None))
-                operation["responses"] |= told
+                operation["responses"] = refusal | operation["responses"]
 
 
 def _restore_nulls(routes: Iterable[BaseRoute], document: Mapping[str, Any]) -> None:

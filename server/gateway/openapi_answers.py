@@ -100,7 +100,9 @@ ACCEPTED: dict[str, Any] = {
     },
 }
 
+UNAUTHORIZED = (Kind.UNAUTHORIZED, "this key is not known here, or it was revoked", None)
 REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
+    UNAUTHORIZED,
     (Kind.INVALID_BODY, "not JSON (JSON is malformed: invalid character (byte 0))", None),
     (Kind.UNKNOWN_MODEL, "'cats' is not served; known for classify: flags@1.0.0", "model"),
     (Kind.TOO_SLOW, "the body brought less than 10 KiB in 10 s", None),
