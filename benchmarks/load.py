@@ -117,11 +117,12 @@ def _content_length(head: bytes) -> int:
 class Target:
     """The service under load: its address, one ready-made request per picture, and connections that nobody uses right now."""
 
-    def __init__(self, url: str, pictures: Sequence[bytes], content_type: str = "image/jpeg") -> None:
+    def __init__(self, url: str, pictures: Sequence[bytes], content_type: str = "image/jpeg", header: str = "") -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {content_type}\r\n"
+        more = f"{header}\r\n" if header else ""
+        head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {content_type}\r\n{more}"
         self._requests = [f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture for picture in pictures]
         self._idle: list[Connection] = []
         self.answers: list[Answer] = []
@@ -254,8 +255,9 @@ async def run(
     seconds: float,
     expected: NDArray[np.float32] | None,
     content_type: str = "image/jpeg",
+    header: str = "",
 ) -> Report:
-    target = Target(url, pictures, content_type)
+    target = Target(url, pictures, content_type, header)
     start = time.monotonic() + warm
     load: Coroutine[Any, Any, None] = open_loop(target, rate, start + seconds) if rate else closed_loop(target, clients, start + seconds)
     await load
@@ -274,11 +276,12 @@ def main() -> None:
     parser.add_argument("--warm", type=float, default=1.0, help="seconds before counting starts")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--content-type", default="image/jpeg", help="of the files; another server may want them wrapped in JSON")
+    parser.add_argument("--header", default="", help="one more, such as 'X-API-Key: KEY'")
     options = parser.parse_args()
     pictures = [path.read_bytes() for path in sorted(options.pictures.glob("*.jpg"))]
     expected = np.load(options.expected) if options.expected else None
     how = {"clients": options.clients, "rate": options.rate, "warm": options.warm, "seconds": options.seconds}
-    report = uvloop.run(run(options.url, pictures, **how, expected=expected, content_type=options.content_type))
+    report = uvloop.run(run(options.url, pictures, **how, expected=expected, content_type=options.content_type, header=options.header))
     print(json.dumps(asdict(report)))
 
 

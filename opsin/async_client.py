@@ -16,7 +16,7 @@ from opsin.asking import ask_call
 from opsin.calls import Call, id_of_job, interpreted, understood
 from opsin.chunks import ONE, Chunk, Limits, limits_of
 from opsin.classification import ClassifyOptions, Pictures, classify_call, reader, several
-from opsin.connection import AsyncConnection, model_call, readiness
+from opsin.connection import AsyncConnection, Headers, model_call, readiness
 from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
 from opsin.errors import OpsinError
 from opsin.gallery import AsyncGallery, answering, file_vectors
@@ -33,9 +33,9 @@ class AsyncClient:
     """`Client` for asyncio: the same calls, awaited."""
 
     def __init__(
-        self, url: str | None = None, *, timeout: float = 60.0, retries: int = 2, headers: Mapping[str, str] | None = None
+        self, url: str | None = None, *, api_key: str | None = None, timeout: float = 60.0, retries: int = 2, headers: Headers | None = None
     ) -> None:
-        self._service = AsyncConnection(url, timeout, retries, headers)
+        self._service = AsyncConnection(url, api_key, timeout, retries, headers)
 
     @property
     def url(self) -> str:

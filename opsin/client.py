@@ -19,7 +19,7 @@ from opsin.asking import ask_call
 from opsin.calls import Call, id_of_job, interpreted, understood
 from opsin.chunks import ONE, Chunk, Limits, limits_of
 from opsin.classification import ClassifyOptions, Pictures, classify_call, reader, several
-from opsin.connection import Connection, model_call, readiness
+from opsin.connection import Connection, Headers, model_call, readiness
 from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
 from opsin.errors import OpsinError
 from opsin.gallery import Gallery, answering, file_vectors
@@ -35,15 +35,16 @@ from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_c
 class Client:
     """A client of one service; close it, or use it as a context manager. May be shared between threads.
 
-    `url` defaults to `OPSIN_URL`, else http://127.0.0.1:8000. `timeout` is in seconds and covers a whole call, retries included.
-    `retries` bounds how often a call is repeated after 429 or 503, each time after the pause that the service asks for in
-    Retry-After; where the pause does not fit into the timeout, the error is raised at once. Nothing else is retried.
+    `url` defaults to `OPSIN_URL`, else http://127.0.0.1:8000, and `api_key`, for a service that asks for one, to `OPSIN_API_KEY`.
+    `timeout` is in seconds and covers a whole call, retries included. `retries` bounds how often a call is repeated after 429 or
+    503, each time after the pause that the service asks for in Retry-After; where the pause does not fit into the timeout, the
+    error is raised at once. Nothing else is retried.
     """
 
     def __init__(
-        self, url: str | None = None, *, timeout: float = 60.0, retries: int = 2, headers: Mapping[str, str] | None = None
+        self, url: str | None = None, *, api_key: str | None = None, timeout: float = 60.0, retries: int = 2, headers: Headers | None = None
     ) -> None:
-        self._service = Connection(url, timeout, retries, headers)
+        self._service = Connection(url, api_key, timeout, retries, headers)
 
     @property
     def url(self) -> str:

@@ -14,6 +14,7 @@ from opsin.calls import Budget, Call, checked, problem_of, transport_error
 from opsin.errors import Unreachable
 from opsin.results import Readiness
 
+Headers = Mapping[str, str]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 # Below uvicorn's five seconds, so that no request is sent down a connection that the service is just closing.
@@ -23,9 +24,9 @@ LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepal
 class Connection:
     """Connections to one service. `exchange` repeats a call after 429 and 503, `retries` times at most."""
 
-    def __init__(self, url: str | None, timeout: float, retries: int, headers: Mapping[str, str] | None) -> None:
+    def __init__(self, url: str | None, api_key: str | None, timeout: float, retries: int, headers: Headers | None) -> None:
         self.timeout, self._retries = timeout, retries
-        self.http = httpx.Client(base_url=base_url(url), headers=headers, limits=LIMITS)
+        self.http = httpx.Client(base_url=base_url(url), headers=with_key(headers, api_key), limits=LIMITS)
 
     @property
     def url(self) -> str:
@@ -52,9 +53,9 @@ class Connection:
 class AsyncConnection:
     """`Connection` for asyncio."""
 
-    def __init__(self, url: str | None, timeout: float, retries: int, headers: Mapping[str, str] | None) -> None:
+    def __init__(self, url: str | None, api_key: str | None, timeout: float, retries: int, headers: Headers | None) -> None:
         self.timeout, self._retries = timeout, retries
-        self.http = httpx.AsyncClient(base_url=base_url(url), headers=headers, limits=LIMITS)
+        self.http = httpx.AsyncClient(base_url=base_url(url), headers=with_key(headers, api_key), limits=LIMITS)
 
     @property
     def url(self) -> str:
@@ -76,6 +77,18 @@ class AsyncConnection:
             return await self.http.request(**call.arguments(timeout))
         except httpx.HTTPError as error:
             raise transport_error(error, self.url, timeout) from error
+
+
+def with_key(headers: Headers | None, api_key: str | None) -> httpx.Headers:
+    """The headers of every request: an `Authorization` among those that are given wins. Raises ValueError for what cannot be a key, without
+    repeating it."""
+    key = os.environ.get("OPSIN_API_KEY", "").strip() if api_key is None else api_key.strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError("api_key (or OPSIN_API_KEY): no key of Opsin; one is `opsin_` and 64 hexadecimal digits")
+    sent = httpx.Headers(headers)
+    if key:
+        sent.setdefault("Authorization", f"Bearer {key}")
+    return sent
 
 
 def base_url(url: str | None) -> httpx.URL:

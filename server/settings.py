@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 
+OPEN = "no OPSIN_API_KEYS_FILE is set: whoever reaches this address may use the service"
 ModelControl = Literal["none", "explicit"]
 
 
@@ -55,6 +56,8 @@ class Settings(BaseSettings):
 
     playground: bool = True
     """Whether gateways serve the pages `/` and `/status`."""
+    api_keys_file: Path | None = None
+    """File of API keys; None: the service asks for none."""
     cors_origins: list[str] = Field(default_factory=list)
     model_control: ModelControl = "none"
     """explicit: clients may load and unload bundles over the Open Inference Protocol."""
@@ -151,6 +154,15 @@ class Settings(BaseSettings):
         except (OSError, TypeError, ValueError) as error:  # no permission, no UTF-8, or a list or a word in place of a map
             raise SettingsError(f"{file} holds no lines such as `port: 9000` ({error})") from error
         return (init_settings, env_settings, *yaml)
+
+    @property
+    def admits_strangers(self) -> bool:
+        """Whether gateways listen to other machines and ask nobody for a key."""
+        try:
+            loopback = ip_address(self.host).is_loopback
+        except ValueError:
+            loopback = self.host == "localhost"
+        return self.api_keys_file is None and not loopback
 
     @property
     def sound_limits(self) -> SoundLimits:

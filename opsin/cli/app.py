@@ -23,6 +23,7 @@ from opsin.cli import (
     importing,
     inpaint,
     jobs,
+    keys,
     models,
     reconstruct,
     search,
@@ -52,6 +53,7 @@ app.command(rich_help_panel=SERVICE)(services.serve)
 app.command(rich_help_panel=SERVICE)(services.gateway)
 app.command(rich_help_panel=SERVICE)(services.worker)
 app.command(hidden=True)(services.template)
+app.add_typer(keys.app, name="keys", rich_help_panel=SERVICE)
 app.command(rich_help_panel=WORK)(demo.demo)
 app.command(rich_help_panel=WORK)(classify.classify)
 app.command("zero-shot", rich_help_panel=WORK)(zero_shot.zero_shot)

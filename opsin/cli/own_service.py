@@ -18,6 +18,7 @@ from opsin.cli.exits import Failure
 
 START_SECONDS = 180.0
 STOP_SECONDS = 60.0
+FOREIGN = ("OPSIN_REDIS_URL", "OPSIN_CONFIG", "OPSIN_API_KEYS_FILE", "OPSIN_API_KEY")
 
 
 @contextmanager
@@ -34,9 +35,9 @@ def own_service(
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    # the queue and settings that the user's environment may name belong to another service: ours must not join it
+    # the queue, settings and keys that the user's environment may name belong to another service: ours must not join it
     given = os.environ if environment is None else environment
-    own = {name: value for name, value in given.items() if name not in ("OPSIN_REDIS_URL", "OPSIN_CONFIG")} | {"OPSIN_STARTERS": "false"}
+    own = {name: value for name, value in given.items() if name.upper() not in FOREIGN} | {"OPSIN_STARTERS": "false"}
     command = [python, "-P", "-m", "opsin", "serve", "--host", "127.0.0.1", "--port", str(port), "--bundles", str(bundles.resolve())]
     with tempfile.TemporaryFile("w+") as log:
         # in a session of its own Ctrl-C does not reach it: this process stops it in order

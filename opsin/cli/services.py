@@ -12,6 +12,7 @@ import typer
 
 from opsin.cli.engine import lacks, require_linux
 from opsin.cli.exits import Misuse
+from opsin.cli.variables import check_variables
 from opsin.engine import enter
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def serve(
         model_control=model_control,
         playground=playground,
     )
+    _check_access(settings, "supervisor")
     try:
         from server.supervisor import serve as run
     except ModuleNotFoundError as error:
@@ -88,6 +90,7 @@ def gateway(
     enter()
     settings = settings_of(config, host=host, port=port, redis_url=redis, model_control=model_control, playground=playground)
     _require_redis(settings, "gateway")
+    _check_access(settings, "gateway")
     try:
         from server.gateway.main import run_gateway as run
     except ModuleNotFoundError as error:
@@ -118,6 +121,7 @@ def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPo
     enter()
     settings = settings_of(config, bundles=bundles, redis_url=redis, metrics_port=metrics_port)
     _require_redis(settings, "worker")
+    check_variables("worker", settings.log_level)
     # torch's modules are 200,000 objects and no garbage: not looking through them makes the start a tenth shorter, and freezing
     # them keeps every later collection from looking again
     gc.disable()
@@ -169,6 +173,17 @@ def settings_of(config: Path | None, **overrides: Any) -> Settings:
             raise Misuse(f"setting redis_url: {why}")
     _require_tasks(settings)
     return settings
+
+
+def _check_access(settings: Settings, process: str) -> None:
+    """Raises Misuse where the service would not know whom to let in."""
+    check_variables(process, settings.log_level)
+    if settings.api_keys_file is None:
+        return
+    try:
+        settings.api_keys_file.read_bytes()
+    except OSError as error:
+        raise Misuse(f"setting api_keys_file: {settings.api_keys_file} cannot be read: {error.strerror}") from error
 
 
 def _require_tasks(settings: Settings) -> None:

@@ -12,13 +12,16 @@ from typing import Literal
 from starlette.requests import ClientDisconnect, Request
 
 from models.bundle import BundleSpec
+from server.gateway.authentication import key_of
 from server.gateway.failures import redis_away
+from server.gateway.key_file import ApiKey
 from server.http import requests
 from server.http.clients import owner_of
 from server.http.problems import Kind, Problem
 from server.process.interruption import Limit, Ticks, without_frames
 from server.queue.dispatch import Dispatcher
-from server.queue.errors import ClientShare, DeadlineExceeded, QueueFull, RedisAway
+from server.queue.errors import ClientShare, DeadlineExceeded, KeyShare, NeverFits, QueueFull, RedisAway
+from server.queue.messages import PRIORITIES, Priority
 from server.queue.shares import Claim, Reservation
 from server.settings import Settings
 from server.telemetry import logs
@@ -32,6 +35,8 @@ REJECTIONS = {
     Kind.TOO_LARGE: "too_large",
     Kind.TOO_SLOW: "too_slow",
     Kind.CLIENT_SHARE: "client_share",
+    Kind.KEY_SHARE: "key_share",
+    Kind.UNAUTHORIZED: "unauthorized",
     Kind.RESULTS_FULL: "results_full",
     Kind.NO_WORKER: "no_worker",
     Kind.REDIS_AWAY: "redis",
@@ -61,7 +66,8 @@ class Visit:
     """Holds its place until the queue counts the jobs itself."""
     protocol: Protocol
     client: str
-    """The client's address."""
+    """The client's address, or the name of its API key."""
+    key: ApiKey
     takes_long: bool
     asynchronous: bool
     """It ends when its job is queued."""
@@ -83,6 +89,16 @@ class Visit:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.admission.let_out(self, error)
+
+    def priority(self, wanted: Priority | None) -> Priority:
+        """The priority that is asked for; by default `normal`, or the highest that the key may ask for where that is less. Raises Problem
+        (422) above it."""
+        most = self.key.priority
+        if wanted is None:
+            return max("normal", most, key=PRIORITIES.index)
+        if PRIORITIES.index(wanted) < PRIORITIES.index(most):
+            raise Problem(Kind.INVALID_OPTION, f"the key of {self.key.name} may ask for {most} at most, not {wanted}", "priority")
+        return wanted
 
     def resolved(self, spec: BundleSpec) -> None:
         """From now on the visit counts for this bundle."""
@@ -133,8 +149,8 @@ class Admission:
         `protocol`. What `takes_long` has the deadline of jobs by default, and no room in the queue's last eighth. An asynchronous request
         ends when its job is queued; `Visit.seconds` are then the job's.
         """
-        told = request.scope["state"]
-        reservation = self._dispatcher.reserve(0, 0, Claim(owner_of(told["client"]), takes_long))
+        told, key = request.scope["state"], key_of(request)
+        reservation = self._dispatcher.reserve(0, 0, Claim(owner_of(told["client"]), takes_long, key.max_items))
         return Visit(
             self,
             request,
@@ -144,6 +160,7 @@ class Admission:
             reservation,
             protocol,
             told["client"],
+            key,
             takes_long,
             asynchronous,
         )
@@ -232,6 +249,10 @@ def _problem_of(error: BaseException, visit: Visit) -> Problem | None:
     match error:
         case Problem():
             return error
+        case KeyShare():
+            return Problem(Kind.KEY_SHARE, str(error), retry_after=error.retry_after)
+        case NeverFits():
+            return Problem(Kind.TOO_LARGE, str(error))
         case ClientShare():
             return Problem(Kind.CLIENT_SHARE, str(error), retry_after=error.retry_after)
         case QueueFull():

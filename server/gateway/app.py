@@ -20,7 +20,8 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Scope
 
 from server.gateway import openapi
-from server.gateway.admission import Admission
+from server.gateway.admission import REJECTIONS, Admission
+from server.gateway.authentication import Authentication, KeyRing, Rates
 from server.gateway.directory import Desertion, Directory
 from server.gateway.event_readers import EventReaders
 from server.gateway.failures import redis_away
@@ -52,9 +53,12 @@ STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, StatusDocument, P
 
 
 def create_app(settings: Settings) -> GatewayApp:
-    """An app that connects to `settings.redis_url` when it starts; `gateway` is what its routes share."""
+    """An app that connects to `settings.redis_url` when it starts; `gateway` is what its routes share.
+
+    Raises ValueError where the settings cannot be served, OSError where the file of API keys cannot be read."""
     if settings.redis_url is None:
         raise ValueError("a gateway needs a queue: set OPSIN_REDIS_URL, or let `opsin serve` start a private one")
+    keys = None if settings.api_keys_file is None else KeyRing(settings.api_keys_file)
     dispatcher = Dispatcher(settings.redis_url, settings)
     counted = GatewayMetrics()
     dispatcher.count_items = counted.count_items
@@ -82,12 +86,14 @@ def create_app(settings: Settings) -> GatewayApp:
         metrics=counted,
         ticks=ticks,
         status=Status(dispatcher),
+        keys=keys,
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await dispatcher.start()
-        tasks_of_ours = [asyncio.create_task(work) for work in (desertion.watch_forever(), counted.give_forever())]
+        works = [desertion.watch_forever(), counted.give_forever(), *([] if keys is None else [keys.watch_forever()])]
+        tasks_of_ours = [asyncio.create_task(work) for work in works]
         yield
         for task in tasks_of_ours:
             task.cancel()
@@ -159,6 +165,7 @@ class GatewayApp(OutermostLayer):
     def __init__(self, app: FastAPI, gateway: Gateway) -> None:
         settings, self.gateway = gateway.settings, gateway
         layered: ASGIApp = HotRoutes(app, [*tasks.ROUTES, *embeddings.ROUTES, *infer.ROUTES])
+        layered = Authentication(layered, gateway.keys, Rates(lambda: gateway.dispatcher.gateways), self._refuse)
         if settings.trusted_proxies:
             layered = ForwardedRequests(layered, settings.max_connections, settings.trusted_proxies, self._refuse)
         if settings.cors_origins:
@@ -172,7 +179,7 @@ class GatewayApp(OutermostLayer):
         super().__init__(layered, settings.queue_max_bytes, settings.trusted_proxies)
 
     def _refuse(self, problem: Problem, scope: Scope) -> Response:
-        self.gateway.metrics.rejected.labels("client_share").inc()
+        self.gateway.metrics.rejected.labels(REJECTIONS[problem.kind]).inc()
         if scope["path"] == embeddings.PATH:
             return openai_errors.to_response(problem)
         return to_response(problem) if scope["path"].startswith("/v2/") else problem.to_response(scope["state"]["request_id"])

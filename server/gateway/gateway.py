@@ -10,6 +10,7 @@ from starlette.types import Send
 
 from models.bundle import BundleSpec
 from server.gateway.admission import Admission
+from server.gateway.authentication import KeyRing
 from server.gateway.directory import Directory
 from server.gateway.event_readers import EventReaders
 from server.gateway.inference import Inference
@@ -43,6 +44,12 @@ class Gateway:
     ticks: Ticks
     """Timers of the limits of requests."""
     status: Status
+    keys: KeyRing | None
+    """None where the service asks for no keys."""
+
+    def answers(self, key_name: str) -> bool:
+        """Whether the one whose API key has this name may still be told anything; empty: whoever has none."""
+        return not key_name if self.keys is None else self.keys.has(key_name)
 
     def count_answer(self, spec: BundleSpec, began: float, answered: int, received: int | None = None) -> None:
         """began: when the answer's presenting began, of `time.perf_counter()`; answered, received: bytes of the two bodies."""

@@ -172,11 +172,12 @@ class Inference:
             request_id=visit.request_id,
             prepare_ms=_milliseconds(enqueued - began),
             fingerprint=fingerprint,
-            idem=hashlib.sha256(idempotency_key.encode()).hexdigest() if idempotency_key else "",
+            idem=_idem(visit.key.name, idempotency_key) if idempotency_key else "",
+            key_name=visit.key.name,
             bound=len(plan) + sum(_result_bound(asked, job) for job in jobs),
         )
         try:
-            return await self._dispatcher.records.admit(draft, plan, make_jobs)
+            return await self._dispatcher.records.admit(draft, plan, make_jobs, max_items=visit.key.max_items)
         except KeyTaken:
             raise Problem(Kind.INVALID_OPTION, "another request was sent with this key before", "Idempotency-Key") from None
         except NeverFits as too_large:
@@ -287,6 +288,11 @@ def _with_echoes(replies: Sequence[Reply], prepared: Sequence[Mapping[str, Array
         return outputs_of(replies)
     sent = [{name: arrays[name].to_numpy() for name in names if name in arrays} for arrays in prepared]
     return [{**outputs, **echoes} for outputs, echoes in zip(outputs_of(replies), sent, strict=True)]
+
+
+def _idem(key_name: str, idempotency_key: str) -> str:
+    """Two names may use the same Idempotency-Key for two things. No header holds the character between them."""
+    return hashlib.sha256(f"{key_name}\0{idempotency_key}".encode() if key_name else idempotency_key.encode()).hexdigest()
 
 
 def _result_bound(asked: Asked, job: QueuedJob) -> int:

@@ -35,7 +35,7 @@ class CommonOptions(Options, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    priority: Annotated[Priority, Meta(description="Who is served first.")] = "normal"
+    priority: Annotated[Priority, Meta(description="Who is served first.", extra={"default": "normal"})] | None = None
 
 
 @dataclass(frozen=True)

@@ -116,18 +116,19 @@ class Jobs:
         self._presenting = presenting
         self._answers = SharedAnswers(results_max_bytes)
 
-    async def read(self, job_id: str) -> Record:
-        """Raises Problem: 404, 410 `job-lost`; and RedisAway."""
+    async def read(self, job_id: str, key_name: str) -> Record:
+        """A job of the one whose API key has this name; empty: that was sent without one. Raises Problem: 404, also for what belongs to
+        others, 410 `job-lost`; and RedisAway."""
         with _problem_of_loss(job_id):
             record = await self._dispatcher.records.read(job_id)
-        if record is None:
+        if record is None or record.key_name != key_name:
             raise unknown(job_id)
         return record
 
-    async def cancel(self, job_id: str) -> None:
-        """End a job, or remove what is left of one that has ended. Raises Problem: 404, 410 `job-lost`; and RedisAway."""
+    async def cancel(self, job_id: str, key_name: str) -> None:
+        """End a job, or remove what is left of one that has ended. Raises what `read` does."""
         with _problem_of_loss(job_id):
-            found = await self._dispatcher.records.cancel(job_id)
+            found = await self._dispatcher.records.cancel(job_id, key_name)
         if not found:
             raise unknown(job_id)
 
@@ -183,6 +184,7 @@ class Jobs:
             timing,
             media_type,
             client=client,
+            key_name=record.key_name,
             request_id=record.request_id,
             at_once=record.results <= INLINE_RESULT,
         )

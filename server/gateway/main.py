@@ -23,7 +23,7 @@ from server.http.connections import Connections
 from server.http.protocol import bounded
 from server.media.images import silence_decoders
 from server.process import system
-from server.settings import Settings
+from server.settings import OPEN, Settings
 from server.telemetry import logs
 
 KEEP_ALIVE = 20
@@ -61,9 +61,11 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     except OSError as error:
         log.error("cannot listen", host=settings.host, port=settings.port, reason=error.strerror)
         return 2
+    if fd is None and settings.admits_strangers:  # else whoever listens has said so
+        log.warning(OPEN, host=settings.host)
     try:
         app = create_app(settings)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         log.error("cannot start", reason=str(error))
         return 2
     config = uvicorn.Config(

@@ -10,8 +10,20 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
+from server.gateway.authentication import answers_everybody
 from server.gateway.interface import TaskInterface
-from server.gateway.openapi_answers import ACCEPTED, BINARY, EVENT_STREAM, EXAMPLE_ID, EXAMPLE_TIMING, REFUSALS, parameter, problems
+from server.gateway.openapi_answers import (
+    ACCEPTED,
+    BINARY,
+    EVENT_STREAM,
+    EXAMPLE_ID,
+    EXAMPLE_TIMING,
+    REFUSALS,
+    UNAUTHORIZED,
+    parameter,
+    problems,
+    protocol_errors,
+)
 from server.http.problems import Kind
 from server.http.requests import MAX_TIMEOUT
 from server.tasks.base import JSON, Part
@@ -31,6 +43,9 @@ RAW_TYPES: Mapping[str, Sequence[str]] = {
 }
 """Kind of a part → Content-Types to choose from in `/docs`; any other is fine, too."""
 
+
+PROTOCOL_PATHS = "/v2"
+"""Paths of the Open Inference Protocol, whose errors have a shape of their own, begin with it."""
 
 _HEADERS = (
     parameter("header", "X-Request-Timeout", "Seconds. Default: 60.", {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}),
@@ -65,7 +80,24 @@ def describe(
         if "prefixItems" in schema and schema.get("items") is False:
             del schema["items"]  # `maxItems` says the same, and generators of clients know no schema `false`
     document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
+    _tell_of_keys(document)
     return document
+
+
+def _tell_of_keys(document: dict[str, Any]) -> None:
+    """They are needed where the operator says so."""
+    document["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where the service asks for one."},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same in a header of its own."},
+    }
+    document["security"] = [{}, {"bearer": []}, {"header": []}]
+    for path, operations in document["paths"].items():
+        refusal = protocol_errors(UNAUTHORIZED[:2]) if path.startswith(PROTOCOL_PATHS) else problems(UNAUTHORIZED)
+        for operation in operations.values():
+            if answers_everybody(path):
+                operation["security"] = []
+            else:
+                operation["responses"] = refusal | operation["responses"]
 
 
 def _restore_nulls(routes: Iterable[BaseRoute], document: Mapping[str, Any]) -> None:

@@ -100,7 +100,9 @@ ACCEPTED: dict[str, Any] = {
     },
 }
 
+UNAUTHORIZED = (Kind.UNAUTHORIZED, "this key is not known here, or it was revoked", None)
 REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
+    UNAUTHORIZED,
     (Kind.INVALID_BODY, "not JSON (JSON is malformed: invalid character (byte 0))", None),
     (Kind.UNKNOWN_MODEL, "'cats' is not served; known for classify: flags@1.0.0", "model"),
     (Kind.TOO_SLOW, "the body brought less than 10 KiB in 10 s", None),
@@ -110,6 +112,7 @@ REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
     (Kind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "image[3]"),
     (Kind.INVALID_OPTION, "'urgent' must be one of high, normal, low", "priority"),
     (Kind.QUEUE_FULL, "the queue is full", None),
+    (Kind.KEY_SHARE, "this API key may have 8 unfinished items at once (max_items)", None),
     (Kind.RESULTS_FULL, "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES", None),
     (Kind.WORKER_CRASHED, "three workers died on this input", "image"),
     (Kind.MODEL_ERROR, "the model failed on this input", "image"),
@@ -140,6 +143,7 @@ _SUMMARY = {
     "format": "float32",
     "max_difference": 0.0,
 }
+FORBIDDEN = problems((Kind.FORBIDDEN, "the key of alice may not read this; the operator allows it with `metrics` in the key's line", None))
 _REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
 
 _OPENAI_MODEL = {"id": "flags@1.0.0", "object": "model", "created": 0, "owned_by": "opsin"}
@@ -191,6 +195,7 @@ STATUS: dict[str, Any] = {
                 "dead_letters": [{"time": "2026-11-26T11:58:13.201Z", "bundle": "flags@1.0.0", "reason": "the model failed"}],
             },
         ),
+        **FORBIDDEN,
         **_REDIS_AWAY,
     }
 }
@@ -226,6 +231,7 @@ _OF_SCENES = {
     Kind.TOO_LARGE,
     Kind.INVALID_OPTION,
     Kind.QUEUE_FULL,
+    Kind.KEY_SHARE,
     Kind.WORKER_CRASHED,
     Kind.MODEL_ERROR,
     Kind.INTERNAL,
@@ -258,6 +264,7 @@ SCENE: dict[str, Any] = {
 
 _CONTROL = (
     (Kind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit"),
+    (Kind.FORBIDDEN, "the key of alice may not change models; the operator allows it with `admin` in the key's line"),
     (Kind.REDIS_AWAY, "Redis does not answer"),
 )
 LOAD: dict[str, Any] = {
@@ -298,6 +305,7 @@ INFER: dict[str, Any] = protocol_errors(
     (Kind.TOO_SLOW, "the body brought less than 10 KiB in 10 s"),
     (Kind.TOO_LARGE, "image: 60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)"),
     (Kind.QUEUE_FULL, "the queue is full"),
+    (Kind.KEY_SHARE, "this API key may have 8 unfinished items at once (max_items)"),
     (Kind.MODEL_ERROR, "image: the model failed on this input"),
     (Kind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)"),
     (Kind.DEADLINE, "no answer before the deadline; the work was cancelled"),

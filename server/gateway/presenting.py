@@ -56,14 +56,15 @@ class Presenting:
         media_type: str,
         *,
         client: str,
+        key_name: str,
         request_id: str,
         at_once: bool = True,
     ) -> Response:
-        """at_once: in the event loop, where the task's answers are made quickly. Raises Problem: what the task refuses, 500 where the child
-        fails."""
+        """key_name: of the API key that alone a scene which is kept will answer. at_once: in the event loop, where the task's answers are
+        made quickly. Raises Problem: what the task refuses, 500 where the child fails."""
         task = planned.task
         if task.kept_arrays:
-            outputs = await self._keep(planned, outputs)
+            outputs = await self._keep(planned, outputs, key_name)
         aside = task.presents_aside(outputs, planned.plan)
         if task.presents_apart(planned.plan, media_type):
             presented = await self._present_apart(planned, outputs, media_type, client, request_id)
@@ -99,13 +100,13 @@ class Presenting:
         self._turns_apart.close()
         await asyncio.to_thread(self._presenter.close)
 
-    async def _keep(self, planned: Planned, outputs: Sequence[Outputs]) -> list[Outputs]:
+    async def _keep(self, planned: Planned, outputs: Sequence[Outputs], key_name: str) -> list[Outputs]:
         """The outputs without what is large and serves the next question alone; with `kept` where that can be asked."""
         task, shown = planned.task, list[Outputs]()
         for one in outputs:
             kept = {name: Array.of(one[name]) for name in task.kept_arrays if name in one}
             there = len(kept) < len(task.kept_arrays) or await self._scenes.keep(
-                task.scene_of(planned.plan), Scene(task=task.name, digest=planned.spec.digest(), arrays=kept)
+                task.scene_of(planned.plan), Scene(task=task.name, digest=planned.spec.digest(), arrays=kept, key_name=key_name)
             )
             needed = {name for name, array in one.items() if array.nbytes <= SMALL_BYTES} | set(task.echoed_arrays)
             rest = {name: array for name, array in one.items() if name not in task.kept_arrays or name in needed}

@@ -16,6 +16,8 @@ class Kind(Enum):
 
     INVALID_BODY = "invalid-body", 400, "The body cannot be read"
     INVALID_REQUEST = "invalid-request", 400, "Not an HTTP request that can be read"
+    UNAUTHORIZED = "unauthorized", 401, "An API key is needed"
+    FORBIDDEN = "forbidden", 403, "The API key does not allow this"
     MODEL_CONTROL = "model-control", 403, "Models may not be loaded or unloaded"
     UNKNOWN_MODEL = "unknown-model", 404, "Unknown model"
     NOT_FOUND = "not-found", 404, "No such resource"
@@ -40,6 +42,7 @@ class Kind(Enum):
     INVALID_OPTION = "invalid-option", 422, "Invalid option"
     QUEUE_FULL = "queue-full", 429, "Too many requests are waiting"
     CLIENT_SHARE = "client-share", 429, "Too much of one client is under way"
+    KEY_SHARE = "key-share", 429, "Too much under one API key"
     RESULTS_FULL = "results-full", 429, "No room for another result"
     TOO_MANY_READERS = "too-many-readers", 429, "Too many streams of events are open"
     HEADERS_TOO_LARGE = "headers-too-large", 431, "The request's head is too large"
@@ -93,6 +96,8 @@ class Problem(Exception):
 
     def headers(self) -> dict[str, str]:
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        if self.kind is Kind.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = 'Bearer realm="opsin"'
         if self.kind is Kind.TOO_SLOW:
             headers["Connection"] = "close"  # the rest of the body would take as long
         return headers

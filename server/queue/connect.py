@@ -27,6 +27,7 @@ SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 SHAPES = frozenset({"protocol", "decode_responses", "encoding", "encoding_errors"})
 """Options of redis-py that would change what answers look like."""
 SENTINEL_PORT = 26379
+UNREADABLE = "it cannot be read; in passwords write / as %2F, ? as %3F, @ as %40, : as %3A"
 CONNECT_TIMEOUT_S = 2.0
 SENTINEL_TIMEOUT_S = 1.0
 ANSWER_TIMEOUT_S = 5.0
@@ -104,27 +105,34 @@ class RedisTarget:
 
 def parse(url: str) -> RedisTarget:
     """Raises ValueError with a sentence about what is wrong with the URL."""
-    scheme = url.partition("://")[0]
+    scheme, shown = url.partition("://")[0], without_secrets(url)
     if scheme not in SCHEMES:
-        raise ValueError(f"Redis URL {url!r}: must start with one of {', '.join(f'{name}://' for name in SCHEMES)}")
-    for name in SHAPES.intersection(parse_qs(urlsplit(url).query)):
-        raise ValueError(f"Redis URL {url!r}: {name} cannot be chosen; answers are read as bytes of RESP2")
+        raise ValueError(f"Redis URL {shown!r}: must start with one of {', '.join(f'{name}://' for name in SCHEMES)}")
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # the reason repeats what may be a password
+        raise ValueError(f"Redis URL {shown!r}: {UNREADABLE}") from None
+    for name in SHAPES.intersection(parse_qs(parts.query)):
+        raise ValueError(f"Redis URL {shown!r}: {name} cannot be chosen; answers are read as bytes of RESP2")
     if scheme != "redis+sentinel":
         try:
             redis.ConnectionPool.from_url(url).make_connection()
         except TypeError as error:
-            raise ValueError(f"Redis URL {url!r}: an option is unknown ({error})") from error
+            raise ValueError(f"Redis URL {shown!r}: an option is unknown ({error})") from error
+        except ValueError as error:
+            if "@" in url:
+                raise ValueError(f"Redis URL {shown!r}: {UNREADABLE}") from None
+            raise ValueError(f"Redis URL {shown!r}: {error}") from error
         return RedisTarget(url=url)
 
-    parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     master, _, db = parts.path.strip("/").partition("/")
     if not hosts or not master or not (db or "0").isdigit():
-        raise ValueError(f"Redis URL {url!r}: write redis+sentinel://host:port,host:port/MASTER/db")
+        raise ValueError(f"Redis URL {shown!r}: write redis+sentinel://host:port,host:port/MASTER/db")
     return RedisTarget(
         url=url,
-        sentinels=tuple(_address(url, host) for host in hosts.split(",")),
+        sentinels=tuple(_address(shown, host) for host in hosts.split(",")),
         master=unquote(master),
         db=int(db or 0),
         username=unquote(username) or None,
@@ -158,10 +166,21 @@ def _client(url: str, blocking: float, kind: Any, sentinel: Any, retry: Any) -> 
     return sentinel(target.sentinels, sentinel_kwargs=to_sentinels, **options).master_for(target.master, **to_master)
 
 
-def _address(url: str, host: str) -> tuple[str, int]:
+def without_secrets(url: str) -> str:
+    """The URL as messages may show it: where it may hold a password, without options and what stands before an `@`."""
+    if "@" not in url and "pass" not in url.lower():
+        return url
+    scheme, separator, rest = url.partition("://")
+    address, _, options = rest.partition("?")
+    if "@" in options or not separator:
+        return f"{scheme}://***" if separator else "***"
+    return f"{scheme}://{'***@' if '@' in address else ''}{address.rpartition('@')[2]}"
+
+
+def _address(shown: str, host: str) -> tuple[str, int]:
     name, colon, port = host.rpartition(":")
     if not colon:
         return host, SENTINEL_PORT
     if not name or not port.isdigit():
-        raise ValueError(f"Redis URL {url!r}: {host!r} is not host:port")
+        raise ValueError(f"Redis URL {shown!r}: one of its addresses is not host:port")
     return name.strip("[]"), int(port)

@@ -97,6 +97,8 @@ class Dispatcher:
         """Told of items of asynchronous jobs that are done: bundle and number. Of several gateways one is told."""
         self.partition = self._link.digits
         """Ids of records and scenes begin with it."""
+        self.gateways = 1
+        """How many gateways live, this one among them."""
         self.counted: Counted | None = None
         """This gateway's counts for the history."""
         self._beating: asyncio.Task[None] | None = None
@@ -151,7 +153,8 @@ class Dispatcher:
         expected = self._inbox.expect(jobs, on_progress, on_reply)
         try:
             with NO_LIMIT if ends_by_itself else Limit(self._ticks, seconds):
-                place = await self._enqueue(expected, place=on_admitted is not None)
+                max_items = 0 if reservation is None else reservation.max_items
+                place = await self._enqueue(expected, max_items, place=on_admitted is not None)
                 self._inbox.sent(expected)
                 if reservation is not None:
                     reservation.release()
@@ -169,16 +172,16 @@ class Dispatcher:
             if unanswered and not refused and not self._closed:
                 self._enqueuer.cancel([job.id for job in unanswered])
 
-    async def _enqueue(self, expected: Sequence[Waiting], *, place: bool) -> int:
+    async def _enqueue(self, expected: Sequence[Waiting], max_items: int, *, place: bool) -> int:
         """Redis' clock may have been set since it was read: then the deadlines move with it."""
         try:
-            return await self._enqueuer.enqueue([waiting.job for waiting in expected], place=place)
+            return await self._enqueuer.enqueue([waiting.job for waiting in expected], max_items=max_items, place=place)
         except DeadlineExceeded:
             if not (jumped := await self._enqueuer.jumped_ms()):
                 raise
         for waiting in expected:
             waiting.job = later(waiting.job, jumped)
-        return await self._enqueuer.enqueue([waiting.job for waiting in expected], place=place)
+        return await self._enqueuer.enqueue([waiting.job for waiting in expected], max_items=max_items, place=place)
 
     async def depth(self) -> dict[tuple[str, Priority], QueueDepth]:
         """(bundle, priority) → unfinished jobs, at most half a second old. Raises RedisAway at once while Redis does not answer."""
@@ -239,7 +242,7 @@ class Dispatcher:
             if self.counted is not None:
                 self.counted.give_back(told)
             raise
-        known, epoch, sweeps, items, now_ms, jobs, nbytes, work_ms, rows, flat = answer
+        known, epoch, sweeps, items, now_ms, jobs, nbytes, work_ms, rows, flat, self.gateways = answer
         self.records.epoch = epoch.decode()
         if self._was_known and not known:
             self._inbox.last_read = "0-0"  # a new stream may count from a clock that is behind

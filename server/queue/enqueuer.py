@@ -16,11 +16,11 @@ import redis
 
 from server.queue import keys
 from server.queue.async_link import AsyncLink
-from server.queue.errors import ClientShare, DeadlineExceeded, QueueFull, RedisAway
+from server.queue.errors import ClientShare, DeadlineExceeded, KeyShare, NeverFits, QueueFull, RedisAway
 from server.queue.messages import QueuedJob, encode
 from server.queue.pieces import PIECE_BYTES, Freight
 from server.queue.rows import AdmissionCall, Enqueued, Request
-from server.queue.shares import NOTHING, Claim, Held, Ledger, Load, Reservation, bounds, refusal, seconds
+from server.queue.shares import NOTHING, Claim, Held, Ledger, Load, Reservation, beyond_key, bounds, refusal, seconds
 from server.settings import Settings
 
 INLINE_BYTES = PIECE_BYTES
@@ -33,7 +33,7 @@ STEADY_MS = 500
 """Two readings of a clock that has not been set differ by less, however slowly they travelled."""
 NOBODY = "-"
 """How the scripts spell an owner that is empty."""
-REFUSALS = {b"client": ClientShare, b"full": QueueFull}
+REFUSALS = {b"client": ClientShare, b"full": QueueFull, b"key": KeyShare}
 """The scripts' word → why."""
 
 
@@ -73,13 +73,15 @@ class Enqueuer:
         """A place for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
         return Reservation(self._ledger, self._check, claim, items, nbytes)
 
-    async def enqueue(self, jobs: Sequence[QueuedJob], *, again: bool = False, place: bool = False) -> int:
+    async def enqueue(self, jobs: Sequence[QueuedJob], *, max_items: int = 0, again: bool = False, place: bool = False) -> int:
         """The jobs of one request, all or none; returns when the queue holds them, with how many wait before the first if `place`.
+
+        max_items: of their owner, unfinished; 0: no limit of its own.
 
         Raises QueueFull, DeadlineExceeded or RedisAway.
         """
         loop = asyncio.get_running_loop()
-        rows, messages, staged = to_rows(jobs)
+        rows, messages, staged = to_rows(jobs, max_items)
         request = _Request(Request(rows, again, place), messages, staged, loop.create_future())
         if not self._ready and not self._sending:
             loop.call_soon(self._send_ready)
@@ -127,11 +129,13 @@ class Enqueuer:
         with suppress(RedisAway):
             await self.read_load()
 
-    def refused(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull:
+    def refused(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull | NeverFits:
         """Explain the script's word for these jobs, by figures that were read just now."""
         kind = REFUSALS[status]
-        claim = Claim("" if jobs[0].owner == NOBODY else jobs[0].owner, jobs[0].takes_long)
+        claim = Claim("" if jobs[0].owner == NOBODY else jobs[0].owner, jobs[0].takes_long, jobs[0].max_items)
         asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
+        if kind is KeyShare:
+            return beyond_key(self.load.all, self.load.owners.get(claim.owner, Held()), claim, len(jobs))
         found = self._refusal(claim, asked, NOTHING)
         return found if type(found) is kind else kind(1, f"there was no place: {self.load.all.items} jobs, {self.load.all.nbytes} bytes")
 
@@ -206,11 +210,11 @@ class Enqueuer:
             if status == b"ok":
                 request.admitted.set_result(int(ahead or 0))
             else:
-                refused = self.refused(status, request.request.jobs) if status in REFUSALS else DeadlineExceeded(LATE)
+                refused: Exception = self.refused(status, request.request.jobs) if status in REFUSALS else DeadlineExceeded(LATE)
                 request.admitted.set_exception(refused)
 
 
-def to_rows(jobs: Iterable[QueuedJob], *, kept: bool = False) -> tuple[list[Enqueued], list[bytes], dict[str, bytes]]:
+def to_rows(jobs: Iterable[QueuedJob], max_items: int, *, kept: bool = False) -> tuple[list[Enqueued], list[bytes], dict[str, bytes]]:
     """The jobs as the scripts read them, their messages and, by their keys, those messages that must be written before and are empty there.
 
     `kept`: the messages lie beside the stream however small they are, where they can be read again."""
@@ -222,7 +226,7 @@ def to_rows(jobs: Iterable[QueuedJob], *, kept: bool = False) -> tuple[list[Enqu
             staged[keys.stage(job.id)] = message
         messages.append(b"" if place == "stage" else message)
         stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
-        holds = (job.owner or NOBODY, job.work_ms, job.takes_long, job.behind_ms)
+        holds = (job.owner or NOBODY, job.work_ms, job.takes_long, job.behind_ms, max_items)
         rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, len(message), *holds))
     return rows, messages, staged
 

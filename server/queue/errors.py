@@ -15,6 +15,10 @@ class ClientShare(QueueFull):
     """429: one client has its share, while there may be places for others."""
 
 
+class KeyShare(QueueFull):
+    """429: the jobs of one API key are as many as it may have at once."""
+
+
 class RedisAway(Exception):
     """503: Redis does not answer or refuses to write, or did so for longer than `redis_grace`."""
 
@@ -43,4 +47,5 @@ class ResultsFull(Exception):
 
 
 class NeverFits(Exception):
-    """413: alone, a job is more than all asynchronous jobs together may hold. Says of what, and how much that is."""
+    """413: alone, a job is more than all asynchronous jobs together may hold, or a request more than its API key may have. Says of what,
+    and how much that is."""

@@ -47,7 +47,9 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     """SHA-256 of what was asked."""
     idem: str = ""
-    """SHA-256 of the client's Idempotency-Key; empty: there is none."""
+    """SHA-256 of the name of the API key and the client's Idempotency-Key; empty: there is none."""
+    key_name: str = ""
+    """The name of the API key that it was sent with, whom alone it answers; empty: of none."""
     bound: int
     """Bytes that its results and its latest preview may take."""
 
@@ -88,6 +90,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The index of the job that failed, where it was one."""
     events: int = 0
     """Number of the last event."""
+    key_name: str = ""
+    """The name of the API key that it was sent with, whom alone it answers; empty: of none."""
 
     @property
     def job_ids(self) -> list[str]:

@@ -46,11 +46,12 @@ class Records:
         self.epoch = ""
         """The epoch of the Redis that answered last; empty before the first beat."""
 
-    async def admit(self, draft: Draft, plan: bytes, make_jobs: Callable[[str], list[QueuedJob]]) -> str:
+    async def admit(self, draft: Draft, plan: bytes, make_jobs: Callable[[str], list[QueuedJob]], *, max_items: int = 0) -> str:
         """Queue a client's job; returns the id of its record, which is an older one's where the same request came before under its key.
 
-        `plan`: msgpack of the task's plan. `make_jobs` makes the jobs of the queue for a record. Raises NeverFits, KeyTaken, ResultsFull,
-        QueueFull, DeadlineExceeded or RedisAway (away for longer than `redis_grace`).
+        `plan`: msgpack of the task's plan. `make_jobs` makes the jobs of the queue for a record. max_items: as of
+        `Enqueuer.enqueue`. Raises NeverFits, KeyTaken, ResultsFull, QueueFull, DeadlineExceeded or RedisAway (away for longer than
+        `redis_grace`).
         """
         record, jobs = "", list[QueuedJob]()
         while True:
@@ -59,7 +60,7 @@ class Records:
                 record = f"{self.epoch}-{secrets.token_hex(16)}"
                 jobs = make_jobs(record)
             try:
-                status, told = await self._link.undisturbed(self._try_to_admit(record, draft, plan, jobs))
+                status, told = await self._link.undisturbed(self._try_to_admit(record, draft, plan, jobs, max_items))
             except RedisAway as away:
                 if (why := self._enqueuer.given_up(away)) is not None:
                     raise why from away.__cause__
@@ -77,9 +78,12 @@ class Records:
                     if not (jumped := await self._enqueuer.jumped_ms()):
                         raise DeadlineExceeded(LATE)
                     jobs = [later(job, jumped) for job in jobs]
-                case b"full" | b"client" | b"share":
+                case b"share":
                     await self._enqueuer.read_load_if_there()
-                    raise self._enqueuer.full(SHARE, len(jobs)) if status == b"share" else self._enqueuer.refused(status, to_rows(jobs)[0])
+                    raise self._enqueuer.full(SHARE, len(jobs))
+                case b"full" | b"client" | b"key":
+                    await self._enqueuer.read_load_if_there()
+                    raise self._enqueuer.refused(status, to_rows(jobs, max_items)[0])
 
     async def read(self, record_id: str) -> Record | None:
         """None: unknown, or expired. Raises RecordLost."""
@@ -96,11 +100,12 @@ class Records:
         plan: bytes | None = await self._link.command("HGET", self._link.name(keys.record(record_id)), "plan")
         return plan
 
-    async def cancel(self, record_id: str) -> bool:
-        """End a job, or remove what is left of one that has ended. False: there is none. Raises RecordLost."""
+    async def cancel(self, record_id: str, key_name: str = "") -> bool:
+        """End a job, or remove what is left of one that has ended. False: there is none of the API key of this name; empty: of none.
+        Raises RecordLost."""
         if not epoch_of(record_id):
             return False
-        epoch, found = await self._link.script("cancel_record", record_id)
+        epoch, found = await self._link.script("cancel_record", record_id, key_name)
         if not found:
             self._check_epoch(record_id, epoch)
         return bool(found)
@@ -153,8 +158,8 @@ class Records:
         with suppress(RedisAway):  # the next beat sees to it
             await self._link.script("sweep_records")
 
-    async def _try_to_admit(self, record: str, draft: Draft, plan: bytes, jobs: list[QueuedJob]) -> tuple[bytes, str]:
-        rows, messages, staged = to_rows(jobs, kept=True)
+    async def _try_to_admit(self, record: str, draft: Draft, plan: bytes, jobs: list[QueuedJob], max_items: int) -> tuple[bytes, str]:
+        rows, messages, staged = to_rows(jobs, max_items, kept=True)
         self._check_fits(len(rows), sum(row.nbytes for row in rows), draft.bound)
         for key, message in staged.items():
             await self._freight.write(key, message)

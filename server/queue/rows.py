@@ -28,7 +28,7 @@ class Bounds(msgspec.Struct, frozen=True):
     """One owner holds at most so much of that rest."""
 
 
-class Enqueued(msgspec.Struct, frozen=True):
+class Enqueued(msgspec.Struct, frozen=True, omit_defaults=True):
     """A job as a gateway hands it in."""
 
     job: str
@@ -46,6 +46,8 @@ class Enqueued(msgspec.Struct, frozen=True):
     """Whether its route takes jobs of more than one pass."""
     behind_ms: int
     """It is less urgent by so much than its stream."""
+    max_items: int = 0
+    """The owner may have so many unfinished; 0: no limit of its own."""
 
 
 class Request(msgspec.Struct, frozen=True):

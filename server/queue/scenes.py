@@ -27,6 +27,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     """The digest of the spec of the bundle that encoded it, which alone understands it."""
     arrays: dict[str, Array]
+    key_name: str = ""
+    """The name of the API key that it was made with, whom alone it answers; empty: of none."""
 
 
 class Scenes:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from server.queue import keys
-from server.queue.errors import ClientShare, QueueFull
+from server.queue.errors import ClientShare, KeyShare, NeverFits, QueueFull
 from server.queue.messages import Priority
 from server.queue.rows import Bound, Bounds
 
@@ -25,6 +25,8 @@ class Claim(NamedTuple):
     owner: str = ""
     """The client, hashed; empty: nobody that can be told apart, who has no share."""
     takes_long: bool = False
+    max_items: int = 0
+    """Most unfinished jobs of the owner, by its API key; 0: no limit of its own."""
 
 
 class Held(NamedTuple):
@@ -98,6 +100,16 @@ def refusal(bounds: Bounds, all_: Held, own: Held, promised: Ledger, claim: Clai
         detail = f"the queue is full but for what takes one pass: {all_.items} jobs, {all_.nbytes} bytes"
         return QueueFull(until_free(all_, items, nbytes, bounds.long), detail)
     return None
+
+
+def beyond_key(all_: Held, own: Held, claim: Claim, items: int) -> KeyShare | NeverFits:
+    """Why so many more items are too many for the API key of their owner, who holds `own`.
+
+    The script alone tells whether they are: whoever sends one request after the other at the limit would be refused by older figures."""
+    if items > claim.max_items:
+        return NeverFits(f"the request holds {items} items, and its API key may have {claim.max_items} at once (max_items)")
+    wait = all_.work_ms * _share(own.items + items - claim.max_items, own.items)
+    return KeyShare(seconds(wait), f"this API key may have {claim.max_items} unfinished items at once (max_items)")
 
 
 def _exceeds(items: int, nbytes: int, bound: Bound) -> bool:
@@ -177,6 +189,11 @@ class Reservation:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
 
+    @property
+    def max_items(self) -> int:
+        """Most unfinished jobs of the owner, whoever counts them; 0: no limit of its own."""
+        return self._claim.max_items
+
     def lengthen(self) -> None:
         """From now on it is for work that takes long."""
         self._claim = self._claim._replace(takes_long=True)
@@ -186,7 +203,10 @@ class Reservation:
         await self._check(self._claim, Held(items, nbytes, work_ms))
 
     async def resize(self, items: int, nbytes: int) -> None:
-        """As the body arrives, and once it tells how many images it holds. Raises QueueFull and keeps what it had."""
+        """As the body arrives, and once it tells how many images it holds. Raises QueueFull and keeps what it had; NeverFits for more than
+        the owner's API key allows at all."""
+        if 0 < self._claim.max_items < items:
+            raise beyond_key(Held(), Held(), self._claim, items)
         await self._check(self._claim, Held(items - self.items, nbytes - self.nbytes))
         self._take(items, nbytes)
 

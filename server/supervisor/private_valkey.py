@@ -113,7 +113,7 @@ class PrivateValkey:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**KEEP_FREED_MEMORY, **os.environ},
+                env={**KEEP_FREED_MEMORY, **{name: value for name, value in os.environ.items() if not name.upper().startswith("OPSIN_")}},
                 start_new_session=True,
             )
 

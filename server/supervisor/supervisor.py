@@ -19,7 +19,7 @@ from server.process.supervision import MISUSE
 from server.process.system import StopSignals
 from server.queue.keys import Keyspace
 from server.queue.messages import WorkerInfo
-from server.settings import Settings
+from server.settings import OPEN, Settings
 from server.supervisor.children import Child, Template, copies_serve
 from server.supervisor.losses import Losses
 from server.supervisor.private_valkey import NoValkey, PrivateValkey
@@ -51,6 +51,8 @@ def serve(settings: Settings) -> int:
     except OSError as error:
         print(f"opsin: cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}", file=sys.stderr)
         return MISUSE
+    if settings.admits_strangers:
+        log.warning(OPEN, host=settings.host)
     with listener:
         valkey = PrivateValkey() if settings.redis_url is None else None
         try:
@@ -191,7 +193,8 @@ class Supervisor:
         return "--bundles", str(self._settings.bundles), "--metrics-port", str(self._settings.metrics_port)
 
     def _environment(self) -> dict[str, str]:
-        return os.environ | self._settings.to_environment()
+        """Ours and the settings; a key of the user's own client is nothing to the service."""
+        return {name: value for name, value in os.environ.items() if name.upper() != "OPSIN_API_KEY"} | self._settings.to_environment()
 
 
 def _opsin(*arguments: str) -> list[str]:

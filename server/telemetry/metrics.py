@@ -36,7 +36,18 @@ LATENCY = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25,
 WAIT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3600)
 SIZE = (1, 2, 4, 8, 16, 32, 64, 128)
 EVENTS = ("queued", "started", "progress", "preview", "done", "failed", "cancelled")
-REJECTION_REASONS = ("queue_full", "client_share", "results_full", "draining", "too_large", "too_slow", "no_worker", "redis")
+REJECTION_REASONS = (
+    "queue_full",
+    "client_share",
+    "key_share",
+    "results_full",
+    "draining",
+    "too_large",
+    "too_slow",
+    "no_worker",
+    "redis",
+    "unauthorized",
+)
 WATCHED = {
     "people": "People of whom an answer told something.",
     "tracks": "Tracks that began, those that were dropped as doubtful included.",

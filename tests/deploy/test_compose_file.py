@@ -43,3 +43,18 @@ def test_prometheus_looks_where_the_processes_publish_their_metrics() -> None:
     jobs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
     found = {name: lookup["port"] for job in jobs for lookup in job["dns_sd_configs"] for name in lookup["names"]}
     assert found == {"gateway": DEFAULTS["port"], "worker": DEFAULTS["metrics_port"]}
+
+
+def test_with_keys_gateways_and_prometheus_get_a_file_each_and_nothing_else_changes() -> None:
+    over = yaml.safe_load((ROOT / "docker-compose.keys.yml").read_text())["services"]
+    assert over.keys() == {"gateway", "prometheus"}
+    path = over["gateway"]["environment"]["OPSIN_API_KEYS_FILE"]
+    assert [volume.endswith(f":{path}:ro") for volume in over["gateway"]["volumes"]] == [True]
+    mounted = {volume.split(":")[-2]: volume for volume in over["prometheus"]["volumes"]}
+    config, plain = (
+        yaml.safe_load((ROOT / "deploy" / "prometheus" / name).read_text()) for name in ("prometheus.keys.yml", "prometheus.yml")
+    )
+    assert any("prometheus.yml:" in volume and volume.split(":")[-2] in mounted for volume in SERVICES["prometheus"]["volumes"])
+    [gateway] = [job for job in config["scrape_configs"] if job["job_name"] == "gateway"]
+    assert gateway.pop("authorization")["credentials_file"] in mounted
+    assert config == plain

@@ -37,7 +37,7 @@ def test_every_route_with_its_errors(reference: ModuleType) -> None:
     for name in ROUTES:
         _, _, section = page.partition(f"## `POST /v1/{name}`")
         assert "| 422 |" in section.partition("\n## ")[0]
-    assert "| 403 | Models may not be loaded or unloaded |" in page
+    assert "| 403 | Models may not be loaded or unloaded; The API key does not allow this |" in page
 
 
 def test_every_public_name_with_its_docstring(reference: ModuleType) -> None:

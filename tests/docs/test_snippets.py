@@ -21,6 +21,7 @@ RUN = (
     "docs/cli.md-5",
     "docs/cli.md-7",
     "docs/jobs.md",
+    "docs/keys.md-1",
     "docs/open-inference.md-2",
     "docs/open-inference.md-3",
     "docs/openai.md-1",

@@ -17,7 +17,7 @@ from server.tasks.registry import ROUTES
 from server.telemetry.metrics import GatewayMetrics, WorkerMetrics
 
 DOCS = Path(__file__).parents[2] / "docs"
-ELSEWHERE = {"OPSIN_CONFIG", "OPSIN_URL"}
+ELSEWHERE = {"OPSIN_CONFIG", "OPSIN_URL", "OPSIN_API_KEY", "OPSIN_API"}
 
 
 def test_every_setting_is_documented_and_no_other() -> None:

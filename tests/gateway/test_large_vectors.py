@@ -25,7 +25,7 @@ async def answered(outputs: list[dict[str, Any]], **options: Any) -> dict[str, A
     presenting = Presenting(unused, Turns(2), MemoryBudget(1 << 30))
     planned = Planned(TASK, SPEC, TASK.plan(EmbedOptions(**options), SPEC))
     assert TASK.presents_aside(outputs, planned.plan)
-    response = await presenting.respond(planned, outputs, TIMING, "application/json", client="", request_id="one")
+    response = await presenting.respond(planned, outputs, TIMING, "application/json", client="", key_name="", request_id="one")
     await presenting.close()
     body: dict[str, Any] = json.loads(response.body)
     assert list(body) == ["id", "model", "version", "kind", "dim", "normalized", "embeddings", "truncated", "timing"]

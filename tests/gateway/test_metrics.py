@@ -65,7 +65,19 @@ def test_the_text_is_valid_and_every_reason_and_event_is_there_from_the_start(va
         assert all(family.documentation and family.type != "unknown" for family in families.values())
         reasons = {sample.labels["reason"]: sample.value for sample in families["opsin_rejected"].samples}
         assert reasons == dict.fromkeys(
-            ("queue_full", "client_share", "results_full", "draining", "too_large", "too_slow", "no_worker", "redis"), 0
+            (
+                "queue_full",
+                "client_share",
+                "key_share",
+                "results_full",
+                "draining",
+                "too_large",
+                "too_slow",
+                "no_worker",
+                "redis",
+                "unauthorized",
+            ),
+            0,
         )
         events = {sample.labels["event"]: sample.value for sample in families["opsin_events_sent"].samples}
         assert events == dict.fromkeys(("queued", "started", "progress", "preview", "done", "failed", "cancelled"), 0)

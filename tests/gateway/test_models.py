@@ -190,7 +190,7 @@ def test_the_documentation_tells_bodies_answers_and_errors(gateway: Gateway) -> 
     document = gateway.http.get("/openapi.json").json()
     post = document["paths"]["/v1/classify"]["post"]
     assert {"multipart/form-data", "application/json", "image/jpeg"} <= set(post["requestBody"]["content"])
-    assert set(post["responses"]) == {"200", "202", "400", "404", "406", "408", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(post["responses"]) == {"200", "202", "400", "401", "404", "406", "408", "413", "415", "422", "429", "500", "503", "504"}
     for response in post["responses"].values():
         for content in response["content"].values():
             schema = {**content["schema"], "components": document["components"]}

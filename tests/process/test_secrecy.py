@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,12 @@ from tests.pictures import picture
 from tests.service import serve
 from tests.video.clips import clip, every
 
-SECRETS = {"OPSIN_REDIS_URL": "redis://:hunter2@localhost:6379/0", "OPSIN_WEBHOOK_SECRET_FILE": "/run/secret", "HOME": "/home/somebody"}
+SECRETS = {
+    "OPSIN_REDIS_URL": "redis://:hunter2@localhost:6379/0",
+    "OPSIN_WEBHOOK_SECRET_FILE": "/run/secret",
+    "OPSIN_API_KEY": "opsin_secret",
+    "HOME": "/home/somebody",
+}
 ALLOWED = {"PATH", "LANG", "LD_LIBRARY_PATH"}
 AS_ANYBODY = """
 import ctypes, os, sys
@@ -62,10 +68,15 @@ def test_a_child_that_presents_gets_none_of_our_environment() -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
 def test_processes_of_the_service_hide_their_environment_from_others_of_the_same_user(tmp_path: Path) -> None:
     write_null(tmp_path)
-    with serve(tmp_path, command=[sys.executable, "-c", AS_ANYBODY, "-m", "opsin", "serve"]) as service:
+    with serve(tmp_path, command=[sys.executable, "-c", AS_ANYBODY, "-m", "opsin", "serve"], api_key="opsin_of_a_client") as service:
         assert service.classify(picture(1)).status_code == 200
         for pid in (service.process.pid, *(pid for kind in ("gateway", "template", "worker") for pid in service.children(kind))):
             reading = f"open('/proc/{pid}/environ', 'rb').read()"
             command = [sys.executable, "-c", AS_ANYBODY, "-c", reading]
             read = subprocess.run(command, capture_output=True, text=True, check=False)
             assert "PermissionError" in read.stderr, psutil.Process(pid).cmdline()
+        with suppress(PermissionError):  # root may read them where it has CAP_SYS_PTRACE
+            for pid in (pid for kind in ("gateway", "template", "worker", "valkey-server") for pid in service.children(kind)):
+                assert "opsin_of_a_client" not in Path(f"/proc/{pid}/environ").read_text(), psutil.Process(pid).cmdline()
+            [queue] = service.children("valkey-server")
+            assert not any(name.startswith("OPSIN_") for name in environment_of(queue))

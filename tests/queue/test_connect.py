@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socketserver
 import threading
+import traceback
 from collections.abc import Iterator
 
 import pytest
@@ -42,6 +43,30 @@ def test_other_urls_are_left_to_redis_py(url: str) -> None:
 def test_a_wrong_url_is_refused_with_a_sentence(url: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         parse(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://ops:hunter2@host",
+        "hunter2@host:6379",
+        "redis+sentinel://:hunter2@host:port/shard",
+        "redis+sentinel://:hunter2@host",
+        "redis+sentinel://ops:a/hunter2@host:1/shard/x",
+        "redis://ops:a/hunter2@host:port/0",
+        "redis://ops:a?hunter2@host:port/0",
+        "redis://:hunter2@host:port/0",
+        "redis://:hunter2@host/0?protocol=3",
+        "redis://host/0?passwort=hunter2",
+        "redis://host/0?password=a@hunter2&protocol=3",
+        "redis://:hunter2\u2100@host/0",
+        "rediss://:hunter2@host/0?no_such=1",
+    ],
+)
+def test_the_refusal_of_a_url_does_not_repeat_its_password(url: str) -> None:
+    with pytest.raises(ValueError, match="Redis URL") as refused:
+        parse(url)
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value))
 
 
 @contextlib.contextmanager

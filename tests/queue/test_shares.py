@@ -13,8 +13,9 @@ import redis
 from msgspec.structs import replace
 
 from server.gateway.admission import Visit
+from server.gateway.key_file import EVERYBODY
 from server.queue.dispatch import Dispatcher
-from server.queue.errors import ClientShare, QueueFull
+from server.queue.errors import ClientShare, KeyShare, NeverFits, QueueFull
 from server.queue.fleet import LONG_JOB_MS, PASS_MS
 from server.queue.messages import QueuedJob, ServedBundle, WorkerInfo
 from server.queue.shares import Claim
@@ -25,11 +26,11 @@ from tests.worker_queue import WorkerQueue
 MINUTE = 60_000
 
 
-async def submit(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, **more: object) -> asyncio.Task[object]:
+async def submit(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, max_items: int = 0, **more: object) -> asyncio.Task[object]:
     """A request that the queue has taken. Raises what it is refused with."""
     jobs = [await a_job(us, owner=owner, work_ms=work_ms, **more) for _ in range(items)]
-    admitted = asyncio.Event()
-    request = asyncio.create_task(us.submit_all(jobs, on_admitted=lambda _: admitted.set()))
+    admitted, claim = asyncio.Event(), Claim(owner, max_items=max_items)
+    request = asyncio.create_task(us.submit_all(jobs, reservation=us.reserve(0, 0, claim), on_admitted=lambda _: admitted.set()))
     waiting = asyncio.create_task(admitted.wait())
     await asyncio.wait({request, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
@@ -38,14 +39,14 @@ async def submit(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, *
     return request
 
 
-async def record(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, **more: object) -> str:
+async def record(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, max_items: int = 0, **more: object) -> str:
     """The same, to be answered later."""
     jobs = [await a_job(us, owner=owner, work_ms=work_ms, **more) for _ in range(items)]
 
     def of_record(record: str) -> list[QueuedJob]:
         return [msgspec.structs.replace(job, id=f"{record}-{index}", record=record, gateway="") for index, job in enumerate(jobs)]
 
-    return await us.records.admit(replace(DRAFT, bound=0), b"\x80", of_record)
+    return await us.records.admit(replace(DRAFT, bound=0), b"\x80", of_record, max_items=max_items)
 
 
 WAYS = {"at once": submit, "later": record}
@@ -243,6 +244,20 @@ async def test_what_turns_out_to_take_long_has_no_place_in_the_last_eighth(url: 
         await us.depth()
         for places, is_full in ((1, False), (2, True)):
             async with us.reserve(places, 1, Claim("third")) as place:
-                visit = Visit(nobody, nobody, "id", 0.0, nobody, place, "rest", "third", takes_long=False, asynchronous=True)
+                visit = Visit(nobody, nobody, "id", 0.0, nobody, place, "rest", "third", EVERYBODY, takes_long=False, asynchronous=True)
                 with pytest.raises(QueueFull) if is_full else nullcontext():
                     await visit.lengthen()
+
+
+async def test_an_api_key_has_no_more_items_than_its_line_allows(url: str, ask) -> None:
+    """Whatever a gateway knows of what others have taken."""
+    async with a_queue(url) as us, a_queue(url) as them:
+        await ask(us, "alice", 2, max_items=3)
+        with pytest.raises(KeyShare) as refused:
+            await ask(them, "alice", 2, max_items=3)
+        assert refused.value.retry_after >= 1
+        await ask(them, "alice", 1, max_items=3)
+        await ask(them, "bob", 3, max_items=3)
+        await ask(us, "alice", 5)  # a line without it
+        with pytest.raises(NeverFits):
+            await ask(us, "alice", 4, max_items=3)

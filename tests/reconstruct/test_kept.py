@@ -5,11 +5,14 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from models.spec import Space
+from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, comes_to, result
 from tests.gateway.service import eventually
@@ -104,3 +107,22 @@ def test_an_expired_scene_is_gone_whatever_is_asked_of_it(forgetful: Sculptor) -
         answer = http.get(location, params=options)
         assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
         assert "OPSIN_SCENE_TTL" in answer.json()["detail"]
+
+
+def test_a_scene_answers_the_holder_of_its_key_alone(sculptor: Sculptor, tmp_path: Path) -> None:
+    """Also one that was made of a job's result, and one that was made without a key."""
+    keys, file = {name: new_key() for name in ("alice", "bob")}, tmp_path / "keys"
+    file.write_text("".join(f"{line_of(ApiKey(name), digest_of(key.encode()))}\n" for name, key in keys.items()))
+    files = {name: (name, content) for name, content in captures(1)[0].items()}
+    asked = {"fov": "60", "format": "ply", "surface": "network"}
+    with service.gateway(sculptor.service.redis_url, api_keys_file=file, default_models={"reconstruct": "shell"}) as guarded:
+        alice, bob = (httpx.Client(base_url=guarded.url, timeout=120, headers={"X-API-Key": keys[name]}) for name in ("alice", "bob"))
+        made = alice.post("/v1/reconstruct", files=files, data=asked).headers["location"]
+        later = alice.post("/v1/reconstruct", files=files, data=asked, headers={"Prefer": "respond-async"}).json()["links"]["result"]
+        eventually(lambda: alice.get(later).status_code == 200, "the job is done")
+        of_job = alice.get(later).headers["location"]
+        without = sculptor.answered(format="ply", surface="network").headers["location"]
+        options = {"format": "ply", "surface": "network"}
+        for scene, holder in ((made, alice), (of_job, alice), (without, sculptor.gateway.http)):
+            for client in (alice, bob, sculptor.gateway.http):
+                assert client.get(scene, params=options).status_code == (200 if client is holder else 404)

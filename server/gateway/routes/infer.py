@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 INFER_PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
 HEADER_LENGTH = "Inference-Header-Content-Length"
-PRIORITIES: Mapping[int, Priority] = {0: "normal", 1: "high", 2: "normal", 3: "low"}
+PRIORITIES: Mapping[int, Priority | None] = {0: None, 1: "high", 2: "normal", 3: "low"}
 """Triton's levels: 1 is the highest, 0 the default."""
 
 BODY = {
@@ -107,7 +107,7 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
             await visit.reservation.resize(len(items), max(visit.reservation.nbytes, sum(map(_size, items))))
             asked = replace(asked, inputs=())  # they may be large, and are not needed while their items wait
             part = next(declared.name for declared in offered.inputs if declared.name in items[0])
-            wanted = await here.text_cache.recall(_plan(asked, offered, spec, part), visit.client)
+            wanted = await here.text_cache.recall(_plan(asked, offered, spec, part, visit), visit.client)
             answer = await here.inference.run(items, wanted, visit)
             await here.text_cache.learn(wanted, answer.outputs, visit.client)
         began = time.perf_counter()
@@ -145,19 +145,19 @@ def _timeout(asked: InferRequest) -> float | None:
     return timeout / 1e6 or None
 
 
-def _priority(asked: InferRequest) -> Priority:
+def _priority(asked: InferRequest) -> Priority | None:
     level = asked.parameters.get("priority", 0)
     if type(level) is not int or level not in PRIORITIES:
         raise invalid(f"priority: {quoted(level)} must be 1 (high), 2 (normal), 3 (low) or 0 (default)")
     return PRIORITIES[level]
 
 
-def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec, part: str) -> Asked:
+def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec, part: str, visit: Visit) -> Asked:
     try:
         plan = offered.task.plan(offered.read_options(asked.parameters), spec)
     except InvalidOption as error:
         raise of_refusal(error) from error
-    return Asked(offered.task, spec, plan, part, _priority(asked))
+    return Asked(offered.task, spec, plan, part, visit.priority(_priority(asked)))
 
 
 def _respond(request: Request, asked: InferRequest, spec: BundleSpec, offered: Offer, arrays: Arrays, told: Mapping[str, Any]) -> Response:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.gateway import gateway, jobs, openapi_answers
+from server.gateway.authentication import key_of
 from server.gateway.event_readers import Reader
 from server.gateway.follower import preview_of, started
 from server.gateway.gateway import Gateway
@@ -34,21 +35,21 @@ log = logs.get(__name__)
 
 @router.get("/{job_id}", summary="How far a job has come", openapi_extra=openapi_answers.JOB)
 async def job(request: Request, job_id: str) -> Response:
-    record = await gateway.of(request).jobs.read(job_id)
+    record = await gateway.of(request).jobs.read(job_id, key_of(request).name)
     return respond(record)
 
 
 @router.get("/{job_id}/result", summary="The answer", openapi_extra=openapi_answers.RESULT)
 async def result(request: Request, job_id: str) -> Response:
     here = gateway.of(request)
-    return Result(here, await here.jobs.read(job_id), request.headers.get("accept"), request.state.client)
+    return Result(here, await here.jobs.read(job_id, key_of(request).name), request.headers.get("accept"), request.state.client)
 
 
 @router.get("/{job_id}/events", summary="What has happened, and what happens until the job ends", openapi_extra=openapi_answers.EVENTS)
 async def events(request: Request, job_id: str) -> Response:
     here = gateway.of(request)
     after = _last_event_id(request)
-    record = await here.jobs.read(job_id)
+    record = await here.jobs.read(job_id, key_of(request).name)
     if after > record.events:
         raise Problem(Kind.INVALID_OPTION, f"{after}: the last event of this job is {record.events}; use its id, or 0", "Last-Event-ID")
     if after == record.events and record.state not in OPEN:
@@ -58,7 +59,7 @@ async def events(request: Request, job_id: str) -> Response:
 
 @router.delete("/{job_id}", status_code=204, summary="Cancel a job, or remove one that has ended", openapi_extra=openapi_answers.CANCEL)
 async def cancel(request: Request, job_id: str) -> Response:
-    await gateway.of(request).jobs.cancel(job_id)
+    await gateway.of(request).jobs.cancel(job_id, key_of(request).name)
     return Response(status_code=204)
 
 
@@ -128,6 +129,8 @@ class Events(Response):
         replayed = True
         try:
             async for batch in reader.read():
+                if not self._here.answers(self._record.key_name):  # its keys were revoked meanwhile
+                    return
                 for event in batch:
                     data = await self._data(event, held, replayed=replayed)
                     if data is not None:
@@ -150,12 +153,12 @@ class Events(Response):
             case "preview":
                 return await self._preview(event.data)
             case "done":
-                record = await self._here.jobs.read(self._record.id)
+                record = await self._here.jobs.read(self._record.id, self._record.key_name)
                 if replayed and record.results > INLINE_RESULT:
                     return msgspec.json.encode({"result": jobs.result_url(record.id)})
                 return await held.enter_async_context(self._here.jobs.answer(record, await self._planned(), self._client))
             case "failed":
-                record = await self._here.jobs.read(self._record.id)
+                record = await self._here.jobs.read(self._record.id, self._record.key_name)
                 return jobs.failure(record).document(record.request_id)
             case _:
                 return event.data

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from server.gateway import directory, gateway, openapi_answers
+from server.gateway import authentication, directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
 from server.process.supervision import Reason
 from server.queue.errors import RedisAway
@@ -21,6 +21,7 @@ router = APIRouter()
 
 @router.get("/v1/status", tags=["operation"], summary="The service now and in the last 15 minutes", openapi_extra=openapi_answers.STATUS)
 async def status(request: Request) -> Response:
+    authentication.require_metrics(request)
     document = await gateway.of(request).status.read()
     return Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
 
@@ -52,9 +53,13 @@ async def ready(request: Request) -> Response:
     tags=["operation"],
     summary="Metrics in Prometheus' text format",
     response_class=PlainTextResponse,
-    responses={200: {"description": "All metrics", "content": {"text/plain": {"example": "opsin_redis_up 1.0\n"}}}},
+    responses={
+        200: {"description": "All metrics", "content": {"text/plain": {"example": "opsin_redis_up 1.0\n"}}},
+        403: openapi_answers.FORBIDDEN["403"],
+    },
 )
 async def metrics(request: Request) -> Response:
+    authentication.require_metrics(request)
     here = gateway.of(request)
     return Response(here.metrics.render(await _read_redis(here)), media_type=CONTENT_TYPE)
 

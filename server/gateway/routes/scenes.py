@@ -29,7 +29,7 @@ SHOWN_OF_ID = 64
 async def scene(request: Request, scene_id: str) -> Response:
     here = gateway.of(request)
     async with here.admission.admit(request, "rest", takes_long=True) as visit:
-        kept, task = await _find(here, scene_id)
+        kept, task = await _find(here, scene_id, visit.key.name)
         media_type = choose(request.headers.get("accept"), task.media_types)
         interface = ENDPOINTS[f"/v1/{task.name}"].interface
         common, own = interface.read_options(interface.read_query(request.scope["query_string"]), {})
@@ -45,22 +45,28 @@ async def scene(request: Request, scene_id: str) -> Response:
         except InvalidOption as error:
             raise of_refusal(error) from error
         await visit.reservation.resize(1, sum(array.nbytes for array in arrays.values()))
-        asked = Asked(task, spec, plan, "scene", common.priority)
+        asked = Asked(task, spec, plan, "scene", visit.priority(common.priority))
         with ClientWatch(here.ticks, request.receive, visit.limit):
             answer = await here.inference.run_again(arrays, asked, visit)
             began = time.perf_counter()
             response = await here.presenting.respond(
-                asked, answer.outputs, answer.timing, media_type, client=visit.client, request_id=visit.request_id
+                asked,
+                answer.outputs,
+                answer.timing,
+                media_type,
+                client=visit.client,
+                key_name=visit.key.name,
+                request_id=visit.request_id,
             )
         here.count_answer(spec, began, len(response.body))
         return response
 
 
-async def _find(here: Gateway, scene_id: str) -> tuple[Scene, Task[Any, Any]]:
-    """Raises Problem (404)."""
+async def _find(here: Gateway, scene_id: str, key_name: str) -> tuple[Scene, Task[Any, Any]]:
+    """Raises Problem (404), also for what belongs to others."""
     kept = await here.dispatcher.scenes.read(scene_id)
     task = None if kept is None else TASKS.get(kept.task)
-    if kept is None or task is None:
+    if kept is None or task is None or kept.key_name != key_name:
         raise _gone(scene_id)
     return kept, task
 

@@ -113,7 +113,7 @@ class TaskRoute:
                 asked = await here.text_cache.recall(await resolve(sent, here, visit), visit.client, RECORDED_BYTES)
                 asks = sent.submission.fingerprint(request.scope["path"], sent.query)
                 job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key)
-                record = await here.jobs.read(job_id)
+                record = await here.jobs.read(job_id, visit.key.name)
             here.metrics.of(asked.spec).payload_in.observe(sent.nbytes)
             return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": requests.PREFERENCE})
 
@@ -144,7 +144,7 @@ class TaskRoute:
         await here.text_cache.learn(asked, answer.outputs, visit.client)
         began = time.perf_counter()
         response = await here.presenting.respond(
-            asked, answer.outputs, answer.timing, media_type, client=visit.client, request_id=visit.request_id
+            asked, answer.outputs, answer.timing, media_type, client=visit.client, key_name=visit.key.name, request_id=visit.request_id
         )
         here.count_answer(asked.spec, began, len(response.body), sent.nbytes)
         return response
@@ -168,7 +168,7 @@ async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
         plan = task.placed(task.plan(sent.own, spec), here.dispatcher.partition)
     except InvalidOption as error:
         raise of_refusal(error) from error
-    return Asked(task, spec, plan, submission.repeated or next(iter(submission.parts)), sent.common.priority)
+    return Asked(task, spec, plan, submission.repeated or next(iter(submission.parts)), visit.priority(sent.common.priority))
 
 
 ENDPOINTS = {f"/v1/{name}": TaskRoute(*tasks) for name, tasks in registry.ROUTES.items()}

@@ -1,6 +1,7 @@
 // The service, through its public API alone.
 
 import { EventParser } from "./events.js";
+import { key, keyHeaders, mayTryAgain } from "./key.js";
 
 /** Where the service lives, whatever prefix a proxy puts before it. */
 export const ROOT = new URL("../", import.meta.url);
@@ -17,8 +18,11 @@ export class Problem extends Error {
   /** What to do about it. */
   get advice() {
     if (this.status === 0) return "Is the gateway running, and can this computer reach it?";
+    if (this.status === 401) return "The button Key in the head takes one.";
+    if (this.status === 403) return "Use a key that may, or ask whoever runs the service.";
     if (this.status === 413) return "Choose a smaller one, or raise the limit that the message names.";
     if (this.status === 415 || this.status === 422) return "Change what the message names and run again.";
+    if (this.status === 429 && this.type === "urn:opsin:key-share") return `Run again ${this.retryAfter ? `in ${this.retryAfter} s` : "in a moment"}.`;
     if (this.status === 429) return `Others are being served. Run again ${this.retryAfter ? `in ${this.retryAfter} s` : "in a moment"}.`;
     if (this.status === 503)
       return `The service has no room or no ready worker. Run again ${this.retryAfter ? `in ${this.retryAfter} s` : "in a moment"}.`;
@@ -34,15 +38,8 @@ const unreachable = () => new Problem({ title: "The gateway cannot be reached", 
 const broken = () => new Problem({ title: "The connection broke", status: 0, detail: "The answer ended before it was complete" });
 
 export async function getJson(path) {
-  let response;
-  try {
-    response = await fetch(at(path), { headers: { Accept: "application/json" } });
-  } catch {
-    throw unreachable();
-  }
-  const document = await response.json().catch(() => null);
-  if (!response.ok) throw problemOf(document, response.status, response.headers.get("Retry-After"));
-  return document;
+  const response = await get(path, "application/json");
+  return response.json().catch(() => null);
 }
 
 /** sent: {parts: [[part, blob, name], …], options: {name: value, or a list of them}}. */
@@ -72,18 +69,42 @@ export async function submit(path, sent, hear, signal) {
 
 /** What a URL gives as `type`, a blob. Rejects with Problem. */
 export async function getBlob(path, type) {
-  let response;
-  try {
-    response = await fetch(at(path), { headers: { Accept: type } });
-  } catch {
-    throw unreachable();
-  }
-  if (!response.ok) throw problemOf(parsed(await response.text()), response.status, response.headers.get("Retry-After"));
+  const response = await get(path, type);
   return response.blob();
 }
 
+/** Removes what a URL stands for, also when the page goes. */
+export function remove(path) {
+  fetch(at(path), { method: "DELETE", headers: keyHeaders(), keepalive: true }).catch(() => {}); // else it expires by itself
+}
+
+/** A response that is no refusal; where a key is needed, once the user has given one. */
+async function get(path, type) {
+  for (;;) {
+    const sent = key();
+    let response;
+    try {
+      response = await fetch(at(path), { headers: { Accept: type, ...keyHeaders() } });
+    } catch {
+      throw unreachable();
+    }
+    if (response.ok) return response;
+    const problem = problemOf(parsed(await response.text()), response.status, response.headers.get("Retry-After"));
+    if (problem.status !== 401 || !(await mayTryAgain(sent, problem.detail))) throw problem;
+  }
+}
+
+/** The same of what sendOnce sends. */
+async function send(method, path, headers, hear, signal, form = null) {
+  for (;;) {
+    const sent = key();
+    const answer = await sendOnce(method, path, { ...headers, ...keyHeaders() }, hear, signal, form);
+    if (answer.request.status !== 401 || !(await mayTryAgain(sent, refusal(answer.request).detail))) return answer;
+  }
+}
+
 /** XMLHttpRequest, since fetch tells nothing of bytes that are sent. Resolves with it and, of a stream, its last event. */
-function send(method, path, headers, hear, signal, form = null) {
+function sendOnce(method, path, headers, hear, signal, form) {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(new Stopped());
     const request = new XMLHttpRequest();

@@ -1,6 +1,6 @@
 // Requests that are answered later. A job keeps its answer for a while, so that it can be fetched in several media types.
 
-import { Problem, at, follow, getBlob, getJson, submit } from "./api.js";
+import { Problem, follow, getBlob, getJson, remove, submit } from "./api.js";
 import { isKept } from "./kept.js";
 
 const ATTEMPTS = 5; // to open a stream again that broke, without an event between them
@@ -54,6 +54,6 @@ export class Job {
   /** Ends it, or removes what is kept of it. */
   forget() {
     jobs.delete(this);
-    fetch(at(this.#path), { method: "DELETE", keepalive: true }).catch(() => {}); // else it expires by itself
+    remove(this.#path);
   }
 }

@@ -3,6 +3,7 @@
 import { getJson } from "./api.js";
 import { commandLine, h, seconds } from "./dom.js";
 import { filesOf } from "./folders.js";
+import { keyButton } from "./key.js";
 import { TABS } from "./registry.js";
 import { themeButton } from "./theme.js";
 
@@ -13,6 +14,7 @@ const health = document.getElementById("health");
 const open = new Map(); // task → { tab, panel, runner }
 
 themeButton(document.getElementById("theme"));
+keyButton(document.getElementById("key"));
 addEventListener("hashchange", () => show(asked()));
 addEventListener("keydown", shortcut);
 tablist.addEventListener("keydown", arrows);

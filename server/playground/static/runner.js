@@ -3,6 +3,7 @@
 import { Problem, Stopped, post } from "./api.js";
 import { bytes, h, seconds } from "./dom.js";
 import { Job } from "./jobs.js";
+import { mayAsk } from "./key.js";
 import { drop, keep, kept } from "./kept.js";
 
 const TICK_MS = 100;
@@ -95,6 +96,7 @@ export class Runner {
     this.#began = performance.now();
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
     this.error.hidden = true;
+    mayAsk();
     this.progress(null);
     this.#settle();
     this.doing("Starting", false);
@@ -122,6 +124,7 @@ export class Runner {
   /** Does something beside a run, such as a download. Its problem is shown like that of a run. */
   async aside(work) {
     this.error.hidden = true;
+    mayAsk();
     try {
       await work();
     } catch (error) {

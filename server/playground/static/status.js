@@ -1,8 +1,9 @@
 // The status page: GET /v1/status every few seconds, while somebody looks.
 
-import { getJson } from "./api.js";
+import { getBlob, getJson } from "./api.js";
 import { Chart } from "./chart.js";
 import { h, percent, seconds } from "./dom.js";
+import { key, keyButton } from "./key.js";
 import { themeButton } from "./theme.js";
 
 const EVERY_MS = 5000;
@@ -20,6 +21,8 @@ const charts = {
 };
 
 themeButton(place("theme"));
+keyButton(place("key"));
+place("metrics").addEventListener("click", metrics);
 place("charts").append(...Object.values(charts).map((chart) => chart.element));
 place("logarithmic").addEventListener("change", ({ target }) => Object.values(charts).forEach((chart) => chart.scale(target.checked)));
 await refresh();
@@ -27,15 +30,29 @@ setInterval(() => document.hidden || refresh(), EVERY_MS);
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
 
 async function refresh() {
-  const problem = place("problem");
   try {
     draw(await getJson("v1/status"));
-    problem.hidden = true;
+    place("problem").hidden = true;
   } catch (error) {
-    problem.hidden = false;
-    const title = error.title ?? "This page failed";
-    problem.textContent = `${title}: ${error.message}. The figures below are old; the page tries again every ${EVERY_MS / 1000} s.`;
+    complain(error, `The figures below are old; the page tries again every ${EVERY_MS / 1000} s.`);
   }
+}
+
+/** A link cannot send a key. */
+async function metrics(event) {
+  if (!key()) return;
+  event.preventDefault();
+  try {
+    location.assign(URL.createObjectURL(await getBlob("metrics", "text/plain")));
+  } catch (error) {
+    complain(error, error.advice ?? "");
+  }
+}
+
+function complain(error, more) {
+  const problem = place("problem");
+  problem.hidden = false;
+  problem.textContent = `${error.title ?? "This page failed"}: ${error.message}. ${error.status === 401 || error.status === 403 ? error.advice : more}`;
 }
 
 function draw(status) {

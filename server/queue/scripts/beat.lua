@@ -5,7 +5,7 @@
 -- ms until records may be swept again, then name, amount, name, amount, … of what it has counted since the last time, for the history.
 -- Returns {1 if Redis still knew the gateway, epoch, 1 if it is this gateway's turn to sweep records, flat {bundle, items}… of clients' jobs that
 -- are done and that no gateway has counted yet, now ms, and the unfinished items: how many, bytes, ms of work, stream_loads, flat {owner, what
--- it holds}…}.
+-- it holds}…, and how many gateways live}.
 
 local gateway, replies = 'gw:' .. ARGV[1], 'replies:' .. ARGV[1]
 local known = call('EXISTS', gateway)
@@ -18,6 +18,8 @@ for i = 7, #ARGV, 2 do note(step_of(now_ms()), ARGV[i], tonumber(ARGV[i + 1])) e
 local sweeps = call('ZCARD', 'records:open') > 0 and take_turn('records:sweep', ARGV[1], ARGV[6])
 local items = call('HGETALL', 'records:items')
 if #items > 0 then call('DEL', 'records:items') end
-local all = all_held()
+local all, living = all_held(), 0
+for _, id in ipairs(call('SMEMBERS', 'gateways')) do living = living + call('EXISTS', 'gw:' .. id) end
 return {
-  known, call('GET', 'epoch'), sweeps and 1 or 0, items, now_ms(), all.items, all.nbytes, all.work, stream_loads(), call('HGETALL', OWNERS)}
+  known, call('GET', 'epoch'), sweeps and 1 or 0, items, now_ms(), all.items, all.nbytes, all.work, stream_loads(), call('HGETALL', OWNERS),
+  living}

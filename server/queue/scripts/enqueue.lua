@@ -3,7 +3,7 @@
 -- Admits the jobs of several requests; those of one request all or none. A job whose `job:<id>` exists is there already: nothing happens.
 -- ARGV: msgpack of an AdmissionCall (rows.py), then messages.
 -- Returns {items, bytes, a status for each request} with the load after it. Statuses: 'ok', followed by how many wait before its first job
--- if it wants to know; 'client', 'full' (see parts/admission.lua); 'late'; 'unstaged': a message that should have been written before is not there.
+-- if it wants to know; 'client', 'key', 'full' (see parts/admission.lua); 'late'; 'unstaged': a message that should have been written before is not there.
 
 local admission = cmsgpack.unpack(ARGV[1])
 local bounds, all, now = admission.bounds, all_held(), now_ms()

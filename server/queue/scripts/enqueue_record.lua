@@ -3,7 +3,7 @@
 -- Admits a client's job with a record: it outlives its gateway. All such jobs together hold at most half of the queue.
 -- ARGV: msgpack of a Recorded (rows.py), msgpack of the task's plan, then messages.
 -- Returns {status, id of the record}. Statuses: 'ok'; 'known': the same request came before under this key, and has that id;
--- 'conflict': another one did; 'client', 'full' (see parts/admission.lua); 'share': the half is full; 'results': there is no room for its result; 'late'; 'unstaged';
+-- 'conflict': another one did; 'client', 'key', 'full' (see parts/admission.lua); 'share': the half is full; 'results': there is no room for its result; 'late'; 'unstaged';
 -- 'epoch': this Redis is another one than the gateway thinks, and its epoch stands in place of the id.
 
 local asked = cmsgpack.unpack(ARGV[1])

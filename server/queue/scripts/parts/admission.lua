@@ -6,7 +6,7 @@ local WORK_IN_COMMON_MS = 60000  -- while more is unfinished, whoever has some o
 local function asked_by(jobs)
   local asked = {items = #jobs, nbytes = 0, work = 0}
   for _, job in ipairs(jobs) do
-    asked.owner, asked.long = job.owner, job.takes_long
+    asked.owner, asked.long, asked.max_items = job.owner, job.takes_long, job.max_items
     asked.nbytes, asked.work = asked.nbytes + job.nbytes, asked.work + job.work_ms
   end
   return asked
@@ -16,12 +16,13 @@ local function exceeds(held, asked, bound)
   return held.items + asked.items > bound.items or held.nbytes + asked.nbytes > bound.nbytes
 end
 
--- Why they are not let in (bounds: row bounds): 'client', its owner has its share; 'full'; nil: they are.
+-- Why they are not let in (bounds: row bounds): 'client', its owner has its share; 'key', as many as its API key may have; 'full'; nil: they are.
 local function refusal(bounds, all, asked)
   if exceeds(all, asked, bounds.all) then return 'full' end
   local last = exceeds(all, asked, bounds.long)
   if asked.owner ~= NOBODY then
     local own = owned(asked.owner)
+    if asked.max_items and own.items + asked.items > asked.max_items then return 'key' end
     if exceeds(own, asked, bounds.own) then return 'client' end
     local in_common = all.work > WORK_IN_COMMON_MS and own.work > 0 and all.work > own.work
     if in_common and own.work + asked.work > (all.work + asked.work) / 2 then return 'client' end

@@ -1,0 +1,119 @@
+"""`opsin keys`, and how a service starts with a file of keys or with variables that may have been meant to name one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from opsin import AsyncClient, Client
+from tests.opsin.command import opsin
+from tests.opsin.scripted import Answer, scripted
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Two keys of alice and one of bob, and a line that is none."""
+    lines = [opsin("keys", "new", name, *limits).stdout for name, *limits in (("alice",), ("bob", "--rate", "2.5"), ("alice",))]
+    path = tmp_path / "keys"
+    path.write_text("".join(["# keys\n", *lines]))
+    return path
+
+
+def test_a_new_key_is_told_once_on_stderr_and_its_line_on_stdout() -> None:
+    limits = ("--max-items", "64", "--rate", "20", "--priority", "normal", "--metrics", "--admin")
+    made = opsin("keys", "new", "alice", *limits)
+    key = made.stderr.strip()
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    assert made.stdout == f"alice sha256:{digest} max_items=64 rate=20 priority=normal metrics admin\n"
+    assert made.returncode == 0 and key not in made.stdout
+
+
+@pytest.mark.parametrize("arguments", [("a b",), ("10.0.0.1",), ("alice", "--priority", "urgent"), ("alice", "--max-items", "0")])
+def test_what_could_not_be_read_again_is_refused(arguments: tuple[str, ...]) -> None:
+    ended = opsin("keys", "new", *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.splitlines()) == 1 and "opsin_" not in ended.stderr
+
+
+def test_keys_are_listed_by_name_and_bad_lines_by_number(file: Path) -> None:
+    listed = opsin("keys", "list", "--file", file)
+    assert listed.returncode == 0
+    assert [row.split()[:2] for row in listed.stdout.splitlines()[1:]] == [["2", "alice"], ["4", "alice"], ["3", "bob"]]
+    file.write_text(f"{file.read_text()}mallory opsin_secret\n")
+    listed = opsin("keys", "list", OPSIN_API_KEYS_FILE=str(file))
+    assert listed.returncode == 1 and "line 5 admits nobody" in listed.stderr
+    assert "secret" not in listed.stdout + listed.stderr and "bob" in listed.stdout
+
+
+def test_keys_are_revoked_in_place_all_of_a_name_or_one(file: Path) -> None:
+    before, inode = file.read_text().splitlines(), file.stat().st_ino
+    digest = before[3].split()[1].removeprefix("sha256:")
+    assert opsin("keys", "revoke", "alice", "--sha256", digest[:12], "--file", file).returncode == 0
+    assert (file.read_text().splitlines(), file.stat().st_ino) == (before[:3], inode)
+    assert opsin("keys", "revoke", "alice", "--file", file).stdout == "1 key of alice revoked\n"
+    assert file.read_text().splitlines() == [before[0], before[2]]
+    again = opsin("keys", "revoke", "alice", "--file", file)
+    assert again.returncode == 1 and "names in it: bob" in again.stderr
+
+
+def test_a_file_that_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
+    for command in (("keys", "list", "--file", tmp_path / "none"), ("keys", "revoke", "alice", "--file", tmp_path)):
+        ended = opsin(*command)
+        assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1 and "cannot be read" in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "gateway"])
+def test_a_service_whose_keys_cannot_be_read_does_not_start(command: str, tmp_path: Path) -> None:
+    for missing in (tmp_path / "none", tmp_path):
+        ended = opsin(command, OPSIN_API_KEYS_FILE=str(missing), OPSIN_REDIS_URL="redis://127.0.0.1:1/0")
+        assert ended.returncode == 2 and f"{missing} cannot be read" in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "gateway", "worker"])
+@pytest.mark.parametrize("name", ["OPSIN_API_KEY_FILE", "OPSIN_API_KEYS", "opsin_api_keys_files", "OPSIN_APIKEYS_FILE"])
+def test_a_typo_does_not_open_a_service(command: str, name: str) -> None:
+    ended = opsin(command, **{name: "/run/keys", "OPSIN_REDIS_URL": "redis://127.0.0.1:1/0"})
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1) and name in ended.stderr and "OPSIN_API_KEYS_FILE" in ended.stderr
+
+
+def test_a_file_in_the_place_of_a_key_does_not_open_a_service() -> None:
+    ended = opsin("serve", OPSIN_API_KEY="/run/keys")
+    assert ended.returncode == 2 and "OPSIN_API_KEYS_FILE" in ended.stderr and "/run/keys" not in ended.stderr
+
+
+def test_other_unknown_variables_are_told(tmp_path: Path) -> None:
+    taken = {"OPSIN_HOST": "203.0.113.1", "OPSIN_MAX_PICTURES": "1", "OPSIN_DEFAULT_MODELS__CLASSIFY": "flags", "OPSIN_API_KEY": "opsin_x"}
+    ended = opsin("serve", **taken)
+    assert ended.returncode == 2
+    [told] = [json.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
+    assert (told["level"], told["variables"]) == ("warning", ["OPSIN_MAX_PICTURES"]) and "opsin_x" not in ended.stderr
+
+
+def test_the_client_sends_its_key_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted([Answer()]) as service:
+        monkeypatch.setenv("OPSIN_API_KEY", "opsin_environment\n")
+        for more in ({}, {"api_key": "opsin_given"}, {"headers": {"authorization": "Basic eA=="}}, {"api_key": ""}):
+            with Client(service.url, **more) as client:
+                client.classify(b"picture")
+        monkeypatch.delenv("OPSIN_API_KEY")
+        with Client(service.url) as client:
+            client.classify(b"picture")
+    sent = [request.headers.get_all("Authorization") for request in service.requests]
+    assert sent == [["Bearer opsin_environment"], ["Bearer opsin_given"], ["Basic eA=="], None, None]
+
+
+async def test_the_asynchronous_client_does_too() -> None:
+    with scripted([Answer()]) as service:
+        async with AsyncClient(service.url, api_key="opsin_given") as client:
+            await client.classify(b"picture")
+    assert service.requests[0].headers["Authorization"] == "Bearer opsin_given"
+
+
+@pytest.mark.parametrize("key", ["opsin_a b", "opsin_\u00e4", "opsin_a\nX: b"])
+def test_what_is_no_key_is_refused_without_being_repeated(key: str) -> None:
+    with pytest.raises(ValueError, match="no key of Opsin") as refused:
+        Client("http://127.0.0.1:1", api_key=key)
+    assert key not in str(refused.value)
