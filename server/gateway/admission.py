@@ -98,6 +98,11 @@ class Visit:
             self.seconds = self.admission.seconds(self)
             self.set_deadline(self.seconds)
 
+    async def lower(self) -> None:
+        """It asks for priority low, all of which has half of the queue. Raises QueueFull where it has no room there."""
+        self.reservation.lower()
+        await self.reservation.check(0 if self.reservation.items else 1)
+
     def set_deadline(self, seconds: float) -> None:
         """In seconds since the start."""
         self.limit.set(seconds - (time.perf_counter() - self.started))

@@ -244,6 +244,7 @@ class Inference:
                 owner=owner_of(visit.client),
                 work_ms=work_ms,
                 takes_long=asked.task.takes_long,
+                low=asked.priority == "low",
                 behind_ms=behind_ms,
             )
             for index, ((arrays, shapes), work_ms, (priority, behind_ms)) in enumerate(zip(flat, work, turns, strict=True))

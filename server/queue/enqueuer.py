@@ -120,7 +120,7 @@ class Enqueuer:
             raise refused
 
     def _refusal(self, claim: Claim, asked: Held, promised: Ledger) -> QueueFull | None:
-        return refusal(self.bounds, self.load.all, self.load.owners.get(claim.owner, Held()), promised, claim, asked)
+        return refusal(self.bounds, self.load, promised, claim, asked)
 
     async def read_load_if_there(self) -> None:
         """For Retry-After."""
@@ -130,7 +130,7 @@ class Enqueuer:
     def refused(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull:
         """Explain the script's word for these jobs, by figures that were read just now."""
         kind = REFUSALS[status]
-        claim = Claim("" if jobs[0].owner == NOBODY else jobs[0].owner, jobs[0].takes_long)
+        claim = Claim("" if jobs[0].owner == NOBODY else jobs[0].owner, jobs[0].takes_long, jobs[0].low)
         asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
         found = self._refusal(claim, asked, NOTHING)
         return found if type(found) is kind else kind(1, f"there was no place: {self.load.all.items} jobs, {self.load.all.nbytes} bytes")
@@ -222,7 +222,7 @@ def to_rows(jobs: Iterable[QueuedJob], *, kept: bool = False) -> tuple[list[Enqu
             staged[keys.stage(job.id)] = message
         messages.append(b"" if place == "stage" else message)
         stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
-        holds = (job.owner or NOBODY, job.work_ms, job.takes_long, job.behind_ms)
+        holds = (job.owner or NOBODY, job.work_ms, job.takes_long, job.behind_ms, job.low)
         rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, len(message), *holds))
     return rows, messages, staged
 

@@ -127,11 +127,15 @@ class TaskRoute:
 
     async def _read(self, request: Request, here: Gateway, visit: Visit) -> Sent:
         query = self.interface.read_query(request.scope["query_string"])
+        if query.get("priority") == ["low"]:
+            await visit.lower()
         submission = await read_submission(request, self.interface, here.settings, visit.reservation, here.large_bodies)
         if submission.fields:
             asked = self.interface.read_options(query, submission.fields)
         else:
             asked = self._asked_in_url(request.scope["query_string"])
+        if asked[0].priority == "low" and "priority" not in query:
+            await visit.lower()
         if submission.task.takes_long and not self.task.takes_long:
             await visit.lengthen()
         return Sent(query, submission, submission.nbytes, *asked)

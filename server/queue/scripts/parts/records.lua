@@ -15,7 +15,7 @@ local MOST_EXPIRED = 1000
 local FIELDS = {
   'state', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'results', 'preview', 'idem',
   'reported', 'begun', 'done', 'total', 'unit', 'ordinal', 'place', 'placed_ms', 'owner', 'work_ms',
-  'counted', 'counted_unit', 'turns',
+  'counted', 'counted_unit', 'turns', 'priority',
 }
 local function record_at(id)
   local values = call('HMGET', 'record:' .. id, unpack(FIELDS))
