@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, YamlConfigSettingsSource
 
+from server.http.addresses import host_and_port
+
 if TYPE_CHECKING:
     from models.media.sound import SoundLimits
     from models.media.video import ClipLimits
@@ -57,6 +59,10 @@ class Settings(BaseSettings):
     """Addresses or networks of proxies whose X-Forwarded-For is believed."""
     max_connections: int = Field(default=1024, gt=0)
     """Connections to one gateway at once."""
+    fetch_hosts: list[str] = Field(default_factory=list)
+    """Hosts (`host` or `host:port`, 443 unless said) that `image_url`, `video_url` and `audio_url` may name. Empty: nothing is fetched."""
+    fetch_networks: list[str] = Field(default_factory=list)
+    """Networks in which these hosts may lie beside the public internet."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_body_bytes: int = Field(default=64 * MIB, gt=0)
@@ -110,7 +116,14 @@ class Settings(BaseSettings):
     def _tasks(cls, models: dict[str, str]) -> dict[str, str]:
         return {task.lower().replace("_", "-"): model for task, model in models.items()}  # names of variables have no hyphens
 
-    @field_validator("trusted_proxies")
+    @field_validator("fetch_hosts")
+    @classmethod
+    def _hosts(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            host_and_port(host)  # ValueError says what is wrong with it
+        return hosts
+
+    @field_validator("trusted_proxies", "fetch_networks")
     @classmethod
     def _networks(cls, proxies: list[str]) -> list[str]:
         for proxy in proxies:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline
@@ -46,6 +46,9 @@ from server.quoting import QUOTED
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
 
+if TYPE_CHECKING:
+    from server.gateway.fetching import Fetcher
+
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
 ROUTED = (models, jobs, scenes, operation, open_inference)
 STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, StatusDocument, ProblemDocument, openai_errors.OpenAIErrorDocument)
@@ -76,6 +79,7 @@ def create_app(settings: Settings) -> GatewayApp:
         inference=Inference(dispatcher, desertion, counted, decoder, turns),
         text_cache=TextCache(dispatcher.vectors, settings.text_cache_bytes),
         large_bodies=LargeBodies(heavy),
+        fetcher=_fetcher(settings),
         presenting=presenting,
         jobs=Jobs(dispatcher, presenting, settings.results_max_bytes),
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),
@@ -95,6 +99,8 @@ def create_app(settings: Settings) -> GatewayApp:
         await dispatcher.close()
         turns.close()
         gateway.large_bodies.close()
+        if gateway.fetcher is not None:
+            await gateway.fetcher.close()
 
     app = FastAPIOffline(
         title="Opsin",
@@ -123,7 +129,7 @@ def create_app(settings: Settings) -> GatewayApp:
     def document() -> dict[str, Any]:
         responses = [endpoint.response for endpoint in tasks.ENDPOINTS.values()]
         paths = {
-            path: {"post": openapi.task_operation(endpoint.interface, endpoint.response.__name__)}
+            path: {"post": openapi.task_operation(endpoint.interface, endpoint.response.__name__, fetches=bool(settings.fetch_hosts))}
             for path, endpoint in tasks.ENDPOINTS.items()
         }
         paths |= {embeddings.PATH: {"post": embeddings.operation()}}
@@ -133,6 +139,15 @@ def create_app(settings: Settings) -> GatewayApp:
 
     app.openapi = document  # type: ignore[method-assign]
     return GatewayApp(app, gateway)
+
+
+def _fetcher(settings: Settings) -> Fetcher | None:
+    if not settings.fetch_hosts:
+        return None
+    from server.gateway.fetching import Fetcher  # with its HTTP client, which gateways that fetch nothing need not load
+    from server.http.dialling import Dialler
+
+    return Fetcher(Dialler(settings.fetch_hosts, settings.fetch_networks), settings.max_body_bytes)
 
 
 EXPOSED = (

@@ -138,6 +138,10 @@ class TaskRoute:
             await visit.lower()
         if submission.task.takes_long and not self.task.takes_long:
             await visit.lengthen()
+        if submission.urls:
+            with ClientWatch(here.ticks, request.receive, visit.limit):
+                assert here.fetcher is not None, "`read_submission` has refused it"
+                await here.fetcher.fill(submission, visit.reservation)
         return Sent(query, submission, submission.nbytes, *asked)
 
     async def _run(self, sent: Sent, here: Gateway, visit: Visit, media_type: str, stream: EventStream | None = None) -> Response:
