@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     """Hosts (`host` or `host:port`, 443 unless said) that `image_url`, `video_url` and `audio_url` may name. Empty: nothing is fetched."""
     fetch_networks: list[str] = Field(default_factory=list)
     """Networks in which these hosts may lie beside the public internet."""
+    webhook_hosts: list[str] = Field(default_factory=list)
+    """Hosts (as `fetch_hosts`) that `X-Webhook-URL` may name. Empty: nobody is called back."""
+    webhook_networks: list[str] = Field(default_factory=list)
+    """Networks in which these hosts may lie beside the public internet."""
+    webhook_secret_file: Path | None = None
+    """Lines `whsec_…`, each of which signs what is sent to them."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_body_bytes: int = Field(default=64 * MIB, gt=0)
@@ -116,14 +122,14 @@ class Settings(BaseSettings):
     def _tasks(cls, models: dict[str, str]) -> dict[str, str]:
         return {task.lower().replace("_", "-"): model for task, model in models.items()}  # names of variables have no hyphens
 
-    @field_validator("fetch_hosts")
+    @field_validator("fetch_hosts", "webhook_hosts")
     @classmethod
     def _hosts(cls, hosts: list[str]) -> list[str]:
         for host in hosts:
             host_and_port(host)  # ValueError says what is wrong with it
         return hosts
 
-    @field_validator("trusted_proxies", "fetch_networks")
+    @field_validator("trusted_proxies", "fetch_networks", "webhook_networks")
     @classmethod
     def _networks(cls, proxies: list[str]) -> list[str]:
         for proxy in proxies:

@@ -48,6 +48,7 @@ from server.telemetry.metrics import GatewayMetrics
 
 if TYPE_CHECKING:
     from server.gateway.fetching import Fetcher
+    from server.gateway.webhooks import WebhookSender
 
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
 ROUTED = (models, jobs, scenes, operation, open_inference)
@@ -70,6 +71,7 @@ def create_app(settings: Settings) -> GatewayApp:
     limits = Limits(settings.max_points, settings.max_queries, settings.clip_limits, settings.sound_limits)
     decoder = Decoder(settings.max_pixels, limits=limits)
     presenting = Presenting(dispatcher.scenes, turns, decoder.budget)
+    webhooks = _webhooks(settings, dispatcher, counted)
     gateway = Gateway(
         settings=settings,
         limits=limits,
@@ -91,7 +93,8 @@ def create_app(settings: Settings) -> GatewayApp:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await dispatcher.start()
-        tasks_of_ours = [asyncio.create_task(work) for work in (desertion.watch_forever(), counted.give_forever())]
+        work_of_ours = [desertion.watch_forever(), counted.give_forever(), *([] if webhooks is None else [webhooks.send_forever()])]
+        tasks_of_ours = [asyncio.create_task(work) for work in work_of_ours]
         yield
         for task in tasks_of_ours:
             task.cancel()
@@ -99,8 +102,9 @@ def create_app(settings: Settings) -> GatewayApp:
         await dispatcher.close()
         turns.close()
         gateway.large_bodies.close()
-        if gateway.fetcher is not None:
-            await gateway.fetcher.close()
+        for dials in (gateway.fetcher, webhooks):
+            if dials is not None:
+                await dials.close()
 
     app = FastAPIOffline(
         title="Opsin",
@@ -148,6 +152,17 @@ def _fetcher(settings: Settings) -> Fetcher | None:
     from server.http.dialling import Dialler
 
     return Fetcher(Dialler(settings.fetch_hosts, settings.fetch_networks), settings.max_body_bytes)
+
+
+def _webhooks(settings: Settings, dispatcher: Dispatcher, metrics: GatewayMetrics) -> WebhookSender | None:
+    """Raises ValueError where there is no secret to sign with."""
+    if not settings.webhook_hosts:
+        return None
+    from server.gateway.signing import secrets_of
+    from server.gateway.webhooks import WebhookSender
+    from server.http.dialling import Dialler
+
+    return WebhookSender(dispatcher.webhooks, Dialler(settings.webhook_hosts, settings.webhook_networks), secrets_of(settings), metrics)
 
 
 EXPOSED = (

@@ -37,6 +37,8 @@ _HEADERS = (
     parameter("header", "X-Request-Timeout", "Seconds. Default: 60.", {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}),
     parameter("header", "Prefer", "`respond-async`: answer with a job.", {"type": "string"}),
     parameter("header", "Idempotency-Key", "Repetitions are one job; only with `respond-async`.", {"type": "string", "maxLength": 256}),
+    parameter("header", "X-Webhook-URL", "https URL that is told of the job's end; only with `respond-async`.", URL),
+    parameter("header", "X-Webhook-Events", "Of `done`, `failed`, `cancelled`, with commas; all by default.", {"type": "string"}),
     parameter("header", "X-Request-ID", "For logs and traces; echoed, or made if it is missing.", {"type": "string", "maxLength": 128}),
 )
 

@@ -36,7 +36,8 @@ class Dialler:
         self._names = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolve")
         listed = tuple(ip_network(network, strict=False) for network in networks)
         backend = _Checked(resolve or self._resolve, listed)
-        self._pool = httpcore.AsyncConnectionPool(ssl.create_default_context(), max_keepalive_connections=0, network_backend=backend)
+        trusted = ssl.create_default_context()
+        self._pool = httpcore.AsyncConnectionPool(trusted, max_connections=None, max_keepalive_connections=0, network_backend=backend)
 
     def read(self, url: str) -> RemoteUrl:
         """Raises NotAllowed for what is no https URL of a listed host."""

@@ -50,6 +50,10 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of the client's Idempotency-Key; empty: there is none."""
     bound: int
     """Bytes that its results and its latest preview may take."""
+    webhook: str = ""
+    """URL that is told of its end; empty: none is."""
+    webhook_events: str = ""
+    """Those of its ends that are told, separated by commas."""
 
 
 class JobProgress(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ from server.gateway.presenting import ANSWERS
 from server.gateway.routes import jobs as job_routes
 from server.gateway.submission import Submission, read_submission
 from server.gateway.text_cache import RECORDED_BYTES
+from server.gateway.webhook_headers import read_webhook, refuse_webhook
 from server.http import requests
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
@@ -60,7 +61,10 @@ class TaskRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, here = Request(scope, receive, send), scope["app"].state.gateway
         try:
-            if requests.is_asynchronous(request):
+            asynchronous = requests.is_asynchronous(request)
+            if not asynchronous:
+                refuse_webhook(request)
+            if asynchronous:
                 response = await self._accept(request, here)
             elif requests.wants_events(request, self.task.media_types):
                 await self._stream(request, here, send)
@@ -107,12 +111,12 @@ class TaskRoute:
     async def _accept(self, request: Request, here: Gateway) -> Response:
         """Later."""
         async with here.admission.admit(request, "rest", takes_long=self.task.takes_long, asynchronous=True) as visit:
-            key = requests.idempotency_key(request)
+            key, webhook = requests.idempotency_key(request), read_webhook(request, here.settings.webhook_hosts)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
                 asked = await here.text_cache.recall(await resolve(sent, here, visit), visit.client, RECORDED_BYTES)
                 asks = sent.submission.fingerprint(request.scope["path"], sent.query)
-                job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key)
+                job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key, webhook)
                 record = await here.jobs.read(job_id)
             here.metrics.of(asked.spec).payload_in.observe(sent.nbytes)
             return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": requests.PREFERENCE})
