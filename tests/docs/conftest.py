@@ -81,6 +81,7 @@ def fill(folder: Path) -> None:
         (folder / name).write_bytes(CAPTURE[part])
     (folder / "depth.npy").write_bytes(npy(depth()))
     (folder / "points.npy").write_bytes(npy(points()))
+    (folder / "holes.jsonl").write_text('{"image": "photo.jpg", "mask": "box:90,60,40,40", "preset": "draft"}\n')
     (folder / "labels.txt").write_text("cat\ndog\nred car\n")
     (folder / "clip.mp4").write_bytes(clip(every(20, 10.0), size=(96, 128)))
     (folder / "sound.wav").write_bytes(wav(tones(2.0, 16_000, 440.0, 660.0).astype(np.float32), 16_000))
