@@ -43,7 +43,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("desk")
     fill(folder)
     (folder / "bundles").symlink_to(bundles)
-    with service.serve(bundles, max_queries=200_000, default_models='{"classify-video": "mvit"}') as running:
+    secrets = tmp_path_factory.mktemp("secrets") / "webhooks"
+    secrets.write_text(f"whsec_{'A' * 32}\n")
+    called_back = {"webhook_hosts": '["hooks.example"]', "webhook_secret_file": secrets}
+    with service.serve(bundles, max_queries=200_000, default_models='{"classify-video": "mvit"}', **called_back) as running:
         yield Desk(folder, running.url, environment_of(running.url, tmp_path_factory.mktemp("bin")))
 
 
