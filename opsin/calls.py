@@ -32,10 +32,10 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[bytes, ...] = ()
     """Of one part, `image`."""
-    parts: Mapping[str, bytes] = field(default_factory=dict)
+    parts: Mapping[str, bytes | Sequence[bytes]] = field(default_factory=dict)
     """Files by the names of their parts, where there are several."""
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Texts that travel beside the pictures: options that may be repeated."""
+    """Texts that travel beside pictures or parts, or alone: options that may be repeated."""
     json: Mapping[str, Any] | None = None
     """The body, in place of pictures and parts."""
     timeout: float | None = None
@@ -60,8 +60,10 @@ class Call:
         }
         if self.json is not None:
             arguments["json"] = self.json
-        elif self.parts:
-            arguments["files"] = [(name, (name, data, "application/octet-stream")) for name, data in self.parts.items()]
+        elif self.parts or (self.form and not self.pictures):
+            given = [(name, [data] if isinstance(data, bytes) else data) for name, data in self.parts.items()]
+            files: list[Any] = [(name, (name, data, "application/octet-stream")) for name, several in given for data in several]
+            arguments["files"] = files + [(name, (None, text)) for name, texts in self.form.items() for text in texts]
         elif len(self.pictures) == 1 and not self.form:
             arguments["content"] = self.pictures[0]
             arguments["headers"]["Content-Type"] = "application/octet-stream"

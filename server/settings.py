@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, YamlConfigSettingsSource
 
 from models.starters import installed_starters
+from server.http.addresses import host_and_port
 
 if TYPE_CHECKING:
     from models.media.sound import SoundLimits
@@ -65,6 +66,16 @@ class Settings(BaseSettings):
     """Addresses or networks of proxies whose X-Forwarded-For is believed."""
     max_connections: int = Field(default=1024, gt=0)
     """Connections to one gateway at once."""
+    fetch_hosts: list[str] = Field(default_factory=list)
+    """Hosts (`host` or `host:port`, 443 unless said) that `image_url`, `video_url` and `audio_url` may name. Empty: nothing is fetched."""
+    fetch_networks: list[str] = Field(default_factory=list)
+    """Networks in which these hosts may lie beside the public internet."""
+    webhook_hosts: list[str] = Field(default_factory=list)
+    """Hosts (as `fetch_hosts`) that `X-Webhook-URL` may name. Empty: nobody is called back."""
+    webhook_networks: list[str] = Field(default_factory=list)
+    """Networks in which these hosts may lie beside the public internet."""
+    webhook_secret_file: Path | None = None
+    """Lines `whsec_…`, each of which signs what is sent to them."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_body_bytes: int = Field(default=64 * MIB, gt=0)
@@ -118,7 +129,14 @@ class Settings(BaseSettings):
     def _tasks(cls, models: dict[str, str]) -> dict[str, str]:
         return {task.lower().replace("_", "-"): model for task, model in models.items()}  # names of variables have no hyphens
 
-    @field_validator("trusted_proxies")
+    @field_validator("fetch_hosts", "webhook_hosts")
+    @classmethod
+    def _hosts(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            host_and_port(host)  # ValueError says what is wrong with it
+        return hosts
+
+    @field_validator("trusted_proxies", "fetch_networks", "webhook_networks")
     @classmethod
     def _networks(cls, proxies: list[str]) -> list[str]:
         for proxy in proxies:

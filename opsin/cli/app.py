@@ -12,6 +12,7 @@ from opsin import __version__
 from opsin.cli import (
     actions,
     ask,
+    batch,
     bench,
     bundles,
     calibrate,
@@ -63,6 +64,7 @@ app.command(rich_help_panel=WORK)(inpaint.inpaint)
 app.command(rich_help_panel=WORK)(actions.actions)
 app.command(rich_help_panel=WORK)(reconstruct.reconstruct)
 app.command(rich_help_panel=WORK)(ask.ask)
+app.command(rich_help_panel=WORK)(batch.batch)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=WORK)
 app.command("import", cls=importing.ImportCommand, rich_help_panel=BUNDLES)(importing.import_)
 app.command("import-tracklets", rich_help_panel=BUNDLES)(tracklets.import_tracklets)

@@ -21,7 +21,7 @@ def ask(
     from opsin.client import Client
     from opsin.errors import OpsinError
 
-    files, options = _pairs(parts, "PART=FILE"), _pairs(option or [], "NAME=VALUE")
+    files, options = pairs(parts, "PART=FILE"), pairs(option or [], "NAME=VALUE")
     for name, file in files.items():
         if not Path(file).is_file():
             raise Misuse(f"{name}: {file}: no such file")
@@ -33,7 +33,7 @@ def ask(
     typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
 
 
-def _pairs(given: list[str], form: str) -> dict[str, str]:
+def pairs(given: list[str], form: str) -> dict[str, str]:
     """Raises Misuse."""
     pairs = [text.partition("=") for text in given]
     for name, equals, _ in pairs:

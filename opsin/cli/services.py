@@ -70,9 +70,15 @@ def serve(
     )
     _check_access(settings, "supervisor")
     try:
+        from server.gateway.signing import secrets_of
         from server.supervisor import serve as run
     except ModuleNotFoundError as error:
         raise lacks(error) from error
+    if settings.webhook_hosts:
+        try:
+            secrets_of(settings)  # each gateway reads them, and would be started again and again
+        except ValueError as error:
+            raise Misuse(str(error)) from error
     raise typer.Exit(run(settings))
 
 

@@ -114,6 +114,11 @@ class Visit:
             self.seconds = self.admission.seconds(self)
             self.set_deadline(self.seconds)
 
+    async def lower(self) -> None:
+        """It asks for priority low, all of which has half of the queue. Raises QueueFull where it has no room there."""
+        self.reservation.lower()
+        await self.reservation.check(0 if self.reservation.items else 1)
+
     def set_deadline(self, seconds: float) -> None:
         """In seconds since the start."""
         self.limit.set(seconds - (time.perf_counter() - self.started))
@@ -150,7 +155,7 @@ class Admission:
         ends when its job is queued; `Visit.seconds` are then the job's.
         """
         told, key = request.scope["state"], key_of(request)
-        reservation = self._dispatcher.reserve(0, 0, Claim(owner_of(told["client"]), takes_long, key.max_items))
+        reservation = self._dispatcher.reserve(0, 0, Claim(owner_of(told["client"]), takes_long, key.priority == "low", key.max_items))
         return Visit(
             self,
             request,

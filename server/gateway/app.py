@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline
@@ -47,6 +47,10 @@ from server.quoting import QUOTED
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
 
+if TYPE_CHECKING:
+    from server.gateway.fetching import Fetcher
+    from server.gateway.webhooks import WebhookSender
+
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
 ROUTED = (models, jobs, scenes, operation, open_inference)
 STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, StatusDocument, ProblemDocument, openai_errors.OpenAIErrorDocument)
@@ -80,6 +84,7 @@ def create_app(settings: Settings) -> GatewayApp:
         inference=Inference(dispatcher, desertion, counted, decoder, turns),
         text_cache=TextCache(dispatcher.vectors, settings.text_cache_bytes),
         large_bodies=LargeBodies(heavy),
+        fetcher=_fetcher(settings),
         presenting=presenting,
         jobs=Jobs(dispatcher, presenting, settings.results_max_bytes),
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),
@@ -88,12 +93,15 @@ def create_app(settings: Settings) -> GatewayApp:
         status=Status(dispatcher),
         keys=keys,
     )
+    webhooks = _webhooks(gateway)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await dispatcher.start()
-        works = [desertion.watch_forever(), counted.give_forever(), *([] if keys is None else [keys.watch_forever()])]
-        tasks_of_ours = [asyncio.create_task(work) for work in works]
+        work_of_ours = [desertion.watch_forever(), counted.give_forever()]
+        work_of_ours += [] if keys is None else [keys.watch_forever()]
+        work_of_ours += [] if webhooks is None else [webhooks.send_forever()]
+        tasks_of_ours = [asyncio.create_task(work) for work in work_of_ours]
         yield
         for task in tasks_of_ours:
             task.cancel()
@@ -101,6 +109,9 @@ def create_app(settings: Settings) -> GatewayApp:
         await dispatcher.close()
         turns.close()
         gateway.large_bodies.close()
+        for dials in (gateway.fetcher, webhooks):
+            if dials is not None:
+                await dials.close()
 
     app = FastAPIOffline(
         title="Opsin",
@@ -129,7 +140,7 @@ def create_app(settings: Settings) -> GatewayApp:
     def document() -> dict[str, Any]:
         responses = [endpoint.response for endpoint in tasks.ENDPOINTS.values()]
         paths = {
-            path: {"post": openapi.task_operation(endpoint.interface, endpoint.response.__name__)}
+            path: {"post": openapi.task_operation(endpoint.interface, endpoint.response.__name__, fetches=bool(settings.fetch_hosts))}
             for path, endpoint in tasks.ENDPOINTS.items()
         }
         paths |= {embeddings.PATH: {"post": embeddings.operation()}}
@@ -139,6 +150,28 @@ def create_app(settings: Settings) -> GatewayApp:
 
     app.openapi = document  # type: ignore[method-assign]
     return GatewayApp(app, gateway)
+
+
+def _fetcher(settings: Settings) -> Fetcher | None:
+    if not settings.fetch_hosts:
+        return None
+    from server.gateway.fetching import Fetcher  # with its HTTP client, which gateways that fetch nothing need not load
+    from server.http.dialling import Dialler
+
+    return Fetcher(Dialler(settings.fetch_hosts, settings.fetch_networks), settings.max_body_bytes)
+
+
+def _webhooks(here: Gateway) -> WebhookSender | None:
+    """Raises ValueError where there is no secret to sign with."""
+    settings = here.settings
+    if not settings.webhook_hosts:
+        return None
+    from server.gateway.signing import secrets_of
+    from server.gateway.webhooks import WebhookSender
+    from server.http.dialling import Dialler
+
+    dialler = Dialler(settings.webhook_hosts, settings.webhook_networks)
+    return WebhookSender(here.dispatcher.webhooks, dialler, secrets_of(settings), here.metrics, here.answers)
 
 
 EXPOSED = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.types import Send
@@ -26,6 +27,9 @@ from server.queue.dispatch import Dispatcher
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
 
+if TYPE_CHECKING:
+    from server.gateway.fetching import Fetcher
+
 
 @dataclass(frozen=True)
 class Gateway:
@@ -37,6 +41,8 @@ class Gateway:
     inference: Inference
     text_cache: TextCache
     large_bodies: LargeBodies
+    fetcher: Fetcher | None
+    """None: nothing is fetched."""
     presenting: Presenting
     jobs: Jobs
     readers: EventReaders

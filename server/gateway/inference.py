@@ -24,6 +24,7 @@ from server.gateway.follower import Follower
 from server.gateway.interface import Planned
 from server.gateway.submission import item_field, job_field
 from server.gateway.turns import Turns
+from server.gateway.webhook_headers import Webhook
 from server.http.clients import owner_of
 from server.http.problems import Kind, Problem
 from server.media import headers, images
@@ -143,7 +144,7 @@ class Inference:
         self._count(outputs, asked.spec, timing)
         return Answer(outputs, timing)
 
-    async def submit(self, items: list[Item], asked: Asked, visit: Visit, fingerprint: str, idempotency_key: str) -> str:
+    async def submit(self, items: list[Item], asked: Asked, visit: Visit, fingerprint: str, idempotency_key: str, webhook: Webhook) -> str:
         """Queue the items as one job of the client's, which outlives this gateway; the list is emptied. Returns the id of its record.
 
         Raises Problem, and what the Dispatcher raises.
@@ -175,6 +176,8 @@ class Inference:
             idem=_idem(visit.key.name, idempotency_key) if idempotency_key else "",
             key_name=visit.key.name,
             bound=len(plan) + sum(_result_bound(asked, job) for job in jobs),
+            webhook=webhook.url,
+            webhook_events=webhook.events,
         )
         try:
             return await self._dispatcher.records.admit(draft, plan, make_jobs, max_items=visit.key.max_items)
@@ -245,6 +248,7 @@ class Inference:
                 owner=owner_of(visit.client),
                 work_ms=work_ms,
                 takes_long=asked.task.takes_long,
+                low=asked.priority == "low",
                 behind_ms=behind_ms,
             )
             for index, ((arrays, shapes), work_ms, (priority, behind_ms)) in enumerate(zip(flat, work, turns, strict=True))

@@ -17,6 +17,9 @@ from server.quoting import QUOTED
 from server.tasks.base import Part, Task
 from server.tasks.options import InvalidOption, Option, Options, rows
 
+FETCHED = ("image", "video", "audio")
+"""Parts that may be named by URL."""
+
 
 class CommonOptions(Options, frozen=True, kw_only=True):
     """Options of every task's route besides the task's own."""
@@ -55,6 +58,8 @@ class TaskInterface:
     """Those that share the route; the parts of a request tell which one is meant."""
     parts: Mapping[str, Part]
     options: Mapping[str, Option]
+    urls: Mapping[str, str]
+    """Name of a field that holds a part's URL → the part."""
     plurals: Mapping[str, str]
     """Plural → name."""
 
@@ -64,8 +69,10 @@ class TaskInterface:
         model, priority = rows(CommonOptions)
         options = {row.name: row for row in (model, *rows(tasks[0].options), priority)}
         parts = {part.name: part if len(tasks) == 1 else replace(part, required=False) for task in tasks for part in task.parts}
+        urls = {f"{name}_url": name for name in FETCHED if name in parts}
         names = [name for table in (parts, options) for name, row in table.items() if row.repeated]
-        return TaskInterface(tasks, parts, options, {f"{name}s": name for name in names})
+        names += [name for name, part in urls.items() if parts[part].repeated]
+        return TaskInterface(tasks, parts, options, urls, {f"{name}s": name for name in names})
 
     @property
     def task(self) -> Task[Any, Any]:
@@ -77,8 +84,8 @@ class TaskInterface:
         return next((task for task in self.tasks if {part.name for part in task.parts}.issuperset(parts)), None)
 
     def check_name(self, name: str) -> None:
-        """Raises Problem (422) for a name that is neither a part nor an option."""
-        if name not in self.parts and name not in self.options:
+        """Raises Problem (422) for a name that is no part, no URL of one and no option."""
+        if name not in self.parts and name not in self.options and name not in self.urls:
             raise self.unknown(name)
 
     def unknown(self, name: str) -> Problem:

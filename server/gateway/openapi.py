@@ -34,6 +34,7 @@ EXAMPLES_BASE64: Mapping[str, str] = {
 """A file of a kind of part, whole, so that the example can be sent as it is."""
 EXAMPLE_BASE64 = "AAAAIGZ0eXBpc29t"
 """The beginning of any other file."""
+URL = {"type": "string", "format": "uri"}
 BASE64 = {"type": "string", "contentEncoding": "base64"}
 RAW_TYPES: Mapping[str, Sequence[str]] = {
     "image": ("image/jpeg", "image/png"),
@@ -51,6 +52,8 @@ _HEADERS = (
     parameter("header", "X-Request-Timeout", "Seconds. Default: 60.", {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT}),
     parameter("header", "Prefer", "`respond-async`: answer with a job.", {"type": "string"}),
     parameter("header", "Idempotency-Key", "Repetitions are one job; only with `respond-async`.", {"type": "string", "maxLength": 256}),
+    parameter("header", "X-Webhook-URL", "https URL that is told of the job's end; only with `respond-async`.", URL),
+    parameter("header", "X-Webhook-Events", "Of `done`, `failed`, `cancelled`, with commas; all by default.", {"type": "string"}),
     parameter("header", "X-Request-ID", "For logs and traces; echoed, or made if it is missing.", {"type": "string", "maxLength": 128}),
 )
 
@@ -120,8 +123,9 @@ def _schemas(part: object) -> Iterator[dict[str, Any]]:
         yield from _schemas(inner)
 
 
-def task_operation(interface: TaskInterface, schema: str) -> dict[str, Any]:
-    """`POST /v1/<task>` from the task's tables; `schema` names that of its JSON."""
+def task_operation(interface: TaskInterface, schema: str, *, fetches: bool) -> dict[str, Any]:
+    """`POST /v1/<task>` from the task's tables; `schema` names that of its JSON. fetches: parts may be named by URL."""
+    urls = {part: name for name, part in interface.urls.items()} if fetches else {}
     task = interface.task
     example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **task.example, "timing": EXAMPLE_TIMING}
     return {
@@ -130,7 +134,7 @@ def task_operation(interface: TaskInterface, schema: str) -> dict[str, Any]:
         "operationId": task.name,
         "description": _how_to_send(interface),
         "parameters": [*_query(interface), *_HEADERS],
-        "requestBody": {"required": True, "content": _bodies(interface)},
+        "requestBody": {"required": True, "content": _bodies(interface, urls)},
         "responses": {
             "200": {
                 "description": task.answer.__doc__ or task.summary,
@@ -167,27 +171,30 @@ def _query(interface: TaskInterface) -> Iterable[dict[str, Any]]:
         yield parameter("query", option.name, f"{option.description} {option.values}.{default}", _without_description(option.schema))
 
 
-def _bodies(interface: TaskInterface) -> dict[str, Any]:
+def _bodies(interface: TaskInterface, urls: Mapping[str, str]) -> dict[str, Any]:
+    """urls: part → name of the field that may hold its URL in its place."""
     parts = interface.parts.values()
     fields = {name: dict(option.schema) for name, option in interface.options.items()}
     form = {part.name: {"type": "array", "items": BINARY, "minItems": 1} if part.repeated else BINARY for part in parts}
     in_json = {part.name: {"type": "string"} if part.kind == "text" else BASE64 for part in parts}
+    in_json |= dict.fromkeys(urls.values(), URL)
+    form |= {name: {"type": "array", "items": URL, "minItems": 1} if interface.parts[part].repeated else URL for part, name in urls.items()}
     lists = {
         plural: {"type": "array", "items": in_json[name], "minItems": 1} if name in in_json else fields[name]
         for plural, name in interface.plurals.items()
+        if name in in_json or name in fields
     }
     required = [part for part in parts if part.required]
     json_schema = {
         "type": "object",
         "properties": {**_either(in_json, fields), **lists},
-        "allOf" if required else "anyOf": [_one_of(part, interface) for part in required or parts],
+        "allOf" if required else "anyOf": [_one_of(part, interface, urls) for part in required or parts],
         "additionalProperties": False,
     }
     form_schema = {
         "type": "object",
         "properties": _either(form, fields),
-        # in `required` itself, where generators of clients and forms look for it
-        **({"required": [part.name for part in required]} if required else {"anyOf": [{"required": [part.name]} for part in parts]}),
+        **_needed_in_form(required, parts, urls),
     }
     shown = [part for part in parts if part.required] or [interface.task.parts[0]]
     return {
@@ -197,15 +204,27 @@ def _bodies(interface: TaskInterface) -> dict[str, Any]:
     }
 
 
+def _needed_in_form(required: Sequence[Part], parts: Iterable[Part], urls: Mapping[str, str]) -> dict[str, Any]:
+    def either(some: Iterable[Part]) -> list[dict[str, Any]]:
+        return [{"required": [name]} for part in some for name in (part.name, urls.get(part.name)) if name is not None]
+
+    if not required:
+        return {"anyOf": either(parts)}
+    if not urls:
+        return {"required": [part.name for part in required]}  # itself, where generators of clients and forms look for it
+    return {"allOf": [{"anyOf": either([part])} for part in required]}
+
+
 def _either(parts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """A name may be a part and an option."""
     both = {name: {"anyOf": [parts[name], options[name]]} for name in parts.keys() & options.keys()}
     return {**parts, **options, **both}
 
 
-def _one_of(part: Part, interface: TaskInterface) -> dict[str, Any]:
-    """A required part comes under its name or its plural."""
-    names = [part.name, *(plural for plural, name in interface.plurals.items() if name == part.name)]
+def _one_of(part: Part, interface: TaskInterface, urls: Mapping[str, str]) -> dict[str, Any]:
+    """A required part comes under its name or its plural, or as a URL."""
+    given = [part.name, *([urls[part.name]] if part.name in urls else [])]
+    names = given + [plural for plural, name in interface.plurals.items() if name in given]
     return {"oneOf": [{"required": [name]} for name in names]}
 
 

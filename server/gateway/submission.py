@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from python_multipart.exceptions import FormParserError
@@ -25,6 +25,7 @@ from server.tasks.base import Item, Task
 MAX_FIELD_BYTES = 4096
 """Limit of one option; options are short words."""
 
+T = TypeVar("T")
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -36,17 +37,27 @@ class Submission:
     max_images: int
     parts: dict[str, list[bytes]] = field(default_factory=dict)
     fields: dict[str, list[object]] = field(default_factory=dict)
+    urls: dict[str, list[str]] = field(default_factory=dict)
+    """By part: those that are still to be fetched have no content in `parts`."""
 
     def add_part(self, name: str, content: bytes) -> None:
         """Raises Problem (413) for one too many."""
-        given = self.parts.setdefault(name, [])
+        self._add(name, self.parts.setdefault(name, []), content)
+
+    def add_url(self, name: str, url: str) -> None:
+        """name: of the field. Raises Problem (413) for one too many."""
+        part = self.interface.urls[name]
+        self.parts.setdefault(part, [])
+        self._add(part, self.urls.setdefault(part, []), url)
+
+    def _add(self, name: str, given: list[T], element: T) -> None:
         limit = self.interface.parts[name].max_count
         if limit == 1 and given:
             raise Problem(Kind.INVALID_OPTION, "given twice", name)
         if len(given) == (self.max_images if limit is None else limit):
             setting = " (OPSIN_MAX_IMAGES)" if limit is None else ""
             raise Problem(Kind.TOO_LARGE, f"more than {len(given)} {name}s in one request{setting}", name)
-        given.append(content)
+        given.append(element)
 
     def add_field(self, name: str, value: object) -> None:
         given = self.fields.setdefault(name, [])
@@ -84,12 +95,15 @@ class Submission:
     @property
     def count(self) -> int:
         """Number of items."""
-        return 1 if self.repeated is None or self.interface.parts[self.repeated].together else len(self.parts[self.repeated])
+        if self.repeated is None or self.interface.parts[self.repeated].together:
+            return 1
+        return len(self.parts[self.repeated] or self.urls[self.repeated])
 
     def fingerprint(self, path: str, query: Mapping[str, Sequence[object]]) -> str:
         """SHA-256 that is the same for two requests that ask the same of a path.
 
-        Neither what was drawn at random nor defaults, boundaries or the order of names count; that of a part's elements does."""
+        Neither what was drawn at random nor defaults, boundaries or the order of names count; that of a part's elements does. A part that
+        is named by URL counts as its URL."""
         digest = hashlib.sha256()
 
         def add(content: bytes) -> None:
@@ -102,8 +116,8 @@ class Submission:
             add(name.encode())
             add(msgspec.json.encode(self.interface.options[name].read(given[name])))
         for name in sorted(self.parts):
-            add(name.encode())
-            for content in self.parts[name]:
+            add(f"{name}_url".encode() if name in self.urls else name.encode())
+            for content in [url.encode() for url in self.urls[name]] if name in self.urls else self.parts[name]:
                 add(content)
         return digest.hexdigest()
 
@@ -123,7 +137,7 @@ async def read_submission(
 ) -> Submission:
     """Multipart, JSON, or else the bytes of one part: Content-Type tells only these three apart.
 
-    The reservation is brought to the number of items. Raises Problem and what `stream` raises.
+    The reservation is brought to the number of items. What is named by URL is still to be fetched. Raises Problem and what `stream` raises.
     """
     refuse_encoding(request)
     content_type = header(request, b"content-type") or ""
@@ -138,7 +152,7 @@ async def read_submission(
             await large_bodies.in_turn(client, len(content), lambda: _read_json(submission, content))
         else:
             submission.add_part(interface.task.parts[0].name, content)
-    _check(submission)
+    _check(submission, fetches=bool(settings.fetch_hosts))
     await reservation.resize(submission.count, reservation.nbytes)
     return submission
 
@@ -149,11 +163,16 @@ def refuse_encoding(request: Request) -> None:
         raise Problem(Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already")
 
 
-def _check(submission: Submission) -> None:
-    if not any(submission.parts.values()):
+def _check(submission: Submission, *, fetches: bool) -> None:
+    for part in submission.urls:
+        if not fetches:
+            raise Problem(Kind.INVALID_OPTION, f"this service fetches nothing (OPSIN_FETCH_HOSTS): send `{part}`", f"{part}_url")
+        if submission.parts[part]:
+            raise Problem(Kind.INVALID_OPTION, f"sent beside `{part}`: send one of them", f"{part}_url")
+    if not any(submission.parts.values()) and not submission.urls:
         names = " or ".join(f"`{name}`" for name in submission.interface.parts)
         raise Problem(Kind.INVALID_OPTION, f"missing: send at least one {names}", submission.interface.task.parts[0].name)
-    parts = [name for name, given in submission.parts.items() if given]
+    parts = [name for name, given in submission.parts.items() if given or name in submission.urls]
     if submission.interface.meant(parts) is None:
         other = next(name for name in parts if submission.interface.meant([parts[0], name]) is None)
         raise Problem(Kind.INVALID_OPTION, f"sent beside `{parts[0]}`: send one of them", other)
@@ -241,6 +260,8 @@ class _Parts:
         assert self._name is not None
         if self._is_part:
             self._submission.add_part(self._name, bytes(self._data))
+        elif self._name in self._interface.urls:
+            self._submission.add_url(self._name, self._text())
         else:
             self._submission.add_field(self._name, self._text())
 
@@ -307,6 +328,11 @@ def _check_short(length: int, field: str) -> None:
 
 
 def _add(submission: Submission, name: str, value: object, field: str) -> None:
+    if name in submission.interface.urls:
+        text = _text(str(value, "utf-8") if isinstance(value, memoryview) else value, field)
+        _check_short(len(text), field)
+        submission.add_url(name, text)
+        return
     part, option = submission.interface.parts.get(name), submission.interface.options.get(name)
     if isinstance(value, memoryview):
         if part is not None and part.kind != "text":

@@ -39,6 +39,7 @@ class Kind(Enum):
     NO_VIDEO = "no-video", 422, "The file has no video"
     NO_SOUND = "no-sound", 422, "The file has no sound"
     UNUSABLE_INPUT = "unusable-input", 422, "The input cannot be used"
+    FETCH_FAILED = "fetch-failed", 422, "The URL could not be fetched"
     INVALID_OPTION = "invalid-option", 422, "Invalid option"
     QUEUE_FULL = "queue-full", 429, "Too many requests are waiting"
     CLIENT_SHARE = "client-share", 429, "Too much of one client is under way"

@@ -33,6 +33,7 @@ from server.queue.scenes import Scenes
 from server.queue.shares import Held, Load, QueueDepth, Reservation, depths, owners
 from server.queue.status import StatusReader
 from server.queue.vectors import Vectors
+from server.queue.webhooks import Webhooks
 from server.queue.wire import AsyncWire
 from server.settings import Settings
 
@@ -90,6 +91,7 @@ class Dispatcher:
         self.records = Records(link, self._listener, freight, settings, self._enqueuer)
         """Clients' jobs that outlive this gateway."""
         self.scenes = Scenes(link, freight, settings)
+        self.webhooks = Webhooks(link)
         self.vectors = Vectors(link, freight, settings)
         self._ticks = Ticks()
         """They watch the deadlines of jobs."""

@@ -122,7 +122,7 @@ class Enqueuer:
             raise refused
 
     def _refusal(self, claim: Claim, asked: Held, promised: Ledger) -> QueueFull | None:
-        return refusal(self.bounds, self.load.all, self.load.owners.get(claim.owner, Held()), promised, claim, asked)
+        return refusal(self.bounds, self.load, promised, claim, asked)
 
     async def read_load_if_there(self) -> None:
         """For Retry-After."""
@@ -132,7 +132,8 @@ class Enqueuer:
     def refused(self, status: bytes, jobs: Sequence[Enqueued]) -> QueueFull | NeverFits:
         """Explain the script's word for these jobs, by figures that were read just now."""
         kind = REFUSALS[status]
-        claim = Claim("" if jobs[0].owner == NOBODY else jobs[0].owner, jobs[0].takes_long, jobs[0].max_items)
+        one = jobs[0]
+        claim = Claim("" if one.owner == NOBODY else one.owner, one.takes_long, one.low, one.max_items)
         asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
         if kind is KeyShare:
             return beyond_key(self.load.all, self.load.owners.get(claim.owner, Held()), claim, len(jobs))
@@ -226,7 +227,7 @@ def to_rows(jobs: Iterable[QueuedJob], max_items: int, *, kept: bool = False) ->
             staged[keys.stage(job.id)] = message
         messages.append(b"" if place == "stage" else message)
         stream = keys.stream(keys.queue(job.bundle, job.digest), job.priority)
-        holds = (job.owner or NOBODY, job.work_ms, job.takes_long, job.behind_ms, max_items)
+        holds = (job.owner or NOBODY, job.work_ms, job.takes_long, job.behind_ms, job.low, max_items)
         rows.append(Enqueued(job.id, stream, job.gateway, job.deadline_ms, place, len(message), *holds))
     return rows, messages, staged
 

@@ -60,6 +60,8 @@ class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds that the service takes for it, by the rates that were announced when it was made."""
     takes_long: bool = False
     """Whether its route's jobs take more than one pass."""
+    low: bool = False
+    """Whether its client asked for priority low: parts of larger requests have that priority, too."""
     behind_ms: int = 0
     """It is less urgent by so much than its priority says, in favour of other requests."""
     needs: str = ""

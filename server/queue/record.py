@@ -52,6 +52,10 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the API key that it was sent with, whom alone it answers; empty: of none."""
     bound: int
     """Bytes that its results and its latest preview may take."""
+    webhook: str = ""
+    """URL that is told of its end; empty: none is."""
+    webhook_events: str = ""
+    """Those of its ends that are told, separated by commas."""
 
 
 class JobProgress(msgspec.Struct, frozen=True):

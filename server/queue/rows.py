@@ -26,6 +26,8 @@ class Bounds(msgspec.Struct, frozen=True):
     """One owner holds at most so much of all."""
     own_last: Bound
     """One owner holds at most so much of that rest."""
+    low: Bound
+    """All work of priority low together."""
 
 
 class Enqueued(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -46,6 +48,8 @@ class Enqueued(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether its route takes jobs of more than one pass."""
     behind_ms: int
     """It is less urgent by so much than its stream."""
+    low: bool
+    """Its client asked for priority low."""
     max_items: int = 0
     """The owner may have so many unfinished; 0: no limit of its own."""
 

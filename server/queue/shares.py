@@ -14,6 +14,8 @@ from server.queue.errors import ClientShare, KeyShare, NeverFits, QueueFull
 from server.queue.messages import Priority
 from server.queue.rows import Bound, Bounds
 
+LOW = "low"
+"""Stands among the owners for all work of priority low. They are hashes, which are longer."""
 WORK_IN_COMMON_MS = 60_000
 """While more is unfinished, and several owners' are among it, one has at most half of it. Whoever has none is let in with any request: else
 others could keep out what takes longer than theirs."""
@@ -25,6 +27,8 @@ class Claim(NamedTuple):
     owner: str = ""
     """The client, hashed; empty: nobody that can be told apart, who has no share."""
     takes_long: bool = False
+    low: bool = False
+    """It asks for priority low."""
     max_items: int = 0
     """Most unfinished jobs of the owner, by its API key; 0: no limit of its own."""
 
@@ -50,31 +54,35 @@ class Ledger:
     """By owner."""
     nbytes_of: Counter[str] = field(default_factory=Counter)
 
-    def add(self, owner: str, items: int, nbytes: int) -> None:
+    def add(self, claim: Claim, items: int, nbytes: int) -> None:
         self.items += items
         self.nbytes += nbytes
         for counts, amount in ((self.items_of, items), (self.nbytes_of, nbytes)):
-            counts[owner] += amount
-            if not counts[owner]:
-                del counts[owner]
+            for owner in (claim.owner, LOW) if claim.low else (claim.owner,):
+                counts[owner] += amount
+                if not counts[owner]:
+                    del counts[owner]
 
 
 NOTHING = Ledger()
 
 
 def bounds(max_items: int, max_nbytes: int) -> Bounds:
-    """The last eighth, rounded down, is for routes of one pass, half of it for one owner; an owner has three quarters of all."""
+    """The last eighth, rounded down, is for routes of one pass, half of it for one owner; an owner has three quarters of all, and all work
+    of priority low a half."""
     eighths = max_items // 8, max_nbytes // 8
     return Bounds(
         all=Bound(max_items, max_nbytes),
         long=Bound(max_items - eighths[0], max_nbytes - eighths[1]),
         own=Bound(max(1, 3 * max_items // 4), 3 * max_nbytes // 4),
         own_last=Bound(math.ceil(eighths[0] / 2), math.ceil(eighths[1] / 2)),
+        low=Bound(max(1, max_items // 2), max_nbytes // 2),
     )
 
 
-def refusal(bounds: Bounds, all_: Held, own: Held, promised: Ledger, claim: Claim, asked: Held) -> QueueFull | None:
-    """Why so much more is not let in now, and after how many seconds it will be; None: it is. `own`: what the claim's owner holds."""
+def refusal(bounds: Bounds, load: Load, promised: Ledger, claim: Claim, asked: Held) -> QueueFull | None:
+    """Why so much more is not let in now, and after how many seconds it will be; None: it is."""
+    all_, own, low = load.all, load.owners.get(claim.owner, Held()), load.owners.get(LOW, Held())
     items, nbytes = all_.items + promised.items + asked.items, all_.nbytes + promised.nbytes + asked.nbytes
     in_last_eighth = _exceeds(items, nbytes, bounds.long)
 
@@ -83,6 +91,12 @@ def refusal(bounds: Bounds, all_: Held, own: Held, promised: Ledger, claim: Clai
 
     if _exceeds(items, nbytes, bounds.all):
         return QueueFull(until_free(all_, items, nbytes, bounds.all), f"the queue is full: {all_.items} jobs, {all_.nbytes} bytes")
+    if claim.low:
+        low_items = low.items + promised.items_of[LOW] + asked.items
+        low_nbytes = low.nbytes + promised.nbytes_of[LOW] + asked.nbytes
+        if _exceeds(low_items, low_nbytes, bounds.low):
+            detail = f"work of priority low has its half of the queue: {low.items} jobs, {low.nbytes} bytes"
+            return QueueFull(until_free(low, low_items, low_nbytes, bounds.low), detail)
     if claim.owner:
         own_items = own.items + promised.items_of[claim.owner] + asked.items
         own_nbytes = own.nbytes + promised.nbytes_of[claim.owner] + asked.nbytes
@@ -198,6 +212,13 @@ class Reservation:
         """From now on it is for work that takes long."""
         self._claim = self._claim._replace(takes_long=True)
 
+    def lower(self) -> None:
+        """From now on it is for work of priority low."""
+        held = self.items, self.nbytes
+        self._take(0, 0)
+        self._claim = self._claim._replace(low=True)
+        self._take(*held)
+
     async def check(self, items: int = 0, nbytes: int = 0, work_ms: int = 0) -> None:
         """Raises QueueFull if so much more would have no place now; takes none."""
         await self._check(self._claim, Held(items, nbytes, work_ms))
@@ -215,5 +236,5 @@ class Reservation:
         self._take(0, 0)
 
     def _take(self, items: int, nbytes: int) -> None:
-        self._ledger.add(self._claim.owner, items - self.items, nbytes - self.nbytes)
+        self._ledger.add(self._claim, items - self.items, nbytes - self.nbytes)
         self.items, self.nbytes = items, nbytes

@@ -36,6 +36,7 @@ LATENCY = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25,
 WAIT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3600)
 SIZE = (1, 2, 4, 8, 16, 32, 64, 128)
 EVENTS = ("queued", "started", "progress", "preview", "done", "failed", "cancelled")
+WEBHOOK_OUTCOMES = ("delivered", "failed", "given_up", "dropped")
 REJECTION_REASONS = (
     "queue_full",
     "client_share",
@@ -210,6 +211,9 @@ class GatewayMetrics:
         for reason in REJECTION_REASONS:
             self.rejected.labels(reason)  # there from the start, so that a rate over the first one is right
         self.media_refused = counter("opsin_media_refused", "Requests refused for what they sent, by part.", ["part", "reason"])
+        self.webhooks = counter("opsin_webhooks", "Tries to tell of a job's end, by how they ended.", ["outcome"])
+        for outcome in WEBHOOK_OUTCOMES:
+            self.webhooks.labels(outcome)
         self.items = counter("opsin_items", "Items answered: images, clips, texts.", ["model", "version"])
         self.tokens_in = counter("opsin_tokens_in", "Tokens that entered the network, special tokens included.", model)
         self.tokens_out = counter("opsin_tokens_out", "Tokens that left the last block, after merging.", model)

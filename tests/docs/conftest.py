@@ -43,7 +43,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("desk")
     fill(folder)
     (folder / "bundles").symlink_to(bundles)
-    with service.serve(bundles, max_queries=200_000, default_models='{"classify-video": "mvit"}') as running:
+    secrets = tmp_path_factory.mktemp("secrets") / "webhooks"
+    secrets.write_text(f"whsec_{'A' * 32}\n")
+    called_back = {"webhook_hosts": '["hooks.example"]', "webhook_secret_file": secrets}
+    with service.serve(bundles, max_queries=200_000, default_models='{"classify-video": "mvit"}', **called_back) as running:
         yield Desk(folder, running.url, environment_of(running.url, tmp_path_factory.mktemp("bin")))
 
 
@@ -81,6 +84,7 @@ def fill(folder: Path) -> None:
         (folder / name).write_bytes(CAPTURE[part])
     (folder / "depth.npy").write_bytes(npy(depth()))
     (folder / "points.npy").write_bytes(npy(points()))
+    (folder / "holes.jsonl").write_text('{"image": "photo.jpg", "mask": "box:90,60,40,40", "preset": "draft"}\n')
     (folder / "labels.txt").write_text("cat\ndog\nred car\n")
     (folder / "clip.mp4").write_bytes(clip(every(20, 10.0), size=(96, 128)))
     (folder / "sound.wav").write_bytes(wav(tones(2.0, 16_000, 440.0, 660.0).astype(np.float32), 16_000))

@@ -20,6 +20,7 @@ RUN = (
     "docs/cli.md-4",
     "docs/cli.md-5",
     "docs/cli.md-7",
+    "docs/cli.md-8",
     "docs/jobs.md",
     "docs/keys.md-1",
     "docs/open-inference.md-2",

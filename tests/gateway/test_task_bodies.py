@@ -190,7 +190,7 @@ async def test_a_part_that_may_come_once_is_refused_a_second_time() -> None:
 
 
 async def test_what_is_documented_is_what_is_read() -> None:
-    operation = openapi.task_operation(INTERFACE, "PaintResponse")
+    operation = openapi.task_operation(INTERFACE, "PaintResponse", fetches=False)
     assert list(operation["responses"]["200"]["content"]) == ["image/png", "application/json", "text/event-stream"]
     assert [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"] == list(INTERFACE.options)
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
@@ -203,3 +203,17 @@ async def test_what_is_documented_is_what_is_read() -> None:
     for document in ({}, {"image": "", "images": []}, {"image": "", "steps": 0}, {"image": "", "colour": 1}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(document, schema)
+
+
+async def test_urls_are_documented_where_they_are_fetched() -> None:
+    content = openapi.task_operation(INTERFACE, "PaintResponse", fetches=True)["requestBody"]["content"]
+    schema, form_schema = content["application/json"]["schema"], content["multipart/form-data"]["schema"]
+    url = "https://images.example/cat.jpg"
+    for document in ({"image": b64(b"1")}, {"image_url": url}, {"image_urls": [url], "mask": "center"}):
+        jsonschema.validate(document, schema)
+    for document in ({}, {"image": "", "image_url": url}, {"mask_url": url, "image": ""}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(document, schema)
+    jsonschema.validate({"image_url": [url]}, form_schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"mask": "center"}, form_schema)

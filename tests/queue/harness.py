@@ -98,6 +98,7 @@ async def a_job(
     work_ms: int = 0,
     takes_long: bool = False,
     behind_ms: int = 0,
+    low: bool = False,
     **arrays: Any,
 ) -> QueuedJob:
     """Its answer is `value`."""
@@ -115,6 +116,7 @@ async def a_job(
         work_ms=work_ms,
         takes_long=takes_long,
         behind_ms=behind_ms,
+        low=low,
     )
 
 

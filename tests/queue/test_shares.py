@@ -72,6 +72,48 @@ async def test_one_owner_holds_three_quarters_of_the_items_and_others_find_room(
         await submit(us, "another")
 
 
+async def test_all_low_work_together_holds_half_of_the_items_and_everybody_else_finds_room(url: str, ask) -> None:
+    async with a_queue(url, queue_max_items=16) as us:
+        for owner in ("bulk", "another"):
+            await submit(us, owner, 4, priority="low", low=True)
+        with pytest.raises(QueueFull, match="work of priority low has its half of the queue: 8 jobs") as refused:
+            await ask(us, "third", priority="low", low=True)
+        assert not isinstance(refused.value, ClientShare)
+        await ask(us, "third")
+        await submit(us, "third", priority="low", behind_ms=1)  # the rest of a larger request is not low work
+
+
+async def test_and_half_of_the_bytes(url: str, ask) -> None:
+    async with a_queue(url, queue_max_bytes=100_000) as us:
+        await submit(us, "bulk", priority="low", low=True, ballast=bytearray(40_000))
+        with pytest.raises(QueueFull, match="priority low"):
+            await ask(us, "another", priority="low", low=True, ballast=bytearray(20_000))
+        await ask(us, "another", ballast=bytearray(20_000))
+
+
+async def test_low_work_that_has_ended_makes_room_for_the_next_and_the_janitor_counts_it_anew(url: str, db: redis.Redis) -> None:
+    async with a_queue(url, queue_max_items=4) as us:
+        first = await submit(us, "bulk", 2, priority="low", low=True)
+        db.hset("queue:owners", "low", "0 0 0 0 0")  # as if somebody had lost it
+        assert worker_queue(url, "janitor").janitor()
+        with pytest.raises(QueueFull):
+            await submit(us, "bulk", priority="low", low=True)
+        first.cancel()
+        await eventually(lambda: not db.exists("queue:owners"))
+        await submit(us, "bulk", 2, priority="low", low=True)
+
+
+async def test_low_work_that_is_reserved_counts_as_well(url: str) -> None:
+    async with a_queue(url, queue_max_items=8) as us, us.reserve(4, 0, Claim("bulk", low=True)):
+        with pytest.raises(QueueFull, match="priority low"):
+            async with us.reserve(1, 0, Claim("another", low=True)):
+                pass
+        async with us.reserve(0, 0, Claim("third")) as turned_low:
+            turned_low.lower()
+            with pytest.raises(QueueFull, match="priority low"):
+                await turned_low.resize(1, 0)
+
+
 async def test_and_of_the_bytes(url: str, ask) -> None:
     async with a_queue(url, queue_max_bytes=100_000) as us:
         await submit(us, "greedy", ballast=bytearray(40_000))

@@ -27,6 +27,7 @@ from server.gateway.presenting import ANSWERS
 from server.gateway.routes import jobs as job_routes
 from server.gateway.submission import Submission, read_submission
 from server.gateway.text_cache import RECORDED_BYTES
+from server.gateway.webhook_headers import read_webhook, refuse_webhook
 from server.http import requests
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
@@ -60,7 +61,10 @@ class TaskRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, here = Request(scope, receive, send), scope["app"].state.gateway
         try:
-            if requests.is_asynchronous(request):
+            asynchronous = requests.is_asynchronous(request)
+            if not asynchronous:
+                refuse_webhook(request)
+            if asynchronous:
                 response = await self._accept(request, here)
             elif requests.wants_events(request, self.task.media_types):
                 await self._stream(request, here, send)
@@ -107,12 +111,12 @@ class TaskRoute:
     async def _accept(self, request: Request, here: Gateway) -> Response:
         """Later."""
         async with here.admission.admit(request, "rest", takes_long=self.task.takes_long, asynchronous=True) as visit:
-            key = requests.idempotency_key(request)
+            key, webhook = requests.idempotency_key(request), read_webhook(request, here.settings.webhook_hosts)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
                 asked = await here.text_cache.recall(await resolve(sent, here, visit), visit.client, RECORDED_BYTES)
                 asks = sent.submission.fingerprint(request.scope["path"], sent.query)
-                job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key)
+                job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key, webhook)
                 record = await here.jobs.read(job_id, visit.key.name)
             here.metrics.of(asked.spec).payload_in.observe(sent.nbytes)
             return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": requests.PREFERENCE})
@@ -127,13 +131,21 @@ class TaskRoute:
 
     async def _read(self, request: Request, here: Gateway, visit: Visit) -> Sent:
         query = self.interface.read_query(request.scope["query_string"])
+        if query.get("priority") == ["low"]:
+            await visit.lower()
         submission = await read_submission(request, self.interface, here.settings, visit.reservation, here.large_bodies)
         if submission.fields:
             asked = self.interface.read_options(query, submission.fields)
         else:
             asked = self._asked_in_url(request.scope["query_string"])
+        if asked[0].priority == "low" and "priority" not in query:
+            await visit.lower()
         if submission.task.takes_long and not self.task.takes_long:
             await visit.lengthen()
+        if submission.urls:
+            with ClientWatch(here.ticks, request.receive, visit.limit):
+                assert here.fetcher is not None, "`read_submission` has refused it"
+                await here.fetcher.fill(submission, visit.reservation)
         return Sent(query, submission, submission.nbytes, *asked)
 
     async def _run(self, sent: Sent, here: Gateway, visit: Visit, media_type: str, stream: EventStream | None = None) -> Response:

@@ -57,8 +57,8 @@ if first then
   redis.call('DEL', P .. 'queue:bytes', P .. 'queue:work', P .. OWNERS)
   looked_at, more_bytes, more_work = {}, 0, 0
   for _, job_id in ipairs(call('SMEMBERS', JOBS)) do
-    local _, _, owner, work, bytes, last = known_of(job_id)
-    if owner then count(owner, work, bytes, last, 1) else call('SREM', JOBS, job_id) end
+    local _, _, owner, work, bytes, last, low = known_of(job_id)
+    if owner then count(owner, work, bytes, last, low, 1) else call('SREM', JOBS, job_id) end
   end
 end
 write_counts()

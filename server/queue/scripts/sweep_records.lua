@@ -18,6 +18,7 @@ local function mend(id, record)
     local job = {
       job = job_id, stream = stream, gateway = '', deadline_ms = tonumber(record.deadline_ms), place = 'kept', nbytes = nbytes,
       owner = record.owner, work_ms = tonumber(record.work_ms), behind_ms = behind_ms, at = record.created_ms,
+      low = record.priority == 'low',
     }
     put(job, now, false)
   end)

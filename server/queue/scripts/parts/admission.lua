@@ -6,7 +6,7 @@ local WORK_IN_COMMON_MS = 60000  -- while more is unfinished, whoever has some o
 local function asked_by(jobs)
   local asked = {items = #jobs, nbytes = 0, work = 0}
   for _, job in ipairs(jobs) do
-    asked.owner, asked.long, asked.max_items = job.owner, job.takes_long, job.max_items
+    asked.owner, asked.long, asked.low, asked.max_items = job.owner, job.takes_long, job.low, job.max_items
     asked.nbytes, asked.work = asked.nbytes + job.nbytes, asked.work + job.work_ms
   end
   return asked
@@ -18,7 +18,7 @@ end
 
 -- Why they are not let in (bounds: row bounds): 'client', its owner has its share; 'key', as many as its API key may have; 'full'; nil: they are.
 local function refusal(bounds, all, asked)
-  if exceeds(all, asked, bounds.all) then return 'full' end
+  if exceeds(all, asked, bounds.all) or asked.low and exceeds(owned(LOW), asked, bounds.low) then return 'full' end
   local last = exceeds(all, asked, bounds.long)
   if asked.owner ~= NOBODY then
     local own = owned(asked.owner)
@@ -61,7 +61,7 @@ local function put(job, now, last)
   local entry = {'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', job.at or now}
   if job.behind_ms > 0 then entry[#entry + 1], entry[#entry + 2] = 'behind', job.behind_ms end
   local entry_id = call('XADD', job.stream, '*', unpack(entry))
-  local mark = last and '1' or '0'
-  call('SET', 'job:' .. job.job, table.concat({job.stream, entry_id, job.owner, job.work_ms, job.nbytes, mark}, ' '), 'PX', ttl)
-  if call('SADD', JOBS, job.job) == 1 then count(job.owner, job.work_ms, job.nbytes, mark, 1) end
+  local in_last, low = last and '1' or '0', job.low and '1' or '0'
+  call('SET', 'job:' .. job.job, table.concat({job.stream, entry_id, job.owner, job.work_ms, job.nbytes, in_last .. low}, ' '), 'PX', ttl)
+  if call('SADD', JOBS, job.job) == 1 then count(job.owner, job.work_ms, job.nbytes, in_last, low, 1) end
 end

@@ -1,14 +1,15 @@
 -- The items of the queue: stream entries, the keys beside them, and what they hold of its room.
 -- What unfinished jobs hold of the queue. `job:<id>` says it behind where the job lies: `<stream> <entry> <owner> <work ms> <bytes> <1 if it was
--- let into the last eighth>`; the owner `-` is nobody. `queue:jobs` names the jobs that are counted, so that each is counted once and let go once.
--- `queue:bytes` and `queue:work` are their sums, `queue:owners` has those of each owner: an owner without jobs has no field there.
+-- let into the last eighth><1 if its client asked for priority low>`; the owner `-` is nobody. `queue:jobs` names the jobs that are counted, so that
+-- each is counted once and let go once. `queue:bytes` and `queue:work` are their sums, `queue:owners` has those of each owner and, as `low`, those of
+-- all jobs of that priority: an owner without jobs has no field there.
 
-local JOBS, OWNERS, NOBODY = 'queue:jobs', 'queue:owners', '-'
+local JOBS, OWNERS, NOBODY, LOW = 'queue:jobs', 'queue:owners', '-', 'low'
 local OWNED = {'items', 'nbytes', 'work', 'last_items', 'last_nbytes'}
 
--- What is known of a job: its stream and the id of its entry there, owner, work, bytes, and '1' or '0'; nothing if it is not known.
+-- What is known of a job: its stream and the id of its entry there, owner, work, bytes, and twice '1' or '0'; nothing if it is not known.
 local function known_of(job_id)
-  return string.match(call('GET', 'job:' .. job_id) or '', '^(%S+) (%S+) (%S+) (%d+) (%d+) ([01])$')
+  return string.match(call('GET', 'job:' .. job_id) or '', '^(%S+) (%S+) (%S+) (%d+) (%d+) ([01])([01]?)$')
 end
 
 local looked_at, more_bytes, more_work = {}, 0, 0  -- by this script: owners' sums, and what comes to those of all
@@ -22,13 +23,17 @@ local function owned(owner)
   return sums
 end
 
--- `by`: 1 for a job that comes, -1 for one that goes. `last`: '1' if it was let into the last eighth.
-local function count(owner, work, bytes, last, by)
-  more_bytes, more_work = more_bytes + by * bytes, more_work + by * work
-  if owner == NOBODY then return end
+local function add_to(owner, work, bytes, last, by)
   local sums = owned(owner)
   sums.items, sums.nbytes, sums.work = sums.items + by, sums.nbytes + by * bytes, sums.work + by * work
   if last == '1' then sums.last_items, sums.last_nbytes = sums.last_items + by, sums.last_nbytes + by * bytes end
+end
+
+-- `by`: 1 for a job that comes, -1 for one that goes. `last`: '1' if it was let into the last eighth; `low`: if its client asked for that priority.
+local function count(owner, work, bytes, last, low, by)
+  more_bytes, more_work = more_bytes + by * bytes, more_work + by * work
+  if owner ~= NOBODY then add_to(owner, work, bytes, last, by) end
+  if low == '1' then add_to(LOW, work, bytes, last, by) end
 end
 
 -- The end of every script that queues or ends jobs: it writes once what they come to.
@@ -58,8 +63,8 @@ local function record_of(job_id) return string.match(job_id, '^(%x+%-%x+)%-(%d+)
 
 -- The one place where a job lets go of what it holds. Where `job:<id>` is gone before its job, nobody knows what it held: the janitor mends that.
 local function forget(job_id)
-  local _, _, owner, work, bytes, last = known_of(job_id)
-  if call('SREM', JOBS, job_id) == 1 and owner then count(owner, work, bytes, last, -1) end
+  local _, _, owner, work, bytes, last, low = known_of(job_id)
+  if call('SREM', JOBS, job_id) == 1 and owner then count(owner, work, bytes, last, low, -1) end
   redis.call('DEL', P .. 'job:' .. job_id, P .. 'blob:' .. job_id, P .. 'deaths:' .. job_id, P .. 'cancel:' .. job_id)
 end
 

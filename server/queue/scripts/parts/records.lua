@@ -4,18 +4,20 @@
 -- scenes that can be asked again stand there, too, with the state `scene`.
 -- `records:ended` counts those that have ended since this Redis began, by state; `records:items` the items of those that are done, by bundle,
 -- until a gateway takes them into its metrics.
+-- `webhook:<id>` is a copy of a record as of its end, of which somebody is to be told, and `webhooks` says when.
 -- `records:totals` counts the members of `records:kept` by state, and their bytes: hundreds of thousands may be kept, so nobody reads them all.
 
 local OPEN, KEPT, TOTALS, ENDED = 'records:open', 'records:kept', 'records:totals', 'records:ended'
 local RECORD_BYTES = 5500  -- what Redis takes for a record, its key and its events, which begin with a page of 4 KiB; measured with MEMORY USAGE
 local MOST_EXPIRED = 1000
+local WEBHOOKS, MOST_WEBHOOKS, WEBHOOK_TTL_MS = 'webhooks', 10000, 86400000
 
 -- Everything but the plan, which scripts do not read; nil if there is none. `turns`: msgpack of {stream, by how many ms it is behind} for each
 -- of several jobs; one alone has the record's stream.
 local FIELDS = {
   'state', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'results', 'preview', 'idem',
   'reported', 'begun', 'done', 'total', 'unit', 'ordinal', 'place', 'placed_ms', 'owner', 'work_ms',
-  'counted', 'counted_unit', 'turns',
+  'counted', 'counted_unit', 'turns', 'priority', 'webhook_events',
 }
 local function record_at(id)
   local values = call('HMGET', 'record:' .. id, unpack(FIELDS))
@@ -106,12 +108,23 @@ local function drop_results(id, record)
   each_job(id, record, function(job_id) redis.call('DEL', P .. 'result:' .. job_id, P .. 'result:' .. job_id .. ':arrays') end)
 end
 
+-- Keeps what is to be told of a record's end: the record itself may be removed before. What waits to be told is bounded.
+local function keep_webhook(id, record, state, now)
+  if not record.webhook_events or not string.find(record.webhook_events, state, 1, true) then return end
+  if call('ZCARD', WEBHOOKS) >= MOST_WEBHOOKS then return call('INCR', WEBHOOKS .. ':dropped') end
+  redis.call('COPY', P .. 'record:' .. id, P .. 'webhook:' .. id)
+  call('HDEL', 'webhook:' .. id, 'plan', 'turns')
+  call('PEXPIRE', 'webhook:' .. id, WEBHOOK_TTL_MS)
+  call('ZADD', WEBHOOKS, now, id)
+end
+
 -- The one place where a record ends: `done`, `failed` or `cancelled`. What is left of it stays for its time to live.
 local function close(id, record, state, now)
   local key, ttl = 'record:' .. id, tonumber(record.ttl_ms)
   forget_preview(id, record)
   call('HSET', key, 'state', state, 'finished_ms', now)
   call('HINCRBY', ENDED, state, 1)
+  keep_webhook(id, record, state, now)
   call('ZREM', OPEN, open_member(id, record))
   keep(id, state == 'done' and record.results or 0, state, now + ttl)
   if state == 'done' then

@@ -1,0 +1,121 @@
+"""Tells those who asked for it how their jobs have ended. Nothing here is in a job's way: the queue keeps what is to be told."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import msgspec
+
+from server.gateway import jobs
+from server.gateway.signing import SigningSecrets
+from server.http.addresses import NotAllowed
+from server.http.dialling import FAILURES, Dialler
+from server.queue.errors import RedisAway
+from server.queue.webhooks import DueWebhook, Webhooks
+from server.telemetry import logs
+from server.telemetry.metrics import GatewayMetrics
+
+AT_ONCE = 32
+GONE = 410
+"""The receiver wants no more."""
+REVOKED = "its API key is revoked"
+
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True)
+class WebhookTimings:
+    """Seconds; the defaults are the service's contract, tests shorten them."""
+
+    look: float = 1.0
+    lease: float = 30.0
+    timeout: float = 10.0
+    tries: tuple[float, ...] = (0.0, 10.0, 60.0, 300.0, 900.0, 2700.0)
+    """After the end of the job."""
+
+
+class WebhookSender:
+    """For one event loop."""
+
+    def __init__(
+        self,
+        due: Webhooks,
+        dialler: Dialler,
+        secrets: SigningSecrets,
+        metrics: GatewayMetrics,
+        answers: Callable[[str], bool],
+        timings: WebhookTimings | None = None,
+    ) -> None:
+        """answers: whether the one whose API key has this name may still be told anything."""
+        self._due = due
+        self._dialler = dialler
+        self._secrets = secrets
+        self._metrics = metrics
+        self._answers = answers
+        self._timings = timings or WebhookTimings()
+        self.close = dialler.close
+
+    async def send_forever(self) -> None:
+        """Cancelled, it leaves what it has not finished to another gateway."""
+        async with asyncio.TaskGroup() as group:
+            sending: set[asyncio.Task[None]] = set()
+            while True:
+                if (free := AT_ONCE - len(sending)) > 0:
+                    for due in await self._claim(free):
+                        task = group.create_task(self._send(due))
+                        sending.add(task)
+                        task.add_done_callback(sending.discard)
+                await asyncio.sleep(self._timings.look)
+
+    async def _claim(self, most: int) -> list[DueWebhook]:
+        try:
+            found, dropped = await self._due.claim(most, self._timings.lease)
+        except RedisAway:
+            return []
+        except Exception:
+            log.exception("webhooks that are due cannot be read")
+            return []
+        if dropped:
+            self._metrics.webhooks.labels("dropped").inc(dropped)
+            log.warning("too many webhooks wait: jobs have ended of which nobody is told", dropped=dropped)
+        return found
+
+    async def _send(self, due: DueWebhook) -> None:
+        try:
+            why = await self._try(due)
+        except Exception:
+            log.exception("a webhook failed")
+            why = "internal error"
+        again = None
+        if why not in (None, str(GONE), REVOKED) and due.attempt < len(self._timings.tries):
+            again = self._timings.tries[due.attempt]
+        outcome = "delivered" if why is None else "given_up" if again is None else "failed"
+        self._metrics.webhooks.labels(outcome).inc()
+        if why is not None:
+            log.info("webhook not delivered", attempt=due.attempt, reason=why, given_up=again is None, request_id=due.record.request_id)
+        with suppress(RedisAway):  # else its lease runs out
+            await self._due.settle(due, again)
+
+    async def _try(self, due: DueWebhook) -> str | None:
+        """Why it was not delivered; None: it was."""
+        if not self._answers(due.record.key_name):
+            return REVOKED
+        body = msgspec.json.encode(jobs.document(due.record))
+        id_, timestamp = f"msg_{hashlib.sha256(due.record.id.encode()).hexdigest()[:32]}", int(time.time())
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": id_,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": self._secrets.sign(id_, timestamp, body),
+        }
+        try:
+            async with asyncio.timeout(self._timings.timeout):
+                async with self._dialler.request("POST", self._dialler.read(due.url), headers, body) as response:
+                    return None if 200 <= response.status < 300 else str(response.status)
+        except (NotAllowed, *FAILURES) as error:
+            return str(error) or type(error).__name__

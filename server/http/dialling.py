@@ -1,0 +1,96 @@
+"""Requests of a gateway to addresses that its clients name: to fetch an image, to tell that a job has ended.
+
+A name must be listed, and each address of it must be one of the public internet, or of a network that is listed: else clients could reach
+what only the gateway can. A name is resolved once, and what was checked is what is dialled."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any
+
+import httpcore
+
+from server.http.addresses import Ip, NotAllowed, RemoteUrl, host_and_port, is_public, read, unwrapped
+
+Resolve = Callable[[str, int], Awaitable[Sequence[Ip]]]
+
+RESOLVERS = 8
+"""Names that are resolved at once: a thread each, and a server of names that does not answer holds no other thread."""
+DIALLED = 2
+"""Addresses of a name that are tried."""
+
+
+class Dialler:
+    """For one event loop. Proxies of the environment do not count; certificates are checked against the name, by the system's authorities
+    or those of SSL_CERT_FILE."""
+
+    def __init__(self, hosts: Iterable[str], networks: Iterable[str], resolve: Resolve | None = None) -> None:
+        """hosts: `host` or `host:port`. networks: addresses beside those of the public internet."""
+        self._hosts = frozenset(map(host_and_port, hosts))
+        self._names = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolve")
+        listed = tuple(ip_network(network, strict=False) for network in networks)
+        backend = _Checked(resolve or self._resolve, listed)
+        trusted = ssl.create_default_context()
+        self._pool = httpcore.AsyncConnectionPool(trusted, max_connections=None, max_keepalive_connections=0, network_backend=backend)
+
+    def read(self, url: str) -> RemoteUrl:
+        """Raises NotAllowed for what is no https URL of a listed host."""
+        return read(url, self._hosts)
+
+    @asynccontextmanager
+    async def request(
+        self, method: str, remote: RemoteUrl, headers: Mapping[str, str], content: bytes | None = None
+    ) -> AsyncIterator[httpcore.Response]:
+        """The head of the answer, and its body as it is read. No redirect is followed. Raises NotAllowed, and what `FAILURES` lists."""
+        url = httpcore.URL(scheme=b"https", host=remote.host.encode(), port=remote.port, target=remote.target.encode())
+        told = {"Host": remote.authority, "User-Agent": "opsin", "Accept-Encoding": "identity", **headers}
+        if content is not None:
+            told["Content-Length"] = str(len(content))
+        async with self._pool.stream(method, url, headers=list(told.items()), content=content) as response:
+            yield response
+
+    async def close(self) -> None:
+        await self._pool.aclose()
+        self._names.shutdown(wait=False, cancel_futures=True)
+
+    async def _resolve(self, host: str, port: int) -> Sequence[Ip]:
+        """Raises OSError."""
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._names, lambda: socket.getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM))
+        return [ip_address(address[0]) for *_, address in found]
+
+
+FAILURES = (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, TimeoutError)
+"""How a request that was allowed may end."""
+
+
+class _Checked(httpcore.AnyIOBackend):
+    """Connects to addresses that may be dialled, and to no others, whatever a name says the next time."""
+
+    def __init__(self, resolve: Resolve, networks: Sequence[IPv4Network | IPv6Network]) -> None:
+        super().__init__()
+        self._resolve = resolve
+        self._networks = networks
+
+    async def connect_tcp(self, host: str, port: int, *arguments: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        addresses = list(dict.fromkeys(await self._resolve(host, port)))
+        for address in addresses:
+            if not self._may_be_dialled(address):
+                raise NotAllowed(f"{host} has the address {address}, which is neither public nor of a listed network")
+        failure: Exception = OSError(f"{host} has no address")
+        for address in addresses[:DIALLED]:
+            try:
+                return await super().connect_tcp(str(address), port, *arguments, **options)
+            except (OSError, httpcore.NetworkError) as error:
+                failure = error
+        raise failure
+
+    def _may_be_dialled(self, address: Ip) -> bool:
+        inner = unwrapped(address)
+        return is_public(inner) or any(inner in network for network in self._networks)

@@ -1,0 +1,408 @@
+"""Parts that requests name by URL: what is fetched, and what never is."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+
+from server.gateway.fetching import Fetcher
+from server.gateway.interface import TaskInterface
+from server.gateway.submission import Submission
+from server.http.addresses import Ip, NotAllowed, is_public, read, unwrapped
+from server.http.dialling import Dialler
+from server.http.problems import Kind, Problem
+from server.tasks.classify import Classify
+from tests.gateway import service
+from tests.gateway.conftest import Shared
+from tests.gateway.hosts import Answer, Asked, Host, host, trusted
+from tests.gateway.service import Gateway, picture
+
+LIMIT = 200_000
+UNRESOLVABLE = "https://nowhere.invalid/a.png"
+LOOPBACK = ("127.0.0.1", "127.1", "2130706433", "0177.0.0.1", "0x7f000001", "0.0.0.0", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::]")
+"""Ways to write this machine, all of which an operator has listed by mistake."""
+INSIDE = (
+    "10.0.0.1",
+    "172.16.0.1",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "198.18.0.1",
+    "192.0.0.192",
+    "224.0.0.1",
+    "240.0.0.1",
+    "255.255.255.255",
+    "[fd00:ec2::254]",
+    "[fe80::1]",
+    "[ff02::1]",
+    "[64:ff9b::7f00:1]",
+    "[64:ff9b::a9fe:a9fe]",
+    "[64:ff9b:1::7f00:1]",
+    "[2002:7f00:1::]",
+    "[2002:a9fe:a9fe::1]",
+    "[::ffff:169.254.169.254]",
+    "[::ffff:a00:1]",
+    "[::127.0.0.1]",
+    "[2001::7f00:1]",
+    "[2001:db8::1]",
+    "[fec0::1]",
+)
+"""Addresses that are not of the public internet, listed as well."""
+
+
+def answer(asked: Asked) -> Answer:
+    path, _, query = asked.path.partition("?")
+    match path.split("/")[1:]:
+        case ["red", step]:
+            return Answer(body=picture(int(step)))
+        case ["moved", "0"]:
+            return Answer(302, headers={"Location": "../red/3"})
+        case ["moved", times]:
+            return Answer(307, headers={"Location": f"/moved/{int(times) - 1}"})
+        case ["to"]:
+            return Answer(301, headers={"Location": query})
+        case ["large"]:
+            return Answer(body=bytes(LIMIT + 1))
+        case ["cut"]:
+            return Answer(body=picture(3), cut=20)
+        case ["zipped"]:
+            return Answer(body=picture(3), headers={"Content-Encoding": "gzip"})
+        case ["empty"]:
+            return Answer()
+        case ["text"]:
+            return Answer(body=b"no image")
+    return Answer(404)
+
+
+@pytest.fixture(scope="module")
+def internet() -> Iterator[Host]:
+    with host(answer, "localhost") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Processes that are started trust the authority of the tests. There is a proxy in their environment, which does not count."""
+    with pytest.MonkeyPatch.context() as environment:
+        file = trusted(tmp_path_factory.mktemp("authority"))
+        environment.setenv("SSL_CERT_FILE", str(file))
+        environment.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+        yield file
+
+
+@pytest.fixture(scope="module")
+def fetching(shared: Shared, internet: Host, certificates: Path) -> Iterator[Gateway]:
+    """A gateway that may reach this machine under one name."""
+    allowed = {"fetch_hosts": [f"localhost:{internet.port}", "nowhere.invalid"], "fetch_networks": ["127.0.0.0/8", "::1/128"]}
+    with service.gateway(shared.redis_url, max_body_bytes=LIMIT, max_images=8, **allowed) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def careless(shared: Shared, internet: Host, certificates: Path) -> Iterator[Gateway]:
+    """A gateway whose operator has listed names that lead inside, and no network."""
+    hosts = [*(f"{name}:{internet.port}" for name in LOOPBACK), *INSIDE, *(f"{name}:{internet.port}" for name in INSIDE), "nowhere.invalid"]
+    with service.gateway(shared.redis_url, fetch_hosts=hosts) as running:
+        yield running
+
+
+def label(response: httpx.Response) -> str:
+    assert response.status_code == 200, response.text
+    found: str = response.json()["results"][0]["predictions"][0]["label"]
+    return found
+
+
+def problem(response: httpx.Response) -> tuple[int, str, str | None]:
+    """Status, kind and field."""
+    told = response.json()
+    return response.status_code, told["type"].removeprefix("urn:opsin:"), told.get("field")
+
+
+def test_an_image_is_fetched_over_tls(fetching: Gateway, internet: Host) -> None:
+    url = internet.url("/red/4?size=small")
+    assert label(fetching.http.post("/v1/classify", json={"image_url": url})) == "red 4"
+    assert label(fetching.http.post("/v1/classify", files={"image_url": (None, url)})) == "red 4"
+    asked = internet.asked[-1]
+    assert (asked.path, asked.headers["host"]) == ("/red/4?size=small", f"localhost:{internet.port}")
+    assert not {"authorization", "cookie", "x-forwarded-for"} & asked.headers.keys()
+
+
+def test_several_come_in_their_order(fetching: Gateway, internet: Host) -> None:
+    urls = [internet.url(f"/red/{step}") for step in (7, 0, 5)]
+    answers = [
+        fetching.http.post("/v1/classify", json={"image_urls": urls}),
+        fetching.http.post("/v1/classify", files=[("image_url", (None, url)) for url in urls]),
+    ]
+    for answer in answers:
+        assert [one["predictions"][0]["label"] for one in answer.json()["results"]] == ["red 7", "red 0", "red 5"]
+
+
+def test_a_job_has_its_image_before_it_is_accepted_and_a_repeated_one_is_the_same(fetching: Gateway, internet: Host) -> None:
+    headers = {"Prefer": "respond-async", "Idempotency-Key": "fetched once"}
+    first = fetching.http.post("/v1/classify", json={"image_url": internet.url("/red/2")}, headers=headers)
+    assert (first.status_code, internet.asked[-1].path) == (202, "/red/2")
+    again = fetching.http.post("/v1/classify", json={"image_url": internet.url("/red/2")}, headers=headers)
+    other = fetching.http.post("/v1/classify", json={"image_url": internet.url("/red/1")}, headers=headers)
+    assert again.json()["id"] == first.json()["id"]
+    assert problem(other) == (422, "invalid-option", "Idempotency-Key")
+    refused = fetching.http.post("/v1/classify", json={"image_url": internet.url("/gone")}, headers={"Prefer": "respond-async"})
+    assert problem(refused) == (422, "fetch-failed", "image_url")
+
+
+def test_three_redirects_are_followed_and_no_fourth(fetching: Gateway, internet: Host) -> None:
+    assert label(fetching.http.post("/v1/classify", json={"image_url": internet.url("/moved/2")})) == "red 3"
+    far = fetching.http.post("/v1/classify", json={"image_url": internet.url("/moved/3")})
+    assert (problem(far), "3 redirects" in far.text) == ((422, "fetch-failed", "image_url"), True)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "words"),
+    [
+        ("/gone", (422, "fetch-failed", "image_url"), "answered 404"),
+        ("/cut", (422, "fetch-failed", "image_url"), "broke off"),
+        ("/zipped", (422, "fetch-failed", "image_url"), "Content-Encoding"),
+        ("/empty", (422, "fetch-failed", "image_url"), "without a byte"),
+        ("/large", (413, "too-large", "image_url"), f"{LIMIT} bytes"),
+        ("/text", (415, "not-an-image", "image"), ""),
+    ],
+)
+def test_what_comes_back_may_be_of_no_use(fetching: Gateway, internet: Host, path: str, kind: Any, words: str) -> None:
+    refused = fetching.http.post("/v1/classify", json={"image_url": internet.url(path)})
+    assert problem(refused) == kind
+    assert words in refused.json()["detail"]
+
+
+def test_one_of_several_that_fails_is_named(fetching: Gateway, internet: Host) -> None:
+    urls = [internet.url("/red/1"), internet.url("/gone")]
+    assert problem(fetching.http.post("/v1/classify", json={"image_urls": urls})) == (422, "fetch-failed", "image_url[1]")
+
+
+def test_all_of_a_request_together_may_be_as_long_as_a_body(internet: Host, certificates: Path) -> None:
+    async def fetch() -> None:
+        dialler = Dialler([f"localhost:{internet.port}"], ["127.0.0.0/8", "::1/128"])
+        submission = Submission(TaskInterface.of(Classify()), 8)
+        for step in (1, 2):
+            submission.add_url("image_url", internet.url(f"/red/{step}"))
+        try:
+            await Fetcher(dialler, len(picture(1)) + 10).fill(submission, Unbounded())
+        finally:
+            await dialler.close()
+
+    with pytest.raises(Problem) as refused:
+        asyncio.run(fetch())
+    assert refused.value.kind is Kind.TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"image_url": "https://localhost/a", "image": base64.b64encode(picture(1)).decode()}, "image_url"),
+        ({"image_url": "https://localhost/a", "image_urls": []}, "image_urls"),
+        ({"image_url": 5}, "image_url"),
+        ({"image_url": "https://localhost/" + "a" * 4096}, "image_url"),
+        ({"depth_url": "https://localhost/a"}, "depth_url"),
+        ({"mask_url": "https://localhost/a"}, "mask_url"),
+    ],
+)
+def test_a_wrong_request_names_the_field_and_fetches_nothing(fetching: Gateway, internet: Host, body: Any, field: str) -> None:
+    before = internet.connections
+    assert problem(fetching.http.post("/v1/classify", json=body)) == (422, "invalid-option", field)
+    assert internet.connections == before
+
+
+def test_a_wrong_option_is_told_before_anything_is_fetched(fetching: Gateway, internet: Host) -> None:
+    before = internet.connections
+    asked = fetching.http.post("/v1/classify", json={"image_url": internet.url("/red/1"), "top_k": 0})
+    assert (problem(asked), internet.connections) == ((422, "invalid-option", "top_k"), before)
+
+
+def test_nothing_is_fetched_unless_hosts_are_listed(gateway: Gateway, internet: Host) -> None:
+    refused = gateway.http.post("/v1/classify", json={"image_url": internet.url("/red/1")})
+    assert problem(refused) == (422, "invalid-option", "image_url")
+    assert "OPSIN_FETCH_HOSTS" in refused.json()["detail"]
+
+
+def test_openais_route_takes_no_url_all_the_same(fetching: Gateway, internet: Host) -> None:
+    before = internet.connections
+    asked = {"model": "m", "modality": "image", "input": internet.url("/red/1")}
+    assert fetching.http.post("/v1/embeddings", json=asked).status_code == 400
+    assert internet.connections == before
+
+
+def hostile(port: int) -> list[str]:
+    """URLs of this machine, of networks behind it, and such as are read in two ways."""
+    here = f"localhost:{port}"
+    odd = [
+        f"http://{here}/red/1",
+        f"ftp://{here}/red/1",
+        f"HTTP://{here}/red/1",
+        f"gopher://{here}/_GET",
+        "file:///etc/passwd",
+        "data:image/png;base64,iVBORw0KGgo=",
+        f"//{here}/red/1",
+        f"{here}/red/1",
+        "/red/1",
+        "",
+        "https://",
+        "https:///red/1",
+        f"https:/{here}/red/1",
+        f"https:{here}/red/1",
+        f"https://{here.replace('localhost', 'LOCALHOST.')}/red/1",
+        f"https://localhost.:{port}/red/1",
+        f"https://nowhere.invalid@{here}/red/1",
+        f"https://nowhere.invalid:443@{here}/red/1",
+        f"https://user:secret@{here}/red/1",
+        f"https://@{here}/red/1",
+        f"https://{here}@nowhere.invalid/red/1",
+        f"https://nowhere.invalid#@{here}/red/1",
+        f"https://nowhere.invalid?@{here}/red/1",
+        f"https://nowhere.invalid\\@{here}/red/1",
+        f"https://nowhere.invalid\\.{here}/red/1",
+        f"https://nowhere.invalid\t@{here}/red/1",
+        f" https://{here}/red/1",
+        f"https://{here}/red/1\r\nHost: inside",
+        f"https://{here}/red/1\x00",
+        f"https://local host:{port}/red/1",
+        f"https://%6cocalhost:{port}/red/1",
+        f"https://localhos\uff54:{port}/red/1",
+        f"https://\u24db\u24de\u24d2\u24d0\u24db\u24d7\u24de\u24e2\u24e3:{port}/red/1",
+        "https://127.0.0.1\u3002nowhere.invalid/",
+        "https://localhost:0/red/1",
+        "https://localhost:99999/red/1",
+        "https://localhost:-1/red/1",
+        f"https://localhost:0{port}/red/1",
+        f"https://localhost:{port}:443/red/1",
+        "https://localhost:/red/1",
+        "https://localhost:22/red/1",
+        "https://localhost:6379/red/1",
+        f"https://[::1%25lo]:{port}/red/1",
+        f"https://[::1:{port}/red/1",
+        f"https://[v1.localhost]:{port}/red/1",
+        UNRESOLVABLE,
+    ]
+    named = [f"https://{name}:{port}/red/1" for name in (*LOOPBACK, *INSIDE)]
+    return [*odd, *named, *(f"https://{name}/latest/meta-data/" for name in INSIDE)]
+
+
+def test_hostile_urls_reach_nothing_and_are_told_apart_by_nothing(careless: Gateway, internet: Host) -> None:
+    urls = hostile(internet.port)
+    assert len(urls) >= 60
+    before = internet.connections
+    told = {}
+    for url in urls:
+        response = careless.http.post("/v1/classify", json={"image_url": url})
+        told[url] = (problem(response), response.json()["detail"])
+    assert {url: answer for url, answer in told.items() if answer != told[UNRESOLVABLE]} == {}
+    assert told[UNRESOLVABLE][0] == (422, "fetch-failed", "image_url")
+    assert internet.connections == before
+
+
+def test_a_redirect_is_checked_like_the_url_before_it(fetching: Gateway, internet: Host) -> None:
+    assert label(fetching.http.post("/v1/classify", json={"image_url": internet.url("/to?/red/6")})) == "red 6"
+    targets = [url for url in hostile(internet.port) if url.isprintable() and url.isascii() and not url.startswith(("/red", " "))]
+    here = {internet.url("/red/1"), f"//localhost:{internet.port}/red/1", "https:///red/1", ""}
+    """Where a redirect to them leads, there the host may be."""
+    for target in targets:
+        if target not in here:
+            response = fetching.http.post("/v1/classify", json={"image_url": internet.url(f"/to?{target}")})
+            assert problem(response) == (422, "fetch-failed", "image_url"), target
+
+
+def test_a_certificate_of_another_name_or_authority_is_none(shared: Shared, certificates: Path) -> None:
+    with (
+        host(answer, "elsewhere.example") as named,
+        host(answer, "localhost", authority=trustme.CA()) as unknown,
+        service.gateway(
+            shared.redis_url,
+            fetch_hosts=[f"localhost:{named.port}", f"localhost:{unknown.port}"],
+            fetch_networks=["127.0.0.0/8", "::1/128"],
+        ) as running,
+    ):
+        for elsewhere in (named, unknown):
+            refused = running.http.post("/v1/classify", json={"image_url": elsewhere.url("/red/1")})
+            assert problem(refused) == (422, "fetch-failed", "image_url")
+            assert (elsewhere.connections > 0, elsewhere.asked) == (True, [])
+
+
+@dataclass
+class Unbounded:
+    """A reservation that always has room."""
+
+    items: int = 0
+    nbytes: int = 0
+
+    async def resize(self, items: int, nbytes: int) -> None:
+        self.items, self.nbytes = items, nbytes
+
+
+class Names:
+    """A server of names whose answers change: each look-up gets the next one."""
+
+    def __init__(self, *answers: Sequence[str]) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+
+    async def __call__(self, _host: str, _port: int) -> Sequence[Ip]:
+        self.asked += 1
+        return [ip_address(address) for address in self.answers[min(self.asked, len(self.answers)) - 1]]
+
+
+async def fetched(internet: Host, names: Names, path: str) -> bytes:
+    """By a gateway that may dial 127.0.0.1 alone."""
+    dialler = Dialler([f"localhost:{internet.port}"], ["127.0.0.1/32"], names)
+    submission = Submission(TaskInterface.of(Classify()), 8)
+    submission.add_url("image_url", internet.url(path))
+    try:
+        await Fetcher(dialler, LIMIT).fill(submission, Unbounded())
+    finally:
+        await dialler.close()
+    return submission.parts["image"][0]
+
+
+async def test_a_name_is_resolved_once_and_what_was_checked_is_dialled(internet: Host, certificates: Path) -> None:
+    names = Names(["127.0.0.1"], ["127.0.0.2"])
+    assert await fetched(internet, names, "/red/1") == picture(1)
+    assert names.asked == 1
+
+
+@pytest.mark.parametrize("other", ["10.0.0.1", "::1", "::ffff:10.0.0.1", "169.254.169.254"])
+async def test_a_name_with_one_address_inside_is_not_dialled_at_the_others(internet: Host, certificates: Path, other: str) -> None:
+    before = internet.connections
+    with pytest.raises(Problem):
+        await fetched(internet, Names(["127.0.0.1", other]), "/red/1")
+    assert internet.connections == before
+
+
+async def test_a_name_that_leads_inside_when_its_redirect_is_followed_is_not_dialled_again(internet: Host, certificates: Path) -> None:
+    before = internet.connections
+    with pytest.raises(Problem) as refused:
+        await fetched(internet, Names(["127.0.0.1"], ["127.0.0.3"]), "/moved/0")
+    assert refused.value.kind is Kind.FETCH_FAILED
+    assert internet.connections == before + 1
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101", "2002:101:101::1"])
+def test_addresses_of_the_public_internet_are_public_however_they_are_wrapped(address: str) -> None:
+    assert is_public(unwrapped(ip_address(address)))
+
+
+@pytest.mark.parametrize("address", [*INSIDE, "::", "0.0.0.0", "127.0.0.1", "192.88.99.1", "3fff::1", "2001:2::1"])
+def test_and_no_others_are(address: str) -> None:
+    assert not is_public(unwrapped(ip_address(address.strip("[]"))))
+
+
+def test_a_port_that_is_not_listed_is_another_host() -> None:
+    assert read("https://images.example/a?b", {("images.example", 443)}).target == "/a?b"
+    assert read("https://IMAGES.example:443", {("images.example", 443)}).authority == "images.example"
+    for url in ("https://images.example:444/", "https://images.example.evil/", "https://images.example%2f/", "https://sub.images.example/"):
+        with pytest.raises(NotAllowed):
+            read(url, {("images.example", 443)})

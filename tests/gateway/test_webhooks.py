@@ -1,0 +1,348 @@
+"""Call-backs: who is told how a job has ended, how it is proven that we say it, and what becomes of receivers that do not listen."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import redis
+from msgspec.structs import replace
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from server.gateway.signing import SigningSecrets
+from server.gateway.webhooks import WebhookSender, WebhookTimings
+from server.http.dialling import Dialler
+from server.queue.dispatch import Dispatcher
+from server.queue.messages import QueuedJob
+from server.telemetry.metrics import GatewayMetrics
+from tests.gateway import service
+from tests.gateway.conftest import Shared
+from tests.gateway.hosts import Answer, Asked, Host, host, trusted
+from tests.gateway.service import Gateway, Worker, picture
+from tests.opsin.command import opsin
+from tests.queue import harness
+from tests.queue.harness import a_job, eventually
+from tests.queue.test_records import DRAFT
+
+SECRETS = [f"whsec_{base64.b64encode(bytes([number]) * 32).decode()}" for number in (1, 2)]
+TRIES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
+QUICK = WebhookTimings(look=0.02, lease=60.0, timeout=10.0, tries=TRIES)
+HERE = ["127.0.0.0/8", "::1/128"]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SSL_CERT_FILE", str(trusted(tmp_path_factory.mktemp("authority"))))
+        yield
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("secrets") / "webhooks"
+    file.write_text("\n".join(SECRETS) + "\n")
+    return file
+
+
+@pytest.fixture
+def db(url: str) -> Iterator[redis.Redis]:
+    with harness.redis_at(url, decode_responses=True) as client:
+        yield client
+
+
+class Receiver:
+    """Answers what it is told to; the last answer again and again."""
+
+    def __init__(self, *answers: Answer | Callable[[], Answer]) -> None:
+        self._answers = list(answers) or [Answer(204)]
+        self._next = iter(range(10**9))
+
+    def __call__(self, _asked: Asked) -> Answer:
+        given = self._answers[min(next(self._next), len(self._answers) - 1)]
+        return given() if callable(given) else given
+
+
+def told(asked: Asked, secret: str = SECRETS[0]) -> dict[str, Any]:
+    """The job's document, if it was signed. Raises WebhookVerificationError."""
+    document: dict[str, Any] = Webhook(secret).verify(asked.body, asked.headers)
+    return document
+
+
+@pytest.fixture(scope="module")
+def receiver(certificates: None) -> Iterator[Host]:
+    with host(Receiver()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def calling(shared: Shared, receiver: Host, secrets: Path) -> Iterator[Gateway]:
+    """A gateway that calls back, as it is shipped."""
+    allowed = {"webhook_hosts": [f"localhost:{receiver.port}"], "webhook_networks": HERE, "webhook_secret_file": str(secrets)}
+    with service.gateway(shared.redis_url, **allowed) as running:
+        yield running
+
+
+def later(gateway: Gateway, url: str, content: bytes | None = None, **headers: str) -> httpx.Response:
+    return gateway.classify(content or picture(3), headers={"Prefer": "respond-async", "X-Webhook-URL": url, **headers})
+
+
+def of_job(receiver: Host, job: str) -> list[Asked]:
+    return [asked for asked in list(receiver.asked) if job.encode() in asked.body]
+
+
+def test_the_end_of_a_job_is_told_and_signed_by_every_secret(calling: Gateway, worker: Worker, receiver: Host) -> None:
+    job = later(calling, receiver.url("/hook?who=me")).json()["id"]
+    service.eventually(lambda: of_job(receiver, job), "the receiver is called")
+    (asked,) = of_job(receiver, job)
+    assert (asked.method, asked.path, asked.headers["content-type"]) == ("POST", "/hook?who=me", "application/json")
+    assert told(asked, SECRETS[0]) == told(asked, SECRETS[1]) == calling.http.get(f"/v1/jobs/{job}").json()
+    assert told(asked)["state"] == "done"
+    with pytest.raises(WebhookVerificationError):
+        told(asked, f"whsec_{base64.b64encode(bytes(32)).decode()}")
+    service.eventually(lambda: calling.metric("opsin_webhooks_total", outcome="delivered"), "it is counted")
+
+
+def test_only_the_ends_that_were_asked_for_are_told(calling: Gateway, worker: Worker, receiver: Host) -> None:
+    headers = {"X-Webhook-Events": "failed, cancelled"}
+    done = later(calling, receiver.url("/"), **headers).json()["id"]
+    failed = later(calling, receiver.url("/"), service.unbearable(), **headers).json()["id"]
+    service.eventually(lambda: of_job(receiver, failed), "the failure is told")
+    (asked,) = of_job(receiver, failed)
+    assert (told(asked)["state"], told(asked)["error"]["type"]) == ("failed", "urn:opsin:model-error")
+    service.eventually(lambda: calling.http.get(f"/v1/jobs/{done}").json()["state"] == "done", "the other job is done")
+    with worker.redis() as db:
+        assert not db.exists(f"webhook:{done}")
+
+
+def test_a_job_that_is_cancelled_and_removed_at_once_is_told_as_it_ended(calling: Gateway, worker: Worker, receiver: Host) -> None:
+    worker.pause()
+    job = later(calling, receiver.url("/")).json()["id"]
+    for _ in range(2):
+        assert calling.http.delete(f"/v1/jobs/{job}").status_code == 204
+    service.eventually(lambda: of_job(receiver, job), "the receiver is called")
+    assert told(of_job(receiver, job)[0])["state"] == "cancelled"
+    assert calling.http.get(f"/v1/jobs/{job}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("headers", "field", "words"),
+    [
+        ({"X-Webhook-URL": "https://elsewhere.example/"}, "X-Webhook-URL", "not listed"),
+        ({"X-Webhook-URL": "http://localhost/"}, "X-Webhook-URL", "OPSIN_WEBHOOK_HOSTS"),
+        ({"X-Webhook-URL": "hook"}, "X-Webhook-URL", "https"),
+        ({"X-Webhook-URL": "{url}", "X-Webhook-Events": "done,started"}, "X-Webhook-Events", "'started': use done, failed, cancelled"),
+        ({"X-Webhook-URL": "{url}", "X-Webhook-Events": ""}, "X-Webhook-Events", "use done"),
+        ({"X-Webhook-Events": "done"}, "X-Webhook-Events", "given without X-Webhook-URL"),
+        ({"X-Webhook-URL": "{url}", "Prefer": "wait"}, "X-Webhook-URL", "respond-async"),
+        ({"X-Webhook-URL": "{url}", "Prefer": "wait", "Accept": "text/event-stream"}, "X-Webhook-URL", "respond-async"),
+    ],
+)
+def test_what_is_wrong_with_the_headers_is_named(calling: Gateway, receiver: Host, headers: dict[str, str], field: str, words: str) -> None:
+    given = {"Prefer": "respond-async"} | {name: value.format(url=receiver.url("/")) for name, value in headers.items()}
+    refused = calling.classify(picture(1), headers=given)
+    assert (refused.status_code, refused.json()["field"]) == (422, field)
+    assert words in refused.json()["detail"]
+
+
+def test_nobody_is_called_back_unless_hosts_are_listed(gateway: Gateway, receiver: Host) -> None:
+    refused = later(gateway, receiver.url("/"))
+    assert (refused.status_code, refused.json()["field"]) == (422, "X-Webhook-URL")
+    assert "OPSIN_WEBHOOK_HOSTS" in refused.json()["detail"]
+
+
+def test_without_a_secret_to_sign_with_the_service_does_not_start(tmp_path: Path) -> None:
+    file = tmp_path / "secrets"
+    for content, words in ((None, "cannot be read"), ("", "holds no line"), (f"{SECRETS[0]}\nwhsec_short\n", "line 2")):
+        if content is not None:
+            file.write_text(content)
+        hosts = {"OPSIN_WEBHOOK_HOSTS": '["example.org"]', "OPSIN_WEBHOOK_SECRET_FILE": str(file)}
+        ran = opsin("serve", "--bundles", tmp_path, "--port", "0", **hosts)
+        assert (ran.returncode, words in ran.stderr, "short" in ran.stderr) == (2, True, False), ran.stderr
+    assert "OPSIN_WEBHOOK_SECRET_FILE" in opsin("serve", "--port", "0", OPSIN_WEBHOOK_HOSTS='["example.org"]').stderr
+
+
+def test_a_second_secret_signs_from_the_next_call_on_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "secrets"
+    file.write_text(SECRETS[0])
+    signing = SigningSecrets(file)
+    alone = signing.sign("msg_1", 5, b"{}")
+    for content, signatures in (("\n".join(SECRETS), 2), ("whsec_broken", 2), (SECRETS[1], 1)):
+        file.write_text(content)
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+        assert len(signing.sign("msg_1", 5, b"{}").split()) == signatures
+    assert signing.sign("msg_1", 5, b"{}") != alone
+
+
+async def ended(us: Dispatcher, url: str, key_name: str = "") -> str:
+    """A job that is to be called back, and was cancelled. key_name: whose it is."""
+
+    def of_record(record: str) -> list[QueuedJob]:
+        return [msgspec.structs.replace(job, id=f"{record}-0", record=record, gateway="")]
+
+    job = await a_job(us)
+    record = await us.records.admit(replace(DRAFT, webhook=url, webhook_events="cancelled", key_name=key_name), b"\x80", of_record)
+    assert await us.records.cancel(record)
+    return record
+
+
+@asynccontextmanager
+async def sending(
+    us: Dispatcher, secrets: Path, *hosts: str, timings: WebhookTimings = QUICK, networks: list[str] = HERE
+) -> AsyncIterator[GatewayMetrics]:
+    metrics = GatewayMetrics()
+    sender = WebhookSender(us.webhooks, Dialler(hosts, networks), SigningSecrets(secrets), metrics, lambda key: key != "revoked", timings)
+    running = asyncio.create_task(sender.send_forever())
+    try:
+        yield metrics
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await sender.close()
+
+
+def count(metrics: GatewayMetrics, outcome: str) -> int:
+    (family,) = metrics.webhooks.collect()
+    return next(int(one.value) for one in family.samples if one.labels == {"outcome": outcome} and one.name.endswith("_total"))
+
+
+def moved() -> Answer:
+    return Answer(302, headers={"Location": "/"})
+
+
+@pytest.mark.parametrize(
+    ("answers", "calls", "outcome"),
+    [
+        ([Answer(500), Answer(200)], 2, "delivered"),
+        ([Answer(503), moved, Answer(299)], 3, "delivered"),
+        ([Answer(200, b"thanks", cut=2)], 1, "delivered"),
+        ([Answer(500, b"sorry", cut=2), Answer(204)], 2, "delivered"),
+        ([Answer(410)], 1, "given_up"),
+        ([Answer(500), Answer(410)], 2, "given_up"),
+        ([Answer(400)], len(TRIES), "given_up"),
+    ],
+)
+async def test_a_receiver_is_called_until_it_has_listened_or_wants_no_more(
+    url: str, db: redis.Redis, certificates: None, secrets: Path, answers: list[Any], calls: int, outcome: str
+) -> None:
+    with host(Receiver(*answers)) as there:
+        async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
+            record = await ended(us, there.url("/"))
+            await eventually(lambda: count(metrics, outcome) == 1)
+            await eventually(lambda: not db.exists(f"webhook:{record}") and not db.zcard("webhooks"))
+            assert count(metrics, "failed") == calls - 1
+        assert len(there.asked) == calls
+        assert len({asked.headers["webhook-id"] for asked in there.asked}) == 1
+        assert {told(asked)["id"] for asked in there.asked} == {record}
+
+
+async def test_a_dead_receiver_is_given_up_and_the_job_is_as_it_was(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
+    dead = f"localhost:{harness.free_port()}"
+    async with harness.gateway(url) as us, sending(us, secrets, dead) as metrics:
+        record = await ended(us, f"https://{dead}/")
+        await eventually(lambda: count(metrics, "given_up") == 1)
+        assert count(metrics, "failed") == len(TRIES) - 1
+        found = await us.records.read(record)
+        assert found is not None
+        assert found.state == "cancelled"
+
+
+async def test_nobody_is_told_of_jobs_of_a_revoked_key(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
+    with host(Receiver()) as there:
+        async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
+            record = await ended(us, there.url("/"), "revoked")
+            await eventually(lambda: count(metrics, "given_up") == 1)
+            assert not db.exists(f"webhook:{record}")
+            await ended(us, there.url("/"), "alice")
+            await eventually(lambda: count(metrics, "delivered") == 1)
+        assert len(there.asked) == 1
+
+
+async def test_a_slow_receiver_holds_up_nobody_else(url: str, certificates: None, secrets: Path) -> None:
+    asleep = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow() -> Answer:
+        asyncio.run_coroutine_threadsafe(asleep.wait(), loop).result(60)
+        return Answer(200)
+
+    with host(Receiver(slow)) as tired, host(Receiver()) as awake:
+        timings = replace_timings(timeout=60.0)
+        async with (
+            harness.gateway(url) as us,
+            sending(us, secrets, f"localhost:{tired.port}", f"localhost:{awake.port}", timings=timings) as metrics,
+        ):
+            await ended(us, tired.url("/"))
+            await eventually(lambda: tired.asked)
+            await ended(us, awake.url("/"))
+            await eventually(lambda: count(metrics, "delivered") == 1)
+            assert (len(awake.asked), len(tired.asked)) == (1, 1)
+            asleep.set()
+            await eventually(lambda: count(metrics, "delivered") == 2)
+
+
+async def test_one_that_takes_too_long_is_called_again(url: str, certificates: None, secrets: Path) -> None:
+    asleep = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow() -> Answer:
+        asyncio.run_coroutine_threadsafe(asleep.wait(), loop).result(60)
+        return Answer(200)
+
+    with host(Receiver(slow, Answer(200))) as there:
+        timings = replace_timings(timeout=1.0)
+        async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}", timings=timings) as metrics:
+            await ended(us, there.url("/"))
+            await eventually(lambda: count(metrics, "delivered") == 1)
+            assert count(metrics, "failed") == 1
+            asleep.set()
+
+
+async def test_what_a_dead_gateway_had_begun_another_one_ends_when_its_lease_has_run_out(
+    url: str, certificates: None, secrets: Path
+) -> None:
+    with host(Receiver()) as there:
+        async with harness.gateway(url) as us:
+            await ended(us, there.url("/"))
+            claimed, _ = await us.webhooks.claim(8, 0.3)  # by a gateway that dies now
+            assert [one.attempt for one in claimed] == [1]
+            assert await us.webhooks.claim(8, 0.3) == ([], 0)
+            async with sending(us, secrets, f"localhost:{there.port}") as metrics:
+                await eventually(lambda: count(metrics, "delivered") == 1)
+            await us.webhooks.settle(claimed[0], 0.0)  # it was not dead after all, and is too late
+            assert await us.webhooks.claim(8, 0.3) == ([], 0)
+
+
+async def test_a_name_that_leads_inside_is_never_called(url: str, certificates: None, secrets: Path) -> None:
+    with host(Receiver()) as there:
+        async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}", networks=[]) as metrics:
+            await ended(us, there.url("/"))
+            await eventually(lambda: count(metrics, "given_up") == 1)
+        assert there.connections == 0
+
+
+async def test_what_waits_to_be_told_is_bounded_and_what_is_dropped_is_counted(
+    url: str, db: redis.Redis, certificates: None, secrets: Path
+) -> None:
+    async with harness.gateway(url) as us:
+        db.zadd("webhooks", {f"other-{number}": 2e15 for number in range(10_000)})
+        await ended(us, "https://localhost/")
+        async with sending(us, secrets, "localhost") as metrics:
+            await eventually(lambda: count(metrics, "dropped") == 1)
+        assert db.zcard("webhooks") == 10_000
+
+
+def replace_timings(**seconds: float) -> WebhookTimings:
+    return WebhookTimings(**{"look": QUICK.look, "lease": QUICK.lease, "tries": QUICK.tries} | seconds)  # type: ignore[arg-type]
+
+
+def test_the_tries_are_those_of_the_contract() -> None:
+    assert WebhookTimings().tries == (0, 10, 60, 300, 900, 2700)
+    assert WebhookTimings().lease == 30

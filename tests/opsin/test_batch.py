@@ -1,0 +1,251 @@
+"""`opsin batch` as a user meets it: a process of its own, beside a running service."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.forked import Forked
+from tests.gateway import service
+from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
+from tests.opsin.command import opsin
+from tests.opsin.scripted import Answer, Request, scripted
+
+ROWS = 400
+KILLS = 10
+JSON = {"Content-Type": "application/json"}
+MODEL = {"name": "m", "version": "1", "state": "ready"}
+PARTS = ("image", "image"), ("mask", "image"), ("text", "text")
+MODELS = {"models": [{**MODEL, "task": "inpaint", "inputs": [{"name": name, "kind": kind} for name, kind in PARTS]}]}
+
+
+@pytest.fixture(scope="module")
+def reds() -> Iterator[tuple[Gateway, Worker]]:
+    """A service that knows ten shades of red."""
+    with service.valkey() as server, Worker(server.url, [make_spec()]) as worker, service.gateway(server.url) as gateway:
+        yield gateway, worker
+
+
+@pytest.fixture
+def shades(tmp_path: Path) -> Path:
+    """A folder of ten images, in the order of their redness."""
+    folder = tmp_path / "shades"
+    folder.mkdir()
+    for step in range(10):
+        (folder / f"{step}.png").write_bytes(picture(step))
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def written(file: Path, *rows: object) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def results(output: Path) -> list[dict[str, Any]]:
+    """Its lines without the header."""
+    return [json.loads(line) for line in output.read_text().splitlines()[1:]]
+
+
+def labels(output: Path) -> list[str]:
+    return [row["answer"]["results"][0]["predictions"][0]["label"] for row in results(output)]
+
+
+def lines(output: Path) -> int:
+    return output.read_bytes().count(b"\n") if output.exists() else 0
+
+
+def test_a_folder_is_asked_file_by_file_at_priority_low(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+    gateway, worker = reds
+    output = tmp_path / "out.jsonl"
+    before = len(worker.done)
+    ran = opsin("batch", "classify", shades, "-o", output, "--option", "top_k=1", "--url", gateway.url)
+    assert (ran.returncode, ran.stdout) == (0, f"{output}: 10 rows\n"), ran.stderr
+    assert labels(output) == [f"red {step}" for step in range(10)]
+    assert {job.priority for job in worker.done[before:]} == {"low"}
+
+
+def test_killed_at_random_ten_times_and_resumed_each_row_is_there_once(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+    gateway, _ = reds
+    rows = written(tmp_path / "in.jsonl", *({"id": f"row {i}", "image": f"shades/{i % 10}.png"} for i in range(ROWS)))
+    output, command = tmp_path / "out.jsonl", ("batch", "classify", str(rows), "-o", str(tmp_path / "out.jsonl"), "--url", gateway.url)
+    for kill, until in enumerate(sorted(random.sample(range(2, ROWS - 50), KILLS))):
+        begun = Forked("opsin", *command, *["--resume"] * bool(kill), environment=os.environ, captured=True)
+        eventually(lambda until=until: lines(output) >= until, f"{until} lines are written")
+        begun.kill()
+        assert begun.wait(60) == -signal.SIGKILL
+        begun.close()
+        with output.open("ab") as file:  # as where it was killed in the middle of a line
+            file.write(b'{"index": 7')
+    ended = opsin(*command, "--resume")
+    assert ended.returncode == 0, ended.stderr
+    assert [row["index"] for row in results(output)] == list(range(ROWS))
+    assert [row["id"] for row in results(output)] == [f"row {i}" for i in range(ROWS)]
+    assert labels(output) == [f"red {i % 10}" for i in range(ROWS)]
+
+
+def test_a_row_that_fails_spoils_no_other_and_the_exit_code_tells(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+    gateway, _ = reds
+    given = [{"images": ["shades/1.png", "shades/2.png"]}, {"image": "gone.png"}, {"image": "shades/notes.txt"}]
+    rows = written(tmp_path / "in.jsonl", *given, {"image": "shades/3.png", "top_k": 99}, {"image": "shades/4.png", "top_k": 1})
+    output = tmp_path / "out.jsonl"
+    ran = opsin("batch", "classify", rows, "-o", output, "--url", gateway.url)
+    assert ran.returncode == 1
+    assert "3 of 5 rows failed, the first of them row 1:" in ran.stderr
+    several, gone, text, options, last = results(output)
+    assert len(several["answer"]["results"]) == 2
+    assert "gone.png: cannot be read" in gone["error"]["detail"]
+    assert (text["error"]["status"], text["error"]["field"]) == (415, "image")
+    assert (options["error"]["status"], options["error"]["field"]) == (422, "top_k")
+    assert len(last["answer"]["results"][0]["predictions"]) == 1
+    again = opsin("batch", "classify", rows, "-o", output, "--resume", "--url", gateway.url)
+    assert (again.returncode, "3 of 5 rows failed" in again.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [({"rows": True}, "begun with other rows"), ({"option": "top_k=2"}, "begun with other options"), ({"task": "embed"}, "another task")],
+)
+def test_resuming_with_others_is_refused_and_changes_nothing(
+    reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path, changed: dict[str, Any], words: str
+) -> None:
+    gateway, _ = reds
+    rows, output = written(tmp_path / "in.jsonl", {"image": "shades/1.png"}), tmp_path / "out.jsonl"
+    assert opsin("batch", "classify", rows, "-o", output, "--url", gateway.url).returncode == 0
+    before = output.read_bytes()
+    if "rows" in changed:
+        written(rows, {"image": "shades/2.png"})
+    option = ["--option", changed["option"]] if "option" in changed else []
+    ran = opsin("batch", changed.get("task", "classify"), rows, "-o", output, "--resume", *option, "--url", gateway.url)
+    assert (ran.returncode, words in ran.stderr, output.read_bytes()) == (2, True, before), ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[]", "line 2: write an object"),
+        ('{"image": {"path": "a.png"}}', "line 2: image: write a text"),
+        ('{"image": "a.png", "priority": "high"}', "line 2: priority: batches have the priority low"),
+    ],
+)
+def test_a_line_that_is_no_row_is_named_before_anything_is_asked(
+    reds: tuple[Gateway, Worker], tmp_path: Path, row: str, words: str
+) -> None:
+    rows, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows.write_text(f'{{"image": "a.png"}}\n{row}\n')
+    ran = opsin("batch", "classify", rows, "-o", output, "--url", reds[0].url)
+    assert (ran.returncode, words in ran.stderr, output.exists()) == (2, True, False), ran.stderr
+
+
+def test_a_mistake_in_the_options_of_all_is_told_by_the_first_row(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+    for option, words in (("model=unheard", "Unknown model"), ("top_k=99", "top_k"), ("wrong=1", "wrong: unknown")):
+        ran = opsin("batch", "classify", shades, "-o", tmp_path / "out.jsonl", "--option", option, "--url", reds[0].url)
+        assert (ran.returncode, words in ran.stderr) == (1, True), ran.stderr
+        assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_it_does_not_write_over_what_is_there(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    output.write_text("precious\n")
+    for resume, words in (([], "there already; --resume goes on with it"), (["--resume"], "no results of opsin batch")):
+        ran = opsin("batch", "classify", shades, "-o", output, *resume, "--url", reds[0].url)
+        assert (ran.returncode, words in ran.stderr, output.read_text()) == (2, True, "precious\n")
+
+
+def test_answers_that_are_files_lie_beside_the_results(tmp_path: Path) -> None:
+    def service(request: Request) -> Answer:
+        if request.path == "/v1/models":
+            return Answer(body=MODELS)
+        return Answer(body=b"a PNG", headers={"Content-Type": "image/png", "X-Seed": "5", "X-Request-ID": "r"})
+
+    (tmp_path / "a.png").write_bytes(b"image")
+    rows = written(tmp_path / "in.jsonl", {"image": "a.png", "mask": "center:0.5", "seed": 5}, {"image": "a.png", "mask": "a.png"})
+    output, left = tmp_path / "out.jsonl", tmp_path / "out.files" / "1.gltf.part"
+    with scripted(service) as script:
+        command = ("batch", "inpaint", rows, "-o", output, "--url", script.url)
+        assert opsin(*command).returncode == 0
+        whole = output.read_bytes()
+        output.write_bytes(whole[:-5])  # the last line is torn
+        left.write_bytes(b"what a killed process left")
+        assert opsin(*command, "--resume").returncode == 0
+    assert output.read_bytes() == whole
+    assert not left.exists()
+    assert results(output)[1] == {"index": 1, "answer": {"file": "out.files/1.png", "headers": {"x-seed": "5"}}}
+    assert (tmp_path / "out.files" / "1.png").read_bytes() == b"a PNG"
+    words, files = (next(one.body for one in script.requests if mark in one.body) for mark in (b"center:0.5", b'filename="mask"'))
+    assert b'name="mask"\r\n' in words
+    assert words.count(b"filename=") == 1
+    assert files.count(b"\r\nimage\r\n") == 2
+
+
+def test_texts_are_sent_as_they_are(tmp_path: Path) -> None:
+    rows, output = written(tmp_path / "in.jsonl", {"texts": ["a dog", "größer"], "truncate": False}), tmp_path / "out.jsonl"
+    with scripted(lambda request: Answer(body=MODELS if request.path == "/v1/models" else {"kind": "text"})) as script:
+        assert opsin("batch", "embed", rows, "-o", output, "--url", script.url).returncode == 0
+    body = script.requests[-1].body.decode()
+    assert body.count('name="text"\r\n') == 2
+    assert "größer" in body
+    assert 'name="truncate"\r\n\r\nfalse' in body
+
+
+def test_a_service_without_room_is_asked_again_as_often_as_it_takes(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"image")
+    rows, output = written(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 20), tmp_path / "out.jsonl"
+    full = Answer(429, {"title": "full", "detail": "no room"}, {"Retry-After": "0"})
+    away = Answer(503, {"title": "away", "detail": "no worker"}, {"Retry-After": "0"})
+    turns = iter([full, away] * 10)
+
+    def service(request: Request) -> Answer:
+        return Answer(body=MODELS) if request.path == "/v1/models" else next(turns, Answer(body={"fine": True}, headers=JSON))
+
+    with scripted(service) as script:
+        ran = opsin("batch", "inpaint", rows, "-o", output, "--url", script.url)
+    assert ran.returncode == 0, ran.stderr
+    assert [row["answer"] for row in results(output)] == [{"fine": True}] * 20
+    assert len(script.requests) == 1 + 20 + 20
+
+
+def test_an_interrupt_keeps_what_there_is_and_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"image")
+    rows, output = written(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 40), tmp_path / "out.jsonl"
+    answers = iter([Answer(body={"n": 1}, headers=JSON)])
+    busy = Answer(429, {"title": "full", "detail": "no room"}, {"Retry-After": "600"})
+
+    def service(request: Request) -> Answer:
+        return Answer(body=MODELS) if request.path == "/v1/models" else next(answers, busy)
+
+    with scripted(service) as script:
+        command = ("batch", "inpaint", str(rows), "-o", str(output), "--url", script.url)
+        begun = Forked("opsin", *command, environment=os.environ, captured=True)
+        eventually(lambda: lines(output) == 2, "the first row, which is asked alone, is written")
+        begun.send_signal(signal.SIGINT)
+        _, err = begun.communicate(60)
+        begun.close()
+    assert begun.returncode == 130
+    assert "1 of 40 rows" in err
+    assert "--resume" in err
+    assert len(results(output)) == 1
+
+
+def test_vectors_of_images_as_npy(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"image")
+    content = base64.b64decode("k05VTVBZ")
+    with scripted(
+        lambda request: (
+            Answer(body=MODELS)
+            if request.path == "/v1/models"
+            else Answer(body=content, headers={"Content-Type": request.headers["Accept"]})
+        )
+    ) as script:
+        rows, output = written(tmp_path / "in.jsonl", {"image": "a.png"}), tmp_path / "out.jsonl"
+        assert opsin("batch", "embed", rows, "-o", output, "--accept", "application/x-npy", "--url", script.url).returncode == 0
+    assert (tmp_path / "out.files" / "0.npy").read_bytes() == content
