@@ -93,10 +93,10 @@ def revoke(
 
 def _read(file: Path) -> tuple[bytes, KeyLines]:
     """Raises Failure."""
-    from server.gateway.key_file import read_lines
+    from server.gateway.key_file import read_file, read_lines
 
     try:
-        content = file.read_bytes()
+        content = read_file(file)
     except OSError as error:
         raise Failure(f"{file} cannot be read: {error.strerror}") from error
     return content, read_lines(content)

@@ -186,8 +186,10 @@ def _check_access(settings: Settings, process: str) -> None:
     check_variables(process, settings.log_level)
     if settings.api_keys_file is None:
         return
+    from server.gateway.key_file import read_file
+
     try:
-        settings.api_keys_file.read_bytes()
+        read_file(settings.api_keys_file)
     except OSError as error:
         raise Misuse(f"setting api_keys_file: {settings.api_keys_file} cannot be read: {error.strerror}") from error
 

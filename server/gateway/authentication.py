@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.gateway.key_file import EVERYBODY, ApiKey, KeyLines, digest_of, read_lines
+from server.gateway.key_file import EVERYBODY, ApiKey, KeyLines, digest_of, read_file, read_lines
 from server.http.problems import Kind, Problem
 from server.telemetry import logs
 
@@ -33,7 +33,7 @@ class KeyRing:
     def __init__(self, path: Path) -> None:
         """Raises OSError where the file cannot be read."""
         self._path = path
-        self._content = path.read_bytes()
+        self._content = read_file(path)
         self._lines = KeyLines()
         self._names: frozenset[str] = frozenset()
         self._unreadable = False
@@ -66,10 +66,10 @@ class KeyRing:
     async def look(self) -> None:
         """Take what the file holds now."""
         try:
-            content = await asyncio.to_thread(self._path.read_bytes)
+            content = await asyncio.to_thread(read_file, self._path)
             while content != self._content:
                 await asyncio.sleep(SETTLES_S)
-                if (again := await asyncio.to_thread(self._path.read_bytes)) == content:
+                if (again := await asyncio.to_thread(read_file, self._path)) == content:
                     self._take(content)
                 content = again
         except OSError as error:

@@ -6,6 +6,7 @@ Messages name lines by their numbers: somebody may have written a key into one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -136,6 +137,13 @@ def checked(key: ApiKey) -> ApiKey:
     if NAME.fullmatch(key.name) is None:
         raise ValueError(BAD_NAME)
     return _read(line_of(key, bytes(32)).split())[0]
+
+
+def read_file(path: Path) -> bytes:
+    """Raises OSError, also for what is no regular file: the end of a pipe may never come."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return path.read_bytes()
 
 
 def rewrite(path: Path, content: bytes) -> None:

@@ -43,7 +43,11 @@ def bundles(tmp_path: Path) -> Path:
 
 
 def test_the_demo_shows_labels_tokens_and_what_merging_brings_and_leaves_nothing_running(bundles: Path, tmp_path: Path) -> None:
-    others = {"OPSIN_REDIS_URL": "redis://127.0.0.1:1/0", "OPSIN_BACKEND": "eager"}  # which merges also where it does not pay
+    others = {
+        "OPSIN_REDIS_URL": "redis://127.0.0.1:1/0",
+        "OPSIN_BACKEND": "eager",
+        "OPSIN_API_KEYS_FILE": "/none",
+    }  # eager merges also where it does not pay
     ended = opsin("demo", "--bundles", bundles, "--seconds", "0.2", "--svg", tmp_path / "demo.svg", **others)
     assert (ended.returncode, ended.stderr) == (0, "")
     tokens = TINY.patches + TINY.special_tokens

@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway import service
 from tests.gateway.service import WAIT_S, Worker, answer, make_spec, picture
@@ -48,6 +51,25 @@ def test_requests_leave_no_line_in_the_log_but_our_faults_do(valkey: PrivateValk
         lines = [json.loads(line) for line in log.splitlines()]
         assert [line["event"] for line in lines] == ["listening", "request failed", "gateway drains"]
         assert lines[1]["request_id"] == "look-for-me" and "KeyError" in lines[1]["exception"] and lines[1]["level"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("host", "strangers"), [("127.0.0.7", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("::", True)]
+)
+def test_a_service_that_strangers_reach_asks_them_for_keys_or_says_that_it_does_not(host: str, strangers: bool) -> None:
+    assert Settings(host=host).admits_strangers == strangers
+    assert not Settings(host=host, api_keys_file="keys").admits_strangers
+
+
+def test_what_answers_strangers_says_so_in_one_line(valkey: PrivateValkey) -> None:
+    command = [sys.executable, "-c", service.START_GATEWAY.format(fd=None)]
+    environment = service.environment(redis_url=valkey.url, port=0, host="0.0.0.0")
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first, second = (json.loads(process.stderr.readline()) for _ in range(2))
+        process.terminate()
+    assert (first["level"], first["host"], second["event"]) == ("warning", "0.0.0.0", "listening")
+    assert "OPSIN_API_KEYS_FILE" in first["event"]
 
 
 def test_a_taken_port_is_said_in_one_line(valkey: PrivateValkey) -> None:

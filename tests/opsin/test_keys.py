@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,8 @@ def test_a_file_that_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["serve", "gateway"])
 def test_a_service_whose_keys_cannot_be_read_does_not_start(command: str, tmp_path: Path) -> None:
-    for missing in (tmp_path / "none", tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for missing in (tmp_path / "none", tmp_path, tmp_path / "pipe"):
         ended = opsin(command, OPSIN_API_KEYS_FILE=str(missing), OPSIN_REDIS_URL="redis://127.0.0.1:1/0")
         assert ended.returncode == 2 and f"{missing} cannot be read" in ended.stderr
 
