@@ -81,6 +81,14 @@ def test_the_starters_answer_where_there_is_no_bundle(service: Service) -> None:
     assert nepal["results"][0]["predictions"][0]["label"] == "Nepal"
 
 
+def test_commands_say_where_the_starters_are(programs: Path, folder: Path) -> None:
+    given = os.environ | {"OPSIN_STARTERS": "true"}
+    ended = subprocess.run([programs / "opsin", "bundles", "list"], cwd=folder, env=given, capture_output=True, text=True, check=False)
+    starters = ended.stderr.strip().partition("; the starters are in ")[2]
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "photos" in run(programs, folder, "bundles", "list", "--bundles", starters)
+
+
 def test_a_video_is_decoded_and_watched(service: Service) -> None:
     answer = httpx.post(f"{service.url}/v1/actions", content=(SAMPLES / "figures.mp4").read_bytes(), timeout=250)
     assert answer.raise_for_status().json()["people"]
