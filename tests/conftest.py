@@ -20,6 +20,9 @@ PAGES = Path(__file__).with_name("browser")
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
 """Compiled loops are the same for all tests."""
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+"""Or each of some hundred processes that tests start would compile our code anew."""
+
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda _number, _frame: None)
     """Where tests run under `nohup`, the processes that they start shall not: unlike what is ignored, a handler is not inherited."""
