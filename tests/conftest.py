@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -14,8 +15,13 @@ import redis
 
 from server.supervisor.private_valkey import PrivateValkey
 
+PAGES = Path(__file__).with_name("browser")
+
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
 """Compiled loops are the same for all tests."""
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+"""Or each of some hundred processes that tests start would compile our code anew."""
 
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda _number, _frame: None)
@@ -36,13 +42,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Noting())
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Tests of the pages, and what drives their browser, are not even imported where none of them runs."""
+    return True if collection_path == PAGES and "not browser" in config.option.markexpr else None
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # modules look for leaks when the process ends
+    atexit.register(gc.unfreeze)  # modules look for leaks when the process ends
 
 
 @pytest.hookimpl(optionalhook=True)

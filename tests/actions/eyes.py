@@ -5,6 +5,7 @@ What follows it, tracking and LART, and the decoding before it, are the real one
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -60,6 +61,7 @@ def _found(frame: NDArray[np.uint8]) -> Found:
     return Found(np.array(boxes, np.float32).reshape(-1, 5), keypoints, (frame.shape[0], frame.shape[1]))
 
 
+@functools.cache
 def two_people(count: int = 60, rate: float = 15.0, hidden: range = range(0)) -> bytes:
     """A red one walks to the right, a blue one stands; the red one is not to be seen in the frames `hidden`."""
     frames = []
@@ -70,6 +72,11 @@ def two_people(count: int = 60, rate: float = 15.0, hidden: range = range(0)) ->
             image[40:100, 8 + number : 32 + number] = RED
         frames.append(image)
     return clip(every(count, rate), frames=frames, size=SIZE, codec="ffv1", container="matroska", pixels="bgr0")
+
+
+def long_video() -> bytes:
+    """Forty seconds of two people."""
+    return two_people(600)
 
 
 def cut_clip(first: int = 40, second: int = 35, rate: float = 15.0) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 from models.media.video import PROGRAM
 from server.media import tracks
 from tests.actions.conftest import START_S
-from tests.actions.eyes import two_people
+from tests.actions.eyes import long_video, two_people
 from tests.actions.service import Watching
 from tests.actions.test_route import ask, refused
 from tests.actions.test_survival import asked_later, done
@@ -22,8 +22,6 @@ from tests.gateway.service import Gateway, eventually
 from tests.processes import children
 from tests.video.clips import clip, every, sound_alone
 from tests.video.mixed import mixed
-
-LONG = two_people(600)
 
 
 def without_stamps() -> bytes:
@@ -79,7 +77,7 @@ def test_few_frames_far_apart_are_too_long(gateway: Gateway) -> None:
 
 def test_a_decoder_that_dies_in_mid_clip_costs_its_job_alone(watching: Watching) -> None:
     gateway = watching.gateway
-    asked = asked_later(gateway, {"video": LONG})
+    asked = asked_later(gateway, {"video": long_video()})
     eventually(lambda: done(gateway, asked) > 1, "it is being watched", START_S)
     for process in children(PROGRAM, watching.worker):
         process.kill()
@@ -100,7 +98,7 @@ def test_many_clips_at_once_are_all_answered(gateway: Gateway) -> None:
 
 
 def test_a_late_part_of_a_video_is_found(gateway: Gateway) -> None:
-    told = ask(gateway, {"Accept": "application/json"}, video=LONG, start_s=39.0, end_s=39.5).raise_for_status().json()
+    told = ask(gateway, {"Accept": "application/json"}, video=long_video(), start_s=39.0, end_s=39.5).raise_for_status().json()
     assert told["video"]["duration_s"] == 40.0
 
 

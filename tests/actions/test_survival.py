@@ -14,7 +14,7 @@ import pytest
 from models.media.video import PROGRAM
 from tests.actions.bundles import write_watcher
 from tests.actions.conftest import START_S
-from tests.actions.eyes import two_people
+from tests.actions.eyes import long_video, two_people
 from tests.actions.service import Watching
 from tests.gateway import service
 from tests.gateway.asked_later import accepted, comes_to, job, parsed, result
@@ -28,8 +28,6 @@ from training.errors import DataError
 
 SECONDS = 90
 PEOPLE = 8
-LONG = two_people(600)
-"""40 seconds."""
 
 
 def real_clip(folder: Path) -> dict[str, bytes]:
@@ -91,7 +89,7 @@ def test_a_worker_that_is_killed_costs_the_windows_done_and_changes_no_answer(tm
 def test_a_job_that_is_cancelled_stops_between_two_windows_and_closes_its_video(watching: Watching) -> None:
     gateway = watching.gateway
     left = watching.counted("opsin_step_leaves_total", how="unwanted")
-    asked = asked_later(gateway, {"video": LONG})
+    asked = asked_later(gateway, {"video": long_video()})
     eventually(lambda: done(gateway, asked) > 1, "it is being watched", START_S)
     reading = children(PROGRAM, watching.worker)
     assert gateway.http.delete(f"/v1/jobs/{asked}").status_code == 204
@@ -105,7 +103,7 @@ def test_a_client_that_leaves_in_mid_clip_stops_the_work(watching: Watching) -> 
     gateway = watching.gateway
     left = watching.counted("opsin_step_leaves_total", how="unwanted")
     headers = {"Accept": "text/event-stream"}
-    with gateway.http.stream("POST", "/v1/actions", files={"video": LONG}, headers=headers, timeout=START_S) as response:
+    with gateway.http.stream("POST", "/v1/actions", files={"video": long_video()}, headers=headers, timeout=START_S) as response:
         next(event for event in parsed(response.iter_lines()) if event.name == "progress" and event.data["done"] > 1)
         reading = children(PROGRAM, watching.worker)
     eventually(lambda: watching.counted("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
@@ -117,9 +115,10 @@ def test_a_client_that_leaves_in_mid_clip_stops_the_work(watching: Watching) -> 
 @pytest.mark.parametrize("later", [False, True], ids=["at once", "as a job's result"])
 def test_a_client_that_leaves_while_its_clip_is_drawn_stops_the_drawing(watching: Watching, *, later: bool) -> None:
     gateway = watching.gateway
-    request = post("/v1/actions?end_s=0.2", "Accept: video/mp4", f"Content-Length: {len(LONG)}", body=LONG)
+    video = long_video()
+    request = post("/v1/actions?end_s=0.2", "Accept: video/mp4", f"Content-Length: {len(video)}", body=video)
     if later:
-        asked = asked_later(gateway, {"video": LONG}, end_s=0.2)
+        asked = asked_later(gateway, {"video": long_video()}, end_s=0.2)
         comes_to(gateway, asked, "done")
         request = f"GET /v1/jobs/{asked}/result HTTP/1.1\r\nHost: opsin\r\nAccept: video/mp4\r\n\r\n".encode()
     with Raw(gateway) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +12,17 @@ from tests.gateway.embedding import of_color, of_text
 from tests.gateway.service import Gateway, picture
 
 pytestmark = pytest.mark.slow
-langchain_openai = pytest.importorskip("langchain_openai", reason="the extra `clients` is not installed")
-llama_index = pytest.importorskip("llama_index.embeddings.openai", reason="the extra `clients` is not installed")
-infinity = pytest.importorskip("infinity_client", reason="the extra `clients` is not installed")
 TEXTS = [f"text {number}" for number in range(300)]
 EXPECTED = np.stack([of_text(text) for text in TEXTS])
 
 
-def langchain(gateway: Gateway, **options: object):
+def library(name: str) -> Any:
+    """Imported where a test runs: it takes seconds."""
+    return pytest.importorskip(name, reason="the extra `clients` is not installed")
+
+
+def langchain(gateway: Gateway, **options: object) -> Any:
+    langchain_openai = library("langchain_openai")
     return langchain_openai.OpenAIEmbeddings(base_url=f"{gateway.url}/v1", api_key="-", model="words", max_retries=0, **options)
 
 
@@ -35,6 +39,7 @@ async def test_langchain_embeds_documents_and_queries_async(gateway: Gateway) ->
 
 
 async def test_llama_index_embeds_texts_and_queries(gateway: Gateway) -> None:
+    llama_index = library("llama_index.embeddings.openai")
     model = llama_index.OpenAIEmbedding(model_name="words", api_base=f"{gateway.url}/v1", api_key="-", embed_batch_size=128, max_retries=0)
     np.testing.assert_array_equal(np.array(model.get_text_embedding_batch(TEXTS), np.float32), EXPECTED)
     np.testing.assert_array_equal(np.array(model.get_query_embedding(TEXTS[7]), np.float32), EXPECTED[7])
@@ -42,6 +47,7 @@ async def test_llama_index_embeds_texts_and_queries(gateway: Gateway) -> None:
 
 
 def test_infinitys_client_embeds_texts_and_images(gateway: Gateway) -> None:
+    infinity = library("infinity_client")
     from infinity_client.api.default import embeddings
     from infinity_client.models import OpenAIEmbeddingInputImage, OpenAIEmbeddingInputText, OpenAIEmbeddingResult
 

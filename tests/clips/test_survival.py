@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,11 @@ from tests.open_inference.service import worker_process
 from tests.processes import children
 from tests.video.clips import clip, every
 
-LONG = clip(every(1500, 30.0), size=(96, 128))
-"""Fifty seconds, of which 30 views with 3 crops take a while."""
+
+@cache
+def long_video() -> bytes:
+    """Fifty seconds, of which 30 views with 3 crops take a while."""
+    return clip(every(1500, 30.0), size=(96, 128))
 
 
 def asked_later(gateway: Gateway, file: bytes, **options: object) -> str:
@@ -53,7 +57,7 @@ def test_a_worker_that_is_killed_in_mid_clip_costs_the_views_seen_and_changes_no
 
 def test_a_decoder_that_dies_costs_its_job_alone(watching: Watching) -> None:
     gateway = watching.gateway
-    asked = asked_later(gateway, LONG, views=30, crops=3)
+    asked = asked_later(gateway, long_video(), views=30, crops=3)
     eventually(lambda: done(gateway, asked) > 0, "it is being looked at", START_S)
     for process in children(PROGRAM, watching.worker):
         process.kill()
@@ -66,7 +70,7 @@ def test_a_decoder_that_dies_costs_its_job_alone(watching: Watching) -> None:
 def test_a_clip_that_is_cancelled_closes_its_video(watching: Watching) -> None:
     gateway = watching.gateway
     left = watching.counted("opsin_step_leaves_total", how="unwanted")
-    asked = asked_later(gateway, LONG, views=30, crops=3)
+    asked = asked_later(gateway, long_video(), views=30, crops=3)
     eventually(lambda: done(gateway, asked) > 0, "it is being looked at", START_S)
     reading = children(PROGRAM, watching.worker)
     assert gateway.http.delete(f"/v1/jobs/{asked}").status_code == 204

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests import forked
 
 _ADDRESS = re.compile(r"(http://)?(127\.0\.0\.1|localhost):8000")
 PATIENCE_S = 240
@@ -24,7 +25,12 @@ class Desk:
         return self._run(["bash", "-euo", "pipefail", "-c", self._at_the_service(code)])
 
     def python(self, code: str) -> str:
-        return self._run([sys.executable, "-c", self._at_the_service(code)])
+        """What it prints, as a program: a copy of a process that has imported what it needs."""
+        file = self.folder / "page.py"
+        file.write_text(self._at_the_service(code))
+        finished = forked.run("tests.docs.page", str(file), environment=self.environment, seconds=PATIENCE_S, folder=self.folder)
+        assert finished.returncode == 0, f"{code}\n\n{finished.stdout}\n{finished.stderr}"
+        return finished.stdout
 
     def _at_the_service(self, code: str) -> str:
         address = self.url.removeprefix("http://")

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import pytest
 import redis
@@ -16,14 +15,24 @@ from tests.bundles import write_null
 from tests.keyspace import PartitionRedis
 from tests.pictures import picture
 from tests.queue.harness import Server, free_port
-from tests.service import eventually, serve
+from tests.service import Service, eventually, serve
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    running = Server(tmp_path / "valkey", "--save", "", "--appendonly", "no")
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(tmp_path_factory.mktemp("redis") / "valkey", "--save", "", "--appendonly", "no")
     yield running
     running.kill()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[Service]:
+    """The last test stops it."""
+    bundles = tmp_path_factory.mktemp("bundles")
+    write_null(bundles)
+    with serve(bundles, "--redis", server.url) as running:
+        assert running.classify(picture(1)).status_code == 200
+        yield running
 
 
 @contextmanager
@@ -42,29 +51,23 @@ def refusing_writes(server: Server, how: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("how", ["NOREPLICAS", "READONLY"])
-def test_a_worker_dies_while_writes_are_refused_and_nothing_else_ends(tmp_path: Path, server: Server, how: str) -> None:
-    write_null(tmp_path / "bundles")
-    with serve(tmp_path / "bundles", "--redis", server.url) as service:
-        assert service.classify(picture(1)).status_code == 200
-        gateways, [worker] = service.children("gateway"), service.children("worker")
-        with refusing_writes(server, how):
-            os.kill(worker, signal.SIGKILL)
-            eventually(lambda: worker not in service.children("worker"), "the supervisor has seen the worker end")
-            time.sleep(5)  # longer than the keys of the living last: they are all gone now
-            assert service.process.poll() is None
-        assert service.classify(picture(1)).status_code == 200
-        assert service.children("gateway") == gateways
-        eventually(lambda: restarts(server).get(b"crashed") == b"1", "the death is counted once it can be")
+def test_a_worker_dies_while_writes_are_refused_and_nothing_else_ends(service: Service, server: Server, how: str) -> None:
+    before, gateways, [worker] = crashes(server), service.children("gateway"), service.children("worker")
+    with refusing_writes(server, how):
+        os.kill(worker, signal.SIGKILL)
+        eventually(lambda: worker not in service.children("worker"), "the supervisor has seen the worker end")
+        time.sleep(5)  # longer than the keys of the living last: they are all gone now
+        assert service.process.poll() is None
+    assert service.classify(picture(1)).status_code == 200
+    assert service.children("gateway") == gateways
+    eventually(lambda: crashes(server) == before + 1, "the death is counted once it can be")
 
 
-def test_a_stop_is_obeyed_while_writes_are_refused(tmp_path: Path, server: Server) -> None:
-    write_null(tmp_path / "bundles")
-    with serve(tmp_path / "bundles", "--redis", server.url) as service:
-        assert service.url
-        with refusing_writes(server, "NOREPLICAS"):
-            assert service.stop() == 0
+def test_a_stop_is_obeyed_while_writes_are_refused(service: Service, server: Server) -> None:
+    with refusing_writes(server, "NOREPLICAS"):
+        assert service.stop() == 0
 
 
-def restarts(server: Server) -> dict[bytes, bytes]:
+def crashes(server: Server) -> int:
     with closing(PartitionRedis(port=server.port)) as client:
-        return client.hgetall("restarts")
+        return int(client.hget("restarts", "crashed") or 0)

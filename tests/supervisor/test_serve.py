@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.supervisor.private_valkey import PrivateValkey
 from tests.bundles import write_null, write_tiny_vit
+from tests.gateway.service import valkey
 from tests.pictures import picture
 from tests.service import Service, eventually, frozen, serve
 
@@ -31,6 +32,26 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(bundles: Path) -> Iterator[Service]:
     with serve(bundles, "--gateways", "2", "--workers", "1") as running:
+        assert running.url
+        yield running
+
+
+@pytest.fixture(scope="module")
+def queue() -> Iterator[PrivateValkey]:
+    with valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory, queue: PrivateValkey) -> Iterator[Service]:
+    """A service that is told which queue to use and where its metrics listen, with a broken bundle and a default that is not there.
+
+    The last test ends it."""
+    root = tmp_path_factory.mktemp("told")
+    write_tiny_vit(root)
+    write_null(root, name="torn").weights_path.unlink()
+    default = '{"classify": "tinny"}'
+    with serve(root, "--redis", queue.url, metrics_host="127.0.0.7", default_models=default) as running:
         assert running.url
         yield running
 
@@ -56,12 +77,10 @@ def test_nothing_listens_beyond_the_host_that_was_named(service: Service) -> Non
     assert {address.ip for address in listening(family)} == {"127.0.0.1"}
 
 
-def test_workers_serve_their_metrics_where_they_are_told_to(bundles: Path) -> None:
-    with serve(bundles, metrics_host="127.0.0.7") as service:
-        assert service.url
-        [address] = listening(set(service.children("worker")))
-        assert address.ip == "127.0.0.7"
-        assert "opsin_batch_budget" in httpx.get(f"http://{address.ip}:{address.port}/metrics", timeout=60).text
+def test_workers_serve_their_metrics_where_they_are_told_to(told: Service) -> None:
+    [address] = listening(set(told.children("worker")))
+    assert address.ip == "127.0.0.7"
+    assert "opsin_batch_budget" in httpx.get(f"http://{address.ip}:{address.port}/metrics", timeout=60).text
 
 
 def listening(pids: set[int]) -> list[Any]:
@@ -140,34 +159,16 @@ def test_a_second_signal_hurries_everybody_though_the_queue_never_answers_again(
         assert alive == []
 
 
-def test_no_child_outlives_a_supervisor_that_is_killed(bundles: Path) -> None:
-    with serve(bundles) as service:
-        assert service.url
-        family = psutil.Process(service.process.pid).children(recursive=True)
-        service.process.kill()
-        _, alive = psutil.wait_procs(family, timeout=60)
-        assert alive == []
+def test_what_is_refused_and_what_is_not_there_is_named_when_the_others_are_ready(told: Service) -> None:
+    names = "bundles tiny@1; refused: torn@1; not there: tinny, the default for classify\n"
+    assert [line for line in told.lines if line.endswith(names)]
 
 
-def test_a_named_queue_is_used_instead_of_a_private_one(bundles: Path) -> None:
-    valkey = PrivateValkey()
-    valkey.start()
-    try:
-        with serve(bundles, "--redis", valkey.url) as service:
-            assert service.classify(picture(1)).status_code == 200
-            assert service.children("valkey-server") == []
-        assert valkey.process.poll() is None
-    finally:
-        valkey.stop()
-
-
-def test_what_is_refused_and_what_is_not_there_is_named_when_the_others_are_ready(tmp_path: Path) -> None:
-    write_tiny_vit(tmp_path)
-    write_null(tmp_path, name="torn").weights_path.unlink()
-    with serve(tmp_path, default_models='{"classify": "tinny"}') as service:
-        assert service.url
-        told = "bundles tiny@1; refused: torn@1; not there: tinny, the default for classify\n"
-        assert [line for line in service.lines if line.endswith(told)]
+def test_a_named_queue_is_used_instead_of_a_private_one_and_left_running(told: Service, queue: PrivateValkey) -> None:
+    assert told.classify(picture(1), model="tiny").status_code == 200
+    assert told.children("valkey-server") == []
+    assert told.stop() == 0
+    assert queue.process.poll() is None
 
 
 def in_flight(url: str) -> float:

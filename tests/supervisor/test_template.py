@@ -14,6 +14,8 @@ from tests.bundles import write_tiny_vit
 from tests.pictures import picture
 from tests.service import Service, eventually, serve
 
+KINDS = ("gateway", "template", "valkey-server", "worker")
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
@@ -49,14 +51,15 @@ def test_where_the_template_dies_its_copies_die_too_and_a_worker_is_executed(ser
 
 
 def test_nothing_is_left_where_the_supervisor_is_killed(service: Service) -> None:
-    family = [*service.children("template"), *service.children("worker")]
+    family = psutil.Process(service.process.pid).children(recursive=True)
+    assert {child.pid for child in family} >= {pid for kind in KINDS for pid in service.children(kind)}
     service.process.kill()
     eventually(lambda: not any(map(runs, family)), "all have ended")
 
 
-def runs(pid: int) -> bool:
+def runs(process: psutil.Process) -> bool:
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # nobody may be left who buries it
+        return process.status() != psutil.STATUS_ZOMBIE  # nobody may be left who buries it
     except psutil.NoSuchProcess:
         return False
 
