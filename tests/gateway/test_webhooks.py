@@ -161,6 +161,12 @@ def test_what_is_wrong_with_the_headers_is_named(calling: Gateway, receiver: Hos
     assert words in refused.json()["detail"]
 
 
+def test_a_second_receiver_is_refused(calling: Gateway, receiver: Host) -> None:
+    headers = [("Prefer", "respond-async"), *[("X-Webhook-URL", receiver.url(path)) for path in ("/a", "/b")]]
+    refused = calling.http.post("/v1/classify", content=picture(1), headers=headers)
+    assert (refused.status_code, refused.json()["field"]) == (422, "X-Webhook-URL")
+
+
 def test_nobody_is_called_back_unless_hosts_are_listed(gateway: Gateway, receiver: Host) -> None:
     refused = later(gateway, receiver.url("/"))
     assert (refused.status_code, refused.json()["field"]) == (422, "X-Webhook-URL")
