@@ -105,7 +105,7 @@ def batch(
     if results.first_failure is not None:
         index, detail = results.first_failure
         raise Failure(f"{output}: {results.failed} of {count} rows failed, the first of them row {index}: {detail}")
-    typer.echo(f"{output}: {count} rows")
+    typer.echo(f"{output}: {count} answered")
 
 
 def _parts(client: Client, task: str, source: Path) -> dict[str, str]:

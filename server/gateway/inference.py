@@ -33,7 +33,7 @@ from server.process.interruption import without_frames
 from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
 from server.queue.errors import KeyTaken, NeverFits, ResultsFull
-from server.queue.messages import Priority, QueuedJob, Reply
+from server.queue.messages import WEBHOOKS, Priority, QueuedJob, Reply
 from server.queue.record import Draft
 from server.tasks.base import Arrays, Item, Outputs
 from server.tasks.options import InvalidOption
@@ -157,7 +157,7 @@ class Inference:
         deadline_ms = int(self._dispatcher.now_ms() + (visit.seconds - (enqueued - visit.started)) * 1000)
 
         def make_jobs(record: str) -> list[QueuedJob]:
-            return self._jobs(prepared, asked, visit, deadline_ms, record=record, follow=True)
+            return self._jobs(prepared, asked, visit, deadline_ms, record=record, needs=WEBHOOKS if webhook.url else "", follow=True)
 
         jobs = make_jobs("")
         await _reserve_large(jobs, visit)
@@ -217,6 +217,7 @@ class Inference:
         *,
         gateway: str = "",
         record: str = "",
+        needs: str = "",
         follow: bool,
     ) -> list[QueuedJob]:
         """The jobs of one request: answered to a gateway, or to a record."""
@@ -250,6 +251,7 @@ class Inference:
                 takes_long=asked.task.takes_long,
                 low=asked.priority == "low",
                 behind_ms=behind_ms,
+                needs=needs,
             )
             for index, ((arrays, shapes), work_ms, (priority, behind_ms)) in enumerate(zip(flat, work, turns, strict=True))
         ]

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from server.http.addresses import NotAllowed, host_and_port, read
 from server.http.problems import Kind, Problem
-from server.http.requests import PREFERENCE, header
+from server.http.requests import PREFERENCE
 from server.queue.record import LAST_EVENTS, STATES
 from server.quoting import quoted
 
@@ -54,4 +54,11 @@ def refuse_webhook(request: Request) -> None:
 
 
 def _given(request: Request) -> tuple[str | None, str | None]:
-    return header(request, b"x-webhook-url"), header(request, b"x-webhook-events")
+    """Raises Problem (422) for a header that is there twice."""
+    given: dict[bytes, str] = {}
+    for name, value in request.scope["headers"]:
+        if name.startswith(b"x-webhook-"):
+            if name in given:
+                raise Problem(Kind.INVALID_OPTION, "given twice", URL if name == b"x-webhook-url" else EVENTS)
+            given[name] = value.decode("latin-1")
+    return given.get(b"x-webhook-url"), given.get(b"x-webhook-events")

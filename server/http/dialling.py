@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
@@ -33,7 +33,7 @@ class Dialler:
     def __init__(self, hosts: Iterable[str], networks: Iterable[str], resolve: Resolve | None = None) -> None:
         """hosts: `host` or `host:port`. networks: addresses beside those of the public internet."""
         self._hosts = frozenset(map(host_and_port, hosts))
-        self._names = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolve")
+        self._names = asyncio.Semaphore(RESOLVERS)
         listed = tuple(ip_network(network, strict=False) for network in networks)
         backend = _Checked(resolve or self._resolve, listed)
         trusted = ssl.create_default_context()
@@ -57,13 +57,30 @@ class Dialler:
 
     async def close(self) -> None:
         await self._pool.aclose()
-        self._names.shutdown(wait=False, cancel_futures=True)
 
     async def _resolve(self, host: str, port: int) -> Sequence[Ip]:
-        """Raises OSError."""
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._names, lambda: socket.getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM))
-        return [ip_address(address[0]) for *_, address in found]
+        """Raises OSError. In a daemon thread: a process that ends need not wait for a server of names."""
+        await self._names.acquire()
+        loop, resolved = asyncio.get_running_loop(), asyncio.Future[Sequence[Ip]]()
+
+        def tell(addresses: Sequence[Ip], error: OSError | None) -> None:
+            self._names.release()
+            if resolved.done():  # nobody waits any more
+                return
+            resolved.set_result(addresses) if error is None else resolved.set_exception(error)
+
+        def resolve() -> None:
+            addresses, failure = list[Ip](), None
+            try:
+                found = socket.getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM)
+                addresses = [ip_address(address[0]) for *_, address in found]
+            except OSError as error:
+                failure = error
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(tell, addresses, failure)
+
+        threading.Thread(target=resolve, name="resolve", daemon=True).start()
+        return await resolved
 
 
 FAILURES = (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, TimeoutError)

@@ -16,7 +16,9 @@ HANDICAP_S: dict[Priority, float] = {"high": 0.0, "normal": 5.0, "low": 10.0}
 """A job is as urgent as one of priority high that came so many seconds later. Time passes, so nobody starves."""
 
 
-WORKER_FORMS = ""
+WEBHOOKS = "webhooks"
+"""Needed by jobs of a record of whose end somebody is to be told: the worker that ends it sees to that."""
+WORKER_FORMS = WEBHOOKS
 """A worker of this version understands these words beyond the messages of 0.2.0, separated by spaces. What an older worker would overlook
 gets a word of its own."""
 GATEWAY_FORMS = ""

@@ -63,6 +63,27 @@ def test_nobody_loses_a_connection_while_one_is_free_or_to_a_client_with_as_many
             assert [raw.answer().status for raw in greedy + second] == [200] * 8
 
 
+def test_low_work_beyond_its_half_is_refused_before_its_body_and_other_work_is_not(valkey: PrivateValkey) -> None:
+    with (
+        Worker(valkey.url, [make_spec()]) as worker,
+        service.gateway(valkey.url, queue_max_items=4) as gateway,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        worker.pause()
+        low = [pool.submit(gateway.classify, picture(1), priority="low") for _ in range(2)]
+        eventually(lambda: gateway.metric("opsin_queue_depth", priority="low") == 2, "half of the queue is theirs")
+        with Raw(gateway, "127.0.0.9") as another:
+            refused = another.send(post("/v1/classify?priority=low", length(1000))).answer()
+        told = json.loads(refused.body)
+        assert (refused.status, told["type"]) == (429, "urn:opsin:queue-full")
+        assert "priority low" in told["detail"]
+        assert gateway.classify_all(picture(1), fields={"priority": "low"}).status_code == 429
+        normal = pool.submit(gateway.classify, picture(2))
+        eventually(lambda: gateway.metric("opsin_queue_depth", priority="normal") == 1, "others find room")
+        worker.resume()
+        assert [asked.result().status_code for asked in (*low, normal)] == [200] * 3
+
+
 def test_what_a_closed_connection_asked_is_cancelled(valkey: PrivateValkey) -> None:
     with Worker(valkey.url, [make_spec()]) as worker, few_connections(valkey.url, 4) as gateway:
         worker.pause()

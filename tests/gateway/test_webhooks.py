@@ -22,6 +22,7 @@ from server.gateway.webhooks import WebhookSender, WebhookTimings
 from server.http.dialling import Dialler
 from server.queue.dispatch import Dispatcher
 from server.queue.messages import QueuedJob
+from server.supervisor.private_valkey import PrivateValkey
 from server.telemetry.metrics import GatewayMetrics
 from tests.gateway import service
 from tests.gateway.conftest import Shared
@@ -50,6 +51,13 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("secrets") / "webhooks"
     file.write_text("\n".join(SECRETS) + "\n")
     return file
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[PrivateValkey]:
+    """Emptied for each test that uses its `url`."""
+    with service.valkey() as server:
+        yield server
 
 
 @pytest.fixture
@@ -101,6 +109,7 @@ def of_job(receiver: Host, job: str) -> list[Asked]:
 def test_the_end_of_a_job_is_told_and_signed_by_every_secret(calling: Gateway, worker: Worker, receiver: Host) -> None:
     job = later(calling, receiver.url("/hook?who=me")).json()["id"]
     service.eventually(lambda: of_job(receiver, job), "the receiver is called")
+    assert worker.done[-1].needs == "webhooks"  # so no worker takes it that would tell nobody
     (asked,) = of_job(receiver, job)
     assert (asked.method, asked.path, asked.headers["content-type"]) == ("POST", "/hook?who=me", "application/json")
     assert told(asked, SECRETS[0]) == told(asked, SECRETS[1]) == calling.http.get(f"/v1/jobs/{job}").json()
@@ -150,6 +159,12 @@ def test_what_is_wrong_with_the_headers_is_named(calling: Gateway, receiver: Hos
     refused = calling.classify(picture(1), headers=given)
     assert (refused.status_code, refused.json()["field"]) == (422, field)
     assert words in refused.json()["detail"]
+
+
+def test_a_second_receiver_is_refused(calling: Gateway, receiver: Host) -> None:
+    headers = [("Prefer", "respond-async"), *[("X-Webhook-URL", receiver.url(path)) for path in ("/a", "/b")]]
+    refused = calling.http.post("/v1/classify", content=picture(1), headers=headers)
+    assert (refused.status_code, refused.json()["field"]) == (422, "X-Webhook-URL")
 
 
 def test_nobody_is_called_back_unless_hosts_are_listed(gateway: Gateway, receiver: Host) -> None:

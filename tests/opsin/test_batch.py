@@ -68,7 +68,7 @@ def test_a_folder_is_asked_file_by_file_at_priority_low(reds: tuple[Gateway, Wor
     output = tmp_path / "out.jsonl"
     before = len(worker.done)
     ran = opsin("batch", "classify", shades, "-o", output, "--option", "top_k=1", "--url", gateway.url)
-    assert (ran.returncode, ran.stdout) == (0, f"{output}: 10 rows\n"), ran.stderr
+    assert (ran.returncode, ran.stdout) == (0, f"{output}: 10 answered\n"), ran.stderr
     assert labels(output) == [f"red {step}" for step in range(10)]
     assert {job.priority for job in worker.done[before:]} == {"low"}
 

@@ -61,7 +61,7 @@ local function put(job, now, last)
   local entry = {'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', job.at or now}
   if job.behind_ms > 0 then entry[#entry + 1], entry[#entry + 2] = 'behind', job.behind_ms end
   local entry_id = call('XADD', job.stream, '*', unpack(entry))
-  local in_last, low = last and '1' or '0', job.low and '1' or '0'
+  local in_last, low = last and '1' or '0', job.low and '1' or ''
   call('SET', 'job:' .. job.job, table.concat({job.stream, entry_id, job.owner, job.work_ms, job.nbytes, in_last .. low}, ' '), 'PX', ttl)
   if call('SADD', JOBS, job.job) == 1 then count(job.owner, job.work_ms, job.nbytes, in_last, low, 1) end
 end

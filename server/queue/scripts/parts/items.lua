@@ -1,13 +1,13 @@
 -- The items of the queue: stream entries, the keys beside them, and what they hold of its room.
 -- What unfinished jobs hold of the queue. `job:<id>` says it behind where the job lies: `<stream> <entry> <owner> <work ms> <bytes> <1 if it was
--- let into the last eighth><1 if its client asked for priority low>`; the owner `-` is nobody. `queue:jobs` names the jobs that are counted, so that
+-- let into the last eighth><1 if its client asked for priority low, else nothing>`; the owner `-` is nobody. `queue:jobs` names the jobs that are counted, so that
 -- each is counted once and let go once. `queue:bytes` and `queue:work` are their sums, `queue:owners` has those of each owner and, as `low`, those of
 -- all jobs of that priority: an owner without jobs has no field there.
 
 local JOBS, OWNERS, NOBODY, LOW = 'queue:jobs', 'queue:owners', '-', 'low'
 local OWNED = {'items', 'nbytes', 'work', 'last_items', 'last_nbytes'}
 
--- What is known of a job: its stream and the id of its entry there, owner, work, bytes, and twice '1' or '0'; nothing if it is not known.
+-- What is known of a job: its stream and the id of its entry there, owner, work, bytes, '1' or '0', and '1' or ''; nothing if it is not known.
 local function known_of(job_id)
   return string.match(call('GET', 'job:' .. job_id) or '', '^(%S+) (%S+) (%S+) (%d+) (%d+) ([01])([01]?)$')
 end
