@@ -19,6 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+import torch
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
@@ -71,12 +73,13 @@ class Forked:
         listener: int | None = None,
         captured: bool = False,
         folder: Path | None = None,
+        leads: bool = False,
     ) -> None:
         """listener: an open socket, handed on as `--fd`. captured: `communicate` tells what it prints, which goes to the test's stdout and
-        stderr otherwise. folder: where it runs."""
+        stderr otherwise. folder: where it runs. leads: a process group of its own."""
         self._printed = tuple(TemporaryFile("w+") for _ in range(2)) if captured else ()  # noqa: SIM115 (`close` closes them)
         passed = [None if fd is None else _Passed(fd) for fd in (listener, *(file.fileno() for file in self._printed))]
-        given = (module, arguments, dict(environment), folder or Path.cwd(), os.getpid(), *passed)
+        given = (module, arguments, dict(environment), folder or Path.cwd(), leads, os.getpid(), *passed)
         self._process = _context.Process(target=_run, args=given)
         self._process.start()
         self.pid = self._process.pid or 0
@@ -134,6 +137,7 @@ def _run(
     arguments: tuple[str, ...],
     environment: dict[str, str],
     folder: Path,
+    leads: bool,
     test: int,
     listener: int | None,
     out: int | None = None,
@@ -143,8 +147,12 @@ def _run(
         fd = os.open(f"/proc/{test}/fd/{name}", os.O_WRONLY | os.O_APPEND) if given is None else given
         os.dup2(fd, name)
         os.close(fd)
+    if leads:
+        os.setpgid(0, 0)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    if threads := environment.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))  # it was imported under other variables
     sys.argv = [module, *arguments, *([] if listener is None else ["--fd", str(listener)])]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
+
+from tests.forked import Forked
 
 COLOURS = ("blue", "green", "red")
 NETWORK = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "heads": 2}
@@ -64,16 +64,14 @@ def write(content: dict[str, Any], file: Path) -> Path:
     return file
 
 
-def start(*arguments: object, in_a_group: bool = False, **environment: str) -> subprocess.Popen[str]:
-    """`python -m training …` in a process of its own, on one thread. in_a_group: that leads a process group of its own."""
-    command = [sys.executable, "-m", "training", *map(str, arguments), "--no-tensorboard"]
+def start(*arguments: object, leads: bool = False, **environment: str) -> Forked:
+    """`python -m training …` in a process of its own, on one thread. leads: a process group of its own."""
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=surroundings, text=True, start_new_session=in_a_group, **pipes)
+    return Forked("training", *map(str, arguments), "--no-tensorboard", environment=surroundings, captured=True, leads=leads)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Forked) -> str:
     """What it printed, once it has ended well."""
-    printed, complained = process.communicate(timeout=200)
+    printed, complained = process.communicate(200)
     assert process.returncode == 0, complained
     return printed

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +7,7 @@ import pytest
 
 from models import bundle, loading
 from models.sealing import sha256_of
+from tests.training import shapes
 from tests.training.collection import COLOURS
 from training import command
 
@@ -18,11 +16,9 @@ from training import command
 def made(tiny_recipe_file: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder in which `python -m training` ran, and what it printed."""
     folder = tmp_path_factory.mktemp("made")
-    command = [sys.executable, "-m", "training", str(tiny_recipe_file), "--cache", str(cache)]
-    command += ["--runs", str(folder / "runs"), "--bundles", str(folder / "bundles"), "--no-tensorboard"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return folder, shapes.finish(
+        shapes.start(tiny_recipe_file, "--cache", cache, "--runs", folder / "runs", "--bundles", folder / "bundles")
+    )
 
 
 def test_the_command_makes_a_bundle_that_the_server_can_load(made: tuple[Path, str]) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +12,10 @@ from PIL import Image
 
 from models import bundle, loading
 from models.bundle import Bundle
+from tests.opsin.command import opsin
 from tests.training import shapes
 from training.data.pictures import to_model_size
 
-OPSIN = Path(sys.executable).parent / "opsin"
 NETWORK = "image_size: 16, patch_size: 4, width: 32, depth: 2, heads: 2"
 LADDER = "release.quality.ladder={min_throughput: 1.01, batch_size: 2, rounds: 3, rungs: [{name: r3, schedule: 3}]}"
 SMALL = {
@@ -57,10 +54,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     (folder / "bundles" / "flags").symlink_to(Path("bundles/flags").absolute())
     recipe = f"training/recipes/{request.param}.yaml"
     [train] = [command for command in documented() if recipe in command and "--dry-run" not in command]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [OPSIN, *train[1:], *SMALL[request.param]], cwd=folder, capture_output=True, text=True, env=environment, timeout=250
-    )
+    done = opsin(*train[1:], *SMALL[request.param], folder=folder, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -92,6 +86,6 @@ def test_the_other_documented_commands_work(made: tuple[Path, str], mine: Bundle
     commands = [command for command in documented() if command[1] == "bundles"]
     assert commands
     for command in commands:
-        done = subprocess.run([OPSIN, *command[1:]], cwd=made[0], capture_output=True, text=True, timeout=60)
+        done = opsin(*command[1:], folder=made[0])
         assert done.returncode == 0, done.stderr
         assert "mine" in done.stdout

@@ -30,7 +30,7 @@ def launch(count: int, *arguments: object) -> None:
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     processes = [shapes.start(*arguments, **common, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)]
     for process in processes:
-        _, complained = process.communicate(timeout=200)
+        _, complained = process.communicate(200)
         assert process.returncode == 0, complained
         assert "Warning" not in complained, complained
 

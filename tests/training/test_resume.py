@@ -102,13 +102,13 @@ def test_sigterm_saves_after_the_step_that_is_running(recipe: Path, tmp_path: Pa
 def test_sigterm_to_every_process_of_a_run_saves_too(recipe: Path, tmp_path: Path) -> None:
     """torchrun and clusters send it so: data workers get the signal as well."""
     endless = ("phases.0.loop.epochs=10000", "phases.0.loop.log_every=1", "phases.0.loop.workers=1")
-    process = shapes.start(recipe, *endless, "--phase", "pretrain", "--runs", tmp_path, in_a_group=True)
+    process = shapes.start(recipe, *endless, "--phase", "pretrain", "--runs", tmp_path, leads=True)
     limit = time.monotonic() + 120
     while not read_log(tmp_path / PHASE):
         assert process.poll() is None and time.monotonic() < limit
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)
-    _, complained = process.communicate(timeout=60)
+    _, complained = process.communicate(60)
     assert process.returncode == 128 + signal.SIGTERM and "stopped in step" in complained, complained
     assert len(list((tmp_path / PHASE).glob("step-*"))) == 1
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import trimesh
 
+from models.mcc import guessing
 from models.mcc.front import Front, fitted_camera
-from models.mcc.guessing import MOST_CELLS, Guess, guess
+from models.mcc.guessing import Guess, guess
 from models.mcc.lattice import Lattice
 from models.spec import Space
 
@@ -105,14 +106,15 @@ def _impossible(front: Front, points: np.ndarray, tolerance: float) -> int:
     return count
 
 
-def test_a_field_of_too_many_cells_is_taken_in_larger_steps() -> None:
-    fine = Lattice(SPACE, 0.0125)
-    assert fine.box > MOST_CELLS
-    places = np.stack(np.meshgrid(*[np.arange(fine.shape[0])] * 3, indexing="ij"), axis=-1)[::4, ::4, ::4].reshape(-1, 3)
-    cells = np.ravel_multi_index(tuple(places.T), fine.shape).astype(np.int64)
-    occupancy = shell(fine.points(cells)).astype(np.float32)
-    found = guess(fine, cells, occupancy, np.zeros((len(cells), 3), np.uint8), 0.1, ball())
-    assert _impossible(ball(), found.vertices[::50], 1.01 * fine.pitch) == 0
+def test_a_field_of_too_many_cells_is_taken_in_larger_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine, front = Lattice(SPACE, 0.05), ball()
+    occupancy = shell(fine.points(np.arange(fine.box, dtype=np.int32)))
+    whole = guessed(front, occupancy, fine)
+    monkeypatch.setattr(guessing, "MOST_CELLS", fine.box // 8)
+    coarse = guessed(front, occupancy, fine)
+    assert 0 < len(coarse.faces) < len(whole.faces) / 2
+    assert _impossible(front, coarse.vertices[::10], 1.01 * fine.pitch) == 0
+    assert np.linalg.norm(coarse.vertices[~coarse.seen], axis=1) == pytest.approx(1.2, abs=0.15)
 
 
 def test_every_pixel_is_a_square_and_jumps_tear_it() -> None:
