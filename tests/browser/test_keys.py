@@ -56,6 +56,9 @@ def give(page: Page, key: str) -> None:
 
 def test_a_page_asks_for_a_key_and_keeps_it_in_its_tab_alone(asked: Page, guarded: Guarded, context: BrowserContext) -> None:
     assert axe.violations(asked) == []
+    asked.emulate_media(color_scheme="dark")
+    assert axe.violations(asked, axe.COLOURS) == []
+    asked.emulate_media(color_scheme="light")
     give(asked, guarded.keys["alice"])
     asked.get_by_role("tab", name="Classify").wait_for()
     expect(asked.get_by_role("button", name="Key: in use")).to_be_visible()

@@ -3,7 +3,7 @@
 import { getJson } from "./api.js";
 import { commandLine, h, seconds } from "./dom.js";
 import { filesOf } from "./folders.js";
-import { keyButton } from "./key.js";
+import { key, keyButton } from "./key.js";
 import { TABS } from "./registry.js";
 import { themeButton } from "./theme.js";
 
@@ -37,6 +37,7 @@ function current() {
 /** Reads what is served. Tabs that are open stay; a task that nobody serves any more loses its tab unless it is the open one. */
 async function look() {
   const began = performance.now();
+  const before = key();
   let models, folders;
   try {
     ({ models, folders } = await getJson("v1/models"));
@@ -45,7 +46,8 @@ async function look() {
     return;
   }
   const ready = models.filter((model) => model.state === "ready");
-  tell(ready.length ? "good" : "bad", ready.length ? `ready · ${seconds(performance.now() - began)}` : "no bundle is ready");
+  const took = key() === before ? ` · ${seconds(performance.now() - began)}` : ""; // else the user was asked for a key meanwhile
+  tell(ready.length ? "good" : "bad", ready.length ? `ready${took}` : "no bundle is ready");
   for (const { task, title, load, tasks = [task], serves = servesOneOf(tasks), always = false } of TABS) {
     const served = ready.filter(serves);
     const shows = served.length || (always && ready.length);
