@@ -58,18 +58,15 @@ def tied_to_parent(command: Sequence[str]) -> list[str]:
     """A command line that runs `command` (absolute path first) and dies with the thread that starts it, even when that is killed with -9.
 
     A tiny interpreter sets PR_SET_PDEATHSIG and becomes the command. `preexec_fn` would do it without that, but it runs Python between
-    fork and exec, which can deadlock in a process with threads. Where there is no prctl (macOS) the command is returned as it is.
+    fork and exec, which can deadlock in a process with threads.
     """
-    if not sys.platform.startswith("linux"):
-        return list(command)
     return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
 
 
 def keep_from_others() -> None:
     """From now on no other process of the same user, such as a codec that a video took over, reads this one's environment or memory, which
-    hold passwords, and no core dump holds it. Root may, with CAP_SYS_PTRACE. Does nothing where there is no prctl (macOS)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    hold passwords, and no core dump holds it. Root may, with CAP_SYS_PTRACE."""
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def lower_own_priority() -> None:

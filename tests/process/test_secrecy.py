@@ -65,7 +65,6 @@ def test_a_child_that_presents_gets_none_of_our_environment() -> None:
     sandbox.close()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
 def test_processes_of_the_service_hide_their_environment_from_others_of_the_same_user(tmp_path: Path) -> None:
     write_null(tmp_path)
     with serve(tmp_path, command=[sys.executable, "-c", AS_ANYBODY, "-m", "opsin", "serve"], api_key="opsin_of_a_client") as service:
