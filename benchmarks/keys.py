@@ -19,16 +19,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import redis
 from rich.console import Console
+from starlette.responses import Response
 
 from benchmarks import machine, reference
 from benchmarks.serving import burst
+from server.gateway.authentication import Authentication, KeyRing, Rates
 from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
 from server.http.clients import owner_of
+from server.http.problems import Problem
 from server.process.system import tied_to_parent
 from server.queue.keys import Keyspace
 from server.supervisor.private_valkey import PrivateValkey
@@ -42,6 +46,7 @@ REQUESTS = 10_000
 LIMITS = {"few": 4, "some": 16, "many": 64}
 """Most unfinished items by name; each sends three times as many at once."""
 RATE, RATE_S = 50, 30.0
+LAYER_ROUNDS, LAYER_REQUESTS = 9, 20_000
 PARTS = ("cost", "items", "rate")
 
 
@@ -110,6 +115,28 @@ def cost(queue: Queue, pictures: Path, rounds: int, seconds: float, console: Con
     )
 
 
+def layer(console: Console) -> None:
+    """Microseconds that the layer itself takes for a request, on one CPU: whatever else the machine does."""
+    key, holder = new_key(), ApiKey("limited", rate=1e8)
+    with tempfile.NamedTemporaryFile("w", suffix=".keys") as file:
+        file.write(line_of(holder, digest_of(key.encode())))
+        file.flush()
+        rings = {"off": None, "on": KeyRing(Path(file.name))}
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"image/jpeg"), (b"content-length", b"1000")]
+    sent = {"off": headers, "on": [*headers, (b"authorization", f"Bearer {key}".encode())]}
+    spent: dict[str, float] = {}
+    for name, ring in rings.items():
+        ask: Any = Authentication(lambda *_: None, ring, Rates(lambda: 2), _unexpected)  # type: ignore[arg-type, return-value]
+        best = []
+        for _ in range(LAYER_ROUNDS):
+            before = time.process_time()
+            for _ in range(LAYER_REQUESTS):
+                ask({"type": "http", "path": "/v1/classify", "headers": sent[name], "state": {"client": "127.0.0.1"}}, None, None)
+            best.append((time.process_time() - before) * 1e6 / LAYER_REQUESTS)
+        spent[name] = min(best)
+    console.print(f"the layer alone, best of {LAYER_ROUNDS}: {spent['on']:.1f} µs of CPU a request with keys, {spent['off']:.1f} without")
+
+
 def items(queue: Queue, pictures: Path, console: Console) -> None:
     """The most unfinished items that each name ever had, by looks at the queue's own count without a pause."""
     holders = [(ApiKey(name, max_items=limit), new_key()) for name, limit in LIMITS.items()]
@@ -158,6 +185,10 @@ def rate(queue: Queue, console: Console) -> None:
     wanted = RATE * RATE_S
     told = f"{statuses[200]} of {wanted:g} let through ({statuses[200] / wanted:.3f}), {statuses[429]} refused"
     console.print(f"rate={RATE} for {RATE_S:g} s through two gateways: {told}")
+
+
+def _unexpected(problem: Problem, _scope: object) -> Response:
+    raise RuntimeError(f"a request was refused that should not have been: {problem}")
 
 
 @contextmanager
@@ -218,6 +249,7 @@ def main() -> None:
             reference.write_small_pictures(folder / "small")
             queue = Queue(stack, folder)
             if part == "cost":
+                layer(console)
                 cost(queue, folder / "small", options.rounds, options.seconds, console)
             elif part == "items":
                 items(queue, folder / "small", console)

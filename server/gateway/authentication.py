@@ -43,7 +43,10 @@ class KeyRing:
         """The holder of the key in a request's headers. Raises Problem (401)."""
         sent = _sent(headers)
         if not sent:
-            raise Problem(Kind.UNAUTHORIZED, "this service needs an API key: send `Authorization: Bearer KEY` or `X-API-Key: KEY`")
+            raise Problem(
+                Kind.UNAUTHORIZED,
+                "this service needs an API key: send `Authorization: Bearer KEY` or `X-API-Key: KEY` (Opsin's client sends OPSIN_API_KEY)",
+            )
         if len(sent) > 1:
             raise Problem(Kind.UNAUTHORIZED, "two different keys were sent; send one")
         found = self._lines.keys.get(digest_of(sent.pop()))
@@ -82,7 +85,7 @@ class KeyRing:
     def _take(self, content: bytes) -> None:
         self._content, self._lines = content, read_lines(content)
         self._names = frozenset(key.name for key in self._lines.keys.values())
-        log.info("API keys", keys=len(self._lines.keys), names=len(self._names))
+        log.info("API keys read", keys=len(self._lines.keys), names=len(self._names))
         if self._lines.bad:
             log.warning("lines of the file of API keys admit nobody", lines=sorted(self._lines.bad))
         if not self._names:
