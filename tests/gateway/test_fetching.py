@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -25,9 +27,12 @@ from tests.gateway import service
 from tests.gateway.conftest import Shared
 from tests.gateway.hostile import INSIDE, LOOPBACK, UNRESOLVABLE, hostile
 from tests.gateway.hosts import Answer, Asked, Host, host, trusted
+from tests.gateway.raw import Raw, post
 from tests.gateway.service import Gateway, picture
 
 LIMIT = 200_000
+HELD = threading.Event()
+"""What is asked for at `/held` comes when it is set."""
 
 
 def answer(asked: Asked) -> Answer:
@@ -49,6 +54,8 @@ def answer(asked: Asked) -> Answer:
             return Answer(body=picture(3), headers={"Content-Encoding": "gzip"})
         case ["empty"]:
             return Answer()
+        case ["held"]:
+            HELD.wait(service.WAIT_S)
         case ["text"]:
             return Answer(body=b"no image")
     return Answer(404)
@@ -194,6 +201,15 @@ def test_a_wrong_option_is_told_before_anything_is_fetched(fetching: Gateway, in
     before = internet.connections
     asked = fetching.http.post("/v1/classify", json={"image_url": internet.url("/red/1"), "top_k": 0})
     assert (problem(asked), internet.connections) == ((422, "invalid-option", "top_k"), before)
+
+
+def test_a_client_that_leaves_is_not_fetched_for_any_more(fetching: Gateway, internet: Host) -> None:
+    body = json.dumps({"image_url": internet.url("/held")}).encode()
+    with Raw(fetching) as leaving:
+        leaving.send(post("/v1/classify", "Content-Type: application/json", f"Content-Length: {len(body)}", body=body))
+        service.eventually(lambda: any(asked.path == "/held" for asked in internet.asked), "the host is asked")
+    service.eventually(lambda: fetching.metric("opsin_requests_total", outcome="cancelled") == 1, "the request has ended")
+    HELD.set()
 
 
 def test_nothing_is_fetched_unless_hosts_are_listed(gateway: Gateway, internet: Host) -> None:
