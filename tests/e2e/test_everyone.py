@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import numpy as np
-import pytest
 
 from models.bundle import read
 from tests.pictures import expected_scores, picture
-from tests.service import Service, serve
+from tests.service import Service
 
 CLIENTS = 200
-
-
-@pytest.fixture
-def service(bundles: Path) -> Iterator[Service]:
-    """In float32 on every machine: some of the pictures differ by less than what bfloat16 rounds away."""
-    with serve(bundles, dtype="float32") as service:
-        yield service
 
 
 async def test_two_hundred_clients_get_the_answers_to_their_own_pictures(service: Service) -> None:

@@ -45,7 +45,7 @@ def data(cache: Path) -> dict[str, Any]:
     return {
         "kind": "renders",
         "seen_size": 16,
-        "surface_points": 5000,
+        "surface_points": 1500,
         "composed": 2,
         "composed_views": 2,
         "packages": [
