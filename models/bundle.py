@@ -346,10 +346,7 @@ def read_placed(path: Path) -> Bundle:
     spec = bundle.spec
     place = path.parents[1] / spec.name / spec.version
     if path != place and (place / SPEC_FILE).exists():
-        raise BundleError(
-            f"{path / SPEC_FILE}: {spec.id} is at {place}; "
-            f"to serve a copy as {path.parent.name}@{path.name}, change `name` and `version` in it"
-        )
+        raise BundleError(f"{path / SPEC_FILE}: {spec.id} is at {place}; to serve a copy, too, change `name` or `version` in it")
     return bundle
 
 

@@ -6,6 +6,7 @@ One file holds both halves: the names of the video half have `_v` behind their f
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import gcd
 
 from torch import Tensor
 
@@ -86,7 +87,10 @@ def towers(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     frames = settings.get("frames", FRAMES)
     times = max(frames // patch_frames, 1)
     if (positions - 1) % times:
-        raise UnlikeFamily(f"its position table has {positions - 1} patches, which {times} times do not divide")
+        fits = f"--set frames={gcd(positions - 1, times) * patch_frames}"
+        raise UnlikeFamily(
+            f"its position table has {positions - 1} patches, which {times} times do not divide; say how many frames it sees, as in {fits}"
+        )
     heard = {name.removeprefix("audio."): value for name, value in weights.items() if name.startswith("audio.")}
     return {
         **spectrogram(weights, "audio.pos_embed", audio_patch_size, settings),
@@ -107,7 +111,11 @@ def spectrogram(weights: Mapping[str, Tensor], table: str, patch_size: int, sett
     mel_bins = settings.get("mel_bins", MEL_BINS)
     bins = max(mel_bins // patch_size, 1)
     if (positions - 1) % bins:
-        raise UnlikeFamily(f"its position table has {positions - 1} patches, which {bins} rows of mel bins do not divide")
+        fits = f"--set mel_bins={gcd(positions - 1, bins) * patch_size}"
+        raise UnlikeFamily(
+            f"its position table has {positions - 1} patches, which {bins} rows of mel bins do not divide; say how many mel bins it hears, "
+            f"as in {fits}"
+        )
     return {"audio_frames": (positions - 1) // bins * patch_size, "mel_bins": mel_bins}
 
 
@@ -152,6 +160,7 @@ FAMILY = Family(
     defaults={"proportional_attention": False},
     preprocess=squeeze,
     tidy=without_pretraining,
+    assumed=("frames", "mel_bins"),
 )
 
 PRETRAINING = Family(
@@ -160,6 +169,7 @@ PRETRAINING = Family(
     table=KeyTable(PRETRAINING_KEYS),
     config=pretraining_config,
     preprocess=squeeze,
+    assumed=("frames", "mel_bins"),
     head_fields=AUTOENCODER_HEADS,
 )
 
@@ -169,5 +179,6 @@ AUDIO_MAE = Family(
     table=KeyTable(AUDIO_MAE_KEYS),
     config=audio_mae_config,
     preprocess=squeeze,
+    assumed=("mel_bins",),
     head_fields=AUTOENCODER_HEADS,
 )

@@ -79,7 +79,8 @@ def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str],
             raise CheckpointError(f"{file}: has {classes} classes, and its config names {len(stated)}; --labels gives their names")
         return list(stated or known) or [f"class {index}" for index in range(classes)]
     if len(labels) != classes:
-        raise WrongSetting(f"{file}: has {classes or 'no'} classes, but {len(labels)} labels were given")
+        header = f"; is the first of them, {labels[0]!r}, a header?" if len(labels) == classes + 1 else ""
+        raise WrongSetting(f"{file}: has {classes or 'no'} classes, but {len(labels)} labels were given{header}")
     return list(labels)
 
 

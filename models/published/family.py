@@ -64,6 +64,8 @@ class Family:
     """Writes what `described` reads. Raises ValueError for a config that a file cannot express."""
     beside: tuple[str, ...] = ()
     """Fields of the config that lie in files beside the checkpoint: an import asks for them."""
+    assumed: tuple[str, ...] = ()
+    """Fields of the config that `config` takes from the published sizes unless they are set by hand: an import says so."""
     left_behind: str = ""
     """Names in words what its files hold besides the model: imports drop it, exports lack it, and the published loaders do without."""
     described: Callable[[Mapping[str, Any]], Fields] = lambda description: {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -45,7 +46,11 @@ def import_checkpoint(
     """
     checkpoint = model_folder.open_folder(file) if model_folder.is_folder(file) else open_checkpoint(file)
     given = settings.parse(overrides)
-    chosen = _family(file, checkpoint, family, given)
+    try:
+        chosen = _family(file, checkpoint, family, given)
+    except CheckpointError:
+        settings.check(given)
+        raise
     config_settings, input_settings = settings.split(chosen, given)
     found = _fit(file, checkpoint, chosen, config_settings)
     config, architecture = found.config(), architectures()[chosen.architecture]
@@ -54,6 +59,7 @@ def import_checkpoint(
     classes = purpose.classes(config) if purpose.classes and task in LABELLED else 0
     stated = transforms.find(file, checkpoint.description, classes)
     try:
+        names = bundling.label_names(file, labels, checkpoint.labels if classes else (), purpose.names(config), classes)
         inputs = bundling.inputs(chosen, purpose, config, input_settings, stated)
         spec = BundleSpec(
             name=name,
@@ -62,9 +68,9 @@ def import_checkpoint(
             architecture=chosen.architecture,
             config=dataclasses.asdict(config),
             **inputs,
-            labels=bundling.label_names(file, labels, checkpoint.labels if classes else (), purpose.names(config), classes),
+            labels=names,
             license=license or checkpoint.license or "unknown",
-            provenance=_provenance(file, checkpoint, chosen, overrides, config)
+            provenance=_provenance(file, checkpoint, chosen, overrides, config, names)
             | _transform(chosen, stated, inputs["preprocess"], given, checkpoint)
             | dict(origin),
             ladder=bundling.ladder(architecture, task, config, sees=inputs["preprocess"] is not None),
@@ -132,12 +138,21 @@ def _check_size(file: Path, published: Mapping[str, Tensor], family: Family, sta
         )
 
 
-def _provenance(file: Path, checkpoint: Checkpoint, family: Family, overrides: Mapping[str, str], config: Any) -> dict[str, Any]:
+def _provenance(
+    file: Path, checkpoint: Checkpoint, family: Family, overrides: Mapping[str, str], config: Any, labels: Sequence[str]
+) -> dict[str, Any]:
     # SlowFast's files say more than keys and config: an export writes it back
     said = {"cfg": checkpoint.description["cfg"]} if "cfg" in checkpoint.description else {}
     absent = [name for name in family.beside if getattr(config, name) is None]
+    assumed = [name for name in family.assumed if name not in overrides]
+    repeated = [label for label, count in Counter(labels).items() if count > 1]
     found = [
         *checkpoint.notes,
+        *(
+            f"{name} {getattr(config, name)} is assumed, as published, since no weight tells it: --set {name}=… changes it"
+            for name in assumed
+        ),
+        *([f"{', '.join(map(repr, repeated))}: the label of several classes, whose answers nobody can tell apart"] if repeated else []),
         *(f"{name} is in no file that was read: --set {name}={name}.npy puts it into the bundle" for name in absent),
     ]
     notes = {"notes": found} if found else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ INPUT_FIELDS = PREPROCESS_FIELDS | CLIP_FIELDS | SOUND_FIELDS.keys() | SPACE_FIE
 
 def parse(overrides: Mapping[str, str]) -> Fields:
     return {key: _value(text) for key, text in overrides.items()}
+
+
+def check(settings: Fields) -> None:
+    """Raises WrongSetting for what no family knows, which would keep a file from being recognised."""
+    configs = {field.name for one in architectures().values() for field in dataclasses.fields(one.config)}
+    for name in sorted(set(settings) - configs - INPUT_FIELDS):
+        close = get_close_matches(name, configs | INPUT_FIELDS, 1)
+        hint = f"is {close[0]} meant?" if close else "with --family the answer lists what can be"
+        raise WrongSetting(f"{name}: no family has such a setting; {hint}")
 
 
 def split(family: Family, settings: Fields) -> tuple[Fields, Fields]:

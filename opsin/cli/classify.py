@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from opsin.zero_shot import ZeroShotClassification
 
 IMAGE_TIMEOUT_S = 60.0
+UNKNOWN = "its first bytes are of no image, video or sound"
+
+Sent = dict[Path, Mapping[str, Any]]
+"""File → the arguments of `Client.classify` that it is sent by."""
 
 
 def classify(
@@ -50,11 +54,12 @@ def classify(
 ) -> None:
     """Label images, clips or sound with a running service; each file is a request of its own, so one bad file does not spoil the others.
 
-    What a file is, its bytes tell. Exit code 0 if every file was labelled, or taken for later, 1 if one was not.
+    What a file is, its bytes tell; a GIF is a clip to a --model that takes no images. Exit code 0 if every file was labelled, or taken for
+    later, 1 if one was not, 2 if one is not there: nothing is asked then.
     """
     from opsin.client import Client
 
-    sent = _parts(files, audio)
+    sent, unknown = _parts(files, audio)
     if timeout is not None and timeout <= 0:
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     if later and as_json:
@@ -62,34 +67,59 @@ def classify(
     of_clips = {"merge_sight": merge_sight, "views": views, "crops": crops, "start_s": start, "end_s": end, "windows": windows, "use": use}
     options: Any = {"model": model, "merge": merge, "top_k": top_k, "timeline": timeline or None, **of_clips}
     if later:
-        _ask_later(url, sent, {**options, "timeout": timeout})
+        _ask_later(url, sent, unknown, {**options, "timeout": timeout})
         return
     with Client(url, timeout=IMAGE_TIMEOUT_S if timeout is None else timeout) as client:
+        sent = _as_asked(client, model, sent)
         images = [file for file, parts in sent.items() if "images" in parts]
-        answers = image_files.answers(lambda file: client.classify(file, wait=True, **options), images, "Classifying") if images else {}
+        answers: dict[Path, Any] = dict(unknown)
+        if images:
+            answers |= image_files.answers(lambda file: client.classify(file, wait=True, **options), images, "Classifying")
         for file, parts in sent.items():
             if "images" not in parts:
                 answers[file] = _followed(client, parts, {**options, "timeout": timeout})
-    image_files.report({file: answers[file] for file in sent}, _tables if timeline else picture_table, as_json=as_json)
+    image_files.report({file: answers[file] for file in files}, _tables if timeline else picture_table, as_json=as_json)
 
 
-def _parts(files: list[Path], audio: Path | None) -> dict[Path, dict[str, Path]]:
-    """What is sent of each file, as arguments of `Client.classify`. Raises Misuse."""
+def _parts(files: list[Path], audio: Path | None) -> tuple[Sent, dict[Path, OpsinError]]:
+    """What is sent of each file, as arguments of `Client.classify`; and why others are not sent. Raises Misuse."""
+    from opsin.errors import Refused
+
     image_files.check([*files, *([] if audio is None else [audio])])
-    sent = {file: {_argument(file): file} for file in files}
+    sent: Sent = {}
+    unknown: dict[Path, OpsinError] = {}
+    for file in files:
+        if argument := _argument(file):
+            sent[file] = {argument: file}
+        else:
+            unknown[file] = Refused(UNKNOWN if file.stat().st_size else "the file is empty")
     if audio is None:
-        return sent
-    if len(sent) > 1 or "video" not in sent[files[0]]:
+        return sent, unknown
+    if len(set(files)) > 1 or "video" not in sent.get(files[0], {}):
         raise Misuse("--audio: goes with one video; a sound alone is a FILE")
-    return {files[0]: {"video": files[0], "audio": audio}}
+    return {files[0]: {"video": files[0], "audio": audio}}, unknown
 
 
-def _argument(file: Path) -> str:
+def _argument(file: Path) -> str | None:
     try:
         kind = formats.kind_of(file)
     except OSError as error:
         raise Misuse(f"{file}: cannot be read ({error.strerror})") from error
     return "images" if kind == "image" else kind
+
+
+def _as_asked(client: Client, model: str | None, sent: Sent) -> Sent:
+    """GIFs as videos where a bundle is named that takes no images."""
+    from opsin.errors import OpsinError
+
+    gifs = [file for file, parts in sent.items() if "images" in parts and formats.is_gif(file)]
+    if model is None or not gifs:
+        return sent
+    try:
+        takes = {part["name"] for part in client.model(model).details["inputs"]}
+    except OpsinError:  # the answer to each file says it
+        return sent
+    return sent if "image" in takes or "video" not in takes else sent | {file: {"video": file} for file in gifs}
 
 
 def _followed(client: Client, parts: Mapping[str, Any], options: Mapping[str, Any]) -> Classification | OpsinError:
@@ -103,14 +133,14 @@ def _followed(client: Client, parts: Mapping[str, Any], options: Mapping[str, An
     return found
 
 
-def _ask_later(url: str | None, sent: Mapping[Path, Mapping[str, Any]], options: dict[str, Any]) -> None:
+def _ask_later(url: str | None, sent: Sent, unknown: Mapping[Path, OpsinError], options: dict[str, Any]) -> None:
     """Print the id of each file's job; raises Failure with those that the service did not take."""
     from opsin.client import Client
     from opsin.errors import OpsinError
 
-    refused = []
+    refused = [f"{file}: {error}" for file, error in unknown.items()]
     with Client(url) as client:
-        for file, parts in sent.items():
+        for file, parts in _as_asked(client, options["model"], sent).items():
             try:
                 typer.echo(f"{client.classify(**parts, wait=False, **options).id}\t{file}")
             except OpsinError as error:

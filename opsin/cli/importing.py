@@ -220,7 +220,8 @@ def _inputs(spec: BundleSpec) -> Iterator[str]:
         how = f"short side {pictures.short_side}, crop" if pictures.fit == "crop" else squeezed
         yield f"images        {how} {crop}, {pictures.interpolation}, mean {pictures.mean}, std {pictures.std}"
     if clip is not None:
-        yield f"clips         {clip.frames} frames, {clip.stride:g} apart at {clip.rate:g} a second"
+        smooth = ", smoothed where they shrink" if clip.smooth else ""
+        yield f"clips         {clip.frames} frames, {clip.stride:g} apart at {clip.rate:g} a second{smooth}"
     if sound is not None:
         bank = f"{sound.frames} frames of {sound.mel_bins} mel bins"
         yield f"sound         {bank} at {sound.sample_rate} Hz, mean {sound.mean}, std {sound.std}"

@@ -116,7 +116,7 @@ class _Kinds:
                 found = formats.kind_of(path)
             except OSError as error:
                 raise Misuse(f"--files: {path}: {error.strerror}") from error
-            if found == "image":
+            if found is None or found == "image":
                 raise Misuse(f"--files: {path}: neither a video nor a sound; move it elsewhere")
             self._known[path] = found
         return self._known[path]

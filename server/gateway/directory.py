@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -102,18 +102,17 @@ class Directory:
         return newest(fleet, named(loaded(fleet, task), model))
 
     def default(self, fleet: Fleet, task: str) -> BundleSpec | None:
-        """The configured default of a task; else the only bundle that is ready or on its way, or known at all; else its starter bundle."""
+        """The configured default of a task; else, of those that are ready or on their way, or known at all, the only one that is made for
+        just these parts; else its starter bundle."""
         configured = self._settings.default_models.get(task)
         if configured is not None:
             return self.choose(fleet, configured, task)
         wanted = DEFAULTS[task]
         known = [spec for spec in loaded(fleet, task) if wanted.task.serves(spec) and takes(spec, wanted)]
-        known = [spec for spec in known if wanted.task.suits(spec, wanted.parts)] or known
         known = [spec for spec in known if wanted.task.answers(spec)] or known
-        coming = [spec for spec in known if state_of(fleet, spec)[0] in ("ready", "loading")]
-        names = {spec.name for spec in coming or known}
-        if len(names) == 1:
-            return newest(fleet, [spec for spec in known if spec.name in names])
+        fitting = _best_fit(coming(fleet, known) or known, wanted)
+        if len({spec.name for spec in fitting}) == 1:
+            return newest(fleet, fitting)
         return newest(fleet, [spec for spec in known if spec.name in Settings.starter_bundles])
 
     async def why_not_ready(self) -> str | None:
@@ -152,7 +151,8 @@ class Directory:
 def _no_default(fleet: Fleet, task: str) -> Problem:
     """None of the bundles is meant where a request names none. task: one of DEFAULTS."""
     default = DEFAULTS[task]
-    suitable = ", ".join(sorted(spec.id for spec in loaded(fleet, task) if default.task.serves(spec) and takes(spec, default)))
+    known = [spec for spec in loaded(fleet, task) if default.task.serves(spec) and takes(spec, default)]
+    suitable = ", ".join(sorted(spec.id for spec in coming(fleet, known) or known))
     hint = f"(the operator can choose one: OPSIN_DEFAULT_MODELS__{task.upper().replace('-', '_')})"
     if default.parts:
         parts, it = " and ".join(sorted(default.parts)), "it" if len(default.parts) == 1 else "both"
@@ -251,6 +251,16 @@ def serves(task: str, spec: BundleSpec) -> bool:
     architecture, route = architectures().get(spec.architecture), DEFAULTS[task].task.route_name
     served = any(task.serves(spec) for task in ROUTES[route])
     return served and (spec.task == route or architecture is None or architecture.serves(spec.task))
+
+
+def coming(fleet: Fleet, specs: Iterable[BundleSpec]) -> list[BundleSpec]:
+    """Those that are ready or on their way."""
+    return [spec for spec in specs if state_of(fleet, spec)[0] in ("ready", "loading")]
+
+
+def _best_fit(specs: Sequence[BundleSpec], wanted: Default) -> list[BundleSpec]:
+    least = min((wanted.task.misfit(spec, wanted.parts) for spec in specs), default=0)
+    return [spec for spec in specs if wanted.task.misfit(spec, wanted.parts) == least]
 
 
 def takes(spec: BundleSpec, wanted: Default) -> bool:

@@ -126,9 +126,9 @@ class Task(ABC, Generic[Asked, Plan]):
         """The name under which `registry.DEFAULTS` and `OPSIN_DEFAULT_MODELS` have the default bundle for requests with these parts."""
         return "-".join((self.route_name, *(sorted(parts) if self.part_sets != ((),) else ())))
 
-    def suits(self, spec: BundleSpec, parts: Collection[str]) -> bool:
-        """Whether a bundle is made for exactly these of `part_sets`."""
-        return True
+    def misfit(self, spec: BundleSpec, parts: Collection[str]) -> int:
+        """How far a bundle that takes these of `part_sets` is from being made for just them: the default is one with the least."""
+        return 0
 
     def answers(self, spec: BundleSpec) -> bool:
         """Whether a bundle that it serves has all that answers need: one that has not is the default only where no other one is known."""

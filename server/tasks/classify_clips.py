@@ -99,10 +99,12 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         parts = tuple(part for part, wanted in ((VIDEO, _sees(spec)), (AUDIO, _hears(spec))) if wanted)
         return parts if len(parts) == 1 else tuple(replace(part, required=False) for part in parts)
 
-    def suits(self, spec: BundleSpec, parts: Collection[str]) -> bool:
+    def misfit(self, spec: BundleSpec, parts: Collection[str]) -> int:
+        """0: it takes just these; 1: it can do with either; 2: it would take a sound, too."""
+        just_these = {part.name for part in self.takes(spec)} == set(parts)
         if _fuses(spec):
-            return set(parts) == {"audio", "video"}
-        return len(parts) == 1 and set(parts) <= {part.name for part in self.takes(spec)}
+            return 0 if just_these else 2
+        return 0 if just_these and len(parts) == 1 else 1
 
     def plan(self, asked: ClassifyOptions, spec: BundleSpec) -> ClassifyClipsPlan:
         check_trace(asked, spec)

@@ -72,6 +72,8 @@ class Resident:
     """Seconds on the device so far."""
     reported: float
     """Monotonic seconds of the last report."""
+    told: tuple[int, int]
+    """Steps taken and steps in all, as the last report said: a job that waits for its frames has nothing new to tell."""
     nbytes: int
     """Bytes of the state."""
     form: LoadedSteps
@@ -160,7 +162,7 @@ class Stepwise:
         seconds = time.monotonic() - started
         with self._lock:
             for job, state in zip(jobs, states, strict=True):
-                self._keep(job, Resident(state, started - job.pulled_at, seconds, started, state.nbytes, model))
+                self._keep(job, Resident(state, started - job.pulled_at, seconds, started, _told(state), state.nbytes, model))
             self.start_seconds += (seconds / len(jobs) - self.start_seconds) * min(1.0, len(jobs) / MEMORY)
         return Computed(jobs, started, seconds, [], jobs, [self._report(job, state) for job, state in zip(jobs, states, strict=True)])
 
@@ -193,11 +195,12 @@ class Stepwise:
                     self.mean_total += (resident.state.done + 1 - self.mean_total) / MEMORY
                     computed.answers.append(JobOutputs(job, with_returned(job.job, outcome.outputs), resident.batch_wait, inference))
                     continue
-                reported = started if now else resident.reported
-                self._keep(job, Resident(outcome.state, resident.batch_wait, inference, reported, outcome.state.nbytes, model))
+                state, news = outcome.state, now and _told(outcome.state) != resident.told
+                reported, told = (started, _told(state)) if news else (resident.reported, resident.told)
+                self._keep(job, Resident(state, resident.batch_wait, inference, reported, told, state.nbytes, model))
                 computed.going_on.append(job)
-                if now:
-                    computed.reports.append(self._report(job, outcome.state, outcome.preview))
+                if news:
+                    computed.reports.append(self._report(job, state, outcome.preview))
         return computed
 
     def _keep(self, job: Delivery, resident: Resident) -> None:
@@ -218,6 +221,10 @@ class Stepwise:
 def _waits(resident: Resident, outcome: Advanced | Ended) -> bool:
     """Return whether a job has taken no step: its state is the very one that it was."""
     return isinstance(outcome, Advanced) and outcome.state is resident.state
+
+
+def _told(state: State) -> tuple[int, int]:
+    return state.done, state.total
 
 
 def _key(job: Delivery) -> tuple[str, str]:

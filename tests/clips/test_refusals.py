@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from PIL import Image
 
@@ -116,8 +116,11 @@ def sound_spec(name: str, fusion_depth: int, **changes: Any) -> BundleSpec:
     return make_spec(name).model_copy(update={**given, "ladder": [], **CLIP, **changes})
 
 
-def fleet(*specs: BundleSpec) -> Fleet:
-    return Fleet(specs={(spec.name, spec.version): spec for spec in specs})
+def fleet(*specs: BundleSpec, ready: Sequence[BundleSpec] = ()) -> Fleet:
+    """Bundles that are known, and those of them that a worker serves."""
+    served = [ServedBundle(name=spec.name, version=spec.version, task=spec.task, digest=spec.digest(), state="ready") for spec in ready]
+    worker = WorkerInfo(id="w", host="here", pid=0, state="ready", device="cpu", bundles=served)
+    return Fleet((worker,) if ready else (), {(spec.name, spec.version): spec for spec in specs})
 
 
 def directory(**settings: Any) -> Directory:
@@ -142,18 +145,23 @@ def test_the_default_of_sound_and_sight_is_made_for_exactly_what_came() -> None:
     assert directory().default(fleet(both), "classify-video") == both, "its own sound is in it"
     assert directory().default(fleet(both), "classify-audio") is None
     assert directory().default(fleet(apart), "classify-audio") == directory().default(fleet(apart), "classify-video") == apart
-    assert directory().default(fleet(apart, ears), "classify-audio") is None
+    assert directory().default(fleet(first, apart, both), "classify-video") == first, "it takes nothing else"
+    assert directory().default(fleet(apart, both), "classify-video") == apart, "it needs no sound"
+    assert directory().default(fleet(apart, ears), "classify-audio") == ears
     assert directory(default_models={"CLASSIFY_AUDIO_VIDEO": "apart"}).default(fleet(apart, both), "classify-audio-video") == apart
 
 
+def test_a_bundle_that_no_worker_serves_is_no_default_while_another_one_fits() -> None:
+    first, apart = clips_spec("first"), sound_spec("apart", 0)
+    known = first, apart
+    defaults = [directory().default(fleet(*known, ready=ready), "classify-video") for ready in ((apart,), (first,), ())]
+    assert defaults == [apart, first, first]
+    assert directory().choose(fleet(*known, ready=(apart,)), "first", "classify-video") == first, "by its name it is waited for"
+
+
 async def test_without_a_default_the_bundles_that_take_the_parts_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = WorkerInfo(id="w", host="here", pid=0, state="ready", device="cpu", bundles=[])
-    here, known = directory(worker_grace=0), fleet(clips_spec("first"), clips_spec("second"), sound_spec("ears", 0, preprocess=None))
-    served = [
-        ServedBundle(name=spec.name, version=spec.version, task=spec.task, digest=spec.digest(), state="ready")
-        for spec in known.specs.values()
-    ]
-    ready = Fleet((msgspec.structs.replace(worker, bundles=served),), known.specs)
+    served = [clips_spec("first"), clips_spec("second"), sound_spec("ears", 0, preprocess=None)]
+    here, ready = directory(worker_grace=0), fleet(*served, clips_spec("third"), ready=served)
 
     async def told() -> Fleet:
         return ready
@@ -163,6 +171,7 @@ async def test_without_a_default_the_bundles_that_take_the_parts_are_listed(monk
         await here.find(None, "classify-video")
     assert several.value.kind is Kind.UNKNOWN_MODEL and "first@1, second@1" in several.value.detail
     assert "OPSIN_DEFAULT_MODELS__CLASSIFY_VIDEO" in several.value.detail and "ears" not in several.value.detail
+    assert "third" not in several.value.detail, "no worker serves it"
     with pytest.raises(Problem) as none:
         await here.find(None, "classify-audio-video")
     assert none.value.detail == "there is no default model for audio and video; no bundle that takes both is served"

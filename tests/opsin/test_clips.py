@@ -57,7 +57,7 @@ def client(service: Service) -> Iterator[Client]:
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
     """Names that lie: what a file is, its bytes tell."""
-    contents = {"video": FILM, "audio": BELL, "film": WITH_SOUND, "broken": FILM[:900]}
+    contents = {"video": FILM, "audio": BELL, "film": WITH_SOUND, "broken": FILM[:900], "empty": b"", "text": b"cats"}
     for name, content in contents.items():
         (tmp_path / f"{name}.jpg").write_bytes(content)
     return {name: tmp_path / f"{name}.jpg" for name in contents}
@@ -105,10 +105,13 @@ def test_paths_and_open_files_are_sent_as_they_are(client: Client, files: dict[s
         assert client.classify(video=opened).predictions == client.classify(video=str(files["video"])).predictions
 
 
-def test_a_gif_can_be_sent_as_a_video(client: Client) -> None:
+def test_a_gif_can_be_sent_as_a_video(client: Client, service: Service, tmp_path: Path) -> None:
     file, images = BytesIO(), [Image.fromarray(frame) for frame in frames(COUNT)]
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=100)
     assert client.classify(video=file.getvalue(), views=2).clip == ClipFacts(8, 2, 3, 4.0)
+    (tmp_path / "a.gif").write_bytes(file.getvalue())
+    shown = opsin("classify", tmp_path / "a.gif", "--model", "mae-st", "--views", "2", "--json", OPSIN_URL=service.url)
+    assert json.loads(shown.stdout)["clip"]["duration_s"] == 4.0, "mae-st takes no images"
 
 
 def test_a_job_and_the_client_for_asyncio_give_the_same(client: Client, service: Service) -> None:
@@ -217,12 +220,17 @@ def test_the_command_sends_sound_beside_a_video(service: Service, files: dict[st
 
 
 def test_one_bad_clip_spoils_no_other_and_jobs_are_made_of_all(service: Service, files: dict[str, Path]) -> None:
-    shown = opsin("classify", files["broken"], files["video"], "--views", "1", "--json", OPSIN_URL=service.url)
-    bad, good = map(json.loads, shown.stdout.splitlines())
+    of_none = [files["empty"], files["text"]]
+    shown = opsin("classify", files["broken"], files["video"], *of_none, "--views", "1", "--json", OPSIN_URL=service.url)
+    bad, good, *_ = map(json.loads, shown.stdout.splitlines())
     assert (shown.returncode, bad["error"]["status"], good["clip"]["views"]) == (1, 422, 1)
-    assert shown.stderr.startswith(f"opsin: {files['broken']}: 422 Corrupt video: video: ") and shown.stderr.count("\n") == 1
+    first, *others = shown.stderr.splitlines()
+    assert first.startswith(f"opsin: {files['broken']}: 422 Corrupt video: video: ")
+    unknown = [f"{files['empty']}: the file is empty", f"{files['text']}: its first bytes are of no image, video or sound"]
+    assert others == [f"opsin: {line}" for line in unknown]
 
-    later = opsin("classify", files["video"], files["audio"], "--later", OPSIN_URL=service.url)
+    later = opsin("classify", files["video"], files["audio"], files["text"], "--later", OPSIN_URL=service.url)
+    assert later.stderr == f"opsin: {unknown[1]}\n"
     made = [line.split("\t") for line in later.stdout.splitlines()]
     assert [file for _, file in made] == [str(files["video"]), str(files["audio"])]
     ended = opsin("jobs", "result", made[1][0], OPSIN_URL=service.url)

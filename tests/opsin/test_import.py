@@ -70,11 +70,16 @@ def test_import_takes_safetensors_and_a_name_of_its_own(checkpoint: Path, tmp_pa
         (["--family", "timm", "--set", "heads"], "--set heads: write KEY=VALUE, as in --set heads=4"),
         (["--family", "timm", "--set", "legs=4"], "legs: cannot be set; what can be is "),
         (["--family", "timm", "--labels", "{folder}/two.json"], "has 3 classes, but 2 labels were given"),
-        (["--family", "timm", "--labels", "{folder}/none.txt"], "none.txt: [Errno 2] No such file"),
+        (["--family", "timm", "--labels", "{folder}/four.txt"], "4 labels were given; is the first of them, 'name', a header?"),
+        (["--family", "timm", "--labels", "{folder}/none.txt"], "none.txt: No such file or directory"),
+        (["--family", "timm", "--labels", "{folder}/binary"], "binary: no text in UTF-8; class names are needed, one a line"),
+        (["--set", "head=4"], "head: no family has such a setting; is heads meant?"),
     ],
 )
 def test_what_import_cannot_know_it_asks_for(checkpoint: Path, tmp_path: Path, options: list[str], sentence: str) -> None:
     (tmp_path / "two.json").write_text('["cat", "dog"]')
+    (tmp_path / "four.txt").write_text("name\ncat\ndog\nbird\n")
+    (tmp_path / "binary").write_bytes(b"\x89PNG")
     filled = [option.format(folder=tmp_path) for option in options]
     ended = opsin("import", checkpoint, "-o", tmp_path / "bundles/tiny", *filled)
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -134,3 +139,21 @@ def test_the_transform_says_where_it_comes_from(checkpoint: Path, tmp_path: Path
     stated = opsin("import", file, "--family", "timm", "-o", tmp_path / "stated")
     assert "images        short side 32, crop 32, bilinear" in stated.stdout
     assert "transform     read from config.json" in stated.stdout
+
+
+def test_what_no_weight_of_a_mavil_tells_is_asked_for_or_said(tmp_path: Path) -> None:
+    (tmp_path / "audioset.csv").write_text(
+        'index,mid,display_name\n0,/m/0,"Bell, rung"\n' + "".join(f"{n},/m/{n},Bird\n" for n in range(1, 9))
+    )
+    asked = ["import", GOLDEN / "mavil/finetune_av/checkpoint.pth", "-o", tmp_path / "mavil", "--set", "heads=4"]
+    unfit = opsin(*asked, "--set", "frames=6")
+    assert "64 patches, which 3 times do not divide; say how many frames it sees, as in --set frames=2\n" in unfit.stderr
+    ended = opsin(*asked, "--set", "frames=8", "--set", "smooth=true", "--labels", tmp_path / "audioset.csv")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = ended.stdout.splitlines()
+    assert next(line for line in lines if line.startswith("clips ")).endswith("2 a second, smoothed where they shrink")
+    assert [line for line in lines if line.startswith("note ")] == [
+        "note          mel_bins 128 is assumed, as published, since no weight tells it: --set mel_bins=… changes it",
+        "note          'Bird': the label of several classes, whose answers nobody can tell apart",
+    ]
+    assert read(tmp_path / "mavil/1").spec.labels[:2] == ["Bell, rung", "Bird"]

@@ -82,7 +82,7 @@ def test_a_copy_under_another_name_is_refused_and_hides_no_original(tmp_path: Pa
     bundles.refresh({})
     assert loaded == [str(original.path)]
     reasons = {told.name: told.reason for told in bundles.announcements(1)}
-    assert reasons["copy"].startswith("copy/1/bundle.json: original@1 is at original/1; to serve a copy as copy@1, ")
+    assert reasons["copy"].startswith("copy/1/bundle.json: original@1 is at original/1; to serve a copy, too, ")
 
 
 def test_a_copy_whose_name_was_changed_in_it_is_a_bundle_of_its_own(tmp_path: Path) -> None:

@@ -153,6 +153,15 @@ def test_a_job_that_waits_has_joined_no_step_and_its_time_is_no_steps(toy: Loade
     assert [(step.waited, step.joined) for step in told] == [(True, 0), (True, 0), (False, 1), (False, 0)]
 
 
+def test_a_job_that_waits_is_reported_when_it_has_taken_a_step(toy: LoadedSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepwise, "REPORT_EVERY", 0.0)
+    slow, one = Slow(toy), job(1, 1, seed=1)
+    executor = Stepwise(slow, CPU)
+    slow.waits = 3
+    told = [result for _ in range(5) for result in executor.run([one])]
+    assert [report.done for result in told for report in getattr(result, "reports", ())] == [0, 1, 2]
+
+
 class Fragile:
     """The toy, but a step or a start with a certain job in it fails; and there is room for `room` jobs."""
 
