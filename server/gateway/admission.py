@@ -141,7 +141,7 @@ class Admission:
         self._idle.set()
         self.draining = False
         self.low_turn = asyncio.Lock()
-        """Whose holder runs the one piece of low work of this turn of the event loop."""
+        """Its holder runs the one piece of low work of this turn of the event loop."""
 
     def admit(self, request: Request, protocol: Protocol, *, takes_long: bool = False, asynchronous: bool = False) -> Visit:
         """`async with` it: the block may read the body and run until the deadline of `X-Request-Timeout`.
