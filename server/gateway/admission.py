@@ -71,6 +71,8 @@ class Visit:
     takes_long: bool
     asynchronous: bool
     """It ends when its job is queued."""
+    low: bool = False
+    """It asks for priority low."""
     model: str = ""
     version: str = ""
     ends_with_gateway: bool = False
@@ -116,8 +118,17 @@ class Visit:
 
     async def lower(self) -> None:
         """It asks for priority low, all of which has half of the queue. Raises QueueFull where it has no room there."""
+        self.low = True
         self.reservation.lower()
         await self.reservation.check(0 if self.reservation.items else 1)
+        await self.give_way()
+
+    async def give_way(self) -> None:
+        """Before something that takes the event loop: where the visit is low, one such piece of work runs between two looks of the loop at
+        its sockets, so that no other request waits for a batch of them."""
+        if self.low:
+            await self.admission.low_turn.acquire()
+            asyncio.get_running_loop().call_soon(self.admission.low_turn.release)
 
     def set_deadline(self, seconds: float) -> None:
         """In seconds since the start."""
@@ -145,6 +156,8 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
+        self.low_turn = asyncio.Lock()
+        """Its holder runs the one piece of low work of this turn of the event loop."""
 
     def admit(self, request: Request, protocol: Protocol, *, takes_long: bool = False, asynchronous: bool = False) -> Visit:
         """`async with` it: the block may read the body and run until the deadline of `X-Request-Timeout`.

@@ -154,6 +154,7 @@ class TaskRoute:
         follower = None if stream is None else Follower(stream, asked)
         answer = await here.inference.run(sent.submission.take_items(), asked, visit, follower)
         await here.text_cache.learn(asked, answer.outputs, visit.client)
+        await visit.give_way()
         began = time.perf_counter()
         response = await here.presenting.respond(
             asked, answer.outputs, answer.timing, media_type, client=visit.client, key_name=visit.key.name, request_id=visit.request_id
