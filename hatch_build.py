@@ -1,4 +1,4 @@
-"""What only a wheel requires: `opsin[server]` brings the starters. A checkout serves its folder `bundles`, and asks no index for them."""
+"""Adds what only wheels require: `opsin[server]` brings the starters. A checkout serves its folder `bundles` and asks no index for them."""
 
 from typing import Any
 

@@ -153,10 +153,9 @@ def problem_of(response: httpx.Response) -> OpsinError:
         told = response.json()
     except (ValueError, RecursionError):
         told = None
-    if not isinstance(told, dict):
-        told = {"detail": " ".join(response.text.split())[:200]}
-    problem = {name: value for name, value in told.items() if isinstance(value, str)}
-    return of_status(response.status_code)(
+    document = told if isinstance(told, dict) else {"detail": " ".join(response.text.split())[:200]}
+    problem = {name: value for name, value in document.items() if isinstance(value, str)}
+    return of_status(response.status_code, told=isinstance(told, dict) and "detail" in told)(
         problem.get("detail") or response.reason_phrase or "no reason given",
         status=response.status_code,
         title=problem.get("title") or response.reason_phrase,

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from opsin.calls import Budget, Call, checked, problem_of, transport_error
-from opsin.errors import Unreachable
+from opsin.errors import OpsinError, Unreachable
 from opsin.results import Readiness
 
 Headers = Mapping[str, str]
@@ -80,11 +80,11 @@ class AsyncConnection:
 
 
 def with_key(headers: Headers | None, api_key: str | None) -> httpx.Headers:
-    """The headers of every request: an `Authorization` among those that are given wins. Raises ValueError for what cannot be a key, without
+    """The headers of every request: an `Authorization` among those that are given wins. Raises OpsinError for what cannot be a key, without
     repeating it."""
     key = os.environ.get("OPSIN_API_KEY", "").strip() if api_key is None else api_key.strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ValueError("api_key (or OPSIN_API_KEY): no key of Opsin; one is `opsin_` and 64 hexadecimal digits")
+        raise OpsinError("api_key (or OPSIN_API_KEY): no key of Opsin; one is `opsin_` and 64 hexadecimal digits")
     sent = httpx.Headers(headers)
     if key:
         sent.setdefault("Authorization", f"Bearer {key}")

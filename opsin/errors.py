@@ -50,12 +50,15 @@ class Failed(OpsinError):
 
 
 class Unreachable(OpsinError):
-    """Nothing answered at the address, or the connection broke before an answer came."""
+    """Nothing answered at the address, the connection broke before an answer came, or a proxy says so of the service behind it."""
 
 
-def of_status(status: int) -> type[OpsinError]:
+def of_status(status: int, *, told: bool) -> type[OpsinError]:
+    """told: the response has a problem document. Opsin's 504 has one, a proxy's has not; 502 is never Opsin's."""
     if status in (429, 503):
         return Unavailable
+    if status == 502 or (status == 504 and not told):
+        return Unreachable
     if status == 504:
         return DeadlinePassed
     return Refused if status < 500 else Failed

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,7 +40,7 @@ AHEAD = 4 * IN_FLIGHT
 PAUSE_S = 1.0
 """Where the service names no time after which it can be asked again."""
 PATIENCE_S = 60.0
-"""A service that does not answer at all, as when it is started anew, is asked again for so long."""
+"""A service that does not answer at all, as when it is started anew, is asked again for so long after the first failure."""
 SUFFIXES = {
     "image/png": "png",
     "video/mp4": "mp4",
@@ -135,32 +138,55 @@ def _shown(results: Iterable[Result], count: int, written: Results) -> Iterable[
 
 
 class _Work:
-    """Asks for rows in threads. All of them pause where the service says so to one."""
+    """Asks for rows in threads. All of them pause where the service says so to one.
+
+    They are daemons: what they wait for, an hour perhaps, must not hold up the end of the command.
+    """
 
     def __init__(self, rows: Rows, task: str, options: Mapping[str, str], accept: str | None, connection: Connection) -> None:
         self._rows, self._task, self._options, self._accept, self._connection = rows, task, options, accept, connection
-        self._free_at = 0.0
+        self._free_at = self._answered_at = 0.0
         self._stopped = threading.Event()
+        self._asked = SimpleQueue[tuple[Row, Future[Result]] | None]()
+        self._broken = Future[Result]()
+        """Has the first error that is no row's own."""
 
     def stop(self) -> None:
         self._stopped.set()
+        for _ in range(IN_FLIGHT):
+            self._asked.put(None)
 
     def results(self, first: int) -> Iterable[Result]:
         """In the order of the rows, from the row `first` on. Raises the first error that is no row's own."""
         rows, pending = islice(self._rows, first, None), deque[Future[Result]]()
-        pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="opsin-batch")
         try:
             if (alone := next(iter(rows), None)) is not None:
                 yield self._answer(alone, alone=first == 0)
+            for _ in range(IN_FLIGHT):
+                threading.Thread(target=self._ask, name="opsin-batch", daemon=True).start()
             for row in rows:
-                pending.append(pool.submit(self._answer, row))
+                pending.append(Future())
+                self._asked.put((row, pending[-1]))
                 while pending and (len(pending) == AHEAD or pending[0].done()):
-                    yield pending.popleft().result()
+                    yield self._next(pending)
             while pending:
-                yield pending.popleft().result()
+                yield self._next(pending)
         finally:
             self.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _next(self, pending: deque[Future[Result]]) -> Result:
+        """Take the first of them. Raises the error that ends the batch, even while the first is still asked for."""
+        wait((pending[0], self._broken), return_when=FIRST_COMPLETED)
+        return (pending.popleft() if pending[0].done() else self._broken).result()
+
+    def _ask(self) -> None:
+        while (asked := self._asked.get()) is not None and not self._stopped.is_set():
+            row, result = asked
+            try:
+                result.set_result(self._answer(row))
+            except Exception as error:
+                with suppress(InvalidStateError):  # another row was first
+                    self._broken.set_exception(error)
 
     def _answer(self, row: Row, *, alone: bool = False) -> Result:
         """alone: the first of all rows, which tells whether there is a mistake in the options of all."""
@@ -174,7 +200,7 @@ class _Work:
             raise
         except OpsinError as error:
             everybodys = error.status in HOPELESS and "model" not in row.given
-            if everybodys or (alone and (error.field == "Accept" or error.field in self._options)):
+            if everybodys or (alone and (error.field == "Accept" or (error.field in self._options and error.field not in row.names))):
                 raise
             return Result(row.index, row.id, error=_told(error))
         except OSError as error:
@@ -185,19 +211,26 @@ class _Work:
 
     def _exchange(self, call: Call) -> httpx.Response:
         """Asked again and again while the service has no room or is away. Raises OpsinError."""
-        from opsin.errors import Unavailable, Unreachable
+        from opsin.errors import OpsinError, Unavailable, Unreachable
 
-        reached = time.monotonic()
+        silent_since = -math.inf
         while True:
             self._pause()
             try:
-                return self._connection.exchange(call)
-            except Unavailable as busy:
-                reached, pause = time.monotonic(), PAUSE_S if busy.retry_after is None else busy.retry_after
+                response = self._connection.exchange(call)
+                self._answered_at = time.monotonic()
+                return response
             except Unreachable:
-                if self._stopped.is_set() or time.monotonic() > reached + PATIENCE_S:
+                now, pause = time.monotonic(), PAUSE_S
+                if silent_since < self._answered_at:  # some row was answered since
+                    silent_since = now
+                if self._stopped.is_set() or now > silent_since + PATIENCE_S:
                     raise
-                pause = PAUSE_S
+            except OpsinError as error:
+                self._answered_at = time.monotonic()
+                if not isinstance(error, Unavailable):
+                    raise
+                pause = PAUSE_S if error.retry_after is None else error.retry_after
             self._free_at = max(self._free_at, time.monotonic() + pause)
 
     def _pause(self) -> None:

@@ -5,6 +5,7 @@ A process that is killed leaves whole lines and at most one torn one behind, whi
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Results:
     """A context manager: the open file. `done` and `failed` count what stands in it."""
 
     def __init__(self, output: Path, header: Mapping[str, Any], *, resume: bool) -> None:
-        """Raises Misuse where `output` is there and may not be gone on with."""
+        """Raises Misuse where `output` is there and may not be gone on with, or another process writes it."""
         self._output = output
         self._folder = folder_of(output)
         self.done = self.failed = 0
@@ -54,7 +55,10 @@ class Results:
             raise Misuse(f"{output}: there already; --resume goes on with it")
         try:
             self._file: BinaryIO = output.open("r+b" if output.exists() else "xb", buffering=0)
+            _lock(self._file)
             self._recall(header)
+        except BlockingIOError as error:
+            raise Misuse(f"{output}: another `opsin batch` writes it; wait for its end, or name another file") from error
         except OSError as error:
             raise Misuse(f"{output}: cannot be written ({error.strerror})") from error
 
@@ -133,6 +137,19 @@ class Results:
             self.failed += 1
             self.first_failure = self.first_failure or (self.done, row["error"]["detail"])
         self.done += 1
+
+
+def _lock(file: BinaryIO) -> None:
+    """Hold the file until it is closed. Raises BlockingIOError where another process holds it."""
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # some file systems have no locks
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -33,10 +33,15 @@ class Row:
     id: Any
     given: Mapping[str, Any]
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What the row decides itself: its names as they stand there and as a form has them."""
+        return frozenset((*self.given, *(name for name, _ in _named(self.given))))
+
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one source, which are read anew each time, so that millions of them take no memory."""
+    """The rows of one source, which are read anew each time: millions of lines take no memory, and of a folder only the paths do."""
 
     source: Path
     """A file of JSON lines, or a folder."""
@@ -75,8 +80,8 @@ class Rows:
 
         files: dict[str, list[bytes]] = {}
         for name, path in self._paths(row):
-            files.setdefault(name, []).append(path.read_bytes())
-        texts = {name: [value] for name, value in options.items() if name not in row.given}
+            files.setdefault(name, []).append(_content(path))
+        texts = {name: [value] for name, value in options.items() if name not in row.names}
         for name, values in _named(row.given):
             if name not in files:
                 texts[name] = [_text(value) for value in values]
@@ -118,7 +123,7 @@ def _read(line: str, where: str) -> dict[str, Any]:
     """Raises Misuse."""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Misuse(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise Misuse(f'{where}: write an object such as {{"image": "cat.jpg", "top_k": 3}}')
@@ -143,9 +148,17 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _content(path: Path) -> bytes:
+    """Raises OSError, and ValueError for a name with a NUL or a lone surrogate."""
+    try:
+        return path.read_bytes()
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: no name of a file ({error})") from error
+
+
 def _size(path: Path) -> int:
-    """-1: there is no such file. Its row fails, and the others do not."""
+    """-1: there is no such file, or its name can be none. Its row fails, and the others do not."""
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         return -1

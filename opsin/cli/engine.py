@@ -1,4 +1,4 @@
-"""What commands say where they cannot use the engine: on another system, without a library, without a checkout."""
+"""Checks whether a command can use the engine, and says what to do where it cannot: on another system, without a library or a checkout."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def new(
     metrics: Annotated[bool, typer.Option("--metrics", help="May read /metrics and /v1/status.")] = False,
     admin: Annotated[bool, typer.Option("--admin", help="May also load and unload bundles.")] = False,
 ) -> None:
-    """Make a key: its line for the service's file goes to stdout, the key itself once to stderr.
+    """Make a key: its line for the service's file goes to stdout, behind an empty one, the key itself once to stderr.
 
     `opsin keys new alice >> keys.txt` lets alice in within a second; the file never holds the key.
     """
@@ -43,7 +43,8 @@ def new(
     except ValueError as error:
         raise Misuse(f"keys new: {error}") from error
     key = new_key()
-    typer.echo(line_of(holder, digest_of(key.encode())))
+    # behind an empty line, since the last line of a file that somebody has edited may have no end
+    typer.echo(f"\n{line_of(holder, digest_of(key.encode()))}")
     typer.echo(key, err=True)
 
 
@@ -108,4 +109,4 @@ def _require() -> None:
     try:
         import server.gateway.key_file  # noqa: F401
     except ModuleNotFoundError as error:
-        raise lacks(error) from error
+        raise lacks(error, "gateway") from error

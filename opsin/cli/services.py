@@ -94,13 +94,15 @@ def gateway(
     """Run one gateway, the HTTP side, against a Redis server that workers share."""
     require_linux("gateway")
     enter()
-    settings = settings_of(config, host=host, port=port, redis_url=redis, model_control=model_control, playground=playground)
+    settings = settings_of(
+        config, extra="gateway", host=host, port=port, redis_url=redis, model_control=model_control, playground=playground
+    )
     _require_redis(settings, "gateway")
     _check_access(settings, "gateway")
     try:
         from server.gateway.main import run_gateway as run
     except ModuleNotFoundError as error:
-        raise lacks(error) from error
+        raise lacks(error, "gateway") from error
     raise typer.Exit(run(settings, fd=fd))
 
 
@@ -140,8 +142,8 @@ def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPo
     raise typer.Exit(run(settings))
 
 
-def settings_of(config: Path | None, **overrides: Any) -> Settings:
-    """The settings of file, environment and options. Raises Misuse naming what is wrong with them."""
+def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any) -> Settings:
+    """The settings of file, environment and options. Raises Misuse naming what is wrong with them, or the extra that is not installed."""
     try:
         from pydantic import ValidationError
         from pydantic_settings import SettingsError
@@ -150,7 +152,7 @@ def settings_of(config: Path | None, **overrides: Any) -> Settings:
         from server.queue.connect import parse, unsuitable
         from server.settings import load
     except ModuleNotFoundError as error:
-        raise lacks(error) from error
+        raise lacks(error, extra) from error
     if config is not None:
         # in the environment, where the settings look for it and where the supervisor's children find it too
         os.environ["OPSIN_CONFIG"] = str(config)

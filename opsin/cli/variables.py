@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import get_origin
 
 from opsin.cli.exits import Misuse
 
@@ -20,8 +21,9 @@ def check_variables(process: str, log_level: str) -> None:
     if RESTARTS in os.environ:  # a supervisor has looked
         return
     known = {*BESIDE, LOADING, REFUSED, *(f"OPSIN_{name.upper()}" for name in Settings.model_fields)}
+    maps = {f"OPSIN_{name.upper()}" for name, field in Settings.model_fields.items() if get_origin(field.annotation) is dict}
     given = [name for name in sorted(os.environ) if name.upper().startswith("OPSIN_")]
-    unknown = [name for name in given if name.upper().partition("__")[0] not in known]
+    unknown = [name for name in given if name.upper() not in known and name.upper().partition("__")[0] not in maps]
     for name in unknown:
         if name.upper().startswith("OPSIN_API"):
             raise Misuse(f"{name}: there is no such setting; the file of API keys is OPSIN_API_KEYS_FILE. Correct the variable or unset it")

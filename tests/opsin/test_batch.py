@@ -7,12 +7,16 @@ import json
 import os
 import random
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from opsin import Unreachable
+from opsin.cli.batch import batch
+from opsin.cli.exits import Failure
 from tests.forked import Forked
 from tests.gateway import service
 from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
@@ -77,7 +81,7 @@ def test_killed_at_random_ten_times_and_resumed_each_row_is_there_once(reds: tup
     gateway, _ = reds
     rows = written(tmp_path / "in.jsonl", *({"id": f"row {i}", "image": f"shades/{i % 10}.png"} for i in range(ROWS)))
     output, command = tmp_path / "out.jsonl", ("batch", "classify", str(rows), "-o", str(tmp_path / "out.jsonl"), "--url", gateway.url)
-    for kill, until in enumerate(sorted(random.sample(range(2, ROWS - 50), KILLS))):
+    for kill, until in enumerate(sorted(random.Random(33).sample(range(2, ROWS - 50), KILLS))):
         begun = Forked("opsin", *command, *["--resume"] * bool(kill), environment=os.environ, captured=True)
         eventually(lambda until=until: lines(output) >= until, f"{until} lines are written")
         begun.kill()
@@ -95,19 +99,27 @@ def test_killed_at_random_ten_times_and_resumed_each_row_is_there_once(reds: tup
 def test_a_row_that_fails_spoils_no_other_and_the_exit_code_tells(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     gateway, _ = reds
     given = [{"images": ["shades/1.png", "shades/2.png"]}, {"image": "gone.png"}, {"image": "shades/notes.txt"}]
-    rows = written(tmp_path / "in.jsonl", *given, {"image": "shades/3.png", "top_k": 99}, {"image": "shades/4.png", "top_k": 1})
+    rows = written(
+        tmp_path / "in.jsonl",
+        *given,
+        {"image": "shades/3.png", "top_k": 99},
+        {"image": "shades/4.png", "top_k": 1},
+        {"image": "a\0.png"},
+        {"image": "\ud800.png"},
+    )
     output = tmp_path / "out.jsonl"
     ran = opsin("batch", "classify", rows, "-o", output, "--url", gateway.url)
     assert ran.returncode == 1
-    assert "3 of 5 rows failed, the first of them row 1:" in ran.stderr
-    several, gone, text, options, last = results(output)
+    assert "5 of 7 rows failed, the first of them row 1:" in ran.stderr
+    several, gone, text, options, last, *nameless = results(output)
     assert len(several["answer"]["results"]) == 2
     assert "gone.png: cannot be read" in gone["error"]["detail"]
     assert (text["error"]["status"], text["error"]["field"]) == (415, "image")
     assert (options["error"]["status"], options["error"]["field"]) == (422, "top_k")
     assert len(last["answer"]["results"][0]["predictions"]) == 1
+    assert ["no name of a file" in row["error"]["detail"] for row in nameless] == [True, True]
     again = opsin("batch", "classify", rows, "-o", output, "--resume", "--url", gateway.url)
-    assert (again.returncode, "3 of 5 rows failed" in again.stderr) == (1, True)
+    assert (again.returncode, "5 of 7 rows failed" in again.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +145,7 @@ def test_resuming_with_others_is_refused_and_changes_nothing(
     [
         ("{", "line 2: not JSON"),
         ("[]", "line 2: write an object"),
+        ("[" * 9999 + "]" * 9999, "line 2: not JSON"),
         ('{"image": {"path": "a.png"}}', "line 2: image: write a text"),
         ('{"image": "a.png", "priority": "high"}', "line 2: priority: batches have the priority low"),
     ],
@@ -151,6 +164,12 @@ def test_a_mistake_in_the_options_of_all_is_told_by_the_first_row(reds: tuple[Ga
         ran = opsin("batch", "classify", shades, "-o", tmp_path / "out.jsonl", "--option", option, "--url", reds[0].url)
         assert (ran.returncode, words in ran.stderr) == (1, True), ran.stderr
         assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_what_a_row_says_itself_is_no_mistake_of_all(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+    rows = written(tmp_path / "in.jsonl", {"image": "shades/1.png", "top_k": 99}, {"image": "shades/2.png"})
+    ran = opsin("batch", "classify", rows, "-o", tmp_path / "out.jsonl", "--option", "top_k=1", "--url", reds[0].url)
+    assert (ran.returncode, "1 of 2 rows failed" in ran.stderr) == (1, True), ran.stderr
 
 
 def test_it_does_not_write_over_what_is_there(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
@@ -234,6 +253,79 @@ def test_an_interrupt_keeps_what_there_is_and_says_how_to_go_on(tmp_path: Path) 
     assert "1 of 40 rows" in err
     assert "--resume" in err
     assert len(results(output)) == 1
+
+
+def test_a_batch_that_waits_for_answers_has_its_file_alone_and_ends_at_an_interrupt(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"image")
+    rows, output = written(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 40), tmp_path / "out.jsonl"
+    answers, released = iter([Answer(body={"n": 1}, headers=JSON)]), threading.Event()
+
+    def service(request: Request) -> Answer:
+        if request.path == "/v1/models":
+            return Answer(body=MODELS)
+        if answer := next(answers, None):
+            return answer
+        waiting.set()
+        released.wait(120)
+        return Answer(body={"n": 2}, headers=JSON)
+
+    waiting = threading.Event()
+    with scripted(service) as script:
+        command = ("batch", "inpaint", str(rows), "-o", str(output), "--url", script.url)
+        begun = Forked("opsin", *command, environment=os.environ, captured=True)
+        try:
+            eventually(lambda: waiting.is_set() and lines(output) == 2, "the first row is written, and others are asked for")
+            second = opsin(*command, "--resume")
+            assert (second.returncode, "another `opsin batch` writes it" in second.stderr) == (2, True), second.stderr
+            begun.send_signal(signal.SIGINT)
+            _, err = begun.communicate(30)
+        finally:
+            released.set()
+            begun.kill()
+            begun.close()
+    assert (begun.returncode, "1 of 40 rows" in err, len(results(output))) == (130, True, 1)
+
+
+def test_a_key_that_is_not_known_any_more_ends_a_batch_that_waits_for_answers(tmp_path: Path) -> None:
+    for name in ("first", "slow", "stranger"):
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+    rows = written(tmp_path / "in.jsonl", *({"image": f"{name}.png"} for name in ("first", "slow", "stranger")))
+    released, output = threading.Event(), tmp_path / "out.jsonl"
+
+    def service(request: Request) -> Answer:
+        if request.path == "/v1/models":
+            return Answer(body=MODELS)
+        if b"stranger" in request.body:
+            return Answer(401, {"title": "unauthorized", "detail": "unknown key"})
+        if b"slow" in request.body:
+            released.wait(120)
+        return Answer(body={"n": 1}, headers=JSON)
+
+    with scripted(service) as script:
+        try:
+            ran = opsin("batch", "inpaint", rows, "-o", output, "--url", script.url, seconds=30)
+        finally:
+            released.set()
+    assert (ran.returncode, ran.stderr, len(results(output))) == (1, "opsin: 401 unauthorized: unknown key\n", 1)
+
+
+def test_what_a_proxy_says_of_a_service_that_is_away_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience begins anew with the first failure after an answer; without any it ends after the first."""
+    monkeypatch.setattr("opsin.cli.batch.PATIENCE_S", 0.0)
+    monkeypatch.setattr("opsin.cli.batch.PAUSE_S", 0.01)
+    (tmp_path / "a.png").write_bytes(b"image")
+    rows = written(tmp_path / "in.jsonl", {"image": "a.png"}, {"image": "a.png"})
+    away = [Answer(502, "<html>Bad Gateway"), Answer(504, "<html>Gateway Time-out")]
+    busy = Answer(429, {"title": "full", "detail": "no room"}, {"Retry-After": "0"})
+    late = Answer(504, {"title": "late", "detail": "no result in time"})
+    models, fine = Answer(body=MODELS), Answer(body={"fine": True}, headers=JSON)
+    with scripted([models, away[0], busy, away[1], busy, away[0], late, away[1], fine]) as script, pytest.raises(Failure, match="1 of 2"):
+        batch("inpaint", rows, tmp_path / "out.jsonl", url=script.url)
+    first, second = results(tmp_path / "out.jsonl")
+    assert (first["error"]["title"], second["answer"]) == ("late", {"fine": True})
+    with scripted([models, fine, *away]) as script, pytest.raises(Unreachable, match="504"):
+        batch("inpaint", rows, tmp_path / "another.jsonl", url=script.url)
+    assert len(results(tmp_path / "another.jsonl")) == 1
 
 
 def test_vectors_of_images_as_npy(tmp_path: Path) -> None:

@@ -206,6 +206,17 @@ def test_classify_without_a_service_says_where_it_looked(picture: Path) -> None:
     assert "http://127.0.0.1:9: no answer" in ended.stderr
 
 
+def test_without_libraries_gateway_and_keys_ask_for_no_more_than_their_own() -> None:
+    for command, extra in ((["gateway"], "gateway"), (["keys", "new", "alice"], "gateway"), (["serve"], "server")):
+        code = (
+            f"import sys; sys.argv = ['opsin', *{command}]; sys.modules['msgspec'] = sys.modules['pydantic_settings'] = None\n"
+            "from opsin.cli import main\nmain()"
+        )
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+        assert f".[{extra}]'" in ended.stderr
+
+
 @pytest.mark.parametrize("command", [["ask", "classify", "image=README.md"], ["classify", "README.md"], ["inpaint", "README.md"]])
 def test_what_is_no_address_is_told_not_traced(command: list[str]) -> None:
     ended = opsin(*command, "--url", "http://[::1")

@@ -165,12 +165,13 @@ def test_nothing_else_is_sent_twice(status: int, kind: type[OpsinError]) -> None
 
 
 def test_an_error_page_of_a_proxy_is_still_a_sentence() -> None:
-    with (
-        scripted([Answer(502, "<html>\n  bad gateway </html>")]) as service,
-        Client(service.url) as client,
-        pytest.raises(Failed, match="502 Bad Gateway: <html> bad gateway </html>"),
-    ):
-        client.classify(b"picture")
+    for status, kind in ((500, Failed), (502, Unreachable), (504, Unreachable)):
+        with (
+            scripted([Answer(status, "<html>\n  bad gateway </html>")]) as service,
+            Client(service.url) as client,
+            pytest.raises(kind, match=rf"{status} [\w ]+: <html> bad gateway </html>"),
+        ):
+            client.classify(b"picture")
 
 
 def test_no_service_at_all_is_unreachable() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from opsin import AsyncClient, Client
+from opsin import AsyncClient, Client, OpsinError
 from tests.opsin.command import opsin
 from tests.opsin.scripted import Answer, scripted
 
@@ -17,7 +17,7 @@ from tests.opsin.scripted import Answer, scripted
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Two keys of alice and one of bob, and a line that is none."""
-    lines = [opsin("keys", "new", name, *limits).stdout for name, *limits in (("alice",), ("bob", "--rate", "2.5"), ("alice",))]
+    lines = [opsin("keys", "new", name, *limits).stdout.lstrip() for name, *limits in (("alice",), ("bob", "--rate", "2.5"), ("alice",))]
     path = tmp_path / "keys"
     path.write_text("".join(["# keys\n", *lines]))
     return path
@@ -28,8 +28,14 @@ def test_a_new_key_is_told_once_on_stderr_and_its_line_on_stdout() -> None:
     made = opsin("keys", "new", "alice", *limits)
     key = made.stderr.strip()
     digest = hashlib.sha256(key.encode()).hexdigest()
-    assert made.stdout == f"alice sha256:{digest} max_items=64 rate=20 priority=normal metrics admin\n"
+    assert made.stdout == f"\nalice sha256:{digest} max_items=64 rate=20 priority=normal metrics admin\n"
     assert made.returncode == 0 and key not in made.stdout
+
+
+def test_a_new_line_is_not_glued_to_a_last_one_without_an_end(file: Path) -> None:
+    file.write_text(file.read_text().rstrip() + opsin("keys", "new", "carol").stdout)
+    listed = opsin("keys", "list", "--file", file)
+    assert (listed.returncode, [row.split()[1] for row in listed.stdout.splitlines()[1:]]) == (0, ["alice", "alice", "bob", "carol"])
 
 
 @pytest.mark.parametrize("arguments", [("a b",), ("10.0.0.1",), ("alice", "--priority", "urgent"), ("alice", "--max-items", "0")])
@@ -75,7 +81,9 @@ def test_a_service_whose_keys_cannot_be_read_does_not_start(command: str, tmp_pa
 
 
 @pytest.mark.parametrize("command", ["serve", "gateway", "worker"])
-@pytest.mark.parametrize("name", ["OPSIN_API_KEY_FILE", "OPSIN_API_KEYS", "opsin_api_keys_files", "OPSIN_APIKEYS_FILE"])
+@pytest.mark.parametrize(
+    "name", ["OPSIN_API_KEY_FILE", "OPSIN_API_KEYS", "opsin_api_keys_files", "OPSIN_APIKEYS_FILE", "OPSIN_API_KEYS_FILE__A"]
+)
 def test_a_typo_does_not_open_a_service(command: str, name: str) -> None:
     ended = opsin(command, **{name: "/run/keys", "OPSIN_REDIS_URL": "redis://127.0.0.1:1/0"})
     assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1) and name in ended.stderr and "OPSIN_API_KEYS_FILE" in ended.stderr
@@ -87,11 +95,17 @@ def test_a_file_in_the_place_of_a_key_does_not_open_a_service() -> None:
 
 
 def test_other_unknown_variables_are_told(tmp_path: Path) -> None:
-    taken = {"OPSIN_HOST": "203.0.113.1", "OPSIN_MAX_PICTURES": "1", "OPSIN_DEFAULT_MODELS__CLASSIFY": "flags", "OPSIN_API_KEY": "opsin_x"}
+    taken = {
+        "OPSIN_HOST": "203.0.113.1",
+        "OPSIN_MAX_PICTURES": "1",
+        "OPSIN_PORT__A": "1",
+        "OPSIN_DEFAULT_MODELS__CLASSIFY": "flags",
+        "OPSIN_API_KEY": "opsin_x",
+    }
     ended = opsin("serve", **taken)
     assert ended.returncode == 2
     [told] = [json.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
-    assert (told["level"], told["variables"]) == ("warning", ["OPSIN_MAX_PICTURES"]) and "opsin_x" not in ended.stderr
+    assert (told["level"], told["variables"]) == ("warning", ["OPSIN_MAX_PICTURES", "OPSIN_PORT__A"]) and "opsin_x" not in ended.stderr
 
 
 def test_the_client_sends_its_key_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +130,14 @@ async def test_the_asynchronous_client_does_too() -> None:
 
 @pytest.mark.parametrize("key", ["opsin_a b", "opsin_\u00e4", "opsin_a\nX: b"])
 def test_what_is_no_key_is_refused_without_being_repeated(key: str) -> None:
-    with pytest.raises(ValueError, match="no key of Opsin") as refused:
+    with pytest.raises(OpsinError, match="no key of Opsin") as refused:
         Client("http://127.0.0.1:1", api_key=key)
     assert key not in str(refused.value)
+
+
+def test_what_is_no_key_is_told_by_commands_not_traced(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"image")
+    for command in (("classify", tmp_path / "a.png"), ("batch", "classify", tmp_path, "-o", tmp_path / "out"), ("jobs", "show", "j-1")):
+        ended = opsin(*command, OPSIN_API_KEY="opsin_a b")
+        assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+        assert "OPSIN_API_KEY" in ended.stderr and "a b" not in ended.stderr
