@@ -71,9 +71,9 @@ compose-test: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(SITE)
 
-# `make release ARGS=v1.2.3` also checks that this is the version, and that CHANGELOG.md tells of it.
+# `make release RELEASE_TAG=v1.2.3` also checks that this is the version, and that CHANGELOG.md tells of it.
 release: $(VENV)/.release
-	.ci/release $(ARGS)
+	PYTHON=$(BIN)/python .ci/release "$$RELEASE_TAG"
 
 $(BIN)/python:
 	@test -n '$(PYTHON)' || { echo 'Opsin needs Python 3.11 or newer (Debian 12, Ubuntu 24.04 and later have it): apt install python3 python3-venv' >&2; exit 1; }

@@ -5,6 +5,7 @@ From its first line on, the program is the same. Tests of `opsin serve` start it
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -83,6 +84,7 @@ class Forked:
         self._process = _context.Process(target=_run, args=given)
         self._process.start()
         self.pid = self._process.pid or 0
+        atexit.register(self.kill)  # multiprocessing waits at exit for its processes, also for those that a failed test has left
 
     @property
     def returncode(self) -> int | None:

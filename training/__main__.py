@@ -1,4 +1,4 @@
-"""`python -m training RECIPE.yaml`, on one process, or under torchrun on many."""
+"""`python -P -m opsin.engine training RECIPE.yaml`, on one process, or under torchrun on many."""
 
 from __future__ import annotations
 

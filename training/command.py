@@ -1,4 +1,4 @@
-"""The command behind `opsin train` and `python -m training`: a recipe's phases one after another, then its bundle."""
+"""The command behind `opsin train` and `python -P -m opsin.engine training`: a recipe's phases one after another, then its bundle."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def run(options: Options) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> Options:
-    parser = argparse.ArgumentParser(
-        prog="python -m training", description="Train a recipe and write its bundle. A run that was killed goes on."
-    )
+    parser = argparse.ArgumentParser(prog="opsin train", description="Train a recipe and write its bundle. A run that was killed goes on.")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE", help="overrides, such as phases.0.loop.batch_size=8")
     parser.add_argument("--runs", type=Path, default=Options.runs, help="checkpoints, logs and reports (default: %(default)s)")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.bundle import SPEC_FILE
 from models.registry import architectures
 from training import phases
 from training.data import motions
 from training.data.base import Source
 from training.data.registry import open_source
 from training.errors import DataError, RecipeError
-from training.recipe import HeldOutQuality, Phase, Recipe
+from training.judging.restoring_settings import RestoringQuality
+from training.recipe import FlagsQuality, HeldOutQuality, Phase, Recipe, Release
 from training.recognising.settings import ActionsQuality
 
 
@@ -19,6 +21,7 @@ def check(recipe: Recipe, cache: Path) -> None:
     """Raises TrainingError where the release would fail after the training: another task, or no fitting data to measure on."""
     if recipe.release is None:
         return
+    _named_are_there(recipe.release)
     phase = released_phase(recipe)
     labels = phases.source_of(recipe, phase, cache).labels
     architecture = architectures()[recipe.model_of(phase).architecture]
@@ -34,6 +37,21 @@ def check(recipe: Recipe, cache: Path) -> None:
         if not isinstance(data, motions.Motions):
             raise RecipeError("release.quality: kind actions is for data of kind motions")
         motions.open_takes(recipe.release.quality.held_out, data, cache)
+
+
+def _named_are_there(release: Release) -> None:
+    """Raise RecipeError where a bundle or a folder is missing that the release is measured with."""
+    quality = release.quality
+    named: list[tuple[str, Path]] = []
+    if isinstance(quality, ActionsQuality):
+        named = [(f"clips.{number}.detector", clip.detector / SPEC_FILE) for number, clip in enumerate(quality.clips)]
+    elif isinstance(quality, RestoringQuality):
+        named = [("classifier", quality.classifier / SPEC_FILE)]
+    elif isinstance(quality, FlagsQuality) and quality.examples is not None:
+        named = [("examples", quality.examples)]
+    for field, path in named:
+        if not path.exists():
+            raise RecipeError(f"release.quality.{field}: {path} is not there")
 
 
 def released_phase(recipe: Recipe) -> Phase:

@@ -26,7 +26,8 @@ from training.fingerprint import FREE, flattened, sha256_of_weights
 from training.loop import Ended, Plan, Report, Run, train
 from training.objectives.base import Facts, released
 from training.objectives.registry import build
-from training.recipe import Initial, Phase, Recipe, located
+from training.recipe import Initial, Phase, Recipe
+from training.shipped import located
 
 WEIGHTS = bundle.WEIGHTS_FILE
 """Of the network that a finished phase gives away: with the `bundle.json` beside it, the phase's folder is a bundle."""

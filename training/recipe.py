@@ -16,7 +16,6 @@ from models.bundle import NAME_PATTERN
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures, named, read_config, systems
 from models.spec import Clip, Fill, Preprocess, Preset, Sound, Space, Task
-from models.starters import installed_starters
 from training.data.base import Augment
 from training.data.registry import DataSettings
 from training.errors import RecipeError
@@ -26,6 +25,7 @@ from training.judging.shape_settings import ReconstructionQuality
 from training.objectives.registry import ObjectiveSettings
 from training.recognising.settings import ActionsQuality
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
+from training.shipped import Located, located
 
 
 class ModelSettings(Settings):
@@ -150,8 +150,8 @@ class FlagsQuality(Settings):
     with_pretraining: str
     without_pretraining: str
     """Phases to compare."""
-    examples: Path | None = None
-    """A folder of images whose predictions the bundle records, so that anybody can check the weights; from the working directory."""
+    examples: Located | None = None
+    """A folder of images whose predictions the bundle records, so that anybody can check the weights."""
 
 
 class HeldOutQuality(Settings):
@@ -274,14 +274,6 @@ def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise RecipeError(f"{path}: {_first(error)}") from error
-
-
-def located(path: Path) -> Path:
-    """The file or folder; where there is none, what comes with this code under the same name: `training/recipes/…` and `bundles/…`."""
-    shipped = [Path(__file__).parents[1] / path]
-    if path.is_relative_to("bundles") and (folder := installed_starters()) is not None:
-        shipped.append(folder / path.relative_to("bundles"))
-    return next((found for found in (path, *shipped) if found.exists()), path)
 
 
 def _first(error: ValidationError) -> str:

@@ -27,9 +27,10 @@ from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
 from training.phases import Workshop
 from training.quality import Measurement
-from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release, located
+from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release
 from training.recognising import plot as confusion
 from training.recognising.settings import ActionsQuality
+from training.shipped import located
 
 _LIBRARIES = ("torch", "numpy", "pillow")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opsin.cli.demo_actions import show_actions
-from opsin.cli.engine import require_linux
+from opsin.cli.engine import require_processes
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.interrupts import remembered
 from opsin.cli.screen import screen
@@ -44,7 +44,7 @@ def demo(
 
     Needs no network but for the video, which is fetched once and left out where that fails.
     """
-    require_linux("demo")
+    require_processes("demo")
     enter()
     from opsin.cli.demo_inpainting import show_inpainting
     from opsin.cli.demo_reconstruction import show_reconstruction

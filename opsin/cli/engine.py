@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from opsin.cli.exits import Misuse
 from opsin.engine import CHECKOUT
 
+FINDS = "import importlib.util, sys; sys.exit(importlib.util.find_spec('opsin') is None)"
 
-def require_linux(command: str) -> None:
+
+def require_processes(command: str) -> None:
     """Raise Misuse where the processes of a service cannot run."""
     if not sys.platform.startswith("linux"):
         raise Misuse(f"`opsin {command}` runs on Linux; elsewhere run its image with Docker: `docker compose up --build` in a checkout")
+    if not _is_installed():
+        raise Misuse(f"`opsin {command}` starts processes, which find no opsin in the working folder: `pip install -e .` in the checkout")
+
+
+def _is_installed() -> bool:
+    """Whether `python -P` finds `opsin`. A process is asked only where `sys.path` leaves it open: what the working folder and PYTHONPATH
+    have named may be installed, too."""
+    first = 0 if sys.flags.safe_path else 1
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if PathFinder.find_spec("opsin", [path for path in sys.path[first:] if path not in given]) is not None:
+        return True
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run([sys.executable, "-P", "-c", FINDS], env=bare, check=False).returncode == 0
 
 
 def require_benchmarks() -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli.engine import lacks, require_linux
+from opsin.cli.engine import lacks, require_processes
 from opsin.cli.exits import Misuse
 from opsin.cli.variables import check_variables
 from opsin.engine import enter
@@ -54,7 +54,7 @@ def serve(
 
     Every setting is also an `OPSIN_…` environment variable and a line of the `--config` file.
     """
-    require_linux("serve")
+    require_processes("serve")
     enter()
     settings = settings_of(
         config,
@@ -92,7 +92,7 @@ def gateway(
     config: Config = None,
 ) -> None:
     """Run one gateway, the HTTP side, against a Redis server that workers share."""
-    require_linux("gateway")
+    require_processes("gateway")
     enter()
     settings = settings_of(
         config, extra="gateway", host=host, port=port, redis_url=redis, model_control=model_control, playground=playground
@@ -112,7 +112,7 @@ def template(
     metrics_port: MetricsPort = None,
 ) -> None:
     """Make workers for `opsin serve`, as copies of this process."""
-    require_linux("template")
+    require_processes("template")
     enter()
     settings = settings_of(None, bundles=bundles, metrics_port=metrics_port)
     gc.disable()
@@ -125,7 +125,7 @@ def template(
 
 def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPort = None, config: Config = None) -> None:
     """Run one worker, which loads the bundles and computes, against a Redis server that gateways share."""
-    require_linux("worker")
+    require_processes("worker")
     enter()
     settings = settings_of(config, bundles=bundles, redis_url=redis, metrics_port=metrics_port)
     _require_redis(settings, "worker")

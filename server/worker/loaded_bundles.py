@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,8 @@ GONE_AFTER = 10.0
 """Seconds after which a folder that is missing was removed: one that is replaced is missing for a moment, too."""
 UNLOAD_GRACE = 2.0
 """Seconds for which an unloaded bundle still runs what gateways sent before they heard of it; jobs of several steps come to their end."""
+UNLOADED = "unloaded"
+MEMBER = "a member of a pipeline"
 DEADLY = "it ended two workers while it was loaded, and is not loaded again until its files change"
 MOST_BUCKETS = 256
 """Buckets whose step times are kept; clients choose merge schedules, so there is no end to them."""
@@ -59,11 +61,16 @@ class Entry:
 
     @property
     def id(self) -> str:
-        return self.spec.id if self.spec else f"{self.path.parent.name}@{self.path.name}"
+        return self.spec.id if self.spec else _place(self.path)
 
     @property
     def queue(self) -> str:
         return keys.queue(self.id, self.digest)
+
+    @property
+    def refused(self) -> bool:
+        """Whether it cannot be served as its files are."""
+        return self.state == "unavailable" and self.reason not in (UNLOADED, MEMBER)
 
     @property
     def pulled(self) -> bool:
@@ -76,7 +83,7 @@ class Entry:
         executor = self.warm.executor if self.warm else None
         return executor if isinstance(executor, Stepwise) else None
 
-    def announcement(self, slots: int) -> ServedBundle:
+    def announcement(self, slots: int, reason: str) -> ServedBundle:
         known = [steps for key, steps in list(self.buckets.items()) if not key.startswith(TEXTS)]  # at once: other threads add buckets
         latest = known[-1] if known else self.warm.steps if self.warm else None
         format_, difference = self.warm.format(latest.best) if self.warm and latest else ("", None)
@@ -88,7 +95,7 @@ class Entry:
             task=self.spec.task if self.spec else "",
             digest=self.digest,
             state=self.state,
-            reason=self.reason.replace(f"{self.path.parents[1]}/", ""),  # clients read it, whom no path of this computer concerns
+            reason=reason,
             items_per_second=steps_per_second / steps_of_a_job,
             steps_per_second=steps_per_second if self.stepwise else 0.0,
             batch_budget=latest.best if latest else 0,
@@ -113,7 +120,7 @@ class LoadedBundles:
         starters: Path | None = None,
     ) -> None:
         """waiting: which of some queues hold jobs. defaults: `name` or `name@version` of bundles that requests mean which name none.
-        starters: a second folder, whose bundles are served unless `root` has one of their name."""
+        starters: a second folder, whose bundles are served unless one of their name in `root` can be."""
         self.folder = root
         self._warm_up = warm_up
         self._publish = publish
@@ -133,20 +140,15 @@ class LoadedBundles:
     def refresh(self, repository: Mapping[str, str]) -> None:
         """Bring what is loaded in line with the folder and with `repository` (bundle name → `loaded` | `unloaded`)."""
         own = list(discover(self.folder))
-        starters, replaced = self._starters_beside(own)
-        found = own + starters
-        removed = self._removed(found) | replaced
-        leaving = {path.parent.name for path in replaced}
-        for path in found:
-            if path.parent.name in leaving:
-                continue  # until the starter is unloaded: the two may have the same version
-            entry = self._entries.get(path)
-            wanted = repository.get(path.parent.name) != "unloaded"
-            if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path, entry.spec)):
-                self._read(path)
+        shipped = [path for path in discover(self._starters) if path not in own] if self._starters is not None else []
+        known = {_place(path) for path in shipped if path in self._entries}
+        self._read_changed([path for path in own if _place(path) not in known], repository)  # those wait until the starter is unloaded
+        starters = self._starters_beside(own, shipped)
+        self._read_changed(starters, repository)
+        removed = self._removed(own + shipped) | (set(shipped) - set(starters))
         for entry in list(self._entries.values()):
             wanted = entry.spec is not None and entry.path not in removed and repository.get(entry.spec.name) != "unloaded"
-            if wanted and entry.state == "unavailable" and entry.reason == "unloaded":
+            if wanted and entry.state == "unavailable" and entry.reason == UNLOADED:
                 self._read(entry.path)  # as it lies there now
             elif not wanted and entry.state in ("loading", "ready"):
                 self._put(replace(entry, state="unloading", since=time.monotonic()))
@@ -155,7 +157,7 @@ class LoadedBundles:
             elif entry.state == "unloading" and time.monotonic() > entry.since + UNLOAD_GRACE:  # also where its folder has another content
                 if entry.stepwise is not None and entry.stepwise.residents:
                     continue
-                self._put(replace(entry, state="unavailable", reason="unloaded", warm=None, buckets={}))
+                self._put(replace(entry, state="unavailable", reason=UNLOADED, warm=None, buckets={}))
             elif entry.path in removed and entry.state == "unavailable":
                 self._forget(entry)
         self._load_all()
@@ -227,14 +229,35 @@ class LoadedBundles:
         if not self._listed:  # a part of the folder would look as if it were all there is: gateways would take another default
             return []
         inside = self._inside()
-        return [entry.announcement(slots) for entry in list(self._entries.values()) if entry.path not in inside or entry.state == "ready"]
+        shown = [entry for entry in list(self._entries.values()) if entry.path not in inside or entry.state == "ready"]
+        return [entry.announcement(slots, self._without_folders(entry.reason)) for entry in shown]
 
-    def _starters_beside(self, own: Collection[Path]) -> tuple[list[Path], set[Path]]:
-        """Starters to serve; and those that are loaded, though a bundle of our own has their name by now."""
-        starters = [path for path in discover(self._starters) if path not in own] if self._starters is not None else []
-        names = {path.parent.name for path in own}
-        taken = {path for path in starters if path.parent.name in names}
-        return [path for path in starters if path not in taken], taken & self._entries.keys()
+    def _without_folders(self, reason: str) -> str:
+        """Clients read it, whom no path of this computer concerns."""
+        folders = [str(folder) for folder in (self.folder, self._starters) if folder is not None]
+        for folder in sorted(folders, key=len, reverse=True):  # one may be the end of the other
+            reason = reason.replace(f"{folder}/", "")
+        return reason
+
+    def _read_changed(self, paths: Iterable[Path], repository: Mapping[str, str]) -> None:
+        """Those that are new, and those that could not be served and have changed since."""
+        for path in paths:
+            entry = self._entries.get(path)
+            wanted = repository.get(path.parent.name) != "unloaded"
+            if entry is None or (entry.state == "unavailable" and wanted and entry.stamp != _stamp(path, entry.spec)):
+                self._read(path)
+
+    def _starters_beside(self, own: Collection[Path], shipped: Sequence[Path]) -> list[Path]:
+        """Starters to serve. A bundle of our own takes the place of the starter of its name and version. It also takes that of other
+        versions of its name: unless it is refused where they are not loaded, once it is ready where they are. It has the place until it
+        is forgotten."""
+        ours = [entry for entry in self._entries.values() if entry.path.parents[1] == self.folder]
+        places = {_place(path) for path in own} | {entry.id for entry in ours}
+        ready = {_name(entry) for entry in ours if entry.state == "ready"}
+        serving = {_name(entry) for entry in ours if not entry.refused}
+        return [
+            path for path in shipped if _place(path) not in places and path.parent.name not in (ready if path in self._entries else serving)
+        ]
 
     def _removed(self, found: Collection[Path]) -> set[Path]:
         """Known folders that have been missing for GONE_AFTER, while the one that holds them can be read."""
@@ -273,7 +296,7 @@ class LoadedBundles:
         inside = self._inside()
         for entry in self.loading:
             if entry.spec is not None and entry.path in inside and not_served(entry.spec) is not None:
-                self._put(replace(entry, state="unavailable", reason="a member of a pipeline"))
+                self._put(replace(entry, state="unavailable", reason=MEMBER))
             elif entry.spec is not None:
                 self._publish(entry.spec)
         self._listed = True
@@ -323,6 +346,15 @@ class LoadedBundles:
         self._entries = entries
         self._by_queue = {entry.queue: entry for entry in self._entries.values() if entry.spec is not None}
         self._stepwise = {queue: entry.stepwise for queue, entry in self._by_queue.items() if entry.stepwise is not None}
+
+
+def _place(path: Path) -> str:
+    """`name@version` of a bundle, by its folder."""
+    return f"{path.parent.name}@{path.name}"
+
+
+def _name(entry: Entry) -> str:
+    return entry.id.partition("@")[0]
 
 
 def _stamp(path: Path, spec: BundleSpec | None = None) -> tuple[int, ...]:

@@ -65,7 +65,9 @@ def test_nothing_is_published_before_the_tests_have_passed() -> None:
         named = [needs] if isinstance(needs, str) else needs
         return set(named).union(*map(before, named))
 
-    assert ".ci/run" in [step.get("run") for step in JOBS["test"]["steps"]]
+    tested = [step.get("run") for step in JOBS["test"]["steps"]]
+    assert tested.index("sudo make chromium") < tested.index(".ci/run")
+    assert any(command and "-m slow tests/e2e/test_installed.py" in command for command in tested[tested.index(".ci/run") :])
     assert all("test" in before(job) for job in JOBS if job != "test")
     assert before("announce") == {"test", "build", "publish", "images"}
 
@@ -77,8 +79,21 @@ def test_images_of_a_release_are_those_of_the_dockerfile() -> None:
     assert targets and set(targets[1].split()) == {"gateway", "worker"} <= set(stages)
 
 
-def test_the_makefile_releases_what_the_workflow_asks_for() -> None:
-    [command] = [step["run"] for step in JOBS["build"]["steps"] if "run" in step]
-    assert command == 'make release ARGS="$GITHUB_REF_NAME"'
-    asked = subprocess.run(["make", "--dry-run", "release", "ARGS=v1.2.3"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert asked.stdout.splitlines()[-1] == ".ci/release v1.2.3"
+def test_the_makefile_releases_the_tag_of_the_workflow_with_the_python_of_the_environment(tmp_path: Path) -> None:
+    [step] = [step for step in JOBS["build"]["steps"] if "run" in step]
+    assert (step["run"], step["env"]) == ("make release", {"RELEASE_TAG": "${{ github.ref_name }}"})
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").touch()
+    (tmp_path / ".venv" / ".release").touch()
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci" / "release").write_text('#!/bin/sh\necho "$PYTHON $1"\n')
+    (tmp_path / ".ci" / "release").chmod(0o755)
+    hostile = "v1$(touch made);touch made"
+    given = {**os.environ, "RELEASE_TAG": hostile, "PYTHON": "/usr/bin/python3"}
+    ended = subprocess.run(
+        ["make", "PYTHON=/usr/bin/python3", "release"], cwd=tmp_path, env=given, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[-1] == f".venv/bin/python {hostile}"
+    assert not (tmp_path / "made").exists()

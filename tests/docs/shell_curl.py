@@ -12,6 +12,15 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
+TYPES = {
+    ".gif": "image/gif",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+}
+"""Suffix → type of a file in a form, as curl guesses it. It knows no types of videos and sounds."""
 BOUNDARY = "----------------------------4d1e9f7a35009d5e"
 Field = tuple[str, str | None, bytes]
 """Name, name of the file if it is one, and content."""
@@ -68,9 +77,13 @@ def _form(fields: Sequence[Field]) -> bytes:
     """A body of multipart/form-data."""
     parts = []
     for name, file, value in fields:
-        about = f'name="{name}"' if file is None else f'name="{name}"; filename="{file}"\r\nContent-Type: application/octet-stream'
+        about = f'name="{name}"' if file is None else f'name="{name}"; filename="{file}"\r\nContent-Type: {_type(file)}'
         parts += [f"--{BOUNDARY}\r\nContent-Disposition: form-data; {about}\r\n\r\n".encode(), value, b"\r\n"]
     return b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
+
+
+def _type(file: str) -> str:
+    return TYPES.get(Path(file).suffix.lower(), "application/octet-stream")
 
 
 def _read(name: str) -> bytes:

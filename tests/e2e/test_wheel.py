@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
+from models.sealing import sha256_of
 from tests.bundles import TINY
 from tests.pictures import picture
 from tests.service import Service
@@ -24,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("opsin", "server", "models", "kernels", "training")
 ENGINE = "opsin/engine.d"
 OF_THE_DEMO = ("docs/pictures/drawings", "docs/pictures/flags")
+STARTERS = {"1.0.0": "88a478079ffc32d91182c5858aedc0a1ceeb58d68a679c3f97cacb703e53e475"}
+"""Version → SHA-256 of the names and digests of the files of `opsin-starters`."""
 MOST_BYTES = 95_000_000
 """A larger wheel of data would be split."""
 
@@ -104,6 +108,21 @@ def test_the_starters_are_the_bundles_of_the_checkout_and_nothing_else() -> None
     assert sum(Path(file.path).stat().st_size for file in included) < MOST_BYTES
 
 
+def test_another_content_of_the_starters_has_another_version() -> None:
+    """An index keeps what it has of a version: who raises it writes the new digest here."""
+    project = WheelBuilder(str(ROOT / "bundles"))
+    digest = hashlib.sha256()
+    for file in sorted(project.recurse_included_files(), key=lambda file: file.distribution_path):
+        digest.update(f"{file.distribution_path} {sha256_of(Path(file.path))}\n".encode())
+    assert {project.metadata.version: digest.hexdigest()} == STARTERS
+
+
+def test_the_starters_bring_the_text_of_each_of_their_licences() -> None:
+    project = WheelBuilder(str(ROOT / "bundles"))
+    assert project.metadata.core.license_files == ["LICENSE", "movenet/1.0.0/LICENSE.human-models"]
+    assert (ROOT / "bundles" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_in_the_checkout_every_package_is_ours(package: str) -> None:
     """PyPI has a `kernels` and more such names: an installed stranger must not win."""
@@ -146,9 +165,19 @@ def test_a_strangers_modules_are_not_imported_and_are_not_hidden(installed: Path
     assert theirs.returncode == 1 and theirs.stderr.endswith("RuntimeError: a stranger was imported\n")
 
 
-def test_a_module_is_asked_for_where_none_is_named(installed: Path, tmp_path: Path) -> None:
-    ended = run(installed, tmp_path, "python", "-m", "opsin.engine")
-    assert (ended.returncode, ended.stderr.startswith("opsin.engine: name a module"), ended.stderr.count("\n")) == (2, True, 1)
+def test_a_strangers_module_that_is_imported_already_is_named(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    told = run(installed, tmp_path, "python", "-c", "import models; from opsin.engine import enter; enter()").stderr.splitlines()[-1]
+    assert told.startswith(f"ImportError: `models` was imported from {tmp_path}/models before Opsin's: call ")
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [((), "name a module"), (("nosuch",), "there is no program nosuch;"), (("server.process",), "there is no program server.process;")],
+)
+def test_a_program_is_asked_for_where_none_is_named(installed: Path, tmp_path: Path, named: tuple[str, ...], said: str) -> None:
+    ended = run(installed, tmp_path, "python", "-m", "opsin.engine", *named)
+    assert (ended.returncode, ended.stderr.startswith(f"opsin.engine: {said}"), ended.stderr.count("\n")) == (2, True, 1)
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import save_file
 
 from models.bundle import BundleSpec, write
 from models.spec import Preprocess, Rung, Weights
+from opsin import Client
+from opsin.cli.demo_actions import show_actions
+from tests.environments import environment
 from tests.opsin.command import opsin
 from tests.opsin.scripted import RESULT, Answer, scripted
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +78,21 @@ def test_importing_opsin_is_light_and_still_offers_the_client() -> None:
         "opsin.Client; opsin.AsyncClient; opsin.Refused; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
+
+
+def test_a_checkout_whose_libraries_alone_are_installed_is_told_to_install_it(tmp_path: Path) -> None:
+    """The processes of a service import nothing from the working folder, and would die for ever."""
+    given = {name: value for name, value in os.environ.items() if not name.startswith(("OPSIN_", "PYTHON"))}
+    program = [environment(tmp_path) / "python", "-m", "opsin", "serve"]
+    ended = subprocess.run(program, cwd=ROOT, env=given, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr.startswith("opsin: `opsin serve` starts processes, which find no opsin in the working folder: `pip install -e .`")
+
+
+def test_a_clip_that_cannot_be_kept_is_left_out_of_the_demo(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Client("http://127.0.0.1:9") as nobody:
+        show_actions(nobody, picture / "data", tmp_path, Console())
+    assert "No video is watched here, since its clip cannot be had." in capsys.readouterr().out
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -38,13 +38,13 @@ def test_a_worker_is_a_copy_with_a_process_group_and_a_command_of_its_own(servic
 
 def test_where_the_template_dies_its_copies_die_too_and_a_worker_is_executed(service: Service) -> None:
     [template], [worker] = service.children("template"), service.children("worker")
-    os.kill(template, signal.SIGKILL)
+    kill(template, worker)
     assert service.classify(picture(1)).status_code == 200
     [executed] = service.children("worker")
     assert executed != worker and psutil.Process(executed).ppid() == service.process.pid
     new = eventually(lambda: service.children("template"), "there is a new template")[0]
     eventually(lambda: service.events("template stands")[1:], "it stands")
-    os.kill(executed, signal.SIGKILL)
+    kill(executed)
     assert service.classify(picture(1)).status_code == 200
     [copy] = service.children("worker")
     assert psutil.Process(copy).ppid() == new
@@ -55,6 +55,13 @@ def test_nothing_is_left_where_the_supervisor_is_killed(service: Service) -> Non
     assert {child.pid for child in family} >= {pid for kind in KINDS for pid in service.children(kind)}
     service.process.kill()
     eventually(lambda: not any(map(runs, family)), "all have ended")
+
+
+def kill(pid: int, *others: int) -> None:
+    """Kill one, and wait until it and those that die with it have ended: until then, they may still answer."""
+    dying = [psutil.Process(each) for each in (pid, *others)]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not any(map(runs, dying)), "all have ended")
 
 
 def runs(process: psutil.Process) -> bool:

@@ -43,3 +43,20 @@ def test_a_task_that_the_network_is_not_for_is_refused_before_the_training(
     assert run(shapes.recipe(colours), {"task": "embed"}, tmp_path) == 2
     assert "release.task: embed where phase finetune trains vit, which is for classify" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "field", "path", "missing"),
+    [
+        ("actions", "clips.0.detector", "bundles/none/1", "bundles/none/1/bundle.json"),
+        ("restorer", "classifier", "bundles/none/1", "bundles/none/1/bundle.json"),
+        ("flags", "examples", "none", "none"),
+    ],
+)
+def test_what_a_bundle_is_measured_with_is_named_before_the_training_where_it_is_missing(
+    recipe: str, field: str, path: str, missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+    assert command.main([f"training/recipes/{recipe}.yaml", f"release.quality.{field}={path}", *folders]) == 2
+    assert capsys.readouterr().err == f"release.quality.{field}: {missing} is not there\n"
+    assert list(tmp_path.iterdir()) == []

@@ -9,8 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+from models import bundle
 from training import recipe
 from training.errors import RecipeError
+from training.judging.restoring_settings import RestoringQuality
+from training.recipe import FlagsQuality
+from training.recognising.settings import ActionsQuality
+from training.shipped import located
 
 LIKE_FLIP = {"image_size": 16, "short_side": 16, "interpolation": "tf1-bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
 SHIPPED = sorted(Path("training/recipes").rglob("*.yaml"))
@@ -89,11 +94,29 @@ def test_what_comes_with_the_code_is_found_from_any_folder_unless_one_of_ones_ow
     monkeypatch.chdir(tmp_path)
     flags = Path("training/recipes/flags.yaml")
     assert recipe.read(flags).name == "flags"
-    assert recipe.located(Path("bundles/flags/1.0.0")).is_dir()
+    assert located(Path("bundles/flags/1.0.0")).is_dir()
     flags.parent.mkdir(parents=True)
     flags.write_text("name: mine\n")
     with pytest.raises(RecipeError, match=re.escape(f"{flags}: ")):
         recipe.read(flags)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_a_shipped_recipe_is_read_from_any_folder(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = recipe.read(file)
+    monkeypatch.chdir(tmp_path)
+    assert recipe.read(file).phases == here.phases
+
+
+def test_what_a_shipped_recipe_is_measured_with_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags, actions, restorer = (recipe.read(Path(f"training/recipes/{name}.yaml")).release for name in ("flags", "actions", "restorer"))
+    assert flags and isinstance(flags.quality, FlagsQuality) and flags.quality.examples
+    assert actions and isinstance(actions.quality, ActionsQuality) and actions.quality.clips
+    assert restorer and isinstance(restorer.quality, RestoringQuality)
+    assert list(flags.quality.examples.glob("*.png"))
+    for folder in (restorer.quality.classifier, *(clip.detector for clip in actions.quality.clips)):
+        assert bundle.read(folder).spec
 
 
 def test_single_fields_are_overridden_by_their_dotted_names(tiny_recipe_file: Path) -> None:

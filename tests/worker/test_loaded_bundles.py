@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -254,23 +255,95 @@ def test_starters_are_served_beside_bundles_of_other_names(tmp_path: Path, monke
     assert ended_in_time(bundles, monkeypatch) == [("flags", 2), ("photos", 1)]
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
-def test_a_bundle_takes_the_place_of_the_starter_of_its_name_while_the_worker_runs(
-    tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@dataclass
+class Beside:
+    """Bundles beside one starter, flags@1, and what was loaded, in order."""
+
+    bundles: LoadedBundles
+    own: Path
+    loaded: list[str]
+    damaged: set[str]
+    """`name/version` that cannot be loaded."""
+
+    def after(self, looks: int) -> dict[str, str]:
+        """State by folder."""
+        for _ in range(looks):
+            self.bundles.refresh({})
+        return {f"{told.name}@{told.version}": told.state for told in self.bundles.announcements(1)}
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Beside:
+    monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE", -1.0)
     (tmp_path / "own").mkdir()
     write_null(tmp_path / "starters", "flags")
-    loaded: list[Path] = []
+    loaded: list[str] = []
+    damaged: set[str] = set()
 
     def warm_up(bundle: Bundle) -> Warm:
-        loaded.append(bundle.path)
+        loaded.append(str(bundle.path.relative_to(tmp_path)))
+        if loaded[-1] in damaged:
+            raise BundleError(f"{bundle.path}: damaged")
         return warm()
 
     bundles = LoadedBundles(tmp_path / "own", warm_up, lambda spec: None, lambda: None, starters=tmp_path / "starters")
-    assert ended_in_time(bundles, monkeypatch) == [("flags", 1)]
-    own = write_null(tmp_path / "own", "flags", version=version)
-    assert ended_in_time(bundles, monkeypatch) == [("flags", float(version))]
-    assert loaded == [tmp_path / "starters" / "flags" / "1", own.path]
+    return Beside(bundles, tmp_path / "own", loaded, damaged)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_bundle_takes_the_place_of_the_starter_of_its_name_while_the_worker_runs(beside: Beside, version: str) -> None:
+    assert beside.after(1) == {"flags@1": "ready"}
+    write_null(beside.own, "flags", version=version)
+    assert beside.after(4) == {f"flags@{version}": "ready"}
+    assert beside.loaded == ["starters/flags/1", f"own/flags/{version}"]
+
+
+def test_a_name_is_served_while_another_version_takes_the_place_of_its_starter(beside: Beside) -> None:
+    beside.after(1)
+    write_null(beside.own, "flags", version="2")
+    states = [beside.after(1) for _ in range(4)]
+    assert all("ready" in state.values() for state in states), states
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_starter_comes_back_where_the_bundle_in_its_place_was_removed(
+    beside: Beside, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = write_null(beside.own, "flags", version=version)
+    assert beside.after(2) == {f"flags@{version}": "ready"}
+    shutil.rmtree(written.path.parent)
+    assert beside.after(2) == {f"flags@{version}": "ready"}  # it may be there again in a moment
+    monkeypatch.setattr(loaded_bundles, "GONE_AFTER", 0.0)
+    assert beside.after(4) == {"flags@1": "ready"}
+    assert beside.loaded == [f"own/flags/{version}", "starters/flags/1"]
+
+
+def test_a_starter_stays_replaced_while_the_bundles_cannot_be_read(beside: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded_bundles, "GONE_AFTER", 0.0)
+    write_null(beside.own, "flags", version="2")
+    beside.after(1)
+    beside.own.rename(beside.own.with_name("away"))
+    assert beside.after(4) == {"flags@2": "ready"}
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_bundle_that_is_refused_leaves_its_starter_in_place(beside: Beside, running: bool) -> None:
+    beside.after(int(running))
+    (beside.own / "flags" / "2").mkdir(parents=True)
+    (beside.own / "flags" / "2" / "bundle.json").write_text("{")
+    write_null(beside.own, "flags", version="3")
+    beside.damaged.add("own/flags/3")
+    assert beside.after(4) == {"flags@1": "ready", "flags@2": "unavailable", "flags@3": "unavailable"}
+    assert beside.loaded.count("starters/flags/1") == 1
+
+
+def test_no_reason_tells_a_client_where_the_folders_lie(beside: Beside) -> None:
+    beside.after(1)
+    write_null(beside.own, "flags")
+    (beside.own / "flags").rename(beside.own / "mine")  # it says that it is flags@1
+    beside.after(1)
+    [reason] = [told.reason for told in beside.bundles.announcements(1) if told.reason]
+    assert reason == "mine/1/bundle.json: flags@1 is already at flags/1"
 
 
 def test_a_folder_that_holds_the_starters_themselves_serves_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

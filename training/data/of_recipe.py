@@ -7,12 +7,14 @@ from typing import Any
 
 import yaml
 
+from training.shipped import located
+
 
 def of_recipe(value: Any) -> Any:
     """What pydantic is to read in the place of `value`. Raises ValueError."""
     if not isinstance(value, dict) or "recipe" not in value:
         return value
-    path = Path(value["recipe"])
+    path = located(Path(value["recipe"]))
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:

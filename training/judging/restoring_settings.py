@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -14,6 +13,7 @@ from training.data.iconify import Style
 from training.data.of_recipe import of_recipe
 from training.data.packages import PyPIPackage
 from training.settings import Settings
+from training.shipped import Located
 
 
 class Split(StrEnum):
@@ -32,7 +32,7 @@ class RestoringQuality(Settings):
     kind: Literal["restoring"]
     flags: Annotated[Flags, BeforeValidator(of_recipe)]
     """The data of the classifier: its emoji and clip art are the test pictures."""
-    classifier: Path
+    classifier: Located
     """Its bundle."""
     validation: Style
     """Flags named by country code, for choices."""

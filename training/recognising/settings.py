@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -10,6 +9,7 @@ from pydantic import Field
 from training.data.motions import Recording
 from training.data.packages import PyPIPackage
 from training.settings import Settings
+from training.shipped import Located
 
 
 class Seen(Settings):
@@ -27,7 +27,7 @@ class Clip(Settings):
 
     package: PyPIPackage
     file: str
-    detector: Path
+    detector: Located
     """A bundle of task pose."""
     seen: list[Seen] = Field(default_factory=list)
 
