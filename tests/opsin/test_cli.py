@@ -203,7 +203,7 @@ def test_classify_json_is_a_line_per_file_in_their_order_and_one_bad_file_spoils
 def test_classify_without_a_service_says_where_it_looked(picture: Path) -> None:
     ended = opsin("classify", picture, "--url", "http://127.0.0.1:9")
     assert ended.returncode == 1
-    assert "http://127.0.0.1:9: no answer" in ended.stderr
+    assert "http://127.0.0.1:9: no answer" in ended.stderr and "; is `opsin serve` running? OPSIN_URL names another" in ended.stderr
 
 
 @pytest.mark.parametrize("command", [["ask", "classify", "image=README.md"], ["classify", "README.md"], ["inpaint", "README.md"]])
