@@ -1,4 +1,4 @@
-"""What a file is that came as another part than its own."""
+"""Tells files that came as another part than their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IMAGES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"II*\0": "T
 
 
 def other_part(content: bytes) -> str | None:
-    """What a sound or an image should have come as, in words for whoever sent it; None for anything else."""
+    """Say as which part a sound or an image is sent, in words for whoever sent it as another one; None for anything else."""
     image = "WebP" if content[8:12] == b"WEBP" else next((name for head, name in IMAGES.items() if content.startswith(head)), None)
     if image is not None:
         return f"this is an image ({image}): it is sent as `image`, to a bundle that takes images"
