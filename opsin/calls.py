@@ -175,4 +175,5 @@ def retry_after(response: httpx.Response) -> float | None:
 def transport_error(error: httpx.HTTPError, url: str, timeout: float) -> OpsinError:
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
         return DeadlinePassed(f"{url}: no answer within {timeout:.3g} s")
-    return Unreachable(f"{url}: no answer ({str(error) or type(error).__name__})")
+    hint = "; is `opsin serve` running? OPSIN_URL names another address" if isinstance(error, httpx.ConnectError) else ""
+    return Unreachable(f"{url}: no answer ({str(error) or type(error).__name__}){hint}")

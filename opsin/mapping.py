@@ -191,7 +191,9 @@ def check_served(models: Sequence[Model], task: str, options: Mapping[str, Any])
         served = [model for model in served if model.details["default"]]
     elif not (served := [model for model in served if wanted in (model.name, model.id)]):
         names = ", ".join(model.id for model in known) or "none"
-        raise Refused(f"{wanted!r} is not served for {task}; known: {names}", status=404, title="Unknown model", field="model")
+        clips = any(wanted in (model.name, model.id) and model.route == task for model in models)
+        hint = f"{wanted!r} takes clips or sound, and map sends images: ask {task}(video=…) for each" if clips else ""
+        raise Refused(hint or f"{wanted!r} is not served for {task}; known: {names}", status=404, title="Unknown model", field="model")
     if len(served) != 1:  # which of several versions answers, or none: the service decides
         return
     (model,) = served

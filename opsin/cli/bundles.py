@@ -213,7 +213,10 @@ def _accuracy(spec: BundleSpec) -> str:
     if rung := spec.rung(spec.default_rung) if spec.default_rung else None:
         return _measured(rung)
     accuracy = spec.quality.get("accuracy")
-    return f"{accuracy:.1%}" if isinstance(accuracy, float) else "not measured"
+    if isinstance(accuracy, float):
+        return f"{accuracy:.1%}"
+    off: dict[str, Any] = next((row for row in spec.quality.get("ladder", ()) if row["rung"] == "off"), {})
+    return next((f"{told['value']:.1%} {metric}" for metric, told in off.items() if isinstance(told, dict)), "not measured")
 
 
 def _measured(rung: Rung) -> str:

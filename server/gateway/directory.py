@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Literal
 
 from models.bundle import BundleSpec
-from models.registry import architectures
 from server.http.problems import Kind, Problem
 from server.process.interruption import Interruption
 from server.queue.dispatch import Dispatcher
@@ -143,8 +142,9 @@ class Directory:
             return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known: {known}", "model")
         other, route = newest(fleet, named(fleet.specs.values(), wanted)), DEFAULTS[task].task.route_name
         if other is not None and not serves(task, other):
-            answers = other.answers or other.task
-            return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is for {answers}; known for {route}: {known}", "model")
+            why = refusal(fleet, other)
+            what = f"is unavailable: {why}" if why else f"is for {other.answers or other.task}"
+            return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} {what}; known for {route}: {known}", "model")
         return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known for {route}: {known}", "model")
 
 
@@ -245,12 +245,9 @@ def loaded(fleet: Fleet, task: str | None) -> list[BundleSpec]:
 
 
 def serves(task: str, spec: BundleSpec) -> bool:
-    """Whether a bundle answers on the route of one of DEFAULTS: one of the task's own, or of another task's that the architecture can be
-    asked for, as for the vectors of MAE's autoencoders but not of MAE-ST's. A bundle that can never be asked is nobody's default, which
-    readiness would wait for."""
-    architecture, route = architectures().get(spec.architecture), DEFAULTS[task].task.route_name
-    served = any(task.serves(spec) for task in ROUTES[route])
-    return served and (spec.task == route or architecture is None or architecture.serves(spec.task))
+    """Whether a bundle answers on the route of one of DEFAULTS. One that can never be asked is nobody's default, which readiness would wait
+    for."""
+    return any(one.serves(spec) for one in ROUTES[DEFAULTS[task].task.route_name])
 
 
 def coming(fleet: Fleet, specs: Iterable[BundleSpec]) -> list[BundleSpec]:

@@ -39,6 +39,8 @@ class Submission:
     fields: dict[str, list[object]] = field(default_factory=dict)
     urls: dict[str, list[str]] = field(default_factory=dict)
     """By part: those that are still to be fetched have no content in `parts`."""
+    bare: bool = False
+    """Whether its one part was the whole body, which says nothing of what it is."""
 
     def add_part(self, name: str, content: bytes) -> None:
         """Raises Problem (413) for one too many."""
@@ -152,6 +154,7 @@ async def read_submission(
             await large_bodies.in_turn(client, len(content), lambda: _read_json(submission, content))
         else:
             submission.add_part(interface.task.parts[0].name, content)
+            submission.bare = True
     _check(submission, fetches=bool(settings.fetch_hosts))
     await reservation.resize(submission.count, reservation.nbytes)
     return submission

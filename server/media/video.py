@@ -12,6 +12,7 @@ from models.media.confined import Confined, ProgramDied
 from models.media.containers import HEAD_BYTES, NAMES, demuxer
 from models.media.video import ClipInfo, ClipLimits
 from server.media.limits import MediaError
+from server.media.mistaken import other_part
 
 __all__ = ["NAMES", "ClipInfo", "ClipLimits", "CorruptVideo", "Drawn", "NoVideo", "NotAVideo", "TooMuchVideo", "annotated", "probe"]
 
@@ -64,7 +65,8 @@ def probe(data: bytes, limits: ClipLimits) -> ClipInfo:
     try:
         return video.probe(data, limits)
     except video.VideoError as error:
-        raise KINDS[error.kind](str(error)) from error
+        mistaken = other_part(data) if error.kind == "not-a-video" else None
+        raise KINDS[error.kind](mistaken or str(error)) from error
 
 
 def annotated(clip: bytes, people: Sequence[Drawn], *, most_pixels: int = ClipLimits.pixels) -> bytes:

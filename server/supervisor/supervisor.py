@@ -148,12 +148,14 @@ class Supervisor:
         infos = [info for child in self._workers if (info := self._sightings.worker(child.pid)) is not None]
         bundles = _bundles(infos, "ready")
         refused = _bundles(infos, "unavailable")
+        folder = Path(self._settings.bundles)
+        where = "where they lie in folders NAME/VERSION" if folder.is_dir() else "which does not exist"
         devices = ", ".join(sorted({info.device for info in infos})) or "no device"
         defaults = self._settings.default_models.items()
         absent = [f"{model}, the default for {task}" for task, model in defaults if model not in _names(bundles)]
         return (
             f"Opsin is ready on {self._address}: {len(self._gateways)} gateway(s), {len(infos)} worker(s) on {devices}, "
-            f"bundles {', '.join(bundles) or f'none in {self._settings.bundles}, where they lie in folders NAME/VERSION'}"
+            f"bundles {', '.join(bundles) or f'none in {folder}, {where}'}"
             f"{'; refused: ' + ', '.join(refused) if refused else ''}{'; not there: ' + ', '.join(absent) if absent else ''}"
         )
 

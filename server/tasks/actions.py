@@ -49,12 +49,15 @@ class ActionsOptions(Options, frozen=True, kw_only=True):
     start_s: (
         Annotated[
             float,
-            Meta(ge=0, description="Frames from here on are looked at, in seconds from the first frame.", extra={"default": "the begin"}),
+            Meta(ge=0, description="Frames from here on are looked at, in seconds from the first frame.", extra={"default": "0"}),
         ]
         | None
     ) = None
     end_s: (
-        Annotated[float, Meta(gt=0, description="Frames before this are looked at; one at it is not.", extra={"default": "the end"})] | None
+        Annotated[
+            float, Meta(gt=0, description="Frames before this are looked at; one at it is not.", extra={"default": "the end of the video"})
+        ]
+        | None
     ) = None
     people: (
         Annotated[

@@ -15,6 +15,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
+from models.registry import architectures
 from server.media.images import Decoder
 from server.media.limits import Limits
 from server.tasks.options import Options
@@ -118,9 +119,12 @@ class Task(ABC, Generic[Asked, Plan]):
         return self.route or self.name
 
     def serves(self, spec: BundleSpec) -> bool:
-        """Whether it serves a bundle: one of its `bundle_tasks`, or of another `task` if the bundle answers on the route that it shares."""
-        tasks = self.bundle_tasks or (self.name,)
-        return spec.task in tasks and spec.answers == (self.route or spec.task)
+        """Whether it serves a bundle: one of its `bundle_tasks`, or of another `task` if the bundle answers on the route that it shares and
+        its architecture can be asked, as for the vectors of MAE's autoencoders but not of MAE-ST's."""
+        if spec.task not in (self.bundle_tasks or (self.name,)) or spec.answers != (self.route or spec.task):
+            return False
+        architecture = architectures().get(spec.architecture)
+        return spec.task == self.route_name or architecture is None or architecture.serves(spec.task)
 
     def default_name(self, parts: Collection[str]) -> str:
         """The name under which `registry.DEFAULTS` and `OPSIN_DEFAULT_MODELS` have the default bundle for requests with these parts."""

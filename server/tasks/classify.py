@@ -56,10 +56,11 @@ class ClassifyOptions(Options, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    start_s: (
-        Annotated[float, Meta(ge=0, description="Where what is classified begins, in seconds.", extra={"default": "the begin"})] | None
+    start_s: Annotated[float, Meta(ge=0, description="Where what is classified begins, in seconds.", extra={"default": "0"})] | None = None
+    end_s: (
+        Annotated[float, Meta(gt=0, description="Where it ends; later than the end: at the end.", extra={"default": "the end of the file"})]
+        | None
     ) = None
-    end_s: Annotated[float, Meta(gt=0, description="Where it ends.", extra={"default": "the end"})] | None = None
     windows: (
         Annotated[
             int, Meta(ge=1, le=MOST_WINDOWS, description="Windows of sound, one behind the other.", extra={"default": "all that fit"})

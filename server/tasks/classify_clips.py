@@ -285,7 +285,7 @@ def _read(item: Item, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
 
 def _check_start(plan: ClassifyClipsPlan, seconds: float, what: str) -> None:
     if plan.start_s is not None and plan.start_s >= seconds:
-        raise InvalidOption("start_s", f"{plan.start_s:g}: the {what} has {seconds:g} seconds")
+        raise InvalidOption("start_s", f"{plan.start_s:g}: the {what} has {seconds:g} seconds; begin before its end")
 
 
 def _heard(samples: NDArray[np.float32], plan: ClassifyClipsPlan, wanted: Sound) -> NDArray[np.float64]:
@@ -296,7 +296,9 @@ def _heard(samples: NDArray[np.float32], plan: ClassifyClipsPlan, wanted: Sound)
     end = len(samples) if plan.end_s is None else round(min(len(samples), plan.end_s * rate))
     if end - begin < round(sound_windows.SHORTEST_S * rate):
         field = "start_s" if plan.end_s is None or end == len(samples) else "end_s"
-        raise InvalidOption(field, f"{getattr(plan, field):g}: {end - begin} samples are left, and one analysis window has more")
+        left, hint = 1000 * (end - begin) / rate, "begin earlier" if field == "start_s" else "end later"
+        least = 1000 * sound_windows.SHORTEST_S
+        raise InvalidOption(field, f"{getattr(plan, field):g}: {left:.3g} ms are left, and one analysis window has {least:g} ms; {hint}")
     fitting = sound_windows.count(end - begin, wanted)
     windows = min(fitting, plan.windows or fitting)
     return np.array([min(end - begin, windows * sound_windows.stride(wanted)) / rate, windows, rate])

@@ -168,7 +168,7 @@ def test_the_list_of_models_names_the_pipeline_and_its_limits(gateway: Gateway) 
     ("status", "asked", "field", "detail"),
     [
         (415, {"video": b"#EXTM3U\nfile:///etc/passwd\n"}, "video", "a list that names other files"),
-        (415, {"video": b"\x89PNG\r\n\x1a\n1234"}, "video", "not a video in a container"),
+        (415, {"video": b"\x89PNG\r\n\x1a\n1234"}, "video", "this is an image (PNG): it is sent as `image`"),
         (422, {"video": FILM[:900]}, "video", "truncated or damaged"),
         (413, {"video": with_hours(FILM, 10)}, "video", "above the limit of 120 (OPSIN_MAX_VIDEO_SECONDS)"),
         (422, {"video": FILM, "tracks": ANSWER}, "tracks", "send one of them"),

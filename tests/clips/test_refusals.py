@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,11 +23,13 @@ from tests.actions.test_attacks import damaged_in_the_middle, without_stamps
 from tests.clips.test_route import ask
 from tests.clips.videos import video
 from tests.gateway.service import Gateway, make_spec
+from tests.sound.sounds import wav
 from tests.video.clips import clip, every, sound_alone, with_hours
 
 FILM = clip(every(12, 10.0))
 Image.new("RGB", (8, 8)).save(PNG := io.BytesIO(), "PNG")
 PICTURE = PNG.getvalue()
+BELL = wav(np.zeros(4000, np.int16), 16_000)
 
 
 def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx.Response:
@@ -37,7 +40,9 @@ def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx.Res
     ("status", "files", "options", "field", "detail"),
     [
         (415, {"video": b"#EXTM3U\nfile:///etc/passwd\n"}, {}, "video", "a list that names other files"),
-        (415, {"video": PICTURE}, {}, "video", "not a video in a container"),
+        (415, {"video": b"cats"}, {}, "video", "not a video in a container"),
+        (415, {"video": PICTURE}, {}, "video", "this is an image (PNG): it is sent as `image`"),
+        (415, {"video": BELL}, {}, "video", "this is a sound (WAV): it is sent as `audio`"),
         (422, {"video": FILM[:900]}, {}, "video", "truncated or damaged"),
         (422, {"video": sound_alone()}, {}, "video", "sound alone"),
         (413, {"video": with_hours(FILM, 10)}, {}, "video", "above the limit of 60 (OPSIN_MAX_VIDEO_SECONDS)"),
@@ -48,7 +53,7 @@ def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx.Res
         (422, {"video": FILM}, {"views": 0}, "views", "from 1 to 30"),
         (422, {"video": FILM}, {"views": 31}, "views", "from 1 to 30"),
         (422, {"video": FILM}, {"crops": 2}, "crops", "one of 1, 3"),
-        (422, {"video": FILM}, {"start_s": 5}, "start_s", "the video has 1.2 seconds"),
+        (422, {"video": FILM}, {"start_s": 5}, "start_s", "the video has 1.2 seconds; begin before its end"),
         (422, {"video": FILM}, {"start_s": 1, "end_s": 0.5}, "end_s", "it must be after start_s"),
         (422, {"video": FILM}, {"model": "mvit2", "trace": "true"}, "trace", "nothing to trace"),
         (422, {"video": FILM}, {"windows": 2}, "windows", "hears no sound"),
@@ -101,6 +106,12 @@ def test_a_damaged_video_ends_in_an_answer_or_a_refusal_and_the_next_is_classifi
     broken = damaged_in_the_middle()
     assert post(gateway, {"video": broken}, views=2).status_code in (200, 413, 422)
     assert ask(gateway, video(12)).status_code == 200
+
+
+def test_a_bare_body_is_an_image_and_the_form_that_is_needed_is_told(gateway: Gateway) -> None:
+    refused = gateway.http.post("/v1/classify", params={"model": "mvit2"}, content=FILM, headers={"Content-Type": "video/mp4"})
+    assert (refused.status_code, refused.json()["field"]) == (422, "image")
+    assert refused.json()["detail"].endswith("a bare body is its `image`: send a form, as with curl -F video=@FILE")
 
 
 CLIP = {"clip": Clip(frames=8, stride=4)}
@@ -161,7 +172,11 @@ def test_a_bundle_that_no_worker_serves_is_no_default_while_another_one_fits() -
 
 async def test_without_a_default_the_bundles_that_take_the_parts_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     served = [clips_spec("first"), clips_spec("second"), sound_spec("ears", 0, preprocess=None)]
-    here, ready = directory(worker_grace=0), fleet(*served, clips_spec("third"), ready=served)
+    member = make_spec("member").model_copy(update={"task": "pose"})
+    here, ready = directory(worker_grace=0), fleet(*served, clips_spec("third"), member, ready=served)
+    ready.workers[0].bundles.append(
+        ServedBundle(name="member", version="1", task="pose", digest="", state="unavailable", reason="a member of a pipeline")
+    )
 
     async def told() -> Fleet:
         return ready
@@ -175,3 +190,6 @@ async def test_without_a_default_the_bundles_that_take_the_parts_are_listed(monk
     with pytest.raises(Problem) as none:
         await here.find(None, "classify-audio-video")
     assert none.value.detail == "there is no default model for audio and video; no bundle that takes both is served"
+    with pytest.raises(Problem) as member:
+        await here.find("member", "classify-video")
+    assert member.value.detail.startswith("'member' is unavailable: a member of a pipeline; known for classify: ears@1, first@1, ")

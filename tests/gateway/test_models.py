@@ -17,6 +17,7 @@ from server.queue.fleet import Fleet
 from server.queue.messages import ServedBundle, WorkerInfo
 from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
+from server.tasks.registry import TASKS, main_task
 from tests.gateway import service
 from tests.gateway.service import DEPTH, Gateway, Worker, eventually, make_spec, picture
 from tests.gateway.test_refusals import problem
@@ -57,8 +58,8 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
         "merges": True,
         "default_rung": None,
         "ladder": [
-            {"name": "gentle", "schedule": 1, "accuracy": None, "throughput": None, "metric": "top-1"},
-            {"name": "strong", "schedule": [4, 2], "accuracy": None, "throughput": None, "metric": "top-1"},
+            {"name": "gentle", "schedule": 1, "accuracy": None, "throughput": None, "metric": None},
+            {"name": "strong", "schedule": [4, 2], "accuracy": None, "throughput": None, "metric": None},
         ],
         "format": "bfloat16",
         "max_difference": 0.02,
@@ -137,6 +138,7 @@ def test_an_autoencoder_that_gives_no_vectors_is_nobody_s_default(architecture: 
     spec = make_spec("autoencoder").model_copy(update={"task": "autoencode", "architecture": architecture, "labels": []})
     fleet, settings = Fleet(specs={(spec.name, spec.version): spec}), Settings()
     assert Directory(Dispatcher("redis://127.0.0.1:1", settings), settings).default(fleet, "embed") == (spec if gives_vectors else None)
+    assert main_task(spec) is (TASKS["embed"] if gives_vectors else None), "as GET /v1/models names its route"
 
 
 @pytest.mark.parametrize(

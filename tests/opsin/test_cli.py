@@ -49,10 +49,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+PICTURE = b"\x89PNG, and what the service makes of it"
+
+
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     file = tmp_path / "cat.jpg"
-    file.write_bytes(b"a picture")
+    file.write_bytes(PICTURE)
     return file
 
 
@@ -203,13 +206,13 @@ def test_classify_prints_a_row_per_picture(picture: Path) -> None:
     assert "animals 75%  food 25%" in ended.stdout
     assert "65 → 49" in ended.stdout
     [request] = service.requests
-    assert (request.path, request.body) == ("/v1/classify?model=flags&top_k=2&merge=fast", b"a picture")
+    assert (request.path, request.body) == ("/v1/classify?model=flags&top_k=2&merge=fast", PICTURE)
 
 
 def test_classify_json_is_a_line_per_file_in_their_order_and_one_bad_file_spoils_no_other(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.jpg", "b.jpg")]
     for file in files:
-        file.write_bytes(file.name.encode())
+        file.write_bytes(PICTURE + file.name.encode())
     corrupt = Answer(422, {"title": "Corrupt image", "detail": "image: truncated", "status": 422})
     with scripted([corrupt, Answer()]) as service:
         ended = opsin("classify", *files, "--json", OPSIN_URL=service.url)
@@ -225,7 +228,7 @@ def test_classify_json_is_a_line_per_file_in_their_order_and_one_bad_file_spoils
 def test_classify_without_a_service_says_where_it_looked(picture: Path) -> None:
     ended = opsin("classify", picture, "--url", "http://127.0.0.1:9")
     assert ended.returncode == 1
-    assert "http://127.0.0.1:9: no answer" in ended.stderr
+    assert "http://127.0.0.1:9: no answer" in ended.stderr and "; is `opsin serve` running? OPSIN_URL names another" in ended.stderr
 
 
 def test_without_libraries_gateway_and_keys_ask_for_no_more_than_their_own() -> None:

@@ -165,11 +165,13 @@ def test_sounds_of_several_labels_are_measured_by_mean_average_precision(tmp_pat
     labels = write_sounds(tmp_path / "sounds", 12)
     ended = opsin("calibrate", bundle.path, "--ladder", "--files", tmp_path / "sounds", "--force", "--r", "2", "--r", "6")
     assert ended.returncode == 0, ended.stderr
+    unmerged = opsin("bundles", "list", "--bundles", tmp_path / "bundles").stdout.splitlines()[1]
     wanted = {r: precision(heard(load(bundle).model, range(12), r), labels) for r in (0, 2, 6)}
     after = rewrite(bundle, read(bundle.path).spec.model_copy(update={"default_rung": "r6"})).spec
     assert [(rung.name, rung.metric) for rung in after.ladder] == [(name, "mean-average-precision") for name in ("r2", "r6")]
     assert [rung.accuracy for rung in after.ladder] == pytest.approx([wanted[2], wanted[6]], abs=1e-5)
     assert len(set(wanted.values())) > 1, "merging changes how these sounds are ranked"
+    assert unmerged.split()[-2:] == [f"{wanted[0]:.1%}", "mean-average-precision"]
     off = after.quality["ladder"][0]["mean-average-precision"]
     assert off == {"value": pytest.approx(wanted[0], abs=1e-5), "labels": 5, "n": 12} and after.quality["ladder_by"] == "sound"
     assert f"off          mean-average-precision {wanted[0]:.4f}  throughput 1.00×" in ended.stdout

@@ -23,14 +23,14 @@ router = APIRouter(tags=["models"])
 class RungSummary(msgspec.Struct, frozen=True):
     """One step of a bundle's ladder; `accuracy` and `throughput` (relative to merging off) are null where nothing was measured.
 
-    `metric` says what `accuracy` is: `top-1`, `mean-average-precision`, `agreement` with the labels of merging off, `text-recall` or
-    `image-recall`. `schedule_sight` is there for a half that sees and merges by a schedule of its own."""
+    `metric` says what `accuracy` is, null without one: `top-1`, `mean-average-precision`, `agreement` with the labels of merging off,
+    `text-recall` or `image-recall`. `schedule_sight` is there for a half that sees and merges by a schedule of its own."""
 
     name: str
     schedule: int | list[int] | dict[str, float]
     accuracy: float | None
     throughput: float | None
-    metric: str
+    metric: str | None
     schedule_sight: int | list[int] | dict[str, float] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -193,7 +193,7 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
 
 def _rung(rung: Rung) -> RungSummary:
     sight = msgspec.UNSET if rung.schedule_sight is None else rung.schedule_sight
-    return RungSummary(rung.name, rung.schedule, rung.accuracy, rung.throughput, rung.metric, sight)
+    return RungSummary(rung.name, rung.schedule, rung.accuracy, rung.throughput, rung.metric if rung.accuracy is not None else None, sight)
 
 
 def _format(fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:

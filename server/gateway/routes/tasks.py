@@ -173,10 +173,11 @@ async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
     taken = {part.name: part for part in task.takes(spec)}
     for name in submission.parts:
         if name not in taken:
-            raise Problem(Kind.INVALID_OPTION, f"{spec.id} takes {', '.join(taken)}, and no {name}", name)
+            hint = f"; a bare body is its `{name}`: send a form, as with curl -F {next(iter(taken))}=@FILE" if submission.bare else ""
+            raise Problem(Kind.INVALID_OPTION, f"{spec.id} takes {', '.join(taken)}, and no {name}{hint}", name)
     for part in taken.values():
         if part.required and part.name not in submission.parts:
-            raise Problem(Kind.INVALID_OPTION, f"missing: {spec.id} needs it", part.name)
+            raise Problem(Kind.INVALID_OPTION, f"missing: {spec.id} needs `{part.name}`; send it, too", part.name)
     try:
         plan = task.placed(task.plan(sent.own, spec), here.dispatcher.partition)
     except InvalidOption as error:

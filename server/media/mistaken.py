@@ -1,0 +1,19 @@
+"""Tells files that came as another part than their own."""
+
+from __future__ import annotations
+
+from models.media import sound_formats
+
+SOUNDS = {"wav": "WAV", "aiff": "AIFF", "flac": "FLAC", "caf": "CAF", "aac": "AAC", "mp3": "MP3"}
+"""FFmpeg's names of formats that hold nothing but sound."""
+IMAGES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+"""By their first bytes."""
+
+
+def other_part(content: bytes) -> str | None:
+    """Say as which part a sound or an image is sent, in words for whoever sent it as another one; None for anything else."""
+    image = "WebP" if content[8:12] == b"WEBP" else next((name for head, name in IMAGES.items() if content.startswith(head)), None)
+    if image is not None:
+        return f"this is an image ({image}): it is sent as `image`, to a bundle that takes images"
+    sound = SOUNDS.get(sound_formats.demuxer(content) or "")
+    return None if sound is None else f"this is a sound ({sound}): it is sent as `audio`, to a bundle that hears"
