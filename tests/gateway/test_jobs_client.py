@@ -121,7 +121,7 @@ def test_the_command_says_how_far_a_job_is_that_has_no_result_yet(gateway: Gatew
 def test_the_command_asks_later_for_each_file_and_names_those_that_are_refused(gateway: Gateway, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     good.write_bytes(picture(7))
-    bad.write_bytes(b"no image")
+    bad.write_bytes(b"\x89PNG, and no image")
     url = ("--url", gateway.url)
     asked = opsin("classify", str(bad), str(good), "--later", "--top-k", "1", *url)
     job, file = asked.stdout.rstrip("\n").split("\t")
