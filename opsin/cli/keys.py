@@ -76,10 +76,10 @@ def revoke(
     What the name has asked for runs to its end and answers nobody, unless another key of the name is left.
     """
     _require()
-    from server.gateway.key_file import rewrite
+    from server.gateway.key_file import lines_of, rewrite
 
     content, lines = _read(file)
-    gone = {lines.numbers[digest] for digest, key in lines.keys.items() if key.name == name and digest.hex().startswith(sha256)}
+    gone = lines_of(content, name, sha256)
     if not gone:
         known = ", ".join(sorted({key.name for key in lines.keys.values()})) or "none"
         raise Failure(f"keys revoke: {file} has no such key of {name}; names in it: {known}")

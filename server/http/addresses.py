@@ -61,8 +61,8 @@ def read(url: str, hosts: Collection[tuple[str, int]]) -> RemoteUrl:
     try:
         parts = urlsplit(url)
         remote = RemoteUrl(*host_and_port(parts.netloc), (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
-    except ValueError as error:
-        raise NotAllowed(str(error)) from None
+    except ValueError:  # the reason repeats what may be a password
+        raise NotAllowed("neither https://host/… nor https://host:port/…") from None
     if parts.scheme != "https":
         raise NotAllowed(f"the scheme {parts.scheme!r} is not https")
     if (remote.host, remote.port) not in hosts:

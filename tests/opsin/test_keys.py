@@ -60,6 +60,22 @@ def test_keys_are_revoked_in_place_all_of_a_name_or_one(file: Path) -> None:
     assert again.returncode == 1 and "names in it: bob" in again.stderr
 
 
+def test_a_revoked_key_is_admitted_by_no_line_that_was_bad_before(tmp_path: Path) -> None:
+    hashes = [f"sha256:{digit * 64}" for digit in "ab"]
+    lines = [
+        f"alice {hashes[0]} max_items=1",
+        f"alice {hashes[0]}",
+        f"bob {hashes[0]}",
+        f"# alice {hashes[0]}",
+        f"alice {hashes[1]} rate=1",
+    ]
+    for more, left in (((), lines[3:4]), (("--sha256", "a" * 12), lines[3:])):
+        file = tmp_path / "keys"
+        file.write_text("".join(f"{line}\n" for line in lines))
+        assert opsin("keys", "revoke", "alice", *more, "--file", file).returncode == 0
+        assert file.read_text().splitlines() == left
+
+
 def test_a_file_that_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
     for command in (("keys", "list", "--file", tmp_path / "none"), ("keys", "revoke", "alice", "--file", tmp_path)):
         ended = opsin(*command)
