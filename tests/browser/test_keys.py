@@ -120,7 +120,7 @@ def test_copied_calls_name_a_variable(asked: Page, guarded: Guarded) -> None:
     run(panel)
     panel.get_by_text("The same call").click()
     shown = panel.locator(".calls").inner_text()
-    assert '-H "Authorization: Bearer $OPSIN_API_KEY"' in shown and guarded.keys["alice"] not in shown
+    assert '-H "X-API-Key: $OPSIN_API_KEY"' in shown and guarded.keys["alice"] not in shown
 
 
 def test_the_status_page_needs_a_key_that_may_read_it(context: BrowserContext, guarded: Guarded) -> None:
