@@ -215,7 +215,9 @@ class GatewayApp(OutermostLayer):
         self.gateway.metrics.rejected.labels(REJECTIONS[problem.kind]).inc()
         if scope["path"] == embeddings.PATH:
             return openai_errors.to_response(problem)
-        return to_response(problem) if scope["path"].startswith("/v2/") else problem.to_response(scope["state"]["request_id"])
+        if scope["path"] == "/v2" or scope["path"].startswith("/v2/"):
+            return to_response(problem)
+        return problem.to_response(scope["state"]["request_id"])
 
 
 async def _problem(request: Request, error: Exception) -> Response:
