@@ -107,8 +107,8 @@ def read_lines(content: bytes) -> KeyLines:
 
 
 def lines_of(content: bytes, name: str, digest: str = "") -> set[int]:
-    """The numbers of the lines that give a name keys whose hashes begin with `digest`, and of all that have one of these hashes: a line that
-    admits nobody would admit again once the one before it is gone."""
+    """The numbers of the lines that give a name keys whose hashes begin with `digest`, and of all that have one of these hashes: a line
+    that admits nobody would admit again once the one before it is gone."""
     texts = enumerate(content.decode("utf-8-sig", errors="replace").split("\n"), start=1)
     lines = {number: text.split()[:2] for number, text in texts if text.strip() and not text.lstrip().startswith("#")}
     start = f"sha256:{digest}" if digest else ""

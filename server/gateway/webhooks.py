@@ -36,7 +36,7 @@ class WebhookTimings:
     lease: float = 30.0
     timeout: float = 10.0
     tries: tuple[float, ...] = (0.0, 10.0, 60.0, 300.0, 900.0, 2700.0)
-    """After the end of the job."""
+    """When a job has ended it is told after so many seconds, and again after the next ones while nobody has listened."""
 
 
 class WebhookSender:
@@ -66,6 +66,8 @@ class WebhookSender:
             sending: set[asyncio.Task[None]] = set()
             while True:
                 found = await self._claim(AT_ONCE - len(sending))
+                if found:
+                    await self._secrets.look()
                 for due in found:
                     task = group.create_task(self._send(due))
                     sending.add(task)

@@ -32,7 +32,12 @@ class Webhooks:
         for id_, tries, (url, *values) in rows:
             try:
                 due.append(DueWebhook(Record.of(id_.decode(), -1, values), url.decode(), tries))
-            except (msgspec.ValidationError, UnicodeDecodeError, AttributeError):  # or it would be due again and again, with all others
+            except (
+                msgspec.ValidationError,
+                UnicodeDecodeError,
+                AttributeError,
+                KeyError,
+            ):  # or it would be due again and again, with all others
                 await self._link.script("settle_webhook", id_, tries, "", "")
                 dropped += 1
         return due, dropped
