@@ -150,7 +150,7 @@ async def _answer(request: Request, here: Gateway) -> Response:
 
 async def _run(asked: EmbeddingRequest, here: Gateway, visit: Visit, received: int) -> Response:
     """All of the images and texts, or none. Raises Problem with the task's names of fields."""
-    wanted = await resolve(Sent({}, asked.submission, received, asked.common, asked.own), here, visit)
+    wanted = await resolve(Sent({}, asked.submission, asked.common, asked.own), here, visit)
     items = asked.take_items()
     await visit.reservation.resize(len(items), visit.reservation.nbytes)
     answer = await here.inference.run(items, wanted, visit)
