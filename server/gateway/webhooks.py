@@ -65,16 +65,17 @@ class WebhookSender:
         async with asyncio.TaskGroup() as group:
             sending: set[asyncio.Task[None]] = set()
             while True:
-                found = await self._claim(AT_ONCE - len(sending))
+                free = AT_ONCE - len(sending)
+                found = await self._claim(free)
                 if found:
                     await self._secrets.look()
                 for due in found:
                     task = group.create_task(self._send(due))
                     sending.add(task)
                     task.add_done_callback(sending.discard)
-                if not found or len(sending) < AT_ONCE:
+                if len(found) < free:
                     await asyncio.sleep(self._timings.look)
-                else:  # more may be due
+                elif len(sending) == AT_ONCE:  # more may be due
                     await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
 
     async def _claim(self, most: int) -> list[DueWebhook]:
