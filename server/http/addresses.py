@@ -25,7 +25,8 @@ _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|[0-9a-f:.]+:[0-9a-f:.]*")
 
 
 class NotAllowed(Exception):
-    """The address is not one that may be dialled. Says why, for the log: clients are not told, or they could scan a network."""
+    """The address is not one that may be dialled. Says why, for the log. Clients may be told what `read` says of the URL that they have
+    sent, but neither of a redirect nor of what a name leads to: they could scan a network."""
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,16 @@ def test_a_second_receiver_is_refused(calling: Gateway, receiver: Host) -> None:
     assert (refused.status_code, refused.json()["field"]) == (422, "X-Webhook-URL")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("POST", "/v2/models/reds/infer", 400), ("POST", "/v1/embeddings", 422), ("GET", "/v1/scenes/1", 422)]
+)
+def test_routes_that_answer_at_once_alone_refuse_the_headers(gateway: Gateway, method: str, path: str, status: int) -> None:
+    refused = gateway.http.request(method, path, headers={"X-Webhook-URL": "https://localhost/"})
+    assert refused.status_code == status
+    assert "X-Webhook-URL" in refused.text
+    assert "respond-async" in refused.text
+
+
 def test_nobody_is_called_back_unless_hosts_are_listed(gateway: Gateway, receiver: Host) -> None:
     refused = later(gateway, receiver.url("/"))
     assert (refused.status_code, refused.json()["field"]) == (422, "X-Webhook-URL")

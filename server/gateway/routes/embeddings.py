@@ -22,6 +22,7 @@ from server.gateway.openai import errors
 from server.gateway.openai.embedding_request import EmbeddingRequest, read_embedding_request
 from server.gateway.routes.tasks import Sent, resolve
 from server.gateway.submission import refuse_encoding
+from server.gateway.webhook_headers import refuse_webhook
 from server.http import requests
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch
@@ -133,6 +134,7 @@ def operation() -> dict[str, Any]:
 
 
 async def _answer(request: Request, here: Gateway) -> Response:
+    refuse_webhook(request)
     async with here.admission.admit(request, "rest") as visit:
         requests.choose(requests.header(request, b"accept"), (JSON,))
         refuse_encoding(request)

@@ -110,7 +110,7 @@ class TaskRoute:
     async def _accept(self, request: Request, here: Gateway) -> Response:
         """Later."""
         async with here.admission.admit(request, "rest", takes_long=self.task.takes_long, asynchronous=True) as visit:
-            key, webhook = requests.idempotency_key(request), read_webhook(request, here.settings.webhook_hosts)
+            key, webhook = requests.idempotency_key(request), read_webhook(request, here.webhook_hosts)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
                 asked = await here.text_cache.recall(await _understand(sent, here, visit), visit.client, RECORDED_BYTES)
