@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -321,9 +323,9 @@ class Names:
         return [ip_address(address) for address in self.answers[min(self.asked, len(self.answers)) - 1]]
 
 
-async def fetched(internet: Host, names: Names, path: str) -> bytes:
-    """By a gateway that may dial 127.0.0.1 alone."""
-    dialler = Dialler([f"localhost:{internet.port}"], ["127.0.0.1/32"], names)
+async def fetched(internet: Host, names: Names, path: str, networks: Sequence[str] = ("127.0.0.1/32",)) -> bytes:
+    """By a gateway that may dial 127.0.0.1 alone, unless networks are given."""
+    dialler = Dialler([f"localhost:{internet.port}"], networks, names, connect=0.2)
     submission = Submission(TaskInterface.of(Classify()), 8)
     submission.add_url("image_url", internet.url(path))
     try:
@@ -337,6 +339,15 @@ async def test_a_name_is_resolved_once_and_what_was_checked_is_dialled(internet:
     names = Names(["127.0.0.1"], ["127.0.0.2"])
     assert await fetched(internet, names, "/red/1") == picture(1)
     assert names.asked == 1
+
+
+async def test_an_address_that_never_answers_leaves_time_for_the_next(internet: Host, certificates: Path) -> None:
+    with socket.create_server(("127.0.0.2", internet.port), backlog=0) as deaf, ExitStack() as closing:
+        for _ in range(4):  # more than it keeps: the kernel leaves further ones without an answer
+            knocking = closing.enter_context(socket.socket())
+            knocking.setblocking(False)
+            knocking.connect_ex(deaf.getsockname())
+        assert await fetched(internet, Names(["127.0.0.2", "127.0.0.1"]), "/red/1", ["127.0.0.0/8"]) == picture(1)
 
 
 @pytest.mark.parametrize("other", ["10.0.0.1", "::1", "::ffff:10.0.0.1", "169.254.169.254"])
