@@ -157,11 +157,16 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def rewrite(path: Path, content: bytes) -> None:
+def rewrite(path: Path, before: bytes, content: bytes) -> bool:
     """Write a file in place, since one that is mounted cannot be replaced by another. Whoever reads meanwhile finds the old or the new
-    content, perhaps with empty lines behind it, but neither nothing nor the end of an old line. Raises OSError."""
+    content, perhaps with empty lines behind it, but neither nothing nor the end of an old line. What is appended meanwhile stays, behind
+    such lines. False: it does not hold `before` any more, and is as it was. Raises OSError."""
     with path.open("r+b", buffering=0) as file:
-        os.pwrite(file.fileno(), content.ljust(os.fstat(file.fileno()).st_size, b"\n"), 0)
-        os.ftruncate(file.fileno(), len(content))
+        if file.read() != before:
+            return False
+        os.pwrite(file.fileno(), content.ljust(len(before), b"\n"), 0)
+        if os.fstat(file.fileno()).st_size <= len(before):
+            os.ftruncate(file.fileno(), len(content))
         with suppress(OSError):  # some file systems cannot
             os.fsync(file.fileno())
+    return True
