@@ -126,7 +126,7 @@ def beyond_key(all_: Held, own: Held, claim: Claim, items: int) -> KeyShare | Ne
 
     The script alone tells whether they are: whoever sends one request after the other at the limit would be refused by older figures."""
     if items > claim.max_items:
-        return NeverFits(f"the request holds {items} items, and its API key may have {claim.max_items} at once (max_items)")
+        return NeverFits(f"the request is {items} jobs of the queue, and its API key may have {claim.max_items} at once (max_items)")
     wait = all_.work_ms * _share(own.items + items - claim.max_items, own.items)
     return KeyShare(seconds(wait), f"this API key may have {claim.max_items} unfinished items at once (max_items)")
 

