@@ -80,14 +80,14 @@ class AsyncConnection:
 
 
 def with_key(headers: Headers | None, api_key: str | None) -> httpx.Headers:
-    """The headers of every request: an `Authorization` among those that are given wins. Raises OpsinError for what cannot be a key, without
-    repeating it."""
+    """The headers of every request. The key travels in `X-API-Key`, since `Authorization` may be for a proxy; one that is given wins.
+    Raises OpsinError for what cannot be a key, without repeating it."""
     key = os.environ.get("OPSIN_API_KEY", "").strip() if api_key is None else api_key.strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise OpsinError("api_key (or OPSIN_API_KEY): no key of Opsin; one is `opsin_` and 64 hexadecimal digits")
     sent = httpx.Headers(headers)
     if key:
-        sent.setdefault("Authorization", f"Bearer {key}")
+        sent.setdefault("X-API-Key", key)
     return sent
 
 

@@ -77,18 +77,20 @@ def revoke(
     What the name has asked for runs to its end and answers nobody, unless another key of the name is left.
     """
     _require()
-    from server.gateway.key_file import rewrite
+    from server.gateway.key_file import lines_of, rewrite
 
-    content, lines = _read(file)
-    gone = {lines.numbers[digest] for digest, key in lines.keys.items() if key.name == name and digest.hex().startswith(sha256)}
-    if not gone:
-        known = ", ".join(sorted({key.name for key in lines.keys.values()})) or "none"
-        raise Failure(f"keys revoke: {file} has no such key of {name}; names in it: {known}")
-    kept = [line for number, line in enumerate(content.split(b"\n"), start=1) if number not in gone]
-    try:
-        rewrite(file, b"\n".join(kept))
-    except OSError as error:
-        raise Failure(f"keys revoke: {file} cannot be written: {error.strerror}") from error
+    is_written = False
+    while not is_written:  # somebody may add a line meanwhile
+        content, lines = _read(file)
+        gone = lines_of(content, name, sha256)
+        if not gone:
+            known = ", ".join(sorted({key.name for key in lines.keys.values()})) or "none"
+            raise Failure(f"keys revoke: {file} has no such key of {name}; names in it: {known}")
+        kept = [line for number, line in enumerate(content.split(b"\n"), start=1) if number not in gone]
+        try:
+            is_written = rewrite(file, content, b"\n".join(kept))
+        except OSError as error:
+            raise Failure(f"keys revoke: {file} cannot be written: {error.strerror}") from error
     typer.echo(f"{len(gone)} key{'s' if len(gone) > 1 else ''} of {name} revoked")
 
 

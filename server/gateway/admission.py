@@ -117,7 +117,8 @@ class Visit:
             self.set_deadline(self.seconds)
 
     async def lower(self) -> None:
-        """It asks for priority low, all of which has half of the queue. Raises QueueFull where it has no room there."""
+        """It asks for priority low, all of which has half of the queue. Raises QueueFull where it has no room there,
+        NeverFits where it never will."""
         self.low = True
         self.reservation.lower()
         await self.reservation.check(0 if self.reservation.items else 1)

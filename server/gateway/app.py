@@ -35,6 +35,7 @@ from server.gateway.routes import embeddings, infer, jobs, models, open_inferenc
 from server.gateway.status import Status, StatusDocument
 from server.gateway.text_cache import TextCache
 from server.gateway.turns import HeavyClients, LargeBodies, Turns
+from server.http.addresses import host_and_port
 from server.http.layers import ForwardedRequests, HotRoutes, OutermostLayer, our_fault
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import CLIENT_CLOSED_REQUEST
@@ -85,6 +86,7 @@ def create_app(settings: Settings) -> GatewayApp:
         text_cache=TextCache(dispatcher.vectors, settings.text_cache_bytes),
         large_bodies=LargeBodies(heavy),
         fetcher=_fetcher(settings),
+        webhook_hosts=frozenset(map(host_and_port, settings.webhook_hosts)),
         presenting=presenting,
         jobs=Jobs(dispatcher, presenting, settings.results_max_bytes),
         readers=EventReaders(dispatcher.records, counted, settings.max_connections),
@@ -215,7 +217,9 @@ class GatewayApp(OutermostLayer):
         self.gateway.metrics.rejected.labels(REJECTIONS[problem.kind]).inc()
         if scope["path"] == embeddings.PATH:
             return openai_errors.to_response(problem)
-        return to_response(problem) if scope["path"].startswith("/v2/") else problem.to_response(scope["state"]["request_id"])
+        if scope["path"] == "/v2" or scope["path"].startswith("/v2/"):
+            return to_response(problem)
+        return problem.to_response(scope["state"]["request_id"])
 
 
 async def _problem(request: Request, error: Exception) -> Response:

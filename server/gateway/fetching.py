@@ -11,6 +11,7 @@ from urllib.parse import urljoin
 import httpcore
 
 from server.gateway.submission import Submission, item_field
+from server.gateway.turns import Line
 from server.http.addresses import NotAllowed, RemoteUrl
 from server.http.dialling import FAILURES, Dialler
 from server.http.problems import Kind, Problem
@@ -18,6 +19,8 @@ from server.queue.shares import Reservation
 from server.telemetry import logs
 
 AT_ONCE = 8
+OF_ONE_CLIENT = 2
+"""So that many slow hosts of one hold up nobody else."""
 SECONDS = 10.0
 REDIRECTS = 3
 MOVED = frozenset({301, 302, 303, 307, 308})
@@ -55,25 +58,32 @@ class Fetcher:
     def __init__(self, dialler: Dialler, max_body_bytes: int) -> None:
         self._dialler = dialler
         self._limit = max_body_bytes
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._line = Line(AT_ONCE, OF_ONE_CLIENT)
         self.close = dialler.close
 
-    async def fill(self, submission: Submission, reservation: Reservation) -> None:
-        """Fetch every part that is named by a URL. Raises Problem: 413, 422 `fetch-failed`; and QueueFull."""
+    async def fill(self, submission: Submission, reservation: Reservation, client: str) -> None:
+        """Fetch every part that is named by a URL, clients in turn. Raises Problem: 413, 422 `fetch-failed`; and QueueFull."""
         received = _Received(reservation, self._limit, reservation.nbytes)
         for part, urls in submission.urls.items():
             names = [item_field(f"{part}_url", index, len(urls)) for index in range(len(urls))]
             try:
                 async with asyncio.TaskGroup() as group:
-                    fetched = [group.create_task(self._fetch(url, name, received)) for url, name in zip(urls, names, strict=True)]
+                    fetched = [group.create_task(self._in_turn(client, url, name, received)) for url, name in zip(urls, names, strict=True)]
             except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None
             for task in fetched:
                 submission.add_part(part, task.result())
 
+    async def _in_turn(self, client: str, url: str, where: str, received: _Received) -> bytes:
+        await self._line.enter(client, 1)
+        try:
+            return await self._fetch(url, where, received)
+        finally:
+            self._line.leave(client, 1)
+
     async def _fetch(self, url: str, where: str, received: _Received) -> bytes:
         try:
-            async with self._turns, asyncio.timeout(SECONDS):
+            async with asyncio.timeout(SECONDS):
                 return await self._follow(url, where, received)
         except _Failed as failed:
             raise Problem(Kind.FETCH_FAILED, str(failed), where) from None

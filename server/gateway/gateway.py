@@ -43,6 +43,8 @@ class Gateway:
     large_bodies: LargeBodies
     fetcher: Fetcher | None
     """None: nothing is fetched."""
+    webhook_hosts: frozenset[tuple[str, int]]
+    """Names and ports that may be told how jobs have ended."""
     presenting: Presenting
     jobs: Jobs
     readers: EventReaders

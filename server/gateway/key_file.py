@@ -106,6 +106,17 @@ def read_lines(content: bytes) -> KeyLines:
     return KeyLines(keys, numbers, bad)
 
 
+def lines_of(content: bytes, name: str, digest: str = "") -> set[int]:
+    """The numbers of the lines that give a name keys whose hashes begin with `digest`, and of all that have one of these hashes: a line
+    that admits nobody would admit again once the one before it is gone."""
+    texts = enumerate(content.decode("utf-8-sig", errors="replace").split("\n"), start=1)
+    lines = {number: text.split()[:2] for number, text in texts if text.strip() and not text.lstrip().startswith("#")}
+    start = f"sha256:{digest}" if digest else ""
+    named = {number for number, [first, *rest] in lines.items() if first == name and "".join(rest).startswith(start)}
+    hashes = {lines[number][-1] for number in named if len(lines[number]) > 1}
+    return named | {number for number, [_, *rest] in lines.items() if not hashes.isdisjoint(rest)}
+
+
 def _read(words: list[str]) -> tuple[ApiKey, bytes]:
     """Raises ValueError, whose message repeats no word."""
     name, digest, limits = words[0], DIGEST.fullmatch(words[1]) if len(words) > 1 else None, words[2:]
@@ -146,11 +157,16 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def rewrite(path: Path, content: bytes) -> None:
+def rewrite(path: Path, before: bytes, content: bytes) -> bool:
     """Write a file in place, since one that is mounted cannot be replaced by another. Whoever reads meanwhile finds the old or the new
-    content, perhaps with empty lines behind it, but neither nothing nor the end of an old line. Raises OSError."""
+    content, perhaps with empty lines behind it, but neither nothing nor the end of an old line. What is appended meanwhile stays, behind
+    such lines. False: it does not hold `before` any more, and is as it was. Raises OSError."""
     with path.open("r+b", buffering=0) as file:
-        os.pwrite(file.fileno(), content.ljust(os.fstat(file.fileno()).st_size, b"\n"), 0)
-        os.ftruncate(file.fileno(), len(content))
+        if file.read() != before:
+            return False
+        os.pwrite(file.fileno(), content.ljust(len(before), b"\n"), 0)
+        if os.fstat(file.fileno()).st_size <= len(before):
+            os.ftruncate(file.fileno(), len(content))
         with suppress(OSError):  # some file systems cannot
             os.fsync(file.fileno())
+    return True

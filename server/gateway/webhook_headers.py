@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from server.http.addresses import NotAllowed, host_and_port, read
+from server.http.addresses import NotAllowed, read
 from server.http.problems import Kind, Problem
 from server.http.requests import PREFERENCE
 from server.queue.record import LAST_EVENTS, STATES
@@ -26,8 +26,8 @@ class Webhook:
     """Those states of an ended job that count, separated by commas."""
 
 
-def read_webhook(request: Request, hosts: Sequence[str]) -> Webhook:
-    """hosts: that may be told. Raises Problem (422)."""
+def read_webhook(request: Request, hosts: Collection[tuple[str, int]]) -> Webhook:
+    """hosts: names and ports that may be told. Raises Problem (422)."""
     url, events = _given(request)
     if url is None:
         if events is not None:
@@ -36,7 +36,7 @@ def read_webhook(request: Request, hosts: Sequence[str]) -> Webhook:
     if not hosts:
         raise Problem(Kind.INVALID_OPTION, "this service calls nobody back (OPSIN_WEBHOOK_HOSTS)", URL)
     try:
-        read(url, frozenset(map(host_and_port, hosts)))
+        read(url, hosts)
     except NotAllowed as error:
         raise Problem(Kind.INVALID_OPTION, f"{error}; use an https URL of a host that OPSIN_WEBHOOK_HOSTS lists", URL) from None
     wanted = ENDS if events is None else [event.strip() for event in events.split(",")]

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -24,6 +23,7 @@ AT_ONCE = 32
 GONE = 410
 """The receiver wants no more."""
 REVOKED = "its API key is revoked"
+"""Asked again all the same: files of keys reach the machines of gateways at different times."""
 
 log = logs.get(__name__)
 
@@ -36,7 +36,7 @@ class WebhookTimings:
     lease: float = 30.0
     timeout: float = 10.0
     tries: tuple[float, ...] = (0.0, 10.0, 60.0, 300.0, 900.0, 2700.0)
-    """After the end of the job."""
+    """When a job has ended it is told after so many seconds, and again after the next ones while nobody has listened."""
 
 
 class WebhookSender:
@@ -65,12 +65,18 @@ class WebhookSender:
         async with asyncio.TaskGroup() as group:
             sending: set[asyncio.Task[None]] = set()
             while True:
-                if (free := AT_ONCE - len(sending)) > 0:
-                    for due in await self._claim(free):
-                        task = group.create_task(self._send(due))
-                        sending.add(task)
-                        task.add_done_callback(sending.discard)
-                await asyncio.sleep(self._timings.look)
+                free = AT_ONCE - len(sending)
+                found = await self._claim(free)
+                if found:
+                    await self._secrets.look()
+                for due in found:
+                    task = group.create_task(self._send(due))
+                    sending.add(task)
+                    task.add_done_callback(sending.discard)
+                if len(found) < free:
+                    await asyncio.sleep(self._timings.look)
+                elif len(sending) == AT_ONCE:  # more may be due
+                    await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
 
     async def _claim(self, most: int) -> list[DueWebhook]:
         try:
@@ -82,7 +88,7 @@ class WebhookSender:
             return []
         if dropped:
             self._metrics.webhooks.labels("dropped").inc(dropped)
-            log.warning("too many webhooks wait: jobs have ended of which nobody is told", dropped=dropped)
+            log.warning("too many webhooks wait, or cannot be read: jobs have ended of which nobody is told", dropped=dropped)
         return found
 
     async def _send(self, due: DueWebhook) -> None:
@@ -91,15 +97,19 @@ class WebhookSender:
         except Exception:
             log.exception("a webhook failed")
             why = "internal error"
-        again = None
-        if why not in (None, str(GONE), REVOKED) and due.attempt < len(self._timings.tries):
-            again = self._timings.tries[due.attempt]
+        tries, again, gap = self._timings.tries, None, 0.0
+        if why not in (None, str(GONE)) and due.attempt < len(tries):
+            again, gap = tries[due.attempt], tries[due.attempt] - tries[due.attempt - 1]
         outcome = "delivered" if why is None else "given_up" if again is None else "failed"
         self._metrics.webhooks.labels(outcome).inc()
         if why is not None:
             log.info("webhook not delivered", attempt=due.attempt, reason=why, given_up=again is None, request_id=due.record.request_id)
-        with suppress(RedisAway):  # else its lease runs out
-            await self._due.settle(due, again)
+        try:
+            await self._due.settle(due, again, gap)
+        except RedisAway:
+            pass  # its lease runs out
+        except Exception:
+            log.exception("the end of a try to call back cannot be told")
 
     async def _try(self, due: DueWebhook) -> str | None:
         """Why it was not delivered; None: it was."""

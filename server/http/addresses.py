@@ -25,7 +25,8 @@ _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|[0-9a-f:.]+:[0-9a-f:.]*")
 
 
 class NotAllowed(Exception):
-    """The address is not one that may be dialled. Says why, for the log: clients are not told, or they could scan a network."""
+    """The address is not one that may be dialled. Says why, for the log. Clients may be told what `read` says of the URL that they have
+    sent, but neither of a redirect nor of what a name leads to: they could scan a network."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def read(url: str, hosts: Collection[tuple[str, int]]) -> RemoteUrl:
     try:
         parts = urlsplit(url)
         remote = RemoteUrl(*host_and_port(parts.netloc), (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
-    except ValueError as error:
-        raise NotAllowed(str(error)) from None
+    except ValueError:  # the reason repeats what may be a password
+        raise NotAllowed("neither https://host/… nor https://host:port/…") from None
     if parts.scheme != "https":
         raise NotAllowed(f"the scheme {parts.scheme!r} is not https")
     if (remote.host, remote.port) not in hosts:

@@ -24,18 +24,20 @@ RESOLVERS = 8
 """Names that are resolved at once: a thread each, and a server of names that does not answer holds no other thread."""
 DIALLED = 2
 """Addresses of a name that are tried."""
+CONNECT_S = 3.0
+"""Seconds for each of them: one that never answers leaves time for the next."""
 
 
 class Dialler:
     """For one event loop. Proxies of the environment do not count; certificates are checked against the name, by the system's authorities
     or those of SSL_CERT_FILE."""
 
-    def __init__(self, hosts: Iterable[str], networks: Iterable[str], resolve: Resolve | None = None) -> None:
-        """hosts: `host` or `host:port`. networks: addresses beside those of the public internet."""
+    def __init__(self, hosts: Iterable[str], networks: Iterable[str], resolve: Resolve | None = None, connect: float = CONNECT_S) -> None:
+        """hosts: `host` or `host:port`. networks: addresses beside those of the public internet. connect: seconds for an address."""
         self._hosts = frozenset(map(host_and_port, hosts))
         self._names = asyncio.Semaphore(RESOLVERS)
         listed = tuple(ip_network(network, strict=False) for network in networks)
-        backend = _Checked(resolve or self._resolve, listed)
+        backend = _Checked(resolve or self._resolve, listed, connect)
         trusted = ssl.create_default_context()
         self._pool = httpcore.AsyncConnectionPool(trusted, max_connections=None, max_keepalive_connections=0, network_backend=backend)
 
@@ -90,12 +92,15 @@ FAILURES = (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.Tim
 class _Checked(httpcore.AnyIOBackend):
     """Connects to addresses that may be dialled, and to no others, whatever a name says the next time."""
 
-    def __init__(self, resolve: Resolve, networks: Sequence[IPv4Network | IPv6Network]) -> None:
+    def __init__(self, resolve: Resolve, networks: Sequence[IPv4Network | IPv6Network], connect: float) -> None:
         super().__init__()
         self._resolve = resolve
         self._networks = networks
+        self._connect = connect
 
-    async def connect_tcp(self, host: str, port: int, *arguments: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+    async def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *arguments: Any, **options: Any
+    ) -> httpcore.AsyncNetworkStream:
         addresses = list(dict.fromkeys(await self._resolve(host, port)))
         for address in addresses:
             if not self._may_be_dialled(address):
@@ -103,8 +108,8 @@ class _Checked(httpcore.AnyIOBackend):
         failure: Exception = OSError(f"{host} has no address")
         for address in addresses[:DIALLED]:
             try:
-                return await super().connect_tcp(str(address), port, *arguments, **options)
-            except (OSError, httpcore.NetworkError) as error:
+                return await super().connect_tcp(str(address), port, self._connect, *arguments, **options)
+            except (OSError, httpcore.NetworkError, httpcore.TimeoutException) as error:
                 failure = error
         raise failure
 

@@ -113,16 +113,16 @@ class Enqueuer:
         """Seconds since the load was read."""
         return time.monotonic() - self._read_at
 
-    async def _check(self, claim: Claim, asked: Held) -> None:
-        if self._refusal(claim, asked, self._ledger) is None:
+    async def _check(self, claim: Claim, asked: Held, has: Held) -> None:
+        if self._refusal(claim, asked, self._ledger, has) is None:
             return
         if self.age() > self._fresh:
             await self.read_load_if_there()
-        if (refused := self._refusal(claim, asked, self._ledger)) is not None:
+        if (refused := self._refusal(claim, asked, self._ledger, has)) is not None:
             raise refused
 
-    def _refusal(self, claim: Claim, asked: Held, promised: Ledger) -> QueueFull | None:
-        return refusal(self.bounds, self.load, promised, claim, asked)
+    def _refusal(self, claim: Claim, asked: Held, promised: Ledger, has: Held) -> QueueFull | NeverFits | None:
+        return refusal(self.bounds, self.load, promised, claim, asked, has)
 
     async def read_load_if_there(self) -> None:
         """For Retry-After."""
@@ -137,8 +137,12 @@ class Enqueuer:
         asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
         if kind is KeyShare:
             return beyond_key(self.load.all, self.load.owners.get(claim.owner, Held()), claim, len(jobs))
-        found = self._refusal(claim, asked, NOTHING)
-        return found if type(found) is kind else kind(1, f"there was no place: {self.load.all.items} jobs, {self.load.all.nbytes} bytes")
+        found = self._refusal(claim, asked, NOTHING, Held())
+        return (
+            found
+            if isinstance(found, NeverFits) or type(found) is kind
+            else kind(1, f"there was no place: {self.load.all.items} jobs, {self.load.all.nbytes} bytes")
+        )
 
     def full(self, reason: str, items: int = 1) -> QueueFull:
         """For another reason, which holds until so many jobs have ended."""

@@ -47,5 +47,5 @@ class ResultsFull(Exception):
 
 
 class NeverFits(Exception):
-    """413: alone, a job is more than all asynchronous jobs together may hold, or a request more than its API key may have. Says of what,
-    and how much that is."""
+    """413: alone, a job is more than all asynchronous jobs together may hold, or a request more than its API key or all work of priority
+    low may have. Says of what, and how much that is."""

@@ -15,7 +15,7 @@ from server.queue.messages import Priority
 from server.queue.rows import Bound, Bounds
 
 LOW = "low"
-"""Stands among the owners for all work of priority low. They are hashes, which are longer."""
+"""Stands among the owners for all work of priority low. No owner is called so: owners are hashes, which are longer."""
 WORK_IN_COMMON_MS = 60_000
 """While more is unfinished, and several owners' are among it, one has at most half of it. Whoever has none is let in with any request: else
 others could keep out what takes longer than theirs."""
@@ -80,8 +80,9 @@ def bounds(max_items: int, max_nbytes: int) -> Bounds:
     )
 
 
-def refusal(bounds: Bounds, load: Load, promised: Ledger, claim: Claim, asked: Held) -> QueueFull | None:
-    """Why so much more is not let in now, and after how many seconds it will be; None: it is."""
+def refusal(bounds: Bounds, load: Load, promised: Ledger, claim: Claim, asked: Held, has: Held) -> QueueFull | NeverFits | None:
+    """Why so much more is not let in now, and after how many seconds it will be; None: it is. has: what the same request has been promised
+    before."""
     all_, own, low = load.all, load.owners.get(claim.owner, Held()), load.owners.get(LOW, Held())
     items, nbytes = all_.items + promised.items + asked.items, all_.nbytes + promised.nbytes + asked.nbytes
     in_last_eighth = _exceeds(items, nbytes, bounds.long)
@@ -92,6 +93,10 @@ def refusal(bounds: Bounds, load: Load, promised: Ledger, claim: Claim, asked: H
     if _exceeds(items, nbytes, bounds.all):
         return QueueFull(until_free(all_, items, nbytes, bounds.all), f"the queue is full: {all_.items} jobs, {all_.nbytes} bytes")
     if claim.low:
+        whole = Held(has.items + asked.items, has.nbytes + asked.nbytes)
+        if _exceeds(whole.items, whole.nbytes, bounds.low):
+            detail = f"priority low may hold {bounds.low.items} jobs and {bounds.low.nbytes} bytes, half of the queue"
+            return NeverFits(f"the request holds {whole.items} jobs and {whole.nbytes} bytes, and all work of {detail}")
         low_items = low.items + promised.items_of[LOW] + asked.items
         low_nbytes = low.nbytes + promised.nbytes_of[LOW] + asked.nbytes
         if _exceeds(low_items, low_nbytes, bounds.low):
@@ -121,7 +126,7 @@ def beyond_key(all_: Held, own: Held, claim: Claim, items: int) -> KeyShare | Ne
 
     The script alone tells whether they are: whoever sends one request after the other at the limit would be refused by older figures."""
     if items > claim.max_items:
-        return NeverFits(f"the request holds {items} items, and its API key may have {claim.max_items} at once (max_items)")
+        return NeverFits(f"the request is {items} jobs of the queue, and its API key may have {claim.max_items} at once (max_items)")
     wait = all_.work_ms * _share(own.items + items - claim.max_items, own.items)
     return KeyShare(seconds(wait), f"this API key may have {claim.max_items} unfinished items at once (max_items)")
 
@@ -187,8 +192,10 @@ class Load:
 class Reservation:
     """`async with dispatcher.reserve(items, nbytes) as reservation:` raises QueueFull on entry; leaving gives the places back."""
 
-    def __init__(self, ledger: Ledger, check: Callable[[Claim, Held], Awaitable[None]], claim: Claim, items: int, nbytes: int) -> None:
-        """`check` raises QueueFull if so much more has no place."""
+    def __init__(
+        self, ledger: Ledger, check: Callable[[Claim, Held, Held], Awaitable[None]], claim: Claim, items: int, nbytes: int
+    ) -> None:
+        """`check` raises QueueFull if so much more has no place beside what the request has, NeverFits if it never will."""
         self._ledger = ledger
         self._check = check
         self._claim = claim
@@ -220,15 +227,15 @@ class Reservation:
         self._take(*held)
 
     async def check(self, items: int = 0, nbytes: int = 0, work_ms: int = 0) -> None:
-        """Raises QueueFull if so much more would have no place now; takes none."""
-        await self._check(self._claim, Held(items, nbytes, work_ms))
+        """Raises QueueFull if so much more would have no place now, NeverFits if it never will; takes none."""
+        await self._check(self._claim, Held(items, nbytes, work_ms), Held(self.items, self.nbytes))
 
     async def resize(self, items: int, nbytes: int) -> None:
         """As the body arrives, and once it tells how many images it holds. Raises QueueFull and keeps what it had; NeverFits for more than
-        the owner's API key allows at all."""
+        the owner's API key or work of priority low may hold at all."""
         if 0 < self._claim.max_items < items:
             raise beyond_key(Held(), Held(), self._claim, items)
-        await self._check(self._claim, Held(items - self.items, nbytes - self.nbytes))
+        await self._check(self._claim, Held(items - self.items, nbytes - self.nbytes), Held(self.items, self.nbytes))
         self._take(items, nbytes)
 
     def release(self) -> None:

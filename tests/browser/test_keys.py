@@ -83,8 +83,23 @@ def test_every_request_of_a_run_has_the_key_in_a_header_and_none_in_its_address(
     eventually(lambda: any(request.method == "DELETE" for request in sent), "the first answer is removed")
     calls = [request for request in sent if "/v1/" in request.url]
     assert {"POST", "GET", "DELETE"} <= {request.method for request in calls}
-    assert all(request.all_headers().get("authorization") == f"Bearer {guarded.keys['alice']}" for request in calls)
+    assert all(request.all_headers().get("x-api-key") == guarded.keys["alice"] for request in calls)
     assert not any(guarded.keys["alice"] in request.url for request in sent)
+
+
+def test_a_page_that_waits_for_a_key_asks_for_nothing_meanwhile(context: BrowserContext, guarded: Guarded) -> None:
+    sent: list[str] = []
+    with quiet_page(context, refused=True) as page:
+        page.clock.install()
+        page.goto(guarded.url)
+        give(page, guarded.keys["alice"])
+        page.get_by_role("tab", name="Classify").wait_for()
+        page.evaluate("() => sessionStorage.setItem('key', 'opsin_revoked')")
+        page.on("request", lambda request: sent.append(request.url))
+        for _ in range(4):
+            page.clock.run_for(5000)
+            expect(page.get_by_role("dialog", name="This service needs a key")).to_be_visible()
+        assert sent.count(f"{guarded.url}/v1/models") == 1
 
 
 def test_a_run_goes_on_once_there_is_a_key(asked: Page, guarded: Guarded) -> None:
@@ -120,7 +135,7 @@ def test_copied_calls_name_a_variable(asked: Page, guarded: Guarded) -> None:
     run(panel)
     panel.get_by_text("The same call").click()
     shown = panel.locator(".calls").inner_text()
-    assert '-H "Authorization: Bearer $OPSIN_API_KEY"' in shown and guarded.keys["alice"] not in shown
+    assert '-H "X-API-Key: $OPSIN_API_KEY"' in shown and guarded.keys["alice"] not in shown
 
 
 def test_the_status_page_needs_a_key_that_may_read_it(context: BrowserContext, guarded: Guarded) -> None:

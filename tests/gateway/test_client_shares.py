@@ -78,6 +78,9 @@ def test_low_work_beyond_its_half_is_refused_before_its_body_and_other_work_is_n
         assert (refused.status, told["type"]) == (429, "urn:opsin:queue-full")
         assert "priority low" in told["detail"]
         assert gateway.classify_all(picture(1), fields={"priority": "low"}).status_code == 429
+        tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["bm8gaW1hZ2U="]}
+        undecoded = gateway.http.post("/v2/models/reds/infer", json={"inputs": [tensor], "parameters": {"priority": 3}})
+        assert undecoded.status_code == 429, "nobody has noticed that it is no image"
         normal = pool.submit(gateway.classify, picture(2))
         eventually(lambda: gateway.metric("opsin_queue_depth", priority="normal") == 1, "others find room")
         worker.resume()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,7 +21,7 @@ import trustme
 from server.gateway.fetching import Fetcher
 from server.gateway.interface import TaskInterface
 from server.gateway.submission import Submission
-from server.http.addresses import Ip, NotAllowed, is_public, read, unwrapped
+from server.http.addresses import Ip
 from server.http.dialling import Dialler
 from server.http.problems import Kind, Problem
 from server.tasks.classify import Classify
@@ -29,10 +31,13 @@ from tests.gateway.hostile import INSIDE, LOOPBACK, UNRESOLVABLE, hostile
 from tests.gateway.hosts import Answer, Asked, Host, host, trusted
 from tests.gateway.raw import Raw, post
 from tests.gateway.service import Gateway, picture
+from tests.queue.harness import eventually
 
 LIMIT = 200_000
 HELD = threading.Event()
-"""What is asked for at `/held` comes when it is set."""
+"""What is asked for at `/held` comes when it is set, ..."""
+WAITED = threading.Event()
+"""... and at `/waits` when this one is."""
 
 
 def answer(asked: Asked) -> Answer:
@@ -56,6 +61,8 @@ def answer(asked: Asked) -> Answer:
             return Answer()
         case ["held"]:
             HELD.wait(service.WAIT_S)
+        case ["waits"]:
+            WAITED.wait(service.WAIT_S)
         case ["text"]:
             return Answer(body=b"no image")
     return Answer(404)
@@ -171,7 +178,7 @@ def test_all_of_a_request_together_may_be_as_long_as_a_body(internet: Host, cert
         for step in (1, 2):
             submission.add_url("image_url", internet.url(f"/red/{step}"))
         try:
-            await Fetcher(dialler, len(picture(1)) + 10).fill(submission, Unbounded())
+            await Fetcher(dialler, len(picture(1)) + 10).fill(submission, Unbounded(), "client")
         finally:
             await dialler.close()
 
@@ -201,6 +208,34 @@ def test_a_wrong_option_is_told_before_anything_is_fetched(fetching: Gateway, in
     before = internet.connections
     asked = fetching.http.post("/v1/classify", json={"image_url": internet.url("/red/1"), "top_k": 0})
     assert (problem(asked), internet.connections) == ((422, "invalid-option", "top_k"), before)
+
+
+def test_what_no_bundle_does_is_told_before_anything_is_fetched(fetching: Gateway, internet: Host) -> None:
+    before, url = internet.connections, internet.url("/red/1")
+    for asked, kind in (
+        ({"image_url": url, "model": "nobody"}, (404, "unknown-model", "model")),
+        ({"video_url": url, "model": "reds"}, (422, "invalid-option", "video")),
+    ):
+        assert problem(fetching.http.post("/v1/classify", json=asked)) == kind
+    assert internet.connections == before
+
+
+async def test_one_client_holds_two_turns_and_others_fetch_meanwhile(internet: Host, certificates: Path) -> None:
+    dialler = Dialler([f"localhost:{internet.port}"], ["127.0.0.0/8", "::1/128"])
+    fetcher = Fetcher(dialler, LIMIT)
+    submissions = [Submission(TaskInterface.of(Classify()), 16) for _ in range(2)]
+    for _ in range(16):
+        submissions[0].add_url("image_url", internet.url("/waits"))
+    submissions[1].add_url("image_url", internet.url("/red/1"))
+    slow = asyncio.create_task(fetcher.fill(submissions[0], Unbounded(), "greedy"))
+    try:
+        await eventually(lambda: sum(asked.path == "/waits" for asked in internet.asked) == 2)
+        await fetcher.fill(submissions[1], Unbounded(), "modest")
+        assert sum(asked.path == "/waits" for asked in internet.asked) == 2
+    finally:
+        WAITED.set()
+        await asyncio.gather(slow, return_exceptions=True)
+        await dialler.close()
 
 
 def test_a_client_that_leaves_is_not_fetched_for_any_more(fetching: Gateway, internet: Host) -> None:
@@ -288,13 +323,13 @@ class Names:
         return [ip_address(address) for address in self.answers[min(self.asked, len(self.answers)) - 1]]
 
 
-async def fetched(internet: Host, names: Names, path: str) -> bytes:
-    """By a gateway that may dial 127.0.0.1 alone."""
-    dialler = Dialler([f"localhost:{internet.port}"], ["127.0.0.1/32"], names)
+async def fetched(internet: Host, names: Names, path: str, networks: Sequence[str] = ("127.0.0.1/32",)) -> bytes:
+    """By a gateway that may dial 127.0.0.1 alone, unless networks are given."""
+    dialler = Dialler([f"localhost:{internet.port}"], networks, names, connect=0.2)
     submission = Submission(TaskInterface.of(Classify()), 8)
     submission.add_url("image_url", internet.url(path))
     try:
-        await Fetcher(dialler, LIMIT).fill(submission, Unbounded())
+        await Fetcher(dialler, LIMIT).fill(submission, Unbounded(), "client")
     finally:
         await dialler.close()
     return submission.parts["image"][0]
@@ -304,6 +339,15 @@ async def test_a_name_is_resolved_once_and_what_was_checked_is_dialled(internet:
     names = Names(["127.0.0.1"], ["127.0.0.2"])
     assert await fetched(internet, names, "/red/1") == picture(1)
     assert names.asked == 1
+
+
+async def test_an_address_that_never_answers_leaves_time_for_the_next(internet: Host, certificates: Path) -> None:
+    with socket.create_server(("127.0.0.2", internet.port), backlog=0) as deaf, ExitStack() as closing:
+        for _ in range(4):  # more than it keeps: the kernel leaves further ones without an answer
+            knocking = closing.enter_context(socket.socket())
+            knocking.setblocking(False)
+            knocking.connect_ex(deaf.getsockname())
+        assert await fetched(internet, Names(["127.0.0.2", "127.0.0.1"]), "/red/1", ["127.0.0.0/8"]) == picture(1)
 
 
 @pytest.mark.parametrize("other", ["10.0.0.1", "::1", "::ffff:10.0.0.1", "169.254.169.254"])
@@ -320,21 +364,3 @@ async def test_a_name_that_leads_inside_when_its_redirect_is_followed_is_not_dia
         await fetched(internet, Names(["127.0.0.1"], ["127.0.0.3"]), "/moved/0")
     assert refused.value.kind is Kind.FETCH_FAILED
     assert internet.connections == before + 1
-
-
-@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101", "2002:101:101::1"])
-def test_addresses_of_the_public_internet_are_public_however_they_are_wrapped(address: str) -> None:
-    assert is_public(unwrapped(ip_address(address)))
-
-
-@pytest.mark.parametrize("address", [*INSIDE, "::", "0.0.0.0", "127.0.0.1", "192.88.99.1", "3fff::1", "2001:2::1"])
-def test_and_no_others_are(address: str) -> None:
-    assert not is_public(unwrapped(ip_address(address.strip("[]"))))
-
-
-def test_a_port_that_is_not_listed_is_another_host() -> None:
-    assert read("https://images.example/a?b", {("images.example", 443)}).target == "/a?b"
-    assert read("https://IMAGES.example:443", {("images.example", 443)}).authority == "images.example"
-    for url in ("https://images.example:444/", "https://images.example.evil/", "https://images.example%2f/", "https://sub.images.example/"):
-        with pytest.raises(NotAllowed):
-            read(url, {("images.example", 443)})

@@ -130,7 +130,8 @@ def test_a_file_is_rewritten_in_place(tmp_path: Path) -> None:
     file.write_bytes(b"one\ntwo\n")
     link.symlink_to(file)
     before = file.stat().st_ino
-    rewrite(link, b"two\n")
+    assert not rewrite(link, b"two\n", b"")  # somebody has added a line before it
+    assert rewrite(link, b"one\ntwo\n", b"two\n")
     assert (file.read_bytes(), file.stat().st_ino, link.is_symlink()) == (b"two\n", before, True)
 
 

@@ -111,6 +111,7 @@ def test_everything_else_needs_a_key(guarded: Guarded, method: str, path: str) -
         refused = httpx.Client(base_url=guarded.one.url).request(method, httpx.URL(path), headers=headers)
         assert refused.status_code == 401 and refused.headers["WWW-Authenticate"] == 'Bearer realm="opsin"'
         assert SECRET not in refused.text
+        assert ("type" in refused.json()) == (not path.startswith("/v2") and path != "/v1/embeddings")
 
 
 def test_a_refusal_has_the_shape_of_its_protocol(guarded: Guarded) -> None:

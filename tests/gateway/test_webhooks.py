@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from msgspec.structs import replace
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from server.gateway.signing import SigningSecrets
-from server.gateway.webhooks import WebhookSender, WebhookTimings
+from server.gateway.webhooks import AT_ONCE, WebhookSender, WebhookTimings
 from server.http.dialling import Dialler
 from server.queue.dispatch import Dispatcher
 from server.queue.messages import QueuedJob
@@ -28,7 +27,6 @@ from tests.gateway import service
 from tests.gateway.conftest import Shared
 from tests.gateway.hosts import Answer, Asked, Host, host, trusted
 from tests.gateway.service import Gateway, Worker, picture
-from tests.opsin.command import opsin
 from tests.queue import harness
 from tests.queue.harness import a_job, eventually
 from tests.queue.test_records import DRAFT
@@ -129,6 +127,7 @@ def test_only_the_ends_that_were_asked_for_are_told(calling: Gateway, worker: Wo
     service.eventually(lambda: calling.http.get(f"/v1/jobs/{done}").json()["state"] == "done", "the other job is done")
     with worker.redis() as db:
         assert not db.exists(f"webhook:{done}")
+    assert not of_job(receiver, done)
 
 
 def test_a_job_that_is_cancelled_and_removed_at_once_is_told_as_it_ended(calling: Gateway, worker: Worker, receiver: Host) -> None:
@@ -167,33 +166,20 @@ def test_a_second_receiver_is_refused(calling: Gateway, receiver: Host) -> None:
     assert (refused.status_code, refused.json()["field"]) == (422, "X-Webhook-URL")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("POST", "/v2/models/reds/infer", 400), ("POST", "/v1/embeddings", 422), ("GET", "/v1/scenes/1", 422)]
+)
+def test_routes_that_answer_at_once_alone_refuse_the_headers(gateway: Gateway, method: str, path: str, status: int) -> None:
+    refused = gateway.http.request(method, path, headers={"X-Webhook-URL": "https://localhost/"})
+    assert refused.status_code == status
+    assert "X-Webhook-URL" in refused.text
+    assert "respond-async" in refused.text
+
+
 def test_nobody_is_called_back_unless_hosts_are_listed(gateway: Gateway, receiver: Host) -> None:
     refused = later(gateway, receiver.url("/"))
     assert (refused.status_code, refused.json()["field"]) == (422, "X-Webhook-URL")
     assert "OPSIN_WEBHOOK_HOSTS" in refused.json()["detail"]
-
-
-def test_without_a_secret_to_sign_with_the_service_does_not_start(tmp_path: Path) -> None:
-    file = tmp_path / "secrets"
-    for content, words in ((None, "cannot be read"), ("", "holds no line"), (f"{SECRETS[0]}\nwhsec_short\n", "line 2")):
-        if content is not None:
-            file.write_text(content)
-        hosts = {"OPSIN_WEBHOOK_HOSTS": '["example.org"]', "OPSIN_WEBHOOK_SECRET_FILE": str(file)}
-        ran = opsin("serve", "--bundles", tmp_path, "--port", "0", **hosts)
-        assert (ran.returncode, words in ran.stderr, "short" in ran.stderr) == (2, True, False), ran.stderr
-    assert "OPSIN_WEBHOOK_SECRET_FILE" in opsin("serve", "--port", "0", OPSIN_WEBHOOK_HOSTS='["example.org"]').stderr
-
-
-def test_a_second_secret_signs_from_the_next_call_on_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
-    file = tmp_path / "secrets"
-    file.write_text(SECRETS[0])
-    signing = SigningSecrets(file)
-    alone = signing.sign("msg_1", 5, b"{}")
-    for content, signatures in (("\n".join(SECRETS), 2), ("whsec_broken", 2), (SECRETS[1], 1)):
-        file.write_text(content)
-        os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
-        assert len(signing.sign("msg_1", 5, b"{}").split()) == signatures
-    assert signing.sign("msg_1", 5, b"{}") != alone
 
 
 async def ended(us: Dispatcher, url: str, key_name: str = "") -> str:
@@ -274,10 +260,46 @@ async def test_nobody_is_told_of_jobs_of_a_revoked_key(url: str, db: redis.Redis
         async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
             record = await ended(us, there.url("/"), "revoked")
             await eventually(lambda: count(metrics, "given_up") == 1)
-            assert not db.exists(f"webhook:{record}")
+            assert count(metrics, "failed") == len(TRIES) - 1  # its file of keys may have been an old one
+            await eventually(lambda: not db.exists(f"webhook:{record}"))
             await ended(us, there.url("/"), "alice")
             await eventually(lambda: count(metrics, "delivered") == 1)
         assert len(there.asked) == 1
+
+
+async def test_what_cannot_be_read_or_settled_holds_up_nobody_else(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
+    with host(Receiver(Answer(500), Answer(204))) as there:
+        async with harness.gateway(url) as us:
+            unreadable, unsettled = [await ended(us, there.url("/")) for _ in range(2)]
+            db.hset(f"webhook:{unreadable}", "created_ms", "never")
+            db.hdel(f"webhook:{unsettled}", "finished_ms")
+            async with sending(us, secrets, f"localhost:{there.port}") as metrics:
+                await eventually(lambda: (count(metrics, "failed"), count(metrics, "dropped")) == (1, 1))
+                assert not db.exists(f"webhook:{unreadable}")
+                good = await ended(us, there.url("/"))
+                await eventually(lambda: count(metrics, "delivered") == 1)
+        assert [told(asked)["id"] for asked in there.asked] == [unsettled, good]
+
+
+async def test_tries_that_fell_due_while_no_gateway_was_there_keep_their_distance(url: str, db: redis.Redis) -> None:
+    async with harness.gateway(url) as us:
+        record = await ended(us, "https://localhost/")
+        finished = db.hincrby(f"webhook:{record}", "finished_ms", -3_600_000)
+        ((due,), _) = await us.webhooks.claim(1, 60.0)
+        before = db.time()[0] * 1000
+        await us.webhooks.settle(due, 60.0, 50.0)
+        assert db.zscore("webhooks", record) >= before + 50_000
+        await us.webhooks.settle(due, 7200.0, 50.0)
+        assert db.zscore("webhooks", record) == finished + 7_200_000
+
+
+async def test_many_that_are_due_wait_for_a_free_place_alone(url: str, certificates: None, secrets: Path) -> None:
+    with host(Receiver()) as there:
+        async with harness.gateway(url) as us:
+            for _ in range(AT_ONCE + 4):
+                await ended(us, there.url("/"))
+            async with sending(us, secrets, f"localhost:{there.port}", timings=replace_timings(look=3600.0)) as metrics:
+                await eventually(lambda: count(metrics, "delivered") == AT_ONCE + 4)
 
 
 async def test_a_slow_receiver_holds_up_nobody_else(url: str, certificates: None, secrets: Path) -> None:

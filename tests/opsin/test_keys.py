@@ -66,6 +66,22 @@ def test_keys_are_revoked_in_place_all_of_a_name_or_one(file: Path) -> None:
     assert again.returncode == 1 and "names in it: bob" in again.stderr
 
 
+def test_a_revoked_key_is_admitted_by_no_line_that_was_bad_before(tmp_path: Path) -> None:
+    hashes = [f"sha256:{digit * 64}" for digit in "ab"]
+    lines = [
+        f"alice {hashes[0]} max_items=1",
+        f"alice {hashes[0]}",
+        f"bob {hashes[0]}",
+        f"# alice {hashes[0]}",
+        f"alice {hashes[1]} rate=1",
+    ]
+    for more, left in (((), lines[3:4]), (("--sha256", "a" * 12), lines[3:])):
+        file = tmp_path / "keys"
+        file.write_text("".join(f"{line}\n" for line in lines))
+        assert opsin("keys", "revoke", "alice", *more, "--file", file).returncode == 0
+        assert file.read_text().splitlines() == left
+
+
 def test_a_file_that_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
     for command in (("keys", "list", "--file", tmp_path / "none"), ("keys", "revoke", "alice", "--file", tmp_path)):
         ended = opsin(*command)
@@ -111,21 +127,33 @@ def test_other_unknown_variables_are_told(tmp_path: Path) -> None:
 def test_the_client_sends_its_key_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted([Answer()]) as service:
         monkeypatch.setenv("OPSIN_API_KEY", "opsin_environment\n")
-        for more in ({}, {"api_key": "opsin_given"}, {"headers": {"authorization": "Basic eA=="}}, {"api_key": ""}):
+        for more in (
+            {},
+            {"api_key": "opsin_given"},
+            {"headers": {"x-api-key": "opsin_own", "authorization": "Basic eA=="}},
+            {"api_key": ""},
+        ):
             with Client(service.url, **more) as client:
                 client.classify(b"picture")
         monkeypatch.delenv("OPSIN_API_KEY")
         with Client(service.url) as client:
             client.classify(b"picture")
-    sent = [request.headers.get_all("Authorization") for request in service.requests]
-    assert sent == [["Bearer opsin_environment"], ["Bearer opsin_given"], ["Basic eA=="], None, None]
+    sent = [request.headers.get_all("X-API-Key") for request in service.requests]
+    assert sent == [["opsin_environment"], ["opsin_given"], ["opsin_own"], None, None]
+
+
+def test_a_proxy_is_sent_its_password_beside_the_key() -> None:
+    with scripted([Answer()]) as service, Client(service.url.replace("://", "://user:secret@"), api_key="opsin_given") as client:
+        client.classify(b"picture")
+    headers = service.requests[0].headers
+    assert (headers["X-API-Key"], headers["Authorization"].split()[0]) == ("opsin_given", "Basic")
 
 
 async def test_the_asynchronous_client_does_too() -> None:
     with scripted([Answer()]) as service:
         async with AsyncClient(service.url, api_key="opsin_given") as client:
             await client.classify(b"picture")
-    assert service.requests[0].headers["Authorization"] == "Bearer opsin_given"
+    assert service.requests[0].headers["X-API-Key"] == "opsin_given"
 
 
 @pytest.mark.parametrize("key", ["opsin_a b", "opsin_\u00e4", "opsin_a\nX: b"])

@@ -103,6 +103,17 @@ async def test_low_work_that_has_ended_makes_room_for_the_next_and_the_janitor_c
         await submit(us, "bulk", 2, priority="low", low=True)
 
 
+async def test_a_request_that_alone_is_more_than_half_of_the_queue_is_never_let_in_at_priority_low(url: str, ask) -> None:
+    async with a_queue(url, queue_max_items=16) as us:
+        with pytest.raises(NeverFits, match=r"9 (jobs|items).* may hold 8"):
+            await ask(us, "bulk", 9, priority="low", low=True)
+        async with us.reserve(5, 0, Claim("bulk", low=True)) as place:
+            with pytest.raises(NeverFits):
+                await place.resize(9, 0)
+            await place.resize(8, 0)
+        await submit(us, "bulk", 9)
+
+
 async def test_low_work_that_is_reserved_counts_as_well(url: str) -> None:
     async with a_queue(url, queue_max_items=8) as us, us.reserve(4, 0, Claim("bulk", low=True)):
         with pytest.raises(QueueFull, match="priority low"):

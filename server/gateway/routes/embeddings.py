@@ -22,6 +22,7 @@ from server.gateway.openai import errors
 from server.gateway.openai.embedding_request import EmbeddingRequest, read_embedding_request
 from server.gateway.routes.tasks import Sent, resolve
 from server.gateway.submission import refuse_encoding
+from server.gateway.webhook_headers import refuse_webhook
 from server.http import requests
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch
@@ -133,6 +134,7 @@ def operation() -> dict[str, Any]:
 
 
 async def _answer(request: Request, here: Gateway) -> Response:
+    refuse_webhook(request)
     async with here.admission.admit(request, "rest") as visit:
         requests.choose(requests.header(request, b"accept"), (JSON,))
         refuse_encoding(request)
@@ -150,7 +152,7 @@ async def _answer(request: Request, here: Gateway) -> Response:
 
 async def _run(asked: EmbeddingRequest, here: Gateway, visit: Visit, received: int) -> Response:
     """All of the images and texts, or none. Raises Problem with the task's names of fields."""
-    wanted = await resolve(Sent({}, asked.submission, received, asked.common, asked.own), here, visit)
+    wanted = await resolve(Sent({}, asked.submission, asked.common, asked.own), here, visit)
     items = asked.take_items()
     await visit.reservation.resize(len(items), visit.reservation.nbytes)
     answer = await here.inference.run(items, wanted, visit)

@@ -26,6 +26,7 @@ from server.gateway.open_inference.offer import Offer
 from server.gateway.open_inference.outputs import check_outputs, write_outputs
 from server.gateway.open_inference.tensors import InferRequest, InferResponse, decode_request, encode_response
 from server.gateway.openapi_answers import INFER
+from server.gateway.webhook_headers import refuse_webhook
 from server.http.problems import Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, MAX_TIMEOUT, ClientWatch, read
 from server.queue.messages import Priority
@@ -89,11 +90,14 @@ def operation(path: str) -> dict[str, Any]:
 
 async def _answer(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
+    refuse_webhook(request)
     known = here.directory.latest(name if version is None else f"{name}@{version}")
     task = None if known is None else main_task(known)
     takes_long = task is not None and task.takes_long
     async with here.admission.admit(request, "open-inference", takes_long=takes_long) as visit:
         asked, received, inflated = await _read(request, here, visit)
+        if _priority(asked) == "low":
+            await visit.lower()
         with ClientWatch(here.ticks, request.receive, visit.limit):
             spec = await offer.find(here, name, version)
             visit.resolved(spec)

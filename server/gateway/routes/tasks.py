@@ -43,7 +43,6 @@ class Sent:
 
     query: Mapping[str, Sequence[object]]
     submission: Submission
-    nbytes: int
     common: CommonOptions
     own: Options
 
@@ -111,14 +110,15 @@ class TaskRoute:
     async def _accept(self, request: Request, here: Gateway) -> Response:
         """Later."""
         async with here.admission.admit(request, "rest", takes_long=self.task.takes_long, asynchronous=True) as visit:
-            key, webhook = requests.idempotency_key(request), read_webhook(request, here.settings.webhook_hosts)
+            key, webhook = requests.idempotency_key(request), read_webhook(request, here.webhook_hosts)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
-                asked = await here.text_cache.recall(await resolve(sent, here, visit), visit.client, RECORDED_BYTES)
+                asked = await here.text_cache.recall(await _understand(sent, here, visit), visit.client, RECORDED_BYTES)
+                nbytes = sent.submission.nbytes
                 asks = sent.submission.fingerprint(request.scope["path"], sent.query)
                 job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key, webhook)
                 record = await here.jobs.read(job_id, visit.key.name)
-            here.metrics.of(asked.spec).payload_in.observe(sent.nbytes)
+            here.metrics.of(asked.spec).payload_in.observe(nbytes)
             return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": requests.PREFERENCE})
 
     def _offered_in_url(self, request: Request) -> tuple[str, ...]:
@@ -142,15 +142,12 @@ class TaskRoute:
             await visit.lower()
         if submission.task.takes_long and not self.task.takes_long:
             await visit.lengthen()
-        if submission.urls:
-            with ClientWatch(here.ticks, request.receive, visit.limit):
-                assert here.fetcher is not None, "`read_submission` has refused it"
-                await here.fetcher.fill(submission, visit.reservation)
-        return Sent(query, submission, submission.nbytes, *asked)
+        return Sent(query, submission, *asked)
 
     async def _run(self, sent: Sent, here: Gateway, visit: Visit, media_type: str, stream: EventStream | None = None) -> Response:
         """The answer. The stream, if there is one, is told how far it has come."""
-        asked = await here.text_cache.recall(await resolve(sent, here, visit), visit.client)
+        asked = await here.text_cache.recall(await _understand(sent, here, visit), visit.client)
+        nbytes = sent.submission.nbytes
         follower = None if stream is None else Follower(stream, asked)
         answer = await here.inference.run(sent.submission.take_items(), asked, visit, follower)
         await here.text_cache.learn(asked, answer.outputs, visit.client)
@@ -159,8 +156,17 @@ class TaskRoute:
         response = await here.presenting.respond(
             asked, answer.outputs, answer.timing, media_type, client=visit.client, key_name=visit.key.name, request_id=visit.request_id
         )
-        here.count_answer(asked.spec, began, len(response.body), sent.nbytes)
+        here.count_answer(asked.spec, began, len(response.body), nbytes)
         return response
+
+
+async def _understand(sent: Sent, here: Gateway, visit: Visit) -> Asked:
+    """Resolve the request, then fetch the parts that are named by URL: nothing is fetched for one that is refused. Raises Problem."""
+    asked = await resolve(sent, here, visit)
+    if sent.submission.urls:
+        assert here.fetcher is not None, "`read_submission` has refused it"
+        await here.fetcher.fill(sent.submission, visit.reservation, visit.client)
+    return asked
 
 
 async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:

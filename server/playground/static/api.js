@@ -73,6 +73,12 @@ export async function getBlob(path, type) {
   return response.blob();
 }
 
+/** The same work, but once at a time: whoever asks meanwhile waits for the one that runs. It may last as long as a user thinks about a key. */
+export function oneAtATime(work) {
+  let running = null;
+  return () => (running ??= work().finally(() => (running = null)));
+}
+
 /** Removes what a URL stands for, also when the page goes. */
 export function remove(path) {
   fetch(at(path), { method: "DELETE", headers: keyHeaders(), keepalive: true }).catch(() => {}); // else it expires by itself

@@ -11,8 +11,8 @@ let button = null;
 /** Empty: there is none. */
 export const key = () => sessionStorage.getItem(KEY) ?? "";
 
-/** Headers of every request. */
-export const keyHeaders = () => (key() ? { Authorization: `Bearer ${key()}` } : {});
+/** Headers of every request. Not `Authorization`: a proxy may have asked the browser for a password that travels there. */
+export const keyHeaders = () => (key() ? { "X-API-Key": key() } : {});
 
 /** The button in the head says whether there is a key, and opens the dialog. */
 export function keyButton(element) {

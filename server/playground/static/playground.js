@@ -1,6 +1,6 @@
 // The page: which tabs there are, which is open, whether the service is ready.
 
-import { getJson } from "./api.js";
+import { getJson, oneAtATime } from "./api.js";
 import { commandLine, h, seconds } from "./dom.js";
 import { filesOf } from "./folders.js";
 import { key, keyButton } from "./key.js";
@@ -10,6 +10,7 @@ import { themeButton } from "./theme.js";
 const MODELS_EVERY_MS = 5000;
 const main = document.getElementById("main");
 const tablist = document.getElementById("tabs");
+const look = oneAtATime(readModels);
 const health = document.getElementById("health");
 const open = new Map(); // task → { tab, panel, runner }
 
@@ -35,7 +36,7 @@ function current() {
 }
 
 /** Reads what is served. Tabs that are open stay; a task that nobody serves any more loses its tab unless it is the open one. */
-async function look() {
+async function readModels() {
   const began = performance.now();
   const before = key();
   let models, folders;

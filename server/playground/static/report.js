@@ -97,7 +97,7 @@ export function callsOf(
   const parts = each(Object.entries(files)).map(([part, name]) => `-F ${quoted(`${part}=@${name}`)}`);
   const forms = each(Object.entries({ ...options, ...curlOnly })).map(([name, value]) => formField(name, value));
   const heads = headers.map((header) => `-H ${quoted(header)}`);
-  if (key()) heads.unshift('-H "Authorization: Bearer $OPSIN_API_KEY"'); // Python and the command read that variable by themselves
+  if (key()) heads.unshift('-H "X-API-Key: $OPSIN_API_KEY"'); // Python and the command read that variable by themselves
   const curl = ["curl", ...heads, ...parts, ...forms, quoted(`${BASE}/v1/${task}`), output && `-o ${output}`]
     .filter(Boolean)
     .join(" \\\n  ");

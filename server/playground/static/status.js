@@ -1,6 +1,6 @@
 // The status page: GET /v1/status every few seconds, while somebody looks.
 
-import { getBlob, getJson } from "./api.js";
+import { getBlob, getJson, oneAtATime } from "./api.js";
 import { Chart } from "./chart.js";
 import { h, percent, seconds } from "./dom.js";
 import { key, keyButton } from "./key.js";
@@ -12,6 +12,7 @@ const count = (value) =>
 const perSecond = (value) => `${count(value)}/s`;
 const place = (id) => document.getElementById(id);
 const drawn = new Map();
+const refresh = oneAtATime(readStatus);
 
 const charts = {
   rate: new Chart("Requests and items", ["requests", "items"], perSecond),
@@ -29,7 +30,7 @@ await refresh();
 setInterval(() => document.hidden || refresh(), EVERY_MS);
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
 
-async function refresh() {
+async function readStatus() {
   try {
     draw(await getJson("v1/status"));
     place("problem").hidden = true;
