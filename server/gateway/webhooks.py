@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -63,24 +64,23 @@ class WebhookSender:
     async def send_forever(self) -> None:
         """Cancelled, it leaves what it has not finished to another gateway."""
         async with asyncio.TaskGroup() as group:
-            sending: set[asyncio.Task[None]] = set()
+            sending: dict[asyncio.Task[None], str] = {}
             while True:
-                free = AT_ONCE - len(sending)
-                found = await self._claim(free)
+                found = await self._claim(AT_ONCE - len(sending), Counter(sending.values())) if len(sending) < AT_ONCE else []
                 if found:
                     await self._secrets.look()
                 for due in found:
                     task = group.create_task(self._send(due))
-                    sending.add(task)
-                    task.add_done_callback(sending.discard)
-                if len(found) < free:
+                    sending[task] = due.host
+                    task.add_done_callback(sending.pop)
+                if sending:  # what ends makes room for more that is due
+                    await asyncio.wait(sending, timeout=self._timings.look, return_when=asyncio.FIRST_COMPLETED)
+                else:
                     await asyncio.sleep(self._timings.look)
-                elif len(sending) == AT_ONCE:  # more may be due
-                    await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _claim(self, most: int) -> list[DueWebhook]:
+    async def _claim(self, most: int, held: Mapping[str, int]) -> list[DueWebhook]:
         try:
-            found, dropped = await self._due.claim(most, self._timings.lease)
+            found, dropped = await self._due.claim(most, self._timings.lease, held)
         except RedisAway:
             return []
         except Exception:

@@ -18,6 +18,10 @@ import httpcore
 
 from server.http.addresses import Ip, NotAllowed, RemoteUrl, host_and_port, is_public, read, unwrapped
 
+PIECE_BYTES = 4096
+"""Read at once: a host that sends heads or chunks of a byte without end must not keep other requests from the event loop."""
+HEAD_BYTES = 2**16
+"""What an answer may begin with, those heads before it included that say it is still to come."""
 Resolve = Callable[[str, int], Awaitable[Sequence[Ip]]]
 
 RESOLVERS = 8
@@ -55,6 +59,7 @@ class Dialler:
         if content is not None:
             told["Content-Length"] = str(len(content))
         async with self._pool.stream(method, url, headers=list(told.items()), content=content) as response:
+            received(response).most = None
             yield response
 
     async def close(self) -> None:
@@ -85,6 +90,44 @@ class Dialler:
         return await resolved
 
 
+class Received(httpcore.AsyncNetworkStream):
+    """A connection that is read in small pieces, which are counted."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self.nbytes = 0
+        """Of the encrypted connection's contents."""
+        self.most: int | None = HEAD_BYTES
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Raises ReadError for a head that does not end."""
+        piece = await self._stream.read(min(max_bytes, PIECE_BYTES), timeout)
+        self.nbytes += len(piece)
+        if self.most is not None and self.nbytes > self.most:
+            raise httpcore.ReadError(f"the answer has not begun after {self.most} bytes")
+        return piece
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return Received(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def received(response: httpcore.Response) -> Received:
+    """The connection that a response comes by."""
+    stream: Received = response.extensions["network_stream"]
+    return stream
+
+
 FAILURES = (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, TimeoutError)
 """How a request that was allowed may end."""
 
@@ -108,7 +151,7 @@ class _Checked(httpcore.AnyIOBackend):
         failure: Exception = OSError(f"{host} has no address")
         for address in addresses[:DIALLED]:
             try:
-                return await super().connect_tcp(str(address), port, self._connect, *arguments, **options)
+                return Received(await super().connect_tcp(str(address), port, self._connect, *arguments, **options))
             except (OSError, httpcore.NetworkError, httpcore.TimeoutException) as error:
                 failure = error
         raise failure

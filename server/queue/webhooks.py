@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
 from server.queue.async_link import AsyncLink
 from server.queue.record import NAMES, Record
+
+MOST_OF_HOST = 16
+"""One host is told of so many ends at once by a gateway: where it hangs, others need not wait for it."""
 
 
 class DueWebhook(NamedTuple):
@@ -17,6 +22,11 @@ class DueWebhook(NamedTuple):
     attempt: int
     """1 for the first."""
 
+    @property
+    def host(self) -> str:
+        """With its port, as `claim_webhooks.lua` reads it."""
+        return urlsplit(self.url).netloc
+
 
 class Webhooks:
     """For one event loop. Everything raises RedisAway at once while Redis does not answer."""
@@ -24,20 +34,17 @@ class Webhooks:
     def __init__(self, link: AsyncLink) -> None:
         self._link = link
 
-    async def claim(self, most: int, lease: float) -> tuple[list[DueWebhook], int]:
+    async def claim(self, most: int, lease: float, held: Mapping[str, int]) -> tuple[list[DueWebhook], int]:
         """Those that are due, for so many seconds this gateway's. And how many were dropped since the last call: there were too many, or
-        they cannot be read."""
-        dropped, *rows = await self._link.script("claim_webhooks", most, int(lease * 1000), "webhook", *NAMES)
+        they cannot be read. held: host → how many the gateway is telling now."""
+        asked = most, int(lease * 1000), MOST_OF_HOST, msgspec.msgpack.encode(held)
+        dropped, *rows = await self._link.script("claim_webhooks", *asked, "webhook", *NAMES)
         due = []
         for id_, tries, (url, *values) in rows:
             try:
                 due.append(DueWebhook(Record.of(id_.decode(), -1, values), url.decode(), tries))
-            except (
-                msgspec.ValidationError,
-                UnicodeDecodeError,
-                AttributeError,
-                KeyError,
-            ):  # or it would be due again and again, with all others
+            except (msgspec.ValidationError, UnicodeDecodeError, AttributeError, KeyError):
+                # it would be due again and again, and all others with it
                 await self._link.script("settle_webhook", id_, tries, "", "")
                 dropped += 1
         return due, dropped

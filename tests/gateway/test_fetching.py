@@ -63,6 +63,10 @@ def answer(asked: Asked) -> Answer:
             HELD.wait(service.WAIT_S)
         case ["waits"]:
             WAITED.wait(service.WAIT_S)
+        case ["bits"]:
+            return Answer(body=b"1\r\nx\r\n" * 40_000 + b"0\r\n\r\n", headers={"Transfer-Encoding": "chunked"})
+        case ["soon"]:
+            return Answer(103, b"HTTP/1.1 103 Early Hints\r\n\r\n" * 5000 + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
         case ["text"]:
             return Answer(body=b"no image")
     return Answer(404)
@@ -156,6 +160,8 @@ def test_three_redirects_are_followed_and_no_fourth(fetching: Gateway, internet:
         ("/cut", (422, "fetch-failed", "image_url"), "broke off"),
         ("/zipped", (422, "fetch-failed", "image_url"), "Content-Encoding"),
         ("/empty", (422, "fetch-failed", "image_url"), "without a byte"),
+        ("/bits", (422, "fetch-failed", "image_url"), "chunks of one"),
+        ("/soon", (422, "fetch-failed", "image_url"), "nothing was fetched"),
         ("/large", (413, "too-large", "image_url"), f"{LIMIT} bytes"),
         ("/text", (415, "not-an-image", "image"), ""),
     ],

@@ -21,6 +21,7 @@ from server.gateway.webhooks import AT_ONCE, WebhookSender, WebhookTimings
 from server.http.dialling import Dialler
 from server.queue.dispatch import Dispatcher
 from server.queue.messages import QueuedJob
+from server.queue.webhooks import MOST_OF_HOST
 from server.supervisor.private_valkey import PrivateValkey
 from server.telemetry.metrics import GatewayMetrics
 from tests.gateway import service
@@ -255,6 +256,14 @@ async def test_a_dead_receiver_is_given_up_and_the_job_is_as_it_was(url: str, db
         assert found.state == "cancelled"
 
 
+async def test_a_host_has_half_of_the_places_and_the_others_the_rest(url: str) -> None:
+    async with harness.gateway(url) as us:
+        for host_name in ["hangs.example"] * 3 + ["listens.example"]:
+            await ended(us, f"https://{host_name}/hook")
+        found, _ = await us.webhooks.claim(8, 60.0, {"hangs.example": MOST_OF_HOST - 2})
+        assert [one.host for one in found] == ["hangs.example", "hangs.example", "listens.example"]
+
+
 async def test_nobody_is_told_of_jobs_of_a_revoked_key(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
     with host(Receiver()) as there:
         async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
@@ -285,7 +294,7 @@ async def test_tries_that_fell_due_while_no_gateway_was_there_keep_their_distanc
     async with harness.gateway(url) as us:
         record = await ended(us, "https://localhost/")
         finished = db.hincrby(f"webhook:{record}", "finished_ms", -3_600_000)
-        ((due,), _) = await us.webhooks.claim(1, 60.0)
+        ((due,), _) = await us.webhooks.claim(1, 60.0, {})
         before = db.time()[0] * 1000
         await us.webhooks.settle(due, 60.0, 50.0)
         assert db.zscore("webhooks", record) >= before + 50_000
@@ -348,13 +357,13 @@ async def test_what_a_dead_gateway_had_begun_another_one_ends_when_its_lease_has
     with host(Receiver()) as there:
         async with harness.gateway(url) as us:
             await ended(us, there.url("/"))
-            claimed, _ = await us.webhooks.claim(8, 0.3)  # by a gateway that dies now
+            claimed, _ = await us.webhooks.claim(8, 0.3, {})  # by a gateway that dies now
             assert [one.attempt for one in claimed] == [1]
-            assert await us.webhooks.claim(8, 0.3) == ([], 0)
+            assert await us.webhooks.claim(8, 0.3, {}) == ([], 0)
             async with sending(us, secrets, f"localhost:{there.port}") as metrics:
                 await eventually(lambda: count(metrics, "delivered") == 1)
             await us.webhooks.settle(claimed[0], 0.0)  # it was not dead after all, and is too late
-            assert await us.webhooks.claim(8, 0.3) == ([], 0)
+            assert await us.webhooks.claim(8, 0.3, {}) == ([], 0)
 
 
 async def test_a_name_that_leads_inside_is_never_called(url: str, certificates: None, secrets: Path) -> None:

@@ -1,17 +1,24 @@
 #!lua flags=allow-oom
 -- needs: items history records
 -- Takes ends of clients' jobs that somebody is to be told of now, under a lease: if their gateway dies, another one comes when it has run out.
--- ARGV: how many at most, the lease in ms, then names of fields.
+-- ARGV: how many at most; the lease in ms; how many of one host at most, whose rest waits; msgpack of host → how many of them the gateway is
+-- telling now; then names of fields.
 -- Returns {how many ends were dropped since the last call, {id, which try this is, values of the fields}…}.
 
+local LOOKED_AT = 1000
+local most, most_of_host, of_host = tonumber(ARGV[1]), tonumber(ARGV[3]), cmsgpack.unpack(ARGV[4])
 local now, claimed = now_ms(), {}
-for _, id in ipairs(call('ZRANGEBYSCORE', WEBHOOKS, '-inf', now, 'LIMIT', 0, ARGV[1])) do
+for _, id in ipairs(call('ZRANGEBYSCORE', WEBHOOKS, '-inf', now, 'LIMIT', 0, LOOKED_AT)) do
+  if #claimed == most then break end
   local key = 'webhook:' .. id
-  if call('EXISTS', key) == 1 then
-    call('ZADD', WEBHOOKS, now + ARGV[2], id)
-    claimed[#claimed + 1] = {id, call('HINCRBY', key, 'tries', 1), call('HMGET', key, unpack(ARGV, 3))}
-  else
+  local url = call('HGET', key, 'webhook')
+  local host = url and string.match(url, '^https://([^/?#]+)')
+  if not host then
     call('ZREM', WEBHOOKS, id)  -- it has expired
+  elseif (of_host[host] or 0) < most_of_host then
+    of_host[host] = (of_host[host] or 0) + 1
+    call('ZADD', WEBHOOKS, now + ARGV[2], id)
+    claimed[#claimed + 1] = {id, call('HINCRBY', key, 'tries', 1), call('HMGET', key, unpack(ARGV, 5))}
   end
 end
 return {tonumber(call('GETDEL', WEBHOOKS .. ':dropped') or '0'), unpack(claimed)}
