@@ -21,7 +21,7 @@ from server.http.addresses import Ip, NotAllowed, RemoteUrl, host_and_port, is_p
 PIECE_BYTES = 4096
 """Read at once: a host that sends heads or chunks of a byte without end must not keep other requests from the event loop."""
 HEAD_BYTES = 2**16
-"""What an answer may begin with, those heads before it included that say it is still to come."""
+"""An answer may begin with so many, those heads before it included that say it is still to come."""
 Resolve = Callable[[str, int], Awaitable[Sequence[Ip]]]
 
 RESOLVERS = 8
@@ -96,7 +96,7 @@ class Received(httpcore.AsyncNetworkStream):
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
         self.nbytes = 0
-        """Of the encrypted connection's contents."""
+        """So many have come, of what was encrypted."""
         self.most: int | None = HEAD_BYTES
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
