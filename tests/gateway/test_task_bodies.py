@@ -76,7 +76,7 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    async def check(_claim: Claim, _asked: Held) -> None:
+    async def check(_claim: Claim, _asked: Held, _has: Held) -> None:
         return None
 
     headers = [(b"content-type", content_type.encode())]

@@ -3,6 +3,8 @@
 import { EventParser } from "./events.js";
 import { key, keyHeaders, mayTryAgain } from "./key.js";
 
+const UNAUTHORIZED = "urn:opsin:unauthorized"; // a 401 of a proxy asks for something else than a key
+
 /** Where the service lives, whatever prefix a proxy puts before it. */
 export const ROOT = new URL("../", import.meta.url);
 
@@ -96,7 +98,7 @@ async function get(path, type) {
     }
     if (response.ok) return response;
     const problem = problemOf(parsed(await response.text()), response.status, response.headers.get("Retry-After"));
-    if (problem.status !== 401 || !(await mayTryAgain(sent, problem.detail))) throw problem;
+    if (problem.type !== UNAUTHORIZED || !(await mayTryAgain(sent, problem.detail))) throw problem;
   }
 }
 
@@ -105,7 +107,9 @@ async function send(method, path, headers, hear, signal, form = null) {
   for (;;) {
     const sent = key();
     const answer = await sendOnce(method, path, { ...headers, ...keyHeaders() }, hear, signal, form);
-    if (answer.request.status !== 401 || !(await mayTryAgain(sent, refusal(answer.request).detail))) return answer;
+    if (answer.request.status !== 401) return answer;
+    const problem = refusal(answer.request);
+    if (problem.type !== UNAUTHORIZED || !(await mayTryAgain(sent, problem.detail))) return answer;
   }
 }
 
