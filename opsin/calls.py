@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 import zipfile
@@ -20,6 +21,10 @@ ANSWER_MARGIN = 2.0
 
 FIRST_PAUSE = 0.5
 """Seconds before the first retry where the service gives no Retry-After; doubled each time."""
+
+
+MOST_RETRY_AFTER = 3600.0
+"""Seconds that a Retry-After may ask for: who asks again once an hour is no burden."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +171,12 @@ def problem_of(response: httpx.Response) -> OpsinError:
 
 
 def retry_after(response: httpx.Response) -> float | None:
+    """Seconds; None where the response names no number of them."""
     try:
-        return max(0.0, float(response.headers["Retry-After"]))
+        asked = float(response.headers["Retry-After"])
     except (KeyError, ValueError):
         return None
+    return None if math.isnan(asked) else min(max(0.0, asked), MOST_RETRY_AFTER)
 
 
 def transport_error(error: httpx.HTTPError, url: str, timeout: float) -> OpsinError:

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from contextlib import suppress
 from itertools import islice
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import httpx
 
     from opsin.calls import Call
-    from opsin.client import Client
     from opsin.connection import Connection
     from opsin.errors import OpsinError
+    from opsin.results import Model
 
 AHEAD = 4 * IN_FLIGHT
 """Rows that are asked or answered before the first of them is written: one slow row holds up no others before that."""
@@ -41,17 +41,11 @@ PAUSE_S = 1.0
 """Where the service names no time after which it can be asked again."""
 PATIENCE_S = 60.0
 """A service that does not answer at all, as when it is started anew, is asked again for so long after the first failure."""
-SUFFIXES = {
-    "image/png": "png",
-    "video/mp4": "mp4",
-    "model/gltf-binary": "glb",
-    "application/x-ply": "ply",
-    "application/x-npy": "npy",
-    "application/x-npz": "npz",
-}
-"""Media types of answers → names of their files; `bin` for others."""
-HOPELESS = frozenset({401, 403, 404, 405})
-"""Statuses that no row is to blame for, unless it names a model itself."""
+HOPELESS = frozenset({401, 403, 405})
+"""Statuses that no row is to blame for."""
+UNKNOWN_MODEL = "Unknown model"
+"""Title of a problem (404) that a row may be to blame for: by the model that it names, or by parts that no bundle takes."""
+EVENTS = "text/event-stream"
 
 
 def batch(
@@ -84,16 +78,22 @@ def batch(
     if not source.is_file() and not source.is_dir():
         raise Misuse(f"{source}: no such file or folder")
     options = pairs(option or [], "NAME=VALUE")
+    if EVENTS in (accept or "").lower():
+        raise Misuse(f"--accept {accept}: a batch keeps answers, no events; leave it out, or name the media type of a file")
     for name in RESERVED.keys() & options.keys():
         raise Misuse(f"--option {name}: {RESERVED[name]}; leave it out")
     with Client(url) as client:
-        rows = Rows(source, _parts(client, task, source), folder_of(output).resolve())
+        models = client.models()
+    if not models:
+        raise Failure(f"{client.url} serves no bundle")
+    own = _of_task(models, task)
+    rows = _rows(source, own or models if source.is_dir() else models, output)
     count, digest = rows.survey()
     asked = hashlib.sha256(json.dumps([options, accept], sort_keys=True).encode()).hexdigest()
     header = {"opsin_batch": 1, "task": task, "inputs": digest, "options": asked, "rows": count}
     connection = Connection(url, None, timeout, retries=0, headers=None)
     with Results(output, header, resume=resume) as results, remembered() as stop_if_interrupted:
-        work = _Work(rows, task, options, accept, connection)
+        work = _Work(rows, task, options, accept, connection, served=bool(own))
         try:
             for _ in _shown(work.results(results.done), count, results):
                 stop_if_interrupted()
@@ -111,16 +111,18 @@ def batch(
     typer.echo(f"{output}: {count} answered")
 
 
-def _parts(client: Client, task: str, source: Path) -> dict[str, str]:
-    """Name → kind of the parts that the service takes; of a folder those that the task's own bundles take. Raises OpsinError, Failure."""
+def _of_task(models: Sequence[Model], task: str) -> list[Model]:
     from opsin.mapping import SERVED_BY
 
-    models, tasks = client.models(), SERVED_BY.get(task, (task,))
-    if not models:
-        raise Failure(f"{client.url} serves no bundle")
-    if source.is_dir():
-        models = [model for model in models if model.task in tasks or model.route == task] or models
-    return {part["name"]: part["kind"] for model in models for part in model.details["inputs"]}
+    return [model for model in models if model.task in SERVED_BY.get(task, (task,)) or model.route == task]
+
+
+def _rows(source: Path, models: Sequence[Model], output: Path) -> Rows:
+    """models: those whose parts rows may have."""
+    parts = {part["name"]: part for model in models for part in model.details["inputs"]}
+    kinds = {name: part["kind"] for name, part in parts.items()}
+    max_bytes = max((part["max_bytes"] for part in parts.values()), default=0)
+    return Rows(source, kinds, max_bytes, frozenset((output.resolve(), folder_of(output).resolve())))
 
 
 def _shown(results: Iterable[Result], count: int, written: Results) -> Iterable[None]:
@@ -143,8 +145,14 @@ class _Work:
     They are daemons: what they wait for, an hour perhaps, must not hold up the end of the command.
     """
 
-    def __init__(self, rows: Rows, task: str, options: Mapping[str, str], accept: str | None, connection: Connection) -> None:
+    def __init__(
+        self, rows: Rows, task: str, options: Mapping[str, str], accept: str | None, connection: Connection, *, served: bool
+    ) -> None:
+        """served: there is a bundle for the task."""
         self._rows, self._task, self._options, self._accept, self._connection = rows, task, options, accept, connection
+        self._served = served
+        self._answered = set[frozenset[str]]()
+        """Names of parts and options of rows that were answered."""
         self._free_at = self._answered_at = 0.0
         self._stopped = threading.Event()
         self._asked = SimpleQueue[tuple[Row, Future[Result]] | None]()
@@ -196,11 +204,11 @@ class _Work:
         try:
             call = self._rows.call(row, self._task, self._options, self._accept)
             answer, file = interpreted(self._exchange(call), _read)
+            self._answered.add(row.names)
         except Unreachable:
             raise
         except OpsinError as error:
-            everybodys = error.status in HOPELESS and "model" not in row.given
-            if everybodys or (alone and (error.field == "Accept" or (error.field in self._options and error.field not in row.names))):
+            if self._is_everybodys(error, row, alone=alone):
                 raise
             return Result(row.index, row.id, error=_told(error))
         except OSError as error:
@@ -208,6 +216,14 @@ class _Work:
         except ValueError as error:
             return Result(row.index, row.id, error={"detail": str(error)})
         return Result(row.index, row.id, answer, file)
+
+    def _is_everybodys(self, error: OpsinError, row: Row, *, alone: bool) -> bool:
+        """Whether the other rows would end in the same error. Others miss a bundle, too, where one answered to such a row before."""
+        of_options = error.field in self._options and error.field not in row.names
+        if error.status == 404:
+            gone = "model" not in row.names and (not self._served or row.names in self._answered)
+            return of_options or gone or error.title != UNKNOWN_MODEL
+        return error.status in HOPELESS or (alone and (of_options or error.field == "Accept"))
 
     def _exchange(self, call: Call) -> httpx.Response:
         """Asked again and again while the service has no room or is away. Raises OpsinError."""
@@ -247,10 +263,12 @@ def _read(response: httpx.Response) -> tuple[dict[str, Any], File | None]:
     """An answer in JSON, or a file with what the head tells of it."""
     media_type = response.headers.get("Content-Type", "").partition(";")[0]
     if media_type == "application/json":
-        document: dict[str, Any] = response.json()
+        document = response.json()
+        if not isinstance(document, dict):
+            raise TypeError("no object")
         return document, None
     told = {name: value for name, value in response.headers.items() if name.startswith("x-") and name != "x-request-id"}
-    return {"headers": told}, File(SUFFIXES.get(media_type, "bin"), response.content)
+    return {"headers": told}, File(media_type, response.content)
 
 
 def _told(error: OpsinError) -> dict[str, Any]:

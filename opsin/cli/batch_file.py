@@ -5,8 +5,10 @@ A process that is killed leaves whole lines and at most one torn one behind, whi
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,13 +18,24 @@ from opsin.cli.exits import Failure, Misuse
 
 OTHERS = {"task": "another task", "inputs": "other rows", "options": "other options"}
 """Fields of the header that must agree → what it means where they do not."""
+SUFFIXES = {
+    "image/png": "png",
+    "video/mp4": "mp4",
+    "model/gltf-binary": "glb",
+    "application/x-ply": "ply",
+    "application/x-npy": "npy",
+    "application/x-npz": "npz",
+}
+"""Media types of answers → names of their files."""
+OTHER_SUFFIX = "bin"
+"""Of answers of other media types."""
 
 
 @dataclass(frozen=True)
 class File:
     """An answer that is a file."""
 
-    suffix: str
+    media_type: str
     content: bytes
 
 
@@ -38,15 +51,16 @@ class Result:
 
 
 def folder_of(output: Path) -> Path:
-    """Where files go that were answered to the rows of `OUT.jsonl`: `OUT.files`."""
-    return output.with_suffix(".files")
+    """Where files go that were answered: `OUT.files` of `OUT.jsonl`, else the whole name of the output and `.files`."""
+    return output.with_suffix(".files") if output.suffix == ".jsonl" else output.with_name(f"{output.name}.files")
 
 
 class Results:
     """A context manager: the open file. `done` and `failed` count what stands in it."""
 
     def __init__(self, output: Path, header: Mapping[str, Any], *, resume: bool) -> None:
-        """Raises Misuse where `output` is there and may not be gone on with, or another process writes it."""
+        """Raises Misuse where `output` is there and may not be gone on with, where its folder is there before it, or where another process
+        writes it."""
         self._output = output
         self._folder = folder_of(output)
         self.done = self.failed = 0
@@ -54,6 +68,10 @@ class Results:
         if output.exists() and not resume:
             raise Misuse(f"{output}: there already; --resume goes on with it")
         try:
+            begun = _has_line(output)
+            if not begun and os.path.lexists(self._folder):
+                raise Misuse(f"{self._folder}: there already, where files that are answered go; move it, or name another output")
+            self._has_folder = begun and self._folder.is_dir()
             self._file: BinaryIO = output.open("r+b" if output.exists() else "xb", buffering=0)
             _lock(self._file)
             self._recall(header)
@@ -67,8 +85,12 @@ class Results:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
-        if not self.done:
-            self._output.unlink()  # whoever has mended what kept it from beginning may begin
+        if not self.done:  # whoever has mended what kept it from beginning may begin
+            self._output.unlink()
+            if self._has_folder:
+                self._clear()
+                with suppress(OSError):  # somebody else has put something there
+                    self._folder.rmdir()
 
     def write(self, result: Result) -> None:
         """The next row. Raises Failure."""
@@ -99,8 +121,11 @@ class Results:
                 told = _object(line)
                 if number == 0:
                     self._check(told, header)
-                elif told.get("index") != self.done:
-                    raise Misuse(f"{self._output}: line {number + 1} is not that of row {self.done}: another program has changed it")
+                elif self.done == header["rows"] or not _is_result(told, self.done):
+                    raise Misuse(
+                        f"{self._output}: line {number + 1} is not of row {self.done} of {header['rows']}: another program changed it; "
+                        "delete it and what follows, or name another file"
+                    )
                 else:
                     self._count(told)
                 end += len(line)
@@ -108,8 +133,14 @@ class Results:
         self._file.seek(end)
         if end == 0:
             self._append(header)
-        for left in self._folder.glob(f"{self.done}.*"):  # of a row whose line was not written any more
-            left.unlink()
+        if self._has_folder:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Delete what a process has left of a row whose line it did not write any more."""
+        for suffix in (*SUFFIXES.values(), OTHER_SUFFIX):
+            for name in (f"{self.done}.{suffix}", f"{self.done}.{suffix}.part"):
+                (self._folder / name).unlink(missing_ok=True)
 
     def _check(self, told: Mapping[str, Any], header: Mapping[str, Any]) -> None:
         if "opsin_batch" not in told:
@@ -120,8 +151,10 @@ class Results:
 
     def _keep(self, index: int, file: File) -> str:
         """The file's path beside the results."""
-        self._folder.mkdir(exist_ok=True)
-        path = self._folder / f"{index}.{file.suffix}"
+        if not self._has_folder:
+            self._folder.mkdir()
+            self._has_folder = True
+        path = self._folder / f"{index}.{SUFFIXES.get(file.media_type, OTHER_SUFFIX)}"
         begun = path.with_name(f"{path.name}.part")
         begun.write_bytes(file.content)
         begun.replace(path)
@@ -156,9 +189,25 @@ def _line(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row).encode() + b"\n"
 
 
+def _has_line(output: Path) -> bool:
+    """Whether more than a torn header is there. Raises OSError."""
+    if not output.exists():
+        return False
+    with output.open("rb") as lines:
+        return lines.readline().endswith(b"\n")
+
+
+def _is_result(told: Mapping[str, Any], index: int) -> bool:
+    """Whether a line is that of the row `index`, with either an answer or an error as `write` writes them."""
+    if told.get("index") != index or ("answer" in told) == ("error" in told):
+        return False
+    found = told["answer"] if "answer" in told else told["error"]
+    return isinstance(found, dict) and ("answer" in told or isinstance(found.get("detail"), str))
+
+
 def _object(line: bytes) -> Mapping[str, Any]:
     try:
         told = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}

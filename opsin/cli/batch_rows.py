@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,10 @@ class Rows:
     """A file of JSON lines, or a folder."""
     parts: Mapping[str, str]
     """Name of a part → its kind."""
-    without: Path
-    """Nothing in this folder is a row: results go there."""
+    max_bytes: int
+    """Of a file that the service takes."""
+    without: frozenset[Path]
+    """Files and folders, resolved, that are no rows, and neither is what lies in them: results go there."""
 
     def __iter__(self) -> Iterator[Row]:
         """Raises Misuse for a line that is no row."""
@@ -80,7 +83,7 @@ class Rows:
 
         files: dict[str, list[bytes]] = {}
         for name, path in self._paths(row):
-            files.setdefault(name, []).append(_content(path))
+            files.setdefault(name, []).append(_content(path, self.max_bytes))
         texts = {name: [value] for name, value in options.items() if name not in row.names}
         for name, values in _named(row.given):
             if name not in files:
@@ -115,8 +118,10 @@ class Rows:
         for path in sorted(self.source.rglob("*")):
             inner = path.relative_to(self.source)
             hidden = any(part.startswith(".") for part in inner.parts)
-            if not hidden and path.suffix.lower() in kinds and path.is_file() and self.without not in path.resolve().parents:
-                yield {kinds[path.suffix.lower()]: str(inner)}
+            if not hidden and path.suffix.lower() in kinds and path.is_file():
+                whole = path.resolve()
+                if self.without.isdisjoint((whole, *whole.parents)):
+                    yield {kinds[path.suffix.lower()]: str(inner)}
 
 
 def _read(line: str, where: str) -> dict[str, Any]:
@@ -148,12 +153,20 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _content(path: Path) -> bytes:
-    """Raises OSError, and ValueError for a name with a NUL or a lone surrogate."""
+def _content(path: Path, most: int) -> bytes:
+    """Raises OSError, and ValueError for a name with a NUL or a lone surrogate, and for what has no end or more than `most` bytes."""
     try:
-        return path.read_bytes()
+        status = path.stat()
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: no name of a file ({error})") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise ValueError(f"{path}: a folder; name a file")
+    if not stat.S_ISREG(status.st_mode):  # the end of a pipe or a device may never come
+        raise ValueError(f"{path}: no regular file")
+    if status.st_size > most:
+        raise ValueError(f"{path}: {status.st_size} bytes; the service takes {most} at most")
+    with path.open("rb") as file:
+        return file.read(most + 1)  # the service refuses one that has grown meanwhile
 
 
 def _size(path: Path) -> int:

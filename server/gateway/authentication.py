@@ -19,6 +19,8 @@ from server.telemetry import logs
 LOOK_EVERY_S = 1.0
 SETTLES_S = 0.1
 """A file that changes is read again after so long, until it is the same twice: an editor may be in the middle of writing it."""
+MOST_NAMED = 10
+"""Lines that admit nobody and are named in the log; of the others it has the number."""
 OPEN_PATHS = frozenset({"/", "/status", "/docs", "/openapi.json"})
 OPEN_FOLDERS = ("/health/", "/v2/health/", "/docs/static/", "/static/")
 """Health checks and the pages, which ask for a key themselves: these answer everybody."""
@@ -73,7 +75,7 @@ class KeyRing:
             while content != self._content:
                 await asyncio.sleep(SETTLES_S)
                 if (again := await asyncio.to_thread(read_file, self._path)) == content:
-                    self._take(content)
+                    await asyncio.to_thread(self._take, content)  # reading 100,000 lines takes seconds
                 content = again
         except OSError as error:
             if not self._unreadable:
@@ -86,8 +88,8 @@ class KeyRing:
         self._content, self._lines = content, read_lines(content)
         self._names = frozenset(key.name for key in self._lines.keys.values())
         log.info("API keys read", keys=len(self._lines.keys), names=len(self._names))
-        if self._lines.bad:
-            log.warning("lines of the file of API keys admit nobody", lines=sorted(self._lines.bad))
+        if bad := sorted(self._lines.bad):
+            log.warning("lines of the file of API keys admit nobody", lines=bad[:MOST_NAMED], count=len(bad))
         if not self._names:
             log.warning("the file of API keys admits nobody")
 

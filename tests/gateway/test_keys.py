@@ -316,7 +316,7 @@ def everything(db: redis.Redis) -> list[object]:
 def test_no_key_stands_in_a_log_or_in_the_queue(guarded: Guarded, shared: Shared, tmp_path: Path) -> None:
     """A gateway of its own, that is asked in all ways, and killed by a fault of ours in the middle."""
     key, file = new_key(), tmp_path / "keys"
-    file.write_text(f"erin {key}\n{line_of(ApiKey('erin'), digest_of(key.encode()))}\n{SECRET}\n")
+    file.write_text(f"erin {key}\n{line_of(ApiKey('erin'), digest_of(key.encode()))}\n" + f"{SECRET}\n" * 20)
     with service.gateway(shared.redis_url, api_keys_file=file, log_level="DEBUG") as running:
         for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {SECRET}"}, {"X-API-Key": key, "X-Request-Timeout": "x"}):
             running.http.post("/v1/classify", content=b"nothing", headers=headers)
@@ -329,6 +329,10 @@ def test_no_key_stands_in_a_log_or_in_the_queue(guarded: Guarded, shared: Shared
             client.delete(f"/v1/jobs/{job}")
         running.terminate()
         out, err = running.process.communicate(60)
-        assert "lines of the file of API keys admit nobody" in err and '"lines": [1, 3]' in err and "request failed" in err
+        assert (
+            "lines of the file of API keys admit nobody" in err
+            and '"lines": [1, 3, 4, 5, 6, 7, 8, 9, 10, 11], "count": 21' in err
+            and "request failed" in err
+        )
         for secret in (key, key.removeprefix("opsin_"), SECRET):
             assert secret not in out + err

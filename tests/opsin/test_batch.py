@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from opsin import Unreachable
+from opsin import Refused, Unreachable
 from opsin.cli.batch import batch
-from opsin.cli.exits import Failure
+from opsin.cli.exits import Failure, Misuse
 from tests.forked import Forked
 from tests.gateway import service
 from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
@@ -28,7 +28,7 @@ KILLS = 10
 JSON = {"Content-Type": "application/json"}
 MODEL = {"name": "m", "version": "1", "state": "ready"}
 PARTS = ("image", "image"), ("mask", "image"), ("text", "text")
-MODELS = {"models": [{**MODEL, "task": "inpaint", "inputs": [{"name": name, "kind": kind} for name, kind in PARTS]}]}
+MODELS = {"models": [{**MODEL, "task": "inpaint", "inputs": [{"name": name, "kind": kind, "max_bytes": 1000} for name, kind in PARTS]}]}
 
 
 @pytest.fixture(scope="module")
@@ -188,22 +188,110 @@ def test_answers_that_are_files_lie_beside_the_results(tmp_path: Path) -> None:
 
     (tmp_path / "a.png").write_bytes(b"image")
     rows = written(tmp_path / "in.jsonl", {"image": "a.png", "mask": "center:0.5", "seed": 5}, {"image": "a.png", "mask": "a.png"})
-    output, left = tmp_path / "out.jsonl", tmp_path / "out.files" / "1.gltf.part"
+    output, left = tmp_path / "out.jsonl", tmp_path / "out.files" / "1.glb.part"
+    others = tmp_path / "out.files" / "1.thesis.docx"
     with scripted(service) as script:
         command = ("batch", "inpaint", rows, "-o", output, "--url", script.url)
         assert opsin(*command).returncode == 0
         whole = output.read_bytes()
+        others.write_bytes(b"somebody else's")
         output.write_bytes(whole[:-5])  # the last line is torn
         left.write_bytes(b"what a killed process left")
         assert opsin(*command, "--resume").returncode == 0
     assert output.read_bytes() == whole
-    assert not left.exists()
+    assert (left.exists(), others.exists()) == (False, True)
     assert results(output)[1] == {"index": 1, "answer": {"file": "out.files/1.png", "headers": {"x-seed": "5"}}}
     assert (tmp_path / "out.files" / "1.png").read_bytes() == b"a PNG"
     words, files = (next(one.body for one in script.requests if mark in one.body) for mark in (b"center:0.5", b'filename="mask"'))
     assert b'name="mask"\r\n' in words
     assert words.count(b"filename=") == 1
     assert files.count(b"\r\nimage\r\n") == 2
+
+
+def test_outputs_have_folders_of_their_own_that_were_not_there_before(tmp_path: Path) -> None:
+    (tmp_path / "v.files").mkdir()
+    (tmp_path / "v.files" / "0.png").write_bytes(b"image")
+    png = Answer(body=b"a PNG", headers={"Content-Type": "image/png"})
+    rows = written(tmp_path / "in.jsonl", {"image": "v.files/0.png"})
+    with scripted(lambda request: Answer(body=MODELS) if request.path == "/v1/models" else png) as script:
+        for resume in ([], ["--resume"]):
+            ran = opsin("batch", "inpaint", rows, "-o", tmp_path / "v.jsonl", *resume, "--url", script.url)
+            assert (ran.returncode, "v.files: there already" in ran.stderr, (tmp_path / "v.jsonl").exists()) == (2, True, False)
+        for name in ("v.1", "v.2"):
+            batch("inpaint", rows, tmp_path / name, url=script.url)
+            assert results(tmp_path / name)[0]["answer"]["file"] == f"{name}.files/0.png"
+            assert (tmp_path / f"{name}.files" / "0.png").read_bytes() == b"a PNG"
+    assert (tmp_path / "v.files" / "0.png").read_bytes() == b"image"
+
+
+def test_an_output_in_the_folder_of_the_rows_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"image")
+    png, output = Answer(body=b"a PNG", headers={"Content-Type": "image/png"}), tmp_path / "out.png"
+    with scripted(lambda request: Answer(body=MODELS) if request.path == "/v1/models" else png) as script:
+        batch("inpaint", tmp_path, output, url=script.url)
+        batch("inpaint", tmp_path, output, resume=True, url=script.url)
+    assert len(results(output)) == 1
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"index": 1, "error": "x"},
+        {"index": 1, "error": {}},
+        {"index": 1, "error": None},
+        {"index": 1},
+        {"index": 1, "answer": {}, "error": {"detail": "x"}},
+        {"index": 2, "answer": {}},
+    ],
+)
+def test_a_changed_line_is_named_and_nothing_is_asked(tmp_path: Path, row: dict[str, Any]) -> None:
+    (tmp_path / "a.png").write_bytes(b"image")
+    rows, output = written(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 2), tmp_path / "out.jsonl"
+    fine = Answer(body={"fine": True}, headers=JSON)
+    with scripted(lambda request: Answer(body=MODELS) if request.path == "/v1/models" else fine) as script:
+        batch("inpaint", rows, output, url=script.url)
+        before = output.read_text().splitlines(keepends=True)
+        output.write_text("".join(before[: 1 + row["index"]]) + json.dumps(row) + "\n")
+        with pytest.raises(Misuse, match=f"line {2 + row['index']} is not of row"):
+            batch("inpaint", rows, output, resume=True, url=script.url)
+
+
+def test_a_row_that_cannot_be_read_or_that_no_bundle_takes_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"image")
+    (tmp_path / "large.png").write_bytes(bytes(1001))
+    os.mkfifo(tmp_path / "pipe")
+    files = ("/dev/zero", "pipe", ".", "large.png", "a.png")
+    rows = written(tmp_path / "in.jsonl", {"video": "a.mp4"}, *({"image": name} for name in files), {"image": "a.png", "model": "gone"})
+    unknown = Answer(404, {"title": "Unknown model", "detail": "no bundle for inpaint that takes image or mask is served"})
+
+    def service(request: Request) -> Answer:
+        if request.path == "/v1/models":
+            return Answer(body=MODELS)
+        return unknown if b"video" in request.body or b"gone" in request.body else Answer(body={"fine": True}, headers=JSON)
+
+    with scripted(service) as script, pytest.raises(Failure, match="6 of 7"):
+        batch("inpaint", rows, tmp_path / "out.jsonl", url=script.url)
+    video, zero, pipe, folder, large, last, model = results(tmp_path / "out.jsonl")
+    assert video["error"]["status"] == model["error"]["status"] == 404
+    assert "no regular file" in zero["error"]["detail"]
+    assert "no regular file" in pipe["error"]["detail"]
+    assert "a folder" in folder["error"]["detail"]
+    assert "1001 bytes; the service takes 1000" in large["error"]["detail"]
+    assert last["answer"] == {"fine": True}
+
+
+def test_a_bundle_that_is_gone_in_the_middle_ends_the_batch(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"image")
+    rows, output = written(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 3), tmp_path / "out.jsonl"
+    gone = Answer(404, {"title": "Unknown model", "detail": "no bundle for inpaint is served"})
+    with scripted([Answer(body=MODELS), Answer(body={"n": 1}, headers=JSON), gone]) as script, pytest.raises(Refused, match="no bundle"):
+        batch("inpaint", rows, output, url=script.url)
+    assert len(results(output)) == 1
+
+
+def test_events_are_no_answers(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="keeps answers, no events"):
+        batch("inpaint", tmp_path, tmp_path / "out.jsonl", accept="image/png, Text/Event-Stream")
 
 
 def test_texts_are_sent_as_they_are(tmp_path: Path) -> None:

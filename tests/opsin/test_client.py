@@ -143,6 +143,17 @@ def test_the_space_after_the_name_of_a_field_may_be_left_out() -> None:
     assert (event.id, event.name, event.data) == (7, "done", {})
 
 
+@pytest.mark.parametrize(("asked", "seconds"), [("999999999999999", 3600.0), ("inf", 3600.0), ("nan", None), ("soon", None), ("-1", 0.0)])
+def test_no_time_to_wait_is_without_end(asked: str, seconds: float | None) -> None:
+    with (
+        scripted([Answer(429, FULL.body, {"Retry-After": asked})]) as service,
+        Client(service.url, retries=0) as client,
+        pytest.raises(Unavailable) as raised,
+    ):
+        client.models()
+    assert raised.value.retry_after == seconds
+
+
 def test_a_pause_that_does_not_fit_into_the_timeout_is_not_waited_for() -> None:
     with (
         scripted([Answer(503, FULL.body, {"Retry-After": "3600"})]) as service,
