@@ -92,7 +92,7 @@ def test_models_are_known_by_name(service: Service) -> None:
 def test_the_command_labels_many_files_and_reports_the_bad_one(service: Service, tmp_path: Path) -> None:
     files = [tmp_path / f"{seed}.png" for seed in range(20)]
     for seed, file in enumerate(files):
-        file.write_bytes(picture(seed) if seed != 7 else b"no picture")
+        file.write_bytes(picture(seed) if seed != 7 else b"\x89PNG\r\n\x1a\nno picture")
     ended = opsin("classify", *files, "--url", service.url)
     assert ended.returncode == 1
     assert [line.split()[0] for line in ended.stdout.splitlines()[1:]] == [file.name for file in files if file.stem != "7"]

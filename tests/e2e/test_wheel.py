@@ -184,7 +184,7 @@ def test_a_program_is_asked_for_where_none_is_named(installed: Path, tmp_path: P
     ("command", "extra"),
     [
         (["serve"], "server"),
-        (["gateway", "--redis", "redis://127.0.0.1:6379"], "server"),
+        (["gateway", "--redis", "redis://127.0.0.1:6379"], "gateway"),
         (["worker", "--redis", "redis://127.0.0.1:6379"], "server"),
         (["demo"], "server"),
         (["import", "picture.png", "-o", "bundles/x"], "server"),
@@ -204,11 +204,18 @@ def test_benchmarks_need_a_checkout(installed: Path, tmp_path: Path) -> None:
     assert ended.stderr.startswith("opsin: `opsin bench` needs a checkout")
 
 
-@pytest.mark.parametrize("command", [["serve"], ["gateway", "--redis", "redis://127.0.0.1:6379"], ["import", "x.pth", "-o", "bundles/x"]])
-def test_a_checkout_without_its_libraries_says_how_to_get_them(installed: Path, tmp_path: Path, command: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [
+        (["serve"], "run `make serve` once, or `pip install -e '.[server]'`"),
+        (["gateway", "--redis", "redis://127.0.0.1:6379"], "`pip install -e '.[gateway]'`"),
+        (["import", "x.pth", "-o", "bundles/x"], "run `make serve` once, or `pip install -e '.[server]'`"),
+    ],
+)
+def test_a_checkout_without_its_libraries_says_how_to_get_them(installed: Path, tmp_path: Path, command: list[str], how: str) -> None:
     ended = as_opsin(installed, tmp_path, f"import sys; sys.path.insert(0, {str(ROOT)!r})", command)
     assert ended.returncode == 2
-    assert "is missing: run `make serve` once, or `pip install -e '.[server]'`" in ended.stderr
+    assert f"is missing: {how}" in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 
