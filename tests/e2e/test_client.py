@@ -96,5 +96,5 @@ def test_the_command_labels_many_files_and_reports_the_bad_one(service: Service,
     ended = opsin("classify", *files, "--url", service.url)
     assert ended.returncode == 1
     assert [line.split()[0] for line in ended.stdout.splitlines()[1:]] == [file.name for file in files if file.stem != "7"]
-    assert ended.stderr.startswith(f"opsin: {files[7]}: 415 ")
+    assert ended.stderr.startswith(f"opsin: {files[7]}: 422 Corrupt image")
     assert ended.stderr.count("\n") == 1
