@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from contextlib import suppress
 from itertools import islice
@@ -41,6 +41,8 @@ PAUSE_S = 1.0
 """Where the service names no time after which it can be asked again."""
 PATIENCE_S = 60.0
 """A service that does not answer at all, as when it is started anew, is asked again for so long after the first failure."""
+LOOK_S = 1.0
+"""Seconds between two looks whether Ctrl-C has been pressed, while an answer is waited for: Python may have dropped it."""
 HOPELESS = frozenset({401, 403, 405})
 """Statuses that no row is to blame for."""
 UNKNOWN_MODEL = "Unknown model"
@@ -93,7 +95,7 @@ def batch(
     header = {"opsin_batch": 1, "task": task, "inputs": digest, "options": asked, "rows": count}
     connection = Connection(url, None, timeout, retries=0, headers=None)
     with Results(output, header, resume=resume) as results, remembered() as stop_if_interrupted:
-        work = _Work(rows, task, options, accept, connection, served=bool(own))
+        work = _Work(rows, task, options, accept, connection, stop_if_interrupted, served=bool(own))
         try:
             for _ in _shown(work.results(results.done), count, results):
                 stop_if_interrupted()
@@ -146,9 +148,18 @@ class _Work:
     """
 
     def __init__(
-        self, rows: Rows, task: str, options: Mapping[str, str], accept: str | None, connection: Connection, *, served: bool
+        self,
+        rows: Rows,
+        task: str,
+        options: Mapping[str, str],
+        accept: str | None,
+        connection: Connection,
+        stop_if_interrupted: Callable[[], None],
+        *,
+        served: bool,
     ) -> None:
         """served: there is a bundle for the task."""
+        self._stop_if_interrupted = stop_if_interrupted
         self._rows, self._task, self._options, self._accept, self._connection = rows, task, options, accept, connection
         self._served = served
         self._answered = set[frozenset[str]]()
@@ -184,7 +195,8 @@ class _Work:
 
     def _next(self, pending: deque[Future[Result]]) -> Result:
         """Take the first of them. Raises the error that ends the batch, even while the first is still asked for."""
-        wait((pending[0], self._broken), return_when=FIRST_COMPLETED)
+        while not wait((pending[0], self._broken), LOOK_S, FIRST_COMPLETED).done:
+            self._stop_if_interrupted()
         return (pending.popleft() if pending[0].done() else self._broken).result()
 
     def _ask(self) -> None:
