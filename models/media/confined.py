@@ -30,6 +30,7 @@ PATIENCE_S = 30.0
 MEMORY_BYTES = 3 * 2**30
 """Address space of a program: its libraries, and a few large frames in every thread of a decoder."""
 CPU_S = 900
+LEAST_PRIORITY = 19
 MESSAGE_BYTES = 2**20
 LENGTH = struct.Struct("<I")
 ANSWERS, TAKEN = b"r", b"t"
@@ -61,6 +62,14 @@ def _readable(descriptor: int, seconds: float) -> bool:
     return bool(waiting.poll(math.ceil(1000 * seconds)))
 
 
+def give_way(other: int) -> None:
+    """Let a process, or a thread by its native number, have a CPU only where nobody else wants it, if the calling thread does not insist on
+    one either: what is decoded ahead must not keep from a CPU the network that looks at it."""
+    with suppress(OSError):
+        if os.getpriority(os.PRIO_PROCESS, 0) > 0:
+            os.setpriority(os.PRIO_PROCESS, other, LEAST_PRIORITY)
+
+
 @dataclass(frozen=True)
 class _Started:
     """A program that waits for its file."""
@@ -83,6 +92,7 @@ class _Started:
                 process_group=0,  # no Ctrl-C; in a session of its own it would share the CPUs as if it were a service (sched_autogroup)
                 env=environment(),
             )
+        give_way(process.pid)
         return cls(process, ours)
 
     def ask(self, request: bytes, file: IO[bytes]) -> None:
