@@ -92,7 +92,6 @@ class _Started:
                 process_group=0,  # no Ctrl-C; in a session of its own it would share the CPUs as if it were a service (sched_autogroup)
                 env=environment(),
             )
-        give_way(process.pid)
         return cls(process, ours)
 
     def ask(self, request: bytes, file: IO[bytes]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media.confined import Confined, ProgramDied
+from models.media.confined import Confined, ProgramDied, give_way
 from models.media.containers import HEAD_BYTES, NAMES, demuxer, names_other_files
 
 PROGRAM = "models.media.video_program"
@@ -157,6 +157,7 @@ class _Ahead:
     """Frames that a program sends. A thread reads them before they are asked for, so the program goes on while others are looked at."""
 
     def __init__(self, program: Confined) -> None:
+        give_way(program.pid)
         self.decoded = 0
         self._program = program
         self._changed = threading.Condition()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import psutil
 import pytest
 
 from models.media import video
-from models.media.confined import PATIENCE_S
+from models.media.confined import LEAST_PRIORITY, PATIENCE_S
 from models.media.video import AHEAD, PROGRAM, ClipLimits, Frame, Frames, NotYet, VideoError, probe
 from tests.processes import children
 from tests.video.clips import clip, every, number_of, sound_alone, with_hours
@@ -244,6 +247,21 @@ def test_a_program_is_ready_for_the_next_video_and_none_is_missed_if_it_has_died
     ready.kill()
     psutil.wait_procs([ready], timeout=30)
     assert probe(FILM, LIMITS).frames == 20
+
+
+def test_what_is_decoded_ahead_gives_way_and_the_program_that_is_ready_does_not() -> None:
+    def read() -> tuple[int, int]:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # as threads have it that take steps
+        frames = Frames(FILM, 20.0, LIMITS)
+        next(frames.take(5))
+        [reading] = children(PROGRAM)
+        decoding = reading.nice()
+        frames.close()
+        [ready] = children(PROGRAM)
+        return decoding, ready.nice()
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(read).result() == (LEAST_PRIORITY, 10)
 
 
 def test_a_frozen_program_costs_the_next_video_nothing() -> None:
