@@ -71,8 +71,6 @@ class Visit:
     takes_long: bool
     asynchronous: bool
     """It ends when its job is queued."""
-    low: bool = False
-    """It asks for priority low."""
     model: str = ""
     version: str = ""
     ends_with_gateway: bool = False
@@ -91,6 +89,11 @@ class Visit:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.admission.let_out(self, error)
+
+    @property
+    def low(self) -> bool:
+        """Whether it is for work of priority low."""
+        return self.reservation.low
 
     def priority(self, wanted: Priority | None) -> Priority:
         """The priority that is asked for; by default `normal`, or the highest that the key may ask for where that is less. Raises Problem
@@ -119,7 +122,6 @@ class Visit:
     async def lower(self) -> None:
         """It asks for priority low, all of which has half of the queue. Raises QueueFull where it has no room there,
         NeverFits where it never will."""
-        self.low = True
         self.reservation.lower()
         await self.reservation.check(0 if self.reservation.items else 1)
         await self.give_way()

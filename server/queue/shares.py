@@ -215,6 +215,11 @@ class Reservation:
         """Most unfinished jobs of the owner, whoever counts them; 0: no limit of its own."""
         return self._claim.max_items
 
+    @property
+    def low(self) -> bool:
+        """Whether it is for work of priority low."""
+        return self._claim.low
+
     def lengthen(self) -> None:
         """From now on it is for work that takes long."""
         self._claim = self._claim._replace(takes_long=True)
