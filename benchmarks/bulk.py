@@ -1,4 +1,6 @@
-"""What others notice of `opsin batch`: the latency of requests alone, and beside a bulk client at nice 19. `python -m benchmarks.bulk`."""
+"""Measures what others notice of `opsin batch`: the latency of requests alone, and beside a bulk client at nice 19.
+
+`python -m benchmarks.bulk`."""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from benchmarks import machine, reference, service
 from benchmarks.serving import burst
 
 MILLISECONDS = 20.0
-"""Of a batch of the null bundle."""
+"""A batch of the null bundle takes so long."""
 RATE = 40.0
 """Requests per second of everybody else."""
 ROWS = 20_000

@@ -1,4 +1,4 @@
-"""What API keys cost and what their limits let through: `python -m benchmarks.keys [cost] [items] [rate]`.
+"""Measures what API keys cost and what their limits let through: `python -m benchmarks.keys [cost] [items] [rate]`.
 
 One queue, one worker whose model costs nothing, and gateways of their own for each part: what differs is their file of keys.
 """

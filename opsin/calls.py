@@ -21,8 +21,6 @@ ANSWER_MARGIN = 2.0
 
 FIRST_PAUSE = 0.5
 """Seconds before the first retry where the service gives no Retry-After; doubled each time."""
-
-
 MOST_RETRY_AFTER = 3600.0
 """Seconds that a Retry-After may ask for: who asks again once an hour is no burden."""
 

@@ -1,4 +1,4 @@
-"""What comes with this code, and is found from any folder."""
+"""Finds what comes with this code from any folder."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 AHEAD = 4 * IN_FLIGHT
 """Rows that are asked or answered before the first of them is written: one slow row holds up no others before that."""
 PAUSE_S = 1.0
-"""Where the service names no time after which it can be asked again."""
+"""A row is asked again after so long where the service names no time."""
 PATIENCE_S = 60.0
 """A service that does not answer at all, as when it is started anew, is asked again for so long after the first failure."""
 LOOK_S = 1.0
@@ -176,7 +176,7 @@ class _Work:
             self._asked.put(None)
 
     def results(self, first: int) -> Iterable[Result]:
-        """In the order of the rows, from the row `first` on. Raises the first error that is no row's own."""
+        """Yield results in the order of the rows, from the row `first` on. Raises the first error that is no row's own."""
         rows, pending = islice(self._rows, first, None), deque[Future[Result]]()
         try:
             if (alone := next(iter(rows), None)) is not None:

@@ -28,7 +28,7 @@ SUFFIXES = {
 }
 """Media types of answers → names of their files."""
 OTHER_SUFFIX = "bin"
-"""Of answers of other media types."""
+"""Answers of other media types have this one."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class File:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a row. Its `error` is a problem's fields."""
+    """The answer to a row, or its error, whose fields are those of a problem."""
 
     index: int
     id: Any
@@ -51,7 +51,7 @@ class Result:
 
 
 def folder_of(output: Path) -> Path:
-    """Where files go that were answered: `OUT.files` of `OUT.jsonl`, else the whole name of the output and `.files`."""
+    """Return the folder of files that were answered: `OUT.files` of `OUT.jsonl`, else the whole name of the output and `.files`."""
     return output.with_suffix(".files") if output.suffix == ".jsonl" else output.with_name(f"{output.name}.files")
 
 

@@ -21,7 +21,7 @@ SUFFIXES: Mapping[str, frozenset[str]] = {
     "video": frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv"}),
     "audio": frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".aac", ".m4a", ".aif", ".aiff", ".caf"}),
 }
-"""By which files of a folder are known. A part that takes them has the name of their kind."""
+"""Suffixes of the files of a folder, by their kind. A part that takes them has the name of the kind."""
 RESERVED = {"priority": "batches have the priority low"}
 """Names that a row may not use → why."""
 
@@ -36,7 +36,7 @@ class Row:
 
     @property
     def names(self) -> frozenset[str]:
-        """What the row decides itself: its names as they stand there and as a form has them."""
+        """Return what the row decides itself: its names as they stand there and as a form has them."""
         return frozenset((*self.given, *(name for name, _ in _named(self.given))))
 
 
@@ -49,7 +49,7 @@ class Rows:
     parts: Mapping[str, str]
     """Name of a part → its kind."""
     max_bytes: int
-    """Of a file that the service takes."""
+    """The service takes no file that is longer."""
     without: frozenset[Path]
     """Files and folders, resolved, that are no rows, and neither is what lies in them: results go there."""
 

@@ -82,7 +82,7 @@ def classify(
 
 
 def _parts(files: list[Path], audio: Path | None) -> tuple[Sent, dict[Path, OpsinError]]:
-    """What is sent of each file, as arguments of `Client.classify`; and why others are not sent. Raises Misuse."""
+    """Return what is sent of each file, as arguments of `Client.classify`; and why others are not sent. Raises Misuse."""
     from opsin.errors import Refused
 
     image_files.check([*files, *([] if audio is None else [audio])])

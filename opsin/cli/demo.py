@@ -26,7 +26,7 @@ SHOWS_MERGING = "flags"
 PICTURES = FOLDER / "docs" / "pictures" / "flags"
 ROUNDS = 3
 USUAL = "http://127.0.0.1:8000"
-"""Where `opsin serve` is found."""
+"""`opsin serve` is found there."""
 
 
 def demo(

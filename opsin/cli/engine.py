@@ -41,7 +41,7 @@ def require_benchmarks() -> Path:
 
 
 def lacks(module: ModuleNotFoundError, extra: str = "server") -> Misuse:
-    """What to say where a library of an extra is not installed."""
+    """Say what to do where a library of an extra is not installed."""
     if CHECKOUT is None:
         return Misuse(f"the Python package {module.name!r} is missing: `pip install 'opsin[{extra}]'`")
     made = "run `make serve` once, or " if extra == "server" else ""

@@ -73,7 +73,7 @@ def is_gif(path: Path) -> bool:
 
 
 def _of_mp4(content: bytes | mmap.mmap) -> Kind:
-    """Of a file that is cut the list of tracks may be missing, since cameras write it last: its brand tells then."""
+    """Tell it by the list of tracks. A file that is cut may lack that, since cameras write it last: its brand tells then."""
     tracks = {track.group(1) for track in MP4_TRACK.finditer(content)}
     if tracks:
         return _of(b"vide" in tracks)

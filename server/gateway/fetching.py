@@ -12,9 +12,8 @@ import httpcore
 
 from server.gateway.submission import Submission, item_field
 from server.gateway.turns import Line
-from server.http import dialling
 from server.http.addresses import NotAllowed, RemoteUrl
-from server.http.dialling import FAILURES, Dialler
+from server.http.dialling import FAILURES, HEAD_BYTES, Dialler, connection_of
 from server.http.problems import Kind, Problem
 from server.queue.shares import Reservation
 from server.telemetry import logs
@@ -116,11 +115,11 @@ class Fetcher:
         encodings = [value.lower() for name, value in response.headers if name.lower() == b"content-encoding"]
         if any(encoding != b"identity" for encoding in encodings):
             raise _Failed("the host sent the bytes with a Content-Encoding that was not asked for")
-        content, connection = bytearray(), dialling.received(response)
+        content, connection = bytearray(), connection_of(response)
         async for piece in response.aiter_stream():
             await received.add(len(piece), where)
             content += piece
-            if connection.nbytes > 2 * len(content) + dialling.HEAD_BYTES:
+            if connection.nbytes > 2 * len(content) + HEAD_BYTES:
                 raise _Failed("the host sent more about its bytes than bytes: chunks of one, perhaps")
         if not content:
             raise _Failed("the host answered 200 without a byte")

@@ -59,7 +59,7 @@ class Dialler:
         if content is not None:
             told["Content-Length"] = str(len(content))
         async with self._pool.stream(method, url, headers=list(told.items()), content=content) as response:
-            received(response).most = None
+            connection_of(response).most = None
             yield response
 
     async def close(self) -> None:
@@ -90,7 +90,7 @@ class Dialler:
         return await resolved
 
 
-class Received(httpcore.AsyncNetworkStream):
+class CountedConnection(httpcore.AsyncNetworkStream):
     """A connection that is read in small pieces, which are counted."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
@@ -116,20 +116,20 @@ class Received(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return Received(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        return CountedConnection(await self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
-def received(response: httpcore.Response) -> Received:
+def connection_of(response: httpcore.Response) -> CountedConnection:
     """The connection that a response comes by."""
-    stream: Received = response.extensions["network_stream"]
+    stream: CountedConnection = response.extensions["network_stream"]
     return stream
 
 
 FAILURES = (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, TimeoutError)
-"""How a request that was allowed may end."""
+"""A request that was allowed may end in one of these."""
 
 
 class _Checked(httpcore.AnyIOBackend):
@@ -151,7 +151,7 @@ class _Checked(httpcore.AnyIOBackend):
         failure: Exception = OSError(f"{host} has no address")
         for address in addresses[:DIALLED]:
             try:
-                return Received(await super().connect_tcp(str(address), port, self._connect, *arguments, **options))
+                return CountedConnection(await super().connect_tcp(str(address), port, self._connect, *arguments, **options))
             except (OSError, httpcore.NetworkError, httpcore.TimeoutException) as error:
                 failure = error
         raise failure

@@ -7,7 +7,7 @@ from models.media import sound_formats
 SOUNDS = {"wav": "WAV", "aiff": "AIFF", "flac": "FLAC", "caf": "CAF", "aac": "AAC", "mp3": "MP3"}
 """FFmpeg's names of formats that hold nothing but sound."""
 IMAGES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
-"""By their first bytes."""
+"""Images are known by their first bytes."""
 
 
 def other_part(content: bytes) -> str | None:

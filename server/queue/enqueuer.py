@@ -138,11 +138,9 @@ class Enqueuer:
         if kind is KeyShare:
             return beyond_key(self.load.all, self.load.owners.get(claim.owner, Held()), claim, len(jobs))
         found = self._refusal(claim, asked, NOTHING, Held())
-        return (
-            found
-            if isinstance(found, NeverFits) or type(found) is kind
-            else kind(1, f"there was no place: {self.load.all.items} jobs, {self.load.all.nbytes} bytes")
-        )
+        if found is not None and type(found) in (kind, NeverFits):
+            return found
+        return kind(1, f"there was no place: {self.load.all.items} jobs, {self.load.all.nbytes} bytes")
 
     def full(self, reason: str, items: int = 1) -> QueueFull:
         """For another reason, which holds until so many jobs have ended."""

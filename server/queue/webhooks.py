@@ -17,14 +17,14 @@ MOST_OF_HOST = 16
 
 class DueWebhook(NamedTuple):
     record: Record
-    """As of its end."""
+    """It is as of the job's end."""
     url: str
     attempt: int
     """1 for the first."""
 
     @property
     def host(self) -> str:
-        """With its port, as `claim_webhooks.lua` reads it."""
+        """Return the host with its port, as `claim_webhooks.lua` reads it."""
         return urlsplit(self.url).netloc
 
 
@@ -35,8 +35,8 @@ class Webhooks:
         self._link = link
 
     async def claim(self, most: int, lease: float, held: Mapping[str, int]) -> tuple[list[DueWebhook], int]:
-        """Those that are due, for so many seconds this gateway's. And how many were dropped since the last call: there were too many, or
-        they cannot be read. held: host → how many the gateway is telling now."""
+        """Return ends that are due, for so many seconds this gateway's, and how many were dropped since the last call: there were too many,
+        or they cannot be read. held: host → how many the gateway is telling now."""
         asked = most, int(lease * 1000), MOST_OF_HOST, msgspec.msgpack.encode(held)
         dropped, *rows = await self._link.script("claim_webhooks", *asked, "webhook", *NAMES)
         due = []
