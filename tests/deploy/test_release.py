@@ -92,8 +92,7 @@ def test_the_makefile_releases_the_tag_of_the_workflow_with_the_python_of_the_en
     (tmp_path / ".ci" / "release").chmod(0o755)
     hostile = "v1$(touch made);touch made"
     given = {**os.environ, "RELEASE_TAG": hostile, "PYTHON": "/usr/bin/python3"}
-    ended = subprocess.run(
-        ["make", "PYTHON=/usr/bin/python3", "release"], cwd=tmp_path, env=given, capture_output=True, text=True, check=True
-    )
+    command = ["make", "--no-print-directory", "PYTHON=/usr/bin/python3", "release"]  # below another make it would print its folder last
+    ended = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines()[-1] == f".venv/bin/python {hostile}"
     assert not (tmp_path / "made").exists()

@@ -21,13 +21,13 @@ Pixels = NDArray[np.uint8]
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model with weights of which each one counts: fresh ones are zeros and ones in biases, tokens, norms and layer scales."""
+    """The model with weights of which each one counts, the same in each run: fresh ones are zeros and ones in biases, norms and layer scales."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and "logit_scale" not in name:
                 noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(parameter * 0.5 + noise * (0.15 if parameter.dim() > 1 else 0.2))
+                parameter.copy_(noise * 0.15 if parameter.dim() > 1 else parameter * 0.5 + noise * 0.2)
     return model.eval()
 
 
