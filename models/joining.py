@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -99,6 +100,8 @@ def _written(root: Path, spec: BundleSpec, *, overwrite: bool = False) -> Bundle
         load(made)
     except BundleError:
         shutil.rmtree(made.path)
+        with suppress(OSError):  # other versions lie there
+            made.path.parent.rmdir()
         raise
     return made
 

@@ -19,6 +19,7 @@ from models.layers.parts import Part
 from models.layers.steps import Continuing, Finished, State, Tensors
 from models.mcc.model import MCC, MCCConfig
 from models.mcc.steps import ReconstructionSteps
+from models.spec import Space
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def assemble(spec: BundleSpec, config: PhotographMCCConfig, members: Mapping[str
     shape, depth = members["shape"], members["depth"]
     if not isinstance(shape.model, MCC):
         raise ValueError(f"members.shape: {shape.spec.id} is of architecture {shape.spec.architecture}; mcc is needed")
-    if spec.space is None or spec.space.region != "cube":
+    if (shape.spec.space or Space()).region != "cube":
         raise ValueError(f"members.shape: {shape.spec.id} is for scenes; depth of a photograph is told of an object alone")
     if spec.space != shape.spec.space or spec.preprocess != shape.spec.preprocess:
         raise ValueError(f"space and preprocess are not those of its member {shape.spec.id}")
