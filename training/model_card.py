@@ -142,6 +142,7 @@ _TASKS = {
     "actions": "recognises {classes} actions",
     "audio-visual": "labels a clip by sight and sound with {classes} classes",
     "body": "estimates people's bodies",
+    "depth": "tells the depth of an object in an image, up to scale and shift",
     "pose": "finds people and their poses",
     "track": "follows people",
 }

@@ -19,6 +19,7 @@ from models.layers.parts import Part
 from models.layers.steps import Continuing, Finished, State, Tensors
 from models.mcc.model import MCC, MCCConfig
 from models.mcc.steps import ReconstructionSteps
+from models.registry import architectures, read_config
 from models.spec import Space
 
 
@@ -112,8 +113,8 @@ def _told_by(depth: BundleSpec) -> dict[str, Any]:
     """The fields of the config that are the member's. Raises ValueError for one of another task."""
     if depth.task != "depth":
         raise ValueError(f"members.depth: {depth.id} is for task {depth.task}; a bundle for depth is needed")
-    output, interpolation = depth.config["output"], depth.pictures.interpolation
-    return {"depth_size": depth.pictures.image_size, "depth_output": output, "depth_interpolation": interpolation}
+    own, pictures = read_config(architectures()[depth.architecture].config, depth.config), depth.pictures
+    return {"depth_size": own.image_size, "depth_output": own.output, "depth_interpolation": pictures.interpolation}
 
 
 def assemble(spec: BundleSpec, config: PhotographMCCConfig, members: Mapping[str, Part]) -> PhotographMCC:

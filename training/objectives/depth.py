@@ -38,9 +38,9 @@ class ScaleAndShiftInvariant(nn.Module):
         self.settings = settings
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        pixels, depth, valid = self.augmented(
-            need(batch, "pixels"), need(batch, "points")[..., 2], need(batch, "valid").bool(), batch["draw"]
-        )
+        pixels, depth, valid = need(batch, "pixels"), need(batch, "points")[..., 2], need(batch, "valid").bool()
+        with torch.autocast(pixels.device.type, enabled=False):  # places of pixels need more than bfloat16's 8 bits
+            pixels, depth, valid = self.augmented(pixels, depth, valid, batch["draw"])
         told = F.interpolate(self.model(pixels).float().unsqueeze(1), size=depth.shape[1:], mode="area").squeeze(1)
         errors = aligned(told, depth, valid) - spread_to_one(depth, valid)  # (B, n, n), 0 where nothing is known
         each = (errors.abs() * valid).flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1).clamp(min=1)
