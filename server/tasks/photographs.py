@@ -6,6 +6,8 @@ median is 1, and it reaches half as far as the object is large, as the front of 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -13,7 +15,7 @@ from PIL import Image
 from models.bundle import BundleSpec
 from server.media.views import Mask
 
-CONTEXT = 0.25
+CONTEXT = 0.1
 """Share of the longer side of the object that is shown of its surroundings, on each side."""
 REACH = 0.5
 """Depth from front to back of the seen side, in square roots of the area that the silhouette has at the median depth."""
@@ -29,9 +31,15 @@ def tells_depth(spec: BundleSpec) -> bool:
 
 
 def photograph(image: Image.Image, mask: Mask, spec: BundleSpec) -> NDArray[np.uint8]:
-    """The surroundings of what the mask (H, W) shows, squeezed: uint8 (S, S, 3)."""
-    side, filter_ = int(spec.config["depth_size"]), FILTERS[spec.config["depth_interpolation"]]
-    return np.asarray(image.convert("RGB").resize((side, side), filter_, box=_box(mask)), np.uint8)
+    """The square around what the mask (H, W) shows, black beyond the image: uint8 (S, S, 3)."""
+    side, shown = int(spec.config["depth_size"]), _shown(mask)
+    left, top, right, bottom = (round(edge * side) for edge in shown.place)
+    small = image.convert("RGB").resize(
+        (max(1, right - left), max(1, bottom - top)), FILTERS[spec.config["depth_interpolation"]], box=shown.box
+    )
+    square = Image.new("RGB", (side, side))
+    square.paste(small, (min(left, side - 1), min(top, side - 1)))
+    return np.asarray(square)
 
 
 def to_depth(told: NDArray[np.float32], mask: Mask, spec: BundleSpec, focal: float) -> NDArray[np.float32]:
@@ -39,15 +47,16 @@ def to_depth(told: NDArray[np.float32], mask: Mask, spec: BundleSpec, focal: flo
 
     focal: of the camera, in pixels of the mask.
     """
-    left, top, right, bottom = _box(mask)
-    inside = mask[top:bottom, left:right]
-    spread = np.asarray(Image.fromarray(told).resize((right - left, bottom - top), Image.Resampling.BILINEAR), np.float64)
-    values = np.clip(spread, *np.percentile(spread[inside], TAILS))
+    shown = _shown(mask)
+    left, top, right, bottom = shown.box
+    x0, y0, x1, y1 = (edge * len(told) for edge in shown.place)
+    part = Image.fromarray(told).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
+    spread = np.zeros(mask.shape, np.float64)
+    spread[top:bottom, left:right] = np.asarray(part)
+    values = np.clip(spread, *np.percentile(spread[mask], TAILS))
     reach = min(MOST_REACH, REACH * np.sqrt(np.count_nonzero(mask)) / focal)
-    depth = _of_disparity(values, inside, reach) if spec.config["depth_output"] == "disparity" else _of_depth(values, inside, reach)
-    found = np.full(mask.shape, np.nan, np.float32)
-    found[top:bottom, left:right][inside] = depth[inside]
-    return found
+    depth = _of_disparity(values, mask, reach) if spec.config["depth_output"] == "disparity" else _of_depth(values, mask, reach)
+    return np.where(mask, depth, np.nan).astype(np.float32)
 
 
 def _of_depth(told: NDArray[np.float64], inside: Mask, reach: float) -> NDArray[np.float64]:
@@ -71,11 +80,20 @@ def _of_disparity(told: NDArray[np.float64], inside: Mask, reach: float) -> NDAr
     return np.asarray(1 / (1 + a * (told - middle)))
 
 
-def _box(mask: Mask) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what is shown of the image."""
+@dataclass(frozen=True)
+class _Shown:
+    box: tuple[int, int, int, int]
+    """Left, top, right and bottom of the part of the image that lies in the square around the object."""
+    place: tuple[float, float, float, float]
+    """Where that part lies in the square, whose side is 1."""
+
+
+def _shown(mask: Mask) -> _Shown:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    around = round(CONTEXT * max(np.ptp(rows), np.ptp(columns)))
+    size = int(max(np.ptp(rows), np.ptp(columns))) + 1
+    half = (size + 1) // 2 + round(CONTEXT * size)
+    top, left = (int(places[0] + places[-1] + 1) // 2 - half for places in (rows, columns))
     height, width = mask.shape
-    left, right = max(0, int(columns[0]) - around), min(width, int(columns[-1]) + 1 + around)
-    top, bottom = max(0, int(rows[0]) - around), min(height, int(rows[-1]) + 1 + around)
-    return left, top, right, bottom
+    box = max(0, left), max(0, top), min(width, left + 2 * half), min(height, top + 2 * half)
+    x0, y0, x1, y1 = ((edge - start) / (2 * half) for edge, start in zip(box, (left, top) * 2, strict=True))
+    return _Shown(box, (x0, y0, x1, y1))

@@ -147,17 +147,29 @@ def test_depth_is_in_units_of_its_median_and_reaches_half_as_far_as_the_object_i
     assert (to_depth(5 * told + 3, THERE, spec, FOCAL)[THERE] == pytest.approx(inside, abs=1e-4)) and inside.min() > 0
 
 
-def test_the_network_sees_the_object_with_a_quarter_of_its_size_around(tmp_path: Path) -> None:
+def test_the_network_sees_the_square_around_the_object(tmp_path: Path) -> None:
     spec = join_photographs(tmp_path, "joined", "1", write_shell(tmp_path), write_teller(tmp_path)).spec
     mask = np.zeros((100, 200), np.bool_)
     mask[40:60, 100:140] = True
     rows = np.repeat(np.arange(100, dtype=np.uint8)[:, None], 200, axis=1)
     columns = np.repeat(np.arange(200, dtype=np.uint8)[None], 100, axis=0)
-    seen = photograph(Image.fromarray(np.dstack([rows, columns, rows])), mask, spec).astype(int)
-    around = CONTEXT * 39
+    image = Image.fromarray(np.dstack([rows, columns, rows]))
+    seen, half = photograph(image, mask, spec).astype(int), 20 + CONTEXT * 40
     assert seen.shape == (SIDE, SIDE, 3)
-    assert seen[0, 0, :2] == pytest.approx([40 - around, 100 - around], abs=1.5)
-    assert seen[-1, -1, :2] == pytest.approx([60 + around, 140 + around], abs=1.5)
+    assert seen[0, 0, :2] == pytest.approx([50 - half, 120 - half], abs=1.5)
+    assert seen[-1, -1, :2] == pytest.approx([50 + half, 120 + half], abs=1.5)
+    mask[:, 100:140] = True  # now its square is wider than the image is high
+    seen = photograph(image, mask, spec).astype(int)
+    assert not seen[:3].any() and not seen[-3:].any() and seen[SIDE // 2, :, 1].min() > 50
+
+
+def test_a_long_strip_takes_no_more_memory_than_it_has(tmp_path: Path) -> None:
+    spec = join_photographs(tmp_path, "joined", "1", write_shell(tmp_path), write_teller(tmp_path)).spec
+    mask = np.ones((2, 1_000_000), np.bool_)  # its square would have 10¹² pixels
+    assert photograph(Image.new("RGB", (1_000_000, 2), "white"), mask, spec).shape == (SIDE, SIDE, 3)
+    told = np.tile(np.arange(SIDE, dtype=np.float32), (SIDE, 1))
+    found = to_depth(told, mask, spec, 1000.0)
+    assert found.shape == mask.shape and (np.diff(found[0]) <= 0).all() and found[0, 0] > found[0, -1]
 
 
 def test_members_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_gradients_are_differences_of_known_neighbours() -> None:
 
 
 def test_pixels_depth_and_mask_move_together() -> None:
-    objective, batch = made("depth")
+    objective, _ = made("depth")
     assert isinstance(objective, ScaleAndShiftInvariant)
     place = torch.linspace(-1, 1, 32).expand(4, 32, 32).contiguous()
     pixels = place.unsqueeze(1).expand(4, 3, 32, 32).contiguous()
