@@ -41,6 +41,8 @@ NULL = "null-0"
 SLOW = "null-20"
 """Its batches take so many milliseconds, so that items are unfinished for a while."""
 CLIENTS = 16
+PROCESSES = 3
+"""Gateways of each kind, in turns: two of one kind differ by some percent, by where their memory lies."""
 START_S = 120.0
 REQUESTS = 10_000
 LIMITS = {"few": 4, "some": 16, "many": 64}
@@ -93,15 +95,19 @@ def cost(queue: Queue, pictures: Path, rounds: int, seconds: float, console: Con
     key = new_key()
     others = [(ApiKey(f"other-{number}", max_items=9, rate=9.0), new_key()) for number in range(99)]
     limited = ApiKey("limited", max_items=512, rate=1e6)
-    running = {"off": (queue.gateway(), ()), "on": (queue.gateway([*others, (limited, key)]), ("--header", f"Authorization: Bearer {key}"))}
+    headers = {"off": (), "on": ("--header", f"Authorization: Bearer {key}")}
+    running = {
+        "off": [queue.gateway() for _ in range(PROCESSES)],
+        "on": [queue.gateway([*others, (limited, key)]) for _ in range(PROCESSES)],
+    }
     per_second: dict[str, list[float]] = {name: [] for name in running}
     per_request: dict[str, list[float]] = {name: [] for name in running}
-    for number in range(rounds + 1):
+    for number in range(-PROCESSES, rounds):  # those below 0 warm up
         for name in sorted(running, reverse=number % 2 == 0):
-            (url, process), header = running[name]
+            url, process = running[name][number % PROCESSES]
             before = _cpu(process)
-            report = burst(url, NULL, pictures, ["--clients", CLIENTS, "--warm", 0, "--seconds", seconds, *header])
-            if number:  # the first round warms up
+            report = burst(url, NULL, pictures, ["--clients", CLIENTS, "--warm", 0, "--seconds", seconds, *headers[name]])
+            if number >= 0:
                 per_second[name].append(report.per_second)
                 per_request[name].append((_cpu(process) - before) * 1e6 / report.answered)
     ratios = [on / off for on, off in zip(per_second["on"], per_second["off"], strict=True)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, BundleError, BundleSpec, member, write
 from models.loading import load
+from models.mcc.photographs import config_of
 from models.sealing import seal
 from models.spec import Clip, External, ExternalRole, Role, Weights
 
@@ -60,6 +62,36 @@ def join_actions(
         external=_external(body),
         weights=UNSEALED,
     )
+    return _written(root, spec, overwrite=overwrite)
+
+
+def join_photographs(root: Path, name: str, version: str, shape: Bundle, depth: Bundle) -> Bundle:
+    """Write a pipeline that makes shapes of photographs without depth beside its members, which lie in `root`.
+
+    shape: an MCC of objects; depth: a network that tells depth of an image. Raises BundleError for members that do not fit each other.
+    """
+    try:
+        config = config_of(shape.spec, depth.spec)
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    spec = BundleSpec(
+        name=name,
+        version=version,
+        task="reconstruct",
+        architecture="mcc_photograph",
+        config=config,
+        preprocess=shape.spec.preprocess,
+        space=shape.spec.space,
+        license="; ".join(sorted({shape.spec.license, depth.spec.license})),
+        description=f"Reconstructs an object from one image, with depth or without: {shape.spec.id}, {depth.spec.id}",
+        members={"shape": member(shape), "depth": member(depth)},
+        weights=UNSEALED,
+    )
+    return _written(root, spec)
+
+
+def _written(root: Path, spec: BundleSpec, *, overwrite: bool = False) -> Bundle:
+    """The pipeline, which has been opened once. Raises BundleError."""
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder, "model.safetensors")
         save_file({}, empty)
@@ -68,6 +100,8 @@ def join_actions(
         load(made)
     except BundleError:
         shutil.rmtree(made.path)
+        with suppress(OSError):  # other versions lie there
+            made.path.parent.rmdir()
         raise
     return made
 

@@ -31,6 +31,7 @@ SYSTEMS: tuple[str, ...] = (
     "models.pairs.system",
     "models.diffmae.system",
     "models.mcc.system",
+    "models.depth.system",
     "models.mvit.system",
     "models.mavil.system",
     "models.hmr2.system",

@@ -232,8 +232,9 @@ class Rung(Schema):
 Preset = Literal["draft", "fast", "standard", "full"]
 """A sampler and its steps by name, as `docs/tasks/inpainting.md` lists them."""
 
-Role = Literal["detector", "pose", "appearance", "actions"]
-"""What a member does in a pipeline: find people, tell their poses, describe what they look like, name what they do."""
+Role = Literal["detector", "pose", "appearance", "actions", "shape", "depth"]
+"""What a member does in a pipeline: find people, tell their poses, describe what they look like, name what they do; or make a shape of an
+image with depth, and tell the depth of an image without."""
 
 
 class Member(Schema):

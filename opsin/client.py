@@ -238,8 +238,8 @@ class Client:
         wait: bool = True,
         **options: Unpack[ReconstructOptions],
     ) -> Any:
-        """The whole shape of what one picture shows. depth: a map, with `fov` or `fx`; or points, one for each pixel. mask: white on the
-        object.
+        """The whole shape of what one picture shows. depth: a map, with `fov` or `fx`; or points, one for each pixel; or neither, of
+        an object, where the model tells depth. mask: white on the object.
 
         Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
         """

@@ -70,6 +70,8 @@ class Reconstruction:
     """Number of points of space that were asked."""
     scale: float
     """Metres of a unit, in which `spacing` is."""
+    metric: bool
+    """False where a network told depth: lengths are in units of its median instead of metres."""
     bounds: tuple[tuple[float, float, float], tuple[float, float, float]] | None
     """Corners of the points; None where there are none."""
     timing: Timing
@@ -161,6 +163,7 @@ def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
         count=answer["points"],
         queries=answer["queries"],
         scale=answer["scale"],
+        metric=answer.get("metric", True),
         bounds=None if bounds is None else (tuple(bounds[0]), tuple(bounds[1])),
         timing=timing_of(answer),
         model=answer["model"],

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from training.judging import card, restoring_card, shape_card
+from training.judging import card, depth_card, restoring_card, shape_card
 from training.measure import LOGISTIC, NEAREST
 from training.recognising import card as recognising
 
 _JUDGED: Mapping[str, Callable[[BundleSpec], Iterator[str]]] = {
     "actions": recognising.section,
+    "depth": depth_card.section,
     "inpainting": card.section,
     "reconstruction": shape_card.section,
     "restoring": restoring_card.section,
@@ -141,6 +142,7 @@ _TASKS = {
     "actions": "recognises {classes} actions",
     "audio-visual": "labels a clip by sight and sound with {classes} classes",
     "body": "estimates people's bodies",
+    "depth": "tells the depth of an object in an image, up to scale and shift",
     "pose": "finds people and their poses",
     "track": "follows people",
 }

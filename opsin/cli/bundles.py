@@ -65,8 +65,10 @@ def show(
 @app.command()
 def join(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The pipeline's name.", show_default=False)],
-    pose: Annotated[str, typer.Option(help="Bundle that tells poses: NAME[@VERSION].", show_default=False)],
-    actions: Annotated[str, typer.Option(help="Bundle of LART.", show_default=False)],
+    pose: Annotated[str | None, typer.Option(help="Of actions: bundle that tells poses, NAME[@VERSION].", show_default=False)] = None,
+    actions: Annotated[str | None, typer.Option(help="Of actions: bundle of LART.", show_default=False)] = None,
+    shape: Annotated[str | None, typer.Option(help="Of photographs: bundle of an MCC of objects.", show_default=False)] = None,
+    depth: Annotated[str | None, typer.Option(help="Of photographs: bundle that tells depth, as of MiDaS.", show_default=False)] = None,
     detector: Annotated[str | None, typer.Option(help="Bundle that finds people, where `--pose` does not.", show_default=False)] = None,
     appearance: Annotated[
         str | None, typer.Option(help="Bundle of an MViT with a box head, for a LART that reads appearance.", show_default=False)
@@ -84,19 +86,33 @@ def join(
     step: Annotated[int | None, typer.Option(help="Rows that a window answers for. [default: a third]", show_default=False)] = None,
     bundles: Root = DEFAULT_ROOT,
 ) -> None:
-    """Make a pipeline of bundles that tells who does what when in videos, and check that its members fit each other."""
+    """Make a pipeline of bundles, and check that its members fit each other.
+
+    With --pose and --actions it tells who does what when in videos; with --shape and --depth it makes shapes of photographs without depth.
+    """
     enter()
     try:
         from models.bundle import BundleError
-        from models.joining import join_actions
+        from models.joining import join_actions, join_photographs
     except ModuleNotFoundError as error:
         raise lacks(error) from error
     if body is not None and not body.is_file():
         raise Misuse(f"--body {body}: no such file")
-    wanted = {"detector": detector, "pose": pose, "appearance": appearance, "actions": actions}
+    of_actions = {"pose": pose, "actions": actions, "detector": detector, "appearance": appearance}
+    of_photographs = {"shape": shape, "depth": depth}
+    photographs = any(of_photographs.values())
+    wanted, needed = (of_photographs, ("shape", "depth")) if photographs else (of_actions, ("pose", "actions"))
+    others = {**of_actions, "body": body, "rate": rate, "step": step} if photographs else {}
+    if unwanted := [f"--{name}" for name, given in others.items() if given is not None]:
+        raise Misuse(f"{', '.join(unwanted)}: not for a pipeline with --shape and --depth")
+    if missing := [f"--{role}" for role in needed if wanted[role] is None]:
+        raise Misuse(f"{' and '.join(missing)}: missing; a pipeline has --pose and --actions, or --shape and --depth")
     members: Any = {role: _chosen(bundles, [member])[0] for role, member in wanted.items() if member is not None}
     try:
-        made = join_actions(bundles, name, version, members, rate=rate, step=step, body=body)
+        if photographs:
+            made = join_photographs(bundles, name, version, members["shape"], members["depth"])
+        else:
+            made = join_actions(bundles, name, version, members, rate=rate, step=step, body=body)
     except BundleError as error:
         raise Failure(str(error)) from error
     external = [f"{role} {file.path}" for role, file in made.spec.external.items()]

@@ -1,4 +1,4 @@
-"""`opsin reconstruct`: the whole shape of what one image with depth shows, through a running service."""
+"""`opsin reconstruct`: the whole shape of what one image shows, with depth or without, through a running service."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def reconstruct(
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Say what was done as JSON.")] = False,
 ) -> None:
-    """Reconstruct a shape from an image with depth, and show how far it has come.
+    """Reconstruct a shape from an image with --depth or --points, and show how far it has come.
+
+    An image of an object alone is enough where the model tells depth: with --mask, or transparent around the object.
 
     Ctrl-C ends the work in the service, too.
     """
@@ -68,8 +70,8 @@ def reconstruct(
             raise Misuse(f"{path}: no such file")
     if timeout <= 0:
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
-    if (depth is None) == (points is None):
-        raise Misuse("give either --depth, with --fov or --intrinsics, or --points")
+    if depth is not None and points is not None:
+        raise Misuse("--points: given beside --depth; they say the same")
     written = output or Path(file.with_suffix(".glb").name)
     outputs.check(written, picture)
     outputs.check_suffix(picture, ".png")
@@ -89,7 +91,8 @@ def reconstruct(
     if as_json:
         typer.echo(json.dumps(_document(found, written, seconds), ensure_ascii=False))
         return
-    typer.echo(f"{written}  {found.count} points, {found.queries} queries, {seconds:.1f} s")
+    units = "" if found.metric else ", in units of the median depth"
+    typer.echo(f"{written}  {found.count} points{units}, {found.queries} queries, {seconds:.1f} s")
     if found.scene is not None:
         typer.echo(f"scene {found.scene} can be asked again for a while: /v1/scenes/{found.scene}")
 

@@ -132,13 +132,9 @@ class Inference:
         if follower is not None:
             follower.expect(len(jobs), _counted(together, asked))
             listeners = {"on_admitted": follower.admitted, "on_progress": follower.progressed, "on_reply": follower.replied}
-        with self._desertion.watched(asked.spec, visit.limit):
-            replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation, ends_by_itself=True, **listeners)
+        fields = [job_field(asked.task, asked.part, index, len(prepared)) for index, arrays in enumerate(together) for _ in arrays]
+        replies = await self._replies(jobs, asked, visit, fields, **listeners)
         answered = time.perf_counter()
-        owners = [index for index, arrays in enumerate(together) for _ in arrays]
-        for index, reply in zip(owners, replies, strict=True):
-            if reply.failure is not None:
-                raise failures.of_reply(reply.failure, asked.spec.name, job_field(asked.task, asked.part, index, len(prepared)))
         timing = timing_of(replies, prepare=enqueued - began, round_trip=answered - enqueued, total=answered - visit.started)
         outputs = _with_echoes(replies, [arrays for item in together for arrays in item], asked.task.echoed_arrays)
         self._count(outputs, asked.spec, timing)
@@ -193,6 +189,7 @@ class Inference:
         """Raises Problem that names the first bad item, QueueFull where there is no room for what they will take at least."""
         if asked.task.takes_long:
             await visit.reservation.check(work_ms=len(items) * self._work_ms(asked, None))
+        items = [await self._looked_at(item, asked, visit, index, len(items)) for index, item in enumerate(items)]
         if len(items) == 1 and asked.task.is_small(items[0]):
             result = _prepare(items[0], asked, self._inline)
             if not isinstance(result, images.TooManyPixels):
@@ -200,6 +197,29 @@ class Inference:
         work = [self._turns.run(visit.client, partial(_prepare, item, asked, self._decoder)) for item in items]
         results = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
         return [_good(result, asked.part, index, len(items)) for index, result in enumerate(results)]
+
+    async def _looked_at(self, item: Item, asked: Asked, visit: Visit, index: int, count: int) -> Item:
+        """The item with what a first job tells of it, where the bundle has to see it before it can be prepared."""
+        if not asked.task.looks_first(item, asked.spec):
+            return item
+        result = await self._turns.run(visit.client, partial(_prepare, item, asked, self._decoder, first=True))
+        prepared = _good(result, asked.part, index, count)
+        deadline_ms = int(self._dispatcher.now_ms() + visit.seconds_left() * 1000)
+        jobs = self._jobs([prepared], asked, visit, deadline_ms, gateway=self._dispatcher.id, follow=False)
+        places = visit.reservation.items, visit.reservation.nbytes
+        await _reserve_large(jobs, visit)
+        [outputs] = outputs_of(await self._replies(jobs, asked, visit, [item_field(asked.part, index, count)]))
+        await visit.reservation.resize(*places)  # the queue counted the first job in its place
+        return {**item, **asked.task.told(outputs)}
+
+    async def _replies(self, jobs: list[QueuedJob], asked: Asked, visit: Visit, fields: Sequence[str], **listeners: Any) -> list[Reply]:
+        """fields: how errors name what each job was made of. Raises Problem for one that failed, and what the Dispatcher raises."""
+        with self._desertion.watched(asked.spec, visit.limit):
+            replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation, ends_by_itself=True, **listeners)
+        for field, reply in zip(fields, replies, strict=True):
+            if reply.failure is not None:
+                raise failures.of_reply(reply.failure, asked.spec.name, field)
+        return replies
 
     async def _prepare_beside(self, asked: Asked, visit: Visit) -> list[Prepared]:
         texts = asked.task.texts(asked.plan)
@@ -316,9 +336,12 @@ def outputs_of(replies: Sequence[Reply]) -> list[Outputs]:
     return [{name: array.to_numpy() for name, array in reply.arrays.items()} for reply in replies]
 
 
-def _prepare(item: Item, asked: Asked, decoder: images.Decoder) -> Prepared | MediaError | InvalidOption:
-    """The error is returned, so that one bad item does not hide which one comes first; without its frames, which hold the item."""
+def _prepare(item: Item, asked: Asked, decoder: images.Decoder, *, first: bool = False) -> Prepared | MediaError | InvalidOption:
+    """first: the job that comes before the item's own. The error is returned, so that one bad item does not hide which one comes first;
+    without its frames, which hold the item."""
     try:
+        if first:
+            return _packed([asked.task.prepare_first(item, asked.plan, asked.spec, decoder)])
         jobs = asked.task.prepare(item, asked.plan, asked.spec, decoder)
     except (MediaError, InvalidOption) as error:
         return without_frames(error)

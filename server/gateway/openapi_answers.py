@@ -133,6 +133,7 @@ _SUMMARY = {
     "reason": "",
     "default": True,
     "inputs": [{"name": "image", "kind": "image", "required": True, "max_count": 32, "max_bytes": 67108864, "max_pixels": 50000000}],
+    "members": {},
     "labels": 238,
     "summary": "Drawn flags of 238 countries and territories, a ViT of 2.8 million parameters at 112 pixels",
     "trained_on": "1,138 drawings of flags by three designers",

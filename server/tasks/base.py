@@ -153,6 +153,18 @@ class Task(ABC, Generic[Asked, Plan]):
         Plans are stored with results, so that another gateway can present them an hour later.
         """
 
+    def looks_first(self, item: Item, spec: BundleSpec) -> bool:
+        """Whether the bundle has to see an item before it can be prepared: then a job by itself comes first."""
+        return False
+
+    def prepare_first(self, item: Item, plan: Plan, spec: BundleSpec, decoder: Decoder) -> Arrays:
+        """The arrays of that job. Runs, and raises, as `prepare` does."""
+        raise NotImplementedError
+
+    def told(self, outputs: Outputs) -> Item:
+        """The parts that the outputs of that job add to the item before it is prepared."""
+        raise NotImplementedError
+
     @abstractmethod
     def prepare(self, item: Item, plan: Plan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
         """An item → the arrays of one or more jobs. Runs in a thread unless the item `is_small`. Raises MediaError, and InvalidOption for

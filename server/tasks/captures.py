@@ -8,20 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.bundle import BundleSpec
 from models.mcc.front import fitted_camera
 from server.media import depth, masks, npy, views
 from server.media.depth import Camera, Points
 from server.media.images import Decoder
 from server.media.limits import named
+from server.tasks import photographs
 from server.tasks.base import Item
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct_tables import OF_DEPTH, ReconstructPlan
 
+PHOTOGRAPH = "image"
+"""The part that tells where the pixels are, where neither depth nor points were sent."""
+TOLD = "told"
+"""Stands among the parts of an item for what a network told of its depth, a `.npy` file."""
+USUAL_FOV = 60.0
+"""Horizontal field of view of a photograph, in degrees, unless its sender says otherwise."""
 MOST_PIXELS = 2**21
 """Pixels of an image as it is worked on: some 80 bytes of memory each, far more pixels than a network sees."""
 
 
-def source_of(item: Item, plan: ReconstructPlan) -> str:
+def is_photograph(item: Item) -> bool:
+    return "depth" not in item and "points" not in item
+
+
+def source_of(item: Item, plan: ReconstructPlan, spec: BundleSpec) -> str:
     """The part that tells where the pixels are. Raises InvalidOption."""
     if "depth" in item and "points" in item:
         raise InvalidOption("points", "given beside depth: send one of them")
@@ -30,15 +42,21 @@ def source_of(item: Item, plan: ReconstructPlan) -> str:
             if getattr(plan, name) is not None:
                 raise InvalidOption(name, "is for `depth`; points need no camera")
         return "points"
-    if "depth" not in item:
-        raise InvalidOption("depth", "missing: send depth with fx or fov, or points")
+    if is_photograph(item):
+        if not photographs.tells_depth(spec):
+            raise InvalidOption("depth", f"missing: send depth with fx or fov, or points; {spec.id} names no member that tells depth")
+        if plan.depth_scale is not None:
+            raise InvalidOption("depth_scale", "is for `depth`, which was not sent")
+        return PHOTOGRAPH
     if plan.fx is None and plan.fov is None:
         raise InvalidOption("fx", "missing: depth needs fx (fy, cx, cy) in pixels, or fov in degrees")
     return "depth"
 
 
 def read_map(item: Item, plan: ReconstructPlan, source: str, decoder: Decoder) -> NDArray[np.float32]:
-    """Depth (h, w) or points (h, w, 3). Raises MediaError and InvalidOption."""
+    """Depth (h, w) or points (h, w, 3), or what was told of a photograph (S, S). Raises MediaError and InvalidOption."""
+    if source == PHOTOGRAPH:
+        return npy.read(item[TOLD], npy.read_header(item[TOLD]))
     with named(source):
         if source == "points":
             return depth.read_points(item["points"], decoder)
@@ -64,9 +82,8 @@ def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, ima
     if source == "points":
         points = grid
     else:
-        camera = _camera(plan, whole[1], whole[0])
-        points = camera.scaled(image.width / whole[0], image.height / whole[1]).unproject(grid)
-        _check_reach(points, grid, plan, camera, whole)
+        points = _scaled_camera(plan, image, whole).unproject(grid)
+        _check_reach(points, grid, plan, _camera(plan, whole[1], whole[0]), whole)
     if not np.isfinite(points).all(axis=2).any():
         raise InvalidOption(
             source, "nothing was seen: no pixel has a positive, finite depth" if source == "depth" else "all points are NaN"
@@ -74,13 +91,20 @@ def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, ima
     return points
 
 
+def told_depth(
+    told: NDArray[np.float32], plan: ReconstructPlan, spec: BundleSpec, mask: views.Mask, image: Image.Image, whole: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Depth (H, W) of what the mask shows, by what was told of the photograph; NaN elsewhere."""
+    return photographs.to_depth(told, mask, spec, _scaled_camera(plan, image, whole).fx)
+
+
 def camera_of(
     plan: ReconstructPlan, source: str, points: Points, mask: views.Mask, image: Image.Image, whole: tuple[int, int]
 ) -> Camera | None:
     """The camera of an image that was `whole` pixels wide and high when it was described; of points the one that fits those in the mask,
     None where there is none. Raises InvalidOption where that one is needed."""
-    if source == "depth":
-        return _camera(plan, whole[1], whole[0]).scaled(image.width / whole[0], image.height / whole[1])
+    if source != "points":
+        return _scaled_camera(plan, image, whole)
     fitted = fitted_camera(points, mask & np.isfinite(points).all(axis=2))
     if fitted is None and plan.surface == "joined":
         raise InvalidOption("surface", "no camera sees the points in their pixels, so that they cannot be joined: ask for `network`")
@@ -107,12 +131,15 @@ def _at_fault(plan: ReconstructPlan, camera: Camera, whole: tuple[int, int], *, 
     return "fy" if downwards and plan.fy is not None else "fx"
 
 
+def _scaled_camera(plan: ReconstructPlan, image: Image.Image, whole: tuple[int, int]) -> Camera:
+    return _camera(plan, whole[1], whole[0]).scaled(image.width / whole[0], image.height / whole[1])
+
+
 def _camera(plan: ReconstructPlan, height: int, width: int) -> Camera:
-    if plan.fov is not None:
-        fx = fy = depth.focal_length(plan.fov, width)
-    else:
-        assert plan.fx is not None
+    if plan.fx is not None:
         fx, fy = plan.fx, plan.fx if plan.fy is None else plan.fy
+    else:
+        fx = fy = depth.focal_length(USUAL_FOV if plan.fov is None else plan.fov, width)
     return Camera(fx, fy, width / 2 if plan.cx is None else plan.cx, height / 2 if plan.cy is None else plan.cy)
 
 
@@ -120,17 +147,34 @@ def mask_of(sent: views.Mask | None, pixels: NDArray[np.uint8], points: Points, 
     """The mask of what counts, (H, W): the part, or the image's opaque pixels, or all that was seen. `whole`: width and height of the
     image as it was sent, and of the part. Raises InvalidOption."""
     seen = np.asarray(np.isfinite(points).all(axis=2))
-    mask, name = (masks.opaque(pixels), "image") if sent is None else (sent, "mask")
+    mask = _object(sent, pixels, whole)
     if mask is None:
         return seen
+    if not (mask & seen).any():
+        raise InvalidOption("image" if sent is None else "mask", f"covers no pixel that was seen in {source}")
+    return mask
+
+
+def photographed(sent: views.Mask | None, pixels: NDArray[np.uint8], whole: tuple[int, int]) -> views.Mask:
+    """The mask of the object of a photograph without depth, (H, W). Raises InvalidOption."""
+    mask = _object(sent, pixels, whole)
+    if mask is None:
+        raise InvalidOption(
+            "mask", "missing: of an image without depth, send a mask that is white on the object, or make the rest transparent"
+        )
+    return mask
+
+
+def _object(sent: views.Mask | None, pixels: NDArray[np.uint8], whole: tuple[int, int]) -> views.Mask | None:
+    """The object that the part, else the image's opacity, shows, (H, W); None where neither does. Raises InvalidOption."""
+    mask, name = (masks.opaque(pixels), "image") if sent is None else (sent, "mask")
+    if mask is None:
+        return None
     if sent is not None and sent.shape != (whole[1], whole[0]):
         raise InvalidOption("mask", f"{sent.shape[1]} × {sent.shape[0]} pixels, but the image, upright, has {whole[0]} × {whole[1]}")
     if not mask.any():
         raise InvalidOption(name, "covers nothing: white, or opaque, is the object")
-    mask = mask if mask.shape == seen.shape else depth.nearest(mask, *seen.shape)
-    if not (mask & seen).any():
-        raise InvalidOption(name, f"covers no pixel that was seen in {source}")
-    return mask
+    return mask if mask.shape == pixels.shape[:2] else depth.nearest(mask, *pixels.shape[:2])
 
 
 def sent_mask(item: Item, decoder: Decoder) -> views.Mask | None:

@@ -2,13 +2,15 @@
 
 The worker gets pixels uint8 (S, S, 3) and seen float32 (n, n, 3), the points of the pixels in normalised units, or, of a scene that is
 kept, latent in place of pixels; asks int64 (2,), how many queries it may ask and how many a dense grid would; and, to be given back as
-they are, what places the units in metres: scale float32 (1,) and centre float32 (3,). It answers cells, occupancy and colours
+they are, what places the units in metres: scale float32 (1,) and centre float32 (3,), and metric uint8 (1,), 0 where lengths are in units
+of the median depth, since a network told it (`server/tasks/photographs.py`). It answers cells, occupancy and colours
 (`models/mcc/steps.py`), and latent and seen, which are kept as the scene and asked again. What was seen of the object
 (`server/media/views.py`) is kept with them; no network reads it.
 """
 
 from __future__ import annotations
 
+import io
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -23,7 +25,7 @@ from models.spec import Space
 from server.media import masks, shapes, views
 from server.media.images import Decoder
 from server.media.limits import Limits, named
-from server.tasks import captures
+from server.tasks import captures, photographs
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task
 from server.tasks.options import ExcessiveOption, InvalidOption
 from server.tasks.reconstruct_files import joined_answer, network_answer, spacing_of
@@ -51,10 +53,11 @@ NARROWEST = 0.01
 
 class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
     name = "reconstruct"
-    summary = "Reconstruct a shape from one image with depth"
+    summary = "Reconstruct a shape from one image, with depth"
     description = (
-        "Send `depth` with `fx` or `fov`, or `points`. The object is what `mask` shows, else what is opaque in the image, else all that "
-        "was seen. Frame: x to the right, y down, z forward, metres; a GLB has (x, -y, -z)."
+        "Send `depth` with `fx` or `fov`, or `points`, or, where the bundle tells depth, an image of an object alone. The object is what "
+        "`mask` shows, else what is opaque in the image, else all that was seen. Frame: x to the right, y down, z forward, metres; a GLB "
+        "has (x, -y, -z)."
     )
     parts = (
         Part("image", "image", "RGB; where it is transparent, its opaque part is the object."),
@@ -70,12 +73,13 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         "points": 18231,
         "queries": 71904,
         "scale": 0.231,
+        "metric": True,
         "bounds": [[-0.31, -0.22, 0.74], [0.29, 0.25, 1.21]],
         "file": "Z2xURgIAAAA…",
     }
     media_types = (*MEDIA_TYPES.values(), JSON)
     takes_long = True
-    kept_arrays = ("latent", "seen", "scale", "centre", *views.FRONT)
+    kept_arrays = ("latent", "seen", "scale", "centre", "metric", *views.FRONT)
     echoed_arrays = unread_arrays = views.FRONT
 
     def plan(self, asked: ReconstructOptions, spec: BundleSpec) -> ReconstructPlan:
@@ -97,14 +101,32 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
     def placed(self, plan: ReconstructPlan, partition: str) -> ReconstructPlan:
         return msgspec.structs.replace(plan, scene=partition + plan.scene)
 
+    def looks_first(self, item: Item, spec: BundleSpec) -> bool:
+        return photographs.tells_depth(spec) and captures.is_photograph(item)
+
+    def prepare_first(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: Decoder) -> Arrays:
+        _asks(plan, decoder.limits.queries)
+        captures.source_of(item, plan, spec)
+        sent = captures.sent_mask(item, decoder)
+        with decoder.decoded(item["image"], transparency=True) as image:
+            small = captures.reduced(image)
+            return {"photograph": photographs.photograph(small, captures.photographed(sent, np.asarray(small), image.size), spec)}
+
+    def told(self, outputs: Outputs) -> Item:
+        file = io.BytesIO()
+        np.save(file, outputs["told"])
+        return {captures.TOLD: file.getvalue()}
+
     def prepare(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
         """Raises InvalidOption or MediaError that names the part where parts do not go together."""
-        asks, source = _asks(plan, decoder.limits.queries), captures.source_of(item, plan)
+        asks, source = _asks(plan, decoder.limits.queries), captures.source_of(item, plan, spec)
         # one after the other: whoever waits for room to decode must not hold any
         grid, sent = captures.read_map(item, plan, source, decoder), captures.sent_mask(item, decoder)
         with decoder.decoded(item["image"], transparency=True) as image:
             small, whole = captures.reduced(image), image.size
             pixels = np.asarray(small)
+            if source == captures.PHOTOGRAPH:
+                grid = captures.told_depth(grid, plan, spec, captures.photographed(sent, pixels, whole), small, whole)
             points = captures.points_of(grid, plan, source, small, whole)
             mask = captures.mask_of(sent, pixels, points, source, whole)
             size = spec.pictures.image_size
@@ -120,6 +142,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
                 "asks": asks,
                 "scale": np.array([view.scale], np.float32),
                 "centre": view.centre,
+                "metric": np.array([source != captures.PHOTOGRAPH], np.uint8),
                 **front,
             }
         ]
@@ -137,11 +160,17 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
 
     def bucket(self, plan: ReconstructPlan, spec: BundleSpec, shapes: Shapes) -> str:
         """Scenes of all spacings and modes take their steps together."""
-        return str(spec.pictures.image_size)
+        return "photograph" if "photograph" in shapes else str(spec.pictures.image_size)
 
     def arguments(self, plan: ReconstructPlan) -> dict[str, Any]:
         names = ("spacing", "threshold", "mode", "scene")
         return {name: getattr(plan, name) for name in names} | {"space": plan.space.model_dump()}
+
+    def arguments_of(self, plan: ReconstructPlan, shapes: Shapes) -> dict[str, Any]:
+        return {} if "photograph" in shapes else self.arguments(plan)
+
+    def steps(self, plan: ReconstructPlan, arrays: Arrays | None = None) -> int | None:
+        return 1 if arrays is not None and "photograph" in arrays else None
 
     def scene_of(self, plan: ReconstructPlan) -> str:
         return plan.scene
@@ -156,11 +185,13 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         points, content = made.points, made.content
         asked = int(found["queries"][0])
         scene = plan.scene if "kept" in found else None
+        metric = bool(found["metric"][0]) if "metric" in found else True  # scenes that were kept by earlier versions are
         if media_type != JSON:
             location = {} if scene is None else {"Location": f"/v1/scenes/{scene}"}
-            return File(content, {**location, "X-Points": str(len(points)), "X-Queries": str(asked)}, MEDIA_TYPES[kind])
+            relative = {} if metric else {"X-Metric": "false"}
+            return File(content, {**location, "X-Points": str(len(points)), "X-Queries": str(asked), **relative}, MEDIA_TYPES[kind])
         bounds = [points.min(axis=0).tolist(), points.max(axis=0).tolist()] if len(points) else None
-        return Reconstruction(scene, len(points), asked, float(found["scale"][0]), bounds, content)
+        return Reconstruction(scene, len(points), asked, float(found["scale"][0]), metric, bounds, content)
 
     def preview(self, arrays: Outputs, plan: ReconstructPlan, spec: BundleSpec) -> ReconstructPreview:
         points = views.to_metres(plan.lattice.points(arrays["cells"]), float(arrays["scale"][0]), arrays["centre"])

@@ -18,7 +18,7 @@ Surface = Literal["joined", "network"]
 
 MEDIA_TYPES: Mapping[Format, str] = {"glb": "model/gltf-binary", "ply": "application/x-ply", "npz": "application/x-npz"}
 OF_DEPTH = ("fx", "fy", "cx", "cy", "fov", "depth_scale")
-"""Options that mean nothing without `depth`."""
+"""Options that mean nothing beside `points`."""
 
 
 class ReconstructOptions(Options, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class ReconstructOptions(Options, frozen=True, kw_only=True):
                 gt=0,
                 lt=180,
                 description="Horizontal field of view in degrees, in place of `fx`.",
-                extra={"values": "above 0 and below 180", "words": "degrees above 0 and below 180"},
+                extra={"values": "above 0 and below 180", "words": "degrees above 0 and below 180", "default": "60 of an image alone"},
             ),
         ]
         | None
@@ -108,12 +108,14 @@ class ReconstructPlan(msgspec.Struct, frozen=True):
 
 class Reconstruction(msgspec.Struct, frozen=True):
     """`scene` can be asked again under `/v1/scenes/{scene}`, null where it was not kept; `points` counts the points of the answer; `scale`
-    is the metres of a unit; `bounds` are the corners of its points in the camera's frame, null where there are none; `file` is base64."""
+    is the metres of a unit; `metric` is false where lengths are in units of the median depth instead; `bounds` are the corners of its
+    points in the camera's frame, null where there are none; `file` is base64."""
 
     scene: str | None
     points: int
     queries: int
     scale: float
+    metric: bool
     bounds: list[list[float]] | None
     file: bytes
 

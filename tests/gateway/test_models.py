@@ -51,6 +51,7 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
                 "max_frames": None,
             }
         ],
+        "members": {},
         "labels": 10,
         "summary": "Ten shades of red",
         "trained_on": "plain pictures",

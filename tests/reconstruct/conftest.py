@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from models.joining import join_photographs
 from models.spec import Space
 from tests.bundles import write_tiny_vit
 from tests.open_inference.service import running
 from tests.reconstruct.service import CAPTURE, FOV, Sculptor
 from tests.reconstruct.shell import write_shell
+from tests.reconstruct.telling import write_teller
 
 SPACE = Space(spacing=0.2, reach=0.2, margin=4)
 """30³ cells, every second one asked first."""
@@ -17,11 +19,13 @@ SPACE = Space(spacing=0.2, reach=0.2, margin=4)
 
 @pytest.fixture(scope="package")
 def sculptor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
-    """Two gateways and a worker that serves `shell`, which finds a sphere in everything, `hall`, the same in a half ball, and `tiny`."""
+    """Two gateways and a worker that serves `shell`, which finds a sphere in everything, `hall`, the same in a half ball, `photographed`,
+    which also takes images without depth, and `tiny`."""
     bundles = tmp_path_factory.mktemp("bundles")
     write_shell(bundles, space=SPACE)
     write_shell(bundles, "hall", space=Space(region="half-ball", extent=3.0, spacing=0.2, reach=0.2, source_size=64))
     write_tiny_vit(bundles)
+    join_photographs(bundles, "photographed", "1", write_shell(bundles, "member"), write_teller(bundles))
     settings = {"default_models": {"reconstruct": "shell"}, "max_points": 10_000, "max_queries": 200_000}
     with running(bundles, gateways=2, workers=1, **settings) as started:
         for gateway in started.gateways:  # its child imports trimesh and scikit-image, which takes its time on a busy machine

@@ -104,7 +104,8 @@ def test_the_command_tells_in_json(sculptor: Sculptor, capture: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        ([], 2, "give either --depth, with --fov or --intrinsics, or --points"),
+        ([], 1, "names no member that tells depth"),
+        (["--depth", "DEPTH", "--points", "DEPTH"], 2, "--points: given beside --depth; they say the same"),
         (["--depth", "nothing.png"], 2, "nothing.png: no such file"),
         (["--depth", "DEPTH", "--fov", "60", "-o", "shape.stl"], 2, "must end in .glb, .ply or .npz"),
         (["--depth", "DEPTH", "--intrinsics", "1,2,3"], 2, "use FX, FX,FY or FX,FY,CX,CY in pixels"),

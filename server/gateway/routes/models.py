@@ -66,6 +66,8 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of its task that name no model get this one."""
     inputs: list[PartSummary]
     """Empty where the task is not served."""
+    members: dict[str, str]
+    """The bundles that a pipeline is made of, `name@version` by their role."""
     labels: int
     summary: str
     trained_on: str
@@ -180,6 +182,7 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "reason": reason,
         "default": any(default is not None and default.id == spec.id for default in defaults),
         "inputs": _inputs(here, spec),
+        "members": {role: member.id for role, member in spec.members.items()},
         "labels": len(spec.labels),
         "summary": spec.description,
         "trained_on": spec.trained_on,

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from models.depth.model import LiteDepth, LiteDepthConfig
 from models.diffmae.model import DiffMAE, DiffMAEConfig
 from models.lart.model import LART, LARTConfig
 from models.mae.model import MAE, MAEConfig
@@ -28,6 +29,7 @@ from models.vit.model import Pool, ViT, ViTConfig
 from training.objectives.base import Facts
 from training.objectives.cit import CiTSettings, CuratedMatching
 from training.objectives.contrastive import ContrastiveSettings
+from training.objectives.depth import DepthSettings
 from training.objectives.diffmae import DiffMAESettings, Diffusion
 from training.objectives.lart import LARTSettings
 from training.objectives.linear_probe import LinearProbeSettings
@@ -252,6 +254,11 @@ def mcc() -> Case:
     return build(settings, MCC(replace(MCC_CONFIG, drop_path=0.5)), FACTS), batch
 
 
+def depth() -> Case:
+    batch = {"pixels": normal(3, 32, 32), "points": normal(16, 16, 3), "valid": uniform(16, 16) < 0.8}
+    return build(DepthSettings(), LiteDepth(LiteDepthConfig(image_size=32, widths=(8, 8, 8, 8))), FACTS), batch
+
+
 CASES: Mapping[str, Callable[[], Case]] = {
     case.__name__: case
     for case in (
@@ -274,6 +281,7 @@ CASES: Mapping[str, Callable[[], Case]] = {
         lart,
         lart_actions,
         mcc,
+        depth,
     )
 }
 

@@ -14,9 +14,10 @@ export class Capture {
 
   #sample = null;
 
-  /** block(reason): why it is not complete, or ""; onchange(sample or null): it is another one; onsample(): a sample is there. */
-  constructor(panel, models, { block, onchange, onsample }) {
-    Object.assign(this, { block, onchange });
+  /** block(reason): why it is not complete, or ""; alone(): whether a picture without depth is enough; onchange(sample or null): it is
+   * another one; onsample(): a sample is there. */
+  constructor(panel, models, { block, alone, onchange, onsample }) {
+    Object.assign(this, { block, alone, onchange });
     this.part = partOf(models, "depth");
     this.preview = h("canvas", { class: "shown", role: "img", "aria-label": "The chosen picture", hidden: true });
     this.depth = h("canvas", { class: "shown depth", role: "img", "aria-label": "Its depth, near bright and far dark", hidden: true });
@@ -67,7 +68,8 @@ export class Capture {
       h(
         "p",
         { class: "caption" },
-        "Depth: a PNG of 16 bits, or .npy with metres or with a point for each pixel. What is transparent is not the object.",
+        "Depth: a PNG of 16 bits, or .npy with metres or with a point for each pixel. What is transparent is not the object. Models with a " +
+          "member for depth also take a picture alone, where something is transparent.",
       ),
       h("div", { class: "tools" }, this.camera, this.scaled),
     );
@@ -76,15 +78,14 @@ export class Capture {
 
   /** What is sent, as [part, blob, name], and the camera's options. */
   get parts() {
-    return [
-      ["image", this.#picture.blob, this.#picture.name],
-      [this.#map.part, this.#map.blob, this.#map.name],
-    ];
+    const map = this.#map && [this.#map.part, this.#map.blob, this.#map.name];
+    return [["image", this.#picture.blob, this.#picture.name], map].filter(Boolean);
   }
 
   get options() {
-    if (this.#map.part === "points") return {};
-    const scale = this.#map.name.endsWith(".npy") || this.scale.value === "1000" ? {} : { depth_scale: Number(this.scale.value) };
+    if (this.#map?.part === "points") return {};
+    const plain = !this.#map || this.#map.name.endsWith(".npy") || this.scale.value === "1000";
+    const scale = plain ? {} : { depth_scale: Number(this.scale.value) };
     if (this.long.hidden) return { fov: Number(this.fov.value), ...scale };
     return {
       ...Object.fromEntries(this.focal.filter(([, input]) => input.value).map(([name, input]) => [name, Number(input.value)])),
@@ -93,12 +94,12 @@ export class Capture {
   }
 
   /** What a job was asked with before the page was loaded again. */
-  async restore([[, blob, name], [, map]], { fov, depth_scale: scale, ...focal }) {
+  async restore([[, blob, name], [, map] = []], { fov, depth_scale: scale, ...focal }) {
     if (fov) this.fov.value = fov;
     if (scale) this.scale.value = scale;
     if (focal.fx) this.long.closest(".fields").querySelectorAll("[type=radio]")[1].click();
     for (const [option, input] of this.focal) input.value = focal[option] ?? "";
-    await this.#takeMap(map);
+    if (map) await this.#takeMap(map);
     await this.#take({ blob, name, bitmap: await createImageBitmap(blob).catch(() => null) }, null);
     this.filled();
   }
@@ -142,6 +143,11 @@ export class Capture {
     this.fov.value = this.fovBefore;
   }
 
+  /** Says anew what is there and what is missing. */
+  tell() {
+    this.#tell();
+  }
+
   #tell() {
     const map = this.#map;
     const seen = map?.read && (this.range ? `${(100 * this.range[2]).toFixed(0)} % seen` : "nothing seen");
@@ -157,8 +163,8 @@ export class Capture {
   #missing() {
     if (!this.#picture && !this.#map) return "Choose a picture with its depth map, or run one of the samples.";
     if (!this.#picture) return "Choose the picture of this depth map.";
-    if (!this.#map) return "Choose the depth map of this picture.";
-    if (this.#map.part === "depth" && !this.long.hidden && !this.focal[0][1].value) return "Tell fx, the focal length.";
+    if (!this.#map && !this.alone()) return "Choose the depth map of this picture.";
+    if (this.#map?.part !== "points" && !this.long.hidden && !this.focal[0][1].value) return "Tell fx, the focal length.";
     return "";
   }
 }

@@ -15,9 +15,10 @@ export function mount(panel, models) {
   const view = new ShapeView();
   const below = h("div");
   const runner = new Runner("reconstruct", work, { onstop: (words) => view.stopped(words), restore });
-  const model = new ModelChoice(models);
+  const model = new ModelChoice(models, () => capture.tell());
   const capture = new Capture(panel, models, {
     block: (reason) => runner.block(reason),
+    alone: () => "depth" in model.chosen.members,
     onchange: (sample) => {
       if (sample) model.take(sample.model);
       runner.changed();
@@ -92,9 +93,9 @@ export function mount(panel, models) {
   }
 }
 
-function describe({ points, queries, bounds: [low, high] }) {
+function describe({ points, queries, metric, bounds: [low, high] }) {
   const sides = low.map((value, axis) => (high[axis] - value).toPrecision(2));
-  return `${points.toLocaleString("en")} points, ${queries.toLocaleString("en")} places asked, ${sides.join(" × ")} m; bluish is guessed`;
+  return `${points.toLocaleString("en")} points, ${queries.toLocaleString("en")} places asked, ${sides.join(" × ")} ${metric ? "m" : "of the median depth"}; bluish is guessed`;
 }
 
 /** The command has one option for the focal length and its like. */

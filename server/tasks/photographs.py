@@ -1,0 +1,99 @@
+"""A photograph of an object without depth → what a network that tells depth gets of it, and what it told → depth of the object.
+
+What is told is right up to scale and shift, so that the depth of the object, in the middle and from front to back, is an assumption: its
+median is 1, and it reaches half as far as the object is large, as the front of a ball does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.bundle import BundleSpec
+from server.media.views import Mask
+
+CONTEXT = 0.1
+"""Share of the longer side of the object that is shown of its surroundings, on each side."""
+REACH = 0.5
+"""Depth from front to back of the seen side, in square roots of the area that the silhouette has at the median depth."""
+MOST_REACH = 0.9
+TAILS = (1.0, 99.0)
+"""Percentiles of what is told beyond which it counts as they do."""
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def tells_depth(spec: BundleSpec) -> bool:
+    """Whether a bundle can be sent an image alone."""
+    return "depth" in spec.members
+
+
+def photograph(image: Image.Image, mask: Mask, spec: BundleSpec) -> NDArray[np.uint8]:
+    """The square around what the mask (H, W) shows, black beyond the image: uint8 (S, S, 3)."""
+    side, shown = int(spec.config["depth_size"]), _shown(mask)
+    left, top, right, bottom = (round(edge * side) for edge in shown.place)
+    small = image.convert("RGB").resize(
+        (max(1, right - left), max(1, bottom - top)), FILTERS[spec.config["depth_interpolation"]], box=shown.box
+    )
+    square = Image.new("RGB", (side, side))
+    square.paste(small, (min(left, side - 1), min(top, side - 1)))
+    return np.asarray(square)
+
+
+def to_depth(told: NDArray[np.float32], mask: Mask, spec: BundleSpec, focal: float) -> NDArray[np.float32]:
+    """Turn what was told of `photograph`, (S, S), into depth (H, W) of what the mask shows, in units of its median; NaN elsewhere.
+
+    focal: of the camera, in pixels of the mask.
+    """
+    shown = _shown(mask)
+    left, top, right, bottom = shown.box
+    x0, y0, x1, y1 = (edge * len(told) for edge in shown.place)
+    part = Image.fromarray(told).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
+    spread = np.zeros(mask.shape, np.float64)
+    spread[top:bottom, left:right] = np.asarray(part)
+    values = np.clip(spread, *np.percentile(spread[mask], TAILS))
+    reach = min(MOST_REACH, REACH * np.sqrt(np.count_nonzero(mask)) / focal)
+    depth = _of_disparity(values, mask, reach) if spec.config["depth_output"] == "disparity" else _of_depth(values, mask, reach)
+    return np.where(mask, depth, np.nan).astype(np.float32)
+
+
+def _of_depth(told: NDArray[np.float64], inside: Mask, reach: float) -> NDArray[np.float64]:
+    """1 + a (t - median), with a so that it reaches as far as it should, and half as near as the median at most."""
+    middle, (nearest, farthest) = np.median(told[inside]), (told[inside].min(), told[inside].max())
+    if nearest == farthest:
+        return np.ones_like(told)
+    a = min(reach / (farthest - nearest), 0.5 / max(middle - nearest, 1e-12))
+    return np.asarray(1 + a * (told - middle))
+
+
+def _of_disparity(told: NDArray[np.float64], inside: Mask, reach: float) -> NDArray[np.float64]:
+    """1 / (1 + a (t - median)), with a so that it reaches as far as it should: far = 1 / (1 - a u), near = 1 / (1 + a v), and
+    far - near = reach makes reach u v a² + (u + v - reach (v - u)) a - reach = 0, of which one root lies between 0 and 1 / u."""
+    middle = np.median(told[inside])
+    u, v = middle - told[inside].min(), told[inside].max() - middle
+    if u + v == 0:
+        return np.ones_like(told)
+    second, first = reach * u * v, u + v - reach * (v - u)
+    a = 2 * reach / (first + np.sqrt(first**2 + 4 * second * reach))
+    return np.asarray(1 / (1 + a * (told - middle)))
+
+
+@dataclass(frozen=True)
+class _Shown:
+    box: tuple[int, int, int, int]
+    """Left, top, right and bottom of the part of the image that lies in the square around the object."""
+    place: tuple[float, float, float, float]
+    """Where that part lies in the square, whose side is 1."""
+
+
+def _shown(mask: Mask) -> _Shown:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    size = int(max(np.ptp(rows), np.ptp(columns))) + 1
+    half = (size + 1) // 2 + round(CONTEXT * size)
+    top, left = (int(places[0] + places[-1] + 1) // 2 - half for places in (rows, columns))
+    height, width = mask.shape
+    box = max(0, left), max(0, top), min(width, left + 2 * half), min(height, top + 2 * half)
+    x0, y0, x1, y1 = ((edge - start) / (2 * half) for edge, start in zip(box, (left, top) * 2, strict=True))
+    return _Shown(box, (x0, y0, x1, y1))

@@ -1,0 +1,59 @@
+"""Depth up to scale and shift: what the loss sees, and what it does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.objectives.cases import draw, made
+from training.objectives.depth import DepthSettings, ScaleAndShiftInvariant, aligned, gradients, spread_to_one
+
+
+def sample(seed: int, side: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    told, depth = torch.randn(2, 3, side, side, generator=generator)
+    return told + 0.5 * depth, depth, torch.rand(3, side, side, generator=generator) > 0.3
+
+
+def test_scale_and_shift_are_those_of_least_squares() -> None:
+    told, depth, valid = sample(0)
+    found = aligned(told, depth, valid)
+    for row in range(3):
+        mask = valid[row].numpy()
+        x, y = told[row].numpy()[mask], spread_to_one(depth, valid)[row].numpy()[mask]
+        slope, offset = np.polyfit(x, y, 1)
+        assert slope > 0
+        np.testing.assert_allclose(found[row].numpy()[mask], slope * x + offset, atol=1e-5)
+        assert (found[row][~valid[row]] == 0).all()
+
+
+def test_units_do_not_matter_and_what_is_told_the_wrong_way_round_counts_as_flat() -> None:
+    told, depth, valid = sample(1)
+    torch.testing.assert_close(aligned(7 * told - 3, 0.2 * depth + 9, valid), aligned(told, depth, valid), atol=1e-4, rtol=1e-4)
+    assert aligned(-depth, depth, valid).abs().max() == 0
+    torch.testing.assert_close(aligned(depth, depth, valid), spread_to_one(depth, valid), atol=1e-5, rtol=1e-5)
+    assert not aligned(torch.ones_like(told), depth, valid).any()
+
+
+def test_gradients_are_differences_of_known_neighbours() -> None:
+    errors, valid = torch.zeros(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)
+    errors[0, :, 2:] = 3.0
+    assert gradients(errors, valid, 1).item() == pytest.approx((3 / 3 + 0) / 2)  # one of three neighbours across differs
+    valid[0, :, 2] = False
+    assert gradients(errors, valid, 1).item() == 0
+
+
+def test_pixels_depth_and_mask_move_together() -> None:
+    objective, _ = made("depth")
+    assert isinstance(objective, ScaleAndShiftInvariant)
+    place = torch.linspace(-1, 1, 32).expand(4, 32, 32).contiguous()
+    pixels = place.unsqueeze(1).expand(4, 3, 32, 32).contiguous()
+    valid = torch.ones(4, 32, 32, dtype=torch.bool)
+    moved, depth, there = objective.augmented(pixels, place, valid, draw())
+    assert (depth - moved[:, 0])[there].abs().max() < 0.07  # nearest against bilinear: half a pixel
+    assert there.float().mean() < 0.95 and there.any(dim=2).any(dim=1).all()
+    signs = {bool((depth[row][there[row]][-1] > depth[row][there[row]][0]).item()) for row in range(4)}
+    assert signs == {True, False}
+    still = ScaleAndShiftInvariant(objective.model, DepthSettings(flip=0.0, smaller=0.0))
+    assert torch.equal(still.augmented(pixels, place, valid, draw())[0], pixels)

@@ -1,0 +1,106 @@
+"""Depth of an image up to scale and shift (arXiv 1907.01341, section 4): the error that is left after the best scale and shift."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.depth.model import LiteDepth
+from training import draws
+from training.objectives.base import Batch, Facts
+from training.objectives.checks import expect, need
+from training.settings import Settings
+
+
+class DepthSettings(Settings):
+    kind: Literal["depth"] = "depth"
+    gradients: float = Field(default=0.5, ge=0)
+    """Weight of the differences of neighbouring errors, at four resolutions."""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability that an image and its depth are mirrored."""
+    smaller: float = Field(default=0.4, ge=0, lt=1)
+    """Largest share of its side that an image loses, its border filled with its own edge: objects fill their images more or less."""
+
+
+class ScaleAndShiftInvariant(nn.Module):
+    """Batch: normalised `pixels` (B, 3, S, S); `points` (B, n, n, 3), whose third coordinate is depth in any unit, and whether there is
+    one, `valid` (B, n, n)."""
+
+    SCALES = 4
+
+    def __init__(self, model: LiteDepth, settings: DepthSettings) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        pixels, depth, valid = need(batch, "pixels"), need(batch, "points")[..., 2], need(batch, "valid").bool()
+        with torch.autocast(pixels.device.type, enabled=False):  # places of pixels need more than bfloat16's 8 bits
+            pixels, depth, valid = self.augmented(pixels, depth, valid, batch["draw"])
+        told = F.interpolate(self.model(pixels).float().unsqueeze(1), size=depth.shape[1:], mode="area").squeeze(1)
+        errors = aligned(told, depth, valid) - spread_to_one(depth, valid)  # (B, n, n), 0 where nothing is known
+        each = (errors.abs() * valid).flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1).clamp(min=1)
+        slopes = gradients(errors, valid, self.SCALES)
+        loss = (each + self.settings.gradients * slopes).mean()
+        return {"loss": loss, "loss_depth": each.mean().detach(), "loss_gradients": slopes.mean().detach()}
+
+    def augmented(self, pixels: Tensor, depth: Tensor, valid: Tensor, draw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each sample mirrored or not, and smaller, at another place."""
+        flip = (draws.uniform(draw, (1,), "flip") < self.settings.flip).view(-1, 1, 1)
+        pixels = torch.where(flip.unsqueeze(1), pixels.flip(-1), pixels)
+        depth, valid = torch.where(flip, depth.flip(-1), depth), torch.where(flip, valid.flip(-1), valid)
+        if not self.settings.smaller:
+            return pixels, depth, valid
+        size, place = draws.uniform(draw, (1,), "smaller").view(-1, 1), draws.uniform(draw, (2,), "place")
+        grow = 1 / (1 - self.settings.smaller * size)  # (B, 1)
+        shift = (2 * place - 1) * (grow - 1)  # (B, 2)
+        matrix = torch.cat([torch.diag_embed(grow.expand(-1, 2)), shift.unsqueeze(-1)], dim=2).to(pixels)  # (B, 2, 3)
+        moved = [
+            F.grid_sample(values, F.affine_grid(matrix, list(values.shape), align_corners=False), mode, padding, align_corners=False)
+            for values, mode, padding in (
+                (pixels, "bilinear", "border"),
+                (depth.unsqueeze(1), "nearest", "zeros"),
+                (valid.unsqueeze(1).to(pixels), "nearest", "zeros"),
+            )
+        ]
+        return moved[0], moved[1].squeeze(1), moved[2].squeeze(1) > 0.5
+
+
+def spread_to_one(depth: Tensor, valid: Tensor) -> Tensor:
+    """(B, n, n) → less its mean and divided by its standard deviation, both over what is valid; 0 elsewhere."""
+    count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    known = depth * valid
+    centred = (known - known.sum(dim=(1, 2), keepdim=True) / count) * valid
+    deviation = (centred.square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
+    return centred / deviation.clamp(min=1e-6)
+
+
+def aligned(told: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
+    """What was told, with the scale and shift that bring it nearest to `spread_to_one(depth)` in least squares; 0 outside. A scale below 0
+    counts as 0: what is told to be farther must be farther."""
+    own, true = spread_to_one(told, valid), spread_to_one(depth, valid)
+    count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    return own * ((own * true).sum(dim=(1, 2), keepdim=True) / count).clamp(min=0)
+
+
+def gradients(errors: Tensor, valid: Tensor, scales: int) -> Tensor:
+    """(B, n, n) → (B,), the mean absolute difference of neighbours, over resolutions that halve."""
+    total = errors.new_zeros(errors.shape[0])
+    for scale in range(scales):
+        step = 2**scale
+        some, there = errors[:, ::step, ::step], valid[:, ::step, ::step]
+        for axis in (1, 2):
+            length = some.shape[axis] - 1
+            both = there.narrow(axis, 1, length) & there.narrow(axis, 0, length)
+            difference = (some.narrow(axis, 1, length) - some.narrow(axis, 0, length)).abs() * both
+            total = total + difference.flatten(1).sum(dim=1) / both.flatten(1).sum(dim=1).clamp(min=1)
+    return total / (2 * scales)
+
+
+def build(settings: DepthSettings, model: nn.Module, facts: Facts) -> ScaleAndShiftInvariant:
+    """Raises ValueError."""
+    return ScaleAndShiftInvariant(expect(settings.kind, model, LiteDepth), settings)
