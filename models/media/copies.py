@@ -30,8 +30,9 @@ STATUS = struct.Struct("<i")
 SET_PDEATHSIG = 1
 ANSWERS_FD = 3
 
-_templates: dict[str, _Template] = {}
-"""By program, those that further copies are made of."""
+_templates: dict[tuple[str, int], _Template] = {}
+"""By program and priority, those that further copies are made of. A copy has the priority of the thread that started its template: work
+that others need not wait for must not lower that of theirs."""
 _lock = threading.RLock()
 """One thread may take it again: a copy that is forgotten in its midst may be closed there."""
 os.register_at_fork(after_in_child=_templates.clear)  # two owners would talk at once
@@ -46,19 +47,20 @@ def copy(program: str, request: bytes, file: IO[bytes]) -> Copy:
 
 
 def _template(program: str) -> _Template:
+    key = program, os.getpriority(os.PRIO_PROCESS, 0)
     with _lock:
-        if program not in _templates:
-            _templates[program] = _Template(program)
-        return _templates[program]
+        if key not in _templates:
+            _templates[key] = _Template(key)
+        return _templates[key]
 
 
 class _Template:
-    def __init__(self, program: str) -> None:
-        self._program = program
+    def __init__(self, key: tuple[str, int]) -> None:
+        self._key = key
         self._channel, its = socket.socketpair()
         self._channel.settimeout(TAKING_S)
         with its:
-            self._process = programs.execute(program, its, subprocess.DEVNULL)
+            self._process = programs.execute(key[0], its, subprocess.DEVNULL)
         self._asking = threading.Lock()
         self._copies: set[Copy] = set()
 
@@ -88,8 +90,8 @@ class _Template:
     def forget(self) -> None:
         """No further copy is made of it. It ends with the last one."""
         with _lock:
-            if _templates.get(self._program) is self:
-                del _templates[self._program]
+            if _templates.get(self._key) is self:
+                del _templates[self._key]
             is_over = not self._copies
         if is_over:
             self._process.kill()
@@ -99,17 +101,9 @@ class _Template:
     def ended(self, ended: Copy) -> None:
         with _lock:
             self._copies.discard(ended)
-            is_forgotten = _templates.get(self._program) is not self
+            is_forgotten = _templates.get(self._key) is not self
         if is_forgotten:
             self.forget()
-
-    def renew(self) -> None:
-        """A file that takes over a decoder guesses where things lie in its memory, which is alike in all copies: after a wrong guess they
-        lie elsewhere."""
-        self.forget()
-        if not sys.is_finalizing():
-            with suppress(OSError):
-                _template(self._program)
 
 
 class Copy:
@@ -139,7 +133,8 @@ class Copy:
             return None
         (status,) = STATUS.unpack(told[-STATUS.size :])
         if status < 0 and status != -signal.SIGKILL:
-            self._template.renew()
+            # who takes over a decoder guesses where things lie in memory, alike in all copies: after a wrong guess they lie elsewhere
+            self._template.forget()
         return int(status)
 
     def end(self) -> None:

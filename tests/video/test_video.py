@@ -280,19 +280,24 @@ def test_after_a_crash_memory_lies_elsewhere() -> None:
 
 
 def test_what_is_decoded_ahead_gives_way_and_the_next_video_does_not() -> None:
-    def read() -> tuple[int, int]:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # as threads have it that take steps
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def read() -> tuple[psutil.Process, int]:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), usual + 5)  # as threads have it that take steps
         frames = Frames(FILM, 20.0, LIMITS)
         next(frames.take(5))
         [reading] = copies(PROGRAM)
-        decoding = reading.nice()
+        found = reading.parent(), reading.nice()
         frames.close()
-        [template] = children(PROGRAM)
-        return decoding, template.nice()
+        return found
 
     with ThreadPoolExecutor(1) as thread:
-        decoding, template = thread.submit(read).result()
-    assert decoding == LEAST_PRIORITY and template <= 10
+        template, decoding = thread.submit(read).result()
+    assert decoding == LEAST_PRIORITY
+    probe(FILM, LIMITS)
+    assert sorted(other.nice() for other in children(PROGRAM)) == [usual, usual + 5] and template.nice() == usual + 5
+    template.kill()
+    psutil.wait_procs([template], timeout=30)
 
 
 def test_a_frozen_program_costs_the_next_video_nothing() -> None:
