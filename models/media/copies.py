@@ -73,7 +73,7 @@ class _Template:
         with _lock:
             self._copies.add(made)
         try:
-            with self._asking:
+            with its, self._asking:
                 programs.ask(self._channel, request, [file.fileno(), answers, its.fileno()])
             # one that still imports takes it afterwards
             if programs.is_readable(self._channel.fileno()) and reins.recv(1) != TAKEN:
@@ -83,7 +83,6 @@ class _Template:
             made.end()
             raise
         finally:
-            its.close()
             os.close(answers)
         return made
 
