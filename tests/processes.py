@@ -14,6 +14,11 @@ def children(program: str, parent: int | None = None) -> list[psutil.Process]:
     return [child for child in psutil.Process(parent).children() if program in command(child)]
 
 
+def copies(program: str, parent: int | None = None) -> list[psutil.Process]:
+    """Copies of the templates of `program` that a process has started (`models.media.copies`)."""
+    return [copy for template in children(program, parent) for copy in children(program, template.pid)]
+
+
 def command(process: psutil.Process) -> list[str]:
     """Its words; none if it has ended. The system shows none either for the first moment of a program, in which this waits."""
     until = time.monotonic() + NAMED_S

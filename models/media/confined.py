@@ -1,29 +1,27 @@
 """Confined child processes: they read what strangers sent, or do heavy work, in bounded memory, and may die without harm.
 
 The parent's side: `Confined` gives a program a file as its standard input and reads its messages. The program's: `request` or `requests`,
-`confine` or `limit_memory`, `say` and `send`. A program is started beforehand, or asked again, where its imports take longer than its work.
-Imports nothing but the standard library: the programs start with it.
+`confine` or `limit_memory`, `say` and `send`. A program is copied (`models.media.copies`), or asked again, where its imports take longer
+than its work. Imports nothing but the standard library: the programs start with it.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import resource
 import select
 import socket
-import struct
 import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Self
+
+from models.media import copies, programs
+from models.media.programs import LENGTH, TAKEN, TAKING_S
 
 PATIENCE_S = 30.0
 """A program that says nothing for so long is ended."""
@@ -32,17 +30,6 @@ MEMORY_BYTES = 3 * 2**30
 CPU_S = 900
 LEAST_PRIORITY = 19
 MESSAGE_BYTES = 2**20
-LENGTH = struct.Struct("<I")
-ANSWERS, TAKEN = b"r", b"t"
-"""A program's bytes to its owner: all that it needs is imported; and it has got its file."""
-TAKING_S = 1.0
-"""A program that answered and then takes longer for its file is frozen, and another one takes its place."""
-PASSED_ON = ("PATH", "LANG", "LD_LIBRARY_PATH")
-
-
-def environment() -> dict[str, str]:
-    """All that a program gets to know of this process' environment, which may hold passwords: where libraries lie, and one thread each."""
-    return {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("OMP_")} | {"OMP_NUM_THREADS": "1"}
 
 
 class ProgramDied(Exception):
@@ -55,77 +42,58 @@ class ProgramDied(Exception):
         self.late = late
 
 
-def _readable(descriptor: int, seconds: float) -> bool:
-    """Whether there is something to read, waited for so long. Descriptors may be any number: `select` knows 1024."""
-    waiting = select.poll()
-    waiting.register(descriptor, select.POLLIN)
-    return bool(waiting.poll(math.ceil(1000 * seconds)))
+def gives_way() -> bool:
+    """Whether what the calling thread has decoded ahead takes a CPU only where nobody else wants it: it must not keep from one the network
+    that looks at it. Not where the thread insists on a CPU, too."""
+    return os.getpriority(os.PRIO_PROCESS, 0) > 0
 
 
 def give_way(other: int) -> None:
-    """Let a process, or a thread by its native number, have a CPU only where nobody else wants it, if the calling thread does not insist on
-    one either: what is decoded ahead must not keep from a CPU the network that looks at it."""
+    """Let a process, or a thread by its native number, do so. 0: the caller."""
     with suppress(OSError):
-        if os.getpriority(os.PRIO_PROCESS, 0) > 0:
-            os.setpriority(os.PRIO_PROCESS, other, LEAST_PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, other, LEAST_PRIORITY)
 
 
-@dataclass(frozen=True)
-class _Started:
-    """A program that waits for its file."""
+class _Executed:
+    """A program that was executed for its owner alone, which may ask it again."""
 
-    process: subprocess.Popen[bytes]
-    channel: socket.socket
-    """Its standard input at first. The program ends when this side closes, even by the death of its owner."""
-
-    @classmethod
-    def of(cls, program: str) -> _Started:
-        ours, its = socket.socketpair()
-        ours.settimeout(TAKING_S)
+    def __init__(self, program: str, request: bytes, file: IO[bytes]) -> None:
+        self._channel, its = socket.socketpair()  # the program ends when this side closes, even by the death of its owner
+        self._channel.settimeout(TAKING_S)
         with its:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "opsin.engine", *program.split()],
-                stdin=its.fileno(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                process_group=0,  # no Ctrl-C; in a session of its own it would share the CPUs as if it were a service (sched_autogroup)
-                env=environment(),
-            )
-        return cls(process, ours)
+            self._process = programs.execute(program, its, subprocess.PIPE)
+        assert self._process.stdout is not None
+        self._stdout = self._process.stdout
+        self.output = self._stdout.fileno()
+        self.pid = self._process.pid
+        try:
+            programs.ask(self._channel, request, [file.fileno()])
+        except OSError:  # whoever waits for its first message finds out
+            self.kill()
 
-    def ask(self, request: bytes, file: IO[bytes]) -> None:
-        """Raises OSError if the program has died."""
-        socket.send_fds(self.channel, [LENGTH.pack(len(request))], [file.fileno()])
-        self.channel.sendall(request)
-
-    def ask_ready(self, request: bytes, file: IO[bytes]) -> None:
-        """Raises OSError if the program has died, or if it had answered and does not any more."""
-        is_ready = _readable(self.channel.fileno(), 0) and self.channel.recv(1) == ANSWERS  # else it still imports
-        self.ask(request, file)
-        if is_ready and self.channel.recv(1) != TAKEN:
-            raise ConnectionError
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
 
     def ask_again(self, request: bytes, file: IO[bytes]) -> None:
-        """The same of a program that has answered: one that is dying may still look alive, but does not take its file."""
-        while _readable(self.channel.fileno(), 0) and self.channel.recv(1):
+        """The same of a program that has answered: one that is dying may still look alive, but does not take its file. Raises OSError."""
+        while programs.is_readable(self._channel.fileno()) and self._channel.recv(1):
             pass  # its words about what it was asked before
-        self.ask(request, file)
-        if self.channel.recv(1) != TAKEN:
+        programs.ask(self._channel, request, [file.fileno()])
+        if self._channel.recv(1) != TAKEN:
             raise ConnectionError
 
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> int:
+        self.kill()  # where it has closed its output and goes on
+        return self._process.wait()
+
     def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.channel.close()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-
-
-_ready: dict[str, _Started] = {}
-"""By program, at most one."""
-_ready_lock = threading.RLock()
-"""One thread may take it again: what is forgotten in its midst may be closed there."""
+        self.wait()
+        self._channel.close()
+        self._stdout.close()
 
 
 class Call:
@@ -169,31 +137,41 @@ class Confined:
     """A running program. Use it as a context manager: whatever happens, the process is gone afterwards."""
 
     def __init__(
-        self, program: str, data: bytes | memoryview, request: Mapping[str, Any], *, patience: float = PATIENCE_S, often: bool = False
+        self,
+        program: str,
+        data: bytes | memoryview,
+        request: Mapping[str, Any],
+        *,
+        patience: float = PATIENCE_S,
+        often: bool = False,
+        ahead: bool = False,
     ) -> None:
         """Run `program`, a module of the engine and its arguments: it reads `data` from standard input, as a file. patience: seconds of
-        silence after which it is ended. often: keep another one ready afterwards."""
+        silence after which it is ended. often: it is copied rather than executed. ahead: nobody waits for it yet (`gives_way`)."""
         self._patience = patience
-        self._next = program if often else None
-        with _as_file(data) as file:
-            self._started = _started(program, json.dumps(request).encode(), file)
-        assert self._started.process.stdout is not None
-        self._output = self._started.process.stdout.fileno()
+        asked = json.dumps({**request, "gives_way": ahead and gives_way()}).encode()
+        with programs.as_file(data) as file:
+            self._started = copies.copy(program, asked, file) if often else _Executed(program, asked, file)
         self._call: Call | None = None
         self._join()
 
     @property
     def pid(self) -> int:
-        return self._started.process.pid
+        return self._executed.pid
 
     @property
     def lives(self) -> bool:
-        return self._started.process.poll() is None
+        return self._executed.lives
+
+    @property
+    def _executed(self) -> _Executed:
+        assert isinstance(self._started, _Executed), "a copy is asked once, and its template alone knows its id"
+        return self._started
 
     def ask(self, data: bytes | memoryview) -> None:
         """Ask a program again that has answered and takes further `requests`. Raises OSError if it does not take its file any more."""
-        with _as_file(data) as file:
-            self._started.ask_again(b"{}", file)
+        with programs.as_file(data) as file:
+            self._executed.ask_again(b"{}", file)
         self._join()
 
     def leave(self) -> bool:
@@ -220,28 +198,27 @@ class Confined:
 
     def read_into(self, room: memoryview) -> None:
         """Fill `room` with what follows. Raises ProgramDied."""
-        filled = 0
+        output, filled = self._started.output, 0
         while filled < len(room):
-            if not _readable(self._output, self._patience):
+            if not programs.is_readable(output, self._patience):
                 self.close()
                 raise ProgramDied(f"no answer for {self._patience:g} seconds", late=True)
-            count = os.readv(self._output, [room[filled:]])
+            count = os.readv(output, [room[filled:]])
             if count == 0:
-                self.kill()  # where it has closed its output and goes on
-                status = self._started.process.wait()
+                status = self._started.wait()
+                if status is None:
+                    raise ProgramDied("it was ended")
                 raise ProgramDied(f"it was ended by signal {-status}" if status < 0 else f"it ended with {status}", status)
             filled += count
 
     def kill(self) -> None:
         """End the process at once: whoever reads its messages gets to know. Any thread may call it."""
-        self._started.process.kill()
+        self._started.kill()
 
     def close(self) -> None:
+        """It may be called again."""
         self.leave()
         self._started.end()
-        if self._next is not None:
-            _make_ready(self._next)
-            self._next = None
 
     def __enter__(self) -> Self:
         return self
@@ -284,48 +261,62 @@ def send(data: memoryview) -> None:
 
 
 def request() -> dict[str, Any]:
-    """Return what a program is asked to do, for one that is asked once."""
-    return next(requests())
+    """Return what a program is asked to do, for one that is asked once. It may have to wait; then its file is its standard input. From
+    the call on what it prints is no answer, and it ends with its owner, also while it works. Copies return, too (`models.media.copies`)."""
+    global _answers
+    channel = _channel()
+    told, files = programs.asked(channel)
+    if len(files) > 1:
+        told = copies.in_copies(channel, told, files)
+        _answers = copies.ANSWERS_FD
+        return _asked(told)
+    _watch(channel)
+    return _taken(channel, told, files)
 
 
 def requests() -> Iterator[dict[str, Any]]:
-    """Return what a program is asked to do, each time that it has answered. It may have to wait; then its file is its standard
-    input. From the call on what it prints is no answer, and it ends with its owner, also while it works."""
-    global _answers
-    _answers = os.dup(1)
-    os.dup2(2, 1)  # what a library prints must not look like an answer
-    channel = socket.socket(fileno=os.dup(0))
-    threading.Thread(target=_end_with_owner, args=(channel,), daemon=True).start()
+    """The same for a program that is asked each time that it has answered."""
+    channel = _channel()
+    _watch(channel)
     return _requests(channel)
 
 
 def _requests(channel: socket.socket) -> Iterator[dict[str, Any]]:
-    _tell(channel, ANSWERS)
     while True:
-        asked = _asked(channel)
-        _tell(channel, TAKEN)
-        yield asked
+        yield _taken(channel, *programs.asked(channel))
 
 
 _answers = 1
 """File descriptor of the program's answers."""
 
 
-def _asked(channel: socket.socket) -> dict[str, Any]:
-    head, files, _, _ = socket.recv_fds(channel, LENGTH.size, 1)
-    if not files:
-        os._exit(0)
-    body = bytearray(*LENGTH.unpack(head))
-    rest = memoryview(body)
-    while rest:
-        count = channel.recv_into(rest)
-        if not count:
-            os._exit(0)
-        rest = rest[count:]
+def _channel() -> socket.socket:
+    global _answers
+    _answers = os.dup(1)
+    os.dup2(2, 1)  # what a library prints must not look like an answer
+    channel = socket.socket(fileno=os.dup(0))
+    with suppress(OSError):  # the owner has gone
+        channel.send(copies.READY)
+    return channel
+
+
+def _taken(channel: socket.socket, told: bytes, files: list[int]) -> dict[str, Any]:
     os.dup2(files[0], 0)
     os.close(files[0])
-    asked: dict[str, Any] = json.loads(body)
+    with suppress(OSError):  # the owner has not waited for it
+        channel.send(TAKEN)
+    return _asked(told)
+
+
+def _asked(told: bytes) -> dict[str, Any]:
+    asked: dict[str, Any] = json.loads(told)
+    if asked.pop("gives_way", False):
+        give_way(0)
     return asked
+
+
+def _watch(channel: socket.socket) -> None:
+    threading.Thread(target=_end_with_owner, args=(channel,), daemon=True).start()
 
 
 def _end_with_owner(channel: socket.socket) -> None:
@@ -333,47 +324,3 @@ def _end_with_owner(channel: socket.socket) -> None:
     closed.register(channel, 0)  # the end of the other side is always told
     closed.poll()
     os._exit(0)
-
-
-def _tell(channel: socket.socket, word: bytes) -> None:
-    with suppress(OSError):  # the owner has not waited for it
-        channel.send(word)
-
-
-def _started(program: str, request: bytes, file: IO[bytes]) -> _Started:
-    """A program that has got its file: the one that is ready, if it is alive and not frozen, or a new one."""
-    with _ready_lock:
-        ready = _ready.pop(program, None)
-    if ready is not None:
-        with suppress(OSError):
-            ready.ask_ready(request, file)
-            return ready
-        ready.end()
-    new = _Started.of(program)
-    try:
-        new.ask(request, file)
-    except OSError:  # whoever waits for its first message finds out
-        new.process.kill()
-    return new
-
-
-def _make_ready(program: str) -> None:
-    """So that the next one need not wait for a start."""
-    if sys.is_finalizing():
-        return
-    with _ready_lock, suppress(OSError):
-        if program not in _ready:
-            _ready[program] = _Started.of(program)
-
-
-def _as_file(data: bytes | memoryview) -> IO[bytes]:
-    """Positioned at its begin; in memory where the system can."""
-    if hasattr(os, "memfd_create"):
-        file: IO[bytes] = os.fdopen(os.memfd_create("opsin"), "w+b", buffering=0)
-    else:
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-    rest = memoryview(data).cast("B")
-    while rest:
-        rest = rest[file.write(rest) :]
-    file.seek(0)
-    return file

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media.confined import Confined, ProgramDied, give_way
+from models.media.confined import Confined, ProgramDied
 from models.media.containers import HEAD_BYTES, NAMES, demuxer, names_other_files
 
 PROGRAM = "models.media.video_program"
@@ -91,7 +91,7 @@ class Frame:
 
 def probe(data: bytes | memoryview, limits: ClipLimits) -> ClipInfo:
     """Without decoding more than one frame. Raises VideoError."""
-    with _run(data, limits, rate=None) as program:
+    with _run(data, limits) as program:
         return ClipInfo(**_answer(program)["info"])
 
 
@@ -111,7 +111,7 @@ class Frames:
         """start, end: seconds; frames from `start` on and before `end` are wanted. long_side: larger frames are shrunk to it.
 
         Raises VideoError."""
-        self._ahead = _Ahead(_run(data, limits, rate=rate, start=start, end=end, long_side=long_side))
+        self._ahead = _Ahead(_run(data, limits, ahead=True, rate=rate, start=start, end=end, long_side=long_side))
         self._next: Frame | None = None
         """Read already, and behind the rows that were taken."""
 
@@ -149,7 +149,7 @@ class NumberedFrames(Frames):
 
     def __init__(self, data: bytes | memoryview, numbers: Sequence[int], limits: ClipLimits) -> None:
         """numbers: rising, without repetition. Raises VideoError."""
-        self._ahead = _Ahead(_run(data, limits, numbers=list(numbers)))
+        self._ahead = _Ahead(_run(data, limits, ahead=True, numbers=list(numbers)))
         self._next = None
 
 
@@ -157,7 +157,6 @@ class _Ahead:
     """Frames that a program sends. A thread reads them before they are asked for, so the program goes on while others are looked at."""
 
     def __init__(self, program: Confined) -> None:
-        give_way(program.pid)
         self.decoded = 0
         self._program = program
         self._changed = threading.Condition()
@@ -243,7 +242,7 @@ def decoder_bytes(width: int, height: int) -> int:
     return DECODER_BYTES + DECODER_FRAMES * width * height * 3 // 2
 
 
-def _run(data: bytes | memoryview, limits: ClipLimits, **asked: Any) -> Confined:
+def _run(data: bytes | memoryview, limits: ClipLimits, *, ahead: bool = False, **asked: Any) -> Confined:
     head = bytes(memoryview(data)[:HEAD_BYTES])
     name = demuxer(head)
     if name is None and names_other_files(head):
@@ -259,7 +258,7 @@ def _run(data: bytes | memoryview, limits: ClipLimits, **asked: Any) -> Confined
         "long_side": None,
         "numbers": None,
     } | asked
-    return Confined(PROGRAM, data, request, often=True)
+    return Confined(PROGRAM, data, request, often=True, ahead=ahead)
 
 
 def _answer(program: Confined) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ import typer
 from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
-from opsin.cli.screen import screen
+from opsin.cli.screen import plain, screen
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -85,5 +85,5 @@ def actions_table(told: VideoActions) -> Table:
 
 
 def _words(run: Second) -> str:
-    labels = ", ".join(f"{label.label} {label.score:.2f}" for label in run.labels) or "–"
+    labels = ", ".join(f"{plain(label.label)} {label.score:.2f}" for label in run.labels) or "–"
     return f"unsure: {labels}" if run.unsure else labels

@@ -34,6 +34,7 @@ from opsin.cli import (
     zero_shot,
 )
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.screen import printable
 from opsin.errors import OpsinError
 
 # typer ships click inside, or depends on it where it is older: its UsageError is found through this public subclass in both
@@ -118,4 +119,4 @@ def main() -> NoReturn:
 
 def _complain(sentence: str, command: str = "opsin") -> None:
     if sentence:  # empty where typer has shown the help instead
-        typer.echo(f"{command}: {' '.join(sentence.split())}", err=True)
+        typer.echo(printable(f"{command}: {' '.join(sentence.split())}"), err=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.screen import printable
 
 
 def ask(
@@ -30,7 +31,7 @@ def ask(
             answer = client.ask(task, {name: Path(file) for name, file in files.items()}, **options)
         except OpsinError as error:
             raise Failure(f"{task}: {error}") from error
-    typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+    typer.echo(printable(json.dumps(answer, indent=2, ensure_ascii=False)))
 
 
 def pairs(given: list[str], form: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import typer
 from opsin.cli import labelling, tokenizers
 from opsin.cli.engine import lacks
 from opsin.cli.exits import Failure, Misuse
-from opsin.cli.screen import screen, size
+from opsin.cli.screen import plain, printable, screen, size
 from opsin.cli.services import settings_of
 from opsin.engine import enter
 
@@ -57,7 +57,7 @@ def show(
     """Everything that a bundle says of itself: licence, labels, provenance, measured quality, ladder."""
     for bundle in _chosen(bundles, [name]):
         if as_json:
-            typer.echo(bundle.spec.to_bytes().decode(), nl=False)
+            typer.echo(printable(bundle.spec.to_bytes().decode()), nl=False)
         else:
             _print_spec(bundle)
 
@@ -241,11 +241,10 @@ def _measured(rung: Rung) -> str:
 
 
 def _print_spec(bundle: Bundle) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     spec, console = bundle.spec, screen()
-    console.print(f"[bold]{spec.id}[/]  {escape(spec.description)}".rstrip())
+    console.print(f"[bold]{spec.id}[/]  {plain(spec.description)}".rstrip())
     facts: dict[str, Any] = {
         "folder": bundle.path,
         "task": spec.task,
@@ -265,7 +264,7 @@ def _print_spec(bundle: Bundle) -> None:
     }
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
-        table.add_row(f"[dim]{escape(name)}[/]", escape(str(value)))
+        table.add_row(f"[dim]{plain(name)}[/]", plain(str(value)))
     console.print(table)
     if spec.ladder:
         console.print(_ladder(spec))

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from models.spec import Int8
     from server.tasks.classify_clips import Use
 
-MOST_MERGED = 65_536
-"""Most tokens that a block may merge: the bound of `models.merge_schedule`, which a client alone lacks."""
 USES: Mapping[str, Use] = {"sound": "sound", "sight": "sight"}
 BOUND = 0.005
 
@@ -50,7 +48,6 @@ def calibrate(
         list[int] | None,
         typer.Option(
             min=1,
-            max=MOST_MERGED,
             help="With --ladder: tokens to merge in each block; repeat it, for a rung each. [default: the bundle's rungs]",
             show_default=False,
         ),
@@ -59,7 +56,6 @@ def calibrate(
         list[int] | None,
         typer.Option(
             min=1,
-            max=MOST_MERGED,
             help="Of a bundle that hears and sees: tokens to merge in each block of the half that sees, one for each --r, in their order. "
             "[default: as --r]",
             show_default=False,
@@ -95,9 +91,13 @@ def calibrate(
         raise Misuse("--bound: concerns int8, which --ladder does not measure")
     try:
         from models.bundle import BundleError, read, rewrite
+        from models.merge_schedule import MOST_MERGED
         from models.onnx.backend import GraphError
     except ModuleNotFoundError as error:
         raise lacks(error) from error
+    for option, value in (("--r", r), ("--r-sight", r_sight)):
+        if value and max(value) > MOST_MERGED:
+            raise Misuse(f"{option} {max(value)}: no block merges more than {MOST_MERGED} tokens; use less")
     try:
         found = read(bundle)
         if ladder:

@@ -11,6 +11,7 @@ import typer
 from opsin.cli import formats, image_files
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
+from opsin.cli.screen import plain, printable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -142,7 +143,7 @@ def _ask_later(url: str | None, sent: Sent, unknown: Mapping[Path, OpsinError], 
     with Client(url) as client:
         for file, parts in _as_asked(client, options["model"], sent).items():
             try:
-                typer.echo(f"{client.classify(**parts, wait=False, **options).id}\t{file}")
+                typer.echo(printable(f"{client.classify(**parts, wait=False, **options).id}\t{file}"))
             except OpsinError as error:
                 refused.append(f"{file}: {error}")
     if refused:
@@ -152,7 +153,6 @@ def _ask_later(url: str | None, sent: Sent, unknown: Mapping[Path, OpsinError], 
 def picture_table(rows: Iterable[tuple[str, Classification | ZeroShotClassification]]) -> Table:
     """A row for each name and what was found: best labels, what of clips and sounds was looked at, tokens into and out of the network
     where it has any, the service's time and the network's."""
-    from rich.markup import escape
     from rich.table import Table
 
     found_in = list(rows)
@@ -164,21 +164,20 @@ def picture_table(rows: Iterable[tuple[str, Classification | ZeroShotClassificat
     for (name, found), facts in zip(found_in, looked_at, strict=True):
         tokens = f"{found.merging.tokens_in} → {found.merging.tokens_out}" if found.merging else ""
         times = f"{found.timing.total_ms:.1f} ms", f"{found.timing.inference_ms:.1f} ms"
-        table.add_row(escape(name), _labels(found), *([facts] if any(looked_at) else []), *([tokens] if merges else []), *times)
+        table.add_row(plain(name), _labels(found), *([facts] if any(looked_at) else []), *([tokens] if merges else []), *times)
     return table
 
 
 def _tables(rows: Iterable[tuple[str, Classification]]) -> Group:
     """`picture_table`, and the best label of each view or window of each file."""
     from rich.console import Group
-    from rich.markup import escape
     from rich.table import Table
 
     found_in = list(rows)
     table = Table("File", "Seconds", "Label", box=None, header_style="bold", pad_edge=False)
     for name, found in found_in:
         for view in found.timeline or ():
-            table.add_row(escape(name), f"{view.start_s:.2f} – {view.end_s:.2f}", _labels(view, 1))
+            table.add_row(plain(name), f"{view.start_s:.2f} – {view.end_s:.2f}", _labels(view, 1))
     return Group(picture_table(found_in), "", table)
 
 
@@ -190,9 +189,7 @@ def _looked_at(found: Classification | ZeroShotClassification) -> str:
 
 def _labels(found: Classification | ZeroShotClassification | ViewScores, count: int = 3) -> str:
     """The best labels as rich markup, the first of them bold: `fruit 97 %  vegetables 2 %`."""
-    from rich.markup import escape
-
     if not found.predictions:  # none reaches the threshold
         return "[dim]none[/]"
-    first, *others = [f"{escape(prediction.label)} {prediction.score:.0%}" for prediction in found.predictions[:count]]
+    first, *others = [f"{plain(prediction.label)} {prediction.score:.0%}" for prediction in found.predictions[:count]]
     return "  ".join([f"[bold]{first}[/]", *(f"[dim]{other}[/]" for other in others)])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from opsin.cli.exits import Failure, Misuse
-from opsin.cli.screen import screen
+from opsin.cli.screen import printable, screen
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -84,7 +84,7 @@ def report(answers: Mapping[Path, Any], table: Callable[[Iterable[tuple[str, Any
     labelled = {file: answer for file, answer in answers.items() if not isinstance(answer, OpsinError)}
     if as_json:
         for file, answer in answers.items():
-            typer.echo(json.dumps(_line(file, answer), ensure_ascii=False))
+            typer.echo(printable(json.dumps(_line(file, answer), ensure_ascii=False)))
     elif labelled:
         screen().print(table((file.name, found) for file, found in labelled.items()))
     if len(labelled) < len(answers):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli.exits import Failure
+from opsin.cli.screen import printable
 
 if TYPE_CHECKING:
     from opsin.jobs import Job
@@ -38,7 +39,7 @@ def events(
     last = None
     with _job(job_id, url) as job:
         for last in job.events(after):
-            typer.echo(json.dumps({"id": last.id, "event": last.name, "data": last.data}, ensure_ascii=False))
+            typer.echo(printable(json.dumps({"id": last.id, "event": last.name, "data": last.data}, ensure_ascii=False)))
     if last is not None and last.name != "done":
         raise Failure(f"job {job_id}: {last.data.get('detail', last.name)}")
 
@@ -77,4 +78,4 @@ def _job(job_id: str, url: str | None) -> Iterator[Job[dict[str, Any]]]:
 
 
 def _print(document: object) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    typer.echo(printable(json.dumps(document, indent=2, ensure_ascii=False)))

@@ -1,7 +1,8 @@
-"""The console that commands print on."""
+"""The console that commands print on, and how they print what others have written."""
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
 
 WIDTH_OF_A_FILE = 120
 """Columns where stdout is no terminal and so has no width."""
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""A terminal obeys them: they move its cursor, and may make it type. Tabs and ends of lines pass."""
 
 
 def screen(*, errors: bool = False, record: bool = False) -> Console:
@@ -18,6 +21,18 @@ def screen(*, errors: bool = False, record: bool = False) -> Console:
 
     terminal = (sys.stderr if errors else sys.stdout).isatty()
     return Console(stderr=errors, highlight=False, record=record, width=None if terminal else WIDTH_OF_A_FILE)
+
+
+def printable(text: str) -> str:
+    """Text of others, such as labels of a server, with control characters as JSON escapes them: JSON stays JSON."""
+    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def plain(text: str) -> str:
+    """The same as rich markup that has no style."""
+    from rich.markup import escape
+
+    return escape(printable(text))
 
 
 def size(count: float) -> str:

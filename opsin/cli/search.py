@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from opsin.cli.exits import Misuse
-from opsin.cli.screen import screen
+from opsin.cli.screen import plain, screen
 
 
 def search(
@@ -25,7 +25,6 @@ def search(
 
     The service embeds the text or image; the vectors stay here. Exit code 1 if the service has another content of the bundle now.
     """
-    from rich.markup import escape
     from rich.table import Table
 
     from opsin.client import Client
@@ -54,5 +53,5 @@ def search(
         return
     table = Table("Cosine", "File", box=None, header_style="bold", pad_edge=False)
     for match in found:
-        table.add_row(f"{match.cosine:.4f}", escape(str(match.path)))
+        table.add_row(f"{match.cosine:.4f}", plain(str(match.path)))
     screen().print(table)

@@ -80,12 +80,14 @@ class Intake:
     def take(self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None) -> list[QueueEntry]:
         """At most `max_items` jobs of these queues (`keys.queue`), the most urgent first. own: queues with places of their own instead.
 
-        If there is none it waits for one up to `block_ms` (≤ 2000). `fetch` reads large messages, which makes an entry a `Delivery`.
+        If there is none, or no place for one, it waits up to `block_ms` (≤ 2000). `fetch` reads large messages: an entry becomes a
+        `Delivery`.
         What is too late, cancelled, unreadable or of a dead gateway is ended here and not returned; what needs more than this worker
         understands is not returned either, and goes back to the others (`hand_back_set_aside`).
         """
         capacity = _capacity(tuple(queues), max_items, tuple((own or {}).items()))
         if not capacity.pool_of:
+            time.sleep(block_ms / 1000)
             return []
         self._endings.hand_back_given_up()
         if self._overlooked and (found := self._find_overlooked(capacity)):

@@ -19,7 +19,7 @@ from tests.actions.test_route import ask, refused
 from tests.actions.test_survival import asked_later, done
 from tests.gateway.asked_later import comes_to, result
 from tests.gateway.service import Gateway, eventually
-from tests.processes import children
+from tests.processes import copies
 from tests.video.clips import clip, every, sound_alone
 from tests.video.mixed import mixed
 
@@ -79,7 +79,7 @@ def test_a_decoder_that_dies_in_mid_clip_costs_its_job_alone(watching: Watching)
     gateway = watching.gateway
     asked = asked_later(gateway, {"video": long_video()})
     eventually(lambda: done(gateway, asked) > 1, "it is being watched", START_S)
-    for process in children(PROGRAM, watching.worker):
+    for process in copies(PROGRAM, watching.worker):
         process.kill()
     failed = comes_to(gateway, asked, "failed")
     assert (failed["error"]["status"], failed["error"]["field"]) == (422, "video"), failed

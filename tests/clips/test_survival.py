@@ -18,7 +18,7 @@ from tests.gateway import service
 from tests.gateway.asked_later import accepted, comes_to, job, result
 from tests.gateway.service import Gateway, eventually
 from tests.open_inference.service import worker_process
-from tests.processes import children
+from tests.processes import copies
 from tests.video.clips import clip, every
 
 
@@ -45,7 +45,7 @@ def test_a_worker_that_is_killed_in_mid_clip_costs_the_views_seen_and_changes_no
             eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_S)
             hurt = asked_later(gateway, video(count, 20.0), views=30, crops=3, top_k=11)
             eventually(lambda: done(gateway, hurt) > 0, "it has seen some views", START_S)
-            reading = children(PROGRAM, worker.pid)
+            reading = copies(PROGRAM, worker.pid)
             worker.kill()
         assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
         assert job(gateway, hurt)["state"] != "done", "it was killed too late to tell anything"
@@ -59,7 +59,7 @@ def test_a_decoder_that_dies_costs_its_job_alone(watching: Watching) -> None:
     gateway = watching.gateway
     asked = asked_later(gateway, long_video(), views=30, crops=3)
     eventually(lambda: done(gateway, asked) > 0, "it is being looked at", START_S)
-    for process in children(PROGRAM, watching.worker):
+    for process in copies(PROGRAM, watching.worker):
         process.kill()
     failed = comes_to(gateway, asked, "failed")
     assert (failed["error"]["status"], failed["error"]["field"]) == (422, "video"), failed
@@ -72,7 +72,7 @@ def test_a_clip_that_is_cancelled_closes_its_video(watching: Watching) -> None:
     left = watching.counted("opsin_step_leaves_total", how="unwanted")
     asked = asked_later(gateway, long_video(), views=30, crops=3)
     eventually(lambda: done(gateway, asked) > 0, "it is being looked at", START_S)
-    reading = children(PROGRAM, watching.worker)
+    reading = copies(PROGRAM, watching.worker)
     assert gateway.http.delete(f"/v1/jobs/{asked}").status_code == 204
     eventually(lambda: watching.counted("opsin_step_leaves_total", how="unwanted") == left + 1, "the worker has dropped it", START_S)
     assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"

@@ -17,6 +17,7 @@ from models.bundle import BundleSpec, write
 from models.spec import Preprocess, Rung, Weights
 from opsin import Client
 from opsin.cli.demo_actions import show_actions
+from opsin.pictures import png
 from tests.environments import environment
 from tests.opsin.command import opsin
 from tests.opsin.scripted import RESULT, Answer, scripted
@@ -296,3 +297,17 @@ def test_verify_passes_whole_bundles_and_names_the_damaged_file(bundles: Path, t
 def test_output_may_be_cut_short_by_its_reader(bundles: Path) -> None:
     command = f"'{sys.executable}' -m opsin bundles show tiny --json --bundles '{bundles}' | true"
     assert subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=240, check=False).stderr == ""
+
+
+def test_a_terminal_obeys_no_label_of_another_server(tmp_path: Path) -> None:
+    hostile, shown = "\x1b]0;t\x07 [bold]\x9b2J", "\\u001b]0;t\\u0007 [bold]\\u009b2J"
+    prediction = {"label": hostile, "index": 0, "score": 0.75}
+    answer = Answer(body={**RESULT, "results": [{**RESULT["results"][0], "predictions": [prediction]}]})
+    problem = Answer(status=422, body={"title": "no", "detail": hostile, "status": 422, "type": "about:blank"})
+    image = tmp_path / "a.png"
+    image.write_bytes(png(np.zeros((8, 8, 3), np.uint8)))
+    commands = (("classify", image), ("classify", image, "--json"), ("ask", "classify", f"image={image}"), ("classify", image))
+    for command, told in zip(commands, (answer, answer, answer, problem), strict=True):
+        with scripted([told]) as server:
+            ended = opsin(*command, "--url", server.url)
+        assert shown in ended.stdout + ended.stderr and not {"\x1b", "\x07", "\x9b"} & set(ended.stdout + ended.stderr), ended

@@ -248,17 +248,17 @@ def test_sound_goes_beside_one_video(files: dict[str, Path], given: tuple[str, .
 def test_ctrl_c_ends_the_work_of_a_clip(service: Service, tmp_path: Path) -> None:
     file = tmp_path / "long.mp4"
     file.write_bytes(clip(every(1500, 30.0), size=(96, 128)))
-    command = [sys.executable, "-m", "opsin", "classify", str(file), "--model", "mae-st", "--views", "30", "--crops", "3"]
+    command = [sys.executable, "-m", "opsin", "classify", *[str(file)] * 8, "--model", "mae-st", "--views", "30", "--crops", "3"]
     cancelled = ended_jobs(service, "cancelled")
     program = subprocess.Popen(command, env=os.environ | {"OPSIN_URL": service.url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        eventually(lambda: service.get("/v1/status").json()["jobs"]["running"] == 1, "its views are being looked at")
+        eventually(lambda: service.get("/v1/status").json()["jobs"]["running"] > 0, "its views are being looked at")
         program.send_signal(signal.SIGINT)
         out, err = program.communicate(timeout=60)
     finally:
         program.kill()
     assert (program.returncode, out, err) == (130, b"", b"")
-    eventually(lambda: ended_jobs(service, "cancelled") == cancelled + 1, "the service has heard of it")
+    eventually(lambda: ended_jobs(service, "cancelled") > cancelled, "the service has heard of it")
 
 
 def ended_jobs(service: Service, state: str) -> float:

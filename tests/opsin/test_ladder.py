@@ -188,7 +188,7 @@ def test_misuse_is_named_and_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for arguments, sentence in (
         ([classifier.path, *images, "--r", "3"], "--r: names rungs of a ladder; add --ladder"),
-        ([classifier.path, *images, "--ladder", "--r", "65537"], "65537 is not in the range 1<=x<=65536"),
+        ([classifier.path, *images, "--ladder", "--r", "65537"], "--r 65537: no block merges more than 65536 tokens; use less"),
         ([classifier.path, *images, "--ladder", "--bound", "0.1"], "--bound: concerns int8, which --ladder does not measure"),
         ([classifier.path, *images, "--ladder", "--r", "3"], "--r: the default rung of tiny@1, fast, would be gone"),
         ([classifier.path, "--images", tmp_path / "none", "--ladder"], "none is no folder"),

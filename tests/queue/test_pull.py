@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -124,6 +125,13 @@ async def test_a_queue_with_a_room_of_its_own_takes_nothing_from_the_others(url:
         assert sorted(delivery.bundle for delivery in queue.pull([A, B], 1, own={B: 4})) == ["a@1"] + ["b@1"] * 4
         assert [delivery.bundle for delivery in queue.pull([A, B], 0, own={B: 4})] == ["b@1"]
         waiting.cancel()
+
+
+def test_a_worker_without_place_for_any_job_waits_rather_than_look_all_the_time(url: str) -> None:
+    queue = worker_queue(url, "w")
+    began = time.monotonic()
+    assert queue.pull([A], 1, 50, own={A: 0}) == []
+    assert time.monotonic() - began >= 0.05
 
 
 async def test_a_waiting_worker_is_not_woken_by_a_queue_without_room_and_never_takes_more_than_fits(url: str) -> None:

@@ -19,7 +19,7 @@ import pytest
 from models.media import video
 from models.media.confined import LEAST_PRIORITY, PATIENCE_S
 from models.media.video import AHEAD, PROGRAM, ClipLimits, Frame, Frames, NotYet, VideoError, probe
-from tests.processes import children
+from tests.processes import children, copies
 from tests.video.clips import clip, every, number_of, sound_alone, with_hours
 
 LIMITS = ClipLimits()
@@ -215,7 +215,7 @@ def test_a_decoder_that_dies_costs_the_video_only() -> None:
     frames = Frames(clip(every(40, 20.0), size=(480, 640)), 20.0, LIMITS)
     taken = frames.take(10**9)
     next(taken)
-    for program in children(PROGRAM):
+    for program in copies(PROGRAM):
         program.send_signal(signal.SIGSEGV)
     with pytest.raises(VideoError, match="it was ended by signal 11"):
         list(taken)
@@ -223,45 +223,81 @@ def test_a_decoder_that_dies_costs_the_video_only() -> None:
 
 
 def test_who_read_a_video_is_gone_when_it_is_closed_or_forgotten() -> None:
-    waiting = children(PROGRAM)
     frames = Frames(FILM, 20.0, LIMITS)
     next(frames.take(5))
-    [reading] = [program for program in children(PROGRAM) if program not in waiting] or waiting
+    [reading] = copies(PROGRAM)
     frames.close()
     assert not reading.is_running()
     frames = Frames(FILM, 20.0, LIMITS)
     next(frames.take(5))
-    [reading] = children(PROGRAM)
+    [reading] = copies(PROGRAM)
     del frames
     assert not reading.is_running()
 
 
-def test_a_program_is_ready_for_the_next_video_and_none_is_missed_if_it_has_died() -> None:
+def test_videos_are_read_by_copies_of_one_template_and_none_is_missed_if_that_has_died() -> None:
     probe(FILM, LIMITS)
-    [ready] = children(PROGRAM)
-    frames = Frames(FILM, 20.0, LIMITS)
-    next(frames.take(5))
-    assert children(PROGRAM) == [ready]
-    frames.close()
-    [ready] = children(PROGRAM)
-    ready.kill()
-    psutil.wait_procs([ready], timeout=30)
+    [template] = children(PROGRAM)
+    both = [Frames(FILM, 20.0, LIMITS) for _ in range(2)]
+    for frames in both:
+        next(frames.take(5))
+    assert children(PROGRAM) == [template] and len(copies(PROGRAM)) == 2
+    for frames in both:
+        frames.close()
+    template.kill()
+    psutil.wait_procs([template], timeout=30)
     assert probe(FILM, LIMITS).frames == 20
 
 
-def test_what_is_decoded_ahead_gives_way_and_the_program_that_is_ready_does_not() -> None:
-    def read() -> tuple[int, int]:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # as threads have it that take steps
+def test_a_copy_has_open_what_is_its_own_and_a_template_has_one_thread() -> None:
+    """So a codec that a stranger took over can ask for no other one's file, and nothing is copied in the midst of another thread's work."""
+    probe(FILM, LIMITS)
+    both = [Frames(clip(every(400, 20.0), size=(96, 128)), 20.0, LIMITS) for _ in range(2)]
+    for frames in both:
+        next(frames.take(5))
+    assert [template.num_threads() for template in children(PROGRAM)] == [1]
+    for reading in copies(PROGRAM):
+        opened = {int(entry.name): str(entry.readlink()) for entry in Path(f"/proc/{reading.pid}/fd").iterdir()}
+        assert sorted(opened) == [0, 1, 2, 3] and opened[0].startswith("/memfd:") and opened[1] == opened[2] == os.devnull, opened
+        assert opened[3].startswith("pipe:"), opened
+    for frames in both:
+        frames.close()
+
+
+def test_after_a_crash_memory_lies_elsewhere() -> None:
+    """Else a file could guess again and again where things lie in a decoder that it has taken over."""
+    probe(FILM, LIMITS)
+    before = children(PROGRAM)
+    frames = Frames(clip(every(40, 20.0), size=(480, 640)), 20.0, LIMITS)
+    taken = frames.take(10**9)
+    next(taken)
+    [reading] = copies(PROGRAM)
+    reading.send_signal(signal.SIGILL)
+    with pytest.raises(VideoError, match="it was ended by signal 4"):
+        list(taken)
+    probe(FILM, LIMITS)
+    assert not set(before) & set(children(PROGRAM))
+
+
+def test_what_is_decoded_ahead_gives_way_and_the_next_video_does_not() -> None:
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def read() -> tuple[psutil.Process, int]:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), usual + 5)  # as threads have it that take steps
         frames = Frames(FILM, 20.0, LIMITS)
         next(frames.take(5))
-        [reading] = children(PROGRAM)
-        decoding = reading.nice()
+        [reading] = copies(PROGRAM)
+        found = reading.parent(), reading.nice()
         frames.close()
-        [ready] = children(PROGRAM)
-        return decoding, ready.nice()
+        return found
 
     with ThreadPoolExecutor(1) as thread:
-        assert thread.submit(read).result() == (LEAST_PRIORITY, 10)
+        template, decoding = thread.submit(read).result()
+    assert decoding == LEAST_PRIORITY
+    probe(FILM, LIMITS)
+    assert sorted(other.nice() for other in children(PROGRAM)) == [usual, usual + 5] and template.nice() == usual + 5
+    template.kill()
+    psutil.wait_procs([template], timeout=30)
 
 
 def test_a_frozen_program_costs_the_next_video_nothing() -> None:
@@ -275,26 +311,29 @@ def test_a_frozen_program_costs_the_next_video_nothing() -> None:
 
 
 def idle() -> psutil.Process:
-    """The program that is ready, once it waits for its file."""
-    [ready] = children(PROGRAM)
-    until = time.monotonic() + 60
-    while Path(f"/proc/{ready.pid}/wchan").read_text() != "unix_stream_read_generic":  # it sleeps now and then while it imports, too
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return ready
+    """The template, which has imported all: a copy has answered."""
+    [template] = children(PROGRAM)
+    return template
 
 
-def test_a_program_that_is_ready_ends_with_its_owner() -> None:
-    code = "import os, sys; from models.media.video import *; probe(sys.stdin.buffer.read(), ClipLimits()); print('.', flush=True); input()"
+def test_a_template_and_its_copies_end_with_their_owner() -> None:
+    code = """if True:
+        import signal, sys
+        from models.media.video import *
+        frames = Frames(sys.stdin.buffer.read(), 20.0, ClipLimits())
+        next(frames.take(5))
+        print(".", flush=True)
+        signal.pause()
+    """
     owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert owner.stdin and owner.stdout
-    owner.stdin.write(FILM)
+    owner.stdin.write(clip(every(400, 20.0), size=(96, 128)))
     owner.stdin.close()
     owner.stdout.readline()
-    left = children(PROGRAM, owner.pid)
+    left = [*children(PROGRAM, owner.pid), *copies(PROGRAM, owner.pid)]
     owner.kill()
     owner.wait()
-    assert psutil.wait_procs(left, timeout=60)[1] == []
+    assert len(left) == 2 and psutil.wait_procs(left, timeout=60)[1] == []
 
 
 def test_frames_are_read_before_they_are_asked_for_but_only_a_few() -> None:

@@ -1,0 +1,80 @@
+"""Programs of the engine: how they are executed, and how requests and files pass to them. Imports nothing but the standard library: the
+programs start with it."""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from typing import IO
+
+LENGTH = struct.Struct("<I")
+TAKEN = b"t"
+"""A program's byte to its owner: it has got its file."""
+TAKING_S = 1.0
+"""A program that could take its file and does not for so long is frozen."""
+PASSED_ON = ("PATH", "LANG", "LD_LIBRARY_PATH")
+
+
+def environment() -> dict[str, str]:
+    """All that a program gets to know of this process' environment, which may hold passwords: where libraries lie, and one thread each."""
+    return {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("OMP_")} | {"OMP_NUM_THREADS": "1"}
+
+
+def execute(program: str, channel: socket.socket, output: int) -> subprocess.Popen[bytes]:
+    """Execute a module of the engine and its arguments. channel: its standard input. output: as of `subprocess.Popen`."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "opsin.engine", *program.split()],
+        stdin=channel.fileno(),
+        stdout=output,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        process_group=0,  # no Ctrl-C; in a session of its own it would share the CPUs as if it were a service (sched_autogroup)
+        env=environment(),
+    )
+
+
+def ask(channel: socket.socket, request: bytes, files: list[int]) -> None:
+    """Raises OSError if the program has died, or takes nothing any more."""
+    socket.send_fds(channel, [LENGTH.pack(len(request))], files)
+    channel.sendall(request)
+
+
+def asked(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """Return a request and the descriptors of its files. Ends the program quietly where its owner has gone."""
+    head, files, _, _ = socket.recv_fds(channel, LENGTH.size, 3)
+    if not files:
+        os._exit(0)
+    body = bytearray(*LENGTH.unpack(head))
+    rest = memoryview(body)
+    while rest:
+        count = channel.recv_into(rest)
+        if not count:
+            os._exit(0)
+        rest = rest[count:]
+    return bytes(body), files
+
+
+def is_readable(descriptor: int, seconds: float = 0.0) -> bool:
+    """Whether there is something to read, waited for so long. Descriptors may be any number: `select` knows 1024."""
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(math.ceil(1000 * seconds)))
+
+
+def as_file(data: bytes | memoryview) -> IO[bytes]:
+    """Positioned at its begin; in memory where the system can."""
+    if hasattr(os, "memfd_create"):
+        file: IO[bytes] = os.fdopen(os.memfd_create("opsin"), "w+b", buffering=0)
+    else:
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[file.write(rest) :]
+    file.seek(0)
+    return file
