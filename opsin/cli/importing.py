@@ -121,7 +121,8 @@ def import_(
             )
     except CheckpointError as error:
         is_fault = found.is_model and not isinstance(error, WrongSetting)
-        raise (Failure(f"import: {error}") if is_fault else Misuse(str(error))) from error
+        told = str(error).replace(str(file), source) if found.origin else str(error)
+        raise (Failure(f"import: {told}") if is_fault else Misuse(told)) from error
     if spec.task == "zero-shot" and tokenizer is None:
         tokenizer = found.tokenizer
     if templates and not tokenizer:
