@@ -180,6 +180,7 @@ def videomae_described(description: Mapping[str, Any]) -> Fields:
     return {
         "image_size": image_size(description, 224),
         "frames": stated.integer("num_frames", 16),
+        "depth": stated.integer("num_hidden_layers", 12),
         "heads": stated.integer("num_attention_heads", 12),
         "norm_eps": stated.number("layer_norm_eps", 1e-12),
     }

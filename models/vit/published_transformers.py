@@ -83,6 +83,7 @@ def described(description: Mapping[str, Any]) -> Fields:
     stated = ModelConfig.of(description)
     return {
         "image_size": image_size(description, 224),
+        "depth": stated.integer("num_hidden_layers", 12),
         "heads": stated.integer("num_attention_heads", 12),
         "norm_eps": stated.number("layer_norm_eps", 1e-12),
         **stated.activation("gelu"),
@@ -95,6 +96,7 @@ def dinov2_described(description: Mapping[str, Any]) -> Fields:
     stated.require("use_swiglu_ffn", False, False)
     return {
         "image_size": prepared_size(description) or stated.side("image_size", 224),
+        "depth": stated.integer("num_hidden_layers", 12),
         "heads": stated.integer("num_attention_heads", 12),
         "norm_eps": stated.number("layer_norm_eps", 1e-6),
         **stated.activation("gelu"),

@@ -207,6 +207,8 @@ WEIGHTS_REFUSED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "a deep block": ({"vit.encoder.layer.99999999.layernorm_after.bias": torch.zeros(64)}, "blocks.99999999 is the last of its blocks"),
     "a deeper block": ({f"vit.encoder.layer.{'9' * 5000}.layernorm_after.bias": torch.zeros(64)}, "unexpected"),
     "no width": ({"vit.embeddings.patch_embeddings.projection.weight": torch.zeros(0, 3, 8, 8)}, "(0, 3, 8, 8) is empty"),
+    "integers": ({"classifier.weight": torch.ones(3, 64, dtype=torch.int8)}, "of another shape or type: classifier.weight int8"),
+    "eight bits": ({"classifier.bias": torch.ones(3).to(torch.float8_e4m3fn)}, "classifier.bias float8_e4m3fn"),
     "not a number": ({"vit.layernorm.weight": torch.full((64,), torch.nan)}, "layernorm.weight holds values that are infinite"),
 }
 
@@ -267,6 +269,23 @@ def test_weights_in_several_files_and_those_of_torch_are_read_alike(tmp_path: Pa
     expected = logits(one, pixels)
     assert np.array_equal(logits(imported(several), pixels), expected)
     assert np.array_equal(logits(imported(torch_folder), pixels), expected)
+
+
+def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
+    folder = save(vit(), tmp_path / "model", SQUARE, max_shard_size="40KB")
+    first, second, *_ = sorted(folder.glob("*-of-*.safetensors"))
+    weights = load_file(first)
+    save_file(load_file(second) | {min(weights): weights[min(weights)] + 1}, second)
+    with pytest.raises(CheckpointError, match=f"{min(weights)} .* in {second.name} and in another file"):
+        imported(folder)
+
+
+def test_a_config_of_another_depth_than_the_weights_is_refused(tmp_path: Path) -> None:
+    folder = save(vit(), tmp_path / "model", SQUARE)
+    for depth, fault in ((1, "unexpected: vit.encoder.layer"), (3, "missing: vit.encoder.layer")):
+        change(folder / "config.json", num_hidden_layers=depth)
+        with pytest.raises(CheckpointError, match=fault):
+            imported(folder)
 
 
 def test_an_absent_file_of_several_is_named(tmp_path: Path) -> None:
