@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from opsin.cli import catalogue, hubs, label_files
 from opsin.cli.engine import lacks
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.interrupts import leave_tidily
 from opsin.cli.screen import size
 from opsin.cli.services import settings_of
 from opsin.cli.tokenizers import prepared, summary
@@ -90,6 +91,7 @@ def import_(
     if (root / name / version).exists():
         raise Misuse(f"{root / name / version}: exists already; choose another --version")
     class_names = label_files.read(labels) if labels else None
+    leave_tidily()
     overrides = dict(_setting(text) for text in settings or [])
     found = hubs.find(source)
     file = found.path

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import transformers
 from safetensors.torch import save_file
 
 from models.bundle import read
+from tests import forked
 from tests.hub.fake_hub import COMMIT, FakeHub, running
 from tests.hub.saved import change, randomised, save
 from tests.opsin.command import opsin
@@ -176,6 +179,19 @@ def test_weights_that_were_damaged_in_the_cache_are_not_imported_offline(hub: Fa
 def test_a_body_without_end_is_refused(hub: FakeHub, tmp_path: Path) -> None:
     hub.endless = "config.json"
     assert "config.json: it is larger than 64 MiB" in refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
+
+
+def test_an_import_that_is_terminated_leaves_nothing(hub: FakeHub, tmp_path: Path) -> None:
+    hub.endless = "model.safetensors"
+    given = os.environ | hub.environment(tmp_path / "cache")
+    process = forked.Forked("opsin", "import", "hf://somebody/vit", "-o", str(tmp_path / "bundles/it"), environment=given)
+    while not any(file.stat().st_size for file in tmp_path.rglob("*.incomplete")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not any(tmp_path.rglob("*.incomplete"))
+    assert not (tmp_path / "bundles").exists()
 
 
 def test_a_hub_that_does_not_answer_is_not_waited_for(hub: FakeHub, tmp_path: Path) -> None:
