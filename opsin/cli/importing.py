@@ -96,6 +96,7 @@ def import_(
     found = hubs.find(source)
     file = found.path
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         from models.bundle import BundleError, write
@@ -140,8 +141,10 @@ def import_(
                 text, files = prepared(spec, content, tokenizer, templates, folder)
                 spec = spec.model_copy(update={"text": text})
             bundle = write(root, spec, content, files=files)
-    except (BundleError, OSError) as error:
+    except BundleError as error:
         raise Failure(f"import: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise Failure(f"import: {root / name / version}: cannot be written ({error})") from error
 
     if found.origin:
         typer.echo(f"repository    {spec.provenance['repository']} at {spec.provenance['revision']}")

@@ -6,10 +6,12 @@ HF_HUB_OFFLINE by itself.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,6 +74,7 @@ def fetch(address: Address) -> Snapshot:
     if not sys.stderr.isatty():
         disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each try that failed; what came of it is told here
+    warnings.filterwarnings("ignore", module="huggingface_hub")  # so does what it warns of
     if constants.HF_HUB_OFFLINE:
         return _cached(address)
     with _told(address), bounded(LARGEST_JSON):
@@ -206,7 +209,7 @@ def _told(address: Address) -> Iterator[None]:
 
 def _of_folder(error: BaseException) -> bool:
     """Whether the cache is the reason, and not the network."""
-    return isinstance(error, OSError) and error.filename is not None
+    return isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _reason(error: BaseException) -> str:
