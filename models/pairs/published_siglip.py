@@ -81,7 +81,9 @@ def image_half(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _described(stated: ModelConfig, description: Mapping[str, Any]) -> Fields:
-    return vision_described(ModelConfig(USUAL | dict(stated.content), stated.where), description)
+    whole = ModelConfig(USUAL | dict(stated.content), stated.where)
+    fields = vision_described(whole, description)
+    return {**fields, "cut_edge": fields["image_size"] % whole.integer("patch_size", 16) != 0}
 
 
 def preprocess(size: int) -> Preprocess:

@@ -177,6 +177,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"num_attention_heads": "four"},
         "config.json: num_attention_heads 'four' cannot be computed here; accepted is a positive int",
     ),
+    "grey images": ({"num_channels": 1}, "config.json: num_channels 1 cannot be computed here; accepted is 3"),
     "size": ({"image_size": [32, 64]}, "config.json: image_size [32, 64] cannot be computed here"),
     "size of the processor": ({"image_size": 64}, "config.json: image_size 64 is not the 32 pixels that preprocessor_config.json makes"),
     "class": (
@@ -359,6 +360,17 @@ def test_the_image_tower_of_siglip_gives_the_vectors_of_the_library_and_merges(k
     merged = load(made).forward({"pixels": pixels}, {"merge": [3, 3]})
     assert merged["tokens"].tolist() == [[16, 10]] * 4
     assert 0.5 < (merged["embedding"] * expected).sum(axis=1).min() < 1 - 1e-6
+
+
+def test_an_edge_that_fills_no_patch_is_not_seen(tmp_path: Path) -> None:
+    """As in so400m-patch14-384: 27 patches of 14 pixels, and 6 pixels over."""
+    model = siglip("SiglipVisionModel", image_size=38)
+    made = imported(save(model, tmp_path / "model", SQUARE | {"size": {"height": 38, "width": 38}}))
+    pixels = noise(2, 38, 38)
+    with torch.inference_mode():
+        pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
+    expected = nn.functional.normalize(pooled, dim=-1).numpy()
+    assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
 
 
 def test_a_classifier_on_siglip_answers_as_in_the_library(tmp_path: Path) -> None:
