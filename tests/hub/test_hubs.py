@@ -316,13 +316,26 @@ def test_an_address_that_is_none_is_refused_before_anything_is_asked(address: st
     assert f"{address}: write " in ended.stderr
 
 
-def test_the_published_checkpoints_are_listed(tmp_path: Path) -> None:
-    ended = opsin("import", "--list", COLUMNS="250")
+def test_the_published_checkpoints_are_listed() -> None:
+    ended = opsin("import", "--list")
     assert (ended.returncode, ended.stderr) == (0, "")
     line = next(line for line in ended.stdout.splitlines() if "mae_finetuned_vit_base.pth" in line)
-    assert line.split() == ["MAE", "mae_finetuned_vit_base.pth", "86.6", "M", "CC-BY-NC-4.0", "github.com/facebookresearch/mae"]
+    assert line.split() == [
+        "MAE",
+        "mae_finetuned_vit_base.pth",
+        "86.6",
+        "M",
+        "346",
+        "MB",
+        "CC-BY-NC-4.0",
+        "github.com/facebookresearch/mae",
+    ]
+    hub = next(line.split() for line in ended.stdout.splitlines() if "google/siglip" in line)
+    assert (hub[0], hub[2:7], hub[-1]) == ("SigLIP", ["203.2", "M", "813", "MB", "Apache-2.0"], "hf://google/siglip-base-patch16-224")
+    assert "…" not in ended.stdout
     assert all(
-        name in ended.stdout for name in ("MAWS", "FLIP", "CiT", "MCC", "HMR2", "LART", "PHALP", "MAViL", "ViTForImageClassification")
+        name in ended.stdout
+        for name in ("MAWS", "FLIP", "CiT", "MCC", "HMR2", "LART", "PHALP", "MAViL", "DiffMAE", "DINOv2", "ViTForImageClassification")
     )
 
 
