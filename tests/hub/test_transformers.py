@@ -344,16 +344,34 @@ def test_the_image_tower_of_clip_alone_gives_the_vectors_of_the_library(tmp_path
 def siglip(kind: str, **changes: Any) -> nn.Module:
     if kind == "SiglipVisionModel":
         return randomised(transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**TINY | changes)))
-    return randomised(getattr(transformers, kind)(transformers.SiglipConfig(vision_config=TINY | changes, text_config=TEXT, **LABELS)))
+    text = TEXT | {"max_position_embeddings": 16, "projection_size": TINY["hidden_size"]}
+    return randomised(getattr(transformers, kind)(transformers.SiglipConfig(vision_config=TINY | changes, text_config=text, **LABELS)))
 
 
-@pytest.mark.parametrize("kind", ["SiglipVisionModel", "SiglipModel"])
-def test_the_image_tower_of_siglip_gives_the_vectors_of_the_library_and_merges(kind: str, tmp_path: Path) -> None:
-    model = siglip(kind)
-    made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
-    tower = model.vision_model if kind == "SiglipModel" else model
+@pytest.mark.parametrize("changes", [{}, {"image_size": 38}])
+def test_both_towers_of_siglip_give_the_vectors_and_scores_of_the_library(changes: dict[str, int], tmp_path: Path) -> None:
+    model = siglip("SiglipModel", **changes)
+    side = changes.get("image_size", 32)
+    made = imported(save(model, tmp_path / "model", SQUARE | {"size": {"height": side, "width": side}}))
+    pixels, words = noise(4, side, side), torch.randint(0, 99, (3, 16), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        pooled = tower(normalised(pixels, made.spec.pictures)).pooler_output
+        expected = model(pixel_values=normalised(pixels, made.spec.pictures), input_ids=words)
+    found = load(made).forward({"pixels": pixels}, {})["embedding"]
+    assert np.abs(found - expected.image_embeds.numpy()).max() <= MOST
+    texts = vectors(made, words, torch.ones_like(words))
+    assert np.abs(texts - expected.text_embeds.numpy()).max() <= MOST
+    assert expected.image_embeds.std(dim=0).max() > 1e-3 and expected.text_embeds.std(dim=0).max() > 1e-3
+    assert (made.spec.task, made.spec.architecture, made.spec.embedding_dim) == ("zero-shot", "siglip", 64)
+    assert made.spec.config["padding"] == 1
+    merged = load(made).forward({"pixels": pixels}, {"merge": [3, 3]})
+    assert merged["tokens"].tolist() == [[16, 10]] * 4
+
+
+def test_the_image_tower_of_siglip_gives_the_vectors_of_the_library_and_merges(tmp_path: Path) -> None:
+    model = siglip("SiglipVisionModel")
+    made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
+    with torch.inference_mode():
+        pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
     expected = nn.functional.normalize(pooled, dim=-1).numpy()
     assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
     assert expected.std(axis=0).max() > 1e-3
