@@ -126,6 +126,7 @@ def import_(
         is_fault = found.is_model and not isinstance(error, WrongSetting)
         told = str(error).replace(str(file), source) if found.origin else str(error)
         raise (Failure(f"import: {told}") if is_fault else Misuse(told)) from error
+    of_repository = spec.task == "zero-shot" and tokenizer is None and not templates
     if spec.task == "zero-shot" and tokenizer is None:
         tokenizer = found.tokenizer
     if templates and not tokenizer:
@@ -138,8 +139,14 @@ def import_(
                 save_file(weights, content)
             files: dict[str, Path] = {}
             if tokenizer:
-                text, files = prepared(spec, content, tokenizer, templates, folder)
-                spec = spec.model_copy(update={"text": text})
+                try:
+                    text, files = prepared(spec, content, tokenizer, templates, folder)
+                    spec = spec.model_copy(update={"text": text})
+                except Misuse as error:
+                    if not of_repository:
+                        raise
+                    notes = [*spec.provenance.get("notes", []), f"the tokenizer is not taken: {error}".replace(str(file), source)]
+                    spec = spec.model_copy(update={"provenance": spec.provenance | {"notes": notes}})
             bundle = write(root, spec, content, files=files)
     except BundleError as error:
         raise Failure(f"import: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,17 @@ def test_texts_have_the_vectors_that_the_library_gives_them(clip: Path, bundles:
     found = load(made).forward(encoded(TEXTS), {})
     assert np.abs(found["embedding"][0] - expected).max() <= MOST
     assert found["truncated"][0].tolist()[:5] == [False, False, False, False, True]
+
+
+def test_a_tokenizer_that_is_not_taken_leaves_a_pair_that_reads_no_texts(clip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(clip, folder)
+    (folder / "tokenizer.json").write_text('{"model": {"type": "Neural"}}')
+    ended = opsin("import", folder, "-o", tmp_path / "clip")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert f"note          the tokenizer is not taken: {folder}/tokenizer.json: model.type: 'Neural' is not taken" in ended.stdout
+    assert "`opsin bundles tokenizer clip FILE` adds one" in ended.stdout
+    assert read(tmp_path / "clip/1").spec.text is None
 
 
 def test_texts_and_scores_of_siglip_are_those_of_the_library(siglip: Path, tmp_path: Path) -> None:
