@@ -18,7 +18,6 @@ HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 LIBRARY = import_module(HTTPError.__module__.partition(".")[0])
 NAMES = ("etag", "x-linked-etag", "x-repo-commit")
 """Headers that become names in the cache."""
-PLAIN = re.compile(r'(?:W/)?"?[A-Za-z0-9][A-Za-z0-9_+=.:-]{0,199}"?')
 PASSWORD = re.compile(r"(?<=://)[^/\s@]*@")
 _most: ContextVar[int | None] = ContextVar("most", default=None)
 
@@ -68,7 +67,7 @@ def without_password(text: str) -> str:
 def _check(response: Any) -> None:
     for name in NAMES:
         value = response.headers.get(name)
-        if value is not None and not PLAIN.fullmatch(value):
+        if value is not None and _leads_out(value):
             raise Refused(f"the header {name} is none of a hub ({value[:80]!r}): check HF_ENDPOINT")
     most = _most.get()
     if most is None or response.request.method == "HEAD":
@@ -76,6 +75,12 @@ def _check(response: Any) -> None:
     if int(response.headers.get("content-length", 0)) > most:
         raise _too_large(most)
     response.stream = _Limited(response.stream, most)
+
+
+def _leads_out(value: str) -> bool:
+    """Whether a name in the cache would be an absolute path, or one with `..`. Other slashes are usual in the ETag of what is no file."""
+    name = value.lstrip("W/").strip('"')
+    return name.startswith("/") or ".." in re.split(r"[/\\]", name)
 
 
 def _too_large(most: int) -> Refused:

@@ -150,9 +150,11 @@ def test_a_download_that_breaks_off_keeps_the_files_that_came_whole(hub: FakeHub
     assert again == {last}
 
 
-@pytest.mark.parametrize("header", ["ETag", "X-Repo-Commit"])
-def test_a_name_that_leads_out_of_the_cache_is_refused(header: str, hub: FakeHub, tmp_path: Path) -> None:
-    hub.headers["config.json"] = {header: '"../../../../outside"'}
+@pytest.mark.parametrize(
+    ("header", "value"), [("ETag", '"../../../../outside"'), ("ETag", '"{folder}/outside"'), ("X-Repo-Commit", "../../../../outside")]
+)
+def test_a_name_that_leads_out_of_the_cache_is_refused(header: str, value: str, hub: FakeHub, tmp_path: Path) -> None:
+    hub.headers["config.json"] = {header: value.format(folder=tmp_path)}
     said = refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
     assert f"config.json: the header {header.lower()} is none of a hub" in said
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
