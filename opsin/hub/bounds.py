@@ -18,6 +18,8 @@ HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 LIBRARY = import_module(HTTPError.__module__.partition(".")[0])
 NAMES = ("etag", "x-linked-etag", "x-repo-commit")
 """Headers that become names in the cache."""
+PACKED = 64
+"""Factor by which a body that is compressed may have fewer bytes: it grows when it is read, by 1,000 at most."""
 PASSWORD = re.compile(r"(?<=://)[^/\s@]*@")
 _most: ContextVar[int | None] = ContextVar("most", default=None)
 
@@ -72,6 +74,8 @@ def _check(response: Any) -> None:
     most = _most.get()
     if most is None or response.request.method == "HEAD":
         return
+    if response.headers.get("content-encoding", "identity") != "identity":
+        most //= PACKED
     if int(response.headers.get("content-length", 0)) > most:
         raise _too_large(most)
     response.stream = _Limited(response.stream, most)
