@@ -7,12 +7,14 @@ Imports no torch: gateways read specs, and tools list and verify bundles, withou
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from math import inf
 from pathlib import Path
@@ -366,10 +368,17 @@ def write(root: Path, spec: BundleSpec, weights: Path, *, files: Mapping[str, Pa
     if target.exists() and not overwrite:
         raise BundleError(f"{target}: exists already; choose another version, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with publishing(target) as staging:
-        shutil.copyfile(weights, staging / spec.weights_file)
-        sealed = spec.model_copy(update={"weights": seal(staging / spec.weights_file), "files": _copied(files or {}, staging)})
-        (staging / SPEC_FILE).write_bytes(sealed.to_bytes())
+    try:
+        with publishing(target, replace=overwrite) as staging:
+            shutil.copyfile(weights, staging / spec.weights_file)
+            sealed = spec.model_copy(update={"weights": seal(staging / spec.weights_file), "files": _copied(files or {}, staging)})
+            (staging / SPEC_FILE).write_bytes(sealed.to_bytes())
+    except BaseException as error:
+        with suppress(OSError):  # it holds other versions
+            target.parent.rmdir()
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise BundleError(f"{target}: has come meanwhile; choose another version, or remove it") from error
+        raise
     return Bundle(path=target, spec=sealed)
 
 

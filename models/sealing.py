@@ -51,8 +51,9 @@ def link(source: str | Path, target: str | Path) -> None:
 
 
 @contextmanager
-def publishing(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside `target` to be filled, then put it there in one step, replacing what is there."""
+def publishing(target: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Give an empty folder beside `target` to be filled, then put it there in one step, replacing what is there. If not `replace`, what
+    somebody else has put there meanwhile stays, and OSError is raised."""
     staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
         yield staging
@@ -60,7 +61,7 @@ def publishing(target: Path) -> Iterator[Path]:
             with written.open("rb") as file:
                 os.fsync(file.fileno())
         staging.chmod(0o755)
-        if target.exists():
+        if replace and target.exists():
             retired = Path(tempfile.mkdtemp(prefix=".retired-", dir=target.parent))
             target.rename(retired / target.name)
             staging.rename(target)

@@ -163,6 +163,13 @@ class Text(Schema):
     """Factor of the cosine before softmax or sigmoid: the inverse of the temperature."""
     scores: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: over the labels of a request; sigmoid: each label on its own."""
+    bias: float = Field(default=0.0, allow_inf_nan=False)
+    """Added to scale × cosine before sigmoid."""
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves the usual bias out: bundles of versions that know none keep their digests."""
+        return {name: value for name, value in handler(self).items() if (name, value) != ("bias", 0.0)}
 
     @field_validator("templates")
     @classmethod

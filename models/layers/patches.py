@@ -31,6 +31,8 @@ class PatchEmbed(nn.Module):
     def _multiply(self, images: Tensor) -> Tensor:
         """The same as one matrix product: in float32 a CPU takes 10 to 25 % less time for it than for the convolution."""
         (height, width), weight = self.proj.kernel_size, self.proj.weight
+        rows, columns = images.shape[2] // height, images.shape[3] // width
+        images = images[:, :, : rows * height, : columns * width]
         grid = images.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # type: ignore[no-untyped-call]  # (B, channels, h, p, w, p)
         patches = grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, h·w, channels·p·p)
         return F.linear(patches, weight.flatten(1), self.proj.bias)

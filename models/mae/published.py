@@ -95,9 +95,12 @@ def described(description: Mapping[str, Any]) -> Fields:
     stated = ModelConfig.of(description)
     stated.require("hidden_act", "gelu", "gelu")
     stated.require("qkv_bias", True, True)
+    stated.require("num_channels", 3, 3)
     return {
         "image_size": image_size(description, 224),
+        "depth": stated.integer("num_hidden_layers", 12),
         "heads": stated.integer("num_attention_heads", 12),
+        "decoder_depth": stated.integer("decoder_num_hidden_layers", 8),
         "decoder_heads": stated.integer("decoder_num_attention_heads", 16),
         "norm_eps": stated.number("layer_norm_eps", 1e-12),
         "mask_ratio": stated.share("mask_ratio", 0.75),

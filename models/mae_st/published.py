@@ -177,9 +177,11 @@ def videomae_described(description: Mapping[str, Any]) -> Fields:
     stated = ModelConfig.of(description)
     stated.require("hidden_act", "gelu", "gelu")
     stated.require("use_mean_pooling", True, True)
+    stated.require("num_channels", 3, 3)
     return {
         "image_size": image_size(description, 224),
         "frames": stated.integer("num_frames", 16),
+        "depth": stated.integer("num_hidden_layers", 12),
         "heads": stated.integer("num_attention_heads", 12),
         "norm_eps": stated.number("layer_norm_eps", 1e-12),
     }

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from models.bundle import TOKENIZER_FILE, Bundle, BundleSpec, replace_files
-from models.pairs.reading import READINGS, positions
+from models.pairs.reading import READINGS, Reading, positions
 from models.pairs.tokenising import Tokeniser, check_fit
 from models.pairs.tokenizer_model import TokenizerError
-from models.pairs.vocabularies import read_vocabulary
+from models.pairs.vocabularies import in_small_letters, read_vocabulary
 from models.spec import LONGEST_TEXT, Text
 
 LARGEST_FLIP_SCALE = 100.0
@@ -44,10 +44,12 @@ def prepare(
     length = min(places, reading.length or places, most)
     framed = reading.special if special is None else special
     file = read_vocabulary(tokenizer, special=framed)
+    if reading.lowers:
+        file = in_small_letters(file)
     try:
         check_fit(file, spec.config.get("vocabulary"))
-        if framed and not file.before:
-            raise TokenizerError(f"post_processor: puts no token before a text, as [CLS] or <s>, and {spec.architecture} reads that one")
+        if framed and not (file.before if reading.begins else file.after):
+            raise TokenizerError(f"post_processor: puts no token {_where(reading)}, and {spec.architecture} reads that one")
         Tokeniser.of(file, length=length, fixed=False, padding=0)
     except TokenizerError as error:
         raise TokenizerError(f"{tokenizer}: {error}") from error
@@ -59,6 +61,8 @@ def prepare(
             empty=reading.empty,
             templates=list(templates) if templates is not None else usual,
             scale=_scale(spec, weights),
+            scores=reading.scores,
+            bias=_number(weights, "logit_bias") if reading.scores == "sigmoid" else 0.0,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -71,11 +75,7 @@ def _scale(spec: BundleSpec, weights: Path) -> float:
     fixed = spec.config.get("fixed_temperature")
     if fixed:
         return 1 / float(fixed)
-    try:
-        with safe_open(weights, framework="pt") as file:
-            logarithm = float(file.get_tensor("logit_scale"))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise TokenizerError(f"{weights}: logit_scale cannot be read ({error})") from error
+    logarithm = _number(weights, "logit_scale")
     if spec.architecture == "flip" and logarithm >= math.log(LARGEST_FLIP_SCALE):
         return LARGEST_FLIP_SCALE
     if spec.architecture == "flip":
@@ -84,6 +84,18 @@ def _scale(spec: BundleSpec, weights: Path) -> float:
         return math.exp(logarithm)
     except OverflowError:
         return math.inf  # refused by `Text`
+
+
+def _number(weights: Path, name: str) -> float:
+    try:
+        with safe_open(weights, framework="pt") as file:
+            return float(file.get_tensor(name))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise TokenizerError(f"{weights}: {name} cannot be read ({error})") from error
+
+
+def _where(reading: Reading) -> str:
+    return "before a text, as [CLS] or <s>" if reading.begins else "behind a text, as </s>"
 
 
 def add_tokenizer(bundle: Bundle, tokenizer: Path, templates: Sequence[str] | None) -> Bundle:

@@ -14,6 +14,7 @@ from models.pairs.cit import CiT
 from models.pairs.clip import CLIP
 from models.pairs.flip import FLIP
 from models.pairs.maws import MAWSClip
+from models.pairs.siglip import SigLIP
 from models.registry import architectures
 from models.spec import Preprocess
 
@@ -58,6 +59,9 @@ clip = _zero_shot("clip", lambda model, words, visible: model.encode_texts(words
 flip = _zero_shot("flip", lambda model, words, visible: model.encode_texts(words), reads_padding=True)
 """`_zero_shot`; padding takes part, and N is always the model's `text_length`: `visible` only tells which rows are texts."""
 
+siglip = _zero_shot("siglip", lambda model, words, visible: model.encode_texts(words), reads_padding=True)
+"""`flip`, of which the last place is the vector."""
+
 
 def text_vectors(
     model: Any, word_ids: Tensor, visible: Tensor, encode_texts: EncodeTexts, *, reads_padding: bool = False
@@ -100,7 +104,7 @@ def _passes(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     yield first, len(lengths)
 
 
-def scale_of(model: MAWSClip | CiT | FLIP | CLIP) -> float:
+def scale_of(model: MAWSClip | CiT | FLIP | CLIP | SigLIP) -> float:
     """Factor of cosines before softmax: the exponential of a learned logarithm, which may have a fixed value in FLIP and is at most 100
     there."""
     return float(model.scale().detach())

@@ -6,6 +6,7 @@ from models.pairs.cit import CiT, CiTConfig
 from models.pairs.clip import CLIP, CLIPConfig
 from models.pairs.flip import FLIP, FLIPConfig
 from models.pairs.maws import MAWSClip, MAWSClipConfig
+from models.pairs.siglip import SigLIP, SigLIPConfig
 from models.registry import Call, Maker
 
 MAWS_TEXT_LENGTH = 102
@@ -25,6 +26,11 @@ def flip(model: FLIP, config: FLIPConfig, make: Maker) -> Call:
 
 
 def clip(model: CLIP, config: CLIPConfig, make: Maker) -> Call:
+    pixels, words = make.normal(3, config.image_size, config.image_size), make.words(config.text_length)
+    return lambda: model(pixels, words)
+
+
+def siglip(model: SigLIP, config: SigLIPConfig, make: Maker) -> Call:
     pixels, words = make.normal(3, config.image_size, config.image_size), make.words(config.text_length)
     return lambda: model(pixels, words)
 

@@ -83,11 +83,13 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
 
 
 def vision_described(stated: ModelConfig, description: Mapping[str, Any]) -> Fields:
+    stated.require("num_channels", 3, 3)
     size, prepared = stated.side("image_size", 224), prepared_size(description)
     if prepared not in (None, size):
         raise stated.refusal("image_size", size, f"{prepared}, the pixels that {description[PROCESSOR].source} makes")
     return {
         "image_size": size,
+        "depth": stated.integer("num_hidden_layers", 12),
         "heads": stated.integer("num_attention_heads", 12),
         "norm_eps": stated.number("layer_norm_eps", 1e-5),
         **stated.activation("quick_gelu"),
@@ -101,6 +103,7 @@ def described(description: Mapping[str, Any]) -> Fields:
     vocabulary, end = text.integer("vocab_size", 49408), text.integer("eos_token_id", 49407)
     return {
         **vision_described(vision, description),
+        "text_depth": text.integer("num_hidden_layers", 12),
         "text_heads": text.integer("num_attention_heads", 8),
         "text_norm_eps": text.number("layer_norm_eps", 1e-5),
         **{f"text_{name}": value for name, value in text.activation("quick_gelu").items()},

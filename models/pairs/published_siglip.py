@@ -1,4 +1,4 @@
-"""SigLIP (arXiv 2303.15343) in the layout of transformers: its image tower, by itself, beside texts or under a classifier.
+"""SigLIP (arXiv 2303.15343) in the layout of transformers: both towers, or its image tower by itself or under a classifier.
 
 Tables are worked out from the names and shapes of the library's tensors, fields from the documentation of its configuration classes.
 """
@@ -6,13 +6,13 @@ Tables are worked out from the names and shapes of the library's tensors, fields
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from models.pairs.published_clip import blocks, vision_described, with_axes
-from models.published.family import Family, Fields, squeeze
+from models.pairs.published_common import HEAD_FIELDS
+from models.published.family import Family, Fields, depth_of, shape_of, squeeze
 from models.published.key_table import KeyTable
 from models.published.model_config import ModelConfig
 from models.published.processor import HALF
@@ -22,36 +22,53 @@ from models.vit.published import resized, vit_config
 
 USUAL = {"layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh", "patch_size": 16}
 """Defaults of the configuration class that are not CLIP's."""
+GELU = ("gelu", "gelu_new", "gelu_pytorch_tanh")
 
 
-def image_tower(theirs: str) -> dict[str, str]:
+def image_tower(theirs: str, ours: str = "") -> dict[str, str]:
     return {
-        f"{theirs}embeddings.position_embedding.weight": "pos_embed",
-        f"{theirs}embeddings.patch_embedding.*": "patch_embed.proj.*",
-        **blocks(theirs, ""),
-        f"{theirs}post_layernorm.*": "norm.*",
+        f"{theirs}embeddings.position_embedding.weight": f"{ours}pos_embed",
+        f"{theirs}embeddings.patch_embedding.*": f"{ours}patch_embed.proj.*",
+        **blocks(theirs, ours),
+        f"{theirs}post_layernorm.*": f"{ours}norm.*",
     }
 
 
-def head(theirs: str) -> dict[str, str]:
+def head(theirs: str, ours: str = "") -> dict[str, str]:
     """Keys of what makes one vector of all patches. q, k and v are one matrix there and two here: `split` divides it."""
+    pool = f"{ours}attn_pool"
     return {
-        f"{theirs}head.probe": "attn_pool.query",
-        f"{theirs}head.attention.in_proj_weight": "attn_pool.qkv.weight",
-        f"{theirs}head.attention.in_proj_bias": "attn_pool.qkv.bias",
-        f"{theirs}head.attention.out_proj.*": "attn_pool.proj.*",
-        f"{theirs}head.layernorm.*": "attn_pool.norm.*",
-        f"{theirs}head.mlp.fc1.*": "attn_pool.mlp.fc1.*",
-        f"{theirs}head.mlp.fc2.*": "attn_pool.mlp.fc2.*",
+        f"{theirs}head.probe": f"{pool}.query",
+        f"{theirs}head.attention.in_proj_weight": f"{pool}.qkv.weight",
+        f"{theirs}head.attention.in_proj_bias": f"{pool}.qkv.bias",
+        f"{theirs}head.attention.out_proj.*": f"{pool}.proj.*",
+        f"{theirs}head.layernorm.*": f"{pool}.norm.*",
+        f"{theirs}head.mlp.fc1.*": f"{pool}.mlp.fc1.*",
+        f"{theirs}head.mlp.fc2.*": f"{pool}.mlp.fc2.*",
     }
 
 
-def split(weights: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    kept = {key: value for key, value in weights.items() if not key.startswith("attn_pool.qkv.")}
+PAIR_KEYS = {
+    **image_tower("vision_model.", "vision."),
+    **head("vision_model.", "vision."),
+    "text_model.embeddings.token_embedding.weight": "text.token_embed.weight",
+    "text_model.embeddings.position_embedding.weight": "text.pos_embed",
+    **blocks("text_model.", "text."),
+    "text_model.final_layer_norm.*": "text.norm.*",
+    "text_model.head.*": "text_projection.*",
+    "logit_scale": "logit_scale",
+    "logit_bias": "logit_bias",
+}
+
+
+def split(weights: dict[str, Tensor], config: Any, ours: str = "") -> dict[str, Tensor]:
+    """ours: before the names of the image tower."""
+    pool, table = f"{ours}attn_pool", f"{ours}pos_embed"
+    kept = {key: value for key, value in weights.items() if not key.startswith(f"{pool}.qkv.")}
     for name in ("weight", "bias"):
-        if (whole := weights.get(f"attn_pool.qkv.{name}")) is not None:
-            kept[f"attn_pool.q.{name}"], kept[f"attn_pool.kv.{name}"] = whole[: config.width], whole[config.width :]
-    return resized(kept, config)
+        if (whole := weights.get(f"{pool}.qkv.{name}")) is not None:
+            kept[f"{pool}.q.{name}"], kept[f"{pool}.kv.{name}"] = whole[: config.width], whole[config.width :]
+    return kept | {table: resized({"pos_embed": kept[table]}, config)["pos_embed"]}
 
 
 def without_head(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -70,18 +87,44 @@ def classifier_described(description: Mapping[str, Any]) -> Fields:
 
 
 def pair_described(description: Mapping[str, Any]) -> Fields:
-    stated = ModelConfig.of(description).section("vision_config")
-    stated.require("vision_use_head", True, True)
-    return _described(stated, description)
+    whole = ModelConfig.of(description)
+    vision, text = whole.section("vision_config"), whole.section("text_config")
+    vision.require("vision_use_head", True, True)
+    return {
+        **_tanh_alone(_described(vision, description)),
+        "text_depth": text.integer("num_hidden_layers", 12),
+        "text_heads": text.integer("num_attention_heads", 12),
+        "text_norm_eps": text.number("layer_norm_eps", 1e-6),
+        "text_tanh_gelu": text.activation("gelu_pytorch_tanh", GELU)["tanh_gelu"],
+        "padding": text.index("pad_token_id", 1),
+    }
 
 
-def image_half(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Leave out texts and what scales and shifts their cosines."""
-    return {key: value for key, value in with_axes(published).items() if not key.startswith(("text_model.", "logit_"))}
+def pair_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+    """The fields of SigLIPConfig that weights tell."""
+    own = {key.removeprefix("vision."): value for key, value in weights.items() if key.startswith("vision.")}
+    vision = vit_config(own, settings)
+    vocabulary, text_width = shape_of(weights, "text.token_embed.weight", 2)
+    return {
+        **{name: vision[name] for name in ("image_size", "patch_size", "width", "depth", "mlp_ratio")},
+        "vocabulary": vocabulary,
+        "text_width": text_width,
+        "text_depth": depth_of(weights, "text.blocks"),
+        "text_hidden": shape_of(weights, "text.blocks.0.mlp.fc1.weight", 2)[0],
+        "text_length": shape_of(weights, "text.pos_embed", 3)[1],
+        "joint_width": shape_of(weights, "text_projection.weight", 2)[0],
+    }
 
 
 def _described(stated: ModelConfig, description: Mapping[str, Any]) -> Fields:
-    return vision_described(ModelConfig(USUAL | dict(stated.content), stated.where), description)
+    whole = ModelConfig(USUAL | dict(stated.content), stated.where)
+    fields = vision_described(whole, description)
+    return {**fields, "cut_edge": fields["image_size"] % whole.integer("patch_size", 16) != 0}
+
+
+def _tanh_alone(fields: Fields) -> Fields:
+    """Without a field that the config of a pair lacks; `GELU` alone is accepted."""
+    return {name: value for name, value in fields.items() if name != "quick_gelu"}
 
 
 def preprocess(size: int) -> Preprocess:
@@ -100,11 +143,16 @@ VISION = Family(
     preprocess=preprocess,
 )
 
-PAIR = replace(
-    VISION,
-    name="transformers SigLIP, of which the image tower alone is taken",
+PAIR = Family(
+    name="transformers SigLIP",
+    architecture="siglip",
+    table=KeyTable(PAIR_KEYS),
+    config=pair_config,
     described=pair_described,
-    tidy=image_half,
+    tidy=with_axes,
+    resized=lambda weights, config: split(weights, config, "vision."),
+    head_fields=HEAD_FIELDS,
+    preprocess=preprocess,
 )
 
 CLASSIFIER = Family(

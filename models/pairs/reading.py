@@ -19,6 +19,11 @@ class Reading:
     empty: bool = True
     special: bool = True
     """Whether special tokens frame a text."""
+    begins: bool = True
+    """Whether one of them stands before it."""
+    lowers: bool = False
+    """Whether capitals were small in training, of which the tokeniser's file may know nothing."""
+    scores: Literal["softmax", "sigmoid"] = "softmax"
 
 
 READINGS: Mapping[str, Reading] = {
@@ -27,8 +32,10 @@ READINGS: Mapping[str, Reading] = {
     "cit": Reading(lambda config: int(config["positions"]), 32),
     "clip": Reading(lambda config: int(config["text_length"]), None),
     "flip": Reading(lambda config: int(config["text_length"]), None, padding="length", empty=False, special=False),
+    "siglip": Reading(lambda config: int(config["text_length"]), None, padding="length", begins=False, lowers=True, scores="sigmoid"),
 }
-"""Architecture → how it reads. MAWS cuts to 100 pieces and adds two; CiT has 32 with both; FLIP 32 without any, and reads padding."""
+"""Architecture → how it reads. MAWS cuts to 100 pieces and adds two; CiT has 32 with both; FLIP 32 without any, and reads padding;
+SigLIP 64 with one behind the text, and reads padding."""
 
 
 def positions(architecture: str, config: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""FLIP, CiT, MAWS and CLIP: pairs of a vision and a text tower. Imports no torch."""
+"""FLIP, CiT, MAWS, CLIP and SigLIP: pairs of a vision and a text tower. Imports no torch."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ SYSTEM = System(
         _pair("flip", "models.pairs.flip:FLIP", "mean"),
         _pair("cit", "models.pairs.cit:CiT", "cls", _is_linear),
         _pair("clip", "models.pairs.clip:CLIP", "cls"),
+        _pair("siglip", "models.pairs.siglip:SigLIP", "attention", lambda config: False),
     ),
     sizes=(
         SizeTable("MAWS", "vit", "arXiv 2303.13496", "models.pairs.maws:VISION_SIZES"),
         SizeTable("MAWS", "maws_clip", "arXiv 2303.13496", "models.pairs.maws:CLIP_SIZES"),
         SizeTable("FLIP", "flip", "arXiv 2212.00794", "models.pairs.flip:PUBLISHED"),
         SizeTable("CLIP", "clip", "arXiv 2103.00020", "models.pairs.clip:PUBLISHED"),
+        SizeTable("SigLIP", "siglip", "arXiv 2303.15343", "models.pairs.siglip:PUBLISHED"),
         SizeTable("CiT", "cit", "arXiv 2301.02241", "models.pairs.cit:PUBLISHED"),
     ),
     families={

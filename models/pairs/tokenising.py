@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import punctuation
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from models.sealing import complaint
 
 SPARE_ROWS = 128
 """Rows of a table of embeddings that no token has: FLIP's has one, others are filled up to a round number."""
+
+_NO_PUNCTUATION = str.maketrans("", "", punctuation)
 
 Cut = Callable[[Sequence[str], int], list[list[int]]]
 """Texts, and a number of pieces → ids of each text's pieces, without special tokens: all, or more than that number."""
@@ -146,4 +149,10 @@ def _sentencepiece(file: TokenizerFile, character_map: bytes) -> Cut:
         raise TokenizerError(f"normalizer.precompiled_charsmap: {error}") from error
     except ValueError as error:
         raise TokenizerError(f"model.vocab: {error}") from error
-    return lambda texts, most: [unigram.encode(normaliser.normalise(text), most) for text in texts]
+    prepared: Callable[[str], str] = _cleaned if file.cleans else str
+    return lambda texts, most: [unigram.encode(normaliser.normalise(prepared(text)), most) for text in texts]
+
+
+def _cleaned(text: str) -> str:
+    """`tokenizer_file.CLEANING`."""
+    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())

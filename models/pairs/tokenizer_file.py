@@ -28,6 +28,8 @@ DEEPEST_JSON = 12
 """Objects and lists in each other."""
 MOST_GROWTH = 16
 """Factor by which replacements may lengthen a text, all together."""
+PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
+"""ASCII's, which SigLIP takes out of its texts."""
 REGULAR_EXPRESSIONS = frozenset(
     {
         r"\s+",
@@ -37,12 +39,19 @@ REGULAR_EXPRESSIONS = frozenset(
         # CLIP, and as `transformers` and OpenCLIP write it
         r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
         r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+        PUNCTUATION,
         # GPT-4 and Llama 3
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     }
 )
 """Patterns of published tokenisers, whose time grows with the length of a text and no faster."""
 
+CLEANING: tuple[Json, ...] = (
+    {"type": "Lowercase"},
+    {"type": "Replace", "pattern": {"Regex": PUNCTUATION}, "content": ""},
+    {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+)
+"""SigLIP's, before a character map."""
 NORMALIZERS = (
     *("BertNormalizer", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "Strip", "Prepend", "Replace", "ByteLevel"),
     *("Precompiled", "Sequence"),
@@ -101,6 +110,11 @@ class TokenizerFile:
             return (json.dumps(self.content, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
         except UnicodeEncodeError as error:
             raise TokenizerError(f"it has a lone surrogate ({error.object[error.start - 20 : error.start]!r}…)") from error
+
+    @property
+    def cleans(self) -> bool:
+        """Whether `CLEANING` comes before the character map."""
+        return _flat(self.normalizer, "normalizers")[: len(CLEANING)] == list(CLEANING)
 
     @property
     def character_map(self) -> bytes | None:
@@ -195,8 +209,10 @@ def _check_pre_tokenizers(pre_tokenizer: Any) -> None:
 def _check_sentencepiece(model: Json, normalizer: Any, pre_tokenizer: Any, added: Sequence[Json]) -> None:
     """A character map means SentencePiece, and is taken with what stands beside it in XLM-R's file."""
     normalizers = [part if part["type"] == "Precompiled" else _bare(part) for part in _flat(normalizer, "normalizers")]
+    if tuple(normalizers[: len(CLEANING)]) == CLEANING:
+        normalizers = normalizers[len(CLEANING) :]
     collapse = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
-    if normalizers[0]["type"] != "Precompiled" or normalizers[1:] not in ([], [collapse]):
+    if not normalizers or normalizers[0]["type"] != "Precompiled" or normalizers[1:] not in ([], [collapse]):
         raise TokenizerError("normalizer: Precompiled is taken as the first, followed by nothing, or by the Replace of ' {2,}' with ' '")
     try:
         base64.b64decode(normalizers[0].get("precompiled_charsmap", ""), validate=True)

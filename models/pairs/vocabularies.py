@@ -1,7 +1,7 @@
 """Tokenisers as they were published → the one form that bundles hold, `tokenizer.json` (`models.pairs.tokenizer_file`).
 
-Taken are a `tokenizer.json`; BERT's `vocab.txt`; CLIP's `vocab.json` with `merges.txt`; XLM-R's SentencePiece model. Nothing pickled is
-opened.
+Taken are a `tokenizer.json`; BERT's `vocab.txt`; CLIP's `vocab.json` with `merges.txt`; the SentencePiece model of XLM-R or
+SigLIP. Nothing pickled is opened.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.pairs.sentencepiece_model import ModelFileError, read_model
-from models.pairs.tokenizer_file import MOST_BYTES, TokenizerFile, check_tokenizer, read_tokenizer
+from models.pairs.sentencepiece_model import ModelFileError, SentencePieceModel, read_model
+from models.pairs.tokenizer_file import CLEANING, MOST_BYTES, TokenizerFile, check_tokenizer, read_tokenizer
 from models.pairs.tokenizer_model import TokenizerError
 
-TAKEN = "a tokenizer.json, BERT's vocab.txt, CLIP's vocab.json with merges.txt beside it, or XLM-R's SentencePiece .model"
+TAKEN = "a tokenizer.json, BERT's vocab.txt, CLIP's vocab.json with merges.txt beside it, or the SentencePiece .model of XLM-R or SigLIP"
 PICKLED = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".npy", ".npz"})
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
@@ -24,6 +24,9 @@ CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 XLMR_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 """Ids 0 to 3. SentencePiece's own three are <unk>, <s> and </s>, so that its other pieces move up by one."""
 XLMR_MASK = "<mask>"
+SIGLIP_SPECIAL = ("<pad>", "</s>", "<unk>")
+"""Ids 0 to 2, SentencePiece's own. Texts are filled up with </s>."""
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
 
 Json = dict[str, Any]
 
@@ -61,7 +64,7 @@ def _found(path: Path) -> Path:
     if not path.is_dir():
         _refuse_pickled(path, TAKEN)
         return path
-    names = ("tokenizer.json", "vocab.json", "vocab.txt", *sorted(file.name for file in path.glob("*.model")))
+    names = ("spiece.model", "tokenizer.json", "vocab.json", "vocab.txt", *sorted(file.name for file in path.glob("*.model")))
     found = next((path / name for name in names if (path / name).is_file()), None)
     if found is None:
         raise TokenizerError(f"{path}: holds no tokenizer; give {TAKEN}")
@@ -75,7 +78,7 @@ def _refuse_pickled(path: Path, instead: str) -> None:
 
 def _read(file: Path) -> TokenizerFile:
     if file.suffix == ".model":
-        return check_tokenizer(_xlmr(_bytes(file)))
+        return check_tokenizer(_sentencepiece(_bytes(file)))
     if file.name == "merges.txt":
         return check_tokenizer(_clip(file.with_name("vocab.json"), file))
     if file.suffix == ".txt":
@@ -154,19 +157,62 @@ def _clip(vocabulary: Path, merges: Path) -> Json:
     }
 
 
-def _xlmr(data: bytes) -> Json:
-    """XLM-R's (arXiv 1911.02116): SentencePiece's pieces from the fourth on, one id higher, and <mask> as the last."""
+def _sentencepiece(data: bytes) -> Json:
+    """XLM-R's or SigLIP's, which are told by their first pieces."""
     model = read_model(data)
-    own = [piece for piece, _, _ in model.pieces[:3]]
-    if own != ["<unk>", "<s>", "</s>"]:
-        raise ModelFileError(f"its first pieces are {own}, not <unk>, <s> and </s> as in XLM-R's model")
+    own = tuple(piece for piece, _, _ in model.pieces[:3])
+    if own == SIGLIP_SPECIAL:
+        return _siglip(model)
+    if own != ("<unk>", "<s>", "</s>"):
+        raise ModelFileError(
+            f"its first pieces are {list(own)}, neither <unk>, <s> and </s> as in XLM-R's model, nor <pad>, </s> and <unk> as in SigLIP's"
+        )
+    return _xlmr(model)
+
+
+def _siglip(model: SentencePieceModel) -> Json:
+    """SigLIP's (arXiv 2303.15343): small letters without punctuation, SentencePiece's pieces, and </s> behind them."""
+    end = SIGLIP_SPECIAL.index("</s>")
+    return {
+        "added_tokens": _added({piece: number for number, piece in enumerate(SIGLIP_SPECIAL)}),
+        "normalizer": {"type": "Sequence", "normalizers": [*CLEANING, _character_map(model)]},
+        "pre_tokenizer": METASPACE,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": name, "type_id": 0}} for name in ("A", "B")],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [end], "tokens": ["</s>"]}},
+        },
+        "model": {
+            "type": "Unigram",
+            "unk_id": SIGLIP_SPECIAL.index("<unk>"),
+            "vocab": [[piece, score] for piece, score, _ in model.pieces],
+            "byte_fallback": False,
+        },
+    }
+
+
+def _character_map(model: SentencePieceModel) -> Json:
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(model.character_map).decode()}
+
+
+def in_small_letters(file: TokenizerFile) -> TokenizerFile:
+    """The same tokeniser, of texts without capitals."""
+    if file.cleans:
+        return file
+    normalizers = [{"type": "Lowercase"}, *([] if file.normalizer is None else [file.normalizer])]
+    return check_tokenizer({**file.content, "normalizer": {"type": "Sequence", "normalizers": normalizers}})
+
+
+def _xlmr(model: SentencePieceModel) -> Json:
+    """XLM-R's (arXiv 1911.02116): SentencePiece's pieces from the fourth on, one id higher, and <mask> as the last."""
     pieces = [[piece, score] for piece, score, _ in model.pieces[3:]]
     mask = len(XLMR_SPECIAL) + len(pieces)
     ids = {piece: number for number, piece in enumerate(XLMR_SPECIAL)} | {XLMR_MASK: mask}
     return {
         "added_tokens": _added(ids),
-        "normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(model.character_map).decode()},
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+        "normalizer": _character_map(model),
+        "pre_tokenizer": METASPACE,
         "post_processor": _frame("<s>", 0, "</s>", 2),
         "model": {
             "type": "Unigram",

@@ -1,6 +1,6 @@
 """The checkpoints that the authors of the systems have published: `opsin import --list`.
 
-What stands here is what their papers and repositories state. Hardly any states bytes, so that the number of parameters tells the size.
+What stands here is what their papers and repositories state. Hardly any states bytes: the number of parameters tells the size.
 A licence that is stated nowhere is empty. Imports no torch.
 """
 
@@ -24,17 +24,21 @@ class PublishedFile:
     """One of `models.sizes`; empty: none of them."""
     headless: bool = False
     """Whether it lacks the size's head."""
+    parameters: int = 0
+    """Number of parameters, of a checkpoint whose size is none of these; 0: unknown."""
 
 
 MAE, MAE_ST, MAWS, TOME = (f"github.com/facebookresearch/{name}" for name in ("mae", "mae_st", "maws", "ToMe"))
 SLOWFAST, CIT, FLIP, MCC = (f"github.com/facebookresearch/{name}" for name in ("SlowFast", "CiT", "flip", "MCC"))
 HUMANS, LART, PHALP = "github.com/shubham-goel/4D-Humans", "github.com/brjathu/LART", "github.com/brjathu/PHALP"
 NON_COMMERCIAL = "CC-BY-NC-4.0"
+UNPUBLISHED = ("DiffMAE",)
+"""Systems of which nothing was published."""
 
 
 def published_files() -> Iterator[PublishedFile]:
     """All of them, by system."""
-    yield PublishedFile("ViT", "model.safetensors", "hf://timm/vit_base_patch16_224.augreg_in21k_ft_in1k", "Apache-2.0", "vit_base_patch16")
+    yield from _of_hubs()
     yield PublishedFile("DeiT", "deit_base_patch16_224-b5f2ef4d.pth", "github.com/facebookresearch/deit", "Apache-2.0", "vit_base_patch16")
     for file, size in (
         ("f367470145_deit_T_r13.pth", "vit_tiny_patch16"),
@@ -78,6 +82,23 @@ def published_files() -> Iterator[PublishedFile]:
     yield PublishedFile("LART", "lart_mvit.ckpt", LART, "", "lart_mvit")
     yield PublishedFile("PHALP", "pose_predictor.pth", PHALP, "", "")
     yield PublishedFile("PHALP", "hmar_v2_weights.pth", PHALP, "", "phalp_appearance")
+
+
+def _of_hubs() -> Iterator[PublishedFile]:
+    """Some of those that come in one step, of each class that is read."""
+    for system, repository, license_, size in (
+        ("ViT", "timm/vit_base_patch16_224.augreg_in21k_ft_in1k", "Apache-2.0", "vit_base_patch16"),
+        ("ViT", "google/vit-base-patch16-224", "Apache-2.0", "vit_base_patch16"),
+        ("DeiT", "facebook/deit-base-patch16-224", "Apache-2.0", "vit_base_patch16"),
+        ("MAE", "facebook/vit-mae-base", "Apache-2.0", "mae_vit_base_patch16"),
+        ("VideoMAE", "MCG-NJU/videomae-base-finetuned-kinetics", NON_COMMERCIAL, 86_534_800),
+        ("DINOv2", "facebook/dinov2-base", "Apache-2.0", 86_580_480),
+        ("DINOv2", "facebook/dinov2-base-imagenet1k-1-layer", "Apache-2.0", 88_117_480),
+        ("CLIP", "openai/clip-vit-base-patch32", "", "clip_base32"),
+        ("SigLIP", "google/siglip-base-patch16-224", "Apache-2.0", 203_155_970),
+    ):
+        named, counted = (size, 0) if isinstance(size, str) else ("", size)
+        yield PublishedFile(system, "model.safetensors", f"hf://{repository}", license_, named, parameters=counted)
 
 
 def _maws() -> Iterator[PublishedFile]:

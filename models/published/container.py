@@ -7,6 +7,7 @@ import codecs
 import collections
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ def _load(path: Path) -> Any:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: damaged, or no safetensors file ({error})") from error
     try:
-        with torch.serialization.safe_globals(ALLOWED):
+        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings(action="ignore"):  # of pickles that are refused here
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes its reader raise almost anything
         culprit = re.search(r"GLOBAL (\S+)", str(error))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from models.layers.without_memory import without_memory
@@ -16,6 +17,9 @@ from models.registry import architectures, read_config
 
 MOST_PATCHES = 2**16
 """4,096 pixels a side in patches of 16: a position table of more would fill the memory."""
+
+FORMATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Of weights that are read; quantised ones need their scales."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Fit:
     unexpected: list[str]
     """Published keys."""
     misshapen: list[str]
+    """Published keys and their shapes or types."""
 
     @property
     def perfect(self) -> bool:
@@ -83,13 +88,20 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
         raise ValueError(f"image_size {fields.get('image_size')}: it makes {config.patches} patches; at most {MOST_PATCHES} are accepted")
     with without_memory():
         model = architecture.build(config)
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    state = model.state_dict()
+    expected = {name: tuple(value.shape) for name, value in state.items()}
     ours = family.resized(dict(translated.weights), config)
     complete = family.table.translate(weights, needed=expected)
     misshapen = [
         f"{key} {tuple(ours[name].shape)} for {shape}"
         for name, shape in expected.items()
         if name in ours and tuple(ours[name].shape) != shape
+        for key in family.table.published_names(name)
+    ]
+    misshapen += [
+        f"{key} {str(ours[name].dtype).removeprefix('torch.')}"
+        for name, value in state.items()
+        if name in ours and value.is_floating_point() and ours[name].dtype not in FORMATS
         for key in family.table.published_names(name)
     ]
     misshapen += [f"{key} {tuple(weights[key].shape)}" for key in complete.unjoinable]
@@ -100,7 +112,7 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
 
 def complaint_of(missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str]) -> str:
     """Describes in one line what does not fit."""
-    parts = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    parts = {"missing": missing, "unexpected": unexpected, "of another shape or type": misshapen}
     return "; ".join(f"{what}: {', '.join(named_once(keys))}" for what, keys in parts.items() if keys)
 
 

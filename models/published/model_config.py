@@ -56,6 +56,13 @@ class ModelConfig:
             raise self.refusal(name, value, "a positive integer")
         return value
 
+    def index(self, name: str, default: int) -> int:
+        """An integer from 0."""
+        value = self._value(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise self.refusal(name, value, "an integer from 0")
+        return value
+
     def number(self, name: str, default: float) -> float:
         """A positive number."""
         value = self._value(name, default)

@@ -83,6 +83,8 @@ def _weights(file: Path) -> Checkpoint:
     notes: list[str] = []
     for name in names:
         part = open_checkpoint(file.parent / name)
+        if twice := sorted(whole.keys() & part.weights.keys()):
+            raise CheckpointError(f"{file}: {twice[0]} and {len(twice) - 1} more are in {name} and in another file: which one counts?")
         whole |= part.weights
         notes += part.notes
     lost = sorted(set(read_json(file)["weight_map"]) - whole.keys())

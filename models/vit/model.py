@@ -49,6 +49,8 @@ class ViTConfig:
     patch_size: int = 16
     patch_width: int | None = None
     """None for square patches."""
+    cut_edge: bool = False
+    """Whether sizes that are no multiples of the patch's are allowed: what is left at the right and lower edge is not seen (SigLIP)."""
     channels: int = 3
     classes: int = 1000
     """0: no head, the logits are the features."""
@@ -86,7 +88,7 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         for along, size, patch in zip(("size", "width"), self.image_shape, self.patch_shape, strict=True):
-            if size % patch:
+            if size % patch and not self.cut_edge:
                 raise ValueError(f"image_{along} {size} is no multiple of patch_{along} {patch}")
         if self.depth < 1:
             raise ValueError(f"depth {self.depth} is no number of blocks")

@@ -81,8 +81,10 @@ def without_mask_token(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def described(description: Mapping[str, Any]) -> Fields:
     """Fields of ViTConfig that `config.json` states and weights do not tell."""
     stated = ModelConfig.of(description)
+    stated.require("num_channels", 3, 3)
     return {
         "image_size": image_size(description, 224),
+        "depth": stated.integer("num_hidden_layers", 12),
         "heads": stated.integer("num_attention_heads", 12),
         "norm_eps": stated.number("layer_norm_eps", 1e-12),
         **stated.activation("gelu"),
@@ -93,8 +95,10 @@ def dinov2_described(description: Mapping[str, Any]) -> Fields:
     """The same. Its table of positions is resized to the images that are prepared, in the library as here."""
     stated = ModelConfig.of(description)
     stated.require("use_swiglu_ffn", False, False)
+    stated.require("num_channels", 3, 3)
     return {
         "image_size": prepared_size(description) or stated.side("image_size", 224),
+        "depth": stated.integer("num_hidden_layers", 12),
         "heads": stated.integer("num_attention_heads", 12),
         "norm_eps": stated.number("layer_norm_eps", 1e-6),
         **stated.activation("gelu"),

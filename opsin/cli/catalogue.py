@@ -6,24 +6,35 @@ import dataclasses
 from functools import cache
 
 from opsin.cli.engine import lacks
-from opsin.cli.screen import screen
+from opsin.cli.screen import screen, size
+
+BYTES = 4
+"""Of a parameter in float32, as nearly all files hold them; some hold more than the network, such as the state of an optimiser."""
+WIDTH = 140
+"""Columns of the table, also where the terminal has fewer: an address that is cut leads nowhere."""
+NOT_STATED = "not stated"
 
 
 def show() -> None:
-    """Print the checkpoints with their address, number of parameters and licence, and what an address may be besides."""
+    """Print the checkpoints with their address, size and licence, and what an address may be besides."""
     try:
-        from models.published.catalogue import published_files
+        from models.published.catalogue import UNPUBLISHED, published_files
         from models.registry import hub_classes
     except ModuleNotFoundError as error:
         raise lacks(error) from error
     from rich.table import Table
 
-    table = Table("System", "File", "Parameters", "License", "Address", box=None, header_style="bold", pad_edge=False)
-    table.columns[2].justify = "right"
+    table = Table("System", "File", "Parameters", "In float32", "License", "Address", box=None, header_style="bold", pad_edge=False)
+    table.columns[2].justify = table.columns[3].justify = "right"
     for file in published_files():
-        count = f"{_parameters(file.size, file.headless) / 1e6:,.1f} M" if file.size else "not stated"
-        table.add_row(file.system, file.file, count, file.license or "not stated", file.address)
-    screen().print(table)
+        count = _parameters(file.size, file.headless) if file.size else file.parameters
+        told = (f"{count / 1e6:,.1f} M", size(BYTES * count)) if count else (NOT_STATED, "")
+        table.add_row(file.system, file.file, *told, file.license or NOT_STATED, file.address)
+    for system in UNPUBLISHED:
+        table.add_row(system, "none was published")
+    wide = screen()
+    wide.width = max(wide.width, WIDTH)
+    wide.print(table, crop=False)
     classes = ", ".join(hub_classes())
     screen().print(
         f"\nhf://OWNER/REPO takes models of transformers of the classes {classes}, and ViTs of timm; timm:NAME.TAG is hf://timm/NAME.TAG."
@@ -31,13 +42,13 @@ def show() -> None:
 
 
 @cache
-def _parameters(size: str, headless: bool) -> int:
+def _parameters(name: str, headless: bool) -> int:
     """Number of parameters, counted on a model without storage."""
     from models.layers.without_memory import without_memory
     from models.registry import architectures
     from models.sizes import sizes
 
-    found = sizes()[size]
+    found = sizes()[name]
     config = dataclasses.replace(found.config, classes=0) if headless else found.config
     with without_memory():
         return sum(parameter.numel() for parameter in architectures()[found.architecture].build(config).parameters())

@@ -59,6 +59,10 @@ def demo(
     pictures = sorted(PICTURES.glob("*.png"))
     if not pictures:
         raise Failure(f"demo: {PICTURES} holds no images")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"demo: {output}: cannot be made ({error.strerror}); name another folder with --output") from error
     console.print("Starting the queue, a gateway and a worker …", style="dim")
     try:
         with remembered() as stop_if_interrupted, own_service(bundles) as url, Client(url) as client:

@@ -27,7 +27,6 @@ def show_actions(client: Client, cache: Path, output: Path, console: Console) ->
     console.print(f"Watching {clip.name} …", style="dim")
     job = client.actions(clip, model=model.id, top_k=2, wait=False, timeout=TIMEOUT_S)
     told = followed(job, "Watching")
-    output.mkdir(parents=True, exist_ok=True)
     annotated = output / "actions.mp4"
     annotated.write_bytes(job.file(MP4))
     assert told.video is not None

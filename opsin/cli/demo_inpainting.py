@@ -32,7 +32,6 @@ def show_inpainting(client: Client, output: Path, console: Console) -> None:
 
     files = sorted(file for file in DRAWINGS.glob("*.png") if not file.stem.endswith(MASK))
     model = next(model for model in client.models() if model.task == "inpaint")
-    output.mkdir(parents=True, exist_ok=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("Drawing", "Hole", "Method", "Total", "Filled"):
         table.add_column(name, justify="left" if name in ("Drawing", "Method", "Filled") else "right")

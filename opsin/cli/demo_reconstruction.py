@@ -29,7 +29,6 @@ def show_reconstruction(client: Client, output: Path, console: Console) -> None:
     from training.data.captures import CAPTURES
 
     model = next(model for model in client.models() if model.task == "reconstruct")
-    output.mkdir(parents=True, exist_ok=True)
     CAPTURES[NAME](output).write(output, NAME)
     camera = json.loads((output / f"{NAME}.json").read_text(encoding="utf-8"))
     image, depth, mask = (output / f"{NAME}{end}.png" for end in ("", "-depth", "-mask"))

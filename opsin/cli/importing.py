@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 from opsin.cli import catalogue, hubs, label_files
 from opsin.cli.engine import lacks
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.interrupts import leave_tidily
 from opsin.cli.screen import size
 from opsin.cli.services import settings_of
 from opsin.cli.tokenizers import prepared, summary
@@ -90,10 +91,12 @@ def import_(
     if (root / name / version).exists():
         raise Misuse(f"{root / name / version}: exists already; choose another --version")
     class_names = label_files.read(labels) if labels else None
+    leave_tidily()
     overrides = dict(_setting(text) for text in settings or [])
     found = hubs.find(source)
     file = found.path
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         from models.bundle import BundleError, write
@@ -121,7 +124,9 @@ def import_(
             )
     except CheckpointError as error:
         is_fault = found.is_model and not isinstance(error, WrongSetting)
-        raise (Failure(f"import: {error}") if is_fault else Misuse(str(error))) from error
+        told = str(error).replace(str(file), source) if found.origin else str(error)
+        raise (Failure(f"import: {told}") if is_fault else Misuse(told)) from error
+    of_repository = spec.task == "zero-shot" and tokenizer is None and not templates
     if spec.task == "zero-shot" and tokenizer is None:
         tokenizer = found.tokenizer
     if templates and not tokenizer:
@@ -134,11 +139,19 @@ def import_(
                 save_file(weights, content)
             files: dict[str, Path] = {}
             if tokenizer:
-                text, files = prepared(spec, content, tokenizer, templates, folder)
-                spec = spec.model_copy(update={"text": text})
+                try:
+                    text, files = prepared(spec, content, tokenizer, templates, folder)
+                    spec = spec.model_copy(update={"text": text})
+                except Misuse as error:
+                    if not of_repository:
+                        raise
+                    notes = [*spec.provenance.get("notes", []), f"the tokenizer is not taken: {error}".replace(str(file), source)]
+                    spec = spec.model_copy(update={"provenance": spec.provenance | {"notes": notes}})
             bundle = write(root, spec, content, files=files)
-    except (BundleError, OSError) as error:
+    except BundleError as error:
         raise Failure(f"import: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise Failure(f"import: {root / name / version}: cannot be written ({error})") from error
 
     if found.origin:
         typer.echo(f"repository    {spec.provenance['repository']} at {spec.provenance['revision']}")

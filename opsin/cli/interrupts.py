@@ -1,11 +1,18 @@
-"""Ctrl-C that is not lost: Python drops the KeyboardInterrupt that strikes inside a finalizer, and a command would go on."""
+"""Ctrl-C that is not lost: Python drops the KeyboardInterrupt that strikes inside a finalizer, and a command would go on. And SIGTERM that
+leaves nothing behind."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+
+def leave_tidily() -> None:
+    """From here on SIGTERM ends this process as an exception does: temporary folders go."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 @contextmanager

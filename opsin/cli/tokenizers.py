@@ -48,4 +48,5 @@ def summary(spec: BundleSpec) -> str | None:
     padded = f"padded to {text.length}" if text.padding == "length" else "padded to the longest"
     count = len(text.templates)
     templates = f"{count} templates" if count > 1 else f"template {text.templates[0]!r}"
-    return f"at most {text.length} word pieces, {padded}, {templates}, scale {text.scale:.4g}, {text.scores}"
+    bias = f", bias {text.bias:.4g}" if text.bias else ""
+    return f"at most {text.length} word pieces, {padded}, {templates}, scale {text.scale:.4g}{bias}, {text.scores}"

@@ -9,7 +9,8 @@ HUB, TIMM = "hf://", "timm:"
 TIMM_OWNER = "timm"
 PART = r"[A-Za-z0-9](?:[A-Za-z0-9_]|-(?!-)|\.(?!\.)){0,95}(?<![.-])(?<!\.git)"
 """The names that a hub has: no `--` or `..`, and neither `-`, `.` nor `.git` at the end."""
-REVISION = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"
+REVISION = r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)|/(?=[A-Za-z0-9_])){0,199}"
+"""Names that git has: no `..` or `//`, and no `/` at the end. The cache keeps them as paths."""
 
 
 class BadAddress(ValueError):

@@ -49,7 +49,8 @@ def serve(settings: Settings) -> int:
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
-        print(f"opsin: cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}", file=sys.stderr)
+        reason = os.strerror(error.errno or 0)
+        print(f"opsin: cannot listen on {settings.host}:{settings.port}: {reason}; --host and --port choose others", file=sys.stderr)
         return MISUSE
     if settings.admits_strangers:
         log.warning(OPEN, host=settings.host)

@@ -173,7 +173,7 @@ class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan]):
         assert spec.text is not None
         seen = [one for one in outputs if "places" not in one]
         cosines, truncated = _cosines(outputs, seen, plan)
-        scores = _scores(cosines, spec.text)
+        scores = scores_of(cosines, spec.text)
         results = [_result(*rows, plan) for rows in zip(scores, cosines, seen, strict=True)]
         return ZeroShotAnswer(results, LabelCounts(len(plan.labels), _recalled(plan), truncated), plan.templates)
 
@@ -195,7 +195,9 @@ class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan]):
         assert spec.text is not None
         seen = [one for one in outputs if "places" not in one]
         cosines, truncated = _cosines(outputs, seen, plan)
-        return {"embedding": np.stack([one["embedding"] for one in seen]), "scores": _scores(cosines, spec.text)}, {"truncated": truncated}
+        return {"embedding": np.stack([one["embedding"] for one in seen]), "scores": scores_of(cosines, spec.text)}, {
+            "truncated": truncated
+        }
 
 
 def _labels(given: Sequence[str]) -> tuple[str, ...]:
@@ -251,9 +253,9 @@ def _cosines(outputs: Sequence[Outputs], seen: Sequence[Outputs], plan: ZeroShot
     return cosines, len(cut)
 
 
-def _scores(cosines: NDArray[np.float32], text: Text) -> NDArray[np.float32]:
-    """(images, labels) of the same. The scale is the one that the pair was trained with."""
-    logits = cosines.astype(np.float64) * text.scale
+def scores_of(cosines: NDArray[np.float32], text: Text) -> NDArray[np.float32]:
+    """(images, labels) of the same. Scale and bias are those that the pair was trained with."""
+    logits = cosines.astype(np.float64) * text.scale + text.bias
     if text.scores == "sigmoid":
         logs = -np.logaddexp(0, -logits)
     else:

@@ -11,6 +11,7 @@ import sys
 import venv
 import zipfile
 from collections.abc import Iterable
+from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
@@ -69,10 +70,14 @@ def run(installed: Path, tmp_path: Path, *command: str | Path, **environment: st
     )
 
 
-def requirements(wheel: Path) -> list[str]:
+def metadata(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as archive:
-        [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-        return Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist", [])
+        [file] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return Parser().parsestr(archive.read(file).decode())
+
+
+def requirements(wheel: Path) -> list[str]:
+    return metadata(wheel).get_all("Requires-Dist", [])
 
 
 def of_extras(lines: Iterable[str]) -> set[str]:
@@ -87,6 +92,13 @@ def test_the_wheel_holds_the_client_and_in_a_folder_of_its_own_the_engine(wheel:
     assert held == tracked("opsin") | {f"{ENGINE}/{name}" for name in engine}
     assert not ENGINE.rpartition("/")[2].isidentifier()
     assert "opsin/py.typed" in held
+
+
+def test_the_description_is_the_readme_and_leads_nowhere_but_to_the_web(wheel: Path) -> None:
+    shown = metadata(wheel).get_payload()
+    assert isinstance(shown, str) and "pip install 'opsin[server]' && opsin serve" in shown
+    assert all(target.startswith("https://") for target in re.findall(r"\]\(([^)]*)\)", shown))
+    assert (ROOT / "README.md").read_text().startswith(shown.partition("```")[0].rstrip())
 
 
 def test_only_wheels_require_the_starters_wherever_they_bring_torch(wheel: Path, tmp_path: Path) -> None:

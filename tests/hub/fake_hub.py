@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,9 +28,16 @@ class FakeHub:
     """File → bytes after which its bodies break off."""
     sent: dict[str, int] = field(default_factory=dict)
     """File → bytes of bodies so far."""
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    """File → headers that say something else than the true ones."""
+    endless: str = ""
+    """File whose body has no length and no end."""
+    is_silent: bool = False
+    """Whether requests are read and not answered."""
     page: bytes = b""
     """Body of every answer, as of a portal that asks people to sign in; empty: none."""
     revisions: tuple[str, ...] = ("main", "v1", COMMIT)
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     def environment(self, cache: Path, **others: str) -> dict[str, str]:
         """Variables of a process that is to use it and nothing else."""
@@ -54,6 +61,7 @@ def running(repositories: Mapping[str, Path] | None = None) -> Iterator[FakeHub]
     try:
         yield hub
     finally:
+        hub.stopped.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -73,6 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def _answer(self, *, body: bool) -> None:
+        if self.hub.is_silent:
+            self.hub.stopped.wait()
+            return None
         if self.hub.page:
             return self._body(self.hub.page, "text/html")
         url = urlsplit(self.path)
@@ -119,15 +130,19 @@ class _Handler(BaseHTTPRequestHandler):
         if asked:
             first = int(asked.removeprefix("bytes=").partition("-")[0])
         self.send_response(206 if asked else 200)
-        self.send_header("ETag", f'"{etag}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(content) - first))
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes", "Content-Length": str(len(content) - first)}
         if asked:
-            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        if body and path.name == self.hub.endless:
+            del headers["Content-Length"]
+            self.close_connection = True
+        for name, value in (headers | self.hub.headers.get(path.name, {})).items():
+            self.send_header(name, value)
         self.end_headers()
         if not body:
             return None
+        if path.name == self.hub.endless:
+            return self._endless()
         end = self.hub.cut.get(path.name, len(content))
         self.wfile.write(content[first:end])
         self.hub.sent[path.name] = self.hub.sent.get(path.name, 0) + max(0, end - first)
@@ -135,12 +150,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         return None
 
+    def _endless(self) -> None:
+        with suppress(ConnectionError):
+            while not self.hub.stopped.is_set():
+                self.wfile.write(bytes(1 << 20))
+
     def _json(self, content: Any) -> None:
         self._body(json.dumps(content).encode(), "application/json")
 
     def _body(self, data: bytes, kind: str) -> None:
         self.send_response(200)
         self.send_header("Content-Type", kind)
+        self.send_header("ETag", 'W/"2a-q/Zx+8="')
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

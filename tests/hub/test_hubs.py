@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import transformers
 from safetensors.torch import save_file
 
 from models.bundle import read
+from tests import forked
 from tests.hub.fake_hub import COMMIT, FakeHub, running
 from tests.hub.saved import change, randomised, save
 from tests.opsin.command import opsin
@@ -146,6 +150,70 @@ def test_a_download_that_breaks_off_keeps_the_files_that_came_whole(hub: FakeHub
     assert again == {last}
 
 
+@pytest.mark.parametrize(
+    ("header", "value"), [("ETag", '"../../../../outside"'), ("ETag", '"{folder}/outside"'), ("X-Repo-Commit", "../../../../outside")]
+)
+def test_a_name_that_leads_out_of_the_cache_is_refused(header: str, value: str, hub: FakeHub, tmp_path: Path) -> None:
+    hub.headers["config.json"] = {header: value.format(folder=tmp_path)}
+    said = refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
+    assert f"config.json: the header {header.lower()} is none of a hub" in said
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+
+
+def test_weights_that_are_not_those_of_the_hub_are_refused_and_fetched_anew(hub: FakeHub, tmp_path: Path) -> None:
+    hub.headers["model.safetensors"] = {"ETag": '"' + "0" * 64 + '"'}
+    said = refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
+    assert "model.safetensors has the SHA-256 " in said and f"and the hub states {'0' * 64}; run the same command again" in said
+    hub.headers.clear()
+    assert imported(hub, tmp_path, "hf://somebody/vit").returncode == 0
+
+
+def test_weights_that_were_damaged_in_the_cache_are_not_imported_offline(hub: FakeHub, tmp_path: Path) -> None:
+    assert imported(hub, tmp_path, "hf://somebody/vit").returncode == 0
+    [weights] = (tmp_path / "cache").rglob("snapshots/*/model.safetensors")
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.resolve().write_bytes(damaged)
+    shutil.rmtree(tmp_path / "bundles")
+    assert "model.safetensors has the SHA-256 " in refused(imported(hub, tmp_path, "hf://somebody/vit", HF_HUB_OFFLINE="1"), tmp_path)
+
+
+def test_a_body_without_end_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+    hub.endless = "config.json"
+    assert "config.json: it is larger than 64 MiB" in refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
+
+
+def test_an_import_that_is_terminated_leaves_nothing(hub: FakeHub, tmp_path: Path) -> None:
+    hub.endless = "model.safetensors"
+    given = os.environ | hub.environment(tmp_path / "cache")
+    process = forked.Forked("opsin", "import", "hf://somebody/vit", "-o", str(tmp_path / "bundles/it"), environment=given)
+    while not any(file.stat().st_size for file in tmp_path.rglob("*.incomplete")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not any(tmp_path.rglob("*.incomplete"))
+    assert not (tmp_path / "bundles").exists()
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(hub: FakeHub, tmp_path: Path) -> None:
+    hub.is_silent = True
+    said = refused(imported(hub, tmp_path, "hf://somebody/vit", HF_HUB_ETAG_TIMEOUT="1"), tmp_path)
+    assert f"{hub.address} cannot be reached (timed out)" in said
+
+
+def test_the_password_of_an_endpoint_is_not_told(hub: FakeHub, tmp_path: Path) -> None:
+    endpoint = hub.address.replace("://", "://user:secret@")
+    said = refused(imported(hub, tmp_path, "hf://somebody/nothing", HF_ENDPOINT=endpoint), tmp_path)
+    assert f"is not at {hub.address}, or is private" in said
+
+
+def test_a_cache_that_cannot_be_written_is_said(hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = refused(imported(hub, tmp_path, "hf://somebody/vit", HF_HOME=str(tmp_path / "file")), tmp_path)
+    assert f"the folder {tmp_path / 'file'} cannot be used" in said and "set HF_HOME to a folder with space in which you may write" in said
+
+
 def test_offline_what_is_in_the_cache_is_imported_and_nothing_else(hub: FakeHub, tmp_path: Path) -> None:
     said = refused(imported(hub, tmp_path, "hf://somebody/vit", HF_HUB_OFFLINE="1"), tmp_path)
     assert "is not in the cache, and HF_HUB_OFFLINE is set: unset it to fetch the repository" in said
@@ -161,8 +229,9 @@ def test_offline_what_is_in_the_cache_is_imported_and_nothing_else(hub: FakeHub,
     assert first.provenance["revision"] == second.provenance["revision"] == COMMIT
 
 
-def test_an_endpoint_that_is_no_hub_is_said(hub: FakeHub, tmp_path: Path) -> None:
-    hub.page = b"<html>Sign in</html>"
+@pytest.mark.parametrize("page", [b"<html>Sign in</html>", b"[]", b'{"id": "somebody/vit"}'], ids=["page", "list", "no commit"])
+def test_an_endpoint_that_is_no_hub_is_said(page: bytes, hub: FakeHub, tmp_path: Path) -> None:
+    hub.page = page
     said = refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
     assert f"{hub.address} does not answer as a hub does" in said and "check HF_ENDPOINT" in said
 
@@ -239,6 +308,8 @@ def test_a_config_that_cannot_be_computed_ends_with_1_and_names_its_field(
         "timm:",
         "hf://a/b@",
         "hf://a/b@-x",
+        "hf://a/b@x/../y",
+        "hf://a/b@x/",
     ],
 )
 def test_an_address_that_is_none_is_refused_before_anything_is_asked(address: str, tmp_path: Path) -> None:
@@ -247,13 +318,26 @@ def test_an_address_that_is_none_is_refused_before_anything_is_asked(address: st
     assert f"{address}: write " in ended.stderr
 
 
-def test_the_published_checkpoints_are_listed(tmp_path: Path) -> None:
-    ended = opsin("import", "--list", COLUMNS="250")
+def test_the_published_checkpoints_are_listed() -> None:
+    ended = opsin("import", "--list")
     assert (ended.returncode, ended.stderr) == (0, "")
     line = next(line for line in ended.stdout.splitlines() if "mae_finetuned_vit_base.pth" in line)
-    assert line.split() == ["MAE", "mae_finetuned_vit_base.pth", "86.6", "M", "CC-BY-NC-4.0", "github.com/facebookresearch/mae"]
+    assert line.split() == [
+        "MAE",
+        "mae_finetuned_vit_base.pth",
+        "86.6",
+        "M",
+        "346",
+        "MB",
+        "CC-BY-NC-4.0",
+        "github.com/facebookresearch/mae",
+    ]
+    hub = next(line.split() for line in ended.stdout.splitlines() if "google/siglip" in line)
+    assert (hub[0], hub[2:7], hub[-1]) == ("SigLIP", ["203.2", "M", "813", "MB", "Apache-2.0"], "hf://google/siglip-base-patch16-224")
+    assert "…" not in ended.stdout
     assert all(
-        name in ended.stdout for name in ("MAWS", "FLIP", "CiT", "MCC", "HMR2", "LART", "PHALP", "MAViL", "ViTForImageClassification")
+        name in ended.stdout
+        for name in ("MAWS", "FLIP", "CiT", "MCC", "HMR2", "LART", "PHALP", "MAViL", "DiffMAE", "DINOv2", "ViTForImageClassification")
     )
 
 
@@ -264,4 +348,6 @@ def test_a_torch_file_with_code_is_refused(hub: FakeHub, tmp_path: Path, reposit
         (folder / name).write_bytes((repositories["somebody/vit"] / name).read_bytes())
     torch.save({"classifier.weight": torch.zeros(1), "x": os.system}, folder / "pytorch_model.bin")
     hub.repositories["somebody/code"] = folder
-    assert "and may hold only weights" in refused(imported(hub, tmp_path, "hf://somebody/code"), tmp_path)
+    assert "hf://somebody/code/pytorch_model.bin: refused, since it holds posix.system and may hold only weights" in refused(
+        imported(hub, tmp_path, "hf://somebody/code"), tmp_path
+    )

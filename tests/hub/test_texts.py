@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import transformers
 from models.bundle import read
 from models.labelling import label
 from models.loading import load
+from server.tasks.zero_shot import scores_of
+from tests.hub.saved import normalised
 from tests.opsin.command import opsin
 
 TEXTS = ["a photo of a red car", "The dog sleeps!", "", "don't stop it's 2024", "ha " * 40, "Ünïcode  façade\n"]
@@ -50,6 +53,36 @@ def test_texts_have_the_vectors_that_the_library_gives_them(clip: Path, bundles:
     found = load(made).forward(encoded(TEXTS), {})
     assert np.abs(found["embedding"][0] - expected).max() <= MOST
     assert found["truncated"][0].tolist()[:5] == [False, False, False, False, True]
+
+
+def test_a_tokenizer_that_is_not_taken_leaves_a_pair_that_reads_no_texts(clip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(clip, folder)
+    (folder / "tokenizer.json").write_text('{"model": {"type": "Neural"}}')
+    ended = opsin("import", folder, "-o", tmp_path / "clip")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert f"note          the tokenizer is not taken: {folder}/tokenizer.json: model.type: 'Neural' is not taken" in ended.stdout
+    assert "`opsin bundles tokenizer clip FILE` adds one" in ended.stdout
+    assert read(tmp_path / "clip/1").spec.text is None
+
+
+def test_texts_and_scores_of_siglip_are_those_of_the_library(siglip: Path, tmp_path: Path) -> None:
+    ended = opsin("import", siglip, "-o", tmp_path / "siglip")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    made = read(tmp_path / "siglip/1")
+    text = made.spec.text
+    assert text is not None and (text.length, text.padding, text.scores, text.bias) == (16, "length", "sigmoid", pytest.approx(-2.5))
+    model = transformers.SiglipModel.from_pretrained(siglip).eval()
+    tokenizer = transformers.SiglipTokenizer(str(siglip / "spiece.model"))
+    tokens = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=16, return_tensors="pt")["input_ids"]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = model(pixel_values=normalised(pixels, made.spec.pictures), input_ids=tokens)
+    pair = load(made)
+    images, texts = pair.forward({"pixels": pixels}, {})["embedding"], pair.forward(encoded(TEXTS), {})["embedding"][0]
+    assert np.abs(texts - expected.text_embeds.numpy()).max() <= MOST
+    scores = scores_of(images @ texts.T, text)
+    assert np.abs(scores - expected.logits_per_image.sigmoid().numpy()).max() <= MOST
 
 
 def test_labels_become_the_head_of_its_image_tower(bundles: Path) -> None:

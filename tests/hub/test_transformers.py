@@ -177,6 +177,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"num_attention_heads": "four"},
         "config.json: num_attention_heads 'four' cannot be computed here; accepted is a positive int",
     ),
+    "grey images": ({"num_channels": 1}, "config.json: num_channels 1 cannot be computed here; accepted is 3"),
     "size": ({"image_size": [32, 64]}, "config.json: image_size [32, 64] cannot be computed here"),
     "size of the processor": ({"image_size": 64}, "config.json: image_size 64 is not the 32 pixels that preprocessor_config.json makes"),
     "class": (
@@ -207,6 +208,8 @@ WEIGHTS_REFUSED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "a deep block": ({"vit.encoder.layer.99999999.layernorm_after.bias": torch.zeros(64)}, "blocks.99999999 is the last of its blocks"),
     "a deeper block": ({f"vit.encoder.layer.{'9' * 5000}.layernorm_after.bias": torch.zeros(64)}, "unexpected"),
     "no width": ({"vit.embeddings.patch_embeddings.projection.weight": torch.zeros(0, 3, 8, 8)}, "(0, 3, 8, 8) is empty"),
+    "integers": ({"classifier.weight": torch.ones(3, 64, dtype=torch.int8)}, "of another shape or type: classifier.weight int8"),
+    "eight bits": ({"classifier.bias": torch.ones(3).to(torch.float8_e4m3fn)}, "classifier.bias float8_e4m3fn"),
     "not a number": ({"vit.layernorm.weight": torch.full((64,), torch.nan)}, "layernorm.weight holds values that are infinite"),
 }
 
@@ -269,6 +272,23 @@ def test_weights_in_several_files_and_those_of_torch_are_read_alike(tmp_path: Pa
     assert np.array_equal(logits(imported(torch_folder), pixels), expected)
 
 
+def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
+    folder = save(vit(), tmp_path / "model", SQUARE, max_shard_size="40KB")
+    first, second, *_ = sorted(folder.glob("*-of-*.safetensors"))
+    weights = load_file(first)
+    save_file(load_file(second) | {min(weights): weights[min(weights)] + 1}, second)
+    with pytest.raises(CheckpointError, match=f"{min(weights)} .* in {second.name} and in another file"):
+        imported(folder)
+
+
+def test_a_config_of_another_depth_than_the_weights_is_refused(tmp_path: Path) -> None:
+    folder = save(vit(), tmp_path / "model", SQUARE)
+    for depth, fault in ((1, "unexpected: vit.encoder.layer"), (3, "missing: vit.encoder.layer")):
+        change(folder / "config.json", num_hidden_layers=depth)
+        with pytest.raises(CheckpointError, match=fault):
+            imported(folder)
+
+
 def test_an_absent_file_of_several_is_named(tmp_path: Path) -> None:
     folder = save(vit(), tmp_path / "model", SQUARE, max_shard_size="40KB")
     lost = sorted(folder.glob("*-of-*.safetensors"))[0]
@@ -324,22 +344,51 @@ def test_the_image_tower_of_clip_alone_gives_the_vectors_of_the_library(tmp_path
 def siglip(kind: str, **changes: Any) -> nn.Module:
     if kind == "SiglipVisionModel":
         return randomised(transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**TINY | changes)))
-    return randomised(getattr(transformers, kind)(transformers.SiglipConfig(vision_config=TINY | changes, text_config=TEXT, **LABELS)))
+    text = TEXT | {"max_position_embeddings": 16, "projection_size": TINY["hidden_size"]}
+    return randomised(getattr(transformers, kind)(transformers.SiglipConfig(vision_config=TINY | changes, text_config=text, **LABELS)))
 
 
-@pytest.mark.parametrize("kind", ["SiglipVisionModel", "SiglipModel"])
-def test_the_image_tower_of_siglip_gives_the_vectors_of_the_library_and_merges(kind: str, tmp_path: Path) -> None:
-    model = siglip(kind)
-    made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
-    tower = model.vision_model if kind == "SiglipModel" else model
+@pytest.mark.parametrize("changes", [{}, {"image_size": 38}])
+def test_both_towers_of_siglip_give_the_vectors_and_scores_of_the_library(changes: dict[str, int], tmp_path: Path) -> None:
+    model = siglip("SiglipModel", **changes)
+    side = changes.get("image_size", 32)
+    made = imported(save(model, tmp_path / "model", SQUARE | {"size": {"height": side, "width": side}}))
+    pixels, words = noise(4, side, side), torch.randint(0, 99, (3, 16), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        pooled = tower(normalised(pixels, made.spec.pictures)).pooler_output
+        expected = model(pixel_values=normalised(pixels, made.spec.pictures), input_ids=words)
+    found = load(made).forward({"pixels": pixels}, {})["embedding"]
+    assert np.abs(found - expected.image_embeds.numpy()).max() <= MOST
+    texts = vectors(made, words, torch.ones_like(words))
+    assert np.abs(texts - expected.text_embeds.numpy()).max() <= MOST
+    assert expected.image_embeds.std(dim=0).max() > 1e-3 and expected.text_embeds.std(dim=0).max() > 1e-3
+    assert (made.spec.task, made.spec.architecture, made.spec.embedding_dim) == ("zero-shot", "siglip", 64)
+    assert made.spec.config["padding"] == 1
+    merged = load(made).forward({"pixels": pixels}, {"merge": [3, 3]})
+    assert merged["tokens"].tolist() == [[16, 10]] * 4
+
+
+def test_the_image_tower_of_siglip_gives_the_vectors_of_the_library_and_merges(tmp_path: Path) -> None:
+    model = siglip("SiglipVisionModel")
+    made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
+    with torch.inference_mode():
+        pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
     expected = nn.functional.normalize(pooled, dim=-1).numpy()
     assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
     assert expected.std(axis=0).max() > 1e-3
     merged = load(made).forward({"pixels": pixels}, {"merge": [3, 3]})
     assert merged["tokens"].tolist() == [[16, 10]] * 4
     assert 0.5 < (merged["embedding"] * expected).sum(axis=1).min() < 1 - 1e-6
+
+
+def test_an_edge_that_fills_no_patch_is_not_seen(tmp_path: Path) -> None:
+    """As in so400m-patch14-384: 27 patches of 14 pixels, and 6 pixels over."""
+    model = siglip("SiglipVisionModel", image_size=38)
+    made = imported(save(model, tmp_path / "model", SQUARE | {"size": {"height": 38, "width": 38}}))
+    pixels = noise(2, 38, 38)
+    with torch.inference_mode():
+        pooled = model(normalised(pixels, made.spec.pictures)).pooler_output
+    expected = nn.functional.normalize(pooled, dim=-1).numpy()
+    assert np.abs(load(made).forward({"pixels": pixels}, {})["embedding"] - expected).max() <= MOST
 
 
 def test_a_classifier_on_siglip_answers_as_in_the_library(tmp_path: Path) -> None:

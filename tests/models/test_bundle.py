@@ -225,3 +225,30 @@ def test_files_are_replaced_and_everything_else_stays(pair: Bundle, tmp_path: Pa
     assert (pair.path / "README.md").read_text() == "a card"
     assert (pair.path / "figures" / "recall.csv").read_text() == "0.5"
     assert [folder.name for folder in pair.path.parent.iterdir()] == ["1"]
+
+
+class Meanwhile:
+    """A file of weights, beside which somebody else writes the same bundle while it is read."""
+
+    def __init__(self, file: Path, root: Path) -> None:
+        self.file, self.root = file, root
+
+    def __fspath__(self) -> str:
+        if not (self.root / "test/1").exists():
+            write(self.root, spec(), self.file)
+        return str(self.file)
+
+
+def test_of_two_that_write_a_version_at_once_the_second_is_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"weights")
+    with pytest.raises(BundleError, match=r"test/1: has come meanwhile; choose another version, or remove it"):
+        write(tmp_path, spec(labels=["c", "d"]), Meanwhile(weights, tmp_path))
+    assert read(tmp_path / "test/1").spec.labels == ["a", "b"]
+    assert [path.name for path in (tmp_path / "test").iterdir()] == ["1"]
+
+
+def test_a_bundle_that_cannot_be_written_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write(tmp_path, spec(), tmp_path / "absent")
+    assert not any(tmp_path.iterdir())

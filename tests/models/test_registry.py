@@ -142,7 +142,7 @@ def test_every_folder_with_an_entry_is_listed() -> None:
     assert {f"models.{entry.parent.name}.system" for entry in folders.glob("*/system.py")} == set(registry.SYSTEMS)
 
 
-VECTORS = {"vit", "mae", "maws_clip", "flip", "cit", "clip"}
+VECTORS = {"vit", "mae", "maws_clip", "flip", "cit", "clip", "siglip"}
 """Architectures that turn images into vectors."""
 
 ENTRIES = """

@@ -99,6 +99,12 @@ def test_a_clip_that_cannot_be_kept_is_left_out_of_the_demo(picture: Path, tmp_p
     assert "No video is watched here, since its clip cannot be had." in capsys.readouterr().out
 
 
+def test_a_demo_without_a_place_for_what_it_makes_starts_nothing() -> None:
+    ended = opsin("demo", "--output", "README.md/here")
+    said = "opsin: demo: README.md/here: cannot be made (Not a directory); name another folder with --output\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", said)
+
+
 def test_the_version_is_that_of_the_package() -> None:
     from importlib.metadata import version
 

@@ -94,6 +94,12 @@ def test_import_never_overwrites(checkpoint: Path, tmp_path: Path) -> None:
     assert second.stderr == f"opsin: {tmp_path}/tiny/1: exists already; choose another --version\n"
 
 
+def test_a_folder_that_cannot_be_made_is_named(checkpoint: Path) -> None:
+    ended = opsin("import", checkpoint, "--family", "timm", "-o", checkpoint / "bundles/tiny")
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert ended.stderr.startswith(f"opsin: import: {checkpoint}/bundles/tiny/1: cannot be written (")
+
+
 def test_the_help_names_the_families() -> None:
     ended = opsin("import", "--help")
     assert ended.returncode == 0

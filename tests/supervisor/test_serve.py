@@ -128,7 +128,7 @@ def test_a_taken_port_is_misuse(service: Service, bundles: Path) -> None:
     command = [sys.executable, "-m", "opsin", "serve", "--port", str(port), "--bundles", str(bundles)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert ended.stderr == f"opsin: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert ended.stderr == f"opsin: cannot listen on 127.0.0.1:{port}: Address already in use; --host and --port choose others\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

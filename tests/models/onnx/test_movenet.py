@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +129,16 @@ def test_two_people_of_a_real_clip_are_found_head_up(shipped: PoseGraph, tmp_pat
     assert (poses.keypoints[:, head, 1] + 250 < poses.keypoints[:, ankles, 1].min(axis=1)).all()
     (smaller,) = shipped.find(torch.from_numpy(np.ascontiguousarray(frame[::2, ::2]))[None])
     np.testing.assert_allclose(2 * smaller.boxes[:, :4], poses.boxes[:, :4], atol=25)
+
+
+def test_nobody_is_told_that_a_graph_runs(tmp_path: Path) -> None:
+    """ONNX Runtime keeps an id of the machine, and what it has not sent yet, in the user's cache."""
+    program = """
+from pathlib import Path
+import torch
+from models.onnx.session import open_session
+open_session(Path("bundles/movenet/1.0.0/model.onnx").read_bytes(), torch.device("cpu"), 1)
+"""
+    given = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    subprocess.run([sys.executable, "-c", program], env=given | {"HOME": str(tmp_path)}, cwd=ROOT, check=True)
+    assert not any(tmp_path.iterdir())

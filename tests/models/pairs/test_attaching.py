@@ -134,5 +134,5 @@ def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
         assert sentence in str(caught.value)
     assert read(made.path).spec == made.spec
     assert {file.name for file in made.path.iterdir()} == {"bundle.json", "model.safetensors"}
-    with pytest.raises(TokenizerError, match="tiny@1: architecture vit reads no texts; maws_clip, cit, clip, flip do"):
+    with pytest.raises(TokenizerError, match="tiny@1: architecture vit reads no texts; maws_clip, cit, clip, flip, siglip do"):
         add_tokenizer(write_tiny_vit(tmp_path), fitting, None)

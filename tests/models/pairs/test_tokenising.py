@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,6 +83,17 @@ def test_xlmr_has_the_ids_of_sentencepiece_one_higher(texts: list[str], xlmr_mod
     found = rows(Tokeniser.open(pair(tmp_path, xlmr_model, pad=1)), texts)
     assert differing(texts, found, expected) == []
     assert len({number for row in found for number in row}) > 1500  # the strings use much of the vocabulary
+
+
+def test_siglip_has_the_ids_of_sentencepiece_for_small_letters_without_punctuation(texts: list[str], tmp_path: Path) -> None:
+    model = vocabularies.siglip(tmp_path)
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    cleaned = [
+        re.sub(r"\s+", " ", "".join(letter for letter in text.lower() if letter not in string.punctuation)).strip() for text in texts
+    ]
+    expected = [[*ids, 1] for ids in reference.encode(cleaned)]
+    config = {"vocabulary": reference.get_piece_size(), "padding": 1, "positions": 5000}
+    assert differing(texts, rows(Tokeniser.open(pair(tmp_path, tmp_path, config=config)), texts), expected) == []
 
 
 RECENT = frozenset("\u0c04\u0c3c\u0c77\u0c84\u0d3b\u0d3c\u0eba\u180f\u1885\u1886\U0010ffff")

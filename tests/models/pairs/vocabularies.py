@@ -69,8 +69,14 @@ def small_bert(folder: Path, size: int) -> Path:
     return file
 
 
-def sentencepiece_model(folder: Path, size: int = 6000, texts: Sequence[str] | None = None) -> Path:
-    """A unigram model with XLM-R's normalisation, nmt_nfkc, and its order of special pieces."""
+def siglip(folder: Path, size: int = 6000, texts: Sequence[str] | None = None) -> Path:
+    """`spiece.model` with SigLIP's order of special pieces."""
+    made = sentencepiece_model(folder, size, texts, pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    return made.rename(folder / "spiece.model")
+
+
+def sentencepiece_model(folder: Path, size: int = 6000, texts: Sequence[str] | None = None, **special: int) -> Path:
+    """A unigram model with XLM-R's normalisation, nmt_nfkc, and its order of special pieces, unless `special` says another."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences() if texts is None else texts),
@@ -82,6 +88,7 @@ def sentencepiece_model(folder: Path, size: int = 6000, texts: Sequence[str] | N
         hard_vocab_limit=False,
         num_threads=1,
         minloglevel=2,
+        **special,
     )
     file = folder / "sentencepiece.bpe.model"
     file.write_bytes(written.getvalue())
