@@ -17,8 +17,8 @@ from tests.queue.harness import Server
 MEGABYTE = 1_000_000
 LINK = 12 * MEGABYTE
 """Bytes a second: 100 Mbit/s."""
-SIDES = [pytest.param(2944, id="24 MiB"), pytest.param(4736, id="64 MiB", marks=pytest.mark.slow)]
-"""Of images at model size, in pixels; the link needs 2 s and 6 s for them."""
+SIDES = [pytest.param(2944, id="24 MiB"), pytest.param(4096, id="48 MiB", marks=pytest.mark.slow)]
+"""Of images at model size, in pixels; the link needs 2 s and 4 s for them."""
 
 
 def small_requests_while(gateway: Gateway, large: Future[httpx.Response]) -> list[int]:
