@@ -12,7 +12,7 @@ from models.spec import Preprocess
 from tests.training import meshes
 from training.data.base import Preparation
 from training.data.renders import RenderedScenes, Renders, open_renders
-from training.data.renders_meshes import Mesh, Paint, painted
+from training.data.renders_meshes import Mesh, Paint, Up, painted, standing_rotation
 from training.data.renders_raster import rasterise
 from training.data.renders_views import surface_of, view_of
 from training.errors import DataError
@@ -67,6 +67,19 @@ def test_what_lies_inside_an_object_is_no_surface() -> None:
     assert np.bincount(sides).tolist() == pytest.approx([len(surface) / 6] * 6, rel=0.1)
     outwards = (surface["point"].astype(np.float32) * surface["normal"]).sum(axis=1)
     assert (outwards > 0).mean() > 0.98  # the outline may be seen from either side
+
+
+@pytest.mark.parametrize("up", ["y", "z"])
+def test_what_stands_is_seen_upright_from_all_sides_and_most_often_from_above(up: Up) -> None:
+    dice = np.random.default_rng(0)
+    rotations = np.stack([standing_rotation(dice, up) for _ in range(500)])
+    np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (500, 1, 1)), atol=1e-5)
+    assert np.linalg.det(rotations) == pytest.approx(np.ones(500), abs=1e-4)
+    upwards = rotations[:, :, "xyz".index(up)]  # where the mesh's own up points to: x right, y down, z forward
+    assert (upwards[:, 1] < 0).all() and (np.abs(upwards[:, 0]) < 0.3).all()
+    assert (upwards[:, 2] < 0).mean() > 0.85  # its top leans towards a camera above it
+    ahead = np.arctan2(rotations[:, 0, 0], rotations[:, 2, 0])
+    assert np.histogram(ahead, bins=4, range=(-np.pi, np.pi))[0].min() > 90
 
 
 def test_a_view_is_cropped_to_the_object_and_squared_by_black() -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from training.data.renders_meshes import Up
 from training.errors import DataError
 from training.settings import Settings
 
@@ -29,6 +30,7 @@ class Library(Settings):
     license: str
     views: int = Field(gt=0)
     """Of each object."""
+    up: Up = "y"
     parts: dict[str, Literal["val", "test"]] = Field(default_factory=dict)
     """Categories that are held out; all others are trained on."""
     without: list[str] = Field(default_factory=list)

@@ -26,7 +26,7 @@ from models.spec import Preprocess
 from training.data.base import Preparation, Sample, Unreadable
 from training.data.furniture import Library, pieces
 from training.data.packages import DebianPackage, NpmPackage, Package, PyPIPackage, obtain
-from training.data.renders_meshes import Bytes, Mesh, composed, draw_paint, painted, read, read_picture
+from training.data.renders_meshes import Bytes, Mesh, Up, composed, draw_paint, painted, read, read_picture
 from training.data.renders_noise import sensed
 from training.data.renders_views import Light, surface_of, view_dtype, view_of
 from training.data.rgbd import unprojected
@@ -50,6 +50,7 @@ class Objects(Settings):
     part: Part = "train"
     views: int = Field(gt=0)
     """Of each object."""
+    up: Up = "any"
     texture: str | None = None
     """Where the texture is that a file does not name; `{stem}` is the file's name without suffix."""
 
@@ -115,6 +116,7 @@ class Item:
     name: str
     category: str
     views: int
+    up: Up = "any"
     file: Path | None = None
     """None for a composed shape."""
     texture: Path | None = None
@@ -230,10 +232,15 @@ def render(settings: Renders, side: int, cache: Path) -> tuple[Shard, ...]:
 
 def _digest(settings: Renders, side: int, items: Sequence[Item]) -> str:
     packages = [entry.package.sha256 for entry in settings.packages]
-    what = [[item.name, item.category, item.views, item.texture.name if item.texture else None] for item in items]
+    what = [[item.name, item.category, item.views, item.texture.name if item.texture else None, *_standing(item)] for item in items]
     paints = [entry.paints for entry in settings.packages]
     content = json.dumps([_REVISION, side, settings.seen_size, settings.seed, packages, paints, what])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _standing(item: Item) -> list[str]:
+    """Nothing of an object that may lie in every way: shards from before others could be rendered are still read."""
+    return [] if item.up == "any" else [item.up]
 
 
 def listed(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
@@ -247,7 +254,7 @@ def listed(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
         root = obtain(entry.package, cache)
         for library in entry.libraries:
             items += [
-                Item(f"{entry.package.name}/{piece.file.relative_to(root)}", piece.category, library.views, piece.file)
+                Item(f"{entry.package.name}/{piece.file.relative_to(root)}", piece.category, library.views, library.up, piece.file)
                 for piece in pieces(library, root)
                 if library.parts.get(piece.category, "train") == settings.part
             ]
@@ -256,7 +263,7 @@ def listed(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
             for file in (file for pattern in objects.files for file in _found(root, pattern, entry)):
                 texture = root / objects.texture.format(stem=file.stem) if objects.texture else None
                 name = f"{entry.package.name}/{file.relative_to(root).as_posix()}"
-                items.append(Item(name, objects.category, objects.views, file, texture))
+                items.append(Item(name, objects.category, objects.views, objects.up, file, texture))
     if settings.part == "train":
         items += [Item(f"composed/{number}", "composed shapes", settings.composed_views) for number in range(settings.composed)]
     return items, paints
@@ -294,7 +301,7 @@ def _write(folder: Path, number: int, items: Sequence[Item], pictures: Sequence[
         except (ValueError, OSError, KeyError, IndexError, TypeError) as error:  # trimesh raises all of these for broken files
             left_out[item.name] = str(error)
             continue
-        for view in (view_of(mesh, dice, side, settings.seen_size) for _ in range(item.views)):
+        for view in (view_of(mesh, dice, side, settings.seen_size, item.up) for _ in range(item.views)):
             if view is not None:
                 view["object"] = len(names)
                 views.append(view)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -223,3 +223,24 @@ def random_rotation(dice: np.random.Generator) -> Floats:
         ],
         np.float32,
     )
+
+
+Up = Literal["any", "y", "z"]
+"""The axis of a mesh that points up; any: it may lie in every way."""
+TO_CAMERA: Mapping[str, Floats] = {
+    "y": np.array([[1, 0, 0], [0, -1, 0], [0, 0, -1]], np.float32),
+    "z": np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float32),
+}
+"""Up becomes the camera's -y."""
+
+
+def standing_rotation(dice: np.random.Generator, up: Up) -> Floats:
+    """(3, 3): seen from any side, most often from somewhat above, by a camera that is held nearly level."""
+    if up == "any":
+        return random_rotation(dice)
+    turned, tilted, rolled = dice.uniform(0, 2 * np.pi), *np.radians([np.clip(dice.normal(22, 15), -10, 75), dice.normal(0, 4)])
+    (ct, st), (ce, se), (cr, sr) = ((np.cos(angle), np.sin(angle)) for angle in (turned, tilted, rolled))
+    about_y = np.array([[ct, 0, st], [0, 1, 0], [-st, 0, ct]])
+    about_x = np.array([[1, 0, 0], [0, ce, -se], [0, se, ce]])
+    about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    return np.asarray(about_z @ about_x @ about_y @ TO_CAMERA[up], np.float32)

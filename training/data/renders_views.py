@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.data.renders_meshes import Mesh, random_rotation
+from training.data.renders_meshes import Mesh, Up, random_rotation, standing_rotation
 from training.data.renders_raster import Floats, rasterise
 
 SURFACE_POINTS = 20_000
@@ -99,12 +99,12 @@ def _visible(mesh: Mesh, points: Floats, normals: Floats, dice: np.random.Genera
     return np.where(towards[:, None] < 0, -normals, normals), visible
 
 
-def view_of(mesh: Mesh, dice: np.random.Generator, side: int, seen: int) -> npt.NDArray[np.void] | None:
+def view_of(mesh: Mesh, dice: np.random.Generator, side: int, seen: int, up: Up = "any") -> npt.NDArray[np.void] | None:
     """One record of `view_dtype`: a photograph cropped to the object with a margin, squared by black at the bottom or on the right.
 
     That is what a capture becomes (`models.mcc.scenes.view_of_capture`). None if hardly anything of the object is seen.
     """
-    rotation = random_rotation(dice)
+    rotation = standing_rotation(dice, up)
     distance = float(np.exp(dice.uniform(np.log(1.6), np.log(8.0))))
     translation = np.array([*(distance * dice.uniform(-0.25, 0.25, 2)), distance + 0.2], np.float32)
     corners = (mesh.corners @ rotation.T + translation).astype(np.float32)
