@@ -112,7 +112,7 @@ class Actions(nn.Module):
 
 
 def _attention(tracks: Tracks) -> AbstractContextManager[None]:
-    """On CPUs PyTorch's fused attention takes most of a step's time to go back through so few tokens; plain products take a third of that."""
+    """On CPUs PyTorch's fused attention takes most of a step's time on its way back through so few tokens; plain products take a third."""
     return sdpa_kernel(SDPBackend.MATH) if tracks.pose.device.type == "cpu" else nullcontext()
 
 
