@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,24 @@ from numpy.typing import NDArray
 
 from models.people.poses import HIPS, NAMES
 from tests.training.test_motions import source
+from training import recipe
 from training.data.authored import play, wandering
 from training.data.bodies import MOST_BENT, Body
-from training.data.motions import NO_ACTION, NOBODY_SAYS, AuthoredMotions, MotionTracks, Take, _far_from_labels, authored_takes
+from training.data.motions import (
+    NO_ACTION,
+    NOBODY_SAYS,
+    TRAINED_SEED,
+    AuthoredMotions,
+    Motions,
+    MotionTracks,
+    Take,
+    _far_from_labels,
+    authored_takes,
+)
 from training.data.skeletons import Motion
 from training.data.styles import STYLES
+from training.recognising.settings import ActionsQuality
+from training.recognising.splits import AUTHORED_SEEDS
 
 Floats = NDArray[np.floating[Any]]
 AT = {name: number for number, name in enumerate(NAMES)}
@@ -84,6 +98,24 @@ def test_who_walks_gets_on_with_one_foot_on_the_ground() -> None:
         gone = np.ptp(motion.joints[:, HIPS].mean(axis=1)[:, 2])
         assert gone > 1.0
         assert np.median(speed.min(axis=1)) < 0.35 * gone / 4.0  # the slower foot, beside the body
+
+
+def test_nothing_that_the_actions_are_judged_by_is_trained_on() -> None:
+    plan = recipe.read(Path("training/recipes/actions.yaml"))
+    assert isinstance(plan.data, Motions) and plan.release and isinstance(plan.release.quality, ActionsQuality)
+    quality = plan.release.quality
+    files = [[recording.file for recording in some] for some in (plan.data.recordings, quality.validation, quality.held_out)]
+    assert len({file for some in files for file in some}) == sum(len(some) for some in files)
+    assert len({TRAINED_SEED, *AUTHORED_SEEDS.values()}) == 3
+    assert plan.data.authored and set(plan.data.authored.motions) == set(quality.authored.motions) == set(STYLES)
+
+
+def test_an_unknown_authored_motion_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"swim: not authored; there are wave, .*crawl"):
+        AuthoredMotions(motions=["wave", "swim"], takes=1)
+    settings = source().settings.model_dump() | {"authored": {"motions": ["wave"], "takes": 1}}
+    with pytest.raises(ValueError, match=r"authored\.motions: wave: not among the classes"):
+        Motions.model_validate(settings)
 
 
 def test_bodies_and_tempos_are_what_the_seed_says() -> None:
