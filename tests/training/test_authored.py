@@ -13,7 +13,7 @@ from models.people.poses import HIPS, NAMES
 from tests.training.test_motions import source
 from training import recipe
 from training.data.authored import play, wandering
-from training.data.bodies import MOST_BENT, Body
+from training.data.bodies import MOST_BENT, Body, reproportioned
 from training.data.motions import (
     NO_ACTION,
     NOBODY_SAYS,
@@ -132,6 +132,20 @@ def test_bodies_differ() -> None:
     random = np.random.default_rng(0)
     legs = [Body.drawn(random).leg for _ in range(50)]
     assert 0.02 < np.std(legs) < 0.08
+
+
+def test_a_recording_is_done_by_somebody_of_other_proportions_in_the_same_directions() -> None:
+    [motion, *_] = takes("walk")
+    other = reproportioned(motion.joints, np.random.default_rng(0), 0.1)
+    factors = []
+    for first, second, third in LIMBS:
+        for begin, end in ((first, second), (second, third)):
+            before, after = (joints[:, AT[end]] - joints[:, AT[begin]] for joints in (motion.joints, other))
+            factors.append(np.linalg.norm(after, axis=1) / np.linalg.norm(before, axis=1))
+            np.testing.assert_allclose(after, before * factors[-1][:, None], atol=1e-9)
+    assert np.ptp(factors, axis=1).max() < 1e-9  # a bone is as long in every frame
+    assert len({round(float(factor[0]), 6) for factor in factors}) == 4  # both sides are alike
+    np.testing.assert_allclose(reproportioned(motion.joints, np.random.default_rng(0), 0.0), motion.joints, atol=1e-12)
 
 
 def test_a_recording_is_not_drowned_by_many_authored_takes_of_its_class() -> None:

@@ -13,6 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from models.people.poses import NAMES
 from training.data.skeletons import head, keypoints
 
 Floats = NDArray[np.floating[Any]]
@@ -135,3 +136,27 @@ def _limb(root: Floats, end: Floats, upper: float, lower: float, pointing: Float
     before = (upper**2 - lower**2 + distance**2) / (2 * distance)  # of the joint, along the line
     height = np.sqrt(np.maximum(upper**2 - before**2, 0))
     return root + before * along + height * aside, root + distance * along
+
+
+ARMS, LEGS = (
+    [[NAMES.index(f"{side} {joint}") for joint in limb] for side, _ in SIDES]
+    for limb in (("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle"))
+)
+FACE = slice(0, 5)
+
+
+def reproportioned(joints: Floats, random: Generator, spread: float) -> Floats:
+    """The same motion (F, 17, 3) by somebody whose bones are longer or shorter, by a standard deviation of `spread` each, alike on both
+    sides. Directions of bones stay."""
+    trunk, neck, *longer = np.exp(random.normal(0, spread, 8)).tolist()
+    made = joints.copy()
+    hips, shoulders = (joints[:, [pair[0][0], pair[1][0]]].mean(axis=1) for pair in (LEGS, ARMS))
+    raised = hips + trunk * (shoulders - hips)  # the middle of the shoulders
+    made[:, FACE] = raised[:, None] + neck * (joints[:, FACE] - shoulders[:, None])
+    for pair, middle, moved, factors in ((ARMS, shoulders, raised, longer[:3]), (LEGS, hips, hips, longer[3:])):
+        for limb in pair:
+            before, after = middle, moved
+            for joint, factor in zip(limb, factors, strict=True):
+                after = after + factor * (joints[:, joint] - before)
+                before, made[:, joint] = joints[:, joint], after
+    return made

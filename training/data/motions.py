@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from models.people.poses import HIPS, MIRRORED, TOKEN, Poses, tokens
 from training.data import authored
 from training.data.base import Preparation, Sample
+from training.data.bodies import reproportioned
 from training.data.packages import DebianPackage, PyPIPackage, obtain
 from training.data.skeletons import BOXING, CLIMBING, CLIMBING_JOINTS, CMU, Motion, read_bvh, read_deepmimic, read_positions
 from training.data.styles import STYLES
@@ -122,6 +123,8 @@ class Motions(Settings):
     """Probability of each further person."""
     speed: tuple[float, float] = (0.75, 1.35)
     size: tuple[float, float] = (0.85, 1.1)
+    proportions: float = Field(default=0.0, ge=0)
+    """Standard deviation by which each bone of a recording is longer or shorter; authored takes have bodies of their own."""
     samples: int = Field(default=8192, gt=0)
     noise: Noise = Noise()
 
@@ -351,7 +354,8 @@ class MotionTracks:
         start = at / motion.rate - before
         start = start % ((len(motion.joints) - 1) / motion.rate) if motion.loops else max(0.0, start)
         scene = play(take, start, count, self.settings.rate, speed)
-        joints = scene.joints * random.uniform(*self.settings.size)
+        joints = reproportioned(scene.joints, random, self.settings.proportions) if take.recorded else scene.joints
+        joints = joints * random.uniform(*self.settings.size)
         if random.random() < 0.5:
             joints = joints[:, MIRRORED] * np.array([-1.0, 1.0, 1.0])
         return Scene(joints, scene.labels)
