@@ -47,7 +47,7 @@ def section(spec: BundleSpec) -> Iterator[str]:
     yield from _none(actions)
     yield from _table("The recordings of training, from other cameras", actions["known"])
     yield from ("This tells that views generalise, nothing about other people. Classes without a row above were measured here alone.", "")
-    yield from _table("Authored motions, of other bodies and at other tempos", actions["authored"])
+    yield from _table("Authored motions, of other bodies and at other tempos", actions["authored"], "takes")
     yield from ("They are done as those of training are: this tells nothing about how people do them.", "")
     yield from _calibration(spec)
     for clip in actions["clips"]:
@@ -95,9 +95,9 @@ def _calibration(spec: BundleSpec) -> Iterator[str]:
     )
 
 
-def _table(title: str, table: Mapping[str, Any]) -> Iterator[str]:
+def _table(title: str, table: Mapping[str, Any], sources: str = "recordings") -> Iterator[str]:
     ways = list(table["accuracy"])
-    yield from (f"### {title}", "", f"| class | recordings | moments | {' | '.join(f'{way}: right (AP)' for way in ways)} |")
+    yield from (f"### {title}", "", f"| class | {sources} | moments | {' | '.join(f'{way}: right (AP)' for way in ways)} |")
     yield f"|---|---|---|{'---|' * len(ways)}"
     for row in table["classes"]:
         cells = [f"{_percent(row['accuracy'][way])} ({row['average_precision'][way]:.2f})" for way in ways]
