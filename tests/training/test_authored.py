@@ -27,6 +27,7 @@ from training.data.motions import (
 )
 from training.data.skeletons import Motion
 from training.data.styles import STYLES
+from training.recognising.measure import standing_behind
 from training.recognising.settings import ActionsQuality
 from training.recognising.splits import AUTHORED_SEEDS
 
@@ -108,6 +109,15 @@ def test_nothing_that_the_actions_are_judged_by_is_trained_on() -> None:
     assert len({file for some in files for file in some}) == sum(len(some) for some in files)
     assert len({TRAINED_SEED, *AUTHORED_SEEDS.values()}) == 3
     assert plan.data.authored and set(plan.data.authored.motions) == set(quality.authored.motions) == set(STYLES)
+
+
+def test_a_class_that_one_recording_or_none_shows_is_unverified() -> None:
+    plan = recipe.read(Path("training/recipes/actions.yaml"))
+    assert isinstance(plan.data, Motions) and plan.release and isinstance(plan.release.quality, ActionsQuality)
+    rows = {row["label"]: row for row in standing_behind(MotionTracks(plan.data, ()), plan.release.quality)}
+    assert rows["backflip"] == {"label": "backflip", "recordings": 1, "authored": False, "unverified": True}
+    assert rows["wave"] == {"label": "wave", "recordings": 0, "authored": True, "unverified": True}
+    assert rows["climb"]["recordings"] == 5 and not rows["climb"]["unverified"]
 
 
 def test_an_unknown_authored_motion_is_refused() -> None:
