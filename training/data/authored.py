@@ -95,27 +95,49 @@ class Style:
     """Legs that the origin moves forward in a cycle."""
 
 
+@dataclass(frozen=True)
+class Passage:
+    """What somebody passes through."""
+
+    times: Floats
+    """(K,), seconds, ascending."""
+    values: Floats
+    """(K, 25)."""
+    standing: bool
+    planted: bool = False
+
+    def played(self, begin: float, seconds: float, random: Generator) -> Motion:
+        """By a drawn body, from second `begin` on. Between keys values neither swing over nor jump: a foot that two keys have at one place
+        stays there."""
+        body = Body.drawn(random)
+        at = begin + np.arange(round(seconds * RATE)) / RATE
+        moving = PchipInterpolator(self.times, self.values)(at) + _sway(len(at), random) * SWAY * _steady(self.planted)  # (F, 25)
+        moving[:, HEIGHTS_OF_FEET] = np.maximum(moving[:, HEIGHTS_OF_FEET], 0)
+        parts = {name: moving[:, place] for name, place in PARTS.items()}
+        sided = {name: parts.pop(name).reshape(-1, 2, 3) for name in ("hands", "feet")}
+        joints = body.pose(Postures(**parts, **sided), standing=self.standing, planted=self.planted)
+        return Motion(joints + moving[:, None, GONE:] * body.leg * np.array([0.0, 0.0, 1.0]), RATE)
+
+
 def play(style: Style, seconds: float, random: Generator) -> Motion:
     """A style, done by somebody for so long."""
     own = np.stack([key.values for key in style.keys])  # (K, 25)
-    steady = STILL_IF_PLANTED if style.planted else 1.0
+    loose = _steady(style.planted) * _on_the_ground()
     strength = 1.0 if style.planted else random.uniform(0.85, 1.15)
-    own = own[:1] + (own - own[:1]) * strength
-    own = own + random.normal(0, 1, GONE + 1) * ALWAYS * steady * _on_the_ground()
+    own = own[:1] + (own - own[:1]) * strength + random.normal(0, 1, GONE + 1) * ALWAYS * loose
     shares = np.array([key.time for key in style.keys])
-    shares = shares / shares.sum()
+    starts = np.concatenate([[0.0], np.cumsum(shares)[:-1]]) / shares.sum()
     usual = float(np.exp(random.uniform(*np.log(style.seconds))))
     times, values, now, lap = [], [], 0.0, 0
     while now < seconds + usual:
         length = usual * float(np.exp(random.normal(0, 0.08)))
-        times.append(now + length * np.concatenate([[0.0], np.cumsum(shares)[:-1]]))
-        again = own + random.normal(0, 1, own.shape) * EACH_TIME * steady * _on_the_ground()
+        times.append(now + length * starts)
+        again = own + random.normal(0, 1, own.shape) * EACH_TIME * loose
         again[:, GONE] += lap * style.strides * strength
         values.append(again)
         now, lap = now + length, lap + 1
-    begin = random.uniform(0, usual)
-    body = Body.drawn(random)
-    return _moving(body, np.concatenate(times), np.concatenate(values), begin, seconds, random, style.standing, style.planted, steady)
+    passage = Passage(np.concatenate(times), np.concatenate(values), style.standing, style.planted)
+    return passage.played(random.uniform(0, usual), seconds, random)
 
 
 def wandering(seconds: float, random: Generator) -> Motion:
@@ -126,9 +148,12 @@ def wandering(seconds: float, random: Generator) -> Motion:
     count = int(np.ceil(seconds / pause)) + 3
     steps = random.normal(0, random.uniform(0.1, 0.4), (count, GONE + 1)) * (high - low)
     steps[0] = random.uniform(low, high)
-    walked = _reflected(np.cumsum(steps, axis=0), low, high)
     times = np.cumsum(pause * np.exp(random.normal(0, 0.3, count)))
-    return _moving(Body.drawn(random), times - times[0], walked, 0.0, seconds, random, upright, False, 1.0)
+    return Passage(times - times[0], _reflected(np.cumsum(steps, axis=0), low, high), upright).played(0.0, seconds, random)
+
+
+def _steady(planted: bool) -> float:
+    return STILL_IF_PLANTED if planted else 1.0
 
 
 Bound = tuple[Vector, Vector]
@@ -169,20 +194,6 @@ def _on_the_ground() -> Floats:
     kept = np.ones(GONE + 1)
     kept[HEIGHTS_OF_FEET] = 0
     return kept
-
-
-def _moving(
-    body: Body, times: Floats, values: Floats, begin: float, seconds: float, random: Generator, standing: bool, planted: bool, steady: float
-) -> Motion:
-    """A body that passes through values (K, 25) at times (K,), from second `begin` on. Between keys values neither swing over nor jump:
-    a foot that two keys have at one place stays there."""
-    at = begin + np.arange(round(seconds * RATE)) / RATE
-    moving = PchipInterpolator(times, values)(at) + _sway(len(at), random) * SWAY * steady  # (F, 25)
-    moving[:, HEIGHTS_OF_FEET] = np.maximum(moving[:, HEIGHTS_OF_FEET], 0)
-    parts = {name: moving[:, place] for name, place in PARTS.items()}
-    sided = {name: parts.pop(name).reshape(-1, 2, 3) for name in ("hands", "feet")}
-    joints = body.pose(Postures(**parts, **sided), standing=standing, planted=planted)
-    return Motion(joints + moving[:, None, GONE:] * body.leg * np.array([0.0, 0.0, 1.0]), RATE)
 
 
 def _sway(frames: int, random: Generator) -> Floats:
