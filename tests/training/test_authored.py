@@ -162,7 +162,7 @@ def test_a_recording_is_not_drowned_by_many_authored_takes_of_its_class() -> Non
     settings = source(people=1).settings
     recorded = source(people=1).takes
     still = recorded[1].motion
-    many = [Take(f"walk {number}", still, np.zeros(60, np.int64), origin="walk") for number in range(50)]
+    many = [Take(f"walk {number}", still, np.zeros(60, np.int64), origin="glide") for number in range(50)]
     tracks = MotionTracks(settings, (*recorded, *many))
     assert [len(origin) for origin in tracks._origins[0]] == [1, 50]
 

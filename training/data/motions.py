@@ -294,10 +294,10 @@ class MotionTracks:
     @cached_property
     def _origins(self) -> Mapping[int, Sequence[Sequence[Take]]]:
         """By class, and for `NO_ACTION`: takes that show it, those of one origin together."""
-        found = defaultdict[int, defaultdict[str, list[Take]]](lambda: defaultdict(list))
+        found = defaultdict[int, defaultdict[tuple[bool, str], list[Take]]](lambda: defaultdict(list))
         for take in self.takes:
             for label in np.unique(take.labels).tolist():
-                found[label][take.origin or take.name].append(take)
+                found[label][take.recorded, take.origin or take.name].append(take)  # a recording may be called as a motion is
         return {label: list(origins.values()) for label, origins in found.items()}
 
     @property
