@@ -1,8 +1,9 @@
 """The starter pipeline of actions, with what was measured of it: `python -m training.actions_pipeline -o bundles`.
 
-It joins `movenet` and `actions-lart`, which lie in the same folder and stay as they are. Thresholds of labels are chosen on the validation
-split and on the recordings of training, from cameras of their own; how they hold is told of the test split, too. The usual `detail` is the
-least one at which enough of the people in real clips are seen, which were marked by hand (`training/recognising/people.yaml`).
+It joins `movenet` and `actions-lart`, as the recipe makes it, which lie in the same folder and stay as they are. Thresholds of labels are
+chosen on the validation split and on the recordings of training, from cameras of their own; how they hold is told of the test split, too.
+The usual `detail` is the least one at which enough of the people in real clips are seen, which were marked by hand
+(`training/recognising/people.yaml`).
 """
 
 from __future__ import annotations
