@@ -21,7 +21,7 @@ Pixels = NDArray[np.uint8]
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model with weights of which each one counts, the same in each run: fresh ones are zeros and ones in biases, norms and layer scales."""
+    """The model with weights of which each one counts, the same in each run: fresh ones are zeros and ones in biases, norms and scales."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
