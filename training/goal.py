@@ -36,7 +36,7 @@ def check(recipe: Recipe, cache: Path) -> None:
         data = phase.data or recipe.data
         if not isinstance(data, motions.Motions):
             raise RecipeError("release.quality: kind actions is for data of kind motions")
-        motions.open_takes(recipe.release.quality.held_out, data, cache)
+        motions.open_takes([*recipe.release.quality.validation, *recipe.release.quality.held_out], data, cache)
 
 
 def _named_are_there(release: Release) -> None:

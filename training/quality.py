@@ -120,18 +120,50 @@ def of_held_out(recipe: Recipe, settings: HeldOutQuality, network: nn.Module, la
 
 
 def of_actions(recipe: Recipe, settings: ActionsQuality, network: nn.Module, shop: Workshop) -> Measurement:
-    """Raises TrainingError."""
-    phase = goal.released_phase(recipe)
-    source = phases.source_of(recipe, phase, shop.cache)
+    """Calibrates the network in place, then looks at the test split, or at what was written when it was looked at. Raises TrainingError."""
+    source, calibrated, temperatures = calibrated_actions(recipe, settings, network, shop)
     single = rounded(phases.trained_network(recipe, settings.single_frames, source.labels, shop))
-    if not isinstance(source, motions.MotionTracks) or not isinstance(network, LART) or not isinstance(single, LART):
-        raise RecipeError("release.quality: kind actions is for a LART on data of kind motions")
-    rounded(network)
-    report = recognising.measure(source, settings, network, single, shop.cache, recipe.seed)
+    assert isinstance(single, LART)
+    judged = {"weights": sha256_of_weights(calibrated.state_dict()), "settings": sha256(settings.model_dump_json().encode()).hexdigest()}
+    report = looked_at_once(
+        judged_file(shop, "actions", Split.TEST),
+        judged,
+        lambda: recognising.measure(source, settings, calibrated, single, shop.cache, recipe.seed),
+    )
+    actions = {name: value for name, value in report.items() if name != "judged"} | {"temperatures": temperatures}
     packages = [*source.settings.packages.pypi.values(), *source.settings.packages.debian.values()]
     named = [{"name": package.name, "version": package.version, "sha256": package.sha256} for package in packages]
-    data = {"kind": source.settings.kind, "packages": named}
-    return Measurement(quality={"actions": report}, data=data)
+    return Measurement(quality={"actions": actions}, data={"kind": source.settings.kind, "packages": named})
+
+
+def calibrated_actions(
+    recipe: Recipe, settings: ActionsQuality, network: nn.Module, shop: Workshop
+) -> tuple[motions.MotionTracks, LART, list[float]]:
+    """What the network was trained on, and the network, calibrated in place by a temperature for each label. Raises TrainingError."""
+    source = phases.source_of(recipe, goal.released_phase(recipe), shop.cache)
+    if not isinstance(source, motions.MotionTracks) or not isinstance(network, LART):
+        raise RecipeError("release.quality: kind actions is for a LART on data of kind motions")
+    rounded(network)
+    temperatures = recognising.calibrate(source, settings, network, shop.cache, recipe.seed)
+    rounded(network)
+    return source, network, temperatures
+
+
+def looked_at_once(file: Path, judged: dict[str, str], look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a look at a test split has told, written to `file`. Of the same weights and settings it is given again, others are refused.
+    Raises TrainingError."""
+    if file.is_file():
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if known["judged"] != judged:
+            raise TrainingError(f"{file}: the test split was looked at with other weights or settings; choose by the validation split")
+        return known
+    return write_report(file, {"judged": judged, **look()})
+
+
+def write_report(file: Path, report: dict[str, Any]) -> dict[str, Any]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
 
 
 def of_inpainting(recipe: Recipe, settings: InpaintingQuality, network: nn.Module, shop: Workshop) -> Measurement:
@@ -183,12 +215,12 @@ def of_depth(recipe: Recipe, settings: DepthQuality, network: nn.Module, shop: W
 
 
 def told(recipe: Recipe, settings: DepthQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
-    """How well depth of held-out objects is told, as `once` writes it. Raises TrainingError."""
+    """How well depth of held-out objects is told, as `judged_once` writes it. Raises TrainingError."""
 
     def judged(preprocess: Preprocess) -> dict[str, Any]:
         return depths.judge(settings, network, recipe.data, preprocess, split, shop.cache)
 
-    return once(judged, recipe, settings, network, judged_file(shop, "depth", split), split)
+    return judged_once(judged, recipe, settings, network, judged_file(shop, "depth", split), split)
 
 
 def of_restoring(recipe: Recipe, settings: RestoringQuality, network: nn.Module, shop: Workshop) -> Measurement:
@@ -200,38 +232,34 @@ def of_restoring(recipe: Recipe, settings: RestoringQuality, network: nn.Module,
 
 
 def restored(recipe: Recipe, settings: RestoringQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
-    """How well halves of flags and emoji are restored, as `once` writes it. Raises TrainingError."""
+    """How well halves of flags and emoji are restored, as `judged_once` writes it. Raises TrainingError."""
 
     def judged(preprocess: Preprocess) -> dict[str, Any]:
         return restoring.judge(settings, network, preprocess, split, shop.cache)
 
-    return once(judged, recipe, settings, network, judged_file(shop, "restoring", split), split)
+    return judged_once(judged, recipe, settings, network, judged_file(shop, "restoring", split), split)
 
 
 def judged_file(shop: Workshop, kind: str, split: Split) -> Path:
     return shop.runs / judge.FOLDER / f"{kind}-{split.value}.json"
 
 
-def once(
-    judged: Callable[[Preprocess], dict[str, Any]], recipe: Recipe, settings: Settings, network: nn.Module, file: Path, split: Split
+def judged_once(
+    judge_by: Callable[[Preprocess], dict[str, Any]], recipe: Recipe, settings: Settings, network: nn.Module, file: Path, split: Split
 ) -> dict[str, Any]:
-    """The report, written to the file. The test split is looked at once: of the same weights and settings the report is given again, others
-    are refused. Raises TrainingError."""
-    of = {
+    """The report, written to the file: of the test split once. Raises TrainingError."""
+    judged = {
         "weights": sha256_of_weights(rounded(network).state_dict()),
         "settings": sha256(settings.model_dump_json().encode()).hexdigest(),
     }
-    if split is Split.TEST and file.is_file():
-        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if known["judged"] != of:
-            raise TrainingError(f"{file}: the test split was looked at with other weights or settings; choose by --split val")
-        return known
     if recipe.preprocess is None:
         raise RecipeError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    report = {"judged": of, **judged(recipe.preprocess)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return report
+    preprocess = recipe.preprocess
+
+    def look() -> dict[str, Any]:
+        return judge_by(preprocess)
+
+    return looked_at_once(file, judged, look) if split is Split.TEST else write_report(file, {"judged": judged, **look()})
 
 
 def _rungs(settings: LadderSettings, network: ViT, source: Source, unmerged: evaluate.Right) -> list[Rung]:

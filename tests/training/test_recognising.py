@@ -16,10 +16,12 @@ from models.loading import load
 from models.people.heads import Feature
 from models.people.poses import TOKEN
 from tests.training.test_motions import source
-from training.data.motions import NOBODY_SAYS
-from training.errors import DataError
+from training.data.motions import NO_ACTION, NOBODY_SAYS
+from training.errors import DataError, TrainingError
+from training.quality import looked_at_once
 from training.recognising import moments, plot, recognisers
-from training.recognising.measure import table
+from training.recognising.calibration import cool, temperatures
+from training.recognising.measure import quiet, table
 from training.recognising.moments import Moments
 from training.recognising.seen import MarkedClip, Watched, best_labels, marked, person_frames, watch
 from training.recognising.thresholds import judged, thresholds
@@ -110,6 +112,48 @@ def test_the_confusion_matrix_shows_the_classes_that_were_asked_about() -> None:
     texts = [node.text for node in drawn.iter() if node.tag.endswith("text")]
     assert texts.count("walk") == 2 and texts.count("stand") == 1  # a row and two columns
     assert {"3", "1"} <= set(texts)
+
+
+def test_moments_without_an_action_are_told_apart_from_those_of_a_class() -> None:
+    tracks = source(people=1)
+    takes = (tracks.takes[0], replace(tracks.takes[1], labels=np.full(60, NO_ACTION)))
+    found = moments.of_takes(takes, tracks, every=0.5, cameras=2, seed=0)
+    assert set(found.labelled.recordings) == {"glide"} and set(found.without_action.recordings) == {"still"}
+    assert len(found) == len(found.labelled) + len(found.without_action)
+    again = moments.joined(found.labelled, found.without_action)
+    assert sorted(again.labels.tolist()) == sorted(found.labels.tolist())
+
+
+def test_nothing_said_of_a_moment_without_an_action_is_quiet() -> None:
+    assert quiet(np.array([[0.2, 0.5], [0.6, 0.1], [0.0, 0.0], [0.4, 0.4]])) == {"moments": 4, "quiet": 0.75}
+    assert quiet(np.zeros((0, 2))) == {"moments": 0, "quiet": None}
+
+
+def test_labels_that_are_surer_than_right_get_a_temperature_and_others_keep_theirs() -> None:
+    """`walk` is said with 0.98 of twelve moments and right of nine; `stand` is as sure as it is right."""
+    labels = np.array([0] * 9 + [1] * 3)
+    scores = np.stack([np.full(12, 0.98), np.full(12, 0.25)], axis=1)
+    walk, stand = temperatures(labels, scores)
+    assert 1 / (1 + np.exp(-np.log(0.98 / 0.02) / walk)) == pytest.approx(0.75, abs=0.01)
+    assert stand == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_cooled_network_answers_with_its_logits_divided() -> None:
+    torch.manual_seed(0)
+    model = LART(TINY).eval()
+    tokens = torch.randn(3, TINY.width)
+    before = model.heads(tokens).actions
+    cool(model, [1.0, 4.0])
+    torch.testing.assert_close(model.heads(tokens).actions, before / torch.tensor([1.0, 4.0]))
+
+
+def test_a_test_split_is_looked_at_once(tmp_path: Path) -> None:
+    looks = iter(({"right": 0.6}, {"right": 0.9}))
+    file, weights = tmp_path / "judging" / "test.json", {"weights": "a"}
+    first = looked_at_once(file, weights, lambda: next(looks))
+    assert looked_at_once(file, weights, lambda: next(looks)) == first == {"judged": weights, "right": 0.6}
+    with pytest.raises(TrainingError, match="looked at with other weights"):
+        looked_at_once(file, {"weights": "b"}, lambda: next(looks))
 
 
 def moments_of(labels: list[int]) -> Moments:

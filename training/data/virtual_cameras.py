@@ -23,11 +23,12 @@ NEAREST = 0.3
 """Metres before the camera; what is nearer is not seen."""
 SMALLEST = 0.12
 """Part of the frame's long side below which the detector finds nobody."""
-HIDEABLE = (
+LIMBS = (
     ((5, 7, 9), (6, 8, 10)),  # arms
     ((11, 13, 15), (12, 14, 16)),  # legs
 )
 """Limbs of the left and the right side that are mistaken for each other, or hidden by the trunk."""
+LEFT, RIGHT = ([keypoint for limb in LIMBS for keypoint in limb[side]] for side in (0, 1))
 
 
 class Noise(Settings):
@@ -120,11 +121,10 @@ def mistaken_mirror(poses: Poses) -> Poses:
 def _hidden(pixels: Floats, depth: Floats) -> NDArray[np.bool_]:
     """(F, 17): limbs behind the trunk, or the far one of two that are one behind the other."""
     hidden = np.zeros(depth.shape, np.bool_)
-    for left, right in HIDEABLE:
-        for a, b in zip(left, right, strict=True):
-            close = np.linalg.norm(pixels[:, a] - pixels[:, b], axis=1) < 0.08 * np.maximum(np.ptp(pixels[..., 1], axis=1), 1)
-            hidden[:, a] |= close & (depth[:, a] > depth[:, b] + 0.05)
-            hidden[:, b] |= close & (depth[:, b] > depth[:, a] + 0.05)
+    tall = np.maximum(np.ptp(pixels[..., 1], axis=1, keepdims=True), 1)
+    close = np.linalg.norm(pixels[:, LEFT] - pixels[:, RIGHT], axis=2) < 0.08 * tall  # (F, 6)
+    hidden[:, LEFT] = close & (depth[:, LEFT] > depth[:, RIGHT] + 0.05)
+    hidden[:, RIGHT] = close & (depth[:, RIGHT] > depth[:, LEFT] + 0.05)
     away = depth[:, 0] > depth[:, 3:5].mean(axis=1)  # the face looks away from the camera
     hidden[:, :3] |= away[:, None]
     return hidden
@@ -132,7 +132,7 @@ def _hidden(pixels: Floats, depth: Floats) -> NDArray[np.bool_]:
 
 def _swap(pixels: Floats, share: float, random: Generator) -> Floats:
     swapped = pixels.copy()
-    for left, right in HIDEABLE:
+    for left, right in LIMBS:
         chosen = np.flatnonzero(_bursts(len(pixels), share, 3.0, random))[:, None]
         swapped[chosen, [*left, *right]] = pixels[chosen, [*right, *left]]
     return swapped

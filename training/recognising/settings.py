@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from training.data.motions import Recording
+from training.data.motions import AuthoredMotions, Recording
 from training.data.packages import PyPIPackage
 from training.settings import Settings
 from training.shipped import Located
@@ -37,6 +37,11 @@ class ActionsQuality(Settings):
 
     kind: Literal["actions"]
     held_out: list[Recording] = Field(min_length=1)
+    """The test split, looked at once."""
+    validation: list[Recording] = Field(min_length=1)
+    """For choices, temperatures and thresholds."""
+    authored: AuthoredMotions
+    """Takes of each of the two splits, drawn with seeds of their own."""
     single_frames: str
     """Phase that trained the same network on single frames."""
     cameras: int = Field(default=4, gt=0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.recognising.moments import Floats, Moments
+from training.recognising.moments import Floats
 
 Labels = NDArray[np.int64]
 
@@ -30,22 +31,11 @@ def _threshold(scores: Floats, right: NDArray[np.bool_], precision: float) -> fl
     return math.floor(1e4 * float(scores[order][enough[-1]])) / 1e4 if len(enough) else NEVER
 
 
-def left_out(known: tuple[Labels, Floats], unseen: Moments, scores: Floats) -> dict[str, Any]:
-    """How thresholds hold on recordings that they were not chosen by: each in turn. known: labels and scores of what is always there."""
-    least = np.zeros_like(scores)
-    names = np.array(unseen.recordings)
-    for name in np.unique(names):
-        others = names != name
-        labels = np.concatenate([known[0], unseen.labels[others]])
-        least[~others] = thresholds(labels, np.concatenate([known[1], scores[others]]))
-    return judged(unseen.labels, scores, least)
-
-
-def judged(labels: Labels, scores: Floats, least: Floats | list[float]) -> dict[str, Any]:
-    """How often the best label is right, of all moments and of those that are not unsure. least: (labels,) or (N, labels)."""
+def judged(labels: Labels, scores: Floats, least: Sequence[float]) -> dict[str, Any]:
+    """How often the best label is right, of all moments and of those that are not unsure. least: a threshold a label."""
     best = scores.argmax(axis=1)
     rows = np.arange(len(best))
-    right, sure = best == labels, scores[rows, best] >= np.broadcast_to(least, scores.shape)[rows, best]
+    right, sure = best == labels, scores[rows, best] >= np.array(least)[best]
     return {
         "moments": len(right),
         "right": _share(right),
