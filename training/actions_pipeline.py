@@ -50,6 +50,8 @@ NOTE = "Small starter, for trying the machinery. It knows 23 actions, each from 
 def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
     """Raises TrainingError, BundleError and OSError."""
     recipe = recipes.read(RECIPE)
+    if not (root / ACTIONS).is_dir():
+        raise TrainingError(f"{root / ACTIONS}: is missing; `opsin train {RECIPE}` makes it")
     pose, lart = bundle.read(root / POSE), bundle.read(root / ACTIONS)
     network = load(lart).model
     assert isinstance(network, LART) and isinstance(recipe.data, Motions) and recipe.data.authored is not None
