@@ -44,6 +44,7 @@ LIKE_VIT_B = (
     "maws_vit_b16_xlmr_b",
     "flip_base16",
     "clip_base16",
+    "siglip_base16",
     "cit_mocob16",
     "diffmae_vit_base_patch16",
     "mcc_vit_base_patch16",

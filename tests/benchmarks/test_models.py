@@ -17,6 +17,8 @@ TINY_VIT = ViTConfig(image_size=32, patch_size=8, classes=10, width=32, depth=2,
 def test_every_system_is_measured_but_those_without_a_size_of_their_own() -> None:
     assert architectures().keys() - {sizes()[name].architecture for name in LIKE_VIT_B} == {
         "actions",
+        "lite_depth",
+        "mcc_photograph",
         "null",
         "onnx",
         "onnx_depth",

@@ -246,9 +246,10 @@ def test_sound_goes_beside_one_video(files: dict[str, Path], given: tuple[str, .
 
 
 def test_ctrl_c_ends_the_work_of_a_clip(service: Service, tmp_path: Path) -> None:
-    file = tmp_path / "long.mp4"
-    file.write_bytes(clip(every(1500, 30.0), size=(96, 128)))
-    command = [sys.executable, "-m", "opsin", "classify", *[str(file)] * 8, "--model", "mae-st", "--views", "30", "--crops", "3"]
+    content, files = clip(every(1500, 30.0), size=(96, 128)), [str(tmp_path / f"{number}.mp4") for number in range(20)]
+    for file in files:  # one alone may have ended before it is looked for
+        Path(file).write_bytes(content)
+    command = [sys.executable, "-m", "opsin", "classify", *files, "--model", "mae-st", "--views", "30", "--crops", "3"]
     cancelled = ended_jobs(service, "cancelled")
     program = subprocess.Popen(command, env=os.environ | {"OPSIN_URL": service.url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
