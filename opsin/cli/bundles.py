@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,7 +108,7 @@ def join(
         raise Misuse(f"{', '.join(unwanted)}: not for a pipeline with --shape and --depth")
     if missing := [f"--{role}" for role in needed if wanted[role] is None]:
         raise Misuse(f"{' and '.join(missing)}: missing; a pipeline has --pose and --actions, or --shape and --depth")
-    members: Any = {role: _chosen(bundles, [member])[0] for role, member in wanted.items() if member is not None}
+    members: Any = {role: _member(bundles, member) for role, member in wanted.items() if member is not None}
     try:
         if photographs:
             made = join_photographs(bundles, name, version, members["shape"], members["depth"])
@@ -222,6 +223,18 @@ def _chosen(root: Path, names: list[str]) -> list[Bundle]:
             raise Misuse(f"no bundle {name!r} in {root}; there are {', '.join(bundle.spec.id for bundle in whole) or 'none'}")
         chosen += fitting
     return chosen
+
+
+def _member(root: Path, name: str) -> Bundle:
+    """The bundle of that name. A starter is copied, since members lie beside their pipeline. Raises Misuse."""
+    starters = settings_of(None).starters_folder
+    if starters is None or any(name in (bundle.spec.name, bundle.spec.id) for bundle in _read_all(root)[0]):
+        return _chosen(root, [name])[0]
+    found = [bundle for bundle in _read_all(starters)[0] if name in (bundle.spec.name, bundle.spec.id)]
+    for bundle in found[:1]:
+        shutil.copytree(bundle.path, root / bundle.spec.name / bundle.spec.version)
+        typer.echo(f"{root / bundle.spec.name / bundle.spec.version}  copied from the starters")
+    return _chosen(root, [name])[0]
 
 
 def _accuracy(spec: BundleSpec) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +188,25 @@ def test_members_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     changed = made.spec.model_copy(update={"config": {**made.spec.config, "depth_size": SIDE * 2}})
     with pytest.raises(BundleError, match="are not those of its member teller@1"):
         load(write(tmp_path, changed, made.weights_path, overwrite=True))
+
+
+def test_a_starter_is_copied_beside_its_pipeline(tmp_path: Path) -> None:
+    site, bundles = tmp_path / "site", tmp_path / "bundles"
+    write_shell(site / "opsin_starters", "reconstruct")
+    (site / "opsin_starters-1.0.0.dist-info").mkdir()
+    (site / "opsin_starters-1.0.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: opsin-starters\nVersion: 1.0.0\n")
+    write_teller(bundles)
+    words = ["bundles", "join", "objects", "--shape", "reconstruct", "--depth", "teller", "--bundles", str(bundles)]
+    environment = os.environ | {"PYTHONPATH": str(site), "OPSIN_STARTERS": "true"}
+    told = subprocess.run([sys.executable, "-m", "opsin", *words], env=environment, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.splitlines()[0] == f"{bundles / 'reconstruct' / '1'}  copied from the starters"
+    assert "shape" in (bundles / "objects/1.0.0/bundle.json").read_text() and (bundles / "reconstruct/1/bundle.json").is_file()
+    for refused, reason in (
+        (["--shape", "reconstruct"], "--depth: missing; a pipeline has --pose and --actions, or --shape and --depth"),
+        (["--shape", "reconstruct", "--depth", "teller", "--rate", "5"], "--rate: not for a pipeline with --shape and --depth"),
+        ([], "--pose and --actions: missing"),
+        (["--shape", "nothing", "--depth", "teller"], "no bundle 'nothing' in"),
+    ):
+        ended = opsin("bundles", "join", "other", "--bundles", str(bundles), *refused)
+        assert ended.returncode == 2 and reason in ended.stderr and not (bundles / "other").exists()
