@@ -301,10 +301,10 @@ def _channel() -> socket.socket:
 
 
 def _taken(channel: socket.socket, told: bytes, files: list[int]) -> dict[str, Any]:
-    os.dup2(files[0], 0)
-    os.close(files[0])
     with suppress(OSError):  # the owner has not waited for it
         channel.send(TAKEN)
+    os.dup2(files[0], 0)
+    os.close(files[0])
     return _asked(told)
 
 
