@@ -1,5 +1,5 @@
-"""Parts that models of image-text pairs share (CLIP, arXiv 2103.00020): unit features, the contrastive loss, zero-shot
-classes. The models are `models.pairs.flip`, `models.pairs.cit` and `models.pairs.maws`."""
+"""Parts that models of image-text pairs share (CLIP, arXiv 2103.00020): unit features, a text tower, the contrastive loss, zero-shot
+classes. The models are `models.pairs.flip`, `models.pairs.cit`, `models.pairs.maws` and `models.pairs.siglip`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.layers.block import Block
+from models.layers.token_merging import Tokens
 from models.pairs.text import PostNormTextConfig
 from models.vit.model import ViTConfig
 
@@ -54,6 +56,42 @@ class PictureTowerConfig:
     @property
     def special_tokens(self) -> int:
         return self.vision.special_tokens
+
+
+class PreNormText(nn.Module):
+    """A text tower with the norm before each branch, without any mask: padding is read like words. Its feature is one token's."""
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        length: int,
+        width: int,
+        depth: int,
+        heads: int,
+        hidden: int,
+        norm_eps: float,
+        tanh_gelu: bool,
+        looked_at: int,
+    ) -> None:
+        """length: word pieces of every text, padding included. looked_at: place of the token whose feature counts."""
+        super().__init__()
+        self.length = length
+        self.looked_at = looked_at
+        self.token_embed = nn.Embedding(vocabulary, width)
+        self.pos_embed = nn.Parameter(torch.zeros(1, length, width))
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, norm_eps=norm_eps, tanh_gelu=tanh_gelu) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, length), int64, filled up with padding → (B, width). Raises ValueError for another length."""
+        if tokens.shape[1] != self.length:
+            raise ValueError(f"tokens: texts of {tokens.shape[1]} word pieces where exactly {self.length} are needed, padding included")
+        words = Tokens(self.token_embed(tokens) + self.pos_embed)
+        for block in self.blocks:
+            words = block(words)
+        feature: Tensor = self.norm(words.x[:, self.looked_at])
+        return feature
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Block
 from models.layers.masked_encoder import initialise_linears
 from models.layers.masking import Masking
 from models.layers.positions import sincos_table
-from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
-from models.pairs.common import INITIAL_SCALE, PictureTowerConfig, class_features, contrastive_loss, unit
+from models.pairs.common import INITIAL_SCALE, PictureTowerConfig, PreNormText, class_features, contrastive_loss, unit
 from models.vit.model import Pool, ViT, ViTConfig
 
 ADDED_TO_LENGTH = 1e-8
@@ -78,37 +76,22 @@ class Matched:
     """Scalar, of both directions."""
 
 
-class FLIPText(nn.Module):
-    """Pre-norm, without any mask: padding is read like words. The feature is the first token's."""
-
-    def __init__(self, config: FLIPConfig) -> None:
-        super().__init__()
-        width = config.text_width
-        self.length = config.text_length
-        self.token_embed = nn.Embedding(config.vocabulary, width)
-        self.pos_embed = nn.Parameter(torch.zeros(1, config.text_length, width))
-        self.blocks = nn.ModuleList(
-            Block(width, config.text_heads, config.text_hidden, norm_eps=config.norm_eps, tanh_gelu=True) for _ in range(config.text_depth)
-        )
-        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, text_length), int64, 0 for padding → (B, text_width)."""
-        if tokens.shape[1] != self.length:
-            raise ValueError(f"tokens: texts of {tokens.shape[1]} word pieces where exactly {self.length} are needed, padding included")
-        words = Tokens(self.token_embed(tokens) + self.pos_embed)
-        for block in self.blocks:
-            words = block(words)
-        feature: Tensor = self.norm(words.x[:, 0])  # the other tokens are not looked at
-        return feature
-
-
 class FLIP(nn.Module):
     def __init__(self, config: FLIPConfig) -> None:
         super().__init__()
         self.config = config
         self.vision = ViT(config.vision)
-        self.text = FLIPText(config)
+        self.text = PreNormText(
+            vocabulary=config.vocabulary,
+            length=config.text_length,
+            width=config.text_width,
+            depth=config.text_depth,
+            heads=config.text_heads,
+            hidden=config.text_hidden,
+            norm_eps=config.norm_eps,
+            tanh_gelu=True,
+            looked_at=0,
+        )
         self.vision_projection = nn.Linear(config.vision.features, config.joint_width, bias=False)
         self.text_projection = nn.Linear(config.text_width, config.joint_width, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor([INITIAL_SCALE])) if config.fixed_temperature is None else None

@@ -11,11 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.block import Block
 from models.layers.masked_encoder import initialise_linears
-from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
-from models.pairs.common import unit
+from models.pairs.common import PreNormText, unit
 from models.vit.model import Pool, ViT, ViTConfig
 
 INITIAL_SCALE, INITIAL_BIAS = math.log(10), -10.0
@@ -100,38 +98,22 @@ PUBLISHED: Mapping[str, SigLIPConfig] = {
 }
 
 
-class SigLIPText(nn.Module):
-    """Pre-norm, without any mask: padding is read like words."""
-
-    def __init__(self, config: SigLIPConfig) -> None:
-        super().__init__()
-        width = config.text_width
-        self.length = config.text_length
-        self.token_embed = nn.Embedding(config.vocabulary, width)
-        self.pos_embed = nn.Parameter(torch.zeros(1, config.text_length, width))
-        self.blocks = nn.ModuleList(
-            Block(width, config.text_heads, config.text_hidden, norm_eps=config.text_norm_eps, tanh_gelu=config.text_tanh_gelu)
-            for _ in range(config.text_depth)
-        )
-        self.norm = nn.LayerNorm(width, eps=config.text_norm_eps)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, text_length), int64, filled up with padding → (B, text_width). Raises ValueError for another length."""
-        if tokens.shape[1] != self.length:
-            raise ValueError(f"tokens: texts of {tokens.shape[1]} word pieces where exactly {self.length} are needed, padding included")
-        words = Tokens(self.token_embed(tokens) + self.pos_embed)
-        for block in self.blocks:
-            words = block(words)
-        feature: Tensor = self.norm(words.x[:, -1])  # the other tokens are not looked at
-        return feature
-
-
 class SigLIP(nn.Module):
     def __init__(self, config: SigLIPConfig) -> None:
         super().__init__()
         self.config = config
         self.vision = ViT(config.vision)
-        self.text = SigLIPText(config)
+        self.text = PreNormText(
+            vocabulary=config.vocabulary,
+            length=config.text_length,
+            width=config.text_width,
+            depth=config.text_depth,
+            heads=config.text_heads,
+            hidden=config.text_hidden,
+            norm_eps=config.text_norm_eps,
+            tanh_gelu=config.text_tanh_gelu,
+            looked_at=-1,
+        )
         self.text_projection = nn.Linear(config.text_width, config.joint_width)
         self.logit_scale = nn.Parameter(torch.tensor([INITIAL_SCALE]))
         self.logit_bias = nn.Parameter(torch.tensor([INITIAL_BIAS]))
