@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from models.bundle import BundleSpec
+from training.judging.shape_card import trained_on
 
 
 def section(spec: BundleSpec) -> Iterator[str]:
     found, data = spec.quality["depth"], spec.provenance["data"]
-    ratio, counted = found["ratio"], ", ".join(f"{count} of {category}" for category, count in data["objects"].items())
+    ratio = found["ratio"]
+    yield from trained_on(data)
     yield from (
-        "## Data",
-        "",
-        f"Trained on {data['views']:,} renders of meshes ({counted}), and on no photographs. Meshes and textures come from packages:",
-        "",
-        "| package | version | licence |",
-        "|---|---|---|",
-        *(f"| {package['name']} | {package['version']} | {package['license']} |" for package in data["packages"]),
-        "",
         *(f"- {license}: objects by {', '.join(names)}." for license, names in data["creators"].items()),
         "",
         "## Quality",

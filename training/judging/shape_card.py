@@ -16,16 +16,8 @@ def section(spec: BundleSpec) -> Iterator[str]:
     quality, data = spec.quality, spec.provenance["data"]
     primary, extent = quality["primary"], f"{quality['extent']:g}"
     before, after = f"{quality['threshold_before_calibration']:.2f}", primary["way"].rsplit(" ", 1)[-1]
-    counted = ", ".join(f"{count} of {category}" for category, count in data["objects"].items())
+    yield from trained_on(data)
     yield from (
-        "## Data",
-        "",
-        f"Trained on {data['views']:,} renders of meshes ({counted}), and on no photographs. Meshes and textures come from packages:",
-        "",
-        "| package | version | licence |",
-        "|---|---|---|",
-        *(f"| {package['name']} | {package['version']} | {package['license']} |" for package in data["packages"]),
-        "",
         "## Quality",
         "",
         f"Judged on {quality['objects']} objects of categories that were not trained on, {quality['views']} views in all, with the noise",
@@ -48,6 +40,21 @@ def section(spec: BundleSpec) -> Iterator[str]:
     )
     yield from _winners(quality)
     yield from _objects(quality)
+
+
+def trained_on(data: Mapping[str, Any]) -> Iterator[str]:
+    """What a card says of renders. data: of the provenance."""
+    counted = ", ".join(f"{count} of {category}" for category, count in data["objects"].items())
+    yield from (
+        "## Data",
+        "",
+        f"Trained on {data['views']:,} renders of meshes ({counted}), and on no photographs. Meshes and textures come from packages:",
+        "",
+        "| package | version | licence |",
+        "|---|---|---|",
+        *(f"| {package['name']} | {package['version']} | {package['license']} |" for package in data["packages"]),
+        "",
+    )
 
 
 def _winners(quality: Mapping[str, Any]) -> Iterator[str]:
