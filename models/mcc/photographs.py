@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
+from models.layers.forward import normalise
 from models.layers.parts import Part
 from models.layers.steps import Continuing, Finished, State, Tensors
 from models.mcc.model import MCC, MCCConfig
@@ -46,10 +47,7 @@ class PhotographMCC(nn.Module):
     def tell(self, photographs: Tensor) -> Tensor:
         """uint8 (B, S, S, 3) → what is told of each pixel, float32 (B, S, S)."""
         assert self.depth is not None, "assemble it from its members"
-        images = photographs.permute(0, 3, 1, 2).float() / 255  # (B, 3, S, S)
-        pictures = self.depth.spec.pictures
-        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (pictures.mean, pictures.std))
-        told: Tensor = self.depth.model((images - mean) / std)
+        told: Tensor = self.depth.model(normalise(photographs, self.depth.spec.pictures, torch.float32))
         return told
 
 
@@ -129,9 +127,8 @@ def assemble(spec: BundleSpec, config: PhotographMCCConfig, members: Mapping[str
         raise ValueError(f"members.shape: {shape.spec.id} is for scenes; depth of a photograph is told of an object alone")
     if spec.space != shape.spec.space or spec.preprocess != shape.spec.preprocess:
         raise ValueError(f"space and preprocess are not those of its member {shape.spec.id}")
-    wanted = {field.name: getattr(shape.model.config, field.name) for field in dataclasses.fields(MCCConfig)}
-    if any(getattr(config, name) != value for name, value in wanted.items()):
+    if any(getattr(config, field.name) != getattr(shape.model.config, field.name) for field in dataclasses.fields(MCCConfig)):
         raise ValueError(f"config: it is not that of its member {shape.spec.id}")
-    if _told_by(depth.spec) != {name: getattr(config, name) for name in _told_by(depth.spec)}:
+    if any(getattr(config, name) != value for name, value in _told_by(depth.spec).items()):
         raise ValueError(f"config: depth_size, depth_output and depth_interpolation are not those of its member {depth.spec.id}")
     return PhotographMCC(config, shape.model, depth)

@@ -189,11 +189,11 @@ class Inference:
         """Raises Problem that names the first bad item, QueueFull where there is no room for what they will take at least."""
         if asked.task.takes_long:
             await visit.reservation.check(work_ms=len(items) * self._work_ms(asked, None))
-        items = [await self._looked_at(item, asked, visit, index, len(items)) for index, item in enumerate(items)]
         if len(items) == 1 and asked.task.is_small(items[0]):
             result = _prepare(items[0], asked, self._inline)
             if not isinstance(result, images.TooManyPixels):
                 return [_good(result, asked.part, 0, 1)]
+        items = [await self._looked_at(item, asked, visit, index, len(items)) for index, item in enumerate(items)]
         work = [self._turns.run(visit.client, partial(_prepare, item, asked, self._decoder)) for item in items]
         results = [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
         return [_good(result, asked.part, index, len(items)) for index, result in enumerate(results)]

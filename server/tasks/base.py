@@ -154,7 +154,8 @@ class Task(ABC, Generic[Asked, Plan]):
         """
 
     def looks_first(self, item: Item, spec: BundleSpec) -> bool:
-        """Whether the bundle has to see an item before it can be prepared: then a job by itself comes first."""
+        """Whether the bundle has to see an item before it can be prepared: then a job by itself comes first. Not asked of one that
+        `is_small`."""
         return False
 
     def prepare_first(self, item: Item, plan: Plan, spec: BundleSpec, decoder: Decoder) -> Arrays:
