@@ -21,7 +21,7 @@ STEM = 32
 STAGES = ((16, 1, 3, 1, 1), (24, 2, 3, 2, 6), (40, 2, 5, 2, 6), (80, 3, 3, 2, 6), (112, 3, 5, 1, 6), (192, 4, 5, 2, 6), (320, 1, 3, 1, 6))
 """Channels, blocks, side of the kernel, stride of the first block, and how many times wider it is inside."""
 EPSILON = 1e-3
-"""Of the normalisations that its convolutions have taken in."""
+"""This was added to variances by the normalisations that the convolutions have taken in."""
 FINEST = (0, 1, 2, 4, 6)
 """Stages whose output is the last one of its resolution: half of the image's, a quarter, and so on to a 32nd."""
 
@@ -128,7 +128,7 @@ def start_from_lite(encoder: Encoder, weights: Mapping[str, Tensor]) -> None:
 
 
 def _sources(encoder: Encoder) -> dict[str, tuple[str, str]]:
-    """Of each convolution, timm's names of it and of the normalisation behind it."""
+    """Return timm's names of each convolution and of the normalisation behind it, by our own."""
     found = {"stem": ("conv_stem", "bn1")}
     for name, module in encoder.named_modules():
         if isinstance(module, Block):

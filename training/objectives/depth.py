@@ -80,7 +80,7 @@ def spread_to_one(depth: Tensor, valid: Tensor) -> Tensor:
 
 
 def aligned(told: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
-    """What was told, with the scale and shift that bring it nearest to `spread_to_one(depth)` in least squares; 0 outside. A scale below 0
+    """Scale and shift what was told so that it is nearest to `spread_to_one(depth)` in least squares; 0 outside. A scale below 0
     counts as 0: what is told to be farther must be farther."""
     own, true = spread_to_one(told, valid), spread_to_one(depth, valid)
     count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1)
