@@ -143,9 +143,10 @@ def not_served(spec: BundleSpec) -> str | None:
     return f"task {spec.task} is not served yet by this version" + (f" for architecture {spec.architecture}" if served else "")
 
 
-def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:
+def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, plain: bool = False) -> LoadedModel:
     """Verify a bundle's weights, build its model and load them, also of a task that is not served.
 
+    plain: leave PyTorch's own layers in place where packed ones are faster, for what reads, exports or compiles the model.
     Raises BundleError with a sentence that names the file.
     """
     spec = bundle.spec
@@ -183,7 +184,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     _check_fit(bundle, architecture, config)
     model.load_state_dict(weights, strict=True, assign=True)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    if packing_helps(torch.device(device), dtype):
+    if not plain and packing_helps(torch.device(device), dtype):
         pack_linears(model)
     steps = _steps(architecture, spec, model, torch.device(device))
     reader = named(architecture.reader)(bundle) if architecture.reader is not None and spec.text is not None else None

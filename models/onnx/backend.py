@@ -90,12 +90,13 @@ def open_classifier(
 ) -> OnnxClassifier:
     """Open the graph that is kept in `folder`, or make it. sample: arrays of a batch, on which float32 is compared with the model.
 
-    model: the bundle's in float32 on the CPU; None: it is loaded. Raises GraphError, and BundleError if the weights are damaged.
+    model: the bundle's in float32 on the CPU, to compare with; None: it is loaded.
+    Raises GraphError, and BundleError if the weights are damaged.
     """
     if not has_graph(bundle.spec):
         raise GraphError(f"architecture {bundle.spec.architecture} has no ONNX graph for task {bundle.spec.task}")
     model = model or load(bundle)
-    content = _kept(folder, _key(bundle.spec, precision), lambda: _make(model, precision))
+    content = _kept(folder, _key(bundle.spec, precision), lambda: _make(load(bundle, plain=True), precision))
     try:
         session = open_session(content, torch.device("cpu"), threads)
     except ValueError as error:

@@ -34,10 +34,6 @@ from server.worker.layout import Layout
 log = logs.get(__name__)
 
 BackendSetting = Literal["auto", "eager", "fused", "compiled", "onnx", "int8"]
-SHARED: frozenset[Backend] = frozenset({"fused", "compiled"})
-"""Backends that run the weights of `eager`."""
-
-
 COMPILED = "inductor"
 """Folder below `OPSIN_CACHE` for what `torch.compile` has compiled, from one start to the next."""
 COMPILED_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
@@ -168,8 +164,9 @@ class Backends:
     @property
     def nbytes(self) -> int:
         """Bytes of the weights in memory, in the format of each copy: each backend has one but those that run PyTorch's."""
-        sizes: Mapping[Backend, int] = {"eager": self._dtype.itemsize, "onnx": 4, "int8": 1}
-        return sum(self._elements * sizes[backend] or self.spec.weights.bytes for backend in self._runners.keys() - SHARED)
+        sizes: Mapping[Backend, int] = {"eager": self._dtype.itemsize, "compiled": self._dtype.itemsize, "onnx": 4, "int8": 1}
+        shared: set[Backend] = {"fused"} if self._packed else {"fused", "compiled"}
+        return sum(self._elements * sizes[backend] or self.spec.weights.bytes for backend in self._runners.keys() - shared)
 
     def release(self) -> None:
         """Let go of all weights; times and choices stay."""
@@ -185,6 +182,11 @@ class Backends:
     @property
     def spec(self) -> BundleSpec:
         return self.model.spec
+
+    @property
+    def _packed(self) -> bool:
+        """Whether the model's layers are packed, which cannot be compiled."""
+        return packing_helps(self._layout.device, self._dtype)
 
     @property
     def is_graph(self) -> bool:
@@ -374,8 +376,7 @@ class Backends:
         """PyTorch compiles again for each schedule, up to its limit; beyond it runs eager. `prepare` has it done."""
         if self._layout.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
             raise RuntimeError("there is no C++ compiler")
-        if packing_helps(self._layout.device, self._dtype):
-            raise RuntimeError("packed weights of bfloat16 cannot be compiled; set OPSIN_DTYPE=float32")
         forward = architectures()[self.spec.architecture].forward(self.spec.task)
-        compiled = torch.compile(self.model.model, dynamic=True)
+        plain = load(self._bundle, device=self._layout.device, dtype=self._dtype, plain=True) if self._packed else self.model
+        compiled = torch.compile(plain.model, dynamic=True)
         return LoadedModel(self.spec, compiled, forward, self._layout.device)  # type: ignore[arg-type]
