@@ -24,6 +24,9 @@ class DepthSettings(Settings):
     """Probability that an image and its depth are mirrored."""
     smaller: float = Field(default=0.4, ge=0, lt=1)
     """Largest share of its side that an image loses, its border filled with its own edge: objects fill their images more or less."""
+    light: float = Field(default=0.0, ge=0, lt=1)
+    """Largest change of an image's contrast, as a share; half as much of the strength of each of its colours, and of its brightness, in
+    normalised pixels: renders are lit more evenly than what is photographed."""
 
 
 class ScaleAndShiftInvariant(nn.Module):
@@ -41,6 +44,7 @@ class ScaleAndShiftInvariant(nn.Module):
         pixels, depth, valid = need(batch, "pixels"), need(batch, "points")[..., 2], need(batch, "valid").bool()
         with torch.autocast(pixels.device.type, enabled=False):  # places of pixels need more than bfloat16's 8 bits
             pixels, depth, valid = self.augmented(pixels, depth, valid, batch["draw"])
+            pixels = self.relit(pixels, batch["draw"])
         told = F.interpolate(self.model(pixels).float().unsqueeze(1), size=depth.shape[1:], mode="area").squeeze(1)
         errors = aligned(told, depth, valid) - spread_to_one(depth, valid)  # (B, n, n), 0 where nothing is known
         each = (errors.abs() * valid).flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1).clamp(min=1)
@@ -68,6 +72,16 @@ class ScaleAndShiftInvariant(nn.Module):
             )
         ]
         return moved[0], moved[1].squeeze(1), moved[2].squeeze(1) > 0.5
+
+    def relit(self, pixels: Tensor, draw: Tensor) -> Tensor:
+        """(B, 3, S, S), with contrast, colours and brightness of each drawn."""
+        if not self.settings.light:
+            return pixels
+        contrast, colours, brightness = (
+            (2 * draws.uniform(draw, (count,), stream) - 1).mul(self.settings.light).view(-1, count, 1, 1).to(pixels)
+            for count, stream in ((1, "contrast"), (3, "colours"), (1, "brightness"))
+        )
+        return pixels * (1 + contrast) * (1 + colours / 2) + brightness / 2
 
 
 def spread_to_one(depth: Tensor, valid: Tensor) -> Tensor:
