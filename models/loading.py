@@ -100,6 +100,11 @@ class LoadedSteps:
     def cost(self, state: State) -> float:
         return self.steps.cost(state)
 
+    @property
+    def first_cost(self) -> float | None:
+        """Cost of the step in which a job starts, of models that know it before; None: that of a usual job."""
+        return getattr(self.steps, "first_cost", None)
+
     def trim(self, room: int, seconds: float) -> int:
         """See `models.layers.recent.trim`."""
         return trim(self.steps, room, seconds)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.layers.steps import UnusableInput
-from models.media.confined import give_way, gives_way
 from models.media.video import ClipLimits, NotYet, NumberedFrames, VideoError
 
 AHEAD = 1
@@ -197,8 +196,6 @@ class _Reader:
         return all(number in self._ready for number in numbers)
 
     def _read_all(self) -> None:
-        if gives_way():
-            give_way(threading.get_native_id())
         try:
             for frame in self._frames.take(1 + max(self._last)):
                 shown = [number for number in range(frame.row, frame.end) if number in self._last]

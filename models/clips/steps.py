@@ -27,7 +27,7 @@ from models.registry import Views, architectures
 
 PATIENCE_S = 0.2
 """A step in which no view has been read yet waits so long: what is slow to read must not keep others from theirs."""
-WAITING = 0.1
+WAITING = 0.01
 """Cost of a step that waits."""
 ROUNDING = 1e-6
 """Part of a frame below which a time is taken for the frame's own."""
@@ -98,6 +98,8 @@ class ClipSteps:
     each block, and `grid` int32 (3,), times, rows and columns of patches. Previews are the first two of the views so far."""
 
     unit = "views"
+    first_cost = WAITING
+    """Of the step in which a job starts: its first view is yet to be read."""
 
     def __init__(
         self, model: nn.Module, spec: BundleSpec, device: torch.device, see: See, *, offset: bool, grid: tuple[int, ...] = ()

@@ -28,7 +28,6 @@ PATIENCE_S = 30.0
 MEMORY_BYTES = 3 * 2**30
 """Address space of a program: its libraries, and a few large frames in every thread of a decoder."""
 CPU_S = 900
-LEAST_PRIORITY = 19
 MESSAGE_BYTES = 2**20
 
 
@@ -48,10 +47,10 @@ def gives_way() -> bool:
     return os.getpriority(os.PRIO_PROCESS, 0) > 0
 
 
-def give_way(other: int) -> None:
-    """Let a process, or a thread by its native number, do so. 0: the caller."""
+def _give_way() -> None:
+    """Let this process do so. A CPU that does nothing else counts as idle: what wakes up is put there, not where the network computes."""
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, other, LEAST_PRIORITY)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 class _Executed:
@@ -311,7 +310,7 @@ def _taken(channel: socket.socket, told: bytes, files: list[int]) -> dict[str, A
 def _asked(told: bytes) -> dict[str, Any]:
     asked: dict[str, Any] = json.loads(told)
     if asked.pop("gives_way", False):
-        give_way(0)
+        _give_way()
     return asked
 
 

@@ -22,6 +22,10 @@ HOARD = 4
 """At most so many budgets of jobs are in a worker: more would only make each of them slower."""
 STARTING = 0.5
 """Share of the budget that may be spent on starting jobs in one step, beyond the first of them: what steps already is not kept from it."""
+QUICK = 0.25
+"""Usual jobs: a start that takes less keeps no other out of the step."""
+SLACK = 0.05
+"""Usual jobs that a step may weigh more than the budget: those that wait for their frames weigh next to nothing, and keep no other out."""
 TINY = 1e-9
 """Seconds of a step that was never measured."""
 
@@ -190,6 +194,7 @@ class StepBatcher:
         budget = steps.target if len(members) >= steps.target else steps.best
         step = steps.predict(budget)
         start = residency.start_seconds * budget / step if residency is not None and step else 0.0  # in usual jobs, as the budget
+        start = start if start > QUICK else 0.0
         share = ceil((len(members) + self._running[bucket]) / slots)
         batch: list[Member] = []
         taken = starting = 0.0
@@ -200,7 +205,7 @@ class StepBatcher:
             if fresh and starting and starting + start > STARTING * budget:
                 continue
             weight = (1.0 if residency is None else residency.weight(member.delivery)) + (start if fresh else 0.0)
-            if batch and taken + weight > budget:
+            if batch and taken + weight > budget + SLACK:
                 continue  # others may fit; it comes first when its turn is longest ago
             batch.append(member)
             taken += weight

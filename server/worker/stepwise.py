@@ -117,9 +117,11 @@ class Stepwise:
         return self.model.trim(room, seconds)
 
     def weight(self, job: Delivery) -> float:
-        """Cost of the next step in usual jobs; 1 for a job that has not started."""
+        """Cost of the next step in usual jobs; 1 for a job that has not started, unless the model knows better."""
         resident = self._residents.get(_key(job))
-        return 1.0 if resident is None else resident.form.cost(resident.state) / self.usual.cost
+        if resident is not None:
+            return resident.form.cost(resident.state) / self.usual.cost
+        return 1.0 if self.model.first_cost is None else self.model.first_cost / self.usual.cost
 
     def remaining(self, job: Delivery) -> int | None:
         """Number of steps to take; None: it has not started."""

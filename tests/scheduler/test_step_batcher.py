@@ -192,6 +192,13 @@ def test_what_does_not_fit_is_passed_over_and_goes_first_in_the_end() -> None:
     assert min(len(batch) for batch in batches if heavy not in batch) == 5
 
 
+def test_jobs_that_wait_for_their_frames_keep_no_other_out() -> None:
+    device = Device()
+    jobs = [device.long_job(2) for _ in range(BUDGET + 2)]
+    device.jobs.weights = {job.job.id: 0.01 for job in jobs[:2]}
+    assert device.run() == jobs
+
+
 def test_two_slots_share_a_bucket() -> None:
     device = Device(slots=2)
     jobs = [device.long_job(5) for _ in range(6)]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from models.media import video
-from models.media.confined import LEAST_PRIORITY, PATIENCE_S
+from models.media.confined import PATIENCE_S
 from models.media.video import AHEAD, PROGRAM, ClipLimits, Frame, Frames, NotYet, VideoError, probe
 from tests.processes import children, copies
 from tests.video.clips import clip, every, number_of, sound_alone, with_hours
@@ -287,13 +287,13 @@ def test_what_is_decoded_ahead_gives_way_and_the_next_video_does_not() -> None:
         frames = Frames(FILM, 20.0, LIMITS)
         next(frames.take(5))
         [reading] = copies(PROGRAM)
-        found = reading.parent(), reading.nice()
+        found = reading.parent(), os.sched_getscheduler(reading.pid)
         frames.close()
         return found
 
     with ThreadPoolExecutor(1) as thread:
         template, decoding = thread.submit(read).result()
-    assert decoding == LEAST_PRIORITY
+    assert decoding == os.SCHED_IDLE
     probe(FILM, LIMITS)
     assert sorted(other.nice() for other in children(PROGRAM)) == [usual, usual + 5] and template.nice() == usual + 5
     template.kill()

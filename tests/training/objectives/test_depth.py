@@ -55,5 +55,13 @@ def test_pixels_depth_and_mask_move_together() -> None:
     assert there.float().mean() < 0.95 and there.any(dim=2).any(dim=1).all()
     signs = {bool((depth[row][there[row]][-1] > depth[row][there[row]][0]).item()) for row in range(4)}
     assert signs == {True, False}
+    lit = ScaleAndShiftInvariant(objective.model, DepthSettings(light=0.4)).relit(pixels, draw())
+    assert not torch.allclose(lit, pixels) and torch.equal(objective.relit(pixels, draw()), pixels)
+    for row in range(4):
+        for channel in range(3):  # each pixel by the same line, so that edges stay
+            x, y = pixels[row, channel].flatten().numpy(), lit[row, channel].flatten().numpy()
+            slope, offset = np.polyfit(x, y, 1)
+            np.testing.assert_allclose(y, slope * x + offset, atol=1e-5)
+            assert 0.4 < slope < 1.7 and abs(offset) <= 0.2001
     still = ScaleAndShiftInvariant(objective.model, DepthSettings(flip=0.0, smaller=0.0))
     assert torch.equal(still.augmented(pixels, place, valid, draw())[0], pixels)
