@@ -6,6 +6,7 @@ A note takes a fifth of a millisecond to play, so nothing is kept on disk but th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -29,6 +30,7 @@ from training.settings import Settings
 _AUDIBLE = 1e-3
 """Least peak of what is played."""
 _SHORTEST_S = 0.1
+_TRIES = 20
 
 
 class Instrument(Settings):
@@ -145,11 +147,16 @@ class Played:
         return wave
 
     def note(self, voice: Voice, draw: Generator) -> Wave:
-        """One note from its begin on, as the font plays it, at half of full scale. Raises Unreadable."""
-        key = int(draw.integers(voice.low, voice.high + 1))
-        held = int(draw.uniform(0.3, 1.5) * self.sound.sample_rate)
-        wave = self._play(voice, [Note(key, float(draw.uniform(0.4, 1.0)), 0, held)], self.samples)
-        return wave * np.float32(0.5 / np.abs(wave).max())
+        """One note from its begin on, as the font plays it, at half of full scale. Keys that are silent there are drawn again.
+
+        Raises Unreadable."""
+        for _ in range(_TRIES):
+            key = int(draw.integers(voice.low, voice.high + 1))
+            held = int(draw.uniform(0.3, 1.5) * self.sound.sample_rate)
+            with suppress(Unreadable):
+                wave = self._play(voice, [Note(key, float(draw.uniform(0.4, 1.0)), 0, held)], self.samples)
+                return wave * np.float32(0.5 / np.abs(wave).max())
+        raise Unreadable(f"{self.settings.fonts[voice.font].file}: preset {voice.preset} is silent from {voice.low} to {voice.high}")
 
     def _phrase(self, voice: Voice, samples: int, draw: Generator) -> Wave:
         """Mostly one note; else a chord, or several notes one after another."""

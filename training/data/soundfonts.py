@@ -5,6 +5,7 @@ Only the compiled part of that package is used, out of its wheel: the rest wants
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +14,6 @@ from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from training.settings import Settings
 KITS = 128
 """Bank of drum kits: each key is another drum."""
 _EXTENSION = "_tinysoundfont"
+_FADING_S = 0.05
+"""Time in which the renderer lets notes that are stopped at once die away, and more."""
 
 Wave = NDArray[np.float32]
 """Mono, (samples,)."""
@@ -73,6 +75,7 @@ class Synth:
         except RuntimeError as error:
             raise DataError(f"{file}: cannot be read as a SoundFont ({error})") from error
         self._font.set_output(extension.OutputMode.Mono, sample_rate, 0.0)
+        self._fading = int(_FADING_S * sample_rate)
 
     def has(self, preset: str) -> bool:
         return bool(self._index(preset) >= 0)
@@ -81,6 +84,7 @@ class Synth:
         """Return so many samples of the notes, a function of the arguments alone. tuning: semitones by which recordings are shifted."""
         font = self._font
         font.reset()
+        font.render(np.zeros(self._fading, np.float32).data.cast("B"))  # what was played before
         font.channel_set_preset_index(0, self._index(preset))
         font.channel_set_tuning(0, tuning)
         events = sorted({note.begin for note in notes} | {note.end for note in notes} | {0, samples})
@@ -124,15 +128,16 @@ def _opened(renderer: Path, file: Path, sample_rate: int) -> Synth:
     return Synth(extension_in(renderer), file, sample_rate)
 
 
-@cache
-def extension_in(folder: Path) -> Any:
-    """The compiled part of tinysoundfont below an unpacked wheel. Raises DataError."""
+def extension_in(folder: Path) -> ModuleType:
+    """The compiled part of tinysoundfont below an unpacked wheel; a process loads it once. Raises DataError."""
     found = [folder / "tinysoundfont" / f"{_EXTENSION}{suffix}" for suffix in EXTENSION_SUFFIXES]
     file = next((path for path in found if path.is_file()), None)
     if file is None:
         raise DataError(f"{folder}: its wheel is for another Python or machine; name the one for yours as data.renderer")
-    spec = spec_from_file_location(_EXTENSION, file)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    if _EXTENSION not in sys.modules:
+        spec = spec_from_file_location(_EXTENSION, file)
+        assert spec is not None and spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[_EXTENSION] = module
+    return sys.modules[_EXTENSION]
