@@ -88,6 +88,7 @@ $(VENV)/.server: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo 'Installing into $(VENV); PyTorch is large, so the first time takes minutes.'
 	$(BIN)/python -m pip install --editable '.[dev]'
+	$(BIN)/python -m pip install --no-deps 'tinysoundfont>=0.3.7'  # it wants a sound card's library, which nothing here uses
 	@touch $@ $(VENV)/.server
 
 $(VENV)/.browser: $(VENV)/.dev

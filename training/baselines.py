@@ -1,6 +1,8 @@
-"""What a trained model must beat: the nearest of the drawings it was trained on, and a linear model, both on pixels."""
+"""What a trained model must beat: the nearest of what it was trained on, and a linear model, both on pixels or other features."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,33 +12,50 @@ from training.data.pictures import Pixels
 
 _SIDE = 32
 _STRENGTHS = (1e-4, 1e-2)
+"""Of logistic regression on pixels."""
 
 Labels = npt.NDArray[np.int64]
+Features = npt.NDArray[np.float32]
+"""(N, values)."""
 
 
 def nearest_neighbour(train: Pixels, train_labels: Labels, test: Pixels) -> Labels:
     """Predicted labels of `test`: the label of the training picture at the least squared distance, as thumbnails of 32 x 32 pixels."""
-    known, asked = _vectors(train), _vectors(test)
-    distances = np.square(known).sum(axis=1) - 2 * asked @ known.T  # (N test, N train), up to a constant of the row
-    return np.asarray(train_labels[distances.argmin(axis=1)])
+    return nearest_features(_vectors(train), train_labels, _vectors(test))
 
 
-class LogisticPixels:
-    """Multinomial logistic regression on standardised 32 x 32 pixels, its strength chosen on validation pictures."""
+def nearest_features(known: Features, labels: Labels, asked: Features) -> Labels:
+    """The same of any features."""
+    distances = np.square(known).sum(axis=1) - 2 * asked @ known.T  # (N asked, N known), up to a constant of the row
+    return np.asarray(labels[distances.argmin(axis=1)])
 
-    def __init__(self, train: Pixels, train_labels: Labels, val: Pixels, val_labels: Labels) -> None:
+
+class LogisticFeatures:
+    """Multinomial logistic regression on standardised features, its strength chosen on those of validation."""
+
+    def __init__(self, train: Features, labels: Labels, val: Features, val_labels: Labels, strengths: Sequence[float]) -> None:
         from sklearn.linear_model import LogisticRegression  # takes seconds to import
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
         fitted = [
-            make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=100, tol=1e-3)).fit(_vectors(train), train_labels)
-            for strength in _STRENGTHS
+            make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=100, tol=1e-3)).fit(train, labels)
+            for strength in strengths
         ]
-        self._model = max(fitted, key=lambda model: float(model.score(_vectors(val), val_labels)))
+        self._model = max(fitted, key=lambda model: float(model.score(val, val_labels)))
+
+    def predict(self, features: Features) -> Labels:
+        return np.asarray(self._model.predict(features))
+
+
+class LogisticPixels:
+    """The same on 32 x 32 pixels."""
+
+    def __init__(self, train: Pixels, train_labels: Labels, val: Pixels, val_labels: Labels) -> None:
+        self._on_vectors = LogisticFeatures(_vectors(train), train_labels, _vectors(val), val_labels, _STRENGTHS)
 
     def predict(self, pictures: Pixels) -> Labels:
-        return np.asarray(self._model.predict(_vectors(pictures)))
+        return self._on_vectors.predict(_vectors(pictures))
 
 
 def _vectors(pictures: Pixels) -> npt.NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -62,10 +62,23 @@ def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int6
 
 def calibration_error(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], bins: int = 15) -> float:
     """Expected calibration error (arXiv 1706.04599): how far confidence is from accuracy, on average over bins of confidence."""
-    confidence, best = torch.from_numpy(logits).softmax(dim=1).max(dim=1)
-    gaps = (confidence - (best == torch.from_numpy(labels)).float()).numpy()
-    place = np.minimum((confidence.numpy() * bins).astype(np.int64), bins - 1)
-    return float(np.abs(np.bincount(place, weights=gaps, minlength=bins)).sum() / len(gaps))
+    return calibration_error_of(logits, logits.argmax(axis=1) == labels, bins)
+
+
+def calibration_error_of(logits: npt.NDArray[np.float32], right: Right, bins: int = 15) -> float:
+    """The same where it is known whose best label is right."""
+    confidence = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).numpy()
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    return float(np.abs(np.bincount(place, weights=confidence - right, minlength=bins)).sum() / len(right))
+
+
+def clustered(values: npt.NDArray[np.float64] | Right, clusters: Sequence[str]) -> Measured:
+    """The mean of values (N,), of which those of one cluster are no independent tries. There are at least two clusters."""
+    numbers = values.astype(np.float64)
+    _, place = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.bincount(place, weights=numbers - numbers.mean())
+    spread = np.sqrt(np.square(sums).sum() * len(sums) / (len(sums) - 1)) / len(numbers)
+    return Measured(float(numbers.mean()), float(spread), len(numbers))
 
 
 def mean(values: npt.NDArray[np.float64]) -> Measured:
@@ -81,18 +94,23 @@ def logits(model: ViT, pixels: Pixels, preprocess: Preprocess, schedule: MergeSc
     return np.asarray(torch.cat(scores).numpy())
 
 
-@torch.inference_mode()
 def relative_throughput(model: ViT, schedules: Mapping[str, MergeSchedule], *, batch_size: int, rounds: int) -> dict[str, float]:
-    """How many times faster than merging off each schedule is: on one thread, in alternation with merging off, the median of `rounds`."""
+    """`relative_speed` of a classifier of images."""
     side = model.config.image_size
     pixels = torch.rand(batch_size, 3, side, side)
+    return relative_speed(lambda schedule: model(pixels, merge=schedule), schedules, rounds=rounds)
+
+
+@torch.inference_mode()
+def relative_speed(call: Callable[[MergeSchedule], object], schedules: Mapping[str, MergeSchedule], *, rounds: int) -> dict[str, float]:
+    """How many times faster than merging off each schedule is: on one thread, in alternation with merging off, the median of `rounds`."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
     def seconds(schedule: MergeSchedule) -> float:
         began = time.perf_counter()
         for _ in range(4):
-            model(pixels, merge=schedule)
+            call(schedule)
         return time.perf_counter() - began
 
     try:

@@ -12,7 +12,9 @@ from training.data import motions
 from training.data.base import Source
 from training.data.registry import open_source
 from training.errors import DataError, RecipeError
+from training.judging import sounds
 from training.judging.restoring_settings import RestoringQuality
+from training.judging.sounds_settings import SoundsQuality
 from training.recipe import FlagsQuality, HeldOutQuality, Phase, Recipe, Release
 from training.recognising.settings import ActionsQuality
 
@@ -32,6 +34,8 @@ def check(recipe: Recipe, cache: Path) -> None:
         )
     if isinstance(recipe.release.quality, HeldOutQuality):
         held_out(recipe, recipe.release.quality, labels, cache)
+    if isinstance(recipe.release.quality, SoundsQuality):
+        sounds.contest(recipe.release.quality, recipe.data, recipe.sound, recipe.seed, cache)
     if isinstance(recipe.release.quality, ActionsQuality):
         data = phase.data or recipe.data
         if not isinstance(data, motions.Motions):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from training.judging import card, depth_card, restoring_card, shape_card
+from training.judging import card, depth_card, restoring_card, shape_card, sounds_card
 from training.measure import LOGISTIC, NEAREST
 from training.recognising import card as recognising
 
@@ -16,6 +16,7 @@ _JUDGED: Mapping[str, Callable[[BundleSpec], Iterator[str]]] = {
     "inpainting": card.section,
     "reconstruction": shape_card.section,
     "restoring": restoring_card.section,
+    "sounds": sounds_card.section,
 }
 """What is measured → the part of the README about it."""
 
@@ -148,12 +149,16 @@ _TASKS = {
 }
 
 
+def _does(spec: BundleSpec) -> str:
+    return "labels a sound with one of {classes} classes" if spec.task == "audio-visual" and spec.clip is None else _TASKS[spec.task]
+
+
 def _general(spec: BundleSpec) -> Iterator[str]:
     yield from (
         f"# {spec.name} {spec.version}",
         "",
         *([spec.description, ""] if spec.description else []),
-        f"This model {_TASKS[spec.task].format(classes=len(spec.labels))} (task `{spec.task}`, architecture `{spec.architecture}`).",
+        f"This model {_does(spec).format(classes=len(spec.labels))} (task `{spec.task}`, architecture `{spec.architecture}`).",
         "",
         f"- Made by `{spec.provenance['made_by']}` at revision {spec.provenance['revision']}.",
         f"- Licence: {spec.license}.",

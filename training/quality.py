@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.lart.model import LART
+from models.mavil.model import MAViL
 from models.merge_schedule import MergeSchedule
 from models.spec import Preprocess, Rung
 from models.vit.model import ViT
@@ -89,7 +90,7 @@ def _vit(network: nn.Module) -> ViT:
     return network
 
 
-def calibrated(network: ViT, temperature: float) -> ViT:
+def calibrated(network: ViT | MAViL, temperature: float) -> nn.Module:
     """The network with its head's weights divided by `temperature`: its confidence changes, its predictions do not."""
     with torch.no_grad():
         for parameter in network.head.parameters():
@@ -124,7 +125,7 @@ def of_actions(recipe: Recipe, settings: ActionsQuality, network: nn.Module, sho
     source, calibrated, temperatures = calibrated_actions(recipe, settings, network, shop)
     single = rounded(phases.trained_network(recipe, settings.single_frames, source.labels, shop))
     assert isinstance(single, LART)
-    judged = {"weights": sha256_of_weights(calibrated.state_dict()), "settings": sha256(settings.model_dump_json().encode()).hexdigest()}
+    judged = weights_and_settings(settings, calibrated)
     report = looked_at_once(
         judged_file(shop, "actions", Split.TEST),
         judged,
@@ -248,10 +249,7 @@ def judged_once(
     judge_by: Callable[[Preprocess], dict[str, Any]], recipe: Recipe, settings: Settings, network: nn.Module, file: Path, split: Split
 ) -> dict[str, Any]:
     """The report, written to the file: of the test split once. Raises TrainingError."""
-    judged = {
-        "weights": sha256_of_weights(rounded(network).state_dict()),
-        "settings": sha256(settings.model_dump_json().encode()).hexdigest(),
-    }
+    judged = weights_and_settings(settings, rounded(network))
     if recipe.preprocess is None:
         raise RecipeError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
     preprocess = recipe.preprocess
@@ -260,6 +258,11 @@ def judged_once(
         return judge_by(preprocess)
 
     return looked_at_once(file, judged, look) if split is Split.TEST else write_report(file, {"judged": judged, **look()})
+
+
+def weights_and_settings(settings: Settings, network: nn.Module) -> dict[str, str]:
+    """What was judged, by which a second look is told from another one."""
+    return {"weights": sha256_of_weights(network.state_dict()), "settings": sha256(settings.model_dump_json().encode()).hexdigest()}
 
 
 def _rungs(settings: LadderSettings, network: ViT, source: Source, unmerged: evaluate.Right) -> list[Rung]:

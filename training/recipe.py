@@ -24,6 +24,7 @@ from training.judging.depth_settings import DepthQuality
 from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
+from training.judging.sounds_settings import SoundsQuality
 from training.objectives.registry import ObjectiveSettings
 from training.recognising.settings import ActionsQuality
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
@@ -177,7 +178,15 @@ class Release(Settings):
     phase: str | None = None
     """Whose network it holds; None for the last phase's."""
     quality: (
-        FlagsQuality | HeldOutQuality | InpaintingQuality | RestoringQuality | ActionsQuality | ReconstructionQuality | DepthQuality | None
+        FlagsQuality
+        | HeldOutQuality
+        | InpaintingQuality
+        | RestoringQuality
+        | ActionsQuality
+        | ReconstructionQuality
+        | DepthQuality
+        | SoundsQuality
+        | None
     ) = Field(default=None, discriminator="kind")
     """None: nothing is measured, and the bundle says so."""
     dtype: Literal["float16", "float32"] = "float16"

@@ -17,7 +17,7 @@ from models.pairs.tokenizer_model import TokenizerError
 from models.registry import architectures
 from models.sealing import sha256_of
 from models.spec import LABELLED, Text, Weights
-from training import goal, model_card, phases, quality, report
+from training import goal, model_card, phases, quality, quality_of_sounds, report
 from training.data.pairs import Pairs
 from training.data.words import WordSettings
 from training.errors import DataError
@@ -26,6 +26,7 @@ from training.judging.depth_settings import DepthQuality
 from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
+from training.judging.sounds_settings import SoundsQuality
 from training.phases import Workshop
 from training.quality import Measurement
 from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release
@@ -115,6 +116,8 @@ def _measured(recipe: Recipe, settings: Release, network: Any, labels: tuple[str
         return quality.of_restoring(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, DepthQuality):
         return quality.of_depth(recipe, settings.quality, network, shop)
+    if isinstance(settings.quality, SoundsQuality):
+        return quality_of_sounds.of_sounds(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, ReconstructionQuality):
         return quality.of_reconstruction(recipe, settings.quality, network, shop)
     return Measurement()

@@ -106,6 +106,13 @@ class MAViLConfig(TowersConfig):
     drop_path: float = 0.0
     """Rate of the last audio block, in training; the published video and fusion blocks have none."""
     proportional_attention: bool = False
+    sees: bool = True
+    """False: the half that hears, alone; there is no fusion then."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sees and self.fusion_depth:
+            raise ValueError("fusion_depth: there is nothing to fuse in a model that only hears; use 0")
 
 
 SIZES: Mapping[str, MAViLConfig] = {
@@ -137,11 +144,13 @@ class MAViL(nn.Module):
         super().__init__()
         self.config = config
         self.audio = self._half(PatchEmbed(config.audio_patch_size, 1, config.width), config.audio_table(config.width), config.drop_path)
-        self.video = self._half(
-            TubePatchEmbed(config.patch_frames, config.patch_size, 3, config.width), config.video_table(config.width), drop_path=0.0
-        )
+        if config.sees:
+            self.video = self._half(
+                TubePatchEmbed(config.patch_frames, config.patch_size, 3, config.width), config.video_table(config.width), drop_path=0.0
+            )
         self.blocks_av = config.fusion_blocks()
-        names, width = (("av",), 2 * config.width) if config.fusion_depth else (("a", "v"), config.width)
+        apart = ("a", "v") if config.sees else ("a",)
+        names, width = (("av",), 2 * config.width) if config.fusion_depth else (apart, config.width)
         self.fc_norm = nn.ModuleDict({name: nn.LayerNorm(width, eps=config.norm_eps) for name in names})
         self.head = nn.ModuleDict({name: nn.Linear(width, config.classes) for name in names})
         self._initialise()
@@ -162,7 +171,8 @@ class MAViL(nn.Module):
 
     def _initialise(self) -> None:
         self.audio.initialise()
-        self.video.initialise()
+        if self.config.sees:
+            self.video.initialise()
         initialise_linears(self.blocks_av)
         for head in self.head.values():
             assert isinstance(head, nn.Linear)
@@ -201,7 +211,9 @@ class MAViL(nn.Module):
         return replace(self._classify("a", _mean(heard, sound), _count(sound), _count(heard)), heard=heard.owners)
 
     def see(self, video: Tensor, *, merge: MergeSchedule | None = None, kept: Tensor | None = None, trace: bool = False) -> Answer:
-        """Images alone, in a model without fusion blocks."""
+        """Images alone, in a model without fusion blocks. Raises ValueError where it only hears."""
+        if not self.config.sees:
+            raise ValueError("this model only hears")
         pictures = self.embed_video(video, kept, trace=trace)
         seen = self.video.run(pictures, merge)
         return replace(self._classify("v", _mean(seen, pictures), _count(pictures), _count(seen)), seen=seen.owners)
@@ -210,14 +222,14 @@ class MAViL(nn.Module):
         """Mean patches of every layer, for probing: `audio` and `video` (B, 1 + depth, C), the embedding first, and, given both,
         `av` (B, fusion_depth, 2C), the audio half first."""
         found, last = {}, []
-        for name, half, tokens in (
-            ("audio", self.audio, None if audio is None else self.embed_audio(audio)),
-            ("video", self.video, None if video is None else self.embed_video(video)),
+        for name, tokens in (
+            ("audio", None if audio is None else self.embed_audio(audio)),
+            ("video", None if video is None else self.embed_video(video)),
         ):
             if tokens is None:
                 continue
             means = [_mean(tokens, tokens)]
-            for block in half.blocks:
+            for block in getattr(self, name).blocks:
                 tokens = block(tokens)
                 means.append(_mean(tokens, tokens))
             found[name] = torch.stack(means, dim=1)
@@ -266,10 +278,13 @@ def fuse(blocks: Iterable[nn.Module], audio: Tokens, video: Tokens) -> tuple[Tok
 
 def start_from_pretrained(model: MAViL, pretrained: Mapping[str, Tensor]) -> list[str]:
     """Load a pre-trained model, by our names, into a classifier that is to be fine-tuned, in place; its decoders and norms are left out.
+    An Audio-MAE becomes the half that hears.
 
     Returns the names of the fusion blocks that start fresh, since the published classifier has one more than the pre-trained model.
     Raises ValueError naming what does not fit.
     """
+    if "cls_token" in pretrained:  # of one half, whose names have no half in front
+        pretrained = {f"audio.{name}": value for name, value in pretrained.items()}
     fresh = [f"blocks_av.{number}." for number in range(len(model.blocks_av)) if f"blocks_av.{number}.norm1.weight" not in pretrained]
     load_encoder(model, pretrained, fresh=("head.", "fc_norm.", *fresh))
     return [block.removesuffix(".") for block in fresh]

@@ -17,6 +17,8 @@ def heard_and_seen(config: Any, make: Maker) -> tuple[Tensor, Tensor]:
 
 def sound_and_clips(model: Any, config: Any, make: Maker) -> Call:
     audio, video = heard_and_seen(config, make)
+    if not config.sees:
+        return lambda: model.hear(audio)
     return lambda: model(audio, video)
 
 

@@ -191,9 +191,9 @@ class Sources:
     """How the jobs of one bundle become sources."""
 
     listener: Listener
-    clip: Clip
+    clip: Clip | None
     pixels: Preprocess | None
-    """None in a bundle that hears only."""
+    """Both None in a bundle that hears only."""
 
     def of(self, job: Tensors, asked: Mapping[str, Any], *, hears: bool, sees: bool) -> Source:
         """Return the windows of a job: `sound` float32 (n,); `video` uint8 (bytes,) with `info` float64 (5,), or `frames` uint8
@@ -206,7 +206,7 @@ class Sources:
         if not sees:
             assert sound is not None
             return sound
-        if self.pixels is None:
+        if self.pixels is None or self.clip is None:
             raise UnusableInput("video: this bundle does not say how frames are prepared")
         count = sound.total if sound is not None else int(asked.get("views") or 1)
         if "frames" in job:
@@ -218,7 +218,7 @@ class Sources:
                 starts = np.linspace(start, latest, count).tolist()  # one: from the start
             else:
                 starts = [min(start + window * self.listener.seconds, latest) for window in range(count)]
-            clips = replace(self._clips(job, starts, end), video_s=end - start)
+            clips = replace(self._clips(job, self.clip, starts, end), video_s=end - start)
         return clips if sound is None else PairSource(sound, clips)
 
     def _sound(self, sound: Tensor, start: float, end: float | None, windows: int | None) -> SoundSource:
@@ -236,14 +236,14 @@ class Sources:
         prepared = [self._prepared(frame) for frame in frames.cpu().numpy()]
         return ClipSource(GivenFrames(prepared), [range(len(prepared))] * count, sum(frame.nbytes for frame in prepared))
 
-    def _clips(self, job: Tensors, starts: Sequence[float], end: float) -> ClipSource:
+    def _clips(self, job: Tensors, clip: Clip, starts: Sequence[float], end: float) -> ClipSource:
         assert self.pixels is not None
         width, height, fps, frames, _ = job["info"].tolist()
         total = max(1, min(int(frames), math.ceil(end * fps - ROUNDING)))
-        rate = self.clip.rate / self.clip.stride
-        clips = [clip_frames(total, fps, frames=self.clip.frames, rate=rate, start=start).tolist() for start in starts]
-        numbers = [sorted(set(clip)) for clip in clips]
-        order = [[mine.index(number) for number in clip] for mine, clip in zip(numbers, clips, strict=True)]
+        rate = clip.rate / clip.stride
+        clips = [clip_frames(total, fps, frames=clip.frames, rate=rate, start=start).tolist() for start in starts]
+        numbers = [sorted(set(frames_of)) for frames_of in clips]
+        order = [[mine.index(number) for number in frames_of] for mine, frames_of in zip(numbers, clips, strict=True)]
         video, limits = job["video"].cpu().numpy(), ClipLimits.of_accepted(int(width), int(height))
         read = ViewFrames(video, numbers, limits, self._prepared, 3 * 4 * self.pixels.image_size**2)
         nbytes = video.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + read.nbytes

@@ -152,6 +152,8 @@ class MAViLSteps:
             raise UnusableInput(f"use: {use}: this bundle classifies sound and sight together: use both")
         if not is_fused and use == "both":
             raise UnusableInput("use: both: this bundle classifies sound and sight apart: use sound or sight")
+        if use != "sound" and not self._model.config.sees:
+            raise UnusableInput(f"use: {use}: this bundle only hears: send sound")
         if use != "sight" and "sound" not in job:
             raise UnusableInput("audio: this bundle needs sound")
         if use != "sound" and not {"video", "frames"} & job.keys():
@@ -223,9 +225,9 @@ def _outcome(state: Scoring, wants_preview: bool) -> Continuing | Finished:
 
 
 def mavil_steps(model: nn.Module, spec: BundleSpec, _device: torch.device) -> MAViLSteps:
-    """Raises ValueError for a bundle that does not say how sound becomes spectrograms, or how frames are taken."""
+    """Raises ValueError for a bundle that does not say how sound becomes spectrograms, or how frames that it sees are taken."""
     assert isinstance(model, MAViL)
-    if spec.sound is None or spec.clip is None:
-        raise ValueError("sound and clip: MAViL needs both in bundle.json")
+    if spec.sound is None or (spec.clip is None and model.config.sees):
+        raise ValueError("sound and clip: MAViL needs both in bundle.json, and sound alone where it only hears")
     listener = Listener(spec.sound)
     return MAViLSteps(model, listener, Sources(listener, spec.clip, spec.preprocess))

@@ -13,8 +13,21 @@ def two_frames_a_second(config: Any) -> Clip:
     return Clip(frames=config.frames, stride=1, rate=2)
 
 
+def seen_clip(config: Any) -> Clip | None:
+    return two_frames_a_second(config) if config.sees else None
+
+
+def seen_size(config: Any) -> tuple[int, int] | None:
+    return (config.image_size, config.image_size) if config.sees else None
+
+
 def spectrogram(config: Any) -> Sound:
     return Sound(frames=config.audio_frames, mel_bins=config.mel_bins, mean=AUDIOSET.mean, std=AUDIOSET.std)
+
+
+def tokens_of_both(config: Any) -> int:
+    seen = config.video_patches + 1 if config.sees else 0
+    return int(config.audio_patches + 1 + seen)
 
 
 SYSTEM = System(
@@ -24,13 +37,12 @@ SYSTEM = System(
             model="models.mavil.model:MAViL",
             purpose=Purpose(
                 task=lambda config: "audio-visual",
-                clip=two_frames_a_second,
+                size=seen_size,
+                clip=seen_clip,
                 sound=spectrogram,
                 classes=lambda config: int(config.classes),
             ),
-            native=Native(
-                "clip", lambda config: int(config.audio_patches + config.video_patches + 2), "models.mavil.native:sound_and_clips"
-            ),
+            native=Native("clip", tokens_of_both, "models.mavil.native:sound_and_clips"),
             steps={"audio-visual": "models.mavil.steps:mavil_steps"},
             precise_tasks=frozenset({"audio-visual"}),
             answers=lambda config: "classify",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opsin.cli.demo_actions import show_actions
+from opsin.cli.demo_sounds import hears, show_sounds
 from opsin.cli.engine import require_processes
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.interrupts import remembered
@@ -40,7 +41,7 @@ def demo(
     svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
 ) -> None:
     """Start everything, classify real images, measure what token merging brings, fill holes in drawings,
-    reconstruct a photograph with depth, watch a video, stop.
+    reconstruct a photograph with depth, name instruments by their sound, watch a video, stop.
 
     Needs no network but for the video, which is fetched once and left out where that fails.
     """
@@ -76,6 +77,9 @@ def demo(
             stop_if_interrupted()
             if any(served.task == "reconstruct" for served in client.models()):
                 show_reconstruction(client, output, console)
+            stop_if_interrupted()
+            if hearing := next((served.id for served in client.models() if hears(served)), None):
+                show_sounds(client, hearing, console)
             stop_if_interrupted()
             if any(served.route == "actions" for served in client.models()):
                 show_actions(client, cache or (settings_of(None).cache_folder or output) / "data", output, console)

@@ -8,11 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, BundleSpec, write
 from models.mavil.loudness import AUDIOSET
-from models.mavil.model import MAViL
+from models.mavil.model import MAViL, MAViLConfig
 from models.published import fit, read_checkpoint
 from models.spec import Clip, Preprocess, Sound, Task
 from tests.bundles import UNSEALED
@@ -66,6 +67,22 @@ def mavil(name: str) -> MAViL:
     return replay_mavil.load_finetuned(read_case(GOLDEN / OF_SOUND[name])).eval()
 
 
+HEARING = MAViLConfig(audio_frames=64, mel_bins=32, width=32, depth=2, heads=4, fusion_depth=0, sees=False, multi_label=False, classes=5)
+
+
+def hearing() -> MAViL:
+    """A network that only hears, with weights of its own."""
+    torch.manual_seed(0)
+    model = MAViL(HEARING)
+    torch.nn.init.normal_(model.head["a"].weight)
+    return model.eval()
+
+
+def write_hearing(root: Path) -> Bundle:
+    sound = Sound(frames=HEARING.audio_frames, mel_bins=HEARING.mel_bins, mean=LOUDNESS.mean, std=LOUDNESS.std)
+    return _written(root, "hears", "audio-visual", "mavil", hearing(), None, None, sound)
+
+
 def write_recorded(root: Path, name: str) -> Bundle:
     recorded = NETWORKS[name]
     prepare = Preprocess(image_size=SIDE, short_side=SHORT_SIDE, interpolation="bilinear", mean=MEAN, std=STD)
@@ -82,7 +99,14 @@ def write_mavil(root: Path, name: str) -> Bundle:
 
 
 def _written(
-    root: Path, name: str, task: Task, architecture: str, model: Any, prepare: Preprocess, clip: Clip, sound: Sound | None = None
+    root: Path,
+    name: str,
+    task: Task,
+    architecture: str,
+    model: Any,
+    prepare: Preprocess | None,
+    clip: Clip | None,
+    sound: Sound | None = None,
 ) -> Bundle:
     spec = BundleSpec(
         name=name,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.mavil.inputs import spectrogram
 from models.media.fbank import FbankConfig
-from tests.clips.bundles import MEAN, STD, mavil
+from tests.clips.bundles import MEAN, STD, hearing, mavil
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
 from tests.clips.videos import frames, video
 from tests.gateway.asked_later import accepted, comes_to, parsed, result
@@ -109,6 +109,20 @@ def test_sight_alone_is_classified_by_a_bundle_of_both_kinds(gateway: Gateway) -
         seen = model.see(clip_at(frames(COUNT), 0.0, config.frames, config.image_size)[None]).logits.sigmoid()[0].numpy()
     np.testing.assert_allclose(scores_of(answer), seen, atol=TOLERANCE)
     assert answer["results"][0]["clip"] == {"frames": config.frames, "views": 1, "crops": 1, "duration_s": 4.0}
+
+
+def test_a_bundle_that_only_hears_takes_sound_alone(gateway: Gateway) -> None:
+    model = hearing()
+    answer = answered(gateway, {"audio": BELL}, model="hears", top_k=5)
+    length, bins = model.config.audio_frames, model.config.mel_bins
+    banks = torch.stack([spectrogram(window, length, config=bank(bins)) for window in windows(NOISE, length)])
+    with torch.inference_mode():
+        wanted = model.hear(banks).logits.double().softmax(dim=-1).mean(dim=0).numpy()
+    np.testing.assert_allclose(scores_of(answer), wanted, atol=TOLERANCE)
+    assert answer["results"][0]["sound"]["windows"] == 7 and "clip" not in answer["results"][0]
+    for files, options in (({"video": FILM}, {}), ({"audio": BELL}, {"views": 2}), ({"audio": BELL}, {"use": "sight"})):
+        refused = ask(gateway, files, model="hears", **options)
+        assert refused.status_code == 422, refused.text
 
 
 def test_sound_and_sight_are_classified_together(gateway: Gateway) -> None:

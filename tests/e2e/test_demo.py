@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from rich.console import Console
 from models.bundle import write
 from models.spec import Space
 from opsin.cli.demo import show_pictures
+from opsin.cli.demo_sounds import SOUNDS, hears, show_sounds
 from opsin.client import Client
 from tests.actions.bundles import LABELS, write_watcher
 from tests.bundles import TINY, write_tiny_diffmae, write_tiny_vit
@@ -71,6 +73,19 @@ def test_the_demo_asks_for_flags_also_while_they_load() -> None:
     with scripted(lambda request: Answer(body=listed.get(request.path, RESULT))) as service, Client(service.url) as client:
         show_pictures(client, sorted(PICTURES.glob("*.png"))[:1], Console(quiet=True))
     assert [request.path for request in service.requests if request.path.startswith("/v1/classify")] == ["/v1/classify?model=flags%401"]
+
+
+def test_the_demo_names_sounds_by_a_bundle_that_only_hears() -> None:
+    both = {"name": "both", "version": "1", "task": "audio-visual", "state": "ready", "inputs": [{"name": "video"}, {"name": "audio"}]}
+    listed = {"/v1/models": {"models": [both, {**both, "name": "sounds", "inputs": [{"name": "audio"}]}]}}
+    with scripted(lambda request: Answer(body=listed.get(request.path, RESULT))) as service, Client(service.url) as client:
+        [hearing] = [model for model in client.models() if hears(model)]
+        written = io.StringIO()
+        show_sounds(client, hearing.id, Console(file=written, width=100))
+    told = written.getvalue()
+    asked = [request.path for request in service.requests if request.path.startswith("/v1/classify")]
+    assert asked == ["/v1/classify?model=sounds%401&top_k=3"] * len(list(SOUNDS.glob("*.flac"))) and asked
+    assert "What sounds@1 hears" in told and "trumpet.flac" in told
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])

@@ -22,7 +22,8 @@ from tests.gateway.service import Gateway
 from tests.gateway.test_refusals import problem
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
-DRAWN = {*(f"{name}{kind}.png" for name in OBJECTS for kind in ("", "-depth")), "figures.png"}
+SOUNDS = {file.stem for file in playground.SAMPLES.glob("*.flac")}
+DRAWN = {*(f"{name}{kind}.png" for name in OBJECTS for kind in ("", "-depth")), "figures.png", *(f"{name}.png" for name in SOUNDS)}
 """By `python -m server.playground.drawing`."""
 SUFFIXES = re.compile(r"(-mask|-depth)?\.png$")
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
@@ -101,6 +102,11 @@ def test_samples_are_the_documented_pictures() -> None:
     assert found == [sample.name for sample in samples]
     assert [sample.name for sample in samples if sample.name not in DRAWN and sample.read_bytes() != originals[sample.name]] == []
     assert [sample.name for sample in samples if SUFFIXES.sub("", sample.name) not in sources] == []
+
+
+def test_every_sound_has_a_source_and_a_picture() -> None:
+    sources = (playground.SAMPLES / "SOURCES.txt").read_text()
+    assert SOUNDS and [name for name in SOUNDS if f"{name}.flac" not in sources or not (playground.SAMPLES / f"{name}.png").is_file()] == []
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTS))

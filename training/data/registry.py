@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Field
 
-from training.data import clip_art, emoji, flags, folder, motions, pairs, renders, rgbd, sound, tracklets, videos, webdataset
+from training.data import clip_art, emoji, flags, folder, motions, notes, pairs, renders, rgbd, sound, tracklets, videos, webdataset
 from training.data.base import Preparation, Source
 from training.data.mixture import Mixed
 from training.data.of_recipe import of_recipe
@@ -29,6 +29,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(pairs.Pairs, pairs.open_pairs),
     Kind(videos.VideoFiles, videos.open_videos),
     Kind(sound.SoundFiles, sound.open_sound),
+    Kind(notes.Notes, notes.open_notes),
     Kind(rgbd.RGBD, rgbd.open_rgbd),
     Kind(tracklets.Tracklets, tracklets.open_tracklets),
     Kind(motions.Motions, motions.open_motions),

@@ -12,13 +12,14 @@ import torch
 
 from models import bundle
 from models.bundle import BundleError
-from training import model_card, phases, quality, recipe
+from training import model_card, phases, quality, quality_of_sounds, recipe
 from training.command import Options
 from training.errors import TrainingError
 from training.judging import judge, plot, report, shape_report, shapes
 from training.judging.depth_settings import DepthQuality
 from training.judging.restoring_settings import RestoringQuality, Split
 from training.judging.shape_settings import ReconstructionQuality
+from training.judging.sounds_settings import SoundsQuality
 from training.judging.turntable import network_of
 from training.phases import Workshop
 from training.recipe import Recipe
@@ -52,7 +53,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Split,
         choices=list(Split),
         default=Split.VAL,
-        help="of flags to be restored, or of objects whose depth is told (default: val)",
+        help="of flags to be restored, of objects whose depth is told, or of sounds to be named (default: val)",
     )
     parser.add_argument("--batch", type=int, default=32, help="drawings at a time (default: %(default)s)")
     return parser.parse_intermixed_args(arguments)
@@ -75,6 +76,10 @@ def _judge(given: argparse.Namespace) -> None:
     if isinstance(plan.release.quality, DepthQuality):
         quality.told(plan, plan.release.quality, network, given.split, shop)
         print(f"wrote {quality.judged_file(shop, 'depth', given.split)}")
+        return
+    if isinstance(plan.release.quality, SoundsQuality):
+        quality_of_sounds.named(plan, plan.release.quality, network, given.split, shop)
+        print(f"wrote {quality.judged_file(shop, 'sounds', given.split)}")
         return
     if isinstance(plan.release.quality, ReconstructionQuality):
         measured = quality.of_reconstruction(plan, plan.release.quality, network, shop).quality

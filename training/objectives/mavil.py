@@ -89,7 +89,8 @@ class AudioVisualSettings(Settings):
 
 
 class AudioVisualLabels(nn.Module):
-    """Batch: `spectrogram` and `clip` as above; `label` int64 (B,), or `labels` (B, classes) in 0..1.
+    """Batch: `spectrogram` and `clip` as above, `spectrogram` alone for a model that only hears; `label` int64 (B,), or `labels`
+    (B, classes) in 0..1.
 
     Models without fusion blocks classify sound and video apart: their losses are added.
     """
@@ -103,21 +104,30 @@ class AudioVisualLabels(nn.Module):
         config, draw = self.model.config, batch["draw"]
         (times, bins), patches = config.audio_grid, config.video_patches
         noise = (draws.uniform(draw, (count,), name) for name, count in (("times", times), ("mel bins", bins), ("video", patches)))
-        return self.losses(need(batch, "spectrogram"), need(batch, "clip"), labels_of(batch), *noise)
+        clip = need(batch, "clip") if config.sees else None
+        return self.losses(need(batch, "spectrogram"), clip, labels_of(batch), *noise)
 
     def losses(
-        self, audio: Tensor, clip: Tensor, labels: Tensor, time_noise: Tensor, mel_noise: Tensor, video_noise: Tensor
+        self, audio: Tensor, clip: Tensor | None, labels: Tensor, time_noise: Tensor, mel_noise: Tensor, video_noise: Tensor
     ) -> dict[str, Tensor]:
-        """Noise: (B, times), (B, mel bins) and (B, patches), uniform."""
+        """Noise: (B, times), (B, mel bins) and (B, patches), uniform. clip: None for a model that only hears."""
         settings = self.settings
         heard = kept_on_grid(time_noise, mel_noise, settings.time_mask, settings.mel_mask)
         seen = Masking.by_noise(video_noise, int(video_noise.shape[1] * (1 - settings.video_mask))).kept
         if self.model.config.fusion_depth:
             answers = [self.model(audio, clip, audio_kept=heard, video_kept=seen)]
         else:
-            answers = [self.model.hear(audio, kept=heard), self.model.see(clip, kept=seen)]
+            answers = [self.model.hear(audio, kept=heard)]
+            if clip is not None:
+                answers.append(self.model.see(clip, kept=seen))
         losses = [self._loss(answer.logits.float(), labels) for answer in answers]
-        return {"loss": term_of_mean(torch.stack(losses).sum(), len(labels))}
+        return {"loss": term_of_mean(torch.stack(losses).sum(), len(labels)), **self._right(answers[0].logits, labels)}
+
+    def _right(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Share of the batch whose best label is right, by both or by what is heard, where there is one label each."""
+        if self.model.config.multi_label or labels.dim() > 1:
+            return {}
+        return {"accuracy": term_of_mean((logits.detach().argmax(dim=1) == labels).float().mean(), len(labels))}
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
         return layer_decay_groups(self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from models import bundle
 from models.bundle import BundleSpec
-from models.mavil.model import MAViL, MAViLConfig
+from models.mavil.audio_mae import AudioMAE, AudioMAEConfig
+from models.mavil.model import MAViL, MAViLConfig, start_from_pretrained
 from models.mavil.pretraining import MAViLPretraining, Noise
 from models.mavil.system import spectrogram, two_frames_a_second
 from models.spec import Preprocess, Weights
@@ -153,6 +154,25 @@ def test_halves_without_fusion_learn_apart() -> None:
     wanted = sum(-(targets * logits.log_softmax(dim=1)).sum(dim=1).mean() for logits in (model.hear(sound).logits, model.see(clip).logits))
     assert isinstance(wanted, Tensor) and loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     assert len(gradients(loss, objective)) == sum(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_half_that_only_hears_starts_from_an_audio_mae_and_needs_no_clip() -> None:
+    torch.manual_seed(0)
+    sizes = {"audio_frames": 32, "mel_bins": 16, "width": 16, "depth": 2, "heads": 2}
+    pretrained = AudioMAE(AudioMAEConfig(**sizes, patch_size=8, decoder_width=16, decoder_depth=1, decoder_heads=2, window=None))  # type: ignore[arg-type]
+    model = MAViL(MAViLConfig(**sizes, audio_patch_size=8, fusion_depth=0, sees=False, classes=3, multi_label=False))  # type: ignore[arg-type]
+    start_from_pretrained(model, pretrained.state_dict())
+    assert {name.split(".")[0] for name in model.state_dict()} == {"audio", "fc_norm", "head"}
+    torch.testing.assert_close(model.audio.blocks[1].attn.qkv.weight, pretrained.blocks[1].attn.qkv.weight)
+    objective, sound = AudioVisualLabels(model, AudioVisualSettings(time_mask=0.0, mel_mask=0.0)), normal(1, 32, 16)
+    answer = objective({"spectrogram": sound, "label": torch.tensor([0, 2, 1, 1]), "draw": draw()})
+    logits = model.hear(sound).logits
+    assert answer["loss"].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2, 1, 1])).item(), rel=1e-5)
+    assert answer["accuracy"].item() == (logits.argmax(dim=1) == torch.tensor([0, 2, 1, 1])).float().mean().item()
+    with pytest.raises(ValueError, match="only hears"):
+        model.see(normal(3, 2, 16, 16))
+    with pytest.raises(ValueError, match="fusion_depth"):
+        MAViLConfig(sees=False)
 
 
 def test_layers_decay_as_published() -> None:

@@ -17,6 +17,12 @@ import { Scores } from "./scores.js";
 import { SoundStrip } from "./sound_strip.js";
 
 const SAMPLES = [{ name: "figures.mp4", thumbnail: "figures.png", label: "Two drawn figures, one walks and one waves" }];
+const SOUNDS = ["piano", "strings", "trumpet", "acoustic-guitar", "snare-drum"].map((name) => ({
+  name: `${name}.flac`,
+  thumbnail: `${name}.png`,
+  label: `A ${name.replace("-", " ")}, which the starter was not trained on`,
+  sound: true,
+}));
 const PARTS = { video: "clip", audio: "sound" }; // part → kind of its file
 const MEL_BINS = 128; // of a model that does not say
 
@@ -53,7 +59,7 @@ function filled(panel, models) {
   const most = Object.entries(limits).filter(([, part]) => part);
   const told = most.map(([name, part]) => `a ${PARTS[name]} of ${part.max_seconds} s and ${bytes(part.max_bytes)}`).join(", ");
   const input = fileInput(panel, {
-    samples: limits.video ? SAMPLES : [],
+    samples: [...(limits.video ? SAMPLES : []), ...(limits.audio ? SOUNDS : [])],
     stage: h("div", {}, chosen, h("p", { class: "caption" }, `At most ${told}, at this service.`)),
     invitation: limits.video && limits.audio ? "A clip, a sound, or both" : limits.video ? "A clip" : "A sound",
     accept: "video/*,audio/*,.mkv,.avi,.gif,.flac,.ogg,.opus,.aif,.aiff,.caf",
@@ -85,8 +91,8 @@ function filled(panel, models) {
     if (!limit) throw new Refusal(`${given.name} is a ${PARTS[part]}: no model that is served takes one.`);
     if (part === "video" && facts) judgePixels(given.name, facts.width, facts.height, limit);
     if (facts) judgeSeconds(given.name, facts.duration, limit);
-    if (sample) files.audio = null;
-    await put(part, given, Boolean(sample));
+    if (sample) Object.assign(files, { video: null, audio: null });
+    await put(part, given, Boolean(sample) && !sample.sound);
   }
 
   /** silent: whether nothing is to be heard. */
