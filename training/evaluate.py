@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
 from models.layers.forward import normalise
+from models.mae_st.model import VideoMAE, VideoMAEConfig
 from models.merge_schedule import MergeSchedule
 from models.spec import Preprocess
 from models.vit.model import ViT
@@ -82,17 +83,18 @@ def logits(model: ViT, pixels: Pixels, preprocess: Preprocess, schedule: MergeSc
 
 
 @torch.inference_mode()
-def relative_throughput(model: ViT, schedules: Mapping[str, MergeSchedule], *, batch_size: int, rounds: int) -> dict[str, float]:
+def relative_throughput(model: ViT | VideoMAE, schedules: Mapping[str, MergeSchedule], *, batch_size: int, rounds: int) -> dict[str, float]:
     """How many times faster than merging off each schedule is: on one thread, in alternation with merging off, the median of `rounds`."""
-    side = model.config.image_size
-    pixels = torch.rand(batch_size, 3, side, side)
+    config = model.config
+    shape = config.clip_shape if isinstance(config, VideoMAEConfig) else (3, config.image_size, config.image_size)
+    inputs = torch.rand(batch_size, *shape)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
     def seconds(schedule: MergeSchedule) -> float:
         began = time.perf_counter()
         for _ in range(4):
-            model(pixels, merge=schedule)
+            model(inputs, merge=schedule)
         return time.perf_counter() - began
 
     try:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from training.judging import card, depth_card, restoring_card, shape_card
+from training.judging import card, clips_card, depth_card, restoring_card, shape_card
 from training.measure import LOGISTIC, NEAREST
 from training.recognising import card as recognising
 
 _JUDGED: Mapping[str, Callable[[BundleSpec], Iterator[str]]] = {
     "actions": recognising.section,
+    "clips": clips_card.section,
     "depth": depth_card.section,
     "inpainting": card.section,
     "reconstruction": shape_card.section,
@@ -153,7 +154,7 @@ def _general(spec: BundleSpec) -> Iterator[str]:
         f"# {spec.name} {spec.version}",
         "",
         *([spec.description, ""] if spec.description else []),
-        f"This model {_TASKS[spec.task].format(classes=len(spec.labels))} (task `{spec.task}`, architecture `{spec.architecture}`).",
+        f"This model {_purpose(spec).format(classes=len(spec.labels))} (task `{spec.task}`, architecture `{spec.architecture}`).",
         "",
         f"- Made by `{spec.provenance['made_by']}` at revision {spec.provenance['revision']}.",
         f"- Licence: {spec.license}.",
@@ -162,6 +163,11 @@ def _general(spec: BundleSpec) -> Iterator[str]:
     if spec.labels:
         shown = ", ".join(spec.labels[:20])
         yield from (f"Labels: {shown}{f' and {len(spec.labels) - 20} more' if len(spec.labels) > 20 else ''}.", "")
+
+
+def _purpose(spec: BundleSpec) -> str:
+    """Networks of clips have the task `actions`, whatever their labels name."""
+    return "labels a clip with one of {classes} classes" if spec.task == "actions" and spec.clip else _TASKS[spec.task]
 
 
 def _measured(spec: BundleSpec) -> Iterator[str]:

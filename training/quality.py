@@ -17,17 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from models.lart.model import LART
+from models.mae_st.model import VideoMAE
 from models.merge_schedule import MergeSchedule
 from models.spec import Preprocess, Rung
 from models.vit.model import ViT
 from training import evaluate, goal, measure, phases
 from training.data import flags, motions, pictures
 from training.data.base import Source, Unreadable
+from training.data.camera_moves import CameraClips
 from training.data.registry import open_source
 from training.data.renders import RenderedScenes, creators
+from training.data.stills import Entry
 from training.errors import RecipeError, TrainingError
 from training.fingerprint import sha256_of_weights
-from training.judging import depths, judge, restoring, shape_report, shapes
+from training.judging import clips, depths, judge, restoring, shape_report, shapes
 from training.judging.depth_settings import DepthQuality
 from training.judging.report import summary
 from training.judging.restoring_settings import RestoringQuality, Split
@@ -35,7 +38,7 @@ from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
 from training.measure import Comparison, Report, Task
 from training.phases import Workshop
-from training.recipe import FlagsQuality, HeldOutQuality, LadderSettings, Recipe
+from training.recipe import ClipsQuality, FlagsQuality, HeldOutQuality, LadderSettings, Recipe
 from training.recognising import measure as recognising
 from training.recognising.settings import ActionsQuality
 from training.settings import Settings
@@ -221,6 +224,48 @@ def told(recipe: Recipe, settings: DepthQuality, network: nn.Module, split: Spli
         return depths.judge(settings, network, recipe.data, preprocess, split, shop.cache)
 
     return judged_once(judged, recipe, settings, network, judged_file(shop, "depth", split), split)
+
+
+def of_clips(recipe: Recipe, settings: ClipsQuality, network: nn.Module, shop: Workshop) -> Measurement:
+    """Look at the test videos, or at what was written when they were looked at. The default rung is chosen on those of validation. Raises
+    TrainingError."""
+    chosen_by, report = (named(recipe, settings, network, split, shop) for split in (Split.VAL, Split.TEST))
+    trained_on = phases.source_of(recipe, goal.released_phase(recipe), shop.cache)
+    assert isinstance(trained_on, CameraClips) and isinstance(network, VideoMAE)
+    ladder = settings.ladder
+    steps = {step.name: MergeSchedule.parse(step.schedule) for step in ladder.rungs} if ladder else {}
+    speed = evaluate.relative_throughput(network, steps, batch_size=ladder.batch_size, rounds=ladder.rounds) if ladder else {}
+    rungs = [
+        Rung(name=name, schedule=schedule.to_json(), accuracy=report["rungs"][name]["value"], throughput=round(speed[name], 3))
+        for name, schedule in steps.items()
+    ]
+    fast = [rung.name for rung in rungs if ladder and (rung.throughput or 0) >= ladder.min_throughput]
+    default = max(fast, key=lambda name: (chosen_by["rungs"][name]["value"], speed[name]), default=None)
+    return Measurement(
+        {"clips": report | {"validation": {name: chosen_by[name] for name in ("network", "baselines", "rungs")}}},
+        rungs,
+        default,
+        data={
+            "packages": [entry.package.model_dump() | {"license": entry.license} for entry in trained_on.settings.packages],
+            "pictures": {f"{part} {role}": count for (part, role), count in sorted(Counter(map(_kind, trained_on.stills.entries)).items())},
+        },
+    )
+
+
+def _kind(entry: Entry) -> tuple[str, str]:
+    return entry.part, entry.role
+
+
+def named(recipe: Recipe, settings: ClipsQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
+    """How well camera moves are named, as `judged_once` writes it. Raises TrainingError."""
+    trained_on = phases.source_of(recipe, goal.released_phase(recipe), shop.cache)
+    if not isinstance(trained_on, CameraClips) or not isinstance(network, VideoMAE):
+        raise RecipeError("release.quality: kind clips is for a video_mae on data of kind camera-moves")
+
+    def judged(_: Preprocess) -> dict[str, Any]:
+        return clips.judge(settings, network, trained_on, split, shop.cache)
+
+    return judged_once(judged, recipe, settings, network, judged_file(shop, "clips", split), split)
 
 
 def of_restoring(recipe: Recipe, settings: RestoringQuality, network: nn.Module, shop: Workshop) -> Measurement:

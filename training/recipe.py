@@ -170,6 +170,23 @@ class HeldOutQuality(Settings):
     ladder: LadderSettings | None = None
 
 
+class ClipsQuality(Settings):
+    """Accuracy of named camera moves on videos of held-out pictures and on a game's, as the service sees them; against optical flow."""
+
+    kind: Literal["clips"]
+    videos: int = Field(default=300, gt=1)
+    """Of held-out pictures, as many of each move."""
+    seconds: float = Field(default=2.2, gt=0)
+    short_side: int = Field(default=144, gt=0, multiple_of=2)
+    """Pixels of the videos."""
+    flow_clips: int = Field(default=1500, gt=0)
+    """Clips of training that optical flow is fitted to."""
+    game: PyPIPackage
+    """ViZDoom, whose player turns and walks: of the test split alone."""
+    game_clips: int = Field(default=120, gt=1)
+    ladder: LadderSettings | None = None
+
+
 class Release(Settings):
     """The bundle that a recipe ends in."""
 
@@ -177,7 +194,15 @@ class Release(Settings):
     phase: str | None = None
     """Whose network it holds; None for the last phase's."""
     quality: (
-        FlagsQuality | HeldOutQuality | InpaintingQuality | RestoringQuality | ActionsQuality | ReconstructionQuality | DepthQuality | None
+        FlagsQuality
+        | HeldOutQuality
+        | ClipsQuality
+        | InpaintingQuality
+        | RestoringQuality
+        | ActionsQuality
+        | ReconstructionQuality
+        | DepthQuality
+        | None
     ) = Field(default=None, discriminator="kind")
     """None: nothing is measured, and the bundle says so."""
     dtype: Literal["float16", "float32"] = "float16"
