@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 import warnings
 import zlib
@@ -125,7 +126,7 @@ def _kept(package: StillPackage, cache: Path) -> tuple[Path, Path]:
     content, index = base.with_suffix(".pixels"), base.with_suffix(".json")
     if not index.is_file():
         root, rows, first = obtain(package.package, cache), [], 0
-        partial = content.with_suffix(".partial")
+        partial = content.with_suffix(f".{os.getpid()}")  # processes may decode at once
         with partial.open("wb") as target:
             for chosen, name, pixels in _decoded(package, root):
                 target.write(pixels.tobytes())
