@@ -246,7 +246,7 @@ def _room_seen(room: Room, looks: Matrix, places: Matrix, frame: Frame) -> Pixel
         rays = look @ pixels
         ahead = rays > 0
         with np.errstate(divide="ignore"):
-            reach = np.where(ahead, (high[:, None] - inside) / rays, (low[:, None] - inside) / rays)  # (3, P)
+            reach = np.where(ahead, high[:, None] - inside, inside - low[:, None]) / np.abs(rays)  # (3, P)
         wall = reach.argmin(axis=0)
         hit = inside + rays * reach.min(axis=0)
         across = np.where(wall == 0, hit[2], hit[0])

@@ -106,7 +106,7 @@ def _clip(game: Any, action: Action, length: int, dice: np.random.Generator) -> 
             frames.append(np.asarray(state.screen_buffer))
             places.append(np.array(state.game_variables))
             game.make_action([turn, walk])
-        if not walk or _walks_on(np.stack(places), math.copysign(1, walk)):
+        if not walk or walks_on(np.stack(places), math.copysign(1, walk)):
             return Played(np.stack(frames), action)
     raise DataError(f"vizdoom: in {_TRIES} tries nobody {action.name} for {length} frames without a wall in the way")
 
@@ -122,7 +122,7 @@ def _stroll(game: Any, dice: np.random.Generator) -> None:
         game.make_action([0.0, 0.0])
 
 
-def _walks_on(places: npt.NDArray[np.float64], sign: float) -> bool:
+def walks_on(places: npt.NDArray[np.float64], sign: float) -> bool:
     """places (T, 3): x, y and degrees. sign: 1 for a walk ahead, -1 for one backwards."""
     angle = math.radians(float(places[0, 2]))
     way = sign * np.array([math.cos(angle), math.sin(angle)])
