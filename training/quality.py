@@ -27,7 +27,6 @@ from training.data.base import Source, Unreadable
 from training.data.camera_moves import CameraClips
 from training.data.registry import open_source
 from training.data.renders import RenderedScenes, creators
-from training.data.stills import Entry
 from training.errors import RecipeError, TrainingError
 from training.fingerprint import sha256_of_weights
 from training.judging import clips, depths, judge, restoring, shape_report, shapes
@@ -232,28 +231,16 @@ def of_clips(recipe: Recipe, settings: ClipsQuality, network: nn.Module, shop: W
     chosen_by, report = (named(recipe, settings, network, split, shop) for split in (Split.VAL, Split.TEST))
     trained_on = phases.source_of(recipe, goal.released_phase(recipe), shop.cache)
     assert isinstance(trained_on, CameraClips) and isinstance(network, VideoMAE)
-    ladder = settings.ladder
-    steps = {step.name: MergeSchedule.parse(step.schedule) for step in ladder.rungs} if ladder else {}
-    speed = evaluate.relative_throughput(network, steps, batch_size=ladder.batch_size, rounds=ladder.rounds) if ladder else {}
-    rungs = [
-        Rung(name=name, schedule=schedule.to_json(), accuracy=report["rungs"][name]["value"], throughput=round(speed[name], 3))
-        for name, schedule in steps.items()
-    ]
-    fast = [rung.name for rung in rungs if ladder and (rung.throughput or 0) >= ladder.min_throughput]
-    default = max(fast, key=lambda name: (chosen_by["rungs"][name]["value"], speed[name]), default=None)
+    ladder, default = clips.ladder(settings, network, chosen_by, report) if settings.ladder else ([], None)
     return Measurement(
         {"clips": report | {"validation": {name: chosen_by[name] for name in ("network", "baselines", "rungs")}}},
-        rungs,
+        ladder,
         default,
         data={
             "packages": [entry.package.model_dump() | {"license": entry.license} for entry in trained_on.settings.packages],
-            "pictures": {f"{part} {role}": count for (part, role), count in sorted(Counter(map(_kind, trained_on.stills.entries)).items())},
+            "pictures": trained_on.stills.counts(),
         },
     )
-
-
-def _kind(entry: Entry) -> tuple[str, str]:
-    return entry.part, entry.role
 
 
 def named(recipe: Recipe, settings: ClipsQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:

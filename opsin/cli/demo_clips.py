@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 NAMES_MOVES = "clips"
 """The starter whose labels are camera moves."""
-CLIPS = tuple(FOLDER / "server" / "playground" / "samples" / f"{name}.mp4" for name in ("colosseum", "otters", "lake"))
+MOVES = tuple(FOLDER / "server" / "playground" / "samples" / f"{name}.mp4" for name in ("colosseum", "otters", "lake"))
 
 
 def show_clips(client: Client, console: Console) -> None:
     """Classify each clip and print a table."""
     from opsin.cli.classify import picture_table
 
-    found = [client.classify(video=clip, model=NAMES_MOVES) for clip in CLIPS]
+    found = [client.classify(video=clip, model=NAMES_MOVES) for clip in MOVES]
     console.print(f"\nHow the camera moves, as {found[0].model}@{found[0].version} sees it")
-    console.print(picture_table(zip((clip.name for clip in CLIPS), found, strict=True)))
+    console.print(picture_table(zip((clip.name for clip in MOVES), found, strict=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from rich.console import Console
 from models.bundle import write
 from models.spec import Space
 from opsin.cli.demo import show_pictures
+from opsin.cli.demo_clips import MOVES, show_clips
 from opsin.client import Client
 from tests.actions.bundles import LABELS, write_watcher
 from tests.bundles import TINY, write_tiny_diffmae, write_tiny_vit
@@ -71,6 +73,16 @@ def test_the_demo_asks_for_flags_also_while_they_load() -> None:
     with scripted(lambda request: Answer(body=listed.get(request.path, RESULT))) as service, Client(service.url) as client:
         show_pictures(client, sorted(PICTURES.glob("*.png"))[:1], Console(quiet=True))
     assert [request.path for request in service.requests if request.path.startswith("/v1/classify")] == ["/v1/classify?model=flags%401"]
+
+
+def test_the_demo_names_the_camera_moves_of_its_clips() -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    with scripted(lambda request: Answer(body=RESULT)) as service, Client(service.url) as client:
+        show_clips(client, console)
+    asked = [request for request in service.requests if request.path.startswith("/v1/classify")]
+    assert [clip.read_bytes() in request.body for clip, request in zip(MOVES, asked, strict=True)] == [True] * 3
+    shown = console.export_text()
+    assert all(re.search(rf"^{clip.name} +animals 75%", shown, re.MULTILINE) for clip in MOVES)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])

@@ -87,6 +87,10 @@ class Stills:
             raise DataError(f"data.packages: no {role} belongs to {part}")
         return found
 
+    def counts(self) -> dict[str, int]:
+        """`PART ROLE` → number of pictures."""
+        return {f"{part} {role}": len(entries) for (part, role), entries in sorted(self._sorted.items())}
+
     @cached_property
     def _sorted(self) -> Mapping[tuple[Part, Role], tuple[Entry, ...]]:
         found: dict[tuple[Part, Role], list[Entry]] = defaultdict(list)

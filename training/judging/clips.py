@@ -19,7 +19,7 @@ from models.mae_st.model import VideoMAE
 from models.media.video_views import average_views, crops, view_frames
 from models.merge_schedule import MergeSchedule
 from models.registry import Views, architectures
-from models.spec import Clip, Preprocess
+from models.spec import Clip, Preprocess, Rung
 from training import evaluate
 from training.data.camera_moves import CameraClips
 from training.data.footage import decoded
@@ -98,6 +98,23 @@ def judge(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips, sp
         "rungs": {name: _right(told[name], labels).to_json() for name in judge.schedules if name != OFF},
     }
     return report if split is Split.VAL else report | {"game": _game(judge, settings, held_out.labels, cache)}
+
+
+def ladder(
+    settings: ClipsQuality, network: VideoMAE, chosen_by: Mapping[str, Any], report: Mapping[str, Any]
+) -> tuple[list[Rung], str | None]:
+    """The rungs with their accuracy on the videos of `report`, and the name of the default one: of those that are fast enough the most
+    accurate on the videos of `chosen_by`."""
+    asked = settings.ladder
+    assert asked is not None
+    schedules = {step.name: MergeSchedule.parse(step.schedule) for step in asked.rungs}
+    speed = evaluate.relative_throughput(network, schedules, batch_size=asked.batch_size, rounds=asked.rounds)
+    rungs = [
+        Rung(name=name, schedule=schedule.to_json(), accuracy=report["rungs"][name]["value"], throughput=round(speed[name], 3))
+        for name, schedule in schedules.items()
+    ]
+    fast = [name for name in schedules if speed[name] >= asked.min_throughput]
+    return rungs, max(fast, key=lambda name: (chosen_by["rungs"][name]["value"], speed[name]), default=None)
 
 
 def _clips(source: CameraClips, count: int) -> Iterator[tuple[Pixels, int]]:
