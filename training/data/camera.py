@@ -76,6 +76,8 @@ class Stage:
     """Distance that a second of the fastest walk covers."""
     widest_turn: float
     """Radians: beyond them it slides."""
+    farthest_slide: float
+    """Distance: beyond it it turns."""
 
 
 def draw_path(move: str, times: Values, duration: float, stage: Stage, dice: np.random.Generator) -> Path:
@@ -105,14 +107,15 @@ def _moved(path: Path, kind: str, amount: Values, stage: Stage, dice: np.random.
     """amount (T,): displacement, logarithm of the scale, or radians."""
     if kind == "roll":
         return replace(path, roll=path.roll + amount)
-    slides = dice.random() < stage.slides
+    slides = bool(dice.random() < stage.slides)
     if kind == "zoom":
         if not slides:
             return replace(path, lens=path.lens * np.exp(amount))
         walked = amount * (stage.ahead / _SPEEDS["zoom"][1])
         return replace(path, place=path.place + np.outer(walked, (0, 0, 1)))
     angle = amount / stage.lens
-    if slides or np.abs(angle).max() > stage.widest_turn:
+    farthest = float(np.abs(angle).max())
+    if (slides and farthest * stage.distance <= stage.farthest_slide) or farthest > stage.widest_turn:
         axis = (1, 0, 0) if kind == "pan" else (0, -1, 0)
         return replace(path, place=path.place + np.outer(angle * stage.distance, axis))
     return replace(path, yaw=path.yaw + angle) if kind == "pan" else replace(path, pitch=path.pitch + angle)

@@ -6,6 +6,7 @@ of a room are found by casting a ray for each pixel.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,11 +95,11 @@ def draw_scene(stills: Stills, part: Part, dice: np.random.Generator, *, rooms: 
     """rooms: the share of scenes that are rooms."""
     lens = float(dice.uniform(1.0, 2.4))
     if dice.random() < rooms:
-        stage = Stage(lens=lens, slides=0.35, distance=1.5, ahead=float(dice.uniform(0.6, 1.6)), widest_turn=10.0)
+        stage = Stage(lens=lens, slides=0.35, distance=1.5, ahead=float(dice.uniform(0.6, 1.6)), widest_turn=math.inf, farthest_slide=0.4)
         ground: Picture | Room = _draw_room(stills, part, dice, stage.ahead * duration)
         turn, depths = (dice.uniform(-0.7, 0.7), dice.uniform(-0.12, 0.12)), (0.9, 3.0)
     else:
-        stage = Stage(lens=lens, slides=0.35, distance=1.0, ahead=min(0.5, 0.6 / duration), widest_turn=0.6)
+        stage = Stage(lens=lens, slides=0.35, distance=1.0, ahead=min(0.5, 0.6 / duration), widest_turn=0.6, farthest_slide=math.inf)
         ground = _draw_picture(stills, part, dice, lens)
         turn, depths = (dice.uniform(-0.25, 0.25), dice.uniform(-0.2, 0.2)), (0.45, 0.95)
     yaw, pitch = (np.array([angle]) for angle in turn)

@@ -59,7 +59,7 @@ def frames_of(sample: Sample, cache: Path) -> Pixels:
         image = opened.convert("RGB").resize(
             (_WIDTH, round(_WIDTH * opened.height / opened.width)), Image.Resampling.BICUBIC, reducing_gap=3.0
         )
-    stage = Stage(lens=1.6, slides=0.0, distance=1.0, ahead=0.3, widest_turn=0.6)
+    stage = Stage(lens=1.6, slides=0.0, distance=1.0, ahead=0.3, widest_turn=0.6, farthest_slide=0.0)
     middle = (sample.middle[0] * image.width, sample.middle[1] * image.height)
     ground = Picture(np.array(image), sample.seen * image.height * stage.lens / 2, middle)
     times = np.arange(round(_SECONDS * _RATE)) / _RATE
