@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
 from models.layers.forward import normalise
+from models.mae_st.model import VideoMAE, VideoMAEConfig
 from models.merge_schedule import MergeSchedule
 from models.spec import Preprocess
 from models.vit.model import ViT
@@ -94,11 +95,12 @@ def logits(model: ViT, pixels: Pixels, preprocess: Preprocess, schedule: MergeSc
     return np.asarray(torch.cat(scores).numpy())
 
 
-def relative_throughput(model: ViT, schedules: Mapping[str, MergeSchedule], *, batch_size: int, rounds: int) -> dict[str, float]:
-    """`relative_speed` of a classifier of images."""
-    side = model.config.image_size
-    pixels = torch.rand(batch_size, 3, side, side)
-    return relative_speed(lambda schedule: model(pixels, merge=schedule), schedules, rounds=rounds)
+def relative_throughput(model: ViT | VideoMAE, schedules: Mapping[str, MergeSchedule], *, batch_size: int, rounds: int) -> dict[str, float]:
+    """`relative_speed` of a classifier of images or clips."""
+    config = model.config
+    shape = config.clip_shape if isinstance(config, VideoMAEConfig) else (3, config.image_size, config.image_size)
+    inputs = torch.rand(batch_size, *shape)
+    return relative_speed(lambda schedule: model(inputs, merge=schedule), schedules, rounds=rounds)
 
 
 @torch.inference_mode()

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from training.judging import card, depth_card, restoring_card, shape_card, sounds_card
+from training.judging import card, clips_card, depth_card, restoring_card, shape_card, sounds_card
 from training.measure import LOGISTIC, NEAREST
 from training.recognising import card as recognising
 
 _JUDGED: Mapping[str, Callable[[BundleSpec], Iterator[str]]] = {
     "actions": recognising.section,
+    "clips": clips_card.section,
     "depth": depth_card.section,
     "inpainting": card.section,
     "reconstruction": shape_card.section,
@@ -150,6 +151,9 @@ _TASKS = {
 
 
 def _does(spec: BundleSpec) -> str:
+    """Networks of clips have the task `actions`, whatever their labels name, and those of sound `audio-visual`."""
+    if spec.task == "actions" and spec.clip:
+        return "labels a clip with one of {classes} classes"
     return "labels a sound with one of {classes} classes" if spec.task == "audio-visual" and spec.clip is None else _TASKS[spec.task]
 
 

@@ -171,6 +171,23 @@ class HeldOutQuality(Settings):
     ladder: LadderSettings | None = None
 
 
+class ClipsQuality(Settings):
+    """Accuracy of named camera moves on videos of held-out pictures and on a game's, as the service sees them; against optical flow."""
+
+    kind: Literal["clips"]
+    videos: int = Field(default=300, gt=1)
+    """Of held-out pictures, as many of each move."""
+    seconds: float = Field(default=2.2, gt=0)
+    short_side: int = Field(default=144, gt=0, multiple_of=2)
+    """Pixels of the videos."""
+    flow_clips: int = Field(default=1500, gt=0)
+    """Clips of training that optical flow is fitted to."""
+    game: PyPIPackage
+    """ViZDoom, whose player turns and walks: of the test split alone."""
+    game_clips: int = Field(default=120, gt=1)
+    ladder: LadderSettings | None = None
+
+
 class Release(Settings):
     """The bundle that a recipe ends in."""
 
@@ -180,6 +197,7 @@ class Release(Settings):
     quality: (
         FlagsQuality
         | HeldOutQuality
+        | ClipsQuality
         | InpaintingQuality
         | RestoringQuality
         | ActionsQuality

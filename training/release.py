@@ -29,7 +29,7 @@ from training.judging.shape_settings import ReconstructionQuality
 from training.judging.sounds_settings import SoundsQuality
 from training.phases import Workshop
 from training.quality import Measurement
-from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release
+from training.recipe import ClipsQuality, FlagsQuality, HeldOutQuality, Recipe, Release
 from training.recognising import plot as confusion
 from training.recognising.settings import ActionsQuality
 from training.shipped import located
@@ -114,6 +114,8 @@ def _measured(recipe: Recipe, settings: Release, network: Any, labels: tuple[str
         return quality.of_actions(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, RestoringQuality):
         return quality.of_restoring(recipe, settings.quality, network, shop)
+    if isinstance(settings.quality, ClipsQuality):
+        return quality.of_clips(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, DepthQuality):
         return quality.of_depth(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, SoundsQuality):

@@ -41,12 +41,13 @@ def demo(
     svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
 ) -> None:
     """Start everything, classify real images, measure what token merging brings, fill holes in drawings,
-    reconstruct a photograph with depth, name instruments by their sound, watch a video, stop.
+    reconstruct a photograph with depth, name instruments by their sound and camera moves, watch a video, stop.
 
     Needs no network but for the video, which is fetched once and left out where that fails.
     """
     require_processes("demo")
     enter()
+    from opsin.cli.demo_clips import NAMES_MOVES, show_clips
     from opsin.cli.demo_inpainting import show_inpainting
     from opsin.cli.demo_reconstruction import show_reconstruction
     from opsin.cli.own_service import own_service
@@ -80,6 +81,9 @@ def demo(
             stop_if_interrupted()
             if hearing := next((served.id for served in client.models() if hears(served)), None):
                 show_sounds(client, hearing, console)
+            stop_if_interrupted()
+            if any(served.name == NAMES_MOVES for served in client.models()):
+                show_clips(client, console)
             stop_if_interrupted()
             if any(served.route == "actions" for served in client.models()):
                 show_actions(client, cache or (settings_of(None).cache_folder or output) / "data", output, console)

@@ -21,6 +21,7 @@ from rich.console import Console
 from models.bundle import write
 from models.spec import Space
 from opsin.cli.demo import show_pictures
+from opsin.cli.demo_clips import MOVES, show_clips
 from opsin.cli.demo_sounds import SOUNDS, hears, show_sounds
 from opsin.client import Client
 from tests.actions.bundles import LABELS, write_watcher
@@ -86,6 +87,16 @@ def test_the_demo_names_sounds_by_a_bundle_that_only_hears() -> None:
     asked = [request.path for request in service.requests if request.path.startswith("/v1/classify")]
     assert asked == ["/v1/classify?model=sounds%401&top_k=3"] * len(list(SOUNDS.glob("*.flac"))) and asked
     assert "What sounds@1 hears" in told and "trumpet.flac" in told
+
+
+def test_the_demo_names_the_camera_moves_of_its_clips() -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    with scripted(lambda request: Answer(body=RESULT)) as service, Client(service.url) as client:
+        show_clips(client, console)
+    asked = [request for request in service.requests if request.path.startswith("/v1/classify")]
+    assert [clip.read_bytes() in request.body for clip, request in zip(MOVES, asked, strict=True)] == [True] * 3
+    shown = console.export_text()
+    assert all(re.search(rf"^{clip.name} +animals 75%", shown, re.MULTILINE) for clip in MOVES)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])

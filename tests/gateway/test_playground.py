@@ -23,7 +23,8 @@ from tests.gateway.test_refusals import problem
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 SOUNDS = {file.stem for file in playground.SAMPLES.glob("*.flac")}
-DRAWN = {*(f"{name}{kind}.png" for name in OBJECTS for kind in ("", "-depth")), "figures.png", *(f"{name}.png" for name in SOUNDS)}
+MOVES = {"colosseum", "lake", "otters"}
+DRAWN = {*(f"{name}{kind}.png" for name in OBJECTS for kind in ("", "-depth")), "figures.png", *(f"{name}.png" for name in SOUNDS | MOVES)}
 """By `python -m server.playground.drawing`."""
 SUFFIXES = re.compile(r"(-mask|-depth)?\.png$")
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
@@ -123,6 +124,15 @@ def test_the_clip_is_what_its_program_draws() -> None:
         shown = next(clip.decode(video=0)).to_ndarray(format="rgb24").astype(int)
         assert clip.streams.video[0].frames == figures.RATE * figures.SECONDS
     assert np.abs(shown - figures.frame(0)).mean() < 4  # what the codec loses
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_clips_of_camera_moves_last_more_than_two_seconds_and_show_what_their_thumbnail_shows(name: str) -> None:
+    with av.open(playground.SAMPLES / f"{name}.mp4") as clip, Image.open(playground.SAMPLES / f"{name}.png") as thumbnail:
+        frames = [frame.to_image() for frame in clip.decode(video=0)]
+        assert len(frames) / float(clip.streams.video[0].average_rate or 0) > 2
+        middle = frames[len(frames) // 2].resize(thumbnail.size)
+        assert np.abs(np.asarray(middle, int) - np.asarray(thumbnail.convert("RGB"), int)).mean() < 16
 
 
 def test_three_is_the_file_that_was_built() -> None:

@@ -47,7 +47,7 @@ class Piece:
 
 def pieces(library: Library, root: Path) -> list[Piece]:
     """The objects of a library of the package that is unpacked in `root`; unpacks the library beside it. Raises DataError."""
-    folder = _unpacked(root / library.file)
+    folder = unpacked(root / library.file)
     entries: dict[int, dict[str, str]] = defaultdict(dict)
     for field, number, value in _read(folder / CATALOGUE):
         entries[number][field] = value
@@ -74,8 +74,8 @@ def _read(catalogue: Path) -> Iterator[tuple[str, int, str]]:
             yield told[1], int(told[2]), value
 
 
-def _unpacked(archive: Path) -> Path:
-    """Raises DataError."""
+def unpacked(archive: Path) -> Path:
+    """The folder beside a library that holds its files; unpacks it the first time. Raises DataError."""
     folder = archive.with_name(archive.name + ".unpacked")
     if folder.is_dir():
         return folder

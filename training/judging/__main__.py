@@ -1,4 +1,4 @@
-"""`python -m training.judging`: judge a trained recipe that fills holes, whole or in pieces, or one that reconstructs."""
+"""`python -m training.judging`: judge a trained recipe that fills holes, whole or in pieces, reconstructs, or names camera moves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from models import bundle
 from models.bundle import BundleError
-from training import model_card, phases, quality, quality_of_sounds, recipe
+from training import goal, model_card, phases, quality, quality_of_sounds, recipe
 from training.command import Options
 from training.errors import TrainingError
 from training.judging import judge, plot, report, shape_report, shapes
@@ -22,7 +22,7 @@ from training.judging.shape_settings import ReconstructionQuality
 from training.judging.sounds_settings import SoundsQuality
 from training.judging.turntable import network_of
 from training.phases import Workshop
-from training.recipe import Recipe
+from training.recipe import ClipsQuality, Recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Split,
         choices=list(Split),
         default=Split.VAL,
-        help="of flags to be restored, of objects whose depth is told, or of sounds to be named (default: val)",
+        help="of flags to be restored, objects whose depth is told, sounds or camera moves to be named (default: val)",
     )
     parser.add_argument("--batch", type=int, default=32, help="drawings at a time (default: %(default)s)")
     return parser.parse_intermixed_args(arguments)
@@ -68,7 +68,13 @@ def _judge(given: argparse.Namespace) -> None:
     if given.bundle:
         _judge_again(given.bundle, plan, shop)
         return
-    network = phases.trained_network(plan, given.phase or plan.release.phase or plan.phases[-1].name, (), shop)
+    released = goal.released_phase(plan)
+    labels = phases.source_of(plan, released, shop.cache).labels if isinstance(plan.release.quality, ClipsQuality) else ()
+    network = phases.trained_network(plan, given.phase or released.name, labels, shop)
+    if isinstance(plan.release.quality, ClipsQuality):
+        quality.named(plan, plan.release.quality, network, given.split, shop)
+        print(f"wrote {quality.judged_file(shop, 'clips', given.split)}")
+        return
     if isinstance(plan.release.quality, RestoringQuality):
         quality.restored(plan, plan.release.quality, network, given.split, shop)
         print(f"wrote {quality.judged_file(shop, 'restoring', given.split)}")

@@ -16,7 +16,12 @@ import { Remaining } from "./remaining.js";
 import { Scores } from "./scores.js";
 import { SoundStrip } from "./sound_strip.js";
 
-const SAMPLES = [{ name: "figures.mp4", thumbnail: "figures.png", label: "Two drawn figures, one walks and one waves" }];
+const SAMPLES = [
+  { name: "otters.mp4", thumbnail: "otters.png", label: "An otter on a rock, which comes nearer" },
+  { name: "colosseum.mp4", thumbnail: "colosseum.png", label: "The arches of the Colosseum, which pass by" },
+  { name: "lake.mp4", thumbnail: "lake.png", label: "Mountains behind a lake, which tremble" },
+  { name: "figures.mp4", thumbnail: "figures.png", label: "Two drawn figures, one walks and one waves" },
+];
 const SOUNDS = ["piano", "strings", "trumpet", "acoustic-guitar", "snare-drum"].map((name) => ({
   name: `${name}.flac`,
   thumbnail: `${name}.png`,
