@@ -23,12 +23,14 @@ from models.vit.model import ViT
 from training import evaluate, goal, measure, phases
 from training.data import flags, motions, pictures
 from training.data.base import Source, Unreadable
+from training.data.named_drawings import NamedDrawings
 from training.data.registry import open_source
 from training.data.renders import RenderedScenes, creators
 from training.errors import RecipeError, TrainingError
 from training.fingerprint import sha256_of_weights
-from training.judging import depths, judge, restoring, shape_report, shapes
+from training.judging import depths, judge, naming, restoring, shape_report, shapes
 from training.judging.depth_settings import DepthQuality
+from training.judging.naming_settings import NamingQuality
 from training.judging.report import summary
 from training.judging.restoring_settings import RestoringQuality, Split
 from training.judging.settings import InpaintingQuality
@@ -238,6 +240,32 @@ def restored(recipe: Recipe, settings: RestoringQuality, network: nn.Module, spl
         return restoring.judge(settings, network, preprocess, split, shop.cache)
 
     return judged_once(judged, recipe, settings, network, judged_file(shop, "restoring", split), split)
+
+
+def of_naming(recipe: Recipe, settings: NamingQuality, network: nn.Module, shop: Workshop) -> Measurement:
+    """Look at the test artist, or at what was written when they were looked at. Raises TrainingError."""
+    report = named(recipe, settings, network, Split.TEST, shop)
+    data = recipe.data
+    assert isinstance(data, NamedDrawings)
+    styles = [*data.styles, settings.validation, settings.test]
+    packages = [data.names.package, data.clip_art.package, data.titles.package]
+    return Measurement(
+        {"naming": report},
+        data={
+            "packages": [*(style.package.model_dump() for style in styles), *(package.model_dump() for package in packages)],
+            "artists": [{"name": style.name, "license": style.license} for style in data.styles],
+            "languages": data.names.languages,
+        },
+    )
+
+
+def named(recipe: Recipe, settings: NamingQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
+    """How well drawings are named and found, as `judged_once` writes it. Raises TrainingError."""
+
+    def judged(preprocess: Preprocess) -> dict[str, Any]:
+        return naming.judge(settings, network, recipe.data, recipe.words, preprocess, split, shop.cache)
+
+    return judged_once(judged, recipe, settings, network, judged_file(shop, "naming", split), split)
 
 
 def judged_file(shop: Workshop, kind: str, split: Split) -> Path:

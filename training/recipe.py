@@ -21,6 +21,7 @@ from training.data.packages import PyPIPackage
 from training.data.registry import DataSettings
 from training.errors import RecipeError
 from training.judging.depth_settings import DepthQuality
+from training.judging.naming_settings import NamingQuality
 from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
@@ -177,7 +178,15 @@ class Release(Settings):
     phase: str | None = None
     """Whose network it holds; None for the last phase's."""
     quality: (
-        FlagsQuality | HeldOutQuality | InpaintingQuality | RestoringQuality | ActionsQuality | ReconstructionQuality | DepthQuality | None
+        FlagsQuality
+        | HeldOutQuality
+        | InpaintingQuality
+        | RestoringQuality
+        | ActionsQuality
+        | ReconstructionQuality
+        | DepthQuality
+        | NamingQuality
+        | None
     ) = Field(default=None, discriminator="kind")
     """None: nothing is measured, and the bundle says so."""
     dtype: Literal["float16", "float32"] = "float16"

@@ -18,11 +18,11 @@ from models.registry import architectures
 from models.sealing import sha256_of
 from models.spec import LABELLED, Text, Weights
 from training import goal, model_card, phases, quality, report
-from training.data.pairs import Pairs
 from training.data.words import WordSettings
 from training.errors import DataError
 from training.judging import plot
 from training.judging.depth_settings import DepthQuality
+from training.judging.naming_settings import NamingQuality
 from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
@@ -79,9 +79,9 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
         tensors = network.state_dict().items()
         save_file({name: (value.half() if half and value.is_floating_point() else value).contiguous() for name, value in tensors}, weights)
         files: dict[str, Path] = {}
-        data = phase.data or recipe.data
-        if isinstance(data, Pairs) and settings.task == "zero-shot":
-            text, content = _texts(spec, weights, data.words, recipe.words)
+        words = getattr(phase.data or recipe.data, "words", None)
+        if isinstance(words, WordSettings) and settings.task == "zero-shot":
+            text, content = _texts(spec, weights, words, recipe.words)
             spec, files = spec.model_copy(update={"text": text}), {bundle.TOKENIZER_FILE: Path(folder) / bundle.TOKENIZER_FILE}
             files[bundle.TOKENIZER_FILE].write_bytes(content)
         written = bundle.write(bundles, spec, weights, files=files, overwrite=True)
@@ -115,6 +115,8 @@ def _measured(recipe: Recipe, settings: Release, network: Any, labels: tuple[str
         return quality.of_restoring(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, DepthQuality):
         return quality.of_depth(recipe, settings.quality, network, shop)
+    if isinstance(settings.quality, NamingQuality):
+        return quality.of_naming(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, ReconstructionQuality):
         return quality.of_reconstruction(recipe, settings.quality, network, shop)
     return Measurement()

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Field
 
-from training.data import clip_art, emoji, flags, folder, motions, pairs, renders, rgbd, sound, tracklets, videos, webdataset
+from training.data import (
+    clip_art,
+    emoji,
+    flags,
+    folder,
+    motions,
+    named_drawings,
+    pairs,
+    renders,
+    rgbd,
+    sound,
+    tracklets,
+    videos,
+    webdataset,
+)
 from training.data.base import Preparation, Source
 from training.data.mixture import Mixed
 from training.data.of_recipe import of_recipe
@@ -35,6 +49,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(flags.Flags, flags.open_flags),
     Kind(clip_art.ClipArt, clip_art.open_clip_art),
     Kind(emoji.Emoji, emoji.open_emoji),
+    Kind(named_drawings.NamedDrawings, named_drawings.open_named_drawings),
     Kind(renders.Renders, renders.open_renders),
 )
 

@@ -1,4 +1,4 @@
-"""`python -m training.judging`: judge a trained recipe that fills holes, whole or in pieces, or one that reconstructs."""
+"""`python -m training.judging`: judge a trained recipe that fills holes, whole or in pieces, that reconstructs, or that names drawings."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from training.command import Options
 from training.errors import TrainingError
 from training.judging import judge, plot, report, shape_report, shapes
 from training.judging.depth_settings import DepthQuality
+from training.judging.naming_settings import NamingQuality
 from training.judging.restoring_settings import RestoringQuality, Split
 from training.judging.shape_settings import ReconstructionQuality
 from training.judging.turntable import network_of
@@ -52,7 +53,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Split,
         choices=list(Split),
         default=Split.VAL,
-        help="of flags to be restored, or of objects whose depth is told (default: val)",
+        help="of flags to be restored, objects whose depth is told, or drawings to be named (default: val)",
     )
     parser.add_argument("--batch", type=int, default=32, help="drawings at a time (default: %(default)s)")
     return parser.parse_intermixed_args(arguments)
@@ -75,6 +76,10 @@ def _judge(given: argparse.Namespace) -> None:
     if isinstance(plan.release.quality, DepthQuality):
         quality.told(plan, plan.release.quality, network, given.split, shop)
         print(f"wrote {quality.judged_file(shop, 'depth', given.split)}")
+        return
+    if isinstance(plan.release.quality, NamingQuality):
+        quality.named(plan, plan.release.quality, network, given.split, shop)
+        print(f"wrote {quality.judged_file(shop, 'naming', given.split)}")
         return
     if isinstance(plan.release.quality, ReconstructionQuality):
         measured = quality.of_reconstruction(plan, plan.release.quality, network, shop).quality
