@@ -57,9 +57,14 @@ def read_names(package: NpmPackage, languages: Sequence[str], cache: Path) -> di
     for code, entry in english.items():
         texts = {ENGLISH: _texts(entry)}
         texts |= {language: _texts(entries[code]) for language, entries in others.items() if entries.get(code, {}).get("label")}
-        sided = entry.get("group") == _SYMBOLS or _SIDED.search(entry["label"]) is not None
+        sided = entry.get("group") == _SYMBOLS or has_sides(entry["label"])
         found[slug(entry["label"])] = Named(texts, sided)
     return found
+
+
+def has_sides(name: str) -> bool:
+    """Whether a name says that its drawing means something else in the mirror."""
+    return _SIDED.search(name.lower()) is not None
 
 
 def slug(name: str) -> str:

@@ -24,7 +24,7 @@ from training.data import clip_art, emoji
 from training.data.base import Preparation, Sample
 from training.data.clip_art import ClipArt, series_of
 from training.data.emoji import Emoji
-from training.data.emoji_names import ENGLISH, EmojiNames, Named, Texts, read_names, slug
+from training.data.emoji_names import ENGLISH, EmojiNames, Named, Texts, has_sides, read_names, slug
 from training.data.iconify import Style
 from training.data.images import prepared
 from training.data.titles import Titles, read_titles
@@ -69,6 +69,7 @@ class Drawing:
     """(collection, row) of each artist's."""
     texts: Mapping[str, Texts]
     sided: bool
+    """Whether its mirror image means something else."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def drawings_of(settings: NamedDrawings, cache: Path) -> Drawings:
     rows, drawn = emoji_of(settings.styles, settings.clip_art.side, named, cache)
     art = clip_art_of(settings, "train", cache)
     emojis = tuple(Drawing(tuple((0, row) for row in found), named[key].texts, named[key].sided) for key, found in rows.items())
-    titled = tuple(Drawing(((1, row),), {ENGLISH: texts}, sided=False) for row, texts in art.rows)
+    titled = tuple(Drawing(((1, row),), {ENGLISH: texts}, has_sides(texts.name)) for row, texts in art.rows)
     if not emojis or not titled:
         raise DataError(f"data: {len(emojis)} emoji and {len(titled)} drawings of clip art have names, and some of each are needed")
     return Drawings((drawn, art.drawings), emojis, titled)
