@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from models.lart.model import LART
-from models.mae_st.model import VideoMAE
 from models.mavil.model import MAViL
 from models.merge_schedule import MergeSchedule
 from models.spec import Preprocess, Rung
@@ -25,20 +24,18 @@ from models.vit.model import ViT
 from training import evaluate, goal, measure, phases
 from training.data import flags, motions, pictures
 from training.data.base import Source, Unreadable
-from training.data.camera_moves import CameraClips
 from training.data.registry import open_source
-from training.data.renders import RenderedScenes, creators
+from training.data.renders import RenderedScenes
 from training.errors import RecipeError, TrainingError
 from training.fingerprint import sha256_of_weights
-from training.judging import clips, depths, judge, restoring, shape_report, shapes
-from training.judging.depth_settings import DepthQuality
+from training.judging import judge, shape_report, shapes
 from training.judging.report import summary
-from training.judging.restoring_settings import RestoringQuality, Split
+from training.judging.restoring_settings import Split
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
 from training.measure import Comparison, Report, Task
 from training.phases import Workshop
-from training.recipe import ClipsQuality, FlagsQuality, HeldOutQuality, LadderSettings, Recipe
+from training.recipe import FlagsQuality, HeldOutQuality, LadderSettings, Recipe
 from training.recognising import measure as recognising
 from training.recognising.settings import ActionsQuality
 from training.settings import Settings
@@ -200,96 +197,8 @@ def of_reconstruction(recipe: Recipe, settings: ReconstructionQuality, network: 
     )
 
 
-def of_depth(recipe: Recipe, settings: DepthQuality, network: nn.Module, shop: Workshop) -> Measurement:
-    """Look at the test objects, or at what was written when they were looked at. Raises TrainingError."""
-    report = told(recipe, settings, network, Split.TEST, shop)
-    trained_on = open_source(recipe.data, phases.preparation(recipe, None, shop.cache))
-    assert isinstance(trained_on, RenderedScenes)
-    packages = trained_on.settings.packages
-    return Measurement(
-        {"depth": report},
-        data={
-            "packages": [entry.package.model_dump() | {"license": entry.license} for entry in packages],
-            "creators": creators(trained_on.settings, shop.cache),
-            "objects": dict(Counter(trained_on.categories.values())),
-            "views": len(trained_on),
-        },
-    )
-
-
-def told(recipe: Recipe, settings: DepthQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
-    """How well depth of held-out objects is told, as `judged_once` writes it. Raises TrainingError."""
-
-    def judged(preprocess: Preprocess) -> dict[str, Any]:
-        return depths.judge(settings, network, recipe.data, preprocess, split, shop.cache)
-
-    return judged_once(judged, recipe, settings, network, judged_file(shop, "depth", split), split)
-
-
-def of_clips(recipe: Recipe, settings: ClipsQuality, network: nn.Module, shop: Workshop) -> Measurement:
-    """Look at the test videos, or at what was written when they were looked at. The default rung is chosen on those of validation. Raises
-    TrainingError."""
-    chosen_by, report = (named(recipe, settings, network, split, shop) for split in (Split.VAL, Split.TEST))
-    trained_on = phases.source_of(recipe, goal.released_phase(recipe), shop.cache)
-    assert isinstance(trained_on, CameraClips) and isinstance(network, VideoMAE)
-    ladder, default = clips.ladder(settings, network, chosen_by, report) if settings.ladder else ([], None)
-    return Measurement(
-        {"clips": report | {"validation": {name: chosen_by[name] for name in ("network", "baselines", "rungs")}}},
-        ladder,
-        default,
-        data={
-            "packages": [entry.package.model_dump() | {"license": entry.license} for entry in trained_on.settings.packages],
-            "pictures": trained_on.stills.counts(),
-        },
-    )
-
-
-def named(recipe: Recipe, settings: ClipsQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
-    """How well camera moves are named, as `judged_once` writes it. Raises TrainingError."""
-    trained_on = phases.source_of(recipe, goal.released_phase(recipe), shop.cache)
-    if not isinstance(trained_on, CameraClips) or not isinstance(network, VideoMAE):
-        raise RecipeError("release.quality: kind clips is for a video_mae on data of kind camera-moves")
-
-    def judged(_: Preprocess) -> dict[str, Any]:
-        return clips.judge(settings, network, trained_on, split, shop.cache)
-
-    return judged_once(judged, recipe, settings, network, judged_file(shop, "clips", split), split)
-
-
-def of_restoring(recipe: Recipe, settings: RestoringQuality, network: nn.Module, shop: Workshop) -> Measurement:
-    """Look at the test pictures, or at what was written when they were looked at. Raises TrainingError."""
-    report = restored(recipe, settings, network, Split.TEST, shop)
-    styles = [*settings.emoji.styles, settings.validation]
-    packages = [*settings.flags.packages, *(style.package for style in styles)]
-    return Measurement({"restoring": report}, data={"packages": [package.model_dump() for package in packages]})
-
-
-def restored(recipe: Recipe, settings: RestoringQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
-    """How well halves of flags and emoji are restored, as `judged_once` writes it. Raises TrainingError."""
-
-    def judged(preprocess: Preprocess) -> dict[str, Any]:
-        return restoring.judge(settings, network, preprocess, split, shop.cache)
-
-    return judged_once(judged, recipe, settings, network, judged_file(shop, "restoring", split), split)
-
-
 def judged_file(shop: Workshop, kind: str, split: Split) -> Path:
     return shop.runs / judge.FOLDER / f"{kind}-{split.value}.json"
-
-
-def judged_once(
-    judge_by: Callable[[Preprocess], dict[str, Any]], recipe: Recipe, settings: Settings, network: nn.Module, file: Path, split: Split
-) -> dict[str, Any]:
-    """The report, written to the file: of the test split once. Raises TrainingError."""
-    judged = weights_and_settings(settings, rounded(network))
-    if recipe.preprocess is None:
-        raise RecipeError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    preprocess = recipe.preprocess
-
-    def look() -> dict[str, Any]:
-        return judge_by(preprocess)
-
-    return looked_at_once(file, judged, look) if split is Split.TEST else write_report(file, {"judged": judged, **look()})
 
 
 def weights_and_settings(settings: Settings, network: nn.Module) -> dict[str, str]:

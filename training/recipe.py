@@ -21,6 +21,7 @@ from training.data.packages import PyPIPackage
 from training.data.registry import DataSettings
 from training.errors import RecipeError
 from training.judging.depth_settings import DepthQuality
+from training.judging.naming_settings import NamingQuality
 from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
@@ -204,6 +205,7 @@ class Release(Settings):
         | ReconstructionQuality
         | DepthQuality
         | SoundsQuality
+        | NamingQuality
         | None
     ) = Field(default=None, discriminator="kind")
     """None: nothing is measured, and the bundle says so."""

@@ -17,19 +17,16 @@ from models.pairs.tokenizer_model import TokenizerError
 from models.registry import architectures
 from models.sealing import sha256_of
 from models.spec import LABELLED, Text, Weights
-from training import goal, model_card, phases, quality, quality_of_sounds, report
-from training.data.pairs import Pairs
+from training import goal, model_card, phases, quality, report
 from training.data.words import WordSettings
 from training.errors import DataError
 from training.judging import plot
-from training.judging.depth_settings import DepthQuality
-from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
-from training.judging.sounds_settings import SoundsQuality
 from training.phases import Workshop
 from training.quality import Measurement
-from training.recipe import ClipsQuality, FlagsQuality, HeldOutQuality, Recipe, Release
+from training.quality_by_split import KINDS
+from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release
 from training.recognising import plot as confusion
 from training.recognising.settings import ActionsQuality
 from training.shipped import located
@@ -80,9 +77,9 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
         tensors = network.state_dict().items()
         save_file({name: (value.half() if half and value.is_floating_point() else value).contiguous() for name, value in tensors}, weights)
         files: dict[str, Path] = {}
-        data = phase.data or recipe.data
-        if isinstance(data, Pairs) and settings.task == "zero-shot":
-            text, content = _texts(spec, weights, data.words, recipe.words)
+        words = getattr(phase.data or recipe.data, "words", None)
+        if isinstance(words, WordSettings) and settings.task == "zero-shot":
+            text, content = _texts(spec, weights, words, recipe.words)
             spec, files = spec.model_copy(update={"text": text}), {bundle.TOKENIZER_FILE: Path(folder) / bundle.TOKENIZER_FILE}
             files[bundle.TOKENIZER_FILE].write_bytes(content)
         written = bundle.write(bundles, spec, weights, files=files, overwrite=True)
@@ -112,17 +109,10 @@ def _measured(recipe: Recipe, settings: Release, network: Any, labels: tuple[str
         return quality.of_inpainting(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, ActionsQuality):
         return quality.of_actions(recipe, settings.quality, network, shop)
-    if isinstance(settings.quality, RestoringQuality):
-        return quality.of_restoring(recipe, settings.quality, network, shop)
-    if isinstance(settings.quality, ClipsQuality):
-        return quality.of_clips(recipe, settings.quality, network, shop)
-    if isinstance(settings.quality, DepthQuality):
-        return quality.of_depth(recipe, settings.quality, network, shop)
-    if isinstance(settings.quality, SoundsQuality):
-        return quality_of_sounds.of_sounds(recipe, settings.quality, network, shop)
     if isinstance(settings.quality, ReconstructionQuality):
         return quality.of_reconstruction(recipe, settings.quality, network, shop)
-    return Measurement()
+    kind = KINDS.get(type(settings.quality))
+    return kind.measure(recipe, settings.quality, network, shop) if kind else Measurement()
 
 
 def _provenance(recipe: Recipe, recipe_file: Path, measured: Measurement) -> dict[str, Any]:

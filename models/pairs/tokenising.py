@@ -27,6 +27,9 @@ from models.sealing import complaint
 SPARE_ROWS = 128
 """Rows of a table of embeddings that no token has: FLIP's has one, others are filled up to a round number."""
 
+FEW = 4
+"""Texts that are cut one after another: to wake the library's threads takes longer, and most of all beside other work."""
+
 _NO_PUNCTUATION = str.maketrans("", "", punctuation)
 
 Cut = Callable[[Sequence[str], int], list[list[int]]]
@@ -133,6 +136,8 @@ def _library(file: TokenizerFile) -> Cut:
         raise TokenizerError(f"the library tokenizers does not take it ({error})") from error
 
     def cut(texts: Sequence[str], most: int) -> list[list[int]]:
+        if len(texts) <= FEW:
+            return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     return cut

@@ -40,8 +40,8 @@ def demo(
     ] = None,
     svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
 ) -> None:
-    """Start everything, classify real images, measure what token merging brings, fill holes in drawings,
-    reconstruct a photograph with depth, name instruments by their sound and camera moves, watch a video, stop.
+    """Start everything, classify real images, measure what token merging brings, compare drawings with words, fill holes in
+    them, reconstruct a photograph with depth, name instruments by their sound and camera moves, watch a video, stop.
 
     Needs no network but for the video, which is fetched once and left out where that fails.
     """
@@ -50,6 +50,7 @@ def demo(
     from opsin.cli.demo_clips import NAMES_MOVES, show_clips
     from opsin.cli.demo_inpainting import show_inpainting
     from opsin.cli.demo_reconstruction import show_reconstruction
+    from opsin.cli.demo_words import show_words
     from opsin.cli.own_service import own_service
     from opsin.client import Client
     from opsin.errors import OpsinError
@@ -72,6 +73,9 @@ def demo(
             model = show_pictures(client, pictures, console)
             stop_if_interrupted()
             show_throughput(client, model, pictures, seconds, console)
+            stop_if_interrupted()
+            if any(served.task == "zero-shot" for served in client.models()):
+                show_words(client, console)
             stop_if_interrupted()
             if any(served.task == "inpaint" for served in client.models()):
                 show_inpainting(client, output, console)

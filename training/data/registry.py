@@ -15,6 +15,7 @@ from training.data import (
     flags,
     folder,
     motions,
+    named_drawings,
     notes,
     pairs,
     renders,
@@ -51,6 +52,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(flags.Flags, flags.open_flags),
     Kind(clip_art.ClipArt, clip_art.open_clip_art),
     Kind(emoji.Emoji, emoji.open_emoji),
+    Kind(named_drawings.NamedDrawings, named_drawings.open_named_drawings),
     Kind(renders.Renders, renders.open_renders),
     Kind(camera_moves.CameraMoves, camera_moves.open_camera_moves),
 )

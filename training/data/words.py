@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,10 +14,11 @@ from models.pairs.tokenizer_model import TokenizerError
 from models.pairs.vocabularies import read_vocabulary
 from training.errors import DataError
 from training.settings import Settings
+from training.shipped import Located
 
 
 class WordSettings(Settings):
-    tokenizer: Path
+    tokenizer: Located
     """A `tokenizer.json`, or another file that `models.pairs.vocabularies` reads."""
     special: bool = True
     """Add the tokenizer's special tokens ([CLS], [SEP]); FLIP has none."""

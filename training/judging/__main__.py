@@ -1,4 +1,4 @@
-"""`python -m training.judging`: judge a trained recipe that fills holes, whole or in pieces, reconstructs, or names camera moves."""
+"""`python -m training.judging`: judge a trained recipe that fills holes, whole or in pieces, reconstructs, or names what it is given."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import torch
 
 from models import bundle
 from models.bundle import BundleError
-from training import goal, model_card, phases, quality, quality_of_sounds, recipe
+from training import goal, model_card, phases, quality, recipe
 from training.command import Options
 from training.errors import TrainingError
 from training.judging import judge, plot, report, shape_report, shapes
-from training.judging.depth_settings import DepthQuality
-from training.judging.restoring_settings import RestoringQuality, Split
+from training.judging.restoring_settings import Split
 from training.judging.shape_settings import ReconstructionQuality
-from training.judging.sounds_settings import SoundsQuality
 from training.judging.turntable import network_of
 from training.phases import Workshop
+from training.quality_by_split import KINDS
 from training.recipe import ClipsQuality, Recipe
 
 
@@ -53,7 +52,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Split,
         choices=list(Split),
         default=Split.VAL,
-        help="of flags to be restored, objects whose depth is told, sounds or camera moves to be named (default: val)",
+        help="of flags to be restored, objects whose depth is told, or drawings, sounds and camera moves to be named (default: val)",
     )
     parser.add_argument("--batch", type=int, default=32, help="drawings at a time (default: %(default)s)")
     return parser.parse_intermixed_args(arguments)
@@ -71,21 +70,9 @@ def _judge(given: argparse.Namespace) -> None:
     released = goal.released_phase(plan)
     labels = phases.source_of(plan, released, shop.cache).labels if isinstance(plan.release.quality, ClipsQuality) else ()
     network = phases.trained_network(plan, given.phase or released.name, labels, shop)
-    if isinstance(plan.release.quality, ClipsQuality):
-        quality.named(plan, plan.release.quality, network, given.split, shop)
-        print(f"wrote {quality.judged_file(shop, 'clips', given.split)}")
-        return
-    if isinstance(plan.release.quality, RestoringQuality):
-        quality.restored(plan, plan.release.quality, network, given.split, shop)
-        print(f"wrote {quality.judged_file(shop, 'restoring', given.split)}")
-        return
-    if isinstance(plan.release.quality, DepthQuality):
-        quality.told(plan, plan.release.quality, network, given.split, shop)
-        print(f"wrote {quality.judged_file(shop, 'depth', given.split)}")
-        return
-    if isinstance(plan.release.quality, SoundsQuality):
-        quality_of_sounds.named(plan, plan.release.quality, network, given.split, shop)
-        print(f"wrote {quality.judged_file(shop, 'sounds', given.split)}")
+    if kind := KINDS.get(type(plan.release.quality)):
+        kind.judge(plan, plan.release.quality, network, given.split, shop)
+        print(f"wrote {quality.judged_file(shop, kind.name, given.split)}")
         return
     if isinstance(plan.release.quality, ReconstructionQuality):
         measured = quality.of_reconstruction(plan, plan.release.quality, network, shop).quality

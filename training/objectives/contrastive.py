@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from models.pairs.common import unit
@@ -28,16 +29,20 @@ class ContrastiveSettings(Settings):
     """Leave out `mask_ratio` of FLIP's patches; False: FLIP's unmasked tuning."""
     freeze_vision: bool = False
     """Train the text tower and the projections alone (LiT, arXiv 2111.07991)."""
+    between_texts: float = Field(default=0.0, ge=0)
+    """Where an image has several texts, weight of finding the others for its first, beside finding them for the image."""
 
 
 class Contrastive(nn.Module):
-    """Batch: normalised `pixels` (B, 3, S, S) and the `words` of their captions, token ids (B, N)."""
+    """Batch: normalised `pixels` (B, 3, S, S) and the `words` of their captions, token ids (B, N); or (B, K, N) where each image has K
+    captions, whose losses are averaged."""
 
     def __init__(self, model: FLIP | MAWSClip, settings: ContrastiveSettings) -> None:
         super().__init__()
         self.model = model
         self.masked = settings.masked and isinstance(model, FLIP)
         self.freeze_vision = settings.freeze_vision
+        self.between_texts = settings.between_texts
         if settings.freeze_vision:
             model.vision.requires_grad_(False)
 
@@ -53,11 +58,19 @@ class Contrastive(nn.Module):
 
     def losses(self, images: Tensor, words: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """noise: (B, L), uniform: of FLIP's images the patches with the lowest are seen; None: all are."""
+        texts = words if words.dim() == 3 else words.unsqueeze(1)  # (B, K, N)
         if isinstance(self.model, FLIP):
-            seen, read = self.model.encode_images(images, noise=noise), self.model.encode_texts(words)
+            seen, read = self.model.encode_images(images, noise=noise), self.model.encode_texts(texts.flatten(0, 1))
         else:
-            seen, read = unit(self.model.encode_images(images)), unit(self.model.encode_texts(words))
-        return contrast(seen, read, self.model.scale())
+            seen, read = unit(self.model.encode_images(images)), unit(self.model.encode_texts(texts.flatten(0, 1)))
+        first, *others = read.view(*texts.shape[:2], -1).unbind(1)  # (B, C) each
+        scale = self.model.scale()
+        matched = [contrast(seen, text, scale) for text in (first, *others)]
+        values = {name: torch.stack([losses[name] for losses in matched]).mean() for name in matched[0]}
+        if others and self.between_texts:
+            between = torch.stack([contrast(first, text, scale)["loss"] for text in others]).mean()
+            values |= {"loss": values["loss"] + self.between_texts * between, "between_texts": between.detach()}
+        return values
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
         """As FLIP: biases, norms and position tables do not decay; tokens, the token table and the temperature do."""

@@ -1,0 +1,41 @@
+"""The part of `opsin demo` that compares drawings with words, in several languages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opsin.cli.demo_inpainting import DRAWINGS, MASK
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from opsin.client import Client
+
+LABELS = (
+    "a daisy",
+    "a tulip",
+    "ladybug",
+    "honeybee",
+    "umbrella",
+    "raincoat",
+    "locked",
+    "a key",
+    "Marienkäfer",
+    "parapluie",
+    "cadenas",
+    "ромашка",
+)
+"""English, German, French and Russian: each drawing has a word in two languages."""
+SHOWN = 3
+"""Labels of each drawing."""
+
+
+def show_words(client: Client, console: Console) -> None:
+    """Ask which of the same labels fit each drawing best, and print a table."""
+    from opsin.cli.classify import picture_table
+
+    model = next(model for model in client.models() if model.task == "zero-shot")
+    files = sorted(file for file in DRAWINGS.glob("*.png") if not file.stem.endswith(MASK))
+    found = [client.zero_shot(file, LABELS, model=model.id, top_k=SHOWN) for file in files]
+    console.print(f"\nWhich of {len(LABELS)} words in four languages fit these drawings best, by {model.id}: {', '.join(LABELS)}")
+    console.print(picture_table(zip((file.name for file in files), found, strict=True)))
