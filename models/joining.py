@@ -83,6 +83,8 @@ def join_photographs(root: Path, name: str, version: str, shape: Bundle, depth: 
         preprocess=shape.spec.preprocess,
         space=shape.spec.space,
         license="; ".join(sorted({shape.spec.license, depth.spec.license})),
+        trained_on="; ".join(told for told in (shape.spec.trained_on, depth.spec.trained_on) if told),
+        note=" ".join(told for told in (shape.spec.note, depth.spec.note) if told),
         description=f"Reconstructs an object from one image, with depth or without: {shape.spec.id}, {depth.spec.id}",
         members={"shape": member(shape), "depth": member(depth)},
         weights=UNSEALED,

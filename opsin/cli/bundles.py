@@ -226,15 +226,18 @@ def _chosen(root: Path, names: list[str]) -> list[Bundle]:
 
 
 def _member(root: Path, name: str) -> Bundle:
-    """The bundle of that name. A starter is copied, since members lie beside their pipeline. Raises Misuse."""
+    """The bundle of that name, no pipeline where there is another. A starter is copied, since members lie beside their pipeline. Raises
+    Misuse."""
+
+    def alone(folder: Path) -> list[Bundle]:
+        return [found for found in _read_all(folder)[0] if name in (found.spec.name, found.spec.id) and not found.spec.members]
+
     starters = settings_of(None).starters_folder
-    if starters is None or any(name in (bundle.spec.name, bundle.spec.id) for bundle in _read_all(root)[0]):
-        return _chosen(root, [name])[0]
-    found = [bundle for bundle in _read_all(starters)[0] if name in (bundle.spec.name, bundle.spec.id)]
-    for bundle in found[:1]:
-        shutil.copytree(bundle.path, root / bundle.spec.name / bundle.spec.version)
-        typer.echo(f"{root / bundle.spec.name / bundle.spec.version}  copied from the starters")
-    return _chosen(root, [name])[0]
+    if starters is not None and not alone(root):
+        for bundle in alone(starters)[:1]:
+            shutil.copytree(bundle.path, root / bundle.spec.name / bundle.spec.version)
+            typer.echo(f"{root / bundle.spec.name / bundle.spec.version}  copied from the starters")
+    return (alone(root) or _chosen(root, [name]))[0]
 
 
 def _accuracy(spec: BundleSpec) -> str:
