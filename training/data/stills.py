@@ -77,7 +77,7 @@ class Entry:
 @dataclass(frozen=True)
 class Stills:
     pixels: Pixels
-    """(bytes,), mapped: processes share it."""
+    """(bytes,): processes that are forked share it."""
     entries: tuple[Entry, ...]
 
     def of(self, part: Part, role: Role) -> tuple[Entry, ...]:
