@@ -80,7 +80,7 @@ def hearing() -> MAViL:
 
 def write_hearing(root: Path) -> Bundle:
     sound = Sound(frames=HEARING.audio_frames, mel_bins=HEARING.mel_bins, mean=LOUDNESS.mean, std=LOUDNESS.std)
-    return _written(root, "hears", "audio-visual", "mavil", hearing(), None, None, sound)
+    return _written(root, "sound-alone", "audio-visual", "mavil", hearing(), None, None, sound)
 
 
 def write_recorded(root: Path, name: str) -> Bundle:

@@ -142,8 +142,8 @@ def test_strangers_share_batches_and_no_answer_changes(gateway: Gateway) -> None
 
 def test_the_list_of_models_says_what_each_takes(gateway: Gateway) -> None:
     models = {model["name"]: model for model in gateway.http.get("/v1/models").json()["models"]}
-    assert models.keys() == {*NETWORKS, *OF_SOUND, "hears"}
-    [part] = models["hears"]["inputs"]
+    assert models.keys() == {*NETWORKS, *OF_SOUND, "sound-alone"}
+    [part] = models["sound-alone"]["inputs"]
     assert (part["name"], part["required"]) == ("audio", True)
     assert {name for name, model in models.items() if model["default"]} == {"mae-st", "both", "apart"}
     for name, required in (("both", [True, False]), ("apart", [False, False])):

@@ -113,7 +113,7 @@ def test_sight_alone_is_classified_by_a_bundle_of_both_kinds(gateway: Gateway) -
 
 def test_a_bundle_that_only_hears_takes_sound_alone(gateway: Gateway) -> None:
     model = hearing()
-    answer = answered(gateway, {"audio": BELL}, model="hears", top_k=5)
+    answer = answered(gateway, {"audio": BELL}, model="sound-alone", top_k=5)
     length, bins = model.config.audio_frames, model.config.mel_bins
     banks = torch.stack([spectrogram(window, length, config=bank(bins)) for window in windows(NOISE, length)])
     with torch.inference_mode():
@@ -121,7 +121,7 @@ def test_a_bundle_that_only_hears_takes_sound_alone(gateway: Gateway) -> None:
     np.testing.assert_allclose(scores_of(answer), wanted, atol=TOLERANCE)
     assert answer["results"][0]["sound"]["windows"] == 7 and "clip" not in answer["results"][0]
     for files, options in (({"video": FILM}, {}), ({"audio": BELL}, {"views": 2}), ({"audio": BELL}, {"use": "sight"})):
-        refused = ask(gateway, files, model="hears", **options)
+        refused = ask(gateway, files, model="sound-alone", **options)
         assert refused.status_code == 422, refused.text
 
 
