@@ -1,4 +1,4 @@
-"""The part of `opsin demo` that reconstructs: a photograph with depth, its shape from all sides, and the same without depth."""
+"""The part of `opsin demo` that reconstructs: a photograph with depth, and its shape from all sides."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ def show_reconstruction(client: Client, output: Path, console: Console) -> None:
     from opsin.turntable import turntable
     from training.data.captures import CAPTURES
 
-    served = [model for model in client.models() if model.task == "reconstruct"]
-    model = max(served, key=lambda model: bool(model.details["default"]))
+    model = next(model for model in client.models() if model.task == "reconstruct")
     CAPTURES[NAME](output).write(output, NAME)
     camera = json.loads((output / f"{NAME}.json").read_text(encoding="utf-8"))
     image, depth, mask = (output / f"{NAME}{end}.png" for end in ("", "-depth", "-mask"))
@@ -46,12 +45,6 @@ def show_reconstruction(client: Client, output: Path, console: Console) -> None:
     files = ", ".join(str(path) for path in written)
     same = likeness(found.cloud(), image, mask, camera)
     table.add_row(image.name, str(found.count), str(found.queries), f"{same:.1f} dB", f"{found.timing.total_ms:.0f} ms", files)
-    if "depth" in model.details.get("members", {}):
-        alone, sides = client.reconstruct(image, mask=mask, model=model.id, format="npz", **camera), output / f"{NAME}-alone-sides.png"
-        sides.write_bytes(png(turntable(alone.cloud())))
-        same = likeness(alone.cloud(), image, mask, camera)
-        took = f"{alone.timing.total_ms:.0f} ms"
-        table.add_row(f"{image.name}, without depth", str(alone.count), str(alone.queries), f"{same:.1f} dB", took, str(sides))
     console.print(f"\nWhat {model.id} makes of one photograph with depth (front: its PSNR against the photograph, from the camera)")
     console.print(table)
 
