@@ -23,8 +23,8 @@ from tests.gateway.test_refusals import problem
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 SOUNDS = {file.stem for file in playground.SAMPLES.glob("*.flac")}
-MOVES = {"colosseum", "lake", "otters"}
-DRAWN = {*(f"{name}{kind}.png" for name in OBJECTS for kind in ("", "-depth")), "figures.png", *(f"{name}.png" for name in SOUNDS | MOVES)}
+MOVES = ("colosseum", "lake", "otters")
+DRAWN = {*(f"{name}{kind}.png" for name in OBJECTS for kind in ("", "-depth")), "figures.png", *(f"{name}.png" for name in (*SOUNDS, *MOVES))}
 """By `python -m server.playground.drawing`."""
 SUFFIXES = re.compile(r"(-mask|-depth)?\.png$")
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
