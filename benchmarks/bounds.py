@@ -157,7 +157,7 @@ def main() -> None:
 
     keep_freed_memory()  # as the worker does
     read = bundle.read(options.bundle)
-    model = load(read, dtype=getattr(torch, options.dtype))
+    model = load(read, dtype=getattr(torch, options.dtype), packed=True)
     pictures = [path.read_bytes() for path in sorted(options.pictures.glob("*.jpg"))]
     decode = decoder(read.spec.pictures)
     pixels = np.stack([decode(picture) for picture in pictures])

@@ -234,7 +234,7 @@ def overlap(ground: Ground) -> list[Figure]:
     name, rounds, video = "overlap: one request ÷ max(decode, compute)", Rounds(), film(ground.sizes)
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
         bundle = write_bundle(Path(folder), ground.sizes.served)
-        steps = load(bundle).steps
+        steps = load(bundle, packed=True).steps
         assert steps is not None
         height, width = ground.sizes.frame
         info = [width, height, FPS, round(ground.sizes.seconds * FPS), ground.sizes.seconds]

@@ -93,14 +93,14 @@ def main() -> None:
     for line in machine.describe().lines():
         console.print(line, highlight=False)
     bundle = read(options.bundle)
-    spec, model = bundle.spec, load(bundle)
+    spec, model = bundle.spec, load(bundle, packed=True)
     rung = spec.rung(spec.default_rung) if spec.default_rung else None
     schedule = rung.merge if rung else MergeSchedule.off()
     merge = {"merge": schedule.expand(model.depth)}
     given = sample(spec, EXAMPLES)
     with TemporaryDirectory() as folder:
         began = time.perf_counter()
-        compiled = compile_ahead(Classifier(load(bundle, plain=True), list(given), schedule), given, Path(folder) / "model.pt2")
+        compiled = compile_ahead(Classifier(load(bundle), list(given), schedule), given, Path(folder) / "model.pt2")
         console.print(f"compiling took {time.perf_counter() - began:.0f} s for one schedule of {spec.id}")
         others = {"fused": Fused(model, open_loops(torch.float32, None)), "onnx": open_classifier(bundle, None, "float32", 1, given)}
         view = Table(title=f"{spec.id}, rung {rung.name if rung else 'off'}: times as fast as PyTorch")

@@ -137,7 +137,7 @@ class Service:
         torch.set_num_threads(1)
         opened = read(bundle)
         self._spec: BundleSpec = opened.spec
-        steps = load(opened).steps
+        steps = load(opened, packed=True).steps
         assert steps is not None
         self._steps: LoadedSteps = steps
         self._task, self._decoder = Inpaint(), Decoder(50_000_000)

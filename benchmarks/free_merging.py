@@ -88,7 +88,7 @@ def main() -> None:
     for column in ("dtype", "merging", "batch", "times as fast as off", "if it were free", "share"):
         table.add_column(column, justify="right")
     for name, dtype in FORMATS.items():
-        model = load(bundle, device=torch.device("cpu"), dtype=dtype)
+        model = load(bundle, device=torch.device("cpu"), dtype=dtype, packed=True)
         for fused in (False, True):
             for size in SIZES:
                 on, ideal, share = ratios(model, size, options.seconds, fused=fused)

@@ -40,7 +40,7 @@ class Loop:
     def __init__(self, folder: Path) -> None:
         bundle = read(folder)
         self.layout: Layout = choose(load_settings())
-        model = load(bundle, device=self.layout.device)
+        model = load(bundle, device=self.layout.device, packed=True)
         assert model.steps is not None
         self.steps: LoadedSteps = model.steps
         self._arrays = TASKS[bundle.spec.task].sample(bundle.spec)

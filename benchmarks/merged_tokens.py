@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     read = bundle.read(options.bundle)
     schedule = schedule_of(read.spec, options.rung)
-    model = load(read)
+    model = load(read, packed=True)
     columns = []
     for path in options.pictures:
         image = pictures.open_on_white(path)

@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     options = parser.parse_args()
     layout = choose(load_settings())
-    steps = load(read(options.bundle), device=layout.device).steps
+    steps = load(read(options.bundle), device=layout.device, packed=True).steps
     if steps is None:
         parser.error(f"{options.bundle}: its jobs are one forward pass")
     torch.set_num_threads(layout.threads)

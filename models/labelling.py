@@ -45,7 +45,7 @@ def label(
     text = _text_of(pair)
     labels = _checked(labels)
     text = Text.model_validate(text.model_dump() | {"templates": list(templates)}) if templates is not None else text
-    loaded = load(pair, plain=True)
+    loaded = load(pair)
     weights, vision, joint_width = _image_tower(pair.spec, loaded.model)
     classes, truncated = _class_vectors(loaded, labels, text)
     weights["head.weight"] = torch.from_numpy(classes) * text.scale

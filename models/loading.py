@@ -148,10 +148,10 @@ def not_served(spec: BundleSpec) -> str | None:
     return f"task {spec.task} is not served yet by this version" + (f" for architecture {spec.architecture}" if served else "")
 
 
-def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, plain: bool = False) -> LoadedModel:
+def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, packed: bool = False) -> LoadedModel:
     """Verify a bundle's weights, build its model and load them, also of a task that is not served.
 
-    plain: leave PyTorch's own layers in place where packed ones are faster, for what reads, exports or compiles the model.
+    packed: with packed layers where these are faster, as workers run it: such a model only answers.
     Raises BundleError with a sentence that names the file.
     """
     spec = bundle.spec
@@ -173,7 +173,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
         steps = _steps(architecture, spec, model, torch.device(device))
         return LoadedModel(spec, model.eval(), architecture.forward(spec.task), torch.device(device), steps)
     if architecture.assemble is not None:
-        parts = {role: _part(member, device, dtype) for role, member in bundle.members().items()}
+        parts = {role: _part(member, device, dtype, packed) for role, member in bundle.members().items()}
         try:
             model = named(architecture.assemble)(spec, config, parts)
         except ValueError as error:
@@ -189,7 +189,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     _check_fit(bundle, architecture, config)
     model.load_state_dict(weights, strict=True, assign=True)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    if not plain and packing_helps(torch.device(device), dtype):
+    if packed and packing_helps(torch.device(device), dtype):
         pack_linears(model)
     steps = _steps(architecture, spec, model, torch.device(device))
     reader = named(architecture.reader)(bundle) if architecture.reader is not None and spec.text is not None else None
@@ -212,10 +212,10 @@ def _check_fit(bundle: Bundle, architecture: Architecture, config: Any) -> None:
         raise BundleError(f"{bundle.path}: preprocess makes images of {found} pixels for a model of {size[0]} × {size[1]}")
 
 
-def _part(member: Bundle, device: torch.device | str, dtype: torch.dtype) -> Part:
+def _part(member: Bundle, device: torch.device | str, dtype: torch.dtype, packed: bool) -> Part:
     if member.spec.members:
         raise BundleError(f"{member.path}: a pipeline cannot be a member of another")
-    return Part(member.spec, load(member, device=device, dtype=dtype).model)
+    return Part(member.spec, load(member, device=device, dtype=dtype, packed=packed).model)
 
 
 def _steps(architecture: Architecture, spec: BundleSpec, model: nn.Module, device: torch.device) -> Steps | None:

@@ -48,7 +48,9 @@ class PackedPatches(nn.Module):
         self._patch = embed.proj.kernel_size
 
     def forward(self, images: Tensor) -> Tensor:
-        grid, axes = images.movedim(1, -1), len(self._patch)
+        grid, axes = images.movedim(1, -1), len(self._patch)  # an edge that fills no patch is cut
+        for axis, length in enumerate(self._patch):
+            grid = grid.narrow(1 + axis, 0, grid.shape[1 + axis] // length * length)
         for axis, length in enumerate(self._patch):
             grid = grid.unflatten(1 + 2 * axis, (-1, length))  # type: ignore[no-untyped-call]  # (B, [t, u,] h, p, w, p, channels)
         places, insides = range(1, 2 * axes, 2), range(2, 2 * axes + 1, 2)

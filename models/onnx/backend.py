@@ -96,7 +96,7 @@ def open_classifier(
     if not has_graph(bundle.spec):
         raise GraphError(f"architecture {bundle.spec.architecture} has no ONNX graph for task {bundle.spec.task}")
     model = model or load(bundle)
-    content = _kept(folder, _key(bundle.spec, precision), lambda: _make(load(bundle, plain=True), precision))
+    content = _kept(folder, _key(bundle.spec, precision), lambda: _make(load(bundle), precision))
     try:
         session = open_session(content, torch.device("cpu"), threads)
     except ValueError as error:

@@ -174,7 +174,7 @@ def export(bundle: Bundle, target: Path, *, schedule: MergeSchedule | None = Non
     if target.exists() and not target.is_file():
         raise ExportError(f"{target}: is no ordinary file")
     target = target.resolve()  # of a link the file that it leads to is replaced, not the link
-    model = load(bundle, plain=True).model
+    model = load(bundle).model
     with torch.inference_mode(False), torch.no_grad():
         if spec.architecture in PARTS:
             graph = PARTS[spec.architecture](model)

@@ -87,7 +87,7 @@ def _formats(bundle: Bundle, sample: NDArray[Any]) -> Iterator[tuple[str, Answer
     if bundle.spec.task in architectures()[bundle.spec.architecture].precise_tasks or next(exact.model.parameters(), None) is None:
         del formats["bfloat16"]
     for name, dtype in formats.items():
-        yield name, partial(_logits, exact if name == "float32" else load(bundle, dtype=dtype), exact.depth)
+        yield name, partial(_logits, exact if name == "float32" else load(bundle, dtype=dtype, packed=True), exact.depth)
     if bundle.spec.int8 is not None:
         yield "int8", partial(_logits, open_classifier(bundle, None, "int8", 1, {"pixels": sample}, exact), exact.depth)
 

@@ -175,7 +175,7 @@ class Backends:
 
     def restore(self) -> None:
         """Load the weights again. Raises BundleError."""
-        self.model = load(self._bundle, device=self._layout.device, dtype=self._dtype)
+        self.model = load(self._bundle, device=self._layout.device, dtype=self._dtype, packed=True)
         self._runners = {"eager": self.model}
         self._open_all(self.times.chosen(lambda _: self.candidates) if self.setting == "auto" else None)
 
@@ -377,6 +377,6 @@ class Backends:
         if self._layout.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
             raise RuntimeError("there is no C++ compiler")
         forward = architectures()[self.spec.architecture].forward(self.spec.task)
-        plain = load(self._bundle, device=self._layout.device, dtype=self._dtype, plain=True) if self._packed else self.model
+        plain = load(self._bundle, device=self._layout.device, dtype=self._dtype) if self._packed else self.model
         compiled = torch.compile(plain.model, dynamic=True)
         return LoadedModel(self.spec, compiled, forward, self._layout.device)  # type: ignore[arg-type]

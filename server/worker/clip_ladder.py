@@ -67,7 +67,7 @@ def measure_recordings(
 
     The metric is top-1 where each recording has one label, mean average precision where one has several, and agreement with merging off
     where their labels are unknown. Raises UnusableRecording, and BundleError for scores that are no numbers."""
-    task, steps, plans = _task(bundle.spec), load(bundle, device=device).steps, _plans(bundle.spec, use)
+    task, steps, plans = _task(bundle.spec), load(bundle, device=device, packed=True).steps, _plans(bundle.spec, use)
     assert steps is not None
     scores: dict[str, list[NDArray[np.float32]]] = {name: [] for name in plans}
     for first in range(0, len(recordings), BATCH):
@@ -105,7 +105,7 @@ def measure_steps(bundle: Bundle, use: Use, loader: Loader) -> Throughput:
 
     Reading a file is left out. Ratios are medians of `ROUNDS`. Raises BundleError, also where memory does not suffice."""
     task, plans, layout = _task(bundle.spec), _plans(bundle.spec, use), loader.layout
-    steps = load(bundle, device=layout.device).steps
+    steps = load(bundle, device=layout.device, packed=True).steps
     assert steps is not None
     samples = (task.sample(bundle.spec), *task.other_samples(bundle.spec))
     job = next(job for job in samples if ("sound" in job) == (use != "sight"))

@@ -74,7 +74,7 @@ def measure_quality(bundle: Bundle, schedules: Schedules, examples: Examples, de
     Classifiers: accuracy, or without labels agreement with merging off. Others: recall at 1 (arXiv 1412.2306) from captions to images, or
     without captions from merged vectors to unmerged ones.
     """
-    model = load(bundle, device=device)
+    model = load(bundle, device=device, packed=True)
     unmerged = _answers(model, MergeSchedule.off(), examples.pixels)
     answers = {OFF: unmerged} | {name: _answers(model, schedule, examples.pixels) for name, schedule in schedules.items()}
     if bundle.spec.task == "classify":

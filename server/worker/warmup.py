@@ -106,7 +106,7 @@ class Loader:
             raise BundleError(reason)
         known = self.kept.find(self.conditions(bundle.spec))
         measured = known or Measured.nothing(_told_format(bundle.spec, self.dtype) or "float32", self.layout.largest_batch)
-        model = load(bundle, device=self.layout.device, dtype=FORMATS[measured.dtype])
+        model = load(bundle, device=self.layout.device, dtype=FORMATS[measured.dtype], packed=True)
         backends = self._backends(bundle, model, self.layout, BackendTimes.from_json(measured.backends))
         if model.steps is not None and self.backend not in ("auto", "eager"):
             reason = f"its jobs take several steps ({model.steps.unit}), and those PyTorch takes: `auto` and `eager` mean that"
@@ -245,10 +245,10 @@ def _told_format(spec: BundleSpec, dtype: str) -> Format | None:
 def in_the_faster_format(bundle: Bundle, layout: Layout, dtype: str, run: Run = run_at_once) -> tuple[LoadedModel, Format, float | None]:
     """The model in the format that `dtype` names, or the faster one; its name; and `difference` to float32. Raises BundleError."""
     told = _told_format(bundle.spec, dtype)
-    exact = load(bundle, device=layout.device, dtype=torch.float32)
+    exact = load(bundle, device=layout.device, dtype=torch.float32, packed=True)
     if told == "float32" or next(exact.model.parameters(), None) is None:
         return exact, "float32", 0.0
-    short = load(bundle, device=layout.device, dtype=torch.bfloat16)
+    short = load(bundle, device=layout.device, dtype=torch.bfloat16, packed=True)
     if told is None:
         size = DTYPE_BATCH if DTYPE_BATCH * _run(exact, layout, 1, run).whole <= LONGEST_BATCH else 1
         exact_s, short_s = (_seconds(model, layout, size, time.monotonic() + DTYPE_SECONDS, run).batch for model in (exact, short))

@@ -24,7 +24,7 @@ from tests.gateway.test_refusals import problem
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 SOUNDS = {file.stem for file in playground.SAMPLES.glob("*.flac")}
 MOVES = ("colosseum", "lake", "otters")
-DRAWN = {*(f"{name}{kind}.png" for name in OBJECTS for kind in ("", "-depth")), "figures.png", *(f"{name}.png" for name in (*SOUNDS, *MOVES))}
+DRAWN = {*(f"{name}{kind}.png" for name in OBJECTS for kind in ("", "-depth")), *(f"{name}.png" for name in ("figures", *SOUNDS, *MOVES))}
 """By `python -m server.playground.drawing`."""
 SUFFIXES = re.compile(r"(-mask|-depth)?\.png$")
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}

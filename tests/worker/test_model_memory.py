@@ -25,7 +25,7 @@ def bundles(tmp_path: Path) -> list[Bundle]:
 
 
 def holders(bundles: list[Bundle], memory: ModelMemory) -> list[Backends]:
-    return [Backends(bundle, load(bundle), LAYOUT, "eager", None, PICTURES, memory=memory) for bundle in bundles]
+    return [Backends(bundle, load(bundle, packed=True), LAYOUT, "eager", None, PICTURES, memory=memory) for bundle in bundles]
 
 
 def in_memory(holders: list[Backends]) -> list[str]:

@@ -76,9 +76,10 @@ def test_the_gelu_stays_the_one_of_the_model(gelu: str) -> None:
     [
         (PatchEmbed(4, 3, 16), (2, 3, 12, 8)),
         (PatchEmbed((8, 2), 1, 16), (1, 1, 16, 6)),
+        (PatchEmbed(4, 3, 16), (1, 3, 14, 9)),
         (TubePatchEmbed(2, 4, 3, 16), (2, 3, 6, 8, 12)),
     ],
-    ids=["square", "oblong", "tubes"],
+    ids=["square", "oblong", "an edge that fills no patch", "tubes"],
 )
 def test_patches_are_those_of_the_convolution(
     embed: PatchEmbed | TubePatchEmbed, shape: tuple[int, ...], dtype: torch.dtype, rounding: float
