@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.layers.steps import UnusableInput
+from models.media.confined import killed
 from models.media.video import ClipLimits, NotYet, NumberedFrames, VideoError
 
 AHEAD = 1
@@ -39,6 +40,8 @@ class ViewFrames:
         """Seconds of waiting for frames that were not there yet; decoding itself runs beside the network."""
         self._decoded = 0
         self._error: Exception | None = None
+        self._killed = False
+        """Once: a second time the video may be to blame."""
         self._reader: _Reader | None = self._read(0)
 
     @property
@@ -68,6 +71,10 @@ class ViewFrames:
         except NotYet:
             raise
         except VideoError as error:
+            if killed(error) and not self._killed:
+                self._killed = True
+                self.close()
+                return self.take(view, until)
             self._error = UnusableInput(str(error))
         except Exception as error:
             self._error = error

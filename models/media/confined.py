@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import select
+import signal
 import socket
 import subprocess
 import threading
@@ -39,6 +40,12 @@ class ProgramDied(Exception):
         super().__init__(message)
         self.status = status
         self.late = late
+
+
+def killed(error: Exception) -> bool:
+    """Whether an error comes of a program that somebody else ended, as a machine without memory does: what it was given is not to blame."""
+    cause = error.__cause__
+    return isinstance(cause, ProgramDied) and not cause.late and cause.status in (None, -signal.SIGKILL)
 
 
 def gives_way() -> bool:

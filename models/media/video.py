@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media.confined import Confined, ProgramDied
+from models.media.confined import Confined, ProgramDied, killed
 from models.media.containers import HEAD_BYTES, NAMES, demuxer, names_other_files
 
 PROGRAM = "models.media.video_program"
@@ -91,6 +91,16 @@ class Frame:
 
 def probe(data: bytes | memoryview, limits: ClipLimits) -> ClipInfo:
     """Without decoding more than one frame. Raises VideoError."""
+    try:
+        return _probed(data, limits)
+    except VideoError as error:
+        if not killed(error):
+            raise
+    return _probed(data, limits)
+
+
+def _probed(data: bytes | memoryview, limits: ClipLimits) -> ClipInfo:
+    """Raises VideoError."""
     with _run(data, limits) as program:
         return ClipInfo(**_answer(program)["info"])
 
@@ -206,6 +216,7 @@ class _Ahead:
                     self._changed.notify_all()
         except ProgramDied as death:
             self._error = VideoError("broken", f"decoding it failed: {death}")
+            self._error.__cause__ = death
         except VideoError as error:
             self._error = error
         finally:

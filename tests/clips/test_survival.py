@@ -55,10 +55,14 @@ def test_a_worker_that_is_killed_in_mid_clip_costs_the_views_seen_and_changes_no
     np.testing.assert_allclose(scores_of(answer), expected(NETWORKS["mae-st"], frames(count), 20.0, 30, 3), atol=TOLERANCE)
 
 
-def test_a_decoder_that_dies_costs_its_job_alone(watching: Watching) -> None:
+def test_a_video_is_read_again_once_and_a_decoder_that_dies_twice_costs_its_job_alone(watching: Watching) -> None:
     gateway = watching.gateway
     asked = asked_later(gateway, long_video(), views=30, crops=3)
     eventually(lambda: done(gateway, asked) > 0, "it is being looked at", START_S)
+    first = copies(PROGRAM, watching.worker)
+    for process in first:
+        process.kill()
+    eventually(lambda: set(copies(PROGRAM, watching.worker)) - set(first), "it is read again", START_S)
     for process in copies(PROGRAM, watching.worker):
         process.kill()
     failed = comes_to(gateway, asked, "failed")

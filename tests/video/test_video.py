@@ -9,13 +9,16 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import torch
 
+from models.clips.frames import ViewFrames
 from models.media import video
 from models.media.confined import PATIENCE_S
 from models.media.video import AHEAD, PROGRAM, ClipLimits, Frame, Frames, NotYet, VideoError, probe
@@ -277,6 +280,17 @@ def test_after_a_crash_memory_lies_elsewhere() -> None:
         list(taken)
     probe(FILM, LIMITS)
     assert not set(before) & set(children(PROGRAM))
+
+
+def test_a_video_whose_decoder_others_ended_is_read_again_once() -> None:
+    film = np.frombuffer(clip(every(40, 20.0), size=(480, 640)), np.uint8)
+    frames = ViewFrames(film, [[0, 5], [10, 39]], LIMITS, lambda pixels: torch.tensor(pixels.shape), 24)
+    [reading] = copies(PROGRAM)
+    reading.kill()
+    with suppress(NotYet):
+        assert len(frames.take(0, time.monotonic() + 60)) == 2
+    assert [len(frames.take(view, time.monotonic() + 60)) for view in (0, 1)] == [2, 2]
+    frames.close()
 
 
 def test_what_is_decoded_ahead_gives_way_and_the_next_video_does_not() -> None:
