@@ -44,5 +44,5 @@ def read(content: bytes, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
     try:
         return sound.decode(content, rate, limits)
     except sound.SoundError as error:
-        mistaken = other_part(content) if error.kind == "not-a-sound" else None
+        mistaken = other_part(content, part="audio") if error.kind == "not-a-sound" else None
         raise KINDS[error.kind](mistaken or str(error)) from error

@@ -335,3 +335,9 @@ def test_a_program_that_sends_too_much_is_not_believed(monkeypatch: pytest.Monke
 def test_a_program_that_dies_refuses_its_sound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sound, "PROGRAM", "tests.sound.dying_program")
     assert refused(wav(np.zeros(8000, np.int16), RATE)) == (CorruptSound, f"decoding it failed: it ended with {os.EX_SOFTWARE}")
+
+
+def test_a_sound_of_an_unknown_codec_is_not_said_to_be_of_another_part() -> None:
+    content = bytearray(wav((32767 * tones(0.5, 16000, 440.0)).astype(np.int16), 16000))
+    content[20:22] = b"\xff\xff"  # its format's tag
+    assert refused(bytes(content)) == (NotASound, "its sound is of a codec that is not decoded here")
