@@ -5,14 +5,14 @@ On CPUs with AMX, PyTorch's attention in bfloat16 takes up to twice as long for 
 
 from __future__ import annotations
 
-import time
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import reference
+from kernels.measuring import pays
 
 MULTIPLE = 16
 PAYS = 0.9
@@ -36,14 +36,7 @@ def padded_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, multi
 @cache
 def key_multiple() -> int:
     """What to pad keys to in bfloat16 on this CPU: 16 where that is faster, copies included, else 1. Measured once a process."""
-    with torch.inference_mode():
-        q, k, v = torch.randn(3, 4, 6, _KEYS, 64).bfloat16()
-        size = torch.ones(4, _KEYS, 1)
-        seconds: dict[int, list[float]] = {1: [], MULTIPLE: []}
-        for turn in range(1 + _TURNS):
-            for multiple, times in seconds.items():
-                began = time.perf_counter()
-                padded_attention(q, k, v, size, multiple)
-                if turn:  # the first prepares what is kept
-                    times.append(time.perf_counter() - began)
-    return MULTIPLE if min(seconds[MULTIPLE]) <= PAYS * min(seconds[1]) else 1
+    q, k, v = torch.randn(3, 4, 6, _KEYS, 64).bfloat16()
+    size = torch.ones(4, _KEYS, 1)
+    padded, plain = (partial(padded_attention, q, k, v, size, multiple) for multiple in (MULTIPLE, 1))
+    return MULTIPLE if pays(padded, plain, share=PAYS, turns=_TURNS) else 1

@@ -3,14 +3,13 @@ keys as the CPU likes."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.measuring import pays
 from kernels.padding import key_multiple
 from models.layers.block import Attention, Mlp
 from models.layers.patches import PatchEmbed, TubePatchEmbed
@@ -66,8 +65,8 @@ def pack_linears(model: nn.Module) -> None:
     Afterwards the model can be neither saved, moved nor compiled.
     """
     for module in list(model.modules()):
-        if isinstance(module, Attention):
-            module.key_multiple = key_multiple() if next(module.parameters()).dtype == torch.bfloat16 else 1
+        if isinstance(module, Attention) and next(module.parameters()).dtype == torch.bfloat16:
+            module.key_multiple = key_multiple()
         if isinstance(module, Attention) and module.packable:
             for name, layer in (("qkv", module.qkv), ("proj", module.proj)):
                 if isinstance(layer, nn.Linear):  # one head as wide as the tokens may go without a projection
@@ -93,16 +92,6 @@ def packing_helps(device: torch.device, dtype: torch.dtype) -> bool:
 
 @cache
 def _float32_pays() -> bool:
-    """Whether a packed layer is faster than PyTorch's own, which multiplies float32 by MKL. Measured once a process, in seconds of CPU."""
-    with torch.inference_mode():
-        x, weight, bias = torch.randn(_ROWS, _IN), torch.randn(_OUT, _IN), torch.randn(_OUT)
-        packed = PackedLinear(weight, bias)
-        ways: dict[str, Callable[[], Tensor]] = {"packed": partial(packed, x), "plain": partial(F.linear, x, weight, bias)}
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for turn in range(1 + _TURNS):
-            for way, call in ways.items():
-                began = time.thread_time()
-                call()
-                if turn:  # the first prepares what is kept
-                    seconds[way].append(time.thread_time() - began)
-    return min(seconds["packed"]) <= PAYS * min(seconds["plain"])
+    """Return whether a packed layer is faster than PyTorch's own, which multiplies float32 by MKL. It is measured once a process."""
+    x, weight, bias = torch.randn(_ROWS, _IN), torch.randn(_OUT, _IN), torch.randn(_OUT)
+    return pays(partial(PackedLinear(weight, bias), x), partial(F.linear, x, weight, bias), share=PAYS, turns=_TURNS)
