@@ -15,14 +15,16 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 from models.media import copies, programs
 from models.media.programs import LENGTH, TAKEN, TAKING_S
+
+T = TypeVar("T")
 
 PATIENCE_S = 30.0
 """A program that says nothing for so long is ended."""
@@ -43,9 +45,20 @@ class ProgramDied(Exception):
 
 
 def killed(error: Exception) -> bool:
-    """Whether an error comes of a program that somebody else ended, as a machine without memory does: what it was given is not to blame."""
+    """Return whether an error comes of a program that somebody else ended, as a machine without memory does: what it was given is not to
+    blame."""
     cause = error.__cause__
     return isinstance(cause, ProgramDied) and not cause.late and cause.status in (None, -signal.SIGKILL)
+
+
+def again_if_killed(ask: Callable[[], T]) -> T:
+    """Ask a program, and once more where it was `killed`: a second time, what it was given may be to blame. Raises what `ask` does."""
+    try:
+        return ask()
+    except Exception as error:
+        if not killed(error):
+            raise
+    return ask()
 
 
 def gives_way() -> bool:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media.confined import Confined, ProgramDied, killed
+from models.media.confined import Confined, ProgramDied, again_if_killed
 from models.media.containers import HEAD_BYTES, names_other_files
 from models.media.sound_formats import NAMES, demuxer
 from models.media.sound_windows import SHORTEST_S
@@ -43,12 +44,7 @@ def decode(data: bytes | memoryview, rate: int, limits: SoundLimits) -> NDArray[
     """Return the sound of a file, or of a video, float32 (n,): each channel resampled to `rate` samples a second, then their mean.
 
     Raises SoundError for what is no sound, above a limit, damaged, or shorter than one frame of a spectrogram."""
-    try:
-        return _decoded(data, rate, limits)
-    except SoundError as error:
-        if not killed(error):
-            raise
-    return _decoded(data, rate, limits)
+    return again_if_killed(partial(_decoded, data, rate, limits))
 
 
 def _decoded(data: bytes | memoryview, rate: int, limits: SoundLimits) -> NDArray[np.float32]:

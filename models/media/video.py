@@ -10,12 +10,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media.confined import Confined, ProgramDied, killed
+from models.media.confined import Confined, ProgramDied, again_if_killed
 from models.media.containers import HEAD_BYTES, NAMES, demuxer, names_other_files
 
 PROGRAM = "models.media.video_program"
@@ -91,12 +92,7 @@ class Frame:
 
 def probe(data: bytes | memoryview, limits: ClipLimits) -> ClipInfo:
     """Without decoding more than one frame. Raises VideoError."""
-    try:
-        return _probed(data, limits)
-    except VideoError as error:
-        if not killed(error):
-            raise
-    return _probed(data, limits)
+    return again_if_killed(partial(_probed, data, limits))
 
 
 def _probed(data: bytes | memoryview, limits: ClipLimits) -> ClipInfo:

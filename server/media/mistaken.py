@@ -10,11 +10,15 @@ IMAGES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"II*\0": "T
 """Images are known by their first bytes."""
 
 
-def other_part(content: bytes, *, part: str = "") -> str | None:
-    """Say as which part a sound or an image is sent, in words for whoever sent it as another one; None for anything else, and for what
-    was sent as the right `part`."""
-    image = "WebP" if content[8:12] == b"WEBP" else next((name for head, name in IMAGES.items() if content.startswith(head)), None)
-    if image is not None:
-        return f"this is an image ({image}): it is sent as `image`, to a bundle that takes images"
+def other_part(content: bytes) -> str | None:
+    """Say as which part a sound or an image is sent, in words for whoever sent it as another one; None for anything else."""
+    if image := as_image(content):
+        return image
     sound = SOUNDS.get(sound_formats.demuxer(content) or "")
-    return None if sound is None or part == "audio" else f"this is a sound ({sound}): it is sent as `audio`, to a bundle that hears"
+    return None if sound is None else f"this is a sound ({sound}): it is sent as `audio`, to a bundle that hears"
+
+
+def as_image(content: bytes) -> str | None:
+    """Say that an image is sent as `image`, in words for whoever sent it as another part; None for anything else."""
+    image = "WebP" if content[8:12] == b"WEBP" else next((name for head, name in IMAGES.items() if content.startswith(head)), None)
+    return None if image is None else f"this is an image ({image}): it is sent as `image`, to a bundle that takes images"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from models.media import sound
 from models.media.sound import NAMES, SoundLimits
 from server.media.limits import MediaError
-from server.media.mistaken import other_part
+from server.media.mistaken import as_image
 
 __all__ = ["NAMES", "CorruptSound", "NoSound", "NotASound", "SoundLimits", "TooMuchSound", "read"]
 
@@ -44,5 +44,5 @@ def read(content: bytes, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
     try:
         return sound.decode(content, rate, limits)
     except sound.SoundError as error:
-        mistaken = other_part(content, part="audio") if error.kind == "not-a-sound" else None
+        mistaken = as_image(content) if error.kind == "not-a-sound" else None
         raise KINDS[error.kind](mistaken or str(error)) from error
