@@ -162,12 +162,8 @@ def _took(client: httpx.Client, form: Sequence[Any], known: int) -> float:
 def lengths(ground: Ground) -> list[Figure]:
     """Captions of very different lengths, each asked for once."""
     torch.set_num_threads(1)
-    loop, padding, name = (
-        load(ground.pair.bundle, packed=True),
-        ground.pair.padding(),
-        "lengths: texts/s in buckets ÷ padded to the longest",
-    )
-    rounds = Rounds()
+    loop, padding = load(ground.pair.bundle, packed=True), ground.pair.padding()
+    name, rounds = "lengths: texts/s in buckets ÷ padded to the longest", Rounds()
     trial = pairs.captions(max(LOOP_BATCHES), seed=0)
     batch = max(LOOP_BATCHES, key=lambda size: pairs.texts_per_second(loop, padding, trial, size))
     with _asking(ground, threads=1) as client:

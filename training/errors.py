@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 
 class TrainingError(Exception):
     """Training cannot go on."""
@@ -13,3 +17,17 @@ class RecipeError(TrainingError):
 
 class DataError(TrainingError):
     """Training data cannot be had, or is not what the recipe says."""
+
+
+def exit_code(write: Callable[[], object], folder: Path) -> int:
+    """Run what writes files into a folder, which is made first, as a command does: return 0, or 2 after a sentence on standard error."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write()
+    except TrainingError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{folder}: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0

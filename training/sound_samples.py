@@ -20,7 +20,7 @@ from training import recipe
 from training.command import Options
 from training.data.notes import Notes
 from training.data.soundfonts import Note, Wave, open_font
-from training.errors import TrainingError
+from training.errors import exit_code
 from training.judging.sounds_settings import SoundsQuality
 
 RECIPE = Path("training/recipes/sounds.yaml")
@@ -56,12 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cache", type=Path, default=Options.cache, help="downloaded data (default: %(default)s)")
     given = parser.parse_args(arguments)
-    try:
-        write(given.folder, given.cache)
-    except TrainingError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: write(given.folder, given.cache), given.folder)
 
 
 def write(folder: Path, cache: Path) -> None:

@@ -99,7 +99,7 @@ class ClipSteps:
 
     unit = "views"
     first_cost = WAITING
-    """Of the step in which a job starts: its first view is yet to be read."""
+    """The step in which a job starts costs so much: its first view is yet to be read."""
 
     def __init__(
         self, model: nn.Module, spec: BundleSpec, device: torch.device, see: See, *, offset: bool, grid: tuple[int, ...] = ()

@@ -23,9 +23,9 @@ HOARD = 4
 STARTING = 0.5
 """Share of the budget that may be spent on starting jobs in one step, beyond the first of them: what steps already is not kept from it."""
 QUICK = 0.25
-"""Usual jobs: a start that takes less keeps no other out of the step."""
+"""A start that takes less than so many usual jobs keeps no other out of the step."""
 SLACK = 0.05
-"""Usual jobs that a step may weigh more than the budget: those that wait for their frames weigh next to nothing, and keep no other out."""
+"""A step may weigh so many usual jobs more than the budget: those that wait for frames weigh next to nothing, and keep no other out."""
 TINY = 1e-9
 """Seconds of a step that was never measured."""
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from training.data.packages import DebianPackage, obtain
 from training.data.renders_meshes import Bytes
 from training.data.renders_raster import Floats
-from training.errors import DataError, TrainingError
+from training.errors import exit_code
 
 Polygon = Sequence[tuple[int, int]]
 """Corners, x and y in pixels."""
@@ -108,18 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(".cache/data"), help="downloaded packages (default: %(default)s)")
     given = parser.parse_args(arguments)
-    try:
-        given.folder.mkdir(parents=True, exist_ok=True)
-        for name, capture in CAPTURES.items():
-            capture(given.cache).write(given.folder, name)
-            print(f"wrote {given.folder / name}.png, -depth.png, -mask.png and .json")
-    except TrainingError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(DataError(f"{given.folder}: {error.strerror}"), file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _write_all(given.folder, given.cache), given.folder)
+
+
+def _write_all(folder: Path, cache: Path) -> None:
+    for name, capture in CAPTURES.items():
+        capture(cache).write(folder, name)
+        print(f"wrote {folder / name}.png, -depth.png, -mask.png and .json")
 
 
 if __name__ == "__main__":

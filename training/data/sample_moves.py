@@ -20,7 +20,7 @@ from training.data.camera import Stage, draw_path
 from training.data.camera_scenes import Frame, Picture, Scene, render
 from training.data.packages import DebianPackage, obtain
 from training.data.stills import Pixels
-from training.errors import DataError, TrainingError
+from training.errors import exit_code
 
 PHOTOGRAPHS = DebianPackage(
     name="budgie-backgrounds", version="3.0-1", sha256="b91c2d5209558bc11d8d3a161f22a608857e3f8c735980cfab0d6650b03014ca"
@@ -84,22 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(".cache/data"), help="downloaded packages (default: %(default)s)")
     given = parser.parse_args(arguments)
-    try:
-        given.folder.mkdir(parents=True, exist_ok=True)
-        for sample in SAMPLES:
-            frames = frames_of(sample, given.cache)
-            write(frames, given.folder / f"{sample.name}.mp4")
-            Image.fromarray(frames[len(frames) // 2]).resize(_THUMBNAIL).quantize(64).save(
-                given.folder / f"{sample.name}.png", optimize=True
-            )
-            print(f"wrote {given.folder / sample.name}.mp4 and .png")
-    except TrainingError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(DataError(f"{given.folder}: {error.strerror}"), file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _write_all(given.folder, given.cache), given.folder)
+
+
+def _write_all(folder: Path, cache: Path) -> None:
+    for sample in SAMPLES:
+        frames = frames_of(sample, cache)
+        write(frames, folder / f"{sample.name}.mp4")
+        thumbnail = Image.fromarray(frames[len(frames) // 2]).resize(_THUMBNAIL).quantize(64)
+        thumbnail.save(folder / f"{sample.name}.png", optimize=True)
+        print(f"wrote {folder / sample.name}.mp4 and .png")
 
 
 if __name__ == "__main__":
