@@ -18,7 +18,7 @@ from av.container import InputContainer
 from av.filter import Graph
 from numpy.typing import NDArray
 
-from models.media.video_program import Refused
+from models.media.video_program import Refused, packets
 from models.media.video_program import seconds as seconds_of
 
 CHANNELS = 8
@@ -135,10 +135,11 @@ def _frames(container: InputContainer, stream: AudioStream, most_seconds: float,
 
     origin: time of the first frame of that video, in seconds."""
     context = stream.codec_context
-    _check_format(context.layout.nb_channels, context.sample_rate)
+    if context.sample_rate:  # 0: the sound begins behind what FFmpeg looked at
+        _check_format(context.layout.nb_channels, context.sample_rate)
     seconds, good, bad = 0.0, 0, 0
     end = 0.0  # seconds from the first frame of the video to the next sample
-    for packet in container.demux(stream):
+    for packet in packets(container, [stream]):
         try:
             frames = packet.decode()
         except av.error.FFmpegError:

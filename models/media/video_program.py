@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import IO, Any
+from typing import IO, Any, TypeVar, cast
 
 import av
 import av.sidedata.encparams  # these are imported late by PyAV, when no file can be opened any more
@@ -19,12 +20,16 @@ import av.subtitles.codeccontext
 import av.subtitles.stream
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from models.media import confined
 from models.media.cuts import Cuts
+
+S = TypeVar("S", bound=Stream)
 
 THREADS = 2 if (os.cpu_count() or 1) > 2 else 1
 """Of a decoder. The second one costs half as much CPU again, and gains nothing where a network has the other CPU."""
@@ -105,12 +110,20 @@ def video_of(container: InputContainer) -> VideoStream:
     return stream
 
 
+def packets(container: InputContainer, streams: Sequence[S]) -> Iterator[Packet[S]]:
+    """Yield the packets of some streams, and an empty one of each to flush its decoder.
+
+    Once those are out, PyAV fails by IndexError where packets of a damaged file belonged to streams that its head does not name."""
+    with suppress(IndexError):
+        yield from cast("Iterator[Packet[S]]", container.demux(streams))
+
+
 def _probe(container: InputContainer, stream: VideoStream, limits: Limits) -> dict[str, Any]:
     """From the headers first, so that what is too much is refused at once; then from the packets, which headers may be wrong about."""
     context = stream.codec_context
     _check_size(context.width, context.height, limits)
     if container.format.name not in UNTOLD_DURATION:
-        _check_seconds(max(seconds(container.duration, 1 / av.time_base), seconds(stream.duration, stream.time_base)), limits)
+        _check_seconds(max(_told_seconds(container), seconds(stream.duration, stream.time_base)), limits)
     _check_frames(stream.frames, limits)
     context.options = {"max_pixels": str(limits.pixels)}
     rate = 1 / _step(stream)
@@ -118,7 +131,7 @@ def _probe(container: InputContainer, stream: VideoStream, limits: Limits) -> di
     times: list[float] = []
     earliest, latest = np.inf, -np.inf
     bad = 0
-    for packet in container.demux(stream):
+    for packet in packets(container, [stream]):
         if packet.size == 0 and packet.pts is None:  # the last one, which flushes the decoder
             continue
         if size == (0, 0):
@@ -146,6 +159,12 @@ def _probe(container: InputContainer, stream: VideoStream, limits: Limits) -> di
     _check_seconds(span + 1 / rate, limits)  # the last frame is shown for a while, too
     width, height = size
     return {"width": width, "height": height, "fps": round(rate, 6), "frames": len(times), "duration_s": round(span + 1 / rate, 3)}
+
+
+def _told_seconds(container: InputContainer) -> float:
+    """Return the length that the head tells. Matroska counts from 0, whenever the first frame is."""
+    told = seconds(container.duration, 1 / av.time_base)
+    return told - seconds(container.start_time, 1 / av.time_base) if container.format.name == "matroska" else told
 
 
 def _flushed(stream: VideoStream) -> VideoFrame | None:
@@ -292,7 +311,7 @@ def _decoded(stream: VideoStream, container: InputContainer, limits: Limits) -> 
     context.thread_type, context.thread_count = "AUTO", THREADS
     step = _step(stream)
     begin, last, count, bad = None, -step, 0, 0
-    for packet in container.demux(stream):
+    for packet in packets(container, [stream]):
         try:
             frames = packet.decode()
         except av.error.FFmpegError:

@@ -113,7 +113,7 @@ def _make(file: io.BytesIO, asked: Mapping[str, Any], people: Sequence[DrawnPers
         sound = Sound.of(source, made)
         streams = [picture] if sound is None else [picture, sound.stream]
         writer: Writer | None = None
-        for packet in source.demux(streams):
+        for packet in video_program.packets(source, streams):
             if packet.stream is not picture:
                 assert sound is not None
                 sound.take(packet, made, writer.begin if writer else None)

@@ -43,17 +43,17 @@ def written(channels: NDArray[Any], rate: int, container: str, codec: str) -> by
     return file.getvalue()
 
 
-def filmed(container: str, codec: str, *, video_s: float, sound_s: float, pause_s: float = 0.0) -> bytes:
-    """A video of two seconds and a tone of one, by the seconds at which they begin. Layouts differ: Opus and AAC have their own rates.
+def filmed(container: str, codec: str, *, video_s: float, sound_s: float, pause_s: float = 0.0, lasts_s: float = 2.0) -> bytes:
+    """A video and a tone of one second, by the seconds at which they begin. Layouts differ: Opus and AAC have their own rates.
 
-    pause_s: seconds without packets of sound in the middle of the tone."""
+    pause_s: seconds without packets of sound in the middle of the tone; lasts_s: of the video."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as made:
         seen = cast(VideoStream, made.add_stream("libvpx" if container == "webm" else "mpeg4", rate=10))
         seen.height, seen.width, seen.pix_fmt = 48, 64, "yuv420p"
         heard = made.add_stream(codec, rate=48_000)
         heard.codec_context.layout = "mono"
-        for number in range(20):
+        for number in range(round(10 * lasts_s)):
             image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 128, np.uint8), format="rgb24")
             image.pts, image.time_base = round(10 * video_s) + number, Fraction(1, 10)
             made.mux(seen.encode(image))

@@ -165,6 +165,12 @@ def test_a_pause_of_a_sound_is_silence(container: str, codec: str) -> None:
     assert refused(filmed(container, codec, video_s=0.0, sound_s=0.0, pause_s=500.0))[0] is TooMuchSound
 
 
+@pytest.mark.parametrize(("container", "codec"), [("mpegts", "aac"), ("mpeg", "mp2")])
+def test_a_sound_may_begin_late_in_a_broadcast(container: str, codec: str) -> None:
+    film = filmed(container, codec, video_s=0.0, sound_s=29.0, lasts_s=30.0)
+    assert tone_begins(film) == pytest.approx((29.0, 30.0), abs=0.06)
+
+
 def test_sound_that_ends_before_the_first_frame_is_refused_as_such() -> None:
     assert "before its first frame" in refused(filmed("matroska", "flac", video_s=3.0, sound_s=0.0))[1]
 

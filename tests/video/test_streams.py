@@ -9,10 +9,12 @@ import pytest
 
 from models.media.video import ClipLimits, Frames, VideoError, probe
 from server.media.video import annotated
-from tests.video.clips import number_of
+from tests.video.clips import clip, every, number_of
 from tests.video.mixed import FRAMES, OTHER_FRAMES, OTHER_SIZE, RATE, SIZE, mixed
 
 LIMITS = ClipLimits()
+PACKET = 188
+"""Bytes of a packet of MPEG-TS."""
 
 
 def refused(film: bytes) -> tuple[str, str]:
@@ -65,3 +67,14 @@ def test_sound_is_no_video_even_with_a_cover(container: str, kinds: tuple[str, .
 def test_a_song_with_a_cover_is_no_container_of_videos() -> None:
     kind, detail = refused(mixed("mp3", "sound", "cover"))
     assert kind == "not-a-video" and detail.startswith("not a video in a container that is opened here")
+
+
+def test_a_damaged_packet_of_a_broadcast_costs_its_frame_alone() -> None:
+    film = bytearray(clip(every(20, 10.0), container="mpegts", codec="mpeg4"))
+    begins = [at for at in range(0, len(film), PACKET) if film[at + 1] & 0x5F == 0x41 and film[at + 2] == 0]  # a frame's, of PID 256
+    film[begins[7] + 1] ^= 0x02  # now of a stream that no table tells
+    facts = probe(film, LIMITS)
+    assert facts.frames == 19
+    assert len(list(Frames(bytes(film), RATE, LIMITS).take(10**9))) > 15
+    with av.open(io.BytesIO(annotated(bytes(film), []))) as drawn:
+        assert len(list(drawn.decode(video=0))) > 15

@@ -66,6 +66,15 @@ def test_every_container_gives_its_frames_in_order(container: str, codec: str) -
     assert [frame.row for frame in seen] == list(range(20)) and all(frame.rows == 1 for frame in seen)
 
 
+@pytest.mark.parametrize("container", ["matroska", "webm", "mp4", "mpegts"])
+def test_a_clock_that_began_days_ago_is_no_length(container: str) -> None:
+    codec = "libvpx" if container == "webm" else "mpeg4"
+    film = clip([90_000 + time for time in every(20, 10.0)], container=container, codec=codec)
+    facts = probe(film, LIMITS)
+    assert (facts.frames, facts.duration_s) == (20, pytest.approx(2.0, abs=0.11))
+    assert number_of(read(film, 10.0)[0].pixels) == 0
+
+
 def test_a_turned_video_comes_upright() -> None:
     image = np.full((48, 64, 3), 40, np.uint8)
     image[:24, :32] = 220  # bright at the top left, as stored
