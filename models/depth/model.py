@@ -33,6 +33,8 @@ class LiteDepthConfig:
     """Channels of the decoder, from a 16th of the image's resolution to half of it."""
     output: Literal["depth"] = "depth"
     """Larger is farther."""
+    background: Literal["kept", "mean"] = "kept"
+    """mean: whatever is beside the object has the object's mean colour (`alone`)."""
 
     def __post_init__(self) -> None:
         if self.image_size % 32 or self.image_size <= 0:
@@ -104,6 +106,13 @@ class LiteDepth(nn.Module):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False) + lateral(seen)
             x = F.relu(fuse(x))
         return F.interpolate(self.head(x), scale_factor=2.0, mode="bilinear", align_corners=False).squeeze(1)
+
+
+def alone(images: Tensor, inside: Tensor) -> Tensor:
+    """Images (B, 3, S, S) of which shares `inside` (B, S, S) of each pixel are the object's → the rest in its mean colour."""
+    share = inside.unsqueeze(1)
+    mean = (images * share).sum(dim=(2, 3), keepdim=True) / share.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+    return torch.lerp(mean, images, share)
 
 
 def image(model: LiteDepth, config: LiteDepthConfig, make: Maker) -> Callable[[], Tensor]:

@@ -33,6 +33,8 @@ class PhotographMCCConfig(MCCConfig):
     depth_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     depth_output: Literal["disparity", "depth"] = "disparity"
     """disparity: larger is nearer; depth: larger is farther."""
+    depth_background: Literal["kept", "mean"] = "kept"
+    """mean: it is shown the object before the object's mean colour."""
 
 
 class PhotographMCC(nn.Module):
@@ -112,7 +114,12 @@ def _told_by(depth: BundleSpec) -> dict[str, Any]:
     if depth.task != "depth":
         raise ValueError(f"members.depth: {depth.id} is for task {depth.task}; a bundle for depth is needed")
     own, pictures = read_config(architectures()[depth.architecture].config, depth.config), depth.pictures
-    return {"depth_size": own.image_size, "depth_output": own.output, "depth_interpolation": pictures.interpolation}
+    return {
+        "depth_size": own.image_size,
+        "depth_output": own.output,
+        "depth_interpolation": pictures.interpolation,
+        "depth_background": getattr(own, "background", "kept"),
+    }
 
 
 def assemble(spec: BundleSpec, config: PhotographMCCConfig, members: Mapping[str, Part]) -> PhotographMCC:
@@ -130,5 +137,5 @@ def assemble(spec: BundleSpec, config: PhotographMCCConfig, members: Mapping[str
     if any(getattr(config, field.name) != getattr(shape.model.config, field.name) for field in dataclasses.fields(MCCConfig)):
         raise ValueError(f"config: it is not that of its member {shape.spec.id}")
     if any(getattr(config, name) != value for name, value in _told_by(depth.spec).items()):
-        raise ValueError(f"config: depth_size, depth_output and depth_interpolation are not those of its member {depth.spec.id}")
+        raise ValueError(f"config: the fields depth_… are not those of its member {depth.spec.id}")
     return PhotographMCC(config, shape.model, depth)

@@ -31,15 +31,22 @@ def tells_depth(spec: BundleSpec) -> bool:
 
 
 def photograph(image: Image.Image, mask: Mask, spec: BundleSpec) -> NDArray[np.uint8]:
-    """The square around what the mask (H, W) shows, black beyond the image: uint8 (S, S, 3)."""
+    """The square around what the mask (H, W) shows, uint8 (S, S, 3): beyond the image black, or, where the bundle wants it, in the
+    object's mean colour wherever the object is not."""
     side, shown = int(spec.config["depth_size"]), _shown(mask)
     left, top, right, bottom = (round(edge * side) for edge in shown.place)
-    small = image.convert("RGB").resize(
-        (max(1, right - left), max(1, bottom - top)), FILTERS[spec.config["depth_interpolation"]], box=shown.box
-    )
+    size, corner = (max(1, right - left), max(1, bottom - top)), (min(left, side - 1), min(top, side - 1))
+    way = FILTERS[spec.config["depth_interpolation"]]
     square = Image.new("RGB", (side, side))
-    square.paste(small, (min(left, side - 1), min(top, side - 1)))
-    return np.asarray(square)
+    square.paste(image.convert("RGB").resize(size, way, box=shown.box), corner)
+    if spec.config.get("depth_background") != "mean":
+        return np.asarray(square)
+    inside = Image.new("L", (side, side))
+    inside.paste(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, way, box=shown.box), corner)
+    colours, share = np.asarray(square, np.float32), np.asarray(inside, np.float32)[..., None] / 255
+    mean = (colours * share).sum(axis=(0, 1)) / max(float(share.sum()), 1e-6)
+    filled: NDArray[np.uint8] = np.rint(mean + share * (colours - mean)).astype(np.uint8)
+    return filled
 
 
 def to_depth(told: NDArray[np.float32], mask: Mask, spec: BundleSpec, focal: float) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
+from models.depth.model import LiteDepth, alone
 from models.spec import Preprocess
 from training import evaluate
 from training.data.base import Preparation, Unreadable
@@ -45,6 +46,8 @@ def judge(settings: DepthQuality, network: nn.Module, data: Any, preprocess: Pre
     """Raises TrainingError."""
     if not isinstance(data, Renders):
         raise RecipeError("release.quality: kind depth is for data of kind renders")
+    if not isinstance(network, LiteDepth):
+        raise RecipeError("release.quality: kind depth is for the architecture lite_depth")
     source = open_renders(data.model_copy(update={"part": split.value}), Preparation(preprocess=preprocess, cache=cache))
     scored = list(_of_objects(settings, network, source))
     photographs = [_of_capture(name, capture(cache), settings, network, preprocess) for name, capture in CAPTURES.items()]
@@ -61,7 +64,7 @@ def judge(settings: DepthQuality, network: nn.Module, data: Any, preprocess: Pre
     }
 
 
-def _of_objects(settings: DepthQuality, network: nn.Module, source: RenderedScenes) -> Iterator[Scored]:
+def _of_objects(settings: DepthQuality, network: LiteDepth, source: RenderedScenes) -> Iterator[Scored]:
     """Means over the views of each object."""
     taken: Counter[str] = Counter()
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -74,14 +77,14 @@ def _of_objects(settings: DepthQuality, network: nn.Module, source: RenderedScen
         except Unreadable:
             continue
         depth, valid = sample["points"][..., 2], sample["valid"]
-        told = _told(network, sample["pixels"], valid.shape[0])
+        told = _told(network, sample["pixels"], valid, valid.shape[0])
         found[name].append((error(told, depth, valid), error(inflated(valid), depth, valid)))
     for name, errors in found.items():
         network_error, inflated_error = np.mean(errors, axis=0)
         yield Scored(name, source.categories[name], float(network_error), float(inflated_error))
 
 
-def _of_capture(name: str, capture: Capture, settings: DepthQuality, network: nn.Module, preprocess: Preprocess) -> dict[str, Any]:
+def _of_capture(name: str, capture: Capture, settings: DepthQuality, network: LiteDepth, preprocess: Preprocess) -> dict[str, Any]:
     """Errors on one photograph, of the square around its object."""
     rows, columns = np.flatnonzero(capture.mask.any(axis=1)), np.flatnonzero(capture.mask.any(axis=0))
     middle = ((rows[0] + rows[-1]) // 2, (columns[0] + columns[-1]) // 2)
@@ -98,13 +101,18 @@ def _of_capture(name: str, capture: Capture, settings: DepthQuality, network: nn
     image = square(capture.rgb).permute(2, 0, 1).float() / 255
     image = F.interpolate(image[None], size=(side, side), mode="bilinear", antialias=True, align_corners=False)[0]
     depth, mask = square(capture.depth), square(capture.mask) & (square(capture.depth) > 0)
-    told = _told(network, (image - mean) / std, 2 * half)
+    told = _told(network, (image - mean) / std, square(capture.mask), 2 * half)
     return {"name": name, "network": round(error(told, depth, mask), 4), "inflated": round(error(inflated(mask), depth, mask), 4)}
 
 
 @torch.inference_mode()
-def _told(network: nn.Module, pixels: Tensor, side: int) -> Tensor:
-    told: Tensor = network(pixels[None]).unsqueeze(1)
+def _told(network: LiteDepth, pixels: Tensor, inside: Tensor, side: int) -> Tensor:
+    """pixels: (3, S, S); inside: the object's mask (n, n) → (side, side)."""
+    images = pixels[None]
+    if network.config.background == "mean":
+        share = F.interpolate(inside[None, None].float(), size=images.shape[2:], mode="bilinear", antialias=True, align_corners=False)
+        images = alone(images, share[0])
+    told: Tensor = network(images).unsqueeze(1)
     return F.interpolate(told, size=(side, side), mode="bilinear", antialias=True, align_corners=False)[0, 0]
 
 

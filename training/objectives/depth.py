@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.depth.model import LiteDepth
+from models.depth.model import LiteDepth, alone
 from training import draws
 from training.objectives.base import Batch, Facts
 from training.objectives.checks import expect, need
 from training.settings import Settings
+
+BLOTS = 5
+"""Places across an image between which its light changes."""
 
 
 class DepthSettings(Settings):
@@ -27,6 +30,8 @@ class DepthSettings(Settings):
     light: float = Field(default=0.0, ge=0, lt=1)
     """Largest change of an image's contrast, as a share; half as much of the strength of each of its colours, and of its brightness, in
     normalised pixels: renders are lit more evenly than what is photographed."""
+    shadows: float = Field(default=0.0, ge=0, lt=1)
+    """Largest share of its light that a place loses: across one soft edge, which a shadow throws over it, and from blot to blot."""
 
 
 class ScaleAndShiftInvariant(nn.Module):
@@ -44,7 +49,10 @@ class ScaleAndShiftInvariant(nn.Module):
         pixels, depth, valid = need(batch, "pixels"), need(batch, "points")[..., 2], need(batch, "valid").bool()
         with torch.autocast(pixels.device.type, enabled=False):  # places of pixels need more than bfloat16's 8 bits
             pixels, depth, valid = self.augmented(pixels, depth, valid, batch["draw"])
-            pixels = self.relit(pixels, batch["draw"])
+            pixels = self.relit(self.shaded(pixels, batch["draw"]), batch["draw"])
+            if self.model.config.background == "mean":
+                share = F.interpolate(valid.unsqueeze(1).to(pixels), size=pixels.shape[2:], mode="bilinear", align_corners=False)
+                pixels = alone(pixels, share.squeeze(1))
         told = F.interpolate(self.model(pixels).float().unsqueeze(1), size=depth.shape[1:], mode="area").squeeze(1)
         errors = aligned(told, depth, valid) - spread_to_one(depth, valid)  # (B, n, n), 0 where nothing is known
         each = (errors.abs() * valid).flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1).clamp(min=1)
@@ -72,6 +80,20 @@ class ScaleAndShiftInvariant(nn.Module):
             )
         ]
         return moved[0], moved[1].squeeze(1), moved[2].squeeze(1) > 0.5
+
+    def shaded(self, pixels: Tensor, draw: Tensor) -> Tensor:
+        """(B, 3, S, S), with less light in some places: black is -1."""
+        most, (height, width) = self.settings.shadows, pixels.shape[2:]
+        if not most:
+            return pixels
+        blots = F.interpolate(draws.uniform(draw, (1, BLOTS, BLOTS), "blots"), size=(height, width), mode="bicubic", align_corners=False)
+        angle, place, soft = draws.uniform(draw, (3,), "edge").view(-1, 3, 1, 1).unbind(dim=1)
+        ys, xs = (torch.linspace(-1, 1, side, device=pixels.device) for side in (height, width))
+        across = torch.cos(2 * torch.pi * angle) * xs + torch.sin(2 * torch.pi * angle) * ys[:, None]  # (B, H, W)
+        edge = torch.sigmoid((across - (2 * place - 1)) * (4 + 60 * soft))
+        dark = draws.uniform(draw, (2,), "dark").view(-1, 2, 1, 1) * most
+        light = (1 - dark[:, :1] * edge.unsqueeze(1)) * (1 - dark[:, 1:] * blots.clamp(0, 1))
+        return (pixels + 1) * light.to(pixels) - 1
 
     def relit(self, pixels: Tensor, draw: Tensor) -> Tensor:
         """(B, 3, S, S), with contrast, colours and brightness of each drawn."""

@@ -4,19 +4,43 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
-from models.bundle import BundleSpec, write
-from models.depth.model import Encoder, LiteDepth, LiteDepthConfig, start_from_lite
+from models.bundle import Bundle, BundleSpec, write
+from models.depth.model import Encoder, LiteDepth, LiteDepthConfig, alone, start_from_lite
 from models.joining import join_photographs
 from models.loading import Ended, load, not_served
 from models.spec import Preprocess, Weights
+from server.tasks.photographs import photograph
 from tests.reconstruct.shell import write_shell
 
 SMALL = LiteDepthConfig(image_size=32, widths=(8, 8, 8, 8))
+
+
+def small() -> LiteDepth:
+    torch.manual_seed(0)
+    return LiteDepth(SMALL).eval()
+
+
+def write_teller(bundles: Path, version: str = "1", **config: str) -> Bundle:
+    spec = BundleSpec(
+        name="teller",
+        version=version,
+        task="depth",
+        architecture="lite_depth",
+        config={"image_size": 32, "widths": [8, 8, 8, 8], **config},
+        preprocess=Preprocess(image_size=32, short_side=32, fit="squeeze", interpolation="bilinear", mean=(0.5,) * 3, std=(0.25,) * 3),
+        license="CC0-1.0",
+        weights=Weights(sha256="0" * 64, bytes=0),
+    )
+    bundles.mkdir(exist_ok=True)
+    save_file(small().state_dict(), bundles / "weights")
+    return write(bundles, spec, bundles / "weights")
 
 
 def test_the_encoder_gives_the_features_of_timms_network() -> None:
@@ -48,21 +72,27 @@ def test_depth_has_the_size_of_the_image_and_sizes_that_do_not_fit_are_refused()
         LiteDepthConfig(widths=(8, 8))
 
 
-def test_a_bundle_of_it_is_the_member_that_tells_depth(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = LiteDepth(SMALL).eval()
-    save_file(model.state_dict(), tmp_path / "weights")
-    spec = BundleSpec(
-        name="teller",
-        version="1",
-        task="depth",
-        architecture="lite_depth",
-        config={"image_size": 32, "widths": [8, 8, 8, 8]},
-        preprocess=Preprocess(image_size=32, short_side=32, fit="squeeze", interpolation="bilinear", mean=(0.5,) * 3, std=(0.25,) * 3),
-        license="CC0-1.0",
-        weights=Weights(sha256="0" * 64, bytes=0),
+def test_the_service_shows_an_object_as_training_does(tmp_path: Path) -> None:
+    shape = write_shell(tmp_path)
+    kept, filled = (
+        join_photographs(tmp_path, "photographed", version, shape, write_teller(tmp_path, version, background=version)).spec
+        for version in ("kept", "mean")
     )
-    depth = write(tmp_path / "bundles", spec, tmp_path / "weights")
+    mask = np.zeros((40, 40), np.bool_)
+    mask[6:34, 10:30] = True
+    image = np.where(mask[..., None], (200, 40, 40), (0, 250, 0)).astype(np.uint8)
+    image[:20][mask[:20]] = (40, 40, 200)
+    before, share = (photograph(Image.fromarray(one), mask, kept) for one in (image, np.uint8(255 * np.stack([mask] * 3, axis=2))))
+    assert before[0, 0].tolist() == [0, 250, 0]
+    expected = alone(torch.tensor(before).permute(2, 0, 1)[None].float(), torch.tensor(share[None, ..., 0]) / 255)
+    shown = photograph(Image.fromarray(image), mask, filled)
+    assert np.abs(shown - expected[0].permute(1, 2, 0).numpy()).max() <= 0.51
+    assert np.abs(shown[0, 0] - np.array([120.0, 40.0, 120.0])).max() < 10  # mean of its two colours, with a little of its edge
+
+
+def test_a_bundle_of_it_is_the_member_that_tells_depth(tmp_path: Path) -> None:
+    depth = write_teller(tmp_path / "bundles")
+    model = small()
     assert not_served(depth.spec) is not None
     made = join_photographs(tmp_path / "bundles", "photographed", "1", write_shell(tmp_path / "bundles"), depth)
     assert (made.spec.config["depth_size"], made.spec.config["depth_output"]) == (32, "depth")

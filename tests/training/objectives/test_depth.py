@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from models.depth.model import LiteDepth
 from tests.training.objectives.cases import draw, made
 from training.objectives.depth import DepthSettings, ScaleAndShiftInvariant, aligned, gradients, spread_to_one
 
@@ -65,3 +68,27 @@ def test_pixels_depth_and_mask_move_together() -> None:
             assert 0.4 < slope < 1.7 and abs(offset) <= 0.2001
     still = ScaleAndShiftInvariant(objective.model, DepthSettings(flip=0.0, smaller=0.0))
     assert torch.equal(still.augmented(pixels, place, valid, draw())[0], pixels)
+
+
+def test_a_shadow_takes_light_and_a_mean_background_takes_what_is_beside_the_object() -> None:
+    objective, _ = made("depth")
+    assert isinstance(objective, ScaleAndShiftInvariant)
+    pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    dark = ScaleAndShiftInvariant(objective.model, DepthSettings(shadows=0.6)).shaded(pixels, draw())
+    light = (dark + 1) / (pixels + 1)
+    assert light.max() <= 1.0001 and light.min() > 0.4**2 - 1e-4 and light.std(dim=(1, 2, 3)).min() > 0.01
+    torch.testing.assert_close(light[:, 0], light[:, 2], atol=2e-3, rtol=2e-3)
+    assert torch.equal(objective.shaded(pixels, draw()), pixels)
+
+    seen: list[torch.Tensor] = []
+    alone = LiteDepth(dataclasses.replace(objective.model.config, background="mean"))
+    alone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    still = ScaleAndShiftInvariant(alone, DepthSettings(flip=0.0, smaller=0.0))
+    valid = torch.zeros(4, 32, 32, dtype=torch.bool)
+    valid[:, 8:24, 8:24] = True
+    points = torch.rand(4, 32, 32, 3, generator=torch.Generator().manual_seed(1))
+    still({"pixels": pixels, "points": points, "valid": valid, "draw": draw()})
+    torch.testing.assert_close(seen[0][:, :, 8:24, 8:24], pixels[:, :, 8:24, 8:24])
+    mean = pixels[:, :, 8:24, 8:24].mean(dim=(2, 3))
+    torch.testing.assert_close(seen[0][:, :, 0, 0], mean)
+    torch.testing.assert_close(seen[0][:, :, 31, 16], mean)
