@@ -83,6 +83,8 @@ class Initial(StrEnum):
     """Of a DiffMAE of images: attention looks at neighbouring patches (`models.diffmae.neighbours`)."""
     NEAREST = "nearest"
     """Of an MCC: queries look at the nearest seen points (`models.mcc.nearest`)."""
+    MOTION = "motion"
+    """Of a MAE-ST: patches see motion (`models.mae_st.motion`)."""
 
 
 class PublishedData(Settings):

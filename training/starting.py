@@ -19,6 +19,8 @@ from models.loading import mismatch
 from models.mae.model import start_from_pretrained as vit_from_mae
 from models.mae_st.model import VideoMAE
 from models.mae_st.model import start_from_pretrained as video_from_mae_st
+from models.mae_st.motion import look_for_motion
+from models.mae_st.pretraining import VideoMAEPretraining
 from models.mavil.conversion import audio_from_video, video_from_pictures
 from models.mavil.model import MAViL
 from models.mavil.model import start_from_pretrained as mavil_from_pretraining
@@ -54,6 +56,7 @@ _FITTED_IMAGES, _FITTED_SCENES = (768, 64), (256, 16)
 _LOOKS: Mapping[Initial, tuple[type[nn.Module], Callable[[Any], None]]] = {
     Initial.NEIGHBOURS: (DiffMAE, look_around),
     Initial.NEAREST: (MCC, look_at_nearest),
+    Initial.MOTION: (VideoMAEPretraining, look_for_motion),
 }
 
 _FROM_PRETRAINING: Mapping[type[nn.Module], Callable[[Any, Mapping[str, Tensor]], object]] = {
@@ -110,11 +113,10 @@ def begin(network: nn.Module, initial: Initial) -> None:
 
 
 def fit_to_data(objective: nn.Module, source: Source, seed: int) -> None:
-    """Fit the last layer of a network that `begin` has begun, in place."""
+    """Fit the last layer of a network that `begin` has begun, in place, where it answers from the start."""
     if isinstance(objective, OccupancyAndColour):
         fit_answers(objective, _batches(source, seed, *_FITTED_SCENES))
-    else:
-        assert isinstance(objective, Diffusion), type(objective).__name__
+    if isinstance(objective, Diffusion):
         fit_last_layer(objective, _batches(source, seed, *_FITTED_IMAGES))
 
 
