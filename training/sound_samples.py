@@ -41,8 +41,8 @@ class Phrase:
 
 
 PHRASES = (
-    Phrase("piano", 1, "0:0", (60, 64, 67, 72)),
-    Phrase("strings", 1, "0:48", (55, 59, 62)),
+    Phrase("accordion", 0, "8:21", (60, 64, 67, 72)),
+    Phrase("pizzicato-strings", 1, "0:45", (60, 64, 67, 72)),
     Phrase("trumpet", 1, "0:56", (67, 67, 72)),
     Phrase("acoustic-guitar", 0, "8:25", (52, 59, 64, 68)),
     Phrase("snare-drum", 0, "128:4", (38, 38, 38, 38)),

@@ -22,12 +22,13 @@ const SAMPLES = [
   { name: "lake.mp4", thumbnail: "lake.png", label: "Mountains behind a lake, which tremble" },
   { name: "figures.mp4", thumbnail: "figures.png", label: "Two drawn figures, one walks and one waves" },
 ];
-const SOUNDS = ["piano", "strings", "trumpet", "acoustic-guitar", "snare-drum"].map((name) => ({
-  name: `${name}.flac`,
-  thumbnail: `${name}.png`,
-  label: `A ${name.replace("-", " ")}, which the starter was not trained on`,
-  sound: true,
-}));
+const SOUNDS = [
+  ["accordion", "An accordion"],
+  ["pizzicato-strings", "Plucked strings"],
+  ["trumpet", "A trumpet"],
+  ["acoustic-guitar", "An acoustic guitar"],
+  ["snare-drum", "A snare drum"],
+].map(([name, said]) => ({ name: `${name}.flac`, thumbnail: `${name}.png`, label: `${said}, which the starter was not trained on`, sound: true }));
 const PARTS = { video: "clip", audio: "sound" }; // part → kind of its file
 const MEL_BINS = 128; // of a model that does not say
 
