@@ -13,16 +13,17 @@ SITE   := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/si
 CHROMIUM ?= /usr/bin/chromium
 APT_CHROMIUM := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
 
-.PHONY: help demo serve test test-slow test-browser chromium test-gpu lint bench compose-test docs release
+.PHONY: help demo serve test test-slow test-browser chromium test-gpu lint bench compose-test docs release constraints
 
 help:
 	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
 	@echo 'make serve         install, start the service on http://127.0.0.1:8000, keep it up'
 	@echo 'make test          the tests; test-slow: those that take minutes; test-gpu: those for a GPU; compose-test: the images and docker compose'
 	@echo 'make test-browser  the playground and the status page in a real Chromium'
-	@echo 'make lint          ruff, mypy, import-linter, the words of docs/glossary.md, and the documentation, whose links must lead somewhere'
+	@echo 'make lint          ruff, codespell, mypy, import-linter, the words of docs/glossary.md, and the documentation, whose links must lead somewhere'
 	@echo 'make bench         how fast merging, the networks and the service are on this machine'
 	@echo 'make docs          the documentation as a web site in build/site'
+	@echo 'make constraints   writes the versions in .venv into .ci/constraints.txt, for CI'
 	@echo 'make release       wheels and source distributions in dist/, checked and audited'
 
 demo: $(VENV)/.server
@@ -55,6 +56,7 @@ chromium:
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/words.py
@@ -74,6 +76,12 @@ docs: $(VENV)/.docs
 # `make release RELEASE_TAG=v1.2.3` also checks that this is the version, and that CHANGELOG.md tells of it.
 release: $(VENV)/.release
 	PYTHON=$(BIN)/python .ci/release "$$RELEASE_TAG"
+
+# The versions in .venv, which passed the tests here, for .github/workflows/tests.yml. No local parts, such as +cpu, which no public index has, and no triton:
+# each build of torch for GPUs names its own.
+constraints: $(VENV)/.browser
+	@echo '# What tests.yml installs; `make constraints` writes it.' > .ci/constraints.txt
+	$(BIN)/python -m pip list --format freeze | sed -E '/^(opsin|opsin.starters|pip|setuptools|triton|wheel)==/d; s/\+.*//' | LC_ALL=C sort -f >> .ci/constraints.txt
 
 $(BIN)/python:
 	@test -n '$(PYTHON)' || { echo 'Opsin needs Python 3.11 or newer (Debian 12, Ubuntu 24.04 and later have it): apt install python3 python3-venv' >&2; exit 1; }

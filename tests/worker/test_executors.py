@@ -158,9 +158,9 @@ def test_a_thread_has_one_stream_of_a_gpu_whatever_bundle_it_runs(monkeypatch: p
     gpu, other = torch.device("cuda", 0), torch.device("cuda", 1)
     mine = [Streams(gpu).current(), Streams(gpu).current()]
     with ThreadPoolExecutor(1) as pool:
-        anothers = pool.submit(lambda: Streams(gpu).current()).result()
+        theirs = pool.submit(lambda: Streams(gpu).current()).result()
     assert mine[0] is mine[1]
-    assert len({id(stream) for stream in (mine[0], anothers, Streams(other).current())}) == 3
+    assert len({id(stream) for stream in (mine[0], theirs, Streams(other).current())}) == 3
 
 
 def test_files_that_no_model_reads_come_back_with_each_answer(tiny: OneShot) -> None:

@@ -1,0 +1,50 @@
+"""`docs/troubleshooting.md` has messages in the words that the code prints."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from server.http.problems import Kind
+from tests.docs.snippets import ROOT
+
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+HEADINGS = re.findall(r"^### (.+)$", PAGE, re.MULTILINE)
+MESSAGES = [message for heading in HEADINGS for message in re.findall(r"`(.+?)`(?=, `|$)", heading)]
+PROBLEM = re.compile(r"^(\d{3}) `([a-z-]+)`(?: and `([a-z-]+)`)?", re.MULTILINE)
+
+
+def printed() -> Iterator[str]:
+    """Every text in the code but docstrings; `…` stands for what is put into it."""
+    for package in ("opsin", "server", "models"):
+        for file in (ROOT / package).rglob("*.py"):
+            nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+            docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+            for node in nodes:
+                if isinstance(node, ast.JoinedStr):
+                    yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+                    yield node.value
+
+
+@pytest.fixture(scope="module")
+def texts() -> str:
+    return "\n".join(printed())
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_the_code_prints_it(texts: str, message: str) -> None:
+    assert message in texts, f"no text of the code has {message!r}: correct docs/troubleshooting.md"
+
+
+def test_twenty_messages_are_explained() -> None:
+    assert len(HEADINGS) == 20
+
+
+def test_problems_have_the_status_that_is_told() -> None:
+    told = {(int(status), slug) for status, *slugs in PROBLEM.findall(PAGE) for slug in slugs if slug}
+    assert len(told) >= 8
+    assert told <= {(kind.status, kind.slug) for kind in Kind}
