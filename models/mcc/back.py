@@ -3,6 +3,7 @@ the size of the map of seen points, where each of its answers belongs to one of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUPS = 8
+GROUPS = 4
+"""Of channels that are normalised together: with a channel each, what is the same everywhere would be lost."""
 _INPUTS = 3 + 3 + 1
 """Colour, point, and whether there is one."""
 _THICKNESS = 0.5
@@ -50,9 +52,8 @@ class Back(nn.Module):
         self.up = nn.ModuleList(Pair(wide + narrow, narrow) for narrow, wide in reversed(list(pairwise(config.widths))))
         self.head = nn.Conv2d(finest, 4, 1)
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-        with torch.no_grad():
-            self.head.bias[0] = torch.tensor(_THICKNESS).expm1().log()  # what softplus makes of it
+        first = torch.tensor([math.log(math.expm1(_THICKNESS)), 0.0, 0.0, 0.0])  # softplus is applied to it
+        self.head.bias = nn.Parameter(first)
 
     def forward(self, images: Tensor, seen: Tensor, valid: Tensor) -> Told:
         """images (B, 3, any, any) in 0..1; seen (B, n, n, 3), and whether there is a point, bool (B, n, n)."""

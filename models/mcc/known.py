@@ -73,17 +73,18 @@ def told(back: Back, images: Tensor, seen: Tensor, valid: Tensor, side: int) -> 
     colours = shrunk(images, seen.shape[1]).permute(0, 2, 3, 1)
     parts = [seen, valid.unsqueeze(-1), colours, found.thickness.unsqueeze(-1), found.colours.clamp(0, 1)]
     pixels = torch.cat([part.to(seen.dtype) for part in parts], dim=-1)  # (B, n, n, CHANNELS)
-    split = pixels.unflatten(1, (side, -1)).unflatten(3, (side, -1))  # (B, side, w, side, w, CHANNELS)
+    width = seen.shape[1] // side
+    split = pixels.reshape(-1, side, width, side, width, CHANNELS)
     return F.pad(split.transpose(2, 3).flatten(1, 2).flatten(2), (0, 0, 1, 0))
 
 
 @torch.no_grad()
 def both_sides(channels: Tensor, side: int) -> tuple[Projection, Tensor]:
     """From `told`: the projection, and `Sides.maps`."""
-    split = channels[:, 1:].unflatten(1, (side, side))
-    width = round((split.shape[-1] // CHANNELS) ** 0.5)
-    pixels = split.unflatten(3, (width, width, CHANNELS)).transpose(2, 3).flatten(1, 2).flatten(2, 3)  # (B, n, n, CHANNELS)
-    seen, there, colours, thickness, behind = pixels.split([3, 1, 3, 1, 3], dim=-1)
+    width = round((channels.shape[-1] // CHANNELS) ** 0.5)
+    split = channels[:, 1:].reshape(-1, side, side, width, width, CHANNELS)
+    pixels = split.transpose(2, 3).flatten(1, 2).flatten(2, 3)  # (B, n, n, CHANNELS)
+    seen, there, colours, thickness, behind = torch.split(pixels, [3, 1, 3, 1, 3], dim=-1)
     valid = there.squeeze(-1) > 0.5
     projection = fitted(seen, valid)
     rays = projection.rays(middles(seen.shape[1], seen).expand(len(seen), -1, -1)).view_as(seen)
@@ -123,8 +124,8 @@ def features(sides: Sides, queries: Tensor) -> Tensor:
     column, row = (((places + 1) * (size / 2)).floor().long().clamp(0, size - 1)).unbind(dim=-1)
     columns, rows = ((cell.unsqueeze(-1) + steps).clamp(0, size - 1) for cell in (column, row))  # (B, Q, 7)
     around = (rows.unsqueeze(-1) * size + columns.unsqueeze(-2)).flatten(2)  # (B, Q, 49)
-    points = _at(maps[..., :6], around).unflatten(-1, (2, 3))  # (B, Q, 49, 2, 3): front and back
-    squared, which = (points - queries[:, :, None, None]).square().sum(dim=-1).min(dim=2)
+    points = _at(maps[..., :6], around)  # (B, Q, 49, 6): front and back
+    squared, which = (points.view(*around.shape, 2, 3) - queries[:, :, None, None]).square().sum(dim=-1).min(dim=2)
     distances, nearest = squared.clamp(min=1e-12).sqrt(), around.gather(2, which)  # (B, Q, 2)
     own = _at(maps, row * size + column)  # (B, Q, 13)
     edge = places.clamp(-1, 1)
@@ -171,4 +172,4 @@ class Knowing(nn.Module):
 def _at(maps: Tensor, pixels: Tensor) -> Tensor:
     """(B, n², C), indices (B, …) → (B, …, C)."""
     flat = pixels.flatten(1).unsqueeze(-1).expand(-1, -1, maps.shape[-1])
-    return maps.gather(1, flat).unflatten(1, pixels.shape[1:])
+    return maps.gather(1, flat).view(*pixels.shape, -1)

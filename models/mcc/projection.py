@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 RIDGE = 1e-7
@@ -41,14 +42,15 @@ class Projection:
         offset = points - self.middle.unsqueeze(1)
         slope, start, tilt = self._numbers
         seen = slope * offset[..., :2] + start + tilt * offset[..., 2:]
-        return (seen / self._denominator(points)).clamp(-_BESIDE, _BESIDE)
+        places: Tensor = seen / self._denominator(points)
+        return places.clamp(-_BESIDE, _BESIDE)
 
     def rays(self, places: Tensor) -> Tensor:
         """(B, P, 2) → directions away from the camera, of length 1, (B, P, 3)."""
         slope, _, tilt = self._numbers
         across = (places * self.numbers[:, None, 6:] - tilt) / slope
         rays = torch.cat([across, torch.ones_like(across[..., :1])], dim=-1)
-        return rays / rays.norm(dim=-1, keepdim=True)
+        return F.normalize(rays, dim=-1)
 
     def lengths(self, points: Tensor) -> Tensor:
         """(B, P, 3) → how long a step of 1 between places is at the depth of each point, (B, P)."""
@@ -61,7 +63,7 @@ class Projection:
     @property
     def _numbers(self) -> tuple[Tensor, Tensor, Tensor]:
         """a, b and c of columns and rows, (B, 1, 2) each."""
-        slope, start, tilt = self.numbers[:, None, :6].unflatten(2, (2, 3)).unbind(dim=3)
+        slope, start, tilt = self.numbers[:, None, :6].reshape(-1, 1, 2, 3).unbind(dim=3)
         return slope.clamp(min=_LEAST), start, tilt
 
     def _denominator(self, points: Tensor) -> Tensor:
@@ -83,13 +85,13 @@ def fitted(seen: Tensor, valid: Tensor) -> Projection:
     points = seen.masked_fill(~valid.unsqueeze(-1), 0.0).flatten(1, 2).double()
     count = there.sum(dim=1).clamp(min=1)
     middle = points.sum(dim=1) / count
-    x, y, z = ((points - middle.unsqueeze(1)) * there).split(1, dim=-1)
-    u, v = (middles(seen.shape[1], points) * there).split(1, dim=-1)
-    none = torch.zeros_like(x)
-    columns = torch.cat([x, there, z, none, none, none, -u * z], dim=-1)  # (B, P, 7)
-    rows = torch.cat([none, none, none, y, there, z, -v * z], dim=-1)
+    x, y, z = ((points - middle.unsqueeze(1)) * there).unbind(dim=-1)
+    u, v = (middles(seen.shape[1], points) * there).unbind(dim=-1)
+    one, none = there.squeeze(-1), torch.zeros_like(x)
+    columns = torch.stack([x, one, z, none, none, none, -u * z], dim=-1)  # (B, P, 7)
+    rows = torch.stack([none, none, none, y, one, z, -v * z], dim=-1)
     normal = (columns.mT @ columns + rows.mT @ rows) / count.unsqueeze(-1)  # (B, 7, 7)
-    wanted = (columns.mT @ u + rows.mT @ v) / count.unsqueeze(-1)
+    wanted = (columns.mT @ u.unsqueeze(-1) + rows.mT @ v.unsqueeze(-1)) / count.unsqueeze(-1)
     ridge = RIDGE * torch.eye(7, dtype=normal.dtype, device=normal.device)
     numbers = torch.linalg.solve(normal + ridge, wanted).squeeze(-1)
     return Projection(numbers.to(seen.dtype), middle.to(seen.dtype))

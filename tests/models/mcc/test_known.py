@@ -169,7 +169,7 @@ def test_scenes_that_know_are_asked_alone_in_a_crowd_and_again(knowing: MCC) -> 
     together = run(steps, jobs, [asked | {"scene": str(number)} for number in range(3)])
     for job, answer in zip(jobs, together, strict=True):
         [alone] = run(ReconstructionSteps(knowing, CPU), [job], [asked])
-        assert 0 < len(occupied(alone, 0.5))
+        assert len(occupied(alone, 0.5)) > 0
         agree(alone, answer, 0.5, STEEP)
         [again] = run(ReconstructionSteps(knowing, CPU), [{"latent": answer["latent"], "seen": job["seen"], "asks": job["asks"]}], [asked])
         agree(alone, again, 0.5, STEEP)
