@@ -247,8 +247,9 @@ def listed(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
             continue
         root = obtain(entry.package, cache)
         for library in entry.libraries:
+            views = library.views if settings.part == "train" else library.held_out_views or library.views
             items += [
-                Item(f"{entry.package.name}/{piece.file.relative_to(root)}", piece.category, library.views, library.up, piece.file)
+                Item(f"{entry.package.name}/{piece.file.relative_to(root)}", piece.category, views, library.up, piece.file)
                 for piece in pieces(library, root)
                 if library.parts.get(piece.category, "train") == settings.part
             ]
