@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from training.judging.households import BACK, EXTRUDED, NETWORK, ORACLE, PLAIN
+from training.judging.households import BACK, NETWORK, ORACLE, PLAIN
 from training.judging.report import verdict
 from training.judging.shape_card import trained_on
+from training.judging.shapes import EXTRUDED
 
 
 def section(spec: BundleSpec) -> Iterator[str]:

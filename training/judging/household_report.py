@@ -12,9 +12,9 @@ import numpy.typing as npt
 from training import evaluate
 from training.data.renders import RenderedScenes
 from training.judging.household_settings import HouseholdQuality
-from training.judging.households import COLOURED, EXTRUDED, NEAREST, NETWORK, WAYS, Chosen, Row
+from training.judging.households import COLOURED, NEAREST, NETWORK, WAYS, Chosen, Row
 from training.judging.restoring_settings import Split
-from training.judging.shapes import views_of
+from training.judging.shapes import EXTRUDED, views_of
 
 SCORES = ("f1", "precision", "recall")
 Scores = npt.NDArray[np.float64]

@@ -195,7 +195,8 @@ def told_back(network: MCC, sample: Sample) -> Tensor:
     points, valid = sample["points"][None], sample["valid"][None]
     thickness = network.back(picture(sample)[None], points, valid).thickness.unsqueeze(-1)
     rays = fitted(points, valid).rays(middles(points.shape[1], points)[None]).view_as(points)
-    return (points + thickness * rays)[0]
+    behind: Tensor = points + thickness * rays
+    return behind[0]
 
 
 @torch.inference_mode()

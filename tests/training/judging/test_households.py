@@ -16,9 +16,11 @@ from models.loading import load
 from models.mcc.model import MCC
 from tests.models.mcc.test_known import CONFIG
 from tests.training import meshes
-from training import command, model_card
+from training import command, model_card, recipe
+from training.data.renders import Renders
 from training.judging import __main__ as judging
-from training.judging.households import BACK, COLOURED, EXTRUDED, NETWORK, ORACLE, PLAIN, SEEN, WAYS
+from training.judging.households import BACK, COLOURED, NETWORK, ORACLE, PLAIN, WAYS
+from training.judging.shapes import EXTRUDED, SEEN
 
 OBJECTIVE = {"kind": "mcc", "queries": 48, "near": 0.7, "spread": 0.5, "size": 4.0, "shift": 0.0, "degrees": 0}
 LOOP = {"epochs": 2, "batch_size": 4}
@@ -125,3 +127,20 @@ def test_a_dry_run_needs_no_phase_that_was_not_trained(
     assert command.main([places[0], "--runs", str(tmp_path), *places[3:], "--phase", "shape", "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "phase shape: OccupancyAndColour" in told and "views/s" in told
+
+
+def test_the_recipe_holds_out_what_earlier_tests_did_and_its_ablation_is_the_earlier_network() -> None:
+    plan, other = (recipe.read(Path(f"training/recipes/{name}.yaml")) for name in ("reconstruct-household", "reconstruct"))
+    assert isinstance(plan.data, Renders) and isinstance(other.data, Renders)
+    by_part = [
+        {objects.category: objects.part for package in data.packages for objects in package.objects} for data in (plan.data, other.data)
+    ]
+    assert by_part[0] == by_part[1]
+    libraries = [library for package in plan.data.packages for library in package.libraries]
+    held_out = {"Vehicles": "test", "Bathroom": "test", "Lights": "test", "Office": "val", "Bedroom": "val"}
+    assert len(libraries) == 4 and all(library.parts == held_out and library.views == 24 for library in libraries)
+    back, shape, plain = plan.phases
+    assert plan.model_of(plain).resolved(0) == other.model_of(other.phases[0]).resolved(0)
+    assert shape.objective == plain.objective and shape.loop == plain.loop and shape.optimiser == plain.optimiser
+    network = MCC(plan.model_of(back).resolved(0))
+    assert network.back is not None and sum(weights.numel() for weights in network.back.parameters()) <= 1_500_000
