@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from models.mcc.known import FEATURES, both_sides, features, nearest_pixels, tol
 from models.mcc.known import Sides as KnownSides
 from models.mcc.model import MCC, MCCConfig
 from models.mcc.nearest import look_at_nearest
+from models.mcc.photographs import PhotographMCCConfig
 from models.mcc.projection import Projection, fitted, middles
 from models.mcc.scenes import normalise_points
 from models.mcc.steps import ReconstructionSteps
 from models.mcc.system import latent_values
+from models.registry import read_config
 from models.spec import Space
 from tests.models.mcc.test_mcc_steps import CPU, agree, occupied, run
 
@@ -186,6 +189,15 @@ def test_what_lies_behind_changes_the_answer(knowing: MCC) -> None:
         thicker[:, 1:, 2 * CONFIG.width :].unflatten(2, (16, 11))[..., 7] += 1
         one, other = (knowing.predict_occupancy(knowing.ask(knowing.remember(given), queries)) for given in (latent, thicker))
     assert (one - other).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("kind", [MCCConfig, PhotographMCCConfig])
+def test_a_bundle_says_it_in_its_config(kind: type[MCCConfig]) -> None:
+    """A pipeline of photographs has the config of its member for shapes."""
+    told = json.loads(json.dumps(dataclasses.asdict(CONFIG)))
+    assert read_config(kind, told) == kind(**{field.name: getattr(CONFIG, field.name) for field in dataclasses.fields(MCCConfig)})
+    with pytest.raises(ValueError, match="back: widths"):
+        read_config(kind, told | {"back": {"widths": [8, 10]}})
 
 
 def test_a_map_that_cannot_be_halved_is_refused() -> None:
