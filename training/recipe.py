@@ -21,6 +21,7 @@ from training.data.packages import PyPIPackage
 from training.data.registry import DataSettings
 from training.errors import RecipeError
 from training.judging.depth_settings import DepthQuality
+from training.judging.household_settings import HouseholdQuality
 from training.judging.naming_settings import NamingQuality
 from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
@@ -205,6 +206,7 @@ class Release(Settings):
         | RestoringQuality
         | ActionsQuality
         | ReconstructionQuality
+        | HouseholdQuality
         | DepthQuality
         | SoundsQuality
         | NamingQuality
@@ -279,6 +281,10 @@ class Recipe(Settings):
             )
         if isinstance(quality, ActionsQuality) and quality.single_frames not in known:
             raise ValueError(f"release.quality.single_frames: {quality.single_frames} is no phase; there are {', '.join(known)}")
+        if isinstance(quality, HouseholdQuality) and quality.ablation not in known:
+            raise ValueError(
+                f"release.quality.ablation: {quality.ablation} is no phase; there are {', '.join(phase.name for phase in self.phases)}"
+            )
         return self
 
     def _sizes_agree(self, phase: Phase, where: str) -> None:

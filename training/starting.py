@@ -95,6 +95,12 @@ def start_from(network: nn.Module, weights: Mapping[str, Tensor], source: str) -
         raise TrainingError(f"start: the weights of {source} do not fit: {error}") from error
 
 
+def part_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Those of the part of that name of a network, by their names in the part; empty if the network has none."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
 def begin(network: nn.Module, initial: Initial) -> None:
     """Set the starting values that a recipe asks for, in place: the same bits whatever the number of threads, since a run that goes on
     compares them. Raises TrainingError."""

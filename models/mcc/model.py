@@ -2,11 +2,14 @@
 
 Two encoders, for the image and for the points that were seen, and a decoder in which a query attends to the scene and to itself, never to
 other queries. So a scene is encoded once, its keys and values are kept for every layer, and queries come in any number and order.
+
+Ours, where `config.back` is set: a U-Net tells what lies behind the seen points, and queries know how far they are from both sides
+(`models/mcc/known.py`). Without it the network is the published one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,8 +23,11 @@ from models.layers.cross_attention import Memory
 from models.layers.initial import load_encoder
 from models.layers.patches import PatchEmbed, require_picture_patches
 from models.layers.positions import sincos_table
+from models.layers.recent import in_own_pages
 from models.layers.reversible import run_trunk
 from models.layers.token_merging import Tokens
+from models.mcc.back import Back, BackConfig
+from models.mcc.known import FEATURES, Knowing, Sides, both_sides, told
 from models.mcc.points import PointEmbed, WindowEmbed, at_least_float32, contract, in_float32
 from models.merge_schedule import MergeSchedule
 
@@ -61,11 +67,15 @@ class MCCConfig:
     colour_weight: float = 0.01
     drop_path: float = 0.1
     """The same in every block of encoders and decoder; none in the windows."""
+    back: BackConfig | None = None
+    """Tell what lies behind the seen points, and let queries know it; None: as published. The frame's axes must be the camera's."""
 
     def __post_init__(self) -> None:
         require_picture_patches(self.image_size, self.patch_size)
         if self.window_depth < 1 or self.decoder_depth < 1:
             raise ValueError("window_depth and decoder_depth must be 1 at least")
+        if self.back is not None and self.seen_size % self.back.step:
+            raise ValueError(f"back: the map of seen points is {self.seen_size} wide, which is no multiple of {self.back.step}")
 
     @property
     def side(self) -> int:
@@ -102,12 +112,28 @@ class Scene:
     """(layers, B, H, 1 + N + 1, D + 8)."""
     values: Tensor
     """The same shape."""
-    kept: Tensor | None = None
+    fates: Tensor | None = None
     """(layers, 2, B) of 0 and 1, which samples kept which branches of the decoder: queries share the fate of their scene."""
+    sides: Sides | None = None
+    """Of networks whose queries know them."""
 
     @property
     def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
+        return self.keys.nbytes + self.values.nbytes + (0 if self.sides is None else self.sides.nbytes)
+
+    def kept(self, row: int) -> Scene:
+        """A copy of one of several scenes, to be kept for long."""
+        keys, values = (in_own_pages(part[:, row : row + 1]) for part in (self.keys, self.values))
+        return Scene(keys, values, sides=None if self.sides is None else self.sides.kept(row))
+
+    @staticmethod
+    def cat(scenes: Sequence[Scene]) -> Scene:
+        """Several scenes, of which all branches were kept, as one."""
+        if len(scenes) == 1:
+            return scenes[0]
+        sides = [scene.sides for scene in scenes if scene.sides is not None]
+        keys, values = (torch.cat([getattr(scene, part) for scene in scenes], dim=1) for part in ("keys", "values"))
+        return Scene(keys, values, sides=Sides.cat(sides) if sides else None)
 
 
 @dataclass(frozen=True)
@@ -159,7 +185,9 @@ class MCC(nn.Module):
             for _ in range(config.decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(small, eps=config.norm_eps)
-        self.decoder_pred = nn.Linear(small, config.outputs)
+        self.decoder_pred = nn.Linear(small + (FEATURES if config.back else 0), config.outputs)
+        self.back = Back(config.back) if config.back else None
+        self.knowing = Knowing(small, config.norm_eps) if config.back else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -177,14 +205,20 @@ class MCC(nn.Module):
         return self.predict(self.ask(self.remember(self.encode(images, seen, kept), kept), queries))
 
     def encode(self, images: Tensor, seen: Tensor, kept: Kept | None = None, *, merge: MergeSchedule | None = None) -> Tensor:
-        """→ latent tokens (B, 1 + N, 2C), class token first, the image's channels before the points'.
+        """→ latent tokens (B, 1 + N, 2C), class token first, the image's channels before the points'; with `config.back` further channels
+        (`models.mcc.known.told`), by which queries know both sides.
 
         images: RGB in 0..1, (B, 3, any, any), resized to the model's size where they differ, bilinearly without antialiasing.
         seen: (B, n, n, 3), the point seen in each pixel; where a coordinate is not finite there is none.
         merge: how many tokens merge in each block of both encoders. The decoder needs both in every place, so merged ones return there.
         """
         points = self.encode_points(self.embed_points(seen), kept, merge=merge)
-        return torch.cat([self.encode_picture(images, kept, merge=merge), points], dim=-1)
+        latent = torch.cat([self.encode_picture(images, kept, merge=merge), points], dim=-1)
+        if self.back is None:
+            return latent
+        valid = seen.sum(dim=-1).isfinite()
+        known = told(self.back, images, seen.masked_fill(~valid.unsqueeze(-1), 0.0), valid, self.config.side)
+        return torch.cat([latent.to(known.dtype), known], dim=-1)
 
     def encode_picture(self, images: Tensor, kept: Kept | None = None, *, merge: MergeSchedule | None = None) -> Tensor:
         """→ (B, 1 + N, C)."""
@@ -218,29 +252,40 @@ class MCC(nn.Module):
 
     def remember(self, latent: Tensor, kept: Kept | None = None) -> Scene:
         """The scene's way through the decoder, on which no query has any influence. kept: None to draw it, in training."""
-        x = self.decoder_embed(latent) + self.decoder_pos_embed  # (B, 1 + N, Cd)
+        width, small = 2 * self.config.width, self.decoder_embed.weight
+        x = self.decoder_embed(latent[..., :width].to(small.dtype)) + self.decoder_pos_embed  # (B, 1 + N, Cd)
+        sides = None
+        if self.knowing is not None:
+            tokens = x[:, 1:].mT.unflatten(2, (self.config.side, -1))  # (B, Cd, side, side)
+            sides = Sides(*both_sides(latent[..., width:], self.config.side), tokens)
         fate = self._draw(x) if kept is None else kept.decoder
         keys, values = [], []
         for layer, block in enumerate(self.decoder_blocks):
             x, memory = block(x, keep=None if fate is None else fate[layer], passes_on=layer + 1 < len(self.decoder_blocks))
             keys.append(memory.keys)
             values.append(memory.values)
-        return Scene(torch.stack(keys), torch.stack(values), fate)
+        return Scene(torch.stack(keys), torch.stack(values), fate, sides)
 
     def ask(self, scene: Scene, queries: Tensor) -> Tensor:
-        """Points (B, Q, 3) in the coordinates of the seen ones → what the decoder makes of each, (B, Q, Cd)."""
-        x = self.decoder_xyz_pos_embed(contract(queries, self.config.far))
+        """Points (B, Q, 3) in the coordinates of the seen ones → what the decoder makes of each, (B, Q, Cd), and what each knows beside it
+        where queries do: (B, Q, Cd + FEATURES)."""
+        x, known = self.decoder_xyz_pos_embed(contract(queries, self.config.far)), None
+        if self.knowing is not None:
+            assert scene.sides is not None, "the scene is of a network whose queries know nothing"
+            added, known = self.knowing(scene.sides, queries)
+            x = x + added
         for layer, block in enumerate(self.decoder_blocks):
             memory = Memory(scene.keys[layer], scene.values[layer])
-            x, _ = block(x, memory, keep=None if scene.kept is None else scene.kept[layer])
-        return cast("Tensor", self.decoder_norm(x))
+            x, _ = block(x, memory, keep=None if scene.fates is None else scene.fates[layer])
+        normed: Tensor = self.decoder_norm(x)
+        return normed if known is None else torch.cat([normed.to(known.dtype), known], dim=-1)
 
     def predict(self, asked: Tensor) -> Tensor:
-        """(B, Q, Cd) → (B, Q, outputs) in float32: the occupancy's logit, then colours, for which `decode_colours` is."""
+        """What `ask` gave → (B, Q, outputs) in float32: the occupancy's logit, then colours, for which `decode_colours` is."""
         return in_float32(self.decoder_pred.weight, self.decoder_pred.bias, asked)
 
     def predict_occupancy(self, asked: Tensor) -> Tensor:
-        """(B, Q, Cd) → (B, Q): only the logit, where colours of few points will be wanted."""
+        """What `ask` gave → (B, Q): only the logit, where colours of few points will be wanted."""
         return in_float32(self.decoder_pred.weight[:1], self.decoder_pred.bias[:1], asked).squeeze(-1)
 
     def losses(self, predicted: Tensor, occupied: Tensor, colours: Tensor) -> Losses:

@@ -159,6 +159,10 @@ def look_at_nearest(model: MCC) -> None:
         assert isinstance(block, Block)
         _prepare(block, decoder, mlp=1.0)
         _look(block.attn, decoder, SIGMA[min(number, 1)], ALONE if number == 0 else None)
+    if model.knowing is not None:
+        _balance(model.knowing.embed, decoder)
+        _keep(model.knowing.norm, decoder)
+        model.knowing.look.weight.zero_()  # to be learnt: at random it would write where geometry is
     first = model.decoder_blocks[0]
     assert isinstance(first, Block)
     _find(first.attn, decoder)

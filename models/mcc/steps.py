@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.recent import Recent, in_own_pages
+from models.layers.recent import Recent
 from models.layers.steps import Continuing, Finished, State, Tensors, await_device
 from models.mcc.flood import Answers, Flood, Limits, nested
 from models.mcc.lattice import Lattice
@@ -39,6 +39,8 @@ MOST_SHOWN = 20_000
 """Points of a preview."""
 FILLED = 0.75
 """In one batch each scene asks at least this share of the most queries; the others are padded."""
+WORK_OF_KNOWING = 2000
+"""Multiply-accumulates of what a query knows of both sides."""
 TEMPERATURE = 0.1
 """Of colours, as in the published demo."""
 
@@ -148,7 +150,7 @@ class ReconstructionSteps:
         if missing:
             made = self._model.remember(torch.stack([latents[index] for index in missing]).to(self._model.cls_token.dtype))
             for row, index in enumerate(missing):
-                known[index] = Scene(in_own_pages(made.keys[:, row : row + 1]), in_own_pages(made.values[:, row : row + 1]))
+                known[index] = made.kept(row)
         scenes = [scene for scene in known if scene is not None]
         if missing and any(names):
             await_device(self._device)
@@ -174,9 +176,7 @@ class ReconstructionSteps:
         cells = [job.flood.next_cells(job.chunk) for job in jobs]
         most = max(map(len, cells))
         queries = torch.stack([_padded(_points(job.flood.lattice, mine), most) for job, mine in zip(jobs, cells, strict=True)])
-        scenes = jobs[0].scene
-        if len(jobs) > 1:
-            scenes = Scene(torch.cat([job.scene.keys for job in jobs], dim=1), torch.cat([job.scene.values for job in jobs], dim=1))
+        scenes = Scene.cat([job.scene for job in jobs])
         at_once = most if self._device.type != "cpu" else max(1, self._in_cache // len(jobs))
         asked = torch.cat([self._model.ask(scenes, part) for part in torch.split(queries, at_once, dim=1)], dim=1)  # (B, Q, C)
         occupancy = self._model.predict_occupancy(asked).sigmoid()  # (B, Q)
@@ -228,7 +228,7 @@ def work_of_a_query(config: MCCConfig) -> float:
     """Multiply-accumulates of one query in the decoder."""
     width = config.decoder_width
     block = (4 + 2 * config.mlp_ratio) * width**2 + 2 * (config.side**2 + 2) * width
-    return config.decoder_depth * block + width
+    return config.decoder_depth * block + width + (0 if config.back is None else WORK_OF_KNOWING + width**2)
 
 
 def _groups(counts: Sequence[int]) -> Iterator[list[int]]:

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from models.registry import Architecture, Native, Purpose, SizeTable, System
 from models.spec import Space
+
+PATCH_SIZE, WINDOW = 16, 8
+"""Defaults of configs that do not tell."""
+
+
+def latent_values(config: Mapping[str, Any]) -> int:
+    """Numbers that are kept of a scene's tokens. config: of a bundle."""
+    side, window = int(config["image_size"]) // int(config.get("patch_size", PATCH_SIZE)), int(config.get("window", WINDOW))
+    known = 11 * window**2 if config.get("back") else 0  # models.mcc.known.CHANNELS of each pixel
+    return (side**2 + 1) * (2 * int(config.get("width", 768)) + known)
+
 
 SYSTEM = System(
     architectures=(

@@ -141,6 +141,8 @@ def denoising_step(model: nn.Module) -> Graph:
 
 def query_decoder(model: nn.Module) -> Graph:
     assert isinstance(model, MCC)
+    if model.knowing is not None:
+        raise ExportError("back: a graph has the decoder of queries, and no place for what they know of both sides of a scene")
     make = RandomInput(EXAMPLES, torch.float32, torch.device("cpu"))
     scene = model.remember(model.encode(*seen_scene(model.config, make)))
     given = {"keys": scene.keys, "values": scene.values, "queries": make.normal(min(QUERIES, 64), 3)}

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from models.mcc.lattice import MOST_CELLS, Lattice
+from models.mcc.system import PATCH_SIZE, WINDOW, latent_values
 from models.spec import Space
 from server.media import masks, shapes, views
 from server.media.images import Decoder
@@ -43,8 +44,6 @@ CELL_BYTES = 4 + 4 + 3
 """Bytes of an answer for each cell: index, occupancy, colour."""
 SMALL_ARRAYS = 4096
 PREVIEW_BYTES = 7 * 20_000
-PATCH_SIZE, WINDOW = 16, 8
-"""Defaults of configs that do not tell."""
 
 
 NARROWEST = 0.01
@@ -199,10 +198,8 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
 
     def result_bound(self, plan: ReconstructPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
         """All cells of the grid, and what is kept of the scene."""
-        side, width = int(spec.config["image_size"]) // int(spec.config.get("patch_size", PATCH_SIZE)), int(spec.config.get("width", 768))
-        latent = (side * side + 1) * 2 * width * 4
         front = sum(sizes.get(name, 0) for name in views.FRONT)
-        return plan.lattice.count * CELL_BYTES + latent + sizes["seen"] + front + PREVIEW_BYTES + SMALL_ARRAYS
+        return plan.lattice.count * CELL_BYTES + 4 * latent_values(spec.config) + sizes["seen"] + front + PREVIEW_BYTES + SMALL_ARRAYS
 
     def sample(self, spec: BundleSpec) -> Arrays:
         """A slanted plane fills the image."""

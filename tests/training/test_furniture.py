@@ -58,6 +58,10 @@ def test_categories_are_trained_on_or_held_out_and_what_is_unwanted_is_left_out(
     preparation = Preparation(Preprocess(image_size=32, short_side=32, mean=(0.5,) * 3, std=(0.5,) * 3), cache=tmp_path)
     trained = open_renders(Renders.model_validate(data), preparation)
     assert {name.rpartition("/")[2]: category for name, category in trained.categories.items()} == {"ball.obj": "Toys"}
+    [package] = data["packages"]
+    library = package["libraries"][0] | {"held_out_views": 1}
+    fewer = Renders.model_validate(data | {"packages": [package | {"libraries": [library]}], "part": "val"})
+    assert (len(trained), len(open_renders(fewer, preparation))) == (2, 1)
     held_out = open_renders(Renders.model_validate(data | {"part": "val"}), preparation)
     assert list(held_out.categories.values()) == ["Office"] and len(held_out) == 2
     assert creators(trained.settings, tmp_path) == {"CC0-1.0": ["Anné", "Bob"]}

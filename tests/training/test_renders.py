@@ -31,8 +31,9 @@ def opened(content: tuple[dict[str, Any], Path], **changes: Any) -> RenderedScen
     return open_renders(Renders.model_validate(content[0] | changes), Preparation(PREPROCESS, cache=content[1]))
 
 
-def cast(corners: np.ndarray, direction: np.ndarray) -> float:
-    """Depth along z at which a ray from the origin meets the nearest triangle (Möller and Trumbore, 1997); inf if it meets none."""
+def cast(corners: np.ndarray, direction: np.ndarray, farthest: bool) -> float:
+    """Depth along z at which a ray from the origin meets the first triangle, or the last one (Möller and Trumbore, 1997); inf if it meets
+    none."""
     a, b, c = corners[:, 0], corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     across = np.cross(direction, c)
     volume = (b * across).sum(axis=1)
@@ -40,19 +41,20 @@ def cast(corners: np.ndarray, direction: np.ndarray) -> float:
     other = np.cross(-a, b)
     v, t = other @ direction / volume, (c * other).sum(axis=1) / volume
     hit = (u >= 0) & (v >= 0) & (u + v <= 1) & (t > 0)
-    return float(t[hit].min()) if hit.any() else np.inf
+    return float(t[hit].max() if farthest else t[hit].min()) if hit.any() else np.inf
 
 
-def test_every_pixel_sees_what_a_ray_through_it_meets_first() -> None:
+@pytest.mark.parametrize("farthest", [False, True])
+def test_every_pixel_sees_what_a_ray_through_it_meets_first_or_last(farthest: bool) -> None:
     dice = np.random.default_rng(0)
     corners = (dice.normal(size=(40, 1, 3)) * 0.7 + dice.normal(size=(40, 3, 3)) * 0.5 + [0, 0, 4]).astype(np.float32)
     side, focal, centre = 32, 40.0, (15.0, 17.5)
-    hits = rasterise(corners, focal, centre, side)
+    hits = rasterise(corners, focal, centre, side, farthest=farthest)
     depth = np.full(side * side, np.inf)
     depth[hits.pixel] = hits.depth
     rows, columns = np.divmod(np.arange(side * side), side)
     rays = np.stack([(columns + 0.5 - centre[0]) / focal, (rows + 0.5 - centre[1]) / focal, np.ones(side * side)], axis=1)
-    expected = np.array([cast(corners.astype(np.float64), ray) for ray in rays])
+    expected = np.array([cast(corners.astype(np.float64), ray, farthest) for ray in rays])
     np.testing.assert_allclose(depth, expected, rtol=1e-4)
     met = np.einsum("pk,pkc->pc", hits.weights, corners[hits.face])
     np.testing.assert_allclose(met, rays[hits.pixel] * hits.depth[:, None], atol=1e-4)
@@ -106,6 +108,26 @@ def test_seen_points_lie_on_the_surface_up_to_the_noise(content: tuple[dict[str,
         assert seen.mean(dim=0).abs().max() < 1e-4 and seen.std(dim=0).mean() == pytest.approx(1, abs=1e-4)
         towards = (seen - centre) @ (sample["camera"] - centre)
         assert (towards > 0).float().mean() > 0.95  # the half that faces the camera
+
+
+def test_the_surface_behind_is_told_where_a_recipe_asks_for_it_and_changes_nothing_else(tmp_path: Path) -> None:
+    thirds = Preparation(PREPROCESS.model_copy(update={"image_size": 24}), cache=tmp_path)  # of a pixel: its middle is rendered
+    settings = meshes.data(tmp_path) | {"sensor": False}
+    usual, told = (open_renders(Renders.model_validate(settings | more), thirds) for more in ({}, {"back": True}))
+    for shard, other in zip(usual.rendered, told.rendered, strict=True):
+        assert shard.views.dtype.names is not None
+        assert all(shard.views[name].tobytes() == other.views[name].tobytes() for name in shard.views.dtype.names)
+    for index in range(9):  # the balls
+        sample = told.sample(index, 0)
+        valid, camera = sample["valid"], sample["camera"]
+        centre = (sample["surface"].amax(dim=0) + sample["surface"].amin(dim=0)) / 2
+        radius = (sample["surface"] - centre).norm(dim=1).mean()
+        back, rays = sample["back"][valid], sample["points"][valid] - camera
+        assert ((back - centre).norm(dim=1) / radius - 1).abs().max() < 0.03
+        torch.testing.assert_close(rays / rays[:, 2:], (back - camera) / (back - camera)[:, 2:], atol=1e-4, rtol=0)
+        assert (((back - centre) * rays).sum(dim=1) > -0.05 * radius * rays.norm(dim=1)).all()  # there the ray leaves the ball
+        assert (sample["back_colours"][valid].amax(dim=1) > 0).all()
+    assert "back" not in usual.sample(0, 0)
 
 
 def test_a_sample_is_a_function_of_its_draw(content: tuple[dict[str, Any], Path]) -> None:

@@ -9,6 +9,7 @@ A sample is a dict of tensors without a batch dimension. The keys say what they 
 | `spectrogram` | log-mel filter bank, normalised, float32 (1, frames, bins) |
 | `points`, `valid` | point seen in each pixel of a map, float32 (n, n, 3), and whether there is one, bool (n, n) |
 | `surface`, `colours` | true points of a scene and their colours in 0..1, float32 (G, 3) each |
+| `back`, `back_colours` | last point on the ray of each pixel that is seen, and its colour in 0..1, float32 (n, n, 3) each |
 | `label`, `labels` | class, int64 (); several classes, float32 (classes,) |
 | `words` | token ids of a caption, int64 (length,) |
 | `pose`, `joints`, `appearance`, `detected`, `labelled`, `actions` | people of a clip (T, P, ·), as in `models.people.tracks` |

@@ -30,6 +30,8 @@ class Library(Settings):
     license: str
     views: int = Field(gt=0)
     """Of each object."""
+    held_out_views: int | None = Field(default=None, gt=0)
+    """Of each that is held out; None: as many."""
     up: Up = "y"
     parts: dict[str, Literal["val", "test"]] = Field(default_factory=dict)
     """Categories that are held out; all others are trained on."""

@@ -77,6 +77,8 @@ class Renders(Settings):
     """True points of each sample, of the 20,000 of its object."""
     sensor: bool = True
     """Whether seen points have the errors of a depth sensor."""
+    back: Literal[True] | None = None
+    """Render where the ray of each pixel leaves the object for the last time, and the colour there, too."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -170,6 +172,11 @@ class RenderedScenes:
         valid = seen.isfinite().all(dim=-1)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.preprocess.mean, self.preprocess.std))
         image = torch.from_numpy(np.array(view["image"])).permute(2, 0, 1).float() / 255
+        behind: Sample = {}
+        if self.settings.back:
+            back = unprojected(torch.from_numpy(np.array(view["back"])), (focal, focal), centre) / scale - offset
+            colour = torch.from_numpy(np.array(view["back_colour"])).float() / 255
+            behind = {"back": back.masked_fill(~valid.unsqueeze(-1), 0.0), "back_colours": colour}  # (n, n, 3) each
         return {
             "pixels": (image - mean) / std,
             "points": seen.masked_fill(~valid.unsqueeze(-1), 0.0),
@@ -177,6 +184,7 @@ class RenderedScenes:
             "surface": points / scale - offset,  # (G, 3)
             "colours": colours,
             "camera": -offset,  # (3,), where it stands among the normalised points
+            **behind,
         }
 
 
@@ -219,7 +227,8 @@ def _digest(settings: Renders, side: int, items: Sequence[Item]) -> str:
     packages = [entry.package.sha256 for entry in settings.packages]
     what = [[item.name, item.category, item.views, item.texture.name if item.texture else None, *_standing(item)] for item in items]
     paints = [entry.paints for entry in settings.packages]
-    content = json.dumps([_REVISION, side, settings.seen_size, settings.seed, packages, paints, what])
+    behind = ["back"] if settings.back else []  # shards without it are still read
+    content = json.dumps([_REVISION, side, settings.seen_size, settings.seed, packages, paints, what, *behind])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -238,8 +247,9 @@ def listed(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
             continue
         root = obtain(entry.package, cache)
         for library in entry.libraries:
+            views = library.views if settings.part == "train" else library.held_out_views or library.views
             items += [
-                Item(f"{entry.package.name}/{piece.file.relative_to(root)}", piece.category, library.views, library.up, piece.file)
+                Item(f"{entry.package.name}/{piece.file.relative_to(root)}", piece.category, views, library.up, piece.file)
                 for piece in pieces(library, root)
                 if library.parts.get(piece.category, "train") == settings.part
             ]
@@ -286,7 +296,7 @@ def _write(folder: Path, number: int, items: Sequence[Item], pictures: Sequence[
         except (ValueError, OSError, KeyError, IndexError, TypeError) as error:  # trimesh raises all of these for broken files
             left_out[item.name] = str(error)
             continue
-        for view in (view_of(mesh, dice, side, settings.seen_size, item.up) for _ in range(item.views)):
+        for view in (view_of(mesh, dice, side, settings.seen_size, item.up, back=bool(settings.back)) for _ in range(item.views)):
             if view is not None:
                 view["object"] = len(names)
                 views.append(view)
@@ -294,7 +304,8 @@ def _write(folder: Path, number: int, items: Sequence[Item], pictures: Sequence[
         names.append(item.name)
         categories.append(item.category)
     _save(folder / f"{number:04}-surfaces.npy", np.stack(surfaces) if surfaces else np.zeros((0, 0)))
-    _save(folder / f"{number:04}-views.npy", np.stack(views) if views else np.zeros(0, view_dtype(side, settings.seen_size)))
+    dtype = view_dtype(side, settings.seen_size, bool(settings.back))
+    _save(folder / f"{number:04}-views.npy", np.stack(views) if views else np.zeros(0, dtype))
     described = {"names": names, "categories": categories, "left_out": left_out}
     partial = folder / f"{number:04}.json.partial"
     partial.write_text(json.dumps(described), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A z-buffer in NumPy: which triangle every pixel of a perspective image sees, and where on it."""
+"""A z-buffer in NumPy: which triangle every pixel of a perspective image sees first, or would see last, and where on it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Hits:
     """(P,), along the optical axis."""
 
 
-def rasterise(corners: Floats, focal: float, centre: tuple[float, float], side: int) -> Hits:
-    """Nearest triangles of a square image. Both sides of a triangle are seen.
+def rasterise(corners: Floats, focal: float, centre: tuple[float, float], side: int, *, farthest: bool = False) -> Hits:
+    """Nearest triangles of a square image, or the farthest ones: where rays leave for the last time. Both sides of a triangle count.
 
     corners: (F, 3, 3), triangles in the camera's frame (x right, y down, z forward); focal, centre: in pixels; pixel (0, 0) has its
     centre at (0.5, 0.5).
@@ -52,10 +52,10 @@ def rasterise(corners: Floats, focal: float, centre: tuple[float, float], side: 
     a, b, c = inverse.T
     depth = (1 / (a[triangle] * (column + 0.5) + b[triangle] * (row + 0.5) + c[triangle])).astype(np.float32)
     pixel = row * side + column
-    nearest = np.full(side * side, np.inf, np.float32)
-    np.minimum.at(nearest, pixel, depth)
-    seen = np.flatnonzero(depth == nearest[pixel])
-    pixel, one = np.unique(pixel[seen], return_index=True)  # of those that are equally near
+    buffer = np.full(side * side, -np.inf if farthest else np.inf, np.float32)
+    (np.maximum if farthest else np.minimum).at(buffer, pixel, depth)
+    seen = np.flatnonzero(depth == buffer[pixel])
+    pixel, one = np.unique(pixel[seen], return_index=True)  # of those that are equally far
     won = seen[one]
     triangle, depth = triangle[won], depth[won]
     places = np.stack([column[won] + 0.5, row[won] + 0.5, np.ones(len(won))], axis=1)  # (P, 3)

@@ -21,8 +21,9 @@ SURFACE = np.dtype([("point", "<f2", 3), ("normal", "i1", 3), ("colour", "u1", 3
 """A point of the surface in the mesh's frame; its normal, times 127, points to where it can be seen from; its colour, not lit."""
 
 
-def view_dtype(side: int, seen: int) -> np.dtype[np.void]:
-    """A view: `side` pixels of colour along each axis, `seen` of depth."""
+def view_dtype(side: int, seen: int, back: bool = False) -> np.dtype[np.void]:
+    """A view: `side` pixels of colour along each axis, `seen` of depth; back: and as many of the surface behind."""
+    behind = [("back", "<f4", (seen, seen)), ("back_colour", "u1", (seen, seen, 3))] if back else []
     return np.dtype(
         [
             ("object", "<i4"),
@@ -35,9 +36,11 @@ def view_dtype(side: int, seen: int) -> np.dtype[np.void]:
             ("light", "<f4", 3),
             ("ambient", "<f4"),
             ("tint", "<f4", 3),
+            *behind,
         ]
     )
-    # depth: 0 where there is no object. A point p of the mesh is at rotation · p + translation. focal and centre: in sides of the image.
+    # depth: 0 where there is no object. back: depth at which the ray of a pixel leaves the object for the last time; 0 as depth.
+    # A point p of the mesh is at rotation · p + translation. focal and centre: in sides of the image.
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,13 @@ def _visible(mesh: Mesh, points: Floats, normals: Floats, dice: np.random.Genera
     return np.where(towards[:, None] < 0, -normals, normals), visible
 
 
-def view_of(mesh: Mesh, dice: np.random.Generator, side: int, seen: int, up: Up = "any") -> npt.NDArray[np.void] | None:
+def view_of(
+    mesh: Mesh, dice: np.random.Generator, side: int, seen: int, up: Up = "any", *, back: bool = False
+) -> npt.NDArray[np.void] | None:
     """One record of `view_dtype`: a photograph cropped to the object with a margin, squared by black at the bottom or on the right.
 
     That is what a capture becomes (`models.mcc.scenes.view_of_capture`). None if hardly anything of the object is seen.
+    back: render the surface behind, too; it draws nothing, so that the rest is the same.
     """
     rotation = standing_rotation(dice, up)
     distance = float(np.exp(dice.uniform(np.log(1.6), np.log(8.0))))
@@ -128,14 +134,35 @@ def view_of(mesh: Mesh, dice: np.random.Generator, side: int, seen: int, up: Up 
     depth = np.zeros(large * large, np.float32)
     depth[hits.pixel] = hits.depth
     step = int(large) // seen
-    view = np.zeros((), view_dtype(side, seen))
+    view = np.zeros((), view_dtype(side, seen, back))
     view["image"] = np.round(255 * canvas.reshape(side, int(large) // side, side, -1, 3).mean(axis=(1, 3)))
     view["depth"] = depth.reshape(large, large)[step // 2 :: step, step // 2 :: step]
     if (view["depth"] > 0).sum() < 0.02 * seen * seen:
         return None
     view["rotation"], view["translation"], view["focal"], view["centre"] = rotation, translation, focal, centre
     view["light"], view["ambient"], view["tint"] = light.towards, light.ambient, light.tint
+    if back:
+        _add_back(view, mesh, corners, light)
     return view
+
+
+def _add_back(view: npt.NDArray[np.void], mesh: Mesh, corners: Floats, light: Light) -> None:
+    """Write where the rays of the pixels that are seen leave the object for the last time, and the colours there, in place.
+
+    corners: (F, 3, 3), the mesh in the camera's frame. What is behind is lit from its outside, which no ray of the camera meets.
+    """
+    seen = view["depth"].shape[0]
+    focal, (x, y) = float(view["focal"] * seen), (float(place * seen) for place in view["centre"])
+    hits = rasterise(corners, focal, (x, y), seen, farthest=True)
+    normals = mesh.normals()[hits.face] @ view["rotation"].T
+    away = mesh.points(hits.face, hits.weights) @ view["rotation"].T + view["translation"]
+    normals *= np.where((normals * away).sum(axis=1, keepdims=True) < 0, -1, 1)
+    colours = light.shine(mesh.colours(hits.face, hits.weights), normals.astype(np.float32))
+    depth = np.zeros(seen * seen, np.float32)
+    depth[hits.pixel] = hits.depth
+    nearest = view["depth"]  # rays of an image whose pixels divide otherwise may pass beside the edge
+    view["back"] = np.where(nearest > 0, np.maximum(depth.reshape(seen, seen), nearest), 0)
+    view["back_colour"].reshape(-1, 3)[hits.pixel] = np.round(255 * colours)
 
 
 def _light(dice: np.random.Generator) -> Light:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -162,7 +163,7 @@ def calibrate(contest: Contest, progress: Callable[[str], None] = print) -> tupl
     for index in (index for views in views_of(contest.validation, settings.views).values() for index in views):
         sample = contest.validation.sample(index, 0)
         truth = Truth(sample["surface"].numpy(), settings.distance)
-        by_depth.append([truth.match(_extruded(sample, depth)).f1 for depth in settings.depths])
+        by_depth.append([truth.match(extruded_points(sample, depth)).f1 for depth in settings.depths])
         grid, probability = occupancies(contest.model, sample, contest.space, settings.validation_spacing)
         f1.append([match.f1 for match in truth.matches(grid, probability, [1 / (1 + math.exp(-logit)) for logit in logits])])
     best = float(logits[int(np.mean(f1, axis=0).argmax())])
@@ -176,7 +177,8 @@ def calibrate(contest: Contest, progress: Callable[[str], None] = print) -> tupl
     return threshold, depth
 
 
-def _extruded(sample: Sample, depth: float) -> Points:
+def extruded_points(sample: Sample, depth: float) -> Points:
+    """The seen points and what lies behind them up to a depth, hollow."""
     return extruded(sample["points"].numpy(), sample["valid"].numpy(), sample["camera"].numpy(), depth, _WALL_STEP)
 
 
@@ -184,7 +186,7 @@ def run(contest: Contest, depth: float, progress: Callable[[str], None] = print)
     """Index of a view → what was found of it, for some views of every held-out object."""
     file = contest.folder / f"reconstruction-{_digest(contest, depth)}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    done = _read(file)
+    done: dict[int, Found] = {index: {way: Match(*values) for way, values in row.items()} for index, row in rows_of(file).items()}
     for name, views in views_of(contest.objects, contest.settings.views).items():
         for index in views:
             if index not in done:
@@ -200,7 +202,7 @@ def _judged(contest: Contest, index: int, depth: float) -> Found:
     settings = contest.settings
     sample = contest.objects.sample(index, 0)
     truth = Truth(sample["surface"].numpy(), settings.distance)
-    front, solid = front_of(sample), _extruded(sample, depth)
+    front, solid = front_of(sample), extruded_points(sample, depth)
     found = {
         SEEN: truth.match(sample["points"].numpy()[sample["valid"].numpy()]),
         EXTRUDED: truth.match(solid),
@@ -226,17 +228,18 @@ def _digest(contest: Contest, depth: float) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _read(file: Path) -> dict[int, Found]:
-    rows: dict[int, Found] = {}
+def rows_of(file: Path) -> dict[int, Any]:
+    """Index of a view → what was written of it; a torn last line is taken off the file."""
+    rows: dict[int, Any] = {}
     whole: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
         try:
             index, row = json.loads(line)
         except ValueError:
             break
-        rows[index] = {way: Match(*values) for way, values in row.items()}
+        rows[index] = row
         whole.append(line + "\n")
-    file.write_text("".join(whole), encoding="utf-8")  # without a torn last line
+    file.write_text("".join(whole), encoding="utf-8")
     return rows
 
 

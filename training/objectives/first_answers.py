@@ -1,4 +1,5 @@
-"""A last layer by regression: occupancy and colours, read at the start from what an MCC's decoder makes of queries."""
+"""A last layer by regression: occupancy and colours, read at the start from what an MCC's decoder makes of queries, and from what they know
+of both sides where they do."""
 
 from __future__ import annotations
 
@@ -24,17 +25,12 @@ def fit_answers(objective: OccupancyAndColour, batches: Iterable[Batch]) -> None
     Of a network that predicts classes of colours, occupancy alone is fitted.
     """
     model = objective.model
-    seen: list[Tensor] = []
-    hook = model.decoder_norm.register_forward_hook(lambda _module, _given, normed: seen.append(normed))
     rows, occupied, colours = [], [], []
-    try:
-        for batch in batches:
-            labels = objective.answered(batch)[1]
-            rows.append(seen.pop().flatten(0, 1))
-            occupied.append(labels.occupied.flatten())
-            colours.append(labels.colours.flatten(0, 1))
-    finally:
-        hook.remove()
+    for batch in batches:
+        asked, labels = objective.asked(batch)
+        rows.append(asked.flatten(0, 1))
+        occupied.append(labels.occupied.flatten())
+        colours.append(labels.colours.flatten(0, 1))
     x = F.pad(torch.cat(rows).double(), (0, 1), value=1.0)  # (queries, C + 1), the last for the bias
     inside = torch.cat(occupied).double()
     _write(model.decoder_pred, slice(0, 1), _logistic(x, inside).unsqueeze(1))

@@ -56,39 +56,36 @@ class OccupancyAndColour(nn.Module):
         self.model = model
         self.settings = settings
         self._facts = facts or Facts()
+        if model.back is not None:  # it was trained before, and is what it was judged to be
+            model.back.requires_grad_(False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self._losses(*self.answered(batch))
+        asked, labels = self.asked(batch)
+        return self._losses(self.model.predict(asked), labels)
 
-    def answered(self, batch: Batch) -> tuple[Tensor, Labels]:
-        """Queries as they are drawn in training: what is predicted of them (B, Q, outputs), and their labels."""
+    def asked(self, batch: Batch) -> tuple[Tensor, Labels]:
+        """Queries as they are drawn in training: what predictions are read from (`MCC.ask`), and their labels."""
         draw, truth = batch["draw"], need(batch, "surface")
         queries = self.queries(draw, truth)
         labels = labelled(queries, truth, need(batch, "colours"), self.settings.threshold)
         kept = self._keep(draw) if self.training else None
         seen = need(batch, "points").masked_fill(~need(batch, "valid").bool().unsqueeze(-1), torch.inf)
-        return self._predicted(self.images(need(batch, "pixels")), seen, queries, self.augmentation(draw), kept), labels
+        return self._asked(self.images(need(batch, "pixels")), seen, queries, self.augmentation(draw), kept), labels
 
     def images(self, pixels: Tensor) -> Tensor:
-        """Normalised (B, 3, H, W) → in 0..1, as the network takes them."""
-        preprocess = self._facts.preprocess
-        if preprocess is None:
-            return pixels
-        mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
-        return pixels * std + mean
+        return pictures_in_unit_range(pixels, self._facts)
 
     def losses(
         self, images: Tensor, seen: Tensor, queries: Tensor, labels: Labels, augmentation: Augmentation, kept: Kept | None = None
     ) -> dict[str, Tensor]:
         """queries (B, Q, 3) and their labels before augmentation; kept: fates of the branches in stochastic depth, None: all are kept,
         or drawn, in training."""
-        return self._losses(self._predicted(images, seen, queries, augmentation, kept), labels)
+        return self._losses(self.model.predict(self._asked(images, seen, queries, augmentation, kept)), labels)
 
-    def _predicted(self, images: Tensor, seen: Tensor, queries: Tensor, augmentation: Augmentation, kept: Kept | None) -> Tensor:
+    def _asked(self, images: Tensor, seen: Tensor, queries: Tensor, augmentation: Augmentation, kept: Kept | None) -> Tensor:
         images, seen, moved = augmentation.images(images), augmentation.seen(seen), augmentation.points(queries)
         with fused_attention(images.device):
-            predicted: Tensor = self.model(images, seen, moved, kept=kept)
-        return predicted
+            return self.model.ask(self.model.remember(self.model.encode(images, seen, kept), kept), moved)
 
     def _losses(self, predicted: Tensor, labels: Labels) -> dict[str, Tensor]:
         losses = self.model.losses(predicted, labels.occupied, labels.colours)
@@ -116,15 +113,8 @@ class OccupancyAndColour(nn.Module):
         return torch.cat([near, far[:, count:]], dim=1)
 
     def augmentation(self, draw: Tensor) -> Augmentation:
-        """One for the samples of all ranks."""
-        settings, shared = self.settings, draws.of_batch(draw)
-        uniform = 2 * draws.uniform(shared, (2, 3), "augmentation")[0].cpu() - 1
-        return Augmentation(
-            scale=1 + settings.scale * uniform[0],
-            shift=settings.shift * uniform[1],
-            degrees=draws.integers(shared, (3,), -settings.degrees, settings.degrees + 1, "degrees")[0].cpu().float(),
-            flip=bool(draws.uniform(shared, (), "flip") < settings.flip),
-        )
+        settings = self.settings
+        return augmentation(draw, scale=settings.scale, flip=settings.flip, shift=settings.shift, degrees=settings.degrees)
 
     def _keep(self, draw: Tensor) -> Kept | None:
         """Drawn per sample."""
@@ -136,6 +126,27 @@ class OccupancyAndColour(nn.Module):
             for name, depth in (("xyz", config.depth), ("rgb", config.depth), ("decoder", config.decoder_depth))
         }
         return Kept(**fates)
+
+
+def pictures_in_unit_range(pixels: Tensor, facts: Facts) -> Tensor:
+    """Normalised (B, 3, H, W) → in 0..1, as the network takes them."""
+    preprocess = facts.preprocess
+    if preprocess is None:
+        return pixels
+    mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    return pixels * std + mean
+
+
+def augmentation(draw: Tensor, *, scale: float, flip: float, shift: float = 0.0, degrees: int = 0) -> Augmentation:
+    """One for the samples of all ranks."""
+    shared = draws.of_batch(draw)
+    uniform = 2 * draws.uniform(shared, (2, 3), "augmentation")[0].cpu() - 1
+    return Augmentation(
+        scale=1 + scale * uniform[0],
+        shift=shift * uniform[1],
+        degrees=draws.integers(shared, (3,), -degrees, degrees + 1, "degrees")[0].cpu().float(),
+        flip=bool(draws.uniform(shared, (), "flip") < flip),
+    )
 
 
 def fused_attention(device: torch.device) -> AbstractContextManager[Any]:
@@ -172,4 +183,7 @@ def in_half_ball(draw: Tensor, count: int, radius: float) -> Tensor:
 
 def build(settings: MCCSettings, model: nn.Module, facts: Facts) -> OccupancyAndColour:
     """Raises ValueError."""
-    return OccupancyAndColour(expect(settings.kind, model, MCC), settings, facts)
+    network: MCC = expect(settings.kind, model, MCC)
+    if network.back is not None and settings.degrees:
+        raise ValueError(f"degrees: {settings.degrees}, where a network with model.config.back needs 0: the frame's axes are the camera's")
+    return OccupancyAndColour(network, settings, facts)

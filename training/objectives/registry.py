@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Field
 from torch import nn
 
-from training.objectives import cit, contrastive, depth, diffmae, lart, linear_probe, mae, mavil, maws, mcc, supervised
+from training.objectives import back, cit, contrastive, depth, diffmae, lart, linear_probe, mae, mavil, maws, mcc, supervised
 from training.objectives.base import Facts
 from training.settings import Settings
 
@@ -34,6 +34,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(mavil.AudioVisualSettings, mavil.build_labels),
     Kind(lart.LARTSettings, lart.build),
     Kind(mcc.MCCSettings, mcc.build),
+    Kind(back.BackSettings, back.build),
     Kind(depth.DepthSettings, depth.build),
 )
 

@@ -53,14 +53,14 @@ def occupied(answer: Mapping[str, Tensor], threshold: float = 0.1) -> dict[int, 
     return {cell: value for cell, value in zip(answer["cells"].tolist(), answer["occupancy"].tolist(), strict=True) if value > threshold}
 
 
-def agree(one: Mapping[str, Tensor], other: Mapping[str, Tensor], threshold: float = 0.1) -> None:
+def agree(one: Mapping[str, Tensor], other: Mapping[str, Tensor], threshold: float = 0.1, rounding: float = ROUNDING) -> None:
     """The same cells are occupied, but for those whose probability is the threshold within rounding; and they have the same colours."""
     first, second = occupied(one, threshold), occupied(other, threshold)
     for cell in first.keys() ^ second.keys():
-        assert abs({**first, **second}[cell] - threshold) < ROUNDING
+        assert abs({**first, **second}[cell] - threshold) < rounding
     colours = [dict(zip(answer["cells"].tolist(), answer["colours"].tolist(), strict=True)) for answer in (one, other)]
     for cell in first.keys() & second.keys():
-        assert abs(first[cell] - second[cell]) < ROUNDING
+        assert abs(first[cell] - second[cell]) < rounding
         assert max(abs(a - b) for a, b in zip(colours[0][cell], colours[1][cell], strict=True)) <= 1
 
 

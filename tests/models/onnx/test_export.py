@@ -19,6 +19,7 @@ from models.diffmae.decoder import DecoderType
 from models.diffmae.model import DiffMAE, DiffMAEConfig
 from models.layers.forward import normalise
 from models.loading import load
+from models.mcc.back import BackConfig
 from models.mcc.model import MCC, MCCConfig
 from models.merge_schedule import MergeSchedule
 from models.onnx import export as onnx_export
@@ -166,6 +167,9 @@ def test_misuse_is_named(options: list[str], sentence: str, tmp_path: Path) -> N
 def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
     with pytest.raises(onnx_export.ExportError, match="a classifier is checked on real images; give at least one \\(--image\\)"):
         onnx_export.export(write_tiny_vit(tmp_path), tmp_path / "tiny.onnx")
+    knowing = MCC(dataclasses.replace(MCC_TINY, back=BackConfig(widths=(8, 16))))
+    with pytest.raises(onnx_export.ExportError, match="back: a graph has the decoder of queries, and no place for what they know"):
+        onnx_export.query_decoder(knowing)
     with pytest.raises(onnx_export.ExportError, match="architecture null cannot be exported as ONNX; those that can are vit, diffmae, mcc"):
         onnx_export.export(write_null(tmp_path), tmp_path / "null.onnx")
     with pytest.raises(onnx_export.ExportError, match=r"nothing to export, its weights are an ONNX graph: .*model\.onnx"):

@@ -20,12 +20,14 @@ from models.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingCo
 from models.mavil.audio_mae import AudioMAE, AudioMAEConfig
 from models.mavil.model import MAViL, MAViLConfig
 from models.mavil.pretraining import MAViLPretraining, MAViLPretrainingConfig
+from models.mcc.back import BackConfig
 from models.mcc.model import MCC, MCCConfig
 from models.pairs.cit import CiT, CiTConfig, Tower
 from models.pairs.flip import FLIP, FLIPConfig
 from models.pairs.maws import MAWSClip, MAWSClipConfig
 from models.people.heads import Feature
 from models.vit.model import Pool, ViT, ViTConfig
+from training.objectives.back import BackSettings
 from training.objectives.base import Facts
 from training.objectives.cit import CiTSettings, CuratedMatching
 from training.objectives.contrastive import ContrastiveSettings
@@ -254,6 +256,21 @@ def mcc() -> Case:
     return build(settings, MCC(replace(MCC_CONFIG, drop_path=0.5)), FACTS), batch
 
 
+BACK_CONFIG = replace(MCC_CONFIG, back=BackConfig(widths=(8, 16)))
+
+
+def mcc_knowing() -> Case:
+    _, batch = mcc()
+    settings = MCCSettings(queries=40, size=3.0, threshold=0.6, near=0.2, degrees=0)
+    return build(settings, MCC(BACK_CONFIG), FACTS), batch
+
+
+def back() -> Case:
+    _, batch = mcc()
+    behind = {"back": batch["points"] + uniform(8, 8, 1) * batch["points"], "back_colours": uniform(8, 8, 3)}
+    return build(BackSettings(), MCC(BACK_CONFIG), FACTS), batch | behind
+
+
 def depth() -> Case:
     batch = {"pixels": normal(3, 32, 32), "points": normal(16, 16, 3), "valid": uniform(16, 16) < 0.8}
     return build(DepthSettings(), LiteDepth(LiteDepthConfig(image_size=32, widths=(8, 8, 8, 8))), FACTS), batch
@@ -281,6 +298,8 @@ CASES: Mapping[str, Callable[[], Case]] = {
         lart,
         lart_actions,
         mcc,
+        mcc_knowing,
+        back,
         depth,
     )
 }

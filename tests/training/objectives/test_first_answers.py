@@ -55,7 +55,7 @@ def loss(which: OccupancyAndColour, on: list[dict[str, Tensor]], name: str) -> f
 
 def test_fitted_answers_hold_for_other_scenes() -> None:
     others, made = [walls(1000, 32)], fitted()
-    share = made.answered(others[0])[1].occupied.mean()
+    share = made.asked(others[0])[1].occupied.mean()
     prior = float(-(share * share.log() + (1 - share) * (1 - share).log()))
     assert loss(made, others, "loss_occupancy") < 0.6 * prior
     assert loss(made, others, "loss_colour") < 0.1 * loss(objective(), others, "loss_colour")
