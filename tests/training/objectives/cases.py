@@ -26,6 +26,7 @@ from models.pairs.flip import FLIP, FLIPConfig
 from models.pairs.maws import MAWSClip, MAWSClipConfig
 from models.people.heads import Feature
 from models.vit.model import Pool, ViT, ViTConfig
+from training.efficientnet_lite0 import untrained
 from training.objectives.base import Facts
 from training.objectives.cit import CiTSettings, CuratedMatching
 from training.objectives.contrastive import ContrastiveSettings
@@ -37,6 +38,7 @@ from training.objectives.mae import MAESettings
 from training.objectives.mavil import AudioVisualMasking, AudioVisualSettings, MAViLSettings
 from training.objectives.maws import HashtagSettings
 from training.objectives.mcc import MCCSettings
+from training.objectives.painting import Painting
 from training.objectives.registry import build
 from training.objectives.supervised import SupervisedSettings
 
@@ -63,6 +65,7 @@ MAVIL_CONFIG = MAViLPretrainingConfig(**TOWERS, decoder_width=8, decoder_depth=1
 DIFFMAE_CONFIG = DiffMAEConfig(
     image_size=(16, 16), patch_size=4, width=16, depth=2, heads=2, decoder_width=8, decoder_depth=2, decoder_heads=2, time_width=8
 )
+LITE0 = {"name": "tiny-lite0", "version": "1.0", "sha256": ""}
 FLIP_CONFIG = FLIPConfig(
     image_size=16,
     patch_size=4,
@@ -190,6 +193,15 @@ def diffmae_clip() -> Case:
     return Diffusion(model, DiffMAESettings.model_validate({"masks": {"random": 1, "centre": 1}}), teacher), {"pixels": normal(3, 16, 16)}
 
 
+def painting() -> Case:
+    """With features of a network that has no weights of ImageNet."""
+    settings = DiffMAESettings.model_validate({"masks": {"half": 1, "boxes": 1, "strokes": 1}, "painting": {"features": LITE0, "width": 8}})
+    model = DiffMAE(replace(DIFFMAE_CONFIG, mask_channel=True, head_width=4))
+    assert settings.painting is not None
+    painting = Painting(settings.painting, model.config, untrained(settings.painting.features, features_only=True))
+    return Diffusion(model, settings, painting=painting), {"pixels": normal(3, 16, 16)}
+
+
 def flip() -> Case:
     words = (uniform(6) * 40).long()
     return build(ContrastiveSettings(), FLIP(FLIP_CONFIG), FACTS), {"pixels": normal(3, 16, 16), "words": words}
@@ -272,6 +284,7 @@ CASES: Mapping[str, Callable[[], Case]] = {
         hashtags,
         diffmae,
         diffmae_clip,
+        painting,
         flip,
         lit,
         cit,
