@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from training.judging import card, clips_card, depth_card, naming_card, restoring_card, shape_card, sounds_card
+from training.judging import card, clips_card, depth_card, naming_card, painting_card, restoring_card, shape_card, sounds_card
 from training.measure import LOGISTIC, NEAREST
 from training.recognising import card as recognising
 
@@ -16,6 +16,7 @@ _JUDGED: Mapping[str, Callable[[BundleSpec], Iterator[str]]] = {
     "depth": depth_card.section,
     "inpainting": card.section,
     "naming": naming_card.section,
+    "painting": painting_card.section,
     "reconstruction": shape_card.section,
     "restoring": restoring_card.section,
     "sounds": sounds_card.section,

@@ -22,6 +22,7 @@ from training.data.registry import DataSettings
 from training.errors import RecipeError
 from training.judging.depth_settings import DepthQuality
 from training.judging.naming_settings import NamingQuality
+from training.judging.painting_settings import PaintingQuality
 from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
@@ -201,6 +202,7 @@ class Release(Settings):
         | ClipsQuality
         | InpaintingQuality
         | RestoringQuality
+        | PaintingQuality
         | ActionsQuality
         | ReconstructionQuality
         | DepthQuality
@@ -277,7 +279,16 @@ class Recipe(Settings):
             )
         if isinstance(quality, ActionsQuality) and quality.single_frames not in known:
             raise ValueError(f"release.quality.single_frames: {quality.single_frames} is no phase; there are {', '.join(known)}")
+        if isinstance(quality, PaintingQuality):
+            self._judged_by_others(quality)
         return self
+
+    def _judged_by_others(self, quality: PaintingQuality) -> None:
+        """Raise ValueError where a phase learns from the features that judge it."""
+        for number, phase in enumerate(self.phases):
+            painting = getattr(phase.objective, "painting", None)
+            if painting is not None and painting.features.name == quality.features.name:
+                raise ValueError(f"phases.{number}.objective.painting.features: {quality.features.name} judges, so nothing learns from it")
 
     def _sizes_agree(self, phase: Phase, where: str) -> None:
         preprocess = phase.preprocess or self.preprocess
