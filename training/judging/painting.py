@@ -54,6 +54,14 @@ def judge(
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """network: rounded as its bundle stores it. Raises TrainingError."""
+    report = filled(settings, network, preprocess, split, cache, progress)
+    return {**report, "restoring": restoring.judge(settings.restoring, network, preprocess, split, cache, progress)}
+
+
+def filled(
+    settings: PaintingQuality, network: nn.Module, preprocess: Preprocess, split: Split, cache: Path, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """What is told of holes. Raises TrainingError."""
     side = preprocess.image_size
     if not isinstance(network, DiffMAE) or network.config.image_size != (side, side):
         raise RecipeError("release.quality: kind painting is for a DiffMAE of images of preprocess.image_size")
@@ -67,7 +75,6 @@ def judge(
         progress(f"{kind}, perceptual distance: {line(report[kind], 1, NETWORK)}")
     report["met"] = all(_meets(report[kind][PATCHMATCH][f"{NETWORK}_minus_this"], settings.target) for kind in report["holes"])
     progress(f"target of {settings.target:g} on drawings and on photographs: {'met' if report['met'] else 'missed'}")
-    report["restoring"] = restoring.judge(settings.restoring, network, preprocess, split, cache, progress)
     return report
 
 
