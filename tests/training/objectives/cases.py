@@ -26,7 +26,6 @@ from models.pairs.flip import FLIP, FLIPConfig
 from models.pairs.maws import MAWSClip, MAWSClipConfig
 from models.people.heads import Feature
 from models.vit.model import Pool, ViT, ViTConfig
-from training.efficientnet_lite0 import untrained
 from training.objectives.base import Facts
 from training.objectives.cit import CiTSettings, CuratedMatching
 from training.objectives.contrastive import ContrastiveSettings
@@ -193,12 +192,24 @@ def diffmae_clip() -> Case:
     return Diffusion(model, DiffMAESettings.model_validate({"masks": {"random": 1, "centre": 1}}), teacher), {"pixels": normal(3, 16, 16)}
 
 
+class TinyFeatures(nn.Module):
+    """In place of EfficientNet's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depths = nn.ModuleList([nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 8, 3, 2, 1)])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x := depth(x).relu() for depth in self.depths]
+
+
 def painting() -> Case:
-    """With features of a network that has no weights of ImageNet."""
-    settings = DiffMAESettings.model_validate({"masks": {"half": 1, "boxes": 1, "strokes": 1}, "painting": {"features": LITE0, "width": 8}})
+    settings = DiffMAESettings.model_validate(
+        {"masks": {"half": 1, "boxes": 1, "strokes": 1}, "parts": 2, "painting": {"features": LITE0, "width": 8}}
+    )
     model = DiffMAE(replace(DIFFMAE_CONFIG, mask_channel=True, head_width=4))
     assert settings.painting is not None
-    painting = Painting(settings.painting, model.config, untrained(settings.painting.features, features_only=True))
+    painting = Painting(settings.painting, model.config, TinyFeatures())
     return Diffusion(model, settings, painting=painting), {"pixels": normal(3, 16, 16)}
 
 

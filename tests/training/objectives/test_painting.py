@@ -13,10 +13,8 @@ from torch import Tensor
 from models.diffmae.diffusion import Method, Sampler
 from models.diffmae.inpainting import inpaint, known_pixels
 from models.diffmae.model import DiffMAE, Target
-from tests.training.objectives.cases import DIFFMAE_CONFIG, LITE0, assert_same_gradients, draw, gradients, made, normal
+from tests.training.objectives.cases import DIFFMAE_CONFIG, LITE0, TinyFeatures, assert_same_gradients, draw, gradients, made, normal
 from training import recipe
-from training.data.packages import PyPIPackage
-from training.efficientnet_lite0 import untrained
 from training.errors import RecipeError
 from training.objectives.diffmae import DiffMAESettings, Diffusion
 from training.objectives.painting import Painting, PaintingSettings, Visit
@@ -115,7 +113,7 @@ def test_a_discriminator_that_sees_the_truth_apart_is_right_after_some_steps() -
 def test_networks_that_paint_no_pictures_are_refused(changes: dict[str, object], said: str) -> None:
     settings = PaintingSettings.model_validate({"features": LITE0})
     model = DiffMAE(replace(DIFFMAE_CONFIG, **changes))  # type: ignore[arg-type]
-    painting = Painting(settings, model.config, untrained(PyPIPackage.model_validate(LITE0), features_only=True))
+    painting = Painting(settings, model.config, TinyFeatures())
     with pytest.raises(ValueError, match=said):
         Diffusion(model, DiffMAESettings(painting=settings), painting=painting)
 
