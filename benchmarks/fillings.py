@@ -44,14 +44,16 @@ from server.tasks.base import File
 from server.tasks.inpaint import Inpaint
 from server.tasks.inpaint_tables import METHODS, InpaintOptions
 from training import recipe
-from training.data.packages import DebianPackage, PyPIPackage, obtain
+from training.data.packages import DebianPackage, PyPIPackage
 from training.judging import holes
 from training.judging.perceptual import PerceptualDistance
+from training.judging.photographs import crops
 from training.judging.settings import Hole
 from training.model_card import render
 
 RECIPE = Path("training/recipes/inpaint.yaml")
 BUNDLE = Path("bundles/inpaint/1.1.0")
+FOLDER = "usr/share/backgrounds/budgie"
 PHOTOGRAPHS = DebianPackage(
     name="budgie-backgrounds", version="3.0-1", sha256="b91c2d5209558bc11d8d3a161f22a608857e3f8c735980cfab0d6650b03014ca"
 )
@@ -66,8 +68,12 @@ JUDGED = (
     "singaporean-cityscape", "valley-midnight",
 )  # fmt: skip
 """Every second file in the order of names."""
-CROPS, CROP, DOWN = 6, 256, 720
-"""Crops of each file, their side, and the height that files are reduced to first."""
+CHOSEN_BY = (
+    "beacon-street-sunset", "canyon-wren", "extreme-desert-hike", "lake-sherburne", "ocean-waves", "piazza-gae-aulenti",
+    "saturnian-profile", "tea-gardens", "waves-midnight",
+)  # fmt: skip
+CROPS = 6
+"""Of each file."""
 STROKE_GRID = 32
 """Cells along the side of a picture, of which strokes are made."""
 DRAWINGS = 200
@@ -99,27 +105,18 @@ def drawings(cache: Path, judged: bool, count: int) -> list[Pixels]:
     plan = recipe.read(RECIPE, ())
     assert plan.release is not None and plan.preprocess is not None
     quality: Any = plan.release.quality
-    pixels = holes.drawings(quality.model_copy(update={"images": 10**6}), plan.preprocess, cache).pixels.numpy()
-    return list((pixels[:DRAWINGS] if judged else pixels[DRAWINGS:])[:count])
+    chosen = slice(DRAWINGS) if judged else slice(DRAWINGS, None)
+    return list(holes.drawings(quality.data, plan.preprocess, cache, chosen).pixels.numpy()[:count])
 
 
-def photographs(cache: Path, judged: bool, count: int) -> Iterator[Pixels]:
-    """Crops at places drawn by the file's number."""
-    for number, file in enumerate(sorted((obtain(PHOTOGRAPHS, cache) / "usr/share/backgrounds/budgie").glob("*.jpg"))):
-        if (file.stem in JUDGED) != judged:
-            continue
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
-        reduced = np.asarray(image.resize((round(image.width * DOWN / image.height), DOWN), Image.Resampling.LANCZOS))
-        dice = np.random.default_rng(number)
-        for _ in range(count):
-            top, left = (int(dice.integers(0, side - CROP + 1)) for side in reduced.shape[:2])
-            yield np.ascontiguousarray(reduced[top : top + CROP, left : left + CROP])
+def photographs(cache: Path, judged: bool, count: int) -> list[Pixels]:
+    files = JUDGED if judged else CHOSEN_BY
+    return [crop for made in crops(PHOTOGRAPHS, FOLDER, files, count, cache).values() for crop in made]
 
 
-def cases(cache: Path, judged: bool, count: int, crops: int) -> list[Case]:
+def cases(cache: Path, judged: bool, count: int, count_of_crops: int) -> list[Case]:
     made = []
-    for kind, pictures in (("drawings", drawings(cache, judged, count)), ("photographs", list(photographs(cache, judged, crops)))):
+    for kind, pictures in (("drawings", drawings(cache, judged, count)), ("photographs", photographs(cache, judged, count_of_crops))):
         pixels = torch.from_numpy(np.stack(pictures))
         repeats = 1 if judged or kind == "photographs" else FEW_DRAWINGS
         for hole, seed in product((Hole.BOXES, Hole.STROKES), range(repeats)):

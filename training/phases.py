@@ -77,7 +77,7 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
     ready = preparation(recipe, phase, shop.cache)
     where = f"phases.{[other.name for other in recipe.phases].index(phase.name)}"
     try:
-        objective = build(phase.objective, network, Facts(source.labels, ready.preprocess, ready.clip, ready.sound))
+        objective = build(phase.objective, network, Facts(source.labels, ready.preprocess, ready.clip, ready.sound, ready.cache))
     except ValueError as error:
         raise RecipeError(f"{where}.objective: {error}") from error
     fingerprint = flattened(

@@ -1,5 +1,5 @@
-"""What is measured of networks whose recipes judge by a split, the test split once: restored pictures, depth, household objects, camera
-moves, drawings and sounds."""
+"""What is measured of networks whose recipes judge by a split, the test split once: filled holes, restored pictures, depth, household
+objects, camera moves, drawings and sounds."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from models.mae_st.model import VideoMAE
 from models.spec import Preprocess, Rung
 from training import goal, phases
 from training.data.camera_moves import CameraClips
+from training.data.grounds import Grounds
 from training.data.named_drawings import NamedDrawings
 from training.data.notes import Notes
-from training.data.registry import open_source
+from training.data.packages import packages_in
+from training.data.registry import Mixture, open_source
 from training.data.renders import RenderedScenes, creators
 from training.data.soundfonts import Font
+from training.data.stills import credited
 from training.errors import RecipeError
-from training.judging import clips, depths, household_report, households, naming, restoring, sounds
+from training.judging import clips, depths, household_report, households, naming, painting, restoring, sounds
 from training.judging.depth_settings import DepthQuality
 from training.judging.household_settings import HouseholdQuality
 from training.judging.naming_settings import NamingQuality
+from training.judging.painting_settings import PaintingQuality
 from training.judging.restoring_settings import RestoringQuality, Split
 from training.judging.sounds_settings import Recorded, SoundsQuality
 from training.phases import Workshop
@@ -48,6 +52,29 @@ def of_restoring(recipe: Recipe, settings: RestoringQuality, network: nn.Module,
     styles = [*settings.emoji.styles, settings.validation]
     packages = [*settings.flags.packages, *(style.package for style in styles)]
     return Measurement({"restoring": report}, data={"packages": [package.model_dump() for package in packages]})
+
+
+def painted(recipe: Recipe, settings: PaintingQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
+    """How well holes are filled and flags restored, as `judged_once` writes it. Raises TrainingError."""
+
+    def judged(preprocess: Preprocess) -> dict[str, Any]:
+        return painting.judge(settings, network, preprocess, split, shop.cache)
+
+    return judged_once(judged, recipe, settings, network, judged_file(shop, "painting", split), split)
+
+
+def of_painting(recipe: Recipe, settings: PaintingQuality, network: nn.Module, shop: Workshop) -> Measurement:
+    """Look at the test pictures, or at what was written when they were looked at. Raises TrainingError."""
+    report = painted(recipe, settings, network, Split.TEST, shop)
+    parts = recipe.data.parts if isinstance(recipe.data, Mixture) else []
+    stills = [package for part in parts if isinstance(part.data, Grounds) for package in part.data.packages]
+    return Measurement(
+        {"painting": report},
+        data={
+            "packages": [package.model_dump() for package in packages_in([recipe.data, settings])],
+            "creators": credited(stills, shop.cache),
+        },
+    )
 
 
 def told(recipe: Recipe, settings: DepthQuality, network: nn.Module, split: Split, shop: Workshop) -> dict[str, Any]:
@@ -216,6 +243,7 @@ class Kind:
 
 
 KINDS: Mapping[type[Settings | None], Kind] = {
+    PaintingQuality: Kind("painting", painted, of_painting),
     RestoringQuality: Kind("restoring", restored, of_restoring),
     DepthQuality: Kind("depth", told, of_depth),
     HouseholdQuality: Kind("household", households_reconstructed, of_household),

@@ -23,6 +23,7 @@ from training.errors import RecipeError
 from training.judging.depth_settings import DepthQuality
 from training.judging.household_settings import HouseholdQuality
 from training.judging.naming_settings import NamingQuality
+from training.judging.painting_settings import PaintingQuality
 from training.judging.restoring_settings import RestoringQuality
 from training.judging.settings import InpaintingQuality
 from training.judging.shape_settings import ReconstructionQuality
@@ -204,6 +205,7 @@ class Release(Settings):
         | ClipsQuality
         | InpaintingQuality
         | RestoringQuality
+        | PaintingQuality
         | ActionsQuality
         | ReconstructionQuality
         | HouseholdQuality
@@ -285,7 +287,16 @@ class Recipe(Settings):
             raise ValueError(
                 f"release.quality.ablation: {quality.ablation} is no phase; there are {', '.join(phase.name for phase in self.phases)}"
             )
+        if isinstance(quality, PaintingQuality):
+            self._judged_by_others(quality)
         return self
+
+    def _judged_by_others(self, quality: PaintingQuality) -> None:
+        """Raise ValueError where a phase learns from the features that judge it."""
+        for number, phase in enumerate(self.phases):
+            painting = getattr(phase.objective, "painting", None)
+            if painting is not None and painting.features.name == quality.features.name:
+                raise ValueError(f"phases.{number}.objective.painting.features: {quality.features.name} judges, so nothing learns from it")
 
     def _sizes_agree(self, phase: Phase, where: str) -> None:
         preprocess = phase.preprocess or self.preprocess

@@ -206,14 +206,15 @@ class DiffMAE(MaskedEncoder):
         noise: Tensor,
         clip_target: Tensor | None = None,
         missing: Tensor | None = None,
+        context: Context | None = None,
     ) -> Denoising:
         """Normalised images (B, channels, H, W) or clips (B, channels, T, H, W); t (B,); noise (B, M, P), normal: the caller draws both.
 
         clip_target: (B, N, clip_width) features of all patches, from a frozen teacher. missing: as for `encode`; the loss is over all
-        pixels of the masked patches.
+        pixels of the masked patches. context: what `encode` tells of these images, where it is known.
         """
         x0 = self.targets(images, split)
-        context = self.encode(images, split, missing=missing)
+        context = context or self.encode(images, split, missing=missing)
         prediction = self.predict(self.config.schedule.add_noise(x0, t, noise), t, context)
         wanted = x0 if self.config.target is Target.X0 else noise
         loss_pixel = _mean_over_patches((prediction.patches - wanted).square().mean(dim=-1), split)

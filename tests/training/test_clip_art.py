@@ -62,6 +62,12 @@ def test_a_sample_is_a_function_of_its_draw(data: tuple[dict[str, Any], Path]) -
     assert samples[0].shape == (3, 32, 32) and samples[0].dtype == torch.float32
 
 
+def test_what_others_are_judged_on_is_left_out_of_both_parts(data: tuple[dict[str, Any], Path]) -> None:
+    every = {name for part in ("train", "test") for name in opened(data, part=part).names}
+    left = {name for part in ("train", "test") for name in opened(data, part=part, without=["*/apple_*", "*_red_*"]).names}
+    assert left == {name for name in every if "apple_" not in name and "_red_" not in name} and len(left) == 30
+
+
 def test_held_out_drawings_are_on_white_and_some_of_training_are_not(data: tuple[dict[str, Any], Path]) -> None:
     def corner(source: ClipArtImages, draw: int) -> tuple[float, ...]:
         return tuple(source.sample(blank_corner(source), draw)["pixels"][:, 0, 0].tolist())

@@ -13,6 +13,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +56,8 @@ class ClipArt(Settings):
     """Share of the samples in training whose background is a colour instead of white."""
     subjects: list[str] = Field(default_factory=list)
     """Folders of `folder` whose drawings are taken, each of them a class; empty: all drawings, without labels."""
+    without: list[str] = Field(default_factory=list)
+    """Patterns of paths below `folder` that are left out after the cleaning, which is the same for all recipes."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,9 @@ def open_clip_art(settings: ClipArt, preparation: Preparation) -> ClipArtImages:
     chosen = [
         n
         for n, name in enumerate(collection.names)
-        if is_held_out(name, settings.held_out_every) == held_out and (not settings.subjects or subject_of(name) in settings.subjects)
+        if is_held_out(name, settings.held_out_every) == held_out
+        and (not settings.subjects or subject_of(name) in settings.subjects)
+        and not any(fnmatchcase(name, one) for one in settings.without)
     ]
     if not chosen:
         raise DataError(f"data.part: none of the {len(collection.names)} drawings belongs to {settings.part}")

@@ -64,6 +64,11 @@ def pieces(library: Library, root: Path) -> list[Piece]:
     return left
 
 
+def creators(archive: Path) -> set[str]:
+    """Who made what a library holds, its textures included. Raises DataError."""
+    return {value for field, _, value in _read(unpacked(archive) / CATALOGUE) if field == "creator"}
+
+
 def _read(catalogue: Path) -> Iterator[tuple[str, int, str]]:
     """Field, number and value of each line, in Java's format of properties, of which catalogues use lines and Unicode escapes alone."""
     try:

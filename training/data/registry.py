@@ -14,6 +14,7 @@ from training.data import (
     emoji,
     flags,
     folder,
+    grounds,
     motions,
     named_drawings,
     notes,
@@ -54,6 +55,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(emoji.Emoji, emoji.open_emoji),
     Kind(named_drawings.NamedDrawings, named_drawings.open_named_drawings),
     Kind(renders.Renders, renders.open_renders),
+    Kind(grounds.Grounds, grounds.open_grounds),
     Kind(camera_moves.CameraMoves, camera_moves.open_camera_moves),
 )
 

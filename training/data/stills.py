@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import Field
 
-from training.data.furniture import unpacked
+from training.data.furniture import creators, unpacked
 from training.data.packages import LicensedPackage, obtain
 from training.errors import DataError
 from training.settings import Settings
@@ -121,6 +121,15 @@ def open_stills(packages: Sequence[StillPackage], cache: Path) -> Stills:
         parts.append(np.fromfile(content, np.uint8))
         first += len(parts[-1])
     return Stills(np.concatenate(parts), tuple(entries))
+
+
+def credited(packages: Sequence[StillPackage], cache: Path) -> dict[str, list[str]]:
+    """Who made the libraries that pictures are taken from, by licence, in alphabetical order: they are to be named. Raises DataError."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for package in packages:
+        for library in {chosen.library for chosen in package.pictures if chosen.library}:
+            found[package.license] |= creators(obtain(package.package, cache) / library)
+    return {license: sorted(names) for license, names in found.items()}
 
 
 def _kept(package: StillPackage, cache: Path) -> tuple[Path, Path]:

@@ -52,8 +52,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Split,
         choices=list(Split),
         default=Split.VAL,
-        help="of flags to be restored, objects whose depth is told or that are reconstructed, or drawings, sounds and camera moves to be"
-        " named (default: val)",
+        help="of pictures to be painted, flags to be restored, objects whose depth is told or that are reconstructed, or drawings, sounds"
+        " and camera moves to be named (default: val)",
     )
     parser.add_argument("--batch", type=int, default=32, help="drawings at a time (default: %(default)s)")
     return parser.parse_intermixed_args(arguments)

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-
-from models.media import patchmatch
-from training.data.pictures import Pixels
 
 
 class Half(StrEnum):
@@ -94,22 +90,3 @@ def visible(found: Squares, half: Half) -> list[Image.Image]:
         }[half]
         images.append(Image.fromarray(square.numpy()).crop(box))
     return images
-
-
-def exemplars(pixels: Tensor, half: Half, seed: int) -> Tensor:
-    """Patches of the visible half, by PatchMatch, as the service fills holes with them; each picture by its own seed."""
-    mask = hidden(half, pixels.shape[1]).numpy()
-    return torch.from_numpy(np.stack([_patched(square.numpy(), mask, seed + number) for number, square in enumerate(pixels)]))
-
-
-def _patched(pixels: Pixels, mask: np.ndarray, seed: int) -> Pixels:
-    """In this process: the service starts one for each level."""
-    from models.media.patchmatch_program import level
-
-    cleared, before = np.where(mask[..., None], 0, pixels).astype(np.uint8), None
-    for reduction in patchmatch.reductions(mask):
-        request, data = patchmatch.message(cleared, mask, reduction, seed, before)
-        before = patchmatch.Level(*level(request, data))
-    assert before is not None
-    filled: Any = np.where(mask[..., None], before.pixels, pixels)
-    return np.ascontiguousarray(filled, np.uint8)

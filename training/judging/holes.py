@@ -13,11 +13,11 @@ from torch import Tensor
 from models.diffmae.masks import centre_mask
 from models.spec import Preprocess
 from training.data.base import Preparation
-from training.data.clip_art import ClipArtImages, open_clip_art, series_of
+from training.data.clip_art import ClipArt, ClipArtImages, open_clip_art, series_of
 from training.data.pictures import to_model_size
 from training.data.sampling import draw_of
 from training.errors import RecipeError
-from training.judging.settings import Hole, InpaintingQuality
+from training.judging.settings import Hole
 from training.objectives.masks import strokes
 
 _LEAST, _MOST = 0.10, 0.25
@@ -37,13 +37,13 @@ class Drawings:
         return len(self.names)
 
 
-def drawings(settings: InpaintingQuality, preprocess: Preprocess, cache: Path) -> Drawings:
-    """One drawing of each held-out series, at most `settings.images` of them, spread over all. Raises DataError, RecipeError."""
-    source = open_clip_art(settings.data, Preparation(preprocess, cache=cache))
+def drawings(data: ClipArt, preprocess: Preprocess, cache: Path, chosen: slice) -> Drawings:
+    """One drawing of each held-out series; chosen: which of them, in an order that spreads them over all. Raises DataError, RecipeError."""
+    source = open_clip_art(data, Preparation(preprocess, cache=cache))
     first = {series_of(name): number for number, name in reversed(list(enumerate(source.names)))}
-    order = sorted(first.values(), key=lambda number: draw_of(0, number))[: settings.images]
+    order = sorted(first.values(), key=lambda number: draw_of(0, number))[chosen]
     if len(order) < 2:
-        raise RecipeError(f"release.quality.data: only {len(order)} series of drawings are held out; errors need two or more")
+        raise RecipeError(f"release.quality: only {len(order)} series of drawings are held out for it; errors need two or more")
     return Drawings(tuple(source.names[number] for number in order), torch.stack([_pixels(source, number, preprocess) for number in order]))
 
 

@@ -73,7 +73,7 @@ def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
     }
     return Contest(
         settings,
-        holes.drawings(settings, preprocess, shop.cache),
+        holes.drawings(settings.data, preprocess, shop.cache, slice(settings.images)),
         entrants_of(settings, model, rivals),
         recipe.seed,
         PerceptualDistance(settings.features, shop.cache),

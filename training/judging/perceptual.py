@@ -1,8 +1,4 @@
-"""Distance between two images in the features of EfficientNet-Lite0.
-
-As LPIPS (arXiv 1801.03924, section 3) without its learned weights: features of five depths, each place's vector at unit length, squared
-differences.
-"""
+"""Distance between two images in the features of EfficientNet-Lite0 or Lite2, at five depths."""
 
 from __future__ import annotations
 
@@ -13,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.packages import PyPIPackage
-from training.efficientnet_lite0 import MEAN, SIDE, STD, network
-
-_EPS = 1e-8
+from training.efficientnet_lite0 import MEAN, SIDE, STD, distance, network
 
 
 class PerceptualDistance(nn.Module):
@@ -28,13 +22,9 @@ class PerceptualDistance(nn.Module):
     @torch.inference_mode()
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
         """uint8 (B, S, S, 3) each → (B,), from 0 to 4."""
-        count = len(images)
         features: list[Tensor] = self.network(_prepared(torch.cat([images, others])))
-        levels = []
-        for feature in features:
-            unit = feature / (torch.linalg.vector_norm(feature, dim=1, keepdim=True) + _EPS)  # (2B, C, h, w)
-            levels.append((unit[:count] - unit[count:]).square().sum(dim=1).mean(dim=(1, 2)))
-        return torch.stack(levels).mean(dim=0)
+        count = len(images)
+        return distance([feature[:count] for feature in features], [feature[count:] for feature in features])
 
 
 def _prepared(images: Tensor) -> Tensor:

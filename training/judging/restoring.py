@@ -29,7 +29,7 @@ from training.data.base import Augment, Preparation
 from training.errors import RecipeError, TrainingError
 from training.evaluate import Measured
 from training.judging import halves
-from training.judging.fillers import Diffusion
+from training.judging.fillers import Diffusion, Exemplars
 from training.judging.halves import Half, Squares
 from training.judging.perceptual import PerceptualDistance
 from training.judging.restoring_settings import RestoringQuality, Split
@@ -107,10 +107,10 @@ def judge(
         found.append(flag_scores(restorer, classifier, halves.squares(images, side), labels))
         groups.append(labels)
         sources[name] = compared(found[-1], labels)
-        progress(f"{name}: {_line(sources[name], 100)}")
+        progress(f"{name}: {line(sources[name], 100)}")
     scores = {way: np.concatenate([part[way] for part in found]) for way in found[0]}
     flagged = compared(scores, np.concatenate(groups))
-    progress(f"flags of all sources: {_line(flagged, 100)}")
+    progress(f"flags of all sources: {line(flagged, 100)}")
     report: dict[str, Any] = {
         "split": split.value,
         "steps": settings.steps,
@@ -121,7 +121,7 @@ def judge(
     }
     if split is Split.TEST:
         report["emoji"] = compared(*emoji_scores(restorer, settings, preprocess, cache))
-        progress(f"emoji, perceptual distance: {_line(report['emoji'], 1)}")
+        progress(f"emoji, perceptual distance: {line(report['emoji'], 1)}")
     return report
 
 
@@ -165,8 +165,8 @@ def emoji_scores(
     return {way: np.stack([column[way] for column in columns], axis=1) for way in columns[0]}, groups
 
 
-def compared(scores: Scores, groups: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Each way's mean, and how much more than it what is restored has; errors are over groups, numbers (N,)."""
+def compared(scores: Scores, groups: npt.NDArray[np.int64], reference: str = RESTORED) -> dict[str, Any]:
+    """Each way's mean, and how much more than it the reference has; errors are over groups, numbers (N,)."""
     known = np.unique(groups)
 
     def mean(values: npt.NDArray[np.float64]) -> Measured:
@@ -176,17 +176,18 @@ def compared(scores: Scores, groups: npt.NDArray[np.int64]) -> dict[str, Any]:
         way: {"value": mean(values).to_json()}
         | (
             {}
-            if way in (RESTORED, INTACT)
-            else {"restored_minus_this": mean(scores[RESTORED].mean(axis=1) - values.mean(axis=1)).to_json()}
+            if way in (reference, INTACT)
+            else {f"{reference}_minus_this": mean(scores[reference].mean(axis=1) - values.mean(axis=1)).to_json()}
         )
         for way, values in scores.items()
     }
 
 
 def _filled(restorer: Restorer, pixels: Tensor, half: Half, first: int) -> dict[str, Tensor]:
+    hole = halves.hidden(half, pixels.shape[1]).expand(len(pixels), -1, -1)
     return {
         RESTORED: restorer.fill(pixels, half, first),
-        PATCHMATCH: halves.exemplars(pixels, half, first),
+        PATCHMATCH: Exemplars(PATCHMATCH).fill(pixels, hole, first),
         ON_WHITE: halves.blank(pixels, half),
         ON_MEAN: halves.blank(pixels, half, mean=True),
         MIRRORED: halves.mirrored(pixels, half),
@@ -198,13 +199,12 @@ def _distances(distance: PerceptualDistance, pixels: Tensor, truth: Tensor) -> n
     return np.concatenate([distance(part, true).double().numpy() for part, true in parts])
 
 
-def _line(report: Mapping[str, Any], unit: float) -> str:
+def line(report: Mapping[str, Any], unit: float, reference: str = RESTORED) -> str:
     """± is two standard errors."""
     parts = []
     for way, row in report.items():
         measured, digits = row["value"], 1 if unit > 1 else 4
         parts.append(f"{way} {unit * measured['value']:.{digits}f} ± {2 * unit * measured['standard_error']:.{digits}f}")
-        if "restored_minus_this" in row:
-            gain = row["restored_minus_this"]
+        if gain := row.get(f"{reference}_minus_this"):
             parts[-1] += f" ({unit * gain['value']:+.{digits}f} ± {2 * unit * gain['standard_error']:.{digits}f})"
     return "; ".join(parts)

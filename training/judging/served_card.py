@@ -23,9 +23,12 @@ def section(served: Mapping[str, Any], rules: list[Fill]) -> Iterator[str]:
         "standard errors. *Against auto* is the paired difference: above 0 `auto` is better. *Seam* is the mean difference of neighbouring",
         "pixels across the hole's edge ÷ that of the truth; *gradient* the same inside the hole (1 is right, less is blurred).",
         "",
-        f"Rules of `auto`: {'; '.join(map(_rule, rules)) or 'none, so it is the network'}.",
-        "",
     )
+    yield from tables(served, rules)
+
+
+def tables(served: Mapping[str, Any], rules: list[Fill]) -> Iterator[str]:
+    yield from (f"Rules of `auto`: {'; '.join(map(_rule, rules)) or 'none, so it is the network'}.", "")
     for title, group in served["groups"].items():
         chosen = ", ".join(f"{method} {count}" for method, count in group["chosen"].items() if count)
         yield from (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class Facts:
     preprocess: Preprocess | None = None
     clip: Clip | None = None
     sound: Sound | None = None
+    cache: Path = Path(".cache/data")
+    """Of packages, those of weights included."""
 
 
 @runtime_checkable

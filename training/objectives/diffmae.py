@@ -20,6 +20,7 @@ from training.objectives import masks
 from training.objectives.base import Batch, Facts
 from training.objectives.checks import expect, load_teacher, need
 from training.objectives.masks import Strategy
+from training.objectives.painting import Painting, PaintingSettings, Visit
 from training.reductions import term_of_mean
 from training.settings import Settings
 
@@ -44,6 +45,8 @@ class DiffMAESettings(Settings):
     size."""
     teacher: Path | None = None
     """Bundle of a ViT, or of a pair with one, whose patches the second head predicts; for models with `clip_width`."""
+    painting: PaintingSettings | None = None
+    """Judge pictures as they are painted, too; for models of images that predict clean pixels."""
 
     @field_validator("masks")
     @classmethod
@@ -64,23 +67,34 @@ class Drawn:
     """(B, M, P), normal."""
     missing: Tensor | None = None
     """bool (B, H, W), the pixels that are to be made, for networks that see pixels; None: all of the masked patches."""
+    visit: Visit | None = None
+    """Where there is `painting`."""
 
     def part(self, rows: Tensor, split: Split) -> Drawn:
         """Some samples, padded less."""
         noise = self.noise[rows, : split.masked.shape[1]]
-        return Drawn(split, self.t[rows], noise, None if self.missing is None else self.missing[rows])
+        missing = None if self.missing is None else self.missing[rows]
+        return Drawn(split, self.t[rows], noise, missing, None if self.visit is None else self.visit.of(rows))
 
 
 class Diffusion(nn.Module):
     """Batch: normalised `pixels` (B, channels, H, W), or `clip` (B, channels, T, H, W)."""
 
-    def __init__(self, model: DiffMAE, settings: DiffMAESettings, teacher: nn.Module | None = None, facts: Facts | None = None) -> None:
+    def __init__(
+        self,
+        model: DiffMAE,
+        settings: DiffMAESettings,
+        teacher: nn.Module | None = None,
+        facts: Facts | None = None,
+        painting: Painting | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
         self._facts = facts or Facts()
         self.input = "pixels" if model.config.frames is None else "clip"
         self.teacher = None if teacher is None else _vision(teacher).requires_grad_(False).eval()
+        self.painting = painting
         self._check(model.config.clip_width)
 
     def train(self, mode: bool = True) -> Diffusion:
@@ -100,7 +114,8 @@ class Diffusion(nn.Module):
         if settings.pure:
             t = torch.where(draws.uniform(draw, (), "pure") < settings.pure, config.schedule.steps - 1, t)
         noise = draws.normal(draw, (config.patches, config.patch_values), "noise")
-        return Drawn(split, t, take(noise, split.masked), missing)
+        visit = None if self.painting is None else self.painting.visit(draw, config.schedule)
+        return Drawn(split, t, take(noise, split.masked), missing, visit)
 
     def _masks(self, draw: Tensor) -> tuple[Split, Tensor | None]:
         config, settings = self.model.config, self.settings
@@ -114,18 +129,26 @@ class Diffusion(nn.Module):
         if clip_target is None and self.teacher is not None:
             with torch.no_grad():
                 clip_target = self.teacher.encode_patches(pixels)
-        counts, pixel_means, clip_means = [], [], []
+        counts, pixel_means, clip_means, painted = [], [], [], []
         for rows, split in masks.in_parts(drawn.split, self.settings.parts):
             features = None if clip_target is None else clip_target[rows]
             images, part = pixels[rows], drawn.part(rows, split)
-            answer: Denoising = self.model(images, split, part.t, part.noise, features, part.missing)
+            context = self.model.encode(images, split, missing=part.missing)
+            answer: Denoising = self.model(images, split, part.t, part.noise, features, part.missing, context)
             weighted = self.settings.min_snr is not None or part.missing is not None
             pixel_means.append(self._weighted(answer, images, part) if weighted else answer.loss_pixel)
             clip_means += [] if answer.loss_clip is None else [answer.loss_clip]
             counts.append(self._to_be_made(part).mean(dim=-1).sum())
+            if self.painting is not None and part.visit is not None:
+                made = self._to_be_made(part) > 0
+                painted.append((rows, self.painting.paint(self.model, images, split, context, part.noise, part.visit, made)))
         count = torch.stack(counts)  # (parts,)
         share = (count / count.sum()).to(pixel_means[0].dtype)
         pixel = term_of_mean((torch.stack(pixel_means) * share).sum(), count.sum())
+        if self.painting is not None:
+            order = torch.cat([rows for rows, _ in painted]).argsort()
+            terms = self.painting(torch.cat([pictures for _, pictures in painted])[order], pixels, self._missing(drawn))
+            return {**terms, "loss": pixel + terms["loss"], "loss_pixel": pixel.detach()}
         if not clip_means:
             return {"loss": pixel}
         clip = term_of_mean((torch.stack(clip_means) * share).sum(), count.sum())
@@ -175,8 +198,15 @@ class Diffusion(nn.Module):
         missing = part.missing.unsqueeze(1).expand(-1, self.model.config.channels, -1, -1)
         return real * take(self.model.patchify(missing.float()), split.masked)
 
+    def _missing(self, drawn: Drawn) -> Tensor:
+        """bool (B, H, W), the pixels that are to be made."""
+        config = self.model.config
+        return drawn.split.missing_pixels(config.grid[1:], config.patch_size) if drawn.missing is None else drawn.missing
+
     def _check(self, clip_width: int | None) -> None:
         """Raises ValueError."""
+        if self.painting is not None:
+            self.painting.check(self.model.config)
         if self.teacher is None:
             return
         config, grid = self.teacher.config, self.model.config.grid[1:]
@@ -195,9 +225,10 @@ def _vision(teacher: nn.Module) -> ViT:
 
 
 def build(settings: DiffMAESettings, model: nn.Module, facts: Facts) -> Diffusion:
-    """Raises ValueError."""
+    """Raises ValueError, DataError."""
     teacher = None if settings.teacher is None else load_teacher(settings.teacher)
     network: DiffMAE = expect(settings.kind, model, DiffMAE)
     if network.config.clip_width and teacher is None:
         raise ValueError("objective.teacher: a model with clip_width needs one")
-    return Diffusion(network, settings, teacher, facts)
+    painting = None if settings.painting is None else Painting.of(settings.painting, network.config, facts.cache)
+    return Diffusion(network, settings, teacher, facts, painting)

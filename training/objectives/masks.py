@@ -81,17 +81,22 @@ def _chosen(draw: Tensor, shares: Mapping[Strategy, float]) -> Iterator[tuple[St
 
 
 def in_parts(split: Split, count: int) -> list[tuple[Tensor, Split]]:
-    """Samples of similar numbers of masked patches together: their indices, and their split, padded to the longest among them."""
-    batch = len(split.masked)
-    if count == 1 or split.masked_size is None or split.visible_size is None:
-        return [(torch.arange(batch, device=split.masked.device), split)]
+    """Samples of similar numbers of masked patches together: their indices, and their split, padded to the longest among them. Batches of
+    one size have as many parts, whatever is padded: processes that share the weights of a network call it equally often."""
+    if count == 1:
+        return [(torch.arange(len(split.masked), device=split.masked.device), split)]
+    masked, visible = _lengths(split.masked, split.masked_size), _lengths(split.visible, split.visible_size)
     parts = []
-    masked, visible = split.masked_size.sum(dim=(1, 2)), split.visible_size.sum(dim=(1, 2))
-    for rows in masked.argsort(stable=True).tensor_split(min(count, batch)):
+    for rows in masked.argsort(stable=True).tensor_split(min(count, len(masked))):
         m, v = int(masked[rows].max()), int(visible[rows].max())
-        sizes = split.visible_size[rows, :v], split.masked_size[rows, :m]
+        sizes = (None if size is None else size[rows, :most] for size, most in ((split.visible_size, v), (split.masked_size, m)))
         parts.append((rows, Split(split.visible[rows, :v], split.masked[rows, :m], *sizes)))
     return parts
+
+
+def _lengths(positions: Tensor, size: Tensor | None) -> Tensor:
+    """(B,), without padding."""
+    return positions.new_full((len(positions),), positions.shape[1]) if size is None else size.sum(dim=(1, 2))
 
 
 def _random(noise: Tensor, grid: Grid, ratio: float) -> Tensor:

@@ -12,8 +12,8 @@ from training.judging.settings import Hole, InpaintingQuality
 
 
 def held_out(content: dict[str, Any], packages: Path, images: int = 200) -> Drawings:
-    settings = InpaintingQuality.model_validate(content["release"]["quality"] | {"images": images})
-    return drawings(settings, Preprocess.model_validate(content["preprocess"]), packages)
+    settings = InpaintingQuality.model_validate(content["release"]["quality"])
+    return drawings(settings.data, Preprocess.model_validate(content["preprocess"]), packages, slice(images))
 
 
 def test_one_drawing_of_each_series_is_judged(content: dict[str, Any], packages: Path) -> None:

