@@ -136,7 +136,7 @@ class Played:
 
     def heard(self, label: int, draw: Generator) -> Wave:
         """A sound of a class as somebody might have recorded it, at most as long as a spectrogram. Raises Unreadable."""
-        rate, voice = self.sound.sample_rate, self._voice(label, draw)
+        rate, voice = self.sound.sample_rate, self.voice(label, draw)
         late = int(draw.exponential(0.7) * rate) if draw.random() < 0.2 and not voice.is_drum else 0
         wave = self._phrase(voice, self.samples + late, draw)
         if float(np.abs(wave[late:]).max()) < _AUDIBLE:  # it has died away by then
@@ -151,6 +151,15 @@ class Played:
             heard = draw.uniform(np.log(shortest), np.log(max(shortest + 1, len(wave) - begin)))
             wave = wave[: begin + int(np.exp(heard))]
         return wave
+
+    def voice(self, label: int, draw: Generator) -> Voice:
+        """One of a class, after its maker."""
+        voices = self.voices[label]
+        makers = sorted({voice.font for voice in voices})
+        if len(makers) > 1:
+            maker = makers[int(draw.integers(len(makers)))]
+            voices = tuple(voice for voice in voices if voice.font == maker)
+        return voices[int(draw.integers(len(voices)))]
 
     def note(self, voice: Voice, draw: Generator) -> Wave:
         """One note from its begin on, as the font plays it, at half of full scale. Keys that are silent there are drawn again.
@@ -183,7 +192,7 @@ class Played:
 
     def _beside(self, wave: Wave, draw: Generator) -> Wave:
         """The same with another instrument, quieter, behind it."""
-        other = self._phrase(self._voice(int(draw.integers(len(self.voices))), draw), len(wave), draw)
+        other = self._phrase(self.voice(int(draw.integers(len(self.voices))), draw), len(wave), draw)
         louder = float(np.abs(wave).max()) / float(np.abs(other).max())
         return wave + other * np.float32(louder * 10 ** (draw.uniform(-30, -10) / 20))
 
@@ -193,14 +202,6 @@ class Played:
             keys = ", ".join(str(note.key) for note in notes)
             raise Unreadable(f"{self._named(voice)} is silent at {keys or 'no key'}")
         return wave
-
-    def _voice(self, label: int, draw: Generator) -> Voice:
-        voices = self.voices[label]
-        makers = sorted({voice.font for voice in voices})
-        if len(makers) > 1:
-            maker = makers[int(draw.integers(len(makers)))]
-            voices = tuple(voice for voice in voices if voice.font == maker)
-        return voices[int(draw.integers(len(voices)))]
 
     def _named(self, voice: Voice) -> str:
         return f"{self.settings.fonts[voice.font].package.name}: preset {voice.preset}"

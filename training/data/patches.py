@@ -66,6 +66,7 @@ def _sample(content: bytes, at: int) -> tuple[PatchSample, int]:
     width = 2 if modes & _WIDE else 1
     values = np.frombuffer(data[: size // width * width], f"<{'u' if modes & _UNSIGNED else 'i'}{width}").astype(np.float32)
     wave = values / np.float32(2 ** (8 * width - 1)) - np.float32(bool(modes & _UNSIGNED))
-    loop = (begin // width, end // width) if modes & _LOOPED and begin < end else None
+    begin, end = begin // width, min(end // width, len(wave) - 1)
+    loop = (begin, end) if modes & _LOOPED and begin < end else None
     key = 69 + 12 * np.log2(root / 440_000)
     return PatchSample(float(key), wave, rate, loop), at + _SAMPLE.size + size
