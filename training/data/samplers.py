@@ -192,6 +192,7 @@ def _of_patch(file: Path, drum: int | None, sample_rate: int) -> list[Recording]
         heard = max(1, round(len(sample.wave) * sample_rate / sample.rate))
         wave = resample(resample(sample.wave, heard), _FINER * heard)  # without what is too high for the sample rate
         longer = len(wave) / len(sample.wave)
-        loop = None if sample.loop is None or drum is not None else (sample.loop[0] * longer, sample.loop[1] * longer)
+        begin, end = (at * longer for at in sample.loop or (0, 0))
+        loop = (begin, min(end, len(wave) - 1.0)) if sample.loop and drum is None else None
         found.append(Recording(sample.key if drum is None else drum, wave.astype(np.float32), sample.rate * longer, loop))
     return found
