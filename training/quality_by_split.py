@@ -21,6 +21,7 @@ from training.data.notes import Notes
 from training.data.packages import packages_in
 from training.data.registry import Mixture, open_source
 from training.data.renders import RenderedScenes, creators
+from training.data.samplers import Sampled
 from training.data.soundfonts import Font
 from training.data.stills import credited
 from training.errors import RecipeError
@@ -202,10 +203,12 @@ def of_sounds(recipe: Recipe, settings: SoundsQuality, network: nn.Module, shop:
     TrainingError."""
     report = sounds_named(recipe, settings, network, Split.TEST, shop)
     assert isinstance(recipe.data, Notes)
-    sources: dict[str, Sequence[Font | Recorded]] = {
+    seen = settings.seen
+    sources: dict[str, Sequence[Font | Sampled | Recorded]] = {
         "trained on": recipe.data.fonts,
-        "for choices": settings.validation,
-        "test": [*settings.test, settings.recorded],
+        "for choices": [font for played in settings.validation for font in played.fonts],
+        "test": [*settings.test.fonts, *settings.recorded],
+        "test of an earlier version": [*(font for played in seen.test for font in played.fonts), *seen.recorded],
     }
     packages = {part: [source.package.model_dump() | {"license": source.license} for source in found] for part, found in sources.items()}
     rungs = [

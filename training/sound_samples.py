@@ -19,7 +19,8 @@ from models.media.fbank import FbankConfig, log_mel
 from training import recipe
 from training.command import Options
 from training.data.notes import Notes
-from training.data.soundfonts import Note, Wave, open_font
+from training.data.samplers import open_instruments
+from training.data.soundfonts import Note, Wave
 from training.errors import exit_code
 from training.judging.sounds_settings import SoundsQuality
 
@@ -34,7 +35,7 @@ _PEAK = 0.6
 class Phrase:
     name: str
     font: int
-    """Of the recipe's fonts for choices."""
+    """Which of the recipe's groups for choices plays it."""
     preset: str
     keys: tuple[int, ...]
     """A note on each beat."""
@@ -66,7 +67,7 @@ def write(folder: Path, cache: Path) -> None:
     assert isinstance(quality, SoundsQuality) and isinstance(plan.data, Notes) and plan.sound is not None
     rate = plan.sound.sample_rate
     for phrase in PHRASES:
-        synth = open_font(quality.validation[phrase.font], plan.data.renderer, rate, cache)
+        synth = open_instruments(quality.validation[phrase.font].fonts[0], plan.data.renderer, rate, cache)
         beat = int(_BEAT_S * rate)
         notes = [Note(key, 0.8, number * beat, (number + 1) * beat) for number, key in enumerate(phrase.keys)]
         wave = synth.play(phrase.preset, notes, int(_SECONDS * rate))

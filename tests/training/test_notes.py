@@ -71,7 +71,7 @@ def test_a_preset_that_is_held_out_is_played_by_the_other_part_alone(tmp_path: P
     presets = [[voice.preset for voice in voices] for voices in train.voices]
     assert presets == [["0:0"], ["0:1"], ["128:0", "128:0"]]
     assert [[voice.preset for voice in voices] for voices in judged.voices] == [["8:0"], ["0:1"], ["128:9", "128:9"]]
-    assert [voice.low for voice in judged.voices[2]] == [38, 40]
+    assert [voice.keys for voice in judged.voices[2]] == [(38,), (40,)]
 
 
 def test_a_class_that_no_font_has_is_refused(tmp_path: Path) -> None:
@@ -118,3 +118,12 @@ def test_a_room_adds_a_tail_and_noise_what_is_asked_for() -> None:
     clean = recorded(tone(262, 1), RATE, default_rng(1), Acoustics(**off))
     noise = noisy / np.abs(noisy).max() - clean / np.abs(clean).max()
     assert 0.02 < np.sqrt(np.mean(np.square(noise))) / np.sqrt(np.mean(np.square(clean / np.abs(clean).max()))) < 0.3
+
+
+def test_a_muffled_sound_lacks_highs_and_a_softened_one_its_attack() -> None:
+    off = {"damped": 0.0, "equalised": 0.0, "reverberant": 0.0, "driven": 0.0, "noisy": 0.0, "level_db": (0.0, 0.0)}
+    both = tone(500, 1) + tone(5000, 1)
+    muffled = np.abs(np.fft.rfft(recorded(both, RATE, default_rng(1), Acoustics(**off | {"muffled": 1.0, "muffled_hz": (1500.0, 1500.0)}))))
+    assert muffled[500] > 50 * muffled[5000]
+    softened = recorded(hiss(), RATE, default_rng(1), Acoustics(**off | {"softened": 1.0, "softening_s": (0.05, 0.05)}))
+    assert np.abs(softened[:100]).max() < 0.2 < 0.9 < np.abs(softened[8000:]).max()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.random import Generator
 from scipy.fft import irfft, next_fast_len, rfft
 
 from training.data.soundfonts import Wave
+from training.settings import Settings
 
 _BANDS = 6
 """Points of an equaliser's curve, evenly spread over the logarithm of frequency."""
@@ -17,9 +16,12 @@ _ONSET = 0.05
 """Share of the peak at which a sound begins."""
 
 
-@dataclass(frozen=True)
-class Acoustics:
-    """Probabilities and ranges."""
+class Acoustics(Settings):
+    """Probabilities and ranges. What has a probability of 0 draws nothing."""
+
+    softened: float = 0.0
+    softening_s: tuple[float, float] = (0.005, 0.08)
+    """Time in which the begin of a softened sound rises to 1 - 1 / e."""
 
     damped: float = 0.2
     damping_s: tuple[float, float] = (0.05, 1.0)
@@ -27,6 +29,9 @@ class Acoustics:
     equalised: float = 0.7
     equaliser_db: float = 6.0
     """Standard deviation of the curve's points."""
+    muffled: float = 0.0
+    """Without highs, as of a telephone, a low sample rate or a distant microphone."""
+    muffled_hz: tuple[float, float] = (1200.0, 6000.0)
     reverberant: float = 0.5
     reverberation_s: tuple[float, float] = (0.1, 1.5)
     """Time in which a room's sound falls by 60 dB."""
@@ -46,15 +51,24 @@ def recorded(wave: Wave, rate: int, draw: Generator, acoustics: Acoustics | None
     damped, equalised, reverberant, driven, noisy = (
         float(draw.random()) < share for share in (asked.damped, asked.equalised, asked.reverberant, asked.driven, asked.noisy)
     )
+    softened, muffled = (share > 0 and float(draw.random()) < share for share in (asked.softened, asked.muffled))
+    if softened:
+        rise = float(np.exp(draw.uniform(*np.log(asked.softening_s)))) * rate
+        since = np.maximum(np.arange(len(wave), dtype=np.float32) - onset(wave), 0)
+        wave = wave * (1 - np.exp(-since / np.float32(rise)))
     if damped:
         fall = float(np.exp(draw.uniform(*np.log(asked.damping_s)))) * rate
         since = np.maximum(np.arange(len(wave), dtype=np.float32) - onset(wave), 0)
         wave = wave * np.exp(-since / np.float32(fall))
-    if equalised or reverberant:
+    if equalised or reverberant or muffled:
         size = next_fast_len(2 * len(wave), real=True)
         spectrum = rfft(wave, size)
         if equalised:
             spectrum *= _curve(size, rate, asked.equaliser_db, draw)
+        if muffled:
+            hertz = np.arange(len(spectrum), dtype=np.float32) * (rate / size)
+            cut = float(np.exp(draw.uniform(*np.log(asked.muffled_hz))))
+            spectrum *= 1 / np.sqrt(1 + (hertz / np.float32(cut)) ** 8)
         if reverberant:
             spectrum *= rfft(_room(len(wave), rate, asked, draw), size)
         wave = irfft(spectrum, size)[: len(wave)].astype(np.float32)

@@ -1,4 +1,5 @@
-"""Sounds of instruments and drums, played on SoundFonts: a class is an instrument, and no sound is played twice alike.
+"""Sounds of instruments and drums, played on SoundFonts and on recordings of single notes: a class is an instrument, and no sound is
+played twice alike.
 
 A note takes a fifth of a millisecond to play, so nothing is kept on disk but the packages.
 """
@@ -20,10 +21,11 @@ from models.mavil.inputs import spectrogram
 from models.mavil.loudness import Loudness
 from models.media.fbank import FbankConfig
 from models.spec import Sound
-from training.data.acoustics import onset, recorded
+from training.data.acoustics import Acoustics, onset, recorded
 from training.data.base import Preparation, Sample, Unreadable
 from training.data.packages import PyPIPackage
-from training.data.soundfonts import KITS, Font, Note, Synth, Wave, numbered, open_font
+from training.data.samplers import Instruments, Sampler, open_instruments
+from training.data.soundfonts import KITS, Note, Synth, Wave, numbered
 from training.errors import DataError
 from training.settings import Settings
 
@@ -58,11 +60,13 @@ class Notes(Settings):
     kind: Literal["notes"] = "notes"
     renderer: PyPIPackage
     """tinysoundfont."""
-    fonts: list[Font] = Field(min_length=1)
+    fonts: list[Instruments] = Field(min_length=1)
+    """A class draws from each of those that have it equally often."""
     instruments: dict[str, Instrument] = Field(min_length=2)
     """By label, in the order of the classes."""
     kits: list[str] = Field(default_factory=list)
     """Presets of drum kits whose keys follow General MIDI."""
+    acoustics: Acoustics = Acoustics()
     samples: int = Field(gt=0)
     """Of an epoch, evenly over the classes."""
 
@@ -80,12 +84,15 @@ class Voice:
 
     font: int
     preset: str
-    low: int
-    high: int
+    keys: tuple[int, ...]
+    """Ascending."""
 
     @property
     def is_drum(self) -> bool:
         return numbered(self.preset)[0] == KITS
+
+    def nearest(self, key: int) -> int:
+        return min(self.keys, key=lambda own: abs(own - key))
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class Played:
 
     settings: Notes
     sound: Sound
-    synths: tuple[Synth, ...]
+    synths: tuple[Synth | Sampler, ...]
     voices: tuple[tuple[Voice, ...], ...]
     """Of each class; a class may have none where sounds are only judged."""
     unit: str = "sounds"
@@ -129,8 +136,7 @@ class Played:
 
     def heard(self, label: int, draw: Generator) -> Wave:
         """A sound of a class as somebody might have recorded it, at most as long as a spectrogram. Raises Unreadable."""
-        voices, rate = self.voices[label], self.sound.sample_rate
-        voice = voices[int(draw.integers(len(voices)))]
+        rate, voice = self.sound.sample_rate, self.voice(label, draw)
         late = int(draw.exponential(0.7) * rate) if draw.random() < 0.2 and not voice.is_drum else 0
         wave = self._phrase(voice, self.samples + late, draw)
         if float(np.abs(wave[late:]).max()) < _AUDIBLE:  # it has died away by then
@@ -139,46 +145,54 @@ class Played:
         begin = onset(wave)
         if draw.random() < 0.15:
             wave = self._beside(wave, draw)
-        wave = recorded(wave, rate, draw)
+        wave = recorded(wave, rate, draw, self.settings.acoustics)
         if draw.random() < 0.4:  # a file that ends earlier
             shortest = int(_SHORTEST_S * rate)
             heard = draw.uniform(np.log(shortest), np.log(max(shortest + 1, len(wave) - begin)))
             wave = wave[: begin + int(np.exp(heard))]
         return wave
 
+    def voice(self, label: int, draw: Generator) -> Voice:
+        """One of a class, after its maker."""
+        voices = self.voices[label]
+        makers = sorted({voice.font for voice in voices})
+        if len(makers) > 1:
+            maker = makers[int(draw.integers(len(makers)))]
+            voices = tuple(voice for voice in voices if voice.font == maker)
+        return voices[int(draw.integers(len(voices)))]
+
     def note(self, voice: Voice, draw: Generator) -> Wave:
         """One note from its begin on, as the font plays it, at half of full scale. Keys that are silent there are drawn again.
 
         Raises Unreadable."""
         for _ in range(_TRIES):
-            key = int(draw.integers(voice.low, voice.high + 1))
+            key = voice.keys[int(draw.integers(len(voice.keys)))]
             held = int(draw.uniform(0.3, 1.5) * self.sound.sample_rate)
             with suppress(Unreadable):
                 wave = self._play(voice, [Note(key, float(draw.uniform(0.4, 1.0)), 0, held)], self.samples)
                 return wave * np.float32(0.5 / np.abs(wave).max())
-        raise Unreadable(f"{self.settings.fonts[voice.font].file}: preset {voice.preset} is silent from {voice.low} to {voice.high}")
+        raise Unreadable(f"{self._named(voice)} is silent from {voice.keys[0]} to {voice.keys[-1]}")
 
     def _phrase(self, voice: Voice, samples: int, draw: Generator) -> Wave:
         """Mostly one note; else a chord, or several notes one after another."""
         rate, shape = self.sound.sample_rate, float(draw.random())
         count = 1 if shape < 0.65 else int(draw.integers(2, 5))
         begin = int(draw.exponential(0.05) * rate) if draw.random() < 0.7 else int(draw.uniform(0, 0.8) * rate)
-        key, velocity = int(draw.integers(voice.low, voice.high + 1)), float(draw.uniform(0.25, 1.0))
+        key, velocity = voice.keys[int(draw.integers(len(voice.keys)))], float(draw.uniform(0.25, 1.0))
         notes = []
         for _ in range(count):
             held = max(1, int(np.exp(draw.uniform(np.log(0.08), np.log(2.5))) * rate))
             notes.append(Note(key, velocity, begin, begin + held))
             if shape >= 0.8 or voice.is_drum:
                 begin += max(int(0.08 * rate), int(held * draw.uniform(0.5, 1.2)))
-            key = int(np.clip(key + draw.integers(-7, 8), voice.low, voice.high))
+            key = voice.nearest(key + int(draw.integers(-7, 8)))
             velocity = float(np.clip(velocity + draw.normal(0, 0.1), 0.15, 1.0))
         bend = 1.5 if draw.random() < 0.5 else 0.15  # another size of the instrument, or another tuning
         return self._play(voice, [note for note in notes if note.begin < samples], samples, float(draw.normal(0, bend)))
 
     def _beside(self, wave: Wave, draw: Generator) -> Wave:
         """The same with another instrument, quieter, behind it."""
-        voices = self.voices[int(draw.integers(len(self.voices)))]
-        other = self._phrase(voices[int(draw.integers(len(voices)))], len(wave), draw)
+        other = self._phrase(self.voice(int(draw.integers(len(self.voices))), draw), len(wave), draw)
         louder = float(np.abs(wave).max()) / float(np.abs(other).max())
         return wave + other * np.float32(louder * 10 ** (draw.uniform(-30, -10) / 20))
 
@@ -186,8 +200,11 @@ class Played:
         wave = self.synths[voice.font].play(voice.preset, notes, samples, tuning)
         if float(np.abs(wave).max(initial=0.0)) < _AUDIBLE:
             keys = ", ".join(str(note.key) for note in notes)
-            raise Unreadable(f"{self.settings.fonts[voice.font].file}: preset {voice.preset} is silent at {keys or 'no key'}")
+            raise Unreadable(f"{self._named(voice)} is silent at {keys or 'no key'}")
         return wave
+
+    def _named(self, voice: Voice) -> str:
+        return f"{self.settings.fonts[voice.font].package.name}: preset {voice.preset}"
 
 
 def open_notes(settings: Notes, preparation: Preparation) -> Played:
@@ -203,18 +220,19 @@ def open_some(settings: Notes, sound: Sound | None, cache: Path) -> Played:
     """The same where classes may be without voices. Raises DataError."""
     if sound is None:
         raise DataError("sound: the recipe does not say how sound becomes a spectrogram (frames, mel_bins, mean, std)")
-    synths = tuple(open_font(font, settings.renderer, sound.sample_rate, cache) for font in settings.fonts)
+    synths = tuple(open_instruments(font, settings.renderer, sound.sample_rate, cache) for font in settings.fonts)
     voices = tuple(tuple(_voices(instrument, settings, synths)) for instrument in settings.instruments.values())
     return Played(settings, sound, synths, voices)
 
 
-def _voices(instrument: Instrument, settings: Notes, synths: Sequence[Synth]) -> list[Voice]:
+def _voices(instrument: Instrument, settings: Notes, synths: Sequence[Synth | Sampler]) -> list[Voice]:
     low, high = instrument.keys
-    asked = [(preset, low, high) for preset in instrument.presets]
-    asked += [(kit, key, key) for kit in settings.kits for key in instrument.drums]
-    return [
-        Voice(number, preset, low, high)
+    asked = [(preset, range(low, high + 1)) for preset in instrument.presets]
+    asked += [(kit, range(key, key + 1)) for kit in settings.kits for key in instrument.drums]
+    found = [
+        Voice(number, preset, tuple(key for key in synth.keys(preset) if key in keys))
         for number, (font, synth) in enumerate(zip(settings.fonts, synths, strict=True))
-        for preset, low, high in asked
-        if font.plays(preset) and synth.has(preset)
+        for preset, keys in asked
+        if font.plays(preset)
     ]
+    return [voice for voice in found if voice.keys]

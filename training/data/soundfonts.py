@@ -33,14 +33,11 @@ Wave = NDArray[np.float32]
 """Mono, (samples,)."""
 
 
-class Font(Settings):
-    """A SoundFont inside a package, and which of its presets are played. A preset is `BANK:PROGRAM`."""
+class Presets(Settings):
+    """Which presets are played. A preset is `BANK:PROGRAM`."""
 
-    package: DebianPackage
-    file: str
-    license: str
     only: list[str] | None = None
-    """Presets; None: all that the instruments ask for and the font has."""
+    """Presets; None: all that the instruments ask for and that are there."""
     without: list[str] = Field(default_factory=list)
     """Presets that are left out."""
 
@@ -53,6 +50,14 @@ class Font(Settings):
 
     def plays(self, preset: str) -> bool:
         return preset not in self.without and (self.only is None or preset in self.only)
+
+
+class Font(Presets):
+    """A SoundFont inside a package."""
+
+    package: DebianPackage
+    file: str
+    license: str
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,9 @@ class Synth:
         self._font.set_output(extension.OutputMode.Mono, sample_rate, 0.0)
         self._fading = int(_FADING_S * sample_rate)
 
-    def has(self, preset: str) -> bool:
-        return bool(self._index(preset) >= 0)
+    def keys(self, preset: str) -> Sequence[int]:
+        """Those that it can play, ascending; none where the font lacks the preset. Some may be silent."""
+        return range(128) if self._index(preset) >= 0 else ()
 
     def play(self, preset: str, notes: Sequence[Note], samples: int, tuning: float = 0.0) -> Wave:
         """Return so many samples of the notes, a function of the arguments alone. tuning: semitones by which recordings are shifted."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,17 @@ from models.merge_schedule import MergeSchedule
 from models.spec import Sound
 from training import evaluate
 from training.baselines import LogisticFeatures, nearest_features
+from training.data import notes
 from training.data.acoustics import recorded
 from training.data.base import Preparation, Unreadable
 from training.data.media import read_sound
-from training.data.notes import Notes, Played, open_notes, open_some
+from training.data.notes import Notes, open_notes, open_some
 from training.data.packages import obtain
-from training.data.soundfonts import Font, Wave
+from training.data.soundfonts import Wave
 from training.errors import DataError, RecipeError
 from training.evaluate import Measured
 from training.judging.restoring_settings import Split
-from training.judging.sounds_settings import Recorded, SoundsQuality
+from training.judging.sounds_settings import Played, Recorded, SoundsQuality
 
 LOGISTIC, NEAREST = "logistic regression", "nearest neighbour"
 _STRENGTHS = (1e-3, 1e-2, 1e-1)
@@ -59,6 +60,8 @@ class Group:
     """Classes, any of which is right for a sound; the first is the one that it is counted under."""
     sources: tuple[str, ...]
     """Sounds of the same source are no independent tries: a preset, the key of a drum, or a file."""
+    seen: bool = False
+    """Looked at with an earlier version."""
 
     def __len__(self) -> int:
         return len(self.waves)
@@ -117,16 +120,19 @@ class Contest:
 
     def validation(self) -> list[Group]:
         """Raises DataError."""
-        return self._notes("held-out presets", self.settings.validation)
+        return [group for played in self.settings.validation for group in self._notes(played)]
 
     def test(self) -> list[Group]:
         """The first is what the primary figure is about. Raises DataError."""
-        name = ", ".join(Path(font.file).stem for font in self.settings.test)
-        return [*self._notes(name, self.settings.test), self._recorded(self.settings.recorded)]
+        fresh = [*self._notes(self.settings.test), *map(self._recorded, self.settings.recorded)]
+        seen = [group for played in self.settings.seen.test for group in self._notes(played)]
+        seen += map(self._recorded, self.settings.seen.recorded)
+        return fresh + [replace(group, seen=True) for group in seen]
 
-    def _notes(self, name: str, fonts: Sequence[Font]) -> list[Group]:
-        """The same notes as fonts play them, and as somebody might have recorded them."""
-        played = open_some(self.data.model_copy(update={"fonts": list(fonts)}), self.sound, self.cache)
+    def _notes(self, asked: Played) -> list[Group]:
+        """The same notes as instruments play them, and as somebody might have recorded them."""
+        name = asked.name
+        played = open_some(self.data.model_copy(update={"fonts": asked.fonts}), self.sound, self.cache)
         found = list(_notes(played, self.settings.notes, self.seed))
         waves, labels, sources = (tuple(column) for column in zip(*found, strict=True))
         right = tuple((label,) for label in labels)
@@ -138,18 +144,19 @@ class Contest:
         folder = obtain(asked.package, self.cache) / asked.folder
         labels = list(self.data.instruments)
         waves, right, sources = [], [], []
-        for file in sorted(folder.iterdir()):
-            row = next((row for row in asked.recordings if any(fnmatchcase(file.stem, pattern) for pattern in row.files)), None)
-            if row is None:
+        for file in sorted(folder.rglob("*")):
+            name = file.relative_to(folder).with_suffix("").as_posix()
+            row = next((row for row in asked.recordings if any(fnmatchcase(name, pattern) for pattern in row.files)), None)
+            if row is None or not file.is_file():
                 continue
             try:
                 waves.append(read_sound(file, self.sound.sample_rate, _LONGEST_S).numpy())
             except Unreadable as error:
                 raise DataError(str(error)) from error
             right.append(tuple(labels.index(label) for label in row.right))
-            sources.append(file.stem)
+            sources.append(name)
         if not waves:
-            raise DataError(f"{folder}: no file has one of the names under release.quality.recorded")
+            raise DataError(f"{folder}: no file has one of the names that release.quality gives for {asked.name}")
         return Group(asked.name, tuple(waves), tuple(right), tuple(sources))
 
     def baselines(self) -> Baselines:
@@ -173,9 +180,10 @@ def contest(settings: SoundsQuality, data: Any, sound: Sound | None, seed: int, 
     """Raises RecipeError."""
     if not isinstance(data, Notes) or sound is None:
         raise RecipeError("release.quality: kind sounds is for data of kind notes, and a recipe with sound")
-    unknown = sorted({label for row in settings.recorded.recordings for label in row.right} - set(data.instruments))
-    if unknown:
-        raise RecipeError(f"release.quality.recorded: {', '.join(unknown)}: no instrument has this name")
+    for recorded_by in (*settings.recorded, *settings.seen.recorded):
+        unknown = sorted({label for row in recorded_by.recordings for label in row.right} - set(data.instruments))
+        if unknown:
+            raise RecipeError(f"release.quality: {recorded_by.name}: {', '.join(unknown)}: no instrument has this name")
     return Contest(settings, data, sound, seed, cache)
 
 
@@ -206,7 +214,7 @@ def judge(asked: Contest, network: MAViL, split: Split) -> dict[str, Any]:
     }
 
 
-def _notes(played: Played, count: int, seed: int) -> Iterator[tuple[Wave, int, str]]:
+def _notes(played: notes.Played, count: int, seed: int) -> Iterator[tuple[Wave, int, str]]:
     """So many notes of each class that has voices, evenly over them. Raises DataError."""
     for label, voices in enumerate(played.voices):
         for number in range(count if voices else 0):
@@ -215,7 +223,7 @@ def _notes(played: Played, count: int, seed: int) -> Iterator[tuple[Wave, int, s
                 wave = played.note(voice, default_rng([seed, label, number]))
             except Unreadable as error:
                 raise DataError(f"{error}; keep the keys of {played.labels[label]} to those that it has") from error
-            yield wave, label, f"drum {voice.low}" if voice.is_drum else f"{voice.font} {voice.preset}"
+            yield wave, label, f"drum {voice.keys[0]}" if voice.is_drum else f"{voice.font} {voice.preset}"
 
 
 def _row(group: Group, logits: Scores, predictions: Mapping[str, npt.NDArray[np.int64]], labels: Sequence[str]) -> dict[str, Any]:
@@ -228,6 +236,7 @@ def _row(group: Group, logits: Scores, predictions: Mapping[str, npt.NDArray[np.
         "top1": evaluate.clustered(right, group.sources).to_json(),
         "top5": evaluate.clustered(top5, group.sources).to_json(),
         "sources": len(set(group.sources)),
+        "seen": group.seen,
         "calibration_error": round(evaluate.calibration_error_of(logits, right), 5),
         "baselines": {
             name: {

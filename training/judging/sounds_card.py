@@ -23,6 +23,7 @@ def section(spec: BundleSpec) -> Iterator[str]:
         "standard errors over presets, keys of drums, or files: sounds of one of them are no independent tries. Gain is the accuracy of",
         "the network less the baseline's.",
         "",
+        *_seen(found["groups"]),
         "| sounds | n | top 1 | top 5 | logistic regression | gain | nearest neighbour | gain | calibration error |",
         "|---|---|---|---|---|---|---|---|---|",
         *map(_row, found["groups"]),
@@ -34,7 +35,7 @@ def section(spec: BundleSpec) -> Iterator[str]:
         "",
         "### By class",
         "",
-        f"| class | {' | '.join(group['name'] for group in found['groups'])} |",
+        f"| class | {' | '.join(map(_name, found['groups']))} |",
         f"|---|{'---|' * len(found['groups'])}",
         *(_class_row(label, found["groups"]) for label in spec.labels),
         "",
@@ -51,10 +52,20 @@ def _packages(data: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
             yield part, package
 
 
+def _seen(groups: list[Mapping[str, Any]]) -> Iterator[str]:
+    if any(group.get("seen") for group in groups):
+        yield "Sounds *seen* were the test of an earlier version: they are here for continuity, and nothing was chosen by them."
+        yield ""
+
+
+def _name(group: Mapping[str, Any]) -> str:
+    return f"{group['name']}, *seen*" if group.get("seen") else str(group["name"])
+
+
 def _row(group: Mapping[str, Any]) -> str:
     rivals = [_percent(row[name]) for row in group["baselines"].values() for name in ("accuracy", "gain")]
     cells = [str(group["top1"]["n"]), f"**{_percent(group['top1'])}**", _percent(group["top5"]), *rivals]
-    return f"| {group['name']} | {' | '.join(cells)} | {100 * group['calibration_error']:.1f} % |"
+    return f"| {_name(group)} | {' | '.join(cells)} | {100 * group['calibration_error']:.1f} % |"
 
 
 def _class_row(label: str, groups: list[Mapping[str, Any]]) -> str:

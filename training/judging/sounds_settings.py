@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from training.data.packages import DebianPackage
-from training.data.soundfonts import Font
+from training.data.samplers import Instruments
 from training.settings import Settings
 
 
@@ -15,9 +15,16 @@ class Recordings(Settings):
     """Files whose names say what they are."""
 
     files: list[str] = Field(min_length=1)
-    """Patterns of names without their ending."""
+    """Patterns of paths below the folder, without the ending."""
     right: list[str] = Field(min_length=1)
     """Labels, any of which is right."""
+
+
+class Played(Settings):
+    """Notes of each class, as instruments play them, that are judged together."""
+
+    name: str
+    fonts: list[Instruments] = Field(min_length=1)
 
 
 class Recorded(Settings):
@@ -30,16 +37,24 @@ class Recorded(Settings):
     recordings: list[Recordings] = Field(min_length=1)
 
 
+class Seen(Settings):
+    """Tests of earlier versions, which were looked at: a table may go on with them, nothing is concluded from them."""
+
+    test: list[Played] = Field(default_factory=list)
+    recorded: list[Recorded] = Field(default_factory=list)
+
+
 class SoundsQuality(Settings):
-    """Labels of notes of other fonts and of recorded samples, against logistic regression and the nearest neighbour on mean log-mel
-    spectrograms. The primary figure is the share of the notes of the test font whose best label is right, all classes alike."""
+    """Labels of notes of other instruments and of recorded samples, against logistic regression and the nearest neighbour on mean log-mel
+    spectrograms. The primary figure is the share of the notes of the test whose best label is right, all classes alike."""
 
     kind: Literal["sounds"]
-    validation: list[Font] = Field(min_length=1)
-    """Presets for choices."""
-    test: list[Font] = Field(min_length=1)
-    recorded: Recorded
+    validation: list[Played] = Field(min_length=1)
+    """For choices."""
+    test: Played
+    recorded: list[Recorded] = Field(min_length=1)
     """Test, too."""
+    seen: Seen = Seen()
     notes: int = Field(default=40, gt=1)
     """Notes of each class."""
     baseline_sounds: int = Field(default=8000, gt=0)
