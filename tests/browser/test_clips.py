@@ -26,6 +26,7 @@ from tests.browser.tabs import download, open_classify, open_tab, run, start
 from tests.browser.test_calls import calls, python, shell
 from tests.browser.test_pages import LOADED, MOST_BYTES
 from tests.browser.test_states import can_run, is_reported, look, says
+from tests.bundles import write_tiny_vit
 from tests.clips.bundles import mavil, write_mavil, write_recorded
 from tests.service import READY, Service, eventually, frozen, serve
 from tests.sound.sounds import tones, wav
@@ -332,12 +333,14 @@ def test_the_tab_is_light(context: BrowserContext, listener: Service) -> None:
     assert sum(loaded.values()) < MOST_BYTES, loaded
 
 
-def test_without_a_bundle_the_tab_says_what_to_do(page: Page) -> None:
-    page.get_by_role("tab", name=TITLE).click()
-    panel = page.get_by_role("tabpanel", name=TITLE)
-    expect(panel).to_contain_text("No bundle that is served labels clips or sound.")
-    expect(panel.locator(".command code")).to_have_text(re.compile(r"opsin import \S+ -o '\S+/mvit' --labels kinetics400.txt"))
-    look(page, "no bundle")
+def test_without_a_bundle_the_tab_says_what_to_do(context: BrowserContext, tmp_path: Path) -> None:
+    write_tiny_vit(tmp_path)
+    with serve(tmp_path) as running, quiet_page(context) as page:
+        page.goto(f"{running.url}/#clips")
+        panel = page.get_by_role("tabpanel", name=TITLE)
+        expect(panel).to_contain_text("No bundle that is served labels clips or sound.")
+        expect(panel.locator(".command code")).to_have_text(re.compile(r"opsin import \S+ -o '\S+/mvit' --labels kinetics400.txt"))
+        look(page, "no bundle")
 
 
 def test_a_sound_that_another_tab_gets_is_handed_over(page: Page) -> None:
