@@ -88,10 +88,11 @@ def _write_flac(file: Path, wave: Wave, rate: int) -> None:
 
 
 def _picture(wave: Wave, rate: int) -> Image.Image:
-    """Its log-mel spectrogram, time to the right, high frequencies at the top."""
+    """Its log-mel spectrogram in 16 greys, time to the right, high frequencies at the top."""
     bank = log_mel(torch.from_numpy(wave), FbankConfig(sample_rate=rate, mel_bins=64)).numpy().T[::-1]
     loud = np.clip((bank - bank.max() + 12) / 12, 0, 1)
-    return Image.fromarray((255 * loud).astype(np.uint8)).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    picture = Image.fromarray((255 * loud).astype(np.uint8)).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    return Image.fromarray(np.asarray(picture) // 17 * 17)
 
 
 if __name__ == "__main__":
