@@ -66,7 +66,12 @@ def filled(
     if not isinstance(network, DiffMAE) or network.config.image_size != (side, side):
         raise RecipeError("release.quality: kind painting is for a DiffMAE of images of preprocess.image_size")
     distance, ways = PerceptualDistance(settings.features, cache), _ways(network.eval(), settings)
-    report: dict[str, Any] = {"split": split.value, "steps": settings.steps, "temperature": settings.temperature, "holes": {}}
+    report: dict[str, Any] = {
+        "split": split.value,
+        "steps": settings.restoring.steps,
+        "temperature": settings.restoring.temperature,
+        "holes": {},
+    }
     for kind, judged in pictures(settings, preprocess, split, cache).items():
         found = {hole: _scores(judged.pixels, hole, _EACH[split], ways, distance) for hole in HOLES}
         report["holes"][kind] = {hole.value: compared(scores, judged.groups, NETWORK) for hole, scores in found.items()}
@@ -91,7 +96,7 @@ def pictures(settings: PaintingQuality, preprocess: Preprocess, split: Split, ca
 
 
 def _ways(model: DiffMAE, settings: PaintingQuality) -> tuple[Filler, ...]:
-    network = Diffusion(NETWORK, model, "", settings.steps, temperature=settings.temperature)
+    network = Diffusion(NETWORK, model, "", settings.restoring.steps, temperature=settings.restoring.temperature)
     simple = [filler for filler in fillers.simple() if not isinstance(filler, MeanColour)]
     return (network, Exemplars(NETWORK_EXEMPLAR, network), Exemplars(PATCHMATCH), *simple)
 

@@ -31,11 +31,7 @@ class PaintingQuality(Settings):
     target: float = -0.02
     """Both primary figures are at most this, and below zero by two standard errors: else the service goes on with patches of the image."""
     restoring: RestoringQuality
-    """Flags that the same network restores."""
-    steps: int = Field(default=10, gt=0)
-    """Denoising steps of ddim."""
-    temperature: float = Field(default=1.0, ge=0, le=1)
-    """Share of the drawn noise."""
+    """Flags that the same network restores, in as many steps and at the same temperature as it fills holes."""
 
     @field_validator("drawings")
     @classmethod
