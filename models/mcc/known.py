@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from models.layers.recent import in_own_pages
 from models.mcc.back import Back, shrunk
-from models.mcc.projection import Projection, fitted, middles
+from models.mcc.projection import Projection, fitted
+from models.mcc.system import KNOWN
 
-CHANNELS = 11
-"""Of each pixel in a latent token: its point, whether there is one, its colour, the thickness behind it, and the colour there."""
 _STEPS = (-4, -2, -1, 0, 1, 2, 4)
 """Pixels, along both axes, at which near points are looked for around a query."""
 _NEAR = (0.05, 0.1, 0.2, 0.4)
@@ -65,30 +64,30 @@ class Sides:
 
 @torch.no_grad()
 def told(back: Back, images: Tensor, seen: Tensor, valid: Tensor, side: int) -> Tensor:
-    """What `both_sides` needs of a scene, as channels of its tokens: (B, 1 + side², w² · CHANNELS), those of the class token 0.
+    """What `both_sides` needs of a scene, as channels of its tokens: (B, 1 + side², w² · KNOWN), those of the class token 0.
 
     seen: (B, n, n, 3), finite; side: windows along a side of the map, each w pixels wide.
     """
     found = back(images, seen, valid)
     colours = shrunk(images, seen.shape[1]).permute(0, 2, 3, 1)
     parts = [seen, valid.unsqueeze(-1), colours, found.thickness.unsqueeze(-1), found.colours.clamp(0, 1)]
-    pixels = torch.cat([part.to(seen.dtype) for part in parts], dim=-1)  # (B, n, n, CHANNELS)
+    pixels = torch.cat([part.to(seen.dtype) for part in parts], dim=-1)  # (B, n, n, KNOWN)
     width = seen.shape[1] // side
-    split = pixels.reshape(-1, side, width, side, width, CHANNELS)
+    split = pixels.reshape(-1, side, width, side, width, KNOWN)
     return F.pad(split.transpose(2, 3).flatten(1, 2).flatten(2), (0, 0, 1, 0))
 
 
 @torch.no_grad()
 def both_sides(channels: Tensor, side: int) -> tuple[Projection, Tensor]:
     """From `told`: the projection, and `Sides.maps`."""
-    width = round((channels.shape[-1] // CHANNELS) ** 0.5)
-    split = channels[:, 1:].reshape(-1, side, side, width, width, CHANNELS)
-    pixels = split.transpose(2, 3).flatten(1, 2).flatten(2, 3)  # (B, n, n, CHANNELS)
+    width = round((channels.shape[-1] // KNOWN) ** 0.5)
+    split = channels[:, 1:].reshape(-1, side, side, width, width, KNOWN)
+    pixels = split.transpose(2, 3).flatten(1, 2).flatten(2, 3)  # (B, n, n, KNOWN)
     seen, there, colours, thickness, behind = torch.split(pixels, [3, 1, 3, 1, 3], dim=-1)
     valid = there.squeeze(-1) > 0.5
     projection = fitted(seen, valid)
-    rays = projection.rays(middles(seen.shape[1], seen).expand(len(seen), -1, -1)).view_as(seen)
-    whole = torch.cat([seen, seen + thickness * rays, colours - 0.5, behind - 0.5], dim=-1).flatten(1, 2)  # (B, n², 12)
+    back = projection.farther(seen, thickness.squeeze(-1))
+    whole = torch.cat([seen, back, colours - 0.5, behind - 0.5], dim=-1).flatten(1, 2)  # (B, n², 12)
     nearest = nearest_pixels(valid)[0].flatten(1).unsqueeze(-1)
     filled = whole.gather(1, nearest.expand(-1, -1, whole.shape[-1]))
     return projection, torch.cat([filled, inside_outline(valid).flatten(1).unsqueeze(-1)], dim=-1)

@@ -52,6 +52,11 @@ class Projection:
         rays = torch.cat([across, torch.ones_like(across[..., :1])], dim=-1)
         return F.normalize(rays, dim=-1)
 
+    def farther(self, seen: Tensor, by: Tensor) -> Tensor:
+        """The points of a map (B, n, n, 3), each moved away from the camera along its ray by a distance (B, n, n)."""
+        rays = self.rays(middles(seen.shape[1], seen).expand(len(seen), -1, -1)).view_as(seen)
+        return seen + by.unsqueeze(-1) * rays
+
     def lengths(self, points: Tensor) -> Tensor:
         """(B, P, 3) → how long a step of 1 between places is at the depth of each point, (B, P)."""
         return (self._denominator(points) / self._numbers[0].mean(dim=-1, keepdim=True)).squeeze(-1)

@@ -10,12 +10,15 @@ from models.spec import Space
 
 PATCH_SIZE, WINDOW = 16, 8
 """Defaults of configs that do not tell."""
+KNOWN = 11
+"""What queries know both sides by, of each pixel in a latent token: its point, whether there is one, its colour, the thickness behind it,
+and the colour there. It stands here, since gateways count it without PyTorch."""
 
 
 def latent_values(config: Mapping[str, Any]) -> int:
     """Numbers that are kept of a scene's tokens. config: of a bundle."""
     side, window = int(config["image_size"]) // int(config.get("patch_size", PATCH_SIZE)), int(config.get("window", WINDOW))
-    known = 11 * window**2 if config.get("back") else 0  # models.mcc.known.CHANNELS of each pixel
+    known = KNOWN * window**2 if config.get("back") else 0
     return (side**2 + 1) * (2 * int(config.get("width", 768)) + known)
 
 

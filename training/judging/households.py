@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.mcc.back import shrunk
 from models.mcc.model import MCC, MEAN, STD, decode_colours
-from models.mcc.projection import fitted, middles
+from models.mcc.projection import fitted
 from models.spec import Space
 from training import phases
 from training.data.base import Sample
@@ -193,10 +193,7 @@ def told_back(network: MCC, sample: Sample) -> Tensor:
     """(n, n, 3), what the network's U-Net tells to lie behind each seen point."""
     assert network.back is not None
     points, valid = sample["points"][None], sample["valid"][None]
-    thickness = network.back(picture(sample)[None], points, valid).thickness.unsqueeze(-1)
-    rays = fitted(points, valid).rays(middles(points.shape[1], points)[None]).view_as(points)
-    behind: Tensor = points + thickness * rays
-    return behind[0]
+    return fitted(points, valid).farther(points, network.back(picture(sample)[None], points, valid).thickness)[0]
 
 
 @torch.inference_mode()
