@@ -54,12 +54,10 @@ def recorded(wave: Wave, rate: int, draw: Generator, acoustics: Acoustics | None
     softened, muffled = (share > 0 and float(draw.random()) < share for share in (asked.softened, asked.muffled))
     if softened:
         rise = float(np.exp(draw.uniform(*np.log(asked.softening_s)))) * rate
-        since = np.maximum(np.arange(len(wave), dtype=np.float32) - onset(wave), 0)
-        wave = wave * (1 - np.exp(-since / np.float32(rise)))
+        wave = wave * (1 - np.exp(-_since_onset(wave) / np.float32(rise)))
     if damped:
         fall = float(np.exp(draw.uniform(*np.log(asked.damping_s)))) * rate
-        since = np.maximum(np.arange(len(wave), dtype=np.float32) - onset(wave), 0)
-        wave = wave * np.exp(-since / np.float32(fall))
+        wave = wave * np.exp(-_since_onset(wave) / np.float32(fall))
     if equalised or reverberant or muffled:
         size = next_fast_len(2 * len(wave), real=True)
         spectrum = rfft(wave, size)
@@ -87,6 +85,12 @@ def onset(wave: Wave) -> int:
     """Return the sample at which a sound begins."""
     magnitude = np.abs(wave)
     return int(np.argmax(magnitude > _ONSET * magnitude.max()))
+
+
+def _since_onset(wave: Wave) -> Wave:
+    """Return the samples since a sound began, 0 before."""
+    since: Wave = np.maximum(np.arange(len(wave), dtype=np.float32) - onset(wave), 0)
+    return since
 
 
 def _gain(db: float) -> float:

@@ -27,17 +27,16 @@ from models.merge_schedule import MergeSchedule
 from models.spec import Sound
 from training import evaluate
 from training.baselines import LogisticFeatures, nearest_features
-from training.data import notes
 from training.data.acoustics import recorded
 from training.data.base import Preparation, Unreadable
 from training.data.media import read_sound
-from training.data.notes import Notes, open_notes, open_some
+from training.data.notes import Notes, Played, open_notes, open_some
 from training.data.packages import obtain
 from training.data.soundfonts import Wave
 from training.errors import DataError, RecipeError
 from training.evaluate import Measured
 from training.judging.restoring_settings import Split
-from training.judging.sounds_settings import Played, Recorded, SoundsQuality
+from training.judging.sounds_settings import Orchestra, Recorded, SoundsQuality
 
 LOGISTIC, NEAREST = "logistic regression", "nearest neighbour"
 _STRENGTHS = (1e-3, 1e-2, 1e-1)
@@ -129,7 +128,7 @@ class Contest:
         seen += map(self._recorded, self.settings.seen.recorded)
         return fresh + [replace(group, seen=True) for group in seen]
 
-    def _notes(self, asked: Played) -> list[Group]:
+    def _notes(self, asked: Orchestra) -> list[Group]:
         """The same notes as instruments play them, and as somebody might have recorded them."""
         name = asked.name
         played = open_some(self.data.model_copy(update={"fonts": asked.fonts}), self.sound, self.cache)
@@ -214,7 +213,7 @@ def judge(asked: Contest, network: MAViL, split: Split) -> dict[str, Any]:
     }
 
 
-def _notes(played: notes.Played, count: int, seed: int) -> Iterator[tuple[Wave, int, str]]:
+def _notes(played: Played, count: int, seed: int) -> Iterator[tuple[Wave, int, str]]:
     """So many notes of each class that has voices, evenly over them. Raises DataError."""
     for label, voices in enumerate(played.voices):
         for number in range(count if voices else 0):

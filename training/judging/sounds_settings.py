@@ -20,7 +20,7 @@ class Recordings(Settings):
     """Labels, any of which is right."""
 
 
-class Played(Settings):
+class Orchestra(Settings):
     """Notes of each class, as instruments play them, that are judged together."""
 
     name: str
@@ -40,7 +40,7 @@ class Recorded(Settings):
 class Seen(Settings):
     """Tests of earlier versions, which were looked at: a table may go on with them, nothing is concluded from them."""
 
-    test: list[Played] = Field(default_factory=list)
+    test: list[Orchestra] = Field(default_factory=list)
     recorded: list[Recorded] = Field(default_factory=list)
 
 
@@ -49,9 +49,9 @@ class SoundsQuality(Settings):
     spectrograms. The primary figure is the share of the notes of the test whose best label is right, all classes alike."""
 
     kind: Literal["sounds"]
-    validation: list[Played] = Field(min_length=1)
+    validation: list[Orchestra] = Field(min_length=1)
     """For choices."""
-    test: Played
+    test: Orchestra
     recorded: list[Recorded] = Field(min_length=1)
     """Test, too."""
     seen: Seen = Seen()
