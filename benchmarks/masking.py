@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import machine
 from models.registry import architectures
@@ -28,7 +28,7 @@ from training import costs, recipe
 from training.loop import attention_of
 from training.objectives import registry
 from training.objectives.base import Facts, parameter_groups
-from training.recipe import Phase, Recipe
+from training.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results"
 PUBLISHED = Path(__file__).parent.parent / "training" / "recipes" / "published"
@@ -80,9 +80,10 @@ CASES: Sequence[Case] = (
 )
 
 
-def step_of(plan: Recipe, phase: Phase, samples: int) -> Callable[[], None]:
-    """A training step of a phase on random input, in float32."""
+def step_of(plan: Recipe, samples: int) -> Callable[[], None]:
+    """Return a training step of the first phase on random input, in float32."""
     torch.manual_seed(0)
+    phase = plan.phases[0]
     model = plan.model_of(phase)
     objective = registry.build(phase.objective, architectures()[model.architecture].build(model.resolved(0)), Facts())
     optimiser = torch.optim.AdamW(parameter_groups(objective, phase.optimiser), lr=1e-5, fused=True)
@@ -95,7 +96,7 @@ def step_of(plan: Recipe, phase: Phase, samples: int) -> Callable[[], None]:
         optimiser.step()
         optimiser.zero_grad()
 
-    nn.Module.train(objective)
+    objective.train()
     return step
 
 
@@ -112,7 +113,7 @@ def random_batch(plan: Recipe, samples: int) -> Mapping[str, Tensor]:
 def measured(case: Case, rounds: int) -> Saved:
     plans = [recipe.read(PUBLISHED / f"{case.recipe}.yaml", changes) for changes in (case.hides, case.shows)]
     hidden, whole = (costs.count(plan, plan.phases[0], 0).flops for plan in plans)
-    steps = [step_of(plan, plan.phases[0], case.samples) for plan in plans]
+    steps = [step_of(plan, case.samples) for plan in plans]
     for step in steps:
         step()
     faster = []
