@@ -46,8 +46,8 @@ def sha256_of_weights(weights: Mapping[str, Tensor]) -> str:
 
 
 def require_same(folder: Path, before: Fingerprint, now: Fingerprint) -> None:
-    """Raises TrainingError that names what changed."""
-    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    """Raises TrainingError that names what changed. An empty list is like none: a list that a later version adds is empty in older runs."""
+    changed = [name for name in sorted(before.keys() | now.keys()) if _filled(before.get(name)) != _filled(now.get(name))]
     if not changed:
         return
     said = "; ".join(f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}" for name in changed[:5])
@@ -55,6 +55,10 @@ def require_same(folder: Path, before: Fingerprint, now: Fingerprint) -> None:
     raise TrainingError(
         f"{folder}: this run was started otherwise: {said}{more}. Take the change back, delete the folder, or choose another --runs"
     )
+
+
+def _filled(value: Any) -> Any:
+    return None if value == [] else value
 
 
 def _short(value: Any) -> str:

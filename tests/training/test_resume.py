@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import threading
@@ -79,6 +80,14 @@ def test_a_budget_stops_a_run_and_the_same_command_ends_it(recipe: Path, tmp_pat
     assert run(recipe, tmp_path / "halves") == 0
     assert capsys.readouterr().err.startswith(f"pretrain goes on: step 7/18, from {tmp_path / 'halves' / PHASE}\n")
     assert read_log(tmp_path / "halves" / PHASE) == read_log(tmp_path / "whole" / PHASE)
+
+
+def test_a_list_that_a_later_version_knows_and_is_empty_changes_no_run(recipe: Path, tmp_path: Path) -> None:
+    assert run(recipe, tmp_path, "phases.0.loop.max_steps=7") == 0
+    file = tmp_path / PHASE / "run.json"
+    before = json.loads(file.read_text())
+    file.write_text(json.dumps(before | {"data.a list of an earlier version": []}))
+    assert run(recipe, tmp_path) == 0
 
 
 def test_a_time_budget_stops_a_run_with_a_checkpoint(recipe: Path, tmp_path: Path) -> None:
