@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -57,17 +59,18 @@ class Played:
 def played(package: PyPIPackage, cache: Path, clips: int, seconds: float) -> Iterator[Played]:
     """So many clips, as many of each action: the same every time. Raises DataError."""
     dice = np.random.default_rng(35)
-    game = _game(package, cache)
-    try:
-        for number in range(clips):
-            yield _clip(game, ACTIONS[number % len(ACTIONS)], round(seconds * RATE), dice)
-    finally:
-        game.close()
+    with tempfile.TemporaryDirectory() as folder:
+        game = _game(package, cache, Path(folder))
+        try:
+            for number in range(clips):
+                yield _clip(game, ACTIONS[number % len(ACTIONS)], round(seconds * RATE), dice)
+        finally:
+            game.close()
 
 
-def _game(package: PyPIPackage, cache: Path) -> Any:
-    """Raises DataError."""
-    folder = obtain(package, cache)
+def _game(package: PyPIPackage, cache: Path, writes: Path) -> Any:
+    """writes: the folder where the game leaves its settings and maps that it prepared. Raises DataError."""
+    folder = obtain(package, cache).resolve()
     (folder / "vizdoom" / "vizdoom").chmod(0o755)  # archives of Python forget that it is a program
     sys.path.append(str(folder))
     try:
@@ -88,7 +91,8 @@ def _game(package: PyPIPackage, cache: Path) -> Any:
     game.set_available_buttons([vizdoom.Button.TURN_LEFT_RIGHT_DELTA, vizdoom.Button.MOVE_FORWARD_BACKWARD_DELTA])
     game.set_available_game_variables([getattr(vizdoom.GameVariable, name) for name in ("POSITION_X", "POSITION_Y", "ANGLE")])
     game.add_game_args("+sv_cheats 1 +god 1 +notarget 1")
-    game.init()
+    with contextlib.chdir(writes):
+        game.init()
     return game
 
 
