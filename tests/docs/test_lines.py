@@ -11,7 +11,6 @@ TO_BE_WRAPPED = {
     "README.md",
     "docs/claims.md",
     "docs/index.md",
-    "docs/playground.md",
     "docs/quickstart.md",
     "docs/settings.md",
     "docs/training.md",
