@@ -10,7 +10,6 @@ MAX_LENGTH = 120
 TO_BE_WRAPPED = {
     "README.md",
     "docs/claims.md",
-    "docs/quickstart.md",
     "docs/settings.md",
     "docs/training.md",
 }
