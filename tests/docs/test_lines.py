@@ -8,7 +8,6 @@ from tests.docs.snippets import PAGES, ROOT
 
 MAX_LENGTH = 120
 TO_BE_WRAPPED = {
-    "README.md",
     "docs/claims.md",
     "docs/settings.md",
     "docs/training.md",
