@@ -110,8 +110,8 @@ def test_what_is_no_stream_of_events_is_an_error() -> None:
 
 def test_streams_that_never_say_anything_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is not Opsin may answer everything, and say for ever that the job runs."""
-    monkeypatch.setattr("opsin.jobs.PATIENCE_S", 0.2)
-    monkeypatch.setattr("opsin.jobs.PAUSE_S", 0.05)
+    monkeypatch.setattr("opsin.events.PATIENCE_S", 0.2)
+    monkeypatch.setattr("opsin.events.PAUSE_S", 0.05)
 
     def answer(request: Request) -> Answer:
         return Answer(body="") if "/events" in request.path else Answer(body={"id": "j-1", "state": "running"})
