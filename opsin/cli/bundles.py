@@ -11,7 +11,7 @@ import typer
 from opsin.cli import labelling, tokenizers
 from opsin.cli.engine import lacks
 from opsin.cli.exits import Failure, Misuse
-from opsin.cli.screen import plain, printable, screen, size
+from opsin.cli.screen import columns, plain, printable, screen, size
 from opsin.cli.services import settings_of
 from opsin.engine import enter
 
@@ -31,14 +31,10 @@ DEFAULT_ROOT = Path("bundles")
 @app.command("list")
 def list_(bundles: Root = DEFAULT_ROOT) -> None:
     """One line for each bundle."""
-    from rich.table import Table
 
     whole, damaged = _read_all(bundles)
-    table = Table(
-        "Name", "Version", "Task", "Architecture", "Size", "Default rung", "Accuracy", box=None, header_style="bold", pad_edge=False
-    )
-    for column in (4, 6):
-        table.columns[column].justify = "right"
+    heads = ("Name", "Version", "Task", "Architecture", "Size", "Default rung", "Accuracy")
+    table = columns(*heads, right=("Size", "Accuracy"))
     for spec in (bundle.spec for bundle in whole):
         table.add_row(spec.name, spec.version, spec.task, spec.architecture, size(spec.size), spec.default_rung or "off", _accuracy(spec))
     if whole:
@@ -298,11 +294,8 @@ def _int8(int8: Int8) -> str:
 
 
 def _ladder(spec: BundleSpec) -> Table:
-    from rich.table import Table
 
-    table = Table(
-        "Rung", "Schedule", "Accuracy", "Throughput", title="Ladder", title_justify="left", box=None, header_style="bold", pad_edge=False
-    )
+    table = columns("Rung", "Schedule", "Accuracy", "Throughput", title="Ladder")
     for rung in spec.ladder:
         table.add_row(
             f"{rung.name} (default)" if rung.name == spec.default_rung else rung.name,

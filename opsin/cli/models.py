@@ -10,7 +10,7 @@ import typer
 
 from opsin.cli.engine import lacks
 from opsin.cli.exits import Misuse
-from opsin.cli.screen import screen
+from opsin.cli.screen import columns, screen
 from opsin.engine import enter
 
 
@@ -32,14 +32,11 @@ def models(
         from models.sizes import sizes
     except ModuleNotFoundError as error:
         raise lacks(error) from error
-    from rich.table import Table
-
     chosen = [size for name, size in sizes().items() if not names or any(part in name for part in names)]
     if not chosen:
         raise Misuse(f"models: no name has {' or '.join(names or [])} in it; there are {', '.join(sizes())}")
-    table = Table("Name", "System", "Parameters", "GFLOPs", "per", "Tokens", "Source", box=None, header_style="bold", pad_edge=False)
-    for column in (2, 3, 5):
-        table.columns[column].justify = "right"
+    heads = ("Name", "System", "Parameters", "GFLOPs", "per", "Tokens", "Source")
+    table = columns(*heads, right=("Parameters", "GFLOPs", "Tokens"))
     for size in chosen:
         found = cost(size.architecture, size.config)
         unit = native(size.architecture).unit
