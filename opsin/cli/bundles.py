@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli import labelling, tokenizers
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import columns, plain, printable, screen, size
 from opsin.cli.services import settings_of
-from opsin.engine import enter
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -87,12 +86,9 @@ def join(
 
     With --pose and --actions it tells who does what when in videos; with --shape and --depth it makes shapes of photographs without depth.
     """
-    enter()
-    try:
+    with libraries("server"):
         from models.bundle import BundleError
         from models.joining import join_actions, join_photographs
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     if body is not None and not body.is_file():
         raise Misuse(f"--body {body}: no such file")
     of_actions = {"pose": pose, "actions": actions, "detector": detector, "appearance": appearance}
@@ -134,14 +130,12 @@ def tokenizer(
 
     A service that runs takes it up after a restart.
     """
-    enter()
     chosen = _chosen(bundles, [name])
     if len(chosen) > 1:
         raise Misuse(f"{name}: has several versions; name one of {', '.join(bundle.spec.id for bundle in chosen)}")
     try:
-        changed = tokenizers.added(chosen[0], file, templates)
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
+        with libraries("server"):
+            changed = tokenizers.added(chosen[0], file, templates)
     except OSError as error:
         raise Failure(f"bundles tokenizer: {error}") from error
     typer.echo(f"{changed.spec.id}  {tokenizers.summary(changed.spec)}")
@@ -178,7 +172,6 @@ def label(
     bundles: Root = DEFAULT_ROOT,
 ) -> None:
     """Make a classifier of an image-text pair and labels: without its text tower, with the scores of zero-shot classification."""
-    enter()
     pairs = _chosen(bundles, [pair])
     if len(pairs) > 1:
         raise Misuse(f"--from {pair}: has several versions; name one of {', '.join(found.spec.id for found in pairs)}")
@@ -189,11 +182,8 @@ def label(
 
 def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
     """The bundles below root, and a sentence for each that cannot be read."""
-    enter()
-    try:
+    with libraries("server"):
         from models.bundle import BundleError, discover, read_placed
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     if not root.is_dir():
         starters = settings_of(None).starters_folder
         raise Misuse(f"{root}: no such folder; name it with --bundles" + (f"; the starters are in {starters}" if starters else ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import cache
 
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.screen import columns, screen, size
 
 BYTES = 4
@@ -17,11 +17,9 @@ NOT_STATED = "not stated"
 
 def show() -> None:
     """Print the checkpoints with their address, size and licence, and what an address may be besides."""
-    try:
+    with libraries("server"):
         from models.published.catalogue import UNPUBLISHED, published_files
         from models.registry import hub_classes
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     heads = ("System", "File", "Parameters", "In float32", "License", "Address")
     table = columns(*heads, right=("Parameters", "In float32"))
     for file in published_files():

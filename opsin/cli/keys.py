@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import columns, screen
-from opsin.engine import enter
 
 if TYPE_CHECKING:
     from server.gateway.key_file import KeyLines
@@ -105,8 +104,5 @@ def _read(file: Path) -> tuple[bytes, KeyLines]:
 
 def _require() -> None:
     """Raises Misuse where the service is not installed."""
-    enter()
-    try:
+    with libraries("gateway"):
         import server.gateway.key_file  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise lacks(error, "gateway") from error

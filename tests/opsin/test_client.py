@@ -27,7 +27,7 @@ def test_one_picture_gives_one_classification() -> None:
     assert (found.merging.rung, found.merging.tokens_in, found.merging.tokens_out) == ("fast", 65, 49)
     assert (found.timing.total_ms, found.timing.batch_size) == (10, 2)
     [request] = service.requests
-    assert request.path == "/v1/classify?model=flags%401&top_k=2&merge=off&priority=high"
+    assert request.path == "/v1/classify?model=flags%401&merge=off&top_k=2&priority=high"
     assert (request.body, request.headers["X-Request-ID"]) == (b"picture", "mine")
 
 
