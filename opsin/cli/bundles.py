@@ -145,8 +145,8 @@ def tokenizer(
 @app.command()
 def verify(names: Names = None, bundles: Root = DEFAULT_ROOT) -> None:
     """Check each bundle's description and the length and SHA-256 of its files; exit code 1 if one is damaged."""
-    from models.bundle import BundleError
-
+    with libraries("server"):
+        from models.bundle import BundleError
     whole, damaged = (_chosen(bundles, names), list[str]()) if names else _read_all(bundles)
     for bundle in whole:
         try:
