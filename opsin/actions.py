@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, check_names
+from opsin.calls import Call, call_of, check_names
 from opsin.pictures import File, file_bytes
 from opsin.results import Prediction, Timing, timing_of
 
@@ -121,12 +121,8 @@ def actions_call(video: File | None, tracks: Tracks | None, options: ActionsOpti
     check_names("actions", options, ActionsOptions)
     if (video is None) == (tracks is None):
         raise ValueError("video, tracks: give one of them")
-    chosen: dict[str, Any] = dict(options)
-    timeout, request_id = chosen.pop("timeout", None), chosen.pop("request_id", None)
     parts = {"video": file_bytes("video", video)} if video is not None else {"tracks": _tracks(tracks)}
-    headers = {"Accept": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
-    query = {name: str(value) for name, value in chosen.items() if value is not None}
-    return Call("POST", "/v1/actions", query=query, headers=headers, parts=parts, timeout=timeout)
+    return call_of("/v1/actions", options, parts=parts)
 
 
 def video_actions(answer: Mapping[str, Any]) -> VideoActions:

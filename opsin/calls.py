@@ -102,6 +102,15 @@ class Budget:
         return pause
 
 
+def call_of(path: str, options: Mapping[str, Any], *, method: str = "POST", accept: str = "application/json", **content: Any) -> Call:
+    """A call with the options of one of the client's methods. content: further fields of `Call`."""
+    query = query_of({name: value for name, value in options.items() if name not in ("timeout", "request_id")})
+    headers = {"Accept": accept}
+    if request_id := options.get("request_id"):
+        headers["X-Request-ID"] = request_id
+    return Call(method, path, query=query, headers=headers, timeout=options.get("timeout"), **content)
+
+
 def query_of(options: Mapping[str, Any]) -> dict[str, str]:
     """Return options as texts, without those that are None."""
     return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items() if value is not None}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, check_names, query_of
+from opsin.calls import Call, call_of, check_names
 from opsin.pictures import Picture, encoded
 from opsin.results import Timing, timing_of
 
@@ -131,15 +131,12 @@ def inpaint_call(image: Picture, mask: Picture | None, options: InpaintOptions) 
     """mask: a picture, or words such as `center:0.5`; a path that looks like these is written `./center:0.5`."""
     check_names("inpaint", options, InpaintOptions)
     chosen: dict[str, Any] = dict(options)
-    timeout, request_id = chosen.pop("timeout", None), chosen.pop("request_id", None)
     parts = {"image": encoded(image)}
     if isinstance(mask, str) and mask.startswith(WORDS):
         chosen["mask"] = mask
     elif mask is not None:
         parts["mask"] = encoded(mask)
-    headers = {"Accept": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
-    query = query_of(chosen)
-    return Call("POST", "/v1/inpaint", query=query, headers=headers, parts=parts, timeout=timeout)
+    return call_of("/v1/inpaint", chosen, parts=parts)
 
 
 def inpainting(answer: Mapping[str, Any]) -> Inpainting:

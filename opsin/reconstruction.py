@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, check_names
+from opsin.calls import Call, call_of, check_names
 from opsin.glb import vertices
 from opsin.pictures import BinaryFile, Picture, encoded
 from opsin.results import Timing, timing_of
@@ -21,8 +21,6 @@ from opsin.turntable import Cloud
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-OPTIONS_OF_CALLS = ("timeout", "request_id")
 
 
 class SceneOptions(TypedDict, total=False):
@@ -144,14 +142,12 @@ def reconstruct_call(image: Picture, depth: Map | None, points: Map | None, mask
         parts["points"] = _map(points, "points", 3)
     if mask is not None:
         parts["mask"] = encoded(_grey(mask))
-    query, headers, timeout = _asked(options)
-    return Call("POST", "/v1/reconstruct", query=query, headers=headers, parts=parts, timeout=timeout)
+    return call_of("/v1/reconstruct", options, parts=parts)
 
 
 def scene_call(scene: str, options: SceneOptions) -> Call:
     check_names("scene", options, SceneOptions)
-    query, headers, timeout = _asked(options)
-    return Call("GET", f"/v1/scenes/{scene}", query=query, headers=headers, timeout=timeout)
+    return call_of(f"/v1/scenes/{scene}", options, method="GET")
 
 
 def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
@@ -170,14 +166,6 @@ def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
         version=answer["version"],
         request_id=answer["id"],
     )
-
-
-def _asked(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], float | None]:
-    """Query, headers and timeout."""
-    query = {name: str(value) for name, value in options.items() if value is not None and name not in OPTIONS_OF_CALLS}
-    request_id = options.get("request_id")
-    headers = {"Accept": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
-    return query, headers, options.get("timeout")
 
 
 def _map(given: Map, name: str, dimensions: int) -> bytes:

@@ -12,7 +12,7 @@ from opsin.cli.demo_sounds import hears, show_sounds
 from opsin.cli.engine import require_processes
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.interrupts import remembered
-from opsin.cli.screen import screen
+from opsin.cli.screen import columns, screen
 from opsin.cli.services import settings_of
 from opsin.engine import CHECKOUT, FOLDER, enter
 
@@ -132,7 +132,6 @@ def show_pictures(client: Client, pictures: list[Path], console: Console) -> Mod
 def show_throughput(client: Client, model: Model, pictures: list[Path], seconds: float, console: Console) -> None:
     """Measure images per second with merging off and at the model's default rung, and print both and their ratio."""
     from rich.progress import Progress
-    from rich.table import Table
 
     from opsin.cli.burst import CLIENTS, PICTURES_PER_REQUEST, compare
 
@@ -152,9 +151,8 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], seconds:
             tick=lambda: progress.advance(task),
         )
     off, on = bursts["off"], bursts[rung]
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("Merging", "Images/s", "Range", "Network per image", "Images per batch", "Batches at a time"):
-        table.add_column(name, justify="left" if name == "Merging" else "right")
+    figures = ("Images/s", "Range", "Network per image", "Images per batch", "Batches at a time")
+    table = columns("Merging", *figures, right=figures)
     for name, burst in bursts.items():
         table.add_row(
             name,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
 
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
@@ -44,10 +44,8 @@ def find(text: str) -> Source:
         address = parse(text)
     except BadAddress as error:
         raise Misuse(f"import: {error}") from error
-    try:
+    with libraries("hub"):
         from opsin.hub.fetching import HubError, fetch
-    except ModuleNotFoundError as error:
-        raise lacks(error, "hub") from error
     try:
         snapshot = fetch(address)
     except HubError as error:
