@@ -1,4 +1,4 @@
-"""What fills holes best, as the service does it: `python -m benchmarks.fillings`, each method on the same holes.
+"""Methods that fill holes, as the service runs them: `python -m benchmarks.fillings`, each method on the same holes.
 
 200 held-out drawings at 96 px, one of each series, and 54 crops of 256 px of photographs, six of nine files of budgie-backgrounds each; a
 box of 10 to 25 % of the area, and strokes. These strokes lie on a grid of 32 cells a side, coarser than that of the strokes in the rest of
@@ -73,7 +73,7 @@ CHOSEN_BY = (
     "saturnian-profile", "tea-gardens", "waves-midnight",
 )  # fmt: skip
 CROPS = 6
-"""Of each file."""
+"""Crops of each file."""
 STROKE_GRID = 32
 """Cells along the side of a picture, of which strokes are made."""
 DRAWINGS = 200
@@ -140,7 +140,7 @@ class Service:
         self._task, self._decoder = Inpaint(), Decoder(50_000_000)
 
     def chosen(self, case: Case) -> str:
-        """What `auto` becomes."""
+        """Method that `auto` becomes."""
         plan = self._task.plan(InpaintOptions(seed=0), self._spec)
         [arrays] = self._task.prepare(_item(case), plan, self._spec, self._decoder)
         return METHODS[int(arrays["method"])]
@@ -224,7 +224,7 @@ _judge: Judge | None = None
 
 
 def _prepare(bundle: Path, features: PyPIPackage, cache: Path) -> None:
-    """Of a process. Levels of patches are computed in it: the service starts a process for each."""
+    """Prepare a process. Levels of patches are computed in it, while the service starts a process for each."""
     global _judge
     _judge = Judge(Service(bundle), PerceptualDistance(features, cache))
     patchmatch.fill = _fill_here

@@ -52,7 +52,7 @@ TOTALS = (10, 50, 250)
 SMALL, SHORT = "small", "short"
 SHORT_MS = 5.0
 SIDE = 96
-"""Of the small model's images."""
+"""Pixels along a side of the small model's images."""
 CLIENTS = 48
 """Enough for full batches at every moment."""
 CLASSIFICATIONS = 200
@@ -314,7 +314,7 @@ def _mean(figures: Figures, name: str, steps: int) -> float:
 
 
 def _against(figures: Figures, other: str, steps: int) -> str:
-    """Of all jobs, and of the rounds the lowest and highest."""
+    """Ratio over all jobs, and the lowest and highest over rounds."""
     pairs = zip(figures.latency["service"][steps], figures.latency[other][steps], strict=True)
     rounds = [fmean(service) / fmean(others) for service, others in pairs]
     return f"{_mean(figures, 'service', steps) / _mean(figures, other, steps):.2f} ({min(rounds):.2f}..{max(rounds):.2f})"

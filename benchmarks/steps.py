@@ -195,7 +195,7 @@ def poisson(per_second: float, seconds: float, seed: int) -> list[Arrival]:
 
 
 def step_seconds(bounds: dict[str, Any]) -> Callable[[int], float]:
-    """Of a batch size, on straight lines between those that the bare loop measured."""
+    """Seconds of a step by batch size, on straight lines between the sizes that the bare loop measured."""
     sizes = [bound["size"] for bound in bounds["bounds"]]
     medians = [bound["median"] for bound in bounds["bounds"]]
     return lambda size: float(np.interp(size, sizes, medians))

@@ -23,7 +23,7 @@ _UNDECAYED = re.compile(r"(?:audio\.|video\.)?(cls_token|dist_token|pos_embed(\.
 
 
 class ParameterGroup(TypedDict):
-    """What torch's optimisers take, and `lr_scale`: the group's learning rate is the schedule's times this. Names are for people."""
+    """Group for torch's optimisers. Its learning rate is the schedule's times `lr_scale`. Names are for people."""
 
     params: list[nn.Parameter]
     names: list[str]

@@ -20,17 +20,17 @@ from models.layers.block import Mlp
 _SLOPE = 3.2
 """GELU' rises by 0.8 per unit where it is 1/2, the logistic function by 1/4."""
 _LARGEST = 7.0
-"""Of the logarithm of noise over signal: gates are wide open or shut there."""
+"""Logarithm of noise over signal at which gates are wide open or shut."""
 _LINEAR = 0.5
 """Standard deviation of x: small, for the difference of two GELUs is linear near 0 only."""
 _CONTENT_VARIANCE = 0.12
-"""Of a token's channels, what content adds to the variance of its position."""
+"""Variance that content adds to a token's channels, beside that of its position."""
 _RIDGE = 1e-2
 
 
 @dataclass(frozen=True)
 class Norm:
-    """What a LayerNorm does to the tokens of a decoder at the start."""
+    """The effect of a LayerNorm on the tokens of a decoder at the start."""
 
     centre: Tensor
     """(C,), of the channels: the mean over positions."""

@@ -113,7 +113,7 @@ def predict_clean(
 
 
 def clean(model: DiffMAE, x: Tensor, predicted: Tensor, step: Steps, known: Known | None) -> Tensor:
-    """What the network predicts for noisy x, (B, M, P) each → clean (B, M, P)."""
+    """Clean patches by the network's prediction for noisy x, (B, M, P) each → (B, M, P)."""
     x0 = predicted if model.config.target is Target.X0 else step.x0_from_noise(x, predicted)
     if not model.config.normalise_patches:
         x0 = torch.where(step.clip.view(-1, 1, 1), within_colours(model, x0), x0)

@@ -29,13 +29,13 @@ SHARPNESS = 8.0
 CONTENT = 0.25
 """Length of an embedded patch relative to that of its pixels. It is small, so that a token's content hardly changes where it looks."""
 _OWN_SHARE = 0.75
-"""Of the channels for content, those of the patch itself."""
+"""Share of the patch itself in the channels for content."""
 _FOUND = 0.5
 """Gain of what cross-attention adds to tokens."""
 _BRANCH = 0.25
 """Gain of what the other branches add."""
 _VARIANCE = 160.0
-"""Of the mean of a patch, as a coefficient of the basis; half of it where the neighbours are known."""
+"""Variance of the mean of a patch, as a coefficient of the basis; half of it where the neighbours are known."""
 _FALL = 1.2
 """The variance of other coefficients falls with this power of 1 + the square of their frequency."""
 _FOUND_OPEN = 10.0
@@ -43,7 +43,7 @@ _FOUND_OPEN = 10.0
 _SLOWEST = 0.3
 """Radians per patch. Positions are read from waves at least this fast, and content has the channels of the others."""
 _DIRECTIONS: tuple[Offset, ...] = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, 1), (-1, 1), (1, -1))
-"""Of the heads, in turn."""
+"""Offsets that the heads look at, in turn."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Channels:
     """Indices of the channels that hold content."""
 
     own: Tensor
-    """Of the patch itself, low frequencies first."""
+    """Channels of the patch itself, low frequencies first."""
     time: int
     found: Tensor
     """Written by branches."""

@@ -115,7 +115,7 @@ class Scene:
     fates: Tensor | None = None
     """(layers, 2, B) of 0 and 1, which samples kept which branches of the decoder: queries share the fate of their scene."""
     sides: Sides | None = None
-    """Of networks whose queries know them."""
+    """Both sides of the scene, for networks whose queries know them."""
 
     @property
     def nbytes(self) -> int:
@@ -281,11 +281,11 @@ class MCC(nn.Module):
         return normed if known is None else torch.cat([normed.to(known.dtype), known], dim=-1)
 
     def predict(self, asked: Tensor) -> Tensor:
-        """What `ask` gave → (B, Q, outputs) in float32: the occupancy's logit, then colours, for which `decode_colours` is."""
+        """Outputs by what `ask` gave → (B, Q, outputs) in float32: the occupancy's logit, then colours, for which `decode_colours` is."""
         return in_float32(self.decoder_pred.weight, self.decoder_pred.bias, asked)
 
     def predict_occupancy(self, asked: Tensor) -> Tensor:
-        """What `ask` gave → (B, Q): only the logit, where colours of few points will be wanted."""
+        """The logit alone by what `ask` gave → (B, Q), where colours of few points will be wanted."""
         return in_float32(self.decoder_pred.weight[:1], self.decoder_pred.bias[:1], asked).squeeze(-1)
 
     def losses(self, predicted: Tensor, occupied: Tensor, colours: Tensor) -> Losses:

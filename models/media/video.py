@@ -49,18 +49,18 @@ class ClipLimits:
     seconds: float = 120.0
     frames: int = 7_200
     pixels: int = 4096 * 2304
-    """Of a frame."""
+    """Pixels of a frame."""
 
     @classmethod
     def of_accepted(cls, width: int, height: int) -> ClipLimits:
-        """Of a video that was accepted by its headers, its packets and its first frame, which has this size. Frames may grow on the way,
-        but not without bound: those beyond it are left out like damaged ones."""
+        """Limits of a video that was accepted by its headers, its packets and its first frame, which has this size. Frames may grow on the
+        way, but not without bound: those beyond it are left out like damaged ones."""
         return cls(seconds=float("inf"), frames=2**31 - 1, pixels=max(cls.pixels, width * height))
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What a video is. Width and height are those of upright frames."""
+    """Facts of a video. Width and height are those of upright frames."""
 
     width: int
     height: int

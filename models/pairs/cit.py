@@ -86,7 +86,7 @@ class CiT(nn.Module):
         return self.project_images(self.vision(images, merge=merge).features)
 
     def project_images(self, features: Tensor) -> Tensor:
-        """What the ViT gives, (B, C) → (B, joint_width), by way of MoCo-v3's projector where there is one; without, also of each token."""
+        """Features of the ViT (B, C) → (B, joint_width), through MoCo-v3's projector if there is one; if not, also of each token."""
         projected: Tensor = self.vision_projection(self._through_head(features))
         return projected
 

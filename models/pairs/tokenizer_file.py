@@ -75,7 +75,7 @@ POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", 
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """What is used of a `tokenizer.json`, checked."""
+    """The used parts of a `tokenizer.json`, checked."""
 
     model: Json
     normalizer: Json | None

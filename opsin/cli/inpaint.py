@@ -110,7 +110,7 @@ def _mask(text: str | None) -> Path | str | None:
 
 
 def _preview(told: Mapping[str, Any]) -> Text:
-    """What a preview brings, an image in base64, drawn in characters."""
+    """The image of a preview, which comes in base64, drawn in characters."""
     from PIL import Image
 
     with Image.open(BytesIO(base64.b64decode(told["image"]))) as opened:

@@ -1,4 +1,4 @@
-"""What happens to a sound between an instrument and a file: equalisers, rooms, noise, levels. The same generator draws the same."""
+"""Changes of a sound between an instrument and a file: equalisers, rooms, noise, levels. The same generator draws the same."""
 
 from __future__ import annotations
 

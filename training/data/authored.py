@@ -36,7 +36,7 @@ class Key(NamedTuple):
     chest: Vector = ORIGIN
     gaze: Vector = ORIGIN
     hands: Vector = HANGING
-    """Of both, or of the left one alone."""
+    """Place of both hands, or of the left one alone."""
     right_hand: Vector | None = None
     feet: Vector = STANCE
     right_foot: Vector | None = None
@@ -86,7 +86,7 @@ class Style:
 
     keys: Sequence[Key]
     seconds: tuple[float, float]
-    """Of a cycle, from and to."""
+    """Duration of a cycle, from and to."""
     standing: bool = True
     """Whether feet carry the weight."""
     planted: bool = False
@@ -97,7 +97,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Passage:
-    """What somebody passes through."""
+    """Postures that somebody passes through."""
 
     times: Floats
     """(K,), seconds, ascending."""

@@ -64,14 +64,14 @@ class Path:
 
 @dataclass(frozen=True)
 class Stage:
-    """What decides how a camera may move in a scene."""
+    """Facts of a scene that decide how a camera may move in it."""
 
     lens: float
     """Focal length in half frames before any zoom."""
     slides: float
     """Probability that a pan slides and a zoom walks."""
     distance: float
-    """Of what it looks at, about: a slide there displaces it as a turn does."""
+    """Distance of what it looks at, about: a slide there displaces it as a turn does."""
     ahead: float
     """Distance that a second of the fastest walk covers."""
     widest_turn: float

@@ -24,7 +24,7 @@ from training.errors import DataError
 from training.settings import Settings
 
 _LONG_SIDE = (1.0, 4 / 3, 16 / 9)
-"""Of videos, in short sides."""
+"""Long side of videos, in short sides."""
 
 
 class CameraMoves(Settings):
@@ -32,7 +32,7 @@ class CameraMoves(Settings):
     packages: list[StillPackage] = Field(min_length=1)
     part: Part = "train"
     samples: int = Field(gt=0)
-    """Of an epoch, as many of each move."""
+    """Samples of an epoch, as many of each move."""
     rooms: float = Field(default=0.4, ge=0, le=1)
     """Share of scenes that are rooms."""
     coded: float = Field(default=0.5, ge=0, le=1)

@@ -1,4 +1,4 @@
-"""What happens to frames on their way: bars, captions, light, noise, blur and codecs."""
+"""Changes of frames on their way: bars, captions, light, noise, blur and codecs."""
 
 from __future__ import annotations
 

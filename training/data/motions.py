@@ -92,7 +92,7 @@ class AuthoredMotions(Settings):
     motions: list[str] = Field(min_length=1)
     """Names of `STYLES`; each is the label, too."""
     takes: int = Field(gt=0)
-    """Of each motion, in its styles by turns."""
+    """Takes of each motion, in its styles by turns."""
     random_walks: int = Field(default=0, ge=0)
     """Takes of somebody who does none of the classes."""
     seconds: float = Field(default=8.0, gt=0)
@@ -361,7 +361,7 @@ class MotionTracks:
         return Scene(joints, scene.labels)
 
     def filmed(self, scene: Scene, random: Generator) -> tuple[Poses, NDArray[np.bool_], tuple[int, int]]:
-        """What a detector tells of a scene, in which frames it found the person, and the frame's width and height."""
+        """The poses that a detector tells of a scene, in which frames it found the person, and the frame's width and height."""
         camera = drawn(scene.joints, random)
         poses, found = seen(scene.joints, camera, self.settings.noise, random)
         return poses, found, (camera.width, camera.height)

@@ -68,7 +68,7 @@ class Notes(Settings):
     """Presets of drum kits whose keys follow General MIDI."""
     acoustics: Acoustics = Acoustics()
     samples: int = Field(gt=0)
-    """Of an epoch, evenly over the classes."""
+    """Samples of an epoch, evenly over the classes."""
 
     @model_validator(mode="after")
     def _kits_are_kits(self) -> Self:
@@ -103,7 +103,7 @@ class Played:
     sound: Sound
     synths: tuple[Synth | Sampler, ...]
     voices: tuple[tuple[Voice, ...], ...]
-    """Of each class; a class may have none where sounds are only judged."""
+    """Voices of each class; a class may have none where sounds are only judged."""
     unit: str = "sounds"
 
     @property

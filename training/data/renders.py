@@ -36,7 +36,7 @@ from training.settings import Settings
 Part = Literal["train", "val", "test"]
 
 _REVISION = 2
-"""Of what is rendered: shards of another one are not read."""
+"""Revision of what is rendered: shards of another one are not read."""
 _SHARD = 16
 """Objects in a shard."""
 
@@ -49,7 +49,7 @@ class Objects(Settings):
     """Patterns below the package's folder."""
     part: Part = "train"
     views: int = Field(gt=0)
-    """Of each object."""
+    """Views of each object."""
     up: Up = "any"
     texture: str | None = None
     """Where the texture is that a file does not name; `{stem}` is the file's name without suffix."""
@@ -111,7 +111,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Shard:
-    """What was rendered of a few objects."""
+    """Renders of a few objects."""
 
     names: tuple[str, ...]
     categories: tuple[str, ...]
@@ -265,7 +265,7 @@ def listed(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
 
 
 def creators(settings: Renders, cache: Path) -> dict[str, list[str]]:
-    """Who made the objects of libraries, by licence, in alphabetical order: they are to be named. Raises DataError."""
+    """Makers of the objects of libraries, by licence, in alphabetical order: they must be credited. Raises DataError."""
     found: dict[str, set[str]] = {}
     for entry in settings.packages:
         for library in entry.libraries:

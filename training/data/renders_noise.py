@@ -1,4 +1,4 @@
-"""What a depth sensor makes of true depth: noise, missing edges and holes."""
+"""Errors of a depth sensor: noise, missing edges and holes."""
 
 from __future__ import annotations
 

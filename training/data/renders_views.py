@@ -11,7 +11,7 @@ from training.data.renders_meshes import Mesh, Up, random_rotation, standing_rot
 from training.data.renders_raster import Floats, rasterise
 
 SURFACE_POINTS = 20_000
-"""Of each object."""
+"""Points of each object's surface."""
 _PROBES, _PROBE_SIDE = 18, 96
 """Images from all around an object, by which points that nobody can see are left out, and their side."""
 _TRIALS = 2

@@ -43,7 +43,7 @@ class Sample:
     middle: tuple[float, float]
     """Shares of its width and height, of what is ahead at first."""
     seed: int
-    """Of speed, easing and tremble."""
+    """Seed of speed, easing and tremble."""
 
 
 SAMPLES = (

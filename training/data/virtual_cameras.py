@@ -1,4 +1,4 @@
-"""What a detector of poses would see of people in space: they are projected by a virtual camera, and disturbed as the detector errs.
+"""Poses of people in space as a detector would see them: people are projected by a virtual camera, and disturbed as the detector errs.
 
 The camera looks along z, x to the right and y down, in metres; frames have a long side of `SIDE` pixels.
 """
@@ -49,7 +49,7 @@ class Noise(Settings):
     """Mean score of a keypoint that is in sight, and its standard deviation; hidden ones have half of it."""
     score_std: float = Field(default=0.12, ge=0)
     margins: tuple[float, float, float, float] = (0.02, 0.06, 0.02, 0.04)
-    """What a box has beyond the keypoints: left, top, right, bottom."""
+    """Margins of a box beyond the keypoints: left, top, right, bottom."""
 
 
 NONE = Noise(jitter=0, bias=0, swapped=0, far=0, missed=0, missed_upside_down=0, score=1, score_std=0, margins=(0, 0, 0, 0))

@@ -44,7 +44,7 @@ class Judge:
     flow: FlowForest
 
     def scores(self, frames: Pixels, rate: float) -> dict[str, Scores]:
-        """Of a video (T, H, W, 3): (classes,) by each rung and by what the network is compared with."""
+        """Scores of a video (T, H, W, 3): (classes,) by each rung and by what the network is compared with."""
         seen = self._looked_at(frames, rate)  # (views, crops, T, S, S, 3)
         views = self._normalised(seen)
         told = {name: self._told(views, schedule) for name, schedule in self.schedules.items()}
@@ -148,7 +148,7 @@ def _compared(told: Mapping[str, Scores], labels: npt.NDArray[np.int64]) -> dict
 
 
 def _by_move(told: Mapping[str, Scores], labels: npt.NDArray[np.int64], moves: Sequence[str]) -> list[dict[str, Any]]:
-    """Of each move: how many are right, and what else they are told as."""
+    """Rows by move: how many videos are right, and what else they are told as."""
     best, flow = told[OFF].argmax(axis=1), told[FLOW].argmax(axis=1)
     rows = []
     for number, move in enumerate(moves):

@@ -22,7 +22,7 @@ from training.errors import DataError
 RATE = 35
 """Frames a second of the game."""
 _MAPS = tuple(f"map{number:02d}" for number in range(1, 11))
-"""Of Freedoom, phase 2."""
+"""Maps of Freedoom, phase 2."""
 _TRIES = 200
 _ALONG = 0.98
 """Share of a walk's way that leads where the player looks, at least: along a wall the player slides aside."""
@@ -33,7 +33,7 @@ _ON = 0.9
 @dataclass(frozen=True)
 class Action:
     move: str
-    """Of `training.data.camera.MOVES`."""
+    """One of `training.data.camera.MOVES`."""
     name: str
     turns: tuple[float, float] = (0.0, 0.0)
     """Degrees to the right in a frame, from and to."""

@@ -52,9 +52,9 @@ NEAREST = "nearest seen point"
 WAYS = (NETWORK, JOINED, PLAIN, SEEN, EXTRUDED, CARVED, BACK, ORACLE)
 COLOURED = (NETWORK, PLAIN, NEAREST)
 _LOGITS = np.arange(-2.0, 2.01, 0.25)
-"""Of thresholds to choose from."""
+"""Logits of the thresholds to choose from."""
 _REVISION = 1
-"""Of what is scored: rows of another one are not read."""
+"""Revision of what is scored: rows of another one are not read."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Chosen:
     """On objects for choices."""
 
     depth: float
-    """Of extrusion."""
+    """Depth of extrusion."""
     thresholds: Mapping[str, float]
     """The best one of each network, before it was moved to that of the service."""
 

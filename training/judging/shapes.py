@@ -42,7 +42,7 @@ SEEN, EXTRUDED = "seen points", "seen points, extruded"
 CARVED = "carved + seen"
 JOINED = "joined with the seen points"
 _REVISION = 2
-"""Of what is scored: rows of another one are not read."""
+"""Revision of what is scored: rows of another one are not read."""
 _CHUNK = 4000
 _WALL_STEP = 0.05
 _DENSITY = 400.0
@@ -119,7 +119,7 @@ def occupancies(
 
 
 def front_of(sample: Sample) -> Front:
-    """What was seen, as the service takes it where no mask is sent: what is enclosed by seen points belongs to the object."""
+    """Front of a sample, as the service takes it where no mask is sent: what is enclosed by seen points belongs to the object."""
     from_camera = (sample["points"] - sample["camera"]).numpy()
     valid = sample["valid"].numpy()
     camera = fitted_camera(from_camera, valid)

@@ -20,9 +20,9 @@ class Match:
     """Shares in 0..1, all 0 where nothing was reconstructed (arXiv 2301.08247, section 4)."""
 
     precision: float
-    """Of the reconstructed points, those near a true one."""
+    """Share of the reconstructed points that are near a true one."""
     recall: float
-    """Of the true points, those near a reconstructed one."""
+    """Share of the true points that are near a reconstructed one."""
 
     @property
     def f1(self) -> float:
