@@ -98,7 +98,7 @@ class Asking:
     def __init__(self, url: str, metrics: str) -> None:
         self._metrics = metrics
         self.http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=httpx.Limits(max_connections=1000))
-        self._image = picture()
+        self._image = noise_image()
         self._seeds = count()
 
     async def inpaint(self, steps: int) -> None:
@@ -269,7 +269,7 @@ def make_bundle(root: Path, name: str, **fields: Any) -> Bundle:
     return reference.write(root, spec, {key: tensor.contiguous() for key, tensor in DiffMAE(config).state_dict().items()})
 
 
-def picture() -> bytes:
+def noise_image() -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(file, "PNG")
     return file.getvalue()

@@ -27,7 +27,7 @@ SIDE = 160
 RECIPE = Path("training/recipes/folder-finetune.yaml")
 
 
-def picture(corners: int, random: np.random.Generator) -> Image.Image:
+def shape_image(corners: int, random: np.random.Generator) -> Image.Image:
     """A dark shape of any place, size and colour, a little turned, on a light ground, with noise."""
     side = 2 * SIDE
     ground, colour = (tuple(map(int, random.integers(*span, 3))) for span in ((150, 256), (0, 140)))
@@ -49,7 +49,7 @@ def draw(folder: Path, each: int, seed: int) -> Path:
     for name, corners in SHAPES.items():
         (folder / name).mkdir(parents=True)
         for number in range(each):
-            picture(corners, random).save(folder / name / f"{number}.png")
+            shape_image(corners, random).save(folder / name / f"{number}.png")
     return folder
 
 

@@ -80,10 +80,10 @@ class Asking:
 
     async def toy(self, total: int) -> float:
         """Seconds of one job of so many steps."""
-        return await self._ask(TOY, picture(TOTALS.index(total) + 3 * (next(self._numbers) % 80)))
+        return await self._ask(TOY, plain_image(TOTALS.index(total) + 3 * (next(self._numbers) % 80)))
 
     async def short(self) -> float:
-        return await self._ask(SHORT, picture(1))
+        return await self._ask(SHORT, plain_image(1))
 
     async def steps(self) -> float:
         """Taken so far, as the worker counts them."""
@@ -215,7 +215,7 @@ def bare(bundle: Path, threads: int, beside: float = 0.0) -> dict[str, Any]:
     return bounds
 
 
-def picture(value: int) -> bytes:
+def plain_image(value: int) -> bytes:
     """A PNG of one colour, which stays what it is when it is resized."""
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), (value, value, value)).save(buffer, "PNG")

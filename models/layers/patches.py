@@ -107,7 +107,7 @@ def checked(name: str, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
     return pixels
 
 
-def require_picture_patches(image_size: int, patch_size: int) -> None:
+def require_image_patches(image_size: int, patch_size: int) -> None:
     """Raises ValueError for a square image that is no whole number of patches."""
     if image_size % patch_size:
         raise ValueError(f"image_size {image_size} is no multiple of patch_size {patch_size}")

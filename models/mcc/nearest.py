@@ -153,7 +153,7 @@ def look_at_nearest(model: MCC) -> None:
     for norm in (model.norm, model.norm_xyz):
         _keep(norm, encoder)
     _keep(model.decoder_norm, decoder)
-    _picture(model, encoder)
+    _hold_colour(model, encoder)
     _join(model, encoder, decoder)
     for number, block in enumerate(model.decoder_blocks):
         assert isinstance(block, Block)
@@ -255,7 +255,7 @@ def _wave_of(width: int, angle: float) -> tuple[int, float]:
     return wave, 10000.0 ** (-wave / count)
 
 
-def _picture(model: MCC, channels: Channels) -> None:
+def _hold_colour(model: MCC, channels: Channels) -> None:
     """Let a patch's token hold its mean colour."""
     projection = model.patch_embed.get_parameter("proj.weight")  # (C, 3, p, p)
     bias = model.patch_embed.get_parameter("proj.bias")

@@ -205,7 +205,7 @@ class _Ahead:
         try:
             while (frame := self._read()) is not None:
                 with self._changed:
-                    self._changed.wait_for(lambda frame=frame: self._closed or self._has_room(frame))  # type: ignore[misc]
+                    self._changed.wait_for(lambda frame=frame: self._closed or self._fits(frame))  # type: ignore[misc]
                     if self._closed:
                         return
                     self._waiting.append(frame)
@@ -220,7 +220,7 @@ class _Ahead:
                 self._all_read = True
                 self._changed.notify_all()
 
-    def _has_room(self, frame: Frame) -> bool:
+    def _fits(self, frame: Frame) -> bool:
         return not self._waiting or (len(self._waiting) < AHEAD and (len(self._waiting) + 1) * frame.pixels.nbytes <= AHEAD_BYTES)
 
     def _read(self) -> Frame | None:

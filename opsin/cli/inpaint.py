@@ -15,7 +15,7 @@ from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
 from opsin.cli.screen import screen
-from opsin.cli.terminal_picture import can_draw, drawn
+from opsin.cli.terminal_image import can_draw, drawn
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -59,7 +59,7 @@ class Cutout:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Plane:
     """A plane at distance 1."""
 
     image: Pixels
@@ -83,7 +83,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Scene:
-    ground: Picture | Room
+    ground: Plane | Room
     turned: Matrix
     """(3, 3): how the camera's first frame looks at the ground."""
     cutouts: tuple[Cutout, ...]
@@ -96,11 +96,11 @@ def draw_scene(stills: Stills, part: Part, dice: np.random.Generator, *, rooms: 
     lens = float(dice.uniform(1.0, 2.4))
     if dice.random() < rooms:
         stage = Stage(lens=lens, slides=0.35, distance=1.5, ahead=float(dice.uniform(0.6, 1.6)), widest_turn=math.inf, farthest_slide=0.4)
-        ground: Picture | Room = _draw_room(stills, part, dice, stage.ahead * duration)
+        ground: Plane | Room = _draw_room(stills, part, dice, stage.ahead * duration)
         turn, depths = (dice.uniform(-0.7, 0.7), dice.uniform(-0.12, 0.12)), (0.9, 3.0)
     else:
         stage = Stage(lens=lens, slides=0.35, distance=1.0, ahead=min(0.5, 0.6 / duration), widest_turn=0.6, farthest_slide=math.inf)
-        ground = _draw_picture(stills, part, dice, lens)
+        ground = _draw_plane(stills, part, dice, lens)
         turn, depths = (dice.uniform(-0.25, 0.25), dice.uniform(-0.2, 0.2)), (0.45, 0.95)
     yaw, pitch = (np.array([angle]) for angle in turn)
     nothing = np.zeros(1)
@@ -117,13 +117,13 @@ def render(scene: Scene, path: Path, times: Values, frame: Frame) -> Pixels:
     if isinstance(scene.ground, Room):
         frames = _room_seen(scene.ground, looks, places, frame)
     else:
-        frames = _picture_seen(scene.ground, looks, places, frame)
+        frames = _plane_seen(scene.ground, looks, places, frame)
     for cutout in scene.cutouts:
         _stand(cutout, turns @ rays, path.place, times, frames, frame)
     return frames
 
 
-def _draw_picture(stills: Stills, part: Part, dice: np.random.Generator, lens: float) -> Picture:
+def _draw_plane(stills: Stills, part: Part, dice: np.random.Generator, lens: float) -> Plane:
     image = _ground(stills, part, dice)
     if dice.random() < 0.5:
         image = _collage(image, stills, part, dice)
@@ -131,7 +131,7 @@ def _draw_picture(stills: Stills, part: Part, dice: np.random.Generator, lens: f
     seen = float(dice.uniform(0.3, 0.85)) * min(height, width)  # pixels of the image that the frame's short side shows
     scale = seen * lens / 2
     middle = tuple(float(dice.uniform(0.35, 0.65)) * length for length in (width, height))
-    return Picture(np.ascontiguousarray(image), scale, (middle[0], middle[1]))
+    return Plane(np.ascontiguousarray(image), scale, (middle[0], middle[1]))
 
 
 def _draw_room(stills: Stills, part: Part, dice: np.random.Generator, walk: float) -> Room:
@@ -195,10 +195,10 @@ def _lay(cutout: Image, onto: Pixels) -> None:
     onto[...] = np.minimum(onto * kept // 255 + cutout[..., :3], 255)
 
 
-def _picture_seen(picture: Picture, looks: Matrix, places: Matrix, frame: Frame) -> Pixels:
-    image, shrunk = _fitting(picture.image, picture.scale * float(looks[0, 0, 0]))
-    scale = picture.scale * shrunk
-    to_image = np.array([[scale, 0, picture.middle[0] * shrunk], [0, scale, picture.middle[1] * shrunk], [0, 0, 1]], np.float32)
+def _plane_seen(ground: Plane, looks: Matrix, places: Matrix, frame: Frame) -> Pixels:
+    image, shrunk = _fitting(ground.image, ground.scale * float(looks[0, 0, 0]))
+    scale = ground.scale * shrunk
+    to_image = np.array([[scale, 0, ground.middle[0] * shrunk], [0, scale, ground.middle[1] * shrunk], [0, 0, 1]], np.float32)
     frames = np.empty((len(looks), frame.height, frame.width, 3), np.uint8)
     for seen, look, place in zip(frames, looks, places, strict=True):
         plane = to_image @ _crossing(place, 1.0) @ look

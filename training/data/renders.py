@@ -26,7 +26,7 @@ from models.spec import Preprocess
 from training.data.base import Preparation, Sample, Unreadable
 from training.data.furniture import Library, pieces
 from training.data.packages import LicensedPackage, obtain
-from training.data.renders_meshes import Bytes, Mesh, Up, composed, draw_paint, painted, read, read_picture
+from training.data.renders_meshes import Bytes, Mesh, Up, composed, draw_paint, painted, read, read_texture
 from training.data.renders_noise import sensed
 from training.data.renders_views import Light, surface_of, view_dtype, view_of
 from training.data.rgbd import unprojected
@@ -217,7 +217,7 @@ def render(settings: Renders, side: int, cache: Path) -> tuple[Shard, ...]:
     pictures: list[Bytes] = []
     for number, part in enumerate(parts):
         if not (folder / f"{number:04}.json").is_file():
-            pictures = pictures or [read_picture(file) for file in paints]
+            pictures = pictures or [read_texture(file) for file in paints]
             print(f"rendering shard {number + 1} of {len(parts)} ({settings.part}): {part[0].name} …", file=sys.stderr, flush=True)
             _write(folder, number, part, pictures, settings, side)
     return tuple(_read(folder, number) for number in range(len(parts)))

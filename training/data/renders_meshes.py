@@ -168,7 +168,7 @@ def draw_paint(dice: np.random.Generator, pictures: Sequence[Bytes] = ()) -> Pai
     return Paint(kind, colours, directions * np.float32(0.3 if kind == "picture" else 1.0), picture)
 
 
-def read_picture(file: Path) -> Bytes:
+def read_texture(file: Path) -> Bytes:
     """A texture for `draw_paint`."""
     with Image.open(file) as image:
         return np.asarray(image.convert("RGB").resize((_TEXTURE, _TEXTURE), Image.Resampling.BOX))
