@@ -81,7 +81,6 @@ FEW_DRAWINGS = 2
 """Holes of each kind in a drawing by which rules are chosen: only 29 further series are held out."""
 OPENCV = {"Telea": cv2.INPAINT_TELEA, "Navier-Stokes": cv2.INPAINT_NS}
 RADIUS = 3
-SCORES = ("perceptual", "seam", "gradient")
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

@@ -149,16 +149,6 @@ def read_boxes(path: Path) -> Boxes:
     )
 
 
-def write_boxes(path: Path, boxes: Boxes) -> None:
-    """AVA's CSV with scores."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        for video, second, corners, number, score in zip(
-            boxes.videos, boxes.seconds, boxes.corners.tolist(), boxes.classes, boxes.scores.tolist(), strict=True
-        ):
-            writer.writerow([video, f"{second:04d}", *corners, number, score])
-
-
 def read_answers(folder: Path, *, first_second: int = FIRST_SECOND, least_confidence: float = 0.0) -> Boxes:
     """Answers of `POST /v1/actions`, one file `VIDEO.json` each. Ask for all classes (`top_k`): what is not among its labels has no score.
 

@@ -60,11 +60,6 @@ def optimiser_of(groups: Sequence[ParameterGroup], settings: OptimiserSettings, 
     return torch.optim.SGD(plain, lr=lr, momentum=settings.betas[0])
 
 
-def scaled_lr(base_lr: float, batch: int) -> float:
-    """The peak learning rate for an effective batch (per device x accumulation x devices); base rates are given for 256."""
-    return base_lr * batch / 256
-
-
 def pretraining_groups(model: nn.Module, weight_decay: float, *, decay_norms: bool = False) -> list[ParameterGroup]:
     """Two groups: biases and other one-dimensional parameters do not decay. Frozen parameters, MAE's position tables, are left out.
 

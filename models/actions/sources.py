@@ -164,6 +164,3 @@ class TrackSource:
 
     def close(self) -> None:
         """Holds nothing open."""
-
-
-Source = VideoSource | TrackSource

@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.people.poses import HIPS, KEYPOINTS, MIRRORED, STATURE, Poses
+from models.people.poses import HIPS, KEYPOINTS, STATURE, Poses
 from training.settings import Settings
 
 Floats = NDArray[np.floating[Any]]
@@ -50,9 +50,6 @@ class Noise(Settings):
     score_std: float = Field(default=0.12, ge=0)
     margins: tuple[float, float, float, float] = (0.02, 0.06, 0.02, 0.04)
     """Margins of a box beyond the keypoints: left, top, right, bottom."""
-
-
-NONE = Noise(jitter=0, bias=0, swapped=0, far=0, missed=0, missed_upside_down=0, score=1, score_std=0, margins=(0, 0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -111,11 +108,6 @@ def seen(joints: Floats, camera: Camera, noise: Noise, random: Generator) -> tup
     boxes = _boxes(pixels, tall, noise, camera, random)
     keypoints = np.concatenate([pixels, scores[..., None]], axis=2)
     return Poses(keypoints, boxes), _found(joints, boxes, depth, camera, noise, random)
-
-
-def mistaken_mirror(poses: Poses) -> Poses:
-    """The same places with left and right exchanged."""
-    return Poses(poses.keypoints[:, MIRRORED], poses.boxes)
 
 
 def _hidden(pixels: Floats, depth: Floats) -> NDArray[np.bool_]:
