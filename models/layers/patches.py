@@ -88,8 +88,8 @@ def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
 
 def normalise_patches(patches: Tensor) -> Tensor:
     """Each patch with its own mean taken off and divided by its own standard deviation (`norm_pix_loss`)."""
-    mean, deviation = patch_statistics(patches)
-    return (patches - mean) / deviation
+    mean, std = patch_statistics(patches)
+    return (patches - mean) / std
 
 
 def to_pixels(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -117,8 +117,8 @@ class MAE(MaskedAutoencoder):
         """Normalised images (B, channels, S, S) and what `forward` answered to them."""
         patches, predicted, mask = patchify(images, self.config.patch_size), answer.patches, answer.mask.unsqueeze(-1)
         if self.config.normalise_targets:
-            mean, deviation = patch_statistics(patches)
-            predicted = predicted * deviation + mean
+            mean, std = patch_statistics(patches)
+            predicted = predicted * std + mean
         visible = patches * (1 - mask)
         return Pictures(unpatchify(visible, self.config.patch_size), unpatchify(visible + predicted * mask, self.config.patch_size))
 

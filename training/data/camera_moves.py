@@ -91,7 +91,7 @@ class CameraClips:
         scene = draw_scene(self.stills, part, dice, rooms=self.settings.rooms, duration=duration)
         path = draw_path(self.labels[label], times, duration, scene.stage, dice)
         cutouts = self.stills.of(part, "cutout")
-        return footage.filmed(render(scene, path, times, frame), dice, self.stills.read(cutouts[int(dice.integers(len(cutouts)))]))
+        return footage.recorded(render(scene, path, times, frame), dice, self.stills.read(cutouts[int(dice.integers(len(cutouts)))]))
 
 
 def _seed(part: Part) -> int:

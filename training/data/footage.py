@@ -32,7 +32,7 @@ def draw_crop(side: int, dice: np.random.Generator) -> Frame:
     return Frame(side, side, side / 2, (middle[0] - 0.5, middle[1] - 0.5))
 
 
-def filmed(frames: Pixels, dice: np.random.Generator, cutout: Pixels) -> Pixels:
+def recorded(frames: Pixels, dice: np.random.Generator, cutout: Pixels) -> Pixels:
     """Bars, a caption and light over frames (T, H, W, 3), then blur and noise. cutout: what stands still on the screen."""
     seen = _lit(frames.astype(np.float32), dice)
     if dice.random() < 0.25:

@@ -319,7 +319,7 @@ class MotionTracks:
         count = 1 + int((random.random(settings.people - 1) < settings.company).sum())
         for person in range(count):
             scene = self.scene(self._turn(index) if person == 0 else None, random)
-            poses, found, (width, height) = self.filmed(scene, random)
+            poses, found, (width, height) = self.detected(scene, random)
             length = len(scene.joints)
             pose[:length, person] = np.where(found[:, None], tokens(poses, width, height), 0)
             detected[:length, person], labels[:length, person] = found, scene.labels
@@ -360,7 +360,7 @@ class MotionTracks:
             joints = joints[:, MIRRORED] * np.array([-1.0, 1.0, 1.0])
         return Scene(joints, scene.labels)
 
-    def filmed(self, scene: Scene, random: Generator) -> tuple[Poses, NDArray[np.bool_], tuple[int, int]]:
+    def detected(self, scene: Scene, random: Generator) -> tuple[Poses, NDArray[np.bool_], tuple[int, int]]:
         """The poses that a detector tells of a scene, in which frames it found the person, and the frame's width and height."""
         camera = drawn(scene.joints, random)
         poses, found = seen(scene.joints, camera, self.settings.noise, random)

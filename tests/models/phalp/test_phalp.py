@@ -208,7 +208,7 @@ def test_the_order_of_detections_changes_nothing() -> None:
 
 
 def test_a_cut_moves_the_memory_of_a_place() -> None:
-    film = Tracker(replace(BLIND, furthest=1e300))
+    film = Tracker(replace(BLIND, threshold=1e300))
     for time in range(3):
         film.update([seen(time, 0.2)])
     film.update([seen(3, 0.9)], shot=True)
@@ -239,7 +239,7 @@ def test_textures_decide_where_they_are_compared_and_mix_along_a_track() -> None
         return torch.cat([torch.full((3, 4, 4), colour), torch.ones(1, 4, 4)])
 
     by_texture = partial(texture_distances, lambda textures: 1000 * textures.flatten(1))
-    film = Tracker(replace(BLIND, compare_texture=True, furthest=1e9), texture_distance=by_texture)
+    film = Tracker(replace(BLIND, compare_texture=True, threshold=1e9), texture_distance=by_texture)
     here = [seen(0, 0.5, texture=texture(colour)) for colour in (0.0, 1.0)]
     film.update(here)
     assert film.update([replace(person, time=1) for person in here[::-1]]).numbers == (2, 1)
