@@ -180,18 +180,18 @@ def words() -> Sequence[str]:
 
 def labels(count: int, length: int) -> list[str]:
     """Distinct labels of `length` words each."""
-    dice, found = np.random.default_rng(0), dict[str, None]()
+    generator, found = np.random.default_rng(0), dict[str, None]()
     while len(found) < count:
-        found[" ".join(dice.choice(words(), length))] = None
+        found[" ".join(generator.choice(words(), length))] = None
     return list(found)
 
 
 def captions(count: int, seed: int) -> list[str]:
     """Captions whose numbers of words are log-normal: most are short, a few long."""
-    dice = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     median, spread = CAPTION_WORDS
-    lengths = np.exp(dice.normal(np.log(median), spread, count)).round().clip(1, LONGEST_CAPTION).astype(int)
-    return [" ".join(dice.choice(words(), length)) for length in lengths]
+    lengths = np.exp(generator.normal(np.log(median), spread, count)).round().clip(1, LONGEST_CAPTION).astype(int)
+    return [" ".join(generator.choice(words(), length)) for length in lengths]
 
 
 def write_photographs(folder: Path) -> None:

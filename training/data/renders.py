@@ -155,18 +155,18 @@ class RenderedScenes:
         number = int(np.searchsorted(self._ends, index, side="right"))
         shard = self.rendered[number]
         view = shard.views[index - (int(self._ends[number - 1]) if number else 0)]
-        dice = np.random.default_rng([self.settings.seed, index, draw])
+        generator = np.random.default_rng([self.settings.seed, index, draw])
         try:
-            return self._sample(view, shard.surfaces[view["object"]], dice)
+            return self._sample(view, shard.surfaces[view["object"]], generator)
         except ValueError as error:
             raise Unreadable(f"view {index} of {shard.names[view['object']]}: {error}") from error
 
-    def _sample(self, view: npt.NDArray[np.void], surface: npt.NDArray[np.void], dice: np.random.Generator) -> Sample:
+    def _sample(self, view: npt.NDArray[np.void], surface: npt.NDArray[np.void], generator: np.random.Generator) -> Sample:
         side = self.settings.seen_size
-        depth = torch.from_numpy(sensed(view["depth"], dice) if self.settings.sensor else np.array(view["depth"]))
+        depth = torch.from_numpy(sensed(view["depth"], generator) if self.settings.sensor else np.array(view["depth"]))
         focal, centre = float(view["focal"]) * side, (float(view["centre"][0]) * side, float(view["centre"][1]) * side)
         seen, scale, offset = normalise_points(unprojected(depth, (focal, focal), centre))  # (n, n, 3)
-        first = int(dice.integers(len(surface)))  # they are in random order
+        first = int(generator.integers(len(surface)))  # they are in random order
         chosen = (first + np.arange(min(self.settings.surface_points, len(surface)))) % len(surface)
         points, colours = lit_surface(view, surface[chosen])
         valid = seen.isfinite().all(dim=-1)
@@ -289,14 +289,14 @@ def _write(folder: Path, number: int, items: Sequence[Item], pictures: Sequence[
     categories: list[str] = []
     left_out: dict[str, str] = {}
     for item in items:
-        dice = np.random.default_rng([settings.seed, *hashlib.sha256(item.name.encode()).digest()])
+        generator = np.random.default_rng([settings.seed, *hashlib.sha256(item.name.encode()).digest()])
         try:
-            mesh = _mesh(item, dice, pictures)
-            surface = surface_of(mesh, dice)
+            mesh = _mesh(item, generator, pictures)
+            surface = surface_of(mesh, generator)
         except (ValueError, OSError, KeyError, IndexError, TypeError) as error:  # trimesh raises all of these for broken files
             left_out[item.name] = str(error)
             continue
-        for view in (view_of(mesh, dice, side, settings.seen_size, item.up, back=bool(settings.back)) for _ in range(item.views)):
+        for view in (view_of(mesh, generator, side, settings.seen_size, item.up, back=bool(settings.back)) for _ in range(item.views)):
             if view is not None:
                 view["object"] = len(names)
                 views.append(view)
@@ -325,6 +325,6 @@ def _read(folder: Path, number: int) -> Shard:
     return Shard(tuple(described["names"]), tuple(described["categories"]), described["left_out"], surfaces, views)
 
 
-def _mesh(item: Item, dice: np.random.Generator, pictures: Sequence[Bytes]) -> Mesh:
-    paint = draw_paint(dice, pictures)
-    return painted(composed(dice), paint) if item.file is None else read(item.file, paint, item.texture)
+def _mesh(item: Item, generator: np.random.Generator, pictures: Sequence[Bytes]) -> Mesh:
+    paint = draw_paint(generator, pictures)
+    return painted(composed(generator), paint) if item.file is None else read(item.file, paint, item.texture)

@@ -58,12 +58,12 @@ class Played:
 
 def played(package: PyPIPackage, cache: Path, clips: int, seconds: float) -> Iterator[Played]:
     """So many clips, as many of each action: the same every time. Raises DataError."""
-    dice = np.random.default_rng(35)
+    generator = np.random.default_rng(35)
     with tempfile.TemporaryDirectory() as folder:
         game = _game(package, cache, Path(folder))
         try:
             for number in range(clips):
-                yield _clip(game, ACTIONS[number % len(ACTIONS)], round(seconds * RATE), dice)
+                yield _clip(game, ACTIONS[number % len(ACTIONS)], round(seconds * RATE), generator)
         finally:
             game.close()
 
@@ -96,13 +96,13 @@ def _game(package: PyPIPackage, cache: Path, writes: Path) -> Any:
     return game
 
 
-def _clip(game: Any, action: Action, length: int, dice: np.random.Generator) -> Played:
+def _clip(game: Any, action: Action, length: int, generator: np.random.Generator) -> Played:
     """Raises DataError where the player finds no way."""
     for _ in range(_TRIES):
-        game.set_doom_map(str(dice.choice(_MAPS)))
+        game.set_doom_map(str(generator.choice(_MAPS)))
         game.new_episode()
-        _stroll(game, dice)
-        share = dice.random()
+        _stroll(game, generator)
+        share = generator.random()
         turn, walk = (low + share * (high - low) for low, high in (action.turns, action.walks))
         frames, places = [], []
         for _ in range(length):
@@ -115,13 +115,13 @@ def _clip(game: Any, action: Action, length: int, dice: np.random.Generator) -> 
     raise DataError(f"vizdoom: in {_TRIES} tries nobody {action.name} for {length} frames without a wall in the way")
 
 
-def _stroll(game: Any, dice: np.random.Generator) -> None:
+def _stroll(game: Any, generator: np.random.Generator) -> None:
     """To somewhere near the start."""
-    for _ in range(int(dice.integers(1, 8))):
-        turn = float(dice.uniform(-12, 12))
-        for _ in range(int(dice.integers(3, 15))):
-            game.make_action([turn, float(dice.uniform(10, 25))])
-    game.make_action([float(dice.uniform(-180, 180)), 0.0])
+    for _ in range(int(generator.integers(1, 8))):
+        turn = float(generator.uniform(-12, 12))
+        for _ in range(int(generator.integers(3, 15))):
+            game.make_action([turn, float(generator.uniform(10, 25))])
+    game.make_action([float(generator.uniform(-180, 180)), 0.0])
     for _ in range(RATE):
         game.make_action([0.0, 0.0])
 
