@@ -136,7 +136,7 @@ def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) ->
 
     unmerged = {asked.name: right(model, asked) for asked in (all_clean, all_distorted)}
     ladder = []
-    schedules = {step.name: MergeSchedule.parse(step.schedule) for step in task.ladder.rungs}
+    schedules = {rung.name: MergeSchedule.parse(rung.schedule) for rung in task.ladder.rungs}
     speed = evaluate.relative_throughput(model, schedules, batch_size=task.ladder.batch_size, rounds=task.ladder.rounds)
     for name, schedule in schedules.items():
         merged = {asked.name: right(model, asked, schedule) for asked in (all_clean, all_distorted)}

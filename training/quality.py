@@ -207,7 +207,7 @@ def weights_and_settings(settings: Settings, network: nn.Module) -> dict[str, st
 
 
 def _rungs(settings: LadderSettings, network: ViT, source: Source, unmerged: evaluate.Right) -> list[Rung]:
-    schedules = {step.name: MergeSchedule.parse(step.schedule) for step in settings.rungs}
+    schedules = {rung.name: MergeSchedule.parse(rung.schedule) for rung in settings.rungs}
     speed = evaluate.relative_throughput(network, schedules, batch_size=settings.batch_size, rounds=settings.rounds)
     rungs = []
     for name, schedule in schedules.items():

@@ -135,8 +135,8 @@ def _sources(phase: Phase) -> list[tuple[str, str]]:
     return [("start", phase.start or ""), *parts]
 
 
-class Step(Settings):
-    """A rung to be measured."""
+class RungSettings(Settings):
+    """A rung that is to be measured."""
 
     name: str
     schedule: int | list[int] | dict[str, int | float]
@@ -149,7 +149,7 @@ class Step(Settings):
 
 
 class LadderSettings(Settings):
-    rungs: list[Step] = Field(min_length=1)
+    rungs: list[RungSettings] = Field(min_length=1)
     min_throughput: float = Field(gt=1)
     """The default rung is the most accurate on the validation split among those at least this fast, relative to merging off."""
     batch_size: int = Field(gt=0)

@@ -83,7 +83,7 @@ def judge(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips, sp
         architectures()["video_mae"].views({}),
         held_out.clip,
         held_out.preprocess,
-        {OFF: MergeSchedule.off(), **{step.name: MergeSchedule.parse(step.schedule) for step in rungs}},
+        {OFF: MergeSchedule.off(), **{rung.name: MergeSchedule.parse(rung.schedule) for rung in rungs}},
         FlowForest(_clips(trained_on, settings.flow_clips), len(held_out.labels)),
     )
     videos = [held_out.video(index, settings.seconds, settings.short_side) for index in range(settings.videos)]
@@ -107,7 +107,7 @@ def ladder(
     accurate on the videos of `chosen_by`."""
     asked = settings.ladder
     assert asked is not None
-    schedules = {step.name: MergeSchedule.parse(step.schedule) for step in asked.rungs}
+    schedules = {rung.name: MergeSchedule.parse(rung.schedule) for rung in asked.rungs}
     speed = evaluate.relative_throughput(network, schedules, batch_size=asked.batch_size, rounds=asked.rounds)
     rungs = [
         Rung(name=name, schedule=schedule.to_json(), accuracy=report["rungs"][name]["value"], throughput=round(speed[name], 3))
