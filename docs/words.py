@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 GLOSSARY = ROOT / "docs" / "glossary.md"
 FOLDERS = ("server", "models", "training", "kernels", "opsin", "benchmarks")
 OPENINGS = ("Of", "What", "Who", "Whose", "That")
-NOT_YET = frozenset(f"opsin/{name}.py" for name in ("calls", "client", "connection", "jobs"))
+NOT_YET = frozenset(
+    f"opsin/{name}.py" for name in ("async_client", "async_jobs", "calls", "client", "connection", "events", "jobs", "service")
+)
 """Modules that are being rewritten: their docstrings are not looked at yet."""
 NAMES = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("opsin", "server", "models", "kernels", "training")
 ENGINE = "opsin/engine.d"
 OF_THE_DEMO = ("docs/pictures/drawings", "docs/pictures/flags")
-STARTERS = {"1.1.0": "4cd1b783567da3933318a4c7abc4671578219cf3d46ea8de7c3679bd082174a9"}
+STARTERS = {"1.1.0": "4fbdb113da220670df107ce1bceee3b2a25700dfcc75ce06bbb1820b28a444cb"}
 """Version → SHA-256 of the names and digests of the files of `opsin-starters`."""
 MOST_BYTES = 95_000_000
 """A larger wheel of data would be split."""

@@ -1,0 +1,37 @@
+"""Prose of the pages has short lines, so that it can be read beside its diff. Tables, code and headings may be longer."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.docs.snippets import PAGES, ROOT
+
+MAX_LENGTH = 120
+TO_BE_WRAPPED = {
+    "README.md",
+    "docs/claims.md",
+    "docs/index.md",
+    "docs/playground.md",
+    "docs/quickstart.md",
+    "docs/settings.md",
+    "docs/tasks/clips-and-sound.md",
+    "docs/tasks/words.md",
+    "docs/training.md",
+}
+"""Pages that still have longer lines."""
+
+
+def prose(text: str) -> list[str]:
+    """Lines that are neither code nor a heading nor a row of a table."""
+    lines, code = [], False
+    for line in text.splitlines():
+        fence = line.lstrip().startswith("```")
+        code ^= fence
+        if not (fence or code or line.lstrip().startswith(("#", "|"))):
+            lines.append(line)
+    return lines
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES) - TO_BE_WRAPPED))
+def test_its_lines_of_prose_are_short(page: str) -> None:
+    assert [line for line in prose((ROOT / page).read_text(encoding="utf-8")) if len(line) > MAX_LENGTH] == []
