@@ -25,7 +25,7 @@ Tracks = File | Mapping[str, Any] | list[Any]
 
 
 class ActionsOptions(TypedDict, total=False):
-    """What is left out or None is the service's default. `docs/tasks/actions.md` says what each does."""
+    """Options of an actions request. One that is left out or None is the service's default. `docs/tasks/actions.md` explains each."""
 
     model: str | None
     """`name` or `name@version`."""
@@ -44,7 +44,7 @@ class ActionsOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Second:
-    """What a person does for a second: labels, best first."""
+    """One second of a person: labels, best first."""
 
     start_s: float
     end_s: float
@@ -80,7 +80,7 @@ class TrackedPerson:
 
 @dataclass(frozen=True, slots=True)
 class VideoActions:
-    """Who does what when."""
+    """Actions of the people in a video, second by second."""
 
     people: tuple[TrackedPerson, ...]
     """By first appearance."""

@@ -14,7 +14,7 @@ Pictures = Sequence[Picture]
 
 
 class ClassifyOptions(TypedDict, total=False):
-    """What is left out or None is the service's default."""
+    """Options of a classification. One that is left out or None is the service's default."""
 
     model: str | None
     """`name` or `name@version`."""

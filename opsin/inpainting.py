@@ -26,7 +26,7 @@ WORDS = ("box:", "center", "random:")
 
 
 class InpaintOptions(TypedDict, total=False):
-    """What is left out or None is the service's default. `docs/tasks/inpainting.md` says what each does."""
+    """Options of an inpainting. One that is left out or None is the service's default. `docs/tasks/inpainting.md` explains each."""
 
     model: str | None
     """`name` or `name@version`."""
@@ -88,7 +88,7 @@ class Inpainting:
     steps: int
     sampler: str
     method: str
-    """What filled the hole: `network`, `exemplar` or `network-exemplar`."""
+    """Method that filled the hole: `network`, `exemplar` or `network-exemplar`."""
     timing: Timing
     model: str
     version: str
@@ -96,12 +96,12 @@ class Inpainting:
 
     @property
     def image(self) -> NDArray[np.uint8]:
-        """Of the first sample: uint8 (H, W, 3), or (H, W, 4) where the image has transparency. Needs Pillow."""
+        """The first sample: uint8 (H, W, 3), or (H, W, 4) where the image has transparency. Needs Pillow."""
         return self.samples[0].image
 
     @property
     def seed(self) -> int:
-        """Of the first sample; the others have the following ones."""
+        """Seed of the first sample; the others have the following ones."""
         return self.samples[0].seed
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -109,7 +109,7 @@ class Inpainting:
         self.samples[0].save(path)
 
     def _repr_png_(self) -> bytes:
-        """Of the first sample, for front ends without HTML."""
+        """The first sample, for front ends without HTML."""
         return self.samples[0].png
 
     def _repr_html_(self) -> str:

@@ -22,17 +22,17 @@ T = TypeVar("T", covariant=True)
 Inputs = str | os.PathLike[str] | Iterable[Any]
 """A folder, or inputs one by one."""
 Failure = OpsinError | OSError | ValueError
-"""What one input can fail with: refused or unreachable, not to be read, not to be encoded."""
+"""Failures of one input: refused or unreachable, not to be read, not to be encoded."""
 SERVED_BY: Mapping[str, tuple[str, ...]] = {"embed": embedding.TASKS}
 """Tasks of the bundles that answer, where these are not the task alone."""
 _FAILURES = (OpsinError, OSError, ValueError)
 MOST_ROWS = 100
-"""Of outcomes that are shown."""
+"""Rows of outcomes that are shown, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """What became of one input: a result, or the error in its place."""
+    """Outcome of one input: a result, or the error in its place."""
 
     source: Any
     """The input, as it was given or found."""
@@ -42,13 +42,13 @@ class Outcome(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Outcomes(Generic[T]):
-    """What became of all inputs, in their order. A sequence of `Outcome`."""
+    """Outcomes of all inputs, in their order. A sequence of `Outcome`."""
 
     all: tuple[Outcome[T], ...]
 
     @property
     def results(self) -> list[T]:
-        """Of the inputs that did not fail, in their order."""
+        """Results of the inputs that did not fail, in their order."""
         return [one.result for one in self.all if one.result is not None]
 
     @property
@@ -198,7 +198,7 @@ def _arguments(source: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def _told(progress: ProgressOption, task: str, total: int) -> Iterator[Callable[[int], None]]:
-    """What hears how many are done."""
+    """A function that is told how many are done."""
     if callable(progress):
         yield lambda done: progress(done, total)
     elif progress or (progress is None and sys.stderr.isatty()):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class SceneOptions(TypedDict, total=False):
-    """What a scene can be asked. What is left out or None is the service's default. `docs/tasks/reconstruction.md` says what each does."""
+    """Options for a scene. One that is left out or None is the service's default. `docs/tasks/reconstruction.md` explains each."""
 
     spacing: float | None
     threshold: float | None
@@ -84,12 +84,12 @@ class Reconstruction:
 
     @property
     def colours(self) -> NDArray[np.uint8]:
-        """Of the points: uint8 (P, 3)."""
+        """Colours of the points: uint8 (P, 3)."""
         return self._cells()[1]
 
     @property
     def seen(self) -> NDArray[np.bool_] | None:
-        """Of the points: (P,), whether they were seen or are guessed. None where the answer does not tell (`surface="network"`)."""
+        """Whether each point was seen, (P,), or is guessed. None where the answer does not tell (`surface="network"`)."""
         return self._cells()[2]
 
     def cloud(self) -> Cloud:

@@ -273,12 +273,12 @@ def _print_spec(bundle: Bundle) -> None:
 
 
 def _inputs(spec: BundleSpec) -> tuple[tuple[str, Preprocess | Clip | Sound | None], ...]:
-    """What the model sees and hears."""
+    """Inputs that the model sees and hears."""
     return ("preprocess", spec.preprocess), ("clip", spec.clip), ("sound", spec.sound)
 
 
 def _int8(int8: Int8) -> str:
-    """What 8-bit integers cost, rung by rung."""
+    """Accuracies in float32 and in 8-bit integers, rung by rung."""
     rungs = "  ".join(f"{name} {found.float32:.2%} → {found.int8:.2%}" for name, found in int8.rungs.items())
     return f"accuracy on {int8.images} images, bound {int8.bound:g}: {rungs}"
 

@@ -9,7 +9,7 @@ from opsin.cli.engine import libraries
 from opsin.cli.screen import columns, screen, size
 
 BYTES = 4
-"""Of a parameter in float32, as nearly all files hold them; some hold more than the network, such as the state of an optimiser."""
+"""Bytes of a parameter in float32, as nearly all files hold them; some hold more than the network, such as the state of an optimiser."""
 WIDTH = 140
 """Columns of the table, also where the terminal has fewer: an address that is cut leads nowhere."""
 NOT_STATED = "not stated"

@@ -82,7 +82,7 @@ def classify(
         for file, parts in sent.items():
             if "images" not in parts:
                 answers[file] = _followed(client, parts, {**options, "timeout": timeout})
-    image_files.report({file: answers[file] for file in files}, _tables if timeline else picture_table, as_json=as_json)
+    image_files.report({file: answers[file] for file in files}, _tables if timeline else label_table, as_json=as_json)
 
 
 def _parts(files: list[Path], audio: Path | None) -> tuple[Sent, dict[Path, OpsinError]]:
@@ -153,7 +153,7 @@ def _ask_later(url: str | None, sent: Sent, unknown: Mapping[Path, OpsinError], 
         raise Failure(*refused)
 
 
-def picture_table(rows: Iterable[tuple[str, Classification | ZeroShotClassification]]) -> Table:
+def label_table(rows: Iterable[tuple[str, Classification | ZeroShotClassification]]) -> Table:
     """A row for each name and what was found: best labels, what of clips and sounds was looked at, tokens into and out of the network
     where it has any, the service's time and the network's."""
     found_in = list(rows)
@@ -169,7 +169,7 @@ def picture_table(rows: Iterable[tuple[str, Classification | ZeroShotClassificat
 
 
 def _tables(rows: Iterable[tuple[str, Classification]]) -> Group:
-    """`picture_table`, and the best label of each view or window of each file."""
+    """`label_table`, and the best label of each view or window of each file."""
     from rich.console import Group
 
     found_in = list(rows)
@@ -177,7 +177,7 @@ def _tables(rows: Iterable[tuple[str, Classification]]) -> Group:
     for name, found in found_in:
         for view in found.timeline or ():
             table.add_row(plain(name), f"{view.start_s:.2f} – {view.end_s:.2f}", _labels(view, 1))
-    return Group(picture_table(found_in), "", table)
+    return Group(label_table(found_in), "", table)
 
 
 def _looked_at(found: Classification | ZeroShotClassification) -> str:

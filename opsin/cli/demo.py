@@ -116,14 +116,14 @@ def from_here(path: Path) -> Path:
 
 def show_pictures(client: Client, pictures: list[Path], console: Console) -> Model:
     """Classify one picture after the other, print a table, and return the model that did it."""
-    from opsin.cli.classify import picture_table
+    from opsin.cli.classify import label_table
 
     # one that is still loading counts: the service is ready when its default models are, and requests for others wait
     flags = next((served.id for served in client.models() if served.name == SHOWS_MERGING and served.state in ("ready", "loading")), None)
     found = [client.classify(picture, model=flags) for picture in pictures]
     model = client.model(f"{found[0].model}@{found[0].version}")
     console.print(f"\nWhat {model.id} sees")
-    console.print(picture_table(zip((picture.name for picture in pictures), found, strict=True)))
+    console.print(label_table(zip((picture.name for picture in pictures), found, strict=True)))
     if model.details.get("default_rung") and any(one.merging and one.merging.tokens_out == one.merging.tokens_in for one in found):
         console.print("As many tokens out as in: this worker has measured that merging does not pay for one image at a time.")
     return model

@@ -29,7 +29,7 @@ class Source:
 
     @property
     def tokenizer(self) -> Path | None:
-        """Such a folder that holds a tokeniser, too."""
+        """Such a folder that holds a tokenizer, too."""
         return self.path if self.is_model and any((self.path / name).is_file() for name in TOKENIZERS) else None
 
 

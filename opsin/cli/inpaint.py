@@ -16,7 +16,7 @@ from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
 from opsin.cli.options import Model, Timeout, Url
 from opsin.cli.screen import screen
-from opsin.cli.terminal_picture import can_draw, drawn
+from opsin.cli.terminal_image import can_draw, drawn
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -109,7 +109,7 @@ def _mask(text: str | None) -> Path | str | None:
 
 
 def _preview(told: Mapping[str, Any]) -> Text:
-    """What a preview brings, an image in base64, drawn in characters."""
+    """The image of a preview, which comes in base64, drawn in characters."""
     from PIL import Image
 
     with Image.open(BytesIO(base64.b64decode(told["image"]))) as opened:

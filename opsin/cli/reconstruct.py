@@ -118,7 +118,7 @@ def _intrinsics(text: str | None) -> dict[str, float]:
 
 
 def _turntable(client: Client, found: Reconstruction, asked: dict[str, Any]) -> bytes:
-    """Of the points, for which the scene is asked again where the file does not tell how wide they are. Raises OpsinError and Failure."""
+    """A turning view of the points. The scene is asked again if the file does not tell how wide they are. Raises OpsinError and Failure."""
     from opsin.pictures import png
     from opsin.turntable import turntable
 

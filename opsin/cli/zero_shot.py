@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from opsin.cli import image_files, label_files
-from opsin.cli.classify import picture_table
+from opsin.cli.classify import label_table
 from opsin.cli.exits import Misuse
 from opsin.cli.options import Merge, Model, TimeoutOfImage, Url
 
@@ -54,4 +54,4 @@ def zero_shot(
     cut = max((answer.labels.truncated for answer in answers.values() if not isinstance(answer, OpsinError)), default=0)
     if cut:
         typer.echo(f"opsin: {cut} of {len(wanted)} labels are longer than the bundle reads, and lost their end", err=True)
-    image_files.report(answers, picture_table, as_json=as_json)
+    image_files.report(answers, label_table, as_json=as_json)
