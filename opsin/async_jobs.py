@@ -46,7 +46,7 @@ class AsyncJob(Generic[T]):
         return understood(await self._service.exchange(Call("GET", self._path)), job_status)
 
     async def events(self, after: int = 0) -> AsyncIterator[Event]:
-        """What has happened since event `after`, and what happens until the job ends. A broken stream is opened again."""
+        """Iterate over what has happened since event `after`, and what happens until the job ends. A broken stream is opened again."""
         reading = Reading(f"{self._path}/events", after)
         while not reading.ended:
             try:

@@ -34,7 +34,7 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[bytes, ...] = ()
-    """Of one part, `image`."""
+    """Files of one part, `image`."""
     parts: Mapping[str, bytes | Sequence[bytes]] = field(default_factory=dict)
     """Files by the names of their parts, where there are several."""
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -139,7 +139,7 @@ def checked(response: httpx.Response) -> httpx.Response:
 
 
 def understood(response: httpx.Response, read: Callable[[Any], T]) -> T:
-    """What `read` makes of an answer's JSON. Raises Failed for what Opsin never answers: something else listens there."""
+    """Read an answer's JSON with `read`. Raises Failed for what Opsin never answers: something else listens there."""
     return interpreted(response, lambda answer: read(answer.json()))
 
 
@@ -155,7 +155,7 @@ def interpreted(response: httpx.Response, read: Callable[[httpx.Response], T]) -
 
 
 def id_of_job(accepted: Mapping[str, Any]) -> str:
-    """What is read of a job that the service has taken."""
+    """Read the id of a job that the service has taken."""
     return str(accepted["id"])
 
 

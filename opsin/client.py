@@ -202,7 +202,7 @@ class Client:
     def actions(
         self, video: File | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
     ) -> Any:
-        """Who does what when in a video, or in tracks of people: a file, or an answer's JSON.
+        """Find who does what when in a video, or in tracks of people: a file, or an answer's JSON.
 
         Without `wait` it is a `Job`, and `timeout` the job's; `job.file("video/mp4")` is the annotated clip. Raises OpsinError.
         """

@@ -1,4 +1,4 @@
-"""What is heard of a job: its state, its events, and how a stream of these is read, and opened again where it breaks."""
+"""News of a job: its state, its events, and how a stream of these is read, and opened again where it breaks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What has happened to a job. `name`: queued, progress, preview, and last done, failed or cancelled."""
+    """One thing that has happened to a job. `name`: queued, progress, preview, and last done, failed or cancelled."""
 
     id: int
     """1, 2, 3 … for each job."""

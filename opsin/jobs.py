@@ -45,7 +45,7 @@ class Job(Generic[T]):
         return understood(self._service.exchange(Call("GET", self._path)), job_status)
 
     def events(self, after: int = 0) -> Iterator[Event]:
-        """What has happened since event `after`, and what happens until the job ends. A broken stream is opened again."""
+        """Iterate over what has happened since event `after`, and what happens until the job ends. A broken stream is opened again."""
         reading = Reading(f"{self._path}/events", after)
         while not reading.ended:
             try:

@@ -1,4 +1,4 @@
-"""What a client knows of a service: where it is, what every request to it carries, whether it is ready."""
+"""A service as a client knows it: where it is, what every request to it carries, whether it is ready."""
 
 from __future__ import annotations
 
