@@ -13,7 +13,7 @@ SITE   := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/si
 CHROMIUM ?= /usr/bin/chromium
 APT_CHROMIUM := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
 
-.PHONY: help demo serve test test-slow test-browser chromium test-gpu lint bench compose-test docs release constraints
+.PHONY: help demo serve test test-slow test-browser chromium test-gpu lint bench compose-test docs release constraints client
 
 help:
 	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
@@ -23,6 +23,7 @@ help:
 	@echo 'make lint          ruff, codespell, mypy, import-linter, the words of docs/glossary.md, and the documentation, whose links must lead somewhere'
 	@echo 'make bench         how fast merging, the networks and the service are on this machine'
 	@echo 'make docs          the documentation as a web site in build/site'
+	@echo 'make client        writes the synchronous client from the asynchronous one: opsin/NAME.py from opsin/async_NAME.py'
 	@echo 'make constraints   writes the versions in .venv into .ci/constraints.txt, for CI'
 	@echo 'make release       wheels and source distributions in dist/, checked and audited'
 
@@ -82,6 +83,9 @@ release: $(VENV)/.release
 constraints: $(VENV)/.browser
 	@echo '# What tests.yml installs; `make constraints` writes it.' > .ci/constraints.txt
 	$(BIN)/python -m pip list --format freeze | sed -E '/^(opsin|opsin.starters|pip|setuptools|triton|wheel)==/d; s/\+.*//' | LC_ALL=C sort -f >> .ci/constraints.txt
+
+client: $(VENV)/.dev
+	$(BIN)/python -m tests.opsin.synchronous
 
 $(BIN)/python:
 	@test -n '$(PYTHON)' || { echo 'Opsin needs Python 3.11 or newer (Debian 12, Ubuntu 24.04 and later have it): apt install python3 python3-venv' >&2; exit 1; }

@@ -101,7 +101,7 @@ def _watch(steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float, det
 
 
 def _loop(model: Pipeline, data: bytes, seconds: float, detail: Detail) -> int:
-    """What one would write first: decode, convert every frame, look at those of the grid. Returns how many were looked at."""
+    """The loop that one would write first: decode, convert every frame, look at those of the grid. Returns how many were looked at."""
     looked = 0
     for frame, pixels in _decoded(data):
         if frame > seconds:

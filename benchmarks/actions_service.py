@@ -1,4 +1,4 @@
-"""What a clip costs a running service: `python -m benchmarks.actions_service CLIP`. Needs `bundles/actions` and a bundle that classifies.
+"""Cost of a clip to a running service: `python -m benchmarks.actions_service CLIP`. Needs `bundles/actions` and a bundle that classifies.
 
 a. Latency of a classification beside a clip that is watched, against the same alone, in turns: median and 95th percentile.
 b. Memory of the worker and of the process that reads videos for it, at most, while clips of 10 s and of nearly 120 s are watched. The

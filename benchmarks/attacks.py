@@ -231,7 +231,7 @@ async def large_inpaintings(target: Target) -> None:
     await asyncio.gather(*(target.repeat(post(path, body=file.getvalue()), 5.0) for _ in range(3)))
 
 
-def small_picture() -> bytes:
+def small_image() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(file, "PNG")
     return file.getvalue()
@@ -239,7 +239,7 @@ def small_picture() -> bytes:
 
 async def requests_under_way(target: Target) -> None:
     """More complete requests that take long than one gateway keeps connections."""
-    request = post("/v1/inpaint?mask=center&steps=500", "X-Request-Timeout: 3600", body=small_picture())
+    request = post("/v1/inpaint?mask=center&steps=500", "X-Request-Timeout: 3600", body=small_image())
 
     async def one() -> None:
         while target.goes_on:
@@ -258,7 +258,7 @@ async def requests_under_way(target: Target) -> None:
 
 async def hours_of_work(target: Target) -> None:
     """34 requests of 32 inpaintings of 500 steps and 8 samples at once."""
-    tensor = {"name": "image", "shape": [32], "datatype": "BYTES", "data": [base64.b64encode(small_picture()).decode()] * 32}
+    tensor = {"name": "image", "shape": [32], "datatype": "BYTES", "data": [base64.b64encode(small_image()).decode()] * 32}
     asked = {"parameters": {"mask": "center", "steps": 500, "samples": 8}, "inputs": [tensor]}
     request = post("/v2/models/inpaint/infer", JSON, "X-Request-Timeout: 3600", body=json.dumps(asked).encode())
     await asyncio.gather(*(target.repeat(request, 2.0) for _ in range(34)))

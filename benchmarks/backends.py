@@ -1,4 +1,4 @@
-"""What runs a classifier's batches fastest, and how cold a rung's first batch is: `python -m benchmarks.backends`.
+"""Which backend runs a classifier's batches fastest, and how cold a rung's first batch is: `python -m benchmarks.backends`.
 
 Three questions, on one thread, in turns within one run, in CPU seconds: waiting for a busy CPU does not count.
   backends  how many times as fast as PyTorch alone it is with merging in compiled loops, and ONNX Runtime in float32 and in int8, at each
@@ -53,7 +53,7 @@ class Row:
     seconds: dict[str, list[float]]
     """By backend."""
     chosen: str
-    """What a worker that is warm runs; its seconds are under `worker`."""
+    """Backend that a warm worker chooses; its seconds are under `worker`."""
 
     def ratio(self, backend: str) -> float:
         """PyTorch's seconds in relation to a backend's, the median of turns."""

@@ -48,7 +48,7 @@ DETECTOR = Path("bundles/movenet")
 NAME = "bodies"
 TIMEOUT_S = 3600.0
 Layout = Literal["pose", "mvit"]
-"""What LART reads: poses alone, or also joints and MViT's appearance."""
+"""Inputs of LART: poses alone, or also joints and MViT's appearance."""
 
 
 def main() -> None:

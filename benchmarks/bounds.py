@@ -1,4 +1,4 @@
-"""What the hardware could do without a service: `python -m benchmarks.bounds`, a process of its own that prints one JSON object.
+"""Bounds of the hardware, without a service: `python -m benchmarks.bounds`, a process of its own that prints one JSON object.
 
 B: forward passes alone on one torch thread, over batch sizes.
 P: one process that decodes and infers in a loop, over loops at once, torch threads of each, batch sizes and decode threads.

@@ -1,4 +1,4 @@
-"""What papers claim, checked small: `python -m benchmarks.claims`.
+"""Claims of papers, checked small: `python -m benchmarks.claims`.
 
 A row compares networks that recipes trained on the same data for as long, on the same held-out samples. Nothing is trained
 here: a row whose runs are missing names the commands that make them.

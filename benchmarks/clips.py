@@ -180,7 +180,7 @@ def fbank(ground: Ground) -> list[Figure]:
 def served(ground: Ground) -> list[Figure]:
     """The loop is read before and after each load, which is divided by the mean of both."""
     name, rounds, plain_rounds = f"served: {CLIENTS} clients ÷ a loop of batches", Rounds(), Rounds()
-    model, plain, video = ready(VideoMAE(ground.sizes.served)), VideoMAE(ground.sizes.served).eval(), film(ground.sizes)
+    model, plain, video = ready(VideoMAE(ground.sizes.served)), VideoMAE(ground.sizes.served).eval(), video_of(ground.sizes)
     before, plain_before = _looped(model), _looped(plain)
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
         write_bundle(Path(folder), ground.sizes.served)
@@ -231,7 +231,7 @@ def _looped(model: VideoMAE, seconds: float = 2.0) -> float:
 
 
 def overlap(ground: Ground) -> list[Figure]:
-    name, rounds, video = "overlap: one request ÷ max(decode, compute)", Rounds(), film(ground.sizes)
+    name, rounds, video = "overlap: one request ÷ max(decode, compute)", Rounds(), video_of(ground.sizes)
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
         bundle = write_bundle(Path(folder), ground.sizes.served)
         steps = load(bundle, packed=True).steps
@@ -292,7 +292,7 @@ def write_bundle(root: Path, config: VideoMAEConfig) -> Bundle:
     return reference.write(root, spec, {name: tensor.contiguous() for name, tensor in model.state_dict().items()})
 
 
-def film(sizes: Sizes) -> bytes:
+def video_of(sizes: Sizes) -> bytes:
     """An MP4 (H.264) of a texture that moves."""
     (height, width), count, file = sizes.frame, round(sizes.seconds * FPS), io.BytesIO()
     coarse = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, height // 8, width // 8)).astype(np.float32))

@@ -1,4 +1,4 @@
-"""What fills holes best, as the service does it: `python -m benchmarks.fillings`, each method on the same holes.
+"""Methods that fill holes, as the service runs them: `python -m benchmarks.fillings`, each method on the same holes.
 
 200 held-out drawings at 96 px, one of each series, and 54 crops of 256 px of photographs, six of nine files of budgie-backgrounds each; a
 box of 10 to 25 % of the area, and strokes. These strokes lie on a grid of 32 cells a side, coarser than that of the strokes in the rest of
@@ -73,7 +73,7 @@ CHOSEN_BY = (
     "saturnian-profile", "tea-gardens", "waves-midnight",
 )  # fmt: skip
 CROPS = 6
-"""Of each file."""
+"""Crops of each file."""
 STROKE_GRID = 32
 """Cells along the side of a picture, of which strokes are made."""
 DRAWINGS = 200
@@ -81,7 +81,6 @@ FEW_DRAWINGS = 2
 """Holes of each kind in a drawing by which rules are chosen: only 29 further series are held out."""
 OPENCV = {"Telea": cv2.INPAINT_TELEA, "Navier-Stokes": cv2.INPAINT_NS}
 RADIUS = 3
-SCORES = ("perceptual", "seam", "gradient")
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -140,7 +139,7 @@ class Service:
         self._task, self._decoder = Inpaint(), Decoder(50_000_000)
 
     def chosen(self, case: Case) -> str:
-        """What `auto` becomes."""
+        """Method that `auto` becomes."""
         plan = self._task.plan(InpaintOptions(seed=0), self._spec)
         [arrays] = self._task.prepare(_item(case), plan, self._spec, self._decoder)
         return METHODS[int(arrays["method"])]
@@ -224,7 +223,7 @@ _judge: Judge | None = None
 
 
 def _prepare(bundle: Path, features: PyPIPackage, cache: Path) -> None:
-    """Of a process. Levels of patches are computed in it: the service starts a process for each."""
+    """Prepare a process. Levels of patches are computed in it, while the service starts a process for each."""
     global _judge
     _judge = Judge(Service(bundle), PerceptualDistance(features, cache))
     patchmatch.fill = _fill_here

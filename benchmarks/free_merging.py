@@ -1,4 +1,4 @@
-"""What merging costs besides what it saves: `python -m benchmarks.free_merging BUNDLE`.
+"""Cost of merging besides what it saves: `python -m benchmarks.free_merging BUNDLE`.
 
 A classifier's usual rung beside the same network in which as many tokens are cut off without a look at them: a merge that costs nothing.
 CPU time of one thread, in turns, by PyTorch without and with compiled loops for merging (the extra `fast`).

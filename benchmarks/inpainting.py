@@ -52,7 +52,7 @@ TOTALS = (10, 50, 250)
 SMALL, SHORT = "small", "short"
 SHORT_MS = 5.0
 SIDE = 96
-"""Of the small model's images."""
+"""Pixels along a side of the small model's images."""
 CLIENTS = 48
 """Enough for full batches at every moment."""
 CLASSIFICATIONS = 200
@@ -98,7 +98,7 @@ class Asking:
     def __init__(self, url: str, metrics: str) -> None:
         self._metrics = metrics
         self.http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=httpx.Limits(max_connections=1000))
-        self._image = picture()
+        self._image = noise_image()
         self._seeds = count()
 
     async def inpaint(self, steps: int) -> None:
@@ -269,7 +269,7 @@ def make_bundle(root: Path, name: str, **fields: Any) -> Bundle:
     return reference.write(root, spec, {key: tensor.contiguous() for key, tensor in DiffMAE(config).state_dict().items()})
 
 
-def picture() -> bytes:
+def noise_image() -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(file, "PNG")
     return file.getvalue()
@@ -314,7 +314,7 @@ def _mean(figures: Figures, name: str, steps: int) -> float:
 
 
 def _against(figures: Figures, other: str, steps: int) -> str:
-    """Of all jobs, and of the rounds the lowest and highest."""
+    """Ratio over all jobs, and the lowest and highest over rounds."""
     pairs = zip(figures.latency["service"][steps], figures.latency[other][steps], strict=True)
     rounds = [fmean(service) / fmean(others) for service, others in pairs]
     return f"{_mean(figures, 'service', steps) / _mean(figures, other, steps):.2f} ({min(rounds):.2f}..{max(rounds):.2f})"

@@ -38,7 +38,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Report:
-    """What one burst measured. Latencies in milliseconds; `timing` holds the medians of what the service reports of itself."""
+    """Measurements of one burst. Latencies in milliseconds; `timing` holds the medians of what the service reports of itself."""
 
     mode: Mode
     clients: int

@@ -1,4 +1,4 @@
-"""What a figure was measured on. Printed and stored with every result, since figures of different machines do not compare."""
+"""The machine of a figure, printed and stored with every result, since figures of different machines do not compare."""
 
 from __future__ import annotations
 

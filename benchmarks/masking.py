@@ -1,4 +1,4 @@
-"""What hidden patches save in training: `python -m benchmarks.masking`.
+"""Time that hidden patches save in training: `python -m benchmarks.masking`.
 
 A step of FLIP's ViT-B/16 (arXiv 2212.00794) with half of the patches hidden and with all of them, and a step of MAE-ST's ViT-B
 pre-training (arXiv 2205.09113) with 90 % hidden and with one patch hidden, on random input, by turns. Each by its CPU seconds on one
@@ -33,7 +33,7 @@ from training.recipe import Recipe
 RESULTS = Path(__file__).parent / "results"
 PUBLISHED = Path(__file__).parent.parent / "training" / "recipes" / "published"
 WORDS = 30_000
-"""Of the vocabulary: any will do."""
+"""Size of the vocabulary: any will do."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Case:
     shows: Sequence[str]
     """Those for all patches."""
     samples: int
-    """Of a step."""
+    """Samples of a step."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Saved:
 
     @property
     def share(self) -> float:
-        """Of what the arithmetic promises."""
+        """Share of what the arithmetic promises."""
         return statistics.median(self.faster) / self.arithmetic
 
 

@@ -1,4 +1,4 @@
-"""Pairs for `benchmarks.words`: random weights at a published size with a tokeniser of that size, kept between runs, and what they are
+"""Pairs for `benchmarks.words`: random weights at a published size with a tokenizer of that size, kept between runs, and what they are
 asked about: labels and captions of words from our documentation, and photographs that scikit-image ships."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from models.pairs.attaching import add_tokenizer
 from models.pairs.cit import CiTConfig
 from models.pairs.flip import FLIPConfig
 from models.pairs.maws import MAWSClipConfig
-from models.pairs.tokenising import Tokeniser
+from models.pairs.tokenising import Tokenizer
 from models.registry import architectures, read_config
 from models.spec import Preprocess, Weights
 
@@ -48,7 +48,7 @@ CONFIGS: Mapping[Size, Mapping[str, Any]] = {
 }
 """MAWS ViT-B/16 with XLM-R base, FLIP-B/16, CiT MoCo-v3 ViT-B/16 with BERT-base."""
 LEARNED_PIECES = 8000
-"""At most so many pieces of a tokeniser are learned from the documentation; the rest fills its vocabulary up and stands in no text."""
+"""At most so many pieces of a tokenizer are learned from the documentation; the rest fills its vocabulary up and stands in no text."""
 FILLER_SCORE = -20.0
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket")
 CAPTION_WORDS = (10.0, 0.6)
@@ -66,7 +66,7 @@ class Pair:
         self.folder = bundle.path.parent.parent
         self.text = bundle.spec.text
         self._config = read_config(type(CONFIGS["tiny"][bundle.spec.name]), bundle.spec.config)
-        self._tokeniser = Tokeniser.open(bundle)
+        self._tokenizer = Tokenizer.open(bundle)
         self._flops: dict[int, TowerFlops] = {}
         """By number of word pieces."""
 
@@ -78,12 +78,12 @@ class Pair:
 
     def text_flops(self, texts: Sequence[str]) -> list[int]:
         """Operations for each text, if no padding is computed."""
-        return [self.flops(length).text for length in self._tokeniser.encode(texts).visible.sum(axis=1).tolist()]
+        return [self.flops(length).text for length in self._tokenizer.encode(texts).visible.sum(axis=1).tolist()]
 
-    def padding(self) -> Tokeniser:
-        """Its tokeniser, told to pad every text to the longest that it reads."""
+    def padding(self) -> Tokenizer:
+        """Its tokenizer, told to pad every text to the longest that it reads."""
         text = self.text.model_copy(update={"padding": "length"})
-        return Tokeniser.open(Bundle(path=self.bundle.path, spec=self.bundle.spec.model_copy(update={"text": text})))
+        return Tokenizer.open(Bundle(path=self.bundle.path, spec=self.bundle.spec.model_copy(update={"text": text})))
 
 
 def make_pair(root: Path, name: str, size: Size) -> Pair:
@@ -180,18 +180,18 @@ def words() -> Sequence[str]:
 
 def labels(count: int, length: int) -> list[str]:
     """Distinct labels of `length` words each."""
-    dice, found = np.random.default_rng(0), dict[str, None]()
+    generator, found = np.random.default_rng(0), dict[str, None]()
     while len(found) < count:
-        found[" ".join(dice.choice(words(), length))] = None
+        found[" ".join(generator.choice(words(), length))] = None
     return list(found)
 
 
 def captions(count: int, seed: int) -> list[str]:
     """Captions whose numbers of words are log-normal: most are short, a few long."""
-    dice = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     median, spread = CAPTION_WORDS
-    lengths = np.exp(dice.normal(np.log(median), spread, count)).round().clip(1, LONGEST_CAPTION).astype(int)
-    return [" ".join(dice.choice(words(), length)) for length in lengths]
+    lengths = np.exp(generator.normal(np.log(median), spread, count)).round().clip(1, LONGEST_CAPTION).astype(int)
+    return [" ".join(generator.choice(words(), length)) for length in lengths]
 
 
 def write_photographs(folder: Path) -> None:
@@ -211,11 +211,11 @@ def _photographs() -> Iterator[Image.Image]:
         yield ImageOps.mirror(image)
 
 
-def texts_per_second(loop: LoadedModel, tokeniser: Tokeniser, texts: Sequence[str], batch: int) -> float:
-    """Speed of tokeniser and network alone, in this thread; the network reads padding like words."""
+def texts_per_second(loop: LoadedModel, tokenizer: Tokenizer, texts: Sequence[str], batch: int) -> float:
+    """Speed of tokenizer and network alone, in this thread; the network reads padding like words."""
 
     def encode(first: int) -> dict[str, NDArray[Any]]:
-        tokens = tokeniser.encode(texts[first : first + batch]).tokens[None]  # (1, R, N)
+        tokens = tokenizer.encode(texts[first : first + batch]).tokens[None]  # (1, R, N)
         return {"word_ids": tokens, "visible": np.ones_like(tokens)}
 
     loop.forward(encode(0), {})

@@ -1,4 +1,4 @@
-"""What other servers make of the same machine: `python -m benchmarks.peers`. Requests/s without a model, all servers in turn in one run.
+"""Other servers on the same machine: `python -m benchmarks.peers`. Requests/s without a model, all servers in turn in one run.
 
 Each peer runs in an environment of its own (`--environments`, made there with pip the first time). All get the same JPEGs of 1 KB and
 answer five labels. Opsin alone decodes them and passes them through a queue to a worker process.
@@ -46,7 +46,7 @@ class Peer:
     body: str
     """JSON around `{image}`, the base64 of an image; empty: the image itself."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    """Of its environment."""
+    """Variables of its environment."""
 
 
 PEERS = (

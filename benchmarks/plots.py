@@ -64,7 +64,7 @@ def request(result: Result) -> str:
             yield text(x(start) + 8, y + 20, f"p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms", kind="dim")
 
     says = "Medians of the phases of a classification, and the latency that its client sees. Arrivals are random."
-    return picture("Where the time of a request goes", says, result, bottom, elements())
+    return plot("Where the time of a request goes", says, result, bottom, elements())
 
 
 def batching(result: Result) -> str:
@@ -85,7 +85,7 @@ def batching(result: Result) -> str:
         yield line(80, bottom, WIDTH - RIGHT, bottom)
 
     says = "Images per second by clients that each send the next request when the last is answered."
-    return picture("Batches grow with what waits", says, result, bottom + 44, elements())
+    return plot("Batches grow with what waits", says, result, bottom + 44, elements())
 
 
 def steps(result: Result) -> str:
@@ -109,7 +109,7 @@ def steps(result: Result) -> str:
         yield line(60, bottom, WIDTH - RIGHT, bottom)
 
     says = f"Mean latency of {jobs} inpaintings that arrive at random, at {result['load']:g} of what the service can do; lower is better."
-    return picture("Short jobs end soon, long ones later", says, result, bottom + 24, elements())
+    return plot("Short jobs end soon, long ones later", says, result, bottom + 24, elements())
 
 
 def scenes(result: Result) -> str:
@@ -143,7 +143,7 @@ def scenes(result: Result) -> str:
 
     count = len({one["scene"] for one in result["figures"]["again"]})
     says = f"Seconds of a reconstruction, median and range of up to {count} scenes; the axis is logarithmic."
-    return picture("What is kept need not be computed again", says, result, bottom + 22, elements())
+    return plot("What is kept need not be computed again", says, result, bottom + 22, elements())
 
 
 def killed(result: Result) -> str:
@@ -171,7 +171,7 @@ def killed(result: Result) -> str:
     outcome = f"{len(answers) - lost} were answered, {lost} were not"
     says = f"Seconds that each of {len(answers)} classifications took, by when it was sent. {outcome}."
     title = "A killed worker" if lost else "A killed worker costs time, not answers"
-    return picture(title, says, result, bottom + 24, elements())
+    return plot(title, says, result, bottom + 24, elements())
 
 
 PLOTS: dict[str, tuple[str, Callable[[Result], str]]] = {
@@ -183,7 +183,7 @@ PLOTS: dict[str, tuple[str, Callable[[Result], str]]] = {
 }
 
 
-def picture(title: str, says: str, result: Result, bottom: float, elements: Iterator[str]) -> str:
+def plot(title: str, says: str, result: Result, bottom: float, elements: Iterator[str]) -> str:
     """A whole SVG. bottom: where the plot ends and what it was measured by begins."""
     machine = result["machine"]
     vectors = [flag for flag in machine["flags"] if flag in ("avx2", "avx512f", "amx_tile")]

@@ -52,9 +52,9 @@ from server.tasks.reconstruct_tables import ReconstructOptions, ReconstructPlan
 
 CLIENTS = 8
 SIDE = 2048
-"""Of the large matrices."""
+"""Side of the large matrices."""
 HEIGHT, WIDTH, FOV = 240, 320, 60.0
-"""Of the scenes that are made here."""
+"""Size and horizontal field of view, in pixels and degrees, of the scenes that are made here."""
 EVERYWHERE = np.ones((3, 3, 3), bool)
 TASK = Reconstruct()
 Files = dict[str, bytes]

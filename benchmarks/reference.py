@@ -1,4 +1,4 @@
-"""What the serving benchmarks run on: the reference bundle, the null bundles and pictures, all made from fixed seeds."""
+"""Inputs of the serving benchmarks: the reference bundle, the null bundles and pictures, all made from fixed seeds."""
 
 from __future__ import annotations
 

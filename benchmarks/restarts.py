@@ -54,7 +54,7 @@ FIRST_ALLOWANCE = 3.0
 RATE = 10.0
 """Requests/s among which the worker is killed."""
 BEFORE_SECONDS, SECONDS = 5.0, 20.0
-"""Of these requests: until the worker is killed, and in all."""
+"""Seconds of these requests: until the worker is killed, and in all."""
 Row = tuple[float, float, int]
 """Seconds from the beginning to a request, seconds from there to its answer, and the status; 0 is a broken connection."""
 Ask = Callable[[Client], object]

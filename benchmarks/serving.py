@@ -41,7 +41,7 @@ class Plan:
     bound: float
     """Per layout in each reading of a bound."""
     warm: float
-    """Of load before counting starts: the worker learns its batch size in this time."""
+    """Seconds of load before counting starts: the worker learns its batch size in this time."""
     load: float
     """Per number of clients or rate."""
 
@@ -52,7 +52,7 @@ QUICK = Plan(rounds=2, sweep=0.7, bound=1.5, warm=4.0, load=5.0)
 
 @dataclass(frozen=True)
 class Ground:
-    """What all measurements of one run share."""
+    """Everything that the measurements of one run share."""
 
     plan: Plan
     folder: Path
@@ -202,7 +202,7 @@ def burst(url: str, model: str, pictures: Path, how: Sequence[object]) -> Report
 
 
 def json_of(module: str, arguments: Sequence[object]) -> Any:
-    """What a benchmark module prints when it runs in a process of its own."""
+    """The JSON that a benchmark module prints when it runs in a process of its own."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent.parent)
     return json.loads(finished.stdout)

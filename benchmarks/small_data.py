@@ -27,29 +27,29 @@ SIDE = 160
 RECIPE = Path("training/recipes/folder-finetune.yaml")
 
 
-def picture(corners: int, random: np.random.Generator) -> Image.Image:
+def shape_image(corners: int, generator: np.random.Generator) -> Image.Image:
     """A dark shape of any place, size and colour, a little turned, on a light ground, with noise."""
     side = 2 * SIDE
-    ground, colour = (tuple(map(int, random.integers(*span, 3))) for span in ((150, 256), (0, 140)))
+    ground, colour = (tuple(map(int, generator.integers(*span, 3))) for span in ((150, 256), (0, 140)))
     drawn = Image.new("RGB", (side, side), ground)
-    pen, radius = ImageDraw.Draw(drawn), random.uniform(0.2, 0.36) * side
-    x, y = random.uniform(1.05 * radius, side - 1.05 * radius, 2)
-    turn = random.uniform(-0.35, 0.35) + {4: np.pi / 4, 3: -np.pi / 2}.get(corners, 0.0)
+    pen, radius = ImageDraw.Draw(drawn), generator.uniform(0.2, 0.36) * side
+    x, y = generator.uniform(1.05 * radius, side - 1.05 * radius, 2)
+    turn = generator.uniform(-0.35, 0.35) + {4: np.pi / 4, 3: -np.pi / 2}.get(corners, 0.0)
     if corners:
         angles = turn + 2 * np.pi * np.arange(corners) / corners
         pen.polygon([(x + radius * np.cos(angle), y + radius * np.sin(angle)) for angle in angles], fill=colour)
     else:
         pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
     small = np.asarray(drawn.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-    return Image.fromarray((small + random.normal(0, 6, small.shape)).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((small + generator.normal(0, 6, small.shape)).clip(0, 255).astype(np.uint8))
 
 
 def draw(folder: Path, each: int, seed: int) -> Path:
-    random = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     for name, corners in SHAPES.items():
         (folder / name).mkdir(parents=True)
         for number in range(each):
-            picture(corners, random).save(folder / name / f"{number}.png")
+            shape_image(corners, generator).save(folder / name / f"{number}.png")
     return folder
 
 

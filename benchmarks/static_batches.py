@@ -1,4 +1,4 @@
-"""What jobs would wait for if batches were static: the usual way of serving jobs of several steps, to compare with. A simulation.
+"""Waiting of jobs if batches were static: the usual way of serving jobs of several steps, to compare with. A simulation.
 
 A free slot takes what waits, first come first served, up to the largest batch. Rows that have finished leave, and the batch shrinks; nobody
 joins until all have finished.
@@ -48,7 +48,7 @@ def latencies(
 def steps_per_second(
     totals: Sequence[int], step_seconds: Callable[[int], float], largest: int, *, padded: bool = False, start_seconds: float = 0.0
 ) -> float:
-    """Of one slot that never wants for jobs: those of `totals`, in batches of the largest size. padded: rows that have finished stay.
+    """Throughput of one slot that never wants for jobs: those of `totals`, in batches of the largest size. padded: finished rows stay.
 
     start_seconds: what each job takes before its first step."""
     batches = [totals[first : first + largest] for first in range(0, len(totals), largest)]

@@ -80,10 +80,10 @@ class Asking:
 
     async def toy(self, total: int) -> float:
         """Seconds of one job of so many steps."""
-        return await self._ask(TOY, picture(TOTALS.index(total) + 3 * (next(self._numbers) % 80)))
+        return await self._ask(TOY, plain_image(TOTALS.index(total) + 3 * (next(self._numbers) % 80)))
 
     async def short(self) -> float:
-        return await self._ask(SHORT, picture(1))
+        return await self._ask(SHORT, plain_image(1))
 
     async def steps(self) -> float:
         """Taken so far, as the worker counts them."""
@@ -195,7 +195,7 @@ def poisson(per_second: float, seconds: float, seed: int) -> list[Arrival]:
 
 
 def step_seconds(bounds: dict[str, Any]) -> Callable[[int], float]:
-    """Of a batch size, on straight lines between those that the bare loop measured."""
+    """Seconds of a step by batch size, on straight lines between the sizes that the bare loop measured."""
     sizes = [bound["size"] for bound in bounds["bounds"]]
     medians = [bound["median"] for bound in bounds["bounds"]]
     return lambda size: float(np.interp(size, sizes, medians))
@@ -215,7 +215,7 @@ def bare(bundle: Path, threads: int, beside: float = 0.0) -> dict[str, Any]:
     return bounds
 
 
-def picture(value: int) -> bytes:
+def plain_image(value: int) -> bytes:
     """A PNG of one colour, which stays what it is when it is resized."""
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), (value, value, value)).save(buffer, "PNG")

@@ -1,4 +1,4 @@
-"""What the training loop costs beside a bare one, and how long it waits for data: `python -m benchmarks.training`.
+"""Cost of the training loop beside a bare one, and its waiting for data: `python -m benchmarks.training`.
 
 The same ViT-S masked autoencoder on the same images in memory, by the loop and by the few lines of plain torch that it could be; they take
 turns, so that what else the machine does hits both. Waiting is measured on JPEG files that worker processes read.

@@ -1,4 +1,4 @@
-"""What a change of the service gains: `python -m benchmarks.versions OTHER_CHECKOUT`. Two versions in turn, on one machine, in one run.
+"""Gain of a change of the service: `python -m benchmarks.versions OTHER_CHECKOUT`. Two versions in turn, on one machine, in one run.
 
 The other checkout has its own environment in `.venv`. Load generator and images are this checkout's; each version makes its own bundles.
 Both run all the time, and only one of them has work: what else the machine does changes from one start to the next more than from one burst
@@ -38,7 +38,7 @@ PROCESSES = {"gateway": "opsin gateway", "worker": "opsin worker", "queue": "val
 """Process → what its command line holds."""
 WARM = 2.0
 STEPS = 50
-"""Of each inpainting."""
+"""Steps of each inpainting."""
 INPAINTERS = 48
 """Clients: more than fit into the batches of two slots."""
 CLIP = HERE / "server" / "tasks" / "sample.mp4"

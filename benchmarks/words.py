@@ -303,8 +303,8 @@ def search(ground: Ground) -> list[Figure]:
     """CPU time of all threads."""
     from opsin.vector_file import FileVectors
 
-    dice = np.random.default_rng(0)
-    vectors = dice.standard_normal((VECTORS, DIMENSIONS), np.float32)
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((VECTORS, DIMENSIONS), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     zeros = np.zeros(VECTORS, np.int64)
     files = FileVectors(vectors, np.full(VECTORS, "a.jpg"), zeros, zeros, "a@1", "", "", "")

@@ -35,7 +35,7 @@ def padded_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, multi
 
 @cache
 def key_multiple() -> int:
-    """What to pad keys to in bfloat16 on this CPU: 16 where that is faster, copies included, else 1. Measured once a process."""
+    """Multiple that keys are padded to in bfloat16 on this CPU: 16 if that is faster, copies included, else 1. Measured once a process."""
     q, k, v = torch.randn(3, 4, 6, _KEYS, 64).bfloat16()
     size = torch.ones(4, _KEYS, 1)
     padded, plain = (partial(padded_attention, q, k, v, size, multiple) for multiple in (MULTIPLE, 1))

@@ -87,23 +87,23 @@ class BundleSpec(Schema):
     trained_on: str = ""
     """One line for readers: which data, how much of it."""
     note: str = ""
-    """What a reader should know before trusting the answers, such as that it is a small starter."""
+    """Warning for readers before they trust the answers, such as that this is a small starter."""
     provenance: dict[str, Any] = Field(default_factory=dict)
     quality: dict[str, Any] = Field(default_factory=dict)
     ladder: list[Rung] = Field(default_factory=list)
     default_rung: str | None = None
     members: dict[Role, Member] = Field(default_factory=dict)
-    """Of a pipeline, which has no weights of its own: its file of weights is empty."""
+    """Members of a pipeline, which has no weights of its own: its file of weights is empty."""
     external: dict[ExternalRole, External] = Field(default_factory=dict)
-    """Of a pipeline: files that lie outside of all bundles. Whoever loads it verifies them."""
+    """Files of a pipeline that lie outside of all bundles. Whoever loads it verifies them."""
     int8: Int8 | None = None
     """None: it was not measured, and is not served."""
     temperature: float | None = Field(default=None, ge=0, le=1)
-    """Of a model that fills holes: share of the drawn noise that it is asked with unless a request says otherwise; None: all of it."""
+    """Share of the drawn noise that a model that fills holes is asked with unless a request says otherwise; None: all of it."""
     fill: list[Fill] = Field(default_factory=list)
-    """Of a model that fills holes: by which method unless a request says otherwise; where no rule fits, by the network."""
+    """Methods by which a model that fills holes does so unless a request says otherwise; where no rule fits, the network does."""
     preset: Preset | None = None
-    """Of a model that fills holes: the preset that it is asked with unless a request says otherwise; None: the service's."""
+    """Preset that a model that fills holes is asked with unless a request says otherwise; None: the service's."""
     text: Text | None = None
     """None: the model reads no texts, or has no tokenizer."""
     weights: Weights

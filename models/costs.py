@@ -72,10 +72,6 @@ class TowerFlops:
     image: int
     text: int
 
-    def with_texts(self, texts: int) -> float:
-        """Cost of an image with so many texts that are not known yet, in images alone."""
-        return 1 + texts * self.text / self.image
-
 
 def tower_flops(architecture: str, config: Any, length: int) -> TowerFlops:
     """Count the towers of a pair. length: word pieces of a text; FLIP reads `text_length` of them, whatever the text."""

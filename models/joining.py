@@ -17,7 +17,7 @@ from models.sealing import seal
 from models.spec import Clip, External, ExternalRole, Role, Weights
 
 ROWS = 8
-"""Of a step at `fast`: so many that a short request does not wait long behind them."""
+"""Rows of a step at `fast`: so few that a short request does not wait long behind them."""
 RATE = 30.0
 """Frames a second of LART's published networks."""
 STEP = MARGIN = 32

@@ -48,7 +48,7 @@ Reference = str
 
 
 def _square(config: Any) -> tuple[int, int] | None:
-    """Of the side that most configs name."""
+    """Height and width by the side that most configs name."""
     side = getattr(config, "image_size", None)
     return None if side is None else (side, side)
 

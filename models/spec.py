@@ -56,7 +56,7 @@ Task = Literal[
 """The purpose of a bundle's model; `docs/bundles.md` lists what each task takes and answers."""
 
 MOST_BLOCKS = 1024
-"""Of a network. Gateways make schedules of as many numbers, for whoever asks."""
+"""Blocks of a network, at most. Gateways make schedules of as many numbers, for whoever asks."""
 
 COUNTS = frozenset({"depth", "patch_size"})
 """Fields of a config that gateways read."""
@@ -240,7 +240,7 @@ Preset = Literal["draft", "fast", "standard", "full"]
 """A sampler and its steps by name, as `docs/tasks/inpainting.md` lists them."""
 
 Role = Literal["detector", "pose", "appearance", "actions", "shape", "depth"]
-"""What a member does in a pipeline: find people, tell their poses, describe what they look like, name what they do; or make a shape of an
+"""The role of a member of a pipeline: find people, tell their poses, describe what they look like, name what they do; or make a shape of an
 image with depth, and tell the depth of an image without."""
 
 
@@ -250,7 +250,7 @@ class Member(Schema):
     name: str
     version: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of its `bundle.json`, which holds that of its weights: so the digest of a pipeline's spec covers all that it computes with."""
+    """SHA-256 of its `bundle.json`, which holds that of its weights: the digest of a pipeline's spec covers all that it computes with."""
 
     @property
     def id(self) -> str:
@@ -275,7 +275,7 @@ class Accuracies(Schema):
 
 
 LEAST_AGREEMENT = 0.99
-"""Of `Accuracies.agreement_bound`, for a rung to be served in int8."""
+"""Value of `Accuracies.agreement_bound` that a rung needs to be served in int8."""
 
 
 class Int8(Schema):

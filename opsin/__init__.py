@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from opsin.actions import Second, TrackedPerson, VideoActions
     from opsin.async_client import AsyncClient
+    from opsin.async_gallery import AsyncGallery
+    from opsin.async_jobs import AsyncJob
     from opsin.client import Client
     from opsin.embedding import Embeddings, TokenEmbeddings
     from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
-    from opsin.gallery import AsyncGallery, Gallery, Match
+    from opsin.events import Event, JobStatus
+    from opsin.gallery import Gallery
     from opsin.inpainting import Filled, Inpainting
-    from opsin.jobs import AsyncJob, Event, Job, JobStatus
+    from opsin.jobs import Job
     from opsin.mapping import Outcome, Outcomes
+    from opsin.matches import Match
     from opsin.reconstruction import Reconstruction
     from opsin.results import Classification, ClipFacts, Merging, Model, Prediction, Readiness, SoundFacts, Timing, ViewScores
     from opsin.zero_shot import LabelScore, ZeroShotClassification
@@ -73,9 +77,13 @@ def __getattr__(name: str) -> object:
         "opsin.inpainting",
         "opsin.reconstruction",
         "opsin.actions",
+        "opsin.events",
         "opsin.jobs",
+        "opsin.async_jobs",
         "opsin.mapping",
+        "opsin.matches",
         "opsin.gallery",
+        "opsin.async_gallery",
         "opsin.client",
         "opsin.async_client",
     ):

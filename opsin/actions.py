@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, check_names
+from opsin.calls import Call, call_of, check_names
 from opsin.pictures import File, file_bytes
 from opsin.results import Prediction, Timing, timing_of
 
@@ -25,7 +25,7 @@ Tracks = File | Mapping[str, Any] | list[Any]
 
 
 class ActionsOptions(TypedDict, total=False):
-    """What is left out or None is the service's default. `docs/tasks/actions.md` says what each does."""
+    """Options of an actions request. One that is left out or None is the service's default. `docs/tasks/actions.md` explains each."""
 
     model: str | None
     """`name` or `name@version`."""
@@ -44,7 +44,7 @@ class ActionsOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Second:
-    """What a person does for a second: labels, best first."""
+    """One second of a person: labels, best first."""
 
     start_s: float
     end_s: float
@@ -80,7 +80,7 @@ class TrackedPerson:
 
 @dataclass(frozen=True, slots=True)
 class VideoActions:
-    """Who does what when."""
+    """Actions of the people in a video, second by second."""
 
     people: tuple[TrackedPerson, ...]
     """By first appearance."""
@@ -121,12 +121,8 @@ def actions_call(video: File | None, tracks: Tracks | None, options: ActionsOpti
     check_names("actions", options, ActionsOptions)
     if (video is None) == (tracks is None):
         raise ValueError("video, tracks: give one of them")
-    chosen: dict[str, Any] = dict(options)
-    timeout, request_id = chosen.pop("timeout", None), chosen.pop("request_id", None)
     parts = {"video": file_bytes("video", video)} if video is not None else {"tracks": _tracks(tracks)}
-    headers = {"Accept": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
-    query = {name: str(value) for name, value in chosen.items() if value is not None}
-    return Call("POST", "/v1/actions", query=query, headers=headers, parts=parts, timeout=timeout)
+    return call_of("/v1/actions", options, parts=parts)
 
 
 def video_actions(answer: Mapping[str, Any]) -> VideoActions:

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from opsin.calls import Call
+from opsin.calls import Call, query_of
 from opsin.pictures import Picture, encoded
 
 
 def ask_call(task: str, parts: Mapping[str, Picture], options: Mapping[str, Any]) -> Call:
     """parts: by name, what `Client.classify` takes for a picture, of which any bytes are sent as they are. Raises TypeError, ValueError or
     OSError for what cannot be sent."""
-    query = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items() if value is not None}
+    query = query_of(options)
     timeout = query.pop("timeout", None)
     return Call(
         "POST",

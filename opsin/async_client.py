@@ -1,36 +1,53 @@
-"""The Python client for asyncio: the calls of `opsin.client.Client`, awaited."""
+# `make client` derives client.py from this file.
+"""The Python client for asyncio.
+
+async with AsyncClient("http://127.0.0.1:8000") as client:
+    found = await client.classify("cat.jpg")
+    print(found.label)
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
-from opsin import embedding, results, zero_shot
+from opsin import classification, embedding, results, zero_shot
 from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_call, video_actions
 from opsin.asking import ask_call
+from opsin.async_connection import AsyncConnection
+from opsin.async_gallery import AsyncGallery
+from opsin.async_jobs import AsyncJob
 from opsin.calls import Call, id_of_job, interpreted, understood
 from opsin.chunks import ONE, Chunk, Limits, limits_of
-from opsin.classification import ClassifyOptions, Pictures, classify_call, reader, several
-from opsin.connection import AsyncConnection, Headers, model_call, readiness
+from opsin.classification import ClassifyOptions, Pictures, classify_call, several
 from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
 from opsin.errors import OpsinError
-from opsin.gallery import AsyncGallery, answering, file_vectors
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
-from opsin.jobs import AsyncJob
-from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, asks_of_model, check_options, check_served, inputs_of, map_tasks
+from opsin.map_options import ActionsMap, ClassifyMap, EmbedMap, InpaintMap, ProgressOption, ReconstructMap, Task, ZeroShotMap
+from opsin.mapping import Inputs, Outcomes, asks_of_model, check_served, inputs_of, map_tasks, method_of
+from opsin.matches import answering, file_vectors
 from opsin.pictures import File, Picture
 from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
 from opsin.results import Classification, Model, Readiness
+from opsin.service import Headers, model_call, readiness
 from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_call, zero_shot_chunks
+
+T = TypeVar("T")
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same calls, awaited."""
+    """A client of one service; close it, or use it as a context manager. May be shared between tasks.
+
+    `url` defaults to `OPSIN_URL`, else http://127.0.0.1:8000, and `api_key`, for a service that asks for one, to `OPSIN_API_KEY`.
+    `timeout` is in seconds and covers a whole call, retries included. `retries` bounds how often a call is repeated after 429 or
+    503, each time after the pause that the service asks for in Retry-After; where the pause does not fit into the timeout, the
+    error is raised at once. Nothing else is retried.
+    """
 
     def __init__(
         self, url: str | None = None, *, api_key: str | None = None, timeout: float = 60.0, retries: int = 2, headers: Headers | None = None
@@ -74,11 +91,13 @@ class AsyncClient:
         wait: bool = True,
         **options: Unpack[ClassifyOptions],
     ) -> Any:
-        """See `Client.classify`. Files are read and arrays encoded in a thread."""
-        call, read = await asyncio.to_thread(classify_call, images, options, video, audio), reader(images)
-        if wait:
-            return understood(await self._service.exchange(call), read)
-        return await self._later(call, read)
+        """The labels of one picture, or of several in one request (all or nothing), in their order; or of a video, a sound, or both.
+
+        A picture is a path, the bytes of a file, a binary file, a uint8 array (H, W[, C]) or a Pillow image; a video or sound a file.
+        `options` are those of `ClassifyOptions`. Without `wait` it is an `AsyncJob`, and `timeout` the job's. Raises OpsinError.
+        """
+        call = await asyncio.to_thread(classify_call, images, options, video, audio)
+        return await self._answer_or_job(call, classification.reader(images), wait)
 
     @overload
     async def zero_shot(  # type: ignore[overload-overlap]
@@ -99,9 +118,14 @@ class AsyncClient:
     async def zero_shot(
         self, images: Picture | Pictures, labels: Sequence[str], *, wait: bool = True, **options: Unpack[ZeroShotOptions]
     ) -> Any:
-        """See `Client.zero_shot`."""
+        """The labels of your own that fit one image best, or each of several, in their order. labels: 1 to 1,000 distinct texts.
+
+        More images than the service takes at a time travel in several requests; without `wait` they are one, an `AsyncJob`.
+        Raises OpsinError.
+        """
         if not wait:
-            return await self._later(await asyncio.to_thread(zero_shot_call, images, labels, options), zero_shot.reader(images))
+            call = await asyncio.to_thread(zero_shot_call, images, labels, options)
+            return await self._answer_or_job(call, zero_shot.reader(images), wait)
         chunks = zero_shot_chunks(images, labels, options, await self._limits(images, zero_shot.TASKS))
         found = [one async for answer in self._exchange_chunks(chunks) for one in understood(answer, zero_shot.zero_shots)]
         return found if several(images) else found[0]
@@ -125,7 +149,10 @@ class AsyncClient:
         output: Output = "pooled",
         **options: Unpack[EmbedOptions],
     ) -> Any:
-        """See `Client.embed`."""
+        """Vectors of unit length, one for each image or text, in their order; with output="tokens" those of an image's merged tokens.
+
+        More than the service takes at a time travel in several requests. Raises OpsinError.
+        """
         embedding.check_given(images, texts, output, options)
         if texts is not None:
             chunks = embedding.text_calls(texts, options)
@@ -144,7 +171,11 @@ class AsyncClient:
         progress: ProgressOption = None,
         **options: Unpack[EmbedOptions],
     ) -> AsyncGallery:
-        """See `Client.gallery`."""
+        """The images of a folder, to be searched by text or image: `gallery.search("something to eat", k=5)`.
+
+        Each file that matches `pattern` is embedded once, as by `map`; those that fail stand in `failures`. Raises OpsinError where none
+        can be embedded.
+        """
         inputs = inputs_of(os.fspath(folder), pattern, "gallery")
         outcomes = await self.map("embed", inputs, concurrency=concurrency, progress=progress, **options)
         model = await self.model(answering(outcomes))
@@ -159,11 +190,13 @@ class AsyncClient:
         self, image: Picture, mask: Picture | None = None, *, wait: Literal[False], **options: Unpack[InpaintOptions]
     ) -> AsyncJob[Inpainting]: ...
     async def inpaint(self, image: Picture, mask: Picture | None = None, *, wait: bool = True, **options: Unpack[InpaintOptions]) -> Any:
-        """See `Client.inpaint`."""
+        """The picture with its hole filled. mask: a picture of the same size, white where it is to be filled, or words such as
+        `box:X,Y,W,H` or `center:0.5`; None for the picture's own transparency.
+
+        Without `wait` it is an `AsyncJob`, and `timeout` the job's. Raises OpsinError.
+        """
         call = await asyncio.to_thread(inpaint_call, image, mask, options)
-        if wait:
-            return understood(await self._service.exchange(call), inpainting)
-        return await self._later(call, inpainting)
+        return await self._answer_or_job(call, inpainting, wait)
 
     @overload
     async def actions(
@@ -176,11 +209,12 @@ class AsyncClient:
     async def actions(
         self, video: File | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
     ) -> Any:
-        """See `Client.actions`."""
+        """Find who does what when in a video, or in tracks of people: a file, or an answer's JSON.
+
+        Without `wait` it is an `AsyncJob`, and `timeout` the job's; `job.file("video/mp4")` is the annotated clip. Raises OpsinError.
+        """
         call = await asyncio.to_thread(actions_call, video, tracks, options)
-        if wait:
-            return understood(await self._service.exchange(call), video_actions)
-        return await self._later(call, video_actions)
+        return await self._answer_or_job(call, video_actions, wait)
 
     @overload
     async def reconstruct(
@@ -214,120 +248,75 @@ class AsyncClient:
         wait: bool = True,
         **options: Unpack[ReconstructOptions],
     ) -> Any:
-        """See `Client.reconstruct`."""
+        """The whole shape of what one picture shows. depth: a map, with `fov` or `fx`; or points, one for each pixel; or neither, of
+        an object, where the model tells depth. mask: white on the object.
+
+        Without `wait` it is an `AsyncJob`, and `timeout` the job's. Raises OpsinError.
+        """
         call = await asyncio.to_thread(reconstruct_call, image, depth, points, mask, options)
-        if wait:
-            return understood(await self._service.exchange(call), reconstruction)
-        return await self._later(call, reconstruction)
+        return await self._answer_or_job(call, reconstruction, wait)
 
     async def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:
-        """See `Client.scene`."""
-        return understood(await self._service.exchange(scene_call(scene, options)), reconstruction)
+        """`Reconstruction.scene` asked again, in another way. Raises Refused (404) where it is gone."""
+        return await self._answer(scene_call(scene, options), reconstruction)
 
     @overload
-    async def map(
-        self,
-        task: Literal["classify"],
-        inputs: Inputs,
-        *,
-        concurrency: int = 8,
-        pattern: str = "*",
-        progress: ProgressOption = None,
-        **options: Any,
-    ) -> Outcomes[Classification]: ...
+    async def map(self, task: Literal["classify"], inputs: Inputs, **options: Unpack[ClassifyMap]) -> Outcomes[Classification]: ...
     @overload
-    async def map(
-        self,
-        task: Literal["zero-shot"],
-        inputs: Inputs,
-        *,
-        concurrency: int = 8,
-        pattern: str = "*",
-        progress: ProgressOption = None,
-        **options: Any,
-    ) -> Outcomes[ZeroShotClassification]: ...
+    async def map(self, task: Literal["zero-shot"], inputs: Inputs, **options: Unpack[ZeroShotMap]) -> Outcomes[ZeroShotClassification]: ...
     @overload
-    async def map(
-        self,
-        task: Literal["embed"],
-        inputs: Inputs,
-        *,
-        concurrency: int = 8,
-        pattern: str = "*",
-        progress: ProgressOption = None,
-        **options: Any,
-    ) -> Outcomes[Embeddings]: ...
+    async def map(self, task: Literal["embed"], inputs: Inputs, **options: Unpack[EmbedMap]) -> Outcomes[Embeddings]: ...
     @overload
-    async def map(
-        self,
-        task: Literal["inpaint"],
-        inputs: Inputs,
-        *,
-        concurrency: int = 8,
-        pattern: str = "*",
-        progress: ProgressOption = None,
-        **options: Any,
-    ) -> Outcomes[Inpainting]: ...
+    async def map(self, task: Literal["inpaint"], inputs: Inputs, **options: Unpack[InpaintMap]) -> Outcomes[Inpainting]: ...
     @overload
-    async def map(
-        self,
-        task: Literal["reconstruct"],
-        inputs: Inputs,
-        *,
-        concurrency: int = 8,
-        pattern: str = "*",
-        progress: ProgressOption = None,
-        **options: Any,
-    ) -> Outcomes[Reconstruction]: ...
+    async def map(self, task: Literal["reconstruct"], inputs: Inputs, **options: Unpack[ReconstructMap]) -> Outcomes[Reconstruction]: ...
     @overload
-    async def map(
-        self,
-        task: Literal["actions"],
-        inputs: Inputs,
-        *,
-        concurrency: int = 8,
-        pattern: str = "*",
-        progress: ProgressOption = None,
-        **options: Any,
-    ) -> Outcomes[VideoActions]: ...
+    async def map(self, task: Literal["actions"], inputs: Inputs, **options: Unpack[ActionsMap]) -> Outcomes[VideoActions]: ...
     async def map(
         self, task: Task, inputs: Inputs, *, concurrency: int = 8, pattern: str = "*", progress: ProgressOption = None, **options: Any
     ) -> Outcomes[Any]:
-        """See `Client.map`."""
-        asks: dict[str, Callable[..., Awaitable[Any]]] = {
-            "classify": self.classify,
-            "zero-shot": self.zero_shot,
-            "embed": self.embed,
-            "inpaint": self.inpaint,
-            "reconstruct": self.reconstruct,
-            "actions": self.actions,
-        }
-        check_options(asks, task, options)
+        """The task for each of many inputs, `concurrency` at a time: the files of a folder that match `pattern`, by name, or anything
+        that the task's method takes; a tuple holds several arguments. `options` are those of the method.
+
+        Outcomes stand in the order of the inputs; an input that fails costs the others nothing. progress: True for a bar, False for none,
+        a function of how many are done and of how many, or None for a bar on a terminal. Raises ValueError and OSError for inputs that are
+        none, TypeError for an option that the method does not have, and Refused, before any input is sent, for a model that is not served
+        or has no such rung or so many labels.
+        """
+        ask = method_of(self, task, concurrency, options)
         if asks_of_model(options):
             check_served(await self.models(), task, options)
-        return await map_tasks(asks, task, inputs_of(inputs, pattern), concurrency, progress, options)
+        return await map_tasks(ask, task, inputs_of(inputs, pattern), concurrency, progress, options)
 
     async def ask(self, task: str, parts: Mapping[str, Picture], **options: Any) -> dict[str, Any]:
-        """See `Client.ask`."""
-        return understood(await self._service.exchange(await asyncio.to_thread(ask_call, task, parts, options)), dict)
+        """The answer of any task as JSON: parts by name, as `classify` takes a picture; options as the task has them, and `timeout`.
+
+        For tasks that this client has no method for, such as one that you have added. Raises OpsinError."""
+        call = await asyncio.to_thread(ask_call, task, parts, options)
+        return await self._answer(call, dict)
 
     def job(self, job_id: str) -> AsyncJob[dict[str, Any]]:
-        """See `Client.job`."""
-        return AsyncJob(self._service.http, self._service.exchange, job_id, dict)
+        """A job by its id, also one that another process has asked for. Its result is the answer as JSON."""
+        return AsyncJob(self._service, job_id, dict)
 
     async def models(self) -> list[Model]:
-        return understood(await self._service.exchange(Call("GET", "/v1/models")), results.models)
+        """The bundles that the service knows."""
+        return await self._answer(Call("GET", "/v1/models"), results.models)
 
     async def model(self, name: str) -> Model:
-        return understood(await self._service.exchange(model_call(name)), results.model)
+        """One bundle by `name` or `name@version`. Raises Refused (404) if there is none."""
+        return await self._answer(model_call(name), results.model)
 
     async def health(self) -> bool:
+        """Whether the service runs."""
         try:
-            return (await self._service.send(Call("GET", "/health/live"), self._service.timeout)).is_success
+            response = await self._service.send(Call("GET", "/health/live"), self._service.timeout)
         except OpsinError:
             return False
+        return response.is_success
 
     async def ready(self) -> Readiness:
+        """Whether it can take requests now."""
         try:
             return readiness(await self._service.send(Call("GET", "/health/ready"), self._service.timeout))
         except OpsinError as error:
@@ -342,16 +331,20 @@ class AsyncClient:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
-    async def _later(self, call: Call, read: Callable[[Mapping[str, Any]], Any]) -> AsyncJob[Any]:
-        accepted = await self._service.exchange(call.to_be_answered_later())
-        return AsyncJob(self._service.http, self._service.exchange, understood(accepted, id_of_job), read)
+    async def _answer(self, call: Call, read: Callable[[Any], T]) -> T:
+        return understood(await self._service.exchange(call), read)
+
+    async def _answer_or_job(self, call: Call, read: Callable[[Any], Any], wait: bool) -> Any:
+        if wait:
+            return await self._answer(call, read)
+        return AsyncJob(self._service, await self._answer(call.to_be_answered_later(), id_of_job), read)
 
     async def _limits(self, images: Picture | Pictures, tasks: Collection[str]) -> Limits:
         """The limits of requests for these images: those of several are asked for."""
         return limits_of(await self.models(), tasks) if several(images) and len(images) > 1 else ONE  # type: ignore[arg-type]
 
     async def _exchange_chunks(self, chunks: Iterator[Chunk]) -> AsyncIterator[httpx.Response]:
-        """The answers to requests, one after the other. Files are read in a thread."""
+        """The answers to requests, one after the other."""
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
             try:
                 yield await self._service.exchange(chunk.call)

@@ -34,7 +34,7 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[bytes, ...] = ()
-    """Of one part, `image`."""
+    """Files of one part, `image`."""
     parts: Mapping[str, bytes | Sequence[bytes]] = field(default_factory=dict)
     """Files by the names of their parts, where there are several."""
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -102,6 +102,15 @@ class Budget:
         return pause
 
 
+def call_of(path: str, options: Mapping[str, Any], *, method: str = "POST", accept: str = "application/json", **content: Any) -> Call:
+    """A call with the options of one of the client's methods. content: further fields of `Call`."""
+    query = query_of({name: value for name, value in options.items() if name not in ("timeout", "request_id")})
+    headers = {"Accept": accept}
+    if request_id := options.get("request_id"):
+        headers["X-Request-ID"] = request_id
+    return Call(method, path, query=query, headers=headers, timeout=options.get("timeout"), **content)
+
+
 def query_of(options: Mapping[str, Any]) -> dict[str, str]:
     """Return options as texts, without those that are None."""
     return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items() if value is not None}
@@ -130,7 +139,7 @@ def checked(response: httpx.Response) -> httpx.Response:
 
 
 def understood(response: httpx.Response, read: Callable[[Any], T]) -> T:
-    """What `read` makes of an answer's JSON. Raises Failed for what Opsin never answers: something else listens there."""
+    """Read an answer's JSON with `read`. Raises Failed for what Opsin never answers: something else listens there."""
     return interpreted(response, lambda answer: read(answer.json()))
 
 
@@ -146,7 +155,7 @@ def interpreted(response: httpx.Response, read: Callable[[httpx.Response], T]) -
 
 
 def id_of_job(accepted: Mapping[str, Any]) -> str:
-    """What is read of a job that the service has taken."""
+    """Read the id of a job that the service has taken."""
     return str(accepted["id"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from opsin.calls import Call, check_names, query_of
+from opsin.calls import Call, call_of, check_names
 from opsin.pictures import File, Picture, encoded, file_bytes
 from opsin.results import classifications
 
@@ -14,7 +14,7 @@ Pictures = Sequence[Picture]
 
 
 class ClassifyOptions(TypedDict, total=False):
-    """What is left out or None is the service's default."""
+    """Options of a classification. One that is left out or None is the service's default."""
 
     model: str | None
     """`name` or `name@version`."""
@@ -46,20 +46,10 @@ class ClassifyOptions(TypedDict, total=False):
 def classify_call(images: Picture | Pictures | None, asked: ClassifyOptions, video: File | None = None, audio: File | None = None) -> Call:
     """Images, or a video, a sound, or both. Raises TypeError, ValueError or OSError for what cannot be sent."""
     check_names("classify", asked, ClassifyOptions)
-    chosen: dict[str, Any] = {name: asked.get(name) for name in ClassifyOptions.__annotations__}
-    timeout, request_id = chosen.pop("timeout"), chosen.pop("request_id")
     parts = {name: file_bytes(name, file) for name, file in (("video", video), ("audio", audio)) if file is not None}
     if (images is None) != bool(parts):
         raise ValueError("images, video, audio: give images, or a video, a sound, or both")
-    return Call(
-        "POST",
-        "/v1/classify",
-        query=query_of(chosen),
-        headers={"X-Request-ID": request_id} if request_id else {},
-        pictures=() if images is None else _encoded(images),
-        parts=parts,
-        timeout=timeout,
-    )
+    return call_of("/v1/classify", asked, pictures=() if images is None else _encoded(images), parts=parts)
 
 
 def reader(images: Picture | Pictures | None) -> Callable[[Mapping[str, Any]], Any]:

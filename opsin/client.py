@@ -1,35 +1,42 @@
-"""The Python client. `opsin.async_client` has its twin for asyncio.
+# Derived from async_client.py by `make client`: change that file.
+"""The Python client.
 
 with Client("http://127.0.0.1:8000") as client:
-    print(client.classify("cat.jpg").label)
+    found = client.classify("cat.jpg")
+    print(found.label)
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
-from opsin import embedding, results, zero_shot
+from opsin import classification, embedding, results, zero_shot
 from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_call, video_actions
 from opsin.asking import ask_call
 from opsin.calls import Call, id_of_job, interpreted, understood
 from opsin.chunks import ONE, Chunk, Limits, limits_of
-from opsin.classification import ClassifyOptions, Pictures, classify_call, reader, several
-from opsin.connection import Connection, Headers, model_call, readiness
+from opsin.classification import ClassifyOptions, Pictures, classify_call, several
+from opsin.connection import Connection
 from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
 from opsin.errors import OpsinError
-from opsin.gallery import Gallery, answering, file_vectors
+from opsin.gallery import Gallery
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
 from opsin.jobs import Job
-from opsin.mapping import Inputs, Outcomes, ProgressOption, Task, asks_of_model, check_options, check_served, inputs_of, map_threads
+from opsin.map_options import ActionsMap, ClassifyMap, EmbedMap, InpaintMap, ProgressOption, ReconstructMap, Task, ZeroShotMap
+from opsin.mapping import Inputs, Outcomes, asks_of_model, check_served, inputs_of, map_threads, method_of
+from opsin.matches import answering, file_vectors
 from opsin.pictures import File, Picture
 from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
 from opsin.results import Classification, Model, Readiness
+from opsin.service import Headers, model_call, readiness
 from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_call, zero_shot_chunks
+
+T = TypeVar("T")
 
 
 class Client:
@@ -84,10 +91,8 @@ class Client:
         A picture is a path, the bytes of a file, a binary file, a uint8 array (H, W[, C]) or a Pillow image; a video or sound a file.
         `options` are those of `ClassifyOptions`. Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
         """
-        call, read = classify_call(images, options, video, audio), reader(images)
-        if wait:
-            return understood(self._service.exchange(call), read)
-        return self._later(call, read)
+        call = classify_call(images, options, video, audio)
+        return self._answer_or_job(call, classification.reader(images), wait)
 
     @overload
     def zero_shot(  # type: ignore[overload-overlap]
@@ -108,12 +113,14 @@ class Client:
     def zero_shot(self, images: Picture | Pictures, labels: Sequence[str], *, wait: bool = True, **options: Unpack[ZeroShotOptions]) -> Any:
         """The labels of your own that fit one image best, or each of several, in their order. labels: 1 to 1,000 distinct texts.
 
-        More images than the service takes at a time travel in several requests; without `wait` they are one, a `Job`. Raises OpsinError.
+        More images than the service takes at a time travel in several requests; without `wait` they are one, a `Job`.
+        Raises OpsinError.
         """
         if not wait:
-            return self._later(zero_shot_call(images, labels, options), zero_shot.reader(images))
+            call = zero_shot_call(images, labels, options)
+            return self._answer_or_job(call, zero_shot.reader(images), wait)
         chunks = zero_shot_chunks(images, labels, options, self._limits(images, zero_shot.TASKS))
-        found = [one for chunk in chunks for one in understood(self._exchange_chunk(chunk), zero_shot.zero_shots)]
+        found = [one for answer in self._exchange_chunks(chunks) for one in understood(answer, zero_shot.zero_shots)]
         return found if several(images) else found[0]
 
     @overload
@@ -146,7 +153,7 @@ class Client:
             assert images is not None
             chunks = embedding.image_calls(images, output, options, self._limits(images, embedding.TASKS))
         read = embedding.reader(texts, output)
-        return embedding.joined([interpreted(self._exchange_chunk(chunk), read) for chunk in chunks])
+        return embedding.joined([interpreted(answer, read) for answer in self._exchange_chunks(chunks)])
 
     def gallery(
         self,
@@ -182,9 +189,7 @@ class Client:
         Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
         """
         call = inpaint_call(image, mask, options)
-        if wait:
-            return understood(self._service.exchange(call), inpainting)
-        return self._later(call, inpainting)
+        return self._answer_or_job(call, inpainting, wait)
 
     @overload
     def actions(
@@ -197,14 +202,12 @@ class Client:
     def actions(
         self, video: File | None = None, *, tracks: Tracks | None = None, wait: bool = True, **options: Unpack[ActionsOptions]
     ) -> Any:
-        """Who does what when in a video, or in tracks of people: a file, or an answer's JSON.
+        """Find who does what when in a video, or in tracks of people: a file, or an answer's JSON.
 
         Without `wait` it is a `Job`, and `timeout` the job's; `job.file("video/mp4")` is the annotated clip. Raises OpsinError.
         """
         call = actions_call(video, tracks, options)
-        if wait:
-            return understood(self._service.exchange(call), video_actions)
-        return self._later(call, video_actions)
+        return self._answer_or_job(call, video_actions, wait)
 
     @overload
     def reconstruct(
@@ -244,80 +247,24 @@ class Client:
         Without `wait` it is a `Job`, and `timeout` the job's. Raises OpsinError.
         """
         call = reconstruct_call(image, depth, points, mask, options)
-        if wait:
-            return understood(self._service.exchange(call), reconstruction)
-        return self._later(call, reconstruction)
+        return self._answer_or_job(call, reconstruction, wait)
 
     def scene(self, scene: str, **options: Unpack[SceneOptions]) -> Reconstruction:
         """`Reconstruction.scene` asked again, in another way. Raises Refused (404) where it is gone."""
-        return understood(self._service.exchange(scene_call(scene, options)), reconstruction)
+        return self._answer(scene_call(scene, options), reconstruction)
 
     @overload
-    def map(
-        self,
-        task: Literal["classify"],
-        inputs: Inputs,
-        *,
-        concurrency: int = 8,
-        pattern: str = "*",
-        progress: ProgressOption = None,
-        **options: Any,
-    ) -> Outcomes[Classification]: ...
+    def map(self, task: Literal["classify"], inputs: Inputs, **options: Unpack[ClassifyMap]) -> Outcomes[Classification]: ...
     @overload
-    def map(
-        self,
-        task: Literal["zero-shot"],
-        inputs: Inputs,
-        *,
-        concurrency: int = 8,
-        pattern: str = "*",
-        progress: ProgressOption = None,
-        **options: Any,
-    ) -> Outcomes[ZeroShotClassification]: ...
+    def map(self, task: Literal["zero-shot"], inputs: Inputs, **options: Unpack[ZeroShotMap]) -> Outcomes[ZeroShotClassification]: ...
     @overload
-    def map(
-        self,
-        task: Literal["embed"],
-        inputs: Inputs,
-        *,
-        concurrency: int = 8,
-        pattern: str = "*",
-        progress: ProgressOption = None,
-        **options: Any,
-    ) -> Outcomes[Embeddings]: ...
+    def map(self, task: Literal["embed"], inputs: Inputs, **options: Unpack[EmbedMap]) -> Outcomes[Embeddings]: ...
     @overload
-    def map(
-        self,
-        task: Literal["inpaint"],
-        inputs: Inputs,
-        *,
-        concurrency: int = 8,
-        pattern: str = "*",
-        progress: ProgressOption = None,
-        **options: Any,
-    ) -> Outcomes[Inpainting]: ...
+    def map(self, task: Literal["inpaint"], inputs: Inputs, **options: Unpack[InpaintMap]) -> Outcomes[Inpainting]: ...
     @overload
-    def map(
-        self,
-        task: Literal["reconstruct"],
-        inputs: Inputs,
-        *,
-        concurrency: int = 8,
-        pattern: str = "*",
-        progress: ProgressOption = None,
-        **options: Any,
-    ) -> Outcomes[Reconstruction]: ...
+    def map(self, task: Literal["reconstruct"], inputs: Inputs, **options: Unpack[ReconstructMap]) -> Outcomes[Reconstruction]: ...
     @overload
-    def map(
-        self,
-        task: Literal["actions"],
-        inputs: Inputs,
-        *,
-        concurrency: int = 8,
-        pattern: str = "*",
-        progress: ProgressOption = None,
-        **options: Any,
-    ) -> Outcomes[VideoActions]: ...
+    def map(self, task: Literal["actions"], inputs: Inputs, **options: Unpack[ActionsMap]) -> Outcomes[VideoActions]: ...
     def map(
         self, task: Task, inputs: Inputs, *, concurrency: int = 8, pattern: str = "*", progress: ProgressOption = None, **options: Any
     ) -> Outcomes[Any]:
@@ -329,43 +276,37 @@ class Client:
         none, TypeError for an option that the method does not have, and Refused, before any input is sent, for a model that is not served
         or has no such rung or so many labels.
         """
-        asks: dict[str, Callable[..., Any]] = {
-            "classify": self.classify,
-            "zero-shot": self.zero_shot,
-            "embed": self.embed,
-            "inpaint": self.inpaint,
-            "reconstruct": self.reconstruct,
-            "actions": self.actions,
-        }
-        check_options(asks, task, options)
+        ask = method_of(self, task, concurrency, options)
         if asks_of_model(options):
             check_served(self.models(), task, options)
-        return map_threads(asks, task, inputs_of(inputs, pattern), concurrency, progress, options)
+        return map_threads(ask, task, inputs_of(inputs, pattern), concurrency, progress, options)
 
     def ask(self, task: str, parts: Mapping[str, Picture], **options: Any) -> dict[str, Any]:
         """The answer of any task as JSON: parts by name, as `classify` takes a picture; options as the task has them, and `timeout`.
 
         For tasks that this client has no method for, such as one that you have added. Raises OpsinError."""
-        return understood(self._service.exchange(ask_call(task, parts, options)), dict)
+        call = ask_call(task, parts, options)
+        return self._answer(call, dict)
 
     def job(self, job_id: str) -> Job[dict[str, Any]]:
         """A job by its id, also one that another process has asked for. Its result is the answer as JSON."""
-        return Job(self._service.http, self._service.exchange, job_id, dict)
+        return Job(self._service, job_id, dict)
 
     def models(self) -> list[Model]:
         """The bundles that the service knows."""
-        return understood(self._service.exchange(Call("GET", "/v1/models")), results.models)
+        return self._answer(Call("GET", "/v1/models"), results.models)
 
     def model(self, name: str) -> Model:
         """One bundle by `name` or `name@version`. Raises Refused (404) if there is none."""
-        return understood(self._service.exchange(model_call(name)), results.model)
+        return self._answer(model_call(name), results.model)
 
     def health(self) -> bool:
         """Whether the service runs."""
         try:
-            return self._service.send(Call("GET", "/health/live"), self._service.timeout).is_success
+            response = self._service.send(Call("GET", "/health/live"), self._service.timeout)
         except OpsinError:
             return False
+        return response.is_success
 
     def ready(self) -> Readiness:
         """Whether it can take requests now."""
@@ -383,16 +324,22 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _later(self, call: Call, read: Callable[[Mapping[str, Any]], Any]) -> Job[Any]:
-        accepted = self._service.exchange(call.to_be_answered_later())
-        return Job(self._service.http, self._service.exchange, understood(accepted, id_of_job), read)
+    def _answer(self, call: Call, read: Callable[[Any], T]) -> T:
+        return understood(self._service.exchange(call), read)
+
+    def _answer_or_job(self, call: Call, read: Callable[[Any], Any], wait: bool) -> Any:
+        if wait:
+            return self._answer(call, read)
+        return Job(self._service, self._answer(call.to_be_answered_later(), id_of_job), read)
 
     def _limits(self, images: Picture | Pictures, tasks: Collection[str]) -> Limits:
         """The limits of requests for these images: those of several are asked for."""
         return limits_of(self.models(), tasks) if several(images) and len(images) > 1 else ONE  # type: ignore[arg-type]
 
-    def _exchange_chunk(self, chunk: Chunk) -> httpx.Response:
-        try:
-            return self._service.exchange(chunk.call)
-        except OpsinError as error:
-            raise chunk.renumbered(error) from None
+    def _exchange_chunks(self, chunks: Iterator[Chunk]) -> Iterator[httpx.Response]:
+        """The answers to requests, one after the other."""
+        while (chunk := next(chunks, None)) is not None:
+            try:
+                yield self._service.exchange(chunk.call)
+            except OpsinError as error:
+                raise chunk.renumbered(error) from None

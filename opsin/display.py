@@ -1,4 +1,4 @@
-"""What results are shown with, as HTML: below a cell of a notebook, or in a browser by `show()`. Nothing is loaded from elsewhere."""
+"""HTML that results are shown with: below a cell of a notebook, or in a browser by `show()`. Nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -82,6 +82,6 @@ def line(text: str) -> str:
 
 
 def _in_notebook() -> bool:
-    """Of IPython's front ends, terminals show no HTML."""
+    """Whether this is a front end of IPython that shows HTML: terminals do not."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return shell is not None and "IPKernelApp" in shell.config

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, check_names, check_texts
+from opsin.calls import Call, call_of, check_names, check_texts
 from opsin.chunks import Chunk, Limits, image_chunks
 from opsin.classification import Pictures, Priority, several
 from opsin.errors import Failed
@@ -170,11 +170,7 @@ def joined(parts: Sequence[Vectors]) -> Vectors:
 
 
 def _empty_call(asked: EmbedOptions, more: dict[str, str], accept: str) -> Call:
-    timeout, request_id = asked.get("timeout"), asked.get("request_id")
-    options = {name: asked.get(name) for name in ("model", "merge", "pool", "truncate", "priority")}
-    query = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items() if value is not None}
-    headers = {"Accept": accept} | ({"X-Request-ID": request_id} if request_id else {})
-    return Call("POST", "/v1/embed", query=query | more, headers=headers, timeout=timeout)
+    return call_of("/v1/embed", {**asked, **more}, accept=accept)
 
 
 def _model(response: httpx.Response) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What a call can end in when it does not end in a result."""
+"""Errors in which a call can end instead of a result."""
 
 from __future__ import annotations
 

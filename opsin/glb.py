@@ -52,7 +52,7 @@ def _accessor(scene: Any, binary: bytes, number: int) -> NDArray[Any]:
 
 
 def _bytes(colours: NDArray[Any]) -> NDArray[np.uint8]:
-    """Of floats 0 to 1 or whole numbers of any width."""
+    """Colours as bytes, from floats in 0..1 or whole numbers of any width."""
     most = 1.0 if colours.dtype.kind == "f" else float(np.iinfo(colours.dtype).max)
     scaled: NDArray[np.uint8] = np.rint(colours * (255 / most)).astype(np.uint8)
     return scaled

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, check_names, query_of
+from opsin.calls import Call, call_of, check_names
 from opsin.pictures import Picture, encoded
 from opsin.results import Timing, timing_of
 
@@ -26,7 +26,7 @@ WORDS = ("box:", "center", "random:")
 
 
 class InpaintOptions(TypedDict, total=False):
-    """What is left out or None is the service's default. `docs/tasks/inpainting.md` says what each does."""
+    """Options of an inpainting. One that is left out or None is the service's default. `docs/tasks/inpainting.md` explains each."""
 
     model: str | None
     """`name` or `name@version`."""
@@ -88,7 +88,7 @@ class Inpainting:
     steps: int
     sampler: str
     method: str
-    """What filled the hole: `network`, `exemplar` or `network-exemplar`."""
+    """Method that filled the hole: `network`, `exemplar` or `network-exemplar`."""
     timing: Timing
     model: str
     version: str
@@ -96,12 +96,12 @@ class Inpainting:
 
     @property
     def image(self) -> NDArray[np.uint8]:
-        """Of the first sample: uint8 (H, W, 3), or (H, W, 4) where the image has transparency. Needs Pillow."""
+        """The first sample: uint8 (H, W, 3), or (H, W, 4) where the image has transparency. Needs Pillow."""
         return self.samples[0].image
 
     @property
     def seed(self) -> int:
-        """Of the first sample; the others have the following ones."""
+        """Seed of the first sample; the others have the following ones."""
         return self.samples[0].seed
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -109,7 +109,7 @@ class Inpainting:
         self.samples[0].save(path)
 
     def _repr_png_(self) -> bytes:
-        """Of the first sample, for front ends without HTML."""
+        """The first sample, for front ends without HTML."""
         return self.samples[0].png
 
     def _repr_html_(self) -> str:
@@ -131,15 +131,12 @@ def inpaint_call(image: Picture, mask: Picture | None, options: InpaintOptions) 
     """mask: a picture, or words such as `center:0.5`; a path that looks like these is written `./center:0.5`."""
     check_names("inpaint", options, InpaintOptions)
     chosen: dict[str, Any] = dict(options)
-    timeout, request_id = chosen.pop("timeout", None), chosen.pop("request_id", None)
     parts = {"image": encoded(image)}
     if isinstance(mask, str) and mask.startswith(WORDS):
         chosen["mask"] = mask
     elif mask is not None:
         parts["mask"] = encoded(mask)
-    headers = {"Accept": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
-    query = query_of(chosen)
-    return Call("POST", "/v1/inpaint", query=query, headers=headers, parts=parts, timeout=timeout)
+    return call_of("/v1/inpaint", chosen, parts=parts)
 
 
 def inpainting(answer: Mapping[str, Any]) -> Inpainting:

@@ -10,44 +10,29 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
-from inspect import signature
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
-from opsin import display, embedding, zero_shot
-from opsin.actions import ActionsOptions
-from opsin.classification import ClassifyOptions
+from opsin import display, embedding
 from opsin.errors import OpsinError, Refused
-from opsin.inpainting import InpaintOptions
-from opsin.reconstruction import ReconstructOptions
+from opsin.map_options import TABLES, ProgressOption, Task
 from opsin.results import Model
 
 T = TypeVar("T", covariant=True)
-Task = Literal["classify", "zero-shot", "embed", "inpaint", "reconstruct", "actions"]
 Inputs = str | os.PathLike[str] | Iterable[Any]
 """A folder, or inputs one by one."""
-ProgressOption = bool | Callable[[int, int], None] | None
 Failure = OpsinError | OSError | ValueError
-"""What one input can fail with: refused or unreachable, not to be read, not to be encoded."""
-TABLES: Mapping[str, type[Any]] = {
-    "classify": ClassifyOptions,
-    "zero-shot": zero_shot.ZeroShotOptions,
-    "embed": embedding.EmbedOptions,
-    "inpaint": InpaintOptions,
-    "reconstruct": ReconstructOptions,
-    "actions": ActionsOptions,
-}
-"""Options of each task's method."""
+"""Failures of one input: refused or unreachable, not to be read, not to be encoded."""
 SERVED_BY: Mapping[str, tuple[str, ...]] = {"embed": embedding.TASKS}
 """Tasks of the bundles that answer, where these are not the task alone."""
 _FAILURES = (OpsinError, OSError, ValueError)
 MOST_ROWS = 100
-"""Of outcomes that are shown."""
+"""Rows of outcomes that are shown, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """What became of one input: a result, or the error in its place."""
+    """Outcome of one input: a result, or the error in its place."""
 
     source: Any
     """The input, as it was given or found."""
@@ -57,13 +42,13 @@ class Outcome(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Outcomes(Generic[T]):
-    """What became of all inputs, in their order. A sequence of `Outcome`."""
+    """Outcomes of all inputs, in their order. A sequence of `Outcome`."""
 
     all: tuple[Outcome[T], ...]
 
     @property
     def results(self) -> list[T]:
-        """Of the inputs that did not fail, in their order."""
+        """Results of the inputs that did not fail, in their order."""
         return [one.result for one in self.all if one.result is not None]
 
     @property
@@ -107,15 +92,9 @@ def inputs_of(given: Inputs, pattern: str, argument: str = "inputs") -> list[Any
 
 
 def map_threads(
-    asks: Mapping[str, Callable[..., Any]],
-    task: str,
-    inputs: Sequence[Any],
-    concurrency: int,
-    progress: ProgressOption,
-    options: Mapping[str, Any],
+    ask: Callable[..., Any], task: Task, inputs: Sequence[Any], concurrency: int, progress: ProgressOption, options: Mapping[str, Any]
 ) -> Outcomes[Any]:
     """In threads. Where it is interrupted, what has not begun is not asked any more."""
-    ask = _checked(asks, task, concurrency)
 
     def one(source: Any) -> Outcome[Any]:
         try:
@@ -136,14 +115,13 @@ def map_threads(
 
 
 async def map_tasks(
-    asks: Mapping[str, Callable[..., Awaitable[Any]]],
+    ask: Callable[..., Awaitable[Any]],
     task: str,
     inputs: Sequence[Any],
     concurrency: int,
     progress: ProgressOption,
     options: Mapping[str, Any],
 ) -> Outcomes[Any]:
-    ask = _checked(asks, task, concurrency)
     room = asyncio.Semaphore(concurrency)
     done = 0
 
@@ -167,12 +145,18 @@ async def map_tasks(
         return Outcomes(tuple(each.result() for each in tasks))
 
 
-def check_options(asks: Mapping[str, Callable[..., Any]], task: str, options: Mapping[str, Any]) -> None:
-    """Raises TypeError for an option that the task does not have, before anything is sent."""
-    known = {**signature(asks[task]).parameters, **TABLES[task].__annotations__} if task in asks else options
+def method_of(client: object, task: Task, concurrency: int, options: Mapping[str, Any]) -> Callable[..., Any]:
+    """The method of a client that does the task. Raises ValueError and TypeError for what it cannot be asked, before anything is sent."""
+    if task not in TABLES:
+        raise ValueError(f"task: {task!r}; use one of {', '.join(TABLES)}")
+    if concurrency < 1:
+        raise ValueError(f"concurrency: {concurrency}; it must be at least 1")
+    method: Callable[..., Any] = getattr(client, task.replace("-", "_"))
+    known = TABLES[task].__annotations__
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise TypeError(f"map: {task} has no option {unknown[0]!r}; the options are {', '.join(TABLES[task].__annotations__)}")
+        raise TypeError(f"map: {task} has no option {unknown[0]!r}; the options are {', '.join(known)}")
+    return method
 
 
 def asks_of_model(options: Mapping[str, Any]) -> bool:
@@ -208,21 +192,13 @@ def _invalid(option: str, detail: str) -> Refused:
     return Refused(detail, status=422, title="Invalid option", field=option)
 
 
-def _checked(asks: Mapping[str, Callable[..., Any]], task: str, concurrency: int) -> Callable[..., Any]:
-    if task not in asks:
-        raise ValueError(f"task: {task!r}; use one of {', '.join(asks)}")
-    if concurrency < 1:
-        raise ValueError(f"concurrency: {concurrency}; it must be at least 1")
-    return asks[task]
-
-
 def _arguments(source: Any) -> tuple[Any, ...]:
     return source if isinstance(source, tuple) else (source,)
 
 
 @contextmanager
 def _told(progress: ProgressOption, task: str, total: int) -> Iterator[Callable[[int], None]]:
-    """What hears how many are done."""
+    """A function that is told how many are done."""
     if callable(progress):
         yield lambda done: progress(done, total)
     elif progress or (progress is None and sys.stderr.isatty()):

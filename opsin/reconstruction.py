@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, check_names
+from opsin.calls import Call, call_of, check_names
 from opsin.glb import vertices
 from opsin.pictures import BinaryFile, Picture, encoded
 from opsin.results import Timing, timing_of
@@ -22,11 +22,9 @@ from opsin.turntable import Cloud
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-OPTIONS_OF_CALLS = ("timeout", "request_id")
-
 
 class SceneOptions(TypedDict, total=False):
-    """What a scene can be asked. What is left out or None is the service's default. `docs/tasks/reconstruction.md` says what each does."""
+    """Options for a scene. One that is left out or None is the service's default. `docs/tasks/reconstruction.md` explains each."""
 
     spacing: float | None
     threshold: float | None
@@ -86,12 +84,12 @@ class Reconstruction:
 
     @property
     def colours(self) -> NDArray[np.uint8]:
-        """Of the points: uint8 (P, 3)."""
+        """Colours of the points: uint8 (P, 3)."""
         return self._cells()[1]
 
     @property
     def seen(self) -> NDArray[np.bool_] | None:
-        """Of the points: (P,), whether they were seen or are guessed. None where the answer does not tell (`surface="network"`)."""
+        """Whether each point was seen, (P,), or is guessed. None where the answer does not tell (`surface="network"`)."""
         return self._cells()[2]
 
     def cloud(self) -> Cloud:
@@ -144,14 +142,12 @@ def reconstruct_call(image: Picture, depth: Map | None, points: Map | None, mask
         parts["points"] = _map(points, "points", 3)
     if mask is not None:
         parts["mask"] = encoded(_grey(mask))
-    query, headers, timeout = _asked(options)
-    return Call("POST", "/v1/reconstruct", query=query, headers=headers, parts=parts, timeout=timeout)
+    return call_of("/v1/reconstruct", options, parts=parts)
 
 
 def scene_call(scene: str, options: SceneOptions) -> Call:
     check_names("scene", options, SceneOptions)
-    query, headers, timeout = _asked(options)
-    return Call("GET", f"/v1/scenes/{scene}", query=query, headers=headers, timeout=timeout)
+    return call_of(f"/v1/scenes/{scene}", options, method="GET")
 
 
 def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
@@ -170,14 +166,6 @@ def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
         version=answer["version"],
         request_id=answer["id"],
     )
-
-
-def _asked(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], float | None]:
-    """Query, headers and timeout."""
-    query = {name: str(value) for name, value in options.items() if value is not None and name not in OPTIONS_OF_CALLS}
-    request_id = options.get("request_id")
-    headers = {"Accept": "application/json"} | ({"X-Request-ID": request_id} if request_id else {})
-    return query, headers, options.get("timeout")
 
 
 def _map(given: Map, name: str, dimensions: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What the service answers, as frozen dataclasses. Fields that a newer service adds are passed over."""
+"""Answers of the service as frozen dataclasses. Fields that a newer service adds are passed over."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Merging:
     tokens_in: int
     tokens_out: int
     schedule_sight: object = None
-    """That of the video half, where it was asked for by itself."""
+    """Merge schedule of the video half, where it was asked for by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Classification:
     merging: Merging | None
     """None for models without tokens."""
     timing: Timing
-    """Of the whole request, shared by all its pictures."""
+    """Timing of the whole request, shared by all its images."""
     model: str
     version: str
     request_id: str
@@ -119,7 +119,7 @@ class Classification:
 
     @property
     def looked_at(self) -> str:
-        """What of a clip and of a sound the labels are of, as a text; empty for a picture."""
+        """The part of a clip and of a sound that the labels are of, as a text; empty for an image."""
         return "; ".join(str(facts) for facts in (self.clip, self.sound) if facts is not None)
 
     def _repr_html_(self) -> str:

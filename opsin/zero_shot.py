@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from opsin import display
-from opsin.calls import Call, check_names, check_texts
+from opsin.calls import Call, call_of, check_names, check_texts
 from opsin.chunks import FRAMING, Chunk, Limits, image_chunks
 from opsin.classification import Pictures, Priority, several
 from opsin.pictures import Picture, encoded
@@ -150,19 +150,11 @@ def _listed(images: Picture | Pictures) -> Any:
 
 def _empty_call(labels: Sequence[str], asked: ZeroShotOptions) -> Call:
     check_names("zero_shot", asked, ZeroShotOptions)
-    timeout, request_id, templates = asked.get("timeout"), asked.get("request_id"), asked.get("templates")
-    options = {name: asked.get(name) for name in ("model", "top_k", "merge", "threshold", "priority")}
-    form = {"label": _texts("labels", labels)}
+    options: dict[str, Any] = dict(asked)
+    templates, form = options.pop("templates", None), {"label": _texts("labels", labels)}
     if templates is not None:
         form["template"] = _texts("templates", templates)
-    return Call(
-        "POST",
-        "/v1/zero-shot",
-        query={name: str(value) for name, value in options.items() if value is not None},
-        headers={"X-Request-ID": request_id} if request_id else {},
-        form=form,
-        timeout=timeout,
-    )
+    return call_of("/v1/zero-shot", options, form=form)
 
 
 def _texts(name: str, given: Sequence[str]) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def _thresholds(network: LART, recipe: Recipe, cache: Path) -> tuple[list[float]
 
 
 def _clips(made: Bundle, config: PipelineConfig, detail: Detail, cache: Path) -> dict[str, Any]:
-    """What is seen of each marked clip, and the best labels of one."""
+    """Shares of people that are seen in each marked clip, and the best labels of one."""
     loaded = load(made)
     assert loaded.steps is not None and isinstance(loaded.model, Pipeline)
     found = {}

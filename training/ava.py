@@ -24,10 +24,10 @@ from models.people.ava import NAMES, VALID
 Floats = NDArray[np.float64]
 FRAMES_PER_SECOND = 30
 FIRST_SECOND = 900
-"""Of the part of each film that AVA annotates."""
+"""First second of the part of each video that AVA annotates."""
 SCORED_SECONDS = range(902, 1799)
 LOWEST_CONFIDENCE = 0.80
-"""Of a person's detection at the key frame."""
+"""Lowest score of a person's detection at the key frame."""
 OVERLAP = 0.5
 NEAREST_BOX_S = 0.25
 """Seconds between a key frame and the box that an answer has for it, at most."""
@@ -149,16 +149,6 @@ def read_boxes(path: Path) -> Boxes:
     )
 
 
-def write_boxes(path: Path, boxes: Boxes) -> None:
-    """AVA's CSV with scores."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        for video, second, corners, number, score in zip(
-            boxes.videos, boxes.seconds, boxes.corners.tolist(), boxes.classes, boxes.scores.tolist(), strict=True
-        ):
-            writer.writerow([video, f"{second:04d}", *corners, number, score])
-
-
 def read_answers(folder: Path, *, first_second: int = FIRST_SECOND, least_confidence: float = 0.0) -> Boxes:
     """Answers of `POST /v1/actions`, one file `VIDEO.json` each. Ask for all classes (`top_k`): what is not among its labels has no score.
 
@@ -192,7 +182,7 @@ def read_answers(folder: Path, *, first_second: int = FIRST_SECOND, least_confid
 
 
 def _answered(answer: Any, least_confidence: float) -> Iterable[tuple[int, list[float], Any]]:
-    """Of each person and whole second that a stretch of actions covers: the second, corners in parts of the picture, and labels."""
+    """Second, corners in shares of the frame and labels, for each person and whole second that a stretch of actions covers."""
     width, height = float(answer["video"]["width"]), float(answer["video"]["height"])
     for person in answer["people"]:
         for action in person["actions"]:
@@ -262,7 +252,7 @@ class _Keyed:
 
 
 def _hits(predictions: _Keyed, truth: _Keyed) -> NDArray[np.bool_]:
-    """Of predictions by falling score: which overlap enough with their best true box, and are the first to have it."""
+    """Which predictions, by falling score, overlap enough with their best true box and are the first to have it."""
     order = np.argsort(truth.key, kind="stable")
     first = np.searchsorted(truth.key[order], predictions.key, "left")
     count = np.searchsorted(truth.key[order], predictions.key, "right") - first

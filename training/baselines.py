@@ -1,4 +1,4 @@
-"""What a trained model must beat: the nearest of what it was trained on, and a linear model, both on pixels or other features."""
+"""Baselines that a trained model must beat: the nearest training image, and a linear model, both on pixels or other features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.data.pictures import Pixels
 
 _SIDE = 32
 _STRENGTHS = (1e-4, 1e-2)
-"""Of logistic regression on pixels."""
+"""Strengths of regularisation of logistic regression on pixels."""
 
 Labels = npt.NDArray[np.int64]
 Features = npt.NDArray[np.float32]

@@ -108,7 +108,7 @@ def _release(plan: Recipe, options: Options, shop: Workshop) -> None:
 
 
 def _threads(workers: int) -> int:
-    """Of torch's; data workers and other processes of this machine have the rest of the cores."""
+    """Number of torch's threads; data workers and other processes of this machine have the rest of the cores."""
     set_by_hand = os.environ.get("OMP_NUM_THREADS")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return int(set_by_hand) if set_by_hand else max(1, len(os.sched_getaffinity(0)) // local - workers)

@@ -1,4 +1,4 @@
-"""What a step of a phase costs, counted on tensors that have shapes but no storage: at any size within seconds.
+"""Cost of a step of a phase, counted on tensors that have shapes but no storage: at any size within seconds.
 
 FLOPs are those of the matrix products, convolutions and attentions of the forward and the backward pass, a multiply-add as two; blocks that
 are computed again count again. Activations are the most bytes that tensors of both passes hold at a time, with fused attention and in the
@@ -40,7 +40,7 @@ from training.phases import preparation
 from training.recipe import Phase, Recipe
 
 _SAMPLES = 31
-"""Of the batch that is counted: a prime, so that activations differ from weights in their number of elements."""
+"""Samples of the batch that is counted: a prime, so that activations differ from weights in their number of elements."""
 _SURFACE = 100
 """True points of a scene: they are looked up outside of the network."""
 _BYTES = 4
@@ -68,9 +68,9 @@ class Cost:
     optimiser: int
     """The moving average of the weights included."""
     activations: float
-    """Of a sample."""
+    """Bytes of activations of a sample."""
     flops: float
-    """Of a sample, forward and backward."""
+    """FLOPs of a sample, forward and backward."""
 
     @property
     def fixed(self) -> int:

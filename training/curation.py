@@ -35,7 +35,7 @@ class Curation:
 
 @dataclass(frozen=True)
 class Likeness:
-    """Of captions to the label that each is most like."""
+    """Likeness of captions to the label that each is most like."""
 
     cosine: Tensor
     """(B,)."""
@@ -45,7 +45,7 @@ class Likeness:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is kept of one batch."""
+    """The captions that are kept of one batch."""
 
     kept: Tensor
     """(B,) of bool."""
@@ -64,7 +64,7 @@ class Curated:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """What the next steps learn from."""
+        """Captions that the next steps learn from."""
         return self.collected[: self.target]
 
     @property
@@ -163,7 +163,7 @@ class Curator:
         return self._ids
 
     def state(self) -> str:
-        """What resuming in the middle of a round needs, as JSON: checkpoints restore tensors of the shape that they find, and rounds differ
+        """State for resuming in the middle of a round, as JSON: checkpoints restore tensors of the shape that they find, and rounds differ
         in length."""
         return json.dumps({"round": self._round, "cursor": self._cursor, "ratio": self.ratio, "ids": self._ids.tolist()})
 

@@ -57,15 +57,6 @@ def agreed(flag: bool, device: torch.device) -> bool:
     return bool(said)
 
 
-def broadcast(value: Any) -> Any:
-    """The main process's value."""
-    if world() == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
-
-
 def barrier() -> None:
     if world() > 1:
         dist.barrier()

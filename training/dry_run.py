@@ -1,4 +1,4 @@
-"""What a phase takes: parameters, memory and FLOPs, counted without its data and weights; and samples per second, from a few seconds of
+"""Needs of a phase: parameters, memory and FLOPs, counted without its data and weights; and samples per second, from a few seconds of
 steps that leave no trace, where there are data and memory for them."""
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class Estimate:
     text: str
     """A few lines for people."""
     flops: float | None
-    """Of the whole phase; None if its length is not known."""
+    """FLOPs of the whole phase; None if its length is not known."""
     seconds: float | None
-    """That the phase takes on this machine; None if that was not measured."""
+    """Seconds that the phase takes on this machine; None if that was not measured."""
 
 
 @dataclass(frozen=True)
 class _Data:
-    """What is known of a phase's data."""
+    """Known facts of a phase's data."""
 
     source: Source | None
     samples: int | None
-    """Of an epoch; None where the paper does not say."""
+    """Samples of an epoch; None where the paper does not say."""
     labels: int
     said: str
 

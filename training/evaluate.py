@@ -52,7 +52,7 @@ def top_k(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int
 
 
 def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """What to divide logits (N, classes) by so that the likelihood of the labels is greatest."""
+    """The number to divide logits (N, classes) by so that the likelihood of the labels is greatest."""
     scores, targets = torch.from_numpy(logits).double(), torch.from_numpy(labels)
 
     def loss(log_temperature: float) -> float:

@@ -1,4 +1,4 @@
-"""What makes a run the run that it is: a resumed run of another fingerprint is refused with what changed."""
+"""Identity of a run: a resumed run of another fingerprint is refused with what changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What 8-bit integers cost a bundle of flags in accuracy, written into it: `python -m training.flags_int8 DIR`.
+"""Accuracy that 8-bit integers cost a bundle of flags, written into it: `python -m training.flags_int8 DIR`.
 
 Measured, as by `opsin calibrate`, on the validation pictures and the clean and distorted test pictures of its recipe together. Weights stay
 as they are.

@@ -1,4 +1,4 @@
-"""What a recipe's release asks of its data and networks, so that it can be refused before the first step."""
+"""Checks of what a recipe's release asks of its data and networks: it is refused before the first step."""
 
 from __future__ import annotations
 

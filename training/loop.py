@@ -66,7 +66,7 @@ class Report:
     steady_rate: float
     """As `rate`, without the first step, which also pays for what happens only once."""
     signal: int | None = None
-    """What asked this process to stop."""
+    """Signal that asked this process to stop."""
 
 
 def train(objective: nn.Module, source: Source, plan: Plan, run: Run) -> Report:
@@ -110,7 +110,7 @@ class _Trainer:
         self.share = share_of(loop)
         self.batches = EpochBatches(source, self.share, plan.seed)
         self.schedule_steps = (loop.samples_per_epoch or len(source)) // loop.batch_size
-        """Of one epoch of the schedule."""
+        """Steps of one epoch of the schedule."""
         self.steps = round(loop.epochs * self.schedule_steps)
         if loop.checkpoint_activations:
             recompute_blocks(objective)

@@ -29,7 +29,7 @@ _VAL_RENDERINGS = 20
 
 @dataclass(frozen=True)
 class Task:
-    """What a model of flags is to do."""
+    """Task of a model of flags."""
 
     flags: Flags
     preprocess: Preprocess
@@ -45,7 +45,7 @@ class Pictures:
     pixels: Pixels
     labels: Labels
     thumbnails: Pixels
-    """What the baselines see: of a clean picture the flag alone, cut out for them; of a distorted one the picture."""
+    """Pictures for the baselines: of a clean one the flag alone, cut out for them; of a distorted one the whole."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class MeasuredRung:
 class Report:
     val: Measured
     clean: Measured
-    """Of all clean test pictures but those that the recipe excludes."""
+    """Accuracy on all clean test pictures but those that the recipe excludes."""
     distorted: Measured
     sources: tuple[Source, ...]
     look_alikes: tuple[LookAlikes, ...]
@@ -136,7 +136,7 @@ def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) ->
 
     unmerged = {asked.name: right(model, asked) for asked in (all_clean, all_distorted)}
     ladder = []
-    schedules = {step.name: MergeSchedule.parse(step.schedule) for step in task.ladder.rungs}
+    schedules = {rung.name: MergeSchedule.parse(rung.schedule) for rung in task.ladder.rungs}
     speed = evaluate.relative_throughput(model, schedules, batch_size=task.ladder.batch_size, rounds=task.ladder.rounds)
     for name, schedule in schedules.items():
         merged = {asked.name: right(model, asked, schedule) for asked in (all_clean, all_distorted)}

@@ -32,7 +32,7 @@ _JUDGED: Mapping[str, Callable[[BundleSpec], Iterator[str]]] = {
     "restoring": restoring_card.section,
     "sounds": sounds_card.section,
 }
-"""What is measured → the part of the README about it."""
+"""Measurement → the section of the README about it."""
 
 
 def render(spec: BundleSpec) -> str:
@@ -139,7 +139,7 @@ def _percent(measured: Mapping[str, Any]) -> str:
 
 
 def _epochs(spec: BundleSpec) -> float:
-    """Of fine-tuning; recipes of version 1.0.0 had it as a section of its own."""
+    """Epochs of fine-tuning; recipes of version 1.0.0 had it as a section of its own."""
     recipe = spec.provenance["recipe"]
     if "finetune" in recipe:
         return int(recipe["finetune"]["epochs"])

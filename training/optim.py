@@ -23,7 +23,7 @@ _UNDECAYED = re.compile(r"(?:audio\.|video\.)?(cls_token|dist_token|pos_embed(\.
 
 
 class ParameterGroup(TypedDict):
-    """What torch's optimisers take, and `lr_scale`: the group's learning rate is the schedule's times this. Names are for people."""
+    """Group for torch's optimisers. Its learning rate is the schedule's times `lr_scale`. Names are for people."""
 
     params: list[nn.Parameter]
     names: list[str]
@@ -58,11 +58,6 @@ def optimiser_of(groups: Sequence[ParameterGroup], settings: OptimiserSettings, 
     if settings.kind == "lars":
         return LARS(plain, lr=lr, momentum=settings.betas[0])
     return torch.optim.SGD(plain, lr=lr, momentum=settings.betas[0])
-
-
-def scaled_lr(base_lr: float, batch: int) -> float:
-    """The peak learning rate for an effective batch (per device x accumulation x devices); base rates are given for 256."""
-    return base_lr * batch / 256
 
 
 def pretraining_groups(model: nn.Module, weight_decay: float, *, decay_norms: bool = False) -> list[ParameterGroup]:

@@ -5,22 +5,12 @@ No recorded case covers them. Both stages use AdamW with betas (0.9, 0.95) and c
 
 from __future__ import annotations
 
-import math
 from itertools import groupby
 
 from models.lart.model import LART
 from training.optim import ParameterGroup
 
-BETAS = (0.9, 0.95)
-CLIP = 2.0
 FIRST_LAYER = ("mask_token", "class_token", "pos_embed", "pose_encoder.", "joint_encoder.", "appearance_encoder.")
-
-
-def warmup_cosine(epoch: int, *, lr: float, warmup_epochs: int = 5, epochs: int = 30) -> float:
-    """The learning rate of a whole epoch, counted from 0: lr · (epoch + 1) / 5 at first, then half a cosine."""
-    if epoch < warmup_epochs:
-        return lr * (epoch + 1) / warmup_epochs
-    return lr * 0.5 * (1 + math.cos(math.pi * (epoch + 1 - warmup_epochs) / (epochs - warmup_epochs)))
 
 
 def pretraining_groups(model: LART, weight_decay: float = 0.05) -> list[ParameterGroup]:

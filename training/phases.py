@@ -32,7 +32,7 @@ from training.recipe import Initial, Phase, Recipe
 from training.shipped import located
 
 WEIGHTS = bundle.WEIGHTS_FILE
-"""Of the network that a finished phase gives away: with the `bundle.json` beside it, the phase's folder is a bundle."""
+"""File of the network that a finished phase gives away: with the `bundle.json` beside it, the phase's folder is a bundle."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ FOLDER = "Pose2Sim/Demo_SinglePerson"
 LONG_SIDES = (320, 448, 640)
 """Pixels, of `detail` fast, standard and high."""
 LEAST_HEIGHT = 0.25
-"""Of the frame's height: the man is nearer than everybody else in the laboratory."""
+"""Share of the frame's height: the man is nearer than everybody else in the laboratory."""
 LEAST_VIEWS = 3
 SURE = 0.5
 """Keypoints of at least this score are triangulated; all are compared."""
@@ -183,7 +183,7 @@ def _scores(poses: Poses) -> Floats:
 
 
 def _margins(rows: Floats) -> Floats:
-    """What the box has beyond the keypoints on its left, top, right and bottom, on average, in heights of the box."""
+    """Margins of the box beyond the keypoints on its left, top, right and bottom, on average, in heights of the box."""
     poses = Poses.of_rows(rows)
     low, high = poses.keypoints[:, :, :2].min(axis=1), poses.keypoints[:, :, :2].max(axis=1)
     corners = np.concatenate([low - poses.boxes[:, :2], poses.boxes[:, :2] + poses.boxes[:, 2:4] - high], axis=1)

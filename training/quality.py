@@ -1,4 +1,4 @@
-"""What is measured of a finished network, as a bundle's `quality`, ladder and provenance say it."""
+"""Measurements of a finished network, as a bundle's `quality`, ladder and provenance say them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def of_actions(recipe: Recipe, settings: ActionsQuality, network: nn.Module, sho
 def calibrated_actions(
     recipe: Recipe, settings: ActionsQuality, network: nn.Module, shop: Workshop
 ) -> tuple[motions.MotionTracks, LART, list[float]]:
-    """What the network was trained on, and the network, calibrated in place by a temperature for each label. Raises TrainingError."""
+    """The data of the network, and the network, calibrated in place by a temperature for each label. Raises TrainingError."""
     source = phases.source_of(recipe, goal.released_phase(recipe), shop.cache)
     if not isinstance(source, motions.MotionTracks) or not isinstance(network, LART):
         raise RecipeError("release.quality: kind actions is for a LART on data of kind motions")
@@ -150,7 +150,7 @@ def calibrated_actions(
 
 
 def looked_at_once(file: Path, judged: dict[str, str], look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a look at a test split has told, written to `file`. Of the same weights and settings it is given again, others are refused.
+    """The report of a look at a test split, written to `file`. For the same weights and settings it is read again, others are refused.
     Raises TrainingError."""
     if file.is_file():
         known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -202,12 +202,12 @@ def judged_file(shop: Workshop, kind: str, split: Split) -> Path:
 
 
 def weights_and_settings(settings: Settings, network: nn.Module) -> dict[str, str]:
-    """What was judged, by which a second look is told from another one."""
+    """Digests of what was judged, by which a second look is told from another one."""
     return {"weights": sha256_of_weights(network.state_dict()), "settings": sha256(settings.model_dump_json().encode()).hexdigest()}
 
 
 def _rungs(settings: LadderSettings, network: ViT, source: Source, unmerged: evaluate.Right) -> list[Rung]:
-    schedules = {step.name: MergeSchedule.parse(step.schedule) for step in settings.rungs}
+    schedules = {rung.name: MergeSchedule.parse(rung.schedule) for rung in settings.rungs}
     speed = evaluate.relative_throughput(network, schedules, batch_size=settings.batch_size, rounds=settings.rounds)
     rungs = []
     for name, schedule in schedules.items():

@@ -1,4 +1,4 @@
-"""What is measured of networks whose recipes judge by a split, the test split once: filled holes, restored pictures, depth, household
+"""Measurements of networks whose recipes judge by a split, the test split once: filled holes, restored pictures, depth, household
 objects, camera moves, drawings and sounds."""
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def of_household(recipe: Recipe, settings: HouseholdQuality, network: nn.Module,
 
 
 def _renders_of(recipe: Recipe, shop: Workshop) -> dict[str, Any]:
-    """What was trained on, and whom it is owed to."""
+    """The data of the training, and whom it is owed to."""
     trained_on = open_source(recipe.data, phases.preparation(recipe, None, shop.cache))
     assert isinstance(trained_on, RenderedScenes)
     packages = trained_on.settings.packages
@@ -235,14 +235,14 @@ def judged_once(
 
 @dataclass(frozen=True)
 class Kind:
-    """What a recipe may have measured by a split."""
+    """A measurement by a split that a recipe may ask for."""
 
     name: str
-    """Of the reports' files."""
+    """Name in the reports' files."""
     judge: Callable[[Recipe, Any, nn.Module, Split, Workshop], dict[str, Any]]
     """The report of a split, written to its file. Raises TrainingError."""
     measure: Callable[[Recipe, Any, nn.Module, Workshop], Measurement]
-    """What a bundle says. Raises TrainingError."""
+    """The measurement as a bundle says it. Raises TrainingError."""
 
 
 KINDS: Mapping[type[Settings | None], Kind] = {

@@ -82,18 +82,18 @@ class Initial(StrEnum):
 
     RANDOM = "random"
     NEIGHBOURS = "neighbours"
-    """Of a DiffMAE of images: attention looks at neighbouring patches (`models.diffmae.neighbours`)."""
+    """For a DiffMAE of images: attention looks at neighbouring patches (`models.diffmae.neighbours`)."""
     NEAREST = "nearest"
-    """Of an MCC: queries look at the nearest seen points (`models.mcc.nearest`)."""
+    """For an MCC: queries look at the nearest seen points (`models.mcc.nearest`)."""
     MOTION = "motion"
-    """Of a MAE-ST: patches see motion (`models.mae_st.motion`)."""
+    """For a MAE-ST: patches see motion (`models.mae_st.motion`)."""
 
 
 class PublishedData(Settings):
     """The data that a paper trained on. `--dry-run` counts with it where the data is not at hand."""
 
     samples: int | None = Field(default=None, gt=0)
-    """Of an epoch; None where the paper does not say."""
+    """Samples of an epoch; None where the paper does not say."""
     labels: int = Field(default=0, ge=0)
     """Classes."""
 
@@ -135,8 +135,8 @@ def _sources(phase: Phase) -> list[tuple[str, str]]:
     return [("start", phase.start or ""), *parts]
 
 
-class Step(Settings):
-    """A rung to be measured."""
+class RungSettings(Settings):
+    """A rung that is to be measured."""
 
     name: str
     schedule: int | list[int] | dict[str, int | float]
@@ -149,7 +149,7 @@ class Step(Settings):
 
 
 class LadderSettings(Settings):
-    rungs: list[Step] = Field(min_length=1)
+    rungs: list[RungSettings] = Field(min_length=1)
     min_throughput: float = Field(gt=1)
     """The default rung is the most accurate on the validation split among those at least this fast, relative to merging off."""
     batch_size: int = Field(gt=0)
@@ -181,7 +181,7 @@ class ClipsQuality(Settings):
 
     kind: Literal["clips"]
     videos: int = Field(default=300, gt=1)
-    """Of held-out pictures, as many of each move."""
+    """Videos of held-out pictures, as many of each move."""
     seconds: float = Field(default=2.2, gt=0)
     short_side: int = Field(default=144, gt=0, multiple_of=2)
     """Pixels of the videos."""
@@ -198,7 +198,7 @@ class Release(Settings):
 
     task: Task
     phase: str | None = None
-    """Whose network it holds; None for the last phase's."""
+    """Phase whose network it holds; None: the last one."""
     quality: (
         FlagsQuality
         | HeldOutQuality
@@ -236,9 +236,9 @@ class Recipe(Settings):
     space: Space | None = None
     """None for networks that reconstruct nothing, or are asked as MCC is for CO3D."""
     temperature: float | None = Field(default=None, ge=0, le=1)
-    """Of the bundle; for models that fill holes."""
+    """Temperature in the bundle; for models that fill holes."""
     preset: Preset | None = None
-    """Of the bundle; for models that fill holes."""
+    """Preset in the bundle; for models that fill holes."""
     fill: list[Fill] = Field(default_factory=list)
     """Rules of the bundle; for models that fill holes."""
     words: int = Field(default=0, ge=0)

@@ -93,7 +93,7 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
 
 
 def _texts(spec: BundleSpec, weights: Path, words: WordSettings, length: int) -> tuple[Text, bytes]:
-    """How the bundle reads texts: with the tokeniser of its training. length: word pieces of a caption."""
+    """How the bundle reads texts: with the tokenizer of its training. length: word pieces of a caption."""
     try:
         return prepare(spec, weights, words.tokenizer, most=length, special=words.special)
     except TokenizerError as error:

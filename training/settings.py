@@ -1,4 +1,4 @@
-"""What a phase says about its optimiser, its learning rate and its loop. All of it is checked before anything is loaded."""
+"""Settings of a phase: its optimiser, its learning rate and its loop. All of it is checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OptimiserSettings(Settings):
     """Peak learning rate for 256 samples a step: times `batch_size` / 256 it is `lr`."""
     weight_decay: float = Field(default=0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of AdamW. The first is the momentum of LARS and SGD."""
+    """Betas of AdamW. The first is the momentum of LARS and SGD."""
     eps: float = Field(default=1e-8, gt=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Each layer learns this many times as fast as the one above it."""
@@ -71,7 +71,7 @@ class LoopSettings(Settings):
     checkpoint_activations: bool = False
     """Keep the input of each block only and compute the rest again in the backward pass."""
     sharding: Literal["ddp", "fsdp"] = "ddp"
-    """Of several processes: every one has all weights, or a part of them (FSDP2)."""
+    """Sharding over several processes: every one has all weights, or a part of them (FSDP2)."""
     checkpoint_every: int = Field(default=500, gt=0)
     """Steps between checkpoints."""
     log_every: int = Field(default=10, gt=0)

@@ -73,7 +73,7 @@ def write(folder: Path, cache: Path) -> None:
         wave = synth.play(phrase.preset, notes, int(_SECONDS * rate))
         wave = wave * np.float32(_PEAK / np.abs(wave).max())
         _write_flac(folder / f"{phrase.name}.flac", wave, rate)
-        _picture(wave, rate).save(folder / f"{phrase.name}.png", optimize=True)
+        _spectrogram_image(wave, rate).save(folder / f"{phrase.name}.png", optimize=True)
 
 
 def _write_flac(file: Path, wave: Wave, rate: int) -> None:
@@ -87,7 +87,7 @@ def _write_flac(file: Path, wave: Wave, rate: int) -> None:
         made.mux(stream.encode(None))
 
 
-def _picture(wave: Wave, rate: int) -> Image.Image:
+def _spectrogram_image(wave: Wave, rate: int) -> Image.Image:
     """Its log-mel spectrogram in 16 greys, time to the right, high frequencies at the top."""
     bank = log_mel(torch.from_numpy(wave), FbankConfig(sample_rate=rate, mel_bins=64)).numpy().T[::-1]
     loud = np.clip((bank - bank.max() + 12) / 12, 0, 1)

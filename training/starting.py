@@ -72,7 +72,7 @@ _FROM_PRETRAINING: Mapping[type[nn.Module], Callable[[Any, Mapping[str, Tensor]]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Of a bundle's folder or a safetensors file. Raises TrainingError."""
+    """Weights of a bundle's folder or a safetensors file. Raises TrainingError."""
     file = path / WEIGHTS_FILE if path.is_dir() else path
     try:
         return load_file(file)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar, `log.jsonl` with every step's loss, and TensorBoard."""
+"""Views of a run for people: a progress bar, `log.jsonl` with every step's loss, and TensorBoard."""
 
 from __future__ import annotations
 

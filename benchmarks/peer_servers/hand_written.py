@@ -1,4 +1,4 @@
-"""What somebody writes in an afternoon: FastAPI, a queue and a loop that takes what is there. `python hand_written.py PORT`."""
+"""A server that somebody writes in an afternoon: FastAPI, a queue and a loop that takes what is there. `python hand_written.py PORT`."""
 
 from __future__ import annotations
 

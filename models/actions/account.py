@@ -1,4 +1,4 @@
-"""What a job has cost and seen so far: seconds by stage, and counts for the worker's metrics."""
+"""Costs and counts of a job so far: seconds by stage, and counts for the worker's metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COUNTS = ("people", "tracks", "windows", "frames", "decoded", "seconds")
 
 @dataclass(frozen=True)
 class Account:
-    """Of a stage that jobs share, each has its share."""
+    """Costs of a job. A stage that jobs share adds its share to each."""
 
     decode: float = 0.0
     """Seconds of waiting for frames; decoding itself runs beside the other stages."""
@@ -22,9 +22,9 @@ class Account:
     appearance: float = 0.0
     actions: float = 0.0
     tracks: int = 0
-    """That began, those of people who were seen too seldom to be believed included."""
+    """Tracks that began, those of people who were seen too seldom to be believed included."""
     windows: int = 0
-    """Of tracks, that LART read."""
+    """Windows of tracks that LART read."""
     frames: int = 0
     """In which people were looked for."""
 

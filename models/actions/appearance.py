@@ -1,4 +1,4 @@
-"""What people look like: features of clips around them, by a video network with a box head, as LART was trained on them (MViT).
+"""The appearance of people: features of clips around them, by a video network with a box head, as LART was trained on them (MViT).
 
 A track is cut into groups of 6 rows; each has the feature of a clip around its middle row, in which the person's box of that row is pooled
 (arXiv 2304.01199; `models.people.clips`). Where the person was not seen in the middle row an empty box is pooled, as in the published code.

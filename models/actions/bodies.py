@@ -32,7 +32,7 @@ BODY, CAMERA = POSE - 3, 3
 NEAREST = 0.01
 """Metres before the camera: the association takes the logarithm of depths, and a network may be wrong about which side somebody is on."""
 POINTS = 45
-"""Of a location vector; all are where the camera projects to, the only one that is compared."""
+"""Points of a location vector; all are where the camera projects to, the only one that is compared."""
 
 
 class Bodies:

@@ -1,4 +1,4 @@
-"""Who is who over time: PHALP's association."""
+"""Identities of people over time: PHALP's association."""
 
 from __future__ import annotations
 

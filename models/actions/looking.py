@@ -53,7 +53,7 @@ class Glance:
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """What was told, (N, V); (N, 0) where nobody was looked at by themselves."""
+        """Values that were told, (N, V); (N, 0) where nobody was looked at by themselves."""
         return np.stack(self.told) if self.told else np.zeros((len(self.found.boxes), 0), np.float32)
 
 

@@ -29,7 +29,7 @@ STEP_S = 2.0
 WAIT_S = 2.0
 """For how long a pass waits for frames: long parts of a video may not be asked for, or large frames take long."""
 PASS_S = 1.0
-"""What a pass of crops is to take."""
+"""Seconds that a pass of crops is to take."""
 FRAMES_AT_ONCE = 4
 """Frames of one job in memory."""
 CROPS_AT_ONCE = 16
@@ -56,7 +56,7 @@ class Lookout:
         self._eyes = eyes
         self._describer = describer
         self._crops = 1
-        """Of a pass, by how long the last one took."""
+        """Number of crops in a pass, chosen by how long the last one took."""
         self._turn = 0
 
     def look(self, jobs: Sequence[Watched]) -> list[Account]:

@@ -21,7 +21,7 @@ class View:
     """(h, w, 3), RGB."""
     height: int
     width: int
-    """Of the video's frames, whose pixels all places are told in."""
+    """Height and width of the video's frames: all places are told in their pixels."""
     detail: Detail
     """How closely people are looked for."""
 
@@ -67,7 +67,7 @@ class Seen:
 
 
 class Following(Protocol):
-    """Who is who, frame by frame. It changes with every frame: copy it before."""
+    """Identities of people, frame by frame. It changes with every frame: copy it before."""
 
     def update(self, seen: Seen, row: int, *, cut: bool = False) -> Sequence[int]:
         """The number of each person of the next frame. cut: the video was cut before it."""
@@ -87,7 +87,7 @@ class Perception(Protocol):
         """Number of values that a token has, by kind: pose, joints, appearance."""
 
     def long_side(self, detail: Detail) -> int | None:
-        """What frames may be shrunk to, in pixels, before they are looked at. None: not at all."""
+        """Long side that frames may be shrunk to before they are looked at, in pixels. None: they may not."""
 
     def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:
         """The people of each frame. Frames may be of several videos and sizes. most: of how many people crops are wanted, those of the best
@@ -100,7 +100,7 @@ class Perception(Protocol):
         """A frame's people with what was told of its crops (N, V); (N, 0) where there are none."""
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32] | None:
-        """Of people who were seen before, (K, 5) and (K, 51), in frames of a height and width → (K, D). None: poses do not tell enough."""
+        """Tokens (K, D) of people who were seen before, (K, 5) and (K, 51), in frames of a height and width. None: poses do not suffice."""
 
     def follow(self, rate: float) -> Following:
         """At the begin of a video, looked at so many times a second."""

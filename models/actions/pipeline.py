@@ -78,10 +78,10 @@ class Pipeline(nn.Module):
         self.rate = clip.rate
         """Rows a second."""
         self._rows = clip.frames
-        """Of a step, at the bundle's own detail."""
+        """Rows of a step at the bundle's own detail."""
 
     def rows(self, detail: Detail) -> int:
-        """Of a step: so many that it takes as long at any detail."""
+        """Rows of a step: so many that it takes as long at any detail."""
         return rows(detail, self.config.detail, self._rows)
 
     @property
@@ -159,11 +159,11 @@ def assemble(spec: BundleSpec, config: PipelineConfig, members: Mapping[str, Par
 
 
 MISSING = {"pose": "", "joints": "; they need a body's mesh (--body)", "appearance": "; it needs a video network (--appearance)"}
-"""What tells a part of a token, where it is untold."""
+"""Part of a token → the member that would tell it, for errors."""
 
 
 def _check_token(actions: Part, values: Mapping[str, int]) -> None:
-    """What the other members tell of a person is what LART wants to know, and it can normalise published poses. Raises ValueError."""
+    """Check that LART wants what the other members tell of a person, and can normalise published poses. Raises ValueError."""
     config = cast(LART, actions.model).config
     wanted = {
         "pose": config.pose.values,

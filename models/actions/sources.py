@@ -17,7 +17,7 @@ from models.layers.steps import UnusableInput
 from models.media.video import ClipInfo, ClipLimits, Frame, Frames, NotYet, VideoError, bytes_ahead, decoder_bytes
 
 ROUNDING = 1e-6
-"""Of a row: less than one is none."""
+"""Part of a row that counts as none."""
 SLACK_S = 1.0
 """Decoders may tell later times than the packets did."""
 
@@ -60,7 +60,7 @@ class VideoSource:
 
     @property
     def seconds(self) -> float:
-        """Of video that are looked at."""
+        """Seconds of video that are looked at."""
         return max(0.0, self._end - self._start)
 
     @property
@@ -70,7 +70,7 @@ class VideoSource:
 
     @property
     def nbytes(self) -> int:
-        """That of the process that reads it included."""
+        """Bytes, those of the process that reads the video included."""
         decoder = decoder_bytes(self._info.width, self._info.height)
         return self._data.nbytes + decoder + bytes_ahead(self._info.width, self._info.height, self._long_side) + self._looking.nbytes
 
@@ -164,6 +164,3 @@ class TrackSource:
 
     def close(self) -> None:
         """Holds nothing open."""
-
-
-Source = VideoSource | TrackSource

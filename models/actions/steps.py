@@ -68,7 +68,7 @@ class Watching(State):
 
     @property
     def total(self) -> int:
-        """What is left is taken to need as many steps for a window as there were so far."""
+        """The windows that are left are taken to need as many steps each as those so far."""
         left = max(0.0, self.source.windows - self.window - self.looked)
         steps = max(1.0, self.done / max(self.window + self.looked, 1.0))
         return self.done + math.ceil(left * steps) + (self.window <= self.source.windows) + self.behind
@@ -210,7 +210,7 @@ class ActionSteps:
         return [track if track.ended else track.seen(by_person.get(track.person, []), end) for track in (*state.tracks, *empty)]
 
     def _describe(self, states: Sequence[Watching]) -> list[Watching]:
-        """What people look like, as far as a step comes and the frames around them are known; frames that no clip will show are dropped."""
+        """Describe people's appearance, as far as a step comes and the frames around them are known; drop frames that no clip will show."""
         describer = self._model.describer
         if describer is None:
             return list(states)
@@ -228,7 +228,7 @@ class ActionSteps:
         ]
 
     def _tell(self, states: Sequence[Watching]) -> list[Watching]:
-        """What LART says of windows that are complete, of everybody in all jobs together; each job has its share of a step."""
+        """Let LART read windows that are complete, of everybody in all jobs together; each job has its share of a step."""
         began = time.perf_counter()
         tracks = [list(state.tracks) for state in states]
         total = 0

@@ -1,4 +1,4 @@
-"""Who does what in a video: a pipeline of other systems' networks. Imports no torch."""
+"""Actions of people in a video: a pipeline of other systems' networks. Imports no torch."""
 
 from __future__ import annotations
 

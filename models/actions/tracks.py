@@ -39,7 +39,7 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Window:
-    """What LART sees at once: rows of one track, of which it answers for some."""
+    """The rows of one track that LART sees at once. It answers for some of them."""
 
     tokens: Floats
     """(n, D), from the track's row `start` on; zeros where the person was not seen."""

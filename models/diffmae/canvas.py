@@ -26,14 +26,14 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Window:
-    """What the network gets to see of a canvas at one place."""
+    """The part of a canvas that the network sees at one place."""
 
     images: Tensor
     """(n, channels, S, S), or (n, channels, T, S, S) of clips, normalised float32; n is 1 while all samples are alike."""
     split: Split
-    """Of one sample: all have the same hole."""
+    """Split of one sample: all have the same hole."""
     known: Known
-    """Of pixels inside masked patches that are not to be made: patches (n, M, P), made (1, M, P)."""
+    """Known pixels inside masked patches, which are not to be made: patches (n, M, P), made (1, M, P)."""
     missing: Tensor | None
     """bool (1, S, S), pixels that are to be made; None for clips."""
 

@@ -20,7 +20,7 @@ from models.media.patchmatch import Level
 
 @dataclass(frozen=True)
 class Crop:
-    """What is copied from, and what is to be filled of it."""
+    """An image to copy from, and the hole in it that is to be filled."""
 
     pixels: NDArray[np.uint8]
     """(h, w, 3)."""
@@ -43,9 +43,9 @@ class Copying:
 
     crop: Crop
     seeds: tuple[int, ...]
-    """Of the samples."""
+    """Seeds of the samples."""
     reductions: tuple[int, ...]
-    """Of the levels."""
+    """Reductions of the levels."""
     returned: Tensors
     starts: NDArray[np.uint8] | None = None
     """(n, h, w, 3), what the network has put there; None: every sample starts with nothing."""
@@ -54,9 +54,9 @@ class Copying:
     finished: tuple[NDArray[np.uint8], ...] = ()
     """The samples that are done, (h, w, 3)."""
     latest: Level | None = None
-    """Of the sample that is under way."""
+    """Latest level of the sample that is under way."""
     number: int = 0
-    """Of its next level."""
+    """Number of its next level."""
 
     @staticmethod
     def of(crop: Crop, seeds: Sequence[int], returned: Tensors, starts: NDArray[np.uint8] | None = None, before: int = 0) -> Copying:

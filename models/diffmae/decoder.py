@@ -52,7 +52,7 @@ class Context:
         return self.positions.nbytes + sum(part.nbytes for part in (*self.memories, *optional) if part is not None)
 
     def rows(self, rows: slice) -> Context:
-        """Of some samples, in storage of their own."""
+        """Contexts of some samples, in storage of their own."""
 
         def own(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[rows].clone()

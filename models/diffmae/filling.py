@@ -25,7 +25,7 @@ SAMPLE_COST = 8
 
 @dataclass(frozen=True)
 class Request:
-    """What a job asks for: no step changes it."""
+    """The constants of a job: no step changes them."""
 
     windows: tuple[Place, ...]
     """Places on the canvas, in the order in which they are filled; none where nothing is missing."""
@@ -41,7 +41,7 @@ class Request:
     """No other job shares its batches: the same bytes each time."""
     returned: Tensors
     crop: Crop | None = None
-    """What the network has put there is then replaced with patches of."""
+    """Crop whose patches then replace what the network has put into its hole."""
 
     @property
     def samples(self) -> int:
@@ -59,7 +59,7 @@ class Denoising:
     at: Place
     window: Window
     context: Context
-    """Of one sample while all are alike, else of n."""
+    """Context of one sample while all are alike, else of n."""
     x: Tensor
     """(n, M, P) float32."""
     executed: int = 0
@@ -108,7 +108,7 @@ class Filling:
 
     @property
     def cost(self) -> float:
-        """Of its next step, in noisy patches."""
+        """Cost of its next step, in noisy patches."""
         return self.current.x.shape[0] * (self.current.x.shape[1] + SAMPLE_COST) if self.current else 1.0
 
 
@@ -127,7 +127,7 @@ class PaddedBatch:
 
     @staticmethod
     def of(fillings: Sequence[Filling]) -> PaddedBatch:
-        """Of jobs that all have a window."""
+        """A batch of jobs that all have a window."""
         current = tuple(filling.current for filling in fillings if filling.current is not None)
         contexts = [_for_all(now.context, len(now.x)) for now in current]
         known = [known_of(filling, now) for filling, now in zip(fillings, current, strict=True)]

@@ -20,21 +20,21 @@ from models.layers.block import Mlp
 _SLOPE = 3.2
 """GELU' rises by 0.8 per unit where it is 1/2, the logistic function by 1/4."""
 _LARGEST = 7.0
-"""Of the logarithm of noise over signal: gates are wide open or shut there."""
+"""Logarithm of noise over signal at which gates are wide open or shut."""
 _LINEAR = 0.5
 """Standard deviation of x: small, for the difference of two GELUs is linear near 0 only."""
 _CONTENT_VARIANCE = 0.12
-"""Of a token's channels, what content adds to the variance of its position."""
+"""Variance that content adds to a token's channels, beside that of its position."""
 _RIDGE = 1e-2
 
 
 @dataclass(frozen=True)
 class Norm:
-    """What a LayerNorm does to the tokens of a decoder at the start."""
+    """The effect of a LayerNorm on the tokens of a decoder at the start."""
 
     centre: Tensor
     """(C,), of the channels: the mean over positions."""
-    deviation: float
+    std: float
 
     @staticmethod
     def of(positions: Tensor) -> Norm:
@@ -61,31 +61,31 @@ def tell_time(embedding: TimeEmbedding, schedule: Schedule, channel: int) -> Non
 
 
 @torch.no_grad()
-def forget_in_noise(mlp: Mlp, channels: Tensor, deviations: Tensor, left_open: Tensor, time: int, norm: Norm) -> None:
+def forget_in_noise(mlp: Mlp, channels: Tensor, stds: Tensor, left_open: Tensor, time: int, norm: Norm) -> None:
     """Take content away from tokens, in place, as it drowns in noise.
 
-    Standard deviations (n,) of the channels (n,), of tokens; variances (n,) of the patches' values, in the diffusion's units.
+    stds: (n,), of the channels (n,) of tokens. left_open: variances (n,) of the patches' values, in the diffusion's units.
     """
-    _gate(mlp, channels, deviations, -left_open.log() / _SLOPE, 1.0, time, norm, first=0)
+    _gate(mlp, channels, stds, -left_open.log() / _SLOPE, 1.0, time, norm, first=0)
 
 
 @torch.no_grad()
-def forget_when_clear(mlp: Mlp, channels: Tensor, deviations: Tensor, left_open: Tensor, time: int, norm: Norm, *, first: int) -> None:
+def forget_when_clear(mlp: Mlp, channels: Tensor, stds: Tensor, left_open: Tensor, time: int, norm: Norm, *, first: int) -> None:
     """Take away what other patches told, in place, when the patch itself is clear. first: hidden unit from which on there is room."""
-    _gate(mlp, channels, deviations, left_open.log() / _SLOPE, -1.0, time, norm, first)
+    _gate(mlp, channels, stds, left_open.log() / _SLOPE, -1.0, time, norm, first)
 
 
-def _gate(mlp: Mlp, channels: Tensor, deviations: Tensor, bias: Tensor, sign: float, time: int, norm: Norm, first: int) -> None:
+def _gate(mlp: Mlp, channels: Tensor, stds: Tensor, bias: Tensor, sign: float, time: int, norm: Norm, first: int) -> None:
     """As many channels as the hidden units are enough for."""
     count = min(len(channels), (mlp.fc1.out_features - first) // 2)
     channels, bias = channels[:count], bias[:count]
-    scale = _LINEAR / deviations[:count]  # of x, per unit of a token's channel
+    scale = _LINEAR / stds[:count]  # of x, per unit of a token's channel
     shift = bias - sign * norm.centre[time]
     for number, side in enumerate((1.0, -1.0)):
         units = first + number * count + torch.arange(count)
         mlp.fc1.weight[units] = 0.0
-        mlp.fc1.weight[units, time] = sign * norm.deviation
-        mlp.fc1.weight[units, channels] = side * scale * norm.deviation
+        mlp.fc1.weight[units, time] = sign * norm.std
+        mlp.fc1.weight[units, channels] = side * scale * norm.std
         mlp.fc1.bias[units] = shift - side * scale * norm.centre[channels]
         mlp.fc2.weight[:, units] = 0.0
         mlp.fc2.weight[channels, units] = -side / (2 * scale)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.layers.patches import patchify, unpatchify
 
 
-class PictureHead(nn.Module):
+class ImageHead(nn.Module):
     """Convolutions over the whole picture, at the resolution of its pixels. They correct the draft, and begin with no correction.
 
     width: channels of the convolutions. token_width: channels of the decoder's tokens.

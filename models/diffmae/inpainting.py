@@ -41,7 +41,7 @@ class Known:
         return torch.where(self.made, x0, self.patches.to(x0.dtype))
 
     def in_units_of(self, statistics: Statistics) -> Known:
-        return Known((self.patches - statistics.mean) / statistics.deviation, self.made)
+        return Known((self.patches - statistics.mean) / statistics.std, self.made)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Statistics:
     """Mean and standard deviation of each masked patch, (B, M, 1): a model of normalised patches cannot know them."""
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def inpaint(
     clean patches (B, M, P) it predicts. Raises ValueError for a model of normalised patches without statistics.
     """
     if model.config.normalise_patches and statistics is None:
-        raise ValueError("statistics: this model makes normalised patches; without each patch's mean and deviation it cannot make pixels")
+        raise ValueError("statistics: this model makes normalised patches; without each patch's mean and std it cannot make pixels")
     if split.masked.shape[1] == 0:
         return Inpainted(images.new_zeros(len(images), 0, model.config.patch_values), images)
     if known is not None and statistics is not None:
@@ -101,7 +101,7 @@ def inpaint(
         if watch is not None:
             watch(executed, x0)
         x = step.take(x, x0, draw(executed) if noisy[index] else None)
-    patches = x if statistics is None else x * statistics.deviation + statistics.mean
+    patches = x if statistics is None else x * statistics.std + statistics.mean
     return Inpainted(patches, place(model, images, split, patches))
 
 
@@ -113,7 +113,7 @@ def predict_clean(
 
 
 def clean(model: DiffMAE, x: Tensor, predicted: Tensor, step: Steps, known: Known | None) -> Tensor:
-    """What the network predicts for noisy x, (B, M, P) each → clean (B, M, P)."""
+    """Clean patches by the network's prediction for noisy x, (B, M, P) each → (B, M, P)."""
     x0 = predicted if model.config.target is Target.X0 else step.x0_from_noise(x, predicted)
     if not model.config.normalise_patches:
         x0 = torch.where(step.clip.view(-1, 1, 1), within_colours(model, x0), x0)

@@ -70,14 +70,6 @@ class Split:
         return patches.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)
 
 
-def random_mask(batch: int, grid: tuple[int, ...], ratio: float, generator: torch.Generator) -> Tensor:
-    """The same number of patches in every sample: all but N · (1 − ratio), truncated."""
-    patches = torch.Size(grid).numel()
-    masked = torch.ones(batch, patches, dtype=torch.bool)
-    visible = torch.rand(batch, patches, generator=generator).argsort(dim=1)[:, : int(patches * (1 - ratio))]
-    return masked.scatter_(1, visible, value=False).view(batch, *grid)
-
-
 def centre_mask(batch: int, grid: tuple[int, int]) -> Tensor:
     """Half of the rows and half of the columns, in the middle."""
     rows, columns = grid
@@ -87,42 +79,9 @@ def centre_mask(batch: int, grid: tuple[int, int]) -> Tensor:
     return mask
 
 
-def block_mask(batch: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """One rectangle in each sample, of any shape that covers a quarter to a half of the patches."""
-    rows, columns = grid
-    shapes = torch.cartesian_prod(torch.arange(1, rows + 1), torch.arange(1, columns + 1))
-    share = shapes.prod(dim=1) / (rows * columns)
-    shapes = shapes[(share >= 0.25) & (share <= 0.5)]
-    chosen = shapes[torch.randint(len(shapes), (batch,), generator=generator)]  # (B, 2)
-    room = torch.tensor(grid) - chosen + 1
-    corner = (torch.rand(batch, 2, generator=generator) * room).long()
-    row, column = torch.arange(rows).view(1, rows, 1), torch.arange(columns).view(1, 1, columns)
-    (top, left), (bottom, right) = corner.view(batch, 2, 1, 1).unbind(1), (corner + chosen).view(batch, 2, 1, 1).unbind(1)
-    return (row >= top) & (row < bottom) & (column >= left) & (column < right)
-
-
-def mixed_mask(batch: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Masks for training models that will serve users' masks: each sample is random at 0.75 or one block, with equal chances."""
-    random = torch.rand(batch, 1, 1, generator=generator) < 0.5
-    return torch.where(random, random_mask(batch, grid, 0.75, generator), block_mask(batch, grid, generator))
-
-
-def patches_of_pixels(mask: Tensor, patch_size: int, *, coverage: float = 0.0, grow: int = 0) -> Tensor:
-    """A mask of pixels, bool (B, H, W), → of patches, (B, H/p, W/p).
-
-    A patch is to be filled if any of its pixels is, or if the share of those is at least `coverage`: every pixel that a user wants gone
-    then stays hidden from the encoder only with 0. grow: pixels by which the mask is widened first, in all eight directions.
-    """
-    widened = grow_mask(mask, grow)
-    share = F.avg_pool2d(widened.float().unsqueeze(1), patch_size).squeeze(1)
-    return (share > 0) & (share >= coverage)
-
-
-def grow_mask(mask: Tensor, pixels: int) -> Tensor:
-    """Widen a mask, bool (B, H, W), by so many pixels in all eight directions."""
-    if pixels == 0:
-        return mask
-    return F.max_pool2d(mask.float().unsqueeze(1), 2 * pixels + 1, stride=1, padding=pixels).squeeze(1) > 0
+def patches_of_pixels(mask: Tensor, patch_size: int) -> Tensor:
+    """A mask of pixels, bool (B, H, W), → of patches, (B, H/p, W/p). A patch is to be filled if any of its pixels is."""
+    return F.max_pool2d(mask.float().unsqueeze(1), patch_size).squeeze(1) > 0
 
 
 def _positions(chosen: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.diffmae.decoder import Context, DecoderBlock, DecoderType, TimeEmbedding
 from models.diffmae.diffusion import Schedule
-from models.diffmae.head import PictureHead
+from models.diffmae.head import ImageHead
 from models.diffmae.masks import Split
 from models.layers.initial import load_encoder
 from models.layers.masked_encoder import MaskedEncoder
@@ -193,7 +193,7 @@ class DiffMAE(MaskedEncoder):
         self.decoder_norm = nn.LayerNorm(small, eps=config.norm_eps)
         self.decoder_pred = nn.Linear(small, config.patch_values)
         self.decoder_pred_clip = nn.Linear(small, config.clip_width) if config.clip_width else None
-        self.head = PictureHead(config.channels, config.head_width, small, config.patch_size) if config.head_width else None
+        self.head = ImageHead(config.channels, config.head_width, small, config.patch_size) if config.head_width else None
         self.initialise()
         if self.head is not None:
             self.head.begin()

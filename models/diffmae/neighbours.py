@@ -29,13 +29,13 @@ SHARPNESS = 8.0
 CONTENT = 0.25
 """Length of an embedded patch relative to that of its pixels. It is small, so that a token's content hardly changes where it looks."""
 _OWN_SHARE = 0.75
-"""Of the channels for content, those of the patch itself."""
+"""Share of the patch itself in the channels for content."""
 _FOUND = 0.5
 """Gain of what cross-attention adds to tokens."""
 _BRANCH = 0.25
 """Gain of what the other branches add."""
 _VARIANCE = 160.0
-"""Of the mean of a patch, as a coefficient of the basis; half of it where the neighbours are known."""
+"""Variance of the mean of a patch, as a coefficient of the basis; half of it where the neighbours are known."""
 _FALL = 1.2
 """The variance of other coefficients falls with this power of 1 + the square of their frequency."""
 _FOUND_OPEN = 10.0
@@ -43,7 +43,7 @@ _FOUND_OPEN = 10.0
 _SLOWEST = 0.3
 """Radians per patch. Positions are read from waves at least this fast, and content has the channels of the others."""
 _DIRECTIONS: tuple[Offset, ...] = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, 1), (-1, 1), (1, -1))
-"""Of the heads, in turn."""
+"""Offsets that the heads look at, in turn."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Channels:
     """Indices of the channels that hold content."""
 
     own: Tensor
-    """Of the patch itself, low frequencies first."""
+    """Channels of the patch itself, low frequencies first."""
     time: int
     found: Tensor
     """Written by branches."""
@@ -121,7 +121,7 @@ def _weigh(model: DiffMAE, channels: Channels) -> None:
     blocks = cast(Sequence[DecoderBlock], model.decoder_blocks)
     own = CONTENT * variances.clamp(min=1.0).sqrt()  # where noise is more, it is the content
     gates.forget_in_noise(blocks[0].mlp, channels.own, own, variances / 2, channels.time, norm)
-    found = torch.full((len(channels.found),), norm.deviation)
+    found = torch.full((len(channels.found),), norm.std)
     first = 2 * len(channels.own) if len(blocks) == 1 else 0
     gates.forget_when_clear(blocks[-1].mlp, channels.found, found, torch.full_like(found, _FOUND_OPEN), channels.time, norm, first=first)
 
@@ -181,7 +181,7 @@ def _look(weight: Tensor, bias: Tensor, positions: Tensor, offsets: Sequence[Off
     step = math.log(10000.0) / count
     # attention divides by the square root of a head's channels
     size = (2 * SHARPNESS / math.pi * step / frequencies * math.sqrt(inner)).sqrt()
-    mean, deviation = positions.mean(), positions.std(dim=1, correction=0).mean()  # what the norm takes away
+    mean, std = positions.mean(), positions.std(dim=1, correction=0).mean()  # what the norm takes away
     weight.zero_()
     bias.zero_()
     wave = torch.arange(len(frequencies))
@@ -192,8 +192,8 @@ def _look(weight: Tensor, bias: Tensor, positions: Tensor, offsets: Sequence[Off
             turned_cosine, turned_sine = ((size * turn).float() for turn in ((frequencies * offset).cos(), (frequencies * offset).sin()))
             # sin(a + b) = sin a cos b + cos a sin b, and cos(a + b) = cos a cos b - sin a sin b
             for place, of_sine, of_cosine in ((first, turned_cosine, turned_sine), (first + len(wave), -turned_sine, turned_cosine)):
-                weight[place, sine] = of_sine * deviation
-                weight[place, cosine] = of_cosine * deviation
+                weight[place, sine] = of_sine * std
+                weight[place, cosine] = of_cosine * std
                 bias[place] = (of_sine + of_cosine) * mean
 
 

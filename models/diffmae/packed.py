@@ -28,7 +28,7 @@ class Part:
     time: Tensor
     """(n,), of training."""
     context: Context
-    """Of one sample or of n."""
+    """Context of one sample or of n."""
 
     @property
     def samples(self) -> int:
@@ -36,7 +36,7 @@ class Part:
 
     @property
     def tokens(self) -> int:
-        """Of each sample in the decoder: a joint one sees the visible ones, too."""
+        """Number of tokens of each sample in the decoder: a joint one sees the visible ones, too."""
         visible = self.context.visible
         return self.x.shape[1] + (0 if visible is None else visible.shape[1])
 
@@ -60,7 +60,7 @@ class PackedBatch:
 
     @staticmethod
     def of(fillings: Sequence[Filling]) -> PackedBatch:
-        """Of jobs that all have a window."""
+        """A batch of jobs that all have a window."""
         current = tuple(filling.current for filling in fillings if filling.current is not None)
         next_steps = [filling.next_step for filling in fillings]
         known = [known_of(filling, now) for filling, now in zip(fillings, current, strict=True)]

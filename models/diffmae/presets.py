@@ -1,4 +1,4 @@
-"""What users may ask of sampling, by name. Imports no torch: a gateway reads it."""
+"""Presets of sampling, which users ask for by name. Imports no torch: a gateway reads it."""
 
 from __future__ import annotations
 

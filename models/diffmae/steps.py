@@ -132,7 +132,7 @@ class InpaintingSteps:
         ]
 
     def _encode(self, windows: Sequence[Window]) -> Iterator[Context]:
-        """Of windows with equally many visible and masked patches, in one pass."""
+        """Encode windows with equally many visible and masked patches in one pass."""
         images = torch.cat([window.images for window in windows]).to(self.model.noise_embed.weight.dtype)
         visible = torch.cat([window.split.visible.expand(len(window.images), -1) for window in windows])
         masked = torch.cat([window.split.masked.expand(len(window.images), -1) for window in windows])
@@ -227,7 +227,7 @@ def _copy(states: Sequence[Copying]) -> Iterator[Continuing | Finished]:
 
 
 def _seeds(asked: Mapping[str, Any]) -> list[int]:
-    """Of the samples."""
+    """Seeds of the samples."""
     return [(int(asked.get("seed", 0)) + sample) % SIGNED for sample in range(int(asked.get("samples", 1)))]
 
 

@@ -29,7 +29,7 @@ class Memory:
         return Memory(self.keys.expand(count, -1, -1, -1), self.values.expand(count, -1, -1, -1), size)
 
     def rows(self, rows: slice) -> Memory:
-        """Of some samples, in storage of their own."""
+        """Keys and values of some samples, in storage of their own."""
         return Memory(self.keys[rows].clone(), self.values[rows].clone(), None if self.size is None else self.size[rows].clone())
 
 

@@ -88,8 +88,8 @@ def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
 
 def normalise_patches(patches: Tensor) -> Tensor:
     """Each patch with its own mean taken off and divided by its own standard deviation (`norm_pix_loss`)."""
-    mean, deviation = patch_statistics(patches)
-    return (patches - mean) / deviation
+    mean, std = patch_statistics(patches)
+    return (patches - mean) / std
 
 
 def to_pixels(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -107,7 +107,7 @@ def checked(name: str, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
     return pixels
 
 
-def require_picture_patches(image_size: int, patch_size: int) -> None:
+def require_image_patches(image_size: int, patch_size: int) -> None:
     """Raises ValueError for a square image that is no whole number of patches."""
     if image_size % patch_size:
         raise ValueError(f"image_size {image_size} is no multiple of patch_size {patch_size}")

@@ -1,4 +1,4 @@
-"""What a model keeps of jobs that have ended, since their clients may ask again: bounded in bytes and in time."""
+"""Values that a model keeps of jobs that have ended, since their clients may ask again: bounded in bytes and in time."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Continuing:
 
     state: State
     preview: Tensors | None = None
-    """What can be shown already, without a batch dimension; None where it was not asked for or there is nothing to show."""
+    """Outputs that can be shown already, without a batch dimension; None where none were asked for or there is nothing to show."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Steps(Protocol):
 
     @property
     def unit(self) -> str:
-        """What a step is: `steps`, `levels`, `windows`."""
+        """Name of the steps, for messages: `steps`, `levels`, `windows`."""
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
         """Compute once what no step changes (an encoder, keys and values). Arrays and options of each job, on the model's device.

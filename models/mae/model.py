@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.layers.initial import load_encoder, start_head
 from models.layers.masked_autoencoder import DecoderPlan, MaskedAutoencoder, Reconstruction
-from models.layers.patches import PatchEmbed, checked, normalise_patches, patch_statistics, patchify, require_picture_patches, unpatchify
+from models.layers.patches import PatchEmbed, checked, normalise_patches, patch_statistics, patchify, require_image_patches, unpatchify
 from models.layers.positions import resize_table, sincos_table
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
@@ -38,7 +38,7 @@ class MAEConfig:
     """The encoder's trunk, as that of a Rev-ViT which is to be fine-tuned."""
 
     def __post_init__(self) -> None:
-        require_picture_patches(self.image_size, self.patch_size)
+        require_image_patches(self.image_size, self.patch_size)
 
     @property
     def side(self) -> int:
@@ -117,8 +117,8 @@ class MAE(MaskedAutoencoder):
         """Normalised images (B, channels, S, S) and what `forward` answered to them."""
         patches, predicted, mask = patchify(images, self.config.patch_size), answer.patches, answer.mask.unsqueeze(-1)
         if self.config.normalise_targets:
-            mean, deviation = patch_statistics(patches)
-            predicted = predicted * deviation + mean
+            mean, std = patch_statistics(patches)
+            predicted = predicted * std + mean
         visible = patches * (1 - mask)
         return Pictures(unpatchify(visible, self.config.patch_size), unpatchify(visible + predicted * mask, self.config.patch_size))
 

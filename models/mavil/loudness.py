@@ -15,5 +15,3 @@ class Loudness:
 
 
 AUDIOSET = Loudness(-4.2677393, 4.5689974)
-ESC50 = Loudness(-6.6268077, 5.358466)
-SPEECH_COMMANDS = Loudness(-6.845978, 5.5654526)

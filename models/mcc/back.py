@@ -1,4 +1,4 @@
-"""What lies behind each seen point: how thick the object is there, and the colour of its far side. A small U-Net (arXiv 1505.04597) at
+"""Back of an object behind each seen point: its thickness there, and the colour of its far side. A small U-Net (arXiv 1505.04597) at
 the size of the map of seen points, where each of its answers belongs to one of them."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GROUPS = 4
-"""Of channels that are normalised together: with a channel each, what is the same everywhere would be lost."""
+"""Channels that are normalised together: with a channel each, what is the same everywhere would be lost."""
 _INPUTS = 3 + 3 + 1
 """Colour, point, and whether there is one."""
 _THICKNESS = 0.5
@@ -36,7 +36,7 @@ class BackConfig:
 
 @dataclass(frozen=True)
 class Told:
-    """Of each pixel; where no point was seen it means nothing."""
+    """Answers for each pixel; where no point was seen they mean nothing."""
 
     thickness: Tensor
     """(B, n, n), from the seen point along its ray to where that leaves the object for the last time; not below 0."""

@@ -30,7 +30,7 @@ BODY_CENTRED = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """What is asked at all."""
+    """Bounds of what is asked."""
 
     threshold: float
     """Probability above which a cell is occupied."""
@@ -74,7 +74,7 @@ class Flood:
     pending: Tensor
     """Cells of this level, int64 (P,), sorted."""
     known: Answers
-    """Of all earlier levels, sorted by cell."""
+    """Answers of all earlier levels, sorted by cell."""
     stride: int
     """Distance of the cells of this level."""
     taken: int = 0
@@ -83,7 +83,7 @@ class Flood:
     """Their answers."""
     level: int = 0
     memory: Answers | None = None
-    """What is known already of cells of this lattice, sorted by cell."""
+    """Answers for cells of this lattice that are known already, sorted by cell."""
     recalled: int = 0
     """How many answers were taken from memory."""
 
@@ -101,7 +101,7 @@ class Flood:
         return self.pending[self.taken : self.taken + count]
 
     def answered(self, answers: Answers) -> Flood:
-        """What the network says of the cells that come next. Raises ExcessiveJob where the next level asks too much."""
+        """Take the network's answers for the cells that come next. Raises ExcessiveJob where the next level asks too much."""
         taken, parts = self.taken + len(answers.cells), (*self.parts, answers)
         if taken < len(self.pending):
             return replace(self, taken=taken, parts=parts)
@@ -127,7 +127,7 @@ class Flood:
         return self.pending.nbytes + self.known.nbytes + sum(part.nbytes for part in self.parts)
 
     def occupied(self) -> Answers:
-        """Of those asked so far."""
+        """Answers for the cells asked so far that are occupied."""
         told = Answers.cat((self.known, *self.parts))
         return told.at(told.occupancy > self.limits.threshold)
 
@@ -169,7 +169,7 @@ class Flood:
 
 
 def nested(answers: Answers, asked: Lattice, threshold: float, lattice: Lattice, other: float) -> Answers | None:
-    """What is known of a scene, as `Flood.start` takes it for another lattice and threshold; None where the lattices do not nest.
+    """Known answers for a scene, as `Flood.start` takes them for another lattice and threshold; None where the lattices do not nest.
 
     threshold: above which `answers`, sorted by cell, have colours; what needs one at the `other` threshold and has none is left out.
     """

@@ -1,4 +1,4 @@
-"""What a camera saw of a scene: depth and silhouette, pixel by pixel, and what they rule out. Imports no torch: gateways carve, too.
+"""Front of a scene as a camera saw it: depth and silhouette, pixel by pixel, and what they rule out. Imports no torch: gateways carve, too.
 
 Points are in normalised units; the camera stands at `-centre` among them, with axes parallel to theirs.
 """

@@ -1,4 +1,4 @@
-"""What was seen and what a network says of the rest → one surface behind the seen one. Heavy: run it in a child process. No torch here.
+"""Seen points and a network's answers for the rest → one surface behind the seen one. Heavy: run it in a child process. No torch here.
 
 A place is inside where seen surface and silhouette allow it and the network's cells enclose it. The network calls occupied what is near a
 surface, a shell around it, so the surface lies inside the shell: one wall, which is closed where the shell is.
@@ -17,11 +17,11 @@ from models.mcc.front import Front, Points
 from models.mcc.lattice import Lattice
 
 SHARE = 0.7
-"""Of the threshold, from which a cell belongs to the shell."""
+"""Share of the threshold from which a cell belongs to the shell."""
 DEPTH = 0.75
-"""Of the reach: how far the surface lies inside the shell. Both were chosen on validation objects of the starter's recipe."""
+"""Share of the reach by which the surface lies inside the shell. Both were chosen on validation objects of the starter's recipe."""
 MOST_CELLS = 2**24
-"""Of the field; of larger ones the step is a multiple of the spacing."""
+"""Cells of the field at most; the step of a larger one is a multiple of the spacing."""
 _SLAB = 2**20
 """Cells whose distance from what was seen is computed at once."""
 _BORDER = 2
@@ -97,7 +97,7 @@ class _Volume:
         return _Volume(volume, (origin + first * lattice.pitch).astype(np.float32), lattice.pitch * step)
 
     def points(self, first: int, last: int) -> Points:
-        """Of some planes of cells, (P, 3)."""
+        """Points of some planes of cells, (P, 3)."""
         _, height, depth = self.occupancy.shape
         axes = (np.arange(first, last), np.arange(height), np.arange(depth))
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""What queries of an MCC know from geometry, before they ask: how far they are from both sides of the object, before, inside or behind it,
+"""Geometry that queries of an MCC know before they ask: how far they are from both sides of the object, before, inside or behind it,
 how far from the outline, and what the image shows where they are projected.
 
 Near sides are looked for around the pixel in which a query lies, not among all points: what is farther away is as good as far.
@@ -64,7 +64,7 @@ class Sides:
 
 @torch.no_grad()
 def told(back: Back, images: Tensor, seen: Tensor, valid: Tensor, side: int) -> Tensor:
-    """What `both_sides` needs of a scene, as channels of its tokens: (B, 1 + side², w² · KNOWN), those of the class token 0.
+    """Channels of a scene's tokens that `both_sides` reads: (B, 1 + side², w² · KNOWN), those of the class token 0.
 
     seen: (B, n, n, 3), finite; side: windows along a side of the map, each w pixels wide.
     """

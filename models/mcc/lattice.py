@@ -90,7 +90,7 @@ class Lattice:
         return np.stack([axis[place] for axis, place in zip(self.axes, self.places(cells), strict=True)], axis=1)
 
     def stride(self) -> int:
-        """Of the coarse lattice: the largest of 1, 2 and 4 at which each surface, twice `reach` thick, is met in every square of a
+        """Stride of the coarse lattice: the largest of 1, 2 and 4 at which each surface, twice `reach` thick, is met in every square of a
         few coarse cells."""
         return next((stride for stride in (4, 2) if stride * self.pitch <= 2 * self.space.reach * (1 + 1e-6)), 1)
 

@@ -21,7 +21,7 @@ from kernels import ops
 from models.layers.block import Block, drop_branch
 from models.layers.cross_attention import Memory
 from models.layers.initial import load_encoder
-from models.layers.patches import PatchEmbed, require_picture_patches
+from models.layers.patches import PatchEmbed, require_image_patches
 from models.layers.positions import sincos_table
 from models.layers.recent import in_own_pages
 from models.layers.reversible import run_trunk
@@ -71,7 +71,7 @@ class MCCConfig:
     """Tell what lies behind the seen points, and let queries know it; None: as published. The frame's axes must be the camera's."""
 
     def __post_init__(self) -> None:
-        require_picture_patches(self.image_size, self.patch_size)
+        require_image_patches(self.image_size, self.patch_size)
         if self.window_depth < 1 or self.decoder_depth < 1:
             raise ValueError("window_depth and decoder_depth must be 1 at least")
         if self.back is not None and self.seen_size % self.back.step:
@@ -115,7 +115,7 @@ class Scene:
     fates: Tensor | None = None
     """(layers, 2, B) of 0 and 1, which samples kept which branches of the decoder: queries share the fate of their scene."""
     sides: Sides | None = None
-    """Of networks whose queries know them."""
+    """Both sides of the scene, for networks whose queries know them."""
 
     @property
     def nbytes(self) -> int:
@@ -213,14 +213,14 @@ class MCC(nn.Module):
         merge: how many tokens merge in each block of both encoders. The decoder needs both in every place, so merged ones return there.
         """
         points = self.encode_points(self.embed_points(seen), kept, merge=merge)
-        latent = torch.cat([self.encode_picture(images, kept, merge=merge), points], dim=-1)
+        latent = torch.cat([self.encode_images(images, kept, merge=merge), points], dim=-1)
         if self.back is None:
             return latent
         valid = seen.sum(dim=-1).isfinite()
         known = told(self.back, images, seen.masked_fill(~valid.unsqueeze(-1), 0.0), valid, self.config.side)
         return torch.cat([latent.to(known.dtype), known], dim=-1)
 
-    def encode_picture(self, images: Tensor, kept: Kept | None = None, *, merge: MergeSchedule | None = None) -> Tensor:
+    def encode_images(self, images: Tensor, kept: Kept | None = None, *, merge: MergeSchedule | None = None) -> Tensor:
         """→ (B, 1 + N, C)."""
         patches = self.patch_embed(self.normalise(images)) + self.pos_embed[:, 1:]
         class_token = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
@@ -281,11 +281,11 @@ class MCC(nn.Module):
         return normed if known is None else torch.cat([normed.to(known.dtype), known], dim=-1)
 
     def predict(self, asked: Tensor) -> Tensor:
-        """What `ask` gave → (B, Q, outputs) in float32: the occupancy's logit, then colours, for which `decode_colours` is."""
+        """Outputs by what `ask` gave → (B, Q, outputs) in float32: the occupancy's logit, then colours, for which `decode_colours` is."""
         return in_float32(self.decoder_pred.weight, self.decoder_pred.bias, asked)
 
     def predict_occupancy(self, asked: Tensor) -> Tensor:
-        """What `ask` gave → (B, Q): only the logit, where colours of few points will be wanted."""
+        """The logit alone by what `ask` gave → (B, Q), where colours of few points will be wanted."""
         return in_float32(self.decoder_pred.weight[:1], self.decoder_pred.bias[:1], asked).squeeze(-1)
 
     def losses(self, predicted: Tensor, occupied: Tensor, colours: Tensor) -> Losses:

@@ -29,7 +29,7 @@ from models.layers.block import Attention, Block
 from models.mcc.model import MCC
 
 QUARTERS = 4
-"""Of a window; a token holds one seen point of each."""
+"""Quarters of a window; a token holds one seen point of each."""
 SIGMA = (0.2, 0.4)
 """Standard deviation of the Gaussians in the first decoder block and in the others, in the units of points."""
 ALONE = 0.2
@@ -37,7 +37,7 @@ ALONE = 0.2
 _SHRUNK = 1.001
 """How much smaller norms make the points of a scene, on average: their waves of the position table add to a token's length."""
 _VALID = 4.0
-"""What a token with seen points gains over the others, as a squared distance."""
+"""Gain of a token with seen points over the others, as a squared distance."""
 _VALID_BESIDE_ITSELF = 0.5
 """The same where a query sees itself: the smaller, the less it matters what norms do to it."""
 _VALID_IN_WINDOW = 30.0
@@ -121,7 +121,7 @@ class Channels:
 
     @property
     def geometry(self) -> list[int]:
-        """What stays as it is from block to block."""
+        """Channels that stay as they are from block to block."""
         return [*self.large, *sum(self.points, ()), *self.squares, *self.depths, self.valid]
 
     @property
@@ -153,7 +153,7 @@ def look_at_nearest(model: MCC) -> None:
     for norm in (model.norm, model.norm_xyz):
         _keep(norm, encoder)
     _keep(model.decoder_norm, decoder)
-    _picture(model, encoder)
+    _hold_colour(model, encoder)
     _join(model, encoder, decoder)
     for number, block in enumerate(model.decoder_blocks):
         assert isinstance(block, Block)
@@ -255,7 +255,7 @@ def _wave_of(width: int, angle: float) -> tuple[int, float]:
     return wave, 10000.0 ** (-wave / count)
 
 
-def _picture(model: MCC, channels: Channels) -> None:
+def _hold_colour(model: MCC, channels: Channels) -> None:
     """Let a patch's token hold its mean colour."""
     projection = model.patch_embed.get_parameter("proj.weight")  # (C, 3, p, p)
     bias = model.patch_embed.get_parameter("proj.bias")

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RIDGE = 1e-7
-"""Of the mean square that each number explains."""
+"""Ridge of the regression, as a share of the mean square that each number explains."""
 _NEAREST = 1e-2
 """Denominator that points nearer to the camera, and those behind it, have instead."""
 _BESIDE = 4.0

@@ -32,7 +32,7 @@ IN_CACHE = 12 * 2**20
 """Bytes of the widest activation of the queries that go through the decoder of a CPU together. What a layer writes the next one reads,
 and memory beyond the caches is slow."""
 LEAST_QUERIES, MOST_QUERIES = 256, 65_536
-"""Of one scene in one step."""
+"""Queries of one scene in one step."""
 RECENT_BYTES = 64 * 2**20
 """Keys and values of scenes that were asked lately; and as much of what was answered of them."""
 MOST_SHOWN = 20_000
@@ -42,7 +42,7 @@ FILLED = 0.75
 WORK_OF_KNOWING = 2000
 """Multiply-accumulates of what a query knows of both sides."""
 TEMPERATURE = 0.1
-"""Of colours, as in the published demo."""
+"""Temperature of colours, as in the published demo."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Reconstruction:
     """How far one job has come."""
 
     scene: Scene
-    """Of one sample, B = 1."""
+    """Scene of one sample, B = 1."""
     flood: Flood
     chunk: int
     """Queries of a step."""
@@ -72,13 +72,13 @@ class Reconstruction:
 
     @property
     def queries(self) -> int:
-        """Of its next step."""
+        """Number of queries of its next step."""
         return min(self.flood.left, self.chunk)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is known of a scene since it was asked."""
+    """Answers that are kept of a scene since it was asked."""
 
     lattice: Lattice
     threshold: float

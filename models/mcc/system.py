@@ -11,8 +11,8 @@ from models.spec import Space
 PATCH_SIZE, WINDOW = 16, 8
 """Defaults of configs that do not tell."""
 KNOWN = 11
-"""What queries know both sides by, of each pixel in a latent token: its point, whether there is one, its colour, the thickness behind it,
-and the colour there. It stands here, since gateways count it without PyTorch."""
+"""Number of values by which queries know both sides, for each pixel of a latent token: its point, whether there is one, its colour, the
+thickness behind it, and the colour there. It stands here, since gateways count it without PyTorch."""
 
 
 def latent_values(config: Mapping[str, Any]) -> int:

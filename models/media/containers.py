@@ -20,7 +20,7 @@ PREFIXES = {
 LISTS = (b"#EXTM3U", b"ffconcat", b"file ", b"<?xml", b"<MPD", b"[playlist]", b"v=0\r", b"v=0\n")
 """How files begin that only name others: HLS, concat scripts, DASH, PLS and SDP."""
 SYNC, PACKET, STAMPED_PACKET = 0x47, 188, 192
-"""Of MPEG transport streams; the packets of Blu-rays are stamped with four bytes before them."""
+"""Sync byte and packet lengths of MPEG transport streams; the packets of Blu-rays are stamped with four bytes before them."""
 
 
 def demuxer(head: bytes) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 8
-"""Of each colour."""
+"""Bins of each colour."""
 LONG_SIDE = 160
 """Only so many pixels along the longer side of a frame are looked at, up to twice as many."""
 CELLS = (9, 16)

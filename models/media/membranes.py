@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_PIXELS = 2**18
-"""Of the grid that is solved."""
+"""Pixels of the grid that is solved, at most."""
 SWEEPS, FINE_SWEEPS = 24, 10
 """Relaxations of a level: what is left changes slowly, and the coarser level has it. Fewer where they take long: of FEW cells and more."""
 FEW = 2**14
@@ -47,7 +47,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Membrane:
-    """What is to be added to a filling."""
+    """Colours that are to be added to a filling."""
 
     values: Floats
     """(h, w, 3) of the grid."""

@@ -21,7 +21,7 @@ PROGRAM = "models.media.patchmatch_program"
 PATCH = 5
 """Side of a patch in pixels."""
 MOST_PIXELS = 2**20
-"""Of an image that is filled so."""
+"""Pixels of an image that is filled so, at most."""
 MOST_HOLE = 3 * 2**15
 """Pixels of its hole: one search of them, and painting them, take less than two seconds."""
 LEAST_SIDE = 32
@@ -98,7 +98,7 @@ def fill(pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, 
 def message(
     pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, before: Level | Pixels | None
 ) -> tuple[dict[str, Any], bytes]:
-    """What the program is asked, and its file."""
+    """The program's request and its file."""
     start = before.pixels if isinstance(before, Level) else before
     parts = [pixels.tobytes(), missing.astype(np.uint8).tobytes()]
     if start is not None:

@@ -20,8 +20,8 @@ imageops.set_use_opencv(False)
 MOST_VISITS = 160_000
 """Patches of the hole times iterations of a level: a second and a half of an idle core."""
 ITERATIONS, FINEST_ITERATIONS = 3, 1
-"""Of the search. The finest level copies what the one before has found in pieces as large: more searching would prefer patches as smooth as
-the mean of those that overlap."""
+"""Iterations of the search. The finest level copies what the one before has found in pieces as large: more searching would prefer patches
+as smooth as the mean of those that overlap."""
 HALF = PATCH // 2
 
 
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def level(asked: dict[str, Any], data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-    """What `models.media.patchmatch.fill` asks for: pixels (h, w, 3) and the field (h, w, 2)."""
+    """One level, as `models.media.patchmatch.fill` asks for it: pixels (h, w, 3) and the field (h, w, 2)."""
     pixels, missing, start, before = _read(asked, data)
     coarse = reduced_mask(missing, asked["reduction"])
     image = _reduced(pixels, asked["reduction"])

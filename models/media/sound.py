@@ -22,7 +22,7 @@ __all__ = ["NAMES", "Kind", "SoundError", "SoundLimits", "decode"]
 
 PROGRAM = "models.media.sound_program"
 SLACK_S = 1.0
-"""What a program may send beyond the bound, before it is not believed."""
+"""Seconds that a program may send beyond the bound before it is not believed."""
 
 Kind = Literal["not-a-sound", "no-sound", "too-much", "broken"]
 

@@ -49,18 +49,18 @@ class ClipLimits:
     seconds: float = 120.0
     frames: int = 7_200
     pixels: int = 4096 * 2304
-    """Of a frame."""
+    """Pixels of a frame."""
 
     @classmethod
     def of_accepted(cls, width: int, height: int) -> ClipLimits:
-        """Of a video that was accepted by its headers, its packets and its first frame, which has this size. Frames may grow on the way,
-        but not without bound: those beyond it are left out like damaged ones."""
+        """Limits of a video that was accepted by its headers, its packets and its first frame, which has this size. Frames may grow on the
+        way, but not without bound: those beyond it are left out like damaged ones."""
         return cls(seconds=float("inf"), frames=2**31 - 1, pixels=max(cls.pixels, width * height))
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What a video is. Width and height are those of upright frames."""
+    """Facts of a video. Width and height are those of upright frames."""
 
     width: int
     height: int
@@ -205,7 +205,7 @@ class _Ahead:
         try:
             while (frame := self._read()) is not None:
                 with self._changed:
-                    self._changed.wait_for(lambda frame=frame: self._closed or self._has_room(frame))  # type: ignore[misc]
+                    self._changed.wait_for(lambda frame=frame: self._closed or self._fits(frame))  # type: ignore[misc]
                     if self._closed:
                         return
                     self._waiting.append(frame)
@@ -220,7 +220,7 @@ class _Ahead:
                 self._all_read = True
                 self._changed.notify_all()
 
-    def _has_room(self, frame: Frame) -> bool:
+    def _fits(self, frame: Frame) -> bool:
         return not self._waiting or (len(self._waiting) < AHEAD and (len(self._waiting) + 1) * frame.pixels.nbytes <= AHEAD_BYTES)
 
     def _read(self) -> Frame | None:

@@ -32,7 +32,7 @@ from models.media.cuts import Cuts
 S = TypeVar("S", bound=Stream)
 
 THREADS = 2 if (os.cpu_count() or 1) > 2 else 1
-"""Of a decoder. The second one costs half as much CPU again, and gains nothing where a network has the other CPU."""
+"""Threads of a decoder. The second one costs half as much CPU again, and gains nothing where a network has the other CPU."""
 FULL_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
 """FFmpeg's names of demuxers for several containers."""
 UNTOLD_DURATION = frozenset({"mpegvideo"})

@@ -125,7 +125,7 @@ class PoolingBlock(nn.Module):
         return torch.cat(fed, dim=1), pooled_grid
 
     def _past(self, x: Tensor, normed: Tensor) -> Tensor:
-        """What goes past attention, before it is pooled."""
+        """The branch past attention, before it is pooled."""
         return x if self.proj is None or not self._expands_in_attention else self.proj(normed)
 
     def _fed_forward(self, x: Tensor) -> Tensor:

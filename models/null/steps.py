@@ -19,7 +19,7 @@ from models.null.model import Null, NullConfig
 
 PRIME = 2**31 - 1
 MULTIPLIER = 48271
-"""Of Lehmer's generator modulo `PRIME`: every step moves on by one number."""
+"""Multiplier of Lehmer's generator modulo `PRIME`: every step moves on by one number."""
 SHARE = 0.01
 """Share of the network in the logits: far more than rounding, far less than a step of the generator."""
 

@@ -28,11 +28,11 @@ from models.spec import Accuracies, Int8
 Precision = Literal["float32", "int8"]
 
 VERSION = 1
-"""Of what `models.vit.graph` writes; raise it when that changes."""
+"""Version of what `models.vit.graph` writes; raise it when that changes."""
 TOLERANCE = 1e-4
 """Largest difference from the model's logits in float32, relative to max(1, |logit|)."""
 MOST_BYTES = 8 * 2**30
-"""Of all graphs in a folder; those that nobody reads are the first to go."""
+"""Bytes of all graphs in a folder, at most; those that nobody reads are the first to go."""
 ABANDONED = 3600.0
 """Seconds after which a file that was never finished is removed."""
 
@@ -42,7 +42,7 @@ CALIBRATION_BATCH = 8
 
 
 CONFIDENCE = 0.95
-"""Of the one-sided interval of the share of labels that agree."""
+"""Confidence of the one-sided interval of the share of labels that agree."""
 
 
 class GraphError(Exception):
@@ -132,7 +132,7 @@ def _best(classifier: OnnxClassifier, pixels: NDArray[np.uint8], merge: Sequence
 
 
 def _accuracies(exact: NDArray[np.int64], short: NDArray[np.int64], labels: NDArray[np.int64]) -> Accuracies:
-    """Of the best classes in float32 and in int8."""
+    """Accuracies of the best classes in float32 and in int8."""
     from scipy.special import betaincinv
 
     count, same = len(labels), int((exact == short).sum())
@@ -178,7 +178,7 @@ def _some_merging(model: LoadedModel) -> tuple[int, ...]:
 
 
 def _key(spec: BundleSpec, precision: Precision) -> str:
-    """Of everything that the graph holds."""
+    """Digest of everything that the graph holds."""
     held = [VERSION, precision, spec.architecture, spec.config, spec.pictures.mean, spec.pictures.std, spec.weights.sha256]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:32]
 

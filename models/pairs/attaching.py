@@ -1,4 +1,4 @@
-"""A tokeniser comes to a pair: the bundle's section `text` and its `tokenizer.json`. Imports no torch."""
+"""A tokenizer comes to a pair: the bundle's section `text` and its `tokenizer.json`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from models.bundle import TOKENIZER_FILE, Bundle, BundleSpec, replace_files
 from models.pairs.reading import READINGS, Reading, positions
-from models.pairs.tokenising import Tokeniser, check_fit
+from models.pairs.tokenising import Tokenizer, check_fit
 from models.pairs.tokenizer_model import TokenizerError
 from models.pairs.vocabularies import in_small_letters, read_vocabulary
 from models.spec import LONGEST_TEXT, Text
@@ -50,7 +50,7 @@ def prepare(
         check_fit(file, spec.config.get("vocabulary"))
         if framed and not (file.before if reading.begins else file.after):
             raise TokenizerError(f"post_processor: puts no token {_where(reading)}, and {spec.architecture} reads that one")
-        Tokeniser.of(file, length=length, fixed=False, padding=0)
+        Tokenizer.of(file, length=length, fixed=False, padding=0)
     except TokenizerError as error:
         raise TokenizerError(f"{tokenizer}: {error}") from error
     usual = spec.text.templates if spec.text is not None else ["{}"]
@@ -99,7 +99,7 @@ def _where(reading: Reading) -> str:
 
 
 def add_tokenizer(bundle: Bundle, tokenizer: Path, templates: Sequence[str] | None) -> Bundle:
-    """Add a tokeniser to a bundle, or replace it: `tokenizer.json` and `bundle.json` change at once. As for `prepare`."""
+    """Add a tokenizer to a bundle, or replace it: `tokenizer.json` and `bundle.json` change at once. As for `prepare`."""
     text, content = prepare(bundle.spec, bundle.weights_path, tokenizer, templates)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / TOKENIZER_FILE

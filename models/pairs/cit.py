@@ -5,7 +5,7 @@ Which captions training looks at is decided by `training.curation`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -86,7 +86,7 @@ class CiT(nn.Module):
         return self.project_images(self.vision(images, merge=merge).features)
 
     def project_images(self, features: Tensor) -> Tensor:
-        """What the ViT gives, (B, C) → (B, joint_width), by way of MoCo-v3's projector where there is one; without, also of each token."""
+        """Features of the ViT (B, C) → (B, joint_width), through MoCo-v3's projector if there is one; if not, also of each token."""
         projected: Tensor = self.vision_projection(self._through_head(features))
         return projected
 
@@ -120,10 +120,6 @@ class CiT(nn.Module):
     def class_features(self, tokens: Tensor, visible: Tensor, classes: Tensor, count: int) -> Tensor:
         """Texts, as for `encode_texts`, and the class of each, (T,) → (count, joint_width); cosines with them are the zero-shot logits."""
         return class_features(self.encode_texts(tokens, visible), classes, count)
-
-    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Parameters that CiT trains: all but the vision tower, whose projector is part of it only where it comes from MoCo-v3."""
-        return ((name, parameter) for name, parameter in self.named_parameters() if not name.startswith("vision."))
 
 
 def projector(width: int, hidden: int, width_out: int) -> nn.Sequential:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from models.layers.block import Block
 from models.layers.masked_encoder import initialise_linears
 from models.merge_schedule import MergeSchedule
-from models.pairs.common import INITIAL_SCALE, PictureTowerConfig, contrastive_loss, unit
+from models.pairs.common import INITIAL_SCALE, ImageTowerConfig, contrastive_loss, unit
 from models.vit.model import ViT, ViTConfig
 
 
 @dataclass(frozen=True)
-class CLIPConfig(PictureTowerConfig):
+class CLIPConfig(ImageTowerConfig):
     """The defaults are CLIP's ViT-B/32."""
 
     patch_size: int = 32

@@ -20,7 +20,7 @@ INITIAL_SCALE = math.log(1 / 0.07)
 
 
 @dataclass(frozen=True)
-class PictureTowerConfig:
+class ImageTowerConfig:
     """A ViT without a head; the defaults are ViT-B/16."""
 
     image_size: int = 224
@@ -95,7 +95,7 @@ class PreNormText(nn.Module):
 
 
 @dataclass(frozen=True)
-class TwoTowersConfig(PictureTowerConfig):
+class TwoTowersConfig(ImageTowerConfig):
     """A ViT and a post-norm text transformer of BERT's kind, projected into one space: what CiT and MAWS have in common."""
 
     vocabulary: int = 30522

@@ -13,7 +13,7 @@ from models.layers.masked_encoder import initialise_linears
 from models.layers.masking import Masking
 from models.layers.positions import sincos_table
 from models.merge_schedule import MergeSchedule
-from models.pairs.common import INITIAL_SCALE, PictureTowerConfig, PreNormText, class_features, contrastive_loss, unit
+from models.pairs.common import INITIAL_SCALE, ImageTowerConfig, PreNormText, class_features, contrastive_loss, unit
 from models.vit.model import Pool, ViT, ViTConfig
 
 ADDED_TO_LENGTH = 1e-8
@@ -23,7 +23,7 @@ LARGEST_SCALE = math.log(100)
 
 
 @dataclass(frozen=True)
-class FLIPConfig(PictureTowerConfig):
+class FLIPConfig(ImageTowerConfig):
     """The defaults are FLIP-B/16, whose weights were not released."""
 
     text_width: int = 512

@@ -10,11 +10,6 @@ from torch import Tensor
 
 from models.layers.embedding import EmbedOptions, image_vectors, token_vectors, unit
 from models.layers.forward import Forward, normalise
-from models.pairs.cit import CiT
-from models.pairs.clip import CLIP
-from models.pairs.flip import FLIP
-from models.pairs.maws import MAWSClip
-from models.pairs.siglip import SigLIP
 from models.registry import architectures
 from models.spec import Preprocess
 
@@ -102,9 +97,3 @@ def _passes(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
             first, total = place, 0
         total += length
     yield first, len(lengths)
-
-
-def scale_of(model: MAWSClip | CiT | FLIP | CLIP | SigLIP) -> float:
-    """Factor of cosines before softmax: the exponential of a learned logarithm, which may have a fixed value in FLIP and is at most 100
-    there."""
-    return float(model.scale().detach())

@@ -10,7 +10,7 @@ from models.pairs.siglip import SigLIP, SigLIPConfig
 from models.registry import Call, Maker
 
 MAWS_TEXT_LENGTH = 102
-"""Tokens that MAWS's published tokeniser pads every text to, begin and end included; the features do not depend on it."""
+"""Tokens that MAWS's published tokenizer pads every text to, begin and end included; the features do not depend on it."""
 CIT_TEXT_LENGTH = 32
 """Tokens of CiT's captions."""
 

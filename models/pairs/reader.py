@@ -1,4 +1,4 @@
-"""Texts of a worker's batch → tokens, by the tokeniser of a pair."""
+"""Texts of a worker's batch → tokens, by the tokenizer of a pair."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.layers.forward import Reader
 from models.layers.steps import UnusableInput
-from models.pairs.tokenising import Tokeniser
+from models.pairs.tokenising import Tokenizer
 
 
 def reader(bundle: Bundle) -> Reader:
     """Return a function: utf8 uint8 (B, R, W), filled up with zeros, and lengths int32 (B, R), 0 where there is no text → word_ids and
     visible int64 (B, R, N) for the network, truncated bool (B, R) and text_tokens int32 (B, R), the tokens read, for the answer. Raises
     BundleError."""
-    tokeniser = Tokeniser.open(bundle)
+    tokenizer = Tokenizer.open(bundle)
 
     def read(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         utf8, lengths = arrays["utf8"], arrays["lengths"]
         present = lengths > 0
         rows = zip(utf8[present], lengths[present].tolist(), strict=True)
         texts = [row[:length].tobytes().decode() for row, length in rows]
-        encoded = tokeniser.encode(texts)
+        encoded = tokenizer.encode(texts)
         nothing = np.flatnonzero(~encoded.visible.any(axis=1))
         if len(nothing):
             raise UnusableInput(f"{texts[nothing[0]][:40]!r} has no word that the bundle knows: nothing is left to read")

@@ -22,7 +22,7 @@ class Reading:
     begins: bool = True
     """Whether one of them stands before it."""
     lowers: bool = False
-    """Whether capitals were small in training, of which the tokeniser's file may know nothing."""
+    """Whether capitals were small in training, of which the tokenizer's file may know nothing."""
     scores: Literal["softmax", "sigmoid"] = "softmax"
 
 

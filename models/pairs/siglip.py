@@ -133,7 +133,7 @@ class SigLIP(nn.Module):
         return self.project_images(self.vision(images, merge=merge).features)
 
     def project_images(self, features: Tensor) -> Tensor:
-        """What the query has seen is in the space already."""
+        """The features that the query has seen are in the space already."""
         return features
 
     def encode_texts(self, tokens: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Texts → token ids, as the text towers of pairs read them. Imports no torch.
 
-The tokeniser is the bundle's `tokenizer.json`, run by the library `tokenizers`; files with a character map, which are SentencePiece's, are
+The tokenizer is the bundle's `tokenizer.json`, run by the library `tokenizers`; files with a character map, which are SentencePiece's, are
 run by `models.pairs.unigram`.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from string import punctuation
 
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from models.bundle import SPEC_FILE, TOKENIZER_FILE, Bundle, BundleError
 from models.pairs.character_map import CharacterMapError, read_character_map
@@ -39,16 +39,16 @@ Cut = Callable[[Sequence[str], int], list[list[int]]]
 @dataclass(frozen=True)
 class Encoded:
     tokens: NDArray[np.int64]
-    """(n, N): ids, special tokens among them, then padding. N: the longest text, or `Tokeniser.length` if that is fixed."""
+    """(n, N): ids, special tokens among them, then padding. N: the longest text, or `Tokenizer.length` if that is fixed."""
     visible: NDArray[np.int64]
     """(n, N): 1 for tokens, 0 for padding."""
     truncated: NDArray[np.bool_]
-    """(n,): whether the text was longer than `Tokeniser.length`."""
+    """(n,): whether the text was longer than `Tokenizer.length`."""
 
 
 @dataclass(frozen=True)
-class Tokeniser:
-    """A pair's tokeniser. Any number of threads may use it; a text's ids do not depend on the others of its batch."""
+class Tokenizer:
+    """A pair's tokenizer. Any number of threads may use it; a text's ids do not depend on the others of its batch."""
 
     cut: Cut
     before: tuple[int, ...]
@@ -63,7 +63,7 @@ class Tokeniser:
     """Id that fills up short texts."""
 
     @staticmethod
-    def open(bundle: Bundle) -> Tokeniser:
+    def open(bundle: Bundle) -> Tokenizer:
         """Check the bundle's `tokenizer.json`, its SHA-256 too, and load it. Raises BundleError."""
         spec, path = bundle.spec, bundle.path / TOKENIZER_FILE
         if spec.text is None:
@@ -80,18 +80,18 @@ class Tokeniser:
         try:
             file = read_file(path)
             check_fit(file, spec.config.get("vocabulary"))
-            return Tokeniser.of(file, length=spec.text.length, fixed=spec.text.padding == "length", padding=padding)
+            return Tokenizer.of(file, length=spec.text.length, fixed=spec.text.padding == "length", padding=padding)
         except TokenizerError as error:
             raise BundleError(f"{path}: {error}") from error
 
     @staticmethod
-    def of(file: TokenizerFile, *, length: int, fixed: bool, padding: int) -> Tokeniser:
+    def of(file: TokenizerFile, *, length: int, fixed: bool, padding: int) -> Tokenizer:
         """Raises TokenizerError."""
         if len(file.before) + len(file.after) >= length:
             special = len(file.before) + len(file.after)
             raise TokenizerError(f"post_processor: {special} special tokens leave no place in texts of {length} word pieces")
         cut = _library(file) if file.character_map is None else _sentencepiece(file, file.character_map)
-        return Tokeniser(cut, file.before, file.after, length, fixed, padding)
+        return Tokenizer(cut, file.before, file.after, length, fixed, padding)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """texts: any length, valid Unicode. An empty text has special tokens alone."""
@@ -117,7 +117,7 @@ def read_file(path: Path) -> TokenizerFile:
 
 
 def check_fit(file: TokenizerFile, vocabulary: object) -> None:
-    """Raises TokenizerError for a tokeniser with other tokens than the network's. vocabulary: rows of the network's table."""
+    """Raises TokenizerError for a tokenizer with other tokens than the network's. vocabulary: rows of the network's table."""
     if not isinstance(vocabulary, int) or file.vocabulary > vocabulary or file.vocabulary < vocabulary - SPARE_ROWS:
         raise TokenizerError(
             f"model.vocab: the tokenizer has {file.vocabulary:,} tokens, and the network's table {vocabulary} rows; "
@@ -128,7 +128,7 @@ def check_fit(file: TokenizerFile, vocabulary: object) -> None:
 def _library(file: TokenizerFile) -> Cut:
     try:
         # no special tokens in the library's hands: they are added after the cut
-        tokenizer = Tokenizer.from_str(json.dumps({**file.content, "post_processor": None}))
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps({**file.content, "post_processor": None}))
         tokenizer.encode_batch_fast(["a"])
     except (KeyboardInterrupt, SystemExit):
         raise

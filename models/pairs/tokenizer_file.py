@@ -1,8 +1,8 @@
 """A `tokenizer.json` of the library `tokenizers`, read as a stranger's: what is not known to be harmless is refused.
 
 The library trusts its files: a regular expression, a replacement or a vocabulary may be small in the file and cost minutes or gigabytes
-of each text. Kinds of normalisers, pre-tokenisers and post-processors are taken from a list, regular expressions from published
-tokenisers alone, and everything is bounded. Decoders, padding and truncation are not used and are left out.
+of each text. Kinds of normalisers, pre-tokenizers and post-processors are taken from a list, regular expressions from published
+tokenizers alone, and everything is bounded. Decoders, padding and truncation are not used and are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_BYTES = 64 << 20
 MOST_ADDED = 4096
 """Number of added tokens."""
 MOST_PARTS = 8
-"""Normalisers, pre-tokenisers or post-processors in a sequence."""
+"""Normalisers, pre-tokenizers or post-processors in a sequence."""
 DEEPEST = 3
 """Sequences in each other."""
 DEEPEST_JSON = 12
@@ -44,7 +44,7 @@ REGULAR_EXPRESSIONS = frozenset(
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     }
 )
-"""Patterns of published tokenisers, whose time grows with the length of a text and no faster."""
+"""Patterns of published tokenizers, whose time grows with the length of a text and no faster."""
 
 CLEANING: tuple[Json, ...] = (
     {"type": "Lowercase"},
@@ -75,7 +75,7 @@ POST_PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", 
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """What is used of a `tokenizer.json`, checked."""
+    """The used parts of a `tokenizer.json`, checked."""
 
     model: Json
     normalizer: Json | None

@@ -18,7 +18,7 @@ Json = Mapping[str, Any]
 
 
 class TokenizerError(ValueError):
-    """A tokeniser's file is not taken; the message says which entry of it, and why."""
+    """A tokenizer's file is not taken; the message says which entry of it, and why."""
 
 
 def _filled(vocabulary: Any, kind: type[dict[str, Any]] | type[list[Any]], form: str) -> Any:

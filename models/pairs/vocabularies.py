@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 
 def read_vocabulary(path: Path, *, special: bool = True) -> TokenizerFile:
-    """A published tokeniser, checked. path: a file, or a folder that holds it. special: whether its special tokens frame a text; if
+    """A published tokenizer, checked. path: a file, or a folder that holds it. special: whether its special tokens frame a text; if
     not (FLIP), they are not found in texts either. Raises TokenizerError, which names the file."""
     file = _found(path)
     try:
@@ -197,7 +197,7 @@ def _character_map(model: SentencePieceModel) -> Json:
 
 
 def in_small_letters(file: TokenizerFile) -> TokenizerFile:
-    """The same tokeniser, of texts without capitals."""
+    """The same tokenizer, of texts without capitals."""
     if file.cleans:
         return file
     normalizers = [{"type": "Lowercase"}, *([] if file.normalizer is None else [file.normalizer])]

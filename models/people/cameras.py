@@ -20,12 +20,12 @@ def crop_translation(camera: Tensor, side: Tensor | float, focal: float = FOCAL)
     return torch.stack([x, y, 2 * focal / (side * scale + 1e-9)], dim=-1)
 
 
-def picture_focal(width: float, height: float, crop: int, focal: float = FOCAL) -> float:
+def image_focal(width: float, height: float, crop: int, focal: float = FOCAL) -> float:
     """Pixels, for an image whose longer side spans the view that a crop of `crop` pixels has at `focal`."""
     return focal / crop * max(width, height)
 
 
-def picture_translation(camera: Tensor, centres: Tensor, sides: Tensor, width: float, height: float, focal: float) -> Tensor:
+def image_translation(camera: Tensor, centres: Tensor, sides: Tensor, width: float, height: float, focal: float) -> Tensor:
     """(N, 3) of crops at `centres` (N, 2) with `sides` (N,), in pixels of the image → (N, 3) before its camera."""
     scale, x, y = camera.unbind(-1)
     extent = sides * scale + 1e-9

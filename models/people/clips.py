@@ -34,27 +34,11 @@ class Group:
         return (self.first + self.end) // 2
 
 
-def groups(length: int) -> list[Group]:
-    """The groups of a track of `length` frames."""
-    return [Group(first, min(first + GROUP, length)) for first in range(0, length, GROUP)]
-
-
 def clip_frames(middle: int, length: int, *, frames: int, stride: int) -> Tensor:
     """The frames of a track, (frames,) int64, that make the clip around its frame `middle`; beyond its ends the last one repeats."""
     span = frames * stride
     around = torch.linspace(0, span, frames).long()
     return (middle - span // 2 + around).clamp(0, length - 1)
-
-
-def person_clip(
-    images: Tensor, box: Sequence[float], *, short_side: int, mean: Sequence[float], std: Sequence[float]
-) -> tuple[Tensor, Tensor]:
-    """Input of a box head for one person: a clip (3, T, h, w) and a box (4,), x1, y1, x2, y2 in its pixels.
-
-    images: uint8 (T, H, W, 3), RGB; box: x, y, width, height in them.
-    """
-    size = (images.shape[1], images.shape[2])
-    return normalised(shrink(images, short_side), mean, std), shrunk_box(box, size, short_side)
 
 
 def shrink(images: Tensor, short_side: int) -> Tensor:

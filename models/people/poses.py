@@ -104,11 +104,3 @@ def depths(boxes: Floats, focal: float) -> Floats:
     """Metres between the camera and people in boxes (N, 5). focal: focal length in the boxes' pixels."""
     metres: Floats = focal * STATURE / np.maximum(boxes[:, 3], 1.0)
     return metres
-
-
-def mirrored(poses: Poses, width: float) -> Poses:
-    """The people of a mirrored frame, whose left hand is what looked like the right one."""
-    keypoints, boxes = poses.keypoints[:, MIRRORED].copy(), poses.boxes.copy()
-    keypoints[:, :, 0] = width - keypoints[:, :, 0]
-    boxes[:, 0] = width - boxes[:, 0] - boxes[:, 2]
-    return Poses(keypoints, boxes)

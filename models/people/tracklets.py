@@ -261,22 +261,6 @@ def arrange(
     )
 
 
-def whole(track: Tracklet, mean_std: Tensor, appearance: Tensor | None = None) -> Tracks:
-    """A track from its first frame to its last, (1, L, 1, ·), as `models.lart.windows.read_track` takes it.
-
-    mean_std: (2, 1, K), of the pose. appearance: (L, A); None for the track's own, if it has any.
-    """
-    if appearance is None and track.labels is not None:
-        appearance = torch.from_numpy(track.labels.appearance)
-    pose, joints = torch.from_numpy(track.pose), torch.from_numpy(track.joints + track.camera[:, None]).flatten(1)
-    return Tracks(
-        pose=normalise_pose(pose, mean_std).float()[None, :, None],
-        detected=torch.from_numpy(track.detected).float()[None, :, None, None],
-        joints=joints.float()[None, :, None],
-        appearance=None if appearance is None else appearance.float()[None, :, None],
-    )
-
-
 def _labels_of(track: Tracklet) -> Labels:
     if track.labels is None:
         raise ValueError("labels: a track out of a tracker's results has neither labels nor appearance; see read_tracklet")

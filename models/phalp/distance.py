@@ -28,14 +28,14 @@ class Distance:
     """The published fits."""
 
     weights: Weights
-    furthest_pose: float
+    largest_pose: float
     """Upper bound of the squared distance of two poses."""
     shot_weights: Weights | None = None
     """Weights at a cut of the video, where locations mean nothing; None: the same."""
 
 
-EQ_019 = Distance(Weights(4.0536, 1.3070, 0.3792, 4.1658), furthest_pose=1.5)
-EQ_010 = Distance(Weights(3.8303, 1.5207, 0.4930, 4.5831), furthest_pose=1.2, shot_weights=Weights(7.8303, 1.5207, 1e100, 1e100))
+EQ_019 = Distance(Weights(4.0536, 1.3070, 0.3792, 4.1658), largest_pose=1.5)
+EQ_010 = Distance(Weights(3.8303, 1.5207, 0.4930, 4.5831), largest_pose=1.2, shot_weights=Weights(7.8303, 1.5207, 1e100, 1e100))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Features:
 def costs(tracks: Features, detections: Features, distance: Distance, appearance: Floats, *, shot: bool = False) -> Floats:
     """(K, N), from 0. appearance: (K, N), distances of what tracks and detections look like."""
     weights = distance.shot_weights if shot and distance.shot_weights else distance.weights
-    pose = np.minimum(squared_distances(tracks.pose[:, :POSE_VALUES], detections.pose[:, :POSE_VALUES]), distance.furthest_pose)
+    pose = np.minimum(squared_distances(tracks.pose[:, :POSE_VALUES], detections.pose[:, :POSE_VALUES]), distance.largest_pose)
     place = np.sqrt(squared_distances(tracks.location[:, POINT], detections.location[:, POINT]))
     with np.errstate(all="ignore"):  # a track seen at one time only has no interval; what comes of it counts as near
         spread = tracks.location[:, SPREAD]

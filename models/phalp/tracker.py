@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +37,7 @@ class TrackerConfig:
     compare_appearance: bool = True
     """Compare appearance vectors if textures are not compared."""
     distance: Distance = EQ_019
-    furthest: float = 100.0
+    threshold: float = 100.0
     """Threshold of the cost: pairs above it never match."""
     history: int = 7
     """Detections that a track remembers."""
@@ -69,8 +68,6 @@ class Observation:
     """Confirms a track at once."""
     identity: int | None = None
     """Ground truth."""
-    record: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields for the results."""
 
 
 class State(IntEnum):
@@ -102,7 +99,7 @@ class Associated:
     numbers: tuple[int, ...]
     """The track of each detection."""
     costs: Floats | None
-    """(tracks before this frame, detections), those above `furthest` cut to just above it; None if there were no pairs to compare."""
+    """(tracks before this frame, detections), those above `threshold` cut to just above it; None if there were no pairs to compare."""
 
 
 class Tracker:
@@ -153,7 +150,7 @@ class Tracker:
         from scipy.optimize import linear_sum_assignment  # no start needs it
 
         rows, columns = linear_sum_assignment(matrix)
-        near = matrix[rows, columns] <= self.config.furthest
+        near = matrix[rows, columns] <= self.config.threshold
         return list(zip(rows[near].tolist(), columns[near].tolist(), strict=True)), matrix
 
     def _match_identities(self, detections: Sequence[Observation]) -> list[tuple[int, int]]:
@@ -173,7 +170,7 @@ class Tracker:
         else:
             looks = np.zeros((len(expected), len(detections)))
         matrix = costs(tracks, seen, config.distance, looks, shot=shot)
-        return np.where(matrix > config.furthest, config.furthest + 1e-5, matrix)
+        return np.where(matrix > config.threshold, config.threshold + 1e-5, matrix)
 
     def _continue(self, track: Track, detection: Observation, shot: bool) -> Track:
         texture = track.last.texture

@@ -110,11 +110,6 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return open_checkpoint(path).weights
 
 
-def read_description(path: Path) -> dict[str, Any]:
-    """The description of `open_checkpoint`."""
-    return open_checkpoint(path).description
-
-
 def _wrapper(content: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """The key that holds the weights, None if they are flat; and the key of other weights that it is preferred to."""
     present = [key for key in (*AVERAGED, *WRAPPERS) if isinstance(content.get(key), Mapping)]

@@ -23,7 +23,7 @@ def detect(
 ) -> list[str]:
     """The families whose keys these are, by name: none, one, or several whose files look alike. An encoder without a head counts.
 
-    description: what the file says of itself, from `read_description`; settings: fields set by hand, which count where a family has them.
+    description: what the file says of itself, `Checkpoint.description`; settings: fields set by hand, which count where a family has them.
     """
     fits = []
     for family in families().values():

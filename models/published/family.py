@@ -69,7 +69,7 @@ class Family:
     left_behind: str = ""
     """Names in words what its files hold besides the model: imports drop it, exports lack it, and the published loaders do without."""
     described: Callable[[Mapping[str, Any]], Fields] = lambda description: {}
-    """Config fields that a file of this family states itself, from `read_description`. Raises ValueError."""
+    """Config fields that a file of this family states itself, `Checkpoint.description`. Raises ValueError."""
 
     def export(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Ours → published. Raises KeyError for a name that has no place in this family's files."""

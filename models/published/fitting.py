@@ -19,7 +19,7 @@ MOST_PATCHES = 2**16
 """4,096 pixels a side in patches of 16: a position table of more would fill the memory."""
 
 FORMATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Of weights that are read; quantised ones need their scales."""
+"""Formats of weights that are read; quantised ones need their scales."""
 
 
 @dataclass(frozen=True)

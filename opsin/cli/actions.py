@@ -11,6 +11,7 @@ import typer
 from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
+from opsin.cli.options import Model, Timeout, Url
 from opsin.cli.screen import plain, screen
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ def actions(
         Path | None, typer.Option("-o", "--output", help="MP4 file: the clip with boxes, skeletons and labels.", show_default=False)
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the answer as JSON.", show_default=False)] = None,
-    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
+    url: Url = None,
+    model: Model = None,
     top_k: Annotated[int | None, typer.Option(help="Labels of a person and second.", show_default=False)] = None,
     threshold: Annotated[float | None, typer.Option(help="Leave labels of a lower score out.", show_default=False)] = None,
     start: Annotated[float | None, typer.Option(help="Second from which on frames are looked at.", show_default=False)] = None,
@@ -37,7 +38,7 @@ def actions(
     detail: Annotated[
         str | None, typer.Option(help="How closely people are looked for: fast, standard or high.", show_default=False)
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600.0,
+    timeout: Timeout = 3600.0,
 ) -> None:
     """Tell who does what when in a video, with a running service, and show how far it has come.
 
@@ -48,8 +49,6 @@ def actions(
 
     if not file.is_file():
         raise Misuse(f"{file}: no such file")
-    if timeout <= 0:
-        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     outputs.check(output, json_file)
     outputs.check_suffix(output, ".mp4")
     is_tracks = file.suffix.lower() in (".json", ".npz")

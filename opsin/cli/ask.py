@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.options import Url
 from opsin.cli.screen import printable
 
 
@@ -16,7 +17,7 @@ def ask(
     task: Annotated[str, typer.Argument(help="As in POST /v1/TASK.", show_default=False)],
     parts: Annotated[list[str], typer.Argument(metavar="PART=FILE...", help="Such as image=cat.jpg.", show_default=False)],
     option: Annotated[list[str] | None, typer.Option("-o", "--option", metavar="NAME=VALUE", help="May be repeated.")] = None,
-    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
+    url: Url = None,
 ) -> None:
     """Ask for any task of a running service, one that you have added too, and print the answer as JSON."""
     from opsin.client import Client

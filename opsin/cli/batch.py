@@ -25,6 +25,7 @@ from opsin.cli.batch_rows import RESERVED, Row, Rows
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.image_files import IN_FLIGHT
 from opsin.cli.interrupts import remembered
+from opsin.cli.options import Url, positive
 from opsin.cli.screen import screen
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def batch(
     accept: Annotated[
         str | None, typer.Option(help="Media type of the answers, such as video/mp4. [default: the task's]", show_default=False)
     ] = None,
-    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds per row.")] = 3600.0,
+    url: Url = None,
+    timeout: Annotated[float, typer.Option(help="Seconds per row.", callback=positive)] = 3600.0,
 ) -> None:
     """Ask one task for every row of IN.jsonl, or every file of FOLDER, at priority low, and as fast as the service lets it.
 
@@ -75,8 +76,6 @@ def batch(
     from opsin.connection import Connection
 
     outputs.check(output)
-    if timeout <= 0:
-        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     if not source.is_file() and not source.is_dir():
         raise Misuse(f"{source}: no such file or folder")
     options = pairs(option or [], "NAME=VALUE")

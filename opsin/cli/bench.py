@@ -11,7 +11,7 @@ from opsin.cli.engine import require_benchmarks
 from opsin.cli.exits import Misuse
 
 ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
-"""Of the command: what follows the name, `--help` too, is for the benchmark."""
+"""Settings of the command: what follows the name, `--help` too, is for the benchmark."""
 
 
 def bench(context: typer.Context, name: str = typer.Argument(help="Which one; further arguments are its own.")) -> None:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli import labelling, tokenizers
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
-from opsin.cli.screen import plain, printable, screen, size
+from opsin.cli.screen import columns, plain, printable, screen, size
 from opsin.cli.services import settings_of
-from opsin.engine import enter
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,14 +30,10 @@ DEFAULT_ROOT = Path("bundles")
 @app.command("list")
 def list_(bundles: Root = DEFAULT_ROOT) -> None:
     """One line for each bundle."""
-    from rich.table import Table
 
     whole, damaged = _read_all(bundles)
-    table = Table(
-        "Name", "Version", "Task", "Architecture", "Size", "Default rung", "Accuracy", box=None, header_style="bold", pad_edge=False
-    )
-    for column in (4, 6):
-        table.columns[column].justify = "right"
+    heads = ("Name", "Version", "Task", "Architecture", "Size", "Default rung", "Accuracy")
+    table = columns(*heads, right=("Size", "Accuracy"))
     for spec in (bundle.spec for bundle in whole):
         table.add_row(spec.name, spec.version, spec.task, spec.architecture, size(spec.size), spec.default_rung or "off", _accuracy(spec))
     if whole:
@@ -91,12 +86,9 @@ def join(
 
     With --pose and --actions it tells who does what when in videos; with --shape and --depth it makes shapes of photographs without depth.
     """
-    enter()
-    try:
+    with libraries("server"):
         from models.bundle import BundleError
         from models.joining import join_actions, join_photographs
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     if body is not None and not body.is_file():
         raise Misuse(f"--body {body}: no such file")
     of_actions = {"pose": pose, "actions": actions, "detector": detector, "appearance": appearance}
@@ -138,14 +130,12 @@ def tokenizer(
 
     A service that runs takes it up after a restart.
     """
-    enter()
     chosen = _chosen(bundles, [name])
     if len(chosen) > 1:
         raise Misuse(f"{name}: has several versions; name one of {', '.join(bundle.spec.id for bundle in chosen)}")
     try:
-        changed = tokenizers.added(chosen[0], file, templates)
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
+        with libraries("server"):
+            changed = tokenizers.added(chosen[0], file, templates)
     except OSError as error:
         raise Failure(f"bundles tokenizer: {error}") from error
     typer.echo(f"{changed.spec.id}  {tokenizers.summary(changed.spec)}")
@@ -155,8 +145,8 @@ def tokenizer(
 @app.command()
 def verify(names: Names = None, bundles: Root = DEFAULT_ROOT) -> None:
     """Check each bundle's description and the length and SHA-256 of its files; exit code 1 if one is damaged."""
-    from models.bundle import BundleError
-
+    with libraries("server"):
+        from models.bundle import BundleError
     whole, damaged = (_chosen(bundles, names), list[str]()) if names else _read_all(bundles)
     for bundle in whole:
         try:
@@ -182,7 +172,6 @@ def label(
     bundles: Root = DEFAULT_ROOT,
 ) -> None:
     """Make a classifier of an image-text pair and labels: without its text tower, with the scores of zero-shot classification."""
-    enter()
     pairs = _chosen(bundles, [pair])
     if len(pairs) > 1:
         raise Misuse(f"--from {pair}: has several versions; name one of {', '.join(found.spec.id for found in pairs)}")
@@ -193,11 +182,8 @@ def label(
 
 def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
     """The bundles below root, and a sentence for each that cannot be read."""
-    enter()
-    try:
+    with libraries("server"):
         from models.bundle import BundleError, discover, read_placed
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     if not root.is_dir():
         starters = settings_of(None).starters_folder
         raise Misuse(f"{root}: no such folder; name it with --bundles" + (f"; the starters are in {starters}" if starters else ""))
@@ -287,22 +273,19 @@ def _print_spec(bundle: Bundle) -> None:
 
 
 def _inputs(spec: BundleSpec) -> tuple[tuple[str, Preprocess | Clip | Sound | None], ...]:
-    """What the model sees and hears."""
+    """Inputs that the model sees and hears."""
     return ("preprocess", spec.preprocess), ("clip", spec.clip), ("sound", spec.sound)
 
 
 def _int8(int8: Int8) -> str:
-    """What 8-bit integers cost, rung by rung."""
+    """Accuracies in float32 and in 8-bit integers, rung by rung."""
     rungs = "  ".join(f"{name} {found.float32:.2%} → {found.int8:.2%}" for name, found in int8.rungs.items())
     return f"accuracy on {int8.images} images, bound {int8.bound:g}: {rungs}"
 
 
 def _ladder(spec: BundleSpec) -> Table:
-    from rich.table import Table
 
-    table = Table(
-        "Rung", "Schedule", "Accuracy", "Throughput", title="Ladder", title_justify="left", box=None, header_style="bold", pad_edge=False
-    )
+    table = columns("Rung", "Schedule", "Accuracy", "Throughput", title="Ladder")
     for rung in spec.ladder:
         table.add_row(
             f"{rung.name} (default)" if rung.name == spec.default_rung else rung.name,

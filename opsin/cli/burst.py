@@ -20,7 +20,7 @@ PICTURES_PER_REQUEST = 8
 
 @dataclass(frozen=True)
 class Network:
-    """What a model's batches took on their devices, by the service's own statistics."""
+    """Time that a model's batches took on their devices, by the service's own statistics."""
 
     batches: int
     seconds: float
@@ -37,7 +37,7 @@ class Round:
     pictures: int
     seconds: float
     network: Network
-    """What the network did in that time."""
+    """The network's work in that time."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Burst:
 
     @property
     def milliseconds(self) -> float:
-        """What the network spent on a picture."""
+        """Milliseconds that the network spent on an image."""
         return statistics.median(1000 * round.network.seconds / round.pictures for round in self.rounds)
 
     @property

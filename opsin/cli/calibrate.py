@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opsin.cli import ladders
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.examples import CAPTIONS, FEWEST, labelled
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.pixels import at_model_size
 from opsin.cli.recordings import LABELS
-from opsin.engine import enter
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
@@ -77,7 +76,6 @@ def calibrate(
     that is at least 1.3 times as fast as PyTorch, those rungs that lose no more than the bound and whose labels are sure to agree with
     float32's in 99 % of the images (one-sided 95 % bound of Clopper and Pearson).
     """
-    enter()
     for option, value in (("--r", r), ("--r-sight", r_sight)):
         if value and not ladder:
             raise Misuse(f"{option}: names rungs of a ladder; add --ladder")
@@ -89,12 +87,10 @@ def calibrate(
         raise Misuse(f"--r-sight: {len(r_sight)} given for {len(r or ())} of --r; give one for each")
     if ladder and bound is not None:
         raise Misuse("--bound: concerns int8, which --ladder does not measure")
-    try:
+    with libraries("server"):
         from models.bundle import BundleError, read, rewrite
         from models.merge_schedule import MOST_MERGED
         from models.onnx.backend import GraphError
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     for option, value in (("--r", r), ("--r-sight", r_sight)):
         if value and max(value) > MOST_MERGED:
             raise Misuse(f"{option} {max(value)}: no block merges more than {MOST_MERGED} tokens; use less")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from functools import cache
 
-from opsin.cli.engine import lacks
-from opsin.cli.screen import screen, size
+from opsin.cli.engine import libraries
+from opsin.cli.screen import columns, screen, size
 
 BYTES = 4
-"""Of a parameter in float32, as nearly all files hold them; some hold more than the network, such as the state of an optimiser."""
+"""Bytes of a parameter in float32, as nearly all files hold them; some hold more than the network, such as the state of an optimiser."""
 WIDTH = 140
 """Columns of the table, also where the terminal has fewer: an address that is cut leads nowhere."""
 NOT_STATED = "not stated"
@@ -17,15 +17,11 @@ NOT_STATED = "not stated"
 
 def show() -> None:
     """Print the checkpoints with their address, size and licence, and what an address may be besides."""
-    try:
+    with libraries("server"):
         from models.published.catalogue import UNPUBLISHED, published_files
         from models.registry import hub_classes
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
-    from rich.table import Table
-
-    table = Table("System", "File", "Parameters", "In float32", "License", "Address", box=None, header_style="bold", pad_edge=False)
-    table.columns[2].justify = table.columns[3].justify = "right"
+    heads = ("System", "File", "Parameters", "In float32", "License", "Address")
+    table = columns(*heads, right=("Parameters", "In float32"))
     for file in published_files():
         count = _parameters(file.size, file.headless) if file.size else file.parameters
         told = (f"{count / 1e6:,.1f} M", size(BYTES * count)) if count else (NOT_STATED, "")

@@ -11,7 +11,8 @@ import typer
 from opsin.cli import formats, image_files
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
-from opsin.cli.screen import plain, printable
+from opsin.cli.options import Merge, Model, Url, positive
+from opsin.cli.screen import columns, plain, printable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -32,9 +33,9 @@ Sent = dict[Path, Mapping[str, Any]]
 def classify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Images, videos or sounds.", show_default=False)],
     audio: Annotated[Path | None, typer.Option(help="Sound beside one video, in place of its own.", show_default=False)] = None,
-    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
-    merge: Annotated[str | None, typer.Option(help="off, tokens to merge per block, or a rung.", show_default=False)] = None,
+    url: Url = None,
+    model: Model = None,
+    merge: Merge = None,
     merge_sight: Annotated[str | None, typer.Option(help="The same for a video beside its sound.", show_default=False)] = None,
     top_k: Annotated[int | None, typer.Option(help="Labels per file.", show_default=False)] = None,
     views: Annotated[int | None, typer.Option(help="Views of a video. [default: the bundle's]", show_default=False)] = None,
@@ -46,7 +47,11 @@ def classify(
     timeline: Annotated[bool, typer.Option("--timeline", help="Also the best label of each view or window, with its seconds.")] = False,
     timeout: Annotated[
         float | None,
-        typer.Option(help="Seconds per file. [default: 60; of clips, sound and jobs an hour, or OPSIN_JOB_TIMEOUT]", show_default=False),
+        typer.Option(
+            help="Seconds per file. [default: 60; of clips, sound and jobs an hour, or OPSIN_JOB_TIMEOUT]",
+            callback=positive,
+            show_default=False,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and file.")] = False,
     later: Annotated[
@@ -61,8 +66,6 @@ def classify(
     from opsin.client import Client
 
     sent, unknown = _parts(files, audio)
-    if timeout is not None and timeout <= 0:
-        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     if later and as_json:
         raise Misuse("--json: with --later there are no answers yet; opsin jobs result prints them as JSON")
     of_clips = {"merge_sight": merge_sight, "views": views, "crops": crops, "start_s": start, "end_s": end, "windows": windows, "use": use}
@@ -79,7 +82,7 @@ def classify(
         for file, parts in sent.items():
             if "images" not in parts:
                 answers[file] = _followed(client, parts, {**options, "timeout": timeout})
-    image_files.report({file: answers[file] for file in files}, _tables if timeline else picture_table, as_json=as_json)
+    image_files.report({file: answers[file] for file in files}, _tables if timeline else label_table, as_json=as_json)
 
 
 def _parts(files: list[Path], audio: Path | None) -> tuple[Sent, dict[Path, OpsinError]]:
@@ -150,17 +153,14 @@ def _ask_later(url: str | None, sent: Sent, unknown: Mapping[Path, OpsinError], 
         raise Failure(*refused)
 
 
-def picture_table(rows: Iterable[tuple[str, Classification | ZeroShotClassification]]) -> Table:
+def label_table(rows: Iterable[tuple[str, Classification | ZeroShotClassification]]) -> Table:
     """A row for each name and what was found: best labels, what of clips and sounds was looked at, tokens into and out of the network
     where it has any, the service's time and the network's."""
-    from rich.table import Table
-
     found_in = list(rows)
     merges, looked_at = any(found.merging for _, found in found_in), [_looked_at(found) for _, found in found_in]
     heads = ("File", "Labels", "Looked at") if any(looked_at) else ("Image", "Labels")
-    table = Table(*heads, box=None, header_style="bold", pad_edge=False)
-    for name in ("Tokens", "Latency", "Network") if merges else ("Latency", "Network"):
-        table.add_column(name, justify="right")
+    figures = ("Tokens", "Latency", "Network") if merges else ("Latency", "Network")
+    table = columns(*heads, *figures, right=figures)
     for (name, found), facts in zip(found_in, looked_at, strict=True):
         tokens = f"{found.merging.tokens_in} → {found.merging.tokens_out}" if found.merging else ""
         times = f"{found.timing.total_ms:.1f} ms", f"{found.timing.inference_ms:.1f} ms"
@@ -169,16 +169,15 @@ def picture_table(rows: Iterable[tuple[str, Classification | ZeroShotClassificat
 
 
 def _tables(rows: Iterable[tuple[str, Classification]]) -> Group:
-    """`picture_table`, and the best label of each view or window of each file."""
+    """`label_table`, and the best label of each view or window of each file."""
     from rich.console import Group
-    from rich.table import Table
 
     found_in = list(rows)
-    table = Table("File", "Seconds", "Label", box=None, header_style="bold", pad_edge=False)
+    table = columns("File", "Seconds", "Label")
     for name, found in found_in:
         for view in found.timeline or ():
             table.add_row(plain(name), f"{view.start_s:.2f} – {view.end_s:.2f}", _labels(view, 1))
-    return Group(picture_table(found_in), "", table)
+    return Group(label_table(found_in), "", table)
 
 
 def _looked_at(found: Classification | ZeroShotClassification) -> str:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.pixels import at_model_size
-from opsin.engine import enter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,14 +45,11 @@ def compare(
 
     float32 without merging tells whether images are prepared as they were there: the others, what speed costs.
     """
-    enter()
-    try:
+    with libraries("server"):
         import numpy as np
 
         from models.bundle import BundleError, read
         from models.merge_schedule import MergeSchedule
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     try:
         found = read(bundle)
         spec = found.spec

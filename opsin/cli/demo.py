@@ -12,7 +12,7 @@ from opsin.cli.demo_sounds import hears, show_sounds
 from opsin.cli.engine import require_processes
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.interrupts import remembered
-from opsin.cli.screen import screen
+from opsin.cli.screen import columns, screen
 from opsin.cli.services import settings_of
 from opsin.engine import CHECKOUT, FOLDER, enter
 
@@ -116,14 +116,14 @@ def from_here(path: Path) -> Path:
 
 def show_pictures(client: Client, pictures: list[Path], console: Console) -> Model:
     """Classify one picture after the other, print a table, and return the model that did it."""
-    from opsin.cli.classify import picture_table
+    from opsin.cli.classify import label_table
 
     # one that is still loading counts: the service is ready when its default models are, and requests for others wait
     flags = next((served.id for served in client.models() if served.name == SHOWS_MERGING and served.state in ("ready", "loading")), None)
     found = [client.classify(picture, model=flags) for picture in pictures]
     model = client.model(f"{found[0].model}@{found[0].version}")
     console.print(f"\nWhat {model.id} sees")
-    console.print(picture_table(zip((picture.name for picture in pictures), found, strict=True)))
+    console.print(label_table(zip((picture.name for picture in pictures), found, strict=True)))
     if model.details.get("default_rung") and any(one.merging and one.merging.tokens_out == one.merging.tokens_in for one in found):
         console.print("As many tokens out as in: this worker has measured that merging does not pay for one image at a time.")
     return model
@@ -132,7 +132,6 @@ def show_pictures(client: Client, pictures: list[Path], console: Console) -> Mod
 def show_throughput(client: Client, model: Model, pictures: list[Path], seconds: float, console: Console) -> None:
     """Measure images per second with merging off and at the model's default rung, and print both and their ratio."""
     from rich.progress import Progress
-    from rich.table import Table
 
     from opsin.cli.burst import CLIENTS, PICTURES_PER_REQUEST, compare
 
@@ -152,9 +151,8 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], seconds:
             tick=lambda: progress.advance(task),
         )
     off, on = bursts["off"], bursts[rung]
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("Merging", "Images/s", "Range", "Network per image", "Images per batch", "Batches at a time"):
-        table.add_column(name, justify="left" if name == "Merging" else "right")
+    figures = ("Images/s", "Range", "Network per image", "Images per batch", "Batches at a time")
+    table = columns("Merging", *figures, right=figures)
     for name, burst in bursts.items():
         table.add_row(
             name,

@@ -18,8 +18,8 @@ MOVES = tuple(FOLDER / "server" / "playground" / "samples" / f"{name}.mp4" for n
 
 def show_clips(client: Client, console: Console) -> None:
     """Classify each clip and print a table."""
-    from opsin.cli.classify import picture_table
+    from opsin.cli.classify import label_table
 
     found = [client.classify(video=clip, model=NAMES_MOVES) for clip in MOVES]
     console.print(f"\nHow the camera moves, as {found[0].model}@{found[0].version} sees it")
-    console.print(picture_table(zip((clip.name for clip in MOVES), found, strict=True)))
+    console.print(label_table(zip((clip.name for clip in MOVES), found, strict=True)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from opsin.cli.screen import columns
 from opsin.engine import FOLDER
 
 if TYPE_CHECKING:
@@ -28,13 +29,10 @@ HOLE = (255, 0, 255)
 def show_inpainting(client: Client, output: Path, console: Console) -> None:
     """Fill the holes of each drawing, print a table, and write the drawings, holes and fillings to `output`."""
     from rich.progress import Progress
-    from rich.table import Table
 
     files = sorted(file for file in DRAWINGS.glob("*.png") if not file.stem.endswith(MASK))
     model = next(model for model in client.models() if model.task == "inpaint")
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("Drawing", "Hole", "Method", "Total", "Filled"):
-        table.add_column(name, justify="left" if name in ("Drawing", "Method", "Filled") else "right")
+    table = columns("Drawing", "Hole", "Method", "Total", "Filled", right=("Hole", "Total"))
     rows: list[list[Image]] = []
     with Progress(console=console, refresh_per_second=2, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Filling", total=len(files))

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opsin.cli.screen import columns
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,7 +24,6 @@ LONG_SIDE = 512
 
 def show_reconstruction(client: Client, output: Path, console: Console) -> None:
     """Reconstruct the photograph's object, print a table, and write the mesh and a picture of its points from all sides to `output`."""
-    from rich.table import Table
 
     from opsin.pictures import png
     from opsin.turntable import turntable
@@ -39,9 +40,8 @@ def show_reconstruction(client: Client, output: Path, console: Console) -> None:
     if found.scene is not None:
         mesh.write_bytes(client.scene(found.scene, format="glb").file)
         written.append(mesh)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("Photograph", "Points", "Queries", "Front", "Total", "Written"):
-        table.add_column(name, justify="left" if name in ("Photograph", "Written") else "right")
+    figures = ("Points", "Queries", "Front", "Total")
+    table = columns("Photograph", *figures, "Written", right=figures)
     files = ", ".join(str(path) for path in written)
     same = likeness(found.cloud(), image, mask, camera)
     table.add_row(image.name, str(found.count), str(found.queries), f"{same:.1f} dB", f"{found.timing.total_ms:.0f} ms", files)

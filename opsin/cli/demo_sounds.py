@@ -22,9 +22,9 @@ def hears(model: Model) -> bool:
 
 def show_sounds(client: Client, model: str, console: Console) -> None:
     """Name what each sample is and print a table."""
-    from opsin.cli.classify import picture_table
+    from opsin.cli.classify import label_table
 
     files = sorted(SOUNDS.glob("*.flac"))
     found = [client.classify(audio=file, model=model, top_k=3) for file in files]
     console.print(f"\nWhat {model} hears")
-    console.print(picture_table(zip((file.name for file in files), found, strict=True)))
+    console.print(label_table(zip((file.name for file in files), found, strict=True)))

@@ -34,10 +34,10 @@ SHOWN = 3
 
 def show_words(client: Client, console: Console) -> None:
     """Ask which of the same labels fit each drawing best, and print a table."""
-    from opsin.cli.classify import picture_table
+    from opsin.cli.classify import label_table
 
     model = next(model for model in client.models() if model.task == "zero-shot")
     files = [DRAWINGS / f"{name}.png" for name in PICTURES]
     found = [client.zero_shot(file, LABELS, model=model.id, top_k=SHOWN) for file in files]
     console.print(f"\nWhich of {len(LABELS)} words in four languages fit these drawings best, by {model.id}: {', '.join(LABELS)}")
-    console.print(picture_table(zip((file.name for file in files), found, strict=True)))
+    console.print(label_table(zip((file.name for file in files), found, strict=True)))

@@ -17,6 +17,7 @@ from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.image_files import IN_FLIGHT, of_folders
 from opsin.cli.interrupts import remembered
+from opsin.cli.options import Merge, TimeoutOfImage, Url
 from opsin.cli.screen import screen
 
 if TYPE_CHECKING:
@@ -41,13 +42,13 @@ RETRIES = 8
 def embed(
     sources: Annotated[list[Path], typer.Argument(metavar="FOLDER|FILE...", help="Image files, and folders of them.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.npz", help="File of vectors.", show_default=False)],
-    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
+    url: Url = None,
     model: Annotated[
         str | None, typer.Option(help="NAME or NAME@VERSION. [default: that of the file, or the service's]", show_default=False)
     ] = None,
-    merge: Annotated[str | None, typer.Option(help="off, tokens to merge per block, or a rung.", show_default=False)] = None,
+    merge: Merge = None,
     pool: Annotated[str | None, typer.Option(help="cls or mean. [default: the bundle's]", show_default=False)] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds per image.")] = 60.0,
+    timeout: TimeoutOfImage = 60.0,
 ) -> None:
     """Write the vectors of image files to FILE.npz, for opsin search. In folders, also inner ones, images are known by their suffix.
 
@@ -59,8 +60,6 @@ def embed(
     outputs.check(output)
     if output.suffix != ".npz":
         raise Misuse(f"{output}: the file's name must end in .npz")
-    if timeout <= 0:
-        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     files, others = of_folders(sources)
     if others:
         typer.echo(f"opsin: files without the suffix of an image, passed over: {others}", err=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 from opsin.cli.exits import Misuse
-from opsin.engine import CHECKOUT
+from opsin.engine import CHECKOUT, enter
 
 FINDS = "import importlib.util, sys; sys.exit(importlib.util.find_spec('opsin') is None)"
 
@@ -40,9 +42,13 @@ def require_benchmarks() -> Path:
     return CHECKOUT
 
 
-def lacks(module: ModuleNotFoundError, extra: str = "server") -> Misuse:
-    """Say what to do where a library of an extra is not installed."""
-    if CHECKOUT is None:
-        return Misuse(f"the Python package {module.name!r} is missing: `pip install 'opsin[{extra}]'`")
-    made = "run `make serve` once, or " if extra == "server" else ""
-    return Misuse(f"the Python package {module.name!r} is missing: {made}`pip install -e '.[{extra}]'` in the checkout")
+@contextmanager
+def libraries(extra: str) -> Iterator[None]:
+    """Inside, the engine and the libraries of an extra may be imported. Raises Misuse where one of them is not installed."""
+    enter()
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        made = "run `make serve` once, or " if extra == "server" else ""
+        how = f"`pip install 'opsin[{extra}]'`" if CHECKOUT is None else f"{made}`pip install -e '.[{extra}]'` in the checkout"
+        raise Misuse(f"the Python package {error.name!r} is missing: {how}") from error

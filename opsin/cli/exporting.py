@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opsin.cli import outputs
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.pixels import at_model_size
 from opsin.cli.screen import size
-from opsin.engine import enter
 
 if TYPE_CHECKING:
     from models.bundle import BundleSpec
@@ -44,7 +43,6 @@ def export(
     `--family flip` writes T5X's folder if FILE has no suffix. `--onnx` takes a ViT with its merging, and of DiffMAE the denoising step,
     of MCC the decoder that answers queries.
     """
-    enter()
     if onnx:
         if family is not None:
             raise Misuse("--family: an ONNX graph has no published layout; leave out --family or --onnx")
@@ -52,12 +50,10 @@ def export(
         return
     if rung is not None or image:
         raise Misuse("--rung and --image belong to --onnx")
-    try:
+    with libraries("server"):
         from models.bundle import BundleError, read
         from models.published.container import CheckpointError
         from models.published.exporting import export_bundle
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     try:
         written = export_bundle(read(bundle), output, family)
     except CheckpointError as error:
@@ -84,11 +80,9 @@ def _way_back(spec: BundleSpec, bundle: Path, output: Path, written: Exported) -
 
 
 def export_graph(folder: Path, output: Path, rung: str | None, images: list[Path]) -> None:
-    try:
+    with libraries("export"):
         from models.bundle import BundleError, read
         from models.onnx import export as onnx_export
-    except ModuleNotFoundError as error:
-        raise lacks(error, "export") from error
     outputs.check(output)
     try:
         bundle = read(folder)

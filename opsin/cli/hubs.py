@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
 
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
@@ -29,7 +29,7 @@ class Source:
 
     @property
     def tokenizer(self) -> Path | None:
-        """Such a folder that holds a tokeniser, too."""
+        """Such a folder that holds a tokenizer, too."""
         return self.path if self.is_model and any((self.path / name).is_file() for name in TOKENIZERS) else None
 
 
@@ -44,10 +44,8 @@ def find(text: str) -> Source:
         address = parse(text)
     except BadAddress as error:
         raise Misuse(f"import: {error}") from error
-    try:
+    with libraries("hub"):
         from opsin.hub.fetching import HubError, fetch
-    except ModuleNotFoundError as error:
-        raise lacks(error, "hub") from error
     try:
         snapshot = fetch(address)
     except HubError as error:

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from opsin.cli import catalogue, hubs, label_files
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.interrupts import leave_tidily
 from opsin.cli.screen import size
@@ -81,7 +81,6 @@ def import_(
     listed: Annotated[bool, typer.Option("--list", help="List the published checkpoints of all systems, and end.")] = False,
 ) -> None:
     """Turn a published checkpoint into a bundle. Only tensors are read: no code in the file is ever run."""
-    enter()
     if listed:
         catalogue.show()
         return
@@ -95,7 +94,7 @@ def import_(
     overrides = dict(_setting(text) for text in settings or [])
     found = hubs.find(source)
     file = found.path
-    try:
+    with libraries("server"):
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -103,8 +102,6 @@ def import_(
         from models.onnx.importing import SUFFIX, import_graph
         from models.published.container import CheckpointError, WrongSetting
         from models.published.importing import import_checkpoint
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     try:
         if file.suffix == SUFFIX:
             if family or labels:

@@ -14,8 +14,9 @@ import typer
 from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
+from opsin.cli.options import Model, Timeout, Url
 from opsin.cli.screen import screen
-from opsin.cli.terminal_picture import can_draw, drawn
+from opsin.cli.terminal_image import can_draw, drawn
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -34,8 +35,8 @@ def inpaint(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG file. [default: FILE-filled.png]", show_default=False)] = None,
-    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
+    url: Url = None,
+    model: Model = None,
     method: Annotated[str | None, typer.Option(help="auto, network, exemplar or network-exemplar.", show_default=False)] = None,
     preset: Annotated[str | None, typer.Option(help="draft, fast, standard or full.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default=False)] = None,
@@ -57,7 +58,7 @@ def inpaint(
     ] = None,
     size: Annotated[str | None, typer.Option(help="What the network sees: fit, crop or tile.", show_default=False)] = None,
     deterministic: Annotated[bool | None, typer.Option(help="The same bytes each time on one machine.", show_default=False)] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600.0,
+    timeout: Timeout = 3600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Say what was done as JSON.")] = False,
 ) -> None:
     """Fill a hole in an image with a running service, and show how far it has come.
@@ -69,8 +70,6 @@ def inpaint(
 
     if not file.is_file():
         raise Misuse(f"{file}: no such file")
-    if timeout <= 0:
-        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     written = output or Path(f"{file.stem}-filled.png")
     outputs.check(*_files(written, min(samples or 1, 2)))  # in one folder, however many they are
     outputs.check_suffix(written, ".png")
@@ -110,7 +109,7 @@ def _mask(text: str | None) -> Path | str | None:
 
 
 def _preview(told: Mapping[str, Any]) -> Text:
-    """What a preview brings, an image in base64, drawn in characters."""
+    """The image of a preview, which comes in base64, drawn in characters."""
     from PIL import Image
 
     with Image.open(BytesIO(base64.b64decode(told["image"]))) as opened:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opsin.cli.exits import Failure
+from opsin.cli.options import Url
 from opsin.cli.screen import printable
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look after requests that are answered later, by their ids.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="As the service told it.", show_default=False)]
-Url = Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)]
 
 
 @app.command()

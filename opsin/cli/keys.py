@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
-from opsin.cli.screen import screen
-from opsin.engine import enter
+from opsin.cli.screen import columns, screen
 
 if TYPE_CHECKING:
     from server.gateway.key_file import KeyLines
@@ -52,10 +51,8 @@ def new(
 def list_(file: File) -> None:
     """List the keys of a file, by name. Exit code 1 if lines cannot be understood, which admit nobody."""
     _require()
-    from rich.table import Table
-
     lines = _read(file)[1]
-    table = Table("Line", "Name", "SHA-256", "Items", "Requests/s", "Priority", "May", box=None, header_style="bold", pad_edge=False)
+    table = columns("Line", "Name", "SHA-256", "Items", "Requests/s", "Priority", "May")
     for digest, key in sorted(lines.keys.items(), key=lambda item: (item[1].name, lines.numbers[item[0]])):
         may = ", ".join(right for right in ("metrics", "admin") if getattr(key, right))
         shown = digest.hex()[:SHOWN_OF_HASH]
@@ -107,8 +104,5 @@ def _read(file: Path) -> tuple[bytes, KeyLines]:
 
 def _require() -> None:
     """Raises Misuse where the service is not installed."""
-    enter()
-    try:
+    with libraries("gateway"):
         import server.gateway.key_file  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise lacks(error, "gateway") from error

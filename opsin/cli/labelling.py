@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from opsin.cli import label_files
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
 
 if TYPE_CHECKING:
@@ -18,19 +18,16 @@ if TYPE_CHECKING:
 
 def labelled(pair: Bundle, labels: Path, root: Path, name: str, version: str, templates: Sequence[str] | None) -> Bundle:
     """Write the classifier. Raises Misuse and Failure."""
-    try:
+    with libraries("server"):
         from pydantic import ValidationError
 
         from models import labelling
         from models.bundle import BundleError
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     try:
-        made, truncated = labelling.label(pair, label_files.read(labels), root, name, version, templates=templates)
+        with libraries("server"):
+            made, truncated = labelling.label(pair, label_files.read(labels), root, name, version, templates=templates)
     except ValidationError as error:
         raise Misuse(f"bundles label: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     except BundleError as error:
         raise Failure(str(error)) from error
     if truncated:

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Misuse
-from opsin.cli.screen import screen
-from opsin.engine import enter
+from opsin.cli.screen import columns, screen
 
 
 def models(
@@ -26,20 +25,14 @@ def models(
     Costs are counted here, on a model without storage: GFLOPs of one sample at its native size, a multiply-add counted as two (papers
     often count it as one).
     """
-    enter()
-    try:
+    with libraries("server"):
         from models.costs import cost, native
         from models.sizes import sizes
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
-    from rich.table import Table
-
     chosen = [size for name, size in sizes().items() if not names or any(part in name for part in names)]
     if not chosen:
         raise Misuse(f"models: no name has {' or '.join(names or [])} in it; there are {', '.join(sizes())}")
-    table = Table("Name", "System", "Parameters", "GFLOPs", "per", "Tokens", "Source", box=None, header_style="bold", pad_edge=False)
-    for column in (2, 3, 5):
-        table.columns[column].justify = "right"
+    heads = ("Name", "System", "Parameters", "GFLOPs", "per", "Tokens", "Source")
+    table = columns(*heads, right=("Parameters", "GFLOPs", "Tokens"))
     for size in chosen:
         found = cost(size.architecture, size.config)
         unit = native(size.architecture).unit

@@ -12,6 +12,7 @@ import typer
 from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
+from opsin.cli.options import Model, Timeout, Url
 
 if TYPE_CHECKING:
     from opsin.client import Client
@@ -51,9 +52,9 @@ def reconstruct(
         typer.Option(help="joined with what was seen, or the network's alone. [default: joined]", show_default=False),
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG of the points from all sides.", show_default=False)] = None,
-    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600.0,
+    url: Url = None,
+    model: Model = None,
+    timeout: Timeout = 3600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Say what was done as JSON.")] = False,
 ) -> None:
     """Reconstruct a shape from an image with --depth or --points, and show how far it has come.
@@ -68,8 +69,6 @@ def reconstruct(
     for path in (file, depth, points, mask):
         if path is not None and not path.is_file():
             raise Misuse(f"{path}: no such file")
-    if timeout <= 0:
-        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     if depth is not None and points is not None:
         raise Misuse("--points: given beside --depth; they say the same")
     written = output or Path(file.with_suffix(".glb").name)
@@ -119,7 +118,7 @@ def _intrinsics(text: str | None) -> dict[str, float]:
 
 
 def _turntable(client: Client, found: Reconstruction, asked: dict[str, Any]) -> bytes:
-    """Of the points, for which the scene is asked again where the file does not tell how wide they are. Raises OpsinError and Failure."""
+    """A turning view of the points. The scene is asked again if the file does not tell how wide they are. Raises OpsinError and Failure."""
     from opsin.pictures import png
     from opsin.turntable import turntable
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 WIDTH_OF_A_FILE = 120
 """Columns where stdout is no terminal and so has no width."""
@@ -21,6 +23,16 @@ def screen(*, errors: bool = False, record: bool = False) -> Console:
 
     terminal = (sys.stderr if errors else sys.stdout).isatty()
     return Console(stderr=errors, highlight=False, record=record, width=None if terminal else WIDTH_OF_A_FILE)
+
+
+def columns(*heads: str, right: Collection[str] = (), title: str | None = None) -> Table:
+    """A table without lines, to be filled. right: heads of the columns whose cells end at the right, as numbers do."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for head in heads:
+        table.add_column(head, justify="right" if head in right else "left")
+    return table
 
 
 def printable(text: str) -> str:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from opsin.cli.exits import Misuse
-from opsin.cli.screen import plain, screen
+from opsin.cli.options import Timeout, Url
+from opsin.cli.screen import columns, plain, screen
 
 
 def search(
@@ -17,16 +18,14 @@ def search(
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Such as 'something to eat'.", show_default=False)] = None,
     image: Annotated[Path | None, typer.Option(help="Search by an image file instead.", show_default=False)] = None,
     count: Annotated[int, typer.Option("-k", "--count", help="How many files.")] = 10,
-    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
+    url: Url = None,
+    timeout: Timeout = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and file.")] = False,
 ) -> None:
     """Find the files whose vectors are nearest to that of a text or an image: exact cosines, best first.
 
     The service embeds the text or image; the vectors stay here. Exit code 1 if the service has another content of the bundle now.
     """
-    from rich.table import Table
-
     from opsin.client import Client
     from opsin.gallery import Gallery
     from opsin.vector_file import FileVectors
@@ -37,8 +36,6 @@ def search(
         raise Misuse(f"--image: {image}: no such file")
     if count < 1:
         raise Misuse(f"-k: {count}; it must be at least 1")
-    if timeout <= 0:
-        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     try:
         files = FileVectors.load(vectors)
     except FileNotFoundError as error:
@@ -51,7 +48,7 @@ def search(
         for match in found:
             typer.echo(json.dumps({"path": str(match.path), "cosine": match.cosine}, ensure_ascii=False))
         return
-    table = Table("Cosine", "File", box=None, header_style="bold", pad_edge=False)
+    table = columns("Cosine", "File")
     for match in found:
         table.add_row(f"{match.cosine:.4f}", plain(str(match.path)))
     screen().print(table)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli.engine import lacks, require_processes
+from opsin.cli.engine import libraries, require_processes
 from opsin.cli.exits import Misuse
 from opsin.cli.variables import check_variables
-from opsin.engine import enter
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -55,7 +54,6 @@ def serve(
     Every setting is also an `OPSIN_…` environment variable and a line of the `--config` file.
     """
     require_processes("serve")
-    enter()
     settings = settings_of(
         config,
         host=host,
@@ -69,11 +67,9 @@ def serve(
         playground=playground,
     )
     _check_access(settings, "supervisor")
-    try:
+    with libraries("server"):
         from server.gateway.signing import secrets_of
         from server.supervisor import serve as run
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     if settings.webhook_hosts:
         try:
             secrets_of(settings)  # each gateway reads them, and would be started again and again
@@ -93,16 +89,13 @@ def gateway(
 ) -> None:
     """Run one gateway, the HTTP side, against a Redis server that workers share."""
     require_processes("gateway")
-    enter()
     settings = settings_of(
         config, extra="gateway", host=host, port=port, redis_url=redis, model_control=model_control, playground=playground
     )
     _require_redis(settings, "gateway")
     _check_access(settings, "gateway")
-    try:
+    with libraries("gateway"):
         from server.gateway.main import run_gateway as run
-    except ModuleNotFoundError as error:
-        raise lacks(error, "gateway") from error
     raise typer.Exit(run(settings, fd=fd))
 
 
@@ -113,30 +106,24 @@ def template(
 ) -> None:
     """Make workers for `opsin serve`, as copies of this process."""
     require_processes("template")
-    enter()
     settings = settings_of(None, bundles=bundles, metrics_port=metrics_port)
     gc.disable()
-    try:
+    with libraries("server"):
         from server.worker.template import run_template as run
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     raise typer.Exit(run(settings, fd))
 
 
 def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPort = None, config: Config = None) -> None:
     """Run one worker, which loads the bundles and computes, against a Redis server that gateways share."""
     require_processes("worker")
-    enter()
     settings = settings_of(config, bundles=bundles, redis_url=redis, metrics_port=metrics_port)
     _require_redis(settings, "worker")
     check_variables("worker", settings.log_level)
     # torch's modules are 200,000 objects and no garbage: not looking through them makes the start a tenth shorter, and freezing
     # them keeps every later collection from looking again
     gc.disable()
-    try:
+    with libraries("server"):
         from server.worker.main import run_worker as run
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     gc.freeze()
     gc.enable()
     raise typer.Exit(run(settings))
@@ -144,15 +131,13 @@ def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPo
 
 def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any) -> Settings:
     """The settings of file, environment and options. Raises Misuse naming what is wrong with them, or the extra that is not installed."""
-    try:
+    with libraries(extra):
         from pydantic import ValidationError
         from pydantic_settings import SettingsError
         from yaml import YAMLError
 
         from server.queue.connect import parse, unsuitable
         from server.settings import load
-    except ModuleNotFoundError as error:
-        raise lacks(error, extra) from error
     if config is not None:
         # in the environment, where the settings look for it and where the supervisor's children find it too
         os.environ["OPSIN_CONFIG"] = str(config)

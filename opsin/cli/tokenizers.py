@@ -29,7 +29,7 @@ def prepared(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path |
 
 
 def added(bundle: Bundle, tokenizer: Path, templates: Path | None) -> Bundle:
-    """The bundle with its new tokeniser. Raises Misuse."""
+    """The bundle with its new tokenizer. Raises Misuse."""
     from models.pairs.attaching import add_tokenizer
     from models.pairs.tokenizer_model import TokenizerError
     from models.pairs.vocabularies import read_templates

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
-from opsin.engine import enter
 
 
 def import_tracklets(
@@ -19,17 +18,14 @@ def import_tracklets(
     joints: Annotated[bool, typer.Option(help="Keep the 3D joints, for networks that take them.")] = False,
 ) -> None:
     """Turn a tracker's results into tracks for `opsin actions` and `POST /v1/actions`. Nothing but arrays is unpickled."""
-    enter()
     if not file.is_file():
         raise Misuse(f"{file}: no such file")
     if fps <= 0:
         raise Misuse(f"--fps: {fps:g}; it must be positive")
-    try:
+    with libraries("server"):
         from models.media.joblib_file import UnsafeFile
         from models.people.tracklets import read_results, tracks_of
         from models.people.tracks_file import to_arrays, write
-    except ModuleNotFoundError as error:
-        raise lacks(error) from error
     try:
         tracks = tracks_of(read_results(file))
     except UnsafeFile as error:

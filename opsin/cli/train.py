@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from opsin.cli.engine import lacks
+from opsin.cli.engine import libraries
 from opsin.cli.exits import Misuse
-from opsin.engine import enter
 
 
 def train(
@@ -28,12 +27,9 @@ def train(
 
     On several processes: `torchrun --nproc-per-node 8 -m opsin.engine training RECIPE.yaml`.
     """
-    enter()
-    try:
+    with libraries("train"):
         from training import command
         from training.errors import TrainingError
-    except ModuleNotFoundError as error:
-        raise lacks(error, "train") from error
     options = command.Options(recipe, tuple(changes or ()), runs, bundles, cache, phase, dry_run, tensorboard)
     try:
         code = command.run(options)

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from opsin.cli import image_files, label_files
-from opsin.cli.classify import picture_table
+from opsin.cli.classify import label_table
 from opsin.cli.exits import Misuse
+from opsin.cli.options import Merge, Model, TimeoutOfImage, Url
 
 
 def zero_shot(
@@ -28,12 +29,12 @@ def zero_shot(
             show_default=False,
         ),
     ] = None,
-    url: Annotated[str | None, typer.Option(help="The service. [default: $OPSIN_URL or http://127.0.0.1:8000]", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="NAME or NAME@VERSION.", show_default=False)] = None,
-    merge: Annotated[str | None, typer.Option(help="off, tokens to merge per block, or a rung.", show_default=False)] = None,
+    url: Url = None,
+    model: Model = None,
+    merge: Merge = None,
     top_k: Annotated[int | None, typer.Option(help="Labels per image.", show_default=False)] = None,
     threshold: Annotated[float | None, typer.Option(help="Least cosine of a label that is told.", show_default=False)] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds per image.")] = 60.0,
+    timeout: TimeoutOfImage = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line and image.")] = False,
 ) -> None:
     """Tell which of your own labels fit images best. Each file is a request of its own, so one bad file does not spoil the others.
@@ -44,8 +45,6 @@ def zero_shot(
     from opsin.errors import OpsinError
 
     image_files.check(files)
-    if timeout <= 0:
-        raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     wanted = [*(label or []), *(label_files.read(labels) if labels else [])]
     if not wanted:
         raise Misuse("zero-shot: no label is given; name some with --label TEXT or --labels FILE")
@@ -55,4 +54,4 @@ def zero_shot(
     cut = max((answer.labels.truncated for answer in answers.values() if not isinstance(answer, OpsinError)), default=0)
     if cut:
         typer.echo(f"opsin: {cut} of {len(wanted)} labels are longer than the bundle reads, and lost their end", err=True)
-    image_files.report(answers, picture_table, as_json=as_json)
+    image_files.report(answers, label_table, as_json=as_json)

@@ -45,7 +45,7 @@ BESIDE = (
     "vocab.txt",
     "spiece.model",
 )
-"""Files that are read where a repository has them: preparation of images, model card, tokeniser."""
+"""Files that are read where a repository has them: preparation of images, model card, tokenizer."""
 MOST_TAGS = 200
 AGAIN = "run the same command again: files that came whole are kept"
 ADVICE = {401: "check HF_TOKEN", 403: "check HF_TOKEN", 404: "check the address and HF_ENDPOINT"}
@@ -53,7 +53,7 @@ ADVICE = {401: "check HF_TOKEN", 403: "check HF_TOKEN", 404: "check the address 
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 ENDPOINT = without_password(constants.ENDPOINT)
-"""Of the hub, for messages."""
+"""Address of the hub, for messages."""
 
 
 class HubError(Exception):

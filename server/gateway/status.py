@@ -16,13 +16,10 @@ from server.queue.fleet import Fleet
 from server.queue.messages import ServedBundle
 from server.queue.record import JobProgress, Ongoing
 from server.queue.status import STEP_S, Lately, StatusQueue
-from server.telemetry import logs
 from server.telemetry.metrics import DURATION, quantile
 
 NEWS_S = 1.0
 """How old an answer may be."""
-
-log = logs.get(__name__)
 
 
 class StatusWorker(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Tensor
 from server.tasks.classify import IMAGE, prepare_image
 from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import ExcessiveOption, InvalidOption, Options
-from server.tasks.vectors import VectorTask, image_arguments, image_bound, need_tokeniser
+from server.tasks.vectors import VectorTask, image_arguments, image_bound, need_tokenizer
 
 NPY, NPZ = "application/x-npy", "application/x-npz"
 MOST_TEXTS = 256
@@ -175,7 +175,7 @@ def check_text(text: str, field: str) -> None:
 
 
 def _texts(given: list[str], plan: EmbedPlan, spec: BundleSpec) -> list[str]:
-    need_tokeniser(spec, "text")
+    need_tokenizer(spec, "text")
     if plan.output == "tokens":
         raise InvalidOption("output", "tokens: those of images alone are offered; use `pooled`")
     for index, text in enumerate(given):

@@ -57,7 +57,7 @@ def image_bound(spec: BundleSpec, output: str = "pooled") -> int:
     return patches(spec) * (4 * dim + 8) + 8
 
 
-def need_tokeniser(spec: BundleSpec, field: str) -> None:
+def need_tokenizer(spec: BundleSpec, field: str) -> None:
     """Raises InvalidOption for a pair that cannot read texts."""
     if spec.text is None:
         raise InvalidOption(

@@ -20,7 +20,7 @@ from server.tasks.base import Arrays, File, Item, Outputs, Tensor
 from server.tasks.classify import IMAGE, Merging, prepare_image
 from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import ExcessiveOption, InvalidOption, Options
-from server.tasks.vectors import VectorTask, image_arguments, image_bound, need_tokeniser
+from server.tasks.vectors import VectorTask, image_arguments, image_bound, need_tokenizer
 
 DEFAULT_TOP_K = 5
 MOST_LABELS = 1000
@@ -133,7 +133,7 @@ class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan]):
         return spec.text is not None
 
     def plan(self, asked: ZeroShotOptions, spec: BundleSpec) -> ZeroShotPlan:
-        need_tokeniser(spec, "label")
+        need_tokenizer(spec, "label")
         assert spec.text is not None
         labels = _labels(asked.label)
         templates = tuple(spec.text.templates) if asked.template is None else _templates(asked.template)

@@ -33,10 +33,10 @@ from models.layers.steps import Continuing, Finished, UnusableInput
 from models.loading import load
 from models.media.video import ClipLimits, Frames
 from models.mvit.boxes import BoxPooling
-from models.mvit.model import PoolingBlock
+from models.mvit.model import MViT, PoolingBlock
 from models.people.body_file import read_body
+from models.people.clips import GROUP, normalised, shrink, shrunk_box
 from models.people.clips import clip_frames as frames_of_clip
-from models.people.clips import groups, person_clip
 from models.people.tracks import POSE, Tracks, normalise_pose, pose_statistics
 from models.spec import Clip
 from opsin.cli.app import app
@@ -102,17 +102,23 @@ def frames_of(video: bytes) -> NDArray[np.uint8]:
     return np.stack([frame.pixels for frame in Frames(video, RATE, ClipLimits()).take(10**6)])
 
 
+def features(mvit: MViT, images: Tensor, box: list[float]) -> Tensor:
+    """images: uint8 (T, H, W, 3); box: x, y, width, height in them."""
+    clip, corners = normalised(shrink(images, 32), COLOURS.mean, COLOURS.std), shrunk_box(box, (images.shape[1], images.shape[2]), 32)
+    pooled: Tensor = mvit(clip[None], torch.cat([torch.zeros(1), corners])[None]).features[0]
+    return pooled
+
+
 def scores_of_track(lart: LART, frames: NDArray[np.uint8], first: int, boxes: NDArray[Any], detected: NDArray[np.bool_]) -> Tensor:
     """The published procedure, a whole track at once: a feature for every six frames, each by a pass of its own over a clip of full frames,
     then all frames through the network, (L, actions). boxes: (L, 5), zeros where the person was not seen."""
     mvit, length = small_mvit(), len(boxes)
     looks = torch.zeros(length, mvit.head.in_features)
-    for group in groups(length):
-        rows = first + frames_of_clip(group.middle, length, frames=SMALL_MVIT.frames, stride=STRIDE)
-        clip, box = person_clip(
-            torch.from_numpy(frames)[rows], boxes[group.middle, :4].tolist(), short_side=32, mean=COLOURS.mean, std=COLOURS.std
-        )
-        looks[group.first : group.end] = mvit(clip[None], torch.cat([torch.zeros(1), box])[None]).features[0]
+    for begin in range(0, length, GROUP):
+        end = min(begin + GROUP, length)
+        middle = (begin + end) // 2
+        rows = first + frames_of_clip(middle, length, frames=SMALL_MVIT.frames, stride=STRIDE)
+        looks[begin:end] = features(mvit, torch.from_numpy(frames)[rows], boxes[middle, :4].tolist())
     told = torch.from_numpy(told_of(boxes))
     pose = normalise_pose(told[:, :POSE], pose_statistics(LAYOUT.mean_std)).float()
     track = Tracks(
@@ -281,8 +287,7 @@ def test_who_is_not_seen_in_the_middle_has_the_feature_of_an_empty_box(*, aligne
     with torch.inference_mode():
         describe(describer, [job], 600.0)
         rows = frames_of_clip(3, 40, frames=SMALL_MVIT.frames, stride=STRIDE)
-        clip, box = person_clip(torch.from_numpy(frames)[rows], [0.0] * 4, short_side=32, mean=COLOURS.mean, std=COLOURS.std)
-        pooled = model(clip[None], torch.cat([torch.zeros(1), box])[None]).features[0].numpy()
+        pooled = features(model, torch.from_numpy(frames)[rows], [0.0] * 4).numpy()
     assert np.any(pooled) != aligned
     assert np.allclose(job.tracks[0].tokens[:6, 3:], pooled, atol=1e-5)
     assert job.tracks[0].tokens[6:36, 3:].any(axis=1).all()

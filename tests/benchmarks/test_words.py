@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from benchmarks import infinity, pairs, words
 from models.loading import load
-from models.pairs.tokenising import Tokeniser
+from models.pairs.tokenising import Tokenizer
 
 TEXT_BLOCK = 2 * (4 * 32 * 32 + 2 * 32 * 64)
 """Operations of one token in a block of the tiny text towers, without attention."""
@@ -24,7 +24,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["maws", "flip", "cit"])
 def test_tokenisers_fit_their_networks_and_know_the_words_of_labels(cache: Path, name: str) -> None:
     pair = pairs.make_pair(cache, name, "tiny")
-    found = Tokeniser.open(pair.bundle).encode(pairs.labels(20, 4))
+    found = Tokenizer.open(pair.bundle).encode(pairs.labels(20, 4))
     assert not found.truncated.any() and len({tuple(row) for row in found.tokens.tolist()}) == 20
     written = pair.bundle.weights_path.stat().st_mtime_ns
     assert pairs.make_pair(cache, name, "tiny").bundle.weights_path.stat().st_mtime_ns == written
@@ -33,7 +33,7 @@ def test_tokenisers_fit_their_networks_and_know_the_words_of_labels(cache: Path,
 def test_arithmetic_counts_the_pieces_of_each_text(cache: Path) -> None:
     pair = pairs.make_pair(cache, "maws", "tiny")
     short, long = pair.text_flops(["of the", "of the of the of the"])
-    pieces = Tokeniser.open(pair.bundle).encode(["of the", "of the of the of the"]).visible.sum(axis=1).tolist()
+    pieces = Tokenizer.open(pair.bundle).encode(["of the", "of the of the of the"]).visible.sum(axis=1).tolist()
     attention = [2 * 2 * 2 * length * length * 32 for length in pieces]  # two products in each of two blocks
     projection = 2 * 32 * 32
     assert [short, long] == [2 * length * TEXT_BLOCK + more + projection for length, more in zip(pieces, attention, strict=True)]

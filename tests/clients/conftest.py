@@ -24,7 +24,7 @@ def gateway() -> Iterator[Gateway]:
 
 @pytest.fixture(autouse=True)
 def nothing_but_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a client asks elsewhere, telemetry or files of tokenisers, is refused at once."""
+    """Whatever a client asks elsewhere, telemetry or files of tokenizers, is refused at once."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, NOBODY_LISTENS)
     for name in ("NO_PROXY", "no_proxy"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from models.hmr2.model import HMR2, HMR2Config
-from models.people.cameras import FOCAL, picture_focal, picture_translation, project
+from models.people.cameras import FOCAL, image_focal, image_translation, project
 from models.people.crops import ASPECT, crop, expand, normalise, squares
 from models.people.smpl import PREFIX, Body, Person
 from models.published import families, fit, read_checkpoint
@@ -62,13 +62,13 @@ def _crops(case: Case) -> Replayed:
     height, width, _ = picture.shape
     expanded = expand(boxes, aspect)
     centres, sides = squares(boxes, aspect)
-    focal = picture_focal(width, height, size, config.get("focal_length", FOCAL))
+    focal = image_focal(width, height, size, config.get("focal_length", FOCAL))
     outputs = {
         "img": normalise(crop(picture, centres, sides, size, blur=True), mean, std),
         "box_center": centres,
         "box_size": sides,
         "img_size": torch.tensor([width, height]).expand(len(boxes), 2),
-        "cam_t_full": picture_translation(inputs["pred_cam"], centres, sides, width, height, focal),
+        "cam_t_full": image_translation(inputs["pred_cam"], centres, sides, width, height, focal),
         "scaled_focal": torch.tensor(focal),
         "expanded_boxes": expanded,
         "phalp_img": normalise(crop(picture, *squares(expanded), size), mean, std),

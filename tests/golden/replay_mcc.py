@@ -196,7 +196,7 @@ def _intermediates(case: Case, model: MCC, images: Tensor, seen: Tensor, queries
         "valid_seen": seen.sum(dim=-1).isfinite().float(),
         "unseen_xyz_shrunk": contract(queries, config.far),
         "xyz_tokens": tokens,
-        "rgb_encoded": model.encode_picture(images),
+        "rgb_encoded": model.encode_images(images),
         "xyz_encoded": model.encode_points(tokens),
         "sincos_pos_embed": sincos_table(config.width, config.side),
         "sincos_decoder_pos_embed": sincos_table(config.decoder_width, config.side),

@@ -73,7 +73,7 @@ def tracker(case: Case) -> Tracker:
             compare_texture="T" in predict,
             compare_appearance="A" in predict,
             distance={"EQ_019": EQ_019, "EQ_010": EQ_010}[config.get("distance_type", "EQ_019")],
-            furthest=config.get("hungarian_th", usual.furthest),
+            threshold=config.get("hungarian_th", usual.threshold),
             history=config.get("track_history", usual.history),
             longest_gap=config.get("max_age_track", usual.longest_gap),
             confirmed_after=config.get("n_init", usual.confirmed_after),

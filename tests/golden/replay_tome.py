@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kernels import ops
 from kernels.ops import Matching
-from models.layers.token_merging import border_colours, merged_picture
+from models.layers.token_merging import border_colours, merged_image
 from models.merge_schedule import MergeSchedule
 from models.published import families, fit, read_checkpoint
 from models.published.family import Family
@@ -112,7 +112,7 @@ def merge_schedule(r: Any, kind: str) -> MergeSchedule:
 def _picture(case: Case) -> Replayed:
     source = case.inputs["source"][0]
     patch_size, special = case.config.get("patch_size", 16), int(case.config.get("class_token", True))
-    picture = merged_picture(case.inputs["img"].to(torch.uint8), source, patch_size, special=special)
+    picture = merged_image(case.inputs["img"].to(torch.uint8), source, patch_size, special=special)
     return Replayed({"vis": picture, "colormap": border_colours(source.shape[0])})
 
 

@@ -1,4 +1,4 @@
-"""A pair in the layout of transformers brings its tokeniser: `opsin import` makes a bundle that reads texts as the library does."""
+"""A pair in the layout of transformers brings its tokenizer: `opsin import` makes a bundle that reads texts as the library does."""
 
 from __future__ import annotations
 

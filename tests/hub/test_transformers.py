@@ -312,7 +312,7 @@ WORDS = torch.tensor([[97, 5, 17, 98, 0, 0], [97, 4, 98, 98, 98, 98], [97, 3, 2,
 
 
 def vectors(of: Bundle, words: torch.Tensor, visible: torch.Tensor) -> Any:
-    """(n, dim): of texts as token ids, which a worker's tokeniser makes of them."""
+    """(n, dim): of texts as token ids, which a worker's tokenizer makes of them."""
     arrays = {"word_ids": words[None].numpy(), "visible": visible.long()[None].numpy()}
     return load(of).forward(arrays, {})["embedding"][0]
 

@@ -13,7 +13,7 @@ from models.bundle import Bundle, BundleError
 from models.labelling import label
 from models.loading import LoadedModel, load
 from models.pairs.cit import CiT, Tower
-from models.pairs.tokenising import Tokeniser
+from models.pairs.tokenising import Tokenizer
 from models.vit.graph import classifier_graph
 from tests.pairs import SMALL, write_tiny_pair
 
@@ -25,9 +25,9 @@ MERGE = {"merge": [4, 3]}
 
 def expected(pair: Bundle, templates: list[str], options: dict[str, Any]) -> np.ndarray[Any, Any]:
     """Logits by the pair's own two towers, (images, labels)."""
-    loaded, tokeniser = load(pair), Tokeniser.open(pair)
+    loaded, tokenizer = load(pair), Tokenizer.open(pair)
     images = loaded.forward({"pixels": PIXELS}, options)["embedding"].astype(np.float64)
-    encoded = tokeniser.encode([template.replace("{}", one) for one in LABELS for template in templates])
+    encoded = tokenizer.encode([template.replace("{}", one) for one in LABELS for template in templates])
     texts = loaded.forward({"word_ids": encoded.tokens[None], "visible": encoded.visible[None]}, {})["embedding"][0]
     classes = texts.astype(np.float64).reshape(len(LABELS), len(templates), -1).mean(axis=1)
     assert pair.spec.text is not None

@@ -213,7 +213,7 @@ def test_classify_prints_a_row_per_picture(picture: Path) -> None:
     assert "animals 75%  food 25%" in ended.stdout
     assert "65 → 49" in ended.stdout
     [request] = service.requests
-    assert (request.path, request.body) == ("/v1/classify?model=flags&top_k=2&merge=fast", PICTURE)
+    assert (request.path, request.body) == ("/v1/classify?model=flags&merge=fast&top_k=2", PICTURE)
 
 
 def test_classify_json_is_a_line_per_file_in_their_order_and_one_bad_file_spoils_no_other(tmp_path: Path) -> None:

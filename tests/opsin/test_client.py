@@ -27,7 +27,7 @@ def test_one_picture_gives_one_classification() -> None:
     assert (found.merging.rung, found.merging.tokens_in, found.merging.tokens_out) == ("fast", 65, 49)
     assert (found.timing.total_ms, found.timing.batch_size) == (10, 2)
     [request] = service.requests
-    assert request.path == "/v1/classify?model=flags%401&top_k=2&merge=off&priority=high"
+    assert request.path == "/v1/classify?model=flags%401&merge=off&top_k=2&priority=high"
     assert (request.body, request.headers["X-Request-ID"]) == (b"picture", "mine")
 
 
@@ -110,8 +110,8 @@ def test_what_is_no_stream_of_events_is_an_error() -> None:
 
 def test_streams_that_never_say_anything_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is not Opsin may answer everything, and say for ever that the job runs."""
-    monkeypatch.setattr("opsin.jobs.PATIENCE_S", 0.2)
-    monkeypatch.setattr("opsin.jobs.PAUSE_S", 0.05)
+    monkeypatch.setattr("opsin.events.PATIENCE_S", 0.2)
+    monkeypatch.setattr("opsin.events.PAUSE_S", 0.05)
 
     def answer(request: Request) -> Answer:
         return Answer(body="") if "/events" in request.path else Answer(body={"id": "j-1", "state": "running"})

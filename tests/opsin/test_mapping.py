@@ -134,7 +134,12 @@ def test_options_are_those_of_the_task_and_a_tuple_holds_several_arguments() -> 
 
 @pytest.mark.parametrize(
     ("task", "options", "error"),
-    [("classify", {"tok_k": 1}, TypeError), ("paint", {}, ValueError), ("classify", {"concurrency": 0}, ValueError)],
+    [
+        ("classify", {"tok_k": 1}, TypeError),
+        ("classify", {"wait": False}, TypeError),
+        ("paint", {}, ValueError),
+        ("classify", {"concurrency": 0}, ValueError),
+    ],
 )
 def test_what_is_no_inputs_fault_is_raised_at_once(task: str, options: dict[str, int], error: type[Exception]) -> None:
     async def asynchronously(url: str) -> None:

@@ -34,8 +34,14 @@ def test_equal_channels_are_as_loud_as_one(tmp_path: Path) -> None:
     assert np.array_equal(read_sound(file, 16_000, 1.0).numpy(), tone)
 
 
+def test_what_the_service_hears_can_be_learnt_from(tmp_path: Path) -> None:
+    file = tmp_path / "click.wav"
+    file.write_bytes(wav(np.ones(400, np.int16), 16_000))
+    assert len(read_sound(file, 16_000, 1.0)) == 400
+
+
 def test_files_without_sound_are_unreadable(tmp_path: Path) -> None:
-    for name, content in (("silent.mp4", clip(every(5, 10.0))), ("short.wav", wav(np.zeros(1000, np.int16), 16_000)), ("no.wav", b"no")):
+    for name, content in (("silent.mp4", clip(every(5, 10.0))), ("short.wav", wav(np.zeros(399, np.int16), 16_000)), ("no.wav", b"no")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Unreadable, match=name):
             read_sound(tmp_path / name, 16_000, 1.0)

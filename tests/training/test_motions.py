@@ -12,11 +12,12 @@ from models.people.poses import HIPS, KEYPOINTS, NAMES, TOKEN
 from training.data.motions import NOBODY_SAYS, Motions, MotionTracks, Part, Recording, Scene, Take, follow, play, standing
 from training.data.packages import PyPIPackage
 from training.data.skeletons import BOXING, CLIMBING, CLIMBING_JOINTS, Motion, read_bvh, read_deepmimic, read_positions
-from training.data.virtual_cameras import NONE, Camera, Noise, drawn, seen
+from training.data.virtual_cameras import Camera, Noise, drawn, seen
 from training.errors import DataError
 
 AT = {name: number for number, name in enumerate(NAMES)}
 STILL = [1.0, 0.0, 0.0, 0.0]
+NONE = Noise(jitter=0, bias=0, swapped=0, far=0, missed=0, missed_upside_down=0, score=1, score_std=0, margins=(0, 0, 0, 0))
 
 
 def deepmimic(folder: Path, **angles: float) -> Path:

@@ -7,7 +7,7 @@ import torch
 
 from models.mae.model import MAE, MAEConfig
 from models.vit.model import Pool, ViT, ViTConfig
-from training.optim import layer_decay_groups, pretraining_groups, scaled_lr, warmup_cosine
+from training.optim import layer_decay_groups, pretraining_groups, warmup_cosine
 
 
 def test_the_rate_rises_linearly_and_falls_to_the_minimum() -> None:
@@ -17,10 +17,6 @@ def test_the_rate_rises_linearly_and_falls_to_the_minimum() -> None:
 
 def test_without_a_warm_up_the_rate_starts_at_its_peak() -> None:
     assert warmup_cosine(0, lr=1.0, min_lr=0.0, warmup_epochs=0, epochs=10) == 1.0
-
-
-def test_base_rates_are_for_a_batch_of_256() -> None:
-    assert scaled_lr(1.5e-4, 4096) == pytest.approx(2.4e-3)
 
 
 def test_pre_training_decays_matrices_and_tokens_and_leaves_frozen_tables_out() -> None:

@@ -6,19 +6,11 @@ import pytest
 
 from models.lart.model import LART, LARTConfig
 from models.people.heads import Feature
-from training.optim_lart import finetuning_groups, pretraining_groups, warmup_cosine
+from training.optim_lart import finetuning_groups, pretraining_groups
 
 CONFIG = LARTConfig(
     pose=Feature(229, 8, 8), joints=None, appearance=Feature(6, 8, 8), depth=3, heads=2, head_dim=8, hidden=16, regressor_hidden=8
 )
-
-
-def test_the_rate_rises_for_five_epochs_and_then_falls_to_nothing() -> None:
-    rates = [warmup_cosine(epoch, lr=1e-4) for epoch in range(30)]
-    assert rates[:5] == pytest.approx([0.2e-4, 0.4e-4, 0.6e-4, 0.8e-4, 1e-4])
-    assert rates[29] == pytest.approx(0.0, abs=1e-12)
-    assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert rates[16] + rates[17] == pytest.approx(1e-4, rel=0.01)  # half way
 
 
 def test_everything_decays_in_training_and_is_in_exactly_one_group() -> None:

@@ -9,16 +9,16 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import yaml
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import BertProcessing
 
 from models import bundle, loading
-from models.pairs.tokenising import Tokeniser
+from models.pairs.tokenising import Tokenizer
 from models.registry import architectures
 from tests.training import shapes
 from tests.training.test_data import png, shard, video
@@ -74,7 +74,7 @@ def pairs(folder: Path) -> None:
         (folder / "data" / name).mkdir(parents=True)
         samples = {f"{number}": {"png": png((20 * number, 0, 0)), "txt": b"a red flag"} for number in range(8)}
         shard(folder / "data" / name / "00000.tar", samples)
-        model = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "flag": 3, "blue": 4, "red": 5}, unk_token="[UNK]"))
+        model = tokenizers.Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "flag": 3, "blue": 4, "red": 5}, unk_token="[UNK]"))
         model.pre_tokenizer = Whitespace()  # type: ignore[assignment]
         model.post_processor = BertProcessing(("red", 5), ("[PAD]", 0))  # type: ignore[assignment]
         (folder / "data" / tokenizer).mkdir(exist_ok=True)
@@ -188,6 +188,6 @@ def test_it_trains_and_writes_its_bundle(file: Path, data: Path, tmp_path: Path,
     assert loading.load(made).spec.task == plan.release.task
     if plan.release.task == "zero-shot":
         assert made.spec.text is not None and made.spec.text.length == 6
-        tokens = Tokeniser.open(made).encode(["a red flag", "blue"]).tokens
+        tokens = Tokenizer.open(made).encode(["a red flag", "blue"]).tokens
         framed = [[0, 2, 5, 3, 5], [0, 4, 5, *[made.spec.config.get("padding", 0)] * 2]]
         assert tokens.tolist() == ([[2, 5, 3, 0, 0, 0], [4, 0, 0, 0, 0, 0]] if file.stem == "flip" else framed)

@@ -19,7 +19,7 @@ from training.judging.sounds import Hearing
 
 @pytest.fixture(scope="module")
 def starter() -> Bundle:
-    return bundle.read(Path("bundles/sounds/1.0.0"))
+    return bundle.read(Path("bundles/sounds/1.1.0"))
 
 
 def test_it_is_small_whole_and_licensed(starter: Bundle) -> None:

@@ -12,7 +12,7 @@ import yaml
 from models import bundle, loading
 from models.bundle import Bundle
 from models.pairs.flip import FLIPConfig
-from models.pairs.tokenising import Tokeniser, read_file
+from models.pairs.tokenising import Tokenizer, read_file
 from models.registry import architectures
 from tests.training import named
 from tests.training.drawings import lite0
@@ -106,7 +106,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_the_bundle_reads_texts_with_the_vocabulary_of_its_training(made: Bundle) -> None:
     assert made.spec.text is not None and made.spec.text.length == 12 and made.spec.text.templates == ["{}"]
-    read = Tokeniser.open(made).encode(["red circle", "cadenas"])
+    read = Tokenizer.open(made).encode(["red circle", "cadenas"])
     assert read.tokens.shape == (2, 12) and len({row.tobytes() for row in read.tokens}) == 2
     model = loading.load(made)
     answer = model.forward({"pixels": np.zeros((1, 16, 16, 3), dtype=np.uint8)}, {})

@@ -36,7 +36,7 @@ class Key(NamedTuple):
     chest: Vector = ORIGIN
     gaze: Vector = ORIGIN
     hands: Vector = HANGING
-    """Of both, or of the left one alone."""
+    """Place of both hands, or of the left one alone."""
     right_hand: Vector | None = None
     feet: Vector = STANCE
     right_foot: Vector | None = None
@@ -86,7 +86,7 @@ class Style:
 
     keys: Sequence[Key]
     seconds: tuple[float, float]
-    """Of a cycle, from and to."""
+    """Duration of a cycle, from and to."""
     standing: bool = True
     """Whether feet carry the weight."""
     planted: bool = False
@@ -97,7 +97,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Passage:
-    """What somebody passes through."""
+    """Postures that somebody passes through."""
 
     times: Floats
     """(K,), seconds, ascending."""
@@ -106,12 +106,12 @@ class Passage:
     standing: bool
     planted: bool = False
 
-    def played(self, begin: float, seconds: float, random: Generator) -> Motion:
+    def played(self, begin: float, seconds: float, generator: Generator) -> Motion:
         """By a drawn body, from second `begin` on. Between keys values neither swing over nor jump: a foot that two keys have at one place
         stays there."""
-        body = Body.drawn(random)
+        body = Body.drawn(generator)
         at = begin + np.arange(round(seconds * RATE)) / RATE
-        moving = PchipInterpolator(self.times, self.values)(at) + _sway(len(at), random) * SWAY * _steady(self.planted)  # (F, 25)
+        moving = PchipInterpolator(self.times, self.values)(at) + _sway(len(at), generator) * SWAY * _steady(self.planted)  # (F, 25)
         moving[:, HEIGHTS_OF_FEET] = np.maximum(moving[:, HEIGHTS_OF_FEET], 0)
         parts = {name: moving[:, place] for name, place in PARTS.items()}
         sided = {name: parts.pop(name).reshape(-1, 2, 3) for name in ("hands", "feet")}
@@ -119,37 +119,37 @@ class Passage:
         return Motion(joints + moving[:, None, GONE:] * body.leg * np.array([0.0, 0.0, 1.0]), RATE)
 
 
-def play(style: Style, seconds: float, random: Generator) -> Motion:
+def play(style: Style, seconds: float, generator: Generator) -> Motion:
     """A style, done by somebody for so long."""
     own = np.stack([key.values for key in style.keys])  # (K, 25)
     loose = _steady(style.planted) * _on_the_ground()
-    strength = 1.0 if style.planted else random.uniform(0.85, 1.15)
-    own = own[:1] + (own - own[:1]) * strength + random.normal(0, 1, GONE + 1) * ALWAYS * loose
+    strength = 1.0 if style.planted else generator.uniform(0.85, 1.15)
+    own = own[:1] + (own - own[:1]) * strength + generator.normal(0, 1, GONE + 1) * ALWAYS * loose
     shares = np.array([key.time for key in style.keys])
     starts = np.concatenate([[0.0], np.cumsum(shares)[:-1]]) / shares.sum()
-    usual = float(np.exp(random.uniform(*np.log(style.seconds))))
+    usual = float(np.exp(generator.uniform(*np.log(style.seconds))))
     times, values, now, lap = [], [], 0.0, 0
     while now < seconds + usual:
-        length = usual * float(np.exp(random.normal(0, 0.08)))
+        length = usual * float(np.exp(generator.normal(0, 0.08)))
         times.append(now + length * starts)
-        again = own + random.normal(0, 1, own.shape) * EACH_TIME * loose
+        again = own + generator.normal(0, 1, own.shape) * EACH_TIME * loose
         again[:, GONE] += lap * style.strides * strength
         values.append(again)
         now, lap = now + length, lap + 1
     passage = Passage(np.concatenate(times), np.concatenate(values), style.standing, style.planted)
-    return passage.played(random.uniform(0, usual), seconds, random)
+    return passage.played(generator.uniform(0, usual), seconds, generator)
 
 
-def wandering(seconds: float, random: Generator) -> Motion:
+def wandering(seconds: float, generator: Generator) -> Motion:
     """A random walk of hips, hands and feet, of somebody upright or, one time in four, lying or falling."""
-    upright = random.random() < 0.75
+    upright = generator.random() < 0.75
     low, high = UPRIGHT_BOUNDS if upright else LYING_BOUNDS
-    pause = random.uniform(0.25, 1.5)
+    pause = generator.uniform(0.25, 1.5)
     count = int(np.ceil(seconds / pause)) + 3
-    steps = random.normal(0, random.uniform(0.1, 0.4), (count, GONE + 1)) * (high - low)
-    steps[0] = random.uniform(low, high)
-    times = np.cumsum(pause * np.exp(random.normal(0, 0.3, count)))
-    return Passage(times - times[0], _reflected(np.cumsum(steps, axis=0), low, high), upright).played(0.0, seconds, random)
+    steps = generator.normal(0, generator.uniform(0.1, 0.4), (count, GONE + 1)) * (high - low)
+    steps[0] = generator.uniform(low, high)
+    times = np.cumsum(pause * np.exp(generator.normal(0, 0.3, count)))
+    return Passage(times - times[0], _reflected(np.cumsum(steps, axis=0), low, high), upright).played(0.0, seconds, generator)
 
 
 def _steady(planted: bool) -> float:
@@ -196,8 +196,8 @@ def _on_the_ground() -> Floats:
     return kept
 
 
-def _sway(frames: int, random: Generator) -> Floats:
+def _sway(frames: int, generator: Generator) -> Floats:
     """(F, 25): slow noise of standard deviation 1."""
     seconds = np.arange(frames)[:, None] / RATE
-    waves = [np.sin(2 * np.pi * (random.uniform(0.1, 0.7, GONE + 1) * seconds + random.uniform(0, 1, GONE + 1))) for _ in range(3)]
+    waves = [np.sin(2 * np.pi * (generator.uniform(0.1, 0.7, GONE + 1) * seconds + generator.uniform(0, 1, GONE + 1))) for _ in range(3)]
     return np.asarray(np.sum(waves, axis=0) * np.sqrt(2 / 3))

@@ -1,4 +1,4 @@
-"""What the loop wants of data: a source of samples by index.
+"""The contract of data with the loop: a source of samples by index.
 
 A sample is a dict of tensors without a batch dimension. The keys say what they hold, whatever the source:
 
@@ -37,7 +37,7 @@ class Unreadable(Exception):
 
 
 class Augment(Settings):
-    """What training does to an image before it is normalised. The defaults are those of MAE's pre-training."""
+    """Augmentations of an image before it is normalised. The defaults are those of MAE's pre-training."""
 
     crop_scale: tuple[float, float] | None = (0.2, 1.0)
     """Share of the image's area that a random crop has; None: as the service prepares images."""

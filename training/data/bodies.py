@@ -74,10 +74,10 @@ class Body:
         return self.upper_arm + self.forearm
 
     @classmethod
-    def drawn(cls, random: Generator, spread: float = 0.06) -> Body:
+    def drawn(cls, generator: Generator, spread: float = 0.06) -> Body:
         """Proportions differ by a standard deviation of `spread`."""
         usual = cls()
-        return cls(**{bone.name: getattr(usual, bone.name) * float(np.exp(random.normal(0, spread))) for bone in fields(cls)})
+        return cls(**{bone.name: getattr(usual, bone.name) * float(np.exp(generator.normal(0, spread))) for bone in fields(cls)})
 
     def pose(self, postures: Postures, *, standing: bool, planted: bool) -> Floats:
         """Keypoints (F, 17, 3) in metres. standing: whether hips sink so far that both feet are reached; planted: whether hands are held by
@@ -145,10 +145,10 @@ ARMS, LEGS = (
 FACE = slice(0, 5)
 
 
-def reproportioned(joints: Floats, random: Generator, spread: float) -> Floats:
+def reproportioned(joints: Floats, generator: Generator, spread: float) -> Floats:
     """The same motion (F, 17, 3) by somebody whose bones are longer or shorter, by a standard deviation of `spread` each, alike on both
     sides. Directions of bones stay."""
-    trunk, neck, *longer = np.exp(random.normal(0, spread, 8)).tolist()
+    trunk, neck, *longer = np.exp(generator.normal(0, spread, 8)).tolist()
     made = joints.copy()
     hips, shoulders = (joints[:, [pair[0][0], pair[1][0]]].mean(axis=1) for pair in (LEGS, ARMS))
     raised = hips + trunk * (shoulders - hips)  # the middle of the shoulders

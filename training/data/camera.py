@@ -64,14 +64,14 @@ class Path:
 
 @dataclass(frozen=True)
 class Stage:
-    """What decides how a camera may move in a scene."""
+    """Facts of a scene that decide how a camera may move in it."""
 
     lens: float
     """Focal length in half frames before any zoom."""
     slides: float
     """Probability that a pan slides and a zoom walks."""
     distance: float
-    """Of what it looks at, about: a slide there displaces it as a turn does."""
+    """Distance of what it looks at, about: a slide there displaces it as a turn does."""
     ahead: float
     """Distance that a second of the fastest walk covers."""
     widest_turn: float
@@ -80,34 +80,34 @@ class Stage:
     """Distance: beyond it it turns."""
 
 
-def draw_path(move: str, times: Values, duration: float, stage: Stage, dice: np.random.Generator) -> Path:
+def draw_path(move: str, times: Values, duration: float, stage: Stage, generator: np.random.Generator) -> Path:
     """times: seconds (T,), within `duration`."""
     still = np.zeros_like(times)
     path = Path(still, still, still, np.full_like(times, stage.lens), np.zeros((len(times), 3)))
     if move == "shake":
-        return _trembling(path, float(dice.uniform(*_SHAKES)), (2.5, 7.5), times, dice)
+        return _trembling(path, float(generator.uniform(*_SHAKES)), (2.5, 7.5), times, generator)
     kind, _, way = move.partition(" ")
     if kind == "still":
-        rest = 0.0 if dice.random() < 0.4 else float(dice.uniform(0, _STEADY))
-        return _trembling(path, rest, (0.3, 6.0), times, dice)
+        rest = 0.0 if generator.random() < 0.4 else float(generator.uniform(0, _STEADY))
+        return _trembling(path, rest, (0.3, 6.0), times, generator)
     sign = -1.0 if way in ("left", "down", "out", "counterclockwise") else 1.0
     low, high = _SPEEDS[kind]
-    speed = low * (high / low) ** dice.random()
-    done = _eased(times / duration, dice) * duration
-    path = _moved(path, kind, sign * speed * done, stage, dice)
-    if dice.random() < 0.3:
-        other = str(dice.choice([name for name in _SPEEDS if name != kind]))
-        share = float(dice.uniform(-_ASIDE, _ASIDE)) * speed / high * _SPEEDS[other][1]
-        path = _moved(path, other, share * done, stage, dice)
-    hand = float(dice.uniform(0, min(_HAND * speed * _SPEEDS["pan"][1] / high, 0.03))) if dice.random() < 0.6 else 0.0
-    return _trembling(path, hand, (0.3, 5.0), times, dice)
+    speed = low * (high / low) ** generator.random()
+    done = _eased(times / duration, generator) * duration
+    path = _moved(path, kind, sign * speed * done, stage, generator)
+    if generator.random() < 0.3:
+        other = str(generator.choice([name for name in _SPEEDS if name != kind]))
+        share = float(generator.uniform(-_ASIDE, _ASIDE)) * speed / high * _SPEEDS[other][1]
+        path = _moved(path, other, share * done, stage, generator)
+    hand = float(generator.uniform(0, min(_HAND * speed * _SPEEDS["pan"][1] / high, 0.03))) if generator.random() < 0.6 else 0.0
+    return _trembling(path, hand, (0.3, 5.0), times, generator)
 
 
-def _moved(path: Path, kind: str, amount: Values, stage: Stage, dice: np.random.Generator) -> Path:
+def _moved(path: Path, kind: str, amount: Values, stage: Stage, generator: np.random.Generator) -> Path:
     """amount (T,): displacement, logarithm of the scale, or radians."""
     if kind == "roll":
         return replace(path, roll=path.roll + amount)
-    slides = bool(dice.random() < stage.slides)
+    slides = bool(generator.random() < stage.slides)
     if kind == "zoom":
         if not slides:
             return replace(path, lens=path.lens * np.exp(amount))
@@ -121,33 +121,33 @@ def _moved(path: Path, kind: str, amount: Values, stage: Stage, dice: np.random.
     return replace(path, yaw=path.yaw + angle) if kind == "pan" else replace(path, pitch=path.pitch + angle)
 
 
-def _trembling(path: Path, amount: float, rates: tuple[float, float], times: Values, dice: np.random.Generator) -> Path:
+def _trembling(path: Path, amount: float, rates: tuple[float, float], times: Values, generator: np.random.Generator) -> Path:
     """amount: displacement (rms); rates: in hertz."""
     if not amount:
         return path
-    tilt = float(dice.uniform(0, 2 * math.pi)) if dice.random() < 0.3 else math.pi / 4
-    yaw, pitch, roll = (_tremble(times, rates, dice) for _ in range(3))
+    tilt = float(generator.uniform(0, 2 * math.pi)) if generator.random() < 0.3 else math.pi / 4
+    yaw, pitch, roll = (_tremble(times, rates, generator) for _ in range(3))
     scale = amount * math.sqrt(2) / float(path.lens[0])
     return replace(
         path,
         yaw=path.yaw + scale * math.cos(tilt) * yaw,
         pitch=path.pitch + scale * math.sin(tilt) * pitch,
-        roll=path.roll + float(dice.uniform(0, 0.4)) * amount * roll,
+        roll=path.roll + float(generator.uniform(0, 0.4)) * amount * roll,
     )
 
 
-def _tremble(times: Values, rates: tuple[float, float], dice: np.random.Generator) -> Values:
+def _tremble(times: Values, rates: tuple[float, float], generator: np.random.Generator) -> Values:
     """Three sines of random rates and phases, of root mean square 1."""
-    rate, phase, weight = dice.uniform(*rates, 3), dice.uniform(0, 2 * math.pi, 3), dice.uniform(0.2, 1, 3)
+    rate, phase, weight = generator.uniform(*rates, 3), generator.uniform(0, 2 * math.pi, 3), generator.uniform(0.2, 1, 3)
     waves = np.sin(2 * math.pi * np.outer(times, rate) + phase)  # (T, 3)
     return np.asarray(waves @ weight * math.sqrt(2 / float(weight @ weight)))
 
 
-def _eased(share: Values, dice: np.random.Generator) -> Values:
+def _eased(share: Values, generator: np.random.Generator) -> Values:
     """Share of the time → share of the move, both from 0 to 1, rising: even, slow at both ends, or faster and faster (or slower)."""
-    if dice.random() < 0.3:
+    if generator.random() < 0.3:
         return share
-    ends, bend = float(dice.uniform(0, 0.6)), float(dice.uniform(-0.35, 0.35))
+    ends, bend = float(generator.uniform(0, 0.6)), float(generator.uniform(-0.35, 0.35))
     return np.asarray(share - ends * np.sin(2 * math.pi * share) / (2 * math.pi) + bend * share * (share - 1))
 
 

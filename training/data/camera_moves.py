@@ -24,7 +24,7 @@ from training.errors import DataError
 from training.settings import Settings
 
 _LONG_SIDE = (1.0, 4 / 3, 16 / 9)
-"""Of videos, in short sides."""
+"""Long side of videos, in short sides."""
 
 
 class CameraMoves(Settings):
@@ -32,7 +32,7 @@ class CameraMoves(Settings):
     packages: list[StillPackage] = Field(min_length=1)
     part: Part = "train"
     samples: int = Field(gt=0)
-    """Of an epoch, as many of each move."""
+    """Samples of an epoch, as many of each move."""
     rooms: float = Field(default=0.4, ge=0, le=1)
     """Share of scenes that are rooms."""
     coded: float = Field(default=0.5, ge=0, le=1)
@@ -64,34 +64,36 @@ class CameraClips:
         return self.stills.identity()
 
     def sample(self, index: int, draw: int) -> Sample:
-        dice, label = np.random.default_rng(draw), index % len(self.labels)
+        generator, label = np.random.default_rng(draw), index % len(self.labels)
         duration = self.clip.frames * self.clip.stride / self.clip.rate
-        rate = draw_rate(dice)
-        first = float(dice.random())  # of a frame, at which the clip begins
+        rate = draw_rate(generator)
+        first = float(generator.random())  # of a frame, at which the clip begins
         span = (first, first + duration * rate - 1)
         times = (frames_within(span, 10**6, self.clip.frames).numpy() / rate).clip(0, duration)
-        frames = self._seen(label, times, duration, draw_crop(self.preprocess.image_size, dice), dice)
-        if dice.random() < self.settings.coded:
-            frames = footage.compressed(frames, dice)
+        frames = self._seen(label, times, duration, draw_crop(self.preprocess.image_size, generator), generator)
+        if generator.random() < self.settings.coded:
+            frames = footage.compressed(frames, generator)
         return {"clip": normalised(frames, self.preprocess), "label": torch.tensor(label)}
 
     def video(self, index: int, seconds: float, short_side: int) -> Video:
         """One of the part's videos, a function of its index: the same in every process and every time."""
-        dice, label = np.random.default_rng((_seed(self.settings.part), index)), index % len(self.labels)
-        rate, long_side = draw_rate(dice), 2 * round(float(dice.choice(_LONG_SIDE)) * short_side / 2)
-        width, height = (long_side, short_side) if dice.random() < 0.75 else (short_side, long_side)
+        generator, label = np.random.default_rng((_seed(self.settings.part), index)), index % len(self.labels)
+        rate, long_side = draw_rate(generator), 2 * round(float(generator.choice(_LONG_SIDE)) * short_side / 2)
+        width, height = (long_side, short_side) if generator.random() < 0.75 else (short_side, long_side)
         frame = Frame(width, height, short_side / 2, (width / 2 - 0.5, height / 2 - 0.5))
         times = np.arange(round(seconds * rate)) / rate
-        frames = self._seen(label, times, seconds, frame, dice)
-        codec = footage.CODECS[int(dice.integers(len(footage.CODECS)))]
-        return Video(footage.encoded(frames, rate, codec, quality=float(dice.random())), label, rate)
+        frames = self._seen(label, times, seconds, frame, generator)
+        codec = footage.CODECS[int(generator.integers(len(footage.CODECS)))]
+        return Video(footage.encoded(frames, rate, codec, quality=float(generator.random())), label, rate)
 
-    def _seen(self, label: int, times: Values, duration: float, frame: Frame, dice: np.random.Generator) -> Pixels:
+    def _seen(self, label: int, times: Values, duration: float, frame: Frame, generator: np.random.Generator) -> Pixels:
         part = self.settings.part
-        scene = draw_scene(self.stills, part, dice, rooms=self.settings.rooms, duration=duration)
-        path = draw_path(self.labels[label], times, duration, scene.stage, dice)
+        scene = draw_scene(self.stills, part, generator, rooms=self.settings.rooms, duration=duration)
+        path = draw_path(self.labels[label], times, duration, scene.stage, generator)
         cutouts = self.stills.of(part, "cutout")
-        return footage.filmed(render(scene, path, times, frame), dice, self.stills.read(cutouts[int(dice.integers(len(cutouts)))]))
+        return footage.recorded(
+            render(scene, path, times, frame), generator, self.stills.read(cutouts[int(generator.integers(len(cutouts)))])
+        )
 
 
 def _seed(part: Part) -> int:

@@ -59,7 +59,7 @@ class Cutout:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Plane:
     """A plane at distance 1."""
 
     image: Pixels
@@ -83,7 +83,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Scene:
-    ground: Picture | Room
+    ground: Plane | Room
     turned: Matrix
     """(3, 3): how the camera's first frame looks at the ground."""
     cutouts: tuple[Cutout, ...]
@@ -91,21 +91,23 @@ class Scene:
     stage: Stage
 
 
-def draw_scene(stills: Stills, part: Part, dice: np.random.Generator, *, rooms: float, duration: float) -> Scene:
+def draw_scene(stills: Stills, part: Part, generator: np.random.Generator, *, rooms: float, duration: float) -> Scene:
     """rooms: the share of scenes that are rooms."""
-    lens = float(dice.uniform(1.0, 2.4))
-    if dice.random() < rooms:
-        stage = Stage(lens=lens, slides=0.35, distance=1.5, ahead=float(dice.uniform(0.6, 1.6)), widest_turn=math.inf, farthest_slide=0.4)
-        ground: Picture | Room = _draw_room(stills, part, dice, stage.ahead * duration)
-        turn, depths = (dice.uniform(-0.7, 0.7), dice.uniform(-0.12, 0.12)), (0.9, 3.0)
+    lens = float(generator.uniform(1.0, 2.4))
+    if generator.random() < rooms:
+        stage = Stage(
+            lens=lens, slides=0.35, distance=1.5, ahead=float(generator.uniform(0.6, 1.6)), widest_turn=math.inf, farthest_slide=0.4
+        )
+        ground: Plane | Room = _draw_room(stills, part, generator, stage.ahead * duration)
+        turn, depths = (generator.uniform(-0.7, 0.7), generator.uniform(-0.12, 0.12)), (0.9, 3.0)
     else:
         stage = Stage(lens=lens, slides=0.35, distance=1.0, ahead=min(0.5, 0.6 / duration), widest_turn=0.6, farthest_slide=math.inf)
-        ground = _draw_picture(stills, part, dice, lens)
-        turn, depths = (dice.uniform(-0.25, 0.25), dice.uniform(-0.2, 0.2)), (0.45, 0.95)
+        ground = _draw_plane(stills, part, generator, lens)
+        turn, depths = (generator.uniform(-0.25, 0.25), generator.uniform(-0.2, 0.2)), (0.45, 0.95)
     yaw, pitch = (np.array([angle]) for angle in turn)
     nothing = np.zeros(1)
     turned = Path(yaw, pitch, nothing, nothing, np.zeros((1, 3))).turns[0]
-    return Scene(ground, turned, _draw_cutouts(stills, part, dice, lens, depths), stage)
+    return Scene(ground, turned, _draw_cutouts(stills, part, generator, lens, depths), stage)
 
 
 def render(scene: Scene, path: Path, times: Values, frame: Frame) -> Pixels:
@@ -117,74 +119,76 @@ def render(scene: Scene, path: Path, times: Values, frame: Frame) -> Pixels:
     if isinstance(scene.ground, Room):
         frames = _room_seen(scene.ground, looks, places, frame)
     else:
-        frames = _picture_seen(scene.ground, looks, places, frame)
+        frames = _plane_seen(scene.ground, looks, places, frame)
     for cutout in scene.cutouts:
         _stand(cutout, turns @ rays, path.place, times, frames, frame)
     return frames
 
 
-def _draw_picture(stills: Stills, part: Part, dice: np.random.Generator, lens: float) -> Picture:
-    image = _ground(stills, part, dice)
-    if dice.random() < 0.5:
-        image = _collage(image, stills, part, dice)
+def _draw_plane(stills: Stills, part: Part, generator: np.random.Generator, lens: float) -> Plane:
+    image = _ground(stills, part, generator)
+    if generator.random() < 0.5:
+        image = _collage(image, stills, part, generator)
     height, width = image.shape[:2]
-    seen = float(dice.uniform(0.3, 0.85)) * min(height, width)  # pixels of the image that the frame's short side shows
+    seen = float(generator.uniform(0.3, 0.85)) * min(height, width)  # pixels of the image that the frame's short side shows
     scale = seen * lens / 2
-    middle = tuple(float(dice.uniform(0.35, 0.65)) * length for length in (width, height))
-    return Picture(np.ascontiguousarray(image), scale, (middle[0], middle[1]))
+    middle = tuple(float(generator.uniform(0.35, 0.65)) * length for length in (width, height))
+    return Plane(np.ascontiguousarray(image), scale, (middle[0], middle[1]))
 
 
-def _draw_room(stills: Stills, part: Part, dice: np.random.Generator, walk: float) -> Room:
+def _draw_room(stills: Stills, part: Part, generator: np.random.Generator, walk: float) -> Room:
     shades = (0.85, 0.95, 0.75, 1.0)
-    choices = [_ground(stills, part, dice) for _ in range(3)]
-    tiles = [cv2.resize(_square(image, dice), (_TILE, _TILE), interpolation=cv2.INTER_AREA) for image in (*choices, choices[2])]
+    choices = [_ground(stills, part, generator) for _ in range(3)]
+    tiles = [cv2.resize(_square(image, generator), (_TILE, _TILE), interpolation=cv2.INTER_AREA) for image in (*choices, choices[2])]
     textures = np.concatenate([(tile * shade).astype(np.uint8) for tile, shade in zip(tiles, shades, strict=True)])
-    wide, high, far = dice.uniform(0.9, 2.8), dice.uniform(0.7, 1.2), dice.uniform(1.0, 6.0)
-    low = (-wide * dice.uniform(0.5, 1.0), -high, -walk - 0.6)
-    return Room(textures, np.array([low, (wide, high * dice.uniform(0.6, 1.0), walk + far)]), float(dice.uniform(0.9, 2.4)))
+    wide, high, far = generator.uniform(0.9, 2.8), generator.uniform(0.7, 1.2), generator.uniform(1.0, 6.0)
+    low = (-wide * generator.uniform(0.5, 1.0), -high, -walk - 0.6)
+    return Room(textures, np.array([low, (wide, high * generator.uniform(0.6, 1.0), walk + far)]), float(generator.uniform(0.9, 2.4)))
 
 
-def _draw_cutouts(stills: Stills, part: Part, dice: np.random.Generator, lens: float, depths: tuple[float, float]) -> tuple[Cutout, ...]:
+def _draw_cutouts(
+    stills: Stills, part: Part, generator: np.random.Generator, lens: float, depths: tuple[float, float]
+) -> tuple[Cutout, ...]:
     entries = stills.of(part, "cutout")
-    movers = int(dice.integers(1, 3)) if dice.random() < 0.4 else 0
+    movers = int(generator.integers(1, 3)) if generator.random() < 0.4 else 0
     cutouts = []
-    for number in range(movers + int(dice.integers(0, 4))):
-        image = stills.read(entries[int(dice.integers(len(entries)))])
-        depth = float(dice.uniform(*depths))
+    for number in range(movers + int(generator.integers(0, 4))):
+        image = stills.read(entries[int(generator.integers(len(entries)))])
+        depth = float(generator.uniform(*depths))
         unit = depth / lens  # of half a frame at this depth
-        size = float(dice.uniform(0.12, 0.5)) * unit
-        centre = np.array([dice.uniform(-1.2, 1.2) * unit, dice.uniform(-0.8, 0.9) * unit, depth])
-        drift = dice.normal(size=3) * (0.5, 0.35, 0.25) * unit if number < movers else np.zeros(3)
-        cutouts.append(Cutout(image[:, ::-1] if dice.random() < 0.5 else image, centre, size, drift))
+        size = float(generator.uniform(0.12, 0.5)) * unit
+        centre = np.array([generator.uniform(-1.2, 1.2) * unit, generator.uniform(-0.8, 0.9) * unit, depth])
+        drift = generator.normal(size=3) * (0.5, 0.35, 0.25) * unit if number < movers else np.zeros(3)
+        cutouts.append(Cutout(image[:, ::-1] if generator.random() < 0.5 else image, centre, size, drift))
     return tuple(sorted(cutouts, key=lambda cutout: -float(cutout.centre[2])))
 
 
-def _ground(stills: Stills, part: Part, dice: np.random.Generator) -> Pixels:
+def _ground(stills: Stills, part: Part, generator: np.random.Generator) -> Pixels:
     entries = stills.of(part, "ground")
-    image = stills.read(entries[int(dice.integers(len(entries)))])
-    return image[:, ::-1] if dice.random() < 0.5 else image
+    image = stills.read(entries[int(generator.integers(len(entries)))])
+    return image[:, ::-1] if generator.random() < 0.5 else image
 
 
-def _square(image: Pixels, dice: np.random.Generator) -> Pixels:
+def _square(image: Pixels, generator: np.random.Generator) -> Pixels:
     side = min(image.shape[:2])
-    top, left = (int(dice.integers(length - side + 1)) for length in image.shape[:2])
+    top, left = (int(generator.integers(length - side + 1)) for length in image.shape[:2])
     return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
-def _collage(image: Pixels, stills: Stills, part: Part, dice: np.random.Generator) -> Pixels:
+def _collage(image: Pixels, stills: Stills, part: Part, generator: np.random.Generator) -> Pixels:
     """Cutouts pasted onto the ground, or onto one colour: they lie in its plane."""
     entries = stills.of(part, "cutout")
-    plain = dice.random() < 0.3
+    plain = generator.random() < 0.3
     canvas = image.copy()
     if plain:
-        canvas[:] = dice.integers(0, 256, 3)
+        canvas[:] = generator.integers(0, 256, 3)
     height, width = canvas.shape[:2]
-    for _ in range(int(dice.integers(5, 16)) if plain else int(dice.integers(2, 9))):
-        pasted: Image = stills.read(entries[int(dice.integers(len(entries)))])
-        scale = float(dice.uniform(0.12, 0.4)) * min(height, width) / max(pasted.shape[:2])
+    for _ in range(int(generator.integers(5, 16)) if plain else int(generator.integers(2, 9))):
+        pasted: Image = stills.read(entries[int(generator.integers(len(entries)))])
+        scale = float(generator.uniform(0.12, 0.4)) * min(height, width) / max(pasted.shape[:2])
         size = [min(limit, max(2, round(length * scale))) for length, limit in zip(pasted.shape[:2], (height, width), strict=True)]
         pasted = cv2.resize(pasted, (size[1], size[0]), interpolation=cv2.INTER_AREA)
-        top, left = int(dice.integers(height - size[0] + 1)), int(dice.integers(width - size[1] + 1))
+        top, left = int(generator.integers(height - size[0] + 1)), int(generator.integers(width - size[1] + 1))
         _lay(pasted, canvas[top : top + size[0], left : left + size[1]])
     return canvas
 
@@ -195,10 +199,10 @@ def _lay(cutout: Image, onto: Pixels) -> None:
     onto[...] = np.minimum(onto * kept // 255 + cutout[..., :3], 255)
 
 
-def _picture_seen(picture: Picture, looks: Matrix, places: Matrix, frame: Frame) -> Pixels:
-    image, shrunk = _fitting(picture.image, picture.scale * float(looks[0, 0, 0]))
-    scale = picture.scale * shrunk
-    to_image = np.array([[scale, 0, picture.middle[0] * shrunk], [0, scale, picture.middle[1] * shrunk], [0, 0, 1]], np.float32)
+def _plane_seen(ground: Plane, looks: Matrix, places: Matrix, frame: Frame) -> Pixels:
+    image, shrunk = _fitting(ground.image, ground.scale * float(looks[0, 0, 0]))
+    scale = ground.scale * shrunk
+    to_image = np.array([[scale, 0, ground.middle[0] * shrunk], [0, scale, ground.middle[1] * shrunk], [0, 0, 1]], np.float32)
     frames = np.empty((len(looks), frame.height, frame.width, 3), np.uint8)
     for seen, look, place in zip(frames, looks, places, strict=True):
         plane = to_image @ _crossing(place, 1.0) @ look

@@ -42,7 +42,7 @@ class ClipArt(Settings):
     kind: Literal["clip-art"] = "clip-art"
     package: DebianPackage
     folder: str
-    """Of the package's PNG files."""
+    """Folder of the package's PNG files."""
     smallest: int = Field(default=96, gt=0)
     """Pixels along the longer side that a drawing has at least, without its margin."""
     alike: float = Field(default=0.02, ge=0, lt=1)
@@ -69,7 +69,7 @@ class Collection:
     names: tuple[str, ...]
     """Paths below the package's folder."""
     rows: tuple[int, ...]
-    """Of `file`, one for each name."""
+    """Rows of `file`, one for each name."""
     side: int
     left_out: Mapping[str, int]
     """Why → number of files."""

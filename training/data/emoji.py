@@ -58,7 +58,7 @@ class EmojiImages:
     names: tuple[str, ...]
     """`STYLE/NAME` of the samples."""
     rows: tuple[int, ...]
-    """Of `drawings`, one for each name."""
+    """Rows of `drawings`, one for each name."""
     settings: Emoji
     preparation: Preparation
     unit: str = "images"

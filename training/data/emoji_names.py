@@ -30,7 +30,7 @@ class EmojiNames(Settings):
 
 @dataclass(frozen=True)
 class Texts:
-    """What is said of one drawing in one language."""
+    """Name and keywords of one drawing in one language."""
 
     name: str
     keywords: tuple[str, ...] = ()

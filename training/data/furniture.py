@@ -29,9 +29,9 @@ class Library(Settings):
     """Below the package's folder."""
     license: str
     views: int = Field(gt=0)
-    """Of each object."""
+    """Views of each object."""
     held_out_views: int | None = Field(default=None, gt=0)
-    """Of each that is held out; None: as many."""
+    """Views of each object that is held out; None: as many."""
     up: Up = "y"
     parts: dict[str, Literal["val", "test"]] = Field(default_factory=dict)
     """Categories that are held out; all others are trained on."""
@@ -65,7 +65,7 @@ def pieces(library: Library, root: Path) -> list[Piece]:
 
 
 def creators(archive: Path) -> set[str]:
-    """Who made what a library holds, its textures included. Raises DataError."""
+    """Makers of what a library holds, its textures included. Raises DataError."""
     return {value for field, _, value in _read(unpacked(archive) / CATALOGUE) if field == "creator"}
 
 

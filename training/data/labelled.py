@@ -21,7 +21,7 @@ class LabelledFiles:
     root: Path
     files: tuple[Path, ...]
     classes: tuple[tuple[int, ...], ...]
-    """Of each file."""
+    """Classes of each file."""
     labels: tuple[str, ...]
     several: bool
     """Whether a file may have any number of classes."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.media.sound_decoding import mono
+from models.media.sound_windows import SHORTEST_S
 from models.media.video_program import Refused
 from training.data.base import Unreadable
 
@@ -86,6 +87,7 @@ def read_sound(file: Path, sample_rate: int, seconds: float, start: float = 0.0)
     except (Refused, *_ERRORS) as error:
         raise Unreadable(f"{file}: {error}") from error
     sound = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    if len(sound) < sample_rate // 10:
-        raise Unreadable(f"{file}: {len(sound)} samples of sound are too few")
+    least = round(SHORTEST_S * sample_rate)
+    if len(sound) < least:
+        raise Unreadable(f"{file}: {len(sound)} samples at {sample_rate} Hz are too few: one analysis window has {least}")
     return torch.from_numpy(np.ascontiguousarray(sound))

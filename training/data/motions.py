@@ -92,7 +92,7 @@ class AuthoredMotions(Settings):
     motions: list[str] = Field(min_length=1)
     """Names of `STYLES`; each is the label, too."""
     takes: int = Field(gt=0)
-    """Of each motion, in its styles by turns."""
+    """Takes of each motion, in its styles by turns."""
     random_walks: int = Field(default=0, ge=0)
     """Takes of somebody who does none of the classes."""
     seconds: float = Field(default=8.0, gt=0)
@@ -203,8 +203,8 @@ def authored_takes(settings: Motions, wanted: AuthoredMotions, seed: int) -> lis
     for name in wanted.motions:
         styles, label = STYLES[name], settings.classes.index(name)
         for number in range(wanted.takes):
-            random = drawn_by(list(STYLES).index(name), number)
-            motion = authored.play(styles[number % len(styles)], wanted.seconds, random)
+            generator = drawn_by(list(STYLES).index(name), number)
+            motion = authored.play(styles[number % len(styles)], wanted.seconds, generator)
             takes.append(Take(f"{name} {number}", motion, np.full(len(motion.joints), label), origin=name))
     for number in range(wanted.random_walks):
         motion = authored.wandering(wanted.seconds, drawn_by(len(STYLES), number))
@@ -312,14 +312,14 @@ class MotionTracks:
 
     def sample(self, index: int, draw: int) -> Sample:
         """Classes, and what is none of them, take turns by index."""
-        random = np.random.default_rng((index, draw))
+        generator = np.random.default_rng((index, draw))
         settings = self.settings
         shape = (settings.frames, settings.people)
         pose, detected, labels = np.zeros((*shape, TOKEN)), np.zeros(shape, np.bool_), np.full(shape, NOBODY_SAYS)
-        count = 1 + int((random.random(settings.people - 1) < settings.company).sum())
+        count = 1 + int((generator.random(settings.people - 1) < settings.company).sum())
         for person in range(count):
-            scene = self.scene(self._turn(index) if person == 0 else None, random)
-            poses, found, (width, height) = self.filmed(scene, random)
+            scene = self.scene(self._turn(index) if person == 0 else None, generator)
+            poses, found, (width, height) = self.detected(scene, generator)
             length = len(scene.joints)
             pose[:length, person] = np.where(found[:, None], tokens(poses, width, height), 0)
             detected[:length, person], labels[:length, person] = found, scene.labels
@@ -330,40 +330,40 @@ class MotionTracks:
         turn = index % (len(self.settings.classes) + self.settings.none_turns)
         return turn if turn < len(self.settings.classes) else NO_ACTION
 
-    def scene(self, wanted: int | None, random: Generator) -> Scene:
+    def scene(self, wanted: int | None, generator: Generator) -> Scene:
         """One person in the room. wanted: a class that is to be seen, or `NO_ACTION`; None for any."""
         settings = self.settings
         scene: Scene | None = None
         while scene is None or len(scene.joints) < settings.frames:
-            any_turn = self._turn(int(random.integers(len(settings.classes) + settings.none_turns)))
+            any_turn = self._turn(int(generator.integers(len(settings.classes) + settings.none_turns)))
             chosen = any_turn if wanted is None or scene is not None else wanted
             left = settings.frames - (0 if scene is None else len(scene.joints))
-            count = left if random.random() < 0.5 else int(random.integers(min(left, 8), left + 1))
-            part = self._part(chosen, count, random)
+            count = left if generator.random() < 0.5 else int(generator.integers(min(left, 8), left + 1))
+            part = self._part(chosen, count, generator)
             scene = part if scene is None else follow(scene, part, settings.rate)
         return Scene(scene.joints[: settings.frames], scene.labels[: settings.frames])
 
-    def _part(self, wanted: int, count: int, random: Generator) -> Scene:
+    def _part(self, wanted: int, count: int, generator: Generator) -> Scene:
         origins = self._origins[wanted]
-        takes = origins[int(random.integers(len(origins)))]
-        take = takes[int(random.integers(len(takes)))]
+        takes = origins[int(generator.integers(len(origins)))]
+        take = takes[int(generator.integers(len(takes)))]
         motion = take.motion
-        speed = float(np.exp(random.uniform(*np.log(self.settings.speed))))
-        at = int(random.choice(np.flatnonzero(take.labels == wanted)))  # a frame that is seen
-        before = int(random.integers(count)) * speed / self.settings.rate  # seconds
+        speed = float(np.exp(generator.uniform(*np.log(self.settings.speed))))
+        at = int(generator.choice(np.flatnonzero(take.labels == wanted)))  # a frame that is seen
+        before = int(generator.integers(count)) * speed / self.settings.rate  # seconds
         start = at / motion.rate - before
         start = start % ((len(motion.joints) - 1) / motion.rate) if motion.loops else max(0.0, start)
         scene = play(take, start, count, self.settings.rate, speed)
-        joints = reproportioned(scene.joints, random, self.settings.proportions) if take.recorded else scene.joints
-        joints = joints * random.uniform(*self.settings.size)
-        if random.random() < 0.5:
+        joints = reproportioned(scene.joints, generator, self.settings.proportions) if take.recorded else scene.joints
+        joints = joints * generator.uniform(*self.settings.size)
+        if generator.random() < 0.5:
             joints = joints[:, MIRRORED] * np.array([-1.0, 1.0, 1.0])
         return Scene(joints, scene.labels)
 
-    def filmed(self, scene: Scene, random: Generator) -> tuple[Poses, NDArray[np.bool_], tuple[int, int]]:
-        """What a detector tells of a scene, in which frames it found the person, and the frame's width and height."""
-        camera = drawn(scene.joints, random)
-        poses, found = seen(scene.joints, camera, self.settings.noise, random)
+    def detected(self, scene: Scene, generator: Generator) -> tuple[Poses, NDArray[np.bool_], tuple[int, int]]:
+        """The poses that a detector tells of a scene, in which frames it found the person, and the frame's width and height."""
+        camera = drawn(scene.joints, generator)
+        poses, found = seen(scene.joints, camera, self.settings.noise, generator)
         return poses, found, (camera.width, camera.height)
 
 

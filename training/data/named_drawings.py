@@ -36,7 +36,7 @@ _COARSEST = 40
 """Pixels along the side of the smallest drawings that are shown enlarged."""
 _PARTS = 16
 _TEST, _VAL = range(5), range(5, 6)
-"""Of `_PARTS` parts of the series of clip art, those that are held out."""
+"""Held-out parts, of `_PARTS` parts of the series of clip art."""
 
 RGBA = npt.NDArray[np.uint8]
 

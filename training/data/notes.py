@@ -68,7 +68,7 @@ class Notes(Settings):
     """Presets of drum kits whose keys follow General MIDI."""
     acoustics: Acoustics = Acoustics()
     samples: int = Field(gt=0)
-    """Of an epoch, evenly over the classes."""
+    """Samples of an epoch, evenly over the classes."""
 
     @model_validator(mode="after")
     def _kits_are_kits(self) -> Self:
@@ -103,7 +103,7 @@ class Played:
     sound: Sound
     synths: tuple[Synth | Sampler, ...]
     voices: tuple[tuple[Voice, ...], ...]
-    """Of each class; a class may have none where sounds are only judged."""
+    """Voices of each class; a class may have none where sounds are only judged."""
     unit: str = "sounds"
 
     @property
@@ -134,67 +134,67 @@ class Played:
             "label": torch.tensor(label),
         }
 
-    def heard(self, label: int, draw: Generator) -> Wave:
+    def heard(self, label: int, generator: Generator) -> Wave:
         """A sound of a class as somebody might have recorded it, at most as long as a spectrogram. Raises Unreadable."""
-        rate, voice = self.sound.sample_rate, self.voice(label, draw)
-        late = int(draw.exponential(0.7) * rate) if draw.random() < 0.2 and not voice.is_drum else 0
-        wave = self._phrase(voice, self.samples + late, draw)
+        rate, voice = self.sound.sample_rate, self.voice(label, generator)
+        late = int(generator.exponential(0.7) * rate) if generator.random() < 0.2 and not voice.is_drum else 0
+        wave = self._phrase(voice, self.samples + late, generator)
         if float(np.abs(wave[late:]).max()) < _AUDIBLE:  # it has died away by then
             late = 0
         wave = wave[late : late + self.samples]
         begin = onset(wave)
-        if draw.random() < 0.15:
-            wave = self._beside(wave, draw)
-        wave = recorded(wave, rate, draw, self.settings.acoustics)
-        if draw.random() < 0.4:  # a file that ends earlier
+        if generator.random() < 0.15:
+            wave = self._beside(wave, generator)
+        wave = recorded(wave, rate, generator, self.settings.acoustics)
+        if generator.random() < 0.4:  # a file that ends earlier
             shortest = int(_SHORTEST_S * rate)
-            heard = draw.uniform(np.log(shortest), np.log(max(shortest + 1, len(wave) - begin)))
+            heard = generator.uniform(np.log(shortest), np.log(max(shortest + 1, len(wave) - begin)))
             wave = wave[: begin + int(np.exp(heard))]
         return wave
 
-    def voice(self, label: int, draw: Generator) -> Voice:
+    def voice(self, label: int, generator: Generator) -> Voice:
         """One of a class, after its maker."""
         voices = self.voices[label]
         makers = sorted({voice.font for voice in voices})
         if len(makers) > 1:
-            maker = makers[int(draw.integers(len(makers)))]
+            maker = makers[int(generator.integers(len(makers)))]
             voices = tuple(voice for voice in voices if voice.font == maker)
-        return voices[int(draw.integers(len(voices)))]
+        return voices[int(generator.integers(len(voices)))]
 
-    def note(self, voice: Voice, draw: Generator) -> Wave:
+    def note(self, voice: Voice, generator: Generator) -> Wave:
         """One note from its begin on, as the font plays it, at half of full scale. Keys that are silent there are drawn again.
 
         Raises Unreadable."""
         for _ in range(_TRIES):
-            key = voice.keys[int(draw.integers(len(voice.keys)))]
-            held = int(draw.uniform(0.3, 1.5) * self.sound.sample_rate)
+            key = voice.keys[int(generator.integers(len(voice.keys)))]
+            held = int(generator.uniform(0.3, 1.5) * self.sound.sample_rate)
             with suppress(Unreadable):
-                wave = self._play(voice, [Note(key, float(draw.uniform(0.4, 1.0)), 0, held)], self.samples)
+                wave = self._play(voice, [Note(key, float(generator.uniform(0.4, 1.0)), 0, held)], self.samples)
                 return wave * np.float32(0.5 / np.abs(wave).max())
         raise Unreadable(f"{self._named(voice)} is silent from {voice.keys[0]} to {voice.keys[-1]}")
 
-    def _phrase(self, voice: Voice, samples: int, draw: Generator) -> Wave:
+    def _phrase(self, voice: Voice, samples: int, generator: Generator) -> Wave:
         """Mostly one note; else a chord, or several notes one after another."""
-        rate, shape = self.sound.sample_rate, float(draw.random())
-        count = 1 if shape < 0.65 else int(draw.integers(2, 5))
-        begin = int(draw.exponential(0.05) * rate) if draw.random() < 0.7 else int(draw.uniform(0, 0.8) * rate)
-        key, velocity = voice.keys[int(draw.integers(len(voice.keys)))], float(draw.uniform(0.25, 1.0))
+        rate, shape = self.sound.sample_rate, float(generator.random())
+        count = 1 if shape < 0.65 else int(generator.integers(2, 5))
+        begin = int(generator.exponential(0.05) * rate) if generator.random() < 0.7 else int(generator.uniform(0, 0.8) * rate)
+        key, velocity = voice.keys[int(generator.integers(len(voice.keys)))], float(generator.uniform(0.25, 1.0))
         notes = []
         for _ in range(count):
-            held = max(1, int(np.exp(draw.uniform(np.log(0.08), np.log(2.5))) * rate))
+            held = max(1, int(np.exp(generator.uniform(np.log(0.08), np.log(2.5))) * rate))
             notes.append(Note(key, velocity, begin, begin + held))
             if shape >= 0.8 or voice.is_drum:
-                begin += max(int(0.08 * rate), int(held * draw.uniform(0.5, 1.2)))
-            key = voice.nearest(key + int(draw.integers(-7, 8)))
-            velocity = float(np.clip(velocity + draw.normal(0, 0.1), 0.15, 1.0))
-        bend = 1.5 if draw.random() < 0.5 else 0.15  # another size of the instrument, or another tuning
-        return self._play(voice, [note for note in notes if note.begin < samples], samples, float(draw.normal(0, bend)))
+                begin += max(int(0.08 * rate), int(held * generator.uniform(0.5, 1.2)))
+            key = voice.nearest(key + int(generator.integers(-7, 8)))
+            velocity = float(np.clip(velocity + generator.normal(0, 0.1), 0.15, 1.0))
+        bend = 1.5 if generator.random() < 0.5 else 0.15  # another size of the instrument, or another tuning
+        return self._play(voice, [note for note in notes if note.begin < samples], samples, float(generator.normal(0, bend)))
 
-    def _beside(self, wave: Wave, draw: Generator) -> Wave:
+    def _beside(self, wave: Wave, generator: Generator) -> Wave:
         """The same with another instrument, quieter, behind it."""
-        other = self._phrase(self.voice(int(draw.integers(len(self.voices))), draw), len(wave), draw)
+        other = self._phrase(self.voice(int(generator.integers(len(self.voices))), generator), len(wave), generator)
         louder = float(np.abs(wave).max()) / float(np.abs(other).max())
-        return wave + other * np.float32(louder * 10 ** (draw.uniform(-30, -10) / 20))
+        return wave + other * np.float32(louder * 10 ** (generator.uniform(-30, -10) / 20))
 
     def _play(self, voice: Voice, notes: Sequence[Note], samples: int, tuning: float = 0.0) -> Wave:
         wave = self.synths[voice.font].play(voice.preset, notes, samples, tuning)

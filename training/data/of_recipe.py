@@ -11,7 +11,7 @@ from training.shipped import located
 
 
 def of_recipe(value: Any) -> Any:
-    """What pydantic is to read in the place of `value`. Raises ValueError."""
+    """The settings that pydantic is to read in the place of `value`. Raises ValueError."""
     if not isinstance(value, dict) or "recipe" not in value:
         return value
     path = located(Path(value["recipe"]))

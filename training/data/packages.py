@@ -88,7 +88,7 @@ class PyPIPackage(Package):
     """A wheel of PyPI."""
 
     tags: str = "py3-none-any"
-    """Of the wheel: Python, ABI and platform."""
+    """Tags of the wheel: Python, ABI and platform."""
 
     @property
     def file_name(self) -> str:

@@ -44,7 +44,7 @@ class Pairs(Settings):
 class ImagesWithCaptions:
     images: tuple[Path | Member, ...]
     captions: Words
-    """Of every image, to be read without it: curation chooses among them."""
+    """Captions of all images, to be read without these: curation chooses among them."""
     preparation: Preparation
     shards: tuple[range, ...]
     listing: Mapping[str, Any]

@@ -27,7 +27,7 @@ _MODES = -1
 @dataclass(frozen=True)
 class PatchSample:
     key: float
-    """Whose pitch it has; middle C is 60."""
+    """Key of the pitch; middle C is 60."""
     wave: NDArray[np.float32]
     """(samples,), from -1 to 1."""
     rate: int

@@ -68,7 +68,7 @@ else:
 class Part(Settings):
     data: Annotated[SingleSettings, BeforeValidator(of_recipe)]
     samples: int = Field(gt=0)
-    """Of an epoch."""
+    """Samples of an epoch."""
 
 
 class Mixture(Settings):

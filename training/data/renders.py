@@ -26,7 +26,7 @@ from models.spec import Preprocess
 from training.data.base import Preparation, Sample, Unreadable
 from training.data.furniture import Library, pieces
 from training.data.packages import LicensedPackage, obtain
-from training.data.renders_meshes import Bytes, Mesh, Up, composed, draw_paint, painted, read, read_picture
+from training.data.renders_meshes import Bytes, Mesh, Up, composed, draw_paint, painted, read, read_texture
 from training.data.renders_noise import sensed
 from training.data.renders_views import Light, surface_of, view_dtype, view_of
 from training.data.rgbd import unprojected
@@ -36,7 +36,7 @@ from training.settings import Settings
 Part = Literal["train", "val", "test"]
 
 _REVISION = 2
-"""Of what is rendered: shards of another one are not read."""
+"""Revision of what is rendered: shards of another one are not read."""
 _SHARD = 16
 """Objects in a shard."""
 
@@ -49,7 +49,7 @@ class Objects(Settings):
     """Patterns below the package's folder."""
     part: Part = "train"
     views: int = Field(gt=0)
-    """Of each object."""
+    """Views of each object."""
     up: Up = "any"
     texture: str | None = None
     """Where the texture is that a file does not name; `{stem}` is the file's name without suffix."""
@@ -111,7 +111,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Shard:
-    """What was rendered of a few objects."""
+    """Renders of a few objects."""
 
     names: tuple[str, ...]
     categories: tuple[str, ...]
@@ -155,18 +155,18 @@ class RenderedScenes:
         number = int(np.searchsorted(self._ends, index, side="right"))
         shard = self.rendered[number]
         view = shard.views[index - (int(self._ends[number - 1]) if number else 0)]
-        dice = np.random.default_rng([self.settings.seed, index, draw])
+        generator = np.random.default_rng([self.settings.seed, index, draw])
         try:
-            return self._sample(view, shard.surfaces[view["object"]], dice)
+            return self._sample(view, shard.surfaces[view["object"]], generator)
         except ValueError as error:
             raise Unreadable(f"view {index} of {shard.names[view['object']]}: {error}") from error
 
-    def _sample(self, view: npt.NDArray[np.void], surface: npt.NDArray[np.void], dice: np.random.Generator) -> Sample:
+    def _sample(self, view: npt.NDArray[np.void], surface: npt.NDArray[np.void], generator: np.random.Generator) -> Sample:
         side = self.settings.seen_size
-        depth = torch.from_numpy(sensed(view["depth"], dice) if self.settings.sensor else np.array(view["depth"]))
+        depth = torch.from_numpy(sensed(view["depth"], generator) if self.settings.sensor else np.array(view["depth"]))
         focal, centre = float(view["focal"]) * side, (float(view["centre"][0]) * side, float(view["centre"][1]) * side)
         seen, scale, offset = normalise_points(unprojected(depth, (focal, focal), centre))  # (n, n, 3)
-        first = int(dice.integers(len(surface)))  # they are in random order
+        first = int(generator.integers(len(surface)))  # they are in random order
         chosen = (first + np.arange(min(self.settings.surface_points, len(surface)))) % len(surface)
         points, colours = lit_surface(view, surface[chosen])
         valid = seen.isfinite().all(dim=-1)
@@ -217,7 +217,7 @@ def render(settings: Renders, side: int, cache: Path) -> tuple[Shard, ...]:
     pictures: list[Bytes] = []
     for number, part in enumerate(parts):
         if not (folder / f"{number:04}.json").is_file():
-            pictures = pictures or [read_picture(file) for file in paints]
+            pictures = pictures or [read_texture(file) for file in paints]
             print(f"rendering shard {number + 1} of {len(parts)} ({settings.part}): {part[0].name} …", file=sys.stderr, flush=True)
             _write(folder, number, part, pictures, settings, side)
     return tuple(_read(folder, number) for number in range(len(parts)))
@@ -265,7 +265,7 @@ def listed(settings: Renders, cache: Path) -> tuple[list[Item], list[Path]]:
 
 
 def creators(settings: Renders, cache: Path) -> dict[str, list[str]]:
-    """Who made the objects of libraries, by licence, in alphabetical order: they are to be named. Raises DataError."""
+    """Makers of the objects of libraries, by licence, in alphabetical order: they must be credited. Raises DataError."""
     found: dict[str, set[str]] = {}
     for entry in settings.packages:
         for library in entry.libraries:
@@ -289,14 +289,14 @@ def _write(folder: Path, number: int, items: Sequence[Item], pictures: Sequence[
     categories: list[str] = []
     left_out: dict[str, str] = {}
     for item in items:
-        dice = np.random.default_rng([settings.seed, *hashlib.sha256(item.name.encode()).digest()])
+        generator = np.random.default_rng([settings.seed, *hashlib.sha256(item.name.encode()).digest()])
         try:
-            mesh = _mesh(item, dice, pictures)
-            surface = surface_of(mesh, dice)
+            mesh = _mesh(item, generator, pictures)
+            surface = surface_of(mesh, generator)
         except (ValueError, OSError, KeyError, IndexError, TypeError) as error:  # trimesh raises all of these for broken files
             left_out[item.name] = str(error)
             continue
-        for view in (view_of(mesh, dice, side, settings.seen_size, item.up, back=bool(settings.back)) for _ in range(item.views)):
+        for view in (view_of(mesh, generator, side, settings.seen_size, item.up, back=bool(settings.back)) for _ in range(item.views)):
             if view is not None:
                 view["object"] = len(names)
                 views.append(view)
@@ -325,6 +325,6 @@ def _read(folder: Path, number: int) -> Shard:
     return Shard(tuple(described["names"]), tuple(described["categories"]), described["left_out"], surfaces, views)
 
 
-def _mesh(item: Item, dice: np.random.Generator, pictures: Sequence[Bytes]) -> Mesh:
-    paint = draw_paint(dice, pictures)
-    return painted(composed(dice), paint) if item.file is None else read(item.file, paint, item.texture)
+def _mesh(item: Item, generator: np.random.Generator, pictures: Sequence[Bytes]) -> Mesh:
+    paint = draw_paint(generator, pictures)
+    return painted(composed(generator), paint) if item.file is None else read(item.file, paint, item.texture)

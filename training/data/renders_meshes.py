@@ -158,62 +158,62 @@ def _centred(corners: Floats) -> Floats:
     return np.asarray(moved / radius, np.float32)
 
 
-def draw_paint(dice: np.random.Generator, pictures: Sequence[Bytes] = ()) -> Paint:
+def draw_paint(generator: np.random.Generator, pictures: Sequence[Bytes] = ()) -> Paint:
     """pictures: (T, T, 3) each, one of which may be the paint."""
     kinds = ["plain", "stripes", "checks", "blots", *(["picture"] * 2 if len(pictures) else [])]
-    kind = str(dice.choice(kinds))
-    colours = dice.random((int(dice.integers(2, 5)), 3), dtype=np.float32)
-    directions = dice.normal(size=(2, 3)).astype(np.float32) * np.float32(np.exp(dice.uniform(-0.5, 1.0)))
-    picture = pictures[int(dice.integers(len(pictures)))] if kind == "picture" else None
+    kind = str(generator.choice(kinds))
+    colours = generator.random((int(generator.integers(2, 5)), 3), dtype=np.float32)
+    directions = generator.normal(size=(2, 3)).astype(np.float32) * np.float32(np.exp(generator.uniform(-0.5, 1.0)))
+    picture = pictures[int(generator.integers(len(pictures)))] if kind == "picture" else None
     return Paint(kind, colours, directions * np.float32(0.3 if kind == "picture" else 1.0), picture)
 
 
-def read_picture(file: Path) -> Bytes:
+def read_texture(file: Path) -> Bytes:
     """A texture for `draw_paint`."""
     with Image.open(file) as image:
         return np.asarray(image.convert("RGB").resize((_TEXTURE, _TEXTURE), Image.Resampling.BOX))
 
 
-def composed(dice: np.random.Generator) -> Floats:
+def composed(generator: np.random.Generator) -> Floats:
     """One to four boxes, cylinders, cones, balls, rings, capsules or turned shapes that touch each other, (F, 3, 3)."""
     corners: list[Floats] = []
-    for _ in range(int(dice.integers(1, 5))):
-        part = _simple(dice)
-        stretch = np.exp(dice.uniform(-0.5, 0.5, 3)).astype(np.float32)
-        turned = part * stretch @ random_rotation(dice)
+    for _ in range(int(generator.integers(1, 5))):
+        part = _simple(generator)
+        stretch = np.exp(generator.uniform(-0.5, 0.5, 3)).astype(np.float32)
+        turned = part * stretch @ random_rotation(generator)
         if corners:
-            place = corners[int(dice.integers(len(corners)))].reshape(-1, 3)
-            turned = turned * np.float32(np.exp(dice.uniform(-1.0, 0.2))) + place[int(dice.integers(len(place)))]
+            place = corners[int(generator.integers(len(corners)))].reshape(-1, 3)
+            turned = turned * np.float32(np.exp(generator.uniform(-1.0, 0.2))) + place[int(generator.integers(len(place)))]
         corners.append(turned.astype(np.float32))
     return np.concatenate(corners)
 
 
-def _simple(dice: np.random.Generator) -> Floats:
+def _simple(generator: np.random.Generator) -> Floats:
     create: Any = trimesh.creation
-    kind = int(dice.integers(8))
+    kind = int(generator.integers(8))
     if kind <= 1:
-        mesh = create.box(extents=dice.uniform(0.5, 2.0, 3))
+        mesh = create.box(extents=generator.uniform(0.5, 2.0, 3))
     elif kind == 2:
-        mesh = create.cylinder(radius=dice.uniform(0.3, 1.0), height=dice.uniform(0.3, 2.5), sections=24)
+        mesh = create.cylinder(radius=generator.uniform(0.3, 1.0), height=generator.uniform(0.3, 2.5), sections=24)
     elif kind == 3:
-        mesh = create.cone(radius=dice.uniform(0.4, 1.0), height=dice.uniform(0.5, 2.0), sections=24)
+        mesh = create.cone(radius=generator.uniform(0.4, 1.0), height=generator.uniform(0.5, 2.0), sections=24)
     elif kind == 4:
         mesh = create.icosphere(subdivisions=2)
     elif kind == 5:
-        mesh = create.torus(major_radius=1.0, minor_radius=dice.uniform(0.1, 0.45), major_sections=24, minor_sections=10)
+        mesh = create.torus(major_radius=1.0, minor_radius=generator.uniform(0.1, 0.45), major_sections=24, minor_sections=10)
     elif kind == 6:
-        mesh = create.capsule(radius=dice.uniform(0.2, 0.6), height=dice.uniform(0.5, 2.0), count=(12, 16))
+        mesh = create.capsule(radius=generator.uniform(0.2, 0.6), height=generator.uniform(0.5, 2.0), count=(12, 16))
     else:
-        heights = np.linspace(0, dice.uniform(1.0, 2.5), 9)
-        radii = np.clip(dice.uniform(0.3, 0.8) + np.cumsum(dice.normal(0, 0.15, 9)), 0.05, 1.2)
+        heights = np.linspace(0, generator.uniform(1.0, 2.5), 9)
+        radii = np.clip(generator.uniform(0.3, 0.8) + np.cumsum(generator.normal(0, 0.15, 9)), 0.05, 1.2)
         profile = np.stack([np.concatenate([[0], radii, [0]]), np.concatenate([heights[:1], heights, heights[-1:]])], axis=1)
         mesh = create.revolve(profile, sections=24)
     return np.asarray(mesh.triangles, np.float32)
 
 
-def random_rotation(dice: np.random.Generator) -> Floats:
+def random_rotation(generator: np.random.Generator) -> Floats:
     """(3, 3), uniform."""
-    q = dice.normal(size=4)
+    q = generator.normal(size=4)
     w, x, y, z = q / np.linalg.norm(q)
     return np.array(
         [
@@ -234,11 +234,14 @@ TO_CAMERA: Mapping[str, Floats] = {
 """Up becomes the camera's -y."""
 
 
-def standing_rotation(dice: np.random.Generator, up: Up) -> Floats:
+def standing_rotation(generator: np.random.Generator, up: Up) -> Floats:
     """(3, 3): seen from any side, most often from somewhat above, by a camera that is held nearly level."""
     if up == "any":
-        return random_rotation(dice)
-    turned, tilted, rolled = dice.uniform(0, 2 * np.pi), *np.radians([np.clip(dice.normal(22, 15), -10, 75), dice.normal(0, 4)])
+        return random_rotation(generator)
+    turned, tilted, rolled = (
+        generator.uniform(0, 2 * np.pi),
+        *np.radians([np.clip(generator.normal(22, 15), -10, 75), generator.normal(0, 4)]),
+    )
     (ct, st), (ce, se), (cr, sr) = ((np.cos(angle), np.sin(angle)) for angle in (turned, tilted, rolled))
     about_y = np.array([[ct, 0, st], [0, 1, 0], [-st, 0, ct]])
     about_x = np.array([[1, 0, 0], [0, ce, -se], [0, se, ce]])

@@ -1,4 +1,4 @@
-"""What a depth sensor makes of true depth: noise, missing edges and holes."""
+"""Errors of a depth sensor: noise, missing edges and holes."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ _STEP = 0.15
 """A jump of depth between neighbours, in radii, that makes an edge."""
 
 
-def sensed(depth: Floats, dice: np.random.Generator) -> Floats:
+def sensed(depth: Floats, generator: np.random.Generator) -> Floats:
     """(n, n), 0 where nothing is seen → the same with white and smooth noise, and 0 where the sensor found nothing.
 
     The depth is in radii of the object.
     """
     side = len(depth)
-    white, smooth = np.exp(dice.uniform(np.log(_NOISE[0]), np.log(_NOISE[1]), 2))
-    noise = white * dice.normal(size=depth.shape) + smooth * _smooth(dice, side)
-    lost = dice.random(depth.shape) < dice.uniform(0, 0.05)
-    if dice.random() < 0.5:
-        lost |= _edges(depth) & (dice.random(depth.shape) < dice.uniform(0, 1))
-    if dice.random() < 0.5:
-        field = _smooth(dice, side)
-        lost |= field > np.quantile(field, 1 - dice.uniform(0, 0.2))
+    white, smooth = np.exp(generator.uniform(np.log(_NOISE[0]), np.log(_NOISE[1]), 2))
+    noise = white * generator.normal(size=depth.shape) + smooth * _smooth(generator, side)
+    lost = generator.random(depth.shape) < generator.uniform(0, 0.05)
+    if generator.random() < 0.5:
+        lost |= _edges(depth) & (generator.random(depth.shape) < generator.uniform(0, 1))
+    if generator.random() < 0.5:
+        field = _smooth(generator, side)
+        lost |= field > np.quantile(field, 1 - generator.uniform(0, 0.2))
     kept = (depth > 0) & ~lost
     return np.where(kept, depth + noise, 0).astype(np.float32)
 
 
-def _smooth(dice: np.random.Generator, side: int, cells: int = 8) -> Floats:
+def _smooth(generator: np.random.Generator, side: int, cells: int = 8) -> Floats:
     """(side, side), about normal, interpolated between a few values."""
-    coarse = dice.normal(size=(cells + 1, cells + 1))
+    coarse = generator.normal(size=(cells + 1, cells + 1))
     place = np.linspace(0, cells, side, endpoint=False)
     first, share = place.astype(np.int64), place % 1
     rows = coarse[first] * (1 - share)[:, None] + coarse[first + 1] * share[:, None]

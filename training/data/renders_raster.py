@@ -17,7 +17,7 @@ _NEAREST = 1e-3
 
 @dataclass(frozen=True)
 class Hits:
-    """What the pixels see that see anything, in raster order."""
+    """Surface under each pixel that sees any, in raster order."""
 
     pixel: Ints
     """(P,), row · side + column."""

@@ -11,7 +11,7 @@ from training.data.renders_meshes import Mesh, Up, random_rotation, standing_rot
 from training.data.renders_raster import Floats, rasterise
 
 SURFACE_POINTS = 20_000
-"""Of each object."""
+"""Points of each object's surface."""
 _PROBES, _PROBE_SIDE = 18, 96
 """Images from all around an object, by which points that nobody can see are left out, and their side."""
 _TRIALS = 2
@@ -57,21 +57,21 @@ class Light:
         return np.asarray(np.clip(colours * (self.ambient + (1 - self.ambient) * facing) * self.tint, 0, 1), np.float32)
 
 
-def surface_of(mesh: Mesh, dice: np.random.Generator) -> npt.NDArray[np.void]:
+def surface_of(mesh: Mesh, generator: np.random.Generator) -> npt.NDArray[np.void]:
     """`SURFACE_POINTS` points, uniform over the part of the surface that can be seen from somewhere outside. Raises ValueError."""
     areas = np.linalg.norm(np.cross(mesh.corners[:, 1] - mesh.corners[:, 0], mesh.corners[:, 2] - mesh.corners[:, 0]), axis=1)
     total = np.cumsum(areas, dtype=np.float64)
     count = _TRIALS * SURFACE_POINTS
-    even = (np.arange(count) + dice.random(count)) / count * total[-1]  # one in each stretch of the same area
+    even = (np.arange(count) + generator.random(count)) / count * total[-1]  # one in each stretch of the same area
     face = np.minimum(np.searchsorted(total, even, side="right"), len(areas) - 1)
-    root, second = np.sqrt(dice.random(count)), dice.random(count)
+    root, second = np.sqrt(generator.random(count)), generator.random(count)
     weights = np.stack([1 - root, root * (1 - second), root * second], axis=1).astype(np.float32)
     points = mesh.points(face, weights)
-    outwards, visible = _visible(mesh, points, mesh.normals()[face], dice)
+    outwards, visible = _visible(mesh, points, mesh.normals()[face], generator)
     kept = np.flatnonzero(visible)
     if len(kept) < SURFACE_POINTS // 100:
         raise ValueError("hardly any of its surface can be seen")
-    chosen = dice.permutation(kept)[:SURFACE_POINTS] if len(kept) >= SURFACE_POINTS else dice.choice(kept, SURFACE_POINTS)
+    chosen = generator.permutation(kept)[:SURFACE_POINTS] if len(kept) >= SURFACE_POINTS else generator.choice(kept, SURFACE_POINTS)
     surface = np.empty(SURFACE_POINTS, SURFACE)
     surface["point"] = points[chosen]
     surface["normal"] = np.round(127 * outwards[chosen])
@@ -79,14 +79,14 @@ def surface_of(mesh: Mesh, dice: np.random.Generator) -> npt.NDArray[np.void]:
     return surface
 
 
-def _visible(mesh: Mesh, points: Floats, normals: Floats, dice: np.random.Generator) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def _visible(mesh: Mesh, points: Floats, normals: Floats, generator: np.random.Generator) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Normals turned to the side that is seen, (P, 3), and whether each point is seen in any image from around, (P,)."""
     visible = np.zeros(len(points), np.bool_)
     towards = np.zeros(len(points))  # images in which a point is seen from its normal's side, less those from behind
     distance, side = 4.0, _PROBE_SIDE
     focal = 0.48 * side * (distance - 1)
     for _ in range(_PROBES):
-        rotation = random_rotation(dice)
+        rotation = random_rotation(generator)
         away = np.array([0, 0, distance], np.float32)
         hits = rasterise((mesh.corners @ rotation.T + away).astype(np.float32), focal, (side / 2, side / 2), side)
         depth = np.full(side * side, np.inf, np.float32)
@@ -103,30 +103,30 @@ def _visible(mesh: Mesh, points: Floats, normals: Floats, dice: np.random.Genera
 
 
 def view_of(
-    mesh: Mesh, dice: np.random.Generator, side: int, seen: int, up: Up = "any", *, back: bool = False
+    mesh: Mesh, generator: np.random.Generator, side: int, seen: int, up: Up = "any", *, back: bool = False
 ) -> npt.NDArray[np.void] | None:
     """One record of `view_dtype`: a photograph cropped to the object with a margin, squared by black at the bottom or on the right.
 
     That is what a capture becomes (`models.mcc.scenes.view_of_capture`). None if hardly anything of the object is seen.
     back: render the surface behind, too; it draws nothing, so that the rest is the same.
     """
-    rotation = standing_rotation(dice, up)
-    distance = float(np.exp(dice.uniform(np.log(1.6), np.log(8.0))))
-    translation = np.array([*(distance * dice.uniform(-0.25, 0.25, 2)), distance + 0.2], np.float32)
+    rotation = standing_rotation(generator, up)
+    distance = float(np.exp(generator.uniform(np.log(1.6), np.log(8.0))))
+    translation = np.array([*(distance * generator.uniform(-0.25, 0.25, 2)), distance + 0.2], np.float32)
     corners = (mesh.corners @ rotation.T + translation).astype(np.float32)
     flat = (corners[..., :2] / corners[..., 2:]).reshape(-1, 2)  # what a focal length of 1 shows
     low, high = flat.min(axis=0), flat.max(axis=0)
-    margin = dice.uniform(0.02, 0.15) * (high - low).max()
+    margin = generator.uniform(0.02, 0.15) * (high - low).max()
     width = high - low + 2 * margin
     focal = 1 / width.max()
     centre = -focal * (low - margin)
     large = np.lcm(2 * side, seen)  # two rows a pixel, and a middle for each of depth
     hits = rasterise(corners, float(focal * large), (float(centre[0] * large), float(centre[1] * large)), int(large))
-    light = _light(dice)
+    light = _light(generator)
     normals = mesh.normals()[hits.face] @ rotation.T
     towards = -(mesh.points(hits.face, hits.weights) @ rotation.T + translation)
     normals *= np.where((normals * towards).sum(axis=1, keepdims=True) < 0, -1, 1)
-    canvas = _background(dice, int(large))
+    canvas = _background(generator, int(large))
     covered = np.round(width / width.max() * large).astype(np.int64)
     canvas[covered[1] :] = 0
     canvas[:, covered[0] :] = 0
@@ -165,24 +165,24 @@ def _add_back(view: npt.NDArray[np.void], mesh: Mesh, corners: Floats, light: Li
     view["back_colour"].reshape(-1, 3)[hits.pixel] = np.round(255 * colours)
 
 
-def _light(dice: np.random.Generator) -> Light:
+def _light(generator: np.random.Generator) -> Light:
     """From somewhere behind the camera, most often from above."""
-    towards = dice.normal(size=3) + np.array([0, -1.0, -1.5])
-    tint = dice.uniform(0.8, 1.25) * dice.uniform(0.9, 1.1, 3)
-    return Light((towards / np.linalg.norm(towards)).astype(np.float32), float(dice.uniform(0.25, 0.75)), tint.astype(np.float32))
+    towards = generator.normal(size=3) + np.array([0, -1.0, -1.5])
+    tint = generator.uniform(0.8, 1.25) * generator.uniform(0.9, 1.1, 3)
+    return Light((towards / np.linalg.norm(towards)).astype(np.float32), float(generator.uniform(0.25, 0.75)), tint.astype(np.float32))
 
 
-def _background(dice: np.random.Generator, side: int) -> Floats:
+def _background(generator: np.random.Generator, side: int) -> Floats:
     """(side, side, 3) in 0..1: one colour, a gradient, or a coarse pattern."""
-    colours = dice.random((2, 3), dtype=np.float32)
-    kind = int(dice.integers(3))
+    colours = generator.random((2, 3), dtype=np.float32)
+    kind = int(generator.integers(3))
     if kind == 0:
         return np.broadcast_to(colours[0], (side, side, 3)).copy()
     steps = np.linspace(0, 1, side, dtype=np.float32)
     if kind == 1:
-        share = np.broadcast_to(steps[:, None] if dice.random() < 0.5 else steps[None], (side, side))
+        share = np.broadcast_to(steps[:, None] if generator.random() < 0.5 else steps[None], (side, side))
     else:
-        cells = dice.random((int(dice.integers(3, 24)),) * 2, dtype=np.float32)
+        cells = generator.random((int(generator.integers(3, 24)),) * 2, dtype=np.float32)
         index = (steps * (len(cells) - 1e-3)).astype(np.int64)
         share = cells[index][:, index]
     return np.ascontiguousarray(colours[0] + share[..., None] * (colours[1] - colours[0]))

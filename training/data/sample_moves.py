@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from training.data.camera import Stage, draw_path
-from training.data.camera_scenes import Frame, Picture, Scene, render
+from training.data.camera_scenes import Frame, Plane, Scene, render
 from training.data.packages import DebianPackage, obtain
 from training.data.stills import Pixels
 from training.errors import exit_code
@@ -43,7 +43,7 @@ class Sample:
     middle: tuple[float, float]
     """Shares of its width and height, of what is ahead at first."""
     seed: int
-    """Of speed, easing and tremble."""
+    """Seed of speed, easing and tremble."""
 
 
 SAMPLES = (
@@ -61,7 +61,7 @@ def frames_of(sample: Sample, cache: Path) -> Pixels:
         )
     stage = Stage(lens=1.6, slides=0.0, distance=1.0, ahead=0.3, widest_turn=0.6, farthest_slide=0.0)
     middle = (sample.middle[0] * image.width, sample.middle[1] * image.height)
-    ground = Picture(np.array(image), sample.seen * image.height * stage.lens / 2, middle)
+    ground = Plane(np.array(image), sample.seen * image.height * stage.lens / 2, middle)
     times = np.arange(round(_SECONDS * _RATE)) / _RATE
     path = draw_path(sample.move, times, _SECONDS, stage, np.random.default_rng(sample.seed))
     return render(Scene(ground, np.eye(3, dtype=np.float32), (), stage), path, times, _FRAME)

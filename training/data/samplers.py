@@ -43,7 +43,7 @@ class Sampled(LicensedPackage, Presets):
 
     folder: str
     preset: str | None = None
-    """What the files of the folder are recordings of. None: its folders Tone_000 and Drum_000 have patches, by number."""
+    """Preset that the files of the folder are recordings of. None: its folders Tone_000 and Drum_000 have patches, by number."""
 
     @field_validator("preset")
     @classmethod
@@ -59,7 +59,7 @@ def _kind(value: Any) -> str:
 
 
 Instruments = Annotated[Annotated[Font, Tag("font")] | Annotated[Sampled, Tag("recordings")], Discriminator(_kind)]
-"""Of one maker: a SoundFont, which names a `package`, or recordings, which name an `npm`, `pypi` or `debian` package."""
+"""Instruments of one maker: a SoundFont, which names a `package`, or recordings, which name an `npm`, `pypi` or `debian` package."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _patches(folder: Path, sample_rate: int) -> dict[str, Preset]:
 
 
 def _reader(files: Sequence[tuple[Path, int | None]], sample_rate: int) -> Callable[[], tuple[Recording, ...]]:
-    """Of patches, and of the keys of those that are drums: a drum sounds at its key as it was recorded."""
+    """Reader of patches, with the keys of those that are drums: a drum sounds at its key as it was recorded."""
 
     @cache
     def read() -> tuple[Recording, ...]:

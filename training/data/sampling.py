@@ -59,7 +59,7 @@ class Share:
 
     @property
     def micro_batches(self) -> int:
-        """Of one step."""
+        """Number of micro-batches of one step."""
         return -(-self.own // self.micro) if self.own else 0
 
     @property
@@ -109,7 +109,7 @@ class EpochBatches(Sampler[list[Draw]]):
 
     @property
     def steps(self) -> int:
-        """Of this epoch."""
+        """Number of steps of this epoch."""
         return (len(self._source) if self.chosen is None else len(self.chosen)) // self._share.batch_size
 
     def __len__(self) -> int:

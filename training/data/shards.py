@@ -125,7 +125,7 @@ def _contents(shard: str, cache: Path) -> dict[str, Ranges]:
 
 
 def _state(shard: str) -> str:
-    """What changes if the shard does."""
+    """Mark that changes if the shard does."""
     if "://" not in shard:
         status = Path(shard).stat()
         return f"{status.st_size} {status.st_mtime_ns}"

@@ -124,7 +124,7 @@ class Naming:
     head: tuple[str, str]
     """Joints at the bottom of the head and in or above its middle."""
     metres: float
-    """Of the unit of length."""
+    """Metres of a unit of length."""
     up: str = "y"
     middle: float = 0.5
     """Where the middle of the head is, from the first of `head` to the second."""

@@ -31,7 +31,7 @@ Role = Literal["ground", "cutout"]
 Pixels = npt.NDArray[np.uint8]
 
 _REVISION = 1
-"""Of what is kept: a cache of another one is not read."""
+"""Revision of what is kept: a cache of another one is not read."""
 _FLATTEST = 12.0
 """Standard deviation of grey levels below which nothing in a ground tells how it moves."""
 _SMALLEST = 24
@@ -124,7 +124,7 @@ def open_stills(packages: Sequence[StillPackage], cache: Path) -> Stills:
 
 
 def credited(packages: Sequence[StillPackage], cache: Path) -> dict[str, list[str]]:
-    """Who made the libraries that pictures are taken from, by licence, in alphabetical order: they are to be named. Raises DataError."""
+    """Makers of the libraries that images are from, by licence, in alphabetical order: they must be credited. Raises DataError."""
     found: dict[str, set[str]] = defaultdict(set)
     for package in packages:
         for library in {chosen.library for chosen in package.pictures if chosen.library}:

@@ -28,7 +28,7 @@ _LONGEST = 60
 class Titles(Settings):
     package: DebianPackage
     folder: str
-    """Of the package's SVG files, which lie in it as the PNG files in theirs."""
+    """Folder of the package's SVG files, which lie in it as the PNG files in theirs."""
     common: int = Field(default=6, gt=0)
     """Drawings that a title may have; what is said of more says too little of each."""
 
@@ -42,7 +42,7 @@ def read_titles(settings: Titles, names: Iterable[str], cache: Path) -> dict[str
 
 
 def _read(file: Path) -> Texts:
-    """What the file says. Its own name takes the place of a title that names a collection, or is missing."""
+    """The file's title and keywords. Its name takes the place of a title that names a collection, or is missing."""
     try:
         work = next(ET.parse(file).iter(_WORK), None)
     except (OSError, ET.ParseError):

@@ -29,7 +29,7 @@ class Tracklets(Settings):
     """`mean_std.npy`, float (2, 1, K): statistics of the poses."""
     frames: int = Field(default=125, gt=1)
     people: int = Field(default=5, gt=0)
-    """Of a clip, the one that it is about included."""
+    """People of a clip, the one that it is about included."""
     appearance: int | None = None
     """Values of an appearance feature; None: the network has none, and gets none."""
 

@@ -1,4 +1,4 @@
-"""What a detector of poses would see of people in space: they are projected by a virtual camera, and disturbed as the detector errs.
+"""Poses of people in space as a detector would see them: people are projected by a virtual camera, and disturbed as the detector errs.
 
 The camera looks along z, x to the right and y down, in metres; frames have a long side of `SIDE` pixels.
 """
@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.people.poses import HIPS, KEYPOINTS, MIRRORED, STATURE, Poses
+from models.people.poses import HIPS, KEYPOINTS, STATURE, Poses
 from training.settings import Settings
 
 Floats = NDArray[np.floating[Any]]
@@ -49,10 +49,7 @@ class Noise(Settings):
     """Mean score of a keypoint that is in sight, and its standard deviation; hidden ones have half of it."""
     score_std: float = Field(default=0.12, ge=0)
     margins: tuple[float, float, float, float] = (0.02, 0.06, 0.02, 0.04)
-    """What a box has beyond the keypoints: left, top, right, bottom."""
-
-
-NONE = Noise(jitter=0, bias=0, swapped=0, far=0, missed=0, missed_upside_down=0, score=1, score_std=0, margins=(0, 0, 0, 0))
+    """Margins of a box beyond the keypoints: left, top, right, bottom."""
 
 
 @dataclass(frozen=True)
@@ -74,26 +71,26 @@ class Camera:
         return np.concatenate([pixels, seen[..., 2:]], axis=-1)
 
 
-def drawn(joints: Floats, random: Generator) -> Camera:
+def drawn(joints: Floats, generator: Generator) -> Camera:
     """A camera from anywhere around people (F, 17, 3), somewhat above or below them, that sees about their size or more."""
     middle = joints.reshape(-1, 3).mean(axis=0)
     extent = max(float(np.linalg.norm(joints[:, HIPS].mean(axis=1) - middle, axis=1).max()), 0.6)
-    azimuth, elevation = random.uniform(0, 2 * np.pi), np.radians(random.choice([random.normal(6, 8), random.uniform(-5, 40)]))
-    distance = random.uniform(3.0, 9.0) + extent
+    azimuth, elevation = generator.uniform(0, 2 * np.pi), np.radians(generator.choice([generator.normal(6, 8), generator.uniform(-5, 40)]))
+    distance = generator.uniform(3.0, 9.0) + extent
     forward = -np.array([np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)])
     right = np.cross(forward, np.array([0.0, 1.0, 0.0]))
     right /= np.linalg.norm(right)
     down = np.cross(forward, right)
-    roll = np.radians(random.normal(0, 4))
+    roll = np.radians(generator.normal(0, 4))
     right, down = np.cos(roll) * right + np.sin(roll) * down, -np.sin(roll) * right + np.cos(roll) * down
-    width, height = (SIDE, SIDE * 9 // 16) if random.random() < 0.7 else (SIDE * 9 // 16, SIDE)
-    share = random.uniform(0.3, 0.95)  # of the frame's height that a person of 1.7 m would take
+    width, height = (SIDE, SIDE * 9 // 16) if generator.random() < 0.7 else (SIDE * 9 // 16, SIDE)
+    share = generator.uniform(0.3, 0.95)  # of the frame's height that a person of 1.7 m would take
     focal = min(share * height * distance / STATURE, 0.5 * max(width, height) * distance / extent)
-    aim = middle + random.normal(0, 0.2, 3)
+    aim = middle + generator.normal(0, 0.2, 3)
     return Camera(np.stack([right, down, forward]), aim - distance * forward, focal, width, height)
 
 
-def seen(joints: Floats, camera: Camera, noise: Noise, random: Generator) -> tuple[Poses, NDArray[np.bool_]]:
+def seen(joints: Floats, camera: Camera, noise: Noise, generator: Generator) -> tuple[Poses, NDArray[np.bool_]]:
     """One person (F, 17, 3) as the detector tells of them: a row of poses for each frame, and in which frames it found them."""
     projected = camera.project(joints)  # (F, 17, 3)
     frames = len(joints)
@@ -101,21 +98,16 @@ def seen(joints: Floats, camera: Camera, noise: Noise, random: Generator) -> tup
     tall = np.maximum(np.ptp(pixels[..., 1], axis=1), 0.3 * np.ptp(pixels[..., 0], axis=1))  # (F,), about the box's height
     tall = np.maximum(tall, 1.0)
     hidden = _hidden(pixels, depth)
-    scores = noise.score * random.normal(1, 0.1) + random.normal(0, noise.score_std, (frames, KEYPOINTS))
+    scores = noise.score * generator.normal(1, 0.1) + generator.normal(0, noise.score_std, (frames, KEYPOINTS))
     scores = np.clip(np.where(hidden, 0.5 * scores, scores), 0.02, 1.0)
-    pixels = _swap(pixels, noise.swapped, random)
-    steady = random.normal(0, noise.bias, (1, KEYPOINTS, 2))
-    shaking = random.normal(0, noise.jitter, (frames, KEYPOINTS, 2)) * (1.6 - scores[..., None]) / 0.8
-    astray = (random.random((frames, KEYPOINTS, 1)) < noise.far) * random.normal(0, 0.15, (frames, KEYPOINTS, 2))
+    pixels = _swap(pixels, noise.swapped, generator)
+    steady = generator.normal(0, noise.bias, (1, KEYPOINTS, 2))
+    shaking = generator.normal(0, noise.jitter, (frames, KEYPOINTS, 2)) * (1.6 - scores[..., None]) / 0.8
+    astray = (generator.random((frames, KEYPOINTS, 1)) < noise.far) * generator.normal(0, 0.15, (frames, KEYPOINTS, 2))
     pixels = pixels + (steady + shaking + astray) * tall[:, None, None]
-    boxes = _boxes(pixels, tall, noise, camera, random)
+    boxes = _boxes(pixels, tall, noise, camera, generator)
     keypoints = np.concatenate([pixels, scores[..., None]], axis=2)
-    return Poses(keypoints, boxes), _found(joints, boxes, depth, camera, noise, random)
-
-
-def mistaken_mirror(poses: Poses) -> Poses:
-    """The same places with left and right exchanged."""
-    return Poses(poses.keypoints[:, MIRRORED], poses.boxes)
+    return Poses(keypoints, boxes), _found(joints, boxes, depth, camera, noise, generator)
 
 
 def _hidden(pixels: Floats, depth: Floats) -> NDArray[np.bool_]:
@@ -130,38 +122,38 @@ def _hidden(pixels: Floats, depth: Floats) -> NDArray[np.bool_]:
     return hidden
 
 
-def _swap(pixels: Floats, share: float, random: Generator) -> Floats:
+def _swap(pixels: Floats, share: float, generator: Generator) -> Floats:
     swapped = pixels.copy()
     for left, right in LIMBS:
-        chosen = np.flatnonzero(_bursts(len(pixels), share, 3.0, random))[:, None]
+        chosen = np.flatnonzero(_bursts(len(pixels), share, 3.0, generator))[:, None]
         swapped[chosen, [*left, *right]] = pixels[chosen, [*right, *left]]
     return swapped
 
 
-def _boxes(pixels: Floats, tall: Floats, noise: Noise, camera: Camera, random: Generator) -> Floats:
+def _boxes(pixels: Floats, tall: Floats, noise: Noise, camera: Camera, generator: Generator) -> Floats:
     """(F, 5): around the keypoints, inside the frame."""
     low, high = pixels.min(axis=1), pixels.max(axis=1)  # (F, 2)
-    left, top, right, bottom = np.array(noise.margins)[:, None] * tall + random.normal(0, 0.3 * noise.jitter, (4, len(pixels))) * tall
+    left, top, right, bottom = np.array(noise.margins)[:, None] * tall + generator.normal(0, 0.3 * noise.jitter, (4, len(pixels))) * tall
     bounds = np.array([camera.width, camera.height])
     low = np.clip(low - np.stack([left, top], axis=1), 0, bounds)
     high = np.clip(high + np.stack([right, bottom], axis=1), 0, bounds)
-    scores = np.clip(random.normal(0.5, 0.1) + random.normal(0, 0.05, len(pixels)), 0.25, 1.0)
+    scores = np.clip(generator.normal(0.5, 0.1) + generator.normal(0, 0.05, len(pixels)), 0.25, 1.0)
     return np.concatenate([low, high - low, scores[:, None]], axis=1)
 
 
-def _found(joints: Floats, boxes: Floats, depth: Floats, camera: Camera, noise: Noise, random: Generator) -> NDArray[np.bool_]:
+def _found(joints: Floats, boxes: Floats, depth: Floats, camera: Camera, noise: Noise, generator: Generator) -> NDArray[np.bool_]:
     """(F,): not what is behind the camera or mostly outside its frame, nor what the detector misses, the upside-down more often."""
     upside_down = joints[:, 0, 1] < joints[:, HIPS, 1].mean(axis=1)
-    missed = _bursts(len(joints), noise.missed, 2.0, random)
-    missed |= upside_down & _bursts(len(joints), noise.missed_upside_down, 3.0, random)
+    missed = _bursts(len(joints), noise.missed, 2.0, generator)
+    missed |= upside_down & _bursts(len(joints), noise.missed_upside_down, 3.0, generator)
     large = boxes[:, 2:4].max(axis=1) > SMALLEST * max(camera.width, camera.height)
     inside = (boxes[:, 2:4].min(axis=1) > 0) & large & (depth.min(axis=1) > NEAREST)
     return np.asarray(inside & ~missed)
 
 
-def _bursts(frames: int, share: float, length: float, random: Generator) -> NDArray[np.bool_]:
+def _bursts(frames: int, share: float, length: float, generator: Generator) -> NDArray[np.bool_]:
     """(frames,): True in about a `share` of them, in runs of about `length`."""
     chosen = np.zeros(frames, np.bool_)
-    for start in np.flatnonzero(random.random(frames) < share / length):
-        chosen[start : start + random.geometric(1 / length)] = True
+    for start in np.flatnonzero(generator.random(frames) < share / length):
+        chosen[start : start + generator.geometric(1 / length)] = True
     return chosen

@@ -1,4 +1,4 @@
-"""Captions → token ids, by the tokeniser that the trained pair is served with."""
+"""Captions → token ids, by the tokenizer that the trained pair is served with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from models.pairs.tokenising import Tokeniser
+from models.pairs.tokenising import Tokenizer
 from models.pairs.tokenizer_model import TokenizerError
 from models.pairs.vocabularies import read_vocabulary
 from training.errors import DataError
@@ -34,7 +34,7 @@ class Words:
 
     def tokenise(self, texts: Sequence[str]) -> Tensor:
         """(n, length) int64: cut before the special tokens are added, and padded."""
-        return torch.from_numpy(_tokeniser(self.settings, self.length).encode(texts).tokens)
+        return torch.from_numpy(_tokenizer(self.settings, self.length).encode(texts).tokens)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -48,15 +48,15 @@ def open_words(settings: WordSettings, length: int, captions: Sequence[str] = ()
     """Raises DataError."""
     if not length:
         raise DataError("words: the recipe does not say how many token ids a caption has")
-    _tokeniser(settings, length)
+    _tokenizer(settings, length)
     return Words(settings, length, tuple(captions))
 
 
 @lru_cache(maxsize=4)
-def _tokeniser(settings: WordSettings, length: int) -> Tokeniser:
+def _tokenizer(settings: WordSettings, length: int) -> Tokenizer:
     """Each process that reads captions opens its own: it cannot be pickled."""
     try:
         file = read_vocabulary(settings.tokenizer, special=settings.special)
-        return Tokeniser.of(file, length=length, fixed=True, padding=settings.padding)
+        return Tokenizer.of(file, length=length, fixed=True, padding=settings.padding)
     except TokenizerError as error:
         raise DataError(f"data.words.tokenizer: {error}") from error

@@ -1,4 +1,4 @@
-"""What a clip's optical flow tells of its camera: a similarity fitted to the flow of each step, and a forest that reads them. A network of
+"""A clip's camera by its optical flow: a similarity fitted to the flow of each step, and a forest that reads them. A network of
 camera moves must beat it."""
 
 from __future__ import annotations

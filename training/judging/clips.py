@@ -44,7 +44,7 @@ class Judge:
     flow: FlowForest
 
     def scores(self, frames: Pixels, rate: float) -> dict[str, Scores]:
-        """Of a video (T, H, W, 3): (classes,) by each rung and by what the network is compared with."""
+        """Scores of a video (T, H, W, 3): (classes,) by each rung and by what the network is compared with."""
         seen = self._looked_at(frames, rate)  # (views, crops, T, S, S, 3)
         views = self._normalised(seen)
         told = {name: self._told(views, schedule) for name, schedule in self.schedules.items()}
@@ -83,7 +83,7 @@ def judge(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips, sp
         architectures()["video_mae"].views({}),
         held_out.clip,
         held_out.preprocess,
-        {OFF: MergeSchedule.off(), **{step.name: MergeSchedule.parse(step.schedule) for step in rungs}},
+        {OFF: MergeSchedule.off(), **{rung.name: MergeSchedule.parse(rung.schedule) for rung in rungs}},
         FlowForest(_clips(trained_on, settings.flow_clips), len(held_out.labels)),
     )
     videos = [held_out.video(index, settings.seconds, settings.short_side) for index in range(settings.videos)]
@@ -107,7 +107,7 @@ def ladder(
     accurate on the videos of `chosen_by`."""
     asked = settings.ladder
     assert asked is not None
-    schedules = {step.name: MergeSchedule.parse(step.schedule) for step in asked.rungs}
+    schedules = {rung.name: MergeSchedule.parse(rung.schedule) for rung in asked.rungs}
     speed = evaluate.relative_throughput(network, schedules, batch_size=asked.batch_size, rounds=asked.rounds)
     rungs = [
         Rung(name=name, schedule=schedule.to_json(), accuracy=report["rungs"][name]["value"], throughput=round(speed[name], 3))
@@ -148,7 +148,7 @@ def _compared(told: Mapping[str, Scores], labels: npt.NDArray[np.int64]) -> dict
 
 
 def _by_move(told: Mapping[str, Scores], labels: npt.NDArray[np.int64], moves: Sequence[str]) -> list[dict[str, Any]]:
-    """Of each move: how many are right, and what else they are told as."""
+    """Rows by move: how many videos are right, and what else they are told as."""
     best, flow = told[OFF].argmax(axis=1), told[FLOW].argmax(axis=1)
     rows = []
     for number, move in enumerate(moves):

@@ -1,4 +1,4 @@
-"""What a recipe says about how its network's depths are judged."""
+"""Settings of a recipe for judging its network's depths."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ class DepthQuality(Settings):
 
     kind: Literal["depth"]
     views: int = Field(default=4, gt=0)
-    """Of each object, at most."""
+    """Views of each object, at most."""
     margin: float = Field(default=0.1, ge=0)
     """Share of an object's size that photographs show around it, as the service does."""

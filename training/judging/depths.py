@@ -31,7 +31,7 @@ from training.judging.restoring_settings import Split
 from training.objectives.depth import aligned, spread_to_one
 
 RESAMPLES = 2000
-"""Of objects, for the error of the ratio."""
+"""Resamples of objects, for the error of the ratio."""
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Exemplars:
 
     name: str
     start: Filler | None = None
-    """Whose filling it begins with; None: the colours around the hole."""
+    """Filler whose filling it begins with; None: the colours around the hole."""
 
     @property
     def identity(self) -> str:

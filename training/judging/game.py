@@ -22,7 +22,7 @@ from training.errors import DataError
 RATE = 35
 """Frames a second of the game."""
 _MAPS = tuple(f"map{number:02d}" for number in range(1, 11))
-"""Of Freedoom, phase 2."""
+"""Maps of Freedoom, phase 2."""
 _TRIES = 200
 _ALONG = 0.98
 """Share of a walk's way that leads where the player looks, at least: along a wall the player slides aside."""
@@ -33,7 +33,7 @@ _ON = 0.9
 @dataclass(frozen=True)
 class Action:
     move: str
-    """Of `training.data.camera.MOVES`."""
+    """One of `training.data.camera.MOVES`."""
     name: str
     turns: tuple[float, float] = (0.0, 0.0)
     """Degrees to the right in a frame, from and to."""
@@ -58,12 +58,12 @@ class Played:
 
 def played(package: PyPIPackage, cache: Path, clips: int, seconds: float) -> Iterator[Played]:
     """So many clips, as many of each action: the same every time. Raises DataError."""
-    dice = np.random.default_rng(35)
+    generator = np.random.default_rng(35)
     with tempfile.TemporaryDirectory() as folder:
         game = _game(package, cache, Path(folder))
         try:
             for number in range(clips):
-                yield _clip(game, ACTIONS[number % len(ACTIONS)], round(seconds * RATE), dice)
+                yield _clip(game, ACTIONS[number % len(ACTIONS)], round(seconds * RATE), generator)
         finally:
             game.close()
 
@@ -96,13 +96,13 @@ def _game(package: PyPIPackage, cache: Path, writes: Path) -> Any:
     return game
 
 
-def _clip(game: Any, action: Action, length: int, dice: np.random.Generator) -> Played:
+def _clip(game: Any, action: Action, length: int, generator: np.random.Generator) -> Played:
     """Raises DataError where the player finds no way."""
     for _ in range(_TRIES):
-        game.set_doom_map(str(dice.choice(_MAPS)))
+        game.set_doom_map(str(generator.choice(_MAPS)))
         game.new_episode()
-        _stroll(game, dice)
-        share = dice.random()
+        _stroll(game, generator)
+        share = generator.random()
         turn, walk = (low + share * (high - low) for low, high in (action.turns, action.walks))
         frames, places = [], []
         for _ in range(length):
@@ -115,13 +115,13 @@ def _clip(game: Any, action: Action, length: int, dice: np.random.Generator) -> 
     raise DataError(f"vizdoom: in {_TRIES} tries nobody {action.name} for {length} frames without a wall in the way")
 
 
-def _stroll(game: Any, dice: np.random.Generator) -> None:
+def _stroll(game: Any, generator: np.random.Generator) -> None:
     """To somewhere near the start."""
-    for _ in range(int(dice.integers(1, 8))):
-        turn = float(dice.uniform(-12, 12))
-        for _ in range(int(dice.integers(3, 15))):
-            game.make_action([turn, float(dice.uniform(10, 25))])
-    game.make_action([float(dice.uniform(-180, 180)), 0.0])
+    for _ in range(int(generator.integers(1, 8))):
+        turn = float(generator.uniform(-12, 12))
+        for _ in range(int(generator.integers(3, 15))):
+            game.make_action([turn, float(generator.uniform(10, 25))])
+    game.make_action([float(generator.uniform(-180, 180)), 0.0])
     for _ in range(RATE):
         game.make_action([0.0, 0.0])
 

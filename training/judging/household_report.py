@@ -1,4 +1,4 @@
-"""What the scores of household objects say: means over objects with standard errors, differences on the same objects, and the target."""
+"""Report of the scores of household objects: means over objects with standard errors, differences on the same objects, and the target."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Scores = npt.NDArray[np.float64]
 
 
 def report(settings: HouseholdQuality, chosen: Chosen, source: RenderedScenes, rows: Mapping[int, Row], split: Split) -> dict[str, Any]:
-    """Of the test split the primary categories and, apart, the others; of the validation split all together."""
+    """The report of a split. Test: the primary categories and, apart, the others. Validation: all together."""
     views = views_of(source, settings.views)
     categories: dict[str, list[str]] = defaultdict(list)
     for name in views:
@@ -96,7 +96,7 @@ def _f1(objects: Sequence[Sequence[Row]]) -> dict[str, dict[str, float]]:
 
 
 def _target(settings: HouseholdQuality, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What the recipe wants, and whether it is so."""
+    """The recipe's targets, and whether they are met."""
     ways = {row["name"]: row for row in found["reconstruction"]}
     colours = {row["name"]: row["error"]["value"] for row in found["colours"]}
     f1, above = ways[NETWORK]["f1"]["value"], ways[EXTRUDED]["network_minus_this"]["value"]

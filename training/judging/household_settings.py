@@ -1,4 +1,4 @@
-"""What a recipe says about how reconstructions of household objects are judged."""
+"""Settings of a recipe for judging reconstructions of household objects."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class HouseholdQuality(Settings):
     above: float = Field(gt=0, lt=1)
     """Target of its distance from the seen points extruded."""
     views: int = Field(default=2, gt=0)
-    """Of each object, at most."""
+    """Views of each object, at most."""
     validation_views: int = Field(default=1, gt=0)
     """The same for what is chosen."""
     distance: float = Field(default=0.1, gt=0)
     """Below which a point of one surface is met by the other, in normalised units."""
     spacing: float = Field(default=0.1, gt=0)
-    """Of the grid, of which those points are asked that the service asks."""
+    """Spacing of the grid, of which those points are asked that the service asks."""
     threshold: float = Field(default=0.1, gt=0, lt=1)
-    """Of occupancy, at which the service reconstructs unless told otherwise; the best one on objects for choices is moved there."""
+    """Threshold of occupancy at which the service reconstructs unless told otherwise; the best one on objects for choices moves there."""
     depths: list[float] = Field(default=[0.25, 0.5, 1.0, 1.5, 2.0, 3.0], min_length=1)
     """Depths of extrusion to choose from, in normalised units."""
     colours: int = Field(default=2000, gt=0)

@@ -36,9 +36,9 @@ from training.judging.shapes import (
     SEEN,
     extruded_points,
     front_of,
+    image_of,
     joined,
     occupancies,
-    picture,
     rows_of,
     views_of,
 )
@@ -52,9 +52,9 @@ NEAREST = "nearest seen point"
 WAYS = (NETWORK, JOINED, PLAIN, SEEN, EXTRUDED, CARVED, BACK, ORACLE)
 COLOURED = (NETWORK, PLAIN, NEAREST)
 _LOGITS = np.arange(-2.0, 2.01, 0.25)
-"""Of thresholds to choose from."""
+"""Logits of the thresholds to choose from."""
 _REVISION = 1
-"""Of what is scored: rows of another one are not read."""
+"""Revision of what is scored: rows of another one are not read."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Chosen:
     """On objects for choices."""
 
     depth: float
-    """Of extrusion."""
+    """Depth of extrusion."""
     thresholds: Mapping[str, float]
     """The best one of each network, before it was moved to that of the service."""
 
@@ -193,13 +193,13 @@ def told_back(network: MCC, sample: Sample) -> Tensor:
     """(n, n, 3), what the network's U-Net tells to lie behind each seen point."""
     assert network.back is not None
     points, valid = sample["points"][None], sample["valid"][None]
-    return fitted(points, valid).farther(points, network.back(picture(sample)[None], points, valid).thickness)[0]
+    return fitted(points, valid).farther(points, network.back(image_of(sample)[None], points, valid).thickness)[0]
 
 
 @torch.inference_mode()
 def _colours(contest: Contest, sample: Sample) -> dict[str, float]:
     """Errors of colours of the true surface where nobody saw it, which is asked whatever a network says of its shape."""
-    valid, image = sample["valid"], picture(sample)
+    valid, image = sample["valid"], image_of(sample)
     seen = sample["points"][valid]
     distance, nearest = cKDTree(seen.numpy()).query(sample["surface"].numpy())
     hidden = np.flatnonzero(distance >= contest.settings.distance)[: contest.settings.colours]  # they are in random order

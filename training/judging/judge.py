@@ -32,10 +32,10 @@ from training.phases import Workshop
 from training.recipe import Recipe
 
 FOLDER = "judging"
-"""Of the rows, below a recipe's runs."""
+"""Folder of the rows, below a recipe's runs."""
 SCORES = ("perceptual", "psnr", "ssim")
 _REVISION = 1
-"""Of holes and scores: rows of another one are not read."""
+"""Revision of holes and scores: rows of another one are not read."""
 
 Rows = npt.NDArray[np.float64]
 """(N, 3), a column for each of `SCORES`."""

@@ -54,7 +54,7 @@ Found = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Emoji:
-    """What is to be named."""
+    """Emoji that are to be named."""
 
     images: list[Image.Image]
     names: list[Named]
@@ -184,7 +184,7 @@ def art_to_find(settings: NamingQuality, data: NamedDrawings, split: Split, cach
 
 
 def descriptions(settings: NamingQuality, cache: Path) -> dict[str, Describe]:
-    """What nearest neighbours compare. Raises DataError."""
+    """Descriptions that nearest neighbours compare. Raises DataError."""
     network = lite0(settings.features, cache)
 
     @torch.inference_mode()
@@ -215,7 +215,7 @@ def ranks(scores: Tensor) -> Found:
 
 
 def _shares(found: Mapping[str, Found], count: int) -> dict[str, Any]:
-    """Of each way, how often what was looked for is among the first; and how much more often the network has it so."""
+    """How often each way has what was looked for among the first, and how much more often the network has it."""
     return {
         "n": count,
         "chance": {f"top{rank}": round(rank / count, 5) for rank in RANKS},

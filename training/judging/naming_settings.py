@@ -1,4 +1,4 @@
-"""What a recipe says about how its pair of towers is judged on drawings with names."""
+"""Settings of a recipe for judging its pair of towers on drawings with names."""
 
 from __future__ import annotations
 

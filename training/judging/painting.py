@@ -61,7 +61,7 @@ def judge(
 def filled(
     settings: PaintingQuality, network: nn.Module, preprocess: Preprocess, split: Split, cache: Path, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """What is told of holes. Raises TrainingError."""
+    """The report of filled holes. Raises TrainingError."""
     side = preprocess.image_size
     if not isinstance(network, DiffMAE) or network.config.image_size != (side, side):
         raise RecipeError("release.quality: kind painting is for a DiffMAE of images of preprocess.image_size")

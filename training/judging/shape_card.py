@@ -43,7 +43,7 @@ def section(spec: BundleSpec) -> Iterator[str]:
 
 
 def trained_on(data: Mapping[str, Any]) -> Iterator[str]:
-    """What a card says of renders. data: of the provenance."""
+    """The section of a card about renders. data: of the provenance."""
     counted = ", ".join(f"{count} of {category}" for category, count in data["objects"].items())
     yield from (
         "## Data",

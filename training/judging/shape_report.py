@@ -1,4 +1,4 @@
-"""What the scores of reconstructions say: the `quality` of a bundle, with standard errors over objects and paired differences."""
+"""Report of the scores of reconstructions: the `quality` of a bundle, with standard errors over objects and paired differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe says about how its network's reconstructions are judged."""
+"""Settings of a recipe for judging its network's reconstructions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class ReconstructionQuality(Settings):
 
     kind: Literal["reconstruction"]
     data: Renders
-    """Of `part: test`; whatever is chosen is chosen on `part: val` of the same."""
+    """Renders of `part: test`; whatever is chosen is chosen on `part: val` of the same."""
     views: int = Field(default=2, gt=0)
-    """Of each object, at most."""
+    """Views of each object, at most."""
     distance: float = Field(default=0.1, gt=0)
     """Below which a point of one surface is met by the other, in normalised units."""
     spacing: float = Field(default=0.1, gt=0)
-    """Of the grid that is asked."""
+    """Spacing of the grid that is asked."""
     mode: Literal["dense", "adaptive"] = "dense"
     """Ask every point of the grid, or those that the service asks unless told otherwise: fewer, and with the same answers."""
     validation_spacing: float = Field(default=0.2, gt=0)
-    """Of a dense grid."""
+    """Spacing of a dense grid."""
     thresholds: list[float] = Field(default=[0.1, 0.3, 0.5], min_length=1)
-    """Of occupancy; the first is the primary one, at which the service reconstructs unless told otherwise."""
+    """Thresholds of occupancy; the first is the primary one, at which the service reconstructs unless told otherwise."""
     depths: list[float] = Field(default=[0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0], min_length=1)
     """Depths of extrusion to choose from, in normalised units."""
 

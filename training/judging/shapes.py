@@ -42,7 +42,7 @@ SEEN, EXTRUDED = "seen points", "seen points, extruded"
 CARVED = "carved + seen"
 JOINED = "joined with the seen points"
 _REVISION = 2
-"""Of what is scored: rows of another one are not read."""
+"""Revision of what is scored: rows of another one are not read."""
 _CHUNK = 4000
 _WALL_STEP = 0.05
 _DENSITY = 400.0
@@ -107,7 +107,7 @@ def occupancies(
     threshold: None to ask a dense grid; otherwise what the service asks in mode `adaptive` to find what is above it.
     """
     seen = sample["points"].masked_fill(~sample["valid"].unsqueeze(-1), torch.inf)
-    scene = model.remember(model.encode(picture(sample)[None], seen[None]))
+    scene = model.remember(model.encode(image_of(sample)[None], seen[None]))
     lattice = Lattice(space, spacing)
     flood = Flood.start(lattice, Limits(threshold or 0.0, dense=threshold is None, most=MOST_CELLS), seen)
     while not flood.ended:
@@ -119,7 +119,7 @@ def occupancies(
 
 
 def front_of(sample: Sample) -> Front:
-    """What was seen, as the service takes it where no mask is sent: what is enclosed by seen points belongs to the object."""
+    """Front of a sample, as the service takes it where no mask is sent: what is enclosed by seen points belongs to the object."""
     from_camera = (sample["points"] - sample["camera"]).numpy()
     valid = sample["valid"].numpy()
     camera = fitted_camera(from_camera, valid)
@@ -145,7 +145,7 @@ def joined(
     return np.concatenate(parts)
 
 
-def picture(sample: Sample) -> torch.Tensor:
+def image_of(sample: Sample) -> torch.Tensor:
     """(3, S, S) in 0..1, as the network takes it."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return sample["pixels"] * std + mean

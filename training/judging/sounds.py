@@ -194,7 +194,7 @@ def suitable(network: nn.Module) -> MAViL:
 
 
 def temperature(asked: Contest, network: MAViL) -> float:
-    """What to divide the network's logits by so that its scores fit the validation sounds best. Raises DataError."""
+    """The number to divide the network's logits by so that its scores fit the validation sounds best. Raises DataError."""
     groups = asked.validation()
     logits = np.concatenate([asked.hearing.logits(network, group.waves) for group in groups])
     return evaluate.fit_temperature(logits, np.array([right[0] for group in groups for right in group.right]))

@@ -1,4 +1,4 @@
-"""What a recipe says about how its network's labels of sounds are judged."""
+"""Settings of a recipe for judging its network's labels of sounds."""
 
 from __future__ import annotations
 

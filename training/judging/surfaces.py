@@ -20,9 +20,9 @@ class Match:
     """Shares in 0..1, all 0 where nothing was reconstructed (arXiv 2301.08247, section 4)."""
 
     precision: float
-    """Of the reconstructed points, those near a true one."""
+    """Share of the reconstructed points that are near a true one."""
     recall: float
-    """Of the true points, those near a reconstructed one."""
+    """Share of the true points that are near a reconstructed one."""
 
     @property
     def f1(self) -> float:
@@ -56,15 +56,15 @@ class Truth:
         return [Match(float(near[above].mean()) if above.any() else 0.0, float(met.mean())) for above, met in found_by]
 
 
-def sampled(vertices: Points, faces: npt.NDArray[np.int64], density: float, dice: np.random.Generator) -> Points:
+def sampled(vertices: Points, faces: npt.NDArray[np.int64], density: float, generator: np.random.Generator) -> Points:
     """(P, 3): points of triangles, `density` a unit of area, so that it does not matter how finely a surface is divided."""
     if not len(faces):
         return np.empty((0, 3), np.float32)
     corners = vertices[faces]
     first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     areas = np.linalg.norm(np.cross(first, second), axis=1) / 2
-    chosen = dice.choice(len(faces), int(areas.sum() * density) + 1, p=areas / areas.sum())
-    along, across = dice.random((2, len(chosen), 1))
+    chosen = generator.choice(len(faces), int(areas.sum() * density) + 1, p=areas / areas.sum())
+    along, across = generator.random((2, len(chosen), 1))
     beyond = along + across > 1
     along, across = np.where(beyond, 1 - along, along), np.where(beyond, 1 - across, across)
     points = corners[chosen, 0] + along * first[chosen] + across * second[chosen]

@@ -80,7 +80,7 @@ def _beside(file: Path, ending: str) -> Path:
 
 
 @torch.inference_mode()
-def picture(model: MCC, view: View, space: Space) -> tuple[Bytes, int]:
+def contact_sheet(model: MCC, view: View, space: Space) -> tuple[Bytes, int]:
     """Seen points above, reconstruction below, by `DIRECTIONS`; and the number of reconstructed points."""
     cloud = reconstruct(model, model.remember(model.encode(view.image, view.seen)), cube_grid(space.extent, space.spacing))
     seen = view.seen[0]  # (n, n, 3)
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = bundle.read(given.bundle)
         model = network_of(found)
         space = found.spec.space or Space()
-        image, count = picture(model, view_of(given.image, model, space), space)
+        image, count = contact_sheet(model, view_of(given.image, model, space), space)
     except (BundleError, TrainingError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What lies behind each seen point of an object: thickness along its ray, and the colour of the far side. Trains that part of an MCC."""
+"""The back of an object behind each seen point: thickness along its ray, and the colour of the far side. Trains that part of an MCC."""
 
 from __future__ import annotations
 

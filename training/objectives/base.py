@@ -1,4 +1,4 @@
-"""What the loop wants of an objective.
+"""The contract of an objective with the loop.
 
 An objective is an `nn.Module` that owns the networks it trains, those that teach it included. `forward(batch)` returns a dict: "loss",
 a scalar, the mean over the samples of this process, and any number of detached scalars to be shown. What must survive a kill lives in
@@ -27,20 +27,20 @@ Batch = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Facts:
-    """What an objective may know of its run when it is built."""
+    """Facts that an objective may know of its run when it is built."""
 
     labels: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
     clip: Clip | None = None
     sound: Sound | None = None
     cache: Path = Path(".cache/data")
-    """Of packages, those of weights included."""
+    """Cache of packages, those of weights included."""
 
 
 @runtime_checkable
 class GroupsParameters(Protocol):
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
-        """What the optimiser takes; without this method, two groups: matrices decay, what has one dimension does not."""
+        """Groups for the optimiser; without this method, two: matrices decay, what has one dimension does not."""
 
 
 @runtime_checkable

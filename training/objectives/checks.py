@@ -1,4 +1,4 @@
-"""What objectives check of their networks and batches, and the networks that teach them."""
+"""Checks of objectives on their networks and batches, and the networks that teach them."""
 
 from __future__ import annotations
 

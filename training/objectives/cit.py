@@ -27,7 +27,7 @@ class CurationSettings(Settings):
     """The defaults are those of YFCC15M with the class names of ImageNet-1k."""
 
     labels: tuple[str | tuple[str, ...], ...] | Path
-    """What the model is to know: a text, or several of the same meaning, for each label; or a file with a label in each line."""
+    """Targets of the model: a text, or several of the same meaning, for each label; or a file with a label in each line."""
     steps: int = Field(default=100, gt=0)
     """Inner steps of a round."""
     threshold: float = 0.55

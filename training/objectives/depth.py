@@ -111,8 +111,8 @@ def spread_to_one(depth: Tensor, valid: Tensor) -> Tensor:
     count = valid.sum(dim=(1, 2), keepdim=True).clamp(min=1)
     known = depth * valid
     centred = (known - known.sum(dim=(1, 2), keepdim=True) / count) * valid
-    deviation = (centred.square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
-    return centred / deviation.clamp(min=1e-6)
+    std = (centred.square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
+    return centred / std.clamp(min=1e-6)
 
 
 def aligned(told: Tensor, depth: Tensor, valid: Tensor) -> Tensor:

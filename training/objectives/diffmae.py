@@ -58,7 +58,7 @@ class DiffMAESettings(Settings):
 
 @dataclass(frozen=True)
 class Drawn:
-    """What chance decides of a batch."""
+    """Random choices for a batch."""
 
     split: Split
     t: Tensor

@@ -15,7 +15,7 @@ from training.objectives.mcc import OccupancyAndColour
 RIDGE = 1.0
 """Added to the diagonals of the normal equations of some ten thousand queries."""
 _ROUNDS = 12
-"""Of Newton's method at most; it takes fewer."""
+"""Rounds of Newton's method at most; it takes fewer."""
 
 
 @torch.no_grad()

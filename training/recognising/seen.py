@@ -57,7 +57,7 @@ class MarkedClip(Settings):
 
 @dataclass(frozen=True)
 class Watched:
-    """What a pipeline answered about a clip."""
+    """The answer of a pipeline about a clip."""
 
     clip: MarkedClip
     rate: float
@@ -100,7 +100,7 @@ def person_frames(watched: Watched) -> dict[str, Any]:
 
 
 def _hits(watched: Watched, who: str) -> Iterator[bool]:
-    """Of every frame in which somebody is to be seen. A box counts for the mark that it overlaps most."""
+    """Whether somebody is seen, for every frame in which they should be. A box counts for the mark that it overlaps most."""
     end = max(part[-1][0] for parts in watched.clip.people.values() for part in parts)
     for row in range(int(end * watched.rate) + 1):
         time = row / watched.rate

@@ -1,4 +1,4 @@
-"""What a recipe says about how well its network recognises actions."""
+"""Settings of a recipe for judging how well its network recognises actions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.shipped import Located
 
 
 class Seen(Settings):
-    """What a person in a clip does, as somebody saw it, in seconds."""
+    """Actions of a person in a clip, as somebody saw them, in seconds."""
 
     person: int
     """As the tracker numbers them."""

@@ -15,7 +15,7 @@ Labels = NDArray[np.int64]
 
 PRECISION = 0.8
 NEVER = 1.0
-"""Of a label that no score makes right often enough."""
+"""Threshold of a label that no score makes right often enough."""
 
 
 def thresholds(labels: Labels, scores: Floats, precision: float = PRECISION) -> list[float]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -34,8 +34,6 @@ from server.quoting import quoted
 from server.tasks.base import Arrays, Item
 from server.tasks.options import InvalidOption
 from server.tasks.registry import main_task
-
-T = TypeVar("T")
 
 INFER_PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
 HEADER_LENGTH = "Inference-Header-Content-Length"

@@ -17,7 +17,7 @@ from models.diffmae.model import SIZES, Connection, DiffMAE, DiffMAEConfig, Targ
 from models.diffmae.published import FAMILY, describe, fields_of
 from models.loading import mismatch
 from models.published import CheckpointError, detect, exporting, import_checkpoint, read_checkpoint
-from models.published.container import read_description
+from models.published.container import open_checkpoint
 from models.registry import read_config
 from tests.models.diffmae.test_diffmae import CLIP, SMALL
 
@@ -85,13 +85,13 @@ def test_a_model_comes_back_as_it_was_written(config: DiffMAEConfig, suffix: str
     first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
     weights = DiffMAE(config).state_dict()
     write(first, config, weights)
-    assert detect(read_checkpoint(first), read_description(first)) == ["diffmae"]
+    assert detect(read_checkpoint(first), open_checkpoint(first).description) == ["diffmae"]
     returned_config, returned = read(first)
     write(second, returned_config, returned)
     assert read(second)[0] == returned_config == config
     for name, value in read(second)[1].items():
         assert torch.equal(value, weights[name]), name
-    assert read_description(first) == read_description(second)
+    assert open_checkpoint(first).description == open_checkpoint(second).description
 
 
 @pytest.mark.parametrize("case", ["sample_cross_self", "train_cross_self", "train_video_cross"])
@@ -171,7 +171,7 @@ def test_an_oblong_picture_is_known_from_the_config_alone(tmp_path: Path) -> Non
     file = tmp_path / "model.pth"
     write(file, SMALL, DiffMAE(SMALL).state_dict())
     assert detect(read_checkpoint(file)) == []
-    assert detect(read_checkpoint(file), read_description(file)) == ["diffmae"]
+    assert detect(read_checkpoint(file), open_checkpoint(file).description) == ["diffmae"]
 
 
 def test_it_becomes_a_bundle_that_inpaints(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.hmr2.model import HMR2, HMR2Config, Query
 from models.merge_schedule import MergeSchedule
-from models.people.cameras import SquareFrame, picture_focal, picture_translation, project
+from models.people.cameras import SquareFrame, image_focal, image_translation, project
 from models.people.crops import ASPECT, crop, expand, smoothing, squares
 from models.people.smpl import Body, Person, rotations
 from models.published import CheckpointError, detect, families, read_checkpoint
@@ -264,8 +264,8 @@ def test_all_cameras_show_a_body_at_the_same_place() -> None:
     camera, box = torch.tensor([[0.9, 0.1, -0.2]]), torch.tensor([[40.0, 30.0, 120.0, 190.0]])
     width, height, points = 320, 240, torch.tensor([[[0.1, 0.2, 0.0], [-0.3, 0.1, 0.0]]])
     centre, side = squares(box)
-    focal = picture_focal(width, height, 256)
-    in_picture = project(points, picture_translation(camera, centre, side, width, height, focal), focal) + torch.tensor([160.0, 120.0])
+    focal = image_focal(width, height, 256)
+    in_picture = project(points, image_translation(camera, centre, side, width, height, focal), focal) + torch.tensor([160.0, 120.0])
     in_crop = project(points, torch.tensor([[0.1, -0.2, 2 * 5000 / (256 * 0.9)]]), 5000.0)  # pixels of 256, from the centre
     assert torch.allclose(in_picture, centre + in_crop * side / 256, atol=0.5)
     frame = SquareFrame(width, height)

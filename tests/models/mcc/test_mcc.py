@@ -94,7 +94,7 @@ def dense(model: MCC, images: Tensor, seen: Tensor, queries: Tensor, kept: Kept 
     for block in window.blocks:
         x = Block.forward(block, Tokens(x)).x
     tokens = x[:, 0].view(len(images), side * side, -1)
-    latent = torch.cat([model.encode_picture(images, kept), model.encode_points(tokens, kept)], dim=-1)
+    latent = torch.cat([model.encode_images(images, kept), model.encode_points(tokens, kept)], dim=-1)
 
     scene = model.decoder_embed(latent) + model.decoder_pos_embed
     asked = model.decoder_xyz_pos_embed(contract(queries, model.config.far))

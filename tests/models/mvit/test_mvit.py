@@ -24,7 +24,7 @@ from models.mvit.model import Activation, MViT, MViTConfig
 from models.mvit.pooling import AttentionPlan, PoolingAttention, pool_tokens, relative_rows
 from models.mvit.published import fields_of
 from models.mvit.trunk import Positions, TrunkConfig
-from models.people.clips import clip_frames, groups, margins, person_clip
+from models.people.clips import clip_frames, margins, normalised, shrink, shrunk_box
 from models.published import CheckpointError, import_checkpoint, read_checkpoint
 from tests.models.recorded import relative_deviation
 
@@ -373,10 +373,6 @@ def test_crops_lie_along_the_long_side(height: int, width: int) -> None:
     assert torch.equal(crops(clip, short_side=48, size=48, count=1)[0], parts[1])
 
 
-def test_a_track_is_cut_into_windows_of_a_fifth_of_a_second() -> None:
-    assert [(group.first, group.end, group.middle) for group in groups(15)] == [(0, 6, 3), (6, 12, 9), (12, 15, 13)]
-
-
 def test_clips_repeat_the_ends_of_a_track() -> None:
     frames = clip_frames(3, 100, frames=4, stride=3)
     assert frames.tolist() == [0, 1, 5, 9]  # 3 - 6 + (0, 4, 8, 12), at least 0
@@ -394,7 +390,8 @@ def test_a_box_stays_on_its_person() -> None:
     """A white rectangle in a wide picture: after cropping and resizing the box still surrounds it."""
     pictures = torch.zeros(2, 100, 200, 3, dtype=torch.uint8)
     pictures[:, 20:60, 80:120] = 255
-    clip, box = person_clip(pictures, (80, 20, 40.9, 40.2), short_side=50, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    clip = normalised(shrink(pictures, 50), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    box = shrunk_box((80, 20, 40.9, 40.2), (100, 200), 50)
     assert clip.shape == (3, 2, 50, 60)
     assert box.tolist() == [20.0, 10.0, 40.0, 30.0]
     left, top, right, bottom = map(int, box)

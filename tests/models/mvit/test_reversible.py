@@ -26,7 +26,7 @@ from models.mvit.published_reversible import stage_fusion
 from models.mvit.reversible import Fusion, RevMViT, RevMViTConfig
 from models.mvit.trunk import Positions
 from models.published import families, fit, import_checkpoint, read_checkpoint
-from models.published.container import read_description
+from models.published.container import open_checkpoint
 from models.vit.model import Pool, ViT, ViTConfig
 from tests.golden import replay_rev
 from tests.golden.case import read_case
@@ -424,7 +424,7 @@ def test_what_a_vit_has_not_makes_a_rev_vit_of_mvits_parts(section: str, key: st
 
 def test_an_idle_class_token_is_left_out_with_a_warning() -> None:
     published = read_checkpoint(GOLDEN / "rev_mvit_video_tiny" / "checkpoint.pth")
-    description = read_description(GOLDEN / "rev_mvit_video_tiny" / "checkpoint.pth")
+    description = open_checkpoint(GOLDEN / "rev_mvit_video_tiny" / "checkpoint.pth").description
     family = families()["rev_mvit_fused"]
     with pytest.warns(UserWarning, match="cls_token"):
         found = fit({**published, "cls_token": torch.zeros(1, 1, 16)}, family, family.described(description))

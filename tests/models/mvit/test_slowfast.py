@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor
 
 from models.published import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
-from models.published.container import read_description
+from models.published.container import open_checkpoint
 from tests.golden import replay_mvit, replay_rev
 from tests.golden.case import Tolerance, read_case
 from tests.golden.compare import compare_intermediates
@@ -52,7 +52,7 @@ def test_under_bfloat16_weights_answers_stay_within_three_percent(folder: Path) 
 
 @pytest.mark.parametrize("folder", CASES)
 def test_published_files_are_detected_by_their_own_configuration_and_come_back_bit_by_bit(folder: Path) -> None:
-    case, description = read_case(folder), read_description(folder / "checkpoint.pth")
+    case, description = read_case(folder), open_checkpoint(folder / "checkpoint.pth").description
     published = read_checkpoint(case.checkpoint)
     family = REPLAYS[case.system].choose(case.config)[0]
     assert detect(published, description) == [family.name]
@@ -111,7 +111,7 @@ def changed(configuration: str, key: str, value: object) -> str:
 )
 def test_a_table_of_other_dimensions_is_named(case: str, key: str) -> None:
     file = GOLDEN / case / "checkpoint.pth"
-    published, description = read_checkpoint(file), read_description(file)
+    published, description = read_checkpoint(file), open_checkpoint(file).description
     (name,) = detect(published, description)
     found = fit({**published, key: published[key].unsqueeze(0)}, families()[name], families()[name].described(description))
     assert [text.partition(" ")[0] for text in found.misshapen] == [key]

@@ -1,4 +1,4 @@
-"""Strings in many scripts, the same every time, for comparing tokenisers with their references."""
+"""Strings in many scripts, the same every time, for comparing tokenizers with their references."""
 
 from __future__ import annotations
 

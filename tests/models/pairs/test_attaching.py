@@ -14,7 +14,7 @@ from models import bundle
 from models.bundle import Bundle, read
 from models.loading import load
 from models.pairs.attaching import add_tokenizer, prepare
-from models.pairs.tokenising import Tokeniser
+from models.pairs.tokenising import Tokenizer
 from models.pairs.tokenizer_model import TokenizerError
 from models.published import import_checkpoint
 from models.spec import Text
@@ -51,12 +51,12 @@ def test_maws_reads_sentencepiece_framed_after_the_cut(tmp_path: Path) -> None:
     assert (set(made.spec.files), made.spec.embedding_dim) == ({"tokenizer.json"}, 24)
     assert read(made.path).spec == made.spec
     made.verify()
-    encoded = Tokeniser.open(made).encode(["a red dog", "a photo of the mat"])
+    encoded = Tokenizer.open(made).encode(["a red dog", "a photo of the mat"])
     assert encoded.tokens[:, 0].tolist() == [0, 0]
     assert [int(row[seen == 1][-1]) for row, seen in zip(encoded.tokens, encoded.visible, strict=True)] == [2, 2]
     assert (encoded.tokens[encoded.visible == 0] == 1).all() and (encoded.visible == 0).any()
     network = load(made).model
-    with torch.inference_mode():  # its own mask, from the padding, is the tokeniser's
+    with torch.inference_mode():  # its own mask, from the padding, is the tokenizer's
         both = network.encode_texts(torch.from_numpy(encoded.tokens))
         alone = network.encode_texts(torch.from_numpy(encoded.tokens[:1, : int(encoded.visible[0].sum())]))
     assert torch.allclose(both[:1], alone, rtol=1e-5, atol=1e-6)
@@ -65,7 +65,7 @@ def test_maws_reads_sentencepiece_framed_after_the_cut(tmp_path: Path) -> None:
 def test_cit_reads_berts_words_framed(tmp_path: Path) -> None:
     made = add_tokenizer(imported("cit/moco_tiny", tmp_path, (4, 4)), vocabularies.small_bert(tmp_path, 120), None)
     assert made.spec.text == Text(length=32, scale=math.exp(logit_scale("cit/moco_tiny")))
-    encoded = Tokeniser.open(made).encode(["Red dög!", "x " * 40])
+    encoded = Tokenizer.open(made).encode(["Red dög!", "x " * 40])
     words = (tmp_path / "vocab.txt").read_text().split("\n")
     assert [words[number] for number in encoded.tokens[0][:8]] == ["[CLS]", "red", "dog", "!", "[SEP]", "[PAD]", "[PAD]", "[PAD]"]
     assert (encoded.tokens.shape, encoded.tokens[1][31], encoded.truncated.tolist()) == ((2, 32), 3, [False, True])
@@ -77,7 +77,7 @@ def test_flip_reads_berts_words_alone(tmp_path: Path) -> None:
     assert made.spec.text == Text(length=12, padding="length", empty=False, scale=min(100.0, math.exp(weight)))
     assert 1 / made.spec.text.scale == pytest.approx(float(read_case(GOLDEN / "flip/tiny_m75").outputs["tau"]), rel=1e-6)
     words = (tmp_path / "vocab.txt").read_text().split("\n")
-    assert [words[number] for number in Tokeniser.open(made).encode(["a red dog"]).tokens[0]] == ["a", "red", "dog", *["[PAD]"] * 9]
+    assert [words[number] for number in Tokenizer.open(made).encode(["a red dog"]).tokens[0]] == ["a", "red", "dog", *["[PAD]"] * 9]
 
 
 def test_flip_has_the_scale_of_a_fixed_temperature(tmp_path: Path) -> None:

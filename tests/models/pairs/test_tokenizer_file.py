@@ -1,4 +1,4 @@
-"""A `tokenizer.json` of a stranger, and tokenisers in the other forms that were published."""
+"""A `tokenizer.json` of a stranger, and tokenizers in the other forms that were published."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from models.pairs.character_map import LONGEST, CharacterMapError, read_character_map
 from models.pairs.sentencepiece_model import ModelFileError, read_model
-from models.pairs.tokenising import Cut, Tokeniser
+from models.pairs.tokenising import Cut, Tokenizer
 from models.pairs.tokenizer_file import MOST_ADDED, MOST_BYTES, TokenizerFile, read_tokenizer
 from models.pairs.tokenizer_model import MOST_PIECES, TokenizerError
 from models.pairs.vocabularies import read_templates, read_vocabulary
@@ -65,7 +65,7 @@ def put(path: str, value: Any) -> Change:
 
 
 def opened(file: TokenizerFile) -> Cut:
-    return Tokeniser.of(file, length=10_000, fixed=False, padding=0).cut
+    return Tokenizer.of(file, length=10_000, fixed=False, padding=0).cut
 
 
 def ids(data: bytes, texts: Sequence[str]) -> list[list[int]]:

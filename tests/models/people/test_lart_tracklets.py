@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.lart.model import LART, LART_HIERA
-from models.lart.windows import read_track
 from models.media.joblib_file import UnsafeFile, read_joblib
 from models.people.ava import VALID
-from models.people.tracklets import Labels, Tracklet, arrange, read_results, read_tracklet, shuffled, tracks_of, whole
+from models.people.tracklets import Labels, Tracklet, arrange, read_results, read_tracklet, shuffled, tracks_of
 from tests.models.recorded import GOLDEN
 
 CASES = GOLDEN / "lart"
@@ -226,33 +224,6 @@ def test_labels_are_the_models_classes_in_front_or_all_of_them() -> None:
     assert np.allclose(everything, ego.labels.actions)
     assert np.allclose(sixty[:, :60], ego.labels.actions[:, np.array(VALID) - 1])
     assert not sixty[:, 60:].any()
-
-
-def test_a_trackers_file_becomes_actions_of_every_frame() -> None:
-    """From PHALP's results to LART's answers, without labels or features in between."""
-    torch.manual_seed(0)
-    joints_only = replace(LART_HIERA, frames=8, appearance=None, depth=1, heads=2, head_dim=8, hidden=16, regressor_hidden=8)
-    model = LART(joints_only).eval()
-    seen = tracks_of(read_results(CASES / "phalp_to_tracklet" / "phalp_demo.pkl"))[2]
-    tracks = whole(seen, MEAN_STD)
-    clip = arrange(
-        replace(seen, labels=Labels(seen.detected, np.zeros((len(seen), 80)), np.zeros((len(seen), 1)))),
-        frames=8,
-        people=1,
-        mean_std=MEAN_STD,
-    )
-    with torch.no_grad():
-        reading, padded = read_track(model, tracks, step=5, margin=1), model(clip.tracks).reading
-    assert reading.actions.shape == (1, len(seen), 1, 60) and reading.pose.shape == (1, len(seen), 1, 229)
-    assert torch.allclose(reading.actions, padded.actions[:, : len(seen)], atol=1e-5)
-
-
-def test_a_training_tracks_own_features_are_shown_unless_others_are_given() -> None:
-    known = track(EGO)
-    assert known.labels is not None
-    own, given = whole(known, MEAN_STD).appearance, whole(known, MEAN_STD, torch.ones(20, 5)).appearance
-    assert own is not None and np.allclose(own[0, :, 0], known.labels.appearance)
-    assert given is not None and given.shape == (1, 20, 1, 5) and (given == 1).all()
 
 
 def test_tracks_without_any_feature_show_zeros_of_the_width_asked_for() -> None:

@@ -1,0 +1,49 @@
+# `make client` derives gallery.py from this file.
+"""A folder of images that can be searched by text or image: `AsyncClient.gallery`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opsin.embedding import Embeddings
+from opsin.mapping import Outcome
+from opsin.matches import Match, matches, question
+from opsin.pictures import Picture
+from opsin.vector_file import FileVectors
+
+if TYPE_CHECKING:
+    from opsin.results import Model
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncGallery:
+    """Images of a folder, embedded once; the vectors stay in this process."""
+
+    files: FileVectors
+    failures: tuple[Outcome[Embeddings], ...]
+    """Files that have no vector, with their errors."""
+    embed: Callable[..., Awaitable[Embeddings]]
+    model: Callable[[str], Awaitable[Model]]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        return f"<{type(self).__name__}: {len(self):,} images by {self.files.model}{failed}>"
+
+    async def search(self, text: str | None = None, *, image: Picture | None = None, k: int = 10) -> list[Match]:
+        """The k files that fit a text best, or are most like an image: exact cosines, best first.
+
+        Raises OpsinError; Refused (409) where the bundle has another content than when the folder was embedded."""
+        found = await self.embed(**question(text, image, self.files))
+        self.files.check(await self.model(self.files.model))
+        return matches(self.files, found, k)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the vectors to an NPZ file, which `opsin search` reads."""
+        self.files.save(Path(path))

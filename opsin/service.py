@@ -1,0 +1,48 @@
+"""A service as a client knows it: where it is, what every request to it carries, whether it is ready."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import httpx
+
+from opsin.calls import Call, problem_of
+from opsin.errors import OpsinError, Unreachable
+from opsin.results import Readiness
+
+Headers = Mapping[str, str]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+# Below uvicorn's five seconds, so that no request is sent down a connection that the service is just closing.
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=3.0)
+
+
+def with_key(headers: Headers | None, api_key: str | None) -> httpx.Headers:
+    """The headers of every request. The key travels in `X-API-Key`, since `Authorization` may be for a proxy; one that is given wins.
+    Raises OpsinError for what cannot be a key, without repeating it."""
+    key = os.environ.get("OPSIN_API_KEY", "").strip() if api_key is None else api_key.strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise OpsinError("api_key (or OPSIN_API_KEY): no key of Opsin; one is `opsin_` and 64 hexadecimal digits")
+    sent = httpx.Headers(headers)
+    if key:
+        sent.setdefault("X-API-Key", key)
+    return sent
+
+
+def base_url(url: str | None) -> httpx.URL:
+    """Raises Unreachable for what is no address."""
+    address = url or os.environ.get("OPSIN_URL") or DEFAULT_URL
+    try:
+        return httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise Unreachable(f"{address}: no address of a service ({error})") from None
+
+
+def model_call(name: str) -> Call:
+    return Call("GET", f"/v1/models/{quote(name, safe='@')}")
+
+
+def readiness(response: httpx.Response) -> Readiness:
+    return Readiness(True) if response.is_success else Readiness(False, problem_of(response).detail)
