@@ -8,14 +8,6 @@ from tests.docs.snippets import PAGES, ROOT
 
 MAX_LENGTH = 120
 TO_BE_WRAPPED = {
-    "README.md",
-    "docs/claims.md",
-    "docs/index.md",
-    "docs/playground.md",
-    "docs/quickstart.md",
-    "docs/settings.md",
-    "docs/tasks/clips-and-sound.md",
-    "docs/tasks/words.md",
     "docs/training.md",
 }
 """Pages that still have longer lines."""

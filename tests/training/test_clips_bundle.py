@@ -16,7 +16,7 @@ from training import model_card
 from training.data.camera import MOVES
 from training.data.footage import decoded
 
-FOLDER = Path(__file__).parents[3] / "bundles/clips/1.0.0"
+FOLDER = Path(__file__).parents[2] / "bundles/clips/1.0.0"
 
 
 def test_it_is_small_and_its_card_says_what_it_is_compared_with() -> None:
