@@ -7,10 +7,6 @@ import pytest
 from tests.docs.snippets import PAGES, ROOT
 
 MAX_LENGTH = 120
-TO_BE_WRAPPED = {
-    "docs/training.md",
-}
-"""Pages that still have longer lines."""
 
 
 def prose(text: str) -> list[str]:
@@ -24,6 +20,6 @@ def prose(text: str) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("page", sorted(set(PAGES) - TO_BE_WRAPPED))
+@pytest.mark.parametrize("page", PAGES)
 def test_its_lines_of_prose_are_short(page: str) -> None:
     assert [line for line in prose((ROOT / page).read_text(encoding="utf-8")) if len(line) > MAX_LENGTH] == []
