@@ -29,10 +29,17 @@ class ViewFrames:
     so is the video where views share more frames than may be kept."""
 
     def __init__(
-        self, data: NDArray[np.uint8], numbers: Sequence[Sequence[int]], limits: ClipLimits, prepare: Prepare, frame_bytes: int
+        self,
+        data: NDArray[np.uint8],
+        numbers: Sequence[Sequence[int]],
+        rate: float,
+        limits: ClipLimits,
+        prepare: Prepare,
+        frame_bytes: int,
     ) -> None:
-        """numbers: of the frames of each view, in the order in which the network sees them. frame_bytes: of a prepared frame."""
-        self._data, self._numbers, self._limits, self._prepare = data, numbers, limits, prepare
+        """numbers: of the frames of each view, in the order in which the network sees them, by the video's mean rate, frames a second.
+        frame_bytes: of a prepared frame."""
+        self._data, self._numbers, self._rate, self._limits, self._prepare = data, numbers, rate, limits, prepare
         self._readings, frames = readings(numbers, MOST_BYTES // frame_bytes)
         self.nbytes = frames * frame_bytes
         """Memory of the prepared frames, at most."""
@@ -92,7 +99,7 @@ class ViewFrames:
     def _read(self, view: int) -> _Reader:
         end = next(end for end in self._readings if view < end)
         wanted = sorted({number for numbers in self._numbers[view:end] for number in numbers})
-        return _Reader(NumberedFrames(self._data.data, wanted, self._limits), self._numbers[:end], self._prepare, view)
+        return _Reader(NumberedFrames(self._data.data, wanted, self._rate, self._limits), self._numbers[:end], self._prepare, view)
 
     def __del__(self) -> None:
         if hasattr(self, "_reader"):  # its thread would read on

@@ -245,7 +245,7 @@ class Sources:
         numbers = [sorted(set(frames_of)) for frames_of in clips]
         order = [[mine.index(number) for number in frames_of] for mine, frames_of in zip(numbers, clips, strict=True)]
         video, limits = job["video"].cpu().numpy(), ClipLimits.of_accepted(int(width), int(height))
-        read = ViewFrames(video, numbers, limits, self._prepared, 3 * 4 * self.pixels.image_size**2)
+        read = ViewFrames(video, numbers, fps, limits, self._prepared, 3 * 4 * self.pixels.image_size**2)
         nbytes = video.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + read.nbytes
         return ClipSource(read, order, nbytes, torch.tensor(clips, dtype=torch.float64) / fps)
 

@@ -150,12 +150,12 @@ class Frames:
 
 
 class NumberedFrames(Frames):
-    """The frames of one video by number, counted from 0 in the order in which they are shown. `row` is the number of a frame; the last one
-    of a video also stands for the numbers behind it."""
+    """Frames of one video by number: number n is what is shown n / rate seconds after the first frame, so the n-th frame where all last
+    equally long. The last one of a video also stands for the numbers behind it."""
 
-    def __init__(self, data: bytes | memoryview, numbers: Sequence[int], limits: ClipLimits) -> None:
-        """numbers: rising, without repetition. Raises VideoError."""
-        self._ahead = _Ahead(_run(data, limits, ahead=True, numbers=list(numbers)))
+    def __init__(self, data: bytes | memoryview, numbers: Sequence[int], rate: float, limits: ClipLimits) -> None:
+        """numbers: rising, without repetition; rate: the video's mean one, frames a second. Raises VideoError."""
+        self._ahead = _Ahead(_run(data, limits, ahead=True, numbers=list(numbers), rate=rate))
         self._next = None
 
 

@@ -7,6 +7,7 @@ for are decoded, since later ones depend on them, but never converted.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ FULL_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
 UNTOLD_DURATION = frozenset({"mpegvideo"})
 """Containers whose duration FFmpeg guesses from a bit rate."""
 USUAL_RATE = 25.0
+NEAR = 0.05
+"""Share of the time to the next frame by which a time may be rounded, so that the next frame needs not be seen to know which is nearer."""
 STAMPS_S = 0.002
 """Some containers round the times of frames to milliseconds: a stated rate that explains the first and the last one is right."""
 FUZZ_S = 1e-6
@@ -75,7 +78,7 @@ def main() -> None:
         with open_file(os.fdopen(0, "rb"), asked["demuxer"]) as container:
             stream = video_of(container)
             if asked["numbers"] is not None:
-                confined.say({"end": True, "decoded": _send_numbered(stream, container, limits, asked["numbers"])})
+                confined.say({"end": True, "decoded": _send_numbered(stream, container, limits, asked["numbers"], asked["rate"])})
             elif asked["rate"] is not None:
                 confined.say({"end": True, "decoded": _send_frames(stream, container, limits, asked)})
             else:
@@ -269,29 +272,39 @@ def _say_frame(pixels: np.ndarray, where: Mapping[str, Any]) -> None:
     confined.send(pixels.data.cast("B"))
 
 
-def _send_numbered(stream: VideoStream, container: InputContainer, limits: Limits, numbers: Sequence[int]) -> int:
-    """Frames by number, counted from 0; numbers behind the last frame show that one. Returns how many were decoded."""
-    sent, decoded, said, size = 0, 0, monotonic(), None
-    last: tuple[VideoFrame, float] | None = None
+def _send_numbered(stream: VideoStream, container: InputContainer, limits: Limits, numbers: Sequence[int], rate: float) -> int:
+    """Frames for rising numbers of a grid of `rate` a second: of the frames around each the nearer one in time, so number n is frame n where
+    all frames last equally long. Numbers behind the last frame show that one. Returns how many were decoded."""
+    left, decoded, said, size = list(numbers), 0, monotonic(), None
+    before: tuple[VideoFrame, float] | None = None
 
-    def send(frame: VideoFrame, time: float, end: int) -> None:
-        where = {"time": round(time, 6), "row": numbers[sent], "rows": end - numbers[sent], "cut": False, "size": size}
+    def send(shown: tuple[VideoFrame, float], count: int) -> None:
+        """For the next `count` numbers, if any."""
+        nonlocal said
+        if not count:
+            return
+        frame, time = shown
+        where = {"time": round(time, 6), "row": left[0], "rows": left[count - 1] + 1 - left[0], "cut": False, "size": size}
         _say_frame(upright(frame, size), where | {"decoded": decoded})
+        del left[:count]
+        said = monotonic()
 
     for frame, time in _decoded(stream, container, limits):
-        size, last = size or _sides(frame), (frame, time)
+        size = size or _sides(frame)
         decoded += 1
-        if decoded - 1 == numbers[sent]:
-            send(frame, time, decoded)
-            sent, said = sent + 1, monotonic()
-            if sent == len(numbers):
-                return decoded
-        elif monotonic() - said > SAY_EVERY_S:
+        place = time * rate
+        if before is not None:
+            send(before, bisect_left(left, (before[1] * rate + place) / 2))
+        send((frame, time), bisect_left(left, place + NEAR))
+        if not left:
+            return decoded
+        before = frame, time
+        if monotonic() - said > SAY_EVERY_S:
             said = monotonic()
             confined.say({"going_on": True, "decoded": decoded})
-    if last is None:
+    if before is None:
         raise Refused("broken", "no frame of it can be decoded")
-    send(*last, numbers[-1] + 1)
+    send(before, len(left))
     return decoded
 
 

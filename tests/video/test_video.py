@@ -293,7 +293,7 @@ def test_after_a_crash_memory_lies_elsewhere() -> None:
 
 def test_a_video_whose_decoder_others_ended_is_read_again_once() -> None:
     film = np.frombuffer(clip(every(40, 20.0), size=(480, 640)), np.uint8)
-    frames = ViewFrames(film, [[0, 5], [10, 39]], LIMITS, lambda pixels: torch.tensor(pixels.shape), 24)
+    frames = ViewFrames(film, [[0, 5], [10, 39]], 20.0, LIMITS, lambda pixels: torch.tensor(pixels.shape), 24)
     [reading] = copies(PROGRAM)
     reading.kill()
     with suppress(NotYet):

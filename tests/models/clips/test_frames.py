@@ -17,7 +17,7 @@ from models.clips import frames
 from models.clips.frames import ViewFrames, readings
 from models.layers.steps import UnusableInput
 from models.media.video import ClipLimits
-from tests.video.clips import clip, every
+from tests.video.clips import STEP, clip, every
 
 FRAME_BYTES = 12
 COUNT = 48
@@ -29,8 +29,10 @@ def mean(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels).float().mean(dim=(0, 1))
 
 
-def of(file: bytes, numbers: list[list[int]], prepare: Callable[[NDArray[np.uint8]], Any] = mean) -> ViewFrames:
-    return ViewFrames(np.frombuffer(file, np.uint8), numbers, ClipLimits(), prepare, FRAME_BYTES)
+def of(
+    file: bytes, numbers: list[list[int]], prepare: Callable[[NDArray[np.uint8]], Any] = mean, rate: float = 24.0
+) -> ViewFrames:
+    return ViewFrames(np.frombuffer(file, np.uint8), numbers, rate, ClipLimits(), prepare, FRAME_BYTES)
 
 
 def taken(views: ViewFrames, view: int) -> list[Tensor]:
@@ -50,11 +52,21 @@ def test_a_video_that_cannot_be_read_to_its_end_is_refused_whenever_it_is_asked_
         assert again.value is first.value
 
 
+def test_frames_that_last_unequally_are_seen_by_their_times() -> None:
+    """As a phone makes them: fast at first, then slowly, with a gap."""
+    times = [*(number / 60 for number in range(12)), *(0.3 + number / 10 for number in range(8)), 2.45]
+    rate = (len(times) - 1) / times[-1]
+    file = clip(times, container="matroska", codec="ffv1", pixels="bgr0")
+    [seen] = [taken(of(file, [list(range(len(times)))], rate=rate), 0)]
+    shown = [round((float(frame[0]) - 16) / STEP) for frame in seen]
+    assert shown == [int(np.abs(np.array(times) - number / rate).argmin()) for number in range(len(times))]
+
+
 def test_what_goes_wrong_here_is_not_the_videos_fault() -> None:
     def fail(pixels: NDArray[np.uint8]) -> Tensor:
         raise MemoryError("no room for a frame")
 
-    views = of(clip(every(3, 10.0)), [[0, 1]], fail)
+    views = of(clip(every(3, 10.0)), [[0, 1]], fail, 10.0)
     for until in (time.monotonic() + 30, 0.0):
         with pytest.raises(MemoryError, match="no room for a frame"):
             views.take(0, until)
