@@ -273,8 +273,8 @@ def _say_frame(pixels: np.ndarray, where: Mapping[str, Any]) -> None:
 
 
 def _send_numbered(stream: VideoStream, container: InputContainer, limits: Limits, numbers: Sequence[int], rate: float) -> int:
-    """Frames for rising numbers of a grid of `rate` a second: of the frames around each the nearer one in time, so number n is frame n where
-    all frames last equally long. Numbers behind the last frame show that one. Returns how many were decoded."""
+    """Frames for rising numbers of a grid of `rate` a second: of the frames around each the nearer one in time, so number n is frame n
+    where all frames last equally long. Numbers behind the last frame show that one. Returns how many were decoded."""
     left, decoded, said, size = list(numbers), 0, monotonic(), None
     before: tuple[VideoFrame, float] | None = None
 

@@ -29,9 +29,7 @@ def mean(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels).float().mean(dim=(0, 1))
 
 
-def of(
-    file: bytes, numbers: list[list[int]], prepare: Callable[[NDArray[np.uint8]], Any] = mean, rate: float = 24.0
-) -> ViewFrames:
+def of(file: bytes, numbers: list[list[int]], prepare: Callable[[NDArray[np.uint8]], Any] = mean, rate: float = 24.0) -> ViewFrames:
     return ViewFrames(np.frombuffer(file, np.uint8), numbers, rate, ClipLimits(), prepare, FRAME_BYTES)
 
 
