@@ -21,7 +21,7 @@ import httpx
 
 from opsin.async_connection import AsyncConnection
 from opsin.calls import Call, understood
-from opsin.errors import DeadlinePassed, Unreachable
+from opsin.errors import DeadlinePassed, Unavailable, Unreachable
 from opsin.events import PAUSE_S, Event, JobStatus, Patience, Reading, job_status
 
 T = TypeVar("T")
@@ -43,7 +43,10 @@ class AsyncJob(Generic[T]):
 
     async def status(self) -> JobStatus:
         """Raises Refused (404, 410) for a job that the service does not know, or no longer."""
-        return understood(await self._service.exchange(Call("GET", self._path)), job_status)
+        return await self._status(self._service.timeout)
+
+    async def _status(self, timeout: float) -> JobStatus:
+        return understood(await self._service.exchange(Call("GET", self._path, timeout=timeout)), job_status)
 
     async def events(self, after: int = 0) -> AsyncIterator[Event]:
         """Iterate over what has happened since event `after`, and what happens until the job ends. A broken stream is opened again."""
@@ -53,16 +56,15 @@ class AsyncJob(Generic[T]):
                 async with self._service.http.stream(**reading.request()) as response:
                     if response.is_success:
                         reading.opened(response)
-                        async for line in response.aiter_lines():
-                            event = reading.take(line)
-                            if event is not None:
+                        async for text in response.aiter_text():
+                            for event in reading.take(text):
                                 yield event
                     else:
                         await response.aread()
                         reading.refused(response)
                 if response.is_success and not reading.ended:
                     reading.closed(await self.status())
-            except (httpx.HTTPError, Unreachable) as error:
+            except (httpx.HTTPError, Unreachable, Unavailable) as error:
                 reading.broken(error, self._service.url)
             if not reading.ended:
                 await asyncio.sleep(reading.pause_s)
@@ -72,12 +74,15 @@ class AsyncJob(Generic[T]):
         ends, patience = time.monotonic() + (math.inf if timeout is None else timeout), Patience()
         while True:
             try:
-                status = await self.status()
+                status = await self._status(max(PAUSE_S, min(self._service.timeout, ends - time.monotonic())))
                 if status.ended:
                     break
                 patience.answered()
-            except Unreachable as error:
+            except (Unreachable, Unavailable) as error:
                 patience.lost(error)
+            except DeadlinePassed:
+                if time.monotonic() < ends:
+                    raise
             if time.monotonic() + PAUSE_S > ends:  # the next look would come too late
                 raise DeadlinePassed(f"job {self.id} has not ended in time; it goes on")
             await asyncio.sleep(PAUSE_S)

@@ -16,6 +16,8 @@ from opsin.errors import DeadlinePassed, Failed, OpsinError, Unreachable, of_sta
 
 T = TypeVar("T")
 
+LONGEST_S = 3600.0
+"""Longest deadline that the service accepts."""
 ANSWER_MARGIN = 2.0
 """Seconds that the client waits beyond the deadline it gave the service, so that the service's own 504 arrives."""
 
@@ -49,7 +51,7 @@ class Call:
         """Under a key of its own, so that no repetition makes a second job."""
         headers = {**self.headers, "Prefer": "respond-async", "Idempotency-Key": uuid.uuid4().hex}
         if self.timeout is not None:
-            headers["X-Request-Timeout"] = f"{self.timeout:.3f}"
+            headers["X-Request-Timeout"] = told(self.timeout)
         return replace(self, headers=headers, timeout=None, later=True)
 
     def arguments(self, timeout: float) -> dict[str, Any]:
@@ -58,7 +60,7 @@ class Call:
             "method": self.method,
             "url": self.path,
             "params": dict(self.query),
-            "headers": {**self.headers} if self.later else {**self.headers, "X-Request-Timeout": f"{timeout:.3f}"},
+            "headers": {**self.headers} if self.later else {**self.headers, "X-Request-Timeout": told(timeout)},
             "timeout": timeout + ANSWER_MARGIN,
         }
         if self.json is not None:
@@ -74,6 +76,11 @@ class Call:
             arguments["files"] = [("image", (f"image{i}", data, "application/octet-stream")) for i, data in enumerate(self.pictures)]
             arguments["data"] = {name: list(values) for name, values in self.form.items()}
         return arguments
+
+
+def told(timeout: float) -> str:
+    """Value of X-Request-Timeout, between the bounds of the service. A client may wait longer."""
+    return f"{min(max(timeout, 0.001), LONGEST_S):.3f}"
 
 
 class Budget:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from opsin.calls import problem_of, retry_after, transport_error
 from opsin.errors import Failed, OpsinError, Unreachable
 
 EVENT_STREAM = "text/event-stream"
+LINE_END = re.compile(r"\r\n|\n|\r")
+"""Of an event stream. JSON may hold what ends lines elsewhere, such as U+2028."""
 LAST = frozenset({"done", "failed", "cancelled"})
 SILENCE_S = 45.0
 """A stream that brings nothing for so long is broken: the service sends a comment every 15 s."""
@@ -81,6 +84,8 @@ class Reading:
         self._path = path
         self._last_id = after
         self._fields: dict[str, str] = {}
+        self._rest = ""
+        """Of the latest stream, what belongs to a line that has not ended yet."""
         self._empty = False
         """Whether the latest stream has brought no event."""
         self._silent = False
@@ -100,7 +105,7 @@ class Reading:
         media_type = response.headers.get("content-type", EVENT_STREAM)
         if not self.ended and not media_type.startswith(EVENT_STREAM):
             raise Failed(f"no stream of events of Opsin: the content type is {media_type[:100]!r}")
-        self._fields = {}
+        self._fields, self._rest = {}, ""
         self._empty = self._silent = True
 
     def refused(self, response: httpx.Response) -> None:
@@ -111,7 +116,7 @@ class Reading:
         self.pause_s = min(max(PAUSE_S, retry_after(response) or 0.0), PATIENCE_S)
         self._patience.lost(error)
 
-    def broken(self, error: httpx.HTTPError | Unreachable, url: str) -> None:
+    def broken(self, error: httpx.HTTPError | OpsinError, url: str) -> None:
         """Raises Unreachable or DeadlinePassed once the service at `url` has been away for long."""
         self.pause_s = PAUSE_S
         self._patience.lost(transport_error(error, url, SILENCE_S) if isinstance(error, httpx.HTTPError) else error)
@@ -125,7 +130,14 @@ class Reading:
         self.ended = self._empty and self._job_had_ended
         self._job_had_ended = status.ended
 
-    def take(self, line: str) -> Event | None:
+    def take(self, text: str) -> Iterator[Event]:
+        """Events that end with this piece of the stream. Raises Failed."""
+        *lines, self._rest = LINE_END.split(self._rest + text)
+        for line in lines:
+            if event := self._take(line):
+                yield event
+
+    def _take(self, line: str) -> Event | None:
         """The event that ends with this line, if one does."""
         self._patience.answered()
         self._silent = False

@@ -20,7 +20,7 @@ import httpx
 
 from opsin.calls import Call, understood
 from opsin.connection import Connection
-from opsin.errors import DeadlinePassed, Unreachable
+from opsin.errors import DeadlinePassed, Unavailable, Unreachable
 from opsin.events import PAUSE_S, Event, JobStatus, Patience, Reading, job_status
 
 T = TypeVar("T")
@@ -42,7 +42,10 @@ class Job(Generic[T]):
 
     def status(self) -> JobStatus:
         """Raises Refused (404, 410) for a job that the service does not know, or no longer."""
-        return understood(self._service.exchange(Call("GET", self._path)), job_status)
+        return self._status(self._service.timeout)
+
+    def _status(self, timeout: float) -> JobStatus:
+        return understood(self._service.exchange(Call("GET", self._path, timeout=timeout)), job_status)
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """Iterate over what has happened since event `after`, and what happens until the job ends. A broken stream is opened again."""
@@ -52,16 +55,15 @@ class Job(Generic[T]):
                 with self._service.http.stream(**reading.request()) as response:
                     if response.is_success:
                         reading.opened(response)
-                        for line in response.iter_lines():
-                            event = reading.take(line)
-                            if event is not None:
+                        for text in response.iter_text():
+                            for event in reading.take(text):
                                 yield event
                     else:
                         response.read()
                         reading.refused(response)
                 if response.is_success and not reading.ended:
                     reading.closed(self.status())
-            except (httpx.HTTPError, Unreachable) as error:
+            except (httpx.HTTPError, Unreachable, Unavailable) as error:
                 reading.broken(error, self._service.url)
             if not reading.ended:
                 time.sleep(reading.pause_s)
@@ -71,12 +73,15 @@ class Job(Generic[T]):
         ends, patience = time.monotonic() + (math.inf if timeout is None else timeout), Patience()
         while True:
             try:
-                status = self.status()
+                status = self._status(max(PAUSE_S, min(self._service.timeout, ends - time.monotonic())))
                 if status.ended:
                     break
                 patience.answered()
-            except Unreachable as error:
+            except (Unreachable, Unavailable) as error:
                 patience.lost(error)
+            except DeadlinePassed:
+                if time.monotonic() < ends:
+                    raise
             if time.monotonic() + PAUSE_S > ends:  # the next look would come too late
                 raise DeadlinePassed(f"job {self.id} has not ended in time; it goes on")
             time.sleep(PAUSE_S)

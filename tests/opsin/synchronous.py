@@ -25,7 +25,7 @@ WORDS = {
     r"\bAsync([A-Z])": r"\1",
     r"\basync_(\w+)": r"\1",
     r"\b__a(enter|exit)__\b": r"__\1__",
-    r"\ba(close|read|iter_lines)\(": r"\1(",
+    r"\ba(close|read|iter_text)\(": r"\1(",
     r"\bmap_tasks\b": "map_threads",
     r" for asyncio\.": ".",
     r"\bshared between tasks\b": "shared between threads",

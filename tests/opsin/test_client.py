@@ -143,6 +143,28 @@ def test_the_space_after_the_name_of_a_field_may_be_left_out() -> None:
     assert (event.id, event.name, event.data) == (7, "done", {})
 
 
+def test_lines_of_a_stream_end_as_the_standard_says() -> None:
+    """JSON may hold characters that end lines elsewhere; a piece of the stream may end anywhere."""
+    lines = 'id: 1\r\nevent: progress\r\ndata: {"label": "a\u2028b\u0085c"}\r\n\r\nid: 2\revent: done\rdata: {}\r\r\n'
+    with scripted([Answer(body=lines)]) as service, Client(service.url) as client:
+        first, last = client.job("j-1").events()
+    assert (first.data, last.name) == ({"label": "a\u2028b\u0085c"}, "done")
+
+
+def test_a_service_that_rests_does_not_end_the_wait_for_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opsin.jobs.PAUSE_S", 0.01)
+    answers = [*[Answer(503, FULL.body, {"Retry-After": "0.01"})] * 4, Answer(body={"id": "j-1", "state": "done"}), Answer(body=RESULT)]
+    with scripted(answers) as service, Client(service.url, retries=1) as client:
+        assert client.job("j-1").result(timeout=30)
+    assert len(service.requests) == 6
+
+
+def test_the_service_gets_no_timeout_beyond_its_bounds() -> None:
+    with scripted([Answer()]) as service, Client(service.url) as client:
+        client.classify(b"picture", timeout=5000)
+    assert service.requests[0].headers["X-Request-Timeout"] == "3600.000"
+
+
 @pytest.mark.parametrize(("asked", "seconds"), [("999999999999999", 3600.0), ("inf", 3600.0), ("nan", None), ("soon", None), ("-1", 0.0)])
 def test_no_time_to_wait_is_without_end(asked: str, seconds: float | None) -> None:
     with (
