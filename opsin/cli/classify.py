@@ -104,7 +104,7 @@ def _parts(files: list[Path], audio: Path | None) -> tuple[Sent, dict[Path, Opsi
     """Return what is sent of each file, as arguments of `Client.classify`; and why others are not sent. Raises Misuse."""
     from opsin.errors import Refused
 
-    image_files.check([*files, *([] if audio is None else [audio])])
+    image_files.check([*files, *([] if audio is None else [audio])], "images, videos or sounds")
     sent: Sent = {}
     unknown: dict[Path, OpsinError] = {}
     for file in files:
