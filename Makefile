@@ -20,7 +20,7 @@ help:
 	@echo 'make serve         install, start the service on http://127.0.0.1:8000, keep it up'
 	@echo 'make test          the tests; test-slow: those that take minutes; test-gpu: those for a GPU; compose-test: the images and docker compose'
 	@echo 'make test-browser  the playground and the status page in a real Chromium'
-	@echo 'make lint          ruff, codespell, mypy, import-linter, the words of docs/glossary.md, and the documentation, whose links must lead somewhere'
+	@echo 'make lint          ruff, codespell, mypy, import-linter, the words of docs/glossary.md, the derived client, and the documentation, whose links must lead somewhere'
 	@echo 'make bench         how fast merging, the networks and the service are on this machine'
 	@echo 'make docs          the documentation as a web site in build/site'
 	@echo 'make client        writes the synchronous client from the asynchronous one: opsin/NAME.py from opsin/async_NAME.py'
@@ -61,6 +61,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/words.py
+	$(BIN)/python -m tests.opsin.synchronous --check
 	$(SITE) --quiet
 
 bench: $(VENV)/.dev

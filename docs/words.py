@@ -43,6 +43,11 @@ def words_of(name: str) -> set[str]:
     return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+", name)}
 
 
+def tree_of(path: Path) -> ast.Module:
+    """Raises SyntaxError."""
+    return ast.parse(path.read_text(), str(path.relative_to(ROOT)))
+
+
 def faults() -> Iterator[str]:
     for term, rows in Counter(term for term, _ in glossary()).items():
         if rows > 1:
@@ -50,7 +55,7 @@ def faults() -> Iterator[str]:
     for folder in FOLDERS:
         replaced = replaced_words(folder)
         for path in sorted((ROOT / folder).rglob("*.py")):
-            yield from faults_of(path.relative_to(ROOT), ast.parse(path.read_text()), replaced)
+            yield from faults_of(path.relative_to(ROOT), tree_of(path), replaced)
     yield from twice_named()
 
 
@@ -67,7 +72,7 @@ def faults_of(where: Path, tree: ast.AST, replaced: dict[str, str]) -> Iterator[
 def twice_named() -> Iterator[str]:
     classes = defaultdict[str, list[str]](list)
     for path in sorted((ROOT / "server").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 classes[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
     for name, places in classes.items():
@@ -76,7 +81,10 @@ def twice_named() -> Iterator[str]:
 
 
 def main() -> None:
-    found = list(faults())
+    try:
+        found = list(faults())
+    except SyntaxError as error:
+        found = [f"{error.filename}:{error.lineno}: {error.msg}"]
     print(*found, sep="\n", file=sys.stderr)
     sys.exit(1 if found else 0)
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from opsin.calls import problem_of, retry_after, transport_error
-from opsin.errors import Failed, OpsinError, Unreachable
+from opsin.errors import Failed, OpsinError
 
 EVENT_STREAM = "text/event-stream"
 LINE_END = re.compile(r"\r\n|\n|\r")

@@ -56,8 +56,7 @@ class Job(Generic[T]):
                     if response.is_success:
                         reading.opened(response)
                         for text in response.iter_text():
-                            for event in reading.take(text):
-                                yield event
+                            yield from reading.take(text)
                     else:
                         response.read()
                         reading.refused(response)

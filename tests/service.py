@@ -20,7 +20,7 @@ import psutil
 
 from tests.processes import command
 
-READY = re.compile(r"Opsin is ready on (http://\S+):")
+READY = re.compile(r"Opsin is ready on (http://\S+) ")
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 T = TypeVar("T")

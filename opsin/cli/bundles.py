@@ -29,7 +29,7 @@ DEFAULT_ROOT = Path("bundles")
 
 @app.command("list")
 def list_(bundles: Root = DEFAULT_ROOT) -> None:
-    """One line for each bundle."""
+    """One line for each bundle. What was measured in other terms than accuracy, `opsin bundles show` tells."""
 
     whole, damaged = _read_all(bundles)
     heads = ("Name", "Version", "Task", "Architecture", "Size", "Default rung", "Accuracy")
@@ -227,14 +227,16 @@ def _member(root: Path, name: str) -> Bundle:
 
 
 def _accuracy(spec: BundleSpec) -> str:
-    """Measured accuracy at the default rung, or of merging off where there is none."""
+    """Measured accuracy at the default rung, or of merging off where there is none; else of the first rung, with its name."""
     if rung := spec.rung(spec.default_rung) if spec.default_rung else None:
         return _measured(rung)
     accuracy = spec.quality.get("accuracy")
     if isinstance(accuracy, float):
         return f"{accuracy:.1%}"
     off: dict[str, Any] = next((row for row in spec.quality.get("ladder", ()) if row["rung"] == "off"), {})
-    return next((f"{told['value']:.1%} {metric}" for metric, told in off.items() if isinstance(told, dict)), "not measured")
+    of_off = (f"{told['value']:.1%} {metric}" for metric, told in off.items() if isinstance(told, dict))
+    of_rungs = (f"{_measured(rung)} at {rung.name}" for rung in spec.ladder if rung.accuracy is not None)
+    return next(of_off, None) or next(of_rungs, None) or ("other measures" if spec.quality else "not measured")
 
 
 def _measured(rung: Rung) -> str:

@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 IMAGE_TIMEOUT_S = 60.0
 UNKNOWN = "its first bytes are of no image, video or sound"
 
+FOREMOST = {
+    "views": {"video"},
+    "crops": {"video"},
+    "merge_sight": {"video"},
+    "windows": {"audio"},
+    "start_s": {"video", "audio"},
+    "end_s": {"video", "audio"},
+    "use": {"video", "audio"},
+    "timeline": {"video", "audio"},
+}
+"""Option → the files that it is meant for, among files of several kinds."""
+
 Sent = dict[Path, Mapping[str, Any]]
 """File → the arguments of `Client.classify` that it is sent by."""
 
@@ -60,8 +72,10 @@ def classify(
 ) -> None:
     """Label images, clips or sound with a running service; each file is a request of its own, so one bad file does not spoil the others.
 
-    What a file is, its bytes tell; a GIF is a clip to a --model that takes no images. Exit code 0 if every file was labelled, or taken for
-    later, 1 if one was not, 2 if one is not there: nothing is asked then.
+    What a file is, its bytes tell; a GIF is a clip to a --model that takes no images. Among files of several kinds --views and --crops
+    go with the videos alone, --windows with the sounds, and images are asked without any of these.
+
+    Exit code 0 if every file was labelled, or taken for later, 1 if one was not, 2 if one is not there: nothing is asked then.
     """
     from opsin.client import Client
 
@@ -78,10 +92,11 @@ def classify(
         images = [file for file, parts in sent.items() if "images" in parts]
         answers: dict[Path, Any] = dict(unknown)
         if images:
-            answers |= image_files.answers(lambda file: client.classify(file, wait=True, **options), images, "Classifying")
+            of_images = _meant_for(sent[images[0]], sent, options)
+            answers |= image_files.answers(lambda file: client.classify(file, wait=True, **of_images), images, "Classifying")
         for file, parts in sent.items():
             if "images" not in parts:
-                answers[file] = _followed(client, parts, {**options, "timeout": timeout})
+                answers[file] = _followed(client, parts, {**_meant_for(parts, sent, options), "timeout": timeout})
     image_files.report({file: answers[file] for file in files}, _tables if timeline else label_table, as_json=as_json)
 
 
@@ -89,7 +104,7 @@ def _parts(files: list[Path], audio: Path | None) -> tuple[Sent, dict[Path, Opsi
     """Return what is sent of each file, as arguments of `Client.classify`; and why others are not sent. Raises Misuse."""
     from opsin.errors import Refused
 
-    image_files.check([*files, *([] if audio is None else [audio])])
+    image_files.check([*files, *([] if audio is None else [audio])], "images, videos or sounds")
     sent: Sent = {}
     unknown: dict[Path, OpsinError] = {}
     for file in files:
@@ -126,6 +141,14 @@ def _as_asked(client: Client, model: str | None, sent: Sent) -> Sent:
     return sent if "image" in takes or "video" not in takes else sent | {file: {"video": file} for file in gifs}
 
 
+def _meant_for(parts: Mapping[str, Any], sent: Sent, options: dict[str, Any]) -> dict[str, Any]:
+    """The options without those that are meant for files of another kind. One that is meant for none of the files is left for the service
+    to judge."""
+    kinds = {part for parts in sent.values() for part in parts}
+    others = {name for name, meant in FOREMOST.items() if meant & kinds and not meant & parts.keys()}
+    return {name: value for name, value in options.items() if name not in others}
+
+
 def _followed(client: Client, parts: Mapping[str, Any], options: Mapping[str, Any]) -> Classification | OpsinError:
     """The answer to a clip or sound, as a job, whose progress a terminal shows and Ctrl-C ends."""
     from opsin.errors import OpsinError
@@ -144,9 +167,10 @@ def _ask_later(url: str | None, sent: Sent, unknown: Mapping[Path, OpsinError], 
 
     refused = [f"{file}: {error}" for file, error in unknown.items()]
     with Client(url) as client:
-        for file, parts in _as_asked(client, options["model"], sent).items():
+        sent = _as_asked(client, options["model"], sent)
+        for file, parts in sent.items():
             try:
-                typer.echo(printable(f"{client.classify(**parts, wait=False, **options).id}\t{file}"))
+                typer.echo(printable(f"{client.classify(**parts, wait=False, **_meant_for(parts, sent, options)).id}\t{file}"))
             except OpsinError as error:
                 refused.append(f"{file}: {error}")
     if refused:

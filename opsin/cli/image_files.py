@@ -27,11 +27,11 @@ IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", "
 T = TypeVar("T")
 
 
-def check(files: list[Path]) -> None:
-    """Raises Misuse for folders, and for files that are not there."""
+def check(files: list[Path], kinds: str = "images") -> None:
+    """Raises Misuse for folders, and for files that are not there. kinds: of files that the command takes."""
     folder = next((file for file in files if file.is_dir()), None)
     if folder is not None:
-        raise Misuse(f"{folder}: a folder; name its images, such as {folder}/*.jpg")
+        raise Misuse(f"{folder}: a folder; name its {kinds}, such as {folder}/*.jpg")
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise Misuse(f"{missing[0]}: no such file" + (f" (and {len(missing) - 1} more)" if missing[1:] else ""))

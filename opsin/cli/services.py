@@ -142,8 +142,10 @@ def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any)
         # in the environment, where the settings look for it and where the supervisor's children find it too
         os.environ["OPSIN_CONFIG"] = str(config)
     file = os.environ.get("OPSIN_CONFIG")
-    if file and not Path(file).is_file():
-        raise Misuse(f"{file}: no such settings file")
+    if file and file != os.devnull and not Path(file).is_file():  # the empty file is how Unix says none
+        raise Misuse(
+            f"{file}: " + ("not a regular file, which every process could read" if Path(file).exists() else "no such settings file")
+        )
     try:
         settings = load(**overrides)
     except ValidationError as error:

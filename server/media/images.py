@@ -38,6 +38,7 @@ from models.spec import Preprocess
 from server.media import headers, tiff
 from server.media.limits import Limits, MediaError
 from server.media.memory_budget import MemoryBudget
+from server.media.mistaken import as_recording
 
 
 class FirstPage(TiffImagePlugin.TiffImageFile):
@@ -292,7 +293,7 @@ def plain_jpeg(data: bytes, max_pixels: int) -> Image.Image | None:
 
 
 def sniff(data: bytes) -> str:
-    """One of FORMATS or TIFF, from the first bytes. Raises NotAnImage."""
+    """One of FORMATS or TIFF, from the first bytes. Raises NotAnImage, which says as which part a video or a sound is sent."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -305,6 +306,8 @@ def sniff(data: bytes) -> str:
         return "TIFF"
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in BMP_HEADER_SIZES:
         return "BMP"
+    if mistaken := as_recording(data):
+        raise NotAnImage(mistaken)
     name = " but a short text; to send a file with curl, write @ before its name" if 0 < len(data) < LONGEST_NAME and data.isascii() else ""
     raise NotAnImage(f"not an image in a format that is decoded here ({', '.join(FORMATS)}, TIFF){name}")
 

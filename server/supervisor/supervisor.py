@@ -155,7 +155,7 @@ class Supervisor:
         defaults = self._settings.default_models.items()
         absent = [f"{model}, the default for {task}" for task, model in defaults if model not in _names(bundles)]
         return (
-            f"Opsin is ready on {self._address}: {len(self._gateways)} gateway(s), {len(infos)} worker(s) on {devices}, "
+            f"Opsin is ready on {self._address} with {len(self._gateways)} gateway(s), {len(infos)} worker(s) on {devices}, "
             f"bundles {', '.join(bundles) or f'none in {folder}, {where}'}"
             f"{'; refused: ' + ', '.join(refused) if refused else ''}{'; not there: ' + ', '.join(absent) if absent else ''}"
         )

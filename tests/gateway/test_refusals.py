@@ -151,11 +151,36 @@ def test_an_unknown_model_is_told_the_known_ones(gateway: Gateway, model: str) -
 
 
 @pytest.mark.parametrize(
-    "body", [b"hello", b"%PDF-1.7 ...", b"BM" + b"x" * 60, b"RIFF\0\0\0\0WAVEfmt ", b"\0" * 100, b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+    "body",
+    [b"hello", b"%PDF-1.7 ...", b"BM" + b"x" * 60, b"\0\0\0\x18ftypheic\0\0\0\0mif1", b"\0" * 100, b"%!PS-Adobe-3.0 EPSF-3.0\n"],
 )
 def test_what_is_no_image(gateway: Gateway, body: bytes) -> None:
     document = problem(gateway.classify(body), 415, "not-an-image")
     assert "JPEG, PNG, WebP" in document["detail"] and document["field"] == "image"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"\0\0\0\x18ftypisom", "this is a video (MP4): it is sent as `video`, as with curl -F video=@FILE"),
+        (b"\x1a\x45\xdf\xa3", "this is a video (WebM or Matroska): it is sent as `video`"),
+        (b"OggS" + b"\0" * 24 + b"\x80theora", "this is a video (Ogg): it is sent as `video`"),
+        (b"OggS" + b"\0" * 24 + b"\x01vorbis", "this is a sound (Ogg): it is sent as `audio`, as with curl -F audio=@FILE"),
+        (b"\0\0\0\x18ftypM4A ", "this is a sound (MP4): it is sent as `audio`"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "this is a sound (WAV): it is sent as `audio`"),
+        (b"ID3\4\0\0\0\0\0\0", "this is a sound (MP3): it is sent as `audio`"),
+    ],
+)
+def test_a_video_or_sound_sent_as_an_image_is_told_its_part_before_its_options_are_judged(gateway: Gateway, body: bytes, said: str) -> None:
+    for answer in (gateway.classify(body), gateway.classify(body, views=2)):
+        document = problem(answer, 415, "not-an-image")
+        assert document["field"] == "image" and said in str(document["detail"])
+    form = problem(gateway.classify_all(picture(1), body, windows=2), 415, "not-an-image")
+    assert form["field"] == "image[1]" and said in str(form["detail"])
+
+
+def test_an_image_with_an_option_of_videos_is_told_of_the_option(gateway: Gateway) -> None:
+    assert problem(gateway.classify(picture(1), views=2), 422, "invalid-option")["field"] == "views"
 
 
 def test_a_content_encoding(gateway: Gateway) -> None:

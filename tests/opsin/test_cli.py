@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from models.bundle import BundleSpec, write
+from models.bundle import BundleSpec, read, write
 from models.spec import Preprocess, Rung, Weights
 from opsin import Client
 from opsin.cli.demo_actions import show_actions
@@ -124,6 +124,8 @@ def test_a_benchmark_explains_its_own_arguments() -> None:
         (["serve", "--prot", "1"], "opsin serve: No such option: --prot"),
         (["serve", "--port", "99999"], "opsin: setting port: Input should be less than or equal to 65535, not 99999"),
         (["serve", "--config", "/nowhere.yaml"], "opsin: /nowhere.yaml: no such settings file"),
+        (["serve", "--config", "/dev/zero"], "opsin: /dev/zero: not a regular file, which every process could read"),
+        (["serve", "--config", "/dev/null", "--port", "99999"], "opsin: setting port: Input should be less than"),
         (["gateway"], "opsin: `opsin gateway` needs the queue's address: --redis URL or OPSIN_REDIS_URL"),
         (["worker"], "opsin: `opsin worker` needs the queue's address: --redis URL or OPSIN_REDIS_URL"),
         *(
@@ -134,6 +136,7 @@ def test_a_benchmark_explains_its_own_arguments() -> None:
             for command in ("serve", "gateway", "worker")
         ),
         (["classify"], "opsin classify: Missing argument '"),
+        (["classify", "docs"], "opsin: docs: a folder; name its images, videos or sounds, such as docs/*"),
         (["classify", "/nowhere.jpg"], "opsin: /nowhere.jpg: no such file"),
         (["classify", "README.md", "--later", "--json"], "opsin: --json: with --later there are no answers yet"),
         (["inpaint", "README.md", "-o", "docs"], "opsin: docs: cannot be written (it is a folder)"),
@@ -261,6 +264,22 @@ def test_bundles_are_listed_with_what_was_measured(bundles: Path) -> None:
     header, row = opsin("bundles", "list", "--bundles", bundles).stdout.splitlines()
     assert header.split() == ["Name", "Version", "Task", "Architecture", "Size", "Default", "rung", "Accuracy"]
     assert row.split()[:4] + row.split()[-3:] == ["tiny", "1", "classify", "null", "fast", "87.5%", "top-1"]
+
+
+def test_where_the_default_rung_was_not_measured_the_list_says_what_was(bundles: Path, tmp_path: Path) -> None:
+    spec = read(bundles / "tiny/1").spec
+    ladder = spec.ladder
+    for name, rungs, quality in (
+        ("rungs", ladder, {"drums": {"top1": 0.5}}),
+        ("whole", ladder, {"accuracy": 0.91}),
+        ("other", [], {"drums": {"top1": 0.5}}),
+        ("plain", [], {}),
+    ):
+        made = spec.model_copy(update={"name": name, "default_rung": None, "ladder": rungs, "quality": quality})
+        write(tmp_path, made, bundles / "weights.safetensors")
+    _, *rows = opsin("bundles", "list", "--bundles", tmp_path).stdout.splitlines()
+    listed = {row.split()[0]: row.split("  off  ")[1].strip() for row in rows}
+    assert listed == {"rungs": "87.5% top-1 at fast", "whole": "91.0%", "other": "other measures", "plain": "not measured"}
 
 
 def test_a_bundle_is_shown_whole_and_as_its_own_json(bundles: Path) -> None:

@@ -214,6 +214,17 @@ def test_the_command_tells_the_best_label_of_each_window(service: Service, files
         assert f"{view['start_s']:.2f} – {view['end_s']:.2f}" in row
 
 
+def test_among_files_of_several_kinds_each_option_goes_with_those_that_it_is_meant_for(service: Service, files: dict[str, Path]) -> None:
+    both, options = (files["video"], files["audio"]), ("--views", "2", "--crops", "1", "--windows", "1", "--timeline", "--json")
+    shown = opsin("classify", *both, *options, OPSIN_URL=service.url)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    seen, heard = map(json.loads, shown.stdout.splitlines())
+    assert (seen["clip"]["views"], seen["clip"]["crops"], len(seen["timeline"])) == (2, 1, 2)
+    assert (heard["sound"]["windows"], len(heard["timeline"])) == (1, 1)
+    refused = opsin("classify", files["video"], "--windows", "1", OPSIN_URL=service.url)
+    assert refused.returncode == 1 and " windows: " in refused.stderr, "meant for none of the files"
+
+
 def test_the_command_sends_sound_beside_a_video(service: Service, files: dict[str, Path]) -> None:
     shown = opsin("classify", files["video"], "--audio", files["audio"], "--model", "both", "--json", OPSIN_URL=service.url)
     told = json.loads(shown.stdout)

@@ -6,9 +6,59 @@ from pathlib import Path
 
 import pytest
 
-from tests.opsin.synchronous import derived, sources, target_of
+from tests.opsin import synchronous
+from tests.opsin.synchronous import differing, main, out_of_date
+
+AWAITS = """async def answer(job):
+    \"\"\"Give the answer.
+
+    found = await job.result()
+    \"\"\"
+    return await job.result()
+"""
 
 
-@pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)
-def test_it_is_derived_anew_where_the_asynchronous_one_changes(source: Path) -> None:
-    assert target_of(source).read_text(encoding="utf-8") == derived(source), "`make client` writes it anew"
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of one asynchronous module, with the twin that it gives."""
+    monkeypatch.setattr(synchronous, "OPSIN", tmp_path)
+    (tmp_path / "async_one.py").write_text(AWAITS)
+    (tmp_path / "one.py").write_text(AWAITS.replace("async ", "").replace("await ", ""))
+    return tmp_path
+
+
+def test_it_is_derived_anew_where_the_asynchronous_one_changes() -> None:
+    assert [out_of_date(path) for path in differing()] == []
+
+
+def test_a_change_of_what_is_derived_is_told_where_it_belongs(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (main(["--check"]), capsys.readouterr().err) == (0, "")
+    with (package / "one.py").open("a") as twin:
+        twin.write("MINE = 1\n")
+    assert main(["--check"]) == 1
+    told = "opsin/one.py is derived and out of date: change async_one.py, not one.py, then `make client`\n"
+    assert capsys.readouterr().err == told and "MINE" in (package / "one.py").read_text(), "nothing is lost by a check"
+    assert (main([]), capsys.readouterr().out, main([]), capsys.readouterr().out) == (0, "opsin/one.py\n", 0, "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("Give the answer.", "Do not await it in a loop.", "opsin/async_one.py:2: `make client` would leave 'await' out of this sentence"),
+        ("    return", "    # await it\n    return", "opsin/async_one.py:6: `make client` would leave 'await' out of this sentence"),
+        ("(job):", "(job:", "opsin/async_one.py:1: '(' was never closed"),
+        (
+            "def answer",
+            "def answer(): pass\n\n\nasync def answer",
+            "opsin/async_one.py: what is derived from it is refused by ruff check:\n",
+        ),
+    ],
+    ids=["a sentence", "a comment", "a syntax error", "what ruff refuses"],
+)
+def test_what_nothing_can_be_derived_from_is_said_and_changes_nothing(
+    package: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, told: str
+) -> None:
+    source, twin = package / "async_one.py", (package / "one.py").read_text()
+    source.write_text(source.read_text().replace(old, new, 1))
+    assert main([]) == 1
+    assert capsys.readouterr().err.startswith(told) and (package / "one.py").read_text() == twin

@@ -58,7 +58,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, queue: PrivateValkey) -> Iter
 
 def test_it_says_in_one_line_that_it_is_ready(service: Service) -> None:
     [line] = [line for line in service.lines if not line.startswith("{")]
-    assert line == f"Opsin is ready on {service.url}: 2 gateway(s), 1 worker(s) on cpu, bundles tiny@1\n"
+    assert line == f"Opsin is ready on {service.url} with 2 gateway(s), 1 worker(s) on cpu, bundles tiny@1\n"
 
 
 def test_ps_shows_who_is_who_each_in_a_process_group_of_its_own(service: Service) -> None:

@@ -25,13 +25,14 @@ from server.gateway.inference import Asked
 from server.gateway.interface import CommonOptions, TaskInterface
 from server.gateway.presenting import ANSWERS
 from server.gateway.routes import jobs as job_routes
-from server.gateway.submission import Submission, read_submission
+from server.gateway.submission import Submission, item_field, read_submission
 from server.gateway.text_cache import RECORDED_BYTES
 from server.gateway.webhook_headers import read_webhook, refuse_webhook
 from server.http import requests
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch
+from server.media.mistaken import as_recording
 from server.tasks import registry
 from server.tasks.base import JSON, Task
 from server.tasks.options import InvalidOption, Options
@@ -187,8 +188,17 @@ async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
     try:
         plan = task.placed(task.plan(sent.own, spec), here.dispatcher.partition)
     except InvalidOption as error:
+        _check_images(submission)  # the option may suit what was really sent
         raise of_refusal(error) from error
     return Asked(task, spec, plan, submission.repeated or next(iter(submission.parts)), visit.priority(sent.common.priority))
+
+
+def _check_images(submission: Submission) -> None:
+    """Raises Problem (415) for a video or a sound that was sent as an image."""
+    sent = submission.parts.get("image", [])
+    for index, content in enumerate(sent):
+        if mistaken := as_recording(content):
+            raise Problem(Kind.NOT_AN_IMAGE, mistaken, item_field("image", index, len(sent)))
 
 
 ENDPOINTS = {f"/v1/{name}": TaskRoute(*tasks) for name, tasks in registry.ROUTES.items()}
