@@ -16,7 +16,7 @@ from opsin.errors import Failed, OpsinError
 
 EVENT_STREAM = "text/event-stream"
 LINE_END = re.compile(r"\r\n|\n|\r")
-"""Of an event stream. JSON may hold what ends lines elsewhere, such as U+2028."""
+"""End of a line of an event stream. JSON may hold what ends lines elsewhere, such as U+2028."""
 LAST = frozenset({"done", "failed", "cancelled"})
 SILENCE_S = 45.0
 """A stream that brings nothing for so long is broken: the service sends a comment every 15 s."""
@@ -85,7 +85,7 @@ class Reading:
         self._last_id = after
         self._fields: dict[str, str] = {}
         self._rest = ""
-        """Of the latest stream, what belongs to a line that has not ended yet."""
+        """Beginning of a line of the latest stream that has not ended yet."""
         self._empty = False
         """Whether the latest stream has brought no event."""
         self._silent = False
