@@ -27,7 +27,13 @@ READING_S = 1.0
 """How long a stranger looks before the next click."""
 STEPS = "400"
 """Of the filling that is watched: with fewer it would be done before it is seen."""
-TABS = {"Classify": "Flag of Brazil", "Inpaint": "Drawing of a daisy", "3D": "A mug", "Actions": "Two drawn figures"}
+TABS = {
+    "Classify": "Flag of Brazil",
+    "Inpaint": "Drawing of a daisy",
+    "3D": "A mug",
+    "Actions": "Two drawn figures",
+    "Clips and sound": "An otter on a rock, which comes nearer",
+}
 Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 OVERVIEW: dict[str, Theme] = {"classify": "light", "inpaint": "dark", "actions": "dark", "reconstruct": "light"}
@@ -66,6 +72,10 @@ def actions(page: Page) -> None:
     look_at_both(page, choose(page, "Actions"))
 
 
+def clips(page: Page) -> None:
+    choose(page, "Clips and sound")
+
+
 def look_at_both(page: Page, panel: Locator) -> None:
     """The clip where both figures are seen and the first does something else than walk."""
     panel.get_by_role("button", name="Person 1: ").last.click()
@@ -80,7 +90,7 @@ def status(page: Page) -> None:
 
 
 PAGES: dict[str, Callable[[Page], None]] = {
-    "classify": classify, "inpaint": inpaint, "reconstruct": reconstruct, "actions": actions, "status": status
+    "classify": classify, "inpaint": inpaint, "reconstruct": reconstruct, "actions": actions, "clips": clips, "status": status
 }  # fmt: skip
 
 
