@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,11 +94,16 @@ def test_a_click_in_a_lane_seeks_and_the_frame_keys_step(watched: Locator) -> No
     segment.click()
     stands_at(watched, wanted, within=0.06)
     expect(watched.get_by_label("At this moment")).to_contain_text("Person 2: ")
-    stood = watched.locator("video").evaluate("(video) => video.currentTime")  # the title rounds it
+    watched.locator("video").press(".")  # to the middle of a frame: on the border of two it would be a matter of rounding where it stands
+    watched.page.wait_for_function(
+        "(rate) => { const video = document.querySelector('#panel-actions video');"
+        " return !video.seeking && Math.abs((video.currentTime * rate) % 1 - 0.5) < 0.1; }",
+        arg=figures.RATE,
+    )
+    stood = watched.locator("video").evaluate("(video) => video.currentTime")
     for key in (".", ".", ",", "."):  # however fast they are pressed
         watched.locator("video").press(key)
-    frames = math.floor(stood * figures.RATE + 1e-3) + 2.5  # the middle of a frame
-    stands_at(watched, frames / figures.RATE)
+    stands_at(watched, stood + 2 / figures.RATE)
 
 
 def test_one_person_can_be_shown_alone_and_labels_by_their_score(watched: Locator) -> None:
