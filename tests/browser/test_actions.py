@@ -92,7 +92,6 @@ def test_a_click_in_a_lane_seeks_and_the_frame_keys_step(watched: Locator) -> No
     wanted = float((segment.get_attribute("title") or "").split(", ")[1].split(" to ")[0])
     assert wanted > 0
     segment.click()
-    watched.page.wait_for_timeout(3000)  # Chromium may still move within the frame after it says that the seek is over
     stands_at(watched, wanted, within=0.06)
     expect(watched.get_by_label("At this moment")).to_contain_text("Person 2: ")
     watched.locator("video").press(".")  # to the middle of a frame: on the border of two it would be a matter of rounding where it stands

@@ -2,6 +2,7 @@
 
 import { h } from "../dom.js";
 import { colourOf, labelsAt, placeAt } from "./people.js";
+import { Seeks } from "./seeks.js";
 
 const LEAST_KEYPOINT = 0.2; // keypoints of a lower score are not drawn
 const FRAME_S = 1 / 30; // where nobody tells the rate
@@ -30,6 +31,7 @@ export class Clip {
   #time = 0;
   #url = "";
   #plays = false;
+  #seeks;
 
   /** ontime(seconds): another frame is shown. people(): those to draw; least(): the least score of labels. */
   constructor({ ontime, people, least }) {
@@ -39,6 +41,7 @@ export class Clip {
     this.frame_s = FRAME_S;
     this.duration = 0;
     this.video = h("video", { controls: true, muted: true, loop: true, playsInline: true, "aria-label": "The clip" });
+    this.#seeks = new Seeks(this.video);
     this.overlay = h("canvas", { class: "overlay", "aria-hidden": "true" });
     this.boxes = h("input", { type: "checkbox", checked: true, onchange: () => this.draw() });
     this.skeletons = h("input", { type: "checkbox", checked: true, onchange: () => this.draw() });
@@ -94,7 +97,7 @@ export class Clip {
 
   seek(time) {
     const clamped = Math.max(0, Math.min(this.duration, time));
-    if (this.#plays) this.video.currentTime = clamped;
+    if (this.#plays) this.#seeks.to(clamped);
     else this.#shown(clamped);
   }
 
@@ -106,7 +109,7 @@ export class Clip {
   /** By frames, each at its middle: the ends of frames belong to one or the other by rounding. */
   step(count) {
     this.video.pause();
-    const from = this.#plays ? this.video.currentTime : this.#time; // where it is going, while a seek goes on
+    const from = this.#plays ? this.#seeks.time : this.#time;
     this.seek((this.#frameOf(from) + count + 0.5) * this.frame_s);
   }
 

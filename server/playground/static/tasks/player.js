@@ -1,9 +1,11 @@
 // A clip, a sound, or a clip with a sound of its own, played on one axis of time.
 
 import { h } from "../dom.js";
+import { Seeks } from "./seeks.js";
 
 export class Player {
   #urls = [];
+  #seeks;
   #known = 1; // seconds, where the browser cannot tell
 
   /** ontime(seconds): another moment is shown. */
@@ -13,6 +15,7 @@ export class Player {
     this.words = h("p", { class: "caption" }, "The clip or the sound appears here, with its scores over time.");
     this.element = h("figure", {}, h("div", { class: "clip player" }, this.video), this.audio, this.words);
     this.main = this.audio;
+    this.#seeks = new Map([this.video, this.audio].map((media) => [media, new Seeks(media)]));
     for (const [name, act] of [
       ["play", () => this.#beside((audio) => audio.play().catch(() => {}))],
       ["pause", () => this.#beside((audio) => audio.pause())],
@@ -55,7 +58,7 @@ export class Player {
   }
 
   seek(seconds) {
-    if (this.plays) this.main.currentTime = Math.max(0, Math.min(this.duration, seconds));
+    if (this.plays) this.#seeks.get(this.main).to(Math.max(0, Math.min(this.duration, seconds)));
   }
 
   #beside(act) {
