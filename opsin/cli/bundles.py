@@ -286,7 +286,6 @@ def _int8(int8: Int8) -> str:
 
 
 def _ladder(spec: BundleSpec) -> Table:
-
     table = columns("Rung", "Schedule", "Accuracy", "Throughput", title="Ladder")
     for rung in spec.ladder:
         table.add_row(
