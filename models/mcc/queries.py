@@ -1,4 +1,4 @@
-"""Queries of MCC and the use of its answers: grids, labels of training queries, point clouds, metrics (arXiv 2301.08247)."""
+"""Queries of MCC and the use of its answers: grids, training queries and their labels, point clouds, metrics (arXiv 2301.08247)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,21 @@ def half_ball_grid(radius: float, spacing: float) -> Tensor:
     points = index.float() * spacing
     x, y, z = points.unbind(dim=1)
     return points[(x * x + y * y + z * z).sqrt() <= radius]
+
+
+def draw_in_cube(batch: int, count: int, half_width: float, generator: torch.Generator) -> Tensor:
+    """(B, Q, 3), uniform."""
+    return half_width * (2 * torch.rand(batch, count, 3, generator=generator) - 1)
+
+
+def draw_in_half_ball(batch: int, count: int, radius: float, generator: torch.Generator) -> Tensor:
+    """(B, Q, 3), uniform where z >= 0 and the distance is below the radius."""
+    while True:
+        drawn = draw_in_cube(1, 3 * batch * count, radius, generator)[0]  # a ball fills more than half of its cube
+        drawn = torch.cat([drawn[:, :2], drawn[:, 2:].abs()], dim=1)
+        inside = drawn[drawn.norm(dim=1) < radius]
+        if len(inside) >= batch * count:
+            return inside[: batch * count].view(batch, count, 3)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Input of MCC's encoders: images and maps of seen points, from captures and from depth maps (arXiv 2301.08247).
+"""Input of MCC's encoders: images and maps of seen points, from captures, from depth maps and from Hypersim (arXiv 2301.08247).
 
 A map of seen points is (..., n, n, 3); where a coordinate is not finite, no point was seen. Maps are resized bilinearly without
 antialiasing, which carries infinity into every pixel that has an unseen neighbour: the edges of what was seen are lost, as in training.
@@ -26,6 +26,10 @@ class View:
     """Scalar, by which the capture's coordinates were divided; then `centre` was taken off."""
     centre: Tensor
     """(3,)."""
+
+    def to_capture(self, points: Tensor) -> Tensor:
+        """Points (..., 3) of the model's space in the coordinates of the capture."""
+        return (points + self.centre) * self.scale
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,38 @@ def seen_in_depth(depth: Tensor, foreground: Tensor, camera: Camera, *, seen_siz
     in_camera = depth.unsqueeze(-1) * F.pad(rays, (0, 1), value=1.0)  # (B, n, n, 3)
     world = (in_camera - camera.translation[:, None, None]) @ camera.rotation[:, None].mT
     return world.masked_fill(~((depth > 0) & (masked > 0.5)).unsqueeze(-1), torch.inf)
+
+
+def view_of_hypersim(
+    rgb: Tensor,
+    points: Tensor,
+    orientation: Tensor,
+    position: Tensor,
+    metres_per_unit: float,
+    *,
+    corner: tuple[int, int] | None = None,
+    image_size: int = 224,
+    seen_size: int = 112,
+) -> View:
+    """A frame of Hypersim: a square crop from `corner` (row, column), else from the centre, scaled, the camera at the origin.
+
+    rgb: (H, W, 3) in 0..1; points: (H, W, 3), world coordinates in asset units; orientation (3, 3) and position (3,) of the camera.
+    """
+    height, width, _ = rgb.shape
+    side = min(height, width)
+    top, left = corner or ((height - side) // 2, (width - side) // 2)
+    box = Box(top, top + side - 1, left, left + side - 1)
+    seen = resize(box.crop(hypersim_to_camera(points, orientation, position, metres_per_unit)), seen_size)
+    scale = spread(seen)
+    image = resize(box.crop(rgb), image_size).permute(0, 3, 1, 2)
+    return View(image, seen / scale, scale, torch.zeros(3, dtype=seen.dtype, device=seen.device))
+
+
+def hypersim_to_camera(points: Tensor, orientation: Tensor, position: Tensor, metres_per_unit: float) -> Tensor:
+    """World coordinates in asset units → metres from the camera, which looks along +z; (..., 3)."""
+    rotation = -orientation
+    metres = (points @ rotation - position @ rotation) * metres_per_unit
+    return metres * torch.tensor([-1.0, 1.0, 1.0], dtype=points.dtype, device=points.device)
 
 
 @dataclass(frozen=True)

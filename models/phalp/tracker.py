@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,8 @@ class Observation:
     """Confirms a track at once."""
     identity: int | None = None
     """Ground truth."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields for the results."""
 
 
 class State(IntEnum):

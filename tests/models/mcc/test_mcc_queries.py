@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from models.mcc.model import MCC, Scene, decode_colours
-from models.mcc.queries import cube_grid, half_ball_grid, label, nearest_points, reconstruct, score
+from models.mcc.queries import cube_grid, draw_in_cube, draw_in_half_ball, half_ball_grid, label, nearest_points, reconstruct, score
 from tests.golden.case import read_case
 from tests.golden.replay_mcc import scene_of
 
@@ -51,6 +51,19 @@ def test_a_half_ball_of_any_spacing_holds_what_lies_inside() -> None:
     grid = half_ball_grid(1.0, 0.3)
     index = torch.cartesian_prod(torch.arange(-3, 4), torch.arange(-3, 4), torch.arange(4))
     assert len(grid) == int((0.09 * index.square().sum(dim=1) <= 1).sum())
+
+
+def test_queries_are_drawn_where_they_may_be() -> None:
+    cube = draw_in_cube(4, 500, 3.0, generator())
+    assert cube.shape == (4, 500, 3)
+    assert -3 <= cube.min() < -2.9 < 2.9 < cube.max() <= 3
+    ball = draw_in_half_ball(4, 500, 6.0, generator())
+    assert ball.shape == (4, 500, 3)
+    assert ball[..., 2].min() >= 0
+    radii = ball.norm(dim=-1)
+    assert 5.8 < radii.max() < 6
+    assert float((radii < 3).float().mean()) == pytest.approx(1 / 8, abs=0.03)  # uniform in volume
+    assert torch.equal(ball, draw_in_half_ball(4, 500, 6.0, generator()))
 
 
 def test_labels_are_those_of_the_nearest_point() -> None:

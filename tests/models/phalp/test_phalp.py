@@ -7,16 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
 
 from models.lart.model import LARTConfig
+from models.people.tracklets import read_results, tracks_of
 from models.people.tracks import normalise_pose
 from models.phalp.distance import EQ_010, EQ_019, Features, appearance_distances, costs
 from models.phalp.location import POINT, SPREAD, forecast, predict_location
 from models.phalp.pose import PosePredictor, PosePredictorConfig, predict_pose
+from models.phalp.results import RECORDED, Results
 from models.phalp.texture import normalise_texture, texture_distances, update_texture
 from models.phalp.tracker import Observation, State, Tracker, TrackerConfig
 from models.published import families, fit, import_checkpoint, read_checkpoint
@@ -154,7 +157,9 @@ def seen(time: int, place: float, **changes: Any) -> Observation:
     location[POINT], location[90:93], location[93:96] = (place, 0.5), (place, 0.0, 20.0), (place, 0.5, 20.0)
     look = np.zeros(4)
     look[int(place * 10) % 4] = 1000.0
-    return replace(Observation(time, look, np.zeros(229), location, 0.9), **changes)
+    record = {"bbox": [100 * place, 0, 10, 20], "conf": 0.9, "smpl": None}
+    observation = Observation(time, look, np.zeros(229), location, 0.9, record=record)
+    return replace(observation, **changes)
 
 
 def test_a_track_is_tentative_until_confirmed_and_then_outlives_gaps() -> None:
@@ -301,6 +306,36 @@ def test_of_equal_times_the_last_pose_counts() -> None:
 def test_frames_must_fit_the_bottleneck() -> None:
     with pytest.raises(ValueError, match="no multiple of conv_stride 5"):
         PosePredictorConfig(frames=12)
+
+
+def test_results_hold_ghosts_and_what_came_before_confirmation(tmp_path: Path) -> None:
+    """Through the published file and back into tracks."""
+    film, results = Tracker(BLIND), Results(BLIND.confirmed_after)
+    person = {"global_orient": np.ones((1, 3, 3)), "body_pose": np.ones((23, 3, 3)), "betas": np.ones(10)}
+    extra = {
+        "smpl": person,
+        "camera": np.ones(3),
+        "camera_bbox": np.ones(3),
+        "3d_joints": np.zeros((45, 3)),
+        "size": [100, 200],
+        "conf": 0.9,
+    }
+    for time in range(8):
+        people = [] if time in (4, 5) else [seen(time, 0.2, record={"bbox": [time, 0, 10, 20], **extra})]
+        if time in (0, 1):
+            people.append(seen(time, 0.8, record={"bbox": [0, 0, 1, 1], **extra}))  # never confirmed
+        film.update(people)
+        results.add(f"{time:06d}.jpg", time, film.tracks)
+    frames = list(results.frames.values())
+    assert [frame["tid"] for frame in frames] == [[1]] * 8
+    assert [frame["tracked_time"] for frame in frames] == [[0], [0], [0], [0], [1], [2], [0], [0]]
+    assert [frame["tracked_ids"] for frame in frames] == [[1], [1], [1], [1], [], [], [1], [1]]
+    assert [int(frame["bbox"][0][0]) for frame in frames] == [0, 1, 2, 3, 3, 3, 6, 7]
+    assert all(len(frame[field]) == 1 for frame in frames for field in RECORDED)
+    joblib.dump(results.frames, tmp_path / "film.pkl", compress=3)
+    [track] = tracks_of(read_results(tmp_path / "film.pkl")).values()
+    assert track.detected.tolist() == [1, 1, 1, 1, 0, 0, 1, 1]
+    assert track.boxes[:, 0].tolist() == [0, 1, 2, 3, 0, 0, 6, 7]
 
 
 def test_the_pose_predictor_is_found_from_the_keys() -> None:
