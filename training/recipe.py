@@ -87,6 +87,8 @@ class Initial(StrEnum):
     """For an MCC: queries look at the nearest seen points (`models.mcc.nearest`)."""
     MOTION = "motion"
     """For a MAE-ST: patches see motion (`models.mae_st.motion`)."""
+    WHITENED = "whitened"
+    """For a FLIP trained with proxies: images are compared by what the patches are at first (`training.objectives.proxies`)."""
 
 
 class PublishedData(Settings):

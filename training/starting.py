@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.bundle import WEIGHTS_FILE
-from models.depth.model import Encoder, start_from_lite
 from models.diffmae.model import DiffMAE, start_from_encoder
 from models.diffmae.neighbours import look_around
+from models.layers.lite import Encoder, start_from_lite
 from models.loading import mismatch
 from models.mae.model import start_from_pretrained as vit_from_mae
 from models.mae_st.model import VideoMAE
@@ -27,6 +27,7 @@ from models.mavil.model import start_from_pretrained as mavil_from_pretraining
 from models.mavil.pretraining import MAViLPretraining
 from models.mcc.model import MCC, start_from_mae
 from models.mcc.nearest import look_at_nearest
+from models.pairs.flip import FLIP
 from models.vit.model import ViT
 from training.data.base import Source
 from training.data.sampling import Draw, Samples
@@ -36,6 +37,7 @@ from training.objectives.diffmae import Diffusion
 from training.objectives.first_answers import fit_answers
 from training.objectives.last_layer import fit_last_layer
 from training.objectives.mcc import OccupancyAndColour
+from training.objectives.proxies import Proxies, skip_blocks, whiten
 from training.recipe import Initial
 
 
@@ -50,13 +52,16 @@ def _mavil_from_mae(network: MAViLPretraining, weights: Mapping[str, Tensor]) ->
     network.load_state_dict(converted, strict=False)
 
 
-_FITTED_IMAGES, _FITTED_SCENES = (768, 64), (256, 16)
+_FITTED_IMAGES, _FITTED_SCENES, _FITTED_THINGS = (768, 64), (256, 16), (20_000, 64)
 """Samples that the last layer is fitted to, and how many go through the network at a time. A scene has hundreds of queries."""
+_FITTED_EPOCHS = 4
+"""Times that each thing is met, at most, by different artists."""
 
 _LOOKS: Mapping[Initial, tuple[type[nn.Module], Callable[[Any], None]]] = {
     Initial.NEIGHBOURS: (DiffMAE, look_around),
     Initial.NEAREST: (MCC, look_at_nearest),
     Initial.MOTION: (VideoMAEPretraining, look_for_motion),
+    Initial.WHITENED: (FLIP, skip_blocks),
 }
 
 _FROM_PRETRAINING: Mapping[type[nn.Module], Callable[[Any, Mapping[str, Tensor]], object]] = {
@@ -124,10 +129,12 @@ def fit_to_data(objective: nn.Module, source: Source, seed: int) -> None:
         fit_answers(objective, _batches(source, seed, *_FITTED_SCENES))
     if isinstance(objective, Diffusion):
         fit_last_layer(objective, _batches(source, seed, *_FITTED_IMAGES))
+    if isinstance(objective, Proxies):
+        whiten(objective, _batches(source, seed, *_FITTED_THINGS, epochs=_FITTED_EPOCHS))
 
 
-def _batches(source: Source, seed: int, most: int, together: int) -> Iterator[Batch]:
-    """At most so many samples, evenly spread over the source."""
+def _batches(source: Source, seed: int, most: int, together: int, epochs: int = 1) -> Iterator[Batch]:
+    """At most so many samples of each epoch, evenly spread over the source."""
     samples, count = Samples(source, seed), min(most, len(source))
-    chosen = [Draw(number * len(source) // count, epoch=0) for number in range(count)]
-    return (samples.__getitems__(chosen[first : first + together])[0] for first in range(0, count, together))
+    chosen = [Draw(number * len(source) // count, epoch) for epoch in range(epochs) for number in range(count)]
+    return (samples.__getitems__(chosen[first : first + together])[0] for first in range(0, len(chosen), together))

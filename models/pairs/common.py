@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.layers.block import Block
 from models.layers.token_merging import Tokens
 from models.pairs.text import PostNormTextConfig
-from models.vit.model import ViTConfig
+from models.vit.model import Stem, ViTConfig
 
 INITIAL_SCALE = math.log(1 / 0.07)
 """Initial logarithm of the factor by which cosines are multiplied before softmax."""
@@ -33,6 +33,7 @@ class ImageTowerConfig:
     proportional_attention: bool = True
     reversible: bool = False
     """Use the trunk of a Rev-ViT: its features have twice as many channels."""
+    stem: Stem = Stem.PATCHES
 
     @property
     def vision(self) -> ViTConfig:
@@ -47,6 +48,7 @@ class ImageTowerConfig:
             norm_eps=self.norm_eps,
             proportional_attention=self.proportional_attention,
             reversible=self.reversible,
+            stem=self.stem,
         )
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.layers.block import Block
 from models.spec import Preprocess
-from models.vit.model import Pool, ViT
+from models.vit.model import Pool, Stem, ViT
 
 OPSET = 20
 IR_VERSION = 10
@@ -35,8 +35,13 @@ def classifier_graph(model: nn.Module, preprocess: Preprocess, *, int8: bool = F
 
     Raises ValueError for a model that has no such graph.
     """
-    if not isinstance(model, ViT) or model.config.reversible or model.config.pool is Pool.ATTENTION:
-        raise ValueError("only vision transformers with one residual stream and a pool of means or tokens have a graph")
+    if (
+        not isinstance(model, ViT)
+        or model.config.reversible
+        or model.config.pool is Pool.ATTENTION
+        or model.config.stem is not Stem.PATCHES
+    ):
+        raise ValueError("only vision transformers of plain patches, with one residual stream and a pool of means or tokens, have a graph")
     if sum(parameter.nbytes for parameter in model.parameters()) > MOST_BYTES:
         raise ValueError("a graph holds less than 2 GiB")
     graph = _Graph(int8)

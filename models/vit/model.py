@@ -14,6 +14,7 @@ from models.layers.answers import Classified
 from models.layers.attention_pool import AttentionPool
 from models.layers.block import Block, drop_path_rates
 from models.layers.initial import initialise_like_slowfast
+from models.layers.lite import CHANNELS, PATCH, LitePatches
 from models.layers.masking import take
 from models.layers.patches import PatchEmbed, checked
 from models.layers.reversible import run_trunk
@@ -37,6 +38,15 @@ class Pool(StrEnum):
     (arXiv 2304.07193)."""
     ATTENTION = "attention"
     """`norm` on every token, then a trained query that attends to all of them (SigLIP)."""
+
+
+class Stem(StrEnum):
+    """What makes tokens of an image."""
+
+    PATCHES = "patches"
+    """Each patch on its own."""
+    LITE = "lite"
+    """The first stages of EfficientNet-Lite0, for patches of 16 pixels (`models.layers.lite`)."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class ViTConfig:
     mlp_norm_eps: float | None = None
     final_norm_eps: float | None = None
     """Epsilon of the norm before each MLP, and of the last one; None for `norm_eps` (minREV has others)."""
+    stem: Stem = Stem.PATCHES
     joint_width: int | None = None
     """Width of the space of an image-text pair whose labels have become the head (`models.labelling`): features are projected into
     it and divided by their length before the head sees them, so that its logits are scaled cosines. None: the head sees the features."""
@@ -102,6 +113,8 @@ class ViTConfig:
             raise ValueError("pool attention: for models with GELU and one residual stream")
         if self.pool is Pool.TOKEN_MEAN and (not self.class_token or self.distilled or self.reversible):
             raise ValueError("pool token-mean: for models with a class token and one residual stream")
+        if self.stem is Stem.LITE and (self.patch_shape != (PATCH, PATCH) or self.channels != CHANNELS):
+            raise ValueError(f"stem lite: for images of {CHANNELS} channels and patches of {PATCH} pixels")
         if self.joint_width is not None and (self.joint_width < 1 or self.distilled or not self.classes):
             raise ValueError("joint_width: a positive number, for models with one head")
 
@@ -152,7 +165,8 @@ class ViT(nn.Module):
         super().__init__()
         self.config = config
         width, hidden = config.width, int(config.width * config.mlp_ratio)
-        self.patch_embed = PatchEmbed(config.patch_shape, config.channels, width)
+        patches = PatchEmbed(config.patch_shape, config.channels, width) if config.stem is Stem.PATCHES else LitePatches(width)
+        self.patch_embed: PatchEmbed | LitePatches = patches
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, width)) if config.distilled else None
         self.pos_embed = nn.Parameter(torch.zeros(1, config.special_tokens + config.patches, width))

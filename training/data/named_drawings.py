@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from pydantic import Field
 
@@ -94,7 +95,11 @@ class DrawingsWithNames:
     settings: NamedDrawings
     preparation: Preparation
     unit: str = "pairs"
-    labels: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The English name or title of each thing."""
+        return tuple(thing.texts[ENGLISH].name for thing in (*self.drawings.emoji, *self.drawings.clip_art))
 
     def __len__(self) -> int:
         return len(self.drawings.emoji) + -(-len(self.drawings.clip_art) // self.settings.clip_art_every)
@@ -111,18 +116,21 @@ class DrawingsWithNames:
 
     def sample(self, index: int, draw: int) -> Sample:
         dice = random.Random(f"drawing {draw}")
-        drawing = self._drawing(index, dice)
+        label = self._thing(index, dice)
+        drawing = (self.drawings.emoji + self.drawings.clip_art)[label]
         image = seen(self.drawings.collections, dice.choice(drawing.images), dice, self.settings)
         preprocess, augment = self.preparation.preprocess, self.preparation.augment
         assert preprocess is not None
         if drawing.sided:
             augment = augment.model_copy(update={"flip": False})
         pixels = prepared(image, preprocess, augment, draw)
-        return {"pixels": pixels, "words": self.captions.tokenise(self._texts(drawing, dice))}  # words: (2, length)
+        words = self.captions.tokenise(self._texts(drawing, dice))  # (2, length)
+        return {"pixels": pixels, "words": words, "label": torch.tensor(label)}
 
-    def _drawing(self, index: int, dice: random.Random) -> Drawing:
-        emoji, art = self.drawings.emoji, self.drawings.clip_art
-        return emoji[index] if index < len(emoji) else dice.choice(art[index - len(emoji) :: len(self) - len(emoji)])
+    def _thing(self, index: int, dice: random.Random) -> int:
+        """Number of an emoji or, beyond these, of a drawing of clip art."""
+        emoji, art = len(self.drawings.emoji), len(self.drawings.clip_art)
+        return index if index < emoji else emoji + dice.choice(range(index - emoji, art, len(self) - emoji))
 
     def _texts(self, drawing: Drawing, dice: random.Random) -> tuple[str, str]:
         english = drawing.texts[ENGLISH]

@@ -58,12 +58,20 @@ class Contrastive(nn.Module):
 
     def losses(self, images: Tensor, words: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """noise: (B, L), uniform: of FLIP's images the patches with the lowest are seen; None: all are."""
+        return self.compared(*self.encoded(images, words, noise))
+
+    def encoded(self, images: Tensor, words: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """→ unit vectors of the images (B, C) and of their texts (B, K, C)."""
         texts = words if words.dim() == 3 else words.unsqueeze(1)  # (B, K, N)
         if isinstance(self.model, FLIP):
             seen, read = self.model.encode_images(images, noise=noise), self.model.encode_texts(texts.flatten(0, 1))
         else:
             seen, read = unit(self.model.encode_images(images)), unit(self.model.encode_texts(texts.flatten(0, 1)))
-        first, *others = read.view(*texts.shape[:2], -1).unbind(1)  # (B, C) each
+        return seen, read.view(*texts.shape[:2], -1)
+
+    def compared(self, seen: Tensor, read: Tensor) -> dict[str, Tensor]:
+        """seen: (B, C); read: (B, K, C)."""
+        first, *others = read.unbind(1)  # (B, C) each
         scale = self.model.scale()
         matched = [contrast(seen, text, scale) for text in (first, *others)]
         values = {name: torch.stack([losses[name] for losses in matched]).mean() for name in matched[0]}

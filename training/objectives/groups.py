@@ -9,14 +9,16 @@ from torch import nn
 from training.optim import ParameterGroup
 
 
-def by_decay(model: nn.Module, decay: Callable[[str, nn.Parameter], float]) -> list[ParameterGroup]:
-    """The parameters that learn, one group for each weight decay that `decay` gives by name."""
-    groups: dict[float, ParameterGroup] = {}
+def by_decay(
+    model: nn.Module, decay: Callable[[str, nn.Parameter], float], scale: Callable[[str], float] = lambda name: 1.0
+) -> list[ParameterGroup]:
+    """The parameters that learn, one group for each weight decay and share of the learning rate that these give by name."""
+    groups: dict[tuple[float, float], ParameterGroup] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        value = decay(name, parameter)
-        group = groups.setdefault(value, ParameterGroup(params=[], names=[], weight_decay=value, lr_scale=1.0))
+        key = (decay(name, parameter), scale(name))
+        group = groups.setdefault(key, ParameterGroup(params=[], names=[], weight_decay=key[0], lr_scale=key[1]))
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Field
 from torch import nn
 
-from training.objectives import back, cit, contrastive, depth, diffmae, lart, linear_probe, mae, mavil, maws, mcc, supervised
+from training.objectives import back, cit, contrastive, depth, diffmae, lart, linear_probe, mae, mavil, maws, mcc, proxies, supervised
 from training.objectives.base import Facts
 from training.settings import Settings
 
@@ -29,6 +29,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(maws.HashtagSettings, maws.build),
     Kind(diffmae.DiffMAESettings, diffmae.build),
     Kind(contrastive.ContrastiveSettings, contrastive.build),
+    Kind(proxies.ProxiesSettings, proxies.build),
     Kind(cit.CiTSettings, cit.build),
     Kind(mavil.MAViLSettings, mavil.build),
     Kind(mavil.AudioVisualSettings, mavil.build_labels),
