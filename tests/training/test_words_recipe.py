@@ -90,7 +90,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         "phases": [
             {
                 "name": "only",
-                "objective": {"kind": "contrastive", "between_texts": 0.5},
+                "initial": "whitened",
+                "objective": {"kind": "proxies"},
                 "optimiser": {"lr": 0.001},
                 "loop": {"epochs": 1, "batch_size": 8},
             }

@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from models.pairs.common import unit
@@ -29,8 +28,6 @@ class ContrastiveSettings(Settings):
     """Leave out `mask_ratio` of FLIP's patches; False: FLIP's unmasked tuning."""
     freeze_vision: bool = False
     """Train the text tower and the projections alone (LiT, arXiv 2111.07991)."""
-    between_texts: float = Field(default=0.0, ge=0)
-    """Where an image has several texts, weight of finding the others for its first, beside finding them for the image."""
 
 
 class Contrastive(nn.Module):
@@ -42,7 +39,6 @@ class Contrastive(nn.Module):
         self.model = model
         self.masked = settings.masked and isinstance(model, FLIP)
         self.freeze_vision = settings.freeze_vision
-        self.between_texts = settings.between_texts
         if settings.freeze_vision:
             model.vision.requires_grad_(False)
 
@@ -71,14 +67,9 @@ class Contrastive(nn.Module):
 
     def compared(self, seen: Tensor, read: Tensor) -> dict[str, Tensor]:
         """seen: (B, C); read: (B, K, C)."""
-        first, *others = read.unbind(1)  # (B, C) each
         scale = self.model.scale()
-        matched = [contrast(seen, text, scale) for text in (first, *others)]
-        values = {name: torch.stack([losses[name] for losses in matched]).mean() for name in matched[0]}
-        if others and self.between_texts:
-            between = torch.stack([contrast(first, text, scale)["loss"] for text in others]).mean()
-            values |= {"loss": values["loss"] + self.between_texts * between, "between_texts": between.detach()}
-        return values
+        matched = [contrast(seen, text, scale) for text in read.unbind(1)]
+        return {name: torch.stack([losses[name] for losses in matched]).mean() for name in matched[0]}
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
         """As FLIP: biases, norms and position tables do not decay; tokens, the token table and the temperature do."""

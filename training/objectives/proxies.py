@@ -140,6 +140,7 @@ def _standardise(patches: PatchEmbed | LitePatches, images: Tensor) -> None:
 
 def build(settings: ProxiesSettings, model: nn.Module, facts: Facts) -> Proxies:
     """Raises ValueError."""
+    flip = expect(settings.kind, model, FLIP)
     if not facts.labels:
         raise ValueError("proxies: the data does not say which thing a sample is")
-    return Proxies(expect(settings.kind, model, FLIP), settings, len(facts.labels))
+    return Proxies(flip, settings, len(facts.labels))

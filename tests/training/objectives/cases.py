@@ -26,7 +26,7 @@ from models.pairs.cit import CiT, CiTConfig, Tower
 from models.pairs.flip import FLIP, FLIPConfig
 from models.pairs.maws import MAWSClip, MAWSClipConfig
 from models.people.heads import Feature
-from models.vit.model import Pool, ViT, ViTConfig
+from models.vit.model import Pool, Stem, ViT, ViTConfig
 from training.objectives.back import BackSettings
 from training.objectives.base import Facts
 from training.objectives.cit import CiTSettings, CuratedMatching
@@ -40,6 +40,7 @@ from training.objectives.mavil import AudioVisualMasking, AudioVisualSettings, M
 from training.objectives.maws import HashtagSettings
 from training.objectives.mcc import MCCSettings
 from training.objectives.painting import Painting
+from training.objectives.proxies import ProxiesSettings
 from training.objectives.registry import build
 from training.objectives.supervised import SupervisedSettings
 
@@ -220,6 +221,13 @@ def flip() -> Case:
     return build(ContrastiveSettings(), FLIP(FLIP_CONFIG), FACTS), {"pixels": normal(3, 16, 16), "words": words}
 
 
+def proxies() -> Case:
+    model = FLIP(replace(FLIP_CONFIG, image_size=32, patch_size=16, stem=Stem.LITE))
+    words = (uniform(2, 6) * 40).long()
+    batch = {"pixels": normal(3, 32, 32), "words": words, "label": torch.tensor([2, 0, 1, 2])}
+    return build(ProxiesSettings(frozen_stages=4, stem_scale=0.3), model, Facts(labels=("one", "two", "three"))), batch
+
+
 def lit() -> Case:
     model = MAWSClip(MAWSClipConfig(**TOWER, **TEXT))  # type: ignore[arg-type]
     objective = build(ContrastiveSettings(freeze_vision=True), model, FACTS)
@@ -314,6 +322,7 @@ CASES: Mapping[str, Callable[[], Case]] = {
         diffmae_clip,
         painting,
         flip,
+        proxies,
         lit,
         cit,
         mavil,
