@@ -22,13 +22,14 @@ from rich.table import Table
 
 from benchmarks import machine
 from models.merge_schedule import MergeSchedule
-from training import evaluate, phases, quality, recipe
+from training import phases, recipe
 from training.command import Options
-from training.data.clip_art import ClipArt
 from training.data.registry import open_source
 from training.errors import TrainingError
-from training.evaluate import Measured, Right
+from training.evaluation import metrics, quality
+from training.evaluation.metrics import Measured, Right
 from training.phases import Workshop
+from training.starters.images.clip_art import ClipArt
 
 RESULTS = Path(__file__).parent / "results"
 RECIPES = Path(__file__).parent.parent / "training" / "recipes"
@@ -72,8 +73,8 @@ def compared(right: dict[str, Right]) -> list[Row]:
     """Name → whether each sample was right; each name is compared with those after it."""
     gains: dict[str, dict[str, Measured]] = {name: {} for name in right}
     for name, other in combinations(right, 2):
-        gains[name][other] = evaluate.difference(right[name], right[other])
-    return [Row(name, evaluate.accuracy(values), gains[name]) for name, values in right.items()]
+        gains[name][other] = metrics.difference(right[name], right[other])
+    return [Row(name, metrics.accuracy(values), gains[name]) for name, values in right.items()]
 
 
 CLAIMS: Sequence[Claim] = (

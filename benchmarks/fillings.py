@@ -45,11 +45,11 @@ from server.tasks.inpaint import Inpaint
 from server.tasks.inpaint_tables import METHODS, InpaintOptions
 from training import recipe
 from training.data.packages import DebianPackage, PyPIPackage
-from training.judging import holes
-from training.judging.perceptual import PerceptualDistance
-from training.judging.photographs import crops
-from training.judging.settings import Hole
-from training.model_card import render
+from training.evaluation.cards.card import render
+from training.evaluation.filling import holes
+from training.evaluation.filling.perceptual import PerceptualDistance
+from training.evaluation.filling.photographs import crops
+from training.evaluation.inpainting_settings import Hole
 
 RECIPE = Path("training/recipes/inpaint.yaml")
 BUNDLE = Path("bundles/inpaint/1.1.0")

@@ -8,16 +8,16 @@ from pathlib import Path
 from models.bundle import SPEC_FILE
 from models.registry import architectures
 from training import phases
-from training.data import motions
 from training.data.base import Source
 from training.data.registry import open_source
 from training.errors import DataError, RecipeError
-from training.judging import sounds
-from training.judging.painting_settings import PaintingQuality
-from training.judging.restoring_settings import RestoringQuality
-from training.judging.sounds_settings import SoundsQuality
+from training.evaluation import sounds
+from training.evaluation.actions_settings import ActionsQuality
+from training.evaluation.painting_settings import PaintingQuality
+from training.evaluation.restoring_settings import RestoringQuality
+from training.evaluation.sounds_settings import SoundsQuality
 from training.recipe import FlagsQuality, HeldOutQuality, Phase, Recipe, Release
-from training.recognising.settings import ActionsQuality
+from training.starters.people import motions
 
 
 def check(recipe: Recipe, cache: Path) -> None:

@@ -20,16 +20,16 @@ from training.data.base import Augment
 from training.data.packages import PyPIPackage
 from training.data.registry import DataSettings
 from training.errors import RecipeError
-from training.judging.depth_settings import DepthQuality
-from training.judging.household_settings import HouseholdQuality
-from training.judging.naming_settings import NamingQuality
-from training.judging.painting_settings import PaintingQuality
-from training.judging.restoring_settings import RestoringQuality
-from training.judging.settings import InpaintingQuality
-from training.judging.shape_settings import ReconstructionQuality
-from training.judging.sounds_settings import SoundsQuality
+from training.evaluation.actions_settings import ActionsQuality
+from training.evaluation.depth_settings import DepthQuality
+from training.evaluation.household_settings import HouseholdQuality
+from training.evaluation.inpainting_settings import InpaintingQuality
+from training.evaluation.naming_settings import NamingQuality
+from training.evaluation.painting_settings import PaintingQuality
+from training.evaluation.restoring_settings import RestoringQuality
+from training.evaluation.shape_settings import ReconstructionQuality
+from training.evaluation.sounds_settings import SoundsQuality
 from training.objectives.registry import ObjectiveSettings
-from training.recognising.settings import ActionsQuality
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
 from training.shipped import Located, located
 

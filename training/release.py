@@ -17,18 +17,21 @@ from models.pairs.tokenizer_model import TokenizerError
 from models.registry import architectures
 from models.sealing import sha256_of
 from models.spec import LABELLED, Text, Weights
-from training import goal, model_card, phases, quality, report
+from training import goal, phases
 from training.data.words import WordSettings
 from training.errors import DataError
-from training.judging import plot
-from training.judging.settings import InpaintingQuality
-from training.judging.shape_settings import ReconstructionQuality
+from training.evaluation import loss_curves as report
+from training.evaluation import quality
+from training.evaluation.actions import plot as confusion
+from training.evaluation.actions_settings import ActionsQuality
+from training.evaluation.cards import card as model_card
+from training.evaluation.filling import plot
+from training.evaluation.inpainting_settings import InpaintingQuality
+from training.evaluation.quality import Measurement
+from training.evaluation.quality_by_split import KINDS
+from training.evaluation.shape_settings import ReconstructionQuality
 from training.phases import Workshop
-from training.quality import Measurement
-from training.quality_by_split import KINDS
 from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release
-from training.recognising import plot as confusion
-from training.recognising.settings import ActionsQuality
 from training.shipped import located
 
 _LIBRARIES = ("torch", "numpy", "pillow")

@@ -9,17 +9,17 @@ import pytest
 
 from benchmarks.fillings import CHOSEN_BY, JUDGED, PHOTOGRAPHS
 from training import costs, recipe
-from training.data.clip_art import ClipArt
-from training.data.emoji import Emoji
-from training.data.flags import Flags
-from training.data.grounds import Grounds
 from training.data.registry import Mixture
-from training.judging.painting_settings import PaintingQuality
-from training.judging.restoring_settings import RestoringQuality
-from training.judging.settings import InpaintingQuality
+from training.evaluation.inpainting_settings import InpaintingQuality
+from training.evaluation.painting_settings import PaintingQuality
+from training.evaluation.restoring_settings import RestoringQuality
 from training.objectives.diffmae import DiffMAESettings
 from training.recipe import Recipe
 from training.settings import Settings
+from training.starters.images.clip_art import ClipArt
+from training.starters.images.emoji import Emoji
+from training.starters.images.flags import Flags
+from training.starters.images.grounds import Grounds
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import pytest
 from models.diffmae.diffusion import Schedule
 from models.diffmae.model import DiffMAEConfig
 from training import recipe
-from training.data.emoji import Emoji, is_held_out
-from training.data.flags import Flags
 from training.data.registry import Mixture
-from training.judging.restoring_settings import RestoringQuality
+from training.evaluation.restoring_settings import RestoringQuality
 from training.recipe import Recipe
+from training.starters.images.emoji import Emoji, is_held_out
+from training.starters.images.flags import Flags
 
 RECIPE = Path("training/recipes/restorer.yaml")
 
