@@ -49,7 +49,7 @@ from training.evaluation.cards.card import render
 from training.evaluation.filling import holes
 from training.evaluation.filling.perceptual import PerceptualDistance
 from training.evaluation.filling.photographs import crops
-from training.evaluation.inpainting_settings import Hole
+from training.evaluation.settings import Hole
 
 RECIPE = Path("training/recipes/inpaint.yaml")
 BUNDLE = Path("bundles/inpaint/1.1.0")

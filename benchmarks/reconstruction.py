@@ -306,7 +306,7 @@ def rendered_scenes(path: Path, cache: Path) -> Iterator[tuple[str, Files]]:
     from training import phases, recipe
     from training.data.registry import open_source
     from training.data.rgbd import unprojected
-    from training.evaluation.shape_settings import ReconstructionQuality
+    from training.evaluation.settings import ReconstructionQuality
     from training.starters.renders.scenes import RenderedScenes
 
     plan = recipe.read(path)

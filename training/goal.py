@@ -12,11 +12,8 @@ from training.data.base import Source
 from training.data.registry import open_source
 from training.errors import DataError, RecipeError
 from training.evaluation import sounds
-from training.evaluation.actions_settings import ActionsQuality
-from training.evaluation.painting_settings import PaintingQuality
-from training.evaluation.restoring_settings import RestoringQuality
-from training.evaluation.sounds_settings import SoundsQuality
-from training.recipe import FlagsQuality, HeldOutQuality, Phase, Recipe, Release
+from training.evaluation.settings import ActionsQuality, FlagsQuality, HeldOutQuality, PaintingQuality, RestoringQuality, SoundsQuality
+from training.recipe import Phase, Recipe, Release
 from training.starters.people import motions
 
 

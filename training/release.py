@@ -23,15 +23,13 @@ from training.errors import DataError
 from training.evaluation import loss_curves as report
 from training.evaluation import quality
 from training.evaluation.actions import plot as confusion
-from training.evaluation.actions_settings import ActionsQuality
 from training.evaluation.cards import card as model_card
 from training.evaluation.filling import plot
-from training.evaluation.inpainting_settings import InpaintingQuality
 from training.evaluation.quality import Measurement
 from training.evaluation.quality_by_split import KINDS
-from training.evaluation.shape_settings import ReconstructionQuality
+from training.evaluation.settings import ActionsQuality, FlagsQuality, HeldOutQuality, InpaintingQuality, ReconstructionQuality
 from training.phases import Workshop
-from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release
+from training.recipe import Recipe, Release
 from training.shipped import located
 
 _LIBRARIES = ("torch", "numpy", "pillow")

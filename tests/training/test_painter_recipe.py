@@ -10,9 +10,7 @@ import pytest
 from benchmarks.fillings import CHOSEN_BY, JUDGED, PHOTOGRAPHS
 from training import costs, recipe
 from training.data.registry import Mixture
-from training.evaluation.inpainting_settings import InpaintingQuality
-from training.evaluation.painting_settings import PaintingQuality
-from training.evaluation.restoring_settings import RestoringQuality
+from training.evaluation.settings import InpaintingQuality, PaintingQuality, RestoringQuality
 from training.objectives.diffmae import DiffMAESettings
 from training.recipe import Recipe
 from training.settings import Settings

@@ -12,7 +12,7 @@ from models.diffmae.diffusion import Schedule
 from models.diffmae.model import DiffMAEConfig
 from training import recipe
 from training.data.registry import Mixture
-from training.evaluation.restoring_settings import RestoringQuality
+from training.evaluation.settings import RestoringQuality
 from training.recipe import Recipe
 from training.starters.images.emoji import Emoji, is_held_out
 from training.starters.images.flags import Flags

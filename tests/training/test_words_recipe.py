@@ -18,7 +18,7 @@ from tests.training import named
 from tests.training.drawings import lite0
 from training import command, recipe
 from training.evaluation.cards import card as model_card
-from training.evaluation.naming_settings import NamingQuality
+from training.evaluation.settings import NamingQuality
 from training.recipe import Recipe
 from training.starters.images.named_drawings import NamedDrawings
 

@@ -22,10 +22,9 @@ from training.evaluation.filling import plot, report
 from training.evaluation.quality_by_split import KINDS
 from training.evaluation.reconstruction import shape_report, shapes
 from training.evaluation.reconstruction.turntable import network_of
-from training.evaluation.restoring_settings import Split
-from training.evaluation.shape_settings import ReconstructionQuality
+from training.evaluation.settings import ClipsQuality, ReconstructionQuality, Split
 from training.phases import Workshop
-from training.recipe import ClipsQuality, Recipe
+from training.recipe import Recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

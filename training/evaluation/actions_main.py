@@ -15,7 +15,7 @@ from training.command import Options
 from training.errors import TrainingError
 from training.evaluation import quality
 from training.evaluation.actions.measure import LART_NAME, validation
-from training.evaluation.actions_settings import ActionsQuality
+from training.evaluation.settings import ActionsQuality
 from training.phases import Workshop
 
 

@@ -22,8 +22,7 @@ from models.registry import Views, architectures
 from models.spec import Clip, Preprocess, Rung
 from training.evaluation import game, metrics
 from training.evaluation.affine_flow import FlowForest
-from training.evaluation.restoring_settings import Split
-from training.recipe import ClipsQuality
+from training.evaluation.settings import ClipsQuality, Split
 from training.starters.clips.camera_moves import CameraClips
 from training.starters.clips.footage import decoded
 from training.starters.images.stills import Pixels

@@ -24,8 +24,7 @@ from models.spec import Preprocess
 from training.data.base import Preparation, Unreadable
 from training.errors import RecipeError
 from training.evaluation import metrics
-from training.evaluation.depth_settings import DepthQuality
-from training.evaluation.restoring_settings import Split
+from training.evaluation.settings import DepthQuality, Split
 from training.objectives.depth import aligned, spread_to_one
 from training.starters.captures import CAPTURES, Capture
 from training.starters.renders.scenes import RenderedScenes, Renders, open_renders

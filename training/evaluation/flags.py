@@ -18,7 +18,7 @@ from training.data.pictures import Pixels
 from training.evaluation import baselines, metrics
 from training.evaluation.baselines import Labels
 from training.evaluation.metrics import Measured, Right
-from training.recipe import LadderSettings
+from training.evaluation.settings import LadderSettings
 from training.starters.images import distortions, flags
 from training.starters.images.flags import Corpus, Drawings, Flags, Gallery
 

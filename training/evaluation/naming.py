@@ -31,8 +31,7 @@ from training.efficientnet_lite0 import MEAN, SIDE, STD
 from training.efficientnet_lite0 import network as lite0
 from training.errors import RecipeError
 from training.evaluation import metrics
-from training.evaluation.naming_settings import NamingQuality
-from training.evaluation.restoring_settings import Split
+from training.evaluation.settings import NamingQuality, Split
 from training.starters.images.emoji_names import ENGLISH, Named, Texts, read_names
 from training.starters.images.named_drawings import Drawings, NamedDrawings, clip_art_of, drawings_of, emoji_of, on_background
 

@@ -29,17 +29,22 @@ from training.errors import RecipeError, TrainingError
 from training.evaluation import flags as measure
 from training.evaluation import metrics
 from training.evaluation.actions import measure as recognising
-from training.evaluation.actions_settings import ActionsQuality
 from training.evaluation.filling import inpainting as judge
 from training.evaluation.filling.report import summary
 from training.evaluation.flags import Comparison, Report, Task
-from training.evaluation.inpainting_settings import InpaintingQuality
 from training.evaluation.reconstruction import shape_report, shapes
-from training.evaluation.restoring_settings import Split
-from training.evaluation.shape_settings import ReconstructionQuality
+from training.evaluation.settings import (
+    ActionsQuality,
+    FlagsQuality,
+    HeldOutQuality,
+    InpaintingQuality,
+    LadderSettings,
+    ReconstructionQuality,
+    Split,
+)
 from training.fingerprint import sha256_of_weights
 from training.phases import Workshop
-from training.recipe import FlagsQuality, HeldOutQuality, LadderSettings, Recipe
+from training.recipe import Recipe
 from training.settings import Settings
 from training.starters.images import flags
 from training.starters.people import motions

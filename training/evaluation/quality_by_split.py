@@ -19,17 +19,22 @@ from training.data.registry import Mixture, open_source
 from training.errors import RecipeError
 from training.evaluation import clips, naming, sounds
 from training.evaluation import depth as depths
-from training.evaluation.depth_settings import DepthQuality
 from training.evaluation.filling import painting, restoring
-from training.evaluation.household_settings import HouseholdQuality
-from training.evaluation.naming_settings import NamingQuality
-from training.evaluation.painting_settings import PaintingQuality
 from training.evaluation.quality import Measurement, calibrated, judged_file, looked_at_once, rounded, weights_and_settings, write_report
 from training.evaluation.reconstruction import household_report, households
-from training.evaluation.restoring_settings import RestoringQuality, Split
-from training.evaluation.sounds_settings import Recorded, SoundsQuality
+from training.evaluation.settings import (
+    ClipsQuality,
+    DepthQuality,
+    HouseholdQuality,
+    NamingQuality,
+    PaintingQuality,
+    Recorded,
+    RestoringQuality,
+    SoundsQuality,
+    Split,
+)
 from training.phases import Workshop
-from training.recipe import ClipsQuality, Recipe
+from training.recipe import Recipe
 from training.settings import Settings
 from training.starters.clips.camera_moves import CameraClips
 from training.starters.images.grounds import Grounds

@@ -32,8 +32,7 @@ from training.errors import DataError, RecipeError
 from training.evaluation import metrics
 from training.evaluation.baselines import LogisticFeatures, nearest_features
 from training.evaluation.metrics import Measured
-from training.evaluation.restoring_settings import Split
-from training.evaluation.sounds_settings import Orchestra, Recorded, SoundsQuality
+from training.evaluation.settings import Orchestra, Recorded, SoundsQuality, Split
 from training.starters.sounds.acoustics import recorded
 from training.starters.sounds.notes import Notes, Played, open_notes, open_some
 from training.starters.sounds.soundfonts import Wave

@@ -27,10 +27,10 @@ from training import recipe as recipes
 from training.errors import TrainingError
 from training.evaluation.actions import recognisers, seen, splits
 from training.evaluation.actions.moments import Floats, Moments
-from training.evaluation.actions.splits import Split, Views
+from training.evaluation.actions.splits import Views
 from training.evaluation.actions.thresholds import PRECISION, judged, thresholds
-from training.evaluation.actions_settings import ActionsQuality
 from training.evaluation.cards import actions_pipeline as pipeline_card
+from training.evaluation.settings import ActionsQuality, Split
 from training.recipe import Recipe
 from training.starters.people.motions import Motions, MotionTracks
 

@@ -18,7 +18,7 @@ from training import recipe
 from training.errors import TrainingError
 from training.evaluation import flags as measure
 from training.evaluation.flags import Task
-from training.recipe import FlagsQuality
+from training.evaluation.settings import FlagsQuality
 from training.starters.images import flags
 
 BOUND = 0.005

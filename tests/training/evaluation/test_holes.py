@@ -7,7 +7,7 @@ import torch
 
 from models.spec import Preprocess
 from training.evaluation.filling.holes import Drawings, cut, drawings
-from training.evaluation.inpainting_settings import Hole, InpaintingQuality
+from training.evaluation.settings import Hole, InpaintingQuality
 from training.starters.images.clip_art import series_of
 
 

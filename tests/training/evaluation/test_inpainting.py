@@ -103,7 +103,7 @@ def test_an_untrained_phase_is_named(recipe_file: Path, packages: Path, tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"one_step": "nothing"}, "one_step and same_budget are phases; there are begin, one-step, finish"),
+        ({"one_step": "nothing"}, "release.quality.one_step: nothing is no phase; there are begin, one-step, finish"),
         ({"primary_steps": 2}, r"primary_steps: 2 is none of steps \(1, 3\)"),
         ({"steps": [3, 1]}, "steps: give each once, ascending"),
     ],

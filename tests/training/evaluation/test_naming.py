@@ -16,8 +16,7 @@ from tests.training.drawings import lite0
 from training.errors import RecipeError
 from training.evaluation import naming
 from training.evaluation.naming import FEATURES, NETWORK, PIXELS, WordIndex
-from training.evaluation.naming_settings import NamingQuality
-from training.evaluation.restoring_settings import Split
+from training.evaluation.settings import NamingQuality, Split
 from training.starters.images.emoji_names import Texts
 from training.starters.images.named_drawings import NamedDrawings
 

@@ -25,8 +25,7 @@ from training.errors import DataError
 from training.evaluation.cards import painting as painting_card
 from training.evaluation.filling import painting
 from training.evaluation.filling.photographs import CROP, Photographs, crops
-from training.evaluation.painting_settings import PaintingQuality
-from training.evaluation.restoring_settings import Split
+from training.evaluation.settings import PaintingQuality, Split
 from training.phases import WEIGHTS
 from training.starters.images.clip_art import ClipArt
 from training.watching import read_log

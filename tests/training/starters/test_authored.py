@@ -14,7 +14,7 @@ from tests.training.starters.test_motions import source
 from training import recipe
 from training.evaluation.actions.measure import standing_behind
 from training.evaluation.actions.splits import AUTHORED_SEEDS
-from training.evaluation.actions_settings import ActionsQuality
+from training.evaluation.settings import ActionsQuality
 from training.starters.people.authored import play, wandering
 from training.starters.people.bodies import MOST_BENT, Body, reproportioned
 from training.starters.people.motions import (

@@ -21,7 +21,7 @@ from models.people.pose_tracks import lart_tracks
 from models.phalp.poses import follow
 from training.data.packages import obtain
 from training.errors import DataError
-from training.evaluation.actions_settings import Clip, Seen
+from training.evaluation.settings import Clip, SeenAction
 from training.starters.people.motions import MotionTracks
 
 TOP = 3
@@ -69,7 +69,9 @@ def frames(path: Path, rate: float) -> Iterator[NDArray[np.uint8]]:
                 yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
-def _seconds(first: int, scores: NDArray[np.float32], rate: float, labels: tuple[str, ...], seen: list[Seen]) -> Iterator[dict[str, Any]]:
+def _seconds(
+    first: int, scores: NDArray[np.float32], rate: float, labels: tuple[str, ...], seen: list[SeenAction]
+) -> Iterator[dict[str, Any]]:
     """The best classes around the middle of each second of a track."""
     last = (first + len(scores) - 1) / rate
     for second in range(int(first / rate), int(last) + 1):

@@ -13,8 +13,8 @@ from sklearn.metrics import average_precision_score
 from models.lart.model import LART
 from training.evaluation.actions import calibration, clips, moments, recognisers, splits
 from training.evaluation.actions.moments import Floats, Moments
-from training.evaluation.actions.splits import Split, Views
-from training.evaluation.actions_settings import ActionsQuality
+from training.evaluation.actions.splits import Views
+from training.evaluation.settings import ActionsQuality, Split
 from training.starters.people.motions import STAND, MotionTracks
 
 LART_NAME, SINGLE, NEAREST, LOGISTIC = "LART", "LART on single frames", "nearest pose", "logistic regression"

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from training.evaluation.actions import moments
 from training.evaluation.actions.moments import Moments
-from training.evaluation.actions_settings import ActionsQuality
+from training.evaluation.settings import ActionsQuality, Split
 from training.starters.people.motions import MotionTracks, authored_takes, open_takes
-
-
-class Split(StrEnum):
-    VAL = "val"
-    """For choices, temperatures and thresholds."""
-    TEST = "test"
-    """Looked at once."""
-
 
 AUTHORED_SEEDS: Mapping[Split, int] = {Split.VAL: 1, Split.TEST: 2}
 """Seeds of bodies and tempos; that of training is another."""

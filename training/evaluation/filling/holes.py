@@ -16,7 +16,7 @@ from training.data.base import Preparation
 from training.data.pictures import to_model_size
 from training.data.sampling import draw_of
 from training.errors import RecipeError
-from training.evaluation.inpainting_settings import Hole
+from training.evaluation.settings import Hole
 from training.objectives.masks import strokes
 from training.starters.images.clip_art import ClipArt, ClipArtImages, open_clip_art, series_of
 

@@ -26,7 +26,7 @@ from training.evaluation.filling import fillers, holes, scores
 from training.evaluation.filling.fillers import Diffusion, Filler
 from training.evaluation.filling.holes import Drawings
 from training.evaluation.filling.perceptual import PerceptualDistance
-from training.evaluation.inpainting_settings import Hole, InpaintingQuality
+from training.evaluation.settings import Hole, InpaintingQuality
 from training.fingerprint import sha256_of_weights
 from training.phases import Workshop
 from training.recipe import Recipe

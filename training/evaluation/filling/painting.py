@@ -24,9 +24,7 @@ from training.evaluation.filling import fillers, holes, photographs, restoring
 from training.evaluation.filling.fillers import Diffusion, Exemplars, Filler, MeanColour
 from training.evaluation.filling.perceptual import PerceptualDistance
 from training.evaluation.filling.restoring import PATCHMATCH, Scores, compared, line
-from training.evaluation.inpainting_settings import Hole
-from training.evaluation.painting_settings import PaintingQuality
-from training.evaluation.restoring_settings import Split
+from training.evaluation.settings import Hole, PaintingQuality, Split
 
 NETWORK, NETWORK_EXEMPLAR = "network", "network-exemplar"
 HOLES = (Hole.BOXES, Hole.STROKES)

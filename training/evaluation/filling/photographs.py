@@ -7,27 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
 from training.data.packages import DebianPackage, obtain
 from training.data.pictures import Pixels
 from training.errors import DataError
-from training.settings import Settings
 
 CROP, DOWN = 256, 720
 """Side of a crop, and the height that files are reduced to first."""
-
-
-class Photographs(Settings):
-    """Files of one package for judging."""
-
-    package: DebianPackage
-    folder: str
-    validation: list[str] = Field(min_length=2)
-    """Names of files without `.jpg`. Errors are over files, so there are two or more."""
-    test: list[str] = Field(min_length=2)
-    crops: int = Field(default=6, gt=0)
-    """Crops of each file."""
 
 
 def crops(package: DebianPackage, folder: str, names: Collection[str], count: int, cache: Path) -> dict[str, list[Pixels]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from training.evaluation import metrics
 from training.evaluation.filling.inpainting import SCORES, Contest, Rows
-from training.evaluation.inpainting_settings import Hole
+from training.evaluation.settings import Hole
 
 
 def summary(contest: Contest, results: Mapping[tuple[str, Hole], Rows]) -> dict[str, Any]:

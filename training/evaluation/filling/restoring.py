@@ -32,7 +32,7 @@ from training.evaluation.filling.fillers import Diffusion, Exemplars
 from training.evaluation.filling.halves import Half, Squares
 from training.evaluation.filling.perceptual import PerceptualDistance
 from training.evaluation.metrics import Measured
-from training.evaluation.restoring_settings import RestoringQuality, Split
+from training.evaluation.settings import RestoringQuality, Split
 from training.starters.images import emoji, flags, iconify
 
 RESTORED = "restored"

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from training.evaluation import metrics
-from training.evaluation.household_settings import HouseholdQuality
 from training.evaluation.reconstruction.households import COLOURED, NEAREST, NETWORK, WAYS, Chosen, Row
 from training.evaluation.reconstruction.shapes import EXTRUDED, views_of
-from training.evaluation.restoring_settings import Split
+from training.evaluation.settings import HouseholdQuality, Split
 from training.starters.renders.scenes import RenderedScenes
 
 SCORES = ("f1", "precision", "recall")

@@ -25,7 +25,6 @@ from training.data.base import Sample
 from training.data.registry import open_source
 from training.errors import RecipeError
 from training.evaluation.filling.inpainting import FOLDER
-from training.evaluation.household_settings import HouseholdQuality
 from training.evaluation.reconstruction.shapes import (
     CARVED,
     EXTRUDED,
@@ -40,7 +39,7 @@ from training.evaluation.reconstruction.shapes import (
     views_of,
 )
 from training.evaluation.reconstruction.surfaces import Match, Truth
-from training.evaluation.restoring_settings import Split
+from training.evaluation.settings import HouseholdQuality, Split
 from training.fingerprint import sha256_of_weights
 from training.phases import Workshop
 from training.recipe import Recipe

@@ -32,7 +32,7 @@ from training.data.registry import open_source
 from training.errors import RecipeError, TrainingError
 from training.evaluation.filling.inpainting import FOLDER
 from training.evaluation.reconstruction.surfaces import Match, Points, Truth, extruded, sampled
-from training.evaluation.shape_settings import ReconstructionQuality
+from training.evaluation.settings import ReconstructionQuality
 from training.fingerprint import sha256_of_weights
 from training.phases import Workshop
 from training.recipe import Recipe
