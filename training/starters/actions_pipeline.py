@@ -28,8 +28,8 @@ from training.errors import TrainingError
 from training.evaluation.actions import recognisers, seen, splits
 from training.evaluation.actions.moments import Floats, Moments
 from training.evaluation.actions.splits import Views
-from training.evaluation.actions.thresholds import PRECISION, judged, thresholds
-from training.evaluation.cards import actions_pipeline as pipeline_card
+from training.evaluation.actions.thresholds import PRECISION, reliance, thresholds
+from training.evaluation.cards import card
 from training.evaluation.settings import ActionsQuality, Split
 from training.recipe import Recipe
 from training.starters.people.motions import Motions, MotionTracks
@@ -56,7 +56,7 @@ def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
     pose, lart = bundle.read(root / POSE), bundle.read(root / ACTIONS)
     network = load(lart).model
     assert isinstance(network, LART) and isinstance(recipe.data, Motions) and recipe.data.authored is not None
-    least, reliance = _thresholds(network, recipe, cache)
+    least, relied = _thresholds(network, recipe, cache)
     made = join_actions(root, "actions", VERSION, {"pose": pose, "actions": lart}, overwrite=overwrite)
     config = replace(PipelineConfig(**made.spec.config), thresholds=tuple(least))
     clips = {detail: _clips(made, config, detail, cache) for detail in SCALES}
@@ -70,11 +70,11 @@ def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
             "trained_on": f"2D poses of {trained} recordings of motion capture and of {authored} authored motions, seen by virtual cameras",
             "note": NOTE,
             "provenance": {"made_by": "python -m training.starters.actions_pipeline"},
-            "quality": {"pipeline": {"precision": PRECISION, "reliance": reliance, "detail": clips}},
+            "quality": {"pipeline": {"precision": PRECISION, "reliance": relied, "detail": clips}},
         }
     )
     written = bundle.rewrite(made, spec)
-    (written.path / "README.md").write_text(pipeline_card.render(spec), encoding="utf-8")
+    (written.path / "README.md").write_text(card.render(spec), encoding="utf-8")
     return written
 
 
@@ -91,13 +91,13 @@ def _thresholds(network: LART, recipe: Recipe, cache: Path) -> tuple[list[float]
     least = thresholds(fitted.labels, told(fitted))
     kinds = {"trained": splits.trained(source, views)}
     kinds |= {split.value: splits.recorded(split, source, asked, views, cache) for split in Split}
-    reliance = {}
+    relied = {}
     for name, moments in kinds.items():
         shown, nothing = moments.labelled, moments.without_action
-        reliance[name] = judged(shown.labels, told(shown), least)
+        relied[name] = reliance(shown.labels, told(shown), least)
         if len(nothing):
-            reliance[f"{name}, none"] = judged(nothing.labels, told(nothing), least)
-    return least, reliance
+            relied[f"{name}, none"] = reliance(nothing.labels, told(nothing), least)
+    return least, relied
 
 
 def _clips(made: Bundle, config: PipelineConfig, detail: Detail, cache: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def _threshold(scores: Floats, right: NDArray[np.bool_], precision: float) -> fl
     return math.floor(1e4 * float(scores[order][enough[-1]])) / 1e4 if len(enough) else NEVER
 
 
-def judged(labels: Labels, scores: Floats, least: Sequence[float]) -> dict[str, Any]:
+def reliance(labels: Labels, scores: Floats, least: Sequence[float]) -> dict[str, Any]:
     """How often the best label is right, of all moments and of those that are not unsure. least: a threshold a label."""
     best = scores.argmax(axis=1)
     rows = np.arange(len(best))

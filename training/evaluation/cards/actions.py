@@ -8,6 +8,7 @@ from typing import Any
 from models.bundle import BundleSpec
 from training.evaluation.actions import plot
 from training.evaluation.actions.measure import ENOUGH_RECORDINGS, QUIET
+from training.evaluation.cards.figures import table
 
 TOO_FEW = (
     "These are too few for errors to be stated: the figures tell what happened on these recordings, not how well a class is",
@@ -30,7 +31,7 @@ def section(spec: BundleSpec) -> Iterator[str]:
         "",
         *_behind(behind),
     )
-    yield from _table("Unseen recordings", actions["unseen"])
+    yield from _classes("Unseen recordings", actions["unseen"])
     yield from (
         "Right: share of a class's moments whose best score is right; AP: average precision. Nearest pose: the class of the nearest",
         "pose of training; logistic regression: on mean, spread and speed of each value over a second; both learn from tracks drawn as",
@@ -38,16 +39,13 @@ def section(spec: BundleSpec) -> Iterator[str]:
         "",
         f"![confusion matrix]({plot.FILE})",
         "",
-        "| recording | moments | right |",
-        "|---|---|---|",
     )
-    for row in actions["by_recording"]:
-        yield f"| {row['recording']} | {row['moments']} | {_percent(row['accuracy'])} |"
-    yield ""
+    recordings = ((row["recording"], row["moments"], _percent(row["accuracy"])) for row in actions["by_recording"])
+    yield from table(("recording", "moments", "right"), recordings)
     yield from _none(actions)
-    yield from _table("The recordings of training, from other cameras", actions["known"])
+    yield from _classes("The recordings of training, from other cameras", actions["known"])
     yield from ("This tells that views generalise, nothing about other people. Classes without a row above were measured here alone.", "")
-    yield from _table("Authored motions, of other bodies and at other tempos", actions["authored"], "takes")
+    yield from _classes("Authored motions, of other bodies and at other tempos", actions["authored"], "takes")
     yield from ("They are done as those of training are: this tells nothing about how people do them.", "")
     yield from _calibration(spec)
     for clip in actions["clips"]:
@@ -59,13 +57,9 @@ def _behind(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         "A class is **unverified** where no second recording shows it: nobody else was seen doing it. Recordings are those of training, of",
         "validation and of the test together.",
         "",
-        "| class | recordings | authored | |",
-        "|---|---|---|---|",
     )
-    for row in rows:
-        cells = (row["label"], row["recordings"], "yes" if row["authored"] else "", "unverified" if row["unverified"] else "")
-        yield f"| {' | '.join(str(cell) for cell in cells)} |"
-    yield ""
+    cells = ((row["label"], row["recordings"], "yes" if row["authored"] else "", "unverified" if row["unverified"] else "") for row in rows)
+    yield from table(("class", "recordings", "authored", ""), cells)
 
 
 def _none(actions: Mapping[str, Any]) -> Iterator[str]:
@@ -74,14 +68,10 @@ def _none(actions: Mapping[str, Any]) -> Iterator[str]:
         "",
         f"Moments that show none of the classes, and in how many of them no label scores more than {QUIET:g}.",
         "",
-        "| moments | | no label |",
-        "|---|---|---|",
     )
     kinds = {"recorded": "unseen recordings, half a second or more from anything that was marked", "authored": "random walks of joints"}
-    for kind, what in kinds.items():
-        row = actions["none"][kind]
-        yield f"| {what} | {row['moments']} | {_percent(row['quiet'])} |"
-    yield ""
+    rows = ((what, actions["none"][kind]["moments"], _percent(actions["none"][kind]["quiet"])) for kind, what in kinds.items())
+    yield from table(("moments", "", "no label"), rows)
 
 
 def _calibration(spec: BundleSpec) -> Iterator[str]:
@@ -95,18 +85,24 @@ def _calibration(spec: BundleSpec) -> Iterator[str]:
     )
 
 
-def _table(title: str, table: Mapping[str, Any], sources: str = "recordings") -> Iterator[str]:
-    ways = list(table["accuracy"])
-    yield from (f"### {title}", "", f"| class | {sources} | moments | {' | '.join(f'{way}: right (AP)' for way in ways)} |")
-    yield f"|---|---|---|{'---|' * len(ways)}"
-    for row in table["classes"]:
-        cells = [f"{_percent(row['accuracy'][way])} ({row['average_precision'][way]:.2f})" for way in ways]
-        yield f"| {row['label']} | {len(row['recordings'])} | {row['moments']} | {' | '.join(cells)} |"
+def _classes(title: str, found: Mapping[str, Any], sources: str = "recordings") -> Iterator[str]:
+    ways = list(found["accuracy"])
+    rows = [
+        (
+            row["label"],
+            len(row["recordings"]),
+            row["moments"],
+            *(f"{_percent(row['accuracy'][way])} ({row['average_precision'][way]:.2f})" for way in ways),
+        )
+        for row in found["classes"]
+    ]
     overall = [
-        f"{_accuracy(table['accuracy'][way])}, mean of classes {_percent(table['mean_accuracy'][way])} (mAP {table['map'][way]:.2f})"
+        f"{_accuracy(found['accuracy'][way])}, mean of classes {_percent(found['mean_accuracy'][way])} (mAP {found['map'][way]:.2f})"
         for way in ways
     ]
-    yield from (f"| **all** | | {table['moments']} | {' | '.join(overall)} |", "")
+    yield from (f"### {title}", "")
+    head = ("class", sources, "moments", *(f"{way}: right (AP)" for way in ways))
+    yield from table(head, (*rows, ("**all**", "", found["moments"], *overall)))
 
 
 def _clip(clip: Mapping[str, Any]) -> Iterator[str]:
@@ -115,14 +111,13 @@ def _clip(clip: Mapping[str, Any]) -> Iterator[str]:
         "",
         "Detected, tracked and read as in service; what was seen is somebody's note, and no picture is kept.",
         "",
-        "| person | second | seen | said |",
-        "|---|---|---|---|",
     )
-    for person in clip["people"]:
-        for row in person["seconds"]:
-            said = ", ".join(f"{label['label']} {label['score']:.2f}" for label in row["told"])
-            yield f"| {person['person']} | {row['second']} | {row['seen']} | {said} |"
-    yield ""
+    seconds = (
+        (person["person"], row["second"], row["seen"], ", ".join(f"{label['label']} {label['score']:.2f}" for label in row["told"]))
+        for person in clip["people"]
+        for row in person["seconds"]
+    )
+    yield from table(("person", "second", "seen", "said"), seconds)
 
 
 def _accuracy(measured: Mapping[str, float]) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from models.bundle import BundleSpec
+from training.evaluation.cards.figures import table
 
 
-def render(spec: BundleSpec) -> str:
+def sections(spec: BundleSpec) -> Iterator[str]:
     measured = spec.quality["pipeline"]
-    return "\n".join([*_head(spec), *_people(spec, measured["detail"]), *_labels(spec, measured), *_seconds(spec, measured["detail"]), ""])
+    yield from _head(spec)
+    yield from _people(spec, measured["detail"])
+    yield from _labels(spec, measured)
+    yield from _seconds(spec, measured["detail"])
 
 
 def _head(spec: BundleSpec) -> Iterator[str]:
@@ -39,19 +43,19 @@ def _people(spec: BundleSpec, details: Mapping[str, Any]) -> Iterator[str]:
         "picture is kept. `demo` is PyPI sports2d 0.8.34's clip, `laboratory` camera 1 of PyPI pose2sim 0.10.49's people (the woman is",
         "drawn into it), `square` the first ten seconds of Debian opencv-doc's `vtest.avi`, whose people are 30 to 120 of 768 pixels tall.",
         "",
-        f"| clip, person | frames | {' | '.join(details)} | longest gap, {' / '.join(details)} |",
-        f"|---|---|{'---|' * len(details)}---|",
     )
-    for clip in clips:
-        found = [measured[clip] for measured in details.values()]
-        whole = " | ".join(f"**{100 * one['share']:.0f} %**" for one in found)
-        yield f"| **{clip}** | {found[0]['frames']} | {whole} | |"
-        for who in found[0]["people"]:
-            rows = [one["people"][who] for one in found]
-            shares = " | ".join(f"{100 * row['seen'] / row['frames']:.0f} %" for row in rows)
-            gaps = " / ".join(f"{row['longest_gap_s']:g}" for row in rows)
-            yield f"| {clip}, {who} | {rows[0]['frames']} | {shares} | {gaps} s |"
-    yield from ("", f"The usual detail is `{spec.config['detail']}`: {_why(spec.config['detail'], details)}.", "")
+    head = ("clip, person", "frames", *details, f"longest gap, {' / '.join(details)}")
+    yield from table(head, (row for clip in clips for row in _rows(clip, [measured[clip] for measured in details.values()])))
+    yield from (f"The usual detail is `{spec.config['detail']}`: {_why(spec.config['detail'], details)}.", "")
+
+
+def _rows(clip: str, found: Sequence[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
+    """A clip as a whole, and each of its people. found: by detail."""
+    yield f"**{clip}**", found[0]["frames"], *(f"**{100 * one['share']:.0f} %**" for one in found), ""
+    for who in found[0]["people"]:
+        people = [one["people"][who] for one in found]
+        gaps = " / ".join(f"{one['longest_gap_s']:g}" for one in people)
+        yield f"{clip}, {who}", people[0]["frames"], *(f"{100 * one['seen'] / one['frames']:.0f} %" for one in people), f"{gaps} s"
 
 
 def _why(usual: str, details: Mapping[str, Any]) -> str:
@@ -62,7 +66,6 @@ def _why(usual: str, details: Mapping[str, Any]) -> str:
 
 
 def _labels(spec: BundleSpec, measured: Mapping[str, Any]) -> Iterator[str]:
-    reliance = measured["reliance"]
     yield from (
         "## Labels that can be relied on",
         "",
@@ -70,17 +73,12 @@ def _labels(spec: BundleSpec, measured: Mapping[str, Any]) -> Iterator[str]:
         f"which the label scores as much {100 * measured['precision']:.0f} % have it. They were chosen on the recordings of training and",
         "the validation split, from cameras that nothing was trained on. Of the recordings of the test it is only told how they do.",
         "",
-        "| moments | best label right | sure | right of the sure | right of the unsure |",
-        "|---|---|---|---|---|",
-        *(_row(ROWS[name], one) for name, one in reliance.items()),
-        "",
-        "The rows of the test are what to expect of other people.",
-        "",
-        "| label | threshold |",
-        "|---|---|",
-        *(f"| {label} | {least:.2f} |" for label, least in zip(spec.labels, spec.config["thresholds"], strict=True)),
-        "",
     )
+    head = ("moments", "best label right", "sure", "right of the sure", "right of the unsure")
+    yield from table(head, (_shares(ROWS[name], one) for name, one in measured["reliance"].items()))
+    yield from ("The rows of the test are what to expect of other people.", "")
+    thresholds = zip(spec.labels, spec.config["thresholds"], strict=True)
+    yield from table(("label", "threshold"), ((label, f"{least:.2f}") for label, least in thresholds))
 
 
 ROWS = {
@@ -93,9 +91,9 @@ ROWS = {
 }
 
 
-def _row(name: str, one: Mapping[str, Any]) -> str:
+def _shares(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
     shares = [one[key] for key in ("right", "sure", "right_of_sure", "right_of_unsure")]
-    return f"| {one['moments']:,}, {name} | {' | '.join('–' if share is None else f'{100 * share:.0f} %' for share in shares)} |"
+    return f"{one['moments']:,}, {name}", *("–" if share is None else f"{100 * share:.0f} %" for share in shares)
 
 
 def _seconds(spec: BundleSpec, details: Mapping[str, Any]) -> Iterator[str]:
@@ -105,12 +103,10 @@ def _seconds(spec: BundleSpec, details: Mapping[str, Any]) -> Iterator[str]:
         "Person 1 stands on a wall and waves both arms (to 3 s), walks to its edge, turns over in the air (5.2 to 6.3 s), lands in a squat",
         "and runs off; person 2 walks.",
         "",
-        f"| person | second | {' | '.join(details)} |",
-        f"|---|---|{'---|' * len(details)}",
     )
     told = [{(row["person"], int(row["begin"])): row for row in measured["demo"]["seconds"]} for measured in details.values()]
-    for person, second in sorted({key for one in told for key in one}):
-        yield f"| {person} | {second} | {' | '.join(_said(one.get((person, second))) for one in told)} |"
+    seconds = sorted({key for one in told for key in one})
+    yield from table(("person", "second", *details), ((*key, *(_said(one.get(key)) for one in told)) for key in seconds))
 
 
 def _said(row: Mapping[str, Any] | None) -> str:

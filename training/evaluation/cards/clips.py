@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
+from training.evaluation.cards.figures import share, table
 
 _BASELINES = {
     "one frame": "the middle frame alone, repeated",
@@ -34,42 +35,31 @@ def section(spec: BundleSpec) -> Iterator[str]:
         f"Judged once, as the service looks at videos, on {found['videos']} made-up videos of pictures that were not trained on,",
         "encoded by three codecs at 10 to 60 frames a second. ± is two standard errors; a difference is paired.",
         "",
-        f"The primary figure, fixed before training: **{_percent(found['network'])}** are named right. Expected calibration error",
+        f"The primary figure, fixed before training: **{share(found['network'])}** are named right. Expected calibration error",
         f"(15 bins): {100 * found['calibration_error']:.1f} %.",
         "",
-        *_table(found, found["videos"]),
-        "| move | videos | right | optical flow | told as something else |",
-        "|---|---|---|---|---|",
-        *(f"| {row['name']} | {_cells(row)} |" for row in found["by_move"]),
-        "",
+    )
+    counts = ("right", "optical flow", "told as something else")
+    yield from _baselines(found, found["videos"])
+    yield from table(("move", "videos", *counts), ((row["name"], *_cells(row)) for row in found["by_move"]))
+    yield from (
         "### In a game",
         "",
         f"{found['game']['clips']} clips of ViZDoom 1.3.2 (Freedoom), whose player turns and walks; nothing of it was trained on",
-        f"or is shipped: **{_percent(found['game']['network'])}** are named right.",
-        "",
-        *_table(found["game"], found["game"]["clips"]),
-        "| the player | to be named | clips | right | optical flow | told as something else |",
-        "|---|---|---|---|---|---|",
-        *(f"| {row['name']} | {row['move']} | {_cells(row)} |" for row in found["game"]["by_action"]),
+        f"or is shipped: **{share(found['game']['network'])}** are named right.",
         "",
     )
+    yield from _baselines(found["game"], found["game"]["clips"])
+    rows = ((row["name"], row["move"], *_cells(row)) for row in found["game"]["by_action"])
+    yield from table(("the player", "to be named", "clips", *counts), rows)
 
 
-def _table(found: Mapping[str, Any], count: int) -> Iterator[str]:
-    yield from (
-        f"| by | of {count} right | this network is better by |",
-        "|---|---|---|",
-        f"| this network | {_percent(found['network'])} | |",
-    )
-    for name, rival in found["baselines"].items():
-        yield f"| {_BASELINES[name]} | {_percent(rival['accuracy'])} | {_percent(rival['gain'])} |"
-    yield ""
+def _baselines(found: Mapping[str, Any], count: int) -> Iterator[str]:
+    rivals = ((_BASELINES[name], share(row["accuracy"]), share(row["gain"])) for name, row in found["baselines"].items())
+    head = ("by", f"of {count} right", "this network is better by")
+    yield from table(head, (("this network", share(found["network"]), ""), *rivals))
 
 
-def _cells(row: Mapping[str, Any]) -> str:
+def _cells(row: Mapping[str, Any]) -> tuple[object, ...]:
     others = ", ".join(f"{name} {count}" for name, count in row["told_as"].items())
-    return f"{row['videos']} | {row['right']} | {row['optical flow']} | {others}"
-
-
-def _percent(measured: Mapping[str, float]) -> str:
-    return f"{100 * measured['value']:.1f} ± {200 * measured['standard_error']:.1f} %"
+    return row["videos"], row["right"], row["optical flow"], others

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from models.bundle import BundleSpec
+from training.evaluation.cards.figures import creators, table
 from training.evaluation.cards.reconstruction import trained_on
 
 
@@ -13,7 +14,7 @@ def section(spec: BundleSpec) -> Iterator[str]:
     ratio = found["ratio"]
     yield from trained_on(data)
     yield from (
-        *(f"- {license}: objects by {', '.join(names)}." for license, names in data["creators"].items()),
+        *creators(data, "- {license}: objects"),
         "",
         "## Quality",
         "",
@@ -24,14 +25,12 @@ def section(spec: BundleSpec) -> Iterator[str]:
         f"The primary figure, fixed before training, is the network's error over that of the inflated outline: **{ratio['value']:.3f}** ±",
         f"{2 * ratio['standard_error']:.3f} (two standard errors). The network is nearer on {found['better']} of the objects.",
         "",
-        "| category | objects | network | inflated outline |",
-        "|---|---|---|---|",
-        *(f"| {row['name']} | {row['objects']} | {row['network']:.3f} | {row['inflated']:.3f} |" for row in found["by_category"]),
-        "",
-        "Two photographs with measured depth, one by one:",
-        "",
-        "| photograph | network | inflated outline |",
-        "|---|---|---|",
-        *(f"| {row['name']} | {row['network']:.3f} | {row['inflated']:.3f} |" for row in found["photographs"]),
-        "",
     )
+    ways = ("network", "inflated outline")
+    yield from table(
+        ("category", "objects", *ways),
+        ((row["name"], row["objects"], f"{row['network']:.3f}", f"{row['inflated']:.3f}") for row in found["by_category"]),
+    )
+    yield from ("Two photographs with measured depth, one by one:", "")
+    photographs = ((row["name"], f"{row['network']:.3f}", f"{row['inflated']:.3f}") for row in found["photographs"])
+    yield from table(("photograph", *ways), photographs)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from training.evaluation.cards.reconstruction import trained_on
-from training.evaluation.filling.report import verdict
+from training.evaluation.cards.figures import creators, figure, table, verdict
+from training.evaluation.cards.reconstruction import SCORES, trained_on
 from training.evaluation.reconstruction.households import BACK, NETWORK, ORACLE, PLAIN
 from training.evaluation.reconstruction.shapes import EXTRUDED
 
@@ -17,7 +17,7 @@ def section(spec: BundleSpec) -> Iterator[str]:
     target, before = found["target"], found["thresholds_before_calibration"]
     yield from trained_on(data)
     yield from (
-        *(f"- {license}: objects by {', '.join(names)}." for license, names in data["creators"].items()),
+        *creators(data, "- {license}: objects"),
         "",
         "## Quality",
         "",
@@ -31,7 +31,9 @@ def section(spec: BundleSpec) -> Iterator[str]:
         f"above `{EXTRUDED}`; and colours that nobody saw nearer to the true ones than the nearest seen colour is.",
         f"Met: {_met(target['met'])}.",
         "",
-        *_tables(found),
+    )
+    yield from _tables(found)
+    yield from (
         f"`{NETWORK}` are the cells that the network calls occupied, asked in steps of {found['spacing']:g} (adaptive); joined is what the",
         f"service answers; `{PLAIN}` is the same network without a U-Net, trained for as long. `{BACK}`",
         f"joins the seen points with what the U-Net tells to lie behind them, `{ORACLE}` with what is there.",
@@ -40,47 +42,31 @@ def section(spec: BundleSpec) -> Iterator[str]:
         f"{before[PLAIN]:.2f}, became the service's. Colours are asked of the true surface where nobody saw it; their error is the mean",
         "absolute one of red, green and blue in 0 to 1.",
         "",
-        "| category | objects | network | without knowing | extruded |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {row['name']} | {row['objects']} | {row['f1'][NETWORK]:.3f} | {row['f1'][PLAIN]:.3f} | {row['f1'][EXTRUDED]:.3f} |"
-            for row in found["by_category"]
-        ),
-        "",
     )
+    ways = {NETWORK: "network", PLAIN: "without knowing", EXTRUDED: "extruded"}
+    rows = ((row["name"], row["objects"], *(f"{row['f1'][way]:.3f}" for way in ways)) for row in found["by_category"])
+    yield from table(("category", "objects", *ways.values()), rows)
     if found["continuity"]:
         yield from (
             "### Objects of earlier tests",
             "",
             f"{found['continuity']['objects']} objects on which earlier versions were tested, for continuity alone.",
             "",
-            *_tables(found["continuity"]),
         )
+        yield from _tables(found["continuity"])
 
 
 def _tables(part: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("| reconstructed by | F1 | precision | recall | the network is |", "|---|---|---|---|---|")
-    for row in part["reconstruction"]:
-        cells = " | ".join(_figure(row[score]) for score in ("f1", "precision", "recall"))
-        yield f"| {row['name']} | {cells} | {_compared(row, NETWORK, lower_is_better=False)} |"
-    yield from ("", "| colours by | error | the network is |", "|---|---|---|")
-    for row in part["colours"]:
-        yield f"| {row['name']} | {_figure(row['error'])} | {_compared(row, NETWORK, lower_is_better=True)} |"
-    yield ""
+    shapes = ((row["name"], *(figure(row[score], 3) for score in SCORES), _compared(row, False)) for row in part["reconstruction"])
+    yield from table(("reconstructed by", *SCORES.values(), "the network is"), shapes)
+    colours = ((row["name"], figure(row["error"], 3), _compared(row, True)) for row in part["colours"])
+    yield from table(("colours by", "error", "the network is"), colours)
 
 
-def _compared(row: Mapping[str, Any], itself: str, *, lower_is_better: bool) -> str:
-    if row["name"] == itself:
-        return ""
-    difference = row["network_minus_this"]
-    said = verdict(difference, lower_is_better=lower_is_better)
-    return f"{said} ({difference['value']:+.3f} ± {2 * difference['standard_error']:.3f})"
+def _compared(row: Mapping[str, Any], lower_is_better: bool) -> str:
+    return "" if row["name"] == NETWORK else verdict(row["network_minus_this"], 3, lower_is_better=lower_is_better)
 
 
 def _met(met: Mapping[str, bool]) -> str:
     names = {"f1": "F1", "above_extruded": "above extruded", "colour_below_nearest_seen": "colours"}
     return ", ".join(f"{names[name]} {'yes' if value else 'no'}" for name, value in met.items())
-
-
-def _figure(measured: Mapping[str, float]) -> str:
-    return f"{measured['value']:.3f} ± {2 * measured['standard_error']:.3f}"

@@ -6,34 +6,34 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
+from training.evaluation.cards.figures import packages, share, table
 from training.evaluation.naming import NETWORK, RANKS
 
 
 def section(spec: BundleSpec) -> Iterator[str]:
     report, data = spec.quality["naming"], spec.provenance["data"]
     artists = ", ".join(f"{artist['name']} ({artist['license']})" for artist in data["artists"])
-    packages = ", ".join(f"{package['name']} {package['version']}" for package in data["packages"])
     count, primary = report["emoji"]["n"], report["emoji"]["ways"][NETWORK]["top1"]
-    learnt = [row for row in report["languages"] if not row["held_back"]]
-    held_back = [row for row in report["languages"] if row["held_back"]]
+    languages = sorted(report["languages"], key=lambda row: bool(row["held_back"]))
     yield from (
         "## Data",
         "",
         f"Emoji by {artists}, by names and keywords of Unicode's CLDR in",
-        f"{len(learnt)} languages; and Open Clip Art (public domain) by titles and keywords. No photographs.",
+        f"{sum(not row['held_back'] for row in languages)} languages; and Open Clip Art (public domain) by titles and keywords."
+        " No photographs.",
         "",
-        f"Packages: {packages}.",
+        f"Packages: {packages(data)}.",
         "",
         "## Quality",
         "",
         f"Judged once, on {count:,} emoji of {report['artist']}, an artist whom nothing was learnt from. The primary figure, fixed before",
-        f"training, is the share that is named correctly among their {count:,} English names: **{_figure(primary)}**.",
+        f"training, is the share that is named correctly among their {count:,} English names: **{share(primary)}**.",
         "",
         "± is two standard errors; differences are paired. The nearest neighbour is among the drawings that were trained on, by the cosine",
         f"of pixels or of features of EfficientNet-Lite0. Chance: {100 * report['emoji']['chance']['top1']:.2f} %.",
         "",
     )
-    yield from _table(report["emoji"], "nearest neighbour by ")
+    yield from _ways(report["emoji"], "nearest neighbour by ")
     yield from (
         "### Clip art by its title",
         "",
@@ -42,31 +42,20 @@ def section(spec: BundleSpec) -> Iterator[str]:
         f"words first, finds the drawings most like it. Chance: {100 * report['titles']['chance']['top5']:.1f} % among the first five.",
         "",
     )
-    yield from _table(report["titles"], "words in titles, ")
-    yield from (
-        "### Languages",
-        "",
-        "The same emoji, named among their names in one language.",
-        "",
-        "| language | learnt | named correctly | among the first five |",
-        "|---|---|---|---|",
-        *(
-            f"| {row['language']} | {'no' if row['held_back'] else 'yes'} | {_figure(row['top1'])} | {_figure(row['top5'])} |"
-            for row in (*learnt, *held_back)
-        ),
-        "",
-    )
+    yield from _ways(report["titles"], "words in titles, ")
+    yield from ("### Languages", "", "The same emoji, named among their names in one language.", "")
+    rows = ((row["language"], "no" if row["held_back"] else "yes", share(row["top1"]), share(row["top5"])) for row in languages)
+    yield from table(("language", "learnt", "named correctly", "among the first five"), rows)
 
 
-def _table(shares: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def _ways(shares: Mapping[str, Any], prefix: str) -> Iterator[str]:
     names = [f"among the first {rank}" if rank > 1 else "first" for rank in RANKS]
-    yield from (f"| way | {' | '.join(names)} | network minus this, first five |", f"|---|{'---|' * len(RANKS)}---|")
-    for way, row in shares["ways"].items():
-        cells = [_figure(row[f"top{rank}"]) for rank in RANKS]
-        gain = "" if way == NETWORK else _figure(row["network_minus_this_top5"], "+")
-        yield f"| {'this model' if way == NETWORK else prefix + way} | {' | '.join(cells)} | {gain} |"
-    yield ""
-
-
-def _figure(measured: Mapping[str, float], sign: str = "") -> str:
-    return f"{100 * measured['value']:{sign}.1f} ± {200 * measured['standard_error']:.1f} %"
+    rows = (
+        (
+            "this model" if way == NETWORK else prefix + way,
+            *(share(row[f"top{rank}"]) for rank in RANKS),
+            "" if way == NETWORK else share(row["network_minus_this_top5"], sign="+"),
+        )
+        for way, row in shares["ways"].items()
+    )
+    yield from table(("way", *names, "network minus this, first five"), rows)

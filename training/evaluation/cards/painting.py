@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from models.bundle import BundleSpec
-from training.evaluation.cards import restoring as restoring_card
-from training.evaluation.cards import served as served_card
-from training.evaluation.cards.restoring import figure, table
+from training.evaluation.cards import restoring, served
+from training.evaluation.cards.figures import creators, figure, packages
 from training.evaluation.filling.painting import HOLES
 from training.evaluation.filling.restoring import PATCHMATCH
 
@@ -17,15 +16,14 @@ _WHAT = "perceptual distance (lower is better)"
 def section(spec: BundleSpec) -> Iterator[str]:
     report, data = spec.quality["painting"], spec.provenance["data"]
     first = {kind: report[kind][PATCHMATCH]["network_minus_this"] for kind in report["holes"]}
-    told = "; ".join(f"{kind} **{figure(gain, 1, 4, '+')}**" for kind, gain in first.items())
+    told = "; ".join(f"{kind} **{figure(gain, 4, sign='+')}**" for kind, gain in first.items())
     target = spec.provenance["recipe"]["release"]["quality"]["target"]
-    packages = ", ".join(f"{package['name']} {package['version']}" for package in data["packages"])
     yield from (
         "## Data",
         "",
-        f"Packages of training and judging: {packages}.",
+        f"Packages of training and judging: {packages(data)}.",
         "",
-        *(f"Textures under {license} are by {', '.join(names)}." for license, names in data["creators"].items()),
+        *creators(data, "Textures under {license} are"),
         "",
         "## Quality",
         "",
@@ -40,10 +38,10 @@ def section(spec: BundleSpec) -> Iterator[str]:
     )
     for kind, holes in report["holes"].items():
         for hole in HOLES:
-            yield from table(f"{kind.capitalize()}, {hole.value}", _WHAT, holes[hole.value], 1, 4, "network")
-        yield from table(f"{kind.capitalize()}, both", _WHAT, report[kind], 1, 4, "network")
+            yield from restoring.ways(f"{kind.capitalize()}, {hole.value}", _WHAT, holes[hole.value], 1, 4, "network")
+        yield from restoring.ways(f"{kind.capitalize()}, both", _WHAT, report[kind], 1, 4, "network")
     if "served" in spec.quality:
         yield from ("## As it is served", "", "Printed by `python -m benchmarks.fillings`, on the same drawings and photographs.", "")
-        yield from served_card.tables(spec.quality["served"], spec.fill)
+        yield from served.tables(spec.quality["served"], spec.fill)
     yield from ("## Restored flags", "")
-    yield from restoring_card.told(report["restoring"])
+    yield from restoring.told(report["restoring"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import starmap
 from typing import Any
 
 from models.spec import Fill
+from training.evaluation.cards.figures import table
 
 
 def section(served: Mapping[str, Any], rules: list[Fill]) -> Iterator[str]:
@@ -31,18 +33,15 @@ def tables(served: Mapping[str, Any], rules: list[Fill]) -> Iterator[str]:
     yield from (f"Rules of `auto`: {'; '.join(map(_rule, rules)) or 'none, so it is the network'}.", "")
     for title, group in served["groups"].items():
         chosen = ", ".join(f"{method} {count}" for method, count in group["chosen"].items() if count)
-        yield from (
-            f"### {title.capitalize()}",
-            "",
-            f"{group['pictures']} holes; `auto` took: {chosen}.",
-            "",
-            "| filled by | perceptual distance | against auto | seam | gradient |",
-            "|---|---|---|---|---|",
-        )
-        for name, row in sorted(group["rows"].items(), key=lambda item: item[1]["perceptual"]):
-            cells = f"{row['perceptual']:.4f} ± {row['error']:.4f} | {row['minus_auto']:+.4f} ± {row['minus_auto_error']:.4f}"
-            yield f"| {name} | {cells} | {row['seam']:.2f} | {row['gradient']:.2f} |"
-        yield ""
+        yield from (f"### {title.capitalize()}", "", f"{group['pictures']} holes; `auto` took: {chosen}.", "")
+        best_first = sorted(group["rows"].items(), key=lambda item: item[1]["perceptual"])
+        head = ("filled by", "perceptual distance", "against auto", "seam", "gradient")
+        yield from table(head, starmap(_cells, best_first))
+
+
+def _cells(name: str, row: Mapping[str, float]) -> tuple[str, ...]:
+    distance = f"{row['perceptual']:.4f} ± {row['error']:.4f}"
+    return name, distance, f"{row['minus_auto']:+.4f} ± {row['minus_auto_error']:.4f}", f"{row['seam']:.2f}", f"{row['gradient']:.2f}"
 
 
 def _rule(rule: Fill) -> str:

@@ -43,11 +43,3 @@ def summary(contest: Contest, results: Mapping[tuple[str, Hole], Rows]) -> dict[
         "primary_steps": settings.primary_steps,
         "images": len(contest.drawings),
     }
-
-
-def verdict(difference: Mapping[str, float], *, lower_is_better: bool) -> str:
-    """Verdict about "primary minus this", by two standard errors."""
-    value, error = difference["value"], difference["standard_error"]
-    if abs(value) <= 2 * error:
-        return "no difference"
-    return "better" if (value < 0) == lower_is_better else "worse"
