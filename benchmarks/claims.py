@@ -26,7 +26,7 @@ from training import phases, recipe
 from training.command import Options
 from training.data.registry import open_source
 from training.errors import TrainingError
-from training.evaluation import metrics, quality
+from training.evaluation import held_out, metrics
 from training.evaluation.metrics import Measured, Right
 from training.phases import Workshop
 from training.starters.images.clip_art import ClipArt
@@ -64,7 +64,7 @@ def pretrained_encoders(runs: Path, cache: Path) -> list[Row]:
     right: dict[str, Right] = {}
     for phase in plan.phases:
         network = phases.trained_network(plan, phase.name, source.labels, shop)
-        logits, labels = quality.logits_of(network, source, MergeSchedule.off())
+        logits, labels = held_out.logits_of(network, source, MergeSchedule.off())
         right[phase.name] = np.asarray(logits.argmax(axis=1) == labels)
     return compared(right)
 

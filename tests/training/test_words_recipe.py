@@ -1,4 +1,4 @@
-"""The recipe of words: whoever is judged by was not learnt from, and a tiny one becomes a bundle that reads texts."""
+"""The recipe of words: whoever is evaluated by was not learnt from, and a tiny one becomes a bundle that reads texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m training.evaluation`: judge a trained recipe that fills holes, whole or in pieces, reconstructs, or names what it is given."""
+"""`python -m training.evaluation RECIPE`: evaluate a trained network as `release.quality` of its recipe asks for."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 
 from models import bundle
 from models.bundle import BundleError
-from training import goal, phases, recipe
+from training import recipe
 from training.command import Options
 from training.errors import TrainingError
-from training.evaluation import quality
-from training.evaluation.cards import card as model_card
-from training.evaluation.filling import inpainting as judge
-from training.evaluation.filling import plot, report
-from training.evaluation.quality_by_split import KINDS
+from training.evaluation import kinds
+from training.evaluation.cards import card
+from training.evaluation.filling import inpainting
+from training.evaluation.kinds import BySplit, Evaluation
+from training.evaluation.measurement import reports
 from training.evaluation.reconstruction import shape_report, shapes
 from training.evaluation.reconstruction.turntable import network_of
-from training.evaluation.settings import ClipsQuality, ReconstructionQuality, Split
+from training.evaluation.settings import InpaintingQuality, Split
 from training.phases import Workshop
 from training.recipe import Recipe
 
@@ -30,7 +30,7 @@ from training.recipe import Recipe
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parse(arguments)
     try:
-        _judge(given)
+        _evaluate(given)
     except TrainingError as error:
         print(error, file=sys.stderr)
         return 2
@@ -40,59 +40,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluation",
-        description="Fill holes of held-out drawings, or reconstruct held-out objects, in every way that is compared. What was stopped goes"
-        " on; `opsin train` uses the rows.",
+        description="Evaluate a trained network as `release.quality` of its recipe asks for. An evaluation that was stopped goes on, and"
+        " `opsin train` reads what was scored before.",
     )
     parser.add_argument("recipe", type=Path)
     parser.add_argument("changes", nargs="*", metavar="FIELD=VALUE", help="overrides, such as release.quality.images=8")
     parser.add_argument("--runs", type=Path, default=Options.runs, help="where the phases were trained (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Options.cache, help="downloaded and decoded data (default: %(default)s)")
-    parser.add_argument("--bundle", type=Path, help="judge this bundle, which reconstructs, and renew its card")
+    parser.add_argument("--phase", help="evaluate the network of this phase, not that of the release")
+    parser.add_argument("--split", type=Split, choices=list(Split), help="of the held-out data; test is looked at once (default: val)")
     parser.add_argument("--only", default="", help="part of a name: fill holes in these ways alone, such as `Telea` or `100 steps`")
-    parser.add_argument("--phase", help="judge the network of this phase, not that of the release")
-    parser.add_argument(
-        "--split",
-        type=Split,
-        choices=list(Split),
-        default=Split.VAL,
-        help="of pictures to be painted, flags to be restored, objects whose depth is told or that are reconstructed, or drawings, sounds"
-        " and camera moves to be named (default: val)",
-    )
-    parser.add_argument("--batch", type=int, default=32, help="drawings at a time (default: %(default)s)")
+    parser.add_argument("--bundle", type=Path, help="evaluate this bundle, which reconstructs, and renew its card")
     return parser.parse_intermixed_args(arguments)
 
 
-def _judge(given: argparse.Namespace) -> None:
+def _evaluate(given: argparse.Namespace) -> None:
     plan = recipe.read(given.recipe, tuple(given.changes))
-    if plan.release is None:
-        raise TrainingError("release: the recipe makes no bundle, so there is nothing to judge")
+    quality = plan.release.quality if plan.release else None
+    if quality is None:
+        raise TrainingError("release.quality: the recipe asks for no measurement, so there is nothing to evaluate")
+    kind = kinds.KINDS[type(quality)]
+    if given.split and not isinstance(kind, BySplit):
+        raise TrainingError(f"--split: kind {quality.kind} has no splits to choose from; leave it out")
+    if given.only and not isinstance(quality, InpaintingQuality):
+        raise TrainingError(f"--only: kind {quality.kind} is evaluated as a whole; leave it out")
     shop = Workshop(given.runs / f"{plan.name}-{plan.version}", given.cache, torch.device("cpu"))
-    folder = shop.runs / judge.FOLDER
     if given.bundle:
-        _judge_again(given.bundle, plan, shop)
+        _renew(given.bundle, plan, shop)
         return
-    released = goal.released_phase(plan)
-    labels = phases.source_of(plan, released, shop.cache).labels if isinstance(plan.release.quality, ClipsQuality) else ()
-    network = phases.trained_network(plan, given.phase or released.name, labels, shop)
-    if kind := KINDS.get(type(plan.release.quality)):
-        kind.judge(plan, plan.release.quality, network, given.split, shop)
-        print(f"wrote {quality.judged_file(shop, kind.name, given.split)}")
-        return
-    if isinstance(plan.release.quality, ReconstructionQuality):
-        measured = quality.of_reconstruction(plan, plan.release.quality, network, shop).quality
+    asked = kinds.evaluation(plan, shop, given.phase)
+    if isinstance(kind, BySplit):
+        split = given.split or Split.VAL
+        kinds.evaluated(asked, kind, split)
+        print(f"wrote {asked.file(split)}")
+    elif given.only:
+        inpainting.run(inpainting.prepare(plan, asked.network, shop), given.only)
     else:
-        contest = judge.prepare(plan, quality.rounded(network), shop)
-        results = judge.run(contest, given.only, given.batch)
-        if given.only:
-            return
-        measured = report.summary(contest, results)
-        (folder / plot.FILE).write_text(plot.draw(measured), encoding="utf-8")
-    (folder / "quality.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        _measure(asked)
+
+
+def _measure(asked: Evaluation) -> None:
+    folder, measured = reports(asked.shop), kinds.measured(asked)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in {**measured.drawn, "quality.json": json.dumps(measured.quality, indent=1) + "\n"}.items():
+        (folder / name).write_text(content, encoding="utf-8")
     print(f"wrote {folder / 'quality.json'}")
 
 
-def _judge_again(path: Path, plan: Recipe, shop: Workshop) -> None:
-    """Write what a bundle's weights score now into the bundle, whose occupancy was calibrated when it was made."""
+def _renew(path: Path, plan: Recipe, shop: Workshop) -> None:
+    """Write what a bundle's weights score now into the bundle, whose occupancy was calibrated when it was made. Raises TrainingError."""
     try:
         found = bundle.read(path)
         network = network_of(found)
@@ -103,7 +99,7 @@ def _judge_again(path: Path, plan: Recipe, shop: Workshop) -> None:
     measured = shape_report.summary(contest, shapes.run(contest, depth), before["threshold_before_calibration"], depth)
     spec = found.spec.model_copy(update={"quality": measured})
     (path / bundle.SPEC_FILE).write_bytes(spec.to_bytes())
-    (path / "README.md").write_text(model_card.render(spec), encoding="utf-8")
+    (path / "README.md").write_text(card.render(spec), encoding="utf-8")
     print(f"wrote {path / bundle.SPEC_FILE} and its README.md")
 
 

@@ -33,7 +33,7 @@ Scores = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Judge:
+class Looker:
     network: VideoMAE
     views: Views
     clip: Clip
@@ -72,11 +72,11 @@ class Judge:
         return np.asarray(average_views(logits[None])[0].double().numpy())
 
 
-def judge(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips, split: Split, cache: Path) -> dict[str, Any]:
+def evaluate(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips, split: Split, cache: Path) -> dict[str, Any]:
     """Raises TrainingError."""
     held_out = replace(trained_on, settings=trained_on.settings.model_copy(update={"part": split.value}))
     rungs = settings.ladder.rungs if settings.ladder else []
-    judge = Judge(
+    looker = Looker(
         network,
         architectures()["video_mae"].views({}),
         held_out.clip,
@@ -85,7 +85,7 @@ def judge(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips, sp
         FlowForest(_clips(trained_on, settings.flow_clips), len(held_out.labels)),
     )
     videos = [held_out.video(index, settings.seconds, settings.short_side) for index in range(settings.videos)]
-    told = _all(judge.scores(decoded(video.content), video.rate) for video in videos)
+    told = _all(looker.scores(decoded(video.content), video.rate) for video in videos)
     labels = np.array([video.label for video in videos])
     report = {
         "split": split.value,
@@ -93,9 +93,9 @@ def judge(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips, sp
         **_compared(told, labels),
         "calibration_error": round(metrics.calibration_error(np.log(told[OFF] + 1e-9).astype(np.float32), labels), 5),
         "by_move": _by_move(told, labels, held_out.labels),
-        "rungs": {name: _right(told[name], labels).to_json() for name in judge.schedules if name != OFF},
+        "rungs": {name: _right(told[name], labels).to_json() for name in looker.schedules if name != OFF},
     }
-    return report if split is Split.VAL else report | {"game": _game(judge, settings, held_out.labels, cache)}
+    return report if split is Split.VAL else report | {"game": _game(looker, settings, held_out.labels, cache)}
 
 
 def ladder(
@@ -166,9 +166,9 @@ def _by_move(told: Mapping[str, Scores], labels: npt.NDArray[np.int64], moves: S
     return rows
 
 
-def _game(judge: Judge, settings: ClipsQuality, moves: Sequence[str], cache: Path) -> dict[str, Any]:
+def _game(looker: Looker, settings: ClipsQuality, moves: Sequence[str], cache: Path) -> dict[str, Any]:
     clips = list(game.played(settings.game, cache, settings.game_clips, settings.seconds))
-    told = _all(judge.scores(clip.frames, game.RATE) for clip in clips)
+    told = _all(looker.scores(clip.frames, game.RATE) for clip in clips)
     labels = np.array([moves.index(clip.action.move) for clip in clips])
     names = {action.move: action.name for action in game.ACTIONS}
     rows = [row | {"name": names[row["name"]], "move": row["name"]} for row in _by_move(told, labels, moves)]

@@ -41,7 +41,7 @@ class Scored:
     inflated: float
 
 
-def judge(settings: DepthQuality, network: nn.Module, data: Any, preprocess: Preprocess, split: Split, cache: Path) -> dict[str, Any]:
+def evaluate(settings: DepthQuality, network: nn.Module, data: Any, preprocess: Preprocess, split: Split, cache: Path) -> dict[str, Any]:
     """Raises TrainingError."""
     if not isinstance(data, Renders):
         raise RecipeError("release.quality: kind depth is for data of kind renders")

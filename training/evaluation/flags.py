@@ -119,8 +119,8 @@ def temperature(task: Task, corpus: Corpus, model: ViT) -> float:
     return metrics.fit_temperature(_logits(task, model, val), val.labels)
 
 
-def judged(task: Task, corpus: Corpus) -> list[Pictures]:
-    """All pictures that a model is judged by: those of validation, and each source's clean and distorted."""
+def evaluated_on(task: Task, corpus: Corpus) -> list[Pictures]:
+    """All pictures that a model is evaluated on: those of validation, and each source's clean and distorted."""
     return [validation(task, corpus), *_cleans(task, corpus), *_distorted(task, corpus)]
 
 
@@ -132,8 +132,8 @@ def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) ->
     rivals = _rivals(task, corpus, val)
     off = MergeSchedule.off()
 
-    def right(judged: ViT, asked: Pictures, schedule: MergeSchedule = off) -> Right:
-        return np.asarray(_logits(task, judged, asked, schedule).argmax(axis=1) == asked.labels)
+    def right(network: ViT, asked: Pictures, schedule: MergeSchedule = off) -> Right:
+        return np.asarray(_logits(task, network, asked, schedule).argmax(axis=1) == asked.labels)
 
     unmerged = {asked.name: right(model, asked) for asked in (all_clean, all_distorted)}
     ladder = []

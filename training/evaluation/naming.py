@@ -59,7 +59,7 @@ class Emoji:
     names: list[Named]
 
 
-def judge(
+def evaluate(
     settings: NamingQuality,
     network: nn.Module,
     data: Any,

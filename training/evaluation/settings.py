@@ -9,8 +9,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from models.merge_schedule import MergeSchedule
 from training.data.of_recipe import of_recipe
-from training.data.packages import DebianPackage, PyPIPackage
+from training.data.packages import PyPIPackage
 from training.data.registry import DataSettings
+from training.evaluation.sources import Clip, EarlierTests, Orchestra, Photographs, Recorded
 from training.settings import Settings
 from training.shipped import Located
 from training.starters.images.clip_art import ClipArt
@@ -19,7 +20,6 @@ from training.starters.images.flags import Flags
 from training.starters.images.iconify import Style
 from training.starters.people.motions import AuthoredMotions, Recording
 from training.starters.renders.scenes import Renders
-from training.starters.sounds.samplers import Instruments
 
 
 class Split(StrEnum):
@@ -34,6 +34,7 @@ class Split(StrEnum):
 class QualitySettings(Settings):
     """Common to all kinds."""
 
+    kind: str
     phases: ClassVar[tuple[str, ...]] = ()
     """Fields that name phases of the recipe."""
 
@@ -130,7 +131,7 @@ class InpaintingQuality(QualitySettings):
     primary_steps: int = Field(gt=0)
     """Those of the primary figure: the service's preset `standard`."""
     temperature: float | None = Field(default=None, ge=0, le=1)
-    """Share of the drawn noise that is judged besides, with as many steps as the primary figure has at most."""
+    """Share of the drawn noise that is evaluated besides, with as many steps as the primary figure has at most."""
     one_step: str
     """Phase that trained the same network to predict clean patches from pure noise alone, as a masked autoencoder does."""
     same_budget: str
@@ -143,7 +144,7 @@ class InpaintingQuality(QualitySettings):
         if sorted(set(self.steps)) != self.steps or self.steps[0] < 1:
             raise ValueError("steps: give each once, ascending, from 1")
         if self.data.part != "test":
-            raise ValueError("data.part: judge drawings that were held out (test)")
+            raise ValueError("data.part: evaluate drawings that were held out (test)")
         return self
 
 
@@ -173,20 +174,8 @@ class RestoringQuality(QualitySettings):
     @classmethod
     def _held_out(cls, value: Emoji) -> Emoji:
         if value.part != "test":
-            raise ValueError("emoji.part: judge concepts that were held out (test)")
+            raise ValueError("emoji.part: evaluate concepts that were held out (test)")
         return value
-
-
-class Photographs(Settings):
-    """Files of one package for judging."""
-
-    package: DebianPackage
-    folder: str
-    validation: list[str] = Field(min_length=2)
-    """Names of files without `.jpg`. Errors are over files, so there are two or more."""
-    test: list[str] = Field(min_length=2)
-    crops: int = Field(default=6, gt=0)
-    """Crops of each file."""
 
 
 class PaintingQuality(QualitySettings):
@@ -212,28 +201,8 @@ class PaintingQuality(QualitySettings):
     @classmethod
     def _held_out(cls, value: ClipArt) -> ClipArt:
         if value.part != "test":
-            raise ValueError("drawings.part: judge drawings that were held out (test)")
+            raise ValueError("drawings.part: evaluate drawings that were held out (test)")
         return value
-
-
-class SeenAction(Settings):
-    """Actions of a person in a clip, as somebody saw them, in seconds."""
-
-    person: int
-    """As the tracker numbers them."""
-    begin: float
-    end: float
-    what: str
-
-
-class Clip(Settings):
-    """A real video that the network is shown. It is downloaded, and no picture of it is kept."""
-
-    package: PyPIPackage
-    file: str
-    detector: Located
-    """A bundle of task pose."""
-    seen: list[SeenAction] = Field(default_factory=list)
 
 
 class ActionsQuality(QualitySettings):
@@ -282,7 +251,7 @@ class ReconstructionQuality(QualitySettings):
     @model_validator(mode="after")
     def _held_out(self) -> Self:
         if self.data.part != "test":
-            raise ValueError("data.part: judge objects that were held out (test)")
+            raise ValueError("data.part: evaluate objects that were held out (test)")
         if not all(0 < threshold < 1 for threshold in self.thresholds):
             raise ValueError("thresholds: probabilities between 0 and 1")
         return self
@@ -329,39 +298,6 @@ class DepthQuality(QualitySettings):
     """Share of an object's size that photographs show around it, as the service does."""
 
 
-class Recordings(Settings):
-    """Files whose names say what they are."""
-
-    files: list[str] = Field(min_length=1)
-    """Patterns of paths below the folder, without the ending."""
-    right: list[str] = Field(min_length=1)
-    """Labels, any of which is right."""
-
-
-class Orchestra(Settings):
-    """Notes of each class, as instruments play them, that are judged together."""
-
-    name: str
-    fonts: list[Instruments] = Field(min_length=1)
-
-
-class Recorded(Settings):
-    """A package of recorded samples."""
-
-    name: str
-    package: DebianPackage
-    folder: str
-    license: str
-    recordings: list[Recordings] = Field(min_length=1)
-
-
-class EarlierTests(Settings):
-    """Tests of earlier versions, which were looked at: a table may go on with them, nothing is concluded from them."""
-
-    test: list[Orchestra] = Field(default_factory=list)
-    recorded: list[Recorded] = Field(default_factory=list)
-
-
 class SoundsQuality(QualitySettings):
     """Labels of notes of other instruments and of recorded samples, against logistic regression and the nearest neighbour on mean log-mel
     spectrograms. The primary figure is the share of the notes of the test whose best label is right, all classes alike."""
@@ -398,7 +334,7 @@ class NamingQuality(QualitySettings):
     drawings: int = Field(default=500, ge=2)
     """Held-out drawings of clip art with titles of their own, at most."""
     features: PyPIPackage
-    """Weights of EfficientNet-Lite0, by whose features the nearest neighbour is judged."""
+    """Weights of EfficientNet-Lite0, by whose features the nearest neighbour is chosen."""
 
 
 Quality = Annotated[

@@ -32,7 +32,8 @@ from training.errors import DataError, RecipeError
 from training.evaluation import metrics
 from training.evaluation.baselines import LogisticFeatures, nearest_features
 from training.evaluation.metrics import Measured
-from training.evaluation.settings import Orchestra, Recorded, SoundsQuality, Split
+from training.evaluation.settings import SoundsQuality, Split
+from training.evaluation.sources import Orchestra, Recorded
 from training.starters.sounds.acoustics import recorded
 from training.starters.sounds.notes import Notes, Played, open_notes, open_some
 from training.starters.sounds.soundfonts import Wave
@@ -50,7 +51,7 @@ Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Group:
-    """Sounds that are judged together."""
+    """Sounds that are evaluated together."""
 
     name: str
     waves: tuple[Wave, ...]
@@ -199,7 +200,7 @@ def temperature(asked: Contest, network: MAViL) -> float:
     return metrics.fit_temperature(logits, np.array([right[0] for group in groups for right in group.right]))
 
 
-def judge(asked: Contest, network: MAViL, split: Split) -> dict[str, Any]:
+def evaluate(asked: Contest, network: MAViL, split: Split) -> dict[str, Any]:
     """Raises DataError."""
     groups = asked.test() if split is Split.TEST else asked.validation()
     rivals, hearing, labels = asked.baselines(), asked.hearing, list(asked.data.instruments)

@@ -32,7 +32,7 @@ def measured(bundle: Bundle, path: Path, cache: Path) -> Int8:
     settings, data, preprocess = plan.release.quality if plan.release else None, plan.data, plan.preprocess
     if not isinstance(settings, FlagsQuality) or not isinstance(data, flags.Flags) or preprocess is None:
         raise TrainingError(f"{path}: no recipe of flags")
-    asked = measure.judged(Task(data, preprocess, settings.ladder, plan.seed), flags.build(data, cache))
+    asked = measure.evaluated_on(Task(data, preprocess, settings.ladder, plan.seed), flags.build(data, cache))
     pixels, labels = np.concatenate([part.pixels for part in asked]), np.concatenate([part.labels for part in asked])
     return calibrate(bundle, pixels, labels, BOUND)
 

@@ -22,8 +22,8 @@ from training.evaluation.actions.calibration import cool, temperatures
 from training.evaluation.actions.measure import quiet, table
 from training.evaluation.actions.moments import Moments
 from training.evaluation.actions.seen import MarkedClip, Watched, best_labels, marked, person_frames, watch
-from training.evaluation.actions.thresholds import judged, thresholds
-from training.evaluation.quality import looked_at_once
+from training.evaluation.actions.thresholds import reliance, thresholds
+from training.evaluation.measurement import looked_at_once
 from training.starters.people.motions import NO_ACTION, NOBODY_SAYS
 
 ROOT = Path(__file__).parents[3]
@@ -107,8 +107,7 @@ def test_a_table_counts_by_class_and_states_errors_from_eight_recordings_on() ->
 
 
 def test_the_confusion_matrix_shows_the_classes_that_were_asked_about() -> None:
-    quality = {"actions": {"confusion": [[3, 1], [0, 0]]}}
-    drawn = ElementTree.fromstring(plot.draw(quality, ("walk", "stand")))
+    drawn = ElementTree.fromstring(plot.draw([[3, 1], [0, 0]], ("walk", "stand")))
     texts = [node.text for node in drawn.iter() if node.tag.endswith("text")]
     assert texts.count("walk") == 2 and texts.count("stand") == 1  # a row and two columns
     assert {"3", "1"} <= set(texts)
@@ -149,7 +148,7 @@ def test_a_cooled_network_answers_with_its_logits_divided() -> None:
 
 def test_a_test_split_is_looked_at_once(tmp_path: Path) -> None:
     looks = iter(({"right": 0.6}, {"right": 0.9}))
-    file, weights = tmp_path / "judging" / "test.json", {"weights": "a"}
+    file, weights = tmp_path / "evaluation" / "test.json", {"weights": "a"}
     first = looked_at_once(file, weights, lambda: next(looks))
     assert looked_at_once(file, weights, lambda: next(looks)) == first == {"judged": weights, "right": 0.6}
     with pytest.raises(TrainingError, match="looked at with other weights"):
@@ -168,7 +167,7 @@ def test_a_threshold_is_the_least_score_from_which_a_label_is_right_often_enough
     asked, scores = moments_of([0, 0, 0, 0, 1, 1, 2]), np.concatenate([walk, stand])
     least = thresholds(asked.labels, scores, precision=0.8)
     assert least == [0.5, 1.0, 1.0]  # four of five are right
-    found = judged(asked.labels, scores, least)
+    found = reliance(asked.labels, scores, least)
     assert (found["right"], found["sure"], found["right_of_sure"]) == (0.5714, 0.7143, 0.8)
 
 

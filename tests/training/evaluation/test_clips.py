@@ -14,7 +14,7 @@ import yaml
 from models import bundle
 from tests.training import moving
 from training import command
-from training.evaluation import __main__ as judging
+from training.evaluation import __main__ as evaluation
 from training.evaluation import game
 from training.evaluation.cards import card as model_card
 from training.evaluation.game import ACTIONS, Played
@@ -100,7 +100,7 @@ def test_a_recipe_ends_in_a_bundle_that_says_how_well_it_names_moves(tmp_path: P
     card = (made.path / "README.md").read_text(encoding="utf-8")
     assert card == model_card.render(made.spec) and "tiny-pictures 1.0.0: CC0-1.0." in card and "labels a clip with one of 10" in card
 
-    report = tmp_path / "runs/tiny-clips-1.0.0/judging/clips-test.json"
+    report = tmp_path / "runs/tiny-clips-1.0.0/evaluation/clips-test.json"
     before = report.read_text()
-    assert judging.main([str(file), *places, "--split", "test"]) == 0 and report.read_text() == before
-    assert judging.main([str(file), "release.quality.videos=20", *places, "--split", "test"]) == 2  # it is looked at once
+    assert evaluation.main([str(file), *places, "--split", "test"]) == 0 and report.read_text() == before
+    assert evaluation.main([str(file), "release.quality.videos=20", *places, "--split", "test"]) == 2  # it is looked at once

@@ -14,7 +14,7 @@ from models import bundle
 from models.depth.model import LiteDepth
 from tests.training import meshes
 from training import command, recipe
-from training.evaluation import __main__ as judging
+from training.evaluation import __main__ as evaluation
 from training.evaluation import depth as depths
 from training.evaluation.cards import card as model_card
 from training.evaluation.depth import error, inflated
@@ -72,11 +72,11 @@ def test_a_recipe_ends_in_a_bundle_that_says_how_well_it_tells_depth(tmp_path: P
     card = (made.path / "README.md").read_text(encoding="utf-8")
     assert card == model_card.render(made.spec) and "| books | 2 |" in card and "| shapes | 1.0.0 | MIT |" in card
 
-    report = tmp_path / "runs/tiny-depth-1.0.0/judging/depth-test.json"
+    report = tmp_path / "runs/tiny-depth-1.0.0/evaluation/depth-test.json"
     before = report.read_text()
-    assert judging.main([str(file), *places, "--split", "test"]) == 0 and report.read_text() == before
-    assert judging.main([str(file), "release.quality.views=1", *places, "--split", "test"]) == 2  # it is looked at once
-    assert judging.main([str(file), *places]) == 0
+    assert evaluation.main([str(file), *places, "--split", "test"]) == 0 and report.read_text() == before
+    assert evaluation.main([str(file), "release.quality.views=1", *places, "--split", "test"]) == 2  # it is looked at once
+    assert evaluation.main([str(file), *places]) == 0
     assert (report.parent / "depth-val.json").is_file()
 
 

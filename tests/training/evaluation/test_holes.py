@@ -16,11 +16,11 @@ def held_out(content: dict[str, Any], packages: Path, images: int = 200) -> Draw
     return drawings(settings.data, Preprocess.model_validate(content["preprocess"]), packages, slice(images))
 
 
-def test_one_drawing_of_each_series_is_judged(content: dict[str, Any], packages: Path) -> None:
-    judged = held_out(content, packages)
-    assert len({series_of(name) for name in judged.names}) == len(judged) >= 4
-    assert judged.pixels.shape == (len(judged), 32, 32, 3)
-    assert held_out(content, packages, 3).names == judged.names[:3]
+def test_one_drawing_of_each_series_is_evaluated(content: dict[str, Any], packages: Path) -> None:
+    evaluated = held_out(content, packages)
+    assert len({series_of(name) for name in evaluated.names}) == len(evaluated) >= 4
+    assert evaluated.pixels.shape == (len(evaluated), 32, 32, 3)
+    assert held_out(content, packages, 3).names == evaluated.names[:3]
 
 
 def test_boxes_cover_a_tenth_to_a_quarter_and_show_more_than_one_colour(content: dict[str, Any], packages: Path) -> None:

@@ -1,4 +1,4 @@
-"""A recipe whose network knows both sides of objects: its three phases, what is judged, and the bundle that it ends in."""
+"""A recipe whose network knows both sides of objects: its three phases, what is evaluated, and the bundle that it ends in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.mcc.model import MCC
 from tests.models.mcc.test_known import CONFIG
 from tests.training import meshes
 from training import command, recipe
-from training.evaluation import __main__ as judging
+from training.evaluation import __main__ as evaluation
 from training.evaluation.cards import card as model_card
 from training.evaluation.reconstruction.households import BACK, COLOURED, NETWORK, ORACLE, PLAIN, WAYS
 from training.evaluation.reconstruction.shapes import EXTRUDED, SEEN
@@ -97,11 +97,11 @@ def test_the_bundle_says_how_well_it_reconstructs_and_what_its_parts_do(trained:
 
 def test_the_test_is_looked_at_once(trained: tuple[Path, list[str]]) -> None:
     folder, places = trained
-    report = folder / "runs/tiny-household-1.0.0/judging/household-test.json"
+    report = folder / "runs/tiny-household-1.0.0/evaluation/household-test.json"
     before = report.read_text()
-    assert judging.main([*places, "--split", "test"]) == 0 and report.read_text() == before
-    assert judging.main([*places, "release.quality.views=2", "--split", "test"]) == 2
-    assert judging.main(places) == 0
+    assert evaluation.main([*places, "--split", "test"]) == 0 and report.read_text() == before
+    assert evaluation.main([*places, "release.quality.views=2", "--split", "test"]) == 2
+    assert evaluation.main(places) == 0
     assert (report.parent / "household-val.json").is_file()
 
 
@@ -113,11 +113,11 @@ def test_the_test_is_looked_at_once(trained: tuple[Path, list[str]]) -> None:
         ("release.phase=plain", "release.quality: kind household is for a network of architecture mcc with model.config.back"),
     ],
 )
-def test_what_cannot_be_judged_is_named(
+def test_what_cannot_be_evaluated_is_named(
     trained: tuple[Path, list[str]], change: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, places = trained
-    assert judging.main([*places, change]) == 2
+    assert evaluation.main([*places, change]) == 2
     assert said in capsys.readouterr().err
 
 

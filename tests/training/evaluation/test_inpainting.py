@@ -1,4 +1,4 @@
-"""From a recipe to a bundle that says how well it fills holes, and judging in pieces."""
+"""From a recipe to a bundle that says how well it fills holes, and evaluating in pieces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from models import bundle
 from training.command import main as train
 from training.errors import RecipeError
-from training.evaluation.__main__ import main as judge
+from training.evaluation.__main__ import main as evaluate
 from training.recipe import read
 
 
@@ -28,14 +28,14 @@ def made(recipe_file: Path, packages: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def runs(made: Path, tmp_path: Path) -> Path:
-    """A copy of the trained phases, nothing judged yet."""
+    """A copy of the trained phases, nothing evaluated yet."""
     copied = shutil.copytree(made / "runs", tmp_path / "runs")
-    shutil.rmtree(copied / "tiny-inpaint-1.0.0/judging")
+    shutil.rmtree(copied / "tiny-inpaint-1.0.0/evaluation")
     return copied
 
 
-def judged(runs: Path) -> list[Path]:
-    return sorted((runs / "tiny-inpaint-1.0.0/judging").glob("*.jsonl"))
+def evaluated(runs: Path) -> list[Path]:
+    return sorted((runs / "tiny-inpaint-1.0.0/evaluation").glob("*.jsonl"))
 
 
 def test_the_bundle_says_how_it_compares(made: Path) -> None:
@@ -70,15 +70,15 @@ def test_a_difference_is_paired(made: Path) -> None:
     assert telea["primary_minus_this"]["psnr"]["standard_error"] != pytest.approx(apart, rel=1e-3)
 
 
-def test_judging_in_pieces_gives_what_judging_at_once_gives(made: Path, runs: Path, recipe_file: Path, packages: Path) -> None:
+def test_evaluating_in_pieces_gives_what_evaluating_at_once_gives(made: Path, runs: Path, recipe_file: Path, packages: Path) -> None:
     arguments = [str(recipe_file), "--runs", str(runs), "--cache", str(packages)]
-    assert judge([*arguments, "--only", "telea"]) == 0
-    [boxes, centre] = judged(runs)
+    assert evaluate([*arguments, "--only", "telea"]) == 0
+    [boxes, centre] = evaluated(runs)
     boxes.write_text("".join(boxes.read_text().splitlines(keepends=True)[:2]) + "[0.1, 2")  # killed while it wrote
     untouched = centre.read_text()
-    assert judge(arguments) == 0
+    assert evaluate(arguments) == 0
     assert centre.read_text() == untouched
-    quality = json.loads((runs / "tiny-inpaint-1.0.0/judging/quality.json").read_text())
+    quality = json.loads((runs / "tiny-inpaint-1.0.0/evaluation/quality.json").read_text())
     at_once = bundle.read(made / "bundles/tiny-inpaint/1.0.0").spec.quality
     for row, expected in zip(quality["inpainting"], at_once["inpainting"], strict=True):
         assert row["name"] == expected["name"]
@@ -87,16 +87,16 @@ def test_judging_in_pieces_gives_what_judging_at_once_gives(made: Path, runs: Pa
 
 def test_what_was_scored_is_not_scored_again(runs: Path, recipe_file: Path, packages: Path) -> None:
     arguments = [str(recipe_file), "--runs", str(runs), "--cache", str(packages), "--only", "mean"]
-    assert judge(arguments) == 0
-    for file in judged(runs):
+    assert evaluate(arguments) == 0
+    for file in evaluated(runs):
         file.write_text("[0.5, 20.25, 0.75]\n" * 4)
-    marked = [file.read_text() for file in judged(runs)]
-    assert judge(arguments) == 0
-    assert [file.read_text() for file in judged(runs)] == marked
+    marked = [file.read_text() for file in evaluated(runs)]
+    assert evaluate(arguments) == 0
+    assert [file.read_text() for file in evaluated(runs)] == marked
 
 
 def test_an_untrained_phase_is_named(recipe_file: Path, packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert judge([str(recipe_file), "--runs", str(tmp_path), "--cache", str(packages)]) == 2
+    assert evaluate([str(recipe_file), "--runs", str(tmp_path), "--cache", str(packages)]) == 2
     assert "phase finish has not been trained to its end yet" in capsys.readouterr().err
 
 
@@ -108,7 +108,9 @@ def test_an_untrained_phase_is_named(recipe_file: Path, packages: Path, tmp_path
         ({"steps": [3, 1]}, "steps: give each once, ascending"),
     ],
 )
-def test_a_recipe_that_cannot_be_judged_is_refused(content: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_recipe_that_cannot_be_evaluated_is_refused(
+    content: dict[str, Any], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     file = tmp_path / "recipe.yaml"
     quality = content["release"]["quality"] | change
     file.write_text(yaml.safe_dump(content | {"release": content["release"] | {"quality": quality}}))

@@ -45,32 +45,32 @@ def quality(folder: Path) -> tuple[NamingQuality, NamedDrawings]:
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("naming")
     settings, data = quality(folder)
     torch.manual_seed(0)
-    return naming.judge(settings, FLIP(TINY), data, 12, PREPROCESS, Split.TEST, folder, progress=lambda line: None)
+    return naming.evaluate(settings, FLIP(TINY), data, 12, PREPROCESS, Split.TEST, folder, progress=lambda line: None)
 
 
-def test_who_draws_the_same_is_named_by_the_nearest_neighbour_and_not_by_chance(judged: dict[str, Any]) -> None:
-    ways = judged["emoji"]["ways"]
-    assert judged["artist"] == "test" and judged["emoji"]["n"] == 12 and judged["emoji"]["chance"]["top1"] == round(1 / 12, 5)
+def test_who_draws_the_same_is_named_by_the_nearest_neighbour_and_not_by_chance(evaluated: dict[str, Any]) -> None:
+    ways = evaluated["emoji"]["ways"]
+    assert evaluated["artist"] == "test" and evaluated["emoji"]["n"] == 12 and evaluated["emoji"]["chance"]["top1"] == round(1 / 12, 5)
     assert ways[PIXELS]["top1"]["value"] == 1.0
     assert ways[NETWORK]["top1"]["value"] < 0.7 and ways[PIXELS]["network_minus_this_top1"]["value"] < 0
-    assert set(ways) == {NETWORK, PIXELS, FEATURES} == set(judged["titles"]["ways"])
+    assert set(ways) == {NETWORK, PIXELS, FEATURES} == set(evaluated["titles"]["ways"])
 
 
-def test_titles_that_share_no_word_find_nothing_by_words(judged: dict[str, Any]) -> None:
-    titles = judged["titles"]
+def test_titles_that_share_no_word_find_nothing_by_words(evaluated: dict[str, Any]) -> None:
+    titles = evaluated["titles"]
     assert titles["n"] >= 4  # "a" is no word, and the words of the titles are made up
     assert titles["ways"][PIXELS]["top1"]["value"] == 0.0 == titles["ways"][FEATURES]["top1"]["value"]
 
 
-def test_languages_are_told_apart_by_whether_they_were_learnt(judged: dict[str, Any]) -> None:
-    rows = {row["language"]: row for row in judged["languages"]}
+def test_languages_are_told_apart_by_whether_they_were_learnt(evaluated: dict[str, Any]) -> None:
+    rows = {row["language"]: row for row in evaluated["languages"]}
     assert {language: row["held_back"] for language, row in rows.items()} == {"en": False, "fr": False, "la": True}
     assert rows["la"]["top1"]["n"] == 10 and rows["fr"]["top1"]["n"] == 12
-    assert rows["en"]["top1"] == judged["emoji"]["ways"][NETWORK]["top1"]
+    assert rows["en"]["top1"] == evaluated["emoji"]["ways"][NETWORK]["top1"]
 
 
 def test_ties_count_against_what_is_looked_for() -> None:
@@ -86,4 +86,4 @@ def test_rare_words_weigh_more() -> None:
 def test_what_is_no_pair_on_named_drawings_is_refused(tmp_path: Path) -> None:
     settings = NamingQuality.model_construct()
     with pytest.raises(RecipeError, match="kind naming is for a FLIP on data of kind named-drawings"):
-        naming.judge(settings, torch.nn.Linear(1, 1), None, 12, PREPROCESS, Split.VAL, tmp_path)
+        naming.evaluate(settings, torch.nn.Linear(1, 1), None, 12, PREPROCESS, Split.VAL, tmp_path)

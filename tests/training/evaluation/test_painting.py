@@ -1,4 +1,4 @@
-"""A network that is judged as it paints: its phase goes on after a stop, and what is told of it."""
+"""A network that is evaluated as it paints: its phase goes on after a stop, and what is told of it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from training.data.packages import DebianPackage, PyPIPackage
 from training.errors import DataError
 from training.evaluation.cards import painting as painting_card
 from training.evaluation.filling import painting
-from training.evaluation.filling.photographs import CROP, Photographs, crops
+from training.evaluation.filling.photographs import CROP, crops
 from training.evaluation.settings import PaintingQuality, Split
+from training.evaluation.sources import Photographs
 from training.phases import WEIGHTS
 from training.starters.images.clip_art import ClipArt
 from training.watching import read_log

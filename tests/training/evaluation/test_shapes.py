@@ -16,7 +16,7 @@ from models.spec import Space
 from tests.models.mcc.test_mcc_nearest import CONFIG
 from tests.training import meshes
 from training import command
-from training.evaluation import __main__ as judging
+from training.evaluation import __main__ as evaluation
 from training.evaluation.cards import card as model_card
 from training.evaluation.reconstruction.shapes import CARVED, EXTRUDED, JOINED, SEEN, occupancies
 from training.evaluation.reconstruction.surfaces import Match, Truth, extruded, sampled
@@ -94,14 +94,14 @@ def test_a_recipe_ends_in_a_bundle_that_says_how_well_it_reconstructs(trained: t
     assert "| shapes | 1.0.0 | MIT |" in card and "### Who wins where" in card
 
 
-def test_a_released_bundle_is_judged_again_without_its_training(trained: tuple[Path, dict[str, Any], list[str]], tmp_path: Path) -> None:
+def test_a_released_bundle_is_evaluated_again_without_its_training(trained: tuple[Path, dict[str, Any], list[str]], tmp_path: Path) -> None:
     folder, _, places = trained
     copy = tmp_path / "tiny-reconstruct/1.0.0"
     shutil.copytree(folder / "bundles/tiny-reconstruct/1.0.0", copy)
     before = bundle.read(copy).spec
     (copy / bundle.SPEC_FILE).write_bytes(before.model_copy(update={"quality": {**before.quality, "views": 0}}).to_bytes())
     runs = ["--runs", str(tmp_path / "runs"), *places[2:]]
-    assert judging.main([str(folder / "recipe.yaml"), "--bundle", str(copy), *runs]) == 0
+    assert evaluation.main([str(folder / "recipe.yaml"), "--bundle", str(copy), *runs]) == 0
     again = bundle.read(copy).spec
     assert again.quality == before.quality and again.weights == before.weights
     assert (copy / "README.md").read_text(encoding="utf-8") == model_card.render(again)
@@ -116,11 +116,13 @@ def test_points_on_a_surface_are_spread_evenly_however_it_is_divided() -> None:
     assert sampled(corners, faces[:0], 2000, np.random.default_rng(0)).shape == (0, 3)
 
 
-def test_judging_again_reads_what_was_scored(trained: tuple[Path, dict[str, Any], list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluating_again_reads_what_was_scored(
+    trained: tuple[Path, dict[str, Any], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, _, places = trained
-    [rows] = (folder / "runs/tiny-reconstruct-1.0.0/judging").glob("reconstruction-*.jsonl")
+    [rows] = (folder / "runs/tiny-reconstruct-1.0.0/evaluation").glob("reconstruction-*.jsonl")
     whole = rows.read_text()
     rows.write_text(whole[: whole.index("\n") + 20])  # torn in the second row
-    assert judging.main([str(folder / "recipe.yaml"), *places]) == 0
+    assert evaluation.main([str(folder / "recipe.yaml"), *places]) == 0
     assert rows.read_text() == whole
     assert "quality.json" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from tests.sound.sounds import wav
 from tests.training.recordings import cached_notes
 from tests.training.soundfonts import RATE, cached_font, cached_renderer, hiss, tone
 from training import command, recipe
-from training.evaluation import __main__ as judging
+from training.evaluation import __main__ as evaluation
 from training.evaluation import metrics, sounds
 from training.evaluation.cards import card as model_card
 
@@ -132,14 +132,14 @@ def test_a_recipe_ends_in_a_bundle_that_names_instruments(tmp_path: Path) -> Non
     assert card == model_card.render(spec) and "labels a sound with one of 3 classes" in card and "test: others 1.0-1 (CC0)" in card
     assert "| old, *seen* | 2 |" in card and "nothing was chosen by them" in card
 
-    report = tmp_path / "runs/tiny-sounds-1.0.0/judging/sounds-test.json"
+    report = tmp_path / "runs/tiny-sounds-1.0.0/evaluation/sounds-test.json"
     before = report.read_text()
-    assert judging.main([str(file), *places, "--split", "test"]) == 0 and report.read_text() == before
-    assert judging.main([str(file), "release.quality.notes=3", *places, "--split", "test"]) == 2  # it is looked at once
-    assert judging.main([str(file), *places]) == 0
+    assert evaluation.main([str(file), *places, "--split", "test"]) == 0 and report.read_text() == before
+    assert evaluation.main([str(file), "release.quality.notes=3", *places, "--split", "test"]) == 2  # it is looked at once
+    assert evaluation.main([str(file), *places]) == 0
     chosen_by = json.loads((report.parent / "sounds-val.json").read_text())["groups"]
     assert [group["name"] for group in chosen_by] == ["chosen", "chosen, in rooms", "makers", "makers, in rooms"]
-    assert chosen_by[2]["classes"].keys() == {"flute", "reed"}  # a maker's instruments are judged apart, and only those
+    assert chosen_by[2]["classes"].keys() == {"flute", "reed"}  # a maker's instruments are evaluated apart, and only those
 
 
 def test_a_recording_of_no_class_is_refused_before_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

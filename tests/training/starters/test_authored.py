@@ -101,7 +101,7 @@ def test_who_walks_gets_on_with_one_foot_on_the_ground() -> None:
         assert np.median(speed.min(axis=1)) < 0.35 * gone / 4.0  # the slower foot, beside the body
 
 
-def test_nothing_that_the_actions_are_judged_by_is_trained_on() -> None:
+def test_nothing_that_the_actions_are_evaluated_by_is_trained_on() -> None:
     plan = recipe.read(Path("training/recipes/actions.yaml"))
     assert isinstance(plan.data, Motions) and plan.release and isinstance(plan.release.quality, ActionsQuality)
     quality = plan.release.quality

@@ -94,7 +94,7 @@ def test_a_video_has_the_length_and_rate_that_it_says(content: dict[str, Any], c
         assert len(frames) == round(0.5 * video.rate) and min(frames.shape[1:3]) == 48 and video.label == index
 
 
-def test_nothing_that_the_starter_is_judged_on_is_trained_on() -> None:
+def test_nothing_that_the_starter_is_evaluated_on_is_trained_on() -> None:
     data = recipe.read(RECIPE).data
     assert isinstance(data, CameraMoves)
     for package in data.packages:

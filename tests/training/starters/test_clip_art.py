@@ -62,7 +62,7 @@ def test_a_sample_is_a_function_of_its_draw(data: tuple[dict[str, Any], Path]) -
     assert samples[0].shape == (3, 32, 32) and samples[0].dtype == torch.float32
 
 
-def test_what_others_are_judged_on_is_left_out_of_both_parts(data: tuple[dict[str, Any], Path]) -> None:
+def test_what_others_are_evaluated_on_is_left_out_of_both_parts(data: tuple[dict[str, Any], Path]) -> None:
     every = {name for part in ("train", "test") for name in opened(data, part=part).names}
     left = {name for part in ("train", "test") for name in opened(data, part=part, without=["*/apple_*", "*_red_*"]).names}
     assert left == {name for name in every if "apple_" not in name and "_red_" not in name} and len(left) == 30

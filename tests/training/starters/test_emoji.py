@@ -73,7 +73,7 @@ def test_who_does_a_thing_and_the_hour_make_no_concept(styles: tuple[Path, list[
     }
 
 
-def test_drawings_are_on_white_where_they_are_judged(styles: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_drawings_are_on_white_where_they_are_evaluated(styles: tuple[Path, list[dict[str, Any]]]) -> None:
     source = opened(styles, part="test", coloured=1.0)
     image = source.image(0)
     assert image.size == (16, 16) and image.getpixel((0, 0)) == (255, 255, 255)

@@ -67,11 +67,11 @@ def test_a_note_sounds_at_its_key_from_its_begin_on(tmp_path: Path) -> None:
 
 
 def test_a_preset_that_is_held_out_is_played_by_the_other_part_alone(tmp_path: Path) -> None:
-    train, judged = opened(tmp_path, {"without": ["8:0", "128:9"]}), opened(tmp_path, {"only": ["8:0", "0:1", "128:9"]})
+    train, evaluated = opened(tmp_path, {"without": ["8:0", "128:9"]}), opened(tmp_path, {"only": ["8:0", "0:1", "128:9"]})
     presets = [[voice.preset for voice in voices] for voices in train.voices]
     assert presets == [["0:0"], ["0:1"], ["128:0", "128:0"]]
-    assert [[voice.preset for voice in voices] for voices in judged.voices] == [["8:0"], ["0:1"], ["128:9", "128:9"]]
-    assert [voice.keys for voice in judged.voices[2]] == [(38,), (40,)]
+    assert [[voice.preset for voice in voices] for voices in evaluated.voices] == [["8:0"], ["0:1"], ["128:9", "128:9"]]
+    assert [voice.keys for voice in evaluated.voices[2]] == [(38,), (40,)]
 
 
 def test_a_class_that_no_font_has_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from models.people.pose_tracks import lart_tracks
 from models.phalp.poses import follow
 from training.data.packages import obtain
 from training.errors import DataError
-from training.evaluation.settings import Clip, SeenAction
+from training.evaluation.sources import Clip, SeenAction
 from training.starters.people.motions import MotionTracks
 
 TOP = 3

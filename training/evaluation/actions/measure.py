@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,19 @@ QUIET = 0.5
 
 
 def validation(source: MotionTracks, settings: ActionsQuality, network: LART, cache: Path, seed: int) -> dict[str, Any]:
-    """Measurements that choices are made by. Raises DataError."""
-    return _of_split(Split.VAL, source, settings, network, Views(settings.every, settings.cameras, seed), cache)
+    """Measurements that choices are made by, which are printed. Raises DataError."""
+    found = _of_split(Split.VAL, source, settings, network, Views(settings.every, settings.cameras, seed), cache)
+    for kind, none in found["none"].items():
+        print("\n".join(_lines(kind, found[kind])))
+        print(f"{kind}: no label above {QUIET:g} in {100 * (none['quiet'] or 0):.1f} % of {none['moments']} moments without an action")
+    return found
+
+
+def _lines(kind: str, table: Mapping[str, Any]) -> Iterator[str]:
+    for row in table["classes"]:
+        right, precision = row["accuracy"][LART_NAME], row["average_precision"][LART_NAME]
+        yield f"{kind}: {row['label']}, {row['moments']} moments, {100 * right:.0f} % right, average precision {precision:.2f}"
+    yield f"{kind}: {100 * table['accuracy'][LART_NAME]['value']:.1f} % right, mean average precision {table['map'][LART_NAME]:.3f}"
 
 
 def _of_split(split: Split, source: MotionTracks, settings: ActionsQuality, network: LART, views: Views, cache: Path) -> dict[str, Any]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 FILE = "confusion.svg"
 _CELL, _LEFT, _TOP = 34, 120, 110
 
 
-def draw(quality: Mapping[str, Any], labels: Sequence[str]) -> str:
+def draw(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
     """Rows: what was done, of the classes that were asked about; columns: what the network said; shares of each row as blue."""
-    confusion = quality["actions"]["confusion"]
     rows = [row for row in range(len(labels)) if sum(confusion[row])]
     width, height = _LEFT + _CELL * len(labels) + 20, _TOP + _CELL * len(rows) + 20
     lines = [

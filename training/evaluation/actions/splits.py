@@ -1,4 +1,4 @@
-"""Moments that a network of actions is judged by, for choices or at the end: of recordings, and of authored motions by other bodies."""
+"""Moments that a network of actions is evaluated on, for choices or at the end: of recordings, and of authored motions by other bodies."""
 
 from __future__ import annotations
 

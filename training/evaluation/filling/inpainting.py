@@ -26,13 +26,12 @@ from training.evaluation.filling import fillers, holes, scores
 from training.evaluation.filling.fillers import Diffusion, Filler
 from training.evaluation.filling.holes import Drawings
 from training.evaluation.filling.perceptual import PerceptualDistance
+from training.evaluation.measurement import reports
 from training.evaluation.settings import Hole, InpaintingQuality
 from training.fingerprint import sha256_of_weights
 from training.phases import Workshop
 from training.recipe import Recipe
 
-FOLDER = "judging"
-"""Folder of the rows, below a recipe's runs."""
 SCORES = ("perceptual", "psnr", "ssim")
 _REVISION = 1
 """Revision of holes and scores: rows of another one are not read."""
@@ -64,7 +63,7 @@ def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
     """network: of `release.phase`, rounded as its bundle stores it. Raises TrainingError."""
     settings, preprocess = recipe.release.quality if recipe.release else None, recipe.preprocess
     if not isinstance(settings, InpaintingQuality) or preprocess is None:
-        raise RecipeError("release.quality: kind inpainting, and a recipe with preprocess, is what can be judged")
+        raise RecipeError("release.quality: kind inpainting, and a recipe with preprocess, is what can be evaluated")
     model = _suitable(network, preprocess)
     labels: tuple[str, ...] = ()
     rivals = {
@@ -77,7 +76,7 @@ def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
         entrants_of(settings, model, rivals),
         recipe.seed,
         PerceptualDistance(settings.features, shop.cache),
-        shop.runs / FOLDER,
+        reports(shop),
     )
 
 

@@ -34,7 +34,7 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Judged:
+class Pictures:
     """Pictures of one kind."""
 
     pixels: Tensor
@@ -43,7 +43,7 @@ class Judged:
     """(N,), the drawing or the photograph that each shows."""
 
 
-def judge(
+def evaluate(
     settings: PaintingQuality,
     network: nn.Module,
     preprocess: Preprocess,
@@ -53,7 +53,7 @@ def judge(
 ) -> dict[str, Any]:
     """network: rounded as its bundle stores it. Raises TrainingError."""
     report = filled(settings, network, preprocess, split, cache, progress)
-    return {**report, "restoring": restoring.judge(settings.restoring, network, preprocess, split, cache, progress)}
+    return {**report, "restoring": restoring.evaluate(settings.restoring, network, preprocess, split, cache, progress)}
 
 
 def filled(
@@ -70,18 +70,18 @@ def filled(
         "temperature": settings.restoring.temperature,
         "holes": {},
     }
-    for kind, judged in pictures(settings, preprocess, split, cache).items():
-        found = {hole: _scores(judged.pixels, hole, _EACH[split], ways, distance) for hole in HOLES}
-        report["holes"][kind] = {hole.value: compared(scores, judged.groups, NETWORK) for hole, scores in found.items()}
+    for kind, asked in pictures(settings, preprocess, split, cache).items():
+        found = {hole: _scores(asked.pixels, hole, _EACH[split], ways, distance) for hole in HOLES}
+        report["holes"][kind] = {hole.value: compared(scores, asked.groups, NETWORK) for hole, scores in found.items()}
         every = {way.name: np.concatenate([scores[way.name] for scores in found.values()], axis=1) for way in ways}
-        report[kind] = compared(every, judged.groups, NETWORK)
+        report[kind] = compared(every, asked.groups, NETWORK)
         progress(f"{kind}, perceptual distance: {line(report[kind], 1, NETWORK)}")
     report["met"] = all(_meets(report[kind][PATCHMATCH][f"{NETWORK}_minus_this"], settings.target) for kind in report["holes"])
     progress(f"target of {settings.target:g} on drawings and on photographs: {'met' if report['met'] else 'missed'}")
     return report
 
 
-def pictures(settings: PaintingQuality, preprocess: Preprocess, split: Split, cache: Path) -> dict[str, Judged]:
+def pictures(settings: PaintingQuality, preprocess: Preprocess, split: Split, cache: Path) -> dict[str, Pictures]:
     """Drawings and photographs of a split. Raises DataError."""
     chosen = slice(settings.images) if split is Split.TEST else slice(settings.images, None)
     drawn = holes.drawings(settings.drawings, preprocess, cache, chosen).pixels
@@ -90,7 +90,7 @@ def pictures(settings: PaintingQuality, preprocess: Preprocess, split: Split, ca
     crops = photographs.crops(asked.package, asked.folder, names, asked.crops, cache)
     taken = [to_model_size(Image.fromarray(crop), preprocess) for made in crops.values() for crop in made]
     groups = np.repeat(np.arange(len(crops)), asked.crops)
-    return {"drawings": Judged(drawn, np.arange(len(drawn))), "photographs": Judged(torch.from_numpy(np.stack(taken)), groups)}
+    return {"drawings": Pictures(drawn, np.arange(len(drawn))), "photographs": Pictures(torch.from_numpy(np.stack(taken)), groups)}
 
 
 def _ways(model: DiffMAE, settings: PaintingQuality) -> tuple[Filler, ...]:

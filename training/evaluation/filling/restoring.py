@@ -87,7 +87,7 @@ class Classifier:
         return np.asarray((best == labels).astype(np.float64))
 
 
-def judge(
+def evaluate(
     settings: RestoringQuality,
     network: nn.Module,
     preprocess: Preprocess,

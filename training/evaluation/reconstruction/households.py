@@ -24,7 +24,7 @@ from training import phases
 from training.data.base import Sample
 from training.data.registry import open_source
 from training.errors import RecipeError
-from training.evaluation.filling.inpainting import FOLDER
+from training.evaluation.measurement import reports
 from training.evaluation.reconstruction.shapes import (
     CARVED,
     EXTRUDED,
@@ -141,7 +141,7 @@ def calibrate(contest: Contest) -> Chosen:
 
 def run(contest: Contest, chosen: Chosen, source: RenderedScenes) -> dict[int, Row]:
     """Index of a view → what was found of it, for some views of every object."""
-    file = contest.shop.runs / FOLDER / f"household-{_digest(contest, chosen, source)}.jsonl"
+    file = reports(contest.shop) / f"household-{_digest(contest, chosen, source)}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     done = {
         index: Row({way: Match(*values) for way, values in found.items()}, colours) for index, (found, colours) in rows_of(file).items()

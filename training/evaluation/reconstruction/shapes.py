@@ -30,7 +30,7 @@ from training import phases
 from training.data.base import Sample
 from training.data.registry import open_source
 from training.errors import RecipeError, TrainingError
-from training.evaluation.filling.inpainting import FOLDER
+from training.evaluation.measurement import reports
 from training.evaluation.reconstruction.surfaces import Match, Points, Truth, extruded, sampled
 from training.evaluation.settings import ReconstructionQuality
 from training.fingerprint import sha256_of_weights
@@ -80,7 +80,7 @@ def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
     objects, validation = (_part(recipe, settings, part, shop) for part in ("test", "val"))
     if len(objects.categories) < 2:
         raise RecipeError("release.quality.data: two held-out objects at least, since standard errors are over objects")
-    return Contest(settings, recipe.space, network.eval(), objects, validation, shop.runs / FOLDER)
+    return Contest(settings, recipe.space, network.eval(), objects, validation, reports(shop))
 
 
 def _part(recipe: Recipe, settings: ReconstructionQuality, part: str, shop: Workshop) -> RenderedScenes:
@@ -190,7 +190,7 @@ def run(contest: Contest, depth: float, progress: Callable[[str], None] = print)
     for name, views in views_of(contest.objects, contest.settings.views).items():
         for index in views:
             if index not in done:
-                done[index] = _judged(contest, index, depth)
+                done[index] = _scored(contest, index, depth)
                 row = {way: [match.precision, match.recall] for way, match in done[index].items()}
                 with file.open("a", encoding="utf-8") as log:
                     log.write(json.dumps([index, row]) + "\n")
@@ -198,7 +198,7 @@ def run(contest: Contest, depth: float, progress: Callable[[str], None] = print)
     return done
 
 
-def _judged(contest: Contest, index: int, depth: float) -> Found:
+def _scored(contest: Contest, index: int, depth: float) -> Found:
     settings = contest.settings
     sample = contest.objects.sample(index, 0)
     truth = Truth(sample["surface"].numpy(), settings.distance)

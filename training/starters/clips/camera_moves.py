@@ -41,7 +41,7 @@ class CameraMoves(Settings):
 
 @dataclass(frozen=True)
 class Video:
-    """Made up, to be judged by: what a file of it holds."""
+    """Made up, to be evaluated on: what a file of it holds."""
 
     content: bytes
     label: int

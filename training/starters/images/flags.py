@@ -1,4 +1,4 @@
-"""Flags of the world as several artists drew them: artwork to train on, and pictures by others to be judged on."""
+"""Flags of the world as several artists drew them: artwork to train on, and pictures by others to be evaluated on."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ BLEND = 0.2
 """Seconds over which one recording passes into the next."""
 
 TRAINED_SEED = 0
-"""Seed of the authored takes that are trained on; others are for judging."""
+"""Seed of the authored takes that are trained on; others are for evaluation."""
 
 READERS: Mapping[str, Callable[[Path], Motion]] = {
     "deepmimic": read_deepmimic,

@@ -103,7 +103,7 @@ class Played:
     sound: Sound
     synths: tuple[Synth | Sampler, ...]
     voices: tuple[tuple[Voice, ...], ...]
-    """Voices of each class; a class may have none where sounds are only judged."""
+    """Voices of each class; a class may have none where sounds are evaluated alone."""
     unit: str = "sounds"
 
     @property

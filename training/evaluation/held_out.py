@@ -1,0 +1,70 @@
+"""Accuracy on labelled images that were not trained on, and the ladder of a ViT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.merge_schedule import MergeSchedule
+from models.spec import Rung
+from models.vit.model import ViT
+from training.data.base import Source, Unreadable
+from training.errors import RecipeError
+from training.evaluation import metrics
+from training.evaluation.measurement import Measurement
+from training.evaluation.settings import LadderSettings
+
+
+def measure(network: nn.Module, source: Source, labels: Sequence[str], ladder: LadderSettings | None) -> Measurement:
+    """Top-1 and top-5 accuracy, and the rungs of `ladder`. Raises RecipeError."""
+    logits, targets = logits_of(network, source, MergeSchedule.off())
+    best = logits.argmax(axis=1)
+    quality: dict[str, Any] = {
+        "test_accuracy": metrics.accuracy(best == targets).to_json(),
+        "top5_accuracy": metrics.accuracy(metrics.top_k(logits, targets, min(5, len(labels)))).to_json(),
+        "calibration_error": round(metrics.calibration_error(logits, targets), 5),
+        "images": len(targets),
+    }
+    if ladder is None:
+        return Measurement(quality)
+    if not isinstance(network, ViT):
+        raise RecipeError("release.quality.ladder: only tokens of architecture vit merge")
+    rungs = _rungs(ladder, network, source)
+    fast = [rung for rung in rungs if (rung.throughput or 0) >= ladder.min_throughput]
+    default = max(fast, key=lambda rung: (rung.accuracy or 0, rung.throughput or 0), default=None)
+    return Measurement(quality, rungs, default.name if default else None)
+
+
+def _rungs(settings: LadderSettings, network: ViT, source: Source) -> list[Rung]:
+    schedules = {rung.name: MergeSchedule.parse(rung.schedule) for rung in settings.rungs}
+    speed = metrics.relative_throughput(network, schedules, batch_size=settings.batch_size, rounds=settings.rounds)
+    rungs = []
+    for name, schedule in schedules.items():
+        logits, targets = logits_of(network, source, schedule)
+        accuracy = metrics.accuracy(logits.argmax(axis=1) == targets)
+        rungs.append(Rung(name=name, schedule=schedule.to_json(), accuracy=round(accuracy.value, 5), throughput=round(speed[name], 3)))
+    return rungs
+
+
+@torch.inference_mode()
+def logits_of(network: nn.Module, source: Source, schedule: MergeSchedule, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """→ (N, classes) and (N,). Unreadable images are left out."""
+    scores: list[Tensor] = []
+    targets: list[int] = []
+    for start in range(0, len(source), batch_size):
+        samples = []
+        for index in range(start, min(start + batch_size, len(source))):
+            try:
+                samples.append(source.sample(index, 0))
+            except Unreadable:
+                continue
+        if samples:
+            pixels = torch.stack([sample["pixels"] for sample in samples])
+            answer = network(pixels, merge=schedule) if isinstance(network, ViT) else network(pixels)
+            scores.append(answer.logits)
+            targets += [int(sample["label"]) for sample in samples]
+    return torch.cat(scores).numpy(), np.array(targets)
