@@ -23,11 +23,11 @@ from rich.table import Table
 from benchmarks import machine
 from models.merge_schedule import MergeSchedule
 from training import phases, recipe
-from training.command import Options
 from training.data.registry import open_source
 from training.errors import TrainingError
 from training.evaluation import held_out, metrics
 from training.evaluation.metrics import Measured, Right
+from training.options import Options
 from training.phases import Workshop
 from training.starters.images.clip_art import ClipArt
 

@@ -220,6 +220,12 @@ class Recipe(Settings):
         if preprocess.interpolation == "tf1-bicubic":
             raise ValueError("preprocess.interpolation tf1-bicubic: only the service prepares pictures so")
 
+    @property
+    def released_phase(self) -> Phase:
+        """The phase whose network the bundle holds."""
+        assert self.release is not None
+        return next(phase for phase in self.phases if phase.name == (self.release.phase or self.phases[-1].name))
+
     def model_of(self, phase: Phase) -> ModelSettings:
         model = phase.model or self.model
         assert model is not None

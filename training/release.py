@@ -17,7 +17,7 @@ from models.pairs.tokenizer_model import TokenizerError
 from models.registry import architectures
 from models.sealing import sha256_of
 from models.spec import LABELLED, Text, Weights
-from training import goal, phases
+from training import phases
 from training.data.words import WordSettings
 from training.errors import DataError
 from training.evaluation import kinds, loss_curves
@@ -37,7 +37,7 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
     """
     settings = recipe.release
     assert settings is not None
-    phase = goal.released_phase(recipe)
+    phase = recipe.released_phase
     evaluation = kinds.evaluation(recipe, shop)
     network, labels = evaluation.network, evaluation.labels
     architecture = architectures()[recipe.model_of(phase).architecture]

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from models import bundle
-from models.bundle import BundleError
-from training import recipe
-from training.command import Options
+from models.bundle import Bundle, BundleError
+from models.mcc.model import MCC
+from models.registry import architectures, read_config
+from training import recipe, starting
 from training.errors import TrainingError
 from training.evaluation import kinds
 from training.evaluation.cards import card
@@ -21,8 +22,8 @@ from training.evaluation.filling import inpainting
 from training.evaluation.kinds import BySplit, Evaluation
 from training.evaluation.measurement import reports
 from training.evaluation.reconstruction import shape_report, shapes
-from training.evaluation.reconstruction.turntable import network_of
 from training.evaluation.settings import InpaintingQuality, Split
+from training.options import Options
 from training.phases import Workshop
 from training.recipe import Recipe
 
@@ -91,7 +92,7 @@ def _renew(path: Path, plan: Recipe, shop: Workshop) -> None:
     """Write what a bundle's weights score now into the bundle, whose occupancy was calibrated when it was made. Raises TrainingError."""
     try:
         found = bundle.read(path)
-        network = network_of(found)
+        network = _network_of(found)
     except BundleError as error:
         raise TrainingError(str(error)) from error
     before, contest = found.spec.quality, shapes.prepare(plan, network, shop)
@@ -101,6 +102,16 @@ def _renew(path: Path, plan: Recipe, shop: Workshop) -> None:
     (path / bundle.SPEC_FILE).write_bytes(spec.to_bytes())
     (path / "README.md").write_text(card.render(spec), encoding="utf-8")
     print(f"wrote {path / bundle.SPEC_FILE} and its README.md")
+
+
+def _network_of(found: Bundle) -> MCC:
+    """Raises BundleError or TrainingError."""
+    architecture = architectures().get(found.spec.architecture)
+    model = None if architecture is None else architecture.build(read_config(architecture.config, found.spec.config))
+    if not isinstance(model, MCC):
+        raise BundleError(f"{found.path}: architecture {found.spec.architecture} reconstructs nothing")
+    model.load_state_dict(starting.read_weights(found.path))
+    return model.float().eval()
 
 
 if __name__ == "__main__":

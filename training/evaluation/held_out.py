@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,30 @@ from torch import Tensor, nn
 from models.merge_schedule import MergeSchedule
 from models.spec import Rung
 from models.vit.model import ViT
+from training import phases
 from training.data.base import Source, Unreadable
-from training.errors import RecipeError
+from training.data.registry import open_source
+from training.errors import DataError, RecipeError
 from training.evaluation import metrics
 from training.evaluation.measurement import Measurement
-from training.evaluation.settings import LadderSettings
+from training.evaluation.settings import HeldOutQuality, LadderSettings
+from training.recipe import Recipe
 
 
-def measure(network: nn.Module, source: Source, labels: Sequence[str], ladder: LadderSettings | None) -> Measurement:
+def source(recipe: Recipe, settings: HeldOutQuality, labels: Sequence[str], cache: Path) -> Source:
+    """The data that the network is measured on, not augmented. labels: those of training. Raises TrainingError."""
+    try:
+        source = open_source(settings.data, phases.preparation(recipe, None, cache))
+    except DataError as error:
+        raise DataError(f"release.quality.{error}") from error
+    if source.labels != tuple(labels):
+        raise RecipeError(f"release.quality.data: its labels are {', '.join(source.labels)}, those of training {', '.join(labels)}")
+    return source
+
+
+def measure(network: nn.Module, images: Source, labels: Sequence[str], ladder: LadderSettings | None) -> Measurement:
     """Top-1 and top-5 accuracy, and the rungs of `ladder`. Raises RecipeError."""
-    logits, targets = logits_of(network, source, MergeSchedule.off())
+    logits, targets = logits_of(network, images, MergeSchedule.off())
     best = logits.argmax(axis=1)
     quality: dict[str, Any] = {
         "test_accuracy": metrics.accuracy(best == targets).to_json(),
@@ -33,7 +48,7 @@ def measure(network: nn.Module, source: Source, labels: Sequence[str], ladder: L
         return Measurement(quality)
     if not isinstance(network, ViT):
         raise RecipeError("release.quality.ladder: only tokens of architecture vit merge")
-    rungs = _rungs(ladder, network, source)
+    rungs = _rungs(ladder, network, images)
     fast = [rung for rung in rungs if (rung.throughput or 0) >= ladder.min_throughput]
     default = max(fast, key=lambda rung: (rung.accuracy or 0, rung.throughput or 0), default=None)
     return Measurement(quality, rungs, default.name if default else None)

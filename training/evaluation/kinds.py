@@ -14,7 +14,7 @@ from models.lart.model import LART
 from models.mae_st.model import VideoMAE
 from models.spec import Preprocess, Rung
 from models.vit.model import ViT
-from training import goal, phases
+from training import phases
 from training.data.packages import packages_in
 from training.data.registry import Mixture, open_source
 from training.errors import RecipeError
@@ -100,7 +100,7 @@ class Evaluation:
 def evaluation(recipe: Recipe, shop: Workshop, phase: str | None = None) -> Evaluation:
     """phase: None for that of the release. Raises TrainingError."""
     assert recipe.release is not None
-    released = goal.released_phase(recipe)
+    released = recipe.released_phase
     labels = phases.source_of(recipe, released, shop.cache).labels
     network = phases.trained_network(recipe, phase or released.name, labels, shop)
     quality = recipe.release.quality
@@ -136,7 +136,7 @@ class BySplit:
 
 
 def measured(asked: Evaluation) -> Measurement:
-    """Of the test split; what was looked at before is read again. Raises TrainingError."""
+    """The measurements of the test split; what was looked at before is read again. Raises TrainingError."""
     if asked.settings is None:
         return Measurement()
     kind = KINDS[type(asked.settings)]
@@ -179,12 +179,12 @@ def _flags(asked: Evaluation) -> Measurement:
 
 
 def _held_out(asked: Evaluation) -> Measurement:
-    source = goal.held_out(asked.recipe, asked.settings, asked.labels, asked.cache)
+    source = held_out.source(asked.recipe, asked.settings, asked.labels, asked.cache)
     return held_out.measure(asked.network, source, asked.labels, asked.settings.ladder)
 
 
 def _inpainting(asked: Evaluation) -> Measurement:
-    """What was scored before is not scored again."""
+    """Scores only what was not scored before."""
     contest = inpainting.prepare(asked.recipe, asked.network, asked.shop)
     trained_on = open_source(asked.recipe.data, phases.preparation(asked.recipe, None, asked.cache))
     quality = report.summary(contest, inpainting.run(contest))
@@ -200,7 +200,7 @@ def _inpainting(asked: Evaluation) -> Measurement:
 
 
 def _reconstruction(asked: Evaluation) -> Measurement:
-    """Calibrates the network's occupancy. What was scored before is not scored again."""
+    """Calibrates the network's occupancy, and scores what was not scored before."""
     contest = shapes.prepare(asked.recipe, asked.network, asked.shop)
     threshold, extrusion = shapes.calibrate(contest)
     return Measurement(shape_report.summary(contest, shapes.run(contest, extrusion), threshold, extrusion), data=_renders(asked))
@@ -225,7 +225,7 @@ def _credited(asked: Evaluation) -> dict[str, Any]:
 
 def _begin_actions(asked: Evaluation) -> Look:
     settings, network, seed = asked.settings, asked.network, asked.recipe.seed
-    source = phases.source_of(asked.recipe, goal.released_phase(asked.recipe), asked.cache)
+    source = phases.source_of(asked.recipe, asked.recipe.released_phase, asked.cache)
     if not isinstance(source, MotionTracks) or not isinstance(network, LART):
         raise RecipeError("release.quality: kind actions is for a LART on data of kind motions")
     temperatures = actions.calibrate(source, settings, network, asked.cache, seed)
@@ -242,7 +242,7 @@ def _begin_actions(asked: Evaluation) -> Look:
 
 
 def _actions(asked: Evaluation, found: Report) -> Measurement:
-    data = (goal.released_phase(asked.recipe).data or asked.recipe.data).model_dump()
+    data = (asked.recipe.released_phase.data or asked.recipe.data).model_dump()
     packages = [*data["packages"]["pypi"].values(), *data["packages"]["debian"].values()]
     named = [{field: package[field] for field in ("name", "version", "sha256")} for package in packages]
     return Measurement(
@@ -290,7 +290,7 @@ def _begin_household(asked: Evaluation) -> Look:
 
 
 def _begin_clips(asked: Evaluation) -> Look:
-    trained_on, network = phases.source_of(asked.recipe, goal.released_phase(asked.recipe), asked.cache), asked.network
+    trained_on, network = phases.source_of(asked.recipe, asked.recipe.released_phase, asked.cache), asked.network
     if not isinstance(trained_on, CameraClips) or not isinstance(network, VideoMAE):
         raise RecipeError("release.quality: kind clips is for a video_mae on data of kind camera-moves")
     return Look(lambda split: clips.evaluate(asked.settings, network, trained_on, split, asked.cache))
@@ -299,7 +299,7 @@ def _begin_clips(asked: Evaluation) -> Look:
 def _clips(asked: Evaluation, found: Report) -> Measurement:
     """The default rung is chosen on the validation videos."""
     settings: ClipsQuality = asked.settings
-    trained_on = phases.source_of(asked.recipe, goal.released_phase(asked.recipe), asked.cache)
+    trained_on = phases.source_of(asked.recipe, asked.recipe.released_phase, asked.cache)
     assert isinstance(trained_on, CameraClips) and isinstance(asked.network, VideoMAE)
     chosen_by = evaluated(asked, BySplit(_begin_clips, _clips), Split.VAL)
     ladder, default = clips.ladder(settings, asked.network, chosen_by, found) if settings.ladder else ([], None)

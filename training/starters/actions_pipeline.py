@@ -22,7 +22,7 @@ from models.bundle import Bundle
 from models.joining import ROWS, join_actions
 from models.lart.model import LART
 from models.loading import load
-from training import goal, phases
+from training import phases
 from training import recipe as recipes
 from training.errors import TrainingError
 from training.evaluation.actions import recognisers, seen, splits
@@ -80,7 +80,7 @@ def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
 
 def _thresholds(network: LART, recipe: Recipe, cache: Path) -> tuple[list[float], dict[str, Any]]:
     assert recipe.release is not None and isinstance(recipe.release.quality, ActionsQuality)
-    source, asked = phases.source_of(recipe, goal.released_phase(recipe), cache), recipe.release.quality
+    source, asked = phases.source_of(recipe, recipe.released_phase, cache), recipe.release.quality
     assert isinstance(source, MotionTracks)
     views = Views(EVERY_S, CAMERAS, recipe.seed + VIEWS_SEED)
 

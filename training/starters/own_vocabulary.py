@@ -19,8 +19,8 @@ from tokenizers.trainers import UnigramTrainer
 
 from models.pairs.tokenizer_file import read_tokenizer
 from training import recipe
-from training.command import Options
 from training.errors import RecipeError
+from training.options import Options
 from training.starters.images.named_drawings import NamedDrawings, drawings_of
 
 PADDING, UNKNOWN = "<pad>", "<unk>"

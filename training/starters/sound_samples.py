@@ -17,9 +17,9 @@ from PIL import Image
 
 from models.media.fbank import FbankConfig, log_mel
 from training import recipe
-from training.command import Options
 from training.errors import exit_code
 from training.evaluation.settings import SoundsQuality
+from training.options import Options
 from training.starters.sounds.notes import Notes
 from training.starters.sounds.samplers import open_instruments
 from training.starters.sounds.soundfonts import Note, Wave
