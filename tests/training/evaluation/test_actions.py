@@ -23,7 +23,8 @@ from training.evaluation.actions.measure import quiet, table
 from training.evaluation.actions.moments import Moments
 from training.evaluation.actions.seen import MarkedClip, Watched, best_labels, marked, person_frames, watch
 from training.evaluation.actions.thresholds import reliance, thresholds
-from training.evaluation.measurement import looked_at_once
+from training.evaluation.measurement import looked_at_once, reports
+from training.phases import Workshop
 from training.starters.people.motions import NO_ACTION, NOBODY_SAYS
 
 ROOT = Path(__file__).parents[3]
@@ -153,6 +154,14 @@ def test_a_test_split_is_looked_at_once(tmp_path: Path) -> None:
     assert looked_at_once(file, weights, lambda: next(looks)) == first == {"judged": weights, "right": 0.6}
     with pytest.raises(TrainingError, match="looked at with other weights"):
         looked_at_once(file, {"weights": "b"}, lambda: next(looks))
+
+
+def test_a_look_of_an_earlier_version_counts(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path / "tiny-1.0.0", tmp_path, torch.device("cpu"))
+    (shop.runs / "judging").mkdir(parents=True)
+    (shop.runs / "judging" / "test.json").write_text('{"judged": {"weights": "a"}, "right": 0.6}')
+    assert looked_at_once(reports(shop) / "test.json", {"weights": "a"}, lambda: {"right": 0.9})["right"] == 0.6
+    assert not (shop.runs / "judging").exists()
 
 
 def moments_of(labels: list[int]) -> Moments:

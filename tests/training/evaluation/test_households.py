@@ -119,6 +119,8 @@ def test_what_cannot_be_evaluated_is_named(
     _, places = trained
     assert evaluation.main([*places, change]) == 2
     assert said in capsys.readouterr().err
+    assert evaluation.main([*places, "--only", "MCC"]) == 2
+    assert capsys.readouterr().err == "--only: kind household is evaluated as a whole; leave it out\n"
 
 
 def test_a_dry_run_needs_no_phase_that_was_not_trained(

@@ -101,6 +101,18 @@ def test_an_untrained_phase_is_named(recipe_file: Path, packages: Path, tmp_path
 
 
 @pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--split", "test"], "--split: kind inpainting has no splits to choose from; leave it out"),
+        (["release.quality=null"], "release.quality: the recipe asks for no measurement, so there is nothing to evaluate"),
+    ],
+)
+def test_what_a_recipe_has_none_of_is_refused(recipe_file: Path, asked: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate([str(recipe_file), *asked]) == 2
+    assert capsys.readouterr().err == f"{said}\n"
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"one_step": "nothing"}, "release.quality.one_step: nothing is no phase; there are begin, one-step, finish"),
