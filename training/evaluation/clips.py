@@ -138,10 +138,7 @@ def _compared(told: Mapping[str, Scores], labels: npt.NDArray[np.int64]) -> dict
     right = {name: told[name].argmax(axis=1) == labels for name in (OFF, ONE_FRAME, SHUFFLED, FLOW)}
     return {
         "network": metrics.accuracy(right[OFF]).to_json(),
-        "baselines": {
-            name: {"accuracy": metrics.accuracy(right[name]).to_json(), "gain": metrics.difference(right[OFF], right[name]).to_json()}
-            for name in (ONE_FRAME, SHUFFLED, FLOW)
-        },
+        "baselines": {name: metrics.compared(right[OFF], right[name]) for name in (ONE_FRAME, SHUFFLED, FLOW)},
     }
 
 

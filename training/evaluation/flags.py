@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +14,14 @@ import torch
 from torch import Generator
 
 from models.merge_schedule import MergeSchedule
-from models.spec import Preprocess
+from models.spec import Preprocess, Rung
 from models.vit.model import ViT
 from training.data import pictures
 from training.data.pictures import Pixels
 from training.evaluation import baselines, metrics
 from training.evaluation.baselines import Labels
-from training.evaluation.metrics import Measured, Right
+from training.evaluation.measurement import Measurement
+from training.evaluation.metrics import Right
 from training.evaluation.settings import LadderSettings
 from training.starters.images import distortions, flags
 from training.starters.images.flags import Corpus, Drawings, Flags, Gallery
@@ -49,65 +53,6 @@ class Pictures:
     """Pictures for the baselines: of a clean one the flag alone, cut out for them; of a distorted one the whole."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A baseline's accuracy, and by how much the model beats it."""
-
-    accuracy: Measured
-    gain: Measured
-
-
-@dataclass(frozen=True)
-class Source:
-    """How the model does on one source's pictures."""
-
-    name: str
-    top1: Measured
-    top5: Measured
-    calibration_error: float
-    rivals: Mapping[str, Comparison]
-
-
-@dataclass(frozen=True)
-class LookAlikes:
-    """Flags that differ little, on the clean pictures of all sources."""
-
-    labels: tuple[str, ...]
-    n: int
-    right: int
-    within: int
-    """Predictions that are right or one of the others."""
-
-
-@dataclass(frozen=True)
-class MeasuredRung:
-    name: str
-    schedule: MergeSchedule
-    tokens_out: int
-    throughput: float
-    val: Measured
-    clean: Measured
-    clean_drop: Measured
-    """Accuracy with merging off minus with this rung."""
-    distorted: Measured
-    distorted_drop: Measured
-
-
-@dataclass(frozen=True)
-class Report:
-    val: Measured
-    clean: Measured
-    """Accuracy on all clean test pictures but those that the recipe excludes."""
-    distorted: Measured
-    sources: tuple[Source, ...]
-    look_alikes: tuple[LookAlikes, ...]
-    pretraining: Mapping[str, Comparison]
-    """"clean" and "distorted" → the short run without pre-training, against the one with it."""
-    ladder: tuple[MeasuredRung, ...]
-    default: MeasuredRung | None
-    """The most accurate on validation pictures among the rungs that are fast enough."""
-
-
 def validation(task: Task, corpus: Corpus) -> Pictures:
     """Renderings, clean and distorted, of artwork that was not trained on."""
     return _rendered("validation", corpus.val, task, _VAL_RENDERINGS, task.flags.clean)
@@ -124,65 +69,84 @@ def evaluated_on(task: Task, corpus: Corpus) -> list[Pictures]:
     return [validation(task, corpus), *_cleans(task, corpus), *_distorted(task, corpus)]
 
 
-def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) -> Report:
-    """short, scratch: the comparison, with and without pre-training."""
+def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) -> Measurement:
+    """short, scratch: the comparison, with and without pre-training. The default rung is the most accurate on validation pictures among
+    those that are fast enough."""
     clean, unfiltered, distorted = _cleans(task, corpus), _clean(corpus.unfiltered, task), _distorted(task, corpus)
     all_clean, all_distorted = _pool("all, clean", clean), _pool("all, distorted", distorted)
-    val = validation(task, corpus)
+    val, off = validation(task, corpus), MergeSchedule.off()
     rivals = _rivals(task, corpus, val)
-    off = MergeSchedule.off()
 
     def right(network: ViT, asked: Pictures, schedule: MergeSchedule = off) -> Right:
         return np.asarray(_logits(task, network, asked, schedule).argmax(axis=1) == asked.labels)
 
-    unmerged = {asked.name: right(model, asked) for asked in (all_clean, all_distorted)}
-    ladder = []
+    clean_right, distorted_right = right(model, all_clean), right(model, all_distorted)
     schedules = {rung.name: MergeSchedule.parse(rung.schedule) for rung in task.ladder.rungs}
     speed = metrics.relative_throughput(model, schedules, batch_size=task.ladder.batch_size, rounds=task.ladder.rounds)
+    rows, rungs, chosen_by = [], [], {}
     for name, schedule in schedules.items():
-        merged = {asked.name: right(model, asked, schedule) for asked in (all_clean, all_distorted)}
-        drops = {asked: metrics.difference(unmerged[asked], merged[asked]) for asked in unmerged}
-        ladder.append(
-            MeasuredRung(
-                name,
-                schedule,
-                tokens_out=schedule.token_counts(model.config.patches + 1, model.config.depth, protected=1)[-1],
-                throughput=speed[name],
-                val=metrics.accuracy(right(model, val, schedule)),
-                clean=metrics.accuracy(merged[all_clean.name]),
-                clean_drop=drops[all_clean.name],
-                distorted=metrics.accuracy(merged[all_distorted.name]),
-                distorted_drop=drops[all_distorted.name],
-            )
+        merged, merged_distorted = right(model, all_clean, schedule), right(model, all_distorted, schedule)
+        on_val, accuracy = metrics.accuracy(right(model, val, schedule)), metrics.accuracy(merged)
+        rungs.append(Rung(name=name, schedule=schedule.to_json(), accuracy=round(accuracy.value, 5), throughput=round(speed[name], 3)))
+        if speed[name] >= task.ladder.min_throughput:
+            chosen_by[name] = on_val.value, speed[name]
+        rows.append(
+            {
+                "rung": name,
+                "tokens_out": schedule.token_counts(model.config.patches + 1, model.config.depth, protected=1)[-1],
+                "throughput": round(speed[name], 3),
+                "val_accuracy": on_val.to_json(),
+                "test_accuracy": accuracy.to_json(),
+                "drop": metrics.difference(clean_right, merged).to_json(),
+                "distorted_accuracy": metrics.accuracy(merged_distorted).to_json(),
+                "distorted_drop": metrics.difference(distorted_right, merged_distorted).to_json(),
+            }
         )
-    fast = [rung for rung in ladder if rung.throughput >= task.ladder.min_throughput]
-    return Report(
-        val=metrics.accuracy(right(model, val)),
-        clean=metrics.accuracy(unmerged[all_clean.name]),
-        distorted=metrics.accuracy(unmerged[all_distorted.name]),
-        sources=tuple(
-            _source(_logits(task, model, asked), asked, rivals) for asked in (*clean, unfiltered, *distorted, all_clean, all_distorted)
-        ),
-        look_alikes=_look_alikes(task, _logits(task, model, all_clean), all_clean.labels),
-        pretraining={
-            kind: Comparison(metrics.accuracy(right(scratch, asked)), metrics.difference(right(short, asked), right(scratch, asked)))
+    sources = (*clean, unfiltered, *distorted, all_clean, all_distorted)
+    quality = {
+        "test_accuracy": metrics.accuracy(clean_right).to_json(),
+        "distorted_accuracy": metrics.accuracy(distorted_right).to_json(),
+        "val_accuracy": metrics.accuracy(right(model, val)).to_json(),
+        "sources": [_source(_logits(task, model, asked), asked, rivals) for asked in sources],
+        "look_alikes": _look_alikes(task, _logits(task, model, all_clean), all_clean.labels),
+        "without_pretraining": {
+            kind: metrics.compared(right(short, asked), right(scratch, asked))
             for kind, asked in (("clean", all_clean), ("distorted", all_distorted))
         },
-        ladder=tuple(ladder),
-        default=max(fast, key=lambda rung: (rung.val.value, rung.throughput), default=None),
-    )
+        "ladder": rows,
+        "throughput": {
+            "what": "forward passes relative to merging off, median of interleaved pairs",
+            "batch_size": task.ladder.batch_size,
+            "threads": 1,
+            "dtype": "float32",
+            "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        },
+        "default_rung_chosen": f"best validation accuracy among rungs of at least {task.ladder.min_throughput}x throughput",
+    }
+    return Measurement(quality, rungs, max(chosen_by, key=lambda name: chosen_by[name], default=None))
 
 
-def _source(logits: npt.NDArray[np.float32], asked: Pictures, rivals: Mapping[str, Callable[[Pixels], Labels]]) -> Source:
+def examples(files: Sequence[Path], network: ViT, preprocess: Preprocess, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """File name → predicted label and its score, merging off."""
+    recorded = {}
+    for file in files:
+        pixels = pictures.to_model_size(pictures.open_on_white(file), preprocess)[np.newaxis]
+        logits = torch.from_numpy(metrics.logits(network, pixels, preprocess, MergeSchedule.off()))[0]
+        best = int(logits.argmax())
+        recorded[file.name] = {"label": labels[best], "score": round(float(logits.softmax(dim=0)[best]), 4)}
+    return recorded
+
+
+def _source(logits: npt.NDArray[np.float32], asked: Pictures, rivals: Mapping[str, Callable[[Pixels], Labels]]) -> dict[str, Any]:
+    """How the model does on one source's pictures."""
     right = np.equal(logits.argmax(axis=1), asked.labels)
-    predicted = {name: np.equal(predict(asked.thumbnails), asked.labels) for name, predict in rivals.items()}
-    return Source(
-        asked.name,
-        top1=metrics.accuracy(right),
-        top5=metrics.accuracy(metrics.top_k(logits, asked.labels, 5)),
-        calibration_error=metrics.calibration_error(logits, asked.labels),
-        rivals={name: Comparison(metrics.accuracy(r), metrics.difference(right, r)) for name, r in predicted.items()},
-    )
+    return {
+        "name": asked.name,
+        "top1": metrics.accuracy(right).to_json(),
+        "top5": metrics.accuracy(metrics.top_k(logits, asked.labels, 5)).to_json(),
+        "calibration_error": round(metrics.calibration_error(logits, asked.labels), 5),
+        "baselines": {name: metrics.compared(right, np.equal(predict(asked.thumbnails), asked.labels)) for name, predict in rivals.items()},
+    }
 
 
 def _rivals(task: Task, corpus: Corpus, val: Pictures) -> dict[str, Callable[[Pixels], Labels]]:
@@ -192,17 +156,17 @@ def _rivals(task: Task, corpus: Corpus, val: Pictures) -> dict[str, Callable[[Pi
     return {NEAREST: lambda asked: baselines.nearest_neighbour(known, labels, asked), LOGISTIC: logistic.predict}
 
 
-def _look_alikes(task: Task, logits: npt.NDArray[np.float32], labels: Labels) -> tuple[LookAlikes, ...]:
-    codes = list(task.flags.labels)
-    predicted = logits.argmax(axis=1)
+def _look_alikes(task: Task, logits: npt.NDArray[np.float32], labels: Labels) -> list[dict[str, Any]]:
+    """Flags that differ little: how often the prediction is right, and how often it is one of them."""
+    codes, predicted = list(task.flags.labels), logits.argmax(axis=1)
     rows = []
     for group in task.flags.look_alikes:
         members = [codes.index(code) for code in group]
         asked = np.isin(labels, members)
-        names = tuple(task.flags.labels[code] for code in group)
         right, within = predicted[asked] == labels[asked], np.isin(predicted[asked], members)
-        rows.append(LookAlikes(names, int(asked.sum()), int(right.sum()), int(within.sum())))
-    return tuple(rows)
+        names = tuple(task.flags.labels[code] for code in group)
+        rows.append({"labels": names, "n": int(asked.sum()), "right": int(right.sum()), "within": int(within.sum())})
+    return rows
 
 
 def _logits(task: Task, model: ViT, asked: Pictures, schedule: MergeSchedule | None = None) -> npt.NDArray[np.float32]:

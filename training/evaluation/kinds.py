@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from training import phases
 from training.data.packages import packages_in
 from training.data.registry import Mixture, open_source
 from training.errors import RecipeError
-from training.evaluation import clips, depth, flags, flags_report, held_out, naming, sounds
+from training.evaluation import clips, depth, flags, held_out, naming, sounds
 from training.evaluation.actions import measure as actions
 from training.evaluation.actions import plot as confusion
 from training.evaluation.filling import inpainting, painting, plot, report, restoring
@@ -162,15 +162,17 @@ def _flags(asked: Evaluation) -> Measurement:
     temperature = flags.temperature(task, corpus, network)
     rounded(calibrated(network, temperature))
     found = flags.measure(task, corpus, network, short, scratch)
-    examples = flags_report.examples(settings, network, preprocess, tuple(data.labels.values()))
-    return Measurement(
-        flags_report.summary(recipe, settings, found, temperature) | {"examples": examples},
-        [
-            Rung(name=r.name, schedule=r.schedule.to_json(), accuracy=round(r.clean.value, 5), throughput=round(r.throughput, 3))
-            for r in found.ladder
-        ],
-        found.default.name if found.default else None,
-        {
+    files = sorted(settings.examples.glob("*.png")) if settings.examples else []
+    [epochs] = [phase.loop.epochs for phase in recipe.phases if phase.name == settings.without_pretraining]
+    also = {
+        "temperature": round(temperature, 4),
+        "without_pretraining": {"epochs": epochs, **found.quality["without_pretraining"]},
+        "examples": flags.examples(files, network, preprocess, tuple(data.labels.values())),
+    }
+    return replace(
+        found,
+        quality=found.quality | also,
+        data={
             "packages": [package.model_dump() for package in data.packages],
             "drawings": {"train": len(corpus.train), "val": len(corpus.val)},
             "test_pictures": {gallery.name: len(gallery.paths) for gallery in (*corpus.galleries, corpus.unfiltered)},

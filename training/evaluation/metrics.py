@@ -45,6 +45,11 @@ def difference(right: Right, other: Right) -> Measured:
     return mean(right.astype(np.float64) - other.astype(np.float64))
 
 
+def compared(right: Right, rival: Right) -> dict[str, dict[str, float]]:
+    """A rival's accuracy on the same pictures, and the gain over it."""
+    return {"accuracy": accuracy(rival).to_json(), "gain": difference(right, rival).to_json()}
+
+
 def top_k(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int) -> Right:
     """Whether the label is among the k best. logits: (N, classes)."""
     best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
