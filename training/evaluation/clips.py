@@ -19,9 +19,10 @@ from models.mae_st.model import VideoMAE
 from models.media.video_views import average_views, crops, view_frames
 from models.merge_schedule import MergeSchedule
 from models.registry import Views, architectures
-from models.spec import Clip, Preprocess, Rung
+from models.spec import Clip, Preprocess
 from training.evaluation import game, metrics
 from training.evaluation.affine_flow import FlowForest
+from training.evaluation.ladder import schedules
 from training.evaluation.settings import ClipsQuality, Split
 from training.starters.clips.camera_moves import CameraClips
 from training.starters.clips.footage import decoded
@@ -75,13 +76,12 @@ class Looker:
 def evaluate(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips, split: Split, cache: Path) -> dict[str, Any]:
     """Raises TrainingError."""
     held_out = replace(trained_on, settings=trained_on.settings.model_copy(update={"part": split.value}))
-    rungs = settings.ladder.rungs if settings.ladder else []
     looker = Looker(
         network,
         architectures()["video_mae"].views({}),
         held_out.clip,
         held_out.preprocess,
-        {OFF: MergeSchedule.off(), **{rung.name: MergeSchedule.parse(rung.schedule) for rung in rungs}},
+        {OFF: MergeSchedule.off(), **(schedules(settings.ladder) if settings.ladder else {})},
         FlowForest(_clips(trained_on, settings.flow_clips), len(held_out.labels)),
     )
     videos = [held_out.video(index, settings.seconds, settings.short_side) for index in range(settings.videos)]
@@ -96,23 +96,6 @@ def evaluate(settings: ClipsQuality, network: VideoMAE, trained_on: CameraClips,
         "rungs": {name: _right(told[name], labels).to_json() for name in looker.schedules if name != OFF},
     }
     return report if split is Split.VAL else report | {"game": _game(looker, settings, held_out.labels, cache)}
-
-
-def ladder(
-    settings: ClipsQuality, network: VideoMAE, chosen_by: Mapping[str, Any], report: Mapping[str, Any]
-) -> tuple[list[Rung], str | None]:
-    """The rungs with their accuracy on the videos of `report`, and the name of the default one: of those that are fast enough the most
-    accurate on the videos of `chosen_by`."""
-    asked = settings.ladder
-    assert asked is not None
-    schedules = {rung.name: MergeSchedule.parse(rung.schedule) for rung in asked.rungs}
-    speed = metrics.relative_throughput(network, schedules, batch_size=asked.batch_size, rounds=asked.rounds)
-    rungs = [
-        Rung(name=name, schedule=schedule.to_json(), accuracy=report["rungs"][name]["value"], throughput=round(speed[name], 3))
-        for name, schedule in schedules.items()
-    ]
-    fast = [name for name in schedules if speed[name] >= asked.min_throughput]
-    return rungs, max(fast, key=lambda name: (chosen_by["rungs"][name]["value"], speed[name]), default=None)
 
 
 def _clips(source: CameraClips, count: int) -> Iterator[tuple[Pixels, int]]:

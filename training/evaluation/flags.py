@@ -14,12 +14,13 @@ import torch
 from torch import Generator
 
 from models.merge_schedule import MergeSchedule
-from models.spec import Preprocess, Rung
+from models.spec import Preprocess
 from models.vit.model import ViT
 from training.data import pictures
 from training.data.pictures import Pixels
 from training.evaluation import baselines, metrics
 from training.evaluation.baselines import Labels
+from training.evaluation.ladder import ladder, schedules
 from training.evaluation.measurement import Measurement
 from training.evaluation.metrics import Right
 from training.evaluation.settings import LadderSettings
@@ -70,8 +71,7 @@ def evaluated_on(task: Task, corpus: Corpus) -> list[Pictures]:
 
 
 def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) -> Measurement:
-    """short, scratch: the comparison, with and without pre-training. The default rung is the most accurate on validation pictures among
-    those that are fast enough."""
+    """short, scratch: the comparison, with and without pre-training. The default rung is chosen on validation pictures."""
     clean, unfiltered, distorted = _cleans(task, corpus), _clean(corpus.unfiltered, task), _distorted(task, corpus)
     all_clean, all_distorted = _pool("all, clean", clean), _pool("all, distorted", distorted)
     val, off = validation(task, corpus), MergeSchedule.off()
@@ -81,27 +81,19 @@ def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) ->
         return np.asarray(_logits(task, network, asked, schedule).argmax(axis=1) == asked.labels)
 
     clean_right, distorted_right = right(model, all_clean), right(model, all_distorted)
-    schedules = {rung.name: MergeSchedule.parse(rung.schedule) for rung in task.ladder.rungs}
-    speed = metrics.relative_throughput(model, schedules, batch_size=task.ladder.batch_size, rounds=task.ladder.rounds)
-    rows, rungs, chosen_by = [], [], {}
-    for name, schedule in schedules.items():
+    rows: dict[str, dict[str, Any]] = {}
+    for name, schedule in schedules(task.ladder).items():
         merged, merged_distorted = right(model, all_clean, schedule), right(model, all_distorted, schedule)
-        on_val, accuracy = metrics.accuracy(right(model, val, schedule)), metrics.accuracy(merged)
-        rungs.append(Rung(name=name, schedule=schedule.to_json(), accuracy=round(accuracy.value, 5), throughput=round(speed[name], 3)))
-        if speed[name] >= task.ladder.min_throughput:
-            chosen_by[name] = on_val.value, speed[name]
-        rows.append(
-            {
-                "rung": name,
-                "tokens_out": schedule.token_counts(model.config.patches + 1, model.config.depth, protected=1)[-1],
-                "throughput": round(speed[name], 3),
-                "val_accuracy": on_val.to_json(),
-                "test_accuracy": accuracy.to_json(),
-                "drop": metrics.difference(clean_right, merged).to_json(),
-                "distorted_accuracy": metrics.accuracy(merged_distorted).to_json(),
-                "distorted_drop": metrics.difference(distorted_right, merged_distorted).to_json(),
-            }
-        )
+        rows[name] = {
+            "tokens_out": schedule.token_counts(model.config.patches + 1, model.config.depth, protected=1)[-1],
+            "val_accuracy": metrics.accuracy(right(model, val, schedule)).to_json(),
+            "test_accuracy": metrics.accuracy(merged).to_json(),
+            "drop": metrics.difference(clean_right, merged).to_json(),
+            "distorted_accuracy": metrics.accuracy(merged_distorted).to_json(),
+            "distorted_drop": metrics.difference(distorted_right, merged_distorted).to_json(),
+        }
+    accuracy, by = ({name: row[on]["value"] for name, row in rows.items()} for on in ("test_accuracy", "val_accuracy"))
+    rungs, default = ladder(task.ladder, model, accuracy, by)
     sources = (*clean, unfiltered, *distorted, all_clean, all_distorted)
     quality = {
         "test_accuracy": metrics.accuracy(clean_right).to_json(),
@@ -113,7 +105,7 @@ def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) ->
             kind: metrics.compared(right(short, asked), right(scratch, asked))
             for kind, asked in (("clean", all_clean), ("distorted", all_distorted))
         },
-        "ladder": rows,
+        "ladder": [{"rung": rung.name, "throughput": rung.throughput, **rows[rung.name]} for rung in rungs],
         "throughput": {
             "what": "forward passes relative to merging off, median of interleaved pairs",
             "batch_size": task.ladder.batch_size,
@@ -123,7 +115,7 @@ def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) ->
         },
         "default_rung_chosen": f"best validation accuracy among rungs of at least {task.ladder.min_throughput}x throughput",
     }
-    return Measurement(quality, rungs, max(chosen_by, key=lambda name: chosen_by[name], default=None))
+    return Measurement(quality, rungs, default)
 
 
 def examples(files: Sequence[Path], network: ViT, preprocess: Preprocess, labels: Sequence[str]) -> dict[str, dict[str, Any]]:

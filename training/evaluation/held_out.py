@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from models.merge_schedule import MergeSchedule
-from models.spec import Rung
 from models.vit.model import ViT
 from training import phases
 from training.data.base import Source, Unreadable
 from training.data.registry import open_source
 from training.errors import DataError, RecipeError
 from training.evaluation import metrics
+from training.evaluation.ladder import ladder, schedules
 from training.evaluation.measurement import Measurement
 from training.evaluation.settings import HeldOutQuality, LadderSettings
 from training.recipe import Recipe
@@ -34,8 +34,8 @@ def source(recipe: Recipe, settings: HeldOutQuality, labels: Sequence[str], cach
     return source
 
 
-def measure(network: nn.Module, images: Source, labels: Sequence[str], ladder: LadderSettings | None) -> Measurement:
-    """Top-1 and top-5 accuracy, and the rungs of `ladder`. Raises RecipeError."""
+def measure(network: nn.Module, images: Source, labels: Sequence[str], rungs: LadderSettings | None) -> Measurement:
+    """Top-1 and top-5 accuracy, and the ladder. Raises RecipeError."""
     logits, targets = logits_of(network, images, MergeSchedule.off())
     best = logits.argmax(axis=1)
     quality: dict[str, Any] = {
@@ -44,25 +44,15 @@ def measure(network: nn.Module, images: Source, labels: Sequence[str], ladder: L
         "calibration_error": round(metrics.calibration_error(logits, targets), 5),
         "images": len(targets),
     }
-    if ladder is None:
+    if rungs is None:
         return Measurement(quality)
     if not isinstance(network, ViT):
         raise RecipeError("release.quality.ladder: only tokens of architecture vit merge")
-    rungs = _rungs(ladder, network, images)
-    fast = [rung for rung in rungs if (rung.throughput or 0) >= ladder.min_throughput]
-    default = max(fast, key=lambda rung: (rung.accuracy or 0, rung.throughput or 0), default=None)
-    return Measurement(quality, rungs, default.name if default else None)
-
-
-def _rungs(settings: LadderSettings, network: ViT, source: Source) -> list[Rung]:
-    schedules = {rung.name: MergeSchedule.parse(rung.schedule) for rung in settings.rungs}
-    speed = metrics.relative_throughput(network, schedules, batch_size=settings.batch_size, rounds=settings.rounds)
-    rungs = []
-    for name, schedule in schedules.items():
-        logits, targets = logits_of(network, source, schedule)
-        accuracy = metrics.accuracy(logits.argmax(axis=1) == targets)
-        rungs.append(Rung(name=name, schedule=schedule.to_json(), accuracy=round(accuracy.value, 5), throughput=round(speed[name], 3)))
-    return rungs
+    accuracy = {}
+    for name, schedule in schedules(rungs).items():
+        logits, targets = logits_of(network, images, schedule)
+        accuracy[name] = metrics.accuracy(logits.argmax(axis=1) == targets).value
+    return Measurement(quality, *ladder(rungs, network, accuracy, accuracy))
 
 
 @torch.inference_mode()

@@ -22,6 +22,7 @@ from training.evaluation import clips, depth, flags, held_out, naming, sounds
 from training.evaluation.actions import measure as actions
 from training.evaluation.actions import plot as confusion
 from training.evaluation.filling import inpainting, painting, plot, report, restoring
+from training.evaluation.ladder import ladder
 from training.evaluation.measurement import (
     Measurement,
     calibrated,
@@ -304,10 +305,11 @@ def _clips(asked: Evaluation, found: Report) -> Measurement:
     trained_on = phases.source_of(asked.recipe, asked.recipe.released_phase, asked.cache)
     assert isinstance(trained_on, CameraClips) and isinstance(asked.network, VideoMAE)
     chosen_by = evaluated(asked, BySplit(_begin_clips, _clips), Split.VAL)
-    ladder, default = clips.ladder(settings, asked.network, chosen_by, found) if settings.ladder else ([], None)
+    accuracy, by = ({name: row["value"] for name, row in report["rungs"].items()} for report in (found, chosen_by))
+    rungs, default = ladder(settings.ladder, asked.network, accuracy, by) if settings.ladder else ([], None)
     return Measurement(
         {"clips": found | {"validation": {name: chosen_by[name] for name in ("network", "baselines", "rungs")}}},
-        ladder,
+        rungs,
         default,
         data={
             "packages": [entry.package.model_dump() | {"license": entry.license} for entry in trained_on.settings.packages],
