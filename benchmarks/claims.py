@@ -22,13 +22,14 @@ from rich.table import Table
 
 from benchmarks import machine
 from models.merge_schedule import MergeSchedule
-from training import evaluate, phases, quality, recipe
-from training.command import Options
-from training.data.clip_art import ClipArt
+from training import phases, recipe
 from training.data.registry import open_source
 from training.errors import TrainingError
-from training.evaluate import Measured, Right
+from training.evaluation import held_out, metrics
+from training.evaluation.metrics import Measured, Right
+from training.options import Options
 from training.phases import Workshop
+from training.starters.images.clip_art import ClipArt
 
 RESULTS = Path(__file__).parent / "results"
 RECIPES = Path(__file__).parent.parent / "training" / "recipes"
@@ -63,7 +64,7 @@ def pretrained_encoders(runs: Path, cache: Path) -> list[Row]:
     right: dict[str, Right] = {}
     for phase in plan.phases:
         network = phases.trained_network(plan, phase.name, source.labels, shop)
-        logits, labels = quality.logits_of(network, source, MergeSchedule.off())
+        logits, labels = held_out.logits_of(network, source, MergeSchedule.off())
         right[phase.name] = np.asarray(logits.argmax(axis=1) == labels)
     return compared(right)
 
@@ -72,8 +73,8 @@ def compared(right: dict[str, Right]) -> list[Row]:
     """Name → whether each sample was right; each name is compared with those after it."""
     gains: dict[str, dict[str, Measured]] = {name: {} for name in right}
     for name, other in combinations(right, 2):
-        gains[name][other] = evaluate.difference(right[name], right[other])
-    return [Row(name, evaluate.accuracy(values), gains[name]) for name, values in right.items()]
+        gains[name][other] = metrics.difference(right[name], right[other])
+    return [Row(name, metrics.accuracy(values), gains[name]) for name, values in right.items()]
 
 
 CLAIMS: Sequence[Claim] = (

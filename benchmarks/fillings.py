@@ -45,11 +45,11 @@ from server.tasks.inpaint import Inpaint
 from server.tasks.inpaint_tables import METHODS, InpaintOptions
 from training import recipe
 from training.data.packages import DebianPackage, PyPIPackage
-from training.judging import holes
-from training.judging.perceptual import PerceptualDistance
-from training.judging.photographs import crops
-from training.judging.settings import Hole
-from training.model_card import render
+from training.evaluation.cards.card import render
+from training.evaluation.filling import holes
+from training.evaluation.filling.perceptual import PerceptualDistance
+from training.evaluation.filling.photographs import crops
+from training.evaluation.settings import Hole
 
 RECIPE = Path("training/recipes/inpaint.yaml")
 BUNDLE = Path("bundles/inpaint/1.1.0")
@@ -63,7 +63,7 @@ LITE2 = PyPIPackage(
     tags="py2.py3-none-any",
     sha256="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
 )
-JUDGED = (
+TESTED = (
     "abstract-spiral", "blue-periwinkle", "casa-mila", "high-trestle-trail", "oakland-zoo-otters", "perched-osprey", "roman-colosseum",
     "singaporean-cityscape", "valley-midnight",
 )  # fmt: skip
@@ -99,28 +99,28 @@ class Case:
     """(S, S)."""
 
 
-def drawings(cache: Path, judged: bool, count: int) -> list[Pixels]:
+def drawings(cache: Path, tested: bool, count: int) -> list[Pixels]:
     """Those that the card is about, or those of the other held-out series."""
     plan = recipe.read(RECIPE, ())
     assert plan.release is not None and plan.preprocess is not None
     quality: Any = plan.release.quality
-    chosen = slice(DRAWINGS) if judged else slice(DRAWINGS, None)
+    chosen = slice(DRAWINGS) if tested else slice(DRAWINGS, None)
     return list(holes.drawings(quality.data, plan.preprocess, cache, chosen).pixels.numpy()[:count])
 
 
-def photographs(cache: Path, judged: bool, count: int) -> list[Pixels]:
-    files = JUDGED if judged else CHOSEN_BY
+def photographs(cache: Path, tested: bool, count: int) -> list[Pixels]:
+    files = TESTED if tested else CHOSEN_BY
     return [crop for made in crops(PHOTOGRAPHS, FOLDER, files, count, cache).values() for crop in made]
 
 
-def cases(cache: Path, judged: bool, count: int, count_of_crops: int) -> list[Case]:
+def cases(cache: Path, tested: bool, count: int, count_of_crops: int) -> list[Case]:
     made = []
-    for kind, pictures in (("drawings", drawings(cache, judged, count)), ("photographs", photographs(cache, judged, count_of_crops))):
+    for kind, pictures in (("drawings", drawings(cache, tested, count)), ("photographs", photographs(cache, tested, count_of_crops))):
         pixels = torch.from_numpy(np.stack(pictures))
-        repeats = 1 if judged or kind == "photographs" else FEW_DRAWINGS
+        repeats = 1 if tested or kind == "photographs" else FEW_DRAWINGS
         for hole, seed in product((Hole.BOXES, Hole.STROKES), range(repeats)):
             coarse = pixels.shape[1] // STROKE_GRID if hole is Hole.STROKES else 1  # a stroke is drawn on a grid: fine ones take seconds
-            small = holes.cut(hole, pixels[:, ::coarse, ::coarse], seed=seed if judged else 1 + seed)
+            small = holes.cut(hole, pixels[:, ::coarse, ::coarse], seed=seed if tested else 1 + seed)
             cut = small.repeat_interleave(coarse, dim=1).repeat_interleave(coarse, dim=2).numpy()
             made += [Case(kind, hole, picture, mask) for picture, mask in zip(pictures, cut, strict=True)]
     return made
@@ -188,7 +188,7 @@ def _jumps(pixels: Pixels, mask: Mask, chosen: Any) -> float:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Scorer:
     service: Service
     distance: PerceptualDistance
 
@@ -219,13 +219,13 @@ class Judge:
         }
 
 
-_judge: Judge | None = None
+_scorer: Scorer | None = None
 
 
 def _prepare(bundle: Path, features: PyPIPackage, cache: Path) -> None:
     """Prepare a process. Levels of patches are computed in it, while the service starts a process for each."""
-    global _judge
-    _judge = Judge(Service(bundle), PerceptualDistance(features, cache))
+    global _scorer
+    _scorer = Scorer(Service(bundle), PerceptualDistance(features, cache))
     patchmatch.fill = _fill_here
 
 
@@ -235,8 +235,8 @@ def _fill_here(pixels: Pixels, missing: Mask, reduction: int, seed: int, before:
 
 
 def _row(case: Case) -> dict[str, Any]:
-    assert _judge is not None
-    return _judge.row(case)
+    assert _scorer is not None
+    return _scorer.row(case)
 
 
 def measured(chosen: Sequence[Case], bundle: Path, features: PyPIPackage, cache: Path, processes: int) -> list[dict[str, Any]]:
@@ -319,7 +319,7 @@ def by_thickness(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def write(path: Path, told: Mapping[str, Any]) -> None:
     """Into the bundle's quality and README."""
     bundle = read(path)
-    served = {"files": list(JUDGED), "groups": _rounded(told)}
+    served = {"files": list(TESTED), "groups": _rounded(told)}
     written = rewrite(bundle, bundle.spec.model_copy(update={"quality": {**bundle.spec.quality, "served": served}}))
     (path / "README.md").write_text(render(written.spec).rstrip("\n") + "\n", encoding="utf-8")
 

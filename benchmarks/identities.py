@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from models.people.poses import Poses, distinct
 from models.phalp.poses import PoseTracker
 from training.data.packages import obtain
-from training.pose_noise import CLIPS, Camera, Floats, cameras
+from training.starters.pose_noise import CLIPS, Camera, Floats, cameras
 
 CALIBRATION = "Pose2Sim/Demo_MultiPerson/calibration/Calib.qca.txt"
 RECORDED = Path("tests/models/phalp/recorded/poses.npz")

@@ -305,9 +305,9 @@ def rendered_scenes(path: Path, cache: Path) -> Iterator[tuple[str, Files]]:
     """Views of a recipe's held-out objects in turns, each object's first one before any second one."""
     from training import phases, recipe
     from training.data.registry import open_source
-    from training.data.renders import RenderedScenes
     from training.data.rgbd import unprojected
-    from training.judging.shape_settings import ReconstructionQuality
+    from training.evaluation.settings import ReconstructionQuality
+    from training.starters.renders.scenes import RenderedScenes
 
     plan = recipe.read(path)
     quality = plan.release.quality if plan.release else None

@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,25 +14,12 @@ from training import dry_run, goal, phases, recipe
 from training.distributed import is_main, process_group
 from training.errors import TrainingError
 from training.loop import Ended
+from training.options import Options
 from training.phases import Workshop
 from training.recipe import Recipe
 
 STOPPED_BY = 128
 """Plus a signal's number: the exit code."""
-
-
-@dataclass(frozen=True)
-class Options:
-    recipe: Path
-    changes: tuple[str, ...] = ()
-    """Overrides, `phases.0.loop.batch_size=8`."""
-    runs: Path = Path("runs")
-    bundles: Path = Path("bundles")
-    cache: Path = Path(".cache/data")
-    phase: str | None = None
-    """Train this one alone."""
-    dry_run: bool = False
-    tensorboard: bool = True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

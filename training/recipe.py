@@ -13,25 +13,16 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from models.bundle import NAME_PATTERN
-from models.merge_schedule import MergeSchedule
 from models.registry import architectures, named, read_config, systems
 from models.spec import Clip, Fill, Preprocess, Preset, Sound, Space, Task
 from training.data.base import Augment
 from training.data.packages import PyPIPackage
 from training.data.registry import DataSettings
 from training.errors import RecipeError
-from training.judging.depth_settings import DepthQuality
-from training.judging.household_settings import HouseholdQuality
-from training.judging.naming_settings import NamingQuality
-from training.judging.painting_settings import PaintingQuality
-from training.judging.restoring_settings import RestoringQuality
-from training.judging.settings import InpaintingQuality
-from training.judging.shape_settings import ReconstructionQuality
-from training.judging.sounds_settings import SoundsQuality
+from training.evaluation.settings import PaintingQuality, Quality
 from training.objectives.registry import ObjectiveSettings
-from training.recognising.settings import ActionsQuality
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
-from training.shipped import Located, located
+from training.shipped import located
 
 
 class ModelSettings(Settings):
@@ -137,85 +128,13 @@ def _sources(phase: Phase) -> list[tuple[str, str]]:
     return [("start", phase.start or ""), *parts]
 
 
-class RungSettings(Settings):
-    """A rung that is to be measured."""
-
-    name: str
-    schedule: int | list[int] | dict[str, int | float]
-
-    @field_validator("schedule")
-    @classmethod
-    def _parses(cls, value: int | list[int] | dict[str, int | float]) -> int | list[int] | dict[str, int | float]:
-        MergeSchedule.parse(value)
-        return value
-
-
-class LadderSettings(Settings):
-    rungs: list[RungSettings] = Field(min_length=1)
-    min_throughput: float = Field(gt=1)
-    """The default rung is the most accurate on the validation split among those at least this fast, relative to merging off."""
-    batch_size: int = Field(gt=0)
-    rounds: int = Field(ge=3)
-
-
-class FlagsQuality(Settings):
-    """The starter's measurements: accuracy by source, against baselines, with and without pre-training, and by rung."""
-
-    kind: Literal["flags"]
-    ladder: LadderSettings
-    with_pretraining: str
-    without_pretraining: str
-    """Phases to compare."""
-    examples: Located | None = None
-    """A folder of images whose predictions the bundle records, so that anybody can check the weights."""
-
-
-class HeldOutQuality(Settings):
-    """Accuracy on labelled images that were not trained on."""
-
-    kind: Literal["held-out"]
-    data: DataSettings
-    ladder: LadderSettings | None = None
-
-
-class ClipsQuality(Settings):
-    """Accuracy of named camera moves on videos of held-out pictures and on a game's, as the service sees them; against optical flow."""
-
-    kind: Literal["clips"]
-    videos: int = Field(default=300, gt=1)
-    """Videos of held-out pictures, as many of each move."""
-    seconds: float = Field(default=2.2, gt=0)
-    short_side: int = Field(default=144, gt=0, multiple_of=2)
-    """Pixels of the videos."""
-    flow_clips: int = Field(default=1500, gt=0)
-    """Clips of training that optical flow is fitted to."""
-    game: PyPIPackage
-    """ViZDoom, whose player turns and walks: of the test split alone."""
-    game_clips: int = Field(default=120, gt=1)
-    ladder: LadderSettings | None = None
-
-
 class Release(Settings):
     """The bundle that a recipe ends in."""
 
     task: Task
     phase: str | None = None
     """Phase whose network it holds; None: the last one."""
-    quality: (
-        FlagsQuality
-        | HeldOutQuality
-        | ClipsQuality
-        | InpaintingQuality
-        | RestoringQuality
-        | PaintingQuality
-        | ActionsQuality
-        | ReconstructionQuality
-        | HouseholdQuality
-        | DepthQuality
-        | SoundsQuality
-        | NamingQuality
-        | None
-    ) = Field(default=None, discriminator="kind")
+    quality: Quality | None = None
     """None: nothing is measured, and the bundle says so."""
     dtype: Literal["float16", "float32"] = "float16"
 
@@ -277,28 +196,21 @@ class Recipe(Settings):
         if self.release and self.release.phase is not None and self.release.phase not in known:
             raise ValueError(f"release.phase: {self.release.phase} is no phase; there are {', '.join(known)}")
         quality = self.release.quality if self.release else None
-        if isinstance(quality, FlagsQuality) and not {quality.with_pretraining, quality.without_pretraining} <= known:
-            raise ValueError(f"release.quality: with_pretraining and without_pretraining are phases; there are {', '.join(known)}")
-        if isinstance(quality, InpaintingQuality) and not {quality.one_step, quality.same_budget} <= known:
-            raise ValueError(
-                f"release.quality: one_step and same_budget are phases; there are {', '.join(phase.name for phase in self.phases)}"
-            )
-        if isinstance(quality, ActionsQuality) and quality.single_frames not in known:
-            raise ValueError(f"release.quality.single_frames: {quality.single_frames} is no phase; there are {', '.join(known)}")
-        if isinstance(quality, HouseholdQuality) and quality.ablation not in known:
-            raise ValueError(
-                f"release.quality.ablation: {quality.ablation} is no phase; there are {', '.join(phase.name for phase in self.phases)}"
-            )
+        for field in quality.phases if quality else ():
+            if (name := getattr(quality, field)) not in known:
+                there = ", ".join(phase.name for phase in self.phases)
+                raise ValueError(f"release.quality.{field}: {name} is no phase; there are {there}")
         if isinstance(quality, PaintingQuality):
-            self._judged_by_others(quality)
+            self._measured_by_others(quality)
         return self
 
-    def _judged_by_others(self, quality: PaintingQuality) -> None:
-        """Raise ValueError where a phase learns from the features that judge it."""
+    def _measured_by_others(self, quality: PaintingQuality) -> None:
+        """Raise ValueError where a phase learns from the features that measure it."""
         for number, phase in enumerate(self.phases):
             painting = getattr(phase.objective, "painting", None)
             if painting is not None and painting.features.name == quality.features.name:
-                raise ValueError(f"phases.{number}.objective.painting.features: {quality.features.name} judges, so nothing learns from it")
+                where = f"phases.{number}.objective.painting.features"
+                raise ValueError(f"{where}: {quality.features.name} measures, so nothing learns from it")
 
     def _sizes_agree(self, phase: Phase, where: str) -> None:
         preprocess = phase.preprocess or self.preprocess
@@ -309,6 +221,12 @@ class Recipe(Settings):
             raise ValueError(f"{where}: preprocess.image_size {preprocess.image_size} is not the model's image_size {size}")
         if preprocess.interpolation == "tf1-bicubic":
             raise ValueError("preprocess.interpolation tf1-bicubic: only the service prepares pictures so")
+
+    @property
+    def released_phase(self) -> Phase:
+        """The phase whose network the bundle holds."""
+        assert self.release is not None
+        return next(phase for phase in self.phases if phase.name == (self.release.phase or self.phases[-1].name))
 
     def model_of(self, phase: Phase) -> ModelSettings:
         model = phase.model or self.model

@@ -17,18 +17,14 @@ from models.pairs.tokenizer_model import TokenizerError
 from models.registry import architectures
 from models.sealing import sha256_of
 from models.spec import LABELLED, Text, Weights
-from training import goal, model_card, phases, quality, report
+from training import phases
 from training.data.words import WordSettings
 from training.errors import DataError
-from training.judging import plot
-from training.judging.settings import InpaintingQuality
-from training.judging.shape_settings import ReconstructionQuality
+from training.evaluation import kinds, loss_curves
+from training.evaluation.cards import card
+from training.evaluation.measurement import Measurement
 from training.phases import Workshop
-from training.quality import Measurement
-from training.quality_by_split import KINDS
-from training.recipe import FlagsQuality, HeldOutQuality, Recipe, Release
-from training.recognising import plot as confusion
-from training.recognising.settings import ActionsQuality
+from training.recipe import Recipe
 from training.shipped import located
 
 _LIBRARIES = ("torch", "numpy", "pillow")
@@ -41,11 +37,11 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
     """
     settings = recipe.release
     assert settings is not None
-    phase = goal.released_phase(recipe)
-    labels = phases.source_of(recipe, phase, shop.cache).labels
-    network = phases.trained_network(recipe, phase.name, labels, shop)
+    phase = recipe.released_phase
+    evaluation = kinds.evaluation(recipe, shop)
+    network, labels = evaluation.network, evaluation.labels
     architecture = architectures()[recipe.model_of(phase).architecture]
-    measured = _measured(recipe, settings, network, labels, shop)
+    measured = kinds.measured(evaluation)
     config = phases.settings_of(network)
     spec = BundleSpec(
         name=recipe.name,
@@ -83,12 +79,10 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
             spec, files = spec.model_copy(update={"text": text}), {bundle.TOKENIZER_FILE: Path(folder) / bundle.TOKENIZER_FILE}
             files[bundle.TOKENIZER_FILE].write_bytes(content)
         written = bundle.write(bundles, spec, weights, files=files, overwrite=True)
-    report.write(written.path, shop.runs, [phase.name for phase in recipe.phases])
-    if isinstance(settings.quality, InpaintingQuality):
-        (written.path / plot.FILE).write_text(plot.draw(written.spec.quality), encoding="utf-8")
-    if isinstance(settings.quality, ActionsQuality):
-        (written.path / confusion.FILE).write_text(confusion.draw(written.spec.quality, written.spec.labels), encoding="utf-8")
-    (written.path / "README.md").write_text(model_card.render(written.spec), encoding="utf-8")
+    loss_curves.write(written.path, shop.runs, [phase.name for phase in recipe.phases])
+    for name, drawing in measured.drawn.items():
+        (written.path / name).write_text(drawing, encoding="utf-8")
+    (written.path / "README.md").write_text(card.render(written.spec), encoding="utf-8")
     return written
 
 
@@ -98,21 +92,6 @@ def _texts(spec: BundleSpec, weights: Path, words: WordSettings, length: int) ->
         return prepare(spec, weights, words.tokenizer, most=length, special=words.special)
     except TokenizerError as error:
         raise DataError(f"data.words.tokenizer: {error}") from error
-
-
-def _measured(recipe: Recipe, settings: Release, network: Any, labels: tuple[str, ...], shop: Workshop) -> Measurement:
-    if isinstance(settings.quality, FlagsQuality):
-        return quality.of_flags(recipe, settings.quality, network, shop)
-    if isinstance(settings.quality, HeldOutQuality):
-        return quality.of_held_out(recipe, settings.quality, network, labels, shop)
-    if isinstance(settings.quality, InpaintingQuality):
-        return quality.of_inpainting(recipe, settings.quality, network, shop)
-    if isinstance(settings.quality, ActionsQuality):
-        return quality.of_actions(recipe, settings.quality, network, shop)
-    if isinstance(settings.quality, ReconstructionQuality):
-        return quality.of_reconstruction(recipe, settings.quality, network, shop)
-    kind = KINDS.get(type(settings.quality))
-    return kind.measure(recipe, settings.quality, network, shop) if kind else Measurement()
 
 
 def _provenance(recipe: Recipe, recipe_file: Path, measured: Measurement) -> dict[str, Any]:

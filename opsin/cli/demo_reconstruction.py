@@ -27,7 +27,7 @@ def show_reconstruction(client: Client, output: Path, console: Console) -> None:
 
     from opsin.pictures import png
     from opsin.turntable import turntable
-    from training.data.captures import CAPTURES
+    from training.starters.captures import CAPTURES
 
     model = next(model for model in client.models() if model.task == "reconstruct")
     CAPTURES[NAME](output).write(output, NAME)

@@ -30,7 +30,8 @@ def train(
     with libraries("train"):
         from training import command
         from training.errors import TrainingError
-    options = command.Options(recipe, tuple(changes or ()), runs, bundles, cache, phase, dry_run, tensorboard)
+        from training.options import Options
+    options = Options(recipe, tuple(changes or ()), runs, bundles, cache, phase, dry_run, tensorboard)
     try:
         code = command.run(options)
     except TrainingError as error:

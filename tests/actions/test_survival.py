@@ -22,9 +22,9 @@ from tests.gateway.raw import Raw, post
 from tests.gateway.service import Gateway, eventually
 from tests.open_inference.service import worker_process
 from tests.processes import children, copies
-from training.data.demo_clip import CLIP, CLIPS
 from training.data.packages import obtain
 from training.errors import DataError
+from training.starters.demo_clip import CLIP, CLIPS
 
 SECONDS = 90
 PEOPLE = 8

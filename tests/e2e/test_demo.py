@@ -29,9 +29,9 @@ from tests.bundles import TINY, write_tiny_diffmae, write_tiny_vit
 from tests.opsin.command import opsin
 from tests.opsin.scripted import RESULT, Answer, scripted
 from tests.reconstruct.shell import write_shell
-from training.data.demo_clip import CLIPS
 from training.data.packages import obtain
 from training.errors import DataError
+from training.starters.demo_clip import CLIPS
 
 PICTURES = Path(__file__).parents[2] / "docs/pictures/flags"
 DRAWINGS = PICTURES.parent / "drawings"

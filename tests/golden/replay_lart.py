@@ -15,7 +15,7 @@ from models.people.tracks import Hidden, Tracks, normalise_pose
 from models.published import families, fit, read_checkpoint
 from tests.golden.case import Case, Replayed
 from tests.golden.replay_hmr2 import person_outputs
-from training.ava import Tracked, evaluate, read_boxes, score_rows
+from training.evaluation.ava import Tracked, evaluate, read_boxes, score_rows
 from training.objectives.lart import GroundTruth, action_loss
 
 GROUND_TRUTH = {"all": GroundTruth.ALL, "gt": GroundTruth.LABELS, "pseduo_gt": GroundTruth.PSEUDO}

@@ -111,7 +111,7 @@ TOKENIZER = {"tokenizer.json": {"sha256": "0" * 64, "bytes": 5}}
 TEXT = {"length": 32, "scale": 14.5}
 
 DIGESTS = {
-    "actions@1.1.0": "5d6a19afd060b498bbd92be065da88dd4ed8db2f14f1eaad2f3097015a008106",
+    "actions@1.1.0": "e5db7472091b6b25f499a6a8fa0ff5b2fa1c28ef1129fab935cf67b8adef8f4f",
     "actions-lart@1.0.0": "2f6a728fa88457985623d12133dccc63698ae7a62f986cb24c3b97964b29a1c2",
     "flags@1.0.0": "95d397a28b094ccfc1763489dacb0ab5f9bee715503198867ca852dd4a073521",
     "inpaint@1.1.0": "47d6539303755e1433584844e1837e045d130d4841c14b0943a8dcfc3ba13086",

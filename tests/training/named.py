@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.training.collection import deb, npm
-from training.data.iconify import drawn
-from training.data.own_vocabulary import learnt
+from training.starters.images.iconify import drawn
+from training.starters.own_vocabulary import learnt
 
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = {

@@ -12,9 +12,9 @@ from models.loading import load
 from models.mae_st.model import VideoMAE
 from models.media.video_views import average_views, crops, view_frames
 from server import playground
-from training import model_card
-from training.data.camera import MOVES
-from training.data.footage import decoded
+from training.evaluation.cards import card as model_card
+from training.starters.clips.camera import MOVES
+from training.starters.clips.footage import decoded
 
 FOLDER = Path(__file__).parents[2] / "bundles/clips/1.0.0"
 

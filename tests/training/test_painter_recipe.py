@@ -1,4 +1,4 @@
-"""The recipe of the painter: its network is the restorer's, and nothing that it is judged on is in what it is trained on."""
+"""The recipe of the painter: its network is the restorer's, and nothing that it is evaluated on is in what it is trained on."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fillings import CHOSEN_BY, JUDGED, PHOTOGRAPHS
+from benchmarks.fillings import CHOSEN_BY, PHOTOGRAPHS, TESTED
 from training import costs, recipe
-from training.data.clip_art import ClipArt
-from training.data.emoji import Emoji
-from training.data.flags import Flags
-from training.data.grounds import Grounds
 from training.data.registry import Mixture
-from training.judging.painting_settings import PaintingQuality
-from training.judging.restoring_settings import RestoringQuality
-from training.judging.settings import InpaintingQuality
+from training.evaluation.settings import InpaintingQuality, PaintingQuality, RestoringQuality
 from training.objectives.diffmae import DiffMAESettings
 from training.recipe import Recipe
 from training.settings import Settings
+from training.starters.images.clip_art import ClipArt
+from training.starters.images.emoji import Emoji
+from training.starters.images.flags import Flags
+from training.starters.images.grounds import Grounds
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +45,20 @@ def test_the_restorer_s_weights_fit_and_its_flags_stay_held_out(painter: Recipe,
     assert painter.phases[0].start == f"runs/{restorer.name}-{restorer.version}/{restorer.phases[-1].name}"
     assert restorer.release is not None and isinstance(restorer.release.quality, RestoringQuality)
     mine, its = quality(painter).restoring, restorer.release.quality
-    assert mine.model_copy(update={"features": its.features}) == its, "one judge for both bundles"
+    assert mine.model_copy(update={"features": its.features}) == its, "one measure for both bundles"
     assert isinstance(restorer.data, Mixture)
     assert [part for part in parts(painter) if isinstance(part, Flags | Emoji)] == [part.data for part in restorer.data.parts]
 
 
-def test_no_photograph_that_is_judged_is_trained_on(painter: Recipe) -> None:
-    judged = quality(painter).photographs
+def test_no_photograph_that_is_evaluated_is_trained_on(painter: Recipe) -> None:
+    evaluated = quality(painter).photographs
     packages = [package for part in parts(painter) if isinstance(part, Grounds) for package in part.packages]
     pictures = [taken for package in packages if package.package == PHOTOGRAPHS for taken in package.pictures]
     patterns = [pattern for taken in pictures for pattern in taken.files]
-    trained_on = {name for name in (*JUDGED, *CHOSEN_BY) if any(fnmatchcase(f"{judged.folder}/{name}.jpg", one) for one in patterns)}
+    trained_on = {name for name in (*TESTED, *CHOSEN_BY) if any(fnmatchcase(f"{evaluated.folder}/{name}.jpg", one) for one in patterns)}
     assert len(trained_on) == len(patterns) == 6
-    assert tuple(judged.test) == JUDGED and judged.package == PHOTOGRAPHS
-    assert trained_on | set(judged.validation) == set(CHOSEN_BY) and not trained_on & set(judged.validation)
+    assert tuple(evaluated.test) == TESTED and evaluated.package == PHOTOGRAPHS
+    assert trained_on | set(evaluated.validation) == set(CHOSEN_BY) and not trained_on & set(evaluated.validation)
 
 
 def test_drawings_are_held_out_as_the_card_s_are_and_flags_are_left_out(painter: Recipe) -> None:
@@ -73,7 +71,7 @@ def test_drawings_are_held_out_as_the_card_s_are_and_flags_are_left_out(painter:
         assert any(fnmatchcase(flag, pattern) for pattern in trained_on.without)
 
 
-def test_the_last_phase_alone_judges_what_is_painted_and_what_judges_it_teaches_nothing(painter: Recipe) -> None:
+def test_the_last_phase_alone_looks_at_what_is_painted_and_what_measures_it_teaches_nothing(painter: Recipe) -> None:
     objectives = [phase.objective for phase in painter.phases]
     assert all(isinstance(objective, DiffMAESettings) for objective in objectives)
     taught_by = [objective.painting for objective in objectives if isinstance(objective, DiffMAESettings)]

@@ -12,9 +12,7 @@ import yaml
 from models import bundle
 from training import recipe
 from training.errors import RecipeError
-from training.judging.restoring_settings import RestoringQuality
-from training.recipe import FlagsQuality
-from training.recognising.settings import ActionsQuality
+from training.evaluation.settings import ActionsQuality, FlagsQuality, RestoringQuality
 from training.shipped import located
 
 LIKE_FLIP = {"image_size": 16, "short_side": 16, "interpolation": "tf1-bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}

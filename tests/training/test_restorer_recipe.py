@@ -1,4 +1,4 @@
-"""The recipe of the restorer: nobody whose flags it is judged on, and no held-out concept, is in what it is trained on."""
+"""The recipe of the restorer: nobody whose flags it is evaluated on, and no held-out concept, is in what it is trained on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from models.diffmae.diffusion import Schedule
 from models.diffmae.model import DiffMAEConfig
 from training import recipe
-from training.data.emoji import Emoji, is_held_out
-from training.data.flags import Flags
 from training.data.registry import Mixture
-from training.judging.restoring_settings import RestoringQuality
+from training.evaluation.settings import RestoringQuality
 from training.recipe import Recipe
+from training.starters.images.emoji import Emoji, is_held_out
+from training.starters.images.flags import Flags
 
 RECIPE = Path("training/recipes/restorer.yaml")
 
@@ -33,19 +33,19 @@ def parts(restorer: Recipe) -> tuple[Flags, Emoji, RestoringQuality]:
     return drawn, emoji, restorer.release.quality
 
 
-def test_no_vendor_whose_flags_are_judged_is_trained_on(restorer: Recipe) -> None:
+def test_no_vendor_whose_flags_are_evaluated_is_trained_on(restorer: Recipe) -> None:
     drawn, emoji, quality = parts(restorer)
-    judged = {vendor.package.name for vendor in quality.flags.emoji} | {
+    evaluated = {vendor.package.name for vendor in quality.flags.emoji} | {
         quality.flags.clip_art.package.name,
         quality.validation.package.name,
     }
-    assert len(judged) == 4
+    assert len(evaluated) == 4
     trained_on = {artwork.package.name for artwork in drawn.artworks} | {style.package.name for style in emoji.styles}
-    assert not judged & trained_on
+    assert not evaluated & trained_on
     assert all(phase.data is None for phase in restorer.phases)
 
 
-def test_the_concepts_that_are_judged_are_those_held_out(restorer: Recipe) -> None:
+def test_the_concepts_that_are_evaluated_are_those_held_out(restorer: Recipe) -> None:
     _, emoji, quality = parts(restorer)
     assert quality.emoji == emoji.model_copy(update={"part": "test"})
     words = ["".join(random.Random(number).choices("abcdefgh-", k=9)) for number in range(3000)]

@@ -12,9 +12,9 @@ from models import bundle, loading
 from models.bundle import Bundle
 from models.mavil.model import MAViL
 from server.playground import SAMPLES
-from training import model_card
 from training.data.media import read_sound
-from training.judging.sounds import Hearing
+from training.evaluation.cards import card as model_card
+from training.evaluation.sounds import Hearing
 
 
 @pytest.fixture(scope="module")

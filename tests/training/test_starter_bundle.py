@@ -11,8 +11,8 @@ import torch
 
 from models import bundle, loading
 from models.bundle import Bundle
-from training import model_card
 from training.data import pictures
+from training.evaluation.cards import card as model_card
 
 EXAMPLES = Path("docs/pictures/flags")
 
@@ -49,7 +49,7 @@ def test_its_predictions_are_the_recorded_ones(starter: Bundle) -> None:
         assert float(row.max()) == pytest.approx(example["score"], abs=0.01)
 
 
-def test_it_is_judged_on_flags_that_others_drew(sources: dict[str, dict[str, Any]]) -> None:
+def test_it_is_evaluated_on_flags_that_others_drew(sources: dict[str, dict[str, Any]]) -> None:
     counts = {name: source["top1"]["n"] for name, source in sources.items()}
     assert counts == {
         "Google's emoji": 238,

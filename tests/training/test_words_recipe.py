@@ -1,4 +1,4 @@
-"""The recipe of words: whoever is judged by was not learnt from, and a tiny one becomes a bundle that reads texts."""
+"""The recipe of words: whoever is evaluated by was not learnt from, and a tiny one becomes a bundle that reads texts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from models.pairs.tokenising import Tokenizer, read_file
 from models.registry import architectures
 from tests.training import named
 from tests.training.drawings import lite0
-from training import command, model_card, recipe
-from training.data.named_drawings import NamedDrawings
-from training.judging.naming_settings import NamingQuality
+from training import command, recipe
+from training.evaluation.cards import card as model_card
+from training.evaluation.settings import NamingQuality
 from training.recipe import Recipe
+from training.starters.images.named_drawings import NamedDrawings
 
 RECIPE = Path("training/recipes/words.yaml")
 MOST_BYTES = 16_000_000

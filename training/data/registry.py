@@ -8,28 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Field
 
-from training.data import (
-    camera_moves,
-    clip_art,
-    emoji,
-    flags,
-    folder,
-    grounds,
-    motions,
-    named_drawings,
-    notes,
-    pairs,
-    renders,
-    rgbd,
-    sound,
-    tracklets,
-    videos,
-    webdataset,
-)
+from training.data import folder, pairs, rgbd, sound, tracklets, videos, webdataset
 from training.data.base import Preparation, Source
 from training.data.mixture import Mixed
 from training.data.of_recipe import of_recipe
 from training.settings import Settings
+from training.starters.clips import camera_moves
+from training.starters.images import clip_art, emoji, flags, grounds, named_drawings
+from training.starters.people import motions
+from training.starters.renders import scenes as renders
+from training.starters.sounds import notes
 
 
 @dataclass(frozen=True)

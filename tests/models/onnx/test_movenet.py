@@ -19,9 +19,9 @@ from models.loading import load
 from models.onnx.poses import PoseGraph, letterbox
 from models.people.poses import KEYPOINTS, NAMES
 from tests.bundles import UNSEALED
-from training import movenet
-from training.data.demo_clip import CLIP, CLIPS
 from training.data.packages import DataError, obtain
+from training.starters import movenet
+from training.starters.demo_clip import CLIP, CLIPS
 
 ROOT = Path(__file__).parents[3]
 PERSON = np.concatenate([np.tile([0.5, 0.25, 0.8], KEYPOINTS), [0.25, 0.125, 0.75, 0.5, 0.9]]).astype(np.float32)

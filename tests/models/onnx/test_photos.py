@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from models import bundle
-from training import photos
 from training.data.packages import DataError
+from training.starters import photos
 
 ROOT = Path(__file__).parents[3]
 

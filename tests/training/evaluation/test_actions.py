@@ -1,0 +1,212 @@
+"""How actions are measured: on moments whose answers are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from models import bundle
+from models.lart.model import LART, LARTConfig
+from models.loading import load
+from models.people.heads import Feature
+from models.people.poses import TOKEN
+from tests.training.starters.test_motions import source
+from training.errors import DataError, TrainingError
+from training.evaluation.actions import moments, plot, recognisers
+from training.evaluation.actions.calibration import cool, temperatures
+from training.evaluation.actions.measure import quiet, table
+from training.evaluation.actions.moments import Moments
+from training.evaluation.actions.seen import MarkedClip, Watched, best_labels, marked, person_frames, watch
+from training.evaluation.actions.thresholds import reliance, thresholds
+from training.evaluation.measurement import looked_at_once, reports
+from training.phases import Workshop
+from training.starters.people.motions import NO_ACTION, NOBODY_SAYS
+
+ROOT = Path(__file__).parents[3]
+FRAMES = 20
+TINY = LARTConfig(
+    frames=FRAMES,
+    pose=Feature(TOKEN, 16, 16),
+    joints=None,
+    appearance=None,
+    depth=1,
+    heads=1,
+    head_dim=8,
+    hidden=16,
+    actions=2,
+    kinetics_classes=1,
+    times=FRAMES,
+    people=2,
+    regressor_hidden=8,
+)
+
+
+def asked(labels: list[int], recordings: list[str]) -> Moments:
+    """Poses that tell the label: all values are it."""
+    pose = np.repeat(np.array(labels, np.float32)[:, None, None], FRAMES, axis=1).repeat(TOKEN, axis=2)
+    pose += np.random.default_rng(0).normal(0, 0.01, pose.shape).astype(np.float32)
+    seen = np.ones(pose.shape[:2], np.bool_)
+    return Moments(pose, seen, np.full(len(labels), 10), np.array(labels), tuple(recordings))
+
+
+def test_moments_are_asked_about_once_a_second_and_camera_where_there_is_a_class() -> None:
+    tracks = source(people=1)
+    labels = np.ones(60, np.int64)
+    labels[30:] = NOBODY_SAYS
+    take = replace(tracks.takes[1], labels=labels)
+    found = moments.of_takes([take], tracks, every=0.5, cameras=3, seed=0)
+    assert set(found.labels.tolist()) == {1}
+    assert 3 <= len(found) <= 6  # at 0.25 and 0.75 s; a camera may miss the person
+    assert found.pose.shape[1:] == (20, TOKEN)
+    assert found.detected[np.arange(len(found)), found.rows].all()
+    again = moments.of_takes([take], tracks, every=0.5, cameras=3, seed=0)
+    np.testing.assert_array_equal(found.pose, again.pose)
+
+
+def test_moments_of_training_have_the_labels_of_their_frames() -> None:
+    drawn = moments.of_training(source(people=1), 24, seed=5)
+    assert len(drawn) > 12
+    assert set(drawn.labels.tolist()) == {0, 1}
+    assert drawn.detected[np.arange(len(drawn)), drawn.rows].all()
+
+
+@pytest.mark.parametrize("way", [recognisers.nearest_pose, recognisers.logistic_statistics])
+def test_simpler_ways_recognise_what_the_pose_tells(way: object) -> None:
+    known, unknown = asked([0, 1] * 20, ["a"] * 40), asked([1, 1, 0], ["b"] * 3)
+    scores = way(known, unknown, 3)  # type: ignore[operator]
+    assert scores.shape == (3, 3)
+    assert scores.argmax(axis=1).tolist() == [1, 1, 0]
+
+
+def test_larts_scores_are_the_mean_of_its_sigmoids_around_the_moment() -> None:
+    torch.manual_seed(0)
+    model, these = LART(TINY).eval(), asked([0, 1], ["a", "b"])
+    scores = recognisers.lart(model, these, rate=15.0)
+    tracks = recognisers.Tracks(torch.from_numpy(these.pose)[:, :, None], torch.ones(2, FRAMES, 1, 1))
+    with torch.inference_mode():
+        sigmoids = model(tracks).reading.actions[:, :, 0].sigmoid()
+    np.testing.assert_allclose(scores, sigmoids[:, 7:13].mean(dim=1), atol=1e-6)
+
+
+def test_a_table_counts_by_class_and_states_errors_from_eight_recordings_on() -> None:
+    these = asked([0, 0, 0, 1], ["a", "a", "b", "c"])
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
+    counted = table(these, {"way": scores}, ("walk", "stand"))
+    walk, stand = counted["classes"]
+    assert (walk["label"], walk["moments"], walk["recordings"]) == ("walk", 3, ["a", "b"])
+    assert walk["accuracy"] == {"way": pytest.approx(2 / 3, abs=1e-4)}
+    assert stand["average_precision"] == {"way": 0.5}  # one of the walkers scores higher
+    assert counted["accuracy"] == {"way": {"value": 0.75}}
+    many = asked([0] * 8, list("abcdefgh"))
+    errors = table(many, {"way": np.repeat(scores[:2], 4, axis=0)}, ("walk", "stand"))["accuracy"]["way"]
+    assert errors == {"value": 0.5, "standard_error": pytest.approx(np.std([1] * 4 + [0] * 4, ddof=1) / np.sqrt(8), abs=1e-4)}
+
+
+def test_the_confusion_matrix_shows_the_classes_that_were_asked_about() -> None:
+    drawn = ElementTree.fromstring(plot.draw([[3, 1], [0, 0]], ("walk", "stand")))
+    texts = [node.text for node in drawn.iter() if node.tag.endswith("text")]
+    assert texts.count("walk") == 2 and texts.count("stand") == 1  # a row and two columns
+    assert {"3", "1"} <= set(texts)
+
+
+def test_moments_without_an_action_are_told_apart_from_those_of_a_class() -> None:
+    tracks = source(people=1)
+    takes = (tracks.takes[0], replace(tracks.takes[1], labels=np.full(60, NO_ACTION)))
+    found = moments.of_takes(takes, tracks, every=0.5, cameras=2, seed=0)
+    assert set(found.labelled.recordings) == {"glide"} and set(found.without_action.recordings) == {"still"}
+    assert len(found) == len(found.labelled) + len(found.without_action)
+    again = moments.joined(found.labelled, found.without_action)
+    assert sorted(again.labels.tolist()) == sorted(found.labels.tolist())
+
+
+def test_nothing_said_of_a_moment_without_an_action_is_quiet() -> None:
+    assert quiet(np.array([[0.2, 0.5], [0.6, 0.1], [0.0, 0.0], [0.4, 0.4]])) == {"moments": 4, "quiet": 0.75}
+    assert quiet(np.zeros((0, 2))) == {"moments": 0, "quiet": None}
+
+
+def test_labels_that_are_surer_than_right_get_a_temperature_and_others_keep_theirs() -> None:
+    """`walk` is said with 0.98 of twelve moments and right of nine; `stand` is as sure as it is right."""
+    labels = np.array([0] * 9 + [1] * 3)
+    scores = np.stack([np.full(12, 0.98), np.full(12, 0.25)], axis=1)
+    walk, stand = temperatures(labels, scores)
+    assert 1 / (1 + np.exp(-np.log(0.98 / 0.02) / walk)) == pytest.approx(0.75, abs=0.01)
+    assert stand == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_cooled_network_answers_with_its_logits_divided() -> None:
+    torch.manual_seed(0)
+    model = LART(TINY).eval()
+    tokens = torch.randn(3, TINY.width)
+    before = model.heads(tokens).actions
+    cool(model, [1.0, 4.0])
+    torch.testing.assert_close(model.heads(tokens).actions, before / torch.tensor([1.0, 4.0]))
+
+
+def test_a_test_split_is_looked_at_once(tmp_path: Path) -> None:
+    looks = iter(({"right": 0.6}, {"right": 0.9}))
+    file, weights = tmp_path / "evaluation" / "test.json", {"weights": "a"}
+    first = looked_at_once(file, weights, lambda: next(looks))
+    assert looked_at_once(file, weights, lambda: next(looks)) == first == {"judged": weights, "right": 0.6}
+    with pytest.raises(TrainingError, match="looked at with other weights"):
+        looked_at_once(file, {"weights": "b"}, lambda: next(looks))
+
+
+def test_a_look_of_an_earlier_version_counts(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path / "tiny-1.0.0", tmp_path, torch.device("cpu"))
+    (shop.runs / "judging").mkdir(parents=True)
+    (shop.runs / "judging" / "test.json").write_text('{"judged": {"weights": "a"}, "right": 0.6}')
+    assert looked_at_once(reports(shop) / "test.json", {"weights": "a"}, lambda: {"right": 0.9})["right"] == 0.6
+    assert not (shop.runs / "judging").exists()
+
+
+def moments_of(labels: list[int]) -> Moments:
+    count = len(labels)
+    return Moments(np.zeros((count, 1, 55)), np.ones((count, 1), bool), np.zeros(count, int), np.array(labels), ("take",) * count)
+
+
+def test_a_threshold_is_the_least_score_from_which_a_label_is_right_often_enough() -> None:
+    """`walk` is right at 0.9, 0.8, 0.7, 0.6, wrong at 0.5 and 0.4; `stand` is wrong where it scores most, and so is `jump`."""
+    walk = np.array([[score, 0.1, 0.3] for score in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)])
+    stand = np.array([[0, 0.9, 0.2]])
+    asked, scores = moments_of([0, 0, 0, 0, 1, 1, 2]), np.concatenate([walk, stand])
+    least = thresholds(asked.labels, scores, precision=0.8)
+    assert least == [0.5, 1.0, 1.0]  # four of five are right
+    found = reliance(asked.labels, scores, least)
+    assert (found["right"], found["sure"], found["right_of_sure"]) == (0.5714, 0.7143, 0.8)
+
+
+def test_a_marked_person_counts_as_seen_where_a_box_lies_on_them_and_on_nobody_else_more() -> None:
+    """Two who stand side by side for a second, at 10 frames a second; only the left one is answered, and not between 0.3 and 0.6 s."""
+    clip = MarkedClip(
+        name="made up",
+        file="none",
+        people={"left": [[(0, 0, 0, 10, 40), (1, 0, 0, 10, 40)]], "right": [[(0.5, 8, 0, 18, 40), (1, 8, 0, 18, 40)]]},
+    )
+    times = [0.0, 0.1, 0.2, 0.7, 0.8, 0.9, 1.0]
+    boxes = np.array([[1, time, 1, 0, 10, 40, 0.9] for time in times])
+    found = person_frames(Watched(clip, 10.0, boxes, np.zeros((0, 3)), np.zeros((0, 2), np.float32)))
+    assert found["people"] == {
+        "left": {"frames": 11, "seen": 7, "longest_gap_s": 0.4},
+        "right": {"frames": 6, "seen": 0, "longest_gap_s": 0.6},
+    }
+    assert found["share"] == round(7 / 17, 4)
+
+
+@pytest.mark.slow
+def test_the_shipped_pipeline_sees_the_jumper_of_the_demo_and_names_his_somersault() -> None:
+    pipeline = bundle.read(ROOT / "bundles/actions/1.1.0")
+    loaded = load(pipeline)
+    assert loaded.steps is not None and pipeline.spec.clip is not None
+    [demo] = [clip for clip in marked() if clip.name == "demo"]
+    try:
+        watched = watch(loaded.steps, demo, pipeline.spec.clip.rate, pipeline.spec.config["detail"], ROOT / ".cache" / "data")
+    except DataError as error:
+        pytest.skip(str(error))
+    assert person_frames(watched)["share"] >= 0.85
+    [fifth] = [row for row in best_labels(watched, pipeline.spec.labels, ()) if (row["person"], int(row["begin"])) == (1, 5)]
+    assert fifth["label"] == "backflip"

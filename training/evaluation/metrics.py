@@ -1,0 +1,132 @@
+"""Measurements: accuracy with its standard error, paired differences, calibration, and throughput as a ratio within one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+
+from models.layers.forward import normalise
+from models.mae_st.model import VideoMAE, VideoMAEConfig
+from models.merge_schedule import MergeSchedule
+from models.spec import Preprocess
+from models.vit.model import ViT
+from training.data.pictures import Pixels
+
+Right = npt.NDArray[np.bool_]
+"""(N,) whether each picture's prediction was right."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A mean over n pictures with its standard error."""
+
+    value: float
+    standard_error: float
+    n: int
+
+    def to_json(self) -> dict[str, float]:
+        return {name: round(number, 5) for name, number in asdict(self).items()}
+
+
+def accuracy(right: Right) -> Measured:
+    return mean(right.astype(np.float64))
+
+
+def difference(right: Right, other: Right) -> Measured:
+    """Accuracy of `right` minus that of `other` on the same pictures; the error is that of the paired difference."""
+    return mean(right.astype(np.float64) - other.astype(np.float64))
+
+
+def compared(right: Right, rival: Right) -> dict[str, dict[str, float]]:
+    """A rival's accuracy on the same pictures, and the gain over it."""
+    return {"accuracy": accuracy(rival).to_json(), "gain": difference(right, rival).to_json()}
+
+
+def top_k(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int) -> Right:
+    """Whether the label is among the k best. logits: (N, classes)."""
+    best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
+    return np.asarray((best == labels[:, np.newaxis]).any(axis=1))
+
+
+def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """The number to divide logits (N, classes) by so that the likelihood of the labels is greatest."""
+    scores, targets = torch.from_numpy(logits).double(), torch.from_numpy(labels)
+
+    def loss(log_temperature: float) -> float:
+        return float(F.cross_entropy(scores / np.exp(log_temperature), targets))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
+
+
+def calibration_error(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], bins: int = 15) -> float:
+    """Expected calibration error (arXiv 1706.04599): how far confidence is from accuracy, on average over bins of confidence."""
+    return calibration_error_of(logits, logits.argmax(axis=1) == labels, bins)
+
+
+def calibration_error_of(logits: npt.NDArray[np.float32], right: Right, bins: int = 15) -> float:
+    """The same where it is known whose best label is right."""
+    confidence = torch.from_numpy(logits).softmax(dim=1).amax(dim=1).numpy()
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    return float(np.abs(np.bincount(place, weights=confidence - right, minlength=bins)).sum() / len(right))
+
+
+def clustered(values: npt.NDArray[np.float64] | Right, clusters: Sequence[str]) -> Measured:
+    """The mean of values (N,), of which those of one cluster are no independent tries. There are at least two clusters."""
+    numbers = values.astype(np.float64)
+    _, place = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.bincount(place, weights=numbers - numbers.mean())
+    spread = np.sqrt(np.square(sums).sum() * len(sums) / (len(sums) - 1)) / len(numbers)
+    return Measured(float(numbers.mean()), float(spread), len(numbers))
+
+
+def mean(values: npt.NDArray[np.float64]) -> Measured:
+    """values: (N,), at least two."""
+    return Measured(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values))
+
+
+@torch.inference_mode()
+def logits(model: ViT, pixels: Pixels, preprocess: Preprocess, schedule: MergeSchedule, batch_size: int = 64) -> npt.NDArray[np.float32]:
+    """pixels (N, S, S, 3) → (N, classes)."""
+    batches = torch.split(torch.from_numpy(pixels), batch_size)
+    scores = [model(normalise(batch, preprocess, torch.float32), merge=schedule).logits for batch in batches]
+    return np.asarray(torch.cat(scores).numpy())
+
+
+def relative_throughput(model: ViT | VideoMAE, schedules: Mapping[str, MergeSchedule], *, batch_size: int, rounds: int) -> dict[str, float]:
+    """`relative_speed` of a classifier of images or clips."""
+    config = model.config
+    shape = config.clip_shape if isinstance(config, VideoMAEConfig) else (3, config.image_size, config.image_size)
+    inputs = torch.rand(batch_size, *shape)
+    return relative_speed(lambda schedule: model(inputs, merge=schedule), schedules, rounds=rounds)
+
+
+@torch.inference_mode()
+def relative_speed(call: Callable[[MergeSchedule], object], schedules: Mapping[str, MergeSchedule], *, rounds: int) -> dict[str, float]:
+    """How many times faster than merging off each schedule is: on one thread, in alternation with merging off, the median of `rounds`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def seconds(schedule: MergeSchedule) -> float:
+        began = time.perf_counter()
+        for _ in range(4):
+            call(schedule)
+        return time.perf_counter() - began
+
+    try:
+        for schedule in schedules.values():
+            seconds(schedule)
+        ratios = {
+            name: statistics.median(seconds(MergeSchedule.off()) / seconds(schedule) for _ in range(rounds))
+            for name, schedule in schedules.items()
+        }
+    finally:
+        torch.set_num_threads(threads)
+    return ratios
