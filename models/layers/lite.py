@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHANNELS, STEM = 3, 32
-"""Of images, and of what the first convolution sees."""
+"""Channels of an image, and of what the first convolution sees."""
 STAGES = ((16, 1, 3, 1, 1), (24, 2, 3, 2, 6), (40, 2, 5, 2, 6), (80, 3, 3, 2, 6), (112, 3, 5, 1, 6), (192, 4, 5, 2, 6), (320, 1, 3, 1, 6))
 """Channels, blocks, side of the kernel, stride of the first block, and how many times wider it is inside."""
 EPSILON = 1e-3

@@ -41,7 +41,7 @@ class Pool(StrEnum):
 
 
 class Stem(StrEnum):
-    """What makes tokens of an image."""
+    """Origin of the tokens of an image."""
 
     PATCHES = "patches"
     """Each patch on its own."""

@@ -34,7 +34,7 @@ class ProxiesSettings(Settings):
     masked: bool = True
     """Leave out `mask_ratio` of the patches; False: FLIP's unmasked tuning."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """Of naming images; texts are named without."""
+    """Smoothing of the labels of images; texts have none."""
     contrast: float = Field(default=0.5, ge=0)
     """Weight of the contrastive loss."""
     frozen_stages: int = Field(default=0, ge=0, le=len(STAGES))
