@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -64,6 +66,32 @@ class CiTSettings(Settings):
     """Weight decay of both projections; the optimiser's is of all else."""
 
 
+class Rounds:
+    """Epochs of an objective that chooses their samples: each is a round, at whose start captions are compared with labels."""
+
+    def __init__(self, settings: CurationSettings) -> None:
+        self.settings = settings
+        self.curator = settings.curator()
+
+    @torch.no_grad()
+    def choose(self, objective: nn.Module, captions: Captions, epoch: int, batch: int, describe: Callable[[Tensor], Tensor]) -> Tensor:
+        """Numbers of the samples of an epoch, int64, as many as its steps take. batch: those of a step over all ranks; describe: token ids
+        (n, N) → (n, C), by which captions are compared with labels.
+
+        Where one pass over all captions yields fewer, they are repeated. Raises DataError if there is not one batch of them.
+        """
+        training, count = objective.training, self.settings.steps * batch
+        objective.eval()
+        chosen = self.curator.choose(epoch, captions, count, describe)
+        objective.train(training)
+        if len(chosen) < batch:
+            raise DataError(
+                f"objective.curation.threshold: only {len(chosen)} of {len(captions)} captions are above "
+                f"{self.settings.threshold}, and a step takes {batch}"
+            )
+        return chosen.repeat(-(-count // len(chosen)))[:count]
+
+
 class CuratedMatching(nn.Module):
     """Batch: normalised `pixels` (B, 3, S, S) and the `words` of their captions, token ids (B, N) with 0 for padding.
 
@@ -75,7 +103,7 @@ class CuratedMatching(nn.Module):
         super().__init__()
         self.model = model
         self.settings = settings
-        self.curator = None if settings.curation is None else settings.curation.curator()
+        self.rounds = None if settings.curation is None else Rounds(settings.curation)
         model.vision.requires_grad_(False)
 
     def train(self, mode: bool = True) -> CuratedMatching:
@@ -88,41 +116,29 @@ class CuratedMatching(nn.Module):
         seen = unit(self.model.encode_images(need(batch, "pixels")))
         said = unit(self.model.encode_texts(words, words != PADDING))
         values = contrast(seen, said, self.model.scale(), symmetric=self.settings.symmetric)
-        return values if self.curator is None else values | {"curation_ratio": values["loss"].new_tensor(self.curator.ratio)}
+        return values if self.rounds is None else values | {"curation_ratio": values["loss"].new_tensor(self.rounds.curator.ratio)}
 
     @property
     def epoch_steps(self) -> int | None:
         """Steps of a round; None without curation."""
-        return None if self.settings.curation is None else self.settings.curation.steps
+        return None if self.rounds is None else self.rounds.settings.steps
 
     def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor:
-        """Numbers of the samples of an epoch, int64, as many as its steps take. batch: those of a step over all ranks.
-
-        Where one pass over all captions yields fewer, they are repeated. Raises DataError if there is not one batch of them.
-        """
-        assert self.curator is not None and self.settings.curation is not None
-        training, count = self.training, self.settings.curation.steps * batch
-        self.eval()
-        chosen = self.curator.choose(epoch, captions, count, self.describe)
-        self.train(training)
-        if len(chosen) < batch:
-            raise DataError(
-                f"objective.curation.threshold: only {len(chosen)} of {len(captions)} captions are above "
-                f"{self.settings.curation.threshold}, and a step takes {batch}"
-            )
-        return chosen.repeat(-(-count // len(chosen)))[:count]
+        """As `Rounds.choose`."""
+        assert self.rounds is not None
+        return self.rounds.choose(self, captions, epoch, batch, self.describe)
 
     def describe(self, words: Tensor) -> Tensor:
-        """Token ids (n, N) → (n, C), by which captions are compared with labels: the text tower before its projection."""
+        """As for `Rounds.choose`: the text tower before its projection."""
         words = words.to(self.model.logit_scale.device)
         return self.model.read(words, words != PADDING).float()
 
     def get_extra_state(self) -> str:
-        return "" if self.curator is None else self.curator.state()
+        return "" if self.rounds is None else self.rounds.curator.state()
 
     def set_extra_state(self, state: str) -> None:
-        if self.curator is not None:
-            self.curator.restore(state)
+        if self.rounds is not None:
+            self.rounds.curator.restore(state)
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
         """One-dimensional parameters do not decay."""

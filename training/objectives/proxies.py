@@ -15,8 +15,10 @@ from models.layers.lite import STAGES, LitePatches
 from models.layers.patches import PatchEmbed
 from models.pairs.flip import FLIP
 from training import draws
+from training.curation import Captions
 from training.objectives.base import Batch, Facts
 from training.objectives.checks import expect, need
+from training.objectives.cit import CurationSettings, Rounds
 from training.objectives.contrastive import Contrastive, ContrastiveSettings
 from training.objectives.groups import by_decay
 from training.optim import ParameterGroup
@@ -41,6 +43,8 @@ class ProxiesSettings(Settings):
     """Stages of a stem of convolutions that keep their weights."""
     stem_scale: float = Field(default=1.0, gt=0)
     """Learning rate of the stem's other stages, as a share of the network's. They do not decay."""
+    curation: CurationSettings | None = None
+    """Choose samples by their captions as CiT does; None: learn from all."""
 
 
 class Proxies(nn.Module):
@@ -90,6 +94,32 @@ class Proxies(nn.Module):
 
         proxies = ParameterGroup(params=[self.proxies], names=["proxies"], weight_decay=settings.weight_decay, lr_scale=1.0)
         return [*by_decay(self.model, decay, scale), proxies]
+
+
+class CuratedProxies(Proxies):
+    """The same, on samples that it chooses itself: an epoch is a round of CiT (arXiv 2301.02241)."""
+
+    def __init__(self, model: FLIP, settings: ProxiesSettings, things: int, curation: CurationSettings) -> None:
+        super().__init__(model, settings, things)
+        self.rounds = Rounds(curation)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        values = super().forward(batch)
+        return values | {"curation_ratio": values["loss"].new_tensor(self.rounds.curator.ratio)}
+
+    @property
+    def epoch_steps(self) -> int:
+        return self.rounds.settings.steps
+
+    def subset(self, captions: Captions, epoch: int, batch: int) -> Tensor:
+        """As `Rounds.choose`."""
+        return self.rounds.choose(self, captions, epoch, batch, lambda words: self.model.text(words.to(self.proxies.device)).float())
+
+    def get_extra_state(self) -> str:
+        return self.rounds.curator.state()
+
+    def set_extra_state(self, state: str) -> None:
+        self.rounds.curator.restore(state)
 
 
 def skip_blocks(model: FLIP) -> None:
@@ -143,4 +173,6 @@ def build(settings: ProxiesSettings, model: nn.Module, facts: Facts) -> Proxies:
     flip = expect(settings.kind, model, FLIP)
     if not facts.labels:
         raise ValueError("proxies: the data does not say which thing a sample is")
+    if settings.curation is not None:
+        return CuratedProxies(flip, settings, len(facts.labels), settings.curation)
     return Proxies(flip, settings, len(facts.labels))
