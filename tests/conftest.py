@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--note-seconds") and not hasattr(config, "workerinput"):
-        from tests.schedule import Noting
+        from tests.harness.schedule import Noting
 
         config.pluginmanager.register(Noting())
 
@@ -55,7 +55,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    from tests.schedule import Together  # pytest may run without pytest-xdist
+    from tests.harness.schedule import Together  # pytest may run without pytest-xdist
 
     if config.getvalue("dist") != "loadfile":
         return None
@@ -66,7 +66,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
-        from tests.schedule import longest_first
+        from tests.harness.schedule import longest_first
 
         longest_first(items)
 

@@ -18,13 +18,12 @@ from models.mvit.model import PUBLISHED as MVIT
 from models.mvit.reversible import PUBLISHED as REV_MVIT
 from models.mvit.slowfast import preprocess_video
 from models.registry import architectures
-from tests.actions.conftest import START_S
-from tests.bundles import UNSEALED
-from tests.clips.videos import video
-from tests.gateway import service
-from tests.gateway.service import eventually
-from tests.open_inference.service import worker_process
-from tests.sound.sounds import tones, wav
+from tests.harness.bundles import UNSEALED
+from tests.harness.clips import video
+from tests.harness.gateway import gateway_process
+from tests.harness.sounds import tones, wav
+from tests.harness.valkey import private_valkey
+from tests.harness.worker import worker_process
 
 SIZES = {
     "mae-st-l": ("video_mae", MAE_ST["video_vit_large_patch16"], 1569),
@@ -71,8 +70,8 @@ def test_a_published_size_answers(tmp_path: Path, name: str) -> None:
     hears = name.startswith("mavil")
     files = {"video": video(40, 10.0, 256, 340)} | ({"audio": wav(tones(10.24, 16_000, 440.0).astype(np.float32), 16_000)} if hears else {})
     asked = {"top_k": config.classes} | ({"windows": 1} if hears else {"views": 1, "crops": 1})
-    with service.valkey() as valkey, service.gateway(valkey.url) as gateway, worker_process(valkey.url, bundles):
-        eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", 2 * START_S)
+    with private_valkey() as valkey, gateway_process(valkey.url) as gateway, worker_process(valkey.url, bundles):
+        gateway.wait_for_workers()
         headers = {"X-Request-Timeout": "600"}
         answer = gateway.http.post("/v1/classify", files=files, data=asked, headers=headers, timeout=620).raise_for_status().json()
     (told,) = answer["results"]

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from models.mavil.inputs import spectrogram
 from models.media.fbank import FbankConfig
-from tests.clips.bundles import MEAN, STD, hearing, mavil
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
-from tests.clips.videos import frames, video
-from tests.gateway.asked_later import accepted, comes_to, parsed, result
-from tests.gateway.service import Gateway
-from tests.sound.sounds import tones, wav, written
-from tests.video.clips import clip, every, sound_alone
+from tests.harness.clips import MEAN, STD, frames, hearing, mavil, video
+from tests.harness.gateway import Gateway
+from tests.harness.jobs import accepted, comes_to, parsed, result
+from tests.harness.sounds import tones, wav, written
+from tests.harness.videos import clip, every, sound_alone
 
 RATE, HOP, WINDOW = 16_000, 160, 400
 SECONDS = 4.0

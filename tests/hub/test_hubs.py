@@ -18,10 +18,10 @@ import transformers
 from safetensors.torch import save_file
 
 from models.bundle import read
-from tests import forked
+from tests.harness import forked
+from tests.harness.command import opsin
 from tests.hub.fake_hub import COMMIT, FakeHub, running
 from tests.hub.saved import change, randomised, save
-from tests.opsin.command import opsin
 
 CARD = "---\nlicense: apache-2.0\ntags:\n- vision\n---\n# A model\n"
 PROCESSOR = {

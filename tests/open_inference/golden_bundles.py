@@ -27,9 +27,9 @@ from models.mavil.loudness import Loudness
 from models.media.fbank import FbankConfig, log_mel
 from models.published import fit, read_checkpoint
 from models.spec import Clip, Preprocess, Sound, Task
-from tests.bundles import UNSEALED
 from tests.golden import replay_mae_st, replay_mavil, replay_mvit, replay_rev
 from tests.golden.case import Case, read_case
+from tests.harness.bundles import UNSEALED
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DIGITS = {(0, 0): 2.0**-4, (0, 1): 2.0**-12, (1, 0): 2.0**-20}

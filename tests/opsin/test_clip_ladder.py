@@ -36,14 +36,13 @@ from server.worker.clip_ladder import measure_steps
 from server.worker.layout import Layout
 from server.worker.measurements import Measurements
 from server.worker.warmup import Loader
-from tests.bundles import UNSEALED
-from tests.clips.bundles import NETWORKS, mavil, write_mavil, write_recorded
 from tests.clips.test_sound import bank, clip_at, windows
-from tests.clips.videos import frames, squares, video, view_numbers
-from tests.opsin.command import opsin
-from tests.service import Service, serve
-from tests.sound.sounds import wav
-from tests.video.clips import clip, every
+from tests.harness.bundles import UNSEALED
+from tests.harness.clips import NETWORKS, frames, mavil, squares, video, view_numbers, write_mavil, write_recorded
+from tests.harness.command import opsin
+from tests.harness.service import Service, serve
+from tests.harness.sounds import wav
+from tests.harness.videos import clip, every
 
 COUNT, FPS, RATE = 12, 10.0, 16_000
 SECONDS = COUNT / FPS

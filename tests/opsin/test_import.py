@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from models.bundle import read
 from models.vit.model import ViT, ViTConfig
-from tests.opsin.command import opsin
+from tests.harness.command import opsin
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -20,9 +20,9 @@ from models.mae.model import MAE, MAEConfig
 from models.spec import Accuracies, Int8, Preprocess, Rung
 from models.vit.model import ViT, ViTConfig
 from server.tasks import texts
-from tests.bundles import UNSEALED, write_null, write_tiny_encoder, write_tiny_vit, write_unserved
-from tests.opsin.command import opsin
-from tests.pairs import write_tiny_pair
+from tests.harness.bundles import UNSEALED, write_null, write_tiny_encoder, write_tiny_vit, write_unserved
+from tests.harness.command import opsin
+from tests.harness.pairs import write_tiny_pair
 
 COUNT = 300
 WORDS = ("dog", "cat", "car", "red", "blue", "green", "house", "eat")

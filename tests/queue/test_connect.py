@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from server.queue.connect import connect, parse, unsuitable
-from tests.keyspace import KEYSPACE
+from tests.harness.keyspace import KEYSPACE
 
 
 def test_a_sentinel_url_names_sentinels_master_database_and_credentials() -> None:

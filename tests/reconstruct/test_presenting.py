@@ -12,10 +12,11 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.gateway.asked_later import accepted, comes_to
-from tests.gateway.raw import Raw
-from tests.gateway.service import eventually
-from tests.reconstruct.service import CAPTURE, FOV, Sculptor
+from tests.harness.captures import CAPTURE, FOV
+from tests.harness.jobs import accepted, comes_to
+from tests.harness.raw import Raw
+from tests.harness.waiting import eventually
+from tests.reconstruct.sculptor import Sculptor
 
 
 def child(sculptor: Sculptor) -> psutil.Process:

@@ -17,7 +17,7 @@ import pytest
 from models.media.confined import Call, Confined
 from server.gateway.turns import Turns
 from server.sandbox.child import Sandbox, WorkFailed
-from tests.gateway.service import eventually
+from tests.harness.waiting import eventually
 
 MEMORY = 4 * 2**30
 

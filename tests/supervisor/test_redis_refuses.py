@@ -11,11 +11,12 @@ from contextlib import closing, contextmanager
 import pytest
 import redis
 
-from tests.bundles import write_null
-from tests.keyspace import PartitionRedis
-from tests.pictures import picture
-from tests.queue.harness import Server, free_port
-from tests.service import Service, eventually, serve
+from tests.harness.bundles import write_null
+from tests.harness.keyspace import PartitionRedis
+from tests.harness.pictures import picture
+from tests.harness.queue import Server, free_port
+from tests.harness.service import Service, serve
+from tests.harness.waiting import eventually
 
 
 @pytest.fixture(scope="module")

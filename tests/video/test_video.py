@@ -22,8 +22,8 @@ from models.clips.frames import ViewFrames
 from models.media import video
 from models.media.confined import PATIENCE_S
 from models.media.video import AHEAD, PROGRAM, ClipLimits, Frame, Frames, NotYet, VideoError, probe
-from tests.processes import children, copies
-from tests.video.clips import clip, every, number_of, sound_alone, with_hours
+from tests.harness.processes import children, copies
+from tests.harness.videos import clip, every, number_of, sound_alone, with_hours
 
 LIMITS = ClipLimits()
 FILM = clip(every(20, 20.0))

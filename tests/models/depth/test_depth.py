@@ -17,7 +17,7 @@ from models.joining import join_photographs
 from models.loading import Ended, load, not_served
 from models.spec import Preprocess, Weights
 from server.tasks.photographs import photograph
-from tests.reconstruct.shell import write_shell
+from tests.harness.shell import write_shell
 
 SMALL = LiteDepthConfig(image_size=32, widths=(8, 8, 8, 8))
 

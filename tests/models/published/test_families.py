@@ -24,7 +24,7 @@ from models.published.exporting import export_bundle
 from models.registry import architectures
 from models.spec import Weights
 from models.vit.model import Pool, ViTConfig
-from tests.models.recorded import GOLDEN, RECORDED
+from tests.harness.recorded import GOLDEN, RECORDED
 
 MADE: dict[str, Any] = {
     "torchvision": ViTConfig(image_size=16, patch_size=8, classes=3, width=16, depth=2, heads=2),

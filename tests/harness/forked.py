@@ -35,8 +35,8 @@ _context.set_forkserver_preload(
         "uvicorn.lifespan.on",
         "uvicorn.loops.auto",
         "yaml",
-        "tests.forked",
-        "tests.frozen",
+        "tests.harness.forked",
+        "tests.harness.frozen",
     ]
 )
 

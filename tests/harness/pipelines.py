@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-from models.bundle import Bundle, BundleSpec, member, read, write
+from models.bundle import Bundle, BundleSpec, member, read
 from models.lart.model import LART, LARTConfig
 from models.people.heads import Feature
 from models.people.poses import TOKEN
 from models.spec import Clip, Member
-from tests.bundles import UNSEALED
+from tests.harness.bundles import UNSEALED, sealed
 
 MOVENET = Path(__file__).parents[2] / "bundles" / "movenet" / "1.0.0"
 LABELS = ["stand", "walk", "wave", "jump"]
@@ -78,10 +76,3 @@ def write_pipeline(root: Path, members: dict[Any, Bundle], name: str = "watcher"
 def write_watcher(root: Path, **more: Any) -> Bundle:
     """MoveNet and a small LART."""
     return write_pipeline(root, {"pose": write_movenet(root), "actions": write_lart(root)}, **more)
-
-
-def sealed(root: Path, spec: BundleSpec, weights: dict[str, torch.Tensor]) -> Bundle:
-    with TemporaryDirectory() as folder:
-        file = Path(folder, "model.safetensors")
-        save_file(weights, file)
-        return write(root, spec, file)

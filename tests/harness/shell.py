@@ -10,14 +10,13 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
-from safetensors.torch import save_file
 
-from models.bundle import Bundle, BundleSpec, write
+from models.bundle import Bundle, BundleSpec
 from models.mcc.model import MCC, MCCConfig
-from models.spec import Preprocess, Space, Weights
+from models.spec import Preprocess, Space
+from tests.harness.bundles import UNSEALED, sealed
 
 RADIUS, HALF = 1.2, 0.12
 """Of the shell, in normalised units; its half thickness."""
@@ -98,9 +97,6 @@ def write_shell(root: Path, name: str = "shell", version: str = "1", space: Spac
         preprocess=Preprocess(image_size=SIDE, short_side=SIDE, fit="squeeze", mean=(0.5,) * 3, std=(0.5,) * 3),
         space=space,
         license="CC0-1.0",
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=UNSEALED,
     )
-    with TemporaryDirectory() as folder:
-        file = Path(folder, "model.safetensors")
-        save_file(shell().state_dict(), file)
-        return write(root, spec, file)
+    return sealed(root, spec, shell().state_dict())

@@ -9,7 +9,7 @@ import numpy as np
 from models.bundle import Bundle
 from models.loading import LoadedModel, LoadedSteps, load
 from server.worker.executors import Arrays
-from tests.bundles import write_null
+from tests.harness.bundles import write_null
 
 STEPS = (2, 5, 9)
 

@@ -7,7 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from tests.gateway.service import WAIT_S, Gateway
+from tests.harness.gateway import Gateway
+from tests.harness.waiting import WAIT_S
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A worker that can be killed by its input. Run as a script: `python -m tests.chaos.poisonous_worker`.
+"""A worker that can be killed by its input. Run as a script: `python -m tests.harness.poisonous_worker`.
 
 Its architecture exists in this process only: a picture whose first pixel is white kills it, as a fault in a native library would; one whose
 first pixel is blue makes it hang, and one whose first pixel is green takes its time. Every other picture is answered with its own mean.
@@ -30,8 +30,8 @@ POISON = (255, 255, 255)
 HANGS = (0, 0, 255)
 SLOW = (0, 255, 0)
 """Takes as many tenths of a second as the first channel of the second pixel says."""
-COMMAND = ("tests.chaos.poisonous_worker",)
-"""For `tests.worker.processes.worker`."""
+COMMAND = ("tests.harness.poisonous_worker",)
+"""For `tests.harness.worker.worker_process`."""
 
 
 FragileConfig = NullConfig
@@ -102,14 +102,14 @@ SYSTEM = System(
     architectures=(
         Architecture(
             name="fragile",
-            model="tests.chaos.poisonous_worker:Fragile",
+            model="tests.harness.poisonous_worker:Fragile",
             purpose=Purpose(lambda config: "classify"),
-            forwards={"classify": "tests.chaos.poisonous_worker:classify"},
-            steps={"classify": "tests.chaos.poisonous_worker:classify_steps"},
+            forwards={"classify": "tests.harness.poisonous_worker:classify"},
+            steps={"classify": "tests.harness.poisonous_worker:classify_steps"},
         ),
     ),
 )
 
 if __name__ == "__main__":
-    registry.SYSTEMS = (*registry.SYSTEMS, "tests.chaos.poisonous_worker")
+    registry.SYSTEMS = (*registry.SYSTEMS, "tests.harness.poisonous_worker")
     raise SystemExit(run_worker(load()))

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle, BundleSpec, write
 from models.spec import Preprocess
-from tests.bundles import UNSEALED
+from tests.harness.bundles import UNSEALED
 
 SIZE, CLASSES = 16, 4
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8

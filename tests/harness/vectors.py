@@ -17,7 +17,7 @@ TOKENS = 17
 LONGEST_BYTES = 64
 """Longer texts lose their end."""
 BROKEN = "break the model"
-"""A text on which the model fails; so it does on images as green as `tests.gateway.service.unbearable`."""
+"""A text on which the model fails; so it does on images as green as `tests.harness.reds.unbearable`."""
 _WEIGHTS = Weights(sha256="0" * 64, bytes=1)
 
 

@@ -1,4 +1,4 @@
-"""A worker process that echoes, to be killed, frozen and restarted by tests: `python -m tests.queue.consumer URL ID [--hold] [--pace S]`.
+"""A worker process that echoes, to be killed, frozen and restarted by tests: `python -m tests.harness.consumer URL ID [--hold] [--pace S]`.
 
 It uses the real worker side of the queue and answers each job with its own `x`. It prints `ready`, then `batch N` or `alone` before each
 batch. With `--hold` it waits for a line on its standard input before it answers a batch. An array `poison` kills it as a segfault would.
@@ -17,8 +17,7 @@ import time
 from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
 from server.queue.messages import Reply, WorkerInfo, WorkerTiming
-from tests.queue.harness import QUEUE, QUICK_WORKER, worker_queue
-from tests.worker_queue import WorkerQueue
+from tests.harness.queue import QUEUE, QUICK_WORKER, WorkerQueue, worker_queue
 
 
 def beat(queue: WorkerQueue) -> None:

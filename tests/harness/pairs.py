@@ -18,7 +18,7 @@ from models.pairs.cit import CiT, CiTConfig, Tower
 from models.pairs.flip import FLIP, FLIPConfig
 from models.pairs.maws import MAWSClip, MAWSClipConfig
 from models.spec import Preprocess
-from tests.bundles import UNSEALED
+from tests.harness.bundles import UNSEALED
 
 WORDS = ("a", "photo", "of", "the", "dog", "cat", "car", "red", "blue", "green", "one", "two", "eat", "house")
 VOCABULARY = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", *WORDS, *ascii_lowercase[1:], *digits, *punctuation]

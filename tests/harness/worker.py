@@ -1,12 +1,11 @@
-"""Real workers and a queue of their own, for tests that speak to them as a gateway does."""
+"""Worker processes, and the gateway's end of the queue for tests that speak to them without HTTP."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,38 +17,23 @@ from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
 from server.queue.messages import Priority, QueuedJob, Reply, WorkerInfo
 from server.settings import Settings
-from server.supervisor.private_valkey import PrivateValkey
-from tests import forked
-from tests.forked import Forked
+from tests.harness.forked import Forked
+from tests.harness.waiting import START_S, eventually_async
 
 OPSIN_WORKER = ("opsin", "worker")
 """A module and its arguments."""
-WAIT_S = 120.0
 
 
 @contextmanager
-def valkey() -> Iterator[PrivateValkey]:
-    forked.prepare()
-    server = PrivateValkey()
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@contextmanager
-def worker(url: str, bundles: Path, *, command: tuple[str, ...] = OPSIN_WORKER, **settings: object) -> Iterator[Forked]:
-    """A worker process of its own. Its log goes to the test's; `Gateway.ready` waits until it serves."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPSIN_DTYPE": "float32", "OPSIN_METRICS_PORT": "19201"}
-    environment |= {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
-    environment |= {"OPSIN_REDIS_URL": url, "OPSIN_BUNDLES": str(bundles)}
-    process = Forked(*command, environment=environment)
+def worker_process(url: str, bundles: Path, *, command: tuple[str, ...] = OPSIN_WORKER, **settings: object) -> Iterator[Forked]:
+    """A worker of these settings, of which it may be the first to complain. Its log goes to the test's."""
+    usual = Settings(redis_url=url, bundles=bundles, metrics_port=0, dtype="float32").to_environment() | {"OMP_NUM_THREADS": "1"}
+    given = {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
+    process = Forked(*command, environment=os.environ | usual | given)
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.kill()
+        process.kill()
         process.wait()
 
 
@@ -63,18 +47,19 @@ class Gateway:
     async def ready(self, workers: int = 1) -> list[WorkerInfo]:
         """Wait until so many workers are ready and have come to an end of loading."""
 
-        async def found() -> list[WorkerInfo]:
+        infos: list[WorkerInfo] = []
+
+        async def are_ready() -> bool:
+            nonlocal infos
             try:
                 fleet = await self.dispatcher.fleet(fresh=True)
             except RedisAway:  # while workers start, nobody may answer for a second
-                await asyncio.sleep(0.1)
-                return []
+                return False
             ready = [info for info in fleet.workers if info.state == "ready"]
-            return [info for info in ready if all(bundle.state != "loading" for bundle in info.bundles)]
+            infos = [info for info in ready if all(bundle.state != "loading" for bundle in info.bundles)]
+            return len(infos) >= workers
 
-        until = time.monotonic() + WAIT_S
-        while len(infos := await found()) < workers:
-            assert time.monotonic() < until, f"{workers} ready workers never came"
+        await eventually_async(are_ready, f"{workers} ready workers", START_S)
         self._digests |= {f"{bundle.name}@{bundle.version}": bundle.digest for info in infos for bundle in info.bundles}
         return infos
 
@@ -116,12 +101,3 @@ async def gateway(url: str) -> AsyncIterator[Gateway]:
         yield Gateway(dispatcher)
     finally:
         await dispatcher.close()
-
-
-async def eventually(condition: Callable[[], object], what: str) -> None:
-    import asyncio
-
-    until = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < until, f"it never came to this: {what}"
-        await asyncio.sleep(0.02)

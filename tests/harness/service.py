@@ -9,21 +9,20 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psutil
 
-from tests.processes import command
+from tests.harness.processes import command
+from tests.harness.waiting import eventually
 
 READY = re.compile(r"Opsin is ready on (http://\S+) ")
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
-T = TypeVar("T")
 WITHOUT = ("OPSIN_REDIS_URL", "OPSIN_CONFIG")
 
 
@@ -122,12 +121,3 @@ def frozen(pid: int) -> Iterator[None]:
     finally:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
-
-
-def eventually(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
-    """Wait until the condition holds, and return what it answered then; fail naming it."""
-    until = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < until, f"it never came to this: {what}"
-        time.sleep(0.02)
-    return answer

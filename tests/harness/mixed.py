@@ -11,7 +11,7 @@ import av
 from av.stream import Disposition
 from PIL import Image
 
-from tests.video.clips import BASE, grey, play
+from tests.harness.videos import BASE, grey, play
 
 FRAMES, RATE, SIZE = 20, 10, (48, 64)
 """Of the video: 2 seconds. Its frames are those of `clip`."""

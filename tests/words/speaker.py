@@ -14,9 +14,10 @@ from models.bundle import Bundle
 from models.loading import load
 from server.media.images import Decoder, to_model_size
 from server.tasks.texts import packed, vectors
-from tests.gateway.service import Gateway, picture
-from tests.open_inference.service import Service
-from tests.pictures import picture as random_pixels
+from tests.harness.gateway import Gateway, refused
+from tests.harness.pictures import picture as random_pixels
+from tests.harness.reds import picture
+from tests.harness.running import Service
 
 TEMPLATES = ["a photo of the {}", "{}"]
 """Those of `cit`; the others have `{}` alone."""
@@ -49,12 +50,8 @@ class Speaker:
         answer: dict[str, Any] = response.json()
         return answer
 
-    def refused(self, status: int, task: str, *arguments: Any, **more: Any) -> tuple[str, str]:
-        """Field and detail of the problem."""
-        response = self.ask(task, *arguments, **more)
-        assert response.status_code == status, response.text
-        assert response.headers["content-type"] == "application/problem+json"
-        return response.json().get("field"), response.json()["detail"]
+    def refused(self, status: int, task: str, *arguments: Any, **more: Any) -> tuple[str | None, str]:
+        return refused(self.ask(task, *arguments, **more), status)
 
     def vectors_of_texts(self, pair: str, texts: Sequence[str]) -> Vectors:
         """(n, dim), each text in a batch of its own."""

@@ -1,22 +1,13 @@
-"""A gateway process, a Valkey and a worker for tests: real parts, but for the model.
-
-The worker's model is a rule that can be checked by eye: a picture's label tells how red it is, in ten steps.
-"""
+"""A worker for tests whose model is a rule that can be checked by eye: an image's label tells how red it is, in ten steps."""
 
 from __future__ import annotations
 
-import io
 import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-import httpx
 import msgspec
 import numpy as np
 import redis
@@ -29,22 +20,14 @@ from server.queue import keys
 from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
 from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo, WorkerTiming
-from server.settings import Settings
-from server.supervisor.private_valkey import PrivateValkey
-from tests.forked import Forked
-from tests.keyspace import PartitionRedis
-from tests.worker_queue import WorkerQueue
+from tests.harness.keyspace import PartitionRedis
+from tests.harness.pictures import encoded
+from tests.harness.queue import WorkerQueue
+from tests.harness.waiting import WAIT_S, eventually
 
 CLASSES = 10
 TOKENS = 17
 DEPTH = 4
-START_GATEWAY = (
-    "from server.gateway.main import run_gateway; from server.settings import load; raise SystemExit(run_gateway(load(), fd={fd}))"
-)
-WAIT_S = 60.0
-"""For what comes as soon as the machine has time for it."""
-START_S = 180.0
-"""For a process that has to import its libraries before."""
 
 
 def make_spec(
@@ -76,12 +59,6 @@ def picture(step: int, size: tuple[int, int] = (16, 12), kind: str = "PNG") -> b
 def unbearable() -> bytes:
     """A picture on which the test's model fails."""
     return encoded(Image.new("RGB", (16, 12), (0, 255, 0)))
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def answer(job: QueuedJob, batch_size: int = 1) -> Reply:
@@ -269,105 +246,3 @@ class Worker:
                 bundles=self._served,
             )
         )
-
-
-class Gateway:
-    """A gateway process and an HTTP client for it."""
-
-    def __init__(self, process: Forked | subprocess.Popen[str], port: int) -> None:
-        self.process = process
-        self.url = f"http://127.0.0.1:{port}"
-        self.http = client(self.url)
-
-    def classify(self, body: bytes, *, headers: dict[str, str] | None = None, **query: str | int) -> httpx.Response:
-        return self.http.post("/v1/classify", content=body, params=query, headers=headers)
-
-    def classify_all(self, *pictures: bytes, fields: dict[str, str] | None = None, **query: str | int) -> httpx.Response:
-        files = [("image", (f"{index}.png", data)) for index, data in enumerate(pictures)]
-        return self.http.post("/v1/classify", files=files, data=fields, params=query)
-
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of the samples with these labels."""
-        total = 0.0
-        for line in self.http.get("/metrics").text.splitlines():
-            sample, _, value = line.rpartition(" ")
-            if sample.partition("{")[0] == name and all(f'{key}="{wanted}"' in sample for key, wanted in labels.items()):
-                total += float(value)
-        return total
-
-    def in_flight(self) -> int:
-        return int(self.metric("opsin_in_flight"))
-
-    def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
-
-def client(url: str) -> httpx.Client:
-    return httpx.Client(base_url=url, timeout=WAIT_S)
-
-
-def environment(**settings: object) -> dict[str, str]:
-    """Ours, with these settings as `OPSIN_*`."""
-    return os.environ | Settings(**settings).to_environment()
-
-
-@contextmanager
-def valkey() -> Iterator[PrivateValkey]:
-    server = PrivateValkey()
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@contextmanager
-def gateway(url: str, listener: socket.socket | None = None, **settings: object) -> Iterator[Gateway]:
-    """A gateway of these settings, answering. With a `listener` several can share one socket."""
-    listener = listener or socket.create_server(("127.0.0.1", 0))
-    variables = environment(redis_url=url, **settings)
-    with answering(Forked("opsin", "gateway", environment=variables, listener=listener.fileno(), captured=True), listener) as running:
-        yield running
-
-
-@contextmanager
-def executed(url: str, listener: socket.socket | None = None, **variables: str) -> Iterator[Gateway]:
-    """A gateway whose process imports everything itself: where its memory counts, or variables that are read by imports."""
-    listener = listener or socket.create_server(("127.0.0.1", 0))
-    os.set_inheritable(listener.fileno(), True)
-    process = subprocess.Popen(
-        [sys.executable, "-c", START_GATEWAY.format(fd=listener.fileno())],
-        env=environment(redis_url=url) | variables,
-        pass_fds=[listener.fileno()],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with answering(process, listener) as running:
-        yield running
-
-
-@contextmanager
-def answering(process: Forked | subprocess.Popen[str], listener: socket.socket) -> Iterator[Gateway]:
-    """Wait for the gateway on this socket, and end it."""
-    running = Gateway(process, listener.getsockname()[1])
-    try:
-        running.http.get("/health/live", timeout=START_S)  # waits in the socket's backlog until the process accepts
-        yield running
-    finally:
-        running.http.close()
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        if isinstance(process, Forked):
-            process.close()
-        elif process.stderr is not None:
-            process.stderr.close()
-
-
-def eventually(condition: Callable[[], object], what: str, seconds: float = WAIT_S) -> None:
-    """Waits until the condition holds; fails naming it."""
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            raise AssertionError(f"it never came to this: {what}")
-        time.sleep(0.02)

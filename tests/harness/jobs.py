@@ -9,7 +9,9 @@ from typing import Any
 
 import httpx
 
-from tests.gateway.service import Gateway, eventually, picture
+from tests.harness.gateway import Gateway
+from tests.harness.reds import picture
+from tests.harness.waiting import eventually
 
 
 @dataclass(frozen=True)

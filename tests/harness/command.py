@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests import forked
+from tests.harness import forked
 
 
 def opsin(*arguments: str | Path, seconds: float = 240, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

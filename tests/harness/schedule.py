@@ -25,7 +25,7 @@ TOGETHER = (
     "tests/reconstruct",
     "tests/words",
 )
-NOTED = Path(__file__).with_name("seconds.json")
+NOTED = Path(__file__).parents[1] / "seconds.json"
 SECONDS: dict[str, float] = json.loads(NOTED.read_text())
 """Of files and packages that take long for their number of tests: roughly, since only their order matters."""
 USUAL_SECONDS = 0.05

@@ -1,60 +1,18 @@
-"""Requests to a running service that reconstructs, and captures for it."""
+"""Captures for reconstruction: an image and the depth of a ball before the camera, and what is read from an answer."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
-from PIL import Image
 
-from tests.gateway.service import Gateway
-from tests.open_inference.service import Service
+from tests.harness.pictures import png
 
-JSON = {"Accept": "application/json"}
 HEIGHT, WIDTH = 48, 64
 FOV = 60.0
-
-
-@dataclass(frozen=True)
-class Sculptor:
-    service: Service
-
-    @property
-    def gateway(self) -> Gateway:
-        return self.service.gateway
-
-    def ask(self, *, headers: Mapping[str, str] | None = None, files: Mapping[str, bytes] | None = None, **options: Any) -> httpx.Response:
-        """Of the capture, unless other files are given."""
-        sent = {name: (name, content) for name, content in (CAPTURE if files is None else files).items()}
-        if files is None or ("depth" in files and not {"fov", "fx"} & options.keys()):
-            options = {"fov": FOV, **options}
-        options = {name: value for name, value in options.items() if value is not None}
-        return self.gateway.http.post("/v1/reconstruct", files=sent, data=options, headers=headers)
-
-    def answered(self, **options: Any) -> httpx.Response:
-        response = self.ask(**options)
-        assert response.status_code == 200, response.text
-        return response
-
-    def refused(self, status: int, **options: Any) -> tuple[str, str]:
-        """Field and detail of the problem."""
-        answer = self.ask(**options)
-        assert answer.status_code == status, answer.text
-        assert answer.headers["content-type"] == "application/problem+json"
-        problem = answer.json()
-        return problem.get("field"), problem["detail"]
-
-
-def png(array: NDArray[Any]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, "PNG")
-    return file.getvalue()
 
 
 def npy(array: NDArray[Any], **options: Any) -> bytes:

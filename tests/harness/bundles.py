@@ -7,13 +7,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, BundleSpec, write
 from models.diffmae.model import DiffMAE, DiffMAEConfig
+from models.loading import load
 from models.spec import Clip, Preprocess, Rung, Weights
 from models.vit.model import ViT, ViTConfig
+from tests.harness.pictures import decoded, picture
 
 UNSEALED = Weights(sha256="0" * 64, bytes=0)
 """`write` fills in the real ones."""
@@ -51,7 +54,7 @@ def write_tiny_encoder(root: Path, name: str = "encoder", version: str = "1", *,
         ladder=[Rung(name="fast", schedule=4)],
         weights=UNSEALED,
     )
-    return _sealed(root, spec, model.state_dict(), overwrite=overwrite)
+    return sealed(root, spec, model.state_dict(), overwrite=overwrite)
 
 
 def write_null(
@@ -75,7 +78,7 @@ def write_unserved(root: Path, name: str = "sketcher", version: str = "1") -> Bu
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    return _sealed(root, spec, {})
+    return sealed(root, spec, {})
 
 
 def write_tiny_diffmae(root: Path, name: str = "painter", version: str = "1", clip: Clip | None = None, **changes: Any) -> Bundle:
@@ -98,7 +101,14 @@ def write_tiny_diffmae(root: Path, name: str = "painter", version: str = "1", cl
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    return _sealed(root, spec, model.state_dict())
+    return sealed(root, spec, model.state_dict())
+
+
+def expected_scores(bundle: Bundle, seeds: range) -> np.ndarray:
+    """(len(seeds), classes): softmax scores of a tiny ViT for the pictures of these seeds, computed off-line in float32."""
+    pixels = np.stack([decoded(picture(seed)) for seed in seeds])
+    logits = load(bundle).forward({"pixels": pixels}, {"merge": [0, 0]})["logits"]
+    return torch.from_numpy(logits).softmax(-1).numpy()
 
 
 def _write(
@@ -124,10 +134,10 @@ def _write(
         weights=UNSEALED,
         **more,
     )
-    return _sealed(root, spec, weights)
+    return sealed(root, spec, weights)
 
 
-def _sealed(root: Path, spec: BundleSpec, weights: dict[str, torch.Tensor], *, overwrite: bool = False) -> Bundle:
+def sealed(root: Path, spec: BundleSpec, weights: dict[str, torch.Tensor], *, overwrite: bool = False) -> Bundle:
     with TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
         save_file(weights, file)

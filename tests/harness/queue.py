@@ -10,9 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,17 +21,17 @@ import redis
 
 from server.arrays import Array
 from server.process.system import tied_to_parent
-from server.queue import keys
+from server.queue import keys, worker_side
 from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher, DispatcherTimings
 from server.queue.errors import RedisAway
 from server.queue.link import WorkerTimings
 from server.queue.messages import WORKER_FORMS, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
-from server.queue.record import RecordsLoad
+from server.queue.record import Draft, RecordsLoad
 from server.settings import Settings
 from server.supervisor.private_valkey import find_server
-from tests.keyspace import KEYSPACE, PartitionRedis
-from tests.worker_queue import WorkerQueue
+from tests.harness.keyspace import KEYSPACE, PartitionRedis
+from tests.harness.waiting import eventually
 
 BUNDLE = "echo@1"
 DIGEST = "0123456789abcdef" * 4
@@ -44,6 +43,23 @@ LASTING_WORKER = WorkerTimings(key_ttl=60.0, absence_settles=60.0, patience=20.0
 QUICK_GATEWAY = DispatcherTimings(beat=0.2, gateway_ttl=2.0, lost_after=0.5, news=0.05, fresh_load=0.0)
 SILENT_GATEWAY = DispatcherTimings(beat=60.0, gateway_ttl=120.0, lost_after=0.5, news=0.05, fresh_load=0.0)
 """Its key does not come back when a test deletes it."""
+
+
+DRAFT = Draft(
+    task="classify",
+    bundle=BUNDLE,
+    digest=DIGEST,
+    part="image",
+    items=1,
+    counted=1,
+    counted_unit="images",
+    priority="normal",
+    request_id="r",
+    prepare_ms=1.0,
+    fingerprint="f",
+    bound=1000,
+)
+"""Of a record whose job is that of `a_job`."""
 
 
 @contextlib.asynccontextmanager
@@ -139,25 +155,18 @@ async def ask(dispatcher: Dispatcher, value: int, **options: Any) -> int:
     return answer_of(reply)
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    """Until the condition holds (polled; it may be a coroutine function), or a failure that says it never did."""
-    until = time.monotonic() + seconds
-    while True:
-        result = condition()
-        if asyncio.iscoroutine(result):
-            result = await result
-        if result:
-            return
-        assert time.monotonic() < until, "did not come true in time"
-        await asyncio.sleep(0.01)
+class WorkerQueue(worker_side.WorkerQueue):
+    """The worker's end of the queue, with what a worker does in two threads as one call each."""
 
+    def pull(self, queues: Sequence[str], max_items: int, block_ms: int = 0, own: Mapping[str, int] | None = None) -> list[Delivery]:
+        """As `take`, and read large messages."""
+        taken = self.take(queues, max_items, block_ms, own)
+        found = (job if isinstance(job, Delivery) else self.fetch(job) for job in taken)
+        return [delivery for delivery in found if delivery is not None]
 
-def eventually_now(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    """The same without an event loop."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "did not come true in time"
-        time.sleep(0.01)
+    def begin(self, deliveries: Sequence[Delivery], slot: int) -> list[Delivery]:
+        """As `begin_soon`, and wait for what it tells."""
+        return self.begin_soon(deliveries, slot)()
 
 
 class Consumer:
@@ -167,7 +176,7 @@ class Consumer:
 
     def __init__(self, url: str, *options: str) -> None:
         self.id = f"consumer-{os.getpid()}-{next(self._numbers)}"
-        command = [sys.executable, "-m", "tests.queue.consumer", url, self.id, *options]
+        command = [sys.executable, "-m", "tests.harness.consumer", url, self.id, *options]
         self.process = subprocess.Popen(tied_to_parent(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     async def __aenter__(self) -> Consumer:
@@ -218,10 +227,8 @@ class Server:
         self.folder.mkdir(exist_ok=True)
         command = [find_server(), *self._options, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         self.process = subprocess.Popen(tied_to_parent(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 60
-        while not answers(self.port):
-            assert time.monotonic() < until and self.process.poll() is None, "the server does not start"
-            time.sleep(0.01)
+        eventually(lambda: answers(self.port) or self.process.poll() is not None, "the server answers")
+        assert self.process.poll() is None, "the server does not start"
 
     def kill(self) -> None:
         self.process.kill()
