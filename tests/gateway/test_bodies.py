@@ -7,7 +7,6 @@ import gzip
 import json
 import select
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -328,7 +327,7 @@ def test_one_client_with_many_large_images_keeps_nobody_else_waiting_for_them(ro
     try:
         for raw in greedy:
             raw.send(post("/v1/classify", "Content-Type: multipart/form-data; boundary=x", length(len(form)), body=form))
-        time.sleep(0.5)
+        eventually(lambda: roomy.in_flight() == len(greedy), "all of them are being read")
         ordinary = picture(3, (600, 400))
         with Raw(roomy) as raw:
             answer = raw.send(post("/v1/classify", length(len(ordinary)), "X-Request-Timeout: 15", body=ordinary)).answer()

@@ -1,8 +1,10 @@
-"""Which programs a process has started."""
+"""Which programs a process has started, and what they are at."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
@@ -28,3 +30,18 @@ def command(process: psutil.Process) -> list[str]:
     except psutil.Error:
         return []
     return list(words)
+
+
+def alive(pid: int) -> bool:
+    """A child that nobody has waited for is dead, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def takes_work(pid: int) -> Callable[[], bool]:
+    """Whether the child of a sandbox has taken a file since now, which is its standard input then."""
+    file = Path(f"/proc/{pid}/fd/0")
+    before = file.stat().st_ino
+    return lambda: file.stat().st_ino != before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -57,7 +56,8 @@ def test_a_worker_dies_while_writes_are_refused_and_nothing_else_ends(service: S
     with refusing_writes(server, how):
         os.kill(worker, signal.SIGKILL)
         eventually(lambda: worker not in service.children("worker"), "the supervisor has seen the worker end")
-        time.sleep(5)  # longer than the keys of the living last: they are all gone now
+        with closing(PartitionRedis(port=server.port)) as client:
+            eventually(lambda: not client.keys("worker:*"), "the key of the dead has expired")
         assert service.process.poll() is None
     assert service.classify(picture(1)).status_code == 200
     assert service.children("gateway") == gateways

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +27,7 @@ from server.worker.warmup import Loader, Warm
 from tests.harness.bundles import write_tiny_vit
 from tests.harness.deliveries import delivery
 from tests.harness.graphs import SIZE, colours, write_graph
+from tests.harness.waiting import START_S, eventually
 from tests.harness.worker import gateway, worker_process
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
@@ -70,12 +70,12 @@ def tuner_of(folder: Path, idle: bool = True) -> Tuner:
 
 def look(tuner: Tuner, bundle: Bundle) -> None:
     """Until it has nothing left to do."""
-    for _ in range(4000):  # compiling loops may take a minute
+
+    def has_ended() -> bool:
         tuner.look([bundle.spec.id])
-        if not tuner.tuning:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the ladder does not get warm")
+        return not tuner.tuning
+
+    eventually(has_ended, "the ladder is warm", START_S)  # compiling loops may take a minute
 
 
 def test_the_first_start_measures_and_a_restart_goes_by_it(bundle: Bundle, folder: Path) -> None:

@@ -52,8 +52,7 @@ async def test_everyone_gets_their_own_answer(valkey: PrivateValkey, tmp_path: P
             await asking.ready()
             os.kill(process.pid, signal.SIGSTOP)  # else it answers as fast as they come
             asked = [asyncio.create_task(asking.ask(asking.job("tiny@1", picture))) for picture in pixels]
-            while len(list(db.scan_iter("job:*", count=1000))) < len(asked):
-                await asyncio.sleep(0.01)
+            await eventually_async(lambda: len(list(db.scan_iter("job:*", count=1000))) == len(asked), "all of them wait")
             os.kill(process.pid, signal.SIGCONT)
             replies = await asyncio.gather(*asked)
     np.testing.assert_allclose([reply.arrays["logits"].to_numpy() for reply in replies], expected, rtol=1e-4, atol=1e-4)
@@ -115,12 +114,14 @@ async def test_jobs_wait_for_weights_that_left_memory_until_their_file_is_there(
                 [worker] = await asking.ready()
                 return next(bundle for bundle in worker.bundles if bundle.name == "one")
 
-            async with asyncio.timeout(WAIT_S):
-                while (await told()).state != "unavailable":
-                    if waiting is None or waiting.done():  # its weights were in memory
-                        await asking.ask(asking.job("two@1"))
-                        waiting = asyncio.create_task(asking.ask(asking.job("one@1")))
-                    await asyncio.sleep(0.05)
+            async def is_unavailable() -> bool:
+                nonlocal waiting
+                if waiting is None or waiting.done():  # its weights were in memory
+                    await asking.ask(asking.job("two@1"))
+                    waiting = asyncio.create_task(asking.ask(asking.job("one@1")))
+                return (await told()).state == "unavailable"
+
+            await eventually_async(is_unavailable, "its file is missed")
             assert (await told()).reason.startswith(str(one.weights_path.relative_to(bundles)))
             assert waiting is not None and not waiting.done()
             assert (await asking.ask(asking.job("two@1"))).failure is None
@@ -134,16 +135,12 @@ async def test_operators_unload_and_load_a_bundle(valkey: PrivateValkey, tmp_pat
         async with gateway(valkey.url) as asking:
             await asking.ready()
 
-            async def become(wanted: str) -> None:
-                while (await asking.ready())[0].bundles[0].state != wanted:
-                    await asyncio.sleep(0.05)
+            async def is_now(state: str) -> bool:
+                return (await asking.ready())[0].bundles[0].state == state
 
-            await asking.dispatcher.set_repository("null", "unloaded")
-            async with asyncio.timeout(WAIT_S):
-                await become("unavailable")
-            await asking.dispatcher.set_repository("null", "loaded")
-            async with asyncio.timeout(WAIT_S):
-                await become("ready")
+            for order, told in (("unloaded", "unavailable"), ("loaded", "ready")):
+                await asking.dispatcher.set_repository("null", order)
+                await eventually_async(lambda told=told: is_now(told), f"it is {told}")
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
 
