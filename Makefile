@@ -13,12 +13,13 @@ SITE   := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/si
 CHROMIUM ?= /usr/bin/chromium
 APT_CHROMIUM := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
 
-.PHONY: help demo serve test test-slow test-browser chromium test-gpu lint bench compose-test docs release constraints client
+.PHONY: help demo serve test test-fast test-slow test-browser chromium test-gpu lint bench compose-test docs release constraints client
 
 help:
 	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
 	@echo 'make serve         install, start the service on http://127.0.0.1:8000, keep it up'
 	@echo 'make test          the tests; test-slow: those that take minutes; test-gpu: those for a GPU; compose-test: the images and docker compose'
+	@echo 'make test-fast     half of the tests, within a minute: those that start no process and train nothing'
 	@echo 'make test-browser  the playground and the status page in a real Chromium'
 	@echo 'make lint          ruff, codespell, mypy, import-linter, the words of docs/glossary.md, the derived client, and the documentation, whose links must lead somewhere'
 	@echo 'make bench         how fast merging, the networks and the service are on this machine'
@@ -38,6 +39,10 @@ serve: $(VENV)/.server
 TESTERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile $(ARGS)
+
+# Nothing in them waits for another process.
+test-fast: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --fast --numprocesses logical --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.clients
 	$(BIN)/python -m pytest -m 'slow and not browser' $(ARGS)

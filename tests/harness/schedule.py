@@ -1,11 +1,13 @@
 """What a process of pytest-xdist is given, and in which order.
 
-Packages whose files share a service stay together, or it would be started for each file. What takes longest begins first: a long file
-at the end would leave the other CPUs idle. How long each takes is in `seconds.json`, which `pytest --note-seconds` writes.
+A package whose `conftest.py` has a fixture of its scope, mostly a service, stays together, or the fixture would be made for each file. What
+takes longest begins first: a long file at the end would leave the other CPUs idle. How long each takes is noted by every complete run in
+pytest's cache. `seconds.json` is what a fresh checkout begins with.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -13,24 +15,13 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-TOGETHER = (
-    "tests/actions",
-    "tests/clips",
-    "tests/docs",
-    "tests/e2e",
-    "tests/gateway",
-    "tests/inpaint",
-    "tests/open_inference",
-    "tests/opsin/embedding",
-    "tests/reconstruct",
-    "tests/words",
-)
-NOTED = Path(__file__).parents[1] / "seconds.json"
-SECONDS: dict[str, float] = json.loads(NOTED.read_text())
-"""Of files and packages that take long for their number of tests: roughly, since only their order matters."""
+ROOT = Path(__file__).parents[2]
+FIRST_NOTES = ROOT / "tests" / "seconds.json"
+NOTES = "opsin/seconds"
+"""Their name in pytest's cache."""
 USUAL_SECONDS = 0.05
-"""Of a test."""
-NOTED_SECONDS = 5.0
+"""Of a test whose unit is not noted."""
+NOTED_SECONDS = 1.0
 """Of a file or package that is worth a line."""
 
 
@@ -42,29 +33,55 @@ class Together(LoadFileScheduling):
 
 
 class Noting:
-    """Writes what took long into `seconds.json`, beside what was noted of files that did not run now."""
+    """Notes how long each unit took, once all tests have run and passed: in pytest's cache, and on demand in `seconds.json`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, for_all: bool) -> None:
+        self._for_all = for_all
         self._seconds: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._seconds[unit(report.nodeid)] += report.duration
 
-    def pytest_sessionfinish(self) -> None:
-        known = {name: seconds for name, seconds in SECONDS.items() if name not in self._seconds}
-        known |= {name: round(seconds) for name, seconds in self._seconds.items() if seconds >= NOTED_SECONDS}
-        longest = dict(sorted(known.items(), key=lambda item: (-item[1], item[0])))
-        NOTED.write_text(json.dumps(longest, indent=2) + "\n")
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        config = session.config
+        complete = config.args_source == pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword and not config.option.collectonly
+        if not complete or exitstatus != pytest.ExitCode.OK:
+            return
+        ordered = sorted(self._seconds.items(), key=lambda item: (-item[1], item[0]))
+        longest = {name: round(seconds) for name, seconds in ordered if seconds >= NOTED_SECONDS}
+        if cache := _cache(config):
+            cache.set(NOTES, longest)
+        if self._for_all:
+            FIRST_NOTES.write_text(json.dumps(longest, indent=2) + "\n")
+
+
+def seconds_noted(config: pytest.Config) -> dict[str, float]:
+    """Files and packages → roughly how long they take, since only their order matters."""
+    cache = _cache(config)
+    noted: dict[str, float] | None = cache.get(NOTES, None) if cache else None
+    return noted or json.loads(FIRST_NOTES.read_text())
+
+
+def _cache(config: pytest.Config) -> pytest.Cache | None:
+    """None where pytest was told to have none."""
+    return getattr(config, "cache", None)
 
 
 def unit(test: str) -> str:
     """The file of the test, or its package where that stays together."""
     file = test.partition("::")[0]
-    return next((package for package in TOGETHER if file.startswith(f"{package}/")), file)
+    package = file.rpartition("/")[0]
+    return package if _stays_together(package) else file
 
 
-def longest_first(items: list[pytest.Item]) -> None:
+@functools.cache
+def _stays_together(package: str) -> bool:
+    conftest = ROOT / package / "conftest.py"
+    return conftest.is_file() and 'scope="package"' in conftest.read_text()
+
+
+def longest_first(items: list[pytest.Item], noted: dict[str, float]) -> None:
     """Sort tests by how long their unit takes."""
     tests = Counter(unit(item.nodeid) for item in items)
-    seconds = {name: SECONDS.get(name, USUAL_SECONDS * count) for name, count in tests.items()}
+    seconds = {name: noted.get(name, USUAL_SECONDS * count) for name, count in tests.items()}
     items.sort(key=lambda item: (-seconds[unit(item.nodeid)], unit(item.nodeid)))
