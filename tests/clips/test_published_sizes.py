@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from models.bundle import BundleSpec, write
+from models.bundle import BundleSpec
 from models.mae_st.model import SIZES as MAE_ST
 from models.mavil.model import SIZES as MAVIL
 from models.mvit.model import PUBLISHED as MVIT
 from models.mvit.reversible import PUBLISHED as REV_MVIT
 from models.mvit.slowfast import preprocess_video
 from models.registry import architectures
-from tests.harness.bundles import UNSEALED
+from tests.harness.bundles import UNSEALED, sealed
 from tests.harness.clips import video
 from tests.harness.gateway import gateway_process
 from tests.harness.sounds import tones, wav
@@ -54,10 +52,7 @@ def write_random(root: Path, name: str) -> None:
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    with TemporaryDirectory(dir=root.parent) as folder:
-        file = Path(folder, "model.safetensors")
-        save_file(weights, file)
-        write(root, spec, file)
+    sealed(root, spec, weights)
 
 
 @pytest.mark.slow

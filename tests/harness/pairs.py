@@ -10,15 +10,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-from models.bundle import Bundle, BundleSpec, write
+from models.bundle import Bundle, BundleSpec
 from models.pairs.attaching import add_tokenizer
 from models.pairs.cit import CiT, CiTConfig, Tower
 from models.pairs.flip import FLIP, FLIPConfig
 from models.pairs.maws import MAWSClip, MAWSClipConfig
 from models.spec import Preprocess
-from tests.harness.bundles import UNSEALED
+from tests.harness.bundles import UNSEALED, sealed
 
 WORDS = ("a", "photo", "of", "the", "dog", "cat", "car", "red", "blue", "green", "one", "two", "eat", "house")
 VOCABULARY = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", *WORDS, *ascii_lowercase[1:], *digits, *punctuation]
@@ -63,12 +62,10 @@ def write_tiny_pair(
         weights=UNSEALED,
         **more,
     )
+    bundle = sealed(root, spec, model.state_dict())
+    if not tokenizer:
+        return bundle
     with TemporaryDirectory() as folder:
-        file = Path(folder, "model.safetensors")
-        save_file(model.state_dict(), file)
-        bundle = write(root, spec, file)
-        if not tokenizer:
-            return bundle
         vocabulary = Path(folder, "vocab.txt")
         vocabulary.write_text("".join(f"{piece}\n" for piece in VOCABULARY))
         return add_tokenizer(bundle, vocabulary, templates)

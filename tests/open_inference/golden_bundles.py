@@ -12,24 +12,22 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from scipy.linalg import solveh_banded
 from torch import Tensor, nn
 
-from models.bundle import BundleSpec, write
+from models.bundle import BundleSpec
 from models.mavil.loudness import Loudness
 from models.media.fbank import FbankConfig, log_mel
 from models.published import fit, read_checkpoint
 from models.spec import Clip, Preprocess, Sound, Task
 from tests.golden import replay_mae_st, replay_mavil, replay_mvit, replay_rev
 from tests.golden.case import Case, read_case
-from tests.harness.bundles import UNSEALED
+from tests.harness.bundles import UNSEALED, sealed
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DIGITS = {(0, 0): 2.0**-4, (0, 1): 2.0**-12, (1, 0): 2.0**-20}
@@ -165,10 +163,7 @@ def write_recorded(root: Path, folder: str) -> None:
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    with TemporaryDirectory() as place:
-        file = Path(place, "model.safetensors")
-        save_file(weights, file)
-        write(root, spec, file)
+    sealed(root, spec, weights)
 
 
 def _spread(network: nn.Module) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from models import bundle
@@ -24,6 +24,7 @@ from models.merge_schedule import MergeSchedule
 from models.published import CheckpointError, UnlikeFamily, detect, families, fit, import_checkpoint, open_checkpoint, read_checkpoint
 from models.registry import architectures
 from models.vit.model import Pool, ViT, ViTConfig
+from tests.harness.bundles import sealed
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -301,8 +302,7 @@ def test_swag_keeps_the_corners_of_the_grid() -> None:
 
 def test_an_imported_bundle_answers_as_the_recorded_model(tmp_path: Path) -> None:
     spec, weights = imported(recorded("tome/vit_swag"))
-    save_file(weights, tmp_path / "weights")
-    loaded = load(bundle.write(tmp_path, spec, tmp_path / "weights"))
+    loaded = load(sealed(tmp_path, spec, weights))
     assert spec.ladder[0].merge.r > 0
     io = load_file(GOLDEN / "tome/vit_swag/io.safetensors")
     with torch.inference_mode():
