@@ -18,7 +18,7 @@ from tests.harness.gateway import gateway_process, problem
 from tests.harness.keyspace import PartitionRedis
 from tests.harness.queue import WorkerQueue
 from tests.harness.raw import Raw, post
-from tests.harness.reds import Worker, make_spec, picture
+from tests.harness.reds import Worker, answer, make_spec, picture
 from tests.harness.waiting import eventually
 
 
@@ -142,8 +142,8 @@ def test_requests_are_prepared_for_the_content_that_most_ready_workers_hold(valk
         Worker(valkey.url, [new]) as third,
         gateway_process(valkey.url) as gateway,
     ):
-        answer = gateway.classify(picture(3), model="reds").json()
-        assert answer["results"][0]["merging"]["rung"] == "strong"
+        answered = gateway.classify(picture(3), model="reds").json()
+        assert answered["results"][0]["merging"]["rung"] == "strong"
         assert [len(worker.done) for worker in (first, second, third)] in ([0, 1, 0], [0, 0, 1])
 
 
@@ -206,11 +206,11 @@ def test_more_images_than_the_queue_has_room_for_are_429(valkey: PrivateValkey) 
 
 @pytest.mark.parametrize("kind", ["worker-crashed", "model-error"])
 def test_a_failure_of_the_worker_is_500_and_names_the_image(valkey: PrivateValkey, kind: str) -> None:
-    def answer(job: QueuedJob) -> Reply:
+    def failing(job: QueuedJob) -> Reply:
         bad = job.arrays["pixels"].to_numpy()[0, 0, 0] == 28 * 9
         return Reply(id=job.id, worker="test", failure=Failure(kind=kind, detail="of all things")) if bad else answer(job)
 
-    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()], answer):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()], failing):
         document = problem(gateway.classify_all(picture(1), picture(9)), 500, kind)
         assert (document["field"], document["detail"]) == ("image[1]", "of all things")
         assert gateway.classify(picture(1)).status_code == 200
