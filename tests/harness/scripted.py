@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+from tests.harness.http import Quiet, serving
 
 RESULT = {
     "id": "r-1",
@@ -52,9 +53,7 @@ class Script:
 def scripted(answers: Sequence[Answer] | Callable[[Request], Answer]) -> Iterator[Script]:
     """Serve `answers` in turn, the last one again and again; or what is answered to each request, of which several may be asked at once."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             request = Request(self.path, self.headers, body)
@@ -74,15 +73,7 @@ def scripted(answers: Sequence[Answer] | Callable[[Request], Answer]) -> Iterato
         def do_GET(self) -> None:
             self.do_POST()
 
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        script = Script(f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield script
-        finally:  # also where a test fails, or its process would never end
-            server.shutdown()
-            thread.join()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    script = Script(f"http://127.0.0.1:{server.server_port}")
+    with serving(server):
+        yield script
