@@ -20,14 +20,12 @@ from torch import Tensor
 from models.bundle import Bundle, BundleSpec
 from models.mavil.loudness import AUDIOSET
 from models.mavil.model import MAViL, MAViLConfig
-from models.published import fit, read_checkpoint
 from models.spec import Clip, Preprocess, Sound, Task
-from tests.golden import replay_mae_st, replay_mavil, replay_mvit, replay_rev
-from tests.golden.case import Case, read_case
+from tests.golden.case import GOLDEN, Case, read_case
 from tests.harness.bundles import UNSEALED, sealed
+from tests.harness.recorded import recorded_network
 from tests.harness.videos import clip, every
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 SIDE, SHORT_SIDE = 32, 36
 STRIDE, RATE = 4, 30.0
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
@@ -50,11 +48,7 @@ class Recorded:
 
     def model(self) -> Any:
         """The network, with its `config`."""
-        case = self.case
-        if self.architecture == "video_mae":
-            return replay_mae_st.load_finetuned(case).eval()
-        choose = replay_mvit.choose if self.architecture == "mvit" else replay_rev.choose
-        return fit(read_checkpoint(case.checkpoint), *choose(case.config)).model().eval()
+        return recorded_network(self.case)
 
 
 NETWORKS = {
@@ -72,7 +66,8 @@ LOUDNESS = AUDIOSET
 
 
 def mavil(name: str) -> MAViL:
-    return replay_mavil.load_finetuned(read_case(GOLDEN / OF_SOUND[name])).eval()
+    model: MAViL = recorded_network(read_case(GOLDEN / OF_SOUND[name]))
+    return model
 
 
 HEARING = MAViLConfig(audio_frames=64, mel_bins=32, width=32, depth=2, heads=4, fusion_depth=0, sees=False, multi_label=False, classes=5)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.loading import mismatch
-from models.published import detect, families, fit
+from models.published import detect, families, fit, read_checkpoint
 from models.registry import architectures
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.golden import replay_mae_st, replay_mavil, replay_mvit, replay_rev
+from tests.golden.case import GOLDEN, Case
 
 RECORDED: dict[str, tuple[str, str, dict[str, str]]] = {
     "timm": ("tome/vit_timm", "classify", {"heads": "4"}),
@@ -93,3 +93,13 @@ def round_trips(published: Mapping[str, Tensor], family: str, settings: Mapping[
 def relative_deviation(got: Tensor, expected: Tensor) -> float:
     """The largest error, by the largest value expected."""
     return float((got.double() - expected.double()).abs().max() / expected.double().abs().max())
+
+
+def recorded_network(case: Case) -> Any:
+    """A recorded classifier of images, clips or sounds, with its `config`."""
+    if case.system == "mae_st":
+        return replay_mae_st.load_finetuned(case).eval()
+    if case.system == "mavil":
+        return replay_mavil.load_finetuned(case).eval()
+    choose = replay_mvit.choose if case.system == "mvit" else replay_rev.choose
+    return fit(read_checkpoint(case.checkpoint), *choose(case.config)).model().eval()

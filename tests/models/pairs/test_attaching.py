@@ -17,11 +17,10 @@ from models.pairs.tokenising import Tokenizer
 from models.pairs.tokenizer_model import TokenizerError
 from models.published import import_checkpoint
 from models.spec import Text
-from tests.golden.case import read_case
+from tests.golden.case import GOLDEN, read_case
 from tests.harness import vocabularies
 from tests.harness.bundles import sealed, write_tiny_vit
 
-GOLDEN = Path(__file__).parents[2] / "golden"
 SENTENCES = ["a photo of a red dog", "a dog and a cat", "the red cat on a mat", "no photo of the mat"] * 20
 
 

@@ -24,9 +24,8 @@ from models.merge_schedule import MergeSchedule
 from models.published import CheckpointError, UnlikeFamily, detect, families, fit, import_checkpoint, open_checkpoint, read_checkpoint
 from models.registry import architectures
 from models.vit.model import Pool, ViT, ViTConfig
+from tests.golden.case import GOLDEN
 from tests.harness.bundles import sealed
-
-GOLDEN = Path(__file__).parents[2] / "golden"
 
 SMALL = ViTConfig(image_size=32, patch_size=8, classes=5, width=32, depth=2, heads=4)
 
