@@ -15,7 +15,7 @@ import pytest
 
 from tests.harness.schedule import ROOT, seconds_noted, unit
 
-FAST_SECONDS = 3.0
+FAST_SECONDS = 2.0
 """Files and packages that take as long are not even imported."""
 STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"})
 """Events of `sys.addaudithook`."""

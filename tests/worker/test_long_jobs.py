@@ -84,7 +84,7 @@ async def test_a_deadline_ends_a_job_between_two_steps(valkey: PrivateValkey, tm
         async with gateway(valkey.url) as asking:
             await asking.ready()
             with PartitionRedis.from_url(valkey.url) as client:
-                asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=5.0)))
+                asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=3.0)))
                 await eventually_async(lambda: running(client), "it takes steps")
                 try:
                     reply = await asked
@@ -111,8 +111,8 @@ async def test_a_classification_does_not_wait_for_the_end_of_a_long_job(valkey: 
 
 
 async def test_sigterm_finishes_what_is_short_and_hands_back_what_is_long_between_two_steps(valkey: PrivateValkey, tmp_path: Path) -> None:
-    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(30, 800))), write_toy(tmp_path, milliseconds=10, steps=(30, 800))
-    with worker_process(valkey.url, tmp_path, drain_timeout=6) as first:
+    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(15, 400))), write_toy(tmp_path, milliseconds=10, steps=(15, 400))
+    with worker_process(valkey.url, tmp_path, drain_timeout=3) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             short, long = (asyncio.create_task(asking.ask(toy_job(asking, number, number))) for number in (0, 1))
@@ -146,7 +146,7 @@ async def test_a_second_signal_hands_a_long_job_back_at_once(valkey: PrivateValk
 
 
 async def test_a_job_whose_worker_is_killed_starts_again_and_ends_in_the_same_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
-    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(100,))), write_toy(tmp_path, milliseconds=SLOW_MS, steps=(100,))
+    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(60,))), write_toy(tmp_path, milliseconds=SLOW_MS, steps=(60,))
     told: list[Progress] = []
     with worker_process(valkey.url, tmp_path) as first:
         async with gateway(valkey.url) as asking:
