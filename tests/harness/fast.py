@@ -5,6 +5,7 @@ Nobody lists them: complete runs note how long each takes (`schedule.py`), and a
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator
 from multiprocessing.process import BaseProcess
@@ -39,7 +40,7 @@ class Fast:
         BaseProcess.start = refusing  # type: ignore[method-assign]
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        file = collection_path.relative_to(ROOT).as_posix()
+        file = os.path.relpath(collection_path, ROOT)
         return True if self._noted.get(unit(f"{file}::"), 0.0) >= FAST_SECONDS else None
 
     @pytest.hookimpl(wrapper=True)
