@@ -43,9 +43,7 @@ class Noting:
         self._seconds[unit(report.nodeid)] += report.duration
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        config = session.config
-        complete = config.args_source == pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword and not config.option.collectonly
-        if not complete or exitstatus != pytest.ExitCode.OK:
+        if exitstatus != pytest.ExitCode.OK or not _is_complete(config := session.config):
             return
         ordered = sorted(self._seconds.items(), key=lambda item: (-item[1], item[0]))
         longest = {name: round(seconds) for name, seconds in ordered if seconds >= NOTED_SECONDS}
@@ -53,6 +51,12 @@ class Noting:
             cache.set(NOTES, longest)
         if self._for_all:
             FIRST_NOTES.write_text(json.dumps(longest, indent=2) + "\n")
+
+
+def _is_complete(config: pytest.Config) -> bool:
+    """Whether it runs what `make test` runs."""
+    chosen = config.option.keyword or config.option.collectonly or config.option.markexpr not in config.getini("addopts")
+    return config.args_source == pytest.Config.ArgsSource.TESTPATHS and not chosen
 
 
 def seconds_noted(config: pytest.Config) -> dict[str, float]:

@@ -35,7 +35,7 @@ async def test_requests_wait_for_a_redis_that_refuses_and_are_answered_once_it_i
             assert await ask(us, 1) == 1
             with refusals.refusing(server, kind):
                 waiting = asyncio.create_task(ask(us, 2))
-                await asyncio.sleep(1)
+                await asyncio.sleep(0.5)
                 assert not waiting.done()
             assert await waiting == 2
             assert consumer.process.poll() is None
