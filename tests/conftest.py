@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from server.supervisor.private_valkey import PrivateValkey
+from tests.harness.valkey import private_valkey
 
 PAGES = Path(__file__).with_name("browser")
 
@@ -93,10 +94,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[PrivateValkey]:
-    server = PrivateValkey()
-    server.start()
-    yield server
-    server.stop()
+    with private_valkey() as server:
+        yield server
 
 
 @pytest.fixture
