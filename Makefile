@@ -13,12 +13,13 @@ SITE   := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/si
 CHROMIUM ?= /usr/bin/chromium
 APT_CHROMIUM := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
 
-.PHONY: help demo serve test test-slow test-browser chromium test-gpu lint bench compose-test docs release constraints client
+.PHONY: help demo serve test test-fast test-slow test-browser chromium test-gpu lint bench compose-test docs release constraints client
 
 help:
 	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
 	@echo 'make serve         install, start the service on http://127.0.0.1:8000, keep it up'
 	@echo 'make test          the tests; test-slow: those that take minutes; test-gpu: those for a GPU; compose-test: the images and docker compose'
+	@echo 'make test-fast     the tests that start no process and take no time themselves, within a minute'
 	@echo 'make test-browser  the playground and the status page in a real Chromium'
 	@echo 'make lint          ruff, codespell, mypy, import-linter, the words of docs/glossary.md, the derived client, and the documentation, whose links must lead somewhere'
 	@echo 'make bench         how fast merging, the networks and the service are on this machine'
@@ -33,11 +34,15 @@ demo: $(VENV)/.server
 serve: $(VENV)/.server
 	$(BIN)/opsin serve $(ARGS)
 
-# Files of tests run side by side, by one process more than there are CPUs (4 at most), since one often waits for a service.
+# Files of tests run side by side, by two processes for each CPU (4 at most, of 1.4 GB each), since most of them wait for a service.
 # One OpenMP thread each, or they would fight for the CPUs.
-TESTERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+TESTERS ?= $(shell $(BIN)/python -c 'import os; print(min(4, 2 * (os.cpu_count() or 1)))')
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile $(ARGS)
+
+# Nothing in them waits for another process.
+test-fast: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --fast --numprocesses logical --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.clients
 	$(BIN)/python -m pytest -m 'slow and not browser' $(ARGS)

@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import redis
 
 from server.supervisor.private_valkey import PrivateValkey
+from tests.harness.valkey import private_valkey
 
 PAGES = Path(__file__).with_name("browser")
 
@@ -21,7 +23,8 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache
 """Compiled loops are the same for all tests."""
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-"""Or each of some hundred processes that tests start would compile our code anew."""
+sys.dont_write_bytecode = False
+"""Or each of some hundred processes that tests start would compile our code anew, and pytest the assertions of all tests."""
 
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda _number, _frame: None)
@@ -32,14 +35,19 @@ gc.disable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--note-seconds", action="store_true", help="write how long files take into tests/seconds.json")
+    parser.addoption("--fast", action="store_true", help="leave out tests that start processes, and files that take long")
+    parser.addoption("--note-seconds", action="store_true", help="write how long files take into tests/seconds.json, too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--note-seconds") and not hasattr(config, "workerinput"):
-        from tests.schedule import Noting
+    if config.getoption("--fast"):
+        from tests.harness.fast import Fast
 
-        config.pluginmanager.register(Noting())
+        config.pluginmanager.register(Fast(config))
+    elif not hasattr(config, "workerinput"):
+        from tests.harness.schedule import Noting
+
+        config.pluginmanager.register(Noting(for_all=config.getoption("--note-seconds")))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -55,7 +63,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    from tests.schedule import Together  # pytest may run without pytest-xdist
+    from tests.harness.schedule import Together
 
     if config.getvalue("dist") != "loadfile":
         return None
@@ -66,9 +74,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
-        from tests.schedule import longest_first
+        from tests.harness.schedule import longest_first, seconds_noted
 
-        longest_first(items)
+        longest_first(items, seconds_noted(config))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,10 +94,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[PrivateValkey]:
-    server = PrivateValkey()
-    server.start()
-    yield server
-    server.stop()
+    with private_valkey() as server:
+        yield server
 
 
 @pytest.fixture

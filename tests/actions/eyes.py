@@ -17,7 +17,7 @@ from models.actions.following import Tracked
 from models.actions.perception import Following, Found, Seen, View
 from models.people.poses import KEYPOINTS, TOKEN, Poses, tokens
 from models.phalp.poses import by_location, locations_of
-from tests.video.clips import clip, every
+from tests.harness.videos import clip, every
 
 SIZE = (120, 160)
 RED, BLUE = (230, 30, 30), (30, 30, 230)

@@ -12,16 +12,16 @@ import pytest
 
 from models.media.video import PROGRAM
 from server.media import tracks
-from tests.actions.conftest import START_S
 from tests.actions.eyes import long_video, two_people
-from tests.actions.service import Watching
 from tests.actions.test_route import ask, refused
 from tests.actions.test_survival import asked_later, done
-from tests.gateway.asked_later import comes_to, result
-from tests.gateway.service import Gateway, eventually
-from tests.processes import copies
-from tests.video.clips import clip, every, sound_alone
-from tests.video.mixed import mixed
+from tests.harness.gateway import Gateway
+from tests.harness.jobs import comes_to, result
+from tests.harness.mixed import mixed
+from tests.harness.processes import copies
+from tests.harness.running import Service
+from tests.harness.videos import clip, every, sound_alone
+from tests.harness.waiting import START_S, eventually
 
 
 def without_stamps() -> bytes:
@@ -75,7 +75,7 @@ def test_few_frames_far_apart_are_too_long(gateway: Gateway) -> None:
     assert field == "video" and detail.startswith("177 seconds are above the limit of 120")
 
 
-def test_a_decoder_that_dies_in_mid_clip_costs_its_job_alone(watching: Watching) -> None:
+def test_a_decoder_that_dies_in_mid_clip_costs_its_job_alone(watching: Service) -> None:
     gateway = watching.gateway
     asked = asked_later(gateway, {"video": long_video()})
     eventually(lambda: done(gateway, asked) > 1, "it is being watched", START_S)

@@ -14,11 +14,11 @@ import pytest
 from benchmarks.bodies import NAME, make
 from models.people import ava
 from server import playground
-from tests.actions.conftest import START_S
-from tests.actions.service import Watching
-from tests.gateway import service
-from tests.gateway.service import eventually
-from tests.open_inference.service import worker_process
+from tests.harness.gateway import gateway_process
+from tests.harness.running import Service
+from tests.harness.valkey import private_valkey
+from tests.harness.waiting import START_S
+from tests.harness.worker import worker_process
 
 CLIP = playground.SAMPLES / "figures.mp4"
 SECONDS = 0.5
@@ -28,15 +28,15 @@ SECONDS = 0.5
 @pytest.mark.timeout(1800)
 def test_published_networks_watch_a_clip_end_to_end(tmp_path: Path) -> None:
     make(tmp_path / "bundles", depth=1)
-    with service.valkey() as valkey, service.gateway(valkey.url) as gateway, worker_process(valkey.url, tmp_path / "bundles") as worker:
-        eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_S)
+    with private_valkey() as valkey, gateway_process(valkey.url) as gateway, worker_process(valkey.url, tmp_path / "bundles") as worker:
+        gateway.wait_for_workers()
         [model] = gateway.http.get("/v1/models").json()["models"]
         assert (model["name"], model["state"], model["labels"]) == (NAME, "ready", len(ava.NAMES))
         asked = {"files": {"video": CLIP.read_bytes()}, "data": {"end_s": SECONDS, "top_k": 2}, "timeout": START_S}
         told = gateway.http.post("/v1/actions", **asked).raise_for_status().json()
         clip = gateway.http.post("/v1/actions", **asked, headers={"Accept": "video/mp4"}).raise_for_status()
         assert worker.poll() is None
-        looked = Watching(gateway, worker.pid).counted("opsin_video_frames_total")
+        looked = Service(gateway, worker.pid).counted("opsin_video_frames_total")
     standing, *_ = told["people"]
     assert [box[0] for box in standing["boxes"]] == pytest.approx([row / 15 for row in range(8)], abs=2e-3)
     assert all(240 < left < 280 and 30 < width < 70 for _, left, _, width, _, _ in standing["boxes"])

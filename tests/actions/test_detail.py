@@ -29,13 +29,13 @@ from opsin.results import Prediction
 from server.playground.drawing import figures
 from server.tasks.actions import Actions, ActionsOptions, ActionsPlan
 from server.tasks.base import File
-from tests.actions.bundles import LABELS, SMALL, write_watcher
 from tests.actions.eyes import ColourEyes, two_people
 from tests.actions.test_route import ANSWER, FILM, ask, refused
 from tests.actions.test_steps import job
-from tests.bundles import UNSEALED
-from tests.gateway.service import Gateway
-from tests.video.clips import clip, every
+from tests.harness.bundles import UNSEALED
+from tests.harness.gateway import Gateway
+from tests.harness.pipelines import LABELS, SMALL, write_watcher
+from tests.harness.videos import clip, every
 
 FIGURES = Path("server/playground/samples/figures.mp4")
 

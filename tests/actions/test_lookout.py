@@ -24,9 +24,9 @@ from models.people.heads import Feature
 from models.people.poses import TOKEN, Poses
 from models.people.tracks import POSE
 from models.spec import Clip, Preprocess
-from tests.actions.bundles import LABELS, SMALL
 from tests.actions.eyes import ColourEyes, two_people
 from tests.actions.test_steps import MARGIN, RATE, STEP, finish, job, same
+from tests.harness.pipelines import LABELS, SMALL
 
 HMR2_CONFIG = HMR2Config(
     image_size=64, side_cut=8, width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2, decoder_head_dim=8,

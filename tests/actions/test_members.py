@@ -18,9 +18,9 @@ from models.people.tracks import POSE
 from models.spec import Preprocess
 from server.queue.messages import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles
-from tests.actions.bundles import LABELS, SMALL, sealed, write_lart, write_movenet, write_pipeline, write_watcher
-from tests.actions.published import STATISTICS
-from tests.bundles import UNSEALED, write_tiny_vit
+from tests.harness.bundles import UNSEALED, sealed, write_tiny_vit
+from tests.harness.pipelines import LABELS, SMALL, write_lart, write_movenet, write_pipeline, write_watcher
+from tests.harness.published_lart import STATISTICS
 
 
 @pytest.fixture(scope="module")

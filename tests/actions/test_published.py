@@ -42,15 +42,15 @@ from models.spec import Clip
 from opsin.cli.app import app
 from server.queue.messages import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles
-from tests.actions.bundles import SMALL, write_lart, write_movenet
 from tests.actions.eyes import ColourEyes, two_people
-from tests.actions.published import COLOURS, LAYOUT, SMALL_MVIT, STRIDE, small_mvit, write_mesh, write_mvit
 from tests.actions.test_members import write_hmr2
 from tests.actions.test_steps import finish, finish_again, job, same
-from tests.bundles import write_tiny_vit
 from tests.golden.case import read_case
 from tests.golden.replay_hmr2 import build
-from tests.models.recorded import GOLDEN
+from tests.harness.bundles import write_tiny_vit
+from tests.harness.pipelines import SMALL, write_lart, write_movenet
+from tests.harness.published_lart import COLOURS, LAYOUT, SMALL_MVIT, STRIDE, small_mvit, write_mesh, write_mvit
+from tests.harness.recorded import GOLDEN
 
 RATE = 15.0
 STEP, MARGIN = 16, 14

@@ -10,14 +10,14 @@ from models.bundle import Bundle
 from models.joining import join_actions
 from models.spec import Role
 from server import playground
-from tests.actions.bundles import LABELS, write_lart, write_movenet
-from tests.actions.conftest import START_S
-from tests.actions.published import LAYOUT, write_mesh, write_mvit
-from tests.actions.service import Watching
 from tests.actions.test_members import write_hmr2
-from tests.gateway import service
-from tests.gateway.service import eventually
-from tests.open_inference.service import worker_process
+from tests.harness.gateway import gateway_process
+from tests.harness.pipelines import LABELS, write_lart, write_movenet
+from tests.harness.published_lart import LAYOUT, write_mesh, write_mvit
+from tests.harness.running import Service
+from tests.harness.valkey import private_valkey
+from tests.harness.waiting import START_S
+from tests.harness.worker import worker_process
 
 CLIP = playground.SAMPLES / "figures.mp4"
 SECONDS = 1.2
@@ -37,15 +37,15 @@ def test_a_service_answers_with_joints_and_appearance(tmp_path: Path) -> None:
     join_actions(bundles, "people", "1", members, rate=15.0, body=kept)
     join_actions(bundles, "without", "1", members, rate=15.0, body=gone)
     gone.unlink()
-    with service.valkey() as valkey, service.gateway(valkey.url) as gateway, worker_process(valkey.url, bundles) as worker:
-        eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_S)
+    with private_valkey() as valkey, gateway_process(valkey.url) as gateway, worker_process(valkey.url, bundles) as worker:
+        gateway.wait_for_workers()
         listed = {model["name"]: model for model in gateway.http.get("/v1/models").json()["models"]}
         assert {name: model["state"] for name, model in listed.items()} == {"people": "ready", "without": "unavailable"}
         assert f"external.body: {gone}: missing" in listed["without"]["reason"]
         asked = {"files": {"video": CLIP.read_bytes()}, "data": {"end_s": SECONDS, "model": "people"}, "timeout": START_S}
         told = gateway.http.post("/v1/actions", **asked).raise_for_status().json()
         refused = gateway.http.post("/v1/actions", **asked | {"data": {"model": "without"}})
-        spent = Watching(gateway, worker.pid).counted("opsin_video_stage_seconds_total", stage="appearance")
+        spent = Service(gateway, worker.pid).counted("opsin_video_stage_seconds_total", stage="appearance")
     assert refused.status_code in (404, 503) and spent > 0
     standing, *_ = told["people"]
     assert [box[0] for box in standing["boxes"]] == pytest.approx([row / 15 for row in range(18)], abs=2e-3)

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from opsin import Client
-from tests.actions.bundles import LABELS
-from tests.actions.service import Watching
-from tests.gateway.asked_later import accepted, comes_to, parsed, result
-from tests.gateway.service import Gateway, eventually
-from tests.video.clips import clip, every, with_hours
+from tests.harness.gateway import Gateway
+from tests.harness.gateway import refused as problem_of
+from tests.harness.jobs import accepted, comes_to, parsed, result
+from tests.harness.pipelines import LABELS
+from tests.harness.running import Service
+from tests.harness.videos import clip, every, with_hours
+from tests.harness.waiting import eventually
 
 FILM = clip(every(6, 10.0), sound=True)
 SECONDS = 3
@@ -49,11 +51,9 @@ def ask(
     return gateway.http.post("/v1/actions", files=files, data=options, headers=headers, timeout=120)
 
 
-def refused(gateway: Gateway, status: int, **asked: Any) -> tuple[str, str]:
+def refused(gateway: Gateway, status: int, **asked: Any) -> tuple[str | None, str]:
     """Field and detail."""
-    answer = ask(gateway, **asked)
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
-    return answer.json()["field"], answer.json()["detail"]
+    return problem_of(ask(gateway, **asked), status)
 
 
 def test_a_video_is_answered_with_what_it_is(gateway: Gateway) -> None:
@@ -123,7 +123,7 @@ def test_events_tell_of_windows(gateway: Gateway) -> None:
 COUNTED = ("people", "tracks", "windows", "frames", "decoded_frames", "seconds")
 
 
-def test_the_worker_counts_what_it_watched(watching: Watching) -> None:
+def test_the_worker_counts_what_it_watched(watching: Service) -> None:
     def counted() -> list[float]:
         return [watching.counted(f"opsin_video_{name}_total", model="watcher", version="1") for name in COUNTED]
 

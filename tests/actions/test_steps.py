@@ -24,9 +24,9 @@ from models.people.tracks import Tracks
 from models.spec import Clip, Weights
 from server.tasks.actions import ActionsPlan
 from server.tasks.registry import TASKS
-from tests.actions.bundles import LABELS, SMALL
 from tests.actions.eyes import ColourEyes, cut_clip, two_people
-from tests.video.clips import clip, every, pictures
+from tests.harness.pipelines import LABELS, SMALL
+from tests.harness.videos import clip, every, pictures
 
 RATE = 15.0
 STEP, MARGIN = 16, 14

@@ -12,16 +12,16 @@ import psutil
 import pytest
 
 from models.media.video import PROGRAM
-from tests.actions.bundles import write_watcher
-from tests.actions.conftest import START_S
 from tests.actions.eyes import long_video, two_people
-from tests.actions.service import Watching
-from tests.gateway import service
-from tests.gateway.asked_later import accepted, comes_to, job, parsed, result
-from tests.gateway.raw import Raw, post
-from tests.gateway.service import Gateway, eventually
-from tests.open_inference.service import worker_process
-from tests.processes import children, copies
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.jobs import accepted, comes_to, job, parsed, result
+from tests.harness.pipelines import write_watcher
+from tests.harness.processes import children, copies
+from tests.harness.raw import Raw, post
+from tests.harness.running import Service
+from tests.harness.valkey import private_valkey
+from tests.harness.waiting import START_S, eventually
+from tests.harness.worker import worker_process
 from training.data.packages import obtain
 from training.errors import DataError
 from training.starters.demo_clip import CLIP, CLIPS
@@ -64,9 +64,9 @@ def done(gateway: Gateway, asked: str) -> int:
 def test_a_worker_that_is_killed_costs_the_windows_done_and_changes_no_answer(tmp_path: Path, parts_of: Any) -> None:
     parts, bundles = parts_of(tmp_path / "cache"), tmp_path / "bundles"
     write_watcher(bundles)
-    with service.valkey() as valkey, service.gateway(valkey.url) as gateway:
+    with private_valkey() as valkey, gateway_process(valkey.url) as gateway:
         with worker_process(valkey.url, bundles) as worker:
-            eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_S)
+            gateway.wait_for_workers()
             hurt = asked_later(gateway, parts)
             eventually(lambda: done(gateway, hurt) > 2, "it has taken some windows", START_S)
             reading = [*children(PROGRAM, worker.pid), *copies(PROGRAM, worker.pid)]
@@ -84,7 +84,7 @@ def test_a_worker_that_is_killed_costs_the_windows_done_and_changes_no_answer(tm
     assert events.count('"done":0,') == 2 and events.count("event: done") == 1
 
 
-def test_a_job_that_is_cancelled_stops_between_two_windows_and_closes_its_video(watching: Watching) -> None:
+def test_a_job_that_is_cancelled_stops_between_two_windows_and_closes_its_video(watching: Service) -> None:
     gateway = watching.gateway
     left = watching.counted("opsin_step_leaves_total", how="unwanted")
     asked = asked_later(gateway, {"video": long_video()})
@@ -97,7 +97,7 @@ def test_a_job_that_is_cancelled_stops_between_two_windows_and_closes_its_video(
     assert result(gateway, asked).status_code == 410
 
 
-def test_a_client_that_leaves_in_mid_clip_stops_the_work(watching: Watching) -> None:
+def test_a_client_that_leaves_in_mid_clip_stops_the_work(watching: Service) -> None:
     gateway = watching.gateway
     left = watching.counted("opsin_step_leaves_total", how="unwanted")
     headers = {"Accept": "text/event-stream"}
@@ -111,7 +111,7 @@ def test_a_client_that_leaves_in_mid_clip_stops_the_work(watching: Watching) -> 
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["at once", "as a job's result"])
-def test_a_client_that_leaves_while_its_clip_is_drawn_stops_the_drawing(watching: Watching, *, later: bool) -> None:
+def test_a_client_that_leaves_while_its_clip_is_drawn_stops_the_drawing(watching: Service, *, later: bool) -> None:
     gateway = watching.gateway
     video = long_video()
     request = post("/v1/actions?end_s=0.2", "Accept: video/mp4", f"Content-Length: {len(video)}", body=video)

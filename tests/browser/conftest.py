@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import READY, Service, eventually, serve
+from tests.harness.service import READY, Service, serve
+from tests.harness.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 300.0

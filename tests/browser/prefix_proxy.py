@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
+
+from tests.harness.http import Quiet, serving
 
 HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
@@ -16,7 +17,9 @@ HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 def proxied(target: str, prefix: str) -> Iterator[str]:
     """The address under which the target is served; everything beside the prefix is 404."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.0"  # an answer ends with its connection
+
         def do_GET(self) -> None:
             if not self.path.startswith(prefix + "/"):
                 self.send_error(404)
@@ -39,15 +42,6 @@ def proxied(target: str, prefix: str) -> Iterator[str]:
         def do_DELETE(self) -> None:
             self.do_GET()
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield f"http://127.0.0.1:{server.server_port}{prefix}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Locator
 
-from tests.service import eventually
+from tests.harness.waiting import eventually
 
 SOME_FRAMES_LATER = """async (element) => {
     await Promise.all([...element.querySelectorAll("img")].map((image) => image.decode()));

@@ -10,7 +10,7 @@ from playwright.sync_api import FilePayload, FloatRect, Locator, Page, expect
 
 from server import playground
 from server.playground.drawing import figures
-from tests.video.clips import clip, every
+from tests.harness.videos import clip, every
 
 DRAWING_SIDE = 96
 """Pixels of the samples of inpainting."""

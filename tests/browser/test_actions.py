@@ -16,8 +16,9 @@ from server.playground.drawing import figures
 from tests.browser.chromium import quiet_page
 from tests.browser.screen import seen
 from tests.browser.tabs import download, long_sample, open_actions, run, start
-from tests.service import Service, eventually
-from tests.video.clips import clip, every
+from tests.harness.service import Service
+from tests.harness.videos import clip, every
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.browser
 RED = (230, 25, 75)

@@ -11,7 +11,8 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import ROOT
 from tests.browser.screen import same, seen, still
 from tests.browser.tabs import download, open_classify, run
-from tests.service import Service, eventually
+from tests.harness.service import Service
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.browser
 BRAZIL = ROOT / "docs" / "pictures" / "flags" / "brazil.png"

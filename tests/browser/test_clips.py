@@ -26,11 +26,12 @@ from tests.browser.tabs import download, open_classify, open_tab, run, start
 from tests.browser.test_calls import calls, python, shell
 from tests.browser.test_pages import LOADED, MOST_BYTES
 from tests.browser.test_states import can_run, is_reported, look, says
-from tests.bundles import write_tiny_vit
-from tests.clips.bundles import mavil, write_mavil, write_recorded
-from tests.service import READY, Service, eventually, frozen, serve
-from tests.sound.sounds import tones, wav
-from tests.video.clips import clip, every
+from tests.harness.bundles import write_tiny_vit
+from tests.harness.clips import mavil, write_mavil, write_recorded
+from tests.harness.service import READY, Service, frozen, serve
+from tests.harness.sounds import tones, wav
+from tests.harness.videos import clip, every
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.browser
 SIDE = 96

@@ -10,7 +10,7 @@ from opsin.display import PAGE, cloud
 from tests.browser.chromium import quiet_page
 from tests.browser.screen import same, seen, still
 from tests.browser.tabs import drag
-from tests.service import eventually
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.browser
 

@@ -28,7 +28,8 @@ from tests.browser.tabs import (
     start,
 )
 from tests.browser.test_trust import give, picture, says
-from tests.service import Service, eventually, frozen, serve
+from tests.harness.service import Service, frozen, serve
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.browser
 LAPTOP: ViewportSize = {"width": 1024, "height": 768}

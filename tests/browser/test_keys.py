@@ -16,8 +16,9 @@ from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
 from tests.browser import axe
 from tests.browser.chromium import quiet_page
 from tests.browser.tabs import download, open_3d, open_classify, run, start
-from tests.gateway import service as gateways
-from tests.service import Service, eventually
+from tests.harness.gateway import gateway_process
+from tests.harness.service import Service
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.browser
 
@@ -36,7 +37,7 @@ def guarded(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Itera
     holders = [ApiKey("alice"), ApiKey("watcher", metrics=True)]
     keys, file = {holder.name: new_key() for holder in holders}, tmp_path_factory.mktemp("keys") / "keys"
     file.write_text("".join(f"{line_of(one, digest_of(keys[one.name].encode()))}\n" for one in holders))
-    with gateways.gateway(f"unix://{found[0]}", api_keys_file=file, worker_grace=300.0) as running:
+    with gateway_process(f"unix://{found[0]}", api_keys_file=file, worker_grace=300.0) as running:
         yield Guarded(running.url, keys)
 
 

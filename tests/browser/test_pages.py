@@ -11,7 +11,8 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 from tests.browser.chromium import quiet_page
 from tests.browser.prefix_proxy import proxied
 from tests.browser.tabs import open_3d, open_actions, open_classify, open_inpaint, open_status, run
-from tests.service import Service, eventually
+from tests.harness.service import Service
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.browser
 MOST_BYTES = 100_000

@@ -16,8 +16,10 @@ from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, Requ
 from tests.browser.chromium import PATIENCE_MS, quiet_page
 from tests.browser.screen import differs, seen, still
 from tests.browser.tabs import LONG_SPACING, download, drag, open_3d, run, start
-from tests.reconstruct.service import CAPTURE, npy, png, points
-from tests.service import Service, eventually
+from tests.harness.captures import CAPTURE, npy, points
+from tests.harness.pictures import png
+from tests.harness.service import Service
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.browser
 

@@ -33,7 +33,7 @@ from tests.browser.tabs import (
     run,
     start,
 )
-from tests.service import Service, frozen
+from tests.harness.service import Service, frozen
 
 pytestmark = pytest.mark.browser
 BRAZIL = (ROOT / "server" / "playground" / "samples" / "brazil.png").read_bytes()

@@ -23,7 +23,7 @@ from tests.browser.tabs import (
     run,
     start,
 )
-from tests.service import Service, frozen
+from tests.harness.service import Service, frozen
 
 pytestmark = pytest.mark.browser
 STARTER = "Small starter, for trying the machinery"

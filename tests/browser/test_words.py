@@ -24,9 +24,10 @@ from tests.browser.test_calls import calls, python, shell
 from tests.browser.test_pages import LOADED, MOST_BYTES
 from tests.browser.test_states import look
 from tests.browser.test_trust import picture, says
-from tests.bundles import write_tiny_encoder, write_tiny_vit
-from tests.pairs import write_tiny_pair
-from tests.service import READY, Service, eventually, frozen, serve
+from tests.harness.bundles import write_tiny_encoder, write_tiny_vit
+from tests.harness.pairs import write_tiny_pair
+from tests.harness.service import READY, Service, frozen, serve
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.browser
 TEMPLATES = ["a photo of the {}", "{}"]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 
-from tests.pictures import picture
+from tests.harness.pictures import picture
 
 KINDS = 50
 """Different pictures; request i asks for picture i % KINDS."""

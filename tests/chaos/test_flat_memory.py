@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from opsin import Client
-from tests.service import serve
+from tests.harness.service import serve
 
 HOUSE = Path(__file__).parents[2]
 CLIENTS = 3

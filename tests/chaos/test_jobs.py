@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from opsin import Client
-from tests.bundles import write_null
-from tests.pictures import picture
-from tests.service import Service, eventually, serve
+from tests.harness.bundles import write_null
+from tests.harness.pictures import picture
+from tests.harness.service import Service, serve
+from tests.harness.waiting import eventually
 
 
 def kill_the_only(service: Service, kind: str) -> None:

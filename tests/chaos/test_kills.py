@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle
-from tests.bundles import write_null, write_tiny_vit
 from tests.chaos.crowd import KINDS, Crowd, while_they_ask
-from tests.pictures import expected_scores, picture
-from tests.service import Service, eventually, frozen, serve
+from tests.harness.bundles import expected_scores, write_null, write_tiny_vit
+from tests.harness.pictures import picture
+from tests.harness.service import Service, frozen, serve
+from tests.harness.waiting import eventually
 
 MINUTES = 120.0
 HOUSE = Path(__file__).parents[2]

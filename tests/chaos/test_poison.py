@@ -18,19 +18,22 @@ from server.queue.link import WorkerTimings
 from server.queue.messages import WorkerInfo
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.loops import RECLAIM_EVERY
-from tests.bundles import write_null
-from tests.chaos.poisonous_worker import COMMAND, HANGS, POISON
-from tests.forked import Forked
-from tests.keyspace import PartitionRedis
-from tests.worker import processes
-from tests.worker.processes import Gateway, eventually, gateway
-from tests.worker.toys import answer_alone
-from tests.worker_queue import WorkerQueue
+from tests.harness import forked
+from tests.harness.bundles import write_null
+from tests.harness.forked import Forked
+from tests.harness.keyspace import PartitionRedis
+from tests.harness.poisonous_worker import COMMAND, HANGS, POISON
+from tests.harness.queue import WorkerQueue
+from tests.harness.toys import answer_alone
+from tests.harness.valkey import private_valkey
+from tests.harness.waiting import eventually_async
+from tests.harness.worker import Gateway, gateway, worker_process
 
 
 @pytest.fixture
 def valkey() -> Iterator[PrivateValkey]:
-    with processes.valkey() as server:
+    forked.prepare()
+    with private_valkey() as server:
         yield server
 
 
@@ -45,7 +48,7 @@ async def fragile_workers(valkey: PrivateValkey, bundles: Path) -> AsyncIterator
         async def supervise() -> None:
             while True:
                 if not started or started[-1].poll() is not None:
-                    started.append(stack.enter_context(processes.worker(valkey.url, bundles, command=COMMAND)))
+                    started.append(stack.enter_context(worker_process(valkey.url, bundles, command=COMMAND)))
                 await asyncio.sleep(0.05)
 
         supervisor = asyncio.create_task(supervise())
@@ -94,14 +97,14 @@ async def test_a_death_is_not_charged_to_a_suspect_that_another_batch_left_waiti
             bad = asking.job("fragile@1", picture(1, HANGS), digest=digest, seconds=240)
             hanging = asyncio.create_task(asking.ask(bad))
             with PartitionRedis.from_url(valkey.url) as client:
-                await eventually(lambda: pending(client) == 2, "the picture that hangs runs")
+                await eventually_async(lambda: pending(client) == 2, "the picture that hangs runs")
                 dies.withdraw()
                 await asyncio.sleep(3 * RECLAIM_EVERY)  # the hanging worker has looked for what the dead left behind
                 assert client.get(f"deaths:{innocent.id}") == b"0", "it is here, and does not run"
                 hanging.cancel()
-                await eventually(lambda: client.exists(keys.cancel(bad.id)), "the next worker will not try it")
+                await eventually_async(lambda: client.exists(keys.cancel(bad.id)), "the next worker will not try it")
                 workers[-1].kill()
-                await eventually(asked.done, "it is answered")
+                await eventually_async(asked.done, "it is answered")
     assert (await asked).failure is None
 
 

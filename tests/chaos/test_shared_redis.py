@@ -12,9 +12,10 @@ import redis
 
 from server.queue.keys import Keyspace
 from server.supervisor.private_valkey import PrivateValkey
-from tests.bundles import write_tiny_vit
-from tests.pictures import picture
-from tests.service import Service, eventually, serve
+from tests.harness.bundles import write_tiny_vit
+from tests.harness.pictures import picture
+from tests.harness.service import Service, serve
+from tests.harness.waiting import eventually
 
 OURS, THEIRS = "ours:", "theirs:"
 

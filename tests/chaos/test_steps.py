@@ -12,8 +12,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.bundles import write_null
-from tests.service import Service, eventually, serve
+from tests.harness.bundles import write_null
+from tests.harness.service import Service, serve
+from tests.harness.waiting import eventually
 
 STEPS = 60
 

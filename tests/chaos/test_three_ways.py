@@ -21,10 +21,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.bundles import write_null
-from tests.gateway.asked_later import Event, parsed
-from tests.queue.harness import Server, durable_server
-from tests.service import Service, eventually, serve
+from tests.harness.bundles import write_null
+from tests.harness.jobs import Event, parsed
+from tests.harness.queue import Server, durable_server
+from tests.harness.service import Service, serve
+from tests.harness.waiting import eventually
 
 STEPS = (10, 25)
 KINDS = 8

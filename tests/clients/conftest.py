@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.gateway import service
-from tests.gateway.embedding import answer, make_encoder, make_pair
-from tests.gateway.service import Gateway, Worker
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.reds import Worker
+from tests.harness.valkey import private_valkey
+from tests.harness.vectors import answer, make_encoder, make_pair
 
 NOBODY_LISTENS = "http://127.0.0.1:9"
 
@@ -15,9 +16,9 @@ NOBODY_LISTENS = "http://127.0.0.1:9"
 def gateway() -> Iterator[Gateway]:
     """Serves the pair `words`, its default for vectors, and an encoder of images."""
     with (
-        service.valkey() as server,
+        private_valkey() as server,
         Worker(server.url, [make_pair(), make_encoder()], answer),
-        service.gateway(server.url, default_models={"embed": "words"}) as running,
+        gateway_process(server.url, default_models={"embed": "words"}) as running,
     ):
         yield running
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.gateway.embedding import of_color, of_text
-from tests.gateway.service import Gateway, picture
+from tests.harness.gateway import Gateway
+from tests.harness.reds import picture
+from tests.harness.vectors import of_color, of_text
 
 pytestmark = pytest.mark.slow
 TEXTS = [f"text {number}" for number in range(300)]

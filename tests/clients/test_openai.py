@@ -11,8 +11,9 @@ import numpy as np
 import openai
 import pytest
 
-from tests.gateway.embedding import BROKEN, DIM, of_color, of_text
-from tests.gateway.service import Gateway, picture
+from tests.harness.gateway import Gateway
+from tests.harness.reds import picture
+from tests.harness.vectors import BROKEN, DIM, of_color, of_text
 
 TEXTS = ["a dog", "a red car", "naïve 🙂"]
 

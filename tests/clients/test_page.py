@@ -9,7 +9,8 @@ import pytest
 
 from tests.docs.desk import Desk
 from tests.docs.snippets import ROOT, Block, of_page
-from tests.gateway.service import Gateway, picture
+from tests.harness.gateway import Gateway
+from tests.harness.reds import picture
 
 BLOCKS = [block for block in of_page("docs/openai.md") if block.language == "python"]
 

@@ -7,8 +7,8 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.gateway.embedding import BROKEN
-from tests.gateway.service import Gateway
+from tests.harness.gateway import Gateway
+from tests.harness.vectors import BROKEN
 
 
 def test_an_error_names_the_input_that_was_given(gateway: Gateway) -> None:

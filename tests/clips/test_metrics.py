@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.actions.service import Watching
-from tests.clips.bundles import NETWORKS
 from tests.clips.test_route import COUNT, FPS
 from tests.clips.test_sound import BELL, FILM, SECONDS, answered, ask
-from tests.clips.videos import view_numbers
-from tests.gateway.service import eventually
+from tests.harness.clips import NETWORKS, view_numbers
+from tests.harness.running import Service
+from tests.harness.waiting import eventually
 
 TOLERANCE_S = 0.01
 
 
-def test_frames_and_seconds_of_clips_and_sound_are_counted(watching: Watching) -> None:
+def test_frames_and_seconds_of_clips_and_sound_are_counted(watching: Service) -> None:
     def counted(name: str, model: str) -> float:
         return watching.counted(f"opsin_{name}", model=model)
 
@@ -50,7 +49,7 @@ def test_frames_and_seconds_of_clips_and_sound_are_counted(watching: Watching) -
         ({"video": FILM[:900]}, "video", "unusable"),
     ],
 )
-def test_refused_inputs_are_counted_by_part_and_reason(watching: Watching, files: dict[str, bytes], part: str, reason: str) -> None:
+def test_refused_inputs_are_counted_by_part_and_reason(watching: Service, files: dict[str, bytes], part: str, reason: str) -> None:
     def refused() -> float:
         return watching.gateway.metric("opsin_media_refused_total", part=part, reason=reason) or 0.0
 

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from models.bundle import BundleSpec, write
+from models.bundle import BundleSpec
 from models.mae_st.model import SIZES as MAE_ST
 from models.mavil.model import SIZES as MAVIL
 from models.mvit.model import PUBLISHED as MVIT
 from models.mvit.reversible import PUBLISHED as REV_MVIT
 from models.mvit.slowfast import preprocess_video
 from models.registry import architectures
-from tests.actions.conftest import START_S
-from tests.bundles import UNSEALED
-from tests.clips.videos import video
-from tests.gateway import service
-from tests.gateway.service import eventually
-from tests.open_inference.service import worker_process
-from tests.sound.sounds import tones, wav
+from tests.harness.bundles import UNSEALED, sealed
+from tests.harness.clips import video
+from tests.harness.gateway import gateway_process
+from tests.harness.sounds import tones, wav
+from tests.harness.valkey import private_valkey
+from tests.harness.worker import worker_process
 
 SIZES = {
     "mae-st-l": ("video_mae", MAE_ST["video_vit_large_patch16"], 1569),
@@ -55,10 +52,7 @@ def write_random(root: Path, name: str) -> None:
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    with TemporaryDirectory(dir=root.parent) as folder:
-        file = Path(folder, "model.safetensors")
-        save_file(weights, file)
-        write(root, spec, file)
+    sealed(root, spec, weights)
 
 
 @pytest.mark.slow
@@ -71,8 +65,8 @@ def test_a_published_size_answers(tmp_path: Path, name: str) -> None:
     hears = name.startswith("mavil")
     files = {"video": video(40, 10.0, 256, 340)} | ({"audio": wav(tones(10.24, 16_000, 440.0).astype(np.float32), 16_000)} if hears else {})
     asked = {"top_k": config.classes} | ({"windows": 1} if hears else {"views": 1, "crops": 1})
-    with service.valkey() as valkey, service.gateway(valkey.url) as gateway, worker_process(valkey.url, bundles):
-        eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", 2 * START_S)
+    with private_valkey() as valkey, gateway_process(valkey.url) as gateway, worker_process(valkey.url, bundles):
+        gateway.wait_for_workers()
         headers = {"X-Request-Timeout": "600"}
         answer = gateway.http.post("/v1/classify", files=files, data=asked, headers=headers, timeout=620).raise_for_status().json()
     (told,) = answer["results"]

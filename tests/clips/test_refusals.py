@@ -21,10 +21,11 @@ from server.queue.messages import ServedBundle, WorkerInfo
 from server.settings import Settings
 from tests.actions.test_attacks import damaged_in_the_middle, without_stamps
 from tests.clips.test_route import ask
-from tests.clips.videos import video
-from tests.gateway.service import Gateway, make_spec
-from tests.sound.sounds import wav
-from tests.video.clips import clip, every, sound_alone, with_hours
+from tests.harness.clips import video
+from tests.harness.gateway import Gateway, refused
+from tests.harness.reds import make_spec
+from tests.harness.sounds import wav
+from tests.harness.videos import clip, every, sound_alone, with_hours
 
 FILM = clip(every(12, 10.0))
 Image.new("RGB", (8, 8)).save(PNG := io.BytesIO(), "PNG")
@@ -76,9 +77,8 @@ def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx.Res
 def test_refusals_name_the_field_and_what_is_wrong(
     gateway: Gateway, status: int, files: dict[str, bytes], options: dict[str, Any], field: str | None, detail: str
 ) -> None:
-    answer = post(gateway, files, **options)
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
-    assert answer.json().get("field") == field and detail in answer.json()["detail"], answer.text
+    named, told = refused(post(gateway, files, **options), status)
+    assert named == field and detail in told, told
 
 
 def test_a_classifier_of_clips_finds_nobody(gateway: Gateway) -> None:

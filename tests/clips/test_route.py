@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.clips.bundles import NETWORKS, OF_SOUND
-from tests.clips.videos import expected, frames, video
-from tests.gateway.asked_later import accepted, comes_to, job, parsed, result
-from tests.gateway.service import Gateway
+from tests.harness.clips import NETWORKS, OF_SOUND, expected, frames, video
+from tests.harness.gateway import Gateway
+from tests.harness.jobs import accepted, comes_to, job, parsed, result
 
 TOLERANCE = 1e-5
 """Of a score: float32 in batches of another size."""

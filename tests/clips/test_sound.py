@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from models.mavil.inputs import spectrogram
 from models.media.fbank import FbankConfig
-from tests.clips.bundles import MEAN, STD, hearing, mavil
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
-from tests.clips.videos import frames, video
-from tests.gateway.asked_later import accepted, comes_to, parsed, result
-from tests.gateway.service import Gateway
-from tests.sound.sounds import tones, wav, written
-from tests.video.clips import clip, every, sound_alone
+from tests.harness.clips import MEAN, STD, frames, hearing, mavil, video
+from tests.harness.gateway import Gateway, refused
+from tests.harness.jobs import accepted, comes_to, parsed, result
+from tests.harness.sounds import tones, wav, written
+from tests.harness.videos import clip, every, sound_alone
 
 RATE, HOP, WINDOW = 16_000, 160, 400
 SECONDS = 4.0
@@ -257,9 +256,8 @@ def many_channels(count: int) -> bytes:
 def test_refusals_name_the_field_and_what_is_wrong(
     gateway: Gateway, status: int, files: dict[str, bytes], options: dict[str, Any], field: str, detail: str
 ) -> None:
-    answer = ask(gateway, files, **options)
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
-    assert answer.json()["field"] == field and detail in answer.json()["detail"], answer.text
+    named, told = refused(ask(gateway, files, **options), status)
+    assert named == field and detail in told, told
 
 
 def test_what_a_file_lacks_is_its_title(gateway: Gateway) -> None:

@@ -9,17 +9,16 @@ import numpy as np
 import psutil
 
 from models.media.video import PROGRAM
-from tests.actions.conftest import START_S
-from tests.actions.service import Watching
-from tests.clips.bundles import NETWORKS, write_recorded
 from tests.clips.test_route import TOLERANCE, ask, scores_of
-from tests.clips.videos import expected, frames, video
-from tests.gateway import service
-from tests.gateway.asked_later import accepted, comes_to, job, result
-from tests.gateway.service import Gateway, eventually
-from tests.open_inference.service import worker_process
-from tests.processes import copies
-from tests.video.clips import clip, every
+from tests.harness.clips import NETWORKS, expected, frames, video, write_recorded
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.jobs import accepted, comes_to, job, result
+from tests.harness.processes import copies
+from tests.harness.running import Service
+from tests.harness.valkey import private_valkey
+from tests.harness.videos import clip, every
+from tests.harness.waiting import START_S, eventually
+from tests.harness.worker import worker_process
 
 
 @cache
@@ -40,9 +39,9 @@ def done(gateway: Gateway, asked: str) -> int:
 def test_a_worker_that_is_killed_in_mid_clip_costs_the_views_seen_and_changes_no_answer(tmp_path: Path) -> None:
     bundles, count = tmp_path / "bundles", 400
     write_recorded(bundles, "mae-st")
-    with service.valkey() as valkey, service.gateway(valkey.url) as gateway:
+    with private_valkey() as valkey, gateway_process(valkey.url) as gateway:
         with worker_process(valkey.url, bundles) as worker:
-            eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_S)
+            gateway.wait_for_workers()
             hurt = asked_later(gateway, video(count, 20.0), views=30, crops=3, top_k=11)
             eventually(lambda: done(gateway, hurt) > 0, "it has seen some views", START_S)
             reading = copies(PROGRAM, worker.pid)
@@ -55,7 +54,7 @@ def test_a_worker_that_is_killed_in_mid_clip_costs_the_views_seen_and_changes_no
     np.testing.assert_allclose(scores_of(answer), expected(NETWORKS["mae-st"], frames(count), 20.0, 30, 3), atol=TOLERANCE)
 
 
-def test_a_video_is_read_again_once_and_a_decoder_that_dies_twice_costs_its_job_alone(watching: Watching) -> None:
+def test_a_video_is_read_again_once_and_a_decoder_that_dies_twice_costs_its_job_alone(watching: Service) -> None:
     gateway = watching.gateway
     asked = asked_later(gateway, long_video(), views=30, crops=3)
     eventually(lambda: done(gateway, asked) > 0, "it is being looked at", START_S)
@@ -71,7 +70,7 @@ def test_a_video_is_read_again_once_and_a_decoder_that_dies_twice_costs_its_job_
     assert ask(gateway, video(12)).status_code == 200
 
 
-def test_a_clip_that_is_cancelled_closes_its_video(watching: Watching) -> None:
+def test_a_clip_that_is_cancelled_closes_its_video(watching: Service) -> None:
     gateway = watching.gateway
     left = watching.counted("opsin_step_leaves_total", how="unwanted")
     asked = asked_later(gateway, long_video(), views=30, crops=3)

@@ -17,12 +17,11 @@ from models.mavil.steps import mavil_steps
 from models.merge_schedule import MergeSchedule
 from server.tasks.classify import ClassifyOptions
 from server.tasks.classify_clips import ClassifyClips
-from tests.clips.bundles import NETWORKS, mavil, write_mavil, write_recorded
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
 from tests.clips.test_sound import BELL, FILM, HOP, NOISE, RATE, answered, ask, bank, windows
-from tests.clips.videos import frames, squares, video, view_numbers
-from tests.gateway.asked_later import parsed
-from tests.gateway.service import Gateway
+from tests.harness.clips import NETWORKS, frames, mavil, squares, video, view_numbers, write_mavil, write_recorded
+from tests.harness.gateway import Gateway
+from tests.harness.jobs import parsed
 
 CPU = torch.device("cpu")
 LABELS = 7

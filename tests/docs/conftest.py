@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 
 from models.bundle import write
 from models.spec import Space
-from tests import service
-from tests.actions.bundles import write_watcher
-from tests.bundles import write_tiny_diffmae
-from tests.clips.bundles import write_mavil, write_recorded
 from tests.docs.desk import Desk
 from tests.docs.snippets import ROOT
-from tests.gateway.service import picture
-from tests.pairs import write_tiny_pair
-from tests.reconstruct.service import CAPTURE, HEIGHT, WIDTH, depth, npy, png, points
-from tests.reconstruct.shell import write_shell
-from tests.sound.sounds import tones, wav, written
-from tests.video.clips import clip, every
+from tests.harness import service
+from tests.harness.bundles import write_tiny_diffmae
+from tests.harness.captures import CAPTURE, HEIGHT, WIDTH, depth, npy, points
+from tests.harness.clips import write_mavil, write_recorded
+from tests.harness.pairs import write_tiny_pair
+from tests.harness.pictures import png
+from tests.harness.pipelines import write_watcher
+from tests.harness.reds import picture
+from tests.harness.shell import write_shell
+from tests.harness.sounds import tones, wav, written
+from tests.harness.videos import clip, every
 
 SPACE = Space(spacing=0.2, reach=0.2, margin=4)
 

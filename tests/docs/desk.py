@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import forked
+from tests.harness import forked
 
 _ADDRESS = re.compile(r"(http://)?(127\.0\.0\.1|localhost):8000")
 PATIENCE_S = 240

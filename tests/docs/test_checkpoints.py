@@ -24,12 +24,11 @@ from models.mvit.published import FAMILY as MVIT
 from models.registry import family_names
 from opsin.cli.app import app
 from server.tasks.registry import main_task
-from tests import service
 from tests.docs.conftest import environment_of, fill
 from tests.docs.desk import Desk
 from tests.docs.snippets import ROOT, Block, of_page
-from tests.models.onnx.graphs import lama, midas
-from tests.models.pairs import vocabularies
+from tests.harness import service, vocabularies
+from tests.harness.graphs import lama, midas
 
 PAGE = "docs/checkpoints.md"
 GOLDEN = ROOT / "tests" / "golden"

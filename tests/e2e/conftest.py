@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import write_null, write_tiny_vit
-from tests.service import Service, serve
+from tests.harness.bundles import write_null, write_tiny_vit
+from tests.harness.service import Service, serve
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `tiny@1`, a ViT of random weights, and `null@1`, which takes 5 ms a batch."""
     root = tmp_path_factory.mktemp("bundles")
@@ -18,7 +18,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(bundles: Path) -> Iterator[Service]:
     """The whole service, ready, for tests that leave it as they found it; `tiny` is the default model.
 

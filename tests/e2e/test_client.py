@@ -12,10 +12,10 @@ from PIL import Image
 
 from models.bundle import read
 from opsin import AsyncClient, Client, Refused
-from tests.bundles import TINY
-from tests.opsin.command import opsin
-from tests.pictures import expected_scores, picture
-from tests.service import Service
+from tests.harness.bundles import TINY, expected_scores
+from tests.harness.command import opsin
+from tests.harness.pictures import picture
+from tests.harness.service import Service
 
 TOKENS = TINY.patches + TINY.special_tokens
 

@@ -8,8 +8,9 @@ import httpx
 import numpy as np
 
 from models.bundle import read
-from tests.pictures import expected_scores, picture
-from tests.service import Service
+from tests.harness.bundles import expected_scores
+from tests.harness.pictures import picture
+from tests.harness.service import Service
 
 CLIENTS = 200
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 import opsin
-from tests.environments import environment
-from tests.service import Service, serve
+from tests.harness.environments import environment
+from tests.harness.service import Service, serve
 from tests.training import shapes
 from tests.training.test_own_folder import SMALL
 

@@ -19,9 +19,9 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 from models.sealing import sha256_of
-from tests.bundles import TINY
-from tests.pictures import picture
-from tests.service import Service
+from tests.harness.bundles import TINY
+from tests.harness.pictures import picture
+from tests.harness.service import Service
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("opsin", "server", "models", "kernels", "training")

@@ -20,9 +20,10 @@ from PIL import Image
 
 from opsin import Client
 from server import playground
-from tests.queue.harness import free_port
-from tests.reconstruct.shell import write_shell
-from tests.service import READY, Service, eventually, serve
+from tests.harness.queue import free_port
+from tests.harness.service import READY, Service, serve
+from tests.harness.shell import write_shell
+from tests.harness.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

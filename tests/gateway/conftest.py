@@ -6,8 +6,9 @@ from typing import NamedTuple
 import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.service import Gateway, Worker, make_spec
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.reds import Worker, make_spec
+from tests.harness.valkey import private_valkey
 
 LIMITS = {"max_body_bytes": 200_000, "max_images": 8, "max_pixels": 1_000_000}
 
@@ -21,7 +22,7 @@ class Shared(NamedTuple):
 @pytest.fixture
 def valkey() -> Iterator[PrivateValkey]:
     """An empty one of the test's own."""
-    with service.valkey() as server:
+    with private_valkey() as server:
         yield server
 
 
@@ -29,9 +30,9 @@ def valkey() -> Iterator[PrivateValkey]:
 def shared() -> Iterator[Shared]:
     """Gateway and worker for tests that leave them as they were."""
     with (
-        service.valkey() as server,
+        private_valkey() as server,
         Worker(server.url, [make_spec()]) as worker,
-        service.gateway(server.url, **LIMITS) as running,
+        gateway_process(server.url, **LIMITS) as running,
     ):
         yield Shared(running, worker, server.url)
 
@@ -44,7 +45,7 @@ def gateway(shared: Shared) -> Gateway:
 @pytest.fixture(scope="module")
 def other(shared: Shared) -> Iterator[Gateway]:
     """Another gateway on the same Redis."""
-    with service.gateway(shared.redis_url, **LIMITS) as running:
+    with gateway_process(shared.redis_url, **LIMITS) as running:
         yield running
 
 

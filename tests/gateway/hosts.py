@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import trustme
+
+from tests.harness.http import Quiet, serving
 
 AUTHORITY = trustme.CA()
 
@@ -70,9 +71,7 @@ def trusted(folder: Path) -> Path:
 def host(answer: Callable[[Asked], Answer], *names: str, authority: trustme.CA = AUTHORITY) -> Iterator[Host]:
     """names: of its certificate; `localhost` if there is none."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def setup(self) -> None:
             self.request.settimeout(60)
             with suppress(OSError):
@@ -94,18 +93,10 @@ def host(answer: Callable[[Asked], Answer], *names: str, authority: trustme.CA =
         def do_POST(self) -> None:
             self.do_GET()
 
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names or ("localhost",)).configure_cert(context)
-    with _Server(("127.0.0.1", 0), Handler) as server:
-        found = server.host = Host(server.server_port)
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield found
-        finally:
-            server.shutdown()
-            thread.join()
+    server = _Server(("127.0.0.1", 0), Handler)
+    found = server.host = Host(server.server_port)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    with serving(server):
+        yield found

@@ -7,7 +7,6 @@ import gzip
 import json
 import select
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,11 +14,15 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import psutil
 import pytest
+from PIL import Image
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.raw import Answer, Raw, ask, post
-from tests.gateway.service import WAIT_S, Gateway, Worker, eventually, make_spec, picture
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.pictures import encoded
+from tests.harness.raw import Answer, Raw, ask, post
+from tests.harness.reds import Worker, make_spec, picture
+from tests.harness.valkey import private_valkey
+from tests.harness.waiting import WAIT_S, eventually
 
 MIB = 1024 * 1024
 JSON = "Content-Type: application/json"
@@ -30,7 +33,7 @@ GZIP = "Content-Encoding: gzip"
 @pytest.fixture(scope="module")
 def roomy() -> Iterator[Gateway]:
     """A gateway with the limits that the service has by default."""
-    with service.valkey() as valkey, Worker(valkey.url, [make_spec()]), service.gateway(valkey.url) as running:
+    with private_valkey() as valkey, Worker(valkey.url, [make_spec()]), gateway_process(valkey.url) as running:
         yield running
 
 
@@ -69,7 +72,7 @@ def watched(gateway: Gateway) -> Iterator[dict[str, float]]:
 
 
 def test_bodies_that_are_only_announced_keep_nobody_out(valkey: PrivateValkey) -> None:
-    with Worker(valkey.url, [make_spec()]), service.gateway(valkey.url, queue_max_items=8) as gateway:
+    with Worker(valkey.url, [make_spec()]), gateway_process(valkey.url, queue_max_items=8) as gateway:
         head = post("/v1/classify", length(64 * MIB), "X-Request-Timeout: 3600", body=b"\xff")
         waiting = [Raw(gateway, f"127.0.0.{10 + number}").send(head) for number in range(20)]
         eventually(lambda: gateway.in_flight() == len(waiting), "all of them are there")
@@ -81,7 +84,7 @@ def test_bodies_that_are_only_announced_keep_nobody_out(valkey: PrivateValkey) -
 
 
 def test_a_full_queue_still_refuses_before_the_body_is_sent(valkey: PrivateValkey) -> None:
-    with Worker(valkey.url, [make_spec()]) as worker, service.gateway(valkey.url, queue_max_items=1) as gateway:
+    with Worker(valkey.url, [make_spec()]) as worker, gateway_process(valkey.url, queue_max_items=1) as gateway:
         worker.pause()
         first = threading.Thread(target=gateway.classify, args=(picture(3),))
         first.start()
@@ -93,7 +96,7 @@ def test_a_full_queue_still_refuses_before_the_body_is_sent(valkey: PrivateValke
 
 
 def test_one_client_holds_at_most_a_quarter_of_the_bytes(valkey: PrivateValkey) -> None:
-    with Worker(valkey.url, [make_spec()]), service.gateway(valkey.url, queue_max_bytes=4_000_000) as gateway:
+    with Worker(valkey.url, [make_spec()]), gateway_process(valkey.url, queue_max_bytes=4_000_000) as gateway:
         head, part = post("/v1/classify", length(900_000)), b"\xff\xd8\xff" + bytes(600_000)
         with Raw(gateway, "127.0.0.5") as first, Raw(gateway, "127.0.0.5") as second, Raw(gateway, "127.0.0.6") as other:
             for raw in (first, second):
@@ -119,7 +122,7 @@ def test_behind_a_trusted_proxy_the_forwarded_address_counts(valkey: PrivateValk
 
     with (
         Worker(valkey.url, [make_spec()]),
-        service.gateway(valkey.url, queue_max_bytes=4_000_000, trusted_proxies=["127.0.0.7", "10.0.0.0/8"]) as gateway,
+        gateway_process(valkey.url, queue_max_bytes=4_000_000, trusted_proxies=["127.0.0.7", "10.0.0.0/8"]) as gateway,
     ):
         held = [forwarded(gateway, "192.0.2.1"), forwarded(gateway, "192.0.2.2, 10.1.2.3")]
         eventually(lambda: gateway.in_flight() == 2, "two clients behind the proxy")
@@ -222,7 +225,7 @@ def test_a_body_that_inflates_a_thousandfold_takes_little(roomy: Gateway, encodi
 
 
 def test_inflating_takes_room_in_the_queue_as_it_goes(valkey: PrivateValkey) -> None:
-    with Worker(valkey.url, [make_spec()]), service.gateway(valkey.url, queue_max_bytes=4_000_000) as gateway:
+    with Worker(valkey.url, [make_spec()]), gateway_process(valkey.url, queue_max_bytes=4_000_000) as gateway:
         answer = post_json(gateway, gzip.compress(bytes(8_000_000)), "/v2/models/reds/infer", GZIP)
         assert answer.status == 429 and int(answer.headers["retry-after"]) >= 1
         assert gateway.classify(picture(3)).status_code == 200
@@ -239,7 +242,7 @@ def test_a_tensor_of_millions_of_empty_strings_is_refused(roomy: Gateway) -> Non
 
 
 def test_large_json_of_pictures_goes_on_working(roomy: Gateway) -> None:
-    noise = service.encoded(service.Image.effect_noise((1600, 1200), 90).convert("RGB"), "BMP")  # 5.8 MB
+    noise = encoded(Image.effect_noise((1600, 1200), 90).convert("RGB"), "BMP")  # 5.8 MB
     body = json.dumps({"images": [base64.b64encode(noise).decode()] * 2, "model": "reds", "top_k": 1}).encode()
     assert len(body) > 15_000_000
     with watched(roomy) as seen:
@@ -260,9 +263,9 @@ def test_strings_may_hold_what_would_be_structure_outside(gateway: Gateway) -> N
 
 def test_the_memory_of_a_burst_is_given_back(roomy: Gateway) -> None:
     assert roomy.classify(picture(1)).status_code == 200
-    noise = service.encoded(service.Image.effect_noise((1600, 1200), 90).convert("RGB"), "BMP")
+    noise = encoded(Image.effect_noise((1600, 1200), 90).convert("RGB"), "BMP")
     pictures = json.dumps({"images": [base64.b64encode(noise).decode()] * 3}).encode()
-    transparent = service.encoded(service.Image.new("RGBA", (4000, 2500)), "PNG")
+    transparent = encoded(Image.new("RGBA", (4000, 2500)), "PNG")
     before = rss(roomy)
     requests = [post("/v1/classify", JSON, length(len(pictures)), body=pictures)] * 6
     requests += [post("/v1/classify", length(len(transparent)), body=transparent)] * 6
@@ -287,7 +290,7 @@ def test_nothing_is_kept_of_bodies_that_were_refused(roomy: Gateway, body: bytes
 
 def test_nothing_is_kept_of_bodies_whose_deadline_passed(valkey: PrivateValkey) -> None:
     body = picture(1) + b"A" * 16 * MIB
-    with Worker(valkey.url, [make_spec()]) as worker, service.gateway(valkey.url) as roomy:
+    with Worker(valkey.url, [make_spec()]) as worker, gateway_process(valkey.url) as roomy:
         assert ask(roomy, post("/v1/classify", length(len(body)), body=body)).status == 200
         worker.pause()
         before = rss(roomy)
@@ -299,7 +302,7 @@ def test_nothing_is_kept_of_bodies_whose_deadline_passed(valkey: PrivateValkey) 
 def test_a_gateway_holds_what_it_counts_of_requests_that_wait_not_their_bodies(valkey: PrivateValkey) -> None:
     body = picture(1) + b"A" * 16 * MIB
     request = post("/v1/classify", length(len(body)), body=body)
-    with Worker(valkey.url, [make_spec()]) as worker, service.gateway(valkey.url) as running, ExitStack() as stack:
+    with Worker(valkey.url, [make_spec()]) as worker, gateway_process(valkey.url) as running, ExitStack() as stack:
         assert ask(running, request).status == 200
         worker.pause()
         before = rss(running)
@@ -324,7 +327,7 @@ def test_one_client_with_many_large_images_keeps_nobody_else_waiting_for_them(ro
     try:
         for raw in greedy:
             raw.send(post("/v1/classify", "Content-Type: multipart/form-data; boundary=x", length(len(form)), body=form))
-        time.sleep(0.5)
+        eventually(lambda: roomy.in_flight() == len(greedy), "all of them are being read")
         ordinary = picture(3, (600, 400))
         with Raw(roomy) as raw:
             answer = raw.send(post("/v1/classify", length(len(ordinary)), "X-Request-Timeout: 15", body=ordinary)).answer()

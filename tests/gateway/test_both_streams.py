@@ -11,10 +11,10 @@ import pytest
 
 from server.queue.messages import Failure, Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.asked_later import Event, accepted, ask_later, events_of
-from tests.gateway.service import Gateway, Worker, make_spec, picture
 from tests.gateway.test_event_streams import streamed
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.jobs import Event, accepted, ask_later, events_of
+from tests.harness.reds import Worker, answer, make_spec, picture
 
 Ask = Callable[[Gateway, list[bytes]], list[Event]]
 
@@ -67,7 +67,7 @@ CASES = {
 @pytest.mark.parametrize("ask", [at_once, later])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_both_ways_tell_the_same(valkey: PrivateValkey, case: Case, ask: Ask) -> None:
-    with service.gateway(valkey.url) as gateway, Telling(valkey.url, case):
+    with gateway_process(valkey.url) as gateway, Telling(valkey.url, case):
         events = ask(gateway, [picture(step) for step in range(case.images)])
     assert [event.id for event in events] == list(range(1, len(events) + 1))
     moments = {"started", "done", "failed"}
@@ -78,7 +78,7 @@ class Telling(Worker):
     """A worker that tells what the case says before it answers."""
 
     def __init__(self, url: str, case: Case) -> None:
-        super().__init__(url, [make_spec()], self._fail if case.fails else service.answer)
+        super().__init__(url, [make_spec()], self._fail if case.fails else answer)
         self._case = case
 
     def _reply(self, job: QueuedJob) -> Reply:

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.gateway.service import CLASSES, DEPTH, TOKENS, Gateway, picture
+from tests.harness.gateway import Gateway
+from tests.harness.reds import CLASSES, DEPTH, TOKENS, picture
 
 
 def best(response: object) -> list[str]:

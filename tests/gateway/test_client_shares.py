@@ -10,10 +10,11 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.raw import NOTHING, Answer, Raw, post
-from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
 from tests.gateway.test_connections import HEALTH, clients, leave_alone, length
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.raw import NOTHING, Answer, Raw, post
+from tests.harness.reds import Worker, make_spec, picture
+from tests.harness.waiting import eventually
 from tests.tasks.test_inpaint import SPEC as INPAINT
 
 
@@ -31,7 +32,7 @@ def under_way(gateway: Gateway, source: str, count: int, *headers: str) -> Itera
 @contextmanager
 def few_connections(url: str, most: int) -> Iterator[Gateway]:
     """A gateway with so many connections, all of them free."""
-    with service.gateway(url, max_connections=most) as gateway:
+    with gateway_process(url, max_connections=most) as gateway:
         leave_alone(gateway)
         yield gateway
 
@@ -66,7 +67,7 @@ def test_nobody_loses_a_connection_while_one_is_free_or_to_a_client_with_as_many
 def test_low_work_beyond_its_half_is_refused_before_its_body_and_other_work_is_not(valkey: PrivateValkey) -> None:
     with (
         Worker(valkey.url, [make_spec()]) as worker,
-        service.gateway(valkey.url, queue_max_items=4) as gateway,
+        gateway_process(valkey.url, queue_max_items=4) as gateway,
         ThreadPoolExecutor(3) as pool,
     ):
         worker.pause()
@@ -101,7 +102,7 @@ def test_what_is_beyond_the_first_work_of_a_request_lets_others_pass(valkey: Pri
     """An eighth of a second for each image: two of the four have their turn at once."""
     worker = Worker(valkey.url, [make_spec()])
     worker.items_per_second = 8.0
-    with worker, service.gateway(valkey.url) as gateway, ThreadPoolExecutor(2) as pool, worker.redis() as db:
+    with worker, gateway_process(valkey.url) as gateway, ThreadPoolExecutor(2) as pool, worker.redis() as db:
         worker.pause()
         much = pool.submit(gateway.classify_all, *map(picture, range(4)), priority=priority)
         eventually(lambda: len(list(db.scan_iter("job:*"))) == 4, "all of it is in the queue")
@@ -116,7 +117,7 @@ def test_what_is_beyond_the_first_work_of_a_request_lets_others_pass(valkey: Pri
 def test_behind_a_trusted_proxy_requests_count_by_forwarded_address(valkey: PrivateValkey) -> None:
     """Its connections are nobody's: one of its clients has at most a quarter of their number in requests."""
     behind = {"max_connections": 16, "trusted_proxies": ["127.0.0.7"]}
-    with Worker(valkey.url, [make_spec()]) as worker, service.gateway(valkey.url, **behind) as gateway:
+    with Worker(valkey.url, [make_spec()]) as worker, gateway_process(valkey.url, **behind) as gateway:
         worker.pause()
         with under_way(gateway, "127.0.0.7", 4, "X-Forwarded-For: 192.0.2.1") as held:
             eventually(lambda: gateway.in_flight() == 4, "a quarter is under way")
@@ -141,7 +142,7 @@ def test_behind_a_trusted_proxy_requests_count_by_forwarded_address(valkey: Priv
 
 
 def test_one_client_leaves_a_quarter_of_the_queue_to_others(valkey: PrivateValkey) -> None:
-    with Worker(valkey.url, [make_spec()]) as worker, service.gateway(valkey.url, queue_max_items=8) as gateway, worker.redis() as db:
+    with Worker(valkey.url, [make_spec()]) as worker, gateway_process(valkey.url, queue_max_items=8) as gateway, worker.redis() as db:
         worker.pause()
         with under_way(gateway, "127.0.0.9", 6) as greedy:
             eventually(lambda: gateway.metric("opsin_queue_depth") == 6, "three quarters are taken")
@@ -163,7 +164,7 @@ def test_one_client_leaves_a_quarter_of_the_queue_to_others(valkey: PrivateValke
 
 
 def test_long_work_beyond_a_clients_share_is_refused_before_its_image_is_read(valkey: PrivateValkey) -> None:
-    with Worker(valkey.url, [INPAINT]) as worker, service.gateway(valkey.url) as gateway, ExitStack() as closing:
+    with Worker(valkey.url, [INPAINT]) as worker, gateway_process(valkey.url) as gateway, ExitStack() as closing:
         worker.pause()
 
         def ask(source: str, image: bytes) -> Raw:

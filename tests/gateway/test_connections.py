@@ -15,10 +15,11 @@ from starlette.types import Receive, Scope, Send
 from server.http.connections import READ_BYTES, Connections, unacknowledged
 from server.http.protocol import bounded
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
 from tests.gateway.conftest import Shared
-from tests.gateway.raw import NOTHING, Answer, Raw, ask, post
-from tests.gateway.service import Gateway, Worker, eventually, picture
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.raw import NOTHING, Answer, Raw, ask, post
+from tests.harness.reds import Worker, picture
+from tests.harness.waiting import WAIT_S, eventually
 
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n"
 MB = 1_000_000
@@ -315,7 +316,7 @@ def test_reading_counts_while_the_buffers_of_the_system_are_too_full_to_take_mor
 
 
 def test_connections_beyond_the_bound_are_closed_at_once(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, max_connections=8) as gateway:
+    with gateway_process(valkey.url, max_connections=8) as gateway:
         leave_alone(gateway)
         opened = [Raw(gateway) for _ in range(8)]
         for raw in opened:
@@ -329,9 +330,9 @@ def test_connections_beyond_the_bound_are_closed_at_once(valkey: PrivateValkey) 
 
 
 def test_strangers_leave_no_line_in_the_log(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway:
+    with gateway_process(valkey.url) as gateway:
         for data in (b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", HEALTH):
             ask(gateway, data)
         gateway.terminate()
-        _, log = gateway.process.communicate(timeout=service.WAIT_S)
+        _, log = gateway.process.communicate(timeout=WAIT_S)
         assert [json.loads(line)["event"] for line in log.splitlines()] == ["listening", "gateway drains"]

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.service import WAIT_S, Worker, eventually, make_spec, picture
-from tests.gateway.test_refusals import problem
+from tests.harness.gateway import gateway_process, problem
+from tests.harness.reds import Worker, make_spec, picture
+from tests.harness.waiting import WAIT_S, eventually
 
 
 def test_a_signal_drains_and_the_exit_status_is_0(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, ThreadPoolExecutor(1) as threads:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, ThreadPoolExecutor(1) as threads:
         worker.pause()
         unfinished = threads.submit(gateway.classify, picture(6))
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 1, "the request is in the queue")
@@ -32,7 +32,7 @@ def test_a_signal_drains_and_the_exit_status_is_0(valkey: PrivateValkey) -> None
 
 
 def test_the_loss_of_the_terminal_drains_however_often_it_is_said(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, ThreadPoolExecutor(1) as threads:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, ThreadPoolExecutor(1) as threads:
         worker.pause()
         unfinished = threads.submit(gateway.classify, picture(6))
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 1, "the request is in the queue")
@@ -46,7 +46,7 @@ def test_the_loss_of_the_terminal_drains_however_often_it_is_said(valkey: Privat
 
 def test_what_is_not_finished_within_the_drain_timeout_gets_503(valkey: PrivateValkey) -> None:
     with (
-        service.gateway(valkey.url, drain_timeout=0.3) as gateway,
+        gateway_process(valkey.url, drain_timeout=0.3) as gateway,
         Worker(valkey.url, [make_spec()]) as worker,
         ThreadPoolExecutor(1) as threads,
     ):
@@ -61,7 +61,7 @@ def test_what_is_not_finished_within_the_drain_timeout_gets_503(valkey: PrivateV
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once(valkey: PrivateValkey, second: signal.Signals) -> None:
     with (
-        service.gateway(valkey.url, drain_timeout=600) as gateway,
+        gateway_process(valkey.url, drain_timeout=600) as gateway,
         Worker(valkey.url, [make_spec()]) as worker,
         ThreadPoolExecutor(1) as threads,
     ):
@@ -78,7 +78,7 @@ def test_a_second_signal_ends_at_once(valkey: PrivateValkey, second: signal.Sign
 
 
 def test_an_idle_client_does_not_hold_up_the_end(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, drain_timeout=600) as gateway:
+    with gateway_process(valkey.url, drain_timeout=600) as gateway:
         host, _, port = gateway.url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))), socket.create_connection((host, int(port))) as half:
             half.sendall(b"GET /health/live HTT")
@@ -90,8 +90,8 @@ def test_gateways_that_share_a_socket_outlive_each_other(valkey: PrivateValkey) 
     listener = socket.create_server(("127.0.0.1", 0))
     with (
         Worker(valkey.url, [make_spec()]),
-        service.gateway(valkey.url, listener) as leaving,  # first, so that it is the one that has answered
-        service.gateway(valkey.url, listener) as staying,
+        gateway_process(valkey.url, listener) as leaving,  # first, so that it is the one that has answered
+        gateway_process(valkey.url, listener) as staying,
     ):
         leaving.terminate()
         assert leaving.process.wait(WAIT_S) == 0

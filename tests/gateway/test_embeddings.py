@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from server.gateway.openai.embedding_request import read_embedding_request
 from server.http.problems import Problem
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.embedding import BROKEN, DIM, LONGEST_BYTES, answer, make_encoder, make_pair, of_color, of_text
-from tests.gateway.raw import Raw, post
-from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture, unbearable
 from tests.gateway.test_connections import length
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.raw import Raw, post
+from tests.harness.reds import Worker, make_spec, picture, unbearable
+from tests.harness.valkey import private_valkey
+from tests.harness.vectors import BROKEN, DIM, LONGEST_BYTES, answer, make_encoder, make_pair, of_color, of_text
+from tests.harness.waiting import eventually
 
 MAX_IMAGES = 4
 MAX_BODY = 200_000
@@ -33,7 +35,7 @@ SETTINGS: dict[str, Any] = {"max_images": MAX_IMAGES, "max_body_bytes": MAX_BODY
 def embedder() -> Iterator[Worker]:
     """Serves a pair, which is the default, a pair that reads no texts, and an encoder of images."""
     with (
-        service.valkey() as server,
+        private_valkey() as server,
         Worker(server.url, [make_pair(), make_pair("mute", reads_texts=False), make_encoder()], answer) as worker,
     ):
         yield worker
@@ -41,7 +43,7 @@ def embedder() -> Iterator[Worker]:
 
 @pytest.fixture(scope="module")
 def gateway(embedder: Worker) -> Iterator[Gateway]:
-    with service.gateway(embedder.url, **SETTINGS) as running:
+    with gateway_process(embedder.url, **SETTINGS) as running:
         yield running
 
 
@@ -321,7 +323,7 @@ def test_the_work_of_a_client_that_leaves_is_cancelled(gateway: Gateway, worker:
 
 def test_a_full_queue_says_when_to_come_back(embedder: Worker, worker: Worker) -> None:
     worker.pause()
-    with service.gateway(embedder.url, queue_max_items=2, **SETTINGS) as small:
+    with gateway_process(embedder.url, queue_max_items=2, **SETTINGS) as small:
         answer = ask(small, [{"image": in_base64(picture(step))} for step in range(4)])
         refusal(answer, 429, "queue-full", None)
         assert int(answer.headers["Retry-After"]) >= 1
@@ -329,7 +331,7 @@ def test_a_full_queue_says_when_to_come_back(embedder: Worker, worker: Worker) -
 
 def test_a_gateway_that_drains_says_so(embedder: Worker, worker: Worker) -> None:
     worker.pause()
-    with service.gateway(embedder.url, **SETTINGS) as leaving, Raw(leaving) as raw:
+    with gateway_process(embedder.url, **SETTINGS) as leaving, Raw(leaving) as raw:
         body = b'{"input": "a dog"}'
         raw.send(post("/v1/embeddings", length(len(body)), body=body))
         eventually(lambda: leaving.in_flight() == 1, "a request is under way")
@@ -345,7 +347,7 @@ def test_a_gateway_that_drains_says_so(embedder: Worker, worker: Worker) -> None
 def test_behind_a_trusted_proxy_one_client_too_many_gets_this_shape(valkey: PrivateValkey) -> None:
     with (
         Worker(valkey.url, [make_pair()], answer) as worker,
-        service.gateway(valkey.url, max_connections=4, trusted_proxies=["127.0.0.7"]) as gateway,
+        gateway_process(valkey.url, max_connections=4, trusted_proxies=["127.0.0.7"]) as gateway,
     ):
         worker.pause()
         body = b'{"input": "a dog"}'
@@ -392,7 +394,7 @@ def test_models_are_listed_as_openais_clients_expect(gateway: Gateway) -> None:
 
 
 def test_a_service_without_vectors_says_what_it_has(valkey: PrivateValkey) -> None:
-    with Worker(valkey.url, [make_spec()]), service.gateway(valkey.url) as gateway:
+    with Worker(valkey.url, [make_spec()]), gateway_process(valkey.url) as gateway:
         assert "no bundle for embed is served; tasks with one: classify" in refusal(ask(gateway, "a"), 404, "unknown-model", None)
 
 

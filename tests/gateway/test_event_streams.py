@@ -22,10 +22,10 @@ from server.queue.messages import Failure, Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from server.tasks.base import Outputs
 from server.tasks.classify import Classify, ClassifyOptions, ClassifyPlan
-from tests.gateway import service
-from tests.gateway.asked_later import Event, dashed, parsed
-from tests.gateway.service import WAIT_S, Gateway, Worker, eventually, make_spec, picture
-from tests.gateway.test_refusals import problem
+from tests.harness.gateway import Gateway, gateway_process, problem
+from tests.harness.jobs import Event, dashed, parsed
+from tests.harness.reds import MANY_LABELS, Worker, answer_at_length, make_spec, picture
+from tests.harness.waiting import WAIT_S, eventually
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -68,7 +68,7 @@ def test_a_later_failure_is_the_last_event(valkey: PrivateValkey) -> None:
     def fail(job: QueuedJob) -> Reply:
         return Reply(id=job.id, worker="test", failure=Failure(kind="model-error", detail="the model does not like this"))
 
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()], fail), streamed(gateway) as (response, told):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()], fail), streamed(gateway) as (response, told):
         *_, last = told
         assert response.status_code == 200
         assert (last.name, last.data["type"], last.data["field"]) == ("failed", "urn:opsin:model-error", "image")
@@ -76,7 +76,7 @@ def test_a_later_failure_is_the_last_event(valkey: PrivateValkey) -> None:
 
 
 def test_the_deadline_is_the_last_event(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         assert gateway.classify(picture(1)).status_code == 200  # it is awake
         worker.pause()
         with streamed(gateway, X_Request_Timeout="3") as (_, told):
@@ -85,7 +85,7 @@ def test_the_deadline_is_the_last_event(valkey: PrivateValkey) -> None:
 
 
 def test_the_end_of_all_workers_is_the_last_event(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, worker_grace=0.5) as gateway:
+    with gateway_process(valkey.url, worker_grace=0.5) as gateway:
         with Worker(valkey.url, [make_spec()]) as worker:
             worker.pause()
             with ThreadPoolExecutor(1) as threads:
@@ -103,7 +103,7 @@ def read_all(gateway: Gateway) -> list[Event]:
 
 def test_steps_and_their_progress_are_told(valkey: PrivateValkey) -> None:
     with (
-        service.gateway(valkey.url) as gateway,
+        gateway_process(valkey.url) as gateway,
         Worker(valkey.url, [make_spec()]) as worker,
         worker.holding() as held,
         streamed(gateway) as (_, told),
@@ -137,7 +137,7 @@ def test_a_client_that_leaves_cancels(gateway: Gateway, worker: Worker) -> None:
 
 def test_a_stream_is_finished_before_its_gateway_ends(valkey: PrivateValkey) -> None:
     """However long it takes: LINGER is for what has been answered."""
-    with service.gateway(valkey.url, drain_timeout=600) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+    with gateway_process(valkey.url, drain_timeout=600) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
         with streamed(gateway) as (_, told):
             assert next(told).name == "queued"
             held.wait_for_batch()
@@ -150,7 +150,7 @@ def test_a_stream_is_finished_before_its_gateway_ends(valkey: PrivateValkey) -> 
 
 
 def test_a_second_signal_ends_a_stream_with_failed(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, drain_timeout=600) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url, drain_timeout=600) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
         with streamed(gateway) as (_, told):
             next(told)
@@ -211,8 +211,8 @@ def arrays_of(arrays: dict[str, np.ndarray]) -> dict[str, Array]:
 
 def test_a_large_reply_arrives_in_pieces(valkey: PrivateValkey) -> None:
     """A worker writes it beside the reply stream; whoever reads it removes it."""
-    spec = make_spec(labels=service.MANY_LABELS)
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [spec], service.answer_at_length) as worker:
+    spec = make_spec(labels=MANY_LABELS)
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec], answer_at_length) as worker:
         worker.stores_replies = True
         assert gateway.classify(picture(4)).json()["results"][0]["predictions"][0]["label"] == "red 4"
         with worker.redis() as db:

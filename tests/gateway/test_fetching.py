@@ -25,13 +25,13 @@ from server.http.addresses import Ip
 from server.http.dialling import Dialler
 from server.http.problems import Kind, Problem
 from server.tasks.classify import Classify
-from tests.gateway import service
 from tests.gateway.conftest import Shared
-from tests.gateway.hostile import INSIDE, LOOPBACK, UNRESOLVABLE, hostile
 from tests.gateway.hosts import Answer, Asked, Host, host, trusted
-from tests.gateway.raw import Raw, post
-from tests.gateway.service import Gateway, picture
-from tests.queue.harness import eventually
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.hostile import INSIDE, LOOPBACK, UNRESOLVABLE, hostile
+from tests.harness.raw import Raw, post
+from tests.harness.reds import picture
+from tests.harness.waiting import WAIT_S, eventually, eventually_async
 
 LIMIT = 200_000
 HELD = threading.Event()
@@ -60,9 +60,9 @@ def answer(asked: Asked) -> Answer:
         case ["empty"]:
             return Answer()
         case ["held"]:
-            HELD.wait(service.WAIT_S)
+            HELD.wait(WAIT_S)
         case ["waits"]:
-            WAITED.wait(service.WAIT_S)
+            WAITED.wait(WAIT_S)
         case ["bits"]:
             return Answer(body=b"1\r\nx\r\n" * 40_000 + b"0\r\n\r\n", headers={"Transfer-Encoding": "chunked"})
         case ["soon"]:
@@ -92,7 +92,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def fetching(shared: Shared, internet: Host, certificates: Path) -> Iterator[Gateway]:
     """A gateway that may reach this machine under one name."""
     allowed = {"fetch_hosts": [f"localhost:{internet.port}", "nowhere.invalid"], "fetch_networks": ["127.0.0.0/8", "::1/128"]}
-    with service.gateway(shared.redis_url, max_body_bytes=LIMIT, max_images=8, **allowed) as running:
+    with gateway_process(shared.redis_url, max_body_bytes=LIMIT, max_images=8, **allowed) as running:
         yield running
 
 
@@ -100,7 +100,7 @@ def fetching(shared: Shared, internet: Host, certificates: Path) -> Iterator[Gat
 def careless(shared: Shared, internet: Host, certificates: Path) -> Iterator[Gateway]:
     """A gateway whose operator has listed names that lead inside, and no network."""
     hosts = [*(f"{name}:{internet.port}" for name in LOOPBACK), *INSIDE, *(f"{name}:{internet.port}" for name in INSIDE), "nowhere.invalid"]
-    with service.gateway(shared.redis_url, fetch_hosts=hosts) as running:
+    with gateway_process(shared.redis_url, fetch_hosts=hosts) as running:
         yield running
 
 
@@ -235,7 +235,7 @@ async def test_one_client_holds_two_turns_and_others_fetch_meanwhile(internet: H
     submissions[1].add_url("image_url", internet.url("/red/1"))
     slow = asyncio.create_task(fetcher.fill(submissions[0], Unbounded(), "greedy"))
     try:
-        await eventually(lambda: sum(asked.path == "/waits" for asked in internet.asked) == 2)
+        await eventually_async(lambda: sum(asked.path == "/waits" for asked in internet.asked) == 2)
         await fetcher.fill(submissions[1], Unbounded(), "modest")
         assert sum(asked.path == "/waits" for asked in internet.asked) == 2
     finally:
@@ -248,8 +248,8 @@ def test_a_client_that_leaves_is_not_fetched_for_any_more(fetching: Gateway, int
     body = json.dumps({"image_url": internet.url("/held")}).encode()
     with Raw(fetching) as leaving:
         leaving.send(post("/v1/classify", "Content-Type: application/json", f"Content-Length: {len(body)}", body=body))
-        service.eventually(lambda: any(asked.path == "/held" for asked in internet.asked), "the host is asked")
-    service.eventually(lambda: fetching.metric("opsin_requests_total", outcome="cancelled") == 1, "the request has ended")
+        eventually(lambda: any(asked.path == "/held" for asked in internet.asked), "the host is asked")
+    eventually(lambda: fetching.metric("opsin_requests_total", outcome="cancelled") == 1, "the request has ended")
     HELD.set()
 
 
@@ -294,7 +294,7 @@ def test_a_certificate_of_another_name_or_authority_is_none(shared: Shared, cert
     with (
         host(answer, "elsewhere.example") as named,
         host(answer, "localhost", authority=trustme.CA()) as unknown,
-        service.gateway(
+        gateway_process(
             shared.redis_url,
             fetch_hosts=[f"localhost:{named.port}", f"localhost:{unknown.port}"],
             fetch_networks=["127.0.0.0/8", "::1/128"],

@@ -9,11 +9,11 @@ import pytest
 from server.arrays import Array
 from server.queue.messages import Progress
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.asked_later import Event, accepted, ask_later, comes_to, events_of, job, parsed, result
-from tests.gateway.raw import ask
-from tests.gateway.service import WAIT_S, Gateway, Worker, eventually, make_spec, picture
-from tests.gateway.test_refusals import problem
+from tests.harness.gateway import Gateway, gateway_process, problem
+from tests.harness.jobs import Event, accepted, ask_later, comes_to, events_of, job, parsed, result
+from tests.harness.raw import ask
+from tests.harness.reds import MANY_LABELS, Worker, answer_at_length, make_spec, picture
+from tests.harness.waiting import WAIT_S, eventually
 
 
 def shape(events: list[Event]) -> list[tuple[int, str]]:
@@ -123,7 +123,7 @@ def test_readers_are_counted_while_they_read(gateway: Gateway, worker: Worker) -
 
 
 def test_a_client_reads_a_bounded_number_of_streams(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, max_connections=8) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url, max_connections=8) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
         job_id = accepted(ask_later(gateway))
         events = f"/v1/jobs/{job_id}/events"
@@ -136,8 +136,8 @@ def test_a_client_reads_a_bounded_number_of_streams(valkey: PrivateValkey) -> No
 
 
 def test_streams_of_jobs_end_with_their_gateway_and_the_job_goes_on(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as staying, Worker(valkey.url, [make_spec()]) as worker:
-        with service.gateway(valkey.url, drain_timeout=600) as leaving:
+    with gateway_process(valkey.url) as staying, Worker(valkey.url, [make_spec()]) as worker:
+        with gateway_process(valkey.url, drain_timeout=600) as leaving:
             worker.pause()
             job_id = accepted(ask_later(leaving))
             with leaving.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
@@ -152,7 +152,7 @@ def test_streams_of_jobs_end_with_their_gateway_and_the_job_goes_on(valkey: Priv
 
 def test_a_worker_of_steps_tells_how_far_it_is(valkey: PrivateValkey) -> None:
     """Also after its death: then progress begins at 0 again."""
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
         job_id = accepted(ask_later(gateway))
         held.wait_for_batch()
         [delivery] = worker.running
@@ -170,8 +170,8 @@ def test_a_worker_of_steps_tells_how_far_it_is(valkey: PrivateValkey) -> None:
 
 def test_a_large_answer_is_named_where_it_is_replayed(valkey: PrivateValkey) -> None:
     """The answer itself goes to those who were there when the job ended."""
-    spec = make_spec(labels=service.MANY_LABELS)
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [spec], service.answer_at_length) as worker:
+    spec = make_spec(labels=MANY_LABELS)
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec], answer_at_length) as worker:
         worker.pause()
         job_id = accepted(ask_later(gateway))
         with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:

@@ -6,14 +6,14 @@ import time
 
 from server.queue.messages import Failure, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.asked_later import accepted, ask_later, comes_to, events_of, job, result
-from tests.gateway.service import Worker, eventually, make_spec, picture
-from tests.gateway.test_refusals import problem
+from tests.harness.gateway import gateway_process, problem
+from tests.harness.jobs import accepted, ask_later, comes_to, events_of, job, result
+from tests.harness.reds import Worker, make_spec, picture
+from tests.harness.waiting import eventually
 
 
 def test_asynchronous_jobs_hold_half_of_the_queue(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, queue_max_items=6) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url, queue_max_items=6) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
         jobs = [accepted(ask_later(gateway, picture(1), picture(2))), accepted(ask_later(gateway, picture(3)))]
         refused = ask_later(gateway, picture(4))
@@ -26,7 +26,7 @@ def test_asynchronous_jobs_hold_half_of_the_queue(valkey: PrivateValkey) -> None
 
 
 def test_asynchronous_jobs_hold_half_of_the_bytes(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, queue_max_bytes=4000) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url, queue_max_bytes=4000) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
         taken = 0
         while (response := ask_later(gateway, picture(1))).status_code == 202:
@@ -38,7 +38,7 @@ def test_asynchronous_jobs_hold_half_of_the_bytes(valkey: PrivateValkey) -> None
 
 def test_results_have_room_before_their_jobs_are_taken(valkey: PrivateValkey) -> None:
     """Kept results and those that are expected share OPSIN_RESULTS_MAX_BYTES; what is removed makes room."""
-    with service.gateway(valkey.url, results_max_bytes=18_500) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url, results_max_bytes=18_500) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
         first, second = (accepted(ask_later(gateway, picture(step))) for step in (1, 2))
         refused = ask_later(gateway, picture(3))
@@ -64,7 +64,7 @@ def test_results_have_room_before_their_jobs_are_taken(valkey: PrivateValkey) ->
 
 def test_results_expire(valkey: PrivateValkey) -> None:
     """With all that belongs to them, the key included; and they make room."""
-    with service.gateway(valkey.url, result_ttl=1.5) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url, result_ttl=1.5) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         job_id = accepted(ask_later(gateway, Idempotency_Key="a"))
         eventually(lambda: gateway.http.get(f"/v1/jobs/{job_id}").status_code == 404, "it is forgotten")
         for path in ("/result", "/events"):
@@ -77,7 +77,7 @@ def test_results_expire(valkey: PrivateValkey) -> None:
 
 def test_a_job_without_workers_fails_at_its_deadline(valkey: PrivateValkey) -> None:
     """No `worker_grace` ends it before."""
-    with service.gateway(valkey.url, worker_grace=0.2) as gateway:
+    with gateway_process(valkey.url, worker_grace=0.2) as gateway:
         with Worker(valkey.url, [make_spec()]) as worker:
             worker.pause()
             patient, job_id = (accepted(ask_later(gateway, X_Request_Timeout=seconds)) for seconds in ("3000", "3"))
@@ -94,7 +94,7 @@ def test_a_job_without_workers_fails_at_its_deadline(valkey: PrivateValkey) -> N
 
 
 def test_the_default_deadline_is_its_own(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, request_timeout=0.3, job_timeout=600.0) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url, request_timeout=0.3, job_timeout=600.0) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
         job_id = accepted(ask_later(gateway))
         problem(gateway.classify(picture(1)), 504, "deadline")
@@ -109,7 +109,7 @@ def test_an_unknown_failure_is_ours(valkey: PrivateValkey) -> None:
     def fail(asked: QueuedJob) -> Reply:
         return Reply(id=asked.id, worker="test", failure=Failure(kind="moon-phase", detail="not today"))
 
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()], fail):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()], fail):
         problem(gateway.classify(picture(1)), 500, "internal")
         job_id = accepted(ask_later(gateway))
         comes_to(gateway, job_id, "failed")

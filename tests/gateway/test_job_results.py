@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 import psutil
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.asked_later import accepted, comes_to, result
-from tests.gateway.raw import Raw
-from tests.gateway.service import Gateway, Worker, make_spec, picture
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.jobs import accepted, comes_to, result
+from tests.harness.raw import Raw
+from tests.harness.reds import MANY_LABELS, Worker, answer_at_length, make_spec, picture
 
 MB = 1_000_000
 IMAGES = 4
@@ -22,14 +22,14 @@ IMAGES = 4
 @contextmanager
 def at_length(valkey: PrivateValkey) -> Iterator[Gateway]:
     """A gateway whose worker gives long answers."""
-    spec = make_spec(labels=service.MANY_LABELS)
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [spec], service.answer_at_length):
+    spec = make_spec(labels=MANY_LABELS)
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec], answer_at_length):
         yield gateway
 
 
 def asked(gateway: Gateway) -> str:
     files = [("image", (f"{index}.png", picture(index))) for index in range(IMAGES)]
-    params = {"top_k": service.MANY_LABELS}
+    params = {"top_k": MANY_LABELS}
     return accepted(gateway.http.post("/v1/classify", params=params, files=files, headers={"Prefer": "respond-async"}))
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import redis
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.asked_later import accepted, ask_later, comes_to, events_of, job, parsed, result
-from tests.gateway.service import Worker, eventually, make_spec, picture
-from tests.gateway.test_refusals import problem
-from tests.queue.harness import Server, durable_server
+from tests.harness.gateway import gateway_process, problem
+from tests.harness.jobs import accepted, ask_later, comes_to, events_of, job, parsed, result
+from tests.harness.queue import Server, durable_server
+from tests.harness.reds import MANY_LABELS, Worker, answer_at_length, make_spec, picture
+from tests.harness.waiting import eventually
 
 
 def test_a_job_survives_the_death_of_its_gateway(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as other, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
-        with service.gateway(valkey.url) as dying:
+    with gateway_process(valkey.url) as other, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+        with gateway_process(valkey.url) as dying:
             running = accepted(ask_later(dying, picture(6)))
             held.wait_for_batch()
             waiting = accepted(ask_later(dying, picture(7)))
@@ -32,7 +32,7 @@ def test_a_job_survives_the_death_of_its_gateway(valkey: PrivateValkey) -> None:
 
 
 def test_a_job_survives_a_redis_that_keeps_its_data(tmp_path: Path) -> None:
-    with durable_server(tmp_path) as server, service.gateway(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
+    with durable_server(tmp_path) as server, gateway_process(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
         done = accepted(ask_later(gateway, picture(1)))
         comes_to(gateway, done, "done")
         worker.pause()
@@ -52,7 +52,7 @@ def test_a_job_is_lost_with_a_redis_that_keeps_nothing(tmp_path: Path) -> None:
     """Its readers are told, and so is whoever asks."""
     server = Server(tmp_path, "--save", "", "--appendonly", "no")
     try:
-        with service.gateway(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
+        with gateway_process(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
             worker.pause()
             job_id = accepted(ask_later(gateway))
             with gateway.http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
@@ -72,7 +72,7 @@ def test_a_job_is_lost_with_a_redis_that_keeps_nothing(tmp_path: Path) -> None:
 
 
 def test_a_job_that_the_queue_lost_is_queued_again(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
         job_id = accepted(ask_later(gateway, picture(4)))
         with worker.redis() as db:
@@ -84,7 +84,7 @@ def test_a_job_that_the_queue_lost_is_queued_again(valkey: PrivateValkey) -> Non
 
 
 def test_a_job_whose_message_is_lost_fails(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
         job_id = accepted(ask_later(gateway))
         with worker.redis() as db:
@@ -102,7 +102,7 @@ def lose(db: redis.Redis, job_id: str, *more: str) -> None:
 
 def test_only_one_of_a_result_and_a_cancellation_counts(valkey: PrivateValkey) -> None:
     """Whatever comes first; the record says so everywhere."""
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
         for _ in range(20):
             job_id = accepted(ask_later(gateway))
             assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
@@ -117,13 +117,13 @@ def test_only_one_of_a_result_and_a_cancellation_counts(valkey: PrivateValkey) -
 
 def test_a_large_result_is_kept_beside_the_record(valkey: PrivateValkey) -> None:
     """As its worker wrote it in pieces; it goes with the job."""
-    spec = make_spec(labels=service.MANY_LABELS)
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [spec], service.answer_at_length) as worker, worker.redis() as db:
+    spec = make_spec(labels=MANY_LABELS)
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec], answer_at_length) as worker, worker.redis() as db:
         worker.stores_replies = True
         job_id = accepted(ask_later(gateway, picture(4)))
         comes_to(gateway, job_id, "done")
         assert result(gateway, job_id).json()["results"][0]["predictions"][0]["label"] == "red 4"
-        assert gateway.metric("opsin_result_bytes") > 4 * service.MANY_LABELS
+        assert gateway.metric("opsin_result_bytes") > 4 * MANY_LABELS
         assert list(db.scan_iter("out:*")) == []
         assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
         assert list(db.scan_iter("result:*")) == []

@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.asked_later import accepted, ask_later, comes_to, events_of, job, result
-from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture, unbearable
-from tests.gateway.test_refusals import problem
+from tests.harness.gateway import Gateway, gateway_process, problem
+from tests.harness.jobs import accepted, ask_later, comes_to, events_of, job, result
+from tests.harness.reds import Worker, make_spec, picture, unbearable
+from tests.harness.waiting import eventually
 
 
 def test_a_job_is_accepted_and_answered_later(gateway: Gateway, worker: Worker) -> None:
@@ -136,7 +136,7 @@ def test_a_queued_job_that_is_cancelled_never_runs(gateway: Gateway, other: Gate
 
 
 def test_a_running_job_that_is_cancelled_has_no_result(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
         job_id = accepted(ask_later(gateway))
         held.wait_for_batch()
         assert comes_to(gateway, job_id, "running")["started"] is not None
@@ -231,7 +231,7 @@ def test_a_request_has_one_key(gateway: Gateway) -> None:
 
 
 def test_metrics_count_jobs_by_state(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         done = accepted(ask_later(gateway))
         comes_to(gateway, done, "done")
         worker.pause()
@@ -246,7 +246,7 @@ def test_metrics_count_jobs_by_state(valkey: PrivateValkey) -> None:
 def test_a_job_that_would_never_fit_is_told_so_for_good(valkey: PrivateValkey) -> None:
     """Asynchronous jobs hold half of the queue at most."""
     small = {"queue_max_items": 4, "results_max_bytes": 20_000}
-    with service.gateway(valkey.url, None, **small) as gateway, Worker(valkey.url, [make_spec()]):
+    with gateway_process(valkey.url, None, **small) as gateway, Worker(valkey.url, [make_spec()]):
         detail = problem(ask_later(gateway, *(picture(step) for step in range(3))), 413, "too-large")
         assert detail["field"] == "image" and "3 items" in detail["detail"] and "OPSIN_QUEUE_MAX_ITEMS" in detail["detail"]
         comes_to(gateway, accepted(ask_later(gateway)), "done")
@@ -254,7 +254,7 @@ def test_a_job_that_would_never_fit_is_told_so_for_good(valkey: PrivateValkey) -
 
 
 def test_a_result_that_would_never_fit_is_told_so_for_good(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, results_max_bytes=5600) as gateway, Worker(valkey.url, [make_spec()]):
+    with gateway_process(valkey.url, results_max_bytes=5600) as gateway, Worker(valkey.url, [make_spec()]):
         assert "OPSIN_RESULTS_MAX_BYTES" in problem(ask_later(gateway), 413, "too-large")["detail"]
 
 

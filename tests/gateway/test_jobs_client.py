@@ -11,9 +11,10 @@ import pytest
 
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, Refused
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.service import WAIT_S, Gateway, Worker, make_spec, picture, unbearable
-from tests.opsin.command import opsin
+from tests.harness.command import opsin
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.reds import Worker, make_spec, picture, unbearable
+from tests.harness.waiting import WAIT_S
 
 
 @pytest.fixture
@@ -78,12 +79,12 @@ async def test_the_same_calls_can_be_awaited(gateway: Gateway) -> None:
 def test_events_go_on_at_another_gateway(valkey: PrivateValkey) -> None:
     """Both listen on one socket; the one that is read from ends."""
     listener = socket.create_server(("127.0.0.1", 0))
-    with service.gateway(valkey.url, listener) as leaving, Worker(valkey.url, [make_spec()]) as worker, Client(leaving.url) as client:
+    with gateway_process(valkey.url, listener) as leaving, Worker(valkey.url, [make_spec()]) as worker, Client(leaving.url) as client:
         worker.pause()
         job = client.classify(picture(4), wait=False)
         events = job.events()
         assert next(events).name == "queued"
-        with service.gateway(valkey.url, listener):
+        with gateway_process(valkey.url, listener):
             leaving.terminate()
             assert leaving.process.wait(WAIT_S) == 0
             worker.resume()

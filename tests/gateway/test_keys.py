@@ -13,12 +13,12 @@ import pytest
 import redis
 
 from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
-from tests.gateway import service
-from tests.gateway.asked_later import accepted
 from tests.gateway.conftest import LIMITS, Shared
-from tests.gateway.raw import Raw
-from tests.gateway.service import Gateway, Worker, eventually, picture
-from tests.gateway.test_refusals import problem
+from tests.harness.gateway import Gateway, gateway_process, problem
+from tests.harness.jobs import accepted
+from tests.harness.raw import Raw
+from tests.harness.reds import Worker, picture
+from tests.harness.waiting import eventually
 
 LATER = {"Prefer": "respond-async"}
 SECRET = "opsin_" + "5ec2e7" * 10 + "abcd"
@@ -74,7 +74,7 @@ def guarded(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     file = tmp_path_factory.mktemp("keys") / "keys.txt"
     file.write_text("# who may ask\n\n" + "".join(f"{line_of(one, digest_of(keys[one.name].encode()))}\n" for one in holders()))
     settings: dict[str, Any] = {**LIMITS, "api_keys_file": file, "model_control": "explicit", "cors_origins": ["https://page.example"]}
-    with service.gateway(shared.redis_url, **settings) as one, service.gateway(shared.redis_url, **settings) as other:
+    with gateway_process(shared.redis_url, **settings) as one, gateway_process(shared.redis_url, **settings) as other:
         yield Guarded((one, other), file, keys)
 
 
@@ -323,7 +323,7 @@ def test_no_key_stands_in_a_log_or_in_the_queue(guarded: Guarded, shared: Shared
     """A gateway of its own, that is asked in all ways, and killed by a fault of ours in the middle."""
     key, file = new_key(), tmp_path / "keys"
     file.write_text(f"erin {key}\n{line_of(ApiKey('erin'), digest_of(key.encode()))}\n" + f"{SECRET}\n" * 20)
-    with service.gateway(shared.redis_url, api_keys_file=file, log_level="DEBUG") as running:
+    with gateway_process(shared.redis_url, api_keys_file=file, log_level="DEBUG") as running:
         for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {SECRET}"}, {"X-API-Key": key, "X-Request-Timeout": "x"}):
             running.http.post("/v1/classify", content=b"nothing", headers=headers)
             running.http.get("/metrics", headers=headers)

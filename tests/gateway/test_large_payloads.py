@@ -8,11 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.gateway import service
-from tests.gateway.asked_later import accepted, ask_later, comes_to, result
-from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
 from tests.gateway.slow_link import slow_link
-from tests.queue.harness import Server
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.jobs import accepted, ask_later, comes_to, result
+from tests.harness.queue import Server
+from tests.harness.reds import Worker, make_spec, picture
+from tests.harness.waiting import eventually
 
 MEGABYTE = 1_000_000
 LINK = 12 * MEGABYTE
@@ -38,7 +39,7 @@ def test_a_large_message_takes_its_time_and_nobody_waits_for_it(tmp_path: Path, 
         with (
             slow_link(server.port, LINK) as port,
             Worker(server.url, [make_spec(), large_spec]) as worker,
-            service.gateway(f"redis://127.0.0.1:{port}/0", redis_grace=0.5, default_models={"classify": "reds"}) as gateway,
+            gateway_process(f"redis://127.0.0.1:{port}/0", redis_grace=0.5, default_models={"classify": "reds"}) as gateway,
             ThreadPoolExecutor(1) as threads,
         ):
             large = threads.submit(gateway.classify, picture(6), model="large")
@@ -58,7 +59,7 @@ def test_large_messages_of_asynchronous_jobs_are_staged(tmp_path: Path, count: i
     spec = make_spec("large", image_size=400)
     server = Server(tmp_path, "--save", "", "--appendonly", "no")
     try:
-        with Worker(server.url, [spec]) as worker, service.gateway(server.url) as gateway, worker.redis() as db:
+        with Worker(server.url, [spec]) as worker, gateway_process(server.url) as gateway, worker.redis() as db:
             worker.pause()
             job_id = accepted(ask_later(gateway, *(picture(step) for step in range(count)), Idempotency_Key="a"))
             assert accepted(ask_later(gateway, *(picture(step) for step in range(count)), Idempotency_Key="a")) == job_id
@@ -78,7 +79,7 @@ def test_what_was_staged_and_refused_is_dropped(tmp_path: Path) -> None:
     try:
         with (
             Worker(server.url, [make_spec("large", image_size=400)]) as worker,
-            service.gateway(server.url, queue_max_items=2) as gateway,
+            gateway_process(server.url, queue_max_items=2) as gateway,
             worker.redis() as db,
         ):
             worker.pause()
@@ -95,7 +96,7 @@ def test_a_client_that_leaves_meanwhile_takes_its_message_along(tmp_path: Path) 
         with (
             slow_link(server.port, MEGABYTE) as port,
             Worker(server.url, [make_spec("large", image_size=2000)]) as worker,
-            service.gateway(f"redis://127.0.0.1:{port}/0") as gateway,
+            gateway_process(f"redis://127.0.0.1:{port}/0") as gateway,
             worker.redis() as db,
             ThreadPoolExecutor(1) as threads,
         ):

@@ -10,13 +10,14 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.asked_later import accepted, ask_later, comes_to
-from tests.gateway.service import TOKENS, Gateway, Worker, eventually, make_spec, picture
+from tests.harness.gateway import Gateway, executed_gateway, gateway_process
+from tests.harness.jobs import accepted, ask_later, comes_to
+from tests.harness.reds import TOKENS, Worker, make_spec, picture
+from tests.harness.waiting import eventually
 
 
 def test_items_of_asynchronous_jobs_are_counted_once_by_some_gateway(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as one, service.gateway(valkey.url) as other, Worker(valkey.url, [make_spec()]):
+    with gateway_process(valkey.url) as one, gateway_process(valkey.url) as other, Worker(valkey.url, [make_spec()]):
 
         def counted() -> float:
             return sum(gateway.metric("opsin_items_total", model="reds", version="1") for gateway in (one, other))
@@ -29,7 +30,7 @@ def test_items_of_asynchronous_jobs_are_counted_once_by_some_gateway(valkey: Pri
 
 
 def test_counts_equal_the_clients_own(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, max_body_bytes=100_000) as gateway, Worker(valkey.url, [make_spec()]):
+    with gateway_process(valkey.url, max_body_bytes=100_000) as gateway, Worker(valkey.url, [make_spec()]):
         for step in range(3):
             gateway.classify(picture(step), merge="strong")
         gateway.classify_all(*map(picture, range(4)), merge="off")
@@ -58,7 +59,7 @@ def test_what_clients_send_never_becomes_a_label(gateway: Gateway) -> None:
 
 
 def test_the_text_is_valid_and_every_reason_and_event_is_there_from_the_start(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway:
+    with gateway_process(valkey.url) as gateway:
         response = gateway.http.get("/metrics")
         families = {family.name: family for family in text_string_to_metric_families(response.text)}
         assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -87,7 +88,7 @@ def test_what_a_killed_gateway_counted_stays_in_the_sum_of_those_behind_the_sock
     listener = socket.create_server(("127.0.0.1", 0))
     shared = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     with Worker(valkey.url, [make_spec()]) as worker, ThreadPoolExecutor(1) as threads:
-        with service.executed(valkey.url, listener, **shared) as first:
+        with executed_gateway(valkey.url, listener, **shared) as first:
             first.classify_all(*map(picture, range(3)))
             worker.pause()
             lost = threads.submit(first.classify, picture(1))
@@ -96,7 +97,7 @@ def test_what_a_killed_gateway_counted_stays_in_the_sum_of_those_behind_the_sock
             first.process.wait()
             assert isinstance(lost.exception(), httpx.HTTPError)
         worker.resume()
-        with service.executed(valkey.url, listener, **shared) as second:
+        with executed_gateway(valkey.url, listener, **shared) as second:
             second.classify(picture(1))
             assert second.metric("opsin_items_total", model="reds") == 4
             assert second.metric("opsin_requests_total", outcome="ok") == 2

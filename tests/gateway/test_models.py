@@ -18,9 +18,9 @@ from server.queue.messages import ServedBundle, WorkerInfo
 from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
 from server.tasks.registry import TASKS, main_task
-from tests.gateway import service
-from tests.gateway.service import DEPTH, Gateway, Worker, eventually, make_spec, picture
-from tests.gateway.test_refusals import problem
+from tests.harness.gateway import Gateway, gateway_process, problem
+from tests.harness.reds import DEPTH, Worker, make_spec, picture
+from tests.harness.waiting import eventually
 
 
 def ready(gateway: Gateway) -> tuple[int, object]:
@@ -68,7 +68,7 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
 
 
 def test_it_is_told_where_workers_look_for_bundles(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, []):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, []):
         assert gateway.http.get("/v1/models").json() == {"models": [], "folders": ["/srv/bundles"], "object": "list", "data": []}
 
 
@@ -87,7 +87,7 @@ def test_a_bundle_of_another_task_is_listed_and_does_not_classify(valkey: Privat
     painter = BundleSpec(
         name="painter", version="1", task="depth", architecture="mae", config={}, license="CC0-1.0", weights=make_spec().weights
     )
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(), painter]):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec(), painter]):
         eventually(lambda: len(gateway.http.get("/v1/models").json()["models"]) == 2, "both are known")
         listed = {model["name"]: model for model in gateway.http.get("/v1/models").json()["models"]}
         assert (listed["painter"]["task"], listed["painter"]["labels"], listed["painter"]["ladder"]) == ("depth", 0, [])
@@ -99,7 +99,7 @@ def test_a_bundle_of_another_task_is_listed_and_does_not_classify(valkey: Privat
 
 
 def test_without_a_version_the_newest_that_is_ready_answers(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(version="9")]):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec(version="9")]):
         with Worker(valkey.url, [make_spec(version="10")]):
             eventually(lambda: len(gateway.http.get("/v1/models").json()["models"]) == 2, "both versions are known")
             assert gateway.classify(picture(1), model="reds").json()["version"] == "10"
@@ -109,14 +109,14 @@ def test_without_a_version_the_newest_that_is_ready_answers(valkey: PrivateValke
 
 
 def test_the_default_rung_is_used_and_named(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(default_rung="strong")]):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec(default_rung="strong")]):
         merging = gateway.classify(picture(1)).json()["results"][0]["merging"]
         assert (merging["rung"], merging["schedule"]) == ("strong", [4, 2, 0, 0])
         assert gateway.classify(picture(1), merge="off").json()["results"][0]["merging"]["rung"] is None
 
 
 def test_of_several_models_the_starter_bundle_is_the_default(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(), make_spec("blues")]):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec(), make_spec("blues")]):
         document = problem(gateway.classify(picture(1)), 422, "invalid-option")
         assert document["field"] == "model" and "blues@1, reds@1" in document["detail"]
         with Worker(valkey.url, [make_spec("photos")]):
@@ -163,7 +163,7 @@ def test_a_bundle_of_a_worker_that_starts_is_loading(
 
 def test_a_configured_default_comes_first(valkey: PrivateValkey) -> None:
     with (
-        service.gateway(valkey.url, default_models={"classify": "blues"}) as gateway,
+        gateway_process(valkey.url, default_models={"classify": "blues"}) as gateway,
         Worker(valkey.url, [make_spec(), make_spec("flags")]),
     ):
         eventually(lambda: ready(gateway) == (503, "no ready worker serves blues, the default model for classify"), "the reason is given")
@@ -174,7 +174,7 @@ def test_a_configured_default_comes_first(valkey: PrivateValkey) -> None:
 
 
 def test_readiness_follows_the_workers(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway:
+    with gateway_process(valkey.url) as gateway:
         assert ready(gateway) == (503, "no worker is ready")
         with Worker(valkey.url, [make_spec()]):
             eventually(lambda: ready(gateway) == (200, None), "ready")
@@ -300,7 +300,7 @@ def test_answers_fit_the_documentation(gateway: Gateway, path: str) -> None:
 def test_cors_is_closed_unless_it_is_opened(gateway: Gateway, valkey: PrivateValkey) -> None:
     origin = {"Origin": "https://example.org"}
     assert "access-control-allow-origin" not in gateway.http.get("/v1/models", headers=origin).headers
-    with service.gateway(valkey.url, cors_origins=["https://example.org"]) as open_gateway:
+    with gateway_process(valkey.url, cors_origins=["https://example.org"]) as open_gateway:
         assert open_gateway.http.get("/health/live", headers=origin).headers["access-control-allow-origin"] == "https://example.org"
         other = open_gateway.http.get("/health/live", headers={"Origin": "https://example.com"})
         assert "access-control-allow-origin" not in other.headers

@@ -17,9 +17,7 @@ from server import playground
 from server.playground.drawing import figures
 from server.playground.drawing.captures import OBJECTS, capture
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.service import Gateway
-from tests.gateway.test_refusals import problem
+from tests.harness.gateway import Gateway, gateway_process, problem
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 SOUNDS = {file.stem for file in playground.SAMPLES.glob("*.flac")}
@@ -89,7 +87,7 @@ def test_there_is_nothing_beside_the_files(gateway: Gateway, path: str) -> None:
 
 
 def test_without_the_playground_its_pages_are_not_there(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, playground=False) as gateway:
+    with gateway_process(valkey.url, playground=False) as gateway:
         assert [gateway.http.get(path).status_code for path in ("/", "/status", "/static/playground.js")] == [404] * 3
         assert gateway.http.get("/v1/status").status_code == 200
 

@@ -13,8 +13,10 @@ import pytest
 
 from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.service import WAIT_S, Worker, answer, make_spec, picture
+from tests.harness.gateway import START_GATEWAY, executed_gateway, gateway_process
+from tests.harness.gateway import environment as gateway_environment
+from tests.harness.reds import Worker, answer, make_spec, picture
+from tests.harness.waiting import WAIT_S
 
 IMPORT_GATEWAY = """
 import sys
@@ -29,7 +31,7 @@ def test_the_gateway_imports_no_torch() -> None:
 
 
 def test_a_gateway_at_work_stays_below_120_mb(valkey: PrivateValkey) -> None:
-    with service.executed(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
+    with executed_gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
         for step in range(10):
             assert gateway.classify(picture(step, (500, 375), "JPEG")).status_code == 200
         status = Path(f"/proc/{gateway.process.pid}/status").read_text()
@@ -41,7 +43,7 @@ def test_requests_leave_no_line_in_the_log_but_our_faults_do(valkey: PrivateValk
         reply = answer(job)
         return reply if reply.arrays["logits"].to_numpy()[0] < -1 else type(reply)(id=reply.id, worker="test", timing=reply.timing)
 
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()], without_tokens):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()], without_tokens):
         assert gateway.classify(picture(5)).status_code == 200
         assert gateway.classify(b"no image").status_code == 415
         broken = gateway.classify(picture(0), headers={"X-Request-ID": "look-for-me"})
@@ -62,8 +64,8 @@ def test_a_service_that_strangers_reach_asks_them_for_keys_or_says_that_it_does_
 
 
 def test_what_answers_strangers_says_so_in_one_line(valkey: PrivateValkey) -> None:
-    command = [sys.executable, "-c", service.START_GATEWAY.format(fd=None)]
-    environment = service.environment(redis_url=valkey.url, port=0, host="0.0.0.0")
+    command = [sys.executable, "-c", START_GATEWAY.format(fd=None)]
+    environment = gateway_environment(redis_url=valkey.url, port=0, host="0.0.0.0")
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         first, second = (json.loads(process.stderr.readline()) for _ in range(2))
@@ -75,8 +77,8 @@ def test_what_answers_strangers_says_so_in_one_line(valkey: PrivateValkey) -> No
 def test_a_taken_port_is_said_in_one_line(valkey: PrivateValkey) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        command = [sys.executable, "-c", service.START_GATEWAY.format(fd=None)]
-        environment = service.environment(redis_url=valkey.url, port=port)
+        command = [sys.executable, "-c", START_GATEWAY.format(fd=None)]
+        environment = gateway_environment(redis_url=valkey.url, port=port)
         run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT_S)
     assert run.returncode == 2
     (line,) = run.stderr.splitlines()
@@ -85,6 +87,6 @@ def test_a_taken_port_is_said_in_one_line(valkey: PrivateValkey) -> None:
 
 def test_without_a_queue_it_says_which_setting_is_missing() -> None:
     variables = {name: value for name, value in os.environ.items() if name != "OPSIN_REDIS_URL"} | {"OPSIN_PORT": "0"}
-    command = [sys.executable, "-c", service.START_GATEWAY.format(fd=None)]
+    command = [sys.executable, "-c", START_GATEWAY.format(fd=None)]
     run = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=WAIT_S)
     assert run.returncode == 2 and "OPSIN_REDIS_URL" in json.loads(run.stderr)["reason"]

@@ -4,37 +4,15 @@ from __future__ import annotations
 
 import base64
 import socket
-import struct
 import zlib
 
-import httpx
 import pytest
 
-from tests.gateway.service import Gateway, Worker, picture
+from tests.harness.gateway import Gateway, problem
+from tests.harness.pictures import png_that_claims
+from tests.harness.reds import Worker, picture
 
 JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF"
-
-
-def problem(response: httpx.Response, status: int, slug: str) -> dict[str, object]:
-    document = response.json()
-    assert (response.status_code, document.get("type")) == (status, f"urn:opsin:{slug}"), document
-    assert response.headers["content-type"] == "application/problem+json"
-    assert (
-        {"type", "title", "status", "detail", "request_id"} <= set(document) <= {"type", "title", "status", "detail", "request_id", "field"}
-    )
-    assert document["status"] == status
-    assert document["request_id"] == response.headers["X-Request-ID"]
-    return document
-
-
-def png_that_claims(width: int, height: int) -> bytes:
-    """A few bytes whose header promises a huge picture."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
 
 
 def test_an_empty_body(gateway: Gateway) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 from server.queue.messages import Progress
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.service import TOKENS, Gateway, Worker, eventually, make_spec, picture
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.reds import TOKENS, Worker, make_spec, picture
+from tests.harness.waiting import WAIT_S, eventually
 
 LEVEL = {"done": 3, "total": 9, "unit": "levels"}
 
@@ -23,8 +24,8 @@ def total(gateway: Gateway, name: str) -> float:
 
 def test_two_gateways_tell_of_what_both_have_answered(valkey: PrivateValkey) -> None:
     with (
-        service.gateway(valkey.url) as one,
-        service.gateway(valkey.url) as other,
+        gateway_process(valkey.url) as one,
+        gateway_process(valkey.url) as other,
         Worker(valkey.url, [make_spec()]),
     ):
         for step in range(3):
@@ -56,7 +57,7 @@ def test_fleet_and_bundles_are_there(gateway: Gateway, worker: Worker) -> None:
 
 def test_a_bundle_tells_how_long_its_requests_and_jobs_take(valkey: PrivateValkey) -> None:
     other = make_spec(name="blues")
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec(), other]):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec(), other]):
 
         def told() -> dict[str, tuple[float | None, float | None]]:
             return {bundle["model"]: (bundle["p50_ms"], bundle["p95_ms"]) for bundle in status(gateway)["bundles"]}
@@ -71,7 +72,7 @@ def test_a_bundle_tells_how_long_its_requests_and_jobs_take(valkey: PrivateValke
 
 
 def test_the_queue_is_split_into_waiting_and_running(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         later = {"Prefer": "respond-async"}
         with worker.holding() as held:
             gateway.classify(picture(1), priority="high", headers=later)
@@ -82,14 +83,14 @@ def test_the_queue_is_split_into_waiting_and_running(valkey: PrivateValkey) -> N
             high, normal = status(gateway)["queue"]
             assert (high["bundle"], high["priority"], high["waiting"], high["running"]) == ("reds@1", "high", 1, 1)
             assert (normal["priority"], normal["waiting"], normal["running"]) == ("normal", 1, 0)
-            assert 0 <= high["oldest_s"] < service.WAIT_S
+            assert 0 <= high["oldest_s"] < WAIT_S
             assert sum(status(gateway)["jobs"].values()) == 3
         eventually(lambda: status(gateway)["queue"] == [], "the queue is empty again")
 
 
 def test_jobs_that_a_dead_worker_held_wait(valkey: PrivateValkey) -> None:
     """Nobody else may serve their content, and then they were said to run until their deadline."""
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.redis() as db:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.redis() as db:
         worker.pause()
         job = gateway.classify(picture(1), headers={"Prefer": "respond-async"}).json()["id"]
         for stream in db.smembers("queues"):
@@ -100,7 +101,7 @@ def test_jobs_that_a_dead_worker_held_wait(valkey: PrivateValkey) -> None:
 
 
 def test_long_jobs_are_listed_with_their_steps_and_without_their_ids(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         later = {"Prefer": "respond-async"}
         with worker.holding() as held:
             first = gateway.classify(picture(1), headers=later).json()
@@ -112,13 +113,13 @@ def test_long_jobs_are_listed_with_their_steps_and_without_their_ids(valkey: Pri
             running, queued = status(gateway)["long_jobs"]
             assert (running["task"], running["bundle"], running["state"]) == ("classify", "reds@1", "running")
             assert (queued["state"], queued["running_s"]) == ("queued", None)
-            assert 0 <= running["running_s"] <= running["age_s"] < service.WAIT_S
+            assert 0 <= running["running_s"] <= running["age_s"] < WAIT_S
             assert first["id"] not in gateway.http.get("/v1/status").text
         eventually(lambda: status(gateway)["long_jobs"] == [], "none is under way")
 
 
 def test_dead_letters_say_which_bundle_and_why(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.holding() as held:
         gateway.classify(picture(1), headers={"Prefer": "respond-async"})
         held.wait_for_batch()
         worker.queue.dead_letter(worker.running[0], "it was poison")
@@ -129,7 +130,7 @@ def test_dead_letters_say_which_bundle_and_why(valkey: PrivateValkey) -> None:
 
 
 def test_a_thousand_looks_cost_redis_one_a_second(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.redis() as db:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, worker.redis() as db:
         first = status(gateway)["time"]
         times = {first, *(status(gateway)["time"] for _ in range(50))}
         seconds = 1 + (max(map(_seconds, times)) - _seconds(first))
@@ -143,7 +144,7 @@ def _seconds(time: str) -> float:
 
 
 def test_while_redis_is_away_the_status_is_a_problem(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway:
+    with gateway_process(valkey.url) as gateway:
         status(gateway)
         valkey.process.kill()
         valkey.process.wait()

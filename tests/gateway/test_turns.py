@@ -15,6 +15,7 @@ import pytest
 
 from models.media.confined import Confined
 from server.gateway.turns import LargeBodies, Turns
+from tests.harness.waiting import eventually_async
 
 
 @pytest.fixture
@@ -159,7 +160,6 @@ async def test_what_was_refused_is_forgotten_at_once(turns: Turns) -> None:
         with suppress(ValueError):
             await turns.run("one", body.refuse)
         del body
-        await asyncio.sleep(0.1)
-        assert kept() is None
+        await eventually_async(lambda: kept() is None, "the body is gone")
     finally:
         gc.enable()

@@ -14,16 +14,16 @@ from server.queue.connect import connect
 from server.queue.link import WorkerTimings
 from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.supervisor.private_valkey import PrivateValkey
-from tests.gateway import service
-from tests.gateway.raw import Raw, post
-from tests.gateway.service import Worker, eventually, make_spec, picture
-from tests.gateway.test_refusals import problem
-from tests.keyspace import PartitionRedis
-from tests.worker_queue import WorkerQueue
+from tests.harness.gateway import gateway_process, problem
+from tests.harness.keyspace import PartitionRedis
+from tests.harness.queue import WorkerQueue
+from tests.harness.raw import Raw, post
+from tests.harness.reds import Worker, answer, make_spec, picture
+from tests.harness.waiting import eventually
 
 
 def test_a_name_never_seen_waits_for_the_first_worker(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway:
+    with gateway_process(valkey.url) as gateway:
         threads = ThreadPoolExecutor(2)
         named, default = threads.submit(gateway.classify, picture(3), model="reds"), threads.submit(gateway.classify, picture(4))
         eventually(lambda: gateway.in_flight() == 2, "both requests wait")
@@ -33,14 +33,14 @@ def test_a_name_never_seen_waits_for_the_first_worker(valkey: PrivateValkey) -> 
 
 
 def test_without_any_worker_it_is_503_after_the_grace(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, worker_grace=0.3) as gateway:
+    with gateway_process(valkey.url, worker_grace=0.3) as gateway:
         response = gateway.classify(picture(3))
         assert "OPSIN_WORKER_GRACE" in problem(response, 503, "no-worker")["detail"]
         assert int(response.headers["Retry-After"]) >= 1
 
 
 def test_a_known_model_waits_in_the_queue_for_its_next_worker(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, ThreadPoolExecutor(1) as threads:
+    with gateway_process(valkey.url) as gateway, ThreadPoolExecutor(1) as threads:
         with Worker(valkey.url, [make_spec()]):
             assert gateway.classify(picture(1)).status_code == 200
         waiting = threads.submit(gateway.classify, picture(3))
@@ -50,7 +50,7 @@ def test_a_known_model_waits_in_the_queue_for_its_next_worker(valkey: PrivateVal
 
 
 def test_a_known_model_without_a_worker_is_503_after_the_grace(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, worker_grace=0.5) as gateway:
+    with gateway_process(valkey.url, worker_grace=0.5) as gateway:
         with Worker(valkey.url, [make_spec()]):
             assert gateway.classify(picture(1)).status_code == 200
         problem(gateway.classify(picture(1)), 503, "no-worker")
@@ -60,7 +60,7 @@ def test_a_known_model_without_a_worker_is_503_after_the_grace(valkey: PrivateVa
 def test_a_request_for_a_content_that_was_replaced_is_told_so(valkey: PrivateValkey) -> None:
     old, new = Worker(valkey.url, [make_spec()]), Worker(valkey.url, [make_spec(default_rung="strong")])
     old.pause()
-    with service.gateway(valkey.url, worker_grace=0.5) as gateway, ThreadPoolExecutor(1) as threads, ExitStack() as newer:
+    with gateway_process(valkey.url, worker_grace=0.5) as gateway, ThreadPoolExecutor(1) as threads, ExitStack() as newer:
         with old:
             waiting = threads.submit(gateway.classify, picture(3))
             eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == 1, "the request is in the queue")
@@ -77,7 +77,7 @@ def test_requests_for_the_old_and_the_new_content_of_a_bundle_wait_each_for_its_
     def waiting(count: int) -> None:
         eventually(lambda: gateway.metric("opsin_queue_depth", model="reds") == count, f"{count} requests are in the queue")
 
-    with service.gateway(valkey.url, worker_grace=0.5) as gateway, ThreadPoolExecutor(2) as threads, ExitStack() as newer:
+    with gateway_process(valkey.url, worker_grace=0.5) as gateway, ThreadPoolExecutor(2) as threads, ExitStack() as newer:
         with old:
             eventually(lambda: gateway.http.get("/health/ready").status_code == 200, "ready")
             for_old = threads.submit(gateway.classify, picture(3), headers={"X-Request-Timeout": "10"})
@@ -95,7 +95,7 @@ def test_requests_for_the_old_and_the_new_content_of_a_bundle_wait_each_for_its_
 
 def test_a_model_that_workers_refuse_is_503_with_their_reason(valkey: PrivateValkey) -> None:
     spec = make_spec()
-    with service.gateway(valkey.url, worker_grace=0.5) as gateway:
+    with gateway_process(valkey.url, worker_grace=0.5) as gateway:
         with Worker(valkey.url, [spec]):
             assert gateway.classify(picture(1)).status_code == 200
         reason = "reds/1/model.onnx: its inputs are uint8"
@@ -109,7 +109,7 @@ def test_a_model_that_workers_refuse_is_503_with_their_reason(valkey: PrivateVal
 
 def test_a_busy_worker_is_waited_for_beyond_the_grace(valkey: PrivateValkey) -> None:
     with (
-        service.gateway(valkey.url, worker_grace=0.2) as gateway,
+        gateway_process(valkey.url, worker_grace=0.2) as gateway,
         Worker(valkey.url, [make_spec()]) as worker,
         ThreadPoolExecutor(1) as threads,
     ):
@@ -129,7 +129,7 @@ def test_broken_copies_of_a_bundle_hide_nothing_from_a_fresh_gateway(valkey: Pri
             )
             queue = WorkerQueue(valkey.url, f"broken-{number}", WorkerTimings(key_ttl=60))
             queue.announce(WorkerInfo(id=queue.id, host="here", pid=0, state="ready", device="cpu", bundles=[broken]))
-        with service.gateway(valkey.url) as gateway:
+        with gateway_process(valkey.url) as gateway:
             assert gateway.classify(picture(3), model="reds").status_code == 200
             assert gateway.http.get("/v1/models/reds").json()["state"] == "ready"
 
@@ -140,15 +140,15 @@ def test_requests_are_prepared_for_the_content_that_most_ready_workers_hold(valk
         Worker(valkey.url, [old]) as first,
         Worker(valkey.url, [new]) as second,
         Worker(valkey.url, [new]) as third,
-        service.gateway(valkey.url) as gateway,
+        gateway_process(valkey.url) as gateway,
     ):
-        answer = gateway.classify(picture(3), model="reds").json()
-        assert answer["results"][0]["merging"]["rung"] == "strong"
+        answered = gateway.classify(picture(3), model="reds").json()
+        assert answered["results"][0]["merging"]["rung"] == "strong"
         assert [len(worker.done) for worker in (first, second, third)] in ([0, 1, 0], [0, 0, 1])
 
 
 def test_the_deadline_is_504_and_the_work_is_not_done(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
         eventually(lambda: gateway.http.get("/health/ready").status_code == 200, "ready")
         problem(gateway.classify(picture(5), headers={"X-Request-Timeout": "0.3"}), 504, "deadline")
@@ -158,7 +158,7 @@ def test_the_deadline_is_504_and_the_work_is_not_done(valkey: PrivateValkey) -> 
 
 
 def test_a_client_that_leaves_takes_its_work_along(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
         for _ in range(3):
             with pytest.raises(httpx.ReadTimeout):
@@ -174,7 +174,7 @@ def test_a_client_that_leaves_takes_its_work_along(valkey: PrivateValkey) -> Non
 
 def test_a_full_queue_is_429_before_the_body_is_read(valkey: PrivateValkey) -> None:
     with (
-        service.gateway(valkey.url, queue_max_items=2) as gateway,
+        gateway_process(valkey.url, queue_max_items=2) as gateway,
         Worker(valkey.url, [make_spec()]) as worker,
         ThreadPoolExecutor(1) as threads,
         Raw(gateway, "127.0.0.2") as other,
@@ -197,7 +197,7 @@ def test_a_full_queue_is_429_before_the_body_is_read(valkey: PrivateValkey) -> N
 
 
 def test_more_images_than_the_queue_has_room_for_are_429(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, queue_max_items=6) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url, queue_max_items=6) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         problem(gateway.classify_all(*[picture(1)] * 7), 429, "queue-full")
         problem(gateway.classify_all(*[picture(1)] * 5), 429, "client-share")
         assert gateway.classify_all(*[picture(1)] * 4).status_code == 200
@@ -206,18 +206,18 @@ def test_more_images_than_the_queue_has_room_for_are_429(valkey: PrivateValkey) 
 
 @pytest.mark.parametrize("kind", ["worker-crashed", "model-error"])
 def test_a_failure_of_the_worker_is_500_and_names_the_image(valkey: PrivateValkey, kind: str) -> None:
-    def answer(job: QueuedJob) -> Reply:
+    def failing(job: QueuedJob) -> Reply:
         bad = job.arrays["pixels"].to_numpy()[0, 0, 0] == 28 * 9
-        return Reply(id=job.id, worker="test", failure=Failure(kind=kind, detail="of all things")) if bad else service.answer(job)
+        return Reply(id=job.id, worker="test", failure=Failure(kind=kind, detail="of all things")) if bad else answer(job)
 
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()], answer):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()], failing):
         document = problem(gateway.classify_all(picture(1), picture(9)), 500, kind)
         assert (document["field"], document["detail"]) == ("image[1]", "of all things")
         assert gateway.classify(picture(1)).status_code == 200
 
 
 def test_without_redis_requests_wait_and_then_get_503(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, redis_grace=0.5) as gateway:
+    with gateway_process(valkey.url, redis_grace=0.5) as gateway:
         valkey.stop(remove=False)
         response = gateway.classify(picture(1))
         problem(response, 503, "redis-away")
@@ -229,7 +229,7 @@ def test_without_redis_requests_wait_and_then_get_503(valkey: PrivateValkey) -> 
 
 
 def test_a_redis_that_refuses_the_beat_is_away_although_it_answers(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url, redis_grace=0.5) as gateway, Worker(valkey.url, [make_spec()]), connect(valkey.url) as operator:
+    with gateway_process(valkey.url, redis_grace=0.5) as gateway, Worker(valkey.url, [make_spec()]), connect(valkey.url) as operator:
         assert gateway.classify(picture(1)).status_code == 200
         operator.config_set("min-replicas-to-write", 1)
         try:
@@ -244,7 +244,7 @@ def test_a_redis_that_refuses_the_beat_is_away_although_it_answers(valkey: Priva
 
 
 def test_an_unloaded_model_is_404_and_says_how_to_load_it(valkey: PrivateValkey) -> None:
-    with service.gateway(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]):
         assert gateway.classify(picture(1), model="reds").status_code == 200
         with PartitionRedis.from_url(valkey.url) as redis:
             redis.hset("repository", "reds", "unloaded")

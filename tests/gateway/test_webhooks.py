@@ -24,13 +24,14 @@ from server.queue.messages import QueuedJob
 from server.queue.webhooks import MOST_OF_HOST
 from server.supervisor.private_valkey import PrivateValkey
 from server.telemetry.metrics import GatewayMetrics
-from tests.gateway import service
 from tests.gateway.conftest import Shared
 from tests.gateway.hosts import Answer, Asked, Host, host, trusted
-from tests.gateway.service import Gateway, Worker, picture
-from tests.queue import harness
-from tests.queue.harness import a_job, eventually
-from tests.queue.test_records import DRAFT
+from tests.harness import queue as harness
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.queue import DRAFT, a_job
+from tests.harness.reds import Worker, picture, unbearable
+from tests.harness.valkey import private_valkey
+from tests.harness.waiting import eventually, eventually_async
 
 SECRETS = [f"whsec_{base64.b64encode(bytes([number]) * 32).decode()}" for number in (1, 2)]
 TRIES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
@@ -55,7 +56,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[PrivateValkey]:
     """Emptied for each test that uses its `url`."""
-    with service.valkey() as server:
+    with private_valkey() as server:
         yield server
 
 
@@ -93,7 +94,7 @@ def receiver(certificates: None) -> Iterator[Host]:
 def calling(shared: Shared, receiver: Host, secrets: Path) -> Iterator[Gateway]:
     """A gateway that calls back, as it is shipped."""
     allowed = {"webhook_hosts": [f"localhost:{receiver.port}"], "webhook_networks": HERE, "webhook_secret_file": str(secrets)}
-    with service.gateway(shared.redis_url, **allowed) as running:
+    with gateway_process(shared.redis_url, **allowed) as running:
         yield running
 
 
@@ -107,7 +108,7 @@ def of_job(receiver: Host, job: str) -> list[Asked]:
 
 def test_the_end_of_a_job_is_told_and_signed_by_every_secret(calling: Gateway, worker: Worker, receiver: Host) -> None:
     job = later(calling, receiver.url("/hook?who=me")).json()["id"]
-    service.eventually(lambda: of_job(receiver, job), "the receiver is called")
+    eventually(lambda: of_job(receiver, job), "the receiver is called")
     assert worker.done[-1].needs == "webhooks"  # so no worker takes it that would tell nobody
     (asked,) = of_job(receiver, job)
     assert (asked.method, asked.path, asked.headers["content-type"]) == ("POST", "/hook?who=me", "application/json")
@@ -115,17 +116,17 @@ def test_the_end_of_a_job_is_told_and_signed_by_every_secret(calling: Gateway, w
     assert told(asked)["state"] == "done"
     with pytest.raises(WebhookVerificationError):
         told(asked, f"whsec_{base64.b64encode(bytes(32)).decode()}")
-    service.eventually(lambda: calling.metric("opsin_webhooks_total", outcome="delivered"), "it is counted")
+    eventually(lambda: calling.metric("opsin_webhooks_total", outcome="delivered"), "it is counted")
 
 
 def test_only_the_ends_that_were_asked_for_are_told(calling: Gateway, worker: Worker, receiver: Host) -> None:
     headers = {"X-Webhook-Events": "failed, cancelled"}
     done = later(calling, receiver.url("/"), **headers).json()["id"]
-    failed = later(calling, receiver.url("/"), service.unbearable(), **headers).json()["id"]
-    service.eventually(lambda: of_job(receiver, failed), "the failure is told")
+    failed = later(calling, receiver.url("/"), unbearable(), **headers).json()["id"]
+    eventually(lambda: of_job(receiver, failed), "the failure is told")
     (asked,) = of_job(receiver, failed)
     assert (told(asked)["state"], told(asked)["error"]["type"]) == ("failed", "urn:opsin:model-error")
-    service.eventually(lambda: calling.http.get(f"/v1/jobs/{done}").json()["state"] == "done", "the other job is done")
+    eventually(lambda: calling.http.get(f"/v1/jobs/{done}").json()["state"] == "done", "the other job is done")
     with worker.redis() as db:
         assert not db.exists(f"webhook:{done}")
     assert not of_job(receiver, done)
@@ -136,7 +137,7 @@ def test_a_job_that_is_cancelled_and_removed_at_once_is_told_as_it_ended(calling
     job = later(calling, receiver.url("/")).json()["id"]
     for _ in range(2):
         assert calling.http.delete(f"/v1/jobs/{job}").status_code == 204
-    service.eventually(lambda: of_job(receiver, job), "the receiver is called")
+    eventually(lambda: of_job(receiver, job), "the receiver is called")
     assert told(of_job(receiver, job)[0])["state"] == "cancelled"
     assert calling.http.get(f"/v1/jobs/{job}").status_code == 404
 
@@ -237,8 +238,8 @@ async def test_a_receiver_is_called_until_it_has_listened_or_wants_no_more(
     with host(Receiver(*answers)) as there:
         async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
             record = await ended(us, there.url("/"))
-            await eventually(lambda: count(metrics, outcome) == 1)
-            await eventually(lambda: not db.exists(f"webhook:{record}") and not db.zcard("webhooks"))
+            await eventually_async(lambda: count(metrics, outcome) == 1)
+            await eventually_async(lambda: not db.exists(f"webhook:{record}") and not db.zcard("webhooks"))
             assert count(metrics, "failed") == calls - 1
         assert len(there.asked) == calls
         assert len({asked.headers["webhook-id"] for asked in there.asked}) == 1
@@ -249,7 +250,7 @@ async def test_a_dead_receiver_is_given_up_and_the_job_is_as_it_was(url: str, db
     dead = f"localhost:{harness.free_port()}"
     async with harness.gateway(url) as us, sending(us, secrets, dead) as metrics:
         record = await ended(us, f"https://{dead}/")
-        await eventually(lambda: count(metrics, "given_up") == 1)
+        await eventually_async(lambda: count(metrics, "given_up") == 1)
         assert count(metrics, "failed") == len(TRIES) - 1
         found = await us.records.read(record)
         assert found is not None
@@ -268,11 +269,11 @@ async def test_nobody_is_told_of_jobs_of_a_revoked_key(url: str, db: redis.Redis
     with host(Receiver()) as there:
         async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
             record = await ended(us, there.url("/"), "revoked")
-            await eventually(lambda: count(metrics, "given_up") == 1)
+            await eventually_async(lambda: count(metrics, "given_up") == 1)
             assert count(metrics, "failed") == len(TRIES) - 1  # its file of keys may have been an old one
-            await eventually(lambda: not db.exists(f"webhook:{record}"))
+            await eventually_async(lambda: not db.exists(f"webhook:{record}"))
             await ended(us, there.url("/"), "alice")
-            await eventually(lambda: count(metrics, "delivered") == 1)
+            await eventually_async(lambda: count(metrics, "delivered") == 1)
         assert len(there.asked) == 1
 
 
@@ -283,10 +284,10 @@ async def test_what_cannot_be_read_or_settled_holds_up_nobody_else(url: str, db:
             db.hset(f"webhook:{unreadable}", "created_ms", "never")
             db.hdel(f"webhook:{unsettled}", "finished_ms")
             async with sending(us, secrets, f"localhost:{there.port}") as metrics:
-                await eventually(lambda: (count(metrics, "failed"), count(metrics, "dropped")) == (1, 1))
+                await eventually_async(lambda: (count(metrics, "failed"), count(metrics, "dropped")) == (1, 1))
                 assert not db.exists(f"webhook:{unreadable}")
                 good = await ended(us, there.url("/"))
-                await eventually(lambda: count(metrics, "delivered") == 1)
+                await eventually_async(lambda: count(metrics, "delivered") == 1)
         assert [told(asked)["id"] for asked in there.asked] == [unsettled, good]
 
 
@@ -308,7 +309,7 @@ async def test_many_that_are_due_wait_for_a_free_place_alone(url: str, certifica
             for _ in range(AT_ONCE + 4):
                 await ended(us, there.url("/"))
             async with sending(us, secrets, f"localhost:{there.port}", timings=replace_timings(look=3600.0)) as metrics:
-                await eventually(lambda: count(metrics, "delivered") == AT_ONCE + 4)
+                await eventually_async(lambda: count(metrics, "delivered") == AT_ONCE + 4)
 
 
 async def test_a_slow_receiver_holds_up_nobody_else(url: str, certificates: None, secrets: Path) -> None:
@@ -326,12 +327,12 @@ async def test_a_slow_receiver_holds_up_nobody_else(url: str, certificates: None
             sending(us, secrets, f"localhost:{tired.port}", f"localhost:{awake.port}", timings=timings) as metrics,
         ):
             await ended(us, tired.url("/"))
-            await eventually(lambda: tired.asked)
+            await eventually_async(lambda: tired.asked)
             await ended(us, awake.url("/"))
-            await eventually(lambda: count(metrics, "delivered") == 1)
+            await eventually_async(lambda: count(metrics, "delivered") == 1)
             assert (len(awake.asked), len(tired.asked)) == (1, 1)
             asleep.set()
-            await eventually(lambda: count(metrics, "delivered") == 2)
+            await eventually_async(lambda: count(metrics, "delivered") == 2)
 
 
 async def test_one_that_takes_too_long_is_called_again(url: str, certificates: None, secrets: Path) -> None:
@@ -346,7 +347,7 @@ async def test_one_that_takes_too_long_is_called_again(url: str, certificates: N
         timings = replace_timings(timeout=1.0)
         async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}", timings=timings) as metrics:
             await ended(us, there.url("/"))
-            await eventually(lambda: count(metrics, "delivered") == 1)
+            await eventually_async(lambda: count(metrics, "delivered") == 1)
             assert count(metrics, "failed") == 1
             asleep.set()
 
@@ -361,7 +362,7 @@ async def test_what_a_dead_gateway_had_begun_another_one_ends_when_its_lease_has
             assert [one.attempt for one in claimed] == [1]
             assert await us.webhooks.claim(8, 0.3, {}) == ([], 0)
             async with sending(us, secrets, f"localhost:{there.port}") as metrics:
-                await eventually(lambda: count(metrics, "delivered") == 1)
+                await eventually_async(lambda: count(metrics, "delivered") == 1)
             await us.webhooks.settle(claimed[0], 0.0)  # it was not dead after all, and is too late
             assert await us.webhooks.claim(8, 0.3, {}) == ([], 0)
 
@@ -370,7 +371,7 @@ async def test_a_name_that_leads_inside_is_never_called(url: str, certificates: 
     with host(Receiver()) as there:
         async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}", networks=[]) as metrics:
             await ended(us, there.url("/"))
-            await eventually(lambda: count(metrics, "given_up") == 1)
+            await eventually_async(lambda: count(metrics, "given_up") == 1)
         assert there.connections == 0
 
 
@@ -381,7 +382,7 @@ async def test_what_waits_to_be_told_is_bounded_and_what_is_dropped_is_counted(
         db.zadd("webhooks", {f"other-{number}": 2e15 for number in range(10_000)})
         await ended(us, "https://localhost/")
         async with sending(us, secrets, "localhost") as metrics:
-            await eventually(lambda: count(metrics, "dropped") == 1)
+            await eventually_async(lambda: count(metrics, "dropped") == 1)
         assert db.zcard("webhooks") == 10_000
 
 

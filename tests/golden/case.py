@@ -11,6 +11,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+GOLDEN = Path(__file__).parent
+"""Cases by system."""
 PROSE = frozenset({"system", "what", "inputs", "outputs", "mids", "notes", "container", "model", "produced_by"})
 """Keys of case.json that explain; `config`, `atol`, `rtol`, `atol_grad` and `tolerance_overrides` are used; any other is a recorded
 expectation, or a note if it is a text that no replay knows."""

@@ -8,6 +8,7 @@ import pytest
 from starlette.types import Message
 
 from server.http import event_stream
+from tests.harness.waiting import eventually_async
 
 
 async def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,8 +21,7 @@ async def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) ->
 
     async with event_stream.EventStream(send, names.append) as stream:
         stream.start()
-        while sum(message.get("body") == event_stream.COMMENT for message in sent) < 2:
-            await asyncio.sleep(0.01)
+        await eventually_async(lambda: sum(message.get("body") == event_stream.COMMENT for message in sent) >= 2, "two comments are sent")
         stream.put("done", b"{}")
         await stream.end()
     assert sent[-2]["body"] == b"id: 1\nevent: done\ndata: {}\n\n"

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.harness.http import Quiet, serving
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -54,25 +56,16 @@ class FakeHub:
 def running(repositories: Mapping[str, Path] | None = None) -> Iterator[FakeHub]:
     hub = FakeHub(repositories=dict(repositories or {}))
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        hub.stopped.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(server):
+        try:
+            yield hub
+        finally:
+            hub.stopped.set()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Quiet, BaseHTTPRequestHandler):
     hub: FakeHub
-
-    def log_message(self, *ignored: Any) -> None:
-        """Nobody reads it."""
 
     def do_GET(self) -> None:
         self._answer(body=True)

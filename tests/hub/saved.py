@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models import bundle
 from models.bundle import Bundle
 from models.published import import_checkpoint
 from models.spec import Preprocess
+from tests.harness.bundles import sealed
 
 Pixels = NDArray[np.uint8]
 
@@ -51,8 +50,7 @@ def imported(folder: Path, **overrides: str) -> Bundle:
     spec, weights = import_checkpoint(folder, family=None, labels=None, overrides=overrides, name="test", version="1", license=None)
     root = folder.parent / f"{folder.name}-bundles"
     root.mkdir()
-    save_file(weights, root / "weights")
-    return bundle.write(root, spec, root / "weights")
+    return sealed(root, spec, weights)
 
 
 def noise(count: int, *shape: int) -> Pixels:

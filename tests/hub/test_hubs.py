@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +17,11 @@ import transformers
 from safetensors.torch import save_file
 
 from models.bundle import read
-from tests import forked
+from tests.harness import forked
+from tests.harness.command import opsin
+from tests.harness.waiting import eventually
 from tests.hub.fake_hub import COMMIT, FakeHub, running
 from tests.hub.saved import change, randomised, save
-from tests.opsin.command import opsin
 
 CARD = "---\nlicense: apache-2.0\ntags:\n- vision\n---\n# A model\n"
 PROCESSOR = {
@@ -187,9 +187,8 @@ def test_an_import_that_is_terminated_leaves_nothing(hub: FakeHub, tmp_path: Pat
     hub.endless = "model.safetensors"
     given = os.environ | hub.environment(tmp_path / "cache")
     process = forked.Forked("opsin", "import", "hf://somebody/vit", "-o", str(tmp_path / "bundles/it"), environment=given)
-    while not any(file.stat().st_size for file in tmp_path.rglob("*.incomplete")):
-        assert process.poll() is None
-        time.sleep(0.01)
+    begun = lambda: any(file.stat().st_size for file in tmp_path.rglob("*.incomplete"))  # noqa: E731
+    eventually(lambda: begun() or process.poll() is not None, "it downloads")
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM
     assert not any(tmp_path.rglob("*.incomplete"))

@@ -12,9 +12,9 @@ import torch
 import transformers
 from PIL import Image
 
-from tests import service
+from tests.harness import service
+from tests.harness.command import opsin
 from tests.hub.saved import randomised, save
-from tests.opsin.command import opsin
 
 PHOTO = sorted(Path("docs/pictures/flags").glob("*.png"))[0]
 NAMES = ["cat", "dog", "bird", "fish", "horse"]

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.bundles import write_tiny_diffmae, write_tiny_vit
-from tests.inpaint.service import Painter
-from tests.open_inference.service import running
+from tests.harness.bundles import write_tiny_diffmae, write_tiny_vit
+from tests.harness.running import SMALL_LIMITS, running
+from tests.inpaint.painter import Painter
 
 
 @pytest.fixture(scope="package")
@@ -17,5 +17,5 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
     write_tiny_diffmae(bundles)
     write_tiny_diffmae(bundles, "seer", mask_channel=True, head_width=4)
     write_tiny_vit(bundles)
-    with running(bundles, gateways=2, workers=1, default_models={"inpaint": "painter", "classify": "tiny"}) as started:
+    with running(bundles, gateways=2, default_models={"inpaint": "painter", "classify": "tiny"}, **SMALL_LIMITS) as started:
         yield Painter(started)

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from opsin import AsyncClient, Client, Inpainting, Refused
-from tests.inpaint.service import Painter, box_mask, decoded, encoded, noise, outside
-from tests.opsin.command import opsin
+from tests.harness.command import opsin
+from tests.harness.pictures import box_mask, decoded, encoded, noise, outside
+from tests.inpaint.painter import Painter
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)

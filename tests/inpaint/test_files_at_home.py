@@ -8,10 +8,12 @@ import numpy as np
 
 from server.arrays import Array
 from server.queue.messages import QueuedJob, Reply, WorkerTiming
-from tests.bundles import write_tiny_diffmae
-from tests.gateway import service
-from tests.gateway.asked_later import accepted, comes_to, result
-from tests.inpaint.service import box_mask, decoded, encoded, noise, outside
+from tests.harness.bundles import write_tiny_diffmae
+from tests.harness.gateway import gateway_process
+from tests.harness.jobs import accepted, comes_to, result
+from tests.harness.pictures import box_mask, decoded, encoded, noise, outside
+from tests.harness.reds import Worker
+from tests.harness.valkey import private_valkey
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)
@@ -28,7 +30,7 @@ def black(job: QueuedJob) -> Reply:
 
 def test_they_are_sent_only_where_the_answer_may_be_presented_elsewhere(tmp_path: Path) -> None:
     spec = write_tiny_diffmae(tmp_path).spec
-    with service.valkey() as valkey, service.gateway(valkey.url) as gateway, service.Worker(valkey.url, [spec], answer=black) as worker:
+    with private_valkey() as valkey, gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec], answer=black) as worker:
         plain = gateway.http.post("/v1/inpaint", files=FILES, data={"steps": 1}).raise_for_status()
         job = accepted(gateway.http.post("/v1/inpaint", files=FILES, data={"steps": 1}, headers={"Prefer": "respond-async"}))
         comes_to(gateway, job, "done")

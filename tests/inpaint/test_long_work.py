@@ -6,8 +6,9 @@ import base64
 
 import numpy as np
 
-from tests.gateway.asked_later import Event, accepted, comes_to, events_of, parsed, result
-from tests.inpaint.service import JSON, SIDE, Painter, box_mask, decoded, encoded, noise, outside
+from tests.harness.jobs import Event, accepted, comes_to, events_of, parsed, result
+from tests.harness.pictures import box_mask, decoded, encoded, noise, outside
+from tests.inpaint.painter import JSON, SIDE, Painter
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)

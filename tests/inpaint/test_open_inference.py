@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from tests.inpaint.service import Painter, box_mask, decoded, encoded, noise, outside
+from tests.harness.pictures import box_mask, decoded, encoded, noise, outside
+from tests.inpaint.painter import Painter
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.inpaint.service import JSON, Painter, box_mask, decoded, encoded, noise, outside
+from tests.harness.pictures import box_mask, decoded, encoded, noise, outside
+from tests.inpaint.painter import JSON, Painter
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from models.media import patchmatch
-from tests.inpaint.service import JSON, Painter, box_mask, decoded, encoded, noise, outside
+from tests.harness.pictures import box_mask, decoded, encoded, noise, outside
+from tests.inpaint.painter import JSON, Painter
 
 HOLE = (21, 11, 38, 26)
 """Ends within patches."""

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import write_tiny_diffmae
-from tests.gateway import service
-from tests.gateway.asked_later import accepted, comes_to, events_of, job, result
-from tests.gateway.service import Gateway, eventually
-from tests.inpaint.service import box_mask, encoded, noise
-from tests.open_inference.service import START_WORKER_S, worker_process
+from tests.harness.bundles import write_tiny_diffmae
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.jobs import accepted, comes_to, events_of, job, result
+from tests.harness.pictures import box_mask, encoded, noise
+from tests.harness.valkey import private_valkey
+from tests.harness.waiting import START_S, eventually
+from tests.harness.worker import worker_process
 
 FILES = {"image": ("image", encoded(noise(40, 60))), "mask": ("mask", box_mask(40, 60, (20, 10, 40, 26)))}
 ASKED = {"steps": 1000, "samples": 4, "sampler": "ancestral", "seed": 3, "deterministic": "true"}
@@ -24,14 +25,14 @@ def asked_later(gateway: Gateway) -> str:
 @pytest.mark.slow
 def test_another_worker_fills_the_same(tmp_path: Path) -> None:
     write_tiny_diffmae(tmp_path)
-    with service.valkey() as valkey, service.gateway(valkey.url) as gateway:
+    with private_valkey() as valkey, gateway_process(valkey.url) as gateway:
         with worker_process(valkey.url, tmp_path):  # killed at its end
-            eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_WORKER_S)
+            gateway.wait_for_workers()
             begun = asked_later(gateway)
             eventually(lambda: (job(gateway, begun)["progress"] or {"done": 0})["done"] > 10, "it has taken some steps")
         assert job(gateway, begun)["state"] == "running"
         with worker_process(valkey.url, tmp_path):
-            eventually(lambda: job(gateway, begun)["state"] == "done", "it is done", START_WORKER_S)
+            eventually(lambda: job(gateway, begun)["state"] == "done", "it is done", START_S)
             again = asked_later(gateway)
             comes_to(gateway, again, "done")
             images = [[sample["image"] for sample in result(gateway, one).json()["results"]] for one in (begun, again)]

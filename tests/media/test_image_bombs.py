@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from PIL import Image
 
 from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels
+from tests.harness.pictures import encoded
 
 PEAK = """
 import re, sys
@@ -35,12 +35,6 @@ with decoder.decoded(data) as image:
 print((peak() - before) / pixels)
 """
 """Prints the bytes a pixel that decoding took at most."""
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def chunk(name: bytes, data: bytes) -> bytes:

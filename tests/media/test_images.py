@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import threading
 import zlib
@@ -14,6 +13,7 @@ from torchvision import transforms
 
 from models.spec import Preprocess
 from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels, sniff, to_model_size
+from tests.harness.pictures import encoded
 
 PREPROCESS = Preprocess(image_size=64, short_side=72, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -22,12 +22,6 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 @pytest.fixture
 def decoder() -> Decoder:
     return Decoder(max_pixels=1_000_000)
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def decode(decoder: Decoder, data: bytes) -> np.ndarray:

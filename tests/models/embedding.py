@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 
-from models import bundle
 from models.loading import LoadedModel, load
 from models.published import import_checkpoint
 from models.spec import Task
 from tests.golden.case import Case
+from tests.harness.bundles import sealed
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -30,8 +29,7 @@ def loaded(case: Case, root: Path, family: str, settings: Mapping[str, str], tas
     )
     if task is not None:
         spec = spec.model_copy(update={"task": task, "labels": []})
-    save_file(weights, root / "weights")
-    return load(bundle.write(root, spec, root / "weights"))
+    return load(sealed(root, spec, weights))
 
 
 def pixels_of(images: Tensor) -> Arrays:

@@ -16,7 +16,7 @@ from models.mcc.native import seen_scene
 from models.merge_schedule import MergeSchedule
 from models.published import import_checkpoint
 from models.registry import Call, Maker, architectures, read_config
-from tests.models.recorded import GOLDEN, RECORDED
+from tests.harness.recorded import GOLDEN, RECORDED
 
 BACKEND = "aot_eager"
 """Captures and takes apart as the compilers do, and needs none: no machine code is made."""

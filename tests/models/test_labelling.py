@@ -15,7 +15,7 @@ from models.loading import LoadedModel, load
 from models.pairs.cit import CiT, Tower
 from models.pairs.tokenising import Tokenizer
 from models.vit.graph import classifier_graph
-from tests.pairs import SMALL, write_tiny_pair
+from tests.harness.pairs import SMALL, write_tiny_pair
 
 LABELS = ["red car", "dog", "cat", "a very red cat"]
 TEMPLATES = ["a photo of a {}.", "a {}"]

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from models import bundle, registry
+from models import registry
 from models.costs import cost
 from models.loading import load
 from models.published import families, import_checkpoint, read_checkpoint
 from models.published.exporting import export_bundle
 from models.registry import architectures, named, systems
 from models.sizes import sizes
+from tests.harness.bundles import sealed
 
 MODEL = """
 from dataclasses import dataclass
@@ -95,8 +96,7 @@ def test_a_folder_and_a_line_are_a_system(tmp_path: Path) -> None:
         tmp_path / "toy.pth", family=None, labels=["a", "b", "c"], overrides={}, name="toy", version="1", license="CC0-1.0"
     )
     assert (spec.architecture, spec.task, spec.provenance["family"], spec.merges) == ("toy", "classify", "toys", False)
-    save_file(weights, tmp_path / "weights")
-    written = bundle.write(tmp_path / "bundles", spec, tmp_path / "weights")
+    written = sealed(tmp_path / "bundles", spec, weights)
 
     outputs = load(written).forward({"pixels": np.zeros((2, 8, 8, 3), np.uint8)}, {})
     assert outputs["logits"].shape == (2, 3)

@@ -12,26 +12,22 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from scipy.linalg import solveh_banded
 from torch import Tensor, nn
 
-from models.bundle import BundleSpec, write
+from models.bundle import BundleSpec
 from models.mavil.loudness import Loudness
 from models.media.fbank import FbankConfig, log_mel
-from models.published import fit, read_checkpoint
 from models.spec import Clip, Preprocess, Sound, Task
-from tests.bundles import UNSEALED
-from tests.golden import replay_mae_st, replay_mavil, replay_mvit, replay_rev
-from tests.golden.case import Case, read_case
+from tests.golden.case import GOLDEN, Case, read_case
+from tests.harness.bundles import UNSEALED, sealed
+from tests.harness.recorded import recorded_network
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 DIGITS = {(0, 0): 2.0**-4, (0, 1): 2.0**-12, (1, 0): 2.0**-20}
 """Place among the 2 × 2 pixels of a value → the weight of its digit, -128 to 127: values below 8 are exact to 5e-7."""
 ZERO = 128
@@ -80,16 +76,6 @@ def expected(case: Case, output: str) -> Tensor:
     if output.startswith("probs"):
         return recorded
     return recorded.sigmoid() if case.system == "mavil" else recorded.softmax(dim=-1)
-
-
-def model(case: Case) -> Any:
-    """The recorded network, with its `config`."""
-    if case.system == "mae_st":
-        return replay_mae_st.load_finetuned(case).eval()
-    if case.system == "mavil":
-        return replay_mavil.load_finetuned(case).eval()
-    choose = replay_mvit.choose if case.system == "mvit" else replay_rev.choose
-    return fit(read_checkpoint(case.checkpoint), *choose(case.config)).model().eval()
 
 
 def to_pixels(values: Tensor) -> NDArray[np.uint8]:
@@ -143,7 +129,7 @@ def _to_sound(wanted: Tensor) -> NDArray[np.float32]:
 def write_recorded(root: Path, folder: str) -> None:
     """Write the bundle of a recorded network."""
     case = read_case(GOLDEN / folder)
-    network = model(case)
+    network = recorded_network(case)
     weights, config = _spread(network), dataclasses.asdict(network.config)
     images = pictures(case)
     side = 2 * images.shape[-1]
@@ -165,10 +151,7 @@ def write_recorded(root: Path, folder: str) -> None:
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    with TemporaryDirectory() as place:
-        file = Path(place, "model.safetensors")
-        save_file(weights, file)
-        write(root, spec, file)
+    sealed(root, spec, weights)
 
 
 def _spread(network: nn.Module) -> dict[str, Tensor]:

@@ -12,15 +12,17 @@ import httpx
 import pytest
 
 from server.queue.messages import Failure, Reply
-from tests.gateway import service
-from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.reds import Worker, make_spec, picture
+from tests.harness.valkey import private_valkey
+from tests.harness.waiting import eventually
 
 BODY = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(picture(3)).decode()]}]}
 
 
 @contextmanager
 def started(**settings: object) -> Iterator[tuple[Gateway, Worker]]:
-    with service.valkey() as valkey, Worker(valkey.url, [make_spec()]) as worker, service.gateway(valkey.url, **settings) as gateway:
+    with private_valkey() as valkey, Worker(valkey.url, [make_spec()]) as worker, gateway_process(valkey.url, **settings) as gateway:
         yield gateway, worker
 
 
@@ -90,7 +92,7 @@ def test_a_full_queue_says_when_to_come_back():
 
 @pytest.mark.parametrize("path", ["/v2/health/ready", "/v2/models", "/v2/models/reds/ready"])
 def test_without_workers_nothing_is_ready(path):
-    with service.valkey() as valkey, service.gateway(valkey.url, worker_grace=0) as gateway:
+    with private_valkey() as valkey, gateway_process(valkey.url, worker_grace=0) as gateway:
         response = gateway.http.get(path)
         if path == "/v2/models":
             assert response.json() == {"models": []}
@@ -102,7 +104,7 @@ def test_without_workers_nothing_is_ready(path):
 
 
 def test_while_redis_is_away_every_answer_keeps_its_shape():
-    with service.valkey() as valkey, service.gateway(valkey.url, redis_grace=0, model_control="explicit") as gateway:
+    with private_valkey() as valkey, gateway_process(valkey.url, redis_grace=0, model_control="explicit") as gateway:
         valkey.stop()
         for response in (
             infer(gateway),

@@ -14,7 +14,8 @@ from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from kserve.protocol.infer_type import RequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from tests.open_inference.service import PICTURES, Service
+from tests.harness.running import Service
+from tests.open_inference.conftest import PICTURES
 
 COMPRESSIONS = (None, "gzip", "deflate")
 

@@ -16,10 +16,10 @@ from PIL import Image
 from models.mavil.inputs import spectrograms
 from models.media.fbank import FbankConfig
 from tests.golden.case import read_case
+from tests.harness.running import SMALL_LIMITS, Service, running
+from tests.harness.sounds import wav
+from tests.harness.videos import clip, every
 from tests.open_inference.golden_bundles import GOLDEN, LOUDNESS, Head, expected, heads, pictures, to_pixels, to_sounds, write_recorded
-from tests.open_inference.service import Service, running
-from tests.sound.sounds import wav
-from tests.video.clips import clip, every
 
 HEADS = list(heads())
 FRAME_RATE, SLOW_RATE = 10.0, 2.0
@@ -31,7 +31,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     bundles = tmp_path_factory.mktemp("bundles")
     for folder in {head.case for head in HEADS}:
         write_recorded(bundles, folder)
-    with running(bundles, gateways=1, workers=1) as service:
+    with running(bundles, **SMALL_LIMITS) as service:
         yield service
 
 

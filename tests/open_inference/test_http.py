@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.gateway.service import encoded
-from tests.open_inference.service import MAX_BODY, PICTURES, Service
+from tests.harness.pictures import encoded
+from tests.harness.running import MAX_BODY, Service
+from tests.open_inference.conftest import PICTURES
 
 INFER = "/v2/models/tiny/infer"
 LENGTH = "Inference-Header-Content-Length"

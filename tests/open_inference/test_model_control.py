@@ -8,18 +8,19 @@ import httpx
 import pytest
 
 from server.queue import keys
-from tests.bundles import write_tiny_vit
-from tests.gateway import service as parts
-from tests.gateway.service import Worker, make_spec
-from tests.keyspace import PartitionRedis
-from tests.open_inference.service import Service, running
+from tests.harness.bundles import write_tiny_vit
+from tests.harness.gateway import gateway_process
+from tests.harness.keyspace import PartitionRedis
+from tests.harness.reds import Worker, make_spec
+from tests.harness.running import SMALL_LIMITS, Service, running
+from tests.harness.valkey import private_valkey
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     bundles = tmp_path_factory.mktemp("bundles")
     write_tiny_vit(bundles)
-    with running(bundles, gateways=1, workers=1, model_control="explicit", cors_origins=["https://example.org", "*"]) as started:
+    with running(bundles, model_control="explicit", cors_origins=["https://example.org", "*"], **SMALL_LIMITS) as started:
         yield started
 
 
@@ -89,7 +90,7 @@ def test_pages_of_the_same_origin_and_programs_may(service: Service) -> None:
 
 
 def test_it_is_off_by_default_and_the_refusal_names_the_setting() -> None:
-    with parts.valkey() as valkey, Worker(valkey.url, [make_spec()]), parts.gateway(valkey.url) as gateway:
+    with private_valkey() as valkey, Worker(valkey.url, [make_spec()]), gateway_process(valkey.url) as gateway:
         for verb in ("load", "unload"):
             assert_refused(gateway.http.post(f"/v2/repository/models/reds/{verb}"), 403, "OPSIN_MODEL_CONTROL=explicit")
         with PartitionRedis.from_url(valkey.url) as client:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.open_inference.service import PICTURES, Service
+from tests.harness.running import Service
+from tests.open_inference.conftest import PICTURES
 
 PERF_ANALYZER = Path(sys.executable).with_name("perf_analyzer")
 

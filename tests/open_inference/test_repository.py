@@ -10,9 +10,10 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from models.bundle import WEIGHTS_FILE
-from tests.bundles import write_tiny_vit, write_unserved
-from tests.gateway.service import eventually
-from tests.open_inference.service import PICTURES, Service, running
+from tests.harness.bundles import write_tiny_vit, write_unserved
+from tests.harness.running import SMALL_LIMITS, Service, running
+from tests.harness.waiting import eventually
+from tests.open_inference.conftest import PICTURES
 
 READY = {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
 
@@ -21,7 +22,7 @@ READY = {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     bundles = tmp_path_factory.mktemp("bundles")
     write_tiny_vit(bundles)
-    with running(bundles, gateways=2, workers=2, model_control="explicit") as started:
+    with running(bundles, gateways=2, workers=2, model_control="explicit", **SMALL_LIMITS) as started:
         yield started
 
 

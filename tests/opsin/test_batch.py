@@ -17,11 +17,13 @@ import pytest
 from opsin import Refused, Unreachable
 from opsin.cli.batch import batch
 from opsin.cli.exits import Failure, Misuse
-from tests.forked import Forked
-from tests.gateway import service
-from tests.gateway.service import Gateway, Worker, eventually, make_spec, picture
-from tests.opsin.command import opsin
-from tests.opsin.scripted import Answer, Request, scripted
+from tests.harness.command import opsin
+from tests.harness.forked import Forked
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.reds import Worker, make_spec, picture
+from tests.harness.scripted import Answer, Request, scripted
+from tests.harness.valkey import private_valkey
+from tests.harness.waiting import eventually
 
 ROWS = 400
 KILLS = 10
@@ -34,7 +36,7 @@ MODELS = {"models": [{**MODEL, "task": "inpaint", "inputs": [{"name": name, "kin
 @pytest.fixture(scope="module")
 def reds() -> Iterator[tuple[Gateway, Worker]]:
     """A service that knows ten shades of red."""
-    with service.valkey() as server, Worker(server.url, [make_spec()]) as worker, service.gateway(server.url) as gateway:
+    with private_valkey() as server, Worker(server.url, [make_spec()]) as worker, gateway_process(server.url) as gateway:
         yield gateway, worker
 
 

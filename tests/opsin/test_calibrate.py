@@ -12,8 +12,8 @@ from PIL import Image
 from models.bundle import Bundle, read
 from models.loading import load
 from models.spec import Int8
-from tests.bundles import write_null, write_tiny_vit
-from tests.opsin.command import opsin
+from tests.harness.bundles import write_null, write_tiny_vit
+from tests.harness.command import opsin
 
 
 def write_pictures(folder: Path, bundle: Bundle, count: int) -> None:

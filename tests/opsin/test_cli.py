@@ -18,9 +18,9 @@ from models.spec import Preprocess, Rung, Weights
 from opsin import Client
 from opsin.cli.demo_actions import show_actions
 from opsin.pictures import png
-from tests.environments import environment
-from tests.opsin.command import opsin
-from tests.opsin.scripted import RESULT, Answer, scripted
+from tests.harness.command import opsin
+from tests.harness.environments import environment
+from tests.harness.scripted import RESULT, Answer, scripted
 
 ROOT = Path(__file__).parents[2]
 

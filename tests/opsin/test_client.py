@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 
 import pytest
 
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
-from tests.opsin.scripted import RESULT, Answer, Request, scripted
+from tests.harness.queue import free_port
+from tests.harness.scripted import RESULT, Answer, Request, scripted
 
 FULL = Answer(429, {"title": "Queue full", "status": 429, "detail": "1024 jobs wait", "request_id": "r-9"}, {"Retry-After": "1"})
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def test_one_picture_gives_one_classification() -> None:

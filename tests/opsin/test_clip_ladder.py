@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from models.bundle import Bundle, BundleError, BundleSpec, read, rewrite, write
+from models.bundle import Bundle, BundleError, BundleSpec, read, rewrite
 from models.loading import load
 from models.mae_st.model import VideoMAE, VideoMAEConfig
 from models.mavil.inputs import spectrogram
@@ -36,14 +36,13 @@ from server.worker.clip_ladder import measure_steps
 from server.worker.layout import Layout
 from server.worker.measurements import Measurements
 from server.worker.warmup import Loader
-from tests.bundles import UNSEALED
-from tests.clips.bundles import NETWORKS, mavil, write_mavil, write_recorded
 from tests.clips.test_sound import bank, clip_at, windows
-from tests.clips.videos import frames, squares, video, view_numbers
-from tests.opsin.command import opsin
-from tests.service import Service, serve
-from tests.sound.sounds import wav
-from tests.video.clips import clip, every
+from tests.harness.bundles import UNSEALED, sealed
+from tests.harness.clips import NETWORKS, frames, mavil, squares, video, view_numbers, write_mavil, write_recorded
+from tests.harness.command import opsin
+from tests.harness.service import Service, serve
+from tests.harness.sounds import wav
+from tests.harness.videos import clip, every
 
 COUNT, FPS, RATE = 12, 10.0, 16_000
 SECONDS = COUNT / FPS
@@ -103,9 +102,7 @@ def with_a_head_that_tells_clips_apart(bundle: Bundle, seeds: Sequence[int]) -> 
         features = torch.cat([model(views_of(seed)).features for seed in seeds]).mean(dim=0)
     weights["head.weight"] = 40 * weights["head.weight"]
     weights["head.bias"] = -(weights["head.weight"] @ features)
-    file = bundle.path.parents[1] / "changed.safetensors"
-    save_file(weights, file)
-    return write(bundle.path.parents[1], bundle.spec, file, overwrite=True)
+    return sealed(bundle.path.parents[1], bundle.spec, weights, overwrite=True)
 
 
 def write_table(folder: Path, rows: dict[str, Sequence[str]]) -> None:
@@ -273,9 +270,8 @@ def test_a_rung_that_merges_most_tokens_away_is_faster(tmp_path: Path) -> None:
     fields = {"name": "large", "version": "1", "task": "actions", "architecture": "video_mae", "license": "CC0-1.0", "weights": UNSEALED}
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "one.mkv").write_bytes(video(COUNT, FPS))
-    save_file(VideoMAE(config).state_dict(), tmp_path / "weights")
     spec = BundleSpec(config=asdict(config), preprocess=pixels, clip=Clip(frames=16, stride=4), labels=["a", "b", "c"], **fields)
-    bundle = write(tmp_path, spec, tmp_path / "weights")
+    bundle = sealed(tmp_path, spec, VideoMAE(config).state_dict())
     ended = opsin("calibrate", bundle.path, "--ladder", "--files", tmp_path / "clips", "--force", OPSIN_THREADS="1")
     assert ended.returncode == 0, ended.stderr
     ladder = read(bundle.path).spec.ladder

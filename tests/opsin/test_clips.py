@@ -20,12 +20,12 @@ import pytest
 from PIL import Image
 
 from opsin import AsyncClient, Client, ClipFacts, Refused, SoundFacts, ViewScores
-from tests.clips.bundles import NETWORKS, write_mavil, write_recorded
-from tests.clips.videos import expected, frames, video
-from tests.opsin.command import opsin
-from tests.service import Service, eventually, serve
-from tests.sound.sounds import tones, wav
-from tests.video.clips import clip, every
+from tests.harness.clips import NETWORKS, expected, frames, video, write_mavil, write_recorded
+from tests.harness.command import opsin
+from tests.harness.service import Service, serve
+from tests.harness.sounds import tones, wav
+from tests.harness.videos import clip, every
+from tests.harness.waiting import eventually
 
 COUNT, FPS, RATE = 40, 10.0, 16_000
 FILM = video(COUNT, FPS)

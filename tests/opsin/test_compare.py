@@ -11,8 +11,8 @@ from PIL import Image
 from models.bundle import Bundle, rewrite
 from models.loading import load
 from models.spec import Int8
-from tests.bundles import write_tiny_diffmae, write_tiny_vit
-from tests.opsin.command import opsin
+from tests.harness.bundles import write_tiny_diffmae, write_tiny_vit
+from tests.harness.command import opsin
 
 NAMES = ["a.png", "b.png", "c.png"]
 

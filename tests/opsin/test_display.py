@@ -24,7 +24,7 @@ from opsin.pictures import png
 from opsin.reconstruction import Reconstruction, reconstruction
 from opsin.results import classifications
 from server.media.shapes import Primitive, rgba, to_glb, to_npz, to_ply
-from tests.opsin.scripted import RESULT
+from tests.harness.scripted import RESULT
 
 POINTS = np.array([[0, 0, 1], [0.5, 0, 1], [0, -0.25, 2], [0.1, 0.2, 1.5]], np.float32)
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 99, 199]], np.uint8)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.bundles import write_tiny_vit
-from tests.opsin.command import opsin
+from tests.harness.bundles import write_tiny_vit
+from tests.harness.command import opsin
 
 CHECKPOINT = Path(__file__).parents[1] / "golden/mae/pretrain_pixel/checkpoint.pth"
 

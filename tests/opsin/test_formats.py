@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from opsin.cli.formats import kind
-from tests.sound.sounds import tagged, tones, wav, written
-from tests.video.clips import clip, every, sound_alone
+from tests.harness.sounds import tagged, tones, wav, written
+from tests.harness.videos import clip, every, sound_alone
 
 TIMES = every(4, 10.0)
 TONES = np.stack([tones(0.2, 48_000, 440.0)] * 2)

@@ -10,9 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from models.bundle import read
 from models.vit.model import ViT, ViTConfig
-from tests.opsin.command import opsin
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.golden.case import GOLDEN
+from tests.harness.command import opsin
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from opsin.cli.interrupts import remembered
-from tests.bundles import write_null
-from tests.pictures import picture
-from tests.service import eventually
+from tests.harness.bundles import write_null
+from tests.harness.pictures import picture
+from tests.harness.waiting import eventually
 
 SERVE = """
 import sys, time

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from opsin import AsyncClient, Client, OpsinError
-from tests.opsin.command import opsin
-from tests.opsin.scripted import Answer, scripted
+from tests.harness.command import opsin
+from tests.harness.scripted import Answer, scripted
 
 
 @pytest.fixture

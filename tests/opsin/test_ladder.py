@@ -12,17 +12,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import save_file
 
-from models.bundle import Bundle, BundleSpec, read, rewrite, write
+from models.bundle import Bundle, BundleSpec, read, rewrite
 from models.loading import load
 from models.mae.model import MAE, MAEConfig
 from models.spec import Accuracies, Int8, Preprocess, Rung
 from models.vit.model import ViT, ViTConfig
 from server.tasks import texts
-from tests.bundles import UNSEALED, write_null, write_tiny_encoder, write_tiny_vit, write_unserved
-from tests.opsin.command import opsin
-from tests.pairs import write_tiny_pair
+from tests.harness.bundles import UNSEALED, sealed, write_null, write_tiny_encoder, write_tiny_vit, write_unserved
+from tests.harness.command import opsin
+from tests.harness.pairs import write_tiny_pair
 
 COUNT = 300
 WORDS = ("dog", "cat", "car", "red", "blue", "green", "house", "eat")
@@ -74,8 +73,7 @@ def write_tiny_mae(root: Path) -> Bundle:
         license="CC0-1.0",
         weights=UNSEALED,
     )
-    save_file(model.state_dict(), root / "weights")
-    return write(root, spec, root / "weights")
+    return sealed(root, spec, model.state_dict())
 
 
 def test_accuracy_of_each_rung_is_written_into_a_classifier(tmp_path: Path) -> None:
@@ -167,8 +165,7 @@ def test_a_rung_that_merges_half_of_the_work_away_is_faster(tmp_path: Path) -> N
     torch.manual_seed(0)
     preprocess = Preprocess(image_size=112, short_side=112, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     fields = {"name": "large", "version": "1", "task": "embed", "architecture": "vit", "license": "CC0-1.0", "weights": UNSEALED}
-    save_file(ViT(config).state_dict(), tmp_path / "weights")
-    bundle = write(tmp_path, BundleSpec(config=asdict(config), preprocess=preprocess, **fields), tmp_path / "weights")
+    bundle = sealed(tmp_path, BundleSpec(config=asdict(config), preprocess=preprocess, **fields), ViT(config).state_dict())
     write_images(tmp_path / "images", pixels_of(4))
     ended = opsin("calibrate", bundle.path, "--ladder", "--images", tmp_path / "images", "--force", OPSIN_THREADS="1")
     assert ended.returncode == 0, ended.stderr

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from models.bundle import read
-from tests.models.pairs import vocabularies
-from tests.opsin.command import opsin
+from tests.harness import vocabularies
+from tests.harness.command import opsin
 
 CHECKPOINT = Path(__file__).parents[1] / "golden/cit/moco_tiny/checkpoint.pth"
 IMPORT: tuple[str | Path, ...] = ("import", CHECKPOINT, "--family", "cit", "--set", "heads=4", "--set", "text_heads=4")

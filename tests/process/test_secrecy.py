@@ -14,10 +14,10 @@ import pytest
 
 from models.media.video import ClipLimits, probe
 from server.sandbox.child import Sandbox
-from tests.bundles import write_null
-from tests.pictures import picture
-from tests.service import serve
-from tests.video.clips import clip, every
+from tests.harness.bundles import write_null
+from tests.harness.pictures import picture
+from tests.harness.service import serve
+from tests.harness.videos import clip, every
 
 SECRETS = {
     "OPSIN_REDIS_URL": "redis://:hunter2@localhost:6379/0",

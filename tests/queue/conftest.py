@@ -13,9 +13,9 @@ import pytest
 import redis
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.keyspace import KEYSPACE
-from tests.queue.harness import QUICK_WORKER, Server, eventually_now, redis_at, worker_queue
-from tests.worker_queue import WorkerQueue
+from tests.harness.keyspace import KEYSPACE
+from tests.harness.queue import QUICK_WORKER, Server, WorkerQueue, redis_at, worker_queue
+from tests.harness.waiting import eventually
 
 KIND = os.environ.get("OPSIN_TEST_REDIS", "")
 
@@ -26,7 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = Server(tmp_path_factory.mktemp("cluster"), "--save", "", "--cluster-enabled", "yes")
     with redis.Redis(port=server.port, decode_responses=True) as node:
         node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        eventually_now(lambda: node.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+        eventually(lambda: node.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
     yield server.url
     server.kill()
 

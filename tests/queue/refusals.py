@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import redis
 
-from tests.queue.harness import Server, free_port
+from tests.harness.queue import Server, free_port
+from tests.harness.waiting import eventually
 
 NOT_PERMITTED = {"NOPERM": ("-@write", "-@scripting"), "ACL": ("-@write",)}
 """What an operator took from us: writing, and running scripts, or only what they write."""
@@ -46,7 +46,7 @@ def refusing(behind: Server, kind: str) -> Iterator[None]:
             operator.config_set("busy-reply-threshold", 1)
             busy = threading.Thread(target=_loop_for_ever, args=(behind.port,))
             busy.start()
-            _until(lambda: _is_busy(operator), "it is busy")
+            eventually(lambda: _is_busy(operator), "it is busy")
             yield
             operator.execute_command("SCRIPT", "KILL")
             busy.join()
@@ -66,7 +66,7 @@ def _save(operator: redis.Redis, outcome: str) -> None:
         return facts["rdb_last_bgsave_status"] == outcome and not facts["rdb_bgsave_in_progress"]
 
     operator.bgsave()
-    _until(saved, f"saving ended with {outcome}")
+    eventually(saved, f"saving ended with {outcome}")
 
 
 def _is_busy(operator: redis.Redis) -> bool:
@@ -80,10 +80,3 @@ def _is_busy(operator: redis.Redis) -> bool:
 def _loop_for_ever(port: int) -> None:
     with redis.Redis(port=port, socket_timeout=60) as client, contextlib.suppress(redis.RedisError):
         client.eval("while true do end", 0)
-
-
-def _until(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until, f"it never came to this: {what}"
-        time.sleep(0.01)

@@ -13,20 +13,20 @@ from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import GROUP_BYTES
 from server.queue.errors import DeadlineExceeded, QueueFull
 from server.queue.shares import Claim
-from tests.queue.harness import (
+from tests.harness.queue import (
     BUNDLE,
     QUICK_GATEWAY,
     STREAM,
     Consumer,
+    WorkerQueue,
     a_job,
     announce,
     answer_of,
     ask,
-    eventually,
     gateway,
     nothing_is_left,
 )
-from tests.worker_queue import WorkerQueue
+from tests.harness.waiting import eventually_async
 
 
 async def no_room(dispatcher: Dispatcher, items: int) -> bool:
@@ -58,7 +58,7 @@ async def test_line_1_what_another_gateway_queued_counts_and_an_enqueued_reserva
             await consumer.next_batch()
             async with them.reserve(1, 100, Claim()):
                 pass
-            await eventually(lambda: no_room(them, 2))
+            await eventually_async(lambda: no_room(them, 2))
             consumer.release()
             assert [answer_of(reply) for reply in await running] == [7]
         async with them.reserve(2, 100, Claim()):
@@ -71,7 +71,7 @@ async def test_line_1_retry_after_is_the_time_until_there_is_room_at_the_announc
         await us.fleet(fresh=True)
         jobs = [await a_job(us, value, work_ms=us.work_ms(BUNDLE, None, takes_long=False)) for value in range(9)]
         waiting = asyncio.create_task(us.submit_all(jobs))
-        await eventually(lambda: no_room(us, 1))
+        await eventually_async(lambda: no_room(us, 1))
         for items, seconds in ((1, 4), (3, 12), (9, 36)):
             with pytest.raises(QueueFull) as refusal:
                 await us.reserve(items, 1, Claim()).__aenter__()
@@ -83,10 +83,10 @@ async def test_line_2_a_job_that_is_there_is_not_queued_twice(url: str, db: redi
     async with gateway(url) as us:
         job = await a_job(us, 1)
         first = asyncio.create_task(us.submit_all([job]))
-        await eventually(lambda: db.exists(f"job:{job.id}"))
+        await eventually_async(lambda: db.exists(f"job:{job.id}"))
         companion = await a_job(us, 2)
         second = asyncio.create_task(us.submit_all([job, companion]))
-        await eventually(lambda: db.exists(f"job:{companion.id}"))
+        await eventually_async(lambda: db.exists(f"job:{companion.id}"))
         assert [entry["id"] for _, entry in db.xrange(STREAM)] == [job.id, companion.id]
         assert 0 < db.pttl(f"job:{job.id}") <= 130_000
         first.cancel()
@@ -97,7 +97,7 @@ async def test_line_2_the_limit_holds_exactly_when_gateways_race(url: str, db: r
     async with gateway(url, queue_max_items=10) as us, gateway(url, queue_max_items=10) as them:
         jobs = [(dispatcher, await a_job(dispatcher, value)) for value in range(20) for dispatcher in (us, them)]
         requests = [asyncio.create_task(dispatcher.submit_all([job])) for dispatcher, job in jobs]
-        await eventually(lambda: sum(request.done() for request in requests) == 30)
+        await eventually_async(lambda: sum(request.done() for request in requests) == 30)
         assert all(isinstance(request.exception(), QueueFull) for request in requests if request.done())
         assert db.xlen(STREAM) == 10
         for request in requests:
@@ -146,7 +146,7 @@ async def test_requests_of_one_turn_of_the_event_loop_share_a_call_and_are_judge
         late = [msgspec.structs.replace(late[0], deadline_ms=int(us.now_ms()) + 1)]
         db.config_resetstat()
         requests = [asyncio.create_task(us.submit_all(jobs)) for jobs in (fits, does_not, late, fits_too)]
-        await eventually(lambda: db.xlen(STREAM) == 7)
+        await eventually_async(lambda: db.xlen(STREAM) == 7)
         assert await scripts_called(db) <= 4  # one for all of them; the load, for Retry-After; the clock, for the late one; a cancellation
         assert {fields["id"] for _, fields in db.xrange(STREAM)} == {job.id for job in fits + fits_too}
         with pytest.raises(QueueFull):
@@ -163,7 +163,7 @@ async def test_what_shares_a_call_is_bounded(url: str, db: redis.Redis) -> None:
         jobs = [await a_job(us, value, ballast=bytearray(GROUP_BYTES // 5)) for value in range(12)]
         db.config_resetstat()
         requests = [asyncio.create_task(us.submit_all([job])) for job in jobs]
-        await eventually(lambda: db.xlen(STREAM) == 12)
+        await eventually_async(lambda: db.xlen(STREAM) == 12)
         assert 3 <= await scripts_called(db) <= 5
         for request in requests:
             request.cancel()

@@ -9,9 +9,9 @@ import redis
 
 from server.queue.async_link import AsyncLink
 from server.queue.dispatch import Dispatcher
-from tests.queue.harness import QUEUE, STREAM, a_job, answer_of, ask, echo, eventually, gateway, pulled, redis_at
+from tests.harness.queue import QUEUE, STREAM, WorkerQueue, a_job, answer_of, ask, echo, gateway, pulled, redis_at
+from tests.harness.waiting import eventually_async
 from tests.queue.test_records import admit, read
-from tests.worker_queue import WorkerQueue
 
 HOUR_MS = 3_600_000
 
@@ -60,7 +60,7 @@ async def test_what_is_asked_before_anybody_has_noticed_that_the_clock_went_forw
         async def done() -> bool:
             return await state(us, record) == "done"
 
-        await eventually(done)
+        await eventually_async(done)
 
 
 async def test_a_turn_from_before_the_clock_went_back_keeps_nobody_from_the_sweep(url: str, db: redis.Redis) -> None:
@@ -71,7 +71,7 @@ async def test_a_turn_from_before_the_clock_went_back_keeps_nobody_from_the_swee
         async def failed() -> bool:
             return await state(us, record) == "failed"
 
-        await eventually(failed, 10)
+        await eventually_async(failed, seconds=10)
 
 
 def test_a_turn_from_before_the_clock_went_back_keeps_nobody_from_cleaning_up(worker: WorkerQueue, db: redis.Redis) -> None:
@@ -100,9 +100,9 @@ async def test_what_comes_after_the_clock_went_back_is_ranked_by_its_time(url: s
         db.xadd(STREAM, {"id": "none"}, id=f"{to_come}-0")  # the ids of this stream do not go back
         db.xdel(STREAM, f"{to_come}-0")
         low = asyncio.create_task(ask(us, 1, priority="low"))
-        await eventually(lambda: db.xlen(f"queue:{QUEUE}:low") == 1)
+        await eventually_async(lambda: db.xlen(f"queue:{QUEUE}:low") == 1)
         normal = asyncio.create_task(ask(us, 2))
-        await eventually(lambda: db.xlen(STREAM) == 1)
+        await eventually_async(lambda: db.xlen(STREAM) == 1)
 
         first = (await pulled(worker, 1))[0]
         assert first.job.priority == "normal"
@@ -117,14 +117,14 @@ async def test_what_waited_when_the_clock_went_back_goes_first(url: str, worker:
     async with gateway(url) as us:
         before = asyncio.create_task(ask(us, 1, priority="low"))
         stream = f"queue:{QUEUE}:low"
-        await eventually(lambda: db.xlen(stream) == 1)
+        await eventually_async(lambda: db.xlen(stream) == 1)
         with redis_at(url) as raw:
             [(entry, job)] = raw.xrange(stream)
             raw.xdel(stream, entry)
             to_come = int(db.time()[0]) * 1000 + HOUR_MS
             raw.xadd(stream, {**job, b"at": str(to_come)}, id=f"{to_come}-0")
         after = asyncio.create_task(ask(us, 2))
-        await eventually(lambda: db.xlen(STREAM) == 1)
+        await eventually_async(lambda: db.xlen(STREAM) == 1)
 
         first = (await pulled(worker, 1))[0]
         assert first.job.priority == "low"

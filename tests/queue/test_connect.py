@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socketserver
-import threading
 import traceback
 from collections.abc import Iterator
 
 import pytest
 
 from server.queue.connect import connect, parse, unsuitable
-from tests.keyspace import KEYSPACE
+from tests.harness.http import serving
+from tests.harness.keyspace import KEYSPACE
 
 
 def test_a_sentinel_url_names_sentinels_master_database_and_credentials() -> None:
@@ -80,13 +80,10 @@ def server_that_calls_itself(version: str) -> Iterator[int]:
             while asked := self.request.recv(4096):
                 self.request.sendall(answer if b"INFO" in asked else b"+OK\r\n" * asked.count(b"*"))
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer)
+    server.daemon_threads = True
+    with serving(server):
+        yield server.server_address[1]
 
 
 @pytest.mark.parametrize(("version", "fits"), [("6.2.14", False), ("7.0.0", True), ("8.2.1", True), ("", True)])

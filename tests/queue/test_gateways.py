@@ -18,8 +18,8 @@ from server.queue.keys import Keyspace
 from server.queue.wire import AsyncWire
 from server.queue.worker_side import JANITOR_KEYS, JANITOR_ROUNDS
 from server.settings import Settings
-from tests.keyspace import KEYSPACE
-from tests.queue.harness import (
+from tests.harness.keyspace import KEYSPACE
+from tests.harness.queue import (
     DIGEST,
     QUEUE,
     QUICK_GATEWAY,
@@ -27,25 +27,25 @@ from tests.queue.harness import (
     SILENT_GATEWAY,
     STREAM,
     Consumer,
+    WorkerQueue,
     a_job,
     announce,
     answer_of,
     ask,
     echo,
-    eventually,
     gateway,
     nothing_is_left,
     pulled,
     worker_queue,
 )
-from tests.worker_queue import WorkerQueue
+from tests.harness.waiting import eventually_async
 
 
 async def test_line_7_jobs_of_a_dead_gateway_are_dropped_at_pull(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us, gateway(url, SILENT_GATEWAY) as dead:
         requests = asyncio.create_task(dead.submit_all([await a_job(dead, value) for value in range(5)]))
         ours = asyncio.create_task(ask(us, 8))
-        await eventually(lambda: db.xlen(STREAM) == 6)
+        await eventually_async(lambda: db.xlen(STREAM) == 6)
         db.delete(f"gw:{dead.id}")
         [taken] = await pulled(worker, 6)
         assert taken.job.gateway == us.id
@@ -72,7 +72,7 @@ async def test_line_7_a_gateway_has_a_new_id_each_time_and_its_reply_stream_is_t
             for value in range(20):
                 assert await ask(us, value) == value
         stream = f"replies:{us.id}"
-        await eventually(lambda: db.xlen(stream) <= 1)
+        await eventually_async(lambda: db.xlen(stream) <= 1)
         assert 0 < db.ttl(stream) <= 60
         assert 0 < db.pttl(f"gw:{us.id}") <= 2000
     assert not db.exists(stream, f"gw:{us.id}")
@@ -85,7 +85,7 @@ async def test_line_8_the_deadline_is_answered_by_the_gateway_and_the_job_is_can
         job = await a_job(us, 1, seconds=1.0)
         with pytest.raises(DeadlineExceeded):
             await us.submit_all([job])
-        await eventually(lambda: db.xlen(STREAM) == 0)
+        await eventually_async(lambda: db.xlen(STREAM) == 0)
         assert worker.pull([QUEUE], 16) == []
         assert not db.exists(f"job:{job.id}", f"cancel:{job.id}")
         assert db.get("queue:bytes") == "0"
@@ -97,14 +97,14 @@ async def test_line_8_a_client_that_leaves_is_cancelled_in_the_queue_and_right_b
     async with gateway(url) as us:
         jobs = [await a_job(us, value) for value in range(3)]
         leaving_early, leaving_late, staying = [asyncio.create_task(us.submit_all([job])) for job in jobs]
-        await eventually(lambda: db.xlen(STREAM) == 3)
+        await eventually_async(lambda: db.xlen(STREAM) == 3)
         leaving_early.cancel()
-        await eventually(lambda: db.xlen(STREAM) == 2)
+        await eventually_async(lambda: db.xlen(STREAM) == 2)
         db.set(keys.worker(worker.id), "")  # it lives, however slow this test runs
         taken = await pulled(worker)
         assert {delivery.job.id for delivery in taken} == {jobs[1].id, jobs[2].id}
         leaving_late.cancel()
-        await eventually(lambda: db.exists(f"cancel:{jobs[1].id}"))
+        await eventually_async(lambda: db.exists(f"cancel:{jobs[1].id}"))
         [wanted] = worker.begin(taken, 0)
         assert wanted.job.id == jobs[2].id
         worker.finish([(wanted, echo(worker, wanted))])
@@ -137,7 +137,7 @@ async def test_line_8_a_client_that_leaves_while_it_is_being_queued_takes_its_jo
         await on_its_way.wait()
         request.cancel()
         await queued.wait()
-        await eventually(lambda: db.xlen(STREAM) == 0 and not db.exists(f"job:{job.id}"))
+        await eventually_async(lambda: db.xlen(STREAM) == 0 and not db.exists(f"job:{job.id}"))
 
 
 async def test_line_8_nobody_needs_a_worker_to_take_leaving_clients_out_of_the_queue(url: str, db: redis.Redis) -> None:
@@ -150,10 +150,10 @@ async def test_line_8_nobody_needs_a_worker_to_take_leaving_clients_out_of_the_q
         [given_back] = await pulled(dead)
         dead.hand_back([given_back])
         requests.append(asyncio.create_task(us.submit_all([await a_job(us, 2)])))
-        await eventually(lambda: db.xlen(STREAM) == 2 and db.xlen(f"{STREAM}:back") == 1)
+        await eventually_async(lambda: db.xlen(STREAM) == 2 and db.xlen(f"{STREAM}:back") == 1)
         for request in requests:
             request.cancel()
-        await eventually(lambda: nothing_is_left(db))
+        await eventually_async(lambda: nothing_is_left(db))
         dead.close()
 
 
@@ -164,7 +164,7 @@ async def test_line_8_a_late_reply_is_discarded(url: str, db: redis.Redis) -> No
         with pytest.raises(DeadlineExceeded):
             await late
         consumer.release()
-        await eventually(lambda: db.xlen(STREAM) == 0)
+        await eventually_async(lambda: db.xlen(STREAM) == 0)
         later = asyncio.create_task(ask(us, 2))
         await consumer.next_batch()
         consumer.release()
@@ -176,7 +176,7 @@ async def test_line_8_full_recovery_after_four_in_five_clients_have_left(url: st
     async with gateway(url) as us:
         requests = [asyncio.create_task(ask(us, value)) for value in range(200)]
         leaving = set(chance.sample(range(200), 160))
-        await eventually(lambda: db.xlen(STREAM) == 200)
+        await eventually_async(lambda: db.xlen(STREAM) == 200)
         async with Consumer(url, "--pace", "0.02", "--batch", "4"):
             for value in leaving:
                 requests[value].cancel()
@@ -184,7 +184,7 @@ async def test_line_8_full_recovery_after_four_in_five_clients_have_left(url: st
             assert [answers[value] for value in range(200) if value not in leaving] == [
                 value for value in range(200) if value not in leaving
             ]
-            await eventually(lambda: nothing_is_left(db))
+            await eventually_async(lambda: nothing_is_left(db))
             assert await asyncio.gather(*(ask(us, value) for value in range(20))) == list(range(20))
 
 
@@ -205,7 +205,7 @@ async def test_line_10_a_message_of_an_unknown_version_gets_an_error_reply(url: 
     async with gateway(url) as us:
         job = msgspec.structs.replace(await a_job(us, 1), v=99)
         request = asyncio.create_task(us.submit_all([job]))
-        await eventually(lambda: db.xlen(STREAM) == 1)
+        await eventually_async(lambda: db.xlen(STREAM) == 1)
         assert worker.pull([QUEUE], 1) == []
         [reply] = await request
         assert reply.failure is not None
@@ -218,7 +218,7 @@ async def test_line_10_the_janitor_removes_what_nobody_comes_back_for(url: str, 
     async with gateway(url) as us:
         async with Consumer(url) as gone:
             assert await ask(us, 1) == 1
-        await eventually(lambda: not db.exists(f"worker:{gone.id}"))
+        await eventually_async(lambda: not db.exists(f"worker:{gone.id}"))
         db.set("blob:nobody", "x")
         db.set("deaths:nobody", 1)
         db.xadd("replies:nobody", {"id": "x", "reply": "y"})
@@ -263,7 +263,7 @@ async def test_line_10_the_janitor_leaves_the_streams_of_workers_that_live(url: 
         announce(worker)
         assert worker.pull([QUEUE], 1, 10) == []
         waiting = asyncio.create_task(pulled(worker, 1))
-        await asyncio.sleep(0.1)
+        await eventually_async(lambda: db.info("clients")["blocked_clients"] == 1, "the worker waits for jobs")
         assert worker_queue(url, "another", QUICK_WORKER).janitor()
         assert set(keys.streams(QUEUE)) == db.smembers("streams")
         request = asyncio.create_task(ask(us, 1))
@@ -286,7 +286,7 @@ async def test_a_full_redis_is_emptied_by_a_worker_that_serves_a_new_bundle(url:
     """Its streams have no groups yet."""
     async with gateway(url) as us:
         asked = asyncio.create_task(ask(us, 5))
-        await eventually(lambda: db.exists(STREAM))
+        await eventually_async(lambda: db.exists(STREAM))
         db.config_set("maxmemory", 1)
         try:
             [delivery] = await pulled(worker)

@@ -13,9 +13,9 @@ import redis
 from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import QueueFull
-from tests.queue.harness import LASTING_WORKER, QUEUE, announce, echo, eventually, gateway, ping, worker_queue
+from tests.harness.queue import LASTING_WORKER, QUEUE, WorkerQueue, announce, echo, gateway, ping, worker_queue
+from tests.harness.waiting import eventually_async
 from tests.queue.test_shares import record, submit
-from tests.worker_queue import WorkerQueue
 
 OWNERS = ("", "ann", "bob", "eve")
 TURNS = 60
@@ -161,7 +161,7 @@ class World:
             worker.finish([(delivery, echo(worker, delivery)) for delivery in [*found, *([alone] if alone else [])]])
             return all(request.done() for request in self._requests) and not self._db.exists("records:open")
 
-        await eventually(lambda: asyncio.to_thread(nobody_waits))
+        await eventually_async(lambda: asyncio.to_thread(nobody_waits))
         await asyncio.gather(*self._requests, return_exceptions=True)
         for worker, _ in self._workers:
             worker.close()
@@ -173,6 +173,6 @@ async def test_counts_are_what_jobs_hold_after_every_step_and_nothing_at_the_end
         world = World(url, db, us, random.Random(seed))
         for _ in range(TURNS):
             await world.turn()
-            await eventually(lambda: counted(db) == held(db))
+            await eventually_async(lambda: counted(db) == held(db))
         await world.end()
-        await eventually(lambda: counted(db) == (0, 0, {}) and not db.exists("queue:jobs"))
+        await eventually_async(lambda: counted(db) == (0, 0, {}) and not db.exists("queue:jobs"))

@@ -15,8 +15,8 @@ from server.queue import keys
 from server.queue.delivery import Delivery, QueueEntry
 from server.queue.messages import Reply, decode, decode_arrays
 from server.queue.pieces import PIECE_BYTES, Freight
-from tests.queue.harness import QUEUE, STREAM, a_job, ask, echo, eventually, gateway, nothing_is_left, pulled, redis_at, worker_queue
-from tests.worker_queue import WorkerQueue
+from tests.harness.queue import QUEUE, STREAM, WorkerQueue, a_job, ask, echo, gateway, nothing_is_left, pulled, redis_at, worker_queue
+from tests.harness.waiting import eventually_async
 
 LARGE = 3 * PIECE_BYTES + 12_345
 
@@ -88,7 +88,7 @@ async def test_line_2_a_large_output_is_answered_by_a_redis_without_memory(url: 
         finally:
             db.config_set("maxmemory", 0)
         assert answer.arrays == output
-        await eventually(lambda: not db.keys("out:*"))
+        await eventually_async(lambda: not db.keys("out:*"))
 
 
 async def test_a_large_output_is_written_in_pieces(url: str, worker: WorkerQueue) -> None:
@@ -111,7 +111,7 @@ async def test_a_large_output_arrives(url: str, db: redis.Redis, worker: WorkerQ
         worker.finish([(delivery, Reply(id=delivery.job.id, worker=worker.id, arrays=output))])
         [reply] = await request
         assert (reply.arrays, reply.stored) == (output, "")
-        await eventually(lambda: not list(db.scan_iter("out:*")))
+        await eventually_async(lambda: not list(db.scan_iter("out:*")))
 
 
 async def test_the_output_of_who_came_second_is_deleted(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
@@ -140,7 +140,7 @@ async def test_a_message_whose_client_leaves_at_its_last_piece_is_removed(
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
         await written.wait()
-        await eventually(lambda: not db.keys("stage:*"))
+        await eventually_async(lambda: not db.keys("stage:*"))
 
 
 async def delivered(url: str, worker: WorkerQueue, to: str) -> Delivery:

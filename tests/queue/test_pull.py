@@ -14,21 +14,21 @@ from server.queue import keys
 from server.queue.dispatch import Dispatcher
 from server.queue.link import WorkerTimings
 from server.queue.messages import Priority, ServedBundle, WorkerInfo
-from tests.queue.harness import (
+from tests.harness.queue import (
     BUNDLE,
     DIGEST,
     QUEUE,
     STREAM,
     Consumer,
+    WorkerQueue,
     a_job,
     age_low_job,
     ask,
-    eventually,
     gateway,
     redis_at,
     worker_queue,
 )
-from tests.worker_queue import WorkerQueue
+from tests.harness.waiting import eventually_async
 
 A, B = keys.queue("a@1", DIGEST), keys.queue("b@1", DIGEST)
 
@@ -41,7 +41,7 @@ async def queued(dispatcher: Dispatcher, *wanted: tuple[str, Priority], before: 
         await asyncio.gather(*(dispatcher.submit_all([job]) for job in jobs))
 
     task = asyncio.create_task(submit())
-    await eventually(lambda: _depth_is(dispatcher, before + len(jobs)))
+    await eventually_async(lambda: _depth_is(dispatcher, before + len(jobs)))
     return task
 
 
@@ -78,7 +78,7 @@ async def test_a_job_that_is_behind_waits_longer(url: str, waited: int, first: s
     async with gateway(url) as us:
         jobs = [await a_job(us, priority="low", behind_ms=20_000), await a_job(us, priority="high")]
         waiting = asyncio.create_task(us.submit_all(jobs))
-        await eventually(lambda: _depth_is(us, 2))
+        await eventually_async(lambda: _depth_is(us, 2))
         age_low_job(url, waited)
         queue = worker_queue(url, "w")
         assert priorities(queue, 1) == [first]
@@ -140,7 +140,7 @@ async def test_a_waiting_worker_is_not_woken_by_a_queue_without_room_and_never_t
         await asyncio.to_thread(queue.pull, [A, B], 1, 10)  # from here on it waits in a blocking read
         without_room = asyncio.create_task(asyncio.to_thread(queue.pull, [A, B], 1, 2000, {B: 0}))
         with redis_at(url) as client:
-            await eventually(lambda: client.info("clients")["blocked_clients"] >= 2)
+            await eventually_async(lambda: client.info("clients")["blocked_clients"] >= 2)
         waiting = await queued(us, *[("b@1", "normal")] * 3)
         assert await without_room == []
         late = await queued(us, *[("a@1", "normal")] * 3, before=3)
@@ -155,7 +155,7 @@ async def test_a_waiting_worker_is_woken_by_a_job_of_any_of_its_bundles(url: str
     async with gateway(url) as us:
         waiting_worker = asyncio.create_task(asyncio.to_thread(queue.pull, [A, B], 4, 2000))
         with redis_at(url) as client:
-            await eventually(lambda: client.info("clients")["blocked_clients"] >= 2)  # the worker and our reply reader
+            await eventually_async(lambda: client.info("clients")["blocked_clients"] >= 2)  # the worker and our reply reader
         waiting = await queued(us, ("b@1", "low"))
         [delivery] = await waiting_worker
         assert delivery.job.bundle == "b@1"
@@ -168,7 +168,7 @@ async def test_workers_get_only_jobs_that_were_prepared_for_the_content_they_hol
     async with gateway(url) as us:
         jobs = [await a_job(us, value, digest=digest) for value, digest in enumerate((ours, theirs, ours))]
         requests = [asyncio.create_task(us.submit_all([job])) for job in jobs]
-        await eventually(lambda: _depth_is(us, 3))
+        await eventually_async(lambda: _depth_is(us, 3))
         assert {delivery.job.id for delivery in us_worker.pull([keys.queue(BUNDLE, ours)], 9)} == {jobs[0].id, jobs[2].id}
         assert [delivery.job.id for delivery in their_worker.pull([keys.queue(BUNDLE, theirs)], 9)] == [jobs[1].id]
         for request in requests:
@@ -244,7 +244,7 @@ async def test_the_fleet_shows_the_living_their_specs_and_the_operators_wishes(u
         async def gone() -> bool:
             return not (await us.fleet(fresh=True)).workers
 
-        await eventually(gone)
+        await eventually_async(gone)
         assert ("echo", "1") in (await us.fleet()).specs  # known, so that requests wait for the next worker
 
 

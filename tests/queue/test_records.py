@@ -22,41 +22,27 @@ from server.queue.enqueuer import INLINE_BYTES
 from server.queue.errors import ResultsFull
 from server.queue.messages import VERSION, Progress, QueuedJob, Reply, encode
 from server.queue.pieces import Freight
-from server.queue.record import Draft, Record
-from tests.queue.harness import (
+from server.queue.record import Record
+from tests.harness.queue import (
     BUNDLE,
     DIGEST,
+    DRAFT,
     QUEUE,
     QUICK_GATEWAY,
     QUICK_WORKER,
     STREAM,
     Consumer,
+    WorkerQueue,
     a_job,
     age_low_job,
     announce,
     echo,
-    eventually,
     gateway,
     nothing_is_left,
     records_load,
     worker_queue,
 )
-from tests.worker_queue import WorkerQueue
-
-DRAFT = Draft(
-    task="classify",
-    bundle=BUNDLE,
-    digest=DIGEST,
-    part="image",
-    items=1,
-    counted=1,
-    counted_unit="images",
-    priority="normal",
-    request_id="r",
-    prepare_ms=1.0,
-    fingerprint="f",
-    bound=1000,
-)
+from tests.harness.waiting import eventually_async
 
 
 @pytest.fixture
@@ -104,7 +90,7 @@ async def comes_to(us: Dispatcher, record_id: str, state: str) -> None:
     async def is_there() -> bool:
         return (await read(us, record_id)).state == state
 
-    await eventually(is_there)
+    await eventually_async(is_there)
 
 
 async def take(worker: WorkerQueue) -> Delivery:
@@ -153,7 +139,7 @@ async def test_a_job_that_kills_its_workers_fails(url: str, us: Dispatcher) -> N
     record = await admit(us, poison=True)
     for _ in range(4):
         async with Consumer(url) as consumer:
-            await eventually(lambda: consumer.process.poll() is not None)
+            await eventually_async(lambda: consumer.process.poll() is not None)
         await asyncio.sleep(0.7)  # its key expires
     async with Consumer(url):
         await comes_to(us, record, "failed")
@@ -298,11 +284,11 @@ async def test_a_lost_job_of_a_record_is_queued_again_as_far_behind_as_it_was(
 
         before = queued()
         db.delete(STREAM, low, *(f"job:{record}-{i}" for i in range(2)))
-        await eventually(lambda: quiet.now_ms() > int(before[0][2]) + 5)
+        await eventually_async(lambda: quiet.now_ms() > int(before[0][2]) + 5)
         await quiet.records.sweep()
         assert queued() == before and len(before) == 2
         asking = asyncio.create_task(quiet.submit_all([await a_job(quiet, priority="high")]))
-        await eventually(lambda: db.xlen(keys.stream(QUEUE, "high")) == 1)
+        await eventually_async(lambda: db.xlen(keys.stream(QUEUE, "high")) == 1)
         db.delete(STREAM)
         age_low_job(url, waited)
         [delivery] = worker.pull([QUEUE], 1)
@@ -386,7 +372,7 @@ async def test_what_is_kept_is_added_up_however_jobs_end(url: str, worker: Worke
         async def has_expired() -> bool:
             return (await records_load(us)).counts == {}
 
-        await eventually(has_expired)
+        await eventually_async(has_expired)
         assert (await records_load(us)).result_bytes == 0
 
 

@@ -21,7 +21,7 @@ from server.queue.dispatch import Dispatcher
 from server.queue.errors import DeadlineExceeded, RedisAway
 from server.queue.link import Link
 from server.supervisor.private_valkey import PrivateValkey
-from tests.queue.harness import (
+from tests.harness.queue import (
     LASTING_WORKER,
     QUEUE,
     QUICK_WORKER,
@@ -34,7 +34,6 @@ from tests.queue.harness import (
     ask,
     durable_server,
     echo,
-    eventually,
     free_port,
     gateway,
     ping,
@@ -44,6 +43,7 @@ from tests.queue.harness import (
     running,
     worker_queue,
 )
+from tests.harness.waiting import eventually_async
 
 MANY = 120
 
@@ -71,7 +71,7 @@ async def under_load(url: str, **settings: Any) -> AsyncIterator[Load]:
             for consumer in (one, other):
                 assert await consumer.next_batch()
                 consumer.release()
-            await eventually(lambda before=answered: sum(request.done() for request in requests) > before)  # type: ignore[misc]
+            await eventually_async(lambda before=answered: sum(request.done() for request in requests) > before)  # type: ignore[misc]
             answered = sum(request.done() for request in requests)
         for consumer in (one, other):
             assert await consumer.next_batch()
@@ -131,7 +131,7 @@ async def test_line_6_a_job_whose_delivery_was_lost_on_the_way_is_found(url: str
         worker = worker_queue(f"redis://127.0.0.1:{port}/0", "w", QUICK_WORKER)
         assert await asyncio.to_thread(worker.pull, [QUEUE], 4) == []
         request = asyncio.create_task(ask(us, 1))
-        await eventually(lambda: redis_at(url).xlen(STREAM) == 1)
+        await eventually_async(lambda: redis_at(url).xlen(STREAM) == 1)
         lose_answers.set()
         with pytest.raises(RedisAway):
             await asyncio.to_thread(worker.pull, [QUEUE], 4)
@@ -159,7 +159,7 @@ async def test_line_6_such_a_job_is_looked_for_again_where_the_look_itself_break
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 1))
         with redis_at(url) as db:
-            await eventually(lambda: db.xlen(STREAM))
+            await eventually_async(lambda: db.xlen(STREAM))
         monkeypatch.setattr(Link, "script", after(Link.script))
         monkeypatch.setattr(Link, "command", after(Link.command))
         for _ in range(2):
@@ -182,7 +182,7 @@ async def test_line_6_nobody_is_taken_for_dead_right_after_redis_was_away(tmp_pa
             with pytest.raises(RedisAway):
                 other.reclaim([QUEUE])
             server.start()
-            await eventually(lambda: ping(us))
+            await eventually_async(lambda: ping(us))
             redis_at(server.url).delete(f"worker:{busy.id}")  # it expired
             assert other.reclaim([QUEUE]) is None
             busy.finish([(taken, echo(busy, taken))])
@@ -206,7 +206,7 @@ async def test_line_3_what_could_not_be_finished_in_time_is_given_back_and_runs_
                     again.extend(await pulled(worker))
                 return len(again) == len(taken)
 
-            await eventually(all_are_here_again)
+            await eventually_async(all_are_here_again)
             assert {delivery.job.id for delivery in again} == {delivery.job.id for delivery in taken}
             assert not any(delivery.alone for delivery in again)
             worker.finish([(delivery, echo(worker, delivery)) for delivery in again])
@@ -231,7 +231,7 @@ async def test_line_3_what_could_not_be_handed_back_in_time_is_handed_back_as_so
                     again.extend(await pulled(worker))
                 return bool(again)
 
-            await eventually(it_is_here_again, 20)
+            await eventually_async(it_is_here_again, seconds=20)
             worker.finish([(delivery, echo(worker, delivery)) for delivery in again])
             assert await request == 1
 
@@ -258,13 +258,13 @@ async def test_line_6_requests_wait_for_redis_as_long_as_its_grace_and_not_longe
     with durable_server(tmp_path) as server:
         async with gateway(server.url, redis_grace=0.5) as us:
             waiting = asyncio.create_task(ask(us, 1))
-            await eventually(lambda: redis_at(server.url).exists(STREAM))
+            await eventually_async(lambda: redis_at(server.url).exists(STREAM))
             server.kill()
             for outcome in await asyncio.gather(waiting, ask(us, 2), return_exceptions=True):
                 assert isinstance(outcome, RedisAway)
                 assert outcome.retry_after >= 1
             server.start()
-            await eventually(lambda: ping(us))
+            await eventually_async(lambda: ping(us))
             async with Consumer(server.url):
                 assert await ask(us, 3) == 3
 
@@ -298,11 +298,11 @@ async def test_line_6_the_log_of_a_gateway_says_once_that_redis_is_away_and_once
     caplog.set_level(logging.INFO, "server.queue.async_link")
     port = free_port()
     async with gateway(f"redis://127.0.0.1:{port}/0") as us:
-        await eventually(lambda: bool(caplog.records))
+        await eventually_async(lambda: bool(caplog.records))
         assert "queue away: the queue's Redis does not answer: Error 111" in caplog.text
         server = Server(tmp_path, "--save", "", port=port)
         try:
-            await eventually(lambda: ping(us))
+            await eventually_async(lambda: ping(us))
         finally:
             server.kill()
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
@@ -344,8 +344,8 @@ async def test_line_6_sentinel_fails_over_under_load(tmp_path: Path) -> None:
             redis.Redis(port=watcher.port, decode_responses=True) as sight,
             redis.Redis(port=replica.port) as copy,
         ):
-            await eventually(lambda: copy.info("replication")["master_link_status"] == "up")
-            await eventually(lambda: sight.sentinel_slaves("shard"))
+            await eventually_async(lambda: copy.info("replication")["master_link_status"] == "up")
+            await eventually_async(lambda: sight.sentinel_slaves("shard"))
             async with under_load(f"redis+sentinel://127.0.0.1:{watcher.port}/shard/0", redis_grace=60) as load:
                 master.kill()
                 load.go_on()

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.queue.errors import RedisAway
-from tests.queue import refusals
-from tests.queue.harness import (
+from tests.harness.queue import (
     LASTING_WORKER,
     QUEUE,
     QUICK_WORKER,
@@ -18,7 +17,6 @@ from tests.queue.harness import (
     announce,
     ask,
     echo,
-    eventually,
     gateway,
     nothing_is_left,
     ping,
@@ -26,6 +24,8 @@ from tests.queue.harness import (
     redis_at,
     worker_queue,
 )
+from tests.harness.waiting import eventually_async
+from tests.queue import refusals
 
 
 @pytest.mark.parametrize("kind", refusals.EVERY_WRITE)
@@ -35,7 +35,7 @@ async def test_requests_wait_for_a_redis_that_refuses_and_are_answered_once_it_i
             assert await ask(us, 1) == 1
             with refusals.refusing(server, kind):
                 waiting = asyncio.create_task(ask(us, 2))
-                await asyncio.sleep(1)
+                await asyncio.sleep(0.5)
                 assert not waiting.done()
             assert await waiting == 2
             assert consumer.process.poll() is None
@@ -64,10 +64,10 @@ async def test_figures_are_refused_when_the_beat_is_although_redis_answers(tmp_p
                 return False
 
             with refusals.refusing(server, kind):
-                await eventually(refused)
+                await eventually_async(refused)
                 assert not await ping(us)
                 assert redis_at(server.url).ping()
-            await eventually(lambda: ping(us))
+            await eventually_async(lambda: ping(us))
             await us.fleet(fresh=True)
 
 
@@ -98,7 +98,7 @@ async def test_what_cannot_be_looked_at_is_ended_once_redis_is_mended(tmp_path: 
             request = asyncio.create_task(ask(us, 1))
             [taken] = await pulled(worker)
             request.cancel()
-            await eventually(lambda: db.exists(f"cancel:{taken.job.id}"))
+            await eventually_async(lambda: db.exists(f"cancel:{taken.job.id}"))
             with refusals.refusing(server, "NOREPLICAS"):
                 with pytest.raises(RedisAway):
                     await asyncio.to_thread(worker.begin, [taken], 0)
@@ -109,4 +109,4 @@ async def test_what_cannot_be_looked_at_is_ended_once_redis_is_mended(tmp_path: 
                 await asyncio.to_thread(lambda: worker.begin(worker.pull([QUEUE], 16), 0))
                 return nothing_is_left(db)
 
-            await eventually(ended, seconds=20)
+            await eventually_async(ended, seconds=20)

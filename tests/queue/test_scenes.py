@@ -10,8 +10,9 @@ import redis
 from server.arrays import Array
 from server.queue.pieces import PIECE_BYTES
 from server.queue.scenes import Scene
-from tests.keyspace import KEYSPACE
-from tests.queue.harness import DIGEST, eventually, gateway, records_load
+from tests.harness.keyspace import KEYSPACE
+from tests.harness.queue import DIGEST, gateway, records_load
+from tests.harness.waiting import eventually_async
 
 ONE, OTHER = KEYSPACE.digits + "1" * 32, KEYSPACE.digits + "2" * 32
 
@@ -73,5 +74,5 @@ async def test_an_expired_scene_is_gone_and_counts_no_more(url: str) -> None:
         async def gone() -> bool:
             return (await records_load(us)).counts == {} and await us.scenes.read(ONE) is None
 
-        await eventually(gone)
+        await eventually_async(gone)
         assert (await records_load(us)).result_bytes == 0

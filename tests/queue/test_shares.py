@@ -19,9 +19,8 @@ from server.queue.errors import ClientShare, KeyShare, NeverFits, QueueFull
 from server.queue.fleet import LONG_JOB_MS, PASS_MS
 from server.queue.messages import QueuedJob, ServedBundle, WorkerInfo
 from server.queue.shares import Claim
-from tests.queue.harness import BUNDLE, DIGEST, STREAM, a_job, echo, eventually, gateway, nothing_is_left, pulled, worker_queue
-from tests.queue.test_records import DRAFT
-from tests.worker_queue import WorkerQueue
+from tests.harness.queue import BUNDLE, DIGEST, DRAFT, STREAM, WorkerQueue, a_job, echo, gateway, nothing_is_left, pulled, worker_queue
+from tests.harness.waiting import eventually_async
 
 MINUTE = 60_000
 
@@ -99,7 +98,7 @@ async def test_low_work_that_has_ended_makes_room_for_the_next_and_the_janitor_c
         with pytest.raises(QueueFull):
             await submit(us, "bulk", priority="low", low=True)
         first.cancel()
-        await eventually(lambda: not db.exists("queue:owners"))
+        await eventually_async(lambda: not db.exists("queue:owners"))
         await submit(us, "bulk", 2, priority="low", low=True)
 
 
@@ -229,7 +228,7 @@ async def test_a_job_tells_whose_it_is_and_what_it_takes(url: str, db: redis.Red
         assert (stream, owner, work_ms) == (STREAM, "somebody", "1234")
         assert db.xrange(STREAM, entry, entry)[0][1]["bytes"] == nbytes
         request.cancel()
-        await eventually(lambda: not db.exists(job, "queue:jobs", "queue:owners"))
+        await eventually_async(lambda: not db.exists(job, "queue:jobs", "queue:owners"))
         assert db.get("queue:work") == "0"
 
 
@@ -238,7 +237,7 @@ async def test_a_lost_job_of_a_record_counts_once_when_it_is_queued_again(url: s
         lost = await record(us, "somebody", work_ms=1234)
         before = db.hgetall("queue:owners")
         db.delete(STREAM, f"job:{lost}-0")
-        await eventually(lambda: db.exists(f"job:{lost}-0"))
+        await eventually_async(lambda: db.exists(f"job:{lost}-0"))
         assert db.hgetall("queue:owners") == before
         [delivery] = await pulled(worker)
         worker.finish([(delivery, echo(worker, delivery))])

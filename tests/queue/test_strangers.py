@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from server.queue import keys
-from tests.queue.harness import BUNDLE, QUEUE, QUICK_WORKER, STREAM, Consumer, a_job, ask, eventually, gateway, worker_queue
-from tests.worker_queue import WorkerQueue
+from tests.harness.queue import BUNDLE, QUEUE, QUICK_WORKER, STREAM, Consumer, WorkerQueue, a_job, ask, gateway, worker_queue
+from tests.harness.waiting import eventually_async
 
 LATE = "99999999999999"
 ENTRIES = [
@@ -33,9 +33,9 @@ async def test_a_foreign_entry_of_a_work_stream_is_thrown_away(
         db.sadd(keys.QUEUES, STREAM)
         ours = asyncio.create_task(us.submit_all([await a_job(us, 7)]))
         taken = []
-        await eventually(lambda: taken.extend(worker.pull([QUEUE], 8)) or taken)
+        await eventually_async(lambda: taken.extend(worker.pull([QUEUE], 8)) or taken)
         assert [delivery.job.bundle for delivery in taken] == [BUNDLE]
-        await eventually(lambda: db.xlen(STREAM) == 1)
+        await eventually_async(lambda: db.xlen(STREAM) == 1)
         ours.cancel()
 
 

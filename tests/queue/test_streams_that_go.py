@@ -11,8 +11,7 @@ import redis
 
 from server.queue import keys
 from server.queue.errors import RedisAway
-from tests.queue.harness import QUEUE, Consumer, announce, ask, gateway, pulled, redis_at
-from tests.worker_queue import WorkerQueue
+from tests.harness.queue import QUEUE, Consumer, WorkerQueue, announce, ask, gateway, pulled, redis_at
 
 
 def test_a_worker_outlives_streams_that_vanish_whenever_it_has_made_them(url: str, db: redis.Redis, worker: WorkerQueue) -> None:

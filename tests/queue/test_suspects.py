@@ -14,22 +14,22 @@ from server.queue import keys
 from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher
 from server.queue.messages import QueuedJob, Reply
-from tests.queue.harness import (
+from tests.harness.queue import (
     QUEUE,
     QUICK_WORKER,
     SILENT_GATEWAY,
+    WorkerQueue,
     a_job,
     announce,
     answer_of,
     echo,
-    eventually,
     gateway,
     nothing_is_left,
     pulled,
     running,
     worker_queue,
 )
-from tests.worker_queue import WorkerQueue
+from tests.harness.waiting import eventually_async
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ async def test_what_begins_is_recorded_whether_or_not_anybody_asks_who_was_wante
         if forgotten:
             db.script_flush()  # as a Redis that restarted
         answer = victim.begin_soon(taken, 0)
-        await eventually(lambda: db.hexists(keys.suspects("victim"), "0"))
+        await eventually_async(lambda: db.hexists(keys.suspects("victim"), "0"))
         wanted = answer()
         assert [job.job.id for job in wanted] == [jobs[0].id, jobs[2].id]
         suspects = [worker.reclaim([QUEUE]) for _ in range(3)]
@@ -172,7 +172,7 @@ async def test_what_begins_right_after_it_came_is_recorded_even_in_a_redis_witho
         try:
             announce(victim)
             wanted = victim.begin_soon(taken[:1], 0, checked=True)
-            await eventually(lambda: db.hexists(keys.suspects("victim"), "0"))
+            await eventually_async(lambda: db.hexists(keys.suspects("victim"), "0"))
             assert wanted() == taken[:1]
             announce(victim)
             assert 0 < db.ttl(keys.suspects("victim")) <= 3600
@@ -187,7 +187,7 @@ async def test_what_begins_right_after_it_came_is_recorded_even_in_a_redis_witho
 async def test_the_record_of_a_worker_that_died_before_its_next_beat_goes_in_time(url: str, db: redis.Redis, victim: WorkerQueue) -> None:
     announce(victim)
     victim.end(0)
-    await eventually(lambda: db.exists(keys.suspects("victim")))
+    await eventually_async(lambda: db.exists(keys.suspects("victim")))
     victim.withdraw()
     while not victim.janitor():
         pass

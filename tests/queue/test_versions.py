@@ -15,22 +15,22 @@ from server.queue.dispatch import Dispatcher
 from server.queue.errors import DeadlineExceeded
 from server.queue.messages import WORKER_FORMS, QueuedJob, Reply
 from server.queue.pieces import PIECE_BYTES
-from tests.queue.harness import (
+from tests.harness.queue import (
     LASTING_WORKER,
     QUEUE,
     STREAM,
+    WorkerQueue,
     a_job,
     announce,
     answer_of,
     echo,
-    eventually,
     gateway,
     nothing_is_left,
     pulled,
     worker_queue,
 )
+from tests.harness.waiting import eventually_async
 from tests.queue.test_records import admit, read
-from tests.worker_queue import WorkerQueue
 
 NEWS = "telepathy"
 
@@ -123,7 +123,7 @@ async def test_its_deadline_ends_it_where_nobody_understands_it(url: str, db: re
         await take_nothing(db, older)
         with pytest.raises(DeadlineExceeded):
             await asked
-        await eventually(lambda: all(db.exists(f"cancel:{key.partition(':')[2]}") for key in db.scan_iter("job:*")))
+        await eventually_async(lambda: all(db.exists(f"cancel:{key.partition(':')[2]}") for key in db.scan_iter("job:*")))
         announce(older)
         assert nothing_is_left(db)
 

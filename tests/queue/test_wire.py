@@ -12,8 +12,8 @@ import redis
 from server.queue.connect import connect, connect_async
 from server.queue.link import Link, WorkerTimings
 from server.queue.wire import AsyncWire
-from tests.keyspace import KEYSPACE
-from tests.queue.harness import eventually
+from tests.harness.keyspace import KEYSPACE
+from tests.harness.waiting import eventually_async
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ async def test_a_connection_that_was_closed_while_idle_is_replaced(url: str, wir
         here = await asyncio.gather(*(wire.command("CLIENT", "ID") for _ in range(3)))
         for client in here:
             operator.client_kill_filter(_id=str(client))
-        await eventually(lambda: not {int(one["id"]) for one in operator.client_list()} & set(here))
+        await eventually_async(lambda: not {int(one["id"]) for one in operator.client_list()} & set(here))
     async with connect_async(url) as other:
         await other.ping()  # the loop has heard of everything that happened before
     for _ in range(4):

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from server.queue.messages import Reply
-from tests.queue.harness import (
+from tests.harness.queue import (
     BUNDLE,
     LASTING_WORKER,
     QUEUE,
@@ -17,12 +17,12 @@ from tests.queue.harness import (
     QUICK_WORKER,
     STREAM,
     Consumer,
+    WorkerQueue,
     a_job,
     announce,
     answer_of,
     ask,
     echo,
-    eventually,
     gateway,
     nothing_is_left,
     pulled,
@@ -30,7 +30,7 @@ from tests.queue.harness import (
     running,
     worker_queue,
 )
-from tests.worker_queue import WorkerQueue
+from tests.harness.waiting import eventually_async
 
 
 async def test_line_3_a_finished_job_leaves_nothing_behind_but_its_statistics(url: str, db: redis.Redis) -> None:
@@ -83,7 +83,7 @@ async def test_line_4_jobs_survive_a_worker_that_is_killed_or_frozen_in_mid_batc
             getattr(unlucky, hurt)()
             async with Consumer(url):
                 assert await asyncio.gather(*requests) == list(range(8))
-                await eventually(lambda: nothing_is_left(db))
+                await eventually_async(lambda: nothing_is_left(db))
                 if hurt == "freeze":
                     unlucky.release()
                     unlucky.thaw()  # its late results are dropped
@@ -112,7 +112,7 @@ async def test_line_5_a_poisonous_job_dies_alone_and_fifteen_innocents_are_answe
     async with gateway(url) as us:
         jobs = [await a_job(us, value, **({"poison": 1} if value == 7 else {})) for value in range(16)]
         request = asyncio.create_task(us.submit_all(jobs))
-        await eventually(lambda: db.exists(f"job:{jobs[0].id}"))
+        await eventually_async(lambda: db.exists(f"job:{jobs[0].id}"))
         lives = await _restart_consumers_until(request, url)
         replies = await request
 

@@ -7,10 +7,11 @@ import pytest
 
 from models.joining import join_photographs
 from models.spec import Space
-from tests.bundles import write_tiny_vit
-from tests.open_inference.service import running
-from tests.reconstruct.service import CAPTURE, FOV, Sculptor
-from tests.reconstruct.shell import write_shell
+from tests.harness.bundles import write_tiny_vit
+from tests.harness.captures import CAPTURE, FOV
+from tests.harness.running import SMALL_LIMITS, running
+from tests.harness.shell import write_shell
+from tests.reconstruct.sculptor import Sculptor
 from tests.reconstruct.telling import write_teller
 
 SPACE = Space(spacing=0.2, reach=0.2, margin=4)
@@ -27,7 +28,7 @@ def sculptor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
     write_tiny_vit(bundles)
     join_photographs(bundles, "photographed", "1", write_shell(bundles, "member"), write_teller(bundles))
     settings = {"default_models": {"reconstruct": "shell"}, "max_points": 10_000, "max_queries": 200_000}
-    with running(bundles, gateways=2, workers=1, **settings) as started:
+    with running(bundles, gateways=2, **SMALL_LIMITS, **settings) as started:
         for gateway in started.gateways:  # its child imports trimesh and scikit-image, which takes its time on a busy machine
             files = {name: (name, content) for name, content in CAPTURE.items()}
             httpx.post(f"{gateway.url}/v1/reconstruct", files=files, data={"fov": FOV}, timeout=120).raise_for_status()

@@ -11,8 +11,8 @@ from onnx import helper
 
 from models.bundle import Bundle, write
 from models.onnx.importing import import_graph
-from tests.models.onnx.graphs import FLOAT, graph
-from tests.reconstruct.service import depth
+from tests.harness.captures import depth
+from tests.harness.graphs import FLOAT, graph
 
 SIDE = 64
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from opsin import AsyncClient, Client, Reconstruction, Refused
 from opsin.turntable import Cloud, turntable
-from tests.opsin.command import opsin
-from tests.reconstruct.service import CAPTURE, FOV, HEIGHT, WIDTH, Sculptor, depth, image, millimetres, npy, points
+from tests.harness.captures import CAPTURE, FOV, HEIGHT, WIDTH, depth, image, millimetres, npy, points
+from tests.harness.command import opsin
+from tests.reconstruct.sculptor import Sculptor
 
 
 @pytest.fixture

@@ -23,8 +23,10 @@ from server.media.limits import Limits
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct import Reconstruct
 from server.tasks.reconstruct_tables import ReconstructOptions
-from tests.reconstruct.service import CAPTURE, FOV, HEIGHT, JSON, WIDTH, Sculptor, arrays, depth, image, npy, png, points
-from tests.reconstruct.shell import write_shell
+from tests.harness.captures import CAPTURE, FOV, HEIGHT, WIDTH, arrays, depth, image, npy, points
+from tests.harness.pictures import png
+from tests.harness.shell import write_shell
+from tests.reconstruct.sculptor import JSON, Sculptor
 
 SPACING = 0.2
 

@@ -13,12 +13,14 @@ import pytest
 
 from models.spec import Space
 from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
-from tests.gateway import service
-from tests.gateway.asked_later import accepted, comes_to, result
-from tests.gateway.service import eventually
-from tests.open_inference.service import running
-from tests.reconstruct.service import JSON, Sculptor, depth, image, mesh, npy, png
-from tests.reconstruct.shell import write_shell
+from tests.harness.captures import depth, image, mesh, npy
+from tests.harness.gateway import gateway_process
+from tests.harness.jobs import accepted, comes_to, result
+from tests.harness.pictures import png
+from tests.harness.running import SMALL_LIMITS, running
+from tests.harness.shell import write_shell
+from tests.harness.waiting import eventually
+from tests.reconstruct.sculptor import JSON, Sculptor
 
 ROOM = 100_000
 """Bytes for scenes of `forgetful`: a few, since one of `shell` takes some 16,000."""
@@ -62,7 +64,7 @@ def test_a_kept_scene_is_asked_while_there_is_no_room_for_others(sculptor: Sculp
     kept = result(sculptor.gateway, job, **JSON).json()
     location = f"/v1/scenes/{kept['scene']}"
     with (
-        service.gateway(sculptor.service.redis_url, results_max_bytes=1, default_models={"reconstruct": "shell"}) as crowded,
+        gateway_process(sculptor.service.redis_url, results_max_bytes=1, default_models={"reconstruct": "shell"}) as crowded,
         concurrent.futures.ThreadPoolExecutor(12) as pool,
     ):
         full = Sculptor(dataclasses.replace(sculptor.service, gateways=[crowded]))
@@ -81,7 +83,7 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
     """A service that has little room for scenes, and forgets them soon."""
     bundles = tmp_path_factory.mktemp("bundles")
     write_shell(bundles, space=Space(spacing=0.2, reach=0.2, margin=4))
-    with running(bundles, gateways=1, workers=1, scene_ttl=GONE_S, results_max_bytes=ROOM) as started:
+    with running(bundles, scene_ttl=GONE_S, results_max_bytes=ROOM, **SMALL_LIMITS) as started:
         yield Sculptor(started)
 
 
@@ -115,7 +117,7 @@ def test_a_scene_answers_the_holder_of_its_key_alone(sculptor: Sculptor, tmp_pat
     file.write_text("".join(f"{line_of(ApiKey(name), digest_of(key.encode()))}\n" for name, key in keys.items()))
     files = {name: (name, content) for name, content in captures(1)[0].items()}
     asked = {"fov": "60", "format": "ply", "surface": "network"}
-    with service.gateway(sculptor.service.redis_url, api_keys_file=file, default_models={"reconstruct": "shell"}) as guarded:
+    with gateway_process(sculptor.service.redis_url, api_keys_file=file, default_models={"reconstruct": "shell"}) as guarded:
         alice, bob = (httpx.Client(base_url=guarded.url, timeout=120, headers={"X-API-Key": keys[name]}) for name in ("alice", "bob"))
         made = alice.post("/v1/reconstruct", files=files, data=asked).headers["location"]
         later = alice.post("/v1/reconstruct", files=files, data=asked, headers={"Prefer": "respond-async"}).json()["links"]["result"]

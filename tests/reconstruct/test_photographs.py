@@ -18,10 +18,12 @@ from models.loading import load
 from models.spec import Space
 from opsin import Client, Refused
 from server.tasks.photographs import CONTEXT, REACH, photograph, to_depth
-from tests.gateway.asked_later import accepted, comes_to, result
-from tests.opsin.command import opsin
-from tests.reconstruct.service import CAPTURE, FOV, JSON, WIDTH, Sculptor, arrays, depth, image, png
-from tests.reconstruct.shell import write_shell
+from tests.harness.captures import CAPTURE, FOV, WIDTH, arrays, depth, image
+from tests.harness.command import opsin
+from tests.harness.jobs import accepted, comes_to, result
+from tests.harness.pictures import png
+from tests.harness.shell import write_shell
+from tests.reconstruct.sculptor import JSON, Sculptor
 from tests.reconstruct.telling import SIDE, ball, write_teller
 
 PIXELS, THERE = ball()

@@ -7,15 +7,16 @@ import select
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 import httpx
 import psutil
 
-from tests.gateway.asked_later import accepted, comes_to
-from tests.gateway.raw import Raw
-from tests.gateway.service import eventually
-from tests.reconstruct.service import CAPTURE, FOV, Sculptor
+from tests.harness.captures import CAPTURE, FOV
+from tests.harness.jobs import accepted, comes_to
+from tests.harness.processes import takes_work
+from tests.harness.raw import Raw
+from tests.harness.waiting import eventually
+from tests.reconstruct.sculptor import Sculptor
 
 
 def child(sculptor: Sculptor) -> psutil.Process:
@@ -26,12 +27,10 @@ def child(sculptor: Sculptor) -> psutil.Process:
 
 def frozen_at_work(child: psutil.Process, ask: Callable[[], object]) -> None:
     """Ask for something, and stop the child once it has taken its file: one that takes none is replaced."""
-    taken = Path(f"/proc/{child.pid}/fd/0")
-    before = taken.stat().st_ino
+    at_work = takes_work(child.pid)
     ask()
-    deadline = time.monotonic() + 30
-    while taken.stat().st_ino == before:
-        assert time.monotonic() < deadline, "the child gets no work"
+    while not at_work():  # without a pause, in which it might be done
+        assert child.is_running()
     child.suspend()
 
 

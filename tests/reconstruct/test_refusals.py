@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.gateway.service import eventually
-from tests.reconstruct.service import CAPTURE, HEIGHT, JSON, WIDTH, Sculptor, depth, image, millimetres, npy, png, points
+from tests.harness.captures import CAPTURE, HEIGHT, WIDTH, depth, image, millimetres, npy, points
+from tests.harness.pictures import png
+from tests.harness.waiting import eventually
+from tests.reconstruct.sculptor import JSON, Sculptor
 
 IMAGE, DEPTH, POINTS = CAPTURE["image"], CAPTURE["depth"], npy(points())
 BLACK = png(np.zeros((HEIGHT, WIDTH), np.uint8))

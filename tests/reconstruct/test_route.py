@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import trimesh
 
-from tests.gateway.asked_later import accepted, comes_to, events_of, result
-from tests.gateway.service import eventually
-from tests.reconstruct.service import CAPTURE, FOV, HEIGHT, JSON, WIDTH, Sculptor, arrays, depth, image, mesh, npy, png, points
-from tests.reconstruct.shell import HALF, RADIUS
+from tests.harness.captures import CAPTURE, FOV, HEIGHT, WIDTH, arrays, depth, image, mesh, npy, points
+from tests.harness.jobs import accepted, comes_to, events_of, result
+from tests.harness.pictures import png
+from tests.harness.shell import HALF, RADIUS
+from tests.harness.waiting import eventually
+from tests.reconstruct.sculptor import JSON, Sculptor
 
 SPACING = 0.2
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from models.spec import Space
-from tests.gateway import service
-from tests.gateway.asked_later import accepted, job, result
-from tests.gateway.service import Gateway, eventually
-from tests.open_inference.service import START_WORKER_S, worker_process
-from tests.reconstruct.service import CAPTURE, FOV, arrays
-from tests.reconstruct.shell import write_shell
+from tests.harness.captures import CAPTURE, FOV, arrays
+from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.jobs import accepted, job, result
+from tests.harness.shell import write_shell
+from tests.harness.valkey import private_valkey
+from tests.harness.waiting import START_S, eventually
+from tests.harness.worker import worker_process
 
 FILES = {name: (name, content) for name, content in CAPTURE.items()}
 
@@ -27,21 +28,21 @@ def asked_later(gateway: Gateway) -> str:
 @pytest.mark.slow
 def test_another_worker_finds_the_same(tmp_path: Path) -> None:
     write_shell(tmp_path, space=Space(spacing=0.2, reach=0.2, margin=4))
-    with service.valkey() as valkey, service.gateway(valkey.url) as gateway:
+    with private_valkey() as valkey, gateway_process(valkey.url) as gateway:
         with worker_process(valkey.url, tmp_path):  # killed at its end
-            eventually(lambda: gateway.metric("opsin_workers", state="ready") == 1, "a ready worker", START_WORKER_S)
+            gateway.wait_for_workers()
             begun = asked_later(gateway)
-            eventually(lambda: (job(gateway, begun)["progress"] or {"done": 0})["done"] > 2, "it has taken some steps", START_WORKER_S)
+            eventually(lambda: (job(gateway, begun)["progress"] or {"done": 0})["done"] > 2, "it has taken some steps", START_S)
             location = gateway.http.post("/v1/reconstruct", files=FILES, data={"fov": FOV, "format": "ply"}, timeout=120).headers[
                 "location"
             ]
         assert job(gateway, begun)["state"] == "running"
         with worker_process(valkey.url, tmp_path):
-            eventually(lambda: job(gateway, begun)["state"] == "done", "it is done", START_WORKER_S)
+            eventually(lambda: job(gateway, begun)["state"] == "done", "it is done", START_S)
             kept = gateway.http.get(location, params={"format": "npz"}, timeout=120)
             assert kept.status_code == 200 and len(arrays(kept.content)["points"]) > 100
             again = asked_later(gateway)
-            eventually(lambda: job(gateway, again)["state"] == "done", "it is done again", START_WORKER_S)
+            eventually(lambda: job(gateway, again)["state"] == "done", "it is done again", START_S)
             first, second = (arrays(result(gateway, one).content) for one in (begun, again))
         for name in first:
             np.testing.assert_array_equal(first[name], second[name])

@@ -17,7 +17,8 @@ import pytest
 from models.media.confined import Call, Confined
 from server.gateway.turns import Turns
 from server.sandbox.child import Sandbox, WorkFailed
-from tests.gateway.service import eventually
+from tests.harness.processes import alive, takes_work
+from tests.harness.waiting import eventually, eventually_async
 
 MEMORY = 4 * 2**30
 
@@ -30,14 +31,6 @@ def sandbox() -> Iterator[Sandbox]:
     sandbox = Sandbox(WORK, memory_bytes=MEMORY, seconds=60)
     yield sandbox
     sandbox.close()
-
-
-def alive(pid: int) -> bool:
-    """A child that nobody has waited for is dead, too."""
-    try:
-        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 async def test_one_child_is_used_again_and_started_when_needed(sandbox: Sandbox) -> None:
@@ -93,8 +86,9 @@ async def test_a_caller_that_leaves_takes_its_work_along(sandbox: Sandbox) -> No
     await turns.run("a", partial(sandbox.run, b"start"))
     pid = sandbox.pid
     assert pid is not None
+    busy = takes_work(pid)
     call = asyncio.create_task(turns.run("a", partial(sandbox.run, b"sleep")))
-    await asyncio.sleep(0.1)
+    await eventually_async(busy, "the child is at work")
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -115,8 +109,9 @@ async def test_closing_ends_the_child_in_the_middle_of_its_work(sandbox: Sandbox
     sandbox.run(b"start")
     pid = sandbox.pid
     assert pid is not None
+    busy = takes_work(pid)
     call = asyncio.create_task(asyncio.to_thread(sandbox.run, b"sleep"))
-    await asyncio.sleep(0.1)
+    await eventually_async(busy, "the child is at work")
     await asyncio.to_thread(sandbox.close)
     assert not alive(pid)
     with pytest.raises(WorkFailed, match="died of SIGKILL"):

@@ -7,7 +7,7 @@ import threading
 from server.queue.delivery import Delivery
 from server.scheduler.scheduler import LONG_BLOCK, Pull, Running, Scheduler
 from server.scheduler.slots import Slots
-from tests.scheduler.deliveries import delivery
+from tests.harness.deliveries import delivery
 from tests.scheduler.test_scheduler import Steps, measured
 
 PATIENCE = 10.0

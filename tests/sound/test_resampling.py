@@ -13,7 +13,7 @@ from scipy.signal import chirp, firwin, resample_poly
 
 from models.media.fbank import log_mel
 from server.media.sound import SoundLimits, read
-from tests.sound.sounds import tones, wav
+from tests.harness.sounds import tones, wav
 
 RATE = 16_000
 SECONDS = 2.0

@@ -13,8 +13,8 @@ from PIL import Image
 from models.media import sound
 from server.media.limits import MediaError
 from server.media.sound import CorruptSound, NoSound, NotASound, SoundLimits, TooMuchSound, read
-from tests.sound.sounds import filmed, tagged, tones, wav, written
-from tests.video.clips import clip, every, sound_alone
+from tests.harness.sounds import filmed, tagged, tones, wav, written
+from tests.harness.videos import clip, every, sound_alone
 
 LIMITS = SoundLimits()
 RATE = 16_000

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from server.media.sound import SoundLimits, read
-from tests.sound.sounds import tones, wav, written
-from tests.video.clips import clip, every
+from tests.harness.sounds import tones, wav, written
+from tests.harness.videos import clip, every
 from training.data.base import Unreadable
 from training.data.media import read_sound
 

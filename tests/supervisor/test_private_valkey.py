@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ import pytest
 from server.queue.connect import connect
 from server.supervisor import private_valkey
 from server.supervisor.private_valkey import NoValkey, PrivateValkey
+from tests.harness.processes import alive
+from tests.harness.waiting import eventually
 
 
 def test_it_listens_on_a_socket_in_a_private_folder_and_keeps_nothing(valkey: PrivateValkey, url: str) -> None:
@@ -39,17 +40,7 @@ def test_it_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         assert client.ping()
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        until = time.monotonic() + 60
-        while _runs(int(pid)):
-            assert time.monotonic() < until, "the server outlived its parent"
-            time.sleep(0.01)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        eventually(lambda: not alive(int(pid)), "the server ends with its parent")
 
 
 def test_it_starts_again_under_the_same_url_and_leaves_no_folder() -> None:

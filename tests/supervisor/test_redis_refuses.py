@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
 import redis
 
-from tests.bundles import write_null
-from tests.keyspace import PartitionRedis
-from tests.pictures import picture
-from tests.queue.harness import Server, free_port
-from tests.service import Service, eventually, serve
+from tests.harness.bundles import write_null
+from tests.harness.keyspace import PartitionRedis
+from tests.harness.pictures import picture
+from tests.harness.queue import Server, free_port
+from tests.harness.service import Service, serve
+from tests.harness.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,8 @@ def test_a_worker_dies_while_writes_are_refused_and_nothing_else_ends(service: S
     with refusing_writes(server, how):
         os.kill(worker, signal.SIGKILL)
         eventually(lambda: worker not in service.children("worker"), "the supervisor has seen the worker end")
-        time.sleep(5)  # longer than the keys of the living last: they are all gone now
+        with closing(PartitionRedis(port=server.port)) as client:
+            eventually(lambda: not client.keys("worker:*"), "the key of the dead has expired")
         assert service.process.poll() is None
     assert service.classify(picture(1)).status_code == 200
     assert service.children("gateway") == gateways

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import write_null, write_tiny_vit
-from tests.pictures import picture
-from tests.service import Service, eventually, serve
+from tests.harness.bundles import write_null, write_tiny_vit
+from tests.harness.pictures import picture
+from tests.harness.service import Service, serve
+from tests.harness.waiting import eventually
 
 
 def test_a_restarted_worker_goes_by_what_the_last_one_measured(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.bundles import write_null, write_tiny_vit
-from tests.gateway.service import valkey
-from tests.pictures import picture
-from tests.service import Service, eventually, frozen, serve
+from tests.harness.bundles import write_null, write_tiny_vit
+from tests.harness.pictures import picture
+from tests.harness.service import Service, frozen, serve
+from tests.harness.valkey import private_valkey
+from tests.harness.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def service(bundles: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def queue() -> Iterator[PrivateValkey]:
-    with valkey() as server:
+    with private_valkey() as server:
         yield server
 
 

@@ -10,9 +10,10 @@ import psutil
 import pytest
 
 from server.supervisor.children import copies_serve
-from tests.bundles import write_tiny_vit
-from tests.pictures import picture
-from tests.service import Service, eventually, serve
+from tests.harness.bundles import write_tiny_vit
+from tests.harness.pictures import picture
+from tests.harness.service import Service, serve
+from tests.harness.waiting import eventually
 
 KINDS = ("gateway", "template", "valkey-server", "worker")
 

@@ -17,8 +17,9 @@ from server.tasks import captures
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct import Reconstruct
 from server.tasks.reconstruct_tables import ReconstructOptions
-from tests.reconstruct.service import CAPTURE, FOV, HEIGHT, WIDTH, png
-from tests.reconstruct.shell import write_shell
+from tests.harness.captures import CAPTURE, FOV, HEIGHT, WIDTH
+from tests.harness.pictures import png
+from tests.harness.shell import write_shell
 
 TIMES = 40
 """1,920 × 2,560 pixels."""

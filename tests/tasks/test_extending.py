@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from opsin import Client
-from tests.environments import environment
-from tests.gateway.service import encoded
-from tests.service import Service, eventually, serve
+from tests.harness.environments import environment
+from tests.harness.pictures import encoded
+from tests.harness.service import Service, serve
+from tests.harness.waiting import eventually
 
 HOUSE = Path(__file__).parents[2]
 PAGE = (HOUSE / "docs" / "extending.md").read_text()

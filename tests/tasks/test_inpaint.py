@@ -18,6 +18,7 @@ from server.tasks.base import JSON, Arrays, File
 from server.tasks.inpaint import COPYING_STEPS, Inpaint
 from server.tasks.inpaint_tables import METHODS, MOST_SEED, InpaintAnswer, InpaintOptions, InpaintPlan
 from server.tasks.options import ExcessiveOption, InvalidOption, rows
+from tests.harness.pictures import decoded, encoded, noise
 
 TASK = Inpaint()
 DECODER = Decoder(max_pixels=1_000_000)
@@ -45,20 +46,6 @@ SPEC = spec()
 
 def plan(bundle: BundleSpec = SPEC, **options: Any) -> InpaintPlan:
     return TASK.plan(InpaintOptions(**options), bundle)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def decoded(file: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(file)))
-
-
-def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8))
 
 
 def white(height: int, width: int, box: tuple[int, int, int, int] | None = None) -> Image.Image:

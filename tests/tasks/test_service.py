@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.bundles import write_tiny_vit
-from tests.open_inference.service import PICTURES, Service, running
+from tests.harness.bundles import write_tiny_vit
+from tests.harness.running import SMALL_LIMITS, Service, running
+from tests.open_inference.conftest import PICTURES
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     bundles = tmp_path_factory.mktemp("bundles")
     write_tiny_vit(bundles)
-    with running(bundles, gateways=1, workers=1) as started:
+    with running(bundles, **SMALL_LIMITS) as started:
         yield started
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.sound.sounds import wav
+from tests.harness.sounds import wav
 from tests.training.soundfonts import RATE, Recording
 
 

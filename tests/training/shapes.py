@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from tests.forked import Forked
+from tests.harness.forked import Forked
 
 COLOURS = ("blue", "green", "red")
 NETWORK = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "heads": 2}

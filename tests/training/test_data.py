@@ -20,7 +20,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from models.spec import Clip, Preprocess, Sound
-from tests.models.pairs import vocabularies
+from tests.harness import vocabularies
 from tests.training import shapes
 from training import command
 from training.data.base import Augment, Preparation, Source, Unreadable

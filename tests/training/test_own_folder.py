@@ -12,7 +12,7 @@ from PIL import Image
 
 from models import bundle, loading
 from models.bundle import Bundle
-from tests.opsin.command import opsin
+from tests.harness.command import opsin
 from tests.training import shapes
 from training.data.pictures import to_model_size
 

@@ -11,7 +11,7 @@ import pytest
 
 from server.media import video
 from server.media.video import CorruptVideo, Drawn, annotated
-from tests.video.clips import clip, every, pictures
+from tests.harness.videos import clip, every, pictures
 
 RED = (230, 25, 75)
 """Of person 1."""

@@ -22,8 +22,9 @@ from models.clips.frames import ViewFrames
 from models.media import video
 from models.media.confined import PATIENCE_S
 from models.media.video import AHEAD, PROGRAM, ClipLimits, Frame, Frames, NotYet, VideoError, probe
-from tests.processes import children, copies
-from tests.video.clips import clip, every, number_of, sound_alone, with_hours
+from tests.harness.processes import children, copies
+from tests.harness.videos import clip, every, number_of, sound_alone, with_hours
+from tests.harness.waiting import eventually
 
 LIMITS = ClipLimits()
 FILM = clip(every(20, 20.0))
@@ -362,10 +363,7 @@ def test_a_template_and_its_copies_end_with_their_owner() -> None:
 def test_frames_are_read_before_they_are_asked_for_but_only_a_few() -> None:
     film = clip(every(60, 20.0), container="matroska", codec="ffv1", pixels="bgr0")
     frames = Frames(film, 20.0, LIMITS)
-    until = time.monotonic() + 60
-    while frames.decoded < AHEAD:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    eventually(lambda: frames.decoded >= AHEAD, "frames are read ahead")
     assert [number_of(frame.pixels) % 28 for frame in frames.take(99)] == [number % 28 for number in range(60)]
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from models.spec import Rung
-from tests.bundles import write_tiny_vit
-from tests.open_inference.service import running
-from tests.pairs import write_tiny_pair
-from tests.words.service import TEMPLATES, Speaker
+from tests.harness.bundles import write_tiny_vit
+from tests.harness.pairs import write_tiny_pair
+from tests.harness.running import SMALL_LIMITS, running
+from tests.words.speaker import TEMPLATES, Speaker
 
 
 @pytest.fixture(scope="package")
@@ -26,5 +26,5 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speaker]:
         "text_cache_bytes": 400_000,
         "trusted_proxies": ["127.0.0.1"],  # so that tests can be several clients
     }
-    with running(bundles, gateways=2, workers=1, **settings) as started:
+    with running(bundles, gateways=2, **SMALL_LIMITS, **settings) as started:
         yield Speaker(started, {bundle.spec.name: bundle for bundle in pairs})

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from opsin.cli.demo_words import LABELS, PICTURES, SHOWN, show_words
 from opsin.client import Client
-from tests.words.service import Speaker
+from tests.words.speaker import Speaker
 
 
 def test_the_demo_says_which_words_fit_each_drawing(speaker: Speaker) -> None:

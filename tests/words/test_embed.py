@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tests.gateway.asked_later import accepted, comes_to, parsed
-from tests.words.service import NOISE, PICTURES, Speaker, cosines
+from tests.harness.jobs import accepted, comes_to, parsed
+from tests.words.speaker import NOISE, PICTURES, Speaker, cosines
 
 TEXTS = ["a dog", "the red car of the house", "cat", "a photo of one two", "eat " * 60, "z" * 2048]
 SAME = 0.99999

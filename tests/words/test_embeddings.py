@@ -9,7 +9,7 @@ import numpy as np
 import openai
 import pytest
 
-from tests.words.service import PICTURES, Speaker, cosines
+from tests.words.speaker import PICTURES, Speaker, cosines
 
 TEXTS = ["a dog", "the red car of the house", "one two", "eat " * 60]
 SAME = 0.99999

@@ -12,7 +12,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.words.service import PICTURES, Speaker, cosines
+from tests.words.speaker import PICTURES, Speaker, cosines
 
 TEXTS = ["a dog", "the red car of the house", "naïve 🙂", "eat " * 60]
 LABELS = ["dog", "red car", 'a "quoted" cat']

@@ -12,8 +12,8 @@ from server.gateway.text_cache import TextCache
 from server.queue.messages import Priority
 from server.tasks.texts import packed
 from server.tasks.zero_shot import ZeroShot, ZeroShotOptions
-from tests.pairs import write_tiny_pair
-from tests.queue.harness import gateway
+from tests.harness.pairs import write_tiny_pair
+from tests.harness.queue import gateway
 
 TASK = ZeroShot()
 DIM = 24

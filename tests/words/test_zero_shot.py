@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from server.gateway.inference import RESULT_OVERHEAD
-from tests.gateway.asked_later import accepted, comes_to
-from tests.gateway.service import eventually
-from tests.queue.harness import redis_at
-from tests.words.service import NOISE, PICTURES, TEMPLATES, Speaker, Vectors
+from tests.harness.jobs import accepted, comes_to
+from tests.harness.queue import redis_at
+from tests.harness.waiting import eventually
+from tests.words.speaker import NOISE, PICTURES, TEMPLATES, Speaker, Vectors
 
 LABELS = ["dog", "red car", "house", "one two"]
 SCALE = np.exp(3.0)

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.worker import processes
+from tests.harness import forked
+from tests.harness.valkey import private_valkey
 
 
 @pytest.fixture
 def valkey() -> Iterator[PrivateValkey]:
     """An empty one of the test's own."""
-    with processes.valkey() as server:
+    forked.prepare()
+    with private_valkey() as server:
         yield server

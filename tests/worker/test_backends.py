@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,10 +24,11 @@ from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Measurements
 from server.worker.tuning import Tuner, TunerTimings
 from server.worker.warmup import Loader, Warm
-from tests.bundles import write_tiny_vit
-from tests.models.onnx.graphs import SIZE, colours, write_graph
-from tests.scheduler.deliveries import delivery
-from tests.worker.processes import gateway, worker
+from tests.harness.bundles import write_tiny_vit
+from tests.harness.deliveries import delivery
+from tests.harness.graphs import SIZE, colours, write_graph
+from tests.harness.waiting import START_S, eventually
+from tests.harness.worker import gateway, worker_process
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
 OFF, FAST = (0, 0), (4, 4)
@@ -70,12 +70,12 @@ def tuner_of(folder: Path, idle: bool = True) -> Tuner:
 
 def look(tuner: Tuner, bundle: Bundle) -> None:
     """Until it has nothing left to do."""
-    for _ in range(4000):  # compiling loops may take a minute
+
+    def has_ended() -> bool:
         tuner.look([bundle.spec.id])
-        if not tuner.tuning:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the ladder does not get warm")
+        return not tuner.tuning
+
+    eventually(has_ended, "the ladder is warm", START_S)  # compiling loops may take a minute
 
 
 def test_the_first_start_measures_and_a_restart_goes_by_it(bundle: Bundle, folder: Path) -> None:
@@ -298,7 +298,7 @@ def test_the_first_batch_of_a_shape_is_cold_unless_it_was_warmed(bundle: Bundle,
 
 
 async def test_a_worker_announces_what_runs_and_answers_as_pytorch_does(valkey: PrivateValkey, bundle: Bundle) -> None:
-    with worker(valkey.url, bundle.path.parent.parent, backend="auto"):
+    with worker_process(valkey.url, bundle.path.parent.parent, backend="auto"):
         async with gateway(valkey.url) as asking:
             [info] = await asking.ready()
             assert set(info.bundles[0].backends) == {"off", "full", "fast"}

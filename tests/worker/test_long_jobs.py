@@ -16,10 +16,11 @@ from server.queue import keys
 from server.queue.errors import DeadlineExceeded
 from server.queue.messages import Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
-from tests.bundles import write_null
-from tests.keyspace import PartitionRedis
-from tests.worker.processes import Gateway, eventually, gateway, worker
-from tests.worker.toys import answer_alone, pixels, steps_of, write_toy
+from tests.harness.bundles import write_null
+from tests.harness.keyspace import PartitionRedis
+from tests.harness.toys import answer_alone, pixels, steps_of, write_toy
+from tests.harness.waiting import eventually_async
+from tests.harness.worker import Gateway, gateway, worker_process
 
 SLOW_MS = 20.0
 
@@ -36,7 +37,7 @@ def same(reply: Reply, expected: np.ndarray) -> None:
 @pytest.mark.parametrize("slots", [1, 2])
 async def test_jobs_of_mixed_lengths_in_a_crowd_get_the_answers_they_get_alone(valkey: PrivateValkey, tmp_path: Path, slots: int) -> None:
     model, _ = steps_of(write_toy(tmp_path / "quick", steps=(1, 10, 50))), write_toy(tmp_path, milliseconds=1, steps=(1, 10, 50))
-    with worker(valkey.url, tmp_path, threads=slots):
+    with worker_process(valkey.url, tmp_path, threads=slots):
         async with gateway(valkey.url) as asking:
             [info] = await asking.ready()
             assert [bundle.unit for bundle in info.bundles] == ["steps"]
@@ -49,7 +50,7 @@ async def test_jobs_of_mixed_lengths_in_a_crowd_get_the_answers_they_get_alone(v
 async def test_progress_starts_at_nothing_done_and_comes_before_the_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_toy(tmp_path, milliseconds=SLOW_MS, steps=(40,))
     told: list[Progress] = []
-    with worker(valkey.url, tmp_path):
+    with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
             jobs = [toy_job(asking, 1, 0, progress=True, previews=True), toy_job(asking, 2, 0)]
@@ -66,43 +67,43 @@ async def test_progress_starts_at_nothing_done_and_comes_before_the_answer(valke
 
 async def test_a_cancelled_job_stops_before_its_next_step_and_leaves_nothing(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_toy(tmp_path, milliseconds=SLOW_MS, steps=(10_000, 5))
-    with worker(valkey.url, tmp_path):
+    with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
             with PartitionRedis.from_url(valkey.url) as client:
                 endless = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
-                await eventually(lambda: running(client), "it takes steps")
+                await eventually_async(lambda: running(client), "it takes steps")
                 endless.cancel()
-                await eventually(lambda: not list(client.scan_iter("job:*")), "it is gone")
+                await eventually_async(lambda: not list(client.scan_iter("job:*")), "it is gone")
             assert (await asking.ask(toy_job(asking, 2, 1))).failure is None
 
 
 async def test_a_deadline_ends_a_job_between_two_steps(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_toy(tmp_path, milliseconds=SLOW_MS, steps=(10_000,))
-    with worker(valkey.url, tmp_path):
+    with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
             with PartitionRedis.from_url(valkey.url) as client:
-                asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=5.0)))
-                await eventually(lambda: running(client), "it takes steps")
+                asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=3.0)))
+                await eventually_async(lambda: running(client), "it takes steps")
                 try:
                     reply = await asked
                 except DeadlineExceeded:  # the gateway's own timer was first
                     pass
                 else:
                     assert reply.failure is not None and reply.failure.kind == "deadline"
-                await eventually(lambda: not running(client), "it has stopped")
+                await eventually_async(lambda: not running(client), "it has stopped")
 
 
 async def test_a_classification_does_not_wait_for_the_end_of_a_long_job(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_toy(tmp_path, milliseconds=SLOW_MS, steps=(10_000,))
     write_null(tmp_path, milliseconds=1)
-    with worker(valkey.url, tmp_path):
+    with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
             endless = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
             with PartitionRedis.from_url(valkey.url) as client:
-                await eventually(lambda: running(client), "it takes steps")
+                await eventually_async(lambda: running(client), "it takes steps")
             replies = await asyncio.gather(*(asking.ask(asking.job("null@1")) for _ in range(5)))
             assert [reply.failure for reply in replies] == [None] * 5
             assert not endless.done()
@@ -110,51 +111,51 @@ async def test_a_classification_does_not_wait_for_the_end_of_a_long_job(valkey: 
 
 
 async def test_sigterm_finishes_what_is_short_and_hands_back_what_is_long_between_two_steps(valkey: PrivateValkey, tmp_path: Path) -> None:
-    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(30, 800))), write_toy(tmp_path, milliseconds=10, steps=(30, 800))
-    with worker(valkey.url, tmp_path, drain_timeout=6) as first:
+    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(15, 400))), write_toy(tmp_path, milliseconds=10, steps=(15, 400))
+    with worker_process(valkey.url, tmp_path, drain_timeout=3) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             short, long = (asyncio.create_task(asking.ask(toy_job(asking, number, number))) for number in (0, 1))
             with PartitionRedis.from_url(valkey.url) as client:
-                await eventually(lambda: len(running(client)) == 2 or short.done(), "both take steps")
+                await eventually_async(lambda: len(running(client)) == 2 or short.done(), "both take steps")
                 first.send_signal(signal.SIGTERM)
-                await eventually(lambda: first.poll() is not None, "the first worker has ended")
+                await eventually_async(lambda: first.poll() is not None, "the first worker has ended")
                 assert first.returncode == 0
                 assert short.done() and not long.done()
                 assert not list(client.scan_iter("deaths:*"))
                 assert sum(client.xlen(back) for back in client.scan_iter("queue:*:back")) == 1
-            with worker(valkey.url, tmp_path):
+            with worker_process(valkey.url, tmp_path):
                 same(await long, answer_alone(model, pixels(1, 1), seed=1)["logits"])
             same(await short, answer_alone(model, pixels(0, 0), seed=0)["logits"])
 
 
 async def test_a_second_signal_hands_a_long_job_back_at_once(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_toy(tmp_path, milliseconds=SLOW_MS, steps=(150,))
-    with worker(valkey.url, tmp_path, drain_timeout=100) as first:
+    with worker_process(valkey.url, tmp_path, drain_timeout=100) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0)))
             with PartitionRedis.from_url(valkey.url) as client:
-                await eventually(lambda: running(client), "it takes steps")
+                await eventually_async(lambda: running(client), "it takes steps")
             first.send_signal(signal.SIGTERM)
             first.send_signal(signal.SIGINT)
-            await eventually(lambda: first.poll() is not None, "the first worker has ended")
+            await eventually_async(lambda: first.poll() is not None, "the first worker has ended")
             assert (first.returncode, asked.done()) == (0, False)
-            with worker(valkey.url, tmp_path):
+            with worker_process(valkey.url, tmp_path):
                 assert (await asked).failure is None
 
 
 async def test_a_job_whose_worker_is_killed_starts_again_and_ends_in_the_same_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
-    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(100,))), write_toy(tmp_path, milliseconds=SLOW_MS, steps=(100,))
+    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(60,))), write_toy(tmp_path, milliseconds=SLOW_MS, steps=(60,))
     told: list[Progress] = []
-    with worker(valkey.url, tmp_path) as first:
+    with worker_process(valkey.url, tmp_path) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             job = toy_job(asking, 7, 0, progress=True)
             asked = asyncio.create_task(asking.dispatcher.submit_all([job], on_progress=told.append))
-            await eventually(lambda: any(progress.done for progress in told), "it has taken steps")
+            await eventually_async(lambda: any(progress.done for progress in told), "it has taken steps")
             first.kill()
-            with worker(valkey.url, tmp_path):
+            with worker_process(valkey.url, tmp_path):
                 [reply] = await asked
     same(reply, answer_alone(model, pixels(7, 0), seed=7)["logits"])
     assert [progress.total for progress in told].count(0) == 2, "it began twice"
@@ -164,7 +165,7 @@ async def test_a_job_whose_worker_is_killed_starts_again_and_ends_in_the_same_an
 @pytest.mark.parametrize("size", [300_000, 5_000_000])
 async def test_large_jobs_are_read_in_pieces_beside_the_others(valkey: PrivateValkey, tmp_path: Path, size: int) -> None:
     write_null(tmp_path, milliseconds=1)
-    with worker(valkey.url, tmp_path):
+    with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
             large = [np.full((1, size, 3), number, np.uint8) for number in range(3)]

@@ -20,9 +20,9 @@ from server.queue.delivery import Delivery
 from server.worker import stepwise
 from server.worker.executors import Arrays, Computed, FailedJob, JobOutputs, Report, Reports, TooLarge
 from server.worker.stepwise import Stepwise
-from tests.bundles import write_null
-from tests.scheduler.deliveries import delivery
-from tests.worker.toys import STEPS, answer_alone, pixels, steps_of, write_toy
+from tests.harness.bundles import write_null
+from tests.harness.deliveries import delivery
+from tests.harness.toys import STEPS, answer_alone, pixels, steps_of, write_toy
 
 CPU = torch.device("cpu")
 SENT_BACK = {"unread": ["file"], "returned": ["file"]}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import httpx
 
-from tests.bundles import write_tiny_vit
-from tests.opsin.test_client import free_port
-from tests.service import eventually, serve
+from tests.harness.bundles import write_tiny_vit
+from tests.harness.queue import free_port
+from tests.harness.service import serve
+from tests.harness.waiting import eventually
 
 
 def test_what_runs_a_bundle_is_told(tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ from server.queue.link import WorkerTimings
 from server.queue.messages import Reply, ServedBundle, WorkerInfo
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.main import WATCH_EVERY
-from tests.bundles import write_null, write_tiny_vit, write_unserved
-from tests.chaos.poisonous_worker import COMMAND, SLOW
-from tests.keyspace import PartitionRedis
-from tests.queue.harness import Server, free_port
-from tests.worker.processes import WAIT_S, eventually, gateway, worker
-from tests.worker_queue import WorkerQueue
+from tests.harness.bundles import write_null, write_tiny_vit, write_unserved
+from tests.harness.keyspace import PartitionRedis
+from tests.harness.poisonous_worker import COMMAND, SLOW
+from tests.harness.queue import Server, WorkerQueue, free_port
+from tests.harness.waiting import WAIT_S, eventually_async
+from tests.harness.worker import gateway, worker_process
 
 
 def slow_pixels(seconds: float) -> np.ndarray:
@@ -47,13 +47,12 @@ async def test_everyone_gets_their_own_answer(valkey: PrivateValkey, tmp_path: P
     bundle = write_tiny_vit(tmp_path)
     pixels = np.stack([random_pixels(seed) for seed in range(200)])
     expected = load(bundle).forward({"pixels": pixels}, {"merge": [0, 0]})["logits"]
-    with worker(valkey.url, tmp_path) as process, PartitionRedis.from_url(valkey.url) as db:
+    with worker_process(valkey.url, tmp_path) as process, PartitionRedis.from_url(valkey.url) as db:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             os.kill(process.pid, signal.SIGSTOP)  # else it answers as fast as they come
             asked = [asyncio.create_task(asking.ask(asking.job("tiny@1", picture))) for picture in pixels]
-            while len(list(db.scan_iter("job:*", count=1000))) < len(asked):
-                await asyncio.sleep(0.01)
+            await eventually_async(lambda: len(list(db.scan_iter("job:*", count=1000))) == len(asked), "all of them wait")
             os.kill(process.pid, signal.SIGCONT)
             replies = await asyncio.gather(*asked)
     np.testing.assert_allclose([reply.arrays["logits"].to_numpy() for reply in replies], expected, rtol=1e-4, atol=1e-4)
@@ -66,7 +65,7 @@ async def test_a_damaged_bundle_is_refused_with_a_sentence_and_the_others_are_se
     weights = bytearray(damaged.weights_path.read_bytes())
     weights[-1] ^= 1
     damaged.weights_path.write_bytes(weights)
-    with worker(valkey.url, tmp_path):
+    with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             [info] = await asking.ready()
             states = {bundle.name: bundle for bundle in info.bundles}
@@ -78,7 +77,7 @@ async def test_a_damaged_bundle_is_refused_with_a_sentence_and_the_others_are_se
 async def test_a_bundle_of_a_task_that_is_not_served_yet_is_announced_with_the_reason(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
     sketcher = write_unserved(tmp_path)
-    with worker(valkey.url, tmp_path):
+    with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             [info] = await asking.ready()
             states = {bundle.name: bundle for bundle in info.bundles}
@@ -92,7 +91,7 @@ async def test_a_repaired_bundle_is_loaded_without_a_restart(valkey: PrivateValk
     bundle = write_tiny_vit(tmp_path)
     good = bundle.weights_path.read_bytes()
     bundle.weights_path.write_bytes(good[:-100])
-    with worker(valkey.url, tmp_path):
+    with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             [info] = await asking.ready()
             assert info.bundles[0].state == "unavailable"
@@ -103,7 +102,7 @@ async def test_a_repaired_bundle_is_loaded_without_a_restart(valkey: PrivateValk
 async def test_jobs_wait_for_weights_that_left_memory_until_their_file_is_there(valkey: PrivateValkey, tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     one, _two = (write_tiny_vit(bundles, name) for name in ("one", "two"))
-    with worker(valkey.url, bundles, model_bytes=1, cache=tmp_path / "cache"):
+    with worker_process(valkey.url, bundles, model_bytes=1, cache=tmp_path / "cache"):
         async with gateway(valkey.url) as asking:
             await asking.ready()
             for name in ("one", "two"):
@@ -115,12 +114,14 @@ async def test_jobs_wait_for_weights_that_left_memory_until_their_file_is_there(
                 [worker] = await asking.ready()
                 return next(bundle for bundle in worker.bundles if bundle.name == "one")
 
-            async with asyncio.timeout(WAIT_S):
-                while (await told()).state != "unavailable":
-                    if waiting is None or waiting.done():  # its weights were in memory
-                        await asking.ask(asking.job("two@1"))
-                        waiting = asyncio.create_task(asking.ask(asking.job("one@1")))
-                    await asyncio.sleep(0.05)
+            async def is_unavailable() -> bool:
+                nonlocal waiting
+                if waiting is None or waiting.done():  # its weights were in memory
+                    await asking.ask(asking.job("two@1"))
+                    waiting = asyncio.create_task(asking.ask(asking.job("one@1")))
+                return (await told()).state == "unavailable"
+
+            await eventually_async(is_unavailable, "its file is missed")
             assert (await told()).reason.startswith(str(one.weights_path.relative_to(bundles)))
             assert waiting is not None and not waiting.done()
             assert (await asking.ask(asking.job("two@1"))).failure is None
@@ -130,20 +131,16 @@ async def test_jobs_wait_for_weights_that_left_memory_until_their_file_is_there(
 
 async def test_operators_unload_and_load_a_bundle(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
-    with worker(valkey.url, tmp_path):
+    with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
 
-            async def become(wanted: str) -> None:
-                while (await asking.ready())[0].bundles[0].state != wanted:
-                    await asyncio.sleep(0.05)
+            async def is_now(state: str) -> bool:
+                return (await asking.ready())[0].bundles[0].state == state
 
-            await asking.dispatcher.set_repository("null", "unloaded")
-            async with asyncio.timeout(WAIT_S):
-                await become("unavailable")
-            await asking.dispatcher.set_repository("null", "loaded")
-            async with asyncio.timeout(WAIT_S):
-                await become("ready")
+            for order, told in (("unloaded", "unavailable"), ("loaded", "ready")):
+                await asking.dispatcher.set_repository("null", order)
+                await eventually_async(lambda told=told: is_now(told), f"it is {told}")
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
 
@@ -153,7 +150,7 @@ async def test_a_worker_survives_whatever_lies_in_the_repository(valkey: Private
         for name, state in ((b"#revision", b"loaded"), (b"\xff\xfe", b"\xff"), (b"", b""), (b"null", b"broken"), (b"nothing", b"unloaded")):
             anybody.hset(keys.REPOSITORY, name, state)
         anybody.set(keys.REVISION, "many")
-        with worker(valkey.url, tmp_path) as process:
+        with worker_process(valkey.url, tmp_path) as process:
             async with gateway(valkey.url) as asking:
                 await asking.ready()
                 assert (await asking.ask(asking.job("null@1"))).failure is None
@@ -165,7 +162,7 @@ async def test_a_worker_survives_whatever_lies_in_the_repository(valkey: Private
 
 async def test_a_worker_survives_a_redis_that_refuses_to_write(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
-    with worker(valkey.url, tmp_path) as process, PartitionRedis.from_url(valkey.url) as operator:
+    with worker_process(valkey.url, tmp_path) as process, PartitionRedis.from_url(valkey.url) as operator:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             operator.config_set("min-replicas-to-write", 1)
@@ -178,7 +175,7 @@ async def test_a_worker_survives_a_redis_that_refuses_to_write(valkey: PrivateVa
 
 async def test_the_culprit_of_a_failing_batch_is_found_and_the_others_are_answered(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_tiny_vit(tmp_path)
-    with worker(valkey.url, tmp_path):
+    with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
             await asking.ready()
             jobs = [asking.job("tiny@1", random_pixels(seed, side=40 if seed == 3 else 32)) for seed in range(8)]
@@ -192,18 +189,18 @@ async def test_the_culprit_of_a_failing_batch_is_found_and_the_others_are_answer
 
 async def test_a_job_cancelled_while_another_runs_does_not_run(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_fragile(tmp_path)
-    with worker(valkey.url, tmp_path, command=COMMAND), PartitionRedis.from_url(valkey.url) as client:
+    with worker_process(valkey.url, tmp_path, command=COMMAND), PartitionRedis.from_url(valkey.url) as client:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             running = asyncio.create_task(asking.ask(asking.job("fragile@1", slow_pixels(1.5), bucket="first")))
             await until_a_worker_holds_a_job(valkey)
             unwanted = asking.job("fragile@1", bucket="second")
             waiting = asyncio.create_task(asking.ask(unwanted))
-            await eventually(lambda: client.exists(keys.job(unwanted.id)), "it is queued")
+            await eventually_async(lambda: client.exists(keys.job(unwanted.id)), "it is queued")
             after = asyncio.create_task(asking.ask(asking.job("fragile@1", bucket="third")))
             waiting.cancel()
             left = keys.cancel(unwanted.id), keys.job(unwanted.id)
-            await eventually(lambda: client.exists(left[0]) or not client.exists(left[1]), "the worker is told, or the job is gone")
+            await eventually_async(lambda: client.exists(left[0]) or not client.exists(left[1]), "the worker is told, or the job is gone")
             assert (await running).failure is None
             assert (await after).failure is None
             statistics = await asking.dispatcher.status.statistics("fragile@1")
@@ -214,7 +211,7 @@ async def test_two_contents_under_one_name_are_served_each_by_its_own_worker(val
     fast, slow = write_null(tmp_path / "fast", milliseconds=1), write_null(tmp_path / "slow", milliseconds=2)
     digests = [bundle.spec.digest() for bundle in (fast, slow)]
     assert fast.spec.id == slow.spec.id
-    with worker(valkey.url, tmp_path / "fast"), worker(valkey.url, tmp_path / "slow"):
+    with worker_process(valkey.url, tmp_path / "fast"), worker_process(valkey.url, tmp_path / "slow"):
         async with gateway(valkey.url) as asking:
             infos = await asking.ready(2)
             serving = {info.bundles[0].digest: info.id for info in infos}
@@ -227,7 +224,7 @@ async def test_a_job_that_only_a_newer_version_understands_is_left_to_it(valkey:
     write_null(tmp_path)
     newer = WorkerQueue(valkey.url, "newer", WorkerTimings(key_ttl=600.0), "telepathy")
     newer.announce(WorkerInfo(id=newer.id, host="here", pid=0, state="starting", device="cpu", bundles=[]))
-    with worker(valkey.url, tmp_path) as process:
+    with worker_process(valkey.url, tmp_path) as process:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             job = asking.job("null@1", needs="telepathy")
@@ -246,7 +243,7 @@ async def test_a_job_that_only_a_newer_version_understands_is_left_to_it(valkey:
 
 async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_fragile(tmp_path)
-    with worker(valkey.url, tmp_path, command=COMMAND) as process:
+    with worker_process(valkey.url, tmp_path, command=COMMAND) as process:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             asked = asyncio.create_task(asking.ask(asking.job("fragile@1", slow_pixels(0.7))))
@@ -259,17 +256,17 @@ async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateVa
 
 async def test_a_second_signal_hands_back_at_once_and_another_worker_answers(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_fragile(tmp_path)
-    with worker(valkey.url, tmp_path, command=COMMAND) as first:
+    with worker_process(valkey.url, tmp_path, command=COMMAND) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             asked = asyncio.create_task(asking.ask(asking.job("fragile@1", slow_pixels(3))))
             await until_a_worker_holds_a_job(valkey)
             first.send_signal(signal.SIGTERM)
             first.send_signal(signal.SIGINT)
-            await eventually(lambda: first.poll() is not None, "the first worker has ended")
+            await eventually_async(lambda: first.poll() is not None, "the first worker has ended")
             assert first.returncode == 0
             assert not asked.done()
-            with worker(valkey.url, tmp_path, command=COMMAND):
+            with worker_process(valkey.url, tmp_path, command=COMMAND):
                 assert (await asked).failure is None
 
 
@@ -279,7 +276,7 @@ async def test_a_device_that_is_not_there_is_misuse(valkey: PrivateValkey, tmp_p
 
     if device == "cuda" and torch.cuda.is_available():
         device = "cuda:63"
-    with worker(valkey.url, tmp_path, device=device) as process:
+    with worker_process(valkey.url, tmp_path, device=device) as process:
         assert process.wait(WAIT_S) == 2
 
 
@@ -289,7 +286,7 @@ async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:
         def held() -> bool:
             return any(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream))
 
-        await eventually(held, "a worker holds the job")
+        await eventually_async(held, "a worker holds the job")
 
 
 def test_a_worker_that_starts_before_its_redis_says_so(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from models.clips import frames
 from models.clips.frames import ViewFrames, readings
 from models.layers.steps import UnusableInput
 from models.media.video import ClipLimits
-from tests.video.clips import STEP, clip, every
+from tests.harness.videos import STEP, clip, every
 
 FRAME_BYTES = 12
 COUNT = 48

@@ -9,16 +9,16 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from models.bundle import Bundle, BundleSpec, write
+from models.bundle import Bundle, BundleSpec
 from models.depth.model import FINEST, LiteDepth, LiteDepthConfig, alone
 from models.joining import join_photographs
 from models.layers.lite import Encoder, start_from_lite
 from models.loading import Ended, load, not_served
 from models.spec import Preprocess, Weights
 from server.tasks.photographs import photograph
-from tests.reconstruct.shell import write_shell
+from tests.harness.bundles import sealed
+from tests.harness.shell import write_shell
 
 SMALL = LiteDepthConfig(image_size=32, widths=(8, 8, 8, 8))
 
@@ -40,8 +40,7 @@ def write_teller(bundles: Path, version: str = "1", **config: str) -> Bundle:
         weights=Weights(sha256="0" * 64, bytes=0),
     )
     bundles.mkdir(exist_ok=True)
-    save_file(small().state_dict(), bundles / "weights")
-    return write(bundles, spec, bundles / "weights")
+    return sealed(bundles, spec, small().state_dict())
 
 
 def test_the_encoder_gives_the_features_of_timms_network() -> None:

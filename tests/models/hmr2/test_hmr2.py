@@ -24,7 +24,7 @@ from models.published import CheckpointError, detect, families, read_checkpoint
 from tests.golden.__main__ import run
 from tests.golden.case import read_case
 from tests.golden.replay_hmr2 import build
-from tests.models.recorded import GOLDEN, full_sizes, loads_strictly, relative_deviation, round_trips
+from tests.harness.recorded import GOLDEN, full_sizes, loads_strictly, relative_deviation, round_trips
 
 CASES = GOLDEN / "hmr2"
 NETWORKS = ("tiny_forward", "tiny_meanshape_ief")

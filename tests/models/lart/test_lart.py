@@ -24,7 +24,7 @@ from models.registry import read_config
 from tests.golden.__main__ import run
 from tests.golden.case import read_case
 from tests.golden.replay_lart import build
-from tests.models.recorded import GOLDEN, RECORDED, full_sizes, loads_strictly, relative_deviation, round_trips
+from tests.harness.recorded import GOLDEN, RECORDED, full_sizes, loads_strictly, relative_deviation, round_trips
 from training.objectives.lart import GroundTruth, action_loss, kinetics_loss, regression_loss
 
 CASES = GOLDEN / "lart"

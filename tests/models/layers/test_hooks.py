@@ -10,7 +10,7 @@ from models.costs import prepare
 from models.mcc.model import MCC, MCCConfig
 from models.mvit.reversible import RevMViT, RevMViTConfig
 from models.vit.model import Pool, ViT, ViTConfig
-from tests.models.recorded import RECORDED
+from tests.harness.recorded import RECORDED
 from tests.models.test_compiled import recorded
 
 

@@ -14,8 +14,8 @@ from models.loading import LoadedModel
 from models.mae.model import MAE
 from models.registry import architectures
 from tests.golden.case import read_case
+from tests.harness.recorded import GOLDEN
 from tests.models.embedding import are_units, cosines, loaded, pixels_of, random_pixels
-from tests.models.recorded import GOLDEN
 
 CASE = read_case(GOLDEN / "mae/pretrain_pixel")
 IMAGES = CASE.inputs["img"]

@@ -16,7 +16,7 @@ from models.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingCo
 from models.published import families, fit, read_checkpoint
 from tests.golden.case import read_case
 from tests.golden.replay_mae_st import load_finetuned, load_pretraining
-from tests.models.recorded import detected_at_full_size
+from tests.harness.recorded import detected_at_full_size
 from training.optim import pretraining_groups
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mae_st"

@@ -23,7 +23,7 @@ from models.merge_schedule import MergeSchedule
 from models.published import families, fit, import_checkpoint, read_checkpoint
 from tests.golden.case import read_case
 from tests.golden.replay_mavil import load_finetuned, load_pretraining, noise_of
-from tests.models.recorded import detected_at_full_size
+from tests.harness.recorded import detected_at_full_size
 from training.optim import layer_decay_groups
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mavil"

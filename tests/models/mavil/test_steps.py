@@ -26,7 +26,7 @@ from models.merge_schedule import MergeSchedule
 from models.spec import Clip, Preprocess, Sound
 from tests.golden.case import Case, read_case
 from tests.golden.replay_mavil import load_finetuned
-from tests.video.clips import clip, every
+from tests.harness.videos import clip, every
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mavil"
 SOUND = Sound(frames=64, mel_bins=32, mean=AUDIOSET.mean, std=AUDIOSET.std)

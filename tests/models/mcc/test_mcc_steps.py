@@ -17,7 +17,7 @@ from models.mcc.model import MCC, MCCConfig
 from models.mcc.queries import cube_grid, reconstruct
 from models.mcc.steps import Reconstruction, ReconstructionSteps
 from models.spec import Space
-from tests.reconstruct.shell import HALF, RADIUS, SEEN, SIDE, shell
+from tests.harness.shell import HALF, RADIUS, SEEN, SIDE, shell
 
 CPU = torch.device("cpu")
 COARSE = {"spacing": 0.3, "space": Space(reach=0.6).model_dump()}

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from models.media.confined import Confined, ProgramDied
-from tests.processes import children
+from tests.harness.processes import children
 
 BUSY = "tests.models.media.busy_program"
 

@@ -26,7 +26,7 @@ from models.mvit.published import fields_of
 from models.mvit.trunk import Positions, TrunkConfig
 from models.people.clips import clip_frames, margins, normalised, shrink, shrunk_box
 from models.published import CheckpointError, import_checkpoint, read_checkpoint
-from tests.models.recorded import relative_deviation
+from tests.harness.recorded import relative_deviation
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mvit"
 

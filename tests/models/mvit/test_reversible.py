@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models import bundle
 from models.layers.forward import normalise
 from models.layers.positions import resize_table
 from models.layers.reversible import couple, run_trunk, streams_of
@@ -30,6 +28,7 @@ from models.published.container import open_checkpoint
 from models.vit.model import Pool, ViT, ViTConfig
 from tests.golden import replay_rev
 from tests.golden.case import read_case
+from tests.harness.bundles import sealed
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "rev"
 
@@ -360,8 +359,7 @@ def test_a_rev_vit_becomes_a_bundle_that_classifies(tmp_path: Path) -> None:
         folder / "checkpoint.pth", family=None, labels=None, overrides={}, name="rev", version="1", license="Apache-2.0"
     )
     assert (spec.architecture, spec.config["reversible"], spec.config["heads"]) == ("vit", True, 4)
-    save_file(weights, tmp_path / "weights")
-    loaded = load(bundle.write(tmp_path, spec, tmp_path / "weights"))
+    loaded = load(sealed(tmp_path, spec, weights))
     case = read_case(folder)
     with torch.inference_mode():
         answer = loaded.model(case.inputs["x"]).logits.softmax(dim=-1)
@@ -373,8 +371,7 @@ def test_a_rev_vit_becomes_a_bundle_that_classifies(tmp_path: Path) -> None:
 def test_a_rev_mvit_of_pictures_becomes_a_bundle_that_classifies(tmp_path: Path) -> None:
     case = read_case(GOLDEN / "rev_mvit_image_tiny")
     spec, weights = import_checkpoint(case.checkpoint, family=None, labels=None, overrides={}, name="rev", version="1", license="CC0-1.0")
-    save_file(weights, tmp_path / "weights")
-    loaded = load(bundle.write(tmp_path, spec, tmp_path / "weights"))
+    loaded = load(sealed(tmp_path, spec, weights))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     outputs = loaded.forward({"pixels": pixels}, {"merge": [0, 0, 0, 0]})
     expected = loaded.model(normalise(torch.from_numpy(pixels), spec.pictures, torch.float32)).logits

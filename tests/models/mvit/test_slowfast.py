@@ -21,7 +21,7 @@ from models.published.container import open_checkpoint
 from tests.golden import replay_mvit, replay_rev
 from tests.golden.case import Tolerance, read_case
 from tests.golden.compare import compare_intermediates
-from tests.models.recorded import GOLDEN, detected_at_full_size, relative_deviation
+from tests.harness.recorded import GOLDEN, detected_at_full_size, relative_deviation
 
 REPLAYS: dict[str, ModuleType] = {"mvit": replay_mvit, "rev": replay_rev}
 CASES = [pytest.param(file.parent, id=file.parent.name) for system in REPLAYS for file in sorted((GOLDEN / system).rglob("case.json"))]

@@ -23,10 +23,10 @@ from models.mcc.back import BackConfig
 from models.mcc.model import MCC, MCCConfig
 from models.merge_schedule import MergeSchedule
 from models.onnx import export as onnx_export
-from tests.bundles import write_null, write_tiny_diffmae, write_tiny_vit
-from tests.models.onnx.graphs import colours, write_graph
-from tests.opsin.command import opsin
-from tests.pictures import picture
+from tests.harness.bundles import write_null, write_tiny_diffmae, write_tiny_vit
+from tests.harness.command import opsin
+from tests.harness.graphs import colours, write_graph
+from tests.harness.pictures import picture
 
 ROOT = Path(__file__).parents[3]
 MCC_TINY = MCCConfig(

@@ -17,10 +17,10 @@ from models.bundle import Bundle, BundleError, read, write
 from models.loading import load, not_served
 from models.onnx.importing import import_graph
 from models.published.container import CheckpointError
-from tests.models.onnx.graphs import FLOAT, graph, lama, midas, migan
-from tests.opsin.command import opsin
-from tests.pictures import picture
-from tests.service import serve
+from tests.harness.command import opsin
+from tests.harness.graphs import FLOAT, graph, lama, midas, migan
+from tests.harness.pictures import picture
+from tests.harness.service import serve
 
 SIDE = 32
 

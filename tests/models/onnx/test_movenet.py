@@ -18,7 +18,7 @@ from models.bundle import Bundle, BundleError, BundleSpec
 from models.loading import load
 from models.onnx.poses import PoseGraph, letterbox
 from models.people.poses import KEYPOINTS, NAMES
-from tests.bundles import UNSEALED
+from tests.harness.bundles import UNSEALED
 from training.data.packages import DataError, obtain
 from training.starters import movenet
 from training.starters.demo_clip import CLIP, CLIPS

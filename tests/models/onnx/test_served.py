@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.models.onnx.graphs import SIZE, WEIGHT, colours, write_graph
-from tests.service import serve
+from tests.harness.graphs import SIZE, WEIGHT, colours, write_graph
+from tests.harness.service import serve
 
 
 def test_a_foreign_graph_is_served_like_any_bundle(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models import bundle
 from models.bundle import Bundle, read
 from models.loading import load
 from models.pairs.attaching import add_tokenizer, prepare
@@ -18,11 +17,10 @@ from models.pairs.tokenising import Tokenizer
 from models.pairs.tokenizer_model import TokenizerError
 from models.published import import_checkpoint
 from models.spec import Text
-from tests.bundles import write_tiny_vit
-from tests.golden.case import read_case
-from tests.models.pairs import vocabularies
+from tests.golden.case import GOLDEN, read_case
+from tests.harness import vocabularies
+from tests.harness.bundles import sealed, write_tiny_vit
 
-GOLDEN = Path(__file__).parents[2] / "golden"
 SENTENCES = ["a photo of a red dog", "a dog and a cat", "the red cat on a mat", "no photo of the mat"] * 20
 
 
@@ -34,8 +32,7 @@ def imported(case: str, folder: Path, heads: tuple[int, int]) -> Bundle:
     spec, weights = import_checkpoint(
         file, family=family or name, labels=None, overrides=overrides, name=name, version="1", license="CC0-1.0"
     )
-    save_file(weights, folder / "weights")
-    return bundle.write(folder / "bundles", spec, folder / "weights")
+    return sealed(folder / "bundles", spec, weights)
 
 
 def logit_scale(case: str) -> float:

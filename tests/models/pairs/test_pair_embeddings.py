@@ -17,8 +17,8 @@ from models.loading import LoadedModel
 from models.registry import architectures
 from models.sizes import sizes
 from tests.golden.case import Case, read_case
+from tests.harness.recorded import GOLDEN
 from tests.models.embedding import Arrays, are_units, cosines, loaded, pixels_of, random_pixels, zeroed
-from tests.models.recorded import GOLDEN
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from models.bundle import TOKENIZER_FILE, Bundle, BundleError, BundleSpec
 from models.pairs.tokenising import Tokenizer
 from models.pairs.vocabularies import read_vocabulary
 from models.spec import Text, Weights
-from tests.models.pairs import vocabularies
+from tests.harness import vocabularies
 from tests.models.pairs.strings import HARD, strings
 
 COUNT, MANY = 2_000, 10_000

@@ -20,7 +20,7 @@ from models.pairs.tokenising import Cut, Tokenizer
 from models.pairs.tokenizer_file import MOST_ADDED, MOST_BYTES, TokenizerFile, read_tokenizer
 from models.pairs.tokenizer_model import MOST_PIECES, TokenizerError
 from models.pairs.vocabularies import read_templates, read_vocabulary
-from tests.models.pairs import vocabularies
+from tests.harness import vocabularies
 
 Change = Callable[[dict[str, Any]], object]
 

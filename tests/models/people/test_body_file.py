@@ -12,7 +12,7 @@ import torch
 
 from models.people.body_file import EXTRA_JOINTS, read_body
 from models.people.smpl import Person, rotations
-from tests.actions.published import mesh, write_mesh
+from tests.harness.published_lart import mesh, write_mesh
 
 Arrays = dict[str, np.ndarray]
 

@@ -28,7 +28,7 @@ from tests.golden.__main__ import run
 from tests.golden.case import read_case
 from tests.golden.compare import compare_intermediates
 from tests.golden.replay_phalp import build, replay
-from tests.models.recorded import GOLDEN, relative_deviation, round_trips
+from tests.harness.recorded import GOLDEN, relative_deviation, round_trips
 
 CASES = GOLDEN / "phalp"
 FILMS = ("association_al", "association_apl_predictor")

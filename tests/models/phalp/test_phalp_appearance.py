@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.phalp.appearance import AppearanceNet, AppearanceNetConfig, FlowDecoder, NormedBlock, ResNet50, SpectralConv
 from models.published import detect, families, fit
-from tests.models.recorded import full_sizes, loads_strictly, relative_deviation, round_trips
+from tests.harness.recorded import full_sizes, loads_strictly, relative_deviation, round_trips
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,8 @@ from models.published.exporting import export_bundle
 from models.registry import architectures
 from models.spec import Weights
 from models.vit.model import Pool, ViTConfig
-from tests.models.recorded import GOLDEN, RECORDED
+from tests.harness.bundles import sealed
+from tests.harness.recorded import GOLDEN, RECORDED
 
 MADE: dict[str, Any] = {
     "torchvision": ViTConfig(image_size=16, patch_size=8, classes=3, width=16, depth=2, heads=2),
@@ -89,8 +90,7 @@ def imported(file: Path, root: Path, settings: Mapping[str, str], family: str | 
     spec, weights = import_checkpoint(
         file, family=family, labels=None, overrides=settings, name="test", version=file.name.lower(), license="CC0-1.0"
     )
-    save_file(weights, root / "weights")
-    return bundle.write(root, spec, root / "weights", overwrite=True)
+    return sealed(root, spec, weights, overwrite=True)
 
 
 def made(family: str, root: Path) -> Bundle:

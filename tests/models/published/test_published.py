@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from models import bundle
@@ -24,8 +24,8 @@ from models.merge_schedule import MergeSchedule
 from models.published import CheckpointError, UnlikeFamily, detect, families, fit, import_checkpoint, open_checkpoint, read_checkpoint
 from models.registry import architectures
 from models.vit.model import Pool, ViT, ViTConfig
-
-GOLDEN = Path(__file__).parents[2] / "golden"
+from tests.golden.case import GOLDEN
+from tests.harness.bundles import sealed
 
 SMALL = ViTConfig(image_size=32, patch_size=8, classes=5, width=32, depth=2, heads=4)
 
@@ -301,8 +301,7 @@ def test_swag_keeps_the_corners_of_the_grid() -> None:
 
 def test_an_imported_bundle_answers_as_the_recorded_model(tmp_path: Path) -> None:
     spec, weights = imported(recorded("tome/vit_swag"))
-    save_file(weights, tmp_path / "weights")
-    loaded = load(bundle.write(tmp_path, spec, tmp_path / "weights"))
+    loaded = load(sealed(tmp_path, spec, weights))
     assert spec.ladder[0].merge.r > 0
     io = load_file(GOLDEN / "tome/vit_swag/io.safetensors")
     with torch.inference_mode():

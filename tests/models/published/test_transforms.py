@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from models import bundle
 from models.bundle import Bundle
 from models.loading import load
 from models.published import CheckpointError, families, import_checkpoint
 from server.media.images import Decoder, to_model_size
+from tests.harness.bundles import sealed
 
 PICTURES = sorted(Path("docs/pictures/flags").glob("*.png"))[:2] + sorted(Path("docs/pictures/drawings").glob("*.png"))[:2]
 MOST = 1e-3
@@ -33,8 +33,7 @@ def imported(file: Path, family: str | None = None, **overrides: str) -> Bundle:
     spec, weights = import_checkpoint(
         file, family=family, labels=None, overrides={"heads": "3"} | overrides, name="test", version="1", license="CC0-1.0"
     )
-    save_file(weights, file.with_suffix(".weights"))
-    return bundle.write(file.parent / "bundles", spec, file.with_suffix(".weights"))
+    return sealed(file.parent / "bundles", spec, weights)
 
 
 def served(of: Bundle) -> np.ndarray:

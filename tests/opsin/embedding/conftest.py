@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import write_tiny_encoder
-from tests.pairs import write_tiny_pair
-from tests.service import Service, serve
+from tests.harness.bundles import write_tiny_encoder
+from tests.harness.pairs import write_tiny_pair
+from tests.harness.service import Service, serve
 
 MAX_IMAGES = 4
 """Images of one request to the `embedding_service`."""
@@ -15,7 +15,7 @@ MAX_BODY = 150_000
 """Bytes of its body."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def embedding_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `pair@1`, which reads texts, and `encoder@1` and `changing@1`, which see images alone."""
     root = tmp_path_factory.mktemp("bundles")
@@ -25,7 +25,7 @@ def embedding_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def embedding_service(embedding_bundles: Path) -> Iterator[Service]:
     """The whole service with them; the pair embeds by default."""
     settings: dict[str, object] = {

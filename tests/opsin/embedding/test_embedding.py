@@ -17,9 +17,10 @@ from models.loading import load
 from opsin import AsyncClient, Client, Embeddings, Refused
 from opsin.pictures import png
 from server.worker.loaded_bundles import UNLOAD_GRACE
-from tests.bundles import TINY, write_tiny_encoder
+from tests.harness.bundles import TINY, write_tiny_encoder
+from tests.harness.service import Service
+from tests.harness.waiting import eventually
 from tests.opsin.embedding.conftest import MAX_BODY, MAX_IMAGES
-from tests.service import Service, eventually
 
 MANY = 2 * MAX_IMAGES + 3
 SIDE = TINY.image_size

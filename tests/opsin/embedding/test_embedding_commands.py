@@ -21,10 +21,11 @@ import pytest
 from opsin import Client
 from opsin.pictures import png
 from opsin.vector_file import FileVectors
-from tests.bundles import TINY
-from tests.opsin.command import opsin
-from tests.opsin.scripted import Answer, Request, scripted
-from tests.service import Service, eventually
+from tests.harness.bundles import TINY
+from tests.harness.command import opsin
+from tests.harness.scripted import Answer, Request, scripted
+from tests.harness.service import Service
+from tests.harness.waiting import eventually
 
 COUNT = 12
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from opsin import Client
-from tests.bundles import TINY, write_tiny_vit
-from tests.opsin.command import opsin
-from tests.pairs import write_tiny_pair
-from tests.service import Service, eventually
+from tests.harness.bundles import TINY, write_tiny_vit
+from tests.harness.command import opsin
+from tests.harness.pairs import write_tiny_pair
+from tests.harness.service import Service
+from tests.harness.waiting import eventually
 
 LABELS = ["a red car", "dog", "cat"]
 

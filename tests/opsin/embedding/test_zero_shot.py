@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from opsin import AsyncClient, Client, Refused
 from opsin.pictures import png
-from tests.bundles import TINY
+from tests.harness.bundles import TINY
+from tests.harness.service import Service
 from tests.opsin.embedding.conftest import MAX_IMAGES
-from tests.service import Service
 
 LABELS = ["a red car", "dog", "cat", "photo", "something else"]
 MANY = 2 * MAX_IMAGES + 3

@@ -13,7 +13,7 @@ import yaml
 
 from models import bundle, loading
 from models.mavil.model import MAViL
-from tests.sound.sounds import wav
+from tests.harness.sounds import wav
 from tests.training.recordings import cached_notes
 from tests.training.soundfonts import RATE, cached_font, cached_renderer, hiss, tone
 from training import command, recipe

@@ -1,0 +1,60 @@
+"""Captures for reconstruction: an image and the depth of a ball before the camera, and what is read from an answer."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import trimesh
+from numpy.typing import NDArray
+
+from tests.harness.pictures import png
+
+HEIGHT, WIDTH = 48, 64
+FOV = 60.0
+
+
+def npy(array: NDArray[Any], **options: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, **options)
+    return file.getvalue()
+
+
+def image(height: int = HEIGHT, width: int = WIDTH, channels: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def depth(height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.float32]:
+    """Metres: the front of a ball of radius 0.4 at a distance of 1.5, 0 around it, as a camera of FOV sees it."""
+    focal = width / 2 / np.tan(np.radians(FOV) / 2)
+    x = (np.arange(width) + 0.5 - width / 2) / focal
+    y = (np.arange(height)[:, None] + 0.5 - height / 2) / focal
+    square, along = x**2 + y**2 + 1, 1.5  # |ray|², ray · centre
+    hit = along**2 - square * (1.5**2 - 0.4**2)
+    return np.where(hit > 0, (along - np.sqrt(np.maximum(hit, 0))) / square, 0).astype(np.float32)
+
+
+def millimetres() -> NDArray[np.uint16]:
+    return np.rint(depth() * 1000).astype(np.uint16)
+
+
+def points() -> NDArray[np.float32]:
+    """Of the same ball; NaN around it."""
+    z = np.where(depth() > 0, depth(), np.nan)
+    focal = WIDTH / 2 / np.tan(np.radians(FOV) / 2)
+    x = (np.arange(WIDTH) + 0.5 - WIDTH / 2) / focal
+    y = (np.arange(HEIGHT)[:, None] + 0.5 - HEIGHT / 2) / focal
+    return np.stack([x * z, y * z, z], axis=-1).astype(np.float32)
+
+
+CAPTURE = {"image": png(image()), "depth": png(millimetres())}
+
+
+def mesh(content: bytes) -> trimesh.Trimesh:
+    return trimesh.load(io.BytesIO(content), file_type="glb").to_geometry()
+
+
+def arrays(content: bytes) -> dict[str, NDArray[Any]]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as npz:
+        return dict(npz)

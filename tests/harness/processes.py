@@ -1,0 +1,47 @@
+"""Which programs a process has started, and what they are at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+NAMED_S = 10.0
+
+
+def children(program: str, parent: int | None = None) -> list[psutil.Process]:
+    """Those with `program` among the words of their command, of this process by default; one that has just ended is left out."""
+    return [child for child in psutil.Process(parent).children() if program in command(child)]
+
+
+def copies(program: str, parent: int | None = None) -> list[psutil.Process]:
+    """Copies of the templates of `program` that a process has started (`models.media.copies`)."""
+    return [copy for template in children(program, parent) for copy in children(program, template.pid)]
+
+
+def command(process: psutil.Process) -> list[str]:
+    """Its words; none if it has ended. The system shows none either for the first moment of a program, in which this waits."""
+    until = time.monotonic() + NAMED_S
+    try:
+        while not (words := process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
+            time.sleep(0.001)
+    except psutil.Error:
+        return []
+    return list(words)
+
+
+def alive(pid: int) -> bool:
+    """A child that nobody has waited for is dead, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def takes_work(pid: int) -> Callable[[], bool]:
+    """Whether the child of a sandbox has taken a file since now, which is its standard input then."""
+    file = Path(f"/proc/{pid}/fd/0")
+    before = file.stat().st_ino
+    return lambda: file.stat().st_ino != before

@@ -1,0 +1,88 @@
+"""Small members for a LART in its published layout: HMR 2.0, an MViT with a box head, and a made-up mesh, all with random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.bundle import Bundle, BundleSpec
+from models.lart.model import LARTConfig
+from models.mvit.boxes import BoxPooling
+from models.mvit.model import Activation, MViT, MViTConfig
+from models.people.heads import Feature
+from models.people.smpl import PREFIX
+from models.people.tracks import POSE
+from models.published import read_checkpoint
+from models.spec import Clip, Preprocess
+from tests.harness.bundles import UNSEALED, sealed
+from tests.harness.pipelines import SMALL
+from tests.harness.recorded import GOLDEN
+
+STRIDE = 3
+SMALL_MVIT = MViTConfig(
+    image_size=32,
+    frames=4,
+    classes=80,
+    width=8,
+    depth=3,
+    width_growth=((1, 2.0), (2, 2.0)),
+    head_growth=((1, 2.0), (2, 2.0)),
+    q_strides=((0, 1, 1, 1), (1, 1, 2, 2), (2, 1, 2, 2)),
+    kv_stride=(1, 4, 4),
+    activation=Activation.SIGMOID,
+    boxes=BoxPooling(),
+)
+APPEARANCE = 32
+"""Values of its features."""
+COLOURS = Preprocess(image_size=32, short_side=32, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
+STATISTICS = (tuple(np.linspace(-0.5, 0.5, 226).tolist()), tuple(np.linspace(0.5, 1.5, 226).tolist()))
+LAYOUT: LARTConfig = dataclasses.replace(
+    SMALL, pose=Feature(POSE, 32, 32), joints=Feature(135, 16, 16), appearance=Feature(APPEARANCE, 16, 16), mean_std=STATISTICS
+)
+"""Pose, joints and appearance, as published."""
+
+
+def small_mvit(config: MViTConfig = SMALL_MVIT) -> MViT:
+    """A model whose features differ from clip to clip."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = MViT(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1) * 0.5, std=0.2)
+    return model.eval().requires_grad_(False)
+
+
+def write_mvit(root: Path, config: MViTConfig = SMALL_MVIT, name: str = "small-mvit") -> Bundle:
+    spec = BundleSpec(
+        name=name,
+        version="1",
+        task="actions",
+        architecture="mvit",
+        config=dataclasses.asdict(config),
+        preprocess=COLOURS,
+        clip=Clip(frames=config.frames, stride=STRIDE),
+        labels=[f"class {index}" for index in range(config.classes)],
+        license="CC0-1.0",
+        weights=UNSEALED,
+    )
+    return sealed(root, spec, small_mvit(config).state_dict())
+
+
+def mesh() -> dict[str, Tensor]:
+    """The made-up mesh of 40 vertices that a recorded checkpoint of HMR2 holds."""
+    weights = read_checkpoint(GOLDEN / "hmr2" / "tiny_forward" / "checkpoint.pth")
+    return {name.removeprefix(PREFIX): value.contiguous() for name, value in weights.items() if name.startswith(PREFIX)}
+
+
+def write_mesh(file: Path) -> Path:
+    """As .npz or .safetensors, by its suffix."""
+    if file.suffix == ".npz":
+        np.savez(file, **{name: value.numpy() for name, value in mesh().items()})  # type: ignore[arg-type]
+    else:
+        save_file(mesh(), file)
+    return file

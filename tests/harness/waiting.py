@@ -1,0 +1,38 @@
+"""Waiting until a condition holds, with a failure that names it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+WAIT_S = 60.0
+"""For what comes as soon as the machine has time for it."""
+START_S = 240.0
+"""For a process that imports its libraries, or a worker that loads its models before."""
+AGAIN_S = 0.02
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], T], what: str = "the condition holds", seconds: float = WAIT_S) -> T:
+    """Wait until the condition holds, and return what it answered then; fail naming it."""
+    until = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < until, f"it never came to this: {what}"
+        time.sleep(AGAIN_S)
+    return answer
+
+
+async def eventually_async(condition: Callable[[], T | Awaitable[T]], what: str = "the condition holds", seconds: float = WAIT_S) -> T:
+    """The same while the event loop runs; the condition may be a coroutine function."""
+    until = time.monotonic() + seconds
+    while not (answer := await _answer(condition)):
+        assert time.monotonic() < until, f"it never came to this: {what}"
+        await asyncio.sleep(AGAIN_S)
+    return answer
+
+
+async def _answer(condition: Callable[[], T | Awaitable[T]]) -> T:
+    answer = condition()
+    return await answer if isinstance(answer, Awaitable) else answer
