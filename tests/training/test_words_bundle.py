@@ -14,9 +14,9 @@ from models.pairs.flip import FLIP
 from models.pairs.tokenising import Tokenizer
 from opsin.cli.demo_words import LABELS
 from server.playground import SAMPLES
-from training import model_card
 from training.data.images import normalised
 from training.data.pictures import to_model_size
+from training.evaluation.cards import card
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_it_is_small_whole_and_licensed(starter: Bundle) -> None:
     assert sum(file.stat().st_size for file in starter.path.iterdir()) <= 16_000_000
     assert (starter.spec.task, starter.spec.architecture) == ("zero-shot", "flip")
     assert "CC-BY-4.0" in starter.spec.license and "MIT" in starter.spec.license
-    assert (starter.path / "README.md").read_text(encoding="utf-8") == model_card.render(starter.spec)
+    assert (starter.path / "README.md").read_text(encoding="utf-8") == card.render(starter.spec)
 
 
 def test_it_knows_what_the_drawings_on_the_page_show(starter: Bundle) -> None:
