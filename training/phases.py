@@ -114,8 +114,8 @@ def _inputs(ready: Preparation) -> dict[str, Any]:
 
 def run(ready: Ready) -> Report:
     """Train a phase; at its end `WEIGHTS` lie in its folder, and `ready.objective` is trained. Raises TrainingError."""
-    if ready.phase.initial is not Initial.RANDOM and Checkpoints(ready.run.folder, ready.run.fingerprint).latest() is None:
-        starting.fit_to_data(ready.objective, ready.source, ready.plan.seed)
+    if Checkpoints(ready.run.folder, ready.run.fingerprint).latest() is None:
+        starting.fit_to_data(ready.objective, ready.source, ready.plan.seed, ready.phase.initial)
     report = train(ready.objective, ready.source, ready.plan, ready.run)
     if report.ended is Ended.DONE:
         weights = {name: whole(value).detach().cpu().contiguous() for name, value in released(ready.objective).state_dict().items()}

@@ -37,7 +37,7 @@ from training.objectives.diffmae import Diffusion
 from training.objectives.first_answers import fit_answers
 from training.objectives.last_layer import fit_last_layer
 from training.objectives.mcc import OccupancyAndColour
-from training.objectives.proxies import Proxies, skip_blocks, whiten
+from training.objectives.proxies import Proxies, fit_proxies, skip_blocks
 from training.recipe import Initial
 
 
@@ -123,14 +123,18 @@ def begin(network: nn.Module, initial: Initial) -> None:
         torch.set_num_threads(threads)
 
 
-def fit_to_data(objective: nn.Module, source: Source, seed: int) -> None:
-    """Fit the last layer of a network that `begin` has begun, in place, where it answers from the start."""
-    if isinstance(objective, OccupancyAndColour):
-        fit_answers(objective, _batches(source, seed, *_FITTED_SCENES))
-    if isinstance(objective, Diffusion):
-        fit_last_layer(objective, _batches(source, seed, *_FITTED_IMAGES))
+def fit_to_data(objective: nn.Module, source: Source, seed: int, initial: Initial) -> None:
+    """Fit what a phase begins with to its data, in place: proxies always, the last layer of a network that `begin` has begun where it
+    answers from the start."""
     if isinstance(objective, Proxies):
-        whiten(objective, _batches(source, seed, *_FITTED_THINGS, epochs=_FITTED_EPOCHS))
+        batches = _batches(source, seed, *_FITTED_THINGS, epochs=_FITTED_EPOCHS)
+        fit_proxies(objective, batches, whitened=initial is Initial.WHITENED)
+    elif initial is Initial.RANDOM:
+        return
+    elif isinstance(objective, OccupancyAndColour):
+        fit_answers(objective, _batches(source, seed, *_FITTED_SCENES))
+    elif isinstance(objective, Diffusion):
+        fit_last_layer(objective, _batches(source, seed, *_FITTED_IMAGES))
 
 
 def _batches(source: Source, seed: int, most: int, together: int, epochs: int = 1) -> Iterator[Batch]:

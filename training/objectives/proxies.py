@@ -132,32 +132,41 @@ def skip_blocks(model: FLIP) -> None:
 
 
 @torch.no_grad()
-def whiten(objective: Proxies, batches: Iterable[Batch]) -> None:
-    """Set, in place, the scale of the patches so that each channel varies by 1; the projection of images, so that what all images share is
-    gone and the rest differs alike in all directions; and each proxy to the mean of its thing's images."""
+def fit_proxies(objective: Proxies, batches: Iterable[Batch], *, whitened: bool) -> None:
+    """Set each proxy, in place, to the mean of its thing's images; those of things that are not met stay.
+
+    whitened: before it, set the scale of the patches so that each channel varies by 1, and the projection of images so that what all
+    images share is gone and the rest differs alike in all directions.
+    """
     model = objective.model
     was_training = model.training
     model.eval()
     rows, labels = [], []
     for number, batch in enumerate(batches):
-        if number == 0:
+        if whitened and number == 0:
             _standardise(model.vision.patch_embed, need(batch, "pixels"))
-        rows.append(model.vision(need(batch, "pixels")).features.double())
+        rows.append(model.vision(need(batch, "pixels")).features)
         labels.append(need(batch, "label"))
     model.train(was_training)
     features, things = torch.cat(rows), torch.cat(labels)  # (N, C), (N,)
+    if whitened:
+        _whiten(model.vision_projection, features.double())
+    seen = F.normalize(model.project_images(features), dim=1)
+    summed = torch.zeros_like(objective.proxies).index_add_(0, things, seen)
+    met = torch.bincount(things, minlength=len(summed)) > 0
+    objective.proxies[met] = F.normalize(summed[met], dim=1)
+
+
+def _whiten(projection: nn.Linear, features: Tensor) -> None:
+    """features: (N, C)."""
     mean = features.mean(dim=0)
     shared = mean / mean.norm()
     apart = features - (features @ shared).unsqueeze(1) * shared
     _, strengths, directions = torch.linalg.svd(apart - apart.mean(dim=0), full_matrices=False)
     weights = directions.T / (strengths + _SOFTER * strengths[len(strengths) // 4]) * len(features) ** 0.5  # (C, C)
     weights = (weights - torch.outer(shared, shared @ weights)).T.float()
-    rank = min(len(weights), len(model.vision_projection.weight))
-    model.vision_projection.weight[:rank] = weights[:rank]
-    seen = F.normalize(model.project_images(features.float()), dim=1)
-    summed = torch.zeros_like(objective.proxies).index_add_(0, things, seen)
-    met = torch.bincount(things, minlength=len(summed)) > 0
-    objective.proxies[met] = F.normalize(summed[met], dim=1)
+    rank = min(len(weights), len(projection.weight))
+    projection.weight[:rank] = weights[:rank]
 
 
 def _standardise(patches: PatchEmbed | LitePatches, images: Tensor) -> None:

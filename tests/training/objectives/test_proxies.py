@@ -13,7 +13,7 @@ from models.layers.lite import LitePatches
 from models.pairs.flip import FLIP
 from tests.training.objectives.cases import FLIP_CONFIG, made
 from training.objectives.base import Facts
-from training.objectives.proxies import Proxies, ProxiesSettings, build, skip_blocks, whiten
+from training.objectives.proxies import Proxies, ProxiesSettings, build, fit_proxies, skip_blocks
 from training.settings import OptimiserSettings
 
 
@@ -76,7 +76,7 @@ def test_a_whitened_network_names_by_what_its_patches_are() -> None:
     pixels = (0.3 * sign * checks + shade + 0.02 * torch.randn(96, 1, 16, 16, generator=generator)).expand(-1, 3, -1, -1)
     batches = [{"pixels": pixels[at : at + 32], "label": label[at : at + 32]} for at in range(0, 96, 32)]
     assert named(proxies, pixels, label) <= 0.6
-    whiten(proxies, batches)
+    fit_proxies(proxies, batches, whitened=True)
     with torch.no_grad():
         patches = proxies.model.vision.patch_embed(pixels[:32])
     assert torch.allclose(patches.mean(dim=(0, 1)), torch.zeros(16), atol=1e-4)
@@ -87,9 +87,14 @@ def test_a_whitened_network_names_by_what_its_patches_are() -> None:
 
 def test_things_that_were_not_met_keep_their_proxies() -> None:
     proxies = objective(things=4)
-    before = proxies.proxies.detach().clone()
-    whiten(proxies, [{"pixels": torch.randn(20, 3, 16, 16), "label": torch.arange(20) % 3}])
-    assert torch.equal(proxies.proxies[3], before[3]) and not torch.equal(proxies.proxies[0], before[0])
+    before, network = proxies.proxies.detach().clone(), {name: value.clone() for name, value in proxies.model.state_dict().items()}
+    batch = {"pixels": torch.randn(20, 3, 16, 16), "label": torch.arange(20) % 3}
+    fit_proxies(proxies, [batch], whitened=False)
+    assert torch.equal(proxies.proxies[3], before[3])
+    with torch.no_grad():
+        first = proxies.model.encode_images(batch["pixels"][::3]).sum(dim=0)
+    assert torch.allclose(proxies.proxies[0], F.normalize(first, dim=0), atol=1e-5)
+    assert all(torch.equal(value, network[name]) for name, value in proxies.model.state_dict().items())
 
 
 def test_data_without_things_is_refused() -> None:

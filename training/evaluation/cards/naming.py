@@ -20,7 +20,7 @@ def section(spec: BundleSpec) -> Iterator[str]:
         "",
         f"Emoji by {artists}, by names and keywords of Unicode's CLDR in",
         f"{sum(not row['held_back'] for row in languages)} languages; and Open Clip Art (public domain) by titles and keywords."
-        " No photographs.",
+        " No photographs but those that the first layers of EfficientNet-Lite0 have seen.",
         "",
         f"Packages: {packages(data)}.",
         "",
