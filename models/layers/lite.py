@@ -82,7 +82,8 @@ class LitePatches(nn.Module):
             self.encoder.stages[:stages].requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.contiguous(memory_format=torch.channels_last)
+        # CPUs are faster with channels last; an exported graph cannot say so of a batch of any size
+        x = images if torch.compiler.is_compiling() else images.contiguous(memory_format=torch.channels_last)
         x = F.relu6(self.encoder.stem(x))
         for stage in self.encoder.stages[: self.frozen]:
             x = stage(x)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from models.bundle import BundleSpec
 from models.layers.lite import Encoder, LitePatches
 from models.merge_schedule import MergeSchedule
+from models.onnx.export import export
 from models.pairs.flip import FLIP, FLIPConfig
 from models.spec import Preprocess
 from models.vit.graph import classifier_graph
 from models.vit.model import Stem, ViT, ViTConfig
+from tests.harness.bundles import UNSEALED, sealed
 
 CONFIG = FLIPConfig(
     image_size=64,
@@ -102,3 +108,28 @@ def test_its_classifier_has_no_graph_and_says_so() -> None:
     preprocess = Preprocess(image_size=64, short_side=64, mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(ValueError, match="only vision transformers of plain patches"):
         classifier_graph(model, preprocess)
+
+
+def test_its_classifier_is_exported_for_batches_of_any_size(tmp_path: Path) -> None:
+    import onnxruntime
+
+    torch.manual_seed(0)
+    model = ViT(replace(CONFIG.vision, classes=3)).eval()
+    preprocess = Preprocess(image_size=64, short_side=64, mean=(0.5,) * 3, std=(0.5,) * 3)
+    spec = BundleSpec(
+        name="seeing",
+        version="1",
+        task="classify",
+        architecture="vit",
+        config=dataclasses.asdict(model.config),
+        preprocess=preprocess,
+        labels=["one", "two", "three"],
+        license="CC0-1.0",
+        weights=UNSEALED,
+    )
+    shown = list(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8))
+    export(sealed(tmp_path, spec, model.state_dict()), tmp_path / "seeing.onnx", pixels=shown)
+    with torch.inference_mode():
+        wanted = model(images(5)).logits
+    [logits] = onnxruntime.InferenceSession(tmp_path / "seeing.onnx").run(None, {"pixels": images(5).numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), wanted, atol=1e-4, rtol=1e-4)
