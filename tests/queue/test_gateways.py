@@ -263,7 +263,9 @@ async def test_line_10_the_janitor_leaves_the_streams_of_workers_that_live(url: 
         announce(worker)
         assert worker.pull([QUEUE], 1, 10) == []
         waiting = asyncio.create_task(pulled(worker, 1))
-        await eventually_async(lambda: db.info("clients")["blocked_clients"] == 1, "the worker waits for jobs")
+        await eventually_async(
+            lambda: any(client["cmd"] == "xreadgroup" and "b" in client["flags"] for client in db.client_list()), "it waits for jobs"
+        )
         assert worker_queue(url, "another", QUICK_WORKER).janitor()
         assert set(keys.streams(QUEUE)) == db.smembers("streams")
         request = asyncio.create_task(ask(us, 1))

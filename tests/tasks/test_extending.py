@@ -26,7 +26,7 @@ BLOCK = re.compile(r"```(python|diff)\n *# (\S+)\n(.*?)```", re.DOTALL)
 MAKES_BUNDLE = "make_mean_colour.py"
 TESTS_IT = "tests/tasks/test_mean_colour.py"
 ROOMS = ("server", "models", "kernels", "opsin")
-OF_TESTS = ("__init__.py", "processes.py", "service.py")
+OF_TESTS = ("__init__.py", *(f"harness/{name}.py" for name in ("__init__", "processes", "service", "waiting")))
 
 
 def build(house: Path) -> None:
@@ -34,6 +34,7 @@ def build(house: Path) -> None:
     for room in ROOMS:
         shutil.copytree(HOUSE / room, house / room, ignore=shutil.ignore_patterns("__pycache__"))
     (house / TESTS_IT).parent.mkdir(parents=True)
+    (house / "tests/harness").mkdir()
     for name in OF_TESTS:
         shutil.copy(HOUSE / "tests" / name, house / "tests" / name)
     for kind, path, code in BLOCK.findall(PAGE):
