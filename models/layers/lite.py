@@ -52,7 +52,7 @@ class Encoder(nn.Module):
             blocks = [Block(channels if i == 0 else out, out, side, stride if i == 0 else 1, wider) for i in range(count)]
             built.append(nn.Sequential(*blocks))
             channels = out
-        self.stages = nn.ModuleList(built)
+        self.stages = nn.Sequential(*built)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) → what each stage sees: a half of the resolution, a quarter, an eighth, twice a 16th, twice a 32nd."""
@@ -84,22 +84,16 @@ class LitePatches(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         # CPUs are faster with channels last; an exported graph cannot say so of a batch of any size
         x = images if torch.compiler.is_compiling() else images.contiguous(memory_format=torch.channels_last)
-        x = F.relu6(self.encoder.stem(x))
-        for stage in self.encoder.stages[: self.frozen]:
-            x = stage(x)
+        x = self.encoder.stages[: self.frozen](F.relu6(self.encoder.stem(x)))
+        learning = self.encoder.stages[self.frozen :]
         if self.training and images.device.type == "cpu":
             # Backwards, bf16 takes a CPU twice as long for convolutions of single channels
             with torch.autocast("cpu", enabled=False):
-                x = self._see(x.float())
+                x = learning(x.float())
         else:
-            x = self._see(x)
+            x = learning(x)
         tokens: Tensor = self.proj(x).flatten(2).transpose(1, 2)
         return tokens
-
-    def _see(self, x: Tensor) -> Tensor:
-        for stage in self.encoder.stages[self.frozen :]:
-            x = stage(x)
-        return x
 
 
 def start_from_lite(encoder: Encoder, weights: Mapping[str, Tensor]) -> None:

@@ -49,8 +49,11 @@ class Contrastive(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        noise = draws.uniform(batch["draw"], (self.model.config.vision.patches,), "mask") if self.masked else None
-        return self.losses(need(batch, "pixels"), need(batch, "words"), noise)
+        return self.losses(need(batch, "pixels"), need(batch, "words"), self.noise(batch))
+
+    def noise(self, batch: Batch) -> Tensor | None:
+        """Drawn for the patches of each image, (B, L); None: all are seen."""
+        return draws.uniform(batch["draw"], (self.model.config.vision.patches,), "mask") if self.masked else None
 
     def losses(self, images: Tensor, words: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """noise: (B, L), uniform: of FLIP's images the patches with the lowest are seen; None: all are."""
@@ -72,13 +75,12 @@ class Contrastive(nn.Module):
         return {name: torch.stack([losses[name] for losses in matched]).mean() for name in matched[0]}
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
-        """As FLIP: biases, norms and position tables do not decay; tokens, the token table and the temperature do."""
+        return by_decay(self.model, lambda name, parameter: decay_of(name, parameter, settings.weight_decay))
 
-        def decay(name: str, parameter: nn.Parameter) -> float:
-            free = "pos_embed" in name or (parameter.dim() == 1 and name != "logit_scale")
-            return 0.0 if free else settings.weight_decay
 
-        return by_decay(self.model, decay)
+def decay_of(name: str, parameter: nn.Parameter, weight_decay: float) -> float:
+    """As FLIP: biases, norms and position tables do not decay; tokens, the token table and the temperature do."""
+    return 0.0 if "pos_embed" in name or (parameter.dim() == 1 and name != "logit_scale") else weight_decay
 
 
 def contrast(x: Tensor, y: Tensor, scale: Tensor | float, *, symmetric: bool = True) -> dict[str, Tensor]:

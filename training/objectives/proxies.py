@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from models.layers.lite import STAGES, LitePatches
 from models.layers.patches import PatchEmbed
 from models.pairs.flip import FLIP
-from training import draws
 from training.curation import Captions
 from training.objectives.base import Batch, Facts
 from training.objectives.checks import expect, need
 from training.objectives.cit import CurationSettings, Rounds
-from training.objectives.contrastive import Contrastive, ContrastiveSettings
+from training.objectives.contrastive import Contrastive, ContrastiveSettings, decay_of
 from training.objectives.groups import by_decay
 from training.optim import ParameterGroup
 from training.settings import OptimiserSettings, Settings
@@ -61,9 +60,7 @@ class Proxies(nn.Module):
             model.vision.patch_embed.freeze(settings.frozen_stages)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        masked = self.settings.masked
-        noise = draws.uniform(batch["draw"], (self.model.config.vision.patches,), "mask") if masked else None
-        seen, read = self.pairs.encoded(need(batch, "pixels"), need(batch, "words"), noise)
+        seen, read = self.pairs.encoded(need(batch, "pixels"), need(batch, "words"), self.pairs.noise(batch))
         return self.losses(seen, read, need(batch, "label"))
 
     def losses(self, seen: Tensor, read: Tensor, label: Tensor) -> dict[str, Tensor]:
@@ -86,8 +83,7 @@ class Proxies(nn.Module):
         """As FLIP; the stem learns at a rate of its own and does not decay."""
 
         def decay(name: str, parameter: nn.Parameter) -> float:
-            free = name.startswith(_STEM) or "pos_embed" in name or (parameter.dim() == 1 and name != "logit_scale")
-            return 0.0 if free else settings.weight_decay
+            return 0.0 if name.startswith(_STEM) else decay_of(name, parameter, settings.weight_decay)
 
         def scale(name: str) -> float:
             return self.settings.stem_scale if name.startswith(_STEM) else 1.0
