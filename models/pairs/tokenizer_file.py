@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from models.pairs.character_map import SPACE
 from models.pairs.tokenizer_model import Json, TokenizerError, at_most, check_id, check_piece, ids_of
 
 MOST_BYTES = 64 << 20
@@ -110,6 +111,13 @@ class TokenizerFile:
             return (json.dumps(self.content, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
         except UnicodeEncodeError as error:
             raise TokenizerError(f"it has a lone surrogate ({error.object[error.start - 20 : error.start]!r}…)") from error
+
+    @property
+    def speechless(self) -> frozenset[int]:
+        """Ids of the pieces that say nothing about a text: the one of all unknown words or characters, and SentencePiece's bare space."""
+        ids = ids_of(self.model)
+        unknown = {self.model["unk_id"]} if self.model["type"] == "Unigram" else {ids.get(self.model.get("unk_token") or "")}
+        return frozenset(number for number in unknown | {ids.get(SPACE)} if number is not None)
 
     @property
     def cleans(self) -> bool:
