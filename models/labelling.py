@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from models.bundle import Bundle, BundleError, BundleSpec, write
+from models.layers.steps import UnusableInput
 from models.loading import LoadedModel, load
 from models.pairs.cit import CiT
 from models.pairs.clip import CLIP
@@ -47,6 +49,8 @@ def label(
     text = Text.model_validate(text.model_dump() | {"templates": list(templates)}) if templates is not None else text
     loaded = load(pair)
     weights, vision, joint_width = _image_tower(pair.spec, loaded.model)
+    if _is_half(pair):
+        weights = {key: value.half() for key, value in weights.items()}
     classes, truncated = _class_vectors(loaded, labels, text)
     weights["head.weight"] = torch.from_numpy(classes) * text.scale
     weights["head.bias"] = torch.zeros(len(labels))
@@ -82,6 +86,12 @@ def _checked(labels: Sequence[str]) -> list[str]:
     return stripped
 
 
+def _is_half(pair: Bundle) -> bool:
+    """Whether all weights are float16 in its file."""
+    with safe_open(pair.weights_path, framework="pt") as file:
+        return {file.get_slice(key).get_dtype() for key in file.keys()} == {"F16"}  # noqa: SIM118 (it is no dict)
+
+
 def _image_tower(spec: BundleSpec, model: Any) -> tuple[dict[str, Tensor], Any, int]:
     """Weights of the ViT and its projection under the names of `ViT`, its config, and the width of the space."""
     if isinstance(model, CiT) and model.head is not None:
@@ -102,7 +112,10 @@ def _class_vectors(loaded: LoadedModel, labels: Sequence[str], text: Text) -> tu
     texts = [template.replace("{}", label) for label in labels for template in text.templates]
     rows, cut = list[NDArray[np.float32]](), list[NDArray[np.bool_]]()
     for first in range(0, len(texts), TEXTS):
-        found = loaded.forward(_arrays(texts[first : first + TEXTS]), {})
+        try:
+            found = loaded.forward(_arrays(texts[first : first + TEXTS]), {})
+        except UnusableInput as error:
+            raise BundleError(f"labels: {error}") from error
         rows.append(found["embedding"][0])
         cut.append(found["truncated"][0])
     vectors = np.concatenate(rows).reshape(len(labels), len(text.templates), -1).mean(axis=1)

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from models.bundle import write
+from models.labelling import label
 from opsin import Client
 from tests.harness.bundles import TINY, write_tiny_vit
 from tests.harness.command import opsin
@@ -46,22 +50,32 @@ def test_templates_may_be_given_and_labels_that_lose_their_end_are_told(tmp_path
     assert "animals@2  pair@1 with 2 labels of its own" in shown and '["one {}", "the {}"]' in shown
 
 
+def test_a_pair_in_float16_becomes_a_classifier_in_float16(tmp_path: Path) -> None:
+    pair = write_tiny_pair(tmp_path, "pair")
+    save_file({key: value.half() for key, value in load_file(pair.weights_path).items()}, tmp_path / "half")
+    half = write(tmp_path / "other", pair.spec, tmp_path / "half", files={"tokenizer.json": pair.path / "tokenizer.json"})
+    made, _ = label(half, LABELS, tmp_path, "animals")
+    assert {key for key, value in load_file(made.weights_path).items() if value.dtype != torch.float16} == {"head.weight", "head.bias"}
+
+
 def test_what_cannot_become_a_classifier_is_one_line(tmp_path: Path, labels: Path) -> None:
     write_tiny_pair(tmp_path, "pair")
     write_tiny_pair(tmp_path, "pair", "2")
     write_tiny_pair(tmp_path, "mute", tokenizer=False)
     write_tiny_vit(tmp_path)
 
-    def label(pair: str, *more: str) -> tuple[int, str]:
+    def labelled(pair: str, *more: str) -> tuple[int, str]:
         ended = opsin("bundles", "label", "animals", "--from", pair, "--labels", labels, "--bundles", tmp_path, *more)
         assert ended.stdout == "" and ended.stderr.count("\n") == 1
         return ended.returncode, ended.stderr.removeprefix("opsin: ").strip()
 
-    assert label("pair") == (2, "--from pair: has several versions; name one of pair@1, pair@2")
-    assert label("nobody")[0] == 2
-    assert label("tiny") == (1, "tiny@1: is of task classify; a classifier is made of an image-text pair, of task zero-shot")
-    assert label("mute") == (1, "mute@1: has no tokenizer and reads no texts; `opsin bundles tokenizer mute FILE` adds one")
-    code, sentence = label("pair@1", "--template", "nowhere")
+    assert labelled("pair") == (2, "--from pair: has several versions; name one of pair@1, pair@2")
+    assert labelled("nobody")[0] == 2
+    assert labelled("tiny") == (1, "tiny@1: is of task classify; a classifier is made of an image-text pair, of task zero-shot")
+    assert labelled("mute") == (1, "mute@1: has no tokenizer and reads no texts; `opsin bundles tokenizer mute FILE` adds one")
+    code, sentence = labelled("pair@1", "--template", "nowhere")
     assert code == 2 and "exactly one {} is needed" in sentence
+    labels.write_text("dog\n猫\n")
+    assert labelled("pair@1", "--template", "{}") == (1, "labels: '猫' has no word or character that the bundle knows")
     labels.write_text("dog\ndog\n")
-    assert label("pair@1") == (1, "labels: 'dog' is given twice")
+    assert labelled("pair@1") == (1, "labels: 'dog' is given twice")
