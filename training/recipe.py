@@ -20,6 +20,7 @@ from training.data.packages import PyPIPackage
 from training.data.registry import DataSettings
 from training.errors import RecipeError
 from training.evaluation.settings import PaintingQuality, Quality
+from training.objectives.proxies import ProxiesSettings
 from training.objectives.registry import ObjectiveSettings
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
 from training.shipped import located
@@ -191,6 +192,8 @@ class Recipe(Settings):
                     raise ValueError(f"{where}.{field}: {start} is no earlier phase ({', '.join(known) or 'there is none'}) and no path")
             if phase.start and phase.initial is not Initial.RANDOM:
                 raise ValueError(f"{where}.initial: {phase.initial.value} would be overwritten by the weights of {phase.start}")
+            if phase.initial is Initial.WHITENED and not isinstance(phase.objective, ProxiesSettings):
+                raise ValueError(f"{where}.initial: whitened is for the objective proxies alone")
             self._sizes_agree(phase, where)
             known.add(phase.name)
         if self.release and self.release.phase is not None and self.release.phase not in known:

@@ -76,7 +76,7 @@ def run(programs: Path, folder: Path, *arguments: str | Path) -> str:
 
 def test_the_starters_answer_where_there_is_no_bundle(service: Service) -> None:
     models = service.get("/v1/models").json()["models"]
-    assert {model["name"] for model in models} >= {"photos", "flags", "inpaint", "reconstruct", "actions", "clips", "sounds"}
+    assert {model["name"] for model in models} >= {"photos", "flags", "inpaint", "reconstruct", "actions", "words", "clips", "sounds"}
     nepal = service.classify((SAMPLES / "nepal.png").read_bytes(), model="flags").json()
     assert nepal["results"][0]["predictions"][0]["label"] == "Nepal"
 

@@ -46,6 +46,7 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
         (change("phases.0.objective.ratio", 3), "phases.0.objective.mae.ratio: Extra inputs"),
         (change("phases.0.optimiser.base_lr", 0.1), "phases.0.optimiser: give one of lr and base_lr"),
         (change("phases.1.start", "pretraining"), "phases.1.start: pretraining is no earlier phase (pretrain) and no path"),
+        (change("phases.0.initial", "whitened"), "phases.0.initial: whitened is for the objective proxies alone"),
         (change("phases.1.initial", "neighbours"), "phases.1.initial: neighbours would be overwritten by the weights of pretrain"),
         (change("phases.1.name", "pretrain"), "phases.1.name: pretrain is the name of an earlier phase too"),
         (change("phases.0.model.architecture", "cnn"), "phases.0.model: architecture 'cnn' is unknown; known are vit, mae"),
