@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from models.spec import Preprocess
 from tests.training import named
@@ -16,7 +18,7 @@ from training.data.words import open_words
 from training.errors import DataError
 from training.starters.images import named_drawings
 from training.starters.images.emoji_names import read_names, slug
-from training.starters.images.named_drawings import DrawingsWithNames, NamedDrawings, clip_art_of, part_of
+from training.starters.images.named_drawings import DrawingsWithNames, NamedDrawings, clip_art_of, outlined, part_of
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, fit="squeeze", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 LENGTH = 12
@@ -62,6 +64,23 @@ def test_a_sample_is_a_function_of_its_draw(data: tuple[dict[str, Any], Path]) -
     for draw, sample in enumerate(samples):
         assert all(torch.equal(value, again.sample(1, draw)[name]) for name, value in sample.items())
     assert len({sample["pixels"].numpy().tobytes() for sample in samples}) == 8
+
+
+def test_outlines_run_where_colours_jump_and_nowhere_else() -> None:
+    drawn = Image.new("RGB", (24, 24), "white")
+    drawn.paste((255, 0, 0), (8, 8, 16, 16))
+    drawn.paste((255, 250, 245), (0, 0, 4, 4))  # a shade
+    filled, bare = (np.asarray(outlined(drawn, filled=kind)) for kind in (True, False))
+    black = (filled == 0).all(axis=2)
+    assert black[7, 7:17].all() and black[16, 7:17].all() and black[7:17, 7].all() and not black[:5].any()
+    assert (filled[11:13, 11:13] == (255, 0, 0)).all() and (bare[11:13, 11:13] == 255).all()
+    assert np.array_equal((bare == 0).all(axis=2), black) and set(np.unique(bare)) == {0, 255}
+
+
+def test_half_of_the_drawings_are_outlined_where_a_recipe_says_so(data: tuple[dict[str, Any], Path]) -> None:
+    plain, half = (opened(data, coloured=0.0, coarse=0.0, **more) for more in ({}, {"outlined": 0.5}))
+    same = [torch.equal(plain.sample(0, draw)["pixels"], half.sample(0, draw)["pixels"]) for draw in range(60)]
+    assert 15 <= sum(same) <= 45
 
 
 def test_nothing_is_mirrored_that_has_sides(data: tuple[dict[str, Any], Path]) -> None:

@@ -11,13 +11,14 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 from pydantic import Field
 
 from models.sealing import sha256_of
@@ -35,6 +36,8 @@ from training.starters.images.titles import Titles, read_titles
 
 _COARSEST = 40
 """Pixels along the side of the smallest drawings that are shown enlarged."""
+_FAINTEST = 175
+"""Of 255: a jump of a colour by 80 in one of eight neighbours is an edge, a shade is none."""
 _PARTS = 16
 _TEST, _VAL = range(5), range(5, 6)
 """Held-out parts, of `_PARTS` parts of the series of clip art."""
@@ -60,6 +63,8 @@ class NamedDrawings(Settings):
     """Share of the samples whose background is a colour instead of white."""
     coarse: float = Field(default=0.3, ge=0, le=1)
     """Share of the samples that had fewer pixels once."""
+    outlined: float | None = Field(default=None, ge=0, le=1)
+    """Share of the samples that are drawn with black outlines, half of them in nothing else; None: none."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,8 @@ def seen(collections: Sequence[RGBA], which: tuple[int, int], dice: random.Rando
     coloured, coarse = dice.random() < settings.coloured, dice.random() < settings.coarse
     background = (dice.randrange(256), dice.randrange(256), dice.randrange(256)) if coloured else (255, 255, 255)
     image = on_background(collections[collection][row], background)
+    if settings.outlined is not None and dice.random() < settings.outlined:
+        image = outlined(image, filled=dice.random() < 0.5)
     if coarse:
         side = dice.randrange(min(_COARSEST, image.width - 1), image.width)
         image = image.resize((side, side), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
@@ -165,6 +172,13 @@ def on_background(drawing: RGBA, background: tuple[int, int, int] = (255, 255, 2
     canvas = Image.new("RGBA", (side, side), (*background, 255))
     canvas.alpha_composite(Image.fromarray(np.array(drawing)))
     return canvas.convert("RGB")
+
+
+def outlined(image: Image.Image, *, filled: bool) -> Image.Image:
+    """Black lines, three pixels wide, where the colours of a drawing (RGB) change: over the drawing, or alone on white."""
+    edges = reduce(ImageChops.darker, (band.filter(ImageFilter.CONTOUR) for band in image.split()))  # dark beside a jump
+    lines = edges.point(lambda value: 255 * (value >= _FAINTEST)).filter(ImageFilter.MinFilter(3)).convert("RGB")
+    return ImageChops.multiply(image, lines) if filled else lines
 
 
 def open_named_drawings(settings: NamedDrawings, preparation: Preparation) -> DrawingsWithNames:
