@@ -30,7 +30,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OPSIN_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    starter_bundles: ClassVar[frozenset[str]] = frozenset({"photos", "inpaint", "reconstruct", "actions", "clips", "sounds"})
+    starter_bundles: ClassVar[frozenset[str]] = frozenset({"photos", "inpaint", "shapes", "actions", "words", "clips", "sounds"})
     """Each is its task's default where several bundles serve it and none is configured."""
 
     host: str = "127.0.0.1"

@@ -40,8 +40,8 @@ def demo(
     ] = None,
     svg: Annotated[Path | None, typer.Option(help="Also save what is shown as a picture.", show_default=False)] = None,
 ) -> None:
-    """Start everything, classify real images, measure what token merging brings, fill holes in drawings, reconstruct a
-    photograph with depth, name instruments by their sound and camera moves, watch a video, stop. A pair compares drawings with words.
+    """Start everything, classify real images, measure what token merging brings, compare drawings with words, fill holes in
+    drawings, reconstruct a photograph with depth and without, name instruments by their sound and camera moves, watch a video, stop.
 
     Needs no network but for the video, which is fetched once and left out where that fails.
     """

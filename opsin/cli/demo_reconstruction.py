@@ -1,4 +1,4 @@
-"""The part of `opsin demo` that reconstructs: a photograph with depth, and its shape from all sides."""
+"""The part of `opsin demo` that reconstructs: a photograph, with its depth and without, and its shape from all sides."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ LONG_SIDE = 512
 
 
 def show_reconstruction(client: Client, output: Path, console: Console) -> None:
-    """Reconstruct the photograph's object, print a table, and write the mesh and a picture of its points from all sides to `output`."""
-
+    """Reconstruct the photograph's object, print a table, and write the meshes and pictures of their points from all sides to `output`."""
     from opsin.pictures import png
     from opsin.turntable import turntable
     from training.starters.captures import CAPTURES
 
-    model = next(model for model in client.models() if model.task == "reconstruct")
+    model = next(model for model in client.models() if model.task == "reconstruct" and model.details["default"])
     CAPTURES[NAME](output).write(output, NAME)
     camera = json.loads((output / f"{NAME}.json").read_text(encoding="utf-8"))
     image, depth, mask = (output / f"{NAME}{end}.png" for end in ("", "-depth", "-mask"))
-    found = client.reconstruct(image, depth, mask=mask, model=model.id, format="npz", **camera)
-    mesh, sides = output / f"{NAME}.glb", output / f"{NAME}-sides.png"
-    sides.write_bytes(png(turntable(found.cloud())))
-    written = [sides]
-    if found.scene is not None:
-        mesh.write_bytes(client.scene(found.scene, format="glb").file)
-        written.append(mesh)
     figures = ("Points", "Queries", "Front", "Total")
     table = columns("Photograph", *figures, "Written", right=figures)
-    files = ", ".join(str(path) for path in written)
-    same = likeness(found.cloud(), image, mask, camera)
-    table.add_row(image.name, str(found.count), str(found.queries), f"{same:.1f} dB", f"{found.timing.total_ms:.0f} ms", files)
-    console.print(f"\nWhat {model.id} makes of one photograph with depth (front: its PSNR against the photograph, from the camera)")
+    ways = [("with its depth", NAME, depth), ("alone", f"{NAME}-alone", None)]
+    for way, name, told in ways if "depth" in model.details["members"] else ways[:1]:
+        found = client.reconstruct(image, told, mask=mask, model=model.id, format="npz", **camera)
+        mesh, sides = output / f"{name}.glb", output / f"{name}-sides.png"
+        sides.write_bytes(png(turntable(found.cloud())))
+        written = [sides]
+        if found.scene is not None:
+            mesh.write_bytes(client.scene(found.scene, format="glb").file)
+            written.append(mesh)
+        files = ", ".join(str(path) for path in written)
+        same, took = likeness(found.cloud(), image, mask, camera), f"{found.timing.total_ms:.0f} ms"
+        table.add_row(f"{image.name} {way}", str(found.count), str(found.queries), f"{same:.1f} dB", took, files)
+    console.print(f"\nWhat {model.id} makes of one photograph (front: its PSNR against the photograph, from the camera)")
     console.print(table)
 
 

@@ -169,6 +169,15 @@ def test_the_focal_length_is_sent_in_place_of_the_field_of_view(page: Page) -> N
     expect(panel.locator(".calls")).not_to_contain_text("fov")
 
 
+def test_a_picture_alone_is_enough_for_the_model_that_tells_depth(page: Page) -> None:
+    panel = open_3d(page)
+    panel.get_by_role("button", name="One picture of a mug, no depth").click()
+    expect(panel.locator(".shape")).to_contain_text("of the median depth", timeout=PATIENCE_MS)
+    panel.get_by_text("The same call").click()
+    expect(panel.locator(".calls")).to_contain_text("shapes")
+    expect(panel.locator(".calls")).not_to_contain_text("mug-depth.png")
+
+
 def test_a_map_of_another_aspect_is_refused_with_the_services_words(refused: Page) -> None:
     panel = open_3d(refused)
     panel.locator("input[type=file]").set_input_files([file("wide.png", png(np.full((20, 90), 900, np.uint16)))])

@@ -76,7 +76,18 @@ def run(programs: Path, folder: Path, *arguments: str | Path) -> str:
 
 def test_the_starters_answer_where_there_is_no_bundle(service: Service) -> None:
     models = service.get("/v1/models").json()["models"]
-    assert {model["name"] for model in models} >= {"photos", "flags", "inpaint", "reconstruct", "actions", "words", "clips", "sounds"}
+    assert {model["name"] for model in models} >= {
+        "photos",
+        "flags",
+        "inpaint",
+        "shapes",
+        "reconstruct",
+        "depth",
+        "actions",
+        "words",
+        "clips",
+        "sounds",
+    }
     nepal = service.classify((SAMPLES / "nepal.png").read_bytes(), model="flags").json()
     assert nepal["results"][0]["predictions"][0]["label"] == "Nepal"
 
@@ -96,9 +107,10 @@ def test_a_video_is_decoded_and_watched(service: Service) -> None:
 
 def test_a_mesh_is_made(service: Service) -> None:
     files = {part: (SAMPLES / name).read_bytes() for part, name in (("image", "mug.png"), ("depth", "mug-depth.png"))}
-    asked = {"Accept": "model/gltf-binary"}
-    answer = httpx.post(f"{service.url}/v1/reconstruct", files=files, data={"fov": "60"}, headers=asked, timeout=250)
-    assert answer.raise_for_status().content.startswith(b"glTF")
+    for given, metric in ((files, "true"), ({"image": files["image"]}, "false")):
+        asked = {"Accept": "model/gltf-binary"}
+        answer = httpx.post(f"{service.url}/v1/reconstruct", files=given, data={"fov": "60"}, headers=asked, timeout=250)
+        assert answer.raise_for_status().content.startswith(b"glTF") and answer.headers.get("X-Metric", "true") == metric
 
 
 def test_a_checkpoint_is_imported(programs: Path, folder: Path) -> None:

@@ -6,7 +6,10 @@ import { partOf, pictureInput, show } from "../picture.js";
 import { isMap, readMap, showMap } from "./depth_map.js";
 
 const SAMPLE_FOV = 40; // server/playground/drawing/captures.py draws them so
-const SAMPLES = ["mug", "duck"].map((name) => ({ name: `${name}.png`, model: "reconstruct", companion: `${name}-depth.png`, label: `A ${name}, with depth` }));
+const SAMPLES = [
+  { name: "mug.png", model: "shapes", label: "One picture of a mug, no depth" },
+  ...["mug", "duck"].map((name) => ({ name: `${name}.png`, model: "reconstruct", companion: `${name}-depth.png`, label: `A ${name}, with depth` })),
+];
 
 export class Capture {
   #picture = null;
@@ -55,7 +58,7 @@ export class Capture {
       block,
       onpicture: (picture, sample) => this.#take(picture, sample),
       onsample,
-      invitation: "A picture and its depth map",
+      invitation: "A picture, with its depth map or cut out",
       accept: ",.npy",
       others: (file) => this.#takeMap(file),
     });
@@ -110,7 +113,8 @@ export class Capture {
     this.preview.hidden = picture.bitmap === null;
     if (picture.bitmap) show(this.preview, picture.bitmap);
     if (sample) {
-      await this.#takeMap(picture.companion);
+      if (picture.companion) await this.#takeMap(picture.companion);
+      else this.#forgetMap();
       this.#sample = sample;
       this.fovBefore = this.fov.value;
       this.fov.value = String(SAMPLE_FOV);
@@ -138,9 +142,16 @@ export class Capture {
   /** What a sample brought with it goes with it: its map and its field of view. */
   #forgetSample() {
     if (!this.#sample) return;
-    this.#sample = this.#picture = this.#map = null;
-    this.preview.hidden = this.depth.hidden = true;
+    this.#sample = this.#picture = null;
+    this.preview.hidden = true;
+    this.#forgetMap();
     this.fov.value = this.fovBefore;
+  }
+
+  #forgetMap() {
+    this.#map = null;
+    this.depth.hidden = true;
+    this.camera.hidden = this.scaled.hidden = false;
   }
 
   /** Says anew what is there and what is missing. */
@@ -161,7 +172,7 @@ export class Capture {
   }
 
   #missing() {
-    if (!this.#picture && !this.#map) return "Choose a picture with its depth map, or run one of the samples.";
+    if (!this.#picture && !this.#map) return "Choose a picture, or run one of the samples.";
     if (!this.#picture) return "Choose the picture of this depth map.";
     if (!this.#map && !this.alone()) return "Choose the depth map of this picture.";
     if (this.#map?.part !== "points" && !this.long.hidden && !this.focal[0][1].value) return "Tell fx, the focal length.";
