@@ -140,7 +140,7 @@ def test_what_the_service_keeps_is_removed_when_the_page_is_left(page: Page, ser
 
 def test_a_picture_and_its_depth_may_be_chosen_together_or_one_by_one(page: Page) -> None:
     panel = open_3d(page, None)
-    expect(panel.locator("p.line")).to_have_text("Choose a picture with its depth map, or run one of the samples.")
+    expect(panel.locator("p.line")).to_have_text("Choose a picture, or run one of the samples.")
     panel.locator("input[type=file]").set_input_files([file("depth.png", CAPTURE["depth"]), file("image.png", CAPTURE["image"])])
     expect(panel.locator(".picture .caption")).to_contain_text("image.png; depth.png, 64 × 48")
     run(panel)

@@ -260,7 +260,7 @@ def test_inpaint(refused: Page, service: Service) -> None:
 def test_3d(refused: Page, service: Service) -> None:
     page = refused
     panel = open_3d(page, picture=None)
-    says(panel, "Choose a picture with its depth map, or run one of the samples.")
+    says(panel, "Choose a picture, or run one of the samples.")
     look(page, "empty")
 
     open_3d(page, spacing=LONG_SPACING)
