@@ -14,18 +14,8 @@ if TYPE_CHECKING:
 PICTURES = ("daisy", "padlock", "umbrella")
 """None of which the starter was trained on, as it was on the ladybug."""
 LABELS = (
-    "a daisy",
-    "a tulip",
-    "ladybug",
-    "honeybee",
-    "umbrella",
-    "raincoat",
-    "locked",
-    "a key",
-    "Marienkäfer",
-    "parapluie",
-    "cadenas",
-    "ромашка",
+    *("flower", "tree", "lady beetle", "bee", "umbrella", "raincoat", "lock", "key"),
+    *("Marienkäfer", "parapluie", "cadenas", "цветок"),
 )
 """English, German, French and Russian: each drawing has one in two languages."""
 SHOWN = 3

@@ -15,11 +15,12 @@ def section(spec: BundleSpec) -> Iterator[str]:
     artists = ", ".join(f"{artist['name']} ({artist['license']})" for artist in data["artists"])
     count, primary = report["emoji"]["n"], report["emoji"]["ways"][NETWORK]["top1"]
     languages = sorted(report["languages"], key=lambda row: bool(row["held_back"]))
+    learnt = len({row["language"].partition("-")[0] for row in languages if not row["held_back"]})  # zh-hant is one with zh
     yield from (
         "## Data",
         "",
         f"Emoji by {artists}, by names and keywords of Unicode's CLDR in",
-        f"{sum(not row['held_back'] for row in languages)} languages; and Open Clip Art (public domain) by titles and keywords."
+        f"{learnt} languages; and Open Clip Art (public domain) by titles and keywords."
         " No photographs but those that the first layers of EfficientNet-Lite0 have seen.",
         "",
         f"Packages: {packages(data)}.",
