@@ -221,6 +221,21 @@ def test_a_limit_beyond_what_the_decoder_counts_is_refused_at_start(tmp_path: Pa
     assert ended.stderr == "opsin: setting max_video_pixels: Input should be less than 2147483648, not 2147483648\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["../p"], "opsin: bundles join: name: '../p': use a-z, 0-9, '.', '_' and '-', starting with a letter or digit"),
+        (["p", "--version", "1/2"], "opsin: bundles join: version: '1/2': use a-z, 0-9, '.', '_' and '-', starting with a letter or digit"),
+        (["p", "--rate", "0"], "opsin: bundles join: rate: Input should be greater than 0"),
+        (["p", "--step", "0"], "opsin bundles join: Invalid value for '--step': "),
+    ],
+)
+def test_a_pipeline_that_cannot_be_is_named_not_traced(arguments: list[str], sentence: str) -> None:
+    ended = opsin("bundles", "join", *arguments, "--pose", "movenet", "--actions", "actions-lart", "--bundles", ROOT / "bundles")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(sentence) and ended.stderr.count("\n") == 1
+
+
 def test_classify_prints_a_row_per_picture(picture: Path) -> None:
     with scripted([Answer()]) as service:
         ended = opsin("classify", picture, "--url", service.url, "--merge", "fast", "--top-k", "2", "--model", "flags")
