@@ -280,6 +280,27 @@ def test_without_libraries_gateway_and_keys_ask_for_no_more_than_their_own() -> 
         assert f".[{extra}]'" in ended.stderr
 
 
+def test_ask_sends_what_is_repeated(picture: Path) -> None:
+    with scripted([Answer()]) as service:
+        shown = opsin("ask", "classify", f"image={picture}", f"image={picture}", "-o", "top_k=1", "-o", "top_k=2", "--url", service.url)
+    assert shown.returncode == 0, shown.stderr
+    [request] = service.requests
+    assert (request.body.count(PICTURE), request.body.count(b'name="top_k"')) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["ask", "classify", "image=README.md", "-o", "timeout=soon"], "opsin: classify: timeout: 'soon'; it must be a number of seconds"),
+        (["ask", "classify", "image=README.md", "-o", "timeout=-1"], "opsin: classify: timeout: -1 s; it must be positive"),
+        (["classify", "README.md", "--timeout", "nan"], "opsin: --timeout: nan seconds; it must be positive"),
+    ],
+)
+def test_what_is_no_time_to_wait_is_named(command: list[str], sentence: str) -> None:
+    refused = opsin(*command)
+    assert (refused.returncode, refused.stderr) == (2, f"{sentence}\n")
+
+
 @pytest.mark.parametrize("command", [["ask", "classify", "image=README.md"], ["classify", "README.md"], ["inpaint", "README.md"]])
 def test_what_is_no_address_is_told_not_traced(command: list[str]) -> None:
     ended = opsin(*command, "--url", "http://[::1")

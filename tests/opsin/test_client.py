@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
+from email import message_from_bytes
 
 import pytest
 
@@ -53,6 +55,25 @@ def test_the_pause_is_the_one_that_the_service_asks_for() -> None:
         asked = time.monotonic()
         client.classify(b"picture")
     assert time.monotonic() - asked >= 1.0
+
+
+def test_a_timeout_may_be_without_end_and_is_a_number() -> None:
+    with scripted([Answer()]) as service, Client(service.url, timeout=math.inf) as client:
+        assert client.classify(b"picture").label == client.classify(b"picture", timeout=1e300).label == "animals"
+        with pytest.raises(ValueError, match="timeout: nan s; it must be positive"):
+            client.classify(b"picture", timeout=math.nan)
+    assert [request.headers["X-Request-Timeout"] for request in service.requests] == ["3600.000"] * 2
+
+
+def test_any_task_takes_several_pictures_and_an_option_several_times() -> None:
+    with scripted([Answer(body={})]) as service, Client(service.url) as client:
+        client.ask("zero-shot", {"image": [b"first", b"second"]}, label=["a dog", "a cat"], template=("{}",), top_k=2)
+    [request] = service.requests
+    assert request.path == "/v1/zero-shot?top_k=2"
+    body = request.headers["Content-Type"].encode() + b"\r\n\r\n" + request.body
+    parts = [part for part in message_from_bytes(b"Content-Type: " + body).walk() if not part.is_multipart()]
+    sent = [(part.get_param("name", header="Content-Disposition"), part.get_payload(decode=True)) for part in parts]
+    assert sent == [("image", b"first"), ("image", b"second"), ("label", b"a dog"), ("label", b"a cat"), ("template", b"{}")]
 
 
 @pytest.mark.parametrize("status", [429, 503])
