@@ -22,14 +22,14 @@ def ask_call(task: str, parts: Mapping[str, Picture | Pictures], options: Mappin
         f"/v1/{quote(task, safe='')}",
         query=query,
         headers={"Accept": "application/json"},
-        parts={name: _contents(part) for name, part in parts.items()},
+        parts={name: _contents(name, part) for name, part in parts.items()},
         form=form,
         timeout=None if timeout is None else _seconds(timeout),
     )
 
 
-def _contents(part: Any) -> list[bytes]:
-    return [encoded(one) for one in (part if several(part) else [part])]
+def _contents(name: str, part: Any) -> list[bytes]:
+    return [encoded(one, name) for one in (part if several(part) else [part])]
 
 
 def _seconds(timeout: Any) -> float:

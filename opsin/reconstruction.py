@@ -15,7 +15,7 @@ import numpy as np
 from opsin import display
 from opsin.calls import Call, call_of, check_names
 from opsin.glb import vertices
-from opsin.pictures import BinaryFile, Picture, encoded
+from opsin.pictures import BinaryFile, Picture, encoded, encoded_mask
 from opsin.results import Timing, timing_of
 from opsin.turntable import Cloud
 
@@ -141,7 +141,7 @@ def reconstruct_call(image: Picture, depth: Map | None, points: Map | None, mask
     if points is not None:
         parts["points"] = _map(points, "points", 3)
     if mask is not None:
-        parts["mask"] = encoded(_grey(mask))
+        parts["mask"] = encoded_mask(mask)
     return call_of("/v1/reconstruct", options, parts=parts)
 
 
@@ -171,7 +171,7 @@ def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
 def _map(given: Map, name: str, dimensions: int) -> bytes:
     """A file's bytes as they are; an array as `.npy`, in metres."""
     if not isinstance(given, np.ndarray):
-        return encoded(given)
+        return encoded(given, name)
     array = given
     if array.ndim != dimensions:
         raise ValueError(f"{name}: an array of {dimensions} dimensions, not {array.shape}")
@@ -184,10 +184,3 @@ def _map(given: Map, name: str, dimensions: int) -> bytes:
     file = BytesIO()
     np.save(file, array.astype(np.float32), allow_pickle=False)
     return file.getvalue()
-
-
-def _grey(mask: Picture) -> Picture:
-    """A mask of booleans as an image."""
-    if isinstance(mask, np.ndarray) and mask.dtype == np.bool_:
-        return mask.astype(np.uint8) * np.uint8(255)
-    return mask

@@ -7,10 +7,13 @@ import math
 import threading
 import time
 from email import message_from_bytes
+from functools import partial
 
+import numpy as np
 import pytest
 
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
+from opsin.pictures import png
 from tests.harness.queue import free_port
 from tests.harness.scripted import RESULT, Answer, Request, scripted
 
@@ -74,6 +77,20 @@ def test_any_task_takes_several_pictures_and_an_option_several_times() -> None:
     parts = [part for part in message_from_bytes(b"Content-Type: " + body).walk() if not part.is_multipart()]
     sent = [(part.get_param("name", header="Content-Disposition"), part.get_payload(decode=True)) for part in parts]
     assert sent == [("image", b"first"), ("image", b"second"), ("label", b"a dog"), ("label", b"a cat"), ("template", b"{}")]
+
+
+def test_a_mask_of_booleans_is_white_where_it_is_true_and_errors_name_the_mask() -> None:
+    hole = np.zeros((4, 6), bool)
+    hole[1:3, 2:5] = True
+    with scripted([Answer(422, {"title": "Invalid option", "status": 422, "detail": "x"})]) as service, Client(service.url) as client:
+        for ask in (client.inpaint, partial(client.reconstruct, depth=b"depth")):
+            with pytest.raises(Refused):
+                ask(b"image", mask=hole)
+            with pytest.raises(ValueError, match=r"mask: a uint8 array \(H, W\) .* not float64 \(4, 6\)"):
+                ask(b"image", mask=hole.astype(float))
+        with pytest.raises(TypeError, match=r"^sketch: a path, bytes, "):
+            client.ask("draw", {"sketch": 3})
+    assert [request.body.count(png(hole.astype(np.uint8) * np.uint8(255))) for request in service.requests] == [1, 1]
 
 
 @pytest.mark.parametrize("status", [429, 503])
