@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -93,6 +94,8 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line of this process. Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name that is no UTF-8 must not take all answers with it
     try:
         code = app(prog_name="opsin", standalone_mode=False)
     except UsageError as error:

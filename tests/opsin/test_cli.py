@@ -280,6 +280,17 @@ def test_without_libraries_gateway_and_keys_ask_for_no_more_than_their_own() -> 
         assert f".[{extra}]'" in ended.stderr
 
 
+def test_a_name_that_is_no_utf_8_does_not_take_the_answer_with_it(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"cat\xff.jpg")
+    file.write_bytes(PICTURE)
+    with scripted([Answer()]) as service:
+        command = [sys.executable, "-m", "opsin", "classify", file, "--json", "--url", service.url]
+        usual = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in most locales; that of C lets anything through
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=usual)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout)["file"] == str(file)
+
+
 def test_ask_sends_what_is_repeated(picture: Path) -> None:
     with scripted([Answer()]) as service:
         shown = opsin("ask", "classify", f"image={picture}", f"image={picture}", "-o", "top_k=1", "-o", "top_k=2", "--url", service.url)
