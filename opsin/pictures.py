@@ -86,7 +86,11 @@ def _content(part: str, file: object) -> bytes | None:
     if isinstance(file, bytes | bytearray | memoryview):
         return bytes(file)
     if isinstance(file, str | os.PathLike):
-        return Path(file).read_bytes()
+        try:
+            return Path(file).read_bytes()
+        except OSError as error:
+            error.filename = os.fspath(file)  # an error of reading, unlike one of opening, names no file
+            raise
     if not hasattr(file, "read"):
         return None
     content = file.read()

@@ -117,6 +117,9 @@ def main() -> NoReturn:
         # the reader of our output has gone, as in `opsin bundles list | head`; Python would complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:  # of a file that cannot be read, as a rule
+        _complain(": ".join(str(told) for told in (error.filename, error.strerror or error) if told))
+        code = 1
     sys.exit(code or 0)
 
 

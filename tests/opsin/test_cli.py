@@ -20,6 +20,7 @@ from opsin.cli.demo_actions import show_actions
 from opsin.pictures import png
 from tests.harness.command import opsin
 from tests.harness.environments import environment
+from tests.harness.queue import free_port
 from tests.harness.scripted import RESULT, Answer, scripted
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+UNREADABLE = "/proc/self/mem"
+"""A regular file, to be opened, of which no byte can be read at its begin, by root either."""
 PICTURE = b"\x89PNG, and what the service makes of it"
 
 
@@ -278,6 +281,27 @@ def test_without_libraries_gateway_and_keys_ask_for_no_more_than_their_own() -> 
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
         assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
         assert f".[{extra}]'" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["inpaint", UNREADABLE, "--mask", "center"],
+        ["inpaint", "README.md", "--mask", UNREADABLE],
+        ["reconstruct", UNREADABLE, "--points", "README.md"],
+        ["ask", "classify", f"image={UNREADABLE}"],
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_not_traced(command: list[str]) -> None:
+    ended = opsin(*command, "--url", f"http://127.0.0.1:{free_port()}")
+    assert (ended.returncode, ended.stderr) == (1, f"opsin: {UNREADABLE}: Input/output error\n")
+
+
+def test_a_file_that_cannot_be_read_spoils_no_other() -> None:
+    ended = opsin("zero-shot", UNREADABLE, "README.md", "--label", "a", "--url", f"http://127.0.0.1:{free_port()}")
+    first, second = ended.stderr.splitlines()
+    assert (ended.returncode, first) == (1, f"opsin: {UNREADABLE}: cannot be read (Input/output error)")
+    assert second.startswith("opsin: README.md: ") and "no answer" in second
 
 
 def test_a_name_that_is_no_utf_8_does_not_take_the_answer_with_it(tmp_path: Path) -> None:
