@@ -108,7 +108,7 @@ class Rows:
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         try:
-            with self.source.open(encoding="utf-8") as lines:
+            with self.source.open(encoding="utf-8-sig") as lines:
                 yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         except OSError as error:
             raise Misuse(f"{self.source}: cannot be read ({error.strerror})") from error

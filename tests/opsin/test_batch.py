@@ -98,6 +98,14 @@ def test_killed_at_random_ten_times_and_resumed_each_row_is_there_once(reds: tup
     assert labels(output) == [f"red {i % 10}" for i in range(ROWS)]
 
 
+def test_rows_may_begin_with_a_byte_order_mark(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+    gateway, _ = reds
+    rows, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows.write_text('{"image": "shades/1.png"}\r\n', encoding="utf-8-sig")  # as Windows' tools write it
+    ended = opsin("batch", "classify", rows, "-o", output, "--url", gateway.url)
+    assert (ended.returncode, labels(output)) == (0, ["red 1"]), ended.stderr
+
+
 def test_nothing_that_is_given_twice_is_dropped(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     gateway, _ = reds
     image = {"image": "shades/1.png"}
