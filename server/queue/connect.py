@@ -118,7 +118,8 @@ def parse(url: str) -> RedisTarget:
         if scheme == "unix" and not parts.path:
             raise ValueError(f"Redis URL {shown!r}: names no socket; write unix:///run/valkey.sock")
         if scheme != "unix" and not parts.path.removeprefix("/").isdigit() and parts.path not in ("", "/"):  # redis-py would take 0 for it
-            raise ValueError(f"Redis URL {shown!r}: what follows the host is the number of a database, such as /0")
+            why = UNREADABLE if "@" in parts.path else "what follows the host is the number of a database, such as /0"
+            raise ValueError(f"Redis URL {shown!r}: {why}")
         try:
             redis.ConnectionPool.from_url(url).make_connection()
         except TypeError as error:
