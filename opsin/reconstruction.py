@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from urllib.parse import quote
 
 import numpy as np
 
@@ -147,7 +148,7 @@ def reconstruct_call(image: Picture, depth: Map | None, points: Map | None, mask
 
 def scene_call(scene: str, options: SceneOptions) -> Call:
     check_names("scene", options, SceneOptions)
-    return call_of(f"/v1/scenes/{scene}", options, method="GET")
+    return call_of(f"/v1/scenes/{quote(scene, safe='')}", options, method="GET")
 
 
 def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:

@@ -79,6 +79,16 @@ def test_any_task_takes_several_pictures_and_an_option_several_times() -> None:
     assert sent == [("image", b"first"), ("image", b"second"), ("label", b"a dog"), ("label", b"a cat"), ("template", b"{}")]
 
 
+def test_the_id_of_a_scene_is_no_path_and_brings_no_options() -> None:
+    with (
+        pytest.raises(Refused),
+        scripted([Answer(404, {"title": "", "status": 404, "detail": "x"})]) as service,
+        Client(service.url) as client,
+    ):
+        client.scene("a/../b?spacing=1", format="ply")
+    assert [request.path for request in service.requests] == ["/v1/scenes/a%2F..%2Fb%3Fspacing%3D1?format=ply"]
+
+
 def test_a_mask_of_booleans_is_white_where_it_is_true_and_errors_name_the_mask() -> None:
     hole = np.zeros((4, 6), bool)
     hole[1:3, 2:5] = True
