@@ -46,7 +46,7 @@ def join_actions(
     """
     lart = members["actions"].spec
     frames = int(lart.config.get("frames", 125))
-    step = step or min(STEP, max(1, frames // 3))
+    step = min(STEP, max(1, frames // 3)) if step is None else step
     margin = min(MARGIN, (frames - 1 - step) // 2)
     spec = BundleSpec(
         name=name,
@@ -54,7 +54,7 @@ def join_actions(
         task="actions",
         architecture="actions",
         config={"step": step, "margin": max(0, margin)},
-        clip=Clip(frames=ROWS, stride=1, rate=rate or (lart.clip.rate if lart.clip is not None else RATE)),
+        clip=Clip(frames=ROWS, stride=1, rate=rate if rate is not None else RATE if lart.clip is None else lart.clip.rate),
         labels=lart.labels,
         license="; ".join(sorted({bundle.spec.license for bundle in members.values()})),
         description=f"Who does what when in a video: {', '.join(bundle.spec.id for bundle in members.values())}",

@@ -288,8 +288,9 @@ class AsyncClient:
             check_served(await self.models(), task, options)
         return await map_tasks(ask, task, inputs_of(inputs, pattern), concurrency, progress, options)
 
-    async def ask(self, task: str, parts: Mapping[str, Picture], **options: Any) -> dict[str, Any]:
-        """The answer of any task as JSON: parts by name, as `classify` takes a picture; options as the task has them, and `timeout`.
+    async def ask(self, task: str, parts: Mapping[str, Picture | Pictures], **options: Any) -> dict[str, Any]:
+        """The answer of any task as JSON: parts by name, as `classify` takes pictures; options as the task has them, and `timeout`. A list
+        or tuple is sent as a repeated option.
 
         For tasks that this client has no method for, such as one that you have added. Raises OpsinError."""
         call = await asyncio.to_thread(ask_call, task, parts, options)

@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 LONGEST_S = 3600.0
 """Longest deadline that the service accepts."""
+MOST_WAIT_S = 1e9
+"""Seconds that a socket waits where a call is given longer, or for ever: more overflow the system's clocks."""
 ANSWER_MARGIN = 2.0
 """Seconds that the client waits beyond the deadline it gave the service, so that the service's own 504 arrives."""
 
@@ -61,7 +63,7 @@ class Call:
             "url": self.path,
             "params": dict(self.query),
             "headers": {**self.headers} if self.later else {**self.headers, "X-Request-Timeout": told(timeout)},
-            "timeout": timeout + ANSWER_MARGIN,
+            "timeout": min(timeout, MOST_WAIT_S) + ANSWER_MARGIN,
         }
         if self.json is not None:
             arguments["json"] = self.json
@@ -87,7 +89,7 @@ class Budget:
     """The time and the attempts that a call has left."""
 
     def __init__(self, timeout: float, retries: int) -> None:
-        if timeout <= 0:
+        if not timeout > 0:  # nor is NaN
             raise ValueError(f"timeout: {timeout:g} s; it must be positive")
         self._ends = time.monotonic() + timeout
         self._retries = retries
@@ -120,7 +122,12 @@ def call_of(path: str, options: Mapping[str, Any], *, method: str = "POST", acce
 
 def query_of(options: Mapping[str, Any]) -> dict[str, str]:
     """Return options as texts, without those that are None."""
-    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items() if value is not None}
+    return {name: option_text(value) for name, value in options.items() if value is not None}
+
+
+def option_text(value: Any) -> str:
+    """Write the value of an option as the service reads it in a URL or a form."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check_texts(name: str, texts: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from opsin import display
 from opsin.calls import Call, call_of, check_names
-from opsin.pictures import Picture, encoded
+from opsin.pictures import Picture, encoded, encoded_mask
 from opsin.results import Timing, timing_of
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def inpaint_call(image: Picture, mask: Picture | None, options: InpaintOptions) 
     if isinstance(mask, str) and mask.startswith(WORDS):
         chosen["mask"] = mask
     elif mask is not None:
-        parts["mask"] = encoded(mask)
+        parts["mask"] = encoded_mask(mask)
     return call_of("/v1/inpaint", chosen, parts=parts)
 
 

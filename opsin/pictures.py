@@ -36,22 +36,29 @@ File = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile
 Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | NDArray[np.uint8] | PillowImage
 
 
-def encoded(picture: Picture) -> bytes:
-    """The bytes of a picture file.
+def encoded(picture: Picture, part: str = "image") -> bytes:
+    """The bytes of a picture file, which errors name as `part`.
 
     A path is read, bytes and binary files are taken as they are (any format that the service decodes), a uint8 array
     (H, W), (H, W, 1), (H, W, 2), (H, W, 3) or (H, W, 4) and a Pillow image become PNG. Raises TypeError, ValueError or OSError.
     """
     if isinstance(picture, np.ndarray):
-        return png(picture)
-    if (content := _content("image", picture)) is not None:
+        return png(picture, part)
+    if (content := _content(part, picture)) is not None:
         return content
     image: Any = picture
     if hasattr(image, "save") and hasattr(image, "mode"):
         buffer = BytesIO()
         (image if image.mode in PILLOW_MODES_OF_PNG else image.convert("RGB")).save(buffer, "PNG")
         return buffer.getvalue()
-    raise TypeError(f"image: a path, bytes, a binary file, a uint8 array or a Pillow image, not {type(picture).__name__}")
+    raise TypeError(f"{part}: a path, bytes, a binary file, a uint8 array or a Pillow image, not {type(picture).__name__}")
+
+
+def encoded_mask(mask: Picture) -> bytes:
+    """The same of a mask, which may be an array of booleans, too."""
+    if isinstance(mask, np.ndarray) and mask.dtype == np.bool_:
+        return png(mask.astype(np.uint8) * np.uint8(255), "mask")
+    return encoded(mask, "mask")
 
 
 def file_bytes(part: str, file: File) -> bytes:
@@ -61,11 +68,11 @@ def file_bytes(part: str, file: File) -> bytes:
     raise TypeError(f"{part}: a path, bytes or a binary file, not {type(file).__name__}")
 
 
-def png(pixels: NDArray[np.uint8]) -> bytes:
+def png(pixels: NDArray[np.uint8], part: str = "image") -> bytes:
     """Lossless PNG of uint8 pixels (H, W) or (H, W, C), C in 1..4. Raises ValueError for anything else."""
     image = pixels[..., None] if pixels.ndim == 2 else pixels
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in PNG_COLOUR_TYPES or 0 in image.shape:
-        raise ValueError(f"image: a uint8 array (H, W) or (H, W, 1..4), not {pixels.dtype} {pixels.shape}")
+        raise ValueError(f"{part}: a uint8 array (H, W) or (H, W, 1..4), not {pixels.dtype} {pixels.shape}")
     height, width, channels = image.shape
     rows = np.zeros((height, 1 + width * channels), np.uint8)  # each row starts with its filter type: 0, none
     rows[:, 1:] = image.reshape(height, -1)
@@ -79,7 +86,11 @@ def _content(part: str, file: object) -> bytes | None:
     if isinstance(file, bytes | bytearray | memoryview):
         return bytes(file)
     if isinstance(file, str | os.PathLike):
-        return Path(file).read_bytes()
+        try:
+            return Path(file).read_bytes()
+        except OSError as error:
+            error.filename = os.fspath(file)  # an error of reading, unlike one of opening, names no file
+            raise
     if not hasattr(file, "read"):
         return None
     content = file.read()

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from urllib.parse import quote
 
 import numpy as np
 
 from opsin import display
 from opsin.calls import Call, call_of, check_names
 from opsin.glb import vertices
-from opsin.pictures import BinaryFile, Picture, encoded
+from opsin.pictures import BinaryFile, Picture, encoded, encoded_mask
 from opsin.results import Timing, timing_of
 from opsin.turntable import Cloud
 
@@ -141,13 +142,13 @@ def reconstruct_call(image: Picture, depth: Map | None, points: Map | None, mask
     if points is not None:
         parts["points"] = _map(points, "points", 3)
     if mask is not None:
-        parts["mask"] = encoded(_grey(mask))
+        parts["mask"] = encoded_mask(mask)
     return call_of("/v1/reconstruct", options, parts=parts)
 
 
 def scene_call(scene: str, options: SceneOptions) -> Call:
     check_names("scene", options, SceneOptions)
-    return call_of(f"/v1/scenes/{scene}", options, method="GET")
+    return call_of(f"/v1/scenes/{quote(scene, safe='')}", options, method="GET")
 
 
 def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
@@ -171,7 +172,7 @@ def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
 def _map(given: Map, name: str, dimensions: int) -> bytes:
     """A file's bytes as they are; an array as `.npy`, in metres."""
     if not isinstance(given, np.ndarray):
-        return encoded(given)
+        return encoded(given, name)
     array = given
     if array.ndim != dimensions:
         raise ValueError(f"{name}: an array of {dimensions} dimensions, not {array.shape}")
@@ -184,10 +185,3 @@ def _map(given: Map, name: str, dimensions: int) -> bytes:
     file = BytesIO()
     np.save(file, array.astype(np.float32), allow_pickle=False)
     return file.getvalue()
-
-
-def _grey(mask: Picture) -> Picture:
-    """A mask of booleans as an image."""
-    if isinstance(mask, np.ndarray) and mask.dtype == np.bool_:
-        return mask.astype(np.uint8) * np.uint8(255)
-    return mask

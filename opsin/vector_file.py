@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 WORDS = ("model", "digest", "merge", "pool")
 ARRAYS = {"vectors": ("f", 2), "paths": ("U", 1), "sizes": ("i", 1), "mtimes": ("i", 1)}
 """Kind and number of dimensions of each."""
+UNREADABLE = (ValueError, LookupError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""Errors of NumPy where a file is something else, damaged or encrypted, or packed in a way that is not known here."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +72,7 @@ class FileVectors:
             with np.load(path, allow_pickle=False) as file:
                 arrays: dict[str, Any] = {name: file[name] for name in ARRAYS}
                 words: dict[str, Any] = {name: str(file[name]) for name in WORDS}
-        except (ValueError, LookupError, AttributeError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        except UNREADABLE as error:
             raise ValueError(f"{path}: no file of vectors that `opsin embed` has written ({error})") from error
         _check(path, arrays)
         return cls(**arrays, **words)

@@ -28,7 +28,7 @@ ModelControl = Literal["none", "explicit"]
 class Settings(BaseSettings):
     """Every field is also `OPSIN_<NAME>`; a YAML file is named by `OPSIN_CONFIG` or `--config`. Seconds and bytes throughout."""
 
-    model_config = SettingsConfigDict(env_prefix="OPSIN_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="OPSIN_", env_nested_delimiter="__", extra="forbid", frozen=True, allow_inf_nan=False)
 
     starter_bundles: ClassVar[frozenset[str]] = frozenset({"photos", "inpaint", "shapes", "actions", "words", "clips", "sounds"})
     """Each is its task's default where several bundles serve it and none is configured."""
@@ -124,6 +124,13 @@ class Settings(BaseSettings):
     state_bytes: int = Field(default=0, ge=0)
     """Bytes that a worker's jobs of several steps may keep in memory between their steps; 0: a quarter of the device's memory."""
 
+    @field_validator("host", "metrics_host", "bundles", "cache", "api_keys_file", "webhook_secret_file", mode="before")
+    @classmethod
+    def _said(cls, value: object) -> object:
+        if value == "":  # as a host it would be all of this machine's addresses, as a path the working folder
+            raise ValueError("write a value, or unset it")
+        return value
+
     @field_validator("default_models")
     @classmethod
     def _tasks(cls, models: dict[str, str]) -> dict[str, str]:
@@ -169,7 +176,7 @@ class Settings(BaseSettings):
         file = os.environ.get("OPSIN_CONFIG")
         try:
             yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
-        except (OSError, TypeError, ValueError) as error:  # no permission, no UTF-8, or a list or a word in place of a map
+        except (OSError, TypeError, ValueError, AttributeError) as error:  # no permission, no UTF-8, no map, or names that are no words
             raise SettingsError(f"{file} holds no lines such as `port: 9000` ({error})") from error
         return (init_settings, env_settings, *yaml)
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.bundle import Bundle, BundleSpec
+from models.bundle import GRAPH_FILE, Bundle, BundleSpec
 from models.published import bundling, transforms
 from models.published.container import CheckpointError
 from models.published.family import Family
@@ -41,7 +41,12 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
     family: None for the one that it was imported from. Raises CheckpointError with a sentence for the user, BundleError for damage.
     """
     bundle.verify()
-    spec, weights = bundle.spec, load_file(bundle.weights_path)
+    spec = bundle.spec
+    if spec.weights_file == GRAPH_FILE:
+        raise CheckpointError(
+            f"{spec.id}: architecture {spec.architecture} is a graph, which no family's layout holds: copy its {GRAPH_FILE}"
+        )
+    weights = load_file(bundle.weights_path)
     chosen = _choose(spec, weights, family)
     beside = {name: file.with_name(f"{file.stem}.{name}") for name in spec.files}
     for written in (file, *beside.values()):

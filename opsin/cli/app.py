@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -93,6 +94,8 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line of this process. Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name that is no UTF-8 must not take all answers with it
     try:
         code = app(prog_name="opsin", standalone_mode=False)
     except UsageError as error:
@@ -113,6 +116,9 @@ def main() -> NoReturn:
     except BrokenPipeError:
         # the reader of our output has gone, as in `opsin bundles list | head`; Python would complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:  # of a file that cannot be read, as a rule
+        _complain(": ".join(str(told) for told in (error.filename, error.strerror or error) if told))
         code = 1
     sys.exit(code or 0)
 

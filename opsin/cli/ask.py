@@ -15,7 +15,7 @@ from opsin.cli.screen import printable
 
 def ask(
     task: Annotated[str, typer.Argument(help="As in POST /v1/TASK.", show_default=False)],
-    parts: Annotated[list[str], typer.Argument(metavar="PART=FILE...", help="Such as image=cat.jpg.", show_default=False)],
+    parts: Annotated[list[str], typer.Argument(metavar="PART=FILE...", help="Such as image=cat.jpg; may be repeated.", show_default=False)],
     option: Annotated[list[str] | None, typer.Option("-o", "--option", metavar="NAME=VALUE", help="May be repeated.")] = None,
     url: Url = None,
 ) -> None:
@@ -24,21 +24,27 @@ def ask(
     from opsin.errors import OpsinError
 
     files, options = pairs(parts, "PART=FILE"), pairs(option or [], "NAME=VALUE")
-    for name, file in files.items():
-        if not Path(file).is_file():
-            raise Misuse(f"{name}: {file}: no such file")
+    given = {name: [Path(file) for file in ([named] if isinstance(named, str) else named)] for name, named in files.items()}
+    for name, paths in given.items():
+        for path in paths:
+            if not path.is_file():
+                raise Misuse(f"{name}: {path}: no such file")
     with Client(url) as client:
         try:
-            answer = client.ask(task, {name: Path(file) for name, file in files.items()}, **options)
+            answer = client.ask(task, given, **options)
+        except ValueError as error:
+            raise Misuse(f"{task}: {error}") from error
         except OpsinError as error:
             raise Failure(f"{task}: {error}") from error
     typer.echo(printable(json.dumps(answer, indent=2, ensure_ascii=False)))
 
 
-def pairs(given: list[str], form: str) -> dict[str, str]:
-    """Raises Misuse."""
-    pairs = [text.partition("=") for text in given]
-    for name, equals, _ in pairs:
+def pairs(given: list[str], form: str) -> dict[str, str | list[str]]:
+    """The value of each name; a list where it is repeated. Raises Misuse."""
+    values: dict[str, list[str]] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
         if not name or not equals:
             raise Misuse(f"{name!r}: write {form}")
-    return {name: value for name, _, value in pairs}
+        values.setdefault(name, []).append(value)
+    return {name: several if several[1:] else several[0] for name, several in values.items()}

@@ -150,7 +150,7 @@ class _Work:
         self,
         rows: Rows,
         task: str,
-        options: Mapping[str, str],
+        options: Mapping[str, str | list[str]],
         accept: str | None,
         connection: Connection,
         stop_if_interrupted: Callable[[], None],

@@ -75,7 +75,7 @@ class Rows:
             raise Misuse(f"{self.source}: no row in it{known}")
         return count, digest.hexdigest()
 
-    def call(self, row: Row, task: str, options: Mapping[str, str], accept: str | None) -> Call:
+    def call(self, row: Row, task: str, options: Mapping[str, str | list[str]], accept: str | None) -> Call:
         """The request of a row. What it says itself comes before the options of all. Raises OSError, ValueError."""
         from urllib.parse import quote
 
@@ -84,10 +84,12 @@ class Rows:
         files: dict[str, list[bytes]] = {}
         for name, path in self._paths(row):
             files.setdefault(name, []).append(_content(path, self.max_bytes))
-        texts = {name: [value] for name, value in options.items() if name not in row.names}
+        texts = {name: [value] if isinstance(value, str) else [*value] for name, value in options.items() if name not in row.names}
         for name, values in _named(row.given):
+            if not values:
+                raise ValueError(f"{name}: an empty list; leave it out")
             if name not in files:
-                texts[name] = [_text(value) for value in values]
+                texts.setdefault(name, []).extend(_text(value) for value in values)
         headers = {} if accept is None else {"Accept": accept}
         return Call("POST", f"/v1/{quote(task, safe='')}", query={"priority": "low"}, headers=headers, parts=files, form=texts)
 
@@ -106,7 +108,7 @@ class Rows:
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         try:
-            with self.source.open(encoding="utf-8") as lines:
+            with self.source.open(encoding="utf-8-sig") as lines:
                 yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         except OSError as error:
             raise Misuse(f"{self.source}: cannot be read ({error.strerror})") from error

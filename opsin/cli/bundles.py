@@ -79,7 +79,7 @@ def join(
     ] = None,
     version: Annotated[str, typer.Option(help="The pipeline's version.")] = "1.0.0",
     rate: Annotated[float | None, typer.Option(help="Frames a second of LART's training. [default: its own]", show_default=False)] = None,
-    step: Annotated[int | None, typer.Option(help="Rows that a window answers for. [default: a third]", show_default=False)] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="Rows that a window answers for. [default: a third]", show_default=False)] = None,
     bundles: Root = DEFAULT_ROOT,
 ) -> None:
     """Make a pipeline of bundles, and check that its members fit each other.
@@ -87,6 +87,8 @@ def join(
     With --pose and --actions it tells who does what when in videos; with --shape and --depth it makes shapes of photographs without depth.
     """
     with libraries("server"):
+        from pydantic import ValidationError
+
         from models.bundle import BundleError
         from models.joining import join_actions, join_photographs
     if body is not None and not body.is_file():
@@ -106,6 +108,9 @@ def join(
             made = join_photographs(bundles, name, version, members["shape"], members["depth"])
         else:
             made = join_actions(bundles, name, version, members, rate=rate, step=step, body=body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Misuse(f"bundles join: {first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from error
     except BundleError as error:
         raise Failure(str(error)) from error
     external = [f"{role} {file.path}" for role, file in made.spec.external.items()]

@@ -121,7 +121,7 @@ def _scores(file: Path, names: Sequence[str], classes: int) -> NDArray[Any]:
 
 def _from_csv(file: Path, names: Sequence[str]) -> list[list[float]]:
     """Rows of numbers, by the image's name where they begin with one. A first line of headings is skipped. Raises ValueError."""
-    with file.open(newline="", encoding="utf-8") as lines:
+    with file.open(newline="", encoding="utf-8-sig") as lines:
         rows = [row for row in csv.reader(lines) if row]
     if rows and not _is_number(rows[0][-1]):
         del rows[0]

@@ -48,7 +48,7 @@ def _captions(file: Path) -> list[tuple[Path, str]]:
     """Image files and what each shows. Raises Misuse naming the line."""
     found = []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # captions may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise Misuse(f"--images: {file}: cannot be read as UTF-8 ({error})") from error
     for number, line in enumerate(lines, start=1):

@@ -63,13 +63,15 @@ def answers(ask: Callable[[Path], T], files: list[Path], doing: str) -> dict[Pat
     """The service's answer to each file, in the order of the files; a progress bar on a terminal meanwhile."""
     from rich.progress import track
 
-    from opsin.errors import OpsinError
+    from opsin.errors import OpsinError, Refused
 
     def answer(file: Path) -> T | OpsinError:
         try:
             return ask(file)
         except OpsinError as error:
             return error
+        except OSError as error:
+            return Refused(f"cannot be read ({error.strerror})")
 
     console = screen(errors=True)
     with ThreadPoolExecutor(IN_FLIGHT) as pool:

@@ -13,7 +13,7 @@ Seconds = TypeVar("Seconds", float, float | None)
 
 def positive(timeout: Seconds) -> Seconds:
     """Raises Misuse for what is no time to wait."""
-    if timeout is not None and timeout <= 0:
+    if timeout is not None and not timeout > 0:  # nor is NaN
         raise Misuse(f"--timeout: {timeout:g} seconds; it must be positive")
     return timeout
 

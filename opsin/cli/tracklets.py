@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from opsin.cli import outputs
 from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
 
@@ -20,8 +22,9 @@ def import_tracklets(
     """Turn a tracker's results into tracks for `opsin actions` and `POST /v1/actions`. Nothing but arrays is unpickled."""
     if not file.is_file():
         raise Misuse(f"{file}: no such file")
-    if fps <= 0:
-        raise Misuse(f"--fps: {fps:g}; it must be positive")
+    if not 0 < fps < math.inf:  # nor is NaN
+        raise Misuse(f"--fps: {fps:g}; it must be a positive number")
+    outputs.check(output)
     with libraries("server"):
         from models.media.joblib_file import UnsafeFile
         from models.people.tracklets import read_results, tracks_of

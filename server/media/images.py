@@ -76,7 +76,7 @@ RUN_LENGTHS = (BmpImagePlugin.BmpImageFile.COMPRESSIONS["RLE8"], BmpImagePlugin.
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
-YCBCR = 6  # as TIFF calls it
+BLACK_IS_ZERO, YCBCR = 1, 6  # as TIFF calls them
 STRIP_PIXELS = 256 * 1024
 PLAIN_PIXELS = 16_384
 """From 128 × 128 on, the pixels of a JPEG cost more than its head, which Pillow reads slowly."""
@@ -162,6 +162,9 @@ class Decoder:
         if page.is_big and page.order == ">":  # Pillow takes it for an ordinary TIFF, with another directory than the one that was read
             raise NotAnImage("a BigTIFF with big-endian numbers: write it with little-endian ones")
         image = FirstPage(data, (page.width, page.height))
+        grey = tuple(image.tag_v2.get(tag) for tag in (TiffImagePlugin.BITSPERSAMPLE, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION))
+        if image.mode in SIXTEEN_BIT_GREY and grey != ((16,), BLACK_IS_ZERO):  # Pillow takes all of them for that
+            raise NotAnImage("TIFF file with 12 bits per channel, or with 16 bits that are 0 in white: send 8 or 16 bits, black as 0")
         part = max(page.width * page.strip, page.tile[0] * page.tile[1])
         return Opened(image, "TIFF", page.orientation, part_bytes=_bytes_of_part(image, part))
 

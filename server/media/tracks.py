@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import lzma
 import struct
 import zipfile
+import zlib
 from typing import Annotated, Any
 
 import msgspec
@@ -31,6 +33,8 @@ MOST_ENTRIES, MOST_DIRECTORY, MOST_COMMENT = 64, 64 * 1024, 2**16
 END = struct.Struct("<4s4H2LH")
 END_MARK, LARGE_MARK = b"PK\x05\x06", b"PK\x06\x07"
 """The end of a ZIP archive's directory (APPNOTE 4.3.16), and what precedes it in those of 64 bits (4.3.15)."""
+UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, EOFError, OSError, NotImplementedError, RuntimeError)
+"""Errors of a ZIP archive that is damaged, encrypted or packed in a way that is not known here."""
 POSE = 51
 """Values of a pose: x, y and score of COCO's 17 keypoints."""
 BOX = 5
@@ -206,6 +210,6 @@ def _arrays(content: bytes) -> Tracks:
                 if len(data) > MOST_BYTES:
                     raise ExcessivePart(f"{name}: more than {MOST_BYTES} bytes")
                 arrays[name] = _array(name, data)
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise InvalidPart(f"an .npz that cannot be read ({error})") from error
     return arrays

@@ -115,11 +115,16 @@ def parse(url: str) -> RedisTarget:
     for name in SHAPES.intersection(parse_qs(parts.query)):
         raise ValueError(f"Redis URL {shown!r}: {name} cannot be chosen; answers are read as bytes of RESP2")
     if scheme != "redis+sentinel":
+        if scheme == "unix" and not parts.path:
+            raise ValueError(f"Redis URL {shown!r}: names no socket; write unix:///run/valkey.sock")
+        if scheme != "unix" and not parts.path.removeprefix("/").isdigit() and parts.path not in ("", "/"):  # redis-py would take 0 for it
+            why = UNREADABLE if "@" in parts.path else "what follows the host is the number of a database, such as /0"
+            raise ValueError(f"Redis URL {shown!r}: {why}")
         try:
             redis.ConnectionPool.from_url(url).make_connection()
         except TypeError as error:
             raise ValueError(f"Redis URL {shown!r}: an option is unknown ({error})") from error
-        except ValueError as error:
+        except (ValueError, redis.exceptions.RedisError) as error:
             if "@" in url:
                 raise ValueError(f"Redis URL {shown!r}: {UNREADABLE}") from None
             raise ValueError(f"Redis URL {shown!r}: {error}") from error

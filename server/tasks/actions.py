@@ -65,7 +65,7 @@ class ActionsOptions(Options, frozen=True, kw_only=True):
             Meta(
                 ge=1,
                 le=MOST_PEOPLE,
-                description="Most people to follow at a time, those of the best boxes.",
+                description="Most people to follow at a time, those of the best boxes. Not with `tracks`.",
                 extra={"values": f"1 to {MOST_PEOPLE}", "default": "the bundle's"},
             ),
         ]
@@ -191,8 +191,9 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
         if "video" in item and "tracks" in item:
             raise InvalidOption("tracks", "given beside a video: send one of them")
         if "tracks" in item:
-            if plan.asks_detail:
-                raise InvalidOption("detail", f"{plan.detail}: tracks say where people are, and nobody is looked for; leave it out")
+            for name, given in (("detail", plan.detail if plan.asks_detail else None), ("people", plan.people)):
+                if given is not None:
+                    raise InvalidOption(name, f"{given}: tracks say where people are, and nobody is looked for; leave it out")
             return [_of_tracks(item["tracks"], decoder.limits.clips.seconds)]
         facts = video.probe(item["video"], decoder.limits.clips)
         if plan.start_s is not None and plan.start_s >= facts.duration_s:

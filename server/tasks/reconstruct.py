@@ -157,6 +157,10 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             raise InvalidOption("surface", "the scene has no view that could be joined with it: ask for `network`")
         return {**kept, "asks": _asks(plan, limits.queries)}
 
+    def offers(self, asked: ReconstructOptions | ReconstructPlan) -> tuple[str, ...]:
+        """A format that was asked for is the only file."""
+        return self.media_types if asked.format is None else (MEDIA_TYPES[asked.format], JSON)
+
     def bucket(self, plan: ReconstructPlan, spec: BundleSpec, shapes: Shapes) -> str:
         """Scenes of all spacings and modes take their steps together."""
         return "photograph" if "photograph" in shapes else str(spec.pictures.image_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from models.people.tracklets import read_results, tracks_of
 from models.people.tracks_file import to_arrays, write
-from opsin.cli.exits import Failure
+from opsin.cli.exits import Failure, Misuse
 from opsin.cli.tracklets import import_tracklets
 from server.media import tracks
 
@@ -33,6 +34,20 @@ def test_what_was_observed_is_there_and_nothing_else(tmp_path: Path, joints: boo
 def test_results_without_people_make_an_empty_file(tmp_path: Path) -> None:
     write(tmp_path / "none.npz", to_arrays({}, 30.0))
     assert len(tracks.read((tmp_path / "none.npz").read_bytes(), seconds=120)["person"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("output", "fps", "sentence"),
+    [
+        ("tracks.npz", float("nan"), "--fps: nan; it must be a positive number"),
+        ("tracks.npz", float("inf"), "--fps: inf; it must be a positive number"),
+        ("gone/tracks.npz", 30.0, "cannot be written (there is no folder "),
+    ],
+)
+def test_what_could_not_be_tracks_is_named_before_anything_is_read(tmp_path: Path, output: str, fps: float, sentence: str) -> None:
+    with pytest.raises(Misuse, match=re.escape(sentence)):
+        import_tracklets(RESULTS, tmp_path / output, fps=fps, joints=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:

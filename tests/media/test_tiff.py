@@ -146,6 +146,16 @@ def test_files_of_pillow_are_decoded_whatever_their_compression(decoder: Decoder
         assert (np.asarray(decoded) == np.asarray(reference)).all()
 
 
+@pytest.mark.parametrize(("tag", "value"), [(TiffImagePlugin.BITSPERSAMPLE, 12), (TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0)])
+def test_grey_that_pillow_would_take_for_other_grey_is_refused(decoder: Decoder, tag: int, value: int) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.arange(8, dtype=np.uint16).reshape(2, 4)).save(file, "TIFF")
+    content, entry = file.getvalue(), struct.pack("<HHIH", tag, 3, 1, {258: 16, 262: 1}[tag])
+    assert content.count(entry) == 1
+    with pytest.raises(NotAnImage, match="send 8 or 16 bits, black as 0"):
+        decoder.open(content.replace(entry, struct.pack("<HHIH", tag, 3, 1, value)))
+
+
 def test_only_an_orientation_of_one_short_counts(decoder: Decoder) -> None:
     whole: dict[int, Entry] = {OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8)}
     for told, size in (((SHORT, 1, 6), (2, 4)), ((LONG, 1, 6), (4, 2)), ((SHORT, 4, b"\6\0" * 4), (4, 2)), ((SHORT, 1, 9), (4, 2))):

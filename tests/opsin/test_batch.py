@@ -98,6 +98,27 @@ def test_killed_at_random_ten_times_and_resumed_each_row_is_there_once(reds: tup
     assert labels(output) == [f"red {i % 10}" for i in range(ROWS)]
 
 
+def test_rows_may_begin_with_a_byte_order_mark(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+    gateway, _ = reds
+    rows, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows.write_text('{"image": "shades/1.png"}\r\n', encoding="utf-8-sig")  # as Windows' tools write it
+    ended = opsin("batch", "classify", rows, "-o", output, "--url", gateway.url)
+    assert (ended.returncode, labels(output)) == (0, ["red 1"]), ended.stderr
+
+
+def test_nothing_that_is_given_twice_is_dropped(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+    gateway, _ = reds
+    image = {"image": "shades/1.png"}
+    rows = written(tmp_path / "in.jsonl", image, {**image, "top_k": 1, "top_ks": [2]}, {**image, "top_k": []})
+    output = tmp_path / "out.jsonl"
+    assert opsin("batch", "classify", rows, "-o", output, "--url", gateway.url).returncode == 1
+    assert [row["error"]["detail"] for row in results(output)[1:]] == ["given twice", "top_k: an empty list; leave it out"]
+    twice = opsin(
+        "batch", "classify", rows, "-o", tmp_path / "other.jsonl", "--url", gateway.url, "--option", "top_k=1", "--option", "top_k=2"
+    )
+    assert (twice.returncode, twice.stderr) == (1, "opsin: 422 Invalid option: top_k: given twice\n")
+
+
 def test_a_row_that_fails_spoils_no_other_and_the_exit_code_tells(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     gateway, _ = reds
     given = [{"images": ["shades/1.png", "shades/2.png"]}, {"image": "gone.png"}, {"image": "shades/notes.txt"}]

@@ -20,6 +20,7 @@ from opsin.cli.demo_actions import show_actions
 from opsin.pictures import png
 from tests.harness.command import opsin
 from tests.harness.environments import environment
+from tests.harness.queue import free_port
 from tests.harness.scripted import RESULT, Answer, scripted
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+UNREADABLE = "/proc/self/mem"
+"""A regular file, to be opened, of which no byte can be read at its begin, by root either."""
 PICTURE = b"\x89PNG, and what the service makes of it"
 
 
@@ -175,6 +178,19 @@ def test_a_broken_settings_file_is_named_not_traced(tmp_path: Path) -> None:
         (b"host: \xff\n", "opsin: settings: {config} holds no lines such as `port: 9000` ("),
         (b"port: [\n", "opsin: settings: while parsing a flow node"),
         (b"default_models: {clasify: flags}\n", "opsin: setting default_models: no task is called 'clasify'; there are classify, "),
+        (
+            b"redis_url: redis://here/one\n",
+            "opsin: setting redis_url: Redis URL 'redis://here/one': what follows the host is the number of a database, such as /0",
+        ),
+        (b"redis_url: 'unix://'\n", "opsin: setting redis_url: Redis URL 'unix://': names no socket; write unix:///run/valkey.sock"),
+        (
+            b"redis_url: rediss://here?ssl_cert_reqs=perhaps\n",
+            "opsin: setting redis_url: Redis URL 'rediss://here?ssl_cert_reqs=perhaps': ",
+        ),
+        (b"host: ''\n", "opsin: setting host: write a value, or unset it, not ''"),
+        (b"cache: ''\n", "opsin: setting cache: write a value, or unset it, not ''"),
+        (b"result_ttl: .inf\n", "opsin: setting result_ttl: Input should be a finite number, not inf"),
+        (b"on: 3\n", "opsin: settings: {config} holds no lines such as `port: 9000` ("),
         (b"redis_url: redis://here/0?foo=bar\n", "opsin: setting redis_url: Redis URL 'redis://here/0?foo=bar': an option is unknown ("),
         (b"device: gpu\n", "opsin: setting device: use auto, cpu, cuda or cuda:1, not 'gpu'\n"),
         (b"dtype: float16\n", "opsin: setting dtype: Input should be 'auto', 'float32' or 'bfloat16', not 'float16'\n"),
@@ -206,6 +222,21 @@ def test_a_limit_beyond_what_the_decoder_counts_is_refused_at_start(tmp_path: Pa
     ended = opsin("serve", "--config", config)
     assert ended.returncode == 2
     assert ended.stderr == "opsin: setting max_video_pixels: Input should be less than 2147483648, not 2147483648\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["../p"], "opsin: bundles join: name: '../p': use a-z, 0-9, '.', '_' and '-', starting with a letter or digit"),
+        (["p", "--version", "1/2"], "opsin: bundles join: version: '1/2': use a-z, 0-9, '.', '_' and '-', starting with a letter or digit"),
+        (["p", "--rate", "0"], "opsin: bundles join: rate: Input should be greater than 0"),
+        (["p", "--step", "0"], "opsin bundles join: Invalid value for '--step': "),
+    ],
+)
+def test_a_pipeline_that_cannot_be_is_named_not_traced(arguments: list[str], sentence: str) -> None:
+    ended = opsin("bundles", "join", *arguments, "--pose", "movenet", "--actions", "actions-lart", "--bundles", ROOT / "bundles")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(sentence) and ended.stderr.count("\n") == 1
 
 
 def test_classify_prints_a_row_per_picture(picture: Path) -> None:
@@ -250,6 +281,59 @@ def test_without_libraries_gateway_and_keys_ask_for_no_more_than_their_own() -> 
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
         assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
         assert f".[{extra}]'" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["inpaint", UNREADABLE, "--mask", "center"],
+        ["inpaint", "README.md", "--mask", UNREADABLE],
+        ["reconstruct", UNREADABLE, "--points", "README.md"],
+        ["ask", "classify", f"image={UNREADABLE}"],
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_not_traced(command: list[str]) -> None:
+    ended = opsin(*command, "--url", f"http://127.0.0.1:{free_port()}")
+    assert (ended.returncode, ended.stderr) == (1, f"opsin: {UNREADABLE}: Input/output error\n")
+
+
+def test_a_file_that_cannot_be_read_spoils_no_other() -> None:
+    ended = opsin("zero-shot", UNREADABLE, "README.md", "--label", "a", "--url", f"http://127.0.0.1:{free_port()}")
+    first, second = ended.stderr.splitlines()
+    assert (ended.returncode, first) == (1, f"opsin: {UNREADABLE}: cannot be read (Input/output error)")
+    assert second.startswith("opsin: README.md: ") and "no answer" in second
+
+
+def test_a_name_that_is_no_utf_8_does_not_take_the_answer_with_it(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"cat\xff.jpg")
+    file.write_bytes(PICTURE)
+    with scripted([Answer()]) as service:
+        command = [sys.executable, "-m", "opsin", "classify", file, "--json", "--url", service.url]
+        usual = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in most locales; that of C lets anything through
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=usual)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout)["file"] == str(file)
+
+
+def test_ask_sends_what_is_repeated(picture: Path) -> None:
+    with scripted([Answer()]) as service:
+        shown = opsin("ask", "classify", f"image={picture}", f"image={picture}", "-o", "top_k=1", "-o", "top_k=2", "--url", service.url)
+    assert shown.returncode == 0, shown.stderr
+    [request] = service.requests
+    assert (request.body.count(PICTURE), request.body.count(b'name="top_k"')) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["ask", "classify", "image=README.md", "-o", "timeout=soon"], "opsin: classify: timeout: 'soon'; it must be a number of seconds"),
+        (["ask", "classify", "image=README.md", "-o", "timeout=-1"], "opsin: classify: timeout: -1 s; it must be positive"),
+        (["classify", "README.md", "--timeout", "nan"], "opsin: --timeout: nan seconds; it must be positive"),
+    ],
+)
+def test_what_is_no_time_to_wait_is_named(command: list[str], sentence: str) -> None:
+    refused = opsin(*command)
+    assert (refused.returncode, refused.stderr) == (2, f"{sentence}\n")
 
 
 @pytest.mark.parametrize("command", [["ask", "classify", "image=README.md"], ["classify", "README.md"], ["inpaint", "README.md"]])

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
+from email import message_from_bytes
+from functools import partial
 
+import numpy as np
 import pytest
 
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
+from opsin.pictures import png
 from tests.harness.queue import free_port
 from tests.harness.scripted import RESULT, Answer, Request, scripted
 
@@ -53,6 +58,49 @@ def test_the_pause_is_the_one_that_the_service_asks_for() -> None:
         asked = time.monotonic()
         client.classify(b"picture")
     assert time.monotonic() - asked >= 1.0
+
+
+def test_a_timeout_may_be_without_end_and_is_a_number() -> None:
+    with scripted([Answer()]) as service, Client(service.url, timeout=math.inf) as client:
+        assert client.classify(b"picture").label == client.classify(b"picture", timeout=1e300).label == "animals"
+        with pytest.raises(ValueError, match="timeout: nan s; it must be positive"):
+            client.classify(b"picture", timeout=math.nan)
+    assert [request.headers["X-Request-Timeout"] for request in service.requests] == ["3600.000"] * 2
+
+
+def test_any_task_takes_several_pictures_and_an_option_several_times() -> None:
+    with scripted([Answer(body={})]) as service, Client(service.url) as client:
+        client.ask("zero-shot", {"image": [b"first", b"second"]}, label=["a dog", "a cat"], template=("{}",), top_k=2)
+    [request] = service.requests
+    assert request.path == "/v1/zero-shot?top_k=2"
+    body = request.headers["Content-Type"].encode() + b"\r\n\r\n" + request.body
+    parts = [part for part in message_from_bytes(b"Content-Type: " + body).walk() if not part.is_multipart()]
+    sent = [(part.get_param("name", header="Content-Disposition"), part.get_payload(decode=True)) for part in parts]
+    assert sent == [("image", b"first"), ("image", b"second"), ("label", b"a dog"), ("label", b"a cat"), ("template", b"{}")]
+
+
+def test_the_id_of_a_scene_is_no_path_and_brings_no_options() -> None:
+    with (
+        pytest.raises(Refused),
+        scripted([Answer(404, {"title": "", "status": 404, "detail": "x"})]) as service,
+        Client(service.url) as client,
+    ):
+        client.scene("a/../b?spacing=1", format="ply")
+    assert [request.path for request in service.requests] == ["/v1/scenes/a%2F..%2Fb%3Fspacing%3D1?format=ply"]
+
+
+def test_a_mask_of_booleans_is_white_where_it_is_true_and_errors_name_the_mask() -> None:
+    hole = np.zeros((4, 6), bool)
+    hole[1:3, 2:5] = True
+    with scripted([Answer(422, {"title": "Invalid option", "status": 422, "detail": "x"})]) as service, Client(service.url) as client:
+        for ask in (client.inpaint, partial(client.reconstruct, depth=b"depth")):
+            with pytest.raises(Refused):
+                ask(b"image", mask=hole)
+            with pytest.raises(ValueError, match=r"mask: a uint8 array \(H, W\) .* not float64 \(4, 6\)"):
+                ask(b"image", mask=hole.astype(float))
+        with pytest.raises(TypeError, match=r"^sketch: a path, bytes, "):
+            client.ask("draw", {"sketch": 3})
+    assert [request.body.count(png(hole.astype(np.uint8) * np.uint8(255))) for request in service.requests] == [1, 1]
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -52,7 +52,7 @@ def test_scores_may_be_csv(bundle: Bundle, named: bool, tmp_path: Path) -> None:
     scores = np.load(tmp_path / "scores.npy")
     order = reversed(range(3)) if named else range(3)
     lines = [",".join([NAMES[index]] * named + [str(value) for value in scores[index]]) for index in order]
-    (tmp_path / "scores.csv").write_text("\n".join(["file,scores"] * named + lines))
+    (tmp_path / "scores.csv").write_text("\n".join(["file,scores"] * named + lines), encoding="utf-8-sig")  # as spreadsheets do
     ended = opsin("compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", tmp_path / "scores.csv")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert rows(ended.stdout)["float32", "off"][0] < 1e-3

@@ -13,6 +13,7 @@ import torch
 from tests.harness.bundles import write_tiny_vit
 from tests.harness.command import opsin
 
+PHOTOS = Path(__file__).parents[2] / "bundles/photos/1.0.0"
 CHECKPOINT = Path(__file__).parents[1] / "golden/mae/pretrain_pixel/checkpoint.pth"
 
 
@@ -82,6 +83,13 @@ def test_what_export_cannot_do_it_says(options: list[str], sentence: str, tmp_pa
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
     assert sentence in ended.stderr
     assert not (tmp_path / "file.pth").exists()
+
+
+def test_a_graph_has_no_published_layout(tmp_path: Path) -> None:
+    ended = opsin("export", PHOTOS, "-o", tmp_path / "file.pth")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    said = "opsin: photos@1.0.0: architecture onnx is a graph, which no family's layout holds: copy its model.onnx\n"
+    assert ended.stderr == said
 
 
 def test_a_damaged_bundle_is_not_exported(tmp_path: Path) -> None:

@@ -197,6 +197,7 @@ def test_misuse_is_named_and_changes_nothing(tmp_path: Path) -> None:
         ended = opsin("calibrate", *arguments)
         assert (ended.returncode, sentence in ended.stderr) == (2, True), ended.stderr
     for content, code, sentence in (
+        ('{"image": "0000.png", "caption": "a\u2028dog"}\n{}\n', 2, "captions.jsonl:2: must be a JSON object"),
         ('{"image": "0000.png"}\n', 2, 'captions.jsonl:1: must be a JSON object like {"image": FILE, "caption": TEXT}'),
         ('\n{"image": "0000.png", "caption": " "}\n', 2, "captions.jsonl:2: image and caption must be texts that are not empty"),
         ('{"image": "gone.png", "caption": "a dog"}\n', 2, "gone.png"),

@@ -20,6 +20,7 @@ from tests.harness.shell import HALF, RADIUS
 from tests.harness.waiting import eventually
 from tests.reconstruct.sculptor import JSON, Sculptor
 
+LATER = {"Prefer": "respond-async"}
 SPACING = 0.2
 
 
@@ -81,6 +82,20 @@ def test_what_is_accepted_chooses_the_format(sculptor: Sculptor, accept: str, ki
     answer = sculptor.answered(headers={"Accept": accept})
     assert answer.content.startswith(kind)
     assert accept in ("*/*", answer.headers["content-type"])
+
+
+def test_a_format_that_was_asked_for_is_never_told_as_another(sculptor: Sculptor) -> None:
+    glb = {"Accept": "model/gltf-binary"}
+    scene, job = sculptor.answered(format="ply").headers["location"], accepted(sculptor.ask(format="ply", headers=LATER))
+    comes_to(sculptor.gateway, job, "done")
+    read = sculptor.gateway.http.get
+    for refused in (
+        sculptor.ask(format="ply", headers=glb),
+        read(scene, params={"format": "ply"}, headers=glb),
+        read(f"/v1/jobs/{job}/result", headers=glb),
+    ):
+        assert (refused.status_code, refused.json()["field"]) == (406, "Accept")
+        assert refused.json()["detail"].endswith("is offered as application/x-ply, application/json")
 
 
 def test_json_says_more(sculptor: Sculptor) -> None:
@@ -193,7 +208,7 @@ def test_events_tell_of_levels_and_show_points(sculptor: Sculptor) -> None:
 
 
 def test_later_the_answer_is_the_same(sculptor: Sculptor) -> None:
-    job = accepted(sculptor.ask(format="npz", surface="network", headers={"Prefer": "respond-async"}))
+    job = accepted(sculptor.ask(format="npz", surface="network", headers=LATER))
     there = sculptor.service.gateways[1]
     comes_to(there, job, "done")
     answer = result(there, job)

@@ -39,6 +39,17 @@ def with_header(shape: bytes) -> bytes:
     return file.getvalue()
 
 
+def damaged(method: int) -> bytes:
+    """An archive whose person.npy is no longer what was packed by a method of ZIP."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("person.npy", bytes(range(256)) * 8)
+        start = archive.getinfo("person.npy").header_offset + zipfile.sizeFileHeader + len("person.npy")
+    content = bytearray(file.getvalue())
+    content[start : start + 40] = b"\xff" * 40
+    return bytes(content)
+
+
 def many_entries(count: int) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -95,6 +106,10 @@ def test_npz_is_read() -> None:
         (b'{"people":[],"video":{"width":1%s,"height":7}}' % (b"0" * 400), "neither .npz nor JSON"),
         (b'{"people":[],"video":{"width":-5,"height":7}}', "`$.video.width`"),
         (with_header(b"(99999999999999999999,)"), "person: "),
+        (damaged(zipfile.ZIP_STORED), "an .npz that cannot be read"),
+        (damaged(zipfile.ZIP_DEFLATED), "an .npz that cannot be read"),
+        (damaged(zipfile.ZIP_BZIP2), "an .npz that cannot be read"),
+        (damaged(zipfile.ZIP_LZMA), "an .npz that cannot be read"),
         (b'[{"person": 1, "boxes": ' + b"[" * 70 + b"]" * 70 + b"}]", "nested deeper than 64 levels"),
     ],
 )

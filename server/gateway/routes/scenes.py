@@ -32,9 +32,9 @@ async def scene(request: Request, scene_id: str) -> Response:
     refuse_webhook(request)
     async with here.admission.admit(request, "rest", takes_long=True) as visit:
         kept, task = await _find(here, scene_id, visit.key.name)
-        media_type = choose(request.headers.get("accept"), task.media_types)
         interface = ENDPOINTS[f"/v1/{task.name}"].interface
         common, own = interface.read_options(interface.read_query(request.scope["query_string"]), {})
+        media_type = choose(request.headers.get("accept"), task.offers(own))
         if common.priority == "low":
             await visit.lower()
         spec = await here.dispatcher.spec(kept.digest)

@@ -322,6 +322,17 @@ def test_a_file_of_something_else_is_not_written_over(embedding_service: Service
     assert file.read_bytes() == before
 
 
+def test_a_file_of_vectors_that_is_damaged_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.npz"
+    np.savez_compressed(file, vectors=np.random.default_rng(0).random((64, 8), np.float32))
+    content = bytearray(file.read_bytes())
+    content[60:100] = b"\xff" * 40
+    file.write_bytes(content)
+    ended = opsin("search", file, "a dog")
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert ended.stderr.startswith(f"opsin: {file}: no file of vectors that `opsin embed` has written")
+
+
 def test_a_search_in_100_000_vectors_is_exact() -> None:
     numbers = np.random.default_rng(0).standard_normal((100_000, 768), np.float32)
     numbers /= np.linalg.norm(numbers, axis=1, keepdims=True)
