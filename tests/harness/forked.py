@@ -23,22 +23,28 @@ from typing import Any
 import torch
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    [
-        "httpcore",
-        "httpx",
-        "models.published",
-        "onnx",
-        "opsin.client",
-        "server.gateway.main",
-        "server.worker.main",
-        "uvicorn.lifespan.on",
-        "uvicorn.loops.auto",
-        "yaml",
-        "tests.harness.forked",
-        "tests.harness.frozen",
-    ]
-)
+_IMPORTED = [
+    "httpcore",
+    "httpx",
+    "models.published",
+    "onnx",
+    "opsin.client",
+    "server.gateway.main",
+    "server.worker.main",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.auto",
+    "yaml",
+    "tests.harness.forked",
+]
+
+
+def imports(*modules: str) -> None:
+    """What copies have imported besides. Said while tests are collected, it holds for all copies."""
+    _IMPORTED.extend(modules)
+    _context.set_forkserver_preload([*_IMPORTED, "tests.harness.frozen"])
+
+
+imports()
 
 
 @cache

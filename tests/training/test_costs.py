@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_a_published_recipe_has_the_published_number_of_parameters(file: Path) -
         assert round(found, -Decimal(millions).as_tuple().exponent) == Decimal(millions), phase
 
 
-BLOCKS = 4
+BLOCKS = 2
 
 
 def shallow(plan: Recipe) -> list[str]:
@@ -92,6 +93,7 @@ def read(name: str, *changes: str) -> Recipe:
     return recipe.read(Path(f"training/recipes/published/{name}.yaml"), changes)
 
 
+@functools.cache
 def counted(name: str, *changes: str, phase: int = 0) -> costs.Cost:
     plan = read(name, *changes)
     return costs.count(plan, plan.phases[phase], labels=1000)
