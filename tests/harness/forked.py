@@ -79,13 +79,15 @@ class Forked:
         environment: Mapping[str, str],
         listener: int | None = None,
         captured: bool = False,
+        prints: int | None = None,
         folder: Path | None = None,
         leads: bool = False,
     ) -> None:
-        """listener: an open socket, handed on as `--fd`. captured: `communicate` tells what it prints, which goes to the test's stdout and
-        stderr otherwise. folder: where it runs. leads: a process group of its own."""
+        """listener: an open socket, handed on as `--fd`. captured: `communicate` tells what it prints; prints: an open file that gets it;
+        else it goes to the test's stdout and stderr. folder: where it runs. leads: a process group of its own."""
         self._printed = tuple(TemporaryFile("w+") for _ in range(2)) if captured else ()  # noqa: SIM115 (`close` closes them)
-        passed = [None if fd is None else _Passed(fd) for fd in (listener, *(file.fileno() for file in self._printed))]
+        outputs = [file.fileno() for file in self._printed] if prints is None else [prints, prints]
+        passed = [None if fd is None else _Passed(fd) for fd in (listener, *outputs)]
         given = (module, arguments, dict(environment), folder or Path.cwd(), leads, os.getpid(), *passed)
         self._process = _context.Process(target=_run, args=given)
         self._process.start()
@@ -120,6 +122,9 @@ class Forked:
         if self.poll() is None:
             with suppress(ProcessLookupError):  # it has ended since
                 os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
