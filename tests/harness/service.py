@@ -19,10 +19,9 @@ import psutil
 
 from tests.harness.forked import Forked
 from tests.harness.processes import command
-from tests.harness.waiting import eventually
+from tests.harness.waiting import START_S, eventually
 
 READY = re.compile(r"Opsin is ready on (http://\S+) ")
-START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 WITHOUT = ("OPSIN_REDIS_URL", "OPSIN_CONFIG")
 
@@ -41,7 +40,7 @@ class Service:
     @property
     def url(self) -> str:
         """Waits until the service says that it is ready."""
-        eventually(lambda: self._address() or self.process.poll() is not None, "the service is ready", START_SECONDS)
+        eventually(lambda: self._address() or self.process.poll() is not None, "the service is ready", START_S)
         address = self._address()
         assert address is not None, f"the service ended with {self.process.returncode}:\n" + "".join(self.lines)
         return address
