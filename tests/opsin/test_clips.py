@@ -260,16 +260,22 @@ def test_ctrl_c_ends_the_work_of_a_clip(service: Service, tmp_path: Path) -> Non
     for file in files:  # one alone may have ended before it is looked for
         Path(file).write_bytes(content)
     command = [sys.executable, "-m", "opsin", "classify", *files, "--model", "mae-st", "--views", "30", "--crops", "3"]
+    eventually(lambda: running_jobs(service) == 0, "what was asked before has ended")
     cancelled = ended_jobs(service, "cancelled")
     program = subprocess.Popen(command, env=os.environ | {"OPSIN_URL": service.url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        eventually(lambda: service.gateway.http.get("/v1/status").json()["jobs"]["running"] > 0, "its views are being looked at")
+        eventually(lambda: running_jobs(service) > 0, "its views are being looked at")
         program.send_signal(signal.SIGINT)
         out, err = program.communicate(timeout=60)
     finally:
         program.kill()
     assert (program.returncode, out, err) == (130, b"", b"")
     eventually(lambda: ended_jobs(service, "cancelled") > cancelled, "the service has heard of it")
+
+
+def running_jobs(service: Service) -> int:
+    number: int = service.gateway.http.get("/v1/status").json()["jobs"]["running"]
+    return number
 
 
 def ended_jobs(service: Service, state: str) -> float:
