@@ -91,12 +91,12 @@ def test_shapes_asks_the_scene_again(service: Service, tmp_path: Path) -> None:
 
 
 def test_people_tells_and_annotates(service: Service, tmp_path: Path) -> None:
-    printed = example(service, "people.py", playground.SAMPLES / "figures.mp4", "--seconds", "1", "-o", tmp_path / "annotated.mp4")
+    printed = example(service, "people.py", playground.SAMPLES / "figures.mp4", "--seconds", "2", "-o", tmp_path / "annotated.mp4")
     assert "person 1" in printed
     assert "person 2" in printed
     assert re.search(r"0\.\d s  \w+ [01]\.\d\d", printed)
     with av.open(tmp_path / "annotated.mp4") as clip:
-        assert clip.streams.video[0].frames == 60
+        assert clip.streams.video[0].frames == 120
 
 
 def test_search_finds_the_flag_that_the_words_mean(service: Service) -> None:
