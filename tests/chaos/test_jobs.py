@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,6 +15,14 @@ from tests.harness.service import Service, serve
 from tests.harness.waiting import eventually
 
 
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    bundles = tmp_path_factory.mktemp("bundles")
+    write_null(bundles, milliseconds=500.0)
+    with serve(bundles, copied=True) as running:
+        yield running
+
+
 def kill_the_only(service: Service, kind: str) -> None:
     [victim] = eventually(lambda: service.children(kind), f"there is a {kind}")
     os.kill(victim, signal.SIGKILL)
@@ -22,9 +30,8 @@ def kill_the_only(service: Service, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gateway", "worker"])
-def test_a_running_job_survives_a_kill(tmp_path: Path, kind: str) -> None:
-    bundle = write_null(tmp_path / "bundles", milliseconds=500.0)
-    with serve(bundle.path.parent.parent) as service, Client(service.url, retries=20) as client:
+def test_a_running_job_survives_a_kill(service: Service, kind: str) -> None:
+    with Client(service.url, retries=20) as client:
         job = client.classify([picture(1), picture(2)], wait=False, timeout=120)
         events = job.events()
         assert next(events).name == "queued"

@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -27,9 +27,16 @@ MINUTES = 120.0
 HOUSE = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Bundle:
-    return write_tiny_vit(tmp_path / "bundles")
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_tiny_vit(tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="module")
+def service(tiny: Bundle) -> Iterator[Service]:
+    """With one worker."""
+    with serve(tiny.path.parent.parent, copied=True, dtype="float32") as running:
+        yield running
 
 
 def everyone_got_their_own_answer(crowd: Crowd, bundle: Bundle) -> None:
@@ -55,17 +62,25 @@ def wait(condition: Callable[[], object], what: str) -> None:
 MANY = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize(
-    ("requests", "kills", "workers"), [(300, 2, 1), pytest.param(2000, 10, 1, marks=MANY), pytest.param(2000, 20, 2, marks=MANY)]
-)
-def test_workers_killed_at_random_moments_lose_no_request(tiny: Bundle, requests: int, kills: int, workers: int) -> None:
+@pytest.mark.parametrize(("requests", "kills"), [(300, 2), pytest.param(2000, 10, marks=MANY)])
+def test_workers_killed_at_random_moments_lose_no_request(service: Service, tiny: Bundle, requests: int, kills: int) -> None:
+    lose_no_request(service, tiny, requests, kills)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_one_of_two_workers_killed_at_random_moments_loses_no_request(tiny: Bundle) -> None:
+    with serve(tiny.path.parent.parent, "--workers", "2", dtype="float32") as service:
+        lose_no_request(service, tiny, 2000, 20)
+
+
+def lose_no_request(service: Service, bundle: Bundle, requests: int, kills: int) -> None:
     chance = random.Random(requests)
-    with serve(tiny.path.parent.parent, "--workers", str(workers), dtype="float32") as service:
-        crowd = Crowd(service.url, requests)
-        moments = sorted(chance.sample(range(1, requests - 20), kills))
-        while_they_ask(crowd, moments, kill_a_worker(service, chance), wait)
-        eventually(lambda: len(service.events("worker died")) == kills, "each death is told")
-    everyone_got_their_own_answer(crowd, tiny)
+    crowd, before = Crowd(service.url, requests), len(service.events("worker died"))
+    moments = sorted(chance.sample(range(1, requests - 20), kills))
+    while_they_ask(crowd, moments, kill_a_worker(service, chance), wait)
+    eventually(lambda: len(service.events("worker died")) == before + kills, "each death is told")
+    everyone_got_their_own_answer(crowd, bundle)
 
 
 @pytest.mark.slow
@@ -132,16 +147,15 @@ def keep_asking(url: str, ended: threading.Event) -> list[int]:
     return statuses
 
 
-def test_a_killed_queue_loses_no_request(tiny: Bundle) -> None:
-    with serve(tiny.path.parent.parent, dtype="float32") as service:
-        crowd = Crowd(service.url, 200)
-        while_they_ask(crowd, [60], lambda: os.kill(service.children("valkey-server")[0], signal.SIGKILL), wait)
+def test_a_killed_queue_loses_no_request(service: Service, tiny: Bundle) -> None:
+    crowd = Crowd(service.url, 200)
+    while_they_ask(crowd, [60], lambda: os.kill(service.children("valkey-server")[0], signal.SIGKILL), wait)
     everyone_got_their_own_answer(crowd, tiny)
 
 
 def test_a_worker_frozen_in_mid_batch_costs_nobody_an_answer(tmp_path: Path) -> None:
     write_null(tmp_path, milliseconds=400)
-    with serve(tmp_path, "--workers", "2") as service:
+    with serve(tmp_path, "--workers", "2", copied=True) as service:
         crowd = Crowd(service.url, 48, clients=24)
         crowd.start()
         wait(lambda: crowd.done >= 1, "batches are running")

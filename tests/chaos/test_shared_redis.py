@@ -25,8 +25,8 @@ def test_one_service_is_killed_and_cleaned_away_while_the_other_answers(valkey: 
     with redis.Redis.from_url(valkey.url, decode_responses=True) as client:
         client.flushall()
         with (
-            serve(tmp_path, redis_url=valkey.url, key_prefix=OURS) as ours,
-            serve(tmp_path, redis_url=valkey.url, key_prefix=THEIRS) as theirs,
+            serve(tmp_path, copied=True, redis_url=valkey.url, key_prefix=OURS) as ours,
+            serve(tmp_path, copied=True, redis_url=valkey.url, key_prefix=THEIRS) as theirs,
         ):
             expected = answered(ours)
             assert answered(theirs) == expected

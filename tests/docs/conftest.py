@@ -15,7 +15,6 @@ from models.bundle import write
 from models.spec import Space
 from tests.docs.desk import Desk
 from tests.docs.snippets import ROOT
-from tests.harness import service
 from tests.harness.bundles import write_tiny_diffmae
 from tests.harness.captures import CAPTURE, HEIGHT, WIDTH, depth, npy, points
 from tests.harness.clips import write_mavil, write_recorded
@@ -23,6 +22,7 @@ from tests.harness.pairs import write_tiny_pair
 from tests.harness.pictures import png
 from tests.harness.pipelines import write_watcher
 from tests.harness.reds import picture
+from tests.harness.running import running
 from tests.harness.shell import write_shell
 from tests.harness.sounds import tones, wav, written
 from tests.harness.videos import clip, every
@@ -46,9 +46,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     (folder / "bundles").symlink_to(bundles)
     secrets = tmp_path_factory.mktemp("secrets") / "webhooks"
     secrets.write_text(f"whsec_{'A' * 32}\n")
-    called_back = {"webhook_hosts": '["hooks.example"]', "webhook_secret_file": secrets}
-    with service.serve(bundles, max_queries=200_000, default_models='{"classify-video": "mvit"}', **called_back) as running:
-        yield Desk(folder, running.url, environment_of(running.url, tmp_path_factory.mktemp("bin")))
+    called_back = {"webhook_hosts": ["hooks.example"], "webhook_secret_file": secrets}
+    with running(bundles, max_queries=200_000, default_models={"classify-video": "mvit"}, **called_back) as service:
+        yield Desk(folder, service.url, environment_of(service.url, tmp_path_factory.mktemp("bin")))
 
 
 def write_clips_and_sound(bundles: Path) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 from opsin import Client
 from server import playground
 from tests.harness.queue import free_port
-from tests.harness.service import READY, Service, serve
+from tests.harness.running import Service, running
 from tests.harness.shell import write_shell
 from tests.harness.waiting import eventually
 
@@ -38,9 +38,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     for name in ("flags", "inpaint", "actions", "actions-lart", "movenet"):
         shutil.copytree(ROOT / "bundles" / name, bundles / name)
     write_shell(bundles)
-    with serve(bundles) as running:
-        eventually(lambda: any(map(READY.match, running.lines)), "the service is ready", START_S)
-        yield running
+    with running(bundles) as started:
+        yield started
 
 
 def python_with(library: str) -> str:

@@ -1,6 +1,6 @@
 """Processes that start as copies of one that has imported what they need: in tenths of a second, where imports take seconds of CPU.
 
-From its first line on, the program is the same. Tests of `opsin serve` start its workers and gateways as users do.
+From its first line on, the program is the same. Tests of how `opsin serve` starts execute it as users do.
 """
 
 from __future__ import annotations
@@ -23,22 +23,28 @@ from typing import Any
 import torch
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    [
-        "httpcore",
-        "httpx",
-        "models.published",
-        "onnx",
-        "opsin.client",
-        "server.gateway.main",
-        "server.worker.main",
-        "uvicorn.lifespan.on",
-        "uvicorn.loops.auto",
-        "yaml",
-        "tests.harness.forked",
-        "tests.harness.frozen",
-    ]
-)
+_IMPORTED = [
+    "httpcore",
+    "httpx",
+    "models.published",
+    "onnx",
+    "opsin.client",
+    "server.gateway.main",
+    "server.worker.main",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.auto",
+    "yaml",
+    "tests.harness.forked",
+]
+
+
+def imports(*modules: str) -> None:
+    """What copies have imported besides. Said while tests are collected, it holds for all copies."""
+    _IMPORTED.extend(modules)
+    _context.set_forkserver_preload([*_IMPORTED, "tests.harness.frozen"])
+
+
+imports()
 
 
 @cache
@@ -73,13 +79,17 @@ class Forked:
         environment: Mapping[str, str],
         listener: int | None = None,
         captured: bool = False,
+        prints: int | None = None,
+        reads: int | None = None,
         folder: Path | None = None,
         leads: bool = False,
     ) -> None:
-        """listener: an open socket, handed on as `--fd`. captured: `communicate` tells what it prints, which goes to the test's stdout and
-        stderr otherwise. folder: where it runs. leads: a process group of its own."""
+        """listener: an open socket, handed on as `--fd`. captured: `communicate` tells what it prints; prints: an open file that gets it;
+        else it goes to the test's stdout and stderr. reads: an open file, its standard input. folder: where it runs. leads: a process group
+        of its own."""
         self._printed = tuple(TemporaryFile("w+") for _ in range(2)) if captured else ()  # noqa: SIM115 (`close` closes them)
-        passed = [None if fd is None else _Passed(fd) for fd in (listener, *(file.fileno() for file in self._printed))]
+        outputs = [file.fileno() for file in self._printed] if prints is None else [prints, prints]
+        passed = [None if fd is None else _Passed(fd) for fd in (listener, reads, *(outputs or [None, None]))]
         given = (module, arguments, dict(environment), folder or Path.cwd(), leads, os.getpid(), *passed)
         self._process = _context.Process(target=_run, args=given)
         self._process.start()
@@ -115,6 +125,9 @@ class Forked:
             with suppress(ProcessLookupError):  # it has ended since
                 os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
@@ -142,9 +155,13 @@ def _run(
     leads: bool,
     test: int,
     listener: int | None,
-    out: int | None = None,
-    err: int | None = None,
+    reads: int | None,
+    out: int | None,
+    err: int | None,
 ) -> None:
+    if reads is not None:
+        os.dup2(reads, 0)
+        sys.stdin = open(0)  # noqa: SIM115 (a file descriptor, to the end of the process)
     for name, given in ((1, out), (2, err)):  # what pytest captures now, and not what it captured when the first copy was made
         fd = os.open(f"/proc/{test}/fd/{name}", os.O_WRONLY | os.O_APPEND) if given is None else given
         os.dup2(fd, name)

@@ -40,6 +40,10 @@ class Gateway:
         """The sum of the samples with these labels."""
         return summed(self.http.get("/metrics").text, name, **labels)
 
+    def states(self) -> set[str]:
+        """Of its bundles."""
+        return {model["state"] for model in self.http.get("/v1/models").json()["models"]}
+
     def in_flight(self) -> int:
         return int(self.metric("opsin_in_flight"))
 

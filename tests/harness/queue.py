@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from server.queue.messages import WORKER_FORMS, Priority, QueuedJob, Reply, Serv
 from server.queue.record import Draft, RecordsLoad
 from server.settings import Settings
 from server.supervisor.private_valkey import find_server
+from tests.harness.forked import Forked
 from tests.harness.keyspace import KEYSPACE, PartitionRedis
 from tests.harness.waiting import eventually
 
@@ -176,8 +176,11 @@ class Consumer:
 
     def __init__(self, url: str, *options: str) -> None:
         self.id = f"consumer-{os.getpid()}-{next(self._numbers)}"
-        command = [sys.executable, "-m", "tests.harness.consumer", url, self.id, *options]
-        self.process = subprocess.Popen(tied_to_parent(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        (reading, written), (read, printing) = os.pipe(), os.pipe()
+        self.process = Forked("tests.harness.consumer", url, self.id, *options, environment=os.environ, prints=printing, reads=reading)
+        for fd in (reading, printing):
+            os.close(fd)
+        self._printed, self._asks = os.fdopen(read), os.fdopen(written, "w")
 
     async def __aenter__(self) -> Consumer:
         assert await self.next_batch() == "ready"
@@ -188,19 +191,16 @@ class Consumer:
 
     async def next_batch(self) -> str:
         """`batch N` or `alone` as soon as it begins with one; '' once it is dead."""
-        assert self.process.stdout is not None
-        return (await asyncio.to_thread(self.process.stdout.readline)).strip()
+        return (await asyncio.to_thread(self._printed.readline)).strip()
 
     def release(self) -> None:
         """Let a holding consumer finish its batch."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        self._asks.write("\n")
+        self._asks.flush()
 
     def release_for_good(self) -> None:
         """It holds no batch any more."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        self._asks.close()
 
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
@@ -211,6 +211,9 @@ class Consumer:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+        self._printed.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._asks.close()
 
 
 class Server:

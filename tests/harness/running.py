@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import psutil
 from tests.harness.forked import Forked
 from tests.harness.gateway import Gateway, gateway_process, summed
 from tests.harness.valkey import private_valkey
+from tests.harness.waiting import START_S, eventually
 from tests.harness.worker import worker_process
 
 MAX_BODY = 500_000
@@ -33,6 +34,11 @@ class Service:
     @property
     def gateway(self) -> Gateway:
         return self.gateways[0]
+
+    @property
+    def url(self) -> str:
+        """Of the first gateway."""
+        return self.gateway.url
 
     @property
     def worker(self) -> int:
@@ -68,16 +74,22 @@ class Service:
         self.wait_for_workers(len(self.workers))
 
     def wait_for_workers(self, count: int) -> None:
+        """Until so many are ready, and have loaded all that they can."""
         for gateway in self.gateways:
             gateway.wait_for_workers(count)
+            eventually(lambda gateway=gateway: "loading" not in gateway.states(), "all bundles are loaded", START_S)
 
 
 @contextmanager
-def running(bundles: Path, *, gateways: int = 1, workers: int = 1, **settings: Any) -> Iterator[Service]:
-    """Gateways of these settings on ports of their own, and workers that have loaded what lies in `bundles`."""
+def running(
+    bundles: Path, *, gateways: int = 1, workers: int = 1, of_workers: Mapping[str, object] | None = None, **settings: Any
+) -> Iterator[Service]:
+    """Gateways of these settings on ports of their own, and workers that have loaded what lies in `bundles`.
+
+    of_workers: their settings; without, they compute in float32."""
     with ExitStack() as stack:
         url = stack.enter_context(private_valkey()).url
-        started = [stack.enter_context(worker_process(url, bundles)) for _ in range(workers)]
+        started = [stack.enter_context(worker_process(url, bundles, **(of_workers or {}))) for _ in range(workers)]
         asked = [stack.enter_context(gateway_process(url, **settings)) for _ in range(gateways)]
         together = Service(asked, started, bundles, url)
         together.wait_for_workers(workers)

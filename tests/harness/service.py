@@ -17,11 +17,11 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.harness.forked import Forked
 from tests.harness.processes import command
-from tests.harness.waiting import eventually
+from tests.harness.waiting import START_S, eventually
 
 READY = re.compile(r"Opsin is ready on (http://\S+) ")
-START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 WITHOUT = ("OPSIN_REDIS_URL", "OPSIN_CONFIG")
 
@@ -29,25 +29,18 @@ WITHOUT = ("OPSIN_REDIS_URL", "OPSIN_CONFIG")
 class Service:
     """A running `opsin serve`. Its lines are read as they come; `url` is known once it is ready."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], bundles: Path) -> None:
+    def __init__(self, process: Forked | subprocess.Popen[bytes], printed: int, bundles: Path) -> None:
+        """printed: where what it prints can be read."""
         self.bundles = bundles
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
+        self.process = process
         self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(printed,), daemon=True)
         self._reader.start()
 
     @property
     def url(self) -> str:
         """Waits until the service says that it is ready."""
-        eventually(lambda: self._address() or self.process.poll() is not None, "the service is ready", START_SECONDS)
+        eventually(lambda: self._address() or self.process.poll() is not None, "the service is ready", START_S)
         address = self._address()
         assert address is not None, f"the service ended with {self.process.returncode}:\n" + "".join(self.lines)
         return address
@@ -92,20 +85,32 @@ class Service:
     def _address(self) -> str | None:
         return next((found[1] for line in list(self.lines) if (found := READY.match(line))), None)
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
+    def _read(self, printed: int) -> None:
+        with open(printed) as lines:
+            for line in lines:
+                self.lines.append(line)
 
 
 @contextmanager
-def serve(bundles: Path, *options: str, command: list[str] | None = None, **settings: object) -> Iterator[Service]:
-    """Run `opsin serve` on a free port; `settings` become `OPSIN_*` variables. It may not be ready yet: `url` waits for that."""
+def serve(bundles: Path, *options: str, command: list[str] | None = None, copied: bool = False, **settings: object) -> Iterator[Service]:
+    """Run `opsin serve` on a free port; `settings` become `OPSIN_*` variables. It may not be ready yet: `url` waits for that.
+
+    command: in place of ours. copied: its processes are copies (`copied_serve.py`), for tests of what they do, not of how they start."""
     environment = {name: value for name, value in os.environ.items() if name not in WITHOUT}
     environment |= {"OMP_NUM_THREADS": "1", "OPSIN_METRICS_PORT": "19101"}
     environment |= {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
-    entry = command or [sys.executable, "-m", "opsin", "serve"]
-    service = Service([*entry, "--port", "0", "--bundles", str(bundles), *options], environment, bundles)
+    arguments = ["--port", "0", "--bundles", str(bundles), *options]
+    reading, writing = os.pipe()
+    process: Forked | subprocess.Popen[bytes]
+    if copied:
+        process = Forked("tests.harness.copied_serve", *arguments, environment=environment, prints=writing, leads=True)
+    else:
+        entry = command or [sys.executable, "-m", "opsin", "serve"]
+        process = subprocess.Popen(
+            [*entry, *arguments], stdin=subprocess.DEVNULL, stdout=writing, stderr=writing, env=environment, start_new_session=True
+        )
+    os.close(writing)
+    service = Service(process, reading, bundles)
     try:
         yield service
     finally:

@@ -12,25 +12,31 @@ WAIT_S = 60.0
 START_S = 240.0
 """For a process that imports its libraries, or a worker that loads its models before."""
 AGAIN_S = 0.02
+SELDOM_S = 0.1
+"""Between two looks at what takes seconds: a look may cost 10 ms of CPU, which what is waited for could use."""
 T = TypeVar("T")
 
 
 def eventually(condition: Callable[[], T], what: str = "the condition holds", seconds: float = WAIT_S) -> T:
     """Wait until the condition holds, and return what it answered then; fail naming it."""
-    until = time.monotonic() + seconds
+    began = time.monotonic()
     while not (answer := condition()):
-        assert time.monotonic() < until, f"it never came to this: {what}"
-        time.sleep(AGAIN_S)
+        time.sleep(_pause(time.monotonic() - began, what, seconds))
     return answer
 
 
 async def eventually_async(condition: Callable[[], T | Awaitable[T]], what: str = "the condition holds", seconds: float = WAIT_S) -> T:
     """The same while the event loop runs; the condition may be a coroutine function."""
-    until = time.monotonic() + seconds
+    began = time.monotonic()
     while not (answer := await _answer(condition)):
-        assert time.monotonic() < until, f"it never came to this: {what}"
-        await asyncio.sleep(AGAIN_S)
+        await asyncio.sleep(_pause(time.monotonic() - began, what, seconds))
     return answer
+
+
+def _pause(waited: float, what: str, seconds: float) -> float:
+    """Seconds until the next look."""
+    assert waited < seconds, f"it never came to this: {what}"
+    return min(max(AGAIN_S, waited / 10), SELDOM_S)
 
 
 async def _answer(condition: Callable[[], T | Awaitable[T]]) -> T:

@@ -12,8 +12,8 @@ import torch
 import transformers
 from PIL import Image
 
-from tests.harness import service
 from tests.harness.command import opsin
+from tests.harness.running import running
 from tests.hub.saved import randomised, save
 
 PHOTO = sorted(Path("docs/pictures/flags").glob("*.png"))[0]
@@ -50,8 +50,8 @@ def url(deit: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     for folder, name in ((deit, "deit"), (clip, "clip")):
         ended = opsin("import", folder, "-o", root / name)
         assert (ended.returncode, ended.stderr) == (0, "")
-    with service.serve(root, dtype="float32") as running:
-        yield running.url
+    with running(root) as service:
+        yield service.url
 
 
 def asked(url: str, route: str, **fields: object) -> list[dict[str, float | str]]:

@@ -211,7 +211,7 @@ def test_each_half_of_a_network_has_its_schedule(measured: Path) -> None:
 @pytest.fixture(scope="module")
 def service(measured: Path) -> Iterator[Service]:
     """It asks for 8-bit integers, which no network of clips or sound has."""
-    with serve(measured, backend="int8", dtype="bfloat16") as running:
+    with serve(measured, copied=True, backend="int8", dtype="bfloat16") as running:
         assert running.url
         yield running
 

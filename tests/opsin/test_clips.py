@@ -22,7 +22,7 @@ from PIL import Image
 from opsin import AsyncClient, Client, ClipFacts, Refused, SoundFacts, ViewScores
 from tests.harness.clips import NETWORKS, expected, frames, video, write_mavil, write_recorded
 from tests.harness.command import opsin
-from tests.harness.service import Service, serve
+from tests.harness.running import Service, running
 from tests.harness.sounds import tones, wav
 from tests.harness.videos import clip, every
 from tests.harness.waiting import eventually
@@ -43,9 +43,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     write_recorded(root, "mae-st")
     for name in ("apart", "both"):
         write_mavil(root, name)
-    with serve(root, dtype="float32", default_models='{"classify-video": "mae-st"}') as running:
-        assert running.url
-        yield running
+    with running(root, default_models={"classify-video": "mae-st"}) as started:
+        yield started
 
 
 @pytest.fixture
@@ -261,10 +260,11 @@ def test_ctrl_c_ends_the_work_of_a_clip(service: Service, tmp_path: Path) -> Non
     for file in files:  # one alone may have ended before it is looked for
         Path(file).write_bytes(content)
     command = [sys.executable, "-m", "opsin", "classify", *files, "--model", "mae-st", "--views", "30", "--crops", "3"]
+    eventually(lambda: running_jobs(service) == 0, "what was asked before has ended")
     cancelled = ended_jobs(service, "cancelled")
     program = subprocess.Popen(command, env=os.environ | {"OPSIN_URL": service.url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        eventually(lambda: service.get("/v1/status").json()["jobs"]["running"] > 0, "its views are being looked at")
+        eventually(lambda: running_jobs(service) > 0, "its views are being looked at")
         program.send_signal(signal.SIGINT)
         out, err = program.communicate(timeout=60)
     finally:
@@ -273,6 +273,11 @@ def test_ctrl_c_ends_the_work_of_a_clip(service: Service, tmp_path: Path) -> Non
     eventually(lambda: ended_jobs(service, "cancelled") > cancelled, "the service has heard of it")
 
 
+def running_jobs(service: Service) -> int:
+    number: int = service.gateway.http.get("/v1/status").json()["jobs"]["running"]
+    return number
+
+
 def ended_jobs(service: Service, state: str) -> float:
     name = f'opsin_jobs_ended_total{{state="{state}"}} '
-    return sum(float(line.removeprefix(name)) for line in service.get("/metrics").text.splitlines() if line.startswith(name))
+    return sum(float(line.removeprefix(name)) for line in service.gateway.http.get("/metrics").text.splitlines() if line.startswith(name))

@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from server.supervisor.private_valkey import PrivateValkey
+from tests.harness import forked
 from tests.harness.keyspace import KEYSPACE
 from tests.harness.queue import QUICK_WORKER, Server, WorkerQueue, redis_at, worker_queue
 from tests.harness.waiting import eventually
@@ -34,6 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def url(url: str, request: pytest.FixtureRequest) -> str:
     """The URL of an empty Redis of the kind that is asked for."""
+    forked.prepare()  # for consumers, before an event loop waits for it
     if KIND == "cluster":
         node: str = request.getfixturevalue("cluster")
         with redis.Redis.from_url(node) as client:

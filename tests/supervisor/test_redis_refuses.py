@@ -30,7 +30,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterato
     """The last test stops it."""
     bundles = tmp_path_factory.mktemp("bundles")
     write_null(bundles)
-    with serve(bundles, "--redis", server.url) as running:
+    with serve(bundles, "--redis", server.url, copied=True) as running:
         assert running.classify(picture(1)).status_code == 200
         yield running
 
@@ -66,7 +66,7 @@ def test_a_worker_dies_while_writes_are_refused_and_nothing_else_ends(service: S
 
 def test_a_stop_is_obeyed_while_writes_are_refused(service: Service, server: Server) -> None:
     with refusing_writes(server, "NOREPLICAS"):
-        assert service.stop() == 0
+        assert service.stop(signal.SIGHUP) == 0
 
 
 def crashes(server: Server) -> int:

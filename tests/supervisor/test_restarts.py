@@ -1,32 +1,49 @@
-"""Workers that die again and again, or while they start, and what they find of their predecessors."""
+"""Workers that die, again and again or while they start, what they find of their predecessors, and the template that they are copies of."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from server.supervisor.children import copies_serve
 from tests.harness.bundles import write_null, write_tiny_vit
 from tests.harness.pictures import picture
 from tests.harness.service import Service, serve
 from tests.harness.waiting import eventually
 
+KINDS = ("gateway", "template", "valkey-server", "worker")
 
-def test_a_restarted_worker_goes_by_what_the_last_one_measured(tmp_path: Path) -> None:
-    write_tiny_vit(tmp_path / "bundles")
-    with serve(tmp_path / "bundles", cache=tmp_path / "cache") as service:
-        assert service.url
-        [kept] = eventually(lambda: list((tmp_path / "cache" / "warm-up").glob("*.json")), "it is measured while nothing runs")
-        content = json.loads(kept.read_bytes())
-        content["measured"] |= {"dtype": "bfloat16", "seconds": {"1": 0.5, "2": 0.9, "4": 3.0}}
-        kept.write_text(json.dumps(content))
-        kill_the_worker(service)
-        assert service.classify(picture(1)).status_code == 200
-        ready = eventually(lambda: service.events("bundle ready")[1:], "the new worker is ready")[0]
-        assert (ready["dtype"], ready["batch"]) == ("bfloat16", 2)
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With `bundles`, and the `cache` of the service."""
+    return tmp_path_factory.mktemp("service")
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[Service]:
+    """The last test kills it."""
+    write_tiny_vit(folder / "bundles")
+    with serve(folder / "bundles", device="cpu", cache=folder / "cache") as running:
+        assert running.url
+        yield running
+
+
+def test_a_restarted_worker_goes_by_what_the_last_one_measured(service: Service, folder: Path) -> None:
+    [kept] = eventually(lambda: list((folder / "cache" / "warm-up").glob("*.json")), "it is measured while nothing runs")
+    content = json.loads(kept.read_bytes())
+    content["measured"] |= {"dtype": "bfloat16", "seconds": {"1": 0.5, "2": 0.9, "4": 3.0}}
+    kept.write_text(json.dumps(content))
+    kill_the_worker(service)
+    assert service.classify(picture(1)).status_code == 200
+    ready = eventually(lambda: service.events("bundle ready")[1:], "the new worker is ready")[0]
+    assert (ready["dtype"], ready["batch"]) == ("bfloat16", 2)
 
 
 @pytest.mark.slow
@@ -57,20 +74,17 @@ def test_two_services_may_share_a_cache(tmp_path: Path) -> None:
     assert json.loads(kept.read_bytes())["v"] == 3
 
 
-def test_a_worker_that_is_killed_while_it_starts_is_started_again(tmp_path: Path) -> None:
-    write_null(tmp_path)
-    with serve(tmp_path) as service:
-        assert service.url
-        for _ in range(3):
-            kill_the_worker(service)
-        assert service.classify(picture(1)).status_code == 200
-        assert all(death["restart_in"] <= 1 for death in service.events("worker died"))
+def test_a_worker_that_is_killed_while_it_starts_is_started_again(service: Service) -> None:
+    for _ in range(3):
+        kill_the_worker(service)
+    assert service.classify(picture(1)).status_code == 200
+    assert all(death["restart_in"] <= 1 for death in service.events("worker died"))
 
 
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_service_that_is_told_to_end_while_it_starts_ends_and_leaves_nothing(tmp_path: Path, signals: int) -> None:
     write_null(tmp_path)
-    with serve(tmp_path) as service:
+    with serve(tmp_path, copied=True) as service:
         eventually(lambda: service.children("worker") and service.children("gateway"), "its processes start")
         family = [*service.children("worker"), *service.children("gateway"), *service.children("valkey-server")]
         for _ in range(signals):
@@ -90,8 +104,58 @@ def test_a_worker_that_dies_again_and_again_while_it_starts_is_never_waited_for_
         assert [death["restart_in"] for death in service.events("worker died")] == [0.0, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0]
 
 
+def test_a_worker_is_a_copy_with_a_process_group_and_a_command_of_its_own(service: Service) -> None:
+    [template], [worker] = service.children("template"), service.children("worker")
+    process = psutil.Process(worker)
+    assert process.ppid() == template
+    assert os.getpgid(worker) == worker
+    assert process.cmdline()[1:5] == ["-P", "-m", "opsin", "worker"]
+    assert psutil.Process(template).num_threads() == 1
+
+
+def test_where_the_template_dies_its_copies_die_too_and_a_worker_is_executed(service: Service) -> None:
+    [template], [worker] = service.children("template"), service.children("worker")
+    kill(template, worker)
+    assert service.classify(picture(1)).status_code == 200
+    [executed] = service.children("worker")
+    assert executed != worker and psutil.Process(executed).ppid() == service.process.pid
+    new = eventually(lambda: service.children("template"), "there is a new template")[0]
+    eventually(lambda: service.events("template stands")[1:], "it stands")
+    kill(executed)
+    assert service.classify(picture(1)).status_code == 200
+    [copy] = service.children("worker")
+    assert psutil.Process(copy).ppid() == new
+
+
+def test_nothing_is_left_where_the_supervisor_is_killed(service: Service) -> None:
+    family = psutil.Process(service.process.pid).children(recursive=True)
+    assert {child.pid for child in family} >= {pid for kind in KINDS for pid in service.children(kind)}
+    service.process.kill()
+    eventually(lambda: not any(map(runs, family)), "all have ended")
+
+
+def test_a_gpu_is_no_part_of_a_copy() -> None:
+    assert copies_serve("cpu")
+    assert not copies_serve("cuda")
+    assert not copies_serve("cuda:1")
+
+
 def kill_the_worker(service: Service) -> None:
     """Once there is one: after a death it may be missing for a while."""
     [worker] = eventually(lambda: service.children("worker"), "there is a worker")
     os.kill(worker, signal.SIGKILL)
     eventually(lambda: worker not in service.children("worker"), "it has ended")
+
+
+def kill(pid: int, *others: int) -> None:
+    """Kill one, and wait until it and those that die with it have ended: until then, they may still answer."""
+    dying = [psutil.Process(each) for each in (pid, *others)]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not any(map(runs, dying)), "all have ended")
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE  # nobody may be left who buries it
+    except psutil.NoSuchProcess:
+        return False

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.supervisor.private_valkey import PrivateValkey
 from tests.harness.bundles import write_null, write_tiny_vit
+from tests.harness.command import opsin
 from tests.harness.pictures import picture
 from tests.harness.service import Service, frozen, serve
 from tests.harness.valkey import private_valkey
@@ -32,7 +34,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(bundles: Path) -> Iterator[Service]:
-    with serve(bundles, "--gateways", "2", "--workers", "1") as running:
+    """The last test ends it."""
+    with serve(bundles, "--gateways", "2", "--workers", "1", drain_timeout=600) as running:
         assert running.url
         yield running
 
@@ -52,7 +55,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, queue: PrivateValkey) -> Iter
     write_tiny_vit(root)
     write_null(root, name="torn").weights_path.unlink()
     default = '{"classify": "tinny"}'
-    with serve(root, "--redis", queue.url, metrics_host="127.0.0.7", default_models=default) as running:
+    with serve(root, "--redis", queue.url, copied=True, metrics_host="127.0.0.7", default_models=default) as running:
         assert running.url
         yield running
 
@@ -126,38 +129,22 @@ def test_what_dies_is_restarted_and_the_service_goes_on(service: Service, kind: 
 
 def test_a_taken_port_is_misuse(service: Service, bundles: Path) -> None:
     port = httpx.URL(service.url).port
-    command = [sys.executable, "-m", "opsin", "serve", "--port", str(port), "--bundles", str(bundles)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = opsin("serve", "--port", str(port), "--bundles", bundles)
     assert ended.returncode == 2
     assert ended.stderr == f"opsin: cannot listen on 127.0.0.1:{port}: Address already in use; --host and --port choose others\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_the_end_finishes_what_was_begun_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+def test_the_end_finishes_what_was_begun_and_leaves_nothing_behind(tmp_path: Path) -> None:
     write_null(tmp_path, milliseconds=1500)
-    with serve(tmp_path) as service:
+    with serve(tmp_path, copied=True) as service, ThreadPoolExecutor() as pool:
         url, family = service.url, psutil.Process(service.process.pid).children(recursive=True)
         valkey_folder = Path(psutil.Process(service.children("valkey-server")[0]).cwd())
-        asking = subprocess.Popen([sys.executable, "-c", ASK, url, str(tmp_path / "answer")])
+        asking = pool.submit(service.classify, picture(1))
         eventually(lambda: in_flight(url) == 1, "the request is in flight")
-        assert service.stop(number) == 0
-        assert asking.wait(60) == 0
-        assert (tmp_path / "answer").read_text() == "200"
+        assert service.stop() == 0
+        assert asking.result().status_code == 200
         assert not any(child.is_running() for child in family)
         assert not valkey_folder.exists()
-
-
-def test_a_second_signal_hurries_everybody_though_the_queue_never_answers_again(bundles: Path) -> None:
-    """Workers would wait for it as long as they may drain, which is longer than this test waits."""
-    with serve(bundles, drain_timeout=600) as service:
-        assert service.url
-        family = psutil.Process(service.process.pid).children(recursive=True)
-        with frozen(service.children("valkey-server")[0]):
-            service.process.terminate()
-            eventually(lambda: service.events("gateway drains"), "the first signal has arrived")
-            assert service.stop() == 0
-        _, alive = psutil.wait_procs(family, timeout=60)
-        assert alive == []
 
 
 def test_what_is_refused_and_what_is_not_there_is_named_when_the_others_are_ready(told: Service) -> None:
@@ -168,17 +155,21 @@ def test_what_is_refused_and_what_is_not_there_is_named_when_the_others_are_read
 def test_a_named_queue_is_used_instead_of_a_private_one_and_left_running(told: Service, queue: PrivateValkey) -> None:
     assert told.classify(picture(1), model="tiny").status_code == 200
     assert told.children("valkey-server") == []
-    assert told.stop() == 0
+    assert told.stop(signal.SIGINT) == 0
     assert queue.process.poll() is None
+
+
+def test_a_second_signal_hurries_everybody_though_the_queue_never_answers_again(service: Service) -> None:
+    """Workers would wait for it as long as they may drain, which is longer than this test waits."""
+    family = psutil.Process(service.process.pid).children(recursive=True)
+    with frozen(service.children("valkey-server")[0]):
+        service.process.terminate()
+        eventually(lambda: service.events("gateway drains"), "the first signal has arrived")
+        assert service.stop() == 0
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
 
 
 def in_flight(url: str) -> float:
     lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("opsin_in_flight"))
-
-
-ASK = f"""
-import sys, pathlib, httpx
-answer = httpx.post(sys.argv[1] + "/v1/classify", content={picture(1)!r}, timeout=60)
-pathlib.Path(sys.argv[2]).write_text(str(answer.status_code))
-"""

@@ -7,7 +7,10 @@ import pytest
 import torch
 import yaml
 
+from tests.harness import forked
 from tests.training import collection, shapes
+
+forked.imports("training.command")
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,17 +62,24 @@ def test_a_published_recipe_has_the_published_number_of_parameters(file: Path) -
         assert round(found, -Decimal(millions).as_tuple().exponent) == Decimal(millions), phase
 
 
-BLOCKS = 4
+BLOCKS = 2
+STAGES = 5
+"""Blocks of an MViT's first three stages."""
+BY_BLOCK = ("q_strides", "width_growth", "head_growth", "transitions")
+"""Settings of an MViT: blocks, or tuples that begin with one."""
 
 
 def shallow(plan: Recipe) -> list[str]:
-    """Changes that leave a few blocks of each part: the others are like them, but for an MViT's."""
+    """Changes that leave a few blocks of each part: the others are like them."""
     changes = []
     for number, phase in enumerate(plan.phases):
         config = vars(plan.model_of(phase).resolved(1000))
         model = f"phases.{number}.model" if phase.model else "model"
         deep = [name for name in ("depth", "text_depth", "decoder_depth") if config.get(name, 0) > BLOCKS and "q_strides" not in config]
         changes += [f"{model}.config.{name}={BLOCKS}" for name in deep]
+        if "q_strides" in config:
+            kept = {name: [one for one in config[name] if np.ravel(one)[0] < STAGES] for name in BY_BLOCK if name in config}
+            changes += [f"{model}.config.{name}={json.dumps(value)}" for name, value in {"depth": STAGES, **kept}.items()]
     return changes
 
 
@@ -92,6 +102,7 @@ def read(name: str, *changes: str) -> Recipe:
     return recipe.read(Path(f"training/recipes/published/{name}.yaml"), changes)
 
 
+@functools.cache
 def counted(name: str, *changes: str, phase: int = 0) -> costs.Cost:
     plan = read(name, *changes)
     return costs.count(plan, plan.phases[phase], labels=1000)

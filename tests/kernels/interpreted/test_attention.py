@@ -71,13 +71,13 @@ def assert_gradients(shape: Shape) -> None:
         )
 
 
-@settings(max_examples=14, deadline=None, derandomize=True)
+@settings(max_examples=7, deadline=None, derandomize=True)
 @given(st.integers(0, 2**31 - 1))
 def test_values_are_the_references(seed: int) -> None:
     assert_attends(Shape.draw(seed, tokens_up_to=40))
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(st.integers(0, 2**31 - 1))
 def test_gradients_are_the_references(seed: int) -> None:
     assert_gradients(Shape.draw(seed, tokens_up_to=40))

@@ -15,14 +15,14 @@ from tests.kernels.interpreted.shapes import Problem, assert_as_good, assert_sam
 seeds = st.integers(0, 2**31 - 1)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(seeds, st.sampled_from([1, 4, 16, 64]))
 def test_exact_cosines_give_the_same_indices_ties_included(seed: int, channels: int) -> None:
     problem = Problem.draw(seed, tokens_up_to=40)
     assert_same(problem, problem.signs(channels))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(seeds)
 def test_rounded_cosines_give_partners_that_are_as_similar(seed: int) -> None:
     problem = Problem.draw(seed, tokens_up_to=40)

@@ -61,13 +61,13 @@ def assert_gradient(problem: Problem) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=1e-7, msg=lambda text: f"{problem}: {text}")
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(st.integers(0, 2**31 - 1))
 def test_tokens_sizes_and_sources_are_the_references(seed: int) -> None:
     assert_merges(Problem.draw(seed, tokens_up_to=24))
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(st.integers(0, 2**31 - 1))
 def test_gradients_are_the_references(seed: int) -> None:
     assert_gradient(Problem.draw(seed, tokens_up_to=24))

@@ -20,7 +20,7 @@ from models.published.container import CheckpointError
 from tests.harness.command import opsin
 from tests.harness.graphs import FLOAT, graph, lama, midas, migan
 from tests.harness.pictures import picture
-from tests.harness.service import serve
+from tests.harness.running import running
 
 SIDE = 32
 
@@ -119,7 +119,7 @@ def test_the_command_asks_for_the_licence_and_the_service_fills_holes(tmp_path: 
     ended = opsin(*command, "--license", "Apache-2.0")
     assert (ended.returncode, ended.stderr) == (0, "") and "license       Apache-2.0" in ended.stdout
     image = picture(1)
-    with serve(tmp_path / "bundles") as service:
+    with running(tmp_path / "bundles") as service:
         answer = httpx.post(f"{service.url}/v1/inpaint?mask=center&samples=2", files={"image": image}, timeout=60)
     assert answer.status_code == 200, answer.text
     said = answer.json()

@@ -1,4 +1,4 @@
-"""A foreign graph behind the whole service: a real queue, a real worker, real HTTP."""
+"""A foreign graph behind a service: a real queue, a real worker, real HTTP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from tests.harness.graphs import SIZE, WEIGHT, colours, write_graph
-from tests.harness.service import serve
+from tests.harness.running import running
 
 
 def test_a_foreign_graph_is_served_like_any_bundle(tmp_path: Path) -> None:
@@ -17,8 +17,8 @@ def test_a_foreign_graph_is_served_like_any_bundle(tmp_path: Path) -> None:
     (tmp_path / "bundles/graph").unlink()
     file = io.BytesIO()
     Image.new("RGB", (SIZE, SIZE), (255, 0, 51)).save(file, "PNG")
-    with serve(tmp_path / "bundles") as service:
-        answer = service.classify(file.getvalue())
+    with running(tmp_path / "bundles") as service:
+        answer = service.gateway.classify(file.getvalue())
     assert answer.status_code == 200, answer.text
     logits = np.array([1.0, -1.0, 51 / 255 * 2 - 1]) @ WEIGHT
     scores = np.exp(logits) / np.exp(logits).sum()

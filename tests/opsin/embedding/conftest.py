@@ -7,7 +7,7 @@ import pytest
 
 from tests.harness.bundles import write_tiny_encoder
 from tests.harness.pairs import write_tiny_pair
-from tests.harness.service import Service, serve
+from tests.harness.running import Service, running
 
 MAX_IMAGES = 4
 """Images of one request to the `embedding_service`."""
@@ -27,14 +27,7 @@ def embedding_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def embedding_service(embedding_bundles: Path) -> Iterator[Service]:
-    """The whole service with them; the pair embeds by default."""
-    settings: dict[str, object] = {
-        "default_models": '{"embed": "pair"}',
-        "dtype": "float32",
-        "model_control": "explicit",
-        "max_images": MAX_IMAGES,
-        "max_body_bytes": MAX_BODY,
-    }
-    with serve(embedding_bundles, **settings) as running:
-        assert running.url
-        yield running
+    """A service with them; the pair embeds by default."""
+    limits = {"max_images": MAX_IMAGES, "max_body_bytes": MAX_BODY}
+    with running(embedding_bundles, default_models={"embed": "pair"}, model_control="explicit", **limits) as started:
+        yield started

@@ -18,7 +18,7 @@ from opsin import AsyncClient, Client, Embeddings, Refused
 from opsin.pictures import png
 from server.worker.loaded_bundles import UNLOAD_GRACE
 from tests.harness.bundles import TINY, write_tiny_encoder
-from tests.harness.service import Service
+from tests.harness.running import Service
 from tests.harness.waiting import eventually
 from tests.opsin.embedding.conftest import MAX_BODY, MAX_IMAGES
 

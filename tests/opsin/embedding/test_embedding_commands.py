@@ -23,8 +23,8 @@ from opsin.pictures import png
 from opsin.vector_file import FileVectors
 from tests.harness.bundles import TINY
 from tests.harness.command import opsin
+from tests.harness.running import Service
 from tests.harness.scripted import Answer, Request, scripted
-from tests.harness.service import Service
 from tests.harness.waiting import eventually
 
 COUNT = 12

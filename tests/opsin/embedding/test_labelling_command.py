@@ -15,7 +15,7 @@ from opsin import Client
 from tests.harness.bundles import TINY, write_tiny_vit
 from tests.harness.command import opsin
 from tests.harness.pairs import write_tiny_pair
-from tests.harness.service import Service
+from tests.harness.running import Service
 from tests.harness.waiting import eventually
 
 LABELS = ["a red car", "dog", "cat"]

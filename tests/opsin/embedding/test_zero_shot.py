@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from opsin import AsyncClient, Client, Refused
 from opsin.pictures import png
 from tests.harness.bundles import TINY
-from tests.harness.service import Service
+from tests.harness.running import Service
 from tests.opsin.embedding.conftest import MAX_IMAGES
 
 LABELS = ["a red car", "dog", "cat", "photo", "something else"]
