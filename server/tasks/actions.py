@@ -42,46 +42,34 @@ SAMPLE_FRAMES = 2
 
 
 class ActionsOptions(Options, frozen=True, kw_only=True):
-    top_k: (
-        Annotated[int, Meta(ge=1, description="Labels of a person and second, best first.", extra={"default": "5, or all of fewer"})] | None
-    ) = None
+    top_k: Annotated[
+        int | None, Meta(ge=1, description="Labels of a person and second, best first.", extra={"default": "5, or all of fewer"})
+    ] = None
     threshold: Annotated[float, Meta(ge=0, le=1, description="Labels of a lower score are left out.")] = 0.0
-    start_s: (
-        Annotated[
-            float,
-            Meta(ge=0, description="Frames from here on are looked at, in seconds from the first frame.", extra={"default": "0"}),
-        ]
-        | None
-    ) = None
-    end_s: (
-        Annotated[
-            float, Meta(gt=0, description="Frames before this are looked at; one at it is not.", extra={"default": "the end of the video"})
-        ]
-        | None
-    ) = None
-    people: (
-        Annotated[
-            int,
-            Meta(
-                ge=1,
-                le=MOST_PEOPLE,
-                description="Most people to follow at a time, those of the best boxes.",
-                extra={"values": f"1 to {MOST_PEOPLE}", "default": "the bundle's"},
-            ),
-        ]
-        | None
-    ) = None
-    detail: (
-        Annotated[
-            Detail,
-            Meta(
-                description="How closely people are looked for: `high` sees small ones and takes four times as long as `fast`. "
-                "Not with `tracks`.",
-                extra={"default": "the bundle's"},
-            ),
-        ]
-        | None
-    ) = None
+    start_s: Annotated[
+        float | None, Meta(ge=0, description="Frames from here on are looked at, in seconds from the first frame.", extra={"default": "0"})
+    ] = None
+    end_s: Annotated[
+        float | None,
+        Meta(gt=0, description="Frames before this are looked at; one at it is not.", extra={"default": "the end of the video"}),
+    ] = None
+    people: Annotated[
+        int | None,
+        Meta(
+            ge=1,
+            le=MOST_PEOPLE,
+            description="Most people to follow at a time, those of the best boxes.",
+            extra={"values": f"1 to {MOST_PEOPLE}", "default": "the bundle's"},
+        ),
+    ] = None
+    detail: Annotated[
+        Detail | None,
+        Meta(
+            description="How closely people are looked for: `high` sees small ones and takes four times as long as `fast`. "
+            "Not with `tracks`.",
+            extra={"default": "the bundle's"},
+        ),
+    ] = None
 
 
 class ActionsPlan(msgspec.Struct, frozen=True):

@@ -39,26 +39,20 @@ class ZeroShotOptions(Options, frozen=True, kw_only=True):
             extra={"values": f"1 to {MOST_LABELS:,} distinct texts", "words": "texts"},
         ),
     ] = []  # noqa: RUF012 - msgspec copies it
-    template: (
-        Annotated[
-            list[str],
-            Meta(
-                description="A sentence that a label is put into, such as `a photo of a {}.`; of several the mean vector counts.",
-                extra={"values": "texts with one `{}` each; `{}` alone: labels as they are", "default": "the bundle's", "words": "texts"},
-            ),
-        ]
-        | None
-    ) = None
-    top_k: (
-        Annotated[
-            int, Meta(ge=1, description="How many labels.", extra={"values": "1 to the number of labels", "default": str(DEFAULT_TOP_K)})
-        ]
-        | None
-    ) = None
+    template: Annotated[
+        list[str] | None,
+        Meta(
+            description="A sentence that a label is put into, such as `a photo of a {}.`; of several the mean vector counts.",
+            extra={"values": "texts with one `{}` each; `{}` alone: labels as they are", "default": "the bundle's", "words": "texts"},
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None, Meta(ge=1, description="How many labels.", extra={"values": "1 to the number of labels", "default": str(DEFAULT_TOP_K)})
+    ] = None
     merge: Annotated[MERGED, Meta(description="Token merging in images.", extra={"values": VALUES})] = "off"
-    threshold: (
-        Annotated[float, Meta(ge=-1, le=1, description="Least cosine of a label that is told.", extra={"default": "none"})] | None
-    ) = None
+    threshold: Annotated[
+        float | None, Meta(ge=-1, le=1, description="Least cosine of a label that is told.", extra={"default": "none"})
+    ] = None
 
 
 class ZeroShotPlan(msgspec.Struct, frozen=True):
