@@ -327,7 +327,8 @@ def _result_bound(asked: Asked, job: QueuedJob) -> int:
 
 async def _reserve_large(jobs: Sequence[QueuedJob], visit: Visit) -> None:
     """Messages that are written to Redis before the queue counts them count as ours."""
-    nbytes = sum(job.nbytes for job in jobs if job.nbytes > INLINE_BYTES)
+    sizes = [sum(len(array.data) for array in job.arrays.values()) for job in jobs]
+    nbytes = sum(size for size in sizes if size > INLINE_BYTES)
     if nbytes > visit.reservation.nbytes:
         await visit.reservation.resize(visit.reservation.items, nbytes)
 

@@ -15,7 +15,7 @@ from server.queue import keys, pieces
 from server.queue.delivery import Delivery, QueueEntry
 from server.queue.errors import RedisAway
 from server.queue.link import Link
-from server.queue.messages import Failure, Progress, Reply, WorkerTiming, encode
+from server.queue.messages import Failure, Progress, Reply, WorkerTiming
 from server.queue.rows import Advanced, Ended, HandedBack
 
 MOST_DEAD_LETTERS = 100
@@ -92,7 +92,7 @@ class Endings:
             batch = list(group)
             arguments: list[Any] = [bundle, self._id, max(ending.timing.batch_size for ending in batch), MOST_DEAD_LETTERS]
             arguments.append(msgspec.msgpack.encode([ending.row() for ending in batch]))
-            arguments += [encode(ending.reply) if ending.reply else b"" for ending in batch]
+            arguments += [msgspec.msgpack.encode(ending.reply) if ending.reply else b"" for ending in batch]
             ended += map(bool, self._link.patiently(lambda a=arguments: self._link.script("finish", *a)))  # type: ignore[misc]
         self.lose(endings)
         return ended
@@ -109,7 +109,7 @@ class Endings:
         told = [(held, report) for held, report in reports if held.job.progress]
         if told:
             rows = [Advanced(*held.row, news.done, news.total, news.unit, bool(news.preview)) for held, news in told]
-            self._link.script("progress", self._id, msgspec.msgpack.encode(rows), *(encode(report) for _, report in told))
+            self._link.script("progress", self._id, msgspec.msgpack.encode(rows), *(msgspec.msgpack.encode(report) for _, report in told))
 
     def give_up(self, held: Sequence[QueueEntry]) -> None:
         """Hand these back as soon as Redis is there."""
@@ -150,5 +150,5 @@ class Endings:
         if sum(len(array.data) for array in reply.arrays.values()) <= pieces.PIECE_BYTES:
             return reply
         key = keys.stored(delivery.job.id, secrets.token_hex(4))
-        pieces.write(self._link, key, encode(reply.arrays))
+        pieces.write(self._link, key, msgspec.msgpack.encode(reply.arrays))
         return msgspec.structs.replace(reply, arrays={}, stored=key)

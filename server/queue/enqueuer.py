@@ -17,7 +17,7 @@ import redis
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.errors import ClientShare, DeadlineExceeded, KeyShare, NeverFits, QueueFull, RedisAway
-from server.queue.messages import QueuedJob, encode
+from server.queue.messages import QueuedJob
 from server.queue.pieces import PIECE_BYTES, Freight
 from server.queue.rows import AdmissionCall, Enqueued, Request
 from server.queue.shares import NOTHING, Claim, Held, Ledger, Load, Reservation, beyond_key, bounds, refusal, seconds
@@ -223,7 +223,7 @@ def to_rows(jobs: Iterable[QueuedJob], max_items: int, *, kept: bool = False) ->
     `kept`: the messages lie beside the stream however small they are, where they can be read again."""
     rows, messages, staged = [], [], {}
     for job in jobs:
-        message = encode(job)
+        message = msgspec.msgpack.encode(job)
         place = "stage" if len(message) > INLINE_BYTES else "blob" if kept else "inline"
         if place == "stage":
             staged[keys.stage(job.id)] = message

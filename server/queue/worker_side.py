@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from models.bundle import BundleSpec
 from server.queue import keys
 from server.queue.delivery import QueueEntry
@@ -16,7 +18,7 @@ from server.queue.fleet import Repository, states_of
 from server.queue.intake import Intake
 from server.queue.keys import Keyspace
 from server.queue.link import Link, WorkerTimings
-from server.queue.messages import WORKER_FORMS, WorkerInfo, encode
+from server.queue.messages import WORKER_FORMS, WorkerInfo
 from server.queue.rows import whole
 
 JANITOR_KEYS = 500
@@ -43,7 +45,7 @@ class WorkerQueue:
         """To be called every second by a thread that proves progress: `worker:<id>` is what tells the living from the dead.
 
         What this worker does not understand goes back to the others then: if it gets it again, so often and not more often."""
-        alive = (self.id, encode(info), int(self._timings.key_ttl * 1000))
+        alive = (self.id, msgspec.msgpack.encode(info), int(self._timings.key_ttl * 1000))
         known, self._intake.redis_is_full = self._link.script("announce", *alive)
         if not known and self._specs:
             # the first time, or Redis has forgotten us: it may have lost the specs too
