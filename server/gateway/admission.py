@@ -12,9 +12,9 @@ from typing import Literal
 from starlette.requests import ClientDisconnect, Request
 
 from models.bundle import BundleSpec
-from server.gateway.authentication import key_of
 from server.gateway.failures import redis_away
 from server.gateway.key_file import ApiKey
+from server.gateway.webhook_headers import refuse_webhook
 from server.http import requests
 from server.http.clients import owner_of
 from server.http.problems import Kind, Problem
@@ -170,7 +170,10 @@ class Admission:
         `protocol`. What `takes_long` has the deadline of jobs by default, and no room in the queue's last eighth. An asynchronous request
         ends when its job is queued; `Visit.seconds` are then the job's.
         """
-        told, key = request.scope["state"], key_of(request)
+        if not asynchronous:
+            refuse_webhook(request)
+        told = request.scope["state"]
+        key: ApiKey = told["api_key"]
         reservation = self._dispatcher.reserve(0, 0, Claim(owner_of(told["client"]), takes_long, key.priority == "low", key.max_items))
         return Visit(
             self,

@@ -24,7 +24,7 @@ from server.gateway.admission import REJECTIONS, Admission
 from server.gateway.authentication import Authentication, KeyRing, Rates
 from server.gateway.directory import Desertion, Directory
 from server.gateway.event_readers import EventReaders
-from server.gateway.failures import redis_away
+from server.gateway.failures import of_error
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Inference
 from server.gateway.jobs import JobDocument, Jobs
@@ -36,7 +36,7 @@ from server.gateway.status import Status, StatusDocument
 from server.gateway.text_cache import TextCache
 from server.gateway.turns import HeavyClients, LargeBodies, Turns
 from server.http.addresses import host_and_port
-from server.http.layers import ForwardedRequests, HotRoutes, OutermostLayer, our_fault
+from server.http.layers import ForwardedRequests, HotRoutes, OutermostLayer
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import CLIENT_CLOSED_REQUEST
 from server.media.images import Decoder
@@ -132,11 +132,10 @@ def create_app(settings: Settings) -> GatewayApp:
     app.router.routes.extend([*tasks.ROUTES, *embeddings.ROUTES])  # POSTs never come here; other methods get their 405
     if settings.playground:
         app.router.routes.extend(pages.ROUTES)
-    app.add_exception_handler(Problem, _problem)
-    app.add_exception_handler(RedisAway, _redis_away)
+    for kind in (Problem, RedisAway, Exception):
+        app.add_exception_handler(kind, _failed)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_left)
-    app.add_exception_handler(Exception, _our_fault)
 
     @cache
     def document() -> dict[str, Any]:
@@ -222,14 +221,9 @@ class GatewayApp(OutermostLayer):
         return problem.to_response(scope["state"]["request_id"])
 
 
-async def _problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return error.to_response(request.state.request_id)
-
-
-async def _redis_away(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RedisAway)
-    return redis_away(error).to_response(request.state.request_id)
+async def _failed(request: Request, error: Exception) -> Response:
+    """What nobody has foreseen Starlette would answer in plain text; it raises the error again behind this, for `OutermostLayer` to log."""
+    return of_error(error).to_response(request.state.request_id)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -252,11 +246,6 @@ def _allowed(request: Request) -> Iterator[str]:
         for route in routes.router.routes:
             if isinstance(route, Route) and route.matches(request.scope)[0] is Match.PARTIAL:
                 yield from route.methods or ()
-
-
-async def _our_fault(request: Request, _error: Exception) -> Response:
-    """Starlette would answer in plain text; it raises the error again behind this, for `OutermostLayer` to log."""
-    return our_fault().to_response(request.state.request_id)
 
 
 async def _client_left(_request: Request, _error: Exception) -> Response:

@@ -1,14 +1,22 @@
-"""Problems of inputs that tasks refuse, and of work that failed."""
+"""Problems of inputs that tasks refuse, of work that failed, and of whatever else a route raises."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
 from server.gateway import directory
+from server.http.layers import our_fault
 from server.http.problems import Kind, Problem
+from server.http.requests import CLIENT_CLOSED_REQUEST
 from server.media import images, limits, sound, video
 from server.media.limits import MediaError
 from server.queue.errors import RedisAway
 from server.queue.messages import Failure
 from server.tasks.options import ExcessiveOption, InvalidOption
+from server.telemetry import logs
 
 MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {
     images.NotAnImage: Kind.NOT_AN_IMAGE,
@@ -32,6 +40,8 @@ FAILURE_PROBLEMS = {
     "unusable-input": Kind.UNUSABLE_INPUT,
 }
 
+log = logs.get(__name__)
+
 
 def of_refusal(error: InvalidOption | MediaError, field: str | None = None) -> Problem:
     """The problem of an input or an option that a task refuses. field: the part, where the error names none."""
@@ -42,6 +52,25 @@ def of_refusal(error: InvalidOption | MediaError, field: str | None = None) -> P
 
 def redis_away(error: RedisAway) -> Problem:
     return Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after)
+
+
+def of_error(error: Exception) -> Problem:
+    """Return what a client is told of whatever a route raises."""
+    if isinstance(error, Problem):
+        return error
+    return redis_away(error) if isinstance(error, RedisAway) else our_fault()
+
+
+async def answered(request: Request, answer: Awaitable[Response], refuse: Callable[[Problem], Response]) -> Response:
+    """Return a route's answer; whatever it raises leaves in the error shape of the route's protocol, which `refuse` makes."""
+    try:
+        return await answer
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    except Exception as error:
+        if not isinstance(error, Problem | RedisAway):
+            log.exception("request failed", request_id=request.state.request_id, method=request.method, path=request.scope["path"])
+        return refuse(of_error(error))
 
 
 def of_reply(failure: Failure, model: str, field: str | None) -> Problem:

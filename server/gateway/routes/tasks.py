@@ -27,7 +27,7 @@ from server.gateway.presenting import ANSWERS
 from server.gateway.routes import jobs as job_routes
 from server.gateway.submission import Submission, item_field, read_submission
 from server.gateway.text_cache import RECORDED_BYTES
-from server.gateway.webhook_headers import read_webhook, refuse_webhook
+from server.gateway.webhook_headers import read_webhook
 from server.http import requests
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
@@ -61,10 +61,7 @@ class TaskRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, here = Request(scope, receive, send), scope["app"].state.gateway
         try:
-            asynchronous = requests.is_asynchronous(request)
-            if not asynchronous:
-                refuse_webhook(request)
-            if asynchronous:
+            if requests.is_asynchronous(request):
                 response = await self._accept(request, here)
             elif requests.wants_events(request, self.task.media_types):
                 await self._stream(request, here, send)
