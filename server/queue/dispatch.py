@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -37,6 +37,9 @@ from server.queue.webhooks import Webhooks
 from server.queue.wire import AsyncWire
 from server.settings import Settings
 
+if TYPE_CHECKING:
+    from server.telemetry.metrics import Tally
+
 log = logging.getLogger(__name__)
 
 NO_LIMIT: AbstractContextManager[object] = nullcontext()
@@ -57,16 +60,6 @@ class DispatcherTimings:
     """How old `fleet()` and `depth()` may be."""
     fresh_load: float = 0.05
     """A request is not turned away because of figures older than this."""
-
-
-class Counted(Protocol):
-    """A gateway's counts, by name."""
-
-    def take(self) -> dict[str, int]:
-        """All since the last call."""
-
-    def give_back(self, counts: Mapping[str, int]) -> None:
-        """These could not be told, and come again with the next call."""
 
 
 class Dispatcher:
@@ -101,7 +94,7 @@ class Dispatcher:
         """Ids of records and scenes begin with it."""
         self.gateways = 1
         """How many gateways live, this one among them."""
-        self.counted: Counted | None = None
+        self.counted: Tally | None = None
         """This gateway's counts for the history."""
         self._beating: asyncio.Task[None] | None = None
         self._was_known = False
