@@ -127,7 +127,8 @@ def task_operation(interface: TaskInterface, schema: str, *, fetches: bool) -> d
     """`POST /v1/<task>` from the task's tables; `schema` names that of its JSON. fetches: parts may be named by URL."""
     urls = {part: name for name, part in interface.urls.items()} if fetches else {}
     task = interface.task
-    example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **task.example, "timing": EXAMPLE_TIMING}
+    timing = msgspec.to_builtins(EXAMPLE_TIMING)
+    example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **msgspec.to_builtins(task.example), "timing": timing}
     return {
         "tags": ["inference"],
         "summary": task.summary,

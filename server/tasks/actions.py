@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -149,19 +149,19 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
     options = ActionsOptions
     plan_type = ActionsPlan
     answer = ActionsAnswer
-    example: ClassVar[Mapping[str, Any]] = {
-        "detail": "high",
-        "video": {"width": 1768, "height": 994, "fps": 30.0, "frames": 230, "duration_s": 7.667},
-        "people": [
-            {
-                "person": 1,
-                "first_s": 0.0,
-                "last_s": 2.83,
-                "boxes": [[0.0, 570.65, 54.28, 151.9, 422.51, 0.2705]],
-                "actions": [{"start_s": 0.0, "end_s": 1.0, "labels": [{"label": "jump", "index": 5, "score": 0.61}]}],
-            }
+    example = ActionsAnswer(
+        VideoFacts(width=1768, height=994, fps=30.0, frames=230, duration_s=7.667),
+        [
+            Person(
+                person=1,
+                first_s=0.0,
+                last_s=2.83,
+                boxes=[[0.0, 570.65, 54.28, 151.9, 422.51, 0.2705]],
+                actions=[ActionSecond(0.0, 1.0, [ActionLabel("jump", 5, 0.61)])],
+            )
         ],
-    }
+        "high",
+    )
     media_types = (JSON, MP4)
     echoed_arrays = ("video", "info")
     takes_long = True

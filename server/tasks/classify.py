@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -163,14 +163,14 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
     plan_type = ClassifyPlan
     answer = ClassifyAnswer
     without_tensor = ("timeline", "trace")
-    example: ClassVar[Mapping[str, Any]] = {
-        "results": [
-            {
-                "predictions": [{"label": "Chad", "index": 205, "score": 0.52}, {"label": "Romania", "index": 180, "score": 0.41}],
-                "merging": {"rung": "steps13", "schedule": [13, 13, 13, 10], "tokens_in": 65, "tokens_out": 16},
-            }
+    example = ClassifyAnswer(
+        [
+            Classification(
+                [Prediction("Chad", 205, 0.52), Prediction("Romania", 180, 0.41)],
+                Merging("steps13", (13, 13, 13, 10), tokens_in=65, tokens_out=16),
+            )
         ]
-    }
+    )
 
     def plan(self, asked: ClassifyOptions, spec: BundleSpec) -> ClassifyPlan:
         top_k = checked_top_k(asked.top_k, spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -93,13 +93,7 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan]):
     plan_type = EmbedPlan
     answer = EmbedAnswer
     media_types = (JSON, NPY, NPZ)
-    example: ClassVar[Mapping[str, Any]] = {
-        "kind": "text",
-        "dim": 4,
-        "normalized": True,
-        "embeddings": [[0.5, -0.5, 0.5, 0.5]],
-        "truncated": 0,
-    }
+    example = EmbedAnswer("text", dim=4, normalized=True, embeddings=[[0.5, -0.5, 0.5, 0.5]], truncated=0)
 
     def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
         return self.parts if spec.task == "zero-shot" else self.parts[:1]

@@ -4,7 +4,7 @@ section 3.1.4). Images share batches whatever labels they are asked for, and vec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -111,16 +111,11 @@ class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan]):
     plan_type = ZeroShotPlan
     answer = ZeroShotAnswer
     beside = "label"
-    example: ClassVar[Mapping[str, Any]] = {
-        "results": [
-            {
-                "predictions": [{"label": "a red car", "index": 0, "score": 0.93, "cosine": 0.31}],
-                "merging": {"rung": None, "schedule": [0, 0], "tokens_in": 197, "tokens_out": 197},
-            }
-        ],
-        "labels": {"count": 2, "cached": 1, "truncated": 0},
-        "templates": ["a photo of a {}."],
-    }
+    example = ZeroShotAnswer(
+        [ZeroShotResult([LabelScore("a red car", 0, score=0.93, cosine=0.31)], Merging(None, (0, 0), tokens_in=197, tokens_out=197))],
+        LabelCounts(count=2, cached=1, truncated=0),
+        ("a photo of a {}.",),
+    )
 
     def answers(self, spec: BundleSpec) -> bool:
         """Whether it has a tokenizer."""
