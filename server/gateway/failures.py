@@ -11,8 +11,8 @@ from server.gateway import directory
 from server.http.layers import our_fault
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST
-from server.media import images, limits, sound, video
-from server.media.limits import MediaError
+from server.media import images, limits
+from server.media.limits import MediaError, RecordingError
 from server.queue.errors import RedisAway
 from server.queue.messages import Failure
 from server.tasks.options import ExcessiveOption, InvalidOption
@@ -22,14 +22,6 @@ MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {
     images.NotAnImage: Kind.NOT_AN_IMAGE,
     images.TooManyPixels: Kind.TOO_LARGE,
     images.CorruptImage: Kind.CORRUPT_IMAGE,
-    video.NotAVideo: Kind.NOT_A_VIDEO,
-    video.TooMuchVideo: Kind.TOO_LARGE,
-    video.NoVideo: Kind.NO_VIDEO,
-    video.CorruptVideo: Kind.CORRUPT_VIDEO,
-    sound.NotASound: Kind.NOT_A_SOUND,
-    sound.TooMuchSound: Kind.TOO_LARGE,
-    sound.NoSound: Kind.NO_SOUND,
-    sound.CorruptSound: Kind.CORRUPT_SOUND,
     limits.InvalidPart: Kind.INVALID_OPTION,
     limits.ExcessivePart: Kind.TOO_LARGE,
 }
@@ -45,6 +37,8 @@ log = logs.get(__name__)
 
 def of_refusal(error: InvalidOption | MediaError, field: str | None = None) -> Problem:
     """The problem of an input or an option that a task refuses. field: the part, where the error names none."""
+    if isinstance(error, RecordingError):
+        return Problem(next(kind for kind in Kind if kind.slug == error.problem), str(error), error.part or field)
     if isinstance(error, MediaError):
         return Problem(MEDIA_PROBLEMS[type(error)], str(error), error.part or field)
     return Problem(Kind.TOO_LARGE if isinstance(error, ExcessiveOption) else Kind.INVALID_OPTION, str(error), error.field)

@@ -25,6 +25,15 @@ class ExcessivePart(MediaError):
     """Above a limit."""
 
 
+class RecordingError(MediaError):
+    """A video or a sound that we cannot use."""
+
+    def __init__(self, problem: str, message: str) -> None:
+        """problem: the name of the problem that it is told as: `not-a-video`, `no-sound`, `too-large` and the like."""
+        super().__init__(message)
+        self.problem = problem
+
+
 @contextmanager
 def named(part: str) -> Iterator[None]:
     """Errors of the block name the part that they are about."""
