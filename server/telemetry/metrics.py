@@ -182,18 +182,16 @@ def quantile(buckets: Mapping[int, int], share: float) -> float | None:
     return None
 
 
-@dataclass(frozen=True)
 class BundleMetrics:
     """A gateway's metrics with the labels of one bundle: looking labels up costs more than counting."""
 
-    items: Amount
-    tokens_in: Amount
-    tokens_out: Amount
-    preprocess: Observations
-    queue_wait: Observations
-    postprocess: Observations
-    payload_in: Observations
-    payload_out: Observations
+    def __init__(self, metrics: GatewayMetrics, notes: Notes, name: str, version: str) -> None:
+        self.items = notes.of(Amount(metrics.items.labels(name, version)))
+        self.tokens_in = notes.of(Amount(metrics.tokens_in.labels(name)))
+        self.tokens_out = notes.of(Amount(metrics.tokens_out.labels(name)))
+        self.preprocess = notes.of(Observations(metrics.preprocess.labels(name)))
+        self.queue_wait = notes.of(Observations(metrics.queue_wait.labels(name)))
+        self.postprocess = notes.of(Observations(metrics.postprocess.labels(name)))
 
 
 class GatewayMetrics:
@@ -231,7 +229,7 @@ class GatewayMetrics:
             buckets=WAIT,
         )
         self.postprocess = histogram("opsin_postprocess_seconds", "From the last reply to the response body.", model, buckets=WAIT)
-        self.payload = histogram("opsin_payload_bytes", "Sizes of bodies.", ["direction"], buckets=BYTES)
+        payload = histogram("opsin_payload_bytes", "Sizes of bodies.", ["direction"], buckets=BYTES)
         in_flight = gauge("opsin_in_flight", "Requests for inference being worked on.", multiprocess_mode="livesum")
         self.event_readers = gauge("opsin_event_readers", "Streams of jobs' events that are open.", multiprocess_mode="livesum")
         self.events = counter("opsin_events_sent", "Events sent, of streamed requests and of jobs.", ["event"])
@@ -239,8 +237,8 @@ class GatewayMetrics:
             self.events.labels(event)
         self._notes = Notes()
         self.in_flight = self._notes.of(Level(in_flight))
-        self._payload = [self._notes.of(Observations(self.payload.labels(direction))) for direction in ("in", "out")]
-        self._of = cache(self._bundle)
+        self.payload_in, self.payload_out = (self._notes.of(Observations(payload.labels(direction))) for direction in ("in", "out"))
+        self._of = cache(partial(BundleMetrics, self, self._notes))
         self.duration_of = cache(lambda model: self._notes.of(Observations(self.request_duration.labels(model))))
         """`request_duration` for one model."""
         self.ended = cache(lambda *labels: self._notes.of(Amount(self.requests.labels(*labels))))
@@ -249,18 +247,6 @@ class GatewayMetrics:
     def of(self, spec: BundleSpec) -> BundleMetrics:
         """Metrics of one bundle."""
         return self._of(spec.name, spec.version)
-
-    def _bundle(self, name: str, version: str) -> BundleMetrics:
-        return BundleMetrics(
-            items=self._notes.of(Amount(self.items.labels(name, version))),
-            tokens_in=self._notes.of(Amount(self.tokens_in.labels(name))),
-            tokens_out=self._notes.of(Amount(self.tokens_out.labels(name))),
-            preprocess=self._notes.of(Observations(self.preprocess.labels(name))),
-            queue_wait=self._notes.of(Observations(self.queue_wait.labels(name))),
-            postprocess=self._notes.of(Observations(self.postprocess.labels(name))),
-            payload_in=self._payload[0],
-            payload_out=self._payload[1],
-        )
 
     def count_items(self, bundle: str, count: int) -> None:
         """Items of asynchronous jobs that are done, of a bundle `name@version`."""
@@ -326,9 +312,6 @@ class WorkerMetrics:
         self.progress_age = gauge(
             "opsin_worker_last_progress_age_seconds", "Since the last batch ended or, when idle, since the last look at the queue."
         )
-
-    def render(self) -> bytes:
-        return generate_latest(self.registry)
 
 
 @dataclass(frozen=True, eq=False)
