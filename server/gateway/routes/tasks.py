@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -86,7 +87,7 @@ class TaskRoute:
 
     async def _stream(self, request: Request, here: Gateway, send: Send) -> None:
         """As events. Raises Problem only while nothing has been sent."""
-        async with here.event_stream(send) as stream:
+        async with aclosing(here.event_stream(send)) as stream:
             try:
                 await self._answer_as_events(request, here, stream)
             except (Problem, ClientDisconnect):
@@ -116,7 +117,7 @@ class TaskRoute:
                 asks = sent.submission.fingerprint(request.scope["path"], sent.query)
                 job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key, webhook)
                 record = await here.jobs.read(job_id, visit.key.name)
-            here.metrics.of(asked.spec).payload_in.observe(nbytes)
+            here.metrics.payload_in.observe(nbytes)
             return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": requests.PREFERENCE})
 
     def _offered_in_url(self, request: Request) -> tuple[str, ...]:
