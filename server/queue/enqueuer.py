@@ -69,9 +69,9 @@ class Enqueuer:
         self._read_at = 0.0
         self.load = Load()
 
-    def reserve(self, items: int, nbytes: int, claim: Claim) -> Reservation:
-        """A place for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
-        return Reservation(self._ledger, self._check, claim, items, nbytes)
+    def reserve(self, claim: Claim) -> Reservation:
+        """No places yet: a request takes them as its body arrives."""
+        return Reservation(self._ledger, self._check, claim)
 
     async def enqueue(self, jobs: Sequence[QueuedJob], *, max_items: int = 0, again: bool = False, place: bool = False) -> int:
         """The jobs of one request, all or none; returns when the queue holds them, with how many wait before the first if `place`.

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from server.queue import keys
@@ -190,25 +189,15 @@ class Load:
 
 
 class Reservation:
-    """`async with dispatcher.reserve(items, nbytes) as reservation:` raises QueueFull on entry; leaving gives the places back."""
+    """Places that a gateway has promised to a request: none at first, until `resize`, and none after `release`."""
 
-    def __init__(
-        self, ledger: Ledger, check: Callable[[Claim, Held, Held], Awaitable[None]], claim: Claim, items: int, nbytes: int
-    ) -> None:
+    def __init__(self, ledger: Ledger, check: Callable[[Claim, Held, Held], Awaitable[None]], claim: Claim) -> None:
         """`check` raises QueueFull if so much more has no place beside what the request has, NeverFits if it never will."""
         self._ledger = ledger
         self._check = check
         self._claim = claim
-        self._wanted = (items, nbytes)
         self.items = 0
         self.nbytes = 0
-
-    async def __aenter__(self) -> Reservation:
-        await self.resize(*self._wanted)
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.release()
 
     @property
     def max_items(self) -> int:

@@ -28,6 +28,7 @@ from server.queue.errors import RedisAway
 from server.queue.link import WorkerTimings
 from server.queue.messages import WORKER_FORMS, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.queue.record import Draft, RecordsLoad
+from server.queue.shares import Claim, Reservation
 from server.settings import Settings
 from server.supervisor.private_valkey import find_server
 from tests.harness.keyspace import KEYSPACE, PartitionRedis
@@ -70,6 +71,17 @@ async def gateway(url: str, timings: DispatcherTimings = QUICK_GATEWAY, **settin
         yield dispatcher
     finally:
         await dispatcher.close()
+
+
+@contextlib.asynccontextmanager
+async def reserved(dispatcher: Dispatcher, items: int, nbytes: int, claim: Claim) -> AsyncIterator[Reservation]:
+    """Places that somebody holds for the time of the block. Raises QueueFull, and what else `Reservation.resize` does."""
+    reservation = dispatcher.reserve(claim)
+    try:
+        await reservation.resize(items, nbytes)
+        yield reservation
+    finally:
+        reservation.release()
 
 
 def place(url: str) -> int | Path:
