@@ -29,18 +29,12 @@ from server.telemetry.metrics import GatewayMetrics
 
 Protocol = Literal["rest", "open-inference"]
 
-REJECTIONS = {
-    Kind.QUEUE_FULL: "queue_full",
-    Kind.DRAINING: "draining",
-    Kind.TOO_LARGE: "too_large",
-    Kind.TOO_SLOW: "too_slow",
-    Kind.CLIENT_SHARE: "client_share",
-    Kind.KEY_SHARE: "key_share",
-    Kind.UNAUTHORIZED: "unauthorized",
-    Kind.RESULTS_FULL: "results_full",
-    Kind.NO_WORKER: "no_worker",
-    Kind.REDIS_AWAY: "redis",
-}
+REFUSED_UNRUN = (
+    *(Kind.QUEUE_FULL, Kind.CLIENT_SHARE, Kind.KEY_SHARE, Kind.RESULTS_FULL, Kind.DRAINING),
+    *(Kind.TOO_LARGE, Kind.TOO_SLOW, Kind.UNAUTHORIZED, Kind.NO_WORKER),
+)
+REJECTIONS = {kind: kind.slug.replace("-", "_") for kind in REFUSED_UNRUN} | {Kind.REDIS_AWAY: "redis"}
+"""Reasons of `opsin_rejected`."""
 MEDIA_PARTS = ("image", "video", "audio", "depth")
 MEDIA_REFUSALS = {413: "too_large", 415: "format", 422: "unusable"}
 """Reasons by status, where the field is one of these parts."""

@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> GatewayApp:
         raise ValueError("a gateway needs a queue: set OPSIN_REDIS_URL, or let `opsin serve` start a private one")
     keys = None if settings.api_keys_file is None else KeyRing(settings.api_keys_file)
     dispatcher = Dispatcher(settings.redis_url, settings)
-    counted = GatewayMetrics()
+    counted = GatewayMetrics(REJECTIONS.values())
     dispatcher.count_items = counted.count_items
     dispatcher.counted = counted.recent
     directory = Directory(dispatcher, settings)

@@ -37,18 +37,6 @@ WAIT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30,
 SIZE = (1, 2, 4, 8, 16, 32, 64, 128)
 EVENTS = ("queued", "started", "progress", "preview", "done", "failed", "cancelled")
 WEBHOOK_OUTCOMES = ("delivered", "failed", "given_up", "dropped")
-REJECTION_REASONS = (
-    "queue_full",
-    "client_share",
-    "key_share",
-    "results_full",
-    "draining",
-    "too_large",
-    "too_slow",
-    "no_worker",
-    "redis",
-    "unauthorized",
-)
 WATCHED = {
     "people": "People of whom an answer told something.",
     "tracks": "Tracks that began, those that were dropped as doubtful included.",
@@ -197,7 +185,8 @@ class BundleMetrics:
 class GatewayMetrics:
     """Metrics of a gateway. `model` is the bundle's name once it is resolved, else empty: a client cannot invent labels."""
 
-    def __init__(self) -> None:
+    def __init__(self, rejections: Iterable[str] = ()) -> None:
+        """rejections: all reasons for which requests are refused without being run."""
         self.recent = Tally()
         self.registry = registry = CollectorRegistry()
         counter = partial(Counter, registry=registry)
@@ -206,7 +195,7 @@ class GatewayMetrics:
         model = ["model"]
         self.requests = counter("opsin_requests", "Requests for inference, by how they ended.", ["model", "version", "protocol", "outcome"])
         self.rejected = counter("opsin_rejected", "Requests refused without being run, by reason.", ["reason"])
-        for reason in REJECTION_REASONS:
+        for reason in rejections:
             self.rejected.labels(reason)  # there from the start, so that a rate over the first one is right
         self.media_refused = counter("opsin_media_refused", "Requests refused for what they sent, by part.", ["part", "reason"])
         self.webhooks = counter("opsin_webhooks", "Tries to tell of a job's end, by how they ended.", ["outcome"])
