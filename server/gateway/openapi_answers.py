@@ -196,19 +196,7 @@ MODEL: dict[str, Any] = {
     }
 }
 
-_OF_SCENES = {
-    Kind.TOO_LARGE,
-    Kind.INVALID_OPTION,
-    Kind.QUEUE_FULL,
-    Kind.KEY_SHARE,
-    Kind.WORKER_CRASHED,
-    Kind.MODEL_ERROR,
-    Kind.INTERNAL,
-    Kind.DRAINING,
-    Kind.REDIS_AWAY,
-    Kind.NO_WORKER,
-    Kind.DEADLINE,
-}
+_OF_BODIES = (Kind.INVALID_BODY, Kind.UNKNOWN_MODEL, Kind.TOO_SLOW, Kind.NOT_AN_IMAGE, Kind.UNSUPPORTED_ENCODING, Kind.CORRUPT_IMAGE)
 SCENE: dict[str, Any] = {
     "parameters": [
         parameter("query", "spacing", "As of the request that made the scene. Default: the bundle's.", {"type": "number"}),
@@ -226,7 +214,7 @@ SCENE: dict[str, Any] = {
         **problems(
             (Kind.NOT_FOUND, "there is no scene '9d5e…', or it has expired (OPSIN_SCENE_TTL)", None),
             (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as model/gltf-binary", "Accept"),
-            *(refusal for refusal in REFUSALS if refusal[0] in _OF_SCENES),
+            *(refusal for refusal in REFUSALS if refusal[0] not in (Kind.UNAUTHORIZED, Kind.RESULTS_FULL, *_OF_BODIES)),
         ),
     },
 }
