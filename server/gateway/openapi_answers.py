@@ -122,33 +122,8 @@ REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
     (Kind.DEADLINE, "no answer before the deadline; the work was cancelled", None),
 )
 
-_SUMMARY = {
-    "name": "flags",
-    "version": "1.0.0",
-    "digest": "c0ffee5e4f7f0d4b6f6f5b0b8a1f3a3f8f1f8ac9b0f8b5a1d8f7d7c0d3e2f1a0",
-    "task": "classify",
-    "route": "classify",
-    "state": "ready",
-    "reason": "",
-    "default": True,
-    "inputs": [{"name": "image", "kind": "image", "required": True, "max_count": 32, "max_bytes": 67108864, "max_pixels": 50000000}],
-    "members": {},
-    "labels": 238,
-    "summary": "Drawn flags of 238 countries and territories, a ViT of 2.8 million parameters at 112 pixels",
-    "trained_on": "1,138 drawings of flags by three designers",
-    "note": "Small starter, for trying the machinery.",
-    "merges": True,
-    "default_rung": "steps13",
-    "ladder": [{"name": "steps13", "schedule": [13, 13, 13, 10], "accuracy": 0.97, "throughput": 1.62, "metric": "top-1"}],
-    "format": "float32",
-    "max_difference": 0.0,
-}
 FORBIDDEN = problems((Kind.FORBIDDEN, "the key of alice may not read this; the operator allows it with `metrics` in the key's line", None))
-_REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
-
-_OPENAI_MODEL = {"id": "flags@1.0.0", "object": "model", "created": 0, "owned_by": "opsin"}
-_MODEL_LIST = {"object": "list", "data": [_OPENAI_MODEL], "models": [_SUMMARY], "folders": ["/srv/bundles"]}
-MODELS: dict[str, Any] = {"responses": {**answer("ModelList", "Known bundles", _MODEL_LIST), **_REDIS_AWAY}}
+REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
 
 _STATUS = StatusDocument(
     time="2026-11-26T12:00:00.000Z",
@@ -165,34 +140,7 @@ STATUS: dict[str, Any] = {
     "responses": {
         **answer("StatusDocument", "The service at this moment, over all gateways and workers", _STATUS),
         **FORBIDDEN,
-        **_REDIS_AWAY,
-    }
-}
-
-MODEL: dict[str, Any] = {
-    "responses": {
-        **answer(
-            "ModelDetails",
-            "One bundle",
-            {
-                **_OPENAI_MODEL,
-                **_SUMMARY,
-                "workers": [
-                    {
-                        "id": "host-4711-a1b2",
-                        "device": "cpu",
-                        "items_per_second": 61.5,
-                        "batch_budget": 8,
-                        "backends": {"off": "onnx"},
-                        "format": "float32",
-                        "max_difference": 0.0,
-                    }
-                ],
-                "spec": {"schema_version": 1, "name": "flags", "version": "1.0.0", "task": "classify", "architecture": "vit"},
-            },
-        ),
-        **problems((Kind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None)),
-        **_REDIS_AWAY,
+        **REDIS_AWAY,
     }
 }
 
