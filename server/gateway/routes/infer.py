@@ -24,7 +24,7 @@ from server.gateway.open_inference.errors import invalid, to_response
 from server.gateway.open_inference.inputs import FIRST_INPUT, read_items
 from server.gateway.open_inference.offer import Offer
 from server.gateway.open_inference.outputs import check_outputs, write_outputs
-from server.gateway.open_inference.tensors import InferRequest, InferResponse, decode_request, encode_response
+from server.gateway.open_inference.tensors import InferRequest, decode_request, encode_response
 from server.gateway.openapi_answers import INFER
 from server.http.requests import MAX_TIMEOUT, ClientWatch, read
 from server.queue.messages import Priority
@@ -154,7 +154,7 @@ def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec, part: str, visi
 
 def _respond(request: Request, asked: InferRequest, spec: BundleSpec, offered: Offer, arrays: Arrays, told: Mapping[str, Any]) -> Response:
     tensors = write_outputs(asked, offered.outputs, arrays)
-    content, header_length = encode_response(InferResponse(spec.name, spec.version, asked.id, tensors, told))
+    content, header_length = encode_response(spec.name, spec.version, asked.id, tensors, told)
     headers = {"Content-Type": "application/json"}
     if header_length is not None:
         headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(header_length)}
