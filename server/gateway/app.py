@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
@@ -16,7 +16,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Scope
 
 from server.gateway import openapi
@@ -38,7 +37,7 @@ from server.gateway.turns import HeavyClients, LargeBodies, Turns
 from server.http.addresses import host_and_port
 from server.http.layers import ForwardedRequests, HotRoutes, OutermostLayer
 from server.http.problems import Kind, Problem, ProblemDocument
-from server.http.requests import CLIENT_CLOSED_REQUEST
+from server.http.requests import CLIENT_CLOSED_REQUEST, methods_at
 from server.media.images import Decoder
 from server.media.limits import Limits
 from server.process.interruption import Ticks
@@ -236,16 +235,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     response = problem.to_response(request.state.request_id)
     response.headers.update(error.headers or {})
     if error.status_code == 405:
-        response.headers["Allow"] = ", ".join(sorted({response.headers["Allow"], *_allowed(request)}))
+        allowed = methods_at([route for routes in ROUTED for route in routes.router.routes], request.scope)
+        response.headers["Allow"] = ", ".join(sorted({response.headers["Allow"], *allowed}))  # the router names those of the first route
     return response
-
-
-def _allowed(request: Request) -> Iterator[str]:
-    """Methods of all routes at this path: the router names those of the first alone."""
-    for routes in ROUTED:
-        for route in routes.router.routes:
-            if isinstance(route, Route) and route.matches(request.scope)[0] is Match.PARTIAL:
-                yield from route.methods or ()
 
 
 async def _client_left(_request: Request, _error: Exception) -> Response:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Protocol
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Receive, Scope
 
 from server.http import event_stream
 from server.http.problems import Kind, Problem
@@ -174,6 +175,12 @@ async def read_small(request: Request, limit: int) -> bytes:
 
 def too_large(limit: int) -> Problem:
     return Problem(Kind.TOO_LARGE, f"the body is longer than {limit} bytes (OPSIN_MAX_BODY_BYTES)")
+
+
+def methods_at(routes: Iterable[BaseRoute], scope: Scope) -> set[str]:
+    """Methods that these routes answer at the path of a request, where none answers its own."""
+    others = (route for route in routes if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL)
+    return {method for route in others for method in route.methods or ()}
 
 
 class ClientWatch:
