@@ -162,8 +162,14 @@ def answer_of(reply: Reply) -> int:
     return int(reply.arrays["x"].to_numpy())
 
 
+async def until_deadline(dispatcher: Dispatcher, jobs: list[QueuedJob]) -> list[Reply]:
+    """Replies of jobs; whoever waits for them leaves at their deadline, as gateways see to. Raises TimeoutError."""
+    async with asyncio.timeout((min(job.deadline_ms for job in jobs) - dispatcher.now_ms()) / 1000):
+        return await dispatcher.submit_all(jobs)
+
+
 async def ask(dispatcher: Dispatcher, value: int, **options: Any) -> int:
-    [reply] = await dispatcher.submit_all([await a_job(dispatcher, value, **options)])
+    [reply] = await until_deadline(dispatcher, [await a_job(dispatcher, value, **options)])
     return answer_of(reply)
 
 
