@@ -35,12 +35,12 @@ FAILURE_PROBLEMS = {
 log = logs.get(__name__)
 
 
-def of_refusal(error: InvalidOption | MediaError, field: str | None = None) -> Problem:
-    """The problem of an input or an option that a task refuses. field: the part, where the error names none."""
+def of_refusal(error: InvalidOption | MediaError) -> Problem:
+    """The problem of an input or an option that a task refuses."""
     if isinstance(error, RecordingError):
-        return Problem(next(kind for kind in Kind if kind.slug == error.problem), str(error), error.part or field)
+        return Problem(next(kind for kind in Kind if kind.slug == error.problem), str(error), error.part)
     if isinstance(error, MediaError):
-        return Problem(MEDIA_PROBLEMS[type(error)], str(error), error.part or field)
+        return Problem(MEDIA_PROBLEMS[type(error)], str(error), error.part)
     return Problem(Kind.TOO_LARGE if isinstance(error, ExcessiveOption) else Kind.INVALID_OPTION, str(error), error.field)
 
 

@@ -14,7 +14,7 @@ from models.bundle import BundleSpec
 from server.queue import keys
 from server.queue.delivery import QueueEntry
 from server.queue.endings import Endings
-from server.queue.fleet import Repository, states_of
+from server.queue.fleet import states_of
 from server.queue.intake import Intake
 from server.queue.keys import Keyspace
 from server.queue.link import Link, WorkerTimings
@@ -63,10 +63,11 @@ class WorkerQueue:
         """Delete `worker:<id>`: others may claim its jobs at once. Also called by a supervisor that saw the process end."""
         self._link.command("DEL", self._link.name(keys.worker(self.id)))
 
-    def repository(self) -> Repository:
-        """Return what operators want loaded, and the number of their latest change."""
+    def repository(self) -> tuple[dict[str, str], int]:
+        """Bundle name → `loaded` | `unloaded`, absent where it is loaded; and the number of the latest change that this shows, or of an
+        earlier one."""
         revision = self._link.command("GET", self._link.service_name(keys.REVISION))  # first: it is at most that of what is read next
-        return Repository(states_of(self._link.command("HGETALL", self._link.service_name(keys.REPOSITORY))), whole(revision or b""))
+        return states_of(self._link.command("HGETALL", self._link.service_name(keys.REPOSITORY))), whole(revision or b"")
 
     def close(self) -> None:
         self._link.close()
