@@ -187,7 +187,7 @@ class Admission:
         """Raises Problem, QueueFull."""
         self._visits.add(visit)
         self._idle.clear()
-        self._metrics.in_flight.value += 1
+        self._metrics.in_flight.inc()
         visit.limit.begin()
         if self.draining:
             raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
@@ -221,7 +221,7 @@ class Admission:
         finally:
             self._metrics.ended(visit.model, visit.version, visit.protocol, outcome).inc()
             self._metrics.recent.ended(seconds, "" if visit.asynchronous or not visit.version else f"{visit.model}@{visit.version}")
-            self._metrics.in_flight.value -= 1
+            self._metrics.in_flight.inc(-1)
             self._visits.discard(visit)
             if not self._visits:
                 self._idle.set()

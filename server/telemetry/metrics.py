@@ -54,11 +54,11 @@ DURATION = "d"
 
 
 class Amount:
-    """Notes for one counter."""
+    """Notes for one counter, or for a gauge that goes up and down."""
 
     __slots__ = ("_amount", "_counter")
 
-    def __init__(self, counter: Counter) -> None:
+    def __init__(self, counter: Counter | Gauge) -> None:
         self._counter = counter
         self._amount = 0
 
@@ -69,19 +69,6 @@ class Amount:
         amount, self._amount = self._amount, 0
         if amount:
             self._counter.inc(amount)
-
-
-class Level:
-    """Notes for one gauge."""
-
-    __slots__ = ("_gauge", "value")
-
-    def __init__(self, gauge: Gauge) -> None:
-        self._gauge = gauge
-        self.value = 0
-
-    def give(self) -> None:
-        self._gauge.set(self.value)
 
 
 class Observations:
@@ -106,14 +93,14 @@ class Observations:
             self._histogram._buckets[index].inc(count)
 
 
-AnyNoted = TypeVar("AnyNoted", Amount, Level, Observations)
+AnyNoted = TypeVar("AnyNoted", Amount, Observations)
 
 
 class Notes:
     """All that one process notes of its metrics."""
 
     def __init__(self) -> None:
-        self._noted: list[Amount | Level | Observations] = []
+        self._noted: list[Amount | Observations] = []
 
     def of(self, noted: AnyNoted) -> AnyNoted:
         self._noted.append(noted)
@@ -225,7 +212,7 @@ class GatewayMetrics:
         for event in EVENTS:
             self.events.labels(event)
         self._notes = Notes()
-        self.in_flight = self._notes.of(Level(in_flight))
+        self.in_flight = self._notes.of(Amount(in_flight))
         self.payload_in, self.payload_out = (self._notes.of(Observations(payload.labels(direction))) for direction in ("in", "out"))
         self._of = cache(partial(BundleMetrics, self, self._notes))
         self.duration_of = cache(lambda model: self._notes.of(Observations(self.request_duration.labels(model))))
