@@ -11,36 +11,21 @@ from server.gateway import directory
 from server.http.layers import our_fault
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST
-from server.media import images, limits
-from server.media.limits import MediaError, RecordingError
+from server.media.limits import MediaError
 from server.queue.errors import RedisAway
 from server.queue.messages import Failure
 from server.tasks.options import ExcessiveOption, InvalidOption
 from server.telemetry import logs
 
-MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {
-    images.NotAnImage: Kind.NOT_AN_IMAGE,
-    images.TooManyPixels: Kind.TOO_LARGE,
-    images.CorruptImage: Kind.CORRUPT_IMAGE,
-    limits.InvalidPart: Kind.INVALID_OPTION,
-    limits.ExcessivePart: Kind.TOO_LARGE,
-}
-FAILURE_PROBLEMS = {
-    "worker-crashed": Kind.WORKER_CRASHED,
-    "model-error": Kind.MODEL_ERROR,
-    "deadline": Kind.DEADLINE,
-    "unusable-input": Kind.UNUSABLE_INPUT,
-}
+KINDS = {kind.slug: kind for kind in Kind}
 
 log = logs.get(__name__)
 
 
 def of_refusal(error: InvalidOption | MediaError) -> Problem:
     """The problem of an input or an option that a task refuses."""
-    if isinstance(error, RecordingError):
-        return Problem(next(kind for kind in Kind if kind.slug == error.problem), str(error), error.part)
     if isinstance(error, MediaError):
-        return Problem(MEDIA_PROBLEMS[type(error)], str(error), error.part)
+        return Problem(KINDS[error.problem], str(error), error.part)
     return Problem(Kind.TOO_LARGE if isinstance(error, ExcessiveOption) else Kind.INVALID_OPTION, str(error), error.field)
 
 
@@ -76,4 +61,4 @@ def of_reply(failure: Failure, model: str, field: str | None) -> Problem:
         return Problem(Kind.TOO_LARGE, detail, option)
     if failure.kind == "deadline":
         field = None
-    return Problem(FAILURE_PROBLEMS.get(failure.kind, Kind.INTERNAL), failure.detail, field)
+    return Problem(KINDS.get(failure.kind, Kind.INTERNAL), failure.detail, field)

@@ -102,13 +102,19 @@ class ImageError(MediaError):
 class NotAnImage(ImageError):
     """No format that we decode."""
 
+    problem = "not-an-image"
+
 
 class TooManyPixels(ImageError):
     """Above the limit on pixels."""
 
+    problem = "too-large"
+
 
 class CorruptImage(ImageError):
     """Truncated or damaged."""
+
+    problem = "corrupt-image"
 
 
 class Decoder:
