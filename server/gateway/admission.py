@@ -84,11 +84,6 @@ class Visit:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.admission.let_out(self, error)
 
-    @property
-    def low(self) -> bool:
-        """Whether it is for work of priority low."""
-        return self.reservation.low
-
     def priority(self, wanted: Priority | None) -> Priority:
         """The priority that is asked for; by default `normal`, or the highest that the key may ask for where that is less. Raises Problem
         (422) above it."""
@@ -123,7 +118,7 @@ class Visit:
     async def give_way(self) -> None:
         """Before something that takes the event loop: where the visit is low, one such piece of work runs between two looks of the loop at
         its sockets, so that no other request waits for a batch of them."""
-        if self.low:
+        if self.reservation.claim.low:
             await self.admission.low_turn.acquire()
             asyncio.get_running_loop().call_soon(self.admission.low_turn.release)
 

@@ -140,7 +140,7 @@ class Dispatcher:
         refused = False
         expected = self._inbox.expect(jobs, on_progress, on_reply)
         try:
-            max_items = 0 if reservation is None else reservation.max_items
+            max_items = 0 if reservation is None else reservation.claim.max_items
             place = await self._enqueue(expected, max_items, place=on_admitted is not None)
             self._inbox.sent(expected)
             if reservation is not None:

@@ -60,17 +60,9 @@ class Endings:
     def __init__(self, link: Link, worker_id: str) -> None:
         self._link = link
         self._id = worker_id
-        self._held: set[tuple[str, str]] = set()
+        self.held: set[tuple[str, str]] = set()
+        """(stream, entry id) of what is in this worker's hands."""
         self._given_up: list[QueueEntry] = []
-
-    def hold(self, stream: str, entry_id: str) -> None:
-        """From now on this entry is in the worker's hands."""
-        self._held.add((stream, entry_id))
-
-    @property
-    def held(self) -> set[tuple[str, str]]:
-        """(stream, entry id) of what is in this worker's hands, as of now."""
-        return self._held.copy()
 
     def finish(self, results: Sequence[tuple[Delivery, Reply]]) -> list[bool]:
         """Answer jobs; one call per batch, as the statistics count calls. False: another worker was first, the result is dropped.
@@ -99,7 +91,7 @@ class Endings:
 
     def lose(self, endings: Sequence[Ending]) -> None:
         """They are in this worker's hands no more: what is still pending under its name is looked for."""
-        self._held.difference_update((ending.held.stream, ending.held.entry_id) for ending in endings)
+        self.held.difference_update((ending.held.stream, ending.held.entry_id) for ending in endings)
 
     def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
         """Tell how far jobs have come, to whoever asked for it (`QueuedJob.progress`): once, since who misses a report hears the next one.
@@ -134,7 +126,7 @@ class Endings:
             return
         rows = [HandedBack(*entry.row, entry.alone) for entry in sorted(held, key=lambda entry: entry.added_ms)]
         self._link.script("hand_back", self._id, msgspec.msgpack.encode(rows))
-        self._held.difference_update((entry.stream, entry.entry_id) for entry in held)
+        self.held.difference_update((entry.stream, entry.entry_id) for entry in held)
 
     def hand_back_given_up(self) -> None:
         """Hand back what could not be finished while Redis was away: somebody runs it again. Raises RedisAway while it still is."""

@@ -114,15 +114,12 @@ class Enqueuer:
         return time.monotonic() - self._read_at
 
     async def _check(self, claim: Claim, asked: Held, has: Held) -> None:
-        if self._refusal(claim, asked, self._ledger, has) is None:
-            return
-        if self.age() > self._fresh:
+        refused = refusal(self.bounds, self.load, self._ledger, claim, asked, has)
+        if refused is not None and self.age() > self._fresh:
             await self.read_load_if_there()
-        if (refused := self._refusal(claim, asked, self._ledger, has)) is not None:
+            refused = refusal(self.bounds, self.load, self._ledger, claim, asked, has)
+        if refused is not None:
             raise refused
-
-    def _refusal(self, claim: Claim, asked: Held, promised: Ledger, has: Held) -> QueueFull | NeverFits | None:
-        return refusal(self.bounds, self.load, promised, claim, asked, has)
 
     async def read_load_if_there(self) -> None:
         """For Retry-After."""
@@ -137,7 +134,7 @@ class Enqueuer:
         asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
         if kind is KeyShare:
             return beyond_key(self.load.all, self.load.owners.get(claim.owner, Held()), claim, len(jobs))
-        found = self._refusal(claim, asked, NOTHING, Held())
+        found = refusal(self.bounds, self.load, NOTHING, claim, asked, Held())
         if found is not None and type(found) in (kind, NeverFits):
             return found
         return kind(1, f"there was no place: {self.load.all.items} jobs, {self.load.all.nbytes} bytes")

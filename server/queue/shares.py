@@ -195,41 +195,31 @@ class Reservation:
         """`check` raises QueueFull if so much more has no place beside what the request has, NeverFits if it never will."""
         self._ledger = ledger
         self._check = check
-        self._claim = claim
+        self.claim = claim
         self.items = 0
         self.nbytes = 0
 
-    @property
-    def max_items(self) -> int:
-        """Most unfinished jobs of the owner, whoever counts them; 0: no limit of its own."""
-        return self._claim.max_items
-
-    @property
-    def low(self) -> bool:
-        """Whether it is for work of priority low."""
-        return self._claim.low
-
     def lengthen(self) -> None:
         """From now on it is for work that takes long."""
-        self._claim = self._claim._replace(takes_long=True)
+        self.claim = self.claim._replace(takes_long=True)
 
     def lower(self) -> None:
         """From now on it is for work of priority low."""
         held = self.items, self.nbytes
         self._take(0, 0)
-        self._claim = self._claim._replace(low=True)
+        self.claim = self.claim._replace(low=True)
         self._take(*held)
 
     async def check(self, items: int = 0, nbytes: int = 0, work_ms: int = 0) -> None:
         """Raises QueueFull if so much more would have no place now, NeverFits if it never will; takes none."""
-        await self._check(self._claim, Held(items, nbytes, work_ms), Held(self.items, self.nbytes))
+        await self._check(self.claim, Held(items, nbytes, work_ms), Held(self.items, self.nbytes))
 
     async def resize(self, items: int, nbytes: int) -> None:
         """As the body arrives, and once it tells how many images it holds. Raises QueueFull and keeps what it had; NeverFits for more than
         the owner's API key or work of priority low may hold at all."""
-        if 0 < self._claim.max_items < items:
-            raise beyond_key(Held(), Held(), self._claim, items)
-        await self._check(self._claim, Held(items - self.items, nbytes - self.nbytes), Held(self.items, self.nbytes))
+        if 0 < self.claim.max_items < items:
+            raise beyond_key(Held(), Held(), self.claim, items)
+        await self._check(self.claim, Held(items - self.items, nbytes - self.nbytes), Held(self.items, self.nbytes))
         self._take(items, nbytes)
 
     def release(self) -> None:
@@ -237,5 +227,5 @@ class Reservation:
         self._take(0, 0)
 
     def _take(self, items: int, nbytes: int) -> None:
-        self._ledger.add(self._claim, items - self.items, nbytes - self.nbytes)
+        self._ledger.add(self.claim, items - self.items, nbytes - self.nbytes)
         self.items, self.nbytes = items, nbytes
