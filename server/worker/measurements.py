@@ -111,10 +111,6 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """To begin with: no batch has been timed."""
         return Measured(dtype, largest, {}, -inf, max_difference=0.0 if dtype == "float32" else None)
 
-    @property
-    def is_nothing(self) -> bool:
-        return not self.seconds
-
     def plausible(self, largest_batch: int) -> bool:
         """Whether all sizes are those of batches that are run; the other bounds stand in the types of the fields."""
         return max(self.seconds) <= self.largest <= largest_batch
