@@ -221,7 +221,7 @@ class GatewayApp(OutermostLayer):
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    """What nobody has foreseen Starlette would answer in plain text; it raises the error again behind this, for `OutermostLayer` to log."""
+    """Starlette would answer what nobody has foreseen in plain text; it raises the error again behind this, for `OutermostLayer` to log."""
     return of_error(error).to_response(request.state.request_id)
 
 
