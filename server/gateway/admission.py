@@ -12,9 +12,9 @@ from typing import Literal
 from starlette.requests import ClientDisconnect, Request
 
 from models.bundle import BundleSpec
-from server.gateway.authentication import key_of
 from server.gateway.failures import redis_away
 from server.gateway.key_file import ApiKey
+from server.gateway.webhook_headers import refuse_webhook
 from server.http import requests
 from server.http.clients import owner_of
 from server.http.problems import Kind, Problem
@@ -29,18 +29,12 @@ from server.telemetry.metrics import GatewayMetrics
 
 Protocol = Literal["rest", "open-inference"]
 
-REJECTIONS = {
-    Kind.QUEUE_FULL: "queue_full",
-    Kind.DRAINING: "draining",
-    Kind.TOO_LARGE: "too_large",
-    Kind.TOO_SLOW: "too_slow",
-    Kind.CLIENT_SHARE: "client_share",
-    Kind.KEY_SHARE: "key_share",
-    Kind.UNAUTHORIZED: "unauthorized",
-    Kind.RESULTS_FULL: "results_full",
-    Kind.NO_WORKER: "no_worker",
-    Kind.REDIS_AWAY: "redis",
-}
+REFUSED_UNRUN = (
+    *(Kind.QUEUE_FULL, Kind.CLIENT_SHARE, Kind.KEY_SHARE, Kind.RESULTS_FULL, Kind.DRAINING),
+    *(Kind.TOO_LARGE, Kind.TOO_SLOW, Kind.UNAUTHORIZED, Kind.NO_WORKER),
+)
+REJECTIONS = {kind: kind.slug.replace("-", "_") for kind in REFUSED_UNRUN} | {Kind.REDIS_AWAY: "redis"}
+"""Reasons of `opsin_rejected`."""
 MEDIA_PARTS = ("image", "video", "audio", "depth")
 MEDIA_REFUSALS = {413: "too_large", 415: "format", 422: "unusable"}
 """Reasons by status, where the field is one of these parts."""
@@ -90,11 +84,6 @@ class Visit:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.admission.let_out(self, error)
 
-    @property
-    def low(self) -> bool:
-        """Whether it is for work of priority low."""
-        return self.reservation.low
-
     def priority(self, wanted: Priority | None) -> Priority:
         """The priority that is asked for; by default `normal`, or the highest that the key may ask for where that is less. Raises Problem
         (422) above it."""
@@ -129,7 +118,7 @@ class Visit:
     async def give_way(self) -> None:
         """Before something that takes the event loop: where the visit is low, one such piece of work runs between two looks of the loop at
         its sockets, so that no other request waits for a batch of them."""
-        if self.low:
+        if self.reservation.claim.low:
             await self.admission.low_turn.acquire()
             asyncio.get_running_loop().call_soon(self.admission.low_turn.release)
 
@@ -170,8 +159,11 @@ class Admission:
         `protocol`. What `takes_long` has the deadline of jobs by default, and no room in the queue's last eighth. An asynchronous request
         ends when its job is queued; `Visit.seconds` are then the job's.
         """
-        told, key = request.scope["state"], key_of(request)
-        reservation = self._dispatcher.reserve(0, 0, Claim(owner_of(told["client"]), takes_long, key.priority == "low", key.max_items))
+        if not asynchronous:
+            refuse_webhook(request)
+        told = request.scope["state"]
+        key: ApiKey = told["api_key"]
+        reservation = self._dispatcher.reserve(Claim(owner_of(told["client"]), takes_long, key.priority == "low", key.max_items))
         return Visit(
             self,
             request,
@@ -190,7 +182,7 @@ class Admission:
         """Raises Problem, QueueFull."""
         self._visits.add(visit)
         self._idle.clear()
-        self._metrics.in_flight.value += 1
+        self._metrics.in_flight.inc()
         visit.limit.begin()
         if self.draining:
             raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=DRAINING_RETRY_AFTER)
@@ -224,7 +216,7 @@ class Admission:
         finally:
             self._metrics.ended(visit.model, visit.version, visit.protocol, outcome).inc()
             self._metrics.recent.ended(seconds, "" if visit.asynchronous or not visit.version else f"{visit.model}@{visit.version}")
-            self._metrics.in_flight.value -= 1
+            self._metrics.in_flight.inc(-1)
             self._visits.discard(visit)
             if not self._visits:
                 self._idle.set()

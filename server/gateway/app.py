@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
@@ -16,7 +16,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Scope
 
 from server.gateway import openapi
@@ -24,7 +23,7 @@ from server.gateway.admission import REJECTIONS, Admission
 from server.gateway.authentication import Authentication, KeyRing, Rates
 from server.gateway.directory import Desertion, Directory
 from server.gateway.event_readers import EventReaders
-from server.gateway.failures import redis_away
+from server.gateway.failures import of_error
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Inference
 from server.gateway.jobs import JobDocument, Jobs
@@ -36,9 +35,9 @@ from server.gateway.status import Status, StatusDocument
 from server.gateway.text_cache import TextCache
 from server.gateway.turns import HeavyClients, LargeBodies, Turns
 from server.http.addresses import host_and_port
-from server.http.layers import ForwardedRequests, HotRoutes, OutermostLayer, our_fault
+from server.http.layers import ForwardedRequests, HotRoutes, OutermostLayer
 from server.http.problems import Kind, Problem, ProblemDocument
-from server.http.requests import CLIENT_CLOSED_REQUEST
+from server.http.requests import CLIENT_CLOSED_REQUEST, methods_at
 from server.media.images import Decoder
 from server.media.limits import Limits
 from server.process.interruption import Ticks
@@ -65,7 +64,7 @@ def create_app(settings: Settings) -> GatewayApp:
         raise ValueError("a gateway needs a queue: set OPSIN_REDIS_URL, or let `opsin serve` start a private one")
     keys = None if settings.api_keys_file is None else KeyRing(settings.api_keys_file)
     dispatcher = Dispatcher(settings.redis_url, settings)
-    counted = GatewayMetrics()
+    counted = GatewayMetrics(REJECTIONS.values())
     dispatcher.count_items = counted.count_items
     dispatcher.counted = counted.recent
     directory = Directory(dispatcher, settings)
@@ -132,11 +131,10 @@ def create_app(settings: Settings) -> GatewayApp:
     app.router.routes.extend([*tasks.ROUTES, *embeddings.ROUTES])  # POSTs never come here; other methods get their 405
     if settings.playground:
         app.router.routes.extend(pages.ROUTES)
-    app.add_exception_handler(Problem, _problem)
-    app.add_exception_handler(RedisAway, _redis_away)
+    for kind in (Problem, RedisAway, Exception):
+        app.add_exception_handler(kind, _failed)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_left)
-    app.add_exception_handler(Exception, _our_fault)
 
     @cache
     def document() -> dict[str, Any]:
@@ -222,14 +220,9 @@ class GatewayApp(OutermostLayer):
         return problem.to_response(scope["state"]["request_id"])
 
 
-async def _problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return error.to_response(request.state.request_id)
-
-
-async def _redis_away(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RedisAway)
-    return redis_away(error).to_response(request.state.request_id)
+async def _failed(request: Request, error: Exception) -> Response:
+    """Starlette would answer what nobody has foreseen in plain text; it raises the error again behind this, for `OutermostLayer` to log."""
+    return of_error(error).to_response(request.state.request_id)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -242,21 +235,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     response = problem.to_response(request.state.request_id)
     response.headers.update(error.headers or {})
     if error.status_code == 405:
-        response.headers["Allow"] = ", ".join(sorted({response.headers["Allow"], *_allowed(request)}))
+        allowed = methods_at([route for routes in ROUTED for route in routes.router.routes], request.scope)
+        response.headers["Allow"] = ", ".join(sorted({response.headers["Allow"], *allowed}))  # the router names those of the first route
     return response
-
-
-def _allowed(request: Request) -> Iterator[str]:
-    """Methods of all routes at this path: the router names those of the first alone."""
-    for routes in ROUTED:
-        for route in routes.router.routes:
-            if isinstance(route, Route) and route.matches(request.scope)[0] is Match.PARTIAL:
-                yield from route.methods or ()
-
-
-async def _our_fault(request: Request, _error: Exception) -> Response:
-    """Starlette would answer in plain text; it raises the error again behind this, for `OutermostLayer` to log."""
-    return our_fault().to_response(request.state.request_id)
 
 
 async def _client_left(_request: Request, _error: Exception) -> Response:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -154,18 +155,12 @@ def key_of(request: Request) -> ApiKey:
     return key
 
 
-def require_metrics(request: Request) -> None:
+def require(right: Literal["metrics", "admin"], request: Request) -> None:
     """Raises Problem (403)."""
     key = key_of(request)
-    if not (key.metrics or key.admin):
-        raise Problem(Kind.FORBIDDEN, f"the key of {key.name} may not read this; the operator allows it with `metrics` in the key's line")
-
-
-def require_admin(request: Request) -> None:
-    """Raises Problem (403)."""
-    key = key_of(request)
-    if not key.admin:
-        raise Problem(Kind.FORBIDDEN, f"the key of {key.name} may not change models; the operator allows it with `admin` in the key's line")
+    if not (key.admin or (key.metrics and right == "metrics")):
+        what = "read this" if right == "metrics" else "change models"
+        raise Problem(Kind.FORBIDDEN, f"the key of {key.name} may not {what}; the operator allows it with `{right}` in the key's line")
 
 
 def _sent(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:

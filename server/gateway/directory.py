@@ -7,6 +7,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal
 
@@ -220,23 +221,21 @@ def _why(fleet: Fleet, spec: BundleSpec, grace: float) -> str:
     return f"no worker was ready for {spec.id} for {grace:g} s"
 
 
+@dataclass(eq=False, slots=True)
 class _Waiting:
     """A request that waits for an answer."""
 
-    __slots__ = ("_all", "interruption", "since", "spec")
-
-    def __init__(self, together: set[_Waiting], spec: BundleSpec, interruption: Interruption) -> None:
-        self._all = together
-        self.spec = spec
-        self.interruption = interruption
-        self.since = time.monotonic()
-        """From when on the bundle had no worker, as far as this request saw."""
+    together: set[_Waiting]
+    spec: BundleSpec
+    interruption: Interruption
+    since: float = field(default_factory=time.monotonic)
+    """From when on the bundle had no worker, as far as this request saw."""
 
     def __enter__(self) -> None:
-        self._all.add(self)
+        self.together.add(self)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._all.discard(self)
+        self.together.discard(self)
 
 
 def loaded(fleet: Fleet, task: str | None) -> list[BundleSpec]:

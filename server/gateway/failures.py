@@ -1,47 +1,55 @@
-"""Problems of inputs that tasks refuse, and of work that failed."""
+"""Problems of inputs that tasks refuse, of work that failed, and of whatever else a route raises."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
 from server.gateway import directory
+from server.http.layers import our_fault
 from server.http.problems import Kind, Problem
-from server.media import images, limits, sound, video
+from server.http.requests import CLIENT_CLOSED_REQUEST
 from server.media.limits import MediaError
 from server.queue.errors import RedisAway
 from server.queue.messages import Failure
 from server.tasks.options import ExcessiveOption, InvalidOption
+from server.telemetry import logs
 
-MEDIA_PROBLEMS: dict[type[MediaError], Kind] = {
-    images.NotAnImage: Kind.NOT_AN_IMAGE,
-    images.TooManyPixels: Kind.TOO_LARGE,
-    images.CorruptImage: Kind.CORRUPT_IMAGE,
-    video.NotAVideo: Kind.NOT_A_VIDEO,
-    video.TooMuchVideo: Kind.TOO_LARGE,
-    video.NoVideo: Kind.NO_VIDEO,
-    video.CorruptVideo: Kind.CORRUPT_VIDEO,
-    sound.NotASound: Kind.NOT_A_SOUND,
-    sound.TooMuchSound: Kind.TOO_LARGE,
-    sound.NoSound: Kind.NO_SOUND,
-    sound.CorruptSound: Kind.CORRUPT_SOUND,
-    limits.InvalidPart: Kind.INVALID_OPTION,
-    limits.ExcessivePart: Kind.TOO_LARGE,
-}
-FAILURE_PROBLEMS = {
-    "worker-crashed": Kind.WORKER_CRASHED,
-    "model-error": Kind.MODEL_ERROR,
-    "deadline": Kind.DEADLINE,
-    "unusable-input": Kind.UNUSABLE_INPUT,
-}
+KINDS = {kind.slug: kind for kind in Kind}
+
+log = logs.get(__name__)
 
 
-def of_refusal(error: InvalidOption | MediaError, field: str | None = None) -> Problem:
-    """The problem of an input or an option that a task refuses. field: the part, where the error names none."""
+def of_refusal(error: InvalidOption | MediaError) -> Problem:
+    """The problem of an input or an option that a task refuses."""
     if isinstance(error, MediaError):
-        return Problem(MEDIA_PROBLEMS[type(error)], str(error), error.part or field)
+        return Problem(KINDS[error.problem], str(error), error.part)
     return Problem(Kind.TOO_LARGE if isinstance(error, ExcessiveOption) else Kind.INVALID_OPTION, str(error), error.field)
 
 
 def redis_away(error: RedisAway) -> Problem:
     return Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after)
+
+
+def of_error(error: Exception) -> Problem:
+    """Return what a client is told of whatever a route raises."""
+    if isinstance(error, Problem):
+        return error
+    return redis_away(error) if isinstance(error, RedisAway) else our_fault()
+
+
+async def answered(request: Request, answer: Awaitable[Response], refuse: Callable[[Problem], Response]) -> Response:
+    """Return a route's answer; whatever it raises leaves in the error shape of the route's protocol, which `refuse` makes."""
+    try:
+        return await answer
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    except Exception as error:
+        if not isinstance(error, Problem | RedisAway):
+            log.exception("request failed", request_id=request.state.request_id, method=request.method, path=request.scope["path"])
+        return refuse(of_error(error))
 
 
 def of_reply(failure: Failure, model: str, field: str | None) -> Problem:
@@ -53,4 +61,4 @@ def of_reply(failure: Failure, model: str, field: str | None) -> Problem:
         return Problem(Kind.TOO_LARGE, detail, option)
     if failure.kind == "deadline":
         field = None
-    return Problem(FAILURE_PROBLEMS.get(failure.kind, Kind.INTERNAL), failure.detail, field)
+    return Problem(KINDS.get(failure.kind, Kind.INTERNAL), failure.detail, field)

@@ -7,9 +7,9 @@ import time
 import msgspec
 
 from server.gateway.interface import Planned
-from server.gateway.rfc3339 import rfc3339
 from server.http.event_stream import EventStream
 from server.queue.messages import Progress, Reply
+from server.queue.record import rfc3339
 from server.telemetry import logs
 
 log = logs.get(__name__)

@@ -61,11 +61,10 @@ class Gateway:
 
     def count_answer(self, spec: BundleSpec, began: float, answered: int, received: int | None = None) -> None:
         """began: when the answer's presenting began, of `time.perf_counter()`; answered, received: bytes of the two bodies."""
-        counted = self.metrics.of(spec)
-        counted.postprocess.observe(time.perf_counter() - began)
-        counted.payload_out.observe(answered)
+        self.metrics.of(spec).postprocess.observe(time.perf_counter() - began)
+        self.metrics.payload_out.observe(answered)
         if received is not None:
-            counted.payload_in.observe(received)
+            self.metrics.payload_in.observe(received)
 
     def event_stream(self, send: Send) -> EventStream:
         """A stream whose events are counted."""

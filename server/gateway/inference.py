@@ -215,7 +215,7 @@ class Inference:
     async def _replies(self, jobs: list[QueuedJob], asked: Asked, visit: Visit, fields: Sequence[str], **listeners: Any) -> list[Reply]:
         """fields: how errors name what each job was made of. Raises Problem for one that failed, and what the Dispatcher raises."""
         with self._desertion.watched(asked.spec, visit.limit):
-            replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation, ends_by_itself=True, **listeners)
+            replies = await self._dispatcher.submit_all(jobs, reservation=visit.reservation, **listeners)
         for field, reply in zip(fields, replies, strict=True):
             if reply.failure is not None:
                 raise failures.of_reply(reply.failure, asked.spec.name, field)
@@ -327,7 +327,8 @@ def _result_bound(asked: Asked, job: QueuedJob) -> int:
 
 async def _reserve_large(jobs: Sequence[QueuedJob], visit: Visit) -> None:
     """Messages that are written to Redis before the queue counts them count as ours."""
-    nbytes = sum(job.nbytes for job in jobs if job.nbytes > INLINE_BYTES)
+    sizes = [sum(len(array.data) for array in job.arrays.values()) for job in jobs]
+    nbytes = sum(size for size in sizes if size > INLINE_BYTES)
     if nbytes > visit.reservation.nbytes:
         await visit.reservation.resize(visit.reservation.items, nbytes)
 

@@ -24,21 +24,18 @@ FETCHED = ("image", "video", "audio")
 class CommonOptions(Options, frozen=True, kw_only=True):
     """Options of every task's route besides the task's own."""
 
-    model: (
-        Annotated[
-            str,
-            Meta(
-                max_length=1024,
-                description="Bundle.",
-                extra={
-                    "values": "`name` or `name@version`; without a version the newest that is ready",
-                    "default": "the service's default model",
-                },
-            ),
-        ]
-        | None
-    ) = None
-    priority: Annotated[Priority, Meta(description="Who is served first.", extra={"default": "normal"})] | None = None
+    model: Annotated[
+        str | None,
+        Meta(
+            max_length=1024,
+            description="Bundle.",
+            extra={
+                "values": "`name` or `name@version`; without a version the newest that is ready",
+                "default": "the service's default model",
+            },
+        ),
+    ] = None
+    priority: Annotated[Priority | None, Meta(description="Who is served first.", extra={"default": "normal"})] = None
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,13 @@ from server.gateway import failures
 from server.gateway.inference import outputs_of, timing_of
 from server.gateway.interface import Planned
 from server.gateway.presenting import Presenting
-from server.gateway.rfc3339 import rfc3339
 from server.gateway.submission import job_field
 from server.gateway.turns import Line
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import choose
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import RecordLost
-from server.queue.record import OPEN, JobProgress, Record
+from server.queue.record import OPEN, JobProgress, Record, rfc3339
 from server.tasks.base import JSON
 from server.tasks.registry import TASKS
 

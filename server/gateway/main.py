@@ -29,7 +29,6 @@ from server.telemetry import logs
 KEEP_ALIVE = 20
 """Seconds for which a connection may idle. Clients keep theirs for less (httpx 5 s, aiohttp 15 s): it is they who close, since a request
 that comes in the moment in which the gateway closes is lost."""
-BACKLOG = 2048
 LINGER = 1
 """Seconds that a slow reader gets to fetch its last response."""
 
@@ -57,7 +56,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     system.keep_from_others()
     silence_decoders()
     try:
-        listener = socket.socket(fileno=fd) if fd is not None else _listen(settings.host, settings.port)
+        listener = socket.socket(fileno=fd) if fd is not None else system.listen(settings.host, settings.port)
     except OSError as error:
         log.error("cannot listen", host=settings.host, port=settings.port, reason=error.strerror)
         return 2
@@ -77,7 +76,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
         log_level=max(settings.log_level.lower(), "warning", key=("debug", "info", "warning", "error", "critical").index),
         access_log=False,
         server_header=False,
-        backlog=BACKLOG,
+        backlog=system.BACKLOG,
         proxy_headers=False,
         timeout_graceful_shutdown=LINGER,
         timeout_keep_alive=KEEP_ALIVE,
@@ -162,8 +161,3 @@ def _most_connections(wanted: int) -> int:
     if most < wanted:
         log.warning("fewer connections than OPSIN_MAX_CONNECTIONS: this process may open too few files", connections=most, files=soft)
     return most
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)

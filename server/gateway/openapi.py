@@ -127,7 +127,8 @@ def task_operation(interface: TaskInterface, schema: str, *, fetches: bool) -> d
     """`POST /v1/<task>` from the task's tables; `schema` names that of its JSON. fetches: parts may be named by URL."""
     urls = {part: name for name, part in interface.urls.items()} if fetches else {}
     task = interface.task
-    example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **task.example, "timing": EXAMPLE_TIMING}
+    timing = msgspec.to_builtins(EXAMPLE_TIMING)
+    example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **msgspec.to_builtins(task.example), "timing": timing}
     return {
         "tags": ["inference"],
         "summary": task.summary,
@@ -168,7 +169,8 @@ def _how_to_send(interface: TaskInterface) -> str:
 def _query(interface: TaskInterface) -> Iterable[dict[str, Any]]:
     for option in interface.options.values():
         default = f" Default: {option.default}." if option.default else ""
-        yield parameter("query", option.name, f"{option.description} {option.values}.{default}", _without_description(option.schema))
+        schema = {name: value for name, value in option.schema.items() if name != "description"}
+        yield parameter("query", option.name, f"{option.description} {option.values}.{default}", schema)
 
 
 def _bodies(interface: TaskInterface, urls: Mapping[str, str]) -> dict[str, Any]:
@@ -226,7 +228,3 @@ def _one_of(part: Part, interface: TaskInterface, urls: Mapping[str, str]) -> di
     given = [part.name, *([urls[part.name]] if part.name in urls else [])]
     names = given + [plural for plural, name in interface.plurals.items() if name in given]
     return {"oneOf": [{"required": [name]} for name in names]}
-
-
-def _without_description(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in schema.items() if name != "description"}

@@ -7,28 +7,26 @@ from typing import Any
 
 import msgspec
 
+from server.gateway.inference import Timing
+from server.gateway.jobs import JobDocument, Links, events_url, result_url
 from server.gateway.open_inference import errors
 from server.gateway.openai.errors import to_document
+from server.gateway.status import StatusBundle, StatusDocument, StatusHistory, StatusJobs, StatusWorker
 from server.http import event_stream
 from server.http.problems import MEDIA_TYPE, Kind, Problem
+from server.queue.record import JobProgress
+from server.queue.status import STEP_S, DeadLetter, StatusLongJob, StatusQueue
 from server.tasks.base import JSON
 from server.tasks.registry import TASKS
 
 BINARY = {"type": "string", "format": "binary"}
 EXAMPLE_ID = "0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
 RETRY_AFTER = {"Retry-After": {"description": "Whole seconds", "schema": {"type": "integer"}}}
-EXAMPLE_TIMING = {
-    "prepare_ms": 3.4,
-    "queue_ms": 0.6,
-    "batch_wait_ms": 0.2,
-    "inference_ms": 11.8,
-    "total_ms": 16.9,
-    "batch_size": 4,
-}
+EXAMPLE_TIMING = Timing(prepare_ms=3.4, queue_ms=0.6, batch_wait_ms=0.2, inference_ms=11.8, total_ms=16.9, batch_size=4)
 
 
 def answer(struct: str, description: str, example: object) -> dict[str, Any]:
-    content = {"schema": {"$ref": f"#/components/schemas/{struct}"}, "example": example}
+    content = {"schema": {"$ref": f"#/components/schemas/{struct}"}, "example": msgspec.to_builtins(example)}
     return {"200": {"description": description, "content": {JSON: content}}}
 
 
@@ -72,20 +70,21 @@ EVENT_STREAM = {
     }
 }
 JOB_ID = "5f0c2a9e-0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
-EXAMPLE_JOB = {
-    "id": JOB_ID,
-    "task": "classify",
-    "model": "flags",
-    "version": "1.0.0",
-    "state": "running",
-    "place": None,
-    "progress": {"done": 3, "total": 8, "unit": "images"},
-    "created": "2026-11-26T12:00:00.000Z",
-    "started": "2026-11-26T12:00:00.140Z",
-    "finished": None,
-    "error": None,
-    "links": {"events": f"/v1/jobs/{JOB_ID}/events", "result": f"/v1/jobs/{JOB_ID}/result"},
-}
+EXAMPLE_JOB = JobDocument(
+    id=JOB_ID,
+    task="classify",
+    model="flags",
+    version="1.0.0",
+    state="running",
+    place=None,
+    progress=JobProgress(3, 8, "images"),
+    created="2026-11-26T12:00:00.000Z",
+    started="2026-11-26T12:00:00.140Z",
+    finished=None,
+    error=None,
+    links=Links(events_url(JOB_ID), result_url(JOB_ID)),
+)
+QUEUED_JOB = msgspec.structs.replace(EXAMPLE_JOB, state="queued", place=4, progress=None, started=None)
 ACCEPTED: dict[str, Any] = {
     "description": "With `Prefer: respond-async`: the job, which `Location` names",
     "headers": {
@@ -95,7 +94,7 @@ ACCEPTED: dict[str, Any] = {
     "content": {
         JSON: {
             "schema": {"$ref": "#/components/schemas/JobDocument"},
-            "example": {**EXAMPLE_JOB, "state": "queued", "place": 4, "progress": None, "started": None},
+            "example": msgspec.to_builtins(QUEUED_JOB),
         }
     },
 }
@@ -123,124 +122,29 @@ REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
     (Kind.DEADLINE, "no answer before the deadline; the work was cancelled", None),
 )
 
-_SUMMARY = {
-    "name": "flags",
-    "version": "1.0.0",
-    "digest": "c0ffee5e4f7f0d4b6f6f5b0b8a1f3a3f8f1f8ac9b0f8b5a1d8f7d7c0d3e2f1a0",
-    "task": "classify",
-    "route": "classify",
-    "state": "ready",
-    "reason": "",
-    "default": True,
-    "inputs": [{"name": "image", "kind": "image", "required": True, "max_count": 32, "max_bytes": 67108864, "max_pixels": 50000000}],
-    "members": {},
-    "labels": 238,
-    "summary": "Drawn flags of 238 countries and territories, a ViT of 2.8 million parameters at 112 pixels",
-    "trained_on": "1,138 drawings of flags by three designers",
-    "note": "Small starter, for trying the machinery.",
-    "merges": True,
-    "default_rung": "steps13",
-    "ladder": [{"name": "steps13", "schedule": [13, 13, 13, 10], "accuracy": 0.97, "throughput": 1.62, "metric": "top-1"}],
-    "format": "float32",
-    "max_difference": 0.0,
-}
 FORBIDDEN = problems((Kind.FORBIDDEN, "the key of alice may not read this; the operator allows it with `metrics` in the key's line", None))
-_REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
+REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
 
-_OPENAI_MODEL = {"id": "flags@1.0.0", "object": "model", "created": 0, "owned_by": "opsin"}
-_MODEL_LIST = {"object": "list", "data": [_OPENAI_MODEL], "models": [_SUMMARY], "folders": ["/srv/bundles"]}
-MODELS: dict[str, Any] = {"responses": {**answer("ModelList", "Known bundles", _MODEL_LIST), **_REDIS_AWAY}}
-
+_STATUS = StatusDocument(
+    time="2026-11-26T12:00:00.000Z",
+    gateways=2,
+    workers=[StatusWorker("host-4711-a1b2", "ready", "cpu", ["flags@1.0.0"], restarts=0)],
+    queue=[StatusQueue("flags@1.0.0", "normal", waiting=12, running=8, oldest_s=0.2)],
+    jobs=StatusJobs(queued=0, running=1),
+    long_jobs=[StatusLongJob("actions", "actions@1.1.0", "running", 12.3, 12.1, JobProgress(5, 8, "windows"))],
+    bundles=[StatusBundle("flags", "1.0.0", items_per_second=210.4, batch_budget=8, rung="steps13", p50_ms=31.2, p95_ms=48.1)],
+    history=StatusHistory(STEP_S, [640, 655], [640, 655], [31.2, 30.6], [48.1, 47.0], [6.4, 6.6], [41600, 42575], [10240, 10480]),
+    dead_letters=[DeadLetter("2026-11-26T11:58:13.201Z", "flags@1.0.0", "the model failed")],
+)
 STATUS: dict[str, Any] = {
     "responses": {
-        **answer(
-            "StatusDocument",
-            "The service at this moment, over all gateways and workers",
-            {
-                "time": "2026-11-26T12:00:00.000Z",
-                "gateways": 2,
-                "workers": [{"id": "host-4711-a1b2", "state": "ready", "device": "cpu", "bundles": ["flags@1.0.0"], "restarts": 0}],
-                "queue": [{"bundle": "flags@1.0.0", "priority": "normal", "waiting": 12, "running": 8, "oldest_s": 0.2}],
-                "jobs": {"queued": 0, "running": 1},
-                "long_jobs": [
-                    {
-                        "task": "actions",
-                        "bundle": "actions@1.1.0",
-                        "state": "running",
-                        "age_s": 12.3,
-                        "running_s": 12.1,
-                        "progress": {"done": 5, "total": 8, "unit": "windows"},
-                    }
-                ],
-                "bundles": [
-                    {
-                        "model": "flags",
-                        "version": "1.0.0",
-                        "items_per_second": 210.4,
-                        "batch_budget": 8,
-                        "rung": "steps13",
-                        "p50_ms": 31.2,
-                        "p95_ms": 48.1,
-                    }
-                ],
-                "history": {
-                    "step_s": 5,
-                    "requests": [640, 655],
-                    "items": [640, 655],
-                    "p50_ms": [31.2, 30.6],
-                    "p95_ms": [48.1, 47.0],
-                    "batch_size": [6.4, 6.6],
-                    "tokens_in": [41600, 42575],
-                    "tokens_out": [10240, 10480],
-                },
-                "dead_letters": [{"time": "2026-11-26T11:58:13.201Z", "bundle": "flags@1.0.0", "reason": "the model failed"}],
-            },
-        ),
+        **answer("StatusDocument", "The service at this moment, over all gateways and workers", _STATUS),
         **FORBIDDEN,
-        **_REDIS_AWAY,
+        **REDIS_AWAY,
     }
 }
 
-MODEL: dict[str, Any] = {
-    "responses": {
-        **answer(
-            "ModelDetails",
-            "One bundle",
-            {
-                **_OPENAI_MODEL,
-                **_SUMMARY,
-                "workers": [
-                    {
-                        "id": "host-4711-a1b2",
-                        "device": "cpu",
-                        "items_per_second": 61.5,
-                        "batch_budget": 8,
-                        "backends": {"off": "onnx"},
-                        "format": "float32",
-                        "max_difference": 0.0,
-                    }
-                ],
-                "spec": {"schema_version": 1, "name": "flags", "version": "1.0.0", "task": "classify", "architecture": "vit"},
-            },
-        ),
-        **problems((Kind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None)),
-        **_REDIS_AWAY,
-    }
-}
-
-_OF_SCENES = {
-    Kind.TOO_LARGE,
-    Kind.INVALID_OPTION,
-    Kind.QUEUE_FULL,
-    Kind.KEY_SHARE,
-    Kind.WORKER_CRASHED,
-    Kind.MODEL_ERROR,
-    Kind.INTERNAL,
-    Kind.DRAINING,
-    Kind.REDIS_AWAY,
-    Kind.NO_WORKER,
-    Kind.DEADLINE,
-}
+_OF_BODIES = (Kind.INVALID_BODY, Kind.UNKNOWN_MODEL, Kind.TOO_SLOW, Kind.NOT_AN_IMAGE, Kind.UNSUPPORTED_ENCODING, Kind.CORRUPT_IMAGE)
 SCENE: dict[str, Any] = {
     "parameters": [
         parameter("query", "spacing", "As of the request that made the scene. Default: the bundle's.", {"type": "number"}),
@@ -258,7 +162,7 @@ SCENE: dict[str, Any] = {
         **problems(
             (Kind.NOT_FOUND, "there is no scene '9d5e…', or it has expired (OPSIN_SCENE_TTL)", None),
             (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as model/gltf-binary", "Accept"),
-            *(refusal for refusal in REFUSALS if refusal[0] in _OF_SCENES),
+            *(refusal for refusal in REFUSALS if refusal[0] not in (Kind.UNAUTHORIZED, Kind.RESULTS_FULL, *_OF_BODIES)),
         ),
     },
 }

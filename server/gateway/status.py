@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from server.gateway import directory
-from server.gateway.rfc3339 import rfc3339
 from server.queue.dispatch import Dispatcher
 from server.queue.fleet import Fleet
 from server.queue.messages import ServedBundle
-from server.queue.record import JobProgress, Ongoing
-from server.queue.status import STEP_S, Lately, StatusQueue
+from server.queue.record import rfc3339
+from server.queue.status import STEP_S, DeadLetter, Lately, StatusLongJob, StatusQueue
 from server.telemetry.metrics import DURATION, quantile
 
 NEWS_S = 1.0
@@ -37,18 +36,6 @@ class StatusJobs(msgspec.Struct, frozen=True):
 
     queued: int
     running: int
-
-
-class StatusLongJob(msgspec.Struct, frozen=True):
-    """An asynchronous job that has not ended. `age_s`: since it was accepted; `running_s`: since a worker took it, null before;
-    `progress`: null before the first step ends."""
-
-    task: str
-    bundle: str
-    state: str
-    age_s: float
-    running_s: float | None
-    progress: JobProgress | None
 
 
 class StatusBundle(msgspec.Struct, frozen=True):
@@ -76,14 +63,6 @@ class StatusHistory(msgspec.Struct, frozen=True):
     batch_size: list[float | None]
     tokens_in: list[int]
     tokens_out: list[int]
-
-
-class DeadLetter(msgspec.Struct, frozen=True):
-    """A job that was given up."""
-
-    time: str
-    bundle: str
-    reason: str
 
 
 class StatusDocument(msgspec.Struct, frozen=True):
@@ -129,24 +108,15 @@ class Status:
             ],
             queue=lately.queue,
             jobs=StatusJobs(lately.records.counts.get("queued", 0), lately.records.counts.get("running", 0)),
-            long_jobs=[_long_job(job, lately.now_ms) for job in lately.ongoing],
+            long_jobs=lately.ongoing,
             bundles=_bundles(fleet, lately),
             history=_history(lately),
-            dead_letters=[DeadLetter(rfc3339(letter.time_ms), letter.bundle, letter.reason) for letter in lately.letters],
+            dead_letters=lately.letters,
         )
 
 
 def _ready(bundles: Sequence[ServedBundle]) -> list[str]:
     return sorted(f"{bundle.name}@{bundle.version}" for bundle in bundles if bundle.state == "ready")
-
-
-def _long_job(job: Ongoing, now_ms: int) -> StatusLongJob:
-    running_s = None if job.started_ms is None else _seconds(now_ms - job.started_ms)
-    return StatusLongJob(job.task, job.bundle, job.state, _seconds(now_ms - job.created_ms), running_s, job.progress)
-
-
-def _seconds(ms: int) -> float:
-    return round(max(0, ms) / 1000, 1)
 
 
 def _bundles(fleet: Fleet, lately: Lately) -> list[StatusBundle]:

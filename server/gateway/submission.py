@@ -287,12 +287,12 @@ def _read_json(submission: Submission, content: bytes) -> None:
     """Reads parts in base64 (texts as they are), options as values, and repeated names also as lists under their plural. Raises Problem."""
     interface = submission.interface
     outline = Outline.of(content)
-    document = _decode(outline.json, example=interface.task.parts[0].name)
+    document = decode_fields(outline, f'{{"{interface.task.parts[0].name}": "<base64>"}}')
     for name, written in document.items():
         if name not in interface.parts and name not in interface.plurals:
             interface.check_name(outline.name(name))
             _check_short(len(memoryview(written)) + MAX_FIELD_BYTES * marks(written), name)
-        value = _value(outline, written, name)
+        value = read_field(outline, written, name)
         singular = interface.plurals.get(name)
         if singular is None:
             _add(submission, name, value, name)
@@ -307,22 +307,24 @@ def _read_json(submission: Submission, content: bytes) -> None:
             _add(submission, singular, element, singular if len(value) == 1 else f"{singular}[{index}]")
 
 
-def _decode(content: bytes, example: str) -> dict[str, msgspec.Raw]:
+def decode_fields(outline: Outline, example: str) -> dict[str, msgspec.Raw]:
+    """The fields of an object, as they are written. example: of such an object. Raises Problem."""
     try:
-        return _decoder.decode(content)
+        return _decoder.decode(outline.json)
     except msgspec.ValidationError as error:
-        raise Problem(Kind.INVALID_BODY, f'the JSON body must be an object such as {{"{example}": "<base64>"}}') from error
+        raise Problem(Kind.INVALID_BODY, f"the JSON body must be an object such as {example}") from error
     except msgspec.DecodeError as error:
-        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})" if content else "empty") from error
+        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})" if outline.json else "empty") from error
 
 
-def _value(outline: Outline, written: msgspec.Raw, name: str) -> Any:
+def read_field(outline: Outline, written: msgspec.Raw, name: str) -> Any:
+    """Raises Problem."""
     try:
         return outline.read(written)
     except msgspec.ValidationError as error:
         raise Problem(Kind.INVALID_OPTION, "a number beyond those of 64 bits", name) from error
     except msgspec.DecodeError as error:
-        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})") from error
+        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})", name) from error
 
 
 def _check_short(length: int, field: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 
 from starlette.types import Send
 
@@ -31,7 +30,7 @@ def encoded(number: int, name: str, data: bytes) -> list[bytes]:
 
 
 class EventStream:
-    """`async with EventStream(send, count) as stream:` the head of the response goes out with the first event, or with `start`.
+    """`async with aclosing(EventStream(send, count)) as stream:` the head of the response goes out with the first event, or with `start`.
 
     What is put is sent by a task of its own. A reader who is slow gets only the latest of the previews that wait for him.
     """
@@ -47,10 +46,8 @@ class EventStream:
         self.last = 0
         """Number of the last event that was put."""
 
-    async def __aenter__(self) -> EventStream:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def aclose(self) -> None:
+        """Send nothing more."""
         if self._writer is not None:
             self._writer.cancel()
 

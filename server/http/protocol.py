@@ -10,6 +10,7 @@ import asyncio
 import uuid
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -33,17 +34,15 @@ LINGER_SECONDS = 2.0
 """So much is still read of a refused request that its sender finds the refusal rather than a reset connection."""
 
 
+@dataclass(eq=False, slots=True)
 class HeadWriter:
     """A connection's transport for one response. The head waits until the end of this turn of the loop and leaves with what follows it: a
     packet, and a waking client, fewer for each answer."""
 
-    __slots__ = ("_held", "_loop", "_transport", "_written")
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._held = b""
-        self._written = False
+    _transport: asyncio.Transport
+    _loop: asyncio.AbstractEventLoop
+    _held: bytes = b""
+    _written: bool = False
 
     def write(self, data: bytes) -> None:
         if self._written:

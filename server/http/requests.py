@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Receive, Scope
 
 from server.http import event_stream
 from server.http.problems import Kind, Problem
@@ -176,19 +178,23 @@ def too_large(limit: int) -> Problem:
     return Problem(Kind.TOO_LARGE, f"the body is longer than {limit} bytes (OPSIN_MAX_BODY_BYTES)")
 
 
+def methods_at(routes: Iterable[BaseRoute], scope: Scope) -> set[str]:
+    """Methods that these routes answer at the path of a request, where none answers its own."""
+    others = (route for route in routes if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL)
+    return {method for route in others for method in route.methods or ()}
+
+
+@dataclass(eq=False, slots=True)
 class ClientWatch:
     """`with ClientWatch(ticks, receive, interruption):` ends the interruption with ClientDisconnect when the client leaves.
 
     The body must have been read."""
 
-    __slots__ = ("_interruption", "_receive", "_tick", "_ticks", "_watcher")
-
-    def __init__(self, ticks: Ticks, receive: Receive, interruption: Interruption) -> None:
-        self._ticks = ticks
-        self._receive = receive
-        self._interruption = interruption
-        self._tick = -1
-        self._watcher: asyncio.Task[None] | None = None
+    _ticks: Ticks
+    _receive: Receive
+    _interruption: Interruption
+    _tick: int = -1
+    _watcher: asyncio.Task[None] | None = None
 
     def __enter__(self) -> None:
         self._tick = self._ticks.add(self, SHORT_WAIT)

@@ -102,13 +102,19 @@ class ImageError(MediaError):
 class NotAnImage(ImageError):
     """No format that we decode."""
 
+    problem = "not-an-image"
+
 
 class TooManyPixels(ImageError):
     """Above the limit on pixels."""
 
+    problem = "too-large"
+
 
 class CorruptImage(ImageError):
     """Truncated or damaged."""
+
+    problem = "corrupt-image"
 
 
 class Decoder:
@@ -236,16 +242,14 @@ class Opened:
         return converted
 
 
+@dataclass(eq=False, slots=True)
 class Decoded:
     """The time for which one decoded picture is in memory. A class, since a generator's frames cost as much as decoding a small picture."""
 
-    __slots__ = ("_data", "_decoder", "_nbytes", "_transparency")
-
-    def __init__(self, decoder: Decoder, data: bytes, transparency: bool) -> None:
-        self._transparency = transparency
-        self._decoder = decoder
-        self._data = data
-        self._nbytes = 0
+    _decoder: Decoder
+    _data: bytes
+    _transparency: bool
+    _nbytes: int = 0
 
     def __enter__(self) -> Image.Image:
         plain = plain_jpeg(self._data, self._decoder.max_pixels)

@@ -13,6 +13,8 @@ from models.media.video import ClipLimits
 class MediaError(Exception):
     """A part that we cannot use; the message is for the one who sent it."""
 
+    problem: str
+    """The name of the problem that it is told as: `not-a-video`, `no-sound`, `too-large` and the like."""
     part: str | None = None
     """The part that it came as, where a task reads several."""
 
@@ -20,9 +22,21 @@ class MediaError(Exception):
 class InvalidPart(MediaError):
     """No file of its kind, or one that contradicts itself or the request."""
 
+    problem = "invalid-option"
+
 
 class ExcessivePart(MediaError):
     """Above a limit."""
+
+    problem = "too-large"
+
+
+class RecordingError(MediaError):
+    """A video or a sound that we cannot use."""
+
+    def __init__(self, problem: str, message: str) -> None:
+        super().__init__(message)
+        self.problem = problem
 
 
 @contextmanager

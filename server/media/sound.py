@@ -8,41 +8,24 @@ from numpy.typing import NDArray
 
 from models.media import sound
 from models.media.sound import NAMES, SoundLimits
-from server.media.limits import MediaError
+from server.media.limits import RecordingError
 from server.media.mistaken import as_image
 
-__all__ = ["NAMES", "CorruptSound", "NoSound", "NotASound", "SoundLimits", "TooMuchSound", "read"]
+__all__ = ["NAMES", "SoundLimits", "read"]
 
-
-class NotASound(MediaError):
-    """No format or codec that we open."""
-
-
-class TooMuchSound(MediaError):
-    """Above a limit."""
-
-
-class NoSound(MediaError):
-    """A file that may hold sound, such as a video, and holds none."""
-
-
-class CorruptSound(MediaError):
-    """Truncated, damaged, or too short."""
-
-
-KINDS: dict[sound.Kind, type[MediaError]] = {
-    "not-a-sound": NotASound,
-    "no-sound": NoSound,
-    "too-much": TooMuchSound,
-    "broken": CorruptSound,
+PROBLEMS: dict[sound.Kind, str] = {
+    "not-a-sound": "not-a-sound",  # no format or codec that we open
+    "no-sound": "no-sound",  # a file that may hold sound, such as a video, and holds none
+    "too-much": "too-large",
+    "broken": "corrupt-sound",  # or too short
 }
 
 
 def read(content: bytes, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
     """Return mono sound, float32 (n,), full scale 1, of a sound file or a video: each channel resampled to `rate` samples a second, then
-    their mean. Raises MediaError."""
+    their mean. Raises RecordingError."""
     try:
         return sound.decode(content, rate, limits)
     except sound.SoundError as error:
         mistaken = as_image(content) if error.kind == "not-a-sound" else None
-        raise KINDS[error.kind](mistaken or str(error)) from error
+        raise RecordingError(PROBLEMS[error.kind], mistaken or str(error)) from error

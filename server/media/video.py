@@ -11,10 +11,10 @@ from models.media import video
 from models.media.confined import Confined, ProgramDied
 from models.media.containers import HEAD_BYTES, NAMES, demuxer
 from models.media.video import ClipInfo, ClipLimits
-from server.media.limits import MediaError
+from server.media.limits import RecordingError
 from server.media.mistaken import other_part
 
-__all__ = ["NAMES", "ClipInfo", "ClipLimits", "CorruptVideo", "Drawn", "NoVideo", "NotAVideo", "TooMuchVideo", "annotated", "probe"]
+__all__ = ["NAMES", "ClipInfo", "ClipLimits", "Drawn", "annotated", "probe"]
 
 PROGRAM = "server.media.annotating_program"
 PATIENCE_S = 600.0
@@ -23,27 +23,11 @@ MOST_BYTES = 2**30
 LENGTH = struct.Struct("<Q")
 
 
-class NotAVideo(MediaError):
-    """No container or codec that we open."""
-
-
-class TooMuchVideo(MediaError):
-    """Above a limit."""
-
-
-class NoVideo(MediaError):
-    """A container of sound alone."""
-
-
-class CorruptVideo(MediaError):
-    """Truncated, damaged, or without frames."""
-
-
-KINDS: dict[video.Kind, type[MediaError]] = {
-    "not-a-video": NotAVideo,
-    "no-video": NoVideo,
-    "too-much": TooMuchVideo,
-    "broken": CorruptVideo,
+PROBLEMS: dict[video.Kind, str] = {
+    "not-a-video": "not-a-video",  # no container or codec that we open
+    "no-video": "no-video",  # a container of sound alone
+    "too-much": "too-large",
+    "broken": "corrupt-video",  # or without frames
 }
 
 
@@ -61,12 +45,12 @@ class Drawn:
 
 
 def probe(data: bytes, limits: ClipLimits) -> ClipInfo:
-    """Describe a video, without decoding more than a frame. Raises MediaError."""
+    """Describe a video, without decoding more than a frame. Raises RecordingError."""
     try:
         return video.probe(data, limits)
     except video.VideoError as error:
         mistaken = other_part(data) if error.kind == "not-a-video" else None
-        raise KINDS[error.kind](mistaken or str(error)) from error
+        raise RecordingError(PROBLEMS[error.kind], mistaken or str(error)) from error
 
 
 def annotated(clip: bytes, people: Sequence[Drawn], *, most_pixels: int = ClipLimits.pixels) -> bytes:
@@ -74,7 +58,7 @@ def annotated(clip: bytes, people: Sequence[Drawn], *, most_pixels: int = ClipLi
     encoder for it, or none for so large frames; and the sound as it was, or as AAC where MP4 does not take it. Frames of more than
     `most_pixels` are left out.
 
-    Raises CorruptVideo."""
+    Raises RecordingError."""
     drawings = json.dumps([asdict(person) for person in people]).encode()
     data = LENGTH.pack(len(drawings)) + drawings + clip
     with Confined(PROGRAM, data, {"demuxer": demuxer(clip[:HEAD_BYTES]), "most_pixels": most_pixels}, patience=PATIENCE_S) as program:
@@ -91,7 +75,7 @@ def annotated(clip: bytes, people: Sequence[Drawn], *, most_pixels: int = ClipLi
     return bytes(made)
 
 
-def _failed(reason: str) -> CorruptVideo:
-    error = CorruptVideo(f"the annotated clip cannot be made: {reason}")
+def _failed(reason: str) -> RecordingError:
+    error = RecordingError("corrupt-video", f"the annotated clip cannot be made: {reason}")
     error.part = "video"
     return error

@@ -6,6 +6,7 @@ import ctypes
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from contextlib import suppress
 LOW = 10
 """Nice value: a tenth of a CPU that a usual thread wants too. A lower priority would hold the interpreter's lock for too long."""
 PR_SET_DUMPABLE = 4
+BACKLOG = 2048
 _TIED = """
 import ctypes, os, signal, sys
 parent = int(sys.argv[1])
@@ -79,6 +81,12 @@ def lower_priority(thread: int) -> None:
     at once leaves the CPUs to other work."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, thread, LOW)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections of HTTP clients. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
 def signal_name(number: int) -> str:

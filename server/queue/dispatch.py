@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import redis
 
-from server.process.interruption import Limit, Ticks
 from server.process.supervision import process_id
 from server.queue import keys
 from server.queue.async_link import AsyncLink
@@ -37,9 +36,11 @@ from server.queue.webhooks import Webhooks
 from server.queue.wire import AsyncWire
 from server.settings import Settings
 
+if TYPE_CHECKING:
+    from server.telemetry.metrics import Tally
+
 log = logging.getLogger(__name__)
 
-NO_LIMIT: AbstractContextManager[object] = nullcontext()
 LOOK_WHILE_AWAY_S = 0.1
 SWEEP_AFTER_BEATS = 0.9
 """All gateways together sweep once in a beat."""
@@ -57,16 +58,6 @@ class DispatcherTimings:
     """How old `fleet()` and `depth()` may be."""
     fresh_load: float = 0.05
     """A request is not turned away because of figures older than this."""
-
-
-class Counted(Protocol):
-    """A gateway's counts, by name."""
-
-    def take(self) -> dict[str, int]:
-        """All since the last call."""
-
-    def give_back(self, counts: Mapping[str, int]) -> None:
-        """These could not be told, and come again with the next call."""
 
 
 class Dispatcher:
@@ -93,15 +84,13 @@ class Dispatcher:
         self.scenes = Scenes(link, freight, settings)
         self.webhooks = Webhooks(link)
         self.vectors = Vectors(link, freight, settings)
-        self._ticks = Ticks()
-        """They watch the deadlines of jobs."""
         self.count_items: Callable[[str, int], object] = lambda bundle, count: None
         """Told of items of asynchronous jobs that are done: bundle and number. Of several gateways one is told."""
         self.partition = self._link.digits
         """Ids of records and scenes begin with it."""
         self.gateways = 1
         """How many gateways live, this one among them."""
-        self.counted: Counted | None = None
+        self.counted: Tally | None = None
         """This gateway's counts for the history."""
         self._beating: asyncio.Task[None] | None = None
         self._was_known = False
@@ -140,34 +129,28 @@ class Dispatcher:
         on_admitted: Callable[[int], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_reply: Callable[[Reply], None] | None = None,
-        ends_by_itself: bool = False,
     ) -> list[Reply]:
         """Enqueue the jobs of one request, all or none, and wait for every reply; in the order of the jobs.
 
         The reservation is given up as soon as the queue counts the jobs itself. `on_admitted` is then called with how many wait before the
         first job, `on_progress` and `on_reply` with what comes from workers, all in the event loop. A reply may carry a `failure`.
-        A caller that `ends_by_itself` is cancelled at the deadline by others.
-        Raises QueueFull, RedisAway (away for longer than `redis_grace`) or DeadlineExceeded; then, and when the caller is cancelled, the
-        jobs are cancelled too.
+        The caller is cancelled at the deadline by others: then the jobs are cancelled too, as they are where this raises QueueFull,
+        RedisAway (away for longer than `redis_grace`), or DeadlineExceeded for what came too late to be queued.
         """
         refused = False
-        seconds = (min(job.deadline_ms for job in jobs) - self._link.now_ms()) / 1000
         expected = self._inbox.expect(jobs, on_progress, on_reply)
         try:
-            with NO_LIMIT if ends_by_itself else Limit(self._ticks, seconds):
-                max_items = 0 if reservation is None else reservation.max_items
-                place = await self._enqueue(expected, max_items, place=on_admitted is not None)
-                self._inbox.sent(expected)
-                if reservation is not None:
-                    reservation.release()
-                if on_admitted is not None:
-                    on_admitted(place)
-                return [await waiting.reply for waiting in expected]
+            max_items = 0 if reservation is None else reservation.claim.max_items
+            place = await self._enqueue(expected, max_items, place=on_admitted is not None)
+            self._inbox.sent(expected)
+            if reservation is not None:
+                reservation.release()
+            if on_admitted is not None:
+                on_admitted(place)
+            return [await waiting.reply for waiting in expected]
         except QueueFull:
             refused = True
             raise
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the answer came") from None
         finally:
             self._inbox.forget(expected)
             unanswered = [waiting.job for waiting in expected if not waiting.answered]

@@ -15,7 +15,7 @@ from server.queue import keys, pieces
 from server.queue.delivery import Delivery, QueueEntry
 from server.queue.errors import RedisAway
 from server.queue.link import Link
-from server.queue.messages import Failure, Progress, Reply, WorkerTiming, encode
+from server.queue.messages import Failure, Progress, Reply, WorkerTiming
 from server.queue.rows import Advanced, Ended, HandedBack
 
 MOST_DEAD_LETTERS = 100
@@ -60,17 +60,9 @@ class Endings:
     def __init__(self, link: Link, worker_id: str) -> None:
         self._link = link
         self._id = worker_id
-        self._held: set[tuple[str, str]] = set()
+        self.held: set[tuple[str, str]] = set()
+        """(stream, entry id) of what is in this worker's hands."""
         self._given_up: list[QueueEntry] = []
-
-    def hold(self, stream: str, entry_id: str) -> None:
-        """From now on this entry is in the worker's hands."""
-        self._held.add((stream, entry_id))
-
-    @property
-    def held(self) -> set[tuple[str, str]]:
-        """(stream, entry id) of what is in this worker's hands, as of now."""
-        return self._held.copy()
 
     def finish(self, results: Sequence[tuple[Delivery, Reply]]) -> list[bool]:
         """Answer jobs; one call per batch, as the statistics count calls. False: another worker was first, the result is dropped.
@@ -92,14 +84,14 @@ class Endings:
             batch = list(group)
             arguments: list[Any] = [bundle, self._id, max(ending.timing.batch_size for ending in batch), MOST_DEAD_LETTERS]
             arguments.append(msgspec.msgpack.encode([ending.row() for ending in batch]))
-            arguments += [encode(ending.reply) if ending.reply else b"" for ending in batch]
+            arguments += [msgspec.msgpack.encode(ending.reply) if ending.reply else b"" for ending in batch]
             ended += map(bool, self._link.patiently(lambda a=arguments: self._link.script("finish", *a)))  # type: ignore[misc]
         self.lose(endings)
         return ended
 
     def lose(self, endings: Sequence[Ending]) -> None:
         """They are in this worker's hands no more: what is still pending under its name is looked for."""
-        self._held.difference_update((ending.held.stream, ending.held.entry_id) for ending in endings)
+        self.held.difference_update((ending.held.stream, ending.held.entry_id) for ending in endings)
 
     def progress(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
         """Tell how far jobs have come, to whoever asked for it (`QueuedJob.progress`): once, since who misses a report hears the next one.
@@ -109,7 +101,7 @@ class Endings:
         told = [(held, report) for held, report in reports if held.job.progress]
         if told:
             rows = [Advanced(*held.row, news.done, news.total, news.unit, bool(news.preview)) for held, news in told]
-            self._link.script("progress", self._id, msgspec.msgpack.encode(rows), *(encode(report) for _, report in told))
+            self._link.script("progress", self._id, msgspec.msgpack.encode(rows), *(msgspec.msgpack.encode(report) for _, report in told))
 
     def give_up(self, held: Sequence[QueueEntry]) -> None:
         """Hand these back as soon as Redis is there."""
@@ -134,7 +126,7 @@ class Endings:
             return
         rows = [HandedBack(*entry.row, entry.alone) for entry in sorted(held, key=lambda entry: entry.added_ms)]
         self._link.script("hand_back", self._id, msgspec.msgpack.encode(rows))
-        self._held.difference_update((entry.stream, entry.entry_id) for entry in held)
+        self.held.difference_update((entry.stream, entry.entry_id) for entry in held)
 
     def hand_back_given_up(self) -> None:
         """Hand back what could not be finished while Redis was away: somebody runs it again. Raises RedisAway while it still is."""
@@ -150,5 +142,5 @@ class Endings:
         if sum(len(array.data) for array in reply.arrays.values()) <= pieces.PIECE_BYTES:
             return reply
         key = keys.stored(delivery.job.id, secrets.token_hex(4))
-        pieces.write(self._link, key, encode(reply.arrays))
+        pieces.write(self._link, key, msgspec.msgpack.encode(reply.arrays))
         return msgspec.structs.replace(reply, arrays={}, stored=key)

@@ -17,7 +17,7 @@ import redis
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.errors import ClientShare, DeadlineExceeded, KeyShare, NeverFits, QueueFull, RedisAway
-from server.queue.messages import QueuedJob, encode
+from server.queue.messages import QueuedJob
 from server.queue.pieces import PIECE_BYTES, Freight
 from server.queue.rows import AdmissionCall, Enqueued, Request
 from server.queue.shares import NOTHING, Claim, Held, Ledger, Load, Reservation, beyond_key, bounds, refusal, seconds
@@ -69,9 +69,9 @@ class Enqueuer:
         self._read_at = 0.0
         self.load = Load()
 
-    def reserve(self, items: int, nbytes: int, claim: Claim) -> Reservation:
-        """A place for so many jobs and bytes, before the body is read: `async with`; raises QueueFull on entry, ClientShare among them."""
-        return Reservation(self._ledger, self._check, claim, items, nbytes)
+    def reserve(self, claim: Claim) -> Reservation:
+        """No places yet: a request takes them as its body arrives."""
+        return Reservation(self._ledger, self._check, claim)
 
     async def enqueue(self, jobs: Sequence[QueuedJob], *, max_items: int = 0, again: bool = False, place: bool = False) -> int:
         """The jobs of one request, all or none; returns when the queue holds them, with how many wait before the first if `place`.
@@ -114,15 +114,12 @@ class Enqueuer:
         return time.monotonic() - self._read_at
 
     async def _check(self, claim: Claim, asked: Held, has: Held) -> None:
-        if self._refusal(claim, asked, self._ledger, has) is None:
-            return
-        if self.age() > self._fresh:
+        refused = refusal(self.bounds, self.load, self._ledger, claim, asked, has)
+        if refused is not None and self.age() > self._fresh:
             await self.read_load_if_there()
-        if (refused := self._refusal(claim, asked, self._ledger, has)) is not None:
+            refused = refusal(self.bounds, self.load, self._ledger, claim, asked, has)
+        if refused is not None:
             raise refused
-
-    def _refusal(self, claim: Claim, asked: Held, promised: Ledger, has: Held) -> QueueFull | NeverFits | None:
-        return refusal(self.bounds, self.load, promised, claim, asked, has)
 
     async def read_load_if_there(self) -> None:
         """For Retry-After."""
@@ -137,7 +134,7 @@ class Enqueuer:
         asked = Held(len(jobs), sum(job.nbytes for job in jobs), sum(job.work_ms for job in jobs))
         if kind is KeyShare:
             return beyond_key(self.load.all, self.load.owners.get(claim.owner, Held()), claim, len(jobs))
-        found = self._refusal(claim, asked, NOTHING, Held())
+        found = refusal(self.bounds, self.load, NOTHING, claim, asked, Held())
         if found is not None and type(found) in (kind, NeverFits):
             return found
         return kind(1, f"there was no place: {self.load.all.items} jobs, {self.load.all.nbytes} bytes")
@@ -223,7 +220,7 @@ def to_rows(jobs: Iterable[QueuedJob], max_items: int, *, kept: bool = False) ->
     `kept`: the messages lie beside the stream however small they are, where they can be read again."""
     rows, messages, staged = [], [], {}
     for job in jobs:
-        message = encode(job)
+        message = msgspec.msgpack.encode(job)
         place = "stage" if len(message) > INLINE_BYTES else "blob" if kept else "inline"
         if place == "stage":
             staged[keys.stage(job.id)] = message

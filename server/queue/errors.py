@@ -31,7 +31,7 @@ class RedisAway(Exception):
 
 
 class DeadlineExceeded(Exception):
-    """504: the deadline came before the answer; the jobs have been cancelled."""
+    """504: the deadline had passed before the jobs were queued."""
 
 
 class RecordLost(Exception):

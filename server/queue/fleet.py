@@ -21,14 +21,6 @@ from server.queue.messages import UnknownVersion, WorkerInfo, decode
 STATES = frozenset({"loaded", "unloaded"})
 
 
-@dataclass(frozen=True)
-class Repository:
-    states: Mapping[str, str]
-    """Bundle name → `loaded` | `unloaded`; a name that is absent is loaded."""
-    revision: int
-    """The number of the latest change that `states` shows, or of an earlier one."""
-
-
 def states_of(flat: Sequence[bytes]) -> dict[str, str]:
     """From `[name, state, name, state, …]`. Anybody may have written to that hash: what is no bundle's name or no state is left out."""
     texts = [item.decode(errors="replace") for item in flat]

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import msgspec
 
+from server.arrays import Array
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.enqueuer import Enqueuer
 from server.queue.errors import DeadlineExceeded, RedisAway
-from server.queue.messages import Failure, Progress, QueuedJob, Reply, UnknownVersion, decode, decode_arrays
+from server.queue.messages import Failure, Progress, QueuedJob, Reply, UnknownVersion, decode
 from server.queue.pieces import Freight
 
 log = logging.getLogger(__name__)
@@ -184,7 +185,8 @@ class Inbox:
         try:
             stored = await self._freight.read(reply.stored)
             if stored and not waiting.reply.done():
-                self._answer(waiting, msgspec.structs.replace(reply, arrays=decode_arrays(stored), stored=""))
+                arrays = msgspec.msgpack.decode(stored, type=dict[str, Array])
+                self._answer(waiting, msgspec.structs.replace(reply, arrays=arrays, stored=""))
             await self._freight.delete(reply.stored)
         except RedisAway as away:
             self._link.lost(away)

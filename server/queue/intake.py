@@ -195,7 +195,7 @@ class Intake:
 
         What was claimed in that answer is marked as running alone, which it does not: it is given back, to be claimed once more.
         """
-        held = self._endings.held
+        held = self._endings.held.copy()
         rows = [row for row in self._read(capacity.pool_of, "0") if (row.stream.decode(), row.entry.decode()) not in held]
         within = capacity.within(rows)
         marks = [self._link.command("EXISTS", self._link.name(keys.deaths(row.job.decode(errors="replace")))) for row in within]
@@ -247,7 +247,7 @@ class Intake:
             if isinstance(job, Reply):
                 endings.append(Ending(entry, job))
                 continue
-            self._endings.hold(stream, entry_id)
+            self._endings.held.add((stream, entry_id))
             held = entry if job is None else self._understood(Delivery.of(entry, job))
             if held is not None:
                 taken.append(held)

@@ -59,14 +59,20 @@ class Link:
         return self._send(self._connection(), *words)()
 
     def send_script(self, name: str, *arguments: Any) -> Callable[[], Any]:
-        """A script that is on its way when this returns; what it returns reads the answer, before this thread's next command."""
-        answer = self._call(name, *arguments)
+        """A script that is on its way when this returns; what it returns reads the answer, before this thread's next command.
+
+        It goes with its source where this connection has not sent that: one whose answer is read late would be refused."""
+        connection = self._connection()
+        script = ("EVALSHA", script_sha(name)) if name in self._of_thread.scripts else ("EVAL", script_source(name))
+        self._of_thread.scripts.add(name)
+        answer = self._send(connection, *script, 1, self.name(""), *arguments)
 
         def read() -> Any:
             try:
                 return answer()
-            except redis.exceptions.NoScriptError:
-                return self._call(name, *arguments)()
+            except redis.exceptions.NoScriptError:  # Redis has forgotten it: the next call loads it
+                self._of_thread.scripts.discard(name)
+                return self.send_script(name, *arguments)()
 
         return read
 
@@ -102,22 +108,6 @@ class Link:
     def monotonic(self, redis_ms: int) -> float:
         """A time on Redis' clock, as of the last script that told it, as one of `time.monotonic()`."""
         return (redis_ms - self._clock_offset_ms) / 1000
-
-    def _call(self, name: str, *arguments: Any) -> Callable[[], Any]:
-        """Send a script, with its source where this connection has not sent that: one whose answer is read late would be refused."""
-        connection = self._connection()
-        script = ("EVALSHA", script_sha(name)) if name in self._of_thread.scripts else ("EVAL", script_source(name))
-        self._of_thread.scripts.add(name)
-        answer = self._send(connection, *script, 1, self.name(""), *arguments)
-
-        def read() -> Any:
-            try:
-                return answer()
-            except redis.exceptions.NoScriptError:
-                self._of_thread.scripts.discard(name)  # the next call loads it
-                raise
-
-        return read
 
     def _send(self, connection: Any, *words: Any) -> Callable[[], Any]:
         self._attempt(connection, lambda: connection.send_packed_command([packed(words)], check_health=False))

@@ -69,10 +69,6 @@ class QueuedJob(msgspec.Struct, frozen=True, kw_only=True):
     needs: str = ""
     """A worker must understand these words of `WORKER_FORMS` to run it, separated by spaces: one that does not gives it to the others."""
 
-    @property
-    def nbytes(self) -> int:
-        return sum(len(array.data) for array in self.arrays.values())
-
 
 def later(job: QueuedJob, by_ms: int) -> QueuedJob:
     """The same job with a later deadline."""
@@ -180,22 +176,10 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 Message = TypeVar("Message", QueuedJob, Reply, Progress, WorkerInfo)
 
-_encoder = msgspec.msgpack.Encoder()
 _fields = msgspec.msgpack.Decoder(type=dict[str, msgspec.Raw])
-_arrays = msgspec.msgpack.Decoder(dict[str, Array])
 _decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {
     kind: msgspec.msgpack.Decoder(kind) for kind in (QueuedJob, Reply, Progress, WorkerInfo)
 }
-
-
-def encode(message: QueuedJob | Reply | Progress | WorkerInfo | dict[str, Array]) -> bytes:
-    """Encode a message, or the arrays that `Reply.stored` names."""
-    return _encoder.encode(message)
-
-
-def decode_arrays(data: bytes) -> dict[str, Array]:
-    """Decode what `Reply.stored` names. Raises msgspec.MsgspecError for what are no arrays."""
-    return _arrays.decode(data)
 
 
 def decode(kind: type[Message], data: bytes) -> Message:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -25,6 +26,11 @@ def epoch_of(record_id: str) -> str:
     """Which partition and Redis took the job; empty for what is no id of ours."""
     match = _ID.fullmatch(record_id)
     return match[1] if match else ""
+
+
+def rfc3339(unix_ms: int) -> str:
+    """A moment as clients read it: in UTC, to the millisecond."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,17 +138,6 @@ class Happened(NamedTuple):
     state: State | None
     """None: there is no such record."""
     events: list[RecordEvent]
-
-
-class Ongoing(NamedTuple):
-    """A client's job that has not ended, without its id. Times are Unix milliseconds on Redis' clock."""
-
-    task: str
-    bundle: str
-    state: str
-    created_ms: int
-    started_ms: int | None
-    progress: JobProgress | None
 
 
 @dataclass(frozen=True)

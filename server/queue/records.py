@@ -11,12 +11,13 @@ from typing import cast
 
 import msgspec
 
+from server.arrays import Array
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.connect import ANSWER_TIMEOUT_S, away_is_one_error
 from server.queue.enqueuer import LATE, Enqueuer, to_rows
 from server.queue.errors import DeadlineExceeded, KeyTaken, NeverFits, RecordLost, RedisAway, ResultsFull
-from server.queue.messages import QueuedJob, Reply, decode, decode_arrays, later
+from server.queue.messages import QueuedJob, Reply, decode, later
 from server.queue.pieces import Freight
 from server.queue.record import NAMES, RECORD_BYTES, Draft, Happened, Record, RecordEvent, State, epoch_of
 from server.queue.rows import Recorded
@@ -194,7 +195,7 @@ class Records:
             return reply
         stored = await self._freight.read(keys.result_arrays(job_id))
         try:
-            return msgspec.structs.replace(reply, arrays=decode_arrays(stored), stored="")
+            return msgspec.structs.replace(reply, arrays=msgspec.msgpack.decode(stored, type=dict[str, Array]), stored="")
         except msgspec.MsgspecError:  # it expired, or was removed, between two pieces
             return None
 

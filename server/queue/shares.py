@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from server.queue import keys
@@ -190,57 +189,37 @@ class Load:
 
 
 class Reservation:
-    """`async with dispatcher.reserve(items, nbytes) as reservation:` raises QueueFull on entry; leaving gives the places back."""
+    """Places that a gateway has promised to a request: none at first, until `resize`, and none after `release`."""
 
-    def __init__(
-        self, ledger: Ledger, check: Callable[[Claim, Held, Held], Awaitable[None]], claim: Claim, items: int, nbytes: int
-    ) -> None:
+    def __init__(self, ledger: Ledger, check: Callable[[Claim, Held, Held], Awaitable[None]], claim: Claim) -> None:
         """`check` raises QueueFull if so much more has no place beside what the request has, NeverFits if it never will."""
         self._ledger = ledger
         self._check = check
-        self._claim = claim
-        self._wanted = (items, nbytes)
+        self.claim = claim
         self.items = 0
         self.nbytes = 0
 
-    async def __aenter__(self) -> Reservation:
-        await self.resize(*self._wanted)
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.release()
-
-    @property
-    def max_items(self) -> int:
-        """Most unfinished jobs of the owner, whoever counts them; 0: no limit of its own."""
-        return self._claim.max_items
-
-    @property
-    def low(self) -> bool:
-        """Whether it is for work of priority low."""
-        return self._claim.low
-
     def lengthen(self) -> None:
         """From now on it is for work that takes long."""
-        self._claim = self._claim._replace(takes_long=True)
+        self.claim = self.claim._replace(takes_long=True)
 
     def lower(self) -> None:
         """From now on it is for work of priority low."""
         held = self.items, self.nbytes
         self._take(0, 0)
-        self._claim = self._claim._replace(low=True)
+        self.claim = self.claim._replace(low=True)
         self._take(*held)
 
     async def check(self, items: int = 0, nbytes: int = 0, work_ms: int = 0) -> None:
         """Raises QueueFull if so much more would have no place now, NeverFits if it never will; takes none."""
-        await self._check(self._claim, Held(items, nbytes, work_ms), Held(self.items, self.nbytes))
+        await self._check(self.claim, Held(items, nbytes, work_ms), Held(self.items, self.nbytes))
 
     async def resize(self, items: int, nbytes: int) -> None:
         """As the body arrives, and once it tells how many images it holds. Raises QueueFull and keeps what it had; NeverFits for more than
         the owner's API key or work of priority low may hold at all."""
-        if 0 < self._claim.max_items < items:
-            raise beyond_key(Held(), Held(), self._claim, items)
-        await self._check(self._claim, Held(items - self.items, nbytes - self.nbytes), Held(self.items, self.nbytes))
+        if 0 < self.claim.max_items < items:
+            raise beyond_key(Held(), Held(), self.claim, items)
+        await self._check(self.claim, Held(items - self.items, nbytes - self.nbytes), Held(self.items, self.nbytes))
         self._take(items, nbytes)
 
     def release(self) -> None:
@@ -248,5 +227,5 @@ class Reservation:
         self._take(0, 0)
 
     def _take(self, items: int, nbytes: int) -> None:
-        self._ledger.add(self._claim, items - self.items, nbytes - self.nbytes)
+        self._ledger.add(self.claim, items - self.items, nbytes - self.nbytes)
         self.items, self.nbytes = items, nbytes

@@ -10,7 +10,7 @@ import msgspec
 from server.queue import keys
 from server.queue.async_link import AsyncLink
 from server.queue.messages import Priority
-from server.queue.record import RECORD_BYTES, JobProgress, Ongoing, RecordsLoad
+from server.queue.record import RECORD_BYTES, JobProgress, RecordsLoad, rfc3339
 from server.queue.shares import QueueDepth, depths
 
 STEP_S = 5
@@ -30,11 +30,22 @@ class StatusQueue(msgspec.Struct, frozen=True):
     oldest_s: float
 
 
-@dataclass(frozen=True)
-class Letter:
+class StatusLongJob(msgspec.Struct, frozen=True):
+    """An asynchronous job that has not ended. `age_s`: since it was accepted; `running_s`: since a worker took it, null before;
+    `progress`: null before the first step ends."""
+
+    task: str
+    bundle: str
+    state: str
+    age_s: float
+    running_s: float | None
+    progress: JobProgress | None
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
     """A job that was given up."""
 
-    time_ms: int
+    time: str
     bundle: str
     reason: str
 
@@ -49,10 +60,10 @@ class Lately:
     queue: list[StatusQueue]
     steps: list[Mapping[str, int]]
     """Counts of each complete step, the oldest first: STEPS of them."""
-    letters: list[Letter]
+    letters: list[DeadLetter]
     """The latest first."""
     records: RecordsLoad
-    ongoing: list[Ongoing]
+    ongoing: list[StatusLongJob]
     """Clients' jobs that have not ended, the oldest first."""
 
 
@@ -73,7 +84,7 @@ class StatusReader:
             [_counts(flat) for flat in history],
             [_letter(*(field.decode(errors="replace") for field in letter)) for letter in dead],
             _records(queued, running, kept, _counts(totals), _counts(ended)),
-            [_ongoing(*(value.decode() if value else "" for value in row)) for row in oldest],
+            [_long_job(now_ms, *(value.decode() if value else "" for value in row)) for row in oldest],
         )
 
     async def statistics(self, bundle: str) -> dict[str, int]:
@@ -109,14 +120,17 @@ def _records(queued: int, running: int, kept: int, totals: dict[str, int], ended
     return RecordsLoad({state: count for state, count in counts.items() if count}, ended, nbytes)
 
 
-def _letter(entry: str, stream: str, reason: str) -> Letter:
+def _letter(entry: str, stream: str, reason: str) -> DeadLetter:
     try:
         bundle = keys.StreamName.of(stream).bundle
     except ValueError:
         bundle = ""
-    return Letter(int(entry.partition("-")[0]), bundle, reason)
+    return DeadLetter(rfc3339(int(entry.partition("-")[0])), bundle, reason)
 
 
-def _ongoing(task: str, bundle: str, state: str, created: str, started: str, done: str, total: str, unit: str) -> Ongoing:
+def _long_job(
+    now_ms: int, task: str, bundle: str, state: str, created: str, started: str, done: str, total: str, unit: str
+) -> StatusLongJob:
     progress = JobProgress(int(done), int(total), unit) if unit else None
-    return Ongoing(task, bundle, state, int(float(created)), int(float(started)) if started else None, progress)
+    age_s, running_s = (round(max(0.0, now_ms - float(since)) / 1000, 1) if since else None for since in (created, started))
+    return StatusLongJob(task, bundle, state, age_s or 0.0, running_s, progress)

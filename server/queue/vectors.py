@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from server.queue import keys
 from server.queue.async_link import AsyncLink
@@ -25,14 +26,12 @@ class Vectors:
     async def recall(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Return those that are kept, by id; from now on they count as used."""
         found: dict[str, bytes] = {}
-        try:
+        with suppress(RedisAway):
             self._link.check()
             for first in range(0, len(ids), AT_ONCE):
                 some = ids[first : first + AT_ONCE]
                 values = await self._link.undisturbed(self._freight.read_small([keys.vector(id_) for id_ in some]))
                 found |= {id_: value for id_, value in zip(some, values, strict=True) if value is not None}
-        except RedisAway:
-            pass
         if found:
             self._link.spawn(self._keep("", list(found), {}))
         return found
@@ -44,10 +43,8 @@ class Vectors:
     async def _keep(self, owner: str, used: Sequence[str], new: Mapping[str, bytes]) -> None:
         most, ttl = self._settings.text_cache_bytes, int(self._settings.text_cache_ttl * 1000)
         ids = list(new)
-        try:
+        with suppress(RedisAway):
             for first in range(0, max(len(ids), len(used)), AT_ONCE):
                 recent, some = used[first : first + AT_ONCE], ids[first : first + AT_ONCE]
                 pairs = (word for id_ in some for word in (id_, new[id_]))
                 await self._link.move("keep_vectors", most, ttl, owner, len(recent), *recent, *pairs)
-        except RedisAway:
-            pass

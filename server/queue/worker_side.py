@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from models.bundle import BundleSpec
 from server.queue import keys
 from server.queue.delivery import QueueEntry
 from server.queue.endings import Endings
-from server.queue.fleet import Repository, states_of
+from server.queue.fleet import states_of
 from server.queue.intake import Intake
 from server.queue.keys import Keyspace
 from server.queue.link import Link, WorkerTimings
-from server.queue.messages import WORKER_FORMS, WorkerInfo, encode
+from server.queue.messages import WORKER_FORMS, WorkerInfo
 from server.queue.rows import whole
 
 JANITOR_KEYS = 500
@@ -43,7 +45,7 @@ class WorkerQueue:
         """To be called every second by a thread that proves progress: `worker:<id>` is what tells the living from the dead.
 
         What this worker does not understand goes back to the others then: if it gets it again, so often and not more often."""
-        alive = (self.id, encode(info), int(self._timings.key_ttl * 1000))
+        alive = (self.id, msgspec.msgpack.encode(info), int(self._timings.key_ttl * 1000))
         known, self._intake.redis_is_full = self._link.script("announce", *alive)
         if not known and self._specs:
             # the first time, or Redis has forgotten us: it may have lost the specs too
@@ -61,10 +63,11 @@ class WorkerQueue:
         """Delete `worker:<id>`: others may claim its jobs at once. Also called by a supervisor that saw the process end."""
         self._link.command("DEL", self._link.name(keys.worker(self.id)))
 
-    def repository(self) -> Repository:
-        """Return what operators want loaded, and the number of their latest change."""
+    def repository(self) -> tuple[dict[str, str], int]:
+        """Bundle name → `loaded` | `unloaded`, absent where it is loaded; and the number of the latest change that this shows, or of an
+        earlier one."""
         revision = self._link.command("GET", self._link.service_name(keys.REVISION))  # first: it is at most that of what is read next
-        return Repository(states_of(self._link.command("HGETALL", self._link.service_name(keys.REPOSITORY))), whole(revision or b""))
+        return states_of(self._link.command("HGETALL", self._link.service_name(keys.REPOSITORY))), whole(revision or b"")
 
     def close(self) -> None:
         self._link.close()

@@ -36,7 +36,6 @@ NEVER_SEEN = 180.0
 """Seconds after which a process is killed that never gave one: its start alone may take long."""
 MARGIN = 5.0
 """Seconds beyond `drain_timeout` that a process gets to end."""
-BACKLOG = 2048
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
 """Torch's threads must not spin while they wait for one that lost its core to the gateway."""
 
@@ -47,7 +46,7 @@ def serve(settings: Settings) -> int:
     system.keep_from_others()
     signals = StopSignals(children=True)
     try:
-        listener = _listen(settings.host, settings.port)
+        listener = system.listen(settings.host, settings.port)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         print(f"opsin: cannot listen on {settings.host}:{settings.port}: {reason}; --host and --port choose others", file=sys.stderr)
@@ -202,11 +201,6 @@ class Supervisor:
 
 def _opsin(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "opsin", *arguments]
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
 def _bundles(infos: Iterable[WorkerInfo], state: str) -> list[str]:

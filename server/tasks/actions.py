@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -37,51 +37,39 @@ SECOND_BYTES = 8 * 3
 SMALL_ARRAYS = 512
 NOBODY = np.zeros(0)
 SAMPLE = Path(__file__).with_name("sample.mp4")
-"""A figure that detectors take for a person, to warm up with; drawn by `server.playground.drawing`."""
+"""A figure that detectors take for a person, to warm up with; drawn by `training.starters.drawings`."""
 SAMPLE_FRAMES = 2
 
 
 class ActionsOptions(Options, frozen=True, kw_only=True):
-    top_k: (
-        Annotated[int, Meta(ge=1, description="Labels of a person and second, best first.", extra={"default": "5, or all of fewer"})] | None
-    ) = None
+    top_k: Annotated[
+        int | None, Meta(ge=1, description="Labels of a person and second, best first.", extra={"default": "5, or all of fewer"})
+    ] = None
     threshold: Annotated[float, Meta(ge=0, le=1, description="Labels of a lower score are left out.")] = 0.0
-    start_s: (
-        Annotated[
-            float,
-            Meta(ge=0, description="Frames from here on are looked at, in seconds from the first frame.", extra={"default": "0"}),
-        ]
-        | None
-    ) = None
-    end_s: (
-        Annotated[
-            float, Meta(gt=0, description="Frames before this are looked at; one at it is not.", extra={"default": "the end of the video"})
-        ]
-        | None
-    ) = None
-    people: (
-        Annotated[
-            int,
-            Meta(
-                ge=1,
-                le=MOST_PEOPLE,
-                description="Most people to follow at a time, those of the best boxes. Not with `tracks`.",
-                extra={"values": f"1 to {MOST_PEOPLE}", "default": "the bundle's"},
-            ),
-        ]
-        | None
-    ) = None
-    detail: (
-        Annotated[
-            Detail,
-            Meta(
-                description="How closely people are looked for: `high` sees small ones and takes four times as long as `fast`. "
-                "Not with `tracks`.",
-                extra={"default": "the bundle's"},
-            ),
-        ]
-        | None
-    ) = None
+    start_s: Annotated[
+        float | None, Meta(ge=0, description="Frames from here on are looked at, in seconds from the first frame.", extra={"default": "0"})
+    ] = None
+    end_s: Annotated[
+        float | None,
+        Meta(gt=0, description="Frames before this are looked at; one at it is not.", extra={"default": "the end of the video"}),
+    ] = None
+    people: Annotated[
+        int | None,
+        Meta(
+            ge=1,
+            le=MOST_PEOPLE,
+            description="Most people to follow at a time, those of the best boxes. Not with `tracks`.",
+            extra={"values": f"1 to {MOST_PEOPLE}", "default": "the bundle's"},
+        ),
+    ] = None
+    detail: Annotated[
+        Detail | None,
+        Meta(
+            description="How closely people are looked for: `high` sees small ones and takes four times as long as `fast`. "
+            "Not with `tracks`.",
+            extra={"default": "the bundle's"},
+        ),
+    ] = None
 
 
 class ActionsPlan(msgspec.Struct, frozen=True):
@@ -161,19 +149,19 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
     options = ActionsOptions
     plan_type = ActionsPlan
     answer = ActionsAnswer
-    example: ClassVar[Mapping[str, Any]] = {
-        "detail": "high",
-        "video": {"width": 1768, "height": 994, "fps": 30.0, "frames": 230, "duration_s": 7.667},
-        "people": [
-            {
-                "person": 1,
-                "first_s": 0.0,
-                "last_s": 2.83,
-                "boxes": [[0.0, 570.65, 54.28, 151.9, 422.51, 0.2705]],
-                "actions": [{"start_s": 0.0, "end_s": 1.0, "labels": [{"label": "jump", "index": 5, "score": 0.61}]}],
-            }
+    example = ActionsAnswer(
+        VideoFacts(width=1768, height=994, fps=30.0, frames=230, duration_s=7.667),
+        [
+            Person(
+                person=1,
+                first_s=0.0,
+                last_s=2.83,
+                boxes=[[0.0, 570.65, 54.28, 151.9, 422.51, 0.2705]],
+                actions=[ActionSecond(0.0, 1.0, [ActionLabel("jump", 5, 0.61)])],
+            )
         ],
-    }
+        "high",
+    )
     media_types = (JSON, MP4)
     echoed_arrays = ("video", "info")
     takes_long = True

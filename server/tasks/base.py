@@ -94,7 +94,7 @@ class Task(ABC, Generic[Asked, Plan]):
     plan_type: type[Plan]
     answer: ClassVar[type[msgspec.Struct]]
     """The task's own fields of the JSON answer; `id`, `model`, `version` and `timing` are put around them."""
-    example: ClassVar[Mapping[str, Any]]
+    example: ClassVar[msgspec.Struct]
     """An example of the answer, for the documentation."""
     takes_long: ClassVar[bool] = False
     """Whether its requests have `OPSIN_JOB_TIMEOUT` as their default deadline, and may have as much."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -25,12 +25,10 @@ IMAGE = Part("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by
 
 
 class ClassifyOptions(Options, frozen=True, kw_only=True):
-    top_k: (
-        Annotated[
-            int, Meta(ge=1, description="How many labels.", extra={"values": "1 to the number of classes", "default": str(DEFAULT_TOP_K)})
-        ]
-        | None
-    ) = None
+    top_k: Annotated[
+        int | None,
+        Meta(ge=1, description="How many labels.", extra={"values": "1 to the number of classes", "default": str(DEFAULT_TOP_K)}),
+    ] = None
     merge: Annotated[
         MERGED | None,
         Meta(description="Token merging.", extra={"values": VALUES, "default": "the bundle's default rung"}),
@@ -45,35 +43,24 @@ class ClassifyOptions(Options, frozen=True, kw_only=True):
     timeline: Annotated[
         bool, Meta(description="Also tell the scores of each view of a clip or window of sound, and stream them as they come.")
     ] = False
-    views: (
-        Annotated[int, Meta(ge=1, le=MOST_VIEWS, description="Views of a video, spread over its time.", extra={"default": "the bundle's"})]
-        | None
-    ) = None
-    crops: (
-        Annotated[
-            Literal[1, 3],
-            Meta(description="Crops of each view: its centre, or three along its longer side.", extra={"default": "the bundle's"}),
-        ]
-        | None
-    ) = None
-    start_s: Annotated[float, Meta(ge=0, description="Where what is classified begins, in seconds.", extra={"default": "0"})] | None = None
-    end_s: (
-        Annotated[float, Meta(gt=0, description="Where it ends; later than the end: at the end.", extra={"default": "the end of the file"})]
-        | None
-    ) = None
-    windows: (
-        Annotated[
-            int, Meta(ge=1, le=MOST_WINDOWS, description="Windows of sound, one behind the other.", extra={"default": "all that fit"})
-        ]
-        | None
-    ) = None
-    use: (
-        Annotated[
-            Literal["both", "sound", "sight"],
-            Meta(description="What a bundle of sound and sight goes by.", extra={"default": "what was sent, as far as the bundle can"}),
-        ]
-        | None
-    ) = None
+    views: Annotated[
+        int | None, Meta(ge=1, le=MOST_VIEWS, description="Views of a video, spread over its time.", extra={"default": "the bundle's"})
+    ] = None
+    crops: Annotated[
+        Literal[1, 3] | None,
+        Meta(description="Crops of each view: its centre, or three along its longer side.", extra={"default": "the bundle's"}),
+    ] = None
+    start_s: Annotated[float | None, Meta(ge=0, description="Where what is classified begins, in seconds.", extra={"default": "0"})] = None
+    end_s: Annotated[
+        float | None, Meta(gt=0, description="Where it ends; later than the end: at the end.", extra={"default": "the end of the file"})
+    ] = None
+    windows: Annotated[
+        int | None, Meta(ge=1, le=MOST_WINDOWS, description="Windows of sound, one behind the other.", extra={"default": "all that fit"})
+    ] = None
+    use: Annotated[
+        Literal["both", "sound", "sight"] | None,
+        Meta(description="What a bundle of sound and sight goes by.", extra={"default": "what was sent, as far as the bundle can"}),
+    ] = None
 
 
 OF_CLIPS = ("merge_sight", "views", "crops", "start_s", "end_s", "windows", "use")
@@ -176,14 +163,14 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
     plan_type = ClassifyPlan
     answer = ClassifyAnswer
     without_tensor = ("timeline", "trace")
-    example: ClassVar[Mapping[str, Any]] = {
-        "results": [
-            {
-                "predictions": [{"label": "Chad", "index": 205, "score": 0.52}, {"label": "Romania", "index": 180, "score": 0.41}],
-                "merging": {"rung": "steps13", "schedule": [13, 13, 13, 10], "tokens_in": 65, "tokens_out": 16},
-            }
+    example = ClassifyAnswer(
+        [
+            Classification(
+                [Prediction("Chad", 205, 0.52), Prediction("Romania", 180, 0.41)],
+                Merging("steps13", (13, 13, 13, 10), tokens_in=65, tokens_out=16),
+            )
         ]
-    }
+    )
 
     def plan(self, asked: ClassifyOptions, spec: BundleSpec) -> ClassifyPlan:
         top_k = checked_top_k(asked.top_k, spec)

@@ -24,7 +24,7 @@ from models.registry import architectures
 from models.spec import Sound
 from server.media import sound, video
 from server.media.images import Decoder
-from server.media.limits import named
+from server.media.limits import RecordingError, named
 from server.media.sound import SoundLimits
 from server.tasks.base import Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
 from server.tasks.classify import (
@@ -277,8 +277,10 @@ def _read(item: Item, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
     try:
         with named("video"):
             return sound.read(item["video"], rate, limits)
-    except sound.NoSound as error:
-        missing = sound.NoSound("missing: the video has no sound; send one beside it")
+    except RecordingError as error:
+        if error.problem != "no-sound":
+            raise
+        missing = RecordingError("no-sound", "missing: the video has no sound; send one beside it")
         missing.part = "audio"
         raise missing from error
 

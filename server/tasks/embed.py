@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -35,27 +35,20 @@ class EmbedOptions(Options, frozen=True, kw_only=True):
         "float"
     )
     merge: Annotated[MERGED, Meta(description="Token merging in images.", extra={"values": VALUES})] = "off"
-    pool: (
-        Annotated[
-            Literal["cls", "mean"],
-            Meta(
-                description="Vector of an image: the class token, or the mean of the patches; not every bundle has both.",
-                extra={"default": "the bundle's own"},
-            ),
-        ]
-        | None
-    ) = None
+    pool: Annotated[
+        Literal["cls", "mean"] | None,
+        Meta(
+            description="Vector of an image: the class token, or the mean of the patches; not every bundle has both.",
+            extra={"default": "the bundle's own"},
+        ),
+    ] = None
     output: Annotated[
         Literal["pooled", "tokens"],
         Meta(description="One vector for an image, or one for each of its merged tokens, with their sizes and patches."),
     ] = "pooled"
-    dimensions: (
-        Annotated[
-            int,
-            Meta(ge=1, description="Length of the vectors.", extra={"values": "the bundle's own", "default": "the bundle's own"}),
-        ]
-        | None
-    ) = None
+    dimensions: Annotated[
+        int | None, Meta(ge=1, description="Length of the vectors.", extra={"values": "the bundle's own", "default": "the bundle's own"})
+    ] = None
     truncate: Annotated[bool, Meta(description="Cut texts that are too long for the bundle, instead of refusing them.")] = True
 
 
@@ -100,13 +93,7 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan]):
     plan_type = EmbedPlan
     answer = EmbedAnswer
     media_types = (JSON, NPY, NPZ)
-    example: ClassVar[Mapping[str, Any]] = {
-        "kind": "text",
-        "dim": 4,
-        "normalized": True,
-        "embeddings": [[0.5, -0.5, 0.5, 0.5]],
-        "truncated": 0,
-    }
+    example = EmbedAnswer("text", dim=4, normalized=True, embeddings=[[0.5, -0.5, 0.5, 0.5]], truncated=0)
 
     def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
         return self.parts if spec.task == "zero-shot" else self.parts[:1]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -80,15 +80,15 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
     options = InpaintOptions
     plan_type = InpaintPlan
     answer = InpaintAnswer
-    example: ClassVar[Mapping[str, Any]] = {
-        "width": 640,
-        "height": 480,
-        "masked_pixels": 8214,
-        "steps": 100,
-        "sampler": "ddim",
-        "method": "network",
-        "results": [{"image": "iVBORw0KGgo…", "seed": 4127539016253314}],
-    }
+    example = InpaintAnswer(
+        width=640,
+        height=480,
+        masked_pixels=8214,
+        steps=100,
+        sampler="ddim",
+        method="network",
+        results=[Filled(b"\x89PNG\r\n\x1a\n", seed=4127539016253314)],
+    )
     media_types = (PNG, JSON)
     echoed_arrays = unread_arrays = ("image", "mask")
     takes_long = True

@@ -23,22 +23,15 @@ MOST_FEATHER = 128
 
 
 class InpaintOptions(Options, frozen=True, kw_only=True):
-    mask: (
-        Annotated[
-            str,
-            Meta(
-                max_length=100,
-                pattern=r"^\s*(box|center|random)",
-                description="What is to be filled, in place of the part `mask`.",
-                extra={
-                    "values": masks.FORMS,
-                    "words": masks.FORMS,
-                    "default": "the part `mask`; without it the image's own pixels of alpha 0",
-                },
-            ),
-        ]
-        | None
-    ) = None
+    mask: Annotated[
+        str | None,
+        Meta(
+            max_length=100,
+            pattern=r"^\s*(box|center|random)",
+            description="What is to be filled, in place of the part `mask`.",
+            extra={"values": masks.FORMS, "words": masks.FORMS, "default": "the part `mask`; without it the image's own pixels of alpha 0"},
+        ),
+    ] = None
     method: Annotated[
         Method,
         Meta(
@@ -46,67 +39,52 @@ class InpaintOptions(Options, frozen=True, kw_only=True):
             "`auto`: the bundle's rules by the hole's thickness and the crop's side, else the network."
         ),
     ] = "auto"
-    preset: (
-        Annotated[
-            PresetName,
-            Meta(description="Sampler and steps by name; those given explicitly win.", extra={"default": "the bundle's, else `standard`"}),
-        ]
-        | None
-    ) = None
-    steps: (
-        Annotated[int, Meta(ge=1, le=1000, description="Denoising steps.", extra={"values": "1 to 1000", "default": "the preset's"})] | None
-    ) = None
-    sampler: Annotated[SamplerName, Meta(description="How steps follow each other.", extra={"default": "the preset's"})] | None = None
-    eta: Annotated[float, Meta(ge=0, le=1, description="Noise that `ddim` adds.", extra={"values": "0 to 1", "default": "0"})] | None = None
-    spacing: Annotated[SpacingName, Meta(description="Which times are visited.", extra={"default": "uniform"})] | None = None
-    seed: (
-        Annotated[
-            int,
-            Meta(
-                ge=0,
-                le=MOST_SEED,
-                description="Of the first sample; the others have the following ones.",
-                extra={"values": "0 to 2^63 - 1", "default": "drawn below 2^53, and told"},
-            ),
-        ]
-        | None
-    ) = None
-    temperature: (
-        Annotated[
-            float,
-            Meta(
-                ge=0,
-                le=1,
-                description="Share of the drawn noise that is used: less gives calmer fillings that differ less; at 0 all are the same.",
-                extra={"values": "0 to 1", "default": "the bundle's, else 1"},
-            ),
-        ]
-        | None
-    ) = None
+    preset: Annotated[
+        PresetName | None,
+        Meta(description="Sampler and steps by name; those given explicitly win.", extra={"default": "the bundle's, else `standard`"}),
+    ] = None
+    steps: Annotated[
+        int | None, Meta(ge=1, le=1000, description="Denoising steps.", extra={"values": "1 to 1000", "default": "the preset's"})
+    ] = None
+    sampler: Annotated[SamplerName | None, Meta(description="How steps follow each other.", extra={"default": "the preset's"})] = None
+    eta: Annotated[float | None, Meta(ge=0, le=1, description="Noise that `ddim` adds.", extra={"values": "0 to 1", "default": "0"})] = None
+    spacing: Annotated[SpacingName | None, Meta(description="Which times are visited.", extra={"default": "uniform"})] = None
+    seed: Annotated[
+        int | None,
+        Meta(
+            ge=0,
+            le=MOST_SEED,
+            description="Of the first sample; the others have the following ones.",
+            extra={"values": "0 to 2^63 - 1", "default": "drawn below 2^53, and told"},
+        ),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        Meta(
+            ge=0,
+            le=1,
+            description="Share of the drawn noise that is used: less gives calmer fillings that differ less; at 0 all are the same.",
+            extra={"values": "0 to 1", "default": "the bundle's, else 1"},
+        ),
+    ] = None
     samples: Annotated[int, Meta(ge=1, le=MOST_SAMPLES, description="How many different fillings.")] = 1
     grow: Annotated[int, Meta(ge=0, le=MOST_GROWTH, description="Pixels by which the mask is widened.")] = 0
     feather: Annotated[int, Meta(ge=0, le=MOST_FEATHER, description="Width in pixels of a soft edge, inside the widened mask.")] = 0
-    blend: (
-        Annotated[
-            Blend,
-            Meta(
-                description="How what was made meets the image: `membrane` moves its colours so that they fit at the edge.",
-                extra={"default": "`membrane`; with `feather` `none`"},
-            ),
-        ]
-        | None
-    ) = None
+    blend: Annotated[
+        Blend | None,
+        Meta(
+            description="How what was made meets the image: `membrane` moves its colours so that they fit at the edge.",
+            extra={"default": "`membrane`; with `feather` `none`"},
+        ),
+    ] = None
     inject_known: Annotated[bool, Meta(description="Let known pixels of partly masked patches guide the others.")] = True
-    size: (
-        Annotated[
-            Literal["fit", "crop", "tile"],
-            Meta(
-                description="What the network sees: the whole image, a crop around the mask, or one window after the other.",
-                extra={"default": "`crop` for images above the network's size, else `fit`"},
-            ),
-        ]
-        | None
-    ) = None
+    size: Annotated[
+        Literal["fit", "crop", "tile"] | None,
+        Meta(
+            description="What the network sees: the whole image, a crop around the mask, or one window after the other.",
+            extra={"default": "`crop` for images above the network's size, else `fit`"},
+        ),
+    ] = None
     deterministic: Annotated[bool, Meta(description="The same bytes on one machine, at the cost of sharing no batch.")] = False
 
 

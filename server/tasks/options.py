@@ -113,7 +113,7 @@ def _unwrapped(hint: Any) -> tuple[Any, Meta]:
     if typing.get_origin(hint) is Annotated:
         hint, meta = hint.__origin__, hint.__metadata__[0]
         inner, _ = _unwrapped(hint)
-        return (Annotated[inner, meta] if inner is hint else inner), meta
+        return Annotated[inner, meta], meta
     if typing.get_origin(hint) in (Union, types.UnionType):
         members = tuple(member for member in typing.get_args(hint) if member is not type(None))
         if len(members) == 1:

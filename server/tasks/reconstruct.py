@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -67,15 +67,15 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
     options = ReconstructOptions
     plan_type = ReconstructPlan
     answer = Reconstruction
-    example: ClassVar[Mapping[str, Any]] = {
-        "scene": "009d5e0c1b7a3f4e0f8a2b6c4d1e9f7a35",
-        "points": 18231,
-        "queries": 71904,
-        "scale": 0.231,
-        "metric": True,
-        "bounds": [[-0.31, -0.22, 0.74], [0.29, 0.25, 1.21]],
-        "file": "Z2xURgIAAAA…",
-    }
+    example = Reconstruction(
+        scene="009d5e0c1b7a3f4e0f8a2b6c4d1e9f7a35",
+        points=18231,
+        queries=71904,
+        scale=0.231,
+        metric=True,
+        bounds=[[-0.31, -0.22, 0.74], [0.29, 0.25, 1.21]],
+        file=b"glTF\2\0\0\0",
+    )
     media_types = (*MEDIA_TYPES.values(), JSON)
     takes_long = True
     kept_arrays = ("latent", "seen", "scale", "centre", "metric", *views.FRONT)

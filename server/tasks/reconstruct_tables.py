@@ -22,32 +22,26 @@ OF_DEPTH = ("fx", "fy", "cx", "cy", "fov", "depth_scale")
 
 
 class ReconstructOptions(Options, frozen=True, kw_only=True):
-    fx: Annotated[float, Meta(gt=0, description="Focal length in pixels of the image. For `depth`.")] | None = None
-    fy: Annotated[float, Meta(gt=0, description="The same downwards.", extra={"default": "`fx`"})] | None = None
-    cx: Annotated[float, Meta(description="Column of the optical axis, in pixels.", extra={"default": "the middle"})] | None = None
-    cy: Annotated[float, Meta(description="Row of the optical axis, in pixels.", extra={"default": "the middle"})] | None = None
-    fov: (
-        Annotated[
-            float,
-            Meta(
-                gt=0,
-                lt=180,
-                description="Horizontal field of view in degrees, in place of `fx`.",
-                extra={"values": "above 0 and below 180", "words": "degrees above 0 and below 180", "default": "60 of an image alone"},
-            ),
-        ]
-        | None
-    ) = None
-    depth_scale: (
-        Annotated[float, Meta(gt=0, description="Steps of a 16-bit depth map in a metre.", extra={"default": "1000: millimetres"})] | None
-    ) = None
-    spacing: (
-        Annotated[
-            float,
-            Meta(gt=0, description="Distance between cells, in units of the spread of the seen points.", extra={"default": "the bundle's"}),
-        ]
-        | None
-    ) = None
+    fx: Annotated[float | None, Meta(gt=0, description="Focal length in pixels of the image. For `depth`.")] = None
+    fy: Annotated[float | None, Meta(gt=0, description="The same downwards.", extra={"default": "`fx`"})] = None
+    cx: Annotated[float | None, Meta(description="Column of the optical axis, in pixels.", extra={"default": "the middle"})] = None
+    cy: Annotated[float | None, Meta(description="Row of the optical axis, in pixels.", extra={"default": "the middle"})] = None
+    fov: Annotated[
+        float | None,
+        Meta(
+            gt=0,
+            lt=180,
+            description="Horizontal field of view in degrees, in place of `fx`.",
+            extra={"values": "above 0 and below 180", "words": "degrees above 0 and below 180", "default": "60 of an image alone"},
+        ),
+    ] = None
+    depth_scale: Annotated[
+        float | None, Meta(gt=0, description="Steps of a 16-bit depth map in a metre.", extra={"default": "1000: millimetres"})
+    ] = None
+    spacing: Annotated[
+        float | None,
+        Meta(gt=0, description="Distance between cells, in units of the spread of the seen points.", extra={"default": "the bundle's"}),
+    ] = None
     threshold: Annotated[
         float,
         Meta(
@@ -58,20 +52,16 @@ class ReconstructOptions(Options, frozen=True, kw_only=True):
         ),
     ] = 0.1
     mode: Annotated[Mode, Meta(description="Ask from coarse to fine, or every cell.")] = "adaptive"
-    surface: (
-        Annotated[
-            Surface,
-            Meta(
-                description="What was seen joined with what the network makes of the rest, or all of it the network's.",
-                extra={"default": "`joined`, or `network` where no camera fits `points`"},
-            ),
-        ]
-        | None
-    ) = None
-    format: (
-        Annotated[Format, Meta(description="A mesh, its cells as points, or arrays.", extra={"default": "what is accepted, else `glb`"})]
-        | None
-    ) = None
+    surface: Annotated[
+        Surface | None,
+        Meta(
+            description="What was seen joined with what the network makes of the rest, or all of it the network's.",
+            extra={"default": "`joined`, or `network` where no camera fits `points`"},
+        ),
+    ] = None
+    format: Annotated[
+        Format | None, Meta(description="A mesh, its cells as points, or arrays.", extra={"default": "what is accepted, else `glb`"})
+    ] = None
 
 
 class ReconstructPlan(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ section 3.1.4). Images share batches whatever labels they are asked for, and vec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -39,26 +39,20 @@ class ZeroShotOptions(Options, frozen=True, kw_only=True):
             extra={"values": f"1 to {MOST_LABELS:,} distinct texts", "words": "texts"},
         ),
     ] = []  # noqa: RUF012 - msgspec copies it
-    template: (
-        Annotated[
-            list[str],
-            Meta(
-                description="A sentence that a label is put into, such as `a photo of a {}.`; of several the mean vector counts.",
-                extra={"values": "texts with one `{}` each; `{}` alone: labels as they are", "default": "the bundle's", "words": "texts"},
-            ),
-        ]
-        | None
-    ) = None
-    top_k: (
-        Annotated[
-            int, Meta(ge=1, description="How many labels.", extra={"values": "1 to the number of labels", "default": str(DEFAULT_TOP_K)})
-        ]
-        | None
-    ) = None
+    template: Annotated[
+        list[str] | None,
+        Meta(
+            description="A sentence that a label is put into, such as `a photo of a {}.`; of several the mean vector counts.",
+            extra={"values": "texts with one `{}` each; `{}` alone: labels as they are", "default": "the bundle's", "words": "texts"},
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None, Meta(ge=1, description="How many labels.", extra={"values": "1 to the number of labels", "default": str(DEFAULT_TOP_K)})
+    ] = None
     merge: Annotated[MERGED, Meta(description="Token merging in images.", extra={"values": VALUES})] = "off"
-    threshold: (
-        Annotated[float, Meta(ge=-1, le=1, description="Least cosine of a label that is told.", extra={"default": "none"})] | None
-    ) = None
+    threshold: Annotated[
+        float | None, Meta(ge=-1, le=1, description="Least cosine of a label that is told.", extra={"default": "none"})
+    ] = None
 
 
 class ZeroShotPlan(msgspec.Struct, frozen=True):
@@ -117,16 +111,11 @@ class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan]):
     plan_type = ZeroShotPlan
     answer = ZeroShotAnswer
     beside = "label"
-    example: ClassVar[Mapping[str, Any]] = {
-        "results": [
-            {
-                "predictions": [{"label": "a red car", "index": 0, "score": 0.93, "cosine": 0.31}],
-                "merging": {"rung": None, "schedule": [0, 0], "tokens_in": 197, "tokens_out": 197},
-            }
-        ],
-        "labels": {"count": 2, "cached": 1, "truncated": 0},
-        "templates": ["a photo of a {}."],
-    }
+    example = ZeroShotAnswer(
+        [ZeroShotResult([LabelScore("a red car", 0, score=0.93, cosine=0.31)], Merging(None, (0, 0), tokens_in=197, tokens_out=197))],
+        LabelCounts(count=2, cached=1, truncated=0),
+        ("a photo of a {}.",),
+    )
 
     def answers(self, spec: BundleSpec) -> bool:
         """Whether it has a tokenizer."""

@@ -37,18 +37,6 @@ WAIT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30,
 SIZE = (1, 2, 4, 8, 16, 32, 64, 128)
 EVENTS = ("queued", "started", "progress", "preview", "done", "failed", "cancelled")
 WEBHOOK_OUTCOMES = ("delivered", "failed", "given_up", "dropped")
-REJECTION_REASONS = (
-    "queue_full",
-    "client_share",
-    "key_share",
-    "results_full",
-    "draining",
-    "too_large",
-    "too_slow",
-    "no_worker",
-    "redis",
-    "unauthorized",
-)
 WATCHED = {
     "people": "People of whom an answer told something.",
     "tracks": "Tracks that began, those that were dropped as doubtful included.",
@@ -66,11 +54,11 @@ DURATION = "d"
 
 
 class Amount:
-    """Notes for one counter."""
+    """Notes for one counter, or for a gauge that goes up and down."""
 
     __slots__ = ("_amount", "_counter")
 
-    def __init__(self, counter: Counter) -> None:
+    def __init__(self, counter: Counter | Gauge) -> None:
         self._counter = counter
         self._amount = 0
 
@@ -81,19 +69,6 @@ class Amount:
         amount, self._amount = self._amount, 0
         if amount:
             self._counter.inc(amount)
-
-
-class Level:
-    """Notes for one gauge."""
-
-    __slots__ = ("_gauge", "value")
-
-    def __init__(self, gauge: Gauge) -> None:
-        self._gauge = gauge
-        self.value = 0
-
-    def give(self) -> None:
-        self._gauge.set(self.value)
 
 
 class Observations:
@@ -118,14 +93,14 @@ class Observations:
             self._histogram._buckets[index].inc(count)
 
 
-AnyNoted = TypeVar("AnyNoted", Amount, Level, Observations)
+AnyNoted = TypeVar("AnyNoted", Amount, Observations)
 
 
 class Notes:
     """All that one process notes of its metrics."""
 
     def __init__(self) -> None:
-        self._noted: list[Amount | Level | Observations] = []
+        self._noted: list[Amount | Observations] = []
 
     def of(self, noted: AnyNoted) -> AnyNoted:
         self._noted.append(noted)
@@ -182,24 +157,23 @@ def quantile(buckets: Mapping[int, int], share: float) -> float | None:
     return None
 
 
-@dataclass(frozen=True)
 class BundleMetrics:
     """A gateway's metrics with the labels of one bundle: looking labels up costs more than counting."""
 
-    items: Amount
-    tokens_in: Amount
-    tokens_out: Amount
-    preprocess: Observations
-    queue_wait: Observations
-    postprocess: Observations
-    payload_in: Observations
-    payload_out: Observations
+    def __init__(self, metrics: GatewayMetrics, notes: Notes, name: str, version: str) -> None:
+        self.items = notes.of(Amount(metrics.items.labels(name, version)))
+        self.tokens_in = notes.of(Amount(metrics.tokens_in.labels(name)))
+        self.tokens_out = notes.of(Amount(metrics.tokens_out.labels(name)))
+        self.preprocess = notes.of(Observations(metrics.preprocess.labels(name)))
+        self.queue_wait = notes.of(Observations(metrics.queue_wait.labels(name)))
+        self.postprocess = notes.of(Observations(metrics.postprocess.labels(name)))
 
 
 class GatewayMetrics:
     """Metrics of a gateway. `model` is the bundle's name once it is resolved, else empty: a client cannot invent labels."""
 
-    def __init__(self) -> None:
+    def __init__(self, rejections: Iterable[str] = ()) -> None:
+        """rejections: all reasons for which requests are refused without being run."""
         self.recent = Tally()
         self.registry = registry = CollectorRegistry()
         counter = partial(Counter, registry=registry)
@@ -208,7 +182,7 @@ class GatewayMetrics:
         model = ["model"]
         self.requests = counter("opsin_requests", "Requests for inference, by how they ended.", ["model", "version", "protocol", "outcome"])
         self.rejected = counter("opsin_rejected", "Requests refused without being run, by reason.", ["reason"])
-        for reason in REJECTION_REASONS:
+        for reason in rejections:
             self.rejected.labels(reason)  # there from the start, so that a rate over the first one is right
         self.media_refused = counter("opsin_media_refused", "Requests refused for what they sent, by part.", ["part", "reason"])
         self.webhooks = counter("opsin_webhooks", "Tries to tell of a job's end, by how they ended.", ["outcome"])
@@ -231,16 +205,16 @@ class GatewayMetrics:
             buckets=WAIT,
         )
         self.postprocess = histogram("opsin_postprocess_seconds", "From the last reply to the response body.", model, buckets=WAIT)
-        self.payload = histogram("opsin_payload_bytes", "Sizes of bodies.", ["direction"], buckets=BYTES)
+        payload = histogram("opsin_payload_bytes", "Sizes of bodies.", ["direction"], buckets=BYTES)
         in_flight = gauge("opsin_in_flight", "Requests for inference being worked on.", multiprocess_mode="livesum")
         self.event_readers = gauge("opsin_event_readers", "Streams of jobs' events that are open.", multiprocess_mode="livesum")
         self.events = counter("opsin_events_sent", "Events sent, of streamed requests and of jobs.", ["event"])
         for event in EVENTS:
             self.events.labels(event)
         self._notes = Notes()
-        self.in_flight = self._notes.of(Level(in_flight))
-        self._payload = [self._notes.of(Observations(self.payload.labels(direction))) for direction in ("in", "out")]
-        self._of = cache(self._bundle)
+        self.in_flight = self._notes.of(Amount(in_flight))
+        self.payload_in, self.payload_out = (self._notes.of(Observations(payload.labels(direction))) for direction in ("in", "out"))
+        self._of = cache(partial(BundleMetrics, self, self._notes))
         self.duration_of = cache(lambda model: self._notes.of(Observations(self.request_duration.labels(model))))
         """`request_duration` for one model."""
         self.ended = cache(lambda *labels: self._notes.of(Amount(self.requests.labels(*labels))))
@@ -249,18 +223,6 @@ class GatewayMetrics:
     def of(self, spec: BundleSpec) -> BundleMetrics:
         """Metrics of one bundle."""
         return self._of(spec.name, spec.version)
-
-    def _bundle(self, name: str, version: str) -> BundleMetrics:
-        return BundleMetrics(
-            items=self._notes.of(Amount(self.items.labels(name, version))),
-            tokens_in=self._notes.of(Amount(self.tokens_in.labels(name))),
-            tokens_out=self._notes.of(Amount(self.tokens_out.labels(name))),
-            preprocess=self._notes.of(Observations(self.preprocess.labels(name))),
-            queue_wait=self._notes.of(Observations(self.queue_wait.labels(name))),
-            postprocess=self._notes.of(Observations(self.postprocess.labels(name))),
-            payload_in=self._payload[0],
-            payload_out=self._payload[1],
-        )
 
     def count_items(self, bundle: str, count: int) -> None:
         """Items of asynchronous jobs that are done, of a bundle `name@version`."""
@@ -326,9 +288,6 @@ class WorkerMetrics:
         self.progress_age = gauge(
             "opsin_worker_last_progress_age_seconds", "Since the last batch ended or, when idle, since the last look at the queue."
         )
-
-    def render(self) -> bytes:
-        return generate_latest(self.registry)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,6 @@ from server.media.limits import MediaError
 from server.tasks.classify_clips import ClassifyClips, ClassifyClipsPlan, Use
 from server.tasks.options import InvalidOption
 from server.tasks.registry import main_task
-from server.worker.average_precision import mean_average_precision
 from server.worker.executors import Arrays
 from server.worker.ladder import BATCH, OFF, ROUNDS, Quality, Throughput
 from server.worker.layout import Layout
@@ -97,6 +96,27 @@ def quality(scores: Mapping[str, NDArray[np.float32]], labels: Sequence[tuple[in
     metric: Metric = "top-1" if any(labels) else "agreement"
     right = np.array([own[0] for own in labels]) if any(labels) else scores[OFF].argmax(axis=1)
     return Quality(metric, count, {name: float((rows.argmax(axis=1) == right).mean()) for name, rows in scores.items()})
+
+
+def mean_average_precision(scores: NDArray[np.floating], truth: NDArray[np.bool_]) -> tuple[float, int]:
+    """Return the mean of `average_precision` over the labels that some input has, and the number of those labels.
+
+    scores, truth: (inputs, labels); truth: which inputs have which label. Raises ValueError where no input has a label."""
+    present = np.flatnonzero(truth.any(axis=0))
+    if not len(present):
+        raise ValueError("no input has a label")
+    return float(np.mean([average_precision(scores[:, label], truth[:, label]) for label in present])), len(present)
+
+
+def average_precision(scores: NDArray[np.floating], truth: NDArray[np.bool_]) -> float:
+    """Return the sum over thresholds of precision × growth of recall, with a threshold at each score: no interpolation, and inputs of equal
+    scores come in together (scikit-learn's `average_precision_score`).
+
+    scores, truth: (inputs,), at least one of them true."""
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(truth[order])
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of each run of equal scores
+    return float((np.diff(hits[last], prepend=0) * hits[last] / (last + 1)).sum() / hits[-1])
 
 
 def measure_steps(bundle: Bundle, use: Use, loader: Loader) -> Throughput:

@@ -292,7 +292,7 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
     else:
         yield computed
         return
-    if _out_of_memory(failure):
+    if isinstance(failure, torch.OutOfMemoryError | MemoryError):
         free_memory()
         yield TooLarge(jobs)
     if len(jobs) == 1:
@@ -301,7 +301,3 @@ def halving(jobs: list[Delivery], run: Callable[[list[Delivery]], Computed], fre
     half = len(jobs) // 2
     yield from halving(jobs[:half], run, free_memory)
     yield from halving(jobs[half:], run, free_memory)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)

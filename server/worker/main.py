@@ -152,12 +152,12 @@ class Worker:
         away = False
         while self._heartbeat.state != "draining":
             try:
-                repository = self._queue.repository()
+                states, revision = self._queue.repository()
                 if away:
                     log.info("queue back")
                 away = False
-                self._bundles.refresh(repository.states)
-                self._heartbeat.followed(repository.revision)
+                self._bundles.refresh(states)
+                self._heartbeat.followed(revision)
                 if self._heartbeat.state == "starting":
                     self._heartbeat.become("ready")
                 self._queue.janitor()

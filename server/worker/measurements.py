@@ -16,10 +16,11 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import torch
+from msgspec import Meta
 
 from models.bundle import BundleSpec
 from server.scheduler.step_times import ALMOST, StepTimes
@@ -39,11 +40,14 @@ LONGEST = 3600.0
 """Seconds of a batch that are still believed."""
 ABANDONED = 3600.0
 """Seconds after which a file that was never finished is removed."""
-SCHEDULE = re.compile(r"(\d{1,6}(,\d{1,6})*)?")
+SCHEDULE = r"^(\d{1,6}(,\d{1,6})*)?\Z"
 VECTOR_FLAGS = re.compile(r"avx|amx|sse|fma|f16c|asimd|sve|bf16|i8mm")
 """Names of CPU features that decide how fast a forward pass is."""
 
 Format = Literal["float32", "bfloat16"]
+Size = Annotated[int, Meta(ge=1)]
+"""Jobs of a batch."""
+Seconds = Annotated[float, Meta(gt=0, lt=LONGEST)]
 
 
 class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,17 +93,17 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The faster number format, and how long its batches take."""
 
     dtype: Format
-    largest: int
+    largest: Size
     """The largest batch that fits into memory."""
-    seconds: dict[int, float]
+    seconds: Annotated[dict[Size, Seconds], Meta(min_length=1)]
     """By batch size."""
     at: float
     """Unix seconds."""
-    backends: dict[str, dict[Backend, dict[int, float]]] = {}
+    backends: dict[Annotated[str, Meta(pattern=SCHEDULE)], dict[Backend, dict[Size, Seconds]]] = {}
     """By merge schedule and backend (`BackendTimes.to_json`)."""
     usual: Usual | None = None
     """A usual job; None where a job is one forward pass."""
-    max_difference: float | None = None
+    max_difference: Annotated[float, Meta(ge=0)] | None = None
     """Between the answers to warm-up's job in `dtype` and in float32. None: it was not measured."""
 
     @staticmethod
@@ -107,22 +111,9 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """To begin with: no batch has been timed."""
         return Measured(dtype, largest, {}, -inf, max_difference=0.0 if dtype == "float32" else None)
 
-    @property
-    def is_nothing(self) -> bool:
-        return not self.seconds
-
     def plausible(self, largest_batch: int) -> bool:
-        sizes, times = self.seconds.keys(), self.seconds.values()
-        return (
-            0 < self.largest <= largest_batch
-            and bool(sizes)
-            and all(0 < size <= self.largest for size in sizes)
-            and all(0 < seconds < LONGEST for seconds in times)
-            and (self.usual is None or self.usual.plausible())
-            and (self.max_difference is None or 0 <= self.max_difference < inf)
-            and all(SCHEDULE.fullmatch(schedule) for schedule in self.backends)
-            and all(0 < seconds < LONGEST for by in self.backends.values() for sizes in by.values() for seconds in sizes.values())
-        )
+        """Whether all sizes are those of batches that are run; the other bounds stand in the types of the fields."""
+        return max(self.seconds) <= self.largest <= largest_batch
 
     def step_times(self, share: float = ALMOST) -> StepTimes:
         steps = StepTimes(self.largest, share)

@@ -121,13 +121,10 @@ def _replies(worker: str, batch: Computed) -> list[tuple[Delivery, Reply]]:
 
 
 def _report(queue: WorkerQueue, reports: list[Report]) -> None:
-    told = [(report.job, _progress(queue.id, report)) for report in reports if report.job.job.progress]
-    if not told:
-        return
     try:
-        queue.progress(told)
+        queue.progress([(report.job, _progress(queue.id, report)) for report in reports])
     except RedisAway as away:
-        log.warning("progress not told: the next report tells more", jobs=len(told), reason=str(away))
+        log.warning("progress not told: the next report tells more", jobs=len(reports), reason=str(away))
 
 
 def _progress(worker: str, report: Report) -> Progress:

@@ -9,11 +9,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import inf, isfinite
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from models.layers.steps import State
@@ -45,20 +45,16 @@ MEMORY = 16
 class Usual:
     """A usual job, as warm-up saw it."""
 
-    cost: float = 1.0
+    cost: Annotated[float, Meta(gt=0)] = 1.0
     """Cost of its first step."""
-    total: int = 1
+    total: Annotated[int, Meta(ge=1)] = 1
     """Number of its steps."""
-    nbytes: int = 0
+    nbytes: Annotated[int, Meta(ge=0)] = 0
     """Bytes of its state."""
-    start_seconds: float = 0.0
+    start_seconds: Annotated[float, Meta(ge=0, lt=LONGEST_START)] = 0.0
     """Seconds to start it."""
-    step_seconds: float = 0.0
+    step_seconds: Annotated[float, Meta(ge=0)] = 0.0
     """Seconds of its first step; 0 in measurements that were kept by earlier versions."""
-
-    def plausible(self) -> bool:
-        is_step = self.cost > 0 and isfinite(self.cost) and 0 <= self.step_seconds < inf
-        return is_step and self.total > 0 and self.nbytes >= 0 and 0 <= self.start_seconds < LONGEST_START
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Tuner:
 
     def loaded(self, bundle: Bundle, warm: Warm) -> None:
         """To be called by any thread."""
-        now, unmeasured = time.monotonic(), warm.measured.is_nothing
+        now, unmeasured = time.monotonic(), not warm.measured.seconds
         at = now if unmeasured else now + self._timings.old - warm.measured.age
         with self._putting:
             self._due[bundle.spec.id] = DueMeasurement(bundle, at, unmeasured)
@@ -203,7 +203,7 @@ class Tuner:
         self._tune_later(due.bundle, warm)
 
     def _tune_later(self, bundle: Bundle, warm: Warm) -> None:
-        if warm.backends is not None and not warm.measured.is_nothing:
+        if warm.backends is not None and warm.measured.seconds:
             self._tunings[bundle.spec.id] = Tuning(bundle, warm, self._loader.layout)
             self._tunes_from = time.monotonic() + self._timings.head_start
 

@@ -26,7 +26,6 @@ from opsin import Client
 from opsin.actions import Second, TrackedPerson
 from opsin.cli.actions import actions_table
 from opsin.results import Prediction
-from server.playground.drawing import figures
 from server.tasks.actions import Actions, ActionsOptions, ActionsPlan
 from server.tasks.base import File
 from tests.actions.eyes import ColourEyes, two_people
@@ -36,6 +35,7 @@ from tests.harness.bundles import UNSEALED
 from tests.harness.gateway import Gateway
 from tests.harness.pipelines import LABELS, SMALL, write_watcher
 from tests.harness.videos import clip, every
+from training.starters.drawings import figures
 
 FIGURES = Path("server/playground/samples/figures.mp4")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 import httpx
 import msgspec
@@ -169,7 +169,7 @@ async def test_a_request_is_queued_before_anything_else_is_told_of_it() -> None:
         sent.append(message.get("body", b""))
 
     task, spec = Previewing(), make_spec()
-    async with EventStream(send, str) as stream:
+    async with aclosing(EventStream(send, str)) as stream:
         follower = Follower(stream, Planned(task, spec, task.plan(ClassifyOptions(), spec)))
         follower.expect(1, (1, "images"))
         follower.progressed(Progress(id="", worker="", done=1, total=2, unit="levels", preview=arrays_of({"level": np.array(3)})))

@@ -84,9 +84,7 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
         {"type": "http", "method": "POST", "headers": headers, "query_string": query.encode(), "state": {"client": ""}}, receive
     )
     asked = INTERFACE.read_query(query.encode())
-    submission = await read_submission(
-        request, INTERFACE, Settings(max_images=3), Reservation(Ledger(), check, Claim(), 0, 0), LargeBodies()
-    )
+    submission = await read_submission(request, INTERFACE, Settings(max_images=3), Reservation(Ledger(), check, Claim()), LargeBodies())
     common, own = INTERFACE.read_options(asked, submission.fields)
     assert isinstance(own, PaintOptions)
     return submission, common, own

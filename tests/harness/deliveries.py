@@ -48,6 +48,6 @@ def delivery(
         queued_at=queued_at,
         pulled_at=queued_at if pulled_at is None else pulled_at,
         checked_at=queued_at,
-        nbytes=job.nbytes,
+        nbytes=sum(len(array.data) for array in job.arrays.values()),
     )
     return Delivery.of(held, job)

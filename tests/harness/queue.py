@@ -27,6 +27,7 @@ from server.queue.errors import RedisAway
 from server.queue.link import WorkerTimings
 from server.queue.messages import WORKER_FORMS, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.queue.record import Draft, RecordsLoad
+from server.queue.shares import Claim, Reservation
 from server.settings import Settings
 from server.supervisor.private_valkey import find_server
 from tests.harness.forked import Forked
@@ -70,6 +71,17 @@ async def gateway(url: str, timings: DispatcherTimings = QUICK_GATEWAY, **settin
         yield dispatcher
     finally:
         await dispatcher.close()
+
+
+@contextlib.asynccontextmanager
+async def reserved(dispatcher: Dispatcher, items: int, nbytes: int, claim: Claim) -> AsyncIterator[Reservation]:
+    """Places that somebody holds for the time of the block. Raises QueueFull, and what else `Reservation.resize` does."""
+    reservation = dispatcher.reserve(claim)
+    try:
+        await reservation.resize(items, nbytes)
+        yield reservation
+    finally:
+        reservation.release()
 
 
 def place(url: str) -> int | Path:
@@ -150,8 +162,14 @@ def answer_of(reply: Reply) -> int:
     return int(reply.arrays["x"].to_numpy())
 
 
+async def until_deadline(dispatcher: Dispatcher, jobs: list[QueuedJob]) -> list[Reply]:
+    """Replies of jobs; whoever waits for them leaves at their deadline, as gateways see to. Raises TimeoutError."""
+    async with asyncio.timeout((min(job.deadline_ms for job in jobs) - dispatcher.now_ms()) / 1000):
+        return await dispatcher.submit_all(jobs)
+
+
 async def ask(dispatcher: Dispatcher, value: int, **options: Any) -> int:
-    [reply] = await dispatcher.submit_all([await a_job(dispatcher, value, **options)])
+    [reply] = await until_deadline(dispatcher, [await a_job(dispatcher, value, **options)])
     return answer_of(reply)
 
 

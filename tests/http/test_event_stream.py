@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 from starlette.types import Message
@@ -19,7 +20,7 @@ async def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) ->
     async def send(message: Message) -> None:
         sent.append(message)
 
-    async with event_stream.EventStream(send, names.append) as stream:
+    async with aclosing(event_stream.EventStream(send, names.append)) as stream:
         stream.start()
         await eventually_async(lambda: sum(message.get("body") == event_stream.COMMENT for message in sent) >= 2, "two comments are sent")
         stream.put("done", b"{}")
@@ -36,7 +37,7 @@ async def test_a_slow_reader_gets_the_latest_preview_only() -> None:
         await reads.wait()
         sent.append(message.get("body", b""))
 
-    async with event_stream.EventStream(send, str) as stream:
+    async with aclosing(event_stream.EventStream(send, str)) as stream:
         for step in range(3):
             stream.put("progress", b"%d" % step)
             stream.put("preview", b"%d" % step)

@@ -13,7 +13,7 @@ import tritonclient.http as triton
 
 from server.gateway.open_inference import compression, datatypes
 from server.gateway.open_inference.errors import to_response
-from server.gateway.open_inference.tensors import InferRequest, InferResponse, InferTensor, decode_request, encode_response
+from server.gateway.open_inference.tensors import InferRequest, InferTensor, decode_request, encode_response
 from server.http.problems import Problem
 
 LIMIT = 1 << 20
@@ -53,8 +53,8 @@ def request_body(inputs, outputs=None, compression=None) -> tuple[bytes, str | N
     return encode(body), None if json_size is None else str(json_size)
 
 
-def as_read(response: InferResponse, encoding: str | None) -> triton.InferResult:
-    body, header_length = encode_response(response)
+def as_read(output: InferTensor, encoding: str | None) -> triton.InferResult:
+    body, header_length = encode_response("m", "1", "", [output], {})
     packed = body if encoding is None else compression.compress(body, encoding)
     return triton.InferenceServerClient.parse_response_body(packed, header_length=header_length, content_encoding=encoding)
 
@@ -76,7 +76,7 @@ def test_every_datatype_survives_the_way_there_and_back(datatype, answer_asked_f
 
         request = decode_request(inflated(body, way_in), header_length, raw_input="image")
         echo = InferTensor("x", datatype, request.inputs[0].array, binary=request.wants_binary("x"))
-        result = as_read(InferResponse("m", "1", "", [echo]), way_out)
+        result = as_read(echo, way_out)
 
         assert echo.binary == (answer_asked_for != "as json")
         assert result.as_numpy("x").dtype == SAMPLES[datatype].dtype or datatype == "BYTES"

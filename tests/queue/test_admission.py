@@ -25,6 +25,7 @@ from tests.harness.queue import (
     ask,
     gateway,
     nothing_is_left,
+    reserved,
 )
 from tests.harness.waiting import eventually_async
 
@@ -32,7 +33,7 @@ from tests.harness.waiting import eventually_async
 async def no_room(dispatcher: Dispatcher, items: int) -> bool:
     """A gateway sees what others queue at its next beat; the script that enqueues sees it at once."""
     try:
-        async with dispatcher.reserve(items, 1, Claim()):
+        async with reserved(dispatcher, items, 1, Claim()):
             return False
     except QueueFull:
         return True
@@ -40,28 +41,28 @@ async def no_room(dispatcher: Dispatcher, items: int) -> bool:
 
 async def test_line_1_a_reservation_holds_its_place_until_it_is_released(url: str) -> None:
     async with gateway(url, queue_max_items=2, queue_max_bytes=1000) as us:
-        async with us.reserve(1, 600, Claim()):
+        async with reserved(us, 1, 600, Claim()):
             with pytest.raises(QueueFull):
-                await us.reserve(1, 600, Claim()).__aenter__()
+                await us.reserve(Claim()).resize(1, 600)
             with pytest.raises(QueueFull):
-                await us.reserve(2, 10, Claim()).__aenter__()
-            async with us.reserve(1, 400, Claim()):
+                await us.reserve(Claim()).resize(2, 10)
+            async with reserved(us, 1, 400, Claim()):
                 pass
-        async with us.reserve(2, 1000, Claim()):
+        async with reserved(us, 2, 1000, Claim()):
             pass
 
 
 async def test_line_1_what_another_gateway_queued_counts_and_an_enqueued_reservation_does_not_count_twice(url: str) -> None:
     async with gateway(url, queue_max_items=2) as us, gateway(url, queue_max_items=2) as them:
-        async with Consumer(url, "--hold") as consumer, us.reserve(1, 100, Claim()) as reservation:
+        async with Consumer(url, "--hold") as consumer, reserved(us, 1, 100, Claim()) as reservation:
             running = asyncio.create_task(us.submit_all([await a_job(us, 7)], reservation=reservation))
             await consumer.next_batch()
-            async with them.reserve(1, 100, Claim()):
+            async with reserved(them, 1, 100, Claim()):
                 pass
             await eventually_async(lambda: no_room(them, 2))
             consumer.release()
             assert [answer_of(reply) for reply in await running] == [7]
-        async with them.reserve(2, 100, Claim()):
+        async with reserved(them, 2, 100, Claim()):
             pass
 
 
@@ -74,7 +75,7 @@ async def test_line_1_retry_after_is_the_time_until_there_is_room_at_the_announc
         await eventually_async(lambda: no_room(us, 1))
         for items, seconds in ((1, 4), (3, 12), (9, 36)):
             with pytest.raises(QueueFull) as refusal:
-                await us.reserve(items, 1, Claim()).__aenter__()
+                await us.reserve(Claim()).resize(items, 1)
             assert refusal.value.retry_after == seconds  # one in 4 s
         waiting.cancel()
 

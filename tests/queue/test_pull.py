@@ -236,7 +236,7 @@ async def test_the_fleet_shows_the_living_their_specs_and_the_operators_wishes(u
         fleet = await us.fleet(fresh=True)
         assert fleet.workers == (info,)
         assert fleet.specs == {("echo", "1"): spec}
-        assert fleet.repository["echo"] == queue.repository().states["echo"] == "unloaded"
+        assert fleet.repository["echo"] == queue.repository()[0]["echo"] == "unloaded"
         assert fleet.work_ms("echo@1", None, takes_long=True) == 80  # 12.5 a second
         with redis_at(url) as operator:
             assert operator.pexpire(keys.worker("w"), 1)

@@ -20,7 +20,7 @@ from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
 from server.queue.errors import ResultsFull
-from server.queue.messages import VERSION, Progress, QueuedJob, Reply, encode
+from server.queue.messages import VERSION, Progress, QueuedJob, Reply
 from server.queue.pieces import Freight
 from server.queue.record import Record
 from tests.harness.queue import (
@@ -391,7 +391,7 @@ async def test_a_result_that_goes_while_it_is_read_is_gone(us: Dispatcher, worke
     reply = stored(db, worker, delivery)
     worker.finish([(delivery, reply)])
     key = f"result:{record}-0:arrays"
-    db.set(key, encode({"x": Array.of(np.zeros(INLINE_BYTES, np.uint8))})[:INLINE_BYTES])
+    db.set(key, msgspec.msgpack.encode({"x": Array.of(np.zeros(INLINE_BYTES, np.uint8))})[:INLINE_BYTES])
     assert await us.records.replies(await read(us, record)) is None
     db.delete(key)
     assert await us.records.replies(await read(us, record)) is None

@@ -19,7 +19,20 @@ from server.queue.errors import ClientShare, KeyShare, NeverFits, QueueFull
 from server.queue.fleet import LONG_JOB_MS, PASS_MS
 from server.queue.messages import QueuedJob, ServedBundle, WorkerInfo
 from server.queue.shares import Claim
-from tests.harness.queue import BUNDLE, DIGEST, DRAFT, STREAM, WorkerQueue, a_job, echo, gateway, nothing_is_left, pulled, worker_queue
+from tests.harness.queue import (
+    BUNDLE,
+    DIGEST,
+    DRAFT,
+    STREAM,
+    WorkerQueue,
+    a_job,
+    echo,
+    gateway,
+    nothing_is_left,
+    pulled,
+    reserved,
+    worker_queue,
+)
 from tests.harness.waiting import eventually_async
 
 MINUTE = 60_000
@@ -29,7 +42,7 @@ async def submit(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, m
     """A request that the queue has taken. Raises what it is refused with."""
     jobs = [await a_job(us, owner=owner, work_ms=work_ms, **more) for _ in range(items)]
     admitted, claim = asyncio.Event(), Claim(owner, max_items=max_items)
-    request = asyncio.create_task(us.submit_all(jobs, reservation=us.reserve(0, 0, claim), on_admitted=lambda _: admitted.set()))
+    request = asyncio.create_task(us.submit_all(jobs, reservation=us.reserve(claim), on_admitted=lambda _: admitted.set()))
     waiting = asyncio.create_task(admitted.wait())
     await asyncio.wait({request, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
@@ -106,7 +119,7 @@ async def test_a_request_that_alone_is_more_than_half_of_the_queue_is_never_let_
     async with a_queue(url, queue_max_items=16) as us:
         with pytest.raises(NeverFits, match=r"9 (jobs|items).* may hold 8"):
             await ask(us, "bulk", 9, priority="low", low=True)
-        async with us.reserve(5, 0, Claim("bulk", low=True)) as place:
+        async with reserved(us, 5, 0, Claim("bulk", low=True)) as place:
             with pytest.raises(NeverFits):
                 await place.resize(9, 0)
             await place.resize(8, 0)
@@ -114,11 +127,11 @@ async def test_a_request_that_alone_is_more_than_half_of_the_queue_is_never_let_
 
 
 async def test_low_work_that_is_reserved_counts_as_well(url: str) -> None:
-    async with a_queue(url, queue_max_items=8) as us, us.reserve(4, 0, Claim("bulk", low=True)):
+    async with a_queue(url, queue_max_items=8) as us, reserved(us, 4, 0, Claim("bulk", low=True)):
         with pytest.raises(QueueFull, match="priority low"):
-            async with us.reserve(1, 0, Claim("another", low=True)):
+            async with reserved(us, 1, 0, Claim("another", low=True)):
                 pass
-        async with us.reserve(0, 0, Claim("third")) as turned_low:
+        async with reserved(us, 0, 0, Claim("third")) as turned_low:
             turned_low.lower()
             with pytest.raises(QueueFull, match="priority low"):
                 await turned_low.resize(1, 0)
@@ -186,21 +199,21 @@ async def test_it_is_told_before_the_body_is_read(url: str) -> None:
         await us.depth()
         long, short = Claim("third", takes_long=True), Claim("third")
         with pytest.raises(QueueFull):
-            await us.reserve(1, 1, long).__aenter__()
-        async with us.reserve(4, 1, short):
+            await us.reserve(long).resize(1, 1)
+        async with reserved(us, 4, 1, short):
             pass
         with pytest.raises(ClientShare):
-            await us.reserve(5, 1, short).__aenter__()
+            await us.reserve(short).resize(5, 1)
 
 
 async def test_what_is_promised_counts_for_its_owner(url: str) -> None:
     async with a_queue(url, queue_max_items=16) as us:
-        async with us.reserve(12, 1, Claim("greedy")):
+        async with reserved(us, 12, 1, Claim("greedy")):
             with pytest.raises(ClientShare):
-                await us.reserve(1, 1, Claim("greedy")).__aenter__()
-            async with us.reserve(1, 1, Claim("modest")):
+                await us.reserve(Claim("greedy")).resize(1, 1)
+            async with reserved(us, 1, 1, Claim("modest")):
                 pass
-        async with us.reserve(12, 1, Claim("greedy")):
+        async with reserved(us, 12, 1, Claim("greedy")):
             pass
 
 
@@ -295,7 +308,7 @@ async def test_what_turns_out_to_take_long_has_no_place_in_the_last_eighth(url: 
         await submit(us, "second", 27)
         await us.depth()
         for places, is_full in ((1, False), (2, True)):
-            async with us.reserve(places, 1, Claim("third")) as place:
+            async with reserved(us, places, 1, Claim("third")) as place:
                 visit = Visit(nobody, nobody, "id", 0.0, nobody, place, "rest", "third", EVERYBODY, takes_long=False, asynchronous=True)
                 with pytest.raises(QueueFull) if is_full else nullcontext():
                     await visit.lengthen()

@@ -69,5 +69,5 @@ async def test_a_foreign_name_in_the_set_of_queues_keeps_no_gateway_away(url: st
 async def test_an_absurd_revision_of_the_repository_reads_as_none(url: str, db: redis.Redis) -> None:
     db.set("repository:revision", "9" * 5000)
     queue = worker_queue(url, "reader", QUICK_WORKER)
-    assert queue.repository().revision == 0
+    assert queue.repository()[1] == 0
     queue.close()

@@ -12,7 +12,6 @@ import pytest
 import redis
 
 from server.queue.dispatch import Dispatcher
-from server.queue.errors import DeadlineExceeded
 from server.queue.messages import WORKER_FORMS, QueuedJob, Reply
 from server.queue.pieces import PIECE_BYTES
 from tests.harness.queue import (
@@ -27,6 +26,7 @@ from tests.harness.queue import (
     gateway,
     nothing_is_left,
     pulled,
+    until_deadline,
     worker_queue,
 )
 from tests.harness.waiting import eventually_async
@@ -119,9 +119,9 @@ async def test_a_worker_that_leaves_gives_it_back(url: str, db: redis.Redis, old
 
 async def test_its_deadline_ends_it_where_nobody_understands_it(url: str, db: redis.Redis, older: WorkerQueue) -> None:
     async with gateway(url) as us:
-        asked = asyncio.create_task(us.submit_all([await a_newer_job(us, 1, seconds=3.0)]))
+        asked = asyncio.create_task(until_deadline(us, [await a_newer_job(us, 1, seconds=3.0)]))
         await take_nothing(db, older)
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(TimeoutError):
             await asked
         await eventually_async(lambda: all(db.exists(f"cancel:{key.partition(':')[2]}") for key in db.scan_iter("job:*")))
         announce(older)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from server.media import video
-from server.media.video import CorruptVideo, Drawn, annotated
+from server.media.limits import RecordingError
+from server.media.video import Drawn, annotated
 from tests.harness.videos import clip, every, pictures
 
 RED = (230, 25, 75)
@@ -103,8 +104,8 @@ def test_a_turned_video_is_drawn_upright() -> None:
 
 
 def test_a_clip_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CorruptVideo, match="the annotated clip cannot be made"):
+    with pytest.raises(RecordingError, match="the annotated clip cannot be made"):
         annotated(clip(every(10, 10.0))[:600], [])
     monkeypatch.setattr(video, "MOST_BYTES", 10)
-    with pytest.raises(CorruptVideo, match="bytes"):
+    with pytest.raises(RecordingError, match="bytes"):
         annotated(clip(every(3, 10.0)), [])

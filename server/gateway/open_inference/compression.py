@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Literal
 
 from server.gateway.open_inference.errors import invalid
 from server.http.problems import Kind, Problem
 from server.queue.shares import Reservation
 from server.quoting import quoted
 
-Encoding = Literal["gzip", "deflate"]
 InTurn = Callable[[int, Callable[[], bytes | None]], Awaitable[bytes | None]]
 """Calls a function on a body of so many bytes when its turn has come."""
 
-_WINDOW_BITS: dict[Encoding, int] = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 PIECE = 1024 * 1024
@@ -64,7 +62,7 @@ def inflated_pieces(body: bytes, content_encoding: str, limit: int) -> Iterator[
         raise invalid(f"{len(stream.unused_data)} bytes follow the end of the {encoding} stream")
 
 
-def wanted(accept_encoding: str | None) -> Encoding | None:
+def wanted(accept_encoding: str | None) -> str | None:
     """How the client wants its reply compressed: only an `Accept-Encoding` that names one encoding is a wish.
 
     Triton's asyncio client sends `gzip, deflate, br` with every call, whether it can undo them or not.
@@ -72,17 +70,12 @@ def wanted(accept_encoding: str | None) -> Encoding | None:
     return _known(accept_encoding or "")
 
 
-def compress(body: bytes, encoding: Encoding) -> bytes:
+def compress(body: bytes, encoding: str) -> bytes:
     """Level 1: float tensors hardly shrink at any level."""
     stream = zlib.compressobj(level=1, wbits=_WINDOW_BITS[encoding])
     return stream.compress(body) + stream.flush()
 
 
-def _known(name: str) -> Encoding | None:
-    match name.strip().lower():
-        case "gzip":
-            return "gzip"
-        case "deflate":
-            return "deflate"
-        case _:
-            return None
+def _known(name: str) -> str | None:
+    encoding = name.strip().lower()
+    return encoding if encoding in _WINDOW_BITS else None

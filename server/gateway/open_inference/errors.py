@@ -10,13 +10,10 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 from fastapi import Request
 from fastapi.routing import APIRoute
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from server.gateway.failures import redis_away
+from server.gateway.failures import answered
 from server.http.problems import Kind, Problem
-from server.queue.errors import RedisAway
-from server.telemetry import logs
 
 STATUS = {
     Kind.NOT_AN_IMAGE: 400,
@@ -25,8 +22,6 @@ STATUS = {
     Kind.UNSUPPORTED_ENCODING: 501,
 }
 """Kinds whose status in the protocol differs from that of /v1."""
-
-log = logs.get(__name__)
 
 
 def invalid(message: str) -> Problem:
@@ -49,13 +44,6 @@ def json_response(content: object, status: int = 200, headers: Mapping[str, str]
     return Response(msgspec.json.encode(content), status, {"Content-Type": "application/json", **(headers or {})})
 
 
-def internal(request: Request) -> Response:
-    """The response to an exception that nobody has foreseen. To be called where it is handled."""
-    request_id = request.state.request_id
-    log.exception("request failed", request_id=request_id, method=request.method, path=request.scope["path"])
-    return to_response(Problem(Kind.INTERNAL, f"something went wrong here; the log says more under {request_id}"))
-
-
 class OpenInferenceRoute(APIRoute):
     """A route whose failures leave in the protocol's error shape."""
 
@@ -63,15 +51,6 @@ class OpenInferenceRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except ClientDisconnect:
-                raise
-            except Problem as problem:
-                return to_response(problem)
-            except RedisAway as away:
-                return to_response(redis_away(away))
-            except Exception:
-                return internal(request)
+            return await answered(request, handler(request), to_response)
 
         return answer

@@ -62,14 +62,15 @@ def model_config(spec: BundleSpec, max_batch_size: int) -> dict[str, Any]:
 
 def model_statistics(spec: BundleSpec, counters: Mapping[str, int]) -> dict[str, Any]:
     """`counters` as the finish script keeps them: `<part>_count`, `<part>_ns`, `batch:<size>:count`, `batch:<size>:<part>_ns`, …"""
+    sizes = sorted(int(name.split(":")[1]) for name in counters if name.startswith("batch:") and name.endswith(":count"))
     return {
         "name": spec.name,
         "version": spec.version,
         "last_inference": counters.get("last_inference", 0),
         "inference_count": counters.get("inference_count", 0),
         "execution_count": counters.get("execution_count", 0),
-        "inference_stats": {part: _duration(counters.get(f"{part}_count", 0), counters.get(f"{part}_ns", 0)) for part in REQUEST_PARTS},
-        "batch_stats": [_batch(size, counters) for size in _batch_sizes(counters)],
+        "inference_stats": {part: {kind: counters.get(f"{part}_{kind}", 0) for kind in ("count", "ns")} for part in REQUEST_PARTS},
+        "batch_stats": [_batch(size, counters) for size in sizes],
         "response_stats": {},
         "memory_usage": [],
     }
@@ -88,14 +89,6 @@ def _platform(spec: BundleSpec) -> str:
     return f"pytorch_{spec.architecture}"
 
 
-def _batch_sizes(counters: Mapping[str, int]) -> list[int]:
-    return sorted(int(name.split(":")[1]) for name in counters if name.startswith("batch:") and name.endswith(":count"))
-
-
 def _batch(size: int, counters: Mapping[str, int]) -> dict[str, Any]:
     count = counters[f"batch:{size}:count"]
-    return {"batch_size": size, **{part: _duration(count, counters.get(f"batch:{size}:{part}_ns", 0)) for part in BATCH_PARTS}}
-
-
-def _duration(count: int, ns: int) -> dict[str, int]:
-    return {"count": count, "ns": ns}
+    return {"batch_size": size, **{part: {"count": count, "ns": counters.get(f"batch:{size}:{part}_ns", 0)} for part in BATCH_PARTS}}

@@ -54,8 +54,9 @@ def of(spec: BundleSpec, asked: InferRequest | None = None) -> Offer:
 
     asked: None: whatever may be asked. A pair that is asked for no scores of labels answers vectors alone."""
     task = main_task(spec)
-    if isinstance(task, ZeroShot) and asked is not None and not _wants_scores(asked):
-        task = TASKS["embed"]
+    if isinstance(task, ZeroShot) and asked is not None:
+        wants_scores = "labels" in asked.parameters or any(output.name == "scores" for output in asked.outputs)
+        task = task if wants_scores else TASKS["embed"]
     tensors = None if task is None else task.tensors(spec)
     if task is None or tensors is None:
         elsewhere = "" if task is None else f"; POST /v1/{task.route_name} serves it"
@@ -66,10 +67,6 @@ def of(spec: BundleSpec, asked: InferRequest | None = None) -> Offer:
     parts = {part.name: part for part in task.takes(spec)}
     taken = inputs if asked is None else [declared for declared in inputs if declared.name in parts]
     return Offer(task, taken, outputs, parts)
-
-
-def _wants_scores(asked: InferRequest) -> bool:
-    return "labels" in asked.parameters or any(output.name == "scores" for output in asked.outputs)
 
 
 def _listed(name: str, value: object) -> list[object]:

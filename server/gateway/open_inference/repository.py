@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 
 from models.bundle import NAME_PATTERN
-from server.gateway.authentication import require_admin
+from server.gateway.authentication import require
 from server.gateway.directory import is_unloaded, state_of, version_order
 from server.http.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher, DispatcherTimings
@@ -42,7 +42,7 @@ def check_allowed(request: Request, settings: Settings) -> None:
             raise Problem(Kind.MODEL_CONTROL, f"web pages of another origin ({quoted(origin)}) never may load or unload models")
     if settings.model_control != "explicit":
         raise Problem(Kind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit")
-    require_admin(request)
+    require("admin", request)
 
 
 def index(fleet: Fleet, *, ready_only: bool) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -54,15 +54,6 @@ class InferRequest:
         return _boolean(own, "binary_data", default=_boolean(self.parameters, "binary_data_output", default=False))
 
 
-@dataclass(frozen=True)
-class InferResponse:
-    model_name: str
-    model_version: str
-    id: str
-    outputs: Sequence[InferTensor]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
 class _InputHeader(msgspec.Struct):
     name: str
     shape: list[int]
@@ -102,11 +93,13 @@ def decode_request(body: bytes, header_length: str | None, *, raw_input: str) ->
     )
 
 
-def encode_response(response: InferResponse) -> tuple[bytes, int | None]:
+def encode_response(
+    model: str, version: str, request_id: str, outputs: Sequence[InferTensor], parameters: Mapping[str, Any]
+) -> tuple[bytes, int | None]:
     """The body, and the bytes of JSON in front of the binary tensors; None if there is none and the whole body is JSON."""
     entries: list[dict[str, Any]] = []
     blobs: list[bytes] = []
-    for tensor in response.outputs:
+    for tensor in outputs:
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.array.shape)}
         if tensor.binary:
             blobs.append(datatypes.to_binary(tensor.array, tensor.datatype))
@@ -114,11 +107,11 @@ def encode_response(response: InferResponse) -> tuple[bytes, int | None]:
         else:
             entry["data"] = datatypes.to_json(tensor.array, tensor.datatype)
         entries.append(entry)
-    header: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version, "outputs": entries}
-    if response.id:
-        header["id"] = response.id
-    if response.parameters:
-        header["parameters"] = response.parameters
+    header: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": entries}
+    if request_id:
+        header["id"] = request_id
+    if parameters:
+        header["parameters"] = parameters
     encoded = msgspec.json.encode(header)
     if not blobs:
         return encoded, None

@@ -15,7 +15,7 @@ import msgspec
 
 from server.gateway.failures import of_refusal
 from server.gateway.interface import CommonOptions, TaskInterface
-from server.gateway.submission import MAX_FIELD_BYTES, Submission, decode_base64, item_field
+from server.gateway.submission import MAX_FIELD_BYTES, Submission, decode_base64, decode_fields, item_field, read_field
 from server.http.large_json import Outline
 from server.http.problems import Kind, Problem
 from server.quoting import quoted
@@ -35,8 +35,6 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 HEAD = 256
 """Characters in which a data URI must come to its data."""
 ACCEPTED = 'a text, {"text": "…"} or {"image": "<base64 or data URI>"}, or a list of 1 or more of these'
-
-_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,13 @@ class EmbeddingRequest:
 def read_embedding_request(content: bytes, max_images: int) -> EmbeddingRequest:
     """Raises Problem."""
     outline = Outline.of(content)
-    document = _decode(outline.json)
-    common, own = _options({field: _value(outline, document, field) for field in OPTIONS})
-    modality = _value(outline, document, "modality")
+    written = decode_fields(outline, '{"input": "a dog"}')
+    known = {field: read_field(outline, written[field], field) for field in (*OPTIONS, "modality", "input") if field in written}
+    common, own = _options({field: known.get(field) for field in OPTIONS})
+    modality = known.get("modality")
     if modality not in (None, *MODALITIES):
         raise Problem(Kind.INVALID_OPTION, f"{quoted(modality)} must be one of {', '.join(MODALITIES)}", "modality")
-    elements = _elements(_value(outline, document, "input"))
+    elements = _elements(known.get("input"))
     submission = Submission(INTERFACE, max_images, parts={"image": [], "text": []})
     indices: dict[str, list[int]] = {"image": [], "text": []}
     for index, element in enumerate(elements):
@@ -88,25 +87,6 @@ def read_embedding_request(content: bytes, max_images: int) -> EmbeddingRequest:
         indices[part].append(index)
     submission.parts = {part: given for part, given in submission.parts.items() if given}
     return EmbeddingRequest(submission, common, own, indices)
-
-
-def _decode(content: bytes) -> dict[str, msgspec.Raw]:
-    try:
-        return _decoder.decode(content)
-    except msgspec.ValidationError as error:
-        raise Problem(Kind.INVALID_BODY, 'the body must be a JSON object such as {"input": "a dog"}') from error
-    except msgspec.DecodeError as error:
-        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})" if content else "empty") from error
-
-
-def _value(outline: Outline, document: Mapping[str, msgspec.Raw], field: str) -> Any:
-    """Return None for a field that is missing. Raises Problem."""
-    try:
-        return outline.read(document[field]) if field in document else None
-    except msgspec.ValidationError as error:
-        raise Problem(Kind.INVALID_OPTION, "a number beyond those of 64 bits", field) from error
-    except msgspec.DecodeError as error:
-        raise Problem(Kind.INVALID_BODY, f"not JSON ({error})", field) from error
 
 
 def _options(given: Mapping[str, Any]) -> tuple[CommonOptions, EmbedOptions]:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
-from server.http.layers import our_fault
 from server.http.problems import Problem
 from server.tasks.base import JSON
-from server.telemetry import logs
-
-log = logs.get(__name__)
 
 
 class OpenAIError(msgspec.Struct, frozen=True):
@@ -36,12 +31,6 @@ def to_document(problem: Problem) -> OpenAIErrorDocument:
 
 def to_response(problem: Problem) -> Response:
     return Response(msgspec.json.encode(to_document(problem)), problem.kind.status, problem.headers(), JSON)
-
-
-def internal(request: Request) -> Response:
-    """Return the response to an exception that nobody has foreseen, and log that. To be called where it is handled."""
-    log.exception("request failed", request_id=request.state.request_id, method=request.method, path=request.scope["path"])
-    return to_response(our_fault())
 
 
 def _type(status: int) -> str:

@@ -10,22 +10,22 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from server.gateway import openapi_answers
 from server.gateway.admission import Visit
+from server.gateway.failures import answered
 from server.gateway.gateway import Gateway
 from server.gateway.openai import errors
 from server.gateway.openai.embedding_request import EmbeddingRequest, read_embedding_request
 from server.gateway.routes.tasks import Sent, resolve
 from server.gateway.submission import refuse_encoding
-from server.gateway.webhook_headers import refuse_webhook
 from server.http import requests
 from server.http.problems import Kind, Problem
-from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch
+from server.http.requests import ClientWatch
 from server.tasks import texts
 from server.tasks.base import JSON, Outputs
 from server.tasks.embed import encode_vectors
@@ -102,15 +102,8 @@ class EmbeddingsRoute:
     """The ASGI application behind PATH."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, here = Request(scope, receive, send), scope["app"].state.gateway
-        try:
-            response = await _answer(request, here)
-        except Problem as problem:
-            response = errors.to_response(problem)
-        except ClientDisconnect:
-            response = Response(status_code=CLIENT_CLOSED_REQUEST)
-        except Exception:
-            response = errors.internal(request)
+        request = Request(scope, receive, send)
+        response = await answered(request, _answer(request, scope["app"].state.gateway), errors.to_response)
         await response(scope, receive, send)
 
 
@@ -134,7 +127,6 @@ def operation() -> dict[str, Any]:
 
 
 async def _answer(request: Request, here: Gateway) -> Response:
-    refuse_webhook(request)
     async with here.admission.admit(request, "rest") as visit:
         requests.choose(requests.header(request, b"accept"), (JSON,))
         refuse_encoding(request)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -16,19 +16,17 @@ from starlette.types import Receive, Scope, Send
 from models.bundle import BundleSpec
 from server.gateway import gateway
 from server.gateway.admission import Visit
-from server.gateway.failures import of_refusal
+from server.gateway.failures import answered, of_refusal
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
 from server.gateway.open_inference import compression, offer
-from server.gateway.open_inference.errors import internal, invalid, to_response
+from server.gateway.open_inference.errors import invalid, to_response
 from server.gateway.open_inference.inputs import FIRST_INPUT, read_items
 from server.gateway.open_inference.offer import Offer
 from server.gateway.open_inference.outputs import check_outputs, write_outputs
-from server.gateway.open_inference.tensors import InferRequest, InferResponse, decode_request, encode_response
+from server.gateway.open_inference.tensors import InferRequest, decode_request, encode_response
 from server.gateway.openapi_answers import INFER
-from server.gateway.webhook_headers import refuse_webhook
-from server.http.problems import Problem
-from server.http.requests import CLIENT_CLOSED_REQUEST, MAX_TIMEOUT, ClientWatch, read
+from server.http.requests import MAX_TIMEOUT, ClientWatch, read
 from server.queue.messages import Priority
 from server.quoting import quoted
 from server.tasks.base import Arrays, Item
@@ -58,14 +56,7 @@ class InferRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
-        try:
-            response = await _answer(request, **request.path_params)
-        except Problem as problem:
-            response = to_response(problem)
-        except ClientDisconnect:
-            response = Response(status_code=CLIENT_CLOSED_REQUEST)
-        except Exception:
-            response = internal(request)
+        response = await answered(request, _answer(request, **request.path_params), to_response)
         await response(scope, receive, send)
 
 
@@ -88,7 +79,6 @@ def operation(path: str) -> dict[str, Any]:
 
 async def _answer(request: Request, name: str, version: str | None = None) -> Response:
     here = gateway.of(request)
-    refuse_webhook(request)
     known = here.directory.latest(name if version is None else f"{name}@{version}")
     task = None if known is None else main_task(known)
     takes_long = task is not None and task.takes_long
@@ -164,7 +154,7 @@ def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec, part: str, visi
 
 def _respond(request: Request, asked: InferRequest, spec: BundleSpec, offered: Offer, arrays: Arrays, told: Mapping[str, Any]) -> Response:
     tensors = write_outputs(asked, offered.outputs, arrays)
-    content, header_length = encode_response(InferResponse(spec.name, spec.version, asked.id, tensors, told))
+    content, header_length = encode_response(spec.name, spec.version, asked.id, tensors, told)
     headers = {"Content-Type": "application/json"}
     if header_length is not None:
         headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(header_length)}

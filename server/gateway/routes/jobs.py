@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -113,7 +113,7 @@ class Events(Response):
         request_id = scope["state"]["request_id"]
         try:
             with self._here.readers.follow(self._record.id, self._after, self._client) as reader:
-                async with AsyncExitStack() as held, self._here.event_stream(send) as stream:
+                async with AsyncExitStack() as held, aclosing(self._here.event_stream(send)) as stream:
                     stream.last = self._after
                     stream.start()
                     with Interruption() as following, ClientWatch(self._here.ticks, receive, following):

@@ -128,7 +128,40 @@ class ModelDetails(ModelSummary, frozen=True, kw_only=True):
     spec: dict[str, Any]
 
 
-@router.get("/v1/models", summary="The bundles that the service knows", openapi_extra=openapi_answers.MODELS)
+_FLAGS = ModelSummary(
+    name="flags",
+    version="1.0.0",
+    digest="c0ffee5e4f7f0d4b6f6f5b0b8a1f3a3f8f1f8ac9b0f8b5a1d8f7d7c0d3e2f1a0",
+    task="classify",
+    route="classify",
+    state="ready",
+    reason="",
+    default=True,
+    inputs=[PartSummary("image", "image", required=True, max_count=32, max_bytes=67108864, max_pixels=50000000)],
+    members={},
+    labels=238,
+    summary="Drawn flags of 238 countries and territories, a ViT of 2.8 million parameters at 112 pixels",
+    trained_on="1,138 drawings of flags by three designers",
+    note="Small starter, for trying the machinery.",
+    merges=True,
+    default_rung="steps13",
+    ladder=[RungSummary("steps13", [13, 13, 13, 10], accuracy=0.97, throughput=1.62, metric="top-1")],
+    format="float32",
+    max_difference=0.0,
+)
+_LIST = ModelList(models=[_FLAGS], folders=["/srv/bundles"], data=[OpenAIModel("flags@1.0.0")])
+_DETAILS = ModelDetails(
+    **msgspec.structs.asdict(_FLAGS),
+    id="flags@1.0.0",
+    workers=[ServingWorker("host-4711-a1b2", "cpu", 61.5, batch_budget=8, backends={"off": "onnx"}, format="float32", max_difference=0.0)],
+    spec={"schema_version": 1, "name": "flags", "version": "1.0.0", "task": "classify", "architecture": "vit"},
+)
+_UNKNOWN = openapi_answers.problems((Kind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None))
+MODELS = {"responses": {**openapi_answers.answer("ModelList", "Known bundles", _LIST), **openapi_answers.REDIS_AWAY}}
+MODEL = {"responses": {**openapi_answers.answer("ModelDetails", "One bundle", _DETAILS), **_UNKNOWN, **openapi_answers.REDIS_AWAY}}
+
+
+@router.get("/v1/models", summary="The bundles that the service knows", openapi_extra=MODELS)
 async def models(request: Request) -> Response:
     here = gateway.of(request)
     fleet = await here.directory.fleet()
@@ -138,7 +171,7 @@ async def models(request: Request) -> Response:
     return _json(ModelList(models=summaries, folders=folders, data=[OpenAIModel(spec.id) for spec in specs]))
 
 
-@router.get("/v1/models/{name}", summary="One bundle, by `name` or `name@version`", openapi_extra=openapi_answers.MODEL)
+@router.get("/v1/models/{name}", summary="One bundle, by `name` or `name@version`", openapi_extra=MODEL)
 async def model(request: Request, name: str) -> Response:
     here = gateway.of(request)
     fleet = await here.directory.fleet()

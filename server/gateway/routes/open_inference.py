@@ -6,12 +6,11 @@ No client may be told apart by its Content-Type or Accept: some send none, some 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Route
 
 from models.bundle import BundleSpec
 from server.gateway import directory, gateway, openapi_answers
@@ -23,7 +22,7 @@ from server.gateway.open_inference.offer import unknown, unloaded
 from server.gateway.routes.infer import INFER_PATHS, infer
 from server.http.large_json import Outline
 from server.http.problems import Kind, Problem
-from server.http.requests import read_small
+from server.http.requests import methods_at, read_small
 from server.queue.fleet import Fleet
 from server.quoting import QUOTED
 
@@ -147,16 +146,12 @@ async def not_offered(request: Request) -> Response:
 @router.api_route("", methods=METHODS, include_in_schema=False)
 @router.api_route("/{path:path}", methods=METHODS, include_in_schema=False)
 async def nothing_here(request: Request) -> Response:
-    allowed = {method for route in router.routes if route.matches(request.scope)[0] is Match.PARTIAL for method in _methods(route)}
+    allowed = methods_at(router.routes, request.scope)
     if not allowed:
         raise Problem(Kind.NOT_FOUND, f"there is nothing at {request.url.path[:QUOTED]}")
     response = to_response(Problem(Kind.METHOD_NOT_ALLOWED, f"{request.url.path[:QUOTED]} does not answer {request.method}"))
     response.headers["Allow"] = ", ".join(sorted(allowed))
     return response
-
-
-def _methods(route: Any) -> set[str]:
-    return set(route.methods or ())
 
 
 def _versions(fleet: Fleet, name: str, version: str | None) -> list[BundleSpec]:

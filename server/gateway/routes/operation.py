@@ -21,7 +21,7 @@ router = APIRouter()
 
 @router.get("/v1/status", tags=["operation"], summary="The service now and in the last 15 minutes", openapi_extra=openapi_answers.STATUS)
 async def status(request: Request) -> Response:
-    authentication.require_metrics(request)
+    authentication.require("metrics", request)
     document = await gateway.of(request).status.read()
     return Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
 
@@ -59,7 +59,7 @@ async def ready(request: Request) -> Response:
     },
 )
 async def metrics(request: Request) -> Response:
-    authentication.require_metrics(request)
+    authentication.require("metrics", request)
     here = gateway.of(request)
     return Response(here.metrics.render(await _read_redis(here)), media_type=CONTENT_TYPE)
 

@@ -13,7 +13,6 @@ from server.gateway.failures import of_refusal
 from server.gateway.gateway import Gateway
 from server.gateway.inference import Asked
 from server.gateway.routes.tasks import ENDPOINTS
-from server.gateway.webhook_headers import refuse_webhook
 from server.http.problems import Kind, Problem
 from server.http.requests import ClientWatch, choose
 from server.queue.scenes import Scene
@@ -29,7 +28,6 @@ SHOWN_OF_ID = 64
 @router.get("/{scene_id}", summary="Ask a reconstructed scene again", openapi_extra=openapi_answers.SCENE)
 async def scene(request: Request, scene_id: str) -> Response:
     here = gateway.of(request)
-    refuse_webhook(request)
     async with here.admission.admit(request, "rest", takes_long=True) as visit:
         kept, task = await _find(here, scene_id, visit.key.name)
         interface = ENDPOINTS[f"/v1/{task.name}"].interface

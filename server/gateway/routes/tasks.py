@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,7 +28,7 @@ from server.gateway.presenting import ANSWERS
 from server.gateway.routes import jobs as job_routes
 from server.gateway.submission import Submission, item_field, read_submission
 from server.gateway.text_cache import RECORDED_BYTES
-from server.gateway.webhook_headers import read_webhook, refuse_webhook
+from server.gateway.webhook_headers import read_webhook
 from server.http import requests
 from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
@@ -61,10 +62,7 @@ class TaskRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, here = Request(scope, receive, send), scope["app"].state.gateway
         try:
-            asynchronous = requests.is_asynchronous(request)
-            if not asynchronous:
-                refuse_webhook(request)
-            if asynchronous:
+            if requests.is_asynchronous(request):
                 response = await self._accept(request, here)
             elif requests.wants_events(request, self.task.media_types):
                 await self._stream(request, here, send)
@@ -89,7 +87,7 @@ class TaskRoute:
 
     async def _stream(self, request: Request, here: Gateway, send: Send) -> None:
         """As events. Raises Problem only while nothing has been sent."""
-        async with here.event_stream(send) as stream:
+        async with aclosing(here.event_stream(send)) as stream:
             try:
                 await self._answer_as_events(request, here, stream)
             except (Problem, ClientDisconnect):
@@ -119,7 +117,7 @@ class TaskRoute:
                 asks = sent.submission.fingerprint(request.scope["path"], sent.query)
                 job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key, webhook)
                 record = await here.jobs.read(job_id, visit.key.name)
-            here.metrics.of(asked.spec).payload_in.observe(nbytes)
+            here.metrics.payload_in.observe(nbytes)
             return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": requests.PREFERENCE})
 
     def _offered_in_url(self, request: Request) -> tuple[str, ...]:

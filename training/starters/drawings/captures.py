@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from server.playground.drawing.solids import DrawingCamera, Solid, capsule, cylinder, ellipsoid, render, ring, without
+from training.starters.drawings.solids import DrawingCamera, Solid, capsule, cylinder, ellipsoid, render, ring, without
 
 FOV = 40.0
 """Degrees. The playground's page knows it, too."""

@@ -1,4 +1,7 @@
-"""Write the samples that are drawn here: two captures with depth, a clip of two figures, and its begin, which workers warm up with."""
+"""Write the samples that are drawn here: two captures with depth, a clip of two figures, and its begin, which workers warm up with.
+
+python -m training.starters.drawings
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from server.playground import SAMPLES
-from server.playground.drawing.captures import OBJECTS, capture
-from server.playground.drawing.figures import HEIGHT, RATE, THUMBNAIL, WIDTH, frame, frames
-from server.tasks.actions import SAMPLE, SAMPLE_FRAMES
+from training.starters.drawings.captures import OBJECTS, capture
+from training.starters.drawings.figures import HEIGHT, RATE, THUMBNAIL, WIDTH, frame, frames
+
+SAMPLES = Path("server/playground/samples")
+WARM_UP, WARM_UP_FRAMES = Path("server/tasks/sample.mp4"), 2
+"""The begin of the clip, as `server.tasks.actions` reads it."""
 
 
 def main() -> None:
@@ -25,7 +30,7 @@ def main() -> None:
         Image.fromarray(made.depth).save(SAMPLES / f"{name}-depth.png", optimize=True)
     Image.fromarray(frame(0)[THUMBNAIL]).save(SAMPLES / "figures.png", optimize=True)
     write_clip(SAMPLES / "figures.mp4", frames())
-    write_clip(SAMPLE, islice(frames(), SAMPLE_FRAMES))
+    write_clip(WARM_UP, islice(frames(), WARM_UP_FRAMES))
 
 
 def write_clip(path: Path, images: Iterable[NDArray[np.uint8]]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from server.playground.drawing.solids import DrawingCamera, Point, Solid, capsule, ellipsoid, render
+from training.starters.drawings.solids import DrawingCamera, Point, Solid, capsule, ellipsoid, render
 
 RATE, SECONDS = 15, 8
 WIDTH, HEIGHT = 384, 256
