@@ -37,7 +37,7 @@ from training.starters.images.titles import Titles, read_titles
 _COARSEST = 40
 """Pixels along the side of the smallest drawings that are shown enlarged."""
 _FAINTEST = 175
-"""Of 255: a jump of a colour by 80 in one of eight neighbours is an edge, a shade is none."""
+"""Darkest value of 255 that is no edge: a colour that jumps by 80 beside one of its neighbours is one, a shade is none."""
 _PARTS = 16
 _TEST, _VAL = range(5), range(5, 6)
 """Held-out parts, of `_PARTS` parts of the series of clip art."""
