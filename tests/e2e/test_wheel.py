@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("opsin", "server", "models", "kernels", "training")
 ENGINE = "opsin/engine.d"
 OF_THE_DEMO = ("docs/pictures/drawings", "docs/pictures/flags")
-STARTERS = {"1.1.0": "c4f2ac11b9e00fe9340a9840f9ef8f358dc362c496e5bbc25614a043baef686b"}
+STARTERS = {"1.2.0": "33269da1296a7516d8b53ac434fc7e28f72f961962f4b280567930c6c00fcdfe"}
 """Version → SHA-256 of the names and digests of the files of `opsin-starters`."""
 MOST_BYTES = 95_000_000
 """A larger wheel of data would be split."""
