@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.bundle import Bundle, BundleError, BundleSpec, write
-from models.layers.steps import UnusableInput
 from models.loading import LoadedModel, load
 from models.pairs.cit import CiT
 from models.pairs.clip import CLIP
 from models.pairs.flip import FLIP
 from models.pairs.maws import MAWSClip
+from models.pairs.tokenising import Tokenizer
 from models.spec import Rung, Text, Weights
 
 TEXTS = 64
@@ -48,6 +48,9 @@ def label(
     labels = _checked(labels)
     text = Text.model_validate(text.model_dump() | {"templates": list(templates)}) if templates is not None else text
     loaded = load(pair)
+    known = Tokenizer.open(pair).encode(labels).known
+    if not known.all():
+        raise BundleError(f"labels: {labels[int(known.argmin())]!r} has no word or character that {pair.spec.id} knows")
     weights, vision, joint_width = _image_tower(pair.spec, loaded.model)
     if _is_half(pair):
         weights = {key: value.half() for key, value in weights.items()}
@@ -112,10 +115,7 @@ def _class_vectors(loaded: LoadedModel, labels: Sequence[str], text: Text) -> tu
     texts = [template.replace("{}", label) for label in labels for template in text.templates]
     rows, cut = list[NDArray[np.float32]](), list[NDArray[np.bool_]]()
     for first in range(0, len(texts), TEXTS):
-        try:
-            found = loaded.forward(_arrays(texts[first : first + TEXTS]), {})
-        except UnusableInput as error:
-            raise BundleError(f"labels: {error}") from error
+        found = loaded.forward(_arrays(texts[first : first + TEXTS]), {})
         rows.append(found["embedding"][0])
         cut.append(found["truncated"][0])
     vectors = np.concatenate(rows).reshape(len(labels), len(text.templates), -1).mean(axis=1)

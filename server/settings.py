@@ -30,8 +30,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OPSIN_", env_nested_delimiter="__", extra="forbid", frozen=True, allow_inf_nan=False)
 
-    starter_bundles: ClassVar[frozenset[str]] = frozenset({"photos", "inpaint", "shapes", "actions", "words", "clips", "sounds"})
-    """Each is its task's default where several bundles serve it and none is configured."""
+    starter_bundles: ClassVar[tuple[str, ...]] = ("photos", "inpaint", "shapes", "reconstruct", "actions", "words", "clips", "sounds")
+    """Each is its task's default where several bundles serve it and none is configured; of two, the first."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)

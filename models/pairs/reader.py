@@ -26,9 +26,9 @@ def reader(bundle: Bundle) -> Reader:
         rows = zip(utf8[present], lengths[present].tolist(), strict=True)
         texts = [row[:length].tobytes().decode() for row, length in rows]
         encoded = tokenizer.encode(texts)
-        unknown = np.flatnonzero(~encoded.known)
-        if len(unknown):
-            raise UnusableInput(f"{texts[unknown[0]][:40]!r} has no word or character that the bundle knows")
+        nothing = np.flatnonzero(~encoded.visible.any(axis=1))
+        if len(nothing):
+            raise UnusableInput(f"{texts[nothing[0]][:40]!r} has no word that the bundle knows: nothing is left to read")
         return {
             "word_ids": _placed(encoded.tokens, present),
             "visible": _placed(encoded.visible, present),

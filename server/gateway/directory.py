@@ -113,7 +113,8 @@ class Directory:
         fitting = _best_fit(coming(fleet, known) or known, wanted)
         if len({spec.name for spec in fitting}) == 1:
             return newest(fleet, fitting)
-        return newest(fleet, [spec for spec in known if spec.name in Settings.starter_bundles])
+        starters = ([spec for spec in known if spec.name == name] for name in Settings.starter_bundles)
+        return newest(fleet, next(filter(None, starters), []))
 
     async def why_not_ready(self) -> str | None:
         """The reason why requests that name no model cannot be answered now; None if they can."""

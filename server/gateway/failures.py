@@ -18,6 +18,8 @@ from server.tasks.options import ExcessiveOption, InvalidOption
 from server.telemetry import logs
 
 KINDS = {kind.slug: kind for kind in Kind}
+OF_WORK = {kind.slug: kind for kind in (Kind.WORKER_CRASHED, Kind.MODEL_ERROR, Kind.DEADLINE, Kind.UNUSABLE_INPUT)}
+"""Kinds of failures that clients are told as such; what else happens to work is ours to explain."""
 
 log = logs.get(__name__)
 
@@ -61,4 +63,4 @@ def of_reply(failure: Failure, model: str, field: str | None) -> Problem:
         return Problem(Kind.TOO_LARGE, detail, option)
     if failure.kind == "deadline":
         field = None
-    return Problem(KINDS.get(failure.kind, Kind.INTERNAL), failure.detail, field)
+    return Problem(OF_WORK.get(failure.kind, Kind.INTERNAL), failure.detail, field)

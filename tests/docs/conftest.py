@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import write
+from models.joining import join_photographs
 from models.spec import Space
 from tests.docs.desk import Desk
 from tests.docs.snippets import ROOT
@@ -26,6 +27,7 @@ from tests.harness.running import running
 from tests.harness.shell import write_shell
 from tests.harness.sounds import tones, wav, written
 from tests.harness.videos import clip, every
+from tests.reconstruct.telling import write_teller
 
 SPACE = Space(spacing=0.2, reach=0.2, margin=4)
 
@@ -38,8 +40,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         shutil.copytree(ROOT / "bundles" / starter, bundles / starter)
     write_tiny_diffmae(bundles)
     write_shell(bundles, space=SPACE)
+    join_photographs(bundles, "shapes", "1", write_shell(bundles, "member", space=SPACE), write_teller(bundles))
     write_watcher(bundles)
     write_tiny_pair(bundles)
+    write_tiny_pair(bundles, "maws", architecture="maws_clip")
     write_clips_and_sound(bundles)
     folder = tmp_path_factory.mktemp("desk")
     fill(folder)
@@ -78,7 +82,8 @@ def fill(folder: Path) -> None:
     for name in ("cat.jpg", "photo.jpg", "photos/1.jpg", "photos/2.jpg"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(picture(3, size=(240, 180), kind="JPEG"))
-    (folder / "dog.png").write_bytes(picture(5))
+    for name in ("dog.png", "drawing.png"):
+        (folder / name).write_bytes(picture(5))
     (folder / "mask.png").write_bytes(png(box(180, 240)))
     (folder / "object.png").write_bytes(png(box(HEIGHT, WIDTH)))
     for part, name in {"image": "rgb.png", "depth": "depth.png"}.items():

@@ -125,9 +125,17 @@ def test_of_several_models_the_starter_bundle_is_the_default(valkey: PrivateValk
             assert [model["name"] for model in gateway.http.get("/v1/models").json()["models"] if model["default"]] == ["photos"]
 
 
-@pytest.mark.parametrize("task", ["inpaint", "reconstruct", "actions"])
-def test_a_second_bundle_does_not_take_the_default_from_the_starter_of_its_task(task: str) -> None:
-    specs = [make_spec(name).model_copy(update={"task": task}) for name in ("another", task)]
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("inpaint", ["another", "inpaint"]),
+        ("reconstruct", ["another", "reconstruct"]),
+        ("reconstruct", ["reconstruct", "shapes"]),
+        ("actions", ["another", "actions"]),
+    ],
+)
+def test_a_second_bundle_does_not_take_the_default_from_the_starter_of_its_task(task: str, names: list[str]) -> None:
+    specs = [make_spec(name).model_copy(update={"task": task}) for name in names]
     fleet = Fleet(specs={(spec.name, spec.version): spec for spec in specs})
     settings = Settings()
     assert Directory(Dispatcher("redis://127.0.0.1:1", settings), settings).default(fleet, task) == specs[1]

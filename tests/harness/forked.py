@@ -173,5 +173,7 @@ def _run(
     os.environ.update(environment)
     if threads := environment.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))  # it was imported under other variables
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        del sys.modules[name]  # timm imports it, and it reads its variables then
     sys.argv = [module, *arguments, *([] if listener is None else ["--fd", str(listener)])]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -26,7 +26,7 @@ BLOCK = re.compile(r"```(python|diff)\n *# (\S+)\n(.*?)```", re.DOTALL)
 MAKES_BUNDLE = "make_mean_colour.py"
 TESTS_IT = "tests/tasks/test_mean_colour.py"
 ROOMS = ("server", "models", "kernels", "opsin")
-OF_TESTS = ("__init__.py", *(f"harness/{name}.py" for name in ("__init__", "processes", "service", "waiting")))
+OF_TESTS = ("__init__.py", *(f"harness/{name}.py" for name in ("__init__", "forked", "processes", "service", "waiting")))
 
 
 def build(house: Path) -> None:

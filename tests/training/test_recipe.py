@@ -104,7 +104,10 @@ def test_what_comes_with_the_code_is_found_from_any_folder_unless_one_of_ones_ow
 def test_a_shipped_recipe_is_read_from_any_folder(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = recipe.read(file)
     monkeypatch.chdir(tmp_path)
-    assert recipe.read(file).phases == here.phases
+    without_paths = {"phases": {"__all__": {"data"}}}
+    assert recipe.read(file).model_dump(include={"phases"}, exclude=without_paths) == here.model_dump(
+        include={"phases"}, exclude=without_paths
+    )
 
 
 def test_what_a_shipped_recipe_is_measured_with_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

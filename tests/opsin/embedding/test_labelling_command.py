@@ -76,6 +76,6 @@ def test_what_cannot_become_a_classifier_is_one_line(tmp_path: Path, labels: Pat
     code, sentence = labelled("pair@1", "--template", "nowhere")
     assert code == 2 and "exactly one {} is needed" in sentence
     labels.write_text("dog\n猫\n")
-    assert labelled("pair@1", "--template", "{}") == (1, "labels: '猫' has no word or character that the bundle knows")
+    assert labelled("pair@1") == (1, "labels: '猫' has no word or character that pair@1 knows")
     labels.write_text("dog\ndog\n")
     assert labelled("pair@1") == (1, "labels: 'dog' is given twice")

@@ -105,13 +105,6 @@ def test_a_refusal_names_the_field(client: Client, labels: list[str], options: d
     assert (raised.value.status, raised.value.field) == (status, field)
 
 
-def test_a_label_of_unknown_characters_is_refused_and_not_scored(client: Client) -> None:
-    with pytest.raises(Refused, match="'猫' has no word or character that the bundle knows") as raised:
-        client.zero_shot(IMAGES[0], ["dog", "猫"], templates=["{}"])
-    assert raised.value.status == 422
-    assert client.zero_shot(IMAGES[0], ["dog", "dog 猫"], templates=["{}"]).labels.count == 2
-
-
 @pytest.mark.parametrize(
     ("images", "labels", "options", "error", "reason"),
     [
