@@ -114,10 +114,12 @@ class TokenizerFile:
 
     @property
     def speechless(self) -> frozenset[int]:
-        """Ids of the pieces that say nothing about a text: the one of all unknown words or characters, and SentencePiece's bare space."""
+        """Ids of the pieces that say nothing about a text: the one of all unknown words or characters, and those in which nothing can be
+        seen, such as SentencePiece's bare space and the joiner between two emoji."""
         ids = ids_of(self.model)
-        unknown = {self.model["unk_id"]} if self.model["type"] == "Unigram" else {ids.get(self.model.get("unk_token") or "")}
-        return frozenset(number for number in unknown | {ids.get(SPACE)} if number is not None)
+        unknown = self.model["unk_id"] if self.model["type"] == "Unigram" else ids.get(self.model.get("unk_token") or "")
+        unseen = {number for piece, number in ids.items() if not any(map(str.isprintable, piece.replace(SPACE, "")))}
+        return frozenset(unseen if unknown is None else unseen | {unknown})
 
     @property
     def cleans(self) -> bool:

@@ -157,6 +157,13 @@ def test_ids_depend_neither_on_the_batch_nor_on_other_threads(kind: str, xlmr_mo
     assert found == [alone[start::8] for start in range(8)] * 4
 
 
+def test_joiners_and_spaces_without_width_make_no_text_known() -> None:
+    """The starter has pieces for them, from names in languages that need them."""
+    tokenizer = Tokenizer.open(bundle.read(Path(__file__).parents[3] / "bundles" / "words" / "1.1.0"))
+    known = tokenizer.encode(["👩\u200d🚀", "👨\u200d🍳", "\u200b", "हिन्\u200dदी", "a\u200b"]).known
+    assert known.tolist() == [False, False, False, True, True]
+
+
 def test_no_texts_are_no_rows(bert_vocabulary: Path, tmp_path: Path) -> None:
     encoded = Tokenizer.open(pair(tmp_path, bert_vocabulary)).encode([])
     assert (encoded.tokens.shape, encoded.visible.shape, encoded.truncated.shape) == ((0, 0), (0, 0), (0,))
