@@ -129,7 +129,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             points = captures.points_of(grid, plan, source, small, whole)
             mask = captures.mask_of(sent, pixels, points, source, whole)
             size = spec.pictures.image_size
-            with named(source):
+            with named("mask" if source == captures.PHOTOGRAPH and sent is not None else source):
                 view = views.view(pixels[..., :3], points, mask, plan.space, image_size=size, seen_size=_seen_size(spec))
             camera = captures.camera_of(plan, source, points, mask, small, whole)
             drawn = sent is not None or masks.opaque(pixels) is not None
