@@ -82,7 +82,6 @@ def test_the_starters_answer_where_there_is_no_bundle(service: Service) -> None:
         "inpaint",
         "shapes",
         "reconstruct",
-        "depth",
         "actions",
         "words",
         "clips",
