@@ -94,6 +94,7 @@ class PoolingBlock(nn.Module):
         self.attn = PoolingAttention(plan)
         self.norm2 = nn.LayerNorm(attention_width, eps=plan.norm_eps)
         self.mlp = Mlp(attention_width, int(attention_width * config.mlp_ratio), width_out)
+        self._mlp_weights = sum(weight.numel() for weight in self.mlp.parameters())  # packed layers have no parameters
         self.proj = nn.Linear(plan.width, width_out) if plan.width != width_out else None
         self.gamma_1 = _factors(attention_width, config.layer_scale)
         self.gamma_2 = _factors(width_out, config.layer_scale)
@@ -117,7 +118,7 @@ class PoolingBlock(nn.Module):
         x = self._pool(past, grid) + self._branch(attended, self.gamma_1)
         del attended, past
         yield storage_bytes(x)
-        some = max(1, int(PART / (2 * x.shape[0] * sum(weight.numel() for weight in self.mlp.parameters()))))
+        some = max(1, int(PART / (2 * x.shape[0] * self._mlp_weights)))
         fed: list[Tensor] = []
         for few in x.split(some, dim=1):  # type: ignore[no-untyped-call]
             fed.append(self._fed_forward(few))

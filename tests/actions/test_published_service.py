@@ -45,7 +45,9 @@ def test_a_service_answers_with_joints_and_appearance(tmp_path: Path) -> None:
         asked = {"files": {"video": CLIP.read_bytes()}, "data": {"end_s": SECONDS, "model": "people"}, "timeout": START_S}
         told = gateway.http.post("/v1/actions", **asked).raise_for_status().json()
         refused = gateway.http.post("/v1/actions", **asked | {"data": {"model": "without"}})
-        spent = Service(gateway, worker.pid).counted("opsin_video_stage_seconds_total", stage="appearance")
+        spent = Service([gateway], [worker], tmp_path / "bundles", valkey.url).counted(
+            "opsin_video_stage_seconds_total", stage="appearance"
+        )
     assert refused.status_code in (404, 503) and spent > 0
     standing, *_ = told["people"]
     assert [box[0] for box in standing["boxes"]] == pytest.approx([row / 15 for row in range(18)], abs=2e-3)

@@ -49,6 +49,6 @@ def test_a_run_measures_what_it_was_asked_for(tmp_path: Path) -> None:
     clips.main(["--size", "tiny", "--rounds", "1", "--seconds", "5", "--json", str(tmp_path / "clips.json")])
     told = json.loads((tmp_path / "clips.json").read_text())
     figures = {figure["name"]: figure for figure in told["figures"]}
-    assert len(figures) == 9 and all(figure["values"] and min(figure["values"]) > 0 for figure in figures.values()), sorted(figures)
+    assert len(figures) == 10 and all(figure["values"] and min(figure["values"]) > 0 for figure in figures.values()), sorted(figures)
     merged = figures["merging: tiny, r = 4"]
     assert merged["values"][0] == pytest.approx(merged["details"]["times"][0] / merged["details"]["ideal"][0])

@@ -163,7 +163,7 @@ def test_the_demo_reconstructs_a_photograph_where_a_bundle_for_it_is_served(bund
     made = tmp_path / "made"
     ended = opsin("demo", "--bundles", bundles, "--seconds", "0.1", "--output", made)
     assert (ended.returncode, ended.stderr) == (0, "")
-    row = re.search(r"^motorcycle\.png +(\d+) +(\d+) +(\d+\.\d) dB +\d+ ms ", ended.stdout, re.MULTILINE)
+    row = re.search(r"^motorcycle\.png with its depth +(\d+) +(\d+) +(\d+\.\d) dB +\d+ ms ", ended.stdout, re.MULTILINE)
     assert row and int(row[1]) > 0 and int(row[2]) > 0 and float(row[3]) >= 25  # as the photograph, seen from its camera
     assert (made / "motorcycle.glb").read_bytes().startswith(b"glTF")
     sides = np.asarray(Image.open(made / "motorcycle-sides.png"))
