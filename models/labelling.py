@@ -26,7 +26,7 @@ from models.pairs.cit import CiT
 from models.pairs.clip import CLIP
 from models.pairs.flip import FLIP
 from models.pairs.maws import MAWSClip
-from models.pairs.tokenising import Tokenizer
+from models.pairs.tokenising import known
 from models.spec import Rung, Text, Weights
 
 TEXTS = 64
@@ -48,9 +48,9 @@ def label(
     labels = _checked(labels)
     text = Text.model_validate(text.model_dump() | {"templates": list(templates)}) if templates is not None else text
     loaded = load(pair)
-    known = Tokenizer.open(pair).encode(labels).known
-    if not known.all():
-        raise BundleError(f"labels: {labels[int(known.argmin())]!r} has no word or character that {pair.spec.id} knows")
+    read = known(pair, labels)
+    if not read.all():
+        raise BundleError(f"labels: {labels[int(read.argmin())]!r} has no word or character that {pair.spec.id} knows")
     weights, vision, joint_width = _image_tower(pair.spec, loaded.model)
     if _is_half(pair):
         weights = {key: value.half() for key, value in weights.items()}

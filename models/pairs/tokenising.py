@@ -44,8 +44,6 @@ class Encoded:
     """(n, N): 1 for tokens, 0 for padding."""
     truncated: NDArray[np.bool_]
     """(n,): whether the text was longer than `Tokenizer.length`."""
-    known: NDArray[np.bool_]
-    """(n,): whether a piece of the text is in the vocabulary. All others have the same tokens, so the same vector."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,6 @@ class Tokenizer:
     """Whether texts are padded to `length`; otherwise to the longest of their batch."""
     padding: int
     """Id that fills up short texts."""
-    speechless: frozenset[int]
-    """`TokenizerFile.speechless`."""
 
     @staticmethod
     def open(bundle: Bundle) -> Tokenizer:
@@ -95,7 +91,7 @@ class Tokenizer:
             special = len(file.before) + len(file.after)
             raise TokenizerError(f"post_processor: {special} special tokens leave no place in texts of {length} word pieces")
         cut = _library(file) if file.character_map is None else _sentencepiece(file, file.character_map)
-        return Tokenizer(cut, file.before, file.after, length, fixed, padding, file.speechless)
+        return Tokenizer(cut, file.before, file.after, length, fixed, padding)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """texts: any length, valid Unicode. An empty text has special tokens alone."""
@@ -108,8 +104,16 @@ class Tokenizer:
         tokens = np.full((len(rows), width), self.padding, np.int64)
         tokens[visible] = np.fromiter((number for row in rows for number in row), np.int64, int(lengths.sum()))
         truncated = np.fromiter((len(ids) > most for ids in pieces), np.bool_, len(pieces))
-        known = np.fromiter((not self.speechless.issuperset(ids[:most]) for ids in pieces), np.bool_, len(pieces))
-        return Encoded(tokens, visible.astype(np.int64), truncated, known)
+        return Encoded(tokens, visible.astype(np.int64), truncated)
+
+
+def known(bundle: Bundle, texts: Sequence[str]) -> NDArray[np.bool_]:
+    """(n,): whether a piece of the text is in the vocabulary. All others have the same tokens, so the same vector. Raises BundleError."""
+    tokenizer = Tokenizer.open(bundle)
+    speechless = read_file(bundle.path / TOKENIZER_FILE).speechless
+    most = tokenizer.length - len(tokenizer.before) - len(tokenizer.after)
+    pieces = tokenizer.cut(texts, most)
+    return np.fromiter((not speechless.issuperset(ids[:most]) for ids in pieces), np.bool_, len(pieces))
 
 
 def read_file(path: Path) -> TokenizerFile:
