@@ -103,8 +103,22 @@ def unmerge(y: Tensor, matching: Matching) -> Tensor:
 
 def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, dropout: float) -> Tensor:
     """(B, H, N, D) each, size (B, M, 1) of the keys → (B, H, N, D)."""
-    bias = None if size is None else size.log().to(q.dtype).view(size.shape[0], 1, 1, size.shape[1])
+    bias = None if size is None else _bias(size, q)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+
+
+def attention_in_products(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None) -> Tensor:
+    """The same in one product after another, where fused attention is switched off (`torch.nn.attention.sdpa_kernel`, whose setting counts
+    for CPUs, too). PyTorch's own products also look for queries that see no key, a third of their time: here such a query is NaN."""
+    logits: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, N, M)
+    if size is not None:
+        logits += _bias(size, q)
+    return logits.softmax(dim=-1) @ v
+
+
+def _bias(size: Tensor, q: Tensor) -> Tensor:
+    """(B, M, 1) → (B, 1, 1, M) in the format of the queries."""
+    return size.log().to(q.dtype).view(size.shape[0], 1, 1, size.shape[1])
 
 
 def _directions(metric: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels import ops
 
@@ -114,6 +115,18 @@ def test_gradients_pass_through_biased_attention(generator: torch.Generator) -> 
     size = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64).view(1, 3, 1)
     inputs = tuple(randn(generator, 1, 2, 3, 4, dtype=torch.float64).requires_grad_() for _ in range(3))
     assert torch.autograd.gradcheck(lambda q, k, v: ops.size_biased_attention(q, k, v, size), inputs)
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_attention_and_its_gradients_are_the_same_where_fused_attention_is_switched_off(sized: bool, generator: torch.Generator) -> None:
+    q, k, v = (part.double().requires_grad_() for part in randn(generator, 3, 2, 4, 33, 16))
+    size = torch.randint(0, 4, (2, 33, 1), generator=generator).double() if sized else None
+    slope = randn(generator, 2, 4, 33, 16).double()
+    expected = ops.size_biased_attention(q, k, v, size)
+    with sdpa_kernel(SDPBackend.MATH):
+        found = ops.size_biased_attention(q, k, v, size)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, (q, k, v), slope), torch.autograd.grad(expected, (q, k, v), slope))
 
 
 def test_matching_needs_no_gradient(generator: torch.Generator) -> None:
