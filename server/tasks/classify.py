@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from server.media import headers, images
-from server.tasks.base import Arrays, File, Item, Outputs, Part, Task, Tensor
+from server.tasks.base import Arrays, Asked, File, Item, Outputs, Part, Plan, Task, Tensor
 from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import InvalidOption, Options
 
@@ -154,7 +154,22 @@ class ClassifyAnswer(msgspec.Struct, frozen=True):
     """In the order of the images; one of a clip."""
 
 
-class Classify(Task[ClassifyOptions, ClassifyPlan]):
+class ImageTask(Task[Asked, Plan]):
+    """A task whose items are images, each of which becomes one job with `pixels` uint8 (S, S, 3) at the bundle's size."""
+
+    def prepare(self, item: Item, plan: Plan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
+        with decoder.decoded(item["image"]) as image:
+            return [{"pixels": images.to_model_size(image, spec.pictures, decoder.max_pixels)}]
+
+    def is_small(self, item: Item) -> bool:
+        return headers.is_small(item["image"])
+
+    def sample(self, spec: BundleSpec) -> Arrays:
+        side = spec.pictures.image_size
+        return {"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)}
+
+
+class Classify(ImageTask[ClassifyOptions, ClassifyPlan]):
     name = "classify"
     summary = "Classify images, clips and sound"
     description = "Images; or a video, sound, or both, where a bundle takes them: the scores of its views and windows are averaged."
@@ -183,12 +198,6 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         check_trace(asked, spec)
         return ClassifyPlan(top_k, rung, schedule, asked.trace)
 
-    def prepare(self, item: Item, plan: ClassifyPlan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
-        return [prepare_image(item["image"], spec, decoder)]
-
-    def is_small(self, item: Item) -> bool:
-        return headers.is_small(item["image"])
-
     def arguments(self, plan: ClassifyPlan) -> dict[str, Any]:
         return {"merge": list(plan.schedule)} | ({"trace": True} if plan.trace else {})
 
@@ -199,9 +208,6 @@ class Classify(Task[ClassifyOptions, ClassifyPlan]):
         """Logits (classes,), tokens (2,) and schedule (depth,); with a trace groups (depth, patches) and grid (2,)."""
         traced = len(plan.schedule) * patches(spec) + 2 if plan.trace else 0
         return 4 * len(spec.labels) + 8 * (2 + traced) + 4 * len(plan.schedule)
-
-    def sample(self, spec: BundleSpec) -> Arrays:
-        return image_sample(spec)
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         return (Tensor("image", "BYTES", (1,)),), labelled_tensors(spec)
@@ -227,18 +233,6 @@ def checked_top_k(asked: int | None, spec: BundleSpec) -> int:
     if top_k > classes:
         raise InvalidOption("top_k", f"{top_k}: use an integer from 1 to {classes}, the number of classes of {spec.id}")
     return top_k
-
-
-def prepare_image(content: bytes, spec: BundleSpec, decoder: images.Decoder) -> Arrays:
-    """Return `pixels` uint8 (S, S, 3) at the bundle's size. Raises MediaError."""
-    with decoder.decoded(content) as image:
-        return {"pixels": images.to_model_size(image, spec.pictures, decoder.max_pixels)}
-
-
-def image_sample(spec: BundleSpec) -> Arrays:
-    """Return the same of noise."""
-    side = spec.pictures.image_size
-    return {"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)}
 
 
 def patches(spec: BundleSpec) -> int:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from models.bundle import EMBEDDED, BundleSpec
 from models.registry import architectures
-from server.media import headers, images
+from server.media.images import Decoder
 from server.tasks import texts
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Tensor
-from server.tasks.classify import IMAGE, prepare_image
+from server.tasks.classify import IMAGE
 from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import ExcessiveOption, InvalidOption, Options
 from server.tasks.vectors import VectorTask, image_arguments, image_bound, need_tokenizer
@@ -115,13 +115,13 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan]):
         _, schedule = schedule_of(str(asked.merge), spec)
         return EmbedPlan(asked.encoding, schedule, asked.pool or "", asked.output, asked.truncate)
 
-    def prepare(self, item: Item, plan: EmbedPlan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
+    def prepare(self, item: Item, plan: EmbedPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
         if "text" in item:
             return texts.packed(_texts(msgspec.json.decode(item["text"], type=list[str]), plan, spec))
-        return [prepare_image(item["image"], spec, decoder)]
+        return super().prepare(item, plan, spec, decoder)
 
     def is_small(self, item: Item) -> bool:
-        return "text" in item or headers.is_small(item["image"])
+        return "text" in item or super().is_small(item)
 
     def arguments(self, plan: EmbedPlan) -> dict[str, Any]:
         return image_arguments(plan.schedule, plan.pool, plan.output)

@@ -9,12 +9,12 @@ import numpy as np
 
 from models.bundle import BundleSpec
 from server.tasks import texts
-from server.tasks.base import Arrays, Asked, Plan, Shapes, Task
-from server.tasks.classify import image_sample, patches
+from server.tasks.base import Arrays, Asked, Plan, Shapes
+from server.tasks.classify import ImageTask, patches
 from server.tasks.options import InvalidOption
 
 
-class VectorTask(Task[Asked, Plan]):
+class VectorTask(ImageTask[Asked, Plan]):
     """Some jobs of a request hold an image, with `arguments`, and others hold texts."""
 
     echoed_arrays = texts.ECHOED
@@ -37,9 +37,6 @@ class VectorTask(Task[Asked, Plan]):
         if "utf8" not in shapes or spec.text is None:
             return 1.0
         return texts.tokens(shapes, spec.text) / patches(spec)
-
-    def sample(self, spec: BundleSpec) -> Arrays:
-        return image_sample(spec)
 
     def other_samples(self, spec: BundleSpec) -> Sequence[Arrays]:
         return () if spec.text is None else texts.packed(["a dog"])

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from models.spec import LONGEST_TEMPLATE, MOST_TEMPLATES, Text
-from server.media import headers, images
 from server.quoting import quoted
 from server.tasks import texts
-from server.tasks.base import Arrays, File, Item, Outputs, Tensor
-from server.tasks.classify import IMAGE, Merging, prepare_image
+from server.tasks.base import Arrays, File, Outputs, Tensor
+from server.tasks.classify import IMAGE, Merging
 from server.tasks.merging import MERGED, VALUES, schedule_of
 from server.tasks.options import ExcessiveOption, InvalidOption, Options
 from server.tasks.vectors import VectorTask, image_arguments, image_bound, need_tokenizer
@@ -140,12 +139,6 @@ class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan]):
 
     def recalled(self, plan: ZeroShotPlan, vectors: Mapping[str, bytes]) -> ZeroShotPlan:
         return msgspec.structs.replace(plan, vectors=dict(vectors))
-
-    def prepare(self, item: Item, plan: ZeroShotPlan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
-        return [prepare_image(item["image"], spec, decoder)]
-
-    def is_small(self, item: Item) -> bool:
-        return headers.is_small(item["image"])
 
     def prepare_beside(self, plan: ZeroShotPlan, spec: BundleSpec) -> list[Arrays]:
         missing = [(place, text) for place, text in enumerate(plan.texts) if text not in plan.vectors]
