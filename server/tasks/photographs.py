@@ -6,8 +6,6 @@ median is 1, and it reaches half as far as the object is large, as the front of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -33,16 +31,16 @@ def tells_depth(spec: BundleSpec) -> bool:
 def photograph(image: Image.Image, mask: Mask, spec: BundleSpec) -> NDArray[np.uint8]:
     """The square around what the mask (H, W) shows, uint8 (S, S, 3): beyond the image black, or, where the bundle wants it, in the
     object's mean colour wherever the object is not."""
-    side, shown = int(spec.config["depth_size"]), _shown(mask)
-    left, top, right, bottom = (round(edge * side) for edge in shown.place)
+    side, (box, place) = int(spec.config["depth_size"]), _shown(mask)
+    left, top, right, bottom = (round(edge * side) for edge in place)
     size, corner = (max(1, right - left), max(1, bottom - top)), (min(left, side - 1), min(top, side - 1))
     way = FILTERS[spec.config["depth_interpolation"]]
     square = Image.new("RGB", (side, side))
-    square.paste(image.convert("RGB").resize(size, way, box=shown.box), corner)
+    square.paste(image.convert("RGB").resize(size, way, box=box), corner)
     if spec.config.get("depth_background") != "mean":
         return np.asarray(square)
     inside = Image.new("L", (side, side))
-    inside.paste(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, way, box=shown.box), corner)
+    inside.paste(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, way, box=box), corner)
     colours, share = np.asarray(square, np.float32), np.asarray(inside, np.float32)[..., None] / 255
     mean = (colours * share).sum(axis=(0, 1)) / max(float(share.sum()), 1e-6)
     filled: NDArray[np.uint8] = np.rint(mean + share * (colours - mean)).astype(np.uint8)
@@ -54,9 +52,8 @@ def to_depth(told: NDArray[np.float32], mask: Mask, spec: BundleSpec, focal: flo
 
     focal: of the camera, in pixels of the mask.
     """
-    shown = _shown(mask)
-    left, top, right, bottom = shown.box
-    x0, y0, x1, y1 = (edge * len(told) for edge in shown.place)
+    (left, top, right, bottom), place = _shown(mask)
+    x0, y0, x1, y1 = (edge * len(told) for edge in place)
     part = Image.fromarray(told).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
     spread = np.zeros(mask.shape, np.float64)
     spread[top:bottom, left:right] = np.asarray(part)
@@ -87,15 +84,9 @@ def _of_disparity(told: NDArray[np.float64], inside: Mask, reach: float) -> NDAr
     return np.asarray(1 / (1 + a * (told - middle)))
 
 
-@dataclass(frozen=True)
-class _Shown:
-    box: tuple[int, int, int, int]
-    """Left, top, right and bottom of the part of the image that lies in the square around the object."""
-    place: tuple[float, float, float, float]
-    """Where that part lies in the square, whose side is 1."""
-
-
-def _shown(mask: Mask) -> _Shown:
+def _shown(mask: Mask) -> tuple[tuple[int, int, int, int], tuple[float, float, float, float]]:
+    """Left, top, right and bottom of the part of the image that lies in the square around the object, and where that part lies in the
+    square, whose side is 1."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     size = int(max(np.ptp(rows), np.ptp(columns))) + 1
     half = (size + 1) // 2 + round(CONTEXT * size)
@@ -103,4 +94,4 @@ def _shown(mask: Mask) -> _Shown:
     height, width = mask.shape
     box = max(0, left), max(0, top), min(width, left + 2 * half), min(height, top + 2 * half)
     x0, y0, x1, y1 = ((edge - start) / (2 * half) for edge, start in zip(box, (left, top) * 2, strict=True))
-    return _Shown(box, (x0, y0, x1, y1))
+    return box, (x0, y0, x1, y1)

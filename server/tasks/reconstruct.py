@@ -184,8 +184,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
     def present(self, outputs: Sequence[Outputs], plan: ReconstructPlan, spec: BundleSpec, media_type: str) -> Reconstruction | File:
         [found] = outputs
         front, kind = None if plan.surface == "network" else views.front_of(found), _format(plan, media_type)
-        made = network_answer(found, plan, kind) if front is None else joined_answer(found, plan, front, kind)
-        points, content = made.points, made.content
+        points, content = network_answer(found, plan, kind) if front is None else joined_answer(found, plan, front, kind)
         asked = int(found["queries"][0])
         scene = plan.scene if "kept" in found else None
         metric = bool(found["metric"][0]) if "metric" in found else True  # scenes that were kept by earlier versions are

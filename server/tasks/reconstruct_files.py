@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,17 @@ SIZE = 0.7
 """Size of a guessed point, in spacings: vertices lie so near to each other that the surface looks closed."""
 
 
-@dataclass(frozen=True)
-class Made:
-    points: NDArray[np.float32]
-    """(P, 3), in metres."""
-    content: bytes
+Answer = tuple[NDArray[np.float32], bytes]
+"""Points (P, 3) in metres, and the file."""
 
 
-def network_answer(found: Outputs, plan: ReconstructPlan, kind: Format) -> Made:
+def network_answer(found: Outputs, plan: ReconstructPlan, kind: Format) -> Answer:
     """The occupied cells, and a surface between them and their empty neighbours."""
     lattice, occupied = plan.lattice, found["occupancy"] > plan.threshold
     places = np.stack(lattice.places(found["cells"].astype(np.int64)), axis=1)
     points, colours = _in_metres(lattice.points(found["cells"][occupied]), found), found["colours"][occupied]
     if kind == "ply":
-        return Made(points, shapes.to_ply(points, colours, spacing_of(found, plan)))
+        return points, shapes.to_ply(points, colours, spacing_of(found, plan))
     if kind == "npz":
         arrays = {
             "points": points,
@@ -39,13 +35,13 @@ def network_answer(found: Outputs, plan: ReconstructPlan, kind: Format) -> Made:
             "occupancy": found["occupancy"][occupied],
             "cells": places[occupied].astype(np.int32),
         }
-        return Made(points, shapes.to_npz(arrays | _placed(found, plan)))
+        return points, shapes.to_npz(arrays | _placed(found, plan))
     mesh = shapes.surface(shapes.Cells(places, found["occupancy"], found["colours"]), plan.threshold)
     units = np.array(lattice.origin, np.float32) + mesh.vertices * np.float32(lattice.pitch)
-    return Made(points, shapes.to_glb([shapes.Primitive(_in_metres(units, found), mesh.faces, {"COLOR_0": shapes.rgba(mesh.colours)})]))
+    return points, shapes.to_glb([shapes.Primitive(_in_metres(units, found), mesh.faces, {"COLOR_0": shapes.rgba(mesh.colours)})])
 
 
-def joined_answer(found: Outputs, plan: ReconstructPlan, front: Front, kind: Format) -> Made:
+def joined_answer(found: Outputs, plan: ReconstructPlan, front: Front, kind: Format) -> Answer:
     """The seen front, point by point, and the surface behind it that the network makes of the rest. Heavy: run it in a child process."""
     pitch = plan.lattice.pitch
     guess = guessing.guess(plan.lattice, found["cells"], found["occupancy"], found["colours"], plan.threshold, front)
@@ -53,15 +49,15 @@ def joined_answer(found: Outputs, plan: ReconstructPlan, front: Front, kind: For
     guessed = guess.vertices[~guess.seen]
     points = _in_metres(np.concatenate([front.points, guessed]), found)
     if kind == "glb":
-        return Made(points, shapes.to_glb([_seen(found, front, photograph, pitch), _guessed(found, guess)]))
+        return points, shapes.to_glb([_seen(found, front, photograph, pitch), _guessed(found, guess)])
     colours = np.concatenate([photograph, guess.colours[~guess.seen]])
     seen = np.repeat(np.array([1, 0], np.uint8), (len(front.points), len(guessed)))
     if kind == "ply":
         width = float(np.median(front.widths) * found["scale"][0])
-        return Made(points, shapes.to_ply(points, colours, spacing_of(found, plan), shapes.Seen(seen, width)))
+        return points, shapes.to_ply(points, colours, spacing_of(found, plan), shapes.Seen(seen, width))
     sizes = np.concatenate([np.minimum(front.widths, pitch), np.full(len(guessed), SIZE * pitch)]) * found["scale"][0]
     arrays = {"points": points, "colours": colours, "seen": seen, "sizes": sizes.astype(np.float32)}
-    return Made(points, shapes.to_npz(arrays | _placed(found, plan)))
+    return points, shapes.to_npz(arrays | _placed(found, plan))
 
 
 def _seen(found: Outputs, front: Front, photograph: NDArray[np.uint8], pitch: float) -> shapes.Primitive:
