@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -176,12 +175,10 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         return max(_memory(image, mask, beside, composing.blending_bytes(image.pixels)) for image, mask in opened)
 
     def present(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec, media_type: str) -> InpaintAnswer | File:
-        composed = _composed(outputs[0], plan, spec)
-        taken = _taken(outputs[0], plan)
+        answer = _answer(outputs[0], plan, spec)
         if media_type == PNG and plan.samples == 1:
-            return File(composed.files[0], {"X-Seed": str(plan.seed), "X-Steps": str(taken.steps), "X-Method": taken.method})
-        results = [Filled(file, plan.seed_of(sample)) for sample, file in enumerate(composed.files)]
-        return InpaintAnswer(composed.width, composed.height, composed.masked_pixels, taken.steps, taken.sampler, taken.method, results)
+            return File(answer.results[0].image, {"X-Seed": str(plan.seed), "X-Steps": str(answer.steps), "X-Method": answer.method})
+        return answer
 
     def preview(self, arrays: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintPreview:
         left, top, width, height = arrays["box"].tolist()
@@ -214,51 +211,30 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         return inputs, (Tensor("image", "BYTES", (1,), is_file=True), Tensor("seed", "INT64", (1,)))
 
     def to_tensors(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
-        files = [_composed(one, plan, spec).files for one in outputs]
-        images = np.empty((len(files), plan.samples), object)
-        images[:] = files
-        seeds = np.array([[plan.seed_of(sample) for sample in range(plan.samples)]] * len(files), np.int64)
-        taken = _taken(outputs[0], plan)
-        return {"image": images, "seed": seeds}, {"steps": taken.steps, "sampler": taken.sampler, "method": taken.method}
+        answers = [_answer(one, plan, spec) for one in outputs]
+        images = np.empty((len(answers), plan.samples), object)
+        images[:] = [[filled.image for filled in answer.results] for answer in answers]
+        seeds = np.array([[filled.seed for filled in answer.results] for answer in answers], np.int64)
+        first = answers[0]
+        return {"image": images, "seed": seeds}, {"steps": first.steps, "sampler": first.sampler, "method": first.method}
 
 
-@dataclass(frozen=True)
-class Taken:
-    """How a hole was filled."""
-
-    method: FillMethod
-    steps: int
-    sampler: str
-
-
-def _taken(outputs: Outputs, plan: InpaintPlan) -> Taken:
-    method = METHODS[int(outputs["method"])] if "method" in outputs else "network"
-    return Taken(method, 0, "none") if method == "exemplar" else Taken(method, plan.steps, plan.sampler)
-
-
-@dataclass(frozen=True)
-class Composed:
-    """The finished samples of one image, as PNG files."""
-
-    width: int
-    height: int
-    masked_pixels: int
-    files: list[bytes]
-
-
-def _composed(outputs: Outputs, plan: InpaintPlan, spec: BundleSpec) -> Composed:
+def _answer(outputs: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintAnswer:
+    """The finished samples of one image."""
     image, mask = _open(outputs["image"].tobytes(), outputs["mask"].tobytes(), PRESENTER)
     sent = _sent_mask(mask)
     picture = image.upright(transparency=True)
     profile = picture.info["icc_profile"]
     hole = _hole(picture, sent, plan, spec)
     del sent
-    box, files = Box(*outputs["box"].tolist()), []
-    for made in outputs["filled"]:
+    box, results = Box(*outputs["box"].tolist()), []
+    for sample, made in enumerate(outputs["filled"]):
         composed = picture.copy() if len(outputs["filled"]) > 1 else picture
         composing.compose(composed, made, box, hole, plan.feather, plan.blend)
-        files.append(composing.to_png(composed, profile))
-    return Composed(picture.width, picture.height, int(np.count_nonzero(hole)), files)
+        results.append(Filled(composing.to_png(composed, profile), plan.seed_of(sample)))
+    method = METHODS[int(outputs["method"])] if "method" in outputs else "network"
+    steps, sampler = (0, "none") if method == "exemplar" else (plan.steps, plan.sampler)
+    return InpaintAnswer(picture.width, picture.height, int(np.count_nonzero(hole)), steps, sampler, method, results)
 
 
 def _open(image: bytes, mask: bytes, decoder: Decoder) -> tuple[Opened, Opened | None]:
