@@ -233,20 +233,12 @@ _NO_STREAM = problems(
     (Kind.INVALID_OPTION, "'x': use the id of an event of this job, or 0", "Last-Event-ID"),
     (Kind.TOO_MANY_READERS, "512 streams of events are open, half of OPSIN_MAX_CONNECTIONS", None),
 )
-_LAST_EVENT_ID = {
-    "in": "header",
-    "name": "Last-Event-ID",
-    "required": False,
-    "description": "Only events after this one.",
-    "schema": {"type": "integer", "minimum": 0},
-}
-
 JOB: dict[str, Any] = {"responses": {**answer("JobDocument", "The job", EXAMPLE_JOB), **problems(*_GONE)}}
 RESULT: dict[str, Any] = {
     "responses": {"200": {"description": "What the plain request would have answered", "content": {JSON: {"schema": {}}}}, **_NO_RESULT}
 }
 EVENTS: dict[str, Any] = {
-    "parameters": [_LAST_EVENT_ID],
+    "parameters": [parameter("header", "Last-Event-ID", "Only events after this one.", {"type": "integer", "minimum": 0})],
     "responses": {
         "200": {"description": "Events", "content": EVENT_STREAM},
         "204": {"description": "The job has ended, and its last event has been read"},
