@@ -201,7 +201,7 @@ class HotRoutes:
 
     def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
         self._app = app
-        self._exact: dict[str, ASGIApp] = {route.path: route.endpoint for route in routes if "{" not in route.path}
+        self._exact: dict[str, ASGIApp] = {route.path: route.app for route in routes if "{" not in route.path}
         self._patterns = [route for route in routes if "{" in route.path]
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -216,6 +216,5 @@ class HotRoutes:
             match, found = route.matches(scope)
             if match is Match.FULL:
                 scope.update(found)
-                endpoint: ASGIApp = route.endpoint
-                return endpoint
+                return route.app
         return None

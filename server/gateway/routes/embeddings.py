@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: task `embed` for clients of OpenAI, Jina and infinity. Images and texts may come in one request. Plain ASGI."""
+"""`POST /v1/embeddings`: task `embed` for clients of OpenAI, Jina and infinity. Images and texts may come in one request."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from server.gateway import openapi_answers
+from server.gateway import gateway, openapi_answers
 from server.gateway.admission import Visit
 from server.gateway.failures import answered
 from server.gateway.gateway import Gateway
@@ -98,16 +97,11 @@ class EmbeddingList(msgspec.Struct, frozen=True):
     truncated: int
 
 
-class EmbeddingsRoute:
-    """The ASGI application behind PATH."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
-        response = await answered(request, _answer(request, scope["app"].state.gateway), errors.to_response)
-        await response(scope, receive, send)
+async def embeddings(request: Request) -> Response:
+    return await answered(request, _answer(request, gateway.of(request)), errors.to_response)
 
 
-ROUTES = [Route(PATH, EmbeddingsRoute(), methods=["POST"], include_in_schema=False)]
+ROUTES = [Route(PATH, embeddings, methods=["POST"], include_in_schema=False)]
 
 
 def operation() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`POST /v2/models/{name}[/versions/{version}]/infer` of the Open Inference Protocol, for every task that has tensors. Plain ASGI."""
+"""`POST /v2/models/{name}[/versions/{version}]/infer` of the Open Inference Protocol, for every task that has tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from models.bundle import BundleSpec
 from server.gateway import gateway
@@ -51,16 +50,10 @@ BODY = {
 }
 
 
-class InferRoute:
-    """The ASGI application behind INFER_PATHS."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
-        response = await answered(request, _answer(request, **request.path_params), to_response)
-        await response(scope, receive, send)
+async def infer(request: Request) -> Response:
+    return await answered(request, _answer(request, **request.path_params), to_response)
 
 
-infer = InferRoute()
 ROUTES = [Route(path, infer, methods=["POST"], include_in_schema=False) for path in INFER_PATHS]
 
 
