@@ -51,7 +51,7 @@ _LENGTH = struct.Struct("<I")
 def from_binary(data: memoryview, datatype: str, count: int) -> NDArray[Any]:
     """The `count` elements of a binary tensor, shape (count,). Raises Problem (400) where the bytes do not fit."""
     if datatype == "BYTES":
-        return _bytes_array(_split_elements(data, count))
+        return bytes_array(_split_elements(data, count))
     itemsize = 2 if datatype == "BF16" else DATATYPES[datatype].itemsize
     if len(data) != count * itemsize:
         raise invalid(f"{len(data)} bytes of binary data where {count} elements of {datatype} need {count * itemsize}")
@@ -86,7 +86,7 @@ def from_json(values: Sequence[Any], datatype: str, shape: Sequence[int]) -> NDA
     if not set(map(type, flat)) <= _JSON_TYPES[dtype.kind]:
         raise invalid(f"data of {datatype} must be {_JSON_NAMES[dtype.kind]}")
     if datatype == "BYTES":
-        return _bytes_array([text.encode() if isinstance(text, str) else bytes(text) for text in flat])
+        return bytes_array([text.encode() if isinstance(text, str) else bytes(text) for text in flat])
     try:
         with np.errstate(over="raise"):
             return np.array(flat, dtype)
@@ -135,7 +135,8 @@ def _flatten(values: Sequence[Any]) -> Sequence[Any]:
     return values
 
 
-def _bytes_array(elements: Sequence[bytes]) -> NDArray[Any]:
+def bytes_array(elements: Sequence[bytes]) -> NDArray[Any]:
+    """The elements of a tensor of BYTES, shape (count,)."""
     array = np.empty(len(elements), object)
     array[:] = elements
     return array

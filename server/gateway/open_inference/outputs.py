@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.gateway.open_inference.datatypes import bytes_array
 from server.gateway.open_inference.errors import invalid
 from server.gateway.open_inference.tensors import InferRequest, InferTensor, RequestedOutput
 from server.tasks.base import Arrays, Tensor
@@ -42,14 +43,8 @@ def _write(asked: RequestedOutput, declared: Tensor, array: NDArray[Any], *, bin
     if count:
         return InferTensor(declared.name, "BYTES", _classified(array, declared.labels, count), binary)
     if declared.is_file and not binary:
-        array = _in_base64(array)
+        array = bytes_array([base64.b64encode(file) for file in array.flat]).reshape(array.shape)
     return InferTensor(declared.name, declared.datatype, array, binary)
-
-
-def _in_base64(files: NDArray[Any]) -> NDArray[Any]:
-    encoded = np.empty(files.size, object)
-    encoded[:] = [base64.b64encode(file) for file in files.flat]
-    return encoded.reshape(files.shape)
 
 
 def _classification(output: RequestedOutput) -> int:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from server.gateway.open_inference import datatypes
@@ -80,7 +79,7 @@ def decode_request(body: bytes, header_length: str | None, *, raw_input: str) ->
     """
     json_bytes = _json_bytes(header_length, len(body))
     if json_bytes == 0 and header_length is not None:
-        return InferRequest(id="", parameters={}, inputs=(_raw(raw_input, body),))
+        return InferRequest(id="", parameters={}, inputs=(InferTensor(raw_input, "BYTES", datatypes.bytes_array([body]), binary=True),))
     outline, header = _decode_header(body[:json_bytes])
     names = [tensor.name for tensor in header.inputs]
     if len(set(names)) != len(names):
@@ -132,12 +131,6 @@ def _json_bytes(header_length: str | None, body_length: int) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", header_length) or int(header_length) > body_length:
         raise invalid(f"Inference-Header-Content-Length {quoted(header_length)} is no length within the body of {body_length} bytes")
     return int(header_length)
-
-
-def _raw(name: str, body: bytes) -> InferTensor:
-    element = np.empty(1, object)
-    element[0] = body
-    return InferTensor(name, "BYTES", element, binary=True)
 
 
 def _decode_header(data: bytes) -> tuple[Outline, _RequestHeader]:
