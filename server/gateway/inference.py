@@ -225,8 +225,8 @@ class Inference:
         texts = asked.task.texts(asked.plan)
         if not texts:
             return []
-        work = partial(_prepare_beside, asked)
-        return [work() if len(texts) <= FEW else await self._turns.run(visit.client, work)]
+        prepare = partial(asked.task.prepare_beside, asked.plan, asked.spec)
+        return [_packed(prepare() if len(texts) <= FEW else await self._turns.run(visit.client, prepare))]
 
     def _jobs(
         self,
@@ -347,10 +347,6 @@ def _prepare(item: Item, asked: Asked, decoder: images.Decoder, *, first: bool =
     except (MediaError, InvalidOption) as error:
         return without_frames(error)
     return _packed(jobs)
-
-
-def _prepare_beside(asked: Asked) -> Prepared:
-    return _packed(asked.task.prepare_beside(asked.plan, asked.spec))
 
 
 def _counted(prepared: Sequence[Prepared], asked: Asked) -> tuple[int, str]:
