@@ -27,16 +27,10 @@ TASKS: Mapping[str, Task[Any, Any]] = {
 }
 
 
-def routes(tasks: Mapping[str, Task[Any, Any]]) -> Mapping[str, tuple[Task[Any, Any], ...]]:
-    """Name of a route → the tasks behind it, the one of its name first."""
-    shared: dict[str, tuple[Task[Any, Any], ...]] = {task.name: (task,) for task in tasks.values() if not task.route}
-    for task in tasks.values():
-        if task.route:
-            shared[task.route] += (task,)
-    return shared
-
-
-ROUTES = routes(TASKS)
+ROUTES: Mapping[str, tuple[Task[Any, Any], ...]] = {
+    task.name: (task, *(other for other in TASKS.values() if other.route == task.name)) for task in TASKS.values() if not task.route
+}
+"""Name of a route → the tasks behind it, the one of its name first."""
 
 
 @dataclass(frozen=True)
