@@ -246,7 +246,7 @@ def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> C
     tokens_in, tokens_out = outputs["tokens"].tolist()
     if not tokens_in:
         return Classification(predictions, None)
-    trace = _trace(outputs) if plan.trace else msgspec.UNSET
+    trace = Trace(tuple(outputs["grid"].tolist()), outputs["groups"].tolist()) if plan.trace else msgspec.UNSET
     return Classification(predictions, Merging(*_merged(outputs, plan), tokens_in, tokens_out, trace))
 
 
@@ -271,11 +271,6 @@ def _merged(outputs: Outputs, plan: ClassifyPlan) -> tuple[str | None, tuple[int
     """Rung and schedule of what was done. schedule: (depth,), where the worker did not merge as planned, since that was faster."""
     done = outputs.get("schedule")
     return (plan.rung, plan.schedule) if done is None else (None, tuple(done.tolist()))
-
-
-def _trace(outputs: Outputs) -> Trace:
-    """groups: (depth, patches); grid: (2,)."""
-    return Trace(tuple(outputs["grid"].tolist()), outputs["groups"].tolist())
 
 
 def _softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
