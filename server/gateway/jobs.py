@@ -22,7 +22,6 @@ from server.http.requests import choose
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import RecordLost
 from server.queue.record import OPEN, JobProgress, Record, rfc3339
-from server.tasks.base import JSON
 from server.tasks.registry import TASKS
 
 SHOWN_OF_ID = 64
@@ -142,14 +141,8 @@ class Jobs:
         if record.state == "failed":
             raise failure(record)
         shown = await self.planned(record)
-        async with self._held(record, shown, choose(accept, shown.task.offers(shown.plan)), client) as response:
+        async with self.answer(record, shown, choose(accept, shown.task.offers(shown.plan)), client) as response:
             yield response
-
-    @asynccontextmanager
-    async def answer(self, record: Record, shown: Planned, client: str) -> AsyncIterator[bytes]:
-        """Hold the answer of a job that is done, as JSON, until it has been sent. Raises Problem."""
-        async with self._held(record, shown, JSON, client) as response:
-            yield bytes(response.body)
 
     async def planned(self, record: Record) -> Planned:
         """Raises Problem: 501 for a task that this gateway does not know, 404 where the spec is gone."""
@@ -162,7 +155,8 @@ class Jobs:
         return Planned(task, spec, msgspec.msgpack.decode(plan, type=task.plan_type))
 
     @asynccontextmanager
-    async def _held(self, record: Record, shown: Planned, media_type: str, client: str) -> AsyncIterator[Response]:
+    async def answer(self, record: Record, shown: Planned, media_type: str, client: str) -> AsyncIterator[Response]:
+        """Hold the answer of a job that is done, until it has been sent. Raises Problem."""
         make = partial(self._present, record, shown, media_type, client)
         if record.results <= INLINE_RESULT:
             yield await make()

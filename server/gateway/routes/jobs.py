@@ -24,6 +24,7 @@ from server.process.interruption import Interruption
 from server.queue.errors import RecordLost, RedisAway
 from server.queue.messages import Progress, UnknownVersion, decode
 from server.queue.record import LAST_EVENTS, OPEN, Record, RecordEvent
+from server.tasks.base import JSON
 from server.telemetry import logs
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -67,7 +68,7 @@ def respond(record: Record, status: int = 200, headers: dict[str, str] | None = 
     """The job as a document."""
     pause = {"Retry-After": "1"} if record.state in OPEN and status == 200 else {}
     content = msgspec.json.encode(jobs.document(record))
-    return Response(content, status, {**NOT_STORED, **pause, **(headers or {})}, "application/json")
+    return Response(content, status, {**NOT_STORED, **pause, **(headers or {})}, JSON)
 
 
 def _last_event_id(request: Request) -> int:
@@ -156,7 +157,8 @@ class Events(Response):
                 record = await self._here.jobs.read(self._record.id, self._record.key_name)
                 if replayed and record.results > INLINE_RESULT:
                     return msgspec.json.encode({"result": jobs.result_url(record.id)})
-                return await held.enter_async_context(self._here.jobs.answer(record, await self._planned(), self._client))
+                answer = self._here.jobs.answer(record, await self._planned(), JSON, self._client)
+                return bytes((await held.enter_async_context(answer)).body)
             case "failed":
                 record = await self._here.jobs.read(self._record.id, self._record.key_name)
                 return jobs.failure(record).document(record.request_id)
