@@ -184,7 +184,11 @@ def _decode_input(outline: Outline, header: _InputHeader, binary: memoryview | N
         flat = datatypes.from_binary(binary, header.datatype, math.prod(header.shape))
     else:
         flat = datatypes.from_json(data or [], header.datatype, header.shape)
-    return InferTensor(header.name, header.datatype, _reshape(flat, header.shape), binary=binary is not None)
+    try:
+        array = flat.reshape(header.shape)
+    except ValueError as error:  # an extent beyond numpy's integers, beside a 0
+        raise invalid(f"the shape {header.shape} is not possible") from error
+    return InferTensor(header.name, header.datatype, array, binary=binary is not None)
 
 
 def _data(outline: Outline, written: msgspec.Raw) -> list[Any] | None:
@@ -198,10 +202,3 @@ def _data(outline: Outline, written: msgspec.Raw) -> list[Any] | None:
     if data is not None and not isinstance(data, list):
         raise invalid("failed to parse the request JSON: data must be an array")
     return data
-
-
-def _reshape(flat: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
-    try:
-        return flat.reshape(shape)
-    except ValueError as error:  # an extent beyond numpy's integers, beside a 0
-        raise invalid(f"the shape {list(shape)} is not possible") from error
