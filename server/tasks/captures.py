@@ -82,7 +82,7 @@ def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, ima
     if source == "points":
         points = grid
     else:
-        points = _scaled_camera(plan, image, whole).unproject(grid)
+        points = scaled_camera(plan, image, whole).unproject(grid)
         _check_reach(points, grid, plan, _camera(plan, whole[1], whole[0]), whole)
     if not np.isfinite(points).all(axis=2).any():
         raise InvalidOption(
@@ -91,20 +91,13 @@ def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, ima
     return points
 
 
-def told_depth(
-    told: NDArray[np.float32], plan: ReconstructPlan, spec: BundleSpec, mask: views.Mask, image: Image.Image, whole: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Depth (H, W) of what the mask shows, by what was told of the photograph; NaN elsewhere."""
-    return photographs.to_depth(told, mask, spec, _scaled_camera(plan, image, whole).fx)
-
-
 def camera_of(
     plan: ReconstructPlan, source: str, points: Points, mask: views.Mask, image: Image.Image, whole: tuple[int, int]
 ) -> Camera | None:
     """The camera of an image that was `whole` pixels wide and high when it was described; of points the one that fits those in the mask,
     None where there is none. Raises InvalidOption where that one is needed."""
     if source != "points":
-        return _scaled_camera(plan, image, whole)
+        return scaled_camera(plan, image, whole)
     fitted = fitted_camera(points, mask & np.isfinite(points).all(axis=2))
     if fitted is None and plan.surface == "joined":
         raise InvalidOption("surface", "no camera sees the points in their pixels, so that they cannot be joined: ask for `network`")
@@ -131,7 +124,8 @@ def _at_fault(plan: ReconstructPlan, camera: Camera, whole: tuple[int, int], *, 
     return "fy" if downwards and plan.fy is not None else "fx"
 
 
-def _scaled_camera(plan: ReconstructPlan, image: Image.Image, whole: tuple[int, int]) -> Camera:
+def scaled_camera(plan: ReconstructPlan, image: Image.Image, whole: tuple[int, int]) -> Camera:
+    """The camera of an image that was `whole` pixels wide and high when it was described."""
     return _camera(plan, whole[1], whole[0]).scaled(image.width / whole[0], image.height / whole[1])
 
 

@@ -125,7 +125,8 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             small, whole = captures.reduced(image), image.size
             pixels = np.asarray(small)
             if source == captures.PHOTOGRAPH:
-                grid = captures.told_depth(grid, plan, spec, captures.photographed(sent, pixels, whole), small, whole)
+                shown = captures.photographed(sent, pixels, whole)
+                grid = photographs.to_depth(grid, shown, spec, captures.scaled_camera(plan, small, whole).fx)
             points = captures.points_of(grid, plan, source, small, whole)
             mask = captures.mask_of(sent, pixels, points, source, whole)
             size = spec.pictures.image_size
