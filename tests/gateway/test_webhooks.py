@@ -265,6 +265,19 @@ async def test_a_host_has_half_of_the_places_and_the_others_the_rest(url: str) -
         assert [one.host for one in found] == ["hangs.example", "hangs.example", "listens.example"]
 
 
+async def test_many_that_wait_for_one_host_do_not_hide_those_of_others(url: str, db: redis.Redis) -> None:
+    hanging = [f"hanging-{number}" for number in range(1000)]
+    db.zadd("webhooks", dict.fromkeys(hanging, 1.0))
+    for id_ in hanging:
+        db.hset(f"webhook:{id_}", "webhook", "https://hangs.example/hook")
+    async with harness.gateway(url) as us:
+        await ended(us, "https://listens.example/hook")
+        found = [await us.webhooks.claim(8, 60.0, {"hangs.example": MOST_OF_HOST}) for _ in range(2)]
+        assert [one.host for claimed, _ in found for one in claimed] == ["listens.example"]
+    assert db.zcard("webhooks") == len(hanging) + 1
+    assert all(db.zscore("webhooks", id_) <= db.time()[0] * 1000 + 1000 for id_ in hanging[:8])  # they are as due as before
+
+
 async def test_nobody_is_told_of_jobs_of_a_revoked_key(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
     with host(Receiver()) as there:
         async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
