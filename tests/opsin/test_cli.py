@@ -344,6 +344,17 @@ def test_what_is_no_address_is_told_not_traced(command: list[str]) -> None:
     assert ended.stderr.count("\n") == 1
 
 
+def test_a_file_that_cannot_be_written_whole_is_not_left_behind(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from pathlib import Path; from opsin.cli import outputs; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); outputs.write(Path(sys.argv[1]), bytes(5000))"
+    )
+    file = tmp_path / "filled.png"
+    ended = subprocess.run([sys.executable, "-c", program, file], capture_output=True, text=True)
+    assert ended.stderr.endswith(f"Failure: {file}: cannot be written (File too large)\n")
+    assert not file.exists()
+
+
 def test_bundles_are_listed_with_what_was_measured(bundles: Path) -> None:
     header, row = opsin("bundles", "list", "--bundles", bundles).stdout.splitlines()
     assert header.split() == ["Name", "Version", "Task", "Architecture", "Size", "Default", "rung", "Accuracy"]
