@@ -8,7 +8,7 @@ import asyncio
 import httpx
 
 from opsin.calls import Budget, Call, checked, transport_error
-from opsin.service import LIMITS, Headers, base_url, with_key
+from opsin.service import Headers, opened, with_key
 
 
 class AsyncConnection:
@@ -16,7 +16,7 @@ class AsyncConnection:
 
     def __init__(self, url: str | None, api_key: str | None, timeout: float, retries: int, headers: Headers | None) -> None:
         self.timeout, self._retries = timeout, retries
-        self.http = httpx.AsyncClient(base_url=base_url(url), headers=with_key(headers, api_key), limits=LIMITS)
+        self.http = opened(httpx.AsyncClient, url, with_key(headers, api_key))
 
     @property
     def url(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -12,8 +13,10 @@ from opsin.calls import Call, problem_of
 from opsin.errors import OpsinError, Unreachable
 from opsin.results import Readiness
 
+T = TypeVar("T")
 Headers = Mapping[str, str]
 DEFAULT_URL = "http://127.0.0.1:8000"
+MOST_PORT = 2**16 - 1
 
 # Below uvicorn's five seconds, so that no request is sent down a connection that the service is just closing.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=3.0)
@@ -31,13 +34,27 @@ def with_key(headers: Headers | None, api_key: str | None) -> httpx.Headers:
     return sent
 
 
+def opened(kind: Callable[..., T], url: str | None, headers: httpx.Headers) -> T:
+    """A client of httpx. Raises Unreachable for what is no address, and where the environment names a proxy or certificates that httpx
+    cannot use."""
+    address = base_url(url)
+    try:
+        return kind(base_url=address, headers=headers, limits=LIMITS)
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        raise Unreachable(f"{address}: a proxy or certificates of the environment cannot be used ({error})") from error
+
+
 def base_url(url: str | None) -> httpx.URL:
     """Raises Unreachable for what is no address."""
     address = url or os.environ.get("OPSIN_URL") or DEFAULT_URL
     try:
-        return httpx.URL(address)
-    except httpx.InvalidURL as error:
+        found = httpx.URL(address)
+        (found.host and found.raw_host.decode()).encode("idna")  # what is no name would end in errors of other kinds when it is dialled
+        if not 0 <= (found.port or 0) <= MOST_PORT:
+            raise httpx.InvalidURL(f"Invalid port: {found.port}")
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise Unreachable(f"{address}: no address of a service ({error})") from None
+    return found
 
 
 def model_call(name: str) -> Call:

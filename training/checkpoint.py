@@ -6,7 +6,6 @@ full disk leaves the old one.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -24,7 +23,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from training.distributed import barrier, is_main
-from training.errors import TrainingError
+from training.errors import TrainingError, disk_is_full
 from training.fingerprint import Fingerprint, require_same
 from training.reductions import world
 
@@ -73,7 +72,7 @@ class Checkpoints:
                 partial.rename(target)
                 _sync(self.folder)
         except (OSError, CheckpointException) as error:
-            if _disk_is_full(error):
+            if disk_is_full(error):
                 shutil.rmtree(partial, ignore_errors=True)
                 raise TrainingError(
                     f"{self.folder}: disk full, step {step} could not be saved. The checkpoint of step {self.latest() or 0} is kept: "
@@ -115,11 +114,6 @@ def _packed(state: Mapping[str, Any]) -> bytes:
     file = io.BytesIO()
     torch.save(dict(state), file)
     return file.getvalue()
-
-
-def _disk_is_full(error: BaseException) -> bool:
-    failures = [failure[0] if isinstance(failure, tuple) else failure for failure in getattr(error, "failures", {}).values()]
-    return any(getattr(cause, "errno", None) == errno.ENOSPC or "No space left" in str(cause) for cause in (error, *failures))
 
 
 def write_atomically(path: Path, text: str) -> None:

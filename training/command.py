@@ -12,7 +12,7 @@ import torch
 
 from training import dry_run, goal, phases, recipe
 from training.distributed import is_main, process_group
-from training.errors import TrainingError
+from training.errors import TrainingError, disk_is_full
 from training.loop import Ended
 from training.options import Options
 from training.phases import Workshop
@@ -32,8 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: Options) -> int:
     """In this process, or as one of those that torchrun started → the exit code. Raises TrainingError."""
-    with process_group() as device:
-        return make(options, device)
+    try:
+        with process_group() as device:
+            return make(options, device)
+    except TrainingError:
+        raise
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        folders = f"--runs {options.runs}, --cache {options.cache} or --bundles {options.bundles}"
+        again = "make room and start the same command again, which goes on from the last checkpoint"
+        raise TrainingError(f"disk full, there is no room in {folders}: {again}") from error
 
 
 def _parse(arguments: Sequence[str] | None) -> Options:

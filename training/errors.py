@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -17,6 +18,20 @@ class RecipeError(TrainingError):
 
 class DataError(TrainingError):
     """Training data cannot be had, or is not what the recipe says."""
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error, or one of those of processes that wrote a checkpoint together, comes of a full disk."""
+    failures = [failure[0] if isinstance(failure, tuple) else failure for failure in getattr(error, "failures", {}).values()]
+    causes = (cause for failure in (error, *failures) for cause in _causes(failure))
+    return any(getattr(cause, "errno", None) == errno.ENOSPC or "No space left" in str(cause) for cause in causes)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what was raised before it: where PyTorch ends a file, it complains of its length instead."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def exit_code(write: Callable[[], object], folder: Path) -> int:

@@ -32,10 +32,17 @@ def list_(bundles: Root = DEFAULT_ROOT) -> None:
     """One line for each bundle. What was measured in other terms than accuracy, `opsin bundles show` tells."""
 
     whole, damaged = _read_all(bundles)
+    with libraries("server"):
+        from models.bundle import BundleError
     heads = ("Name", "Version", "Task", "Architecture", "Size", "Default rung", "Accuracy")
     table = columns(*heads, right=("Size", "Accuracy"))
-    for spec in (bundle.spec for bundle in whole):
+    for bundle in whole:
+        spec = bundle.spec
         table.add_row(spec.name, spec.version, spec.task, spec.architecture, size(spec.size), spec.default_rung or "off", _accuracy(spec))
+        try:
+            bundle.members()
+        except BundleError as error:  # it is not served
+            damaged.append(str(error))
     if whole:
         screen().print(table)
     elif not damaged:

@@ -30,8 +30,15 @@ def check_suffix(path: Path | None, suffix: str) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Raises Failure."""
+    """Leaves no part of a file behind. Raises Failure."""
     try:
-        path.write_bytes(content)
+        file = path.open("wb")
+        try:
+            with file:
+                file.write(content)
+        except BaseException:
+            if path.is_file() and not path.is_symlink():  # such as /dev/stdout
+                path.unlink()
+            raise
     except OSError as error:
         raise Failure(f"{path}: cannot be written ({error.strerror})") from error

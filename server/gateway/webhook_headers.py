@@ -36,14 +36,14 @@ def read_webhook(request: Request, hosts: Collection[tuple[str, int]]) -> Webhoo
     if not hosts:
         raise Problem(Kind.INVALID_OPTION, "this service calls nobody back (OPSIN_WEBHOOK_HOSTS)", URL)
     try:
-        read(url, hosts)
+        remote = read(url, hosts)
     except NotAllowed as error:
         raise Problem(Kind.INVALID_OPTION, f"{error}; use an https URL of a host that OPSIN_WEBHOOK_HOSTS lists", URL) from None
     wanted = ENDS if events is None else [event.strip() for event in events.split(",")]
     for event in wanted:
         if event not in ENDS:
             raise Problem(Kind.INVALID_OPTION, f"{quoted(event)}: use {', '.join(ENDS)}, separated by commas", EVENTS)
-    return Webhook(url, ",".join(wanted))
+    return Webhook(f"https://{remote.authority}{remote.target}", ",".join(wanted))  # as the queue tells hosts apart
 
 
 def refuse_webhook(request: Request) -> None:

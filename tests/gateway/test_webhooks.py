@@ -15,8 +15,10 @@ import pytest
 import redis
 from msgspec.structs import replace
 from standardwebhooks import Webhook, WebhookVerificationError
+from starlette.requests import Request
 
 from server.gateway.signing import SigningSecrets
+from server.gateway.webhook_headers import read_webhook
 from server.gateway.webhooks import AT_ONCE, WebhookSender, WebhookTimings
 from server.http.dialling import Dialler
 from server.queue.dispatch import Dispatcher
@@ -117,6 +119,21 @@ def test_the_end_of_a_job_is_told_and_signed_by_every_secret(calling: Gateway, w
     with pytest.raises(WebhookVerificationError):
         told(asked, f"whsec_{base64.b64encode(bytes(32)).decode()}")
     eventually(lambda: calling.metric("opsin_webhooks_total", outcome="delivered"), "it is counted")
+
+
+def test_an_address_in_capitals_is_the_same_host(calling: Gateway, worker: Worker, receiver: Host) -> None:
+    job = later(calling, receiver.url("/Hook", "LocalHost").replace("https", "HTTPS")).json()["id"]
+    eventually(lambda: of_job(receiver, job), "the receiver is called")
+    (asked,) = of_job(receiver, job)
+    assert (asked.path, asked.headers["host"]) == ("/Hook", f"localhost:{receiver.port}")
+
+
+def test_one_host_is_kept_in_one_form_whatever_the_port_and_the_letters() -> None:
+    def kept(url: str) -> str:
+        request = Request({"type": "http", "headers": [(b"x-webhook-url", url.encode())]})
+        return read_webhook(request, [("hooks.example", 443)]).url
+
+    assert {kept(f"{host}/a?b") for host in ("https://hooks.example", "HTTPS://Hooks.example:443")} == {"https://hooks.example/a?b"}
 
 
 def test_only_the_ends_that_were_asked_for_are_told(calling: Gateway, worker: Worker, receiver: Host) -> None:
@@ -263,6 +280,19 @@ async def test_a_host_has_half_of_the_places_and_the_others_the_rest(url: str) -
             await ended(us, f"https://{host_name}/hook")
         found, _ = await us.webhooks.claim(8, 60.0, {"hangs.example": MOST_OF_HOST - 2})
         assert [one.host for one in found] == ["hangs.example", "hangs.example", "listens.example"]
+
+
+async def test_many_that_wait_for_one_host_do_not_hide_those_of_others(url: str, db: redis.Redis) -> None:
+    hanging = [f"hanging-{number}" for number in range(1000)]
+    db.zadd("webhooks", dict.fromkeys(hanging, 1.0))
+    for id_ in hanging:
+        db.hset(f"webhook:{id_}", "webhook", "https://hangs.example/hook")
+    async with harness.gateway(url) as us:
+        await ended(us, "https://listens.example/hook")
+        found = [await us.webhooks.claim(8, 60.0, {"hangs.example": MOST_OF_HOST}) for _ in range(2)]
+        assert [one.host for claimed, _ in found for one in claimed] == ["listens.example"]
+    assert db.zcard("webhooks") == len(hanging) + 1
+    assert all(db.zscore("webhooks", id_) <= db.time()[0] * 1000 + 1000 for id_ in hanging[:8])  # they are as due as before
 
 
 async def test_nobody_is_told_of_jobs_of_a_revoked_key(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -342,6 +343,24 @@ def test_what_is_no_address_is_told_not_traced(command: list[str]) -> None:
     assert ended.returncode == 1
     assert ended.stderr.startswith("opsin: ") and "http://[::1: no address of a service" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written_whole_is_not_left_behind(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from pathlib import Path; from opsin.cli import outputs; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); outputs.write(Path(sys.argv[1]), bytes(5000))"
+    )
+    file = tmp_path / "filled.png"
+    ended = subprocess.run([sys.executable, "-c", program, file], capture_output=True, text=True)
+    assert ended.stderr.endswith(f"Failure: {file}: cannot be written (File too large)\n")
+    assert not file.exists()
+
+
+def test_the_list_names_a_pipeline_whose_members_are_missing(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "bundles/shapes", tmp_path / "shapes")
+    listed = opsin("bundles", "list", "--bundles", tmp_path)
+    assert (listed.returncode, "mcc_photograph" in listed.stdout) == (1, True)
+    assert f"members.shape: reconstruct@1.0.0 is not at {tmp_path}/reconstruct/1.0.0 (No such file or directory)" in listed.stderr
 
 
 def test_bundles_are_listed_with_what_was_measured(bundles: Path) -> None:

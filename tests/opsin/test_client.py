@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import threading
 import time
+from collections.abc import Callable
 from email import message_from_bytes
 from functools import partial
 
@@ -256,6 +258,25 @@ def test_no_service_at_all_is_unreachable() -> None:
             client.classify(b"picture")
         assert client.health() is False
         assert not client.ready()
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:-1", "http://ex..ample", "http://xn--a"])
+def test_what_is_no_address_is_unreachable(kind: Callable[[str], object], url: str) -> None:
+    with pytest.raises(Unreachable, match=f"{re.escape(url)}: no address of a service"):
+        kind(url)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("name", "value"), [("ALL_PROXY", "odd://127.0.0.1:1"), ("HTTP_PROXY", "http://a:b"), ("SSL_CERT_FILE", "/nonexistent")]
+)
+def test_what_cannot_be_used_of_the_environment_is_told(
+    monkeypatch: pytest.MonkeyPatch, kind: Callable[[str], object], name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(Unreachable, match="a proxy or certificates of the environment cannot be used"):
+        kind("http://127.0.0.1:1")
 
 
 def test_an_answer_that_does_not_come_is_a_passed_deadline() -> None:

@@ -10,17 +10,20 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from traceback import StackSummary
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
 
 from tests.training import shapes
 from training import command
+from training.errors import disk_is_full
 from training.phases import WEIGHTS
-from training.watching import read_log
+from training.watching import LOG, read_log
 
 PHASE = "colours-0.1/pretrain"
 
@@ -204,3 +207,20 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(
     assert "disk full, step 6 could not be saved. The checkpoint of step 3 is kept" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / PHASE).glob("step-*")] == ["step-3"]
     assert run(recipe, tmp_path) == 0
+
+
+def test_a_full_disk_is_known_behind_what_pytorch_says_of_it() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")  # noqa: B904
+    assert disk_is_full(CheckpointException("", {0: (raised.value, StackSummary())}))
+    assert not disk_is_full(CheckpointException("", {0: (RuntimeError("unexpected pos"), StackSummary())}))
+
+
+def test_a_disk_too_full_for_the_log_is_told(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / PHASE).mkdir(parents=True)
+    (tmp_path / PHASE / LOG).symlink_to("/dev/full")
+    assert run(recipe, tmp_path, "phases.0.loop.max_steps=3") == 2
+    assert capsys.readouterr().err.endswith("make room and start the same command again, which goes on from the last checkpoint\n")

@@ -8,7 +8,8 @@
 local LOOKED_AT = 1000
 local most, most_of_host, of_host = tonumber(ARGV[1]), tonumber(ARGV[3]), cmsgpack.unpack(ARGV[4])
 local now, claimed = now_ms(), {}
-for _, id in ipairs(call('ZRANGEBYSCORE', WEBHOOKS, '-inf', now, 'LIMIT', 0, LOOKED_AT)) do
+local due = call('ZRANGEBYSCORE', WEBHOOKS, '-inf', now, 'LIMIT', 0, LOOKED_AT)
+for _, id in ipairs(due) do
   if #claimed == most then break end
   local key = 'webhook:' .. id
   local url = call('HGET', key, 'webhook')
@@ -19,6 +20,8 @@ for _, id in ipairs(call('ZRANGEBYSCORE', WEBHOOKS, '-inf', now, 'LIMIT', 0, LOO
     of_host[host] = (of_host[host] or 0) + 1
     call('ZADD', WEBHOOKS, now + ARGV[2], id)
     claimed[#claimed + 1] = {id, call('HINCRBY', key, 'tries', 1), call('HMGET', key, unpack(ARGV, 5))}
+  elseif #due == LOOKED_AT then
+    call('ZADD', WEBHOOKS, now, id)  -- behind those of other hosts, which would not be looked at
   end
 end
 return {tonumber(call('GETDEL', WEBHOOKS .. ':dropped') or '0'), unpack(claimed)}
