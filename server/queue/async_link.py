@@ -68,14 +68,14 @@ class AsyncLink:
 
     async def at_once(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The same whatever is known, and before others that have asked."""
+        task = self._begin(call())
+        if not (await asyncio.wait({task}, timeout=PATIENCE_S))[0]:
+            await asyncio.wait({task}, timeout=PAUSE_S)  # a process that was held up itself has not read yet what has come
         try:
             with away_is_one_error():
-                async with asyncio.timeout(PATIENCE_S):
-                    return await self.undisturbed(call())
-        except TimeoutError:
-            away = RedisAway(detail=f"the queue's Redis has not answered for {PATIENCE_S:g} s")
-            self.lost(away)
-            raise away from None
+                if task.done():
+                    return task.result()
+            raise RedisAway(detail=f"the queue's Redis has not answered for {PATIENCE_S:g} s")
         except RedisAway as away:
             self.lost(away)
             raise
@@ -94,12 +94,15 @@ class AsyncLink:
         return task
 
     async def undisturbed(self, work: Coroutine[Any, Any, T]) -> T:
-        """A caller that is cancelled or out of time leaves at once; the command ends by itself.
+        """A caller that is cancelled leaves at once; the command ends by itself.
 
         Cancelling redis-py in mid-command costs a connection and, under Python 3.11, may swallow the cancellation."""
+        return await asyncio.shield(self._begin(work))
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = self.spawn(work)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to look at it
-        return await asyncio.shield(task)
+        return task
 
     async def close(self) -> None:
         """End what was spawned; the connections stay."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,6 +114,20 @@ async def test_line_6_everything_is_deleted_under_load(url: str) -> None:
         load.go_on()
         assert await asyncio.gather(*load.requests) == list(range(MANY))
         assert await ask(load.us, 1) == 1
+
+
+async def test_a_gateway_that_was_held_up_itself_does_not_take_redis_for_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.queue.async_link.PATIENCE_S", 0.2)
+    with durable_server(tmp_path) as server:
+        async with gateway(server.url) as us:
+            assert await ping(us)
+            server.process.send_signal(signal.SIGSTOP)
+            asked = asyncio.create_task(ping(us))
+            for _ in range(10):  # until it has sent its command
+                await asyncio.sleep(0)
+            server.process.send_signal(signal.SIGCONT)
+            time.sleep(0.4)  # in which the answer comes, and nobody reads it
+            assert await asked
 
 
 async def test_line_6_a_lost_connection_costs_no_delivery(url: str) -> None:

@@ -78,7 +78,8 @@ def test_a_worker_that_is_killed_while_it_starts_is_started_again(service: Servi
     for _ in range(3):
         kill_the_worker(service)
     assert service.classify(picture(1)).status_code == 200
-    assert all(death["restart_in"] <= 1 for death in service.events("worker died"))
+    # 1, or 2 where the last test's worker has answered and was not yet known to be ready
+    assert all(death["restart_in"] <= 2 for death in service.events("worker died"))
 
 
 @pytest.mark.parametrize("signals", [1, 2])
