@@ -24,7 +24,7 @@ def test_perf_analyzer_measures_the_service_and_agrees_with_its_statistics(servi
     Path(tmp_path, "pictures.json").write_text(json.dumps({"data": [{"image": {"b64": tensor}} for tensor in tensors]}))
     command = [str(PERF_ANALYZER), *f"-m tiny -u {service.address} -i http -b {BATCH} --shape image:1 --input-data pictures.json".split()]
     command += ["--concurrency-range", "1:2", "--measurement-mode", "count_windows", "--measurement-request-count", "20"]
-    command += ["--stability-percentage", "999", "--max-trials", "3", "-f", "report.csv"]
+    command += ["--stability-percentage", "99999", "--max-trials", "10", "-f", "report.csv"]
     before = _inferences(service)
 
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
