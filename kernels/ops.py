@@ -175,9 +175,8 @@ def size_biased_attention(
         return attended  # type: ignore[no-any-return]
     if key_multiple > 1 and dropout == 0.0 and not q.is_cuda:
         return padded_attention(q, k, v, size, key_multiple)
-    if (
-        dropout == 0.0 and q.device.type == "cpu" and q.requires_grad and not torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
-    ):
+    trained_on_cpu = dropout == 0.0 and q.device.type == "cpu" and q.requires_grad
+    if trained_on_cpu and not torch.backends.cuda.flash_sdp_enabled():  # type: ignore[no-untyped-call]
         return reference.attention_in_products(q, k, v, size)
     return reference.size_biased_attention(q, k, v, size, dropout)
 

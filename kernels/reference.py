@@ -109,7 +109,7 @@ def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, 
 
 def attention_in_products(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None) -> Tensor:
     """The same in one product after another, where fused attention is switched off (`torch.nn.attention.sdpa_kernel`, whose setting counts
-    for CPUs, too). PyTorch's own products also look for queries that see no key, a third of their time: here such a query is NaN."""
+    for CPUs, too). PyTorch's own products also look for queries that see no key, a quarter of their time: here such a query is NaN."""
     logits: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, N, M)
     if size is not None:
         logits += _bias(size, q)
