@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from models import bundle, loading
 from models.sealing import sha256_of
@@ -69,3 +70,4 @@ def test_a_recipe_that_is_wrong_exits_2_with_one_line(tmp_path: Path, capsys: py
     assert command.main([str(tmp_path / "none.yaml")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "none.yaml: cannot be read" in said
+    assert float(torch.tensor(1e-40) * 1) > 0, "numbers that training counts as zero are numbers again"
