@@ -36,6 +36,7 @@ def test_deeper_networks_have_longer_third_stages() -> None:
     assert reversible.deepened(sizes.plain, 16) == sizes.plain and reversible.deepened(sizes.reversible, 16) == sizes.reversible
 
 
+@pytest.mark.slow
 def test_reversible_networks_keep_less_as_they_grow() -> None:
     sizes = clips.SIZES["tiny"]
     pairs = (reversible.deepened(sizes.plain, 64), sizes.plain), (reversible.deepened(sizes.reversible, 64), sizes.reversible)

@@ -40,6 +40,8 @@ RUN = (
     "docs/tasks/words.md-2",
 )
 """Blocks of the shell that run as they are, or all of a page. The others start services, build images, train, or name files of yours."""
+SOON = ("README.md", "docs/api.md", "docs/jobs.md", "docs/open-inference.md", "docs/openai.md", "docs/quickstart.md")
+"""Pages whose blocks are not left to the slow tests."""
 ELSEWHERE = ("docs/extending.md", "docs/openai.md", "docs/steps.md")
 """Python that other tests run, and an outline of a protocol."""
 OF_CHECKPOINTS = ("docs/checkpoints.md-18",)
@@ -51,10 +53,13 @@ def runs(block: Block) -> bool:
 
 
 SHELL = blocks("sh")
+COMMANDS = get_command(app)
 PYTHON = sorted({block.page for block in blocks("python")} - set(ELSEWHERE))
 
 
-@pytest.mark.parametrize("block", [block for block in SHELL if runs(block)], ids=lambda block: block.name)
+@pytest.mark.parametrize(
+    "block", [pytest.param(block, id=block.name, marks=() if block.page in SOON else pytest.mark.slow) for block in SHELL if runs(block)]
+)
 def test_what_is_typed_into_a_shell_works(desk: Desk, block: Block) -> None:
     desk.shell(block.code)
 
@@ -69,7 +74,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(desk: Desk, page: str) -> 
 def test_commands_and_their_options_exist(block: Block) -> None:
     for line in commands(block):
         words = shlex.split(line)[1:]
-        command = get_command(app)
+        command = COMMANDS
         context = typer.Context(command)
         while words and isinstance(command, typer.core.TyperGroup):
             name = words.pop(0)

@@ -99,6 +99,7 @@ def test_the_demo_names_the_camera_moves_of_its_clips() -> None:
     assert all(re.search(rf"^{clip.name} +animals 75%", shown, re.MULTILINE) for clip in MOVES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_demo_that_is_interrupted_or_killed_takes_its_service_with_it(bundles: Path, number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-m", "opsin", "demo", "--keep", "--seconds", "0.1", "--bundles", str(bundles)]

@@ -90,6 +90,7 @@ def test_shapes_asks_the_scene_again(service: Service, tmp_path: Path) -> None:
     assert "level" in printed
 
 
+@pytest.mark.slow
 def test_people_tells_and_annotates(service: Service, tmp_path: Path) -> None:
     printed = example(service, "people.py", playground.SAMPLES / "figures.mp4", "--seconds", "2", "-o", tmp_path / "annotated.mp4")
     assert "person 1" in printed

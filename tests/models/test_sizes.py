@@ -21,6 +21,7 @@ def test_every_architecture_has_published_sizes_but_ours_and_those_whose_files_b
     assert {name for name, architecture in architectures().items() if architecture.native is None} == without_weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", sorted(SMALLEST))
 def test_a_forward_pass_of_every_architecture_is_counted(architecture: str) -> None:
     found = cost(architecture, SMALLEST[architecture].config)

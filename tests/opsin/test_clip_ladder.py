@@ -126,6 +126,7 @@ def precision(scores: Scores, labels: Sequence[Sequence[int]]) -> float:
     return float(average_precision_score(truth[:, present], scores[:, present], average="macro"))
 
 
+@pytest.mark.slow
 def test_a_ladder_of_clips_is_measured_by_all_views_of_the_published_test(tmp_path: Path) -> None:
     seeds = range(10)
     bundle = with_a_head_that_tells_clips_apart(write_recorded(tmp_path / "bundles", "mae-st"), seeds)
@@ -196,6 +197,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "bundles"
 
 
+@pytest.mark.slow
 def test_each_half_of_a_network_has_its_schedule(measured: Path) -> None:
     bundle = read(measured / "both" / "1")
     assert [(rung.name, rung.schedule, rung.schedule_sight) for rung in bundle.spec.ladder] == [("r2-4", 2, 4), ("r6-1", 6, 1)]

@@ -106,6 +106,7 @@ def test_the_task_of_the_page_answers(service: Service) -> None:
     assert re.search(r"\binference;dur=[0-9.]+", text.headers["server-timing"])
 
 
+@pytest.mark.slow
 def test_the_test_of_the_page_passes(house: Path, python: str) -> None:
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS_IT]
     ended = subprocess.run(command, cwd=house, capture_output=True, text=True)

@@ -82,6 +82,7 @@ def test_the_last_phase_alone_looks_at_what_is_painted_and_what_measures_it_teac
     assert all(phase.loop.ema for phase in painter.phases)
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_the_discriminator_without_any_weights(painter: Recipe) -> None:
     second, painted = (costs.count(painter, phase, 0) for phase in painter.phases[1:])
     assert painted.trained - second.trained == 167_649, "the discriminator"

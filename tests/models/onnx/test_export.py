@@ -74,6 +74,7 @@ def step() -> tuple[onnx_export.Graph, onnx.ModelProto]:
     return traced(onnx_export.denoising_step(DiffMAE(STEPS).eval()))
 
 
+@pytest.mark.slow
 def test_a_step_of_a_sampler_runs_as_a_graph(step: tuple[onnx_export.Graph, onnx.ModelProto]) -> None:
     with torch.no_grad():
         assert onnx_export.compare(*step) < 1e-5
@@ -110,6 +111,7 @@ def test_a_link_stays_one_and_a_device_is_not_replaced(
     assert pipe.is_fifo()
 
 
+@pytest.mark.slow
 def test_queries_of_a_scene_run_as_a_graph() -> None:
     torch.manual_seed(0)
     with torch.no_grad():

@@ -110,6 +110,7 @@ def test_its_classifier_has_no_graph_and_says_so() -> None:
         classifier_graph(model, preprocess)
 
 
+@pytest.mark.slow
 def test_its_classifier_is_exported_for_batches_of_any_size(tmp_path: Path) -> None:
     import onnxruntime
 

@@ -128,6 +128,7 @@ def test_every_family_and_every_architecture_is_tested_here() -> None:
     assert RECORDED.keys() | MADE.keys() | META_ONLY == families().keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", PUBLISHED)
 def test_keys_of_published_files_at_full_size_tell_their_family(system: str) -> None:
     found = [detect(weights) for weights in published_files(system)]
