@@ -168,6 +168,7 @@ def _run(
         os.close(fd)
     if leads:
         os.setpgid(0, 0)
+    multiprocessing.set_start_method(None, force=True)  # copies have that of the first: what they start would outlive them
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
