@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 from urllib.parse import quote
@@ -17,6 +18,10 @@ T = TypeVar("T")
 Headers = Mapping[str, str]
 DEFAULT_URL = "http://127.0.0.1:8000"
 MOST_PORT = 2**16 - 1
+CREDENTIALS = re.compile(r"^(https?://)?.*@", re.DOTALL)
+"""The begin of an address with a user name or password, which messages leave out."""
+UNREADABLE = "it cannot be read; in user names and passwords write / as %2F, ? as %3F, # as %23"
+"""Said of one with a password in place of the reason, which may repeat a part of it."""
 
 # Below uvicorn's five seconds, so that no request is sent down a connection that the service is just closing.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=3.0)
@@ -37,9 +42,11 @@ def with_key(headers: Headers | None, api_key: str | None) -> httpx.Headers:
 def opened(kind: Callable[..., T], url: str | None, headers: httpx.Headers) -> T:
     """A client of httpx. Raises Unreachable for what is no address, and where the environment names a proxy or certificates that httpx
     cannot use."""
-    address = base_url(url)
+    given = base_url(url)
+    address = given.copy_with(userinfo=b"")  # messages show it, and httpx logs it
+    credentials = (given.username, given.password) if given.userinfo else None
     try:
-        return kind(base_url=address, headers=headers, limits=LIMITS)
+        return kind(base_url=address, auth=credentials, headers=headers, limits=LIMITS)
     except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
         raise Unreachable(f"{address}: a proxy or certificates of the environment cannot be used ({error})") from error
 
@@ -49,11 +56,14 @@ def base_url(url: str | None) -> httpx.URL:
     address = url or os.environ.get("OPSIN_URL") or DEFAULT_URL
     try:
         found = httpx.URL(address)
-        (found.host and found.raw_host.decode()).encode("idna")  # what is no name would end in errors of other kinds when it is dialled
+        if found.scheme not in ("http", "https") or not found.host:
+            raise httpx.InvalidURL("it must be http:// or https:// and a host")
+        found.raw_host.decode().encode("idna")  # what is no name would end in errors of other kinds when it is dialled
         if not 0 <= (found.port or 0) <= MOST_PORT:
             raise httpx.InvalidURL(f"Invalid port: {found.port}")
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise Unreachable(f"{address}: no address of a service ({error})") from None
+        shown, hidden = CREDENTIALS.subn(r"\1", address)
+        raise Unreachable(f"{shown}: no address of a service ({UNREADABLE if hidden else error})") from None
     return found
 
 

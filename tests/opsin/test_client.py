@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
 import re
 import threading
@@ -261,7 +262,9 @@ def test_no_service_at_all_is_unreachable() -> None:
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-@pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:-1", "http://ex..ample", "http://xn--a"])
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:-1", "http://ex..ample", "http://xn--a", "localhost:8000", "http://"]
+)
 def test_what_is_no_address_is_unreachable(kind: Callable[[str], object], url: str) -> None:
     with pytest.raises(Unreachable, match=f"{re.escape(url)}: no address of a service"):
         kind(url)
@@ -324,3 +327,25 @@ def test_opsin_url_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
         with Client() as client:
             assert client.url == service.url
             assert client.classify(b"picture").label == "animals"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("url", ["http://me:s3/cret@127.0.0.1:1", "http://me:s3cret@127.0.0.1:99999", "me:s3cret@127.0.0.1:1"])
+def test_an_address_that_cannot_be_read_is_told_without_its_password(kind: Callable[[str], object], url: str) -> None:
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:\d+: no address of a service") as refused:
+        kind(url)
+    assert "s3" not in str(refused.value)
+
+
+def test_a_password_in_the_address_is_sent_and_told_to_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with scripted([Answer(), Answer(body="no JSON")]) as service, Client(service.url.replace("//", "//me:s3%2Fcret@")) as client:
+        assert client.url == service.url
+        assert client.classify(b"picture").label == "animals"
+        with pytest.raises(Failed) as failed:
+            client.classify(b"picture")
+    with Client(f"http://me:s3%2Fcret@127.0.0.1:{free_port()}") as client, pytest.raises(Unreachable) as unreachable:
+        client.models()
+    assert service.requests[0].headers["Authorization"] == f"Basic {base64.b64encode(b'me:s3/cret').decode()}"
+    assert service.url in caplog.text
+    assert not [told for told in (caplog.text, str(failed.value), str(unreachable.value)) if "cret" in told]
