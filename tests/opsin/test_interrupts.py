@@ -28,6 +28,20 @@ with own_service(Path(sys.argv[1])) as url:
 """
 
 
+EARLY = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+from opsin.cli import main
+sys.meta_path.insert(0, Interrupting())
+main()
+"""
+
+
 class Unlucky:
     def __del__(self) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -41,6 +55,11 @@ def test_an_interrupt_that_strikes_a_finalizer_is_raised_at_the_next_check() -> 
         Unlucky()
         with pytest.raises(KeyboardInterrupt):
             check()
+
+
+def test_an_interrupt_while_the_command_is_still_imported_ends_it_without_a_traceback() -> None:
+    ended = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, timeout=240, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "")
 
 
 def test_any_other_interrupt_is_raised_at_once_and_the_old_handler_comes_back() -> None:
