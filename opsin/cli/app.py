@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -94,6 +95,9 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line of this process. Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted."""
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, name) is None:  # closed, as by `>&-`: no file or socket of ours may take its number
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name that is no UTF-8 must not take all answers with it
     try:

@@ -267,6 +267,14 @@ def test_classify_json_is_a_line_per_file_in_their_order_and_one_bad_file_spoils
     assert ended.stderr == f"opsin: {bad['file']}: 422 Corrupt image: image: truncated\n"
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_command_whose_output_or_errors_are_closed_does_its_work(picture: Path, closed: str) -> None:
+    with scripted([Answer()]) as service:
+        command = f'"{sys.executable}" -m opsin classify "{picture}" --url {service.url} {closed}'
+        ended = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=240, check=False)
+    assert (ended.returncode, ended.stderr, len(service.requests)) == (0, "", 1)
+
+
 def test_classify_without_a_service_says_where_it_looked(picture: Path) -> None:
     ended = opsin("classify", picture, "--url", "http://127.0.0.1:9")
     assert ended.returncode == 1
