@@ -30,3 +30,9 @@ def test_a_folder_that_the_operator_has_chosen_stays(tmp_path: Path, monkeypatch
     backends.keep_compiled(tmp_path / "ours")
     assert (tmp_path / "mine" / "file").exists()
     assert os.environ[backends.COMPILED_FOLDER] == str(tmp_path / "mine")
+
+
+def test_a_folder_that_may_only_be_read_keeps_no_worker_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backends.COMPILED_FOLDER, "elsewhere")
+    monkeypatch.setattr(backends, "MOST_COMPILED", -1)
+    backends.keep_compiled(Path("/proc/self/fdinfo"))  # nobody, not even root, can delete its files
