@@ -152,6 +152,14 @@ def test_what_is_refused_and_what_is_not_there_is_named_when_the_others_are_read
     assert [line for line in told.lines if line.endswith(names)]
 
 
+def test_bundles_that_are_no_folder_are_said_to_be_none(tmp_path: Path, queue: PrivateValkey) -> None:
+    file = tmp_path / "bundles"
+    file.touch()
+    with serve(file, "--redis", queue.url, copied=True, key_prefix="none:") as running:
+        assert running.url
+        assert [line for line in running.lines if line.endswith(f"bundles none in {file}, which is no folder that can be read\n")]
+
+
 def test_a_named_queue_is_used_instead_of_a_private_one_and_left_running(told: Service, queue: PrivateValkey) -> None:
     assert told.classify(picture(1), model="tiny").status_code == 200
     assert told.children("valkey-server") == []
