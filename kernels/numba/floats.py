@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from numba import types
+from numba import njit, types
+from numba.core.caching import FunctionCache
 from numba.extending import overload
 
-COMPILED: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
-"""Without Python's lock, kept between processes, and a division by zero is no exception: all three are what makes the loops fast."""
+
+class _Kept(FunctionCache):
+    """Compiled code on disk. Where that is full, the next process compiles again."""
+
+    def save_overload(self, signature, result):
+        with suppress(OSError):
+            super().save_overload(signature, result)
+
+
+def compiled(**options: Any) -> Callable[..., Any]:
+    """Decorate a loop: without Python's lock, kept between processes, and a division by zero is no exception. All three are what makes the
+    loops fast."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        loop = njit(nogil=True, error_model="numpy", **options)(function)
+        with suppress(RuntimeError):  # there is no folder that numba could write
+            loop._cache = _Kept(function)
+        return loop
+
+    return decorate
 
 
 def widen(stored):

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from kernels.numba.floats import COMPILED, rounded_like, widen
+from kernels.numba.floats import compiled, rounded_like, widen
 from kernels.numba.views import flat
 from kernels.reference import Matching
 
@@ -33,7 +32,7 @@ def bipartite_match(metric: Tensor, r: int, protected: int) -> Matching | None:
     return Matching(kept, sources, into)
 
 
-@njit(fastmath={"reassoc", "contract"}, **COMPILED)
+@compiled(fastmath={"reassoc", "contract"})
 def _directions(metric: Any, shape: Any, strides: Any, even: Any, odd: Any) -> bool:
     """Sum over heads, scaled to length 1, even and odd positions apart. False if a length is zero, infinite or not a number."""
     batch, heads, tokens, channels = shape
@@ -60,7 +59,7 @@ def _directions(metric: Any, shape: Any, strides: Any, even: Any, odd: Any) -> b
     return fine
 
 
-@njit(**COMPILED)
+@compiled()
 def _select(scores: Any, r: int, protected: int, kept: Any, sources: Any, into: Any) -> None:
     """scores: (B, O, A), odd against even positions, so that the maxima over O of neighbouring A are found side by side."""
     batch, odds, evens = scores.shape
@@ -102,7 +101,7 @@ def _select(scores: Any, r: int, protected: int, kept: Any, sources: Any, into: 
             kept[b, evens - r + o] = 2 * o + 1
 
 
-@njit(**COMPILED)
+@compiled()
 def _falling(value: Any) -> Any:
     """An integer that is the smaller, the larger a number is; equal for both zeros."""
     bits = np.int64(np.float32(value).view(np.int32))

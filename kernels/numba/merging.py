@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from kernels.numba.floats import COMPILED, rounded_like, widen
+from kernels.numba.floats import compiled, rounded_like, widen
 from kernels.numba.views import flat, numbers
 from kernels.reference import Matching
 
@@ -28,7 +27,7 @@ def merge(x: Tensor, size: Tensor | None, matching: Matching, residual: Tensor |
     return merged, merged_size
 
 
-@njit(**COMPILED)
+@compiled()
 def _merge(
     x: Any,
     x_sample: int,
@@ -83,7 +82,7 @@ def _merge(
                 to[c] = rounded_like(total[c], token[c])
 
 
-@njit(**COMPILED)
+@compiled()
 def _read(token: Any, branch: Any, has_branch: bool, wide: Any) -> None:
     """One token as float32, its residual branch added."""
     if has_branch:

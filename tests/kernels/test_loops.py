@@ -216,6 +216,19 @@ def test_a_compiler_sees_the_reference_in_one_graph(model: ViT, images: Tensor) 
 OPEN = "import sys, pathlib, torch; from kernels.loops import open_loops; open_loops(torch.float32, pathlib.Path(sys.argv[1]))"
 
 
+FULL = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); {OPEN}"
+"""No file can have more than 100 bytes."""
+READ_ONLY = f"import numba.core.caching as c; c._CacheLocator.ensure_cache_path = lambda self: open('/proc/none', 'x'); {OPEN}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opening", [FULL, READ_ONLY])
+def test_where_compiled_code_cannot_be_kept_it_is_compiled_anew(tmp_path: Path, opening: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"} | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", opening, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert (run.returncode, list(tmp_path.rglob("*.nbc"))) == (0, []), run.stderr[-2000:]
+
+
 def overwritten(content: bytes) -> bytes:
     return b"\x19" * 700
 
