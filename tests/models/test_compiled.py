@@ -123,7 +123,7 @@ MERGED: Mapping[str, Callable[[Any, Maker], Call]] = {
 
 
 SOON = {"timm", "minrev"}
-"""Families that are not left to the slow tests. Images of most of the others go through the blocks of timm's ViT, too."""
+"""Families that are not left to the slow tests. Images of half of the others go through the blocks of timm's ViT, too."""
 
 
 @pytest.mark.parametrize("family", [pytest.param(family, marks=() if family in SOON else pytest.mark.slow) for family in MERGED])
