@@ -306,14 +306,12 @@ def rendered_scenes(path: Path, cache: Path) -> Iterator[tuple[str, Files]]:
     from training import phases, recipe
     from training.data.registry import open_source
     from training.data.rgbd import unprojected
-    from training.evaluation.settings import ReconstructionQuality
-    from training.starters.renders.scenes import RenderedScenes
+    from training.starters.renders.scenes import RenderedScenes, Renders
 
     plan = recipe.read(path)
-    quality = plan.release.quality if plan.release else None
-    if not isinstance(quality, ReconstructionQuality):
-        raise SystemExit(f"{path}: release.quality is not of kind reconstruction")
-    source = open_source(quality.data, phases.preparation(plan, None, cache))
+    if not isinstance(plan.data, Renders):
+        raise SystemExit(f"{path}: data is not of kind renders")
+    source = open_source(plan.data.model_copy(update={"part": "test"}), phases.preparation(plan, None, cache))
     assert isinstance(source, RenderedScenes)
     views = [view for shard in source.rendered for view in shard.views]
     turns = Counter[str]()

@@ -104,15 +104,5 @@ def recipe(cache: Path) -> dict[str, Any]:
         ],
         "release": {
             "task": "reconstruct",
-            "quality": {
-                "kind": "reconstruction",
-                "data": content | {"part": "test"},
-                "views": 2,
-                "distance": 0.2,
-                "spacing": 0.5,
-                "validation_spacing": 0.5,
-                "thresholds": [0.1, 0.5],
-                "depths": [0.5, 2.0],
-            },
         },
     }

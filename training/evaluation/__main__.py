@@ -10,22 +10,15 @@ from pathlib import Path
 
 import torch
 
-from models import bundle
-from models.bundle import Bundle, BundleError
-from models.mcc.model import MCC
-from models.registry import architectures, read_config
-from training import recipe, starting
+from training import recipe
 from training.errors import TrainingError
 from training.evaluation import kinds
-from training.evaluation.cards import card
 from training.evaluation.filling import inpainting
 from training.evaluation.kinds import BySplit, Evaluation
 from training.evaluation.measurement import reports
-from training.evaluation.reconstruction import shape_report, shapes
 from training.evaluation.settings import InpaintingQuality, Split
 from training.options import Options
 from training.phases import Workshop
-from training.recipe import Recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +44,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--phase", help="evaluate the network of this phase, not that of the release")
     parser.add_argument("--split", type=Split, choices=list(Split), help="of the held-out data; test is looked at once (default: val)")
     parser.add_argument("--only", default="", help="part of a name: fill holes in these ways alone, such as `Telea` or `100 steps`")
-    parser.add_argument("--bundle", type=Path, help="evaluate this bundle, which reconstructs, and renew its card")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -66,9 +58,6 @@ def _evaluate(given: argparse.Namespace) -> None:
     if given.only and not isinstance(quality, InpaintingQuality):
         raise TrainingError(f"--only: kind {quality.kind} is evaluated as a whole; leave it out")
     shop = Workshop(given.runs / f"{plan.name}-{plan.version}", given.cache, torch.device("cpu"))
-    if given.bundle:
-        _renew(given.bundle, plan, shop)
-        return
     asked = kinds.evaluation(plan, shop, given.phase)
     if isinstance(kind, BySplit):
         split = given.split or Split.VAL
@@ -86,32 +75,6 @@ def _measure(asked: Evaluation) -> None:
     for name, content in {**measured.drawn, "quality.json": json.dumps(measured.quality, indent=1) + "\n"}.items():
         (folder / name).write_text(content, encoding="utf-8")
     print(f"wrote {folder / 'quality.json'}")
-
-
-def _renew(path: Path, plan: Recipe, shop: Workshop) -> None:
-    """Write what a bundle's weights score now into the bundle, whose occupancy was calibrated when it was made. Raises TrainingError."""
-    try:
-        found = bundle.read(path)
-        network = _network_of(found)
-    except BundleError as error:
-        raise TrainingError(str(error)) from error
-    before, contest = found.spec.quality, shapes.prepare(plan, network, shop)
-    depth = before["extrusion_depth"]
-    measured = shape_report.summary(contest, shapes.run(contest, depth), before["threshold_before_calibration"], depth)
-    spec = found.spec.model_copy(update={"quality": measured})
-    (path / bundle.SPEC_FILE).write_bytes(spec.to_bytes())
-    (path / "README.md").write_text(card.render(spec), encoding="utf-8")
-    print(f"wrote {path / bundle.SPEC_FILE} and its README.md")
-
-
-def _network_of(found: Bundle) -> MCC:
-    """Raises BundleError or TrainingError."""
-    architecture = architectures().get(found.spec.architecture)
-    model = None if architecture is None else architecture.build(read_config(architecture.config, found.spec.config))
-    if not isinstance(model, MCC):
-        raise BundleError(f"{found.path}: architecture {found.spec.architecture} reconstructs nothing")
-    model.load_state_dict(starting.read_weights(found.path))
-    return model.float().eval()
 
 
 if __name__ == "__main__":

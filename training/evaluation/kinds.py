@@ -32,14 +32,14 @@ from training.evaluation.measurement import (
     weights_and_settings,
     write_report,
 )
-from training.evaluation.reconstruction import household_report, households, shape_report, shapes
+from training.evaluation.reconstruction import report as reconstruction_report
+from training.evaluation.reconstruction import scores
 from training.evaluation.settings import (
     ActionsQuality,
     ClipsQuality,
     DepthQuality,
     FlagsQuality,
     HeldOutQuality,
-    HouseholdQuality,
     InpaintingQuality,
     NamingQuality,
     PaintingQuality,
@@ -202,13 +202,6 @@ def _inpainting(asked: Evaluation) -> Measurement:
     )
 
 
-def _reconstruction(asked: Evaluation) -> Measurement:
-    """Calibrates the network's occupancy, and scores what was not scored before."""
-    contest = shapes.prepare(asked.recipe, asked.network, asked.shop)
-    threshold, extrusion = shapes.calibrate(contest)
-    return Measurement(shape_report.summary(contest, shapes.run(contest, extrusion), threshold, extrusion), data=_renders(asked))
-
-
 def _renders(asked: Evaluation) -> dict[str, Any]:
     """The data of the training."""
     trained_on = open_source(asked.recipe.data, phases.preparation(asked.recipe, None, asked.cache))
@@ -281,15 +274,19 @@ def _begin_depth(asked: Evaluation) -> Look:
     return Look(lambda split: depth.evaluate(asked.settings, asked.network, data, asked.preprocess, split, asked.cache))
 
 
-def _begin_household(asked: Evaluation) -> Look:
-    settings, contest = asked.settings, households.prepare(asked.recipe, asked.settings, asked.network, asked.shop)
-    chosen = households.calibrate(contest)
+def _begin_reconstruction(asked: Evaluation) -> Look:
+    settings, contest = asked.settings, scores.prepare(asked.recipe, asked.settings, asked.network, asked.shop)
+    chosen = scores.calibrate(contest)
 
     def look(split: Split) -> Report:
-        source = households.held_out(contest, split)
-        return household_report.report(settings, chosen, source, households.run(contest, chosen, source), split)
+        source = scores.held_out(contest, split)
+        return reconstruction_report.report(settings, chosen, source, scores.run(contest, chosen, source), split)
 
     return Look(look)
+
+
+def _reconstruction(asked: Evaluation, found: Report) -> Measurement:
+    return Measurement({"reconstruction": found}, data=_credited(asked))
 
 
 def _begin_clips(asked: Evaluation) -> Look:
@@ -367,11 +364,10 @@ KINDS: Mapping[type[Settings], Whole | BySplit] = {
     FlagsQuality: Whole(_flags),
     HeldOutQuality: Whole(_held_out),
     InpaintingQuality: Whole(_inpainting),
-    ReconstructionQuality: Whole(_reconstruction),
     ActionsQuality: BySplit(_begin_actions, _actions),
     ClipsQuality: BySplit(_begin_clips, _clips),
     DepthQuality: BySplit(_begin_depth, lambda asked, found: Measurement({"depth": found}, data=_credited(asked))),
-    HouseholdQuality: BySplit(_begin_household, lambda asked, found: Measurement({"household": found}, data=_credited(asked))),
+    ReconstructionQuality: BySplit(_begin_reconstruction, _reconstruction),
     NamingQuality: BySplit(_begin_naming, _naming),
     PaintingQuality: BySplit(_begin_painting, _painting),
     RestoringQuality: BySplit(_begin_restoring, _restoring),

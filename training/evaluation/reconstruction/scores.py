@@ -39,7 +39,7 @@ from training.evaluation.reconstruction.shapes import (
     views_of,
 )
 from training.evaluation.reconstruction.surfaces import Match, Truth
-from training.evaluation.settings import HouseholdQuality, Split
+from training.evaluation.settings import ReconstructionQuality, Split
 from training.fingerprint import sha256_of_weights
 from training.phases import Workshop
 from training.recipe import Recipe
@@ -58,7 +58,7 @@ _REVISION = 1
 
 @dataclass(frozen=True)
 class Contest:
-    settings: HouseholdQuality
+    settings: ReconstructionQuality
     space: Space
     network: MCC
     plain: MCC
@@ -85,14 +85,14 @@ class Row:
     """Mean absolute errors, in 0..1, of points that nobody saw; empty where there are none."""
 
 
-def prepare(recipe: Recipe, settings: HouseholdQuality, network: nn.Module, shop: Workshop) -> Contest:
+def prepare(recipe: Recipe, settings: ReconstructionQuality, network: nn.Module, shop: Workshop) -> Contest:
     """network: rounded as its bundle stores it. Raises TrainingError."""
     if not isinstance(network, MCC) or network.back is None:
-        raise RecipeError("release.quality: kind household is for a network of architecture mcc with model.config.back")
+        raise RecipeError("release.quality: kind reconstruction is for a network of architecture mcc with model.config.back")
     if not isinstance(recipe.data, Renders) or not recipe.data.back:
-        raise RecipeError("release.quality: kind household is for data of kind renders with back: true")
+        raise RecipeError("release.quality: kind reconstruction is for data of kind renders with back: true")
     if recipe.space is None or recipe.space.region != "cube":
-        raise RecipeError("space: kind household asks a cube; give its extent")
+        raise RecipeError("space: kind reconstruction asks a cube; give its extent")
     if recipe.preprocess is None or (recipe.preprocess.mean, recipe.preprocess.std) != (MEAN, STD):
         raise RecipeError(f"preprocess: mean and std are not {MEAN} and {STD}, with which the network normalises images itself")
     plain = phases.trained_network(recipe, settings.ablation, (), shop).half().float().eval()
@@ -141,7 +141,7 @@ def calibrate(contest: Contest) -> Chosen:
 
 def run(contest: Contest, chosen: Chosen, source: RenderedScenes) -> dict[int, Row]:
     """Index of a view → what was found of it, for some views of every object."""
-    file = reports(contest.shop) / f"household-{_digest(contest, chosen, source)}.jsonl"
+    file = reports(contest.shop) / f"reconstruction-{_digest(contest, chosen, source)}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     done = {
         index: Row({way: Match(*values) for way, values in found.items()}, colours) for index, (found, colours) in rows_of(file).items()

@@ -1,4 +1,4 @@
-"""Report of the scores of household objects: means over objects with standard errors, differences on the same objects, and the target."""
+"""Report of the scores of reconstructions: means over objects with standard errors, differences on the same objects, and the target."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from training.evaluation import metrics
-from training.evaluation.reconstruction.households import COLOURED, NEAREST, NETWORK, WAYS, Chosen, Row
+from training.evaluation.reconstruction.scores import COLOURED, NEAREST, NETWORK, WAYS, Chosen, Row
 from training.evaluation.reconstruction.shapes import EXTRUDED, views_of
-from training.evaluation.settings import HouseholdQuality, Split
+from training.evaluation.settings import ReconstructionQuality, Split
 from training.starters.renders.scenes import RenderedScenes
 
 SCORES = ("f1", "precision", "recall")
 Scores = npt.NDArray[np.float64]
 
 
-def report(settings: HouseholdQuality, chosen: Chosen, source: RenderedScenes, rows: Mapping[int, Row], split: Split) -> dict[str, Any]:
+def report(
+    settings: ReconstructionQuality, chosen: Chosen, source: RenderedScenes, rows: Mapping[int, Row], split: Split
+) -> dict[str, Any]:
     """The report of a split. Test: the primary categories and, apart, the others. Validation: all together."""
     views = views_of(source, settings.views)
     categories: dict[str, list[str]] = defaultdict(list)
@@ -94,7 +96,7 @@ def _f1(objects: Sequence[Sequence[Row]]) -> dict[str, dict[str, float]]:
     return {"f1": {way: round(float(_of_objects(objects, way, "f1").mean()), 4) for way in WAYS}}
 
 
-def _target(settings: HouseholdQuality, found: Mapping[str, Any]) -> dict[str, Any]:
+def _target(settings: ReconstructionQuality, found: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's targets, and whether they are met."""
     ways = {row["name"]: row for row in found["reconstruction"]}
     colours = {row["name"]: row["error"]["value"] for row in found["colours"]}
