@@ -13,7 +13,7 @@ from opsin.cli.pixels import at_model_size
 
 if TYPE_CHECKING:
     from models.bundle import BundleSpec
-    from server.worker.ladder import Examples
+    from opsin.ladder import Examples
 
 FEWEST = 300
 """Files: with fewer, not even one label that changes would be sure to be less than one in a hundred."""
@@ -25,7 +25,7 @@ def examples(folder: Path, spec: BundleSpec) -> Examples:
     """Return what a ladder is measured on. Raises Misuse."""
     import numpy as np
 
-    from server.worker.ladder import Examples
+    from opsin.ladder import Examples
 
     if not folder.is_dir():
         raise Misuse(f"--images: {folder} is no folder")

@@ -18,8 +18,8 @@ from opsin.cli.services import settings_of
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
     from models.spec import Int8, Rung
+    from opsin.ladder import Quality, Throughput
     from server.tasks.classify_clips import Use
-    from server.worker.ladder import Quality, Throughput
     from server.worker.warmup import Loader
 
 Halves = tuple[int, int | None]
@@ -46,8 +46,8 @@ def measured(bundle: Bundle, folder: Path, values: Sequence[Halves], use: Use | 
     Raises Misuse, BundleError."""
     from kernels.memory import keep_freed_memory
     from models.bundle import Bundle
+    from opsin.clip_ladder import task_of
     from server.telemetry import logs
-    from server.worker.clip_ladder import task_of
     from server.worker.layout import choose
     from server.worker.measurements import Measurements
     from server.worker.warmup import Loader
@@ -84,7 +84,7 @@ def measured(bundle: Bundle, folder: Path, values: Sequence[Halves], use: Use | 
 
 
 def _of_images(bundle: Bundle, folder: Path, use: Use | None, loader: Loader, *, force: bool) -> Measured:
-    from server.worker.ladder import measure_quality, measure_throughput
+    from opsin.ladder import measure_quality, measure_throughput
 
     if use is not None:
         raise Misuse(f"--use {use}: {bundle.spec.id} does not classify sound and sight apart; leave it out")
@@ -104,9 +104,9 @@ def _of_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader
     """Raises Misuse also for a file that cannot be classified."""
     from rich.progress import Progress
 
+    from opsin.clip_ladder import UnusableRecording, measure_recordings, measure_steps
     from server.media.images import Decoder
     from server.media.limits import Limits
-    from server.worker.clip_ladder import UnusableRecording, measure_recordings, measure_steps
 
     spec, settings = bundle.spec, settings_of(None)
     chosen, given = recordings(folder, spec, use)
@@ -138,7 +138,7 @@ def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
     from models.loading import not_served
     from models.published.bundling import ladder
     from models.registry import architectures, read_config
-    from server.worker.clip_ladder import task_of
+    from opsin.clip_ladder import task_of
 
     architecture = architectures().get(spec.architecture)
     if spec.task not in ("classify", *EMBEDDED) and task_of(spec) is None:

@@ -13,8 +13,8 @@ from opsin.cli.exits import Misuse
 
 if TYPE_CHECKING:
     from models.bundle import BundleSpec
+    from opsin.clip_ladder import Recording
     from server.tasks.classify_clips import Use
-    from server.worker.clip_ladder import Recording
 
 LABELS = "labels.csv"
 """Lines FILE,LABEL;LABEL, files from its folder; a first line `file,labels` is a header."""
@@ -132,7 +132,7 @@ class _Kinds:
 
 def _use(spec: BundleSpec, use: Use | None, kinds: Collection[Kind]) -> Use:
     """Return what the bundle goes by. Raises Misuse where that is open, or beyond it."""
-    from server.worker.clip_ladder import task_of
+    from opsin.clip_ladder import task_of
 
     task = task_of(spec)
     assert task is not None
@@ -151,7 +151,7 @@ def _use(spec: BundleSpec, use: Use | None, kinds: Collection[Kind]) -> Use:
 
 def _by_sight(listed: Sequence[Listed], kinds: _Kinds, spec: BundleSpec) -> list[Recording]:
     """Return the videos. A bundle that could go by sound, too, passes over sounds; for others they are a mistake."""
-    from server.worker.clip_ladder import Recording
+    from opsin.clip_ladder import Recording
 
     videos = [file for file in listed if kinds.of(file.path) == "video"]
     if spec.sound is None and (stray := _without_video(listed, videos, kinds)):
@@ -161,7 +161,7 @@ def _by_sight(listed: Sequence[Listed], kinds: _Kinds, spec: BundleSpec) -> list
 
 def _by_sound(listed: Sequence[Listed], kinds: _Kinds) -> list[Recording]:
     """Sounds, and the own sound of videos that have none beside them."""
-    from server.worker.clip_ladder import Recording
+    from opsin.clip_ladder import Recording
 
     sounds = [file for file in listed if kinds.of(file.path) == "audio"]
     heard = {file.path for file in sounds}
@@ -175,7 +175,7 @@ def _by_sound(listed: Sequence[Listed], kinds: _Kinds) -> list[Recording]:
 
 def _both(listed: Sequence[Listed], kinds: _Kinds) -> list[Recording]:
     """Videos, with the sound beside them where there is one: others bring their own."""
-    from server.worker.clip_ladder import Recording
+    from opsin.clip_ladder import Recording
 
     videos = [file for file in listed if kinds.of(file.path) == "video"]
     if stray := _without_video(listed, videos, kinds):

@@ -32,7 +32,7 @@ from models.registry import architectures
 from models.spec import Clip, Preprocess, Rung
 from opsin.cli.exits import Misuse
 from opsin.cli.recordings import recordings
-from server.worker.clip_ladder import measure_steps
+from opsin.clip_ladder import measure_steps
 from server.worker.layout import Layout
 from server.worker.measurements import Measurements
 from server.worker.warmup import Loader
