@@ -48,7 +48,9 @@ def opened(kind: Callable[..., T], url: str | None, headers: httpx.Headers) -> T
     try:
         return kind(base_url=address, auth=credentials, headers=headers, limits=LIMITS)
     except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
-        raise Unreachable(f"{address}: a proxy or certificates of the environment cannot be used ({error})") from error
+        hidden = any(name.lower().endswith("_proxy") and "@" in value for name, value in os.environ.items())
+        reason = UNREADABLE if hidden else error
+        raise Unreachable(f"{address}: a proxy or certificates of the environment cannot be used ({reason})") from None
 
 
 def base_url(url: str | None) -> httpx.URL:

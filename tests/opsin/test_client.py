@@ -8,6 +8,7 @@ import math
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from email import message_from_bytes
 from functools import partial
@@ -268,6 +269,13 @@ def test_no_service_at_all_is_unreachable() -> None:
 def test_what_is_no_address_is_unreachable(kind: Callable[[str], object], url: str) -> None:
     with pytest.raises(Unreachable, match=f"{re.escape(url)}: no address of a service"):
         kind(url)
+
+
+def test_the_password_of_a_proxy_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://user:secret/@proxy:1")
+    with pytest.raises(Unreachable, match="a proxy or certificates of the environment cannot be used") as found:
+        Client("http://127.0.0.1:1")
+    assert "secret" not in "".join(traceback.format_exception(found.value))
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
