@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ import torch
 from training import dry_run, goal, phases, recipe
 from training.distributed import is_main, process_group
 from training.errors import TrainingError, disk_is_full
-from training.loop import Ended
+from training.loop import Ended, tiny_numbers_as_zero
 from training.options import Options
 from training.phases import Workshop
 from training.recipe import Recipe
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: Options) -> int:
     """In this process, or as one of those that torchrun started → the exit code. Raises TrainingError."""
     try:
-        with process_group() as device, _tiny_numbers_as_zero():
+        with process_group() as device:
             return make(options, device)
     except TrainingError:
         raise
@@ -44,17 +43,6 @@ def run(options: Options) -> int:
         folders = f"--runs {options.runs}, --cache {options.cache} or --bundles {options.bundles}"
         again = "make room and start the same command again, which goes on from the last checkpoint"
         raise TrainingError(f"disk full, there is no room in {folders}: {again}") from error
-
-
-@contextmanager
-def _tiny_numbers_as_zero() -> Iterator[None]:
-    """Gradients of sharp attention are full of numbers below 1e-38, with which a CPU takes a hundred times as long. It holds for this
-    thread and for those that are started meanwhile."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def _parse(arguments: Sequence[str] | None) -> Options:
@@ -86,6 +74,8 @@ def make(options: Options, device: torch.device) -> int:
     estimates: list[dry_run.Estimate] = []
     for phase in chosen:
         torch.set_num_threads(_threads(phase.loop.workers))
+        with tiny_numbers_as_zero():
+            torch.zeros(2**20).add_(1)  # starts torch's threads
         if options.dry_run:
             estimates.append(dry_run.estimate(plan, phase, shop))
             if is_main():

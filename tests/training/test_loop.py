@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from models.registry import architectures
 from tests.training import shapes
 from training import command, loop, recipe, stopping
+from training.objectives.mae import MaskedReconstruction
 from training.phases import WEIGHTS
 from training.watching import read_log
 
@@ -28,6 +29,23 @@ def losses(content: dict[str, Any], folder: Path, *changes: str) -> list[float]:
 @pytest.fixture
 def content(colours: Path) -> dict[str, Any]:
     return shapes.recipe(colours)
+
+
+def test_tiny_numbers_are_zero_in_the_backward_pass_alone(content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_number() -> bool:
+        return float(torch.tensor(1e-40) * 1) > 0
+
+    forward, seen = MaskedReconstruction.forward, set[tuple[str, bool]]()
+
+    def watched(self: MaskedReconstruction, batch: Any) -> Any:
+        result = forward(self, batch)
+        seen.add(("forward", is_number()))
+        result["loss"].register_hook(lambda _: seen.add(("backward", is_number())))
+        return result
+
+    monkeypatch.setattr(MaskedReconstruction, "forward", watched)
+    losses(content, tmp_path)
+    assert seen == {("forward", True), ("backward", False)} and is_number()
 
 
 @pytest.mark.parametrize("option", ["micro_batch=3", "checkpoint_activations=true", "workers=2", "log_every=1"])

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from models import bundle, loading
 from models.sealing import sha256_of
@@ -70,13 +69,3 @@ def test_a_recipe_that_is_wrong_exits_2_with_one_line(tmp_path: Path, capsys: py
     assert command.main([str(tmp_path / "none.yaml")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "none.yaml: cannot be read" in said
-
-
-def test_tiny_numbers_are_zero_while_it_trains_and_numbers_again_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def is_number() -> bool:
-        return float(torch.tensor(1e-40) * 1) > 0
-
-    in_training: list[bool] = []
-    monkeypatch.setattr(command, "make", lambda _options, _device: in_training.append(is_number()) or 0)
-    assert command.main([str(tmp_path / "any.yaml")]) == 0
-    assert (in_training, is_number()) == ([False], True)
