@@ -273,7 +273,7 @@ def _as_it_is(batch: Any) -> Any:
 @contextmanager
 def tiny_numbers_as_zero() -> Iterator[None]:
     """Numbers below 1e-38 count as zero in this thread, and for good in those that torch starts meanwhile. Gradients of sharp attention are
-    full of them, with which a CPU takes a hundred times as long. What is not torch's may not bear it: a tree of SciPy divides without end."""
+    full of them, with which a CPU takes a hundred times as long. Code of others may not bear it: a tree of SciPy divides without end."""
     torch.set_flush_denormal(True)
     try:
         yield
