@@ -30,8 +30,10 @@ from models.diffmae.model import DiffMAE
 from models.layers.cross_attention import Memory
 from models.layers.forward import normalise
 from models.loading import load
+from models.mcc.known import Sides
 from models.mcc.model import MCC, Scene
 from models.mcc.native import QUERIES, seen_scene
+from models.mcc.projection import Projection
 from models.merge_schedule import MergeSchedule
 from models.vit.model import ViT
 
@@ -113,6 +115,21 @@ class QueryDecoder(nn.Module):
         return self.model.predict(self.model.ask(Scene(keys, values), queries))
 
 
+class KnowingDecoder(nn.Module):
+    """The same of a network whose queries know both sides of the scene (`models.mcc.known.Sides`): camera (B, 7), middle (B, 3), maps
+    (B, n², 13) and tokens (B, C, side, side)."""
+
+    def __init__(self, model: MCC) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, keys: Tensor, values: Tensor, queries: Tensor, camera: Tensor, middle: Tensor, maps: Tensor, tokens: Tensor
+    ) -> Tensor:
+        scene = Scene(keys, values, sides=Sides(Projection(camera, middle), maps, tokens))
+        return self.model.predict(self.model.ask(scene, queries))
+
+
 def classifier(model: nn.Module, spec: BundleSpec, schedule: MergeSchedule, pixels: Sequence[np.ndarray]) -> Graph:
     """pixels: uint8 (S, S, 3) of real images, at the bundle's size."""
     assert isinstance(model, ViT)
@@ -141,12 +158,15 @@ def denoising_step(model: nn.Module) -> Graph:
 
 def query_decoder(model: nn.Module) -> Graph:
     assert isinstance(model, MCC)
-    if model.knowing is not None:
-        raise ExportError("back: a graph has the decoder of queries, and no place for what they know of both sides of a scene")
     make = RandomInput(EXAMPLES, torch.float32, torch.device("cpu"))
     scene = model.remember(model.encode(*seen_scene(model.config, make)))
     given = {"keys": scene.keys, "values": scene.values, "queries": make.normal(min(QUERIES, 64), 3)}
-    return Graph(QueryDecoder(model), given, ("predicted",), {"queries": {1: "points"}}, {"keys": 1, "values": 1})
+    free, batch_at = {"queries": {1: "points"}}, {"keys": 1, "values": 1}
+    if scene.sides is None:
+        return Graph(QueryDecoder(model), given, ("predicted",), free, batch_at)
+    camera = scene.sides.projection
+    given |= {"camera": camera.numbers, "middle": camera.middle, "maps": scene.sides.maps, "tokens": scene.sides.tokens}
+    return Graph(KnowingDecoder(model), given, ("predicted",), free, batch_at)
 
 
 PARTS: Mapping[str, Callable[[nn.Module], Graph]] = {"diffmae": denoising_step, "mcc": query_decoder}
