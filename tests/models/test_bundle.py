@@ -117,7 +117,6 @@ DIGESTS = {
     "inpaint@1.1.0": "47d6539303755e1433584844e1837e045d130d4841c14b0943a8dcfc3ba13086",
     "movenet@1.0.0": "52f8670151af30cb18f323445f491252fdc09822643851b09d93c1eae088eb69",
     "photos@1.0.0": "d0d3e8bd0ccb463675d9752e2c27ac646e031c2498a3e3af373dd90e4f2376eb",
-    "reconstruct@1.0.0": "11c5cae825891b91359c5d21c0078d162dea9bb064c155b5eef375f07694348b",
 }
 """Of starters, as they were before bundles had files and texts. A starter that is made anew gets a line of its own."""
 

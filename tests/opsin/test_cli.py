@@ -368,7 +368,7 @@ def test_the_list_names_a_pipeline_whose_members_are_missing(tmp_path: Path) -> 
     shutil.copytree(ROOT / "bundles/shapes", tmp_path / "shapes")
     listed = opsin("bundles", "list", "--bundles", tmp_path)
     assert (listed.returncode, "mcc_photograph" in listed.stdout) == (1, True)
-    assert f"members.shape: reconstruct@1.0.0 is not at {tmp_path}/reconstruct/1.0.0 (No such file or directory)" in listed.stderr
+    assert f"members.shape: reconstruct@2.0.0 is not at {tmp_path}/reconstruct/2.0.0 (No such file or directory)" in listed.stderr
 
 
 def test_bundles_are_listed_with_what_was_measured(bundles: Path) -> None:

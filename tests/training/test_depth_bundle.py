@@ -25,5 +25,5 @@ def test_it_is_small_whole_and_licensed(starter: Bundle) -> None:
 
 
 def test_it_is_a_member_of_shapes() -> None:
-    shapes = bundle.read(Path("bundles/shapes/1.0.0"))
-    assert {role: member.spec.id for role, member in shapes.members().items()} == {"shape": "reconstruct@1.0.0", "depth": "depth@1.0.0"}
+    shapes = bundle.read(Path("bundles/shapes/1.1.0"))
+    assert {role: member.spec.id for role, member in shapes.members().items()} == {"shape": "reconstruct@2.0.0", "depth": "depth@1.0.0"}

@@ -16,7 +16,7 @@ from models.mcc.model import MCC
 from models.mcc.scenes import normalise_points
 from training.evaluation.cards import card as model_card
 
-FOLDER = Path(__file__).parents[3] / "bundles/reconstruct/1.0.0"
+FOLDER = Path(__file__).parents[3] / "bundles/reconstruct/2.0.0"
 THRESHOLD = 0.1
 
 
@@ -29,7 +29,10 @@ def test_the_starter_is_small_whole_and_licensed(starter: Bundle) -> None:
     starter.verify()
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 16_000_000
     assert (starter.spec.task, starter.spec.architecture) == ("reconstruct", "mcc")
-    assert {package["license"] for package in starter.spec.provenance["data"]["packages"]} <= {"MIT", "zlib", "Apache-2.0", "BSD-3-Clause"}
+    data = starter.spec.provenance["data"]
+    free = {"MIT", "zlib", "Apache-2.0", "BSD-3-Clause", "CC0-1.0 and CC-BY-3.0"}
+    assert {package["license"] for package in data["packages"]} <= free
+    assert data["creators"].keys() >= {"CC-BY-3.0", "CC-BY-3.0-US"}
     assert (FOLDER / "README.md").read_text(encoding="utf-8") == model_card.render(starter.spec)
 
 
