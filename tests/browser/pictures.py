@@ -30,7 +30,7 @@ STEPS = "400"
 TABS = {
     "Classify": "Flag of Brazil",
     "Inpaint": "Drawing of a daisy",
-    "3D": "A mug",
+    "3D": "A mug, with depth",
     "Actions": "Two drawn figures",
     "Clips and sound": "An otter on a rock, which comes nearer",
 }
