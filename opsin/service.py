@@ -48,7 +48,8 @@ def opened(kind: Callable[..., T], url: str | None, headers: httpx.Headers) -> T
     try:
         return kind(base_url=address, auth=credentials, headers=headers, limits=LIMITS)
     except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
-        hidden = any(name.lower().endswith("_proxy") and "@" in value for name, value in os.environ.items())
+        told = isinstance(error, (ImportError, OSError))  # others repeat pieces of a proxy's address, and so of its password
+        hidden = not told and any(name.lower().endswith("_proxy") and "@" in value for name, value in os.environ.items())
         reason = UNREADABLE if hidden else error
         raise Unreachable(f"{address}: a proxy or certificates of the environment cannot be used ({reason})") from None
 

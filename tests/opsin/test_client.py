@@ -276,6 +276,11 @@ def test_the_password_of_a_proxy_is_told_to_nobody(monkeypatch: pytest.MonkeyPat
     with pytest.raises(Unreachable, match="a proxy or certificates of the environment cannot be used") as found:
         Client("http://127.0.0.1:1")
     assert "secret" not in "".join(traceback.format_exception(found.value))
+    monkeypatch.setenv("HTTP_PROXY", "http://user:secret@proxy:1")
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
+    with pytest.raises(Unreachable, match="No such file or directory") as found:  # what is wrong then
+        Client("http://127.0.0.1:1")
+    assert "secret" not in "".join(traceback.format_exception(found.value))
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
