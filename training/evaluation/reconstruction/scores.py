@@ -10,6 +10,8 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +37,6 @@ from training.evaluation.reconstruction.shapes import (
     image_of,
     joined,
     occupancies,
-    rows_of,
     views_of,
 )
 from training.evaluation.reconstruction.surfaces import Match, Truth
@@ -144,7 +145,7 @@ def run(contest: Contest, chosen: Chosen, source: RenderedScenes) -> dict[int, R
     file = reports(contest.shop) / f"reconstruction-{_digest(contest, chosen, source)}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     done = {
-        index: Row({way: Match(*values) for way, values in found.items()}, colours) for index, (found, colours) in rows_of(file).items()
+        index: Row({way: Match(*values) for way, values in found.items()}, colours) for index, (found, colours) in _rows_of(file).items()
     }
     for name, views in views_of(source, contest.settings.views).items():
         for index in views:
@@ -156,6 +157,21 @@ def run(contest: Contest, chosen: Chosen, source: RenderedScenes) -> dict[int, R
                 scores = ", ".join(f"{way} {row.found[way].f1:.3f}" for way in (NETWORK, PLAIN, EXTRUDED))
                 print(f"{name}: {scores}", file=sys.stderr, flush=True)
     return done
+
+
+def _rows_of(file: Path) -> dict[int, Any]:
+    """Index of a view → what was written of it; a torn last line is taken off the file."""
+    rows: dict[int, Any] = {}
+    whole: list[str] = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            index, row = json.loads(line)
+        except ValueError:
+            break
+        rows[index] = row
+        whole.append(line + "\n")
+    file.write_text("".join(whole), encoding="utf-8")
+    return rows
 
 
 def _digest(contest: Contest, chosen: Chosen, source: RenderedScenes) -> str:

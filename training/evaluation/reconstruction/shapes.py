@@ -1,10 +1,6 @@
-"""Reconstruct held-out objects: ask a network as the service does, and make shapes in simple ways; read the rows of scores on disk."""
+"""Reconstruct held-out objects: ask a network as the service does, and make shapes in simple ways."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,18 +92,3 @@ def image_of(sample: Sample) -> torch.Tensor:
 def extruded_points(sample: Sample, depth: float) -> Points:
     """The seen points and what lies behind them up to a depth, hollow."""
     return extruded(sample["points"].numpy(), sample["valid"].numpy(), sample["camera"].numpy(), depth, _WALL_STEP)
-
-
-def rows_of(file: Path) -> dict[int, Any]:
-    """Index of a view → what was written of it; a torn last line is taken off the file."""
-    rows: dict[int, Any] = {}
-    whole: list[str] = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            index, row = json.loads(line)
-        except ValueError:
-            break
-        rows[index] = row
-        whole.append(line + "\n")
-    file.write_text("".join(whole), encoding="utf-8")
-    return rows
