@@ -1,4 +1,4 @@
-"""A package of npm with a few meshes of known shape, and a recipe that trains on renders of them."""
+"""A package of npm with a few meshes of known shape, and what recipes that train on renders of them have in common."""
 
 from __future__ import annotations
 
@@ -70,39 +70,11 @@ def data(cache: Path) -> dict[str, Any]:
 
 
 def recipe(cache: Path) -> dict[str, Any]:
-    content = data(cache)
+    """What recipes that train on them have in common: without a name, a model, phases and a release."""
     return {
-        "name": "tiny-reconstruct",
         "version": "1.0.0",
         "license": "Apache-2.0",
         "preprocess": {"image_size": 32, "short_side": 32, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
         "space": {"extent": 4.0, "spacing": 0.25, "margin": 4},
-        "data": content,
-        "model": {
-            "architecture": "mcc",
-            "config": {
-                "image_size": 32,
-                "patch_size": 8,
-                "width": 24,
-                "depth": 1,
-                "heads": 2,
-                "window": 4,
-                "window_heads": 2,
-                "decoder_width": 24,
-                "decoder_depth": 1,
-                "decoder_heads": 2,
-                "drop_path": 0.0,
-            },
-        },
-        "phases": [
-            {
-                "name": "train",
-                "objective": {"kind": "mcc", "queries": 64, "near": 0.5, "size": 4.0, "shift": 0.0, "degrees": 0},
-                "optimiser": {"lr": 0.003},
-                "loop": {"epochs": 2, "batch_size": 4},
-            }
-        ],
-        "release": {
-            "task": "reconstruct",
-        },
+        "data": data(cache),
     }
