@@ -115,15 +115,11 @@ class QueryDecoder(nn.Module):
         return self.model.predict(self.model.ask(Scene(keys, values), queries))
 
 
-class KnowingDecoder(nn.Module):
+class KnowingDecoder(QueryDecoder):
     """The same of a network whose queries know both sides of the scene (`models.mcc.known.Sides`): camera (B, 7), middle (B, 3), maps
     (B, n², 13) and tokens (B, C, side, side)."""
 
-    def __init__(self, model: MCC) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
+    def forward(  # type: ignore[override]
         self, keys: Tensor, values: Tensor, queries: Tensor, camera: Tensor, middle: Tensor, maps: Tensor, tokens: Tensor
     ) -> Tensor:
         scene = Scene(keys, values, sides=Sides(Projection(camera, middle), maps, tokens))
