@@ -99,9 +99,8 @@ def batch(
             for _ in _shown(work.results(results.done), count, results):
                 stop_if_interrupted()
         except KeyboardInterrupt:
-            typer.echo(
-                f"opsin: interrupted; {results.done} of {count} rows are in {output}, and --resume goes on with the others", err=True
-            )
+            kept = f"{results.done} of {count} rows are in {output}, and --resume goes on with the others"
+            typer.echo(f"opsin: interrupted; {kept if results.done else 'no row was answered, and nothing is kept'}", err=True)
             raise
         finally:
             work.stop()
