@@ -18,8 +18,9 @@ COPY opsin/__init__.py opsin/
 RUN pip install --no-cache-dir --editable '.[gateway]'
 
 FROM base AS worker-venv
-# The requirement for torch; name a CPU build, and give pip an index that has it, where workers have no GPU. Large, so in a layer of its own.
+# The requirement for torch; name a CPU build, and an index that has it, where workers have no GPU. Large, so in a layer of its own.
 ARG TORCH=torch
+ARG PIP_EXTRA_INDEX_URL
 RUN python -m venv /venv && pip install --no-cache-dir "$TORCH"
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY opsin/__init__.py opsin/

@@ -188,6 +188,7 @@ EXPOSED = (
     "X-People",
     "X-Points",
     "X-Queries",
+    "X-Metric",
 )
 """Headers of answers that pages of another origin may read."""
 
