@@ -320,4 +320,5 @@ def test_cors_is_closed_unless_it_is_opened(gateway: Gateway, valkey: PrivateVal
             assert refused.headers["access-control-allow-origin"] == "https://example.org"
             assert refused.headers["x-request-id"] and "X-Request-ID" in refused.headers["access-control-expose-headers"]
         exposed = set(refused.headers["access-control-expose-headers"].split(", "))
-        assert {"X-Model", "Server-Timing", "X-Seed", "X-Steps", "X-Method", "X-People", "X-Points", "X-Queries", "Location"} <= exposed
+        assert {"X-Model", "X-Seed", "X-Steps", "X-Method", "X-People", "X-Points", "X-Queries", "X-Metric"} <= exposed
+        assert {"Server-Timing", "Location"} <= exposed
