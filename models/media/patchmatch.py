@@ -41,7 +41,7 @@ class Level:
 
     pixels: Pixels
     """(h, w, 3)."""
-    field: NDArray[np.int16]
+    field: NDArray[np.int32]
     """(h, w, 2), column and row of the source patch of each patch that has a missing pixel."""
 
     @property
@@ -64,13 +64,13 @@ def sources(missing: NDArray[np.bool_]) -> bool:
 
 
 def reductions(missing: NDArray[np.bool_], least_side: int = LEAST_SIDE) -> tuple[int, ...]:
-    """Powers of two by which the image is reduced, from the coarsest level to 1: a patch is known there as a whole, and its longer side has
-    at least least_side pixels, where the image itself is not smaller."""
+    """Powers of two by which the image is reduced, from the coarsest level to 1: a patch is known there as a whole, some of the hole is in
+    whole cells, and its longer side has at least least_side pixels, where the image itself is not smaller."""
     chosen = [1]
     while True:
         reduction = 2 * chosen[-1]
         coarse = reduced_mask(missing, reduction)
-        if max(coarse.shape) < least_side or not sources(coarse):
+        if max(coarse.shape) < least_side or not coarse.any() or not sources(coarse):
             return tuple(reversed(chosen))
         chosen.append(reduction)
 
@@ -89,7 +89,7 @@ def fill(pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, 
     request, data = message(pixels, missing, reduction, seed, before)
     with Confined(PROGRAM, data, request, patience=PATIENCE_S, often=True) as program:
         height, width = program.message()["size"]
-        level = Level(np.empty((height, width, 3), np.uint8), np.empty((height, width, 2), np.int16))
+        level = Level(np.empty((height, width, 3), np.uint8), np.empty((height, width, 2), np.int32))
         program.read_into(level.pixels.data.cast("B"))
         program.read_into(level.field.data.cast("B"))
     return level

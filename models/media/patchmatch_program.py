@@ -34,7 +34,7 @@ def main() -> None:
     confined.send(field.data.cast("B"))
 
 
-def level(asked: dict[str, Any], data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+def level(asked: dict[str, Any], data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """One level, as `models.media.patchmatch.fill` asks for it: pixels (h, w, 3) and the field (h, w, 2)."""
     pixels, missing, start, before = _read(asked, data)
     coarse = reduced_mask(missing, asked["reduction"])
@@ -50,7 +50,7 @@ def level(asked: dict[str, Any], data: bytes) -> tuple[NDArray[np.uint8], NDArra
     solver = CythonSolver(image, coarse, PATCH)
     mean = solver(iterations=_iterations(asked["reduction"], coarse, before is None), randomize_nnf=False, nnf=field, seed=asked["seed"])
     filled = patch_fields.painted(image, coarse, solver.nnf, mean)
-    return np.ascontiguousarray(np.clip(np.rint(filled), 0, 255).astype(np.uint8)), np.ascontiguousarray(solver.nnf.astype(np.int16))
+    return np.ascontiguousarray(np.clip(np.rint(filled), 0, 255).astype(np.uint8)), np.ascontiguousarray(solver.nnf.astype(np.int32))
 
 
 def _iterations(reduction: int, missing: NDArray[np.bool_], is_first: bool) -> int:
@@ -72,7 +72,7 @@ def _read(asked: dict[str, Any], sent: bytes) -> tuple[NDArray[np.uint8], NDArra
         return pixels, missing > 0, None, None
     down, across = started
     start, rest = rest[: 3 * down * across].reshape(down, across, 3), rest[3 * down * across :]
-    return pixels, missing > 0, start, rest.view(np.int16).reshape(down, across, 2) if asked["has_field"] else None
+    return pixels, missing > 0, start, rest.view(np.int32).reshape(down, across, 2) if asked["has_field"] else None
 
 
 def _reduced(pixels: NDArray[np.uint8], reduction: int) -> NDArray[np.float32]:

@@ -104,13 +104,14 @@ def _strips(made: NDArray[np.uint8], box: Box, area: Box) -> Iterator[tuple[Box,
 
 def _blend(image: NDArray[np.uint8], new: NDArray[np.uint8], filled: Mask, share: NDArray[np.floating] | None) -> None:
     """Into `image`, in place. share: of what is new, (h, w); None for all of it."""
-    if image.shape[2] == 4:
-        new = np.concatenate([new, np.full((*new.shape[:2], 1), 255, np.uint8)], axis=2)
-    made = new[filled]  # (pixels, channels)
+    made, old = new[filled], image[filled]  # (pixels, channels)
     if share is not None:
-        weight = share[filled][:, np.newaxis]
-        made = np.rint(weight * made + (1 - weight) * image[filled]).astype(np.uint8)
-    image[filled] = made
+        weight, under = share[filled][:, np.newaxis], old[:, :3].astype(np.float32)
+        if image.shape[2] == 4:  # as the network saw it, on white
+            under = 255 + (under - 255) * (old[:, 3:] / np.float32(255))
+        made = np.rint(weight * made + (1 - weight) * under).astype(np.uint8)
+    old[:, :3], old[:, 3:] = made, 255
+    image[filled] = old
 
 
 def ramp(mask: Mask, area: Box, feather: int) -> NDArray[np.uint8]:
@@ -134,7 +135,7 @@ def ramp(mask: Mask, area: Box, feather: int) -> NDArray[np.uint8]:
 
 def to_png(image: Image.Image, profile: bytes | None = None) -> bytes:
     """With a colour profile if it describes RGB."""
-    kept = profile if profile is not None and profile[OF_RGB] == b"RGB " and len(profile) <= MOST_PROFILE else None
+    kept = profile if isinstance(profile, bytes) and profile[OF_RGB] == b"RGB " and len(profile) <= MOST_PROFILE else None
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=PNG_EFFORT, icc_profile=kept)
     return file.getvalue()

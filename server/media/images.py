@@ -77,7 +77,10 @@ BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
 BLACK_IS_ZERO, YCBCR = 1, 6  # as TIFF calls them
+IN_PLANES, UNCOMPRESSED = 2, 1
 STRIP_PIXELS = 256 * 1024
+PNG_DEPTH, PNG_GREY = 24, 0
+"""Where a PNG says how many bits its samples have, before its kind of colours; and that kind."""
 PLAIN_PIXELS = 16_384
 """From 128 × 128 on, the pixels of a JPEG cost more than its head, which Pillow reads slowly."""
 RESIZED_PIXELS = 1_000_000
@@ -153,6 +156,8 @@ class Decoder:
             self._check(*image.size)
             if kind == "BMP" and image.info["compression"] in RUN_LENGTHS:
                 raise NotAnImage("a BMP with run lengths (RLE): save it without compression, or as PNG")
+            if kind == "PNG" and "transparency" in image.info:
+                _read_transparent_colour(image, data)
             opened = Opened(image, kind, orientation, has_several_scans=kind == "JPEG" and _has_several_scans(image, data))
             self._check_memory(opened)
             return opened
@@ -171,6 +176,9 @@ class Decoder:
         grey = tuple(image.tag_v2.get(tag) for tag in (TiffImagePlugin.BITSPERSAMPLE, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION))
         if image.mode in SIXTEEN_BIT_GREY and grey != ((16,), BLACK_IS_ZERO):  # Pillow takes all of them for that
             raise NotAnImage("TIFF file with 12 bits per channel, or with 16 bits that are 0 in white: send 8 or 16 bits, black as 0")
+        stored = tuple(image.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.PLANAR_CONFIGURATION, TiffImagePlugin.COMPRESSION))
+        if stored == (IN_PLANES, UNCOMPRESSED) and 16 in image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ()) and image.mode != "L":
+            raise NotAnImage("TIFF file with uncompressed planes of 16 bits: compress it, or store its channels beside each other")
         part = max(page.width * page.strip, page.tile[0] * page.tile[1])
         return Opened(image, "TIFF", page.orientation, part_bytes=_bytes_of_part(image, part))
 
@@ -360,6 +368,15 @@ def _bytes_of_part(image: TiffImagePlugin.TiffImageFile, pixels: int) -> int:
     samples: int = image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
     is_luma: bool = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == YCBCR
     return pixels * (bits * samples + 8 * PIXEL * is_luma) // 8  # libtiff makes RGBA of luma and chroma, beside them
+
+
+def _read_transparent_colour(image: Image.Image, data: bytes) -> None:
+    """Pillow compares the colour that a PNG says is transparent (tRNS) with pixels that it has scaled to 8 bits. Raises NotAnImage."""
+    depth, kind = data[PNG_DEPTH], data[PNG_DEPTH + 1]
+    if depth == 16:
+        raise NotAnImage("PNG file with 16 bits per channel and one colour that is transparent (tRNS): give it a channel for transparency")
+    if kind == PNG_GREY and depth in (2, 4):
+        image.info["transparency"] *= 255 // (2**depth - 1)
 
 
 def _damaged(kind: str, error: Exception) -> CorruptImage:

@@ -189,3 +189,18 @@ def test_a_filling_that_is_too_dark_everywhere_is_lightened_however_much_that_is
     image, mask = np.full((60, 60, 3), 220, np.uint8), Box(20, 20, 20, 20).mask(60, 60)
     composed = composed_of(image, np.full_like(image, 40), Box(0, 0, 60, 60), mask, feather=0, blend="membrane")
     assert (composed == image).all()
+
+
+def test_a_profile_that_is_none_is_left_out() -> None:
+    assert "icc_profile" not in Image.open(io.BytesIO(to_png(Image.new("RGB", (2, 2)), 5))).info  # type: ignore[arg-type]
+
+
+def test_a_feather_in_transparency_is_opaque_and_shows_nothing_of_what_was_hidden() -> None:
+    mask = np.zeros((9, 9), bool)
+    mask[1:8, 1:8] = True
+    made = np.full((9, 9, 3), 100, np.uint8)
+    seen = []
+    for hidden in (0, 250):
+        image = np.dstack([np.full((9, 9, 3), hidden, np.uint8), np.where(mask, 0, 255).astype(np.uint8)])
+        seen.append(composed_of(image, made, Box(0, 0, 9, 9), mask, feather=2)[mask])
+    assert np.array_equal(*seen) and (seen[0][:, 3] == 255).all() and len(np.unique(seen[0][:, 0])) > 1

@@ -127,6 +127,31 @@ def test_a_transparent_colour_of_an_rgb_png_lies_on_white(decoder: Decoder) -> N
     assert corners(decode(decoder, encoded(quadrants(), "PNG", transparency=BLUE))) == [RED, GREEN, WHITE, WHITE]
 
 
+def png(depth: int, kind: int, transparent: tuple[int, ...], rows: bytes, width: int) -> bytes:
+    """A row as a PNG, with a colour that is transparent."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, kind, 0, 0, 0))
+    key = chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))
+    return b"\x89PNG\r\n\x1a\n" + head + key + chunk(b"IDAT", zlib.compress(b"\0" + rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("depth", "rows"), [(1, b"\x40"), (2, b"\x1b"), (4, b"\x01\x23")])
+def test_a_transparent_grey_of_few_bits_is_that_grey(decoder: Decoder, depth: int, rows: bytes) -> None:
+    with decoder.decoded(png(depth, 0, (1,), rows, 4), transparency=True) as image:
+        assert np.asarray(image)[0, :, 3].tolist() == [255, 0, 255, 255]
+
+
+@pytest.mark.parametrize(("kind", "transparent"), [(0, (0x8000,)), (2, (0x8000, 0x9000, 0xA000))])
+def test_a_transparent_colour_of_16_bits_is_refused_since_8_bits_do_not_tell_it(
+    decoder: Decoder, kind: int, transparent: tuple[int, ...]
+) -> None:
+    with pytest.raises(NotAnImage, match="one colour that is transparent"):
+        decoder.open(png(16, kind, transparent, bytes(2 * len(transparent) * 4), 4))
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_once(decoder: Decoder, kind: str, orientation: int) -> None:

@@ -197,3 +197,10 @@ def test_no_damage_to_a_directory_raises_anything_but_an_image_error(decoder: De
                     pass
             except ImageError:
                 pass
+
+
+def test_uncompressed_planes_of_16_bits_are_refused_since_pillow_reads_them_as_something_else(decoder: Decoder) -> None:
+    bits, each = struct.pack("<3H", 16, 16, 16), struct.pack("<3L", 8, 8, 8)
+    planes: dict[int, Entry] = {258: (SHORT, 3, bits), 259: (SHORT, 1, 1), 262: (SHORT, 1, 2), 277: (SHORT, 1, 3), 284: (SHORT, 1, 2)}
+    with pytest.raises(NotAnImage, match="uncompressed planes of 16 bits"):
+        decoder.open(tiff(planes | {OFFSETS: (LONG, 3, each), LENGTHS: (LONG, 3, each)}))

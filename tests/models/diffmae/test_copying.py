@@ -15,7 +15,7 @@ from models.diffmae.filling import Filling
 from models.layers.steps import Continuing, Finished
 from models.loading import LoadedSteps, load
 from models.media import patchmatch
-from models.media.patchmatch import reductions, sources
+from models.media.patchmatch import reduced_mask, reductions, sources
 from server.arrays import Array
 from server.queue.delivery import Delivery
 from server.worker.executors import Computed, FailedJob
@@ -143,3 +143,12 @@ def test_patches_are_copied_only_where_one_is_known_as_a_whole(hole: tuple[int, 
 
 def test_a_pyramid_begins_where_a_patch_is_known_and_no_coarser_than_asked() -> None:
     assert (reductions(HOLE > 0), reductions(HOLE > 0, 8), reductions(HOLE > 0, 64)) == ((2, 1), (4, 2, 1), (1,))
+
+
+def test_a_pyramid_ends_where_the_hole_lies_beyond_the_last_whole_cells() -> None:
+    for side, hole in ((97, 1), (131, 3), (99, 3)):
+        missing = np.zeros((side, side), bool)
+        missing[:, -hole:] = True
+        levels = reductions(missing, 8)
+        assert all(reduced_mask(missing, reduction).any() for reduction in levels) and levels[-1] == 1
+        assert reductions(missing.T, 8) == levels
