@@ -138,12 +138,11 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
             picture = image.upright(transparency=True)
             hole = _hole(picture, sent, plan, spec)
             region = regions.choose(plan.size, hole, _native(spec))
-            steps = plan.steps * plan.samples * len(region.windows)
-            if steps > MOST_STEPS:
+            method = _method_of(hole, region, plan, spec)
+            if method != "exemplar" and plan.steps * plan.samples * len(region.windows) > MOST_STEPS:
                 raise ExcessiveOption(
                     "size", f"{len(region.windows)} windows of {plan.steps} steps of {plan.samples} samples: at most {MOST_STEPS} steps"
                 )
-            method = _method_of(hole, region, plan, spec)
             seen = _seen(picture, hole, region, method)
             del picture, sent, hole
         box = region.box

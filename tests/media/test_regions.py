@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.media import patchmatch
+from server.media import masks
 from server.media.masks import Box
-from server.media.regions import Mode, Region, canvas, choose
+from server.media.regions import Mode, Region, canvas, choose, detail
 
 NATIVE = (32, 48)
 MODES: tuple[Mode, ...] = ("fit", "crop", "tile")
@@ -121,3 +123,19 @@ def test_transparent_parts_that_are_kept_look_white() -> None:
     mask = hole((32, 32), Box(0, 0, 1, 1))
     seen, missing = canvas(image, mask, choose("fit", mask, (32, 32)))
     assert (seen[~missing] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["grid", "scattered", "solid"])
+def test_patches_are_copied_into_a_bounded_hole_however_fine_it_is(kind: str) -> None:
+    """A reduced pixel is to be filled if any of its own is."""
+    mask = np.zeros((1500, 2000), bool)
+    if kind == "scattered":
+        mask.reshape(-1)[np.random.default_rng(0).integers(0, mask.size, 120_000)] = True
+    elif kind == "grid":
+        mask[::40], mask[:, ::40] = True, True
+    else:
+        mask[100:1100, 100:1100] = True
+    region = choose("fit", mask, NATIVE)
+    fine = detail(mask, region)
+    assert 0 < masks.resize(mask, *fine.scaled).sum() <= patchmatch.MOST_HOLE
+    assert fine.box == region.box and fine.scaled[0] / fine.scaled[1] == pytest.approx(0.75, rel=0.02)

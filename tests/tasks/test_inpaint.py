@@ -305,6 +305,13 @@ def test_windows_count_as_steps() -> None:
     assert caught.value.field == "size"
 
 
+def test_copied_patches_take_no_steps_and_no_windows() -> None:
+    image = encoded(noise(900, 900))
+    with pytest.raises(ExcessiveOption, match="windows of 100 steps"):
+        prepared(image, None, plan(mask="center:0.3", size="tile", method="network-exemplar"))
+    assert "pixels" not in prepared(image, None, plan(mask="center:0.3", size="tile", method="exemplar"))
+
+
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1)])
 @pytest.mark.parametrize("mode", ["fit", "crop", "tile"])
 def test_extreme_sizes_are_filled_too(size: tuple[int, int], mode: str) -> None:
