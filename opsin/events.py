@@ -15,7 +15,8 @@ from opsin.calls import problem_of, retry_after, transport_error
 from opsin.errors import Failed, OpsinError
 
 EVENT_STREAM = "text/event-stream"
-LINE_END = re.compile(r"\r\n|\n|\r")
+LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
+"""A carriage return at the end of a piece may be the first half of an end."""
 """End of a line of an event stream. JSON may hold what ends lines elsewhere, such as U+2028."""
 LAST = frozenset({"done", "failed", "cancelled"})
 SILENCE_S = 45.0
@@ -84,7 +85,7 @@ class Reading:
         self._path = path
         self._last_id = after
         self._fields: dict[str, str] = {}
-        self._rest = ""
+        self._pieces: list[str] = []
         """Beginning of a line of the latest stream that has not ended yet."""
         self._empty = False
         """Whether the latest stream has brought no event."""
@@ -105,7 +106,7 @@ class Reading:
         media_type = response.headers.get("content-type", EVENT_STREAM)
         if not self.ended and not media_type.startswith(EVENT_STREAM):
             raise Failed(f"no stream of events of Opsin: the content type is {media_type[:100]!r}")
-        self._fields, self._rest = {}, ""
+        self._fields, self._pieces = {}, []
         self._empty = self._silent = True
 
     def refused(self, response: httpx.Response) -> None:
@@ -132,7 +133,11 @@ class Reading:
 
     def take(self, text: str) -> Iterator[Event]:
         """Events that end with this piece of the stream. Raises Failed."""
-        *lines, self._rest = LINE_END.split(self._rest + text)
+        if not LINE_END.search(text):  # a long event comes in many pieces, and none is looked through twice
+            self._pieces.append(text)
+            return
+        *lines, rest = LINE_END.split("".join([*self._pieces, text]))
+        self._pieces = [rest]
         for line in lines:
             if event := self._take(line):
                 yield event

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WORDS = ("model", "digest", "merge", "pool")
 ARRAYS = {"vectors": ("f", 2), "paths": ("U", 1), "sizes": ("i", 1), "mtimes": ("i", 1)}
 """Kind and number of dimensions of each."""
-UNREADABLE = (ValueError, LookupError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+UNREADABLE = (TypeError, ValueError, LookupError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 """Errors of NumPy where a file is something else, damaged or encrypted, or packed in a way that is not known here."""
 
 
@@ -101,7 +101,12 @@ class FileVectors:
 def stat_of(paths: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sizes in bytes and times of the last change in nanoseconds, (n,) each. Raises OSError."""
     stats = [path.stat() for path in paths]
-    return np.array([one.st_size for one in stats], np.int64), np.array([one.st_mtime_ns for one in stats], np.int64)
+    return np.array([one.st_size for one in stats], np.int64), np.array([mtime_of(one) for one in stats], np.int64)
+
+
+def mtime_of(stat: os.stat_result) -> int:
+    """Nanoseconds since 1970 of the last change; of one in the years beyond 1677 to 2262, what int64 holds of them."""
+    return max(-(2**63), min(stat.st_mtime_ns, 2**63 - 1))
 
 
 def _check(path: Path, arrays: dict[str, NDArray[Any]]) -> None:

@@ -60,12 +60,12 @@ def actions(
         try:
             job = client.actions(None if is_tracks else file, tracks=file if is_tracks else None, wait=False, **options)
             told = followed(job, "Watching")
+            if json_file is not None:  # first: the annotated clip is drawn now, and that may fail
+                outputs.write(json_file, json.dumps(told.document, ensure_ascii=False).encode())
             if output is not None:
                 outputs.write(output, job.file(MP4))
         except OpsinError as error:
             raise Failure(f"{file}: {error}") from error
-    if json_file is not None:
-        outputs.write(json_file, json.dumps(told.document, ensure_ascii=False).encode())
     screen().print(actions_table(told) if told.people else "nobody was seen")
     for written in (output, json_file):
         if written is not None:

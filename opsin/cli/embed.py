@@ -177,6 +177,8 @@ class _Work:
 
     def _recall(self) -> None:
         """Take over the vectors of the file that are still right."""
+        from opsin.vector_file import mtime_of
+
         known = self._known
         if known is None:
             return
@@ -192,7 +194,7 @@ class _Work:
                 continue
             with suppress(OSError):
                 stat = file.stat()
-                if (stat.st_size, stat.st_mtime_ns) == (known.sizes[row], known.mtimes[row]):
+                if (stat.st_size, mtime_of(stat)) == (known.sizes[row], known.mtimes[row]):
                     self._stats[index], self._rows[index] = stat, known.vectors[row]
                     self.recalled += 1
 
@@ -200,20 +202,22 @@ class _Work:
         """Write the file, if there is anything new in it. Raises Failure where the bundle has changed since, or it cannot be written."""
         import numpy as np
 
-        from opsin.vector_file import FileVectors
+        from opsin.errors import Unreachable
+        from opsin.vector_file import FileVectors, mtime_of
 
         if len(self._rows) == self.saved:
             return
         began = time.monotonic()
-        if self.client.model(self.bundle.id).digest != self.bundle.digest:
-            raise Failure(f"{self.bundle.id} has changed while files were embedded; call the command again")
+        with suppress(Unreachable):  # then it cannot have answered with another content since
+            if self.client.model(self.bundle.id).digest != self.bundle.digest:
+                raise Failure(f"{self.bundle.id} has changed while files were embedded; call the command again")
         indices = sorted(self._rows)
         merge, pool = self._asked
         found = FileVectors(
             vectors=np.stack([self._rows[index] for index in indices]),
             paths=np.array([str(self.files[index]) for index in indices]),
             sizes=np.array([self._stats[index].st_size for index in indices], np.int64),
-            mtimes=np.array([self._stats[index].st_mtime_ns for index in indices], np.int64),
+            mtimes=np.array([mtime_of(self._stats[index]) for index in indices], np.int64),
             model=self.bundle.id,
             digest=self.bundle.digest,
             merge=merge,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opsin.cli.screen import screen
+from opsin.errors import OpsinError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -39,5 +41,6 @@ def followed(job: Job[T], doing: str, *, elapsed: bool = False, preview: Callabl
                     live.update(Group(preview(event.data), bar))
         return job.result()
     except KeyboardInterrupt:
-        job.cancel()
+        with suppress(OpsinError):  # who ends a command does not wait for a service that is away
+            job.cancel()
         raise

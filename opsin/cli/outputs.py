@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from opsin.cli.exits import Failure, Misuse
@@ -11,10 +12,13 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", 
 
 
 def check(*paths: Path | None) -> None:
-    """Raises Misuse for a file that could not be written."""
+    """Raises Misuse for a file that could not be written, or that is named twice."""
+    named = [path.resolve() for path in paths if path is not None]
     for path in paths:
         if path is None:
             continue
+        if named.count(path.resolve()) > 1:
+            raise Misuse(f"{path}: named for two outputs; name another file for one of them")
         if path.is_dir():
             raise Misuse(f"{path}: cannot be written (it is a folder)")
         if not path.parent.is_dir():
@@ -30,15 +34,23 @@ def check_suffix(path: Path | None, suffix: str) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Leaves no part of a file behind. Raises Failure."""
+    """As a whole: if it fails, the file that was there before is there still. Raises Failure."""
     try:
-        file = path.open("wb")
+        if path.exists() and not path.is_file():  # such as a pipe
+            path.write_bytes(content)
+            return
+        target = path.resolve()
+        beside = os.access(target.parent, os.W_OK)
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}") if beside else target
         try:
-            with file:
-                file.write(content)
+            unfinished.write_bytes(content)
+            if beside:
+                if target.exists():
+                    shutil.copymode(target, unfinished)
+                unfinished.replace(target)
         except BaseException:
-            if path.is_file() and not path.is_symlink():  # such as /dev/stdout
-                path.unlink()
+            if beside:
+                unfinished.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise Failure(f"{path}: cannot be written ({error.strerror})") from error

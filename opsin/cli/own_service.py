@@ -44,6 +44,8 @@ def own_service(
         process = subprocess.Popen(
             tied_to_parent(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=own, cwd=folder, start_new_session=True
         )
+        around = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        os.environ["no_proxy"] = f"{around},127.0.0.1" if around else "127.0.0.1"  # no proxy knows what listens on this machine alone
         try:
             _await_ready(process, f"http://127.0.0.1:{port}", log)
             yield f"http://127.0.0.1:{port}"

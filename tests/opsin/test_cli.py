@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from models.bundle import BundleSpec, read, write
 from models.spec import Preprocess, Rung, Weights
 from opsin import Client
+from opsin.cli import outputs
 from opsin.cli.demo_actions import show_actions
 from opsin.pictures import png
 from tests.harness.command import opsin
@@ -353,15 +354,44 @@ def test_what_is_no_address_is_told_not_traced(command: list[str]) -> None:
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_file_that_cannot_be_written_whole_is_not_left_behind(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_whole_is_not_left_behind_and_the_one_before_it_stays(tmp_path: Path) -> None:
     program = (
         "import resource, sys; from pathlib import Path; from opsin.cli import outputs; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); outputs.write(Path(sys.argv[1]), bytes(5000))"
     )
-    file = tmp_path / "filled.png"
-    ended = subprocess.run([sys.executable, "-c", program, file], capture_output=True, text=True)
-    assert ended.stderr.endswith(f"Failure: {file}: cannot be written (File too large)\n")
-    assert not file.exists()
+    file, before = tmp_path / "filled.png", tmp_path / "before.png"
+    before.write_bytes(b"yesterday")
+    for named in (file, before):
+        ended = subprocess.run([sys.executable, "-c", program, named], capture_output=True, text=True)
+        assert ended.stderr.endswith(f"Failure: {named}: cannot be written (File too large)\n")
+    assert [each.name for each in tmp_path.iterdir()] == ["before.png"] and before.read_bytes() == b"yesterday"
+
+
+def test_files_are_written_as_a_whole_with_the_rights_and_through_the_links_that_there_are(tmp_path: Path) -> None:
+    file, link = tmp_path / "filled.png", tmp_path / "link.png"
+    file.write_bytes(b"before")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    outputs.write(link, b"after")
+    assert link.is_symlink() and file.read_bytes() == b"after" and file.stat().st_mode & 0o777 == 0o640
+    piped = subprocess.run(
+        [sys.executable, "-c", "from pathlib import Path; from opsin.cli import outputs; outputs.write(Path('/dev/stdout'), b'piped')"],
+        capture_output=True,
+    )
+    assert piped.stdout == b"piped"
+
+
+def test_two_outputs_are_two_files(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"clip")
+    refused = opsin("actions", clip, "-o", tmp_path / "out.mp4", "--json", tmp_path / "out.mp4")
+    assert (refused.returncode, "named for two outputs" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["task", "parts"])
+def test_an_option_that_no_task_can_have_is_named(name: str) -> None:
+    refused = opsin("ask", "classify", "image=README.md", "-o", f"{name}=3")
+    assert (refused.returncode, refused.stderr) == (2, f"opsin: --option {name}: no option can have this name\n")
 
 
 def test_the_list_names_a_pipeline_whose_members_are_missing(tmp_path: Path) -> None:

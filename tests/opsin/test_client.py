@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
+from opsin.events import Reading
 from opsin.pictures import png
 from tests.harness.queue import free_port
 from tests.harness.scripted import RESULT, Answer, Request, scripted
@@ -362,3 +363,10 @@ def test_a_password_in_the_address_is_sent_and_told_to_nobody(caplog: pytest.Log
     assert service.requests[0].headers["Authorization"] == f"Basic {base64.b64encode(b'me:s3/cret').decode()}"
     assert service.url in caplog.text
     assert not [told for told in (caplog.text, str(failed.value), str(unreachable.value)) if "cret" in told]
+
+
+def test_an_event_may_come_in_many_pieces_and_the_end_of_a_line_in_two() -> None:
+    reading = Reading("/events", 0)
+    pieces = ["id: 7\r", "\nevent: done\r", '\ndata: {"a": "', *["x" * 1000] * 3000, '"}\r', "\n\r\n"]
+    [event] = [event for piece in pieces for event in reading.take(piece)]
+    assert (event.id, event.name, len(event.data["a"])) == (7, "done", 3_000_000)

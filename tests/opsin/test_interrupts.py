@@ -12,7 +12,9 @@ import httpx
 import psutil
 import pytest
 
+from opsin.cli.following import followed
 from opsin.cli.interrupts import remembered
+from opsin.errors import Unreachable
 from tests.harness.bundles import write_null
 from tests.harness.pictures import picture
 from tests.harness.waiting import eventually
@@ -93,3 +95,20 @@ def test_two_interrupts_leave_no_service_behind(tmp_path: Path) -> None:
         assert alive == []
     finally:
         program.kill()
+
+
+def test_a_command_ends_by_its_interrupt_where_the_job_cannot_be_cancelled() -> None:
+    class Job:
+        cancelled = False
+
+        def result(self) -> None:
+            raise KeyboardInterrupt
+
+        def cancel(self) -> None:
+            self.cancelled = True
+            raise Unreachable("the service is away")
+
+    job = Job()
+    with pytest.raises(KeyboardInterrupt):
+        followed(job, "Filling")  # type: ignore[arg-type]
+    assert job.cancelled

@@ -322,6 +322,19 @@ def test_a_file_of_something_else_is_not_written_over(embedding_service: Service
     assert file.read_bytes() == before
 
 
+def test_a_file_of_a_distant_year_is_embedded_once(embedding_service: Service, folder: Path) -> None:
+    """Its time is no int64 of nanoseconds."""
+    os.utime(folder / "000.png", (10**10, 10**10))
+    assert [embed(embedding_service, folder).returncode for _ in range(2)] == [0, 0]
+    assert f"{COUNT} of them known before" in embed(embedding_service, folder).stdout
+
+
+def test_an_array_alone_is_no_file_of_vectors(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="no file of vectors"):
+        FileVectors.load(tmp_path / "v.npy")
+
+
 def test_a_file_of_vectors_that_is_damaged_is_named(tmp_path: Path) -> None:
     file = tmp_path / "vectors.npz"
     np.savez_compressed(file, vectors=np.random.default_rng(0).random((64, 8), np.float32))
