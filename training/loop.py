@@ -112,6 +112,8 @@ class _Trainer:
         self.schedule_steps = (loop.samples_per_epoch or len(source)) // loop.batch_size
         """Steps of one epoch of the schedule."""
         self.steps = round(loop.epochs * self.schedule_steps)
+        if self.steps < 1:
+            raise TrainingError(f"loop.epochs: {loop.epochs:g} of {self.schedule_steps} steps are none; give more")
         if loop.checkpoint_activations:
             recompute_blocks(objective)
         self.wrapped = spread(objective, loop.sharding, loop.precision, run.device)
@@ -211,7 +213,7 @@ class _Trainer:
             self.objective.after_step(self.step, self.steps)
         mean = {name: torch.stack([result[name].float() for result in results]).mean() for name in results[0]}
         self.watching.add(self.step, lr, mean | {"grad_norm": norm}, self.plan.loop.batch_size)
-        if self.step % self.plan.loop.checkpoint_every == 0:
+        if self.step % self.plan.loop.checkpoint_every == 0 and self.plan.loop.sharding != "fsdp":  # pictures need whole weights
             self.watching.show(self.step, self.objective, batch)
         return waited
 

@@ -35,7 +35,7 @@ def warmup_cosine(epoch: float, *, lr: float, min_lr: float, warmup_epochs: floa
     """The learning rate at a fractional epoch: linear from 0 over the warm-up, then half a cosine down to `min_lr`. Set it every step."""
     if epoch < warmup_epochs:
         return lr * epoch / warmup_epochs
-    progress = (epoch - warmup_epochs) / (epochs - warmup_epochs)
+    progress = _progress(epoch, warmup_epochs, epochs)
     return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -47,7 +47,12 @@ def scheduled(settings: ScheduleSettings, epoch: float, *, lr: float, epochs: fl
         return warmup_cosine(epoch, lr=lr, min_lr=settings.min_lr, warmup_epochs=settings.warmup, epochs=epochs)
     if settings.kind == "constant":
         return lr
-    return lr + (settings.min_lr - lr) * (epoch - settings.warmup) / (epochs - settings.warmup)
+    return lr + (settings.min_lr - lr) * _progress(epoch, settings.warmup, epochs)
+
+
+def _progress(epoch: float, warmup: float, epochs: float) -> float:
+    """0 at the end of the warm-up, 1 at that of the phase; whole epochs may end behind it."""
+    return min(1.0, (epoch - warmup) / (epochs - warmup)) if epochs > warmup else 1.0
 
 
 def optimiser_of(groups: Sequence[ParameterGroup], settings: OptimiserSettings, lr: float) -> torch.optim.Optimizer:

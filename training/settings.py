@@ -56,7 +56,7 @@ class ScheduleSettings(Settings):
 class LoopSettings(Settings):
     """One run of the loop."""
 
-    epochs: float = Field(gt=0)
+    epochs: float = Field(gt=0, allow_inf_nan=False)
     samples_per_epoch: int | None = Field(default=None, gt=0)
     """Length of an epoch of the schedule, where it is not the data's (FLIP counts in epochs of ImageNet)."""
     batch_size: int = Field(gt=0)

@@ -96,6 +96,8 @@ def test_a_phase_gives_away_the_moving_average_of_its_weights(content: dict[str,
     [
         ("phases.0.loop.precision=fp16", "loop.precision: fp16 needs a GPU"),
         ("phases.0.loop.batch_size=100", "loop.batch_size: 100 is more than the data has (72 images)"),
+        ("phases.0.loop.epochs=0.01", "loop.epochs: 0.01 of 9 steps are none; give more"),
+        ("phases.0.loop.epochs=.inf", "phases.0.loop.epochs: Input should be a finite number"),
         ("phases.0.loop.sharding=fsdp", "loop.sharding: fsdp needs several processes"),
         ("phases.0.objective.kind=lart", "phases.0.objective: model.architecture: the objective lart trains LART, not MAE"),
         ("phases.0.initial=neighbours", "initial: neighbours is for a DiffMAE, not for MAE"),

@@ -7,7 +7,8 @@ import torch
 
 from models.mae.model import MAE, MAEConfig
 from models.vit.model import Pool, ViT, ViTConfig
-from training.optim import layer_decay_groups, pretraining_groups, warmup_cosine
+from training.optim import layer_decay_groups, pretraining_groups, scheduled, warmup_cosine
+from training.settings import ScheduleSettings
 
 
 def test_the_rate_rises_linearly_and_falls_to_the_minimum() -> None:
@@ -17,6 +18,15 @@ def test_the_rate_rises_linearly_and_falls_to_the_minimum() -> None:
 
 def test_without_a_warm_up_the_rate_starts_at_its_peak() -> None:
     assert warmup_cosine(0, lr=1.0, min_lr=0.0, warmup_epochs=0, epochs=10) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_a_rate_stays_at_its_minimum_where_whole_epochs_end_behind_the_phase(kind: str) -> None:
+    settings = ScheduleSettings.model_validate({"kind": kind, "every": "epoch", "warmup": 0, "min_lr": 0.1})
+    rates = [scheduled(settings, epoch, lr=1.0, epochs=1.5) for epoch in (0.0, 0.9, 1.0, 1.4)]
+    assert rates[0] == rates[1] > rates[2] == rates[3] == pytest.approx(0.1)
+    whole = ScheduleSettings.model_validate({"kind": kind, "warmup": 2})
+    assert scheduled(whole, 2.0, lr=1.0, epochs=2) == whole.min_lr, "a warm-up that lasts as long as the phase"
 
 
 def test_pre_training_decays_matrices_and_tokens_and_leaves_frozen_tables_out() -> None:

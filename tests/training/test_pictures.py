@@ -23,6 +23,22 @@ def test_what_is_transparent_shows_white(tmp_path: Path, mode: str) -> None:
     assert (pixels.sum(axis=(1, 2)) == [12 * 255, 12 * 255, 9 * 255, 12 * 255]).all()
 
 
+@pytest.mark.parametrize("kind", ["turned", "16 bits", "a transparent colour"])
+def test_a_picture_is_what_the_service_makes_of_it(tmp_path: Path, kind: str) -> None:
+    file, dice = tmp_path / "picture.png", np.random.default_rng(0)
+    colours = Image.fromarray(dice.integers(0, 256, (6, 9, 3), np.uint8))
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        colours.save(file, exif=exif)
+    elif kind == "16 bits":
+        Image.fromarray(dice.integers(0, 65536, (6, 9)).astype(np.uint16)).save(file)
+    else:
+        colours.save(file, transparency=colours.getpixel((2, 3)))
+    with images.Decoder(1_000_000).decoded(file.read_bytes()) as served:
+        assert np.array_equal(pictures.open_on_white(file), served)
+
+
 def test_evaluation_crops_the_centre_after_scaling_the_short_side() -> None:
     image = Image.new("RGB", (60, 20), "white")
     image.paste((255, 0, 0), (20, 0, 40, 20))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from models.media.centre_crop import centre, resized
 from models.spec import Preprocess
@@ -17,10 +18,16 @@ Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
 
 def open_on_white(path: Path | IO[bytes]) -> Image.Image:
-    """The picture as RGB; transparency shows white, as a page does."""
+    """The picture upright and as RGB, as the service takes it: transparency shows white, and 16 bits of grey are scaled."""
     with Image.open(path) as image:
-        if image.mode == "RGB":
+        image.load()
+        with suppress(Exception):  # damaged EXIF spoils no picture
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.mode == "RGB" and not image.has_transparency_data:
             return image.copy()
+        if image.mode.startswith("I"):
+            grey = np.asarray(image).astype(np.uint32).clip(0, 65535)
+            return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
         layered = image.convert("RGBA")
     canvas = Image.new("RGBA", layered.size, "white")
     canvas.alpha_composite(layered)
