@@ -106,7 +106,8 @@ def _blend(image: NDArray[np.uint8], new: NDArray[np.uint8], filled: Mask, share
     """Into `image`, in place. share: of what is new, (h, w); None for all of it."""
     made, old = new[filled], image[filled]  # (pixels, channels)
     if share is not None:
-        weight, under = share[filled][:, np.newaxis], old[:, :3].astype(np.float32)
+        weight = share[filled][:, np.newaxis]
+        under: NDArray[np.floating] = old[:, :3].astype(np.float32)
         if image.shape[2] == 4:  # as the network saw it, on white
             under = 255 + (under - 255) * (old[:, 3:] / np.float32(255))
         made = np.rint(weight * made + (1 - weight) * under).astype(np.uint8)
