@@ -16,8 +16,8 @@ from opsin.errors import Failed, OpsinError
 
 EVENT_STREAM = "text/event-stream"
 LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
-"""A carriage return at the end of a piece may be the first half of an end."""
-"""End of a line of an event stream. JSON may hold what ends lines elsewhere, such as U+2028."""
+"""End of a line of an event stream; a carriage return at the end of a piece may be the first half of one. JSON may hold what ends lines
+elsewhere, such as U+2028."""
 LAST = frozenset({"done", "failed", "cancelled"})
 SILENCE_S = 45.0
 """A stream that brings nothing for so long is broken: the service sends a comment every 15 s."""

@@ -25,7 +25,7 @@ def ask(
 
     files, options = pairs(parts, "PART=FILE"), pairs(option or [], "NAME=VALUE")
     given = {name: [Path(file) for file in ([named] if isinstance(named, str) else named)] for name, named in files.items()}
-    for name in ("task", "parts"):
+    for name in ("self", "task", "parts"):
         if name in options:
             raise Misuse(f"--option {name}: no option can have this name")
     for name, paths in given.items():

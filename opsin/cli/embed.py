@@ -208,7 +208,7 @@ class _Work:
         if len(self._rows) == self.saved:
             return
         began = time.monotonic()
-        with suppress(Unreachable):  # then it cannot have answered with another content since
+        with suppress(Unreachable):  # what has come is kept, as far as can be known
             if self.client.model(self.bundle.id).digest != self.bundle.digest:
                 raise Failure(f"{self.bundle.id} has changed while files were embedded; call the command again")
         indices = sorted(self._rows)

@@ -34,23 +34,20 @@ def check_suffix(path: Path | None, suffix: str) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """As a whole: if it fails, the file that was there before is there still. Raises Failure."""
+    """As a whole: if it fails, the file that was there before is there still, where its folder can be written. Raises Failure."""
     try:
-        if path.exists() and not path.is_file():  # such as a pipe
+        target = path.resolve()
+        if (path.exists() and not path.is_file()) or not os.access(target.parent, os.W_OK):  # such as a pipe
             path.write_bytes(content)
             return
-        target = path.resolve()
-        beside = os.access(target.parent, os.W_OK)
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}") if beside else target
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             unfinished.write_bytes(content)
-            if beside:
-                if target.exists():
-                    shutil.copymode(target, unfinished)
-                unfinished.replace(target)
+            if target.exists():
+                shutil.copymode(target, unfinished)
+            unfinished.replace(target)
         except BaseException:
-            if beside:
-                unfinished.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise Failure(f"{path}: cannot be written ({error.strerror})") from error

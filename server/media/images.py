@@ -32,7 +32,7 @@ from PIL import (
     _imaging,
 )
 
-from models.media import legacy_resize
+from models.media import legacy_resize, sixteen_bits
 from models.media.centre_crop import centre, resized
 from models.spec import Preprocess
 from server.media import headers, tiff
@@ -177,7 +177,7 @@ class Decoder:
         if image.mode in SIXTEEN_BIT_GREY and grey != ((16,), BLACK_IS_ZERO):  # Pillow takes all of them for that
             raise NotAnImage("TIFF file with 12 bits per channel, or with 16 bits that are 0 in white: send 8 or 16 bits, black as 0")
         stored = tuple(image.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.PLANAR_CONFIGURATION, TiffImagePlugin.COMPRESSION))
-        if stored == (IN_PLANES, UNCOMPRESSED) and 16 in image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ()) and image.mode != "L":
+        if stored == (IN_PLANES, UNCOMPRESSED) and 16 in image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ()):
             raise NotAnImage("TIFF file with uncompressed planes of 16 bits: compress it, or store its channels beside each other")
         part = max(page.width * page.strip, page.tile[0] * page.tile[1])
         return Opened(image, "TIFF", page.orientation, part_bytes=_bytes_of_part(image, part))
@@ -403,7 +403,7 @@ def _converted(image: Image.Image, kind: str, transparency: bool) -> Image.Image
 def _conversion(image: Image.Image, kind: str, transparency: bool) -> tuple[Callable[[Image.Image], Image.Image] | None, str]:
     """The way to RGB or RGBA, None where the picture is that already; and which of them it is."""
     if image.mode in SIXTEEN_BIT_GREY or (image.mode == "I" and kind == "PNG"):
-        return _from_16_bits, "RGB"
+        return sixteen_bits.scaled, "RGB"
     if image.mode in NOT_DISPLAYABLE:
         raise NotAnImage(f"{kind} file with pixels of type {image.mode}: send 8 or 16 bits per channel, grey, RGB or CMYK")
     if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
@@ -413,11 +413,6 @@ def _conversion(image: Image.Image, kind: str, transparency: bool) -> tuple[Call
     if image.has_transparency_data:
         return (_rgba, "RGBA") if transparency else (lambda strip: on_white(_rgba(strip)), "RGB")
     return (None if image.mode == "RGB" else lambda strip: strip.convert("RGB")), "RGB"
-
-
-def _from_16_bits(strip: Image.Image) -> Image.Image:
-    grey = np.asarray(strip).astype(np.uint32)
-    return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
 
 
 def _rgba(strip: Image.Image) -> Image.Image:

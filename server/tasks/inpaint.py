@@ -138,12 +138,13 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
             picture = image.upright(transparency=True)
             hole = _hole(picture, sent, plan, spec)
             region = regions.choose(plan.size, hole, _native(spec))
-            method = _method_of(hole, region, plan, spec)
+            fine = None if plan.method == "network" or not region.windows else regions.detail(hole, region)
+            method = _method_of(hole, region, fine, plan, spec)
             if method != "exemplar" and plan.steps * plan.samples * len(region.windows) > MOST_STEPS:
                 raise ExcessiveOption(
                     "size", f"{len(region.windows)} windows of {plan.steps} steps of {plan.samples} samples: at most {MOST_STEPS} steps"
                 )
-            seen = _seen(picture, hole, region, method)
+            seen = _seen(picture, hole, region, fine, method)
             del picture, sent, hole
         box = region.box
         return [
@@ -313,12 +314,12 @@ def _method(asked: InpaintOptions, spec: BundleSpec) -> Method:
     return asked.method
 
 
-def _method_of(hole: Mask, region: Region, plan: InpaintPlan, spec: BundleSpec) -> FillMethod:
-    """How this hole is filled. Raises InvalidOption."""
-    if plan.method == "network" or not region.windows:
+def _method_of(hole: Mask, region: Region, fine: Region | None, plan: InpaintPlan, spec: BundleSpec) -> FillMethod:
+    """How this hole is filled. fine: from where patches would be copied. Raises InvalidOption."""
+    if fine is None or plan.method == "network":
         return "network"
     box = region.box
-    missing = masks.resize(box.of(hole), *regions.detail(hole, region).scaled)
+    missing = masks.resize(box.of(hole), *fine.scaled)
     has_sources = patchmatch.sources(missing)
     if plan.method == "auto":
         thickness = masks.thickness(missing) * box.height / missing.shape[0]
@@ -330,15 +331,15 @@ def _method_of(hole: Mask, region: Region, plan: InpaintPlan, spec: BundleSpec) 
     return plan.method
 
 
-def _seen(image: Image.Image, hole: Mask, region: Region, method: FillMethod) -> Arrays:
+def _seen(image: Image.Image, hole: Mask, region: Region, fine: Region | None, method: FillMethod) -> Arrays:
     """The arrays that are worked on."""
     seen: Arrays = {}
     if method != "exemplar":
         pixels, missing = regions.canvas(image, hole, region)
         windows = np.array(region.windows, np.int32).reshape(-1, 2)
         seen |= {"pixels": pixels, "missing": missing.astype(np.uint8), "windows": windows}
-    if method != "network":
-        detail, missing = regions.canvas(image, hole, regions.detail(hole, region))
+    if method != "network" and fine is not None:
+        detail, missing = regions.canvas(image, hole, fine)
         seen |= {"detail": detail, "detail_missing": missing.astype(np.uint8)}
     return seen
 

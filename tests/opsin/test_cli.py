@@ -388,7 +388,7 @@ def test_two_outputs_are_two_files(tmp_path: Path) -> None:
     assert (refused.returncode, "named for two outputs" in refused.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("name", ["task", "parts"])
+@pytest.mark.parametrize("name", ["self", "task", "parts"])
 def test_an_option_that_no_task_can_have_is_named(name: str) -> None:
     refused = opsin("ask", "classify", "image=README.md", "-o", f"{name}=3")
     assert (refused.returncode, refused.stderr) == (2, f"opsin: --option {name}: no option can have this name\n")

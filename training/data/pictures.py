@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from models.media import sixteen_bits
 from models.media.centre_crop import centre, resized
 from models.spec import Preprocess
 
@@ -26,8 +27,7 @@ def open_on_white(path: Path | IO[bytes]) -> Image.Image:
         if image.mode == "RGB" and not image.has_transparency_data:
             return image.copy()
         if image.mode.startswith("I"):
-            grey = np.asarray(image).astype(np.uint32).clip(0, 65535)
-            return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+            return sixteen_bits.scaled(image)
         layered = image.convert("RGBA")
     canvas = Image.new("RGBA", layered.size, "white")
     canvas.alpha_composite(layered)
