@@ -36,8 +36,9 @@ NEVER_SEEN = 180.0
 """Seconds after which a process is killed that never gave one: its start alone may take long."""
 MARGIN = 5.0
 """Seconds beyond `drain_timeout` that a process gets to end."""
-PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive"}
-"""Torch's threads must not spin while they wait for one that lost its core to the gateway."""
+OF_WORKERS = {"OMP_WAIT_POLICY": "passive", "ORT_DISABLE_TELEMETRY": "1"}
+"""Variables of workers unless ours say otherwise. Torch's threads must not spin while they wait for one that lost its core to the gateway,
+and ONNX Runtime must tell nobody of its sessions: it looks when it is imported, in a copy of the template that has these variables alone."""
 
 
 def serve(settings: Settings) -> int:
@@ -86,7 +87,7 @@ class Supervisor:
         self._losses = Losses(self._folder)
         self._template: Template | None = None
         if copies_serve(settings.device):
-            self._template = Template(_opsin("template", *self._worker_options()), PASSIVE_WAITING | self._environment())
+            self._template = Template(_opsin("template", *self._worker_options()), OF_WORKERS | self._environment())
         self._gateways = [self._gateway() for _ in range(settings.gateways)]
         self._workers = [self._worker() for _ in range(settings.workers)]
 
@@ -191,7 +192,7 @@ class Supervisor:
         return Child("gateway", _opsin("gateway", "--fd", str(fd)), environment, fds=[fd])
 
     def _worker(self) -> Child:
-        return Child("worker", _opsin("worker", *self._worker_options()), PASSIVE_WAITING | self._environment(), template=self._template)
+        return Child("worker", _opsin("worker", *self._worker_options()), OF_WORKERS | self._environment(), template=self._template)
 
     def _worker_options(self) -> tuple[str, ...]:
         return "--bundles", str(self._settings.bundles), "--metrics-port", str(self._settings.metrics_port)

@@ -17,6 +17,7 @@ from tests.harness.pictures import picture
 from tests.harness.service import Service, serve
 from tests.harness.waiting import eventually
 
+ROOT = Path(__file__).parents[2]
 KINDS = ("gateway", "template", "valkey-server", "worker")
 
 
@@ -44,6 +45,20 @@ def test_a_restarted_worker_goes_by_what_the_last_one_measured(service: Service,
     assert service.classify(picture(1)).status_code == 200
     ready = eventually(lambda: service.events("bundle ready")[1:], "the new worker is ready")[0]
     assert (ready["dtype"], ready["batch"]) == ("bfloat16", 2)
+
+
+def test_no_worker_tells_anybody_that_a_graph_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime keeps an id of the machine, and what it has not sent yet, in the user's cache."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "bundles").mkdir()
+    for name in ("actions", "actions-lart", "movenet"):
+        (tmp_path / "bundles" / name).symlink_to(ROOT / "bundles" / name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with serve(tmp_path / "bundles", device="cpu", cache=tmp_path / "cache") as service:
+        eventually(lambda: service.events("bundle ready"), "the graph is loaded")
+    assert not any((tmp_path / "home").iterdir())
 
 
 @pytest.mark.slow

@@ -118,6 +118,7 @@ def test_the_documents_of_a_pair_without_a_tokenizer_name_images_and_vectors(cli
         ("cit", [texts(["a"])], {"labels": '["a"]'}, "400", "the parameter 'labels' goes with image, and 'text' was sent"),
         ("cit", [images()], {"labels": "a dog"}, "400", 'labels: \'a dog\' must be a JSON array in a string, such as ["a dog", "a cat"]'),
         ("cit", [images()], {"labels": "{}"}, "400", "must be a JSON array in a string"),
+        ("cit", [images()], {"labels": "[" * 5000}, "400", "must be a JSON array in a string"),
         ("cit", [images()], {"labels": "[1, 2]"}, "400", "label"),
         ("cit", [images()], {"labels": "[]"}, "400", "label: missing"),
         ("cit", [images()], {"labels": '["a", " a"]'}, "400", "label[1]: "),

@@ -73,7 +73,7 @@ def _listed(name: str, value: object) -> list[object]:
     """A list that stands as JSON in a string, since parameters are scalars. Raises InvalidOption."""
     try:
         listed = msgspec.json.decode(value) if isinstance(value, str) else value
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         listed = None
     if not isinstance(listed, list):
         raise InvalidOption(f"{name}s", f'{quoted(value)} must be a JSON array in a string, such as ["a dog", "a cat"]')
