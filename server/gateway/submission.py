@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -310,11 +311,15 @@ def _read_json(submission: Submission, content: bytes) -> None:
 def decode_fields(outline: Outline, example: str) -> dict[str, msgspec.Raw]:
     """The fields of an object, as they are written. example: of such an object. Raises Problem."""
     try:
-        return _decoder.decode(outline.json)
+        fields = _decoder.decode(outline.json)
     except msgspec.ValidationError as error:
         raise Problem(Kind.INVALID_BODY, f"the JSON body must be an object such as {example}") from error
     except msgspec.DecodeError as error:
         raise Problem(Kind.INVALID_BODY, f"not JSON ({error})" if outline.json else "empty") from error
+    if len(fields) < outline.fields:  # of a repeated one the decoder keeps the last
+        names = [name for name, _ in json.loads(outline.json, object_pairs_hook=list)]
+        raise Problem(Kind.INVALID_OPTION, "given twice", outline.name(next(name for name in names if names.count(name) > 1)))
+    return fields
 
 
 def read_field(outline: Outline, written: msgspec.Raw, name: str) -> Any:

@@ -35,22 +35,25 @@ class Outline:
     json: bytes
     strings: tuple[memoryview, ...]
     """The bytes of the body between their quotes."""
+    fields: int
+    """Names in the object that it is, repeated ones counted each time."""
 
     @classmethod
     def of(cls, data: bytes, max_elements: int = json_scan.MAX_ELEMENTS) -> Outline:
         """Raises Problem: 400 where it is nested too deep or no UTF-8, 413 where it has more than `max_elements` elements."""
         try:
-            long = json_scan.check(data, max_elements)
+            scan = json_scan.check(data, max_elements)
         except json_scan.MalformedJson as error:
             raise Problem(Kind.INVALID_BODY, str(error)) from error
         except json_scan.TooManyElements as error:
             raise Problem(Kind.TOO_LARGE, str(error)) from error
         view, at = memoryview(data), 0
         parts: list[memoryview | bytes] = []
-        for index, span in enumerate(long):
+        for index, span in enumerate(scan.long):
             parts += [view[at : span.start], f"{MARK}{index}".encode()]
             at = span.stop
-        return cls(b"".join([*parts, view[at:]]) if long else data, tuple(view[span] for span in long))
+        json = b"".join([*parts, view[at:]]) if scan.long else data
+        return cls(json, tuple(view[span] for span in scan.long), scan.fields)
 
     def read(self, value: msgspec.Raw) -> Any:
         """A value of the outline, with its long strings: those without escapes as views of the body, others as str.

@@ -6,6 +6,7 @@ Nothing here builds an object per element, and every step works on a chunk at a 
 from __future__ import annotations
 
 import codecs
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,7 +21,7 @@ MOST_BESIDE = 16 * 1024 * 1024
 
 STRUCTURE = b'"[]{},:'
 OTHERS = bytes(byte for byte in range(256) if byte not in STRUCTURE)
-QUOTE = ord('"')
+QUOTE, COLON = ord('"'), ord(":")
 # what each byte does outside of strings
 STEP = np.zeros(256, np.int32)
 STEP[list(b"[{")], STEP[list(b"]}")] = 1, -1
@@ -36,13 +37,23 @@ class TooManyElements(ValueError):
     """More than is decoded at once."""
 
 
-def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> list[slice]:
-    """Where the strings of more than LONG bytes are, without their quotes. Raises MalformedJson and TooManyElements.
+@dataclass(frozen=True)
+class Scan:
+    """What was found."""
+
+    long: list[slice]
+    """Where the strings of more than LONG bytes are, without their quotes."""
+    fields: int
+    """Names in the object that it is, repeated ones counted each time."""
+
+
+def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> Scan:
+    """Raises MalformedJson and TooManyElements.
 
     What it accepts need not be JSON; a decoder stops at its first error, and up to there both see the same.
     """
     text = codecs.getincrementaldecoder("utf-8")()
-    depth = elements = opened = 0
+    depth = elements = fields = opened = 0
     long: list[slice] = []
     inside = False
     """Whether a string, which `opened` there, goes on from the chunk before."""
@@ -69,12 +80,13 @@ def check(data: bytes, max_elements: int = MAX_ELEMENTS) -> list[slice]:
             depth = int(depths[-1])
             if depths.max() > MAX_DEPTH:
                 raise MalformedJson(f"the JSON is nested deeper than {MAX_DEPTH} levels")
+        fields += int(np.count_nonzero((outside == COLON) & (depths == 1)))
         elements += int(np.count_nonzero(COUNTS[outside]))
         if elements > max_elements:
             raise TooManyElements(f"the JSON has more than {max_elements} elements")
     if len(data) - sum(string.stop - string.start for string in long) > MOST_BESIDE:
         raise TooManyElements(f"the JSON has more than {MOST_BESIDE} bytes beside strings of more than {LONG} bytes")
-    return long
+    return Scan(long, fields)
 
 
 def _check_text(text: codecs.IncrementalDecoder, chunk: bytes, *, final: bool) -> None:

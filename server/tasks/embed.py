@@ -165,6 +165,9 @@ def _texts(given: list[str], plan: EmbedPlan, spec: BundleSpec) -> list[str]:
     need_tokenizer(spec, "text")
     if plan.output == "tokens":
         raise InvalidOption("output", "tokens: those of images alone are offered; use `pooled`")
+    for name, is_asked in (("merge", any(plan.schedule)), ("pool", bool(plan.pool))):
+        if is_asked:
+            raise InvalidOption(name, "it is for images, and texts were sent; leave it out")
     for index, text in enumerate(given):
         check_text(text, "text" if len(given) == 1 else f"text[{index}]")
     return given

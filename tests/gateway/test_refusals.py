@@ -94,6 +94,13 @@ def test_an_option_given_in_two_places(gateway: Gateway) -> None:
     assert problem(gateway.http.post("/v1/classify?top_k=1&top_k=2", content=picture(1)), 422, "invalid-option")["field"] == "top_k"
 
 
+@pytest.mark.parametrize("body", ['{"top_k": 1, "top_k": 3}', '{"image": "§", "model": "reds", "im\\u0061ge": "ABCD"}'])
+def test_a_field_of_json_that_is_given_twice(gateway: Gateway, body: str) -> None:
+    response = gateway.classify(body.encode(), headers={"Content-Type": "application/json"})
+    answer = problem(response, 422, "invalid-option")
+    assert (answer["field"], answer["detail"]) == ("top_k" if "top_k" in body else "image", "given twice")
+
+
 @pytest.mark.parametrize("timeout", ["0", "-1", "0.0009", "1e-300", "1_0", "nan", "inf", "1e9", "soon"])
 def test_a_timeout_that_is_none(gateway: Gateway, timeout: str) -> None:
     document = problem(gateway.classify(picture(1), headers={"X-Request-Timeout": timeout}), 422, "invalid-option")

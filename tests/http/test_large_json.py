@@ -47,6 +47,19 @@ def test_escapes_and_characters_may_lie_anywhere(unit: str, shift: int, ascii_on
     assert plain(read(json.dumps([value], ensure_ascii=ascii_only))) == [value]
 
 
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ('{"a": {"a": 1, "b": [{"a:": 2}]}, "a": ":", "b\\":": "{:"}', 3),
+        ('{"a": [' + "1," * CHUNK + "1], " + '"b": "' + "x:" * CHUNK + '", "a": 1}', 3),
+        ('[{"a": 1}]', 0),
+        ("{}", 0),
+    ],
+)
+def test_fields_are_counted_however_often_they_stand(text: str, fields: int) -> None:
+    assert Outline.of(text.encode(), 10**9).fields == fields
+
+
 def test_a_long_name_or_option_is_no_shorter_for_it() -> None:
     body = json.dumps({"x" * LONG * 2: 1, "y": ["x" * LONG * 2]}).encode()
     outline = Outline.of(body)
@@ -62,7 +75,7 @@ def test_what_is_no_json_is_refused(text: str) -> None:
 def test_long_strings_are_found_wherever_they_begin_and_end() -> None:
     strings = ["x" * size for size in (1, LONG, 3, LONG - 1, CHUNK, LONG + 7, 2 * CHUNK + 1, 0, LONG)]
     body = json.dumps(strings).encode()
-    assert [body[span].decode() for span in check(body)] == [text for text in strings if len(text) >= LONG]
+    assert [body[span].decode() for span in check(body).long] == [text for text in strings if len(text) >= LONG]
 
 
 def test_what_is_decoded_in_one_go_is_bounded() -> None:
