@@ -333,6 +333,15 @@ def test_ask_sends_what_is_repeated(picture: Path) -> None:
     assert (request.body.count(PICTURE), request.body.count(b'name="top_k"')) == (2, 2)
 
 
+def test_labels_of_a_file_end_where_its_lines_end(picture: Path, tmp_path: Path) -> None:
+    """And not at other separators of Unicode, which a text may hold."""
+    file, labels = tmp_path / "labels.txt", ["red\u2028car", "a\x85dog", "cat\x0cnap"]
+    file.write_bytes("\r\n".join(labels).encode())
+    with scripted([Answer()]) as service:
+        opsin("zero-shot", picture, "--labels", file, "--url", service.url)
+    assert all(label.encode() in service.requests[0].body for label in labels)
+
+
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
