@@ -23,7 +23,7 @@ from opsin.pictures import png
 from tests.harness.command import opsin
 from tests.harness.environments import environment
 from tests.harness.queue import free_port
-from tests.harness.scripted import RESULT, Answer, scripted
+from tests.harness.scripted import RESULT, Answer, Request, scripted
 
 ROOT = Path(__file__).parents[2]
 
@@ -312,6 +312,21 @@ def test_a_file_that_cannot_be_read_spoils_no_other() -> None:
     first, second = ended.stderr.splitlines()
     assert (ended.returncode, first) == (1, f"opsin: {UNREADABLE}: cannot be read (Input/output error)")
     assert second.startswith("opsin: README.md: ") and "no answer" in second
+
+
+def test_a_clip_that_vanishes_meanwhile_takes_no_answer_with_it(picture: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mpg"
+
+    def answer(_: Request) -> Answer:
+        clip.unlink(missing_ok=True)
+        return Answer()
+
+    for arguments in ((picture, clip), (picture, clip, "--later")):
+        clip.write_bytes(b"\x00\x00\x01\xba")
+        with scripted(answer) as service:
+            ended = opsin("classify", *arguments, "--url", service.url)
+        assert (ended.returncode, ended.stderr) == (1, f"opsin: {clip}: cannot be read (No such file or directory)\n")
+        assert "cat.jpg" in ended.stdout
 
 
 def test_a_name_that_is_no_utf_8_does_not_take_the_answer_with_it(tmp_path: Path) -> None:
