@@ -65,10 +65,13 @@ def answers(ask: Callable[[Path], T], files: list[Path], doing: str) -> dict[Pat
     from rich.progress import track
 
     console = screen(errors=True)
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+    pool = ThreadPoolExecutor(IN_FLIGHT)
+    try:
         answered = pool.map(partial(answer, ask), files)
         found = track(answered, doing, len(files), console=console, transient=True, disable=not console.is_terminal)
         return dict(zip(files, found, strict=True))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C nobody waits for requests that hang
 
 
 def answer(ask: Callable[..., T], *arguments: Any, **options: Any) -> T | OpsinError:

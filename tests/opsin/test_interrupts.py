@@ -142,3 +142,30 @@ def test_a_second_interrupt_ends_a_command_whose_service_hangs_and_its_job_is_to
         finally:
             released.set()
             program.kill()
+
+
+@pytest.mark.parametrize("command", [["classify"], ["zero-shot", "--label", "cat"], ["embed", "-o", "vectors.npz", "--model", "a"]])
+def test_an_interrupt_ends_a_command_whose_requests_hang(tmp_path: Path, command: list[str]) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for file in files:
+        file.write_bytes(b"\x89PNG")
+    released, asked = threading.Event(), list[Request]()
+    model = {"name": "a", "version": "1", "task": "embed", "state": "ready", "digest": "0"}
+
+    def answer(request: Request) -> Answer:
+        asked.append(request)
+        if "/models" not in request.path:
+            released.wait(240)
+        return Answer(body=model)
+
+    with scripted(answer) as service:
+        program = subprocess.Popen(
+            [sys.executable, "-m", "opsin", *command, *files, "--url", service.url], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            eventually(lambda: len(asked) >= len(files), "the service is asked")
+            program.send_signal(signal.SIGINT)
+            assert (program.wait(60), program.communicate()[1].strip()) == (130, "")
+        finally:
+            released.set()
+            program.kill()
