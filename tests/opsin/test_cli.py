@@ -340,6 +340,26 @@ def test_a_name_that_is_no_utf_8_does_not_take_the_answer_with_it(tmp_path: Path
     assert json.loads(shown.stdout)["file"] == str(file)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ask", "classify", "image={file}", "-o", "model={text}"],
+        ["jobs", "show", "{text}"],
+        ["classify", "{file}", "--model", "{text}"],
+        ["zero-shot", "{file}", "--label", "{text}"],
+        ["inpaint", "{file}", "--mask", "center", "--preset", "{text}"],
+        ["reconstruct", "{file}", "--mode", "{text}"],
+        ["serve", "--host", "{text}"],
+    ],
+)
+def test_an_argument_that_is_no_utf_8_is_one_sentence(tmp_path: Path, command: list[str]) -> None:
+    file, text = tmp_path / os.fsdecode(b"cat\xff.png"), os.fsdecode(b"t\xff")
+    file.write_bytes(PICTURE)
+    refused = opsin(*(part.format(file=file, text=text) for part in command), OPSIN_URL="http://127.0.0.1:9", folder=tmp_path)
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1), refused.stderr
+    assert "t\\udcff" in refused.stderr and "UTF-8" in refused.stderr
+
+
 def test_ask_sends_what_is_repeated(picture: Path) -> None:
     with scripted([Answer()]) as service:
         shown = opsin("ask", "classify", f"image={picture}", f"image={picture}", "-o", "top_k=1", "-o", "top_k=2", "--url", service.url)
