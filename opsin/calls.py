@@ -17,7 +17,7 @@ from opsin.errors import DeadlinePassed, Failed, OpsinError, Unreachable, of_sta
 T = TypeVar("T")
 
 LONGEST_S = 3600.0
-"""Longest deadline that the service accepts."""
+"""Longest deadline that every service accepts; OPSIN_JOB_TIMEOUT may allow more."""
 MOST_WAIT_S = 1e9
 """Seconds that a socket waits where a call is given longer, or for ever: more overflow the system's clocks."""
 ANSWER_MARGIN = 2.0
@@ -81,8 +81,8 @@ class Call:
 
 
 def told(timeout: float) -> str:
-    """Value of X-Request-Timeout, between the bounds of the service. A client may wait longer."""
-    return f"{min(max(timeout, 0.001), LONGEST_S):.3f}"
+    """Value of X-Request-Timeout. The service refuses one that is too long for it; where there is no end, it is asked for LONGEST_S."""
+    return f"{max(timeout, 0.001) if timeout <= MOST_WAIT_S else LONGEST_S:.3f}"
 
 
 class Budget:

@@ -6,13 +6,14 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from opsin.calls import problem_of, retry_after, transport_error
-from opsin.errors import Failed, OpsinError
+from opsin.errors import DeadlinePassed, Failed, OpsinError, Unavailable, Unreachable
 
 EVENT_STREAM = "text/event-stream"
 LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
@@ -56,6 +57,17 @@ class JobStatus:
 def job_status(told: Mapping[str, Any]) -> JobStatus:
     """The body of `GET /v1/jobs/ID`."""
     return JobStatus(told["id"], told["state"], told)
+
+
+@contextmanager
+def named(job_id: str) -> Iterator[None]:
+    """Errors of lost contact tell which job may go on, and how to ask for it. A 504 of the service is the end of the job itself."""
+    try:
+        yield
+    except (Unreachable, Unavailable, DeadlinePassed) as error:
+        if not (isinstance(error, DeadlinePassed) and error.status):
+            error.detail += f"; job {job_id} may go on: `opsin jobs show {job_id}`, and `opsin jobs result {job_id}` for its answer"
+        raise
 
 
 class Patience:

@@ -21,7 +21,7 @@ import httpx
 from opsin.calls import Call, understood
 from opsin.connection import Connection
 from opsin.errors import DeadlinePassed, Unavailable, Unreachable
-from opsin.events import PAUSE_S, Event, JobStatus, Patience, Reading, job_status
+from opsin.events import PAUSE_S, Event, JobStatus, Patience, Reading, job_status, named
 
 T = TypeVar("T")
 FILE_S = 3600.0
@@ -50,47 +50,50 @@ class Job(Generic[T]):
     def events(self, after: int = 0) -> Iterator[Event]:
         """Iterate over what has happened since event `after`, and what happens until the job ends. A broken stream is opened again."""
         reading = Reading(f"{self._path}/events", after)
-        while not reading.ended:
-            try:
-                with self._service.http.stream(**reading.request()) as response:
-                    if response.is_success:
-                        reading.opened(response)
-                        for text in response.iter_text():
-                            yield from reading.take(text)
-                    else:
-                        response.read()
-                        reading.refused(response)
-                if response.is_success and not reading.ended:
-                    reading.closed(self.status())
-            except (httpx.HTTPError, Unreachable, Unavailable) as error:
-                reading.broken(error, self._service.url)
-            if not reading.ended:
-                time.sleep(reading.pause_s)
+        with named(self.id):
+            while not reading.ended:
+                try:
+                    with self._service.http.stream(**reading.request()) as response:
+                        if response.is_success:
+                            reading.opened(response)
+                            for text in response.iter_text():
+                                yield from reading.take(text)
+                        else:
+                            response.read()
+                            reading.refused(response)
+                    if response.is_success and not reading.ended:
+                        reading.closed(self.status())
+                except (httpx.HTTPError, Unreachable, Unavailable) as error:
+                    reading.broken(error, self._service.url)
+                if not reading.ended:
+                    time.sleep(reading.pause_s)
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the end, at most `timeout` seconds, and return the answer. Raises the job's OpsinError where it has none."""
         ends, patience = time.monotonic() + (math.inf if timeout is None else timeout), Patience()
-        while True:
-            try:
-                status = self._status(max(PAUSE_S, min(self._service.timeout, ends - time.monotonic())))
-                if status.ended:
-                    break
-                patience.answered()
-            except (Unreachable, Unavailable) as error:
-                patience.lost(error)
-            except DeadlinePassed:
-                if time.monotonic() < ends:
-                    raise
-            if time.monotonic() + PAUSE_S > ends:  # the next look would come too late
-                raise DeadlinePassed(f"job {self.id} has not ended in time; it goes on")
-            time.sleep(PAUSE_S)
-        call = Call("GET", f"{self._path}/result", headers={"Accept": "application/json"})
-        return understood(self._service.exchange(call), self._read)
+        with named(self.id):
+            while True:
+                try:
+                    status = self._status(max(PAUSE_S, min(self._service.timeout, ends - time.monotonic())))
+                    if status.ended:
+                        break
+                    patience.answered()
+                except (Unreachable, Unavailable) as error:
+                    patience.lost(error)
+                except DeadlinePassed:
+                    if time.monotonic() < ends:
+                        raise
+                if time.monotonic() + PAUSE_S > ends:  # the next look would come too late
+                    raise DeadlinePassed("the job has not ended in time")
+                time.sleep(PAUSE_S)
+            call = Call("GET", f"{self._path}/result", headers={"Accept": "application/json"})
+            return understood(self._service.exchange(call), self._read)
 
     def file(self, media_type: str) -> bytes:
         """The answer of a job that is done, in another form that its route offers, such as `video/mp4`. Raises OpsinError."""
         call = Call("GET", f"{self._path}/result", headers={"Accept": media_type}, timeout=FILE_S)
-        response = self._service.exchange(call)
+        with named(self.id):
+            response = self._service.exchange(call)
         return response.content
 
     def cancel(self) -> None:

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 """Channels → PNG's colour type: grey, grey + alpha, RGB, RGBA."""
 
-PILLOW_MODES_OF_PNG = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
+PILLOW_MODES_OF_PNG = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+PILLOW_CONVERSIONS = {
+    **dict.fromkeys(("I", "I;16B", "I;16L", "I;16N"), ("I", "I;16")),
+    **dict.fromkeys(("PA", "RGBa"), ("RGBA",)),
+    **dict.fromkeys(("RGBX", "CMYK", "YCbCr", "HSV", "LAB"), ("RGB",)),
+}
+"""Other mode → the modes by which it becomes one of PNG. Pillow keeps 16 bits of the other byte orders by way of I alone."""
 
 
 class BinaryFile(Protocol):
@@ -48,9 +54,7 @@ def encoded(picture: Picture, part: str = "image") -> bytes:
         return content
     image: Any = picture
     if hasattr(image, "save") and hasattr(image, "mode"):
-        buffer = BytesIO()
-        (image if image.mode in PILLOW_MODES_OF_PNG else image.convert("RGB")).save(buffer, "PNG")
-        return buffer.getvalue()
+        return _pillow_png(image, part)
     raise TypeError(f"{part}: a path, bytes, a binary file, a uint8 array or a Pillow image, not {type(picture).__name__}")
 
 
@@ -79,6 +83,17 @@ def png(pixels: NDArray[np.uint8], part: str = "image") -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, PNG_COLOUR_TYPES[channels], 0, 0, 0)
     # level 1: the picture travels once, so time counts for more than size
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows.data, 1)) + _chunk(b"IEND", b"")
+
+
+def _pillow_png(image: PillowImage, part: str) -> bytes:
+    """Raises ValueError for a mode whose values a picture does not have, such as F."""
+    for mode in PILLOW_CONVERSIONS.get(image.mode, ()):
+        image = image.convert(mode)
+    if image.mode not in PILLOW_MODES_OF_PNG:
+        raise ValueError(f"{part}: a Pillow image of mode {image.mode}; convert it to one of {', '.join(PILLOW_MODES_OF_PNG)}")
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _content(part: str, file: object) -> bytes | None:

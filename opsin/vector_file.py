@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
 
 import numpy as np
 
@@ -52,15 +53,17 @@ class FileVectors:
         return len(self.vectors)
 
     def save(self, path: Path) -> None:
-        """Write the file as a whole: readers see the old one or the new one. Raises OSError."""
+        """Write the file, or what it is a link to, as a whole: readers see the old one or the new one, and of several that are written at
+        once the last. Raises OSError."""
         content: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in (*ARRAYS, *WORDS)}
-        unfinished = path.with_name(f".{path.name}.unfinished")  # one that a killed process has left is written over
+        target = path.resolve()
+        unfinished = target.with_name(f".{target.name}.{uuid4().hex}.unfinished")
         try:
             with unfinished.open("wb") as file:
                 np.savez(file, **content)
                 file.flush()
                 os.fsync(file.fileno())
-            unfinished.replace(path)
+            unfinished.replace(target)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise

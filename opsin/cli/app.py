@@ -36,6 +36,7 @@ from opsin.cli import (
     zero_shot,
 )
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.interrupts import INTERRUPTED, leave
 from opsin.cli.screen import printable
 from opsin.errors import OpsinError
 
@@ -116,14 +117,22 @@ def main() -> NoReturn:
         _complain(str(error))
         code = 1
     except (typer.Abort, KeyboardInterrupt):
-        code = 130
+        code = INTERRUPTED
     except BrokenPipeError:
         # the reader of our output has gone, as in `opsin bundles list | head`; Python would complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except ValueError as error:
+        refused = error if isinstance(error, UnicodeEncodeError) else error.__cause__
+        if not isinstance(refused, UnicodeEncodeError):
+            raise
+        _complain(f"{refused.object[:80]!r} is no UTF-8; the names of files alone may be something else")
+        code = 2
     except OSError as error:  # of a file that cannot be read, as a rule
         _complain(": ".join(str(told) for told in (error.filename, error.strerror or error) if told))
         code = 1
+    if code == INTERRUPTED:  # typer returns it, too
+        leave()
     sys.exit(code or 0)
 
 

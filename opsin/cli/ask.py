@@ -35,6 +35,8 @@ def ask(
     with Client(url) as client:
         try:
             answer = client.ask(task, given, **options)
+        except UnicodeEncodeError:
+            raise
         except ValueError as error:
             raise Misuse(f"{task}: {error}") from error
         except OpsinError as error:

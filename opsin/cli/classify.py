@@ -96,7 +96,8 @@ def classify(
             answers |= image_files.answers(lambda file: client.classify(file, wait=True, **of_images), images, "Classifying")
         for file, parts in sent.items():
             if "images" not in parts:
-                answers[file] = _followed(client, parts, {**_meant_for(parts, sent, options), "timeout": timeout})
+                of_clip = {**parts, **_meant_for(parts, sent, options), "timeout": timeout}
+                answers[file] = image_files.answer(_followed, client, of_clip)
     image_files.report({file: answers[file] for file in files}, _tables if timeline else label_table, as_json=as_json)
 
 
@@ -149,14 +150,9 @@ def _meant_for(parts: Mapping[str, Any], sent: Sent, options: dict[str, Any]) ->
     return {name: value for name, value in options.items() if name not in others}
 
 
-def _followed(client: Client, parts: Mapping[str, Any], options: Mapping[str, Any]) -> Classification | OpsinError:
+def _followed(client: Client, asked: Mapping[str, Any]) -> Classification:
     """The answer to a clip or sound, as a job, whose progress a terminal shows and Ctrl-C ends."""
-    from opsin.errors import OpsinError
-
-    try:
-        found: Classification = followed(client.classify(**parts, wait=False, **options), "Classifying")
-    except OpsinError as error:
-        return error
+    found: Classification = followed(client.classify(**asked, wait=False), "Classifying")
     return found
 
 
@@ -169,10 +165,11 @@ def _ask_later(url: str | None, sent: Sent, unknown: Mapping[Path, OpsinError], 
     with Client(url) as client:
         sent = _as_asked(client, options["model"], sent)
         for file, parts in sent.items():
-            try:
-                typer.echo(printable(f"{client.classify(**parts, wait=False, **_meant_for(parts, sent, options)).id}\t{file}"))
-            except OpsinError as error:
-                refused.append(f"{file}: {error}")
+            job: Any = image_files.answer(client.classify, **parts, wait=False, **_meant_for(parts, sent, options))
+            if isinstance(job, OpsinError):
+                refused.append(f"{file}: {job}")
+            else:
+                typer.echo(printable(f"{job.id}\t{file}"))
     if refused:
         raise Failure(*refused)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
 
 from opsin.cli.screen import screen
 from opsin.errors import OpsinError
@@ -41,6 +42,9 @@ def followed(job: Job[T], doing: str, *, elapsed: bool = False, preview: Callabl
                     live.update(Group(preview(event.data), bar))
         return job.result()
     except KeyboardInterrupt:
-        with suppress(OpsinError):  # who ends a command does not wait for a service that is away
+        try:
             job.cancel()
+        except (OpsinError, KeyboardInterrupt):  # the service is away, or hangs until Ctrl-C is pressed again
+            told = f"job {job.id} may go on: `opsin jobs show {job.id}`, and `opsin jobs cancel {job.id}` ends it"
+            typer.echo(f"opsin: interrupted; {told}", err=True)
         raise

@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -67,9 +68,10 @@ def kind_of(path: Path) -> Kind | None:
 
 
 def is_gif(path: Path) -> bool:
-    """Raises OSError."""
-    with path.open("rb") as file:
+    """False for a file that cannot be read any more, too: its own answer says that."""
+    with suppress(OSError), path.open("rb") as file:
         return file.read(len(GIFS[0])) in GIFS
+    return False
 
 
 def _of_mp4(content: bytes | mmap.mmap) -> Kind:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,20 +64,26 @@ def answers(ask: Callable[[Path], T], files: list[Path], doing: str) -> dict[Pat
     """The service's answer to each file, in the order of the files; a progress bar on a terminal meanwhile."""
     from rich.progress import track
 
+    console = screen(errors=True)
+    pool = ThreadPoolExecutor(IN_FLIGHT)
+    try:
+        answered = pool.map(partial(answer, ask), files)
+        found = track(answered, doing, len(files), console=console, transient=True, disable=not console.is_terminal)
+        return dict(zip(files, found, strict=True))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C nobody waits for requests that hang
+
+
+def answer(ask: Callable[..., T], *arguments: Any, **options: Any) -> T | OpsinError:
+    """The service's answer to a file, or why there is none: it refuses the file, or that cannot be read any more."""
     from opsin.errors import OpsinError, Refused
 
-    def answer(file: Path) -> T | OpsinError:
-        try:
-            return ask(file)
-        except OpsinError as error:
-            return error
-        except OSError as error:
-            return Refused(f"cannot be read ({error.strerror})")
-
-    console = screen(errors=True)
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        found = track(pool.map(answer, files), doing, len(files), console=console, transient=True, disable=not console.is_terminal)
-        return dict(zip(files, found, strict=True))
+    try:
+        return ask(*arguments, **options)
+    except OpsinError as error:
+        return error
+    except OSError as error:
+        return Refused(f"cannot be read ({error.strerror})")
 
 
 def report(answers: Mapping[Path, Any], table: Callable[[Iterable[tuple[str, Any]]], RenderableType], *, as_json: bool) -> None:

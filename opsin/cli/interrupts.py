@@ -3,16 +3,30 @@ leaves nothing behind."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 def leave_tidily() -> None:
     """From here on SIGTERM ends this process as an exception does: temporary folders go."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+
+
+def leave() -> NoReturn:
+    """End this process at once, as interrupted: Python would wait for threads whose requests hang."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(INTERRUPTED)
 
 
 @contextmanager

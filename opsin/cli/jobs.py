@@ -40,8 +40,13 @@ def events(
     with _job(job_id, url) as job:
         for last in job.events(after):
             typer.echo(printable(json.dumps({"id": last.id, "event": last.name, "data": last.data}, ensure_ascii=False)))
-    if last is not None and last.name != "done":
-        raise Failure(f"job {job_id}: {last.data.get('detail', last.name)}")
+        if last is None:  # the event that it ended with was read before
+            status = job.status()
+            ended, told = status.state, status.details.get("error") or {}
+        else:
+            ended, told = last.name, last.data
+    if ended != "done":
+        raise Failure(f"job {job_id}: {told.get('detail', ended)}")
 
 
 @app.command()

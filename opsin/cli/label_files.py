@@ -23,7 +23,7 @@ def read(file: Path) -> list[str]:
             f"--labels: {file}: no text in UTF-8; class names are needed, one a line, as a JSON list, or in a bundle.json"
         ) from error
     if file.suffix != ".json":
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line.strip() for line in text.split("\n") if line.strip()]  # U+2028 and the like are a label's own
         return [row[-1] for row in csv.reader(lines[1:])] if lines[:1] == [AUDIOSET] else lines
     try:
         names = json.loads(text)

@@ -138,6 +138,8 @@ def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any)
 
         from server.queue.connect import parse, unsuitable
         from server.settings import load
+    for value in overrides.values():
+        str(value).encode()  # what is no UTF-8 ends the command here
     if config is not None:
         # in the environment, where the settings look for it and where the supervisor's children find it too
         os.environ["OPSIN_CONFIG"] = str(config)

@@ -59,7 +59,7 @@ def test_a_failed_job_raises_what_went_wrong(client: Client) -> None:
 def test_waiting_may_end_before_the_job(worker: Worker, client: Client) -> None:
     worker.pause()
     job = client.classify(picture(1), wait=False, timeout=600)
-    with pytest.raises(DeadlinePassed, match="goes on"):
+    with pytest.raises(DeadlinePassed, match=f"not ended in time; job {job.id} may go on"):
         job.result(timeout=0)
     assert job.status().state == "queued"
     job.cancel()
@@ -110,6 +110,14 @@ def test_the_command_fails_with_the_job(gateway: Gateway, client: Client) -> Non
     told = opsin("jobs", "events", job.id, "--url", gateway.url)
     assert told.returncode == 1
     assert "does not like" in told.stderr
+    last = json.loads(told.stdout.splitlines()[-1])["id"]
+    again = opsin("jobs", "events", job.id, "--after", str(last), "--url", gateway.url)
+    assert (again.returncode, again.stdout, again.stderr) == (1, "", told.stderr)
+
+
+def test_the_command_fails_with_a_job_that_is_not_known(gateway: Gateway) -> None:
+    told = opsin("jobs", "events", "0" * 32, "--after", "3", "--url", gateway.url)
+    assert (told.returncode, told.stdout) == (1, "") and "404" in told.stderr
 
 
 def test_the_command_says_how_far_a_job_is_that_has_no_result_yet(gateway: Gateway, worker: Worker, client: Client) -> None:

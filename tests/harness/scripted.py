@@ -73,6 +73,9 @@ def scripted(answers: Sequence[Answer] | Callable[[Request], Answer]) -> Iterato
         def do_GET(self) -> None:
             self.do_POST()
 
+        def do_DELETE(self) -> None:
+            self.do_POST()
+
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     script = Script(f"http://127.0.0.1:{server.server_port}")
     with serving(server):

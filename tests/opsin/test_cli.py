@@ -23,7 +23,7 @@ from opsin.pictures import png
 from tests.harness.command import opsin
 from tests.harness.environments import environment
 from tests.harness.queue import free_port
-from tests.harness.scripted import RESULT, Answer, scripted
+from tests.harness.scripted import RESULT, Answer, Request, scripted
 
 ROOT = Path(__file__).parents[2]
 
@@ -314,6 +314,21 @@ def test_a_file_that_cannot_be_read_spoils_no_other() -> None:
     assert second.startswith("opsin: README.md: ") and "no answer" in second
 
 
+def test_a_clip_that_vanishes_meanwhile_takes_no_answer_with_it(picture: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mpg"
+
+    def answer(_: Request) -> Answer:
+        clip.unlink(missing_ok=True)
+        return Answer()
+
+    for arguments in ((picture, clip), (picture, clip, "--later")):
+        clip.write_bytes(b"\x00\x00\x01\xba")
+        with scripted(answer) as service:
+            ended = opsin("classify", *arguments, "--url", service.url)
+        assert (ended.returncode, ended.stderr) == (1, f"opsin: {clip}: cannot be read (No such file or directory)\n")
+        assert "cat.jpg" in ended.stdout
+
+
 def test_a_name_that_is_no_utf_8_does_not_take_the_answer_with_it(tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"cat\xff.jpg")
     file.write_bytes(PICTURE)
@@ -325,12 +340,41 @@ def test_a_name_that_is_no_utf_8_does_not_take_the_answer_with_it(tmp_path: Path
     assert json.loads(shown.stdout)["file"] == str(file)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ask", "classify", "image={file}", "-o", "model={text}"],
+        ["jobs", "show", "{text}"],
+        ["classify", "{file}", "--model", "{text}"],
+        ["zero-shot", "{file}", "--label", "{text}"],
+        ["inpaint", "{file}", "--mask", "center", "--preset", "{text}"],
+        ["reconstruct", "{file}", "--mode", "{text}"],
+        ["serve", "--host", "{text}"],
+    ],
+)
+def test_an_argument_that_is_no_utf_8_is_one_sentence(tmp_path: Path, command: list[str]) -> None:
+    file, text = tmp_path / os.fsdecode(b"cat\xff.png"), os.fsdecode(b"t\xff")
+    file.write_bytes(PICTURE)
+    refused = opsin(*(part.format(file=file, text=text) for part in command), OPSIN_URL="http://127.0.0.1:9", folder=tmp_path)
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1), refused.stderr
+    assert "t\\udcff" in refused.stderr and "UTF-8" in refused.stderr
+
+
 def test_ask_sends_what_is_repeated(picture: Path) -> None:
     with scripted([Answer()]) as service:
         shown = opsin("ask", "classify", f"image={picture}", f"image={picture}", "-o", "top_k=1", "-o", "top_k=2", "--url", service.url)
     assert shown.returncode == 0, shown.stderr
     [request] = service.requests
     assert (request.body.count(PICTURE), request.body.count(b'name="top_k"')) == (2, 2)
+
+
+def test_labels_of_a_file_end_where_its_lines_end(picture: Path, tmp_path: Path) -> None:
+    """And not at other separators of Unicode, which a text may hold."""
+    file, labels = tmp_path / "labels.txt", ["red\u2028car", "a\x85dog", "cat\x0cnap"]
+    file.write_bytes("\r\n".join(labels).encode())
+    with scripted([Answer()]) as service:
+        opsin("zero-shot", picture, "--labels", file, "--url", service.url)
+    assert all(label.encode() in service.requests[0].body for label in labels)
 
 
 @pytest.mark.parametrize(

@@ -207,10 +207,36 @@ def test_a_service_that_rests_does_not_end_the_wait_for_a_job(monkeypatch: pytes
     assert len(service.requests) == 6
 
 
-def test_the_service_gets_no_timeout_beyond_its_bounds() -> None:
-    with scripted([Answer()]) as service, Client(service.url) as client:
-        client.classify(b"picture", timeout=5000)
-    assert service.requests[0].headers["X-Request-Timeout"] == "3600.000"
+def test_which_timeout_is_too_long_the_service_says() -> None:
+    """It takes more than an hour where OPSIN_JOB_TIMEOUT is more."""
+    with scripted([Answer(body={**RESULT, "id": "j-1"})]) as service, Client(service.url) as client:
+        client.classify(b"picture", timeout=7200)
+        client.classify(b"picture", timeout=7200, wait=False)
+    waiting, later = (float(request.headers["X-Request-Timeout"]) for request in service.requests)
+    assert 7000 < waiting <= later == 7200
+
+
+def test_who_loses_the_service_while_a_job_goes_on_is_told_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opsin.events.PATIENCE_S", 0.0)
+    told = r"; job j-1 may go on: `opsin jobs show j-1`, and `opsin jobs result j-1` for its answer$"
+    with Client(f"http://127.0.0.1:{free_port()}") as client:
+        job = client.job("j-1")
+        for wait in (job.result, partial(job.file, "video/mp4"), lambda: list(job.events())):
+            with pytest.raises(Unreachable, match=told):
+                wait()
+    hangs = threading.Event()
+    with scripted([Answer(after=hangs)]) as service, Client(service.url, timeout=0.01) as client:
+        with pytest.raises(DeadlinePassed, match=told):
+            client.job("j-1").result()
+        hangs.set()
+
+
+def test_a_job_that_ended_at_its_deadline_does_not_go_on() -> None:
+    passed = Answer(504, {"title": "Deadline passed", "detail": "no answer before the deadline", "status": 504})
+    failed = Answer(body={"id": "j-1", "state": "failed"})
+    with scripted([failed, passed]) as service, Client(service.url) as client, pytest.raises(DeadlinePassed) as ended:
+        client.job("j-1").result()
+    assert str(ended.value) == "504 Deadline passed: no answer before the deadline"
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [("999999999999999", 3600.0), ("inf", 3600.0), ("nan", None), ("soon", None), ("-1", 0.0)])

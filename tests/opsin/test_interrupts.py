@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,10 @@ from opsin.cli.interrupts import remembered
 from opsin.errors import Unreachable
 from tests.harness.bundles import write_null
 from tests.harness.pictures import picture
+from tests.harness.scripted import Answer, Request, scripted
 from tests.harness.waiting import eventually
+
+TOLD = "opsin: interrupted; job j-1 may go on: `opsin jobs show j-1`, and `opsin jobs cancel j-1` ends it\n"
 
 SERVE = """
 import sys, time
@@ -97,8 +101,9 @@ def test_two_interrupts_leave_no_service_behind(tmp_path: Path) -> None:
         program.kill()
 
 
-def test_a_command_ends_by_its_interrupt_where_the_job_cannot_be_cancelled() -> None:
+def test_a_command_ends_by_its_interrupt_where_the_job_cannot_be_cancelled(capsys: pytest.CaptureFixture[str]) -> None:
     class Job:
+        id = "j-1"
         cancelled = False
 
         def result(self) -> None:
@@ -112,3 +117,55 @@ def test_a_command_ends_by_its_interrupt_where_the_job_cannot_be_cancelled() -> 
     with pytest.raises(KeyboardInterrupt):
         followed(job, "Filling")  # type: ignore[arg-type]
     assert job.cancelled
+    assert capsys.readouterr().err == TOLD
+
+
+def test_a_second_interrupt_ends_a_command_whose_service_hangs_and_its_job_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "cat.png"
+    file.write_bytes(b"\x89PNG")
+    released, asked = threading.Event(), list[Request]()
+
+    def answer(request: Request) -> Answer:
+        asked.append(request)
+        if not request.path.startswith("/v1/inpaint"):
+            released.wait(240)
+        return Answer(202, {"id": "j-1"})
+
+    with scripted(answer) as service:
+        command = [sys.executable, "-m", "opsin", "inpaint", file, "--mask", "center", "--url", service.url]
+        program = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            for count in (2, 3):  # its state is asked for, then it is cancelled
+                eventually(lambda count=count: len(asked) == count, "the service is asked")  # type: ignore[misc]
+                program.send_signal(signal.SIGINT)
+            assert (program.wait(60), *program.communicate()) == (130, "", TOLD)
+        finally:
+            released.set()
+            program.kill()
+
+
+@pytest.mark.parametrize("command", [["classify"], ["zero-shot", "--label", "cat"], ["embed", "-o", "vectors.npz", "--model", "a"]])
+def test_an_interrupt_ends_a_command_whose_requests_hang(tmp_path: Path, command: list[str]) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for file in files:
+        file.write_bytes(b"\x89PNG")
+    released, asked = threading.Event(), list[Request]()
+    model = {"name": "a", "version": "1", "task": "embed", "state": "ready", "digest": "0"}
+
+    def answer(request: Request) -> Answer:
+        asked.append(request)
+        if "/models" not in request.path:
+            released.wait(240)
+        return Answer(body=model)
+
+    with scripted(answer) as service:
+        program = subprocess.Popen(
+            [sys.executable, "-m", "opsin", *command, *files, "--url", service.url], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            eventually(lambda: len(asked) >= len(files), "the service is asked")
+            program.send_signal(signal.SIGINT)
+            assert (program.wait(60), program.communicate()[1].strip()) == (130, "")
+        finally:
+            released.set()
+            program.kill()

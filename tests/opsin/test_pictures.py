@@ -43,6 +43,24 @@ def test_a_pillow_image_is_accepted_in_any_mode(mode: str) -> None:
         np.testing.assert_array_equal(np.asarray(decoded.convert("RGB")), np.asarray(image.convert("RGB")))
 
 
+@pytest.mark.parametrize(("mode", "stored"), [("I", "=i4"), ("I;16", "<u2"), ("I;16L", "<u2"), ("I;16B", ">u2"), ("I;16N", "=u2")])
+def test_sixteen_bits_of_grey_of_a_pillow_image_are_kept(mode: str, stored: str) -> None:
+    grey = np.array([[0, 255, 256, 0x1234, 65535]])
+    with Image.open(BytesIO(encoded(Image.frombytes(mode, (5, 1), grey.astype(stored).tobytes())))) as decoded:
+        np.testing.assert_array_equal(np.asarray(decoded), grey)
+
+
+def test_transparency_of_a_pillow_image_with_a_palette_is_kept() -> None:
+    image = Image.new("RGBA", (1, 1), (40, 50, 60, 128)).convert("PA")
+    with Image.open(BytesIO(encoded(image))) as decoded:
+        assert np.asarray(decoded.convert("RGBA"))[0, 0, 3] == 128
+
+
+def test_a_pillow_image_of_another_mode_is_refused_with_those_that_are_accepted() -> None:
+    with pytest.raises(ValueError, match=r"mask: a Pillow image of mode F; convert it to one of 1, L, LA, I;16, P, RGB, RGBA"):
+        encoded(Image.new("F", (2, 2)), "mask")
+
+
 def test_paths_bytes_and_files_are_taken_as_they_are(tmp_path: Path) -> None:
     file = tmp_path / "picture.jpg"
     file.write_bytes(b"whatever it holds")

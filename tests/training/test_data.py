@@ -109,11 +109,11 @@ def tokenizer(tmp_path: Path) -> Path:
 
 
 def test_captions_become_token_ids_cut_or_padded(tmp_path: Path, tokenizer: Path, preparation: Preparation) -> None:
-    captions = ["a blue flag", "red", "a red flag a blue flag"]
+    captions = ["a\u2028blue flag", "red", "a red flag a blue flag"]
     for number, caption in enumerate(captions):
         (tmp_path / f"{number}.png").write_bytes(png((number, 0, 0)))
         with (tmp_path / "captions.jsonl").open("a") as file:
-            file.write(json.dumps({"image": f"{number}.png", "caption": caption}) + "\n")
+            file.write(json.dumps({"image": f"{number}.png", "caption": caption}, ensure_ascii=False) + "\n")
     words = WordSettings(tokenizer=tokenizer, special=False)
     source = open_source(Pairs(path=tmp_path, words=words), preparation)
     assert [source.sample(number, 0)["words"].tolist() for number in range(3)] == [[2, 4, 3, 0], [5, 0, 0, 0], [2, 5, 3, 2]]

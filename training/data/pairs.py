@@ -90,7 +90,7 @@ def _read(folder: Path) -> tuple[tuple[Path, ...], list[str]]:
 def read_jsonl(file: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
     """Lines of JSON objects that have these fields. Raises DataError naming file and line."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from error
     rows = []

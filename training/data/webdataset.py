@@ -91,7 +91,7 @@ def read_labels(labels: list[str] | Path) -> tuple[str, ...]:
     if not isinstance(labels, Path):
         return tuple(labels)
     try:
-        lines = labels.read_text(encoding="utf-8").splitlines()
+        lines = labels.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise DataError(f"data.labels: {labels} cannot be read ({error.strerror})") from error
     return tuple(line.strip() for line in lines if line.strip())

@@ -50,7 +50,7 @@ class CurationSettings(Settings):
         if not isinstance(self.labels, Path):
             return [(label,) if isinstance(label, str) else label for label in self.labels]
         try:
-            lines = self.labels.read_text(encoding="utf-8").splitlines()
+            lines = self.labels.read_text(encoding="utf-8").split("\n")
         except OSError as error:
             raise ValueError(f"objective.curation.labels: {self.labels} cannot be read ({error.strerror})") from error
         return [(line.strip(),) for line in lines if line.strip()]

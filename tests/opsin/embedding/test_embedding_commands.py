@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -327,6 +328,21 @@ def test_a_file_of_a_distant_year_is_embedded_once(embedding_service: Service, f
     os.utime(folder / "000.png", (10**10, 10**10))
     assert [embed(embedding_service, folder).returncode for _ in range(2)] == [0, 0]
     assert f"{COUNT} of them known before" in embed(embedding_service, folder).stdout
+
+
+def test_vectors_are_saved_through_a_link_and_by_several_at_once(tmp_path: Path) -> None:
+    vectors = FileVectors(
+        np.ones((5000, 64), np.float32), np.array(["a"] * 5000), np.ones(5000, np.int64), np.ones(5000, np.int64), "pair@1", "0", "", ""
+    )
+    file, link = tmp_path / "folder/vectors.npz", tmp_path / "link.npz"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    vectors.save(link)
+    assert link.is_symlink() and len(FileVectors.load(file)) == 5000
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(vectors.save, [link] * 40))
+    assert len(FileVectors.load(link)) == 5000
+    assert [path.name for path in file.parent.iterdir()] == [file.name] and link.is_symlink()
 
 
 def test_an_array_alone_is_no_file_of_vectors(tmp_path: Path) -> None:

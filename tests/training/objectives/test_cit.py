@@ -131,10 +131,10 @@ def test_without_curation_every_caption_is_learnt_from() -> None:
 
 def test_labels_may_stand_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "labels.txt"
-    file.write_text("tench\n\n goldfish \n")
+    file.write_text("tench\n\n gold\u2028fish \n")
     settings = CiTSettings.model_validate({"curation": {"labels": str(file)}})
     assert settings.curation is not None
-    assert settings.curation.label_texts() == [("tench",), ("goldfish",)]
+    assert settings.curation.label_texts() == [("tench",), ("gold\u2028fish",)]
     missing = CiTSettings.model_validate({"curation": {"labels": "nowhere.txt"}})
     with pytest.raises(ValueError, match=r"curation.labels: nowhere.txt cannot be read"):
         CuratedMatching(CiT(CIT_CONFIG), missing)
