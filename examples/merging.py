@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument("--url")
     asked = parser.parse_args()
     with Client(asked.url) as client:
-        model = next(model for model in client.models() if model.details.get("ladder"))
+        model = next(model for model in client.models() if model.task == "classify" and model.details.get("ladder"))
         rungs = [rung["name"] for rung in model.details["ladder"]]
         exact = labels_of(client, model, asked.folder, "off")
         for rung in rungs:

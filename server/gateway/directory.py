@@ -158,8 +158,9 @@ def _no_default(fleet: Fleet, task: str) -> Problem:
     hint = f"(the operator can choose one: OPSIN_DEFAULT_MODELS__{task.upper().replace('-', '_')})"
     if default.parts:
         parts, it = " and ".join(sorted(default.parts)), "it" if len(default.parts) == 1 else "both"
+        kind = Kind.INVALID_OPTION if suitable else Kind.UNKNOWN_MODEL
         detail = f"name one of those that take {it}: {suitable} {hint}" if suitable else f"no bundle that takes {it} is served"
-        return Problem(Kind.UNKNOWN_MODEL, f"there is no default model for {parts}; {detail}", "model")
+        return Problem(kind, f"there is no default model for {parts}; {detail}", "model")
     if suitable:
         return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {suitable} {hint}", "model")
     if others := loaded(fleet, task):

@@ -89,6 +89,7 @@ class Worker:
         self._settings = settings
         self._layout = layout
         self._queue = WorkerQueue(redis_url, process_id(), keyspace=Keyspace(settings.key_prefix))
+        self._metrics_port = metrics_port
         self._answers = Answers(self._queue, metrics)
         self._bundles = LoadedBundles(
             settings.bundles,
@@ -110,7 +111,12 @@ class Worker:
     def run(self) -> None:
         signals = StopSignals()
         log.info(
-            "worker starts", id=self._queue.id, device=str(self._layout.device), slots=self._layout.slots, threads=self._layout.threads
+            "worker starts",
+            id=self._queue.id,
+            device=str(self._layout.device),
+            slots=self._layout.slots,
+            threads=self._layout.threads,
+            metrics_port=self._metrics_port,
         )
 
         self._thread("heartbeat", self._heartbeat.run)

@@ -21,7 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import playground
 from server.http.problems import Kind, Problem
 
-SWAGGER = "/docs/static"
+SWAGGER = "docs/static"
+"""Relative to the page, which a proxy may serve under a prefix."""
 INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 COMPRESSION = 6
 RANGE_REFUSED = {400: "not a range", 416: "beyond the end of the file"}
@@ -46,13 +47,12 @@ HEADERS = {
 
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> Response:
-    root = request.scope.get("root_path", "")
     page = get_swagger_ui_html(
-        openapi_url=f"{root}{request.app.openapi_url}",
+        openapi_url=request.app.openapi_url.removeprefix("/"),
         title="Opsin: the API",
-        swagger_js_url=f"{root}{SWAGGER}/swagger-ui-bundle.js",
-        swagger_css_url=f"{root}{SWAGGER}/swagger-ui.css",
-        swagger_favicon_url=f"{root}{SWAGGER}/favicon.png",
+        swagger_js_url=f"{SWAGGER}/swagger-ui-bundle.js",
+        swagger_css_url=f"{SWAGGER}/swagger-ui.css",
+        swagger_favicon_url=f"{SWAGGER}/favicon.png",
         swagger_ui_parameters={"defaultModelsExpandDepth": 0},
     )
     digests = (base64.b64encode(hashlib.sha256(script).digest()).decode() for script in INLINE_SCRIPT.findall(bytes(page.body)))
