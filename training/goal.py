@@ -28,7 +28,7 @@ def check(recipe: Recipe, cache: Path) -> None:
             f"release.task: {recipe.release.task} where phase {phase.name} trains {architecture.name}, which is for {purpose}"
         )
     if isinstance(recipe.release.quality, HeldOutQuality):
-        held_out.source(recipe, recipe.release.quality, labels, cache)
+        held_out.source(recipe.measured(phase), recipe.release.quality, labels, cache)
     if isinstance(recipe.release.quality, SoundsQuality):
         sounds.contest(recipe.release.quality, recipe.data, recipe.sound, recipe.seed, cache)
     if isinstance(recipe.release.quality, ActionsQuality):

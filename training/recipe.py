@@ -231,6 +231,10 @@ class Recipe(Settings):
         assert self.release is not None
         return next(phase for phase in self.phases if phase.name == (self.release.phase or self.phases[-1].name))
 
+    def measured(self, phase: Phase) -> Recipe:
+        """The recipe by which the network of a phase is measured: held-out images are prepared as those that it was trained on."""
+        return self.model_copy(update={"preprocess": phase.preprocess or self.preprocess})
+
     def model_of(self, phase: Phase) -> ModelSettings:
         model = phase.model or self.model
         assert model is not None

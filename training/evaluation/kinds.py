@@ -71,6 +71,7 @@ class Evaluation:
     """A trained network of a recipe, which an evaluation may calibrate in place."""
 
     recipe: Recipe
+    """As `Recipe.measured` gives it."""
     settings: Any
     """`release.quality`."""
     network: nn.Module
@@ -103,9 +104,10 @@ def evaluation(recipe: Recipe, shop: Workshop, phase: str | None = None) -> Eval
     assert recipe.release is not None
     released = recipe.released_phase
     labels = phases.source_of(recipe, released, shop.cache).labels
+    evaluated = next((one for one in recipe.phases if one.name == phase), released)
     network = phases.trained_network(recipe, phase or released.name, labels, shop)
     quality = recipe.release.quality
-    return Evaluation(recipe, quality, rounded(network) if quality else network, labels, shop)
+    return Evaluation(recipe.measured(evaluated), quality, rounded(network) if quality else network, labels, shop)
 
 
 @dataclass(frozen=True)
