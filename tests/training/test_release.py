@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from models import bundle
 from tests.training import shapes
 from training import command
+from training.phases import WEIGHTS
 
 
 @pytest.fixture
@@ -35,3 +38,13 @@ def test_held_out_images_are_prepared_as_the_phase_prepares_its_own(content: dic
     made = released(content, tmp_path)
     assert made.spec.pictures.image_size == 24
     assert made.spec.quality["images"] == 12
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_measured_bundle_holds_the_trained_weights_in_its_number_format(
+    content: dict[str, Any], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    content["release"]["dtype"] = str(dtype).removeprefix("torch.")
+    shipped = load_file(released(content, tmp_path).weights_path)
+    trained = load_file(tmp_path / "runs/colours-0.1/finetune" / WEIGHTS)
+    assert all(torch.equal(value, trained[name].to(dtype)) for name, value in shipped.items())
