@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from models import bundle
 from models.registry import architectures
 from models.sealing import seal
-from models.spec import LABELLED
-from training import starting
+from training import spec, starting
 from training.checkpoint import Checkpoints
 from training.data.base import Preparation, Source
 from training.data.packages import PyPIPackage
@@ -74,6 +73,7 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
     """Raises TrainingError."""
     source = source_of(recipe, phase, shop.cache)
     network = starting_network(recipe, phase, source.labels, shop)
+    spec.of_phase(recipe, phase, network.config, source.labels)
     ready = preparation(recipe, phase, shop.cache)
     where = f"phases.{[other.name for other in recipe.phases].index(phase.name)}"
     try:
@@ -130,27 +130,10 @@ def _give_away(ready: Ready, weights: Mapping[str, Tensor]) -> None:
     recipe, phase, folder = ready.recipe, ready.phase, ready.run.folder
     partial = folder / f"{WEIGHTS}.partial"
     save_file(dict(weights), partial)
-    architecture = architectures()[recipe.model_of(phase).architecture]
-    network = released(ready.objective)
-    task = architecture.purpose.task(network.config)
-    inputs = preparation(recipe, phase, Path())
-    spec = bundle.BundleSpec(
-        name=phase.name,
-        version=recipe.version,
-        task=task,
-        architecture=architecture.name,
-        config=settings_of(network),
-        preprocess=inputs.preprocess,
-        clip=inputs.clip,
-        sound=inputs.sound,
-        space=recipe.space,
-        labels=list(ready.source.labels) if task in LABELLED else [],
-        license=recipe.license,
-        provenance={"recipe": recipe.name, "phase": phase.name},
-        weights=seal(partial),
-    )
+    described = spec.of_phase(recipe, phase, released(ready.objective).config, ready.source.labels)
+    described = described.model_copy(update={"weights": seal(partial)})
     partial.replace(folder / WEIGHTS)
-    (folder / bundle.SPEC_FILE).write_bytes(spec.to_bytes())
+    (folder / bundle.SPEC_FILE).write_bytes(described.to_bytes())
 
 
 def starting_network(recipe: Recipe, phase: Phase, labels: tuple[str, ...], shop: Workshop) -> nn.Module:

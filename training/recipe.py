@@ -256,11 +256,11 @@ def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {_first(error)}") from error
+        raise RecipeError(f"{path}: {first_mistake(error)}") from error
 
 
-def _first(error: ValidationError) -> str:
-    """Field and reason of the first mistake. The kinds that pydantic puts between fields are left out."""
+def first_mistake(error: ValidationError) -> str:
+    """Field and reason of what pydantic refuses first. The kinds that pydantic puts between fields are left out."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "content"
     reason = first["msg"].removeprefix("Value error, ")
