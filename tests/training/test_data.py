@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
+import threading
 import wave
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from models.spec import Clip, Preprocess, Sound
 from tests.harness import vocabularies
 from tests.training import shapes
 from training import command
+from training.checkpoint import write_atomically
 from training.data.base import Augment, Preparation, Source, Unreadable
 from training.data.folder import Folder
 from training.data.pairs import Pairs
@@ -97,6 +101,27 @@ def test_a_broken_shard_is_named(tmp_path: Path, preparation: Preparation) -> No
         open_source(WebDataset(shards=[str(tmp_path / "*.tar")]), preparation)
     with pytest.raises(DataError, match=r"none\.tar: there is no such file"):
         open_source(WebDataset(shards=[str(tmp_path / "none.tar")]), preparation)
+
+
+def test_two_processes_may_list_a_shard_at_once(shards: str, preparation: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
+    both_write = threading.Barrier(2)
+    fsync = os.fsync
+
+    def together(descriptor: int) -> None:
+        fsync(descriptor)
+        both_write.wait(10)
+
+    monkeypatch.setattr(os, "fsync", together)
+    settings = WebDataset(shards=[shards.replace("{00..11}", "03")])
+    with ThreadPoolExecutor(2) as processes:
+        assert [len(source) for source in processes.map(open_source, [settings] * 2, [preparation] * 2)] == [5, 5]
+    assert len(list((preparation.cache / "shards").iterdir())) == 1
+
+
+def test_what_cannot_be_written_to_its_end_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(tmp_path / "listing.json", "\ud800")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
