@@ -174,6 +174,28 @@ def test_pairs_are_read_from_shards_too(shards: str, tokenizer: Path, preparatio
     assert source.sample(11, 0)["words"].tolist() == [2, 3, 1, 4]
 
 
+@pytest.mark.parametrize("changed", ["an image", "the tokenizer"])
+def test_pairs_are_others_after_a_change(changed: str, tmp_path: Path, tokenizer: Path, preparation: Preparation) -> None:
+    image = tmp_path / "0.png"
+    image.write_bytes(png((9, 9, 9)))
+    (tmp_path / "captions.jsonl").write_text('{"image": "0.png", "caption": "a flag"}\n{"image": "none.png", "caption": "red"}')
+    pairs = Pairs(path=tmp_path, words=WordSettings(tokenizer=tokenizer, special=False))
+    before = open_source(pairs, preparation).identity()
+    assert open_source(pairs, preparation).identity() == before
+    if changed == "an image":
+        Image.new("RGB", (99, 99)).save(image)
+    else:
+        tokenizer.write_text(tokenizer.read_text().replace("flag", "flags"))
+    assert open_source(pairs, preparation).identity() != before
+
+
+def test_pairs_of_shards_are_others_with_another_tokenizer(shards: str, tokenizer: Path, preparation: Preparation) -> None:
+    pairs = Pairs(shards=[shards], words=WordSettings(tokenizer=tokenizer, special=False))
+    before = open_source(pairs, preparation).identity()
+    tokenizer.write_text(tokenizer.read_text().replace("flag", "flags"))
+    assert open_source(pairs, preparation).identity() != before
+
+
 def video(file: Path, frames: int, colour: int, *, sound: bool = False) -> None:
     """10 frames a second; the brightness of frame n is `colour` + 4 n."""
     file.parent.mkdir(parents=True, exist_ok=True)
