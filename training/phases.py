@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import bundle
@@ -140,7 +140,10 @@ def starting_network(recipe: Recipe, phase: Phase, labels: tuple[str, ...], shop
     """The network of a phase before its first step: the same in every process and every time. Raises TrainingError."""
     settings = recipe.model_of(phase)
     torch.manual_seed(recipe.seed)
-    network = architectures()[settings.architecture].build(settings.resolved(len(labels)))
+    try:
+        network = architectures()[settings.architecture].build(settings.resolved(len(labels)))
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise RecipeError(f"phase {phase.name}: model: no network can be made of this config ({error})") from error
     if phase.initial is not Initial.RANDOM:
         starting.begin(network, phase.initial)
     if phase.start:
@@ -177,7 +180,7 @@ def trained_weights(shop: Workshop, name: str) -> dict[str, Tensor]:
     file = shop.runs / name / WEIGHTS
     if not file.is_file():
         raise TrainingError(f"{file}: phase {name} has not been trained to its end yet; train it first")
-    return load_file(file)
+    return starting.read_weights(file)
 
 
 def trained_network(recipe: Recipe, name: str, labels: tuple[str, ...], shop: Workshop) -> nn.Module:

@@ -69,6 +69,13 @@ def test_what_a_bundle_refuses_is_refused_before_the_training(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_network_that_cannot_be_made_is_refused_before_the_training(
+    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(shapes.recipe(colours), {"task": "classify"}, tmp_path, "model.config.heads=0") == 2
+    assert capsys.readouterr().err.startswith("phase pretrain: model: no network can be made of this config (")
+
+
 @pytest.mark.parametrize("phase", [[], ["--phase", "finetune"]])
 def test_a_label_of_several_lines_is_refused_before_the_training(
     phase: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

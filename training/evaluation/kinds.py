@@ -17,7 +17,7 @@ from models.vit.model import ViT
 from training import phases
 from training.data.packages import packages_in
 from training.data.registry import Mixture, open_source
-from training.errors import RecipeError
+from training.errors import RecipeError, TrainingError
 from training.evaluation import clips, depth, flags, held_out, naming, sounds
 from training.evaluation.actions import measure as actions
 from training.evaluation.actions import plot as confusion
@@ -103,9 +103,11 @@ def evaluation(recipe: Recipe, shop: Workshop, phase: str | None = None) -> Eval
     """phase: None for that of the release. Raises TrainingError."""
     assert recipe.release is not None
     released = recipe.released_phase
+    evaluated = next((one for one in recipe.phases if one.name == (phase or released.name)), None)
+    if evaluated is None:
+        raise TrainingError(f"--phase: {phase} is no phase; there are {', '.join(one.name for one in recipe.phases)}")
     labels = phases.source_of(recipe, released, shop.cache).labels
-    evaluated = next((one for one in recipe.phases if one.name == phase), released)
-    network = phases.trained_network(recipe, phase or released.name, labels, shop)
+    network = phases.trained_network(recipe, evaluated.name, labels, shop)
     quality = recipe.release.quality
     return Evaluation(recipe.measured(evaluated), quality, rounded(network, recipe) if quality else network, labels, shop)
 
