@@ -165,7 +165,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     except ValueError as error:
         raise BundleError(f"{bundle.path}: config: {error}") from error
     if architecture.open is not None:
-        _check_fit(bundle, architecture, config)
+        _check_fit(bundle, config)
         try:
             model = named(architecture.open)(bundle.weights_path, config, torch.device(device))
         except (ValueError, OSError) as error:
@@ -186,7 +186,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     problem = mismatch(model, weights)
     if problem:
         raise BundleError(f"{bundle.weights_path}: does not fit architecture {spec.architecture}: {problem}")
-    _check_fit(bundle, architecture, config)
+    _check_fit(bundle, config)
     model.load_state_dict(weights, strict=True, assign=True)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     if packed and packing_helps(torch.device(device), dtype):
@@ -201,15 +201,25 @@ def _without_memory(architecture: Architecture, config: Any) -> nn.Module:
         return architecture.build(config)
 
 
-def _check_fit(bundle: Bundle, architecture: Architecture, config: Any) -> None:
-    """Raises BundleError where a class would have no label, or a label no class, and where images would not have the model's size."""
-    labels, count = len(bundle.spec.labels), architecture.purpose.classes
+def _check_fit(bundle: Bundle, config: Any) -> None:
+    """Raises BundleError."""
+    problem = misfit(bundle.spec, config)
+    if problem:
+        raise BundleError(f"{bundle.path}: {problem}")
+
+
+def misfit(spec: BundleSpec, config: Any) -> str | None:
+    """The reason why a network of this config does not fit its spec: a class would have no label, or a label no class, or images would not
+    have the model's size. None if it fits."""
+    purpose = architectures()[spec.architecture].purpose
+    labels, count = len(spec.labels), purpose.classes
     if labels and count is not None and labels != (classes := count(config)):
-        raise BundleError(f"{bundle.path}: {labels} labels for a model of {classes} classes")
-    given, size = bundle.spec.preprocess, architecture.purpose.size(config)
+        return f"{labels} labels for a model of {classes} classes"
+    given, size = spec.preprocess, purpose.size(config)
     if given is not None and size is not None and (given.image_size, given.image_width or given.image_size) != tuple(size):
         found = f"{given.image_size} × {given.image_width or given.image_size}"
-        raise BundleError(f"{bundle.path}: preprocess makes images of {found} pixels for a model of {size[0]} × {size[1]}")
+        return f"preprocess makes images of {found} pixels for a model of {size[0]} × {size[1]}"
+    return None
 
 
 def _part(member: Bundle, device: torch.device | str, dtype: torch.dtype, packed: bool) -> Part:

@@ -11,13 +11,17 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -41,7 +45,11 @@ class Checkpoints:
         """Remember what the run is. Raises TrainingError if the folder belongs to another run."""
         remembered = self.folder / _RUN
         if remembered.is_file():
-            require_same(self.folder, json.loads(remembered.read_text(encoding="utf-8")), self._fingerprint)
+            try:
+                before = json.loads(remembered.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise TrainingError(f"{remembered}: damaged ({error}). Delete its folder, or choose another --runs") from error
+            require_same(self.folder, before, self._fingerprint)
         elif is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(remembered, json.dumps(self._fingerprint, indent=2, sort_keys=True))
@@ -86,13 +94,19 @@ class Checkpoints:
         barrier()
 
     def load(self, objective: nn.Module, optimiser: Any, extra: dict[str, Any], step: int) -> None:
-        """Load in place; `extra` has the values of the checkpoint then."""
+        """Load in place; `extra` has the values of the checkpoint then. Raises TrainingError for a damaged one."""
         model, optimisation = get_state_dict(objective, optimiser)
         private = _private(model)
         state: dict[str, Any] = {"model": model, "optimiser": optimisation, _PRIVATE: b"", **extra}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            load(state, checkpoint_id=self.folder / f"step-{step}", no_dist=world() == 1)
+        checkpoint = self.folder / f"step-{step}"
+        try:
+            FileSystemReader(checkpoint).read_metadata()  # `load` logs a traceback where it cannot
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                load(state, checkpoint_id=checkpoint, no_dist=world() == 1)
+        except (CheckpointException, EOFError, OSError, UnpicklingError) as error:
+            [reason, *_] = [failure for failure, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+            raise TrainingError(f"{checkpoint}: damaged ({' '.join(str(reason).split())}). Delete it, and the run begins anew") from error
         if private:
             state["model"] |= torch.load(io.BytesIO(state[_PRIVATE]), weights_only=True)
         set_state_dict(
@@ -117,12 +131,21 @@ def _packed(state: Mapping[str, Any]) -> bytes:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    partial = path.with_suffix(path.suffix + _PARTIAL)
-    with partial.open("w", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file beside `path` to be written, then put it there in one step. Nobody else writes this file, and a failure leaves none."""
+    partial = path.with_name(f"{path.name}.{uuid4().hex}{_PARTIAL}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

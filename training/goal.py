@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
-from models.bundle import SPEC_FILE
+import torch
+from safetensors.torch import save_file
+
+from models.bundle import SPEC_FILE, WEIGHTS_FILE, BundleSpec
 from models.registry import architectures
-from training import phases
+from training import phases, spec
 from training.errors import RecipeError
 from training.evaluation import held_out, sounds
+from training.evaluation.ladder import planned
 from training.evaluation.settings import ActionsQuality, FlagsQuality, HeldOutQuality, PaintingQuality, RestoringQuality, SoundsQuality
 from training.recipe import Recipe, Release
 from training.starters.people import motions
@@ -22,13 +27,15 @@ def check(recipe: Recipe, cache: Path) -> None:
     phase = recipe.released_phase
     labels = phases.source_of(recipe, phase, cache).labels
     architecture = architectures()[recipe.model_of(phase).architecture]
-    purpose = architecture.purpose.task(recipe.model_of(phase).resolved(len(labels)))
+    config = recipe.model_of(phase).resolved(len(labels))
+    purpose = architecture.purpose.task(config)
     if purpose != recipe.release.task:
         raise RecipeError(
             f"release.task: {recipe.release.task} where phase {phase.name} trains {architecture.name}, which is for {purpose}"
         )
+    _reads_texts(recipe, spec.of_release(recipe, config, labels, {"ladder": planned(recipe.release.quality)}))
     if isinstance(recipe.release.quality, HeldOutQuality):
-        held_out.source(recipe, recipe.release.quality, labels, cache)
+        held_out.source(recipe.measured(phase), recipe.release.quality, labels, cache)
     if isinstance(recipe.release.quality, SoundsQuality):
         sounds.contest(recipe.release.quality, recipe.data, recipe.sound, recipe.seed, cache)
     if isinstance(recipe.release.quality, ActionsQuality):
@@ -36,6 +43,14 @@ def check(recipe: Recipe, cache: Path) -> None:
         if not isinstance(data, motions.Motions):
             raise RecipeError("release.quality: kind actions is for data of kind motions")
         motions.open_takes([*recipe.release.quality.validation, *recipe.release.quality.held_out], data, cache)
+
+
+def _reads_texts(recipe: Recipe, described: BundleSpec) -> None:
+    """Raise DataError where the tokenizer does not fit the network. Of the weights, texts depend on two numbers alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / WEIGHTS_FILE
+        save_file({name: torch.zeros(()) for name in ("logit_scale", "logit_bias")}, weights)
+        spec.texts_of(recipe, described, weights)
 
 
 def _named_are_there(release: Release) -> None:

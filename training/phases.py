@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import bundle
 from models.registry import architectures
 from models.sealing import seal
-from models.spec import LABELLED
-from training import starting
+from training import spec, starting
 from training.checkpoint import Checkpoints
 from training.data.base import Preparation, Source
 from training.data.packages import PyPIPackage
@@ -74,12 +73,12 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
     """Raises TrainingError."""
     source = source_of(recipe, phase, shop.cache)
     network = starting_network(recipe, phase, source.labels, shop)
+    spec.of_phase(recipe, phase, network.config, source.labels)
     ready = preparation(recipe, phase, shop.cache)
-    where = f"phases.{[other.name for other in recipe.phases].index(phase.name)}"
     try:
         objective = build(phase.objective, network, Facts(source.labels, ready.preprocess, ready.clip, ready.sound, ready.cache))
     except ValueError as error:
-        raise RecipeError(f"{where}.objective: {error}") from error
+        raise RecipeError(f"{_field(recipe, phase)}.objective: {error}") from error
     fingerprint = flattened(
         {
             "seed": recipe.seed,
@@ -102,6 +101,11 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
     return Ready(recipe, phase, objective, source, plan, run)
 
 
+def _field(recipe: Recipe, phase: Phase) -> str:
+    """A phase's place in its recipe."""
+    return f"phases.{[other.name for other in recipe.phases].index(phase.name)}"
+
+
 def settings_of(network: nn.Module) -> dict[str, Any]:
     """The fields of a network's config."""
     config: Any = network.config
@@ -116,7 +120,12 @@ def run(ready: Ready) -> Report:
     """Train a phase; at its end `WEIGHTS` lie in its folder, and `ready.objective` is trained. Raises TrainingError."""
     if Checkpoints(ready.run.folder, ready.run.fingerprint).latest() is None:
         starting.fit_to_data(ready.objective, ready.source, ready.plan.seed, ready.phase.initial)
-    report = train(ready.objective, ready.source, ready.plan, ready.run)
+    try:
+        report = train(ready.objective, ready.source, ready.plan, ready.run)
+    except TrainingError as error:
+        if not str(error).startswith("loop."):
+            raise
+        raise RecipeError(f"{_field(ready.recipe, ready.phase)}.{error}") from error
     if report.ended is Ended.DONE:
         weights = {name: whole(value).detach().cpu().contiguous() for name, value in released(ready.objective).state_dict().items()}
         if is_main():
@@ -130,34 +139,20 @@ def _give_away(ready: Ready, weights: Mapping[str, Tensor]) -> None:
     recipe, phase, folder = ready.recipe, ready.phase, ready.run.folder
     partial = folder / f"{WEIGHTS}.partial"
     save_file(dict(weights), partial)
-    architecture = architectures()[recipe.model_of(phase).architecture]
-    network = released(ready.objective)
-    task = architecture.purpose.task(network.config)
-    inputs = preparation(recipe, phase, Path())
-    spec = bundle.BundleSpec(
-        name=phase.name,
-        version=recipe.version,
-        task=task,
-        architecture=architecture.name,
-        config=settings_of(network),
-        preprocess=inputs.preprocess,
-        clip=inputs.clip,
-        sound=inputs.sound,
-        space=recipe.space,
-        labels=list(ready.source.labels) if task in LABELLED else [],
-        license=recipe.license,
-        provenance={"recipe": recipe.name, "phase": phase.name},
-        weights=seal(partial),
-    )
+    described = spec.of_phase(recipe, phase, released(ready.objective).config, ready.source.labels)
+    described = described.model_copy(update={"weights": seal(partial)})
     partial.replace(folder / WEIGHTS)
-    (folder / bundle.SPEC_FILE).write_bytes(spec.to_bytes())
+    (folder / bundle.SPEC_FILE).write_bytes(described.to_bytes())
 
 
 def starting_network(recipe: Recipe, phase: Phase, labels: tuple[str, ...], shop: Workshop) -> nn.Module:
     """The network of a phase before its first step: the same in every process and every time. Raises TrainingError."""
     settings = recipe.model_of(phase)
     torch.manual_seed(recipe.seed)
-    network = architectures()[settings.architecture].build(settings.resolved(len(labels)))
+    try:
+        network = architectures()[settings.architecture].build(settings.resolved(len(labels)))
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise RecipeError(f"phase {phase.name}: model: no network can be made of this config ({error})") from error
     if phase.initial is not Initial.RANDOM:
         starting.begin(network, phase.initial)
     if phase.start:
@@ -194,7 +189,7 @@ def trained_weights(shop: Workshop, name: str) -> dict[str, Tensor]:
     file = shop.runs / name / WEIGHTS
     if not file.is_file():
         raise TrainingError(f"{file}: phase {name} has not been trained to its end yet; train it first")
-    return load_file(file)
+    return starting.read_weights(file)
 
 
 def trained_network(recipe: Recipe, name: str, labels: tuple[str, ...], shop: Workshop) -> nn.Module:

@@ -50,7 +50,10 @@ class ModelSettings(Settings):
         names = [field.name for field in dataclasses.fields(config)]
         if "classes" in names and "classes" not in self.config and labels:
             fields["classes"] = labels
-        return read_config(config, fields)
+        try:
+            return read_config(config, fields)
+        except ArithmeticError as error:
+            raise ValueError(f"config: a number is 0 that divides another ({error})") from error
 
     def _size(self) -> Any:
         tables = [table for system in systems() for table in system.sizes if table.architecture == self.architecture]
@@ -147,7 +150,7 @@ class Recipe(Settings):
     trained_on: str = ""
     note: str = ""
     license: str
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     data: DataSettings
     published_data: PublishedData | None = None
     augment: Augment = Augment()
@@ -231,6 +234,10 @@ class Recipe(Settings):
         assert self.release is not None
         return next(phase for phase in self.phases if phase.name == (self.release.phase or self.phases[-1].name))
 
+    def measured(self, phase: Phase) -> Recipe:
+        """The recipe by which the network of a phase is measured: held-out images are prepared as those that it was trained on."""
+        return self.model_copy(update={"preprocess": phase.preprocess or self.preprocess})
+
     def model_of(self, phase: Phase) -> ModelSettings:
         model = phase.model or self.model
         assert model is not None
@@ -241,22 +248,22 @@ def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """A recipe with `changes` such as `phases.0.loop.batch_size=8` over it. Raises RecipeError."""
     try:
         content: Any = yaml.safe_load(located(path).read_text(encoding="utf-8"))
+        if changes:
+            content = json.loads(json.dumps(content, default=str))  # aliases of YAML are one object, and a change is meant for one place
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML: {error}") from error
-    if changes:
-        content = json.loads(json.dumps(content, default=str))  # aliases of YAML are one object, and a change is meant for one place
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:  # also no UTF-8, impossible dates and endless aliases
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     for change in changes:
         _apply(content, change)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {_first(error)}") from error
+        raise RecipeError(f"{path}: {first_mistake(error)}") from error
 
 
-def _first(error: ValidationError) -> str:
-    """Field and reason of the first mistake. The kinds that pydantic puts between fields are left out."""
+def first_mistake(error: ValidationError) -> str:
+    """Field and reason of what pydantic refuses first. The kinds that pydantic puts between fields are left out."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "content"
     reason = first["msg"].removeprefix("Value error, ")
@@ -268,6 +275,10 @@ def _apply(content: Any, change: str) -> None:
     path, found, value = change.partition("=")
     if not found:
         raise RecipeError(f"{change}: overrides have the form FIELD=VALUE, such as phases.0.loop.batch_size=8")
+    try:
+        new = yaml.safe_load(value)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RecipeError(f"{change}: the value is not YAML: {' '.join(str(error).split())}") from error
     *parents, last = path.split(".")
     place = content
     for depth, part in enumerate(parents):
@@ -278,6 +289,6 @@ def _apply(content: Any, change: str) -> None:
         except (LookupError, ValueError, TypeError) as error:
             raise RecipeError(f"{change}: the recipe has no {'.'.join(parents[: depth + 1])}") from error
     try:
-        place[int(last) if isinstance(place, list) else last] = yaml.safe_load(value)
+        place[int(last) if isinstance(place, list) else last] = new
     except (LookupError, ValueError, TypeError) as error:
         raise RecipeError(f"{change}: the recipe has no {path}") from error

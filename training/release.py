@@ -11,15 +11,9 @@ from typing import Any
 from safetensors.torch import save_file
 
 from models import bundle
-from models.bundle import Bundle, BundleSpec
-from models.pairs.attaching import prepare
-from models.pairs.tokenizer_model import TokenizerError
-from models.registry import architectures
+from models.bundle import Bundle
 from models.sealing import sha256_of
-from models.spec import LABELLED, Text, Weights
-from training import phases
-from training.data.words import WordSettings
-from training.errors import DataError
+from training import spec
 from training.evaluation import kinds, loss_curves
 from training.evaluation.cards import card
 from training.evaluation.measurement import Measurement
@@ -37,61 +31,32 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
     """
     settings = recipe.release
     assert settings is not None
-    phase = recipe.released_phase
     evaluation = kinds.evaluation(recipe, shop)
-    network, labels = evaluation.network, evaluation.labels
-    architecture = architectures()[recipe.model_of(phase).architecture]
+    network = evaluation.network
     measured = kinds.measured(evaluation)
-    config = phases.settings_of(network)
-    spec = BundleSpec(
-        name=recipe.name,
-        version=recipe.version,
-        task=settings.task,
-        architecture=architecture.name,
-        config=config | ({"drop_path": 0.0} if "drop_path" in config else {}),
-        preprocess=phase.preprocess or recipe.preprocess,
-        clip=recipe.clip,
-        sound=recipe.sound,
-        space=recipe.space,
-        temperature=recipe.temperature,
-        preset=recipe.preset,
-        fill=recipe.fill,
-        labels=list(labels) if settings.task in LABELLED else [],
-        license=recipe.license,
-        description=recipe.description,
-        trained_on=recipe.trained_on,
-        note=recipe.note,
-        provenance=_provenance(recipe, recipe_file, measured),
-        quality=measured.quality,
-        ladder=measured.ladder,
-        default_rung=measured.default_rung,
-        weights=Weights(sha256="0" * 64, bytes=0),
-    )
+    found = {
+        "provenance": _provenance(recipe, recipe_file, measured),
+        "quality": measured.quality,
+        "ladder": measured.ladder,
+        "default_rung": measured.default_rung,
+    }
+    described = spec.of_release(recipe, network.config, evaluation.labels, found)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / bundle.WEIGHTS_FILE
         half = settings.dtype == "float16"
         tensors = network.state_dict().items()
         save_file({name: (value.half() if half and value.is_floating_point() else value).contiguous() for name, value in tensors}, weights)
         files: dict[str, Path] = {}
-        words = getattr(phase.data or recipe.data, "words", None)
-        if isinstance(words, WordSettings) and settings.task == "zero-shot":
-            text, content = _texts(spec, weights, words, recipe.words)
-            spec, files = spec.model_copy(update={"text": text}), {bundle.TOKENIZER_FILE: Path(folder) / bundle.TOKENIZER_FILE}
-            files[bundle.TOKENIZER_FILE].write_bytes(content)
-        written = bundle.write(bundles, spec, weights, files=files, overwrite=True)
+        if texts := spec.texts_of(recipe, described, weights):
+            described = described.model_copy(update={"text": texts[0]})
+            files[bundle.TOKENIZER_FILE] = Path(folder) / bundle.TOKENIZER_FILE
+            files[bundle.TOKENIZER_FILE].write_bytes(texts[1])
+        written = bundle.write(bundles, described, weights, files=files, overwrite=True)
     loss_curves.write(written.path, shop.runs, [phase.name for phase in recipe.phases])
     for name, drawing in measured.drawn.items():
         (written.path / name).write_text(drawing, encoding="utf-8")
     (written.path / "README.md").write_text(card.render(written.spec), encoding="utf-8")
     return written
-
-
-def _texts(spec: BundleSpec, weights: Path, words: WordSettings, length: int) -> tuple[Text, bytes]:
-    """How the bundle reads texts: with the tokenizer of its training. length: word pieces of a caption."""
-    try:
-        return prepare(spec, weights, words.tokenizer, most=length, special=words.special)
-    except TokenizerError as error:
-        raise DataError(f"data.words.tokenizer: {error}") from error
 
 
 def _provenance(recipe: Recipe, recipe_file: Path, measured: Measurement) -> dict[str, Any]:

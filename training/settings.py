@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,6 +11,9 @@ class Settings(BaseModel):
     """Unknown fields are refused by name; values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimiserSettings(Settings):
@@ -22,7 +25,7 @@ class OptimiserSettings(Settings):
     base_lr: float | None = Field(default=None, gt=0)
     """Peak learning rate for 256 samples a step: times `batch_size` / 256 it is `lr`."""
     weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Betas of AdamW. The first is the momentum of LARS and SGD."""
     eps: float = Field(default=1e-8, gt=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
@@ -56,7 +59,7 @@ class ScheduleSettings(Settings):
 class LoopSettings(Settings):
     """One run of the loop."""
 
-    epochs: float = Field(gt=0, allow_inf_nan=False)
+    epochs: float = Field(gt=0, le=1e9, allow_inf_nan=False)
     samples_per_epoch: int | None = Field(default=None, gt=0)
     """Length of an epoch of the schedule, where it is not the data's (FLIP counts in epochs of ImageNet)."""
     batch_size: int = Field(gt=0)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
+import threading
 import wave
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from models.spec import Clip, Preprocess, Sound
 from tests.harness import vocabularies
 from tests.training import shapes
 from training import command
+from training.checkpoint import write_atomically
 from training.data.base import Augment, Preparation, Source, Unreadable
 from training.data.folder import Folder
 from training.data.pairs import Pairs
@@ -99,6 +103,27 @@ def test_a_broken_shard_is_named(tmp_path: Path, preparation: Preparation) -> No
         open_source(WebDataset(shards=[str(tmp_path / "none.tar")]), preparation)
 
 
+def test_two_processes_may_list_a_shard_at_once(shards: str, preparation: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
+    both_write = threading.Barrier(2)
+    fsync = os.fsync
+
+    def together(descriptor: int) -> None:
+        fsync(descriptor)
+        both_write.wait(10)
+
+    monkeypatch.setattr(os, "fsync", together)
+    settings = WebDataset(shards=[shards.replace("{00..11}", "03")])
+    with ThreadPoolExecutor(2) as processes:
+        assert [len(source) for source in processes.map(open_source, [settings] * 2, [preparation] * 2)] == [5, 5]
+    assert len(list((preparation.cache / "shards").iterdir())) == 1
+
+
+def test_what_cannot_be_written_to_its_end_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(tmp_path / "listing.json", "\ud800")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
     model = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "flag": 3, "blue": 4, "red": 5}, unk_token="[UNK]"))
@@ -147,6 +172,28 @@ def test_a_tokenizer_that_cannot_be_read_is_named(content: str | None, sentence:
 def test_pairs_are_read_from_shards_too(shards: str, tokenizer: Path, preparation: Preparation) -> None:
     source = open_source(Pairs(shards=[shards], words=WordSettings(tokenizer=tokenizer, special=False)), preparation)
     assert source.sample(11, 0)["words"].tolist() == [2, 3, 1, 4]
+
+
+@pytest.mark.parametrize("changed", ["an image", "the tokenizer"])
+def test_pairs_are_others_after_a_change(changed: str, tmp_path: Path, tokenizer: Path, preparation: Preparation) -> None:
+    image = tmp_path / "0.png"
+    image.write_bytes(png((9, 9, 9)))
+    (tmp_path / "captions.jsonl").write_text('{"image": "0.png", "caption": "a flag"}\n{"image": "none.png", "caption": "red"}')
+    pairs = Pairs(path=tmp_path, words=WordSettings(tokenizer=tokenizer, special=False))
+    before = open_source(pairs, preparation).identity()
+    assert open_source(pairs, preparation).identity() == before
+    if changed == "an image":
+        Image.new("RGB", (99, 99)).save(image)
+    else:
+        tokenizer.write_text(tokenizer.read_text().replace("flag", "flags"))
+    assert open_source(pairs, preparation).identity() != before
+
+
+def test_pairs_of_shards_are_others_with_another_tokenizer(shards: str, tokenizer: Path, preparation: Preparation) -> None:
+    pairs = Pairs(shards=[shards], words=WordSettings(tokenizer=tokenizer, special=False))
+    before = open_source(pairs, preparation).identity()
+    tokenizer.write_text(tokenizer.read_text().replace("flag", "flags"))
+    assert open_source(pairs, preparation).identity() != before
 
 
 def video(file: Path, frames: int, colour: int, *, sound: bool = False) -> None:

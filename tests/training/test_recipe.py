@@ -52,6 +52,8 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
         (change("phases.0.model.architecture", "cnn"), "phases.0.model: architecture 'cnn' is unknown; known are vit, mae"),
         (change("phases.0.model.config.depht", 1), "phases.0.model: depht: unknown; the fields are"),
         (change("phases.0.model.size", "mae_tiny"), "phases.0.model: size 'mae_tiny' of mae is unknown; known are mae_vit_base_patch16"),
+        (change("phases.0.model.config.patch_size", 0), "phases.0.model: config: a number is 0 that divides another"),
+        (change("data", {"recipe": 3}), "recipe: 3 cannot be read as a recipe with data"),
         (change("data.kind", "tape"), "data: Input tag 'tape'"),
         (change("data.held_out", "none"), "none is none of the artworks"),
         (change("data.labels.BB", "AAland"), "two have the same name"),
@@ -85,6 +87,12 @@ def test_a_recipe_that_is_not_there_or_not_yaml_is_refused(tmp_path: Path) -> No
     (tmp_path / "broken.yaml").write_text("a: [1")
     with pytest.raises(RecipeError, match="not YAML"):
         recipe.read(tmp_path / "broken.yaml")
+    (tmp_path / "latin.yaml").write_bytes("name: Grün".encode("latin-1"))
+    with pytest.raises(RecipeError, match=r"latin\.yaml: not YAML"):
+        recipe.read(tmp_path / "latin.yaml")
+    (tmp_path / "endless.yaml").write_text("data: &data {parts: [*data]}")
+    with pytest.raises(RecipeError, match=r"endless\.yaml: not YAML"):
+        recipe.read(tmp_path / "endless.yaml", ["seed=1"])
 
 
 def test_what_comes_with_the_code_is_found_from_any_folder_unless_one_of_ones_own_is_there(
@@ -134,6 +142,12 @@ def test_single_fields_are_overridden_by_their_dotted_names(tiny_recipe_file: Pa
         ("phases.7.loop.batch_size=8", "the recipe has no phases.7"),
         ("phases.0.loop.batch=8", "phases.0.loop.batch: Extra inputs"),
         ("name.first=8", "the recipe has no"),
+        ("augment={crop_scale: [-1, 1]}", "augment.crop_scale.0: Input should be greater than 0"),
+        ("augment={rand_augment: abc}", "augment.rand_augment: 'abc' is not in timm's notation"),
+        ("phases.0.loop.epochs=1e+308", "phases.0.loop.epochs: Input should be less than"),
+        ("phases.0.loop=[1", "the value is not YAML"),
+        ("name=2026-13-45", "the value is not YAML"),
+        ("phases.0.optimiser.betas=[0.9, 1.5]", "phases.0.optimiser.betas.1: Input should be less than 1"),
     ],
 )
 def test_a_wrong_override_is_refused(tiny_recipe_file: Path, override: str, said: str) -> None:

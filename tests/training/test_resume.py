@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -217,6 +218,46 @@ def test_a_full_disk_is_known_behind_what_pytorch_says_of_it() -> None:
             raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")  # noqa: B904
     assert disk_is_full(CheckpointException("", {0: (raised.value, StackSummary())}))
     assert not disk_is_full(CheckpointException("", {0: (RuntimeError("unexpected pos"), StackSummary())}))
+
+
+def damaged_checkpoint(folder: Path) -> Path:
+    [part] = folder.glob("step-3/*.distcp")
+    part.write_bytes(part.read_bytes()[:1000])
+    return folder / "step-3"
+
+
+def empty_metadata(folder: Path) -> Path:
+    (folder / "step-3/.metadata").write_bytes(b"")
+    return folder / "step-3"
+
+
+def cut_run(folder: Path) -> Path:
+    file = folder / "run.json"
+    file.write_text(file.read_text()[:20])
+    return file
+
+
+@pytest.mark.parametrize("damage", [damaged_checkpoint, empty_metadata, cut_run])
+def test_a_damaged_checkpoint_is_named(
+    damage: Callable[[Path], Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(recipe, tmp_path, "phases.0.loop.max_steps=3") == 0
+    file = damage(tmp_path / PHASE)
+    capsys.readouterr()
+    assert run(recipe, tmp_path) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{file}: damaged") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"", None])
+def test_damaged_weights_of_a_finished_phase_are_named(
+    content: bytes | None, begun: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(begun / PHASE, tmp_path / PHASE)
+    file = tmp_path / PHASE / WEIGHTS
+    file.write_bytes(file.read_bytes()[:-9] if content is None else content)
+    assert run(shapes.write(shapes.recipe(colours), tmp_path / "colours.yaml"), tmp_path, phase="finetune") == 2
+    assert capsys.readouterr().err.startswith(f"start: {file} cannot be read (")
 
 
 def test_a_disk_too_full_for_the_log_is_told(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,8 +22,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from models.spec import Clip, Preprocess, Sound
@@ -36,16 +37,31 @@ class Unreadable(Exception):
     """One sample cannot be read; the message names its file and the reason. The loop takes the next one, and counts."""
 
 
+AreaShare = Annotated[float, Field(gt=0, le=1)]
+
+
 class Augment(Settings):
     """Augmentations of an image before it is normalised. The defaults are those of MAE's pre-training."""
 
-    crop_scale: tuple[float, float] | None = (0.2, 1.0)
+    crop_scale: tuple[AreaShare, AreaShare] | None = (0.2, 1.0)
     """Share of the image's area that a random crop has; None: as the service prepares images."""
     flip: bool = True
     rand_augment: str | None = None
     """timm's notation, such as `rand-m9-mstd0.5-inc1`."""
-    erase: float = 0.0
+    erase: float = Field(default=0.0, ge=0, le=1)
     """Probability that a rectangle is filled with noise."""
+
+    @field_validator("rand_augment")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value:
+            from timm.data.auto_augment import rand_augment_transform  # takes seconds
+
+            try:
+                rand_augment_transform(value, {})
+            except (AssertionError, LookupError, ValueError) as error:
+                raise ValueError(f"{value!r} is not in timm's notation, such as rand-m9-mstd0.5-inc1") from error
+        return value
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ def of_recipe(value: Any) -> Any:
     """The settings that pydantic is to read in the place of `value`. Raises ValueError."""
     if not isinstance(value, dict) or "recipe" not in value:
         return value
-    path = located(Path(value["recipe"]))
     try:
+        path = located(Path(value["recipe"]))
         data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(f"recipe: {path} cannot be read as a recipe with data ({error})") from error
-    return {**data, **{name: changed for name, changed in value.items() if name != "recipe"}}
+        return {**data, **{name: changed for name, changed in value.items() if name != "recipe"}}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"recipe: {value['recipe']} cannot be read as a recipe with data ({error})") from error

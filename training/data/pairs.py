@@ -55,7 +55,7 @@ class ImagesWithCaptions:
         return len(self.images)
 
     def identity(self) -> Mapping[str, Any]:
-        return self.listing
+        return {**self.listing, **self.captions.identity()}
 
     def sample(self, index: int, draw: int) -> Sample:
         preprocess = self.preparation.preprocess
@@ -78,8 +78,13 @@ def open_pairs(settings: Pairs, preparation: Preparation) -> ImagesWithCaptions:
     assert settings.path is not None
     files, texts = _read(settings.path)
     words = open_words(settings.words, preparation.words, texts)
-    listing = {"files": len(files), "listing": digest(zip((file.name for file in files), texts, strict=True))}
+    listing = {"files": len(files), "listing": digest(zip((file.name for file in files), map(_size, files), texts, strict=True))}
     return ImagesWithCaptions(files, words, preparation, (range(len(files)),), listing)
+
+
+def _size(file: Path) -> int | None:
+    """Bytes; None where it cannot be read, which counts as an unreadable sample later."""
+    return file.stat().st_size if file.is_file() else None
 
 
 def _read(folder: Path) -> tuple[tuple[Path, ...], list[str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +33,11 @@ class Words:
     settings: WordSettings
     length: int
     captions: tuple[str, ...] = field(default=(), repr=False)
+
+    def identity(self) -> Mapping[str, Any]:
+        """Content of the tokenizer, wherever it lies."""
+        file = read_vocabulary(self.settings.tokenizer, special=self.settings.special)
+        return {"tokenizer": hashlib.sha256(file.to_bytes()).hexdigest()}
 
     def tokenise(self, texts: Sequence[str]) -> Tensor:
         """(n, length) int64: cut before the special tokens are added, and padded."""

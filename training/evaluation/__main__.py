@@ -64,7 +64,7 @@ def _evaluate(given: argparse.Namespace) -> None:
         kinds.evaluated(asked, kind, split)
         print(f"wrote {asked.file(split)}")
     elif given.only:
-        inpainting.run(inpainting.prepare(plan, asked.network, shop), given.only)
+        inpainting.run(inpainting.prepare(asked.recipe, asked.network, shop), given.only)
     else:
         _measure(asked)
 

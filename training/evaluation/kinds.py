@@ -17,7 +17,7 @@ from models.vit.model import ViT
 from training import phases
 from training.data.packages import packages_in
 from training.data.registry import Mixture, open_source
-from training.errors import RecipeError
+from training.errors import RecipeError, TrainingError
 from training.evaluation import clips, depth, flags, held_out, naming, sounds
 from training.evaluation.actions import measure as actions
 from training.evaluation.actions import plot as confusion
@@ -71,6 +71,7 @@ class Evaluation:
     """A trained network of a recipe, which an evaluation may calibrate in place."""
 
     recipe: Recipe
+    """As `Recipe.measured` gives it."""
     settings: Any
     """`release.quality`."""
     network: nn.Module
@@ -91,7 +92,7 @@ class Evaluation:
 
     def trained(self, phase: str) -> nn.Module:
         """The network of another phase, rounded. Raises TrainingError."""
-        return rounded(phases.trained_network(self.recipe, phase, self.labels, self.shop))
+        return rounded(phases.trained_network(self.recipe, phase, self.labels, self.shop), self.recipe)
 
     def file(self, split: Split) -> Path:
         """File of the report of a split."""
@@ -102,10 +103,13 @@ def evaluation(recipe: Recipe, shop: Workshop, phase: str | None = None) -> Eval
     """phase: None for that of the release. Raises TrainingError."""
     assert recipe.release is not None
     released = recipe.released_phase
+    evaluated = next((one for one in recipe.phases if one.name == (phase or released.name)), None)
+    if evaluated is None:
+        raise TrainingError(f"--phase: {phase} is no phase; there are {', '.join(one.name for one in recipe.phases)}")
     labels = phases.source_of(recipe, released, shop.cache).labels
-    network = phases.trained_network(recipe, phase or released.name, labels, shop)
+    network = phases.trained_network(recipe, evaluated.name, labels, shop)
     quality = recipe.release.quality
-    return Evaluation(recipe, quality, rounded(network) if quality else network, labels, shop)
+    return Evaluation(recipe.measured(evaluated), quality, rounded(network, recipe) if quality else network, labels, shop)
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ def _flags(asked: Evaluation) -> Measurement:
     short, scratch = (asked.trained(name) for name in (settings.with_pretraining, settings.without_pretraining))
     assert isinstance(short, ViT) and isinstance(scratch, ViT)
     temperature = flags.temperature(task, corpus, network)
-    rounded(calibrated(network, temperature))
+    rounded(calibrated(network, temperature), recipe)
     found = flags.measure(task, corpus, network, short, scratch)
     files = sorted(settings.examples.glob("*.png")) if settings.examples else []
     [epochs] = [phase.loop.epochs for phase in recipe.phases if phase.name == settings.without_pretraining]
@@ -225,7 +229,7 @@ def _begin_actions(asked: Evaluation) -> Look:
     if not isinstance(source, MotionTracks) or not isinstance(network, LART):
         raise RecipeError("release.quality: kind actions is for a LART on data of kind motions")
     temperatures = actions.calibrate(source, settings, network, asked.cache, seed)
-    rounded(network)
+    rounded(network, asked.recipe)
 
     def look(split: Split) -> Report:
         if split is Split.VAL:
@@ -339,7 +343,7 @@ def _begin_sounds(asked: Evaluation) -> Look:
     contest = sounds.contest(asked.settings, asked.recipe.data, asked.recipe.sound, asked.recipe.seed, asked.cache)
     hearing = sounds.suitable(asked.network)
     temperature = sounds.temperature(contest, hearing)
-    rounded(calibrated(hearing, temperature))
+    rounded(calibrated(hearing, temperature), asked.recipe)
     return Look(lambda split: {"temperature": round(temperature, 4), **sounds.evaluate(contest, hearing, split)})
 
 

@@ -18,6 +18,7 @@ from models.vit.model import ViT
 from training.errors import TrainingError
 from training.fingerprint import sha256_of_weights
 from training.phases import Workshop
+from training.recipe import Recipe
 from training.settings import Settings
 
 _BEFORE = "judging"
@@ -37,9 +38,10 @@ class Measurement:
     """File name → SVG, which the card shows."""
 
 
-def rounded(network: nn.Module) -> nn.Module:
-    """The network with its weights as a bundle stores them, float16: what is measured is what is shipped."""
-    return network.half().float().eval()
+def rounded(network: nn.Module, recipe: Recipe) -> nn.Module:
+    """The network with its weights as the recipe's bundle stores them: what is measured is what is shipped."""
+    assert recipe.release is not None
+    return (network.half().float() if recipe.release.dtype == "float16" else network).eval()
 
 
 def calibrated(network: ViT | MAViL, temperature: float) -> nn.Module:

@@ -104,6 +104,7 @@ def test_an_untrained_phase_is_named(recipe_file: Path, packages: Path, tmp_path
     ("asked", "said"),
     [
         (["--split", "test"], "--split: kind inpainting has no splits to choose from; leave it out"),
+        (["--phase", "third"], "--phase: third is no phase; there are begin, one-step, finish"),
         (["release.quality=null"], "release.quality: the recipe asks for no measurement, so there is nothing to evaluate"),
     ],
 )

@@ -26,7 +26,7 @@ from training.evaluation.filling import fillers, holes, scores
 from training.evaluation.filling.fillers import Diffusion, Filler
 from training.evaluation.filling.holes import Drawings
 from training.evaluation.filling.perceptual import PerceptualDistance
-from training.evaluation.measurement import reports
+from training.evaluation.measurement import reports, rounded
 from training.evaluation.settings import Hole, InpaintingQuality
 from training.fingerprint import sha256_of_weights
 from training.phases import Workshop
@@ -67,7 +67,7 @@ def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
     model = _suitable(network, preprocess)
     labels: tuple[str, ...] = ()
     rivals = {
-        name: _suitable(phases.trained_network(recipe, name, labels, shop).half().float(), preprocess)
+        name: _suitable(rounded(phases.trained_network(recipe, name, labels, shop), recipe), preprocess)
         for name in (settings.same_budget, settings.one_step)
     }
     return Contest(

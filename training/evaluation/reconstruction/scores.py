@@ -26,7 +26,7 @@ from training import phases
 from training.data.base import Sample
 from training.data.registry import open_source
 from training.errors import RecipeError
-from training.evaluation.measurement import reports
+from training.evaluation.measurement import reports, rounded
 from training.evaluation.reconstruction.shapes import (
     CARVED,
     EXTRUDED,
@@ -96,7 +96,7 @@ def prepare(recipe: Recipe, settings: ReconstructionQuality, network: nn.Module,
         raise RecipeError("space: kind reconstruction asks a cube; give its extent")
     if recipe.preprocess is None or (recipe.preprocess.mean, recipe.preprocess.std) != (MEAN, STD):
         raise RecipeError(f"preprocess: mean and std are not {MEAN} and {STD}, with which the network normalises images itself")
-    plain = phases.trained_network(recipe, settings.ablation, (), shop).half().float().eval()
+    plain = rounded(phases.trained_network(recipe, settings.ablation, (), shop), recipe)
     if not isinstance(plain, MCC):
         raise RecipeError(f"release.quality.ablation: phase {settings.ablation} trains no mcc")
     return Contest(settings, recipe.space, network, plain, recipe, shop)
@@ -135,7 +135,7 @@ def calibrate(contest: Contest) -> Chosen:
     for name, network in networks.items():
         with torch.no_grad():
             network.decoder_pred.bias[0] += wanted - best[name]
-        network.half().float()
+        rounded(network, contest.recipe)
     depth = settings.depths[int(np.mean(by_depth, axis=0).argmax())]
     return Chosen(depth, {name: 1 / (1 + math.exp(-logit)) for name, logit in best.items()})
 

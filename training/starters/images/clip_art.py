@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from pydantic import Field
 
+from training.checkpoint import replacing, write_atomically
 from training.data.base import Preparation, Sample
 from training.data.images import prepared
 from training.data.packages import DebianPackage, obtain
@@ -176,8 +177,7 @@ def _decode(root: Path, files: Sequence[Path], settings: ClipArt, drawings: Path
     names: list[str] = []
     thumbnails: list[npt.NDArray[np.float32]] = []
     left_out = {"unreadable": 0, "too small": 0, "too large": 0, "alike": 0}
-    partial = drawings.with_suffix(".partial")
-    with partial.open("wb") as target:
+    with replacing(drawings) as partial, partial.open("wb") as target:
         for file in files:
             try:
                 drawing = _read(file, settings)
@@ -190,12 +190,11 @@ def _decode(root: Path, files: Sequence[Path], settings: ClipArt, drawings: Path
             target.write(np.asarray(drawing).tobytes())
             names.append(file.relative_to(root).as_posix())
             thumbnails.append(_thumbnail(drawing))
-    if not names:
-        raise DataError(f"data: none of the {len(files)} files of {root} can be used: {left_out}")
+        if not names:
+            raise DataError(f"data: none of the {len(files)} files of {root} can be used: {left_out}")
     rows = distinct(np.stack(thumbnails), settings.alike)
     left_out["alike"] = len(names) - len(rows)
-    partial.replace(drawings)
-    index.write_text(json.dumps({"names": [names[row] for row in rows], "rows": rows, "left_out": left_out}), encoding="utf-8")
+    write_atomically(index, json.dumps({"names": [names[row] for row in rows], "rows": rows, "left_out": left_out}))
 
 
 def _read(file: Path, settings: ClipArt) -> Image.Image | Literal["too small", "too large"]:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import Field
 
+from training.checkpoint import replacing, write_atomically
 from training.data.base import Preparation, Sample
 from training.data.images import prepared
 from training.errors import DataError
@@ -147,14 +148,12 @@ def build(settings: Emoji, cache: Path) -> tuple[tuple[str, ...], RGBA]:
     drawings, index = base.with_suffix(".rgba"), base.with_suffix(".json")
     if not index.is_file():
         names: list[str] = []
-        partial = drawings.with_suffix(".partial")
-        with partial.open("wb") as target:
+        with replacing(drawings) as partial, partial.open("wb") as target:
             for style in settings.styles:
                 for name, svg in icons(style, cache).items():
                     if not _is_left_out(name):
                         target.write(np.asarray(drawn(svg, settings.side)).tobytes())
                         names.append(f"{style.name}/{name}")
-        partial.replace(drawings)
-        index.write_text(json.dumps(names), encoding="utf-8")
+        write_atomically(index, json.dumps(names))
     stored = tuple(json.loads(index.read_text(encoding="utf-8")))
     return stored, np.memmap(drawings, np.uint8, "r").reshape(-1, settings.side, settings.side, 4)

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
 from models.spec import Preprocess
+from training.checkpoint import replacing
 from training.data.base import Preparation, Sample
 from training.data.images import normalised
 from training.data.packages import DebianPackage, NpmPackage, obtain
@@ -201,9 +202,8 @@ def _drawn(members: Sequence[tuple[Path, int]], side: int, cache: Path) -> Drawi
     file = cache / f"flags-{hashlib.sha256(content.encode()).hexdigest()[:16]}.pt"
     if not file.is_file():
         drawn = _drawings([(draw(path), target) for path, target in members], side)
-        partial = file.with_suffix(".partial")
-        torch.save({"artwork": drawn.artwork, "targets": drawn.targets}, partial)
-        partial.replace(file)
+        with replacing(file) as partial:
+            torch.save({"artwork": drawn.artwork, "targets": drawn.targets}, partial)
     stored = torch.load(file, weights_only=True)
     return Drawings(stored["artwork"], stored["targets"])
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from models.mcc.scenes import normalise_points
 from models.spec import Preprocess
+from training.checkpoint import replacing, write_atomically
 from training.data.base import Preparation, Sample, Unreadable
 from training.data.packages import LicensedPackage, obtain
 from training.data.rgbd import unprojected
@@ -307,16 +308,12 @@ def _write(folder: Path, number: int, items: Sequence[Item], pictures: Sequence[
     dtype = view_dtype(side, settings.seen_size, bool(settings.back))
     _save(folder / f"{number:04}-views.npy", np.stack(views) if views else np.zeros(0, dtype))
     described = {"names": names, "categories": categories, "left_out": left_out}
-    partial = folder / f"{number:04}.json.partial"
-    partial.write_text(json.dumps(described), encoding="utf-8")
-    partial.rename(folder / f"{number:04}.json")
+    write_atomically(folder / f"{number:04}.json", json.dumps(described))
 
 
 def _save(file: Path, array: npt.NDArray[Any]) -> None:
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as opened:
+    with replacing(file) as partial, partial.open("wb") as opened:
         np.save(opened, array)
-    partial.rename(file)
 
 
 def _read(folder: Path, number: int) -> Shard:
