@@ -156,9 +156,15 @@ def test_grey_that_pillow_would_take_for_other_grey_is_refused(decoder: Decoder,
         decoder.open(content.replace(entry, struct.pack("<HHIH", tag, 3, 1, value)))
 
 
-def test_only_an_orientation_of_one_short_counts(decoder: Decoder) -> None:
+def test_only_an_orientation_of_one_number_counts(decoder: Decoder) -> None:
     whole: dict[int, Entry] = {OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8)}
-    for told, size in (((SHORT, 1, 6), (2, 4)), ((LONG, 1, 6), (4, 2)), ((SHORT, 4, b"\6\0" * 4), (4, 2)), ((SHORT, 1, 9), (4, 2))):
+    for told, size in (
+        ((SHORT, 1, 6), (2, 4)),
+        ((LONG, 1, 6), (2, 4)),
+        ((BYTE, 1, 6), (4, 2)),
+        ((SHORT, 4, b"\6\0" * 4), (4, 2)),
+        ((SHORT, 1, 9), (4, 2)),
+    ):
         with decoder.decoded(tiff({**whole, 274: told})) as image:
             assert image.size == size
 
