@@ -77,6 +77,7 @@ BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
 BLACK_IS_ZERO, YCBCR = 1, 6  # as TIFF calls them
+READ_PIXELS = "send 8 or 16 bits per channel, grey, RGB or CMYK"
 IN_PLANES, UNCOMPRESSED = 2, 1
 STRIP_PIXELS = 256 * 1024
 PNG_DEPTH, PNG_GREY = 24, 0
@@ -379,9 +380,11 @@ def _read_transparent_colour(image: Image.Image, data: bytes) -> None:
         image.info["transparency"] *= 255 // (2**depth - 1)
 
 
-def _damaged(kind: str, error: Exception) -> CorruptImage:
+def _damaged(kind: str, error: Exception) -> ImageError:
     """The error to tell of one inside a decoder. Damaged files make decoders raise nearly anything, from struct.error to MemoryError: to us
-    all of it means a damaged file."""
+    all of it means a damaged file, save for Pillow's words for pixels that a TIFF may have and it does not read."""
+    if str(error) == "unknown pixel mode":
+        return NotAnImage(f"{kind} file with pixels of an unknown type: {READ_PIXELS}")
     if isinstance(error, SyntaxError):  # of the file, not of Python
         return CorruptImage(f"{kind} file with a header that cannot be read: truncated or corrupt")
     return CorruptImage(f"{kind} file is truncated or corrupt ({error})")
@@ -405,7 +408,7 @@ def _conversion(image: Image.Image, kind: str, transparency: bool) -> tuple[Call
     if image.mode in SIXTEEN_BIT_GREY or (image.mode == "I" and kind == "PNG"):
         return sixteen_bits.scaled, "RGB"
     if image.mode in NOT_DISPLAYABLE:
-        raise NotAnImage(f"{kind} file with pixels of type {image.mode}: send 8 or 16 bits per channel, grey, RGB or CMYK")
+        raise NotAnImage(f"{kind} file with pixels of type {image.mode}: {READ_PIXELS}")
     if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
         return lambda strip: ImageChops.invert(strip).convert("RGB"), "RGB"  # Pillow takes all for Adobe's, which stores inks inverted
     if transparency and image.mode == "RGBA":
