@@ -61,6 +61,8 @@ FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
 }
 """All that are decoded here, apart from TIFF."""
 ONE_BYTE, SIXTEEN_BIT_GREY = ("1", "L", "P"), ("I;16", "I;16B", "I;16L", "I;16N")
+LONGEST_SIDE = 65_535
+"""A JPEG's. Strips take more than their pixels: Pillow keeps the address of each row, and resizes with weights of each pixel of a side."""
 PIXEL = 4
 """Bytes of a pixel of every other mode, RGB included."""
 WEBP_CANVASES = 3
@@ -75,9 +77,9 @@ RUN_LENGTHS = (BmpImagePlugin.BmpImageFile.COMPRESSIONS["RLE8"], BmpImagePlugin.
 """Compressions of a BMP that Pillow decodes byte by byte in Python: seconds for a file of a few kilobytes."""
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+READ_PIXELS = "send 8 or 16 bits per channel, grey, RGB or CMYK"
 NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
 BLACK_IS_ZERO, YCBCR = 1, 6  # as TIFF calls them
-READ_PIXELS = "send 8 or 16 bits per channel, grey, RGB or CMYK"
 IN_PLANES, UNCOMPRESSED = 2, 1
 STRIP_PIXELS = 256 * 1024
 PNG_DEPTH, PNG_GREY = 24, 0
@@ -184,6 +186,8 @@ class Decoder:
         return Opened(image, "TIFF", page.orientation, part_bytes=_bytes_of_part(image, part))
 
     def _check(self, width: int, height: int) -> None:
+        if max(width, height) > LONGEST_SIDE:
+            raise TooManyPixels(f"{width} × {height} pixels: a side is longer than {LONGEST_SIDE:,} pixels, the most that is decoded")
         if width * height > self.max_pixels:
             raise TooManyPixels(f"{width} × {height} pixels is above the limit of {self.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)")
 

@@ -61,6 +61,15 @@ TIFFS = {
     "RGB": ((8, 8, 8), 2, 3, {}),
     "16 bits": ((16, 16, 16), 2, 6, {}),
     "RGBA of 16 bits": ((16, 16, 16, 16), 2, 8, {338: (2,)}),
+@pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
+def test_a_strip_that_takes_more_than_its_pixels_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    """Pillow keeps an address for each row, and as many weights as a side has pixels when it is resized."""
+    decoder = Decoder(50_000_000)
+    with pytest.raises(TooManyPixels, match="longer than 65,535 pixels"):
+        decoder.open(encoded(Image.new("1", size), "PNG"))
+    assert decoder.open(encoded(Image.new("1", (65_535, 1)), "PNG")).size == (65_535, 1)
+
+
     "planes": ((8, 8, 8), 2, 1, {284: (2,)}),
     "YCbCr": ((8, 8, 8), 6, 3, {530: (1, 1)}),
 }
