@@ -177,7 +177,11 @@ def opaque(pixels: NDArray[np.uint8]) -> Mask | None:
     return None if shown.all() else shown
 
 
-def object_of(pixels: NDArray[np.uint8]) -> Mask:
-    """The mask of an object, RGB or RGBA (H, W, C): where it is bright or, if it has transparency, opaque."""
-    shown = opaque(pixels)
-    return np.asarray(_brightest(pixels) >= THRESHOLD) if shown is None else shown
+def object_of(picture: Image.Image) -> Mask:
+    """The mask of an object, from an RGB or RGBA picture: where it is bright or, if it has transparency, opaque. Takes two bytes a pixel."""
+    bright, shown = (np.ones((picture.height, picture.width), np.bool_) for _ in range(2))
+    for rows, pixels in _strips(picture):
+        bright[rows] = _brightest(pixels) >= THRESHOLD
+        if pixels.shape[2] == 4:
+            shown[rows] = pixels[..., 3] >= THRESHOLD
+    return bright if shown.all() else shown

@@ -25,6 +25,8 @@ TOLD = "told"
 """Stands among the parts of an item for what a network told of its depth, a `.npy` file."""
 USUAL_FOV = 60.0
 """Horizontal field of view of a photograph, in degrees, unless its sender says otherwise."""
+MASKS = 2
+"""Bytes of a pixel of a mask beside the picture that it came as: bright and opaque pixels."""
 MOST_PIXELS = 2**21
 """Pixels of an image as it is worked on: some 80 bytes of memory each, far more pixels than a network sees."""
 
@@ -175,5 +177,7 @@ def sent_mask(item: Item, decoder: Decoder) -> views.Mask | None:
     """None where none was sent. Raises ImageError that names the part."""
     if "mask" not in item:
         return None
-    with named("mask"), decoder.decoded(item["mask"], transparency=True) as image:
-        return masks.object_of(np.asarray(image))
+    with named("mask"):
+        opened = decoder.open(item["mask"])
+        with decoder.budget.taken(opened.memory(transparency=True) + MASKS * opened.pixels):
+            return masks.object_of(opened.upright(transparency=True))
