@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from models.mcc.front import fitted_camera
 from server.media import depth, masks, npy, views
 from server.media.depth import Camera, Points
 from server.media.images import Decoder
-from server.media.limits import named
+from server.media.limits import InvalidPart, named
 from server.tasks import photographs
 from server.tasks.base import Item
 from server.tasks.options import InvalidOption
@@ -149,6 +150,22 @@ def mask_of(sent: views.Mask | None, pixels: NDArray[np.uint8], points: Points, 
     if not (mask & seen).any():
         raise InvalidOption("image" if sent is None else "mask", f"covers no pixel that was seen in {source}")
     return mask
+
+
+def view_of(see: Callable[[views.Mask], views.View], points: Points, mask: views.Mask, source: str, drawn: str | None) -> views.View:
+    """The view of what the mask shows. drawn: the part that shows the object, which is at fault where the points without it would do.
+    Raises MediaError and InvalidOption."""
+    try:
+        with named(source):
+            return see(mask)
+    except InvalidPart as error:
+        if drawn is None:
+            raise
+        reason = f"shows too little: {error}"
+    if source != PHOTOGRAPH:  # whose points are those of the mask
+        with named(source):
+            see(np.asarray(np.isfinite(points).all(axis=2)))
+    raise InvalidOption(drawn, reason)
 
 
 def photographed(sent: views.Mask | None, pixels: NDArray[np.uint8], whole: tuple[int, int]) -> views.Mask:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ from models.mcc.system import PATCH_SIZE, WINDOW, latent_values
 from models.spec import Space
 from server.media import masks, shapes, views
 from server.media.images import Decoder
-from server.media.limits import Limits, named
+from server.media.limits import Limits
 from server.tasks import captures, photographs
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task
 from server.tasks.options import ExcessiveOption, InvalidOption
@@ -129,12 +130,12 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
                 grid = photographs.to_depth(grid, shown, spec, captures.scaled_camera(plan, small, whole).fx)
             points = captures.points_of(grid, plan, source, small, whole)
             mask = captures.mask_of(sent, pixels, points, source, whole)
-            size = spec.pictures.image_size
-            with named("mask" if source == captures.PHOTOGRAPH and sent is not None else source):
-                view = views.view(pixels[..., :3], points, mask, plan.space, image_size=size, seen_size=_seen_size(spec))
+            drawn = "mask" if sent is not None else None if masks.opaque(pixels) is None else "image"
+            size, seen = spec.pictures.image_size, _seen_size(spec)
+            see = partial(views.view, pixels[..., :3], points, space=plan.space, image_size=size, seen_size=seen)
+            view = captures.view_of(see, points, mask, source, drawn)
             camera = captures.camera_of(plan, source, points, mask, small, whole)
-            drawn = sent is not None or masks.opaque(pixels) is not None
-            front = views.front(pixels[..., :3], points, mask, camera, view, plan.space, drawn=drawn)
+            front = views.front(pixels[..., :3], points, mask, camera, view, plan.space, drawn=drawn is not None)
         return [
             {
                 "pixels": view.pixels,

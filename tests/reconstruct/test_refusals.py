@@ -33,6 +33,9 @@ def hidden() -> bytes:
     return png(np.dstack([image(), np.where(depth() > 0, 0, 255).astype(np.uint8)]))
 
 
+ROW, PIXEL = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+ROW[24, 26:38] = PIXEL[24, 32] = 255
+SPARSE = np.where(np.arange(WIDTH) % 2, np.nan, points()[..., 2]).astype(np.float32)
 PICKLED = io.BytesIO()
 np.save(PICKLED, np.array([{"a": 1}], object), allow_pickle=True)
 
@@ -50,6 +53,12 @@ np.save(PICKLED, np.array([{"a": 1}], object), allow_pickle=True)
         (with_(points=npy(np.ones((HEIGHT, WIDTH, 3), np.float32))), {}, "points", "one and the same"),
         (with_(depth=DEPTH, mask=BLACK), {}, "mask", "covers nothing"),
         (with_(depth=DEPTH, mask=png(np.zeros((9, 9), np.uint8))), {}, "mask", "9 × 9 pixels, but the image, upright, has 64 × 48"),
+        (with_(depth=DEPTH, mask=png(ROW)), {}, "mask", "shows too little: no point is left"),
+        (with_(depth=DEPTH, mask=png(PIXEL)), {}, "mask", "shows too little: 1 points are seen"),
+        (with_(depth=DEPTH, mask=png(PIXEL)), {"model": "hall"}, "mask", "shows too little"),
+        (with_(points=POINTS, mask=png(ROW)), {}, "mask", "shows too little"),
+        ({"image": png(np.dstack([image(), PIXEL])), "depth": DEPTH}, {}, "image", "shows too little: 1 points"),
+        (with_(depth=npy(SPARSE), mask=png(ROW)), {}, "depth", "too few neighbouring pixels were seen"),
         ({"image": hidden(), "depth": DEPTH}, {}, "image", "covers no pixel that was seen in depth"),
         (with_(depth=DEPTH, points=POINTS), {}, "points", "given beside depth: send one of them"),
         (with_(), {}, "depth", "missing: send depth with fx or fov, or points"),
