@@ -158,13 +158,14 @@ def view_of(see: Callable[[views.Mask], views.View], points: Points, mask: views
     try:
         with named(source):
             return see(mask)
+    except views.TooNarrow as error:
+        raise InvalidOption("image", str(error)) from error
     except InvalidPart as error:
         if drawn is None:
             raise
         reason = f"shows too little: {error}"
     if source != PHOTOGRAPH:  # whose points are those of the mask
-        with named(source):
-            see(np.asarray(np.isfinite(points).all(axis=2)))
+        view_of(see, points, np.asarray(np.isfinite(points).all(axis=2)), source, None)
     raise InvalidOption(drawn, reason)
 
 
