@@ -26,6 +26,8 @@ TOLD = "told"
 """Stands among the parts of an item for what a network told of its depth, a `.npy` file."""
 USUAL_FOV = 60.0
 """Horizontal field of view of a photograph, in degrees, unless its sender says otherwise."""
+NARROWEST = 0.01
+"""Degrees of a field of view."""
 MASKS = 2
 """Bytes of a pixel of a mask beside the picture that it came as: bright and opaque pixels."""
 MOST_PIXELS = 2**21
@@ -92,6 +94,18 @@ def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, ima
             source, "nothing was seen: no pixel has a positive, finite depth" if source == "depth" else "all points are NaN"
         )
     return points
+
+
+def check_camera(plan: ReconstructPlan, width: int, height: int) -> None:
+    """Raises InvalidOption for a focal length that makes the field of view narrower than NARROWEST."""
+    for name, focal, side, pixels in (("fx", plan.fx, "wide", width), ("fy", plan.fy, "high", height)):
+        most = math.floor(depth.focal_length(NARROWEST, pixels))
+        if focal is not None and focal > most:
+            raise InvalidOption(
+                name,
+                f"{focal:g} pixels are too many for a camera whose image is {pixels} pixels {side}: send a number above 0 and at most "
+                f"{most}, a field of view of {NARROWEST:g} degrees",
+            )
 
 
 def camera_of(

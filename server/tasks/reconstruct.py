@@ -47,10 +47,6 @@ SMALL_ARRAYS = 4096
 PREVIEW_BYTES = 7 * 20_000
 
 
-NARROWEST = 0.01
-"""Degrees of a field of view."""
-
-
 class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
     name = "reconstruct"
     summary = "Reconstruct a shape from one image, with depth"
@@ -91,8 +87,8 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             raise ExcessiveOption("spacing", f"{spacing:g} makes a grid of more than {MOST_CELLS} cells; use a larger one")
         if asked.fov is not None and (asked.fx is not None or asked.fy is not None):
             raise InvalidOption("fov", "given beside a focal length: send one of them")
-        if asked.fov is not None and asked.fov < NARROWEST:
-            raise InvalidOption("fov", f"{asked.fov:g} degrees are too few for a camera: send at least {NARROWEST:g}")
+        if asked.fov is not None and asked.fov < captures.NARROWEST:
+            raise InvalidOption("fov", f"{asked.fov:g} degrees are too few for a camera: send at least {captures.NARROWEST:g}")
         if asked.fy is not None and asked.fx is None:
             raise InvalidOption("fx", "missing beside fy")
         given = msgspec.structs.asdict(asked) | {"spacing": spacing, "scene": secrets.token_hex(16)}
@@ -109,6 +105,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         captures.source_of(item, plan, spec)
         sent = captures.sent_mask(item, decoder)
         with decoder.decoded(item["image"], transparency=True) as image:
+            captures.check_camera(plan, *image.size)
             small = captures.reduced(image)
             return {"photograph": photographs.photograph(small, captures.photographed(sent, np.asarray(small), image.size), spec)}
 
@@ -123,6 +120,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         # one after the other: whoever waits for room to decode must not hold any
         grid, sent = captures.read_map(item, plan, source, decoder), captures.sent_mask(item, decoder)
         with decoder.decoded(item["image"], transparency=True) as image:
+            captures.check_camera(plan, *image.size)
             small, whole = captures.reduced(image), image.size
             pixels = np.asarray(small)
             if source == captures.PHOTOGRAPH:

@@ -19,26 +19,30 @@ Surface = Literal["joined", "network"]
 MEDIA_TYPES: Mapping[Format, str] = {"glb": "model/gltf-binary", "ply": "application/x-ply", "npz": "application/x-npz"}
 OF_DEPTH = ("fx", "fy", "cx", "cy", "fov", "depth_scale")
 """Options that mean nothing beside `points`."""
-MOST_PIXELS = 1e9
-"""Largest number of a camera, which is kept as float32: more than the narrowest field of view makes of the widest image."""
-FOCAL, AXIS = (dict.fromkeys(("values", "words"), words) for words in ("a number above 0 and at most 1e9", "a number from -1e9 to 1e9"))
+FAR_AXIS = 1e9
+"""Largest coordinate of an optical axis, which is kept as float32: no focal length that is accepted is as large."""
+AXIS = dict.fromkeys(("values", "words"), "a number from -1e9 to 1e9") | {"default": "the middle"}
 
 
 class ReconstructOptions(Options, frozen=True, kw_only=True):
     fx: Annotated[
-        float | None, Meta(gt=0, le=MOST_PIXELS, description="Focal length in pixels of the image. For `depth`.", extra=FOCAL)
-    ] = None
-    fy: Annotated[float | None, Meta(gt=0, le=MOST_PIXELS, description="The same downwards.", extra={**FOCAL, "default": "`fx`"})] = None
-    cx: Annotated[
         float | None,
         Meta(
-            ge=-MOST_PIXELS, le=MOST_PIXELS, description="Column of the optical axis, in pixels.", extra={**AXIS, "default": "the middle"}
+            gt=0,
+            description="Focal length in pixels of the image. For `depth`.",
+            extra={"values": "above 0 and at most 5,729 times the image's width"},
         ),
     ] = None
-    cy: Annotated[
+    fy: Annotated[
         float | None,
-        Meta(ge=-MOST_PIXELS, le=MOST_PIXELS, description="Row of the optical axis, in pixels.", extra={**AXIS, "default": "the middle"}),
+        Meta(
+            gt=0,
+            description="The same downwards.",
+            extra={"values": "above 0 and at most 5,729 times the image's height", "default": "`fx`"},
+        ),
     ] = None
+    cx: Annotated[float | None, Meta(ge=-FAR_AXIS, le=FAR_AXIS, description="Column of the optical axis, in pixels.", extra=AXIS)] = None
+    cy: Annotated[float | None, Meta(ge=-FAR_AXIS, le=FAR_AXIS, description="Row of the optical axis, in pixels.", extra=AXIS)] = None
     fov: Annotated[
         float | None,
         Meta(

@@ -98,6 +98,7 @@ def test_jobs_and_kept_scenes_say_so_too(sculptor: Sculptor) -> None:
         ({}, {"depth_scale": 1000}, "depth_scale", "is for `depth`, which was not sent"),
         ({}, {"fov": None, "fy": 50}, "fx", "missing beside fy"),
         ({}, {"fov": 1e-9}, "fov", "too few for a camera"),
+        ({"mask": MASK}, {"fov": None, "fx": 1e8}, "fx", "too many for a camera"),
         ({}, {"spacing": 0.001}, "spacing", "cells"),
         ({}, {"model": "shell"}, "depth", "shell@1 names no member that tells depth"),
         ({}, {"model": "hall"}, "depth", "hall@1 names no member that tells depth"),
