@@ -53,7 +53,13 @@ class ReconstructOptions(Options, frozen=True, kw_only=True):
         ),
     ] = None
     depth_scale: Annotated[
-        float | None, Meta(gt=0, description="Steps of a 16-bit depth map in a metre.", extra={"default": "1000: millimetres"})
+        float | None,
+        Meta(
+            ge=0.1,  # all steps of 16 bits lie within `depth.FARTHEST`
+            le=1e12,  # picometres
+            description="Steps of a 16-bit depth map in a metre.",
+            extra=dict.fromkeys(("values", "words"), "a number from 0.1 to 1e12") | {"default": "1000: millimetres"},
+        ),
     ] = None
     spacing: Annotated[
         float | None,

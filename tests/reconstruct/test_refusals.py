@@ -81,7 +81,10 @@ np.save(PICKLED, np.array([{"a": 1}], object), allow_pickle=True)
         (with_(depth=DEPTH), {"fov": 60, "fy": 50}, "fov", "given beside a focal length"),
         (with_(points=POINTS), {"fx": 50}, "fx", "points need no camera"),
         (with_(depth=npy(depth())), {"depth_scale": 10}, "depth_scale", "is for 16-bit PNG"),
-        (with_(depth=DEPTH), {"depth_scale": 0}, "depth_scale", "above 0"),
+        (with_(depth=DEPTH), {"depth_scale": 0}, "depth_scale", "from 0.1 to 1e12"),
+        (with_(depth=DEPTH), {"depth_scale": 1e-300}, "depth_scale", "from 0.1 to 1e12"),
+        (with_(depth=DEPTH), {"depth_scale": 0.001}, "depth_scale", "from 0.1 to 1e12"),
+        (with_(depth=DEPTH), {"depth_scale": 1e40}, "depth_scale", "from 0.1 to 1e12"),
         (with_(depth=npy(depth())[:-5]), {}, "depth", "truncated"),
         (with_(depth=npy(depth()) + b"more"), {}, "depth", "followed by other data"),
         (with_(depth=npy(depth())[:20]), {}, "depth", "header can be read"),
@@ -155,6 +158,14 @@ def test_files_that_are_no_images_are_named(sculptor: Sculptor) -> None:
     large = io.BytesIO()
     Image.new("L", (1100, 1000)).save(large, "PNG")
     assert sculptor.refused(413, files={"image": large.getvalue(), "depth": DEPTH})[0] == "image"
+
+
+@pytest.mark.parametrize("scale", [0.1, 1e12])
+def test_the_same_shape_has_every_scale_that_is_accepted(sculptor: Sculptor, scale: float) -> None:
+    usual, scaled = (sculptor.answered(headers=JSON, depth_scale=value).json() for value in (1000, scale))
+    assert scaled["points"] == usual["points"] > 0
+    np.testing.assert_allclose(np.multiply(scaled["bounds"], scale), np.multiply(usual["bounds"], 1000), rtol=1e-3)
+    sculptor.answered(files=with_(depth=png(np.where(depth() > 0, 65_535, 0).astype(np.uint16))), depth_scale=scale)
 
 
 def test_a_media_type_that_is_not_offered(sculptor: Sculptor) -> None:
