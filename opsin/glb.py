@@ -1,6 +1,7 @@
 """The coloured vertices of a GLB as the service writes it, without a library for meshes or images.
 
-A part under a texture has no `COLOR_0`, with which glTF would multiply it: the service writes its vertices' colours as `_COLOR`.
+A part under a texture has no `COLOR_0`, with which glTF would multiply it: the service writes its vertices' colours as `_COLOR`. Both are
+linear light, as glTF has it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ GREY = 128
 
 
 def vertices(file: bytes) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Places float32 (V, 3) and colours uint8 (V, 3), in the file's own frame. Raises ValueError for what is no such file."""
+    """Places float32 (V, 3) and colours in sRGB uint8 (V, 3), in the file's own frame. Raises ValueError for what is no such file."""
     if file[:4] != b"glTF":
         raise ValueError("not a GLB file")
     (length,) = struct.unpack_from("<I", file, 12)
@@ -52,7 +53,11 @@ def _accessor(scene: Any, binary: bytes, number: int) -> NDArray[Any]:
 
 
 def _bytes(colours: NDArray[Any]) -> NDArray[np.uint8]:
-    """Colours as bytes, from floats in 0..1 or whole numbers of any width."""
-    most = 1.0 if colours.dtype.kind == "f" else float(np.iinfo(colours.dtype).max)
-    scaled: NDArray[np.uint8] = np.rint(colours * (255 / most)).astype(np.uint8)
+    """Colours in sRGB. Floats from 0 to 1 are linear light, as the standard has it (IEC 61966-2-1 makes sRGB of it); whole numbers are
+    taken for sRGB, which the service wrote as bytes before, and others still do."""
+    if colours.dtype.kind == "f":
+        shares = np.where(colours <= 0.0031308, 12.92 * colours, 1.055 * colours ** (1 / 2.4) - 0.055)
+    else:
+        shares = colours / np.iinfo(colours.dtype).max
+    scaled: NDArray[np.uint8] = np.rint(255 * shares).astype(np.uint8)
     return scaled

@@ -61,6 +61,8 @@ FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
 }
 """All that are decoded here, apart from TIFF."""
 ONE_BYTE, SIXTEEN_BIT_GREY = ("1", "L", "P"), ("I;16", "I;16B", "I;16L", "I;16N")
+LONGEST_SIDE = 65_535
+"""A JPEG's. Strips take more than their pixels: Pillow keeps the address of each row, and resizes with weights of each pixel of a side."""
 PIXEL = 4
 """Bytes of a pixel of every other mode, RGB included."""
 WEBP_CANVASES = 3
@@ -75,6 +77,7 @@ RUN_LENGTHS = (BmpImagePlugin.BmpImageFile.COMPRESSIONS["RLE8"], BmpImagePlugin.
 """Compressions of a BMP that Pillow decodes byte by byte in Python: seconds for a file of a few kilobytes."""
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+READ_PIXELS = "send 8 or 16 bits per channel, grey, RGB or CMYK"
 NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
 BLACK_IS_ZERO, YCBCR = 1, 6  # as TIFF calls them
 IN_PLANES, UNCOMPRESSED = 2, 1
@@ -183,6 +186,8 @@ class Decoder:
         return Opened(image, "TIFF", page.orientation, part_bytes=_bytes_of_part(image, part))
 
     def _check(self, width: int, height: int) -> None:
+        if max(width, height) > LONGEST_SIDE:
+            raise TooManyPixels(f"{width} × {height} pixels: a side is longer than {LONGEST_SIDE:,} pixels, the most that is decoded")
         if width * height > self.max_pixels:
             raise TooManyPixels(f"{width} × {height} pixels is above the limit of {self.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)")
 
@@ -379,9 +384,11 @@ def _read_transparent_colour(image: Image.Image, data: bytes) -> None:
         image.info["transparency"] *= 255 // (2**depth - 1)
 
 
-def _damaged(kind: str, error: Exception) -> CorruptImage:
+def _damaged(kind: str, error: Exception) -> ImageError:
     """The error to tell of one inside a decoder. Damaged files make decoders raise nearly anything, from struct.error to MemoryError: to us
-    all of it means a damaged file."""
+    all of it means a damaged file, save for Pillow's words for pixels that a TIFF may have and it does not read."""
+    if str(error) == "unknown pixel mode":
+        return NotAnImage(f"{kind} file with pixels of an unknown type: {READ_PIXELS}")
     if isinstance(error, SyntaxError):  # of the file, not of Python
         return CorruptImage(f"{kind} file with a header that cannot be read: truncated or corrupt")
     return CorruptImage(f"{kind} file is truncated or corrupt ({error})")
@@ -405,7 +412,7 @@ def _conversion(image: Image.Image, kind: str, transparency: bool) -> tuple[Call
     if image.mode in SIXTEEN_BIT_GREY or (image.mode == "I" and kind == "PNG"):
         return sixteen_bits.scaled, "RGB"
     if image.mode in NOT_DISPLAYABLE:
-        raise NotAnImage(f"{kind} file with pixels of type {image.mode}: send 8 or 16 bits per channel, grey, RGB or CMYK")
+        raise NotAnImage(f"{kind} file with pixels of type {image.mode}: {READ_PIXELS}")
     if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
         return lambda strip: ImageChops.invert(strip).convert("RGB"), "RGB"  # Pillow takes all for Adobe's, which stores inks inverted
     if transparency and image.mode == "RGBA":

@@ -51,11 +51,11 @@ class AreaShare:
     ratio: float
 
     def mask(self, height: int, width: int, cell: float, seed: int) -> Mask:
-        """cell: side of the grid's squares in pixels."""
+        """cell: side of the grid's squares in pixels; one at least, since smaller squares would lie between pixels."""
         if self.kind == "center":
             inner_height, inner_width = (max(1, round(side * math.sqrt(self.ratio))) for side in (height, width))
             return Box((width - inner_width) // 2, (height - inner_height) // 2, inner_width, inner_height).mask(height, width)
-        rows, columns = ((np.arange(side) / cell).astype(np.intp) for side in (height, width))
+        rows, columns = ((np.arange(side) / max(1.0, cell)).astype(np.intp) for side in (height, width))
         count = (rows[-1] + 1) * (columns[-1] + 1)
         order = np.argsort(np.random.Philox(key=seed).random_raw(count), kind="stable")
         chosen = np.zeros(count, np.bool_)
@@ -177,7 +177,11 @@ def opaque(pixels: NDArray[np.uint8]) -> Mask | None:
     return None if shown.all() else shown
 
 
-def object_of(pixels: NDArray[np.uint8]) -> Mask:
-    """The mask of an object, RGB or RGBA (H, W, C): where it is bright or, if it has transparency, opaque."""
-    shown = opaque(pixels)
-    return np.asarray(_brightest(pixels) >= THRESHOLD) if shown is None else shown
+def object_of(picture: Image.Image) -> Mask:
+    """The mask of an object, RGB or RGBA: where it is bright or, if it has transparency, opaque. Takes two bytes a pixel."""
+    bright, shown = (np.ones((picture.height, picture.width), np.bool_) for _ in range(2))
+    for rows, pixels in _strips(picture):
+        bright[rows] = _brightest(pixels) >= THRESHOLD
+        if pixels.shape[2] == 4:
+            shown[rows] = pixels[..., 3] >= THRESHOLD
+    return bright if shown.all() else shown

@@ -20,8 +20,11 @@ SLAB_CELLS = 16_000_000
 BORDER = 1
 """Empty cells around what is occupied, so that surfaces close."""
 _TURNED = np.array([1, -1, -1], np.float32)
-_TYPES = {"<f4": 5126, "|u1": 5121, "<u4": 5125}
+_TYPES = {"<f4": 5126, "<u4": 5125}
 _KINDS = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
+_SHARES = np.linspace(0, 1, 256)
+_LIGHT = np.where(_SHARES <= 0.04045, _SHARES / 12.92, ((_SHARES + 0.055) / 1.055) ** 2.4).astype(np.float32)
+"""sRGB's bytes as linear light (IEC 61966-2-1)."""
 _ATTRIBUTES, _INDICES = 34962, 34963
 """Purposes of a view of the buffer."""
 PLY_HEADER = """ply
@@ -115,8 +118,8 @@ class Primitive:
     """(V, 3), in the camera's frame: x right, y down, z forward, in metres."""
     faces: NDArray[np.int64]
     """(F, 3), seen from outside counterclockwise."""
-    attributes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """glTF's name → (V, n): float32, or uint8 RGBA. One that begins with `_` is the application's own, which viewers do not draw."""
+    attributes: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """glTF's name → (V, n). One that begins with `_` is the application's own, which viewers do not draw."""
     material: str | None = None
     """Its name; None: the viewer's own."""
     texture: bytes | None = None
@@ -152,7 +155,7 @@ class _Written:
         bounds = {"min": places.min(axis=0).tolist(), "max": places.max(axis=0).tolist()}
         attributes = {"POSITION": self._accessor(places, _ATTRIBUTES, **bounds)}
         for name, values in primitive.attributes.items():
-            attributes[name] = self._accessor(values, _ATTRIBUTES, **({"normalized": True} if values.dtype == np.uint8 else {}))
+            attributes[name] = self._accessor(values, _ATTRIBUTES)
         indices = self._accessor(primitive.faces.astype("<u4").reshape(-1, 1), _INDICES)
         material = {} if primitive.material is None else {"material": self._material(primitive)}
         return {"attributes": attributes, "indices": indices, **material}
@@ -181,9 +184,10 @@ class _Written:
         return len(self.lists[name]) - 1
 
 
-def rgba(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(V, 3) → (V, 4), opaque: an attribute's elements take whole words."""
-    return np.concatenate([colours, np.full((len(colours), 1), 255, np.uint8)], axis=1)
+def linear(colours: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """sRGB → linear light from 0 to 1, which glTF has at its vertices. In 8 bits dark tones would be lost; of 16 trimesh reads 8."""
+    light: NDArray[np.float32] = _LIGHT[colours]
+    return light
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ MOST_PARTS = 32_768
 MOST_VALUES = 131_072
 """Values of all entries of a directory together, apart from texts and bytes."""
 MOST_ENTRIES = 4096
-SHORT = 3
+SHORT, LONG = 3, 4
 # tables by tag or type, since `numpy.isin` imports half a megabyte at its first call
 IS_PARTS = np.zeros(65_536, np.bool_)
 """Tags of offsets and lengths, of strips and of tiles."""
@@ -33,7 +33,7 @@ IS_BYTES[[1, 2, 7]] = True
 SIZES = np.zeros(65_536, np.int64)
 """Bytes of a value by type; 0 of one that nobody knows."""
 SIZES[1:19] = (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
-INTEGERS = {1: "u1", SHORT: "u2", 4: "u4", 16: "u8"}
+INTEGERS = {1: "u1", SHORT: "u2", LONG: "u4", 16: "u8"}
 """NumPy's names of BYTE, SHORT, LONG and LONG8."""
 HUGE = 2**40
 PLANAR = 2
@@ -109,8 +109,9 @@ def orientation(exif: bytes) -> int:
 
 
 def _orientation(directory: _Directory) -> int:
+    """The standard says SHORT; what writes LONG is read by others, too."""
     found = directory.of(ORIENTATION)
-    if len(found) != 1 or found["type"][0] != SHORT or found["count"][0] != 1:
+    if len(found) != 1 or found["type"][0] not in (SHORT, LONG) or found["count"][0] != 1:
         return 1
     told = directory.number(ORIENTATION)
     return told if 1 <= told <= 8 else 1

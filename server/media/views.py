@@ -45,6 +45,10 @@ class View:
     """(3,), in units: what was taken off the points after they were scaled."""
 
 
+class TooNarrow(InvalidPart):
+    """The image is, however much of it was seen."""
+
+
 def to_metres(points: NDArray[np.float32], scale: float, centre: NDArray[np.float32]) -> NDArray[np.float32]:
     """Normalised (P, 3) → in the camera's frame."""
     return ((points + centre) * np.float32(scale)).astype(np.float32)
@@ -56,15 +60,21 @@ def view(image: NDArray[np.uint8], points: Points, mask: Mask, space: Space, *, 
     Of a cube: cropped to the mask with a margin and padded to a square, points centred. Of a half ball: the square in the middle, points
     around the camera.
     """
+    box = around(mask, space.margin) if space.region == "cube" else middle(*mask.shape)
+    height, width = mask[box].shape
+    least = int((max(height, width) / seen_size - 1) / 2) + 2  # the first of the pixels that are resized to has two neighbours
+    if min(mask.shape) < least:
+        raise TooNarrow(
+            f"too narrow for the {seen_size} × {seen_size} points that the network sees: of the {width} × {height} pixels that it is "
+            f"shown, the shorter side needs {least} at least"
+        )
     objects = np.where(mask[..., None], points, np.float32(np.nan))
     if space.region == "cube":
-        box = around(mask, space.margin)
         scale, centre = _normalisation(objects)
         normalised = np.asarray(objects[box] / np.float32(scale) - centre, np.float32)
         seen = resize(normalised, seen_size, np.nan)
         cropped = image[box]
     else:
-        box = middle(*mask.shape)
         seen = resize(objects[box], seen_size)
         scale, centre = _normalisation(seen)[0], np.zeros(3, np.float32)
         seen, cropped = seen / np.float32(scale), image[box]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from models.mcc.front import fitted_camera
 from server.media import depth, masks, npy, views
 from server.media.depth import Camera, Points
 from server.media.images import Decoder
-from server.media.limits import named
+from server.media.limits import InvalidPart, named
 from server.tasks import photographs
 from server.tasks.base import Item
 from server.tasks.options import InvalidOption
@@ -25,6 +26,10 @@ TOLD = "told"
 """Stands among the parts of an item for what a network told of its depth, a `.npy` file."""
 USUAL_FOV = 60.0
 """Horizontal field of view of a photograph, in degrees, unless its sender says otherwise."""
+NARROWEST = 0.01
+"""Degrees of a field of view."""
+MASKS = 2
+"""Bytes of a pixel of a mask beside the picture that it came as: bright and opaque pixels."""
 MOST_PIXELS = 2**21
 """Pixels of an image as it is worked on: some 80 bytes of memory each, far more pixels than a network sees."""
 
@@ -91,6 +96,18 @@ def points_of(grid: NDArray[np.float32], plan: ReconstructPlan, source: str, ima
     return points
 
 
+def check_camera(plan: ReconstructPlan, width: int, height: int) -> None:
+    """Raises InvalidOption for a focal length that makes the field of view narrower than NARROWEST."""
+    for name, focal, side, pixels in (("fx", plan.fx, "wide", width), ("fy", plan.fy, "high", height)):
+        most = math.floor(depth.focal_length(NARROWEST, pixels))
+        if focal is not None and focal > most:
+            raise InvalidOption(
+                name,
+                f"{focal:g} pixels are too many for a camera whose image is {pixels} pixels {side}: send a number above 0 and at most "
+                f"{most}, a field of view of {NARROWEST:g} degrees",
+            )
+
+
 def camera_of(
     plan: ReconstructPlan, source: str, points: Points, mask: views.Mask, image: Image.Image, whole: tuple[int, int]
 ) -> Camera | None:
@@ -149,6 +166,23 @@ def mask_of(sent: views.Mask | None, pixels: NDArray[np.uint8], points: Points, 
     return mask
 
 
+def view_of(see: Callable[[views.Mask], views.View], points: Points, mask: views.Mask, source: str, drawn: str | None) -> views.View:
+    """The view of what the mask shows. drawn: the part that shows the object, which is at fault where the points without it would do.
+    Raises MediaError and InvalidOption."""
+    try:
+        with named(source):
+            return see(mask)
+    except views.TooNarrow as error:
+        raise InvalidOption("image", str(error)) from error
+    except InvalidPart as error:
+        if drawn is None:
+            raise
+        reason = f"shows too little: {error}"
+    if source != PHOTOGRAPH:  # whose points are those of the mask
+        view_of(see, points, np.asarray(np.isfinite(points).all(axis=2)), source, None)
+    raise InvalidOption(drawn, reason)
+
+
 def photographed(sent: views.Mask | None, pixels: NDArray[np.uint8], whole: tuple[int, int]) -> views.Mask:
     """The mask of the object of a photograph without depth, (H, W). Raises InvalidOption."""
     mask = _object(sent, pixels, whole)
@@ -175,5 +209,7 @@ def sent_mask(item: Item, decoder: Decoder) -> views.Mask | None:
     """None where none was sent. Raises ImageError that names the part."""
     if "mask" not in item:
         return None
-    with named("mask"), decoder.decoded(item["mask"], transparency=True) as image:
-        return masks.object_of(np.asarray(image))
+    with named("mask"):
+        opened = decoder.open(item["mask"])
+        with decoder.budget.taken(opened.memory(transparency=True) + MASKS * opened.pixels):
+            return masks.object_of(opened.upright(transparency=True))

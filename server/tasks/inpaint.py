@@ -315,9 +315,9 @@ def _method(asked: InpaintOptions, spec: BundleSpec) -> Method:
 
 
 def _method_of(hole: Mask, region: Region, fine: Region | None, plan: InpaintPlan, spec: BundleSpec) -> FillMethod:
-    """How this hole is filled. fine: from where patches would be copied. Raises InvalidOption."""
-    if fine is None or plan.method == "network":
-        return "network"
+    """How this hole is filled. fine: from where patches would be copied; None where nothing is missing. Raises InvalidOption."""
+    if fine is None:
+        return "network" if plan.method == "auto" else plan.method
     box = region.box
     missing = masks.resize(box.of(hole), *fine.scaled)
     has_sources = patchmatch.sources(missing)
@@ -332,9 +332,9 @@ def _method_of(hole: Mask, region: Region, fine: Region | None, plan: InpaintPla
 
 
 def _seen(image: Image.Image, hole: Mask, region: Region, fine: Region | None, method: FillMethod) -> Arrays:
-    """The arrays that are worked on."""
+    """The arrays that are worked on; where nothing is missing, the network's, which then takes no step."""
     seen: Arrays = {}
-    if method != "exemplar":
+    if method != "exemplar" or fine is None:
         pixels, missing = regions.canvas(image, hole, region)
         windows = np.array(region.windows, np.int32).reshape(-1, 2)
         seen |= {"pixels": pixels, "missing": missing.astype(np.uint8), "windows": windows}

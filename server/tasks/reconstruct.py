@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ from models.mcc.system import PATCH_SIZE, WINDOW, latent_values
 from models.spec import Space
 from server.media import masks, shapes, views
 from server.media.images import Decoder
-from server.media.limits import Limits, named
+from server.media.limits import Limits
 from server.tasks import captures, photographs
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task
 from server.tasks.options import ExcessiveOption, InvalidOption
@@ -44,10 +45,6 @@ CELL_BYTES = 4 + 4 + 3
 """Bytes of an answer for each cell: index, occupancy, colour."""
 SMALL_ARRAYS = 4096
 PREVIEW_BYTES = 7 * 20_000
-
-
-NARROWEST = 0.01
-"""Degrees of a field of view."""
 
 
 class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
@@ -90,8 +87,8 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             raise ExcessiveOption("spacing", f"{spacing:g} makes a grid of more than {MOST_CELLS} cells; use a larger one")
         if asked.fov is not None and (asked.fx is not None or asked.fy is not None):
             raise InvalidOption("fov", "given beside a focal length: send one of them")
-        if asked.fov is not None and asked.fov < NARROWEST:
-            raise InvalidOption("fov", f"{asked.fov:g} degrees are too few for a camera: send at least {NARROWEST:g}")
+        if asked.fov is not None and asked.fov < captures.NARROWEST:
+            raise InvalidOption("fov", f"{asked.fov:g} degrees are too few for a camera: send at least {captures.NARROWEST:g}")
         if asked.fy is not None and asked.fx is None:
             raise InvalidOption("fx", "missing beside fy")
         given = msgspec.structs.asdict(asked) | {"spacing": spacing, "scene": secrets.token_hex(16)}
@@ -108,6 +105,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         captures.source_of(item, plan, spec)
         sent = captures.sent_mask(item, decoder)
         with decoder.decoded(item["image"], transparency=True) as image:
+            captures.check_camera(plan, *image.size)
             small = captures.reduced(image)
             return {"photograph": photographs.photograph(small, captures.photographed(sent, np.asarray(small), image.size), spec)}
 
@@ -122,6 +120,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         # one after the other: whoever waits for room to decode must not hold any
         grid, sent = captures.read_map(item, plan, source, decoder), captures.sent_mask(item, decoder)
         with decoder.decoded(item["image"], transparency=True) as image:
+            captures.check_camera(plan, *image.size)
             small, whole = captures.reduced(image), image.size
             pixels = np.asarray(small)
             if source == captures.PHOTOGRAPH:
@@ -129,12 +128,12 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
                 grid = photographs.to_depth(grid, shown, spec, captures.scaled_camera(plan, small, whole).fx)
             points = captures.points_of(grid, plan, source, small, whole)
             mask = captures.mask_of(sent, pixels, points, source, whole)
-            size = spec.pictures.image_size
-            with named("mask" if source == captures.PHOTOGRAPH and sent is not None else source):
-                view = views.view(pixels[..., :3], points, mask, plan.space, image_size=size, seen_size=_seen_size(spec))
+            drawn = "mask" if sent is not None else None if masks.opaque(pixels) is None else "image"
+            size, seen = spec.pictures.image_size, _seen_size(spec)
+            see = partial(views.view, pixels[..., :3], points, space=plan.space, image_size=size, seen_size=seen)
+            view = captures.view_of(see, points, mask, source, drawn)
             camera = captures.camera_of(plan, source, points, mask, small, whole)
-            drawn = sent is not None or masks.opaque(pixels) is not None
-            front = views.front(pixels[..., :3], points, mask, camera, view, plan.space, drawn=drawn)
+            front = views.front(pixels[..., :3], points, mask, camera, view, plan.space, drawn=drawn is not None)
         return [
             {
                 "pixels": view.pixels,

@@ -38,7 +38,7 @@ def network_answer(found: Outputs, plan: ReconstructPlan, kind: Format) -> Answe
         return points, shapes.to_npz(arrays | _placed(found, plan))
     mesh = shapes.surface(shapes.Cells(places, found["occupancy"], found["colours"]), plan.threshold)
     units = np.array(lattice.origin, np.float32) + mesh.vertices * np.float32(lattice.pitch)
-    return points, shapes.to_glb([shapes.Primitive(_in_metres(units, found), mesh.faces, {"COLOR_0": shapes.rgba(mesh.colours)})])
+    return points, shapes.to_glb([shapes.Primitive(_in_metres(units, found), mesh.faces, {"COLOR_0": shapes.linear(mesh.colours)})])
 
 
 def joined_answer(found: Outputs, plan: ReconstructPlan, front: Front, kind: Format) -> Answer:
@@ -67,13 +67,13 @@ def _seen(found: Outputs, front: Front, photograph: NDArray[np.uint8], pitch: fl
     attributes = {
         "TEXCOORD_0": (mesh.places / np.array([width, height])).astype(np.float32),
         "_SEEN": np.ones((len(mesh.vertices), 1), np.float32),
-        "_COLOR": shapes.rgba(photograph[mesh.pixels]),
+        "_COLOR": shapes.linear(photograph[mesh.pixels]),
     }
     return shapes.Primitive(_in_metres(mesh.vertices, found), mesh.faces, attributes, "seen", found["front"].tobytes())
 
 
 def _guessed(found: Outputs, guess: guessing.Guess) -> shapes.Primitive:
-    attributes: dict[str, NDArray[Any]] = {"COLOR_0": shapes.rgba(guess.colours), "_SEEN": np.zeros((len(guess.vertices), 1), np.float32)}
+    attributes = {"COLOR_0": shapes.linear(guess.colours), "_SEEN": np.zeros((len(guess.vertices), 1), np.float32)}
     return shapes.Primitive(_in_metres(guess.vertices, found), guess.faces, attributes, "guessed")
 
 

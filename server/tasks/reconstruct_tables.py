@@ -19,13 +19,30 @@ Surface = Literal["joined", "network"]
 MEDIA_TYPES: Mapping[Format, str] = {"glb": "model/gltf-binary", "ply": "application/x-ply", "npz": "application/x-npz"}
 OF_DEPTH = ("fx", "fy", "cx", "cy", "fov", "depth_scale")
 """Options that mean nothing beside `points`."""
+FAR_AXIS = 1e9
+"""Largest coordinate of an optical axis, which is kept as float32: no focal length that is accepted is as large."""
+AXIS = dict.fromkeys(("values", "words"), "a number from -1e9 to 1e9") | {"default": "the middle"}
 
 
 class ReconstructOptions(Options, frozen=True, kw_only=True):
-    fx: Annotated[float | None, Meta(gt=0, description="Focal length in pixels of the image. For `depth`.")] = None
-    fy: Annotated[float | None, Meta(gt=0, description="The same downwards.", extra={"default": "`fx`"})] = None
-    cx: Annotated[float | None, Meta(description="Column of the optical axis, in pixels.", extra={"default": "the middle"})] = None
-    cy: Annotated[float | None, Meta(description="Row of the optical axis, in pixels.", extra={"default": "the middle"})] = None
+    fx: Annotated[
+        float | None,
+        Meta(
+            gt=0,
+            description="Focal length in pixels of the image. For `depth`.",
+            extra={"values": "above 0 and at most 5,729 times the image's width"},
+        ),
+    ] = None
+    fy: Annotated[
+        float | None,
+        Meta(
+            gt=0,
+            description="The same downwards.",
+            extra={"values": "above 0 and at most 5,729 times the image's height", "default": "`fx`"},
+        ),
+    ] = None
+    cx: Annotated[float | None, Meta(ge=-FAR_AXIS, le=FAR_AXIS, description="Column of the optical axis, in pixels.", extra=AXIS)] = None
+    cy: Annotated[float | None, Meta(ge=-FAR_AXIS, le=FAR_AXIS, description="Row of the optical axis, in pixels.", extra=AXIS)] = None
     fov: Annotated[
         float | None,
         Meta(
@@ -36,7 +53,13 @@ class ReconstructOptions(Options, frozen=True, kw_only=True):
         ),
     ] = None
     depth_scale: Annotated[
-        float | None, Meta(gt=0, description="Steps of a 16-bit depth map in a metre.", extra={"default": "1000: millimetres"})
+        float | None,
+        Meta(
+            ge=0.1,  # all steps of 16 bits lie within `depth.FARTHEST`
+            le=1e12,  # picometres
+            description="Steps of a 16-bit depth map in a metre.",
+            extra=dict.fromkeys(("values", "words"), "a number from 0.1 to 1e12") | {"default": "1000: millimetres"},
+        ),
     ] = None
     spacing: Annotated[
         float | None,

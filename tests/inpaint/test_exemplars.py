@@ -56,3 +56,10 @@ def test_what_cannot_be_copied_is_refused(painter: Painter) -> None:
     files = FILES | {"mask": ("mask", box_mask(40, 60, (2, 2, 58, 38)))}
     refused = painter.gateway.http.post("/v1/inpaint", files=files, data={"method": "exemplar"})
     assert (refused.status_code, refused.json()["field"]) == (422, "method") and "5 × 5 pixels known" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("method", ["exemplar", "network-exemplar", "network"])
+def test_where_nothing_is_missing_the_image_comes_back_by_the_method_that_was_asked_for(painter: Painter, method: str) -> None:
+    files = FILES | {"mask": ("mask", box_mask(40, 60, (0, 0, 0, 0)))}
+    answer = painter.gateway.http.post("/v1/inpaint", files=files, data={"method": method}).raise_for_status()
+    assert answer.headers["x-method"] == method and np.array_equal(decoded(answer.content), np.asarray(IMAGE))

@@ -23,6 +23,7 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from server.media.images import Decoder
+from server.tasks.captures import sent_mask
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -30,11 +31,14 @@ def peak():
 decoder = Decoder(50_000_000)
 data = Path(sys.argv[1]).read_bytes()
 before = peak()
-with decoder.decoded(data) as image:
-    pixels = image.width * image.height
+pixels = decoder.open(data).pixels
+{}
 print((peak() - before) / pixels)
 """
+DECODED = PEAK.replace("{}", "with decoder.decoded(data): pass")
 """Prints the bytes a pixel that decoding took at most."""
+MASK = PEAK.replace("{}", "sent_mask({'mask': data}, decoder)")
+"""Prints those that the mask of an object took."""
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -53,8 +57,24 @@ def decoder() -> Decoder:
 def test_decoding_takes_few_bytes_a_pixel(tmp_path: Path, mode: str, kind: str, options: dict[str, object], most: float) -> None:
     file = tmp_path / "picture"
     file.write_bytes(encoded(Image.new(mode, (4000, 2500)), kind, **options))
-    measured = subprocess.run([sys.executable, "-c", PEAK, str(file)], capture_output=True, text=True, check=True)
+    measured = subprocess.run([sys.executable, "-c", DECODED, str(file)], capture_output=True, text=True, check=True)
     assert float(measured.stdout) < most
+
+
+@pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
+def test_a_strip_that_takes_more_than_its_pixels_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    """Pillow keeps an address for each row, and as many weights as a side has pixels when it is resized."""
+    decoder = Decoder(50_000_000)
+    with pytest.raises(TooManyPixels, match="longer than 65,535 pixels"):
+        decoder.open(encoded(Image.new("1", size), "PNG"))
+    assert decoder.open(encoded(Image.new("1", (65_535, 1)), "PNG")).size == (65_535, 1)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_the_mask_of_an_object_takes_few_bytes_a_pixel(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "picture").write_bytes(encoded(Image.new(mode, (4000, 2500)), "PNG"))
+    measured = subprocess.run([sys.executable, "-c", MASK, str(tmp_path / "picture")], capture_output=True, text=True, check=True)
+    assert float(measured.stdout) < 6.5
 
 
 TIFFS = {
@@ -85,7 +105,7 @@ def tiff_of_one_strip(side: int, bits: tuple[int, ...], photometric: int, nbytes
 def test_a_tiff_of_one_strip_takes_no_more_than_is_counted(tmp_path: Path, kind: str) -> None:
     data = tiff_of_one_strip(4000, *TIFFS[kind])
     (tmp_path / "picture").write_bytes(data)
-    measured = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path / "picture")], capture_output=True, text=True, check=True)
+    measured = subprocess.run([sys.executable, "-c", DECODED, str(tmp_path / "picture")], capture_output=True, text=True, check=True)
     assert float(measured.stdout) * 4000**2 < 1.02 * Decoder(50_000_000).open(data).memory()
 
 
@@ -181,7 +201,7 @@ def test_a_jpeg_takes_no_more_than_is_counted(tmp_path: Path, scans: list[list[i
     data = jpeg_of_scans(4000, 2500, scans)
     file = tmp_path / "picture"
     file.write_bytes(data)
-    measured = subprocess.run([sys.executable, "-c", PEAK, str(file)], capture_output=True, text=True, check=True)
+    measured = subprocess.run([sys.executable, "-c", DECODED, str(file)], capture_output=True, text=True, check=True)
     assert float(measured.stdout) < Decoder(max_pixels=10_000_000).open(data).memory() / 10_000_000 + 1
 
 

@@ -76,8 +76,10 @@ def test_random_cells_are_chosen_by_the_seed() -> None:
     assert AreaShare("random", 1.0).mask(13, 7, cell=2.5, seed=2**63 - 1).all()
 
 
-def test_cells_of_a_fraction_of_a_pixel_cover_every_pixel() -> None:
+def test_cells_are_pixels_at_least() -> None:
+    """The network's patches are smaller where it sees an image enlarged."""
     assert AreaShare("random", 1.0).mask(1, 5000, cell=0.7, seed=0).all()
+    assert {AreaShare("random", 0.25).mask(4, 6, cell=0.3, seed=seed).sum() for seed in range(20)} == {6}
 
 
 @pytest.mark.parametrize(

@@ -156,9 +156,15 @@ def test_grey_that_pillow_would_take_for_other_grey_is_refused(decoder: Decoder,
         decoder.open(content.replace(entry, struct.pack("<HHIH", tag, 3, 1, value)))
 
 
-def test_only_an_orientation_of_one_short_counts(decoder: Decoder) -> None:
+def test_only_an_orientation_of_one_number_counts(decoder: Decoder) -> None:
     whole: dict[int, Entry] = {OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 8)}
-    for told, size in (((SHORT, 1, 6), (2, 4)), ((LONG, 1, 6), (4, 2)), ((SHORT, 4, b"\6\0" * 4), (4, 2)), ((SHORT, 1, 9), (4, 2))):
+    for told, size in (
+        ((SHORT, 1, 6), (2, 4)),
+        ((LONG, 1, 6), (2, 4)),
+        ((BYTE, 1, 6), (4, 2)),
+        ((SHORT, 4, b"\6\0" * 4), (4, 2)),
+        ((SHORT, 1, 9), (4, 2)),
+    ):
         with decoder.decoded(tiff({**whole, 274: told})) as image:
             assert image.size == size
 
@@ -204,3 +210,10 @@ def test_uncompressed_planes_of_16_bits_are_refused_since_pillow_reads_them_as_s
     planes: dict[int, Entry] = {258: (SHORT, 3, bits), 259: (SHORT, 1, 1), 262: (SHORT, 1, 2), 277: (SHORT, 1, 3), 284: (SHORT, 1, 2)}
     with pytest.raises(NotAnImage, match="uncompressed planes of 16 bits"):
         decoder.open(tiff(planes | {OFFSETS: (LONG, 3, each), LENGTHS: (LONG, 3, each)}))
+
+
+def test_colours_that_are_floats_are_refused_as_a_kind(decoder: Decoder) -> None:
+    """Grey ones are, too, which Pillow reads."""
+    colours: dict[int, Entry] = {258: (SHORT, 3, b"\x20\0" * 3), 262: (SHORT, 1, 2), 277: (SHORT, 1, 3), 339: (SHORT, 3, b"\3\0" * 3)}
+    with pytest.raises(NotAnImage, match="send 8 or 16 bits per channel"):
+        decoder.open(tiff(colours | {OFFSETS: (LONG, 1, 8), LENGTHS: (LONG, 1, 96)}))

@@ -23,7 +23,7 @@ from opsin.mapping import Outcome, Outcomes
 from opsin.pictures import png
 from opsin.reconstruction import Reconstruction, reconstruction
 from opsin.results import classifications
-from server.media.shapes import Primitive, rgba, to_glb, to_npz, to_ply
+from server.media.shapes import Primitive, linear, to_glb, to_npz, to_ply
 from tests.harness.scripted import RESULT
 
 POINTS = np.array([[0, 0, 1], [0.5, 0, 1], [0, -0.25, 2], [0.1, 0.2, 1.5]], np.float32)
@@ -83,13 +83,22 @@ def test_points_are_drawn_where_they_are(file: bytes) -> None:
 def test_the_vertices_of_a_mesh_are_drawn_in_the_cameras_frame() -> None:
     """Under a texture they have their colours, too; of one without any they are grey."""
     faces = np.array([[0, 1, 2], [1, 2, 3]])
-    parts = [Primitive(POINTS, faces, {name: rgba(COLOURS)}, texture=texture) for name, texture in (("COLOR_0", None), ("_COLOR", b"JPEG"))]
+    parts = [
+        Primitive(POINTS, faces, {name: linear(COLOURS)}, texture=texture) for name, texture in (("COLOR_0", None), ("_COLOR", b"JPEG"))
+    ]
     places, colours = drawn(shape(to_glb([*parts, Primitive(POINTS, faces)])))
     np.testing.assert_allclose(places, np.tile(centred(POINTS), (3, 1)), atol=1e-4)
     assert colours.tolist() == [*COLOURS.tolist(), *COLOURS.tolist(), *[[128] * 3] * len(POINTS)]
 
 
+def test_every_colour_comes_back_from_linear_light() -> None:
+    colours = np.arange(256 * 3, dtype=np.uint32).reshape(256, 3).astype(np.uint8)
+    file = to_glb([Primitive(np.zeros((256, 3), np.float32), np.zeros((1, 3), np.int64), {"COLOR_0": linear(colours)})])
+    assert (vertices(file)[1] == colours).all()
+
+
 def test_vertices_agree_with_another_reader() -> None:
+    """Bytes are those that were written, as also earlier versions of the service wrote them."""
     sphere = trimesh.creation.icosphere(2)
     sphere.visual.vertex_colors = np.random.default_rng(0).integers(0, 256, (len(sphere.vertices), 4), np.uint8)
     file = trimesh.Scene(sphere).export(file_type="glb")

@@ -12,6 +12,7 @@ import pytest
 import trimesh
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from models.mcc.front import Front
 from models.spec import Space
@@ -42,6 +43,15 @@ def parts(content: bytes) -> dict[str, dict[str, Any]]:
         material = scene["materials"][part["material"]]
         found[material["name"]] = {**part, "told": material, "picture": picture, "images": scene["images"]}
     return found
+
+
+def values(content: bytes, number: int) -> NDArray[np.float32]:
+    """The vectors of three floats that an accessor of a GLB tells."""
+    (length,) = struct.unpack_from("<I", content, 12)
+    scene, binary = json.loads(content[20 : 20 + length]), content[28 + length :]
+    told = scene["accessors"][number]
+    assert (told["componentType"], told["type"]) == (5126, "VEC3")
+    return np.frombuffer(binary, "<f4", 3 * told["count"], scene["bufferViews"][told["bufferView"]]["byteOffset"]).reshape(-1, 3)
 
 
 def smooth() -> NDArray[np.uint8]:
@@ -81,6 +91,17 @@ def test_a_mesh_tells_what_was_seen_and_what_is_guessed(sculptor: Sculptor) -> N
     solid = trimesh.load(io.BytesIO(sculptor.answered().content), file_type="glb")
     flags = [mesh.vertex_attributes["_SEEN"] for mesh in solid.geometry.values()]
     assert [set(np.unique(flag)) for flag in flags] == [{1.0}, {0.0}]
+
+
+def test_by_the_standard_a_guess_of_a_mesh_has_the_colour_of_that_point(sculptor: Sculptor) -> None:
+    """glTF 2.0, 3.7.2.1: COLOR_0 is linear. IEC 61966-2-1 makes sRGB of it."""
+    content, found = sculptor.answered().content, arrays(sculptor.answered(format="npz").content)
+    attributes = parts(content)["guessed"]["attributes"]
+    light = values(content, attributes["COLOR_0"])
+    colours = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    distance, nearest = cKDTree(values(content, attributes["POSITION"]) * [1, -1, -1]).query(found["points"][found["seen"] == 0])
+    assert distance.max() < 1e-5
+    np.testing.assert_allclose(colours[nearest], found["colours"][found["seen"] == 0] / 255, atol=1 / 255)
 
 
 def test_from_the_camera_the_answer_looks_like_the_photograph(sculptor: Sculptor) -> None:

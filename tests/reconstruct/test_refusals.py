@@ -33,6 +33,9 @@ def hidden() -> bytes:
     return png(np.dstack([image(), np.where(depth() > 0, 0, 255).astype(np.uint8)]))
 
 
+ROW, PIXEL = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+ROW[24, 26:38] = PIXEL[24, 32] = 255
+SPARSE = np.where(np.arange(WIDTH) % 2, np.nan, points()[..., 2]).astype(np.float32)
 PICKLED = io.BytesIO()
 np.save(PICKLED, np.array([{"a": 1}], object), allow_pickle=True)
 
@@ -50,6 +53,13 @@ np.save(PICKLED, np.array([{"a": 1}], object), allow_pickle=True)
         (with_(points=npy(np.ones((HEIGHT, WIDTH, 3), np.float32))), {}, "points", "one and the same"),
         (with_(depth=DEPTH, mask=BLACK), {}, "mask", "covers nothing"),
         (with_(depth=DEPTH, mask=png(np.zeros((9, 9), np.uint8))), {}, "mask", "9 × 9 pixels, but the image, upright, has 64 × 48"),
+        (with_(depth=DEPTH, mask=png(ROW)), {}, "mask", "shows too little: no point is left"),
+        (with_(depth=DEPTH, mask=png(PIXEL)), {}, "mask", "shows too little: 1 points are seen"),
+        (with_(depth=DEPTH, mask=png(PIXEL)), {"model": "hall"}, "mask", "shows too little"),
+        (with_(points=POINTS, mask=png(ROW)), {}, "mask", "shows too little"),
+        ({"image": png(np.dstack([image(), PIXEL])), "depth": DEPTH}, {}, "image", "shows too little: 1 points"),
+        (with_(depth=npy(SPARSE), mask=png(ROW)), {}, "depth", "too few neighbouring pixels were seen"),
+        ({"image": png(image(1, 500)), "depth": npy(np.ones((1, 500), np.float32))}, {"model": "hall"}, "image", "needs 2 at least"),
         ({"image": hidden(), "depth": DEPTH}, {}, "image", "covers no pixel that was seen in depth"),
         (with_(depth=DEPTH, points=POINTS), {}, "points", "given beside depth: send one of them"),
         (with_(), {}, "depth", "missing: send depth with fx or fov, or points"),
@@ -59,13 +69,22 @@ np.save(PICKLED, np.array([{"a": 1}], object), allow_pickle=True)
         (with_(depth=DEPTH), {"fx": 50, "fov": 60}, "fov", "given beside a focal length"),
         (with_(depth=DEPTH), {"fov": None, "fx": 1e-300}, "fx", "more than 1e+06 m to the side"),
         (with_(depth=DEPTH), {"fov": None, "fx": 50, "fy": 1e-300}, "fy", "more than 1e+06 m to the side"),
-        (with_(depth=DEPTH), {"fov": None, "fx": 50, "cx": 1e30}, "cx", "more than 1e+06 m to the side"),
-        (with_(depth=DEPTH), {"fov": None, "fx": 50, "cy": -1e300}, "cy", "more than 1e+06 m to the side"),
+        (with_(depth=DEPTH), {"fov": None, "fx": 50, "cx": 1e9}, "cx", "more than 1e+06 m to the side"),
+        (with_(depth=DEPTH), {"fov": None, "fx": 50, "cy": -1e9}, "cy", "more than 1e+06 m to the side"),
+        (with_(depth=DEPTH), {"fov": None, "fx": 1e39}, "fx", "64 pixels wide: send a number above 0 and at most 366692,"),
+        (with_(depth=DEPTH), {"fov": None, "fx": 366_693}, "fx", "too many for a camera"),
+        (with_(depth=DEPTH), {"fov": None, "fx": 50, "fy": 1e8}, "fy", "48 pixels high: send a number above 0 and at most 275019,"),
+        (with_(depth=DEPTH), {"fov": None, "fx": 1e9, "cx": 1e39}, "cx", "must be a number from -1e9 to 1e9"),
+        (with_(depth=DEPTH), {"fov": None, "fx": 1e9, "cy": -1e39}, "cy", "must be a number from -1e9 to 1e9"),
+        (with_(depth=DEPTH), {"fov": 1e39}, "fov", "degrees above 0 and below 180"),
         (with_(depth=DEPTH), {"fov": 180}, "fov", "degrees above 0 and below 180"),
         (with_(depth=DEPTH), {"fov": 60, "fy": 50}, "fov", "given beside a focal length"),
         (with_(points=POINTS), {"fx": 50}, "fx", "points need no camera"),
         (with_(depth=npy(depth())), {"depth_scale": 10}, "depth_scale", "is for 16-bit PNG"),
-        (with_(depth=DEPTH), {"depth_scale": 0}, "depth_scale", "above 0"),
+        (with_(depth=DEPTH), {"depth_scale": 0}, "depth_scale", "from 0.1 to 1e12"),
+        (with_(depth=DEPTH), {"depth_scale": 1e-300}, "depth_scale", "from 0.1 to 1e12"),
+        (with_(depth=DEPTH), {"depth_scale": 0.001}, "depth_scale", "from 0.1 to 1e12"),
+        (with_(depth=DEPTH), {"depth_scale": 1e40}, "depth_scale", "from 0.1 to 1e12"),
         (with_(depth=npy(depth())[:-5]), {}, "depth", "truncated"),
         (with_(depth=npy(depth()) + b"more"), {}, "depth", "followed by other data"),
         (with_(depth=npy(depth())[:20]), {}, "depth", "header can be read"),
@@ -139,6 +158,14 @@ def test_files_that_are_no_images_are_named(sculptor: Sculptor) -> None:
     large = io.BytesIO()
     Image.new("L", (1100, 1000)).save(large, "PNG")
     assert sculptor.refused(413, files={"image": large.getvalue(), "depth": DEPTH})[0] == "image"
+
+
+@pytest.mark.parametrize("scale", [0.1, 1e12])
+def test_the_same_shape_has_every_scale_that_is_accepted(sculptor: Sculptor, scale: float) -> None:
+    usual, scaled = (sculptor.answered(headers=JSON, depth_scale=value).json() for value in (1000, scale))
+    assert scaled["points"] == usual["points"] > 0
+    np.testing.assert_allclose(np.multiply(scaled["bounds"], scale), np.multiply(usual["bounds"], 1000), rtol=1e-3)
+    sculptor.answered(files=with_(depth=png(np.where(depth() > 0, 65_535, 0).astype(np.uint16))), depth_scale=scale)
 
 
 def test_a_media_type_that_is_not_offered(sculptor: Sculptor) -> None:

@@ -12,12 +12,11 @@ from PIL import Image
 from models.bundle import BundleSpec
 from models.spec import Space
 from server.media.images import Decoder
-from server.media.limits import InvalidPart
 from server.tasks import captures
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct import Reconstruct
 from server.tasks.reconstruct_tables import ReconstructOptions
-from tests.harness.captures import CAPTURE, FOV, HEIGHT, WIDTH
+from tests.harness.captures import CAPTURE, FOV, HEIGHT, WIDTH, npy
 from tests.harness.pictures import png
 from tests.harness.shell import write_shell
 
@@ -71,13 +70,27 @@ def test_the_mask_of_a_large_image_has_its_size(spec: BundleSpec, large: bytes) 
         seen(spec, CAPTURE | {"image": large, "mask": png(mask[::TIMES, ::TIMES])}, fov=FOV)
 
 
-@pytest.mark.parametrize("shape", [(1, 300_000), (300_000, 1)])
+@pytest.mark.parametrize("shape", [(1, 65_535), (65_535, 1)])
 def test_a_strip_is_made_no_square(spec: BundleSpec, shape: tuple[int, int]) -> None:
-    """Padded to one it would take a terabyte."""
+    """Padded to one it would take gigabytes."""
     depth = np.full(shape, 1000, np.uint16)
     depth.flat[::3] = 1400
-    with pytest.raises(InvalidPart, match="no point is left when the map is resized to 32 × 32"):
+    with pytest.raises(InvalidOption, match="too narrow for the 32 × 32 points that the network sees") as refused:
         seen(spec, {"image": png(np.zeros((*shape, 3), np.uint8)), "depth": png(depth)}, fov=FOV)
+    assert refused.value.field == "image"
+
+
+@pytest.mark.parametrize(("side", "least"), [(2, 2), (32, 2), (95, 2), (96, 3), (500, 9), (3000, 48), (10_000, 157)])
+def test_a_narrow_image_needs_the_pixels_that_its_refusal_names(spec: BundleSpec, side: int, least: int) -> None:
+    for shape in ((least, side), (side, least)):
+        depth = npy(np.random.default_rng(0).uniform(1, 2, shape).astype(np.float32))
+        assert np.isfinite(seen(spec, {"image": png(np.zeros((*shape, 3), np.uint8)), "depth": depth}, fov=FOV)).any()
+        thin = shape[0] - (shape[0] == least), shape[1] - (shape[0] != least)
+        files = {"image": png(np.zeros((*thin, 3), np.uint8)), "depth": npy(np.ones(thin, np.float32))}
+        for more in ({}, {"mask": png(np.full(thin, 255, np.uint8))}):
+            with pytest.raises(InvalidOption, match=f"the shorter side needs {least} at least") as refused:
+                seen(spec, files | more, fov=FOV)
+            assert refused.value.field == "image"
 
 
 def test_a_strip_above_two_megapixels_is_made_smaller() -> None:

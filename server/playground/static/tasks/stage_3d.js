@@ -73,6 +73,7 @@ export class Stage3D {
     scene.traverse((part) => {
       if (!part.isMesh) return;
       part.geometry.computeVertexNormals();
+      encode(part.geometry.attributes.color);
       part.material = drawn(part.material);
     });
     replace(this.#mesh, scene);
@@ -180,6 +181,11 @@ export class Stage3D {
     this.#camera.updateProjectionMatrix();
     this.draw();
   }
+}
+
+/** glTF's colours are linear light, to be shown as sRGB. */
+function encode(colours) {
+  if (colours) colours.array = colours.array.map((light) => (light <= 0.0031308 ? 12.92 * light : 1.055 * light ** (1 / 2.4) - 0.055));
 }
 
 /** What was seen as the photograph shows it; a guess tinted. */
