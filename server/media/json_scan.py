@@ -39,7 +39,7 @@ class TooManyElements(ValueError):
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found."""
+    """Result of a scan."""
 
     long: list[slice]
     """Where the strings of more than LONG bytes are, without their quotes."""

@@ -37,8 +37,8 @@ NEVER_SEEN = 180.0
 MARGIN = 5.0
 """Seconds beyond `drain_timeout` that a process gets to end."""
 OF_WORKERS = {"OMP_WAIT_POLICY": "passive", "ORT_DISABLE_TELEMETRY": "1"}
-"""Variables of workers unless ours say otherwise. Torch's threads must not spin while they wait for one that lost its core to the gateway,
-and ONNX Runtime must tell nobody of its sessions: it looks when it is imported, in a copy of the template that has these variables alone."""
+"""Variables of workers unless ours say otherwise. Torch's threads must not spin while they wait for one that lost its core to the gateway.
+ONNX Runtime must tell nobody of its sessions; what the template sets itself is no variable of its copies."""
 
 
 def serve(settings: Settings) -> int:

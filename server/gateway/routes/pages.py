@@ -21,8 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import playground
 from server.http.problems import Kind, Problem
 
-SWAGGER = "docs/static"
-"""Relative to the page, which a proxy may serve under a prefix."""
+SWAGGER = "/docs/static"
 INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 COMPRESSION = 6
 RANGE_REFUSED = {400: "not a range", 416: "beyond the end of the file"}
@@ -47,12 +46,13 @@ HEADERS = {
 
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> Response:
+    static = SWAGGER.removeprefix("/")  # relative to the page, which a proxy may serve under a prefix
     page = get_swagger_ui_html(
         openapi_url=request.app.openapi_url.removeprefix("/"),
         title="Opsin: the API",
-        swagger_js_url=f"{SWAGGER}/swagger-ui-bundle.js",
-        swagger_css_url=f"{SWAGGER}/swagger-ui.css",
-        swagger_favicon_url=f"{SWAGGER}/favicon.png",
+        swagger_js_url=f"{static}/swagger-ui-bundle.js",
+        swagger_css_url=f"{static}/swagger-ui.css",
+        swagger_favicon_url=f"{static}/favicon.png",
         swagger_ui_parameters={"defaultModelsExpandDepth": 0},
     )
     digests = (base64.b64encode(hashlib.sha256(script).digest()).decode() for script in INLINE_SCRIPT.findall(bytes(page.body)))
