@@ -184,11 +184,12 @@ async def test_without_a_default_the_bundles_that_take_the_parts_are_listed(monk
     monkeypatch.setattr(here, "fleet", told)
     with pytest.raises(Problem) as several:
         await here.find(None, "classify-video")
-    assert several.value.kind is Kind.UNKNOWN_MODEL and "first@1, second@1" in several.value.detail
+    assert several.value.kind is Kind.INVALID_OPTION and "first@1, second@1" in several.value.detail
     assert "OPSIN_DEFAULT_MODELS__CLASSIFY_VIDEO" in several.value.detail and "ears" not in several.value.detail
     assert "third" not in several.value.detail, "no worker serves it"
     with pytest.raises(Problem) as none:
         await here.find(None, "classify-audio-video")
+    assert none.value.kind is Kind.UNKNOWN_MODEL
     assert none.value.detail == "there is no default model for audio and video; no bundle that takes both is served"
     with pytest.raises(Problem) as member:
         await here.find("member", "classify-video")

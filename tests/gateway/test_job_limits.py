@@ -94,11 +94,11 @@ def test_a_job_without_workers_fails_at_its_deadline(valkey: PrivateValkey) -> N
 
 
 def test_the_default_deadline_is_its_own(valkey: PrivateValkey) -> None:
-    with gateway_process(valkey.url, request_timeout=0.3, job_timeout=600.0) as gateway, Worker(valkey.url, [make_spec()]) as worker:
+    with gateway_process(valkey.url, request_timeout=1.0, job_timeout=600.0) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
         job_id = accepted(ask_later(gateway))
         problem(gateway.classify(picture(1)), 504, "deadline")
-        time.sleep(1.5)  # longer than a plain request may take, and than a sweep
+        time.sleep(2)  # longer than a plain request may take, and than a sweep
         worker.resume()
         comes_to(gateway, job_id, "done")
 

@@ -193,8 +193,9 @@ def test_the_documentation_needs_no_network(gateway: Gateway) -> None:
     page = gateway.http.get("/docs")
     assert page.status_code == 200
     for address in re.findall(r'(?:src|href)="([^"]+)"', page.text):
-        assert address.startswith("/") and gateway.http.get(address).status_code == 200
-    assert "/openapi.json" in page.text
+        assert not address.startswith("/"), "a proxy may serve the page under a prefix"
+        assert gateway.http.get(f"/{address}").status_code == 200
+    assert "'openapi.json'" in page.text
 
 
 def test_the_documentation_tells_bodies_answers_and_errors(gateway: Gateway) -> None:

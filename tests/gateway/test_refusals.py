@@ -186,7 +186,7 @@ def test_a_decompression_bomb_is_known_by_its_header(gateway: Gateway) -> None:
 
 
 def test_a_strip_that_would_grow_beyond_the_limit(gateway: Gateway) -> None:
-    assert "too thin" in problem(gateway.classify(picture(1, (900_000, 1), "PNG")), 413, "too-large")["detail"]
+    assert "too thin" in problem(gateway.classify(picture(1, (60_000, 1), "PNG")), 413, "too-large")["detail"]
 
 
 def test_one_bad_image_of_several_is_named_and_fails_them_all(gateway: Gateway, worker: Worker) -> None:

@@ -45,7 +45,7 @@ def test_the_restorer_s_weights_fit_and_its_flags_stay_held_out(painter: Recipe,
     assert painter.phases[0].start == f"runs/{restorer.name}-{restorer.version}/{restorer.phases[-1].name}"
     assert restorer.release is not None and isinstance(restorer.release.quality, RestoringQuality)
     mine, its = quality(painter).restoring, restorer.release.quality
-    assert mine.model_copy(update={"features": its.features}) == its, "one measure for both bundles"
+    assert mine.model_copy(update={"features": its.features, "temperature": its.temperature}) == its, "one measure for both bundles"
     assert isinstance(restorer.data, Mixture)
     assert [part for part in parts(painter) if isinstance(part, Flags | Emoji)] == [part.data for part in restorer.data.parts]
 
