@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -317,8 +318,9 @@ def decode_fields(outline: Outline, example: str) -> dict[str, msgspec.Raw]:
     except msgspec.DecodeError as error:
         raise Problem(Kind.INVALID_BODY, f"not JSON ({error})" if outline.json else "empty") from error
     if len(fields) < outline.fields:  # of a repeated one the decoder keeps the last
-        names = [name for name, _ in json.loads(outline.json, object_pairs_hook=list)]
-        raise Problem(Kind.INVALID_OPTION, "given twice", outline.name(next(name for name in names if names.count(name) > 1)))
+        pairs = json.loads(outline.json, object_pairs_hook=list, parse_int=str, strict=False)  # numbers may be of any length
+        repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise Problem(Kind.INVALID_OPTION, "given twice", outline.name(repeated))
     return fields
 
 

@@ -94,7 +94,7 @@ def test_an_option_given_in_two_places(gateway: Gateway) -> None:
     assert problem(gateway.http.post("/v1/classify?top_k=1&top_k=2", content=picture(1)), 422, "invalid-option")["field"] == "top_k"
 
 
-@pytest.mark.parametrize("body", ['{"top_k": 1, "top_k": 3}', '{"image": "§", "model": "reds", "im\\u0061ge": "ABCD"}'])
+@pytest.mark.parametrize("body", [f'{{"top_k": {"9" * 9999}, "top_k": 3}}', '{"image": "§", "model": "reds", "im\\u0061ge": "ABCD"}'])
 def test_a_field_of_json_that_is_given_twice(gateway: Gateway, body: str) -> None:
     response = gateway.classify(body.encode(), headers={"Content-Type": "application/json"})
     answer = problem(response, 422, "invalid-option")
