@@ -65,7 +65,8 @@ def describe(
 
     routes: those with examples.
     """
-    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    servers = [{"url": "./"}]  # beside this document, under whatever prefix a proxy serves it
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes, servers=servers)
     _, schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     for operations in document["paths"].values():
         for operation in operations.values():
