@@ -17,7 +17,7 @@ from opsin.errors import DeadlinePassed, Failed, OpsinError, Unreachable, of_sta
 T = TypeVar("T")
 
 LONGEST_S = 3600.0
-"""Longest deadline that every service accepts; OPSIN_JOB_TIMEOUT may allow more."""
+"""Longest deadline of a call that waits, whose client may wait longer; for a job OPSIN_JOB_TIMEOUT may allow more."""
 MOST_WAIT_S = 1e9
 """Seconds that a socket waits where a call is given longer, or for ever: more overflow the system's clocks."""
 ANSWER_MARGIN = 2.0
@@ -53,16 +53,17 @@ class Call:
         """Under a key of its own, so that no repetition makes a second job."""
         headers = {**self.headers, "Prefer": "respond-async", "Idempotency-Key": uuid.uuid4().hex}
         if self.timeout is not None:
-            headers["X-Request-Timeout"] = told(self.timeout)
+            headers["X-Request-Timeout"] = f"{LONGEST_S if self.timeout == math.inf else max(self.timeout, 0.001):.3f}"
         return replace(self, headers=headers, timeout=None, later=True)
 
     def arguments(self, timeout: float) -> dict[str, Any]:
         """For `httpx.Client.request`. One picture alone is the body itself, several are a multipart form."""
+        told = f"{min(max(timeout, 0.001), LONGEST_S):.3f}"
         arguments: dict[str, Any] = {
             "method": self.method,
             "url": self.path,
             "params": dict(self.query),
-            "headers": {**self.headers} if self.later else {**self.headers, "X-Request-Timeout": told(timeout)},
+            "headers": {**self.headers} if self.later else {**self.headers, "X-Request-Timeout": told},
             "timeout": min(timeout, MOST_WAIT_S) + ANSWER_MARGIN,
         }
         if self.json is not None:
@@ -78,11 +79,6 @@ class Call:
             arguments["files"] = [("image", (f"image{i}", data, "application/octet-stream")) for i, data in enumerate(self.pictures)]
             arguments["data"] = {name: list(values) for name, values in self.form.items()}
         return arguments
-
-
-def told(timeout: float) -> str:
-    """Value of X-Request-Timeout. The service refuses one that is too long for it; where there is no end, it is asked for LONGEST_S."""
-    return f"{max(timeout, 0.001) if timeout <= MOST_WAIT_S else LONGEST_S:.3f}"
 
 
 class Budget:

@@ -34,6 +34,7 @@ class PillowImage(Protocol):
     @property
     def mode(self) -> str: ...
     def convert(self, mode: str) -> PillowImage: ...
+    def getextrema(self) -> Any: ...
     def save(self, fp: Any, format: str) -> None: ...
 
 
@@ -86,7 +87,11 @@ def png(pixels: NDArray[np.uint8], part: str = "image") -> bytes:
 
 
 def _pillow_png(image: PillowImage, part: str) -> bytes:
-    """Raises ValueError for a mode whose values a picture does not have, such as F."""
+    """Raises ValueError for values that a picture does not have, such as those of mode F."""
+    if image.mode == "I":
+        low, high = image.getextrema()
+        if low < 0 or high > 65_535:
+            raise ValueError(f"{part}: a Pillow image of mode I with values from {low} to {high}; 0 to 65535 are taken")
     for mode in PILLOW_CONVERSIONS.get(image.mode, ()):
         image = image.convert(mode)
     if image.mode not in PILLOW_MODES_OF_PNG:

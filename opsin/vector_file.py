@@ -56,8 +56,8 @@ class FileVectors:
         """Write the file, or what it is a link to, as a whole: readers see the old one or the new one, and of several that are written at
         once the last. Raises OSError."""
         content: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in (*ARRAYS, *WORDS)}
-        target = path.resolve()
-        unfinished = target.with_name(f".{target.name}.{uuid4().hex}.unfinished")
+        target = Path(os.path.realpath(path))
+        unfinished = target.with_name(f".{uuid4().hex}.unfinished")
         try:
             with unfinished.open("wb") as file:
                 np.savez(file, **content)

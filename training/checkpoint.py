@@ -47,6 +47,8 @@ class Checkpoints:
         if remembered.is_file():
             try:
                 before = json.loads(remembered.read_text(encoding="utf-8"))
+                if not isinstance(before, dict):
+                    raise ValueError("it holds no fields")
             except ValueError as error:
                 raise TrainingError(f"{remembered}: damaged ({error}). Delete its folder, or choose another --runs") from error
             require_same(self.folder, before, self._fingerprint)
@@ -101,12 +103,15 @@ class Checkpoints:
         checkpoint = self.folder / f"step-{step}"
         try:
             FileSystemReader(checkpoint).read_metadata()  # `load` logs a traceback where it cannot
+        except Exception as error:  # whatever pickle makes of other bytes
+            raise _unreadable(checkpoint, error) from error
+        try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 load(state, checkpoint_id=checkpoint, no_dist=world() == 1)
         except (CheckpointException, EOFError, OSError, UnpicklingError) as error:
             [reason, *_] = [failure for failure, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
-            raise TrainingError(f"{checkpoint}: damaged ({' '.join(str(reason).split())}). Delete it, and the run begins anew") from error
+            raise _unreadable(checkpoint, reason) from error
         if private:
             state["model"] |= torch.load(io.BytesIO(state[_PRIVATE]), weights_only=True)
         set_state_dict(
@@ -117,6 +122,11 @@ class Checkpoints:
             options=StateDictOptions(strict=True),
         )
         extra.update({name: state[name] for name in extra})
+
+
+def _unreadable(checkpoint: Path, reason: BaseException) -> TrainingError:
+    told = " ".join(str(reason).split()) or type(reason).__name__
+    return TrainingError(f"{checkpoint}: cannot be read ({told}). If it is damaged, delete it, and the run begins anew")
 
 
 def _private(model: dict[str, Any]) -> dict[str, Any]:

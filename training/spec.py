@@ -38,15 +38,22 @@ def of_phase(recipe: Recipe, phase: Phase, config: Any, labels: Sequence[str], m
         "clip": recipe.clip,
         "sound": recipe.sound,
         "space": recipe.space,
+        "temperature": recipe.temperature,
+        "preset": recipe.preset,
+        "fill": recipe.fill,
         "labels": list(labels) if task in LABELLED else [],
         "license": recipe.license,
         "provenance": {"recipe": recipe.name, "phase": phase.name},
         "weights": _UNKNOWN,
     }
     try:
-        return BundleSpec.model_validate(fields | dict(more or {}))
+        spec = BundleSpec.model_validate(fields | dict(more or {}))
+        spec.to_bytes()
+    except UnicodeEncodeError as error:
+        raise RecipeError(f"no bundle can be made: {error.object[:80]!r} holds a lone surrogate, which is no text") from error
     except ValidationError as error:
         raise RecipeError(f"no bundle can be made: {first_mistake(error).removeprefix('content: ')}") from error
+    return spec
 
 
 def of_release(recipe: Recipe, config: Any, labels: Sequence[str], measured: Mapping[str, Any]) -> BundleSpec:
@@ -59,9 +66,6 @@ def of_release(recipe: Recipe, config: Any, labels: Sequence[str], measured: Map
         "name": recipe.name,
         "task": recipe.release.task,
         "config": fields | ({"drop_path": 0.0} if "drop_path" in fields else {}),
-        "temperature": recipe.temperature,
-        "preset": recipe.preset,
-        "fill": recipe.fill,
         "description": recipe.description,
         "trained_on": recipe.trained_on,
         "note": recipe.note,

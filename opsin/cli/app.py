@@ -123,10 +123,12 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except ValueError as error:
-        refused = error if isinstance(error, UnicodeEncodeError) else error.__cause__
-        if not isinstance(refused, UnicodeEncodeError):
+        if isinstance(error, UnicodeEncodeError):
+            _complain(f"{error.object[:80]!r} is no UTF-8")
+        elif isinstance(error.__cause__, UnicodeEncodeError):
+            _complain(str(error))
+        else:
             raise
-        _complain(f"{refused.object[:80]!r} is no UTF-8; the names of files alone may be something else")
         code = 2
     except OSError as error:  # of a file that cannot be read, as a rule
         _complain(": ".join(str(told) for told in (error.filename, error.strerror or error) if told))

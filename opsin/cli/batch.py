@@ -48,8 +48,6 @@ HOPELESS = frozenset({401, 403, 405})
 """Statuses that no row is to blame for."""
 UNKNOWN_MODEL = "Unknown model"
 """Title of a problem (404) that a row may be to blame for: by the model that it names, or by parts that no bundle takes."""
-OF_THE_COMMAND = frozenset({"Accept", "X-Request-Timeout"})
-"""Fields that --accept and --timeout are to blame for."""
 EVENTS = "text/event-stream"
 
 
@@ -235,7 +233,7 @@ class _Work:
         if error.status == 404:
             gone = "model" not in row.names and (not self._served or row.names in self._answered)
             return of_options or gone or error.title != UNKNOWN_MODEL
-        return error.status in HOPELESS or (alone and (of_options or error.field in OF_THE_COMMAND))
+        return error.status in HOPELESS or (alone and (of_options or error.field == "Accept"))
 
     def _exchange(self, call: Call) -> httpx.Response:
         """Asked again and again while the service has no room or is away. Raises OpsinError."""

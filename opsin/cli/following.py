@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from opsin.cli.screen import screen
-from opsin.errors import OpsinError
+from opsin.errors import OpsinError, Refused
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -44,6 +44,8 @@ def followed(job: Job[T], doing: str, *, elapsed: bool = False, preview: Callabl
     except KeyboardInterrupt:
         try:
             job.cancel()
+        except Refused:  # it has ended
+            pass
         except (OpsinError, KeyboardInterrupt):  # the service is away, or hangs until Ctrl-C is pressed again
             told = f"job {job.id} may go on: `opsin jobs show {job.id}`, and `opsin jobs cancel {job.id}` ends it"
             typer.echo(f"opsin: interrupted; {told}", err=True)

@@ -22,7 +22,7 @@ def leave_tidily() -> None:
 
 def leave() -> NoReturn:
     """End this process at once, as interrupted: Python would wait for threads whose requests hang."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # pressed again while nobody reads what is flushed
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # nobody reads it any more
             stream.flush()

@@ -21,6 +21,7 @@ from server.http.large_json import Outline, from_base64, marks
 from server.http.problems import Kind, Problem
 from server.http.requests import header, read, stream
 from server.queue.shares import Reservation
+from server.quoting import QUOTED
 from server.settings import Settings
 from server.tasks.base import Item, Task
 
@@ -320,7 +321,7 @@ def decode_fields(outline: Outline, example: str) -> dict[str, msgspec.Raw]:
     if len(fields) < outline.fields:  # of a repeated one the decoder keeps the last
         pairs = json.loads(outline.json, object_pairs_hook=list, parse_int=str, strict=False)  # numbers may be of any length
         repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise Problem(Kind.INVALID_OPTION, "given twice", outline.name(repeated))
+        raise Problem(Kind.INVALID_OPTION, "given twice", outline.name(repeated)[:QUOTED])
     return fields
 
 

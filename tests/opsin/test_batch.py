@@ -189,12 +189,6 @@ def test_a_mistake_in_the_options_of_all_is_told_by_the_first_row(reds: tuple[Ga
         assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_timeout_that_the_service_refuses_is_a_mistake_of_all(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
-    ran = opsin("batch", "classify", shades, "-o", tmp_path / "out.jsonl", "--timeout", "7200", "--url", reds[0].url)
-    assert (ran.returncode, (tmp_path / "out.jsonl").exists()) == (1, False)
-    assert ran.stderr.startswith("opsin: 422 ") and ran.stderr.endswith(": use seconds from 0.001 to 3600\n")
-
-
 def test_what_a_row_says_itself_is_no_mistake_of_all(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     rows = written(tmp_path / "in.jsonl", {"image": "shades/1.png", "top_k": 99}, {"image": "shades/2.png"})
     ran = opsin("batch", "classify", rows, "-o", tmp_path / "out.jsonl", "--option", "top_k=1", "--url", reds[0].url)

@@ -61,6 +61,11 @@ def test_a_pillow_image_of_another_mode_is_refused_with_those_that_are_accepted(
         encoded(Image.new("F", (2, 2)), "mask")
 
 
+def test_a_pillow_image_of_values_beyond_sixteen_bits_is_refused() -> None:
+    with pytest.raises(ValueError, match="a Pillow image of mode I with values from -5 to 70000; 0 to 65535 are taken"):
+        encoded(Image.fromarray(np.array([[-5, 70_000]], np.int32)))
+
+
 def test_paths_bytes_and_files_are_taken_as_they_are(tmp_path: Path) -> None:
     file = tmp_path / "picture.jpg"
     file.write_bytes(b"whatever it holds")

@@ -54,6 +54,7 @@ LADDER = {"min_throughput": 1.1, "batch_size": 2, "rounds": 3, "rungs": [{"name"
     ("field", "value", "said"),
     [
         ("license", "CC0-1.0\n", "license: 'CC0-1.0\\n' holds control characters"),
+        ("note", "a \ud800", "holds a lone surrogate"),
         ("release.quality.ladder.rungs.0.name", "R 3", "ladder.0.name: String should match pattern"),
         ("preprocess.image_width", 16, "preprocess: task classify takes square pictures"),
         ("phases.1.model.config.classes", 10, "phases.1.model: 3 labels for a model of 10 classes"),

@@ -231,13 +231,26 @@ def empty_metadata(folder: Path) -> Path:
     return folder / "step-3"
 
 
+def other_metadata(folder: Path) -> Path:
+    metadata = folder / "step-3/.metadata"
+    content = bytearray(metadata.read_bytes())
+    content[30] ^= 0xFF  # in a name: no UTF-8
+    metadata.write_bytes(content)
+    return folder / "step-3"
+
+
+def empty_run(folder: Path) -> Path:
+    (folder / "run.json").write_text("null")
+    return folder / "run.json"
+
+
 def cut_run(folder: Path) -> Path:
     file = folder / "run.json"
     file.write_text(file.read_text()[:20])
     return file
 
 
-@pytest.mark.parametrize("damage", [damaged_checkpoint, empty_metadata, cut_run])
+@pytest.mark.parametrize("damage", [damaged_checkpoint, empty_metadata, other_metadata, cut_run, empty_run])
 def test_a_damaged_checkpoint_is_named(
     damage: Callable[[Path], Path], recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,7 +259,7 @@ def test_a_damaged_checkpoint_is_named(
     capsys.readouterr()
     assert run(recipe, tmp_path) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"{file}: damaged") and said.count("\n") == 1
+    assert said.startswith((f"{file}: damaged (", f"{file}: cannot be read (")) and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", [b"", None])
