@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from uuid import uuid4
 
 import numpy as np
 
 from opsin.errors import Refused
+from opsin.replacing import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,17 +56,10 @@ class FileVectors:
         """Write the file, or what it is a link to, as a whole: readers see the old one or the new one, and of several that are written at
         once the last. Raises OSError."""
         content: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in (*ARRAYS, *WORDS)}
-        target = Path(os.path.realpath(path))
-        unfinished = target.with_name(f".{uuid4().hex}.unfinished")
-        try:
-            with unfinished.open("wb") as file:
-                np.savez(file, **content)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(target)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, **content)
+            file.flush()
+            os.fsync(file.fileno())
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -33,7 +33,9 @@ def check(recipe: Recipe, cache: Path) -> None:
         raise RecipeError(
             f"release.task: {recipe.release.task} where phase {phase.name} trains {architecture.name}, which is for {purpose}"
         )
-    _reads_texts(recipe, spec.of_release(recipe, config, labels, {"ladder": planned(recipe.release.quality)}))
+    described = spec.of_release(recipe, config, labels, {"ladder": planned(recipe.release.quality)})
+    if described.task == "zero-shot":
+        _check_texts(recipe, described)
     if isinstance(recipe.release.quality, HeldOutQuality):
         held_out.source(recipe.measured(phase), recipe.release.quality, labels, cache)
     if isinstance(recipe.release.quality, SoundsQuality):
@@ -45,7 +47,7 @@ def check(recipe: Recipe, cache: Path) -> None:
         motions.open_takes([*recipe.release.quality.validation, *recipe.release.quality.held_out], data, cache)
 
 
-def _reads_texts(recipe: Recipe, described: BundleSpec) -> None:
+def _check_texts(recipe: Recipe, described: BundleSpec) -> None:
     """Raise DataError where the tokenizer does not fit the network. Of the weights, texts depend on two numbers alone."""
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / WEIGHTS_FILE

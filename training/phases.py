@@ -16,7 +16,7 @@ from models import bundle
 from models.registry import architectures
 from models.sealing import seal
 from training import spec, starting
-from training.checkpoint import Checkpoints
+from training.checkpoint import Checkpoints, replacing
 from training.data.base import Preparation, Source
 from training.data.packages import PyPIPackage
 from training.data.registry import open_source
@@ -78,7 +78,7 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
     try:
         objective = build(phase.objective, network, Facts(source.labels, ready.preprocess, ready.clip, ready.sound, ready.cache))
     except ValueError as error:
-        raise RecipeError(f"{_field(recipe, phase)}.objective: {error}") from error
+        raise RecipeError(f"{recipe.field_of(phase)}.objective: {error}") from error
     fingerprint = flattened(
         {
             "seed": recipe.seed,
@@ -101,11 +101,6 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
     return Ready(recipe, phase, objective, source, plan, run)
 
 
-def _field(recipe: Recipe, phase: Phase) -> str:
-    """A phase's place in its recipe."""
-    return f"phases.{[other.name for other in recipe.phases].index(phase.name)}"
-
-
 def settings_of(network: nn.Module) -> dict[str, Any]:
     """The fields of a network's config."""
     config: Any = network.config
@@ -125,7 +120,7 @@ def run(ready: Ready) -> Report:
     except TrainingError as error:
         if not str(error).startswith("loop."):
             raise
-        raise RecipeError(f"{_field(ready.recipe, ready.phase)}.{error}") from error
+        raise RecipeError(f"{ready.recipe.field_of(ready.phase)}.{error}") from error
     if report.ended is Ended.DONE:
         weights = {name: whole(value).detach().cpu().contiguous() for name, value in released(ready.objective).state_dict().items()}
         if is_main():
@@ -137,11 +132,10 @@ def run(ready: Ready) -> Report:
 def _give_away(ready: Ready, weights: Mapping[str, Tensor]) -> None:
     """Write the network as a bundle that later phases start from and learn from; nothing of it is measured."""
     recipe, phase, folder = ready.recipe, ready.phase, ready.run.folder
-    partial = folder / f"{WEIGHTS}.partial"
-    save_file(dict(weights), partial)
     described = spec.of_phase(recipe, phase, released(ready.objective).config, ready.source.labels)
-    described = described.model_copy(update={"weights": seal(partial)})
-    partial.replace(folder / WEIGHTS)
+    with replacing(folder / WEIGHTS) as partial:
+        save_file(dict(weights), partial)
+        described = described.model_copy(update={"weights": seal(partial)})
     (folder / bundle.SPEC_FILE).write_bytes(described.to_bytes())
 
 

@@ -234,6 +234,10 @@ class Recipe(Settings):
         assert self.release is not None
         return next(phase for phase in self.phases if phase.name == (self.release.phase or self.phases[-1].name))
 
+    def field_of(self, phase: Phase) -> str:
+        """A phase's place in the recipe."""
+        return f"phases.{[other.name for other in self.phases].index(phase.name)}"
+
     def measured(self, phase: Phase) -> Recipe:
         """The recipe by which the network of a phase is measured: held-out images are prepared as those that it was trained on."""
         return self.model_copy(update={"preprocess": phase.preprocess or self.preprocess})

@@ -73,7 +73,7 @@ def of_release(recipe: Recipe, config: Any, labels: Sequence[str], measured: Map
     spec = of_phase(recipe, phase, config, labels, {**own, **measured})
     problem = misfit(spec, config)
     if problem:
-        raise RecipeError(f"phases.{recipe.phases.index(phase)}.model: {problem}")
+        raise RecipeError(f"{recipe.field_of(phase)}.model: {problem}")
     return spec
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from opsin.cli.exits import Failure, Misuse
+from opsin.replacing import replacing
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mp4", ".mov", ".webm", ".mkv", ".avi"})
 
@@ -36,18 +36,10 @@ def check_suffix(path: Path | None, suffix: str) -> None:
 def write(path: Path, content: bytes) -> None:
     """As a whole: if it fails, the file that was there before is there still, where its folder can be written. Raises Failure."""
     try:
-        target = path.resolve()
-        if (path.exists() and not path.is_file()) or not os.access(target.parent, os.W_OK):  # such as a pipe
+        if (path.exists() and not path.is_file()) or not os.access(path.resolve().parent, os.W_OK):  # such as a pipe
             path.write_bytes(content)
             return
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
+        with replacing(path) as unfinished:
             unfinished.write_bytes(content)
-            if target.exists():
-                shutil.copymode(target, unfinished)
-            unfinished.replace(target)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise Failure(f"{path}: cannot be written ({error.strerror})") from error
