@@ -240,7 +240,8 @@ def named(reference: Reference) -> Any:
 
 
 def read_config(config: type, fields: Mapping[str, Any]) -> Any:
-    """A config dataclass from JSON. Raises ValueError that names the field."""
+    """A config dataclass from JSON. Retired fields that are switched off are skipped. Raises ValueError that names the field."""
+    fields = {name: value for name, value in fields.items() if value or name not in getattr(config, "RETIRED", ())}
     known = [field.name for field in dataclasses.fields(config)]
     unknown = sorted(set(fields) - set(known))
     if unknown:

@@ -23,18 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from models.diffmae.model import DiffMAE
 from models.mavil.pretraining import MAViLPretraining
 from models.registry import architectures
 from training import reductions
 from training.data.base import Preparation
 from training.distributed import TYPES, recompute_blocks
-from training.efficientnet_lite0 import untrained
 from training.errors import RecipeError
 from training.objectives.base import Batch, Facts
-from training.objectives.diffmae import DiffMAESettings, Diffusion
 from training.objectives.mavil import AudioVisualMasking
-from training.objectives.painting import Painting
 from training.objectives.registry import build
 from training.phases import preparation
 from training.recipe import Phase, Recipe
@@ -154,9 +150,6 @@ def _objective(recipe: Recipe, phase: Phase, labels: int, inputs: Preparation) -
     network = architectures()[model.architecture].build(model.resolved(labels))
     if isinstance(network, MAViLPretraining) and network.config.predict_features:
         return AudioVisualMasking(network, MAViLPretraining(replace(network.config, predict_features=False)))
-    if isinstance(settings, DiffMAESettings) and settings.painting is not None and isinstance(network, DiffMAE):
-        painting = Painting(settings.painting, network.config, untrained(settings.painting.features, features_only=True))
-        return Diffusion(network, settings, painting=painting)
     if "curation" in type(settings).model_fields:
         settings = settings.model_copy(update={"curation": None})
     try:

@@ -14,7 +14,7 @@ from training import phases, spec
 from training.errors import RecipeError
 from training.evaluation import held_out, sounds
 from training.evaluation.ladder import planned
-from training.evaluation.settings import ActionsQuality, FlagsQuality, HeldOutQuality, PaintingQuality, RestoringQuality, SoundsQuality
+from training.evaluation.settings import ActionsQuality, FlagsQuality, HeldOutQuality, SoundsQuality
 from training.recipe import Recipe, Release
 from training.starters.people import motions
 
@@ -61,10 +61,6 @@ def _named_are_there(release: Release) -> None:
     named: list[tuple[str, Path]] = []
     if isinstance(quality, ActionsQuality):
         named = [(f"clips.{number}.detector", clip.detector / SPEC_FILE) for number, clip in enumerate(quality.clips)]
-    elif isinstance(quality, RestoringQuality):
-        named = [("classifier", quality.classifier / SPEC_FILE)]
-    elif isinstance(quality, PaintingQuality):
-        named = [("restoring.classifier", quality.restoring.classifier / SPEC_FILE)]
     elif isinstance(quality, FlagsQuality) and quality.examples is not None:
         named = [("examples", quality.examples)]
     for field, path in named:

@@ -19,7 +19,7 @@ from training.data.base import Augment
 from training.data.packages import PyPIPackage
 from training.data.registry import DataSettings
 from training.errors import RecipeError
-from training.evaluation.settings import PaintingQuality, Quality
+from training.evaluation.settings import Quality
 from training.objectives.proxies import ProxiesSettings
 from training.objectives.registry import ObjectiveSettings
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
@@ -206,17 +206,7 @@ class Recipe(Settings):
             if (name := getattr(quality, field)) not in known:
                 there = ", ".join(phase.name for phase in self.phases)
                 raise ValueError(f"release.quality.{field}: {name} is no phase; there are {there}")
-        if isinstance(quality, PaintingQuality):
-            self._measured_by_others(quality)
         return self
-
-    def _measured_by_others(self, quality: PaintingQuality) -> None:
-        """Raise ValueError where a phase learns from the features that measure it."""
-        for number, phase in enumerate(self.phases):
-            painting = getattr(phase.objective, "painting", None)
-            if painting is not None and painting.features.name == quality.features.name:
-                where = f"phases.{number}.objective.painting.features"
-                raise ValueError(f"{where}: {quality.features.name} measures, so nothing learns from it")
 
     def _sizes_agree(self, phase: Phase, where: str) -> None:
         preprocess = phase.preprocess or self.preprocess

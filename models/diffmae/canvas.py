@@ -34,8 +34,6 @@ class Window:
     """Split of one sample: all have the same hole."""
     known: Known
     """Known pixels inside masked patches, which are not to be made: patches (n, M, P), made (1, M, P)."""
-    missing: Tensor | None
-    """bool (1, S, S), pixels that are to be made; None for clips."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +69,10 @@ class Canvas:
         spread = missing.expand(1, config.channels, *missing.shape)
         made = patchify_tubes(spread, config.patch_frames, config.patch_size)  # (1, N, P)
         masked = made.any(dim=-1)
-        seen = ~made.all(dim=-1) if config.mask_channel else ~masked
-        split = Split.of(seen & (masked | self._shown(model, at)), masked)
+        split = Split.of(~masked & self._shown(model, at), masked)
         patches = patchify_tubes(images, config.patch_frames, config.patch_size)
         known = Known(take(patches, split.masked.expand(len(patches), -1)), take(made, split.masked))
-        return Window(images if config.frames else images.squeeze(2), split, known, None if config.frames else missing)
+        return Window(images if config.frames else images.squeeze(2), split, known)
 
     def paste(self, model: DiffMAE, at: Place, window: Window, patches: Tensor) -> Canvas:
         """patches: (n, M, P), normalised, for the window's masked places. Pixels that are not missing stay as they are."""

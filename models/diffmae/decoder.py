@@ -41,15 +41,11 @@ class Context:
     """(B, 1 + V, C), where a joint decoder starts."""
     visible_size: Tensor | None = None
     """(B, 1 + V, 1), 0 for padding."""
-    slots: Tensor | None = None
-    """(B, M), `Split.slots`, for a head over the whole picture."""
-    canvas: Tensor | None = None
-    """(B, channels + 1, H, W), the known pixels and the mask, for the same."""
 
     @cached_property
     def nbytes(self) -> int:
-        optional = (self.visible, self.slots, self.canvas)
-        return self.positions.nbytes + sum(part.nbytes for part in (*self.memories, *optional) if part is not None)
+        visible = 0 if self.visible is None else self.visible.nbytes
+        return self.positions.nbytes + sum(memory.nbytes for memory in self.memories) + visible
 
     def rows(self, rows: slice) -> Context:
         """Contexts of some samples, in storage of their own."""
@@ -76,8 +72,6 @@ class Context:
             memories,
             change(self.visible),
             change(self.visible_size),
-            change(self.slots),
-            change(self.canvas),
         )
 
     @staticmethod
@@ -86,16 +80,12 @@ class Context:
         layers = zip(*(context.memories for context in contexts), strict=True)
         positions = [context.positions for context in contexts]
         joint = [context.visible for context in contexts if context.visible is not None]
-        slots = [context.slots.unsqueeze(-1) for context in contexts if context.slots is not None]
-        canvases = [context.canvas for context in contexts if context.canvas is not None]
         return Context(
             positions=_pad_and_join(positions),
             masked_size=_join_sizes([context.masked_size for context in contexts], positions),
             memories=tuple(_join_memories(layer) for layer in layers),
             visible=_pad_and_join(joint) if joint else None,
             visible_size=_join_sizes([context.visible_size for context in contexts], joint) if joint else None,
-            slots=_pad_and_join(slots).squeeze(-1) if slots else None,
-            canvas=torch.cat(canvases) if canvases else None,
         )
 
 

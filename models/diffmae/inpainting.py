@@ -76,13 +76,11 @@ def inpaint(
     *,
     statistics: Statistics | None = None,
     known: Known | None = None,
-    missing: Tensor | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> Inpainted:
     """Normalised images (B, channels, H, W) or clips; what they hold under the mask has no influence.
 
-    statistics: needed by models of normalised patches; predictions are then not clipped. missing: bool (B, H, W), for models that see
-    pixels; None: all of the masked patches. watch: called with each executed step and the
+    statistics: needed by models of normalised patches; predictions are then not clipped. watch: called with each executed step and the
     clean patches (B, M, P) it predicts. Raises ValueError for a model of normalised patches without statistics.
     """
     if model.config.normalise_patches and statistics is None:
@@ -93,7 +91,7 @@ def inpaint(
         known = known.in_units_of(statistics)
     table = sampler.reverse(model.config.schedule)
     noisy, steps = table.sigma.gt(0).tolist(), table.to(images.device)
-    context, times = model.encode(images.to(model.noise_embed.weight.dtype), split, missing=missing), model.time_table()
+    context, times = model.encode(images.to(model.noise_embed.weight.dtype), split), model.time_table()
     x = draw(-1)
     for executed, index in enumerate(reversed(range(len(steps)))):
         step = steps.rows(torch.full((len(images),), index, device=images.device))

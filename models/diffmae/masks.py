@@ -16,8 +16,7 @@ from torch import Tensor
 class Split:
     """Positions in raster order, ascending. Samples may have different numbers of them: shorter rows are padded with position 0.
 
-    A patch may be in neither half: what lies outside of an image that does not fill its grid is neither seen nor made. It may be in both:
-    networks with a mask channel see what is known of a patch that is to be filled.
+    A patch may be in neither half: what lies outside of an image that does not fill its grid is neither seen nor made.
     """
 
     visible: Tensor
@@ -49,25 +48,6 @@ class Split:
         visible, visible_size = _positions(seen.flatten(1))
         masked, masked_size = _positions(filled.flatten(1))
         return Split(visible, masked, visible_size, masked_size)
-
-    @staticmethod
-    def by_pixels(missing: Tensor, patch_size: int) -> Split:
-        """A mask of pixels, bool (B, H, W): patches that are known in part are seen and filled."""
-        share = F.avg_pool2d(missing.float().unsqueeze(1), patch_size).squeeze(1)
-        return Split.of(share < 1, share > 0)
-
-    @property
-    def slots(self) -> Tensor:
-        """(B, M), the position of each masked patch plus 1; 0 for padding."""
-        slots = 1 + self.masked
-        return slots if self.masked_size is None else slots * self.masked_size.squeeze(-1).long()
-
-    def missing_pixels(self, grid: tuple[int, int], patch_size: int) -> Tensor:
-        """bool (B, H, W), all pixels of the masked patches. grid: rows and columns of patches."""
-        rows, columns = grid
-        hidden = torch.zeros(len(self.masked), 1 + rows * columns, dtype=torch.bool, device=self.masked.device)
-        patches = hidden.scatter(1, self.slots, value=True)[:, 1:].view(-1, rows, columns)
-        return patches.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)
 
 
 def centre_mask(batch: int, grid: tuple[int, int]) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from models.diffmae.decoder import Context, DecoderBlock, DecoderType, TimeEmbedding
 from models.diffmae.diffusion import Schedule
-from models.diffmae.head import ImageHead
 from models.diffmae.masks import Split
 from models.layers.initial import load_encoder
 from models.layers.masked_encoder import MaskedEncoder
@@ -79,10 +78,8 @@ class DiffMAEConfig:
     """Width of the CLIP features that a second head predicts; None for no such head."""
     clip_weight: float = 1.0
     """Weight of that head's loss."""
-    mask_channel: bool = False
-    """Tell the encoder which pixels are missing, in a channel of its own: it then sees patches that are known in part."""
-    head_width: int = 0
-    """Channels of the convolutions over the whole picture behind the decoder (`models.diffmae.head`); 0 for none."""
+    RETIRED: ClassVar[tuple[str, ...]] = ("mask_channel", "head_width")
+    """Fields of `bundle.json` files written in November 2026. Read if they are false or 0."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Pixels in [0, 1] are normalised with these, for the encoder and for the diffusion."""
@@ -98,12 +95,6 @@ class DiffMAEConfig:
                 f"{self.frames or 1} frames of {height} × {width} px cannot be cut into patches of {self.patch_frames} frames of "
                 f"{self.patch_size} px"
             )
-        if self.head_width < 0:
-            raise ValueError(f"head_width: {self.head_width}; it is 0, for no such head, or more")
-        if self.frames is not None and self.sees_pixels:
-            raise ValueError("mask_channel, head_width: only networks of images have them")
-        if self.head_width and (self.target is not Target.X0 or self.normalise_patches):
-            raise ValueError("head_width: the head paints pixels, so the target is x0 and patches are not normalised")
         if self.frames is None and self.patch_frames != 1:
             raise ValueError(f"patch_frames: {self.patch_frames}, but images have no frames")
 
@@ -121,11 +112,6 @@ class DiffMAEConfig:
     @property
     def patch_values(self) -> int:
         return self.patch_frames * self.patch_size**2 * self.channels
-
-    @property
-    def sees_pixels(self) -> bool:
-        """Whether a mask of pixels tells it more than one of patches does."""
-        return self.mask_channel or self.head_width > 0
 
     @property
     def special_tokens(self) -> int:
@@ -174,7 +160,7 @@ class DiffMAE(MaskedEncoder):
     def __init__(self, config: DiffMAEConfig) -> None:
         times, rows, columns = config.grid
         if config.frames is None:
-            embed: nn.Module = PatchEmbed(config.patch_size, config.channels + config.mask_channel, config.width)
+            embed: nn.Module = PatchEmbed(config.patch_size, config.channels, config.width)
             tables = [sincos_table(width, rows, columns) for width in (config.width, config.decoder_width)]
         else:
             embed = TubePatchEmbed(config.patch_frames, config.patch_size, config.channels, config.width)
@@ -193,10 +179,7 @@ class DiffMAE(MaskedEncoder):
         self.decoder_norm = nn.LayerNorm(small, eps=config.norm_eps)
         self.decoder_pred = nn.Linear(small, config.patch_values)
         self.decoder_pred_clip = nn.Linear(small, config.clip_width) if config.clip_width else None
-        self.head = ImageHead(config.channels, config.head_width, small, config.patch_size) if config.head_width else None
         self.initialise()
-        if self.head is not None:
-            self.head.begin()
 
     def forward(
         self,
@@ -205,16 +188,15 @@ class DiffMAE(MaskedEncoder):
         t: Tensor,
         noise: Tensor,
         clip_target: Tensor | None = None,
-        missing: Tensor | None = None,
         context: Context | None = None,
     ) -> Denoising:
         """Normalised images (B, channels, H, W) or clips (B, channels, T, H, W); t (B,); noise (B, M, P), normal: the caller draws both.
 
-        clip_target: (B, N, clip_width) features of all patches, from a frozen teacher. missing: as for `encode`; the loss is over all
-        pixels of the masked patches. context: what `encode` tells of these images, where it is known.
+        clip_target: (B, N, clip_width) features of all patches, from a frozen teacher. context: result of `encode` for these
+        images, if it is known.
         """
         x0 = self.targets(images, split)
-        context = context or self.encode(images, split, missing=missing)
+        context = context or self.encode(images, split)
         prediction = self.predict(self.config.schedule.add_noise(x0, t, noise), t, context)
         wanted = x0 if self.config.target is Target.X0 else noise
         loss_pixel = _mean_over_patches((prediction.patches - wanted).square().mean(dim=-1), split)
@@ -231,20 +213,13 @@ class DiffMAE(MaskedEncoder):
         patches = take(self.patchify(images), split.masked)
         return normalise_patches(patches) if self.config.normalise_patches else patches
 
-    def encode(self, images: Tensor, split: Split, *, missing: Tensor | None = None, merge: MergeSchedule | None = None) -> Context:
+    def encode(self, images: Tensor, split: Split, *, merge: MergeSchedule | None = None) -> Context:
         """Everything about an image that the steps need; what the images hold under the mask has no influence.
 
-        missing: bool (B, H, W), the pixels that are to be made, for models that see pixels; None: all of the masked patches.
         merge: let visible tokens merge on the way, for cross decoders and splits without padding.
         """
-        context = self._encode(images, split, missing, merge)
-        if self.head is None:
-            return context
-        return replace(context, slots=split.slots, canvas=self._canvas(images, split, missing))
-
-    def _encode(self, images: Tensor, split: Split, missing: Tensor | None, merge: MergeSchedule | None) -> Context:
         config = self.config
-        features = self.features(images, split, missing=missing, merge=merge)
+        features = self.features(images, split, merge=merge)
         positions = self.decoder_pos_embed[0]
         masked_size = _seen(split.masked_size)
         if self.decoder_embed is None:
@@ -258,7 +233,7 @@ class DiffMAE(MaskedEncoder):
         visible = self.decoder_embed(features[-1].x) + positions[where]
         return Context(positions[1 + split.masked], masked_size, visible=visible, visible_size=features[-1].key_size)
 
-    def features(self, images: Tensor, split: Split, *, missing: Tensor | None = None, merge: MergeSchedule | None = None) -> list[Tokens]:
+    def features(self, images: Tensor, split: Split, *, merge: MergeSchedule | None = None) -> list[Tokens]:
         """The tokens after each block, (B, 1 + V, C), the class token first; the last ones normalised."""
         config, size = self.config, split.visible_size
         schedule = (merge or MergeSchedule.off()).expand(config.depth)
@@ -267,7 +242,7 @@ class DiffMAE(MaskedEncoder):
                 raise ValueError("merge: samples with different numbers of visible patches cannot merge in one batch")
             size = F.pad(size, (0, 0, 1, 0), value=1.0)
         tokens = Tokens(
-            self.embed_visible(self._canvas(images, split, missing) if config.mask_channel else images, split.visible),
+            self.embed_visible(images, split.visible),
             protected=config.special_tokens,
             proportional=config.proportional_attention or size is not None,
             size=size,
@@ -296,23 +271,7 @@ class DiffMAE(MaskedEncoder):
             z = block(z, size, memory)
         z = self.decoder_norm(z[:, z.shape[1] - x.shape[1] :])
         clip = None if self.decoder_pred_clip is None else self.decoder_pred_clip(z).to(x.dtype)
-        return Prediction(self.finish(z, context).to(x.dtype), clip)
-
-    def finish(self, z: Tensor, context: Context) -> Tensor:
-        """Normalised tokens of the decoder (B, M, C) → patches (B, M, P). The context is of one image for all of them, or of each."""
-        draft: Tensor = self.decoder_pred(z)
-        if self.head is None:
-            return draft
-        assert context.slots is not None and context.canvas is not None
-        finished: Tensor = self.head(z, draft, context.slots, context.canvas)
-        return finished
-
-    def _canvas(self, images: Tensor, split: Split, missing: Tensor | None) -> Tensor:
-        """(B, channels + 1, H, W), zero where pixels are missing, and 1 in the last channel there."""
-        if missing is None:
-            missing = split.missing_pixels(self.config.grid[1:], self.config.patch_size)
-        mask = missing.unsqueeze(1)
-        return torch.cat([images.masked_fill(mask, 0.0), mask.to(images)], dim=1)
+        return Prediction(self.decoder_pred(z).to(x.dtype), clip)
 
     def time_table(self) -> Tensor | None:
         """(T, C), the embedding of every training time; None where the decoder is not told the time."""

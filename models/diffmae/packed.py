@@ -97,12 +97,7 @@ def predict(model: DiffMAE, parts: Sequence[Part], times: Tensor | None) -> Tens
     if any(part.context.visible is not None for part in parts):
         z = torch.cat([_by_sample(rows, part)[:, -part.x.shape[1] :].flatten(0, 1) for rows, part in _split(z, parts)])
     z = model.decoder_norm(z)
-    if model.head is None:
-        predicted: Tensor = model.decoder_pred(z)
-    else:  # convolutions see each picture whole
-        rows = z.split([part.samples * part.x.shape[1] for part in parts])
-        whole = (own.unflatten(0, part.x.shape[:2]) for own, part in zip(rows, parts, strict=True))
-        predicted = torch.cat([model.finish(own, part.context).flatten(0, 1) for own, part in zip(whole, parts, strict=True)])
+    predicted: Tensor = model.decoder_pred(z)
     return predicted.to(parts[0].x.dtype)
 
 

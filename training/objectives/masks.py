@@ -23,7 +23,7 @@ STROKES = 3
 SEGMENTS = 6
 """Boxes and strokes of a mask at most; straight parts of a stroke."""
 SAMPLES = 4
-"""Points along a side of a patch at which strokes are looked for; one in a mask of pixels."""
+"""Points along a side of a patch at which strokes are looked for."""
 
 
 class Strategy(StrEnum):
@@ -37,8 +37,6 @@ class Strategy(StrEnum):
     """One to four rectangles, each side an eighth to a half of the image's."""
     STROKES = "strokes"
     """One to three bent strokes of a brush."""
-    HALF = "half"
-    """The left, right, upper or lower part, 40 to 60 % of the image."""
 
 
 def split(draw: Tensor, grid: Grid, shares: Mapping[Strategy, float], ratio: float) -> Split:
@@ -50,26 +48,6 @@ def split(draw: Tensor, grid: Grid, shares: Mapping[Strategy, float], ratio: flo
     for strategy, own in _chosen(draw, shares):
         mask[own] = _random(noise[own], grid, ratio) if strategy is Strategy.RANDOM else _shape(strategy, draw[own], grid)
     return Split.by_mask(mask)
-
-
-def missing_pixels(draw: Tensor, image: tuple[int, int], patch_size: int, shares: Mapping[Strategy, float], ratio: float) -> Tensor:
-    """bool (B, H, W), for networks that see patches known in part: shapes end at any pixel; only what is removed at random are patches.
-
-    image: height and width.
-    """
-    height, width = image
-    grid = (1, height // patch_size, width // patch_size)
-    noise = draws.uniform(draw, (math.prod(grid),), "mask")
-    mask = torch.zeros(len(draw), height, width, dtype=torch.bool, device=draw.device)
-    for strategy, own in _chosen(draw, shares):
-        if strategy is Strategy.RANDOM:
-            patches = _random(noise[own], grid, ratio).squeeze(1)
-            mask[own] = patches.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)
-        elif strategy is Strategy.STROKES:
-            mask[own] = strokes(draw[own], height, width, samples=1)
-        else:
-            mask[own] = _shape(strategy, draw[own], (1, height, width)).squeeze(1)
-    return mask
 
 
 def _chosen(draw: Tensor, shares: Mapping[Strategy, float]) -> Iterator[tuple[Strategy, Tensor]]:
@@ -85,7 +63,7 @@ def in_parts(split: Split, count: int) -> list[tuple[Tensor, Split]]:
     one size have as many parts, whatever is padded: processes that share the weights of a network call it equally often."""
     if count == 1:
         return [(torch.arange(len(split.masked), device=split.masked.device), split)]
-    masked, visible = _lengths(split.masked, split.masked_size), _lengths(split.visible, split.visible_size)
+    masked, visible = lengths(split.masked, split.masked_size), lengths(split.visible, split.visible_size)
     parts = []
     for rows in masked.argsort(stable=True).tensor_split(min(count, len(masked))):
         m, v = int(masked[rows].max()), int(visible[rows].max())
@@ -94,7 +72,7 @@ def in_parts(split: Split, count: int) -> list[tuple[Tensor, Split]]:
     return parts
 
 
-def _lengths(positions: Tensor, size: Tensor | None) -> Tensor:
+def lengths(positions: Tensor, size: Tensor | None) -> Tensor:
     """(B,), without padding."""
     return positions.new_full((len(positions),), positions.shape[1]) if size is None else size.sum(dim=(1, 2))
 
@@ -111,23 +89,9 @@ def _shape(strategy: Strategy, draw: Tensor, grid: Grid) -> Tensor:
         mask = centre_mask(len(draw), (rows, columns)).to(draw.device)
     elif strategy is Strategy.STROKES:
         mask = strokes(draw, rows, columns)
-    elif strategy is Strategy.HALF:
-        mask = half(draw, rows, columns)
     else:
         mask = block(draw, rows, columns) if strategy is Strategy.BLOCK else boxes(draw, rows, columns)
     return mask.unsqueeze(1).expand(-1, times, -1, -1)
-
-
-def half(draw: Tensor, rows: int, columns: int) -> Tensor:
-    """(B, rows, columns). All four sides are equally likely."""
-    side = draws.integers(draw, (), 0, 4, "half side").view(-1, 1, 1)
-    share = 0.4 + 0.2 * draws.uniform(draw, (1, 1), "half share")  # (B, 1, 1)
-    row = torch.arange(rows, device=draw.device).view(1, rows, 1).expand(1, rows, columns)
-    column = torch.arange(columns, device=draw.device).view(1, 1, columns).expand(1, rows, columns)
-    along = torch.where(side < 2, column, row)
-    length = torch.where(side < 2, columns, rows)
-    cut = (share * length).round()
-    return torch.where(side % 2 == 0, along < cut, along >= length - cut)
 
 
 def block(draw: Tensor, rows: int, columns: int) -> Tensor:
@@ -160,11 +124,8 @@ def _rectangles(sides: Tensor, places: Tensor, rows: int, columns: int) -> Tenso
     return ((row >= top) & (row < bottom) & (column >= left) & (column < right)).any(dim=1)
 
 
-def strokes(draw: Tensor, rows: int, columns: int, samples: int = SAMPLES) -> Tensor:
-    """(B, rows, columns): patches that a brush touches, and those where its strokes begin. Lengths in parts of the image's sides.
-
-    samples: points along a side of a patch at which strokes are looked for.
-    """
+def strokes(draw: Tensor, rows: int, columns: int) -> Tensor:
+    """(B, rows, columns): patches that a brush touches, and those where its strokes begin. Lengths in parts of the image's sides."""
     batch = len(draw)
     start = draws.uniform(draw, (STROKES, 1, 2), "stroke start")
     heading = 2 * math.pi * draws.uniform(draw, (STROKES, 1), "stroke heading")
@@ -175,13 +136,13 @@ def strokes(draw: Tensor, rows: int, columns: int, samples: int = SAMPLES) -> Te
     radius = 0.02 + 0.06 * draws.uniform(draw, (STROKES,), "stroke radius")
     count = draws.integers(draw, (1,), 1, STROKES + 1, "stroke count")
     present = torch.arange(STROKES, device=draw.device) < count  # (B, strokes)
-    points = torch.cartesian_prod(_centres(rows * samples, draw.device), _centres(columns * samples, draw.device))  # (P, 2)
+    points = torch.cartesian_prod(_centres(rows * SAMPLES, draw.device), _centres(columns * SAMPLES, draw.device))  # (P, 2)
     touched = torch.zeros(batch, len(points), dtype=torch.bool, device=draw.device)
     for stroke in range(STROKES):
         for segment in range(SEGMENTS):
             distance = _distance(points, corner[:, stroke, segment], corner[:, stroke, segment + 1])
             touched |= (distance <= radius[:, stroke, None]) & present[:, stroke, None]
-    mask = touched.view(batch, rows, samples, columns, samples).any(dim=4).any(dim=2)
+    mask = touched.view(batch, rows, SAMPLES, columns, SAMPLES).any(dim=4).any(dim=2)
     begin = (start.squeeze(2) * torch.tensor([rows, columns], device=draw.device)).long()  # (B, strokes, 2)
     first = torch.zeros(batch, rows * columns, dtype=torch.bool, device=draw.device)
     first.scatter_(1, begin[:, :1, 0] * columns + begin[:, :1, 1], value=True)

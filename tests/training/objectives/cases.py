@@ -39,7 +39,6 @@ from training.objectives.mae import MAESettings
 from training.objectives.mavil import AudioVisualMasking, AudioVisualSettings, MAViLSettings
 from training.objectives.maws import HashtagSettings
 from training.objectives.mcc import MCCSettings
-from training.objectives.painting import Painting
 from training.objectives.proxies import ProxiesSettings
 from training.objectives.registry import build
 from training.objectives.supervised import SupervisedSettings
@@ -67,7 +66,6 @@ MAVIL_CONFIG = MAViLPretrainingConfig(**TOWERS, decoder_width=8, decoder_depth=1
 DIFFMAE_CONFIG = DiffMAEConfig(
     image_size=(16, 16), patch_size=4, width=16, depth=2, heads=2, decoder_width=8, decoder_depth=2, decoder_heads=2, time_width=8
 )
-LITE0 = {"name": "tiny-lite0", "version": "1.0", "sha256": ""}
 FLIP_CONFIG = FLIPConfig(
     image_size=16,
     patch_size=4,
@@ -185,7 +183,7 @@ def hashtags() -> Case:
 
 
 def diffmae() -> Case:
-    settings = DiffMAESettings.model_validate({"masks": {"random": 1, "block": 1, "boxes": 1, "strokes": 1}, "min_snr": 5.0})
+    settings = DiffMAESettings.model_validate({"masks": {"random": 1, "block": 1, "boxes": 1, "strokes": 1}})
     return build(settings, DiffMAE(DIFFMAE_CONFIG), FACTS), {"pixels": normal(3, 16, 16)}
 
 
@@ -193,27 +191,6 @@ def diffmae_clip() -> Case:
     model = DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16, clip_weight=0.5))
     teacher = FLIP(FLIP_CONFIG)
     return Diffusion(model, DiffMAESettings.model_validate({"masks": {"random": 1, "centre": 1}}), teacher), {"pixels": normal(3, 16, 16)}
-
-
-class TinyFeatures(nn.Module):
-    """In place of EfficientNet's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.depths = nn.ModuleList([nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 8, 3, 2, 1)])
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return [x := depth(x).relu() for depth in self.depths]
-
-
-def painting() -> Case:
-    settings = DiffMAESettings.model_validate(
-        {"masks": {"half": 1, "boxes": 1, "strokes": 1}, "parts": 2, "painting": {"features": LITE0, "width": 8}}
-    )
-    model = DiffMAE(replace(DIFFMAE_CONFIG, mask_channel=True, head_width=4))
-    assert settings.painting is not None
-    painting = Painting(settings.painting, model.config, TinyFeatures())
-    return Diffusion(model, settings, painting=painting), {"pixels": normal(3, 16, 16)}
 
 
 def flip() -> Case:
@@ -320,7 +297,6 @@ CASES: Mapping[str, Callable[[], Case]] = {
         hashtags,
         diffmae,
         diffmae_clip,
-        painting,
         flip,
         proxies,
         lit,

@@ -136,5 +136,5 @@ def test_the_documentation_lists_every_objective_and_what_it_trains() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (ROOT / "docs/training.md").read_text().split("## Objectives")[1].split("\n## ")[0], re.M)
     kinds = {kind: re.findall(r"`(\w+)`", what) for kind, what in rows}
     assert set(kinds) == {kind.settings.model_fields["kind"].default for kind in KINDS}
-    named = {name for names in kinds.values() for name in names if name not in ("teacher", "curation", "painting", "back")}
+    named = {name for names in kinds.values() for name in names if name not in ("teacher", "curation", "back")}
     assert named <= set(architectures())

@@ -103,26 +103,3 @@ def test_a_sample_has_its_mask_in_any_batch() -> None:
     for sample in range(40):
         alone = masked(masks.split(MANY[sample : sample + 1], GRID, shares, 0.75), GRID)
         assert torch.equal(alone[0], together[sample])
-
-
-def test_halves_are_of_all_four_sides_and_about_half() -> None:
-    mask = drawn(Strategy.HALF, (1, 20, 30))[:, 0]
-    share = mask.float().mean(dim=(1, 2))
-    assert share.min() >= 0.38 and share.max() <= 0.62 and share.std() > 0.03
-    assert all(rectangle(sample) for sample in mask)
-    corners = {(bool(s[0, 0]), bool(s[0, -1]), bool(s[-1, 0]), bool(s[-1, -1])) for s in mask}
-    assert corners == {(True, True, False, False), (False, False, True, True), (True, False, True, False), (False, True, False, True)}
-
-
-def test_masks_of_pixels_end_inside_of_patches_but_random_ones() -> None:
-    shares = dict.fromkeys(Strategy, 1.0)
-    together = masks.missing_pixels(MANY[:60], (32, 24), 4, shares, 0.75)
-    assert together.shape == (60, 32, 24) and together.flatten(1).any(dim=1).all()
-    for sample in range(60):
-        assert torch.equal(masks.missing_pixels(MANY[sample : sample + 1], (32, 24), 4, shares, 0.75)[0], together[sample])
-
-    def in_part(strategy: Strategy) -> bool:
-        patches = masks.missing_pixels(MANY[:60], (32, 24), 4, {strategy: 1.0}, 0.75).unflatten(2, (6, 4)).unflatten(1, (8, 4))
-        return bool((patches.any(dim=(2, 4)) & ~patches.all(dim=2).all(dim=3)).any())
-
-    assert in_part(Strategy.HALF) and in_part(Strategy.BOXES) and in_part(Strategy.STROKES) and not in_part(Strategy.RANDOM)

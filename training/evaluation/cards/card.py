@@ -14,9 +14,7 @@ from training.evaluation.cards import (
     flags,
     inpainting,
     naming,
-    painting,
     reconstruction,
-    restoring,
     sounds,
 )
 from training.evaluation.cards.figures import share, table
@@ -31,9 +29,7 @@ _SECTIONS: Mapping[str, Sections] = {
     "depth": depth.section,
     "inpainting": inpainting.section,
     "naming": naming.section,
-    "painting": painting.section,
     "reconstruction": reconstruction.section,
-    "restoring": restoring.section,
     "sounds": sounds.section,
 }
 """Measurement → the section of the README about it."""

@@ -7,7 +7,6 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,8 +15,6 @@ from models.diffmae.inpainting import counter_noise, inpaint, known_pixels
 from models.diffmae.masks import Split, patches_of_pixels
 from models.diffmae.model import DiffMAE
 from models.layers.patches import to_pixels
-from models.media import patchmatch
-from training.data.pictures import Pixels
 
 _RADIUS = 3
 """Pixels around a point that OpenCV's methods look at."""
@@ -88,45 +85,12 @@ class Diffusion:
         mean, std = torch.tensor(config.mean), torch.tensor(config.std)
         cleared = torch.where(hole.unsqueeze(-1), 0, pixels)
         images = ((cleared.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
-        whole = not config.mask_channel
-        split = Split.by_mask(patches_of_pixels(hole, config.patch_size)) if whole else Split.by_pixels(hole, config.patch_size)
+        split = Split.by_mask(patches_of_pixels(hole, config.patch_size))
         noise = counter_noise(torch.arange(first, first + len(pixels)), split, config.patch_values, self.temperature)
         sampler = Sampler(Method.DDIM, self.steps, spacing=self.spacing)
         known = known_pixels(self.model, images, split, hole)
-        answer = inpaint(self.model, images, split, sampler, noise, known=known, missing=hole)
+        answer = inpaint(self.model, images, split, sampler, noise, known=known)
         return torch.where(hole.unsqueeze(-1), to_pixels(answer.pictures, config.mean, config.std), pixels)
-
-
-@dataclass(frozen=True)
-class Exemplars:
-    """Patches of what is visible, by PatchMatch, as the service fills holes with them; each image by its own seed."""
-
-    name: str
-    start: Filler | None = None
-    """Filler whose filling it begins with; None: the colours around the hole."""
-
-    @property
-    def identity(self) -> str:
-        return patchmatch.PACKAGE + ("" if self.start is None else f" {self.start.identity}")
-
-    def fill(self, pixels: Tensor, hole: Tensor, first: int) -> Tensor:
-        starts = [None] * len(pixels) if self.start is None else list(self.start.fill(pixels, hole, first).numpy())
-        images = zip(pixels.numpy(), hole.numpy(), starts, strict=True)
-        return torch.from_numpy(np.stack([_patched(*image, first + number) for number, image in enumerate(images)]))
-
-
-def _patched(pixels: Pixels, hole: npt.NDArray[np.bool_], start: Pixels | None, seed: int) -> Pixels:
-    """In this process: the service starts one for each level."""
-    from models.media.patchmatch_program import level
-
-    cleared = np.where(hole[..., None], 0, pixels).astype(np.uint8)
-    least_side = patchmatch.LEAST_SIDE if start is None else max(hole.shape) // patchmatch.NETWORK_SHARE
-    now: patchmatch.Level | None = None
-    for reduction in patchmatch.reductions(hole, least_side):
-        request, data = patchmatch.message(cleared, hole, reduction, seed, start if now is None else now)
-        now = patchmatch.Level(*level(request, data))
-    assert now is not None
-    return np.ascontiguousarray(np.where(hole[..., None], now.pixels, pixels), np.uint8)
 
 
 def simple() -> tuple[Filler, ...]:

@@ -29,7 +29,6 @@ from training.errors import DataError
 from training.settings import Settings
 from training.starters.images import clip_art, emoji
 from training.starters.images.clip_art import ClipArt, series_of
-from training.starters.images.emoji import Emoji
 from training.starters.images.emoji_names import ENGLISH, EmojiNames, Named, Texts, has_sides, read_names, slug
 from training.starters.images.iconify import Style
 from training.starters.images.titles import Titles, read_titles
@@ -205,7 +204,7 @@ def drawings_of(settings: NamedDrawings, cache: Path) -> Drawings:
 
 def emoji_of(styles: Sequence[Style], side: int, named: Mapping[str, Named], cache: Path) -> tuple[dict[str, list[int]], RGBA]:
     """`slug` of a name → rows of the drawings (N, side, side, 4) by these artists, in the order of names. Raises DataError."""
-    names, drawings = emoji.build(Emoji(styles=list(styles), side=side), cache)
+    names, drawings = emoji.build(styles, side, cache)
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         key = slug(name.partition("/")[2])

@@ -24,7 +24,7 @@ from pydantic import Field
 from training.data.packages import LicensedPackage, obtain
 from training.errors import DataError
 from training.settings import Settings
-from training.starters.renders.furniture import creators, unpacked
+from training.starters.renders.furniture import unpacked
 
 Part = Literal["train", "val", "test"]
 Role = Literal["ground", "cutout"]
@@ -121,15 +121,6 @@ def open_stills(packages: Sequence[StillPackage], cache: Path) -> Stills:
         parts.append(np.fromfile(content, np.uint8))
         first += len(parts[-1])
     return Stills(np.concatenate(parts), tuple(entries))
-
-
-def credited(packages: Sequence[StillPackage], cache: Path) -> dict[str, list[str]]:
-    """Makers of the libraries that images are from, by licence, in alphabetical order: they must be credited. Raises DataError."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for package in packages:
-        for library in {chosen.library for chosen in package.pictures if chosen.library}:
-            found[package.license] |= creators(obtain(package.package, cache) / library)
-    return {license: sorted(names) for license, names in found.items()}
 
 
 def _kept(package: StillPackage, cache: Path) -> tuple[Path, Path]:
