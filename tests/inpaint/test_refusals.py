@@ -121,7 +121,7 @@ def test_an_image_is_needed(painter: Painter) -> None:
 
 def test_a_model_of_another_task(painter: Painter) -> None:
     answer = painter.fill(FILE, MASK, model="tiny")
-    assert (answer.status_code, answer.json()["detail"]) == (404, "'tiny' is for classify; known for inpaint: painter@1, seer@1")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "'tiny' is for classify; known for inpaint: painter@1")
 
 
 def test_a_media_type_that_is_not_offered(painter: Painter) -> None:
