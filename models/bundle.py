@@ -12,7 +12,6 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -23,7 +22,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from models.registry import architectures
-from models.sealing import complaint, link, publishing, seal, sha256_of
+from models.sealing import complaint, link, publishing, replace_file, seal, sha256_of
 from models.spec import (
     COUNTS,
     LABELLED,
@@ -332,12 +331,8 @@ def member(bundle: Bundle) -> Member:
 
 
 def rewrite(bundle: Bundle, spec: BundleSpec) -> Bundle:
-    """Replace `bundle.json` of the same weights; readers see the old one or the new one."""
-    path = bundle.path / SPEC_FILE
-    with tempfile.NamedTemporaryFile(dir=bundle.path, prefix=".writing-", delete=False) as file:
-        file.write(spec.to_bytes())
-    Path(file.name).chmod(path.stat().st_mode & 0o777)
-    Path(file.name).replace(path)
+    """Replace `bundle.json` of the same weights; readers see the old one or the new one. Raises OSError, and leaves the old one."""
+    replace_file(bundle.path / SPEC_FILE, spec.to_bytes())
     return Bundle(path=bundle.path, spec=spec)
 
 

@@ -214,7 +214,7 @@ def misfit(spec: BundleSpec, config: Any) -> str | None:
     purpose = architectures()[spec.architecture].purpose
     labels, count = len(spec.labels), purpose.classes
     if labels and count is not None and labels != (classes := count(config)):
-        return f"{labels} labels for a model of {classes} classes"
+        return f"{labels} label{'' if labels == 1 else 's'} for a model of {classes} class{'' if classes == 1 else 'es'}"
     given, size = spec.preprocess, purpose.size(config)
     if given is not None and size is not None and (given.image_size, given.image_width or given.image_size) != tuple(size):
         found = f"{given.image_size} × {given.image_width or given.image_size}"

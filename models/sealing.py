@@ -50,6 +50,19 @@ def link(source: str | Path, target: str | Path) -> None:
         shutil.copyfile(source, target)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file in one step; it keeps its mode. Raises OSError, and leaves the old one."""
+    descriptor, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+    written = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        written.chmod(path.stat().st_mode & 0o777)
+        written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)
+
+
 @contextmanager
 def publishing(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """Give an empty folder beside `target` to be filled, then put it there in one step, replacing what is there. If not `replace`, what

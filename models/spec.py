@@ -5,6 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from unicodedata import category
 
@@ -15,6 +16,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     SerializerFunctionWrapHandler,
+    ValidationError,
     field_validator,
     model_serializer,
     model_validator,
@@ -300,6 +302,33 @@ class Int8(Schema):
         if found.agreement_bound is not None and found.agreement_bound < LEAST_AGREEMENT:
             return f"labels are only sure to agree with float32's in {found.agreement_bound:.2%}, and {LEAST_AGREEMENT:.0%} are needed"
         return None
+
+
+class Compared(Schema):
+    """Logits in one number format and with one merging, against those of the original code."""
+
+    format: Literal["float32", "bfloat16", "int8"]
+    merging: str
+    """A rung, or `off`."""
+    max_difference: FiniteFloat | None
+    """None: some logits were no numbers."""
+    same_labels: int = Field(ge=0)
+    """Images whose best label is that of the original code."""
+
+
+class Comparison(Schema):
+    """Result of `opsin compare`."""
+
+    images: int = Field(gt=0)
+    results: list[Compared]
+
+    @staticmethod
+    def of(quality: Mapping[str, Any]) -> Comparison | None:
+        """From a bundle's `quality`, which versions that do not know it read, too; None where there is none."""
+        try:
+            return Comparison.model_validate(quality.get("comparison"))
+        except ValidationError:
+            return None
 
 
 ExternalRole = Literal["body"]

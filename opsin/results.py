@@ -161,6 +161,13 @@ class Model:
         """SHA-256 of the bundle's description and, through it, of its files: what vectors may be compared by."""
         return str(self.details["digest"])
 
+    @property
+    def comparison(self) -> Mapping[str, Any] | None:
+        """Result of `opsin compare`: `images`, and in `results` for each `format` and `merging` the `max_difference` from the original
+        code's logits and the number of `same_labels`. None where it was not run, or the service is of a version before it."""
+        comparison: Mapping[str, Any] | None = self.details.get("comparison")
+        return comparison
+
 
 @dataclass(frozen=True, slots=True)
 class Readiness:

@@ -11,7 +11,7 @@ import typer
 from opsin.cli import labelling, tokenizers
 from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
-from opsin.cli.screen import columns, plain, printable, screen, size
+from opsin.cli.screen import columns, counted, plain, printable, screen, size
 from opsin.cli.services import settings_of
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def label(
         raise Misuse(f"--from {pair}: has several versions; name one of {', '.join(found.spec.id for found in pairs)}")
     made = labelling.labelled(pairs[0], labels, bundles, name, version, template or None)
     sizes = f"{size(made.spec.weights.bytes)} where the pair has {size(pairs[0].spec.size)}"
-    typer.echo(f"{made.path}  {len(made.spec.labels)} labels, {sizes}")
+    typer.echo(f"{made.path}  {counted(len(made.spec.labels), 'label')}, {sizes}")
 
 
 def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
@@ -273,7 +273,11 @@ def _print_spec(bundle: Bundle) -> None:
         **({"trained on": spec.trained_on} if spec.trained_on else {}),
         **({"note": spec.note} if spec.note else {}),
         "license": spec.license,
-        **({f"{len(spec.labels)} labels": ", ".join(spec.labels[:40]) + (", …" if len(spec.labels) > 40 else "")} if spec.labels else {}),
+        **(
+            {counted(len(spec.labels), "label"): ", ".join(spec.labels[:40]) + (", …" if len(spec.labels) > 40 else "")}
+            if spec.labels
+            else {}
+        ),
         **({"int8": _int8(spec.int8)} if spec.int8 else {}),
         **{f"quality.{key}": _value(value) for key, value in spec.quality.items()},
         **{f"provenance.{key}": _value(value) for key, value in spec.provenance.items()},

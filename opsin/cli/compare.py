@@ -1,12 +1,13 @@
-"""`opsin compare`: a classifier's logits beside those that its original code gave for the same images."""
+"""`opsin compare`: a classifier's logits beside those that its original code gave for the same images, and the result in its bundle."""
 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from models.merge_schedule import MergeSchedule
     from models.onnx.backend import OnnxClassifier
 
+    Format = Literal["float32", "bfloat16", "int8"]
     Answer = Callable[[NDArray[Any], MergeSchedule], NDArray[Any]]
 
 BATCH = 8
@@ -43,13 +45,15 @@ def compare(
 ) -> None:
     """Compare a bundle's logits with those of the original code, by number format and merging.
 
-    float32 without merging tells whether images are prepared as they were there: the others, what speed costs.
+    float32 without merging tells whether images are prepared as they were there: the others, what speed costs. The result is written into
+    bundle.json as quality.comparison, and the bundle's digest changes with it; GET /v1/models shows it.
     """
     with libraries("server"):
         import numpy as np
 
-        from models.bundle import BundleError, read
+        from models.bundle import BundleError, read, rewrite
         from models.merge_schedule import MergeSchedule
+        from models.spec import Compared, Comparison
     try:
         found = read(bundle)
         spec = found.spec
@@ -60,17 +64,26 @@ def compare(
         pixels = np.stack(at_model_size(files, spec, "--pictures"))
         schedules = {"off": MergeSchedule.off()} | {rung.name: rung.merge for rung in spec.ladder}
         typer.echo(f"{'format':<9} {'merging':<10} {'largest difference':>18}  labels that agree")
+        results = []
         for format_, answer in _formats(found, pixels[:2]):
             for name, schedule in schedules.items():
                 own = np.concatenate([answer(pixels[start : start + BATCH], schedule) for start in range(0, len(pixels), BATCH)])
                 difference = float(np.abs(own - wanted).max())
                 same = int((own.argmax(axis=1) == wanted.argmax(axis=1)).sum())
                 typer.echo(f"{format_:<9} {name:<10} {difference:>18.2e}  {same} of {len(own)}")
+                largest = float(f"{difference:.2e}") if math.isfinite(difference) else None
+                results.append(Compared(format=format_, merging=name, max_difference=largest, same_labels=same))
     except (BundleError, OSError) as error:
         raise Failure(f"compare: {error}") from error
+    comparison = Comparison(images=len(pixels), results=results).model_dump()
+    try:
+        spec = rewrite(found, spec.model_copy(update={"quality": {**spec.quality, "comparison": comparison}})).spec
+    except OSError as error:
+        raise Failure(f"compare: {bundle}: the result could not be written into bundle.json ({error.strerror or error})") from error
+    typer.echo(f"written   {bundle / 'bundle.json'}, digest {spec.digest()[:12]}; workers read it when they start")
 
 
-def _formats(bundle: Bundle, sample: NDArray[Any]) -> Iterator[tuple[str, Answer]]:
+def _formats(bundle: Bundle, sample: NDArray[Any]) -> Iterator[tuple[Format, Answer]]:
     """The formats that the service may run a bundle in, with what answers in them."""
     import torch
 
@@ -78,17 +91,17 @@ def _formats(bundle: Bundle, sample: NDArray[Any]) -> Iterator[tuple[str, Answer
     from models.onnx.backend import open_classifier
     from models.registry import architectures
 
-    formats = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    formats: dict[Format, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     exact = load(bundle)
     if bundle.spec.task in architectures()[bundle.spec.architecture].precise_tasks or next(exact.model.parameters(), None) is None:
         del formats["bfloat16"]
     for name, dtype in formats.items():
-        yield name, partial(_logits, exact if name == "float32" else load(bundle, dtype=dtype, packed=True), exact.depth)
+        yield name, partial(logits, exact if name == "float32" else load(bundle, dtype=dtype, packed=True), exact.depth)
     if bundle.spec.int8 is not None:
-        yield "int8", partial(_logits, open_classifier(bundle, None, "int8", 1, {"pixels": sample}, exact), exact.depth)
+        yield "int8", partial(logits, open_classifier(bundle, None, "int8", 1, {"pixels": sample}, exact), exact.depth)
 
 
-def _logits(model: LoadedModel | OnnxClassifier, depth: int, batch: NDArray[Any], merge: MergeSchedule) -> NDArray[Any]:
+def logits(model: LoadedModel | OnnxClassifier, depth: int, batch: NDArray[Any], merge: MergeSchedule) -> NDArray[Any]:
     return model.forward({"pixels": batch}, {"merge": merge.expand(depth)})["logits"]
 
 

@@ -6,28 +6,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from opsin.cli import catalogue, hubs, label_files
+from opsin.cli import catalogue, hubs, import_report, label_files
 from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.interrupts import leave_tidily
-from opsin.cli.screen import size
-from opsin.cli.services import settings_of
-from opsin.cli.tokenizers import prepared, summary
+from opsin.cli.tokenizers import prepared
 from opsin.engine import enter
-
-if TYPE_CHECKING:
-    from models.bundle import Bundle, BundleSpec
-
-LONGEST = 80
-"""Characters of a config field that are printed."""
-PRECISE = "float32 on every computer"
-MOST_TRIED = 2**31
-"""Bytes of weights that an import runs to tell the number format."""
 
 
 class ImportCommand(TyperCommand):
@@ -150,30 +139,7 @@ def import_(
     except (OSError, SafetensorError) as error:
         raise Failure(f"import: {root / name / version}: cannot be written ({error})") from error
 
-    if found.origin:
-        typer.echo(f"repository    {spec.provenance['repository']} at {spec.provenance['revision']}")
-    typer.echo(f"family        {spec.provenance['family']}")
-    typer.echo(f"task          {spec.task}")
-    config = spec.model_dump(mode="json")["config"]
-    typer.echo(f"architecture  {spec.architecture}: " + ", ".join(f"{key} {_short(value)}" for key, value in config.items()))
-    for line in _inputs(spec):
-        typer.echo(line)
-    if texts := summary(bundle.spec):
-        typer.echo(f"texts         {texts}")
-    if "transform" in spec.provenance:
-        typer.echo(f"transform     {spec.provenance['transform']}")
-    if spec.labels:
-        typer.echo(f"labels        {len(spec.labels)}: {', '.join(spec.labels[:4])}{', …' if spec.labels[4:] else ''}")
-    if "left_out" in spec.provenance:
-        typer.echo(f"left out      {', '.join(spec.provenance['left_out'])}")
-    for note in spec.provenance.get("notes", []):
-        typer.echo(f"note          {note}")
-    if spec.ladder:
-        typer.echo(f"ladder        {', '.join(rung.name for rung in spec.ladder)} (not measured)")
-    typer.echo(f"license       {spec.license}")
-    if line := _format(bundle):
-        typer.echo(f"format        {line}")
-    typer.echo(f"written       {bundle.path} ({size(bundle.spec.size)})")
+    import_report.show(bundle)
 
 
 @contextmanager
@@ -189,52 +155,6 @@ def _folder_in(root: Path) -> Iterator[Path]:
             for made in absent:
                 made.rmdir()
         raise
-
-
-def _format(bundle: Bundle) -> str:
-    """The number format that this computer serves the bundle in, and by how much its answers differ; empty for what is not served alone."""
-    from models.bundle import BundleError
-    from models.loading import not_served
-    from models.registry import architectures
-    from server.worker import layout, warmup
-
-    if not_served(bundle.spec) is not None or bundle.spec.answers == "actions":  # these are members of pipelines
-        return ""
-    is_precise = bundle.spec.task in architectures()[bundle.spec.architecture].precise_tasks
-    if bundle.spec.weights.bytes > MOST_TRIED:
-        return PRECISE if is_precise else "measured by the first worker, as GET /v1/models then says; OPSIN_DTYPE=float32 pins float32"
-    settings = settings_of(None)
-    try:
-        _, name, difference = warmup.in_the_faster_format(bundle, layout.choose(settings), settings.dtype)
-    except (BundleError, ValueError, RuntimeError) as error:
-        return f"unknown: it does not run here ({error})"
-    if is_precise:
-        return PRECISE
-    if name == "float32":
-        return "float32 on this computer; others may take bfloat16, if that is faster there; OPSIN_DTYPE=float32 pins float32"
-    by = "an unknown amount" if difference is None else f"at most {difference:.1e}"
-    return f"{name} on this computer; warm-up's answers differ from float32's by {by}; OPSIN_DTYPE=float32 pins float32"
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-
-
-def _inputs(spec: BundleSpec) -> Iterator[str]:
-    """Lines that say how images, clips and sounds become input."""
-    pictures, clip, sound = spec.preprocess, spec.clip, spec.sound
-    if pictures is not None:
-        crop = f"{pictures.image_size} × {pictures.image_width}" if pictures.image_width else f"{pictures.image_size}"
-        squeezed = "squeezed to" if pictures.fit == "squeeze" else f"squeezed to {pictures.short_side}, crop"
-        how = f"short side {pictures.short_side}, crop" if pictures.fit == "crop" else squeezed
-        yield f"images        {how} {crop}, {pictures.interpolation}, mean {pictures.mean}, std {pictures.std}"
-    if clip is not None:
-        smooth = ", smoothed where they shrink" if clip.smooth else ""
-        yield f"clips         {clip.frames} frames, {clip.stride:g} apart at {clip.rate:g} a second{smooth}"
-    if sound is not None:
-        bank = f"{sound.frames} frames of {sound.mel_bins} mel bins"
-        yield f"sound         {bank} at {sound.sample_rate} Hz, mean {sound.mean}, std {sound.std}"
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,7 +79,8 @@ def measured(bundle: Bundle, folder: Path, values: Sequence[Halves], use: Use | 
     way = {"batch_size": throughput.batch_size, "device": layout.device.type, "slots": layout.slots, "threads": layout.threads}
     what = f"{found.unit} per second as served, relative to merging off"
     told = {"ladder": _rows(quality, throughput), "throughput": {"what": what, **way}, **found.told}
-    update = {"ladder": ladder, "int8": _still_true(spec, ladder), "quality": {**spec.quality, **told}}
+    same = _unchanged(spec, ladder)
+    update = {"ladder": ladder, "int8": _int8(spec, same), "quality": {**_quality(spec, same), **told}}
     return spec.model_copy(update=update), [*_lines(found)]
 
 
@@ -172,12 +173,26 @@ def _rung(r: int, sight: int | None) -> Rung:
     return Rung(name=f"r{r}", schedule=r) if sight is None else Rung(name=f"r{r}-{sight}", schedule=r, schedule_sight=sight)
 
 
-def _still_true(spec: BundleSpec, ladder: Sequence[Rung]) -> Int8 | None:
-    """Return what integers cost, without rungs that are gone or have another schedule now."""
+def _unchanged(spec: BundleSpec, ladder: Sequence[Rung]) -> set[str]:
+    """Names of the rungs that keep their schedule, and `off`."""
+    return {"off", *(rung.name for rung in ladder if (old := spec.rung(rung.name)) is not None and old.schedule == rung.schedule)}
+
+
+def _int8(spec: BundleSpec, rungs: Collection[str]) -> Int8 | None:
+    """The cost of integers on these rungs."""
     if spec.int8 is None:
         return None
-    same = {"off", *(rung.name for rung in ladder if (old := spec.rung(rung.name)) is not None and old.schedule == rung.schedule)}
-    return spec.int8.model_copy(update={"rungs": {name: found for name, found in spec.int8.rungs.items() if name in same}})
+    return spec.int8.model_copy(update={"rungs": {name: found for name, found in spec.int8.rungs.items() if name in rungs}})
+
+
+def _quality(spec: BundleSpec, rungs: Collection[str]) -> dict[str, Any]:
+    """`quality` with the results of `opsin compare` on these rungs alone."""
+    from models.spec import Comparison
+
+    if (found := Comparison.of(spec.quality)) is None:
+        return spec.quality
+    kept = [result for result in found.results if result.merging in rungs]
+    return {**spec.quality, "comparison": found.model_copy(update={"results": kept}).model_dump()}
 
 
 def _rows(quality: Quality, throughput: Throughput) -> list[dict[str, Any]]:

@@ -54,3 +54,8 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: `1 label`, `10 labels`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -64,7 +64,17 @@ def test_models_are_listed_with_state_and_ladder(gateway: Gateway) -> None:
         ],
         "format": "bfloat16",
         "max_difference": 0.02,
+        "comparison": None,
     }
+
+
+@pytest.mark.parametrize("comparison", [None, "fine", {"images": 3}, {"images": 0, "results": []}])
+def test_a_quality_of_another_form_is_no_comparison(valkey: PrivateValkey, comparison: object) -> None:
+    spec = make_spec().model_copy(update={"quality": {"comparison": comparison}})
+    with gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec]):
+        (model,) = gateway.http.get("/v1/models").json()["models"]
+        assert (model["state"], model["comparison"]) == ("ready", None)
+        assert gateway.http.get("/v1/models/reds").json()["spec"]["quality"] == {"comparison": comparison}
 
 
 def test_it_is_told_where_workers_look_for_bundles(valkey: PrivateValkey) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from models.bundle import Bundle, rewrite
+from models.bundle import Bundle, read, rewrite
 from models.loading import load
 from models.spec import Int8
+from opsin import Client
 from tests.harness.bundles import write_tiny_diffmae, write_tiny_vit
 from tests.harness.command import opsin
+from tests.harness.running import running
 
 NAMES = ["a.png", "b.png", "c.png"]
 
@@ -31,7 +36,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 def rows(printed: str) -> dict[tuple[str, str], tuple[float, str]]:
     """(format, merging) → the largest difference, how many labels agree."""
-    cells = [line.split(maxsplit=3) for line in printed.splitlines()[1:]]
+    cells = [line.split(maxsplit=3) for line in printed.splitlines()[1:-1]]
     return {(format_, merging): (float(difference), same) for format_, merging, difference, same in cells}
 
 
@@ -45,6 +50,43 @@ def test_differences_are_told_by_format_and_merging(bundle: Bundle, tmp_path: Pa
     assert found["float32", "off"][0] < 1e-3 and found["float32", "off"][1] == "3 of 3"
     assert found["float32", "fast"][0] > 1e-3
     assert 1e-3 < found["bfloat16", "off"][0] < found["int8", "off"][0]
+
+
+def test_the_result_is_served_by_workers_that_start_later(bundle: Bundle, tmp_path: Path) -> None:
+    write_tiny_vit(tmp_path / "bundles", "other")
+    before = bundle.spec.model_copy(update={"quality": {"accuracy": 0.5}})
+    rewrite(bundle, before)
+    ended = opsin("compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", tmp_path / "scores.npy")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    after = read(bundle.path)
+    after.verify()
+    assert ended.stdout.splitlines()[-1].startswith(f"written   {bundle.path}/bundle.json, digest {after.spec.digest()[:12]}; workers")
+    comparison = after.spec.quality["comparison"]
+    assert after.spec == before.model_copy(update={"quality": {"accuracy": 0.5, "comparison": comparison}})
+    assert comparison["images"] == 3
+    printed = {key: (difference, int(same.split()[0])) for key, (difference, same) in rows(ended.stdout).items()}
+    assert {(one["format"], one["merging"]): (one["max_difference"], one["same_labels"]) for one in comparison["results"]} == printed
+    with running(tmp_path / "bundles") as service, Client(service.url) as client:
+        served = {model["name"]: model for model in httpx.get(f"{service.url}/v1/models", timeout=60).json()["models"]}
+        assert (served["tiny"]["comparison"], served["other"]["comparison"]) == (comparison, None)
+        assert (served["tiny"]["digest"], served["tiny"]["state"]) == (after.spec.digest(), "ready")
+        assert httpx.get(f"{service.url}/v1/models/tiny", timeout=60).json()["comparison"] == comparison == client.model("tiny").comparison
+        assert client.model("other").comparison is None
+    again = opsin("compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", tmp_path / "scores.npy")
+    assert again.stdout == ended.stdout and read(bundle.path).spec == after.spec, "a second result takes the place of the first"
+
+
+def test_a_bundle_that_cannot_be_written_stays_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
+    content = (bundle.path / "bundle.json").read_bytes()
+    names = sorted(path.name for path in bundle.path.iterdir())
+    program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from opsin.cli import main; main()"
+    options = ["--pictures", tmp_path / "photos", "--scores", tmp_path / "scores.npy"]
+    ended = subprocess.run([sys.executable, "-B", "-c", program, "compare", bundle.path, *options], capture_output=True, text=True)
+    sentence = f"opsin: compare: {bundle.path}: the result could not be written into bundle.json (File too large)\n"
+    assert (ended.returncode, ended.stderr) == (1, sentence)
+    assert "float32   off" in ended.stdout, "the result is printed all the same"
+    assert (bundle.path / "bundle.json").read_bytes() == content
+    assert sorted(path.name for path in bundle.path.iterdir()) == names
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from models.bundle import read
+from models.loading import load
+from models.registry import architectures, families
+from models.sizes import sizes
 from models.vit.model import ViT, ViTConfig
+from opsin.cli.import_report import architecture_line
+from opsin.cli.pixels import at_model_size
+from server.playground import SAMPLES
 from tests.golden.case import GOLDEN
 from tests.harness.command import opsin
+from tests.harness.graphs import lama, midas
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +82,7 @@ def test_import_takes_safetensors_and_a_name_of_its_own(checkpoint: Path, tmp_pa
         (["--family", "timm", "--set", "heads"], "--set heads: write KEY=VALUE, as in --set heads=4"),
         (["--family", "timm", "--set", "legs=4"], "legs: cannot be set; what can be is "),
         (["--family", "timm", "--labels", "{folder}/two.json"], "has 3 classes, but 2 labels were given"),
+        (["--family", "timm", "--labels", "{folder}/one.txt"], "has 3 classes, but 1 label was given"),
         (["--family", "timm", "--labels", "{folder}/four.txt"], "4 labels were given; is the first of them, 'name', a header?"),
         (["--family", "timm", "--labels", "{folder}/none.txt"], "none.txt: No such file or directory"),
         (["--family", "timm", "--labels", "{folder}/binary"], "binary: no text in UTF-8; class names are needed, one a line"),
@@ -77,6 +91,7 @@ def test_import_takes_safetensors_and_a_name_of_its_own(checkpoint: Path, tmp_pa
 )
 def test_what_import_cannot_know_it_asks_for(checkpoint: Path, tmp_path: Path, options: list[str], sentence: str) -> None:
     (tmp_path / "two.json").write_text('["cat", "dog"]')
+    (tmp_path / "one.txt").write_text("cat\n")
     (tmp_path / "four.txt").write_text("name\ncat\ndog\nbird\n")
     (tmp_path / "binary").write_bytes(b"\x89PNG")
     filled = [option.format(folder=tmp_path) for option in options]
@@ -115,22 +130,126 @@ def test_what_was_chosen_while_reading_is_printed(checkpoint: Path, tmp_path: Pa
     assert "note          the prefix module. is taken off every name" in ended.stdout
 
 
-def test_the_last_line_says_which_format_runs_and_what_it_costs(checkpoint: Path, tmp_path: Path) -> None:
-    for dtype, sentence in (
-        ("float32", "format        float32 on this computer; others may take bfloat16"),
-        ("bfloat16", "format        bfloat16 on this computer; warm-up's answers differ from float32's by at most "),
+IMAGES = "from float32's logits on 20 images, best label the same on"
+"""The playground's samples, which come with the package."""
+
+
+def row(printed: str, name: str) -> str:
+    """What a line of the report says."""
+    (line,) = (line for line in printed.splitlines() if line.startswith(f"{name} "))
+    return line.removeprefix(name).strip()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "beginning"),
+    [
+        ("float32", "float32 on this machine's CPU (bfloat16, where that is faster: at most "),
+        ("bfloat16", "bfloat16 on this machine's CPU: at most "),
+    ],
+)
+def test_the_last_line_is_the_format_and_its_cost(checkpoint: Path, tmp_path: Path, dtype: str, beginning: str) -> None:
+    ended = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / "tiny", OPSIN_DTYPE=dtype)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    last = row(ended.stdout, "format")
+    assert ended.stdout.endswith(f"{last}\n") and "\033" not in ended.stdout
+    assert last.startswith(beginning) and IMAGES in last and last.endswith("; OPSIN_DTYPE=float32 pins float32")
+    assert 0 < float(last.removeprefix(beginning).split()[0]) < 0.1
+
+
+def test_the_cost_is_that_of_the_images_it_counts(checkpoint: Path, tmp_path: Path) -> None:
+    ended = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / "tiny", OPSIN_DTYPE="bfloat16")
+    bundle = read(tmp_path / "tiny/1")
+    files = [file for file in sorted(SAMPLES.glob("*.png")) if not file.stem.endswith(("-mask", "-depth"))]
+    pixels = at_model_size(files, bundle.spec, "images")
+    exact, short = (load(bundle, dtype=dtype, packed=True) for dtype in (torch.float32, torch.bfloat16))
+    answers = [[model.forward({"pixels": image[None]}, {"merge": [0, 0]})["logits"] for image in pixels] for model in (exact, short)]
+    furthest = max(float(np.abs(own - other).max()) for own, other in zip(*answers, strict=True))
+    assert f"at most {furthest:.1e} {IMAGES}" in row(ended.stdout, "format")
+
+
+def test_a_terminal_shows_the_format_in_bold(checkpoint: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "opsin", "import", str(checkpoint), "--family", "timm", "-o", str(tmp_path / "tiny")]
+    ours, theirs = os.openpty()
+    with subprocess.Popen(command, stdout=theirs, stdin=subprocess.DEVNULL) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # Linux raises EIO where the other end is closed
+            while some := os.read(ours, 4096):
+                shown += some
+    os.close(ours)
+    assert process.returncode == 0
+    *others, last = shown.decode().splitlines()
+    assert last.startswith("\033[1mformat ") and last.endswith("\033[0m") and "\033" not in "".join(others)
+
+
+def test_too_small_a_limit_of_pixels_leaves_the_bundle(checkpoint: Path, tmp_path: Path) -> None:
+    ended = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / "tiny", OPSIN_MAX_PIXELS="64")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert row(ended.stdout, "format").startswith("unknown: it does not run here (") and "OPSIN_MAX_PIXELS" in ended.stdout
+    assert (tmp_path / "tiny/1/bundle.json").is_file()
+
+
+PRECISE = "float32 on every machine, whatever OPSIN_DTYPE says"
+MEMBER = "float32 on every machine, as a member of a pipeline"
+
+
+@pytest.mark.parametrize(
+    ("family", "case", "format_"),
+    [
+        ("mae_st", "mae_st/finetune_sep_cls", PRECISE),
+        ("mavil", "mavil/finetune_av", PRECISE),
+        ("maws_clip", "maws/clip", PRECISE),
+        ("hmr2", "hmr2/tiny_forward", MEMBER),
+        ("audio_mae", "mavil/audio_mae_window_decoder", "none: task autoencode is not served yet by this version"),
+    ],
+)
+def test_what_runs_in_float32_everywhere_says_so(family: str, case: str, format_: str, tmp_path: Path) -> None:
+    (file,) = (file for file in (GOLDEN / case).iterdir() if file.suffix in (".pth", ".pt", ".ckpt"))
+    heads = {name: 3 if family == "audio_mae" and name == "decoder_heads" else 4 for name in families()[family].head_fields}
+    ended = opsin(
+        "import",
+        file,
+        "--family",
+        family,
+        *(f"--set={name}={count}" for name, count in heads.items()),
+        "-o",
+        tmp_path / "it",
+        OPSIN_DTYPE="bfloat16",
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[-1].startswith(f"format        {format_}")
+
+
+def test_a_graph_answers_in_its_own_numbers(tmp_path: Path) -> None:
+    for name, content, given in (("lama", lama(64), ["mask=hole", "answer=bytes"]), ("midas", midas(64), ["output=disparity"])):
+        (tmp_path / f"{name}.onnx").write_bytes(content)
+        options = [f"--set={setting}" for setting in given]
+        ended = opsin("import", tmp_path / f"{name}.onnx", *options, "--license", "MIT", "-o", tmp_path / name)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.splitlines()[-1].startswith("format        the graph's own numbers on every machine")
+        assert row(ended.stdout, "architecture").endswith(f"at 64, {', '.join(given)}")
+
+
+def test_the_architecture_is_one_line_of_what_was_decided(tmp_path: Path) -> None:
+    small = {"width": 192, "heads": 3, "image_size": 32, "classes": 1}
+    for name, config, said in (
+        ("published", ViTConfig(**small), "vit: vit_tiny_patch16 at 32, 12 blocks, width 192, 3 heads"),
+        ("own", ViTConfig(**small | {"patch_size": 8, "depth": 1}), "vit: patches of 8 at 32, 1 block, width 192, 3 heads"),
     ):
-        ended = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / dtype, OPSIN_DTYPE=dtype)
-        assert (ended.returncode, ended.stderr) == (0, "")
-        assert sentence in ended.stdout and "OPSIN_DTYPE=float32 pins float32" in ended.stdout
+        torch.save({"model": ViT(config).state_dict()}, tmp_path / f"{name}.pth")
+        for family, decided in (("timm", ""), ("mae", ", proportional_attention=false")):
+            ended = opsin("import", tmp_path / f"{name}.pth", "--family", family, "-o", tmp_path / f"{name}-{family}")
+            assert (ended.returncode, ended.stderr) == (0, "")
+            assert row(ended.stdout, "architecture") == said + decided
+            assert row(ended.stdout, "labels") == "1 label: class 0"
 
 
-def test_a_classifier_of_clips_runs_in_float32_everywhere(tmp_path: Path) -> None:
-    for family, case in (("mae_st", "mae_st/finetune_sep_cls"), ("mavil", "mavil/finetune_av")):
-        heads = ("--set", "heads=4")
-        ended = opsin("import", GOLDEN / case / "checkpoint.pth", "--family", family, *heads, "-o", tmp_path / family)
-        assert (ended.returncode, ended.stderr) == (0, "")
-        assert "format        float32 on every computer" in ended.stdout, ended.stdout
+def test_no_architecture_takes_more_than_a_line() -> None:
+    own = [(name, architecture.config()) for name, architecture in architectures().items()]
+    odd = [("mvit", dataclasses.replace(architectures()["mvit"].config(), depth=3, width=97))]
+    for name, config in [*own, *odd, *((size.architecture, size.config) for size in sizes().values())]:
+        line = architecture_line(name, dataclasses.asdict(config))
+        assert len(line) <= 120 and "\n" not in line and not line.endswith((": ", ", ")), line
 
 
 def test_the_transform_says_where_it_comes_from(checkpoint: Path, tmp_path: Path) -> None:

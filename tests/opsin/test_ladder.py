@@ -16,7 +16,7 @@ from PIL import Image
 from models.bundle import Bundle, BundleSpec, read, rewrite
 from models.loading import load
 from models.mae.model import MAE, MAEConfig
-from models.spec import Accuracies, Int8, Preprocess, Rung
+from models.spec import Accuracies, Compared, Comparison, Int8, Preprocess, Rung
 from models.vit.model import ViT, ViTConfig
 from server.tasks import texts
 from tests.harness.bundles import UNSEALED, sealed, write_null, write_tiny_encoder, write_tiny_vit, write_unserved
@@ -79,7 +79,10 @@ def write_tiny_mae(root: Path) -> Bundle:
 def test_accuracy_of_each_rung_is_written_into_a_classifier(tmp_path: Path) -> None:
     bundle = write_tiny_vit(tmp_path / "bundles")
     kept = Accuracies(float32=0.5, int8=0.5)
-    bundle = rewrite(bundle, bundle.spec.model_copy(update={"int8": Int8(bound=0.1, images=9, rungs={"off": kept, "fast": kept})}))
+    compared = [Compared(format="float32", merging=merging, max_difference=1e-5, same_labels=9) for merging in ("off", "fast")]
+    quality = {"comparison": Comparison(images=9, results=compared).model_dump()}
+    int8 = Int8(bound=0.1, images=9, rungs={"off": kept, "fast": kept})
+    bundle = rewrite(bundle, bundle.spec.model_copy(update={"int8": int8, "quality": quality}))
     pixels = pixels_of(COUNT)
     best = {name: answers(bundle, pixels, *merge).argmax(axis=1) for name, merge in (("off", (0, 0)), ("r2", (2, 2)), ("r7", (7, 7)))}
     labels = np.where(np.arange(COUNT) % 5 == 0, (best["off"] + 1) % 10, best["off"])  # one of five is wrong
@@ -100,6 +103,7 @@ def test_accuracy_of_each_rung_is_written_into_a_classifier(tmp_path: Path) -> N
     assert rows[0] == {"rung": "off", "throughput": 1.0, "top-1": {"value": 0.8, "standard_error": 0.02309, "n": COUNT}}
     assert [row["rung"] for row in rows] == ["off", "r2", "r7"]
     assert after.spec.int8 is not None and set(after.spec.int8.rungs) == {"off"}, "a rung that is gone"
+    assert [one["merging"] for one in after.spec.quality["comparison"]["results"]] == ["off"], "the same rung"
     assert after.spec.digest() != bundle.spec.digest() and f"digest {after.spec.digest()[:12]}" in ended.stdout
     changed = {"ladder", "quality", "int8"}
     assert after.spec.model_dump(exclude=changed) == bundle.spec.model_dump(exclude=changed)

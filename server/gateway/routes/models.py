@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from models.bundle import BundleSpec
-from models.spec import Rung
+from models.spec import Comparison, Rung
 from server.gateway import directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
 from server.http.problems import Kind, Problem
@@ -32,6 +32,24 @@ class RungSummary(msgspec.Struct, frozen=True):
     throughput: float | None
     metric: str | None
     schedule_sight: int | list[int] | dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ComparedFormat(msgspec.Struct, frozen=True):
+    """Logits in one number format and with one merging, a rung or `off`, against those of the original code."""
+
+    format: str
+    merging: str
+    max_difference: float | None
+    """Largest difference; null where some logits were no numbers."""
+    same_labels: int
+    """Images whose best label is that of the original code."""
+
+
+class ComparisonSummary(msgspec.Struct, frozen=True):
+    """Result of `opsin compare` on so many images."""
+
+    images: int
+    results: list[ComparedFormat]
 
 
 class PartSummary(msgspec.Struct, frozen=True):
@@ -81,6 +99,8 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     between them; null while no worker is ready."""
     max_difference: float | None
     """Largest difference between answers in that format and in float32, in warm-up: of logits for classifiers. Null while unknown."""
+    comparison: ComparisonSummary | None
+    """Differences from the original code, as `bundle.json` has them; null where `opsin compare` was not run."""
 
 
 class OpenAIModel(msgspec.Struct, frozen=True):
@@ -148,6 +168,7 @@ _FLAGS = ModelSummary(
     ladder=[RungSummary("steps13", [13, 13, 13, 10], accuracy=0.97, throughput=1.62, metric="top-1")],
     format="float32",
     max_difference=0.0,
+    comparison=ComparisonSummary(50, [ComparedFormat("float32", "off", max_difference=1.3e-05, same_labels=50)]),
 )
 _LIST = ModelList(models=[_FLAGS], folders=["/srv/bundles"], data=[OpenAIModel("flags@1.0.0")])
 _DETAILS = ModelDetails(
@@ -224,12 +245,19 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "default_rung": spec.default_rung,
         "ladder": [_rung(rung) for rung in spec.ladder],
         **_format(fleet, spec),
+        "comparison": _comparison(spec),
     }
 
 
 def _rung(rung: Rung) -> RungSummary:
     sight = msgspec.UNSET if rung.schedule_sight is None else rung.schedule_sight
     return RungSummary(rung.name, rung.schedule, rung.accuracy, rung.throughput, rung.metric if rung.accuracy is not None else None, sight)
+
+
+def _comparison(spec: BundleSpec) -> ComparisonSummary | None:
+    if (found := Comparison.of(spec.quality)) is None:
+        return None
+    return ComparisonSummary(found.images, [ComparedFormat(**result.model_dump()) for result in found.results])
 
 
 def _format(fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
