@@ -73,9 +73,9 @@ def _distance(bundle: Bundle, device: torch.device) -> str:
     from server.worker.backends import usual_schedule
 
     exact, short = (load(bundle, device=device, dtype=dtype, packed=True) for dtype in (torch.float32, torch.bfloat16))
-    schedule, deadline = usual_schedule(bundle.spec), time.monotonic() + MOST_SECONDS
-    furthest, same, count = 0.0, 0, 0
-    for image in at_model_size(_samples(), bundle.spec, "import"):
+    schedule, images = usual_schedule(bundle.spec), at_model_size(_samples(), bundle.spec, "import")
+    furthest, same, count, deadline = 0.0, 0, 0, time.monotonic() + MOST_SECONDS
+    for image in images:
         if count and time.monotonic() > deadline:
             break
         own, other = (logits(model, exact.depth, image[None], schedule)[0] for model in (exact, short))
