@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ctypes
 import gc
-import resource
 import signal
 import socket
 import sys
@@ -44,8 +43,6 @@ SPARE_BYTES = 64 * 1024 * 1024
 """Freed bytes that stay for the next requests, until the next trim."""
 ARENAS = 2
 TRIM_EVERY_S = 20.0
-OWN_FILES = 128
-"""Files and sockets of a gateway that are no client's."""
 
 log = logs.get(__name__)
 
@@ -63,14 +60,25 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     if fd is None and settings.admits_strangers:  # else whoever listens has said so
         log.warning(OPEN, host=settings.host)
     try:
-        app = create_app(settings)
+        connections = system.connection_limit(settings.max_connections)
+        app = create_app(settings.model_copy(update={"max_connections": connections}))  # shares are parts of what there is
     except (ValueError, OSError) as error:
         log.error("cannot start", reason=str(error))
         return 2
+    system.allow_connections(connections)
+    if connections < settings.max_connections:
+        needed = settings.max_connections + system.OWN_FILES
+        log.warning(
+            "fewer connections than OPSIN_MAX_CONNECTIONS: the limit of open files (ulimit -n) is too low",
+            connections=connections,
+            wanted=settings.max_connections,
+            files=connections + system.OWN_FILES,
+            needed=needed,
+        )
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=bounded(Connections(_most_connections(settings.max_connections), settings.trusted_proxies)),
+        http=bounded(Connections(connections, settings.trusted_proxies)),
         ws="none",
         log_config=None,
         log_level=max(settings.log_level.lower(), "warning", key=("debug", "info", "warning", "error", "critical").index),
@@ -149,15 +157,3 @@ def _return_freed_memory() -> None:
             libc.malloc_trim(0)
 
     threading.Thread(target=trim, name="trim", daemon=True).start()
-
-
-def _most_connections(wanted: int) -> int:
-    """As many as are wanted, or as this process may open beside its own files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted + OWN_FILES:
-        soft = wanted + OWN_FILES if hard == resource.RLIM_INFINITY else min(wanted + OWN_FILES, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    most = wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - OWN_FILES))
-    if most < wanted:
-        log.warning("fewer connections than OPSIN_MAX_CONNECTIONS: this process may open too few files", connections=most, files=soft)
-    return most

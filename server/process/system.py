@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import select
 import signal
 import socket
@@ -16,6 +17,10 @@ LOW = 10
 """Nice value: a tenth of a CPU that a usual thread wants too. A lower priority would hold the interpreter's lock for too long."""
 PR_SET_DUMPABLE = 4
 BACKLOG = 2048
+OWN_FILES = 128
+"""Files and sockets of a gateway that are no client's."""
+LEAST_CONNECTIONS = 64
+"""With fewer, one client's quarter is less than what a browser opens."""
 _TIED = """
 import ctypes, os, signal, sys
 parent = int(sys.argv[1])
@@ -87,6 +92,29 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that takes connections of HTTP clients. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def connection_limit(wanted: int) -> int:
+    """Number of connections, at most `wanted`, that a gateway may open: each is an open file. Raises ValueError if they are too few to
+    serve with."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return wanted
+    least = min(wanted, LEAST_CONNECTIONS)
+    if hard < OWN_FILES + least:
+        raise ValueError(
+            f"the limit of {hard} open files (ulimit -n) is too low: a gateway needs {OWN_FILES + least}, {OWN_FILES} of its own and "
+            f"{least} for connections, and {OWN_FILES + wanted} for all of OPSIN_MAX_CONNECTIONS; raise it: `ulimit -n`, systemd's "
+            "LimitNOFILE or Docker's --ulimit nofile"
+        )
+    return min(wanted, hard - OWN_FILES)
+
+
+def allow_connections(count: int) -> None:
+    """Raise the soft limit of open files for so many connections, which `connection_limit` has found to fit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count + OWN_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count + OWN_FILES, hard))
 
 
 def signal_name(number: int) -> str:

@@ -47,10 +47,14 @@ def serve(settings: Settings) -> int:
     system.keep_from_others()
     signals = StopSignals(children=True)
     try:
+        system.connection_limit(settings.max_connections)  # else each gateway would end by itself
         listener = system.listen(settings.host, settings.port)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         print(f"opsin: cannot listen on {settings.host}:{settings.port}: {reason}; --host and --port choose others", file=sys.stderr)
+        return MISUSE
+    except ValueError as error:
+        print(f"opsin: {error}", file=sys.stderr)
         return MISUSE
     if settings.admits_strangers:
         log.warning(OPEN, host=settings.host)

@@ -1,0 +1,106 @@
+"""A low limit of open files: the service starts with the connections that fit, or says what it needs."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import psutil
+import pytest
+
+from server.supervisor.private_valkey import PrivateValkey
+from tests.harness.gateway import START_GATEWAY, Gateway, answering, environment
+from tests.harness.raw import NOTHING, Raw, ask
+from tests.harness.reds import Worker, make_spec, picture
+from tests.harness.waiting import WAIT_S, eventually
+
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); "
+HEALTH = b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+def end(*command: str, hard: int, **settings: object) -> tuple[int, str]:
+    """Exit code and log of a program that ends by itself."""
+    code = LIMIT.format(soft=hard, hard=hard) + "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    run = subprocess.run(
+        [sys.executable, "-c", code, *command], env=environment(**settings), capture_output=True, text=True, timeout=WAIT_S
+    )
+    return run.returncode, run.stderr
+
+
+@contextmanager
+def limited_gateway(url: str, soft: int, hard: int, **settings: object) -> Iterator[tuple[Gateway, dict[str, object]]]:
+    """A gateway and the first line of its log."""
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        listener.set_inheritable(True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", LIMIT.format(soft=soft, hard=hard) + START_GATEWAY.format(fd=listener.fileno())],
+            env=environment(redis_url=url, **settings),
+            pass_fds=[listener.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with answering(process, listener) as gateway:
+            assert process.stderr is not None
+            yield gateway, json.loads(process.stderr.readline())
+
+
+@pytest.mark.parametrize(("hard", "most", "needed"), [(128, 1024, 192), (191, 1024, 192), (64, 1024, 192), (135, 8, 136)])
+def test_a_gateway_with_too_few_files_says_what_it_needs(valkey: PrivateValkey, hard: int, most: int, needed: int) -> None:
+    code, log = end("-c", START_GATEWAY.format(fd=None), hard=hard, redis_url=valkey.url, port=0, max_connections=most)
+    assert code == 2
+    (line,) = log.splitlines()
+    reason = json.loads(line)["reason"]
+    assert f"{hard} open files" in reason and f"needs {needed}" in reason and f"{most + 128} for all" in reason and "ulimit -n" in reason
+
+
+def test_a_service_with_too_few_files_says_the_same_once() -> None:
+    code, log = end("-m", "opsin", "serve", "--port", "0", hard=128)
+    assert code == 2
+    (line,) = log.splitlines()
+    assert line.startswith("opsin: ") and "128 open files" in line and "needs 192" in line and "ulimit -n" in line
+
+
+@pytest.mark.parametrize(("hard", "connections"), [(192, 64), (256, 128), (1024, 896)])
+def test_a_gateway_says_how_many_connections_fit(valkey: PrivateValkey, hard: int, connections: int) -> None:
+    with limited_gateway(valkey.url, hard, hard) as (_, line):
+        said = {name: line[name] for name in ("level", "connections", "wanted", "files", "needed")}
+    assert said == {"level": "warning", "connections": connections, "wanted": 1024, "files": hard, "needed": 1152}
+
+
+def test_a_gateway_raises_its_soft_limit(valkey: PrivateValkey) -> None:
+    with limited_gateway(valkey.url, 128, 300, max_connections=172) as (gateway, line):
+        assert line["event"] == "listening"
+        assert psutil.Process(gateway.process.pid).rlimit(psutil.RLIMIT_NOFILE) == (300, 300)
+
+
+def test_all_connections_that_fit_are_served(valkey: PrivateValkey) -> None:
+    with Worker(valkey.url, [make_spec()]), limited_gateway(valkey.url, 192, 192) as (gateway, _), ExitStack() as stack:
+        gateway.http.close()
+        opened: list[Raw] = []
+        eventually(lambda: ask(gateway, HEALTH).status == 200, "it answers")
+        while (raw := stack.enter_context(Raw(gateway)).send(HEALTH)).answer() != NOTHING:
+            opened.append(raw)
+            assert len(opened) <= 64
+        assert len(opened) >= 63
+        image = picture(3)
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(image)
+        for raw in opened:
+            raw.send(head + image)
+        assert {raw.answer().status for raw in opened} == {200}
+
+
+def test_shares_are_parts_of_the_connections_that_fit(valkey: PrivateValkey) -> None:
+    proxies = ["127.0.0.1"]
+    with Worker(valkey.url, [make_spec()]) as worker, limited_gateway(valkey.url, 192, 192, trusted_proxies=proxies) as (gateway, _):
+        image = picture(3)
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: here\r\nX-Forwarded-For: 10.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(image)
+        with worker.holding(), ExitStack() as stack:
+            for _ in range(16):
+                stack.enter_context(Raw(gateway)).send(head + image[:-1])
+            eventually(lambda: gateway.in_flight() == 16, "a quarter of 64 is in flight")
+            refused = ask(gateway, head + image)
+        assert refused.status == 429 and "at most 16 requests" in json.loads(refused.body)["detail"]
