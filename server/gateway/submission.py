@@ -18,6 +18,7 @@ from starlette.requests import Request
 from server.gateway.interface import TaskInterface
 from server.gateway.turns import LargeBodies
 from server.http.large_json import Outline, from_base64, marks
+from server.http.multipart import boundary_of
 from server.http.problems import Kind, Problem
 from server.http.requests import header, read, stream
 from server.queue.shares import Reservation
@@ -145,11 +146,11 @@ async def read_submission(
     The reservation is brought to the number of items. What is named by URL is still to be fetched. Raises Problem and what `stream` raises.
     """
     refuse_encoding(request)
-    content_type = header(request, b"content-type") or ""
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = (header(request, b"content-type") or "").partition(";")[0].strip().lower()
     submission = Submission(interface, settings.max_images)
     if media_type.startswith("multipart/"):
-        await _read_form(submission, content_type, stream(request, settings.max_body_bytes, reservation))
+        boundary = boundary_of(request.headers.getlist("content-type"))
+        await _read_form(submission, boundary, stream(request, settings.max_body_bytes, reservation))
     else:
         content = await read(request, settings.max_body_bytes, reservation)
         if media_type == "application/json" or media_type.endswith("+json"):
@@ -201,25 +202,24 @@ def _check_text(content: bytes, field: str) -> None:
         raise Problem(Kind.INVALID_BODY, f"the text is not UTF-8: {error.reason}", field) from error
 
 
-async def _read_form(submission: Submission, content_type: str, pieces: AsyncIterator[bytes]) -> None:
+async def _read_form(submission: Submission, boundary: bytes, pieces: AsyncIterator[bytes]) -> None:
     """Reads a form part by part while it arrives: an unknown name is refused before the rest comes.
 
     Raises Problem and what the pieces raise."""
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
-    if not boundary:
-        raise Problem(Kind.INVALID_BODY, "the Content-Type multipart has no boundary; let your HTTP client write this header")
     parts = _Parts(submission)
     callbacks: Any = {name: getattr(parts, name) for name in dir(parts) if name.startswith("on_")}
     try:
         parser = MultipartParser(boundary, callbacks)
+        parser.write(b"--%s\r\n\r\n\r\n" % boundary)  # the parser knows no preamble (RFC 2046, 5.1.1): it reads one as a first part
         async for piece in pieces:
             parser.write(piece)
         parser.finalize()
     except FormParserError as error:
         raise Problem(Kind.INVALID_BODY, f"no multipart body with this boundary ({error})") from error
+    if parts.in_preamble:
+        raise Problem(Kind.INVALID_BODY, f"no line of the body, ended by CRLF, is the boundary --{boundary.decode()}")
     if not parts.complete:
-        raise Problem(Kind.INVALID_BODY, "the multipart body ends before its closing boundary, or is empty")
+        raise Problem(Kind.INVALID_BODY, "the multipart body ends before its closing boundary")
 
 
 class _Parts:
@@ -233,6 +233,7 @@ class _Parts:
         self._name: str | None = None
         self._is_file = False
         self._data = bytearray()
+        self.in_preamble = True
         self.complete = False
 
     def on_part_begin(self) -> None:
@@ -247,22 +248,31 @@ class _Parts:
 
     def on_header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
+            if self._name is not None:
+                raise Problem(Kind.INVALID_BODY, "a part of the form has two headers Content-Disposition", self._name)
             _, options = parse_options_header(self._value)
             self._name = options.get(b"name", b"").decode(errors="replace")
             self._is_file = b"filename" in options
         self._header = self._value = b""
 
     def on_headers_finished(self) -> None:
+        if self.in_preamble:
+            return
         if self._name is None:
             raise Problem(Kind.INVALID_BODY, "a part of the form has no name in its Content-Disposition")
         self._interface.check_name(self._name)
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self.in_preamble:
+            return
         self._data += data[start:end]
         if not self._is_part and len(self._data) > MAX_FIELD_BYTES:
             raise Problem(Kind.INVALID_OPTION, f"longer than {MAX_FIELD_BYTES} bytes", self._name)
 
     def on_part_end(self) -> None:
+        if self.in_preamble:
+            self.in_preamble = False
+            return
         assert self._name is not None
         if self._is_part:
             self._submission.add_part(self._name, bytes(self._data))
