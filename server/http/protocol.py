@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from server.http.connections import Connections, SlowReader
+from server.http.heads import check_coding, check_host, split_absolute
 from server.http.layers import ALL_HERE
 from server.http.problems import MEDIA_TYPE, Kind, Problem
 
@@ -27,6 +28,7 @@ HEAD_BYTES = 64 * 1024
 """Limit of request line and headers; also of what comes between two bytes of a body, and of trailers."""
 HEAD_SECONDS = 10.0
 HEADERS = 100
+VERSIONS = ("1.1", "1.0")
 PIPELINED = 32
 """Requests that may wait behind the one that is being answered."""
 LINGER_BYTES = 1024 * 1024
@@ -160,11 +162,10 @@ class BoundedProtocol(HttpToolsProtocol):
             return  # it comes again, without
         if len(self.headers) > HEADERS:
             self._stop_parser(Problem(Kind.HEADERS_TOO_LARGE, f"more than {HEADERS} headers"))
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
-            self._stop_parser(Problem(Kind.INVALID_REQUEST, f"{hosts} Host headers: a request of HTTP/1.1 has one"))
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
-            self._stop_parser(_too_large())
+        try:
+            self._check_head()
+        except Problem as problem:
+            self._stop_parser(problem)
         if len(self.pipeline) >= PIPELINED:
             self._stop_parser(Problem(Kind.INVALID_REQUEST, f"more than {PIPELINED} requests wait on this connection"))
         super().on_headers_complete()
@@ -174,6 +175,28 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._in_body = False, True
         self._unproductive = 0
         self._stop_late()
+
+    def _check_head(self) -> None:
+        """Raises Problem."""
+        version = self.parser.get_http_version()
+        if version not in VERSIONS:
+            raise Problem(Kind.INVALID_REQUEST, f"HTTP/{version}: only HTTP/1.1 and HTTP/1.0 are spoken here")
+        size = len(self.url)
+        hosts, codings = [], []
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"transfer-encoding":
+                codings.append(value)
+        if size > HEAD_BYTES:
+            raise _too_large()
+        check_host(hosts, version)
+        if codings:
+            check_coding(codings, version)
+        if self.url[:1] != b"/" and self.url != b"*":
+            host, self.url = split_absolute(self.url)
+            self.headers[:] = [header for header in self.headers if header[0] != b"host"] + [(b"host", host)]  # RFC 9112, 3.2.2
 
     def on_body(self, body: bytes) -> None:
         self._unproductive = 0
