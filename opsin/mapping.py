@@ -174,7 +174,7 @@ def check_served(models: Sequence[Model], task: str, options: Mapping[str, Any])
             return
         served = [model for model in served if model.details["default"]]
     elif not (served := [model for model in served if wanted in (model.name, model.id)]):
-        names = ", ".join(model.id for model in known) or "none"
+        names = ", ".join(model.id if model.state == "ready" else f"{model.id} ({model.state})" for model in known) or "none"
         clips = any(wanted in (model.name, model.id) and model.route == task for model in models)
         hint = f"{wanted!r} takes clips or sound, and map sends images: ask {task}(video=…) for each" if clips else ""
         raise Refused(hint or f"{wanted!r} is not served for {task}; known: {names}", status=404, title="Unknown model", field="model")

@@ -31,7 +31,7 @@ Protocol = Literal["rest", "open-inference"]
 
 REFUSED_UNRUN = (
     *(Kind.QUEUE_FULL, Kind.CLIENT_SHARE, Kind.KEY_SHARE, Kind.RESULTS_FULL, Kind.DRAINING),
-    *(Kind.TOO_LARGE, Kind.TOO_SLOW, Kind.UNAUTHORIZED, Kind.NO_WORKER),
+    *(Kind.TOO_LARGE, Kind.TOO_SLOW, Kind.UNAUTHORIZED, Kind.NO_WORKER, Kind.BUNDLE_UNAVAILABLE),
 )
 REJECTIONS = {kind: kind.slug.replace("-", "_") for kind in REFUSED_UNRUN} | {Kind.REDIS_AWAY: "redis"}
 """Reasons of `opsin_rejected`."""

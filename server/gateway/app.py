@@ -21,7 +21,8 @@ from starlette.types import ASGIApp, Scope
 from server.gateway import openapi
 from server.gateway.admission import REJECTIONS, Admission
 from server.gateway.authentication import Authentication, KeyRing, Rates
-from server.gateway.directory import Desertion, Directory
+from server.gateway.desertion import Desertion
+from server.gateway.directory import Directory
 from server.gateway.event_readers import EventReaders
 from server.gateway.failures import of_error
 from server.gateway.gateway import Gateway

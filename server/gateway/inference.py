@@ -19,7 +19,7 @@ from models.bundle import BundleSpec
 from server.arrays import Array
 from server.gateway import failures
 from server.gateway.admission import Visit
-from server.gateway.directory import Desertion
+from server.gateway.desertion import Desertion
 from server.gateway.follower import Follower
 from server.gateway.interface import Planned
 from server.gateway.submission import item_field, job_field

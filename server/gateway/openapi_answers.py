@@ -11,7 +11,7 @@ from server.gateway.inference import Timing
 from server.gateway.jobs import JobDocument, Links, events_url, result_url
 from server.gateway.open_inference import errors
 from server.gateway.openai.errors import to_document
-from server.gateway.status import StatusBundle, StatusDocument, StatusHistory, StatusJobs, StatusWorker
+from server.gateway.status import StatusBundle, StatusDocument, StatusHistory, StatusJobs, StatusRefused, StatusWorker
 from server.http import event_stream
 from server.http.problems import MEDIA_TYPE, Kind, Problem
 from server.queue.record import JobProgress
@@ -99,6 +99,7 @@ ACCEPTED: dict[str, Any] = {
     },
 }
 
+UNAVAILABLE = "mine@1 is unavailable: mine/1/model.safetensors: 1024 bytes where bundle.json says 2048: truncated or another file"
 UNAUTHORIZED = (Kind.UNAUTHORIZED, "this key is not known here, or it was revoked", None)
 REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
     UNAUTHORIZED,
@@ -119,6 +120,7 @@ REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
     (Kind.DRAINING, "this gateway takes no new work", None),
     (Kind.REDIS_AWAY, "Redis does not answer", None),
     (Kind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)", None),
+    (Kind.BUNDLE_UNAVAILABLE, UNAVAILABLE, None),
     (Kind.DEADLINE, "no answer before the deadline; the work was cancelled", None),
 )
 
@@ -133,6 +135,7 @@ _STATUS = StatusDocument(
     jobs=StatusJobs(queued=0, running=1),
     long_jobs=[StatusLongJob("actions", "actions@1.1.0", "running", 12.3, 12.1, JobProgress(5, 8, "windows"))],
     bundles=[StatusBundle("flags", "1.0.0", items_per_second=210.4, batch_budget=8, rung="steps13", p50_ms=31.2, p95_ms=48.1)],
+    refused=[StatusRefused("mine", "1", "mine/1/model.safetensors: 1024 bytes where bundle.json says 2048: truncated or another file")],
     history=StatusHistory(STEP_S, [640, 655], [640, 655], [31.2, 30.6], [48.1, 47.0], [6.4, 6.6], [41600, 42575], [10240, 10480]),
     dead_letters=[DeadLetter("2026-11-26T11:58:13.201Z", "flags@1.0.0", "the model failed")],
 )
@@ -213,6 +216,7 @@ INFER: dict[str, Any] = protocol_errors(
     (Kind.KEY_SHARE, "this API key may have 8 unfinished items at once (max_items)"),
     (Kind.MODEL_ERROR, "image: the model failed on this input"),
     (Kind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)"),
+    (Kind.BUNDLE_UNAVAILABLE, UNAVAILABLE),
     (Kind.DEADLINE, "no answer before the deadline; the work was cancelled"),
 )
 _GONE = (

@@ -52,6 +52,14 @@ class StatusBundle(msgspec.Struct, frozen=True):
     p95_ms: float | None
 
 
+class StatusRefused(msgspec.Struct, frozen=True):
+    """A bundle that all living workers refuse that have it, and why."""
+
+    model: str
+    version: str
+    reason: str
+
+
 class StatusHistory(msgspec.Struct, frozen=True):
     """One entry for each complete step of `step_s` seconds, the oldest first; null where nothing was measured. Quantiles are within 5 %."""
 
@@ -75,6 +83,7 @@ class StatusDocument(msgspec.Struct, frozen=True):
     jobs: StatusJobs
     long_jobs: list[StatusLongJob]
     bundles: list[StatusBundle]
+    refused: list[StatusRefused]
     history: StatusHistory
     dead_letters: list[DeadLetter]
 
@@ -110,6 +119,7 @@ class Status:
             jobs=StatusJobs(lately.records.counts.get("queued", 0), lately.records.counts.get("running", 0)),
             long_jobs=lately.ongoing,
             bundles=_bundles(fleet, lately),
+            refused=_refused(fleet),
             history=_history(lately),
             dead_letters=lately.letters,
         )
@@ -129,6 +139,11 @@ def _bundles(fleet: Fleet, lately: Lately) -> list[StatusBundle]:
             quantiles = quantile(took, 0.5), quantile(took, 0.95)
             told.append(StatusBundle(spec.name, spec.version, round(speed, 2), budget, spec.default_rung, *quantiles))
     return told
+
+
+def _refused(fleet: Fleet) -> list[StatusRefused]:
+    ids = ((id_.partition("@"), reason) for id_, reason in directory.refusals(fleet).items())
+    return [StatusRefused(name, version, reason) for (name, _, version), reason in ids]
 
 
 def _history(lately: Lately) -> StatusHistory:

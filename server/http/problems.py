@@ -54,6 +54,7 @@ class Kind(Enum):
     DRAINING = "draining", 503, "The gateway is shutting down"
     REDIS_AWAY = "redis-away", 503, "The queue cannot be reached"
     NO_WORKER = "no-worker", 503, "No worker is ready"
+    BUNDLE_UNAVAILABLE = "bundle-unavailable", 503, "The bundle cannot be served"
     DEADLINE = "deadline", 504, "The deadline has passed"
 
     def __init__(self, slug: str, status: int, title: str) -> None:

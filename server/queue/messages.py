@@ -125,6 +125,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Arrays that can be shown already; the task knows how."""
 
 
+UNLOADED = "unloaded"
+"""The reason of a bundle that an operator has unloaded, also while its worker has not heard yet that it is wanted again."""
+
+
 class ServedBundle(msgspec.Struct, frozen=True, kw_only=True):
     """One bundle as a worker announces it. The spec itself lies under `spec:<digest>`."""
 

@@ -14,7 +14,7 @@ from models.bundle import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE, WEIGHTS_FILE, B
 from models.loading import not_served
 from server.process import supervision
 from server.queue import keys
-from server.queue.messages import ServedBundle
+from server.queue.messages import UNLOADED, ServedBundle
 from server.scheduler.batcher import Bucket
 from server.scheduler.step_times import StepTimes
 from server.tasks.texts import TEXTS
@@ -29,7 +29,6 @@ GONE_AFTER = 10.0
 """Seconds after which a folder that is missing was removed: one that is replaced is missing for a moment, too."""
 UNLOAD_GRACE = 2.0
 """Seconds for which an unloaded bundle still runs what gateways sent before they heard of it; jobs of several steps come to their end."""
-UNLOADED = "unloaded"
 MEMBER = "a member of a pipeline"
 DEADLY = "it ended two workers while it was loaded, and is not loaded again until its files change"
 MOST_BUCKETS = 256

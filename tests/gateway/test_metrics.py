@@ -75,6 +75,7 @@ def test_the_text_is_valid_and_every_reason_and_event_is_there_from_the_start(va
                 "too_large",
                 "too_slow",
                 "no_worker",
+                "bundle_unavailable",
                 "redis",
                 "unauthorized",
             ),

@@ -104,7 +104,7 @@ def test_a_model_that_workers_refuse_is_503_with_their_reason(valkey: PrivateVal
         )
         queue = WorkerQueue(valkey.url, "refuses", WorkerTimings(key_ttl=60))
         queue.announce(WorkerInfo(id=queue.id, host="here", pid=0, state="ready", device="cpu", bundles=[refused]))
-        assert reason in problem(gateway.classify(picture(1), model=spec.id), 503, "no-worker")["detail"]
+        assert reason in problem(gateway.classify(picture(1), model=spec.id), 503, "bundle-unavailable")["detail"]
 
 
 def test_a_busy_worker_is_waited_for_beyond_the_grace(valkey: PrivateValkey) -> None:

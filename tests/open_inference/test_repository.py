@@ -106,7 +106,7 @@ def test_a_bundle_of_a_task_that_is_not_served_yet_is_known_and_refused_with_the
         assert not client.is_model_ready("sketcher")
         with pytest.raises(InferenceServerException, match="'sketcher' is for depth, which is not offered here"):
             client.get_model_metadata("sketcher")
-        with pytest.raises(InferenceServerException, match="unknown model: 'sketcher' is not found"):
+        with pytest.raises(InferenceServerException, match="sketcher@1 is unavailable: task depth is not served yet by this version"):
             infer(client, "sketcher")
         assert infer(client).as_numpy("scores").shape == (1, 10)
 

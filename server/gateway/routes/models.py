@@ -69,7 +69,8 @@ class PartSummary(msgspec.Struct, frozen=True):
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A bundle. `state`: ready, loading, unloading, unavailable or unloaded; `reason` says why it is not ready, where it is known.
 
-    `summary` is the bundle's description. It, `trained_on` and `note` are empty where the bundle does not say."""
+    Of a folder whose bundle.json cannot be read, only `name`, `version`, `state` and `reason` say something. `summary` is the bundle's
+    description. It, `trained_on` and `note` are empty where the bundle does not say."""
 
     name: str
     version: str
@@ -189,6 +190,7 @@ async def models(request: Request) -> Response:
     specs = sorted(fleet.specs.values(), key=lambda spec: spec.id)
     folders = sorted({worker.folder for worker in fleet.workers if worker.folder})
     summaries = [ModelSummary(**_summary(here, fleet, spec)) for spec in specs]
+    summaries += [ModelSummary(**_unreadable(id_, reason)) for id_, reason in sorted(directory.unreadable(fleet).items())]
     return _json(ModelList(models=summaries, folders=folders, data=[OpenAIModel(spec.id) for spec in specs]))
 
 
@@ -196,7 +198,9 @@ async def models(request: Request) -> Response:
 async def model(request: Request, name: str) -> Response:
     here = gateway.of(request)
     fleet = await here.directory.fleet()
-    spec = _find(fleet, name)
+    spec = directory.newest(fleet, directory.named(fleet.specs.values(), name))  # also of what is unloaded: here one sees that it is
+    if spec is None:
+        return _json(_details_of_unreadable(fleet, name))
     workers = [
         ServingWorker(
             worker.id,
@@ -213,13 +217,14 @@ async def model(request: Request, name: str) -> Response:
     return _json(ModelDetails(id=spec.id, **_summary(here, fleet, spec), workers=workers, spec=content))
 
 
-def _find(fleet: Fleet, wanted: str) -> BundleSpec:
-    """Unloaded bundles are found, too: this is where one sees that they are."""
-    spec = directory.newest(fleet, directory.named(fleet.specs.values(), wanted))
-    if spec is None:
-        known = ", ".join(sorted(spec.id for spec in fleet.specs.values())) or "none"
+def _details_of_unreadable(fleet: Fleet, wanted: str) -> ModelDetails:
+    """Raises Problem (404) for a name that is none."""
+    refused = directory.named_unreadable(fleet, wanted)
+    if refused is None:
+        known = directory.listed(fleet, fleet.specs.values()) or "none"
         raise Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not known; known: {known}")
-    return spec
+    id_, reason = refused
+    return ModelDetails(id=id_, **_unreadable(id_, reason), workers=[], spec={})
 
 
 def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
@@ -247,6 +252,14 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         **_format(fleet, spec),
         "comparison": _comparison(spec),
     }
+
+
+def _unreadable(id_: str, reason: str) -> dict[str, Any]:
+    name, _, version = id_.partition("@")
+    texts = dict.fromkeys(("digest", "task", "summary", "trained_on", "note"), "")
+    unknown = dict.fromkeys(("route", "default_rung", "format", "max_difference", "comparison"))
+    empty = {"default": False, "inputs": [], "members": {}, "labels": 0, "merges": False, "ladder": []}
+    return {"name": name, "version": version, "state": "unavailable", "reason": reason, **texts, **unknown, **empty}
 
 
 def _rung(rung: Rung) -> RungSummary:

@@ -57,6 +57,7 @@ async function readModels() {
     else if (served.length && open.has(task) && !open.get(task).models.length) renew(task, served);
   }
   wait(models, folders);
+  listUnavailable(models);
   if (open.size && !current()) show(asked());
 }
 
@@ -75,9 +76,7 @@ function wait(models, folders) {
   if (!open.size && shown?.dataset.of === news) return; // the reader may be copying from it
   shown?.remove();
   if (open.size) return;
-  const states = models.map((model) =>
-    h("li", {}, `${model.name}@${model.version}: ${model.state}${model.reason ? `, ${model.reason}` : ""}`),
-  );
+  const states = models.map(stateOf);
   main.append(
     h(
       "div",
@@ -86,6 +85,23 @@ function wait(models, folders) {
       states.length ? h("ul", {}, states) : emptyFolders(folders),
     ),
   );
+}
+
+function stateOf(model) {
+  return h("li", {}, `${model.name}@${model.version}: ${model.state}${model.reason ? `, ${model.reason}` : ""}`);
+}
+
+/** The bundles that cannot be chosen in any tab, and why. */
+function listUnavailable(models) {
+  const unavailable = open.size ? models.filter((model) => model.state === "unavailable") : [];
+  const shown = document.getElementById("unavailable");
+  const news = JSON.stringify(unavailable.map(({ name, version, reason }) => [name, version, reason]));
+  if (shown?.dataset.of === news) return; // the reader may have it open
+  shown?.remove();
+  if (!unavailable.length) return;
+  const count = unavailable.length === 1 ? "1 bundle is" : `${unavailable.length} bundles are`;
+  const list = h("ul", {}, unavailable.map(stateOf));
+  main.prepend(h("details", { id: "unavailable", class: "hint", "data-of": news }, h("summary", {}, `${count} unavailable`), list));
 }
 
 /** What to do where there is no bundle at all. */

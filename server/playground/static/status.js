@@ -109,6 +109,8 @@ function draw(status) {
       row.rung ?? "off",
     ],
   );
+  document.getElementById("refused").closest("section").hidden = !status.refused.length;
+  table("refused", "", ["Bundle", "Reason"], status.refused, (row) => [`${row.model}@${row.version}`, row.reason]);
   table(
     "workers",
     "No worker lives.",
