@@ -96,7 +96,7 @@ class Budget:
 
     def pause_before_retry(self, response: httpx.Response) -> float | None:
         """Seconds to wait before sending again; None if this response is the last word."""
-        if response.status_code not in (429, 503) or not self._retries:
+        if response.status_code not in (429, 503) or not self._retries or problem_of(response).is_lasting:
             return None
         asked = retry_after(response)
         pause = self._pause if asked is None else asked
@@ -184,6 +184,7 @@ def problem_of(response: httpx.Response) -> OpsinError:
         field=problem.get("field"),
         request_id=problem.get("request_id") or response.headers.get("X-Request-ID"),
         retry_after=retry_after(response),
+        type=problem.get("type", ""),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+BUNDLE_UNAVAILABLE = "urn:opsin:bundle-unavailable"
+
 
 class OpsinError(Exception):
     """A call that the service did not answer with a result. The fields are those of its problem document (RFC 9457)."""
@@ -15,6 +17,7 @@ class OpsinError(Exception):
         field: str | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        type: str = "",
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -27,10 +30,17 @@ class OpsinError(Exception):
         """Under which the service's logs speak of this request."""
         self.retry_after = retry_after
         """Seconds after which the service expects to have room again."""
+        self.type = type
+        """The kind of problem, as `urn:opsin:bundle-unavailable`; empty where nothing said so."""
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field and not self.detail.startswith(self.field) else ""
         return f"{self.status} {self.title}: {where}{self.detail}" if self.status else self.detail
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether the same request would be refused again, however long one waits, until somebody mends the bundle."""
+        return self.type == BUNDLE_UNAVAILABLE
 
 
 class Refused(OpsinError):
@@ -38,7 +48,8 @@ class Refused(OpsinError):
 
 
 class Unavailable(OpsinError):
-    """The service has no room (429) or cannot work just now (503); the same request may succeed later."""
+    """The service has no room (429) or cannot work just now (503); the same request may succeed later. Of a bundle that no worker can load
+    (`urn:opsin:bundle-unavailable`) it will once the bundle is mended."""
 
 
 class DeadlinePassed(OpsinError):

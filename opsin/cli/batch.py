@@ -230,9 +230,9 @@ class _Work:
     def _is_everybodys(self, error: OpsinError, row: Row, *, alone: bool) -> bool:
         """Whether the other rows would end in the same error. Others miss a bundle, too, where one answered to such a row before."""
         of_options = error.field in self._options and error.field not in row.names
-        if error.status == 404:
-            gone = "model" not in row.names and (not self._served or row.names in self._answered)
-            return of_options or gone or error.title != UNKNOWN_MODEL
+        if error.status == 404 or error.is_lasting:
+            gone = "model" not in row.names and (error.is_lasting or not self._served or row.names in self._answered)
+            return of_options or gone or (error.status == 404 and error.title != UNKNOWN_MODEL)
         return error.status in HOPELESS or (alone and (of_options or error.field == "Accept"))
 
     def _exchange(self, call: Call) -> httpx.Response:
@@ -254,7 +254,7 @@ class _Work:
                     raise
             except OpsinError as error:
                 self._answered_at = time.monotonic()
-                if not isinstance(error, Unavailable):
+                if not isinstance(error, Unavailable) or error.is_lasting:
                     raise
                 pause = PAUSE_S if error.retry_after is None else error.retry_after
             self._free_at = max(self._free_at, time.monotonic() + pause)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from opsin import Refused, Unreachable
+from opsin import Refused, Unavailable, Unreachable
 from opsin.cli.batch import batch
 from opsin.cli.exits import Failure, Misuse
 from tests.harness.command import opsin
@@ -310,6 +310,15 @@ def test_a_bundle_that_is_gone_in_the_middle_ends_the_batch(tmp_path: Path) -> N
     with scripted([Answer(body=MODELS), Answer(body={"n": 1}, headers=JSON), gone]) as script, pytest.raises(Refused, match="no bundle"):
         batch("inpaint", rows, output, url=script.url)
     assert len(results(output)) == 1
+
+
+def test_a_bundle_that_is_refused_ends_the_batch(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"image")
+    rows = written(tmp_path / "in.jsonl", {"image": "a.png"}, {"image": "a.png"})
+    refusal = Answer(503, {"type": "urn:opsin:bundle-unavailable", "title": "The bundle cannot be served", "detail": "it is damaged"}, JSON)
+    with scripted([Answer(body=MODELS), refusal]) as script, pytest.raises(Unavailable, match="it is damaged"):
+        batch("inpaint", rows, tmp_path / "out.jsonl", url=script.url)
+    assert len(script.requests) == 2
 
 
 def test_events_are_no_answers(tmp_path: Path) -> None:

@@ -260,6 +260,15 @@ def test_a_pause_that_does_not_fit_into_the_timeout_is_not_waited_for() -> None:
     assert len(service.requests) == 1
 
 
+def test_a_bundle_that_is_refused_is_asked_for_once() -> None:
+    refusal = {"type": "urn:opsin:bundle-unavailable", "title": "The bundle cannot be served", "status": 503, "detail": "it is damaged"}
+    with scripted([Answer(503, refusal)]) as service, Client(service.url) as client, pytest.raises(Unavailable) as raised:
+        client.classify(b"picture")
+    assert len(service.requests) == 1
+    assert (raised.value.type, raised.value.is_lasting) == (refusal["type"], True)
+    assert str(raised.value) == "503 The bundle cannot be served: it is damaged"
+
+
 @pytest.mark.parametrize(
     ("status", "kind"), [(400, Refused), (404, Refused), (413, Refused), (422, Refused), (500, Failed), (504, DeadlinePassed)]
 )
