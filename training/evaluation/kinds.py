@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +107,8 @@ def evaluation(recipe: Recipe, shop: Workshop, phase: str | None = None) -> Eval
     return Evaluation(recipe.measured(evaluated), quality, rounded(network, recipe) if quality else network, labels, shop)
 
 
-@dataclass(frozen=True)
-class Look:
-    """A look at a split, after the network was calibrated."""
-
-    at: Callable[[Split], Report]
-    """Raises TrainingError."""
-    calibration: Report = field(default_factory=dict)
-    """Is told beside the report."""
+Look = Callable[[Split], Report]
+"""Looks at a split. Raises TrainingError."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +141,7 @@ def evaluated(asked: Evaluation, kind: BySplit, split: Split) -> Report:
     """The report of a split, which is written to its file. Raises TrainingError."""
     look = kind.begin(asked)
     of, file = weights_and_settings(asked.settings, asked.network), asked.file(split)
-    found = looked_at_once(file, of, lambda: look.at(split)) if split is Split.TEST else write_report(file, of, look.at(split))
-    return found | look.calibration
+    return looked_at_once(file, of, lambda: look(split)) if split is Split.TEST else write_report(file, of, look(split))
 
 
 def _flags(asked: Evaluation) -> Measurement:
@@ -223,8 +216,6 @@ def _begin_actions(asked: Evaluation) -> Look:
     source = phases.source_of(asked.recipe, asked.recipe.released_phase, asked.cache)
     if not isinstance(source, MotionTracks) or not isinstance(network, LART):
         raise RecipeError("release.quality: kind actions is for a LART on data of kind motions")
-    temperatures = actions.calibrate(source, settings, network, asked.cache, seed)
-    rounded(network, asked.recipe)
 
     def look(split: Split) -> Report:
         if split is Split.VAL:
@@ -233,7 +224,7 @@ def _begin_actions(asked: Evaluation) -> Look:
         assert isinstance(single, LART)
         return actions.measure(source, settings, network, single, asked.cache, seed)
 
-    return Look(look, {"temperatures": temperatures})
+    return look
 
 
 def _actions(asked: Evaluation, found: Report) -> Measurement:
@@ -249,7 +240,7 @@ def _actions(asked: Evaluation, found: Report) -> Measurement:
 
 def _begin_depth(asked: Evaluation) -> Look:
     data = asked.recipe.data
-    return Look(lambda split: depth.evaluate(asked.settings, asked.network, data, asked.preprocess, split, asked.cache))
+    return lambda split: depth.evaluate(asked.settings, asked.network, data, asked.preprocess, split, asked.cache)
 
 
 def _begin_reconstruction(asked: Evaluation) -> Look:
@@ -260,7 +251,7 @@ def _begin_reconstruction(asked: Evaluation) -> Look:
         source = scores.held_out(contest, split)
         return reconstruction_report.report(settings, chosen, source, scores.run(contest, chosen, source), split)
 
-    return Look(look)
+    return look
 
 
 def _reconstruction(asked: Evaluation, found: Report) -> Measurement:
@@ -271,7 +262,7 @@ def _begin_clips(asked: Evaluation) -> Look:
     trained_on, network = phases.source_of(asked.recipe, asked.recipe.released_phase, asked.cache), asked.network
     if not isinstance(trained_on, CameraClips) or not isinstance(network, VideoMAE):
         raise RecipeError("release.quality: kind clips is for a video_mae on data of kind camera-moves")
-    return Look(lambda split: clips.evaluate(asked.settings, network, trained_on, split, asked.cache))
+    return lambda split: clips.evaluate(asked.settings, network, trained_on, split, asked.cache)
 
 
 def _clips(asked: Evaluation, found: Report) -> Measurement:
@@ -295,7 +286,7 @@ def _clips(asked: Evaluation, found: Report) -> Measurement:
 
 def _begin_naming(asked: Evaluation) -> Look:
     data, words = asked.recipe.data, asked.recipe.words
-    return Look(lambda split: naming.evaluate(asked.settings, asked.network, data, words, asked.preprocess, split, asked.cache))
+    return lambda split: naming.evaluate(asked.settings, asked.network, data, words, asked.preprocess, split, asked.cache)
 
 
 def _naming(asked: Evaluation, found: Report) -> Measurement:
@@ -318,7 +309,7 @@ def _begin_sounds(asked: Evaluation) -> Look:
     hearing = sounds.suitable(asked.network)
     temperature = sounds.temperature(contest, hearing)
     rounded(calibrated(hearing, temperature), asked.recipe)
-    return Look(lambda split: {"temperature": round(temperature, 4), **sounds.evaluate(contest, hearing, split)})
+    return lambda split: {"temperature": round(temperature, 4), **sounds.evaluate(contest, hearing, split)}
 
 
 def _sounds(asked: Evaluation, found: Report) -> Measurement:

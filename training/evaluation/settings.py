@@ -15,7 +15,7 @@ from training.settings import Settings
 from training.shipped import Located
 from training.starters.images.clip_art import ClipArt
 from training.starters.images.iconify import Style
-from training.starters.people.motions import AuthoredMotions, Recording
+from training.starters.people.motions import Recording
 
 
 class Split(StrEnum):
@@ -151,10 +151,8 @@ class ActionsQuality(QualitySettings):
     phases: ClassVar = ("single_frames",)
     held_out: list[Recording] = Field(min_length=1)
     """The test split, looked at once."""
-    validation: list[Recording] = Field(min_length=1)
-    """For choices, temperatures and thresholds."""
-    authored: AuthoredMotions
-    """Takes of each of the two splits, drawn with seeds of their own."""
+    validation: list[Recording] = Field(default_factory=list)
+    """For choices and thresholds."""
     single_frames: str
     """Phase that trained the same network on single frames."""
     cameras: int = Field(default=4, gt=0)

@@ -16,18 +16,21 @@ from models.loading import load
 from models.people.heads import Feature
 from models.people.poses import TOKEN
 from tests.training.starters.test_motions import source
-from training.errors import DataError, TrainingError
-from training.evaluation.actions import moments, plot, recognisers
-from training.evaluation.actions.calibration import cool, temperatures
-from training.evaluation.actions.measure import quiet, table
+from training import recipe
+from training.errors import DataError, RecipeError, TrainingError
+from training.evaluation.actions import moments, plot, recognisers, splits
+from training.evaluation.actions.measure import standing_behind, table
 from training.evaluation.actions.moments import Moments
 from training.evaluation.actions.seen import MarkedClip, Watched, best_labels, marked, person_frames, watch
+from training.evaluation.actions.splits import Views
 from training.evaluation.actions.thresholds import reliance, thresholds
 from training.evaluation.measurement import looked_at_once, reports
+from training.evaluation.settings import ActionsQuality, Split
 from training.phases import Workshop
-from training.starters.people.motions import NO_ACTION, NOBODY_SAYS
+from training.starters.people.motions import NOBODY_SAYS, Motions, MotionTracks
 
 ROOT = Path(__file__).parents[3]
+RECIPE = Path("training/recipes/actions.yaml")
 FRAMES = 20
 TINY = LARTConfig(
     frames=FRAMES,
@@ -114,37 +117,49 @@ def test_the_confusion_matrix_shows_the_classes_that_were_asked_about() -> None:
     assert {"3", "1"} <= set(texts)
 
 
-def test_moments_without_an_action_are_told_apart_from_those_of_a_class() -> None:
-    tracks = source(people=1)
-    takes = (tracks.takes[0], replace(tracks.takes[1], labels=np.full(60, NO_ACTION)))
-    found = moments.of_takes(takes, tracks, every=0.5, cameras=2, seed=0)
-    assert set(found.labelled.recordings) == {"glide"} and set(found.without_action.recordings) == {"still"}
-    assert len(found) == len(found.labelled) + len(found.without_action)
-    again = moments.joined(found.labelled, found.without_action)
-    assert sorted(again.labels.tolist()) == sorted(found.labels.tolist())
+def shipped() -> tuple[Motions, ActionsQuality]:
+    """Data and evaluation of the shipped recipe."""
+    plan = recipe.read(RECIPE)
+    assert isinstance(plan.data, Motions) and plan.release and isinstance(plan.release.quality, ActionsQuality)
+    return plan.data, plan.release.quality
 
 
-def test_nothing_said_of_a_moment_without_an_action_is_quiet() -> None:
-    assert quiet(np.array([[0.2, 0.5], [0.6, 0.1], [0.0, 0.0], [0.4, 0.4]])) == {"moments": 4, "quiet": 0.75}
-    assert quiet(np.zeros((0, 2))) == {"moments": 0, "quiet": None}
+def test_test_recordings_are_not_trained_on() -> None:
+    data, quality = shipped()
+    files = [recording.file for recording in (*data.recordings, *quality.validation, *quality.held_out)]
+    assert len(set(files)) == len(files)
 
 
-def test_labels_that_are_surer_than_right_get_a_temperature_and_others_keep_theirs() -> None:
-    """`walk` is said with 0.98 of twelve moments and right of nine; `stand` is as sure as it is right."""
-    labels = np.array([0] * 9 + [1] * 3)
-    scores = np.stack([np.full(12, 0.98), np.full(12, 0.25)], axis=1)
-    walk, stand = temperatures(labels, scores)
-    assert 1 / (1 + np.exp(-np.log(0.98 / 0.02) / walk)) == pytest.approx(0.75, abs=0.01)
-    assert stand == pytest.approx(1.0, abs=0.01)
+def test_class_with_one_recording_is_unverified() -> None:
+    data, quality = shipped()
+    rows = {row["label"]: row for row in standing_behind(MotionTracks(data, ()), quality)}
+    assert rows["backflip"] == {"label": "backflip", "recordings": 1, "unverified": True}
+    assert rows["climb"] == {"label": "climb", "recordings": 5, "unverified": False}
 
 
-def test_a_cooled_network_answers_with_its_logits_divided() -> None:
-    torch.manual_seed(0)
-    model = LART(TINY).eval()
-    tokens = torch.randn(3, TINY.width)
-    before = model.heads(tokens).actions
-    cool(model, [1.0, 4.0])
-    torch.testing.assert_close(model.heads(tokens).actions, before / torch.tensor([1.0, 4.0]))
+def test_shipped_recipe_is_the_bundles() -> None:
+    """Optimiser, schedule and data of every phase are those that `bundle.json` records."""
+    recorded = bundle.read(ROOT / "bundles/actions-lart/1.0.0").spec.provenance["recipe"]
+    plan = recipe.read(RECIPE).model_dump(mode="json")
+    assert [phase["name"] for phase in plan["phases"]] == [phase["name"] for phase in recorded["phases"]]
+    for phase, before in zip(plan["phases"], recorded["phases"], strict=True):
+        for field in ("objective", "optimiser", "schedule", "loop", "data"):
+            assert (phase[field] or {}) | (before[field] or {}) == (phase[field] or {})
+    assert plan["model"] == recorded["model"]
+    assert plan["data"] | {"frames": 1, "samples": 8192} == plan["phases"][1]["data"]
+
+
+def test_evaluation_needs_recordings_of_the_split(tmp_path: Path) -> None:
+    data, quality = shipped()
+    with pytest.raises(RecipeError, match=r"^release.quality: it lists no recordings of the split val; --split test"):
+        splits.recorded(Split.VAL, MotionTracks(data, ()), quality, Views(1.0, 3, 0), tmp_path)
+
+
+def test_thresholds_without_validation_use_training_recordings(tmp_path: Path) -> None:
+    tracks, views = source(people=1), Views(0.5, 2, 0)
+    _, quality = shipped()
+    chosen = splits.for_choices(tracks, quality, views, tmp_path)
+    np.testing.assert_array_equal(chosen.pose, splits.trained(tracks, views).pose)
 
 
 def test_a_test_split_is_looked_at_once(tmp_path: Path) -> None:

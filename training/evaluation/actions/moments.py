@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.people.poses import TOKEN, tokens
 from training.data.base import Source
-from training.starters.people.motions import NO_ACTION, NOBODY_SAYS, MotionTracks, Take, play
+from training.starters.people.motions import NOBODY_SAYS, MotionTracks, Take, play
 
 Floats = NDArray[np.floating[Any]]
 NEAR = 3
@@ -29,25 +29,12 @@ class Moments:
     rows: NDArray[np.int64]
     """(N,): the frame in question, in which the person was detected."""
     labels: NDArray[np.int64]
-    """(N,); `NO_ACTION` where none of the classes is shown."""
+    """(N,)."""
     recordings: tuple[str, ...]
     """Where each is from."""
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def labelled(self) -> Moments:
-        """Those that show a class."""
-        return self.where(self.labels >= 0)
-
-    @property
-    def without_action(self) -> Moments:
-        return self.where(self.labels == NO_ACTION)
-
-    def where(self, chosen: NDArray[np.bool_]) -> Moments:
-        names = tuple(name for name, kept in zip(self.recordings, chosen, strict=True) if kept)
-        return Moments(self.pose[chosen], self.detected[chosen], self.rows[chosen], self.labels[chosen], names)
 
     @property
     def tokens(self) -> Floats:
@@ -113,8 +100,7 @@ def of_training(source: Source, count: int, seed: int) -> Moments:
         labelled = np.flatnonzero(detected & (sample["labelled"][:, 0, 0].numpy() > 0))
         if len(labelled):
             row = int(np.random.default_rng((seed, index)).choice(labelled))
-            label = int(actions[row].argmax()) if actions[row].any() else NO_ACTION
-            found.append(_Moment(pose, detected, row, label, ""))
+            found.append(_Moment(pose, detected, row, int(actions[row].argmax()), ""))
     return _gathered(found)
 
 

@@ -1,18 +1,15 @@
-"""Moments that a network of actions is evaluated on, for choices or at the end: of recordings, and of authored motions by other bodies."""
+"""Moments of recordings that a network of actions is evaluated on, for choices or at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.errors import RecipeError
 from training.evaluation.actions import moments
 from training.evaluation.actions.moments import Moments
 from training.evaluation.settings import ActionsQuality, Split
-from training.starters.people.motions import MotionTracks, authored_takes, open_takes
-
-AUTHORED_SEEDS: Mapping[Split, int] = {Split.VAL: 1, Split.TEST: 2}
-"""Seeds of bodies and tempos; that of training is another."""
+from training.starters.people.motions import MotionTracks, open_takes
 
 
 @dataclass(frozen=True)
@@ -25,25 +22,21 @@ class Views:
 
 
 def recorded(split: Split, source: MotionTracks, settings: ActionsQuality, views: Views, cache: Path) -> Moments:
-    """Raises DataError."""
-    takes = open_takes(settings.validation if split is Split.VAL else settings.held_out, source.settings, cache)
-    return moments.of_takes(takes, source, every=views.every, cameras=views.cameras, seed=views.seed)
-
-
-def authored(split: Split, source: MotionTracks, settings: ActionsQuality, views: Views) -> Moments:
-    takes = authored_takes(source.settings, settings.authored, AUTHORED_SEEDS[split])
+    """Raises DataError, and RecipeError for a split without recordings."""
+    recordings = settings.validation if split is Split.VAL else settings.held_out
+    if not recordings:
+        raise RecipeError(f"release.quality: it lists no recordings of the split {split.value}; --split test evaluates the test, once")
+    takes = open_takes(recordings, source.settings, cache)
     return moments.of_takes(takes, source, every=views.every, cameras=views.cameras, seed=views.seed)
 
 
 def trained(source: MotionTracks, views: Views) -> Moments:
     """The recordings of training, from other cameras."""
-    takes = [take for take in source.takes if take.recorded]
-    return moments.of_takes(takes, source, every=views.every, cameras=views.cameras, seed=views.seed)
+    return moments.of_takes(source.takes, source, every=views.every, cameras=views.cameras, seed=views.seed)
 
 
 def for_choices(source: MotionTracks, settings: ActionsQuality, views: Views, cache: Path) -> Moments:
-    """Moments that temperatures and thresholds are fitted to: those of the validation split, and of the recordings of training, since no
-    others show all classes. Raises DataError."""
-    return moments.joined(
-        recorded(Split.VAL, source, settings, views, cache), authored(Split.VAL, source, settings, views), trained(source, views)
-    )
+    """Moments that thresholds are chosen by: of the recordings of training, since no others show all classes, and of the validation split,
+    if there is one. Raises DataError."""
+    known = trained(source, views)
+    return moments.joined(known, recorded(Split.VAL, source, settings, views, cache)) if settings.validation else known

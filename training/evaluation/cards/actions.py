@@ -7,7 +7,7 @@ from typing import Any
 
 from models.bundle import BundleSpec
 from training.evaluation.actions import plot
-from training.evaluation.actions.measure import ENOUGH_RECORDINGS, QUIET
+from training.evaluation.actions.measure import ENOUGH_RECORDINGS
 from training.evaluation.cards.figures import table
 
 TOO_FEW = (
@@ -18,18 +18,15 @@ TOO_FEW = (
 
 def section(spec: BundleSpec) -> Iterator[str]:
     actions = spec.quality["actions"]
-    unseen, behind = actions["recordings"]["unseen"], actions["standing_behind"]
-    authored = sum(row["authored"] for row in behind)
+    unseen = actions["recordings"]["unseen"]
     yield from (
         "## Quality",
         "",
-        f"Trained on {len(actions['recordings']['trained'])} recordings of motion capture and {authored} motions that were **authored, not",
-        "recorded** (keyframes and inverse kinematics, by bodies and at tempos that are drawn), seen by virtual cameras: **few",
-        f"recordings stand behind each class**. Measured on {len(unseen)} others ({', '.join(unseen)}), each moment from",
-        f"{actions['cameras']} cameras.",
+        f"Trained on {len(actions['recordings']['trained'])} recordings of motion capture, seen by virtual cameras: **few recordings stand",
+        f"behind each class**. Measured on {len(unseen)} others ({', '.join(unseen)}), each moment from {actions['cameras']} cameras.",
         *(() if len(unseen) >= ENOUGH_RECORDINGS else TOO_FEW),
         "",
-        *_behind(behind),
+        *_behind(actions["standing_behind"]),
     )
     yield from _classes("Unseen recordings", actions["unseen"])
     yield from (
@@ -42,12 +39,8 @@ def section(spec: BundleSpec) -> Iterator[str]:
     )
     recordings = ((row["recording"], row["moments"], _percent(row["accuracy"])) for row in actions["by_recording"])
     yield from table(("recording", "moments", "right"), recordings)
-    yield from _none(actions)
     yield from _classes("The recordings of training, from other cameras", actions["known"])
     yield from ("This tells that views generalise, nothing about other people. Classes without a row above were measured here alone.", "")
-    yield from _classes("Authored motions, of other bodies and at other tempos", actions["authored"], "takes")
-    yield from ("They are done as those of training are: this tells nothing about how people do them.", "")
-    yield from _calibration(spec)
     for clip in actions["clips"]:
         yield from _clip(clip)
 
@@ -58,34 +51,11 @@ def _behind(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         "validation and of the test together.",
         "",
     )
-    cells = ((row["label"], row["recordings"], "yes" if row["authored"] else "", "unverified" if row["unverified"] else "") for row in rows)
-    yield from table(("class", "recordings", "authored", ""), cells)
+    cells = ((row["label"], row["recordings"], "unverified" if row["unverified"] else "") for row in rows)
+    yield from table(("class", "recordings", ""), cells)
 
 
-def _none(actions: Mapping[str, Any]) -> Iterator[str]:
-    yield from (
-        "### None of these",
-        "",
-        f"Moments that show none of the classes, and in how many of them no label scores more than {QUIET:g}.",
-        "",
-    )
-    kinds = {"recorded": "unseen recordings, half a second or more from anything that was marked", "authored": "random walks of joints"}
-    rows = ((what, actions["none"][kind]["moments"], _percent(actions["none"][kind]["quiet"])) for kind, what in kinds.items())
-    yield from table(("moments", "", "no label"), rows)
-
-
-def _calibration(spec: BundleSpec) -> Iterator[str]:
-    hot = [f"{label} {by:.2f}" for label, by in zip(spec.labels, spec.quality["actions"]["temperatures"], strict=True) if round(by, 2) > 1]
-    yield from (
-        "### Calibration",
-        "",
-        "The logits of each label are divided by a temperature of at least 1, in the weights, that was fitted to moments of the validation",
-        f"split and of the recordings of training, from other cameras. It is more than 1 for {', '.join(hot) or 'none'}.",
-        "",
-    )
-
-
-def _classes(title: str, found: Mapping[str, Any], sources: str = "recordings") -> Iterator[str]:
+def _classes(title: str, found: Mapping[str, Any]) -> Iterator[str]:
     ways = list(found["accuracy"])
     rows = [
         (
@@ -101,7 +71,7 @@ def _classes(title: str, found: Mapping[str, Any], sources: str = "recordings") 
         for way in ways
     ]
     yield from (f"### {title}", "")
-    head = ("class", sources, "moments", *(f"{way}: right (AP)" for way in ways))
+    head = ("class", "recordings", "moments", *(f"{way}: right (AP)" for way in ways))
     yield from table(head, (*rows, ("**all**", "", found["moments"], *overall)))
 
 

@@ -1,4 +1,4 @@
-"""Tracks of people made from motion capture and authored motions: actions, and what is none of them, seen as 2D poses by virtual cameras.
+"""Tracks of people made from motion capture: actions, seen as 2D poses by virtual cameras.
 
 Every sample is drawn anew: a motion, its speed, size and mirror image, what follows it, other people beside, the camera, and the errors
 of a detector of poses.
@@ -6,10 +6,8 @@ of a detector of poses.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +22,7 @@ from training.data.base import Preparation, Sample
 from training.data.packages import DebianPackage, PyPIPackage, obtain
 from training.errors import DataError
 from training.settings import Settings
-from training.starters.people import authored
-from training.starters.people.bodies import reproportioned
 from training.starters.people.skeletons import BOXING, CLIMBING, CLIMBING_JOINTS, CMU, Motion, read_bvh, read_deepmimic, read_positions
-from training.starters.people.styles import STYLES
 from training.starters.people.virtual_cameras import Noise, drawn, seen
 
 Floats = NDArray[np.floating[Any]]
@@ -36,17 +31,10 @@ Labels = NDArray[np.int64]
 STAND = "stand"
 NOBODY_SAYS = -1
 """Label of frames that are not learnt from."""
-NO_ACTION = -2
-"""Label of frames that show none of the classes: every target is 0."""
-WANDERING = "random walk"
-"""Name of the motions that show no action."""
 CLIMBING_RATE = 120.0
 """Frames a second of holosoma's recordings: their files name none; falls in them fit 9.8 m/s² at about this rate."""
 BLEND = 0.2
 """Seconds over which one recording passes into the next."""
-
-TRAINED_SEED = 0
-"""Seed of the authored takes that are trained on; others are for evaluation."""
 
 READERS: Mapping[str, Callable[[Path], Motion]] = {
     "deepmimic": read_deepmimic,
@@ -86,34 +74,11 @@ class Packages(Settings):
         return {name: obtain(package, cache) for name, package in {**self.pypi, **self.debian}.items()}
 
 
-class AuthoredMotions(Settings):
-    """Takes of motions that were authored, and not recorded."""
-
-    motions: list[str] = Field(min_length=1)
-    """Names of `STYLES`; each is the label, too."""
-    takes: int = Field(gt=0)
-    """Takes of each motion, in its styles by turns."""
-    random_walks: int = Field(default=0, ge=0)
-    """Takes of somebody who does none of the classes."""
-    seconds: float = Field(default=8.0, gt=0)
-
-    @model_validator(mode="after")
-    def _known(self) -> AuthoredMotions:
-        if unknown := sorted(set(self.motions) - set(STYLES)):
-            raise ValueError(f"{', '.join(unknown)}: not authored; there are {', '.join(STYLES)}")
-        return self
-
-
 class Motions(Settings):
     kind: Literal["motions"] = "motions"
     classes: list[str] = Field(min_length=1)
     packages: Packages
     recordings: list[Recording] = Field(min_length=1)
-    authored: AuthoredMotions | None = None
-    none_margin: float | None = Field(default=None, ge=0)
-    """Seconds from a recording's labelled frames from which unlabelled ones show none of the classes; None: they are not learnt from."""
-    none_turns: int = Field(default=0, ge=0)
-    """Samples of what shows none of the classes beside one of each class."""
     frames: int = Field(default=61, gt=0)
     rate: float = Field(default=15.0, gt=0)
     """Frames a second."""
@@ -123,8 +88,6 @@ class Motions(Settings):
     """Probability of each further person."""
     speed: tuple[float, float] = (0.75, 1.35)
     size: tuple[float, float] = (0.85, 1.1)
-    proportions: float = Field(default=0.0, ge=0)
-    """Standard deviation by which each bone of a recording is longer or shorter; authored takes have bodies of their own."""
     samples: int = Field(default=8192, gt=0)
     noise: Noise = Noise()
 
@@ -132,8 +95,6 @@ class Motions(Settings):
     def _known(self) -> Motions:
         for recording in self.recordings:
             self.require(recording)
-        if self.authored and (unknown := sorted(set(self.authored.motions) - set(self.classes))):
-            raise ValueError(f"authored.motions: {', '.join(unknown)}: not among the classes")
         return self
 
     def require(self, recording: Recording) -> None:
@@ -152,13 +113,7 @@ class Take:
     name: str
     motion: Motion
     labels: Labels
-    """(F,), indices of classes; `NOBODY_SAYS` or `NO_ACTION` where there is none."""
-    origin: str = ""
-    """Takes of the same motion share it: origins are drawn before takes, so that many takes of one do not drown a recording."""
-
-    @property
-    def recorded(self) -> bool:
-        return not self.origin
+    """(F,), indices of classes; `NOBODY_SAYS` where there is none."""
 
 
 @dataclass(frozen=True)
@@ -187,35 +142,8 @@ def open_takes(recordings: Sequence[Recording], settings: Motions, cache: Path) 
             labels[begin:end] = settings.classes.index(part.label)
         if recording.standing:
             labels[standing(motion)] = settings.classes.index(STAND)
-        if settings.none_margin is not None:
-            labels[_far_from_labels(labels, round(settings.none_margin * motion.rate))] = NO_ACTION
         takes.append(Take(recording.name, motion, labels))
     return takes
-
-
-def authored_takes(settings: Motions, wanted: AuthoredMotions, seed: int) -> list[Take]:
-    """Takes of each motion, of bodies and tempos by the seed, and random walks."""
-
-    def drawn_by(motion: int, take: int) -> Generator:
-        return np.random.default_rng((seed, motion, take))
-
-    takes = []
-    for name in wanted.motions:
-        styles, label = STYLES[name], settings.classes.index(name)
-        for number in range(wanted.takes):
-            generator = drawn_by(list(STYLES).index(name), number)
-            motion = authored.play(styles[number % len(styles)], wanted.seconds, generator)
-            takes.append(Take(f"{name} {number}", motion, np.full(len(motion.joints), label), origin=name))
-    for number in range(wanted.random_walks):
-        motion = authored.wandering(wanted.seconds, drawn_by(len(STYLES), number))
-        takes.append(Take(f"{WANDERING} {number}", motion, np.full(len(motion.joints), NO_ACTION), origin=WANDERING))
-    return takes
-
-
-def _far_from_labels(labels: Labels, margin: int) -> NDArray[np.bool_]:
-    """(F,): frames without a label that have none within `margin` frames either."""
-    near = np.convolve(labels != NOBODY_SAYS, np.ones(2 * margin + 1), mode="full")[margin : margin + len(labels)]
-    return np.asarray(near < 0.5)
 
 
 def standing(motion: Motion) -> NDArray[np.bool_]:
@@ -291,15 +219,6 @@ class MotionTracks:
     takes: Sequence[Take]
     unit: str = "tracks"
 
-    @cached_property
-    def _origins(self) -> Mapping[int, Sequence[Sequence[Take]]]:
-        """By class, and for `NO_ACTION`: takes that show it, those of one origin together."""
-        found = defaultdict[int, defaultdict[tuple[bool, str], list[Take]]](lambda: defaultdict(list))
-        for take in self.takes:
-            for label in np.unique(take.labels).tolist():
-                found[label][take.recorded, take.origin or take.name].append(take)  # a recording may be called as a motion is
-        return {label: list(origins.values()) for label, origins in found.items()}
-
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(self.settings.classes)
@@ -311,32 +230,26 @@ class MotionTracks:
         return {"settings": self.settings.model_dump(mode="json")}
 
     def sample(self, index: int, draw: int) -> Sample:
-        """Classes, and what is none of them, take turns by index."""
+        """Classes take turns by index."""
         generator = np.random.default_rng((index, draw))
         settings = self.settings
         shape = (settings.frames, settings.people)
         pose, detected, labels = np.zeros((*shape, TOKEN)), np.zeros(shape, np.bool_), np.full(shape, NOBODY_SAYS)
         count = 1 + int((generator.random(settings.people - 1) < settings.company).sum())
         for person in range(count):
-            scene = self.scene(self._turn(index) if person == 0 else None, generator)
+            scene = self.scene(index % len(settings.classes) if person == 0 else None, generator)
             poses, found, (width, height) = self.detected(scene, generator)
             length = len(scene.joints)
             pose[:length, person] = np.where(found[:, None], tokens(poses, width, height), 0)
             detected[:length, person], labels[:length, person] = found, scene.labels
         return as_sample(pose, detected, labels, len(settings.classes))
 
-    def _turn(self, index: int) -> int:
-        """A class or `NO_ACTION`."""
-        turn = index % (len(self.settings.classes) + self.settings.none_turns)
-        return turn if turn < len(self.settings.classes) else NO_ACTION
-
     def scene(self, wanted: int | None, generator: Generator) -> Scene:
-        """One person in the room. wanted: a class that is to be seen, or `NO_ACTION`; None for any."""
+        """One person in the room. wanted: a class that is to be seen; None for any."""
         settings = self.settings
         scene: Scene | None = None
         while scene is None or len(scene.joints) < settings.frames:
-            any_turn = self._turn(int(generator.integers(len(settings.classes) + settings.none_turns)))
-            chosen = any_turn if wanted is None or scene is not None else wanted
+            chosen = int(generator.integers(len(settings.classes))) if wanted is None or scene is not None else wanted
             left = settings.frames - (0 if scene is None else len(scene.joints))
             count = left if generator.random() < 0.5 else int(generator.integers(min(left, 8), left + 1))
             part = self._part(chosen, count, generator)
@@ -344,8 +257,7 @@ class MotionTracks:
         return Scene(scene.joints[: settings.frames], scene.labels[: settings.frames])
 
     def _part(self, wanted: int, count: int, generator: Generator) -> Scene:
-        origins = self._origins[wanted]
-        takes = origins[int(generator.integers(len(origins)))]
+        takes = [take for take in self.takes if (take.labels == wanted).any()]
         take = takes[int(generator.integers(len(takes)))]
         motion = take.motion
         speed = float(np.exp(generator.uniform(*np.log(self.settings.speed))))
@@ -354,8 +266,7 @@ class MotionTracks:
         start = at / motion.rate - before
         start = start % ((len(motion.joints) - 1) / motion.rate) if motion.loops else max(0.0, start)
         scene = play(take, start, count, self.settings.rate, speed)
-        joints = reproportioned(scene.joints, generator, self.settings.proportions) if take.recorded else scene.joints
-        joints = joints * generator.uniform(*self.settings.size)
+        joints = scene.joints * generator.uniform(*self.settings.size)
         if generator.random() < 0.5:
             joints = joints[:, MIRRORED] * np.array([-1.0, 1.0, 1.0])
         return Scene(joints, scene.labels)
@@ -370,8 +281,8 @@ class MotionTracks:
 def as_sample(pose: Floats, detected: NDArray[np.bool_], labels: Labels, classes: int) -> Sample:
     """Arrays (T, P, ·) as LART's objective takes them. labels: (T, P)."""
     actions = np.zeros((*labels.shape, classes), np.float32)
-    people, shown = labels != NOBODY_SAYS, labels >= 0
-    actions[shown, labels[shown]] = 1
+    people = labels != NOBODY_SAYS
+    actions[people, labels[people]] = 1
     return {
         "pose": torch.from_numpy(pose.astype(np.float32)),
         "detected": torch.from_numpy(detected[..., None].astype(np.float32)),
@@ -383,12 +294,8 @@ def as_sample(pose: Floats, detected: NDArray[np.bool_], labels: Labels, classes
 def open_motions(settings: Motions, preparation: Preparation) -> MotionTracks:
     """Raises DataError."""
     takes = open_takes(settings.recordings, settings, preparation.cache)
-    if settings.authored:
-        takes += authored_takes(settings, settings.authored, TRAINED_SEED)
     labelled = np.concatenate([take.labels for take in takes])
     missing = [name for number, name in enumerate(settings.classes) if not (labelled == number).any()]
     if missing:
-        raise DataError(f"data.classes: no recording and no authored motion shows {', '.join(missing)}")
-    if settings.none_turns and not (labelled == NO_ACTION).any():
-        raise DataError("data.none_turns: no take shows none of the classes; give none_margin or authored.random_walks")
+        raise DataError(f"data.classes: no recording shows {', '.join(missing)}")
     return MotionTracks(settings, takes)
