@@ -15,8 +15,8 @@ import torch
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
-from models.onnx.graph import LONGEST, described, dimensions, inputs_of, read_graph
-from models.onnx.session import ended_after, first_line, open_session
+from models.onnx.session import LONGEST, ended_after, first_line, open_session
+from models.onnx.signature import described, dimensions, inputs_of, is_depth, read_graph
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,6 @@ def open_depth(path: Path, config: DepthGraphConfig, device: torch.device) -> De
     if not told.isfinite().all():
         raise ValueError("of a grey image it tells depths that are no numbers")
     return graph
-
-
-def is_depth(model: ModelProto) -> bool:
-    """Whether a graph makes one channel, or none, of an image."""
-    inputs, outputs = ([dimensions(value) for value in values] for values in (inputs_of(model), model.graph.output))
-    of_image = len(inputs) == 1 and len(inputs[0]) == 4 and inputs[0][1] == 3
-    return of_image and bool(outputs) and (len(outputs[0]) == 3 or (len(outputs[0]) == 4 and outputs[0][1] == 1))
 
 
 def check_depth(model: ModelProto, side: int) -> None:

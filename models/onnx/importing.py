@@ -1,19 +1,27 @@
-"""An ONNX graph that somebody else trained becomes a bundle: networks that fill holes, and networks that tell depth, by their signature."""
+"""An ONNX graph of somebody else becomes a bundle: a classifier or encoder of images, or a network that fills holes or tells depth.
+
+A confined process reads, checks and runs it first (`models.onnx.trial`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto, TensorProto
+from pydantic import ValidationError
 
-from models.bundle import BundleSpec
-from models.onnx.depth import DepthGraphConfig, check_depth, is_depth
-from models.onnx.graph import dimensions, inputs_of, read_graph
-from models.onnx.inpainting import InpaintGraphConfig, check_inpainting, is_inpainting
-from models.published.container import CheckpointError
+from models.bundle import FILE_PATTERN, GRAPH_FILE, MOST_FILES, BundleSpec
+from models.onnx import beside, image_networks
+from models.onnx.beside import Purpose
+from models.onnx.depth import DepthGraphConfig, check_depth
+from models.onnx.inpainting import InpaintGraphConfig, check_inpainting
+from models.onnx.signature import PACK, dimensions, inputs_of, read_graph
+from models.onnx.trial import Trial, try_graph
+from models.published import model_card
+from models.published.container import CheckpointError, WrongSetting
 from models.published.family import IMAGENET_MEAN, IMAGENET_STD, squeeze
 from models.published.settings import parse
 from models.registry import architectures, read_config
@@ -22,39 +30,84 @@ from models.spec import Weights
 
 SUFFIX = ".onnx"
 PREPROCESS = ("mean", "std", "interpolation")
-"""Settings that are not fields of the config."""
+"""Settings that are not fields of the config, of networks that fill holes or tell depth."""
 
 
-def import_graph(file: Path, *, overrides: Mapping[str, str], name: str, version: str, license: str) -> BundleSpec:
-    """The spec of a bundle whose weights are `file`, still to be sealed by `bundle.write`. overrides: as `mask` = "hole", which the graph
-    does not tell. Raises CheckpointError with a sentence for the user."""
+def import_graph(
+    file: Path,
+    *,
+    overrides: Mapping[str, str],
+    name: str,
+    version: str,
+    license: str | None,
+    purpose: Purpose | None = None,
+    labels: Sequence[str] | None = None,
+) -> tuple[BundleSpec, dict[str, Path]]:
+    """The spec of a bundle whose weights are `file`, still to be sealed by `bundle.write`, and the further files that hold its weights.
+
+    overrides: as `mask` = "hole", or `image_size` = "224", which the graph does not tell. purpose: None to infer it. labels: None for those
+    that files in the same folder state. Raises CheckpointError with a sentence for the user, WrongSetting where a setting is wrong.
+    """
     try:
-        _, model = read_graph(file)
-        architecture = "onnx_inpaint" if is_inpainting(model) else "onnx_depth" if is_depth(model) else None
-        if architecture is None:
-            raise ValueError(
-                "it neither fills holes (an image (1, 3, S, S) and a mask (1, 1, S, S)) nor tells depth (one image, one channel); "
-                "docs/bundles.md says how a classifier becomes a bundle"
-            )
         given = parse(overrides)
-        config = _config(model, architecture, {key: value for key, value in given.items() if key not in PREPROCESS})
-        pictures = squeeze(config.image_size).model_dump() | _range(architecture) | {key: given[key] for key in PREPROCESS if key in given}
-        if license == "unknown":
-            raise ValueError("say under which licence you got the weights, as in --license MIT")
+        chosen = purpose or ("classify" if labels is not None else None)
+        stated = beside.read(file.parent, given)
+        size = given.get("image_size", stated.image_size)
+        trial = try_graph(
+            file,
+            image_size=size if isinstance(size, int) else None,
+            output=str(given["output"]) if chosen and "output" in given else _output(given),
+            of_image=chosen is not None,
+        )
+        files = _files(file, trial)
+        if trial.purpose == "onnx":
+            fields = image_networks.fields(file, trial, stated, chosen, labels, given)
+        else:
+            fields = _others(file, trial, given, license)
+        provenance = {"file": file.name, "sha256": sha256_of(file), "family": trial.purpose, "set": dict(overrides)}
         return BundleSpec(
             name=name,
             version=version,
-            task=architectures()[architecture].purpose.task(config),
-            architecture=architecture,
-            config=dataclasses.asdict(config),
-            preprocess=pictures,
-            preset="draft" if architecture == "onnx_inpaint" else None,  # one pass, whatever sampler is asked for
-            license=license,
-            provenance={"file": file.name, "sha256": sha256_of(file), "family": architecture, "set": dict(overrides)},
+            architecture=trial.purpose,
+            license=license or model_card.licence(file.parent) or "unknown",
             weights=Weights(sha256="0" * 64, bytes=0),
-        )
+            provenance=provenance | fields.pop("provenance", {}),
+            **fields,
+        ), files
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise WrongSetting(f"{'.'.join(map(str, first['loc'])) or 'bundle'}: {first['msg'].removeprefix('Value error, ')}") from error
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{file}: {error}") from error
+
+
+def _output(given: Mapping[str, Any]) -> str | None:
+    return str(given["output"]) if given.get("output") not in (None, "disparity", "depth") else None
+
+
+def _files(file: Path, trial: Trial) -> dict[str, Path]:
+    """Raises ValueError for weights in files that a bundle cannot hold."""
+    odd = [name for name in trial.files if not FILE_PATTERN.fullmatch(name) or name == GRAPH_FILE]
+    if odd or len(trial.files) > MOST_FILES:
+        what = f"{odd[0]!r}, whose name a bundle cannot keep" if odd else f"{len(trial.files)} files, and a bundle holds {MOST_FILES}"
+        raise ValueError(f"its weights lie in {what}; {PACK}")
+    return {name: file.parent / name for name in trial.files}
+
+
+def _others(file: Path, trial: Trial, given: dict[str, Any], license: str | None) -> dict[str, Any]:
+    """Fields of a network that fills holes or tells depth."""
+    architecture = trial.purpose
+    _, model = read_graph(file)
+    config = _config(model, architecture, {key: value for key, value in given.items() if key not in PREPROCESS})
+    pictures = squeeze(config.image_size).model_dump() | _range(architecture) | {key: given[key] for key in PREPROCESS if key in given}
+    if license is None:
+        raise ValueError("say under which licence you got the weights, as in --license MIT")
+    return {
+        "task": architectures()[architecture].purpose.task(config),
+        "config": dataclasses.asdict(config),
+        "preprocess": pictures,
+        "preset": "draft" if architecture == "onnx_inpaint" else None,  # one pass, whatever sampler is asked for
+    }
 
 
 def _range(architecture: str) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec
 from models.layers.steps import Continuing, Finished, State, Tensors, UnusableInput
-from models.onnx.graph import LONGEST, described, dimensions, inputs_of, read_graph
-from models.onnx.session import ended_after, first_line, open_session
+from models.onnx.session import LONGEST, ended_after, first_line, open_session
+from models.onnx.signature import described, dimensions, inputs_of, is_inpainting, read_graph
 
 TYPES = (TensorProto.FLOAT, TensorProto.UINT8)
 WORKED_ON = frozenset({"pixels", "missing", "windows"})
@@ -154,11 +154,6 @@ def open_inpainting(path: Path, config: InpaintGraphConfig, device: torch.device
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
         raise ValueError(f"it fails on a black image of {side} × {side} pixels: {first_line(error)}") from error
     return graph
-
-
-def is_inpainting(model: ModelProto) -> bool:
-    """Whether a graph takes an image and a mask."""
-    return sorted(dimensions(value)[1:2] for value in inputs_of(model)) == [[1], [3]]
 
 
 def check_inpainting(model: ModelProto, side: int) -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
-from models.onnx.graph import LONGEST, described, fits, inputs_of, read_graph
-from models.onnx.session import ended_after, first_line, open_session
+from models.onnx.session import LONGEST, ended_after, first_line, open_session
+from models.onnx.signature import described, fits, inputs_of, read_graph
 from models.people.poses import KEYPOINTS, ROW, Poses, distinct
 
 

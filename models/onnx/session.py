@@ -6,19 +6,27 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
-import torch
+
+if TYPE_CHECKING:
+    import torch
+
+LONGEST = 30.0
+"""Seconds that a graph may take for the first batch, which is one of two: the other bundles wait to be loaded meanwhile."""
 
 
-def open_session(content: bytes, device: torch.device, threads: int) -> onnxruntime.InferenceSession:
-    """Raises ValueError."""
+def open_session(content: bytes, device: torch.device | None, threads: int, folder: Path | None = None) -> onnxruntime.InferenceSession:
+    """device: None for the CPU. folder: where files with further weights lie. Raises ValueError."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes need the CPUs
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # the exception says what is wrong
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     try:
         return onnxruntime.InferenceSession(content, options, providers=providers(device))
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
@@ -42,10 +50,10 @@ def ended_after(seconds: float) -> Iterator[onnxruntime.RunOptions]:
         timer.cancel()
 
 
-def providers(device: torch.device) -> list[str | tuple[str, dict[str, Any]]]:
+def providers(device: torch.device | None) -> list[str | tuple[str, dict[str, Any]]]:
     """CUDA for a CUDA device where this ONNX Runtime has it, and the CPU for what is left."""
     cpu: list[str | tuple[str, dict[str, Any]]] = ["CPUExecutionProvider"]
-    if device.type != "cuda":
+    if device is None or device.type != "cuda":
         return cpu
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         warnings.warn(

@@ -1,4 +1,4 @@
-"""Foreign classifiers, detectors of poses, and networks that fill holes or tell depth, as ONNX graphs. Imports no torch."""
+"""Foreign classifiers and encoders, detectors of poses, and networks that fill holes or tell depth, as ONNX graphs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ SYSTEM = System(
             name="onnx",
             model="models.onnx.graph:OnnxGraph",
             purpose=Purpose(
-                task=lambda config: "classify",
+                task=lambda config: "classify" if config.classes else "embed",
                 size=lambda config: (config.image_size, config.image_size),
                 classes=lambda config: int(config.classes),
             ),
-            forwards={"classify": "models.onnx.graph:classify"},
+            forwards={"classify": "models.onnx.graph:classify", "embed": "models.onnx.graph:embed"},
+            precise_tasks=frozenset({"embed"}),
             merges=False,
             open="models.onnx.graph:open_graph",
         ),

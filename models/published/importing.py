@@ -167,7 +167,7 @@ def _transform(family: Family, stated: Stated, preprocess: Preprocess | None, gi
     if stated.source:
         return {"transform": f"read from {stated.source}"}
     file = processor.FILE if model_config.KEY in checkpoint.description else model_config.FILE
-    assumed = transforms.assumption(family.name, preprocess.model_dump(), given, file)
+    assumed = transforms.assumption(f"that of family {family.name}", preprocess.model_dump(), given, file)
     found = "; ".join(filter(None, (stated.note, assumed)))
     return {"transform": found or "set by hand"}
 

@@ -41,12 +41,12 @@ def open_folder(folder: Path) -> Checkpoint:
     read = _weights(weights_file(folder))
     license_ = model_card.licence(folder)
     if isinstance(content.get(NETWORK), str):
-        return Checkpoint(read.weights, {TIMM: content}, read.notes, _timm_labels(content), license_)
+        return Checkpoint(read.weights, {TIMM: content}, read.notes, timm_labels(content), license_)
     classes = content.get("architectures")
     if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
         raise CheckpointError(f"{folder / model_config.FILE}: architectures names no class, and {NETWORK} no network of timm")
     description: dict[str, Any] = {KEY: content}
-    if found := _processor(folder):
+    if found := stated_processor(folder):
         file, stated = found
         description[PROCESSOR] = processor.read(stated, str(content.get("model_type", "")), file)
     try:
@@ -93,7 +93,7 @@ def _weights(file: Path) -> Checkpoint:
     return Checkpoint(whole, {}, tuple(dict.fromkeys(notes)))
 
 
-def _processor(folder: Path) -> tuple[str, Mapping[str, Any]] | None:
+def stated_processor(folder: Path) -> tuple[str, Mapping[str, Any]] | None:
     """Name of the file that says how images are prepared, and what it says."""
     for name, part in PROCESSORS.items():
         if (folder / name).exists():
@@ -104,7 +104,7 @@ def _processor(folder: Path) -> tuple[str, Mapping[str, Any]] | None:
     return None
 
 
-def _timm_labels(content: Mapping[str, Any]) -> tuple[str, ...]:
+def timm_labels(content: Mapping[str, Any]) -> tuple[str, ...]:
     cfg = content.get("pretrained_cfg")
     names = content.get("label_names") or (cfg.get("label_names") if isinstance(cfg, Mapping) else None)
     return tuple(map(str, names)) if isinstance(names, list) else ()

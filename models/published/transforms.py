@@ -88,13 +88,13 @@ def find(file: Path, description: Mapping[str, Any], classes: int) -> Stated:
     return Stated()
 
 
-def assumption(family: str, preprocess: Fields, given: Fields, file: str) -> str:
-    """One sentence for an import whose transform nobody stated; empty where it was set by hand. preprocess: the fields that are assumed;
-    file: the one that would have stated it."""
+def assumption(whose: str, preprocess: Fields, given: Fields, file: str) -> str:
+    """One sentence for an import whose transform nobody stated; empty where it was set by hand. whose: such as "that of
+    family timm"; preprocess: the fields that are assumed; file: the one that would have stated it."""
     if not (left := [name for name in CHOSEN if name not in given]):
         return ""
     settings = " ".join(f"--set {name}={_text(preprocess[name])}" for name in left)
-    return f"the transform is assumed, that of family {family}: no {file} beside the file states it; what changes it: {settings}"
+    return f"the transform is assumed, {whose}: no {file} beside the file states it; what changes it: {settings}"
 
 
 def _text(value: Any) -> str:

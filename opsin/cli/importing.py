@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -50,6 +50,10 @@ def import_(
     labels: Annotated[
         Path | None, typer.Option(help="Class names: one per line, a JSON list, or a bundle.json.", show_default=False)
     ] = None,
+    purpose: Annotated[
+        Literal["classify", "embed"] | None,
+        typer.Option("--as", help="Task of an ONNX graph, where nothing else tells which.", show_default=False),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="What keys cannot tell, such as heads=4; repeatable.", show_default=False),
@@ -75,6 +79,8 @@ def import_(
         return
     if source is None or output is None:
         raise Misuse("import: say what to import and where to, as in `opsin import model.safetensors -o bundles/NAME`; --list lists files")
+    if purpose == "embed" and labels:
+        raise Misuse("--labels: an encoder has none; leave out --labels, or say --as classify")
     root, name = (output, name) if name else (output.parent, output.name)
     if (root / name / version).exists():
         raise Misuse(f"{root / name / version}: exists already; choose another --version")
@@ -92,12 +98,17 @@ def import_(
         from models.published.container import CheckpointError, WrongSetting
         from models.published.importing import import_checkpoint
     try:
-        if file.suffix == SUFFIX:
-            if family or labels:
-                raise Misuse(f"import: {file}: a graph's signature tells what it is; --family and --labels are for checkpoints")
+        if file.suffix.lower() == SUFFIX:
+            if family:
+                raise Misuse(f"import: {file}: a graph's signature tells what it is; --family is for checkpoints")
             weights = None
-            spec = import_graph(file, overrides=overrides, name=name, version=version, license=licence or "unknown")
+            spec, files = import_graph(
+                file, purpose=purpose, labels=class_names, overrides=overrides, name=name, version=version, license=licence
+            )
         else:
+            if purpose:
+                raise Misuse("--as: a checkpoint tells its task itself; --as is for ONNX graphs")
+            files = {}
             spec, weights = import_checkpoint(
                 file,
                 family=family,
@@ -123,7 +134,6 @@ def import_(
             if weights is not None:
                 content = folder / "weights.safetensors"
                 save_file(weights, content)
-            files: dict[str, Path] = {}
             if tokenizer:
                 try:
                     text, files = prepared(spec, content, tokenizer, templates, folder)

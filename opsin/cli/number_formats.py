@@ -44,7 +44,7 @@ def sentence(bundle: Bundle) -> str:
     is_precise = is_graph or spec.task in architectures()[spec.architecture].precise_tasks
     try:
         place = layout.choose(settings)
-        if spec.weights.bytes <= MOST_TRIED:
+        if spec.size <= MOST_TRIED:
             name = warmup.in_the_faster_format(bundle, place, settings.dtype)[1]
         if is_precise:
             return f"{own} on every machine, whatever OPSIN_DTYPE says"

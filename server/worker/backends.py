@@ -167,7 +167,7 @@ class Backends:
         """Bytes of the weights in memory, in the format of each copy: each backend has one but those that run PyTorch's."""
         sizes: Mapping[Backend, int] = {"eager": self._dtype.itemsize, "compiled": self._dtype.itemsize, "onnx": 4, "int8": 1}
         shared: set[Backend] = {"fused"} if self._packed else {"fused", "compiled"}
-        return sum(self._elements * sizes[backend] or self.spec.weights.bytes for backend in self._runners.keys() - shared)
+        return sum(self._elements * sizes[backend] or self.spec.size for backend in self._runners.keys() - shared)
 
     def release(self) -> None:
         """Let go of all weights; times and choices stay."""

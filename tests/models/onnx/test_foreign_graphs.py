@@ -28,7 +28,7 @@ SIDE = 32
 def imported(tmp_path: Path, content: bytes, **settings: str) -> Bundle:
     file = tmp_path / "foreign.onnx"
     file.write_bytes(content)
-    spec = import_graph(file, overrides=settings, name="foreign", version="1", license="Apache-2.0")
+    spec, _ = import_graph(file, overrides=settings, name="foreign", version="1", license="Apache-2.0")
     return write(tmp_path / "bundles", spec, file)
 
 
@@ -96,7 +96,7 @@ def test_what_the_graph_does_not_tell_is_asked_for(tmp_path: Path, content: byte
 def test_a_graph_without_such_a_signature_is_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Identity", ["image"], ["answer"])]
     content = graph([("image", FLOAT, 3)], SIDE, nodes, (FLOAT, [1, 3, SIDE, SIDE]))
-    with pytest.raises(CheckpointError, match=r"neither fills holes .* nor tells depth"):
+    with pytest.raises(CheckpointError, match=r"its outputs are float32 answer \(1, 3, 32, 32\); one of \(batch, numbers\) is needed"):
         imported(tmp_path, content)
 
 
@@ -115,7 +115,7 @@ def test_the_command_asks_for_the_licence_and_the_service_fills_holes(tmp_path: 
     command = ("import", file, "-o", tmp_path / "bundles/lama", "--set", "mask=hole", "--set", "answer=bytes")
     refused = opsin(*command)
     assert refused.returncode == 2 and "under which licence" in refused.stderr
-    assert "--family and --labels are for checkpoints" in opsin(*command, "--family", "timm").stderr
+    assert "--family is for checkpoints" in opsin(*command, "--family", "timm").stderr
     ended = opsin(*command, "--license", "Apache-2.0")
     assert (ended.returncode, ended.stderr) == (0, "") and "license       Apache-2.0" in ended.stdout
     image = picture(1)

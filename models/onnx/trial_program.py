@@ -1,0 +1,142 @@
+"""The process that tries a graph: `python -m models.onnx.trial_program`. See `models.onnx.trial`."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.random import default_rng  # NumPy would open its file later
+from numpy.typing import NDArray
+
+from models.media import confined
+from models.onnx.session import ended_after, first_line, open_session
+from models.onnx.signature import MAX_BYTES, PACK, ImageInput, described, external_files, image_input, is_depth, is_inpainting, parse
+from models.onnx.trial import COPIES, MEMORY_BYTES, PATIENCE_S, RUN_S
+
+BATCH = 2
+"""Images of the trial, where the graph takes any number."""
+SUM_ERROR = 1e-3
+Outputs = Mapping[str, Any]
+
+
+def main() -> None:
+    asked = confined.request()
+    try:
+        answer = examine(Path(asked["file"]), asked["image_size"], asked["output"], of_image=asked["of_image"])
+    except MemoryError:
+        answer = {"error": _too_much()}
+    except (ValueError, OSError) as error:
+        answer = {"error": str(error)}
+    confined.say(answer)
+
+
+def examine(file: Path, image_size: int | None, output: str | None, *, of_image: bool) -> dict[str, Any]:
+    """The fields of `Trial`. of_image: see `try_graph`. Raises ValueError, OSError and MemoryError."""
+    size = file.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{size} bytes are above the limit of {MAX_BYTES} of ONNX files; {PACK}")
+    _limit(size)
+    content = file.read_bytes()
+    model = parse(content)
+    files = external_files(model)
+    for name in files:
+        if not (file.parent / name).is_file() or (file.parent / name).is_symlink():
+            raise ValueError(f"its weights lie in {name}, which is no file in the folder of the graph")
+    _limit(size + sum((file.parent / name).stat().st_size for name in files))
+    if not of_image and (is_inpainting(model) or is_depth(model)):
+        return {"files": files, "purpose": "onnx_inpaint" if is_inpainting(model) else "onnx_depth"}
+    given = image_input(model)
+    side = _side(given, image_size)
+    declared = [described(value) for value in model.graph.output]
+    del model
+    outputs = _run(content, file.parent, given, side)
+    name, rows = _chosen(outputs, declared, given.batch or BATCH, output)
+    if not np.isfinite(rows).all():
+        raise ValueError(f"its output {name} holds values that are infinite or not a number, for an image of noise")
+    return {
+        "files": files,
+        "purpose": "onnx",
+        "type": given.type,
+        "image_size": side,
+        "batch": given.batch,
+        "output": name,
+        "others": [other for other in outputs if other != name],
+        "numbers": rows.shape[1],
+        "probabilities": bool((rows >= 0).all() and (np.abs(rows.sum(axis=1) - 1) < SUM_ERROR).all()),
+    }
+
+
+def _limit(weights: int) -> None:
+    """Bound this process: what strangers sent is read and run in it."""
+    nbytes = MEMORY_BYTES + COPIES * weights
+    resource.setrlimit(resource.RLIMIT_AS, (nbytes, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(PATIENCE_S), int(PATIENCE_S) + 1))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def _side(given: ImageInput, asked: int | None) -> int:
+    if given.side is None and asked is None:
+        raise ValueError("it takes images of several sizes: set one, as in --set image_size=224")
+    if given.side is not None and asked not in (None, given.side):
+        raise ValueError(f"image_size {asked}: it takes images of {given.side} × {given.side} pixels alone")
+    return given.side or asked or 0
+
+
+def _run(content: bytes, folder: Path, given: ImageInput, side: int) -> Outputs:
+    """All outputs for images of noise."""
+    shape = given.shape(given.batch or BATCH, side)
+    pixels = default_rng(0).integers(0, 256, shape, np.uint8)
+    images = pixels if given.type == "uint8" else (pixels / 127.5 - 1).astype(given.type)
+    session = open_session(content, None, 1, folder)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # from here on it opens no file
+    names = [output.name for output in session.get_outputs()]
+    try:
+        with ended_after(RUN_S) as options:
+            return dict(zip(names, session.run(names, {given.name: images}, options), strict=True))
+    except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
+        if _is_memory(error):
+            raise MemoryError from error
+        raise ValueError(f"it fails on {shape[0]} images of {side} × {side} pixels: {first_line(error)}") from error
+
+
+def _chosen(outputs: Outputs, declared: list[str], batch: int, asked: str | None) -> tuple[str, NDArray[np.float32]]:
+    """Name and rows of the output that answers."""
+    rows = {name: found for name, value in outputs.items() if (found := _rows(value, batch)) is not None}
+    if asked is not None and asked not in rows:
+        what = "has no row of numbers for each image" if asked in outputs else "is no output"
+        raise ValueError(f"output {asked}: {what}; {_listed(declared, rows)}")
+    if not rows or (len(rows) > 1 and asked is None):
+        raise ValueError(f"{_listed(declared, rows)}" + ("; --set output=NAME chooses one" if rows else ""))
+    name = asked or next(iter(rows))
+    return name, rows[name]
+
+
+def _listed(declared: list[str], rows: Mapping[str, Any]) -> str:
+    fit = f"; those with a row of numbers for each image are {', '.join(rows)}" if rows else ""
+    needed = "" if rows else "; one of (batch, numbers) is needed, logits of classes or vectors"
+    return f"its outputs are {', '.join(declared) or 'none'}{fit}{needed}"
+
+
+def _rows(value: Any, batch: int) -> NDArray[np.float32] | None:
+    """A row of at least two numbers for each image; None for any other output."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.ndim < 2 or value.shape[0] != batch:
+        return None
+    if value.shape[1] < 2 or any(side != 1 for side in value.shape[2:]):
+        return None
+    return value.reshape(batch, -1).astype(np.float32)
+
+
+def _is_memory(error: Exception) -> bool:
+    return any(word in str(error) for word in ("bad_alloc", "bad allocation", "allocate memory", "std::bad", "Failed to allocate"))
+
+
+def _too_much() -> str:
+    return f"it needs more than the {MEMORY_BYTES >> 20} MiB, and {COPIES} times its weights, that a trial may have"
+
+
+if __name__ == "__main__":
+    main()
