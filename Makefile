@@ -13,7 +13,7 @@ SITE   := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/si
 CHROMIUM ?= /usr/bin/chromium
 APT_CHROMIUM := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
 
-.PHONY: help demo serve test test-fast test-slow test-browser chromium test-gpu lint bench compose-test docs release constraints client
+.PHONY: help venv demo serve test test-fast test-slow test-browser chromium test-gpu lint bench compose-test docs release constraints client
 
 help:
 	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
@@ -93,17 +93,16 @@ constraints: $(VENV)/.browser
 client: $(VENV)/.dev
 	$(BIN)/python -m tests.opsin.synchronous
 
-$(BIN)/python:
-	@test -n '$(PYTHON)' || { echo 'Opsin needs Python 3.11 or newer (Debian 12, Ubuntu 24.04 and later have it): apt install python3 python3-venv' >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo '$(PYTHON) cannot make virtual environments: apt install python3-venv' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+# Makes $(VENV), or says why the one that is there cannot be used.
+venv:
+	@.ci/venv $(VENV) '$(PYTHON)'
 
-$(VENV)/.server: pyproject.toml | $(BIN)/python
+$(VENV)/.server: pyproject.toml | venv
 	@echo 'Installing into $(VENV); PyTorch is large, so the first time takes minutes.'
 	$(BIN)/python -m pip install --editable '.[server]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: pyproject.toml | venv
 	@echo 'Installing into $(VENV); PyTorch is large, so the first time takes minutes.'
 	$(BIN)/python -m pip install --editable '.[dev]'
 	@# Without dependencies: it wants a sound card's library, which nothing here uses. Some Pythons have no wheel of it.
@@ -118,10 +117,10 @@ $(VENV)/.clients: $(VENV)/.dev
 	$(BIN)/python -m pip install --editable '.[clients]'
 	@touch $@
 
-$(VENV)/.release: pyproject.toml | $(BIN)/python
+$(VENV)/.release: pyproject.toml | venv
 	$(BIN)/python -m pip install --editable '.[release]'
 	@touch $@
 
-$(VENV)/.docs: pyproject.toml | $(BIN)/python
+$(VENV)/.docs: pyproject.toml | venv
 	$(BIN)/python -m pip install --editable '.[docs]'
 	@touch $@

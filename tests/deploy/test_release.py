@@ -82,12 +82,12 @@ def test_images_of_a_release_are_those_of_the_dockerfile() -> None:
 def test_the_makefile_releases_the_tag_of_the_workflow_with_the_python_of_the_environment(tmp_path: Path) -> None:
     [step] = [step for step in JOBS["build"]["steps"] if "run" in step]
     assert (step["run"], step["env"]) == ("make release", {"RELEASE_TAG": "${{ github.ref_name }}"})
-    for name in ("Makefile", "pyproject.toml"):
+    (tmp_path / ".ci").mkdir()
+    for name in ("Makefile", "pyproject.toml", ".ci/venv"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").touch()
+    (tmp_path / ".venv" / "bin" / "python").symlink_to("/bin/true")
     (tmp_path / ".venv" / ".release").touch()
-    (tmp_path / ".ci").mkdir()
     (tmp_path / ".ci" / "release").write_text('#!/bin/sh\necho "$PYTHON $1"\n')
     (tmp_path / ".ci" / "release").chmod(0o755)
     hostile = "v1$(touch made);touch made"
