@@ -12,8 +12,9 @@ SITE   := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/si
 # What `make test-browser` drives.
 CHROMIUM ?= /usr/bin/chromium
 APT_CHROMIUM := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
+APT_PROMETHEUS := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends prometheus
 
-.PHONY: help venv demo serve test test-fast test-slow test-browser chromium test-gpu lint bench compose-test docs release constraints client
+.PHONY: help venv demo serve test test-fast test-slow test-browser chromium promtool test-gpu lint bench compose-test docs release constraints client
 
 help:
 	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
@@ -44,7 +45,7 @@ test: $(VENV)/.dev
 test-fast: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --fast --numprocesses logical --dist loadfile $(ARGS)
 
-test-slow: $(VENV)/.clients
+test-slow: $(VENV)/.clients promtool
 	$(BIN)/python -m pytest -m 'slow and not browser' $(ARGS)
 	$(BIN)/python -m pytest -m 'slow and browser' tests/browser $(ARGS)  # what drives the browser leaves an event loop behind
 
@@ -58,6 +59,10 @@ test-browser: $(VENV)/.browser chromium
 chromium:
 	@if ! test -x '$(CHROMIUM)' && test "$$(id -u)" = 0; then $(APT_CHROMIUM) || { apt-get update && $(APT_CHROMIUM); }; fi >/dev/null 2>&1; \
 	test -x '$(CHROMIUM)' || { echo 'Chromium is missing: sudo apt-get install chromium, or make test-browser CHROMIUM=/path/to/it' >&2; exit 1; }
+
+# Prometheus' checker of its files comes from the system as well; tests that need it say so where it is missing.
+promtool:
+	@if ! command -v promtool && test "$$(id -u)" = 0; then $(APT_PROMETHEUS) || { apt-get update && $(APT_PROMETHEUS); }; fi >/dev/null 2>&1 || true
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

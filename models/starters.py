@@ -10,3 +10,9 @@ def installed_starters() -> Path | None:
         return Path(str(metadata.distribution("opsin-starters").locate_file("opsin_starters")))
     except metadata.PackageNotFoundError:
         return None
+
+
+def shipped_starters() -> Path | None:
+    """Folder of the starters: installed, or of this checkout; None where there is neither, as in an image."""
+    checkout = Path(__file__).parents[1] / "bundles"
+    return installed_starters() or (checkout if checkout.is_dir() else None)

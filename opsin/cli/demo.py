@@ -105,7 +105,10 @@ def starters() -> Path:
     """Their folder in the checkout or in the package `opsin-starters`. Raises Misuse where there is none."""
     folder = CHECKOUT / "bundles" if CHECKOUT is not None else settings_of(None).starters_folder
     if folder is None:
-        raise Misuse("demo: the starters are missing: `pip install opsin-starters`, unset OPSIN_STARTERS, or name a folder with --bundles")
+        raise Misuse(
+            "demo: the starters are missing: install their wheel, opsin_starters-*.whl, unset OPSIN_STARTERS, "
+            "or name a folder with --bundles"
+        )
     return folder
 
 

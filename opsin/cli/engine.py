@@ -50,5 +50,7 @@ def libraries(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         made = "run `make serve` once, or " if extra == "server" else ""
-        how = f"`pip install 'opsin[{extra}]'`" if CHECKOUT is None else f"{made}`pip install -e '.[{extra}]'` in the checkout"
+        how = f"{made}`pip install -e '.[{extra}]'` in the checkout"
+        if CHECKOUT is None:
+            how = f"`pip install --find-links FOLDER 'opsin[{extra}]'`, where FOLDER holds Opsin's wheels"
         raise Misuse(f"the Python package {error.name!r} is missing: {how}") from error

@@ -66,6 +66,7 @@ def serve(
         model_control=model_control,
         playground=playground,
     )
+    _require_bundles(settings)
     _check_access(settings, "supervisor")
     with libraries("server"):
         from server.gateway.signing import secrets_of
@@ -118,6 +119,7 @@ def worker(bundles: Bundles = None, redis: Redis = None, metrics_port: MetricsPo
     require_processes("worker")
     settings = settings_of(config, bundles=bundles, redis_url=redis, metrics_port=metrics_port)
     _require_redis(settings, "worker")
+    _require_bundles(settings)
     check_variables("worker", settings.log_level)
     # torch's modules are 200,000 objects and no garbage: not looking through them makes the start a tenth shorter, and freezing
     # them keeps every later collection from looking again
@@ -192,6 +194,19 @@ def _require_tasks(settings: Settings) -> None:
 
     for name in settings.default_models.keys() - DEFAULTS.keys():
         raise Misuse(f"setting default_models: no task is called {name!r}; there are {', '.join(DEFAULTS)}")
+
+
+def _require_bundles(settings: Settings) -> None:
+    """Raises Misuse where the folder of bundles was named and cannot be read. The default, `./bundles`, may be absent."""
+    from server.process.supervision import RESTARTS
+
+    if RESTARTS in os.environ or "bundles" not in settings.model_fields_set:  # a supervisor has looked
+        return
+    try:
+        os.scandir(settings.bundles).close()
+    except OSError as error:
+        where = "name the folder that holds NAME/VERSION/ folders (--bundles or OPSIN_BUNDLES)"
+        raise Misuse(f"setting bundles: {settings.bundles} cannot be read ({error.strerror}); {where}") from error
 
 
 def _require_redis(settings: Settings, command: str) -> None:

@@ -77,7 +77,7 @@ class Directory:
                 spec = self._meant(fleet, model, task)
                 if spec is not None:
                     return spec
-                if any(True for _ in ready_bundles(fleet)) or settled(fleet) or is_refused(fleet, model):
+                if any_ready(fleet) or settled(fleet) or is_refused(fleet, model):
                     raise self._unknown(fleet, model, task)
                 if time.monotonic() - began >= self._settings.worker_grace:
                     raise no_worker(f"no worker became ready within {self._settings.worker_grace:g} s")
@@ -131,7 +131,7 @@ class Directory:
             fleet = await self._dispatcher.fleet()
         except RedisAway as error:
             return f"Redis refuses to work: {error.refusal}" if error.refusal else "Redis does not answer"
-        if not any(True for _ in ready_bundles(fleet)):
+        if not any_ready(fleet):
             refused = [f"{id_} is unavailable: {reason}" for id_, reason in refusals(fleet).items()] if settled(fleet) else []
             return "; ".join(["no bundle is served", *refused]) if refused else "no worker is ready"
         for task in self._settings.default_models or DEFAULTS:
@@ -248,6 +248,11 @@ def ready_bundles(fleet: Fleet) -> Iterator[tuple[WorkerInfo, ServedBundle]]:
     for worker in fleet.workers:
         if worker.state == "ready":
             yield from ((worker, bundle) for bundle in worker.bundles if bundle.state == "ready")
+
+
+def any_ready(fleet: Fleet) -> bool:
+    """Whether a worker serves a bundle, or has found that its folder holds none."""
+    return any(True for _ in ready_bundles(fleet)) or any(worker.state == "ready" and not worker.bundles for worker in fleet.workers)
 
 
 def serving(fleet: Fleet, spec: BundleSpec) -> list[tuple[WorkerInfo, ServedBundle]]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from server.queue.connect import away_is_one_error
 from server.queue.errors import RedisAway
+from server.queue.first_contact import FirstContact
 from server.queue.wire import AsyncWire
 
 T = TypeVar("T")
@@ -28,13 +29,14 @@ CONCURRENT_COMMANDS = 16
 class AsyncLink:
     """For one event loop."""
 
-    def __init__(self, wire: AsyncWire, grace: float) -> None:
+    def __init__(self, wire: AsyncWire, grace: float, first: FirstContact) -> None:
         """`grace`: seconds for which requests wait for a Redis that is away."""
         self.wire = wire
         self.name = wire.keyspace.name
         self.service_name = wire.keyspace.service
         self.digits = wire.keyspace.digits
         self._grace = grace
+        self._first = first
         self._tasks: set[asyncio.Task[Any]] = set()
         self._commands = asyncio.Semaphore(CONCURRENT_COMMANDS)
         self._reason = RedisAway()
@@ -122,6 +124,7 @@ class AsyncLink:
 
     def lost(self, reason: RedisAway) -> None:
         self._reason = reason
+        self._first.failed(reason)
         if not self._said:
             log.warning("queue away: %s", reason)
             self._said = True
@@ -135,6 +138,7 @@ class AsyncLink:
         if self._said:
             log.info("queue back")
             self._said = False
+        self._first.made()
         self._away_since = None
         self.here.set()
 

@@ -22,6 +22,7 @@ from server.queue.async_link import AsyncLink
 from server.queue.connect import away_is_one_error, connect_async
 from server.queue.enqueuer import Enqueuer
 from server.queue.errors import DeadlineExceeded, QueueFull, RedisAway
+from server.queue.first_contact import FirstContact
 from server.queue.fleet import FleetReader
 from server.queue.inbox import Inbox, Waiting
 from server.queue.keys import Keyspace
@@ -69,7 +70,7 @@ class Dispatcher:
         self._timings = timings = timings or DispatcherTimings()
         self._redis: Any = connect_async(url)
         wire = AsyncWire(self._redis, keyspace or Keyspace(settings.key_prefix))
-        self._link = link = AsyncLink(wire, settings.redis_grace)
+        self._link = link = AsyncLink(wire, settings.redis_grace, FirstContact(url))
         self.now_ms = link.now_ms
         freight = Freight(wire)
         self._fleet = fleet = FleetReader(link, timings.news)

@@ -54,6 +54,11 @@ class Death:
     status: int = field(default=0, compare=False)
     """Exit code, or the negative of the signal that ended it."""
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended as processes do after SIGTERM: drained, or before it listened to signals."""
+        return self.status in (0, -signal.SIGTERM)
+
 
 class Child:
     """Restarted at once when it dies; only deaths before it was ready make the pause before the next start double."""
@@ -116,7 +121,10 @@ class Child:
         self._deaths += 1
         self.pause.begin(failed=not self.ready)
         told = signal_name(-status) if status < 0 else f"exit code {status}"
-        log.error(f"{self.kind} died", pid=pid, status=told, restart_in=self.pause.seconds)
+        if death.stopped:
+            log.info(f"{self.kind} stopped", pid=pid, status=told, restart_in=self.pause.seconds)
+        else:
+            log.error(f"{self.kind} died", pid=pid, status=told, restart_in=self.pause.seconds)
         return death
 
     def kill_hung(self) -> None:

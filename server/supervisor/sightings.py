@@ -90,7 +90,8 @@ class Sightings:
             gone = [id_ for id_ in self._members(keys.WORKERS) if id_.startswith(prefix)]
             self._redis.delete(*self._names(keys.worker, gone), self._keyspace.name(NOTHING))
             with suppress(redis.ResponseError):  # a Redis that is full refuses to count, no more
-                self._redis.hincrby(self._keyspace.service(keys.RESTARTS), death.reason, 1)
+                if not death.stopped:
+                    self._redis.hincrby(self._keyspace.service(keys.RESTARTS), death.reason, 1)
             self._dead.popleft()
 
     def _look(self) -> None:

@@ -154,9 +154,7 @@ class Supervisor:
         bundles = _bundles(infos, "ready")
         refused = _bundles(infos, "unavailable")
         folder = Path(self._settings.bundles)
-        where = "where they lie in folders NAME/VERSION"
-        if not (folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)):
-            where = "which is no folder that can be read" if os.path.lexists(folder) else "which does not exist"
+        where = "where they lie in folders NAME/VERSION" if folder.is_dir() else "which is no folder"
         devices = ", ".join(sorted({info.device for info in infos})) or "no device"
         defaults = self._settings.default_models.items()
         absent = [f"{model}, the default for {task}" for task, model in defaults if model not in _names(bundles)]

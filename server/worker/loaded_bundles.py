@@ -166,6 +166,11 @@ class LoadedBundles:
         """Bundles that are being loaded, or will be."""
         return [entry for entry in list(self._entries.values()) if entry.state == "loading"]
 
+    @property
+    def empty(self) -> bool:
+        """Whether no folder of a bundle was found."""
+        return not self._entries
+
     def served(self) -> list[str]:
         """The queues to pull."""
         return [queue for queue, entry in self._by_queue.items() if entry.pulled]

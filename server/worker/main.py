@@ -14,16 +14,19 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import prometheus_client
 import torch
 
 from kernels.memory import keep_freed_memory
 from models.bundle import Bundle
+from models.starters import shipped_starters
 from server.process import system
 from server.process.supervision import CRASHED, MISUSE, process_id
 from server.process.system import StopSignals
 from server.queue.errors import RedisAway
+from server.queue.first_contact import FirstContact
 from server.queue.keys import Keyspace
 from server.queue.worker_side import WorkerQueue
 from server.scheduler.scheduler import LONG_BLOCK, Scheduler
@@ -88,6 +91,7 @@ class Worker:
     def __init__(self, settings: Settings, redis_url: str, layout: Layout, metrics: WorkerMetrics, metrics_port: int) -> None:
         self._settings = settings
         self._layout = layout
+        self._first = FirstContact(redis_url)
         self._queue = WorkerQueue(redis_url, process_id(), keyspace=Keyspace(settings.key_prefix))
         self._metrics_port = metrics_port
         self._answers = Answers(self._queue, metrics)
@@ -159,6 +163,7 @@ class Worker:
         while self._heartbeat.state != "draining":
             try:
                 states, revision = self._queue.repository()
+                self._first.made()
                 if away:
                     log.info("queue back")
                 away = False
@@ -166,8 +171,11 @@ class Worker:
                 self._heartbeat.followed(revision)
                 if self._heartbeat.state == "starting":
                     self._heartbeat.become("ready")
+                    if self._bundles.empty:
+                        log.warning(_no_bundle(self._settings.bundles))
                 self._queue.janitor()
             except RedisAway as error:
+                self._first.failed(error)
                 if not away and not self._bundles.served():  # else the receiver tells
                     log.warning("queue away", reason=str(error))
                     away = True
@@ -204,6 +212,15 @@ class Worker:
         thread = threading.Thread(target=guarded, name=name, daemon=True)
         thread.start()
         return thread
+
+
+def _no_bundle(folder: Path) -> str:
+    starters = shipped_starters()
+    where = "they are in the folder bundles of a checkout" if starters is None else f"--bundles {starters}"
+    return (
+        f"no bundle to serve: {folder} holds none in a folder NAME/VERSION. `opsin import CHECKPOINT -o {folder}/NAME` adds one "
+        f"while this worker runs; to serve the starters: {where}"
+    )
 
 
 def serve_metrics(metrics: WorkerMetrics, host: str, wished: int) -> int:

@@ -55,6 +55,7 @@ class TemplateProcess:
         self._ended, wake = os.pipe()
         os.set_blocking(wake, False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager may send it to all processes, and workers die with this one
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def run(self) -> None:
@@ -102,6 +103,7 @@ def become(order: Order, parent: int) -> None:
     """Be, to all outside, a process that was executed with this command and environment."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:

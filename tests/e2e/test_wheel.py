@@ -96,7 +96,7 @@ def test_the_wheel_holds_the_client_and_in_a_folder_of_its_own_the_engine(wheel:
 
 def test_the_description_is_the_readme_and_leads_nowhere_but_to_the_web(wheel: Path) -> None:
     shown = metadata(wheel).get_payload()
-    assert isinstance(shown, str) and "pip install 'opsin[server]' && opsin serve" in shown
+    assert isinstance(shown, str) and '"$(echo dist/opsin-*.whl)[server]" && opsin serve' in shown
     assert all(target.startswith("https://") for target in re.findall(r"\]\(([^)]*)\)", shown))
     assert (ROOT / "README.md").read_text().startswith(shown.partition("```")[0].rstrip())
 
@@ -207,7 +207,8 @@ def test_a_program_is_asked_for_where_none_is_named(installed: Path, tmp_path: P
 def test_what_needs_more_libraries_names_the_extra(installed: Path, tmp_path: Path, command: list[str], extra: str) -> None:
     ended = run(installed, tmp_path, "opsin", *command)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert re.fullmatch(rf"opsin: the Python package '\w+' is missing: `pip install 'opsin\[{extra}\]'`\n", ended.stderr)
+    how = rf"`pip install --find-links FOLDER 'opsin\[{extra}\]'`, where FOLDER holds Opsin's wheels"
+    assert re.fullmatch(rf"opsin: the Python package '\w+' is missing: {how}\n", ended.stderr)
 
 
 def test_benchmarks_need_a_checkout(installed: Path, tmp_path: Path) -> None:

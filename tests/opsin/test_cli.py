@@ -140,6 +140,12 @@ def test_a_benchmark_explains_its_own_arguments() -> None:
             )
             for command in ("serve", "gateway", "worker")
         ),
+        (["serve", "--bundles", "/nowhere"], "opsin: setting bundles: /nowhere cannot be read (No such file or directory); name the "),
+        (["serve", "--bundles", "README.md"], "opsin: setting bundles: README.md cannot be read (Not a directory); name the folder "),
+        (
+            ["worker", "--redis", "redis://127.0.0.1:1", "--bundles", "/nowhere"],
+            "opsin: setting bundles: /nowhere cannot be read (No such file or directory); name the folder ",
+        ),
         (["classify"], "opsin classify: Missing argument '"),
         (["classify", "docs"], "opsin: docs: a folder; name its images, videos or sounds, such as docs/*"),
         (["classify", "/nowhere.jpg"], "opsin: /nowhere.jpg: no such file"),
@@ -190,6 +196,7 @@ def test_a_broken_settings_file_is_named_not_traced(tmp_path: Path) -> None:
             "opsin: setting redis_url: Redis URL 'rediss://here?ssl_cert_reqs=perhaps': ",
         ),
         (b"host: ''\n", "opsin: setting host: write a value, or unset it, not ''"),
+        (b"bundles: /nowhere\n", "opsin: setting bundles: /nowhere cannot be read (No such file or directory); name the folder "),
         (b"cache: ''\n", "opsin: setting cache: write a value, or unset it, not ''"),
         (b"result_ttl: .inf\n", "opsin: setting result_ttl: Input should be a finite number, not inf"),
         (b"on: 3\n", "opsin: settings: {config} holds no lines such as `port: 9000` ("),
@@ -209,6 +216,13 @@ def test_settings_that_cannot_be_are_refused_at_start(tmp_path: Path, content: b
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith(sentence.format(config=config))
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["serve"], ["worker", "--redis", "redis://127.0.0.1:1"]])
+def test_bundles_of_the_environment_that_are_not_there_are_misuse(command: list[str]) -> None:
+    ended = opsin(*command, OPSIN_BUNDLES="/nowhere")
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert ended.stderr.startswith("opsin: setting bundles: /nowhere cannot be read (No such file or directory)")
 
 
 @pytest.mark.parametrize(("name", "value"), [("default_models", "flags"), ("cors_origins", "https://example.org")])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 import redis
@@ -72,3 +75,20 @@ def test_a_stop_is_obeyed_while_writes_are_refused(service: Service, server: Ser
 def crashes(server: Server) -> int:
     with closing(PartitionRedis(port=server.port)) as client:
         return int(client.hget("restarts", "crashed") or 0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
+def test_the_wait_for_a_redis_that_never_answered_is_logged(tmp_path: Path, host: str) -> None:
+    write_null(tmp_path)
+    port = free_port()
+    with serve(tmp_path, "--redis", f"redis://user:secret@{host}:{port}/3", copied=True) as service:
+        for process in ("gateway", "worker"):
+            [line, *_] = eventually(lambda process=process: waits(service, process), f"the {process} logs its wait")
+            shown = re.escape(f"redis://***@{host}:{port}/3")
+            assert re.match(rf"still waiting for Redis at {shown}: \d+ tries in \d\d s; the last one: the queue's Redis ", line)
+        assert not [line for line in service.lines if "secret" in line]
+
+
+def waits(service: Service, process: str) -> list[str]:
+    records = [json.loads(line) for line in list(service.lines) if line.startswith("{")]
+    return [record["event"] for record in records if record["process"] == process and "still waiting" in record["event"]]

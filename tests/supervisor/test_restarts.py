@@ -129,6 +129,17 @@ def test_a_worker_is_a_copy_with_a_process_group_and_a_command_of_its_own(servic
     assert psutil.Process(template).num_threads() == 1
 
 
+def test_a_template_that_is_asked_to_stop_keeps_its_copies(service: Service) -> None:
+    """A service manager may send SIGTERM to all processes of a service at once."""
+    [template], [worker] = service.children("template"), service.children("worker")
+    os.kill(template, signal.SIGTERM)
+    os.kill(worker, signal.SIGTERM)
+    [stopped] = eventually(lambda: [event for event in service.events("worker stopped") if event["pid"] == worker], "it has drained")
+    assert stopped["status"] == "exit code 0"
+    assert service.classify(picture(1)).status_code == 200
+    assert psutil.Process(service.children("worker")[0]).ppid() == template
+
+
 def test_where_the_template_dies_its_copies_die_too_and_a_worker_is_executed(service: Service) -> None:
     [template], [worker] = service.children("template"), service.children("worker")
     kill(template, worker)

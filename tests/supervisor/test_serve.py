@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from tests.harness.pictures import picture
 from tests.harness.service import Service, frozen, serve
 from tests.harness.valkey import private_valkey
 from tests.harness.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,18 @@ def test_what_dies_is_restarted_and_the_service_goes_on(service: Service, kind: 
     assert service.classify(picture(1)).status_code == 200
 
 
+@pytest.mark.parametrize("kind", ["worker", "gateway"])
+def test_what_an_operator_stops_has_not_died(service: Service, kind: str) -> None:
+    before, counted = service.children(kind), restarts(service)
+    os.kill(before[0], signal.SIGTERM)
+    stopped = eventually(lambda: [event for event in service.events(f"{kind} stopped") if event["pid"] == before[0]], "it is logged")
+    assert (stopped[0]["level"], stopped[0]["status"]) == ("info", "exit code 0")
+    eventually(lambda: len(service.children(kind)) == len(before) and before[0] not in service.children(kind), f"a new {kind}")
+    assert not [event for event in service.events(f"{kind} died") if event["pid"] == before[0]]
+    eventually(lambda: service.get("/health/ready").status_code == 200, "the new one serves")  # by then the last was buried
+    assert restarts(service) == counted
+
+
 def test_a_taken_port_is_misuse(service: Service, bundles: Path) -> None:
     port = httpx.URL(service.url).port
     ended = opsin("serve", "--port", str(port), "--bundles", bundles)
@@ -152,12 +167,19 @@ def test_what_is_refused_and_what_is_not_there_is_named_when_the_others_are_read
     assert [line for line in told.lines if line.endswith(names)]
 
 
-def test_bundles_that_are_no_folder_are_said_to_be_none(tmp_path: Path, queue: PrivateValkey) -> None:
-    file = tmp_path / "bundles"
-    file.touch()
-    with serve(file, "--redis", queue.url, copied=True, key_prefix="none:") as running:
-        assert running.url
-        assert [line for line in running.lines if line.endswith(f"bundles none in {file}, which is no folder that can be read\n")]
+def test_an_empty_folder_is_served_with_a_warning_what_to_do(tmp_path: Path, queue: PrivateValkey) -> None:
+    with serve(tmp_path, "--redis", queue.url, copied=True, key_prefix="none:") as running:
+        assert running.get("/health/ready").status_code == 200
+        assert [line for line in running.lines if line.endswith(f"bundles none in {tmp_path}, where they lie in folders NAME/VERSION\n")]
+        [warning] = [json.loads(line) for line in running.lines if "no bundle to serve" in line]
+        assert (warning["level"], warning["process"]) == ("warning", "worker")
+        assert f"`opsin import CHECKPOINT -o {tmp_path}/NAME`" in warning["event"] and f"--bundles {ROOT / 'bundles'}" in warning["event"]
+
+
+def test_a_service_without_bundles_refuses_at_once(tmp_path: Path, queue: PrivateValkey) -> None:
+    with serve(tmp_path, "--redis", queue.url, copied=True, key_prefix="bare:", worker_grace=3600) as running:
+        answer = running.classify(picture(1))  # waits for 60 s, and would wait longer for a worker
+        assert (answer.status_code, answer.json()["detail"]) == (404, "no bundle for classify is served; tasks with one: none")
 
 
 def test_a_named_queue_is_used_instead_of_a_private_one_and_left_running(told: Service, queue: PrivateValkey) -> None:
