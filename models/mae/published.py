@@ -95,7 +95,7 @@ def described(description: Mapping[str, Any]) -> Fields:
     stated = ModelConfig.of(description)
     stated.require("hidden_act", "gelu", "gelu")
     stated.require("qkv_bias", True, True)
-    stated.require("num_channels", 3, 3)
+    stated.require_colour()
     return {
         "image_size": image_size(description, 224),
         "depth": stated.integer("num_hidden_layers", 12),

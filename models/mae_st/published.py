@@ -177,7 +177,7 @@ def videomae_described(description: Mapping[str, Any]) -> Fields:
     stated = ModelConfig.of(description)
     stated.require("hidden_act", "gelu", "gelu")
     stated.require("use_mean_pooling", True, True)
-    stated.require("num_channels", 3, 3)
+    stated.require_colour()
     return {
         "image_size": image_size(description, 224),
         "frames": stated.integer("num_frames", 16),

@@ -83,7 +83,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
 
 
 def vision_described(stated: ModelConfig, description: Mapping[str, Any]) -> Fields:
-    stated.require("num_channels", 3, 3)
+    stated.require_colour()
     size, prepared = stated.side("image_size", 224), prepared_size(description)
     if prepared not in (None, size):
         raise stated.refusal("image_size", size, f"{prepared}, the pixels that {description[PROCESSOR].source} makes")

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.published.container import CheckpointError, WrongSetting
 from models.published.family import Family, Fields
 from models.published.fitting import Fit, fit
+from models.published.unsupported import WAY
 from models.registry import architectures, families, hub_classes, named, systems
 
 
@@ -56,7 +57,7 @@ def choose_class(file: Path, config: Mapping[str, Any]) -> Family:
     """The family of a class of transformers, from its `config.json`. Raises CheckpointError."""
     known, name = hub_classes(), config["architectures"][0]
     if name not in known:
-        raise CheckpointError(f"{file}: config.json: architectures {name!r} is not read here; accepted are {', '.join(known)}")
+        raise CheckpointError(f"{file}: config.json: architectures {name!r} is not read here; accepted are {', '.join(known)}; {WAY}")
     family: Family = named(known[name])
     return family
 
@@ -70,7 +71,7 @@ def choose_network(file: Path, config: Mapping[str, Any]) -> Family:
             return found
     raise CheckpointError(
         f"{file}: config.json: architecture {name!r} is not read by its name; accepted are vit_SIZE_patchN_PIXELS, deit_…, "
-        "vit_…_dinov2 and vit_…_clip_…; --family takes another one as what its keys are"
+        f"vit_…_dinov2 and vit_…_clip_…; --family takes another one as what its keys are; {WAY}"
     )
 
 
@@ -98,11 +99,11 @@ def _nearest(published: Mapping[str, Tensor], description: Mapping[str, Any], se
             if tidied and not family.table.translate(tidied).unexpected:
                 refusals.append((len(family.table.unmatched(tidied)), f"its keys are those of {family.name}, but {error}"))
     unknown = f"fits no known family ({', '.join(families())})."
-    absent, refusal = min(refusals, default=(0, f"{unknown} Its keys are {', '.join(list(published)[:5])}, …"))
+    absent, refusal = min(refusals, default=(0, f"{unknown} Its keys are {', '.join(list(published)[:5])}, …; {WAY}"))
     if not fits or (refusals and not absent):
         return refusal
     nearest = min(fits, key=lambda found: len(found.missing) + len(found.unexpected) + len(found.misshapen))
-    return f"{unknown} Nearest is {nearest.family.name}: {nearest.complaint()}"
+    return f"{unknown} Nearest is {nearest.family.name}: {nearest.complaint()}; {WAY}"
 
 
 def _known_to(family: Family, settings: Mapping[str, Any]) -> Fields:

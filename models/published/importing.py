@@ -20,6 +20,7 @@ from models.published.detecting import choose, choose_class, choose_network
 from models.published.family import Family, Fields, UnlikeFamily
 from models.published.fitting import Fit, complaint_of, fit, named_once
 from models.published.transforms import Stated
+from models.published.unsupported import WAY
 from models.registry import architectures
 from models.spec import LABELLED, Preprocess, Weights
 
@@ -109,11 +110,11 @@ def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: Fields) -> F
         tidied = family.tidy(published)
         missing, unexpected = family.table.unmatched(tidied), family.table.translate(tidied).unexpected
         what = complaint_of(missing, unexpected, []) if unexpected else error
-        raise CheckpointError(f"{file}: does not fit {family.name}: {what}") from error
+        raise CheckpointError(f"{file}: does not fit {family.name}: {what}; {WAY}") from error
     except ValueError as error:
         raise (WrongSetting if given else CheckpointError)(f"{file}: {error}") from error
     if not found.perfect:
-        raise CheckpointError(f"{file}: does not fit {family.name}: {found.complaint()}")
+        raise CheckpointError(f"{file}: does not fit {family.name}: {found.complaint()}; {WAY}")
     for name, value in found.weights.items():
         if not value.isfinite().all():
             key = ", ".join(family.table.published_names(name))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.published.family import Fields
+from models.published.unsupported import WAY
 from models.spec import LARGEST_SIDE
 
 FILE = "config.json"
@@ -93,16 +94,22 @@ class ModelConfig:
         return value
 
     def require(self, name: str, accepted: Any, default: Any) -> None:
-        """Refuse any value but one."""
+        """Refuse any value but one: the network is another one."""
         value = self._value(name, default)
         if value != accepted:
-            raise self.refusal(name, value, repr(accepted))
+            raise ValueError(f"{self.refusal(name, value, repr(accepted))}; {WAY}")
+
+    def require_colour(self) -> None:
+        """Refuse images of any number of channels but three."""
+        value = self._value("num_channels", 3)
+        if value != 3:
+            raise self.refusal("num_channels", value, "3")
 
     def activation(self, default: str, accepted: Iterable[str] = tuple(ACTIVATIONS)) -> Fields:
         """Fields of `ViTConfig` for `hidden_act`."""
         value, known = self._value("hidden_act", default), list(accepted)
         if value not in known:
-            raise self.refusal("hidden_act", value, ", ".join(known))
+            raise ValueError(f"{self.refusal('hidden_act', value, ', '.join(known))}; {WAY}")
         return dict(ACTIVATIONS[value])
 
     def refusal(self, name: str, value: Any, accepted: str) -> ValueError:

