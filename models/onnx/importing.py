@@ -52,11 +52,11 @@ def import_graph(
         given = parse(overrides)
         chosen = purpose or ("classify" if labels is not None else None)
         stated = beside.read(file.parent, given)
-        size = given.get("image_size", stated.image_size)
         trial = try_graph(
             file,
-            image_size=size if isinstance(size, int) else None,
-            output=str(given["output"]) if chosen and "output" in given else _output(given),
+            image_size=_size(given),
+            stated_size=stated.image_size,
+            output=_output(given, chosen),
             of_image=chosen is not None,
         )
         files = _files(file, trial)
@@ -81,8 +81,17 @@ def import_graph(
         raise CheckpointError(f"{file}: {error}") from error
 
 
-def _output(given: Mapping[str, Any]) -> str | None:
-    return str(given["output"]) if given.get("output") not in (None, "disparity", "depth") else None
+def _size(given: Mapping[str, Any]) -> int | None:
+    size = given.get("image_size")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
+        raise WrongSetting(f"image_size {size!r}: an integer is needed, such as 224")
+    return size
+
+
+def _output(given: Mapping[str, Any], purpose: Purpose | None) -> str | None:
+    """The name of an output. Of a network that tells depth it is a setting of another meaning."""
+    name = given.get("output")
+    return None if name is None or (purpose is None and name in ("disparity", "depth")) else str(name)
 
 
 def _files(file: Path, trial: Trial) -> dict[str, Path]:

@@ -15,6 +15,7 @@ from models.media import confined
 from models.onnx.session import ended_after, first_line, open_session
 from models.onnx.signature import MAX_BYTES, PACK, ImageInput, described, external_files, image_input, is_depth, is_inpainting, parse
 from models.onnx.trial import COPIES, MEMORY_BYTES, PATIENCE_S, RUN_S
+from models.spec import LARGEST_SIDE
 
 BATCH = 2
 """Images of the trial, where the graph takes any number."""
@@ -25,7 +26,7 @@ Outputs = Mapping[str, Any]
 def main() -> None:
     asked = confined.request()
     try:
-        answer = examine(Path(asked["file"]), asked["image_size"], asked["output"], of_image=asked["of_image"])
+        answer = examine(Path(asked.pop("file")), **asked)
     except MemoryError:
         answer = {"error": _too_much()}
     except (ValueError, OSError) as error:
@@ -33,8 +34,8 @@ def main() -> None:
     confined.say(answer)
 
 
-def examine(file: Path, image_size: int | None, output: str | None, *, of_image: bool) -> dict[str, Any]:
-    """The fields of `Trial`. of_image: see `try_graph`. Raises ValueError, OSError and MemoryError."""
+def examine(file: Path, *, image_size: int | None, stated_size: int | None, output: str | None, of_image: bool) -> dict[str, Any]:
+    """The fields of `Trial`. The rest: see `try_graph`. Raises ValueError, OSError and MemoryError."""
     size = file.stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"{size} bytes are above the limit of {MAX_BYTES} of ONNX files; {PACK}")
@@ -49,7 +50,7 @@ def examine(file: Path, image_size: int | None, output: str | None, *, of_image:
     if not of_image and (is_inpainting(model) or is_depth(model)):
         return {"files": files, "purpose": "onnx_inpaint" if is_inpainting(model) else "onnx_depth"}
     given = image_input(model)
-    side = _side(given, image_size)
+    side = _side(given, image_size, stated_size)
     declared = [described(value) for value in model.graph.output]
     del model
     outputs = _run(content, file.parent, given, side)
@@ -78,12 +79,15 @@ def _limit(weights: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
-def _side(given: ImageInput, asked: int | None) -> int:
-    if given.side is None and asked is None:
+def _side(given: ImageInput, set_: int | None, stated: int | None) -> int:
+    if given.side is not None and set_ not in (None, given.side):
+        raise ValueError(f"image_size {set_}: it takes images of {given.side} × {given.side} pixels alone")
+    side = given.side or set_ or stated
+    if side is None:
         raise ValueError("it takes images of several sizes: set one, as in --set image_size=224")
-    if given.side is not None and asked not in (None, given.side):
-        raise ValueError(f"image_size {asked}: it takes images of {given.side} × {given.side} pixels alone")
-    return given.side or asked or 0
+    if not 0 < side <= LARGEST_SIDE:
+        raise ValueError(f"image_size {side} is outside 1..{LARGEST_SIDE}")
+    return side
 
 
 def _run(content: bytes, folder: Path, given: ImageInput, side: int) -> Outputs:

@@ -34,6 +34,8 @@ class Usual:
     resample: int
     mean: RGB
     std: RGB
+    by_share: bool = False
+    """Whether `size` is the network's: the short side is `size` by `crop_pct`, and from WARPED on images are squeezed."""
 
 
 USUAL: Mapping[str, Usual] = {
@@ -43,11 +45,18 @@ USUAL: Mapping[str, Usual] = {
     "Bit": Usual(224, False, 224, 3, CLIP_MEAN, CLIP_STD),
     "CLIP": Usual(224, False, 224, 3, CLIP_MEAN, CLIP_STD),
     "Siglip": Usual(224, True, None, 3, HALF, HALF),
+    "Beit": Usual(224, True, None, 3, HALF, HALF),
+    "ConvNext": Usual(384, False, None, 3, HALF, HALF, by_share=True),
+    "MobileNetV1": Usual(256, False, 224, 2, HALF, HALF),
+    "MobileNetV2": Usual(256, False, 224, 2, HALF, HALF),
 }
 """Type without its ending → defaults."""
 ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 TYPES = {"vit": "ViT", "deit": "DeiT", "vit_mae": "ViT", "videomae": "VideoMAE", "dinov2": "Bit", "clip": "CLIP", "siglip": "Siglip"}
 """`model_type` of a config → the type of a processor that does not name it, as early files do not."""
+WARPED = 384
+CROP_PCT = 224 / 256
+"""Share of the short side that is kept, where a file of such a type states none."""
 CLIPS = ("videomae",)
 """Each `model_type` whose frames are resized by `models.media.video_views`."""
 LARGEST_COLOUR = 1e6
@@ -93,6 +102,8 @@ def _read(content: Mapping[str, Any], model_type: str, file: str) -> Processor:
     if model_type in CLIPS and INTERPOLATIONS[resample] != "bilinear":
         raise _refusal("resample", resample, "2 (bilinear), of frames of clips")
     crop = _crop(content, usual)
+    if usual.by_share and not squared:
+        crop, short_side, squared = short_side, _enlarged(short_side, content), short_side >= WARPED
     if crop is None and not squared:
         raise _refusal("do_center_crop", False, "true where size is a shortest_edge: networks here see squares")
     side = short_side if crop is None else crop
@@ -131,6 +142,14 @@ def _size(value: Any, square: bool) -> tuple[bool, int]:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST_SIDE:
         raise _refusal("size", value, f"an integer from 1 to {LARGEST_SIDE}, equal height and width, or a shortest_edge")
     return square, value
+
+
+def _enlarged(side: int, content: Mapping[str, Any]) -> int:
+    """The short side before a crop to `side`."""
+    share = content.get("crop_pct", CROP_PCT)
+    if type(share) not in (int, float) or not side / LARGEST_SIDE <= share <= 1:
+        raise _refusal("crop_pct", share, "a share of an image, at most 1")
+    return side if side >= WARPED else int(side / share)
 
 
 def _crop(content: Mapping[str, Any], usual: Usual) -> int | None:

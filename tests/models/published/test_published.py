@@ -376,7 +376,7 @@ def test_what_is_set_by_hand_wins() -> None:
         ("tome/vit_mae_gap", {"overrides": {"heads": "4", "mean": "1,2"}}, "mean"),
         ("tome/vit_mae_gap", {"overrides": {"heads": "4", "image_size": "30"}}, "image_size 30"),
         ("tome/vit_mae_gap", {"overrides": {"heads": "4", "width": "64"}}, "of another shape or type: "),
-        ("tome/vit_mae_gap", {"labels": ["cat"]}, "has 6 classes, but 1 labels were given"),
+        ("tome/vit_mae_gap", {"labels": ["cat"]}, "has 6 classes, but 1 label was given"),
         ("tome/vit_mae_gap", {"name": "My Model"}, "name: .*use a-z"),
     ],
 )
