@@ -45,7 +45,7 @@ def examine(file: Path, *, image_size: int | None, stated_size: int | None, outp
     files = external_files(model)
     for name in files:
         if not (file.parent / name).is_file() or (file.parent / name).is_symlink():
-            raise ValueError(f"its weights lie in {name}, which is no file in the folder of the graph")
+            raise ValueError(f"its weights lie in {name}, which is missing in the graph's folder, or a link: put the file itself there")
     _limit(size + sum((file.parent / name).stat().st_size for name in files))
     if not of_image and (is_inpainting(model) or is_depth(model)):
         return {"files": files, "purpose": "onnx_inpaint" if is_inpainting(model) else "onnx_depth"}
