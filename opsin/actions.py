@@ -94,6 +94,8 @@ class VideoActions:
     request_id: str
     document: Mapping[str, Any] = field(repr=False)
     """The answer as JSON, which may be sent again as tracks."""
+    note: str = ""
+    """As `Classification.note`."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the answer as JSON."""
@@ -109,7 +111,8 @@ class VideoActions:
                 who = f'<span style="color:{colour}">●</span> person {person.person}'
                 when = f"{run.start_s:.1f} – {run.end_s:.1f} s"
                 rows.append(f"<tr><td>{who}</td><td>{when}</td><td>{escape(label)}</td><td>{best.score:.2f}</td></tr>")
-        return display.table(rows, ("who", "when", "what", "score")) if rows else "<p>Nobody was found.</p>"
+        found = display.table(rows, ("who", "when", "what", "score")) if rows else "<p>Nobody was found.</p>"
+        return found + display.line(self.note)
 
     def show(self) -> Path | None:
         """Show it in the notebook or the browser: see `opsin.display.show`."""
@@ -136,6 +139,7 @@ def video_actions(answer: Mapping[str, Any]) -> VideoActions:
         version=answer["version"],
         request_id=answer["id"],
         document=answer,
+        note=answer.get("note", ""),
     )
 
 

@@ -44,7 +44,7 @@ def show(result: Showable) -> Path | None:
     return path
 
 
-def cloud(points: NDArray[np.float32], colours: NDArray[np.uint8], facts: str) -> str:
+def cloud(points: NDArray[np.float32], colours: NDArray[np.uint8], *facts: str) -> str:
     """Coloured points that turn with the mouse. points (P, 3): x to the right, y down, z forward."""
     thinned = slice(None, None, -(-len(points) // MOST_POINTS) or 1)
     placed = np.ascontiguousarray(points[thinned], np.float32)
@@ -55,7 +55,7 @@ def cloud(points: NDArray[np.float32], colours: NDArray[np.uint8], facts: str) -
     for name, values in (("PLACES", grid), ("COLOURS", np.ascontiguousarray(colours[thinned], np.uint8))):
         page = page.replace(name, base64.b64encode(values.tobytes()).decode())
     size = 'width="480" height="360" style="border:0"'
-    return f'<iframe sandbox="allow-scripts" title="Points in space" {size} srcdoc="{escape(page)}"></iframe>' + line(facts)
+    return f'<iframe sandbox="allow-scripts" title="Points in space" {size} srcdoc="{escape(page)}"></iframe>' + line(*facts)
 
 
 def bar(share: float, colour: str) -> str:
@@ -76,9 +76,9 @@ def table(rows: Iterable[str], heads: Sequence[str] = ()) -> str:
     return f"<table>{head}<tbody>{''.join(rows)}</tbody></table>"
 
 
-def line(text: str) -> str:
-    """A line of small print."""
-    return f"<p><small>{escape(text)}</small></p>"
+def line(*texts: str) -> str:
+    """A line of small print for each text that is not empty."""
+    return "".join(f"<p><small>{escape(text)}</small></p>" for text in texts if text)
 
 
 def _in_notebook() -> bool:

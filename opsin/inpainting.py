@@ -93,6 +93,8 @@ class Inpainting:
     model: str
     version: str
     request_id: str
+    note: str = ""
+    """As `Classification.note`."""
 
     @property
     def image(self) -> NDArray[np.uint8]:
@@ -120,7 +122,7 @@ class Inpainting:
         )
         how = "with patches from around the hole" if self.method == "exemplar" else f"in {self.steps} steps of {escape(self.sampler)}"
         facts = f"{self.masked_pixels:,} pixels filled {how}, {self.timing.total_ms:.0f} ms"
-        return f"<div>{shown}</div>{display.line(facts)}"
+        return f"<div>{shown}</div>{display.line(facts, self.note)}"
 
     def show(self) -> Path | None:
         """Show it in the notebook or the browser: see `opsin.display.show`."""
@@ -153,4 +155,5 @@ def inpainting(answer: Mapping[str, Any]) -> Inpainting:
         model=answer["model"],
         version=answer["version"],
         request_id=answer["id"],
+        note=answer.get("note", ""),
     )

@@ -77,6 +77,8 @@ class Reconstruction:
     model: str
     version: str
     request_id: str
+    note: str = ""
+    """As `Classification.note`."""
 
     @property
     def points(self) -> NDArray[np.float32]:
@@ -110,7 +112,7 @@ class Reconstruction:
         """Points, or the vertices of a mesh."""
         points, colours = self._vertices() if self.file.startswith(b"glTF") else self._cells()[:2]
         facts = f"{self.count:,} points of {self.queries:,} places asked, {self.model}@{self.version}, {self.timing.total_ms:.0f} ms"
-        return display.cloud(points, colours, facts)
+        return display.cloud(points, colours, facts, self.note)
 
     def show(self) -> Path | None:
         """Show it in the notebook or the browser: see `opsin.display.show`."""
@@ -166,6 +168,7 @@ def reconstruction(answer: Mapping[str, Any]) -> Reconstruction:
         model=answer["model"],
         version=answer["version"],
         request_id=answer["id"],
+        note=answer.get("note", ""),
     )
 
 

@@ -108,6 +108,8 @@ class Classification:
     """None where no sound was heard."""
     timeline: tuple[ViewScores, ...] | None = None
     """The views or windows one by one, in the order of time; None if not asked for."""
+    note: str = ""
+    """What the bundle says of its answers, such as that it knows drawings alone; empty where it says nothing."""
 
     @property
     def label(self) -> str:
@@ -129,7 +131,9 @@ class Classification:
         )
         merged = f"{self.merging.tokens_out} of {self.merging.tokens_in} tokens, " if self.merging else ""
         looked_at = f"{self.looked_at}, " if self.looked_at else ""
-        return display.table(rows) + display.line(f"{self.model}@{self.version}, {looked_at}{merged}{self.timing.total_ms:.0f} ms")
+        return display.table(rows) + display.line(
+            f"{self.model}@{self.version}, {looked_at}{merged}{self.timing.total_ms:.0f} ms", self.note
+        )
 
     def show(self) -> Path | None:
         """Show it in the notebook or the browser: see `opsin.display.show`."""
@@ -168,6 +172,11 @@ class Model:
         comparison: Mapping[str, Any] | None = self.details.get("comparison")
         return comparison
 
+    @property
+    def note(self) -> str:
+        """What it says of its answers, such as that it knows drawings alone; empty where it says nothing."""
+        return str(self.details.get("note", ""))
+
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
@@ -194,6 +203,7 @@ def classifications(answer: Mapping[str, Any]) -> list[Classification]:
             clip=ClipFacts(**fields_of(ClipFacts, result["clip"])) if result.get("clip") else None,
             sound=SoundFacts(**fields_of(SoundFacts, result["sound"])) if result.get("sound") else None,
             timeline=tuple(_view(view) for view in result["timeline"]) if "timeline" in result else None,
+            note=answer.get("note", ""),
         )
         for result in answer["results"]
     ]

@@ -77,6 +77,8 @@ class ZeroShotClassification:
     model: str
     version: str
     request_id: str
+    note: str = ""
+    """As `Classification.note`."""
 
     @property
     def label(self) -> str | None:
@@ -96,7 +98,7 @@ class ZeroShotClassification:
         )
         best = f"{len(self.predictions)} of {self.labels.count} labels"
         facts = f"{best}, {self.model}@{self.version}, {self.timing.total_ms:.0f} ms"
-        return display.table(rows, ("label", "", "score", "cosine")) + display.line(facts)
+        return display.table(rows, ("label", "", "score", "cosine")) + display.line(facts, self.note)
 
     def show(self) -> Path | None:
         """Show it in the notebook or the browser: see `opsin.display.show`."""
@@ -136,6 +138,7 @@ def zero_shots(answer: Mapping[str, Any]) -> list[ZeroShotClassification]:
             model=answer["model"],
             version=answer["version"],
             request_id=answer["id"],
+            note=answer.get("note", ""),
         )
         for result in answer["results"]
     ]

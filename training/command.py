@@ -102,6 +102,9 @@ def _release(plan: Recipe, options: Options, shop: Workshop) -> None:
     written = release.release(plan, options.recipe, shop, options.bundles)
     print((written.path / "README.md").read_text(encoding="utf-8"))
     print(f"written to {written.path}")
+    if rung := written.spec.rung(written.spec.default_rung or ""):
+        print(f"it merges tokens by default: rung {rung.name}, {rung.throughput:.2f} times as fast as merging off")
+        print("a request with merge=off merges none; the same command with release.merge=off makes a bundle that merges only on request")
 
 
 def _threads(workers: int) -> int:

@@ -141,6 +141,8 @@ class Release(Settings):
     quality: Quality | None = None
     """None: nothing is measured, and the bundle says so."""
     dtype: Literal["float16", "float32"] = "float16"
+    merge: bool = True
+    """Whether a rung of the ladder, if one is fast enough, answers requests that say nothing of merging."""
 
 
 class Recipe(Settings):
@@ -149,6 +151,9 @@ class Recipe(Settings):
     description: str = ""
     trained_on: str = ""
     note: str = ""
+    """Warning that the bundle repeats beside its answers: one or two sentences."""
+    remarks: str = ""
+    """Further sentences on how good it is, which `quality` and the card repeat."""
     license: str
     seed: int = Field(default=0, ge=0, lt=2**63)
     data: DataSettings

@@ -36,9 +36,9 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
     measured = kinds.measured(evaluation)
     found = {
         "provenance": _provenance(recipe, recipe_file, measured),
-        "quality": measured.quality,
+        "quality": measured.quality | ({"remarks": recipe.remarks} if recipe.remarks else {}),
         "ladder": measured.ladder,
-        "default_rung": measured.default_rung,
+        "default_rung": measured.default_rung if settings.merge else None,
     }
     described = spec.of_release(recipe, network.config, evaluation.labels, found)
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
 from opsin.cli.options import Model, Timeout, Url
-from opsin.cli.screen import plain, screen
+from opsin.cli.screen import plain, print_note, screen
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,6 +70,7 @@ def actions(
     for written in (output, json_file):
         if written is not None:
             typer.echo(str(written))
+    print_note(f"{told.model}@{told.version}", told.note)
 
 
 def actions_table(told: VideoActions) -> Table:

@@ -18,7 +18,7 @@ from opsin.cli.exits import Failure, Misuse
 from opsin.cli.image_files import IN_FLIGHT, of_folders
 from opsin.cli.interrupts import remembered
 from opsin.cli.options import Merge, TimeoutOfImage, Url
-from opsin.cli.screen import screen
+from opsin.cli.screen import print_note, screen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +77,7 @@ def embed(
             raise
     if work.count:
         typer.echo(f"{output}: {work.count} vectors of {work.dim} numbers, {work.bundle.id}, {work.recalled} of them known before")
+        print_note(work.bundle.id, work.bundle.note)
     if refused:
         raise Failure(*(f"{file}: {error}" for file, error in refused.items()))
 

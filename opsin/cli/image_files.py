@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from opsin.cli.exits import Failure, Misuse
-from opsin.cli.screen import printable, screen
+from opsin.cli.screen import print_note, printable, screen
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -96,6 +96,8 @@ def report(answers: Mapping[Path, Any], table: Callable[[Iterable[tuple[str, Any
             typer.echo(printable(json.dumps(_line(file, answer), ensure_ascii=False)))
     elif labelled:
         screen().print(table((file.name, found) for file, found in labelled.items()))
+        for bundle, note in dict.fromkeys((f"{found.model}@{found.version}", found.note) for found in labelled.values()):
+            print_note(bundle, note)
     if len(labelled) < len(answers):
         raise Failure(*(f"{file}: {error}" for file, error in answers.items() if file not in labelled))
 

@@ -15,7 +15,7 @@ from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
 from opsin.cli.options import Model, Timeout, Url
-from opsin.cli.screen import screen
+from opsin.cli.screen import print_note, screen
 from opsin.cli.terminal_image import can_draw, drawn
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def inpaint(
     typer.echo(f"{filled.masked_pixels} of {filled.width * filled.height} pixels filled {how}{refined}")
     if filled.masked_pixels == 0:
         typer.echo(f"opsin: nothing was filled: --mask {mask} marks no pixel", err=True)
+    print_note(f"{filled.model}@{filled.version}", filled.note)
 
 
 def _mask(text: str | None) -> Path | str | None:

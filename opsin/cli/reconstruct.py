@@ -13,6 +13,7 @@ from opsin.cli import outputs
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.following import followed
 from opsin.cli.options import Model, Timeout, Url
+from opsin.cli.screen import print_note
 
 if TYPE_CHECKING:
     from opsin.client import Client
@@ -94,6 +95,7 @@ def reconstruct(
     typer.echo(f"{written}  {found.count} points{units}, {found.queries} queries, {seconds:.1f} s")
     if found.scene is not None:
         typer.echo(f"scene {found.scene} can be asked again for a while: /v1/scenes/{found.scene}")
+    print_note(f"{found.model}@{found.version}", found.note)
 
 
 def _format(path: Path) -> str:

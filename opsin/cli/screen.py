@@ -47,6 +47,13 @@ def plain(text: str) -> str:
     return escape(printable(text))
 
 
+def print_note(bundle: str, note: str) -> None:
+    """Print what a bundle says of its answers, if anything: dimmed, on stderr, since stdout is for the answers, and unbroken, so that a
+    command in it can be copied."""
+    if note:
+        screen(errors=True).print(f"[dim]{plain(f'{bundle}: {note}')}[/]", soft_wrap=True)
+
+
 def size(count: float) -> str:
     """Bytes for a reader: `11.4 MB`."""
     for unit in ("B", "kB", "MB"):

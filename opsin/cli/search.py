@@ -10,7 +10,7 @@ import typer
 
 from opsin.cli.exits import Misuse
 from opsin.cli.options import Timeout, Url
-from opsin.cli.screen import columns, plain, screen
+from opsin.cli.screen import columns, plain, print_note, screen
 
 
 def search(
@@ -44,6 +44,7 @@ def search(
         raise Misuse(str(error)) from error
     with Client(url, timeout=timeout) as client:
         found = Gallery(files, (), client.embed, client.model).search(text, image=image, k=count)
+        bundle = client.model(files.model)
     if as_json:
         for match in found:
             typer.echo(json.dumps({"path": str(match.path), "cosine": match.cosine}, ensure_ascii=False))
@@ -52,3 +53,4 @@ def search(
     for match in found:
         table.add_row(f"{match.cosine:.4f}", plain(str(match.path)))
     screen().print(table)
+    print_note(bundle.id, bundle.note)

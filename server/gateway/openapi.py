@@ -17,6 +17,7 @@ from server.gateway.openapi_answers import (
     BINARY,
     EVENT_STREAM,
     EXAMPLE_ID,
+    EXAMPLE_NOTE,
     EXAMPLE_TIMING,
     REFUSALS,
     UNAUTHORIZED,
@@ -128,8 +129,8 @@ def task_operation(interface: TaskInterface, schema: str, *, fetches: bool) -> d
     """`POST /v1/<task>` from the task's tables; `schema` names that of its JSON. fetches: parts may be named by URL."""
     urls = {part: name for name, part in interface.urls.items()} if fetches else {}
     task = interface.task
-    timing = msgspec.to_builtins(EXAMPLE_TIMING)
-    example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **msgspec.to_builtins(task.example), "timing": timing}
+    common = {"timing": msgspec.to_builtins(EXAMPLE_TIMING), "note": EXAMPLE_NOTE}
+    example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **msgspec.to_builtins(task.example), **common}
     return {
         "tags": ["inference"],
         "summary": task.summary,

@@ -22,6 +22,7 @@ from server.tasks.registry import TASKS
 BINARY = {"type": "string", "format": "binary"}
 EXAMPLE_ID = "0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
 RETRY_AFTER = {"Retry-After": {"description": "Whole seconds", "schema": {"type": "integer"}}}
+EXAMPLE_NOTE = "Small starter, for trying the machinery."
 EXAMPLE_TIMING = Timing(prepare_ms=3.4, queue_ms=0.6, batch_wait_ms=0.2, inference_ms=11.8, total_ms=16.9, batch_size=4)
 
 

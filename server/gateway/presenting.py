@@ -137,15 +137,16 @@ def _response(
         headers = {"X-Model": spec.id, "Server-Timing": durations, **presented.headers}
         return Response(presented.content, headers=headers, media_type=presented.media_type or media_type)
     fields = msgspec.structs.astuple(_in_pieces(presented) if in_pieces else presented)
-    content = msgspec.json.encode(ANSWERS[task.name](request_id, spec.name, spec.version, *fields, timing))
+    content = msgspec.json.encode(ANSWERS[task.name](request_id, spec.name, spec.version, *fields, timing, spec.note or msgspec.UNSET))
     return Response(content, media_type=JSON)
 
 
 def _answer_of(task: Task[Any, Any]) -> type[msgspec.Struct]:
-    """The JSON answer of a task: its own fields between those that every answer has."""
+    """The JSON answer of a task: its own fields between those that every answer has. `note` is there if the bundle has one."""
     own = [(field.name, field.type) for field in msgspec.structs.fields(task.answer)]
     name = "".join(word.capitalize() for word in task.name.split("-"))
-    fields = [("id", str), ("model", str), ("version", str), *own, ("timing", Timing)]
+    fields: list[Any] = [("id", str), ("model", str), ("version", str), *own, ("timing", Timing)]
+    fields.append(("note", str | msgspec.UnsetType, msgspec.UNSET))
     return msgspec.defstruct(f"{name}Response", fields, frozen=True, namespace={"__doc__": task.answer.__doc__})
 
 

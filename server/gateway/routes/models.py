@@ -163,7 +163,7 @@ _FLAGS = ModelSummary(
     labels=238,
     summary="Drawn flags of 238 countries and territories, a ViT of 2.8 million parameters at 112 pixels",
     trained_on="1,138 drawings of flags by three designers",
-    note="Small starter, for trying the machinery.",
+    note=openapi_answers.EXAMPLE_NOTE,
     merges=True,
     default_rung="steps13",
     ladder=[RungSummary("steps13", [13, 13, 13, 10], accuracy=0.97, throughput=1.62, metric="top-1")],

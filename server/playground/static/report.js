@@ -38,6 +38,7 @@ export function report(answer, calls, downloads) {
   return h(
     "div",
     { class: "report" },
+    answer.note && h("p", { class: "note" }, answer.note),
     timingBar(answer.timing),
     h("p", { class: "id" }, `${answer.model}@${answer.version} · request `, h("code", {}, answer.id)),
     h(
