@@ -33,8 +33,8 @@ def test_json_carries_images_in_base64(gateway: Gateway) -> None:
 
 def test_an_answer_has_every_field_of_the_contract(gateway: Gateway) -> None:
     answer = gateway.classify(picture(4), top_k=3, headers={"X-Request-ID": "mine-1"}).json()
-    assert set(answer) == {"id", "model", "version", "results", "timing"}
-    assert (answer["id"], answer["model"], answer["version"]) == ("mine-1", "reds", "1")
+    assert set(answer) == {"id", "model", "version", "results", "timing", "note"}
+    assert (answer["id"], answer["model"], answer["version"], answer["note"]) == ("mine-1", "reds", "1", "For tests.")
     (result,) = answer["results"]
     scores = [prediction["score"] for prediction in result["predictions"]]
     assert result["predictions"][0]["index"] == 4

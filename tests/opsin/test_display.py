@@ -9,8 +9,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from opsin.mapping import Outcome, Outcomes
 from opsin.pictures import png
 from opsin.reconstruction import Reconstruction, reconstruction
 from opsin.results import classifications
+from opsin.zero_shot import zero_shots
 from server.media.shapes import Primitive, linear, to_glb, to_npz, to_ply
 from tests.harness.scripted import RESULT
 
@@ -165,3 +168,32 @@ def test_show_opens_the_browser_with_a_page_of_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "opened").read_text() == page.as_uri()
     assert "animals" in page.read_text()
     assert page.parent == tmp_path
+
+
+SHAPE = {
+    "file": base64.b64encode(to_ply(POINTS, COLOURS, 0.1)).decode(),
+    "scene": None,
+    "points": 4,
+    "queries": 9,
+    "scale": 1,
+    "bounds": None,
+}
+FILLED = {"results": [], "width": 4, "height": 4, "masked_pixels": 3, "steps": 7, "sampler": "ddim"}
+FOUND = {"results": [{"predictions": [], "merging": None}], "labels": {"count": 1, "cached": 0, "truncated": 0}, "templates": ["{}"]}
+
+
+@pytest.mark.parametrize(
+    ("read", "fields"),
+    [
+        (lambda answer: classifications(answer)[0], {}),
+        (lambda answer: zero_shots(answer)[0], FOUND),
+        (inpainting, FILLED),
+        (reconstruction, SHAPE),
+        (video_actions, {"people": [], "video": None}),
+    ],
+)
+def test_a_result_repeats_the_note_of_its_bundle(read: Callable[[Mapping[str, Any]], Any], fields: dict[str, Any]) -> None:
+    answer = {**RESULT, **fields}
+    noted, silent = read({**answer, "note": "It knows <drawings>."}), read(answer)
+    assert (noted.note, silent.note) == ("It knows <drawings>.", "")
+    assert "It knows &lt;drawings&gt;." in noted._repr_html_() and "It knows" not in silent._repr_html_()
