@@ -57,6 +57,23 @@ def test_every_model_tells_what_it_does_and_what_it_was_trained_on(page: Page) -
     expect(about).not_to_contain_text(STARTER)
 
 
+def test_an_answer_repeats_what_its_model_does_not_know(page: Page) -> None:
+    panel = open_classify(page)
+    run(panel)
+    expect(panel.get_by_role("region", name="Result").locator(".note")).to_contain_text(STARTER)
+    panel.get_by_label("Model").select_option("photos@1.0.0")
+    run(panel)
+    expect(panel.get_by_role("region", name="Result").locator(".note")).to_have_count(0)
+
+
+def test_scores_of_own_labels_say_that_drawings_are_known(page: Page) -> None:
+    panel = open_tab(page, "Words")
+    panel.get_by_role("button", name="Drawing: mug").click()
+    note = panel.get_by_role("region", name="Result").locator(".note")
+    expect(note).to_contain_text("It knows drawings")
+    expect(note).to_contain_text("opsin import hf://")
+
+
 def test_a_sample_selects_its_model_and_runs(page: Page) -> None:
     panel = open_tab(page, "Classify")
     panel.get_by_label("Model").select_option("photos@1.0.0")

@@ -34,6 +34,12 @@ def test_labels_are_as_many_as_there_are_classes_where_these_are_fewer_than_five
     assert model_config(spec, 8)["output"][1]["dims"] == [3]
 
 
+def test_the_note_is_in_the_configuration_alone(spec):
+    assert model_config(spec, 8)["parameters"] == {"note": {"string_value": "For tests."}}
+    assert set(model_metadata(spec, ["1"])) == {"name", "versions", "platform", "inputs", "outputs"}
+    assert model_config(spec.model_copy(update={"note": ""}), 8)["parameters"] == {}
+
+
 @pytest.mark.parametrize("count", [2, 3, 100])
 def test_classification_gives_score_index_and_label_of_the_best(spec, count):
     (best,) = answer(spec, RequestedOutput("scores", {"classification": count}))

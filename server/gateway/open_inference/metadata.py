@@ -46,7 +46,8 @@ def model_metadata(spec: BundleSpec, versions: Sequence[str]) -> dict[str, Any]:
 
 
 def model_config(spec: BundleSpec, max_batch_size: int) -> dict[str, Any]:
-    """As Triton's `ModelConfig`: `dims` without the batch. No length of any dimension is open, which perf_analyzer needs."""
+    """As Triton's `ModelConfig`: `dims` without the batch. No length of any dimension is open, which perf_analyzer needs. The bundle's note
+    is a parameter."""
     offered = offer.of(spec)
     return {
         "name": spec.name,
@@ -57,6 +58,7 @@ def model_config(spec: BundleSpec, max_batch_size: int) -> dict[str, Any]:
         "input": [_config(tensor) for tensor in offered.inputs],
         "output": [_config(tensor) for tensor in offered.outputs],
         "dynamic_batching": {},
+        "parameters": {"note": {"string_value": spec.note}} if spec.note else {},
     }
 
 
