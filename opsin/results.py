@@ -109,7 +109,7 @@ class Classification:
     timeline: tuple[ViewScores, ...] | None = None
     """The views or windows one by one, in the order of time; None if not asked for."""
     note: str = ""
-    """What the bundle says of its answers, such as that it knows drawings alone; empty where it says nothing."""
+    """Warning of the bundle about its answers, such as that it knows drawings alone; empty where it has none."""
 
     @property
     def label(self) -> str:
@@ -174,7 +174,7 @@ class Model:
 
     @property
     def note(self) -> str:
-        """What it says of its answers, such as that it knows drawings alone; empty where it says nothing."""
+        """Warning of the bundle about its answers, such as that it knows drawings alone; empty where it has none."""
         return str(self.details.get("note", ""))
 
 
