@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from tests.docs.conftest import environment_of, fill
 from tests.docs.desk import Desk
 from tests.docs.snippets import ROOT, Block, of_page
 from tests.harness import service, vocabularies
-from tests.harness.graphs import lama, midas
+from tests.harness.graphs import colours, lama, midas
 
 PAGE = "docs/checkpoints.md"
 GOLDEN = ROOT / "tests" / "golden"
@@ -70,11 +70,15 @@ SMALL = {
 """Published file → the recorded one in its place."""
 MADE = {"mvit.pyth"}
 """Published file of which none is recorded that fits the others; the fixture makes one."""
-GRAPHS = {"lama.onnx": lambda: lama(512), "depth-anything-v2-small.onnx": lambda: midas(518)}
+GRAPHS: dict[str, Callable[[], bytes]] = {
+    "lama.onnx": lambda: lama(512),
+    "depth-anything-v2-small.onnx": lambda: midas(518),
+    "network.onnx": lambda: colours(shape=["batch", 3, 224, 224]).SerializeToString(),
+}
 """Graph → one of the same signature with random weights."""
 SERVED = {
     *("vit-base", "deit-base", "tome-small", "mae-base", "maws-base", "rev-vit", "rev-mvit", "diffmae", "lama", "objects", "people"),
-    *("people-mvit", "mae-large-pixels", "maws-clip", "flip-large", "cit-moco", "mvit-small", "mae-st", "mavil"),
+    *("people-mvit", "mae-large-pixels", "maws-clip", "flip-large", "cit-moco", "mvit-small", "mae-st", "mavil", "network"),
 }
 """Bundles that the page says are answered for."""
 MEMBERS = {"hmr2", "lart-pose", "lart-mvit", "mvit-ava", "movenet"}
