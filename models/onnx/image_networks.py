@@ -62,7 +62,7 @@ def _check_settings(trial: Trial, given: Fields) -> None:
 
 
 def _purpose(trial: Trial, stated: Beside) -> tuple[Purpose, str]:
-    """What the numbers are, and what tells it."""
+    """Task that the numbers are for, and the reason."""
     if len(stated.labels) == trial.numbers:
         return "classify", f"as many labels are in the graph's folder ({trial.numbers})"
     if stated.purpose is not None:

@@ -109,7 +109,7 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan]):
         architecture = architectures()[spec.architecture]
         pools = architecture.pools(spec.config)
         if asked.pool is not None and asked.pool not in pools:
-            raise InvalidOption("pool", f"{asked.pool}: {spec.id} offers {' and '.join(pools)}")
+            raise InvalidOption("pool", f"{asked.pool}: {spec.id} offers {' and '.join(pools) or 'no choice; leave it out'}")
         if asked.output == "tokens" and not architecture.token_vectors(spec.config):
             raise InvalidOption("output", f"tokens: {spec.id} gives one vector for an image; use `pooled`")
         _, schedule = schedule_of(str(asked.merge), spec)

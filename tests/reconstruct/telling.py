@@ -24,7 +24,7 @@ def write_teller(root: Path, name: str = "teller", **settings: str) -> Bundle:
     with TemporaryDirectory() as folder:
         file = Path(folder, "teller.onnx")
         file.write_bytes(graph([("image", FLOAT, 3)], SIDE, nodes, (FLOAT, [1, 1, SIDE, SIDE])))
-        spec = import_graph(file, overrides={"output": "disparity", **settings}, name=name, version="1", license="CC0-1.0")
+        spec, _ = import_graph(file, overrides={"output": "disparity", **settings}, name=name, version="1", license="CC0-1.0")
         return write(root, spec, file)
 
 
