@@ -80,9 +80,9 @@ def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str],
         return list(stated or known) or [f"class {index}" for index in range(classes)]
     if len(labels) != classes:
         header = f"; is the first of them, {labels[0]!r}, a header?" if len(labels) == classes + 1 else ""
-        has = "1 class" if classes == 1 else f"{classes or 'no'} classes"
-        given = "1 label was given" if len(labels) == 1 else f"{len(labels)} labels were given"
-        raise WrongSetting(f"{file}: has {has}, but {given}{header}")
+        counts = f"has {classes or 'no'} classes, but {len(labels)} labels were given"
+        counts = counts.replace("has 1 classes", "has 1 class").replace("but 1 labels were", "but 1 label was")
+        raise WrongSetting(f"{file}: {counts}{header}")
     return list(labels)
 
 
