@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -86,13 +87,15 @@ def forward_only(model: LoadedModel, pixels: Pixels, layout: Layout, seconds: fl
     return images_per_second(lambda: infer(model, next(batches)), layout, seconds)
 
 
-def decode_and_infer(model: LoadedModel, decode: Decode, pictures: Sequence[bytes], layout: Layout, seconds: float) -> float:
-    """Images/s of decoding and forward passes together, without HTTP or queue."""
+def decode_and_infer(
+    forward: Callable[[Pixels], object], decode: Decode, pictures: Sequence[bytes], layout: Layout, seconds: float
+) -> float:
+    """Images/s of decoding and forward passes together, without HTTP or queue. forward: runs the network on (B, S, S, 3)."""
     with ThreadPoolExecutor(max(1, layout.decoders)) as pool:
         decoded: Iterator[Pixels] = map(decode, _Locked(cycle(pictures)))
         if layout.decoders:
             decoded = _Locked(_decoded_ahead(pool, decode, pictures, 2 * layout.batch * layout.loops))
-        return images_per_second(lambda: infer(model, np.stack(list(islice(decoded, layout.batch)))), layout, seconds)
+        return images_per_second(lambda: forward(np.stack(list(islice(decoded, layout.batch)))), layout, seconds)
 
 
 class _Locked(Iterator[Item]):
@@ -167,7 +170,8 @@ def main() -> None:
 
     forward = [Speed(layout, forward_only(model, pixels, layout, options.seconds)) for layout in _chosen(options.forward, "forward")]
     process = [
-        Speed(layout, decode_and_infer(model, decode, pictures, layout, options.seconds)) for layout in _chosen(options.process, "process")
+        Speed(layout, decode_and_infer(partial(infer, model), decode, pictures, layout, options.seconds))
+        for layout in _chosen(options.process, "process")
     ]
     print(json.dumps({"forward": [asdict(speed) for speed in forward], "process": [asdict(speed) for speed in process]}))
 

@@ -79,16 +79,16 @@ def prepare(folder: Path, plan: Plan, sections: Sequence[str], console: Console)
     reference.make_bundle(folder / "bundles")
     reference.write_pictures(folder / "pictures")
     sweeps = {dtype: _bounds(folder, dtype, plan.sweep, process=[]) for dtype in ("float32", "bfloat16")}
-    fastest = {dtype: _best(sweep["forward"]) for dtype, sweep in sweeps.items()}
+    fastest = {dtype: best(sweep["forward"]) for dtype, sweep in sweeps.items()}
     dtype = max(fastest, key=lambda name: fastest[name]["images_per_second"])
-    for name, best in fastest.items():
-        console.print(f"{name}: {best['images_per_second']:.1f} images/s on one thread at batch {best['layout']['batch']}")
+    for name, speed in fastest.items():
+        console.print(f"{name}: {speed['images_per_second']:.1f} images/s on one thread at batch {speed['layout']['batch']}")
     wanted: list[Any] | None = None if "etap" in sections else []
     process = _bounds(folder, dtype, plan.sweep, forward=[], process=wanted, scores=folder / "scores.npy")["process"]
     if process:
-        best = _best(process)
-        console.print(f"one process, {best['layout']}: {best['images_per_second']:.1f} images/s with decoding")
-    return Ground(plan, folder, dtype, forward=_finalists(sweeps[dtype]["forward"]), process=_finalists(process))
+        plain = best(process)
+        console.print(f"one process, {plain['layout']}: {plain['images_per_second']:.1f} images/s with decoding")
+    return Ground(plan, folder, dtype, forward=finalists(sweeps[dtype]["forward"]), process=finalists(process))
 
 
 def _bounds(
@@ -110,11 +110,11 @@ def _bounds(
     return speeds
 
 
-def _best(speeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def best(speeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return max(speeds, key=lambda speed: speed["images_per_second"])
 
 
-def _finalists(speeds: Sequence[dict[str, Any]]) -> list[dict[str, int]]:
+def finalists(speeds: Sequence[dict[str, Any]]) -> list[dict[str, int]]:
     ranked = sorted(speeds, key=lambda speed: speed["images_per_second"], reverse=True)
     return [speed["layout"] for speed in ranked[:FINALISTS]]
 
@@ -129,25 +129,27 @@ def efficiency(ground: Ground, sections: Sequence[str], console: Console) -> dic
             with service.running(ground.bundles, dtype=ground.dtype, **settings[section]) as url:
                 bursts = [_load(ground, url, clients=clients) for clients in CLIENTS]
             after = _reading(ground)
-            best = max(bursts, key=lambda burst: burst.per_second)
+            fastest = max(bursts, key=lambda burst: burst.per_second)
             bound = (before[section] + after[section]) / 2
-            rounds.append({"eta": best.per_second / bound, "bound": [before[section], after[section]], "best": best, "bursts": bursts})
+            rounds.append(
+                {"eta": fastest.per_second / bound, "bound": [before[section], after[section]], "best": fastest, "bursts": bursts}
+            )
             console.print(
-                f"round {number + 1} {section}: {best.per_second:.1f}/s with {best.clients} clients, mean batch "
-                f"{best.batch_size:.1f}; bound {before[section]:.1f} and {after[section]:.1f}; η = {rounds[-1]['eta']:.3f}"
+                f"round {number + 1} {section}: {fastest.per_second:.1f}/s with {fastest.clients} clients, mean batch "
+                f"{fastest.batch_size:.1f}; bound {before[section]:.1f} and {after[section]:.1f}; η = {rounds[-1]['eta']:.3f}"
             )
             before = after
-    return {section: _spread([entry["eta"] for entry in rounds]) | {"rounds": rounds} for section, rounds in results.items()}
+    return {section: spread([entry["eta"] for entry in rounds]) | {"rounds": rounds} for section, rounds in results.items()}
 
 
 def _reading(ground: Ground) -> dict[str, float]:
     """B and P now, those that are wanted, under the names of the figures that divide by them."""
     speeds = _bounds(ground.folder, ground.dtype, ground.plan.bound, forward=ground.forward, process=ground.process)
     readings = {"eta1": speeds["forward"], "etap": speeds["process"]}
-    return {name: _best(reading)["images_per_second"] for name, reading in readings.items() if reading}
+    return {name: best(reading)["images_per_second"] for name, reading in readings.items() if reading}
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 

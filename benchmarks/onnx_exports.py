@@ -1,0 +1,122 @@
+"""Classifiers of timm and transformers with random weights, as ONNX files with what their libraries save beside them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+TIMM = ("resnet18", "resnet50", "mobilenetv3_large_100", "efficientnet_b0", "convnext_atto", "vit_tiny_patch16_224")
+TRANSFORMERS = "transformers-vit"
+SPREAD = 2.0
+"""Standard deviation of the logits. Those of fresh weights are so alike that a wrong answer would pass for a right one."""
+LABELS = 1000
+
+Prepare = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class Original:
+    """A network in its own library."""
+
+    name: str
+    network: nn.Module
+    prepare: Prepare
+    """Image → (3, S, S), by the library."""
+    beside: str
+    """Name of the file that says how images are prepared."""
+    preparation: dict[str, Any]
+
+    def logits(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """(images, classes), each image run alone."""
+        with torch.inference_mode():
+            return np.concatenate([answer(self.network, self.prepare(image)[None]).numpy() for image in images])
+
+
+def answer(network: nn.Module, pixels: Tensor) -> Tensor:
+    found = network(pixels)
+    logits: Tensor = getattr(found, "logits", found)
+    return logits
+
+
+def original(name: str, images: Sequence[Image.Image]) -> Original:
+    """A network whose answers differ from image to image."""
+    torch.manual_seed(0)
+    made = _transformers_vit() if name == TRANSFORMERS else _timm(name)
+    _enliven(made.network, torch.stack([made.prepare(image) for image in images]))
+    return made
+
+
+def _timm(name: str) -> Original:
+    import timm
+    from timm.data import create_transform, resolve_data_config
+
+    network = timm.create_model(name)
+    config = dict(network.pretrained_cfg)
+    transform = create_transform(**resolve_data_config(config))
+    content = {"architecture": name, "num_classes": config["num_classes"], "pretrained_cfg": config}
+    return Original(name, network, transform, "config.json", content)
+
+
+def _transformers_vit() -> Original:
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+    sizes = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+    network = ViTForImageClassification(ViTConfig(**sizes, num_labels=LABELS))
+    processor = ViTImageProcessorPil()
+
+    def prepare(image: Image.Image) -> Tensor:
+        pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    return Original(TRANSFORMERS, network, prepare, "preprocessor_config.json", json.loads(processor.to_json_string()))
+
+
+def _enliven(network: nn.Module, pixels: Tensor) -> None:
+    """Set scales and biases that start at 0 or 1, statistics of batches and the size of the logits. pixels: (images, 3, S, S)."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5) if name.endswith(("weight", "gamma")) else parameter.normal_(std=0.1)
+        network.eval()
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = None  # the mean of all batches
+            norm.train()
+        for _ in range(3 if norms else 0):  # each layer's statistics settle after those before it
+            answer(network, pixels)
+        network.eval()
+        head = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+        logits = answer(network, pixels)
+        centred = logits - logits.mean(dim=0)  # what differs from image to image
+        head.weight.mul_(SPREAD / centred.std())
+        head.bias.sub_(answer(network, pixels).mean(dim=0))
+
+
+def export(made: Original, folder: Path) -> Path:
+    """Write `model.onnx`, for any batch, and the preparation beside it, into a folder of the network's name."""
+    own = folder / made.name
+    own.mkdir(parents=True, exist_ok=True)
+    (own / made.beside).write_text(json.dumps(made.preparation))
+    example = torch.zeros(2, *made.prepare(Image.new("RGB", (300, 300))).shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            made.network,
+            (example,),
+            own / "model.onnx",
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
+    return own / "model.onnx"
