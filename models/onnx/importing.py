@@ -52,12 +52,13 @@ def import_graph(
         given = parse(overrides)
         chosen = purpose or ("classify" if labels is not None else None)
         stated = beside.read(file.parent, given)
+        output = _output(given, chosen)
         trial = try_graph(
             file,
             image_size=_size(given),
             stated_size=stated.image_size,
-            output=_output(given, chosen),
-            of_image=chosen is not None,
+            output=output,
+            of_image=chosen is not None or output is not None,
         )
         files = _files(file, trial)
         if trial.purpose == "onnx":
@@ -132,7 +133,8 @@ def _config(model: ModelProto, architecture: str, given: dict[str, Any]) -> Any:
     if "image_size" not in given:
         raise ValueError("it takes images of several sizes: set one, as in --set image_size=512")
     if architecture == "onnx_depth":
-        _need(given, "output", "disparity (larger is nearer)", "depth (larger is farther)")
+        encoder = "; --as embed takes it for an encoder of images"
+        _need(given, "output", "disparity (larger is nearer)", "depth (larger is farther)", more=encoder)
         depth: DepthGraphConfig = read_config(DepthGraphConfig, given)
         check_depth(model, depth.image_size)
         return depth
@@ -144,6 +146,6 @@ def _config(model: ModelProto, architecture: str, given: dict[str, Any]) -> Any:
     return inpaint
 
 
-def _need(given: Mapping[str, Any], name: str, *values: str) -> None:
+def _need(given: Mapping[str, Any], name: str, *values: str, more: str = "") -> None:
     if name not in given:
-        raise ValueError(f"the graph does not tell its {name}: --set {name}= is one of {' and '.join(values)}")
+        raise ValueError(f"the graph does not tell its {name}: --set {name}= is one of {' and '.join(values)}{more}")

@@ -57,6 +57,8 @@ def examine(file: Path, *, image_size: int | None, stated_size: int | None, outp
     name, rows = _chosen(outputs, declared, given.batch or BATCH, output)
     if not np.isfinite(rows).all():
         raise ValueError(f"its output {name} holds values that are infinite or not a number, for an image of noise")
+    if not rows.any(axis=1).all():
+        raise ValueError(f"its output {name} is all zeros for an image of noise")
     return {
         "files": files,
         "purpose": "onnx",
@@ -121,7 +123,7 @@ def _chosen(outputs: Outputs, declared: list[str], batch: int, asked: str | None
 
 def _listed(declared: list[str], rows: Mapping[str, Any]) -> str:
     fit = f"; those with a row of numbers for each image are {', '.join(rows)}" if rows else ""
-    needed = "" if rows else "; one of (batch, numbers) is needed, logits of classes or vectors"
+    needed = "" if rows else "; one of (batch, two or more numbers) is needed, logits of classes or vectors"
     return f"its outputs are {', '.join(declared) or 'none'}{fit}{needed}"
 
 

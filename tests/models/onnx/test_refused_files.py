@@ -1,0 +1,146 @@
+"""ONNX files that no service should run: each is refused in a sentence that names the reason, and leaves no bundle."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from onnx import helper
+
+from tests.harness import image_graphs
+from tests.harness.command import opsin
+from tests.harness.image_graphs import ImageGraph, Make, constant, value
+
+SECONDS = 60.0
+"""The issue's bound on any refusal; the command is ended then, which fails the test."""
+OUTSIDE = r"weights?.*(which is no file in the folder of the graph|in the graph's folder, or a link)"
+
+
+def refused(folder: Path, file: Path, *options: str) -> str:
+    """The sentence."""
+    ended = opsin("import", file, "-o", folder / "bundles/foreign", "--license", "CC0-1.0", *options, seconds=SECONDS)
+    assert ended.returncode in (1, 2), (ended.returncode, ended.stdout, ended.stderr)
+    assert "Traceback" not in ended.stderr and 20 < len(ended.stderr) < 800, ended.stderr
+    assert not list((folder / "bundles").rglob("*.onnx")) and not (folder / "bundles/foreign").exists()
+    return " ".join(ended.stderr.split())
+
+
+EXTERNAL: dict[str, tuple[Make, str]] = {
+    "an absolute path": (image_graphs.at_an_absolute_path, OUTSIDE),
+    "above": (image_graphs.above_the_folder, OUTSIDE),
+    "a link": (image_graphs.through_a_link, OUTSIDE),
+    "a linked folder": (image_graphs.through_a_linked_folder, OUTSIDE),
+    "a pipe": (image_graphs.from_a_pipe, "weight"),
+    "beyond the end": (image_graphs.beyond_the_end, "weight"),
+    "absent": (image_graphs.without_its_data, r"weights\.bin"),
+    "in a branch": (image_graphs.in_a_branch, "hidden"),
+}
+STRANGE: dict[str, tuple[Make, str]] = {
+    "custom operator": (image_graphs.of_a_custom_operator, r"operator Gelu of own\.ops"),
+    "another program": (image_graphs.of_another_program, "operator EPContext of com.microsoft"),
+    "unknown operator": (image_graphs.of_an_unknown_operator, "Clairvoyance"),
+    "functions": (image_graphs.of_own_functions, "own|function"),
+    "far opset": (image_graphs.of_a_far_opset, "opset.*99|99.*opset|version 99"),
+    "far IR": (image_graphs.of_a_far_ir, "99"),
+    "no numbers": (image_graphs.of_no_numbers, "not a number|no numbers?|not finite|NaN"),
+    "no numbers for some images": (image_graphs.of_no_numbers_for_some_images, "not a number|no numbers?|not finite|NaN"),
+    "two inputs": (image_graphs.of_two_inputs, "prior"),
+    "a map": (image_graphs.of_a_map, r"scores.*\(batch, 1, 2, 2\)"),
+    "strings": (image_graphs.of_another_kind_of_input, "string image"),
+    "zeros": (image_graphs.of_zeros, "zero"),
+    "one channel": (image_graphs.of_one_channel, r"\(batch, 1, 16, 16\)"),
+    "truncated": (image_graphs.truncated, "ONNX"),
+    "text": (image_graphs.of_text, "ONNX"),
+    "empty": (image_graphs.empty, "ONNX|empty"),
+}
+GREEDY: dict[str, tuple[Make, str]] = {
+    "a hundred gigabytes": (image_graphs.of_a_hundred_gigabytes, "more than the 1024 MiB"),
+    "a hundred gigabytes at last": (image_graphs.of_a_hundred_gigabytes_at_last, "more than the 1024 MiB"),
+    "a growing loop": (image_graphs.of_a_growing_loop, "more than the 1024 MiB"),
+    "a long loop": (image_graphs.of_a_long_loop, "has not ended after"),
+}
+
+
+@pytest.mark.parametrize("case", EXTERNAL)
+def test_data_outside_its_folder_is_refused(case: str, tmp_path: Path) -> None:
+    make, said = EXTERNAL[case]
+    assert _matches(said, refused(tmp_path, make(tmp_path / "given"), "--as", "classify"))
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_what_no_service_runs_is_refused(case: str, tmp_path: Path) -> None:
+    make, said = STRANGE[case]
+    assert _matches(said, refused(tmp_path, make(tmp_path / "given"), "--as", "classify"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", GREEDY)
+def test_what_takes_memory_or_time_is_refused(case: str, tmp_path: Path) -> None:
+    make, said = GREEDY[case]
+    assert _matches(said, refused(tmp_path, make(tmp_path / "given"), "--as", "classify"))
+
+
+def _matches(pattern: str, sentence: str) -> str:
+    assert re.search(pattern, sentence), sentence
+    return sentence
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    pipe, folder = tmp_path / "pipe.onnx", tmp_path / "folder.onnx"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    for file in (pipe, folder, tmp_path / "absent.onnx", Path("/dev/zero")):
+        assert file.name in refused(tmp_path, file)
+
+
+def two_outputs() -> ImageGraph:
+    after = [helper.make_node("Identity", ["plain"], ["scores"]), helper.make_node("Neg", ["plain"], ["against"])]
+    return ImageGraph(after=after, more_outputs=[value("against", image_graphs.FLOAT, ["batch", image_graphs.OUTPUTS])])
+
+
+@pytest.mark.parametrize(
+    ("graph", "options", "said"),
+    [
+        (ImageGraph(side="any"), [], "image_size"),
+        (ImageGraph(), ["--set", "image_size=32"], r"image_size|\(batch, 3, 16, 16\)"),
+        (ImageGraph(), ["--set", "image_size=zero"], "image_size"),
+        (ImageGraph(), ["--set", "mean=1,2"], "mean"),
+        (ImageGraph(), ["--set", "std=0,0,0"], "std"),
+        (ImageGraph(), ["--set", "mean=nan,nan,nan"], "mean"),
+        (ImageGraph(), ["--set", "fit=stretch"], "fit.*crop"),
+        (ImageGraph(), ["--set", "interpolation=nearest"], "interpolation.*bicubic"),
+        (ImageGraph(), ["--set", "heads=4"], "heads"),
+        (ImageGraph(), ["--set", "output=plain"], "output.*scores"),
+        (two_outputs(), [], "output.*(scores.*against|against.*scores)"),
+        (ImageGraph(), ["--as", "actions"], "classify.*embed"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(graph: ImageGraph, options: list[str], said: str, tmp_path: Path) -> None:
+    file = graph.write(tmp_path / "given/model.onnx")
+    chosen = options if "--as" in options else ["--as", "classify", *options]
+    assert _matches(said, refused(tmp_path, file, *chosen))
+
+
+def test_an_encoder_that_looks_like_depth_is_shown_the_way(tmp_path: Path) -> None:
+    """A plane of numbers of open sides, as transformers export the vectors of all tokens."""
+    after = [helper.make_node("Unsqueeze", ["plain", "first"], ["scores"])]
+    graph = ImageGraph(after=after, weights=[constant("first", [1])], shape=["batch", "tokens", "width"])
+    file = graph.write(tmp_path / "given/model.onnx")
+    assert "--as embed" in refused(tmp_path, file)
+    assert _matches(r"scores.*has no row of numbers", refused(tmp_path, file, "--set", "output=scores"))
+
+
+def test_labels_must_be_as_many_as_the_scores(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\ndog\nfox\n")
+    said = refused(tmp_path, ImageGraph().write(tmp_path / "given/model.onnx"), "--as", "classify", "--labels", str(labels))
+    assert _matches("3.*4|4.*3", said)
+
+
+def test_an_encoder_takes_no_labels(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\ndog\nfox\nowl\n")
+    said = refused(tmp_path, ImageGraph().write(tmp_path / "given/model.onnx"), "--as", "embed", "--labels", str(labels))
+    assert "an encoder has none" in said
