@@ -22,7 +22,7 @@ from pathlib import Path
 from shutil import copytree
 from typing import Literal, get_args
 
-import httpx
+import httpx2
 import numpy as np
 import psutil
 import torch
@@ -145,7 +145,7 @@ def _print(told: VideoActions, seconds: float, most: dict[str, float], workers: 
 
 def _watch(pids: set[int]) -> dict[str, float]:
     """Figures of the worker; nothing while it does not answer. pids: what has been the worker."""
-    with suppress(psutil.Error, httpx.HTTPError, ValueError):
+    with suppress(psutil.Error, httpx2.HTTPError, ValueError):
         if (worker := watching.worker()) is not None:
             pids.add(worker.pid)
             return _figures(worker)
@@ -155,7 +155,7 @@ def _watch(pids: set[int]) -> dict[str, float]:
 def _figures(worker: psutil.Process) -> dict[str, float]:
     [port] = [one.laddr.port for one in psutil.net_connections("inet") if (one.pid, one.status) == (worker.pid, "LISTEN")]
     figures = {"bytes": float(worker.memory_info().rss)}
-    for line in httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text.splitlines():
+    for line in httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text.splitlines():
         if line.startswith("opsin_worker_last_progress_age_seconds "):
             figures["silent"] = float(line.split()[-1])
         for stage in STAGES:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import av
-import httpx
+import httpx2
 import numpy as np
 import torch
 from rich.console import Console
@@ -265,7 +265,7 @@ def overlap(ground: Ground) -> list[Figure]:
 
 def _asked(url: str, video: bytes, views: int) -> None:
     asked = {"views": views, "crops": 1}
-    httpx.post(f"{url}/v1/classify", files={"video": video}, data=asked, timeout=REQUEST_SECONDS).raise_for_status()
+    httpx2.post(f"{url}/v1/classify", files={"video": video}, data=asked, timeout=REQUEST_SECONDS).raise_for_status()
 
 
 def reversible(ground: Ground) -> list[Figure]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 from rich.console import Console
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -124,7 +124,7 @@ def passed(folder: Path) -> tuple[list[str], list[str]]:
     """The files that a warm classification touches, and its hand-overs, in their order."""
     reference.write_pictures(folder / "pictures")
     image = next((folder / "pictures").iterdir()).read_bytes()
-    with watched_service(folder) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with watched_service(folder) as url, httpx2.Client(base_url=url, timeout=60) as client:
 
         def classify() -> None:
             client.post("/v1/classify", content=image, headers={"Content-Type": "image/jpeg"}).raise_for_status()

@@ -37,7 +37,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 from PIL import Image
 
@@ -97,7 +97,7 @@ class Figures:
 class Asking:
     def __init__(self, url: str, metrics: str) -> None:
         self._metrics = metrics
-        self.http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=httpx.Limits(max_connections=1000))
+        self.http = httpx2.AsyncClient(base_url=url, timeout=TIMEOUT, limits=httpx2.Limits(max_connections=1000))
         self._image = noise_image()
         self._seeds = count()
 

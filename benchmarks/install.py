@@ -18,7 +18,7 @@ import venv
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx
+import httpx2
 
 from benchmarks import machine
 
@@ -90,10 +90,10 @@ def first_answer(programs: Path, folder: Path, cache: Path) -> str:
             while service.poll() is None and time.monotonic() < until:
                 try:
                     url = f"http://127.0.0.1:{port}/v1/classify?model=flags"
-                    answer = httpx.post(url, content=PICTURE.read_bytes(), timeout=START_SECONDS)
+                    answer = httpx2.post(url, content=PICTURE.read_bytes(), timeout=START_SECONDS)
                     if answer.is_success:
                         return str(answer.json()["results"][0]["predictions"][0]["label"])
-                except httpx.TransportError:
+                except httpx2.TransportError:
                     pass
                 time.sleep(0.05)
             raise RuntimeError("the service did not answer")

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import redis
 from rich.console import Console
@@ -153,7 +153,7 @@ def items(queue: Queue, pictures: Path, console: Console) -> None:
 
     async def ask() -> None:
         left = iter(range(REQUESTS))
-        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None)) as client:
+        async with httpx2.AsyncClient(timeout=60, limits=httpx2.Limits(max_connections=None)) as client:
 
             async def client_of(name: str, key: str, number: int) -> None:
                 for _ in left:
@@ -178,7 +178,7 @@ def rate(queue: Queue, console: Console) -> None:
     until = time.monotonic() + RATE_S
 
     async def ask() -> None:
-        async with httpx.AsyncClient(timeout=60, headers={"X-API-Key": key}) as client:
+        async with httpx2.AsyncClient(timeout=60, headers={"X-API-Key": key}) as client:
 
             async def client_of(url: str) -> None:
                 while time.monotonic() < until:
@@ -231,8 +231,8 @@ def _free_port() -> int:
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health/ready", timeout=5).is_success
-    except httpx.HTTPError:
+        return httpx2.get(f"{url}/health/ready", timeout=5).is_success
+    except httpx2.HTTPError:
         return False
 
 

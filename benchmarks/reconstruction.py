@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -228,7 +228,7 @@ def _rate(url: str, scenes: Sequence[Files], seconds: float, clients: int) -> fl
 
     def ask_until_the_end(number: int) -> int:
         done = 0
-        with httpx.Client(base_url=url, timeout=600) as http:
+        with httpx2.Client(base_url=url, timeout=600) as http:
             while time.monotonic() < ends:
                 files = scenes[(number + done) % len(scenes)]
                 camera = {"fov": FOV} if "depth" in files else {}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from opsin.cli.own_service import own_service
 
@@ -35,7 +35,7 @@ def _await_measured(url: str) -> None:
     """A bundle that nobody has measured is measured while nothing runs; until then nobody asks it and its speed is unknown."""
     until = time.monotonic() + MEASURED_SECONDS
     while time.monotonic() < until:
-        bundles = httpx.get(f"{url}/v1/status", timeout=60).raise_for_status().json()["bundles"]
+        bundles = httpx2.get(f"{url}/v1/status", timeout=60).raise_for_status().json()["bundles"]
         if bundles and all(bundle["items_per_second"] > 0 for bundle in bundles):
             return
         time.sleep(0.2)

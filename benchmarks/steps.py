@@ -33,7 +33,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import psutil
 from PIL import Image
@@ -75,7 +75,7 @@ class Asking:
 
     def __init__(self, url: str, metrics: str) -> None:
         self._metrics = metrics
-        self.http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=httpx.Limits(max_connections=1000))
+        self.http = httpx2.AsyncClient(base_url=url, timeout=TIMEOUT, limits=httpx2.Limits(max_connections=1000))
         self._numbers = count()
 
     async def toy(self, total: int) -> float:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import av
-import httpx
+import httpx2
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -142,7 +142,7 @@ def answered(url: str, content: bytes, media_type: str, query: Mapping[str, Any]
     warm, end = time.monotonic() + WARM, time.monotonic() + WARM + seconds
 
     def ask() -> None:
-        with httpx.Client(timeout=120) as client:
+        with httpx2.Client(timeout=120) as client:
             while time.monotonic() < end:
                 client.post(url, params=query, content=content, headers={"Content-Type": media_type}).raise_for_status()
                 came.append(time.monotonic())

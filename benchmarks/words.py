@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import httpx
+import httpx2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -131,7 +131,7 @@ def labels(ground: Ground) -> list[Figure]:
         ]
 
 
-def _recalled(ground: Ground, client: httpx.Client, name: str, length: int, templates: Sequence[str]) -> Figure:
+def _recalled(ground: Ground, client: httpx2.Client, name: str, length: int, templates: Sequence[str]) -> Figure:
     """length: words of a label."""
     rounds, labels = Rounds(), pairs.labels(LABELS * (ground.rounds + 1), length)
     for number in range(ground.rounds + 1):
@@ -149,7 +149,7 @@ def _recalled(ground: Ground, client: httpx.Client, name: str, length: int, temp
     return rounds.figure(name, "≥ 0.8")
 
 
-def _took(client: httpx.Client, form: Sequence[Any], known: int) -> float:
+def _took(client: httpx2.Client, form: Sequence[Any], known: int) -> float:
     """Seconds of one request, so many of whose labels are recalled. Raises RuntimeError if others were."""
     began = time.perf_counter()
     answer = client.post("/v1/zero-shot", files=form).raise_for_status()
@@ -177,7 +177,7 @@ def lengths(ground: Ground) -> list[Figure]:
     return [rounds.figure(name, "≥ 0.75")]
 
 
-def _texts_per_second(client: httpx.Client, texts: Sequence[str]) -> float:
+def _texts_per_second(client: httpx2.Client, texts: Sequence[str]) -> float:
     def ask(first: int) -> None:
         body = {"texts": list(texts[first : first + TEXTS]), "encoding": "base64"}
         client.post("/v1/embed", json=body).raise_for_status()
@@ -197,7 +197,7 @@ def cached(ground: Ground) -> list[Figure]:
     name, rounds = f"cached: /v1/zero-shot with {CACHED_LABELS} known labels ÷ /v1/embed", Rounds()
     with service.running(ground.pair.folder) as url:
         targets = {task: f"{url}/v1/{task}?{urlencode(options)}" for task, options in asked.items()}
-        httpx.post(targets["zero-shot"], files={"image": ground.jpegs[0]}, timeout=REQUEST_SECONDS).raise_for_status()
+        httpx2.post(targets["zero-shot"], files={"image": ground.jpegs[0]}, timeout=REQUEST_SECONDS).raise_for_status()
         for number in range(1, ground.rounds + 1):
             turns = list(targets) if number % 2 else list(reversed(targets))
             rates = {task: _burst(ground, targets[task], CLIENTS[-1]) for task in turns}
@@ -286,7 +286,7 @@ def _vector(asked: Asked) -> NDArray[np.float32]:
     """The first vector of the first answer, (dim,)."""
     url, folder, media_type = asked
     body = (folder / "000.jpg").read_bytes()
-    answer = httpx.post(url, content=body, headers={"Content-Type": media_type}, timeout=REQUEST_SECONDS).raise_for_status().json()
+    answer = httpx2.post(url, content=body, headers={"Content-Type": media_type}, timeout=REQUEST_SECONDS).raise_for_status().json()
     encoded = answer["data"][0]["embedding"] if "data" in answer else answer["embeddings"][0]
     return np.frombuffer(base64.b64decode(encoded), "<f4")
 
@@ -329,9 +329,9 @@ PARTS: Mapping[str, Callable[[Ground], list[Figure]]] = {
 
 
 @contextmanager
-def _asking(ground: Ground, threads: int) -> Iterator[httpx.Client]:
+def _asking(ground: Ground, threads: int) -> Iterator[httpx2.Client]:
     """A client of a service whose worker has so many threads, and as many slots."""
-    with service.running(ground.pair.folder, threads=threads) as url, httpx.Client(base_url=url, timeout=REQUEST_SECONDS) as client:
+    with service.running(ground.pair.folder, threads=threads) as url, httpx2.Client(base_url=url, timeout=REQUEST_SECONDS) as client:
         yield client
 
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -111,8 +111,8 @@ def http() -> str:
 
 
 async def openapi() -> dict[str, Any]:
-    transport = httpx.ASGITransport(app=create_app(Settings(redis_url=NOBODY)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+    transport = httpx2.ASGITransport(app=create_app(Settings(redis_url=NOBODY)))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
         return dict((await client.get("/openapi.json")).json())
 
 

@@ -1,6 +1,6 @@
 """The front door of Opsin: the `opsin` command and the client.
 
-`from opsin import Client` reads httpx and numpy only when it is asked for, so that `import opsin` and `opsin --help` stay instant.
+`from opsin import Client` reads httpx2 and numpy only when it is asked for, so that `import opsin` and `opsin --help` stay instant.
 """
 
 from importlib import import_module

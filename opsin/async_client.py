@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-import httpx
+import httpx2
 
 from opsin import classification, embedding, results, zero_shot
 from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_call, video_actions
@@ -344,7 +344,7 @@ class AsyncClient:
         """The limits of requests for these images: those of several are asked for."""
         return limits_of(await self.models(), tasks) if several(images) and len(images) > 1 else ONE  # type: ignore[arg-type]
 
-    async def _exchange_chunks(self, chunks: Iterator[Chunk]) -> AsyncIterator[httpx.Response]:
+    async def _exchange_chunks(self, chunks: Iterator[Chunk]) -> AsyncIterator[httpx2.Response]:
         """The answers to requests, one after the other."""
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
             try:

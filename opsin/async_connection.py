@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
+import httpx2
 
-from opsin.calls import Budget, Call, checked, transport_error
+from opsin.calls import TRANSPORT_ERRORS, Budget, Call, checked, transport_error
 from opsin.service import Headers, opened, with_key
 
 
@@ -16,13 +16,13 @@ class AsyncConnection:
 
     def __init__(self, url: str | None, api_key: str | None, timeout: float, retries: int, headers: Headers | None) -> None:
         self.timeout, self._retries = timeout, retries
-        self.http = opened(httpx.AsyncClient, url, with_key(headers, api_key))
+        self.http = opened(httpx2.AsyncClient, url, with_key(headers, api_key))
 
     @property
     def url(self) -> str:
         return str(self.http.base_url).rstrip("/")
 
-    async def exchange(self, call: Call) -> httpx.Response:
+    async def exchange(self, call: Call) -> httpx2.Response:
         """Raises OpsinError."""
         budget = Budget(self.timeout if call.timeout is None else call.timeout, self._retries)
         while True:
@@ -32,9 +32,9 @@ class AsyncConnection:
                 return checked(response)
             await asyncio.sleep(pause)
 
-    async def send(self, call: Call, timeout: float) -> httpx.Response:
+    async def send(self, call: Call, timeout: float) -> httpx2.Response:
         """Send it once. Raises DeadlinePassed and Unreachable."""
         try:
             return await self.http.request(**call.arguments(timeout))
-        except httpx.HTTPError as error:
+        except TRANSPORT_ERRORS as error:
             raise transport_error(error, self.url, timeout) from error

@@ -17,10 +17,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-import httpx
-
 from opsin.async_connection import AsyncConnection
-from opsin.calls import Call, understood
+from opsin.calls import TRANSPORT_ERRORS, Call, understood
 from opsin.errors import DeadlinePassed, Unavailable, Unreachable
 from opsin.events import PAUSE_S, Event, JobStatus, Patience, Reading, job_status, named
 
@@ -65,7 +63,7 @@ class AsyncJob(Generic[T]):
                             reading.refused(response)
                     if response.is_success and not reading.ended:
                         reading.closed(await self.status())
-                except (httpx.HTTPError, Unreachable, Unavailable) as error:
+                except (*TRANSPORT_ERRORS, Unreachable, Unavailable) as error:
                     reading.broken(error, self._service.url)
                 if not reading.ended:
                     await asyncio.sleep(reading.pause_s)

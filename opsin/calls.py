@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 
-from opsin.errors import DeadlinePassed, Failed, OpsinError, Unreachable, of_status
+from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unreachable, of_status
 
 T = TypeVar("T")
 
@@ -27,6 +27,10 @@ FIRST_PAUSE = 0.5
 """Seconds before the first retry where the service gives no Retry-After; doubled each time."""
 MOST_RETRY_AFTER = 3600.0
 """Seconds that a Retry-After may ask for: who asks again once an hour is no burden."""
+
+
+TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL)
+"""Exceptions of httpx2 where no response comes. None of them reaches a caller of the client."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Call:
         return replace(self, headers=headers, timeout=None, later=True)
 
     def arguments(self, timeout: float) -> dict[str, Any]:
-        """For `httpx.Client.request`. One picture alone is the body itself, several are a multipart form."""
+        """For `httpx2.Client.request`. One picture alone is the body itself, several are a multipart form."""
         told = f"{min(max(timeout, 0.001), LONGEST_S):.3f}"
         arguments: dict[str, Any] = {
             "method": self.method,
@@ -94,7 +98,7 @@ class Budget:
     def left(self) -> float:
         return max(self._ends - time.monotonic(), 0.001)
 
-    def pause_before_retry(self, response: httpx.Response) -> float | None:
+    def pause_before_retry(self, response: httpx2.Response) -> float | None:
         """Seconds to wait before sending again; None if this response is the last word."""
         if response.status_code not in (429, 503) or not self._retries or problem_of(response).is_lasting:
             return None
@@ -142,18 +146,18 @@ def check_names(method: str, options: Iterable[str], table: type[Any]) -> None:
         raise TypeError(f"{method}: no option {unknown[0]!r}; the options are {', '.join(table.__annotations__)}")
 
 
-def checked(response: httpx.Response) -> httpx.Response:
+def checked(response: httpx2.Response) -> httpx2.Response:
     if response.is_success:
         return response
     raise problem_of(response)
 
 
-def understood(response: httpx.Response, read: Callable[[Any], T]) -> T:
+def understood(response: httpx2.Response, read: Callable[[Any], T]) -> T:
     """Read an answer's JSON with `read`. Raises Failed for what Opsin never answers: something else listens there."""
     return interpreted(response, lambda answer: read(answer.json()))
 
 
-def interpreted(response: httpx.Response, read: Callable[[httpx.Response], T]) -> T:
+def interpreted(response: httpx2.Response, read: Callable[[httpx2.Response], T]) -> T:
     """Return what `read` makes of an answer of any kind. Raises Failed as `understood` does."""
     try:
         return read(response)
@@ -169,7 +173,7 @@ def id_of_job(accepted: Mapping[str, Any]) -> str:
     return str(accepted["id"])
 
 
-def problem_of(response: httpx.Response) -> OpsinError:
+def problem_of(response: httpx2.Response) -> OpsinError:
     """The error of a response: its problem document, or its bare text where a proxy answered in the service's place."""
     try:
         told = response.json()
@@ -188,7 +192,7 @@ def problem_of(response: httpx.Response) -> OpsinError:
     )
 
 
-def retry_after(response: httpx.Response) -> float | None:
+def retry_after(response: httpx2.Response) -> float | None:
     """Seconds; None where the response names no number of them."""
     try:
         asked = float(response.headers["Retry-After"])
@@ -197,8 +201,11 @@ def retry_after(response: httpx.Response) -> float | None:
     return None if math.isnan(asked) else min(max(0.0, asked), MOST_RETRY_AFTER)
 
 
-def transport_error(error: httpx.HTTPError, url: str, timeout: float) -> OpsinError:
-    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+def transport_error(error: httpx2.HTTPError | httpx2.InvalidURL, url: str, timeout: float) -> OpsinError:
+    """Return the error of a request without a response; `error` is one of `TRANSPORT_ERRORS`."""
+    if isinstance(error, httpx2.InvalidURL):
+        return Refused(f"{url}: a request with so long an id, name or option cannot be sent ({error})")
+    if isinstance(error, httpx2.TimeoutException) and not isinstance(error, httpx2.ConnectTimeout):
         return DeadlinePassed(f"{url}: no answer within {timeout:.3g} s")
-    hint = "; is `opsin serve` running? OPSIN_URL names another address" if isinstance(error, httpx.ConnectError) else ""
+    hint = "; is `opsin serve` running? OPSIN_URL names another address" if isinstance(error, httpx2.ConnectError) else ""
     return Unreachable(f"{url}: no answer ({str(error) or type(error).__name__}){hint}")

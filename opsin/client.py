@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-import httpx
+import httpx2
 
 from opsin import classification, embedding, results, zero_shot
 from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_call, video_actions
@@ -337,7 +337,7 @@ class Client:
         """The limits of requests for these images: those of several are asked for."""
         return limits_of(self.models(), tasks) if several(images) and len(images) > 1 else ONE  # type: ignore[arg-type]
 
-    def _exchange_chunks(self, chunks: Iterator[Chunk]) -> Iterator[httpx.Response]:
+    def _exchange_chunks(self, chunks: Iterator[Chunk]) -> Iterator[httpx2.Response]:
         """The answers to requests, one after the other."""
         while (chunk := next(chunks, None)) is not None:
             try:

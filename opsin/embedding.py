@@ -18,7 +18,7 @@ from opsin.errors import Failed
 from opsin.pictures import Picture
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
     from numpy.typing import NDArray
 
 TASKS = ("embed", "zero-shot", "autoencode")
@@ -131,26 +131,26 @@ def text_calls(texts: str | Sequence[str], asked: EmbedOptions) -> Iterator[Chun
         yield Chunk(replace(empty, json={"texts": some}), first, len(some), len(listed))
 
 
-def of_images(response: httpx.Response) -> Embeddings:
+def of_images(response: httpx2.Response) -> Embeddings:
     """Read an answer in NPY."""
     vectors = np.load(BytesIO(response.content), allow_pickle=False)
     return Embeddings(_float32(vectors, 2), "image", 0, *_model(response))
 
 
-def of_tokens(response: httpx.Response) -> TokenEmbeddings:
+def of_tokens(response: httpx2.Response) -> TokenEmbeddings:
     """Read an answer in NPZ."""
     with np.load(BytesIO(response.content), allow_pickle=False) as arrays:
         return TokenEmbeddings(_float32(arrays["vectors"], 3), arrays["sizes"], arrays["owners"], *_model(response))
 
 
-def of_texts(response: httpx.Response) -> Embeddings:
+def of_texts(response: httpx2.Response) -> Embeddings:
     """Read an answer in JSON, its vectors in base64."""
     answer = response.json()
     rows = [np.frombuffer(base64.b64decode(vector), "<f4") for vector in answer["embeddings"]]
     return Embeddings(_float32(np.stack(rows), 2), "text", answer["truncated"], answer["model"], answer["version"])
 
 
-def reader(texts: object, output: Output) -> Callable[[httpx.Response], Any]:
+def reader(texts: object, output: Output) -> Callable[[httpx2.Response], Any]:
     """Return the function that reads answers to requests for images (texts is None) or for texts."""
     if texts is not None:
         return of_texts
@@ -173,7 +173,7 @@ def _empty_call(asked: EmbedOptions, more: dict[str, str], accept: str) -> Call:
     return call_of("/v1/embed", {**asked, **more}, accept=accept)
 
 
-def _model(response: httpx.Response) -> tuple[str, str]:
+def _model(response: httpx2.Response) -> tuple[str, str]:
     name, _, version = response.headers["X-Model"].partition("@")
     return name, version
 

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 
 from opsin.calls import problem_of, retry_after, transport_error
-from opsin.errors import DeadlinePassed, Failed, OpsinError, Unavailable, Unreachable
+from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
 
 EVENT_STREAM = "text/event-stream"
 LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
@@ -107,11 +107,11 @@ class Reading:
         self._patience = Patience()
 
     def request(self) -> dict[str, Any]:
-        """Arguments of `httpx.Client.stream`."""
+        """Arguments of `httpx2.Client.stream`."""
         headers = {"Last-Event-ID": str(self._last_id)}
-        return {"method": "GET", "url": self._path, "headers": headers, "timeout": httpx.Timeout(SILENCE_S)}
+        return {"method": "GET", "url": self._path, "headers": headers, "timeout": httpx2.Timeout(SILENCE_S)}
 
-    def opened(self, response: httpx.Response) -> None:
+    def opened(self, response: httpx2.Response) -> None:
         """Raises Failed for what is no stream of events."""
         self.pause_s = PAUSE_S
         self.ended = response.status_code == NO_CONTENT
@@ -121,7 +121,7 @@ class Reading:
         self._fields, self._pieces = {}, []
         self._empty = self._silent = True
 
-    def refused(self, response: httpx.Response) -> None:
+    def refused(self, response: httpx2.Response) -> None:
         """The same request may succeed later. Raises what will not change by itself, or has not for long."""
         error = problem_of(response)
         if response.status_code not in (429, 502, 503, 504):
@@ -129,10 +129,13 @@ class Reading:
         self.pause_s = min(max(PAUSE_S, retry_after(response) or 0.0), PATIENCE_S)
         self._patience.lost(error)
 
-    def broken(self, error: httpx.HTTPError | OpsinError, url: str) -> None:
-        """Raises Unreachable or DeadlinePassed once the service at `url` has been away for long."""
+    def broken(self, error: httpx2.HTTPError | httpx2.InvalidURL | OpsinError, url: str) -> None:
+        """Raises Unreachable or DeadlinePassed once the service at `url` has been away for long, and Refused at once."""
         self.pause_s = PAUSE_S
-        self._patience.lost(transport_error(error, url, SILENCE_S) if isinstance(error, httpx.HTTPError) else error)
+        found = error if isinstance(error, OpsinError) else transport_error(error, url, SILENCE_S)
+        if isinstance(found, Refused):
+            raise found
+        self._patience.lost(found)
 
     def closed(self, status: JobStatus) -> None:
         """A stream ended well without a last event: with its gateway, or because that event was read before this reading began.

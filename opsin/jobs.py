@@ -16,9 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-import httpx
-
-from opsin.calls import Call, understood
+from opsin.calls import TRANSPORT_ERRORS, Call, understood
 from opsin.connection import Connection
 from opsin.errors import DeadlinePassed, Unavailable, Unreachable
 from opsin.events import PAUSE_S, Event, JobStatus, Patience, Reading, job_status, named
@@ -63,7 +61,7 @@ class Job(Generic[T]):
                             reading.refused(response)
                     if response.is_success and not reading.ended:
                         reading.closed(self.status())
-                except (httpx.HTTPError, Unreachable, Unavailable) as error:
+                except (*TRANSPORT_ERRORS, Unreachable, Unavailable) as error:
                     reading.broken(error, self._service.url)
                 if not reading.ended:
                     time.sleep(reading.pause_s)

@@ -29,7 +29,7 @@ from opsin.cli.options import Url, positive
 from opsin.cli.screen import screen
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
     from opsin.calls import Call
     from opsin.connection import Connection
@@ -235,7 +235,7 @@ class _Work:
             return of_options or gone or (error.status == 404 and error.title != UNKNOWN_MODEL)
         return error.status in HOPELESS or (alone and (of_options or error.field == "Accept"))
 
-    def _exchange(self, call: Call) -> httpx.Response:
+    def _exchange(self, call: Call) -> httpx2.Response:
         """Asked again and again while the service has no room or is away. Raises OpsinError."""
         from opsin.errors import OpsinError, Unavailable, Unreachable
 
@@ -269,7 +269,7 @@ class _Work:
             raise Unreachable("the batch has ended")
 
 
-def _read(response: httpx.Response) -> tuple[dict[str, Any], File | None]:
+def _read(response: httpx2.Response) -> tuple[dict[str, Any], File | None]:
     """An answer in JSON, or a file with what the head tells of it."""
     media_type = response.headers.get("Content-Type", "").partition(";")[0]
     if media_type == "application/json":

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import httpx
+import httpx2
 
 from opsin.async_client import AsyncClient
 
@@ -83,12 +83,12 @@ def compare(
 ) -> dict[str, Burst]:
     """Measure each merge option of `model` (`name@version`) for `rounds` rounds of `seconds`, in turn: a drifting machine favours none.
 
-    One round of each goes before to warm up; `tick` is called after every round. Raises OpsinError or httpx.HTTPError if a request fails.
+    One round of each goes before to warm up; `tick` is called after every round. Raises OpsinError or httpx2.HTTPError if a request fails.
     """
 
     async def measure() -> dict[str, Burst]:
         measured: dict[str, list[Round]] = {merge: [] for merge in merges}
-        async with AsyncClient(url) as client, httpx.AsyncClient(base_url=url) as http:
+        async with AsyncClient(url) as client, httpx2.AsyncClient(base_url=url) as http:
             for number, merge in itertools.product(range(rounds + 1), merges):
                 before = await _network(http, model)
                 answered, elapsed = await _ask(client, model, pictures, merge, seconds)
@@ -115,7 +115,7 @@ async def _ask(client: AsyncClient, model: str, pictures: Sequence[bytes], merge
     return sum(counts), time.perf_counter() - start
 
 
-async def _network(http: httpx.AsyncClient, model: str) -> Network:
+async def _network(http: httpx2.AsyncClient, model: str) -> Network:
     """Since the queue was started."""
     name, _, version = model.partition("@")
     response = (await http.get(f"/v2/models/{name}/versions/{version}/stats")).raise_for_status()

@@ -175,13 +175,13 @@ def show_throughput(client: Client, model: Model, pictures: list[Path], seconds:
 
 def show_addresses(url: str, console: Console, keep: bool) -> None:
     """Read the API's documentation and the metrics, and print where they are: here if this service stays up, else at the usual address."""
-    import httpx
+    import httpx2
 
     console.print()
     for name, path in (("API docs", "/docs"), ("Metrics", "/metrics")):
         try:
-            httpx.get(url + path, timeout=10).raise_for_status()
-        except httpx.HTTPError as error:
+            httpx2.get(url + path, timeout=10).raise_for_status()
+        except httpx2.HTTPError as error:
             raise Failure(f"demo: {url}{path}: {error}") from error
         console.print(f"{name:<9} {url if keep else USUAL}{path}")
     serves, asks = ("opsin serve", "opsin") if CHECKOUT is None else ("make serve", ".venv/bin/opsin")

@@ -26,7 +26,7 @@ from server.settings import OPEN, Settings
 from server.telemetry import logs
 
 KEEP_ALIVE = 20
-"""Seconds for which a connection may idle. Clients keep theirs for less (httpx 5 s, aiohttp 15 s): it is they who close, since a request
+"""Seconds for which a connection may idle. Clients keep theirs for less (httpx2 5 s, aiohttp 15 s): it is they who close, since a request
 that comes in the moment in which the gateway closes is lost."""
 LINGER = 1
 """Seconds that a slow reader gets to fetch its last response."""

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import av
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -44,7 +44,7 @@ ANSWER = {"id": "x", "video": {"width": 320, "height": 240, "fps": 15.0, "frames
 
 def ask(
     gateway: Gateway, headers: dict[str, str] | None = None, video: bytes | None = None, tracks: Any = None, **options: Any
-) -> httpx.Response:
+) -> httpx2.Response:
     files = {} if video is None else {"video": ("clip", video)}
     if tracks is not None:
         files["tracks"] = ("tracks", tracks if isinstance(tracks, bytes) else json.dumps(tracks).encode())

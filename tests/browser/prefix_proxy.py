@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import httpx
+import httpx2
 
 from tests.harness.http import Quiet, serving
 
@@ -26,7 +26,7 @@ def proxied(target: str, prefix: str) -> Iterator[str]:
                 return
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name: value for name, value in self.headers.items() if name.lower() not in {*HOP_BY_HOP, "host"}}
-            with httpx.stream(self.command, target + self.path.removeprefix(prefix), headers=headers, content=body, timeout=60) as answer:
+            with httpx2.stream(self.command, target + self.path.removeprefix(prefix), headers=headers, content=body, timeout=60) as answer:
                 self.send_response(answer.status_code)
                 for name, value in answer.headers.items():
                     if name.lower() not in HOP_BY_HOP:

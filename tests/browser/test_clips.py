@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, expect
@@ -88,7 +88,7 @@ def open_clips(page: Page, *files: FilePayload, model: str | None = None) -> Loc
 def asked(listener: Service, *files: FilePayload, **options: str) -> dict[str, object]:
     """The same answer of the API."""
     sent = {"video" if file["mimeType"].startswith("video") else "audio": (file["name"], file["buffer"]) for file in files}
-    answer = httpx.post(f"{listener.url}/v1/classify", files=sent, data=options, timeout=60)
+    answer = httpx2.post(f"{listener.url}/v1/classify", files=sent, data=options, timeout=60)
     result: dict[str, object] = answer.raise_for_status().json()["results"][0]
     return result
 
@@ -248,7 +248,7 @@ def test_a_new_run_ends_the_one_before(clips: Page, listener: Service) -> None:
         with clips.expect_request(lambda request: request.method == "DELETE"):
             panel.get_by_role("button", name="Two drawn figures").click()
     says(panel, "Done in")
-    state = httpx.get(f"{listener.url}/v1/jobs/{accepted.value.json()['id']}", timeout=60).json()["state"]
+    state = httpx2.get(f"{listener.url}/v1/jobs/{accepted.value.json()['id']}", timeout=60).json()["state"]
     assert state == "cancelled"
     expect(panel.locator(".id")).to_contain_text("mae-st@1")
 

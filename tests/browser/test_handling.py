@@ -7,7 +7,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from playwright.sync_api import BrowserContext, Dialog, Locator, Page, Route, ViewportSize, expect
 
@@ -185,7 +185,7 @@ def is_followed_again(page: Page, panel: Locator, step: str, given: str) -> None
 
 def test_without_bundles_it_says_where_they_are_looked_for_and_how_to_make_one(context: BrowserContext, tmp_path: Path) -> None:
     with serve(tmp_path) as service, quiet_page(context) as page:
-        eventually(lambda: httpx.get(f"{service.url}/v1/models").json()["folders"] == [str(tmp_path)], "the worker has told", 300)
+        eventually(lambda: httpx2.get(f"{service.url}/v1/models").json()["folders"] == [str(tmp_path)], "the worker has told", 300)
         page.goto(service.url)
         waiting = page.locator("#waiting")
         expect(waiting).to_contain_text(f"There is no bundle in {tmp_path}")

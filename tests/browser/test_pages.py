@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-import httpx
+import httpx2
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
@@ -23,7 +23,7 @@ LOADED = """() => Object.fromEntries([...performance.getEntriesByType("navigatio
 
 def test_the_pages_are_under_a_strict_policy(service: Service) -> None:
     for path in ("/", "/status"):
-        policy = httpx.get(service.url + path).headers["content-security-policy"]
+        policy = httpx2.get(service.url + path).headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
 
@@ -41,7 +41,7 @@ def test_a_tab_is_light_until_something_needs_three(context: BrowserContext, ser
 
 
 def test_tabs_follow_what_is_served(page: Page, service: Service) -> None:
-    models = httpx.get(f"{service.url}/v1/models").json()["models"]
+    models = httpx2.get(f"{service.url}/v1/models").json()["models"]
     served = {model["task"] for model in models if model["state"] == "ready"}
     titles = {"classify": "Classify", "inpaint": "Inpaint", "reconstruct": "3D", "actions": "Actions"}
     expect(page.get_by_role("tab")).to_have_text([*(title for task, title in titles.items() if task in served), "Clips and sound", "Words"])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import trimesh
@@ -124,7 +124,7 @@ def test_what_was_stopped_is_stopped_in_the_service_too(page: Page, service: Ser
     expect(panel.locator("p.line")).to_contain_text("Stopped at level")
     idle = {"queued": 0, "running": 0}
     eventually(
-        lambda: httpx.get(f"{service.url}/v1/status").json()["jobs"] == idle, "the work has ended in the service, too", PATIENCE_MS / 1000
+        lambda: httpx2.get(f"{service.url}/v1/status").json()["jobs"] == idle, "the work has ended in the service, too", PATIENCE_MS / 1000
     )
 
 
@@ -133,9 +133,9 @@ def test_what_the_service_keeps_is_removed_when_the_page_is_left(page: Page, ser
     with page.expect_response("**/v1/reconstruct") as accepted:
         run(panel)
     job = service.url + accepted.value.headers["location"]
-    assert httpx.get(job).json()["state"] == "done"
+    assert httpx2.get(job).json()["state"] == "done"
     page.goto(f"{service.url}/status")
-    eventually(lambda: httpx.get(job).status_code == 404, "the job is gone")
+    eventually(lambda: httpx2.get(job).status_code == 404, "the job is gone")
 
 
 def test_a_picture_and_its_depth_may_be_chosen_together_or_one_by_one(page: Page) -> None:

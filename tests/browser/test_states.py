@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -71,7 +71,7 @@ def look(page: Page, state: str) -> None:
 def stand_in_line(service: Service) -> None:
     """Jobs that stand before the page's in the queue, while the worker stands still."""
     for _ in range(AHEAD):
-        httpx.post(
+        httpx2.post(
             f"{service.url}/v1/classify?model=flags", content=BRAZIL, headers={"Prefer": "respond-async"}, timeout=60
         ).raise_for_status()
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -115,7 +115,7 @@ def by_cosine(speaker: Service, names: list[str], model: str, text: str) -> tupl
 
 def vectors(speaker: Service, model: str, files: list[tuple[str, bytes]] | None = None, **fields: str) -> NDArray[np.float32]:
     form = {name: (None, value) for name, value in fields.items()}
-    answer = httpx.post(f"{speaker.url}/v1/embed?model={model}&encoding=base64", files=files or form, timeout=60)
+    answer = httpx2.post(f"{speaker.url}/v1/embed?model={model}&encoding=base64", files=files or form, timeout=60)
     return np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in answer.raise_for_status().json()["embeddings"]])
 
 
@@ -127,7 +127,7 @@ def test_scores_are_those_of_the_api(words: Page, speaker: Service) -> None:
     panel.get_by_role("button", name="Run").click()
     says(panel, "Done in")
     form = [("image", (playground.SAMPLES / "mug.png").read_bytes()), *(("label", (None, label)) for label in ("dog", "red car", "house"))]
-    answer = httpx.post(f"{speaker.url}/v1/zero-shot", files=form, timeout=60).raise_for_status().json()  # type: ignore[arg-type]
+    answer = httpx2.post(f"{speaker.url}/v1/zero-shot", files=form, timeout=60).raise_for_status().json()  # type: ignore[arg-type]
     predictions = answer["results"][0]["predictions"]
     expect(panel.locator(".bars .label")).to_have_text([one["label"] for one in predictions])
     scores = [f"{100 * one['score']:.{1 if one['score'] >= 0.1 else 2}f} % · cosine {one['cosine']:.2f}" for one in predictions]

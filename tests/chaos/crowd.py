@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import httpx2
 import numpy as np
 
 from tests.harness.pictures import picture
@@ -19,7 +19,7 @@ class Crowd:
     """`requests` requests by `clients` clients. Run it in a thread of its own with `start`, then `join`."""
 
     def __init__(self, url: str, requests: int, clients: int = 16) -> None:
-        self.answers: list[httpx.Response | httpx.HTTPError | None] = [None] * requests
+        self.answers: list[httpx2.Response | httpx2.HTTPError | None] = [None] * requests
         self.done = 0
         self._url = url
         self._clients = clients
@@ -37,21 +37,21 @@ class Crowd:
         """(requests, classes) in the order of the classes; fails naming the first request that was not answered."""
         rows = np.empty((len(self.answers), 10))
         for number, answer in enumerate(self.answers):
-            assert isinstance(answer, httpx.Response), f"request {number}: {answer!r}"
+            assert isinstance(answer, httpx2.Response), f"request {number}: {answer!r}"
             assert answer.status_code == 200, f"request {number}: {answer.status_code} {answer.text}"
             for prediction in answer.json()["results"][0]["predictions"]:
                 rows[number, prediction["index"]] = prediction["score"]
         return rows
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=120, limits=httpx.Limits(max_connections=self._clients)) as http:
+        with httpx2.Client(base_url=self._url, timeout=120, limits=httpx2.Limits(max_connections=self._clients)) as http:
 
             def ask(number: int) -> None:
                 try:
                     self.answers[number] = http.post(
                         "/v1/classify", content=self._pictures[number % KINDS], params={"top_k": 10}, headers={"X-Request-Timeout": "110"}
                     )
-                except httpx.HTTPError as error:
+                except httpx2.HTTPError as error:
                     self.answers[number] = error
                 with self._lock:
                     self.done += 1

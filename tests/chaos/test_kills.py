@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -108,9 +108,9 @@ def test_two_minutes_of_kills_cost_nobody_an_answer_by_what_ships(tmp_path: Path
         expected = {flag: labels(service.classify(flag.read_bytes())) for flag in flags}
         ended = threading.Event()
 
-        def ask(first: int) -> list[tuple[Path, httpx.Response]]:
+        def ask(first: int) -> list[tuple[Path, httpx2.Response]]:
             answers = []
-            with httpx.Client(base_url=service.url, timeout=120) as http:
+            with httpx2.Client(base_url=service.url, timeout=120) as http:
                 while not ended.is_set():
                     flag = flags[(first + len(answers)) % len(flags)]
                     answers.append((flag, http.post("/v1/classify", content=flag.read_bytes())))
@@ -132,7 +132,7 @@ def test_two_minutes_of_kills_cost_nobody_an_answer_by_what_ships(tmp_path: Path
     assert not [flag.name for flag, answer in answers if labels(answer) != expected[flag]]
 
 
-def labels(answer: httpx.Response) -> str:
+def labels(answer: httpx2.Response) -> str:
     """The best label."""
     label: str = answer.json()["results"][0]["predictions"][0]["label"]
     return label
@@ -141,7 +141,7 @@ def labels(answer: httpx.Response) -> str:
 def keep_asking(url: str, ended: threading.Event) -> list[int]:
     """Statuses, with the default deadline."""
     statuses = []
-    with httpx.Client(base_url=url, timeout=120) as http:
+    with httpx2.Client(base_url=url, timeout=120) as http:
         while not ended.is_set():
             statuses.append(http.post("/v1/classify", content=picture(len(statuses) % KINDS)).status_code)
     return statuses
@@ -161,7 +161,7 @@ def test_a_worker_frozen_in_mid_batch_costs_nobody_an_answer(tmp_path: Path) -> 
         wait(lambda: crowd.done >= 1, "batches are running")
         with frozen(service.children("worker")[0]):
             crowd.join()
-        assert [answer.status_code for answer in crowd.answers if isinstance(answer, httpx.Response)] == [200] * 48
+        assert [answer.status_code for answer in crowd.answers if isinstance(answer, httpx2.Response)] == [200] * 48
         eventually(lambda: nothing_waits(service), "the thawed worker's second answers are dropped, and nothing is left")
 
 
@@ -179,14 +179,14 @@ def test_a_frozen_worker_is_replaced(tiny: Bundle) -> None:
 def test_full_recovery_after_four_in_five_clients_have_left(tmp_path: Path) -> None:
     write_null(tmp_path, milliseconds=100)
     with serve(tmp_path) as service:
-        with httpx.Client(base_url=service.url, timeout=30) as http:
+        with httpx2.Client(base_url=service.url, timeout=30) as http:
             crowd = Crowd(service.url, 16, clients=16)
             crowd.start()
             for seed in range(64):
-                with pytest.raises(httpx.TimeoutException):
+                with pytest.raises(httpx2.TimeoutException):
                     http.post("/v1/classify", content=picture(seed), timeout=0.02)
             crowd.join()
-        assert [answer.status_code for answer in crowd.answers if isinstance(answer, httpx.Response)] == [200] * 16
+        assert [answer.status_code for answer in crowd.answers if isinstance(answer, httpx2.Response)] == [200] * 16
         eventually(lambda: nothing_waits(service), "nothing of those who left is left")
         assert service.classify(picture(1)).status_code == 200
 

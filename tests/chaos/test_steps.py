@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from PIL import Image
 
@@ -26,7 +26,7 @@ def picture(value: int) -> bytes:
 
 
 def submit(service: Service) -> str:
-    answer = httpx.post(
+    answer = httpx2.post(
         f"{service.url}/v1/classify", params={"model": "toy"}, content=picture(9), headers={"Prefer": "respond-async"}, timeout=30
     )
     assert answer.status_code == 202, answer.text
@@ -34,7 +34,7 @@ def submit(service: Service) -> str:
 
 
 def job(service: Service, id_: str) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{service.url}/v1/jobs/{id_}", timeout=30).json()
+    found: dict[str, Any] = httpx2.get(f"{service.url}/v1/jobs/{id_}", timeout=30).json()
     return found
 
 
@@ -51,8 +51,8 @@ def test_an_asynchronous_job_tells_its_steps_and_survives_the_death_of_its_worke
         [worker] = service.children("worker")
         os.kill(worker, signal.SIGKILL)
         eventually(lambda: job(service, hurt)["state"] == "done", "another worker has done it", 60)
-        answers = [httpx.get(f"{service.url}/v1/jobs/{id_}/result", timeout=30).json()["results"] for id_ in (undisturbed, hurt)]
+        answers = [httpx2.get(f"{service.url}/v1/jobs/{id_}/result", timeout=30).json()["results"] for id_ in (undisturbed, hurt)]
         assert answers[0] == answers[1]
-        events = httpx.get(f"{service.url}/v1/jobs/{hurt}/events", timeout=30).text
+        events = httpx2.get(f"{service.url}/v1/jobs/{hurt}/events", timeout=30).text
     assert events.count('"done":0,') == 2, "it started twice"
     assert events.count("event: done") == 1

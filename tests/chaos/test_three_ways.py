@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from PIL import Image
 
@@ -45,12 +45,12 @@ class Asking:
     """One way to ask, and how each of its requests ended: the scores, a status, or BROKEN."""
 
     def __init__(self, url: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=SECONDS, params={"model": "toy", "top_k": 10})
+        self.http = httpx2.Client(base_url=url, timeout=SECONDS, params={"model": "toy", "top_k": 10})
 
     def at_once(self, number: int) -> object:
         try:
             return answered(self.http.post("/v1/classify", content=picture(number)))
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             return BROKEN
 
     def as_events(self, number: int) -> object:
@@ -59,7 +59,7 @@ class Asking:
                 if response.status_code != 200:
                     return response.status_code
                 events = list(parsed(response.iter_lines()))
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             return BROKEN
         if not events or events[-1].name not in ("done", "failed"):
             return BROKEN
@@ -91,16 +91,16 @@ class Asking:
             with self.http.stream("GET", f"/v1/jobs/{job}/events", headers={"Last-Event-ID": str(after)}) as response:
                 if response.status_code == 200:
                     events.extend(parsed(response.iter_lines()))
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             time.sleep(0.1)
         return events
 
-    def _patiently(self, call: Callable[[], httpx.Response]) -> httpx.Response:
+    def _patiently(self, call: Callable[[], httpx2.Response]) -> httpx2.Response:
         until = time.monotonic() + SECONDS
         while True:
             try:
                 response = call()
-            except httpx.HTTPError:
+            except httpx2.HTTPError:
                 assert time.monotonic() < until
                 time.sleep(0.1)
                 continue
@@ -109,7 +109,7 @@ class Asking:
             time.sleep(0.2)
 
 
-def answered(response: httpx.Response) -> object:
+def answered(response: httpx2.Response) -> object:
     return scores(response.json()) if response.status_code == 200 else response.status_code
 
 

@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import AsyncIterator, Iterator
 
-import httpx
+import httpx2
 import numpy as np
 import openai
 import pytest
@@ -26,12 +26,12 @@ def bodies() -> list[dict[str, object]]:
 
 @pytest.fixture
 def client(gateway: Gateway, bodies: list[dict[str, object]]) -> Iterator[openai.OpenAI]:
-    def listen(request: httpx.Request) -> None:
+    def listen(request: httpx2.Request) -> None:
         if request.content:
             bodies.append(json.loads(request.content))
 
     with (
-        httpx.Client(event_hooks={"request": [listen]}) as http,
+        httpx2.Client(event_hooks={"request": [listen]}) as http,
         openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="-", max_retries=0, http_client=http) as client,
     ):
         yield client

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,7 +33,7 @@ PICTURE = PNG.getvalue()
 BELL = wav(np.zeros(4000, np.int16), 16_000)
 
 
-def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx.Response:
+def post(gateway: Gateway, files: dict[str, bytes], **options: Any) -> httpx2.Response:
     return gateway.http.post("/v1/classify", files={name: (name, data) for name, data in files.items()}, data=options, timeout=120)
 
 

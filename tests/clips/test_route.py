@@ -6,7 +6,7 @@ import base64
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 COUNT, FPS = 40, 10.0
 
 
-def ask(gateway: Gateway, file: bytes, headers: dict[str, str] | None = None, **options: Any) -> httpx.Response:
+def ask(gateway: Gateway, file: bytes, headers: dict[str, str] | None = None, **options: Any) -> httpx2.Response:
     return gateway.http.post("/v1/classify", files={"video": ("clip", file)}, data=options, headers=headers, timeout=120)
 
 

@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 import av
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import torch
@@ -31,7 +31,7 @@ BELL = wav(NOISE, RATE)
 FILM = video(COUNT, FPS)
 
 
-def ask(gateway: Gateway, files: dict[str, bytes], headers: dict[str, str] | None = None, **options: Any) -> httpx.Response:
+def ask(gateway: Gateway, files: dict[str, bytes], headers: dict[str, str] | None = None, **options: Any) -> httpx2.Response:
     sent = {name: (name, data) for name, data in files.items()}
     return gateway.http.post("/v1/classify", files=sent, data=options, headers=headers, timeout=120)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import torch
@@ -126,7 +126,7 @@ def desk(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Des
 
 
 def in_state(url: str, state: str) -> set[str]:
-    listed = httpx.get(f"{url}/v1/models", timeout=60).json()["models"]
+    listed = httpx2.get(f"{url}/v1/models", timeout=60).json()["models"]
     return {model["name"] for model in listed if model["state"] == state}
 
 

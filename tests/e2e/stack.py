@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "opsin-test"
@@ -61,7 +61,7 @@ class Stack:
         Raises AssertionError if it refuses the expression.
         """
         parameters = {"query": expression} if moment is None else {"query": expression, "time": str(moment)}
-        answer = httpx.get(f"{self.prometheus}/api/v1/query", params=parameters).json()
+        answer = httpx2.get(f"{self.prometheus}/api/v1/query", params=parameters).json()
         assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
         result: list[Any] = answer["data"]["result"]
         return result
@@ -121,7 +121,7 @@ def _health_checks() -> Iterator[None]:
         project = json.dumps({"label": [f"com.docker.compose.project={PROJECT}"]})
         with engine() as client:
             while not ended.wait(1):
-                with suppress(httpx.HTTPError, ValueError):
+                with suppress(httpx2.HTTPError, ValueError):
                     for container in client.get("/containers/json", params={"filters": project}).json():
                         client.get(f"/v4.0.0/libpod/containers/{container['Id']}/healthcheck")
 
@@ -142,12 +142,12 @@ def compose_command() -> list[str]:
     return ["docker-compose"]
 
 
-def engine() -> httpx.Client:
+def engine() -> httpx2.Client:
     """The engine's API at DOCKER_HOST."""
     host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     if host.startswith("unix://"):
-        return httpx.Client(transport=httpx.HTTPTransport(uds=host.removeprefix("unix://")), base_url="http://engine", timeout=30)
-    return httpx.Client(base_url=host.replace("tcp://", "http://"), timeout=30)
+        return httpx2.Client(transport=httpx2.HTTPTransport(uds=host.removeprefix("unix://")), base_url="http://engine", timeout=30)
+    return httpx2.Client(base_url=host.replace("tcp://", "http://"), timeout=30)
 
 
 def wait_until(reached: Callable[[], bool], otherwise: Callable[[], str], seconds: float) -> None:
@@ -170,8 +170,8 @@ def dashboard_queries(interval: str) -> list[tuple[str, str, str]]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.HTTPError:
+        return httpx2.get(url, timeout=5).status_code == 200
+    except httpx2.HTTPError:
         return False
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from PIL import Image
 
@@ -57,7 +57,7 @@ class CountingClient:
     """Sends requests and keeps count of what came back. Any number of threads may use it."""
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=90)
+        self._http = httpx2.Client(base_url=url, timeout=90)
         self._lock = threading.Lock()
         self.counts = Counts()
 
@@ -213,11 +213,11 @@ def test_asked_to_stop_the_service_finishes_what_it_holds(stack: Stack, pictures
 
     ids = [container for service in ("gateway", "worker") for container in stack.containers(service)]
     with ThreadPoolExecutor(2) as pool:
-        answer = pool.submit(httpx.post, f"{stack.gateway}/v1/classify", content=slow_upload(), timeout=60)
+        answer = pool.submit(httpx2.post, f"{stack.gateway}/v1/classify", content=slow_upload(), timeout=60)
         assert begun.wait(30)
         stopped = pool.submit(stack.compose, "stop", "gateway")
         wait_until(
-            lambda: httpx.get(f"{stack.gateway}/health/ready").status_code == 503, lambda: "the gateway does not say that it drains", 30
+            lambda: httpx2.get(f"{stack.gateway}/health/ready").status_code == 503, lambda: "the gateway does not say that it drains", 30
         )
         draining.set()
         assert answer.result().status_code == 200

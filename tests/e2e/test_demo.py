@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import av
-import httpx
+import httpx2
 import numpy as np
 import psutil
 import pytest
@@ -63,8 +63,8 @@ def test_the_demo_shows_labels_tokens_and_what_merging_brings_and_leaves_nothing
     assert re.search(r"^\d+\.\d\d× the images per second with merging", ended.stdout, re.MULTILINE)
     docs, metrics = re.findall(r"http://127\.0\.0\.1:\d+/(?:docs|metrics)", ended.stdout)
     assert (docs.rpartition("/")[2], metrics.rpartition("/")[2]) == ("docs", "metrics")
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(docs)
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(docs)
     assert "What tiny@1 sees" in "".join(ElementTree.parse(tmp_path / "demo.svg").getroot().itertext()).replace("\xa0", " ")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
+import httpx2
 import numpy as np
 
 from models.bundle import read
@@ -16,7 +16,7 @@ CLIENTS = 200
 
 
 async def test_two_hundred_clients_get_the_answers_to_their_own_pictures(service: Service) -> None:
-    async with httpx.AsyncClient(base_url=service.url, timeout=120, limits=httpx.Limits(max_connections=CLIENTS)) as http:
+    async with httpx2.AsyncClient(base_url=service.url, timeout=120, limits=httpx2.Limits(max_connections=CLIENTS)) as http:
         asked = [http.post("/v1/classify", content=picture(seed), params={"model": "tiny", "top_k": 10}) for seed in range(CLIENTS)]
         answers = await asyncio.gather(*asked)
     assert [answer.status_code for answer in answers] == [200] * CLIENTS

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 import opsin
@@ -100,7 +100,7 @@ def test_commands_say_where_the_starters_are(programs: Path, folder: Path) -> No
 
 
 def test_a_video_is_decoded_and_watched(service: Service) -> None:
-    answer = httpx.post(f"{service.url}/v1/actions", content=(SAMPLES / "figures.mp4").read_bytes(), timeout=250)
+    answer = httpx2.post(f"{service.url}/v1/actions", content=(SAMPLES / "figures.mp4").read_bytes(), timeout=250)
     assert answer.raise_for_status().json()["people"]
 
 
@@ -108,7 +108,7 @@ def test_a_mesh_is_made(service: Service) -> None:
     files = {part: (SAMPLES / name).read_bytes() for part, name in (("image", "mug.png"), ("depth", "mug-depth.png"))}
     for given, metric in ((files, "true"), ({"image": files["image"]}, "false")):
         asked = {"Accept": "model/gltf-binary"}
-        answer = httpx.post(f"{service.url}/v1/reconstruct", files=given, data={"fov": "60"}, headers=asked, timeout=250)
+        answer = httpx2.post(f"{service.url}/v1/reconstruct", files=given, data={"fov": "60"}, headers=asked, timeout=250)
         assert answer.raise_for_status().content.startswith(b"glTF") and answer.headers.get("X-Metric", "true") == metric
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -156,7 +156,7 @@ def test_the_gradio_front_end_answers_in_its_own_environment(service: Service) -
     command = [python_with("gradio"), EXAMPLES / "gradio_app.py", "--url", service.url, "--port", str(port)]
     front_end = subprocess.Popen(command, env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False"})
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/gradio_api", timeout=60) as http:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/gradio_api", timeout=60) as http:
             eventually(lambda: answers(http), "Gradio answers", START_S)
             brazil = ROOT / "docs" / "pictures" / "flags" / "brazil.png"
             (path,) = http.post("/upload", files={"files": brazil.read_bytes()}).raise_for_status().json()
@@ -172,10 +172,10 @@ def test_the_gradio_front_end_answers_in_its_own_environment(service: Service) -
     assert "65 → 65 tokens" in words
 
 
-def answers(http: httpx.Client) -> bool:
+def answers(http: httpx2.Client) -> bool:
     try:
         return http.get("/info").is_success
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return False
 
 

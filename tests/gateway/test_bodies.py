@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import httpx
+import httpx2
 import psutil
 import pytest
 from PIL import Image
@@ -257,7 +257,7 @@ def test_large_json_of_pictures_goes_on_working(roomy: Gateway) -> None:
 
 def test_strings_may_hold_what_would_be_structure_outside(gateway: Gateway) -> None:
     text = "[" * 100 + '"\\' * 100 + "\n"
-    response: httpx.Response = gateway.http.post("/v1/classify", json={"image": base64.b64encode(picture(1)).decode(), "model": text})
+    response: httpx2.Response = gateway.http.post("/v1/classify", json={"image": base64.b64encode(picture(1)).decode(), "model": text})
     assert response.status_code == 404
 
 

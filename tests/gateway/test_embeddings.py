@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import jsonschema
 import numpy as np
 import pytest
@@ -55,11 +55,11 @@ def worker(embedder: Worker) -> Iterator[Worker]:
     embedder.resume()
 
 
-def ask(gateway: Gateway, input_: object, **fields: object) -> httpx.Response:
+def ask(gateway: Gateway, input_: object, **fields: object) -> httpx2.Response:
     return gateway.http.post("/v1/embeddings", json={"input": input_, **fields})
 
 
-def vectors(response: httpx.Response) -> NDArray[np.float32]:
+def vectors(response: httpx2.Response) -> NDArray[np.float32]:
     """(n, DIM), in the order of the input."""
     document = response.raise_for_status().json()
     assert [(one["object"], one["index"]) for one in document["data"]] == [("embedding", index) for index in range(len(document["data"]))]
@@ -78,7 +78,7 @@ def of_picture(step: int) -> NDArray[np.float32]:
     return of_color(step * 28, 40, 90)
 
 
-def refusal(response: httpx.Response, status: int, code: str, param: str | None) -> str:
+def refusal(response: httpx2.Response, status: int, code: str, param: str | None) -> str:
     """The message, where all else is as it should be."""
     document = response.json()
     assert (response.status_code, response.headers["content-type"]) == (status, "application/json"), document

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 
-import httpx
+import httpx2
 import msgspec
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ STREAM = {"Accept": "text/event-stream"}
 
 
 @contextmanager
-def streamed(gateway: Gateway, *pictures: bytes, **headers: str) -> Iterator[tuple[httpx.Response, Iterator[Event]]]:
+def streamed(gateway: Gateway, *pictures: bytes, **headers: str) -> Iterator[tuple[httpx2.Response, Iterator[Event]]]:
     files = [("image", (f"{index}.png", data)) for index, data in enumerate(pictures or (picture(3),))]
     with gateway.http.stream("POST", "/v1/classify", files=files, headers=STREAM | dashed(headers)) as response:
         yield response, parsed(response.iter_lines()) if response.status_code == 200 else iter(())

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import trustme
 
@@ -104,13 +104,13 @@ def careless(shared: Shared, internet: Host, certificates: Path) -> Iterator[Gat
         yield running
 
 
-def label(response: httpx.Response) -> str:
+def label(response: httpx2.Response) -> str:
     assert response.status_code == 200, response.text
     found: str = response.json()["results"][0]["predictions"][0]["label"]
     return found
 
 
-def problem(response: httpx.Response) -> tuple[int, str, str | None]:
+def problem(response: httpx2.Response) -> tuple[int, str, str | None]:
     """Status, kind and field."""
     told = response.json()
     return response.status_code, told["type"].removeprefix("urn:opsin:"), told.get("field")

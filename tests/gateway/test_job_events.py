@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -75,7 +75,7 @@ def test_a_job_that_is_removed_between_two_looks_ends_its_streams_with_cancelled
     worker.resume()
 
 
-def stream_after(gateway: Gateway, job_id: str, last: int) -> httpx.Response:
+def stream_after(gateway: Gateway, job_id: str, last: int) -> httpx2.Response:
     return gateway.http.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": str(last)})
 
 

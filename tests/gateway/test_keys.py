@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import redis
 
@@ -36,9 +36,9 @@ class Guarded:
     def __post_init__(self) -> None:
         self.one, self.other = self.gateways
 
-    def as_(self, name: str, gateway: Gateway | None = None) -> httpx.Client:
+    def as_(self, name: str, gateway: Gateway | None = None) -> httpx2.Client:
         """A client with the key of this holder."""
-        return httpx.Client(base_url=(gateway or self.one).url, timeout=60, headers={"Authorization": f"Bearer {self.keys[name]}"})
+        return httpx2.Client(base_url=(gateway or self.one).url, timeout=60, headers={"Authorization": f"Bearer {self.keys[name]}"})
 
     def admits(self, key: str) -> bool:
         return self._answers(key) == [200, 200]
@@ -48,7 +48,7 @@ class Guarded:
 
     def _answers(self, key: str) -> list[int]:
         """Return those of both gateways: each looks at the file by itself."""
-        return [httpx.get(f"{gateway.url}/v1/models", headers={"X-API-Key": key}).status_code for gateway in self.gateways]
+        return [httpx2.get(f"{gateway.url}/v1/models", headers={"X-API-Key": key}).status_code for gateway in self.gateways]
 
     def add(self, line: str) -> None:
         with self.file.open("a") as file:
@@ -78,7 +78,7 @@ def guarded(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield Guarded((one, other), file, keys)
 
 
-def classify_later(client: httpx.Client, step: int = 3, **headers: str) -> httpx.Response:
+def classify_later(client: httpx2.Client, step: int = 3, **headers: str) -> httpx2.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return client.post("/v1/classify", content=picture(step), headers={**LATER, **named})
 
@@ -114,7 +114,7 @@ def test_health_and_pages_answer_everybody(guarded: Guarded, path: str) -> None:
 @pytest.mark.parametrize(("method", "path"), CLOSED)
 def test_everything_else_needs_a_key(guarded: Guarded, method: str, path: str) -> None:
     for headers in ({}, {"Authorization": f"Bearer {SECRET}"}, {"X-API-Key": SECRET}, {"Authorization": "Basic b3BzaW46b3BzaW4="}):
-        refused = httpx.Client(base_url=guarded.one.url).request(method, httpx.URL(path), headers=headers)
+        refused = httpx2.Client(base_url=guarded.one.url).request(method, httpx2.URL(path), headers=headers)
         assert refused.status_code == 401 and refused.headers["WWW-Authenticate"] == 'Bearer realm="opsin"'
         assert SECRET not in refused.text
         assert ("type" in refused.json()) == (not path.startswith("/v2") and path != "/v1/embeddings")
@@ -279,11 +279,11 @@ def test_keys_that_are_added_and_revoked_count_within_seconds_and_bad_lines_do_n
     before = guarded.file.read_text()
     guarded.add(line_of(ApiKey("carol"), digest_of(old.encode())))
     eventually(lambda: guarded.admits(old), "the new key is known")
-    with httpx.Client(base_url=guarded.one.url, headers={"X-API-Key": old}) as client:
+    with httpx2.Client(base_url=guarded.one.url, headers={"X-API-Key": old}) as client:
         job = accepted(classify_later(client))
     guarded.file.write_text(f"{before}mallory {SECRET}\n{line_of(ApiKey('carol'), digest_of(new.encode()))}\n")
     eventually(lambda: guarded.admits(new) and guarded.refuses(old), "one key has taken the place of the other")
-    assert httpx.get(f"{guarded.other.url}/v1/jobs/{job}", headers={"X-API-Key": new}).status_code == 200
+    assert httpx2.get(f"{guarded.other.url}/v1/jobs/{job}", headers={"X-API-Key": new}).status_code == 200
     guarded.file.write_text(before)
     eventually(lambda: guarded.refuses(new) and guarded.admits(guarded.keys["alice"]), "carol is gone")
 
@@ -298,7 +298,7 @@ def test_a_holder_that_goes_gets_the_answer_of_a_request_under_way_and_no_furthe
     guarded.add(line_of(ApiKey("dave"), digest_of(key.encode())))
     eventually(lambda: guarded.admits(key), "dave is known")
     worker.pause()
-    with httpx.Client(base_url=guarded.one.url, headers={"X-API-Key": key}, timeout=60) as client:
+    with httpx2.Client(base_url=guarded.one.url, headers={"X-API-Key": key}, timeout=60) as client:
         job = accepted(classify_later(client))
         with ThreadPoolExecutor(1) as thread, client.stream("GET", f"/v1/jobs/{job}/events") as stream:
             lines = stream.iter_lines()
@@ -327,7 +327,7 @@ def test_no_key_stands_in_a_log_or_in_the_queue(guarded: Guarded, shared: Shared
         for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {SECRET}"}, {"X-API-Key": key, "X-Request-Timeout": "x"}):
             running.http.post("/v1/classify", content=b"nothing", headers=headers)
             running.http.get("/metrics", headers=headers)
-        with shared.worker.redis() as db, httpx.Client(base_url=running.url, headers={"X-API-Key": key}, timeout=60) as client:
+        with shared.worker.redis() as db, httpx2.Client(base_url=running.url, headers={"X-API-Key": key}, timeout=60) as client:
             job = accepted(classify_later(client))
             db.hset(f"record:{job}", "state", "of another world")
             assert client.get(f"/v1/jobs/{job}").status_code == 500

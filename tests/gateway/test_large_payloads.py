@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.gateway.slow_link import slow_link
@@ -22,7 +22,7 @@ SIDES = [pytest.param(2944, id="24 MiB"), pytest.param(4096, id="48 MiB", marks=
 """Of images at model size, in pixels; the link needs 2 s and 4 s for them."""
 
 
-def small_requests_while(gateway: Gateway, large: Future[httpx.Response]) -> list[int]:
+def small_requests_while(gateway: Gateway, large: Future[httpx2.Response]) -> list[int]:
     """Their statuses; and the service says that it is ready all the time."""
     statuses = []
     while not large.done():
@@ -102,7 +102,7 @@ def test_a_client_that_leaves_meanwhile_takes_its_message_along(tmp_path: Path) 
         ):
             large = threads.submit(gateway.http.post, "/v1/classify", content=picture(6), timeout=2.0)
             eventually(lambda: list(db.scan_iter("stage:*")), "its message is on the way")
-            with pytest.raises(httpx.ReadTimeout):
+            with pytest.raises(httpx2.ReadTimeout):
                 large.result()
             eventually(lambda: not list(db.scan_iter("stage:*")), "its message is gone", seconds=8.0)
             assert list(db.scan_iter("job:*")) == []

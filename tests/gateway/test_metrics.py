@@ -6,7 +6,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.supervisor.private_valkey import PrivateValkey
@@ -96,7 +96,7 @@ def test_what_a_killed_gateway_counted_stays_in_the_sum_of_those_behind_the_sock
             eventually(lambda: first.in_flight() == 1, "a request is in flight")
             first.process.kill()
             first.process.wait()
-            assert isinstance(lost.exception(), httpx.HTTPError)
+            assert isinstance(lost.exception(), httpx2.HTTPError)
         worker.resume()
         with executed_gateway(valkey.url, listener, **shared) as second:
             second.classify(picture(1))

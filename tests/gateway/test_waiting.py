@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-import httpx
+import httpx2
 import pytest
 
 from server.queue.connect import connect
@@ -161,8 +161,8 @@ def test_a_client_that_leaves_takes_its_work_along(valkey: PrivateValkey) -> Non
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
         for _ in range(3):
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{gateway.url}/v1/classify", content=picture(5), timeout=0.5)
+            with pytest.raises(httpx2.ReadTimeout):
+                httpx2.post(f"{gateway.url}/v1/classify", content=picture(5), timeout=0.5)
         eventually(lambda: gateway.metric("opsin_requests_total", outcome="cancelled") == 3, "three cancellations are counted")
         assert gateway.in_flight() == 0
         eventually(worker.nobody_waits, "the worker is told")

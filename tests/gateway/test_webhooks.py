@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 import pytest
 import redis
@@ -100,7 +100,7 @@ def calling(shared: Shared, receiver: Host, secrets: Path) -> Iterator[Gateway]:
         yield running
 
 
-def later(gateway: Gateway, url: str, content: bytes | None = None, **headers: str) -> httpx.Response:
+def later(gateway: Gateway, url: str, content: bytes | None = None, **headers: str) -> httpx2.Response:
     return gateway.classify(content or picture(3), headers={"Prefer": "respond-async", "X-Webhook-URL": url, **headers})
 
 

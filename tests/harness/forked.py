@@ -25,7 +25,7 @@ import torch
 _context = multiprocessing.get_context("forkserver")
 _IMPORTED = [
     "httpcore",
-    "httpx",
+    "httpx2",
     "models.published",
     "onnx",
     "opsin.client",

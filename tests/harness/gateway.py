@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
+import httpx2
 
 from server.settings import Settings
 from tests.harness.forked import Forked
@@ -29,10 +29,10 @@ class Gateway:
         self.url = f"http://127.0.0.1:{port}"
         self.http = client(self.url)
 
-    def classify(self, body: bytes, *, headers: dict[str, str] | None = None, **query: str | int) -> httpx.Response:
+    def classify(self, body: bytes, *, headers: dict[str, str] | None = None, **query: str | int) -> httpx2.Response:
         return self.http.post("/v1/classify", content=body, params=query, headers=headers)
 
-    def classify_all(self, *pictures: bytes, fields: dict[str, str] | None = None, **query: str | int) -> httpx.Response:
+    def classify_all(self, *pictures: bytes, fields: dict[str, str] | None = None, **query: str | int) -> httpx2.Response:
         files = [("image", (f"{index}.png", data)) for index, data in enumerate(pictures)]
         return self.http.post("/v1/classify", files=files, data=fields, params=query)
 
@@ -55,14 +55,14 @@ class Gateway:
         self.process.send_signal(signal.SIGTERM)
 
 
-def refused(answer: httpx.Response, status: int) -> tuple[str | None, str]:
+def refused(answer: httpx2.Response, status: int) -> tuple[str | None, str]:
     """Field and detail of the problem."""
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
     problem = answer.json()
     return problem.get("field"), problem["detail"]
 
 
-def problem(response: httpx.Response, status: int, slug: str) -> dict[str, object]:
+def problem(response: httpx2.Response, status: int, slug: str) -> dict[str, object]:
     document = response.json()
     assert (response.status_code, document.get("type")) == (status, f"urn:opsin:{slug}"), document
     assert response.headers["content-type"] == "application/problem+json"
@@ -84,8 +84,8 @@ def summed(metrics: str, name: str, **labels: str) -> float:
     return total
 
 
-def client(url: str) -> httpx.Client:
-    return httpx.Client(base_url=url, timeout=WAIT_S)
+def client(url: str) -> httpx2.Client:
+    return httpx2.Client(base_url=url, timeout=WAIT_S)
 
 
 def environment(**settings: object) -> dict[str, str]:

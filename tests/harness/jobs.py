@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.harness.gateway import Gateway
 from tests.harness.reds import picture
@@ -21,13 +21,13 @@ class Event:
     data: Any
 
 
-def ask_later(gateway: Gateway, *pictures: bytes, **headers: str) -> httpx.Response:
+def ask_later(gateway: Gateway, *pictures: bytes, **headers: str) -> httpx2.Response:
     """Headers with underscores for dashes."""
     files = [("image", (f"{index}.png", data)) for index, data in enumerate(pictures or (picture(3),))]
     return gateway.http.post("/v1/classify", files=files, headers={"Prefer": "respond-async", **dashed(headers)})
 
 
-def accepted(response: httpx.Response) -> str:
+def accepted(response: httpx2.Response) -> str:
     """The id of the job."""
     assert response.status_code == 202, response.text
     return str(response.json()["id"])
@@ -39,7 +39,7 @@ def job(gateway: Gateway, job_id: str) -> dict[str, Any]:
     return dict(response.json())
 
 
-def result(gateway: Gateway, job_id: str, **headers: str) -> httpx.Response:
+def result(gateway: Gateway, job_id: str, **headers: str) -> httpx2.Response:
     return gateway.http.get(f"/v1/jobs/{job_id}/result", headers=dashed(headers))
 
 
@@ -56,7 +56,7 @@ def events_of(gateway: Gateway, job_id: str, after: int | None = None) -> list[E
         return list(read_events(response))
 
 
-def read_events(response: httpx.Response) -> Iterator[Event]:
+def read_events(response: httpx2.Response) -> Iterator[Event]:
     yield from parsed(response.iter_lines())
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import psutil
 
@@ -53,7 +53,7 @@ class Service:
     def counted(self, name: str, **labels: str) -> float:
         """The first worker's metric: the sum of the samples with these labels."""
         [address] = [one.laddr for one in psutil.net_connections("inet") if (one.pid, one.status) == (self.worker, "LISTEN")]
-        return summed(httpx.get(f"http://127.0.0.1:{address.port}/metrics", timeout=60).text, name, **labels)
+        return summed(httpx2.get(f"http://127.0.0.1:{address.port}/metrics", timeout=60).text, name, **labels)
 
     def scores(self, image: bytes, **options: str | int) -> np.ndarray:
         """The answer of `/v1/classify` to an image, in the order of the classes."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 
 from tests.harness.forked import Forked
@@ -60,11 +60,11 @@ class Service:
                 found.append(child.pid)
         return sorted(found)
 
-    def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", timeout=60, **options)
+    def get(self, path: str, **options: Any) -> httpx2.Response:
+        return httpx2.get(f"{self.url}{path}", timeout=60, **options)
 
-    def classify(self, picture: bytes, **query: str | int) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/classify", content=picture, params=query, timeout=60)
+    def classify(self, picture: bytes, **query: str | int) -> httpx2.Response:
+        return httpx2.post(f"{self.url}/v1/classify", content=picture, params=query, timeout=60)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it as an operator would; its exit code."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import torch
@@ -55,7 +55,7 @@ def url(deit: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def asked(url: str, route: str, **fields: object) -> list[dict[str, float | str]]:
-    answer = httpx.post(f"{url}/v1/{route}", files={"image": PHOTO.read_bytes()}, data=fields, timeout=60)
+    answer = httpx2.post(f"{url}/v1/{route}", files={"image": PHOTO.read_bytes()}, data=fields, timeout=60)
     assert answer.status_code == 200, answer.text
     found: list[dict[str, float | str]] = answer.json()["results"][0]["predictions"]
     return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 
 from tests.harness.gateway import Gateway, refused
@@ -33,7 +33,7 @@ class Painter:
         *,
         headers: Mapping[str, str] | None = None,
         **options: Any,
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """options, also in place of the mask: `words`."""
         if "words" in options:
             options["mask"] = options.pop("words")

@@ -10,7 +10,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -92,7 +92,7 @@ def test_nobody_waits_while_a_large_answer_is_compressed(painter: Painter) -> No
     given = {"name": "image", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": 2 * len(content)}}
     head = json.dumps({"inputs": [given], "parameters": {"steps": 1, "mask": "box:0,0,20,16", "seed": 1}}).encode()
 
-    def ask(encoding: str) -> httpx.Response:
+    def ask(encoding: str) -> httpx2.Response:
         headers = {"Inference-Header-Content-Length": str(len(head)), "Accept-Encoding": encoding}
         return painter.gateway.http.post("/v2/models/painter/infer", content=head + 2 * content, headers=headers)
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
+import httpx2
 import pytest
 
 from server.queue.messages import Failure, Reply
@@ -45,7 +45,7 @@ def worker(shared: tuple[Gateway, Worker]) -> Iterator[Worker]:
     worker.resume()
 
 
-def infer(gateway: Gateway, **parameters: int) -> httpx.Response:
+def infer(gateway: Gateway, **parameters: int) -> httpx2.Response:
     return gateway.http.post("/v2/models/reds/infer", content=json.dumps({**BODY, "parameters": parameters}))
 
 

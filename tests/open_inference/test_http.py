@@ -9,7 +9,7 @@ import struct
 import zlib
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,11 +27,11 @@ def as_json(*pictures: bytes, **more: Any) -> dict[str, Any]:
     return {"inputs": [{"name": "image", "shape": [len(pictures)], "datatype": "BYTES", "data": data}], **more}
 
 
-def post(service: Service, body: dict[str, Any], **headers: str) -> httpx.Response:
+def post(service: Service, body: dict[str, Any], **headers: str) -> httpx2.Response:
     return service.gateway.http.post(INFER, content=json.dumps(body), headers={"accept-encoding": "identity", **headers})
 
 
-def output(response: httpx.Response, name: str) -> np.ndarray:
+def output(response: httpx2.Response, name: str) -> np.ndarray:
     (found,) = [entry for entry in response.raise_for_status().json()["outputs"] if entry["name"] == name]
     return np.array(found["data"]).reshape(found["shape"])
 
@@ -200,7 +200,7 @@ def test_paths_and_verbs_that_do_not_fit_are_refused(service, method, path, stat
     assert ("allow" in response.headers) == (status == 405)
 
 
-def assert_error(response: httpx.Response, status: int, message: str) -> None:
+def assert_error(response: httpx2.Response, status: int, message: str) -> None:
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     assert response.json().keys() == {"error"}

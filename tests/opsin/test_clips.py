@@ -14,7 +14,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -64,7 +64,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 def rest(service: Service, sent: dict[str, bytes], **options: Any) -> Any:
     """What the route answers to whoever asks without the client."""
-    return httpx.post(f"{service.url}/v1/classify", files=sent, data=options, timeout=120).raise_for_status().json()["results"][0]
+    return httpx2.post(f"{service.url}/v1/classify", files=sent, data=options, timeout=120).raise_for_status().json()["results"][0]
 
 
 def assert_alike(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:

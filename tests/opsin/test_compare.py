@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -67,10 +67,10 @@ def test_the_result_is_served_by_workers_that_start_later(bundle: Bundle, tmp_pa
     printed = {key: (difference, int(same.split()[0])) for key, (difference, same) in rows(ended.stdout).items()}
     assert {(one["format"], one["merging"]): (one["max_difference"], one["same_labels"]) for one in comparison["results"]} == printed
     with running(tmp_path / "bundles") as service, Client(service.url) as client:
-        served = {model["name"]: model for model in httpx.get(f"{service.url}/v1/models", timeout=60).json()["models"]}
+        served = {model["name"]: model for model in httpx2.get(f"{service.url}/v1/models", timeout=60).json()["models"]}
         assert (served["tiny"]["comparison"], served["other"]["comparison"]) == (comparison, None)
         assert (served["tiny"]["digest"], served["tiny"]["state"]) == (after.spec.digest(), "ready")
-        assert httpx.get(f"{service.url}/v1/models/tiny", timeout=60).json()["comparison"] == comparison == client.model("tiny").comparison
+        assert httpx2.get(f"{service.url}/v1/models/tiny", timeout=60).json()["comparison"] == comparison == client.model("tiny").comparison
         assert client.model("other").comparison is None
     again = opsin("compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", tmp_path / "scores.npy")
     assert again.stdout == ended.stdout and read(bundle.path).spec == after.spec, "a second result takes the place of the first"

@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -78,8 +78,8 @@ def test_any_other_interrupt_is_raised_at_once_and_the_old_handler_comes_back() 
 
 def is_answered(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health/live", timeout=1).is_success  # the socket is the supervisor's: it may take what nobody reads
-    except httpx.TransportError:
+        return httpx2.get(f"{url}/health/live", timeout=1).is_success  # the socket is the supervisor's: it may take what nobody reads
+    except httpx2.TransportError:
         return False
 
 
@@ -90,8 +90,8 @@ def test_two_interrupts_leave_no_service_behind(tmp_path: Path) -> None:
         assert program.stdout is not None
         url = program.stdout.readline().strip()
         family = psutil.Process(program.pid).children(recursive=True)
-        httpx.post(f"{url}/v1/classify", content=picture(1), headers={"Prefer": "respond-async"}, timeout=60).raise_for_status()
-        eventually(lambda: httpx.get(f"{url}/v1/status", timeout=60).json()["jobs"]["running"] == 1, "work that takes long")
+        httpx2.post(f"{url}/v1/classify", content=picture(1), headers={"Prefer": "respond-async"}, timeout=60).raise_for_status()
+        eventually(lambda: httpx2.get(f"{url}/v1/status", timeout=60).json()["jobs"]["running"] == 1, "work that takes long")
         program.send_signal(signal.SIGINT)
         eventually(lambda: not is_answered(url), "the gateway has gone, the worker has not")
         program.send_signal(signal.SIGINT)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from models.joining import join_photographs
@@ -31,5 +31,5 @@ def sculptor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
     with running(bundles, gateways=2, **SMALL_LIMITS, **settings) as started:
         for gateway in started.gateways:  # its child imports trimesh and scikit-image, which takes its time on a busy machine
             files = {name: (name, content) for name, content in CAPTURE.items()}
-            httpx.post(f"{gateway.url}/v1/reconstruct", files=files, data={"fov": FOV}, timeout=120).raise_for_status()
+            httpx2.post(f"{gateway.url}/v1/reconstruct", files=files, data={"fov": FOV}, timeout=120).raise_for_status()
         yield Sculptor(started)

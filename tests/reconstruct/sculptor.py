@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.harness.captures import CAPTURE, FOV
 from tests.harness.gateway import Gateway, refused
@@ -23,7 +23,7 @@ class Sculptor:
     def gateway(self) -> Gateway:
         return self.service.gateway
 
-    def ask(self, *, headers: Mapping[str, str] | None = None, files: Mapping[str, bytes] | None = None, **options: Any) -> httpx.Response:
+    def ask(self, *, headers: Mapping[str, str] | None = None, files: Mapping[str, bytes] | None = None, **options: Any) -> httpx2.Response:
         """Of the capture, unless other files are given."""
         sent = {name: (name, content) for name, content in (CAPTURE if files is None else files).items()}
         if files is None or ("depth" in files and not {"fov", "fx"} & options.keys()):
@@ -31,7 +31,7 @@ class Sculptor:
         options = {name: value for name, value in options.items() if value is not None}
         return self.gateway.http.post("/v1/reconstruct", files=sent, data=options, headers=headers)
 
-    def answered(self, **options: Any) -> httpx.Response:
+    def answered(self, **options: Any) -> httpx2.Response:
         response = self.ask(**options)
         assert response.status_code == 200, response.text
         return response

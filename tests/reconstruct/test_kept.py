@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -118,7 +118,7 @@ def test_a_scene_answers_the_holder_of_its_key_alone(sculptor: Sculptor, tmp_pat
     files = {name: (name, content) for name, content in captures(1)[0].items()}
     asked = {"fov": "60", "format": "ply", "surface": "network"}
     with gateway_process(sculptor.service.redis_url, api_keys_file=file, default_models={"reconstruct": "shell"}) as guarded:
-        alice, bob = (httpx.Client(base_url=guarded.url, timeout=120, headers={"X-API-Key": keys[name]}) for name in ("alice", "bob"))
+        alice, bob = (httpx2.Client(base_url=guarded.url, timeout=120, headers={"X-API-Key": keys[name]}) for name in ("alice", "bob"))
         made = alice.post("/v1/reconstruct", files=files, data=asked).headers["location"]
         later = alice.post("/v1/reconstruct", files=files, data=asked, headers={"Prefer": "respond-async"}).json()["links"]["result"]
         eventually(lambda: alice.get(later).status_code == 200, "the job is done")

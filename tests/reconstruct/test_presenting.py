@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-import httpx
+import httpx2
 import psutil
 
 from tests.harness.captures import CAPTURE, FOV
@@ -38,7 +38,7 @@ def test_a_dead_child_costs_one_request(sculptor: Sculptor) -> None:
     sculptor.answered()
     first = child(sculptor)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        unlucky: list[concurrent.futures.Future[httpx.Response]] = []
+        unlucky: list[concurrent.futures.Future[httpx2.Response]] = []
         frozen_at_work(first, lambda: unlucky.append(pool.submit(sculptor.ask, headers={"X-Request-ID": "unlucky"})))
         [waiting] = unlucky
         assert sculptor.answered(format="ply", surface="network").content.startswith(b"ply")  # meanwhile light answers are made
@@ -47,7 +47,7 @@ def test_a_dead_child_costs_one_request(sculptor: Sculptor) -> None:
         answer = waiting.result()
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert "its process died of SIGKILL" in answer.json()["detail"] and answer.json()["request_id"] == "unlucky"
-    with httpx.Client(base_url=sculptor.gateway.url, timeout=120) as patient:  # another child starts
+    with httpx2.Client(base_url=sculptor.gateway.url, timeout=120) as patient:  # another child starts
         files = {name: (name, content) for name, content in CAPTURE.items()}
         assert patient.post("/v1/reconstruct", files=files, data={"fov": FOV}).content.startswith(b"glTF")
     assert child(sculptor).pid != first.pid

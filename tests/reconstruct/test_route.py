@@ -8,7 +8,7 @@ import concurrent.futures
 import io
 import json
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import trimesh
@@ -197,7 +197,7 @@ def test_scenes_that_cannot_be_asked(
 def test_events_tell_of_levels_and_show_points(sculptor: Sculptor) -> None:
     files = {name: (name, content) for name, content in CAPTURE.items()}
     request = {"files": files, "data": {"fov": FOV, "spacing": 0.1}, "headers": {"Accept": "text/event-stream"}}
-    with httpx.stream("POST", f"{sculptor.gateway.url}/v1/reconstruct", timeout=60, **request) as stream:
+    with httpx2.stream("POST", f"{sculptor.gateway.url}/v1/reconstruct", timeout=60, **request) as stream:
         lines = [line for line in stream.iter_lines() if line]
     names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
     data = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]

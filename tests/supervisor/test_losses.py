@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from server.process.supervision import LOADING, REFUSED
@@ -27,7 +27,7 @@ def test_what_kills_two_workers_while_it_is_loaded_is_refused_until_its_files_ch
         killed: set[int] = set()
         while not service.events("bundle refused") and len(killed) < 6:
             [worker] = eventually(lambda: set(service.children("worker")) - killed, "there is a worker")
-            assert httpx.post(url, content=picture(1), timeout=60).status_code == 200
+            assert httpx2.post(url, content=picture(1), timeout=60).status_code == 200
             if not service.events("bundle refused"):  # so it is being loaded, or will be in a moment
                 os.kill(worker, signal.SIGSEGV)
                 killed.add(worker)

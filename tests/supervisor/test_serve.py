@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -87,7 +87,7 @@ def test_nothing_listens_beyond_the_host_that_was_named(service: Service) -> Non
 def test_workers_serve_their_metrics_where_they_are_told_to(told: Service) -> None:
     [address] = listening(set(told.children("worker")))
     assert address.ip == "127.0.0.7"
-    assert "opsin_batch_budget" in httpx.get(f"http://{address.ip}:{address.port}/metrics", timeout=60).text
+    assert "opsin_batch_budget" in httpx2.get(f"http://{address.ip}:{address.port}/metrics", timeout=60).text
 
 
 def listening(pids: set[int]) -> list[Any]:
@@ -143,7 +143,7 @@ def test_what_an_operator_stops_has_not_died(service: Service, kind: str) -> Non
 
 
 def test_a_taken_port_is_misuse(service: Service, bundles: Path) -> None:
-    port = httpx.URL(service.url).port
+    port = httpx2.URL(service.url).port
     ended = opsin("serve", "--port", str(port), "--bundles", bundles)
     assert ended.returncode == 2
     assert ended.stderr == f"opsin: cannot listen on 127.0.0.1:{port}: Address already in use; --host and --port choose others\n"
@@ -201,5 +201,5 @@ def test_a_second_signal_hurries_everybody_though_the_queue_never_answers_again(
 
 
 def in_flight(url: str) -> float:
-    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
+    lines = httpx2.get(f"{url}/metrics", timeout=60).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("opsin_in_flight"))

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from PIL import Image
 
@@ -81,10 +81,10 @@ def service(house: Path, python: str) -> Iterator[Service]:
         yield started
 
 
-def post(service: Service, *images: bytes, accept: str = "*/*", **options: str) -> httpx.Response:
+def post(service: Service, *images: bytes, accept: str = "*/*", **options: str) -> httpx2.Response:
     files = [("image", (f"{index}.png", data)) for index, data in enumerate(images)]
     url = f"{service.url}/v1/mean-colour"
-    return httpx.post(url, files=files, data=options, headers={"Accept": accept}, timeout=60)
+    return httpx2.post(url, files=files, data=options, headers={"Accept": accept}, timeout=60)
 
 
 RED, GREY = (encoded(Image.new("RGB", (40, 30), colour)) for colour in ((200, 100, 50), (128, 128, 128)))
@@ -125,7 +125,7 @@ def test_command_and_client_ask_for_it_as_the_page_says(service: Service, python
 def test_an_answer_that_is_asked_for_later_has_every_media_type(service: Service) -> None:
     """It is chosen when the answer is fetched; the options are those of the request."""
     url, asked = f"{service.url}/v1/mean-colour", {"Prefer": "respond-async", "Accept": "text/html"}
-    accepted = httpx.post(url, content=RED, params={"notation": "rgb"}, headers=asked, timeout=60)
+    accepted = httpx2.post(url, content=RED, params={"notation": "rgb"}, headers=asked, timeout=60)
     assert accepted.status_code == 202
     job = accepted.headers["Location"]
     eventually(lambda: service.get(job).json()["state"] == "done", "it is done")
@@ -153,11 +153,11 @@ def test_what_does_not_go_is_refused_as_the_page_says(service: Service) -> None:
     assert (large.status_code, large.json()["field"], large.json()["detail"]) == (422, "gain", "256: use at most 255 with notation hex")
     broken = post(service, RED, GREY[: len(GREY) // 2])
     assert (broken.status_code, broken.json()["field"]) == (422, "image[1]")
-    assert httpx.post(f"{service.url}/v1/classify", content=RED, timeout=60).status_code == 404
+    assert httpx2.post(f"{service.url}/v1/classify", content=RED, timeout=60).status_code == 404
 
 
 def test_the_open_inference_protocol_answers_alike(service: Service) -> None:
     image = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "data": [base64.b64encode(RED).decode()]}
     asked = {"inputs": [image], "parameters": {"gain": 0.5}}
-    answer = httpx.post(f"{service.url}/v2/models/mean-colour/infer", json=asked, timeout=60).raise_for_status().json()
+    answer = httpx2.post(f"{service.url}/v2/models/mean-colour/infer", json=asked, timeout=60).raise_for_status().json()
     assert [(one["name"], one["shape"], one["data"]) for one in answer["outputs"]] == [("colour", [1, 3], [100.0, 50.0, 25.0])]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,7 +38,7 @@ class Speaker:
 
     def ask(
         self, task: str, images: Sequence[bytes] = (), gateway: int = 0, headers: Mapping[str, str] | None = None, **more: Any
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """As a form; options and texts are fields, lists repeated ones."""
         files = [("image", ("image", content)) for content in images]
         fields = [(name, (None, str(value))) for name, given in more.items() for value in (given if isinstance(given, list) else [given])]

@@ -6,7 +6,7 @@ import base64
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -155,7 +155,7 @@ def test_a_client_that_has_filled_its_share_keeps_its_latest_labels(speaker: Spe
 
 
 def test_labels_in_the_url_are_utf_8(speaker: Speaker) -> None:
-    def asked(query: str) -> httpx.Response:
+    def asked(query: str) -> httpx2.Response:
         return speaker.gateway.http.post(f"/v1/zero-shot?{query}", content=PICTURES[0])
 
     (best, _) = asked("label=caf%C3%A9&label=%F0%9F%90%95").json()["results"][0]["predictions"]

@@ -6,7 +6,7 @@ import base64
 import io
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import torch
@@ -122,7 +122,7 @@ def test_the_command_asks_for_the_licence_and_the_service_fills_holes(tmp_path: 
     assert (ended.returncode, ended.stderr) == (0, "") and "license       Apache-2.0" in ended.stdout
     image = picture(1)
     with running(tmp_path / "bundles") as service:
-        answer = httpx.post(f"{service.url}/v1/inpaint?mask=center&samples=2", files={"image": image}, timeout=60)
+        answer = httpx2.post(f"{service.url}/v1/inpaint?mask=center&samples=2", files={"image": image}, timeout=60)
     assert answer.status_code == 200, answer.text
     said = answer.json()
     assert (said["sampler"], said["steps"], said["method"]) == ("one-step", 1, "network")

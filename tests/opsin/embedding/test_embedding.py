@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -51,7 +51,7 @@ def test_vectors_are_those_of_the_model(client: Client, embedding_bundles: Path)
 
 def test_more_images_than_one_request_may_bring_are_several_requests(client: Client, embedding_service: Service) -> None:
     files = [("image", (f"{index}", png(one))) for index, one in enumerate(IMAGES)]
-    assert httpx.post(f"{embedding_service.url}/v1/embed", files=files).status_code == 413
+    assert httpx2.post(f"{embedding_service.url}/v1/embed", files=files).status_code == 413
     together = client.embed(IMAGES)
     alone = [client.embed(one).vectors[0] for one in IMAGES]
     np.testing.assert_allclose(together.vectors, alone, atol=2e-6)
@@ -201,9 +201,9 @@ def test_a_gallery_does_not_compare_vectors_of_another_content_of_the_bundle(
     made = write_tiny_encoder(embedding_bundles, "changing", seed=1, overwrite=True)
 
     def reloaded() -> bool:
-        httpx.post(f"{embedding_service.url}/v2/repository/models/changing/unload").raise_for_status()
+        httpx2.post(f"{embedding_service.url}/v2/repository/models/changing/unload").raise_for_status()
         time.sleep(2 * UNLOAD_GRACE)  # the worker runs for so long what was sent before
-        httpx.post(f"{embedding_service.url}/v2/repository/models/changing/load", timeout=60).raise_for_status()
+        httpx2.post(f"{embedding_service.url}/v2/repository/models/changing/load", timeout=60).raise_for_status()
         return client.model("changing").digest == made.spec.digest()
 
     eventually(reloaded, "the other content is served")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -197,7 +197,7 @@ def proxied(service: Service) -> Iterator[Proxy]:
         told = {name: response.headers[name] for name in ("Content-Type", "X-Model") if name in response.headers}
         return Answer(response.status_code, response.content, told, after=proxy.opened if late else None)
 
-    with httpx.Client(base_url=service.url, timeout=60) as behind, scripted(forward) as script:
+    with httpx2.Client(base_url=service.url, timeout=60) as behind, scripted(forward) as script:
         proxy.url = script.url
         yield proxy
 

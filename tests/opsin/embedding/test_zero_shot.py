@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ def test_vectors_of_labels_are_recalled(client: Client) -> None:
 
 def test_more_images_than_one_request_may_bring_keep_their_order(client: Client, embedding_service: Service) -> None:
     form: dict[str, Any] = {"files": [("image", (f"{index}", png(one))) for index, one in enumerate(IMAGES)], "data": {"label": LABELS}}
-    assert httpx.post(f"{embedding_service.url}/v1/zero-shot", **form).status_code == 413
+    assert httpx2.post(f"{embedding_service.url}/v1/zero-shot", **form).status_code == 413
     together = client.zero_shot(IMAGES, LABELS)
     alone = [client.zero_shot(one, LABELS) for one in IMAGES]
     assert [[one.index for one in found.predictions] for found in together] == [[one.index for one in found.predictions] for found in alone]
