@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 import yaml
@@ -65,7 +65,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     write_null(bundles)
     with running(bundles) as service:
         [worker] = [one.laddr for one in psutil.net_connections("inet") if (one.pid, one.status) == (service.worker, "LISTEN")]
-        pages = [httpx.get(f"{url}/metrics", timeout=60).text for url in (service.url, f"http://127.0.0.1:{worker.port}")]
+        pages = [httpx2.get(f"{url}/metrics", timeout=60).text for url in (service.url, f"http://127.0.0.1:{worker.port}")]
     families = [family for page in pages for family in text_string_to_metric_families(page)]
     return {family.name + suffix: family.type for family in families for suffix in SUFFIXES.get(family.type, [])}
 

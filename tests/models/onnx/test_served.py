@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import onnx
 from PIL import Image
@@ -43,8 +43,8 @@ def test_the_command_makes_an_encoder_that_answers_with_vectors(tmp_path: Path) 
     assert (ended.returncode, ended.stderr) == (0, "") and "fixed batch of 1" in ended.stdout
     with running(tmp_path / "bundles") as service:
         ask = [("image", ("purple.png", purple()))] * 3
-        answer = httpx.post(f"{service.url}/v1/embed", files=ask, timeout=60)
-        refused = httpx.post(f"{service.url}/v1/embed?pool=cls", files=ask, timeout=60)
+        answer = httpx2.post(f"{service.url}/v1/embed", files=ask, timeout=60)
+        refused = httpx2.post(f"{service.url}/v1/embed?pool=cls", files=ask, timeout=60)
     assert answer.status_code == 200, answer.text
     expected = np.array([1.0, 0.0, 51 / 255]) @ WEIGHT
     np.testing.assert_allclose(answer.json()["embeddings"], [expected / np.linalg.norm(expected)] * 3, rtol=0, atol=1e-5)
