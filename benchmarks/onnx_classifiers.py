@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -70,7 +70,7 @@ def largest_difference(url: str, network: Network, pictures: Sequence[bytes]) ->
     found = []
     for picture in pictures[:COMPARED]:
         query = {"model": network.name, "top_k": network.logits.shape[1]}
-        answer = httpx.post(f"{url}/v1/classify", params=query, content=picture, timeout=60).raise_for_status().json()
+        answer = httpx2.post(f"{url}/v1/classify", params=query, content=picture, timeout=60).raise_for_status().json()
         [result] = answer["results"]
         scores = {prediction["index"]: prediction["score"] for prediction in result["predictions"]}
         found.append(np.log([scores[index] for index in range(len(scores))]))

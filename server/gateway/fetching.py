@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urljoin
 
-import httpcore
+import httpcore2
 
 from server.gateway.submission import Submission, item_field
 from server.gateway.turns import Line
@@ -102,14 +102,14 @@ class Fetcher:
         raise _Failed(f"more than {REDIRECTS} redirects")
 
     @asynccontextmanager
-    async def _asked(self, remote: RemoteUrl) -> AsyncIterator[httpcore.Response]:
+    async def _asked(self, remote: RemoteUrl) -> AsyncIterator[httpcore2.Response]:
         async with self._dialler.request("GET", remote, {"Accept": "*/*"}) as response:
             try:
                 yield response
             except FAILURES as error:
                 raise _Failed(f"the host answered {response.status} and broke off") from error
 
-    async def _read(self, response: httpcore.Response, where: str, received: _Received) -> bytes:
+    async def _read(self, response: httpcore2.Response, where: str, received: _Received) -> bytes:
         if response.status != 200:
             raise _Failed(f"the host answered {response.status}")
         encodings = [value.lower() for name, value in response.headers if name.lower() == b"content-encoding"]

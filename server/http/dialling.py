@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
-import httpcore
+import httpcore2
 
 from server.http.addresses import Ip, NotAllowed, RemoteUrl, host_and_port, is_public, read, unwrapped
 
@@ -43,7 +43,7 @@ class Dialler:
         listed = tuple(ip_network(network, strict=False) for network in networks)
         backend = _Checked(resolve or self._resolve, listed, connect)
         trusted = ssl.create_default_context()
-        self._pool = httpcore.AsyncConnectionPool(trusted, max_connections=None, max_keepalive_connections=0, network_backend=backend)
+        self._pool = httpcore2.AsyncConnectionPool(trusted, max_connections=None, max_keepalive_connections=0, network_backend=backend)
 
     def read(self, url: str) -> RemoteUrl:
         """Raises NotAllowed for what is no https URL of a listed host."""
@@ -52,9 +52,9 @@ class Dialler:
     @asynccontextmanager
     async def request(
         self, method: str, remote: RemoteUrl, headers: Mapping[str, str], content: bytes | None = None
-    ) -> AsyncIterator[httpcore.Response]:
+    ) -> AsyncIterator[httpcore2.Response]:
         """The head of the answer, and its body as it is read. No redirect is followed. Raises NotAllowed, and what `FAILURES` lists."""
-        url = httpcore.URL(scheme=b"https", host=remote.host.encode(), port=remote.port, target=remote.target.encode())
+        url = httpcore2.URL(scheme=b"https", host=remote.host.encode(), port=remote.port, target=remote.target.encode())
         told = {"Host": remote.authority, "User-Agent": "opsin", "Accept-Encoding": "identity", **headers}
         if content is not None:
             told["Content-Length"] = str(len(content))
@@ -90,10 +90,10 @@ class Dialler:
         return await resolved
 
 
-class CountedConnection(httpcore.AsyncNetworkStream):
+class CountedConnection(httpcore2.AsyncNetworkStream):
     """A connection that is read in small pieces, which are counted."""
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         self._stream = stream
         self.nbytes = 0
         """So many have come, of what was encrypted."""
@@ -104,7 +104,7 @@ class CountedConnection(httpcore.AsyncNetworkStream):
         piece = await self._stream.read(min(max_bytes, PIECE_BYTES), timeout)
         self.nbytes += len(piece)
         if self.most is not None and self.nbytes > self.most:
-            raise httpcore.ReadError(f"the answer has not begun after {self.most} bytes")
+            raise httpcore2.ReadError(f"the answer has not begun after {self.most} bytes")
         return piece
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -115,24 +115,24 @@ class CountedConnection(httpcore.AsyncNetworkStream):
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> httpcore2.AsyncNetworkStream:
         return CountedConnection(await self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
-def connection_of(response: httpcore.Response) -> CountedConnection:
+def connection_of(response: httpcore2.Response) -> CountedConnection:
     """The connection that a response comes by."""
     stream: CountedConnection = response.extensions["network_stream"]
     return stream
 
 
-FAILURES = (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, TimeoutError)
+FAILURES = (OSError, httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, TimeoutError)
 """A request that was allowed may end in one of these."""
 
 
-class _Checked(httpcore.AnyIOBackend):
+class _Checked(httpcore2.AnyIOBackend):
     """Connects to addresses that may be dialled, and to no others, whatever a name says the next time."""
 
     def __init__(self, resolve: Resolve, networks: Sequence[IPv4Network | IPv6Network], connect: float) -> None:
@@ -143,7 +143,7 @@ class _Checked(httpcore.AnyIOBackend):
 
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *arguments: Any, **options: Any
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> httpcore2.AsyncNetworkStream:
         addresses = list(dict.fromkeys(await self._resolve(host, port)))
         for address in addresses:
             if not self._may_be_dialled(address):
@@ -152,7 +152,7 @@ class _Checked(httpcore.AnyIOBackend):
         for address in addresses[:DIALLED]:
             try:
                 return CountedConnection(await super().connect_tcp(str(address), port, self._connect, *arguments, **options))
-            except (OSError, httpcore.NetworkError, httpcore.TimeoutException) as error:
+            except (OSError, httpcore2.NetworkError, httpcore2.TimeoutException) as error:
                 failure = error
         raise failure
 

@@ -24,7 +24,7 @@ import torch
 
 _context = multiprocessing.get_context("forkserver")
 _IMPORTED = [
-    "httpcore",
+    "httpcore2",
     "httpx2",
     "models.published",
     "onnx",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import onnxruntime
 import pytest
@@ -133,9 +133,9 @@ class Imported:
         answer: NDArray[np.float32] = session.run([case.output], {"image": batch})[0][0]
         return answer
 
-    def ask(self, route: str, name: str, *images: Image.Image, **query: Any) -> httpx.Response:
+    def ask(self, route: str, name: str, *images: Image.Image, **query: Any) -> httpx2.Response:
         files = [("image", encoded(image)) for image in images]
-        return httpx.post(f"{self.service.url}{route}", files=files, params={"model": name, **query}, timeout=60)
+        return httpx2.post(f"{self.service.url}{route}", files=files, params={"model": name, **query}, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_tasks_are_not_mixed(imported: Imported) -> None:
 
 @pytest.mark.parametrize("name", ["bytes", "single"])
 def test_open_inference_describes_and_answers(imported: Imported, name: str) -> None:
-    http = httpx.Client(base_url=imported.service.url, timeout=60)
+    http = httpx2.Client(base_url=imported.service.url, timeout=60)
     described = http.get(f"/v2/models/{name}").raise_for_status().json()
     assert described["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1, 1]}]
     assert [(output["name"], output["shape"]) for output in described["outputs"]] == [("scores", [-1, OUTPUTS]), ("labels", [-1, OUTPUTS])]
@@ -236,7 +236,7 @@ def test_open_inference_describes_and_answers(imported: Imported, name: str) -> 
 
 
 def test_models_say_what_they_are(imported: Imported) -> None:
-    listed = {model["name"]: model for model in httpx.get(f"{imported.service.url}/v1/models", timeout=60).json()["models"]}
+    listed = {model["name"]: model for model in httpx2.get(f"{imported.service.url}/v1/models", timeout=60).json()["models"]}
     assert listed.keys() == CASES.keys()
     assert {name: model["task"] for name, model in listed.items()} == {name: case.task for name, case in CASES.items()}
 
@@ -256,7 +256,7 @@ def test_scores_that_the_graph_has_made_are_not_made_again(tmp_path: Path) -> No
     expected = onnxruntime.InferenceSession(file).run(None, {"image": to_floats(cropped(PHOTO))[None]})[0][0]
     with running(tmp_path / "bundles") as service:
         query = {"model": "soft", "top_k": OUTPUTS}
-        answer = httpx.post(f"{service.url}/v1/classify", params=query, content=encoded(PHOTO), timeout=60)
+        answer = httpx2.post(f"{service.url}/v1/classify", params=query, content=encoded(PHOTO), timeout=60)
     assert answer.status_code == 200, answer.text
     np.testing.assert_allclose(scores_of(answer.json()["results"][0]), expected, rtol=0, atol=CLOSE)
 
@@ -295,7 +295,7 @@ def test_data_inside_the_folder_goes_into_the_bundle(tmp_path: Path) -> None:
         given.unlink()
     with running(tmp_path / "bundles") as service:
         query = {"model": "split", "top_k": OUTPUTS}
-        answer = httpx.post(f"{service.url}/v1/classify", params=query, content=encoded(PHOTO), timeout=60)
+        answer = httpx2.post(f"{service.url}/v1/classify", params=query, content=encoded(PHOTO), timeout=60)
     assert answer.status_code == 200, answer.text
     np.testing.assert_allclose(scores_of(answer.json()["results"][0]), expected, rtol=0, atol=CLOSE)
 
@@ -308,6 +308,6 @@ def test_a_half_precision_input_is_served(tmp_path: Path) -> None:
     expected = softmax(onnxruntime.InferenceSession(file).run(None, {"image": halves})[0][0])
     with running(tmp_path / "bundles") as service:
         query = {"model": "half", "top_k": OUTPUTS}
-        answer = httpx.post(f"{service.url}/v1/classify", params=query, content=encoded(PHOTO), timeout=60)
+        answer = httpx2.post(f"{service.url}/v1/classify", params=query, content=encoded(PHOTO), timeout=60)
     assert answer.status_code == 200, answer.text
     np.testing.assert_allclose(scores_of(answer.json()["results"][0]), expected, rtol=0, atol=1e-3)
