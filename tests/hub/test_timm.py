@@ -15,7 +15,6 @@ from torch import nn
 
 from models.loading import load
 from models.published import CheckpointError
-from models.published.unsupported import WAY
 from tests.hub.saved import change, imported, noise, normalised, randomised
 
 MOST = 1e-4
@@ -92,4 +91,4 @@ def test_a_network_that_cannot_be_kept_is_refused_by_its_field(fields: dict[str,
     change(tmp_path / "model/config.json", **fields)
     with pytest.raises(CheckpointError) as refused:
         imported(tmp_path / "model")
-    assert sentence in str(refused.value) and str(refused.value).endswith(WAY)
+    assert sentence in str(refused.value) and str(refused.value).endswith("`opsin import FILE.onnx --as classify`")

@@ -18,7 +18,6 @@ from torch import nn
 from models.bundle import Bundle
 from models.loading import Ended, load
 from models.published import CheckpointError
-from models.published.unsupported import WAY
 from tests.hub.saved import change, imported, noise, normalised, randomised, save
 
 MOST = 1e-4
@@ -203,7 +202,9 @@ def test_a_field_of_the_config_that_cannot_be_kept_is_refused_by_its_name(name: 
     with pytest.raises(CheckpointError) as refused:
         imported(folder)
     assert sentence in str(refused.value)
-    assert (WAY in str(refused.value)) == (name in ("activation", "class"))  # another network, not a wrong file
+    assert ("`opsin import FILE.onnx --as classify`" in str(refused.value)) == (
+        name in ("activation", "class")
+    )  # another network, not a wrong file
 
 
 WEIGHTS_REFUSED: dict[str, tuple[dict[str, torch.Tensor], str]] = {

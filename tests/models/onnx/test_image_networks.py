@@ -174,9 +174,9 @@ def test_what_nobody_states_is_assumed_and_said(tmp_path: Path) -> None:
 
 
 def hungry() -> onnx.ModelProto:
-    """Fills 400 GB with zeros."""
+    """Fills 1.2 GB with zeros."""
     model = colours()
-    model.graph.initializer.append(numpy_helper.from_array(np.array([10**6, 10**5]), "huge"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([3 * 10**8]), "huge"))
     nodes = [helper.make_node("ConstantOfShape", ["huge"], ["zeros"]), helper.make_node("ReduceSum", ["zeros"], ["zero"], keepdims=0)]
     model.graph.node.extend([*nodes, helper.make_node("Add", ["scores", "zero"], ["total"])])
     model.graph.output[0].name = "total"

@@ -22,7 +22,6 @@ from models.loading import load, mismatch
 from models.mae.model import MAE, MAEConfig, start_from_pretrained
 from models.merge_schedule import MergeSchedule
 from models.published import CheckpointError, UnlikeFamily, detect, families, fit, import_checkpoint, open_checkpoint, read_checkpoint
-from models.published.unsupported import WAY
 from models.registry import architectures
 from models.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import GOLDEN
@@ -246,7 +245,7 @@ def test_what_cannot_be_imported_is_refused_with_its_name(key: str, word: str, f
     torch.save({**ViT(SMALL).state_dict(), key: torch.ones(32)}, tmp_path / "file.pth")
     with pytest.raises(CheckpointError) as refused:
         imported(tmp_path / "file.pth", family=family)
-    assert f"{word} cannot be imported" in str(refused.value) and str(refused.value).endswith(WAY)
+    assert f"{word} cannot be imported" in str(refused.value) and str(refused.value).endswith("`opsin import FILE.onnx --as classify`")
 
 
 def test_truncated_and_absent_files_are_refused(tmp_path: Path) -> None:
