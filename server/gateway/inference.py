@@ -34,7 +34,7 @@ from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
 from server.queue.errors import KeyTaken, NeverFits, ResultsFull
 from server.queue.messages import WEBHOOKS, Priority, QueuedJob, Reply
-from server.queue.record import Draft
+from server.queue.record import Draft, Record
 from server.tasks.base import Arrays, Item, Outputs
 from server.tasks.options import InvalidOption
 from server.tasks.texts import FEW
@@ -140,8 +140,8 @@ class Inference:
         self._count(outputs, asked.spec, timing)
         return Answer(outputs, timing)
 
-    async def submit(self, items: list[Item], asked: Asked, visit: Visit, fingerprint: str, idempotency_key: str, webhook: Webhook) -> str:
-        """Queue the items as one job of the client's, which outlives this gateway; the list is emptied. Returns the id of its record.
+    async def submit(self, items: list[Item], asked: Asked, visit: Visit, fingerprint: str, idempotency_key: str, webhook: Webhook) -> Record:
+        """Queue the items as one job of the client's, which outlives this gateway; the list is emptied. Returns its record.
 
         Raises Problem, and what the Dispatcher raises.
         """

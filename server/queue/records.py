@@ -7,7 +7,7 @@ import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -47,8 +47,8 @@ class Records:
         self.epoch = ""
         """The epoch of the Redis that answered last; empty before the first beat."""
 
-    async def admit(self, draft: Draft, plan: bytes, make_jobs: Callable[[str], list[QueuedJob]], *, max_items: int = 0) -> str:
-        """Queue a client's job; returns the id of its record, which is an older one's where the same request came before under its key.
+    async def admit(self, draft: Draft, plan: bytes, make_jobs: Callable[[str], list[QueuedJob]], *, max_items: int = 0) -> Record:
+        """Queue a client's job; returns its record, which is an older one where the same request came before under its key.
 
         `plan`: msgpack of the task's plan. `make_jobs` makes the jobs of the queue for a record. max_items: as of
         `Enqueuer.enqueue`. Raises NeverFits, KeyTaken, ResultsFull, QueueFull, DeadlineExceeded or RedisAway (away for longer than
@@ -61,14 +61,14 @@ class Records:
                 record = f"{self.epoch}-{secrets.token_hex(16)}"
                 jobs = make_jobs(record)
             try:
-                status, told = await self._link.undisturbed(self._try_to_admit(record, draft, plan, jobs, max_items))
+                status, told, *shown = await self._link.undisturbed(self._try_to_admit(record, draft, plan, jobs, max_items))
             except RedisAway as away:
                 if (why := self._enqueuer.given_up(away)) is not None:
                     raise why from away.__cause__
                 continue
             match status:
                 case b"ok" | b"known":
-                    return told
+                    return Record.of(told, *shown)
                 case b"epoch":
                     self.epoch = told
                 case b"conflict":
@@ -159,7 +159,7 @@ class Records:
         with suppress(RedisAway):  # the next beat sees to it
             await self._link.script("sweep_records")
 
-    async def _try_to_admit(self, record: str, draft: Draft, plan: bytes, jobs: list[QueuedJob], max_items: int) -> tuple[bytes, str]:
+    async def _try_to_admit(self, record: str, draft: Draft, plan: bytes, jobs: list[QueuedJob], max_items: int) -> tuple[Any, ...]:
         rows, messages, staged = to_rows(jobs, max_items, kept=True)
         self._check_fits(len(rows), sum(row.nbytes for row in rows), draft.bound)
         for key, message in staged.items():
@@ -171,9 +171,10 @@ class Records:
             draft=draft,
             ttl_ms=int(self._settings.result_ttl * 1000),
             jobs=rows,
+            names=NAMES,
         )
-        status, told = await self._link.move("enqueue_record", msgspec.msgpack.encode(recorded), plan, *messages)
-        return status, told.decode()
+        status, told, *shown = await self._link.move("enqueue_record", msgspec.msgpack.encode(recorded), plan, *messages)
+        return status, told.decode(), *shown
 
     def _check_fits(self, items: int, nbytes: int, bound: int) -> None:
         """Raises NeverFits."""

@@ -4,6 +4,7 @@ Their msgpack knows no bytes: messages are arguments of their own, in the order 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -84,6 +85,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """How long the record and its results outlive its end."""
     jobs: list[Enqueued]
     """Those of the queue that it stands for."""
+    names: Sequence[str]
+    """Fields of the record that the answer shows."""
 
 
 class TakenRow(NamedTuple):

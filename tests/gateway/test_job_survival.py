@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import redis
 
 from server.supervisor.private_valkey import PrivateValkey
@@ -69,6 +74,27 @@ def test_a_job_is_lost_with_a_redis_that_keeps_nothing(tmp_path: Path) -> None:
             comes_to(gateway, again, "done")
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize("seconds", [2.0, 4.0])
+def test_jobs_asked_for_while_redis_stalls_are_accepted(tmp_path: Path, seconds: float) -> None:
+    """Whoever got 503 would send the request again, and have it computed twice."""
+    with durable_server(tmp_path) as server, gateway_process(server.url) as gateway, Worker(server.url, [make_spec()]) as worker:
+        comes_to(gateway, accepted(ask_later(gateway)), "done")
+        with ThreadPoolExecutor(8) as clients:
+            asked = []
+            for key in "01234566":  # the last one is a repeated request
+                asked.append(clients.submit(ask_later, gateway, picture(int(key)), Idempotency_Key=key))
+                if key == "2":
+                    server.process.send_signal(signal.SIGSTOP)
+                    threading.Timer(seconds, server.process.send_signal, [signal.SIGCONT]).start()
+                time.sleep(0.02)
+            ids = {accepted(one.result()) for one in asked}
+        assert len(ids) == 7
+        with worker.redis() as db:
+            assert len(list(db.scan_iter("record:*"))) == len(ids) + 1
+        for job_id in ids:
+            comes_to(gateway, job_id, "done")
 
 
 def test_a_job_that_the_queue_lost_is_queued_again(valkey: PrivateValkey) -> None:

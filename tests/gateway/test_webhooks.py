@@ -209,8 +209,8 @@ async def ended(us: Dispatcher, url: str, key_name: str = "") -> str:
 
     job = await a_job(us)
     record = await us.records.admit(replace(DRAFT, webhook=url, webhook_events="cancelled", key_name=key_name), b"\x80", of_record)
-    assert await us.records.cancel(record, key_name)
-    return record
+    assert await us.records.cancel(record.id, key_name)
+    return record.id
 
 
 @asynccontextmanager

@@ -77,7 +77,7 @@ async def admit(
             )
         ]
 
-    return await us.records.admit(msgspec.structs.replace(DRAFT, idem=key), b"\x80", jobs)
+    return (await us.records.admit(msgspec.structs.replace(DRAFT, idem=key), b"\x80", jobs)).id
 
 
 async def read(us: Dispatcher, record_id: str) -> Record:
@@ -272,12 +272,12 @@ async def test_a_lost_job_of_a_record_is_queued_again_as_far_behind_as_it_was(
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as quiet:
         turns: list[dict[str, Any]] = [{"priority": "normal"}, {"priority": "low", "behind_ms": 20_000}]
         jobs = [msgspec.structs.replace(await a_job(quiet, value, **turn), gateway="") for value, turn in enumerate(turns)]
-        record = await quiet.records.admit(
+        made = await quiet.records.admit(
             msgspec.structs.replace(DRAFT, items=2, counted=2),
             b"\x80",
             lambda record: [msgspec.structs.replace(job, id=f"{record}-{i}", record=record) for i, job in enumerate(jobs)],
         )
-        low = keys.stream(QUEUE, "low")
+        record, low = made.id, keys.stream(QUEUE, "low")
 
         def queued() -> list[tuple[str, str, str]]:
             return [(stream, fields["id"], fields["at"]) for stream in (STREAM, low) for _, fields in db.xrange(stream)]

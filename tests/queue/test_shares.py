@@ -58,7 +58,7 @@ async def record(us: Dispatcher, owner: str, items: int = 1, work_ms: int = 0, m
     def of_record(record: str) -> list[QueuedJob]:
         return [msgspec.structs.replace(job, id=f"{record}-{index}", record=record, gateway="") for index, job in enumerate(jobs)]
 
-    return await us.records.admit(replace(DRAFT, bound=0), b"\x80", of_record, max_items=max_items)
+    return (await us.records.admit(replace(DRAFT, bound=0), b"\x80", of_record, max_items=max_items)).id
 
 
 WAYS = {"at once": submit, "later": record}

@@ -115,10 +115,9 @@ class TaskRoute:
                 asked = await here.text_cache.recall(await _understand(sent, here, visit), visit.client, RECORDED_BYTES)
                 nbytes = sent.submission.nbytes
                 asks = sent.submission.fingerprint(request.scope["path"], sent.query)
-                job_id = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key, webhook)
-                record = await here.jobs.read(job_id, visit.key.name)
+                record = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key, webhook)
             here.metrics.payload_in.observe(nbytes)
-            return job_routes.respond(record, 202, {"Location": jobs.url(job_id), "Preference-Applied": requests.PREFERENCE})
+            return job_routes.respond(record, 202, {"Location": jobs.url(record.id), "Preference-Applied": requests.PREFERENCE})
 
     def _offered_in_url(self, request: Request) -> tuple[str, ...]:
         """As far as the URL tells. What is wrong with it is said when the body has been read, too."""

@@ -2,7 +2,8 @@
 -- needs: items admission history records
 -- Admits a client's job with a record: it outlives its gateway. All such jobs together hold at most half of the queue.
 -- ARGV: msgpack of a Recorded (rows.py), msgpack of the task's plan, then messages.
--- Returns {status, id of the record}. Statuses: 'ok'; 'known': the same request came before under this key, and has that id;
+-- Returns {status, id of the record, and where it has one its place and the values of the fields that were named (see `shown`), so that nothing
+-- needs to be read after it was admitted}. Statuses: 'ok'; 'known': the same request came before under this key, and has that id;
 -- 'conflict': another one did; 'client', 'key', 'full' (see parts/admission.lua); 'share': the half is full; 'results': there is no room for its result; 'late'; 'unstaged';
 -- 'epoch': this Redis is another one than the gateway thinks, and its epoch stands in place of the id.
 
@@ -22,14 +23,20 @@ local function refuse(status)
   return {status, id}
 end
 
+local function admitted(status) return {status, id, unpack(shown(id, asked.names, now))} end
+
 if epoch ~= id_epoch then return {'epoch', epoch} end
-if call('EXISTS', key) == 1 then return refuse('ok') end  -- a repeated call: the first answer was lost
+if call('EXISTS', key) == 1 then  -- a repeated call: the first answer was lost
+  drop_staged(jobs)
+  return admitted('ok')
+end
 if draft.idem ~= '' then
   local earlier = call('GET', idem)
   local fingerprint = earlier and call('HGET', 'record:' .. earlier, 'fingerprint')
   if fingerprint then
     id = earlier
-    return refuse(fingerprint == draft.fingerprint and 'known' or 'conflict')
+    drop_staged(jobs)
+    return fingerprint == draft.fingerprint and admitted('known') or {'conflict', id}
   end
 end
 
@@ -65,4 +72,4 @@ if added then call('HSET', key, 'ordinal', added - #jobs + 1) end
 call('ZADD', OPEN, deadline, open_member(id, {count = #jobs, nbytes = wanted.nbytes, bound = draft.bound}))
 tell(id, 'queued', cjson.encode({place = place}))
 write_counts()
-return {'ok', id}
+return admitted('ok')

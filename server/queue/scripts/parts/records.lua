@@ -199,3 +199,11 @@ local function place_of(record)
     if read then return math.max(0, math.min(record.ordinal - 1 - read, call('XLEN', record.stream) - group.pending - 1)) end
   end
 end
+
+-- A record as its client sees it: {place in its stream or -1, values of these fields}; nil if there is none.
+local function shown(id, names, now)
+  local record = record_at(id)
+  if not record then return nil end
+  notice_start(id, record, now)
+  return {record.state == 'queued' and place_of(record) or -1, call('HMGET', 'record:' .. id, unpack(names))}
+end
