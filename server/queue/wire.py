@@ -39,7 +39,8 @@ def script_source(name: str) -> str:
     """Parts that it does not need would be compiled and run at each of its calls."""
     flags, script = _read(name).split("\n", 1)
     asked = re.match(r"-- needs: (.*)", script)
-    return "\n".join([flags, *(_read(f"parts/{part}") for part in (BASE, *(asked[1].split() if asked else ()))), script])
+    parts = (_read(f"parts/{part}") for part in (BASE, *(asked[1].split() if asked else ())))
+    return "\n".join([flags, *parts, "return guarded(function()", script, "end)"])
 
 
 @cache

@@ -5,6 +5,7 @@
 -- Returns {1 if Redis knew the worker, 1 if Redis may soon refuse plain commands that need memory}.
 
 local MOST_BATCHES, NEARLY_FULL = 2000, 0.9
+expect('SCARD', 'workers')
 count_batches(MOST_BATCHES)
 local known = call('EXISTS', 'worker:' .. ARGV[1])
 call('SET', 'worker:' .. ARGV[1], ARGV[2], 'PX', ARGV[3])

@@ -6,6 +6,8 @@
 local id = ARGV[1]
 local epoch, record = call('GET', 'epoch') or '', record_at(id)
 if not record or (call('HGET', 'record:' .. id, 'key_name') or '') ~= ARGV[2] then return {epoch, 0} end
+check_counts()
+check_records(now_ms())
 if is_open(record) then
   tell(id, 'cancelled', '{}')
   close(id, record, 'cancelled', now_ms())

@@ -12,16 +12,17 @@ local due = call('ZRANGEBYSCORE', WEBHOOKS, '-inf', now, 'LIMIT', 0, LOOKED_AT)
 for _, id in ipairs(due) do
   if #claimed == most then break end
   local key = 'webhook:' .. id
-  local url = call('HGET', key, 'webhook')
-  local host = url and string.match(url, '^https://([^/?#]+)')
+  local url = try('HGET', key, 'webhook')
+  local host = type(url) == 'string' and string.match(url, '^https://([^/?#]+)')
   if not host then
     call('ZREM', WEBHOOKS, id)  -- it has expired
   elseif (of_host[host] or 0) < most_of_host then
     of_host[host] = (of_host[host] or 0) + 1
     call('ZADD', WEBHOOKS, now + ARGV[2], id)
-    claimed[#claimed + 1] = {id, call('HINCRBY', key, 'tries', 1), call('HMGET', key, unpack(ARGV, 5))}
+    claimed[#claimed + 1] = {id, add(key, 'tries', 1), call('HMGET', key, unpack(ARGV, 5))}
   elseif #due == LOOKED_AT then
     call('ZADD', WEBHOOKS, now, id)  -- behind those of other hosts, which would not be looked at
   end
 end
-return {tonumber(call('GETDEL', WEBHOOKS .. ':dropped') or '0'), unpack(claimed)}
+local dropped = try('GETDEL', DROPPED)
+return {type(dropped) == 'string' and tonumber(dropped) or 0, unpack(claimed)}

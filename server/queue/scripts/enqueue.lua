@@ -24,6 +24,7 @@ local function admit(jobs, again)
   return 'ok'
 end
 
+for _, request in ipairs(admission.requests) do check_places(request.jobs) end
 local statuses, at = {}, 2
 for _, request in ipairs(admission.requests) do
   for _, job in ipairs(request.jobs) do job.message, at = ARGV[at], at + 1 end

@@ -13,31 +13,33 @@ for i, job in ipairs(jobs) do job.message = ARGV[2 + i] end
 local now, id = now_ms(), asked.record
 
 local id_epoch = string.match(id, '^[^-]+')
-call('SET', 'epoch', id_epoch, 'NX')
 local epoch = call('GET', 'epoch')
 local key, idem = 'record:' .. id, 'idem:' .. draft.idem
+local earlier = draft.idem ~= '' and call('GET', idem)
+local fingerprint = earlier and call('HGET', 'record:' .. earlier, 'fingerprint')
 local all, wanted = all_held(), asked_by(jobs)
+check_records(now)
+check_counts()
+check_places(jobs)
+expect('HLEN', key)
+if not epoch then call('SET', 'epoch', id_epoch) end
 
 local function refuse(status)
   drop_staged(jobs)
   return {status, id}
 end
 
-local function admitted(status) return {status, id, unpack(shown(id, asked.names, now))} end
+local function admitted(status) return {status, id, unpack(shown(id, asked.names, now) or unreadable('record:' .. id))} end
 
-if epoch ~= id_epoch then return {'epoch', epoch} end
+if epoch and epoch ~= id_epoch then return {'epoch', epoch} end
 if call('EXISTS', key) == 1 then  -- a repeated call: the first answer was lost
   drop_staged(jobs)
   return admitted('ok')
 end
-if draft.idem ~= '' then
-  local earlier = call('GET', idem)
-  local fingerprint = earlier and call('HGET', 'record:' .. earlier, 'fingerprint')
-  if fingerprint then
-    id = earlier
-    drop_staged(jobs)
-    return fingerprint == draft.fingerprint and admitted('known') or {'conflict', id}
-  end
+if fingerprint then
+  id = earlier
+  drop_staged(jobs)
+  return fingerprint == draft.fingerprint and admitted('known') or {'conflict', id}
 end
 
 local deadline = jobs[1].deadline_ms

@@ -42,8 +42,26 @@ local function letter(job)
   return {'id', job.job, 'stream', job.stream, 'worker', worker, 'reason', job.dead_letter, 'bytes', held.bytes, 'job', held.message}
 end
 
-local ended = {}
-for i, job in ipairs(cmsgpack.unpack(ARGV[5])) do
+local jobs, ended = cmsgpack.unpack(ARGV[5]), {}
+local ids = {}
+for i, job in ipairs(jobs) do ids[i] = job.job end
+read_sums(ids)
+expect('SCARD', JOBS)
+for _, job in ipairs(jobs) do
+  local _, _, owner, _, _, _, low = known_of(job.job)
+  if owner and owner ~= NOBODY then owned(owner) end
+  if low == '1' then owned(LOW) end
+  if job.stream ~= jobs[1].stream then expect('XLEN', job.stream) end  -- that one is written to first
+  if job.dead_letter ~= '' then expect('XLEN', 'dead') end
+  local record = record_of(job.job)
+  if record and record_at(record) then
+    check_counts()
+    check_records(now)
+    expect('STRLEN', job.stored)
+  end
+end
+
+for i, job in ipairs(jobs) do
   job.reply = ARGV[5 + i]
   local record, index = record_of(job.job)
   local dead = job.dead_letter ~= '' and letter(job)
@@ -60,5 +78,5 @@ end
 
 write_counts()
 send_replies()
-if answered + failed > 0 then call('RPUSH', 'stats:batches', cmsgpack.pack(counted())) end
+if answered + failed > 0 then try('RPUSH', 'stats:batches', cmsgpack.pack(counted())) end
 return ended

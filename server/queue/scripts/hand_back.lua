@@ -6,7 +6,10 @@
 -- ARGV: consumer, msgpack of a HandedBack (rows.py) for each job.
 
 local me = ARGV[1]
-for _, job in ipairs(cmsgpack.unpack(ARGV[2])) do
+local jobs = cmsgpack.unpack(ARGV[2])
+check_counts()
+for _, job in ipairs(jobs) do expect('XLEN', job.stream, (back_of(job.stream))) end
+for _, job in ipairs(jobs) do
   if #try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, me) == 1 then  -- else others have it, or Redis has lost it
     if call('EXISTS', 'cancel:' .. job.job) == 1 then
       remove(job.stream, job.entry, job.job)

@@ -8,6 +8,10 @@ local LATE_ENTRIES = 100
 local LONGEST_SIGN_MS = 120000
 local CURSOR = 'janitor:cursor'
 local now, first = now_ms(), ARGV[2] ~= nil
+expect('SCARD', 'workers', 'gateways', 'queues', 'streams', JOBS)
+local work_streams, cursor = redis.call('SUNION', P .. 'queues', P .. 'streams'), call('GET', CURSOR) or '0'
+expect('XLEN', unpack(work_streams))
+if not first then check_counts() end
 if first and not take_turn('janitor', ARGV[2], ARGV[3]) then return -1 end
 
 -- Who has died is taken off the list. A sign of life that lasts so long is from before the clock was set back: who lives gives a new one.
@@ -17,6 +21,10 @@ local function call_roll(list, prefix)
     if ttl == -2 then call('SREM', list, id) end
     if ttl > LONGEST_SIGN_MS then call('PEXPIRE', prefix .. id, LONGEST_SIGN_MS) end
   end
+end
+if first then  -- counted anew below
+  redis.call('DEL', P .. 'queue:bytes', P .. 'queue:work', P .. OWNERS)
+  sums = {0, 0}
 end
 call_roll('workers', 'worker:')
 call_roll('gateways', 'gw:')
@@ -43,7 +51,7 @@ local function drop_consumers(stream)
   return left
 end
 
-for _, stream in ipairs(redis.call('SUNION', P .. 'queues', P .. 'streams')) do
+for _, stream in ipairs(work_streams) do
   drop_late(stream)
   if drop_consumers(stream) == 0 and call('XLEN', stream) == 0 then
     call('DEL', stream)
@@ -54,7 +62,6 @@ end
 
 -- What unfinished items hold is counted anew: the counts are wrong where Redis, or somebody, has lost items that had not ended.
 if first then
-  redis.call('DEL', P .. 'queue:bytes', P .. 'queue:work', P .. OWNERS)
   looked_at, more_bytes, more_work = {}, 0, 0
   for _, job_id in ipairs(call('SMEMBERS', JOBS)) do
     local _, _, owner, work, bytes, last, low = known_of(job_id)
@@ -66,11 +73,11 @@ write_counts()
 -- Whether a record still needs what it keeps beside the queue: it queues the job again if Redis lost it.
 local function is_kept(job_id)
   local record = record_of(job_id)
-  local state = record and call('HGET', 'record:' .. record, 'state')
+  local state = record and try('HGET', 'record:' .. record, 'state')
   return state == 'queued' or state == 'running'
 end
 
-local scan = redis.call('SCAN', call('GET', CURSOR) or '0', 'COUNT', ARGV[1])
+local scan = redis.call('SCAN', #cursor <= 20 and string.match(cursor, '^%d+$') or '0', 'COUNT', ARGV[1])
 for _, full in ipairs(scan[2]) do
   local key = string.sub(full, 1, #P) == P and string.sub(full, #P + 1) or ''  -- all others are somebody else's
   local kind, id = string.match(key, '^(%a+):(.*)$')

@@ -7,6 +7,8 @@
 local id, staged, ttl, max_results = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = now_ms()
 local key = 'scene:' .. id
+expect('ZCARD', OPEN, KEPT)
+expect('HLEN', TOTALS)
 local bytes, before = call('STRLEN', staged), call('STRLEN', key)
 local _, results = held(now)
 local more = before > 0 and bytes - before or bytes + RECORD_BYTES

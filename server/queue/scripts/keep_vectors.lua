@@ -10,6 +10,8 @@ local now, all = now_ms(), 'all '
 local ENTRY_BYTES = 650  -- what Redis takes for an id in all of these; measured with INFO memory
 local MOST_EXPIRED = 200
 
+expect('ZCARD', 'vectors', 'vectors:of:' .. owner)
+expect('HLEN', 'vectors:owners', 'vectors:bytes')
 local function owned(id) return string.match(call('HGET', 'vectors:owners', id) or '', '^(%d+):(.*)$') end
 
 local function forget(id)
@@ -18,13 +20,13 @@ local function forget(id)
   call('ZREM', 'vectors', id)
   call('HDEL', 'vectors:owners', id)
   if not bytes then return end
-  call('ZREM', 'vectors:of:' .. whose, id)
+  try('ZREM', 'vectors:of:' .. whose, id)
   for _, name in ipairs({all, whose}) do
-    if call('HINCRBY', 'vectors:bytes', name, -bytes) <= 0 then call('HDEL', 'vectors:bytes', name) end
+    if add('vectors:bytes', name, -bytes) <= 0 then call('HDEL', 'vectors:bytes', name) end
   end
 end
 
-local function held(name) return tonumber(call('HGET', 'vectors:bytes', name) or '0') end
+local function held(name) return tonumber(call('HGET', 'vectors:bytes', name) or '0') or 0 end
 
 local function make_room(name, key, bytes, bound)
   while held(name) + bytes > bound and call('ZCARD', key) > 0 do forget(call('ZRANGE', key, 0, 0)[1]) end
@@ -35,7 +37,7 @@ for i = 5, 4 + used do
   local _, whose = owned(ARGV[i])
   if whose and call('PEXPIRE', 'vector:' .. ARGV[i], ttl) == 1 then
     call('ZADD', 'vectors', now, ARGV[i])
-    call('ZADD', 'vectors:of:' .. whose, now, ARGV[i])
+    try('ZADD', 'vectors:of:' .. whose, now, ARGV[i])
   end
 end
 for i = 5 + used, #ARGV, 2 do
@@ -48,7 +50,7 @@ for i = 5 + used, #ARGV, 2 do
     call('ZADD', 'vectors', now, id)
     call('ZADD', 'vectors:of:' .. owner, now, id)
     call('HSET', 'vectors:owners', id, bytes .. ':' .. owner)
-    for _, name in ipairs({all, owner}) do call('HINCRBY', 'vectors:bytes', name, bytes) end
+    for _, name in ipairs({all, owner}) do add('vectors:bytes', name, bytes) end
   end
 end
 return redis.status_reply('OK')

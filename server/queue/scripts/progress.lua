@@ -25,7 +25,12 @@ local function note(id, job)
   end
 end
 
-for i, job in ipairs(cmsgpack.unpack(ARGV[2])) do
+local jobs = cmsgpack.unpack(ARGV[2])
+for _, job in ipairs(jobs) do
+  local record = record_of(job.job)
+  if record then record_at(record) end
+end
+for i, job in ipairs(jobs) do
   job.message = ARGV[2 + i]
   local record = record_of(job.job)
   if #try('XPENDING', job.stream, GROUP, job.entry, job.entry, 1, worker) == 1 then

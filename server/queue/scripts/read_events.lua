@@ -19,7 +19,8 @@ local function tell_changed_place(id, record)
   tell(id, 'queued', cjson.encode({place = place}))
 end
 
-local most, answers, bytes = ARGV[1], {}, 0
+local most, answers, bytes, epoch = ARGV[1], {}, 0, call('GET', 'epoch') or ''
+for at = 2, #ARGV, 2 do record_at(ARGV[at]) end
 for at = 2, #ARGV, 2 do
   if bytes > MOST_BYTES then break end
   local id, after = ARGV[at], ARGV[at + 1]
@@ -34,4 +35,4 @@ for at = 2, #ARGV, 2 do
   end
   answers[#answers + 1] = {record and record.state or '', events}
 end
-return {call('GET', 'epoch') or '', answers}
+return {epoch, answers}

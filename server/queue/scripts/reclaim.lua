@@ -10,9 +10,9 @@ local me, now = ARGV[1], now_ms()
 -- What a dead worker was running (begin_step.lua): job id → 'alone' or 'together'.
 local function last_steps(dead)
   local running = {}
-  for _, packed in ipairs(call('HVALS', 'suspects:' .. dead)) do
-    local how, ids = unpack(cmsgpack.unpack(packed))
-    for _, id in ipairs(ids) do running[id] = how end
+  for _, packed in ipairs(try('HVALS', 'suspects:' .. dead)) do  -- none where others have written under this name
+    local how, ids = unpack(decoded(packed) or {})
+    for _, id in ipairs(ids or {}) do running[id] = how end
   end
   return running
 end
@@ -29,6 +29,7 @@ local function claim(stream, dead)
     elseif not claimed then
       call('XCLAIM', stream, GROUP, me, 0, pending[1])
       if job then  -- else it was deleted by hand, and is pending no more
+        if type(try('INCRBY', 'deaths:' .. job.id, 0)) == 'table' then call('DEL', 'deaths:' .. job.id) end
         local deaths = call('INCRBY', 'deaths:' .. job.id, running[job.id] == 'alone' and 1 or 0)
         call('PEXPIRE', 'deaths:' .. job.id, math.max(1, job.deadline - now + LINGER_MS))
         claimed = {now, taken(stream, entry, now, true), deaths, dead}
@@ -38,6 +39,8 @@ local function claim(stream, dead)
   return claimed
 end
 
+expect('SCARD', 'queues')
+for i = 2, #ARGV do expect('XLEN', ARGV[i], (back_of(ARGV[i]))) end
 for i = 2, #ARGV do
   for _, flat in ipairs(redis.pcall('XINFO', 'CONSUMERS', P .. ARGV[i], GROUP)) do
     local consumer = to_table(flat)

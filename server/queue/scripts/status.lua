@@ -5,8 +5,8 @@
 -- kept, flat records:totals, flat records:ended, of those that have not ended the oldest: {task, bundle, state, created ms, started ms, done, total,
 -- unit}, nil where nothing is known; ids are secrets and stay here}.
 
-count_batches(call('LLEN', 'stats:batches'))
 local now = now_ms()
+check_records(now)
 
 local gateways = 0
 for _, id in ipairs(call('SMEMBERS', 'gateways')) do gateways = gateways + call('EXISTS', 'gw:' .. id) end
@@ -20,20 +20,26 @@ for _, row in ipairs(streams) do
   end
 end
 
+local members = call('ZRANGE', OPEN, 0, -1)
+for _, member in ipairs(members) do record_at(id_in(member)) end
+local sent = call('XREVRANGE', 'dead', '+', '-', 'COUNT', ARGV[2]) or {}  -- false where none is wanted
+count_batches(call('LLEN', 'stats:batches'))
+
 local history = {}
 for step = step_of(now) - tonumber(ARGV[1]), step_of(now) - 1 do
-  history[#history + 1] = call('HGETALL', 'history:' .. string.format('%d', step))
+  local counts = try('HGETALL', history_at(step))
+  history[#history + 1] = counts.err and {} or counts
 end
 
 local letters = {}
-for _, entry in ipairs(call('XREVRANGE', 'dead', '+', '-', 'COUNT', ARGV[2]) or {}) do  -- false where none is wanted
+for _, entry in ipairs(sent) do
   local letter = to_table(entry[2])
   letters[#letters + 1] = {entry[1], letter.stream or '', letter.reason or ''}
 end
 
 local open, ongoing = {queued = 0, running = 0}, {}
-for _, member in ipairs(call('ZRANGE', OPEN, 0, -1)) do
-  local id = string.match(member, '^[^:]+')
+for _, member in ipairs(members) do
+  local id = id_in(member)
   local record = record_at(id)
   if record and is_open(record) then
     notice_start(id, record, now)

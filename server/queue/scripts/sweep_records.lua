@@ -8,12 +8,12 @@ local now, ended = now_ms(), 0
 
 -- Queues jobs that Redis has lost again, from the messages that are kept beside the queue.
 local function mend(id, record)
-  local turns = record.turns and cmsgpack.unpack(record.turns) or {}
+  local turns = record.turns or {}
   each_job(id, record, function(job_id, i)
     local has_ended = not is_open(record) or call('EXISTS', 'result:' .. job_id) == 1
     if has_ended or call('EXISTS', 'job:' .. job_id) == 1 then return end
-    local nbytes = call('STRLEN', 'blob:' .. job_id)
-    if nbytes == 0 then return fail(id, record, 'job-lost', 'Redis lost what the job needs', i, now) end
+    local nbytes = try('STRLEN', 'blob:' .. job_id)
+    if type(nbytes) == 'table' or nbytes == 0 then return fail(id, record, 'job-lost', 'Redis lost what the job needs', i, now) end
     local stream, behind_ms = unpack(turns[i + 1] or {record.stream, 0})
     local job = {
       job = job_id, stream = stream, gateway = '', deadline_ms = tonumber(record.deadline_ms), place = 'kept', nbytes = nbytes,
@@ -24,8 +24,16 @@ local function mend(id, record)
   end)
 end
 
-for _, member in ipairs(call('ZRANGE', OPEN, 0, -1)) do
-  local id = string.match(member, '^[^:]+')
+check_counts()
+check_records(now)
+local members = call('ZRANGE', OPEN, 0, -1)
+for _, member in ipairs(members) do
+  local record = record_at(id_in(member))
+  if record then expect('XLEN', record.stream) end
+  for _, turn in ipairs(record and record.turns or {}) do expect('XLEN', turn[1]) end
+end
+for _, member in ipairs(members) do
+  local id = id_in(member)
   local record = record_at(id)
   if not record or not is_open(record) then
     call('ZREM', OPEN, member)

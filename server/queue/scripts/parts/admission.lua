@@ -34,7 +34,7 @@ end
 -- Whether every message that should have been staged is there.
 local function all_staged(jobs)
   for _, job in ipairs(jobs) do
-    if job.place == 'stage' and call('STRLEN', 'stage:' .. job.job) ~= job.nbytes then return false end
+    if job.place == 'stage' and try('STRLEN', 'stage:' .. job.job) ~= job.nbytes then return false end
   end
   return true
 end
@@ -46,18 +46,27 @@ local function drop_staged(jobs)
   end
 end
 
+-- Raises an error where jobs could not be put and counted.
+local function check_places(jobs)
+  for _, job in ipairs(jobs) do
+    expect('XLEN', job.stream)
+    if job.owner ~= NOBODY then owned(job.owner) end
+    if job.low then owned(LOW) end
+  end
+end
+
 local named = {}  -- streams that this script has noted
 
 -- Adds a job (row enqueued, with its message) to its stream; `last`: it was let into the last eighth. `at`: when it was queued first, if not now.
 local function put(job, now, last)
   local ttl = job.deadline_ms - now + LINGER_MS
   local inline = job.place == 'inline' and job.message or ''
+  if not named[job.stream] then named[job.stream] = call('SADD', 'queues', job.stream) end  -- first: it may raise an error
   if job.place == 'blob' then call('SET', 'blob:' .. job.job, job.message, 'PX', ttl) end
   if job.place == 'stage' then
     redis.call('RENAME', P .. 'stage:' .. job.job, P .. 'blob:' .. job.job)
     call('PEXPIRE', 'blob:' .. job.job, ttl)
   end
-  if not named[job.stream] then named[job.stream] = call('SADD', 'queues', job.stream) end
   local entry = {'id', job.job, 'gw', job.gateway, 'until', job.deadline_ms, 'bytes', job.nbytes, 'job', inline, 'at', job.at or now}
   if job.behind_ms > 0 then entry[#entry + 1], entry[#entry + 2] = 'behind', job.behind_ms end
   local entry_id = call('XADD', job.stream, '*', unpack(entry))

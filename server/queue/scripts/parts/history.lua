@@ -4,9 +4,11 @@ local STEP_MS, HISTORY_TTL_S = 5000, 960
 
 local function step_of(ms) return math.floor(ms / STEP_MS) end
 
+local function history_at(step) return 'history:' .. string.format('%d', step) end
+
 local function note(step, name, amount)
-  local key = 'history:' .. string.format('%d', step)
-  call('HINCRBY', key, name, string.format('%.0f', amount))
+  local key = history_at(step)
+  add(key, name, string.format('%.0f', amount))
   call('EXPIRE', key, HISTORY_TTL_S)
 end
 
@@ -19,23 +21,25 @@ end
 local function count_batches(most)
   local batches = call('LRANGE', 'stats:batches', 0, most - 1)
   if #batches == 0 then return end
-  call('LTRIM', 'stats:batches', #batches, -1)
   local bundles, steps, latest = {}, {}, {}
   for _, packed in ipairs(batches) do
-    local bundle, bundle_counts, ended_ms, step_counts = unpack(cmsgpack.unpack(packed))
-    add_up(bundles, bundle, bundle_counts)
+    local bundle, bundle_counts, ended_ms, step_counts = unpack(decoded(packed) or {})
+    if bundle_counts then add_up(bundles, bundle, bundle_counts) end
     if ended_ms then
       add_up(steps, step_of(ended_ms), step_counts)
       latest[bundle] = ended_ms
     end
   end
+  for bundle in pairs(bundles) do expect('HLEN', 'stats:' .. bundle) end
+  for step in pairs(steps) do expect('HLEN', history_at(step)) end
+  call('LTRIM', 'stats:batches', #batches, -1)
   for bundle, ended_ms in pairs(latest) do call('HSET', 'stats:' .. bundle, 'last_inference', string.format('%.0f', ended_ms)) end
   for step, counts in pairs(steps) do
     for name, amount in pairs(counts) do note(step, name, amount) end
   end
   for bundle, counts in pairs(bundles) do
     for name, amount in pairs(counts) do
-      if amount ~= 0 then call('HINCRBY', 'stats:' .. bundle, name, string.format('%.0f', amount)) end
+      if amount ~= 0 then add('stats:' .. bundle, name, string.format('%.0f', amount)) end
     end
   end
 end

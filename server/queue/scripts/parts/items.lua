@@ -5,11 +5,29 @@
 -- all jobs of that priority: an owner without jobs has no field there.
 
 local JOBS, OWNERS, NOBODY, LOW = 'queue:jobs', 'queue:owners', '-', 'low'
+local KNOWN = '^(%S+) (%S+) (%S+) (%d+) (%d+) ([01])([01]?)$'
 local OWNED = {'items', 'nbytes', 'work', 'last_items', 'last_nbytes'}
+
+local sums  -- as noted before this script: bytes and work of all unfinished jobs
+local known = {}  -- by job: what `known_of` says
+
+-- Reads these, and `job:<id>` of jobs. MGET reads a key of another type as none.
+local function read_sums(job_ids)
+  local names = {P .. 'queue:bytes', P .. 'queue:work'}
+  for i, job_id in ipairs(job_ids or {}) do names[2 + i] = P .. 'job:' .. job_id end
+  sums = redis.call('MGET', unpack(names))
+  for i, job_id in ipairs(job_ids or {}) do known[job_id] = {string.match(sums[2 + i] or '', KNOWN)} end
+  for i, name in ipairs({'queue:bytes', 'queue:work'}) do
+    local text = sums[i] or call('GET', name) or '0'
+    sums[i] = whole(text) or unreadable(name, text)
+  end
+end
 
 -- What is known of a job: its stream and the id of its entry there, owner, work, bytes, '1' or '0', and '1' or ''; nothing if it is not known.
 local function known_of(job_id)
-  return string.match(call('GET', 'job:' .. job_id) or '', '^(%S+) (%S+) (%S+) (%d+) (%d+) ([01])([01]?)$')
+  if known[job_id] then return unpack(known[job_id]) end
+  local text = try('GET', 'job:' .. job_id)
+  return string.match(type(text) == 'string' and text or '', KNOWN)
 end
 
 local looked_at, more_bytes, more_work = {}, 0, 0  -- by this script: owners' sums, and what comes to those of all
@@ -36,10 +54,24 @@ local function count(owner, work, bytes, last, low, by)
   if low == '1' then add_to(LOW, work, bytes, last, by) end
 end
 
+-- What all unfinished jobs hold.
+local function all_held()
+  read_sums()
+  return {items = call('SCARD', JOBS), nbytes = sums[1], work = sums[2]}
+end
+
+-- The start of every script that queues or ends jobs: counting them will not raise an error.
+local function check_counts()
+  expect('SCARD', JOBS, 'queues')
+  expect('HLEN', OWNERS)
+  read_sums()
+end
+
 -- The end of every script that queues or ends jobs: it writes once what they come to.
 local function write_counts()
-  for key, amount in pairs({['queue:bytes'] = more_bytes, ['queue:work'] = more_work}) do
-    if amount ~= 0 and call('INCRBY', key, string.format('%d', amount)) < 0 then call('SET', key, 0) end
+  if more_bytes ~= 0 or more_work ~= 0 then
+    for i, more in ipairs({more_bytes, more_work}) do sums[i] = string.format('%d', math.max(0, sums[i] + more)) end
+    redis.call('MSET', P .. 'queue:bytes', sums[1], P .. 'queue:work', sums[2])
   end
   for owner, sums in pairs(looked_at) do
     local numbers = {}
@@ -70,8 +102,8 @@ end
 
 -- Takes an entry out of its stream, whoever holds it, with all that belongs to its job.
 local function remove(stream, entry_id, job_id)
-  call('XACK', stream, GROUP, entry_id)
-  call('XDEL', stream, entry_id)
+  try('XACK', stream, GROUP, entry_id)
+  try('XDEL', stream, entry_id)
   forget(job_id)
 end
 
@@ -93,16 +125,18 @@ local function call_off(job_id)
   end
 end
 
+local function back_of(stream) return string.gsub(stream, ':back$', '') .. ':back' end
+
 -- Moves an entry that a consumer holds to the `…:back` stream of its own, which wakes a waiting worker.
 local function put_back(stream, entry_id)
   local entry = call('XRANGE', stream, entry_id, entry_id)[1]
   call('XACK', stream, GROUP, entry_id)
   if not entry then return end
   call('XDEL', stream, entry_id)
-  local back = string.gsub(stream, ':back$', '') .. ':back'
+  local back = back_of(stream)
   local id, lies_at = fields(entry).id, back .. ' ' .. call('XADD', back, '*', unpack(entry[2]))
-  local known = call('GET', 'job:' .. id)
-  if known then call('SET', 'job:' .. id, string.gsub(known, '^%S+ %S+', lies_at), 'KEEPTTL') end
+  local known = try('GET', 'job:' .. id)
+  if type(known) == 'string' then call('SET', 'job:' .. id, string.gsub(known, '^%S+ %S+', lies_at), 'KEEPTTL') end
   call('SADD', 'queues', back)
 end
 
@@ -110,11 +144,6 @@ end
 local function waiting_in(stream)
   local pending = try('XPENDING', stream, GROUP)
   return math.max(0, call('XLEN', stream) - (pending.err and 0 or pending[1]))
-end
-
--- What all unfinished jobs hold.
-local function all_held()
-  return {items = call('SCARD', JOBS), nbytes = tonumber(call('GET', 'queue:bytes') or '0'), work = tonumber(call('GET', 'queue:work') or '0')}
 end
 
 -- For each stream that has held jobs {stream, its unfinished jobs, when the oldest of them was queued or 0}.
@@ -136,9 +165,16 @@ local function reply(gateway, job_id, message)
   entry[#entry + 1] = message
 end
 
+-- Adds an entry to a stream. Where others have written under its name, earlier ones are lost.
+local function append(stream, ...)
+  if type(try('XADD', stream, ...)) ~= 'table' then return end
+  call('DEL', stream)
+  call('XADD', stream, ...)
+end
+
 -- The end of every script that replies: living gateways are told.
 local function send_replies()
   for gateway, entry in pairs(outgoing) do
-    if call('EXISTS', 'gw:' .. gateway) == 1 then call('XADD', 'replies:' .. gateway, '*', unpack(entry)) end
+    if call('EXISTS', 'gw:' .. gateway) == 1 then append('replies:' .. gateway, '*', unpack(entry)) end
   end
 end

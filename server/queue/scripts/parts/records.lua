@@ -10,7 +10,7 @@
 local OPEN, KEPT, TOTALS, ENDED = 'records:open', 'records:kept', 'records:totals', 'records:ended'
 local RECORD_BYTES = 5500  -- what Redis takes for a record, its key and its events, which begin with a page of 4 KiB; measured with MEMORY USAGE
 local MOST_EXPIRED = 1000
-local WEBHOOKS, MOST_WEBHOOKS, WEBHOOK_TTL_MS = 'webhooks', 10000, 86400000
+local WEBHOOKS, DROPPED, MOST_WEBHOOKS, WEBHOOK_TTL_MS = 'webhooks', 'webhooks:dropped', 10000, 86400000
 
 -- Everything but the plan, which scripts do not read; nil if there is none. `turns`: msgpack of {stream, by how many ms it is behind} for each
 -- of several jobs; one alone has the record's stream.
@@ -19,13 +19,31 @@ local FIELDS = {
   'reported', 'begun', 'done', 'total', 'unit', 'ordinal', 'place', 'placed_ms', 'owner', 'work_ms',
   'counted', 'counted_unit', 'turns', 'priority', 'webhook_events',
 }
+-- Those that hold numbers; '' where every record has one.
+local NUMBERS = {
+  count = '', ttl_ms = '', deadline_ms = '', created_ms = '', nbytes = '0', bound = '0', started_ms = '0', results = '0', preview = '0', done = '0',
+  total = '0', ordinal = '0', placed_ms = '0', counted = '0', work_ms = '0',
+}
 local function record_at(id)
-  local values = call('HMGET', 'record:' .. id, unpack(FIELDS))
+  local key = 'record:' .. id
+  local values = call('HMGET', key, unpack(FIELDS))
   if not values[1] then return nil end
   local record = {}
-  for i, name in ipairs(FIELDS) do record[name] = values[i] or nil end
+  for i, name in ipairs(FIELDS) do
+    record[name] = values[i] or nil
+    if NUMBERS[name] and not tonumber(values[i] or NUMBERS[name]) then unreadable(key .. ' ' .. name, values[i]) end
+  end
+  if record.turns then record.turns = decoded(record.turns) or unreadable(key .. ' turns', record.turns) end
   return record
 end
+
+-- The start of every script that ends records: keeping them will not raise an error.
+local function check_records(now)
+  expect('ZCARD', OPEN, KEPT, WEBHOOKS)
+  expect('HLEN', TOTALS, ENDED, 'records:items', history_at(step_of(now)))
+end
+
+local function id_in(member) return string.match(member, '^[^:]*') end
 
 local function is_open(record) return record.state == 'queued' or record.state == 'running' end
 
@@ -33,8 +51,9 @@ local function open_member(id, record) return table.concat({id, record.count, re
 
 local function count_kept(member, by)
   local bytes, state = string.match(member, '^[^:]+:(%d+):(%a+)$')
-  call('HINCRBY', TOTALS, 'bytes', by * bytes)
-  call('HINCRBY', TOTALS, state, by)
+  if not state then return end  -- somebody else's
+  add(TOTALS, 'bytes', by * bytes)
+  add(TOTALS, state, by)
 end
 
 local function keep(id, bytes, state, until_ms)
@@ -50,8 +69,9 @@ end
 local function kept(now)
   for _, member in ipairs(call('ZRANGEBYSCORE', KEPT, '-inf', now, 'LIMIT', 0, MOST_EXPIRED)) do keep_no_longer(member) end
   local count = call('ZCARD', KEPT)
-  if count == 0 then call('DEL', TOTALS) end
-  if count > 0 and call('EXISTS', TOTALS) == 0 then
+  local is_known = count > 0 and whole(call('HGET', TOTALS, 'bytes'))
+  if not is_known then call('DEL', TOTALS) end
+  if count > 0 and not is_known then
     for _, member in ipairs(call('ZRANGE', KEPT, 0, -1)) do count_kept(member, 1) end
   end
   return count, to_table(call('HGETALL', TOTALS))
@@ -63,7 +83,7 @@ local function held(now)
   local open, results = {items = 0, nbytes = 0}, count * RECORD_BYTES + (totals.bytes or 0)
   for _, member in ipairs(call('ZRANGE', OPEN, 0, -1)) do
     local count, nbytes, bound = string.match(member, '^[^:]+:(%d+):(%d+):(%d+)$')
-    open.items, open.nbytes, results = open.items + count, open.nbytes + nbytes, results + bound + RECORD_BYTES
+    if count then open.items, open.nbytes, results = open.items + count, open.nbytes + nbytes, results + bound + RECORD_BYTES end
   end
   return open, results
 end
@@ -71,11 +91,8 @@ end
 -- Adds an event. Its number is the stream id's first half, so that ids are 1-0, 2-0, ….
 -- Where others have written under this name the events so far are lost, but not the job, nor the worker that tells of it.
 local function tell(id, name, data)
-  local number, events = call('HINCRBY', 'record:' .. id, 'events', 1), 'events:' .. id
-  if try('XADD', events, number .. '-0', 'event', name, 'data', data).err then
-    call('DEL', events)
-    call('XADD', events, number .. '-0', 'event', name, 'data', data)
-  end
+  local number, events = add('record:' .. id, 'events', 1), 'events:' .. id
+  append(events, number .. '-0', 'event', name, 'data', data)
   return number
 end
 
@@ -111,8 +128,8 @@ end
 -- Keeps what is to be told of a record's end: the record itself may be removed before. What waits to be told is bounded.
 local function keep_webhook(id, record, state, now)
   if not record.webhook_events or not string.find(record.webhook_events, state, 1, true) then return end
-  if call('ZCARD', WEBHOOKS) >= MOST_WEBHOOKS then return call('INCR', WEBHOOKS .. ':dropped') end
-  redis.call('COPY', P .. 'record:' .. id, P .. 'webhook:' .. id)
+  if call('ZCARD', WEBHOOKS) >= MOST_WEBHOOKS then return try('INCR', DROPPED) end
+  redis.call('COPY', P .. 'record:' .. id, P .. 'webhook:' .. id, 'REPLACE')
   call('HDEL', 'webhook:' .. id, 'plan', 'turns')
   call('PEXPIRE', 'webhook:' .. id, WEBHOOK_TTL_MS)
   call('ZADD', WEBHOOKS, now, id)
@@ -123,7 +140,7 @@ local function close(id, record, state, now)
   local key, ttl = 'record:' .. id, tonumber(record.ttl_ms)
   forget_preview(id, record)
   call('HSET', key, 'state', state, 'finished_ms', now)
-  call('HINCRBY', ENDED, state, 1)
+  add(ENDED, state, 1)
   keep_webhook(id, record, state, now)
   call('ZREM', OPEN, open_member(id, record))
   keep(id, state == 'done' and record.results or 0, state, now + ttl)
@@ -131,7 +148,7 @@ local function close(id, record, state, now)
     -- How long it took, in the history: as a gateway counts requests (server/telemetry/metrics.py).
     local bucket = math.max(0, math.ceil(math.log(math.max(now - tonumber(record.created_ms), 1)) / math.log(1.1)))
     note(step_of(now), 'd' .. bucket .. ' ' .. record.bundle, 1)
-    call('HINCRBY', 'records:items', record.bundle, record.count)
+    add('records:items', record.bundle, record.count)
     each_job(id, record, function(job_id)
       call('PEXPIRE', 'result:' .. job_id, ttl)
       call('PEXPIRE', 'result:' .. job_id .. ':arrays', ttl)
@@ -169,8 +186,8 @@ local function settle(id, index, ending, now)
     call('PEXPIRE', result .. ':arrays', ttl)
   end
   call('SET', result, ending.reply, 'PX', ttl)
-  record.results = call('HINCRBY', key, 'results', #ending.reply + stored)
-  local count, ended = tonumber(record.count), call('HINCRBY', key, 'ended', 1)
+  record.results = add(key, 'results', #ending.reply + stored)
+  local count, ended = tonumber(record.count), add(key, 'ended', 1)
   if count > 1 or not record.reported then
     tell_progress(id, math.floor(record.counted * ended / count), tonumber(record.counted), record.counted_unit)
   elseif record.done ~= record.total then  -- a job that reports its steps has taken the last of them

@@ -21,5 +21,5 @@ end
 local function make_group(stream)
   local made = redis.pcall('XGROUP', 'CREATE', P .. stream, GROUP, 0, 'MKSTREAM')
   if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then error(made) end  -- as Redis said it, so that its first word tells what it is
-  call('SADD', 'streams', stream)
+  try('SADD', 'streams', stream)  -- the janitor names what is wrong with it
 end

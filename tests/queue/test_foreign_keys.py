@@ -1,0 +1,264 @@
+"""Keys of ours that somebody else has written over: no script stops half-way, and whoever calls it waits as for a Redis that is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from server.queue.connect import refusal
+from server.queue.delivery import Delivery
+from server.queue.dispatch import Dispatcher
+from server.queue.link import Link
+from server.queue.messages import Progress, QueuedJob
+from server.queue.record import Draft
+from server.queue.scenes import Scene
+from server.queue.wire import FOLDER, AsyncWire, script_source
+from tests.harness.keyspace import KEYSPACE
+from tests.harness.queue import (
+    DIGEST,
+    DRAFT,
+    LASTING_WORKER,
+    QUEUE,
+    SILENT_GATEWAY,
+    WorkerQueue,
+    a_job,
+    announce,
+    echo,
+    gateway,
+    worker_queue,
+)
+from tests.harness.waiting import eventually_async
+
+PARTITION = KEYSPACE.name("")
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.lua"))
+CALLS = 3
+"""Calls of each script that are made again: the last ones, which find most keys."""
+GARBAGE = b"\xffabc"
+State = dict[bytes, tuple[int, bytes]]
+"""Key → its time to live in ms or 0, and its content as DUMP tells it."""
+
+
+@dataclass(frozen=True)
+class Call:
+    script: str
+    arguments: tuple[Any, ...]
+    before: State
+
+
+def state_of(db: redis.Redis) -> State:
+    names = sorted(db.scan_iter(count=1000))
+    with db.pipeline(transaction=True) as pipe:
+        for name in names:
+            pipe.pttl(name).dump(name)
+        told = pipe.execute()
+    return {name: (max(0, ttl), content) for name, ttl, content in zip(names, told[::2], told[1::2], strict=True) if content}
+
+
+def restore(db: redis.Redis, state: State) -> None:
+    with db.pipeline(transaction=True) as pipe:
+        pipe.flushall()
+        for name, (ttl, content) in state.items():
+            pipe.restore(name, ttl, content)
+        pipe.execute()
+
+
+def contents(db: redis.Redis) -> dict[bytes, bytes]:
+    return {name: content for name, (_, content) in state_of(db).items()}
+
+
+@pytest.fixture
+def calls(anybody: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
+    """The calls of scripts from now on, each with what Redis held before it."""
+    made: list[Call] = []
+
+    def noting(call: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(caller: Any, name: str, *arguments: Any) -> Any:
+            made.append(Call(name, arguments, state_of(anybody)))
+            return call(caller, name, *arguments)
+
+        return noted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AsyncWire, "script", noting(AsyncWire.script))
+        patch.setattr(Link, "send_script", noting(Link.send_script))
+        yield made
+
+
+async def pulled(worker: WorkerQueue, count: int) -> list[Delivery]:
+    found: list[Delivery] = []
+
+    async def all_are_here() -> bool:
+        found.extend(worker.pull([QUEUE], count - len(found)))
+        return len(found) == count
+
+    await eventually_async(all_are_here)
+    return found
+
+
+async def live_through_everything(url: str) -> None:
+    """Whatever a gateway and workers do with the queue, one thing after the other."""
+    worker, other = (worker_queue(url, name, LASTING_WORKER) for name in ("worker", "other"))
+    async with gateway(url, SILENT_GATEWAY) as us:
+        announce(worker)
+        worker.janitor()
+        assert worker.take([QUEUE], 1, 1) == []
+        await at_once(us, worker)
+        await later(us, worker)
+        announce(other)
+        left = asyncio.create_task(us.submit_all([await a_job(us, value, owner="carol") for value in range(2)]))
+        worker.begin(await pulled(worker, 1), 0)
+        await pulled(worker, 1)  # the other job waits
+        worker.withdraw()
+        assert other.reclaim([QUEUE]) is not None
+        await beside_jobs(us)
+        await us.refresh()
+        await us.status.read()
+        announce(other)
+        other.janitor()
+        left.cancel()
+        await eventually_async(lambda: left.done())
+    worker.close()
+    other.close()
+
+
+async def at_once(us: Dispatcher, worker: WorkerQueue) -> None:
+    ballast = list(range(100_000))
+    jobs = [
+        msgspec.structs.replace(await a_job(us, value, owner="alice", low=low, **more), progress=True)
+        for value, (low, more) in enumerate([(False, {}), (True, {}), (False, {"ballast": ballast}), (False, {})])
+    ]
+    asked = asyncio.create_task(us.submit_all(jobs))
+    taken = worker.begin(await pulled(worker, len(jobs)), 0)
+    worker.progress([(one, Progress(id=one.job_id, worker=worker.id, done=1, total=2, unit="steps")) for one in taken])
+    worker.hand_back(taken[:1])
+    [again] = await pulled(worker, 1)
+    replies = [(one, echo(worker, one)) for one in (again, *taken[1:3])]
+    large = msgspec.structs.replace(replies[0][1], arrays=jobs[2].arrays)
+    worker.finish([(replies[0][0], large), *replies[1:]])
+    worker.dead_letter(taken[3], "it died of it")
+    await asked
+    given_up = asyncio.create_task(us.submit_all([await a_job(us, 5, owner="bob") for _ in range(2)]))
+    worker.begin(await pulled(worker, 1), 0)
+    given_up.cancel()
+    await eventually_async(lambda: given_up.done())
+    for task in list(us._link._tasks):
+        if "tell" in repr(task):
+            await task
+    await pulled(worker, 0)
+
+
+async def later(us: Dispatcher, worker: WorkerQueue) -> None:
+    async def admit(count: int, **draft: Any) -> str:
+        jobs = [msgspec.structs.replace(await a_job(us, value, owner="dora"), gateway="", progress=True) for value in range(count)]
+
+        def of_record(record: str) -> list[QueuedJob]:
+            return [msgspec.structs.replace(job, id=f"{record}-{index}", record=record) for index, job in enumerate(jobs)]
+
+        told: Draft = msgspec.structs.replace(DRAFT, items=count, counted=count, webhook="https://example.org/", **draft)
+        return (await us.records.admit(told, b"\x80", of_record)).id
+
+    ends = "done,failed,cancelled"
+    record = await admit(2, idem="a", webhook_events=ends)
+    assert await admit(2, idem="a", webhook_events=ends) == record
+    taken = [job for job in await pulled(worker, 2)]
+    worker.begin(taken, 0)
+    worker.progress([(one, Progress(id=one.job_id, worker=worker.id, done=0, total=0, unit="")) for one in taken])
+    await us.records.events([(record, 0)])
+    await us.records.read(record)
+    worker.finish([(one, echo(worker, one)) for one in taken])
+    cancelled = await admit(2, webhook_events=ends)
+    await us.records.sweep()
+    await us.records.cancel(cancelled)
+    await us.records.cancel(cancelled)
+    for due in (await us.webhooks.claim(8, 30.0, {}))[0]:
+        await us.webhooks.settle(due, 5.0)
+    await admit(1)  # stays open
+    await us.records.sweep()
+
+
+async def beside_jobs(us: Dispatcher) -> None:
+    job = await a_job(us, 1)
+    assert await us.scenes.keep(KEYSPACE.digits + "0" * 32, Scene(task="reconstruct", digest=DIGEST, arrays=job.arrays))
+    for number in range(2):
+        await us.vectors._keep("erna", ["a"] * number, {"ab"[number]: b"vector"})
+
+
+def touched(db: redis.Redis, call: Call) -> list[bytes]:
+    """The keys that a call reads or writes, present or not."""
+    restore(db, call.before)
+    names = set()
+    with db.monitor() as watch:
+        run(db, call)
+        db.echo("END OF CALL")
+        while "END OF CALL" not in (command := watch.next_command()["command"]):
+            names |= {word.encode() for word in command.split() if word.startswith(PARTITION) and word != PARTITION}
+    return sorted(names)
+
+
+def run(db: redis.Redis, call: Call) -> Any:
+    return db.eval(script_source(call.script), 1, PARTITION, *call.arguments)
+
+
+def garble(db: redis.Redis, name: bytes) -> None:
+    """The same type, and nothing in it that a script of ours wrote."""
+    kind = db.type(name)
+    if kind == b"hash":
+        db.hset(name, mapping=dict.fromkeys(db.hkeys(name), GARBAGE))
+    elif kind == b"set":
+        db.sadd(name, GARBAGE)
+    elif kind == b"zset":
+        db.zadd(name, {GARBAGE: 0})
+    elif kind == b"list":
+        db.lpush(name, GARBAGE)
+    elif kind == b"stream":
+        db.xadd(name, {GARBAGE: GARBAGE})
+    else:
+        db.set(name, GARBAGE)
+
+
+def replaced_by(write: Callable[[redis.Redis, bytes], Any]) -> Callable[[redis.Redis, bytes], None]:
+    def replace_by(db: redis.Redis, name: bytes) -> None:
+        db.delete(name)
+        write(db, name)
+
+    return replace_by
+
+
+WAYS = {
+    "garbled": garble,
+    "a set": replaced_by(lambda db, name: db.sadd(name, GARBAGE)),
+    "a string": replaced_by(lambda db, name: db.set(name, GARBAGE)),
+    "a hash": replaced_by(lambda db, name: db.hset(name, GARBAGE, GARBAGE)),
+}
+
+
+async def test_no_script_fails_after_it_has_written(url: str, anybody: redis.Redis, calls: list[Call]) -> None:
+    """Redis undoes nothing, and a call that is repeated would take what its first half did for another's."""
+    await live_through_everything(url)
+    made = {script: [call for call in calls if call.script == script][-CALLS:] for script in SCRIPTS}
+    assert not [script for script, some in made.items() if not some]
+    wrong = []
+    failed = set()
+    for call in (call for some in made.values() for call in some):
+        for name in touched(anybody, call):
+            for way, write in WAYS.items():
+                restore(anybody, call.before)
+                write(anybody, name)
+                before = contents(anybody)
+                try:
+                    run(anybody, call)
+                except redis.ResponseError as error:
+                    failed.add(call.script)
+                    if contents(anybody) != before:
+                        wrong.append((call.script, name, way, f"writes before: {error}"))
+                    elif not refusal(error) or name[len(PARTITION):].decode() not in str(error):
+                        wrong.append((call.script, name, way, f"does not tell: {error}"))
+    for s in SCRIPTS: print(s, s in failed, [len(touched(anybody, c)) for c in made[s]])
+    assert not wrong, "\n".join(map(str, wrong))
+    assert {"enqueue", "enqueue_record", "finish", "hand_back", "beat"} <= failed
