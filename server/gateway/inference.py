@@ -140,7 +140,9 @@ class Inference:
         self._count(outputs, asked.spec, timing)
         return Answer(outputs, timing)
 
-    async def submit(self, items: list[Item], asked: Asked, visit: Visit, fingerprint: str, idempotency_key: str, webhook: Webhook) -> Record:
+    async def submit(
+        self, items: list[Item], asked: Asked, visit: Visit, fingerprint: str, idempotency_key: str, webhook: Webhook
+    ) -> Record:
         """Queue the items as one job of the client's, which outlives this gateway; the list is emptied. Returns its record.
 
         Raises Problem, and what the Dispatcher raises.

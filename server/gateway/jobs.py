@@ -19,8 +19,9 @@ from server.gateway.submission import job_field
 from server.gateway.turns import Line
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import choose
+from server.queue import keys
 from server.queue.dispatch import Dispatcher
-from server.queue.errors import RecordLost
+from server.queue.errors import RecordLost, RedisAway
 from server.queue.record import OPEN, JobProgress, Record, rfc3339
 from server.tasks.registry import TASKS
 
@@ -152,7 +153,10 @@ class Jobs:
         spec, plan = await self._dispatcher.spec(record.digest), await self._dispatcher.records.plan(record.id)
         if spec is None or plan is None:
             raise unknown(record.id)
-        return Planned(task, spec, msgspec.msgpack.decode(plan, type=task.plan_type))
+        try:
+            return Planned(task, spec, msgspec.msgpack.decode(plan, type=task.plan_type))
+        except msgspec.MsgspecError as error:
+            raise RedisAway.unreadable(keys.record(record.id), error) from error
 
     @asynccontextmanager
     async def answer(self, record: Record, shown: Planned, media_type: str, client: str) -> AsyncIterator[Response]:

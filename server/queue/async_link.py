@@ -24,6 +24,8 @@ PAUSE_S = 0.1
 PATIENCE_S = 1.0
 """For commands that move no payload."""
 CONCURRENT_COMMANDS = 16
+SAY_AGAIN_S = 10.0
+"""The log names a key that cannot be used so often."""
 
 
 class AsyncLink:
@@ -44,6 +46,8 @@ class AsyncLink:
         self._away_since: float | None = time.monotonic()
         self._said = False
         """Whether the log's last word is that it is away."""
+        self._foreign = "", 0.0
+        """What was logged last of a single key, and when."""
         self.clock_offset_ms = time.time() * 1000 - time.monotonic() * 1000
         """Redis' clock less this machine's monotonic one."""
         self.here = asyncio.Event()
@@ -68,8 +72,8 @@ class AsyncLink:
 
         return await self.at_once(in_turn)
 
-    async def at_once(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The same whatever is known, and before others that have asked."""
+    async def at_once(self, call: Callable[[], Coroutine[Any, Any, T]], *, beat: bool = False) -> T:
+        """The same whatever is known, and before others that have asked. beat: what it is refused, everybody is."""
         task = self._begin(call())
         if not (await asyncio.wait({task}, timeout=PATIENCE_S))[0]:
             await asyncio.wait({task}, timeout=PAUSE_S)  # a process that was held up itself has not read yet what has come
@@ -79,7 +83,7 @@ class AsyncLink:
                     return task.result()
             raise RedisAway(detail=f"the queue's Redis has not answered for {PATIENCE_S:g} s")
         except RedisAway as away:
-            self.lost(away)
+            self.lost(away, beat=beat)
             raise
 
     async def move(self, script: str, *arguments: Any) -> Any:
@@ -122,7 +126,13 @@ class AsyncLink:
         if self._away_since is not None:
             raise RedisAway(detail=str(self._reason), refusal=self._reason.refusal)
 
-    def lost(self, reason: RedisAway) -> None:
+    def lost(self, reason: RedisAway, *, beat: bool = False) -> None:
+        if reason.of_a_key and not beat:
+            text, since = self._foreign
+            if str(reason) != text or time.monotonic() - since > SAY_AGAIN_S:
+                log.warning("queue key unusable: %s", reason)
+                self._foreign = str(reason), time.monotonic()
+            return
         self._reason = reason
         self._first.failed(reason)
         if not self._said:
@@ -151,6 +161,10 @@ class AsyncLink:
                 await self.here.wait()
         except TimeoutError:
             raise self._over_grace() from None
+
+    def over_grace(self, since: float) -> bool:
+        """Whether the grace has passed since then, in `time.monotonic()`."""
+        return time.monotonic() - since > self._grace
 
     def given_up(self) -> RedisAway | None:
         """Return what to tell those who wait, once Redis has been away for longer than the grace."""

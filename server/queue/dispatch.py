@@ -29,6 +29,7 @@ from server.queue.keys import Keyspace
 from server.queue.messages import GATEWAY_FORMS, Priority, Progress, QueuedJob, Reply, later
 from server.queue.pieces import Freight
 from server.queue.records import Records
+from server.queue.rows import whole
 from server.queue.scenes import Scenes
 from server.queue.shares import Held, Load, QueueDepth, Reservation, depths, owners
 from server.queue.status import StatusReader
@@ -223,7 +224,7 @@ class Dispatcher:
         told = self.counted.take() if self.counted is not None else {}
         arguments += (word for pair in told.items() for word in pair)
         try:
-            answer = await self._link.at_once(lambda: self._link.wire.script("beat", *arguments))
+            answer = await self._link.at_once(lambda: self._link.wire.script("beat", *arguments), beat=True)
         except BaseException:
             if self.counted is not None:
                 self.counted.give_back(told)
@@ -236,6 +237,6 @@ class Dispatcher:
         self._link.found()
         self._enqueuer.set_load(now_ms, Load(Held(jobs, nbytes, work_ms), depths(now_ms, rows), owners(flat)))
         for bundle, count in zip(items[::2], items[1::2], strict=True):
-            self.count_items(bundle.decode(), int(count))
+            self.count_items(bundle.decode(errors="replace"), whole(count))
         if sweeps:
             self._link.spawn(self.records.sweep())

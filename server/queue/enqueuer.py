@@ -15,7 +15,7 @@ import msgspec
 import redis
 
 from server.queue import keys
-from server.queue.async_link import AsyncLink
+from server.queue.async_link import PAUSE_S, AsyncLink
 from server.queue.errors import ClientShare, DeadlineExceeded, KeyShare, NeverFits, QueueFull, RedisAway
 from server.queue.messages import QueuedJob
 from server.queue.pieces import PIECE_BYTES, Freight
@@ -145,13 +145,15 @@ class Enqueuer:
         wait = seconds(held.work_ms * min(1.0, items / max(1, held.items)))
         return QueueFull(wait, f"{reason}: {held.items} jobs, {held.nbytes} bytes")
 
-    def given_up(self, away: RedisAway) -> Exception | None:
-        """Return what to tell whoever sent the call that ended so; None while it is to be sent again."""
+    async def given_up(self, away: RedisAway, since: float) -> Exception | None:
+        """Return what to tell whoever sent the call that ended so; None once it is to be sent again. since: when it was sent first."""
         if isinstance(away.__cause__, redis.exceptions.OutOfMemoryError):
             return self.full("the queue's Redis is out of memory")
-        if self._link.given_up() is not None:
+        if self._link.given_up() is not None or (away.of_a_key and self._link.over_grace(since)):
             return away
         self._link.lost(away)
+        if away.of_a_key:
+            await asyncio.sleep(PAUSE_S)
         return None
 
     def _send_ready(self) -> None:
@@ -170,6 +172,7 @@ class Enqueuer:
 
     async def _send(self, group: list[_Request]) -> None:
         """The script does nothing for a job that it has queued before, so trying again is safe."""
+        since = time.monotonic()
         while group := [request for request in group if not request.admitted.done()]:
             try:
                 await self._link.wait()
@@ -179,7 +182,7 @@ class Enqueuer:
                 admission = msgspec.msgpack.encode(AdmissionCall(self.bounds, [request.request for request in group]))
                 answer = await self._link.move("enqueue", admission, *(message for request in group for message in request.messages))
             except RedisAway as away:
-                if (why := self.given_up(away)) is not None:
+                if (why := await self.given_up(away, since)) is not None:
                     _refuse(group, why)
                 continue
             except Exception as error:

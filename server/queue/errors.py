@@ -19,6 +19,10 @@ class KeyShare(QueueFull):
     """429: the jobs of one API key are as many as it may have at once."""
 
 
+FOREIGN = "WRONGTYPE"
+"""The first word of errors about a key of ours that somebody else has written over."""
+
+
 class RedisAway(Exception):
     """503: Redis does not answer or refuses to write, or did so for longer than `redis_grace`."""
 
@@ -28,6 +32,17 @@ class RedisAway(Exception):
         super().__init__(detail)
         self.refusal = refusal
         """Redis' own words, if it answers but refuses to work; empty if it does not answer."""
+
+    @property
+    def of_a_key(self) -> bool:
+        """Whether it is about one key, which holds what we cannot read: other keys may be usable."""
+        return self.refusal.startswith(FOREIGN)
+
+    @staticmethod
+    def unreadable(key: str, why: Exception) -> RedisAway:
+        """The error of a key that holds what no process of ours wrote."""
+        said = f"{FOREIGN} {key} cannot be read: {why}"
+        return RedisAway(f"the queue's Redis refuses to work: {said}", said)
 
 
 class DeadlineExceeded(Exception):

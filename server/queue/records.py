@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -54,7 +55,7 @@ class Records:
         `Enqueuer.enqueue`. Raises NeverFits, KeyTaken, ResultsFull, QueueFull, DeadlineExceeded or RedisAway (away for longer than
         `redis_grace`).
         """
-        record, jobs = "", list[QueuedJob]()
+        record, jobs, since = "", list[QueuedJob](), time.monotonic()
         while True:
             await self._link.wait()
             if epoch_of(record) != self.epoch:
@@ -63,12 +64,12 @@ class Records:
             try:
                 status, told, *shown = await self._link.undisturbed(self._try_to_admit(record, draft, plan, jobs, max_items))
             except RedisAway as away:
-                if (why := self._enqueuer.given_up(away)) is not None:
+                if (why := await self._enqueuer.given_up(away, since)) is not None:
                     raise why from away.__cause__
                 continue
             match status:
                 case b"ok" | b"known":
-                    return Record.of(told, *shown)
+                    return _record(told, *shown)
                 case b"epoch":
                     self.epoch = told
                 case b"conflict":
@@ -94,7 +95,7 @@ class Records:
         if not values:
             self._check_epoch(record_id, epoch)
             return None
-        return Record.of(record_id, place, values)
+        return _record(record_id, place, values)
 
     async def plan(self, record_id: str) -> bytes | None:
         """The msgpack of its task's plan. None: it has expired."""
@@ -191,7 +192,10 @@ class Records:
         message = await self._freight.read(keys.result(job_id))
         if not message:
             return None
-        reply = decode(Reply, message)
+        try:
+            reply = decode(Reply, message)
+        except msgspec.MsgspecError as error:
+            raise RedisAway.unreadable(keys.result(job_id), error) from error
         if not reply.stored:
             return reply
         stored = await self._freight.read(keys.result_arrays(job_id))
@@ -204,6 +208,13 @@ class Records:
     def _check_epoch(record_id: str, epoch: bytes) -> None:
         if epoch_of(record_id) != epoch.decode():
             raise RecordLost
+
+
+def _record(record_id: str, place: int, values: Sequence[bytes | None]) -> Record:
+    try:
+        return Record.of(record_id, place, values)
+    except (msgspec.ValidationError, UnicodeDecodeError, KeyError) as error:
+        raise RedisAway.unreadable(keys.record(record_id), error) from error
 
 
 def _events(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[RecordEvent]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ STEP_S = 5
 STEPS = 15 * 60 // STEP_S
 MOST_LETTERS = 20
 MOST_ONGOING = 20
+NUMBER = re.compile(rb"-?\d{1,18}")
 
 
 class StatusQueue(msgspec.Struct, frozen=True):
@@ -84,7 +86,7 @@ class StatusReader:
             [_counts(flat) for flat in history],
             [_letter(*(field.decode(errors="replace") for field in letter)) for letter in dead],
             _records(queued, running, kept, _counts(totals), _counts(ended)),
-            [_long_job(now_ms, *(value.decode() if value else "" for value in row)) for row in oldest],
+            [_long_job(now_ms, *(value.decode(errors="replace") if value else "" for value in row)) for row in oldest],
         )
 
     async def statistics(self, bundle: str) -> dict[str, int]:
@@ -103,7 +105,8 @@ class StatusReader:
 
 def _counts(flat: Sequence[bytes]) -> dict[str, int]:
     """Read what a script or a hash tells as {name, count}…"""
-    return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    return {name.decode(errors="replace"): int(count) for name, count in pairs if NUMBER.fullmatch(count)}  # others are somebody else's
 
 
 def _queue(depth: Mapping[tuple[str, Priority], QueueDepth]) -> list[StatusQueue]:

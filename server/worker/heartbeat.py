@@ -6,7 +6,6 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from kernels.memory import return_freed_memory
@@ -45,6 +44,8 @@ class Heartbeat:
     _repository_revision: int = 0
     _wake: threading.Event = field(default_factory=threading.Event)
     _ended: bool = False
+    _foreign: str = ""
+    """What was logged of a key that the queue cannot use."""
 
     def beat_now(self) -> None:
         """Announce a change without waiting for the next second."""
@@ -72,10 +73,19 @@ class Heartbeat:
             if time.monotonic() - trimmed > TRIM_EVERY:
                 return_freed_memory()
                 trimmed = time.monotonic()
-            with suppress(RedisAway):  # the receiver tells; the key comes back with Redis
-                self.queue.announce(self._info())
+            self._announce()
             self._wake.wait(EVERY)
             self._wake.clear()
+
+    def _announce(self) -> None:
+        try:
+            self.queue.announce(self._info())
+        except RedisAway as away:  # the key comes back with Redis
+            if away.of_a_key and str(away) != self._foreign:  # else the receiver logs it
+                log.warning("queue key unusable", reason=str(away))
+            self._foreign = str(away)
+        else:
+            self._foreign = ""
 
     def _info(self) -> WorkerInfo:
         bundles = self.bundles.announcements(self.slots.count)

@@ -43,11 +43,12 @@ local function letter(job)
 end
 
 local jobs, ended = cmsgpack.unpack(ARGV[5]), {}
-local ids = {}
-for i, job in ipairs(jobs) do ids[i] = job.job end
-read_sums(ids)
+local names = {}
+for i, job in ipairs(jobs) do names[2 * i - 1], names[2 * i] = P .. 'job:' .. job.job, P .. 'gw:' .. job.gateway end
+read_sums(unpack(names))
 expect('SCARD', JOBS)
-for _, job in ipairs(jobs) do
+for i, job in ipairs(jobs) do
+  known[job.job], living[job.gateway] = {string.match(sums[2 * i + 1] or '', KNOWN)}, sums[2 * i + 2] and true
   local _, _, owner, _, _, _, low = known_of(job.job)
   if owner and owner ~= NOBODY then owned(owner) end
   if low == '1' then owned(LOW) end

@@ -1,4 +1,5 @@
 #!lua
+-- needs: history
 -- Keeps vectors of texts for whoever reads the same text again. Those that were used longest ago leave first. One owner has a quarter at most:
 -- beyond that the owner's own leave.
 -- ARGV: most bytes in all, ms that they are kept, owner, how many ids of vectors that were just used, these ids, then id and vector of each new one.

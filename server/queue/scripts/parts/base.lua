@@ -11,8 +11,10 @@ local function try(command, name, ...) return redis.pcall(command, P .. name, ..
 -- Redis undoes nothing that a script has written before an error. So what others may have written under names of ours is read, or checked by
 -- this, before the first write. `command` tells the size of a key of the right type.
 local expected = {}
-local function expect(command, ...)
-  for _, name in ipairs({...}) do expected[name] = expected[name] or call(command, name) end
+local function expect(command, name, ...)
+  if not name then return end
+  expected[name] = expected[name] or call(command, name)
+  return expect(command, ...)
 end
 
 -- The error of a key of the right type that holds what no script of ours wrote.
@@ -25,12 +27,6 @@ local function guarded(script)
   local said = type(answer) == 'table' and answer.err or answer
   local word = string.match(said, '^%u+ ')
   error({err = ((word and word ~= 'ERR ') and '' or 'WRONGTYPE ') .. said .. ', at ' .. at})
-end
-
--- The table in a msgpack; nil where there is none.
-local function decoded(packed)
-  local is_ours, value = pcall(cmsgpack.unpack, packed)
-  return is_ours and type(value) == 'table' and value or nil
 end
 
 local GROUP = 'workers'
@@ -53,14 +49,6 @@ end
 -- A whole number as our own processes write them; nil for anything else, also for what Lua would take for one.
 local function whole(text)
   return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text) or nil
-end
-
--- Adds to a counter of a hash. One that holds no number begins anew.
-local function add(key, name, amount)
-  local sum = try('HINCRBY', key, name, amount)
-  if type(sum) == 'number' then return sum end
-  call('HSET', key, name, amount)
-  return amount
 end
 
 -- Whether it is `who`'s turn: nobody has had one for `ms`. A turn that lasts longer than that began before the clock was set back.

@@ -4,6 +4,20 @@ local STEP_MS, HISTORY_TTL_S = 5000, 960
 
 local function step_of(ms) return math.floor(ms / STEP_MS) end
 
+-- Adds to a counter of a hash. One that holds no number begins anew.
+local function add(key, name, amount)
+  local sum = try('HINCRBY', key, name, amount)
+  if type(sum) == 'number' then return sum end
+  call('HSET', key, name, amount)
+  return amount
+end
+
+-- The table in a msgpack; nil where there is none.
+local function decoded(packed)
+  local is_ours, value = pcall(cmsgpack.unpack, packed)
+  return is_ours and type(value) == 'table' and value or nil
+end
+
 local function history_at(step) return 'history:' .. string.format('%d', step) end
 
 local function note(step, name, amount)

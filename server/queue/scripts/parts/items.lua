@@ -6,21 +6,16 @@
 
 local JOBS, OWNERS, NOBODY, LOW = 'queue:jobs', 'queue:owners', '-', 'low'
 local KNOWN = '^(%S+) (%S+) (%S+) (%d+) (%d+) ([01])([01]?)$'
+local SUMS = {'queue:bytes', 'queue:work'}
 local OWNED = {'items', 'nbytes', 'work', 'last_items', 'last_nbytes'}
 
 local sums  -- as noted before this script: bytes and work of all unfinished jobs
 local known = {}  -- by job: what `known_of` says
 
 -- Reads these, and `job:<id>` of jobs. MGET reads a key of another type as none.
-local function read_sums(job_ids)
-  local names = {P .. 'queue:bytes', P .. 'queue:work'}
-  for i, job_id in ipairs(job_ids or {}) do names[2 + i] = P .. 'job:' .. job_id end
-  sums = redis.call('MGET', unpack(names))
-  for i, job_id in ipairs(job_ids or {}) do known[job_id] = {string.match(sums[2 + i] or '', KNOWN)} end
-  for i, name in ipairs({'queue:bytes', 'queue:work'}) do
-    local text = sums[i] or call('GET', name) or '0'
-    sums[i] = whole(text) or unreadable(name, text)
-  end
+local function read_sums(...)
+  sums = redis.call('MGET', P .. 'queue:bytes', P .. 'queue:work', ...)
+  for i = 1, 2 do sums[i] = whole(sums[i]) or whole(call('GET', SUMS[i]) or '0') or unreadable(SUMS[i], sums[i]) end
 end
 
 -- What is known of a job: its stream and the id of its entry there, owner, work, bytes, '1' or '0', and '1' or ''; nothing if it is not known.
@@ -70,8 +65,8 @@ end
 -- The end of every script that queues or ends jobs: it writes once what they come to.
 local function write_counts()
   if more_bytes ~= 0 or more_work ~= 0 then
-    for i, more in ipairs({more_bytes, more_work}) do sums[i] = string.format('%d', math.max(0, sums[i] + more)) end
-    redis.call('MSET', P .. 'queue:bytes', sums[1], P .. 'queue:work', sums[2])
+    local bytes, work = math.max(0, sums[1] + more_bytes), math.max(0, sums[2] + more_work)
+    redis.call('MSET', P .. 'queue:bytes', string.format('%d', bytes), P .. 'queue:work', string.format('%d', work))
   end
   for owner, sums in pairs(looked_at) do
     local numbers = {}
@@ -156,6 +151,7 @@ local function stream_loads()
   return rows
 end
 
+local living = {}  -- gateway → whether it lives, where that is known
 local outgoing = {}  -- gateway → the entry of its stream that this script adds: {job id, reply, job id, reply, …}, or progress (progress.lua)
 
 local function reply(gateway, job_id, message)
@@ -175,6 +171,6 @@ end
 -- The end of every script that replies: living gateways are told.
 local function send_replies()
   for gateway, entry in pairs(outgoing) do
-    if call('EXISTS', 'gw:' .. gateway) == 1 then append('replies:' .. gateway, '*', unpack(entry)) end
+    if living[gateway] or living[gateway] == nil and call('EXISTS', 'gw:' .. gateway) == 1 then append('replies:' .. gateway, '*', unpack(entry)) end
   end
 end

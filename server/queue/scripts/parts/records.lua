@@ -14,24 +14,22 @@ local WEBHOOKS, DROPPED, MOST_WEBHOOKS, WEBHOOK_TTL_MS = 'webhooks', 'webhooks:d
 
 -- Everything but the plan, which scripts do not read; nil if there is none. `turns`: msgpack of {stream, by how many ms it is behind} for each
 -- of several jobs; one alone has the record's stream.
-local FIELDS = {
-  'state', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'results', 'preview', 'idem',
-  'reported', 'begun', 'done', 'total', 'unit', 'ordinal', 'place', 'placed_ms', 'owner', 'work_ms',
-  'counted', 'counted_unit', 'turns', 'priority', 'webhook_events',
-}
--- Those that hold numbers; '' where every record has one.
-local NUMBERS = {
-  count = '', ttl_ms = '', deadline_ms = '', created_ms = '', nbytes = '0', bound = '0', started_ms = '0', results = '0', preview = '0', done = '0',
-  total = '0', ordinal = '0', placed_ms = '0', counted = '0', work_ms = '0',
-}
 local function record_at(id)
+  local FIELDS = {
+    'state', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'results', 'preview', 'idem',
+    'reported', 'begun', 'done', 'total', 'unit', 'ordinal', 'place', 'placed_ms', 'owner', 'work_ms',
+    'counted', 'counted_unit', 'turns', 'priority', 'webhook_events',
+  }
+  local ALWAYS = ' count ttl_ms deadline_ms created_ms '  -- numbers that every record has
+  local NUMBERS = ALWAYS .. 'nbytes bound started_ms results preview done total ordinal placed_ms counted work_ms '
   local key = 'record:' .. id
   local values = call('HMGET', key, unpack(FIELDS))
   if not values[1] then return nil end
   local record = {}
   for i, name in ipairs(FIELDS) do
     record[name] = values[i] or nil
-    if NUMBERS[name] and not tonumber(values[i] or NUMBERS[name]) then unreadable(key .. ' ' .. name, values[i]) end
+    local numbers = values[i] and NUMBERS or ALWAYS
+    if string.find(numbers, ' ' .. name .. ' ', 1, true) and not tonumber(values[i] or '') then unreadable(key .. ' ' .. name, values[i] or '') end
   end
   if record.turns then record.turns = decoded(record.turns) or unreadable(key .. ' turns', record.turns) end
   return record
