@@ -47,7 +47,7 @@ class AsyncLink:
         self._said = False
         """Whether the log's last word is that it is away."""
         self._foreign = "", 0.0
-        """What was logged last of a single key, and when."""
+        """Latest warning about a single key, and its time."""
         self.clock_offset_ms = time.time() * 1000 - time.monotonic() * 1000
         """Redis' clock less this machine's monotonic one."""
         self.here = asyncio.Event()

@@ -45,7 +45,7 @@ class Heartbeat:
     _wake: threading.Event = field(default_factory=threading.Event)
     _ended: bool = False
     _foreign: str = ""
-    """What was logged of a key that the queue cannot use."""
+    """Latest warning about a key that the queue cannot use."""
 
     def beat_now(self) -> None:
         """Announce a change without waiting for the next second."""

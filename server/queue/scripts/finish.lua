@@ -56,7 +56,7 @@ for i, job in ipairs(jobs) do
   if job.dead_letter ~= '' then expect('XLEN', 'dead') end
   local record = record_of(job.job)
   if record and record_at(record) then
-    check_counts()
+    expect('HLEN', OWNERS)
     check_records(now)
     expect('STRLEN', job.stored)
   end
