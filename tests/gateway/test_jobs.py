@@ -258,12 +258,12 @@ def test_a_result_that_would_never_fit_is_told_so_for_good(valkey: PrivateValkey
         assert "OPSIN_RESULTS_MAX_BYTES" in problem(ask_later(gateway), 413, "too-large")["detail"]
 
 
-def test_a_record_that_nobody_can_read_is_our_fault_and_said_so(gateway: Gateway, worker: Worker) -> None:
-    """As every fault below `/v1/jobs` is: a problem document, under the request id of the log."""
+def test_a_record_that_nobody_can_read_is_503_and_named(gateway: Gateway, worker: Worker) -> None:
+    """As a Redis that is away: until somebody has mended it."""
     job_id = accepted(ask_later(gateway))
     comes_to(gateway, job_id, "done")
     with worker.redis() as db:
         db.hset(f"record:{job_id}", "state", "of another world")
-    problem(gateway.http.get(f"/v1/jobs/{job_id}"), 500, "internal")
+    assert f"record:{job_id}" in str(problem(gateway.http.get(f"/v1/jobs/{job_id}"), 503, "redis-away")["detail"])
     assert gateway.http.delete(f"/v1/jobs/{job_id}").status_code == 204
     problem(gateway.http.get(f"/v1/jobs/{job_id}"), 404, "not-found")
