@@ -11,7 +11,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
-from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -115,7 +114,7 @@ def create_app(settings: Settings) -> GatewayApp:
             if dials is not None:
                 await dials.close()
 
-    app = FastAPIOffline(
+    app = FastAPI(
         title="Opsin",
         version=version("opsin"),
         description=DESCRIPTION,
@@ -123,12 +122,12 @@ def create_app(settings: Settings) -> GatewayApp:
         redirect_slashes=False,  # a redirect would name the host that a client claims to ask, and not the prefix of a proxy
         docs_url=None,  # a page of ours, with a content policy
         redoc_url=None,
-        static_url=pages.SWAGGER,
     )
     app.state.gateway = gateway
     for routes in ROUTED:
         app.include_router(routes.router)
     app.include_router(pages.router)
+    app.router.routes.append(pages.API_FILES)
     app.router.routes.extend([*tasks.ROUTES, *embeddings.ROUTES])  # POSTs never come here; other methods get their 405
     if settings.playground:
         app.router.routes.extend(pages.ROUTES)

@@ -73,6 +73,16 @@ def test_everything_works_behind_a_prefix(context: BrowserContext, service: Serv
         open_status(page)
 
 
+def test_the_api_can_be_tried_behind_a_prefix(context: BrowserContext, service: Service) -> None:
+    with proxied(service.url, "/vision/opsin") as address, quiet_page(context) as page:
+        page.goto(f"{address}docs")
+        operation = page.locator(".opblock").filter(has_text="/health/ready").first
+        operation.locator(".opblock-summary-control").click()
+        operation.get_by_role("button", name="Try it out").click()
+        operation.get_by_role("button", name="Execute").click()
+        expect(operation.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
+
+
 def test_a_task_that_is_not_served_has_no_tab(context: BrowserContext, service: Service) -> None:
     """As with a service without a bundle for shapes."""
 

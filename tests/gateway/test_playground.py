@@ -90,6 +90,7 @@ def test_without_the_playground_its_pages_are_not_there(valkey: PrivateValkey) -
     with gateway_process(valkey.url, playground=False) as gateway:
         assert [gateway.http.get(path).status_code for path in ("/", "/status", "/static/playground.js")] == [404] * 3
         assert gateway.http.get("/v1/status").status_code == 200
+        assert gateway.http.get("/docs/static/swagger-ui-bundle.js").status_code == 200
 
 
 def test_samples_are_the_documented_pictures() -> None:
@@ -133,12 +134,25 @@ def test_clips_of_camera_moves_last_more_than_two_seconds_and_show_what_their_th
         assert np.abs(np.asarray(middle, int) - np.asarray(thumbnail.convert("RGB"), int)).mean() < 16
 
 
-def test_three_is_the_file_that_was_built() -> None:
-    """`server/playground/vendor/build.sh` makes another one: then write its digest here."""
-    built = (playground.STATIC / "vendor" / "three.js").read_bytes()
-    assert hashlib.sha256(built).hexdigest() == "e977a9e852cca2fb3d08a5df6847acf5b9f386af4def4bfca3c409df3dc24f1e"
-    assert b"MIT" in built[:100]
-    assert "MIT" in (playground.STATIC / "vendor" / "three.LICENSE.txt").read_text()
+VENDORED = {
+    "swagger-ui-bundle.js": "e6a898692f2d768e807c3ba4626068a69a2c5dd960dd6c76f3e4d3a3de180af2",
+    "swagger-ui.css": "5ed08757e53da3e026d6cbecc61fe5d43585c9560b302d534ad56692519a273d",
+    "swagger-ui.png": "3ed612f41e050ca5e7000cad6f1cbe7e7da39f65fca99c02e99e6591056e5837",
+    "three.js": "e977a9e852cca2fb3d08a5df6847acf5b9f386af4def4bfca3c409df3dc24f1e",
+}
+"""SHA-256 of files of others. `server/playground/vendor/build.sh` makes other ones: then write their digests here."""
+
+
+@pytest.mark.parametrize("name", VENDORED)
+def test_files_of_others_are_those_that_were_built(name: str) -> None:
+    assert hashlib.sha256((playground.STATIC / "vendor" / name).read_bytes()).hexdigest() == VENDORED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "licence"), [("three", "MIT"), ("swagger-ui", "Apache License"), ("swagger-ui", "SmartBear"), ("swagger-ui-bundle.js", "MIT")]
+)
+def test_files_of_others_have_their_licence_beside_them(name: str, licence: str) -> None:
+    assert licence in (playground.STATIC / "vendor" / f"{name}.LICENSE.txt").read_text()
 
 
 def test_nobody_is_sent_to_a_host_of_the_clients_choice(gateway: Gateway) -> None:

@@ -52,7 +52,7 @@ async def docs(request: Request) -> Response:
         title="Opsin: the API",
         swagger_js_url=f"{static}/swagger-ui-bundle.js",
         swagger_css_url=f"{static}/swagger-ui.css",
-        swagger_favicon_url=f"{static}/favicon.png",
+        swagger_favicon_url=f"{static}/swagger-ui.png",
         swagger_ui_parameters={"defaultModelsExpandDepth": 0},
     )
     digests = (base64.b64encode(hashlib.sha256(script).digest()).decode() for script in INLINE_SCRIPT.findall(bytes(page.body)))
@@ -113,6 +113,8 @@ def _page(path: str, name: str) -> Route:
     return Route(path, page, include_in_schema=False)
 
 
+API_FILES = Mount(SWAGGER, _Compressed(_Files(directory=playground.STATIC / "vendor")))
+"""Files of `/docs`, which is there without the playground, too."""
 ROUTES: list[BaseRoute] = [
     _page("/", "index.html"),
     _page("/status", "status.html"),
