@@ -29,7 +29,7 @@ def sculptor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
     join_photographs(bundles, "photographed", "1", write_shell(bundles, "member"), write_teller(bundles))
     settings = {"default_models": {"reconstruct": "shell"}, "max_points": 10_000, "max_queries": 200_000}
     with running(bundles, gateways=2, **SMALL_LIMITS, **settings) as started:
-        for gateway in started.gateways:  # its child imports trimesh and scikit-image, which takes its time on a busy machine
+        for gateway in started.gateways:  # its child imports scikit-image, which takes its time on a busy machine
             files = {name: (name, content) for name, content in CAPTURE.items()}
             httpx2.post(f"{gateway.url}/v1/reconstruct", files=files, data={"fov": FOV}, timeout=120).raise_for_status()
         yield Sculptor(started)
