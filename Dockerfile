@@ -26,7 +26,11 @@ COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY opsin/__init__.py opsin/
 RUN pip install --no-cache-dir --editable '.[server]'
 
+# A release adds labels of its version, commit and repository (.github/workflows/release.yml).
 FROM base AS gateway
+LABEL org.opencontainers.image.title="Opsin gateway" \
+      org.opencontainers.image.description="HTTP side of Opsin, the serving engine for the masked-autoencoder family of vision models" \
+      org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=gateway-venv /venv /venv
 COPY . .
 USER opsin
@@ -37,6 +41,9 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
 CMD ["opsin", "gateway"]
 
 FROM base AS worker
+LABEL org.opencontainers.image.title="Opsin worker" \
+      org.opencontainers.image.description="Runs the models of Opsin, the serving engine for the masked-autoencoder family of vision models" \
+      org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=worker-venv /venv /venv
 # Triton, which comes with the GPU builds of torch, compiles at run time; base images have Python's headers but no C compiler.
 RUN if python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("triton") is None)'; then \

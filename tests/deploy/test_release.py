@@ -79,6 +79,15 @@ def test_images_of_a_release_are_those_of_the_dockerfile() -> None:
     assert targets and set(targets[1].split()) == {"gateway", "worker"} <= set(stages)
 
 
+def test_images_of_a_release_say_what_they_are() -> None:
+    [command] = [step["run"] for step in JOBS["images"]["steps"] if "buildx build" in step.get("run", "")]
+    released = set(re.findall(r'--label "org\.opencontainers\.image\.(\w+)=', command))
+    for stage in re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE):
+        if stage.startswith(("base AS gateway\n", "base AS worker\n")):
+            labels = {*released, *re.findall(r'org\.opencontainers\.image\.(\w+)="\w', stage)}
+            assert labels == {"title", "description", "licenses", "version", "revision", "source"}
+
+
 def test_the_makefile_releases_the_tag_of_the_workflow_with_the_python_of_the_environment(tmp_path: Path) -> None:
     [step] = [step for step in JOBS["build"]["steps"] if "run" in step]
     assert (step["run"], step["env"]) == ("make release", {"RELEASE_TAG": "${{ github.ref_name }}"})
