@@ -32,9 +32,8 @@ class Original:
     network: nn.Module
     prepare: Prepare
     """Image → (3, S, S), by the library."""
-    beside: str
-    """Name of the file that says how images are prepared."""
-    preparation: dict[str, Any]
+    beside: dict[str, dict[str, Any]]
+    """Files of JSON that the library saves with a network, by their names."""
 
     def logits(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """(images, classes), each image run alone."""
@@ -64,7 +63,7 @@ def _timm(name: str) -> Original:
     config = dict(network.pretrained_cfg)
     transform = create_transform(**resolve_data_config(config))
     content = {"architecture": name, "num_classes": config["num_classes"], "pretrained_cfg": config}
-    return Original(name, network, transform, "config.json", content)
+    return Original(name, network, transform, {"config.json": content})
 
 
 def _transformers_vit() -> Original:
@@ -78,7 +77,8 @@ def _transformers_vit() -> Original:
         pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
         return pixels
 
-    return Original(TRANSFORMERS, network, prepare, "preprocessor_config.json", json.loads(processor.to_json_string()))
+    saved = {"config.json": network.config, "preprocessor_config.json": processor}
+    return Original(TRANSFORMERS, network, prepare, {file: json.loads(part.to_json_string()) for file, part in saved.items()})
 
 
 def _enliven(network: nn.Module, pixels: Tensor) -> None:
@@ -103,10 +103,11 @@ def _enliven(network: nn.Module, pixels: Tensor) -> None:
 
 
 def export(made: Original, folder: Path) -> Path:
-    """Write `model.onnx`, for any batch, and the preparation beside it, into a folder of the network's name."""
+    """Write `model.onnx`, for any batch, and the library's files into a folder of the network's name."""
     own = folder / made.name
     own.mkdir(parents=True, exist_ok=True)
-    (own / made.beside).write_text(json.dumps(made.preparation))
+    for file, content in made.beside.items():
+        (own / file).write_text(json.dumps(content))
     example = torch.zeros(2, *made.prepare(Image.new("RGB", (300, 300))).shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
