@@ -23,6 +23,8 @@ from kernels.memory import keep_freed_memory
 from models import bundle
 from models.spec import Preprocess
 
+BATCHES = (1, 4, 8, 32)
+
 
 @dataclass(frozen=True)
 class SessionLayout(Layout):
@@ -54,7 +56,7 @@ class Loop:
 
 
 def all_layouts() -> list[SessionLayout]:
-    plain = layouts("process")
+    plain = [layout for layout in layouts("process") if layout.batch in BATCHES]
     return [SessionLayout(**asdict(layout), spins=spins) for layout in plain for spins in sorted({False, layout.threads > 1})]
 
 
