@@ -45,12 +45,11 @@ from server.worker.loaded_bundles import LoadedBundles
 from tests.actions.eyes import ColourEyes, two_people
 from tests.actions.test_members import write_hmr2
 from tests.actions.test_steps import finish, finish_again, job, same
-from tests.golden.case import read_case
-from tests.golden.replay_hmr2 import build
+from tests.golden.case import GOLDEN, read_case
+from tests.golden.replays.hmr2 import build
 from tests.harness.bundles import write_tiny_vit
 from tests.harness.pipelines import SMALL, write_lart, write_movenet
 from tests.harness.published_lart import COLOURS, LAYOUT, SMALL_MVIT, STRIDE, small_mvit, write_mesh, write_mvit
-from tests.harness.recorded import GOLDEN
 
 RATE = 15.0
 STEP, MARGIN = 16, 14

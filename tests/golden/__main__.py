@@ -8,51 +8,33 @@ not exist.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from tests.golden.case import Case, Replayed, read_case
+from tests.golden.case import find_cases, read_case
 from tests.golden.compare import Deviation, compare, compare_intermediates
+from tests.golden.replays import REPLAYS
 
 HERE = Path(__file__).parent
-
-Replay = Callable[[Case], Replayed]
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.golden", description="Replay recorded cases.")
-    parser.add_argument("folders", nargs="*", type=Path, default=[HERE], metavar="DIR", help="folders to search for case.json")
+    parser.add_argument("folders", nargs="*", type=Path, default=[HERE], metavar="DIR", help="folders to search for cases")
     folders = parser.parse_args(arguments).folders
     absent = [str(folder) for folder in folders if not folder.is_dir()]
     if absent:
         print(f"{', '.join(absent)}: no such folder", file=sys.stderr)
         return 2
-    cases = list(find_cases(folders))
+    cases = list(find_cases(*folders))
     if not cases:
-        print(f"no case.json under {', '.join(map(str, folders))}", file=sys.stderr)
+        print(f"no case under {', '.join(map(str, folders))}", file=sys.stderr)
         return 1
     passed = [run(folder) for folder in cases]  # all of them, even after a failure
     return 0 if all(passed) else 1
-
-
-def find_cases(folders: list[Path]) -> Iterator[Path]:
-    for folder in folders:
-        yield from sorted(file.parent for file in folder.rglob("case.json"))
-
-
-def find_replay(system: str) -> Replay | None:
-    """The function `replay` of the module `replay_<system>` in this folder."""
-    name = f"tests.golden.replay_{system}"
-    if not system.isidentifier() or importlib.util.find_spec(name) is None:
-        return None
-    replay: Replay = importlib.import_module(name).replay
-    return replay
 
 
 def run(folder: Path) -> bool:
@@ -62,7 +44,7 @@ def run(folder: Path) -> bool:
     except Exception:  # whatever is wrong with one case, the others are run
         return _print_line(f"{folder.parent.name}/{folder.name}", "-", "-", "FAIL", traceback.format_exc())
     title = f"{case.system}/{folder.name}"
-    replay = find_replay(case.system)
+    replay = REPLAYS.get(case.system)
     if replay is None:
         return _print_line(title, "-", "-", "no replay for this system")
     try:

@@ -1,20 +1,32 @@
-"""A recorded case: a folder with `case.json`, `io.safetensors` and, where there are weights, `checkpoint.pth`."""
+"""A recorded case: a folder with `case.safetensors` and, where there are weights, `checkpoint.pth`.
+
+`case.safetensors` holds the recorded tensors, and in its metadata, under `case`, the JSON that describes them. Folders with `case.json` and
+`io.safetensors` in its place are read, too. A tree of many small files is an archive, `checkpoint.tar`: `unpacked` reads it.
+"""
 
 from __future__ import annotations
 
+import atexit
+import gzip
 import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 GOLDEN = Path(__file__).parent
 """Cases by system."""
 PROSE = frozenset({"system", "what", "inputs", "outputs", "mids", "notes", "container", "model", "produced_by"})
-"""Keys of case.json that explain; `config`, `atol`, `rtol`, `atol_grad` and `tolerance_overrides` are used; any other is a recorded
+"""Keys of a description that explain; `config`, `atol`, `rtol`, `atol_grad` and `tolerance_overrides` are used; any other is a recorded
 expectation, or a note if it is a text that no replay knows."""
 
 
@@ -57,9 +69,47 @@ class Replayed:
     """Our version of each recorded expectation, in the same form; what is no expectation but input is copied."""
 
 
+def find_cases(*folders: Path) -> Iterator[Path]:
+    """Folders of recorded cases below these, sorted within each."""
+    for folder in folders:
+        yield from sorted({file.parent for name in ("case.safetensors", "case.json") for file in folder.rglob(name)})
+
+
+def read_recording(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A case's description and its tensors, as they were recorded."""
+    file = folder / "case.safetensors"
+    if not file.is_file():
+        return json.loads((folder / "case.json").read_text()), load_file(folder / "io.safetensors")
+    with safe_open(file, "pt") as content:
+        return json.loads(content.metadata()["case"]), load_file(file)
+
+
+def write_recording(folder: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write `case.safetensors` of a new or copied case."""
+    save_file(tensors, folder / "case.safetensors", metadata={"case": json.dumps(content)})
+
+
+@cache
+def unpacked(folder: Path) -> Path:
+    """The content of a case's `checkpoint.tar`, in a folder that lasts as long as this process; the case's own folder if it has none."""
+    if not (folder / "checkpoint.tar").is_file():
+        return folder
+    copy = Path(tempfile.mkdtemp(prefix="opsin-golden-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    with tarfile.open(folder / "checkpoint.tar") as archive:
+        archive.extractall(copy, filter="data")
+    return copy
+
+
+@cache
+def published_keys(system: str) -> dict[str, Any]:
+    """Published checkpoints of a system by name; their `params` are names and shapes."""
+    systems: dict[str, dict[str, Any]] = json.loads(gzip.decompress((GOLDEN / "published_keys.json.gz").read_bytes()))
+    return systems[system]
+
+
 def read_case(folder: Path) -> Case:
-    content = json.loads((folder / "case.json").read_text())
-    tensors = load_file(folder / "io.safetensors")
+    content, tensors = read_recording(folder)
     tolerance = Tolerance(content.pop("atol"), content.pop("rtol"))
     overrides = content.pop("tolerance_overrides", {})
     if "atol_grad" in content:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.golden.case import Case, Replayed, Tolerance
 
 RECORDED = Tolerance(atol=1e-12, rtol=1e-9)
-"""For numbers in case.json, which were computed in double precision: a case's tolerance for activations would pass any learning rate."""
+"""For numbers in descriptions, which were computed in double precision: a case's tolerance for activations would pass any learning rate."""
 
 
 @dataclass(frozen=True)

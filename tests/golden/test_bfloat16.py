@@ -13,8 +13,8 @@ from torch import Tensor
 
 from models.published import families, fit, read_checkpoint
 from tests.golden.case import Case, read_case
-from tests.golden.replay_mavil import load_audio_mae
-from tests.golden.replay_tome import merge_schedule
+from tests.golden.replays.mavil import load_audio_mae
+from tests.golden.replays.tome import merge_schedule
 
 HERE = Path(__file__).parent
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -11,14 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from tests.golden.__main__ import find_cases, main
-from tests.golden.case import Replayed, read_case
+from tests.golden.__main__ import main
+from tests.golden.case import Replayed, find_cases, read_case, read_recording, write_recording
 from tests.golden.compare import compare
 
 HERE = Path(__file__).parent
-CASES = list(find_cases([HERE]))
+CASES = list(find_cases(HERE))
 
 
 @pytest.mark.parametrize("folder", CASES, ids=[f"{folder.parent.name}/{folder.name}" for folder in CASES])
@@ -39,14 +37,12 @@ def test_the_command_prints_one_line_a_case(tmp_path: Path) -> None:
 def changed(case: str, folder: Path, *, io: dict[str, Any] | None = None, json_change: dict[str, Any] | None = None) -> str:
     """A copy of a case with other recorded values; a tensor of None is removed."""
     shutil.copytree(HERE / case, folder)
-    tensors = load_file(folder / "io.safetensors")
+    content, tensors = read_recording(folder)
     for name, change in (io or {}).items():
         tensors[name] = change(tensors[name]) if name in tensors else change(torch.zeros(1))
-    save_file(tensors, folder / "io.safetensors")
-    content = json.loads((folder / "case.json").read_text())
     for key, change in (json_change or {}).items():
         content[key] = change(content.get(key))
-    (folder / "case.json").write_text(json.dumps(content))
+    write_recording(folder, content, tensors)
     return str(folder)
 
 

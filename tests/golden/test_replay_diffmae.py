@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from tests.golden.__main__ import main
+from tests.golden.case import read_recording, write_recording
 
 HERE = Path(__file__).parent / "diffmae"
 DDPM = tuple(f"{request}.ddpm10.{name}" for request in "ab" for name in ("patches", "composite", "x0_first"))
@@ -19,16 +18,14 @@ DDPM = tuple(f"{request}.ddpm10.{name}" for request in "ab" for name in ("patche
 def rewritten(
     case: str, folder: Path, *, said: dict[str, Any] | None = None, config: dict[str, Any] | None = None, without: tuple[str, ...] = ()
 ) -> str:
-    """A copy of a recorded case with other entries in case.json and its config, and without some arrays. An entry of None is removed."""
+    """A copy of a recorded case with other entries in its description and config, and without some arrays. An entry of None is removed."""
     folder.mkdir()
-    content = json.loads((HERE / case / "case.json").read_text())
+    content, arrays = read_recording(HERE / case)
     for entries, changes in ((content, said or {}), (content["config"], config or {})):
         entries.update(changes)
         for key in [key for key, value in changes.items() if value is None]:
             del entries[key]
-    (folder / "case.json").write_text(json.dumps(content))
-    arrays = load_file(HERE / case / "io.safetensors")
-    save_file({name: value for name, value in arrays.items() if not name.endswith(without)}, folder / "io.safetensors")
+    write_recording(folder, content, {name: value for name, value in arrays.items() if not name.endswith(without)})
     if (HERE / case / "checkpoint.pth").exists():
         (folder / "checkpoint.pth").symlink_to(HERE / case / "checkpoint.pth")
     return str(folder)
@@ -81,6 +78,6 @@ def test_times_are_those_of_the_schedules_that_a_case_has(tmp_path: Path) -> Non
     folder = tmp_path / "short"
     folder.mkdir()
     schedule = {"kind": "linear", "T": 100, "rho": 0.8, "rho_mode": "beta", "beta_start": 1e-4, "beta_end": 0.02}
-    (folder / "case.json").write_text(json.dumps({"system": "diffmae", "config": {"short": schedule}, "atol": 0.0, "rtol": 0.0}))
-    save_file({"out.timesteps_K7": torch.tensor([13, 27, 41, 56, 70, 84, 99])}, folder / "io.safetensors")
+    content = {"system": "diffmae", "config": {"short": schedule}, "atol": 0.0, "rtol": 0.0}
+    write_recording(folder, content, {"out.timesteps_K7": torch.tensor([13, 27, 41, 56, 70, 84, 99])})
     assert main([str(folder)]) == 0

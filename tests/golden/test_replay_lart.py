@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.people.tracks import Tracks, normalise_pose
 from tests.golden.__main__ import HERE, run
-from tests.golden.case import read_case
-from tests.golden.replay_lart import build
+from tests.golden.case import read_case, read_recording, write_recording
+from tests.golden.replays.lart import build
 
 CASES = HERE / "lart"
 
@@ -24,13 +22,12 @@ def variant(tmp_path: Path, case: str, content: dict[str, Any], tensors: dict[st
     """A case with another description and other values, and the same files besides."""
     folder = tmp_path / case
     shutil.copytree(CASES / case, folder)
-    (folder / "case.json").write_text(json.dumps(content))
-    save_file(tensors, folder / "io.safetensors")
+    write_recording(folder, content, tensors)
     return folder
 
 
 def read(case: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return json.loads((CASES / case / "case.json").read_text()), load_file(CASES / case / "io.safetensors")
+    return read_recording(CASES / case)
 
 
 def test_published_values_are_the_defaults_and_notes_are_no_expectations(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from tests.golden.__main__ import main
 from tests.golden.case import read_case
 from tests.golden.compare import compare_intermediates
-from tests.golden.replay_mcc import replay
+from tests.golden.replays.mcc import replay
 from tests.golden.test_goldens import changed
 
 HERE = Path(__file__).parent / "mcc"

@@ -19,9 +19,9 @@ from models.people.smpl import PREFIX
 from models.people.tracks import POSE
 from models.published import read_checkpoint
 from models.spec import Clip, Preprocess
+from tests.golden.case import GOLDEN
 from tests.harness.bundles import UNSEALED, sealed
 from tests.harness.pipelines import SMALL
-from tests.harness.recorded import GOLDEN
 
 STRIDE = 3
 SMALL_MVIT = MViTConfig(

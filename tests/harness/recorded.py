@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +11,11 @@ from torch import Tensor, nn
 from models.loading import mismatch
 from models.published import detect, families, fit, read_checkpoint
 from models.registry import architectures
-from tests.golden import replay_mae_st, replay_mavil, replay_mvit, replay_rev
-from tests.golden.case import GOLDEN, Case
+from tests.golden.case import Case, published_keys
+from tests.golden.replays import mae_st as replay_mae_st
+from tests.golden.replays import mavil as replay_mavil
+from tests.golden.replays import mvit as replay_mvit
+from tests.golden.replays import rev as replay_rev
 
 RECORDED: dict[str, tuple[str, str, dict[str, str]]] = {
     "timm": ("tome/vit_timm", "classify", {"heads": "4"}),
@@ -51,7 +53,7 @@ RECORDED: dict[str, tuple[str, str, dict[str, str]]] = {
 
 def full_sizes(system: str) -> dict[str, dict[str, Tensor]]:
     """The published checkpoints of a system by name: names and shapes, no storage."""
-    content = json.loads((GOLDEN / system / "published_keys.json").read_text())
+    content = published_keys(system)
     return {name: {key: torch.empty(shape, device="meta") for key, shape in entry["params"].items()} for name, entry in content.items()}
 
 

@@ -16,7 +16,8 @@ from models.mcc.native import seen_scene
 from models.merge_schedule import MergeSchedule
 from models.published import import_checkpoint
 from models.registry import Call, Maker, architectures, read_config
-from tests.harness.recorded import GOLDEN, RECORDED
+from tests.golden.case import GOLDEN
+from tests.harness.recorded import RECORDED
 
 BACKEND = "aot_eager"
 """Captures and takes apart as the compilers do, and needs none: no machine code is made."""

@@ -24,7 +24,7 @@ from models.bundle import BundleSpec
 from models.mavil.loudness import Loudness
 from models.media.fbank import FbankConfig, log_mel
 from models.spec import Clip, Preprocess, Sound, Task
-from tests.golden.case import GOLDEN, Case, read_case
+from tests.golden.case import GOLDEN, Case, find_cases, read_case
 from tests.harness.bundles import UNSEALED, sealed
 from tests.harness.recorded import recorded_network
 
@@ -55,7 +55,7 @@ class Head:
 
 def heads() -> Iterator[Head]:
     """Yield every classification that was recorded of MAE-ST, MViT, Rev-ViT, Rev-MViT and MAViL."""
-    for folder in sorted(file.parent for system in ("mae_st", "mvit", "rev", "mavil") for file in (GOLDEN / system).glob("*/case.json")):
+    for folder in find_cases(*(GOLDEN / system for system in ("mae_st", "mvit", "rev", "mavil"))):
         case, name = read_case(folder), f"{folder.parent.name}/{folder.name}"
         if "boxes" in case.inputs:
             continue  # people in a clip, which pipelines ask about

@@ -20,6 +20,7 @@ from tokenizers.processors import BertProcessing
 from models import bundle, loading
 from models.pairs.tokenising import Tokenizer
 from models.registry import architectures
+from tests.golden.case import GOLDEN, unpacked
 from tests.training import shapes
 from tests.training.test_data import png, shard, video
 from training import command, recipe
@@ -100,7 +101,7 @@ def scenes(folder: Path) -> None:
 def tracks(folder: Path) -> None:
     for name in ("ava", "ava_and_kinetics"):
         (folder / f"data/tracks/{name}/clip").mkdir(parents=True)
-        for file in sorted(Path("tests/golden/lart/tracklet_loader_multi").glob("*.pkl")):
+        for file in sorted(unpacked(GOLDEN / "lart/tracklet_loader_multi").glob("*.pkl")):
             track = joblib.load(file)
             track["has_gt"][:] = 2 if name == "ava" else 1
             joblib.dump(track, folder / f"data/tracks/{name}/clip/{file.name}")

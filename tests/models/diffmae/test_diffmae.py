@@ -20,7 +20,7 @@ from models.mae.model import MAE, MAEConfig, start_from_pretrained
 from models.merge_schedule import MergeSchedule
 from models.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import read_case
-from tests.golden.replay_diffmae import load
+from tests.golden.replays.diffmae import load
 from tests.models.diffmae import diffmae_reference as reference
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "diffmae"

@@ -25,7 +25,7 @@ from models.diffmae.masks import Split, centre_mask
 from models.diffmae.model import DiffMAE, Target
 from models.layers.patches import patch_statistics, to_pixels
 from tests.golden.case import Case, read_case
-from tests.golden.replay_diffmae import load, read_sampler
+from tests.golden.replays.diffmae import load, read_sampler
 from tests.models.diffmae import diffmae_reference as reference
 from tests.models.diffmae.test_diffmae import CLIP, SMALL, alone, build, images_for, ragged, split_for
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from models.loading import mismatch
 from models.published import CheckpointError, detect, exporting, import_checkpoint, read_checkpoint
 from models.published.container import open_checkpoint
 from models.registry import read_config
+from tests.golden.case import published_keys
 from tests.models.diffmae.test_diffmae import CLIP, SMALL
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "diffmae"
-PUBLISHED = json.loads((GOLDEN / "published_keys.json").read_text())
+PUBLISHED = published_keys("diffmae")
 
 UNUSUAL = replace(
     CLIP,

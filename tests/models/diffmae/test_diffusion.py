@@ -11,7 +11,7 @@ import torch
 from models.diffmae import presets
 from models.diffmae.diffusion import Kind, Method, RhoMode, Sampler, Schedule, Spacing, Steps, Variance
 from tests.golden.case import read_case
-from tests.golden.replay_diffmae import replay
+from tests.golden.replays.diffmae import replay
 
 SCHEDULES = {
     "linear": Schedule(rho=1.0),

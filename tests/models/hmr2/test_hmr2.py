@@ -22,9 +22,9 @@ from models.people.crops import ASPECT, crop, expand, smoothing, squares
 from models.people.smpl import Body, Person, rotations
 from models.published import CheckpointError, detect, families, read_checkpoint
 from tests.golden.__main__ import run
-from tests.golden.case import read_case
-from tests.golden.replay_hmr2 import build
-from tests.harness.recorded import GOLDEN, full_sizes, loads_strictly, relative_deviation, round_trips
+from tests.golden.case import GOLDEN, read_case
+from tests.golden.replays.hmr2 import build
+from tests.harness.recorded import full_sizes, loads_strictly, relative_deviation, round_trips
 
 CASES = GOLDEN / "hmr2"
 NETWORKS = ("tiny_forward", "tiny_meanshape_ief")

@@ -22,9 +22,9 @@ from models.people.tracks import Hidden, Tracks, normalise_pose, pose_statistics
 from models.published import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
 from models.registry import read_config
 from tests.golden.__main__ import run
-from tests.golden.case import read_case
-from tests.golden.replay_lart import build
-from tests.harness.recorded import GOLDEN, RECORDED, full_sizes, loads_strictly, relative_deviation, round_trips
+from tests.golden.case import GOLDEN, read_case
+from tests.golden.replays.lart import build
+from tests.harness.recorded import RECORDED, full_sizes, loads_strictly, relative_deviation, round_trips
 from training.objectives.lart import GroundTruth, action_loss, kinetics_loss, regression_loss
 
 CASES = GOLDEN / "lart"

@@ -13,8 +13,7 @@ from models.layers.masking import Masking
 from models.loading import LoadedModel
 from models.mae.model import MAE
 from models.registry import architectures
-from tests.golden.case import read_case
-from tests.harness.recorded import GOLDEN
+from tests.golden.case import GOLDEN, read_case
 from tests.models.embedding import are_units, cosines, loaded, pixels_of, random_pixels
 
 CASE = read_case(GOLDEN / "mae/pretrain_pixel")

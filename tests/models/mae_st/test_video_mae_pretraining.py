@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from torch import Tensor
 from models.mae_st.model import VideoMAE, VideoMAEConfig, start_from_pretrained
 from models.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 from models.published import families, fit, read_checkpoint
-from tests.golden.case import read_case
-from tests.golden.replay_mae_st import load_finetuned, load_pretraining
+from tests.golden.case import published_keys, read_case
+from tests.golden.replays.mae_st import load_finetuned, load_pretraining
 from tests.harness.recorded import detected_at_full_size
 from training.optim import pretraining_groups
 
@@ -134,7 +133,7 @@ def test_fine_tuning_starts_from_the_encoder_and_its_norm() -> None:
         start_from_pretrained(VideoMAE(replace(config, frames=8)), pretrained.state_dict())
 
 
-SIZES = json.loads((GOLDEN / "published_keys.json").read_text())
+SIZES = published_keys("mae_st")
 
 
 @pytest.mark.parametrize("shapes", [pytest.param(content["params"], id=name) for name, content in SIZES.items()])

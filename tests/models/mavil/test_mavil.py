@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,8 +20,8 @@ from models.mavil.model import SIZES, MAViL, MAViLConfig, TowersConfig, fuse, ke
 from models.mavil.pretraining import MAViLPretraining, MAViLPretrainingConfig, Noise, info_nce
 from models.merge_schedule import MergeSchedule
 from models.published import families, fit, import_checkpoint, read_checkpoint
-from tests.golden.case import read_case
-from tests.golden.replay_mavil import load_finetuned, load_pretraining, noise_of
+from tests.golden.case import published_keys, read_case
+from tests.golden.replays.mavil import load_finetuned, load_pretraining, noise_of
 from tests.harness.recorded import detected_at_full_size
 from training.optim import layer_decay_groups
 
@@ -253,7 +252,7 @@ def test_rows_of_pictures_become_times_and_columns_mel_bins() -> None:
 
 
 def published_sizes() -> Iterator[Any]:
-    for name, content in json.loads((GOLDEN / "published_keys.json").read_text()).items():
+    for name, content in published_keys("mavil").items():
         yield pytest.param(content["params"], id=name)
 
 

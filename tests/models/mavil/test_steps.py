@@ -25,7 +25,7 @@ from models.media.sound_windows import count
 from models.merge_schedule import MergeSchedule
 from models.spec import Clip, Preprocess, Sound
 from tests.golden.case import Case, read_case
-from tests.golden.replay_mavil import load_finetuned
+from tests.golden.replays.mavil import load_finetuned
 from tests.harness.videos import clip, every
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mavil"

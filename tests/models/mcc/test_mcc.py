@@ -7,7 +7,6 @@ equal the formulation of the paper, which `dense` writes out.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,12 +32,12 @@ from models.mcc.model import (
 from models.mcc.points import ClassTokenBlock, contract, embed
 from models.merge_schedule import MergeSchedule
 from models.published import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
-from tests.golden.case import read_case
-from tests.golden.replay_mcc import scene_of
+from tests.golden.case import find_cases, published_keys, read_case
+from tests.golden.replays.mcc import scene_of
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mcc"
-CASES = sorted(file.parent for file in GOLDEN.rglob("case.json"))
-KEYS: dict[str, list[int]] = next(iter(json.loads((GOLDEN / "published_keys.json").read_text()).values()))["params"]
+CASES = list(find_cases(GOLDEN))
+KEYS: dict[str, list[int]] = next(iter(published_keys("mcc").values()))["params"]
 
 SMALL = MCCConfig(
     image_size=32,

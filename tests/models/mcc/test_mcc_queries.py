@@ -12,7 +12,7 @@ from torch import Tensor
 from models.mcc.model import MCC, Scene, decode_colours
 from models.mcc.queries import cube_grid, draw_in_cube, draw_in_half_ball, half_ball_grid, label, nearest_points, reconstruct, score
 from tests.golden.case import read_case
-from tests.golden.replay_mcc import scene_of
+from tests.golden.replays.mcc import scene_of
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mcc"
 

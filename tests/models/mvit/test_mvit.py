@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +25,7 @@ from models.mvit.published import fields_of
 from models.mvit.trunk import Positions, TrunkConfig
 from models.people.clips import clip_frames, margins, normalised, shrink, shrunk_box
 from models.published import CheckpointError, import_checkpoint, read_checkpoint
+from tests.golden.case import read_case
 from tests.harness.recorded import relative_deviation
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mvit"
@@ -319,7 +319,7 @@ def test_pixels_that_are_no_clip_are_refused() -> None:
     ("key", "value"), [("MODE", "avg"), ("POOL_FIRST", True), ("NORM_STEM", True), ("USE_FIXED_SINCOS_POS", True), ("DROPOUT_RATE", 0.1)]
 )
 def test_configurations_of_other_models_are_refused(key: str, value: object) -> None:
-    config = json.loads((GOLDEN / "mvitv2_cls_tiny" / "case.json").read_text())["config"]
+    config = read_case(GOLDEN / "mvitv2_cls_tiny").config
     config["MVIT"][key] = value
     with pytest.raises(ValueError, match=f"MVIT.{key}"):
         fields_of(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +25,8 @@ from models.mvit.trunk import Positions
 from models.published import families, fit, import_checkpoint, read_checkpoint
 from models.published.container import open_checkpoint
 from models.vit.model import Pool, ViT, ViTConfig
-from tests.golden import replay_rev
 from tests.golden.case import read_case
+from tests.golden.replays import rev as replay_rev
 from tests.harness.bundles import sealed
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "rev"
@@ -394,8 +393,7 @@ def test_the_published_sizes_are_told_from_weights() -> None:
 
 
 def rev_vit_configuration() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((GOLDEN / "rev_vit_tiny" / "case.json").read_text())["config"]
-    return content
+    return read_case(GOLDEN / "rev_vit_tiny").config
 
 
 def test_the_hidden_width_of_a_rev_vit_is_told_by_its_weights() -> None:

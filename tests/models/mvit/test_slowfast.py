@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +16,14 @@ from torch import Tensor
 
 from models.published import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
 from models.published.container import open_checkpoint
-from tests.golden import replay_mvit, replay_rev
-from tests.golden.case import Tolerance, read_case
+from tests.golden.case import GOLDEN, Tolerance, find_cases, published_keys, read_case
 from tests.golden.compare import compare_intermediates
-from tests.harness.recorded import GOLDEN, detected_at_full_size, relative_deviation
+from tests.golden.replays import mvit as replay_mvit
+from tests.golden.replays import rev as replay_rev
+from tests.harness.recorded import detected_at_full_size, relative_deviation
 
 REPLAYS: dict[str, ModuleType] = {"mvit": replay_mvit, "rev": replay_rev}
-CASES = [pytest.param(file.parent, id=file.parent.name) for system in REPLAYS for file in sorted((GOLDEN / system).rglob("case.json"))]
+CASES = [pytest.param(folder, id=folder.name) for folder in find_cases(*(GOLDEN / system for system in REPLAYS))]
 
 
 @pytest.mark.parametrize("folder", CASES)
@@ -65,8 +64,8 @@ def test_published_files_are_detected_by_their_own_configuration_and_come_back_b
 
 
 def full_sizes() -> list[Any]:
-    reversible = json.loads((GOLDEN / "rev" / "published_keys.json").read_text())
-    others = json.loads(gzip.decompress((GOLDEN / "mvit" / "published_keys.json.gz").read_bytes()))
+    reversible = published_keys("rev")
+    others = published_keys("mvit")
     return [pytest.param(entry["params"], entry["num_params"], id=name) for name, entry in {**reversible, **others}.items()]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from models.pairs.cit import PUBLISHED, CiT, CiTConfig, Tower
 from models.published import detect, families, fit, read_checkpoint
 from models.vit.model import ViT
 from models.vit.published import SWAG
-from tests.golden.case import read_case
-from tests.golden.replay_cit import FAMILY_OF, answers, cit_config, load
+from tests.golden.case import published_keys, read_case
+from tests.golden.replays.cit import FAMILY_OF, answers, cit_config, load
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "cit"
 TOWERS = ["moco_tiny", "augreg_tiny"]
-KEYS: dict[str, Any] = json.loads((GOLDEN / "published_keys.json").read_text())
+KEYS: dict[str, Any] = published_keys("cit")
 SIZES = {"yfcc15m_in1k_mocob16": "cit_mocob16", "augreg_b32_in21k (not published, training configuration)": "cit_augreg_b32"}
 POSITION_IDS = "text_model.embeddings.position_ids"
 

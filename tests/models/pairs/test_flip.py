@@ -3,7 +3,6 @@ says of masks and padding, by invariants and gradients."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import shutil
 from dataclasses import replace
@@ -20,12 +19,12 @@ from models.layers.positions import sincos_table
 from models.merge_schedule import MergeSchedule
 from models.pairs.flip import FLIP, PUBLISHED, FLIPConfig
 from models.published import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint, t5x
-from tests.golden.case import read_case
-from tests.golden.replay_flip import answers, flip_config, load
+from tests.golden.case import find_cases, published_keys, read_case, unpacked
+from tests.golden.replays.flip import answers, flip_config, load
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "flip"
-CASES = sorted(file.parent for file in GOLDEN.rglob("case.json"))
-KEYS: dict[str, Any] = json.loads(gzip.decompress((GOLDEN / "published_keys.json.gz").read_bytes()))
+CASES = list(find_cases(GOLDEN))
+KEYS: dict[str, Any] = published_keys("flip")
 
 SMALL = FLIPConfig(
     image_size=32,
@@ -206,7 +205,7 @@ def test_another_grid_computes_the_table_anew() -> None:
 
 def test_a_t5x_folder_becomes_a_zero_shot_bundle() -> None:
     arguments: dict[str, Any] = {"labels": None, "name": "flip", "version": "1", "license": "unknown"}
-    spec, _ = import_checkpoint(GOLDEN / "tiny_m50_t5x", family=None, overrides={"heads": "4", "text_heads": "2"}, **arguments)
+    spec, _ = import_checkpoint(unpacked(GOLDEN / "tiny_m50_t5x"), family=None, overrides={"heads": "4", "text_heads": "2"}, **arguments)
     assert (spec.task, spec.architecture, spec.config["heads"], spec.config["text_heads"]) == ("zero-shot", "flip", 4, 2)
 
 
@@ -322,7 +321,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_was_downloaded_and_is_no_folder_is_named_for_what_it_is(tmp_path: Path) -> None:
-    folder = GOLDEN / "tiny_m50_t5x" / "checkpoint_1001"
+    folder = unpacked(GOLDEN / "tiny_m50_t5x") / "checkpoint_1001"
     with pytest.raises(CheckpointError, match="the index of a T5X checkpoint: name its folder"):
         read_checkpoint(folder / "checkpoint")
     archive = shutil.make_archive(str(tmp_path / "flip"), "zip", folder.parent, folder.name)

@@ -3,7 +3,6 @@ recorded tolerance would let pass."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from models.published import detect, families, fit, import_checkpoint, read_chec
 from models.spec import Preprocess
 from models.vit.model import ViT
 from server.media.images import to_model_size
-from tests.golden.case import read_case
-from tests.golden.replay_maws import answers, clip_config, load
+from tests.golden.case import published_keys, read_case
+from tests.golden.replays.maws import answers, clip_config, load
 from training.data import pictures
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "maws"
 PAIR = GOLDEN / "clip"
-KEYS: dict[str, Any] = json.loads((GOLDEN / "published_keys.json").read_text())
+KEYS: dict[str, Any] = published_keys("maws")
 
 TEXT = PostNormTextConfig(
     vocabulary=50, positions=20, token_types=0, padding=1, width=16, depth=3, heads=4, hidden=24, norm_eps=1e-5, dropout=0.0

@@ -16,8 +16,7 @@ from models.costs import tower_flops
 from models.loading import LoadedModel
 from models.registry import architectures
 from models.sizes import sizes
-from tests.golden.case import Case, read_case
-from tests.harness.recorded import GOLDEN
+from tests.golden.case import GOLDEN, Case, read_case
 from tests.models.embedding import Arrays, are_units, cosines, loaded, pixels_of, random_pixels, zeroed
 
 

@@ -15,7 +15,7 @@ import torch
 from models.media.joblib_file import UnsafeFile, read_joblib
 from models.people.ava import VALID
 from models.people.tracklets import Labels, Tracklet, arrange, read_results, read_tracklet, shuffled, tracks_of
-from tests.harness.recorded import GOLDEN
+from tests.golden.case import GOLDEN
 
 CASES = GOLDEN / "lart"
 MEAN_STD = torch.stack([torch.full((226,), 0.25), torch.full((226,), 2.0)]).unsqueeze(1)

@@ -25,10 +25,10 @@ from models.phalp.tracker import Observation, State, Tracker, TrackerConfig
 from models.published import families, fit, import_checkpoint, read_checkpoint
 from models.registry import read_config
 from tests.golden.__main__ import run
-from tests.golden.case import read_case
+from tests.golden.case import GOLDEN, read_case
 from tests.golden.compare import compare_intermediates
-from tests.golden.replay_phalp import build, replay
-from tests.harness.recorded import GOLDEN, relative_deviation, round_trips
+from tests.golden.replays.phalp import build, replay
+from tests.harness.recorded import relative_deviation, round_trips
 
 CASES = GOLDEN / "phalp"
 FILMS = ("association_al", "association_apl_predictor")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -24,8 +23,9 @@ from models.published.exporting import export_bundle
 from models.registry import architectures
 from models.spec import Weights
 from models.vit.model import Pool, ViTConfig
+from tests.golden.case import GOLDEN, published_keys
 from tests.harness.bundles import sealed
-from tests.harness.recorded import GOLDEN, RECORDED
+from tests.harness.recorded import RECORDED
 
 MADE: dict[str, Any] = {
     "torchvision": ViTConfig(image_size=16, patch_size=8, classes=3, width=16, depth=2, heads=2),
@@ -79,11 +79,9 @@ PUBLISHED: dict[str, set[str]] = {
 
 def published_files(system: str) -> Iterator[dict[str, torch.Tensor]]:
     """Names and shapes, no storage."""
-    for file in (GOLDEN / system).glob("published_keys.json*"):
-        content = json.loads(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
-        for entry in content.values():
-            if "params" in entry:
-                yield {key: torch.empty(shape, device="meta") for key, shape in entry["params"].items()}
+    for entry in published_keys(system).values():
+        if "params" in entry:
+            yield {key: torch.empty(shape, device="meta") for key, shape in entry["params"].items()}
 
 
 def imported(file: Path, root: Path, settings: Mapping[str, str], family: str | None = None) -> Bundle:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,7 +23,7 @@ from models.merge_schedule import MergeSchedule
 from models.published import CheckpointError, UnlikeFamily, detect, families, fit, import_checkpoint, open_checkpoint, read_checkpoint
 from models.registry import architectures
 from models.vit.model import Pool, ViT, ViTConfig
-from tests.golden.case import GOLDEN
+from tests.golden.case import GOLDEN, published_keys
 from tests.harness.bundles import sealed
 
 SMALL = ViTConfig(image_size=32, patch_size=8, classes=5, width=32, depth=2, heads=4)
@@ -41,7 +40,7 @@ def imported(file: Path, **changes: Any) -> tuple[bundle.BundleSpec, dict[str, T
 
 def published_sizes() -> list[Any]:
     for system in ("tome", "mae"):
-        for name, content in json.loads((GOLDEN / system / "published_keys.json").read_text()).items():
+        for name, content in published_keys(system).items():
             if "params" in content:
                 yield pytest.param(content["params"], id=name)
 
@@ -303,7 +302,7 @@ def test_an_imported_bundle_answers_as_the_recorded_model(tmp_path: Path) -> Non
     spec, weights = imported(recorded("tome/vit_swag"))
     loaded = load(sealed(tmp_path, spec, weights))
     assert spec.ladder[0].merge.r > 0
-    io = load_file(GOLDEN / "tome/vit_swag/io.safetensors")
+    io = load_file(GOLDEN / "tome/vit_swag/case.safetensors")
     with torch.inference_mode():
         answer = loaded.model(io["in.img"], merge=MergeSchedule.constant(3))
     torch.testing.assert_close(answer.logits, io["out.r3_prop.logits"], atol=1e-4, rtol=1e-4)

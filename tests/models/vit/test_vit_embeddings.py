@@ -18,9 +18,8 @@ from models.loading import LoadedModel, load
 from models.registry import architectures
 from models.spec import Preprocess, Weights
 from models.vit.model import Pool, ViT, ViTConfig
-from tests.golden.case import read_case
-from tests.golden.replay_tome import merge_schedule
-from tests.harness.recorded import GOLDEN
+from tests.golden.case import GOLDEN, read_case
+from tests.golden.replays.tome import merge_schedule
 from tests.models.embedding import are_units, cosines, loaded, pixels_of, random_pixels, zeroed
 
 SMALL = ViTConfig(image_size=16, patch_size=4, classes=0, width=32, depth=3, heads=4)

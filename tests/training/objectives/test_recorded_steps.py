@@ -16,8 +16,15 @@ from models.mcc.scenes import Augmentation
 from models.pairs.common import unit
 from models.people.tracks import Tracks
 from models.published.container import read_checkpoint
-from tests.golden import replay_cit, replay_diffmae, replay_flip, replay_lart, replay_mae, replay_mae_st, replay_mavil, replay_mcc
 from tests.golden.case import Case, read_case
+from tests.golden.replays import cit as replay_cit
+from tests.golden.replays import diffmae as replay_diffmae
+from tests.golden.replays import flip as replay_flip
+from tests.golden.replays import lart as replay_lart
+from tests.golden.replays import mae as replay_mae
+from tests.golden.replays import mae_st as replay_mae_st
+from tests.golden.replays import mavil as replay_mavil
+from tests.golden.replays import mcc as replay_mcc
 from tests.training.objectives.cases import gradients
 from training.objectives.contrastive import Contrastive, ContrastiveSettings, contrast
 from training.objectives.diffmae import DiffMAESettings, Diffusion, Drawn
