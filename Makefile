@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 
 # Further arguments of the command behind a target: `make serve ARGS="--port 9000"`, `make test ARGS="-k queue"`.
 ARGS   ?=
 # The web site of docs/, which must be free of warnings: links and anchors that lead nowhere are some.
-SITE   := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
+SITE   := $(BIN)/python docs/reference.py build && NO_COLOR=1 $(BIN)/zensical build --clean --strict --config-file build/mkdocs.yml
 # What `make test-browser` drives.
 CHROMIUM ?= /usr/bin/chromium
 APT_CHROMIUM := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
@@ -72,7 +72,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python docs/words.py
 	$(BIN)/python -m tests.opsin.synchronous --check
-	$(SITE) --quiet
+	$(SITE)
 
 bench: $(VENV)/.dev
 	$(BIN)/opsin bench merging

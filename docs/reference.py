@@ -1,6 +1,7 @@
-"""What is written while the site is built: settings, routes, Python and commands as the code states them, and the rows of claims.yaml.
+"""Write what the site is built from: `python docs/reference.py FOLDER` copies docs and mkdocs.yml there, with the rows of claims.yaml in
+them, and adds settings, routes, Python and commands as the code states them. Nothing of it is committed, so nothing can be out of date.
 
-A hook of mkdocs (`hooks` in mkdocs.yml). Nothing of it is committed, so nothing of it can be out of date.
+FOLDER is not the checkout: zensical empties the folder `.cache` beside its configuration, where a checkout keeps data of trainings.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import enum
 import importlib
 import inspect
 import re
+import shutil
+import sys
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,9 +23,6 @@ from typing import Any
 
 import httpx2
 import yaml
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
 from typer.main import get_command
 
 import opsin
@@ -41,24 +41,27 @@ OPTIONS = {
 """Module → the keyword options of its method."""
 
 
-CLAIMS = Path(__file__).with_name("claims.yaml")
+HERE = Path(__file__).parent
+NOT_SHOWN = ("*.json", "*.py", "*.yaml", "SOURCES.txt", "__pycache__")
 NOBODY = "redis://localhost:6379"
 """A gateway that is not started connects to nothing."""
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
+def main(folder: Path) -> None:
+    pages = folder / HERE.name
+    shutil.rmtree(pages, ignore_errors=True)
+    shutil.copytree(HERE, pages, ignore=shutil.ignore_patterns(*NOT_SHOWN))
+    shutil.copy(HERE.with_name("mkdocs.yml"), folder)
+    claims_page = pages / "claims.md"
+    claims_page.write_text(claims_page.read_text(encoding="utf-8").replace("{{ claims }}", claims()), encoding="utf-8")
+    (pages / "reference").mkdir()
     for name, write in PAGES.items():
-        files.append(File.generated(config, f"reference/{name}.md", content=write()))
-    return files
-
-
-def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    return markdown.replace("{{ claims }}", claims()) if page.file.src_uri == "claims.md" else markdown
+        (pages / "reference" / f"{name}.md").write_text(write(), encoding="utf-8")
 
 
 def claims() -> str:
     """The rows of claims.yaml."""
-    told = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
+    told = yaml.safe_load((HERE / "claims.yaml").read_text(encoding="utf-8"))
     rows = [
         (
             claim["what"],
@@ -259,3 +262,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
     columns = list(head)
     return "\n".join((line(columns), line("---" for _ in columns), *map(line, rows)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

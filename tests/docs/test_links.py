@@ -1,12 +1,15 @@
-"""Links between the Markdown files of the repository lead somewhere, those to a heading too. The site's own are mkdocs' to check."""
+"""Links between the Markdown files of the repository lead somewhere, those to a heading too, and every page is in the site's navigation."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.docs.snippets import ROOT
 
@@ -21,7 +24,7 @@ def markdown() -> list[str]:
 
 
 def anchors(file: Path) -> set[str]:
-    """As GitHub and mkdocs make them of headings."""
+    """As GitHub and the site make them of headings."""
     headings = re.findall(r"^#+ +(.+)$", FENCE.sub("", file.read_text()), re.MULTILINE)
     plain = (re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings)
     return {re.sub(r"[\s]+", "-", heading) for heading in plain}
@@ -39,3 +42,16 @@ def test_its_links_lead_somewhere(name: str) -> None:
         if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
             lost.append(link)
     assert lost == []
+
+
+def test_the_navigation_names_every_page() -> None:
+    def leaves(entry: Any) -> Iterator[str]:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            for inner in entry.values() if isinstance(entry, dict) else entry:
+                yield from leaves(inner)
+
+    listed = sorted(leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    pages = [name.removeprefix("docs/") for name in markdown() if name.startswith("docs/")]
+    assert [name for name in listed if not MADE_BY_THE_SITE.match(name)] == sorted(pages)

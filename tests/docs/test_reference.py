@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -53,3 +54,11 @@ def test_every_command_with_its_options(reference: ModuleType) -> None:
     assert [name for name, one in get_command(app).commands.items() if not one.hidden and f"## `opsin {name}" not in page] == []  # type: ignore[attr-defined]
     _, _, section = page.partition("## `opsin bundles join`")
     assert "`--detector`" in section.partition("\n## ")[0]
+
+
+def test_all_of_it_lies_beside_copies_of_the_pages(reference: ModuleType, tmp_path: Path) -> None:
+    reference.main(tmp_path)
+    written = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
+    assert {"mkdocs.yml", "docs/index.md", *(f"docs/reference/{name}.md" for name in ("settings", "http", "python", "commands"))} <= written
+    assert not [name for name in written if name.endswith((".py", ".yaml", ".json"))]
+    assert "| figure | printed by |" in (tmp_path / "docs" / "claims.md").read_text()
