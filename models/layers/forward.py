@@ -23,6 +23,14 @@ def normalise(pixels: Tensor, preprocess: Preprocess, dtype: torch.dtype) -> Ten
     return ((pixels.float() / 255 - mean) / std).to(dtype).permute(0, 3, 1, 2)
 
 
+def normalised_planes(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """uint8 (B, H, W, 3) → contiguous float32 (B, 3, H, W): the numbers of `normalise`, computed in place, which takes a third of the
+    time on a CPU for readers that want planes."""
+    mean, std = (torch.tensor(values).to(pixels.device).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    planes = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return planes.div_(255).sub_(mean).div_(std)
+
+
 def token_counts(batch: int, tokens_in: int, tokens_out: int) -> Tensor:
     """→ int32 (batch, 2): in and out."""
     return torch.tensor([[tokens_in, tokens_out]], dtype=torch.int32).expand(batch, -1)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models import bundle
 from models.layers.embedding import image_vectors
-from models.layers.forward import normalise, with_tokens
+from models.layers.forward import normalised_planes, with_tokens
 from models.onnx.session import LONGEST, ended_after, first_line, open_session
 from models.onnx.signature import ImageInput, image_input, read_graph
 from models.spec import Preprocess
@@ -84,7 +84,7 @@ class OnnxGraph(nn.Module):
         if self._given.type == "uint8":
             images = pixels.permute(0, 3, 1, 2)
         else:
-            images = normalise(pixels, preprocess, torch.float16 if self._given.type == "float16" else torch.float32)
+            images = normalised_planes(pixels, preprocess).to(torch.float16 if self._given.type == "float16" else torch.float32)
         return (images if self._given.layout == "nchw" else images.permute(0, 2, 3, 1)).cpu().contiguous()
 
     def _batches(self, images: Tensor) -> Sequence[Tensor]:

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle, BundleError, read, write
+from models.layers.forward import normalise, normalised_planes
 from models.loading import load
 from models.onnx.importing import import_graph
 from models.published.container import CheckpointError
+from models.spec import Preprocess
 from tests.harness.graphs import CLASSES, SIZE, WEIGHT, colours
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (5, SIZE, SIZE, 3)).astype(np.uint8)
@@ -224,3 +227,10 @@ def test_weights_in_a_link_out_of_the_folder_are_refused(tmp_path: Path) -> None
     (tmp_path / "weights.data").symlink_to(tmp_path / "other.data")
     with pytest.raises(CheckpointError, match=r"its weights lie in weights\.data, which is missing in the graph's folder, or a link"):
         imported(tmp_path, outside.read_bytes())
+
+
+def test_planes_hold_the_numbers_of_normalise() -> None:
+    pixels = torch.arange(2 * 8 * 8 * 3).view(2, 8, 8, 3).remainder(256).to(torch.uint8)
+    preprocess = Preprocess(image_size=8, short_side=8, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    planes = normalised_planes(pixels, preprocess)
+    assert planes.is_contiguous() and torch.equal(planes, normalise(pixels, preprocess, torch.float32))
