@@ -25,6 +25,7 @@ def open_session(content: bytes, device: torch.device | None, threads: int, fold
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes need the CPUs
     options.log_severity_level = 4  # the exception says what is wrong
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # else bytes may pass for its own format, which nobody checked
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     try:

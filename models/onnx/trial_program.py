@@ -17,9 +17,14 @@ from models.onnx.signature import MAX_BYTES, PACK, ImageInput, described, extern
 from models.onnx.trial import COPIES, MEMORY_BYTES, PATIENCE_S, RUN_S
 from models.spec import LARGEST_SIDE
 
-BATCH = 2
-"""Images of the trial, where the graph takes any number."""
+BATCH = 3
+"""Images of the trial, where the graph takes any number. Exporters that trace a batch of two or four leave these sizes in the graph."""
 SUM_ERROR = 1e-3
+OTHERS_SHARE = 0.05
+"""Share of the largest number by which an answer may change with the other images of its batch: dynamic quantisation takes its range from
+all of them."""
+MOST_SAID = 600
+"""Characters of a refusal, which quotes names from the file."""
 Outputs = Mapping[str, Any]
 
 
@@ -30,7 +35,7 @@ def main() -> None:
     except MemoryError:
         answer = {"error": _too_much()}
     except (ValueError, OSError) as error:
-        answer = {"error": str(error)}
+        answer = {"error": _brief(str(error))}
     confined.say(answer)
 
 
@@ -53,12 +58,14 @@ def examine(file: Path, *, image_size: int | None, stated_size: int | None, outp
     side = _side(given, image_size, stated_size)
     declared = [described(value) for value in model.graph.output]
     del model
-    outputs = _run(content, file.parent, given, side)
+    outputs, alone = _run(content, file.parent, given, side)
     name, rows = _chosen(outputs, declared, given.batch or BATCH, output)
     if not np.isfinite(rows).all():
         raise ValueError(f"its output {name} holds values that are infinite or not a number, for an image of noise")
     if not rows.any(axis=1).all():
         raise ValueError(f"its output {name} is all zeros for an image of noise")
+    if alone is not None:
+        _check_alone(name, rows[0], alone[name])
     return {
         "files": files,
         "purpose": "onnx",
@@ -92,21 +99,24 @@ def _side(given: ImageInput, set_: int | None, stated: int | None) -> int:
     return side
 
 
-def _run(content: bytes, folder: Path, given: ImageInput, side: int) -> Outputs:
-    """All outputs for images of noise."""
+def _run(content: bytes, folder: Path, given: ImageInput, side: int) -> tuple[Outputs, Outputs | None]:
+    """All outputs for images of noise; and those for the first one alone, if the graph takes any number."""
     shape = given.shape(given.batch or BATCH, side)
     pixels = default_rng(0).integers(0, 256, shape, np.uint8)
     images = pixels if given.type == "uint8" else (pixels / 127.5 - 1).astype(given.type)
     session = open_session(content, None, 1, folder)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # from here on it opens no file
-    names = [output.name for output in session.get_outputs()]
+    names, answers = [output.name for output in session.get_outputs()], []
     try:
         with ended_after(RUN_S) as options:
-            return dict(zip(names, session.run(names, {given.name: images}, options), strict=True))
+            for part in [images] if given.batch else [images, images[:1]]:
+                shape = part.shape
+                answers.append(dict(zip(names, session.run(names, {given.name: part}, options), strict=True)))
+            return answers[0], None if given.batch else answers[1]
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
         if _is_memory(error):
             raise MemoryError from error
-        raise ValueError(f"it fails on {shape[0]} images of {side} × {side} pixels: {first_line(error)}") from error
+        raise ValueError(f"it fails on a batch of {shape[0]} of {side} × {side} pixels: {first_line(error)}") from error
 
 
 def _chosen(outputs: Outputs, declared: list[str], batch: int, asked: str | None) -> tuple[str, NDArray[np.float32]]:
@@ -119,6 +129,16 @@ def _chosen(outputs: Outputs, declared: list[str], batch: int, asked: str | None
         raise ValueError(f"{_listed(declared, rows)}" + ("; --set output=NAME chooses one" if rows else ""))
     name = asked or next(iter(rows))
     return name, rows[name]
+
+
+def _check_alone(name: str, among: NDArray[np.float32], value: Any) -> None:
+    """Raises ValueError unless the first image's row among the others is, nearly, the one that it gets `alone`."""
+    found = _rows(value, 1)
+    if found is None or found.shape[1:] != among.shape or not np.abs(found[0] - among).max() <= OTHERS_SHARE * np.abs(among).max():
+        raise ValueError(
+            f"its output {name} for an image changes with the other images of its batch; export it for inference, as after model.eval(), "
+            "or with a fixed batch of one"
+        )
 
 
 def _listed(declared: list[str], rows: Mapping[str, Any]) -> str:
@@ -134,6 +154,10 @@ def _rows(value: Any, batch: int) -> NDArray[np.float32] | None:
     if value.shape[1] < 2 or any(side != 1 for side in value.shape[2:]):
         return None
     return value.reshape(batch, -1).astype(np.float32)
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= MOST_SAID else f"{text[: MOST_SAID // 2]} … {text[-MOST_SAID // 2 :]}"
 
 
 def _is_memory(error: Exception) -> bool:

@@ -289,6 +289,21 @@ def of_another_kind_of_input(folder: Path) -> Path:
     return ImageGraph(kind=TensorProto.STRING).write(folder / "model.onnx")
 
 
+def of_a_traced_batch(folder: Path) -> Path:
+    """Any number of images, it says; a constant in it is the two that it was traced with."""
+    return ImageGraph(baked=2).write(folder / "model.onnx")
+
+
+def of_other_images(folder: Path) -> Path:
+    """Each score is a share of the sum over the batch."""
+    return ImageGraph(after=[helper.make_node("Softmax", ["plain"], ["scores"], axis=0)]).write(folder / "model.onnx")
+
+
+def of_a_long_name(folder: Path) -> Path:
+    node = helper.make_node("Gelu", ["plain"], ["scores"], name="N" * 100_000, domain="own.ops")
+    return ImageGraph(after=[node], domains=["own.ops"]).write(folder / "model.onnx")
+
+
 def of_one_channel(folder: Path) -> Path:
     return ImageGraph(channels=1).write(folder / "model.onnx")
 

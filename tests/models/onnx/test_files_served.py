@@ -261,6 +261,17 @@ def test_scores_that_the_graph_has_made_are_not_made_again(tmp_path: Path) -> No
     np.testing.assert_allclose(scores_of(answer.json()["results"][0]), expected, rtol=0, atol=CLOSE)
 
 
+def test_a_producer_called_like_another_format_is_read(tmp_path: Path) -> None:
+    """ONNX Runtime takes a file for its own format, which nobody has checked, if the fifth byte begins `ORTM`."""
+    model = ImageGraph().model()
+    model.producer_name = "ORTMaker"
+    file = tmp_path / "model.onnx"
+    file.write_bytes(model.SerializeToString())
+    assert file.read_bytes()[4:8] == b"ORTM"
+    ended = opsin("import", file, "-o", tmp_path / "bundles/made", "--as", "classify", "--license", "CC0-1.0", *CROP)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_labels_beside_a_file_are_read(tmp_path: Path) -> None:
     """transformers' config.json, as exporters copy it."""
     labels = {str(index): label for index, label in enumerate(("cat", "dog", "fox", "owl"))}
