@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from opsin.cli import number_formats
-from opsin.cli.screen import counted, size
+from opsin.cli.screen import counted, printable, size
 from opsin.cli.tokenizers import summary
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def show(bundle: Bundle) -> None:
         _row("repository", f"{spec.provenance['repository']} at {spec.provenance['revision']}")
     _row("family", spec.provenance["family"])
     _row("task", spec.task)
-    typer.echo(architecture_line(spec.architecture, spec.config))
+    typer.echo(printable(architecture_line(spec.architecture, spec.config)))
     for name, text in _inputs(spec):
         _row(name, text)
     if texts := summary(spec):
@@ -55,7 +55,7 @@ def show(bundle: Bundle) -> None:
 
 
 def _row(name: str, text: str) -> None:
-    typer.echo(f"{name:<13} {text}")
+    typer.echo(printable(f"{name:<13} {text}"))  # files name outputs and labels
 
 
 def architecture_line(architecture: str, fields: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.harness import image_graphs
 from tests.harness.command import opsin
-from tests.harness.image_graphs import FLOAT, FLOAT16, OUTPUTS, SIDE, UINT8, ImageGraph, value
+from tests.harness.image_graphs import FLOAT, FLOAT16, INT64, OUTPUTS, SIDE, UINT8, ImageGraph, value
 from tests.harness.pictures import encoded, noise
 from tests.harness.running import Service, running
 
@@ -270,6 +270,20 @@ def test_a_producer_called_like_another_format_is_read(tmp_path: Path) -> None:
     assert file.read_bytes()[4:8] == b"ORTM"
     ended = opsin("import", file, "-o", tmp_path / "bundles/made", "--as", "classify", "--license", "CC0-1.0", *CROP)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("taken", ["scores", "\x1b]0;title\x07"])
+def test_names_in_a_file_do_not_steer_a_terminal(taken: str, tmp_path: Path) -> None:
+    other = "scores" if taken != "scores" else "\x1b]0;title\x07"
+    after = [helper.make_node("Identity", ["plain"], [taken]), helper.make_node("Shape", ["plain"], [other])]
+    model = ImageGraph(after=after).model()
+    del model.graph.output[:]
+    model.graph.output.extend([value(taken, FLOAT, ["batch", OUTPUTS]), value(other, INT64, [2])])
+    file = tmp_path / "model.onnx"
+    file.write_bytes(model.SerializeToString())
+    ended = opsin("import", file, "-o", tmp_path / "bundles/named", "--as", "classify", "--license", "CC0-1.0", *CROP)
+    assert ended.returncode == 0, ended.stderr
+    assert r"\u001b]0;title\u0007" in ended.stdout and "\x1b" not in ended.stdout
 
 
 def test_labels_beside_a_file_are_read(tmp_path: Path) -> None:
