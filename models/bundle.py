@@ -55,6 +55,8 @@ TOKENIZER_FILE = "tokenizer.json"
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MOST_FILES = 16
+MOST_NOTE = 2000
+"""Characters of a note, which every answer repeats."""
 EMBEDDED: tuple[Task, ...] = ("embed", "zero-shot", "autoencode")
 """Tasks of models that answer images with vectors."""
 
@@ -85,7 +87,7 @@ class BundleSpec(Schema):
     description: str = ""
     trained_on: str = ""
     """One line for readers: which data, how much of it."""
-    note: str = ""
+    note: str = Field(default="", max_length=MOST_NOTE)
     """Warning for readers before they trust the answers, such as that this is a small starter."""
     provenance: dict[str, Any] = Field(default_factory=dict)
     quality: dict[str, Any] = Field(default_factory=dict)
