@@ -117,7 +117,7 @@ DIGESTS = {
     "flags@1.0.0": "95d397a28b094ccfc1763489dacb0ab5f9bee715503198867ca852dd4a073521",
     "inpaint@1.1.0": "47d6539303755e1433584844e1837e045d130d4841c14b0943a8dcfc3ba13086",
     "movenet@1.0.0": "52f8670151af30cb18f323445f491252fdc09822643851b09d93c1eae088eb69",
-    "photos@1.0.0": "d0d3e8bd0ccb463675d9752e2c27ac646e031c2498a3e3af373dd90e4f2376eb",
+    "photos@1.0.0": "ddd66e3e7907975c1a57a48f8f63c8c49ef0f9c628f0e24af728a690e0209e6d",
 }
 """Of starters, as they were before bundles had files and texts. A starter that is made anew gets a line of its own."""
 
