@@ -333,7 +333,10 @@ def member(bundle: Bundle) -> Member:
 
 
 def rewrite(bundle: Bundle, spec: BundleSpec) -> Bundle:
-    """Replace `bundle.json` of the same weights; readers see the old one or the new one. Raises OSError, and leaves the old one."""
+    """Replace `bundle.json` of the same weights; readers see the old one or the new one. Raises OSError, and BundleError where another
+    command has replaced it since it was read; and leaves the old one."""
+    if read(bundle.path).spec.to_bytes() != bundle.spec.to_bytes():
+        raise BundleError(f"{bundle.path / SPEC_FILE}: has been changed meanwhile; run this again")
     replace_file(bundle.path / SPEC_FILE, spec.to_bytes())
     return Bundle(path=bundle.path, spec=spec)
 

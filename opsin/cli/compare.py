@@ -78,6 +78,8 @@ def compare(
     comparison = Comparison(images=len(pixels), results=results).model_dump()
     try:
         spec = rewrite(found, spec.model_copy(update={"quality": {**spec.quality, "comparison": comparison}})).spec
+    except BundleError as error:
+        raise Failure(f"compare: {error}") from error
     except OSError as error:
         raise Failure(f"compare: {bundle}: the result could not be written into bundle.json ({error.strerror or error})") from error
     typer.echo(f"written   {bundle / 'bundle.json'}, digest {spec.digest()[:12]}; workers read it when they start")

@@ -165,7 +165,8 @@ def test_sounds_of_several_labels_are_measured_by_mean_average_precision(tmp_pat
     assert ended.returncode == 0, ended.stderr
     unmerged = opsin("bundles", "list", "--bundles", tmp_path / "bundles").stdout.splitlines()[1]
     wanted = {r: precision(heard(load(bundle).model, range(12), r), labels) for r in (0, 2, 6)}
-    after = rewrite(bundle, read(bundle.path).spec.model_copy(update={"default_rung": "r6"})).spec
+    measured = read(bundle.path)
+    after = rewrite(measured, measured.spec.model_copy(update={"default_rung": "r6"})).spec
     assert [(rung.name, rung.metric) for rung in after.ladder] == [(name, "mean-average-precision") for name in ("r2", "r6")]
     assert [rung.accuracy for rung in after.ladder] == pytest.approx([wanted[2], wanted[6]], abs=1e-5)
     assert len(set(wanted.values())) > 1, "merging changes how these sounds are ranked"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -50,6 +52,19 @@ def test_differences_are_told_by_format_and_merging(bundle: Bundle, tmp_path: Pa
     assert found["float32", "off"][0] < 1e-3 and found["float32", "off"][1] == "3 of 3"
     assert found["float32", "fast"][0] > 1e-3
     assert 1e-3 < found["bfloat16", "off"][0] < found["int8", "off"][0]
+
+
+def test_what_another_command_writes_meanwhile_stays(bundle: Bundle, tmp_path: Path) -> None:
+    """The scores come through a pipe, so the bundle changes after it was read."""
+    scores = tmp_path / "scores.csv"
+    os.mkfifo(scores)
+    with ThreadPoolExecutor() as pool:
+        ended = pool.submit(opsin, "compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", scores)
+        with scores.open("w") as file:  # opens once the command does
+            changed = rewrite(bundle, bundle.spec.model_copy(update={"quality": {"accuracy": 0.5}}))
+            np.savetxt(file, np.load(tmp_path / "scores.npy"), delimiter=",")
+    assert ended.result().returncode == 1 and "has been changed meanwhile" in ended.result().stderr
+    assert read(bundle.path).spec == changed.spec
 
 
 def test_the_result_is_served_by_workers_that_start_later(bundle: Bundle, tmp_path: Path) -> None:
