@@ -7,15 +7,16 @@ Valkey in cluster mode, one node with all slots; empty: a usual one. `test_parti
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
 
+from server.queue.dispatch import Dispatcher
 from server.supervisor.private_valkey import PrivateValkey
 from tests.harness import forked
 from tests.harness.keyspace import KEYSPACE
-from tests.harness.queue import QUICK_WORKER, Server, WorkerQueue, redis_at, worker_queue
+from tests.harness.queue import QUICK_WORKER, Server, WorkerQueue, gateway, redis_at, worker_queue
 from tests.harness.waiting import eventually
 
 KIND = os.environ.get("OPSIN_TEST_REDIS", "")
@@ -68,3 +69,9 @@ def worker(url: str) -> Iterator[WorkerQueue]:
     queue = worker_queue(url, "worker-under-test", QUICK_WORKER)
     yield queue
     queue.close()
+
+
+@pytest.fixture
+async def us(url: str) -> AsyncIterator[Dispatcher]:
+    async with gateway(url) as dispatcher:
+        yield dispatcher

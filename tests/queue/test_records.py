@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,6 @@ from server.queue import keys
 from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
-from server.queue.errors import ResultsFull
 from server.queue.messages import VERSION, Progress, QueuedJob, Reply
 from server.queue.pieces import Freight
 from server.queue.record import Record
@@ -39,16 +38,9 @@ from tests.harness.queue import (
     echo,
     gateway,
     nothing_is_left,
-    records_load,
     worker_queue,
 )
 from tests.harness.waiting import eventually_async
-
-
-@pytest.fixture
-async def us(url: str) -> AsyncIterator[Dispatcher]:
-    async with gateway(url) as dispatcher:
-        yield dispatcher
 
 
 async def admit(
@@ -229,31 +221,6 @@ async def test_of_two_workers_that_run_a_job_the_one_that_claimed_it_tells_how_f
     assert (await read(us, record)).state == "done"
 
 
-async def test_a_large_result_that_nobody_wants_is_removed(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
-    """The second answer to a job, and the answer to one that was cancelled."""
-    first = await admit(us)
-    delivery = await take(worker)
-    assert worker.finish([(delivery, stored(db, worker, delivery))]) == [True]
-    assert worker.finish([(delivery, stored(db, worker, delivery))]) == [False]
-    assert (await read(us, first)).state == "done"
-    second = await admit(us)
-    delivery = await take(worker)
-    await us.records.cancel(second)
-    assert worker.finish([(delivery, stored(db, worker, delivery))]) == [True]
-    assert (await read(us, second)).state == "cancelled"
-    assert list(db.scan_iter("out:*")) == []
-
-
-async def test_a_result_whose_arrays_are_lost_is_no_result(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
-    record = await admit(us)
-    delivery = await take(worker)
-    reply = stored(db, worker, delivery)
-    db.delete(reply.stored)
-    worker.finish([(delivery, reply)])
-    failed = await read(us, record)
-    assert failed.failure is not None and failed.failure.kind == "job-lost"
-
-
 async def test_the_janitor_leaves_what_open_records_need(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     """The message of a job that Redis lost, until a sweep queues it again."""
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as quiet:
@@ -353,48 +320,6 @@ async def test_what_others_write_among_the_events_of_a_job_costs_no_job_its_end(
     assert [event.name for event in happened.events][-1:] == ["done"]
     assert [event.name for event in elsewhere.events] == ["queued", "started", "progress", "done"]
     assert (await read(us, record)).state == "done"
-
-
-async def test_what_is_kept_is_added_up_however_jobs_end(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
-    async with gateway(url, result_ttl=4.0) as us:
-        done, cancelled, removed = await admit(us), await admit(us), await admit(us)
-        delivery, *_ = [await take_one(worker) for _ in range(3)]
-        worker.finish([(delivery, echo(worker, delivery))])
-        for record in (cancelled, removed, removed):
-            await us.records.cancel(record)
-        load = await records_load(us)
-        assert load.counts == {"done": 1, "cancelled": 1}
-        db.delete("records:totals")
-        assert await records_load(us) == load
-        await us.records.cancel(done)
-        assert (await records_load(us)).counts == {"cancelled": 1}
-
-        async def has_expired() -> bool:
-            return (await records_load(us)).counts == {}
-
-        await eventually_async(has_expired)
-        assert (await records_load(us)).result_bytes == 0
-
-
-async def test_records_of_cancelled_jobs_take_room_too(url: str) -> None:
-    """Else whoever sends and cancels for an hour fills Redis."""
-    async with gateway(url, results_max_bytes=100_000) as us:
-        with pytest.raises(ResultsFull):
-            for _ in range(100_000 // 4096):  # a stream of events takes a page of 4 KiB
-                await us.records.cancel(await admit(us))
-
-
-async def test_a_result_that_goes_while_it_is_read_is_gone(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
-    """Its first piece has been read when it is removed."""
-    record = await admit(us)
-    delivery = await take(worker)
-    reply = stored(db, worker, delivery)
-    worker.finish([(delivery, reply)])
-    key = f"result:{record}-0:arrays"
-    db.set(key, msgspec.msgpack.encode({"x": Array.of(np.zeros(INLINE_BYTES, np.uint8))})[:INLINE_BYTES])
-    assert await us.records.replies(await read(us, record)) is None
-    db.delete(key)
-    assert await us.records.replies(await read(us, record)) is None
 
 
 async def test_the_janitor_removes_what_a_record_that_was_deleted_by_hand_has_left(
