@@ -179,11 +179,16 @@ class Dispatcher:
     async def set_repository(self, name: str, state: str) -> int:
         """`loaded` or `unloaded`: workers follow, gateways read it in `fleet().repository`.
 
-        Returns the repository's revision; a worker whose `repository_revision` is as high has followed.
+        Returns the repository's revision; a worker whose `repository_revision` is as high has followed. Raises RedisAway.
         """
         service = self._link.service_name
         await self._link.command("HSET", service(keys.REPOSITORY), name, state)
-        revision = await self._link.command("INCR", service(keys.REVISION))
+        try:
+            revision = await self._link.command("INCR", service(keys.REVISION))
+        except redis.exceptions.ResponseError as error:  # no number
+            away = RedisAway.unreadable(keys.REVISION, error)
+            self._link.lost(away)
+            raise away from error
         self._fleet.forget()
         return int(revision)
 
