@@ -73,6 +73,10 @@ class Link:
             except redis.exceptions.NoScriptError:  # Redis has forgotten it: the next call loads it
                 self._of_thread.scripts.discard(name)
                 return self.send_script(name, *arguments)()
+            except RedisAway as error:
+                if not error.of_a_key:
+                    raise
+                return self.command("EVAL", script_source(name, traced=True), 1, self.name(""), *arguments)  # it has changed nothing
 
         return read
 

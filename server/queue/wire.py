@@ -21,6 +21,7 @@ import redis
 
 from server.process.interruption import Limit, Ticks
 from server.queue.connect import ANSWER_TIMEOUT_S
+from server.queue.errors import FOREIGN
 from server.queue.keys import Keyspace
 
 LARGE = 16 * 1024
@@ -30,17 +31,45 @@ MORE = object()
 
 
 FOLDER = Path(__file__).parent / "scripts"
-BASE = "base"
-"""The part that stands before every script."""
+PARTS = ("base", "history", "items", "taking", "admission", "records")
+"""Functions that several scripts use. Each file uses what stands before it."""
+LAZY = re.compile(r"(?m)^local function \w+\(\)\n  -- parts\n(?P<body>(?: .*\n)+)")
+"""A function of a script that alone uses some of the parts: they are made only where it is called."""
 
 
 @cache
-def script_source(name: str) -> str:
-    """Parts that it does not need would be compiled and run at each of its calls."""
+def script_source(name: str, *, traced: bool = False) -> str:
+    """A script behind the statements of the parts that it uses, since Redis makes each function anew at each call.
+
+    traced: as it is called again after an error of a key, which then names that key."""
     flags, script = _read(name).split("\n", 1)
-    asked = re.match(r"-- needs: (.*)", script)
-    parts = (_read(f"parts/{part}") for part in (BASE, *(asked[1].split() if asked else ())))
-    return "\n".join([flags, *parts, "return guarded(function()", script, "end)"])
+    lazy = LAZY.search(script)
+    inside = lazy["body"] if lazy else ""
+    always, sometimes = _words(script.replace(inside, "")), _words(inside)
+    early, late = list[str](), list[str]()
+    for statement, names in reversed(_statements()):
+        if names & always:
+            early.insert(0, statement)
+            always |= _words(statement)
+        elif names & sometimes:
+            late.insert(0, statement)
+            sometimes |= _words(statement)
+    if lazy:
+        script = script[: lazy.start("body")] + "".join(late) + script[lazy.start("body") :]
+    body = "".join((*early, script))
+    return f"{flags}\n" + (_read("parts/trace").replace("-- script\n", body) if traced else body)
+
+
+@cache
+def _statements() -> list[tuple[str, set[str]]]:
+    """Each statement of the parts, with the names that it declares."""
+    code = "".join(re.sub(r"(?m)^(--.*)?\n", "", _read(f"parts/{part}")) for part in PARTS)
+    return [(one, _words(one.partition("=")[0].partition("(")[0])) for one in re.split(r"(?m)^(?=local )", code) if one]
+
+
+def _words(lua: str) -> set[str]:
+    """Return what may be names of variables: neither fields nor comments."""
+    return set(re.findall(r"(?<![.\w])[A-Za-z_]\w*", re.sub(r"--.*|'[^'\n]*'", "", lua))) - {"local", "function"}
 
 
 @cache
@@ -66,9 +95,16 @@ class AsyncWire:
     async def script(self, name: str, *arguments: Any) -> Any:
         partition = self.keyspace.name("")
         try:
-            return await self.command("EVALSHA", script_sha(name), 1, partition, *arguments)
-        except redis.exceptions.NoScriptError:
-            return await self.command("EVAL", script_source(name), 1, partition, *arguments)
+            try:
+                return await self.command("EVALSHA", script_sha(name), 1, partition, *arguments)
+            except redis.exceptions.NoScriptError:
+                return await self.command("EVAL", script_source(name), 1, partition, *arguments)
+        except redis.exceptions.ResponseError as error:
+            if not str(error).startswith(FOREIGN):
+                raise
+        return await self.command(
+            "EVAL", script_source(name, traced=True), 1, partition, *arguments
+        )  # it has changed nothing, and may again
 
     async def command(self, *words: Any, patience: float = ANSWER_TIMEOUT_S) -> Any:
         """`patience`: seconds until the server counts as away."""

@@ -209,7 +209,7 @@ def touched(db: redis.Redis, call: Call) -> list[bytes]:
 
 
 def run(db: redis.Redis, call: Call) -> Any:
-    return db.eval(script_source(call.script), 1, PARTITION, *call.arguments)
+    return db.eval(script_source(call.script, traced=True), 1, PARTITION, *call.arguments)
 
 
 def garble(db: redis.Redis, name: bytes) -> None:
@@ -316,6 +316,28 @@ async def test_foreign_contents_are_redis_away_until_mended(url: str, db: redis.
         await eventually_async(lambda: ping(us))
         assert await ask(us, 3) == 3
         assert consumer.process.poll() is None
+
+
+async def test_a_foreign_revision_is_redis_away_until_mended(url: str, db: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    async with gateway(url) as us:
+        db.set("repository:revision", "abc")
+        with pytest.raises(RedisAway, match="repository:revision"):
+            await us.set_repository("echo", "unloaded")
+        assert "queue key unusable" in caplog.text
+        db.set("repository:revision", 4)
+        assert await us.set_repository("echo", "unloaded") == 5
+
+
+async def test_an_error_of_our_own_is_not_redis_away(url: str) -> None:
+    """Else a fault of a script would look like a key that somebody has to mend."""
+    worker = worker_queue(url, "worker")
+    async with gateway(url) as us:
+        with pytest.raises(redis.ResponseError):
+            await us._link.script("enqueue", b"no msgpack")
+        assert await ping(us)
+    with pytest.raises(redis.ResponseError):
+        worker._link.script("finish")
+    worker.close()
 
 
 async def test_a_foreign_record_keeps_only_its_own_readers_away(url: str, db: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:

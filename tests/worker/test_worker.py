@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import redis
 
 from models.loading import load
 from server.queue import keys
 from server.queue.delivery import Delivery
 from server.queue.link import WorkerTimings
 from server.queue.messages import Reply, ServedBundle, WorkerInfo
+from server.queue.wire import script_sha
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.main import WATCH_EVERY
 from tests.harness.bundles import write_null, write_tiny_vit, write_unserved
@@ -287,6 +289,28 @@ async def until_a_worker_holds_a_job(valkey: PrivateValkey) -> None:
             return any(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream))
 
         await eventually_async(held, "a worker holds the job")
+
+
+async def test_a_worker_outlives_foreign_contents_of_the_queue(valkey: PrivateValkey, tmp_path: Path) -> None:
+    """It ends its job once they are mended, and takes the next one."""
+    write_null(tmp_path)
+    finish = script_sha("finish")  # the first call sends the source, a repeated one the name
+    with worker_process(valkey.url, tmp_path) as process, PartitionRedis.from_url(valkey.url) as db:
+        async with gateway(valkey.url) as asking:
+            await asking.ready()
+            os.kill(process.pid, signal.SIGSTOP)
+            asked = asyncio.create_task(asking.ask(asking.job("null@1")))
+            await eventually_async(lambda: db.exists("queue:bytes"), "the job waits")
+            nbytes = db.get("queue:bytes")
+            with redis.Redis.from_url(valkey.url) as watching, watching.monitor() as watch:
+                db.set("queue:bytes", "abc")
+                os.kill(process.pid, signal.SIGCONT)
+                await asyncio.to_thread(lambda: any(finish in said["command"] or process.poll() is not None for said in watch.listen()))
+            assert process.poll() is None and not asked.done()
+            db.set("queue:bytes", nbytes)
+            assert (await asked).failure is None
+            assert (await asking.ask(asking.job("null@1"))).failure is None
+        assert process.poll() is None
 
 
 def test_a_worker_that_starts_before_its_redis_says_so(tmp_path: Path) -> None:

@@ -1,16 +1,13 @@
 #!lua flags=allow-oom
--- needs: items history records
 -- A gateway's sign of life, once a second, and what it wants to know at that rate.
 -- ARGV: gateway, ttl ms, id of the last reply it has read, the forms of messages that it understands, an epoch for a Redis that has none,
 -- ms until records may be swept again, then name, amount, name, amount, … of what it has counted since the last time, for the history.
 -- Returns {1 if Redis still knew the gateway, epoch, 1 if it is this gateway's turn to sweep records, flat {bundle, items}… of clients' jobs that
 -- are done and that no gateway has counted yet, now ms, and the unfinished items: how many, bytes, ms of work, stream_loads, flat {owner, what
 -- it holds}…, and how many gateways live}.
-
 local gateway, replies = 'gw:' .. ARGV[1], 'replies:' .. ARGV[1]
 local known, epoch = call('EXISTS', gateway), call('GET', 'epoch')
 if epoch and not (#epoch == 8 and string.match(epoch, '^%x+$')) then unreadable('epoch', epoch) end
-check_counts()
 check_records(now_ms())
 expect('SCARD', 'gateways', 'workers', 'streams')
 expect('LLEN', 'stats:batches')

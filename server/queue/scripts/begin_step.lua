@@ -1,9 +1,7 @@
 #!lua flags=allow-oom
--- needs: taking
 -- A worker is about to run a batch: records what is in it, since only these may be what it dies of, and tells which are still wanted.
 -- ARGV: worker, its slot, msgpack of {'alone' or 'together', {job id…}}, '1' if an absent gw:<id> means a dead gateway, then id, deadline and gateway
 -- of each job that is to be looked at. Returns {now ms, for each of these why it must not run or ''…}.
-
 if call('HSET', 'suspects:' .. ARGV[1], ARGV[2], ARGV[3]) == 1 then call('EXPIRE', 'suspects:' .. ARGV[1], RECORD_TTL_S) end
 local now = now_ms()
 local answer = {now}

@@ -1,7 +1,5 @@
 #!lua flags=allow-oom
--- needs: items
 -- Nobody waits for these jobs any more. ARGV: job ids.
-
 check_counts()
 for _, id in ipairs(ARGV) do call_off(id) end
 write_counts()

@@ -1,10 +1,8 @@
 #!lua flags=allow-oom
--- needs: items history records
 -- Takes ends of clients' jobs that somebody is to be told of now, under a lease: if their gateway dies, another one comes when it has run out.
 -- ARGV: how many at most; the lease in ms; how many of one host at most, whose rest waits; msgpack of host → how many of them the gateway is
 -- telling now; then names of fields.
 -- Returns {how many ends were dropped since the last call, {id, which try this is, values of the fields}…}.
-
 local LOOKED_AT = 1000
 local most, most_of_host, of_host = tonumber(ARGV[1]), tonumber(ARGV[3]), cmsgpack.unpack(ARGV[4])
 local now, claimed = now_ms(), {}

@@ -1,19 +1,15 @@
 #!lua
--- needs: items admission
 -- Admits the jobs of several requests; those of one request all or none. A job whose `job:<id>` exists is there already: nothing happens.
 -- ARGV: msgpack of an AdmissionCall (rows.py), then messages.
 -- Returns {items, bytes, a status for each request} with the load after it. Statuses: 'ok', followed by how many wait before its first job
 -- if it wants to know; 'client', 'key', 'full' (see parts/admission.lua); 'late'; 'unstaged': a message that should have been written before is not there.
-
 local admission = cmsgpack.unpack(ARGV[1])
 local bounds, all, now = admission.bounds, all_held(), now_ms()
 
 local function admit(jobs, again)
   if jobs[1].deadline_ms <= now then return 'late' end
   local new = {}
-  for _, job in ipairs(jobs) do
-    if call('EXISTS', 'job:' .. job.job) == 0 then new[#new + 1] = job end
-  end
+  for _, job in ipairs(jobs) do if call('EXISTS', 'job:' .. job.job) == 0 then new[#new + 1] = job end end
   local asked = asked_by(new)
   local why = #new > 0 and not again and refusal(bounds, all, asked)
   if why then return why end

@@ -1,17 +1,14 @@
 #!lua
--- needs: items admission history records
 -- Admits a client's job with a record: it outlives its gateway. All such jobs together hold at most half of the queue.
 -- ARGV: msgpack of a Recorded (rows.py), msgpack of the task's plan, then messages.
 -- Returns {status, id of the record, and where it has one its place and the values of the fields that were named (see `shown`), so that nothing
 -- needs to be read after it was admitted}. Statuses: 'ok'; 'known': the same request came before under this key, and has that id;
 -- 'conflict': another one did; 'client', 'key', 'full' (see parts/admission.lua); 'share': the half is full; 'results': there is no room for its result; 'late'; 'unstaged';
 -- 'epoch': this Redis is another one than the gateway thinks, and its epoch stands in place of the id.
-
 local asked = cmsgpack.unpack(ARGV[1])
 local bounds, jobs, draft = asked.bounds, asked.jobs, asked.draft
 for i, job in ipairs(jobs) do job.message = ARGV[2 + i] end
 local now, id = now_ms(), asked.record
-
 local id_epoch = string.match(id, '^[^-]+')
 local epoch = call('GET', 'epoch')
 local key, idem = 'record:' .. id, 'idem:' .. draft.idem
@@ -19,9 +16,9 @@ local earlier = draft.idem ~= '' and call('GET', idem)
 local fingerprint = earlier and call('HGET', 'record:' .. earlier, 'fingerprint')
 local all, wanted = all_held(), asked_by(jobs)
 check_records(now)
-check_counts()
 check_places(jobs)
-expect('HLEN', key)
+expect('HLEN', key, OWNERS)
+expect('SCARD', 'queues')
 if not epoch then call('SET', 'epoch', id_epoch) end
 
 local function refuse(status)
@@ -41,7 +38,6 @@ if fingerprint then
   drop_staged(jobs)
   return fingerprint == draft.fingerprint and admitted('known') or {'conflict', id}
 end
-
 local deadline = jobs[1].deadline_ms
 if deadline <= now then return refuse('late') end
 local why = refusal(bounds, all, wanted)
@@ -50,9 +46,7 @@ local open, results = held(now)
 if exceeds(open, wanted, {items = bounds.all.items / 2, nbytes = bounds.all.nbytes / 2}) then return refuse('share') end
 if results + draft.bound + RECORD_BYTES > asked.max_results then return refuse('results') end
 if not all_staged(jobs) then return refuse('unstaged') end
-
-local stream = jobs[1].stream
-local place = waiting_in(stream)
+local stream, place = jobs[1].stream, waiting_in(jobs[1].stream)
 call('HSET', key,
   'state', 'queued', 'plan', ARGV[2],
   'stream', stream, 'count', #jobs, 'nbytes', wanted.nbytes, 'ttl_ms', asked.ttl_ms, 'deadline_ms', deadline,
@@ -63,9 +57,7 @@ if #jobs > 1 then
   for i, job in ipairs(jobs) do turns[i] = {job.stream, job.behind_ms} end
   call('HSET', key, 'done', 0, 'total', draft.counted, 'unit', draft.counted_unit, 'turns', cmsgpack.pack(turns))
 end
-for name, value in pairs(draft) do
-  if value ~= '' then call('HSET', key, name, value) end
-end
+for name, value in pairs(draft) do if value ~= '' then call('HSET', key, name, value) end end
 if draft.idem ~= '' then call('SET', idem, id) end
 local last = exceeds(all, wanted, bounds.long)
 for _, job in ipairs(jobs) do put(job, now, last) end

@@ -1,9 +1,7 @@
 #!lua flags=allow-oom
--- needs: items
 -- Removes what nobody will come back for; a bounded piece of work per call. The scan over keys goes on where the last call stopped.
 -- ARGV: how many keys to look at; then, for the first call of a turn alone, the worker and ms until somebody may have the next turn.
 -- Returns 1 when the scan has come to its end, 0 when it has not, -1 where it is not the worker's turn.
-
 local LATE_ENTRIES = 100
 local LONGEST_SIGN_MS = 120000
 local CURSOR = 'janitor:cursor'

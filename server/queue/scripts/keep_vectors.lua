@@ -1,11 +1,9 @@
 #!lua
--- needs: history
 -- Keeps vectors of texts for whoever reads the same text again. Those that were used longest ago leave first. One owner has a quarter at most:
 -- beyond that the owner's own leave.
 -- ARGV: most bytes in all, ms that they are kept, owner, how many ids of vectors that were just used, these ids, then id and vector of each new one.
 -- `vector:<id>` holds one, `vectors` the ids by the time of their last use, `vectors:of:<owner>` likewise those of one owner, `vectors:owners`
 -- `<bytes>:<owner>` by id, `vectors:bytes` bytes by owner.
-
 local most, ttl, owner, used = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local now, all = now_ms(), 'all '
 local ENTRY_BYTES = 650  -- what Redis takes for an id in all of these; measured with INFO memory
@@ -22,9 +20,7 @@ local function forget(id)
   call('HDEL', 'vectors:owners', id)
   if not bytes then return end
   try('ZREM', 'vectors:of:' .. whose, id)
-  for _, name in ipairs({all, whose}) do
-    if add('vectors:bytes', name, -bytes) <= 0 then call('HDEL', 'vectors:bytes', name) end
-  end
+  for _, name in ipairs({all, whose}) do if add('vectors:bytes', name, -bytes) <= 0 then call('HDEL', 'vectors:bytes', name) end end
 end
 
 local function held(name) return tonumber(call('HGET', 'vectors:bytes', name) or '0') or 0 end

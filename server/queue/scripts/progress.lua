@@ -1,10 +1,8 @@
 #!lua flags=allow-oom
--- needs: items history records
 -- Tells how far jobs have come: their records, or the gateways that wait for them.
 -- A worker that was taken for dead may run a job that another one has claimed: until one of them ends it, only the other's reports count.
 -- ARGV: worker, msgpack of the Advanced (rows.py) of each job, then a message for each; total 0: it begins.
 -- An entry of a reply stream that starts with the field `progress` holds {job id, message, job id, message, …} behind it.
-
 local worker, now = ARGV[1], now_ms()
 
 -- Where a record has several jobs, it is they that are counted, when they end.

@@ -1,12 +1,10 @@
 #!lua flags=allow-oom
--- needs: items taking
 -- Takes jobs for a worker, the most urgent stream first, as many as their places allow, and looks at deadline, cancel and gateway of each.
 -- Urgency is the time at which a stream's next job was queued, plus the handicap of its priority, plus by how much the job is behind others of
 -- its request: everything gets its turn.
 -- ARGV: consumer, '1' if an absent gw:<id> means a dead gateway, msgpack of {{stream, its handicap in ms, the number of its pool (streams may share
 -- one)}…, how many jobs each pool has place for…}.
 -- Returns {now ms, rows (taken), {stream, how many still wait there, when the next of them was queued}…}.
-
 local MOST_DROPPED = 256
 local consumer, absence_counts, now = ARGV[1], ARGV[2] == '1', now_ms()
 local streams, places = unpack(cmsgpack.unpack(ARGV[3]))
@@ -28,9 +26,7 @@ end
 local waiting = {}
 for _, wanted in ipairs(streams) do
   local stream, handicap, pool = unpack(wanted)
-  if places[pool] > 0 and call('XLEN', stream) > 0 then
-    waiting[#waiting + 1] = {stream = stream, handicap = handicap, pool = pool}
-  end
+  if places[pool] > 0 and call('XLEN', stream) > 0 then waiting[#waiting + 1] = {stream = stream, handicap = handicap, pool = pool} end
 end
 if #waiting > 1 then
   for _, candidate in ipairs(waiting) do

@@ -1,13 +1,10 @@
 #!lua flags=allow-oom
--- needs: items history records
 -- Events of several clients' jobs. ARGV: most events for each, then for each its record and the number of the last event that is known.
 -- Returns {epoch of this Redis or '', for each {state ('': there is no such record), entries…}}. Those for which the answer would
 -- become too long are left out at its end.
 -- Jobs that wait are told their place again when it has changed, at most every PLACE_EVERY_MS, while somebody reads.
-
 local PLACE_EVERY_MS = 5000
 local MOST_BYTES = 1024 * 1024
-
 local now = now_ms()
 local function tell_changed_place(id, record)
   if record.state ~= 'queued' or now < (tonumber(record.placed_ms) or now) + PLACE_EVERY_MS then return end
@@ -29,9 +26,7 @@ for at = 2, #ARGV, 2 do
     tell_changed_place(id, record)
     local found = try('XRANGE', 'events:' .. id, '(' .. after .. '-0', '+', 'COUNT', most)
     events = found.err and {} or found  -- others may have written under this name
-    for _, entry in ipairs(events) do
-      for _, word in ipairs(entry[2]) do bytes = bytes + #word end
-    end
+    for _, entry in ipairs(events) do for _, word in ipairs(entry[2]) do bytes = bytes + #word end end
   end
   answers[#answers + 1] = {record and record.state or '', events}
 end

@@ -1,9 +1,7 @@
 #!lua flags=allow-oom
--- needs: items history taking
 -- Claims one job that a worker without a worker:<id> key may have died of. It runs alone from then on, and each death that it causes alone is counted.
 -- What only waited in a dead worker is put back for everybody.
 -- ARGV: the claiming consumer, then work streams. Returns {now ms, row (taken), deaths while alone, the dead worker} or {now ms}.
-
 local MOST_PENDING = 256
 local me, now = ARGV[1], now_ms()
 

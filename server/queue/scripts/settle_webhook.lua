@@ -1,9 +1,7 @@
 #!lua flags=allow-oom
--- needs: items history records
 -- Ends a try to tell of a job's end. Does nothing where another gateway has begun the next one.
 -- ARGV: id of the record, which try it was, ms after the job's end until the next one (empty: there is none), ms from now where these have
 -- passed, since no gateway was there.
-
 local id, key = ARGV[1], 'webhook:' .. ARGV[1]
 local tries, finished = unpack(call('HMGET', key, 'tries', 'finished_ms'))
 if tries ~= ARGV[2] then return redis.status_reply('OK') end

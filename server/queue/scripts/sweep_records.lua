@@ -1,8 +1,6 @@
 #!lua flags=allow-oom
--- needs: items admission history records
 -- Looks after clients' jobs that nobody else would end: those whose deadline has passed fail, even without any worker; those whose jobs the
 -- queue has lost are queued again, or fail if their messages are lost too.
-
 local MOST_ENDED = 100
 local now, ended = now_ms(), 0
 
@@ -25,13 +23,15 @@ local function mend(id, record)
 end
 
 check_counts()
+expect('SCARD', 'queues')
 check_records(now)
-local members = call('ZRANGE', OPEN, 0, -1)
+local members, streams = call('ZRANGE', OPEN, 0, -1), {}
 for _, member in ipairs(members) do
   local record = record_at(id_in(member))
-  if record then expect('XLEN', record.stream) end
-  for _, turn in ipairs(record and record.turns or {}) do expect('XLEN', turn[1]) end
+  if record then streams[record.stream] = true end
+  for _, turn in ipairs(record and record.turns or {}) do streams[turn[1]] = true end
 end
+for stream in pairs(streams) do expect('XLEN', stream) end
 for _, member in ipairs(members) do
   local id = id_in(member)
   local record = record_at(id)

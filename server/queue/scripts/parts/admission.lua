@@ -1,4 +1,4 @@
--- Who is let into the queue, and how jobs get there. Needs items.
+-- Who is let into the queue, and how jobs get there.
 
 local WORK_IN_COMMON_MS = 60000  -- while more is unfinished, whoever has some of it and is not alone has at most half
 
@@ -12,9 +12,7 @@ local function asked_by(jobs)
   return asked
 end
 
-local function exceeds(held, asked, bound)
-  return held.items + asked.items > bound.items or held.nbytes + asked.nbytes > bound.nbytes
-end
+local function exceeds(held, asked, bound) return held.items + asked.items > bound.items or held.nbytes + asked.nbytes > bound.nbytes end
 
 -- Why they are not let in (bounds: row bounds): 'client', its owner has its share; 'key', as many as its API key may have; 'full'; nil: they are.
 local function refusal(bounds, all, asked)
@@ -33,23 +31,21 @@ end
 
 -- Whether every message that should have been staged is there.
 local function all_staged(jobs)
-  for _, job in ipairs(jobs) do
-    if job.place == 'stage' and try('STRLEN', 'stage:' .. job.job) ~= job.nbytes then return false end
-  end
+  for _, job in ipairs(jobs) do if job.place == 'stage' and try('STRLEN', 'stage:' .. job.job) ~= job.nbytes then return false end end
   return true
 end
 
 -- Removes what was staged and not taken over.
 local function drop_staged(jobs)
-  for _, job in ipairs(jobs) do
-    if job.place == 'stage' then call('DEL', 'stage:' .. job.job) end
-  end
+  for _, job in ipairs(jobs) do if job.place == 'stage' then call('DEL', 'stage:' .. job.job) end end
 end
 
 -- Raises an error where jobs could not be put and counted.
 local function check_places(jobs)
+  local checked
   for _, job in ipairs(jobs) do
-    expect('XLEN', job.stream)
+    if job.stream ~= checked then expect('XLEN', job.stream) end
+    checked = job.stream
     if job.owner ~= NOBODY then owned(job.owner) end
     if job.low then owned(LOW) end
   end

@@ -1,34 +1,19 @@
--- Stands before every script. KEYS: what the names of all keys of the partition begin with; the clock is always Redis'.
+-- What most scripts use. KEYS: what the names of all keys of the partition begin with; the clock is always Redis'.
 
 local P = KEYS[1]
-local at = ''  -- the key of the latest command
-local function call(command, name, ...)
-  at = name
-  return redis.call(command, P .. name, ...)
-end
+local function call(command, name, ...) return redis.call(command, P .. name, ...) end
 local function try(command, name, ...) return redis.pcall(command, P .. name, ...) end  -- an error is returned
 
 -- Redis undoes nothing that a script has written before an error. So what others may have written under names of ours is read, or checked by
 -- this, before the first write. `command` tells the size of a key of the right type.
-local expected = {}
 local function expect(command, name, ...)
   if not name then return end
-  expected[name] = expected[name] or call(command, name)
+  call(command, name)
   return expect(command, ...)
 end
 
 -- The error of a key of the right type that holds what no script of ours wrote.
-local function unreadable(name, content) error(string.format('WRONGTYPE %s holds %q', name, string.sub(content or '', 1, 40)), 0) end
-
--- Runs a script. An error names the key; one that Redis has no word for is about what that key holds, too.
-local function guarded(script)
-  local ended, answer = pcall(script)
-  if ended then return answer end
-  local said = type(answer) == 'table' and answer.err or answer
-  local word = string.match(said, '^%u+ ')
-  error({err = ((word and word ~= 'ERR ') and '' or 'WRONGTYPE ') .. said .. ', at ' .. at})
-end
-
+local function unreadable(name, content) error({err = string.format('WRONGTYPE %s holds %q', name, string.sub(content or '', 1, 40))}) end
 local GROUP = 'workers'
 local LINGER_MS = 60000  -- how long a job's keys outlive its deadline
 local REPLIES_TTL_S = 60
@@ -47,9 +32,7 @@ local function to_table(flat)
 end
 
 -- A whole number as our own processes write them; nil for anything else, also for what Lua would take for one.
-local function whole(text)
-  return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text) or nil
-end
+local function whole(text) return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text) or nil end
 
 -- Whether it is `who`'s turn: nobody has had one for `ms`. A turn that lasts longer than that began before the clock was set back.
 local function take_turn(key, who, ms)

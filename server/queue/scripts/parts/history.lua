@@ -1,7 +1,6 @@
 -- What happens in each step of 5 s: a hash history:<step> of counts, kept a little longer than it is shown.
 
 local STEP_MS, HISTORY_TTL_S = 5000, 960
-
 local function step_of(ms) return math.floor(ms / STEP_MS) end
 
 -- Adds to a counter of a hash. One that holds no number begins anew.
@@ -38,22 +37,18 @@ local function count_batches(most)
   local bundles, steps, latest = {}, {}, {}
   for _, packed in ipairs(batches) do
     local bundle, bundle_counts, ended_ms, step_counts = unpack(decoded(packed) or {})
-    if bundle_counts then add_up(bundles, bundle, bundle_counts) end
+    if bundle_counts then add_up(bundles, 'stats:' .. bundle, bundle_counts) end
     if ended_ms then
       add_up(steps, step_of(ended_ms), step_counts)
-      latest[bundle] = ended_ms
+      latest['stats:' .. bundle] = string.format('%.0f', ended_ms)
     end
   end
-  for bundle in pairs(bundles) do expect('HLEN', 'stats:' .. bundle) end
+  for key in pairs(bundles) do expect('HLEN', key) end
   for step in pairs(steps) do expect('HLEN', history_at(step)) end
   call('LTRIM', 'stats:batches', #batches, -1)
-  for bundle, ended_ms in pairs(latest) do call('HSET', 'stats:' .. bundle, 'last_inference', string.format('%.0f', ended_ms)) end
-  for step, counts in pairs(steps) do
-    for name, amount in pairs(counts) do note(step, name, amount) end
-  end
-  for bundle, counts in pairs(bundles) do
-    for name, amount in pairs(counts) do
-      if amount ~= 0 then add('stats:' .. bundle, name, string.format('%.0f', amount)) end
-    end
+  for step, counts in pairs(steps) do for name, amount in pairs(counts) do note(step, name, amount) end end
+  for key, counts in pairs(bundles) do
+    if latest[key] then call('HSET', key, 'last_inference', latest[key]) end
+    for name, amount in pairs(counts) do if amount ~= 0 then add(key, name, string.format('%.0f', amount)) end end
   end
 end

@@ -5,24 +5,20 @@
 -- all jobs of that priority: an owner without jobs has no field there.
 
 local JOBS, OWNERS, NOBODY, LOW = 'queue:jobs', 'queue:owners', '-', 'low'
-local KNOWN = '^(%S+) (%S+) (%S+) (%d+) (%d+) ([01])([01]?)$'
 local SUMS = {'queue:bytes', 'queue:work'}
-local OWNED = {'items', 'nbytes', 'work', 'last_items', 'last_nbytes'}
-
 local sums  -- as noted before this script: bytes and work of all unfinished jobs
-local known = {}  -- by job: what `known_of` says
 
--- Reads these, and `job:<id>` of jobs. MGET reads a key of another type as none.
+-- Reads these, and other keys that are named in full. MGET reads a key of another type as none.
 local function read_sums(...)
-  sums = redis.call('MGET', P .. 'queue:bytes', P .. 'queue:work', ...)
-  for i = 1, 2 do sums[i] = whole(sums[i]) or whole(call('GET', SUMS[i]) or '0') or unreadable(SUMS[i], sums[i]) end
+  sums = redis.call('MGET', P .. SUMS[1], P .. SUMS[2], ...)
+  for i, name in ipairs(SUMS) do sums[i] = whole(sums[i] or call('GET', name) or '0') or unreadable(name, sums[i]) end
 end
 
 -- What is known of a job: its stream and the id of its entry there, owner, work, bytes, '1' or '0', and '1' or ''; nothing if it is not known.
-local function known_of(job_id)
-  if known[job_id] then return unpack(known[job_id]) end
-  local text = try('GET', 'job:' .. job_id)
-  return string.match(type(text) == 'string' and text or '', KNOWN)
+-- `text`: what `job:<id>` holds, if that was read.
+local function known_of(job_id, text)
+  if text == nil then text = try('GET', 'job:' .. job_id) end
+  return string.match(type(text) == 'string' and text or '', '^(%S+) (%S+) (%S+) (%d+) (%d+) ([01])([01]?)$')
 end
 
 local looked_at, more_bytes, more_work = {}, 0, 0  -- by this script: owners' sums, and what comes to those of all
@@ -30,10 +26,12 @@ local looked_at, more_bytes, more_work = {}, 0, 0  -- by this script: owners' su
 -- The sums of one owner as this script leaves them, all of them 0 where it holds nothing.
 local function owned(owner)
   if looked_at[owner] then return looked_at[owner] end
-  local sums, numbers = {}, string.gmatch(call('HGET', OWNERS, owner) or '', '%d+')
-  for _, name in ipairs(OWNED) do sums[name] = tonumber(numbers() or '0') end
-  looked_at[owner] = sums
-  return sums
+  local items, nbytes, work, last_items, last_nbytes = string.match(call('HGET', OWNERS, owner) or '0 0 0 0 0', '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+  looked_at[owner] = {
+    items = tonumber(items) or 0, nbytes = tonumber(nbytes) or 0, work = tonumber(work) or 0,
+    last_items = tonumber(last_items) or 0, last_nbytes = tonumber(last_nbytes) or 0,
+  }
+  return looked_at[owner]
 end
 
 local function add_to(owner, work, bytes, last, by)
@@ -56,22 +54,26 @@ local function all_held()
 end
 
 -- The start of every script that queues or ends jobs: counting them will not raise an error.
-local function check_counts()
-  expect('SCARD', JOBS, 'queues')
+local function check_counts(...)
+  expect('SCARD', JOBS)
   expect('HLEN', OWNERS)
-  read_sums()
+  read_sums(...)
 end
 
 -- The end of every script that queues or ends jobs: it writes once what they come to.
 local function write_counts()
+  local max, format = math.max, string.format
   if more_bytes ~= 0 or more_work ~= 0 then
-    local bytes, work = math.max(0, sums[1] + more_bytes), math.max(0, sums[2] + more_work)
-    redis.call('MSET', P .. 'queue:bytes', string.format('%d', bytes), P .. 'queue:work', string.format('%d', work))
+    local bytes, work = format('%d', max(0, sums[1] + more_bytes)), format('%d', max(0, sums[2] + more_work))
+    redis.call('MSET', P .. SUMS[1], bytes, P .. SUMS[2], work)
   end
-  for owner, sums in pairs(looked_at) do
-    local numbers = {}
-    for i, name in ipairs(OWNED) do numbers[i] = string.format('%d', math.max(0, sums[name])) end
-    if sums.items > 0 then call('HSET', OWNERS, owner, table.concat(numbers, ' ')) else call('HDEL', OWNERS, owner) end
+  for owner, held in pairs(looked_at) do
+    if held.items > 0 then
+      local nbytes, work, last_items, last_nbytes = max(0, held.nbytes), max(0, held.work), max(0, held.last_items), max(0, held.last_nbytes)
+      call('HSET', OWNERS, owner, format('%d %d %d %d %d', held.items, nbytes, work, last_items, last_nbytes))
+    else
+      call('HDEL', OWNERS, owner)
+    end
   end
 end
 
@@ -89,8 +91,8 @@ end
 local function record_of(job_id) return string.match(job_id, '^(%x+%-%x+)%-(%d+)$') end
 
 -- The one place where a job lets go of what it holds. Where `job:<id>` is gone before its job, nobody knows what it held: the janitor mends that.
-local function forget(job_id)
-  local _, _, owner, work, bytes, last, low = known_of(job_id)
+local function forget(job_id, text)
+  local _, _, owner, work, bytes, last, low = known_of(job_id, text)
   if call('SREM', JOBS, job_id) == 1 and owner then count(owner, work, bytes, last, low, -1) end
   redis.call('DEL', P .. 'job:' .. job_id, P .. 'blob:' .. job_id, P .. 'deaths:' .. job_id, P .. 'cancel:' .. job_id)
 end
@@ -151,7 +153,6 @@ local function stream_loads()
   return rows
 end
 
-local living = {}  -- gateway → whether it lives, where that is known
 local outgoing = {}  -- gateway → the entry of its stream that this script adds: {job id, reply, job id, reply, …}, or progress (progress.lua)
 
 local function reply(gateway, job_id, message)
@@ -171,6 +172,6 @@ end
 -- The end of every script that replies: living gateways are told.
 local function send_replies()
   for gateway, entry in pairs(outgoing) do
-    if living[gateway] or living[gateway] == nil and call('EXISTS', 'gw:' .. gateway) == 1 then append('replies:' .. gateway, '*', unpack(entry)) end
+    if call('EXISTS', 'gw:' .. gateway) == 1 then append('replies:' .. gateway, '*', unpack(entry)) end
   end
 end

@@ -1,4 +1,4 @@
--- Records: clients' jobs that outlive their gateway. Needs items history.
+-- Records: clients' jobs that outlive their gateway.
 -- `record:<id>` is one job of a client and stands for `count` jobs of the queue, `<id>-0`, `<id>-1`, ….
 -- `records:open` holds `<id>:<items>:<bytes>:<reserved bytes of results>` by deadline, `records:kept` `<id>:<bytes>:<state>` by expiry;
 -- scenes that can be asked again stand there, too, with the state `scene`.
@@ -16,20 +16,18 @@ local WEBHOOKS, DROPPED, MOST_WEBHOOKS, WEBHOOK_TTL_MS = 'webhooks', 'webhooks:d
 -- of several jobs; one alone has the record's stream.
 local function record_at(id)
   local FIELDS = {
-    'state', 'bundle', 'stream', 'count', 'nbytes', 'bound', 'ttl_ms', 'deadline_ms', 'created_ms', 'started_ms', 'results', 'preview', 'idem',
-    'reported', 'begun', 'done', 'total', 'unit', 'ordinal', 'place', 'placed_ms', 'owner', 'work_ms',
-    'counted', 'counted_unit', 'turns', 'priority', 'webhook_events',
+    'ttl_ms', 'deadline_ms', 'created_ms', 'count',  -- numbers that every record has
+    'nbytes', 'bound', 'started_ms', 'results', 'preview', 'done', 'total', 'ordinal', 'placed_ms', 'counted', 'work_ms',  -- other numbers
+    'state', 'bundle', 'stream', 'idem', 'reported', 'begun', 'unit', 'place', 'owner', 'counted_unit', 'turns', 'priority', 'webhook_events',
   }
-  local ALWAYS = ' count ttl_ms deadline_ms created_ms '  -- numbers that every record has
-  local NUMBERS = ALWAYS .. 'nbytes bound started_ms results preview done total ordinal placed_ms counted work_ms '
-  local key = 'record:' .. id
+  local ALWAYS, NUMBERS, STATE = 4, 15, 16
+  local key, record = 'record:' .. id, {}
   local values = call('HMGET', key, unpack(FIELDS))
-  if not values[1] then return nil end
-  local record = {}
+  if not values[STATE] then return nil end
   for i, name in ipairs(FIELDS) do
-    record[name] = values[i] or nil
-    local numbers = values[i] and NUMBERS or ALWAYS
-    if string.find(numbers, ' ' .. name .. ' ', 1, true) and not tonumber(values[i] or '') then unreadable(key .. ' ' .. name, values[i] or '') end
+    local value = values[i] or nil
+    if i <= NUMBERS and (value or i <= ALWAYS) and not tonumber(value or '') then unreadable(key .. ' ' .. name, value) end
+    record[name] = value
   end
   if record.turns then record.turns = decoded(record.turns) or unreadable(key .. ' turns', record.turns) end
   return record
@@ -42,9 +40,7 @@ local function check_records(now)
 end
 
 local function id_in(member) return string.match(member, '^[^:]*') end
-
 local function is_open(record) return record.state == 'queued' or record.state == 'running' end
-
 local function open_member(id, record) return table.concat({id, record.count, record.nbytes, record.bound}, ':') end
 
 local function count_kept(member, by)
@@ -59,9 +55,7 @@ local function keep(id, bytes, state, until_ms)
   if call('ZADD', KEPT, until_ms, member) == 1 then count_kept(member, 1) end
 end
 
-local function keep_no_longer(member)
-  if call('ZREM', KEPT, member) == 1 then count_kept(member, -1) end
-end
+local function keep_no_longer(member) if call('ZREM', KEPT, member) == 1 then count_kept(member, -1) end end
 
 -- Lets go of what has expired, a bounded piece of work, and says what is kept: number of records, totals by name. Counts again if the totals are lost.
 local function kept(now)
@@ -69,9 +63,7 @@ local function kept(now)
   local count = call('ZCARD', KEPT)
   local is_known = count > 0 and whole(call('HGET', TOTALS, 'bytes'))
   if not is_known then call('DEL', TOTALS) end
-  if count > 0 and not is_known then
-    for _, member in ipairs(call('ZRANGE', KEPT, 0, -1)) do count_kept(member, 1) end
-  end
+  if count > 0 and not is_known then for _, member in ipairs(call('ZRANGE', KEPT, 0, -1)) do count_kept(member, 1) end end
   return count, to_table(call('HGETALL', TOTALS))
 end
 
@@ -99,9 +91,7 @@ local function tell_progress(id, done, total, unit)
   tell(id, 'progress', cjson.encode({done = done, total = total, unit = unit}))
 end
 
-local function forget_preview(id, record)
-  if record.preview then try('XDEL', 'events:' .. id, record.preview .. '-0') end
-end
+local function forget_preview(id, record) if record.preview then try('XDEL', 'events:' .. id, record.preview .. '-0') end end
 
 local function start(id, record, started_ms)
   if record.state ~= 'queued' then return end
@@ -115,9 +105,7 @@ local function tell_begun(id, started_ms)
   tell(id, 'started', string.format('%.0f', started_ms))
 end
 
-local function each_job(id, record, visit)
-  for i = 0, tonumber(record.count) - 1 do visit(id .. '-' .. i, i) end
-end
+local function each_job(id, record, visit) for i = 0, tonumber(record.count) - 1 do visit(id .. '-' .. i, i) end end
 
 local function drop_results(id, record)
   each_job(id, record, function(job_id) redis.call('DEL', P .. 'result:' .. job_id, P .. 'result:' .. job_id .. ':arrays') end)

@@ -1,4 +1,4 @@
--- How a worker takes entries. `taken` needs items.
+-- How a worker takes entries.
 
 -- Why a job must not run, or ''. `gw` is empty where no gateway waits for it.
 local function verdict(job, now, absence_counts)
