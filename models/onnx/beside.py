@@ -1,9 +1,12 @@
-"""Files in the folder of a graph, as its exporter leaves them there: preparation of images, size, labels and purpose of the network."""
+"""Files near a graph, as its exporter leaves them: preparation of images, size, labels and purpose of the network.
+
+They lie in the graph's folder or, where that is called `onnx` as on Hugging Face, one level up.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,44 +17,90 @@ from models.published.transforms import CHOSEN, Stated
 
 FILES = f"{model_config.FILE} or {processor.FILE}"
 Purpose = Literal["classify", "embed"]
+SUBFOLDER = "onnx"
+"""Folder of graphs in a repository whose other files lie one level up."""
 
 
 @dataclass(frozen=True)
 class Beside:
     """Statements of these files; empty where there are none."""
 
-    folder: Path
+    folders: tuple[Path, ...]
+    """The graph's own first."""
+    config: str = model_config.FILE
+    """The file that states labels and purpose, by its path from the graph's folder."""
+    classes: int | None = None
+    """Number of classes that it states; 0 or None: none."""
     image_size: int | None = None
     labels: tuple[str, ...] = ()
     purpose: Purpose | None = None
     processor: Stated | None = None
     """The preparation, of transformers' files."""
 
+    def rejection(self, numbers: int) -> str:
+        """Reason why the config is not that of a classifier of so many classes; empty where it may be."""
+        if self.classes in (None, 0, numbers):
+            return ""
+        return f"{self.config} is of a model with {self.classes} classes, not {numbers}: not read"
+
+    def without_config(self) -> Beside:
+        size = self.processor.image_size if isinstance(self.processor, processor.Processor) else None
+        return replace(self, image_size=size, labels=(), purpose=None)
+
     def transform(self, classes: int) -> Stated:
         """Raises CheckpointError."""
-        return self.processor or transforms.find(self.folder, {}, classes)
+        if self.processor:
+            return self.processor
+        found = [_seen_from(folder, self.folders[0], transforms.find(folder, {}, classes)) for folder in self.folders]
+        return next((stated for stated in found if stated.source), next((stated for stated in found if stated.note), Stated()))
 
 
-def read(folder: Path, given: Fields) -> Beside:
-    """given: fields set by hand; where these are the whole preparation, no file is asked for it. Raises CheckpointError."""
-    config = model_folder.read_json(folder / model_config.FILE) if (folder / model_config.FILE).is_file() else {}
+def read(file: Path, given: Fields) -> Beside:
+    """file: the graph. given: fields set by hand; where these are the whole preparation, no file is read for it. Raises CheckpointError."""
+    folders = places(file)
+    folder = next((folder for folder in folders if (folder / model_config.FILE).is_file()), None)
+    config = model_folder.read_json(folder / model_config.FILE) if folder else {}
+    name = _path(folder or folders[0], folders[0], model_config.FILE)
     if isinstance(config.get(model_folder.NETWORK), str):
-        return Beside(folder, _timm_size(config), model_folder.timm_labels(config), _timm_purpose(config))
-    stated = None if all(name in given for name in CHOSEN) else _processor(folder, str(config.get("model_type", "")))
+        classes = config.get("num_classes")
+        return Beside(
+            folders,
+            name,
+            classes if isinstance(classes, int) else None,
+            _timm_size(config),
+            model_folder.timm_labels(config),
+            _timm_purpose(config),
+        )
+    stated = None if all(name in given for name in CHOSEN) else _processor(folders, str(config.get("model_type", "")))
     try:
         labels = tuple(model_config.labels(config))
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    return Beside(folder, _size(config, stated), labels, _purpose(config), stated)
+    return Beside(folders, name, len(labels) or None, _size(config, stated), labels, _purpose(config), stated)
 
 
-def _processor(folder: Path, model_type: str) -> Stated | None:
-    found = model_folder.stated_processor(folder)
+def places(file: Path) -> tuple[Path, ...]:
+    """Folders of the files that describe a graph, the first that has one counts."""
+    folder = file.absolute().parent
+    return (file.parent, folder.parent) if folder.name == SUBFOLDER else (file.parent,)
+
+
+def _path(folder: Path, own: Path, name: str) -> str:
+    return name if folder == own else f"../{name}"
+
+
+def _seen_from(folder: Path, own: Path, stated: Stated) -> Stated:
+    source, note = (_path(folder, own, text) if text else "" for text in (stated.source, stated.note))
+    return replace(stated, source=source, note=note)
+
+
+def _processor(folders: tuple[Path, ...], model_type: str) -> Stated | None:
+    found = next(((folder, stated) for folder in folders if (stated := model_folder.stated_processor(folder))), None)
     if found is None:
         return None
-    file, content = found
+    folder, (file, content) = found
     try:
-        return processor.read(content, model_type, file)
+        return processor.read(content, model_type, _path(folder, folders[0], file))
     except CheckpointError as error:
         settings = " ".join(f"--set {name}=…" for name in CHOSEN)
         raise CheckpointError(f"{error}; all of {settings} together take its place") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from models.onnx.beside import FILES, Beside, Purpose
 from models.onnx.graph import OnnxGraphConfig
+from models.onnx.signature import UNSIZED
 from models.onnx.trial import Trial
 from models.published import bundling, transforms
 from models.published.container import WrongSetting
@@ -29,7 +30,13 @@ def fields(
 ) -> dict[str, Any]:
     """given: settings made by hand. Raises ValueError, and WrongSetting where one of these is wrong."""
     _check_settings(trial, given)
-    task, reason = (purpose, "") if purpose else _purpose(trial, stated)
+    rejection = stated.rejection(trial.numbers)
+    known = stated.without_config() if rejection else stated
+    task, reason = (purpose, "") if purpose else _purpose(file, trial, known, rejection)
+    if task == "classify":
+        if rejection and trial.sized_by_files and known.image_size is None:
+            raise ValueError(f"{rejection}; {UNSIZED}")
+        stated = known
     classes = trial.numbers if task == "classify" else 0
     config = OnnxGraphConfig(
         image_size=trial.image_size,
@@ -40,12 +47,15 @@ def fields(
     )
     preprocess, transform = _preparation(trial, stated, classes, given)
     names = bundling.label_names(file, labels, stated.labels if classes else (), (), classes)
+    notes = _notes(trial, task, reason, labels, stated)
+    if classes and rejection and rejection not in transform:
+        notes.append(rejection)
     return {
         "task": task,
         "config": dataclasses.asdict(config),
         "preprocess": preprocess,
         "labels": names,
-        "provenance": {"transform": transform, **({"notes": notes} if (notes := _notes(trial, task, reason, labels, stated)) else {})},
+        "provenance": {"transform": transform, **({"notes": notes} if notes else {})},
     }
 
 
@@ -61,12 +71,12 @@ def _check_settings(trial: Trial, given: Fields) -> None:
         raise WrongSetting("range: mean and std say the same; set either range, or these two")
 
 
-def _purpose(trial: Trial, stated: Beside) -> tuple[Purpose, str]:
-    """Task that the numbers are for, and the reason."""
+def _purpose(file: Path, trial: Trial, stated: Beside, rejection: str) -> tuple[Purpose, str]:
+    """Task that the numbers are for, and the reason. rejection: why no config counts."""
     if len(stated.labels) == trial.numbers:
-        return "classify", f"as many labels are in the graph's folder ({trial.numbers})"
+        return "classify", f"{stated.config} names as many labels ({trial.numbers})"
     if stated.purpose is not None:
-        return stated.purpose, "config.json says so"
+        return stated.purpose, f"{stated.config} says so"
     if trial.probabilities:
         return "classify", "its numbers are probabilities"
     name = trial.output.lower()
@@ -75,8 +85,8 @@ def _purpose(trial: Trial, stated: Beside) -> tuple[Purpose, str]:
     if name in VECTORS:
         return "embed", f"its output is called {trial.output}"
     raise WrongSetting(
-        f"--as classify or --as embed: neither the name of its output, {trial.output}, nor a file in its folder tells whether the "
-        f"{trial.numbers} numbers for an image are logits of classes or a vector"
+        f"{file.name}: are its {trial.numbers} numbers an image's logits or a vector? "
+        f"Say --as classify (or --labels FILE) or --as embed{f' ({rejection})' if rejection else ''}"
     )
 
 
@@ -91,7 +101,7 @@ def _preparation(trial: Trial, stated: Beside, classes: int, given: Fields) -> t
     prepared = usual | found.fields(size, chosen) | chosen
     if found.source:
         return prepared, f"read from {found.source}"
-    assumed = transforms.assumption("as usual for ImageNet", prepared, chosen, FILES)
+    assumed = transforms.assumption("as usual for ImageNet", prepared, chosen, "" if found.note else FILES)
     return prepared, "; ".join(filter(None, (found.note, assumed))) or "set by hand"
 
 
@@ -122,7 +132,7 @@ def _notes(trial: Trial, task: Purpose, reason: str, labels: Sequence[str] | Non
             ),
             ("the graph takes bytes, from 0 to 255, and normalises them itself", trial.type == "uint8"),
             ("its output is probabilities, of which the logarithm is taken", task == "classify" and trial.probabilities),
-            ("labels are those of config.json", bool(task == "classify" and labels is None and stated.labels)),
+            (f"labels are those of {stated.config}", bool(task == "classify" and labels is None and stated.labels)),
         )
         if holds
     ]

@@ -51,7 +51,7 @@ def import_graph(
     try:
         given = parse(overrides)
         chosen = purpose or ("classify" if labels is not None else None)
-        stated = beside.read(file.parent, given)
+        stated = beside.read(file, given)
         output = _output(given, chosen)
         trial = try_graph(
             file,
@@ -70,7 +70,7 @@ def import_graph(
             name=name,
             version=version,
             architecture=trial.purpose,
-            license=license or model_card.licence(file.parent) or "unknown",
+            license=license or next(filter(None, map(model_card.licence, beside.places(file))), "unknown"),
             weights=Weights(sha256="0" * 64, bytes=0),
             provenance=provenance | fields.pop("provenance", {}),
             **fields,

@@ -36,6 +36,7 @@ TYPES = {number: name.lower() for name, number in TensorProto.DataType.items()} 
 TAKEN = ("float32", "float16", "uint8")
 """Types of an image."""
 PACK = "`onnx.save_model(onnx.load(FILE), PACKED, save_as_external_data=True, location='weights.data')` packs a graph"
+UNSIZED = "it takes images of several sizes: set one, as in --set image_size=224"
 Layout = Literal["nchw", "nhwc"]
 
 

@@ -30,6 +30,8 @@ class Trial:
     """The architecture that a graph's signature tells: `onnx`, `onnx_inpaint` or `onnx_depth`."""
     type: str = ""
     image_size: int = 0
+    sized_by_files: bool = False
+    """Whether the graph takes several sizes and `image_size` is the one that was stated."""
     batch: int | None = None
     output: str = ""
     others: tuple[str, ...] = ()

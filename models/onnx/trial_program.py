@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 
 from models.media import confined
 from models.onnx.session import ended_after, first_line, open_session
-from models.onnx.signature import MAX_BYTES, PACK, ImageInput, described, external_files, image_input, is_depth, is_inpainting, parse
+from models.onnx.signature import (
+    MAX_BYTES,
+    PACK,
+    UNSIZED,
+    ImageInput,
+    described,
+    external_files,
+    image_input,
+    is_depth,
+    is_inpainting,
+    parse,
+)
 from models.onnx.trial import COPIES, MEMORY_BYTES, PATIENCE_S, RUN_S
 from models.spec import LARGEST_SIDE
 
@@ -25,6 +36,9 @@ OTHERS_SHARE = 0.05
 all of them."""
 MOST_SAID = 600
 """Characters of a refusal, which quotes names from the file."""
+DECISIVE = frozenset({"logits", "pooler_output", "image_embeds", "embedding", "embeddings"})
+"""Names of an output that is taken though others have a row of numbers for each image as well."""
+CORNERS = 4
 Outputs = Mapping[str, Any]
 
 
@@ -71,6 +85,7 @@ def examine(file: Path, *, image_size: int | None, stated_size: int | None, outp
         "purpose": "onnx",
         "type": given.type,
         "image_size": side,
+        "sized_by_files": given.side is None and image_size is None,
         "batch": given.batch,
         "output": name,
         "others": [other for other in outputs if other != name],
@@ -93,7 +108,7 @@ def _side(given: ImageInput, set_: int | None, stated: int | None) -> int:
         raise ValueError(f"image_size {set_}: it takes images of {given.side} × {given.side} pixels alone")
     side = given.side or set_ or stated
     if side is None:
-        raise ValueError("it takes images of several sizes: set one, as in --set image_size=224")
+        raise ValueError(UNSIZED)
     if not 0 < side <= LARGEST_SIDE:
         raise ValueError(f"image_size {side} is outside 1..{LARGEST_SIDE}")
     return side
@@ -125,9 +140,13 @@ def _chosen(outputs: Outputs, declared: list[str], batch: int, asked: str | None
     if asked is not None and asked not in rows:
         what = "has no row of numbers for each image" if asked in outputs else "is no output"
         raise ValueError(f"output {asked}: {what}; {_listed(declared, rows)}")
-    if not rows or (len(rows) > 1 and asked is None):
+    named = [name for name in rows if name.lower() in DECISIVE]
+    like = [name for name, value in outputs.items() if _is_row(value, batch)]
+    if not rows or (len(like) > 1 and asked is None and len(named) != 1):
+        _check_detector(outputs, rows)
         raise ValueError(f"{_listed(declared, rows)}" + ("; --set output=NAME chooses one" if rows else ""))
-    name = asked or next(iter(rows))
+    name = asked or next(iter(named if len(named) == 1 else rows))
+    _check_detector(outputs, {name: rows[name]})
     return name, rows[name]
 
 
@@ -141,6 +160,17 @@ def _check_alone(name: str, among: NDArray[np.float32], value: Any) -> None:
         )
 
 
+def _check_detector(outputs: Outputs, rows: Mapping[str, NDArray[np.float32]]) -> None:
+    """Raises ValueError where an output has a number for each of the boxes of another."""
+    for name, found in rows.items():
+        for other, value in outputs.items():
+            if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[1:] == (found.shape[1], CORNERS):
+                raise ValueError(
+                    f"its output {name} holds a score for each of the {found.shape[1]} boxes of {other}: a detector's, and only "
+                    "classifiers and encoders of whole images are served"
+                )
+
+
 def _listed(declared: list[str], rows: Mapping[str, Any]) -> str:
     fit = f"; those with a row of numbers for each image are {', '.join(rows)}" if rows else ""
     needed = "" if rows else "; one of (batch, two or more numbers) is needed, logits of classes or vectors"
@@ -149,11 +179,14 @@ def _listed(declared: list[str], rows: Mapping[str, Any]) -> str:
 
 def _rows(value: Any, batch: int) -> NDArray[np.float32] | None:
     """A row of at least two numbers for each image; None for any other output."""
-    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.ndim < 2 or value.shape[0] != batch:
-        return None
-    if value.shape[1] < 2 or any(side != 1 for side in value.shape[2:]):
-        return None
-    return value.reshape(batch, -1).astype(np.float32)
+    return value.reshape(batch, -1).astype(np.float32) if _is_row(value, batch) and value.dtype.kind == "f" else None
+
+
+def _is_row(value: Any, batch: int) -> bool:
+    """Whether an output has one row of at least two values for each image, be they floats or integers."""
+    if not isinstance(value, np.ndarray) or value.ndim < 2 or value.shape[0] != batch:
+        return False
+    return value.shape[1] > 1 and all(side == 1 for side in value.shape[2:])
 
 
 def _brief(text: str) -> str:

@@ -167,7 +167,7 @@ def _transform(family: Family, stated: Stated, preprocess: Preprocess | None, gi
         return {}
     if stated.source:
         return {"transform": f"read from {stated.source}"}
-    file = processor.FILE if model_config.KEY in checkpoint.description else model_config.FILE
+    file = "" if stated.note else processor.FILE if model_config.KEY in checkpoint.description else model_config.FILE
     assumed = transforms.assumption(f"that of family {family.name}", preprocess.model_dump(), given, file)
     found = "; ".join(filter(None, (stated.note, assumed)))
     return {"transform": found or "set by hand"}

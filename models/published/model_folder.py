@@ -19,6 +19,8 @@ from models.published.model_config import KEY, PROCESSOR, TIMM
 
 PROCESSORS = {processor.FILE: None, "processor_config.json": "image_processor"}
 """Files that say how images are prepared, the first that is there counts → the part of it that does."""
+GRAPHS = ("model.onnx", "onnx/model.onnx")
+"""Places of an ONNX graph in such a folder."""
 NETWORK = "architecture"
 """Field of timm's config that names the network."""
 
@@ -31,7 +33,9 @@ def weights_file(folder: Path) -> Path:
     """The file of the weights, or the one that names them. Raises CheckpointError."""
     found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if found is None:
-        raise CheckpointError(f"{folder}: has none of {', '.join(WEIGHTS)}, one of which holds the weights")
+        graph = next((folder / name for name in GRAPHS if (folder / name).is_file()), None)
+        instead = f"; it has an ONNX graph, which `opsin import {graph}` takes" if graph else ""
+        raise CheckpointError(f"{folder}: has none of {', '.join(WEIGHTS)}, one of which holds the weights{instead}")
     return found
 
 

@@ -90,11 +90,12 @@ def find(file: Path, description: Mapping[str, Any], classes: int) -> Stated:
 
 def assumption(whose: str, preprocess: Fields, given: Fields, file: str) -> str:
     """One sentence for an import whose transform nobody stated; empty where it was set by hand. whose: such as "that of
-    family timm"; preprocess: the fields that are assumed; file: the one that would have stated it."""
+    family timm"; preprocess: the fields that are assumed; file: the one that would have stated it, empty where it lies there unread."""
     if not (left := [name for name in CHOSEN if name not in given]):
         return ""
     settings = " ".join(f"--set {name}={_text(preprocess[name])}" for name in left)
-    return f"the transform is assumed, {whose}: no {file} beside the file states it; what changes it: {settings}"
+    absent = f": no {file} beside the file states it" if file else ""
+    return f"the transform is assumed, {whose}{absent}; what changes it: {settings}"
 
 
 def _text(value: Any) -> str:

@@ -102,6 +102,16 @@ def test_what_import_cannot_know_it_asks_for(checkpoint: Path, tmp_path: Path, o
     assert not (tmp_path / "bundles").exists()
 
 
+@pytest.mark.parametrize("graph", ["model.onnx", "onnx/model.onnx"])
+def test_a_folder_without_weights_names_its_onnx_graph(graph: str, tmp_path: Path) -> None:
+    (tmp_path / "hub" / graph).parent.mkdir(parents=True)
+    (tmp_path / "hub" / graph).write_bytes(b"graph")
+    (tmp_path / "hub/config.json").write_text('{"architectures": ["ResNetForImageClassification"]}')
+    ended = opsin("import", tmp_path / "hub", "-o", tmp_path / "bundles/hub")
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
+    assert f"it has an ONNX graph, which `opsin import {tmp_path}/hub/{graph}` takes" in ended.stderr
+
+
 def test_import_never_overwrites(checkpoint: Path, tmp_path: Path) -> None:
     first, second = (opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / "tiny") for _ in range(2))
     assert (first.returncode, second.returncode) == (0, 2)

@@ -169,6 +169,106 @@ def test_the_config_of_timm_tells_preparation_and_task(tmp_path: Path) -> None:
     assert spec.provenance["transform"] == "read from config.json"
 
 
+def write_json(folder: Path, name: str, content: object) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps(content))
+
+
+PROCESSOR = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 16}, "crop_pct": 0.8, "resample": 2}
+
+
+def test_files_above_a_folder_called_onnx_count(tmp_path: Path) -> None:
+    write_json(tmp_path, "config.json", {"model_type": "resnet", "id2label": dict(enumerate(("red", "green", "blue", "grey")))})
+    write_json(tmp_path, "preprocessor_config.json", PROCESSOR)
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    spec = imported(tmp_path / "onnx", colours(), None).spec
+    assert (spec.pictures.short_side, spec.labels[0], spec.license) == (20, "red", "MIT")
+    assert spec.provenance["transform"] == "read from ../preprocessor_config.json"
+    assert "labels are those of ../config.json" in spec.provenance["notes"]
+
+
+def test_the_folder_of_the_graph_comes_before_the_one_above(tmp_path: Path) -> None:
+    write_json(tmp_path, "preprocessor_config.json", PROCESSOR)
+    write_json(tmp_path / "onnx", "preprocessor_config.json", PROCESSOR | {"crop_pct": 0.5})
+    spec = imported(tmp_path / "onnx", colours()).spec
+    assert (spec.pictures.short_side, spec.provenance["transform"]) == (32, "read from preprocessor_config.json")
+
+
+def test_timms_config_above_a_folder_called_onnx_counts(tmp_path: Path) -> None:
+    write_json(tmp_path, "config.json", {"architecture": "resnet18", "num_classes": 4, "pretrained_cfg": {"crop_pct": 0.5}})
+    spec = imported(tmp_path / "onnx", colours(), None).spec
+    assert (spec.pictures.short_side, spec.provenance["transform"]) == (32, "read from ../config.json")
+    assert "taken for task classify, since ../config.json says so" in spec.provenance["notes"][0]
+
+
+def test_files_above_another_folder_do_not_count(tmp_path: Path) -> None:
+    write_json(tmp_path, "preprocessor_config.json", PROCESSOR)
+    assert "the transform is assumed" in imported(tmp_path / "graphs", colours()).spec.provenance["transform"]
+
+
+OTHER = "config.json is of a model with 1000 classes, not 4: not read"
+TIMM = {"architecture": "resnet18", "num_classes": 1000, "pretrained_cfg": {"crop_pct": 0.5, "input_size": [3, 16, 16]}}
+HUB = {"architectures": ["ResNetForImageClassification"], "id2label": {str(index): f"thing {index}" for index in range(1000)}}
+
+
+@pytest.mark.parametrize("config", [TIMM, HUB])
+def test_a_config_of_other_classes_counts_for_nothing(config: dict[str, Any], tmp_path: Path) -> None:
+    write_json(tmp_path, "config.json", config)
+    model = colours()
+    model.graph.node[-1].output[0] = model.graph.output[0].name = "linear"
+    with pytest.raises(CheckpointError) as refused:
+        imported(tmp_path, model, None)
+    question = "foreign.onnx: are its 4 numbers an image's logits or a vector? Say --as classify (or --labels FILE) or --as embed"
+    assert str(refused.value) == f"{question} ({OTHER})"
+    spec = imported(tmp_path, model, "classify").spec
+    assert spec.labels[0] == "class 0" and spec.pictures.short_side == 18
+    assert OTHER in str(spec.provenance) and ("beside the file" in spec.provenance["transform"]) is (config is HUB)
+
+
+def test_the_size_of_a_config_of_other_classes_is_not_taken(tmp_path: Path) -> None:
+    write_json(tmp_path, "config.json", TIMM)
+    open_size = colours(shape=["batch", 3, "height", "width"])
+    with pytest.raises(CheckpointError, match=rf"{OTHER}; it takes images of several sizes: set one"):
+        imported(tmp_path, open_size)
+    assert imported(tmp_path, open_size, image_size="16").spec.pictures.image_size == 16
+
+
+def with_more(*others: tuple[str, int, list[Any], np.ndarray], name: str = "scores") -> onnx.ModelProto:
+    """Further outputs, each filled with a constant by batch: name, type, shape without the batch, values."""
+    model = colours()
+    model.graph.node[-1].output[0] = model.graph.output[0].name = name
+    for other, kind, shape, value in others:
+        model.graph.initializer.append(numpy_helper.from_array(value, f"{other} of all"))
+        wanted = helper.make_node("Concat", ["batch size", f"{other} shape"], [f"{other} whole"], axis=0)
+        model.graph.initializer.append(numpy_helper.from_array(np.array(shape), f"{other} shape"))
+        model.graph.node.extend([wanted, helper.make_node("Expand", [f"{other} of all", f"{other} whole"], [other])])
+        model.graph.output.append(helper.make_tensor_value_info(other, kind, ["batch", *shape]))
+    model.graph.node.insert(0, helper.make_node("Shape", ["images"], ["batch size"], start=0, end=1))
+    return model
+
+
+BOXES = ("boxes", TensorProto.FLOAT, [CLASSES, 4], np.ones((1, CLASSES, 4), np.float32))
+INDICES = ("classes", TensorProto.INT64, [CLASSES], np.ones((1, CLASSES), np.int64))
+
+
+@pytest.mark.parametrize("settings", [{}, {"output": "scores"}])
+@pytest.mark.parametrize("others", [(BOXES,), (BOXES, INDICES)])
+def test_a_detector_is_no_classifier(others: Any, settings: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="its output scores holds a score for each of the 4 boxes of boxes: a detector's"):
+        imported(tmp_path, with_more(*others), **settings)
+
+
+def test_rows_of_integers_beside_scores_need_a_choice(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="for each image are scores; --set output=NAME chooses one"):
+        imported(tmp_path, with_more(INDICES))
+    assert imported(tmp_path, with_more(INDICES), output="scores").spec.config["output"] == "scores"
+
+
+def test_an_output_called_logits_needs_no_choice(tmp_path: Path) -> None:
+    hidden = ("hidden", TensorProto.FLOAT, [3], np.ones((1, 3), np.float32))
+    assert imported(tmp_path, with_more(hidden, name="logits"), None).spec.config["output"] == "logits"
+
+
 def test_what_nobody_states_is_assumed_and_said(tmp_path: Path) -> None:
     spec = imported(tmp_path, colours(), short_side="20").spec
     said = spec.provenance["transform"]
@@ -204,7 +304,7 @@ REFUSED: dict[str, tuple[onnx.ModelProto | bytes, dict[str, Any], str]] = {
     "mean of bytes": (with_bytes(last=True), {"mean": "0,0,0"}, "mean: the graph takes bytes"),
     "range and mean": (colours(), {"mean": "0,0,0", "range": "0,1"}, "range: mean and std say the same"),
     "labels": (colours(), {"labels": ["cat"]}, "has 4 classes, but 1 label"),
-    "no task": (of_two(), {"purpose": None, "output": "colour"}, "--as classify or --as"),
+    "no task": (of_two(), {"purpose": None, "output": "colour"}, "foreign.onnx: are its 3 numbers an image's logits or a vector"),
     "memory": (hungry(), {}, "needs more than the 1024 MiB"),
     "text": (b"cats and dogs", {}, "no ONNX file, or a damaged one"),
     "nothing": (b"", {}, "no ONNX file"),
