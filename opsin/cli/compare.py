@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Format = Literal["float32", "bfloat16", "int8"]
     Answer = Callable[[NDArray[Any], MergeSchedule], NDArray[Any]]
 
+MOST_DIFFERENT = 1e-2
+"""Largest difference of float32's logits without merging, as a share of the largest logit, that is still the same network's."""
 BATCH = 8
 """Images; int8 quantises activations by the range of a batch, so they run together as they do when they are served."""
 
@@ -45,8 +47,9 @@ def compare(
 ) -> None:
     """Compare a bundle's logits with those of the original code, by number format and merging.
 
-    float32 without merging tells whether images are prepared as they were there: the others, what speed costs. The result is written into
-    bundle.json as quality.comparison, and the bundle's digest changes with it; GET /v1/models shows it.
+    float32 without merging shows whether images are prepared as they were there: the others, what speed costs. The result is written into
+    bundle.json as quality.comparison, and the bundle's digest changes with it; GET /v1/models shows it. Where float32 without merging
+    differs by more than 1 % of the largest logit or in a label, nothing is written and the exit code is 1.
     """
     with libraries("server"):
         import numpy as np
@@ -72,6 +75,8 @@ def compare(
                 same = int((own.argmax(axis=1) == wanted.argmax(axis=1)).sum())
                 typer.echo(f"{format_:<9} {name:<10} {difference:>18.2e}  {same} of {len(own)}")
                 largest = float(f"{difference:.2e}") if math.isfinite(difference) else None
+                if (format_, name) == ("float32", "off"):
+                    _check_same(spec.id, difference, wanted, same)
                 results.append(Compared(format=format_, merging=name, max_difference=largest, same_labels=same))
     except (BundleError, OSError) as error:
         raise Failure(f"compare: {error}") from error
@@ -83,6 +88,20 @@ def compare(
     except OSError as error:
         raise Failure(f"compare: {bundle}: the result could not be written into bundle.json ({error.strerror or error})") from error
     typer.echo(f"written   {bundle / 'bundle.json'}, digest {spec.digest()[:12]}; workers read it when they start")
+
+
+def _check_same(bundle_id: str, difference: float, wanted: NDArray[Any], same: int) -> None:
+    """Raises Failure where logits in float32 without merging are not those of the original code."""
+    import numpy as np
+
+    bound = MOST_DIFFERENT * float(np.abs(wanted).max())
+    if difference <= bound and same == len(wanted):
+        return
+    raise Failure(
+        f"compare: {bundle_id}: in float32 without merging {len(wanted) - same} of {len(wanted)} labels differ, and logits by up to "
+        f"{difference:.2e} where {bound:.2e} is accepted: these are other images, another order or another preparation (see `transform` "
+        "in what `opsin bundles show` prints); nothing is written"
+    )
 
 
 def _formats(bundle: Bundle, sample: NDArray[Any]) -> Iterator[tuple[Format, Answer]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -102,6 +104,17 @@ def test_a_bundle_that_cannot_be_written_stays_as_it_was(bundle: Bundle, tmp_pat
     assert "float32   off" in ended.stdout, "the result is printed all the same"
     assert (bundle.path / "bundle.json").read_bytes() == content
     assert sorted(path.name for path in bundle.path.iterdir()) == names
+
+
+@pytest.mark.parametrize("change", [lambda logits: logits[::-1], lambda logits: logits * 1.1, lambda logits: -logits])
+def test_logits_of_something_else_are_not_written(bundle: Bundle, change: Callable[[Any], Any], tmp_path: Path) -> None:
+    content = (bundle.path / "bundle.json").read_bytes()
+    np.save(tmp_path / "scores.npy", change(np.load(tmp_path / "scores.npy")))
+    ended = opsin("compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", tmp_path / "scores.npy")
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "float32   off" in ended.stdout and "written" not in ended.stdout
+    assert "these are other images, another order or another preparation (see `transform`" in ended.stderr
+    assert (bundle.path / "bundle.json").read_bytes() == content
 
 
 @pytest.mark.parametrize("named", [False, True])
