@@ -201,6 +201,17 @@ def _without_memory(architecture: Architecture, config: Any) -> nn.Module:
         return architecture.build(config)
 
 
+def check_fit(bundle: Bundle) -> None:
+    """Check labels and sizes of a bundle whose architecture is known. Raises BundleError."""
+    architecture = architectures().get(bundle.spec.architecture)
+    if architecture is None:
+        return
+    try:
+        _check_fit(bundle, read_config(architecture.config, bundle.spec.config))
+    except ValueError as error:
+        raise BundleError(f"{bundle.path}: config: {error}") from error
+
+
 def _check_fit(bundle: Bundle, config: Any) -> None:
     """Raises BundleError."""
     problem = misfit(bundle.spec, config)

@@ -156,13 +156,15 @@ def tokenizer(
 
 @app.command()
 def verify(names: Names = None, bundles: Root = DEFAULT_ROOT) -> None:
-    """Check each bundle's description and the length and SHA-256 of its files; exit code 1 if one is damaged."""
+    """Check each bundle's description, its labels, and the length and SHA-256 of its files; exit code 1 if one is damaged."""
     with libraries("server"):
         from models.bundle import BundleError
+        from models.loading import check_fit
     whole, damaged = (_chosen(bundles, names), list[str]()) if names else _read_all(bundles)
     for bundle in whole:
         try:
             bundle.verify()
+            check_fit(bundle)
         except BundleError as error:
             damaged.append(str(error))
         else:

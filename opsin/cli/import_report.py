@@ -23,6 +23,8 @@ TRUNKS = (("", ""), ("text_", "texts "), ("decoder_", "decoder "))
 """Prefixes of the fields that give a trunk's size, and what the line calls the trunk."""
 MEASURES = frozenset({"patch_size", *(prefix + field for prefix, _ in TRUNKS for field in ("depth", "width", "heads"))})
 """Fields that a published size is known by, stated in words."""
+UNSAID = {"onnx": frozenset({"output"})}
+"""Fields that say nothing to a reader, by architecture."""
 ELSEWHERE = frozenset({"image_size", "image_width", "classes", "drop_path", "dropout"})
 """Fields that the line states otherwise, or other lines do, or that only training reads."""
 
@@ -60,7 +62,7 @@ def _row(name: str, text: str) -> None:
 
 def architecture_line(architecture: str, fields: dict[str, Any]) -> str:
     """The published size that a network has, if any, else its trunks; and the fields in which it differs from that size, or from the
-    defaults. All fields of a network without blocks."""
+    defaults. Of a network without blocks all fields but those that are 0, false or empty."""
     from models.registry import architectures, read_config
 
     config = read_config(architectures()[architecture].config, fields)
@@ -74,9 +76,11 @@ def architecture_line(architecture: str, fields: dict[str, Any]) -> str:
         if prefix + "depth" in own:
             parts.append(trunk + ", ".join(_trunk(own, prefix)))
     parts += [
-        _setting(field, value) for field, value in own.items() if field not in MEASURES | ELSEWHERE and usual.get(field, ...) != value
+        _setting(field, value)
+        for field, value in own.items()
+        if field not in MEASURES | ELSEWHERE | UNSAID.get(architecture, frozenset()) and usual.get(field, ...) != value
     ]
-    line = f"{'architecture':<13} {architecture}: " + ", ".join(parts)
+    line = f"{'architecture':<13} {architecture}" + (": " if parts else "") + ", ".join(parts)
     return line if len(line) <= WIDEST else line[: WIDEST + 1 - len(", …")].rpartition(", ")[0] + ", …"
 
 
@@ -91,7 +95,7 @@ def _trunk(fields: dict[str, Any], prefix: str) -> Iterator[str]:
 
 def _closest(architecture: str, own: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """The published size with the same patches and trunks that has most fields in common, and its fields. None without one: the fields
-    are the defaults, or no fields of a network without blocks."""
+    are the defaults, or the empty ones of a network without blocks."""
     from models.registry import architectures
     from models.sizes import sizes
 
@@ -100,7 +104,9 @@ def _closest(architecture: str, own: dict[str, Any]) -> tuple[str | None, dict[s
     if alike:
         name = min(alike, key=lambda name: sum(own[field] != value for field, value in published[name].items()))
         return name, published[name]
-    return None, asdict(architectures()[architecture].config()) if "depth" in own else {}
+    if "depth" in own:
+        return None, asdict(architectures()[architecture].config())
+    return None, {field: value for field, value in own.items() if not value}
 
 
 def _setting(field: str, value: object) -> str:

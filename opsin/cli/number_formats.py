@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from models.bundle import Bundle
 
 PIN = "OPSIN_DTYPE=float32 pins float32"
+MEASURED = "as measured just now; each worker measures for itself"
 MOST_TRIED = 2**31
 """Bytes of weights that an import runs to see the number format."""
 MOST_SECONDS = 5.0
@@ -55,7 +56,8 @@ def sentence(bundle: Bundle) -> str:
         return f"unknown: it does not run here ({error})"
     here = _here(place.device)
     found = f"float32 on {here} (bfloat16, where that is faster: {distance})" if name == "float32" else f"{name} on {here}: {distance}"
-    return f"{found}; {PIN}"
+    measured = f"; {MEASURED}" if settings.dtype == "auto" else ""
+    return f"{found}{measured}; {PIN}"
 
 
 def _here(device: torch.device) -> str:

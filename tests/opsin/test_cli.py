@@ -492,6 +492,16 @@ def test_a_bundle_that_is_not_there_is_misuse_and_the_others_are_named(bundles: 
     assert (ended.returncode, ended.stderr) == (2, f"opsin: no bundle 'huge' in {bundles}; there are tiny@1\n")
 
 
+def test_verify_counts_labels_and_classes(bundles: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundles / "tiny", tmp_path / "tiny")
+    file = tmp_path / "tiny/1/bundle.json"
+    spec = json.loads(file.read_text())
+    file.write_text(json.dumps(spec | {"labels": spec["labels"][:-1]}))
+    ended = opsin("bundles", "verify", "--bundles", tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"opsin: {tmp_path}/tiny/1: 1 label for a model of 2 classes\n"
+
+
 def test_verify_passes_whole_bundles_and_names_the_damaged_file(bundles: Path, tmp_path: Path) -> None:
     whole = opsin("bundles", "verify", "--bundles", bundles)
     assert (whole.returncode, whole.stderr) == (0, "")

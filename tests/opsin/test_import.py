@@ -166,6 +166,20 @@ def test_the_last_line_is_the_format_and_its_cost(checkpoint: Path, tmp_path: Pa
     assert 0 < float(last.removeprefix(beginning).split()[0]) < 0.1
 
 
+def test_a_measured_format_is_said_to_be_measured(checkpoint: Path, tmp_path: Path) -> None:
+    said = "; as measured just now; each worker measures for itself; OPSIN_DTYPE=float32 pins float32\n"
+    for dtype in ("auto", "bfloat16"):
+        ended = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / dtype, OPSIN_DTYPE=dtype)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.endswith(said) is (dtype == "auto")
+
+
+def test_a_graphs_line_holds_what_a_reader_knows() -> None:
+    fields = {"image_size": 224, "classes": 10, "output": "linear", "probabilities": False}
+    assert architecture_line("onnx", fields) == "architecture  onnx: at 224"
+    assert architecture_line("onnx", fields | {"probabilities": True}) == "architecture  onnx: at 224, probabilities=true"
+
+
 def test_the_cost_is_that_of_the_images_it_counts(checkpoint: Path, tmp_path: Path) -> None:
     ended = opsin("import", checkpoint, "--family", "timm", "-o", tmp_path / "tiny", OPSIN_DTYPE="bfloat16")
     bundle = read(tmp_path / "tiny/1")
