@@ -46,7 +46,10 @@ def choose(file: Path, published: Mapping[str, Tensor], name: str | None, descri
     if names:
         headed = any(key.startswith("head") for key in published)
         headless = "" if headed else " (it has no head: --set classes=0 takes an encoder for its features)"
-        raise CheckpointError(f"{file}: its keys fit the families {', '.join(names)}; say which it is with --family{headless}")
+        raise CheckpointError(
+            f"{file}: its keys fit the families {', '.join(names)}; say which it is with --family; how each "
+            f"prepares images is in docs/checkpoints.md{headless}"
+        )
     stated = _stated(description)
     if len(stated) == 1:
         return families()[stated[0]]  # what is wrong with it is said when it is read

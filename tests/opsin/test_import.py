@@ -77,7 +77,10 @@ def test_import_takes_safetensors_and_a_name_of_its_own(checkpoint: Path, tmp_pa
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "its keys fit the families timm, deit, mae, maws; say which it is with --family"),
+        (
+            [],
+            "deit, mae, maws; say which it is with --family; how each prepares images is in docs/checkpoints.md",
+        ),
         (["--family", "nobody"], "family 'nobody' is unknown; known are timm"),
         (["--family", "timm", "--set", "heads"], "--set heads: write KEY=VALUE, as in --set heads=4"),
         (["--family", "timm", "--set", "legs=4"], "legs: cannot be set; what can be is "),
