@@ -34,6 +34,7 @@ def list_(bundles: Root = DEFAULT_ROOT) -> None:
     whole, damaged = _read_all(bundles)
     with libraries("server"):
         from models.bundle import BundleError
+        from models.misplaced import misplaced
     heads = ("Name", "Version", "Task", "Architecture", "Size", "Default rung", "Accuracy")
     table = columns(*heads, right=("Size", "Accuracy"))
     for bundle in whole:
@@ -47,6 +48,8 @@ def list_(bundles: Root = DEFAULT_ROOT) -> None:
         screen().print(table)
     elif not damaged:
         typer.echo(f"{bundles}: no bundles")
+    for sentence in misplaced(bundles):
+        typer.echo(printable(sentence), err=True)
     if damaged:
         raise Failure(*damaged)
 

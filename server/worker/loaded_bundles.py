@@ -12,6 +12,7 @@ from typing import Literal
 
 from models.bundle import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read_placed
 from models.loading import not_served
+from models.misplaced import misplaced
 from server.process import supervision
 from server.queue import keys
 from server.queue.messages import UNLOADED, ServedBundle
@@ -135,10 +136,13 @@ class LoadedBundles:
         """Whether the folder has been read once, and all specs are published."""
         self._missing: dict[Path, float] = {}
         """Folders that were there → monotonic seconds at which they were missed first."""
+        self._misplaced: list[str] = []
+        """Latest warnings about folders that are no bundles."""
 
     def refresh(self, repository: Mapping[str, str]) -> None:
         """Bring what is loaded in line with the folder and with `repository` (bundle name → `loaded` | `unloaded`)."""
         own = list(discover(self.folder))
+        self._warn_of_misplaced()
         shipped = [path for path in discover(self._starters) if path not in own] if self._starters is not None else []
         known = {_place(path) for path in shipped if path in self._entries}
         self._read_changed([path for path in own if _place(path) not in known], repository)  # those wait until the starter is unloaded
@@ -242,6 +246,14 @@ class LoadedBundles:
         for folder in sorted(folders, key=len, reverse=True):  # one may be the end of the other
             reason = reason.replace(f"{folder}/", "")
         return reason
+
+    def _warn_of_misplaced(self) -> None:
+        """Once for each, until it is put right."""
+        found = misplaced(self.folder)
+        for sentence in found:
+            if sentence not in self._misplaced:
+                log.warning(f"no bundle: {sentence}")
+        self._misplaced = found
 
     def _read_changed(self, paths: Iterable[Path], repository: Mapping[str, str]) -> None:
         """Those that are new, and those that could not be served and have changed since."""

@@ -459,6 +459,18 @@ def test_the_list_names_a_pipeline_whose_members_are_missing(tmp_path: Path) -> 
     assert f"members.shape: reconstruct@2.0.0 is not at {tmp_path}/reconstruct/2.0.0 (No such file or directory)" in listed.stderr
 
 
+def test_the_list_warns_of_folders_that_are_no_bundle(bundles: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundles / "tiny/1", tmp_path / "flat")
+    (tmp_path / "nojson/1").mkdir(parents=True)
+    (tmp_path / "nojson/1/model.onnx").touch()
+    listed = opsin("bundles", "list", "--bundles", tmp_path)
+    assert (listed.returncode, listed.stdout) == (0, f"{tmp_path}: no bundles\n")
+    assert listed.stderr.splitlines() == [
+        "flat: bundle.json lies one level too high; NAME/VERSION/ is needed",
+        "nojson/1: has no bundle.json; opsin import makes one",
+    ]
+
+
 def test_bundles_are_listed_with_what_was_measured(bundles: Path) -> None:
     header, row = opsin("bundles", "list", "--bundles", bundles).stdout.splitlines()
     assert header.split() == ["Name", "Version", "Task", "Architecture", "Size", "Default", "rung", "Accuracy"]

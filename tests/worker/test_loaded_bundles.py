@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from models.bundle import Bundle, BundleError
 from server.scheduler.step_times import StepTimes
@@ -350,3 +351,22 @@ def test_a_folder_that_holds_the_starters_themselves_serves_them_once(tmp_path: 
     write_null(tmp_path, "photos")
     bundles = LoadedBundles(tmp_path, lambda bundle: warm(), lambda spec: None, lambda: None, starters=tmp_path)
     assert ended_in_time(bundles, monkeypatch) == [("photos", 1)]
+
+
+def test_folders_that_are_no_bundle_are_warned_of_once(tmp_path: Path) -> None:
+    served = write_null(tmp_path, "served")
+    (tmp_path / "flat").mkdir()
+    shutil.copy(served.path / "bundle.json", tmp_path / "flat")
+    for folder in ("rawonnx", "nojson/1"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "model.onnx").touch()
+    (tmp_path / "served" / "export.onnx").touch()  # beside a version: no bundle that somebody misses
+    bundles = LoadedBundles(tmp_path, lambda bundle: warm(), lambda spec: None, lambda: None)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            bundles.refresh({})
+    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
+        "no bundle: flat: bundle.json lies one level too high; NAME/VERSION/ is needed",
+        "no bundle: nojson/1: has no bundle.json; opsin import makes one",
+        "no bundle: rawonnx: has no bundle.json; opsin import makes one",
+    ]
