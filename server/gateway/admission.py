@@ -271,7 +271,7 @@ def _problem_of(error: BaseException, visit: Visit) -> Problem | None:
         case QueueFull():
             return Problem(Kind.QUEUE_FULL, str(error), retry_after=error.retry_after)
         case RedisAway():
-            return redis_away(error)
+            return redis_away(error, visit.request_id)
         case DeadlineExceeded() | TimeoutError() if visit.ends_with_gateway:
             return Problem(Kind.DRAINING, "this gateway ended before the answer came", retry_after=DRAINING_RETRY_AFTER)
         case DeadlineExceeded() | TimeoutError():

@@ -223,7 +223,7 @@ class GatewayApp(OutermostLayer):
 
 async def _failed(request: Request, error: Exception) -> Response:
     """Starlette would answer what nobody has foreseen in plain text; it raises the error again behind this, for `OutermostLayer` to log."""
-    return of_error(error).to_response(request.state.request_id)
+    return of_error(error, request.state.request_id).to_response(request.state.request_id)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -31,15 +31,18 @@ def of_refusal(error: InvalidOption | MediaError) -> Problem:
     return Problem(Kind.TOO_LARGE if isinstance(error, ExcessiveOption) else Kind.INVALID_OPTION, str(error), error.field)
 
 
-def redis_away(error: RedisAway) -> Problem:
-    return Problem(Kind.REDIS_AWAY, str(error), retry_after=error.retry_after)
+def redis_away(error: RedisAway, request_id: str) -> Problem:
+    """The address of the queue stands in the log, and not in the answer."""
+    if error.cause:
+        log.info("refused: the queue is away", request_id=request_id, reason=str(error))
+    return Problem(Kind.REDIS_AWAY, error.detail, retry_after=error.retry_after)
 
 
-def of_error(error: Exception) -> Problem:
-    """Return what a client is told of whatever a route raises."""
+def of_error(error: Exception, request_id: str) -> Problem:
+    """The problem that a client gets for whatever a route raises."""
     if isinstance(error, Problem):
         return error
-    return redis_away(error) if isinstance(error, RedisAway) else our_fault()
+    return redis_away(error, request_id) if isinstance(error, RedisAway) else our_fault()
 
 
 async def answered(request: Request, answer: Awaitable[Response], refuse: Callable[[Problem], Response]) -> Response:
@@ -51,7 +54,7 @@ async def answered(request: Request, answer: Awaitable[Response], refuse: Callab
     except Exception as error:
         if not isinstance(error, Problem | RedisAway):
             log.exception("request failed", request_id=request.state.request_id, method=request.method, path=request.scope["path"])
-        return refuse(of_error(error))
+        return refuse(of_error(error, request.state.request_id))
 
 
 def of_reply(failure: Failure, model: str, field: str | None) -> Problem:

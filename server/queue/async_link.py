@@ -21,6 +21,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PAUSE_S = 0.1
+LONGEST_PAUSE_S = 1.0
 PATIENCE_S = 1.0
 """For commands that move no payload."""
 CONCURRENT_COMMANDS = 16
@@ -121,10 +122,16 @@ class AsyncLink:
     def away(self) -> bool:
         return self._away_since is not None
 
+    def pause(self, tried_s: float) -> float:
+        """Seconds until the next try after one that took `tried_s`: a tenth of the time for which Redis has been away, so that recovery
+        is noticed that late at most, and at most LONGEST_PAUSE_S."""
+        away_s = 0.0 if self._away_since is None else time.monotonic() - self._away_since
+        return max(PAUSE_S, min(LONGEST_PAUSE_S, away_s / 10) - tried_s)
+
     def check(self) -> None:
         """Raises RedisAway if it is known to be away."""
         if self._away_since is not None:
-            raise RedisAway(detail=str(self._reason), refusal=self._reason.refusal)
+            raise RedisAway(self._reason.detail, self._reason.refusal, self._reason.cause)
 
     def lost(self, reason: RedisAway, *, beat: bool = False) -> None:
         if reason.of_a_key and not beat:

@@ -76,7 +76,7 @@ def away(error: BaseException) -> RedisAway | None:
         return None
     if refused := refusal(error):
         return RedisAway(detail=f"the queue's Redis refuses to work: {refused}", refusal=refused)
-    return RedisAway(detail=f"the queue's Redis does not answer: {error}") if isinstance(error, AWAY) else None
+    return RedisAway(cause=str(error)) if isinstance(error, AWAY) else None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_WHILE_AWAY_S = 0.1
 SWEEP_AFTER_BEATS = 0.9
 """All gateways together sweep once in a beat."""
 
@@ -193,11 +193,12 @@ class Dispatcher:
         return int(revision)
 
     async def _beat_forever(self) -> None:
-        nudge = self._link.nudge
+        nudge, tried_s = self._link.nudge, 0.0
         while not self._closed:
             with suppress(TimeoutError):
-                await asyncio.wait_for(nudge.wait(), LOOK_WHILE_AWAY_S if self._link.away else self._timings.beat)
+                await asyncio.wait_for(nudge.wait(), self._link.pause(tried_s) if self._link.away else self._timings.beat)
             nudge.clear()
+            began = time.monotonic()
             try:
                 await self._one_beat()
                 await self._inbox.send_lost_again()
@@ -210,6 +211,7 @@ class Dispatcher:
                     self._inbox.give_up(given_up)
             except Exception:
                 log.exception("the dispatcher's beat failed")
+            tried_s = time.monotonic() - began
 
     async def refresh(self) -> None:
         """A beat between two: clock and load are new, what was counted is told. Raises RedisAway at once while Redis does not answer."""

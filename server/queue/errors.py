@@ -28,10 +28,14 @@ class RedisAway(Exception):
 
     retry_after = 5
 
-    def __init__(self, detail: str = "the queue's Redis does not answer", refusal: str = "") -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str = "the queue's Redis does not answer", refusal: str = "", cause: str = "") -> None:
+        super().__init__(f"{detail}: {cause}" if cause else detail)
+        self.detail = detail
+        """The message for clients."""
         self.refusal = refusal
         """Redis' own words, if it answers but refuses to work; empty if it does not answer."""
+        self.cause = cause
+        """redis-py's words, for the log alone: they name the address."""
 
     @property
     def of_a_key(self) -> bool:

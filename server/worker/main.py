@@ -155,7 +155,7 @@ class Worker:
             self._queue.hand_back([*unfinished, *unread])
             self._queue.withdraw()
         except RedisAway as away:
-            log.error("could not say goodbye: other workers will find the jobs by themselves", reason=str(away))
+            log.warning("could not say goodbye: other workers will find the jobs by themselves", reason=str(away))
         log.info("worker ends", id=self._queue.id, handed_back=len(unfinished))
 
     def _watch_bundles(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from server.queue.messages import Progress
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import Gateway, gateway_process
+from tests.harness.gateway import Gateway, gateway_process, problem
+from tests.harness.queue import free_port
 from tests.harness.reds import TOKENS, Worker, make_spec, picture
 from tests.harness.waiting import WAIT_S, eventually
 
@@ -150,3 +152,14 @@ def test_while_redis_is_away_the_status_is_a_problem(valkey: PrivateValkey) -> N
         valkey.process.wait()
         eventually(lambda: gateway.http.get("/v1/status").status_code == 503, "the status is refused")
         assert gateway.http.get("/v1/status").json()["type"] == "urn:opsin:redis-away"
+
+
+def test_the_address_of_a_redis_that_is_away_is_in_the_log_alone() -> None:
+    port = free_port()
+    with gateway_process(f"redis://127.0.0.1:{port}/0", redis_grace=0.5) as gateway:
+        refused = gateway.classify(picture(1))
+        assert problem(refused, 503, "redis-away")["detail"] == "the queue's Redis does not answer"
+        gateway.terminate()
+        lines = [json.loads(line) for line in gateway.process.communicate()[1].splitlines() if line.startswith("{")]
+    [said] = [line for line in lines if line.get("request_id") == refused.json()["request_id"]]
+    assert f"127.0.0.1:{port}" in said["reason"]

@@ -85,10 +85,18 @@ def test_the_wait_for_a_redis_that_never_answered_is_logged(tmp_path: Path, host
         for process in ("gateway", "worker"):
             [line, *_] = eventually(lambda process=process: waits(service, process), f"the {process} logs its wait")
             shown = re.escape(f"redis://***@{host}:{port}/3")
-            assert re.match(rf"still waiting for Redis at {shown}: \d+ tries in \d\d s; the last one: the queue's Redis ", line)
+            found = re.match(rf"still waiting for Redis at {shown}: (\d+) tries in (\d\d) s; the last one: the queue's Redis ", line)
+            assert found is not None
+            assert int(found[1]) <= 5 * int(found[2])
         assert not [line for line in service.lines if "secret" in line]
+        service.stop()
+        [goodbye] = [record for record in records(service) if record["event"].startswith("could not say goodbye")]
+        assert goodbye["level"] == "warning"
 
 
 def waits(service: Service, process: str) -> list[str]:
-    records = [json.loads(line) for line in list(service.lines) if line.startswith("{")]
-    return [record["event"] for record in records if record["process"] == process and "still waiting" in record["event"]]
+    return [record["event"] for record in records(service) if record["process"] == process and "still waiting" in record["event"]]
+
+
+def records(service: Service) -> list[dict[str, str]]:
+    return [json.loads(line) for line in list(service.lines) if line.startswith("{")]
