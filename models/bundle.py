@@ -246,8 +246,8 @@ class BundleSpec(Schema):
             return BundleSpec.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "content"
-            raise BundleError(f"{source}: {where}: {first['msg']}") from error
+            where = "".join(f"{part}." for part in first["loc"]).removesuffix(".")
+            raise BundleError(": ".join(part for part in (source, where, first["msg"]) if part)) from error
 
 
 class Bundle(Schema):

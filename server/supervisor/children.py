@@ -118,7 +118,7 @@ class Child:
         hung = self._killed or status == STUCK
         death = Death(pid, Reason.HUNG if hung else Reason.CRASHED if status < 0 else Reason.EXITED, status)
         self._process = None
-        self._deaths += 1
+        self._deaths += not death.stopped
         self.pause.begin(failed=not self.ready)
         told = signal_name(-status) if status < 0 else f"exit code {status}"
         if death.stopped:

@@ -37,7 +37,9 @@ def test_the_reason_reaches_whoever_asks_for_a_broken_bundle(service: Service, t
     listed = {model["name"]: model for model in gateway.http.get("/v1/models").json()["models"]}
     refused = {row["model"]: row["reason"] for row in gateway.http.get("/v1/status").json()["refused"]}
     assert refused.keys() == {"broken", "unread"}
-    assert "truncated or another file" in refused["broken"] and "bundle.json" in refused["unread"]
+    metrics = gateway.http.get("/metrics").text
+    assert {name for name in refused if f'opsin_model_loaded{{model="{name}",version="1"}} 0.0\n' in metrics} == refused.keys()
+    assert "truncated or another file" in refused["broken"] and refused["unread"].startswith("unread/1/bundle.json: Invalid JSON")
     for name, reason in refused.items():
         assert (listed[name]["state"], listed[name]["reason"]) == ("unavailable", reason)
         assert gateway.http.get(f"/v1/models/{name}").json()["reason"] == reason

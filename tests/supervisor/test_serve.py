@@ -133,6 +133,7 @@ def test_what_dies_is_restarted_and_the_service_goes_on(service: Service, kind: 
 @pytest.mark.parametrize("kind", ["worker", "gateway"])
 def test_what_an_operator_stops_has_not_died(service: Service, kind: str) -> None:
     before, counted = service.children(kind), restarts(service)
+    [told] = eventually(lambda: restarts_told(service), "a worker is ready")
     os.kill(before[0], signal.SIGTERM)
     stopped = eventually(lambda: [event for event in service.events(f"{kind} stopped") if event["pid"] == before[0]], "it is logged")
     assert (stopped[0]["level"], stopped[0]["status"]) == ("info", "exit code 0")
@@ -140,6 +141,7 @@ def test_what_an_operator_stops_has_not_died(service: Service, kind: str) -> Non
     assert not [event for event in service.events(f"{kind} died") if event["pid"] == before[0]]
     eventually(lambda: service.get("/health/ready").status_code == 200, "the new one serves")  # by then the last was buried
     assert restarts(service) == counted
+    assert eventually(lambda: restarts_told(service), "the worker is ready") == [told]
 
 
 def test_a_taken_port_is_misuse(service: Service, bundles: Path) -> None:

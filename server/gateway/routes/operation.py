@@ -89,6 +89,9 @@ async def _read_redis(here: Gateway) -> Families:
         restarts.add_metric([reason], restarted.get(reason, 0))
     for spec in fleet.specs.values():
         served.add_metric([spec.name, spec.version], len(directory.serving(fleet, spec)))
+    for bundle in directory.unreadable(fleet):
+        name, _, version = bundle.partition("@")
+        served.add_metric([name, version], 0)
     for (bundle, priority), queue in sorted(depths.items()):
         name, _, version = bundle.partition("@")
         depth.add_metric([name, version, priority], queue.items)
