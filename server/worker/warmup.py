@@ -74,11 +74,12 @@ class Warm:
 
     def figures(self) -> dict[str, Any]:
         """For the log."""
+        speed = self.steps.items_per_second
         return {
             "dtype": self.measured.dtype,
             "max_difference": self.measured.max_difference,
             "batch": self.steps.best,
-            "items_per_second": round(self.steps.items_per_second, 1),
+            **({"items_per_second": round(speed, 1)} if speed else {}),  # 0 until something was measured
         }
 
 

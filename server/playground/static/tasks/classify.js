@@ -32,11 +32,8 @@ export function mount(panel, models) {
     field("Token merging", merge),
     h("label", { class: "check" }, compare, h("span", {}, "Compare with merging off")),
   );
-  const result = h(
-    "div",
-    { class: "answers" },
-    h("p", { class: "hint" }, "The labels appear here, with the tokens that were merged on the way."),
-  );
+  const hint = h("p", { class: "hint" });
+  const result = h("div", { class: "answers" }, hint);
 
   const runner = new Runner("classify", work);
   runner.block("Choose a picture, or run one of the samples.");
@@ -65,6 +62,7 @@ export function mount(panel, models) {
     topK.max = labels;
     if (Number(topK.value) > labels) topK.value = labels;
     merging.hidden = ladder.length === 0;
+    hint.textContent = merging.hidden ? "The labels appear here." : "The labels appear here, with the tokens that were merged on the way.";
     merge.replaceChildren(...ladder.map((one) => h("option", { value: one.name }, described(one))), h("option", { value: "off" }, "off"));
     merge.value = rung ?? "off";
   }
