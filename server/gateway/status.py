@@ -22,7 +22,7 @@ NEWS_S = 1.0
 
 
 class StatusWorker(msgspec.Struct, frozen=True):
-    """A living worker; `bundles` are those that it serves, `restarts` how often its `opsin serve` has restarted it after it died or hung."""
+    """A living worker; `bundles` are those that it serves, `restarts` how often its `opsin serve` restarted it after a death or hang."""
 
     id: str
     state: str
