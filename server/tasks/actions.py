@@ -37,7 +37,7 @@ SECOND_BYTES = 8 * 3
 SMALL_ARRAYS = 512
 NOBODY = np.zeros(0)
 SAMPLE = Path(__file__).with_name("sample.mp4")
-"""A figure that detectors take for a person, to warm up with; drawn by `training.starters.drawings`."""
+"""A figure that detectors take for a person, to warm up with; drawn by `starters.make.drawings`."""
 SAMPLE_FRAMES = 2
 
 

@@ -28,6 +28,7 @@ from opsin.cli.actions import actions_table
 from opsin.results import Prediction
 from server.tasks.actions import Actions, ActionsOptions, ActionsPlan
 from server.tasks.base import File
+from starters.make.drawings import figures
 from tests.actions.eyes import ColourEyes, two_people
 from tests.actions.test_route import ANSWER, FILM, ask, refused
 from tests.actions.test_steps import job
@@ -35,7 +36,6 @@ from tests.harness.bundles import UNSEALED
 from tests.harness.gateway import Gateway
 from tests.harness.pipelines import LABELS, SMALL, write_watcher
 from tests.harness.videos import clip, every
-from training.starters.drawings import figures
 
 FIGURES = Path("server/playground/samples/figures.mp4")
 

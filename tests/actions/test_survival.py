@@ -22,9 +22,9 @@ from tests.harness.running import Service
 from tests.harness.valkey import private_valkey
 from tests.harness.waiting import START_S, eventually
 from tests.harness.worker import worker_process
+from training.data.demo_clip import CLIP, CLIPS
 from training.data.packages import obtain
 from training.errors import DataError
-from training.starters.demo_clip import CLIP, CLIPS
 
 SECONDS = 90
 PEOPLE = 8

@@ -9,8 +9,8 @@ import av
 from playwright.sync_api import FilePayload, FloatRect, Locator, Page, expect
 
 from server import playground
+from starters.make.drawings import figures
 from tests.harness.videos import clip, every
-from training.starters.drawings import figures
 
 DRAWING_SIDE = 96
 """Pixels of the samples of inpainting."""

@@ -29,9 +29,9 @@ from tests.harness.command import opsin
 from tests.harness.pipelines import LABELS, write_watcher
 from tests.harness.scripted import RESULT, Answer, scripted
 from tests.harness.shell import write_shell
+from training.data.demo_clip import CLIPS
 from training.data.packages import obtain
 from training.errors import DataError
-from training.starters.demo_clip import CLIPS
 
 PICTURES = Path(__file__).parents[2] / "docs/pictures/flags"
 DRAWINGS = PICTURES.parent / "drawings"

@@ -15,15 +15,15 @@ from PIL import Image
 
 from server import playground
 from server.supervisor.private_valkey import PrivateValkey
+from starters.make.drawings import figures
+from starters.make.drawings.captures import OBJECTS, capture
 from tests.harness.gateway import Gateway, gateway_process, problem
-from training.starters.drawings import figures
-from training.starters.drawings.captures import OBJECTS, capture
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 SOUNDS = {file.stem for file in playground.SAMPLES.glob("*.flac")}
 MOVES = ("colosseum", "lake", "otters")
 DRAWN = {*(f"{name}{kind}.png" for name in OBJECTS for kind in ("", "-depth")), *(f"{name}.png" for name in ("figures", *SOUNDS, *MOVES))}
-"""By `python -m training.starters.drawings`."""
+"""By `python -m starters.make.drawings`."""
 SUFFIXES = re.compile(r"(-mask|-depth)?\.png$")
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png"}
 

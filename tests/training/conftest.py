@@ -7,8 +7,9 @@ import pytest
 import torch
 import yaml
 
+from starters.tests import collection
 from tests.harness import forked
-from tests.training import collection, shapes
+from tests.training import shapes
 
 forked.imports("training.command")
 

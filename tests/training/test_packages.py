@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.training import collection
+from starters.tests import collection
 from training.data.packages import DebianPackage, NpmPackage, Package, PyPIPackage, obtain
 from training.errors import DataError
 

@@ -98,7 +98,7 @@ def test_what_comes_with_the_code_is_found_from_any_folder_unless_one_of_ones_ow
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    flags = Path("training/recipes/flags.yaml")
+    flags = Path("starters/recipes/flags.yaml")
     assert recipe.read(flags).name == "flags"
     assert located(Path("bundles/flags/1.0.0")).is_dir()
     flags.parent.mkdir(parents=True)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
+from starters.data.clips import camera_moves
+from starters.data.images import clip_art, flags, named_drawings
+from starters.data.people import motions
+from starters.data.renders import scenes as renders
+from starters.data.sounds import instrument_notes
 from training.data import folder, pairs, rgbd, sound, tracklets, videos, webdataset
 from training.data.base import Preparation, Source
 from training.settings import Settings
-from training.starters.clips import camera_moves
-from training.starters.images import clip_art, flags, named_drawings
-from training.starters.people import motions
-from training.starters.renders import scenes as renders
-from training.starters.sounds import notes
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(pairs.Pairs, pairs.open_pairs),
     Kind(videos.VideoFiles, videos.open_videos),
     Kind(sound.SoundFiles, sound.open_sound),
-    Kind(notes.Notes, notes.open_notes),
+    Kind(instrument_notes.Notes, instrument_notes.open_notes),
     Kind(rgbd.RGBD, rgbd.open_rgbd),
     Kind(tracklets.Tracklets, tracklets.open_tracklets),
     Kind(motions.Motions, motions.open_motions),

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from starters.evaluation.inpainting import step_counts
 from training import recipe
 from training.errors import TrainingError
 from training.evaluation import kinds
-from training.evaluation.filling import inpainting
 from training.evaluation.kinds import BySplit, Evaluation
 from training.evaluation.measurement import reports
 from training.evaluation.settings import InpaintingQuality, Split
@@ -64,7 +64,7 @@ def _evaluate(given: argparse.Namespace) -> None:
         kinds.evaluated(asked, kind, split)
         print(f"wrote {asked.file(split)}")
     elif given.only:
-        inpainting.run(inpainting.prepare(asked.recipe, asked.network, shop), given.only)
+        step_counts.run(step_counts.prepare(asked.recipe, asked.network, shop), given.only)
     else:
         _measure(asked)
 

@@ -14,13 +14,25 @@ from models.lart.model import LART
 from models.mae_st.model import VideoMAE
 from models.spec import Preprocess, Rung
 from models.vit.model import ViT
+from starters.data.clips.camera_moves import CameraClips
+from starters.data.images.flags import Flags, build
+from starters.data.images.named_drawings import NamedDrawings
+from starters.data.people.motions import MotionTracks
+from starters.data.renders.scenes import RenderedScenes, Renders, creators
+from starters.data.sounds.instrument_notes import Notes
+from starters.data.sounds.sampled_instruments import Sampled
+from starters.data.sounds.soundfonts import Font
+from starters.evaluation import clips, depth, emoji_retrieval, flags, sounds
+from starters.evaluation.actions import measure as actions
+from starters.evaluation.actions import plot as confusion
+from starters.evaluation.data_settings import Recorded
+from starters.evaluation.inpainting import plot, report, step_counts
+from starters.evaluation.reconstruction import report as reconstruction_report
+from starters.evaluation.reconstruction import scores
 from training import phases
 from training.data.registry import open_source
 from training.errors import RecipeError, TrainingError
-from training.evaluation import clips, depth, flags, held_out, naming, sounds
-from training.evaluation.actions import measure as actions
-from training.evaluation.actions import plot as confusion
-from training.evaluation.filling import inpainting, plot, report
+from training.evaluation import held_out
 from training.evaluation.ladder import ladder
 from training.evaluation.measurement import (
     Measurement,
@@ -31,8 +43,6 @@ from training.evaluation.measurement import (
     weights_and_settings,
     write_report,
 )
-from training.evaluation.reconstruction import report as reconstruction_report
-from training.evaluation.reconstruction import scores
 from training.evaluation.settings import (
     ActionsQuality,
     ClipsQuality,
@@ -45,18 +55,9 @@ from training.evaluation.settings import (
     SoundsQuality,
     Split,
 )
-from training.evaluation.sources import Recorded
 from training.phases import Workshop
 from training.recipe import Recipe
 from training.settings import Settings
-from training.starters.clips.camera_moves import CameraClips
-from training.starters.images.flags import Flags, build
-from training.starters.images.named_drawings import NamedDrawings
-from training.starters.people.motions import MotionTracks
-from training.starters.renders.scenes import RenderedScenes, Renders, creators
-from training.starters.sounds.notes import Notes
-from training.starters.sounds.samplers import Sampled
-from training.starters.sounds.soundfonts import Font
 
 Report = dict[str, Any]
 
@@ -180,9 +181,9 @@ def _held_out(asked: Evaluation) -> Measurement:
 
 def _inpainting(asked: Evaluation) -> Measurement:
     """Scores only what was not scored before."""
-    contest = inpainting.prepare(asked.recipe, asked.network, asked.shop)
+    contest = step_counts.prepare(asked.recipe, asked.network, asked.shop)
     trained_on = open_source(asked.recipe.data, phases.preparation(asked.recipe, None, asked.cache))
-    quality = report.summary(contest, inpainting.run(contest))
+    quality = report.summary(contest, step_counts.run(contest))
     return Measurement(
         quality,
         data={
@@ -286,7 +287,7 @@ def _clips(asked: Evaluation, found: Report) -> Measurement:
 
 def _begin_naming(asked: Evaluation) -> Look:
     data, words = asked.recipe.data, asked.recipe.words
-    return lambda split: naming.evaluate(asked.settings, asked.network, data, words, asked.preprocess, split, asked.cache)
+    return lambda split: emoji_retrieval.evaluate(asked.settings, asked.network, data, words, asked.preprocess, split, asked.cache)
 
 
 def _naming(asked: Evaluation, found: Report) -> Measurement:

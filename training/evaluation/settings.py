@@ -8,14 +8,14 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from models.merge_schedule import MergeSchedule
+from starters.data.images.clip_art import ClipArt
+from starters.data.images.iconify import Style
+from starters.data.people.motions import Recording
+from starters.evaluation.data_settings import Clip, EarlierTests, Orchestra, Recorded
 from training.data.packages import PyPIPackage
 from training.data.registry import DataSettings
-from training.evaluation.sources import Clip, EarlierTests, Orchestra, Recorded
 from training.settings import Settings
 from training.shipped import Located
-from training.starters.images.clip_art import ClipArt
-from training.starters.images.iconify import Style
-from training.starters.people.motions import Recording
 
 
 class Split(StrEnum):

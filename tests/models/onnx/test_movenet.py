@@ -18,10 +18,10 @@ from models.bundle import Bundle, BundleError, BundleSpec
 from models.loading import load
 from models.onnx.poses import PoseGraph, letterbox
 from models.people.poses import KEYPOINTS, NAMES
+from starters.make import movenet_bundle
 from tests.harness.bundles import UNSEALED
+from training.data.demo_clip import CLIP, CLIPS
 from training.data.packages import DataError, obtain
-from training.starters import movenet
-from training.starters.demo_clip import CLIP, CLIPS
 
 ROOT = Path(__file__).parents[3]
 PERSON = np.concatenate([np.tile([0.5, 0.25, 0.8], KEYPOINTS), [0.25, 0.125, 0.75, 0.5, 0.9]]).astype(np.float32)
@@ -121,7 +121,7 @@ def test_two_people_of_a_real_clip_are_found_head_up(shipped: PoseGraph, tmp_pat
         clip = obtain(CLIPS, tmp_path_factory.getbasetemp() / "sports2d") / CLIP
     except DataError as error:
         pytest.skip(str(error))
-    frame = movenet.frames_of(clip)[1]
+    frame = movenet_bundle.frames_of(clip)[1]
     (poses,) = shipped.find(torch.from_numpy(frame)[None])
     assert len(poses) == 2
     np.testing.assert_allclose(poses.boxes[:, 3], 390, atol=40)

@@ -7,7 +7,8 @@ import torch
 from models.merge_schedule import MergeSchedule
 from models.spec import Preprocess
 from models.vit.model import Pool, ViT, ViTConfig
-from training.evaluation import baselines, metrics
+from starters.evaluation import baselines
+from training.evaluation import metrics
 from training.evaluation.measurement import calibrated
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -6,17 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from training.evaluation.cards import (
-    actions,
-    actions_pipeline,
-    clips,
-    depth,
-    flags,
-    inpainting,
-    naming,
-    reconstruction,
-    sounds,
-)
+from starters.evaluation.cards import actions, actions_pipeline, clips, depth, flags, inpainting, naming, reconstruction, sounds
 from training.evaluation.cards.figures import share, table
 
 Sections = Callable[[BundleSpec], Iterator[str]]

@@ -5,7 +5,7 @@ import { Refusal } from "../file_kinds.js";
 import { partOf, pictureInput, show } from "../picture.js";
 import { isMap, readMap, showMap } from "./depth_map.js";
 
-const SAMPLE_FOV = 40; // training/starters/drawings/captures.py draws them so
+const SAMPLE_FOV = 40; // starters/make/drawings/captures.py draws them so
 const SAMPLES = [
   { name: "mug.png", model: "shapes", label: "One picture of a mug, no depth" },
   ...["mug", "duck"].map((name) => ({ name: `${name}.png`, model: "reconstruct", companion: `${name}-depth.png`, label: `A ${name}, with depth` })),

@@ -1,0 +1,264 @@
+"""Flags of the world as several artists drew them: artwork to train on, and pictures by others to be evaluated on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import resvg_py
+import torch
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Generator, Tensor
+
+from models.spec import Preprocess
+from starters.data.images import flag_augmentation
+from training.checkpoint import replacing
+from training.data.base import Preparation, Sample
+from training.data.images import normalised
+from training.data.packages import DebianPackage, NpmPackage, obtain
+from training.errors import DataError
+from training.settings import Settings
+
+_REGIONAL_INDICATOR_A = 0x1F1E6
+
+
+class Artwork(Settings):
+    """One artist's flags as SVG files named by country code."""
+
+    name: str
+    package: NpmPackage
+    folder: str
+    upper_case: bool = False
+    without: list[str] = Field(default_factory=list)
+    """Codes for which it draws another country's flag."""
+
+    def path(self, root: Path, code: str) -> Path:
+        return root / self.folder / f"{code if self.upper_case else code.lower()}.svg"
+
+
+class Emoji(Settings):
+    """One vendor's emoji as PNG files named by code points."""
+
+    name: str
+    package: NpmPackage
+    folder: str
+
+    def path(self, root: Path, code: str) -> Path:
+        return root / self.folder / ("-".join(f"{ord(letter) - ord('A') + _REGIONAL_INDICATOR_A:x}" for letter in code) + ".png")
+
+
+class Excluded(Settings):
+    picture: str
+    code: str
+    why: str
+
+
+class ClipArt(Settings):
+    """Pictures whose names say a country, from a collection by many hands."""
+
+    name: str
+    package: DebianPackage
+    folder: str
+    pictures: dict[str, str]
+    """Picture → code."""
+    excluded: list[Excluded]
+    """Pictures that are not that country's flag; the unfiltered score counts them too."""
+
+    def path(self, root: Path, picture: str) -> Path:
+        return root / self.folder / f"{picture}.png"
+
+
+class Flags(Settings):
+    """The data of the starter bundle."""
+
+    kind: Literal["flags"] = "flags"
+    labels: dict[str, str] = Field(min_length=2)
+    """Country code → the label's name, in the order of the classes."""
+    left_out: dict[str, str]
+    """Country codes that are no label, and why."""
+    artworks: list[Artwork] = Field(min_length=1)
+    held_out: str
+    """The artwork whose every n-th flag is kept for validation and never trained on."""
+    held_out_every: int = Field(ge=2)
+    emoji: list[Emoji]
+    clip_art: ClipArt
+    look_alikes: list[list[str]] = Field(default_factory=list)
+    """Codes of flags that differ little, reported apart."""
+    side: int = Field(gt=0)
+    """Width and height at which artwork is kept, whatever its proportions."""
+    clean: float = Field(gt=0, lt=1)
+    """Share of the pictures that are hardly distorted."""
+    renderings: int = Field(default=16, gt=0)
+    """Pictures of every drawing in an epoch."""
+
+    @property
+    def packages(self) -> tuple[NpmPackage | DebianPackage, ...]:
+        """Each once."""
+        artworks = {artwork.package.name: artwork.package for artwork in self.artworks}
+        emoji = {vendor.package.name: vendor.package for vendor in self.emoji}
+        return (*(artworks | emoji).values(), self.clip_art.package)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.held_out not in [artwork.name for artwork in self.artworks]:
+            raise ValueError(f"held_out: {self.held_out} is none of the artworks")
+        codes = [
+            *(code for group in self.look_alikes for code in group),
+            *self.clip_art.pictures.values(),
+            *(excluded.code for excluded in self.clip_art.excluded),
+        ]
+        unknown = sorted(set(codes) - set(self.labels))
+        if unknown:
+            raise ValueError(f"clip_art, look_alikes: {', '.join(unknown)}: no label has this code")
+        both = sorted(set(self.labels) & set(self.left_out))
+        if both:
+            raise ValueError(f"left_out: {', '.join(both)}: labels have these codes")
+        if len(set(self.labels.values())) != len(self.labels):
+            raise ValueError("labels: two have the same name")
+        return self
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Flat artwork and the indices of its labels."""
+
+    artwork: Tensor
+    """(N, 4, T, T), uint8, RGB and alpha."""
+    targets: Tensor
+    """(N,)."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures that somebody drew, as files."""
+
+    name: str
+    paths: tuple[Path, ...]
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    train: Drawings
+    val: Drawings
+    """Artwork that is not in `train`."""
+    galleries: tuple[Gallery, ...]
+    """Test pictures, by source."""
+    unfiltered: Gallery
+    """The clip art with the pictures that the recipe excludes."""
+
+
+def build(data: Flags, cache: Path) -> Corpus:
+    """Obtain the packages and draw the artwork, once; later it comes from `cache`. Raises DataError."""
+    index = {code: number for number, code in enumerate(data.labels)}
+    train: list[tuple[Path, int]] = []
+    val: list[tuple[Path, int]] = []
+    for artwork in data.artworks:
+        root = obtain(artwork.package, cache)
+        for code, target in index.items():
+            if code not in artwork.without:
+                held_out = artwork.name == data.held_out and target % data.held_out_every == 0
+                (val if held_out else train).append((_existing(artwork.path(root, code)), target))
+    clip_art = data.clip_art
+    root = obtain(clip_art.package, cache)
+    filtered = [(clip_art.path(root, picture), index[code]) for picture, code in clip_art.pictures.items()]
+    excluded = [(clip_art.path(root, picture.picture), index[picture.code]) for picture in clip_art.excluded]
+    galleries = [_emoji(emoji, index, cache) for emoji in data.emoji] + [_gallery(clip_art.name, filtered)]
+    unfiltered = _gallery(f"{clip_art.name}, unfiltered", filtered + excluded)
+    return Corpus(_drawn(train, data.side, cache), _drawn(val, data.side, cache), tuple(galleries), unfiltered)
+
+
+def cut_out(gallery: Gallery, side: int) -> Drawings:
+    """A gallery's pictures as artwork: what is around the flag is cut away."""
+    return _drawings([(_trimmed(path), target) for path, target in zip(gallery.paths, gallery.targets, strict=True)], side)
+
+
+def _emoji(emoji: Emoji, index: dict[str, int], cache: Path) -> Gallery:
+    root = obtain(emoji.package, cache)
+    return _gallery(emoji.name, [(emoji.path(root, code), target) for code, target in index.items()])
+
+
+def _gallery(name: str, members: Sequence[tuple[Path, int]]) -> Gallery:
+    return Gallery(name, tuple(_existing(path) for path, _ in members), tuple(target for _, target in members))
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"{path}: the package has no such picture")
+    return path
+
+
+def _drawn(members: Sequence[tuple[Path, int]], side: int, cache: Path) -> Drawings:
+    content = "\n".join([str(side), *(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()} {target}" for path, target in members)])
+    file = cache / f"flags-{hashlib.sha256(content.encode()).hexdigest()[:16]}.pt"
+    if not file.is_file():
+        drawn = _drawings([(draw(path), target) for path, target in members], side)
+        with replacing(file) as partial:
+            torch.save({"artwork": drawn.artwork, "targets": drawn.targets}, partial)
+    stored = torch.load(file, weights_only=True)
+    return Drawings(stored["artwork"], stored["targets"])
+
+
+def _drawings(members: Sequence[tuple[Image.Image, int]], side: int) -> Drawings:
+    squares = [np.array(image.resize((side, side), Image.Resampling.BICUBIC)) for image, _ in members]
+    return Drawings(torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous(), torch.tensor([target for _, target in members]))
+
+
+def draw(path: Path) -> Image.Image:
+    png = resvg_py.svg_to_bytes(svg_path=str(path), width=512, skip_system_fonts=True)
+    with Image.open(io.BytesIO(bytes(png))) as image:
+        return image.convert("RGBA")
+
+
+def _trimmed(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        picture = image.convert("RGBA")
+    return picture.crop(picture.getchannel("A").point(_visible).getbbox() or (0, 0, *picture.size))
+
+
+def _visible(alpha: int) -> int:
+    return 255 if alpha > 32 else 0
+
+
+@dataclass(frozen=True)
+class RenderedFlags:
+    """Artwork under distortions that never repeat. An epoch shows every drawing `renderings` times."""
+
+    corpus: Corpus
+    settings: Flags
+    preprocess: Preprocess
+    unit: str = "images"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.settings.labels.values())
+
+    def __len__(self) -> int:
+        return len(self.corpus.train) * self.settings.renderings
+
+    def identity(self) -> Mapping[str, Any]:
+        drawings = self.corpus.train
+        content = hashlib.sha256(drawings.artwork.numpy().tobytes() + drawings.targets.numpy().tobytes())
+        return {"drawings": len(drawings), "sha256": content.hexdigest()}
+
+    def sample(self, index: int, draw: int) -> Sample:
+        drawing = index % len(self.corpus.train)
+        artwork = self.corpus.train.artwork[drawing].unsqueeze(0)
+        rendered = flag_augmentation.render(artwork, self.preprocess.image_size, Generator().manual_seed(draw), self.settings.clean)
+        return {"pixels": normalised(rendered[0].permute(1, 2, 0).numpy(), self.preprocess), "label": self.corpus.train.targets[drawing]}
+
+
+def open_flags(settings: Flags, preparation: Preparation) -> RenderedFlags:
+    """Raises DataError."""
+    if preparation.preprocess is None:
+        raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+    return RenderedFlags(build(settings, preparation.cache), settings, preparation.preprocess)

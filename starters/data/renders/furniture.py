@@ -1,0 +1,97 @@
+"""Libraries of Sweet Home 3D (`.sh3f`): archives of meshes with a catalogue that names each one, its category and its creator."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from starters.data.renders.meshes import Up
+from training.errors import DataError
+from training.settings import Settings
+
+CATALOGUE = "PluginFurnitureCatalog.properties"
+ENTRY = re.compile(r"(\w+)#(\d+)\s*[=:]\s*(.*)")
+
+
+class Library(Settings):
+    """One archive of a package, its licence, and what is taken out of it."""
+
+    file: str
+    """Below the package's folder."""
+    license: str
+    views: int = Field(gt=0)
+    """Views of each object."""
+    held_out_views: int | None = Field(default=None, gt=0)
+    """Views of each object that is held out; None: as many."""
+    up: Up = "y"
+    parts: dict[str, Literal["val", "test"]] = Field(default_factory=dict)
+    """Categories that are held out; all others are trained on."""
+    without: list[str] = Field(default_factory=list)
+    """Patterns of categories and of names that are left out."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    name: str
+    category: str
+    creator: str
+    file: Path
+
+
+def pieces(library: Library, root: Path) -> list[Piece]:
+    """The objects of a library of the package that is unpacked in `root`; unpacks the library beside it. Raises DataError."""
+    folder = unpacked(root / library.file)
+    entries: dict[int, dict[str, str]] = defaultdict(dict)
+    for field, number, value in _read(folder / CATALOGUE):
+        entries[number][field] = value
+    found = [
+        Piece(entry["name"], entry["category"], entry.get("creator", "unknown"), folder / entry["model"].lstrip("/"))
+        for _, entry in sorted(entries.items())
+        if {"name", "category", "model"} <= entry.keys()
+    ]
+    left = [piece for piece in found if not any(fnmatchcase(text, one) for one in library.without for text in (piece.name, piece.category))]
+    if not left:
+        raise DataError(f"{library.file}: its catalogue names no object that is wanted")
+    return left
+
+
+def creators(archive: Path) -> set[str]:
+    """Makers of what a library holds, its textures included. Raises DataError."""
+    return {value for field, _, value in _read(unpacked(archive) / CATALOGUE) if field == "creator"}
+
+
+def _read(catalogue: Path) -> Iterator[tuple[str, int, str]]:
+    """Field, number and value of each line, in Java's format of properties, of which catalogues use lines and Unicode escapes alone."""
+    try:
+        lines = catalogue.read_text(encoding="latin-1").splitlines()
+    except OSError as error:
+        raise DataError(f"{catalogue}: cannot be read ({error.strerror})") from error
+    for line in lines:
+        if told := ENTRY.fullmatch(line.strip()):
+            value = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), told[3])
+            yield told[1], int(told[2]), value
+
+
+def unpacked(archive: Path) -> Path:
+    """The folder beside a library that holds its files; unpacks it the first time. Raises DataError."""
+    folder = archive.with_name(archive.name + ".unpacked")
+    if folder.is_dir():
+        return folder
+    staging = archive.with_name(archive.name + ".unpacking")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(staging)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{archive}: no library of Sweet Home 3D ({error})") from error
+    staging.rename(folder)
+    return folder

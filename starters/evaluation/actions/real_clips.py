@@ -1,0 +1,89 @@
+"""Answers of a network of actions about real clips, which are detected, tracked and read as the service does it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models import bundle
+from models.lart.model import LART
+from models.lart.windows import read_track
+from models.loading import load
+from models.onnx.poses import PoseGraph
+from models.people.pose_tracks import lart_tracks
+from models.phalp.poses import follow
+from starters.data.people.motions import MotionTracks
+from starters.evaluation.data_settings import Clip, SeenAction
+from training.data.packages import obtain
+from training.errors import DataError
+
+TOP = 3
+
+
+def told(clip: Clip, network: LART, source: MotionTracks, cache: Path) -> dict[str, Any]:
+    """The best classes of each person and second, beside what somebody saw. Raises DataError."""
+    try:
+        model = load(bundle.read(clip.detector)).model
+    except bundle.BundleError as error:
+        raise DataError(f"clips: {error}") from error
+    if not isinstance(model, PoseGraph):
+        raise DataError(f"clips: {clip.detector} is no detector of poses")
+    rate = source.settings.rate
+    images = list(frames(obtain(clip.package, cache) / clip.file, rate))
+    found = [model.find(torch.from_numpy(image)[None])[0] for image in images]
+    height, width, _ = images[0].shape
+    people = []
+    for track in follow(found, width, height, rate):
+        scores = read(network, lart_tracks(track, width, height))
+        seen = [part for part in clip.seen if part.person == track.person]
+        people.append({"person": track.person, "seconds": list(_seconds(track.first, scores, rate, source.labels, seen))})
+    return {"clip": f"{clip.package.name} {clip.package.version}: {Path(clip.file).name}", "people": people}
+
+
+@torch.inference_mode()
+def read(network: LART, track: Any) -> NDArray[np.float32]:
+    """Sigmoids (L, classes) of one track: each window answers for its middle quarter."""
+    step = network.config.frames // 4
+    margin = (network.config.frames - step - 1) // 2
+    logits = read_track(network, track, step=step, margin=margin).actions[0, :, 0]
+    return np.asarray(logits.sigmoid().numpy())
+
+
+def frames(path: Path, rate: float) -> Iterator[NDArray[np.uint8]]:
+    """RGB frames (H, W, 3), `rate` a second: the nearest one to each moment."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        given = float(stream.average_rate or rate)
+        wanted = itertools.count()
+        moment = next(wanted) / rate
+        for number, frame in enumerate(container.decode(stream)):
+            if number / given >= moment - 0.5 / given:
+                moment = next(wanted) / rate
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+
+
+def _seconds(
+    first: int, scores: NDArray[np.float32], rate: float, labels: tuple[str, ...], seen: list[SeenAction]
+) -> Iterator[dict[str, Any]]:
+    """The best classes around the middle of each second of a track."""
+    last = (first + len(scores) - 1) / rate
+    for second in range(int(first / rate), int(last) + 1):
+        middle = round((second + 0.5) * rate) - first
+        around = scores[max(0, middle - round(0.2 * rate)) : max(0, middle + round(0.2 * rate))]
+        if not len(around):
+            continue
+        mean = around.mean(axis=0)
+        best = np.argsort(-mean)[:TOP]
+        saw = [part.what for part in seen if part.begin <= second + 0.5 < part.end]
+        yield {
+            "second": second,
+            "seen": saw[0] if saw else "",
+            "told": [{"label": labels[label], "score": round(float(mean[label]), 3)} for label in best],
+        }

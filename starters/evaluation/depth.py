@@ -1,0 +1,149 @@
+"""Depth of held-out objects: what a network tells of one image, against the outline blown up as a balloon.
+
+Errors are mean absolute ones over the pixels of an object, after the scale and shift that fit best in least squares (a scale below 0
+counts as 0), in standard deviations of its true depth. What tells nothing has about 0.8.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor, nn
+
+from models.depth.model import LiteDepth, alone
+from models.spec import Preprocess
+from starters.data.renders.scenes import RenderedScenes, Renders, open_renders
+from training.data.base import Preparation, Unreadable
+from training.data.captures import CAPTURES, Capture
+from training.errors import RecipeError
+from training.evaluation import metrics
+from training.evaluation.settings import DepthQuality, Split
+from training.objectives.depth import aligned, spread_to_one
+
+RESAMPLES = 2000
+"""Resamples of objects, for the error of the ratio."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    name: str
+    category: str
+    network: float
+    inflated: float
+
+
+def evaluate(settings: DepthQuality, network: nn.Module, data: Any, preprocess: Preprocess, split: Split, cache: Path) -> dict[str, Any]:
+    """Raises TrainingError."""
+    if not isinstance(data, Renders):
+        raise RecipeError("release.quality: kind depth is for data of kind renders")
+    if not isinstance(network, LiteDepth):
+        raise RecipeError("release.quality: kind depth is for the architecture lite_depth")
+    source = open_renders(data.model_copy(update={"part": split.value}), Preparation(preprocess=preprocess, cache=cache))
+    scored = list(_of_objects(settings, network, source))
+    photographs = [_of_capture(name, capture(cache), settings, network, preprocess) for name, capture in CAPTURES.items()]
+    return {
+        "split": split.value,
+        "views": settings.views,
+        "objects": len(scored),
+        "network": metrics.mean(np.array([one.network for one in scored])).to_json(),
+        "inflated": metrics.mean(np.array([one.inflated for one in scored])).to_json(),
+        "ratio": _ratio(scored),
+        "better": sum(one.network < one.inflated for one in scored),
+        "by_category": [_category(name, ones) for name, ones in sorted(_by_category(scored).items())],
+        "photographs": photographs,
+    }
+
+
+def _of_objects(settings: DepthQuality, network: LiteDepth, source: RenderedScenes) -> Iterator[Scored]:
+    """Means over the views of each object."""
+    taken: Counter[str] = Counter()
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for index, name in enumerate(source.objects):
+        if taken[name] == settings.views:
+            continue
+        taken[name] += 1
+        try:
+            sample = source.sample(index, 0)
+        except Unreadable:
+            continue
+        depth, valid = sample["points"][..., 2], sample["valid"]
+        told = _told(network, sample["pixels"], valid, valid.shape[0])
+        found[name].append((error(told, depth, valid), error(inflated(valid), depth, valid)))
+    for name, errors in found.items():
+        network_error, inflated_error = np.mean(errors, axis=0)
+        yield Scored(name, source.categories[name], float(network_error), float(inflated_error))
+
+
+def _of_capture(name: str, capture: Capture, settings: DepthQuality, network: LiteDepth, preprocess: Preprocess) -> dict[str, Any]:
+    """Errors on one photograph, of the square around its object."""
+    rows, columns = np.flatnonzero(capture.mask.any(axis=1)), np.flatnonzero(capture.mask.any(axis=0))
+    middle = ((rows[0] + rows[-1]) // 2, (columns[0] + columns[-1]) // 2)
+    half = round((0.5 + settings.margin) * max(np.ptp(rows), np.ptp(columns)))
+    top, left = middle[0] - half, middle[1] - half
+
+    def square(grid: npt.NDArray[Any]) -> Tensor:
+        """(H, W, …) → (2 half, 2 half, …), 0 beyond the image."""
+        padded = np.pad(grid, ((half, half), (half, half), *[(0, 0)] * (grid.ndim - 2)))
+        return torch.from_numpy(padded[top + half : top + 3 * half, left + half : left + 3 * half].copy())
+
+    side = preprocess.image_size
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    image = square(capture.rgb).permute(2, 0, 1).float() / 255
+    image = F.interpolate(image[None], size=(side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+    depth, mask = square(capture.depth), square(capture.mask) & (square(capture.depth) > 0)
+    told = _told(network, (image - mean) / std, square(capture.mask), 2 * half)
+    return {"name": name, "network": round(error(told, depth, mask), 4), "inflated": round(error(inflated(mask), depth, mask), 4)}
+
+
+@torch.inference_mode()
+def _told(network: LiteDepth, pixels: Tensor, inside: Tensor, side: int) -> Tensor:
+    """pixels: (3, S, S); inside: the object's mask (n, n) → (side, side)."""
+    images = pixels[None]
+    if network.config.background == "mean":
+        share = F.interpolate(inside[None, None].float(), size=images.shape[2:], mode="bilinear", antialias=True, align_corners=False)
+        images = alone(images, share[0])
+    told: Tensor = network(images).unsqueeze(1)
+    return F.interpolate(told, size=(side, side), mode="bilinear", antialias=True, align_corners=False)[0, 0]
+
+
+def error(told: Tensor, depth: Tensor, valid: Tensor) -> float:
+    """All (n, n)."""
+    told, depth, valid = told[None].double(), depth[None].double(), valid[None]
+    left = (aligned(told, depth, valid) - spread_to_one(depth, valid)).abs() * valid
+    return float(left.sum() / valid.sum())
+
+
+def inflated(mask: Tensor) -> Tensor:
+    """The outline (n, n) as a balloon: nearest where it is farthest from the edge."""
+    inside = torch.from_numpy(distance_transform_edt(np.pad(mask.numpy(), 1))[1:-1, 1:-1].astype(np.float32))
+    return -(inside * (2 * inside.max() - inside)).clamp(min=0).sqrt()
+
+
+def _ratio(scored: list[Scored]) -> dict[str, float]:
+    """The network's mean error over the balloon's, and its standard error, by drawing the objects again."""
+    errors = np.array([(one.network, one.inflated) for one in scored])
+    drawn = np.random.default_rng(0).integers(len(errors), size=(RESAMPLES, len(errors)))
+    means = errors[drawn].mean(axis=1)
+    value = errors[:, 0].mean() / errors[:, 1].mean()
+    return {"value": round(float(value), 4), "standard_error": round(float((means[:, 0] / means[:, 1]).std()), 4)}
+
+
+def _by_category(scored: list[Scored]) -> Mapping[str, list[Scored]]:
+    found: dict[str, list[Scored]] = defaultdict(list)
+    for one in scored:
+        found[one.category].append(one)
+    return found
+
+
+def _category(name: str, ones: list[Scored]) -> dict[str, Any]:
+    means = np.mean([(one.network, one.inflated) for one in ones], axis=0).round(4).tolist()
+    return {"name": name, "objects": len(ones), "network": means[0], "inflated": means[1]}

@@ -1,0 +1,246 @@
+"""Drawings and their names: what a pair of towers says of an unseen artist's emoji and of held-out clip art, beside nearest neighbours.
+
+Emoji are named among the names of all emoji that this artist drew and an artist of the training drew too. Clip art is found by its title
+among held-out drawings with titles of their own. Nearest neighbours look at the drawings that were trained on: an emoji has the name of the
+one most like it, and a title stands for the five training drawings that share most with it in words, rare words first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from models.pairs.flip import FLIP
+from models.spec import Preprocess
+from starters.data.images.emoji_names import ENGLISH, Named, Texts, read_names
+from starters.data.images.named_drawings import Drawings, NamedDrawings, clip_art_of, drawings_of, emoji_of, on_background
+from training.data.images import normalised
+from training.data.pictures import to_model_size
+from training.data.words import Words, open_words
+from training.efficientnet_lite0 import MEAN, SIDE, STD
+from training.efficientnet_lite0 import network as lite0
+from training.errors import RecipeError
+from training.evaluation import metrics
+from training.evaluation.settings import NamingQuality, Split
+
+PIXELS, FEATURES = "pixels", "EfficientNet-Lite0"
+NETWORK = "network"
+RANKS = (1, 5, 10)
+"""A drawing or a name counts as found if it is among so many."""
+_BATCH = 64
+_SMALL = 32
+"""Pixels along the side of the images whose pixels are compared."""
+_STANDS_FOR = 5
+"""Training drawings that a title stands for, at most."""
+
+Describe = Callable[[Sequence[Image.Image]], Tensor]
+"""Images → unit vectors (N, C)."""
+Found = npt.NDArray[np.int64]
+"""(N,): how many others come before what was looked for."""
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """Emoji that are to be named."""
+
+    images: list[Image.Image]
+    names: list[Named]
+
+
+def evaluate(
+    settings: NamingQuality,
+    network: nn.Module,
+    data: Any,
+    length: int,
+    preprocess: Preprocess,
+    split: Split,
+    cache: Path,
+    progress: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """length: word pieces of a text. Raises TrainingError."""
+    if not isinstance(data, NamedDrawings) or not isinstance(network, FLIP):
+        raise RecipeError("release.quality: kind naming is for a FLIP on data of kind named-drawings")
+    towers = Towers(network.eval(), open_words(data.words, length), preprocess)
+    trained_on = drawings_of(data, cache)
+    emojis, titled = emoji_to_name(settings, data, trained_on, split, cache), art_to_find(settings, data, split, cache)
+    rivals = {name: Neighbours(describe, trained_on) for name, describe in descriptions(settings, cache).items()}
+    seen = towers.images(emojis.images)
+    named = {NETWORK: ranks(seen @ towers.texts([one.name for one in emojis.names]).T)}
+    named |= {name: rival.named(emojis) for name, rival in rivals.items()}
+    titles, pictures = [texts.name for texts, _ in titled], [image for _, image in titled]
+    found = {NETWORK: ranks(towers.texts(titles) @ towers.images(pictures).T)}
+    found |= {name: rival.found(titles, pictures) for name, rival in rivals.items()}
+    languages = [_language(language, language in settings.held_back, emojis, seen, towers) for language in _spoken(data, settings)]
+    report = {"emoji": _shares(named, len(emojis.names)), "titles": _shares(found, len(titles))}
+    for what, shares in report.items():
+        progress(f"{what}: {_line(shares)}")
+    progress("; ".join(f"{row['language']}{'*' if row['held_back'] else ''} {100 * row['top1']['value']:.1f}" for row in languages))
+    artist = (settings.validation if split is Split.VAL else settings.test).name
+    return {"split": split.value, "artist": artist, **report, "languages": languages}
+
+
+@dataclass(frozen=True)
+class Towers:
+    """The network, as the service runs it."""
+
+    model: FLIP
+    words: Words
+    preprocess: Preprocess
+
+    @torch.inference_mode()
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """→ (N, C)."""
+        pixels = [normalised(to_model_size(image, self.preprocess), self.preprocess) for image in images]
+        return torch.cat([self.model.encode_images(torch.stack(pixels[at : at + _BATCH])) for at in range(0, len(pixels), _BATCH)])
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """→ (N, C)."""
+        return torch.cat([self.model.encode_texts(part) for part in torch.split(self.words.tokenise(texts), _BATCH)])
+
+
+class Neighbours:
+    """Training drawings by what they look like and by the words that they are called."""
+
+    def __init__(self, describe: Describe, trained_on: Drawings) -> None:
+        self.describe = describe
+        things = (*trained_on.emoji, *trained_on.clip_art)
+        shown = [(number, which) for number, thing in enumerate(things) for which in thing.images]
+        self.names = [thing.texts[ENGLISH].name for thing in things[: len(trained_on.emoji)]]
+        self.owner = torch.tensor([number for number, _ in shown])
+        self.vectors = describe([on_background(trained_on.collections[collection][row]) for _, (collection, row) in shown])
+        self.index = WordIndex([thing.texts[ENGLISH] for thing in things])
+
+    def named(self, emoji: Emoji) -> Found:
+        """By the most alike drawing of each name."""
+        alike = self.describe(emoji.images) @ self.vectors.T  # (N, drawings)
+        best = torch.full((len(alike), int(self.owner.max()) + 1), -torch.inf)
+        best.scatter_reduce_(1, self.owner.expand_as(alike), alike, "amax")
+        places = {name: number for number, name in enumerate(self.names)}
+        return ranks(best[:, [places[one.name] for one in emoji.names]])
+
+    def found(self, titles: Sequence[str], images: Sequence[Image.Image]) -> Found:
+        """By the likeness to the middle of the drawings that a title stands for; a title without a known word finds nothing."""
+        middles = [self._middle(self.index.best(title, _STANDS_FOR)) for title in titles]
+        return ranks(torch.stack(middles) @ self.describe(images).T)
+
+    def _middle(self, things: Sequence[int]) -> Tensor:
+        chosen = self.vectors[torch.isin(self.owner, torch.tensor(things, dtype=torch.int64))]
+        return F.normalize(chosen.sum(dim=0), dim=0)
+
+
+class WordIndex:
+    """Names and keywords, word by word, the rarer the heavier (tf-idf)."""
+
+    def __init__(self, texts: Sequence[Texts]) -> None:
+        self.words = [words_of(" ".join((said.name, *said.keywords))) for said in texts]
+        count = Counter(word for words in self.words for word in words)
+        self.weight = {word: log(len(texts) / number) for word, number in count.items()}
+        self.length = [max(sum(self.weight[word] ** 2 for word in words), 1e-9) ** 0.5 for words in self.words]
+
+    def best(self, text: str, most: int) -> list[int]:
+        """Numbers of the texts that share most with it; none that share nothing."""
+        asked = words_of(text)
+        alike = [
+            sum(self.weight[word] ** 2 for word in asked & words) / length for words, length in zip(self.words, self.length, strict=True)
+        ]
+        return [number for number in sorted(range(len(alike)), key=lambda number: -alike[number])[:most] if alike[number] > 0]
+
+
+def words_of(text: str) -> set[str]:
+    return set(re.findall(r"[^\W\d_]{2,}", text.lower()))
+
+
+def emoji_to_name(settings: NamingQuality, data: NamedDrawings, trained_on: Drawings, split: Split, cache: Path) -> Emoji:
+    """One artist's, on white, as far as one of the training drew them too. Raises DataError."""
+    named = read_names(data.names.package, [*data.names.languages, *settings.held_back], cache)
+    known = {drawing.texts[ENGLISH].name for drawing in trained_on.emoji}
+    style = settings.validation if split is Split.VAL else settings.test
+    rows, drawings = emoji_of([style], data.clip_art.side, named, cache)
+    chosen = [(row[0], named[key]) for key, row in rows.items() if named[key].name in known]
+    if len(chosen) < max(RANKS):
+        raise RecipeError(f"release.quality: {style.name} drew {len(chosen)} of the emoji that are trained on, and {max(RANKS)} are needed")
+    return Emoji([on_background(drawings[row]) for row, _ in chosen], [one for _, one in chosen])
+
+
+def art_to_find(settings: NamingQuality, data: NamedDrawings, split: Split, cache: Path) -> list[tuple[Texts, Image.Image]]:
+    """Held-out drawings on white, one for each title. Raises DataError."""
+    art = clip_art_of(data, split.value, cache)
+    first = {texts.name.lower(): (texts, row) for row, texts in reversed(art.rows)}
+    return [(texts, on_background(art.drawings[row])) for texts, row in list(first.values())[: settings.drawings]]
+
+
+def descriptions(settings: NamingQuality, cache: Path) -> dict[str, Describe]:
+    """Descriptions that nearest neighbours compare. Raises DataError."""
+    network = lite0(settings.features, cache)
+
+    @torch.inference_mode()
+    def features(images: Sequence[Image.Image]) -> Tensor:
+        found = []
+        for at in range(0, len(images), _BATCH):
+            pixels = torch.stack([_tensor(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in images[at : at + _BATCH]])
+            found.append(network.forward_head(network.forward_features((pixels - MEAN) / STD), pre_logits=True))  # type: ignore[operator]
+        return F.normalize(torch.cat(found), dim=1)
+
+    def pixels(images: Sequence[Image.Image]) -> Tensor:
+        """Differences from the mean of each image."""
+        small = torch.stack([_tensor(image.resize((_SMALL, _SMALL), Image.Resampling.BOX)).flatten() for image in images])
+        return F.normalize(small - small.mean(dim=1, keepdim=True), dim=1)
+
+    return {PIXELS: pixels, FEATURES: features}
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    """→ (3, S, S), 0 to 1."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def ranks(scores: Tensor) -> Found:
+    """How many others have at least the score of the own one. scores: (N, N), the own one on the diagonal."""
+    own = scores.diagonal().unsqueeze(1)
+    return np.asarray(((scores >= own).sum(dim=1) - 1).numpy())
+
+
+def _shares(found: Mapping[str, Found], count: int) -> dict[str, Any]:
+    """How often each way has what was looked for among the first, and how much more often the network has it."""
+    return {
+        "n": count,
+        "chance": {f"top{rank}": round(rank / count, 5) for rank in RANKS},
+        "ways": {
+            way: {f"top{rank}": metrics.accuracy(found[way] < rank).to_json() for rank in RANKS}
+            | {f"network_minus_this_top{rank}": metrics.difference(found[NETWORK] < rank, found[way] < rank).to_json() for rank in RANKS}
+            for way in found
+        },
+    }
+
+
+def _spoken(data: NamedDrawings, settings: NamingQuality) -> list[str]:
+    return [ENGLISH, *(language for language in data.names.languages if language != ENGLISH), *settings.held_back]
+
+
+def _language(language: str, held_back: bool, emoji: Emoji, seen: Tensor, towers: Towers) -> dict[str, Any]:
+    """Named among the names in one language; where two emoji have the same, the first is asked for."""
+    first = {one.texts[language].name.lower(): number for number, one in reversed(list(enumerate(emoji.names))) if language in one.texts}
+    numbers = sorted(first.values())
+    found = ranks(seen[numbers] @ towers.texts([emoji.names[number].texts[language].name for number in numbers]).T)
+    shares = {f"top{rank}": metrics.accuracy(found < rank).to_json() for rank in (1, 5)}
+    return {"language": language, "held_back": held_back, **shares}
+
+
+def _line(shares: Mapping[str, Any]) -> str:
+    rows = (
+        f"{way} " + " / ".join(f"{100 * row[f'top{rank}']['value']:.1f}" for rank in RANKS) + " %" for way, row in shares["ways"].items()
+    )
+    return f"{shares['n']}, among the first {' / '.join(map(str, RANKS))}: {'; '.join(rows)}"

@@ -1,0 +1,202 @@
+"""Everything that is measured of a finished model of flags: by source, merged and unmerged, and against what it must beat."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Generator
+
+from models.merge_schedule import MergeSchedule
+from models.spec import Preprocess
+from models.vit.model import ViT
+from starters.data.images import flag_augmentation, flags
+from starters.data.images.flags import Corpus, Drawings, Flags, Gallery
+from starters.evaluation import baselines
+from starters.evaluation.baselines import Labels
+from training.data import pictures
+from training.data.pictures import Pixels
+from training.evaluation import metrics
+from training.evaluation.ladder import ladder, schedules
+from training.evaluation.measurement import Measurement
+from training.evaluation.metrics import Right
+from training.evaluation.settings import LadderSettings
+
+NEAREST = "nearest neighbour"
+LOGISTIC = "logistic regression"
+_BASELINE_RENDERINGS = 4
+_VAL_RENDERINGS = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """Task of a model of flags."""
+
+    flags: Flags
+    preprocess: Preprocess
+    ladder: LadderSettings
+    seed: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Test or validation pictures of one source."""
+
+    name: str
+    pixels: Pixels
+    labels: Labels
+    thumbnails: Pixels
+    """Pictures for the baselines: of a clean one the flag alone, cut out for them; of a distorted one the whole."""
+
+
+def validation(task: Task, corpus: Corpus) -> Pictures:
+    """Renderings, clean and distorted, of artwork that was not trained on."""
+    return _rendered("validation", corpus.val, task, _VAL_RENDERINGS, task.flags.clean)
+
+
+def temperature(task: Task, corpus: Corpus, model: ViT) -> float:
+    """The temperature of the model's logits that fits validation pictures best."""
+    val = validation(task, corpus)
+    return metrics.fit_temperature(_logits(task, model, val), val.labels)
+
+
+def evaluated_on(task: Task, corpus: Corpus) -> list[Pictures]:
+    """All pictures that a model is evaluated on: those of validation, and each source's clean and distorted."""
+    return [validation(task, corpus), *_cleans(task, corpus), *_distorted(task, corpus)]
+
+
+def measure(task: Task, corpus: Corpus, model: ViT, short: ViT, scratch: ViT) -> Measurement:
+    """short, scratch: the comparison, with and without pre-training. The default rung is chosen on validation pictures."""
+    clean, unfiltered, distorted = _cleans(task, corpus), _clean(corpus.unfiltered, task), _distorted(task, corpus)
+    all_clean, all_distorted = _pool("all, clean", clean), _pool("all, distorted", distorted)
+    val, off = validation(task, corpus), MergeSchedule.off()
+    rivals = _rivals(task, corpus, val)
+
+    def right(network: ViT, asked: Pictures, schedule: MergeSchedule = off) -> Right:
+        return np.asarray(_logits(task, network, asked, schedule).argmax(axis=1) == asked.labels)
+
+    clean_right, distorted_right = right(model, all_clean), right(model, all_distorted)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, schedule in schedules(task.ladder).items():
+        merged, merged_distorted = right(model, all_clean, schedule), right(model, all_distorted, schedule)
+        rows[name] = {
+            "tokens_out": schedule.token_counts(model.config.patches + 1, model.config.depth, protected=1)[-1],
+            "val_accuracy": metrics.accuracy(right(model, val, schedule)).to_json(),
+            "test_accuracy": metrics.accuracy(merged).to_json(),
+            "drop": metrics.difference(clean_right, merged).to_json(),
+            "distorted_accuracy": metrics.accuracy(merged_distorted).to_json(),
+            "distorted_drop": metrics.difference(distorted_right, merged_distorted).to_json(),
+        }
+    accuracy, by = ({name: row[on]["value"] for name, row in rows.items()} for on in ("test_accuracy", "val_accuracy"))
+    rungs, default = ladder(task.ladder, model, accuracy, by)
+    sources = (*clean, unfiltered, *distorted, all_clean, all_distorted)
+    quality = {
+        "test_accuracy": metrics.accuracy(clean_right).to_json(),
+        "distorted_accuracy": metrics.accuracy(distorted_right).to_json(),
+        "val_accuracy": metrics.accuracy(right(model, val)).to_json(),
+        "sources": [_source(_logits(task, model, asked), asked, rivals) for asked in sources],
+        "look_alikes": _look_alikes(task, _logits(task, model, all_clean), all_clean.labels),
+        "without_pretraining": {
+            kind: metrics.compared(right(short, asked), right(scratch, asked))
+            for kind, asked in (("clean", all_clean), ("distorted", all_distorted))
+        },
+        "ladder": [{"rung": rung.name, "throughput": rung.throughput, **rows[rung.name]} for rung in rungs],
+        "throughput": {
+            "what": "forward passes relative to merging off, median of interleaved pairs",
+            "batch_size": task.ladder.batch_size,
+            "threads": 1,
+            "dtype": "float32",
+            "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        },
+        "default_rung_chosen": f"best validation accuracy among rungs of at least {task.ladder.min_throughput}x throughput",
+    }
+    return Measurement(quality, rungs, default)
+
+
+def examples(files: Sequence[Path], network: ViT, preprocess: Preprocess, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """File name → predicted label and its score, merging off."""
+    recorded = {}
+    for file in files:
+        pixels = pictures.to_model_size(pictures.open_on_white(file), preprocess)[np.newaxis]
+        logits = torch.from_numpy(metrics.logits(network, pixels, preprocess, MergeSchedule.off()))[0]
+        best = int(logits.argmax())
+        recorded[file.name] = {"label": labels[best], "score": round(float(logits.softmax(dim=0)[best]), 4)}
+    return recorded
+
+
+def _source(logits: npt.NDArray[np.float32], asked: Pictures, rivals: Mapping[str, Callable[[Pixels], Labels]]) -> dict[str, Any]:
+    """How the model does on one source's pictures."""
+    right = np.equal(logits.argmax(axis=1), asked.labels)
+    return {
+        "name": asked.name,
+        "top1": metrics.accuracy(right).to_json(),
+        "top5": metrics.accuracy(metrics.top_k(logits, asked.labels, 5)).to_json(),
+        "calibration_error": round(metrics.calibration_error(logits, asked.labels), 5),
+        "baselines": {name: metrics.compared(right, np.equal(predict(asked.thumbnails), asked.labels)) for name, predict in rivals.items()},
+    }
+
+
+def _rivals(task: Task, corpus: Corpus, val: Pictures) -> dict[str, Callable[[Pixels], Labels]]:
+    known, labels = _on_white(corpus.train), corpus.train.targets.numpy()
+    rendered = _rendered("training", corpus.train, task, _BASELINE_RENDERINGS, task.flags.clean)
+    logistic = baselines.LogisticPixels(rendered.pixels, rendered.labels, val.pixels, val.labels)
+    return {NEAREST: lambda asked: baselines.nearest_neighbour(known, labels, asked), LOGISTIC: logistic.predict}
+
+
+def _look_alikes(task: Task, logits: npt.NDArray[np.float32], labels: Labels) -> list[dict[str, Any]]:
+    """Flags that differ little: how often the prediction is right, and how often it is one of them."""
+    codes, predicted = list(task.flags.labels), logits.argmax(axis=1)
+    rows = []
+    for group in task.flags.look_alikes:
+        members = [codes.index(code) for code in group]
+        asked = np.isin(labels, members)
+        right, within = predicted[asked] == labels[asked], np.isin(predicted[asked], members)
+        names = tuple(task.flags.labels[code] for code in group)
+        rows.append({"labels": names, "n": int(asked.sum()), "right": int(right.sum()), "within": int(within.sum())})
+    return rows
+
+
+def _logits(task: Task, model: ViT, asked: Pictures, schedule: MergeSchedule | None = None) -> npt.NDArray[np.float32]:
+    return metrics.logits(model, asked.pixels, task.preprocess, schedule or MergeSchedule.off())
+
+
+def _cleans(task: Task, corpus: Corpus) -> list[Pictures]:
+    return [_clean(gallery, task) for gallery in corpus.galleries]
+
+
+def _distorted(task: Task, corpus: Corpus) -> list[Pictures]:
+    return [_rendered(f"{gallery.name}, distorted", flags.cut_out(gallery, task.flags.side), task, 1, 0.0) for gallery in corpus.galleries]
+
+
+def _clean(gallery: Gallery, task: Task) -> Pictures:
+    pixels = pictures.load(gallery.paths, task.preprocess)
+    return Pictures(gallery.name, pixels, np.array(gallery.targets), _on_white(flags.cut_out(gallery, task.flags.side)))
+
+
+def _rendered(name: str, drawings: Drawings, task: Task, renderings: int, clean: float) -> Pictures:
+    artwork = drawings.artwork.repeat(renderings, 1, 1, 1)
+    rendered = flag_augmentation.render(artwork, task.preprocess.image_size, Generator().manual_seed(task.seed), clean)
+    pixels = rendered.permute(0, 2, 3, 1).contiguous().numpy()
+    return Pictures(name, pixels, drawings.targets.repeat(renderings).numpy(), pixels)
+
+
+def _on_white(drawings: Drawings) -> Pixels:
+    """(N, T, T, 3)."""
+    artwork = drawings.artwork.float()
+    colours, alpha = artwork[:, :3], artwork[:, 3:] / 255
+    return np.asarray((colours * alpha + 255 * (1 - alpha)).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def _pool(name: str, parts: Sequence[Pictures]) -> Pictures:
+    return Pictures(
+        name,
+        np.concatenate([part.pixels for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.thumbnails for part in parts]),
+    )

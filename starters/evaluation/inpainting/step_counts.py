@@ -1,0 +1,169 @@
+"""Fill the holes of held-out drawings in every way that is compared, and score them, piece by piece: what was scored stays on disk.
+
+A row of scores is written as soon as a batch is done. A command that was stopped goes on at that row; another network, another set of
+drawings or other holes begin new files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from models.diffmae.diffusion import Spacing
+from models.diffmae.model import DiffMAE
+from models.spec import Preprocess
+from starters.evaluation.inpainting import holes, methods, scores
+from starters.evaluation.inpainting.holes import Drawings
+from starters.evaluation.inpainting.methods import Diffusion, Filler
+from starters.evaluation.inpainting.perceptual import PerceptualDistance
+from training import phases
+from training.errors import RecipeError, TrainingError
+from training.evaluation.measurement import reports, rounded
+from training.evaluation.settings import Hole, InpaintingQuality
+from training.fingerprint import sha256_of_weights
+from training.phases import Workshop
+from training.recipe import Recipe
+
+SCORES = ("perceptual", "psnr", "ssim")
+_REVISION = 1
+"""Revision of holes and scores: rows of another one are not read."""
+
+Rows = npt.NDArray[np.float64]
+"""(N, 3), a column for each of `SCORES`."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One way to fill holes, and its place in the report."""
+
+    key: str
+    filler: Filler
+    holes: tuple[Hole, ...]
+
+
+@dataclass(frozen=True)
+class Contest:
+    settings: InpaintingQuality
+    drawings: Drawings
+    entrants: tuple[Entrant, ...]
+    seed: int
+    distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    folder: Path
+
+
+def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
+    """network: of `release.phase`, rounded as its bundle stores it. Raises TrainingError."""
+    settings, preprocess = recipe.release.quality if recipe.release else None, recipe.preprocess
+    if not isinstance(settings, InpaintingQuality) or preprocess is None:
+        raise RecipeError("release.quality: kind inpainting, and a recipe with preprocess, is what can be evaluated")
+    model = _suitable(network, preprocess)
+    labels: tuple[str, ...] = ()
+    rivals = {
+        name: _suitable(rounded(phases.trained_network(recipe, name, labels, shop), recipe), preprocess)
+        for name in (settings.same_budget, settings.one_step)
+    }
+    return Contest(
+        settings,
+        holes.drawings(settings.data, preprocess, shop.cache, slice(settings.images)),
+        entrants_of(settings, model, rivals),
+        recipe.seed,
+        PerceptualDistance(settings.features, shop.cache),
+        reports(shop),
+    )
+
+
+def entrants_of(settings: InpaintingQuality, model: DiffMAE, rivals: dict[str, DiffMAE]) -> tuple[Entrant, ...]:
+    """Simple ways first, then rivals, then the network by steps. Only holes of the first kind are filled with every spacing."""
+    every, first = tuple(settings.holes), (settings.holes[0],)
+    found = [Entrant(filler.name, filler, every) for filler in methods.simple()]
+    one_step, same_budget = rivals[settings.one_step], rivals[settings.same_budget]
+    found += [
+        Entrant("one-step MAE", _diffusion("one-step MAE", one_step, 1), every),
+        Entrant("same budget", _diffusion("DiffMAE, as long as the MAE", same_budget, settings.primary_steps), every),
+    ]
+    weights = sha256_of_weights(model.state_dict())
+    for spacing in Spacing:
+        for steps in settings.steps:
+            if steps > 1 or spacing is Spacing.UNIFORM:  # one step is the same in all
+                name = f"DiffMAE, {steps} step{'s' if steps > 1 else ''}{', log-SNR' if spacing is Spacing.LOG_SNR else ''}"
+                chosen = every if spacing is Spacing.UNIFORM else first
+                found.append(Entrant(f"{spacing.value} {steps}", Diffusion(name, model, weights, steps, spacing), chosen))
+    if settings.temperature is not None:
+        for steps in settings.steps:
+            if 1 < steps <= settings.primary_steps:
+                name = f"DiffMAE, {steps} steps, temperature {settings.temperature:g}"
+                calm = Diffusion(name, model, weights, steps, temperature=settings.temperature)
+                found.append(Entrant(f"calm {steps}", calm, every))
+    return tuple(found)
+
+
+def _diffusion(name: str, model: DiffMAE, steps: int) -> Diffusion:
+    return Diffusion(name, model, sha256_of_weights(model.state_dict()), steps)
+
+
+def _suitable(network: nn.Module, preprocess: Preprocess) -> DiffMAE:
+    if not isinstance(network, DiffMAE) or network.config.frames is not None:
+        raise RecipeError("release.quality: kind inpainting is for a DiffMAE of images")
+    side = preprocess.image_size
+    if network.config.image_size != (side, side) or (network.config.mean, network.config.std) != (preprocess.mean, preprocess.std):
+        raise RecipeError("preprocess: image_size, mean and std are not those of the network, which diffuses pixels in these units")
+    return network.eval()
+
+
+def run(contest: Contest, only: str = "", batch: int = 32, progress: Callable[[str], None] = print) -> dict[tuple[str, Hole], Rows]:
+    """(entrant, kind of holes) → its rows. only: part of the names of those that are to be run. Raises TrainingError."""
+    results = {}
+    for kind in contest.settings.holes:
+        cut = holes.cut(kind, contest.drawings.pixels, contest.seed)
+        for entrant in contest.entrants:
+            if kind in entrant.holes and only.lower() in entrant.filler.name.lower():
+                rows = _rows(contest, entrant.filler, kind, cut, batch)
+                results[entrant.key, kind] = rows
+                perceptual, psnr, ssim = rows.mean(axis=0)
+                progress(f"{kind.value:8} {entrant.filler.name:32} perceptual {perceptual:.4f}  PSNR {psnr:.2f} dB  SSIM {ssim:.4f}")
+    return results
+
+
+def _rows(contest: Contest, filler: Filler, kind: Hole, cut: torch.Tensor, batch: int) -> Rows:
+    pixels = contest.drawings.pixels
+    file = contest.folder / f"{kind.value}-{_digest(contest, filler)}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    done = _read(file)[: len(pixels)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in done), encoding="utf-8")  # without a torn last line
+    for first in range(len(done), len(pixels), batch):
+        part = slice(first, first + batch)
+        truth, hole = pixels[part], cut[part]
+        filled = filler.fill(truth, hole, first)
+        if not torch.equal(filled[~hole], truth[~hole]):
+            raise TrainingError(f"{filler.name} changed pixels outside of the hole")
+        columns = (contest.distance(filled, truth), scores.psnr(filled, truth, hole), scores.ssim(filled, truth, hole))
+        new = torch.stack([column.double() for column in columns], dim=1).tolist()
+        done += new
+        with file.open("a", encoding="utf-8") as log:
+            log.writelines(json.dumps(row) + "\n" for row in new)
+    return np.array(done)
+
+
+def _digest(contest: Contest, filler: Filler) -> str:
+    content = contest.drawings.pixels.numpy().tobytes() + json.dumps([_REVISION, filler.name, filler.identity, contest.seed]).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _read(file: Path) -> list[Sequence[float]]:
+    if not file.is_file():
+        return []
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

@@ -1,0 +1,94 @@
+"""Reconstruct held-out objects: ask a network as the service does, and make shapes in simple ways."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.ndimage import binary_fill_holes
+
+from models.mcc.flood import Answers, Flood, Limits
+from models.mcc.front import Front, fitted_camera
+from models.mcc.guessing import guess
+from models.mcc.lattice import MOST_CELLS, Lattice
+from models.mcc.model import MCC, MEAN, STD
+from models.spec import Space
+from starters.data.renders.scenes import RenderedScenes
+from starters.evaluation.reconstruction.surfaces import Points, extruded, sampled
+from training.data.base import Sample
+from training.errors import TrainingError
+
+SEEN, EXTRUDED = "seen points", "seen points, extruded"
+CARVED = "carved + seen"
+JOINED = "joined with the seen points"
+_CHUNK = 4000
+_WALL_STEP = 0.05
+_DENSITY = 400.0
+"""Points a unit of area: one in a square of half the distance that is near."""
+
+
+def views_of(source: RenderedScenes, count: int) -> dict[str, list[int]]:
+    """Object → indices of its first views."""
+    views: dict[str, list[int]] = {}
+    for index, name in enumerate(source.objects):
+        if len(views.setdefault(name, [])) < count:
+            views[name].append(index)
+    return views
+
+
+@torch.inference_mode()
+def occupancies(
+    model: MCC, sample: Sample, space: Space, spacing: float, threshold: float | None = None
+) -> tuple[Points, npt.NDArray[np.float32]]:
+    """Points that were asked (Q, 3), and the probability that each is occupied, (Q,).
+
+    threshold: None to ask a dense grid; otherwise what the service asks in mode `adaptive` to find what is above it.
+    """
+    seen = sample["points"].masked_fill(~sample["valid"].unsqueeze(-1), torch.inf)
+    scene = model.remember(model.encode(image_of(sample)[None], seen[None]))
+    lattice = Lattice(space, spacing)
+    flood = Flood.start(lattice, Limits(threshold or 0.0, dense=threshold is None, most=MOST_CELLS), seen)
+    while not flood.ended:
+        cells = flood.next_cells(_CHUNK)
+        points = torch.from_numpy(lattice.points(cells.numpy()))
+        occupancy = model.predict_occupancy(model.ask(scene, points[None]))[0].sigmoid()
+        flood = flood.answered(Answers(cells, occupancy, torch.zeros(len(cells), 3, dtype=torch.uint8)))
+    return lattice.points(flood.known.cells.numpy()), flood.known.occupancy.numpy()
+
+
+def front_of(sample: Sample) -> Front:
+    """Front of a sample, as the service takes it where no mask is sent: what is enclosed by seen points belongs to the object."""
+    from_camera = (sample["points"] - sample["camera"]).numpy()
+    valid = sample["valid"].numpy()
+    camera = fitted_camera(from_camera, valid)
+    if camera is None:
+        raise TrainingError("data: no camera sees the points of a view in their pixels")
+    height, width = valid.shape
+    mask = binary_fill_holes(valid)
+    frame = np.array([0, 0, width, height], np.float32)
+    depth = np.where(valid, from_camera[..., 2], np.nan).astype(np.float32)
+    return Front(depth, mask, camera, frame, -sample["camera"].numpy())
+
+
+def joined(
+    front: Front, space: Space, spacing: float, points: Points, probability: npt.NDArray[np.float32], threshold: float, seed: int
+) -> Points:
+    """The surface that the service answers, the part that was seen and the guess, sampled evenly. points (Q, 3): what was asked."""
+    lattice = Lattice(space, spacing)
+    places = np.rint((points - np.array(lattice.origin, np.float32)) / lattice.pitch).astype(np.int64)
+    cells = np.ravel_multi_index(tuple(places.T), lattice.shape)
+    guessed = guess(lattice, cells, probability, np.zeros((len(cells), 3), np.uint8), threshold, front)
+    seen, dice = front.mesh(lattice.pitch), np.random.default_rng(seed)
+    parts = [sampled(mesh.vertices, mesh.faces, _DENSITY, dice) for mesh in (seen, guessed)]
+    return np.concatenate(parts)
+
+
+def image_of(sample: Sample) -> torch.Tensor:
+    """(3, S, S) in 0..1, as the network takes it."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return sample["pixels"] * std + mean
+
+
+def extruded_points(sample: Sample, depth: float) -> Points:
+    """The seen points and what lies behind them up to a depth, hollow."""
+    return extruded(sample["points"].numpy(), sample["valid"].numpy(), sample["camera"].numpy(), depth, _WALL_STEP)

@@ -1,0 +1,79 @@
+"""Accuracy that 8-bit integers cost a bundle of flags, written into it: `python -m starters.make.flags_int8 DIR`.
+
+Measured, as by `opsin calibrate`, on the validation pictures and the clean and distorted test pictures of its recipe together. Weights stay
+as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from models.bundle import Bundle, BundleError, read, rewrite
+from models.onnx.backend import GraphError, calibrate
+from models.spec import LEAST_AGREEMENT, Int8
+from starters.data.images import flags
+from starters.evaluation import flags as measure
+from starters.evaluation.flags import Task
+from training import recipe
+from training.errors import TrainingError
+from training.evaluation.settings import FlagsQuality
+
+BOUND = 0.005
+"""As of `opsin calibrate`."""
+HEADING = "## 8-bit integers"
+
+
+def measured(bundle: Bundle, path: Path, cache: Path) -> Int8:
+    """Each rung, and merging off, in float32 and int8. Raises TrainingError, BundleError and GraphError."""
+    plan = recipe.read(path)
+    settings, data, preprocess = plan.release.quality if plan.release else None, plan.data, plan.preprocess
+    if not isinstance(settings, FlagsQuality) or not isinstance(data, flags.Flags) or preprocess is None:
+        raise TrainingError(f"{path}: no recipe of flags")
+    asked = measure.evaluated_on(Task(data, preprocess, settings.ladder, plan.seed), flags.build(data, cache))
+    pixels, labels = np.concatenate([part.pixels for part in asked]), np.concatenate([part.labels for part in asked])
+    return calibrate(bundle, pixels, labels, BOUND)
+
+
+def told(readme: str, int8: Int8) -> str:
+    """A bundle's README with its section about this, at the end."""
+    rows = [
+        f"| {name} | {each.float32:.4f} | {each.int8:.4f} | {each.agreement or 0:.2%} | {'yes' if int8.allows(name) else 'no'} |"
+        for name, each in int8.rungs.items()
+    ]
+    before = readme.partition(HEADING)[0].rstrip()
+    intro = (
+        f"Accuracy on {int8.images} pictures, those of validation and the clean and distorted test pictures together\n"
+        f"(`python -m starters.make.flags_int8`). Workers may serve in 8-bit integers the rungs that lose no more than {int8.bound}\n"
+        f"and whose labels are float32's in {LEAST_AGREEMENT:.0%} of all pictures,\n"
+        "by the lower end of the one-sided 95 % interval of Clopper and Pearson."
+    )
+    return "\n".join(
+        [before, "", HEADING, "", intro, "", "| rung | float32 | int8 | same label | may be served |", "|---|---|---|---|---|", *rows, ""]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m starters.make.flags_int8", description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--recipe", type=Path, default=Path("starters/recipes/flags.yaml"))
+    parser.add_argument("--cache", type=Path, default=Path(".cache/data"), help="downloaded and decoded data (default: %(default)s)")
+    options = parser.parse_args()
+    try:
+        bundle = read(options.bundle)
+        int8 = measured(bundle, options.recipe, options.cache)
+        rewrite(bundle, bundle.spec.model_copy(update={"int8": int8}))
+        readme = bundle.path / "README.md"
+        readme.write_text(told(readme.read_text() if readme.exists() else "", int8))
+    except (TrainingError, BundleError, GraphError, OSError) as error:
+        raise SystemExit(f"flags_int8: {error}") from error
+    for name, accuracies in int8.rungs.items():
+        verdict = "served" if int8.allows(name) else "not served"
+        print(f"{name:<12} float32 {accuracies.float32:.4f}  int8 {accuracies.int8:.4f}  {verdict}")
+    print(f"{int8.images} pictures, bound {int8.bound}")
+
+
+if __name__ == "__main__":
+    main()

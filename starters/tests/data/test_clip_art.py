@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.spec import Preprocess
+from starters.data.images.clip_art import ClipArt, ClipArtImages, build, open_clip_art, series_of
+from starters.tests import drawings
+from starters.tests.collection import deb
+from training.data.base import Augment, Preparation
+from training.errors import DataError
+
+PREPROCESS = Preprocess(image_size=32, short_side=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    folder = tmp_path_factory.mktemp("art")
+    return drawings.art(folder), folder
+
+
+def opened(data: tuple[dict[str, Any], Path], augment: Augment | None = None, **changes: Any) -> ClipArtImages:
+    content, cache = data
+    preparation = Preparation(PREPROCESS, augment=augment or Augment(crop_scale=None), cache=cache)
+    return open_clip_art(ClipArt.model_validate(content | changes), preparation)
+
+
+def test_copies_small_empty_and_broken_files_are_left_out(data: tuple[dict[str, Any], Path]) -> None:
+    content, cache = data
+    collection = build(ClipArt.model_validate(content), cache)
+    assert sorted(collection.names) == sorted(
+        f"things/{word}_{kind}_0{number}.png" for word in drawings.WORDS for number, kind in enumerate(drawings.KINDS)
+    )
+    assert collection.left_out == {"unreadable": 1, "too small": 2, "too large": 0, "alike": 1}
+
+
+def test_every_drawing_is_trained_on_or_held_out_and_series_stay_together(data: tuple[dict[str, Any], Path]) -> None:
+    train, test = opened(data), opened(data, part="test")
+    assert len(train) + len(test) == 48 and len(train) > len(test) > 0
+    assert {series_of(name) for name in train.names}.isdisjoint(series_of(name) for name in test.names)
+    assert len({series_of(name) for name in train.names}) * 3 == len(train)
+
+
+def test_a_drawing_fills_the_square_without_its_margin(data: tuple[dict[str, Any], Path]) -> None:
+    train = opened(data)
+    for index in range(len(train)):
+        alpha = train.drawings[train.rows[index]][:, :, 3] > 0
+        rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
+        assert max(np.ptp(rows), np.ptp(columns)) + 1 == 40
+
+
+def test_a_sample_is_a_function_of_its_draw(data: tuple[dict[str, Any], Path]) -> None:
+    augment = Augment(crop_scale=(0.5, 1.0))
+    train, again = opened(data, augment), opened(data, augment)
+    samples = [train.sample(3, draw)["pixels"] for draw in range(20)]
+    assert all(torch.equal(sample, again.sample(3, draw)["pixels"]) for draw, sample in enumerate(samples))
+    assert len({sample.numpy().tobytes() for sample in samples}) == 20
+    assert samples[0].shape == (3, 32, 32) and samples[0].dtype == torch.float32
+
+
+def test_what_others_are_evaluated_on_is_left_out_of_both_parts(data: tuple[dict[str, Any], Path]) -> None:
+    every = {name for part in ("train", "test") for name in opened(data, part=part).names}
+    left = {name for part in ("train", "test") for name in opened(data, part=part, without=["*/apple_*", "*_red_*"]).names}
+    assert left == {name for name in every if "apple_" not in name and "_red_" not in name} and len(left) == 30
+
+
+def test_held_out_drawings_are_on_white_and_some_of_training_are_not(data: tuple[dict[str, Any], Path]) -> None:
+    def corner(source: ClipArtImages, draw: int) -> tuple[float, ...]:
+        return tuple(source.sample(blank_corner(source), draw)["pixels"][:, 0, 0].tolist())
+
+    def blank_corner(source: ClipArtImages) -> int:
+        return next(index for index, row in enumerate(source.rows) if not source.drawings[row][:4, :4, 3].any())
+
+    white = (1.0, 1.0, 1.0)
+    test, train = opened(data, part="test", coloured=1.0), opened(data, coloured=0.5)
+    assert {corner(test, draw) for draw in range(20)} == {white}
+    seen = [corner(train, draw) for draw in range(20)]
+    assert 0 < sum(colour == white for colour in seen) < 20
+
+
+def test_another_cleaning_is_another_cache(data: tuple[dict[str, Any], Path]) -> None:
+    content, cache = data
+    smaller = build(ClipArt.model_validate(content | {"smallest": 10}), cache)
+    assert set(smaller.names) - set(build(ClipArt.model_validate(content), cache).names) == {"things/small.png"}
+
+
+def test_a_folder_without_drawings_is_named(data: tuple[dict[str, Any], Path]) -> None:
+    with pytest.raises(DataError, match="usr/share/doc has no PNG files"):
+        opened(data, folder="usr/share/doc")
+
+
+def test_subjects_are_classes(tmp_path: Path) -> None:
+    content = drawings.art(tmp_path)
+    for subject in ("animals", "boats"):
+        folder = tmp_path / "more" / drawings.FOLDER / subject
+        folder.mkdir(parents=True)
+        for word in drawings.WORDS:
+            drawings.drawing(f"{subject}-{word}").save(folder / f"{word}.png")
+    content["package"] = deb(tmp_path, "more-art", tmp_path / "more")
+    source = opened((content, tmp_path), subjects=["boats", "animals"])
+    assert source.labels == ("boats", "animals")
+    for index, name in enumerate(source.names):
+        assert source.labels[int(source.sample(index, 0)["label"])] == Path(name).parts[0]
+    only = opened((content, tmp_path), subjects=["animals"])
+    assert {Path(name).parts[0] for name in only.names} == {"animals"}
+    with pytest.raises(DataError, match=r"data\.subjects: no drawing is in planes"):
+        opened((content, tmp_path), subjects=["animals", "planes"])

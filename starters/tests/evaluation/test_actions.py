@@ -1,0 +1,227 @@
+"""How actions are measured: on moments whose answers are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from models import bundle
+from models.lart.model import LART, LARTConfig
+from models.loading import load
+from models.people.heads import Feature
+from models.people.poses import TOKEN
+from starters.data.people.motions import NOBODY_SAYS, Motions, MotionTracks
+from starters.evaluation.actions import methods, plot, samples, splits
+from starters.evaluation.actions.measure import standing_behind, table
+from starters.evaluation.actions.person_recall import MarkedClip, Watched, best_labels, marked, person_frames, watch
+from starters.evaluation.actions.samples import Moments
+from starters.evaluation.actions.splits import Views
+from starters.evaluation.actions.thresholds import reliance, thresholds
+from starters.tests.data.test_motions import source
+from training import recipe
+from training.errors import DataError, RecipeError, TrainingError
+from training.evaluation.measurement import looked_at_once, reports
+from training.evaluation.settings import ActionsQuality, Split
+from training.phases import Workshop
+
+ROOT = Path(__file__).parents[3]
+RECIPE = Path("starters/recipes/actions.yaml")
+FRAMES = 20
+TINY = LARTConfig(
+    frames=FRAMES,
+    pose=Feature(TOKEN, 16, 16),
+    joints=None,
+    appearance=None,
+    depth=1,
+    heads=1,
+    head_dim=8,
+    hidden=16,
+    actions=2,
+    kinetics_classes=1,
+    times=FRAMES,
+    people=2,
+    regressor_hidden=8,
+)
+
+
+def asked(labels: list[int], recordings: list[str]) -> Moments:
+    """Poses that tell the label: all values are it."""
+    pose = np.repeat(np.array(labels, np.float32)[:, None, None], FRAMES, axis=1).repeat(TOKEN, axis=2)
+    pose += np.random.default_rng(0).normal(0, 0.01, pose.shape).astype(np.float32)
+    seen = np.ones(pose.shape[:2], np.bool_)
+    return Moments(pose, seen, np.full(len(labels), 10), np.array(labels), tuple(recordings))
+
+
+def test_moments_are_asked_about_once_a_second_and_camera_where_there_is_a_class() -> None:
+    tracks = source(people=1)
+    labels = np.ones(60, np.int64)
+    labels[30:] = NOBODY_SAYS
+    take = replace(tracks.takes[1], labels=labels)
+    found = samples.of_takes([take], tracks, every=0.5, cameras=3, seed=0)
+    assert set(found.labels.tolist()) == {1}
+    assert 3 <= len(found) <= 6  # at 0.25 and 0.75 s; a camera may miss the person
+    assert found.pose.shape[1:] == (20, TOKEN)
+    assert found.detected[np.arange(len(found)), found.rows].all()
+    again = samples.of_takes([take], tracks, every=0.5, cameras=3, seed=0)
+    np.testing.assert_array_equal(found.pose, again.pose)
+
+
+def test_moments_of_training_have_the_labels_of_their_frames() -> None:
+    drawn = samples.of_training(source(people=1), 24, seed=5)
+    assert len(drawn) > 12
+    assert set(drawn.labels.tolist()) == {0, 1}
+    assert drawn.detected[np.arange(len(drawn)), drawn.rows].all()
+
+
+@pytest.mark.parametrize("way", [methods.nearest_pose, methods.logistic_statistics])
+def test_simpler_ways_recognise_what_the_pose_tells(way: object) -> None:
+    known, unknown = asked([0, 1] * 20, ["a"] * 40), asked([1, 1, 0], ["b"] * 3)
+    scores = way(known, unknown, 3)  # type: ignore[operator]
+    assert scores.shape == (3, 3)
+    assert scores.argmax(axis=1).tolist() == [1, 1, 0]
+
+
+def test_larts_scores_are_the_mean_of_its_sigmoids_around_the_moment() -> None:
+    torch.manual_seed(0)
+    model, these = LART(TINY).eval(), asked([0, 1], ["a", "b"])
+    scores = methods.lart(model, these, rate=15.0)
+    tracks = methods.Tracks(torch.from_numpy(these.pose)[:, :, None], torch.ones(2, FRAMES, 1, 1))
+    with torch.inference_mode():
+        sigmoids = model(tracks).reading.actions[:, :, 0].sigmoid()
+    np.testing.assert_allclose(scores, sigmoids[:, 7:13].mean(dim=1), atol=1e-6)
+
+
+def test_a_table_counts_by_class_and_states_errors_from_eight_recordings_on() -> None:
+    these = asked([0, 0, 0, 1], ["a", "a", "b", "c"])
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
+    counted = table(these, {"way": scores}, ("walk", "stand"))
+    walk, stand = counted["classes"]
+    assert (walk["label"], walk["moments"], walk["recordings"]) == ("walk", 3, ["a", "b"])
+    assert walk["accuracy"] == {"way": pytest.approx(2 / 3, abs=1e-4)}
+    assert stand["average_precision"] == {"way": 0.5}  # one of the walkers scores higher
+    assert counted["accuracy"] == {"way": {"value": 0.75}}
+    many = asked([0] * 8, list("abcdefgh"))
+    errors = table(many, {"way": np.repeat(scores[:2], 4, axis=0)}, ("walk", "stand"))["accuracy"]["way"]
+    assert errors == {"value": 0.5, "standard_error": pytest.approx(np.std([1] * 4 + [0] * 4, ddof=1) / np.sqrt(8), abs=1e-4)}
+
+
+def test_the_confusion_matrix_shows_the_classes_that_were_asked_about() -> None:
+    drawn = ElementTree.fromstring(plot.draw([[3, 1], [0, 0]], ("walk", "stand")))
+    texts = [node.text for node in drawn.iter() if node.tag.endswith("text")]
+    assert texts.count("walk") == 2 and texts.count("stand") == 1  # a row and two columns
+    assert {"3", "1"} <= set(texts)
+
+
+def shipped() -> tuple[Motions, ActionsQuality]:
+    """Data and evaluation of the shipped recipe."""
+    plan = recipe.read(RECIPE)
+    assert isinstance(plan.data, Motions) and plan.release and isinstance(plan.release.quality, ActionsQuality)
+    return plan.data, plan.release.quality
+
+
+def test_test_recordings_are_not_trained_on() -> None:
+    data, quality = shipped()
+    files = [recording.file for recording in (*data.recordings, *quality.validation, *quality.held_out)]
+    assert len(set(files)) == len(files)
+
+
+def test_class_with_one_recording_is_unverified() -> None:
+    data, quality = shipped()
+    rows = {row["label"]: row for row in standing_behind(MotionTracks(data, ()), quality)}
+    assert rows["backflip"] == {"label": "backflip", "recordings": 1, "unverified": True}
+    assert rows["climb"] == {"label": "climb", "recordings": 5, "unverified": False}
+
+
+def test_shipped_recipe_is_the_bundles() -> None:
+    """Optimiser, schedule and data of every phase are those that `bundle.json` records."""
+    recorded = bundle.read(ROOT / "bundles/actions-lart/1.0.0").spec.provenance["recipe"]
+    plan = recipe.read(RECIPE).model_dump(mode="json")
+    assert [phase["name"] for phase in plan["phases"]] == [phase["name"] for phase in recorded["phases"]]
+    for phase, before in zip(plan["phases"], recorded["phases"], strict=True):
+        for field in ("objective", "optimiser", "schedule", "loop", "data"):
+            assert (phase[field] or {}) | (before[field] or {}) == (phase[field] or {})
+    assert plan["model"] == recorded["model"]
+    assert plan["data"] | {"frames": 1, "samples": 8192} == plan["phases"][1]["data"]
+
+
+def test_evaluation_needs_recordings_of_the_split(tmp_path: Path) -> None:
+    data, quality = shipped()
+    with pytest.raises(RecipeError, match=r"^release.quality: it lists no recordings of the split val; --split test"):
+        splits.recorded(Split.VAL, MotionTracks(data, ()), quality, Views(1.0, 3, 0), tmp_path)
+
+
+def test_thresholds_without_validation_use_training_recordings(tmp_path: Path) -> None:
+    tracks, views = source(people=1), Views(0.5, 2, 0)
+    _, quality = shipped()
+    chosen = splits.for_choices(tracks, quality, views, tmp_path)
+    np.testing.assert_array_equal(chosen.pose, splits.trained(tracks, views).pose)
+
+
+def test_a_test_split_is_looked_at_once(tmp_path: Path) -> None:
+    looks = iter(({"right": 0.6}, {"right": 0.9}))
+    file, weights = tmp_path / "evaluation" / "test.json", {"weights": "a"}
+    first = looked_at_once(file, weights, lambda: next(looks))
+    assert looked_at_once(file, weights, lambda: next(looks)) == first == {"judged": weights, "right": 0.6}
+    with pytest.raises(TrainingError, match="looked at with other weights"):
+        looked_at_once(file, {"weights": "b"}, lambda: next(looks))
+
+
+def test_a_look_of_an_earlier_version_counts(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path / "tiny-1.0.0", tmp_path, torch.device("cpu"))
+    (shop.runs / "judging").mkdir(parents=True)
+    (shop.runs / "judging" / "test.json").write_text('{"judged": {"weights": "a"}, "right": 0.6}')
+    assert looked_at_once(reports(shop) / "test.json", {"weights": "a"}, lambda: {"right": 0.9})["right"] == 0.6
+    assert not (shop.runs / "judging").exists()
+
+
+def moments_of(labels: list[int]) -> Moments:
+    count = len(labels)
+    return Moments(np.zeros((count, 1, 55)), np.ones((count, 1), bool), np.zeros(count, int), np.array(labels), ("take",) * count)
+
+
+def test_a_threshold_is_the_least_score_from_which_a_label_is_right_often_enough() -> None:
+    """`walk` is right at 0.9, 0.8, 0.7, 0.6, wrong at 0.5 and 0.4; `stand` is wrong where it scores most, and so is `jump`."""
+    walk = np.array([[score, 0.1, 0.3] for score in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)])
+    stand = np.array([[0, 0.9, 0.2]])
+    asked, scores = moments_of([0, 0, 0, 0, 1, 1, 2]), np.concatenate([walk, stand])
+    least = thresholds(asked.labels, scores, precision=0.8)
+    assert least == [0.5, 1.0, 1.0]  # four of five are right
+    found = reliance(asked.labels, scores, least)
+    assert (found["right"], found["sure"], found["right_of_sure"]) == (0.5714, 0.7143, 0.8)
+
+
+def test_a_marked_person_counts_as_seen_where_a_box_lies_on_them_and_on_nobody_else_more() -> None:
+    """Two who stand side by side for a second, at 10 frames a second; only the left one is answered, and not between 0.3 and 0.6 s."""
+    clip = MarkedClip(
+        name="made up",
+        file="none",
+        people={"left": [[(0, 0, 0, 10, 40), (1, 0, 0, 10, 40)]], "right": [[(0.5, 8, 0, 18, 40), (1, 8, 0, 18, 40)]]},
+    )
+    times = [0.0, 0.1, 0.2, 0.7, 0.8, 0.9, 1.0]
+    boxes = np.array([[1, time, 1, 0, 10, 40, 0.9] for time in times])
+    found = person_frames(Watched(clip, 10.0, boxes, np.zeros((0, 3)), np.zeros((0, 2), np.float32)))
+    assert found["people"] == {
+        "left": {"frames": 11, "seen": 7, "longest_gap_s": 0.4},
+        "right": {"frames": 6, "seen": 0, "longest_gap_s": 0.6},
+    }
+    assert found["share"] == round(7 / 17, 4)
+
+
+@pytest.mark.slow
+def test_the_shipped_pipeline_sees_the_jumper_of_the_demo_and_names_his_somersault() -> None:
+    pipeline = bundle.read(ROOT / "bundles/actions/1.1.0")
+    loaded = load(pipeline)
+    assert loaded.steps is not None and pipeline.spec.clip is not None
+    [demo] = [clip for clip in marked() if clip.name == "demo"]
+    try:
+        watched = watch(loaded.steps, demo, pipeline.spec.clip.rate, pipeline.spec.config["detail"], ROOT / ".cache" / "data")
+    except DataError as error:
+        pytest.skip(str(error))
+    assert person_frames(watched)["share"] >= 0.85
+    [fifth] = [row for row in best_labels(watched, pipeline.spec.labels, ()) if (row["person"], int(row["begin"])) == (1, 5)]
+    assert fifth["label"] == "backflip"

@@ -1,0 +1,106 @@
+"""A recipe for camera moves: the bundle that it ends in, what it is compared with, and clips of a game."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from models import bundle
+from starters.evaluation import vizdoom
+from starters.evaluation.vizdoom import ACTIONS, Played
+from starters.tests import moving
+from training import command
+from training.evaluation import __main__ as evaluation
+from training.evaluation.cards import card as model_card
+
+
+def walk(heading: float, direction: float, speeds: list[float]) -> np.ndarray[Any, Any]:
+    """x, y and degrees of a player who looks into one direction and walks into another."""
+    way = np.array([math.cos(math.radians(direction)), math.sin(math.radians(direction))])
+    places = np.cumsum(np.outer(speeds, way), axis=0)
+    return np.column_stack([places, np.full(len(speeds), heading)])
+
+
+def test_a_walk_counts_where_no_wall_stops_it_or_turns_it_aside() -> None:
+    assert vizdoom.walks_on(walk(40, 40, [8.0] * 60), 1)
+    assert vizdoom.walks_on(walk(40, 220, [8.0] * 60), -1)
+    assert not vizdoom.walks_on(walk(40, 220, [8.0] * 60), 1)
+    assert not vizdoom.walks_on(walk(40, 75, [8.0] * 60), 1)
+    assert not vizdoom.walks_on(walk(40, 40, [8.0] * 45 + [0.0] * 15), 1)
+    assert not vizdoom.walks_on(walk(40, 40, [0.0] * 60), 1)
+
+
+def played(package: object, cache: Path, clips: int, seconds: float) -> Iterator[Played]:
+    frames = np.random.default_rng(0).integers(0, 256, (round(seconds * vizdoom.RATE), 24, 32, 3), np.uint8)
+    return (Played(frames, ACTIONS[number % len(ACTIONS)]) for number in range(clips))
+
+
+def small(cache: Path) -> dict[str, Any]:
+    config = {"image_size": 48, "patch_size": 16, "frames": 8, "patch_frames": 4, "width": 16, "depth": 2, "heads": 1}
+    quality = {
+        "kind": "clips",
+        "videos": 10,
+        "seconds": 0.5,
+        "short_side": 48,
+        "flow_clips": 20,
+        "game": {"name": "unseen", "version": "1", "sha256": "0"},
+        "game_clips": 4,
+        "ladder": {"min_throughput": 1.01, "batch_size": 1, "rounds": 3, "rungs": [{"name": "r2", "schedule": 2}]},
+    }
+    return {
+        "name": "tiny-clips",
+        "version": "1.0.0",
+        "license": "CC0-1.0",
+        "preprocess": moving.PREPROCESS,
+        "clip": moving.CLIP,
+        "data": moving.data(cache),
+        "phases": [
+            {
+                "name": "pretrain",
+                "model": {
+                    "architecture": "video_mae_pretraining",
+                    "config": config | {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 1, "predicted_frames": 4},
+                },
+                "objective": {"kind": "mae"},
+                "optimiser": {"lr": 0.001},
+                "loop": {"epochs": 0.5, "batch_size": 10},
+            },
+            {
+                "name": "finetune",
+                "start": "pretrain",
+                "model": {"architecture": "video_mae", "config": config},
+                "objective": {"kind": "supervised", "merge": [0, 2]},
+                "optimiser": {"lr": 0.001},
+                "loop": {"epochs": 0.5, "batch_size": 10},
+            },
+        ],
+        "release": {"task": "actions", "quality": quality},
+    }
+
+
+def test_a_recipe_ends_in_a_bundle_that_says_how_well_it_names_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vizdoom, "played", played)  # the real one is a large package
+    file, places = tmp_path / "recipe.yaml", ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+    file.write_text(yaml.safe_dump(small(tmp_path / "cache")))
+    assert command.main([str(file), *places, "--bundles", str(tmp_path / "bundles"), "--no-tensorboard"]) == 0
+    made = bundle.read(tmp_path / "bundles/tiny-clips/1.0.0")
+    made.verify()
+    found = made.spec.quality["clips"]
+    assert found["split"] == "test" and found["videos"] == 10 and sum(row["videos"] for row in found["by_move"]) == 10
+    assert set(found["baselines"]) == {"one frame", "shuffled frames", "optical flow"}
+    assert found["baselines"]["optical flow"]["accuracy"]["value"] > 0.1  # it has learnt something from twenty clips
+    assert [row["name"] for row in found["game"]["by_action"]] == [action.name for action in ACTIONS]
+    assert [rung.name for rung in made.spec.ladder] == ["r2"] and made.spec.clip is not None and len(made.spec.labels) == 10
+    card = (made.path / "README.md").read_text(encoding="utf-8")
+    assert card == model_card.render(made.spec) and "tiny-pictures 1.0.0: CC0-1.0." in card and "labels a clip with one of 10" in card
+
+    report = tmp_path / "runs/tiny-clips-1.0.0/evaluation/clips-test.json"
+    before = report.read_text()
+    assert evaluation.main([str(file), *places, "--split", "test"]) == 0 and report.read_text() == before
+    assert evaluation.main([str(file), "release.quality.videos=20", *places, "--split", "test"]) == 2  # it is looked at once

@@ -1,0 +1,157 @@
+"""A recipe whose network knows both sides of objects: its three phases, what is evaluated, and the bundle that it ends in."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from models import bundle
+from models.loading import load
+from models.mcc.model import MCC
+from starters.data.renders.scenes import Renders
+from starters.evaluation.reconstruction.scores import BACK, COLOURED, NETWORK, ORACLE, PLAIN, WAYS
+from starters.evaluation.reconstruction.shapes import EXTRUDED, SEEN
+from starters.tests import meshes
+from tests.models.mcc.test_known import CONFIG
+from training import command, recipe
+from training.evaluation import __main__ as evaluation
+from training.evaluation.cards import card as model_card
+
+OBJECTIVE = {"kind": "mcc", "queries": 48, "near": 0.7, "spread": 0.5, "size": 4.0, "shift": 0.0, "degrees": 0}
+LOOP = {"epochs": 2, "batch_size": 4}
+
+
+def small(cache: Path) -> dict[str, Any]:
+    content = meshes.recipe(cache)
+    [boxes] = [objects for objects in content["data"]["packages"][0]["objects"] if objects["category"] == "boxes"]
+    boxes["files"] = [*boxes["files"], boxes["files"][0].replace("brick", "marble")]
+    config = dataclasses.asdict(CONFIG)
+    config["back"]["widths"] = list(config["back"]["widths"])
+    plain = {"architecture": "mcc", "config": {name: value for name, value in config.items() if name != "back"}}
+    shape = {"name": "shape", "initial": "nearest", "objective": OBJECTIVE, "optimiser": {"lr": 0.0003}, "loop": LOOP}
+    quality = {"kind": "reconstruction", "ablation": "plain", "primary": ["books"], "f1": 0.65, "above": 0.12, "views": 1, "distance": 0.2}
+    return content | {
+        "name": "tiny-reconstruct",
+        "preprocess": content["preprocess"] | {"image_size": 48, "short_side": 48},
+        "data": content["data"] | {"seen_size": 32, "back": True},
+        "model": {"architecture": "mcc", "config": config},
+        "phases": [
+            {"name": "back", "objective": {"kind": "back"}, "optimiser": {"lr": 0.003}, "loop": LOOP},
+            shape | {"parts": {"back": "back"}},
+            shape | {"name": "plain", "model": plain},
+        ],
+        "release": {
+            "task": "reconstruct",
+            "phase": "shape",
+            "quality": quality | {"spacing": 0.5, "depths": [0.5, 2.0], "colours": 100},
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a small run with its bundle, and how commands name it."""
+    folder = tmp_path_factory.mktemp("reconstruct")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(small(folder / "cache")))
+    places = [str(folder / "recipe.yaml"), "--runs", str(folder / "runs"), "--cache", str(folder / "cache")]
+    assert command.main([*places, "--bundles", str(folder / "bundles"), "--no-tensorboard"]) == 0
+    return folder, places
+
+
+def test_what_was_trained_first_is_what_the_bundle_holds(trained: tuple[Path, list[str]]) -> None:
+    folder, _ = trained
+    runs = folder / "runs/tiny-reconstruct-1.0.0"
+    first, last = (load_file(runs / phase / "model.safetensors") for phase in ("back", "shape"))
+    part = {name for name in first if name.startswith("back.")}
+    assert part and all(torch.equal(first[name], last[name]) for name in part)
+    assert not any(name.startswith(("back.", "knowing.")) for name in load_file(runs / "plain/model.safetensors"))
+    network = load(bundle.read(folder / "bundles/tiny-reconstruct/1.0.0")).model
+    assert isinstance(network, MCC) and network.config.back == CONFIG.back
+
+
+def test_the_bundle_says_how_well_it_reconstructs_and_what_its_parts_do(trained: tuple[Path, list[str]]) -> None:
+    folder, _ = trained
+    made = bundle.read(folder / "bundles/tiny-reconstruct/1.0.0")
+    made.verify()
+    found = made.spec.quality["reconstruction"]
+    assert found["split"] == "test" and found["objects"] == 2 and found["categories"] == ["books"] and found["continuity"] is None
+    ways = {row["name"]: row for row in found["reconstruction"]}
+    assert tuple(ways) == WAYS
+    assert ways[SEEN]["precision"]["value"] > 0.9 and ways[ORACLE]["precision"]["value"] > 0.9  # a sheet has nothing behind it
+    assert ways[ORACLE]["recall"]["value"] >= ways[SEEN]["recall"]["value"] > 0.1
+    assert ways[BACK]["recall"]["value"] >= ways[SEEN]["recall"]["value"] > ways[EXTRUDED]["recall"]["value"] * 0.5
+    for other in (PLAIN, EXTRUDED):
+        gain = ways[NETWORK]["f1"]["value"] - ways[other]["f1"]["value"]
+        assert ways[other]["network_minus_this"]["value"] == pytest.approx(gain, abs=1e-4)
+    assert set(found["target"]["met"]) == {"f1", "above_extruded", "colour_below_nearest_seen"}
+    assert {row["name"] for row in found["colours"]} <= set(COLOURED)
+    card = (made.path / "README.md").read_text(encoding="utf-8")
+    assert card == model_card.render(made.spec) and "| books | 2 |" in card and "| shapes | 1.0.0 | MIT |" in card
+
+
+def test_the_test_is_looked_at_once(trained: tuple[Path, list[str]]) -> None:
+    folder, places = trained
+    report = folder / "runs/tiny-reconstruct-1.0.0/evaluation/reconstruction-test.json"
+    before = report.read_text()
+    assert evaluation.main([*places, "--split", "test"]) == 0 and report.read_text() == before
+    assert evaluation.main([*places, "release.quality.views=2", "--split", "test"]) == 2
+    assert evaluation.main(places) == 0
+    assert (report.parent / "reconstruction-val.json").is_file()
+
+
+def test_evaluating_again_reads_what_was_scored(trained: tuple[Path, list[str]]) -> None:
+    folder, places = trained
+    assert evaluation.main(places) == 0
+    files = {file: file.read_text() for file in (folder / "runs/tiny-reconstruct-1.0.0/evaluation").glob("reconstruction-*.jsonl")}
+    assert len(files) == 2
+    for file, whole in files.items():
+        file.write_text(whole[: len(whole) // 2])  # torn in a row
+    assert evaluation.main(places) == 0
+    assert sum(file.read_text() == whole for file, whole in files.items()) == 1  # of one split; the test is not looked at again
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("release.quality.ablation=other", "release.quality.ablation: other is no phase; there are back, shape, plain"),
+        ("data.back=null", "release.quality: kind reconstruction is for data of kind renders with back: true"),
+        ("release.phase=plain", "release.quality: kind reconstruction is for a network of architecture mcc with model.config.back"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(
+    trained: tuple[Path, list[str]], change: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, places = trained
+    assert evaluation.main([*places, change]) == 2
+    assert said in capsys.readouterr().err
+    assert evaluation.main([*places, "--only", "MCC"]) == 2
+    assert capsys.readouterr().err == "--only: kind reconstruction is evaluated as a whole; leave it out\n"
+
+
+def test_a_dry_run_needs_no_phase_that_was_not_trained(
+    tmp_path: Path, trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, places = trained
+    assert command.main([places[0], "--runs", str(tmp_path), *places[3:], "--phase", "shape", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "phase shape: OccupancyAndColour" in told and "views/s" in told
+
+
+def test_the_recipe_of_the_starter_holds_out_categories_and_its_ablation_knows_nothing() -> None:
+    plan = recipe.read(Path("starters/recipes/reconstruct.yaml"))
+    assert isinstance(plan.data, Renders)
+    libraries = [library for package in plan.data.packages for library in package.libraries]
+    held_out = {"Vehicles": "test", "Bathroom": "test", "Lights": "test", "Office": "val", "Bedroom": "val"}
+    assert len(libraries) == 4 and all(library.parts == held_out and library.views == 24 for library in libraries)
+    back, shape, plain = plan.phases
+    whole, without = (plan.model_of(phase).resolved(0) for phase in (back, plain))
+    assert dataclasses.replace(whole, back=None) == without
+    assert shape.objective == plain.objective and shape.loop == plain.loop and shape.optimiser == plain.optimiser
+    network = MCC(whole)
+    assert network.back is not None and sum(weights.numel() for weights in network.back.parameters()) <= 1_500_000

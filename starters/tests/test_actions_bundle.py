@@ -1,0 +1,41 @@
+"""The starter for actions, as it is shipped: on made-up tracks alone, since it must not need a download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models import bundle
+from models.lart.model import LART
+from models.lart.windows import read_track
+from models.loading import load
+from models.people.pose_tracks import PoseTrack, lart_tracks
+from models.people.poses import KEYPOINTS, ROW, TOKEN
+
+FOLDER = Path(__file__).parents[2] / "bundles/actions-lart/1.0.0"
+
+
+def test_the_starter_is_small_and_its_card_says_how_few_recordings_stand_behind_it() -> None:
+    spec = bundle.read(FOLDER).spec
+    assert spec.weights.bytes < 8_000_000
+    assert (spec.task, spec.architecture, len(spec.labels)) == ("actions", "lart", 15)
+    assert spec.config["pose"]["values"] == TOKEN
+    assert spec.clip is not None and spec.clip.frames == spec.config["frames"]
+    assert "few recordings stand" in (FOLDER / "README.md").read_text()
+    assert {package["name"] for package in spec.provenance["data"]["packages"]} == {"pybullet", "holosoma-retargeting", "assimp-testmodels"}
+
+
+def test_a_track_of_any_length_gets_a_score_of_every_class_in_every_frame() -> None:
+    model = load(bundle.read(FOLDER)).model
+    assert isinstance(model, LART)
+    random = np.random.default_rng(0)
+    rows = random.uniform(100, 200, (100, ROW)).astype(np.float32)
+    rows[:, 2 : 3 * KEYPOINTS : 3] = 0.6
+    track = PoseTrack(1, 0, rows, random.random(100) < 0.9)
+    frames = model.config.frames
+    with torch.inference_mode():
+        scores = read_track(model, lart_tracks(track, 640, 360), step=frames // 4, margin=frames // 3).actions.sigmoid()
+    assert scores.shape == (1, 100, 1, 15)
+    assert torch.isfinite(scores).all()
