@@ -14,13 +14,14 @@ CHROMIUM ?= /usr/bin/chromium
 APT_CHROMIUM := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium fonts-dejavu-core
 APT_PROMETHEUS := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends prometheus
 
-.PHONY: help venv demo serve test test-fast test-slow test-browser chromium promtool test-gpu lint bench compose-test docs release constraints client
+.PHONY: help venv demo serve test test-fast test-slow test-starters test-browser chromium promtool test-gpu lint bench compose-test docs release constraints client
 
 help:
 	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
 	@echo 'make serve         install, start the service on http://127.0.0.1:8000, keep it up'
 	@echo 'make test          the tests; test-slow: those that take minutes; test-gpu: those for a GPU; compose-test: the images and docker compose'
 	@echo 'make test-fast     the tests that start no process and take no time themselves, within a minute'
+	@echo 'make test-starters the tests of starters/, which makes the shipped bundles'
 	@echo 'make test-browser  the playground and the status page in a real Chromium'
 	@echo 'make lint          ruff, codespell, mypy, import-linter, the words of docs/glossary.md, the derived client, and the documentation, whose links must lead somewhere'
 	@echo 'make bench         how fast merging, the networks and the service are on this machine'
@@ -48,6 +49,10 @@ test-fast: $(VENV)/.dev
 test-slow: $(VENV)/.clients promtool
 	$(BIN)/python -m pytest -m 'slow and not browser' $(ARGS)
 	$(BIN)/python -m pytest -m 'slow and browser' tests/browser $(ARGS)  # what drives the browser leaves an event loop behind
+
+# What makes the shipped bundles: after a change of starters/, training/ or bundles/.
+test-starters: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile starters/tests $(ARGS)
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu -rs tests/gpu $(ARGS)

@@ -43,13 +43,13 @@ from server.media.images import Decoder
 from server.tasks.base import File
 from server.tasks.inpaint import Inpaint
 from server.tasks.inpaint_tables import METHODS, InpaintOptions
+from starters.evaluation.cards.card import render
 from starters.evaluation.inpainting import holes
 from starters.evaluation.inpainting.perceptual import PerceptualDistance
 from starters.evaluation.inpainting.photographs import crops
+from starters.evaluation.inpainting.settings import Hole
 from training import recipe
 from training.data.packages import DebianPackage, PyPIPackage
-from training.evaluation.cards.card import render
-from training.evaluation.settings import Hole
 
 RECIPE = Path("starters/recipes/inpaint.yaml")
 BUNDLE = Path("bundles/inpaint/1.1.0")

@@ -305,13 +305,12 @@ def rendered_scenes(path: Path, cache: Path) -> Iterator[tuple[str, Files]]:
     """Views of a recipe's held-out objects in turns, each object's first one before any second one."""
     from starters.data.renders.scenes import RenderedScenes, Renders
     from training import phases, recipe
-    from training.data.registry import open_source
     from training.data.rgbd import unprojected
 
     plan = recipe.read(path)
     if not isinstance(plan.data, Renders):
         raise SystemExit(f"{path}: data is not of kind renders")
-    source = open_source(plan.data.model_copy(update={"part": "test"}), phases.preparation(plan, None, cache))
+    source = plan.data.model_copy(update={"part": "test"}).open(phases.preparation(plan, None, cache))
     assert isinstance(source, RenderedScenes)
     views = [view for shard in source.rendered for view in shard.views]
     turns = Counter[str]()

@@ -29,10 +29,10 @@ from models.mae.model import MAE, MAEConfig
 from models.spec import Preprocess
 from training import draws
 from training.data.base import Augment, Preparation, Source
-from training.data.folder import Folder, open_folder
+from training.data.folder import Folder
 from training.loop import Plan, Report, Run, attention_of, train
 from training.objectives.base import Facts
-from training.objectives.mae import MAESettings, build
+from training.objectives.mae import MAESettings
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,7 +63,7 @@ def network(width: int, depth: int) -> MAE:
 
 
 def by_the_loop(source: Source, settings: LoopSettings, width: int, depth: int) -> Report:
-    objective = build(MAESettings(), network(width, depth), Facts())
+    objective = MAESettings().build(network(width, depth), Facts())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(OptimiserSettings(lr=1e-4), ScheduleSettings(), settings, seed=0)
@@ -121,7 +121,7 @@ def main() -> None:
     rates = [(by_the_loop(memory, settings, *shape).rate, bare(memory, settings, *shape)) for _ in range(options.rounds)]
     ratio = statistics.median(loop / plain for loop, plain in rates)
     with tempfile.TemporaryDirectory() as folder:
-        files = open_folder(Folder(path=write_jpegs(Path(folder), count)), Preparation(PREPROCESS, augment=Augment()))
+        files = Folder(path=write_jpegs(Path(folder), count)).open(Preparation(PREPROCESS, augment=Augment()))
         read = by_the_loop(files, settings.model_copy(update={"workers": options.workers}), *shape)
 
     table = Table("", "images/s", "", box=None)

@@ -1,0 +1,11 @@
+"""Training: a recipe's networks, one phase after another, and the bundle that it ends in.
+
+What other packages may import, `starters` among them:
+
+- recipes and runs: `recipe`, `settings`, `options`, `kinds`, `phases`, `shipped`, `watching`, `fingerprint`, `checkpoint`, `errors`
+- data: all of `data`
+- networks and losses: all of `objectives`, `efficientnet_lite0`
+- evaluation: all of `evaluation`
+
+Everything else may change tomorrow.
+"""

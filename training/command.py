@@ -17,6 +17,7 @@ from training.loop import Ended, tiny_numbers_as_zero
 from training.options import Options
 from training.phases import Workshop
 from training.recipe import Recipe
+from training.shipped import say_if_moved
 
 STOPPED_BY = 128
 """Plus a signal's number: the exit code."""
@@ -65,6 +66,8 @@ def make(options: Options, device: torch.device) -> int:
     """Until the bundle is written, or a budget or a signal stops the run with a checkpoint → the exit code: 128 and the signal's number,
     as shells count, so that what follows in a script does not take the run for finished. Raises TrainingError."""
     plan = recipe.read(options.recipe, options.changes)
+    if is_main():
+        say_if_moved(options.recipe)
     shop = Workshop(options.runs / f"{plan.name}-{plan.version}", options.cache, device, options.tensorboard)
     chosen = [phase for phase in plan.phases if options.phase in (None, phase.name)]
     if not chosen:

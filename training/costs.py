@@ -23,15 +23,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from models.depth.model import LiteDepthConfig
 from models.mavil.pretraining import MAViLPretraining
 from models.registry import architectures
 from training import reductions
-from training.data.base import Preparation
+from training.data.base import Preparation, Sample
 from training.distributed import TYPES, recompute_blocks
 from training.errors import RecipeError
 from training.objectives.base import Batch, Facts
 from training.objectives.mavil import AudioVisualMasking
-from training.objectives.registry import build
+from training.objectives.proxies import ProxiesSettings
 from training.phases import preparation
 from training.recipe import Phase, Recipe
 
@@ -112,20 +113,27 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._now -= self._alive.pop(key)
 
 
-def count(recipe: Recipe, phase: Phase, labels: int) -> Cost:
-    """labels: classes of the data, 0 where it has none. Raises RecipeError."""
+def count(recipe: Recipe, phase: Phase, labels: int, sample: Sample | None = None) -> Cost:
+    """labels: classes of the data, 0 where it has none. sample: one of the data, where it is at hand: what it has beside what our data
+    gives is read by objectives of other packages. Raises TrainingError."""
     inputs = preparation(recipe, phase, Path())
     with torch.device("meta"):
         objective = _objective(recipe, phase, labels, inputs)
     shapes = FakeTensorMode(allow_non_fake_inputs=True)
     with shapes:
-        objective.to_empty(device="cpu").train()
+        for module in objective.modules():  # each once, where one is a part of two others
+            module.to_empty(device="cpu", recurse=False)
+    objective.train()
     if phase.loop.checkpoint_activations:
         recompute_blocks(objective)
     parameters = list(objective.parameters())
     config = recipe.model_of(phase).resolved(labels)
     people = getattr(phase.data or recipe.data, "people", 1)
-    counted = _counted(objective, _batch(config, inputs, people, shapes), phase)
+    batch = _batch(config, inputs, people, shapes)
+    if "words" in batch and isinstance(phase.objective, ProxiesSettings):
+        batch |= {"words": batch["words"].unsqueeze(1), "label": torch.zeros(_SAMPLES, dtype=torch.int64)}  # one text at least
+    batch |= {name: torch.stack([value] * _SAMPLES) for name, value in (sample or {}).items() if name not in batch or name == "words"}
+    counted = _counted(objective, batch, phase)
     total, own = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
     states = (2 if phase.optimiser.kind == "adamw" else 1) + bool(phase.loop.ema)
     return Cost(
@@ -153,7 +161,7 @@ def _objective(recipe: Recipe, phase: Phase, labels: int, inputs: Preparation) -
     if "curation" in type(settings).model_fields:
         settings = settings.model_copy(update={"curation": None})
     try:
-        return build(settings, network, Facts((), inputs.preprocess, inputs.clip, inputs.sound))
+        return settings.build(network, Facts(("",) * labels, inputs.preprocess, inputs.clip, inputs.sound))
     except ValueError as error:
         where = f"phases.{[other.name for other in recipe.phases].index(phase.name)}"
         raise RecipeError(f"{where}.objective: {error}") from error
@@ -172,7 +180,7 @@ def _counted(objective: nn.Module, batch: Batch, phase: Phase) -> _Count:
     return counted
 
 
-def _batch(config: Any, inputs: Preparation, people: int, shapes: FakeTensorMode) -> Batch:
+def _batch(config: Any, inputs: Preparation, people: int, shapes: FakeTensorMode) -> dict[str, Tensor]:
     """Everything that an objective may read. Only what decides how many patches or points are computed has values."""
 
     def blank(*shape: int) -> Tensor:
@@ -197,6 +205,8 @@ def _batch(config: Any, inputs: Preparation, people: int, shapes: FakeTensorMode
         batch |= {"points": blank(seen, seen, 3), "valid": torch.ones(_SAMPLES, seen, seen, dtype=torch.bool)}
         batch |= {"surface": torch.zeros(_SAMPLES, _SURFACE, 3), "colours": torch.zeros(_SAMPLES, _SURFACE, 3)}
         batch |= {"back": blank(seen, seen, 3), "back_colours": blank(seen, seen, 3)}
+    if inputs.preprocess and isinstance(config, LiteDepthConfig):
+        batch |= {"points": blank(side, side, 3), "valid": torch.ones(_SAMPLES, side, side, dtype=torch.bool)}
     if hasattr(config, "kinetics_classes"):  # LART
         batch |= _tracks(config, people, blank)
     return batch

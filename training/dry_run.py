@@ -15,7 +15,7 @@ import torch
 
 from training import costs, phases
 from training.costs import amount
-from training.data.base import Source
+from training.data.base import Sample, Source, Unreadable
 from training.errors import DataError
 from training.loop import Report, train
 from training.phases import Workshop
@@ -53,7 +53,7 @@ class _Data:
 def estimate(recipe: Recipe, phase: Phase, shop: Workshop) -> Estimate:
     """Raises TrainingError."""
     data, loop = _data_of(recipe, phase, shop), phase.loop
-    cost = costs.count(recipe, phase, data.labels)
+    cost = costs.count(recipe, phase, data.labels, _first(data.source))
     share = loop.batch_size // world()
     together = min(share, loop.micro_batch or share)
     step = cost.flops * loop.batch_size
@@ -111,6 +111,13 @@ def _data_of(recipe: Recipe, phase: Phase, shop: Workshop) -> _Data:
         samples = "unknown" if published.samples is None else f"{published.samples:,} published"
         return _Data(None, published.samples, published.labels, f"{samples} samples ({error})")
     return _Data(source, len(source), len(source.labels), f"{len(source):,} {source.unit}")
+
+
+def _first(source: Source | None) -> Sample | None:
+    try:
+        return source.sample(0, 0) if source else None
+    except Unreadable:
+        return None
 
 
 def _steps(phase: Phase, samples: int | None) -> int | None:

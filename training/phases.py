@@ -19,14 +19,12 @@ from training import spec, starting
 from training.checkpoint import Checkpoints, replacing
 from training.data.base import Preparation, Source
 from training.data.packages import PyPIPackage
-from training.data.registry import open_source
 from training.distributed import barrier, is_main, whole
 from training.efficientnet_lite0 import convert, published_weights
 from training.errors import RecipeError, TrainingError
 from training.fingerprint import FREE, flattened, sha256_of_weights
 from training.loop import Ended, Plan, Report, Run, train
 from training.objectives.base import Facts, released
-from training.objectives.registry import build
 from training.recipe import Initial, Phase, Recipe
 from training.shipped import located
 
@@ -66,7 +64,7 @@ def preparation(recipe: Recipe, phase: Phase | None, cache: Path) -> Preparation
 
 def source_of(recipe: Recipe, phase: Phase, cache: Path) -> Source:
     """Raises DataError."""
-    return open_source(phase.data or recipe.data, preparation(recipe, phase, cache))
+    return (phase.data or recipe.data).open(preparation(recipe, phase, cache))
 
 
 def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
@@ -76,7 +74,7 @@ def prepare(recipe: Recipe, phase: Phase, shop: Workshop) -> Ready:
     spec.of_phase(recipe, phase, network.config, source.labels)
     ready = preparation(recipe, phase, shop.cache)
     try:
-        objective = build(phase.objective, network, Facts(source.labels, ready.preprocess, ready.clip, ready.sound, ready.cache))
+        objective = phase.objective.build(network, Facts(source.labels, ready.preprocess, ready.clip, ready.sound, ready.cache))
     except ValueError as error:
         raise RecipeError(f"{recipe.field_of(phase)}.objective: {error}") from error
     fingerprint = flattened(

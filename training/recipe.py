@@ -17,13 +17,14 @@ from models.registry import architectures, named, read_config, systems
 from models.spec import Clip, Fill, Preprocess, Preset, Sound, Space, Task
 from training.data.base import Augment
 from training.data.packages import PyPIPackage
-from training.data.registry import DataSettings
+from training.data.registry import AnyData
 from training.errors import RecipeError
-from training.evaluation.settings import Quality
+from training.evaluation.settings import AnyQuality
+from training.kinds import UNUSABLE
 from training.objectives.proxies import ProxiesSettings
-from training.objectives.registry import ObjectiveSettings
+from training.objectives.registry import AnyObjective
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings, Settings
-from training.shipped import located
+from training.shipped import located, moved
 
 
 class ModelSettings(Settings):
@@ -99,7 +100,7 @@ class Phase(Settings):
     """One objective, trained from its starting weights to its last epoch."""
 
     name: str
-    objective: ObjectiveSettings
+    objective: AnyObjective
     model: ModelSettings | None = None
     """None for the recipe's."""
     start: str | None = None
@@ -108,7 +109,7 @@ class Phase(Settings):
     initial: Initial = Initial.RANDOM
     parts: dict[str, str | PyPIPackage] = Field(default_factory=dict)
     """The same for parts of the network, by their names in it: `{vision: bundles/NAME/VERSION}`; or a package of EfficientNet-Lite0."""
-    data: DataSettings | None = None
+    data: AnyData | None = None
     augment: Augment | None = None
     """None for the recipe's, both."""
     published_data: PublishedData | None = None
@@ -138,7 +139,7 @@ class Release(Settings):
     task: Task
     phase: str | None = None
     """Phase whose network it holds; None: the last one."""
-    quality: Quality | None = None
+    quality: AnyQuality | None = None
     """None: nothing is measured, and the bundle says so."""
     dtype: Literal["float16", "float32"] = "float16"
     merge: bool = True
@@ -156,7 +157,7 @@ class Recipe(Settings):
     """Further sentences on how good it is, which `quality` and the card repeat."""
     license: str
     seed: int = Field(default=0, ge=0, lt=2**63)
-    data: DataSettings
+    data: AnyData
     published_data: PublishedData | None = None
     augment: Augment = Augment()
     preprocess: Preprocess | None = None
@@ -246,11 +247,13 @@ class Recipe(Settings):
 def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """A recipe with `changes` such as `phases.0.loop.batch_size=8` over it. Raises RecipeError."""
     try:
-        content: Any = yaml.safe_load(located(path).read_text(encoding="utf-8"))
+        text = located(path).read_text(encoding="utf-8")
+        content: Any = yaml.safe_load(text)
         if changes:
             content = json.loads(json.dumps(content, default=str))  # aliases of YAML are one object, and a change is meant for one place
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
+        went = f"; it is {now} in Opsin's repository now" if (now := moved(path)) else ""
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}){went}") from error
     except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:  # also no UTF-8, impossible dates and endless aliases
         raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     for change in changes:
@@ -258,7 +261,32 @@ def read(path: Path, changes: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {first_mistake(error)}") from error
+        raise RecipeError(f"{path}{_line_of_kind(text, error)}: {first_mistake(error)}") from error
+
+
+def _line_of_kind(text: str, error: ValidationError) -> str:
+    """Where a kind stands that cannot be used; nothing for other mistakes, and for a kind that an override gave."""
+    first = error.errors()[0]
+    if first["type"] != UNUSABLE:
+        return ""
+    node = yaml.compose(text)
+    for part in first["loc"]:
+        node = _below(node, part)
+    return f", line {node.start_mark.line + 1}" if node is not None and node.value == first["input"] else ""
+
+
+def _below(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
+    """A field of a mapping, those that it merges (`<<`) included, or an item of a list."""
+    if isinstance(node, yaml.SequenceNode):
+        return node.value[part] if isinstance(part, int) and part < len(node.value) else None
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    named: dict[Any, yaml.Node] = {key.value: value for key, value in node.value}
+    if part in named:
+        return named[part]
+    merged = named.get("<<")
+    found = (_below(each, part) for each in (merged.value if isinstance(merged, yaml.SequenceNode) else [merged]))
+    return next((each for each in found if each is not None), None)
 
 
 def first_mistake(error: ValidationError) -> str:

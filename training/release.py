@@ -14,9 +14,10 @@ from models import bundle
 from models.bundle import Bundle
 from models.sealing import sha256_of
 from training import spec
-from training.evaluation import kinds, loss_curves
+from training.evaluation import loss_curves
 from training.evaluation.cards import card
 from training.evaluation.measurement import Measurement
+from training.evaluation.trained import trained
 from training.phases import Workshop
 from training.recipe import Recipe
 from training.shipped import located
@@ -31,16 +32,16 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
     """
     settings = recipe.release
     assert settings is not None
-    evaluation = kinds.evaluation(recipe, shop)
-    network = evaluation.network
-    measured = kinds.measured(evaluation)
-    found = {
-        "provenance": _provenance(recipe, recipe_file, measured),
-        "quality": measured.quality | ({"remarks": recipe.remarks} if recipe.remarks else {}),
-        "ladder": measured.ladder,
-        "default_rung": measured.default_rung if settings.merge else None,
+    evaluated = trained(recipe, shop)
+    network = evaluated.network
+    found = settings.quality.measure(evaluated) if settings.quality else Measurement()
+    fields = {
+        "provenance": _provenance(recipe, recipe_file, found),
+        "quality": found.quality | ({"remarks": recipe.remarks} if recipe.remarks else {}),
+        "ladder": found.ladder,
+        "default_rung": found.default_rung if settings.merge else None,
     }
-    described = spec.of_release(recipe, network.config, evaluation.labels, found)
+    described = spec.of_release(recipe, network.config, evaluated.labels, fields)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / bundle.WEIGHTS_FILE
         half = settings.dtype == "float16"
@@ -53,9 +54,10 @@ def release(recipe: Recipe, recipe_file: Path, shop: Workshop, bundles: Path) ->
             files[bundle.TOKENIZER_FILE].write_bytes(texts[1])
         written = bundle.write(bundles, described, weights, files=files, overwrite=True)
     loss_curves.write(written.path, shop.runs, [phase.name for phase in recipe.phases])
-    for name, drawing in measured.drawn.items():
+    for name, drawing in found.drawn.items():
         (written.path / name).write_text(drawing, encoding="utf-8")
-    (written.path / "README.md").write_text(card.render(written.spec), encoding="utf-8")
+    readme = settings.quality.card(written.spec) if settings.quality else card.render(written.spec)
+    (written.path / "README.md").write_text(readme, encoding="utf-8")
     return written
 
 
@@ -79,6 +81,6 @@ def _revision() -> str:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", "training", "models", "kernels")
+    changed = git("status", "--porcelain", "--", "training", "starters", "models", "kernels")
     commit = git("rev-parse", "--short=12", "HEAD")
     return f"{commit}-dirty" if commit and changed else commit or "not a git checkout"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +10,39 @@ from pydantic import AfterValidator
 
 from models.starters import installed_starters
 
+_ROOT = Path(__file__).parents[1]
+_MOVED = (
+    *(f"recipes/{name}" for name in ("actions", "clips", "depth", "flags", "inpaint", "reconstruct", "sounds", "words")),
+    "recipes/words-labels.txt",
+    "recipes/words-vocabulary.json",
+    "phases",
+)
+"""Files and folders of earlier versions below `training/` that are below `starters/` now; recipes without `.yaml`."""
+
+
+def moved(path: Path) -> Path | None:
+    """The path that a file of an earlier version has now, in the repository alone; None for other files."""
+    if not path.is_relative_to("training"):
+        return None
+    below = path.relative_to("training")
+    return next((Path("starters") / below for old in _MOVED if below.is_relative_to(old) or below == Path(f"{old}.yaml")), None)
+
 
 def located(path: Path) -> Path:
     """The file or folder; where there is none, what comes with this code under the same name: `training/recipes/…`, `docs/pictures/…`
-    and `bundles/…`."""
-    shipped = [Path(__file__).parents[1] / path]
+    and `bundles/…`; or what an earlier version had under it."""
+    shipped = [_ROOT / path]
+    if (now := moved(path)) is not None:
+        shipped.append(_ROOT / now)
     if path.is_relative_to("bundles") and (folder := installed_starters()) is not None:
         shipped.append(folder / path.relative_to("bundles"))
     return next((found for found in (path, *shipped) if found.exists()), path)
+
+
+def say_if_moved(path: Path) -> None:
+    """A line on standard error about a file that is found under the name that it had in an earlier version."""
+    if not path.exists() and (now := moved(path)) is not None and located(path).is_relative_to(_ROOT / now):
+        print(f"{path} is {now} now", file=sys.stderr)
 
 
 Located = Annotated[Path, AfterValidator(located)]

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from models.mae_st.model import VideoMAE
@@ -25,13 +26,62 @@ from starters.data.clips.video_augmentation import decoded
 from starters.data.images.package_images import Pixels
 from starters.evaluation import vizdoom
 from starters.evaluation.optical_flow import FlowForest
+from starters.evaluation.starter_quality import StarterQuality
+from training import phases
+from training.data.packages import PyPIPackage
+from training.errors import RecipeError
 from training.evaluation import metrics
-from training.evaluation.ladder import schedules
-from training.evaluation.settings import ClipsQuality, Split
+from training.evaluation.ladder import ladder, schedules
+from training.evaluation.measurement import Measurement
+from training.evaluation.settings import LadderSettings, Split
+from training.evaluation.trained import Look, Report, SplitQuality, Trained
 
 OFF, ONE_FRAME, SHUFFLED, FLOW = "off", "one frame", "shuffled frames", "optical flow"
 
 Scores = npt.NDArray[np.float64]
+
+
+class ClipsQuality(StarterQuality, SplitQuality):
+    """Accuracy of named camera moves on videos of held-out pictures and on a game's, as the service sees them; against optical flow."""
+
+    kind: Literal["clips"] = "clips"
+    videos: int = Field(default=300, gt=1)
+    """Videos of held-out pictures, as many of each move."""
+    seconds: float = Field(default=2.2, gt=0)
+    short_side: int = Field(default=144, gt=0, multiple_of=2)
+    """Pixels of the videos."""
+    flow_clips: int = Field(default=1500, gt=0)
+    """Clips of training that optical flow is fitted to."""
+    game: PyPIPackage
+    """ViZDoom, whose player turns and walks: of the test split alone."""
+    game_clips: int = Field(default=120, gt=1)
+    ladder: LadderSettings | None = None
+
+    def planned_rungs(self) -> list[dict[str, Any]]:
+        return self.ladder.planned() if self.ladder else []
+
+    def begin(self, trained: Trained) -> Look:
+        trained_on, network = phases.source_of(trained.recipe, trained.recipe.released_phase, trained.cache), trained.network
+        if not isinstance(trained_on, CameraClips) or not isinstance(network, VideoMAE):
+            raise RecipeError("release.quality: kind clips is for a video_mae on data of kind camera-moves")
+        return lambda split: evaluate(self, network, trained_on, split, trained.cache)
+
+    def measurement(self, trained: Trained, report: Report) -> Measurement:
+        """The default rung is chosen on the validation videos."""
+        trained_on = phases.source_of(trained.recipe, trained.recipe.released_phase, trained.cache)
+        assert isinstance(trained_on, CameraClips) and isinstance(trained.network, VideoMAE)
+        chosen_by = self.report(trained, Split.VAL)
+        accuracy, by = ({name: row["value"] for name, row in split["rungs"].items()} for split in (report, chosen_by))
+        rungs, default = ladder(self.ladder, trained.network, accuracy, by) if self.ladder else ([], None)
+        return Measurement(
+            {"clips": report | {"validation": {name: chosen_by[name] for name in ("network", "baselines", "rungs")}}},
+            rungs,
+            default,
+            data={
+                "packages": [entry.package.model_dump() | {"license": entry.license} for entry in trained_on.settings.packages],
+                "pictures": trained_on.stills.counts(),
+            },
+        )
 
 
 @dataclass(frozen=True)

@@ -10,27 +10,50 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from models.depth.model import LiteDepth, alone
 from models.spec import Preprocess
-from starters.data.renders.scenes import RenderedScenes, Renders, open_renders
+from starters.data.renders.scenes import RenderedScenes, Renders
+from starters.evaluation.credits import credited
+from starters.evaluation.starter_quality import StarterQuality
 from training.data.base import Preparation, Unreadable
 from training.data.captures import CAPTURES, Capture
 from training.errors import RecipeError
 from training.evaluation import metrics
-from training.evaluation.settings import DepthQuality, Split
+from training.evaluation.measurement import Measurement
+from training.evaluation.settings import Split
+from training.evaluation.trained import Look, Report, SplitQuality, Trained
 from training.objectives.depth import aligned, spread_to_one
 
 RESAMPLES = 2000
 """Resamples of objects, for the error of the ratio."""
+
+
+class DepthQuality(StarterQuality, SplitQuality):
+    """The error of depth that is left after the best scale and shift, on renders of held-out categories and on two photographs, against
+    the inflated outline."""
+
+    kind: Literal["depth"] = "depth"
+    views: int = Field(default=4, gt=0)
+    """Views of each object, at most."""
+    margin: float = Field(default=0.1, ge=0)
+    """Share of an object's size that photographs show around it, as the service does."""
+
+    def begin(self, trained: Trained) -> Look:
+        data = trained.recipe.data
+        return lambda split: evaluate(self, trained.network, data, trained.preprocess, split, trained.cache)
+
+    def measurement(self, trained: Trained, report: Report) -> Measurement:
+        return Measurement({"depth": report}, data=credited(trained))
 
 
 @dataclass(frozen=True)
@@ -47,7 +70,7 @@ def evaluate(settings: DepthQuality, network: nn.Module, data: Any, preprocess: 
         raise RecipeError("release.quality: kind depth is for data of kind renders")
     if not isinstance(network, LiteDepth):
         raise RecipeError("release.quality: kind depth is for the architecture lite_depth")
-    source = open_renders(data.model_copy(update={"part": split.value}), Preparation(preprocess=preprocess, cache=cache))
+    source = data.model_copy(update={"part": split.value}).open(Preparation(preprocess=preprocess, cache=cache))
     scored = list(_of_objects(settings, network, source))
     photographs = [_of_capture(name, capture(cache), settings, network, preprocess) for name, capture in CAPTURES.items()]
     return {

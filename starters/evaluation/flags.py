@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,21 +17,75 @@ from models.merge_schedule import MergeSchedule
 from models.spec import Preprocess
 from models.vit.model import ViT
 from starters.data.images import flag_augmentation, flags
-from starters.data.images.flags import Corpus, Drawings, Flags, Gallery
+from starters.data.images.flags import Corpus, Drawings, Flags, Gallery, build
 from starters.evaluation import baselines
 from starters.evaluation.baselines import Labels
+from starters.evaluation.starter_quality import StarterQuality
 from training.data import pictures
 from training.data.pictures import Pixels
+from training.errors import RecipeError
 from training.evaluation import metrics
 from training.evaluation.ladder import ladder, schedules
-from training.evaluation.measurement import Measurement
+from training.evaluation.measurement import Measurement, calibrated, rounded
 from training.evaluation.metrics import Right
 from training.evaluation.settings import LadderSettings
+from training.evaluation.trained import Trained
+from training.shipped import Located
 
 NEAREST = "nearest neighbour"
 LOGISTIC = "logistic regression"
 _BASELINE_RENDERINGS = 4
 _VAL_RENDERINGS = 20
+
+
+class FlagsQuality(StarterQuality):
+    """The starter's measurements: accuracy by source, against baselines, with and without pre-training, and by rung."""
+
+    kind: Literal["flags"] = "flags"
+    phases: ClassVar = (
+        "with_pretraining",
+        "without_pretraining",
+    )
+    ladder: LadderSettings
+    with_pretraining: str
+    without_pretraining: str
+    """Phases to compare."""
+    examples: Located | None = None
+    """A folder of images whose predictions the bundle records, so that anybody can check the weights."""
+
+    def needed_files(self) -> list[tuple[str, Path]]:
+        return [("examples", self.examples)] if self.examples else []
+
+    def planned_rungs(self) -> list[dict[str, Any]]:
+        return self.ladder.planned()
+
+    def measure(self, trained: Trained) -> Measurement:
+        recipe, network = trained.recipe, trained.network
+        data, preprocess = recipe.data, recipe.preprocess
+        if not isinstance(data, Flags) or not isinstance(network, ViT) or preprocess is None:
+            raise RecipeError("release.quality: kind flags is for a ViT on data of kind flags")
+        task, corpus = Task(data, preprocess, self.ladder, recipe.seed), build(data, trained.cache)
+        short, scratch = (trained.other(name) for name in (self.with_pretraining, self.without_pretraining))
+        assert isinstance(short, ViT) and isinstance(scratch, ViT)
+        degree = temperature(task, corpus, network)
+        rounded(calibrated(network, degree), recipe)
+        found = measure(task, corpus, network, short, scratch)
+        files = sorted(self.examples.glob("*.png")) if self.examples else []
+        [epochs] = [phase.loop.epochs for phase in recipe.phases if phase.name == self.without_pretraining]
+        also = {
+            "temperature": round(degree, 4),
+            "without_pretraining": {"epochs": epochs, **found.quality["without_pretraining"]},
+            "examples": examples(files, network, preprocess, tuple(data.labels.values())),
+        }
+        return replace(
+            found,
+            quality=found.quality | also,
+            data={
+                "packages": [package.model_dump() for package in data.packages],
+                "drawings": {"train": len(corpus.train), "val": len(corpus.val)},
+                "test_pictures": {gallery.name: len(gallery.paths) for gallery in (*corpus.galleries, corpus.unfiltered)},
+            },
+        )
 
 
 @dataclass(frozen=True)

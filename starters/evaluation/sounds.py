@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from numpy.random import default_rng
+from pydantic import Field
 from torch import Tensor, nn
 
 from models.mavil.model import MAViL
@@ -24,19 +25,24 @@ from models.mavil.sources import Listener
 from models.media import sound_windows
 from models.media.fbank import log_mel
 from models.merge_schedule import MergeSchedule
-from models.spec import Sound
+from models.spec import Rung, Sound
 from starters.data.sounds.audio_augmentation import recorded
-from starters.data.sounds.instrument_notes import Notes, Played, open_notes, open_some
-from starters.data.sounds.soundfonts import Wave
+from starters.data.sounds.instrument_notes import Notes, Played, open_some
+from starters.data.sounds.sampled_instruments import Instruments, Sampled
+from starters.data.sounds.soundfonts import Font, Wave
 from starters.evaluation.baselines import LogisticFeatures, nearest_features
-from starters.evaluation.data_settings import Orchestra, Recorded
+from starters.evaluation.starter_quality import StarterQuality
 from training.data.base import Preparation, Unreadable
 from training.data.media import read_sound
-from training.data.packages import obtain
+from training.data.packages import DebianPackage, obtain
 from training.errors import DataError, RecipeError
 from training.evaluation import metrics
+from training.evaluation.measurement import Measurement, calibrated, rounded
 from training.evaluation.metrics import Measured
-from training.evaluation.settings import SoundsQuality, Split
+from training.evaluation.settings import Split
+from training.evaluation.trained import Look, Report, SplitQuality, Trained
+from training.recipe import Recipe
+from training.settings import Settings
 
 LOGISTIC, NEAREST = "logistic regression", "nearest neighbour"
 _STRENGTHS = (1e-3, 1e-2, 1e-1)
@@ -47,6 +53,91 @@ Scores = npt.NDArray[np.float32]
 """(N, classes)."""
 Features = npt.NDArray[np.float32]
 """(N, mel bins)."""
+
+
+class Recordings(Settings):
+    """Files whose names say what they are."""
+
+    files: list[str] = Field(min_length=1)
+    """Patterns of paths below the folder, without the ending."""
+    right: list[str] = Field(min_length=1)
+    """Labels, any of which is right."""
+
+
+class Orchestra(Settings):
+    """Notes of each class, as instruments play them, that are evaluated together."""
+
+    name: str
+    fonts: list[Instruments] = Field(min_length=1)
+
+
+class Recorded(Settings):
+    """A package of recorded samples."""
+
+    name: str
+    package: DebianPackage
+    folder: str
+    license: str
+    recordings: list[Recordings] = Field(min_length=1)
+
+
+class EarlierTests(Settings):
+    """Tests of earlier versions, which were looked at: a table may go on with them, nothing is concluded from them."""
+
+    test: list[Orchestra] = Field(default_factory=list)
+    recorded: list[Recorded] = Field(default_factory=list)
+
+
+class SoundsQuality(StarterQuality, SplitQuality):
+    """Labels of notes of other instruments and of recorded samples, against logistic regression and the nearest neighbour on mean log-mel
+    spectrograms. The primary figure is the share of the notes of the test whose best label is right, all classes alike."""
+
+    kind: Literal["sounds"] = "sounds"
+    validation: list[Orchestra] = Field(min_length=1)
+    """For choices."""
+    test: Orchestra
+    recorded: list[Recorded] = Field(min_length=1)
+    """Test, too."""
+    seen: EarlierTests = EarlierTests()
+    notes: int = Field(default=40, gt=1)
+    """Notes of each class."""
+    baseline_sounds: int = Field(default=8000, gt=0)
+    """Sounds as trained on that the baselines learn from."""
+    rungs: dict[str, int] = Field(default_factory=dict)
+    """The ladder: tokens that merge in each block, by rung."""
+    batch_size: int = Field(default=32, gt=0)
+    rounds: int = Field(default=9, ge=3)
+    """How the throughput of rungs is measured."""
+
+    def check(self, recipe: Recipe, labels: Sequence[str], cache: Path) -> None:
+        contest(self, recipe.data, recipe.sound, recipe.seed, cache)
+
+    def planned_rungs(self) -> list[dict[str, Any]]:
+        return [{"name": name, "schedule": merged} for name, merged in self.rungs.items()]
+
+    def begin(self, trained: Trained) -> Look:
+        asked = contest(self, trained.recipe.data, trained.recipe.sound, trained.recipe.seed, trained.cache)
+        hearing = suitable(trained.network)
+        degree = temperature(asked, hearing)
+        rounded(calibrated(hearing, degree), trained.recipe)
+        return lambda split: {"temperature": round(degree, 4), **evaluate(asked, hearing, split)}
+
+    def measurement(self, trained: Trained, report: Report) -> Measurement:
+        assert isinstance(trained.recipe.data, Notes)
+        sources: dict[str, Sequence[Font | Sampled | Recorded]] = {
+            "trained on": trained.recipe.data.fonts,
+            "for choices": [font for played in self.validation for font in played.fonts],
+            "test": [*self.test.fonts, *self.recorded],
+            "test of an earlier version": [*(font for played in self.seen.test for font in played.fonts), *self.seen.recorded],
+        }
+        packages = {
+            part: [source.package.model_dump() | {"license": source.license} for source in given] for part, given in sources.items()
+        }
+        rungs = [
+            Rung(name=row["rung"], schedule=row["r"], accuracy=row["accuracy"]["value"], throughput=row["throughput"])
+            for row in report["ladder"]
+        ]
+        return Measurement({"sounds": report}, rungs, data={"kind": trained.recipe.data.kind, "packages": packages})
 
 
 @dataclass(frozen=True)
@@ -160,7 +251,7 @@ class Contest:
 
     def baselines(self) -> Baselines:
         """Their strength is chosen on the validation sounds. Raises DataError."""
-        played, hearing = open_notes(self.data, Preparation(sound=self.sound, cache=self.cache)), self.hearing
+        played, hearing = self.data.open(Preparation(sound=self.sound, cache=self.cache)), self.hearing
         waves, labels = [], []
         for number in range(self.settings.baseline_sounds):
             label = number % len(played.labels)

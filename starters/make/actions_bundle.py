@@ -26,13 +26,14 @@ from models.loading import load
 from starters.data.people.motions import Motions, MotionTracks
 from starters.evaluation.actions import methods, person_recall, splits
 from starters.evaluation.actions.samples import Floats, Moments
+from starters.evaluation.actions.settings import ActionsSettings
 from starters.evaluation.actions.splits import Views
 from starters.evaluation.actions.thresholds import PRECISION, reliance, thresholds
+from starters.evaluation.cards import card
 from training import phases
 from training import recipe as recipes
 from training.errors import TrainingError
-from training.evaluation.cards import card
-from training.evaluation.settings import ActionsQuality, Split
+from training.evaluation.settings import Split
 from training.recipe import Recipe
 
 RECIPE = Path("starters/recipes/actions.yaml")
@@ -79,7 +80,7 @@ def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
 
 
 def _thresholds(network: LART, recipe: Recipe, cache: Path) -> tuple[list[float], dict[str, Any]]:
-    assert recipe.release is not None and isinstance(recipe.release.quality, ActionsQuality)
+    assert recipe.release is not None and isinstance(recipe.release.quality, ActionsSettings)
     source, asked = phases.source_of(recipe, recipe.released_phase, cache), recipe.release.quality
     assert isinstance(source, MotionTracks)
     views = Views(EVERY_S, CAMERAS, recipe.seed + VIEWS_SEED)

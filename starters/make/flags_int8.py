@@ -16,10 +16,9 @@ from models.onnx.backend import GraphError, calibrate
 from models.spec import LEAST_AGREEMENT, Int8
 from starters.data.images import flags
 from starters.evaluation import flags as measure
-from starters.evaluation.flags import Task
+from starters.evaluation.flags import FlagsQuality, Task
 from training import recipe
 from training.errors import TrainingError
-from training.evaluation.settings import FlagsQuality
 
 BOUND = 0.005
 """As of `opsin calibrate`."""

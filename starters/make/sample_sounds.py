@@ -19,9 +19,9 @@ from models.media.fbank import FbankConfig, log_mel
 from starters.data.sounds.instrument_notes import Notes
 from starters.data.sounds.sampled_instruments import open_instruments
 from starters.data.sounds.soundfonts import Note, Wave
+from starters.evaluation.sounds import SoundsQuality
 from training import recipe
 from training.errors import exit_code
-from training.evaluation.settings import SoundsQuality
 from training.options import Options
 
 RECIPE = Path("starters/recipes/sounds.yaml")

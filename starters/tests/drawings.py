@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from models.sealing import sha256_of
-from starters.tests.collection import deb
+from tests.training.archives import deb
 
 FOLDER = "usr/share/art"
 WORDS = ("apple", "boat", "cat", "door", "egg", "fish", "goat", "hat", "ice", "jar", "kite", "leaf", "moon", "nest", "owl", "pear")

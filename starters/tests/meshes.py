@@ -9,7 +9,7 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from starters.tests import collection
+from tests.training.archives import npm
 
 BALLS, BOXES = ("marble", "globe", "bubble"), ("brick", "book")
 
@@ -32,7 +32,7 @@ def package(folder: Path) -> dict[str, Any]:
     for name in ("book", "page"):
         Image.fromarray(halves).save(art / f"{name}.png")
     files = {f"shapes/{file.name}": file for file in sorted(art.iterdir())}
-    return collection.npm(folder, "shapes", files)
+    return npm(folder, "shapes", files)
 
 
 def _corners(height: float) -> tuple[tuple[float, float], ...]:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from starters.tests.collection import npm
+from tests.training.archives import npm
 
 PREPROCESS = {"image_size": 48, "short_side": 48, "mean": [0.45, 0.45, 0.45], "std": [0.225, 0.225, 0.225]}
 CLIP = {"frames": 8, "stride": 4}

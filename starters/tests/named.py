@@ -8,7 +8,7 @@ from typing import Any
 
 from starters.data.images.iconify import drawn
 from starters.make.train_vocabulary import learnt
-from starters.tests.collection import deb, npm
+from tests.training.archives import deb, npm
 
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = {

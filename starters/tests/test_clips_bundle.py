@@ -14,7 +14,7 @@ from models.media.video_views import average_views, crops, view_frames
 from server import playground
 from starters.data.clips.camera_paths import MOVES
 from starters.data.clips.video_augmentation import decoded
-from training.evaluation.cards import card as model_card
+from starters.evaluation.cards import card as model_card
 
 FOLDER = Path(__file__).parents[2] / "bundles/clips/1.0.0"
 

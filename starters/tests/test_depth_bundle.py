@@ -8,7 +8,7 @@ import pytest
 
 from models import bundle
 from models.bundle import Bundle
-from training.evaluation.cards import card as model_card
+from starters.evaluation.cards import card as model_card
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 
 from models import bundle, loading
 from models.bundle import Bundle
+from starters.evaluation.cards import card as model_card
 from training.data import pictures
-from training.evaluation.cards import card as model_card
 
 EXAMPLES = Path("docs/pictures/flags")
 

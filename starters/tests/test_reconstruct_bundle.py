@@ -14,7 +14,7 @@ from models.bundle import Bundle
 from models.loading import load
 from models.mcc.model import MCC
 from models.mcc.scenes import normalise_points
-from training.evaluation.cards import card as model_card
+from starters.evaluation.cards import card as model_card
 
 FOLDER = Path(__file__).parents[2] / "bundles/reconstruct/2.0.0"
 THRESHOLD = 0.1

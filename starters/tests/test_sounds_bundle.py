@@ -12,9 +12,9 @@ from models import bundle, loading
 from models.bundle import Bundle
 from models.mavil.model import MAViL
 from server.playground import SAMPLES
+from starters.evaluation.cards import card as model_card
 from starters.evaluation.sounds import Hearing
 from training.data.media import read_sound
-from training.evaluation.cards import card as model_card
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from models.pairs.flip import FLIP
 from models.pairs.tokenising import Tokenizer
 from opsin.cli.demo_words import LABELS
 from server.playground import SAMPLES
+from starters.evaluation.cards import card
 from training.data.images import normalised
 from training.data.pictures import to_model_size
-from training.evaluation.cards import card
 
 
 @pytest.fixture(scope="module")

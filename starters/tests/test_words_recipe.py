@@ -15,11 +15,11 @@ from models.pairs.flip import FLIPConfig
 from models.pairs.tokenising import Tokenizer, read_file
 from models.registry import architectures
 from starters.data.images.named_drawings import NamedDrawings
+from starters.evaluation.cards import card as model_card
+from starters.evaluation.emoji_retrieval import NamingQuality
 from starters.tests import named
 from starters.tests.drawings import lite0
 from training import command, recipe
-from training.evaluation.cards import card as model_card
-from training.evaluation.settings import NamingQuality
 from training.recipe import Recipe
 
 RECIPE = Path("starters/recipes/words.yaml")

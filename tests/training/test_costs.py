@@ -149,11 +149,10 @@ def real_bytes(plan: Recipe) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     from training.objectives.base import Facts
-    from training.objectives.registry import build
 
     phase = plan.phases[1]
     network = architectures()["vit"].build(plan.model_of(phase).resolved(10))
-    objective = build(phase.objective, network, Facts()).train()
+    objective = phase.objective.build(network, Facts()).train()
     kept: dict[int, Any] = {parameter.untyped_storage().data_ptr(): 0 for parameter in objective.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,6 @@ from training.checkpoint import write_atomically
 from training.data.base import Augment, Preparation, Source, Unreadable
 from training.data.folder import Folder
 from training.data.pairs import Pairs
-from training.data.registry import open_source
 from training.data.rgbd import RGBD
 from training.data.sampling import EpochBatches, Share
 from training.data.sound import SoundFiles
@@ -75,7 +74,7 @@ def shards(tmp_path: Path) -> str:
 
 
 def test_shards_are_read_once_each_in_an_order_that_keeps_to_a_few_of_them(shards: str, preparation: Preparation) -> None:
-    source = open_source(WebDataset(shards=[shards], labels=["a", "b", "c"]), preparation)
+    source = WebDataset(shards=[shards], labels=["a", "b", "c"]).open(preparation)
     assert (len(source), source.labels) == (60, ("a", "b", "c"))
     batches = EpochBatches(source, Share(4), seed=0)
     order = [draw.sample for batch in batches for draw in batch]
@@ -89,8 +88,8 @@ def test_shards_are_read_once_each_in_an_order_that_keeps_to_a_few_of_them(shard
 
 
 def test_shards_by_url_have_the_same_samples(shards: str, tmp_path: Path, preparation: Preparation) -> None:
-    near = open_source(WebDataset(shards=[shards]), preparation)
-    far = open_source(WebDataset(shards=[f"local://{shards}"]), preparation)
+    near = WebDataset(shards=[shards]).open(preparation)
+    far = WebDataset(shards=[f"local://{shards}"]).open(preparation)
     assert len(far) == 60
     assert torch.equal(near.sample(33, 5)["pixels"], far.sample(33, 5)["pixels"])
 
@@ -98,9 +97,9 @@ def test_shards_by_url_have_the_same_samples(shards: str, tmp_path: Path, prepar
 def test_a_broken_shard_is_named(tmp_path: Path, preparation: Preparation) -> None:
     (tmp_path / "bad.tar").write_bytes(b"no tar" * 1000)
     with pytest.raises(DataError, match=r"bad\.tar: cannot be read as a tar shard"):
-        open_source(WebDataset(shards=[str(tmp_path / "*.tar")]), preparation)
+        WebDataset(shards=[str(tmp_path / "*.tar")]).open(preparation)
     with pytest.raises(DataError, match=r"none\.tar: there is no such file"):
-        open_source(WebDataset(shards=[str(tmp_path / "none.tar")]), preparation)
+        WebDataset(shards=[str(tmp_path / "none.tar")]).open(preparation)
 
 
 def test_two_processes_may_list_a_shard_at_once(shards: str, preparation: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +113,7 @@ def test_two_processes_may_list_a_shard_at_once(shards: str, preparation: Prepar
     monkeypatch.setattr(os, "fsync", together)
     settings = WebDataset(shards=[shards.replace("{00..11}", "03")])
     with ThreadPoolExecutor(2) as processes:
-        assert [len(source) for source in processes.map(open_source, [settings] * 2, [preparation] * 2)] == [5, 5]
+        assert [len(source) for source in processes.map(WebDataset.open, [settings] * 2, [preparation] * 2)] == [5, 5]
     assert len(list((preparation.cache / "shards").iterdir())) == 1
 
 
@@ -140,7 +139,7 @@ def test_captions_become_token_ids_cut_or_padded(tmp_path: Path, tokenizer: Path
         with (tmp_path / "captions.jsonl").open("a") as file:
             file.write(json.dumps({"image": f"{number}.png", "caption": caption}, ensure_ascii=False) + "\n")
     words = WordSettings(tokenizer=tokenizer, special=False)
-    source = open_source(Pairs(path=tmp_path, words=words), preparation)
+    source = Pairs(path=tmp_path, words=words).open(preparation)
     assert [source.sample(number, 0)["words"].tolist() for number in range(3)] == [[2, 4, 3, 0], [5, 0, 0, 0], [2, 5, 3, 2]]
 
 
@@ -170,7 +169,7 @@ def test_a_tokenizer_that_cannot_be_read_is_named(content: str | None, sentence:
 
 
 def test_pairs_are_read_from_shards_too(shards: str, tokenizer: Path, preparation: Preparation) -> None:
-    source = open_source(Pairs(shards=[shards], words=WordSettings(tokenizer=tokenizer, special=False)), preparation)
+    source = Pairs(shards=[shards], words=WordSettings(tokenizer=tokenizer, special=False)).open(preparation)
     assert source.sample(11, 0)["words"].tolist() == [2, 3, 1, 4]
 
 
@@ -180,20 +179,20 @@ def test_pairs_are_others_after_a_change(changed: str, tmp_path: Path, tokenizer
     image.write_bytes(png((9, 9, 9)))
     (tmp_path / "captions.jsonl").write_text('{"image": "0.png", "caption": "a flag"}\n{"image": "none.png", "caption": "red"}')
     pairs = Pairs(path=tmp_path, words=WordSettings(tokenizer=tokenizer, special=False))
-    before = open_source(pairs, preparation).identity()
-    assert open_source(pairs, preparation).identity() == before
+    before = pairs.open(preparation).identity()
+    assert pairs.open(preparation).identity() == before
     if changed == "an image":
         Image.new("RGB", (99, 99)).save(image)
     else:
         tokenizer.write_text(tokenizer.read_text().replace("flag", "flags"))
-    assert open_source(pairs, preparation).identity() != before
+    assert pairs.open(preparation).identity() != before
 
 
 def test_pairs_of_shards_are_others_with_another_tokenizer(shards: str, tokenizer: Path, preparation: Preparation) -> None:
     pairs = Pairs(shards=[shards], words=WordSettings(tokenizer=tokenizer, special=False))
-    before = open_source(pairs, preparation).identity()
+    before = pairs.open(preparation).identity()
     tokenizer.write_text(tokenizer.read_text().replace("flag", "flags"))
-    assert open_source(pairs, preparation).identity() != before
+    assert pairs.open(preparation).identity() != before
 
 
 def video(file: Path, frames: int, colour: int, *, sound: bool = False) -> None:
@@ -218,7 +217,7 @@ def video(file: Path, frames: int, colour: int, *, sound: bool = False) -> None:
 def test_a_clip_is_frames_at_the_wanted_distance_with_its_sound(tmp_path: Path, preparation: Preparation) -> None:
     video(tmp_path / "videos/dark/one.mp4", 30, 20, sound=True)
     video(tmp_path / "videos/light/two.mp4", 30, 100, sound=True)
-    source = open_source(VideoFiles(path=tmp_path / "videos", sound=True), preparation)
+    source = VideoFiles(path=tmp_path / "videos", sound=True).open(preparation)
     assert source.labels == ("dark", "light")
     starts = set()
     for draw in range(4):
@@ -241,7 +240,7 @@ def test_sounds_become_spectrograms_with_several_labels(tmp_path: Path, preparat
             file.writeframes((np.sin(np.arange(8000) * pitch * 2 * np.pi / 8000) * 20000).astype(np.int16).tobytes())
     rows = [{"file": "low.wav", "labels": ["hum"]}, {"file": "high.wav", "labels": ["beep", "loud"]}]
     (tmp_path / "labels.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    source = open_source(SoundFiles(path=tmp_path), preparation)
+    source = SoundFiles(path=tmp_path).open(preparation)
     low, high = source.sample(0, 0), source.sample(1, 0)
     assert source.labels == ("beep", "hum", "loud")
     assert (low["labels"].tolist(), high["labels"].tolist()) == ([0, 1, 0], [1, 0, 1])
@@ -258,18 +257,18 @@ def test_depth_and_camera_give_the_points_of_a_scene(tmp_path: Path, preparation
     np.save(scene / "depth.npy", depth)
     (scene / "camera.json").write_text(json.dumps({"focal": [16, 16], "centre": [8, 8]}))
     np.save(scene / "surface.npy", np.tile(np.array([[0, 0, 2, 1, 0, 0]], np.float32), (5, 1)))
-    source = open_source(RGBD(path=tmp_path / "scenes", surface_points=7, seen_size=16, normalise=False), preparation)
+    source = RGBD(path=tmp_path / "scenes", surface_points=7, seen_size=16, normalise=False).open(preparation)
     sample = source.sample(0, 1)
     assert sample["valid"].tolist() == [[False] * 16] * 4 + [[True] * 16] * 12
     assert torch.allclose(sample["points"][8, 12], torch.tensor([2 * 4.5 / 16, 2 * 0.5 / 16, 2.0]))
     assert sample["surface"].shape == sample["colours"].shape == (7, 3)
-    normalised = open_source(RGBD(path=tmp_path / "scenes", surface_points=7, seen_size=16), preparation).sample(0, 1)
+    normalised = RGBD(path=tmp_path / "scenes", surface_points=7, seen_size=16).open(preparation).sample(0, 1)
     assert normalised["points"][normalised["valid"]].mean(dim=0).abs().max() < 0.1
 
 
 def test_an_image_is_augmented_by_its_draw_alone(colours: Path, preparation: Preparation) -> None:
     augment = Augment(crop_scale=(0.3, 1.0), rand_augment="rand-m9-mstd0.5-inc1", erase=1.0)
-    source = open_source(Folder(path=colours), Preparation(PREPROCESS, augment=augment))
+    source = Folder(path=colours).open(Preparation(PREPROCESS, augment=augment))
     before = torch.random.get_rng_state()
     first = [source.sample(3, draw)["pixels"] for draw in range(4)]
     assert all(torch.equal(image, source.sample(3, draw)["pixels"]) for draw, image in enumerate(first))
@@ -289,7 +288,7 @@ def test_an_image_is_augmented_by_its_draw_alone(colours: Path, preparation: Pre
 )
 def test_missing_data_is_explained(settings: Settings, said: str, preparation: Preparation) -> None:
     with pytest.raises(DataError, match=said):
-        open_source(settings, preparation)
+        settings.open(preparation)
 
 
 def broken(folder: Path, count: int) -> Path:
@@ -303,7 +302,7 @@ def test_an_unreadable_image_gives_way_to_another_and_is_named(
     tmp_path: Path, preparation: Preparation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = broken(tmp_path / "data", 1)
-    source: Source = open_source(Folder(path=folder), preparation)
+    source: Source = Folder(path=folder).open(preparation)
     with pytest.raises(Unreadable, match=r"red/0\.png"):
         source.sample(48, 0)
     file = shapes.write(shapes.recipe(folder), tmp_path / "recipe.yaml")

@@ -111,19 +111,3 @@ def test_a_tokenizer_that_does_not_fit_the_network_is_refused_before_the_trainin
     said = capsys.readouterr().err
     assert said.startswith("data.words.tokenizer: ") and "100" in said
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("recipe", "field", "path", "missing"),
-    [
-        ("actions", "clips.0.detector", "bundles/none/1", "bundles/none/1/bundle.json"),
-        ("flags", "examples", "none", "none"),
-    ],
-)
-def test_what_a_bundle_is_measured_with_is_named_before_the_training_where_it_is_missing(
-    recipe: str, field: str, path: str, missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folders = ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
-    assert command.main([f"training/recipes/{recipe}.yaml", f"release.quality.{field}={path}", *folders]) == 2
-    assert capsys.readouterr().err == f"release.quality.{field}: {missing} is not there\n"
-    assert list(tmp_path.iterdir()) == []

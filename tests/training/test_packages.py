@@ -1,33 +1,48 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from starters.tests import collection
+from tests.training.archives import deb, npm
 from training.data.packages import DebianPackage, NpmPackage, Package, PyPIPackage, obtain
 from training.errors import DataError
 
 
-def test_archives_in_the_cache_are_checked_and_unpacked(tiny_recipe: dict[str, Any], cache: Path) -> None:
-    data = tiny_recipe["data"]
-    assert len(list(obtain(DebianPackage(**data["clip_art"]["package"]), cache).rglob("*.png"))) == 7
-    assert len(list(obtain(NpmPackage(**data["emoji"][0]["package"]), cache).rglob("*.png"))) == 6
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data cache with packages that are made here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def flags(cache: Path) -> dict[str, str]:
+    """A package of Debian with two files."""
+    tree = cache / "tree/usr/share/flags"
+    tree.mkdir(parents=True)
+    for name in ("aa", "bb"):
+        (tree / f"{name}.png").write_text(name)
+    return deb(cache, "tiny-flags", cache / "tree")
+
+
+def test_archives_in_the_cache_are_checked_and_unpacked(flags: dict[str, str], cache: Path) -> None:
+    emoji = npm(cache, "tiny-emoji", {"img/one.png": Path(__file__)})
+    assert len(list(obtain(DebianPackage(**flags), cache).rglob("*.png"))) == 2
+    assert len(list(obtain(NpmPackage(**emoji), cache).rglob("*.png"))) == 1
 
 
 def test_a_cache_may_be_named_relative_to_the_working_directory(
-    tiny_recipe: dict[str, Any], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: dict[str, str], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = DebianPackage(**tiny_recipe["data"]["clip_art"]["package"])
+    package = DebianPackage(**flags)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / package.file_name).write_bytes((cache / package.file_name).read_bytes())
     monkeypatch.chdir(tmp_path)
-    assert len(list(obtain(package, Path("cache")).rglob("*.png"))) == 7
+    assert len(list(obtain(package, Path("cache")).rglob("*.png"))) == 2
 
 
-def test_an_archive_with_another_checksum_is_refused(tiny_recipe: dict[str, Any], cache: Path) -> None:
-    package = DebianPackage(**{**tiny_recipe["data"]["clip_art"]["package"], "sha256": "0" * 64})
+def test_an_archive_with_another_checksum_is_refused(flags: dict[str, str], cache: Path) -> None:
+    package = DebianPackage(**{**flags, "sha256": "0" * 64})
     with pytest.raises(DataError, match=f"{package.file_name}: its SHA-256 is .*, the recipe wants 0000"):
         obtain(package, cache)
 
@@ -79,6 +94,6 @@ def test_a_wheel_of_another_platform_is_asked_for_by_its_tags() -> None:
 
 
 def test_a_package_with_a_scope_is_unpacked_into_one_folder(cache: Path, tmp_path: Path) -> None:
-    plain = collection.npm(tmp_path, "art-meshes", {"ball.txt": Path(__file__)})
+    plain = npm(tmp_path, "art-meshes", {"ball.txt": Path(__file__)})
     folder = obtain(NpmPackage.model_validate(plain | {"name": "@art/meshes"}), tmp_path)
     assert folder.parent == tmp_path and (folder / "package/ball.txt").is_file()

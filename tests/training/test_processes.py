@@ -13,7 +13,7 @@ from models.spec import Preprocess
 from tests.training import shapes
 from training import command
 from training.data.base import Preparation
-from training.data.folder import Folder, open_folder
+from training.data.folder import Folder
 from training.data.sampling import EpochBatches, Share
 from training.phases import WEIGHTS
 from training.watching import read_log
@@ -64,7 +64,7 @@ def test_two_processes_equal_one_by_ddp_and_by_fsdp(colours: Path, tmp_path: Pat
 
 
 def test_every_sample_of_an_epoch_is_seen_once_over_all_processes(colours: Path) -> None:
-    source = open_folder(Folder(path=colours), Preparation(preprocess=PREPROCESS))
+    source = Folder(path=colours).open(Preparation(preprocess=PREPROCESS))
     shares = [EpochBatches(source, Share(12, rank, 3, micro_batch=3), seed=1) for rank in range(3)]
     alone = EpochBatches(source, Share(12), seed=1)
     for epoch in range(2):

@@ -19,6 +19,7 @@ The loop adds `draw`, int64 (), to every sample.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,17 @@ class Augment(Settings):
             except (AssertionError, LookupError, ValueError) as error:
                 raise ValueError(f"{value!r} is not in timm's notation, such as rand-m9-mstd0.5-inc1") from error
         return value
+
+
+class DataSettings(Settings, ABC):
+    """Settings of a kind of data: `data` of a recipe."""
+
+    kind: str
+    """A short name of the kind, which runs record. A class without one has the `package.module:NAME` by which recipes name it."""
+
+    @abstractmethod
+    def open(self, preparation: Preparation) -> Source:
+        """Raises DataError."""
 
 
 @dataclass(frozen=True)

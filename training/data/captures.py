@@ -19,8 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from starters.data.renders.meshes import Bytes
-from starters.data.renders.raster import Floats
 from training.data.packages import DebianPackage, obtain
 from training.errors import exit_code
 
@@ -34,9 +32,9 @@ OPENCV = DebianPackage(
 
 @dataclass(frozen=True)
 class Capture:
-    rgb: Bytes
+    rgb: npt.NDArray[np.uint8]
     """(H, W, 3)."""
-    depth: Floats
+    depth: npt.NDArray[np.float32]
     """(H, W), metres along the optical axis, 0 where it is missing."""
     mask: npt.NDArray[np.bool_]
     """(H, W)."""

@@ -11,21 +11,46 @@ from typing import IO, Any, Literal
 import torch
 from PIL import Image
 
-from training.data.base import Preparation, Sample, Unreadable
+from training.data.base import DataSettings, Preparation, Sample, Unreadable
 from training.data.images import prepared
 from training.data.pictures import open_on_white
 from training.errors import DataError
-from training.settings import Settings
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 
-class Folder(Settings):
+class Folder(DataSettings):
     kind: Literal["folder"] = "folder"
     path: Path
     """From the working directory."""
     labelled: bool = True
     """Subfolders are classes, in the order of their names; False: all images below, without labels."""
+
+    def open(self, preparation: Preparation) -> ImageFolder:
+        """Raises DataError."""
+        root = self.path
+        if not root.is_dir():
+            raise DataError(f"data.path: {root} is no folder")
+        if preparation.preprocess is None:
+            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        labels = (
+            tuple(sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")))
+            if self.labelled
+            else ()
+        )
+        files: list[Path] = []
+        classes: list[int] = []
+        for number, below in enumerate([root / label for label in labels] or [root]):
+            found = sorted(file for file in below.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            if labels and not found:
+                raise DataError(f"{below}: no image in this folder of a class; delete it, or put {', '.join(sorted(SUFFIXES))} files there")
+            files += found
+            classes += [number] * len(found)
+        if self.labelled and len(labels) < 2:
+            raise DataError(f"data.path: {root} has {len(labels)} subfolders; labelled images need one for each of two or more classes")
+        if not files:
+            raise DataError(f"data.path: {root} has no images ({', '.join(sorted(SUFFIXES))})")
+        return ImageFolder(root, tuple(files), tuple(classes) if self.labelled else (), labels, preparation)
 
 
 @dataclass(frozen=True)
@@ -59,30 +84,3 @@ def read_image(file: Path | IO[bytes], name: str = "") -> Image.Image:
         return open_on_white(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Unreadable(f"{name or file}: {error}") from error
-
-
-def open_folder(settings: Folder, preparation: Preparation) -> ImageFolder:
-    """Raises DataError."""
-    root = settings.path
-    if not root.is_dir():
-        raise DataError(f"data.path: {root} is no folder")
-    if preparation.preprocess is None:
-        raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    labels = (
-        tuple(sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")))
-        if settings.labelled
-        else ()
-    )
-    files: list[Path] = []
-    classes: list[int] = []
-    for number, below in enumerate([root / label for label in labels] or [root]):
-        found = sorted(file for file in below.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        if labels and not found:
-            raise DataError(f"{below}: no image in this folder of a class; delete it, or put {', '.join(sorted(SUFFIXES))} files there")
-        files += found
-        classes += [number] * len(found)
-    if settings.labelled and len(labels) < 2:
-        raise DataError(f"data.path: {root} has {len(labels)} subfolders; labelled images need one for each of two or more classes")
-    if not files:
-        raise DataError(f"data.path: {root} has no images ({', '.join(sorted(SUFFIXES))})")
-    return ImageFolder(root, tuple(files), tuple(classes) if settings.labelled else (), labels, preparation)

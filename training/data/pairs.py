@@ -13,19 +13,18 @@ import torch
 from PIL import Image
 from pydantic import model_validator
 
-from training.data.base import Preparation, Sample
+from training.data.base import DataSettings, Preparation, Sample
 from training.data.folder import read_image
 from training.data.images import prepared
 from training.data.shards import Member, open_shards
 from training.data.webdataset import image_of
 from training.data.words import Words, WordSettings, open_words
 from training.errors import DataError
-from training.settings import Settings
 
 CAPTIONS = "captions.jsonl"
 
 
-class Pairs(Settings):
+class Pairs(DataSettings):
     kind: Literal["pairs"] = "pairs"
     path: Path | None = None
     """A folder with `captions.jsonl`: lines {"image": FILE, "caption": TEXT}, files from the folder."""
@@ -38,6 +37,21 @@ class Pairs(Settings):
         if (self.path is None) == (self.shards is None):
             raise ValueError("give one of path and shards")
         return self
+
+    def open(self, preparation: Preparation) -> ImagesWithCaptions:
+        """Raises DataError."""
+        if preparation.preprocess is None:
+            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        if self.shards is not None:
+            archive = open_shards(self.shards, preparation.cache)
+            texts = [member.read("txt").decode("utf-8", "replace").strip() for member in archive.members]
+            words = open_words(self.words, preparation.words, texts)
+            return ImagesWithCaptions(archive.members, words, preparation, archive.ranges, archive.identity())
+        assert self.path is not None
+        files, texts = _read(self.path)
+        words = open_words(self.words, preparation.words, texts)
+        listing = {"files": len(files), "listing": digest(zip((file.name for file in files), map(_size, files), texts, strict=True))}
+        return ImagesWithCaptions(files, words, preparation, (range(len(files)),), listing)
 
 
 @dataclass(frozen=True)
@@ -64,22 +78,6 @@ class ImagesWithCaptions:
         image: Image.Image = image_of(source) if isinstance(source, Member) else read_image(source)
         words = self.captions.read(torch.tensor([index]))[0]
         return {"pixels": prepared(image, preprocess, self.preparation.augment, draw), "words": words}
-
-
-def open_pairs(settings: Pairs, preparation: Preparation) -> ImagesWithCaptions:
-    """Raises DataError."""
-    if preparation.preprocess is None:
-        raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    if settings.shards is not None:
-        archive = open_shards(settings.shards, preparation.cache)
-        texts = [member.read("txt").decode("utf-8", "replace").strip() for member in archive.members]
-        words = open_words(settings.words, preparation.words, texts)
-        return ImagesWithCaptions(archive.members, words, preparation, archive.ranges, archive.identity())
-    assert settings.path is not None
-    files, texts = _read(settings.path)
-    words = open_words(settings.words, preparation.words, texts)
-    listing = {"files": len(files), "listing": digest(zip((file.name for file in files), map(_size, files), texts, strict=True))}
-    return ImagesWithCaptions(files, words, preparation, (range(len(files)),), listing)
 
 
 def _size(file: Path) -> int | None:

@@ -21,16 +21,15 @@ from torch import Tensor
 
 from models.mcc.scenes import normalise_points, resize, resize_mask, view_of_capture
 from models.spec import Preprocess
-from training.data.base import Preparation, Sample, Unreadable
+from training.data.base import DataSettings, Preparation, Sample, Unreadable
 from training.data.folder import read_image
 from training.data.pairs import digest
 from training.errors import DataError
-from training.settings import Settings
 
 SURFACE = "surface.npy"
 
 
-class RGBD(Settings):
+class RGBD(DataSettings):
     kind: Literal["rgbd"] = "rgbd"
     path: Path
     """A folder of scenes."""
@@ -42,6 +41,17 @@ class RGBD(Settings):
     """Divide by the spread of the seen points and centre on them, crop to the object; False: coordinates and images as they are."""
     repeat: int = Field(default=1, gt=0)
     """Samples of each scene in an epoch."""
+
+    def open(self, preparation: Preparation) -> Scenes:
+        """Raises DataError."""
+        if preparation.preprocess is None:
+            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        if not self.path.is_dir():
+            raise DataError(f"data.path: {self.path} is no folder")
+        scenes = tuple(sorted(file.parent for file in self.path.glob(f"*/{SURFACE}")))
+        if not scenes:
+            raise DataError(f"data.path: {self.path} has no scenes, which are folders with {SURFACE}")
+        return Scenes(scenes, self, preparation.preprocess)
 
 
 @dataclass(frozen=True)
@@ -114,15 +124,3 @@ def unprojected(depth: Tensor, focal: tuple[float, float], centre: tuple[float, 
     rays = torch.stack([(columns - centre[0]) / focal[0], (rows - centre[1]) / focal[1], torch.ones_like(depth)], dim=-1)
     known = depth.isfinite() & (depth > 0)
     return (rays * depth.unsqueeze(-1)).masked_fill(~known.unsqueeze(-1), torch.inf)
-
-
-def open_rgbd(settings: RGBD, preparation: Preparation) -> Scenes:
-    """Raises DataError."""
-    if preparation.preprocess is None:
-        raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    if not settings.path.is_dir():
-        raise DataError(f"data.path: {settings.path} is no folder")
-    scenes = tuple(sorted(file.parent for file in settings.path.glob(f"*/{SURFACE}")))
-    if not scenes:
-        raise DataError(f"data.path: {settings.path} has no scenes, which are folders with {SURFACE}")
-    return Scenes(scenes, settings, preparation.preprocess)

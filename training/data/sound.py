@@ -13,21 +13,26 @@ from models.mavil.inputs import spectrogram
 from models.mavil.loudness import Loudness
 from models.media.fbank import FbankConfig
 from models.spec import Sound
-from training.data.base import Preparation, Sample
+from training.data.base import DataSettings, Preparation, Sample
 from training.data.labelled import LabelledFiles, find
 from training.data.media import SOUNDS, VIDEOS, read_sound
 from training.errors import DataError
-from training.settings import Settings
 
 _HOP = 0.01
 """Seconds from one frame of a spectrogram to the next."""
 
 
-class SoundFiles(Settings):
+class SoundFiles(DataSettings):
     kind: Literal["sound"] = "sound"
     path: Path
     """A folder of wav, flac or other sound files, or of videos for their sound: one subfolder for each class, or `labels.jsonl`."""
     labelled: bool = True
+
+    def open(self, preparation: Preparation) -> Sounds:
+        """Raises DataError."""
+        if preparation.sound is None:
+            raise DataError("sound: the recipe does not say how sound becomes a spectrogram (frames, mel_bins, mean, std)")
+        return Sounds(find(self.path, SOUNDS | VIDEOS, labelled=self.labelled), preparation.sound)
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,3 @@ def heard(file: Path, sound: Sound, start: float = 0.0) -> Tensor:
     waveform = read_sound(file, sound.sample_rate, sound.frames * _HOP + 0.1, start)
     bank = FbankConfig(sample_rate=sound.sample_rate, mel_bins=sound.mel_bins, high_hz=sound.sample_rate / 2)
     return spectrogram(waveform, sound.frames, Loudness(sound.mean, sound.std), bank)
-
-
-def open_sound(settings: SoundFiles, preparation: Preparation) -> Sounds:
-    """Raises DataError."""
-    if preparation.sound is None:
-        raise DataError("sound: the recipe does not say how sound becomes a spectrogram (frames, mel_bins, mean, std)")
-    return Sounds(find(settings.path, SOUNDS | VIDEOS, labelled=settings.labelled), preparation.sound)

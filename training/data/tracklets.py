@@ -15,13 +15,12 @@ from torch import Tensor
 from models.media.joblib_file import UnsafeFile
 from models.people.ava import NAMES, VALID
 from models.people.tracklets import arrange, read_tracklet, shuffled
-from training.data.base import Preparation, Sample, Unreadable
+from training.data.base import DataSettings, Preparation, Sample, Unreadable
 from training.data.pairs import digest
 from training.errors import DataError
-from training.settings import Settings
 
 
-class Tracklets(Settings):
+class Tracklets(DataSettings):
     kind: Literal["tracklets"] = "tracklets"
     path: Path
     """A folder of `CLIP/TRACK.pkl`, one folder for each clip."""
@@ -32,6 +31,17 @@ class Tracklets(Settings):
     """People of a clip, the one that it is about included."""
     appearance: int | None = None
     """Values of an appearance feature; None: the network has none, and gets none."""
+
+    def open(self, preparation: Preparation) -> People:
+        """Raises DataError."""
+        files = tuple(sorted(self.path.glob("*/*.pkl")))
+        if not files:
+            raise DataError(f"data.path: {self.path} has no files CLIP/TRACK.pkl")
+        try:
+            mean_std = torch.from_numpy(np.load(self.mean_std, allow_pickle=False))
+        except (OSError, ValueError) as error:
+            raise DataError(f"data.mean_std: {self.mean_std} cannot be read ({error})") from error
+        return People(files, self, mean_std)
 
 
 @dataclass(frozen=True)
@@ -78,15 +88,3 @@ class People:
             "raw_pose": targets.pose,
         }
         return sample | ({"appearance": tracks.appearance[0]} if settings.appearance else {})
-
-
-def open_tracklets(settings: Tracklets, preparation: Preparation) -> People:
-    """Raises DataError."""
-    files = tuple(sorted(settings.path.glob("*/*.pkl")))
-    if not files:
-        raise DataError(f"data.path: {settings.path} has no files CLIP/TRACK.pkl")
-    try:
-        mean_std = torch.from_numpy(np.load(settings.mean_std, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise DataError(f"data.mean_std: {settings.mean_std} cannot be read ({error})") from error
-    return People(files, settings, mean_std)

@@ -13,16 +13,15 @@ from torch import Tensor
 
 from models.media.video_views import crop_box, frames_within, random_box, random_span
 from models.spec import Clip, Preprocess
-from training.data.base import Preparation, Sample
+from training.data.base import DataSettings, Preparation, Sample
 from training.data.images import normalised
 from training.data.labelled import LabelledFiles, find
 from training.data.media import VIDEOS, read_frames, video_length
 from training.data.sound import heard
 from training.errors import DataError
-from training.settings import Settings
 
 
-class VideoFiles(Settings):
+class VideoFiles(DataSettings):
     kind: Literal["videos"] = "videos"
     path: Path
     """A folder of video files: one subfolder for each class, or `labels.jsonl`."""
@@ -31,6 +30,14 @@ class VideoFiles(Settings):
     """Also give the spectrogram of the sound that goes with the clip."""
     repeat: int = Field(default=1, gt=0)
     """Clips of each video in an epoch, each with a start and a crop of its own (repeated augmentation of MAE-ST)."""
+
+    def open(self, preparation: Preparation) -> Videos:
+        """Raises DataError."""
+        if preparation.clip is None or not isinstance(preparation.preprocess, Preprocess):
+            raise DataError("clip, preprocess: the recipe does not say how clips are made (frames, stride; image_size, mean, std)")
+        if self.sound and preparation.sound is None:
+            raise DataError("sound: the recipe does not say how sound becomes a spectrogram (frames, mel_bins, mean, std)")
+        return Videos(find(self.path, VIDEOS, labelled=self.labelled), self, preparation.clip, preparation)
 
 
 @dataclass(frozen=True)
@@ -74,12 +81,3 @@ class Videos:
         clip = crop_box(clip, box, preprocess.image_size)
         mirrored = augment.flip and float(torch.rand((), generator=generator)) < 0.5
         return clip.flip(-1) if mirrored else clip
-
-
-def open_videos(settings: VideoFiles, preparation: Preparation) -> Videos:
-    """Raises DataError."""
-    if preparation.clip is None or not isinstance(preparation.preprocess, Preprocess):
-        raise DataError("clip, preprocess: the recipe does not say how clips are made (frames, stride; image_size, mean, std)")
-    if settings.sound and preparation.sound is None:
-        raise DataError("sound: the recipe does not say how sound becomes a spectrogram (frames, mel_bins, mean, std)")
-    return Videos(find(settings.path, VIDEOS, labelled=settings.labelled), settings, preparation.clip, preparation)

@@ -12,17 +12,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from training.data.base import Preparation, Sample, Unreadable
+from training.data.base import DataSettings, Preparation, Sample, Unreadable
 from training.data.folder import read_image
 from training.data.images import prepared
 from training.data.shards import Member, Shards, open_shards
 from training.errors import DataError
-from training.settings import Settings
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
-class WebDataset(Settings):
+class WebDataset(DataSettings):
     kind: Literal["webdataset"] = "webdataset"
     shards: list[str] = Field(min_length=1)
     """Paths, globs, ranges (`part-{000..127}.tar`) or URLs of fsspec."""
@@ -30,6 +29,13 @@ class WebDataset(Settings):
     """Names of the classes in order, or a file with one in each line; empty: samples have no labels."""
     several: bool = False
     """`KEY.cls` holds any number of classes, separated by commas."""
+
+    def open(self, preparation: Preparation) -> WebImages:
+        """Raises DataError."""
+        if preparation.preprocess is None:
+            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        archive = open_shards(self.shards, preparation.cache)
+        return WebImages(archive, read_labels(self.labels), self.several, preparation)
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,6 @@ class WebImages:
 def image_of(member: Member) -> Any:
     """As RGB, on white. Raises Unreadable."""
     return read_image(io.BytesIO(member.read(*IMAGES)), f"{member.shard}: {member.key}")
-
-
-def open_webdataset(settings: WebDataset, preparation: Preparation) -> WebImages:
-    """Raises DataError."""
-    if preparation.preprocess is None:
-        raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    archive = open_shards(settings.shards, preparation.cache)
-    return WebImages(archive, read_labels(settings.labels), settings.several, preparation)
 
 
 def read_labels(labels: list[str] | Path) -> tuple[str, ...]:

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import torch
 
-from starters.evaluation.inpainting import step_counts
 from training import recipe
 from training.errors import TrainingError
-from training.evaluation import kinds
-from training.evaluation.kinds import BySplit, Evaluation
-from training.evaluation.measurement import reports
-from training.evaluation.settings import InpaintingQuality, Split
+from training.evaluation.measurement import Measurement, reports
+from training.evaluation.settings import Split
+from training.evaluation.trained import SplitQuality, trained
 from training.options import Options
 from training.phases import Workshop
+from training.shipped import say_if_moved
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,30 +48,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _evaluate(given: argparse.Namespace) -> None:
     plan = recipe.read(given.recipe, tuple(given.changes))
+    say_if_moved(given.recipe)
     quality = plan.release.quality if plan.release else None
     if quality is None:
         raise TrainingError("release.quality: the recipe asks for no measurement, so there is nothing to evaluate")
-    kind = kinds.KINDS[type(quality)]
-    if given.split and not isinstance(kind, BySplit):
+    if given.split and not isinstance(quality, SplitQuality):
         raise TrainingError(f"--split: kind {quality.kind} has no splits to choose from; leave it out")
-    if given.only and not isinstance(quality, InpaintingQuality):
-        raise TrainingError(f"--only: kind {quality.kind} is evaluated as a whole; leave it out")
     shop = Workshop(given.runs / f"{plan.name}-{plan.version}", given.cache, torch.device("cpu"))
-    asked = kinds.evaluation(plan, shop, given.phase)
-    if isinstance(kind, BySplit):
+    evaluated = trained(plan, shop, given.phase)
+    if given.only:
+        quality.measure_part(evaluated, given.only)
+    elif isinstance(quality, SplitQuality):
         split = given.split or Split.VAL
-        kinds.evaluated(asked, kind, split)
-        print(f"wrote {asked.file(split)}")
-    elif given.only:
-        step_counts.run(step_counts.prepare(asked.recipe, asked.network, shop), given.only)
+        quality.report(evaluated, split)
+        print(f"wrote {quality.file(evaluated, split)}")
     else:
-        _measure(asked)
+        _write(quality.measure(evaluated), reports(shop))
 
 
-def _measure(asked: Evaluation) -> None:
-    folder, measured = reports(asked.shop), kinds.measured(asked)
+def _write(found: Measurement, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in {**measured.drawn, "quality.json": json.dumps(measured.quality, indent=1) + "\n"}.items():
+    for name, content in {**found.drawn, "quality.json": json.dumps(found.quality, indent=1) + "\n"}.items():
         (folder / name).write_text(content, encoding="utf-8")
     print(f"wrote {folder / 'quality.json'}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,19 +14,37 @@ from models.merge_schedule import MergeSchedule
 from models.vit.model import ViT
 from training import phases
 from training.data.base import Source, Unreadable
-from training.data.registry import open_source
+from training.data.registry import AnyData
 from training.errors import DataError, RecipeError
 from training.evaluation import metrics
 from training.evaluation.ladder import ladder, schedules
 from training.evaluation.measurement import Measurement
-from training.evaluation.settings import HeldOutQuality, LadderSettings
+from training.evaluation.settings import LadderSettings, QualitySettings
+from training.evaluation.trained import Trained
 from training.recipe import Recipe
+
+
+class HeldOutQuality(QualitySettings):
+    """Accuracy on labelled images that were not trained on."""
+
+    kind: Literal["held-out"] = "held-out"
+    data: AnyData
+    ladder: LadderSettings | None = None
+
+    def check(self, recipe: Recipe, labels: Sequence[str], cache: Path) -> None:
+        source(recipe.measured(recipe.released_phase), self, labels, cache)
+
+    def planned_rungs(self) -> list[dict[str, Any]]:
+        return self.ladder.planned() if self.ladder else []
+
+    def measure(self, trained: Trained) -> Measurement:
+        return measure(trained.network, source(trained.recipe, self, trained.labels, trained.cache), trained.labels, self.ladder)
 
 
 def source(recipe: Recipe, settings: HeldOutQuality, labels: Sequence[str], cache: Path) -> Source:
     """The data that the network is measured on, not augmented. labels: those of training. Raises TrainingError."""
     try:
-        source = open_source(settings.data, phases.preparation(recipe, None, cache))
+        source = settings.data.open(phases.preparation(recipe, None, cache))
     except DataError as error:
         raise DataError(f"release.quality.{error}") from error
     if source.labels != tuple(labels):

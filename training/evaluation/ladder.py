@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from models.mae_st.model import VideoMAE
 from models.merge_schedule import MergeSchedule
 from models.spec import Rung
 from models.vit.model import ViT
 from training.evaluation import metrics
-from training.evaluation.settings import LadderSettings, QualitySettings, SoundsQuality
+from training.evaluation.settings import LadderSettings
 
 
 def schedules(settings: LadderSettings) -> dict[str, MergeSchedule]:
     return {rung.name: MergeSchedule.parse(rung.schedule) for rung in settings.rungs}
-
-
-def planned(quality: QualitySettings | None) -> list[dict[str, Any]]:
-    """The rungs of a bundle before anything is measured, as `bundle.json` names them."""
-    if isinstance(quality, SoundsQuality):
-        return [{"name": name, "schedule": merged} for name, merged in quality.rungs.items()]
-    settings = getattr(quality, "ladder", None)
-    return [rung.model_dump() for rung in settings.rungs] if settings else []
 
 
 def ladder(

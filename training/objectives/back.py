@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from models.mcc.back import Back, Told
 from models.mcc.model import MCC
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
 from training.objectives.mcc import augmentation, pictures_in_unit_range
-from training.settings import Settings
 
 
-class BackSettings(Settings):
+class BackSettings(ObjectiveSettings):
     kind: Literal["back"] = "back"
     near: float = Field(default=0.1, gt=0)
     """Error of thickness, in the units of points, up to which the loss is quadratic, then linear: where an object may be thick or thin,
@@ -27,6 +26,13 @@ class BackSettings(Settings):
     """Each axis is scaled by a factor from 1 - scale to 1 + scale. All samples of a step are augmented alike."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability that scene and image are mirrored."""
+
+    def build(self, model: nn.Module, facts: Facts) -> Behind:
+        """Raises ValueError."""
+        network: MCC = expect(self.kind, model, MCC)
+        if network.back is None:
+            raise ValueError("model.config.back: the objective back trains this part of an MCC, and the network has none")
+        return Behind(network, self, facts)
 
 
 class Behind(nn.Module):
@@ -72,11 +78,3 @@ def _mean(values: Tensor, valid: Tensor) -> Tensor:
     """(B, n, n) → scalar: over the pixels of each sample that are valid, then over samples."""
     counted = values.masked_fill(~valid, 0.0).flatten(1).sum(dim=1)
     return (counted / valid.flatten(1).sum(dim=1).clamp(min=1)).mean()
-
-
-def build(settings: BackSettings, model: nn.Module, facts: Facts) -> Behind:
-    """Raises ValueError."""
-    network: MCC = expect(settings.kind, model, MCC)
-    if network.back is None:
-        raise ValueError("model.config.back: the objective back trains this part of an MCC, and the network has none")
-    return Behind(network, settings, facts)

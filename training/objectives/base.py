@@ -10,6 +10,7 @@ The methods below are optional.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,20 @@ from torch import Tensor, nn
 from models.spec import Clip, Preprocess, Sound
 from training.curation import Captions
 from training.optim import ParameterGroup, pretraining_groups
-from training.settings import OptimiserSettings
+from training.settings import OptimiserSettings, Settings
 
 Batch = Mapping[str, Tensor]
+
+
+class ObjectiveSettings(Settings, ABC):
+    """Settings of a kind of objective: `objective` of a phase."""
+
+    kind: str
+    """A short name of the kind, which runs record. A class without one has the `package.module:NAME` by which recipes name it."""
+
+    @abstractmethod
+    def build(self, model: nn.Module, facts: Facts) -> nn.Module:
+        """The objective around the phase's network. Raises ValueError where the network does not suit."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from models.pairs.cit import CiT
 from models.pairs.common import unit
 from training.curation import Captions, Curation, Curator
 from training.errors import DataError
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
 from training.objectives.contrastive import contrast
 from training.objectives.groups import by_decay
@@ -56,7 +56,7 @@ class CurationSettings(Settings):
         return [(line.strip(),) for line in lines if line.strip()]
 
 
-class CiTSettings(Settings):
+class CiTSettings(ObjectiveSettings):
     kind: Literal["cit"] = "cit"
     curation: CurationSettings | None = None
     """None: learn from every caption."""
@@ -64,6 +64,10 @@ class CiTSettings(Settings):
     """Also find the image of each text. CiT only finds the text of each image."""
     projection_decay: float = Field(default=1.0, ge=0)
     """Weight decay of both projections; the optimiser's is of all else."""
+
+    def build(self, model: nn.Module, facts: Facts) -> CuratedMatching:
+        """Raises ValueError."""
+        return CuratedMatching(expect(self.kind, model, CiT), self)
 
 
 class Rounds:
@@ -149,8 +153,3 @@ class CuratedMatching(nn.Module):
             return self.settings.projection_decay if "_projection." in name else settings.weight_decay
 
         return by_decay(self.model, decay)
-
-
-def build(settings: CiTSettings, model: nn.Module, facts: Facts) -> CuratedMatching:
-    """Raises ValueError."""
-    return CuratedMatching(expect(settings.kind, model, CiT), settings)

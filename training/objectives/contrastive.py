@@ -13,14 +13,14 @@ from models.pairs.common import unit
 from models.pairs.flip import FLIP
 from models.pairs.maws import MAWSClip
 from training import draws, reductions
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
 from training.objectives.groups import by_decay
 from training.optim import ParameterGroup
-from training.settings import OptimiserSettings, Settings
+from training.settings import OptimiserSettings
 
 
-class ContrastiveSettings(Settings):
+class ContrastiveSettings(ObjectiveSettings):
     """Temperature and mask ratio are the model's."""
 
     kind: Literal["contrastive"] = "contrastive"
@@ -28,6 +28,10 @@ class ContrastiveSettings(Settings):
     """Leave out `mask_ratio` of FLIP's patches; False: FLIP's unmasked tuning."""
     freeze_vision: bool = False
     """Train the text tower and the projections alone (LiT, arXiv 2111.07991)."""
+
+    def build(self, model: nn.Module, facts: Facts) -> Contrastive:
+        """Raises ValueError."""
+        return Contrastive(expect(self.kind, model, FLIP, MAWSClip), self)
 
 
 class Contrastive(nn.Module):
@@ -96,8 +100,3 @@ def contrast(x: Tensor, y: Tensor, scale: Tensor | float, *, symmetric: bool = T
         if symmetric:
             loss = (loss + F.cross_entropy(scale * (y @ reductions.gathered(x).T), partner)) / 2
     return {"loss": loss, "accuracy": (to_y.detach().argmax(dim=1) == partner).float().mean()}
-
-
-def build(settings: ContrastiveSettings, model: nn.Module, facts: Facts) -> Contrastive:
-    """Raises ValueError."""
-    return Contrastive(expect(settings.kind, model, FLIP, MAWSClip), settings)

@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from models.depth.model import LiteDepth, alone
 from training import draws
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
-from training.settings import Settings
 
 BLOTS = 5
 """Places across an image between which its light changes."""
 
 
-class DepthSettings(Settings):
+class DepthSettings(ObjectiveSettings):
     kind: Literal["depth"] = "depth"
     gradients: float = Field(default=0.5, ge=0)
     """Weight of the differences of neighbouring errors, at four resolutions."""
@@ -32,6 +31,10 @@ class DepthSettings(Settings):
     normalised pixels: renders are lit more evenly than what is photographed."""
     shadows: float = Field(default=0.0, ge=0, lt=1)
     """Largest share of its light that a place loses: across one soft edge, which a shadow throws over it, and from blot to blot."""
+
+    def build(self, model: nn.Module, facts: Facts) -> ScaleAndShiftInvariant:
+        """Raises ValueError."""
+        return ScaleAndShiftInvariant(expect(self.kind, model, LiteDepth), self)
 
 
 class ScaleAndShiftInvariant(nn.Module):
@@ -135,8 +138,3 @@ def gradients(errors: Tensor, valid: Tensor, scales: int) -> Tensor:
             difference = (some.narrow(axis, 1, length) - some.narrow(axis, 0, length)).abs() * both
             total = total + difference.flatten(1).sum(dim=1) / both.flatten(1).sum(dim=1).clamp(min=1)
     return total / (2 * scales)
-
-
-def build(settings: DepthSettings, model: nn.Module, facts: Facts) -> ScaleAndShiftInvariant:
-    """Raises ValueError."""
-    return ScaleAndShiftInvariant(expect(settings.kind, model, LiteDepth), settings)

@@ -17,14 +17,13 @@ from models.layers.patches import to_pixels
 from models.vit.model import ViT
 from training import draws
 from training.objectives import masks
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, load_teacher, need
 from training.objectives.masks import Strategy
 from training.reductions import term_of_mean
-from training.settings import Settings
 
 
-class DiffMAESettings(Settings):
+class DiffMAESettings(ObjectiveSettings):
     kind: Literal["diffmae"] = "diffmae"
     masks: dict[Strategy, float] = Field(default={Strategy.RANDOM: 1.0}, min_length=1)
     """Odds of the strategies. A model that is to serve users' masks learns from blocks, boxes and strokes, too."""
@@ -44,6 +43,14 @@ class DiffMAESettings(Settings):
         if min(value.values()) < 0 or sum(value.values()) <= 0:
             raise ValueError("odds are not negative, and not all 0")
         return value
+
+    def build(self, model: nn.Module, facts: Facts) -> Diffusion:
+        """Raises ValueError, DataError."""
+        teacher = None if self.teacher is None else load_teacher(self.teacher)
+        network: DiffMAE = expect(self.kind, model, DiffMAE)
+        if network.config.clip_width and teacher is None:
+            raise ValueError("objective.teacher: a model with clip_width needs one")
+        return Diffusion(network, self, teacher, facts)
 
 
 @dataclass(frozen=True)
@@ -154,12 +161,3 @@ def _vision(teacher: nn.Module) -> ViT:
     if not isinstance(tower, ViT):
         raise ValueError(f"teacher: a bundle of a ViT, or of a pair with one, is needed, not {type(teacher).__name__}")
     return tower
-
-
-def build(settings: DiffMAESettings, model: nn.Module, facts: Facts) -> Diffusion:
-    """Raises ValueError, DataError."""
-    teacher = None if settings.teacher is None else load_teacher(settings.teacher)
-    network: DiffMAE = expect(settings.kind, model, DiffMAE)
-    if network.config.clip_width and teacher is None:
-        raise ValueError("objective.teacher: a model with clip_width needs one")
-    return Diffusion(network, settings, teacher, facts)

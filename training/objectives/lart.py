@@ -16,11 +16,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from models.lart.model import LART, Recognised
 from models.people.tracks import Hidden, Tracks
 from training import draws, optim_lart, reductions
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
 from training.optim import ParameterGroup
 from training.reductions import term_of_mean
-from training.settings import OptimiserSettings, Settings
+from training.settings import OptimiserSettings
 
 ACTION_WEIGHT = 10.0
 BODY = 226
@@ -40,7 +40,7 @@ class GroundTruth(Enum):
         return (detected != 0) & (has_gt >= least) & (has_gt <= most)
 
 
-class LARTSettings(Settings):
+class LARTSettings(ObjectiveSettings):
     """The published recipes train actions alone. Weights of 0 freeze what nothing else trains."""
 
     kind: Literal["lart"] = "lart"
@@ -55,6 +55,10 @@ class LARTSettings(Settings):
     @property
     def ground_truth(self) -> GroundTruth:
         return {"all": GroundTruth.ALL, "people": GroundTruth.LABELS, "network": GroundTruth.PSEUDO}[self.labels]
+
+    def build(self, model: nn.Module, facts: Facts) -> Actions:
+        """Raises ValueError."""
+        return Actions(expect(self.kind, model, LART), self)
 
 
 class Actions(nn.Module):
@@ -144,8 +148,3 @@ def regression_loss(predicted: Tensor, target: Tensor, chosen: Tensor, power: in
 def kinetics_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of (B, P, classes) to labels (B, P)."""
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-
-
-def build(settings: LARTSettings, model: nn.Module, facts: Facts) -> Actions:
-    """Raises ValueError."""
-    return Actions(expect(settings.kind, model, LART), settings)

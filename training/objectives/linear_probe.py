@@ -12,22 +12,26 @@ from torch import Tensor, nn
 
 from models.vit.model import ViT
 from training import reductions
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
 from training.objectives.groups import by_decay
 from training.optim import ParameterGroup
 from training.reductions import term_of_mean
-from training.settings import OptimiserSettings, Settings
+from training.settings import OptimiserSettings
 
 EPS = 1e-6
 MOMENTUM = 0.1
 """Share of the newest batch in the running statistics."""
 
 
-class LinearProbeSettings(Settings):
+class LinearProbeSettings(ObjectiveSettings):
     kind: Literal["linear_probe"] = "linear_probe"
     head_std: float = Field(default=0.01, gt=0)
     """Standard deviation of the head's first weights, truncated normal."""
+
+    def build(self, model: nn.Module, facts: Facts) -> LinearProbe:
+        """Raises ValueError."""
+        return LinearProbe(expect(self.kind, model, ViT), self)
 
 
 class LinearProbe(nn.Module):
@@ -90,8 +94,3 @@ class LinearProbe(nn.Module):
 
     def parameter_groups(self, settings: OptimiserSettings) -> list[ParameterGroup]:
         return by_decay(self.head, lambda name, parameter: settings.weight_decay)
-
-
-def build(settings: LinearProbeSettings, model: nn.Module, facts: Facts) -> LinearProbe:
-    """Raises ValueError."""
-    return LinearProbe(expect(settings.kind, model, ViT), settings)

@@ -14,16 +14,19 @@ from models.mae.model import MAE
 from models.mae_st.pretraining import VideoMAEPretraining
 from models.mavil.audio_mae import AudioMAE
 from training import draws
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
 from training.reductions import term_of_mean
-from training.settings import Settings
 
 
-class MAESettings(Settings):
+class MAESettings(ObjectiveSettings):
     """The mask ratio and the kind of targets are the network's."""
 
     kind: Literal["mae"] = "mae"
+
+    def build(self, model: nn.Module, facts: Facts) -> MaskedReconstruction:
+        """Raises ValueError."""
+        return MaskedReconstruction(expect(self.kind, model, MAE, VideoMAEPretraining, AudioMAE), facts)
 
 
 class MaskedReconstruction(nn.Module):
@@ -56,8 +59,3 @@ class MaskedReconstruction(nn.Module):
         shown = self.model.pictures(batch["pixels"], self.model(batch["pixels"], self.noise(batch["draw"])))
         images = {"masked": shown.masked, "predicted": shown.pasted}
         return {name: to_pixels(image, preprocess.mean, preprocess.std) for name, image in images.items()}
-
-
-def build(settings: MAESettings, model: nn.Module, facts: Facts) -> MaskedReconstruction:
-    """Raises ValueError."""
-    return MaskedReconstruction(expect(settings.kind, model, MAE, VideoMAEPretraining, AudioMAE), facts)

@@ -18,21 +18,29 @@ from models.layers.masking import Masking
 from models.mavil.model import MAViL, kept_on_grid
 from models.mavil.pretraining import Features, Learned, MAViLPretraining, MAViLPretrainingConfig, Noise
 from training import draws
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, load_teacher, need
 from training.objectives.contrastive import contrast
 from training.objectives.supervised import labels_of, soft_targets
 from training.optim import ParameterGroup, layer_decay_groups
 from training.reductions import term_of_mean
-from training.settings import OptimiserSettings, Settings
+from training.settings import OptimiserSettings
 
 
-class MAViLSettings(Settings):
+class MAViLSettings(ObjectiveSettings):
     """Mask ratio, temperatures and weights are the model's. A model with `predict_features` learns from a teacher: stage 2."""
 
     kind: Literal["mavil"] = "mavil"
     teacher: Path | None = None
     """The pre-trained model of the stage or round before: a bundle's folder, or the file of weights that an earlier phase has written."""
+
+    def build(self, model: nn.Module, facts: Facts) -> AudioVisualMasking:
+        """Raises ValueError."""
+        network: MAViLPretraining = expect(self.kind, model, MAViLPretraining)
+        path = self.teacher
+        if path is None:
+            return AudioVisualMasking(network)
+        return AudioVisualMasking(network, load_teacher(path) if path.is_dir() else _teacher_of(path, network.config))
 
 
 class AudioVisualMasking(nn.Module):
@@ -76,7 +84,7 @@ class AudioVisualMasking(nn.Module):
         return {"loss": loss, **{name: torch.as_tensor(part).detach() for name, part in parts.items()}}
 
 
-class AudioVisualSettings(Settings):
+class AudioVisualSettings(ObjectiveSettings):
     """Fine-tuning. The defaults are those of AudioSet's balanced clips."""
 
     kind: Literal["audio_visual"] = "audio_visual"
@@ -86,6 +94,10 @@ class AudioVisualSettings(Settings):
     """Shares of times, of mel bins and of the video's patches that training removes."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Where a clip has one label."""
+
+    def build(self, model: nn.Module, facts: Facts) -> AudioVisualLabels:
+        """Raises ValueError."""
+        return AudioVisualLabels(expect(self.kind, model, MAViL), self)
 
 
 class AudioVisualLabels(nn.Module):
@@ -138,15 +150,6 @@ class AudioVisualLabels(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, targets) if multi_label else F.cross_entropy(logits, targets)
 
 
-def build(settings: MAViLSettings, model: nn.Module, facts: Facts) -> AudioVisualMasking:
-    """Raises ValueError."""
-    network: MAViLPretraining = expect(settings.kind, model, MAViLPretraining)
-    path = settings.teacher
-    if path is None:
-        return AudioVisualMasking(network)
-    return AudioVisualMasking(network, load_teacher(path) if path.is_dir() else _teacher_of(path, network.config))
-
-
 def _teacher_of(file: Path, student: MAViLPretrainingConfig) -> MAViLPretraining:
     """A teacher of the student's size from its weights, without those of its decoders, which nobody asks. Raises ValueError."""
     try:
@@ -160,8 +163,3 @@ def _teacher_of(file: Path, student: MAViLPretrainingConfig) -> MAViLPretraining
         raise ValueError(f"objective.teacher: {file} has no weights of the student's size: {', '.join(wrong[:5])}")
     teacher.load_state_dict({name: weights[name] for name in wanted}, strict=False)
     return teacher
-
-
-def build_labels(settings: AudioVisualSettings, model: nn.Module, facts: Facts) -> AudioVisualLabels:
-    """Raises ValueError."""
-    return AudioVisualLabels(expect(settings.kind, model, MAViL), settings)

@@ -7,14 +7,17 @@ from typing import Literal
 from torch import Tensor, nn
 
 from models.vit.model import ViT
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
 from training.reductions import term_of_mean
-from training.settings import Settings
 
 
-class HashtagSettings(Settings):
+class HashtagSettings(ObjectiveSettings):
     kind: Literal["hashtags"] = "hashtags"
+
+    def build(self, model: nn.Module, facts: Facts) -> Hashtags:
+        """Raises ValueError."""
+        return Hashtags(expect(self.kind, model, ViT))
 
 
 class Hashtags(nn.Module):
@@ -36,8 +39,3 @@ class Hashtags(nn.Module):
         loss = losses.sum() / images.clamp(min=1)
         hits = labels.gather(1, logits.detach().argmax(dim=1, keepdim=True)).sum() / images.clamp(min=1)
         return {"loss": term_of_mean(loss, images), "accuracy": term_of_mean(hits, images)}
-
-
-def build(settings: HashtagSettings, model: nn.Module, facts: Facts) -> Hashtags:
-    """Raises ValueError."""
-    return Hashtags(expect(settings.kind, model, ViT))

@@ -15,13 +15,12 @@ from models.mcc.model import MCC, Kept
 from models.mcc.queries import Labels, label
 from models.mcc.scenes import Augmentation
 from training import draws
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
 from training.reductions import term_of_mean
-from training.settings import Settings
 
 
-class MCCSettings(Settings):
+class MCCSettings(ObjectiveSettings):
     """The defaults are CO3D's. Weights of the losses are the model's."""
 
     kind: Literal["mcc"] = "mcc"
@@ -45,6 +44,13 @@ class MCCSettings(Settings):
     """Largest rotation about each axis, in whole degrees; 0 for Hypersim."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability that scene and image are mirrored."""
+
+    def build(self, model: nn.Module, facts: Facts) -> OccupancyAndColour:
+        """Raises ValueError."""
+        network: MCC = expect(self.kind, model, MCC)
+        if network.back is not None and self.degrees:
+            raise ValueError(f"degrees: {self.degrees}, where a network with model.config.back needs 0: the frame's axes are the camera's")
+        return OccupancyAndColour(network, self, facts)
 
 
 class OccupancyAndColour(nn.Module):
@@ -179,11 +185,3 @@ def in_half_ball(draw: Tensor, count: int, radius: float) -> Tensor:
     distance = radius * draws.uniform(draw, (count, 1), "distances").double() ** (1 / 3)
     points = direction / direction.norm(dim=-1, keepdim=True) * distance.float()
     return torch.cat([points[..., :2], points[..., 2:].abs()], dim=-1)
-
-
-def build(settings: MCCSettings, model: nn.Module, facts: Facts) -> OccupancyAndColour:
-    """Raises ValueError."""
-    network: MCC = expect(settings.kind, model, MCC)
-    if network.back is not None and settings.degrees:
-        raise ValueError(f"degrees: {settings.degrees}, where a network with model.config.back needs 0: the frame's axes are the camera's")
-    return OccupancyAndColour(network, settings, facts)

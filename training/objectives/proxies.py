@@ -15,20 +15,20 @@ from models.layers.lite import STAGES, LitePatches
 from models.layers.patches import PatchEmbed
 from models.pairs.flip import FLIP
 from training.curation import Captions
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
 from training.objectives.cit import CurationSettings, Rounds
 from training.objectives.contrastive import Contrastive, ContrastiveSettings, decay_of
 from training.objectives.groups import by_decay
 from training.optim import ParameterGroup
-from training.settings import OptimiserSettings, Settings
+from training.settings import OptimiserSettings
 
 _STEM = "vision.patch_embed.encoder."
 _SOFTER = 0.3
 """Share of a middle singular value that is added to all: the weakest directions of what is seen are mostly noise."""
 
 
-class ProxiesSettings(Settings):
+class ProxiesSettings(ObjectiveSettings):
     """Temperature and mask ratio are the model's."""
 
     kind: Literal["proxies"] = "proxies"
@@ -44,6 +44,15 @@ class ProxiesSettings(Settings):
     """Learning rate of the stem's other stages, as a share of the network's. They do not decay."""
     curation: CurationSettings | None = None
     """Choose samples by their captions as CiT does; None: learn from all."""
+
+    def build(self, model: nn.Module, facts: Facts) -> Proxies:
+        """Raises ValueError."""
+        flip = expect(self.kind, model, FLIP)
+        if not facts.labels:
+            raise ValueError("proxies: the data does not say which thing a sample is")
+        if self.curation is not None:
+            return CuratedProxies(flip, self, len(facts.labels), self.curation)
+        return Proxies(flip, self, len(facts.labels))
 
 
 class Proxies(nn.Module):
@@ -171,13 +180,3 @@ def _standardise(patches: PatchEmbed | LitePatches, images: Tensor) -> None:
     patches.proj.weight.div_(std.view(-1, 1, 1, 1))
     assert patches.proj.bias is not None
     patches.proj.bias.sub_(mean).div_(std)
-
-
-def build(settings: ProxiesSettings, model: nn.Module, facts: Facts) -> Proxies:
-    """Raises ValueError."""
-    flip = expect(settings.kind, model, FLIP)
-    if not facts.labels:
-        raise ValueError("proxies: the data does not say which thing a sample is")
-    if settings.curation is not None:
-        return CuratedProxies(flip, settings, len(facts.labels), settings.curation)
-    return Proxies(flip, settings, len(facts.labels))

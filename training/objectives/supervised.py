@@ -18,15 +18,15 @@ from models.mvit.reversible import RevMViT
 from models.vit.model import ViT
 from training import draws
 from training.errors import TrainingError
-from training.objectives.base import Batch, Facts
+from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
 from training.objectives.mixing import Mixing
 from training.optim import ParameterGroup, layer_decay_groups, pretraining_groups
 from training.reductions import term_of_mean
-from training.settings import OptimiserSettings, Settings
+from training.settings import OptimiserSettings
 
 
-class SupervisedSettings(Settings):
+class SupervisedSettings(ObjectiveSettings):
     """The published recipes fine-tune with mixup 0.8, cutmix 1.0, label smoothing 0.1."""
 
     kind: Literal["supervised"] = "supervised"
@@ -48,6 +48,10 @@ class SupervisedSettings(Settings):
         if self.multi_label and self.label_smoothing:
             raise ValueError("label_smoothing: is of softmax cross-entropy, which multi_label has not")
         return self
+
+    def build(self, model: nn.Module, facts: Facts) -> Supervised:
+        """Raises ValueError."""
+        return Supervised(expect(self.kind, model, ViT, VideoMAE, MViT, RevMViT), self)
 
 
 class Supervised(nn.Module):
@@ -125,8 +129,3 @@ def soft_targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
     """Labels int64 (B,), or probabilities (B, classes) → probabilities, of which `smoothing` is spread over all classes."""
     hard = F.one_hot(labels, classes).float() if labels.dim() == 1 else labels.float()
     return hard * (1 - smoothing) + smoothing / classes
-
-
-def build(settings: SupervisedSettings, model: nn.Module, facts: Facts) -> Supervised:
-    """Raises ValueError."""
-    return Supervised(expect(settings.kind, model, ViT, VideoMAE, MViT, RevMViT), settings)

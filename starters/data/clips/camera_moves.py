@@ -18,16 +18,15 @@ from starters.data.clips.camera_paths import MOVES, Values, draw_path
 from starters.data.clips.render_scene import Frame, draw_scene, render
 from starters.data.clips.video_augmentation import draw_crop, draw_rate
 from starters.data.images.package_images import Part, Pixels, StillPackage, Stills, open_stills
-from training.data.base import Preparation, Sample
+from training.data.base import DataSettings, Preparation, Sample
 from training.data.images import normalised
 from training.errors import DataError
-from training.settings import Settings
 
 _LONG_SIDE = (1.0, 4 / 3, 16 / 9)
 """Long side of videos, in short sides."""
 
 
-class CameraMoves(Settings):
+class CameraMoves(DataSettings):
     kind: Literal["camera-moves"] = "camera-moves"
     packages: list[StillPackage] = Field(min_length=1)
     part: Part = "train"
@@ -37,6 +36,16 @@ class CameraMoves(Settings):
     """Share of scenes that are rooms."""
     coded: float = Field(default=0.5, ge=0, le=1)
     """Share of clips that a codec has gone over."""
+
+    def open(self, preparation: Preparation) -> CameraClips:
+        """Raises DataError."""
+        if preparation.clip is None or not isinstance(preparation.preprocess, Preprocess):
+            raise DataError("clip, preprocess: the recipe does not say how clips are made (frames, stride; image_size, mean, std)")
+        cv2.setNumThreads(1)  # its threads would compete with those that train
+        stills = open_stills(self.packages, preparation.cache)
+        for role in ("ground", "cutout"):
+            stills.of(self.part, role)
+        return CameraClips(stills, self, preparation.clip, preparation.preprocess)
 
 
 @dataclass(frozen=True)
@@ -98,14 +107,3 @@ class CameraClips:
 
 def _seed(part: Part) -> int:
     return {"train": 1, "val": 2, "test": 3}[part]
-
-
-def open_camera_moves(settings: CameraMoves, preparation: Preparation) -> CameraClips:
-    """Raises DataError."""
-    if preparation.clip is None or not isinstance(preparation.preprocess, Preprocess):
-        raise DataError("clip, preprocess: the recipe does not say how clips are made (frames, stride; image_size, mean, std)")
-    cv2.setNumThreads(1)  # its threads would compete with those that train
-    stills = open_stills(settings.packages, preparation.cache)
-    for role in ("ground", "cutout"):
-        stills.of(settings.part, role)
-    return CameraClips(stills, settings, preparation.clip, preparation.preprocess)

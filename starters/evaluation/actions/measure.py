@@ -14,15 +14,16 @@ from models.lart.model import LART
 from starters.data.people.motions import STAND, MotionTracks
 from starters.evaluation.actions import methods, real_clips, samples, splits
 from starters.evaluation.actions.samples import Floats, Moments
+from starters.evaluation.actions.settings import ActionsSettings
 from starters.evaluation.actions.splits import Views
-from training.evaluation.settings import ActionsQuality, Split
+from training.evaluation.settings import Split
 
 LART_NAME, SINGLE, NEAREST, LOGISTIC = "LART", "LART on single frames", "nearest pose", "logistic regression"
 ENOUGH_RECORDINGS = 8
 """Unseen recordings from which a standard error over recordings is stated."""
 
 
-def validation(source: MotionTracks, settings: ActionsQuality, network: LART, cache: Path, seed: int) -> dict[str, Any]:
+def validation(source: MotionTracks, settings: ActionsSettings, network: LART, cache: Path, seed: int) -> dict[str, Any]:
     """Measurements that choices are made by, which are printed. Raises TrainingError."""
     asked = splits.recorded(Split.VAL, source, settings, Views(settings.every, settings.cameras, seed), cache)
     found = table(asked, {LART_NAME: methods.lart(network, asked, source.settings.rate)}, source.labels)
@@ -37,7 +38,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{100 * found['accuracy'][LART_NAME]['value']:.1f} % right, mean average precision {found['map'][LART_NAME]:.3f}"
 
 
-def measure(source: MotionTracks, settings: ActionsQuality, network: LART, single: LART, cache: Path, seed: int) -> dict[str, Any]:
+def measure(source: MotionTracks, settings: ActionsSettings, network: LART, single: LART, cache: Path, seed: int) -> dict[str, Any]:
     """Look at the test split. Raises DataError."""
     views = Views(settings.every, settings.cameras, seed)
     asked = splits.recorded(Split.TEST, source, settings, views, cache)
@@ -70,7 +71,7 @@ def measure(source: MotionTracks, settings: ActionsQuality, network: LART, singl
     }
 
 
-def standing_behind(source: MotionTracks, settings: ActionsQuality) -> list[dict[str, Any]]:
+def standing_behind(source: MotionTracks, settings: ActionsSettings) -> list[dict[str, Any]]:
     """How many recordings show each class, of all splits. One with a single recording is unverified: nobody else was seen doing it."""
     named = [*source.settings.recordings, *settings.validation, *settings.held_out]
     rows = []

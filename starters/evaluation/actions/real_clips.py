@@ -20,7 +20,7 @@ from models.onnx.poses import PoseGraph
 from models.people.pose_tracks import lart_tracks
 from models.phalp.poses import follow
 from starters.data.people.motions import MotionTracks
-from starters.evaluation.data_settings import Clip, SeenAction
+from starters.evaluation.actions.settings import Clip, SeenAction
 from training.data.packages import obtain
 from training.errors import DataError
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from starters.data.people.motions import MotionTracks, open_takes
 from starters.evaluation.actions import samples
 from starters.evaluation.actions.samples import Moments
+from starters.evaluation.actions.settings import ActionsSettings
 from training.errors import RecipeError
-from training.evaluation.settings import ActionsQuality, Split
+from training.evaluation.settings import Split
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Views:
     seed: int
 
 
-def recorded(split: Split, source: MotionTracks, settings: ActionsQuality, views: Views, cache: Path) -> Moments:
+def recorded(split: Split, source: MotionTracks, settings: ActionsSettings, views: Views, cache: Path) -> Moments:
     """Raises DataError, and RecipeError for a split without recordings."""
     recordings = settings.validation if split is Split.VAL else settings.held_out
     if not recordings:
@@ -35,7 +36,7 @@ def trained(source: MotionTracks, views: Views) -> Moments:
     return samples.of_takes(source.takes, source, every=views.every, cameras=views.cameras, seed=views.seed)
 
 
-def for_choices(source: MotionTracks, settings: ActionsQuality, views: Views, cache: Path) -> Moments:
+def for_choices(source: MotionTracks, settings: ActionsSettings, views: Views, cache: Path) -> Moments:
     """Moments that thresholds are chosen by: of the recordings of training, since no others show all classes, and of the validation split,
     if there is one. Raises DataError."""
     known = trained(source, views)

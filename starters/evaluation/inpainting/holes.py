@@ -12,12 +12,12 @@ from torch import Tensor
 
 from models.diffmae.masks import centre_mask
 from models.spec import Preprocess
-from starters.data.images.clip_art import ClipArt, ClipArtImages, open_clip_art, series_of
+from starters.data.images.clip_art import ClipArt, ClipArtImages, series_of
+from starters.evaluation.inpainting.settings import Hole
 from training.data.base import Preparation
 from training.data.pictures import to_model_size
 from training.data.sampling import draw_of
 from training.errors import RecipeError
-from training.evaluation.settings import Hole
 from training.objectives.masks import strokes
 
 _LEAST, _MOST = 0.10, 0.25
@@ -39,7 +39,7 @@ class Drawings:
 
 def drawings(data: ClipArt, preprocess: Preprocess, cache: Path, chosen: slice) -> Drawings:
     """One drawing of each held-out series; chosen: which of them, in an order that spreads them over all. Raises DataError, RecipeError."""
-    source = open_clip_art(data, Preparation(preprocess, cache=cache))
+    source = data.open(Preparation(preprocess, cache=cache))
     first = {series_of(name): number for number, name in reversed(list(enumerate(source.names)))}
     order = sorted(first.values(), key=lambda number: draw_of(0, number))[chosen]
     if len(order) < 2:

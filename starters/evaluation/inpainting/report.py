@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from starters.evaluation.inpainting.settings import Hole
 from starters.evaluation.inpainting.step_counts import SCORES, Contest, Rows
 from training.evaluation import metrics
-from training.evaluation.settings import Hole
 
 
 def summary(contest: Contest, results: Mapping[tuple[str, Hole], Rows]) -> dict[str, Any]:

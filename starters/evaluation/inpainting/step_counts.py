@@ -24,10 +24,10 @@ from starters.evaluation.inpainting import holes, methods, scores
 from starters.evaluation.inpainting.holes import Drawings
 from starters.evaluation.inpainting.methods import Diffusion, Filler
 from starters.evaluation.inpainting.perceptual import PerceptualDistance
+from starters.evaluation.inpainting.settings import Hole, InpaintingSettings
 from training import phases
 from training.errors import RecipeError, TrainingError
 from training.evaluation.measurement import reports, rounded
-from training.evaluation.settings import Hole, InpaintingQuality
 from training.fingerprint import sha256_of_weights
 from training.phases import Workshop
 from training.recipe import Recipe
@@ -51,7 +51,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Contest:
-    settings: InpaintingQuality
+    settings: InpaintingSettings
     drawings: Drawings
     entrants: tuple[Entrant, ...]
     seed: int
@@ -62,7 +62,7 @@ class Contest:
 def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
     """network: of `release.phase`, rounded as its bundle stores it. Raises TrainingError."""
     settings, preprocess = recipe.release.quality if recipe.release else None, recipe.preprocess
-    if not isinstance(settings, InpaintingQuality) or preprocess is None:
+    if not isinstance(settings, InpaintingSettings) or preprocess is None:
         raise RecipeError("release.quality: kind inpainting, and a recipe with preprocess, is what can be evaluated")
     model = _suitable(network, preprocess)
     labels: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ def prepare(recipe: Recipe, network: nn.Module, shop: Workshop) -> Contest:
     )
 
 
-def entrants_of(settings: InpaintingQuality, model: DiffMAE, rivals: dict[str, DiffMAE]) -> tuple[Entrant, ...]:
+def entrants_of(settings: InpaintingSettings, model: DiffMAE, rivals: dict[str, DiffMAE]) -> tuple[Entrant, ...]:
     """Simple ways first, then rivals, then the network by steps. Only holes of the first kind are filled with every spacing."""
     every, first = tuple(settings.holes), (settings.holes[0],)
     found = [Entrant(filler.name, filler, every) for filler in methods.simple()]

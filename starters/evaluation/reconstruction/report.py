@@ -11,16 +11,17 @@ import numpy.typing as npt
 
 from starters.data.renders.scenes import RenderedScenes
 from starters.evaluation.reconstruction.scores import COLOURED, NEAREST, NETWORK, WAYS, Chosen, Row
+from starters.evaluation.reconstruction.settings import ReconstructionSettings
 from starters.evaluation.reconstruction.shapes import EXTRUDED, views_of
 from training.evaluation import metrics
-from training.evaluation.settings import ReconstructionQuality, Split
+from training.evaluation.settings import Split
 
 SCORES = ("f1", "precision", "recall")
 Scores = npt.NDArray[np.float64]
 
 
 def report(
-    settings: ReconstructionQuality, chosen: Chosen, source: RenderedScenes, rows: Mapping[int, Row], split: Split
+    settings: ReconstructionSettings, chosen: Chosen, source: RenderedScenes, rows: Mapping[int, Row], split: Split
 ) -> dict[str, Any]:
     """The report of a split. Test: the primary categories and, apart, the others. Validation: all together."""
     views = views_of(source, settings.views)
@@ -96,7 +97,7 @@ def _f1(objects: Sequence[Sequence[Row]]) -> dict[str, dict[str, float]]:
     return {"f1": {way: round(float(_of_objects(objects, way, "f1").mean()), 4) for way in WAYS}}
 
 
-def _target(settings: ReconstructionQuality, found: Mapping[str, Any]) -> dict[str, Any]:
+def _target(settings: ReconstructionSettings, found: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's targets, and whether they are met."""
     ways = {row["name"]: row for row in found["reconstruction"]}
     colours = {row["name"]: row["error"]["value"] for row in found["colours"]}

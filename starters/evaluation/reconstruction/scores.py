@@ -23,6 +23,7 @@ from models.mcc.model import MCC, MEAN, STD, decode_colours
 from models.mcc.projection import fitted
 from models.spec import Space
 from starters.data.renders.scenes import RenderedScenes, Renders
+from starters.evaluation.reconstruction.settings import ReconstructionSettings
 from starters.evaluation.reconstruction.shapes import (
     CARVED,
     EXTRUDED,
@@ -38,10 +39,9 @@ from starters.evaluation.reconstruction.shapes import (
 from starters.evaluation.reconstruction.surfaces import Match, Truth
 from training import phases
 from training.data.base import Sample
-from training.data.registry import open_source
 from training.errors import RecipeError
 from training.evaluation.measurement import reports, rounded
-from training.evaluation.settings import ReconstructionQuality, Split
+from training.evaluation.settings import Split
 from training.fingerprint import sha256_of_weights
 from training.phases import Workshop
 from training.recipe import Recipe
@@ -59,7 +59,7 @@ _REVISION = 1
 
 @dataclass(frozen=True)
 class Contest:
-    settings: ReconstructionQuality
+    settings: ReconstructionSettings
     space: Space
     network: MCC
     plain: MCC
@@ -86,7 +86,7 @@ class Row:
     """Mean absolute errors, in 0..1, of points that nobody saw; empty where there are none."""
 
 
-def prepare(recipe: Recipe, settings: ReconstructionQuality, network: nn.Module, shop: Workshop) -> Contest:
+def prepare(recipe: Recipe, settings: ReconstructionSettings, network: nn.Module, shop: Workshop) -> Contest:
     """network: rounded as its bundle stores it. Raises TrainingError."""
     if not isinstance(network, MCC) or network.back is None:
         raise RecipeError("release.quality: kind reconstruction is for a network of architecture mcc with model.config.back")
@@ -105,7 +105,7 @@ def prepare(recipe: Recipe, settings: ReconstructionQuality, network: nn.Module,
 def held_out(contest: Contest, split: Split) -> RenderedScenes:
     """Raises TrainingError."""
     data = contest.recipe.data.model_copy(update={"part": split.value})
-    source = open_source(data, phases.preparation(contest.recipe, None, contest.shop.cache))
+    source = data.open(phases.preparation(contest.recipe, None, contest.shop.cache))
     assert isinstance(source, RenderedScenes)
     if len(source.categories) < 2:
         raise RecipeError(f"data.packages: two objects of part {split.value} at least, since standard errors are over objects")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.spec import Clip, Preprocess
-from starters.data.clips.camera_moves import CameraClips, CameraMoves, open_camera_moves
+from starters.data.clips.camera_moves import CameraClips, CameraMoves
 from starters.data.clips.camera_paths import MOVES
 from starters.data.clips.video_augmentation import decoded
 from starters.data.images.package_images import Part
@@ -40,7 +40,7 @@ def content(cache: Path) -> dict[str, Any]:
 
 def opened(content: dict[str, Any], cache: Path, **changes: Any) -> CameraClips:
     preparation = Preparation(Preprocess.model_validate(moving.PREPROCESS), Clip.model_validate(moving.CLIP), cache=cache)
-    return open_camera_moves(CameraMoves.model_validate({**content, **changes}), preparation)
+    return CameraMoves.model_validate({**content, **changes}).open(preparation)
 
 
 def test_pictures_are_kept_by_part_and_what_shows_nothing_is_left_out(content: dict[str, Any], cache: Path) -> None:

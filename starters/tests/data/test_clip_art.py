@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from models.spec import Preprocess
-from starters.data.images.clip_art import ClipArt, ClipArtImages, build, open_clip_art, series_of
+from starters.data.images.clip_art import ClipArt, ClipArtImages, build, series_of
 from starters.tests import drawings
-from starters.tests.collection import deb
+from tests.training.archives import deb
 from training.data.base import Augment, Preparation
 from training.errors import DataError
 
@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
 def opened(data: tuple[dict[str, Any], Path], augment: Augment | None = None, **changes: Any) -> ClipArtImages:
     content, cache = data
     preparation = Preparation(PREPROCESS, augment=augment or Augment(crop_scale=None), cache=cache)
-    return open_clip_art(ClipArt.model_validate(content | changes), preparation)
+    return ClipArt.model_validate(content | changes).open(preparation)
 
 
 def test_copies_small_empty_and_broken_files_are_left_out(data: tuple[dict[str, Any], Path]) -> None:

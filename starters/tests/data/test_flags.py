@@ -11,7 +11,8 @@ import torch
 from starters.data.images import flags
 from starters.data.images.flags import Corpus, Drawings, Flags
 from starters.tests.collection import COLOURS
-from training.errors import DataError
+from training import recipe
+from training.errors import DataError, RecipeError
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,17 @@ def test_artwork_keeps_its_transparency(tmp_path: Path) -> None:
     (tmp_path / "circle.svg").write_text(circle)
     pixels = np.asarray(flags.draw(tmp_path / "circle.svg"))
     assert pixels[0, 0, 3] == 0 and pixels[256, 256].tolist() == [255, 0, 0, 255]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("held_out", "none", "none is none of the artworks"),
+        ("labels.BB", "AAland", "two have the same name"),
+        ("left_out.AA", "forgotten", "AA: labels have these codes"),
+        ("clip_art.pictures.stray", "XX", "XX: no label has this code"),
+    ],
+)
+def test_contradicting_data_is_refused(tiny_recipe_file: Path, field: str, value: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        recipe.read(tiny_recipe_file, [f"data.{field}={value}"])

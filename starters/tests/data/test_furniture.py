@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from models.spec import Preprocess
 from starters.data.renders.furniture import Library, pieces
-from starters.data.renders.scenes import Renders, creators, open_renders
-from starters.tests import collection
+from starters.data.renders.scenes import Renders, creators
+from tests.training.archives import deb
 from training.data.base import Preparation
 from training.errors import DataError
 
@@ -50,19 +50,19 @@ def data(tmp_path: Path) -> dict[str, Any]:
             archive.writestr(f"models/{name}.obj", trimesh.exchange.obj.export_obj(mesh, include_texture=False))
     library = {"file": "usr/share/furniture/Tests.sh3f", "license": "CC0-1.0", "views": 2, "parts": {"Office": "val"}}
     library["without"] = ["Characters", "Bill *"]
-    package = {"debian": collection.deb(tmp_path, "tests-furniture", tree), "license": "CC0-1.0", "libraries": [library]}
+    package = {"debian": deb(tmp_path, "tests-furniture", tree), "license": "CC0-1.0", "libraries": [library]}
     return {"kind": "renders", "seen_size": 16, "surface_points": 16, "sensor": False, "packages": [package]}
 
 
 def test_categories_are_trained_on_or_held_out_and_what_is_unwanted_is_left_out(data: dict[str, Any], tmp_path: Path) -> None:
     preparation = Preparation(Preprocess(image_size=32, short_side=32, mean=(0.5,) * 3, std=(0.5,) * 3), cache=tmp_path)
-    trained = open_renders(Renders.model_validate(data), preparation)
+    trained = Renders.model_validate(data).open(preparation)
     assert {name.rpartition("/")[2]: category for name, category in trained.categories.items()} == {"ball.obj": "Toys"}
     [package] = data["packages"]
     library = package["libraries"][0] | {"held_out_views": 1}
     fewer = Renders.model_validate(data | {"packages": [package | {"libraries": [library]}], "part": "val"})
-    assert (len(trained), len(open_renders(fewer, preparation))) == (2, 1)
-    held_out = open_renders(Renders.model_validate(data | {"part": "val"}), preparation)
+    assert (len(trained), len(fewer.open(preparation))) == (2, 1)
+    held_out = Renders.model_validate(data | {"part": "val"}).open(preparation)
     assert list(held_out.categories.values()) == ["Office"] and len(held_out) == 2
     assert creators(trained.settings, tmp_path) == {"CC0-1.0": ["Anné", "Bob"]}
     first, again = (trained.sample(0, draw) for draw in (0, 1))

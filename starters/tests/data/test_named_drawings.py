@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from models.spec import Preprocess
-from starters.data.images import named_drawings
 from starters.data.images.emoji_names import read_names, slug
 from starters.data.images.named_drawings import DrawingsWithNames, NamedDrawings, clip_art_of, outlined, part_of
 from starters.tests import named
@@ -33,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
 def opened(data: tuple[dict[str, Any], Path], augment: Augment | None = None, **changes: Any) -> DrawingsWithNames:
     content, cache = data
     preparation = Preparation(PREPROCESS, augment=augment or Augment(crop_scale=None), words=LENGTH, cache=cache)
-    return named_drawings.open_named_drawings(NamedDrawings.model_validate(content | changes), preparation)
+    return NamedDrawings.model_validate(content | changes).open(preparation)
 
 
 def test_an_epoch_shows_each_emoji_once_and_a_part_of_the_clip_art(data: tuple[dict[str, Any], Path]) -> None:

@@ -17,7 +17,6 @@ from starters.data.sounds.instrument_notes import Notes, Played
 from starters.data.sounds.soundfonts import Note
 from starters.tests.soundfonts import RATE, ROOT_KEY, cached_font, cached_renderer, hiss, tone
 from training.data.base import Preparation, Unreadable
-from training.data.registry import open_source
 from training.errors import DataError
 
 SOUND = Sound(sample_rate=RATE, frames=64, mel_bins=32, mean=-8.0, std=4.0)
@@ -38,7 +37,7 @@ def opened(cache: Path, font: dict[str, Any] | None = None, **changes: Any) -> P
         "kits": ["128:0", "128:9"],
         "samples": 12,
     }
-    played = open_source(Notes.model_validate(asked | changes), Preparation(sound=SOUND, cache=cache))
+    played = Notes.model_validate(asked | changes).open(Preparation(sound=SOUND, cache=cache))
     assert isinstance(played, Played)
     return played
 

@@ -12,7 +12,7 @@ from models.spec import Preprocess
 from starters.data.renders.meshes import Mesh, Paint, Up, painted, standing_rotation
 from starters.data.renders.raster import rasterise
 from starters.data.renders.render_views import surface_of, view_of
-from starters.data.renders.scenes import RenderedScenes, Renders, open_renders
+from starters.data.renders.scenes import RenderedScenes, Renders
 from starters.tests import meshes
 from training.data.base import Preparation
 from training.errors import DataError
@@ -28,7 +28,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
 
 
 def opened(content: tuple[dict[str, Any], Path], **changes: Any) -> RenderedScenes:
-    return open_renders(Renders.model_validate(content[0] | changes), Preparation(PREPROCESS, cache=content[1]))
+    return Renders.model_validate(content[0] | changes).open(Preparation(PREPROCESS, cache=content[1]))
 
 
 def cast(corners: np.ndarray, direction: np.ndarray, farthest: bool) -> float:
@@ -113,7 +113,7 @@ def test_seen_points_lie_on_the_surface_up_to_the_noise(content: tuple[dict[str,
 def test_the_surface_behind_is_told_where_a_recipe_asks_for_it_and_changes_nothing_else(tmp_path: Path) -> None:
     thirds = Preparation(PREPROCESS.model_copy(update={"image_size": 24}), cache=tmp_path)  # of a pixel: its middle is rendered
     settings = meshes.data(tmp_path) | {"sensor": False}
-    usual, told = (open_renders(Renders.model_validate(settings | more), thirds) for more in ({}, {"back": True}))
+    usual, told = (Renders.model_validate(settings | more).open(thirds) for more in ({}, {"back": True}))
     for shard, other in zip(usual.rendered, told.rendered, strict=True):
         assert shard.views.dtype.names is not None
         assert all(shard.views[name].tobytes() == other.views[name].tobytes() for name in shard.views.dtype.names)

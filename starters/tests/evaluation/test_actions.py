@@ -19,6 +19,7 @@ from starters.data.people.motions import NOBODY_SAYS, Motions, MotionTracks
 from starters.evaluation.actions import methods, plot, samples, splits
 from starters.evaluation.actions.measure import standing_behind, table
 from starters.evaluation.actions.person_recall import MarkedClip, Watched, best_labels, marked, person_frames, watch
+from starters.evaluation.actions.quality import ActionsQuality
 from starters.evaluation.actions.samples import Moments
 from starters.evaluation.actions.splits import Views
 from starters.evaluation.actions.thresholds import reliance, thresholds
@@ -26,7 +27,7 @@ from starters.tests.data.test_motions import source
 from training import recipe
 from training.errors import DataError, RecipeError, TrainingError
 from training.evaluation.measurement import looked_at_once, reports
-from training.evaluation.settings import ActionsQuality, Split
+from training.evaluation.settings import Split
 from training.phases import Workshop
 
 ROOT = Path(__file__).parents[3]

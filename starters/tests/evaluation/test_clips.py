@@ -13,11 +13,11 @@ import yaml
 
 from models import bundle
 from starters.evaluation import vizdoom
+from starters.evaluation.cards import card as model_card
 from starters.evaluation.vizdoom import ACTIONS, Played
 from starters.tests import moving
 from training import command
 from training.evaluation import __main__ as evaluation
-from training.evaluation.cards import card as model_card
 
 
 def walk(heading: float, direction: float, speeds: list[float]) -> np.ndarray[Any, Any]:

@@ -14,12 +14,12 @@ from models import bundle
 from models.depth.model import LiteDepth
 from starters.data.renders.scenes import Renders
 from starters.evaluation import depth as depths
+from starters.evaluation.cards import card as model_card
 from starters.evaluation.depth import error, inflated
 from starters.tests import meshes
 from training import command, recipe
 from training.data.captures import Capture
 from training.evaluation import __main__ as evaluation
-from training.evaluation.cards import card as model_card
 
 
 def ball(side: int = 64) -> tuple[torch.Tensor, torch.Tensor]:

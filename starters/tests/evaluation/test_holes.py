@@ -8,7 +8,8 @@ import torch
 from models.spec import Preprocess
 from starters.data.images.clip_art import series_of
 from starters.evaluation.inpainting.holes import Drawings, cut, drawings
-from training.evaluation.settings import Hole, InpaintingQuality
+from starters.evaluation.inpainting.quality import InpaintingQuality
+from starters.evaluation.inpainting.settings import Hole
 
 
 def held_out(content: dict[str, Any], packages: Path, images: int = 200) -> Drawings:

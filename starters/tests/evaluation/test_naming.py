@@ -14,11 +14,11 @@ from models.spec import Preprocess
 from starters.data.images.emoji_names import Texts
 from starters.data.images.named_drawings import NamedDrawings
 from starters.evaluation import emoji_retrieval
-from starters.evaluation.emoji_retrieval import FEATURES, NETWORK, PIXELS, WordIndex
+from starters.evaluation.emoji_retrieval import FEATURES, NETWORK, PIXELS, NamingQuality, WordIndex
 from starters.tests import named
 from starters.tests.drawings import lite0
 from training.errors import RecipeError
-from training.evaluation.settings import NamingQuality, Split
+from training.evaluation.settings import Split
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, fit="squeeze", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 TINY = FLIPConfig(

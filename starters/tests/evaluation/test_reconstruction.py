@@ -15,13 +15,13 @@ from models import bundle
 from models.loading import load
 from models.mcc.model import MCC
 from starters.data.renders.scenes import Renders
+from starters.evaluation.cards import card as model_card
 from starters.evaluation.reconstruction.scores import BACK, COLOURED, NETWORK, ORACLE, PLAIN, WAYS
 from starters.evaluation.reconstruction.shapes import EXTRUDED, SEEN
 from starters.tests import meshes
 from tests.models.mcc.test_known import CONFIG
 from training import command, recipe
 from training.evaluation import __main__ as evaluation
-from training.evaluation.cards import card as model_card
 
 OBJECTIVE = {"kind": "mcc", "queries": 48, "near": 0.7, "spread": 0.5, "size": 4.0, "shift": 0.0, "degrees": 0}
 LOOP = {"epochs": 2, "batch_size": 4}

@@ -14,13 +14,13 @@ import yaml
 from models import bundle, loading
 from models.mavil.model import MAViL
 from starters.evaluation import sounds
+from starters.evaluation.cards import card as model_card
 from starters.tests.recordings import cached_notes
 from starters.tests.soundfonts import RATE, cached_font, cached_renderer, hiss, tone
 from tests.harness.sounds import wav
 from training import command, recipe
 from training.evaluation import __main__ as evaluation
 from training.evaluation import metrics
-from training.evaluation.cards import card as model_card
 
 FONT = {(0, 0): tone(262, 1), (0, 1): tone(262, 8), (128, 0): hiss(0.3)}
 RECORDINGS = {"flute_long": tone(300, 1, 2.0), "flute_short": tone(400, 1, 0.2), "hit_hard": hiss(0.3), "loop_all": hiss(1.0)}

@@ -40,7 +40,6 @@ from training.objectives.mavil import AudioVisualMasking, AudioVisualSettings, M
 from training.objectives.maws import HashtagSettings
 from training.objectives.mcc import MCCSettings
 from training.objectives.proxies import ProxiesSettings
-from training.objectives.registry import build
 from training.objectives.supervised import SupervisedSettings
 
 BATCH = 4
@@ -118,7 +117,7 @@ def draw() -> Tensor:
 
 
 def mae() -> Case:
-    return build(MAESettings(), MAE(MAE_CONFIG), FACTS), {"pixels": normal(3, 16, 16)}
+    return MAESettings().build(MAE(MAE_CONFIG), FACTS), {"pixels": normal(3, 16, 16)}
 
 
 def mae_st() -> Case:
@@ -135,7 +134,7 @@ def mae_st() -> Case:
         predicted_frames=2,
         mask_ratio=0.5,
     )
-    return build(MAESettings(), VideoMAEPretraining(config), FACTS), {"clip": normal(3, 4, 16, 16)}
+    return MAESettings().build(VideoMAEPretraining(config), FACTS), {"clip": normal(3, 4, 16, 16)}
 
 
 def audio_mae() -> Case:
@@ -151,12 +150,12 @@ def audio_mae() -> Case:
         decoder_heads=2,
         window=(2, 2),
     )
-    return build(MAESettings(), AudioMAE(config), FACTS).eval(), {"spectrogram": normal(1, 32, 16)}
+    return MAESettings().build(AudioMAE(config), FACTS).eval(), {"spectrogram": normal(1, 32, 16)}
 
 
 def supervised() -> Case:
     settings = SupervisedSettings(label_smoothing=0.1, mixup=0.8, cutmix=1.0, merge=[0, 3, 5])
-    return build(settings, ViT(replace(VIT_CONFIG, drop_path=0.5)), FACTS), {
+    return settings.build(ViT(replace(VIT_CONFIG, drop_path=0.5)), FACTS), {
         "pixels": normal(3, 16, 16),
         "label": torch.tensor([0, 1, 2, 0]),
     }
@@ -164,27 +163,27 @@ def supervised() -> Case:
 
 def supervised_reversible() -> Case:
     model = ViT(replace(VIT_CONFIG, drop_path=0.5, reversible=True, class_token=False))
-    return build(SupervisedSettings(), model, FACTS), {"pixels": normal(3, 16, 16), "label": torch.tensor([0, 1, 2, 0])}
+    return SupervisedSettings().build(model, FACTS), {"pixels": normal(3, 16, 16), "label": torch.tensor([0, 1, 2, 0])}
 
 
 def supervised_clips() -> Case:
     model = VideoMAE(VideoMAEConfig(image_size=16, patch_size=8, frames=4, width=16, depth=2, heads=2, classes=3, drop_path=0.5))
     settings = SupervisedSettings(multi_label=True, mixup=0.8)
-    return build(settings, model, FACTS), {"clip": normal(3, 4, 16, 16), "labels": uniform(3).round()}
+    return settings.build(model, FACTS), {"clip": normal(3, 4, 16, 16), "labels": uniform(3).round()}
 
 
 def linear_probe() -> Case:
-    return build(LinearProbeSettings(), ViT(VIT_CONFIG), FACTS), {"pixels": normal(3, 16, 16), "label": torch.tensor([0, 1, 2, 0])}
+    return LinearProbeSettings().build(ViT(VIT_CONFIG), FACTS), {"pixels": normal(3, 16, 16), "label": torch.tensor([0, 1, 2, 0])}
 
 
 def hashtags() -> Case:
     labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
-    return build(HashtagSettings(), ViT(VIT_CONFIG), FACTS), {"pixels": normal(3, 16, 16), "labels": labels}
+    return HashtagSettings().build(ViT(VIT_CONFIG), FACTS), {"pixels": normal(3, 16, 16), "labels": labels}
 
 
 def diffmae() -> Case:
     settings = DiffMAESettings.model_validate({"masks": {"random": 1, "block": 1, "boxes": 1, "strokes": 1}})
-    return build(settings, DiffMAE(DIFFMAE_CONFIG), FACTS), {"pixels": normal(3, 16, 16)}
+    return settings.build(DiffMAE(DIFFMAE_CONFIG), FACTS), {"pixels": normal(3, 16, 16)}
 
 
 def diffmae_clip() -> Case:
@@ -195,19 +194,19 @@ def diffmae_clip() -> Case:
 
 def flip() -> Case:
     words = (uniform(6) * 40).long()
-    return build(ContrastiveSettings(), FLIP(FLIP_CONFIG), FACTS), {"pixels": normal(3, 16, 16), "words": words}
+    return ContrastiveSettings().build(FLIP(FLIP_CONFIG), FACTS), {"pixels": normal(3, 16, 16), "words": words}
 
 
 def proxies() -> Case:
     model = FLIP(replace(FLIP_CONFIG, image_size=32, patch_size=16, stem=Stem.LITE))
     words = (uniform(2, 6) * 40).long()
     batch = {"pixels": normal(3, 32, 32), "words": words, "label": torch.tensor([2, 0, 1, 2])}
-    return build(ProxiesSettings(frozen_stages=4, stem_scale=0.3), model, Facts(labels=("one", "two", "three"))), batch
+    return ProxiesSettings(frozen_stages=4, stem_scale=0.3).build(model, Facts(labels=("one", "two", "three"))), batch
 
 
 def lit() -> Case:
     model = MAWSClip(MAWSClipConfig(**TOWER, **TEXT))  # type: ignore[arg-type]
-    objective = build(ContrastiveSettings(freeze_vision=True), model, FACTS)
+    objective = ContrastiveSettings(freeze_vision=True).build(model, FACTS)
     return objective.eval(), {"pixels": normal(3, 16, 16), "words": 2 + (uniform(6) * 38).long()}
 
 
@@ -218,7 +217,7 @@ def cit() -> Case:
 
 
 def mavil() -> Case:
-    return build(MAViLSettings(), MAViLPretraining(MAVIL_CONFIG), FACTS), {"spectrogram": normal(1, 32, 16), "clip": normal(3, 2, 16, 16)}
+    return MAViLSettings().build(MAViLPretraining(MAVIL_CONFIG), FACTS), {"spectrogram": normal(1, 32, 16), "clip": normal(3, 2, 16, 16)}
 
 
 def mavil_taught() -> Case:
@@ -229,7 +228,7 @@ def mavil_taught() -> Case:
 def audio_visual() -> Case:
     model = MAViL(MAViLConfig(**TOWERS, classes=3))  # type: ignore[arg-type]
     batch = {"spectrogram": normal(1, 32, 16), "clip": normal(3, 2, 16, 16), "labels": uniform(3).round()}
-    return build(AudioVisualSettings(time_mask=0.3, mel_mask=0.5, video_mask=0.3), model, FACTS), batch
+    return AudioVisualSettings(time_mask=0.3, mel_mask=0.5, video_mask=0.3).build(model, FACTS), batch
 
 
 def lart() -> Case:
@@ -244,12 +243,12 @@ def lart() -> Case:
         "kinetics": torch.tensor([[0, 1, 2], [3, 3, 3], [0, 0, 0], [1, 2, 3]]),
     }
     settings = LARTSettings(pose_weight=0.5, location_weight=1.0, kinetics_weight=0.1, power=2)
-    return build(settings, LART(LART_CONFIG), FACTS).eval(), batch
+    return settings.build(LART(LART_CONFIG), FACTS).eval(), batch
 
 
 def lart_actions() -> Case:
     _, batch = lart()
-    return build(LARTSettings(), LART(LART_CONFIG), FACTS), {name: batch[name] for name in batch if name not in ("raw_pose", "kinetics")}
+    return LARTSettings().build(LART(LART_CONFIG), FACTS), {name: batch[name] for name in batch if name not in ("raw_pose", "kinetics")}
 
 
 def mcc() -> Case:
@@ -261,7 +260,7 @@ def mcc() -> Case:
         "colours": uniform(60, 3),
     }
     settings = MCCSettings(queries=40, size=3.0, threshold=0.6, near=0.2)
-    return build(settings, MCC(replace(MCC_CONFIG, drop_path=0.5)), FACTS), batch
+    return settings.build(MCC(replace(MCC_CONFIG, drop_path=0.5)), FACTS), batch
 
 
 BACK_CONFIG = replace(MCC_CONFIG, back=BackConfig(widths=(8, 16)))
@@ -270,18 +269,18 @@ BACK_CONFIG = replace(MCC_CONFIG, back=BackConfig(widths=(8, 16)))
 def mcc_knowing() -> Case:
     _, batch = mcc()
     settings = MCCSettings(queries=40, size=3.0, threshold=0.6, near=0.2, degrees=0)
-    return build(settings, MCC(BACK_CONFIG), FACTS), batch
+    return settings.build(MCC(BACK_CONFIG), FACTS), batch
 
 
 def back() -> Case:
     _, batch = mcc()
     behind = {"back": batch["points"] + uniform(8, 8, 1) * batch["points"], "back_colours": uniform(8, 8, 3)}
-    return build(BackSettings(), MCC(BACK_CONFIG), FACTS), batch | behind
+    return BackSettings().build(MCC(BACK_CONFIG), FACTS), batch | behind
 
 
 def depth() -> Case:
     batch = {"pixels": normal(3, 32, 32), "points": normal(16, 16, 3), "valid": uniform(16, 16) < 0.8}
-    return build(DepthSettings(), LiteDepth(LiteDepthConfig(image_size=32, widths=(8, 8, 8, 8))), FACTS), batch
+    return DepthSettings().build(LiteDepth(LiteDepthConfig(image_size=32, widths=(8, 8, 8, 8))), FACTS), batch
 
 
 CASES: Mapping[str, Callable[[], Case]] = {

@@ -7,15 +7,14 @@ import torch
 
 from models.mcc.model import MCC
 from tests.training.objectives.cases import BACK_CONFIG, MCC_CONFIG, made, uniform
-from training.objectives.back import BackSettings, Behind, build
+from training.objectives.back import BackSettings, Behind
 from training.objectives.base import Facts
 from training.objectives.mcc import MCCSettings
-from training.objectives.mcc import build as build_mcc
 
 
 def behind(**settings: float) -> Behind:
     torch.manual_seed(0)
-    return build(BackSettings(**{"scale": 0.0, "flip": 0.0, **settings}), MCC(BACK_CONFIG), Facts())  # type: ignore[arg-type]
+    return BackSettings(**{"scale": 0.0, "flip": 0.0, **settings}).build(MCC(BACK_CONFIG), Facts())  # type: ignore[arg-type]
 
 
 def test_thickness_and_colours_count_where_a_point_was_seen() -> None:
@@ -54,7 +53,7 @@ def test_one_part_learns_and_then_the_others() -> None:
         return {name.startswith("model.back.") for name, value in objective.named_parameters() if value.requires_grad}
 
     assert learns(behind()) == {True}
-    assert learns(build_mcc(MCCSettings(degrees=0), MCC(BACK_CONFIG), Facts())) == {False}
+    assert learns(MCCSettings(degrees=0).build(MCC(BACK_CONFIG), Facts())) == {False}
 
 
 def test_a_few_steps_tell_a_slab_from_a_sheet() -> None:
@@ -76,6 +75,6 @@ def test_a_few_steps_tell_a_slab_from_a_sheet() -> None:
 
 def test_what_cannot_be_trained_is_named() -> None:
     with pytest.raises(ValueError, match=r"model.config.back: the objective back trains this part"):
-        build(BackSettings(), MCC(MCC_CONFIG), Facts())
+        BackSettings().build(MCC(MCC_CONFIG), Facts())
     with pytest.raises(ValueError, match=r"degrees: 180, where a network with model.config.back needs 0"):
-        build_mcc(MCCSettings(), MCC(BACK_CONFIG), Facts())
+        MCCSettings().build(MCC(BACK_CONFIG), Facts())

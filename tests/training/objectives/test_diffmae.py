@@ -22,7 +22,7 @@ from tests.training.objectives.cases import DIFFMAE_CONFIG, FLIP_CONFIG, assert_
 from training import draws
 from training.objectives import masks
 from training.objectives.base import Facts
-from training.objectives.diffmae import DiffMAESettings, Diffusion, build
+from training.objectives.diffmae import DiffMAESettings, Diffusion
 
 PREPROCESS = Preprocess(image_size=16, short_side=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
 MIXED = {"masks": {"random": 1, "block": 1, "boxes": 1, "strokes": 1}}
@@ -113,21 +113,21 @@ def test_a_teacher_is_read_from_a_bundle(tmp_path: Path) -> None:
     )
     path = bundle.write(tmp_path / "bundles", spec, tmp_path / "weights.safetensors").path
     settings = DiffMAESettings(teacher=path)
-    objective = build(settings, DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16)), Facts())
+    objective = settings.build(DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16)), Facts())
     pixels = normal(3, 16, 16)
     assert objective.teacher is not None
     torch.testing.assert_close(objective.teacher.encode_patches(pixels), vit.encode_patches(pixels))
     with pytest.raises(ValueError, match=r"teacher: its patches have 16 channels, and model.clip_width is 8"):
-        build(settings, DiffMAE(replace(DIFFMAE_CONFIG, clip_width=8)), Facts())
+        settings.build(DiffMAE(replace(DIFFMAE_CONFIG, clip_width=8)), Facts())
     with pytest.raises(ValueError, match="teacher: it sees"):
-        build(settings, DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16, image_size=(32, 32))), Facts())
+        settings.build(DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16, image_size=(32, 32))), Facts())
     with pytest.raises(ValueError, match=r"teacher: .*cannot be read"):
-        build(DiffMAESettings(teacher=tmp_path / "nowhere"), DiffMAE(DIFFMAE_CONFIG), Facts())
+        DiffMAESettings(teacher=tmp_path / "nowhere").build(DiffMAE(DIFFMAE_CONFIG), Facts())
 
 
 def test_a_second_head_without_a_teacher_is_refused() -> None:
     with pytest.raises(ValueError, match="teacher"):
-        build(DiffMAESettings(), DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16)), Facts())
+        DiffMAESettings().build(DiffMAE(replace(DIFFMAE_CONFIG, clip_width=16)), Facts())
 
 
 @pytest.mark.parametrize("odds", [{}, {"random": -1.0, "boxes": 2.0}, {"random": 0.0}, {"circles": 1.0}])

@@ -119,11 +119,11 @@ def test_captions_are_chosen_alike_on_any_number_of_processes(two: dict[str, Any
     assert torch.equal(two["curated"], curate_rounds())
 
 
-@pytest.mark.parametrize("kind", [kind.settings.model_fields["kind"].default for kind in KINDS])
+@pytest.mark.parametrize("kind", KINDS.ours)
 def test_a_network_that_an_objective_cannot_train_is_refused(kind: str) -> None:
-    [entry] = [entry for entry in KINDS if entry.settings.model_fields["kind"].default == kind]
+    settings = KINDS.read({"kind": kind})
     with pytest.raises(ValueError, match=rf"model.architecture: the objective {kind} trains .*, not Linear"):
-        entry.build(entry.settings(), torch.nn.Linear(2, 2), Facts())
+        settings.build(torch.nn.Linear(2, 2), Facts())
 
 
 def test_data_that_lacks_what_an_objective_needs_is_named() -> None:
@@ -135,6 +135,6 @@ def test_data_that_lacks_what_an_objective_needs_is_named() -> None:
 def test_the_documentation_lists_every_objective_and_what_it_trains() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (ROOT / "docs/training.md").read_text().split("## Objectives")[1].split("\n## ")[0], re.M)
     kinds = {kind: re.findall(r"`(\w+)`", what) for kind, what in rows}
-    assert set(kinds) == {kind.settings.model_fields["kind"].default for kind in KINDS}
+    assert set(kinds) == set(KINDS.ours)
     named = {name for names in kinds.values() for name in names if name not in ("teacher", "curation", "back")}
     assert named <= set(architectures())

@@ -21,7 +21,7 @@ from tests.training.objectives.cases import MAVIL_CONFIG, TOWERS, assert_same_gr
 from tests.training.objectives.test_contrastive import written_out as partners
 from training import draws
 from training.objectives.base import Facts
-from training.objectives.mavil import AudioVisualLabels, AudioVisualMasking, AudioVisualSettings, MAViLSettings, build
+from training.objectives.mavil import AudioVisualLabels, AudioVisualMasking, AudioVisualSettings, MAViLSettings
 from training.settings import OptimiserSettings
 
 
@@ -81,7 +81,7 @@ def test_a_teacher_is_frozen_and_needed_in_stage_two_alone() -> None:
     with pytest.raises(ValueError, match="teacher"):
         AudioVisualMasking(MAViLPretraining(MAVIL_CONFIG), MAViLPretraining(MAVIL_CONFIG))
     with pytest.raises(ValueError, match="teacher"):
-        build(MAViLSettings(), MAViLPretraining(replace(MAVIL_CONFIG, predict_features=True)), Facts())
+        MAViLSettings().build(MAViLPretraining(replace(MAVIL_CONFIG, predict_features=True)), Facts())
 
 
 def test_the_model_of_stage_one_teaches_from_its_bundle(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_model_of_stage_one_teaches_from_its_bundle(tmp_path: Path) -> None:
     sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
     for teacher in (path, tmp_path / "weights.safetensors"):  # or from the weights that a phase has left
         student = MAViLPretraining(replace(MAVIL_CONFIG, predict_features=True))
-        objective = build(MAViLSettings(teacher=teacher), student, Facts())
+        objective = MAViLSettings(teacher=teacher).build(student, Facts())
         assert objective.teacher is not None
         torch.testing.assert_close(objective.teacher.features(sound, clip).video, first.features(sound, clip).video)
 
@@ -115,14 +115,14 @@ def test_a_student_teaches_in_the_next_round_and_others_are_refused(tmp_path: Pa
     config = replace(MAVIL_CONFIG, predict_features=True)
     student = MAViLPretraining(config)
     save_file(student.state_dict(), tmp_path / "round.safetensors")
-    objective = build(MAViLSettings(teacher=tmp_path / "round.safetensors"), MAViLPretraining(config), Facts())
+    objective = MAViLSettings(teacher=tmp_path / "round.safetensors").build(MAViLPretraining(config), Facts())
     sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
     assert objective.teacher is not None
     torch.testing.assert_close(objective.teacher.features(sound, clip).audio, student.features(sound, clip).audio)
     with pytest.raises(ValueError, match=r"objective.teacher: .*round.safetensors has no weights of the student's size: .*cls_token"):
-        build(MAViLSettings(teacher=tmp_path / "round.safetensors"), MAViLPretraining(replace(config, width=32)), Facts())
+        MAViLSettings(teacher=tmp_path / "round.safetensors").build(MAViLPretraining(replace(config, width=32)), Facts())
     with pytest.raises(ValueError, match=r"objective.teacher: .*nowhere.safetensors cannot be read"):
-        build(MAViLSettings(teacher=tmp_path / "nowhere.safetensors"), MAViLPretraining(config), Facts())
+        MAViLSettings(teacher=tmp_path / "nowhere.safetensors").build(MAViLPretraining(config), Facts())
 
 
 def test_fine_tuning_removes_whole_times_and_bins_and_learns_several_labels() -> None:

@@ -13,13 +13,13 @@ from models.layers.lite import LitePatches
 from models.pairs.flip import FLIP
 from tests.training.objectives.cases import FLIP_CONFIG, made
 from training.objectives.base import Facts
-from training.objectives.proxies import Proxies, ProxiesSettings, build, fit_proxies, skip_blocks
+from training.objectives.proxies import Proxies, ProxiesSettings, fit_proxies, skip_blocks
 from training.settings import OptimiserSettings
 
 
 def objective(things: int = 3, **settings: float) -> Proxies:
     torch.manual_seed(0)
-    return build(ProxiesSettings.model_validate(settings), FLIP(FLIP_CONFIG), Facts(labels=("",) * things))
+    return ProxiesSettings.model_validate(settings).build(FLIP(FLIP_CONFIG), Facts(labels=("",) * things))
 
 
 def test_images_and_texts_are_named_among_all_things() -> None:
@@ -99,4 +99,4 @@ def test_things_that_were_not_met_keep_their_proxies() -> None:
 
 def test_data_without_things_is_refused() -> None:
     with pytest.raises(ValueError, match="proxies: the data does not say which thing a sample is"):
-        build(ProxiesSettings(), FLIP(replace(FLIP_CONFIG)), Facts())
+        ProxiesSettings().build(FLIP(replace(FLIP_CONFIG)), Facts())

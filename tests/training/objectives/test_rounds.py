@@ -20,7 +20,7 @@ from training.errors import DataError
 from training.loop import Ended, Plan, Run, train
 from training.objectives.base import Facts
 from training.objectives.cit import CiTSettings, CuratedMatching
-from training.objectives.proxies import ProxiesSettings, build
+from training.objectives.proxies import ProxiesSettings
 from training.settings import LoopSettings, OptimiserSettings, ScheduleSettings
 
 PAIRS = 60
@@ -56,8 +56,8 @@ def matching() -> nn.Module:
 
 
 def proxies() -> nn.Module:
-    return build(
-        ProxiesSettings.model_validate({"curation": CURATION}), FLIP(replace(FLIP_CONFIG, text_length=2)), Facts(labels=Pairs.labels)
+    return ProxiesSettings.model_validate({"curation": CURATION}).build(
+        FLIP(replace(FLIP_CONFIG, text_length=2)), Facts(labels=Pairs.labels)
     )
 
 

@@ -6,36 +6,32 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.bundle import BundleSpec
-from starters.evaluation.cards import actions, actions_pipeline, clips, depth, flags, inpainting, naming, reconstruction, sounds
 from training.evaluation.cards.figures import share, table
 
 Sections = Callable[[BundleSpec], Iterator[str]]
-
-_WHOLE: Mapping[str, Sections] = {"pipeline": actions_pipeline.sections, "sources": flags.sections}
-"""Measurement → the lines of a README of its own."""
-_SECTIONS: Mapping[str, Sections] = {
-    "actions": actions.section,
-    "clips": clips.section,
-    "depth": depth.section,
-    "inpainting": inpainting.section,
-    "naming": naming.section,
-    "reconstruction": reconstruction.section,
-    "sounds": sounds.section,
-}
-"""Measurement → the section of the README about it."""
+"""Lines of a README."""
 
 
-def render(spec: BundleSpec) -> str:
-    return "\n".join(_of(_WHOLE, spec, _sections)(spec))
+def measured(spec: BundleSpec) -> Iterator[str]:
+    yield from ("## Quality", "")
+    if not spec.quality.keys() - {"remarks"}:
+        yield from ("Nothing was measured. Measure it on data of your own before you rely on it.", "")
+        return
+    if "test_accuracy" not in spec.quality:
+        yield from ("The field `quality` of `bundle.json` has what was measured.", "")
+        return
+    top5 = f", top 5 {share(spec.quality['top5_accuracy'], errors=1)}" if len(spec.labels) > 5 else ""  # else it is 100 % by definition
+    yield from (
+        f"On {spec.quality['images']} images that were not trained on: top 1 {share(spec.quality['test_accuracy'], errors=1)}{top5}",
+        "(± is one standard error), expected calibration error (15 bins)",
+        f"{100 * spec.quality['calibration_error']:.1f} %.",
+        "",
+    )
 
 
-def _of(known: Mapping[str, Sections], spec: BundleSpec, otherwise: Sections) -> Sections:
-    return next((sections for measurement, sections in known.items() if measurement in spec.quality), otherwise)
-
-
-def _sections(spec: BundleSpec) -> Iterator[str]:
-    for part in (_general, _of(_SECTIONS, spec, _measured), _rungs, _training):
-        yield from part(spec)
+def render(spec: BundleSpec, quality: Sections = measured) -> str:
+    """quality: the section about what was measured."""
+    return "\n".join(line for part in (_general, quality, _rungs, _training) for line in part(spec))
 
 
 _TASKS = {
@@ -75,20 +71,6 @@ def _general(spec: BundleSpec) -> Iterator[str]:
     if spec.labels:
         shown = ", ".join(spec.labels[:20])
         yield from (f"Labels: {shown}{f' and {len(spec.labels) - 20} more' if len(spec.labels) > 20 else ''}.", "")
-
-
-def _measured(spec: BundleSpec) -> Iterator[str]:
-    yield from ("## Quality", "")
-    if "test_accuracy" not in spec.quality:
-        yield from ("Nothing was measured. Measure it on data of your own before you rely on it.", "")
-        return
-    top5 = f", top 5 {share(spec.quality['top5_accuracy'], errors=1)}" if len(spec.labels) > 5 else ""  # else it is 100 % by definition
-    yield from (
-        f"On {spec.quality['images']} images that were not trained on: top 1 {share(spec.quality['test_accuracy'], errors=1)}{top5}",
-        "(± is one standard error), expected calibration error (15 bins)",
-        f"{100 * spec.quality['calibration_error']:.1f} %.",
-        "",
-    )
 
 
 def _rungs(spec: BundleSpec) -> Iterator[str]:

@@ -1,0 +1,31 @@
+"""The evaluation of filled holes, as a recipe names it."""
+
+from __future__ import annotations
+
+from starters.evaluation.inpainting import plot, report, step_counts
+from starters.evaluation.inpainting.settings import InpaintingSettings
+from training import phases
+from training.evaluation.measurement import Measurement
+from training.evaluation.trained import Trained
+
+
+class InpaintingQuality(InpaintingSettings):
+    """Evaluation by `InpaintingSettings`."""
+
+    def measure(self, trained: Trained) -> Measurement:
+        """Scores only what was not scored before."""
+        contest = step_counts.prepare(trained.recipe, trained.network, trained.shop)
+        trained_on = trained.recipe.data.open(phases.preparation(trained.recipe, None, trained.cache))
+        quality = report.summary(contest, step_counts.run(contest))
+        return Measurement(
+            quality,
+            data={
+                "packages": [self.data.package.model_dump()],
+                "drawings": {"train": len(trained_on), "test": len(contest.drawings)},
+                "distances_in": self.features.model_dump(),
+            },
+            drawn={plot.FILE: plot.draw(quality)},
+        )
+
+    def measure_part(self, trained: Trained, part: str) -> None:
+        step_counts.run(step_counts.prepare(trained.recipe, trained.network, trained.shop), part)

@@ -1,0 +1,28 @@
+"""The evaluation of reconstructions, as a recipe names it."""
+
+from __future__ import annotations
+
+from starters.evaluation.credits import credited
+from starters.evaluation.reconstruction import report as reconstruction_report
+from starters.evaluation.reconstruction import scores
+from starters.evaluation.reconstruction.settings import ReconstructionSettings
+from training.evaluation.measurement import Measurement
+from training.evaluation.settings import Split
+from training.evaluation.trained import Look, Report, Trained
+
+
+class ReconstructionQuality(ReconstructionSettings):
+    """Evaluation by `ReconstructionSettings`."""
+
+    def begin(self, trained: Trained) -> Look:
+        contest = scores.prepare(trained.recipe, self, trained.network, trained.shop)
+        chosen = scores.calibrate(contest)
+
+        def look(split: Split) -> Report:
+            source = scores.held_out(contest, split)
+            return reconstruction_report.report(self, chosen, source, scores.run(contest, chosen, source), split)
+
+        return look
+
+    def measurement(self, trained: Trained, report: Report) -> Measurement:
+        return Measurement({"reconstruction": report}, data=credited(trained))

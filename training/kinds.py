@@ -1,0 +1,88 @@
+"""Kinds of data, objectives and evaluations: a name of ours, or a class of any package as `package.module:NAME`.
+
+A class is imported when a recipe that names it is read. So a recipe can run code: whoever reads one of others looks at its kinds first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from training.settings import Settings
+
+UNUSABLE = "kind"
+"""Type of the error that pydantic reports for a kind that cannot be used."""
+
+_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+T = TypeVar("T", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Kinds(Generic[T]):
+    """Classes of settings that a field `kind` can name."""
+
+    base: type[T]
+    """Class that all of them are derived from."""
+    ours: Mapping[str, str]
+    """Name → `package.module:NAME`."""
+    moved: Mapping[str, str] = field(default_factory=dict)
+    """The same for names of earlier versions, which no message lists."""
+
+    def read(self, value: Any) -> Any:
+        """Settings of the class that `kind` names; anything but a mapping is returned as it is. Raises ValidationError."""
+        if not isinstance(value, Mapping):
+            return value
+        kind = value.get("kind")
+        try:
+            settings = self._class(kind)
+        except ValueError as error:
+            reason = PydanticCustomError(UNUSABLE, "{reason}", {"reason": str(error)})
+            raise ValidationError.from_exception_data(
+                self.base.__name__, [InitErrorDetails(type=reason, loc=("kind",), input=kind)]
+            ) from error
+        fields = dict(value)
+        if not settings.model_fields["kind"].is_required():
+            del fields["kind"]  # a class has a short name of its own, which runs and bundles record
+        return settings.model_validate(fields)
+
+    def _class(self, kind: Any) -> type[T]:
+        """Raises ValueError."""
+        reference = {**self.ours, **self.moved}.get(kind, kind) if isinstance(kind, str) else ""
+        if not _REFERENCE.fullmatch(reference):
+            said = "is missing" if kind is None else f"{kind!r} is unknown"
+            raise ValueError(f"{said}; known are {', '.join(self.ours)}, and classes of other packages as package.module:NAME")
+        module, _, name = reference.partition(":")
+        found = getattr(_imported(module), name, None)
+        if found is None:
+            raise ValueError(f"{reference}: module {module} has no {name}")
+        if not (isinstance(found, type) and issubclass(found, self.base)) or "kind" not in found.model_fields:
+            raise ValueError(f"{reference}: is not derived from {self.base.__module__}.{self.base.__name__}")
+        return found
+
+
+def _imported(module: str) -> Any:
+    """Raises ValueError that says what to install."""
+    package = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        if not f"{module}.".startswith(f"{missing}."):
+            raise ValueError(f"module {module} imports {missing}, which is not installed: pip install it into this environment") from error
+        if package == "starters":
+            raise ValueError(
+                f"module {module} cannot be imported: it belongs to the recipes of the starters, which are in Opsin's repository alone;"
+                " clone it and pip install -e '.[train]' there"
+            ) from error
+        raise ValueError(
+            f"module {missing} cannot be imported: pip install the package that has it, or name the folder that it lies in in PYTHONPATH"
+        ) from error
+    except Exception as error:  # whatever the code of others raises
+        raise ValueError(f"module {module} cannot be imported ({type(error).__name__}: {' '.join(str(error).split())})") from error
