@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from training.errors import TrainingError
+from training.shipped import moved
 
 Fingerprint = Mapping[str, Any]
 """Dotted field → JSON scalar or list of them."""
@@ -58,6 +59,8 @@ def require_same(folder: Path, before: Fingerprint, now: Fingerprint) -> None:
 
 
 def _filled(value: Any) -> Any:
+    if isinstance(value, str) and (now := moved(Path(value))) is not None:
+        return now.as_posix()  # runs of earlier versions name files as they were called then
     return None if value == [] else value
 
 

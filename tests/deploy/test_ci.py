@@ -18,7 +18,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-WORKFLOWS = ("nightly", "release", "tests")
+WORKFLOWS = ("nightly", "release", "starters", "tests")
 CONSTRAINTS = [line for line in (ROOT / ".ci" / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 UNPINNED = {"triton"}
 """Builds of torch for GPUs name their own."""
@@ -55,8 +55,8 @@ def test_changes_are_tested_with_the_oldest_python_that_is_promised() -> None:
 
 def test_changes_are_tested_as_ci_run_tests_them() -> None:
     asked = re.findall(r"^ *make (lint|test\S*)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    run = [step.get("run", "") for job in jobs("tests").values() for step in job["steps"]]
-    assert len(asked) == 3 and {f"make {target}" for target in asked} <= set(run)
+    run = [step.get("run", "") for workflow in ("tests", "starters") for job in jobs(workflow).values() for step in job["steps"]]
+    assert len(asked) == 4 and {f"make {target}" for target in asked} <= set(run)
 
 
 def test_constraints_are_versions_that_any_index_may_have() -> None:

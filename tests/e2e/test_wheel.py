@@ -88,7 +88,7 @@ def of_extras(lines: Iterable[str]) -> set[str]:
 def test_the_wheel_holds_the_client_and_in_a_folder_of_its_own_the_engine(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    engine = tracked("server", "models", "kernels", "training", *OF_THE_DEMO) - tracked("starters/phases")
+    engine = tracked("server", "models", "kernels", "training", *OF_THE_DEMO)
     assert held == tracked("opsin") | {f"{ENGINE}/{name}" for name in engine}
     assert not ENGINE.rpartition("/")[2].isidentifier()
     assert "opsin/py.typed" in held
@@ -201,7 +201,7 @@ def test_a_program_is_asked_for_where_none_is_named(installed: Path, tmp_path: P
         (["demo"], "server"),
         (["import", "picture.png", "-o", "bundles/x"], "server"),
         (["bundles", "list"], "server"),
-        (["train", "starters/recipes/flags.yaml"], "train"),
+        (["train", "training/recipes/folder.yaml"], "train"),
     ],
 )
 def test_what_needs_more_libraries_names_the_extra(installed: Path, tmp_path: Path, command: list[str], extra: str) -> None:

@@ -22,7 +22,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from tests.training import shapes
 from training import command
-from training.errors import disk_is_full
+from training.errors import TrainingError, disk_is_full
+from training.fingerprint import require_same
 from training.phases import WEIGHTS
 from training.watching import LOG, read_log
 
@@ -92,6 +93,13 @@ def test_a_list_that_a_later_version_knows_and_is_empty_changes_no_run(recipe: P
     before = json.loads(file.read_text())
     file.write_text(json.dumps(before | {"data.a list of an earlier version": []}))
     assert run(recipe, tmp_path) == 0
+
+
+def test_a_file_that_moved_since_changes_no_run(tmp_path: Path) -> None:
+    before = {"data.words.tokenizer": "training/recipes/words-vocabulary.json"}
+    require_same(tmp_path, before, {"data.words.tokenizer": "starters/recipes/words-vocabulary.json"})
+    with pytest.raises(TrainingError, match="data.words.tokenizer was training/recipes/words-vocabulary.json and is mine.json"):
+        require_same(tmp_path, before, {"data.words.tokenizer": "mine.json"})
 
 
 def test_a_time_budget_stops_a_run_with_a_checkpoint(recipe: Path, tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""Data, objectives and evaluations of packages that are not ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from models import bundle
+from tests.docs.snippets import ROOT, of_page
+from tests.training import shapes
+from training import command, recipe, shipped
+from training.errors import RecipeError
+
+PAGE = "docs/training.md"
+[MODULE] = [block.code for block in of_page(PAGE) if block.language == "python" and "class Stripes" in block.code]
+[RECIPE] = re.findall(r"^```yaml\n(name: stripes\n.*?)^```$", (ROOT / PAGE).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`opsin train` in a folder of a stranger, which PYTHONPATH names."""
+    opsin = Path(sys.executable).with_name("opsin")
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([opsin, "train", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The module and the recipe of the documentation, outside the checkout."""
+    (tmp_path / "stripes.py").write_text(MODULE)
+    (tmp_path / "stripes.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_kinds_of_another_package_make_a_bundle(folder: Path) -> None:
+    estimated = train(folder, "stripes.yaml", "--dry-run")
+    assert "phase only: SquaredError on 256 images" in estimated.stdout, estimated.stderr
+    ended = train(folder, "stripes.yaml", "--no-tensorboard")
+    assert ended.returncode == 0, ended.stderr
+    spec = bundle.read(folder / "bundles/stripes/1").spec
+    assert spec.labels == ["lying", "standing"]
+    assert spec.quality["accuracy"] > 0.9
+    assert spec.provenance["data"] == {"kind": "stripes"}
+    assert spec.provenance["recipe"]["phases"][0]["objective"] == {"kind": "squares"}
+    run = json.loads((folder / "runs/stripes-1/only/run.json").read_text())
+    assert (run["data.kind"], run["data.count"]) == ("stripes", 256)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (None, "module stripes cannot be imported: pip install the package that has it, or name the folder that it lies in in PYTHONPATH"),
+        ("import nowhere.parts", "module stripes imports nowhere, which is not installed: pip install it into this environment"),
+        ("1 +", "module stripes cannot be imported (SyntaxError: invalid syntax (stripes.py, line 1))"),
+        ("raise RuntimeError('no\\nlicence')", "module stripes cannot be imported (RuntimeError: no licence)"),
+        ("", "stripes:Stripes: module stripes has no Stripes"),
+        ("Stripes = 3", "stripes:Stripes: is not derived from training.data.base.DataSettings"),
+        ("class Stripes: pass", "stripes:Stripes: is not derived from training.data.base.DataSettings"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str | None, said: str
+) -> None:
+    if module is None:
+        (folder / "stripes.py").unlink()
+    else:
+        (folder / "stripes.py").write_text(module)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "stripes", raising=False)
+    try:
+        assert command.main(["stripes.yaml", "--dry-run"]) == 2
+    finally:
+        sys.modules.pop("stripes", None)
+    assert capsys.readouterr().err == f"stripes.yaml, line 4: data.kind: {said}\n"
+
+
+def refused(folder: Path, text: str, *changes: str) -> str:
+    (folder / "wrong.yaml").write_text(text)
+    with pytest.raises(RecipeError) as error:
+        recipe.read(folder / "wrong.yaml", changes)
+    return str(error.value).removeprefix(str(folder / "wrong.yaml"))
+
+
+def test_line_of_a_kind_is_that_of_a_merged_field(tmp_path: Path) -> None:
+    content = shapes.recipe(tmp_path)
+    data, rest = content.pop("data"), yaml.safe_dump(content)
+    text = f"{rest}own: &own\n  path: {data['path']}\n  kind: nowhere:Data\ndata: {{<<: *own, labelled: true}}\n"
+    line = text.splitlines().index("  kind: nowhere:Data") + 1
+    assert refused(tmp_path, text).startswith(f", line {line}: data.kind: module nowhere cannot be imported: ")
+
+
+def test_line_of_a_kind_of_an_objective_in_a_list(tmp_path: Path) -> None:
+    content = shapes.recipe(tmp_path)
+    content["phases"][1]["objective"] = {"kind": "nowhere:Objective"}
+    text = yaml.safe_dump(content)
+    line = next(number for number, row in enumerate(text.splitlines(), 1) if "nowhere" in row)
+    assert refused(tmp_path, text).startswith(f", line {line}: phases.1.objective.kind: module nowhere cannot be imported: ")
+
+
+def test_kind_of_an_override_has_no_line(tmp_path: Path) -> None:
+    said = refused(tmp_path, yaml.safe_dump(shapes.recipe(tmp_path)), "data.kind=nowhere:Data")
+    assert said.startswith(": data.kind: module nowhere cannot be imported: ")
+
+
+@pytest.mark.parametrize("kind", ["nowhere:", ":Data", "a b:Data", "../a:Data", 3, None, ["folder"]])
+def test_kind_that_names_nothing_is_refused(tmp_path: Path, kind: object) -> None:
+    content = shapes.recipe(tmp_path)
+    content["data"]["kind"] = kind
+    said = refused(tmp_path, yaml.safe_dump(content))
+    assert (
+        "known are folder, webdataset, pairs, videos, sound, rgbd, tracklets, and classes of other packages as package.module:NAME" in said
+    )
+
+
+def test_kind_of_a_starter_needs_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a wheel, which has no `starters`."""
+    monkeypatch.setitem(sys.modules, "starters.data.images.flags", None)
+    monkeypatch.setitem(sys.modules, "starters", None)
+    content = shapes.recipe(tmp_path)
+    content["data"] = {"kind": "flags"}
+    said = refused(tmp_path, yaml.safe_dump(content))
+    assert (
+        "it belongs to the recipes of the starters, which are in Opsin's repository alone; clone it and pip install -e '.[train]' there"
+        in said
+    )
+
+
+def test_earlier_name_of_a_recipe_says_where_it_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["training/recipes/flags.yaml", "--phase", "none"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "training/recipes/flags.yaml is starters/recipes/flags.yaml now",
+        "--phase: none is no phase; there are pretrain, finetune, short, scratch",
+    ]
+
+
+def test_earlier_name_in_a_wheel_says_where_it_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "_ROOT", tmp_path)
+    with pytest.raises(
+        RecipeError, match=r"cannot be read \(No such file .*\); it is starters/recipes/flags.yaml in Opsin's repository now"
+    ):
+        recipe.read(Path("training/recipes/flags.yaml"))
