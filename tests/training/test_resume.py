@@ -98,7 +98,7 @@ def test_a_list_that_a_later_version_knows_and_is_empty_changes_no_run(recipe: P
 def test_a_file_that_moved_since_changes_no_run(tmp_path: Path) -> None:
     before = {"data.words.tokenizer": "training/recipes/words-vocabulary.json"}
     require_same(tmp_path, before, {"data.words.tokenizer": "starters/recipes/words-vocabulary.json"})
-    with pytest.raises(TrainingError, match="data.words.tokenizer was training/recipes/words-vocabulary.json and is mine.json"):
+    with pytest.raises(TrainingError, match=r"data.words.tokenizer was training/recipes/words-vocabulary.json and is mine.json"):
         require_same(tmp_path, before, {"data.words.tokenizer": "mine.json"})
 
 
