@@ -109,8 +109,8 @@ def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: Fields) -> F
     except UnlikeFamily as error:
         tidied = family.tidy(published)
         missing, unexpected = family.table.unmatched(tidied), family.table.translate(tidied).unexpected
-        what = complaint_of(missing, unexpected, []) if unexpected else error
-        raise CheckpointError(f"{file}: does not fit {family.name}: {what}; {WAY}") from error
+        what = f"{complaint_of(missing, unexpected, [])}; {WAY}" if unexpected else error
+        raise CheckpointError(f"{file}: does not fit {family.name}: {what}") from error
     except ValueError as error:
         raise (WrongSetting if given else CheckpointError)(f"{file}: {error}") from error
     if not found.perfect:
