@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("opsin", "server", "models", "kernels", "training")
 ENGINE = "opsin/engine.d"
 OF_THE_DEMO = ("docs/pictures/drawings", "docs/pictures/flags")
-STARTERS = {"1.3.0": "70f23aadf67c3a45191c4202b8e0aae65fd1c1c21bfaf10108fc8966eecd4b19"}
+STARTERS = {"1.4.0": "eed56aa132147c80d3ca5f2b5fbb1205ec312bf5331a3aec86a3b130c5f66881"}
 """Version → SHA-256 of the names and digests of the files of `opsin-starters`."""
 MOST_BYTES = 95_000_000
 """A larger wheel of data would be split."""
