@@ -87,7 +87,7 @@ class BundleSpec(Schema):
     description: str = ""
     trained_on: str = ""
     """One line for readers: which data, how much of it."""
-    note: str = Field(default="", max_length=MOST_NOTE)
+    note: str = ""
     """Warning for readers before they trust the answers, such as that this is a small starter."""
     provenance: dict[str, Any] = Field(default_factory=dict)
     quality: dict[str, Any] = Field(default_factory=dict)
@@ -118,6 +118,13 @@ class BundleSpec(Schema):
             if not FILE_PATTERN.fullmatch(name) or name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE):
                 raise ValueError(f"{name!r} is no plain name of a further file, such as {TOKENIZER_FILE}")
         return files
+
+    @field_validator("note")
+    @classmethod
+    def _short_note(cls, note: str) -> str:
+        if len(note) > MOST_NOTE:
+            raise ValueError(f"{len(note)} characters; every answer repeats it, so at most {MOST_NOTE} are taken")
+        return note
 
     @field_validator("name", "version")
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from models.bundle import MOST_NOTE, NAME_PATTERN
+from models.bundle import NAME_PATTERN
 from models.registry import architectures, named, read_config, systems
 from models.spec import Clip, Fill, Preprocess, Preset, Sound, Space, Task
 from training.data.base import Augment
@@ -151,7 +151,7 @@ class Recipe(Settings):
     version: str
     description: str = ""
     trained_on: str = ""
-    note: str = Field(default="", max_length=MOST_NOTE)
+    note: str = ""
     """Warning that the bundle repeats beside its answers: one or two sentences."""
     remarks: str = ""
     """Further sentences on how good it is, which `quality` and the card repeat."""

@@ -92,7 +92,7 @@ def test_a_task_has_only_what_it_needs() -> None:
         ({"ladder": [{"name": "far", "schedule": {"r": 10**400, "inflection": 0}}]}, "no block merges more than 65536 tokens"),
         ({"ladder": [{"name": "far", "schedule": [1, 65_537]}]}, "no block merges more than 65536 tokens"),
         ({"labels": ["cat\u001b[31m", "dog"]}, "labels.0: .*holds control characters"),
-        ({"note": "n" * 2001}, "note: String should have at most 2000 characters"),
+        ({"note": "n" * 2001}, "2001 characters; every answer repeats it, so at most 2000 are taken"),
         ({"license": "mine\nor yours"}, "license: .*holds control characters"),
         ({"preprocess": None}, "task classify needs preprocess and labels"),
         ({"labels": None}, "task classify needs preprocess and labels"),
