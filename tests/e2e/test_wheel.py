@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("opsin", "server", "models", "kernels", "training")
 ENGINE = "opsin/engine.d"
 OF_THE_DEMO = ("docs/pictures/drawings", "docs/pictures/flags")
-STARTERS = {"1.4.0": "eed56aa132147c80d3ca5f2b5fbb1205ec312bf5331a3aec86a3b130c5f66881"}
+STARTERS = {"1.4.0": "405955e41dcafd1454c8e9eca7223615238fc38b97eefe950cedb40715ff259f"}
 """Version → SHA-256 of the names and digests of the files of `opsin-starters`."""
 MOST_BYTES = 95_000_000
 """A larger wheel of data would be split."""

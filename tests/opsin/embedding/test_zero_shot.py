@@ -149,7 +149,7 @@ def test_map_classifies_a_folder_by_labels(client: Client, tmp_path: Path) -> No
         client.map("zero-shot", tmp_path, label=LABELS, progress=False)
     with pytest.raises(TypeError, match="labels"):
         client.map("zero-shot", tmp_path, progress=False)
-    with pytest.raises(Refused, match="'encoder' is not served for zero-shot; known: pair@1"):
+    with pytest.raises(Refused, match="'encoder' is not served for zero-shot; known: drawings@1, pair@1"):
         client.map("zero-shot", tmp_path, labels=LABELS, model="encoder", progress=False)
 
 
