@@ -32,8 +32,11 @@ def of_refusal(error: InvalidOption | MediaError) -> Problem:
 
 
 def redis_away(error: RedisAway, request_id: str) -> Problem:
-    """The address of the queue stands in the log, and not in the answer."""
-    if error.cause:
+    """The problem for clients. The log gets what they do not: the address of the queue, and each request that met a key of ours that
+    holds something else."""
+    if error.of_a_key:
+        log.warning("queue key unusable", request_id=request_id, reason=str(error))
+    elif error.cause:
         log.info("refused: the queue is away", request_id=request_id, reason=str(error))
     return Problem(Kind.REDIS_AWAY, error.detail, retry_after=error.retry_after)
 
