@@ -32,12 +32,10 @@ def of_refusal(error: InvalidOption | MediaError) -> Problem:
 
 
 def redis_away(error: RedisAway, request_id: str) -> Problem:
-    """The problem for clients. The log gets what they do not: the address of the queue, and each request that met a key of ours that
-    holds something else."""
-    if error.of_a_key:
-        log.warning("queue key unusable", request_id=request_id, reason=str(error))
-    elif error.cause:
-        log.info("refused: the queue is away", request_id=request_id, reason=str(error))
+    """The problem for clients. The log gets the request's id and what they do not get: the address of the queue, the unusable key."""
+    if error.cause or error.of_a_key:
+        event = "refused: queue key unusable" if error.of_a_key else "refused: the queue is away"
+        log.info(event, request_id=request_id, reason=str(error))
     return Problem(Kind.REDIS_AWAY, error.detail, retry_after=error.retry_after)
 
 
