@@ -1,7 +1,7 @@
 """From pip to the first answer: `python -m benchmarks.install`.
 
-Builds the wheels, then types in an empty environment and an empty folder what docs/install.md says: `pip install 'opsin[server]'`, which
-finds Opsin's own wheels beside it, all others where pip is set up to look, and keeps them in a cache that is empty; and `opsin serve`.
+Builds the wheels, then types in an empty environment and an empty folder what docs/install.md says: `pip install` of both wheels
+by their files, with the extra `server`, and `opsin serve`. pip finds all other wheels where it is set up to look; its cache is empty.
 Prints the seconds of each, the bytes that pip fetched, and those on disk. The first answer is a starter's, the label of a flag.
 """
 
@@ -24,7 +24,6 @@ from benchmarks import machine
 
 CHECKOUT = Path(__file__).parent.parent
 PICTURE = CHECKOUT / "docs/pictures/flags/nepal.png"
-REQUIREMENT = "opsin[server]"
 START_SECONDS = 300
 """For the first answer at most."""
 
@@ -38,7 +37,7 @@ def main() -> int:
     with TemporaryDirectory() as made:
         folder = Path(made)
         found = measured(folder)
-    print(f"pip install '{REQUIREMENT}'   {found['install_seconds']:.0f} s, {found['packages']} packages")
+    print(f"pip install                   {found['install_seconds']:.0f} s, {found['packages']} packages")
     print(f"fetched                       {found['fetched_bytes'] / 1e6:.0f} MB, of which torch {found['torch_bytes'] / 1e6:.0f} MB")
     print(f"of which Opsin                {found['own_bytes'] / 1e6:.1f} MB and its starters {found['starters_bytes'] / 1e6:.1f} MB")
     print(f"on disk                       {found['disk_bytes'] / 1e6:.0f} MB")
@@ -53,15 +52,17 @@ def measured(folder: Path) -> dict[str, float | str]:
     empty.mkdir()
     for project in (CHECKOUT, CHECKOUT / "bundles"):
         subprocess.run([sys.executable, "-m", "build", "--outdir", dist, project], check=True, capture_output=True)
+    (own,) = dist.glob("opsin-*.whl")
+    wheels = [f"{own}[server]", *dist.glob("opsin_starters-*.whl")]
     venv.create(folder / "venv", with_pip=True)
     programs = folder / "venv" / "bin"
     before = _bytes(folder / "venv")
     pip = [programs / "python", "-m", "pip", "--quiet", "--cache-dir", folder / "cache"]
     began = time.monotonic()
-    subprocess.run([*pip, "install", "--find-links", dist, REQUIREMENT], cwd=empty, check=True)
+    subprocess.run([*pip, "install", *wheels], cwd=empty, check=True)
     installed = time.monotonic() - began
     disk = _bytes(folder / "venv") - before
-    subprocess.run([*pip, "download", "--find-links", dist, "--dest", fetched, REQUIREMENT], cwd=empty, check=True)
+    subprocess.run([*pip, "download", "--dest", fetched, *wheels], cwd=empty, check=True)
     sizes = {file.name: file.stat().st_size for file in fetched.iterdir()}
     began = time.monotonic()
     label = first_answer(programs, empty, folder / "kept")

@@ -71,6 +71,10 @@ LARGEST_SIDE = 4096
 """Pixels of a side of what an image is resized to."""
 
 
+LEAST_STD = 1e-6
+"""Of what inputs are divided by: below it, float32 overflows."""
+
+
 class Preprocess(Schema):
     """Image, or every frame of a clip → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
 
@@ -92,8 +96,8 @@ class Preprocess(Schema):
     def _crop_fits(self) -> Preprocess:
         if self.short_side < min(self.image_size, self.image_width or self.image_size):
             raise ValueError(f"short_side {self.short_side} is smaller than image_size {self.image_size}")
-        if min(self.std) <= 0:
-            raise ValueError("std must be positive")
+        if min(self.std) < LEAST_STD:
+            raise ValueError(f"std must be at least {LEAST_STD:g}")
         if self.interpolation == "tf1-bicubic" and (self.fit, self.short_side, self.image_width) != ("crop", self.image_size, None):
             raise ValueError("interpolation tf1-bicubic needs fit crop, short_side like image_size, and no image_width")
         return self
@@ -122,7 +126,7 @@ class Sound(Schema):
     """Number of 10 ms frames; longer sounds are cut, shorter ones padded."""
     mel_bins: int = Field(gt=0)
     mean: float
-    std: float = Field(gt=0)
+    std: float = Field(ge=LEAST_STD)
 
 
 class Space(Schema):

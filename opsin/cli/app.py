@@ -116,8 +116,11 @@ def main() -> NoReturn:
     except OpsinError as error:
         _complain(str(error))
         code = 1
-    except (typer.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt) as error:
         code = INTERRUPTED
+        if isinstance(error.__cause__, EOFError):  # click takes it for Ctrl-D at a prompt, which no command has
+            _complain(str(error.__cause__) or "unexpected end of file")
+            code = 1
     except BrokenPipeError:
         # the reader of our output has gone, as in `opsin bundles list | head`; Python would complain again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

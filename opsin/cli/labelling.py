@@ -11,6 +11,7 @@ import typer
 from opsin.cli import label_files
 from opsin.cli.engine import libraries
 from opsin.cli.exits import Failure, Misuse
+from opsin.cli.screen import counted
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -31,5 +32,5 @@ def labelled(pair: Bundle, labels: Path, root: Path, name: str, version: str, te
     except BundleError as error:
         raise Failure(str(error)) from error
     if truncated:
-        typer.echo(f"opsin: {truncated} labels are longer than {pair.spec.id} reads, and lost their end", err=True)
+        typer.echo(f"opsin: {counted(truncated, 'label')} truncated: longer than {pair.spec.id} reads", err=True)
     return made

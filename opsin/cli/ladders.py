@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from opsin.cli.examples import FEWEST, examples
 from opsin.cli.exits import Misuse
 from opsin.cli.recordings import recordings
-from opsin.cli.screen import screen
+from opsin.cli.screen import counted, screen
 from opsin.cli.services import settings_of
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _lines(found: Measured) -> Iterator[str]:
     for name, share in quality.shares.items():
         figure = f"{share:.4f}" if quality.classes else with_error(share, quality.count)
         yield f"{name:<12} {quality.metric} {figure}  throughput {throughput.ratios[name]:.2f}×"
-    over = f" with {quality.classes} labels" if quality.classes else ""
+    over = f" with {counted(quality.classes, 'label')}" if quality.classes else ""
     yield f"measured     on {quality.count} {found.of}{over}; throughput in batches of {throughput.batch_size}"
     if quality.truncated:
         yield f"truncated    {quality.truncated} captions were longer than the bundle reads, and lost their end"

@@ -11,6 +11,7 @@ from opsin.cli import image_files, label_files
 from opsin.cli.classify import label_table
 from opsin.cli.exits import Misuse
 from opsin.cli.options import Merge, Model, TimeoutOfImage, Url
+from opsin.cli.screen import counted
 
 
 def zero_shot(
@@ -53,5 +54,5 @@ def zero_shot(
         answers = image_files.answers(lambda file: client.zero_shot(file, wanted, wait=True, **options), files, "Classifying")
     cut = max((answer.labels.truncated for answer in answers.values() if not isinstance(answer, OpsinError)), default=0)
     if cut:
-        typer.echo(f"opsin: {cut} of {len(wanted)} labels are longer than the bundle reads, and lost their end", err=True)
+        typer.echo(f"opsin: {cut} of {counted(len(wanted), 'label')} truncated: longer than the bundle reads", err=True)
     image_files.report(answers, label_table, as_json=as_json)

@@ -168,7 +168,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
 
     def plan(self, asked: ActionsOptions, spec: BundleSpec) -> ActionsPlan:
         if asked.top_k is not None and asked.top_k > len(spec.labels):
-            raise InvalidOption("top_k", f"{asked.top_k}: {spec.id} knows {len(spec.labels)} labels")
+            raise InvalidOption("top_k", f"{asked.top_k}: use an integer from 1 to {len(spec.labels)}, the number of labels of {spec.id}")
         if asked.end_s is not None and asked.end_s <= (asked.start_s or 0.0):
             raise InvalidOption("end_s", f"{asked.end_s:g}: it must be after start_s, {asked.start_s or 0.0:g}")
         top_k = min(USUAL_TOP_K, len(spec.labels)) if asked.top_k is None else asked.top_k

@@ -178,7 +178,7 @@ def test_the_list_of_models_names_the_pipeline_and_its_limits(gateway: Gateway) 
         (422, {"tracks": b"PK\x03\x04broken"}, "tracks", "an .npz that cannot be read"),
         (422, {"video": FILM, "start_s": 5}, "start_s", "the video has 0.6 seconds"),
         (422, {"video": FILM, "start_s": 1, "end_s": 0.5}, "end_s", "it must be after start_s"),
-        (422, {"video": FILM, "top_k": 9}, "top_k", "watcher@1 knows 4 labels"),
+        (422, {"video": FILM, "top_k": 9}, "top_k", "from 1 to 4, the number of labels of watcher@1"),
         (422, {"video": FILM, "people": 0}, "people", "1 to 50"),
         (422, {"video": FILM, "image": "x"}, "image", "unknown"),
     ],

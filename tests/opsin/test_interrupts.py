@@ -48,6 +48,17 @@ main()
 """
 
 
+SHORT = """
+from opsin.cli import app
+
+@app.app.command()
+def short():
+    raise EOFError("the file ends early")
+
+app.main()
+"""
+
+
 class Unlucky:
     def __del__(self) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -66,6 +77,11 @@ def test_an_interrupt_that_strikes_a_finalizer_is_raised_at_the_next_check() -> 
 def test_an_interrupt_while_the_command_is_still_imported_ends_it_without_a_traceback() -> None:
     ended = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, timeout=240, check=False)
     assert (ended.returncode, ended.stderr) == (130, "")
+
+
+def test_end_of_file_is_not_an_interrupt() -> None:
+    ended = subprocess.run([sys.executable, "-c", SHORT, "short"], capture_output=True, text=True, timeout=240, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "opsin: the file ends early\n")
 
 
 def test_any_other_interrupt_is_raised_at_once_and_the_old_handler_comes_back() -> None:

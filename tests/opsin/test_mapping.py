@@ -177,7 +177,7 @@ MODELS = {
         ({"model": "inpaint"}, "model", "is not served for classify"),
         ({"model": "flags@2"}, "model", "known: photos@1, flags@1"),
         ({"merge": "slow"}, "merge", "the rungs of photos@1 are fast"),
-        ({"model": "flags", "top_k": 11}, "top_k", "flags@1 has 10 labels"),
+        ({"model": "flags", "top_k": 11}, "top_k", "from 1 to 10, the number of labels of flags@1"),
     ],
 )
 def test_what_no_input_could_have_is_refused_before_any_is_sent(options: dict[str, object], field: str, reason: str) -> None:

@@ -84,7 +84,7 @@ def test_zero_shot_tells_where_no_label_reaches_the_threshold(embedding_service:
 
 def test_zero_shot_tells_how_many_labels_lost_their_end(embedding_service: Service, folder: Path) -> None:
     ended = opsin("zero-shot", folder / "000.png", "--label", "dog", "--label", "w" * 99, "--url", embedding_service.url)
-    told = "opsin: 1 of 2 labels are longer than the bundle reads, and lost their end\n"
+    told = "opsin: 1 of 2 labels truncated: longer than the bundle reads\n"
     assert (ended.returncode, ended.stderr) == (0, told)
 
 
