@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.actions.account import STAGES
-from models.actions.detail import SCALES, Detail
-from models.actions.lookout import CROPS_AT_ONCE, FRAMES_AT_ONCE
-from models.actions.perception import View
-from models.actions.pipeline import Pipeline
 from models.bundle import read
 from models.loading import LoadedSteps, load
 from models.media.video import ClipInfo, ClipLimits, Frames, probe
+from models.systems.actions.account import STAGES
+from models.systems.actions.detail import SCALES, Detail
+from models.systems.actions.lookout import CROPS_AT_ONCE, FRAMES_AT_ONCE
+from models.systems.actions.perception import View
+from models.systems.actions.pipeline import Pipeline
 
 LIMITS = ClipLimits(seconds=3600, frames=200_000, pixels=2**31 - 1)
 

@@ -31,8 +31,8 @@ from benchmarks.service import running
 from models.bundle import Bundle, member, read, write
 from models.loading import load
 from models.media.video import ClipLimits, Frames
-from models.onnx.poses import PoseGraph
 from models.spec import Role
+from models.systems.onnx.poses import PoseGraph
 from opsin import Client
 
 BUNDLES = Path("bundles")

@@ -30,7 +30,7 @@ from kernels.memory import keep_freed_memory
 from models.bundle import Bundle, read
 from models.loading import load
 from models.merge_schedule import MergeSchedule
-from models.onnx.backend import open_classifier
+from models.systems.onnx.backend import open_classifier
 from server.scheduler.scheduler import Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes

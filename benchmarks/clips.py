@@ -41,17 +41,17 @@ from benchmarks.reversible import beside_plain, cpu_seconds, ready
 from benchmarks.words import Figure, Rounds, show
 from kernels.memory import keep_freed_memory
 from models.bundle import Bundle, BundleSpec
-from models.clips.steps import Viewing
 from models.loading import load
-from models.mae_st.model import VideoMAE, VideoMAEConfig
-from models.mavil.inputs import spectrograms
-from models.mavil.model import MAViL, MAViLConfig
 from models.media.fbank import FbankConfig
 from models.merge_schedule import MergeSchedule
-from models.mvit.model import PUBLISHED, MViTConfig
-from models.mvit.reversible import PUBLISHED as REVERSIBLE
-from models.mvit.reversible import RevMViTConfig
 from models.spec import Clip, Preprocess, Weights
+from models.systems.clips.steps import Viewing
+from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
+from models.systems.mavil.inputs import spectrograms
+from models.systems.mavil.model import MAViL, MAViLConfig
+from models.systems.mvit.model import PUBLISHED, MViTConfig
+from models.systems.mvit.reversible import PUBLISHED as REVERSIBLE
+from models.systems.mvit.reversible import RevMViTConfig
 
 RESULTS = Path(__file__).parent / "results"
 Size = Literal["published", "tiny"]

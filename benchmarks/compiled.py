@@ -28,8 +28,8 @@ from kernels.loops import open_loops
 from models.bundle import read
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from models.onnx.backend import open_classifier
 from models.registry import architectures
+from models.systems.onnx.backend import open_classifier
 from server.worker.backends import Fused
 from server.worker.warmup import sample
 

@@ -251,7 +251,7 @@ def make_bundle(root: Path, name: str, **fields: Any) -> Bundle:
     """DiffMAE of random weights; ViT-B at its published size by default."""
     import torch
 
-    from models.diffmae.model import DiffMAE, DiffMAEConfig
+    from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 
     config = DiffMAEConfig(**fields)
     torch.manual_seed(0)

@@ -23,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step_bounds import busy
 from models.bundle import read
-from models.diffmae.steps import InpaintingSteps
 from models.layers.steps import State
 from models.loading import Ended, LoadedSteps, load
+from models.systems.diffmae.steps import InpaintingSteps
 from server.settings import load as load_settings
 from server.tasks.registry import TASKS
 from server.worker.layout import Layout, choose, threads_allowed

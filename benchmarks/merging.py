@@ -29,9 +29,9 @@ from kernels.loops import open_loops
 from kernels.memory import keep_freed_memory
 from kernels.ops import compiled_loops
 from models.layers.packed import pack_linears, packing_helps
-from models.mae_st.model import VideoMAE, VideoMAEConfig
 from models.merge_schedule import MergeSchedule
-from models.vit.model import ViT, ViTConfig
+from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
+from models.systems.vit.model import ViT, ViTConfig
 
 RESULTS = Path(__file__).parent / "results"
 

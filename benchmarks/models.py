@@ -25,13 +25,13 @@ from torch import nn
 from benchmarks import machine
 from kernels.memory import keep_freed_memory
 from models.costs import RandomInput, count_flops, native, prepare, without_storage
-from models.diffmae.model import DiffMAE
-from models.diffmae.native import HalfMasked
 from models.layers.packed import pack_linears, packing_helps
-from models.mcc.model import MCC
-from models.mcc.native import QUERIES, seen_scene
 from models.registry import Call, architectures
-from models.sizes import sizes
+from models.systems.diffmae.model import DiffMAE
+from models.systems.diffmae.native import HalfMasked
+from models.systems.mcc.model import MCC
+from models.systems.mcc.native import QUERIES, seen_scene
+from models.systems.published_sizes import sizes
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

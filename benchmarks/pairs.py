@@ -24,13 +24,13 @@ from benchmarks import reference
 from models.bundle import Bundle, BundleError, BundleSpec, read
 from models.costs import TowerFlops, tower_flops
 from models.loading import LoadedModel
-from models.pairs.attaching import add_tokenizer
-from models.pairs.cit import CiTConfig
-from models.pairs.flip import FLIPConfig
-from models.pairs.maws import MAWSClipConfig
-from models.pairs.tokenising import Tokenizer
 from models.registry import architectures, read_config
 from models.spec import Preprocess, Weights
+from models.systems.image_text.attaching import add_tokenizer
+from models.systems.image_text.cit import CiTConfig
+from models.systems.image_text.flip import FLIPConfig
+from models.systems.image_text.maws import MAWSClipConfig
+from models.systems.image_text.tokenising import Tokenizer
 
 Size = Literal["published", "tiny"]
 VERSION = "1"

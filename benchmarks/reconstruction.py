@@ -39,11 +39,11 @@ from benchmarks.service import running
 from benchmarks.steps import spread
 from models.bundle import Bundle, read
 from models.loading import Ended, LoadedSteps, load
-from models.mcc.lattice import Lattice
-from models.mcc.model import MCC, MCCConfig
-from models.mcc.steps import ReconstructionSteps, work_of_a_query
 from models.registry import read_config
 from models.spec import Space
+from models.systems.mcc.lattice import Lattice
+from models.systems.mcc.model import MCC, MCCConfig
+from models.systems.mcc.steps import ReconstructionSteps, work_of_a_query
 from server.media.depth import Camera, focal_length
 from server.media.images import Decoder
 from server.tasks.base import Arrays

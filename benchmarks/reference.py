@@ -25,7 +25,7 @@ def make_bundle(root: Path) -> Bundle:
     """ViT-S/16 at 224, 1000 classes, random weights of seed 0: its answers mean nothing, its cost is that of a trained one."""
     import torch
 
-    from models.vit.model import ViT, ViTConfig
+    from models.systems.vit.model import ViT, ViTConfig
 
     config = ViTConfig(width=384, heads=6, classes=CLASSES)
     torch.manual_seed(0)

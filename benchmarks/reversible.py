@@ -16,8 +16,8 @@ from torch import nn
 
 from benchmarks.words import Figure, Rounds
 from models.layers.packed import pack_linears, packing_helps
-from models.mvit.model import MViT, MViTConfig
-from models.mvit.reversible import RevMViT, RevMViTConfig
+from models.systems.mvit.model import MViT, MViTConfig
+from models.systems.mvit.reversible import RevMViT, RevMViTConfig
 
 Model = TypeVar("Model", bound=nn.Module)
 AnyConfig = MViTConfig | RevMViTConfig

@@ -25,8 +25,8 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import machine
-from models.mae.model import MAE, MAEConfig
 from models.spec import Preprocess
+from models.systems.mae.model import MAE, MAEConfig
 from training import draws
 from training.data.base import Augment, Preparation, Source
 from training.data.folder import Folder

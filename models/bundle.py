@@ -51,7 +51,7 @@ WEIGHTS_FILE = "model.safetensors"
 GRAPH_FILE = "model.onnx"
 """Instead of `WEIGHTS_FILE` in bundles whose weights are a graph."""
 TOKENIZER_FILE = "tokenizer.json"
-"""Further file of a pair that reads texts: the format of the library `tokenizers` (`models.pairs.tokenizer_file`)."""
+"""Further file of a pair that reads texts: the format of the library `tokenizers` (`models.systems.image_text.tokenizer_file`)."""
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MOST_FILES = 16

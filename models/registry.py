@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from models.published.family import Family
 
 SYSTEMS: tuple[str, ...] = (
-    "models.vit.system",
-    "models.mae.system",
-    "models.mae_st.system",
-    "models.pairs.system",
-    "models.diffmae.system",
-    "models.mcc.system",
-    "models.depth.system",
-    "models.mvit.system",
-    "models.mavil.system",
-    "models.hmr2.system",
-    "models.lart.system",
-    "models.phalp.system",
-    "models.onnx.system",
-    "models.actions.system",
-    "models.null.system",
+    "models.systems.vit.system",
+    "models.systems.mae.system",
+    "models.systems.mae_st.system",
+    "models.systems.image_text.system",
+    "models.systems.diffmae.system",
+    "models.systems.mcc.system",
+    "models.systems.depth.system",
+    "models.systems.mvit.system",
+    "models.systems.mavil.system",
+    "models.systems.hmr2.system",
+    "models.systems.lart.system",
+    "models.systems.phalp.system",
+    "models.systems.onnx.system",
+    "models.systems.actions.system",
+    "models.systems.null.system",
 )
 """Modules that each hold a `SYSTEM`. To add a system, write its folder and add a line here."""
 
@@ -146,8 +146,8 @@ class Architecture:
     """A function (spec, config, members by role as `models.layers.parts.Part`) → model, for a pipeline; None for a model with weights of
     its own. Raises ValueError for members that do not fit each other."""
     graph: Reference | None = None
-    """A function (model, preprocess, int8) → bytes of an ONNX graph (`models.vit.graph.classifier_graph`), by which task classify may be
-    answered instead; None if there is none."""
+    """A function (model, preprocess, int8) → bytes of an ONNX graph (`models.systems.vit.graph.classifier_graph`), by which task classify
+    may be answered instead; None if there is none."""
 
     @property
     def config(self) -> type:

@@ -23,9 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from models.depth.model import LiteDepthConfig
-from models.mavil.pretraining import MAViLPretraining
 from models.registry import architectures
+from models.systems.depth.model import LiteDepthConfig
+from models.systems.mavil.pretraining import MAViLPretraining
 from training import reductions
 from training.data.base import Preparation, Sample
 from training.distributed import TYPES, recompute_blocks

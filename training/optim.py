@@ -10,9 +10,9 @@ from typing import TypedDict
 import torch
 from torch import nn
 
-from models.mae_st.model import VideoMAE
-from models.mavil.model import MAViL
-from models.vit.model import ViT
+from models.systems.mae_st.model import VideoMAE
+from models.systems.mavil.model import MAViL
+from models.systems.vit.model import ViT
 from training.lars import LARS
 from training.settings import OptimiserSettings, ScheduleSettings
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from models.lart.model import LART
+from models.systems.lart.model import LART
 from training.optim import ParameterGroup
 
 FIRST_LAYER = ("mask_token", "class_token", "pos_embed", "pose_encoder.", "joint_encoder.", "appearance_encoder.")

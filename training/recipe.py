@@ -78,11 +78,11 @@ class Initial(StrEnum):
 
     RANDOM = "random"
     NEIGHBOURS = "neighbours"
-    """For a DiffMAE of images: attention looks at neighbouring patches (`models.diffmae.neighbours`)."""
+    """For a DiffMAE of images: attention looks at neighbouring patches (`models.systems.diffmae.neighbours`)."""
     NEAREST = "nearest"
-    """For an MCC: queries look at the nearest seen points (`models.mcc.nearest`)."""
+    """For an MCC: queries look at the nearest seen points (`models.systems.mcc.nearest`)."""
     MOTION = "motion"
-    """For a MAE-ST: patches see motion (`models.mae_st.motion`)."""
+    """For a MAE-ST: patches see motion (`models.systems.mae_st.motion`)."""
     WHITENED = "whitened"
     """For a FLIP trained with proxies: images are compared by what the patches are at first (`training.objectives.proxies`)."""
 

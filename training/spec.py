@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from models.bundle import BundleSpec
 from models.loading import misfit
-from models.pairs.attaching import prepare
-from models.pairs.tokenizer_model import TokenizerError
 from models.registry import architectures
 from models.spec import LABELLED, Text, Weights
+from models.systems.image_text.attaching import prepare
+from models.systems.image_text.tokenizer_model import TokenizerError
 from training.data.words import WordSettings
 from training.errors import DataError, RecipeError
 from training.recipe import Phase, Recipe, first_mistake

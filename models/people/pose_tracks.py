@@ -37,7 +37,7 @@ class PoseTrack:
 
 
 def lart_tracks(track: PoseTrack, width: float, height: float) -> Tracks:
-    """(1, L, 1, ·), for `models.lart.windows.read_track`. width, height: pixels of the video's frames."""
+    """(1, L, 1, ·), for `models.systems.lart.windows.read_track`. width, height: pixels of the video's frames."""
     seen = torch.from_numpy(track.detected)
     pose = torch.from_numpy(tokens(track.poses, width, height))
     return Tracks(

@@ -21,7 +21,7 @@ class PublishedFile:
     """The repository whose documentation leads to it; `hf://…` where `opsin import` can fetch it."""
     license: str
     size: str
-    """One of `models.sizes`; empty: none of them."""
+    """One of `models.systems.published_sizes`; empty: none of them."""
     headless: bool = False
     """Whether it lacks the size's head."""
     parameters: int = 0

@@ -100,7 +100,7 @@ def join(
         from pydantic import ValidationError
 
         from models.bundle import BundleError
-        from models.joining import join_actions, join_photographs
+        from models.systems.pipeline_bundles import join_actions, join_photographs
     if body is not None and not body.is_file():
         raise Misuse(f"--body {body}: no such file")
     of_actions = {"pose": pose, "actions": actions, "detector": detector, "appearance": appearance}

@@ -90,7 +90,7 @@ def calibrate(
     with libraries("server"):
         from models.bundle import BundleError, read, rewrite
         from models.merge_schedule import MOST_MERGED
-        from models.onnx.backend import GraphError
+        from models.systems.onnx.backend import GraphError
     for option, value in (("--r", r), ("--r-sight", r_sight)):
         if value and max(value) > MOST_MERGED:
             raise Misuse(f"{option} {max(value)}: no block merges more than {MOST_MERGED} tokens; use less")
@@ -114,8 +114,8 @@ def _with_int8(bundle: Bundle, images: Path, bound: float, force: bool) -> tuple
     import numpy as np
 
     from models.bundle import EMBEDDED
-    from models.onnx.backend import calibrate, has_graph
     from models.spec import LEAST_AGREEMENT
+    from models.systems.onnx.backend import calibrate, has_graph
 
     spec = bundle.spec
     if spec.task in EMBEDDED:

@@ -42,7 +42,7 @@ def _parameters(name: str, headless: bool) -> int:
     """Number of parameters, counted on a model without storage."""
     from models.layers.without_memory import without_memory
     from models.registry import architectures
-    from models.sizes import sizes
+    from models.systems.published_sizes import sizes
 
     found = sizes()[name]
     config = dataclasses.replace(found.config, classes=0) if headless else found.config

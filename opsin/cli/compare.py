@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from models.bundle import Bundle
     from models.loading import LoadedModel
     from models.merge_schedule import MergeSchedule
-    from models.onnx.backend import OnnxClassifier
+    from models.systems.onnx.backend import OnnxClassifier
 
     Format = Literal["float32", "bfloat16", "int8"]
     Answer = Callable[[NDArray[Any], MergeSchedule], NDArray[Any]]
@@ -109,8 +109,8 @@ def _formats(bundle: Bundle, sample: NDArray[Any]) -> Iterator[tuple[Format, Ans
     import torch
 
     from models.loading import load
-    from models.onnx.backend import open_classifier
     from models.registry import architectures
+    from models.systems.onnx.backend import open_classifier
 
     formats: dict[Format, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     exact = load(bundle)

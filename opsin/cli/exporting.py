@@ -82,7 +82,7 @@ def _way_back(spec: BundleSpec, bundle: Path, output: Path, written: Exported) -
 def export_graph(folder: Path, output: Path, rung: str | None, images: list[Path]) -> None:
     with libraries("export"):
         from models.bundle import BundleError, read
-        from models.onnx import export as onnx_export
+        from models.systems.onnx import export as onnx_export
     outputs.check(output)
     try:
         bundle = read(folder)

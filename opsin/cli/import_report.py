@@ -97,7 +97,7 @@ def _closest(architecture: str, own: dict[str, Any]) -> tuple[str | None, dict[s
     """The published size with the same patches and trunks that has most fields in common, and its fields. None without one: the fields
     are the defaults, or the empty ones of a network without blocks."""
     from models.registry import architectures
-    from models.sizes import sizes
+    from models.systems.published_sizes import sizes
 
     published = {found.name: asdict(found.config) for found in sizes().values() if found.architecture == architecture}
     alike = [name for name, known in published.items() if all(known.get(field) == own.get(field) for field in MEASURES)]

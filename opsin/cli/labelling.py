@@ -22,11 +22,11 @@ def labelled(pair: Bundle, labels: Path, root: Path, name: str, version: str, te
     with libraries("server"):
         from pydantic import ValidationError
 
-        from models import labelling
         from models.bundle import BundleError
+        from models.systems.image_text import zero_shot_classifier
     try:
         with libraries("server"):
-            made, truncated = labelling.label(pair, label_files.read(labels), root, name, version, templates=templates)
+            made, truncated = zero_shot_classifier.label(pair, label_files.read(labels), root, name, version, templates=templates)
     except ValidationError as error:
         raise Misuse(f"bundles label: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
     except BundleError as error:

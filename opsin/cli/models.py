@@ -27,7 +27,7 @@ def models(
     """
     with libraries("server"):
         from models.costs import cost, native
-        from models.sizes import sizes
+        from models.systems.published_sizes import sizes
     chosen = [size for name, size in sizes().items() if not names or any(part in name for part in names)]
     if not chosen:
         raise Misuse(f"models: no name has {' or '.join(names or [])} in it; there are {', '.join(sizes())}")

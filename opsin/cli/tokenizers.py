@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def prepared(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path | None, folder: Path) -> tuple[Text, dict[str, Path]]:
     """The section `text` of a bundle to be written, and its further files, in `folder`. Raises Misuse."""
     from models.bundle import TOKENIZER_FILE
-    from models.pairs.attaching import prepare
-    from models.pairs.tokenizer_model import TokenizerError
-    from models.pairs.vocabularies import read_templates
+    from models.systems.image_text.attaching import prepare
+    from models.systems.image_text.tokenizer_model import TokenizerError
+    from models.systems.image_text.vocabularies import read_templates
 
     try:
         text, content = prepare(spec, weights, tokenizer, read_templates(templates) if templates else None)
@@ -30,9 +30,9 @@ def prepared(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path |
 
 def added(bundle: Bundle, tokenizer: Path, templates: Path | None) -> Bundle:
     """The bundle with its new tokenizer. Raises Misuse."""
-    from models.pairs.attaching import add_tokenizer
-    from models.pairs.tokenizer_model import TokenizerError
-    from models.pairs.vocabularies import read_templates
+    from models.systems.image_text.attaching import add_tokenizer
+    from models.systems.image_text.tokenizer_model import TokenizerError
+    from models.systems.image_text.vocabularies import read_templates
 
     try:
         return add_tokenizer(bundle, tokenizer, read_templates(templates) if templates else None)

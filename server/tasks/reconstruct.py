@@ -4,7 +4,7 @@ The worker gets pixels uint8 (S, S, 3) and seen float32 (n, n, 3), the points of
 kept, latent in place of pixels; asks int64 (2,), how many queries it may ask and how many a dense grid would; and, to be given back as
 they are, what places the units in metres: scale float32 (1,) and centre float32 (3,), and metric uint8 (1,), 0 where lengths are in units
 of the median depth, since a network told it (`server/tasks/photographs.py`). It answers cells, occupancy and colours
-(`models/mcc/steps.py`), and latent and seen, which are kept as the scene and asked again. What was seen of the object
+(`models/systems/mcc/steps.py`), and latent and seen, which are kept as the scene and asked again. What was seen of the object
 (`server/media/views.py`) is kept with them; no network reads it.
 """
 
@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.mcc.lattice import MOST_CELLS, Lattice
-from models.mcc.system import PATCH_SIZE, WINDOW, latent_values
 from models.spec import Space
+from models.systems.mcc.lattice import MOST_CELLS, Lattice
+from models.systems.mcc.system import PATCH_SIZE, WINDOW, latent_values
 from server.media import masks, shapes, views
 from server.media.images import Decoder
 from server.media.limits import Limits

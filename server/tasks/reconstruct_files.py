@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.mcc import guessing
-from models.mcc.front import Front
+from models.systems.mcc import guessing
+from models.systems.mcc.front import Front
 from server.media import shapes, views
 from server.tasks.base import Outputs
 from server.tasks.reconstruct_tables import Format, ReconstructPlan

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from models.mcc.lattice import Lattice
 from models.spec import Space
+from models.systems.mcc.lattice import Lattice
 from server.tasks.options import Options
 
 Format = Literal["glb", "ply", "npz"]

@@ -367,7 +367,7 @@ class Backends:
         return self._compile() if backend == "compiled" else self._open_graph("int8" if backend == "int8" else "float32")
 
     def _open_graph(self, precision: Literal["float32", "int8"]) -> Runner:
-        from models.onnx.backend import open_classifier  # ONNX Runtime takes a third of a second to import
+        from models.systems.onnx.backend import open_classifier  # ONNX Runtime takes a third of a second to import
 
         exact = self.model if self._dtype is torch.float32 else None
         threads = self._layout.threads if self._layout.threads == 1 else self._layout.slots * self._layout.threads  # all slots share them

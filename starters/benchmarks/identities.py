@@ -1,8 +1,8 @@
 """How often people change numbers in four synchronised views of two people: `python -m starters.benchmarks.identities`.
 
 The clips are those of PyPI pose2sim 0.10.49 (Demo_MultiPerson); what `bundles/movenet` saw in them is recorded in
-`tests/models/phalp/recorded`. The truth comes from the cameras' calibration, not from any tracker: in each frame those sightings of the
-views are one person whose keypoints meet in space, and a person is where they were a moment before. A switch is a change of the number
+`tests/models/systems/phalp/recorded`. The truth comes from the cameras' calibration, not from any tracker: in each frame those sightings of
+the views are one person whose keypoints meet in space, and a person is where they were a moment before. A switch is a change of the number
 that a view gives to one person.
 """
 
@@ -18,12 +18,12 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from models.people.poses import Poses, distinct
-from models.phalp.poses import PoseTracker
+from models.systems.phalp.poses import PoseTracker
 from starters.make.measure_pose_noise import CLIPS, Camera, Floats, cameras
 from training.data.packages import obtain
 
 CALIBRATION = "Pose2Sim/Demo_MultiPerson/calibration/Calib.qca.txt"
-RECORDED = Path("tests/models/phalp/recorded/poses.npz")
+RECORDED = Path("tests/models/systems/phalp/recorded/poses.npz")
 VIEWS = (1, 2, 3, 4)
 LEAST_SCORE = 0.3
 MOST_PIXELS = 60.0

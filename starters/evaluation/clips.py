@@ -16,11 +16,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.mae_st.model import VideoMAE
 from models.media.video_views import average_views, crops, view_frames
 from models.merge_schedule import MergeSchedule
 from models.registry import Views, architectures
 from models.spec import Clip, Preprocess
+from models.systems.mae_st.model import VideoMAE
 from starters.data.clips.camera_moves import CameraClips
 from starters.data.clips.video_augmentation import decoded
 from starters.data.images.package_images import Pixels

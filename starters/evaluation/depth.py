@@ -20,8 +20,8 @@ from pydantic import Field
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
-from models.depth.model import LiteDepth, alone
 from models.spec import Preprocess
+from models.systems.depth.model import LiteDepth, alone
 from starters.data.renders.scenes import RenderedScenes, Renders
 from starters.evaluation.credits import credited
 from starters.evaluation.starter_quality import StarterQuality

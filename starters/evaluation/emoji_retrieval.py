@@ -23,8 +23,8 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.pairs.flip import FLIP
 from models.spec import Preprocess
+from models.systems.image_text.flip import FLIP
 from starters.data.images.emoji_names import ENGLISH, Named, Texts, read_names
 from starters.data.images.iconify import Style
 from starters.data.images.named_drawings import Drawings, NamedDrawings, clip_art_of, drawings_of, emoji_of, on_background

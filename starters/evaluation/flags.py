@@ -15,7 +15,7 @@ from torch import Generator
 
 from models.merge_schedule import MergeSchedule
 from models.spec import Preprocess
-from models.vit.model import ViT
+from models.systems.vit.model import ViT
 from starters.data.images import flag_augmentation, flags
 from starters.data.images.flags import Corpus, Drawings, Flags, Gallery, build
 from starters.evaluation import baselines

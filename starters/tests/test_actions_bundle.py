@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from models import bundle
-from models.lart.model import LART
-from models.lart.windows import read_track
 from models.loading import load
 from models.people.pose_tracks import PoseTrack, lart_tracks
 from models.people.poses import KEYPOINTS, ROW, TOKEN
+from models.systems.lart.model import LART
+from models.systems.lart.windows import read_track
 
 FOLDER = Path(__file__).parents[2] / "bundles/actions-lart/1.0.0"
 

@@ -9,8 +9,8 @@ import torch
 
 from models import bundle
 from models.loading import load
-from models.mae_st.model import VideoMAE
 from models.media.video_views import average_views, crops, view_frames
+from models.systems.mae_st.model import VideoMAE
 from server import playground
 from starters.data.clips.camera_paths import MOVES
 from starters.data.clips.video_augmentation import decoded

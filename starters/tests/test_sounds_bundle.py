@@ -10,7 +10,7 @@ import torch
 
 from models import bundle, loading
 from models.bundle import Bundle
-from models.mavil.model import MAViL
+from models.systems.mavil.model import MAViL
 from server.playground import SAMPLES
 from starters.evaluation.cards import card as model_card
 from starters.evaluation.sounds import Hearing

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from models.actions.pipeline import Pipeline, PipelineConfig
-from models.actions.steps import ActionSteps
 from models.bundle import BundleError, BundleSpec
-from models.lart.model import LART
 from models.loading import load
 from models.spec import Clip
+from models.systems.actions.pipeline import Pipeline, PipelineConfig
+from models.systems.actions.steps import ActionSteps
+from models.systems.lart.model import LART
 from opsin import Client
 from opsin.actions import Second, TrackedPerson
 from opsin.cli.actions import actions_table

@@ -11,19 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.actions import lookout
-from models.actions.bodies import Bodies
-from models.actions.perception import Perception, View
-from models.actions.pipeline import Pipeline, PipelineConfig
-from models.actions.steps import ActionSteps
-from models.hmr2.model import HMR2, HMR2Config
-from models.lart.model import LART
 from models.layers.steps import Finished, State
-from models.onnx.poses import PoseGraphConfig
 from models.people.heads import Feature
 from models.people.poses import TOKEN, Poses
 from models.people.tracks import POSE
 from models.spec import Clip, Preprocess
+from models.systems.actions import lookout
+from models.systems.actions.bodies import Bodies
+from models.systems.actions.perception import Perception, View
+from models.systems.actions.pipeline import Pipeline, PipelineConfig
+from models.systems.actions.steps import ActionSteps
+from models.systems.hmr2.model import HMR2, HMR2Config
+from models.systems.lart.model import LART
+from models.systems.onnx.poses import PoseGraphConfig
 from tests.actions.eyes import ColourEyes, two_people
 from tests.actions.test_steps import MARGIN, RATE, STEP, finish, job, same
 from tests.harness.pipelines import LABELS, SMALL

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from models.bundle import SPEC_FILE, Bundle, BundleError, BundleSpec, read
-from models.hmr2.model import HMR2, HMR2Config
-from models.lart.model import LARTConfig
 from models.loading import load
 from models.people.heads import Feature
 from models.people.tracks import POSE
 from models.spec import Preprocess
+from models.systems.hmr2.model import HMR2, HMR2Config
+from models.systems.lart.model import LARTConfig
 from server.queue.messages import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles
 from tests.harness.bundles import UNSEALED, sealed, write_tiny_vit

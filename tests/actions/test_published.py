@@ -18,27 +18,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typer.testing import CliRunner
 
-from models.actions import lookout
-from models.actions.appearance import Describer, Still, Subjects, Unfinished, describe
-from models.actions.bodies import Bodies
-from models.actions.perception import Found, Seen
-from models.actions.pipeline import Pipeline, PipelineConfig
-from models.actions.seconds import Seconds
-from models.actions.steps import ActionSteps, Watching
-from models.actions.tracks import Sighting, Track
 from models.bundle import SPEC_FILE, Bundle, BundleError, read
-from models.lart.model import LART
-from models.lart.windows import read_track
 from models.layers.steps import Continuing, Finished, UnusableInput
 from models.loading import load
 from models.media.video import ClipLimits, Frames
-from models.mvit.boxes import BoxPooling
-from models.mvit.model import MViT, PoolingBlock
 from models.people.body_file import read_body
 from models.people.clips import GROUP, normalised, shrink, shrunk_box
 from models.people.clips import clip_frames as frames_of_clip
 from models.people.tracks import POSE, Tracks, normalise_pose, pose_statistics
 from models.spec import Clip
+from models.systems.actions import lookout
+from models.systems.actions.appearance import Describer, Still, Subjects, Unfinished, describe
+from models.systems.actions.bodies import Bodies
+from models.systems.actions.perception import Found, Seen
+from models.systems.actions.pipeline import Pipeline, PipelineConfig
+from models.systems.actions.seconds import Seconds
+from models.systems.actions.steps import ActionSteps, Watching
+from models.systems.actions.tracks import Sighting, Track
+from models.systems.lart.model import LART
+from models.systems.lart.windows import read_track
+from models.systems.mvit.boxes import BoxPooling
+from models.systems.mvit.model import MViT, PoolingBlock
 from opsin.cli.app import app
 from server.queue.messages import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles
@@ -171,7 +171,7 @@ def test_where_steps_end_changes_no_answer(steps: ActionSteps, monkeypatch: pyte
     """Even between any two blocks of the video network; two jobs take turns, and a step that is taken again ends in the same state."""
     first, second = job(two_people(50)), job(two_people(33, hidden=range(5, 10)))
     alone = [finish(steps, one)[0] for one in (first, second)]
-    monkeypatch.setattr("models.actions.steps.DESCRIBE_S", 1e-9)
+    monkeypatch.setattr("models.systems.actions.steps.DESCRIBE_S", 1e-9)
     for told, crowd in zip(alone, finish(steps, first, second), strict=True):
         same(told, crowd)
     [state] = steps.start([first], [{}])
@@ -203,7 +203,7 @@ def test_a_clip_whose_part_fails_begins_anew_when_its_step_is_taken_again(steps:
 
 
 def test_what_a_clip_keeps_between_its_parts_is_counted_and_goes_with_its_job(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.actions.steps.DESCRIBE_S", 0.0)
+    monkeypatch.setattr("models.systems.actions.steps.DESCRIBE_S", 0.0)
     [state] = steps.start([job(two_people(50))], [{}])
     kept = 0
     with torch.inference_mode():

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from models.bundle import Bundle
-from models.joining import join_actions
 from models.spec import Role
+from models.systems.pipeline_bundles import join_actions
 from server import playground
 from tests.actions.test_members import write_hmr2
 from tests.harness.gateway import gateway_process

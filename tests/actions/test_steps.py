@@ -10,18 +10,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.actions import lookout
-from models.actions.account import COUNTS
-from models.actions.pipeline import Pipeline, PipelineConfig
-from models.actions.steps import ActionSteps
-from models.actions.tracks import Window
 from models.bundle import BundleSpec
-from models.lart.model import LART
-from models.lart.windows import read_track
 from models.layers.steps import Finished, UnusableInput
 from models.media.video import ClipLimits, probe
 from models.people.tracks import Tracks
 from models.spec import Clip, Weights
+from models.systems.actions import lookout
+from models.systems.actions.account import COUNTS
+from models.systems.actions.pipeline import Pipeline, PipelineConfig
+from models.systems.actions.steps import ActionSteps
+from models.systems.actions.tracks import Window
+from models.systems.lart.model import LART
+from models.systems.lart.windows import read_track
 from server.tasks.actions import ActionsPlan
 from server.tasks.registry import TASKS
 from tests.actions.eyes import ColourEyes, cut_clip, two_people
@@ -257,7 +257,7 @@ def test_a_crowd_takes_more_steps_rather_than_longer_ones(steps: ActionSteps, la
     monkeypatch.setattr(Pipeline, "read", counted)
     [patient] = finish(steps, crowd(40, [0.0, 0.5]))
     assert seen == [16, 16, 8]
-    monkeypatch.setattr("models.actions.steps.WINDOWS_AT_ONCE", 1000)
+    monkeypatch.setattr("models.systems.actions.steps.WINDOWS_AT_ONCE", 1000)
     [at_once] = finish(steps, crowd(40, [0.0, 0.5]))
     same(patient, at_once)
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from benchmarks.models import LIKE_VIT_B, measure, table, to_json
-from models.diffmae.model import DiffMAEConfig
-from models.mcc.model import MCCConfig
-from models.mcc.native import QUERIES
 from models.registry import architectures
-from models.sizes import sizes
-from models.vit.model import ViTConfig
+from models.systems.diffmae.model import DiffMAEConfig
+from models.systems.mcc.model import MCCConfig
+from models.systems.mcc.native import QUERIES
+from models.systems.published_sizes import sizes
+from models.systems.vit.model import ViTConfig
 
 TINY_VIT = ViTConfig(image_size=32, patch_size=8, classes=10, width=32, depth=2, heads=2)
 

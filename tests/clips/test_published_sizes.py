@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from models.bundle import BundleSpec
-from models.mae_st.model import SIZES as MAE_ST
-from models.mavil.model import SIZES as MAVIL
-from models.mvit.model import PUBLISHED as MVIT
-from models.mvit.reversible import PUBLISHED as REV_MVIT
-from models.mvit.slowfast import preprocess_video
 from models.registry import architectures
+from models.systems.mae_st.model import SIZES as MAE_ST
+from models.systems.mavil.model import SIZES as MAVIL
+from models.systems.mvit.model import PUBLISHED as MVIT
+from models.systems.mvit.reversible import PUBLISHED as REV_MVIT
+from models.systems.mvit.slowfast import preprocess_video
 from tests.harness.bundles import UNSEALED, sealed
 from tests.harness.clips import video
 from tests.harness.gateway import gateway_process

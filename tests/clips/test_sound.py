@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from models.mavil.inputs import spectrogram
 from models.media.fbank import FbankConfig
+from models.systems.mavil.inputs import spectrogram
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
 from tests.harness.clips import MEAN, STD, frames, hearing, mavil, video
 from tests.harness.gateway import Gateway, refused

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.clips.timeline import Timeline
 from models.layers.steps import Finished
-from models.mae_st.steps import clip_steps
-from models.mavil.inputs import spectrogram
-from models.mavil.steps import mavil_steps
 from models.merge_schedule import MergeSchedule
+from models.systems.clips.timeline import Timeline
+from models.systems.mae_st.steps import clip_steps
+from models.systems.mavil.inputs import spectrogram
+from models.systems.mavil.steps import mavil_steps
 from server.tasks.classify import ClassifyOptions
 from server.tasks.classify_clips import ClassifyClips
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import write
-from models.joining import join_photographs
 from models.spec import Space
+from models.systems.pipeline_bundles import join_photographs
 from tests.docs.desk import Desk
 from tests.docs.snippets import ROOT
 from tests.harness.bundles import write_tiny_diffmae

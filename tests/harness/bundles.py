@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, BundleSpec, write
-from models.diffmae.model import DiffMAE, DiffMAEConfig
 from models.loading import load
 from models.spec import Clip, Preprocess, Rung, Weights
-from models.vit.model import ViT, ViTConfig
+from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
+from models.systems.vit.model import ViT, ViTConfig
 from tests.harness.pictures import decoded, picture
 
 UNSEALED = Weights(sha256="0" * 64, bytes=0)

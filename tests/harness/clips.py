@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.bundle import Bundle, BundleSpec
-from models.mavil.loudness import AUDIOSET
-from models.mavil.model import MAViL, MAViLConfig
 from models.spec import Clip, Preprocess, Sound, Task
+from models.systems.mavil.loudness import AUDIOSET
+from models.systems.mavil.model import MAViL, MAViLConfig
 from tests.golden.case import GOLDEN, Case, read_case
 from tests.harness.bundles import UNSEALED, sealed
 from tests.harness.recorded import recorded_network

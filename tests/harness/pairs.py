@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from models.bundle import Bundle, BundleSpec
-from models.pairs.attaching import add_tokenizer
-from models.pairs.cit import CiT, CiTConfig, Tower
-from models.pairs.flip import FLIP, FLIPConfig
-from models.pairs.maws import MAWSClip, MAWSClipConfig
 from models.spec import Preprocess
+from models.systems.image_text.attaching import add_tokenizer
+from models.systems.image_text.cit import CiT, CiTConfig, Tower
+from models.systems.image_text.flip import FLIP, FLIPConfig
+from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
 from tests.harness.bundles import UNSEALED, sealed
 
 WORDS = ("a", "photo", "of", "the", "dog", "cat", "car", "red", "blue", "green", "one", "two", "eat", "house")

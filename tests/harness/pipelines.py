@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from models.bundle import Bundle, BundleSpec, member, read
-from models.lart.model import LART, LARTConfig
 from models.people.heads import Feature
 from models.people.poses import TOKEN
 from models.spec import Clip, Member
+from models.systems.lart.model import LART, LARTConfig
 from tests.harness.bundles import UNSEALED, sealed
 
 MOVENET = Path(__file__).parents[2] / "bundles" / "movenet" / "1.0.0"

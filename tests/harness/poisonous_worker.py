@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from models import registry
 from models.layers.steps import Continuing, Finished, State, Steps, Tensors
-from models.null.model import NullConfig
-from models.null.steps import Toy
 from models.registry import Architecture, Purpose, System
+from models.systems.null.model import NullConfig
+from models.systems.null.steps import Toy
 from server.settings import load
 from server.worker.main import run_worker
 

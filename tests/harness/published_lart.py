@@ -11,14 +11,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.bundle import Bundle, BundleSpec
-from models.lart.model import LARTConfig
-from models.mvit.boxes import BoxPooling
-from models.mvit.model import Activation, MViT, MViTConfig
 from models.people.heads import Feature
 from models.people.smpl import PREFIX
 from models.people.tracks import POSE
 from models.published import read_checkpoint
 from models.spec import Clip, Preprocess
+from models.systems.lart.model import LARTConfig
+from models.systems.mvit.boxes import BoxPooling
+from models.systems.mvit.model import Activation, MViT, MViTConfig
 from tests.golden.case import GOLDEN
 from tests.harness.bundles import UNSEALED, sealed
 from tests.harness.pipelines import SMALL

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from models.bundle import Bundle, BundleSpec
-from models.mcc.model import MCC, MCCConfig
 from models.spec import Preprocess, Space
+from models.systems.mcc.model import MCC, MCCConfig
 from tests.harness.bundles import UNSEALED, sealed
 
 RADIUS, HALF = 1.2, 0.12

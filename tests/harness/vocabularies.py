@@ -10,7 +10,7 @@ from pathlib import Path
 import sentencepiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from tests.models.pairs.strings import strings
+from tests.models.systems.image_text.strings import strings
 
 BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CLIP_SPECIAL = ["<|startoftext|>", "<|endoftext|>"]

@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from models.bundle import read
-from models.labelling import label
 from models.loading import load
+from models.systems.image_text.zero_shot_classifier import label
 from server.tasks.zero_shot import scores_of
 from tests.harness.command import opsin
 from tests.hub.saved import normalised

@@ -18,7 +18,7 @@ from kernels import ops, reference
 from kernels.loops import open_loops
 from kernels.ops import Matching
 from models.merge_schedule import MergeSchedule
-from models.vit.model import ViT, ViTConfig
+from models.systems.vit.model import ViT, ViTConfig
 
 DTYPES = (torch.float32, torch.bfloat16)
 LOOPS = {dtype: open_loops(dtype, None) for dtype in DTYPES}

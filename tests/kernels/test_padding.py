@@ -10,7 +10,7 @@ from kernels import ops
 from kernels.padding import MULTIPLE, key_multiple
 from models.layers.block import Attention
 from models.merge_schedule import MergeSchedule
-from models.vit.model import ViT, ViTConfig
+from models.systems.vit.model import ViT, ViTConfig
 
 
 def draw(keys: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.mcc import scenes
 from models.spec import Space
+from models.systems.mcc import scenes
 from server.media import views
 from server.media.depth import Camera
 from server.media.limits import InvalidPart

@@ -16,9 +16,9 @@ from models import bundle
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.layers.forward import normalise
 from models.loading import LoadedModel, load
-from models.null.model import Null, NullConfig
 from models.spec import Preprocess, Weights
-from models.vit.model import ViT, ViTConfig
+from models.systems.null.model import Null, NullConfig
+from models.systems.vit.model import ViT, ViTConfig
 
 CONFIG = ViTConfig(image_size=16, patch_size=4, classes=3, width=32, depth=3, heads=4)
 PREPROCESS = Preprocess(image_size=16, short_side=18, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))

@@ -18,7 +18,7 @@ from models.loading import load
 from models.published import families, import_checkpoint, read_checkpoint
 from models.published.exporting import export_bundle
 from models.registry import architectures, named, systems
-from models.sizes import sizes
+from models.systems.published_sizes import sizes
 from tests.harness.bundles import sealed
 
 MODEL = """
@@ -139,8 +139,8 @@ def test_no_name_is_registered_twice() -> None:
 
 
 def test_every_folder_with_an_entry_is_listed() -> None:
-    folders = Path(import_module("models").__path__[0])
-    assert {f"models.{entry.parent.name}.system" for entry in folders.glob("*/system.py")} == set(registry.SYSTEMS)
+    folders = Path(import_module("models.systems").__path__[0])
+    assert {f"models.systems.{entry.parent.name}.system" for entry in folders.glob("*/system.py")} == set(registry.SYSTEMS)
 
 
 VECTORS = {"vit", "mae", "maws_clip", "flip", "cit", "clip", "siglip"}
@@ -173,4 +173,4 @@ print(sorted(name for name in sys.modules if name.startswith("models.") and name
 
 def test_a_worker_of_one_bundle_imports_the_code_of_one_system() -> None:
     run = subprocess.run([sys.executable, "-c", ONE_BUNDLE], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "['models.vit.model']"
+    assert run.stdout.strip() == "['models.systems.vit.model']"

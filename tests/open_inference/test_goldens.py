@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.mavil.inputs import spectrograms
 from models.media.fbank import FbankConfig
+from models.systems.mavil.inputs import spectrograms
 from tests.golden.case import read_case
 from tests.harness.running import SMALL_LIMITS, Service, running
 from tests.harness.sounds import wav

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from models.bundle import Bundle, BundleError, BundleSpec, read, rewrite
 from models.loading import load
-from models.mae_st.model import VideoMAE, VideoMAEConfig
-from models.mavil.inputs import spectrogram
-from models.mavil.model import MAViL
 from models.merge_schedule import MergeSchedule
-from models.onnx.export import ExportError, export
 from models.published.bundling import ladder
 from models.registry import architectures
 from models.spec import Clip, Preprocess, Rung
+from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
+from models.systems.mavil.inputs import spectrogram
+from models.systems.mavil.model import MAViL
+from models.systems.onnx.export import ExportError, export
 from opsin.cli.exits import Misuse
 from opsin.cli.recordings import recordings
 from opsin.clip_ladder import measure_steps

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from models.bundle import read
 from models.loading import load
 from models.registry import architectures, families
-from models.sizes import sizes
-from models.vit.model import ViT, ViTConfig
+from models.systems.published_sizes import sizes
+from models.systems.vit.model import ViT, ViTConfig
 from opsin.cli.import_report import architecture_line
 from opsin.cli.pixels import at_model_size
 from server.playground import SAMPLES

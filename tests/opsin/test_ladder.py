@@ -15,9 +15,9 @@ from PIL import Image
 
 from models.bundle import Bundle, BundleSpec, read, rewrite
 from models.loading import load
-from models.mae.model import MAE, MAEConfig
 from models.spec import Accuracies, Compared, Comparison, Int8, Preprocess, Rung
-from models.vit.model import ViT, ViTConfig
+from models.systems.mae.model import MAE, MAEConfig
+from models.systems.vit.model import ViT, ViTConfig
 from server.tasks import texts
 from tests.harness.bundles import UNSEALED, sealed, write_null, write_tiny_encoder, write_tiny_vit, write_unserved
 from tests.harness.command import opsin

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from models.joining import join_photographs
 from models.spec import Space
+from models.systems.pipeline_bundles import join_photographs
 from tests.harness.bundles import write_tiny_vit
 from tests.harness.captures import CAPTURE, FOV
 from tests.harness.running import SMALL_LIMITS, running

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from models.bundle import BundleError, write
-from models.joining import join_photographs
 from models.loading import load
 from models.spec import Space
+from models.systems.pipeline_bundles import join_photographs
 from opsin import Client, Refused
 from server.tasks.photographs import CONTEXT, REACH, photograph, to_depth
 from tests.harness.captures import CAPTURE, FOV, WIDTH, arrays, depth, image

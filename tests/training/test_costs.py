@@ -15,7 +15,7 @@ import torch
 
 from models.costs import cost
 from models.registry import architectures
-from models.sizes import sizes
+from models.systems.published_sizes import sizes
 from training import command, costs, recipe
 from training.recipe import Recipe
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.mae.model import MAE, MAEConfig
-from models.vit.model import Pool, ViT, ViTConfig
+from models.systems.mae.model import MAE, MAEConfig
+from models.systems.vit.model import Pool, ViT, ViTConfig
 from training.optim import layer_decay_groups, pretraining_groups, scheduled, warmup_cosine
 from training.settings import ScheduleSettings
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from models.lart.model import LART, LARTConfig
 from models.people.heads import Feature
+from models.systems.lart.model import LART, LARTConfig
 from training.optim_lart import finetuning_groups, pretraining_groups
 
 CONFIG = LARTConfig(

@@ -18,8 +18,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import BertProcessing
 
 from models import bundle, loading
-from models.pairs.tokenising import Tokenizer
 from models.registry import architectures
+from models.systems.image_text.tokenising import Tokenizer
 from tests.golden.case import GOLDEN, unpacked
 from tests.training import shapes
 from tests.training.test_data import png, shard, video

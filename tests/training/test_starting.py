@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from models.diffmae.model import DiffMAE, DiffMAEConfig
+from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 from training import starting
 from training.recipe import Initial
 

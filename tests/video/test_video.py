@@ -18,10 +18,10 @@ import psutil
 import pytest
 import torch
 
-from models.clips.frames import ViewFrames
 from models.media import video
 from models.media.confined import PATIENCE_S
 from models.media.video import AHEAD, PROGRAM, ClipLimits, Frame, Frames, NotYet, VideoError, probe
+from models.systems.clips.frames import ViewFrames
 from tests.harness.processes import children, copies
 from tests.harness.videos import clip, every, number_of, sound_alone, with_hours
 from tests.harness.waiting import eventually

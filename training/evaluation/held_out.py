@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.merge_schedule import MergeSchedule
-from models.vit.model import ViT
+from models.systems.vit.model import ViT
 from training import phases
 from training.data.base import Source, Unreadable
 from training.data.registry import AnyData

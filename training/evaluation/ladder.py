@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from models.mae_st.model import VideoMAE
 from models.merge_schedule import MergeSchedule
 from models.spec import Rung
-from models.vit.model import ViT
+from models.systems.mae_st.model import VideoMAE
+from models.systems.vit.model import ViT
 from training.evaluation import metrics
 from training.evaluation.settings import LadderSettings
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.mavil.model import MAViL
 from models.spec import Rung
-from models.vit.model import ViT
+from models.systems.mavil.model import MAViL
+from models.systems.vit.model import ViT
 from training.errors import TrainingError
 from training.fingerprint import sha256_of_weights
 from training.phases import Workshop

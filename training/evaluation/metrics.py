@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
 from models.layers.forward import normalise
-from models.mae_st.model import VideoMAE, VideoMAEConfig
 from models.merge_schedule import MergeSchedule
 from models.spec import Preprocess
-from models.vit.model import ViT
+from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
+from models.systems.vit.model import ViT
 from training.data.pictures import Pixels
 
 Right = npt.NDArray[np.bool_]

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.mcc.back import Back, Told
-from models.mcc.model import MCC
+from models.systems.mcc.back import Back, Told
+from models.systems.mcc.model import MCC
 from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
 from training.objectives.mcc import augmentation, pictures_in_unit_range

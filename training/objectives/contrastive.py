@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.pairs.common import unit
-from models.pairs.flip import FLIP
-from models.pairs.maws import MAWSClip
+from models.systems.image_text.common import unit
+from models.systems.image_text.flip import FLIP
+from models.systems.image_text.maws import MAWSClip
 from training import draws, reductions
 from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need

@@ -10,11 +10,11 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from models.diffmae.masks import Split
-from models.diffmae.model import Denoising, DiffMAE, Target
 from models.layers.masking import take
 from models.layers.patches import to_pixels
-from models.vit.model import ViT
+from models.systems.diffmae.masks import Split
+from models.systems.diffmae.model import Denoising, DiffMAE, Target
+from models.systems.vit.model import ViT
 from training import draws
 from training.objectives import masks
 from training.objectives.base import Batch, Facts, ObjectiveSettings

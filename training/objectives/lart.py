@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.lart.model import LART, Recognised
 from models.people.tracks import Hidden, Tracks
+from models.systems.lart.model import LART, Recognised
 from training import draws, optim_lart, reductions
 from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need

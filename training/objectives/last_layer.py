@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.diffmae.model import Target
+from models.systems.diffmae.model import Target
 from training.objectives.base import Batch
 from training.objectives.checks import need
 from training.objectives.diffmae import Diffusion

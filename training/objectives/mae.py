@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from models.layers.masked_autoencoder import Reconstruction
 from models.layers.patches import to_pixels
-from models.mae.model import MAE
-from models.mae_st.pretraining import VideoMAEPretraining
-from models.mavil.audio_mae import AudioMAE
+from models.systems.mae.model import MAE
+from models.systems.mae_st.pretraining import VideoMAEPretraining
+from models.systems.mavil.audio_mae import AudioMAE
 from training import draws
 from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need

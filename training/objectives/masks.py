@@ -12,7 +12,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from models.diffmae.masks import Split, centre_mask
+from models.systems.diffmae.masks import Split, centre_mask
 from training import draws
 
 Grid = tuple[int, int, int]

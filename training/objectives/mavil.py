@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.layers.masking import Masking
-from models.mavil.model import MAViL, kept_on_grid
-from models.mavil.pretraining import Features, Learned, MAViLPretraining, MAViLPretrainingConfig, Noise
+from models.systems.mavil.model import MAViL, kept_on_grid
+from models.systems.mavil.pretraining import Features, Learned, MAViLPretraining, MAViLPretrainingConfig, Noise
 from training import draws
 from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, load_teacher, need

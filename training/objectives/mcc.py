@@ -11,9 +11,9 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.mcc.model import MCC, Kept
-from models.mcc.queries import Labels, label
-from models.mcc.scenes import Augmentation
+from models.systems.mcc.model import MCC, Kept
+from models.systems.mcc.queries import Labels, label
+from models.systems.mcc.scenes import Augmentation
 from training import draws
 from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
@@ -161,7 +161,7 @@ def fused_attention(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def labelled(queries: Tensor, truth: Tensor, colours: Tensor, threshold: float) -> Labels:
-    """`models.mcc.queries.label`; on a CPU by a tree, which is many times as fast as all distances."""
+    """`models.systems.mcc.queries.label`; on a CPU by a tree, which is many times as fast as all distances."""
     if queries.device.type != "cpu":
         return label(queries, truth, colours, threshold)
     occupied, nearest = [], []

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.layers.lite import STAGES, LitePatches
 from models.layers.patches import PatchEmbed
-from models.pairs.flip import FLIP
+from models.systems.image_text.flip import FLIP
 from training.curation import Captions
 from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need

@@ -11,11 +11,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.layers.block import drop_path_rates
-from models.mae_st.model import VideoMAE
 from models.merge_schedule import MergeSchedule
-from models.mvit.model import MViT
-from models.mvit.reversible import RevMViT
-from models.vit.model import ViT
+from models.systems.mae_st.model import VideoMAE
+from models.systems.mvit.model import MViT
+from models.systems.mvit.reversible import RevMViT
+from models.systems.vit.model import ViT
 from training import draws
 from training.errors import TrainingError
 from training.objectives.base import Batch, Facts, ObjectiveSettings

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from models.lart.model import LART
+from models.systems.lart.model import LART
 from starters.data.people.motions import STAND, MotionTracks
 from starters.evaluation.actions import methods, real_clips, samples, splits
 from starters.evaluation.actions.samples import Floats, Moments

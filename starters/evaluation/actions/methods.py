@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.lart.model import LART
 from models.people.tracks import Tracks
+from models.systems.lart.model import LART
 from starters.evaluation.actions.samples import Floats, Moments
 
 AROUND = 0.2

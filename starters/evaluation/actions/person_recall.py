@@ -12,10 +12,10 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.actions.detail import Detail
 from models.loading import Ended, LoadedSteps
 from models.media.video import ClipLimits, probe
 from models.people.poses import overlaps
+from models.systems.actions.detail import Detail
 from training.data.packages import DebianPackage, PyPIPackage, obtain
 from training.settings import Settings
 

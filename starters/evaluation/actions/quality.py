@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.bundle import SPEC_FILE
-from models.lart.model import LART
+from models.systems.lart.model import LART
 from starters.data.people.motions import Motions, MotionTracks, open_takes
 from starters.evaluation.actions import measure as actions
 from starters.evaluation.actions import plot as confusion

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from models import bundle
-from models.lart.model import LART
-from models.lart.windows import read_track
 from models.loading import load
-from models.onnx.poses import PoseGraph
 from models.people.pose_tracks import lart_tracks
-from models.phalp.poses import follow
+from models.systems.lart.model import LART
+from models.systems.lart.windows import read_track
+from models.systems.onnx.poses import PoseGraph
+from models.systems.phalp.poses import follow
 from starters.data.people.motions import MotionTracks
 from starters.evaluation.actions.settings import Clip, SeenAction
 from training.data.packages import obtain

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.diffmae.masks import centre_mask
 from models.spec import Preprocess
+from models.systems.diffmae.masks import centre_mask
 from starters.data.images.clip_art import ClipArt, ClipArtImages, series_of
 from starters.evaluation.inpainting.settings import Hole
 from training.data.base import Preparation

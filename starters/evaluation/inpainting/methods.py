@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.diffmae.diffusion import Method, Sampler, Spacing
-from models.diffmae.inpainting import counter_noise, inpaint, known_pixels
-from models.diffmae.masks import Split, patches_of_pixels
-from models.diffmae.model import DiffMAE
 from models.layers.patches import to_pixels
+from models.systems.diffmae.diffusion import Method, Sampler, Spacing
+from models.systems.diffmae.inpainting import counter_noise, inpaint, known_pixels
+from models.systems.diffmae.masks import Split, patches_of_pixels
+from models.systems.diffmae.model import DiffMAE
 
 _RADIUS = 3
 """Pixels around a point that OpenCV's methods look at."""

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from models.diffmae.diffusion import Spacing
-from models.diffmae.model import DiffMAE
 from models.spec import Preprocess
+from models.systems.diffmae.diffusion import Spacing
+from models.systems.diffmae.model import DiffMAE
 from starters.evaluation.inpainting import holes, methods, scores
 from starters.evaluation.inpainting.holes import Drawings
 from starters.evaluation.inpainting.methods import Diffusion, Filler

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from models.mcc.queries import harmonic_mean
+from models.systems.mcc.queries import harmonic_mean
 
 Points = npt.NDArray[np.float32]
 """(P, 3)."""

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from models import bundle
-from models.lart.model import LART, LARTConfig
 from models.loading import load
 from models.people.heads import Feature
 from models.people.poses import TOKEN
+from models.systems.lart.model import LART, LARTConfig
 from starters.data.people.motions import NOBODY_SAYS, Motions, MotionTracks
 from starters.evaluation.actions import methods, plot, samples, splits
 from starters.evaluation.actions.measure import standing_behind, table

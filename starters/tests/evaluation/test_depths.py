@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from models import bundle
-from models.depth.model import LiteDepth
+from models.systems.depth.model import LiteDepth
 from starters.data.renders.scenes import Renders
 from starters.evaluation import depth as depths
 from starters.evaluation.cards import card as model_card

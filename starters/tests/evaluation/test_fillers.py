@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.diffmae.diffusion import Spacing
-from models.diffmae.model import DiffMAE, DiffMAEConfig
+from models.systems.diffmae.diffusion import Spacing
+from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 from starters.evaluation.inpainting.methods import Diffusion, Filler, MeanColour, simple
 
 

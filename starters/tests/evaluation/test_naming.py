@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.pairs.flip import FLIP, FLIPConfig
 from models.spec import Preprocess
+from models.systems.image_text.flip import FLIP, FLIPConfig
 from starters.data.images.emoji_names import Texts
 from starters.data.images.named_drawings import NamedDrawings
 from starters.evaluation import emoji_retrieval

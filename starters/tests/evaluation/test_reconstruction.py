@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 
 from models import bundle
 from models.loading import load
-from models.mcc.model import MCC
+from models.systems.mcc.model import MCC
 from starters.data.renders.scenes import Renders
 from starters.evaluation.cards import card as model_card
 from starters.evaluation.reconstruction.scores import BACK, COLOURED, NETWORK, ORACLE, PLAIN, WAYS
 from starters.evaluation.reconstruction.shapes import EXTRUDED, SEEN
 from starters.tests import meshes
-from tests.models.mcc.test_known import CONFIG
+from tests.models.systems.mcc.test_known import CONFIG
 from training import command, recipe
 from training.evaluation import __main__ as evaluation
 

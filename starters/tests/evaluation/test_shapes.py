@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.mcc.model import MCC
-from models.mcc.nearest import look_at_nearest
 from models.spec import Space
+from models.systems.mcc.model import MCC
+from models.systems.mcc.nearest import look_at_nearest
 from starters.evaluation.reconstruction.shapes import occupancies
 from starters.evaluation.reconstruction.surfaces import Match, Truth, extruded, sampled
-from tests.models.mcc.test_mcc_nearest import CONFIG
+from tests.models.systems.mcc.test_mcc_nearest import CONFIG
 
 
 def test_precision_and_recall_of_known_points() -> None:

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from models import bundle, loading
-from models.mavil.model import MAViL
+from models.systems.mavil.model import MAViL
 from starters.evaluation import sounds
 from starters.evaluation.cards import card as model_card
 from starters.tests.recordings import cached_notes

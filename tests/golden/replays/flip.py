@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from models.layers.masking import Masking
-from models.pairs.common import contrastive_loss
-from models.pairs.flip import FLIP, FLIPConfig
 from models.published import families, fit, read_checkpoint
+from models.systems.image_text.common import contrastive_loss
+from models.systems.image_text.flip import FLIP, FLIPConfig
 from tests.golden.case import Case, Replayed, unpacked
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models.lart.model import LART, LARTConfig
-from models.lart.windows import read_track
 from models.people.tracklets import arrange, read_results, read_tracklet, tracks_of
 from models.people.tracks import Hidden, Tracks, normalise_pose
 from models.published import families, fit, read_checkpoint
+from models.systems.lart.model import LART, LARTConfig
+from models.systems.lart.windows import read_track
 from tests.golden.case import Case, Replayed, unpacked
 from tests.golden.replays.hmr2 import person_outputs
 from training.evaluation.ava import Tracked, evaluate, read_boxes, score_rows

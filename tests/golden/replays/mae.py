@@ -8,9 +8,9 @@ from typing import Any
 
 from models.layers.masking import Masking
 from models.layers.patches import patchify, unpatchify
-from models.mae.model import MAE, MAEConfig
 from models.published import families, fit, read_checkpoint
-from models.vit.model import ViT
+from models.systems.mae.model import MAE, MAEConfig
+from models.systems.vit.model import ViT
 from tests.golden.case import Case, Replayed
 from training.optim import layer_decay_groups, warmup_cosine
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from models.layers.masking import Masking
-from models.mae_st.model import VideoMAE, VideoMAEConfig
-from models.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 from models.media.video_views import FRAME_RATE, crops, frames_within, view_spans
 from models.published import families, fit, read_checkpoint
+from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
+from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 from tests.golden.case import Case, Replayed
 from tests.golden.replays import mae as replay_mae
 from tests.golden.replays.mae import NUMBER

@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.layers.masking import Masking
-from models.mavil.audio_mae import AudioMAE
-from models.mavil.inputs import AUDIOSET, Loudness, spectrogram
-from models.mavil.model import MAViL, kept_on_grid
-from models.mavil.pretraining import Learned, MAViLPretraining, Noise
 from models.media.fbank import FbankConfig, Taper, log_mel
 from models.published import families, fit, read_checkpoint
+from models.systems.mavil.audio_mae import AudioMAE
+from models.systems.mavil.inputs import AUDIOSET, Loudness, spectrogram
+from models.systems.mavil.model import MAViL, kept_on_grid
+from models.systems.mavil.pretraining import Learned, MAViLPretraining, Noise
 from tests.golden.case import Case, Replayed
 
 SOUND_FIELDS = {

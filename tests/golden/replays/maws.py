@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from models.layers.forward import normalise
-from models.pairs.common import unit
-from models.pairs.maws import MAWSClip, MAWSClipConfig
 from models.published import families, fit, read_checkpoint
 from models.spec import Preprocess
-from models.vit.model import ViTConfig
+from models.systems.image_text.common import unit
+from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
+from models.systems.vit.model import ViTConfig
 from server.media.images import to_model_size
 from tests.golden.case import Case, Replayed
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from models.layers.positions import sincos_table
-from models.mcc.model import MCC, Kept, MCCConfig, Scene, decode_colours
-from models.mcc.points import contract
-from models.mcc.queries import Labels, cube_grid, half_ball_grid, label, reconstruct, score
-from models.mcc.scenes import Augmentation, Camera, box_around, normalise_points, resize_mask, seen_in_depth, view_of_capture
 from models.published.container import read_checkpoint
+from models.systems.mcc.model import MCC, Kept, MCCConfig, Scene, decode_colours
+from models.systems.mcc.points import contract
+from models.systems.mcc.queries import Labels, cube_grid, half_ball_grid, label, reconstruct, score
+from models.systems.mcc.scenes import Augmentation, Camera, box_around, normalise_points, resize_mask, seen_in_depth, view_of_capture
 from tests.golden.case import Case, Replayed
 
 FIELDS = {

@@ -13,11 +13,11 @@ from models.people.cameras import FOCAL, SquareFrame
 from models.people.smpl import Person
 from models.people.tracklets import DEPTH_UNIT
 from models.people.tracks import Tracks
-from models.phalp.distance import EQ_010, EQ_019
-from models.phalp.pose import PosePredictor, PosePredictorConfig, predict_pose
-from models.phalp.texture import normalise_texture, update_texture
-from models.phalp.tracker import Observation, Tracker, TrackerConfig
 from models.published import families, fit, read_checkpoint
+from models.systems.phalp.distance import EQ_010, EQ_019
+from models.systems.phalp.pose import PosePredictor, PosePredictorConfig, predict_pose
+from models.systems.phalp.texture import normalise_texture, update_texture
+from models.systems.phalp.tracker import Observation, Tracker, TrackerConfig
 from tests.golden.case import Case, Replayed
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from models.layers.reversible import couple
 from models.layers.token_merging import Tokens
-from models.mvit.model import Recognised
-from models.mvit.published_reversible import is_plain, mvit_fields, vit_fields
-from models.mvit.reversible import RevMViT, Transition
 from models.published import families, fit, read_checkpoint
 from models.published.family import Family, Fields
-from models.vit.model import ViT
+from models.systems.mvit.model import Recognised
+from models.systems.mvit.published_reversible import is_plain, mvit_fields, vit_fields
+from models.systems.mvit.reversible import RevMViT, Transition
+from models.systems.vit.model import ViT
 from tests.golden.case import Case, Replayed
 
 

@@ -9,7 +9,7 @@ from torch.library import opcheck
 from kernels import ops, reference
 from kernels import triton as kernels
 from models.merge_schedule import MergeSchedule
-from models.vit.model import ViT, ViTConfig
+from models.systems.vit.model import ViT, ViTConfig
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(2, 9, 5, generator=GENERATOR)

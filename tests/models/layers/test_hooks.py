@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from models.costs import prepare
-from models.mcc.model import MCC, MCCConfig
-from models.mvit.reversible import RevMViT, RevMViTConfig
-from models.vit.model import Pool, ViT, ViTConfig
+from models.systems.mcc.model import MCC, MCCConfig
+from models.systems.mvit.reversible import RevMViT, RevMViTConfig
+from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.harness.recorded import RECORDED
 from tests.models.test_compiled import recorded
 

@@ -14,7 +14,7 @@ from models.layers.block import Mlp
 from models.layers.packed import pack_linears, packing_helps
 from models.layers.patches import PatchEmbed, TubePatchEmbed
 from models.merge_schedule import MergeSchedule
-from models.vit.model import ViT, ViTConfig
+from models.systems.vit.model import ViT, ViTConfig
 
 CPU = torch.device("cpu")
 CONFIG = ViTConfig(image_size=32, patch_size=4, classes=5, width=32, depth=3, heads=4)

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.mae.model import MAE, MAEConfig, start_from_pretrained
-from models.mae_st.model import VideoMAE, VideoMAEConfig
-from models.mae_st.model import start_from_pretrained as start_video
-from models.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 from models.merge_schedule import MergeSchedule
-from models.pairs.cit import CiT, CiTConfig, Tower
-from models.pairs.flip import FLIP, FLIPConfig
-from models.pairs.maws import MAWSClip, MAWSClipConfig
-from models.vit.model import Pool, ViT, ViTConfig
+from models.systems.image_text.cit import CiT, CiTConfig, Tower
+from models.systems.image_text.flip import FLIP, FLIPConfig
+from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
+from models.systems.mae.model import MAE, MAEConfig, start_from_pretrained
+from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
+from models.systems.mae_st.model import start_from_pretrained as start_video
+from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
+from models.systems.vit.model import Pool, ViT, ViTConfig
 
 TRUNK: dict[str, Any] = {"image_size": 16, "patch_size": 4, "width": 24, "depth": 3, "heads": 4}
 DECODER: dict[str, Any] = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.mavil.inputs import AUDIOSET, clip_frames, normalise_clip, spectrogram
 from models.media.fbank import FbankConfig, Taper, log_mel, mel_filters
+from models.systems.mavil.inputs import AUDIOSET, clip_frames, normalise_clip, spectrogram
 
 
 def sound(samples: int) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.diffmae.copying import Copying, Crop
 from models.media import patch_fields, patchmatch
+from models.systems.diffmae.copying import Copying, Crop
 
 SIDE = 64
 HOLE = np.zeros((SIDE, SIDE), bool)

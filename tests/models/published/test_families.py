@@ -16,13 +16,13 @@ from models import bundle
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.costs import prepare
 from models.loading import load
-from models.pairs.cit import CiTConfig, Tower
 from models.published import CheckpointError, detect, families, fit, import_checkpoint
 from models.published.container import ALLOWED
 from models.published.exporting import export_bundle
 from models.registry import architectures
 from models.spec import Weights
-from models.vit.model import Pool, ViTConfig
+from models.systems.image_text.cit import CiTConfig, Tower
+from models.systems.vit.model import Pool, ViTConfig
 from tests.golden.case import GOLDEN, published_keys
 from tests.harness.bundles import sealed
 from tests.harness.recorded import RECORDED

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from models import bundle
 from models.loading import load, mismatch
-from models.mae.model import MAE, MAEConfig, start_from_pretrained
 from models.merge_schedule import MergeSchedule
 from models.published import CheckpointError, UnlikeFamily, detect, families, fit, import_checkpoint, open_checkpoint, read_checkpoint
 from models.registry import architectures
-from models.vit.model import Pool, ViT, ViTConfig
+from models.systems.mae.model import MAE, MAEConfig, start_from_pretrained
+from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import GOLDEN, published_keys
 from tests.harness.bundles import sealed
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.bundle import write
-from models.labelling import label
+from models.systems.image_text.zero_shot_classifier import label
 from opsin import Client
 from tests.harness.bundles import TINY, write_tiny_vit
 from tests.harness.command import opsin

@@ -6,7 +6,7 @@ import torch
 
 from models.merge_schedule import MergeSchedule
 from models.spec import Preprocess
-from models.vit.model import Pool, ViT, ViTConfig
+from models.systems.vit.model import Pool, ViT, ViTConfig
 from starters.evaluation import baselines
 from training.evaluation import metrics
 from training.evaluation.measurement import calibrated

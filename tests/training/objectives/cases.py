@@ -11,22 +11,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from models.depth.model import LiteDepth, LiteDepthConfig
-from models.diffmae.model import DiffMAE, DiffMAEConfig
-from models.lart.model import LART, LARTConfig
-from models.mae.model import MAE, MAEConfig
-from models.mae_st.model import VideoMAE, VideoMAEConfig
-from models.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
-from models.mavil.audio_mae import AudioMAE, AudioMAEConfig
-from models.mavil.model import MAViL, MAViLConfig
-from models.mavil.pretraining import MAViLPretraining, MAViLPretrainingConfig
-from models.mcc.back import BackConfig
-from models.mcc.model import MCC, MCCConfig
-from models.pairs.cit import CiT, CiTConfig, Tower
-from models.pairs.flip import FLIP, FLIPConfig
-from models.pairs.maws import MAWSClip, MAWSClipConfig
 from models.people.heads import Feature
-from models.vit.model import Pool, Stem, ViT, ViTConfig
+from models.systems.depth.model import LiteDepth, LiteDepthConfig
+from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
+from models.systems.image_text.cit import CiT, CiTConfig, Tower
+from models.systems.image_text.flip import FLIP, FLIPConfig
+from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
+from models.systems.lart.model import LART, LARTConfig
+from models.systems.mae.model import MAE, MAEConfig
+from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
+from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
+from models.systems.mavil.audio_mae import AudioMAE, AudioMAEConfig
+from models.systems.mavil.model import MAViL, MAViLConfig
+from models.systems.mavil.pretraining import MAViLPretraining, MAViLPretrainingConfig
+from models.systems.mcc.back import BackConfig
+from models.systems.mcc.model import MCC, MCCConfig
+from models.systems.vit.model import Pool, Stem, ViT, ViTConfig
 from training.objectives.back import BackSettings
 from training.objectives.base import Facts
 from training.objectives.cit import CiTSettings, CuratedMatching

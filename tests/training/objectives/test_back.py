@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.mcc.model import MCC
+from models.systems.mcc.model import MCC
 from tests.training.objectives.cases import BACK_CONFIG, MCC_CONFIG, made, uniform
 from training.objectives.back import BackSettings, Behind
 from training.objectives.base import Facts

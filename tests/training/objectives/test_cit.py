@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.pairs.cit import CiT
+from models.systems.image_text.cit import CiT
 from tests.training.objectives.cases import CIT_CONFIG, assert_same_gradients, gradients, made
 from tests.training.objectives.curating import COUNT, Numbered, curator, describe
 from training.curation import Curator

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.pairs.flip import FLIP
+from models.systems.image_text.flip import FLIP
 from tests.training.objectives.cases import BATCH, FLIP_CONFIG, assert_same_gradients, draw, gradients, made, normal, uniform
 from training import draws
 from training.objectives.contrastive import Contrastive, ContrastiveSettings, contrast

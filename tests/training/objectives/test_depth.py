@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.depth.model import LiteDepth
+from models.systems.depth.model import LiteDepth
 from tests.training.objectives.cases import draw, made
 from training.objectives.depth import DepthSettings, ScaleAndShiftInvariant, aligned, gradients, spread_to_one
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from models import bundle
 from models.bundle import BundleSpec
-from models.diffmae.model import DiffMAE, DiffMAEConfig, Target
 from models.layers.masking import take
-from models.pairs.flip import FLIP
 from models.spec import Preprocess, Weights
-from models.vit.model import Pool, ViT, ViTConfig
+from models.systems.diffmae.model import DiffMAE, DiffMAEConfig, Target
+from models.systems.image_text.flip import FLIP
+from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.training.objectives.cases import DIFFMAE_CONFIG, FLIP_CONFIG, assert_same_gradients, draw, gradients, normal
 from training import draws
 from training.objectives import masks

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.mcc.model import MCC
-from models.mcc.nearest import look_at_nearest
-from tests.models.mcc.test_mcc_nearest import CONFIG
+from models.systems.mcc.model import MCC
+from models.systems.mcc.nearest import look_at_nearest
+from tests.models.systems.mcc.test_mcc_nearest import CONFIG
 from training.objectives.first_answers import fit_answers
 from training.objectives.mcc import MCCSettings, OccupancyAndColour
 

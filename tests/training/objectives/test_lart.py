@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.lart.model import LART
 from models.people.tracks import Hidden, Tracks
+from models.systems.lart.model import LART
 from tests.training.objectives.cases import LART_CONFIG, assert_same_gradients, draw, gradients, made
 from training import draws
 from training.objectives.lart import Actions, LARTSettings

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.vit.model import ViT
+from models.systems.vit.model import ViT
 from tests.training.objectives.cases import VIT_CONFIG, assert_same_gradients, draw, gradients, normal
 from training.objectives.linear_probe import LinearProbe
 from training.settings import OptimiserSettings

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.mae.model import MAE
 from models.spec import Preprocess
+from models.systems.mae.model import MAE
 from tests.training.objectives.cases import MAE_CONFIG, assert_same_gradients, draw, gradients, normal
 from training import draws
 from training.objectives.base import Facts

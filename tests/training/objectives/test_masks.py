@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from models.diffmae.masks import Split
+from models.systems.diffmae.masks import Split
 from training.objectives import masks
 from training.objectives.masks import Strategy
 

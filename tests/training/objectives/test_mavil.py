@@ -12,11 +12,11 @@ from torch import Tensor
 
 from models import bundle
 from models.bundle import BundleSpec
-from models.mavil.audio_mae import AudioMAE, AudioMAEConfig
-from models.mavil.model import MAViL, MAViLConfig, start_from_pretrained
-from models.mavil.pretraining import MAViLPretraining, Noise
-from models.mavil.system import spectrogram, two_frames_a_second
 from models.spec import Preprocess, Weights
+from models.systems.mavil.audio_mae import AudioMAE, AudioMAEConfig
+from models.systems.mavil.model import MAViL, MAViLConfig, start_from_pretrained
+from models.systems.mavil.pretraining import MAViLPretraining, Noise
+from models.systems.mavil.system import spectrogram, two_frames_a_second
 from tests.training.objectives.cases import MAVIL_CONFIG, TOWERS, assert_same_gradients, draw, gradients, made, normal, uniform
 from tests.training.objectives.test_contrastive import written_out as partners
 from training import draws

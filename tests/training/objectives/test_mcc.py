@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy import stats
 
-from models.mcc.model import MCC
-from models.mcc.points import contract
-from models.mcc.queries import label
 from models.spec import Preprocess
+from models.systems.mcc.model import MCC
+from models.systems.mcc.points import contract
+from models.systems.mcc.queries import label
 from tests.training.objectives.cases import MCC_CONFIG, assert_same_gradients, draw, gradients, made, uniform
 from training import draws
 from training.objectives.base import Facts

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.layers.lite import LitePatches
-from models.pairs.flip import FLIP
+from models.systems.image_text.flip import FLIP
 from tests.training.objectives.cases import FLIP_CONFIG, made
 from training.objectives.base import Facts
 from training.objectives.proxies import Proxies, ProxiesSettings, fit_proxies, skip_blocks

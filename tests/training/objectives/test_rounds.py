@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.pairs.cit import CiT
-from models.pairs.flip import FLIP
+from models.systems.image_text.cit import CiT
+from models.systems.image_text.flip import FLIP
 from tests.training.objectives.cases import CIT_CONFIG, FLIP_CONFIG
 from tests.training.objectives.test_cit import FewWords
 from training.data.base import Sample

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from models.merge_schedule import MergeSchedule
-from models.mvit.model import MViT, MViTConfig
-from models.vit.model import ViT
+from models.systems.mvit.model import MViT, MViTConfig
+from models.systems.vit.model import ViT
 from tests.training.objectives.cases import VIT_CONFIG, assert_same_gradients, draw, gradients, normal, uniform
 from training.errors import TrainingError
 from training.objectives.supervised import Supervised, SupervisedSettings, keep_branches

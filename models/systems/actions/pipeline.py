@@ -1,0 +1,218 @@
+"""The network of a pipeline: members that see people in frames, perhaps one that describes them, and LART, which names what each does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from models.bundle import BundleSpec
+from models.layers.parts import Part
+from models.people.body_file import read_body
+from models.people.tracks import POSE, Tracks, normalise_pose, pose_statistics
+from models.spec import Clip, External
+from models.systems.actions.appearance import Describer
+from models.systems.actions.bodies import Bodies
+from models.systems.actions.detail import Detail, rows
+from models.systems.actions.keypoints import Keypoints
+from models.systems.actions.perception import Perception
+from models.systems.actions.tracks import Span, Window
+from models.systems.hmr2.model import HMR2
+from models.systems.lart.model import LART
+from models.systems.mvit.model import MViT
+from models.systems.onnx.poses import PoseGraph
+
+CLIP = Clip(frames=8, stride=1, rate=30.0)
+"""Rows of a step: so many that a short request does not wait long behind them; and rows a second."""
+WINDOWS_AT_ONCE = 32
+"""Windows of tracks in one pass of LART."""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How tracks are cut into windows: each answers for `step` rows and sees `margin` more on both sides (LART's published 32 and 32)."""
+
+    step: int = 32
+    margin: int = 32
+    people: int = 6
+    """Most people that are followed at a time, unless a request says so."""
+    detail: Detail = "fast"
+    """How closely people are looked for, unless a request says so."""
+    thresholds: tuple[float, ...] = ()
+    """Score of each label below which it is not to be relied on; empty: none."""
+
+    def __post_init__(self) -> None:
+        if min(self.step, self.people) < 1 or self.margin < 0:
+            raise ValueError("step and people must be at least 1, margin at least 0")
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise ValueError("thresholds must be within 0..1")
+
+    @property
+    def span(self) -> Span:
+        return Span(self.step, self.margin)
+
+
+class Pipeline(nn.Module):
+    """Has no weights of its own."""
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        perception: Perception | None = None,
+        lart: LART | None = None,
+        clip: Clip = CLIP,
+        describer: Describer | None = None,
+    ) -> None:
+        """describer: None for a LART that reads no appearance."""
+        super().__init__()
+        self.config = config
+        self.perception = perception
+        self.describer = describer
+        self.lart = lart
+        self.rate = clip.rate
+        """Rows a second."""
+        self._rows = clip.frames
+        """Rows of a step at the bundle's own detail."""
+
+    def rows(self, detail: Detail) -> int:
+        """Rows of a step: so many that it takes as long at any detail."""
+        return rows(detail, self.config.detail, self._rows)
+
+    @property
+    def actions(self) -> int:
+        """Number of labels."""
+        return self.network.config.actions
+
+    @property
+    def eyes(self) -> Perception:
+        assert self.perception is not None, "assemble it from its members"
+        return self.perception
+
+    @property
+    def network(self) -> LART:
+        assert self.lart is not None, "assemble it from its members"
+        return self.lart
+
+    @property
+    def values(self) -> Mapping[str, int]:
+        """Number of values of a token, by kind, in their order: pose, joints, appearance."""
+        return {**self.eyes.values, **({} if self.describer is None else {"appearance": self.describer.values})}
+
+    def read(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
+        """Scores (answered rows, actions) of each window."""
+        scores: list[NDArray[np.float32]] = []
+        for start in range(0, len(windows), WINDOWS_AT_ONCE):
+            some = windows[start : start + WINDOWS_AT_ONCE]
+            told = torch.sigmoid(self.network.heads.actions(self.network.tokens(self._tracks(some)))).float().cpu().numpy()  # (B, T, 1, A)
+            scores += [told[i, one.skipped : one.skipped + one.answered, 0] for i, one in enumerate(some)]
+        return scores
+
+    def _tracks(self, windows: Sequence[Window]) -> Tracks:
+        """(B, T, 1, ·); rows behind a window's end count as not seen."""
+        config = self.network.config
+        tokens = np.zeros((len(windows), config.frames, 1, windows[0].tokens.shape[1]), np.float32)
+        detected = np.zeros((len(windows), config.frames, 1, 1), np.float32)
+        for i, one in enumerate(windows):
+            tokens[i, : len(one.tokens), 0], detected[i, : len(one.tokens), 0, 0] = one.tokens, one.detected
+        device = self.network.mask_token.device
+        widths = [0 if feature is None else feature.values for feature in (config.pose, config.joints, config.appearance)]
+        pose, joints, appearance = torch.from_numpy(tokens).to(device).split(widths, dim=-1)  # type: ignore[no-untyped-call]
+        if config.mean_std is not None:
+            pose = normalise_pose(pose, pose_statistics(config.mean_std).to(device)).float()
+        return Tracks(
+            pose,
+            torch.from_numpy(detected).to(device),
+            joints=None if config.joints is None else joints,
+            appearance=None if config.appearance is None else appearance,
+        )
+
+
+def assemble(spec: BundleSpec, config: PipelineConfig, members: Mapping[str, Part]) -> Pipeline:
+    """Raises ValueError for members that are missing or do not fit each other."""
+    for role in ("pose", "actions"):
+        if role not in members:
+            raise ValueError(f"members: a pipeline of actions needs one for `{role}`")
+    actions = members["actions"]
+    if not isinstance(actions.model, LART):
+        raise ValueError(f"members.actions: {actions.spec.id} is of architecture {actions.spec.architecture}; lart is needed")
+    if spec.clip is None:
+        raise ValueError("clip: a pipeline needs a rate, at which LART's frames follow each other")
+    if spec.labels != actions.spec.labels:
+        raise ValueError(f"labels: they are not those of its member {actions.spec.id}")
+    if len(config.thresholds) not in (0, len(spec.labels)):
+        raise ValueError(f"config: {len(config.thresholds)} thresholds for {len(spec.labels)} labels")
+    if 2 * config.margin + config.step >= actions.model.config.frames:
+        raise ValueError(
+            f"config: windows of {config.step} frames with {config.margin} on both sides do not fit into the "
+            f"{actions.model.config.frames} of {actions.spec.id}"
+        )
+    perception = perception_of(members, spec.external.get("body"))
+    pipeline = Pipeline(config, perception, actions.model, spec.clip, _describer(members, perception))
+    _check_token(actions, pipeline.values)
+    return pipeline
+
+
+MISSING = {"pose": "", "joints": "; they need a body's mesh (--body)", "appearance": "; it needs a video network (--appearance)"}
+"""Part of a token → the member that would tell it, for errors."""
+
+
+def _check_token(actions: Part, values: Mapping[str, int]) -> None:
+    """Check that LART wants what the other members tell of a person, and can normalise published poses. Raises ValueError."""
+    config = cast(LART, actions.model).config
+    wanted = {
+        "pose": config.pose.values,
+        "joints": 0 if config.joints is None else config.joints.values,
+        "appearance": 0 if config.appearance is None else config.appearance.values,
+    }
+    for name, needed in wanted.items():
+        told = values.get(name, 0)
+        if told != needed:
+            hint = MISSING[name] if not told else ""
+            raise ValueError(
+                f"members: {actions.spec.id} wants {needed} values of {name} for each person, and the others tell {told}{hint}"
+            )
+    if config.pose.values == POSE and config.mean_std is None:
+        raise ValueError(
+            f"members.actions: {actions.spec.id} lacks the statistics of its poses: import it with --set mean_std=mean_std.npy"
+        )
+
+
+def _describer(members: Mapping[str, Part], perception: Perception) -> Describer | None:
+    """Raises ValueError for a member that cannot describe people."""
+    member = members.get("appearance")
+    if member is None:
+        return None
+    if not isinstance(member.model, MViT):
+        raise ValueError(f"members.appearance: {member.spec.id} is of architecture {member.spec.architecture}; mvit is needed")
+    if perception.long_side("fast") is not None:
+        raise ValueError("members.appearance: it needs whole frames, and the member for `pose` has them shrunk; hmr2 has not")
+    if member.spec.clip is None:
+        raise ValueError(f"members.appearance: {member.spec.id} sees single images, and a network of clips is needed")
+    try:
+        return Describer(member.model, member.spec.pictures, member.spec.clip)
+    except ValueError as error:
+        raise ValueError(f"members.appearance: {member.spec.id}: {error}") from error
+
+
+def perception_of(members: Mapping[str, Part], body: External | None = None) -> Perception:
+    """How the members see people. body: the file of the user's mesh. Raises ValueError where they cannot."""
+    pose = members["pose"]
+    if isinstance(pose.model, PoseGraph):
+        if body is not None:
+            raise ValueError(f"external.body: {pose.spec.id} tells keypoints, and no mesh is posed by them; hmr2 tells bodies")
+        return Keypoints(pose.model)
+    if isinstance(pose.model, HMR2):
+        if "detector" not in members:
+            raise ValueError(f"members: {pose.spec.id} sees one person at a time and needs a member for `detector`")
+        detector = members["detector"]
+        if not isinstance(detector.model, PoseGraph):
+            raise ValueError(f"members.detector: {detector.spec.id} is of architecture {detector.spec.architecture}, which finds nobody")
+        mesh = None if body is None else read_body(Path(body.path)).to(next(pose.model.parameters()).device)
+        return Bodies(detector.model, pose.model, pose.spec.pictures, mesh)
+    raise ValueError(f"members.pose: {pose.spec.id} is of architecture {pose.spec.architecture}, which tells no poses")

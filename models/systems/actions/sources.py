@@ -1,0 +1,166 @@
+"""Where the people of a job come from: a video, whose frames a pipeline looks at, or tracks that were found before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.layers.steps import UnusableInput
+from models.media.video import ClipInfo, ClipLimits, Frame, Frames, NotYet, VideoError, bytes_ahead, decoder_bytes
+from models.systems.actions.looking import Looking
+from models.systems.actions.tracks import Sighting
+
+ROUNDING = 1e-6
+"""Part of a row that counts as none."""
+SLACK_S = 1.0
+"""Decoders may tell later times than the packets did."""
+
+
+class VideoSource:
+    """Frames of a video by window, in order; who asks for frames that have gone by has the video decoded again from its begin. So all that
+    is told is a function of the window's number. What was seen in the latest window is kept, since a step may be taken again."""
+
+    def __init__(
+        self,
+        data: NDArray[np.uint8],
+        info: ClipInfo,
+        rate: float,
+        step: int,
+        limits: ClipLimits,
+        *,
+        start: float,
+        end: float,
+        long_side: int | None,
+    ) -> None:
+        """step: rows of a window. start, end: seconds; a frame at `end` is not wanted. long_side: what frames are shrunk to."""
+        self._data = data
+        self._info = info
+        self._rate, self._step, self._limits = rate, step, limits
+        self._start, self._end = start, min(end, info.duration_s)
+        self._decode_until = end if end < info.duration_s else info.duration_s + SLACK_S
+        self._first_row = math.ceil(start * rate - ROUNDING)
+        self._long_side = long_side
+        self._frames: Frames | None = None
+        self._next = 0
+        """Window that the next frame belongs to."""
+        self._looking = Looking(window=-1)
+        self._decoded = 0
+        """Frames of runs of the decoder that have ended."""
+
+    @property
+    def decoded(self) -> int:
+        """Frames that were decoded so far."""
+        return self._decoded + (self._frames.decoded if self._frames is not None else 0)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of video that are looked at."""
+        return max(0.0, self._end - self._start)
+
+    @property
+    def windows(self) -> int:
+        """Number of windows."""
+        return max(1, math.ceil((math.ceil(self._end * self._rate - ROUNDING) - self._first_row) / self._step))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes, those of the process that reads the video included."""
+        decoder = decoder_bytes(self._info.width, self._info.height)
+        return self._data.nbytes + decoder + bytes_ahead(self._info.width, self._info.height, self._long_side) + self._looking.nbytes
+
+    def rows(self, window: int) -> tuple[int, int]:
+        """First and end of a window."""
+        first = self._first_row + window * self._step
+        return first, first + self._step
+
+    def frames_at(self, window: int) -> int:
+        """Number of frames in a window, about."""
+        first, end = self.rows(window)
+        rows = min(end, math.ceil(self._end * self._rate)) - first
+        return max(1, round(rows * min(1.0, self._info.fps / self._rate)))
+
+    def looking(self, window: int) -> Looking:
+        """How far looking at a window has come: at nothing of it, unless it was the latest."""
+        if self._looking.window != window:
+            self._looking = Looking(window)
+        return self._looking
+
+    def take(self, window: int, most: int, until: float | None = None) -> tuple[list[Frame], bool]:
+        """The next frames of a window, by time, and whether these are its last. Raises UnusableInput.
+
+        until: monotonic seconds, when to come back with what there is; None: not before there are `most`, or the window's last."""
+        try:
+            return self._taken(window, most, until)
+        except VideoError as error:
+            self.close()
+            self._looking = Looking(window=-1)
+            raise UnusableInput(str(error)) from error
+
+    def close(self) -> None:
+        if self._frames is not None:
+            self._decoded += self._frames.decoded
+            self._frames.close()
+        self._frames = None
+
+    def _taken(self, window: int, most: int, until: float | None) -> tuple[list[Frame], bool]:
+        if self._frames is None or window < self._next:
+            self.close()
+            self._next = 0
+            wanted = {"start": self._start, "end": self._decode_until}
+            self._frames = Frames(self._data.data, self._rate, self._limits, **wanted, long_side=self._long_side)
+        frames: list[Frame] = []
+        with suppress(NotYet):
+            while self._next < window:
+                for _ in self._frames.take(self.rows(self._next)[1], until):
+                    pass
+                self._next += 1
+            for frame in self._frames.take(self.rows(window)[1], until):
+                frames.append(frame)
+                if len(frames) == most:
+                    return frames, False
+            self._next = window + 1
+        return frames, self._next > window
+
+
+@dataclass(frozen=True)
+class TrackSource:
+    """Sightings that came with the request, by row."""
+
+    found: Sequence[Sighting]
+    step: int
+    first_row: int = 0
+
+    decoded = 0
+    seconds = 0.0
+
+    @cached_property
+    def windows(self) -> int:
+        last = max((one.end for one in self.found), default=1)
+        return max(1, -(-(last - self.first_row) // self.step))
+
+    @cached_property
+    def nbytes(self) -> int:
+        return sum(one.token.nbytes + one.box.nbytes + one.pose.nbytes for one in self.found)
+
+    @cached_property
+    def _by_window(self) -> Mapping[int, list[Sighting]]:
+        windows: dict[int, list[Sighting]] = {}
+        for one in self.found:
+            windows.setdefault((one.row - self.first_row) // self.step, []).append(one)
+        return windows
+
+    def rows(self, window: int) -> tuple[int, int]:
+        first = self.first_row + window * self.step
+        return first, first + self.step
+
+    def sightings(self, window: int) -> list[Sighting]:
+        return self._by_window.get(window, [])
+
+    def close(self) -> None:
+        """Holds nothing open."""

@@ -1,0 +1,288 @@
+"""A job is taken window by window: its frames, the people in them, who is who, what they look like where LART reads that, and what LART
+says of everybody's windows that are complete.
+
+The last step says what is left to say when no more is seen. Memory does not grow with the video, but for what is answered.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.bundle import BundleSpec
+from models.layers.steps import Continuing, Finished, State, Tensors
+from models.systems.actions.account import Account
+from models.systems.actions.answers import answer
+from models.systems.actions.appearance import DESCRIBE_S, Still, Subjects, Unfinished, describe
+from models.systems.actions.detail import Detail, cost
+from models.systems.actions.inputs import detail_of, source_of
+from models.systems.actions.looking import Look
+from models.systems.actions.lookout import Lookout, Watched
+from models.systems.actions.perception import Following, Seen
+from models.systems.actions.pipeline import Pipeline
+from models.systems.actions.seconds import Seconds
+from models.systems.actions.sources import TrackSource, VideoSource
+from models.systems.actions.tracks import Sighting, Track, Window
+
+WINDOWS_AT_ONCE = 16
+"""Windows of LART in a step, of all jobs together: what other work waits for."""
+
+
+@dataclass(frozen=True)
+class Watching(State):
+    """How far a job has come."""
+
+    source: VideoSource | TrackSource
+    most_people: int
+    detail: Detail
+    following: Following
+    window: int = 0
+    """The next one."""
+    tracks: tuple[Track, ...] = ()
+    confirmed: frozenset[int] = frozenset()
+    account: Account = field(default_factory=Account)
+    stills: tuple[Still, ...] = ()
+    """By row, frames of clips that are still to be described."""
+    unfinished: Unfinished = field(default_factory=Unfinished)
+    """Changes with every step; a step that is taken again finds what it needs, or begins anew."""
+    behind: bool = False
+    """Whether somebody can still be described, or LART has not yet said all that it can: the next step begins there, and looks no
+    further."""
+    looked: float = 0.0
+    """Share of the next window that has been looked at; above 0 if the last step ended within it."""
+    delays: int = 0
+    """Steps that did not end a window."""
+
+    @property
+    def done(self) -> int:
+        return self.window + self.delays
+
+    @property
+    def total(self) -> int:
+        """The windows that are left are taken to need as many steps each as those so far."""
+        left = max(0.0, self.source.windows - self.window - self.looked)
+        steps = max(1.0, self.done / max(self.window + self.looked, 1.0))
+        return self.done + math.ceil(left * steps) + (self.window <= self.source.windows) + self.behind
+
+    @property
+    def nbytes(self) -> int:
+        stills = sum(still.pixels.nbytes for still in self.stills)
+        return self.source.nbytes + sum(track.nbytes for track in self.tracks) + stills + self.unfinished.nbytes
+
+    @property
+    def believed(self) -> list[Track]:
+        """By first appearance."""
+        return sorted((track for track in self.tracks if track.person in self.confirmed), key=lambda track: (track.first, track.person))
+
+    @property
+    def is_last(self) -> bool:
+        """Nothing is left to be seen."""
+        return self.window >= self.source.windows
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing is left to be said either."""
+        return self.window > self.source.windows and not self.behind
+
+
+class ActionSteps:
+    """A job: `video` uint8 (bytes,) with `info` float64 (5,), width, height, frames a second, frames and seconds; or tracks
+    (`models.systems.actions.inputs`). Its answer: see `models.systems.actions.answers`."""
+
+    unit = "windows"
+
+    def __init__(self, model: Pipeline) -> None:
+        self._model = model
+        self._lookout = Lookout(model.eyes, model.describer)
+
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+        """options: `start_s`, `end_s`, `people`, `detail`, None for all of the video and for the bundle's own. Raises
+        UnusableInput."""
+        return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+        watching = [state for state in states if isinstance(state, Watching)]
+        ahead = iter(self._look([state for state in watching if not state.behind]))
+        watching = self._describe([replace(state, delays=state.delays + 1) if state.behind else next(ahead) for state in watching])
+        watching = self._tell(watching)
+        outcomes: list[Continuing | Finished] = []
+        for now, wanted in zip(watching, previews, strict=True):
+            if now.is_over:
+                now.source.close()
+                told = answer(now.believed, self._model.rate, self._model.actions)
+                counts = now.account.counts(len(now.believed), now.source.decoded, now.source.seconds)
+                outcomes.append(Finished({**told, "stages": now.account.stages, "counts": counts}))
+            else:
+                since = now.source.rows(now.window - 1)[0] / self._model.rate
+                shown = wanted and not now.looked
+                outcomes.append(Continuing(now, answer(now.believed, self._model.rate, self._model.actions, since) if shown else None))
+        return outcomes
+
+    def cost(self, state: State) -> float:
+        """Frames left of the next window, in units of `fast`: they cost most by far. 1 for tracks and for the last word."""
+        assert isinstance(state, Watching)
+        if state.is_last or state.behind or not isinstance(state.source, VideoSource):
+            return 1.0
+        return max(1.0, (1 - state.looked) * state.source.frames_at(state.window) * cost(state.detail))
+
+    def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Watching:
+        source = source_of(job, asked, self._model)
+        people, detail = int(asked.get("people") or self._model.config.people), detail_of(asked, self._model)
+        return Watching(source, people, detail, self._model.eyes.follow(self._model.rate))
+
+    def _look(self, states: Sequence[Watching]) -> list[Watching]:
+        """The next window of each, as far as a step comes: who is seen in it and, when that is known, who is who."""
+        watched = {
+            job: Watched(state.source, state.window, state.most_people, state.detail, state.account)
+            for job, state in enumerate(states)
+            if isinstance(state.source, VideoSource) and not state.is_last
+        }
+        accounts = dict(zip(watched, self._lookout.look(list(watched.values())), strict=True))
+        return [
+            self._follow(state, []) if job not in watched else self._looked(replace(state, account=accounts[job]), watched[job])
+            for job, state in enumerate(states)
+        ]
+
+    def _looked(self, state: Watching, watched: Watched) -> Watching:
+        looking = watched.looking
+        if looking.is_done:
+            return self._follow(replace(state, looked=0.0), looking.looks)
+        share = min(0.99, max(0.01, looking.looked / watched.source.frames_at(state.window)))
+        return replace(state, looked=share, delays=state.delays + 1)
+
+    def _follow(self, state: Watching, looks: Sequence[Look]) -> Watching:
+        """Its tracks with what was seen in a window; after the last window, without those that were never believed."""
+        if state.is_last:
+            tracks = tuple(replace(track, ended=True) for track in state.tracks if track.person in state.confirmed)
+            return replace(state, window=state.window + 1, tracks=tracks)
+        began = time.perf_counter()
+        following, confirmed = copy.deepcopy(state.following), set(state.confirmed)
+        sightings, lost = list[Sighting](), frozenset[int]()
+        if isinstance(state.source, TrackSource):
+            sightings = state.source.sightings(state.window)
+            confirmed |= {one.person for one in sightings}
+        for look in looks:
+            people = look.seen.best(state.most_people)
+            sightings += _sightings(look, people, following.update(people, look.row, cut=look.cut))
+            confirmed |= following.confirmed
+        if isinstance(state.source, VideoSource):
+            lost = frozenset(track.person for track in state.tracks) - following.alive
+        begun = len({one.person for one in sightings} - {track.person for track in state.tracks})
+        tracks = tuple(
+            replace(track, ended=track.person in lost)
+            for track in self._extended(state, sightings)
+            if track.person in confirmed or track.person not in lost
+        )
+        account = state.account.plus(track=time.perf_counter() - began, tracks=begun)
+        stills = [Still(look.row, look.shrunk, look.size) for look in looks if look.shrunk is not None]
+        return replace(
+            state,
+            following=following,
+            window=state.window + 1,
+            tracks=tracks,
+            confirmed=frozenset(confirmed),
+            account=account,
+            stills=(*state.stills, *stills),
+        )
+
+    def _extended(self, state: Watching, sightings: Sequence[Sighting]) -> list[Track]:
+        """Its tracks with sightings, those of new people included, and known up to the end of its next window."""
+        end, describer = state.source.rows(state.window)[1], self._model.describer
+        untold = 0 if describer is None or isinstance(state.source, TrackSource) else describer.values
+        by_person: dict[int, list[Sighting]] = {}
+        for one in sightings:
+            by_person.setdefault(one.person, []).append(one)
+        known = {track.person for track in state.tracks}
+        empty = [
+            Track.begin(some[0], Seconds.empty(self._model.rate, some[0].row, self._model.actions), untold)
+            for person, some in by_person.items()
+            if person not in known
+        ]
+        return [track if track.ended else track.seen(by_person.get(track.person, []), end) for track in (*state.tracks, *empty)]
+
+    def _describe(self, states: Sequence[Watching]) -> list[Watching]:
+        """Describe people's appearance, as far as a step comes and the frames around them are known; drop frames that no clip will show."""
+        describer = self._model.describer
+        if describer is None:
+            return list(states)
+        jobs = [Subjects(list(state.tracks), state.confirmed, state.stills, state.unfinished) for state in states]
+        describe(describer, jobs, DESCRIBE_S)
+        return [
+            replace(
+                state,
+                tracks=tuple(job.tracks),
+                stills=job.still_needed(describer),
+                behind=job.next(describer) is not None,
+                account=state.account.plus(appearance=job.seconds),
+            )
+            for state, job in zip(states, jobs, strict=True)
+        ]
+
+    def _tell(self, states: Sequence[Watching]) -> list[Watching]:
+        """Let LART read windows that are complete, of everybody in all jobs together; each job has its share of a step."""
+        began = time.perf_counter()
+        tracks = [list(state.tracks) for state in states]
+        total = 0
+        counts = [0] * len(states)
+        share = max(1, WINDOWS_AT_ONCE // max(1, len(states)))
+        while waiting := self._complete(states, tracks, [share - count for count in counts]):
+            scores = self._model.read([window for _, _, window in waiting])
+            for (job, place, _), told in zip(waiting, scores, strict=True):
+                tracks[job][place] = tracks[job][place].told(told, self._model.config.span)
+                counts[job] += 1
+                total += 1
+        seconds = time.perf_counter() - began
+        untold = {job for job, _, _ in self._complete(states, tracks, [1] * len(states))}
+        return [
+            replace(
+                state,
+                tracks=tuple(mine),
+                behind=job in untold or (self._model.describer is not None and state.behind),
+                account=state.account.plus(actions=seconds * count / max(1, total), windows=count),
+            )
+            for job, (state, mine, count) in enumerate(zip(states, tracks, counts, strict=True))
+        ]
+
+    def _complete(
+        self, states: Sequence[Watching], tracks: Sequence[Sequence[Track]], most: Sequence[int]
+    ) -> list[tuple[int, int, Window]]:
+        """Job, place of the track in it, and the track's next window, where there is one; of each job so many at most."""
+        return [
+            (job, place, window)
+            for job, state in enumerate(states)
+            for place, window in islice(self._windows(state, tracks[job]), most[job])
+        ]
+
+    def _windows(self, state: Watching, tracks: Sequence[Track]) -> Iterator[tuple[int, Window]]:
+        for place, track in enumerate(tracks):
+            if track.person in state.confirmed and (window := track.window(self._model.config.span)) is not None:
+                yield place, window
+
+
+def _sightings(look: Look, people: Seen, numbers: Sequence[int]) -> list[Sighting]:
+    time = np.array([look.time])
+    return [
+        Sighting(
+            person=number,
+            row=look.row,
+            rows=look.rows,
+            token=people.tokens[i],
+            box=np.concatenate([time, people.boxes[i]]),
+            pose=np.concatenate([time, people.poses[i]]) if people.poses.shape[1] else np.zeros(0),
+        )
+        for i, number in enumerate(numbers)
+    ]
+
+
+def action_steps(model: nn.Module, _spec: BundleSpec, _device: torch.device) -> ActionSteps:
+    assert isinstance(model, Pipeline)
+    return ActionSteps(model)

@@ -1,0 +1,17 @@
+"""A network of our own that tells depth of an image of one object. Imports no torch."""
+
+from __future__ import annotations
+
+from models.registry import Architecture, Native, Purpose, System
+
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="lite_depth",
+            model="models.systems.depth.model:LiteDepth",
+            purpose=Purpose(task=lambda config: "depth"),
+            native=Native("image", lambda config: 0, "models.systems.depth.model:image"),
+            merges=False,
+        ),
+    ),
+)

@@ -1,0 +1,125 @@
+"""The part of an image or clip that is worked on, and the windows of the network's size that are cut out of it, filled and put back.
+
+An image is a clip of one frame here. Shapes: T frames and h × w pixels of a canvas, S of a window; n samples of the same hole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from models.layers.masking import take
+from models.layers.patches import patchify_tubes, to_pixels
+from models.systems.diffmae.inpainting import Known, place
+from models.systems.diffmae.masks import Split
+from models.systems.diffmae.model import DiffMAE
+
+KEPT_SHARE = 0.5
+"""A patch that sticks out of the canvas is shown to the network if at least so much of it lies inside."""
+
+Place = tuple[int, int]
+"""Top and left of a window."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a canvas that the network sees at one place."""
+
+    images: Tensor
+    """(n, channels, S, S), or (n, channels, T, S, S) of clips, normalised float32; n is 1 while all samples are alike."""
+    split: Split
+    """Split of one sample: all have the same hole."""
+    known: Known
+    """Known pixels inside masked patches, which are not to be made: patches (n, M, P), made (1, M, P)."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A value: pasting makes a new one."""
+
+    pixels: Tensor
+    """uint8 (n, T, h, w, channels); n is 1 until samples differ."""
+    missing: Tensor
+    """bool (T, h, w), pixels that are to be made. What `pixels` holds there has no influence."""
+
+    @staticmethod
+    def of(pixels: Tensor, missing: Tensor) -> Canvas:
+        """Pixels uint8 (h, w, channels) of an image or (T, h, w, channels) of a clip, and what is missing, (h, w) or (T, h, w)."""
+        if pixels.dim() == 3:
+            pixels, missing = pixels.unsqueeze(0), missing.unsqueeze(0)
+        if missing.shape != pixels.shape[:-1]:
+            raise ValueError(f"missing: shape {tuple(missing.shape)} where {tuple(pixels.shape[:-1])} is needed")
+        return Canvas(pixels.unsqueeze(0), missing > 0)
+
+    @cached_property
+    def nbytes(self) -> int:
+        return self.pixels.nbytes + self.missing.nbytes
+
+    def window(self, model: DiffMAE, at: Place) -> Window:
+        """The pixels at this place. Beyond the canvas its edge is repeated, and patches that lie there mostly are left out."""
+        config = model.config
+        rows, columns = self._reach(model, at)
+        pixels = self.pixels[:, :, rows][:, :, :, columns]  # (n, T, S, S, channels)
+        missing = self.missing[:, rows][:, :, columns]  # (T, S, S)
+        mean, std = (torch.tensor(values, device=pixels.device) for values in (config.mean, config.std))
+        images = ((pixels.float() / 255 - mean) / std).movedim(-1, 1)  # (n, channels, T, S, S)
+        spread = missing.expand(1, config.channels, *missing.shape)
+        made = patchify_tubes(spread, config.patch_frames, config.patch_size)  # (1, N, P)
+        masked = made.any(dim=-1)
+        split = Split.of(~masked & self._shown(model, at), masked)
+        patches = patchify_tubes(images, config.patch_frames, config.patch_size)
+        known = Known(take(patches, split.masked.expand(len(patches), -1)), take(made, split.masked))
+        return Window(images if config.frames else images.squeeze(2), split, known)
+
+    def paste(self, model: DiffMAE, at: Place, window: Window, patches: Tensor) -> Canvas:
+        """patches: (n, M, P), normalised, for the window's masked places. Pixels that are not missing stay as they are."""
+        samples = len(patches)
+        split = replace(window.split, masked=window.split.masked.expand(samples, -1))
+        images = window.images.expand(samples, *window.images.shape[1:])
+        made = to_pixels(place(model, images, split, patches), model.config.mean, model.config.std)
+        made = made if model.config.frames else made.unsqueeze(1)  # (n, T, S, S, channels)
+        height, width = self._inside(model, at)
+        here = self._here(model, at)
+        missing = self.missing.clone()
+        pixels = self.pixels.repeat(samples // len(self.pixels), 1, 1, 1, 1)
+        pixels[here] = torch.where(missing[here[1:]].unsqueeze(-1), made[:, :, :height, :width], pixels[here])
+        missing[here[1:]] = False
+        return Canvas(pixels, missing)
+
+    def part(self, model: DiffMAE, at: Place) -> Tensor:
+        """Pixels of the canvas that the window covers."""
+        return self.pixels[self._here(model, at)]
+
+    def _here(self, model: DiffMAE, at: Place) -> tuple[slice, ...]:
+        (top, left), (height, width) = at, self._inside(model, at)
+        return slice(None), slice(None), slice(top, top + height), slice(left, left + width)
+
+    def _reach(self, model: DiffMAE, at: Place) -> tuple[Tensor, Tensor]:
+        """Row and column of the canvas that each row and column of the window shows."""
+        rows, columns = (
+            (torch.arange(side, device=self.pixels.device) + first).clamp(max=limit - 1)
+            for side, first, limit in zip(model.config.image_size, at, self.missing.shape[1:], strict=True)
+        )
+        return rows, columns
+
+    def _inside(self, model: DiffMAE, at: Place) -> Place:
+        """Height and width of the part of the window that lies on the canvas."""
+        height, width = (
+            min(side, limit - first) for side, first, limit in zip(model.config.image_size, at, self.missing.shape[1:], strict=True)
+        )
+        return height, width
+
+    def _shown(self, model: DiffMAE, at: Place) -> Tensor:
+        """(1, N), patches of which enough lies on the canvas. Of a canvas thinner than a patch, the first row or column counts whole."""
+        times, rows, columns = model.config.grid
+        size = model.config.patch_size
+        shares = []
+        for count, inside in zip((rows, columns), self._inside(model, at), strict=True):
+            share = ((inside - size * torch.arange(count, device=self.pixels.device)) / size).clamp(0, 1)
+            share[0] = 1.0
+            shares.append(share)
+        shown = shares[0].unsqueeze(1) * shares[1] >= KEPT_SHARE
+        return shown.expand(1, times, rows, columns).flatten(1)

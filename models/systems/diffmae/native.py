@@ -1,0 +1,39 @@
+"""Random input for one denoising step, to count its cost and to time it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.registry import Call, Maker
+from models.systems.diffmae.masks import Split
+from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
+from models.systems.diffmae.system import MASKED
+
+
+@dataclass(frozen=True)
+class HalfMasked:
+    pixels: Tensor
+    split: Split
+    noisy: Tensor
+    times: Tensor
+
+    @staticmethod
+    def of(config: DiffMAEConfig, make: Maker) -> HalfMasked:
+        noise = make.uniform(config.patches)
+        split = Split.by_noise(noise, MASKED)
+        frames = () if config.frames is None else (config.frames,)
+        return HalfMasked(
+            make.normal(config.channels, *frames, *config.image_size),
+            split,
+            make.normal(split.masked.shape[1], config.patch_values),
+            torch.full((len(noise),), config.schedule.steps // 2, device=noise.device),
+        )
+
+
+def one_step(model: DiffMAE, config: DiffMAEConfig, make: Maker) -> Call:
+    """Encode the visible patches, denoise the others once."""
+    given = HalfMasked.of(config, make)
+    return lambda: model.predict(given.noisy, given.times, model.encode(given.pixels, given.split))

@@ -1,0 +1,241 @@
+"""DiffMAE answers step by step: one denoising step of many requests at once, each at its own time, of its own sampler and hole.
+
+Computed once for each window: the encoder, and keys and values of every decoder block; samples of one hole share them. The state, the
+sampler's tables and its updates are float32. Noise is counted, not drawn: it depends on seed, step and place alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.bundle import BundleError, BundleSpec
+from models.layers.steps import Continuing, Finished, State, Tensors
+from models.systems.diffmae import noise
+from models.systems.diffmae.canvas import Canvas, Place, Window
+from models.systems.diffmae.copying import Copying, Crop
+from models.systems.diffmae.decoder import Context
+from models.systems.diffmae.diffusion import Method, Sampler, Schedule, Spacing, Steps
+from models.systems.diffmae.filling import LEAST_SHARE, Denoising, Filling, PaddedBatch, Request, encoded_together, groups
+from models.systems.diffmae.inpainting import clean
+from models.systems.diffmae.masks import Split
+from models.systems.diffmae.model import DiffMAE
+from models.systems.diffmae.packed import PackedBatch
+
+WORKED_ON = frozenset({"pixels", "missing", "windows", "detail", "detail_missing"})
+"""Arrays of a job that are read here; all others are given back with the answer."""
+SIGNED = 2**63
+USUAL_STEPS = 100
+COPYING_SECONDS = 1.0
+"""No level is begun later in a step: other work waits for its end. The jobs whose turn it is not stay as they are."""
+
+
+class InpaintingSteps:
+    """A job: `pixels` uint8 (h, w, channels) or (T, h, w, channels), `missing` (h, w) or (T, h, w), nonzero where pixels are to be made,
+    and `windows` int (W, 2), top and left of each. Its answer: `filled` uint8 (n, h, w, channels) or (n, T, h, w, channels), and all
+    other arrays that came with it.
+
+    With `detail` uint8 (h, w, 3) and `detail_missing` (h, w) the hole is filled with patches of this crop, from what the network has put
+    there or, without `pixels`, by themselves (`models.systems.diffmae.copying`)."""
+
+    unit = "steps"
+
+    def __init__(self, model: DiffMAE, device: torch.device, *, packs: bool | None = None) -> None:
+        """packs: whether jobs share a pass without padding; None: on a CPU. A GPU would have to start the attention of each job by
+        itself, so there holes of about one size share a padded pass."""
+        self.model = model
+        self._device = device
+        self._packs = device.type == "cpu" if packs is None else packs
+        with torch.inference_mode():
+            self._times = model.time_table()
+
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+        """options: `sampler`, `steps`, `eta`, `spacing`, `seed`, `samples`, `inject_known`, `deterministic`. Raises BundleError for a
+        model of normalised patches: it cannot make pixels."""
+        if self.model.config.normalise_patches:
+            raise BundleError("normalise_patches: such a model cannot fill holes, since it does not know a missing patch's mean and spread")
+        jobs = list(zip(arrays, options, strict=True))
+        fillings = iter(
+            self._enter(
+                [Filling(self._request(job, asked), Canvas.of(job["pixels"], job["missing"])) for job, asked in jobs if "pixels" in job]
+            )
+        )
+        return [
+            next(fillings)
+            if "pixels" in job
+            else Copying.of(Crop.of(job), _seeds(asked), {name: job[name] for name in job if name not in WORKED_ON})
+            for job, asked in jobs
+        ]
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+        filled = iter(self._fill([(state, wanted) for state, wanted in zip(states, previews, strict=True) if isinstance(state, Filling)]))
+        copied = iter(_copy([state for state in states if isinstance(state, Copying)]))
+        return [next(copied) if isinstance(state, Copying) else next(filled) for state in states]
+
+    def _fill(self, asked: Sequence[tuple[Filling, bool]]) -> list[Continuing | Finished]:
+        """The next step of the network for each, and whether a preview is wanted."""
+        fillings = [filling for filling, _ in asked]
+        moved = {
+            index: result
+            for group in groups(fillings, 0.0 if self._packs else LEAST_SHARE)
+            for index, result in zip(group, self._denoise([fillings[index] for index in group]), strict=True)
+        }
+        return [
+            self._outcome(*moved[index], wanted) if index in moved else Finished(self._answer(filling))
+            for index, (filling, wanted) in enumerate(asked)
+        ]
+
+    def cost(self, state: State) -> float:
+        return state.cost if isinstance(state, Filling) else 1.0
+
+    def _request(self, job: Tensors, asked: Mapping[str, Any]) -> Request:
+        steps = int(asked.get("steps", USUAL_STEPS))
+        schedule = self.model.config.schedule
+        sampler = Sampler(
+            Method(asked.get("sampler", Method.DDIM)),
+            min(steps, schedule.steps),
+            eta=float(asked.get("eta", 0.0)),
+            spacing=Spacing(asked.get("spacing", Spacing.UNIFORM)),
+        )
+        reverse, noisy = _reverse(sampler, schedule)
+        return Request(
+            windows=tuple((top, left) for top, left in job["windows"].tolist()),
+            reverse=reverse,
+            noisy=noisy,
+            seeds=torch.tensor(_seeds(asked), device=self._device),
+            temperature=float(asked.get("temperature", 1.0)),
+            inject_known=bool(asked.get("inject_known", True)),
+            alone="detail" in job or bool(asked.get("deterministic", False)),  # one grey level leads to another patch
+            returned={name: array for name, array in job.items() if name not in WORKED_ON},
+            crop=Crop.of(job) if "detail" in job else None,
+        )
+
+    def _enter(self, fillings: Sequence[Filling]) -> list[Filling]:
+        """Go on to the next window, where there is one: look at it and draw the noise to start from."""
+        windows = {
+            index: filling.canvas.window(self.model, filling.request.windows[filling.finished])
+            for index, filling in enumerate(fillings)
+            if filling.finished < len(filling.request.windows)
+        }
+        contexts: dict[int, Context] = {}
+        for group in encoded_together(fillings, windows):
+            contexts |= zip(group, self._encode([windows[index] for index in group]), strict=True)
+        return [
+            replace(filling, current=self._denoising(filling, windows[index], contexts[index]) if index in windows else None)
+            for index, filling in enumerate(fillings)
+        ]
+
+    def _encode(self, windows: Sequence[Window]) -> Iterator[Context]:
+        """Encode windows with equally many visible and masked patches in one pass."""
+        images = torch.cat([window.images for window in windows]).to(self.model.noise_embed.weight.dtype)
+        visible = torch.cat([window.split.visible.expand(len(window.images), -1) for window in windows])
+        masked = torch.cat([window.split.masked.expand(len(window.images), -1) for window in windows])
+        context = self.model.encode(images, Split(visible, masked))
+        start = 0
+        for window in windows:
+            rows = slice(start, start + len(window.images))
+            start = rows.stop
+            yield context if len(windows) == 1 else context.rows(rows)
+
+    def _denoising(self, filling: Filling, window: Window, context: Context) -> Denoising:
+        at = filling.request.windows[filling.finished]
+        return Denoising(at, window, context, self._noise(filling, -1, window.split))
+
+    def _denoise(self, fillings: Sequence[Filling]) -> Iterator[tuple[Filling, Tensor]]:
+        """One step of all, in one batch; and the clean patches (n, M, P) that it predicts."""
+        batch = PackedBatch.of(fillings) if self._packs else PaddedBatch.of(fillings)
+        x0 = clean(self.model, batch.x, batch.predict(self.model, self._times), batch.steps, batch.known)
+        added = torch.zeros_like(batch.x)
+        for filling, now, mine in batch.jobs():
+            if filling.adds_noise:
+                added[mine] = self._noise(filling, now.executed, now.window.split).view(added[mine].shape)
+        after = batch.steps.take(batch.x, x0, added)
+        for filling, now, mine in batch.jobs():
+            x = after[mine].reshape(now.x.shape).clone()
+            yield replace(filling, current=replace(now, x=x, executed=now.executed + 1)), x0[mine].reshape(now.x.shape)
+
+    def _outcome(self, filling: Filling, x0: Tensor, wanted: bool) -> Continuing | Finished:
+        now = filling.current
+        assert now is not None
+        if now.executed < len(filling.request.reverse):
+            return Continuing(filling, self._preview(filling, x0) if wanted else None)
+        canvas = filling.canvas.paste(self.model, now.at, now.window, now.x)
+        [filling] = self._enter([Filling(filling.request, canvas, filling.finished + 1)])
+        if filling.current is None and filling.request.crop is not None:
+            return Continuing(self._copying(filling, filling.request.crop))
+        if filling.current is None:
+            return Finished(self._answer(filling))
+        return Continuing(filling, self._preview(filling, None) if wanted else None)
+
+    def _copying(self, filling: Filling, crop: Crop) -> Copying:
+        request, made = filling.request, self._answer(filling)["filled"].cpu().numpy()
+        return Copying.of(crop, request.seeds.tolist(), request.returned, made, filling.done)
+
+    def _preview(self, filling: Filling, x0: Tensor | None) -> dict[str, Tensor]:
+        """The first sample's window, as far as it lies on the canvas, with what is predicted of it so far: filled uint8 (h, w, channels) or
+        (T, h, w, channels); the step; and where the window lies in the image that the job's `box` was cut from: x, y, width, height."""
+        now = filling.current
+        assert now is not None
+        canvas = replace(filling.canvas, pixels=filling.canvas.pixels[:1])
+        if x0 is not None:
+            first = replace(now.window, images=now.window.images[:1])
+            canvas = canvas.paste(self.model, now.at, first, x0[:1])
+        part = self._like_input(canvas.part(self.model, now.at))[0]
+        shown = {"filled": part, "step": torch.tensor(filling.done)}
+        box = filling.request.returned.get("box")
+        return shown if box is None else {**shown, "box": _in_image(box, canvas, now.at, part.shape[-3:-1])}
+
+    def _answer(self, filling: Filling) -> dict[str, Tensor]:
+        pixels = filling.canvas.pixels
+        samples = pixels.expand(filling.request.samples, *pixels.shape[1:])
+        return {"filled": self._like_input(samples), **filling.request.returned}
+
+    def _like_input(self, pixels: Tensor) -> Tensor:
+        return pixels if self.model.config.frames else pixels.squeeze(1)
+
+    def _noise(self, filling: Filling, executed: int, split: Split) -> Tensor:
+        """(n, M, P) that this step adds; -1: to start from. Windows do not repeat each other's."""
+        seeds = filling.request.seeds
+        counter = filling.finished * (len(filling.request.reverse) + 1) + executed
+        drawn = noise.normal(seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self.model.config.patch_values)
+        return drawn * filling.request.temperature
+
+
+def _in_image(box: Tensor, canvas: Canvas, at: Place, size: Sequence[int]) -> Tensor:
+    """A part of a canvas, its place and its height and width, as left, top, width, height in the image; `box`: all of the canvas there."""
+    left, top, width, height = box.tolist()
+    across, down = width / canvas.missing.shape[2], height / canvas.missing.shape[1]
+    edges = [left + at[1] * across, top + at[0] * down, left + (at[1] + size[1]) * across, top + (at[0] + size[0]) * down]
+    x0, y0, x1, y1 = map(round, edges)
+    return torch.tensor([x0, y0, x1 - x0, y1 - y0])
+
+
+def _copy(states: Sequence[Copying]) -> Iterator[Continuing | Finished]:
+    """A level of the first ones, as many as there is time for."""
+    until = time.monotonic() + COPYING_SECONDS
+    for state in states:
+        if time.monotonic() < until:
+            state = state.next()
+        yield Finished(state.answer()) if state.is_done else Continuing(state)
+
+
+def _seeds(asked: Mapping[str, Any]) -> list[int]:
+    """Seeds of the samples."""
+    return [(int(asked.get("seed", 0)) + sample) % SIGNED for sample in range(int(asked.get("samples", 1)))]
+
+
+def inpaint_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> InpaintingSteps:
+    assert isinstance(model, DiffMAE)
+    return InpaintingSteps(model, device)
+
+
+@lru_cache(maxsize=64)
+def _reverse(sampler: Sampler, schedule: Schedule) -> tuple[Steps, tuple[bool, ...]]:
+    steps = sampler.reverse(schedule)
+    return steps, tuple(steps.sigma.gt(0).tolist())

@@ -1,0 +1,28 @@
+"""DiffMAE. Imports no torch."""
+
+from __future__ import annotations
+
+from models.media.strides import slowfast_clip
+from models.registry import Architecture, Native, Purpose, SizeTable, System
+
+MASKED = 0.75
+"""Share of the patches that are to be filled at the native size."""
+
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="diffmae",
+            model="models.systems.diffmae.model:DiffMAE",
+            purpose=Purpose(
+                task=lambda config: "inpaint",
+                size=lambda config: config.image_size,
+                clip=lambda config: slowfast_clip(config) if config.frames else None,
+            ),
+            steps={"inpaint": "models.systems.diffmae.steps:inpaint_steps"},
+            precise_tasks=frozenset({"inpaint"}),
+            native=Native("sample", lambda config: int(config.patches * (1 - MASKED)) + 1, "models.systems.diffmae.native:one_step"),
+        ),
+    ),
+    sizes=(SizeTable("DiffMAE", "diffmae", "arXiv 2304.03283", "models.systems.diffmae.model:SIZES"),),
+    families={"diffmae": "models.systems.diffmae.published:FAMILY"},
+)

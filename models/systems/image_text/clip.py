@@ -1,0 +1,128 @@
+"""CLIP (arXiv 2103.00020): images and texts in one space, by two pre-norm transformers. A text is read from left to right, and its end is
+its vector; an image is its class token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.block import Block
+from models.layers.masked_encoder import initialise_linears
+from models.merge_schedule import MergeSchedule
+from models.systems.image_text.common import INITIAL_SCALE, ImageTowerConfig, contrastive_loss, unit
+from models.systems.vit.model import ViT, ViTConfig
+
+
+@dataclass(frozen=True)
+class CLIPConfig(ImageTowerConfig):
+    """The defaults are CLIP's ViT-B/32."""
+
+    patch_size: int = 32
+    norm_eps: float = 1e-5
+    quick_gelu: bool = True
+    tanh_gelu: bool = False
+    text_width: int = 512
+    text_depth: int = 12
+    text_heads: int = 8
+    text_hidden: int = 2048
+    text_norm_eps: float = 1e-5
+    text_quick_gelu: bool = True
+    text_tanh_gelu: bool = False
+    vocabulary: int = 49408
+    text_length: int = 77
+    """Number of word pieces that the text tower has positions for, special ones included."""
+    end_of_text: int = 49407
+    """Token whose first place in a text gives its vector."""
+    joint_width: int = 512
+
+    @property
+    def vision(self) -> ViTConfig:
+        return replace(super().vision, quick_gelu=self.quick_gelu, tanh_gelu=self.tanh_gelu, pre_norm=True)
+
+
+PUBLISHED: Mapping[str, CLIPConfig] = {
+    "clip_base32": CLIPConfig(),
+    "clip_base16": CLIPConfig(patch_size=16),
+    "clip_large14": CLIPConfig(
+        patch_size=14, width=1024, depth=24, heads=16, text_width=768, text_heads=12, text_hidden=3072, joint_width=768
+    ),
+}
+
+
+class CausalText(nn.Module):
+    """Pre-norm; a token sees itself and those before it."""
+
+    def __init__(self, config: CLIPConfig) -> None:
+        super().__init__()
+        width = config.text_width
+        self.end_of_text = config.end_of_text
+        self.token_embed = nn.Embedding(config.vocabulary, width)
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.text_length, width))
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                config.text_heads,
+                config.text_hidden,
+                norm_eps=config.text_norm_eps,
+                quick_gelu=config.text_quick_gelu,
+                tanh_gelu=config.text_tanh_gelu,
+            )
+            for _ in range(config.text_depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=config.text_norm_eps)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N), int64, with the end of the text in each row → (B, text_width). What follows the end has no influence. Raises ValueError
+        for texts that are too long."""
+        longest = self.pos_embed.shape[1]
+        if tokens.shape[1] > longest:
+            raise ValueError(f"tokens: texts of {tokens.shape[1]} word pieces where at most {longest} are read")
+        x = self.token_embed(tokens) + self.pos_embed[:, : tokens.shape[1]]
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            q, k, v = block.attn.project(block.norm1(x))
+            x = x + block.attn.join(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+            x = x + block.mlp(block.norm2(x))
+        ends = (tokens == self.end_of_text).int().argmax(dim=1)  # the first one
+        feature: Tensor = self.norm(x[torch.arange(len(x), device=x.device), ends])  # the other tokens are not looked at
+        return feature
+
+
+class CLIP(nn.Module):
+    def __init__(self, config: CLIPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = ViT(config.vision)
+        self.text = CausalText(config)
+        self.vision_projection = nn.Linear(config.vision.features, config.joint_width, bias=False)
+        self.text_projection = nn.Linear(config.text_width, config.joint_width, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_SCALE))
+        initialise_linears(self)
+        for token in (self.text.token_embed.weight, self.text.pos_embed):
+            nn.init.normal_(token, std=0.02)
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Scalar: the contrastive loss of normalised images (B, 3, S, S) and their captions (B, N)."""
+        return contrastive_loss(unit(self.encode_images(images)), unit(self.encode_texts(tokens)), self.scale())
+
+    def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
+        """→ (B, joint_width), of any length."""
+        return self.project_images(self.vision(images, merge=merge).features)
+
+    def project_images(self, features: Tensor) -> Tensor:
+        """Features of the vision tower, or of each of its tokens: (..., C) → (..., joint_width)."""
+        projected: Tensor = self.vision_projection(features)
+        return projected
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        """(B, N), int64 → (B, joint_width), of any length."""
+        projected: Tensor = self.text_projection(self.text(tokens))
+        return projected
+
+    def scale(self) -> Tensor:
+        """Factor of the cosines."""
+        return self.logit_scale.exp()

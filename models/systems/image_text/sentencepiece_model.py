@@ -1,0 +1,123 @@
+"""Reader of SentencePiece's model files (sentencepiece_model.proto), of which only unigram models of XLM-R's kind are taken.
+
+The file is a Protocol Buffers message. It is read by hand: the four kinds of fields on the wire are simpler than a dependency whose
+generated code must match the version of its library.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+NORMAL, UNKNOWN, CONTROL = 1, 2, 3
+"""`SentencePiece.Type` of the pieces that are taken; user-defined, unused and byte pieces (4, 5, 6) are not."""
+UNIGRAM = 1
+"""`TrainerSpec.ModelType`."""
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_SIZES = {_FIXED64: 8, _FIXED32: 4}
+
+
+@dataclass(frozen=True)
+class SentencePieceModel:
+    pieces: tuple[tuple[str, float, int], ...]
+    """Text, score (natural logarithm of its probability, float32) and type of each piece, in the order of their ids."""
+    character_map: bytes
+    """`NormalizerSpec.precompiled_charsmap`; see `models.systems.image_text.character_map`."""
+
+
+class ModelFileError(ValueError):
+    """A file is no SentencePiece model that is taken; the message says why."""
+
+
+def read_model(data: bytes) -> SentencePieceModel:
+    """Raises ModelFileError."""
+    pieces: list[tuple[str, float, int]] = []
+    trainer: dict[int, int | bytes] = {}
+    normalizer: dict[int, int | bytes] = {}
+    for number, value in _fields(data):
+        if number == 1:
+            pieces.append(_piece(_message(number, value)))
+        elif number == 2:
+            trainer |= dict(_fields(_message(number, value)))
+        elif number == 3:
+            normalizer |= dict(_fields(_message(number, value)))
+    if not pieces:
+        raise ModelFileError("it has no pieces")
+    _check(trainer, normalizer)
+    character_map = normalizer.get(2, b"")
+    if not isinstance(character_map, bytes) or not character_map:
+        raise ModelFileError("normalizer_spec.precompiled_charsmap is missing, and only models with a character map, as XLM-R's, are taken")
+    return SentencePieceModel(tuple(pieces), character_map)
+
+
+def _check(trainer: dict[int, int | bytes], normalizer: dict[int, int | bytes]) -> None:
+    """Refuse models whose texts are normalised or cut in other ways than XLM-R's. Fields that are missing have the format's defaults."""
+    wanted = (
+        ("trainer_spec.model_type", trainer.get(3, UNIGRAM), UNIGRAM, "unigram"),
+        ("trainer_spec.treat_whitespace_as_suffix", trainer.get(24, 0), 0, "false"),
+        ("trainer_spec.byte_fallback", trainer.get(35, 0), 0, "false"),
+        ("normalizer_spec.add_dummy_prefix", normalizer.get(3, 1), 1, "true"),
+        ("normalizer_spec.remove_extra_whitespaces", normalizer.get(4, 1), 1, "true"),
+        ("normalizer_spec.escape_whitespaces", normalizer.get(5, 1), 1, "true"),
+    )
+    for name, found, value, word in wanted:
+        if found != value:
+            raise ModelFileError(f"{name} is {found!r}; only {word} is taken, as in XLM-R's model")
+
+
+def _piece(data: bytes) -> tuple[str, float, int]:
+    fields = dict(_fields(data))
+    text, score, kind = fields.get(1, b""), fields.get(2, 0), fields.get(3, NORMAL)
+    if not isinstance(text, bytes) or not isinstance(score, int) or not isinstance(kind, int):
+        raise ModelFileError("a piece has fields of other types than SentencePiece's")
+    if kind not in (NORMAL, UNKNOWN, CONTROL):
+        raise ModelFileError(f"piece {text!r} is of type {kind}; only normal, unknown and control pieces (1, 2, 3) are taken")
+    try:
+        return text.decode(), struct.unpack("<f", struct.pack("<I", score))[0], kind
+    except (UnicodeDecodeError, struct.error) as error:
+        raise ModelFileError(f"piece {text!r}: {error}") from error
+
+
+def _message(number: int, value: int | bytes) -> bytes:
+    if not isinstance(value, bytes):
+        raise ModelFileError(f"field {number} is no message")
+    return value
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Number and value of each field of a message. Floats come as the integer of their bits."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        number, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            value, at = _varint(data, at)
+            yield number, value
+            continue
+        if kind == _BYTES:
+            size, at = _varint(data, at)
+        elif kind in _SIZES:
+            size = _SIZES[kind]
+        else:
+            raise ModelFileError(f"byte {at}: no field of a SentencePiece model starts here")
+        content = data[at : at + size]
+        if len(content) != size:
+            raise ModelFileError(f"it ends at byte {len(data)}, in the middle of a field: truncated or another file")
+        yield number, content if kind == _BYTES else int.from_bytes(content, "little")
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """An integer of seven bits a byte, and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise ModelFileError(f"it ends at byte {len(data)}, in the middle of a number: truncated or another file")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ModelFileError(f"byte {at}: a number of more than ten bytes")

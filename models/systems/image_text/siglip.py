@@ -1,0 +1,146 @@
+"""SigLIP (arXiv 2303.15343): images and texts in one space, each pair judged on its own by a sigmoid. An image is what a trained query sees
+of its patches; a text is read in both directions, and the last of its places is its vector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.masked_encoder import initialise_linears
+from models.merge_schedule import MergeSchedule
+from models.systems.image_text.common import PreNormText, unit
+from models.systems.vit.model import Pool, ViT, ViTConfig
+
+INITIAL_SCALE, INITIAL_BIAS = math.log(10), -10.0
+"""Section 3.2: of the logarithm of the factor of the cosines, and of what is added to their products."""
+
+
+@dataclass(frozen=True)
+class SigLIPConfig:
+    """The defaults are SigLIP's ViT-B/16."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+    tanh_gelu: bool = True
+    cut_edge: bool = False
+    text_width: int = 768
+    text_depth: int = 12
+    text_heads: int = 12
+    text_hidden: int = 3072
+    text_norm_eps: float = 1e-6
+    text_tanh_gelu: bool = True
+    vocabulary: int = 32000
+    text_length: int = 64
+    """Word pieces, padding included, of every text: padding takes part."""
+    padding: int = 1
+    """Id of the token that fills up short texts."""
+    joint_width: int = 768
+
+    def __post_init__(self) -> None:
+        if self.joint_width != self.width:
+            raise ValueError(f"joint_width {self.joint_width} is not width {self.width}: images are not projected")
+
+    @property
+    def vision(self) -> ViTConfig:
+        return ViTConfig(
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            classes=0,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            norm_eps=self.norm_eps,
+            tanh_gelu=self.tanh_gelu,
+            cut_edge=self.cut_edge,
+            class_token=False,
+            pool=Pool.ATTENTION,
+        )
+
+    @property
+    def patches(self) -> int:
+        return self.vision.patches
+
+    @property
+    def special_tokens(self) -> int:
+        return self.vision.special_tokens
+
+
+PUBLISHED: Mapping[str, SigLIPConfig] = {
+    "siglip_base16": SigLIPConfig(),
+    "siglip_large16": SigLIPConfig(
+        image_size=256, width=1024, depth=24, heads=16, text_width=1024, text_depth=24, text_heads=16, text_hidden=4096, joint_width=1024
+    ),
+    "siglip_so400m14": SigLIPConfig(
+        image_size=384,
+        patch_size=14,
+        width=1152,
+        depth=27,
+        heads=16,
+        mlp_ratio=4304 / 1152,
+        cut_edge=True,
+        text_width=1152,
+        text_depth=27,
+        text_heads=16,
+        text_hidden=4304,
+        joint_width=1152,
+    ),
+}
+
+
+class SigLIP(nn.Module):
+    def __init__(self, config: SigLIPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = ViT(config.vision)
+        self.text = PreNormText(
+            vocabulary=config.vocabulary,
+            length=config.text_length,
+            width=config.text_width,
+            depth=config.text_depth,
+            heads=config.text_heads,
+            hidden=config.text_hidden,
+            norm_eps=config.text_norm_eps,
+            tanh_gelu=config.text_tanh_gelu,
+            looked_at=-1,
+        )
+        self.text_projection = nn.Linear(config.text_width, config.joint_width)
+        self.logit_scale = nn.Parameter(torch.tensor([INITIAL_SCALE]))
+        self.logit_bias = nn.Parameter(torch.tensor([INITIAL_BIAS]))
+        initialise_linears(self)
+        for token in (self.text.token_embed.weight, self.text.pos_embed):
+            nn.init.normal_(token, std=0.02)
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Scalar: the loss of normalised images (B, 3, S, S) and their captions (B, text_length), each image with each caption
+        (algorithm 1)."""
+        cosines = unit(self.encode_images(images)) @ unit(self.encode_texts(tokens)).T
+        signs = 2 * torch.eye(len(cosines), device=cosines.device) - 1
+        return -F.logsigmoid(signs * (self.scale() * cosines + self.logit_bias)).sum() / len(cosines)
+
+    def encode_images(self, images: Tensor, *, merge: MergeSchedule | None = None) -> Tensor:
+        """→ (B, joint_width), of any length."""
+        return self.project_images(self.vision(images, merge=merge).features)
+
+    def project_images(self, features: Tensor) -> Tensor:
+        """The features that the query has seen are in the space already."""
+        return features
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        """(B, text_length), int64 → (B, joint_width), of any length."""
+        projected: Tensor = self.text_projection(self.text(tokens))
+        return projected
+
+    def scale(self) -> Tensor:
+        """Factor of the cosines, (1,)."""
+        return self.logit_scale.exp()

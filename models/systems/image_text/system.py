@@ -1,0 +1,66 @@
+"""FLIP, CiT, MAWS, CLIP and SigLIP: pairs of a vision and a text tower. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from models.registry import Architecture, Native, Purpose, SizeTable, System
+
+
+def _tokens(config: Any) -> int:
+    return int(config.patches + config.special_tokens)
+
+
+def _is_linear(config: Mapping[str, Any]) -> bool:
+    """MoCo-v3's projector has batch norms and rectifiers, trained on class tokens alone: patches have no place in its space."""
+    return bool(config.get("tower", "moco") != "moco")
+
+
+def _pair(name: str, model: str, pool: str, token_vectors: Callable[[Mapping[str, Any]], bool] = lambda config: True) -> Architecture:
+    """pool: the one that the space was trained with, beside which no other is offered."""
+    return Architecture(
+        name=name,
+        model=model,
+        purpose=Purpose(lambda config: "zero-shot"),
+        native=Native("pair", _tokens, f"models.systems.image_text.native:{name}"),
+        forwards={"zero-shot": f"models.systems.image_text.forward:{name}"},
+        precise_tasks=frozenset({"zero-shot"}),
+        reader="models.systems.image_text.reader:reader",
+        pools=lambda config: (pool,),
+        token_vectors=token_vectors,
+    )
+
+
+SYSTEM = System(
+    architectures=(
+        _pair("maws_clip", "models.systems.image_text.maws:MAWSClip", "cls"),
+        _pair("flip", "models.systems.image_text.flip:FLIP", "mean"),
+        _pair("cit", "models.systems.image_text.cit:CiT", "cls", _is_linear),
+        _pair("clip", "models.systems.image_text.clip:CLIP", "cls"),
+        _pair("siglip", "models.systems.image_text.siglip:SigLIP", "attention", lambda config: False),
+    ),
+    sizes=(
+        SizeTable("MAWS", "vit", "arXiv 2303.13496", "models.systems.image_text.maws:VISION_SIZES"),
+        SizeTable("MAWS", "maws_clip", "arXiv 2303.13496", "models.systems.image_text.maws:CLIP_SIZES"),
+        SizeTable("FLIP", "flip", "arXiv 2212.00794", "models.systems.image_text.flip:PUBLISHED"),
+        SizeTable("CLIP", "clip", "arXiv 2103.00020", "models.systems.image_text.clip:PUBLISHED"),
+        SizeTable("SigLIP", "siglip", "arXiv 2303.15343", "models.systems.image_text.siglip:PUBLISHED"),
+        SizeTable("CiT", "cit", "arXiv 2301.02241", "models.systems.image_text.cit:PUBLISHED"),
+    ),
+    families={
+        "maws": "models.systems.image_text.published_maws:FAMILY",
+        "maws_clip": "models.systems.image_text.published_maws:CLIP",
+        "flip": "models.systems.image_text.published_flip:FAMILY",
+        "cit": "models.systems.image_text.published_cit:FAMILY",
+        "cit_augreg": "models.systems.image_text.published_cit:AUGREG",
+        "cit_swag": "models.systems.image_text.published_cit:SWAG",
+    },
+    hub_classes={
+        "CLIPModel": "models.systems.image_text.published_clip:CLIP",
+        "CLIPVisionModel": "models.systems.image_text.published_clip:CLIP_VISION",
+        "SiglipModel": "models.systems.image_text.published_siglip:PAIR",
+        "SiglipVisionModel": "models.systems.image_text.published_siglip:VISION",
+        "SiglipForImageClassification": "models.systems.image_text.published_siglip:CLASSIFIER",
+    },
+)

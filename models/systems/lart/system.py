@@ -1,0 +1,29 @@
+"""LART. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from models.people import ava
+from models.registry import Architecture, Native, Purpose, SizeTable, System
+
+
+def _names(config: Any) -> Sequence[str]:
+    return tuple(ava.NAMES.values()) if config.actions == len(ava.NAMES) else ()
+
+
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="lart",
+            model="models.systems.lart.model:LART",
+            purpose=Purpose(
+                task=lambda config: "actions", size=lambda config: None, classes=lambda config: int(config.actions), names=_names
+            ),
+            native=Native("track", lambda config: int(config.frames), "models.people.native:tracks"),
+        ),
+    ),
+    sizes=(SizeTable("LART", "lart", "arXiv 2304.01199", "models.systems.lart.model:PUBLISHED"),),
+    families={"lart": "models.systems.lart.published:FAMILY"},
+)

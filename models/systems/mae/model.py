@@ -1,0 +1,137 @@
+"""Masked autoencoder pre-training (MAE, arXiv 2111.06377). The fine-tuned model is `models.systems.vit.model.ViT` with `Pool.MEAN`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from models.layers.initial import load_encoder, start_head
+from models.layers.masked_autoencoder import DecoderPlan, MaskedAutoencoder, Reconstruction
+from models.layers.patches import PatchEmbed, checked, normalise_patches, patch_statistics, patchify, require_image_patches, unpatchify
+from models.layers.positions import resize_table, sincos_table
+from models.layers.token_merging import Tokens
+from models.merge_schedule import MergeSchedule
+from models.systems.vit.model import ViT
+
+
+@dataclass(frozen=True)
+class MAEConfig:
+    """The defaults are ViT-B/16 with the published decoder."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    channels: int = 3
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+    mask_ratio: float = 0.75
+    normalise_targets: bool = False
+    """Predict each patch with its own mean taken off and divided by its own standard deviation (`norm_pix_loss`)."""
+    reversible: bool = False
+    """The encoder's trunk, as that of a Rev-ViT which is to be fine-tuned."""
+
+    def __post_init__(self) -> None:
+        require_image_patches(self.image_size, self.patch_size)
+
+    @property
+    def side(self) -> int:
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        return self.side**2
+
+    @property
+    def special_tokens(self) -> int:
+        """The class token, which stands in front."""
+        return 1
+
+    @property
+    def visible(self) -> int:
+        """Patches that the encoder sees; the product is truncated, not rounded."""
+        return int(self.patches * (1 - self.mask_ratio))
+
+
+SIZES: Mapping[str, MAEConfig] = {
+    "mae_vit_base_patch16": MAEConfig(),
+    "mae_vit_large_patch16": MAEConfig(width=1024, depth=24, heads=16),
+    "mae_vit_huge_patch14": MAEConfig(patch_size=14, width=1280, depth=32, heads=16),
+}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Normalised, (B, channels, S, S); `models.layers.patches.to_pixels` makes bytes of them."""
+
+    masked: Tensor
+    """Removed patches are 0, the colour of the mean."""
+    pasted: Tensor
+    """Removed patches are as predicted. Where the model predicts normalised patches they get the true mean and standard
+    deviation, which only the whole image tells: a way to look at such a model, not one to fill holes."""
+
+
+class MAE(MaskedAutoencoder):
+    def __init__(self, config: MAEConfig) -> None:
+        super().__init__(
+            PatchEmbed(config.patch_size, config.channels, config.width),
+            sincos_table(config.width, config.side),
+            DecoderPlan(
+                positions=sincos_table(config.decoder_width, config.side),
+                depth=config.decoder_depth,
+                heads=config.decoder_heads,
+                values=config.patch_size**2 * config.channels,
+            ),
+            depth=config.depth,
+            heads=config.heads,
+            mlp_ratio=config.mlp_ratio,
+            norm_eps=config.norm_eps,
+            reversible=config.reversible,
+        )
+        self.config = config
+
+    def forward(self, images: Tensor, noise: Tensor) -> Reconstruction:
+        """Normalised images (B, channels, S, S); noise (B, L), uniform: the caller owns the randomness."""
+        images = checked("images", images, (self.config.channels, self.config.image_size, self.config.image_size))
+        return self.reconstruct(images, noise, self.config.visible, self.targets(images))
+
+    def encode_tokens(self, images: Tensor, merge: MergeSchedule | None = None, *, trace: bool = False) -> Tokens:
+        """All patches, unmasked: → class token and patches, (B, N', C), after the last block and `norm`."""
+        images = checked("images", images, (self.config.channels, self.config.image_size, self.config.image_size))
+        whole = Tokens(self.with_class_token(self.embed(images)), protected=self.config.special_tokens, traced=trace)
+        tokens = self.run(whole, merge)
+        return replace(tokens, x=self.norm(tokens.x))
+
+    def targets(self, images: Tensor) -> Tensor:
+        """→ (B, L, p·p·channels), what the decoder is to predict."""
+        patches = patchify(images, self.config.patch_size)
+        return normalise_patches(patches) if self.config.normalise_targets else patches
+
+    def pictures(self, images: Tensor, answer: Reconstruction) -> Pictures:
+        """Normalised images (B, channels, S, S) and what `forward` answered to them."""
+        patches, predicted, mask = patchify(images, self.config.patch_size), answer.patches, answer.mask.unsqueeze(-1)
+        if self.config.normalise_targets:
+            mean, std = patch_statistics(patches)
+            predicted = predicted * std + mean
+        visible = patches * (1 - mask)
+        return Pictures(unpatchify(visible, self.config.patch_size), unpatchify(visible + predicted * mask, self.config.patch_size))
+
+
+def start_from_pretrained(model: ViT, pretrained: Mapping[str, Tensor]) -> None:
+    """Load an MAE encoder into a classifier that is to be fine-tuned, in place.
+
+    The position table is resized to the model's; the head starts near zero; `fc_norm` starts fresh, since MAE's `norm` was trained for
+    another place; what only the decoder needs is left out. Raises ValueError naming what does not fit.
+    """
+    weights = dict(pretrained)
+    if "pos_embed" in weights:
+        weights["pos_embed"] = resize_table(weights["pos_embed"], model.config.patches, special=model.config.special_tokens)
+    load_encoder(model, weights, fresh=("head.", "fc_norm."))
+    if isinstance(model.head, nn.Linear):
+        start_head(model.head)

@@ -1,0 +1,23 @@
+"""MAE. Imports no torch."""
+
+from __future__ import annotations
+
+from models.registry import Architecture, Native, Purpose, SizeTable, System
+
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="mae",
+            model="models.systems.mae.model:MAE",
+            purpose=Purpose(lambda config: "autoencode"),
+            native=Native("image", lambda config: int(config.visible + config.special_tokens), "models.layers.native:masked_images"),
+            forwards={"autoencode": "models.systems.mae.forward:embed"},
+            precise_tasks=frozenset({"autoencode"}),
+            pools=lambda config: ("cls", "mean"),
+            token_vectors=lambda config: True,
+        ),
+    ),
+    sizes=(SizeTable("MAE", "mae", "arXiv 2111.06377", "models.systems.mae.model:SIZES"),),
+    families={"mae_pretrained": "models.systems.mae.published:PRETRAINING"},
+    hub_classes={"ViTMAEForPreTraining": "models.systems.mae.published:TRANSFORMERS"},
+)

@@ -1,0 +1,30 @@
+"""The views of clips as the fine-tuned classifier of MAE-ST sees them (section 8 of its specification: whole steps between views)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from models.bundle import BundleSpec
+from models.layers.answers import token_groups
+from models.merge_schedule import MergeSchedule
+from models.systems.clips.steps import ClipSteps, Seen
+from models.systems.mae_st.model import VideoMAE
+
+
+def clip_steps(model: nn.Module, spec: BundleSpec, device: torch.device) -> ClipSteps:
+    assert isinstance(model, VideoMAE)
+
+    config = model.config
+
+    def see(clips: Tensor, merge: MergeSchedule, trace: bool) -> Seen:
+        answer = model(clips, merge=merge, trace=trace)
+        seen = Seen(answer.logits.softmax(dim=-1), answer.tokens_in, answer.tokens_out)
+        if not trace:
+            return seen
+        schedule = merge.expand(config.depth)
+        return replace(seen, groups=token_groups(answer.logits, answer.owners, answer.tokens_in, schedule, config.special_tokens))
+
+    return ClipSteps(model, spec, device, see, offset=True, grid=config.grid)

@@ -1,0 +1,36 @@
+"""MAE-ST. Imports no torch."""
+
+from __future__ import annotations
+
+from models.media.strides import slowfast_clip
+from models.registry import Architecture, Native, Purpose, SizeTable, System, Views
+
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="video_mae",
+            model="models.systems.mae_st.model:VideoMAE",
+            purpose=Purpose(lambda config: "actions", clip=slowfast_clip, classes=lambda config: int(config.classes)),
+            native=Native("clip", lambda config: int(config.patches + config.special_tokens), "models.layers.native:clips"),
+            steps={"actions": "models.systems.mae_st.steps:clip_steps"},
+            precise_tasks=frozenset({"actions"}),
+            answers=lambda config: "classify",
+            views=lambda config: Views(7, crops=3),
+        ),
+        Architecture(
+            name="video_mae_pretraining",
+            model="models.systems.mae_st.pretraining:VideoMAEPretraining",
+            purpose=Purpose(lambda config: "autoencode", clip=slowfast_clip),
+            native=Native("clip", lambda config: int(config.visible + config.special_tokens), "models.layers.native:masked_clips"),
+        ),
+    ),
+    sizes=(
+        SizeTable("MAE-ST", "video_mae", "arXiv 2205.09113", "models.systems.mae_st.model:SIZES"),
+        SizeTable("MAE-ST", "video_mae_pretraining", "arXiv 2205.09113", "models.systems.mae_st.pretraining:PRETRAINING_SIZES"),
+    ),
+    families={
+        "mae_st": "models.systems.mae_st.published:FAMILY",
+        "mae_st_pretrained": "models.systems.mae_st.published:PRETRAINING",
+    },
+    hub_classes={"VideoMAEForVideoClassification": "models.systems.mae_st.published:TRANSFORMERS"},
+)

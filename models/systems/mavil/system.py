@@ -1,0 +1,78 @@
+"""MAViL and its parent Audio-MAE. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.spec import Clip, Sound
+from models.systems.mavil.loudness import AUDIOSET
+
+
+def two_frames_a_second(config: Any) -> Clip:
+    return Clip(frames=config.frames, stride=1, rate=2)
+
+
+def seen_clip(config: Any) -> Clip | None:
+    return two_frames_a_second(config) if config.sees else None
+
+
+def seen_size(config: Any) -> tuple[int, int] | None:
+    return (config.image_size, config.image_size) if config.sees else None
+
+
+def spectrogram(config: Any) -> Sound:
+    return Sound(frames=config.audio_frames, mel_bins=config.mel_bins, mean=AUDIOSET.mean, std=AUDIOSET.std)
+
+
+def tokens_of_both(config: Any) -> int:
+    seen = config.video_patches + 1 if config.sees else 0
+    return int(config.audio_patches + 1 + seen)
+
+
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="mavil",
+            model="models.systems.mavil.model:MAViL",
+            purpose=Purpose(
+                task=lambda config: "audio-visual",
+                size=seen_size,
+                clip=seen_clip,
+                sound=spectrogram,
+                classes=lambda config: int(config.classes),
+            ),
+            native=Native("clip", tokens_of_both, "models.systems.mavil.native:sound_and_clips"),
+            steps={"audio-visual": "models.systems.mavil.steps:mavil_steps"},
+            precise_tasks=frozenset({"audio-visual"}),
+            answers=lambda config: "classify",
+            fuses=lambda config: int(config.get("fusion_depth", 3)) > 0,
+        ),
+        Architecture(
+            name="mavil_pretraining",
+            model="models.systems.mavil.pretraining:MAViLPretraining",
+            purpose=Purpose(lambda config: "autoencode", clip=two_frames_a_second, sound=spectrogram),
+            native=Native(
+                unit="clip",
+                tokens=lambda config: int(config.visible(config.audio_patches) + config.visible(config.video_patches) + 2),
+                call="models.systems.mavil.native:masked_sound_and_clips",
+            ),
+        ),
+        Architecture(
+            name="audio_mae",
+            model="models.systems.mavil.audio_mae:AudioMAE",
+            purpose=Purpose(lambda config: "autoencode", size=lambda config: None, sound=spectrogram),
+            native=Native("sound", lambda config: int(config.visible + 1), "models.systems.mavil.native:masked_sound"),
+        ),
+    ),
+    sizes=(
+        SizeTable("MAViL", "mavil", "arXiv 2212.08071", "models.systems.mavil.model:SIZES"),
+        SizeTable("MAViL", "mavil_pretraining", "arXiv 2212.08071", "models.systems.mavil.pretraining:PRETRAINING_SIZES"),
+        SizeTable("Audio-MAE", "audio_mae", "arXiv 2207.06405", "models.systems.mavil.audio_mae:SIZES"),
+    ),
+    families={
+        "mavil": "models.systems.mavil.published:FAMILY",
+        "mavil_pretrained": "models.systems.mavil.published:PRETRAINING",
+        "audio_mae": "models.systems.mavil.published:AUDIO_MAE",
+    },
+)

@@ -1,0 +1,47 @@
+"""MCC. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.spec import Space
+
+PATCH_SIZE, WINDOW = 16, 8
+"""Defaults of configs that do not tell."""
+KNOWN = 11
+"""Number of values by which queries know both sides, for each pixel of a latent token: its point, whether there is one, its colour, the
+thickness behind it, and the colour there. It stands here, since gateways count it without PyTorch."""
+
+
+def latent_values(config: Mapping[str, Any]) -> int:
+    """Numbers that are kept of a scene's tokens. config: of a bundle."""
+    side, window = int(config["image_size"]) // int(config.get("patch_size", PATCH_SIZE)), int(config.get("window", WINDOW))
+    known = KNOWN * window**2 if config.get("back") else 0
+    return (side**2 + 1) * (2 * int(config.get("width", 768)) + known)
+
+
+SYSTEM = System(
+    architectures=(
+        Architecture(
+            name="mcc",
+            model="models.systems.mcc.model:MCC",
+            purpose=Purpose(lambda config: "reconstruct", space=lambda config: Space(source_size=800)),
+            steps={"reconstruct": "models.systems.mcc.steps:reconstruct_steps"},
+            precise_tasks=frozenset({"reconstruct"}),
+            native=Native("scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.systems.mcc.native:scene"),
+        ),
+        Architecture(
+            name="mcc_photograph",
+            model="models.systems.mcc.photographs:PhotographMCC",
+            purpose=Purpose(lambda config: "reconstruct", size=lambda config: None),
+            steps={"reconstruct": "models.systems.mcc.photographs:photograph_steps"},
+            precise_tasks=frozenset({"reconstruct"}),
+            merges=False,
+            assemble="models.systems.mcc.photographs:assemble",
+        ),
+    ),
+    sizes=(SizeTable("MCC", "mcc", "arXiv 2301.08247", "models.systems.mcc.model:PUBLISHED"),),
+    families={"mcc": "models.systems.mcc.published:FAMILY"},
+)

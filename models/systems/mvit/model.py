@@ -1,0 +1,255 @@
+"""MViTv2 (arXiv 2112.01526) and MViT (2104.11227): transformers whose grid of tokens shrinks as their channels grow."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.block import Mlp, drop_branch, drop_path_rates
+from models.layers.initial import initialise_like_slowfast
+from models.layers.space_time_positions import Grid
+from models.systems.mvit.boxes import BoxPooling
+from models.systems.mvit.pooling import PART, AttentionPlan, PoolingAttention, skip_kernel, storage_bytes
+from models.systems.mvit.trunk import OverlappingPatches, Positions, TrunkConfig, factor_at, grown, position_table
+
+
+class Activation(StrEnum):
+    """Function that turns logits into scores."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+
+
+@dataclass(frozen=True)
+class MViTConfig(TrunkConfig):
+    """The defaults are MViTv2-S 16x4 on Kinetics-400."""
+
+    q_strides: tuple[tuple[int, int, int, int], ...] = tuple(
+        (block, 1, 2, 2) if block in (1, 3, 14) else (block, 1, 1, 1) for block in range(16)
+    )
+    kv_stride: Grid | None = (1, 8, 8)
+    class_token: bool = True
+    relative_space: bool = True
+    relative_time: bool = True
+    """Decomposed relative positions, section 4.1 of MViTv2."""
+    relative_zero: bool = False
+    """Their tables start at zero."""
+    residual_pooling: bool = True
+    expand_in_attention: bool = True
+    """Channels grow in attention (MViTv2); otherwise in the MLP of the block before (MViT)."""
+    layer_scale: float | None = None
+    """Initial value of LayerScale (CaiT, arXiv 2103.17239), the factor of each channel of a branch; None: no such factors."""
+    mean_pooling: bool = False
+    """Mean of the patches, then the norm (MaskFeat); otherwise the norm, then the class token, or the mean if there is none."""
+    activation: Activation = Activation.SOFTMAX
+    boxes: BoxPooling | None = None
+    """Classify boxes of people instead of whole clips."""
+
+    @property
+    def special_tokens(self) -> int:
+        return int(self.class_token)
+
+    def relative_rows(self, block: int) -> tuple[int, int]:
+        """Lengths of a block's tables of relative positions in space and in time, for grids divided without remainder; at run time they are
+        stretched where poolings round up."""
+        side, strides = self.grid_of(block)[1], (self.q_stride_of(block), self.kv_stride_of(block))
+        finest = max(side // (stride[1] if stride else 1) for stride in strides)
+        return 2 * finest - 1, 2 * self.patch_grid[0] - 1
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Output for clips, or for boxes in them."""
+
+    features: Tensor
+    """(B, C), or (K, C) for boxes: input of the head."""
+    logits: Tensor
+    """(B, classes) or (K, classes)."""
+    activation: Activation
+    tokens_in: int
+    tokens_out: int
+    """Tokens before the first and after the last block, a class token included."""
+
+    @property
+    def scores(self) -> Tensor:
+        return self.logits.sigmoid() if self.activation is Activation.SIGMOID else self.logits.softmax(dim=-1)
+
+
+class PoolingBlock(nn.Module):
+    """norm1, attn, norm2, mlp and, where it changes width, proj on the way past the half that changes it."""
+
+    def __init__(self, plan: AttentionPlan, width_out: int, config: MViTConfig, drop_path: float) -> None:
+        super().__init__()
+        for width in (plan.width, width_out):
+            if width % plan.heads:
+                raise ValueError(f"a block of width {width} cannot be split into {plan.heads} heads")
+        attention_width = plan.width_out
+        self.norm1 = nn.LayerNorm(plan.width, eps=plan.norm_eps)
+        self.attn = PoolingAttention(plan)
+        self.norm2 = nn.LayerNorm(attention_width, eps=plan.norm_eps)
+        self.mlp = Mlp(attention_width, int(attention_width * config.mlp_ratio), width_out)
+        self._mlp_weights = sum(weight.numel() for weight in self.mlp.parameters())  # packed layers have no parameters
+        self.proj = nn.Linear(plan.width, width_out) if plan.width != width_out else None
+        self.gamma_1 = _factors(attention_width, config.layer_scale)
+        self.gamma_2 = _factors(width_out, config.layer_scale)
+        self.drop_path = drop_path
+        self._expands_in_attention = attention_width != plan.width
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        normed = self.norm1(x)
+        attended, pooled_grid = self.attn(normed, grid)
+        x = self._pool(self._past(x, normed), grid) + self._branch(attended, self.gamma_1)
+        return self._fed_forward(x), pooled_grid
+
+    def in_parts(self, x: Tensor, grid: Grid) -> Generator[int, None, tuple[Tensor, Grid]]:
+        """As `forward` when it does not learn, in parts of about `PART` floating-point operations. Yields, after each part, the bytes of
+        what it keeps."""
+        normed = self.norm1(x)
+        attended, pooled_grid = yield from self.attn.in_parts(normed, grid, storage_bytes(x, normed))
+        past = self._past(x, normed)
+        del normed
+        yield storage_bytes(x, past, attended)
+        x = self._pool(past, grid) + self._branch(attended, self.gamma_1)
+        del attended, past
+        yield storage_bytes(x)
+        some = max(1, int(PART / (2 * x.shape[0] * self._mlp_weights)))
+        fed: list[Tensor] = []
+        for few in x.split(some, dim=1):  # type: ignore[no-untyped-call]
+            fed.append(self._fed_forward(few))
+            yield storage_bytes(x, *fed)
+        return torch.cat(fed, dim=1), pooled_grid
+
+    def _past(self, x: Tensor, normed: Tensor) -> Tensor:
+        """The branch past attention, before it is pooled."""
+        return x if self.proj is None or not self._expands_in_attention else self.proj(normed)
+
+    def _fed_forward(self, x: Tensor) -> Tensor:
+        """The half behind attention, in which no token sees another."""
+        normed = self.norm2(x)
+        past = x if self.proj is None or self._expands_in_attention else self.proj(normed)
+        return past + self._branch(self.mlp(normed), self.gamma_2)
+
+    def _branch(self, x: Tensor, factors: Tensor | None) -> Tensor:
+        return drop_branch(x if factors is None else x * factors, self.drop_path, self.training)
+
+    def _pool(self, x: Tensor, grid: Grid) -> Tensor:
+        """The maximum over what the queries' stride skips; a class token passes by."""
+        stride = self.attn.plan.q_stride
+        if stride is None or prod(stride) == 1:
+            return x
+        special, kernel = int(self.attn.plan.class_token), skip_kernel(stride)
+        times, rows, columns = (size // 2 for size in kernel)
+        volume = x[:, special:].transpose(1, 2).reshape(x.shape[0], -1, *grid)  # (B, C, t, h, w)
+        pooled = F.max_pool3d(volume, kernel, stride, (times, rows, columns)).flatten(2).transpose(1, 2)
+        return torch.cat([x[:, :special], pooled], dim=1)
+
+
+class MViT(nn.Module):
+    def __init__(self, config: MViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = OverlappingPatches(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
+        self.pos_embed = position_table(config, class_token=config.class_token)
+        self.blocks = nn.ModuleList()
+        width = config.width
+        for block, rate in enumerate(drop_path_rates(config.drop_path, config.depth)):
+            grows_at = block if config.expand_in_attention else block + 1
+            width_out = grown(width, factor_at(config.width_growth, grows_at))
+            plan = _with_relative(config, block, width, width_out if config.expand_in_attention else width)
+            self.blocks.append(PoolingBlock(plan, width_out, config, rate))
+            width = width_out
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(width, config.classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        initialise_like_slowfast(self)
+        for name, parameter in self.named_parameters():
+            if name == "cls_token" or name.startswith("pos_embed.") or (".rel_pos_" in name and not self.config.relative_zero):
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def forward(self, pixels: Tensor, boxes: Tensor | None = None) -> Recognised:
+        """Normalised clips (B, channels, T, H, W), or images (B, channels, H, W), of any size that the strides leave something of.
+
+        boxes: (K, 5), the number of the clip in the batch and x1, y1, x2, y2 in pixels of the input, for a model that classifies boxes.
+        """
+        config = self.config
+        if (boxes is None) != (config.boxes is None):
+            raise ValueError("boxes: this model classifies boxes" if boxes is None else "boxes: this model classifies whole clips")
+        x, grid = self.embed(pixels)
+        tokens_in = x.shape[1]
+        for block in self.blocks:
+            x, grid = block(x, grid)
+        features = self._pool_clip(x) if boxes is None else self.pool_boxes(x, grid, boxes)
+        return Recognised(features, self.head(self.dropout(features)), config.activation, tokens_in, x.shape[1])
+
+    def embed(self, pixels: Tensor) -> tuple[Tensor, Grid]:
+        """→ tokens (B, special + t·h·w, C) and the grid of the patches."""
+        x, grid = self.patch_embed(pixels)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        return (x if self.pos_embed is None else x + self.pos_embed(grid)), grid
+
+    def _pool_clip(self, x: Tensor) -> Tensor:
+        special = self.config.special_tokens
+        if self.config.mean_pooling:
+            pooled: Tensor = self.norm(x[:, special:].mean(dim=1))
+            return pooled
+        front: Tensor = self.norm(x[:, 0]) if special else self.norm(x).mean(dim=1)
+        return front
+
+    def pool_boxes(self, x: Tensor, grid: Grid, boxes: Tensor) -> Tensor:
+        """Features (K, C) of boxes, from the tokens and the grid behind the last block."""
+        assert self.config.boxes is not None
+        tokens = self.norm(x[:, self.config.special_tokens :])
+        frames = 1 if self.config.images else self.config.frames // self.config.patch_stride[0]
+        if grid[0] != frames:
+            raise ValueError(f"pixels: a clip of {grid[0]} times after pooling where boxes need {frames}")
+        return self.config.boxes(tokens.unflatten(1, grid).mean(dim=1).permute(0, 3, 1, 2), boxes)
+
+
+def _factors(width: int, start: float | None) -> nn.Parameter | None:
+    return None if start is None else nn.Parameter(torch.full((width,), start))
+
+
+def _with_relative(config: MViTConfig, block: int, width: int, width_out: int) -> AttentionPlan:
+    space, time = config.relative_rows(block)
+    return replace(
+        config.attention_plan(block, width, width_out, class_token=config.class_token),
+        residual=config.residual_pooling,
+        space_rows=space if config.relative_space else None,
+        time_rows=time if config.relative_time else None,
+    )
+
+
+def _staged(depth: int, transitions: tuple[int, ...], **fields: object) -> MViTConfig:
+    """A published MViTv2: at each transition twice the width and the heads on a quarter of the places."""
+    twice = tuple((block, 2.0) for block in transitions)
+    strides = tuple((block, 1, 2, 2) if block in transitions else (block, 1, 1, 1) for block in range(depth))
+    return replace(MViTConfig(), depth=depth, width_growth=twice, head_growth=twice, q_strides=strides, dropout=0.5, **fields)  # type: ignore[arg-type]
+
+
+PUBLISHED: Mapping[str, MViTConfig] = {
+    "mvitv2_s_16x4": _staged(16, (1, 3, 14), drop_path=0.2),
+    "mvitv2_b_32x3": _staged(24, (2, 5, 21), frames=32, drop_path=0.3),
+    "mvitv2_l_40x3": _staged(48, (2, 8, 44), frames=40, image_size=312, width=144, heads=2, drop_path=0.75),
+    "mvitv1_b_16x4": MViTConfig(
+        width_growth=((1, 2.0), (3, 2.0), (14, 2.0)),
+        q_strides=((1, 1, 2, 2), (3, 1, 2, 2), (14, 1, 2, 2)),
+        positions=Positions.SEPARATE,
+        relative_space=False,
+        relative_time=False,
+        residual_pooling=False,
+        expand_in_attention=False,
+        drop_path=0.2,
+        dropout=0.5,
+    ),
+}

@@ -1,0 +1,68 @@
+"""MViT, Rev-MViT and the published sizes of Rev-ViT. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.media.strides import slowfast_clip
+from models.registry import Architecture, Native, Purpose, SizeTable, System, Views
+from models.spec import Clip
+
+SOMETHING_CLASSES = 174
+"""Classes of Something-Something v2 (arXiv 1706.04261): no other published test has as many."""
+
+
+def _clip(config: Any) -> Clip | None:
+    return None if config.images else slowfast_clip(config)
+
+
+def _tokens(config: Any) -> int:
+    times, rows, columns = config.patch_grid
+    return int(times * rows * columns + config.special_tokens)
+
+
+def _answers(config: Mapping[str, Any]) -> str | None:
+    """A model that classifies boxes needs somebody who finds them."""
+    return None if config.get("boxes") else "classify"
+
+
+def _views(config: Mapping[str, Any]) -> Views:
+    """The published tests on Kinetics-400 look at five views, and the largest model, at 312 px, at three crops of each; those on
+    Something-Something v2, at three crops of one view."""
+    if config.get("classes") == SOMETHING_CLASSES:
+        return Views(1, crops=3)
+    return Views(5, crops=3 if config.get("image_size") == 312 else 1)
+
+
+PURPOSE = Purpose(lambda config: "classify" if config.images else "actions", clip=_clip, classes=lambda config: int(config.classes))
+NATIVE = Native("sample", _tokens, "models.layers.native:images_or_clips")
+FORWARDS = {"classify": "models.systems.mvit.forward:classify"}
+STEPS = {"actions": "models.systems.mvit.steps:clip_steps"}
+PRECISE = frozenset({"actions"})
+
+
+def _architecture(name: str, model: str) -> Architecture:
+    return Architecture(name, model, PURPOSE, NATIVE, FORWARDS, STEPS, PRECISE, merges=False, answers=_answers, views=_views)
+
+
+SYSTEM = System(
+    architectures=(
+        _architecture("mvit", "models.systems.mvit.model:MViT"),
+        _architecture("rev_mvit", "models.systems.mvit.reversible:RevMViT"),
+    ),
+    sizes=(
+        SizeTable("MViT", "mvit", "arXiv 2112.01526", "models.systems.mvit.model:PUBLISHED"),
+        SizeTable("Rev-ViT", "vit", "arXiv 2302.04869", "models.systems.mvit.reversible:PUBLISHED_VITS"),
+        SizeTable("Rev-MViT", "rev_mvit", "arXiv 2302.04869", "models.systems.mvit.reversible:PUBLISHED"),
+    ),
+    families={
+        "mvit": "models.systems.mvit.published:FAMILY",
+        "mvit_separate": "models.systems.mvit.published:SEPARATE",
+        "rev_vit": "models.systems.mvit.published_reversible:VIT",
+        "rev_vit_fused": "models.systems.mvit.published_reversible:VIT_FUSED",
+        "rev_mvit": "models.systems.mvit.published_reversible:MVIT",
+        "rev_mvit_fused": "models.systems.mvit.published_reversible:MVIT_FUSED",
+        "minrev": "models.systems.mvit.published_reversible:MINREV",
+    },
+)

@@ -1,0 +1,94 @@
+"""The null model in several steps: a toy whose answer depends on the input, on the job's seed and on every step that was taken.
+
+It shows what a scheduler does: an answer tells whether a step was lost, repeated or taken with somebody else's state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.bundle import BundleSpec
+from models.layers.steps import Continuing, Finished, State, Steps, Tensors
+from models.systems.null.model import Null, NullConfig
+
+PRIME = 2**31 - 1
+MULTIPLIER = 48271
+"""Multiplier of Lehmer's generator modulo `PRIME`: every step moves on by one number."""
+SHARE = 0.01
+"""Share of the network in the logits: far more than rounding, far less than a step of the generator."""
+
+
+@dataclass(frozen=True)
+class ToyState:
+    done: int
+    total: int
+    code: int
+    """Lehmer's generator, started from the pixels and the seed."""
+    hidden: Tensor
+    """(width,)"""
+
+    @property
+    def nbytes(self) -> int:
+        return self.hidden.nbytes
+
+
+class Toy:
+    """Steps of `Null`. Weights are drawn from a fixed seed, so a bundle holds none."""
+
+    unit = "steps"
+
+    def __init__(self, config: NullConfig, device: torch.device) -> None:
+        self.config = config
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(config.width, 4 * config.width), (4 * config.width, config.width)] * (config.layers if config.width else 0)
+        self._weights = [(torch.randn(shape, generator=generator) / shape[0] ** 0.5).to(device) for shape in shapes]
+
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+        return [self._start(job["pixels"], int(chosen.get("seed", 0))) for job, chosen in zip(arrays, options, strict=True)]
+
+    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+        time.sleep(self.config.milliseconds / 1000)
+        toys = [state for state in states if isinstance(state, ToyState)]
+        hidden = self._network(torch.stack([state.hidden for state in toys]))  # (B, width)
+        moved = [
+            replace(state, done=state.done + 1, code=(state.code + state.done) * MULTIPLIER % PRIME, hidden=row.clone())
+            for state, row in zip(toys, hidden, strict=True)
+        ]
+        return [
+            Finished(self._answer(state)) if state.done == state.total else Continuing(state, self._answer(state) if wanted else None)
+            for state, wanted in zip(moved, previews, strict=True)
+        ]
+
+    def cost(self, state: State) -> float:
+        return 1.0
+
+    def _start(self, pixels: Tensor, seed: int) -> ToyState:
+        """pixels: uint8 (H, W, 3)."""
+        flat = pixels.flatten().long()
+        code = int((flat * (1 + torch.arange(len(flat), device=flat.device) % 251)).sum()) + seed
+        total = self.config.steps[int(flat[0]) % len(self.config.steps)]
+        hidden = torch.linspace(-1, 1, self.config.width, device=pixels.device) * (1 + code % 7)
+        return ToyState(0, total, 1 + code % (PRIME - 1), hidden)
+
+    def _network(self, hidden: Tensor) -> Tensor:
+        """(B, width) → (B, width), by residual blocks that contract: differences of rounding do not grow from step to step."""
+        for widen, narrow in zip(self._weights[::2], self._weights[1::2], strict=True):
+            hidden = 0.5 * hidden + 0.5 * torch.tanh(torch.relu(hidden @ widen) @ narrow)
+        return hidden
+
+    def _answer(self, state: ToyState) -> dict[str, Tensor]:
+        """logits float32 (classes,): digits of the generator to the base 8, the last classes' repeat; tokens int32 (2,)."""
+        digits = torch.tensor([state.code >> 3 * (index % 10) & 7 for index in range(self.config.classes)], dtype=torch.float32)
+        logits = digits + (SHARE * state.hidden.mean().cpu() if self.config.width else 0.0)
+        return {"logits": logits, "tokens": torch.tensor([self.config.tokens] * 2, dtype=torch.int32)}
+
+
+def classify_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> Steps | None:
+    assert isinstance(model, Null)
+    return Toy(model.config, device) if model.config.steps else None

@@ -1,0 +1,70 @@
+"""A network that tells depth from one image, as an ONNX graph run by ONNX Runtime: MiDaS, Depth Anything, or one with their inputs.
+
+The graph takes one input, float32 (1, 3, S, S), normalised; its first output is float32 (1, S, S) or (1, 1, S, S), up to scale and shift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnxruntime
+import torch
+from onnx import ModelProto, TensorProto
+from torch import Tensor, nn
+
+from models.systems.onnx.session import LONGEST, ended_after, first_line, open_session
+from models.systems.onnx.signature import described, dimensions, inputs_of, is_depth, read_graph
+
+
+@dataclass(frozen=True)
+class DepthGraphConfig:
+    image_size: int = 256
+    output: Literal["disparity", "depth"] = "disparity"
+    """disparity: larger is nearer, as MiDaS and Depth Anything answer; depth: larger is farther."""
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.image_size <= 4096:
+            raise ValueError(f"image_size {self.image_size} is outside 16..4096")
+
+
+class DepthGraph(nn.Module):
+    """Normalised images (B, 3, S, S) → what the graph tells of each pixel (B, S, S). The session holds its parameters. Any number of
+    threads may call it at once."""
+
+    def __init__(self, config: DepthGraphConfig, session: onnxruntime.InferenceSession | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self._session = session
+
+    def forward(self, images: Tensor, options: onnxruntime.RunOptions | None = None) -> Tensor:
+        assert self._session is not None, "open it with `open_depth`"
+        name, side = self._session.get_inputs()[0].name, self.config.image_size
+        rows = [self._session.run(None, {name: image[None].cpu().contiguous().numpy()}, options)[0] for image in images]
+        return torch.from_numpy(np.concatenate(rows)).view(-1, side, side).to(images.device)
+
+
+def open_depth(path: Path, config: DepthGraphConfig, device: torch.device) -> DepthGraph:
+    """Check a graph whose SHA-256 was verified, and open it on a device. Raises ValueError with what is wrong and OSError."""
+    content, model = read_graph(path)
+    check_depth(model, config.image_size)
+    graph = DepthGraph(config, open_session(content, device, torch.get_num_threads()))
+    try:
+        with ended_after(LONGEST) as options:
+            told = graph(torch.zeros(1, 3, config.image_size, config.image_size), options)
+    except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
+        raise ValueError(f"it fails on a grey image of {config.image_size} × {config.image_size} pixels: {first_line(error)}") from error
+    if not told.isfinite().all():
+        raise ValueError("of a grey image it tells depths that are no numbers")
+    return graph
+
+
+def check_depth(model: ModelProto, side: int) -> None:
+    """Raises ValueError for a graph that does not take and give what is said above."""
+    values = [*inputs_of(model), *list(model.graph.output)[:1]]
+    floats = all(value.type.tensor_type.elem_type == TensorProto.FLOAT for value in values)
+    if not (is_depth(model) and floats and all(set(dimensions(value)[-2:]) <= {None, side} for value in values)):
+        found = ", ".join(map(described, values)) or "none"
+        raise ValueError(f"its input and first output are {found}; float32 (1, 3, {side}, {side}) and (1, {side}, {side}) are needed")

@@ -1,0 +1,278 @@
+"""Models as ONNX graphs, for ONNX Runtime and whatever else reads them: a ViT with its merge schedule baked in, the denoising step of
+DiffMAE, and the decoder of MCC that answers queries.
+
+Every graph takes any batch, and runs beside the model on the given input before anybody gets it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxscript import opset18 as op
+from torch import Tensor, nn
+
+from models.bundle import GRAPH_FILE, Bundle, BundleSpec
+from models.costs import RandomInput
+from models.layers.cross_attention import Memory
+from models.layers.forward import normalise
+from models.loading import load
+from models.merge_schedule import MergeSchedule
+from models.systems.diffmae.decoder import Context
+from models.systems.diffmae.masks import Split
+from models.systems.diffmae.model import DiffMAE
+from models.systems.mcc.known import Sides
+from models.systems.mcc.model import MCC, Scene
+from models.systems.mcc.native import QUERIES, seen_scene
+from models.systems.mcc.projection import Projection
+from models.systems.vit.model import ViT
+
+OPSET = 18
+TOLERANCE = 1e-4
+"""Largest absolute difference from the model's own output, for outputs of size 1; larger outputs may differ by as much of their size."""
+EXAMPLES = 3
+"""Rows of the inputs that a graph is traced with."""
+
+
+class ExportError(Exception):
+    """A bundle cannot become a graph; the message says why."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network to export, and an input to trace and to check it with. The first dimension of every input is the batch."""
+
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    outputs: tuple[str, ...]
+    free: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """Input → dimension → name, of further dimensions of any length."""
+    batch_at: Mapping[str, int] = field(default_factory=dict)
+    """Input → its batch dimension, where that is not the first."""
+
+
+@dataclass(frozen=True)
+class Written:
+    inputs: Mapping[str, tuple[int | str, ...]]
+    outputs: tuple[str, ...]
+    nodes: int
+    bytes: int
+    difference: float
+    """Largest, relative to max(1, |output|)."""
+
+
+class MergingClassifier(nn.Module):
+    """Normalised images (B, channels, H, W) → logits (B, classes)."""
+
+    def __init__(self, model: ViT, merge: MergeSchedule) -> None:
+        super().__init__()
+        self.model, self.merge = model, merge
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixels, merge=self.merge).logits
+        return logits
+
+
+class DenoisingStep(nn.Module):
+    """Noisy patches (B, M, P) at their times (B,), and what the encoder made of the visible ones → clean patches, or noise."""
+
+    def __init__(self, model: DiffMAE) -> None:
+        super().__init__()
+        self.model = model
+
+
+class CrossStep(DenoisingStep):
+    def forward(self, noisy: Tensor, times: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """keys and values: (layers, B, H, 1 + V, D)."""
+        memories = tuple(Memory(key, value) for key, value in zip(keys, values, strict=True))
+        return self.model.predict(noisy, times, Context(positions, None, memories)).patches
+
+
+class JointStep(DenoisingStep):
+    def forward(self, noisy: Tensor, times: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+        """visible: (B, 1 + V, C)."""
+        return self.model.predict(noisy, times, Context(positions, None, visible=visible)).patches
+
+
+class QueryDecoder(nn.Module):
+    """A remembered scene, (layers, B, H, 1 + N + 1, D + 8) twice, and points (B, Q, 3) → (B, Q, outputs)."""
+
+    def __init__(self, model: MCC) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, keys: Tensor, values: Tensor, queries: Tensor) -> Tensor:
+        return self.model.predict(self.model.ask(Scene(keys, values), queries))
+
+
+class KnowingDecoder(QueryDecoder):
+    """The same of a network whose queries know both sides of the scene (`models.systems.mcc.known.Sides`): camera (B, 7), middle (B, 3),
+    maps (B, n², 13) and tokens (B, C, side, side)."""
+
+    def forward(  # type: ignore[override]
+        self, keys: Tensor, values: Tensor, queries: Tensor, camera: Tensor, middle: Tensor, maps: Tensor, tokens: Tensor
+    ) -> Tensor:
+        scene = Scene(keys, values, sides=Sides(Projection(camera, middle), maps, tokens))
+        return self.model.predict(self.model.ask(scene, queries))
+
+
+def classifier(model: nn.Module, spec: BundleSpec, schedule: MergeSchedule, pixels: Sequence[np.ndarray]) -> Graph:
+    """pixels: uint8 (S, S, 3) of real images, at the bundle's size."""
+    assert isinstance(model, ViT)
+    images = normalise(torch.from_numpy(np.stack(pixels)), spec.pictures, torch.float32).contiguous()
+    return Graph(MergingClassifier(model, schedule), {"pixels": images}, ("logits",))
+
+
+def denoising_step(model: nn.Module) -> Graph:
+    assert isinstance(model, DiffMAE)
+    config, make = model.config, RandomInput(EXAMPLES, torch.float32, torch.device("cpu"))
+    split = Split.by_noise(make.uniform(config.patches), 0.75)
+    frames = () if config.frames is None else (config.frames,)
+    context = model.encode(make.normal(config.channels, *frames, *config.image_size), split)
+    noisy = make.normal(split.masked.shape[1], config.patch_values)
+    times = torch.full((EXAMPLES,), config.schedule.steps // 2)
+    given = {"noisy": noisy, "times": times, "positions": context.positions}
+    free = {"noisy": {1: "masked"}, "positions": {1: "masked"}}
+    if context.visible is not None:
+        return Graph(JointStep(model), given | {"visible": context.visible}, ("patches",), free | {"visible": {1: "visible"}})
+    keys, values = (torch.stack([getattr(memory, part) for memory in context.memories]) for part in ("keys", "values"))
+    free |= {"keys": {3: "visible"}, "values": {3: "visible"}}
+    return Graph(CrossStep(model), given | {"keys": keys, "values": values}, ("patches",), free, {"keys": 1, "values": 1})
+
+
+def query_decoder(model: nn.Module) -> Graph:
+    assert isinstance(model, MCC)
+    make = RandomInput(EXAMPLES, torch.float32, torch.device("cpu"))
+    scene = model.remember(model.encode(*seen_scene(model.config, make)))
+    given = {"keys": scene.keys, "values": scene.values, "queries": make.normal(min(QUERIES, 64), 3)}
+    free, batch_at = {"queries": {1: "points"}}, {"keys": 1, "values": 1}
+    if scene.sides is None:
+        return Graph(QueryDecoder(model), given, ("predicted",), free, batch_at)
+    camera = scene.sides.projection
+    given |= {"camera": camera.numbers, "middle": camera.middle, "maps": scene.sides.maps, "tokens": scene.sides.tokens}
+    return Graph(KnowingDecoder(model), given, ("predicted",), free, batch_at)
+
+
+PARTS: Mapping[str, Callable[[nn.Module], Graph]] = {"diffmae": denoising_step, "mcc": query_decoder}
+"""Architectures of which one part is exported, checked on random input: its input is no image."""
+
+
+def check_exportable(bundle: Bundle) -> None:
+    """Raises ExportError for a bundle that has no graph, whatever else is given."""
+    spec = bundle.spec
+    if spec.architecture == "vit" or spec.architecture in PARTS:
+        return
+    if spec.weights_file == GRAPH_FILE:
+        raise ExportError(f"{spec.id}: nothing to export, its weights are an ONNX graph: {bundle.weights_path}")
+    known = ", ".join(("vit", *PARTS))
+    takes = " and ".join(name for name, given in (("clips", spec.clip), ("sound", spec.sound)) if given is not None)
+    why = f", which takes {takes}," if takes else ""
+    raise ExportError(f"{spec.id}: architecture {spec.architecture}{why} cannot be exported as ONNX; those that can are {known}")
+
+
+def export(bundle: Bundle, target: Path, *, schedule: MergeSchedule | None = None, pixels: Sequence[np.ndarray] = ()) -> Written:
+    """Write a bundle's graph. schedule: of a ViT, None for its default rung; pixels: uint8 (S, S, 3) images that a ViT is checked on.
+
+    Raises BundleError, ExportError and OSError; then nothing is written.
+    """
+    spec = bundle.spec
+    check_exportable(bundle)
+    if target.exists() and not target.is_file():
+        raise ExportError(f"{target}: is no ordinary file")
+    target = target.resolve()  # of a link the file that it leads to is replaced, not the link
+    model = load(bundle).model
+    with torch.inference_mode(False), torch.no_grad():
+        if spec.architecture in PARTS:
+            graph = PARTS[spec.architecture](model)
+        elif not pixels:
+            raise ExportError(f"{spec.id}: a classifier is checked on real images; give at least one (--image)")
+        else:
+            graph = classifier(model, spec, schedule or default_schedule(spec), pixels)
+        proto = trace(graph)
+        difference = compare(graph, proto)
+    if difference > TOLERANCE:
+        raise ExportError(
+            f"{spec.id}: the graph's output differs by {difference:.1e}, more than {TOLERANCE:.0e}, from the model's; not written"
+        )
+    content = proto.SerializeToString()
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".exporting-") as folder:
+        (Path(folder) / target.name).write_bytes(content)
+        (Path(folder) / target.name).replace(target)  # readers see all of it or none
+    shapes = {value.name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim) for value in proto.graph.input}
+    return Written(shapes, graph.outputs, len(proto.graph.node), len(content), difference)
+
+
+def default_schedule(spec: BundleSpec) -> MergeSchedule:
+    rung = spec.rung(spec.default_rung) if spec.default_rung else None
+    return MergeSchedule.off() if rung is None else rung.merge
+
+
+def trace(graph: Graph) -> onnx.ModelProto:
+    """The graph in ONNX, without what the exporter notes about this machine's files."""
+    names = list(graph.inputs)
+    shapes = [_dynamic(graph, name) for name in names]
+    inputs = tuple(graph.inputs[name] for name in names)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own use of deprecated parts of PyTorch
+        program = torch.onnx.export(
+            graph.module.eval(),
+            inputs,
+            dynamo=True,
+            dynamic_shapes=tuple(shapes),
+            input_names=names,
+            output_names=list(graph.outputs),
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+            custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
+        )
+    assert program is not None
+    proto = program.model_proto
+    _forget_origins(proto)
+    return proto
+
+
+def compare(graph: Graph, proto: onnx.ModelProto) -> float:
+    """Largest difference of ONNX Runtime's output from the model's, relative to max(1, |output|): all rows at once, and one alone.
+
+    Infinite where an output is no number."""
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for rows in (slice(None), slice(0, 1)):
+        given = {name: value[(slice(None),) * graph.batch_at.get(name, 0) + (rows,)] for name, value in graph.inputs.items()}
+        expected = graph.module(*given.values())
+        (found,) = session.run(None, {name: value.contiguous().numpy() for name, value in given.items()})
+        scale = expected.abs().clamp(min=1.0)
+        difference = float(((torch.from_numpy(found) - expected).abs() / scale).max())
+        worst = max(worst, math.inf if math.isnan(difference) else difference)
+    return worst
+
+
+def _dynamic(graph: Graph, name: str) -> dict[int, Any]:
+    sizes = {dimension: torch.export.Dim(label, min=1) for dimension, label in graph.free.get(name, {}).items()}
+    return {graph.batch_at.get(name, 0): torch.export.Dim("batch", min=1), **sizes}
+
+
+def _stable_sort(x: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
+    """ONNX has no sort, but its TopK puts equal values in the order of their indices, as a stable sort does."""
+    count: Any = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))  # type: ignore[type-var]
+    return op.TopK(x, count, axis=dim, largest=int(descending), sorted=1)
+
+
+def _forget_origins(proto: onnx.ModelProto) -> None:
+    del proto.metadata_props[:]
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""

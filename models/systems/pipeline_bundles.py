@@ -1,0 +1,118 @@
+"""Bundles → a pipeline that names them as its members."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from models.bundle import Bundle, BundleError, BundleSpec, member, write
+from models.loading import load
+from models.sealing import seal
+from models.spec import Clip, External, ExternalRole, Role, Weights
+from models.systems.mcc.photographs import config_of
+
+ROWS = 8
+"""Rows of a step at `fast`: so few that a short request does not wait long behind them."""
+RATE = 30.0
+"""Frames a second of LART's published networks."""
+STEP = MARGIN = 32
+"""Rows of a published window that are answered, and those that it sees on either side (`models.systems.lart.windows`)."""
+UNSEALED = Weights(sha256="0" * 64, bytes=0)
+"""`write` fills in the real ones."""
+
+
+def join_actions(
+    root: Path,
+    name: str,
+    version: str,
+    members: Mapping[Role, Bundle],
+    *,
+    rate: float | None = None,
+    step: int | None = None,
+    body: Path | None = None,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a pipeline of actions beside its members, which lie in `root`.
+
+    rate: frames a second that LART was trained on; None: as its bundle says, else 30. step: rows that each window answers for; None: the
+    published 32, or a third of LART's frames if that is less. Margins are what is left of a window, 32 rows on either side at most.
+    body: the user's mesh (`models.people.body_file`), which stays where it is: the pipeline records its path and SHA-256. Raises
+    BundleError for members and a mesh that do not fit each other.
+    """
+    lart = members["actions"].spec
+    frames = int(lart.config.get("frames", 125))
+    step = min(STEP, max(1, frames // 3)) if step is None else step
+    margin = min(MARGIN, (frames - 1 - step) // 2)
+    spec = BundleSpec(
+        name=name,
+        version=version,
+        task="actions",
+        architecture="actions",
+        config={"step": step, "margin": max(0, margin)},
+        clip=Clip(frames=ROWS, stride=1, rate=rate if rate is not None else RATE if lart.clip is None else lart.clip.rate),
+        labels=lart.labels,
+        license="; ".join(sorted({bundle.spec.license for bundle in members.values()})),
+        description=f"Who does what when in a video: {', '.join(bundle.spec.id for bundle in members.values())}",
+        members={role: member(bundle) for role, bundle in members.items()},
+        external=_external(body),
+        weights=UNSEALED,
+    )
+    return _written(root, spec, overwrite=overwrite)
+
+
+def join_photographs(root: Path, name: str, version: str, shape: Bundle, depth: Bundle) -> Bundle:
+    """Write a pipeline that makes shapes of photographs without depth beside its members, which lie in `root`.
+
+    shape: an MCC of objects; depth: a network that tells depth of an image. Raises BundleError for members that do not fit each other.
+    """
+    try:
+        config = config_of(shape.spec, depth.spec)
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    spec = BundleSpec(
+        name=name,
+        version=version,
+        task="reconstruct",
+        architecture="mcc_photograph",
+        config=config,
+        preprocess=shape.spec.preprocess,
+        space=shape.spec.space,
+        license="; ".join(sorted({shape.spec.license, depth.spec.license})),
+        trained_on="; ".join(told for told in (shape.spec.trained_on, depth.spec.trained_on) if told),
+        note=" ".join(told for told in (shape.spec.note, depth.spec.note) if told),
+        description=f"Reconstructs an object from one image, with depth or without: {shape.spec.id}, {depth.spec.id}",
+        members={"shape": member(shape), "depth": member(depth)},
+        weights=UNSEALED,
+    )
+    return _written(root, spec)
+
+
+def _written(root: Path, spec: BundleSpec, *, overwrite: bool = False) -> Bundle:
+    """The pipeline, which has been opened once. Raises BundleError."""
+    with tempfile.TemporaryDirectory() as folder:
+        empty = Path(folder, "model.safetensors")
+        save_file({}, empty)
+        made = write(root, spec, empty, overwrite=overwrite)
+    try:
+        load(made)
+    except BundleError:
+        shutil.rmtree(made.path)
+        with suppress(OSError):  # other versions lie there
+            made.path.parent.rmdir()
+        raise
+    return made
+
+
+def _external(body: Path | None) -> dict[ExternalRole, External]:
+    if body is None:
+        return {}
+    try:
+        sealed = seal(body)
+    except OSError as error:
+        raise BundleError(f"{body}: cannot be read ({error.strerror})") from error
+    return {"body": External(path=str(body.resolve()), sha256=sealed.sha256, bytes=sealed.bytes)}

@@ -1,0 +1,154 @@
+"""Holes filled with patches from around them: by themselves, or from the network's result on; a level a step, in a confined process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from models.layers.steps import Continuing, Finished
+from models.loading import LoadedSteps, load
+from models.media import patchmatch
+from models.media.patchmatch import reduced_mask, reductions, sources
+from models.systems.diffmae.copying import Copying
+from models.systems.diffmae.filling import Filling
+from server.arrays import Array
+from server.queue.delivery import Delivery
+from server.worker.executors import Computed, FailedJob
+from server.worker.stepwise import Stepwise
+from tests.harness.bundles import write_tiny_diffmae
+from tests.harness.deliveries import delivery
+
+SIDE = 64
+HOLE = np.zeros((SIDE, SIDE), np.uint8)
+HOLE[24:40, 20:44] = 1
+
+
+def striped() -> np.ndarray:
+    """Stripes of eight pixels, slightly uneven."""
+    across = np.arange(SIDE) // 4 % 2 * 150 + 50
+    colours = np.broadcast_to(across[None, :, None], (SIDE, SIDE, 3)) + np.random.default_rng(0).integers(0, 8, (SIDE, SIDE, 3))
+    return colours.astype(np.uint8)
+
+
+def copied(*, network: bool = False) -> dict[str, np.ndarray]:
+    hidden = np.where(HOLE[..., np.newaxis] > 0, 0, striped()).astype(np.uint8)
+    job = {"detail": hidden, "detail_missing": HOLE, "box": np.array([0, 0, SIDE, SIDE], np.int32)}
+    if network:
+        job |= {"pixels": hidden[::4, ::4].copy(), "missing": HOLE[::4, ::4].copy(), "windows": np.zeros((1, 2), np.int32)}
+    return job
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> LoadedSteps:
+    loaded = load(write_tiny_diffmae(tmp_path_factory.mktemp("bundles"))).steps
+    assert loaded is not None
+    return loaded
+
+
+def answer(model: LoadedSteps, job: dict[str, np.ndarray], **options: Any) -> tuple[dict[str, np.ndarray], list[tuple[int, int]]]:
+    """The outputs, and done and total before each step."""
+    [state] = model.start([job], [options])
+    told = []
+    while True:
+        told.append((state.done, state.total))
+        [outcome] = model.step([state], [False])
+        if hasattr(outcome, "outputs"):
+            return dict(outcome.outputs), told
+        state = outcome.state
+
+
+def test_a_pattern_goes_on_in_the_hole(steps: LoadedSteps) -> None:
+    outputs, told = answer(steps, copied(), seed=1)
+    [filled] = outputs["filled"]
+    assert np.abs(filled.astype(int) - striped())[HOLE > 0].mean() < 12, "stripes differ by 150"
+    assert np.array_equal(filled[HOLE == 0], striped()[HOLE == 0])
+    assert outputs["box"].tolist() == [0, 0, SIDE, SIDE] and "detail" not in outputs
+    assert told == [(done, len(told)) for done in range(len(told))]
+
+
+def test_seeds_repeat_and_each_sample_has_its_own(steps: LoadedSteps) -> None:
+    noisy = copied()
+    noisy["detail"] = np.where(HOLE[..., np.newaxis] > 0, 0, np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3))).astype(np.uint8)
+    both = answer(steps, noisy, seed=7, samples=2)[0]["filled"]
+    alone = answer(steps, noisy, seed=8)[0]["filled"]
+    assert np.array_equal(both[1], alone[0]) and not np.array_equal(both[0], both[1])
+
+
+def test_from_the_network_on_it_takes_the_network_s_steps_and_the_finer_levels(steps: LoadedSteps) -> None:
+    outputs, told = answer(steps, copied(network=True), seed=1, steps=3)
+    again, _ = answer(steps, copied(network=True), seed=1, steps=3)
+    levels = len(reductions(HOLE > 0, 16 // 3))
+    assert [done for done, _ in told] == list(range(3 + levels))
+    assert outputs["filled"].shape == (1, SIDE, SIDE, 3) and np.array_equal(outputs["filled"], again["filled"])
+    assert np.array_equal(outputs["filled"][0][HOLE == 0], striped()[HOLE == 0])
+
+
+def test_jobs_of_both_kinds_share_a_step_and_nobody_s_answer_changes(steps: LoadedSteps) -> None:
+    jobs, options = [copied(), copied(network=True), copied()], [{"seed": 1}, {"seed": 1, "steps": 2}, {"seed": 2}]
+    states = dict(enumerate(steps.start(jobs, options)))
+    filled = {}
+    while states:
+        for (index, _), outcome in zip(tuple(states.items()), steps.step(list(states.values()), [False] * len(states)), strict=True):
+            if hasattr(outcome, "outputs"):
+                filled[index] = outcome.outputs["filled"]
+                del states[index]
+            else:
+                states[index] = outcome.state
+    for index, (job, asked) in enumerate(zip(jobs, options, strict=True)):
+        assert np.array_equal(filled[index], answer(steps, job, **asked)[0]["filled"])
+
+
+def test_states_are_values(steps: LoadedSteps) -> None:
+    """A step that was taken may be taken again."""
+    [state] = steps.start([copied(network=True)], [{"seed": 1, "steps": 1}])
+    assert isinstance(state, Filling)
+    [outcome] = steps.steps.step([state], [False])
+    assert isinstance(outcome, Continuing) and isinstance(outcome.state, Copying)
+    twice = [steps.steps.step([outcome.state], [False])[0] for _ in range(2)]
+    assert all(isinstance(one, Continuing | Finished) for one in twice)
+    first, second = (one.state.latest if isinstance(one, Continuing) else one.outputs["filled"] for one in twice)
+    assert np.array_equal(getattr(first, "pixels", first), getattr(second, "pixels", second))
+
+
+def job_of(arrays: dict[str, np.ndarray], **options: Any) -> Delivery:
+    made = delivery(bundle="painter@1")
+    sent = {name: Array.of(array) for name, array in arrays.items()}
+    return replace(made, job=msgspec.structs.replace(made.job, arrays=sent, options={"seed": 1, **options}))
+
+
+def test_a_process_that_dies_costs_its_own_job_alone(steps: LoadedSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patchmatch, "PROGRAM", "tests.models.systems.diffmae.dying_program")
+    executor = Stepwise(steps, torch.device("cpu"))
+    doomed, fine = job_of(copied()), job_of({name: copied(network=True)[name] for name in ("pixels", "missing", "windows")}, steps=1)
+    outcomes = list(executor.run([doomed, fine]))
+    [refused] = [outcome for outcome in outcomes if isinstance(outcome, FailedJob)]
+    assert refused.job is doomed and "it was ended by signal 6" in str(refused.error)
+    answers = [answer.job for outcome in outcomes if isinstance(outcome, Computed) for answer in outcome.answers]
+    assert answers == [fine] and executor.residents == 0
+
+
+@pytest.mark.parametrize(("hole", "known"), [((0, 0, 12, 12), False), ((0, 0, 12, 7), True), ((0, 0, 12, 8), False), ((4, 4, 8, 8), False)])
+def test_patches_are_copied_only_where_one_is_known_as_a_whole(hole: tuple[int, int, int, int], known: bool) -> None:
+    missing = np.zeros((12, 12), bool)
+    top, left, bottom, right = hole
+    missing[top:bottom, left:right] = True
+    assert sources(missing) == known
+    assert not sources(np.zeros((4, 30), bool))
+
+
+def test_a_pyramid_begins_where_a_patch_is_known_and_no_coarser_than_asked() -> None:
+    assert (reductions(HOLE > 0), reductions(HOLE > 0, 8), reductions(HOLE > 0, 64)) == ((2, 1), (4, 2, 1), (1,))
+
+
+def test_a_pyramid_ends_where_the_hole_lies_beyond_the_last_whole_cells() -> None:
+    for side, hole in ((97, 1), (131, 3), (99, 3)):
+        missing = np.zeros((side, side), bool)
+        missing[:, -hole:] = True
+        levels = reductions(missing, 8)
+        assert all(reduced_mask(missing, reduction).any() for reduction in levels) and levels[-1] == 1
+        assert reductions(missing.T, 8) == levels

@@ -1,0 +1,131 @@
+"""Graphs that fill holes or tell depth, of the signatures that people have, with random weights: imported, opened and run."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+import torch
+from onnx import helper
+from PIL import Image
+
+from models.bundle import Bundle, BundleError, read, write
+from models.loading import load, not_served
+from models.published.container import CheckpointError
+from models.systems.onnx.importing import import_graph
+from tests.harness.command import opsin
+from tests.harness.graphs import FLOAT, graph, lama, midas, migan
+from tests.harness.pictures import picture
+from tests.harness.running import running
+
+SIDE = 32
+
+
+def imported(tmp_path: Path, content: bytes, **settings: str) -> Bundle:
+    file = tmp_path / "foreign.onnx"
+    file.write_bytes(content)
+    spec, _ = import_graph(file, overrides=settings, name="foreign", version="1", license="Apache-2.0")
+    return write(tmp_path / "bundles", spec, file)
+
+
+def job(height: int, width: int) -> dict[str, np.ndarray]:
+    pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
+    missing = np.zeros((height, width), np.uint8)
+    missing[8:20, 4 : width - 4] = 1
+    return {"pixels": pixels, "missing": missing, "windows": np.array([[0, 0], [0, width - SIDE]], np.int32), "box": np.arange(4)}
+
+
+@pytest.mark.parametrize(
+    ("content", "settings"), [(lama(SIDE), {"mask": "hole", "answer": "bytes"}), (migan(), {"mask": "known", "image_size": "32"})]
+)
+def test_a_hole_is_filled_window_by_window_and_known_pixels_stay(tmp_path: Path, content: bytes, settings: dict[str, str]) -> None:
+    loaded = load(imported(tmp_path, content, **settings))
+    assert loaded.steps is not None and loaded.spec.task == "inpaint" and not_served(loaded.spec) is None
+    given = job(24, 50)  # lower than the network's square, and wider
+    [state] = loaded.steps.start([given], [{"samples": 2}])
+    [outcome] = loaded.steps.step([state], [False])
+    [ended] = loaded.steps.step([outcome.state], [False])  # type: ignore[union-attr]
+    filled, hole = ended.outputs["filled"], given["missing"] > 0  # type: ignore[union-attr]
+    assert filled.shape == (2, 24, 50, 3) and (filled[0] == filled[1]).all()
+    np.testing.assert_array_equal(filled[0][~hole], given["pixels"][~hole])
+    assert (filled[0][hole] != given["pixels"][hole]).any()
+    np.testing.assert_array_equal(ended.outputs["box"], given["box"])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("mask", "filled_with"), [("hole", 255), ("known", 0)])
+def test_the_mask_means_what_the_user_says(tmp_path: Path, mask: str, filled_with: int) -> None:
+    model = load(imported(tmp_path, migan(), mask=mask, image_size="32")).model
+    hole = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    hole[4:9, 4:9] = True
+    made = model(torch.full((SIDE, SIDE, 3), 100, dtype=torch.uint8), hole)
+    assert (made[hole] == filled_with).all() and (made[~hole] == 100).all()
+
+
+@pytest.mark.parametrize("output", ["disparity", "depth"])
+def test_depth_is_told_and_waits_for_its_route(tmp_path: Path, output: str) -> None:
+    bundle = read(imported(tmp_path, midas(SIDE), output=output).path)
+    assert (bundle.spec.task, bundle.spec.config) == ("depth", {"image_size": SIDE, "output": output})
+    assert bundle.spec.pictures.fit == "squeeze" and bundle.spec.pictures.mean == (0.485, 0.456, 0.406)
+    assert not_served(bundle.spec) == "task depth is not served yet by this version"
+    told = load(bundle).model(torch.rand(2, 3, SIDE, SIDE))
+    assert told.shape == (2, SIDE, SIDE) and told.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "said"),
+    [
+        (lama(SIDE), {"answer": "bytes"}, "does not tell its mask: --set mask= is one of hole"),
+        (lama(SIDE), {"mask": "hole"}, "does not tell its answer: --set answer= is one of bytes"),
+        (lama(SIDE), {"mask": "outside", "answer": "bytes"}, "mask: Input should be 'hole' or 'known'"),
+        (lama(SIDE), {"mask": "hole", "answer": "bytes", "image_size": "64"}, r"image \(1, 3, 32, 32\)"),
+        (lama("side"), {"mask": "hole", "answer": "bytes"}, "several sizes: set one, as in --set image_size=512"),
+        (midas(SIDE), {}, "does not tell its output: --set output= is one of disparity"),
+        (midas(SIDE), {"output": "depth", "heads": "2"}, "heads: unknown; the fields are image_size, output"),
+        (b"no graph", {}, "no ONNX file"),
+    ],
+)
+def test_what_the_graph_does_not_tell_is_asked_for(tmp_path: Path, content: bytes, settings: dict[str, str], said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        imported(tmp_path, content, **settings)
+
+
+def test_a_graph_without_such_a_signature_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Identity", ["image"], ["answer"])]
+    content = graph([("image", FLOAT, 3)], SIDE, nodes, (FLOAT, [1, 3, SIDE, SIDE]))
+    with pytest.raises(
+        CheckpointError, match=r"its outputs are float32 answer \(1, 3, 32, 32\); one of \(batch, two or more numbers\) is needed"
+    ):
+        imported(tmp_path, content)
+
+
+def test_a_graph_that_fails_is_not_loaded(tmp_path: Path) -> None:
+    bundle = imported(tmp_path, lama("side"), mask="hole", answer="bytes", image_size="32")
+    nodes = [helper.make_node("Reshape", ["image", "axis"], ["answer"])]
+    bundle.weights_path.write_bytes(graph([("image", FLOAT, 3), ("mask", FLOAT, 1)], SIDE, nodes, (FLOAT, [1, 3, SIDE, SIDE])))
+    write(tmp_path / "other", bundle.spec, bundle.weights_path)
+    with pytest.raises(BundleError, match="it fails on a black image of 32 × 32 pixels"):
+        load(read(tmp_path / "other/foreign/1"))
+
+
+def test_the_command_asks_for_the_licence_and_the_service_fills_holes(tmp_path: Path) -> None:
+    file = tmp_path / "lama.onnx"
+    file.write_bytes(lama(SIDE))
+    command = ("import", file, "-o", tmp_path / "bundles/lama", "--set", "mask=hole", "--set", "answer=bytes")
+    refused = opsin(*command)
+    assert refused.returncode == 2 and "under which licence" in refused.stderr
+    assert "--family is for checkpoints" in opsin(*command, "--family", "timm").stderr
+    ended = opsin(*command, "--license", "Apache-2.0")
+    assert (ended.returncode, ended.stderr) == (0, "") and "license       Apache-2.0" in ended.stdout
+    image = picture(1)
+    with running(tmp_path / "bundles") as service:
+        answer = httpx2.post(f"{service.url}/v1/inpaint?mask=center&samples=2", files={"image": image}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    assert (said["sampler"], said["steps"], said["method"]) == ("one-step", 1, "network")
+    filled = np.array(Image.open(io.BytesIO(base64.b64decode(said["results"][0]["image"]))))
+    sent = np.array(Image.open(io.BytesIO(image)).convert("RGB"))
+    assert (filled[0] == sent[0]).all() and (filled != sent).any()
