@@ -27,10 +27,10 @@ from kernels.memory import keep_freed_memory
 from models.costs import RandomInput, count_flops, native, prepare, without_storage
 from models.layers.packed import pack_linears, packing_helps
 from models.registry import Call, architectures
+from models.systems.diffmae.dummy_inputs import HalfMasked
 from models.systems.diffmae.model import DiffMAE
-from models.systems.diffmae.native import HalfMasked
+from models.systems.mcc.dummy_inputs import QUERIES, seen_scene
 from models.systems.mcc.model import MCC
-from models.systems.mcc.native import QUERIES, seen_scene
 from models.systems.published_sizes import sizes
 
 RESULTS = Path(__file__).parent / "results"

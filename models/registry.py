@@ -20,9 +20,9 @@ from models.spec import Clip, Sound, Space, Task
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from models.checkpoints.family import Family
     from models.layers.forward import Forward
     from models.layers.steps import MakeSteps
-    from models.published.family import Family
 
 SYSTEMS: tuple[str, ...] = (
     "models.systems.vit.system",
@@ -189,7 +189,7 @@ class System:
     architectures: tuple[Architecture, ...]
     sizes: tuple[SizeTable, ...] = ()
     families: Mapping[str, Reference] = field(default_factory=dict)
-    """Name → `models.published.family.Family`, of published checkpoints that become one of the architectures."""
+    """Name → `models.checkpoints.family.Family`, of published checkpoints that become one of the architectures."""
     hub_classes: Mapping[str, Reference] = field(default_factory=dict)
     """Class of transformers, as `architectures` in `config.json` names it → the `Family` that reads its weights."""
     timm_networks: Reference | None = None

@@ -18,7 +18,7 @@ NOT_STATED = "not stated"
 def show() -> None:
     """Print the checkpoints with their address, size and licence, and what an address may be besides."""
     with libraries("server"):
-        from models.published.catalogue import UNPUBLISHED, published_files
+        from models.checkpoints.catalogue import UNPUBLISHED, published_files
         from models.registry import hub_classes
     heads = ("System", "File", "Parameters", "In float32", "License", "Address")
     table = columns(*heads, right=("Parameters", "In float32"))

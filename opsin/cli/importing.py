@@ -94,8 +94,8 @@ def import_(
         from safetensors.torch import save_file
 
         from models.bundle import BundleError, write
-        from models.published.container import CheckpointError, WrongSetting
-        from models.published.importing import import_checkpoint
+        from models.checkpoints.container import CheckpointError, WrongSetting
+        from models.checkpoints.importing import import_checkpoint
         from models.systems.onnx.importing import SUFFIX, import_graph
     try:
         if file.suffix.lower() == SUFFIX:

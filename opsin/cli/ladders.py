@@ -136,8 +136,8 @@ def _of_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader
 def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
     """The rungs to measure. Raises Misuse for a bundle that can have none."""
     from models.bundle import EMBEDDED
+    from models.checkpoints.bundling import ladder
     from models.loading import not_served
-    from models.published.bundling import ladder
     from models.registry import architectures, read_config
     from opsin.clip_ladder import task_of
 

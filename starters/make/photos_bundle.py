@@ -18,8 +18,8 @@ from timm.data.imagenet_info import ImageNetInfo
 
 from models import bundle
 from models.bundle import Bundle, BundleSpec
+from models.checkpoints.container import CheckpointError
 from models.loading import load
-from models.published.container import CheckpointError
 from models.systems.onnx import export as onnx_export
 from models.systems.onnx.importing import import_graph
 from training.data import pictures

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.published import families, fit, read_checkpoint
+from models.checkpoints import families, fit, read_checkpoint
 from tests.golden.case import Case, read_case
 from tests.golden.replays.mavil import load_audio_mae
 from tests.golden.replays.tome import merge_schedule

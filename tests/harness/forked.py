@@ -26,7 +26,7 @@ _context = multiprocessing.get_context("forkserver")
 _IMPORTED = [
     "httpcore2",
     "httpx2",
-    "models.published",
+    "models.checkpoints",
     "onnx",
     "opsin.client",
     "server.gateway.main",

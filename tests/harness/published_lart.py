@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.bundle import Bundle, BundleSpec
+from models.checkpoints import read_checkpoint
 from models.people.heads import Feature
 from models.people.smpl import PREFIX
 from models.people.tracks import POSE
-from models.published import read_checkpoint
 from models.spec import Clip, Preprocess
 from models.systems.lart.model import LARTConfig
 from models.systems.mvit.boxes import BoxPooling

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.checkpoints import detect, families, fit, read_checkpoint
 from models.loading import mismatch
-from models.published import detect, families, fit, read_checkpoint
 from models.registry import architectures
 from tests.golden.case import Case, published_keys
 from tests.golden.replays import mae_st as replay_mae_st

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.bundle import Bundle
-from models.published import import_checkpoint
+from models.checkpoints import import_checkpoint
 from models.spec import Preprocess
 from tests.harness.bundles import sealed
 

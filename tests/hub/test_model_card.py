@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.published.model_card import licence
+from models.checkpoints.model_card import licence
 
 CARDS = {
     "---\nlicense: apache-2.0\n---\n# Model\n": "Apache-2.0",

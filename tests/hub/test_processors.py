@@ -13,10 +13,10 @@ import transformers
 from PIL import Image
 from safetensors.torch import save_file
 
+from models.checkpoints import CheckpointError
+from models.checkpoints.model_folder import open_folder
+from models.checkpoints.processor import USUAL, read
 from models.media.video_views import crops
-from models.published import CheckpointError
-from models.published.model_folder import open_folder
-from models.published.processor import USUAL, read
 from models.spec import Preprocess
 from server.media.images import Decoder, to_model_size
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from models.checkpoints import CheckpointError
 from models.loading import load
-from models.published import CheckpointError
 from tests.hub.saved import change, imported, noise, normalised, randomised
 
 MOST = 1e-4

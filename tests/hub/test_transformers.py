@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models.bundle import Bundle
+from models.checkpoints import CheckpointError
 from models.loading import Ended, load
-from models.published import CheckpointError
 from tests.hub.saved import change, imported, noise, normalised, randomised, save
 
 MOST = 1e-4

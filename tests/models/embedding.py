@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.checkpoints import import_checkpoint
 from models.loading import LoadedModel, load
-from models.published import import_checkpoint
 from models.spec import Task
 from tests.golden.case import Case
 from tests.harness.bundles import sealed

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.checkpoints import import_checkpoint
 from models.costs import RandomInput, prepare
 from models.merge_schedule import MergeSchedule
-from models.published import import_checkpoint
 from models.registry import Call, Maker, architectures, read_config
-from models.systems.diffmae.native import HalfMasked
-from models.systems.mcc.native import seen_scene
+from models.systems.diffmae.dummy_inputs import HalfMasked
+from models.systems.mcc.dummy_inputs import seen_scene
 from tests.golden.case import GOLDEN
 from tests.harness.recorded import RECORDED
 

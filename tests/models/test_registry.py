@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from models import registry
+from models.checkpoints import families, import_checkpoint, read_checkpoint
+from models.checkpoints.exporting import export_bundle
 from models.costs import cost
 from models.loading import load
-from models.published import families, import_checkpoint, read_checkpoint
-from models.published.exporting import export_bundle
 from models.registry import architectures, named, systems
 from models.systems.published_sizes import sizes
 from tests.harness.bundles import sealed
@@ -48,8 +48,8 @@ def classify(model, arrays, options, preprocess):
 """
 
 PUBLISHED = """
-from models.published.family import Family, shape_of, squeeze
-from models.published.key_table import KeyTable
+from models.checkpoints.family import Family, shape_of, squeeze
+from models.checkpoints.key_table import KeyTable
 
 def config(weights, settings):
     classes, pixels = shape_of(weights, "head.weight", 2)
@@ -67,7 +67,7 @@ SYSTEM = System(
             name="toy",
             model="toy.model:Toy",
             purpose=Purpose(lambda config: "classify", classes=lambda config: config.classes),
-            native=Native("image", lambda config: 1, "models.layers.native:images"),
+            native=Native("image", lambda config: 1, "models.layers.dummy_inputs:images"),
             forwards={"classify": "toy.model:classify"},
             merges=False,
         ),
@@ -167,7 +167,7 @@ import sys
 from models.loading import load
 from models.registry import architectures
 architectures()["vit"].build(architectures()["vit"].config(image_size=16, width=8, depth=1, heads=1))
-print(sorted(name for name in sys.modules if name.startswith("models.") and name.endswith((".model", ".published", ".tracker", ".text"))))
+print(sorted(name for name in sys.modules if name.startswith("models.") and name.endswith((".model", ".checkpoint", ".tracker", ".text"))))
 """
 
 

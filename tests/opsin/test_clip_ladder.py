@@ -21,9 +21,9 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from models.bundle import Bundle, BundleError, BundleSpec, read, rewrite
+from models.checkpoints.bundling import ladder
 from models.loading import load
 from models.merge_schedule import MergeSchedule
-from models.published.bundling import ladder
 from models.registry import architectures
 from models.spec import Clip, Preprocess, Rung
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig

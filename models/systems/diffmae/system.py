@@ -20,9 +20,9 @@ SYSTEM = System(
             ),
             steps={"inpaint": "models.systems.diffmae.steps:inpaint_steps"},
             precise_tasks=frozenset({"inpaint"}),
-            native=Native("sample", lambda config: int(config.patches * (1 - MASKED)) + 1, "models.systems.diffmae.native:one_step"),
+            native=Native("sample", lambda config: int(config.patches * (1 - MASKED)) + 1, "models.systems.diffmae.dummy_inputs:one_step"),
         ),
     ),
     sizes=(SizeTable("DiffMAE", "diffmae", "arXiv 2304.03283", "models.systems.diffmae.model:SIZES"),),
-    families={"diffmae": "models.systems.diffmae.published:FAMILY"},
+    families={"diffmae": "models.systems.diffmae.checkpoint:FAMILY"},
 )

@@ -10,9 +10,9 @@ SYSTEM = System(
             name="hmr2",
             model="models.systems.hmr2.model:HMR2",
             purpose=Purpose(lambda config: "body"),
-            native=Native("crop", lambda config: int(config.grid[0] * config.grid[1]), "models.layers.native:images"),
+            native=Native("crop", lambda config: int(config.grid[0] * config.grid[1]), "models.layers.dummy_inputs:images"),
         ),
     ),
     sizes=(SizeTable("HMR2", "hmr2", "arXiv 2305.20091", "models.systems.hmr2.model:PUBLISHED"),),
-    families={"hmr2": "models.systems.hmr2.published:FAMILY"},
+    families={"hmr2": "models.systems.hmr2.checkpoint:FAMILY"},
 )

@@ -21,9 +21,9 @@ SYSTEM = System(
             purpose=Purpose(
                 task=lambda config: "actions", size=lambda config: None, classes=lambda config: int(config.actions), names=_names
             ),
-            native=Native("track", lambda config: int(config.frames), "models.people.native:tracks"),
+            native=Native("track", lambda config: int(config.frames), "models.people.dummy_inputs:tracks"),
         ),
     ),
     sizes=(SizeTable("LART", "lart", "arXiv 2304.01199", "models.systems.lart.model:PUBLISHED"),),
-    families={"lart": "models.systems.lart.published:FAMILY"},
+    families={"lart": "models.systems.lart.checkpoint:FAMILY"},
 )

@@ -10,7 +10,7 @@ SYSTEM = System(
             name="mae",
             model="models.systems.mae.model:MAE",
             purpose=Purpose(lambda config: "autoencode"),
-            native=Native("image", lambda config: int(config.visible + config.special_tokens), "models.layers.native:masked_images"),
+            native=Native("image", lambda config: int(config.visible + config.special_tokens), "models.layers.dummy_inputs:masked_images"),
             forwards={"autoencode": "models.systems.mae.forward:embed"},
             precise_tasks=frozenset({"autoencode"}),
             pools=lambda config: ("cls", "mean"),
@@ -18,6 +18,6 @@ SYSTEM = System(
         ),
     ),
     sizes=(SizeTable("MAE", "mae", "arXiv 2111.06377", "models.systems.mae.model:SIZES"),),
-    families={"mae_pretrained": "models.systems.mae.published:PRETRAINING"},
-    hub_classes={"ViTMAEForPreTraining": "models.systems.mae.published:TRANSFORMERS"},
+    families={"mae_pretrained": "models.systems.mae.checkpoint:PRETRAINING"},
+    hub_classes={"ViTMAEForPreTraining": "models.systems.mae.checkpoint:TRANSFORMERS"},
 )

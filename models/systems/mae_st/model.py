@@ -93,7 +93,7 @@ SIZES: Mapping[str, VideoMAEConfig] = {
 
 
 class VideoMAE(nn.Module):
-    """q, k and v are one matrix here; the published files keep three, which `models.published` joins."""
+    """q, k and v are one matrix here; the published files keep three, which `models.checkpoints` joins."""
 
     def __init__(self, config: VideoMAEConfig) -> None:
         super().__init__()

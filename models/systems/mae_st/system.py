@@ -11,7 +11,7 @@ SYSTEM = System(
             name="video_mae",
             model="models.systems.mae_st.model:VideoMAE",
             purpose=Purpose(lambda config: "actions", clip=slowfast_clip, classes=lambda config: int(config.classes)),
-            native=Native("clip", lambda config: int(config.patches + config.special_tokens), "models.layers.native:clips"),
+            native=Native("clip", lambda config: int(config.patches + config.special_tokens), "models.layers.dummy_inputs:clips"),
             steps={"actions": "models.systems.mae_st.steps:clip_steps"},
             precise_tasks=frozenset({"actions"}),
             answers=lambda config: "classify",
@@ -21,7 +21,7 @@ SYSTEM = System(
             name="video_mae_pretraining",
             model="models.systems.mae_st.pretraining:VideoMAEPretraining",
             purpose=Purpose(lambda config: "autoencode", clip=slowfast_clip),
-            native=Native("clip", lambda config: int(config.visible + config.special_tokens), "models.layers.native:masked_clips"),
+            native=Native("clip", lambda config: int(config.visible + config.special_tokens), "models.layers.dummy_inputs:masked_clips"),
         ),
     ),
     sizes=(
@@ -29,8 +29,8 @@ SYSTEM = System(
         SizeTable("MAE-ST", "video_mae_pretraining", "arXiv 2205.09113", "models.systems.mae_st.pretraining:PRETRAINING_SIZES"),
     ),
     families={
-        "mae_st": "models.systems.mae_st.published:FAMILY",
-        "mae_st_pretrained": "models.systems.mae_st.published:PRETRAINING",
+        "mae_st": "models.systems.mae_st.checkpoint:FAMILY",
+        "mae_st_pretrained": "models.systems.mae_st.checkpoint:PRETRAINING",
     },
-    hub_classes={"VideoMAEForVideoClassification": "models.systems.mae_st.published:TRANSFORMERS"},
+    hub_classes={"VideoMAEForVideoClassification": "models.systems.mae_st.checkpoint:TRANSFORMERS"},
 )

@@ -42,7 +42,7 @@ SYSTEM = System(
                 sound=spectrogram,
                 classes=lambda config: int(config.classes),
             ),
-            native=Native("clip", tokens_of_both, "models.systems.mavil.native:sound_and_clips"),
+            native=Native("clip", tokens_of_both, "models.systems.mavil.dummy_inputs:sound_and_clips"),
             steps={"audio-visual": "models.systems.mavil.steps:mavil_steps"},
             precise_tasks=frozenset({"audio-visual"}),
             answers=lambda config: "classify",
@@ -55,14 +55,14 @@ SYSTEM = System(
             native=Native(
                 unit="clip",
                 tokens=lambda config: int(config.visible(config.audio_patches) + config.visible(config.video_patches) + 2),
-                call="models.systems.mavil.native:masked_sound_and_clips",
+                call="models.systems.mavil.dummy_inputs:masked_sound_and_clips",
             ),
         ),
         Architecture(
             name="audio_mae",
             model="models.systems.mavil.audio_mae:AudioMAE",
             purpose=Purpose(lambda config: "autoencode", size=lambda config: None, sound=spectrogram),
-            native=Native("sound", lambda config: int(config.visible + 1), "models.systems.mavil.native:masked_sound"),
+            native=Native("sound", lambda config: int(config.visible + 1), "models.systems.mavil.dummy_inputs:masked_sound"),
         ),
     ),
     sizes=(
@@ -71,8 +71,8 @@ SYSTEM = System(
         SizeTable("Audio-MAE", "audio_mae", "arXiv 2207.06405", "models.systems.mavil.audio_mae:SIZES"),
     ),
     families={
-        "mavil": "models.systems.mavil.published:FAMILY",
-        "mavil_pretrained": "models.systems.mavil.published:PRETRAINING",
-        "audio_mae": "models.systems.mavil.published:AUDIO_MAE",
+        "mavil": "models.systems.mavil.checkpoint:FAMILY",
+        "mavil_pretrained": "models.systems.mavil.checkpoint:PRETRAINING",
+        "audio_mae": "models.systems.mavil.checkpoint:AUDIO_MAE",
     },
 )

@@ -30,7 +30,7 @@ SYSTEM = System(
             purpose=Purpose(lambda config: "reconstruct", space=lambda config: Space(source_size=800)),
             steps={"reconstruct": "models.systems.mcc.steps:reconstruct_steps"},
             precise_tasks=frozenset({"reconstruct"}),
-            native=Native("scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.systems.mcc.native:scene"),
+            native=Native("scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.systems.mcc.dummy_inputs:scene"),
         ),
         Architecture(
             name="mcc_photograph",
@@ -43,5 +43,5 @@ SYSTEM = System(
         ),
     ),
     sizes=(SizeTable("MCC", "mcc", "arXiv 2301.08247", "models.systems.mcc.model:PUBLISHED"),),
-    families={"mcc": "models.systems.mcc.published:FAMILY"},
+    families={"mcc": "models.systems.mcc.checkpoint:FAMILY"},
 )

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, KINETICS_MEAN, KINETICS_STD, Fields, UnlikeFamily, resize_and_crop
 from models.layers.positions import resize_table
-from models.published.family import IMAGENET_MEAN, IMAGENET_STD, KINETICS_MEAN, KINETICS_STD, Fields, UnlikeFamily, resize_and_crop
 from models.spec import Preprocess
 from models.systems.mvit.model import Activation, MViTConfig
 from models.systems.mvit.trunk import Positions, TrunkConfig

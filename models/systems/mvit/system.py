@@ -36,7 +36,7 @@ def _views(config: Mapping[str, Any]) -> Views:
 
 
 PURPOSE = Purpose(lambda config: "classify" if config.images else "actions", clip=_clip, classes=lambda config: int(config.classes))
-NATIVE = Native("sample", _tokens, "models.layers.native:images_or_clips")
+NATIVE = Native("sample", _tokens, "models.layers.dummy_inputs:images_or_clips")
 FORWARDS = {"classify": "models.systems.mvit.forward:classify"}
 STEPS = {"actions": "models.systems.mvit.steps:clip_steps"}
 PRECISE = frozenset({"actions"})
@@ -57,12 +57,12 @@ SYSTEM = System(
         SizeTable("Rev-MViT", "rev_mvit", "arXiv 2302.04869", "models.systems.mvit.reversible:PUBLISHED"),
     ),
     families={
-        "mvit": "models.systems.mvit.published:FAMILY",
-        "mvit_separate": "models.systems.mvit.published:SEPARATE",
-        "rev_vit": "models.systems.mvit.published_reversible:VIT",
-        "rev_vit_fused": "models.systems.mvit.published_reversible:VIT_FUSED",
-        "rev_mvit": "models.systems.mvit.published_reversible:MVIT",
-        "rev_mvit_fused": "models.systems.mvit.published_reversible:MVIT_FUSED",
-        "minrev": "models.systems.mvit.published_reversible:MINREV",
+        "mvit": "models.systems.mvit.checkpoint:FAMILY",
+        "mvit_separate": "models.systems.mvit.checkpoint:SEPARATE",
+        "rev_vit": "models.systems.mvit.checkpoint_reversible:VIT",
+        "rev_vit_fused": "models.systems.mvit.checkpoint_reversible:VIT_FUSED",
+        "rev_mvit": "models.systems.mvit.checkpoint_reversible:MVIT",
+        "rev_mvit_fused": "models.systems.mvit.checkpoint_reversible:MVIT_FUSED",
+        "minrev": "models.systems.mvit.checkpoint_reversible:MINREV",
     },
 )

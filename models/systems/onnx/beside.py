@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from models.published import model_config, model_folder, processor, transforms
-from models.published.container import CheckpointError
-from models.published.family import Fields
-from models.published.transforms import CHOSEN, Stated
+from models.checkpoints import model_config, model_folder, processor, transforms
+from models.checkpoints.container import CheckpointError
+from models.checkpoints.family import Fields
+from models.checkpoints.transforms import CHOSEN, Stated
 
 FILES = f"{model_config.FILE} or {processor.FILE}"
 Purpose = Literal["classify", "embed"]

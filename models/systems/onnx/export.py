@@ -31,9 +31,9 @@ from models.merge_schedule import MergeSchedule
 from models.systems.diffmae.decoder import Context
 from models.systems.diffmae.masks import Split
 from models.systems.diffmae.model import DiffMAE
+from models.systems.mcc.dummy_inputs import QUERIES, seen_scene
 from models.systems.mcc.known import Sides
 from models.systems.mcc.model import MCC, Scene
-from models.systems.mcc.native import QUERIES, seen_scene
 from models.systems.mcc.projection import Projection
 from models.systems.vit.model import ViT
 

@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from models.published import bundling, transforms
-from models.published.container import WrongSetting
-from models.published.family import IMAGENET_MEAN, IMAGENET_STD, Fields, resize_and_crop
-from models.published.settings import PREPROCESS_FIELDS
+from models.checkpoints import bundling, transforms
+from models.checkpoints.container import WrongSetting
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Fields, resize_and_crop
+from models.checkpoints.settings import PREPROCESS_FIELDS
 from models.systems.onnx.beside import FILES, Beside, Purpose
 from models.systems.onnx.graph import OnnxGraphConfig
 from models.systems.onnx.signature import UNSIZED

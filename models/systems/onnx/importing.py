@@ -14,10 +14,10 @@ from onnx import ModelProto, TensorProto
 from pydantic import ValidationError
 
 from models.bundle import FILE_PATTERN, GRAPH_FILE, MOST_FILES, BundleSpec
-from models.published import model_card
-from models.published.container import CheckpointError, WrongSetting
-from models.published.family import IMAGENET_MEAN, IMAGENET_STD, squeeze
-from models.published.settings import parse
+from models.checkpoints import model_card
+from models.checkpoints.container import CheckpointError, WrongSetting
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, squeeze
+from models.checkpoints.settings import parse
 from models.registry import architectures, read_config
 from models.sealing import sha256_of
 from models.spec import Weights

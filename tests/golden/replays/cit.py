@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.published import families, fit, read_checkpoint
+from models.checkpoints import families, fit, read_checkpoint
 from models.systems.image_text.cit import CiT, CiTConfig, Tower
 from models.systems.image_text.common import unit
 from tests.golden.case import Case, Replayed

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from models.checkpoints import families, fit, read_checkpoint
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD
 from models.people.cameras import FOCAL, image_focal, image_translation, project
 from models.people.crops import ASPECT, crop, expand, normalise, squares
 from models.people.smpl import PREFIX, Body, Person
-from models.published import families, fit, read_checkpoint
-from models.published.family import IMAGENET_MEAN, IMAGENET_STD
 from models.systems.hmr2.model import HMR2, HMR2Config
 from tests.golden.case import Case, Replayed
 

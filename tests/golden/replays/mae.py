@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from models.checkpoints import families, fit, read_checkpoint
 from models.layers.masking import Masking
 from models.layers.patches import patchify, unpatchify
-from models.published import families, fit, read_checkpoint
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.vit.model import ViT
 from tests.golden.case import Case, Replayed

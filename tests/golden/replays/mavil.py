@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from models.checkpoints import families, fit, read_checkpoint
 from models.layers.masking import Masking
 from models.media.fbank import FbankConfig, Taper, log_mel
-from models.published import families, fit, read_checkpoint
 from models.systems.mavil.audio_mae import AudioMAE
 from models.systems.mavil.inputs import AUDIOSET, Loudness, spectrogram
 from models.systems.mavil.model import MAViL, kept_on_grid

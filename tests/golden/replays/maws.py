@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from models.checkpoints import families, fit, read_checkpoint
 from models.layers.forward import normalise
-from models.published import families, fit, read_checkpoint
 from models.spec import Preprocess
 from models.systems.image_text.common import unit
 from models.systems.image_text.maws import MAWSClip, MAWSClipConfig

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.checkpoints.container import read_checkpoint
 from models.layers.positions import sincos_table
-from models.published.container import read_checkpoint
 from models.systems.mcc.model import MCC, Kept, MCCConfig, Scene, decode_colours
 from models.systems.mcc.points import contract
 from models.systems.mcc.queries import Labels, cube_grid, half_ball_grid, label, reconstruct, score

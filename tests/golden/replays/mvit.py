@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.published import families, fit, read_checkpoint
-from models.published.family import Family, Fields
-from models.systems.mvit.published import fields_of
+from models.checkpoints import families, fit, read_checkpoint
+from models.checkpoints.family import Family, Fields
+from models.systems.mvit.checkpoint import fields_of
 from tests.golden.case import Case, Replayed
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.checkpoints import families, fit, read_checkpoint
 from models.people.cameras import FOCAL, SquareFrame
 from models.people.smpl import Person
 from models.people.tracklets import DEPTH_UNIT
 from models.people.tracks import Tracks
-from models.published import families, fit, read_checkpoint
 from models.systems.phalp.distance import EQ_010, EQ_019
 from models.systems.phalp.pose import PosePredictor, PosePredictorConfig, predict_pose
 from models.systems.phalp.texture import normalise_texture, update_texture

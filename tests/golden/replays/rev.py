@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.checkpoints import families, fit, read_checkpoint
+from models.checkpoints.family import Family, Fields
 from models.layers.reversible import couple
 from models.layers.token_merging import Tokens
-from models.published import families, fit, read_checkpoint
-from models.published.family import Family, Fields
+from models.systems.mvit.checkpoint_reversible import is_plain, mvit_fields, vit_fields
 from models.systems.mvit.model import Recognised
-from models.systems.mvit.published_reversible import is_plain, mvit_fields, vit_fields
 from models.systems.mvit.reversible import RevMViT, Transition
 from models.systems.vit.model import ViT
 from tests.golden.case import Case, Replayed

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from kernels import ops
 from kernels.ops import Matching
+from models.checkpoints import families, fit, read_checkpoint
+from models.checkpoints.family import Family
 from models.layers.token_merging import border_colours, merged_image
 from models.merge_schedule import MergeSchedule
-from models.published import families, fit, read_checkpoint
-from models.published.family import Family
 from tests.golden.case import Case, Replayed
 
 SIZES = {"num_heads": "heads", "norm_eps": "norm_eps", "num_frames": "frames", "img_size": "image_size", "image_size": "image_size"}

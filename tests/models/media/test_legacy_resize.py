@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from models.checkpoints import families
 from models.media.legacy_resize import prepare, sampling, square
-from models.published import families
 from models.spec import Preprocess
 from server.media.images import to_model_size
 

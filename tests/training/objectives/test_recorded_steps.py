@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.checkpoints.container import read_checkpoint
 from models.people.tracks import Tracks
-from models.published.container import read_checkpoint
 from models.systems.diffmae.masks import Split
 from models.systems.image_text.common import unit
 from models.systems.mae.model import MAE, MAEConfig

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.checkpoints import CheckpointError, detect, exporting, import_checkpoint, read_checkpoint
+from models.checkpoints.container import open_checkpoint
 from models.loading import mismatch
-from models.published import CheckpointError, detect, exporting, import_checkpoint, read_checkpoint
-from models.published.container import open_checkpoint
 from models.registry import read_config
+from models.systems.diffmae.checkpoint import FAMILY, describe, fields_of
 from models.systems.diffmae.decoder import DecoderType
 from models.systems.diffmae.diffusion import Kind, RhoMode, Schedule
 from models.systems.diffmae.model import SIZES, Connection, DiffMAE, DiffMAEConfig, Target
-from models.systems.diffmae.published import FAMILY, describe, fields_of
 from tests.golden.case import published_keys
 from tests.models.systems.diffmae.test_diffmae import CLIP, SMALL
 

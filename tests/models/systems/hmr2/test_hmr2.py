@@ -15,11 +15,11 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from models.checkpoints import CheckpointError, detect, families, read_checkpoint
 from models.merge_schedule import MergeSchedule
 from models.people.cameras import SquareFrame, image_focal, image_translation, project
 from models.people.crops import ASPECT, crop, expand, smoothing, squares
 from models.people.smpl import Body, Person, rotations
-from models.published import CheckpointError, detect, families, read_checkpoint
 from models.systems.hmr2.model import HMR2, HMR2Config, Query
 from tests.golden.__main__ import run
 from tests.golden.case import GOLDEN, read_case

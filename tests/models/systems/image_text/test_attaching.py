@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, read
+from models.checkpoints import import_checkpoint
 from models.loading import load
-from models.published import import_checkpoint
 from models.spec import Text
 from models.systems.image_text.attaching import add_tokenizer, prepare
 from models.systems.image_text.tokenising import Tokenizer

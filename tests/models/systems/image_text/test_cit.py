@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.published import detect, families, fit, read_checkpoint
+from models.checkpoints import detect, families, fit, read_checkpoint
 from models.systems.image_text.cit import PUBLISHED, CiT, CiTConfig, Tower
+from models.systems.vit.checkpoint import SWAG
 from models.systems.vit.model import ViT
-from models.systems.vit.published import SWAG
 from tests.golden.case import published_keys, read_case
 from tests.golden.replays.cit import FAMILY_OF, answers, cit_config, load
 

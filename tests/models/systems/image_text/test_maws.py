@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from models.published import detect, families, fit, import_checkpoint, read_checkpoint
+from models.checkpoints import detect, families, fit, import_checkpoint, read_checkpoint
 from models.spec import Preprocess
 from models.systems.image_text.maws import CLIP, VISION, MAWSClip
 from models.systems.image_text.text import PostNormText, PostNormTextConfig

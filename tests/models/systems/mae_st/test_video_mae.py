@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from models.checkpoints import families, fit
 from models.merge_schedule import MergeSchedule
-from models.published import families, fit
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 
 SMALL = VideoMAEConfig(image_size=16, patch_size=8, frames=4, classes=3, width=32, depth=2, heads=4)  # 2 · 4 patches

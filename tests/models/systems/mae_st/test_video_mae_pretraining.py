@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.published import families, fit, read_checkpoint
+from models.checkpoints import families, fit, read_checkpoint
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig, start_from_pretrained
 from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 from tests.golden.case import published_keys, read_case

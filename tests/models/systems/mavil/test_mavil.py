@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.checkpoints import families, fit, import_checkpoint, read_checkpoint
 from models.layers.masking import Masking
 from models.layers.patches import patchify, patchify_tubes
 from models.merge_schedule import MergeSchedule
-from models.published import families, fit, import_checkpoint, read_checkpoint
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.mavil.conversion import audio_from_video, video_from_pictures
 from models.systems.mavil.model import SIZES, MAViL, MAViLConfig, TowersConfig, fuse, kept_on_grid, start_from_pretrained

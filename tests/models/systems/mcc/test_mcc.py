@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.checkpoints import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
 from models.layers.block import Block
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
-from models.published import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.mcc.model import (
     MCC,

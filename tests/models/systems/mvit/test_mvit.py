@@ -16,14 +16,14 @@ from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torch import Tensor, nn
 from torchvision.ops import roi_align as torchvision_roi_align
 
+from models.checkpoints import CheckpointError, import_checkpoint, read_checkpoint
 from models.media.video_views import crops, view_frames
 from models.people.clips import clip_frames, margins, normalised, shrink, shrunk_box
-from models.published import CheckpointError, import_checkpoint, read_checkpoint
 from models.systems.mvit import model as mvit
 from models.systems.mvit.boxes import BoxPooling, roi_align
+from models.systems.mvit.checkpoint import fields_of
 from models.systems.mvit.model import Activation, MViT, MViTConfig
 from models.systems.mvit.pooling import AttentionPlan, PoolingAttention, pool_tokens, relative_rows
-from models.systems.mvit.published import fields_of
 from models.systems.mvit.trunk import Positions, TrunkConfig
 from tests.golden.case import read_case
 from tests.harness.recorded import relative_deviation

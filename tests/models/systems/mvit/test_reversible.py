@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.checkpoints import families, fit, import_checkpoint, read_checkpoint
+from models.checkpoints.container import open_checkpoint
 from models.layers.forward import normalise
 from models.layers.positions import resize_table
 from models.layers.reversible import couple, run_trunk, streams_of
 from models.layers.token_merging import Tokens
 from models.loading import load
 from models.merge_schedule import MergeSchedule
-from models.published import families, fit, import_checkpoint, read_checkpoint
-from models.published.container import open_checkpoint
 from models.systems.mvit import reversible as mvit_reversible
-from models.systems.mvit.published_reversible import stage_fusion
+from models.systems.mvit.checkpoint_reversible import stage_fusion
 from models.systems.mvit.reversible import Fusion, RevMViT, RevMViTConfig
 from models.systems.mvit.trunk import Positions
 from models.systems.vit.model import Pool, ViT, ViTConfig

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from models.published import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
-from models.published.container import open_checkpoint
+from models.checkpoints import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
+from models.checkpoints.container import open_checkpoint
 from tests.golden.case import GOLDEN, Tolerance, find_cases, published_keys, read_case
 from tests.golden.compare import compare_intermediates
 from tests.golden.replays import mvit as replay_mvit

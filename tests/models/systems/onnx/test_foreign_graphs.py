@@ -14,8 +14,8 @@ from onnx import helper
 from PIL import Image
 
 from models.bundle import Bundle, BundleError, read, write
+from models.checkpoints.container import CheckpointError
 from models.loading import load, not_served
-from models.published.container import CheckpointError
 from models.systems.onnx.importing import import_graph
 from tests.harness.command import opsin
 from tests.harness.graphs import FLOAT, graph, lama, midas, migan

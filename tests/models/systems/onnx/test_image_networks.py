@@ -13,9 +13,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle, BundleError, read, write
+from models.checkpoints.container import CheckpointError
 from models.layers.forward import normalise, normalised_planes
 from models.loading import load
-from models.published.container import CheckpointError
 from models.spec import Preprocess
 from models.systems.onnx.importing import import_graph
 from tests.harness.graphs import CLASSES, SIZE, WEIGHT, colours

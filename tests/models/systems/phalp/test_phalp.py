@@ -13,9 +13,9 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from models.checkpoints import families, fit, import_checkpoint, read_checkpoint
 from models.people.tracklets import read_results, tracks_of
 from models.people.tracks import normalise_pose
-from models.published import families, fit, import_checkpoint, read_checkpoint
 from models.registry import read_config
 from models.systems.lart.model import LARTConfig
 from models.systems.phalp.distance import EQ_010, EQ_019, Features, appearance_distances, costs

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from models.published import detect, families, fit
+from models.checkpoints import detect, families, fit
 from models.systems.phalp.appearance import AppearanceNet, AppearanceNetConfig, FlowDecoder, NormedBlock, ResNet50, SpectralConv
 from tests.harness.recorded import full_sizes, loads_strictly, relative_deviation, round_trips
 

@@ -1,0 +1,72 @@
+"""LART (arXiv 2304.01199). The body mesh in its files stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
+from models.checkpoints.key_table import KeyTable
+from models.people.checkpoint import ENCODER, SHARED, feature_fields, shared_fields, transformer, under_encoder
+from models.people.smpl import PREFIX
+from models.systems.lart.model import LARTConfig
+
+KEYS = under_encoder(
+    {
+        **SHARED,
+        **transformer("transformer", "blocks"),
+        "pos_embedding": "pos_embed",
+        "joint_encoder.{i}.*": "joint_encoder.{i}.*",
+        "apperance_encoder.{i}.*": "appearance_encoder.{i}.*",
+        "action_head_kinetics.{i}.*": "kinetics.{i}.*",
+    }
+)
+
+
+def tidy(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without the marks of compiled training and the body mesh. The position table is there twice; where the two differ the published
+    code ends up with `pe`, since it loads buffers last."""
+    unmarked = {key.replace("_orig_mod.", ""): value for key, value in published.items()}
+    weights = {key: value for key, value in unmarked.items() if not key.startswith(PREFIX)}
+    for prefix in (ENCODER, ""):
+        if f"{prefix}pe" in weights:
+            weights[f"{prefix}pos_embedding"] = weights.pop(f"{prefix}pe")
+    return weights
+
+
+def completed(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**published, f"{ENCODER}pe": published[f"{ENCODER}pos_embedding"]}
+
+
+def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+    """The fields of LARTConfig that weights tell; `heads` by hand where they have not 64 channels."""
+    _, times, people = shape_of(weights, "pos_embed", 3)
+    kinetics, _ = shape_of(weights, "kinetics.4.weight", 2)
+    joints, appearance = (feature_fields(weights, name) if f"{name}.0.weight" in weights else None for name in OPTIONAL)
+    return {
+        "frames": min(LARTConfig.frames, times),
+        "times": times,
+        "people": people,
+        "joints": joints,
+        "appearance": appearance,
+        "kinetics_classes": kinetics,
+        **shared_fields(weights, settings),
+    }
+
+
+OPTIONAL = ("joint_encoder", "appearance_encoder")
+
+
+FAMILY = Family(
+    name="lart",
+    architecture="lart",
+    table=KeyTable(KEYS),
+    config=config,
+    preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    tidy=tidy,
+    completed=completed,
+    left_behind="the body mesh, which is licensed",
+    beside=("mean_std",),
+    wrapper="state_dict",
+)

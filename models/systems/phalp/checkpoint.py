@@ -1,0 +1,96 @@
+"""PHALP (arXiv 2112.04477): its pose predictor, and the network that sees appearance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
+from models.checkpoints.key_table import KeyTable
+from models.people import checkpoint as people
+from models.people.smpl import PREFIX
+
+POSE_KEYS = people.under_encoder(
+    {
+        **people.SHARED,
+        **people.transformer("transformer1", "blocks"),
+        **people.transformer("transformer2", "blocks_after"),
+        "pos_embedding_learned1": "pos_embed",
+        "pos_embedding_learned2": "pos_embed_after",
+    }
+)
+
+UNUSED = ("pos_embedding", "pe", "transformer")
+"""A fixed table, its double, and a transformer: in the files, and no part of the published computation."""
+
+
+def tidy_pose(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def used(key: str) -> bool:
+        name = key.removeprefix(people.ENCODER)
+        return name not in UNUSED and not name.startswith("transformer.") and not key.startswith(PREFIX)
+
+    return {key: value for key, value in published.items() if used(key)}
+
+
+def pose_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+    """The fields of PosePredictorConfig that weights tell; `heads` by hand where they have not 64 channels."""
+    _, frames, _ = shape_of(weights, "pos_embed", 3)
+    shape_of(weights, "pos_embed_after", 3)
+    return {"frames": frames, **people.shared_fields(weights, settings)}
+
+
+POSE = Family(
+    name="phalp_pose",
+    architecture="phalp_pose",
+    table=KeyTable(POSE_KEYS),
+    config=pose_config,
+    preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    tidy=tidy_pose,
+    left_behind="a table of positions and a transformer that nothing uses",
+    beside=("mean_std",),
+    wrapper="state_dict",
+)
+
+APPEARANCE_KEYS = {
+    "backbone.*.*": "backbone.*.*",
+    "backbone.layer{i}.{i}.*.*": "backbone.layer{i}.{i}.*.*",
+    "backbone.layer{i}.{i}.downsample.{i}.*": "backbone.layer{i}.{i}.downsample.{i}.*",
+    "texture_head.decoder.*.*": "texture_head.decoder.*.*",
+    "texture_head.decoder.*.*.*": "texture_head.decoder.*.*.*",
+    "encoding_head.*.*": "encoding_head.*.*",
+}
+
+PARTS = ("backbone.", "texture_head.", "encoding_head.", "smpl_head.", "smplx_head.")
+NOT_APPEARANCE = ("backbone.conv1m.", "encoding_head.t_", "smpl_head.", "smplx_head.")
+"""A first layer for four channels, a decoder of codes, and a body regressor: HMR2 took its place."""
+IN_FILE = "hmar."
+"""Prefix of every name in the file. Any five characters do: the published loader cuts them off without reading them."""
+
+
+def tidy_appearance(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without the five characters in front of every name in the file, and without what is not used."""
+    weights = {key if key.startswith(PARTS) else key[len(IN_FILE) :]: value for key, value in published.items()}
+    return {key: value for key, value in weights.items() if not key.startswith(NOT_APPEARANCE)}
+
+
+def complete_appearance(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{IN_FILE}{key}": value for key, value in published.items()}
+
+
+def appearance_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+    shape_of(weights, "texture_head.decoder.conv_img.weight", 4)
+    return {}
+
+
+APPEARANCE = Family(
+    name="phalp_appearance",
+    architecture="phalp_appearance",
+    table=KeyTable(APPEARANCE_KEYS),
+    config=appearance_config,
+    preprocess=resize_and_crop(1.0, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    head_fields=(),
+    tidy=tidy_appearance,
+    completed=complete_appearance,
+    left_behind="a first layer for four channels, a decoder of codes and a body regressor",
+)
