@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from models.bundle import read
 from models.loading import LoadedSteps, load
 from models.media.video import ClipInfo, ClipLimits, Frames, probe
-from models.systems.actions.account import STAGES
-from models.systems.actions.detail import SCALES, Detail
-from models.systems.actions.lookout import CROPS_AT_ONCE, FRAMES_AT_ONCE
-from models.systems.actions.perception import View
+from models.systems.actions.detection_loop import CROPS_AT_ONCE, FRAMES_AT_ONCE
+from models.systems.actions.detection_scale import SCALES, Detail
+from models.systems.actions.job_stats import STAGES
 from models.systems.actions.pipeline import Pipeline
+from models.systems.actions.pose_estimator import View
 
 LIMITS = ClipLimits(seconds=3600, frames=200_000, pixels=2**31 - 1)
 

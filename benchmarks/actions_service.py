@@ -29,10 +29,10 @@ import torch
 from benchmarks import machine, watching
 from benchmarks.service import running
 from models.bundle import Bundle, member, read, write
+from models.bundle_schema import Role
 from models.loading import load
 from models.media.video import ClipLimits, Frames
-from models.spec import Role
-from models.systems.onnx.poses import PoseGraph
+from models.systems.onnx.pose_detector import PoseGraph
 from opsin import Client
 
 BUNDLES = Path("bundles")

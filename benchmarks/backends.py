@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from kernels.loops import open_loops
-from kernels.memory import keep_freed_memory
+from kernels.malloc import keep_freed_memory
+from kernels.numba_loader import open_loops
 from models.bundle import Bundle, read
 from models.loading import load
 from models.merge_schedule import MergeSchedule
-from models.systems.onnx.backend import open_classifier
+from models.systems.onnx.classifier_backend import open_classifier
 from server.scheduler.scheduler import Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes

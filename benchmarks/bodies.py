@@ -30,17 +30,17 @@ from safetensors.torch import save_file
 
 from benchmarks import machine, watching
 from benchmarks.service import running
-from models.checkpoints.exporting import write
+from models.checkpoints.export_bundle import write
 from models.people.smpl import Body
-from models.systems.actions.account import STAGES
+from models.systems.actions.job_stats import STAGES
 from models.systems.hmr2.checkpoint import FAMILY as HMR2_FAMILY
 from models.systems.hmr2.model import HMR2, PUBLISHED
 from models.systems.lart.checkpoint import FAMILY as LART_FAMILY
 from models.systems.lart.model import LART, LART_MVIT, LART_POSE
-from models.systems.mvit.boxes import BoxPooling
 from models.systems.mvit.checkpoint import FAMILY as MVIT_FAMILY
 from models.systems.mvit.model import PUBLISHED as MVIT_PUBLISHED
 from models.systems.mvit.model import Activation, MViT, MViTConfig
+from models.systems.mvit.roi_pool import BoxPooling
 from opsin import Client
 from opsin.actions import VideoActions
 

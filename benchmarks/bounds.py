@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kernels.memory import keep_freed_memory
+from kernels.malloc import keep_freed_memory
 from models import bundle
+from models.bundle_schema import Preprocess
 from models.loading import LoadedModel, load
-from models.spec import Preprocess
 from server.media import images
 from server.settings import Settings
 

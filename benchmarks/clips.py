@@ -39,16 +39,16 @@ from benchmarks import machine, reference, service
 from benchmarks.merging import Trunk, block_macs
 from benchmarks.reversible import beside_plain, cpu_seconds, ready
 from benchmarks.words import Figure, Rounds, show
-from kernels.memory import keep_freed_memory
+from kernels.malloc import keep_freed_memory
 from models.bundle import Bundle, BundleSpec
+from models.bundle_schema import Clip, Preprocess, Weights
 from models.loading import load
 from models.media.fbank import FbankConfig
 from models.merge_schedule import MergeSchedule
-from models.spec import Clip, Preprocess, Weights
 from models.systems.clips.steps import Viewing
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
-from models.systems.mavil.inputs import spectrograms
 from models.systems.mavil.model import MAViL, MAViLConfig
+from models.systems.mavil.preprocessing import spectrograms
 from models.systems.mvit.model import PUBLISHED, MViTConfig
 from models.systems.mvit.reversible import PUBLISHED as REVERSIBLE
 from models.systems.mvit.reversible import RevMViTConfig

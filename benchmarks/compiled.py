@@ -24,12 +24,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks import machine
-from kernels.loops import open_loops
+from kernels.numba_loader import open_loops
 from models.bundle import read
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
-from models.systems.onnx.backend import open_classifier
+from models.systems.onnx.classifier_backend import open_classifier
 from server.worker.backends import Fused
 from server.worker.warmup import sample
 

@@ -21,8 +21,8 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import machine
-from kernels.loops import open_loops
-from kernels.memory import keep_freed_memory
+from kernels.malloc import keep_freed_memory
+from kernels.numba_loader import open_loops
 from kernels.ops import compiled_loops, effective_r
 from models.bundle import read
 from models.layers.token_merging import Tokens

@@ -46,7 +46,7 @@ from benchmarks.service import running
 from benchmarks.static_batches import Arrival, latencies, steps_per_second
 from benchmarks.steps import METRIC, free_port, others_seconds, percentile, poisson, spread, step_seconds
 from models.bundle import Bundle, BundleSpec
-from models.spec import Preprocess, Weights
+from models.bundle_schema import Preprocess, Weights
 
 TOTALS = (10, 50, 250)
 SMALL, SHORT = "small", "short"

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step_bounds import busy
 from models.bundle import read
-from models.layers.steps import State
+from models.layers.stepwise import State
 from models.loading import Ended, LoadedSteps, load
 from models.systems.diffmae.steps import InpaintingSteps
 from server.settings import load as load_settings

@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import machine
-from kernels import loops, ops, reference
+from kernels import numba_loader, ops, reference
 from kernels.ops import Matching
 
 RESULTS = Path(__file__).parent / "results"
@@ -141,7 +141,7 @@ def measure(shape: Shape, batch: int, dtype: torch.dtype, device: torch.device, 
     torch.manual_seed(0)
     results = []
     for op, calls in forms(shape, Given.draw(shape, batch, dtype, device)).items():
-        has_kernel = device.type == "cuda" or (op != "attend" and loops.installed())
+        has_kernel = device.type == "cuda" or (op != "attend" and numba_loader.installed())
         timed = {form: call for form, call in calls.items() if has_kernel or form != "kernel"}
         seconds: dict[str, list[float]] = {form: [] for form in timed}
         for call in timed.values():
@@ -202,7 +202,7 @@ def main() -> None:
     for line in machine.describe().lines():
         console.print(line, highlight=False)
     results = []
-    compiled = nullcontext() if on_gpu or not loops.installed() else ops.compiled_loops(loops.open_loops(DTYPES[dtype], None))
+    compiled = nullcontext() if on_gpu or not numba_loader.installed() else ops.compiled_loops(numba_loader.open_loops(DTYPES[dtype], None))
     with torch.inference_mode(), compiled:
         for shape in SHAPES:
             with console.status(shape.name):

@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from kernels.loops import open_loops
-from kernels.memory import keep_freed_memory
+from kernels.malloc import keep_freed_memory
+from kernels.numba_loader import open_loops
 from kernels.ops import compiled_loops
-from models.layers.packed import pack_linears, packing_helps
+from models.layers.packed_linear import pack_linears, packing_helps
 from models.merge_schedule import MergeSchedule
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.vit.model import ViT, ViTConfig

@@ -23,9 +23,9 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks import machine
-from kernels.memory import keep_freed_memory
-from models.costs import RandomInput, count_flops, native, prepare, without_storage
-from models.layers.packed import pack_linears, packing_helps
+from kernels.malloc import keep_freed_memory
+from models.flops import RandomInput, count_flops, native, prepare, without_storage
+from models.layers.packed_linear import pack_linears, packing_helps
 from models.registry import Call, architectures
 from models.systems.diffmae.dummy_inputs import HalfMasked
 from models.systems.diffmae.model import DiffMAE

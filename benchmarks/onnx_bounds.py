@@ -19,9 +19,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from benchmarks.bounds import Layout, Pixels, Speed, decode_and_infer, decoder, layouts
-from kernels.memory import keep_freed_memory
+from kernels.malloc import keep_freed_memory
 from models import bundle
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 
 BATCHES = (1, 4, 8, 32)
 

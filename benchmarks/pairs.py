@@ -22,15 +22,15 @@ from PIL import Image, ImageOps
 
 from benchmarks import reference
 from models.bundle import Bundle, BundleError, BundleSpec, read
-from models.costs import TowerFlops, tower_flops
+from models.bundle_schema import Preprocess, Weights
+from models.flops import TowerFlops, tower_flops
 from models.loading import LoadedModel
 from models.registry import architectures, read_config
-from models.spec import Preprocess, Weights
-from models.systems.image_text.attaching import add_tokenizer
+from models.systems.image_text.add_tokenizer import add_tokenizer
 from models.systems.image_text.cit import CiTConfig
 from models.systems.image_text.flip import FLIPConfig
 from models.systems.image_text.maws import MAWSClipConfig
-from models.systems.image_text.tokenising import Tokenizer
+from models.systems.image_text.tokenizer import Tokenizer
 
 Size = Literal["published", "tiny"]
 VERSION = "1"

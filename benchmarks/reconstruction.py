@@ -38,9 +38,9 @@ from benchmarks import machine
 from benchmarks.service import running
 from benchmarks.steps import spread
 from models.bundle import Bundle, read
+from models.bundle_schema import Space
 from models.loading import Ended, LoadedSteps, load
 from models.registry import read_config
-from models.spec import Space
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mcc.steps import ReconstructionSteps, work_of_a_query

@@ -14,7 +14,7 @@ from PIL import Image
 
 from models import bundle
 from models.bundle import Bundle, BundleSpec
-from models.spec import Preprocess, Weights
+from models.bundle_schema import Preprocess, Weights
 
 NAME, VERSION = "reference", "1"
 PICTURE_SIZE = (500, 375)

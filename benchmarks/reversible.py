@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.words import Figure, Rounds
-from models.layers.packed import pack_linears, packing_helps
+from models.layers.packed_linear import pack_linears, packing_helps
 from models.systems.mvit.model import MViT, MViTConfig
 from models.systems.mvit.reversible import RevMViT, RevMViTConfig
 

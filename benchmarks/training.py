@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import machine
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from models.systems.mae.model import MAE, MAEConfig
 from training import draws
 from training.data.base import Augment, Preparation, Source

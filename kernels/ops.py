@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from kernels import reference
-from kernels.padding import padded_attention
+from kernels.key_padding import padded_attention
 from kernels.reference import Matching, Reduction
 
 triton: ModuleType | None = None
@@ -168,7 +168,7 @@ def size_biased_attention(
     """Softmax attention in which a token of size s counts as s tokens: log s is added to its logits. Section 3.2 of the paper.
 
     q, k, v: (B, H, N, D); size: (B, N, 1) of the keys, None for plain attention; dropout: probability on the weights;
-    key_multiple: on a CPU, without dropout, compute with so many keys or a multiple (`kernels.padding`). Returns (B, H, N, D).
+    key_multiple: on a CPU, without dropout, compute with so many keys or a multiple (`kernels.key_padding`). Returns (B, H, N, D).
     """
     if size is not None and dropout == 0.0 and (kernels := _kernels(q)) and kernels.has_tiles(q) and not _needs_gradient(size):
         attended, _ = kernels.size_biased_attention(q, k, v, size)

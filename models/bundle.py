@@ -21,9 +21,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from models.registry import architectures
-from models.sealing import complaint, link, publishing, replace_file, seal, sha256_of
-from models.spec import (
+from models.bundle_files import complaint, link, publishing, replace_file, seal, sha256_of
+from models.bundle_schema import (
     COUNTS,
     LABELLED,
     MOST_BLOCKS,
@@ -45,6 +44,7 @@ from models.spec import (
     Text,
     Weights,
 )
+from models.registry import architectures
 
 SPEC_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.bundle import Bundle, BundleError, BundleSpec
+from models.layers.bounded_cache import trim
 from models.layers.forward import Forward, Reader
-from models.layers.packed import pack_linears, packing_helps
-from models.layers.parts import Part
-from models.layers.recent import trim
-from models.layers.steps import Continuing, State, Steps, await_device
-from models.layers.without_memory import without_memory
+from models.layers.loaded_member import Part
+from models.layers.meta_device import without_memory
+from models.layers.packed_linear import pack_linears, packing_helps
+from models.layers.stepwise import Continuing, State, Steps, await_device
 from models.registry import Architecture, architectures, named, read_config
 
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # what arrives is only read
@@ -106,7 +106,7 @@ class LoadedSteps:
         return getattr(self.steps, "first_cost", None)
 
     def trim(self, room: int, seconds: float) -> int:
-        """See `models.layers.recent.trim`."""
+        """See `models.layers.bounded_cache.trim`."""
         return trim(self.steps, room, seconds)
 
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.spec import Clip, Sound, Space, Task
+from models.bundle_schema import Clip, Sound, Space, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from models.checkpoints.family import Family
     from models.layers.forward import Forward
-    from models.layers.steps import MakeSteps
+    from models.layers.stepwise import MakeSteps
 
 SYSTEMS: tuple[str, ...] = (
     "models.systems.vit.system",
@@ -143,11 +143,11 @@ class Architecture:
     open: Reference | None = None
     """A function (file, config, device) → model, for weights that are a graph; None for weights of `model`. Raises ValueError."""
     assemble: Reference | None = None
-    """A function (spec, config, members by role as `models.layers.parts.Part`) → model, for a pipeline; None for a model with weights of
-    its own. Raises ValueError for members that do not fit each other."""
+    """A function (spec, config, members by role as `models.layers.loaded_member.Part`) → model, for a pipeline; None for a model with
+    weights of its own. Raises ValueError for members that do not fit each other."""
     graph: Reference | None = None
-    """A function (model, preprocess, int8) → bytes of an ONNX graph (`models.systems.vit.graph.classifier_graph`), by which task classify
-    may be answered instead; None if there is none."""
+    """A function (model, preprocess, int8) → bytes of an ONNX graph (`models.systems.vit.onnx_graph.classifier_graph`), by which task
+    classify may be answered instead; None if there is none."""
 
     @property
     def config(self) -> type:

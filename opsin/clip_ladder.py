@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleError, BundleSpec
-from models.layers.steps import UnusableInput
+from models.bundle_schema import Metric
+from models.layers.stepwise import UnusableInput
 from models.loading import Ended, LoadedSteps, load
-from models.spec import Metric
 from opsin.ladder import BATCH, OFF, ROUNDS, Quality, Throughput
 from server.media.images import Decoder
 from server.media.limits import MediaError

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleError
-from models.layers.steps import UnusableInput
+from models.bundle_schema import Metric
+from models.layers.stepwise import UnusableInput
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from models.spec import Metric
 from server.tasks import texts
 from server.worker.backends import Backends
 from server.worker.executors import Arrays, check

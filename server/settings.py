@@ -16,7 +16,7 @@ from models.starters import installed_starters
 from server.http.addresses import host_and_port
 
 if TYPE_CHECKING:
-    from models.media.sound import SoundLimits
+    from models.media.audio import SoundLimits
     from models.media.video import ClipLimits
 
 MIB = 1024 * 1024
@@ -191,7 +191,7 @@ class Settings(BaseSettings):
 
     @property
     def sound_limits(self) -> SoundLimits:
-        from models.media.sound import SoundLimits
+        from models.media.audio import SoundLimits
 
         return SoundLimits(self.max_audio_seconds)
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.systems.image_text.common import class_features, unit
+from models.systems.image_text.dual_encoder import class_features, unit
 from training import draws, reductions
 
 

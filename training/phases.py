@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import bundle
+from models.bundle_files import seal
 from models.registry import architectures
-from models.sealing import seal
 from training import spec, starting
 from training.checkpoint import Checkpoints, replacing
 from training.data.base import Preparation, Source

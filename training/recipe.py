@@ -13,8 +13,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from models.bundle import NAME_PATTERN
+from models.bundle_schema import Clip, Fill, Preprocess, Preset, Sound, Space, Task
 from models.registry import architectures, named, read_config, systems
-from models.spec import Clip, Fill, Preprocess, Preset, Sound, Space, Task
 from training.data.base import Augment
 from training.data.packages import PyPIPackage
 from training.data.registry import AnyData
@@ -78,11 +78,11 @@ class Initial(StrEnum):
 
     RANDOM = "random"
     NEIGHBOURS = "neighbours"
-    """For a DiffMAE of images: attention looks at neighbouring patches (`models.systems.diffmae.neighbours`)."""
+    """For a DiffMAE of images: attention looks at neighbouring patches (`models.systems.diffmae.init_attention`)."""
     NEAREST = "nearest"
-    """For an MCC: queries look at the nearest seen points (`models.systems.mcc.nearest`)."""
+    """For an MCC: queries look at the nearest seen points (`models.systems.mcc.init_attention`)."""
     MOTION = "motion"
-    """For a MAE-ST: patches see motion (`models.systems.mae_st.motion`)."""
+    """For a MAE-ST: patches see motion (`models.systems.mae_st.init_motion`)."""
     WHITENED = "whitened"
     """For a FLIP trained with proxies: images are compared by what the patches are at first (`training.objectives.proxies`)."""
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from models import bundle
 from models.bundle import Bundle
-from models.sealing import sha256_of
+from models.bundle_files import sha256_of
 from training import spec
 from training.evaluation import loss_curves
 from training.evaluation.cards import card

@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from models.bundle import BundleSpec
+from models.bundle_schema import LABELLED, Text, Weights
 from models.loading import misfit
 from models.registry import architectures
-from models.spec import LABELLED, Text, Weights
-from models.systems.image_text.attaching import prepare
-from models.systems.image_text.tokenizer_model import TokenizerError
+from models.systems.image_text.add_tokenizer import prepare
+from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 from training.data.words import WordSettings
 from training.errors import DataError, RecipeError
 from training.recipe import Phase, Recipe, first_mistake

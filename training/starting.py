@@ -12,22 +12,22 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.bundle import WEIGHTS_FILE
-from models.layers.lite import Encoder, start_from_lite
+from models.layers.efficientnet_lite import Encoder, start_from_lite
 from models.loading import mismatch
+from models.systems.diffmae.init_attention import look_around
 from models.systems.diffmae.model import DiffMAE, start_from_encoder
-from models.systems.diffmae.neighbours import look_around
 from models.systems.image_text.flip import FLIP
 from models.systems.mae.model import start_from_pretrained as vit_from_mae
+from models.systems.mae_st.init_motion import look_for_motion
 from models.systems.mae_st.model import VideoMAE
 from models.systems.mae_st.model import start_from_pretrained as video_from_mae_st
-from models.systems.mae_st.motion import look_for_motion
 from models.systems.mae_st.pretraining import VideoMAEPretraining
-from models.systems.mavil.conversion import audio_from_video, video_from_pictures
+from models.systems.mavil.init_from_mae import audio_from_video, video_from_pictures
 from models.systems.mavil.model import MAViL
 from models.systems.mavil.model import start_from_pretrained as mavil_from_pretraining
 from models.systems.mavil.pretraining import MAViLPretraining
+from models.systems.mcc.init_attention import look_at_nearest
 from models.systems.mcc.model import MCC, start_from_mae
-from models.systems.mcc.nearest import look_at_nearest
 from models.systems.vit.model import ViT
 from training.data.base import Source
 from training.data.sampling import Draw, Samples

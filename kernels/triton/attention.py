@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.triton.autotune import bucket, tuned
 from kernels.triton.dots import dot
-from kernels.triton.tuning import bucket, tuned
 
 _LARGEST_HEAD = 128
 """Channels of a head; larger tiles do not fit the shared memory of a multiprocessor."""

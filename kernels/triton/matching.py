@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.triton.autotune import bucket, tuned
 from kernels.triton.dots import dot
-from kernels.triton.tuning import bucket, tuned
 
 _TILES = [
     triton.Config({"BLOCK_EVEN": even, "BLOCK_ODD": odd}, num_warps=warps, num_stages=2)

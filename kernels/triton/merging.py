@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.tuning import bucket, tuned
+from kernels.triton.autotune import bucket, tuned
 
 _UNTRACED, _FIRST, _TRACED = 0, 1, 2
 """No map of sources; the map of a first merge, which starts from the identity; the map that an earlier merge left."""

@@ -1,10 +1,10 @@
 """Reading the checkpoints of others: `import_checkpoint` for a bundle, `detect` and `fit` for the weights alone."""
 
-from models.checkpoints.container import CheckpointError, open_checkpoint, read_checkpoint
-from models.checkpoints.detecting import detect
+from models.checkpoints.checkpoint_file import CheckpointError, open_checkpoint, read_checkpoint
+from models.checkpoints.detect_family import detect
 from models.checkpoints.family import UnlikeFamily
-from models.checkpoints.fitting import Fit, fit
-from models.checkpoints.importing import import_checkpoint
+from models.checkpoints.fit_family import Fit, fit
+from models.checkpoints.import_checkpoint import import_checkpoint
 from models.registry import families
 
 __all__ = ["CheckpointError", "Fit", "UnlikeFamily", "detect", "families", "fit", "import_checkpoint", "open_checkpoint", "read_checkpoint"]

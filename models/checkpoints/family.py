@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from models.bundle_schema import Preprocess
 from models.checkpoints.key_table import KeyTable
-from models.spec import Preprocess
 
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)

@@ -20,7 +20,7 @@ class Attention(nn.Module):
     """
 
     packable = True
-    """False where others read the weights of q, k and v: then they stay as they are (`models.layers.packed`)."""
+    """False where others read the weights of q, k and v: then they stay as they are (`models.layers.packed_linear`)."""
 
     def __init__(self, width: int, heads: int, qkv_bias: bool = True, head_dim: int | None = None) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Attention(nn.Module):
             raise ValueError(f"width {width} cannot be split into {heads} heads")
         inner = width if head_dim is None else heads * head_dim
         self.heads = heads
-        self.key_multiple = 1  # what keys are padded to, where that is faster (`models.layers.packed`)
+        self.key_multiple = 1  # what keys are padded to, where that is faster (`models.layers.packed_linear`)
         self.qkv = nn.Linear(width, 3 * inner, bias=qkv_bias)
         self.proj = nn.Linear(inner, width)
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 
 Forward = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preprocess], dict[str, Tensor]]
 """(model, arrays on the model's device, options, preprocess) → arrays, one row per sample."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media.confined import Confined
+from models.processes.confined_process import Confined
 
 PACKAGE = "patchmatch_cython"
 PROGRAM = "models.media.patchmatch_program"
@@ -85,7 +85,7 @@ def reduced_mask(missing: NDArray[np.bool_], reduction: int) -> NDArray[np.bool_
 
 def fill(pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, before: Level | Pixels | None) -> Level:
     """The next level. pixels (h, w, 3) and missing (h, w) in full size; before: the level before, or another filling in any size, to start
-    from; None: from the colours around the hole. Raises `models.media.confined.ProgramDied`."""
+    from; None: from the colours around the hole. Raises `models.processes.confined_process.ProgramDied`."""
     request, data = message(pixels, missing, reduction, seed, before)
     with Confined(PROGRAM, data, request, patience=PATIENCE_S, often=True) as program:
         height, width = program.message()["size"]

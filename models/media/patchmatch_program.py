@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media import confined, membranes, patch_fields
+from models.media import nearest_neighbour_field, poisson_blending
 from models.media.patchmatch import PATCH, reduced_mask
+from models.processes import confined_process
 
 sys.modules.setdefault("cv2", None)  # type: ignore[arg-type]  # it takes a while to import, and must not change what is made
 from patchmatch_cython import imageops  # noqa: E402
@@ -26,12 +27,12 @@ HALF = PATCH // 2
 
 
 def main() -> None:
-    asked = confined.request()
-    confined.confine()
+    asked = confined_process.request()
+    confined_process.confine()
     filled, field = level(asked, sys.stdin.buffer.read())
-    confined.say({"size": filled.shape[:2]})
-    confined.send(filled.data.cast("B"))
-    confined.send(field.data.cast("B"))
+    confined_process.say({"size": filled.shape[:2]})
+    confined_process.send(filled.data.cast("B"))
+    confined_process.send(field.data.cast("B"))
 
 
 def level(asked: dict[str, Any], data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -42,14 +43,14 @@ def level(asked: dict[str, Any], data: bytes) -> tuple[NDArray[np.uint8], NDArra
     image[coarse] = 0 if start is None else imageops.resize_image(start.astype(np.float32), *coarse.shape)[coarse]
     query, valid = imageops.build_query_patch_centers(coarse, HALF), imageops.build_valid_patch_centers(coarse, HALF)
     if before is None:
-        image = membranes.fitted(image, coarse)
-        field = patch_fields.nearest(image, query, valid)
+        image = poisson_blending.fitted(image, coarse)
+        field = nearest_neighbour_field.nearest(image, query, valid)
     else:
-        field = patch_fields.enlarged(before, *coarse.shape)
+        field = nearest_neighbour_field.enlarged(before, *coarse.shape)
         field = imageops.sanitize_nnf(field, query, valid, rng=np.random.default_rng(asked["seed"]))
     solver = CythonSolver(image, coarse, PATCH)
     mean = solver(iterations=_iterations(asked["reduction"], coarse, before is None), randomize_nnf=False, nnf=field, seed=asked["seed"])
-    filled = patch_fields.painted(image, coarse, solver.nnf, mean)
+    filled = nearest_neighbour_field.painted(image, coarse, solver.nnf, mean)
     return np.ascontiguousarray(np.clip(np.rint(filled), 0, 255).astype(np.uint8)), np.ascontiguousarray(solver.nnf.astype(np.int32))
 
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media.confined import Confined, ProgramDied, again_if_killed
 from models.media.containers import HEAD_BYTES, NAMES, demuxer, names_other_files
+from models.processes.confined_process import Confined, ProgramDied, again_if_killed
 
 PROGRAM = "models.media.video_program"
 AHEAD = 8

@@ -27,8 +27,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from models.media import confined
-from models.media.cuts import Cuts
+from models.media.shot_boundaries import Cuts
+from models.processes import confined_process
 
 S = TypeVar("S", bound=Stream)
 
@@ -71,22 +71,22 @@ class Limits:
 
 def main() -> None:
     upright(VideoFrame(8, 8, "yuv420p"), None, 4)  # libraries import parts of themselves late, when no file can be opened any more
-    asked = confined.request()
+    asked = confined_process.request()
     limits = Limits(**asked["limits"])
-    confined.confine()
+    confined_process.confine()
     try:
         with open_file(os.fdopen(0, "rb"), asked["demuxer"]) as container:
             stream = video_of(container)
             if asked["numbers"] is not None:
-                confined.say({"end": True, "decoded": _send_numbered(stream, container, limits, asked["numbers"], asked["rate"])})
+                confined_process.say({"end": True, "decoded": _send_numbered(stream, container, limits, asked["numbers"], asked["rate"])})
             elif asked["rate"] is not None:
-                confined.say({"end": True, "decoded": _send_frames(stream, container, limits, asked)})
+                confined_process.say({"end": True, "decoded": _send_frames(stream, container, limits, asked)})
             else:
-                confined.say({"info": _probe(container, stream, limits)})
+                confined_process.say({"info": _probe(container, stream, limits)})
     except Refused as refusal:
-        confined.say({"error": refusal.kind, "detail": str(refusal)})
+        confined_process.say({"error": refusal.kind, "detail": str(refusal)})
     except (av.error.FFmpegError, ValueError, OverflowError, MemoryError) as error:
-        confined.say({"error": "broken", "detail": _words(error)})
+        confined_process.say({"error": "broken", "detail": _words(error)})
 
 
 def open_file(file: IO[bytes], demuxer: str) -> InputContainer:
@@ -251,7 +251,7 @@ class _Sender:
         """Say that frames are decoded, where none of them has been asked for in a while."""
         if monotonic() - self._said > SAY_EVERY_S:
             self._said = monotonic()
-            confined.say({"going_on": True, "decoded": self.decoded})
+            confined_process.say({"going_on": True, "decoded": self.decoded})
 
     def send(self, shown: tuple[VideoFrame, float], row: int, end: int) -> None:
         """For those of the rows row..end - 1 that are asked for, if any."""
@@ -268,8 +268,8 @@ class _Sender:
 
 def _say_frame(pixels: np.ndarray, where: Mapping[str, Any]) -> None:
     height, width, _ = pixels.shape
-    confined.say({**where, "height": height, "width": width})
-    confined.send(pixels.data.cast("B"))
+    confined_process.say({**where, "height": height, "width": width})
+    confined_process.send(pixels.data.cast("B"))
 
 
 def _send_numbered(stream: VideoStream, container: InputContainer, limits: Limits, numbers: Sequence[int], rate: float) -> int:
@@ -301,7 +301,7 @@ def _send_numbered(stream: VideoStream, container: InputContainer, limits: Limit
         before = frame, time
         if monotonic() - said > SAY_EVERY_S:
             said = monotonic()
-            confined.say({"going_on": True, "decoded": decoded})
+            confined_process.say({"going_on": True, "decoded": decoded})
     if before is None:
         raise Refused("broken", "no frame of it can be decoded")
     send(before, len(left))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.people.tracks import Tracks
+from models.people.track_batch import Tracks
 from models.registry import Call, Maker
 
 

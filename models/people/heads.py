@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.people.smpl import Person, Regressor
-from models.people.tracks import POSE
+from models.people.track_batch import POSE
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.media.joblib_file import UnsafeFile, read_joblib
+from models.media.safe_joblib import UnsafeFile, read_joblib
 from models.people.ava import CLASSES, VALID
-from models.people.tracks import POSE, Tracks, normalise_pose
+from models.people.track_batch import POSE, Tracks, normalise_pose
 
 Floats = NDArray[np.float64]
 DEPTH_UNIT = 200.0

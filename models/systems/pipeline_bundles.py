@@ -11,10 +11,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, BundleError, BundleSpec, member, write
+from models.bundle_files import seal
+from models.bundle_schema import Clip, External, ExternalRole, Role, Weights
 from models.loading import load
-from models.sealing import seal
-from models.spec import Clip, External, ExternalRole, Role, Weights
-from models.systems.mcc.photographs import config_of
+from models.systems.mcc.photo_pipeline import config_of
 
 ROWS = 8
 """Rows of a step at `fast`: so few that a short request does not wait long behind them."""
@@ -41,7 +41,7 @@ def join_actions(
 
     rate: frames a second that LART was trained on; None: as its bundle says, else 30. step: rows that each window answers for; None: the
     published 32, or a third of LART's frames if that is less. Margins are what is left of a window, 32 rows on either side at most.
-    body: the user's mesh (`models.people.body_file`), which stays where it is: the pipeline records its path and SHA-256. Raises
+    body: the user's mesh (`models.people.smpl_file`), which stays where it is: the pipeline records its path and SHA-256. Raises
     BundleError for members and a mesh that do not fit each other.
     """
     lart = members["actions"].spec

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from models.bundle import Bundle, BundleSpec
-    from models.spec import Clip, Int8, Preprocess, Rung, Sound
+    from models.bundle_schema import Clip, Int8, Preprocess, Rung, Sound
 
 app = typer.Typer(help="List, show, verify and complete bundles on disk.", no_args_is_help=True)
 

@@ -18,7 +18,7 @@ from opsin.cli.recordings import LABELS
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
-    from models.spec import Int8
+    from models.bundle_schema import Int8
     from server.tasks.classify_clips import Use
 
 USES: Mapping[str, Use] = {"sound": "sound", "sight": "sight"}
@@ -90,7 +90,7 @@ def calibrate(
     with libraries("server"):
         from models.bundle import BundleError, read, rewrite
         from models.merge_schedule import MOST_MERGED
-        from models.systems.onnx.backend import GraphError
+        from models.systems.onnx.classifier_backend import GraphError
     for option, value in (("--r", r), ("--r-sight", r_sight)):
         if value and max(value) > MOST_MERGED:
             raise Misuse(f"{option} {max(value)}: no block merges more than {MOST_MERGED} tokens; use less")
@@ -114,8 +114,8 @@ def _with_int8(bundle: Bundle, images: Path, bound: float, force: bool) -> tuple
     import numpy as np
 
     from models.bundle import EMBEDDED
-    from models.spec import LEAST_AGREEMENT
-    from models.systems.onnx.backend import calibrate, has_graph
+    from models.bundle_schema import LEAST_AGREEMENT
+    from models.systems.onnx.classifier_backend import calibrate, has_graph
 
     spec = bundle.spec
     if spec.task in EMBEDDED:

@@ -40,7 +40,7 @@ def show() -> None:
 @cache
 def _parameters(name: str, headless: bool) -> int:
     """Number of parameters, counted on a model without storage."""
-    from models.layers.without_memory import without_memory
+    from models.layers.meta_device import without_memory
     from models.registry import architectures
     from models.systems.published_sizes import sizes
 

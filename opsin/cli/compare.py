@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from models.bundle import Bundle
     from models.loading import LoadedModel
     from models.merge_schedule import MergeSchedule
-    from models.systems.onnx.backend import OnnxClassifier
+    from models.systems.onnx.classifier_backend import OnnxClassifier
 
     Format = Literal["float32", "bfloat16", "int8"]
     Answer = Callable[[NDArray[Any], MergeSchedule], NDArray[Any]]
@@ -55,8 +55,8 @@ def compare(
         import numpy as np
 
         from models.bundle import BundleError, read, rewrite
+        from models.bundle_schema import Compared, Comparison
         from models.merge_schedule import MergeSchedule
-        from models.spec import Compared, Comparison
     try:
         found = read(bundle)
         spec = found.spec
@@ -110,7 +110,7 @@ def _formats(bundle: Bundle, sample: NDArray[Any]) -> Iterator[tuple[Format, Ans
 
     from models.loading import load
     from models.registry import architectures
-    from models.systems.onnx.backend import open_classifier
+    from models.systems.onnx.classifier_backend import open_classifier
 
     formats: dict[Format, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     exact = load(bundle)

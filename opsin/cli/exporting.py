@@ -17,7 +17,7 @@ from opsin.cli.screen import size
 
 if TYPE_CHECKING:
     from models.bundle import BundleSpec
-    from models.checkpoints.exporting import Exported
+    from models.checkpoints.export_bundle import Exported
     from models.merge_schedule import MergeSchedule
 
 
@@ -52,8 +52,8 @@ def export(
         raise Misuse("--rung and --image belong to --onnx")
     with libraries("server"):
         from models.bundle import BundleError, read
-        from models.checkpoints.container import CheckpointError
-        from models.checkpoints.exporting import export_bundle
+        from models.checkpoints.checkpoint_file import CheckpointError
+        from models.checkpoints.export_bundle import export_bundle
     try:
         written = export_bundle(read(bundle), output, family)
     except CheckpointError as error:

@@ -94,9 +94,9 @@ def import_(
         from safetensors.torch import save_file
 
         from models.bundle import BundleError, write
-        from models.checkpoints.container import CheckpointError, WrongSetting
-        from models.checkpoints.importing import import_checkpoint
-        from models.systems.onnx.importing import SUFFIX, import_graph
+        from models.checkpoints.checkpoint_file import CheckpointError, WrongSetting
+        from models.checkpoints.import_checkpoint import import_checkpoint
+        from models.systems.onnx.import_graph import SUFFIX, import_graph
     try:
         if file.suffix.lower() == SUFFIX:
             if family:

@@ -17,7 +17,7 @@ from opsin.cli.services import settings_of
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
-    from models.spec import Int8, Rung
+    from models.bundle_schema import Int8, Rung
     from opsin.ladder import Quality, Throughput
     from server.tasks.classify_clips import Use
     from server.worker.warmup import Loader
@@ -44,7 +44,7 @@ def measured(bundle: Bundle, folder: Path, values: Sequence[Halves], use: Use | 
     """Return the spec with a measured ladder, and lines for the user. values: of the rungs; empty: the bundle's.
 
     Raises Misuse, BundleError."""
-    from kernels.memory import keep_freed_memory
+    from kernels.malloc import keep_freed_memory
     from models.bundle import Bundle
     from opsin.clip_ladder import task_of
     from server.telemetry import logs
@@ -136,7 +136,7 @@ def _of_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader
 def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
     """The rungs to measure. Raises Misuse for a bundle that can have none."""
     from models.bundle import EMBEDDED
-    from models.checkpoints.bundling import ladder
+    from models.checkpoints.bundle_fields import ladder
     from models.loading import not_served
     from models.registry import architectures, read_config
     from opsin.clip_ladder import task_of
@@ -168,7 +168,7 @@ def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
 
 
 def _rung(r: int, sight: int | None) -> Rung:
-    from models.spec import Rung
+    from models.bundle_schema import Rung
 
     return Rung(name=f"r{r}", schedule=r) if sight is None else Rung(name=f"r{r}-{sight}", schedule=r, schedule_sight=sight)
 
@@ -187,7 +187,7 @@ def _int8(spec: BundleSpec, rungs: Collection[str]) -> Int8 | None:
 
 def _quality(spec: BundleSpec, rungs: Collection[str]) -> dict[str, Any]:
     """`quality` with the results of `opsin compare` on these rungs alone."""
-    from models.spec import Comparison
+    from models.bundle_schema import Comparison
 
     if (found := Comparison.of(spec.quality)) is None:
         return spec.quality

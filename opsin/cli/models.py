@@ -26,7 +26,7 @@ def models(
     often count it as one).
     """
     with libraries("server"):
-        from models.costs import cost, native
+        from models.flops import cost, native
         from models.systems.published_sizes import sizes
     chosen = [size for name, size in sizes().items() if not names or any(part in name for part in names)]
     if not chosen:

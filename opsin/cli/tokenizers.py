@@ -9,15 +9,15 @@ from opsin.cli.exits import Misuse
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
-    from models.spec import Text
+    from models.bundle_schema import Text
 
 
 def prepared(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path | None, folder: Path) -> tuple[Text, dict[str, Path]]:
     """The section `text` of a bundle to be written, and its further files, in `folder`. Raises Misuse."""
     from models.bundle import TOKENIZER_FILE
-    from models.systems.image_text.attaching import prepare
-    from models.systems.image_text.tokenizer_model import TokenizerError
-    from models.systems.image_text.vocabularies import read_templates
+    from models.systems.image_text.add_tokenizer import prepare
+    from models.systems.image_text.tokenizer_conversion import read_templates
+    from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 
     try:
         text, content = prepare(spec, weights, tokenizer, read_templates(templates) if templates else None)
@@ -30,9 +30,9 @@ def prepared(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path |
 
 def added(bundle: Bundle, tokenizer: Path, templates: Path | None) -> Bundle:
     """The bundle with its new tokenizer. Raises Misuse."""
-    from models.systems.image_text.attaching import add_tokenizer
-    from models.systems.image_text.tokenizer_model import TokenizerError
-    from models.systems.image_text.vocabularies import read_templates
+    from models.systems.image_text.add_tokenizer import add_tokenizer
+    from models.systems.image_text.tokenizer_conversion import read_templates
+    from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 
     try:
         return add_tokenizer(bundle, tokenizer, read_templates(templates) if templates else None)

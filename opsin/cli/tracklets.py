@@ -26,7 +26,7 @@ def import_tracklets(
         raise Misuse(f"--fps: {fps:g}; it must be a positive number")
     outputs.check(output)
     with libraries("server"):
-        from models.media.joblib_file import UnsafeFile
+        from models.media.safe_joblib import UnsafeFile
         from models.people.tracklets import read_results, tracks_of
         from models.people.tracks_file import to_arrays, write
     try:

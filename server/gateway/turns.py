@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from models.media.confined import Call
+from models.processes.confined_process import Call
 from server.process import system
 
 LONG = 0.5

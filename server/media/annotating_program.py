@@ -23,8 +23,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image, ImageDraw, ImageFont
 
-from models.media import confined, video_program  # which also imports what PyAV would import too late
-from models.people.poses import BONES
+from models.media import video_program
+from models.people.keypoints import BONES
+from models.processes import confined_process  # which also imports what PyAV would import too late
 from server.media.video import LENGTH, Drawn
 
 TIME_BASE = Fraction(1, 90_000)
@@ -84,7 +85,7 @@ class DrawnPerson:
 
 
 def main() -> None:
-    asked = confined.request()
+    asked = confined_process.request()
     font = ImageFont.load_default(14.0)
     ImageDraw.Draw(Image.new("RGB", (8, 8))).text((0, 0), "0", font=font)
     data = memoryview(os.fdopen(0, "rb").read())
@@ -92,14 +93,14 @@ def main() -> None:
     people = [
         DrawnPerson(Drawn(**one), [box[0] for box in one["boxes"]]) for one in json.loads(bytes(data[LENGTH.size : LENGTH.size + length]))
     ]
-    confined.confine()
+    confined_process.confine()
     try:
         made = _make(io.BytesIO(data[LENGTH.size + length :]), asked, people, font)
     except (av.error.FFmpegError, ValueError, OverflowError, MemoryError, video_program.Refused) as error:
-        confined.say({"error": str(error) or type(error).__name__})
+        confined_process.say({"error": str(error) or type(error).__name__})
         return
-    confined.say({"bytes": len(made)})
-    confined.send(made)
+    confined_process.say({"bytes": len(made)})
+    confined_process.send(made)
 
 
 def _make(file: io.BytesIO, asked: Mapping[str, Any], people: Sequence[DrawnPerson], font: Any) -> memoryview:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.media import membranes
+from models.media import poisson_blending
 from server.media.images import on_white
 from server.media.masks import Box, Mask, bounds
 
@@ -63,9 +63,9 @@ def blending_bytes(pixels: int) -> int:
     return min(BLENDING_BYTES, BLENDING_BYTES * pixels // STRIP_PIXELS)
 
 
-def _membrane(image: Image.Image, made: NDArray[np.uint8], box: Box, mask: Mask, area: Box) -> membranes.Membrane | None:
+def _membrane(image: Image.Image, made: NDArray[np.uint8], box: Box, mask: Mask, area: Box) -> poisson_blending.Membrane | None:
     """None where no pixel beside the hole is known."""
-    edge = membranes.Edge(area.height, area.width)
+    edge = poisson_blending.Edge(area.height, area.width)
     for strip, new in _strips(made, box, area):
         around = image.crop((strip.left - 1, strip.top - 1, strip.left + strip.width + 1, strip.top + strip.height + 1))
         known = np.asarray(on_white(around) if around.mode == "RGBA" else around)  # as the network saw it

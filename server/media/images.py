@@ -32,9 +32,9 @@ from PIL import (
     _imaging,
 )
 
-from models.media import legacy_resize, sixteen_bits
+from models.bundle_schema import Preprocess
+from models.media import sixteen_bits, tf1_resize
 from models.media.centre_crop import centre, resized
-from models.spec import Preprocess
 from server.media import headers, tiff
 from server.media.limits import Limits, MediaError
 from server.media.memory_budget import MemoryBudget
@@ -334,12 +334,12 @@ def sniff(data: bytes) -> str:
 
 def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -> NDArray[np.uint8]:
     """Short side to `short_side`, then the centre: (image_size, image_size, 3). The same pixels as torchvision's Resize and CenterCrop.
-    Where the bundle wants pictures squeezed, all of it, or the centre of it; where it wants TensorFlow 1's, `models.media.legacy_resize`.
+    Where the bundle wants pictures squeezed, all of it, or the centre of it; where it wants TensorFlow 1's, `models.media.tf1_resize`.
 
     Raises TooManyPixels for a strip so thin that the enlarged picture would be above the limit and above RESIZED_PIXELS.
     """
     if preprocess.interpolation == "tf1-bicubic":
-        return legacy_resize.square(np.asarray(image), preprocess.image_size)
+        return tf1_resize.square(np.asarray(image), preprocess.image_size)
     if preprocess.fit == "squeeze":
         return np.asarray(image.resize((preprocess.image_size, preprocess.image_size), RESAMPLING[preprocess.interpolation]))
     if preprocess.fit == "squeeze-crop":

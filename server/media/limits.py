@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from models.media.sound import SoundLimits
+from models.media.audio import SoundLimits
 from models.media.video import ClipLimits
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.media import containers, sound_formats
+from models.media import audio_formats, containers
 
 SOUNDS = {"wav": "WAV", "aiff": "AIFF", "flac": "FLAC", "caf": "CAF", "aac": "AAC", "mp3": "MP3"}
 """FFmpeg's names of formats that hold nothing but sound."""
@@ -31,7 +31,7 @@ OGG_VIDEO = (b"\x80theora", b"OVP80")
 
 def other_part(content: bytes) -> str | None:
     """Say as which part a sound or an image is sent, in words for whoever sent it as another one; None for anything else."""
-    return as_image(content) or _as_audio(SOUNDS.get(sound_formats.demuxer(content) or ""))
+    return as_image(content) or _as_audio(SOUNDS.get(audio_formats.demuxer(content) or ""))
 
 
 def as_image(content: bytes) -> str | None:
@@ -43,7 +43,7 @@ def as_image(content: bytes) -> str | None:
 def as_recording(content: bytes) -> str | None:
     """Say as which part a video or a sound is sent, in words for whoever sent it as an image; None for anything else."""
     head = content[: containers.HEAD_BYTES]
-    name = sound_formats.demuxer(content) or containers.demuxer(head) or ""
+    name = audio_formats.demuxer(content) or containers.demuxer(head) or ""
     brand = head[8:12] if name == "mov" and head[4:8] == b"ftyp" else b""
     if brand in STILL_BRANDS:
         return None

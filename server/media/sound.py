@@ -1,4 +1,4 @@
-"""Sounds that requests bring, on their own or in a video. They are decoded here, in a confined child (`models.media.sound`): a job holds
+"""Sounds that requests bring, on their own or in a video. They are decoded here, in a confined child (`models.media.audio`): a job holds
 samples, not files."""
 
 from __future__ import annotations
@@ -6,14 +6,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media import sound
-from models.media.sound import NAMES, SoundLimits
+from models.media import audio
+from models.media.audio import NAMES, SoundLimits
 from server.media.limits import RecordingError
 from server.media.mistaken import as_image
 
 __all__ = ["NAMES", "SoundLimits", "read"]
 
-PROBLEMS: dict[sound.Kind, str] = {
+PROBLEMS: dict[audio.Kind, str] = {
     "not-a-sound": "not-a-sound",  # no format or codec that we open
     "no-sound": "no-sound",  # a file that may hold sound, such as a video, and holds none
     "too-much": "too-large",
@@ -25,7 +25,7 @@ def read(content: bytes, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
     """Return mono sound, float32 (n,), full scale 1, of a sound file or a video: each channel resampled to `rate` samples a second, then
     their mean. Raises RecordingError."""
     try:
-        return sound.decode(content, rate, limits)
-    except sound.SoundError as error:
+        return audio.decode(content, rate, limits)
+    except audio.SoundError as error:
         mistaken = as_image(content) if error.kind == "not-a-sound" else None
         raise RecordingError(PROBLEMS[error.kind], mistaken or str(error)) from error

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from models.media import video
-from models.media.confined import Confined, ProgramDied
 from models.media.containers import HEAD_BYTES, NAMES, demuxer
 from models.media.video import ClipInfo, ClipLimits
+from models.processes.confined_process import Confined, ProgramDied
 from server.media.limits import RecordingError
 from server.media.mistaken import other_part
 

@@ -1,5 +1,5 @@
-"""Image and seen points as MCC's encoders take them (arXiv 2301.08247): the same numbers as `models.systems.mcc.scenes` gives, without
-torch.
+"""Image and seen points as MCC's encoders take them (arXiv 2301.08247): the same numbers as `models.systems.mcc.scene_inputs` gives,
+without torch.
 
 Maps are resized bilinearly without antialiasing, which carries NaN into every pixel that has an unseen neighbour, as in training.
 
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.spec import Space
-from models.systems.mcc.front import Front
+from models.bundle_schema import Space
+from models.systems.mcc.visible_surface import Front
 from server.media import depth
 from server.media.depth import Camera, Points
 from server.media.limits import InvalidPart

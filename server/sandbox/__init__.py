@@ -1,1 +1,1 @@
-"""Runs heavy or dangerous work of the server in a confined child process (`models.media.confined`)."""
+"""Runs heavy or dangerous work of the server in a confined child process (`models.processes.confined_process`)."""

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 
-from models.media import confined
-from models.media.confined import Confined, ProgramDied
+from models.processes import confined_process
+from models.processes.confined_process import Confined, ProgramDied
 from server.process.system import signal_name
 from server.telemetry import logs
 
@@ -105,8 +105,8 @@ class Sandbox:
 
 
 def main(reference: str, memory_bytes: int, seconds: float) -> None:
-    confined.limit_memory(memory_bytes)
-    requests = confined.requests()
+    confined_process.limit_memory(memory_bytes)
+    requests = confined_process.requests()
     module, _, name = reference.partition(":")
     work: Callable[[bytes], bytes] = getattr(import_module(module), name)
     for _ in requests:
@@ -117,12 +117,12 @@ def main(reference: str, memory_bytes: int, seconds: float) -> None:
             os.ftruncate(0, 0)  # the file lies in memory, and would stay until the next one comes
             answer = work(message)
         except MemoryError:
-            confined.say({"error": "it needs more memory than it may have", "traceback": _told(traceback.format_exc())})
+            confined_process.say({"error": "it needs more memory than it may have", "traceback": _told(traceback.format_exc())})
         except Exception as error:
-            confined.say({"error": _told(f"{type(error).__name__}: {error}"), "traceback": _told(traceback.format_exc())})
+            confined_process.say({"error": _told(f"{type(error).__name__}: {error}"), "traceback": _told(traceback.format_exc())})
         else:
-            confined.say({"bytes": len(answer)})
-            confined.send(memoryview(answer))
+            confined_process.say({"bytes": len(answer)})
+            confined_process.send(memoryview(answer))
 
 
 def _limit_cpu(seconds: float) -> None:

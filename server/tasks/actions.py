@@ -2,7 +2,7 @@
 
 The worker gets `video` uint8 (bytes,), the file as it was sent, and `info` float64 (5,): width, height, frames a second, frames,
 seconds; or the arrays of `server.media.tracks`, and `info` as far as it is known. It answers the arrays of
-`models.systems.actions.answers`, and for asynchronous jobs the video again: so any gateway can draw the answer into it, at any time.
+`models.systems.actions.output_arrays`, and for asynchronous jobs the video again: so any gateway can draw the answer into it, at any time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.systems.actions.detail import Detail
+from models.systems.actions.detection_scale import Detail
 from server.media import tracks, video
 from server.media.images import Decoder
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.bundle import BundleSpec
-from models.systems.mcc.front import fitted_camera
+from models.systems.mcc.visible_surface import fitted_camera
 from server.media import depth, masks, npy, views
 from server.media.depth import Camera, Points
 from server.media.images import Decoder

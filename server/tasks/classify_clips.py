@@ -19,9 +19,9 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.media import sound_windows
+from models.bundle_schema import Sound
+from models.media import audio_windows
 from models.registry import architectures
-from models.spec import Sound
 from server.media import sound, video
 from server.media.images import Decoder
 from server.media.limits import RecordingError, named
@@ -296,14 +296,14 @@ def _heard(samples: NDArray[np.float32], plan: ClassifyClipsPlan, wanted: Sound)
     _check_start(plan, len(samples) / rate, "sound")
     begin = round((plan.start_s or 0.0) * rate)
     end = len(samples) if plan.end_s is None else round(min(len(samples), plan.end_s * rate))
-    if end - begin < round(sound_windows.SHORTEST_S * rate):
+    if end - begin < round(audio_windows.SHORTEST_S * rate):
         field = "start_s" if plan.end_s is None or end == len(samples) else "end_s"
         left, hint = 1000 * (end - begin) / rate, "begin earlier" if field == "start_s" else "end later"
-        least = 1000 * sound_windows.SHORTEST_S
+        least = 1000 * audio_windows.SHORTEST_S
         raise InvalidOption(field, f"{getattr(plan, field):g}: {left:.3g} ms are left, and one analysis window has {least:g} ms; {hint}")
-    fitting = sound_windows.count(end - begin, wanted)
+    fitting = audio_windows.count(end - begin, wanted)
     windows = min(fitting, plan.windows or fitting)
-    return np.array([min(end - begin, windows * sound_windows.stride(wanted)) / rate, windows, rate])
+    return np.array([min(end - begin, windows * audio_windows.stride(wanted)) / rate, windows, rate])
 
 
 def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Classification:
@@ -328,7 +328,7 @@ def _spans(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Spans
 
 
 def _timeline_bound(plan: ClassifyClipsPlan, spec: BundleSpec) -> int:
-    views = max(plan.views if _sees(spec) else 0, sound_windows.MOST_WINDOWS if _hears(spec) else 0)
+    views = max(plan.views if _sees(spec) else 0, audio_windows.MOST_WINDOWS if _hears(spec) else 0)
     return timeline_bound(plan.schedule, views, plan.trace, spec)
 
 

@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 
 from models.bundle import BundleSpec
+from models.bundle_schema import FillMethod
 from models.media import patchmatch
-from models.spec import FillMethod
-from models.systems.diffmae.presets import PRESETS, SamplerName
+from models.systems.diffmae.sampler_presets import PRESETS, SamplerName
 from server.media import composing, masks, regions
 from server.media.images import PIXEL, Decoder, Opened, TooManyPixels
 from server.media.limits import named

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from models.spec import FillMethod
-from models.systems.diffmae.presets import PresetName, SamplerName, SpacingName
+from models.bundle_schema import FillMethod
+from models.systems.diffmae.sampler_presets import PresetName, SamplerName, SpacingName
 from server.media import masks
 from server.media.composing import Blend
 from server.tasks.options import Options

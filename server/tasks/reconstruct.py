@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.spec import Space
+from models.bundle_schema import Space
 from models.systems.mcc.lattice import MOST_CELLS, Lattice
 from models.systems.mcc.system import PATCH_SIZE, WINDOW, latent_values
 from server.media import masks, shapes, views

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.systems.mcc import guessing
-from models.systems.mcc.front import Front
+from models.systems.mcc import hidden_surface
+from models.systems.mcc.visible_surface import Front
 from server.media import shapes, views
 from server.tasks.base import Outputs
 from server.tasks.reconstruct_tables import Format, ReconstructPlan
@@ -44,7 +44,7 @@ def network_answer(found: Outputs, plan: ReconstructPlan, kind: Format) -> Answe
 def joined_answer(found: Outputs, plan: ReconstructPlan, front: Front, kind: Format) -> Answer:
     """The seen front, point by point, and the surface behind it that the network makes of the rest. Heavy: run it in a child process."""
     pitch = plan.lattice.pitch
-    guess = guessing.guess(plan.lattice, found["cells"], found["occupancy"], found["colours"], plan.threshold, front)
+    guess = hidden_surface.guess(plan.lattice, found["cells"], found["occupancy"], found["colours"], plan.threshold, front)
     photograph = views.front_colours(found, front)
     guessed = guess.vertices[~guess.seen]
     points = _in_metres(np.concatenate([front.points, guessed]), found)
@@ -72,7 +72,7 @@ def _seen(found: Outputs, front: Front, photograph: NDArray[np.uint8], pitch: fl
     return shapes.Primitive(_in_metres(mesh.vertices, found), mesh.faces, attributes, "seen", found["front"].tobytes())
 
 
-def _guessed(found: Outputs, guess: guessing.Guess) -> shapes.Primitive:
+def _guessed(found: Outputs, guess: hidden_surface.Guess) -> shapes.Primitive:
     attributes = {"COLOR_0": shapes.linear(guess.colours), "_SEEN": np.zeros((len(guess.vertices), 1), np.float32)}
     return shapes.Primitive(_in_metres(guess.vertices, found), guess.faces, attributes, "guessed")
 

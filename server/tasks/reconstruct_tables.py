@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from models.spec import Space
+from models.bundle_schema import Space
 from models.systems.mcc.lattice import Lattice
 from server.tasks.options import Options
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.spec import Text
+from models.bundle_schema import Text
 from server.tasks.base import Arrays, Outputs, Shapes
 
 COUNTS = (1, 4, 16, 64)

@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.media import sound_windows
+from models.media import audio_windows
 from server.tasks.base import Outputs
 from server.tasks.classify import Prediction, Trace, ViewScores, best_labels
 
@@ -41,7 +41,7 @@ class Spans:
             seen = outputs["frames_at"][view]  # falls where frames are further apart than a view is long
             return float(seen.min()), float(seen.max())
         assert spec.sound is not None
-        seconds = sound_windows.stride(spec.sound) / spec.sound.sample_rate
+        seconds = audio_windows.stride(spec.sound) / spec.sound.sample_rate
         begin = self.start_s + view * seconds
         return begin, min(begin + seconds, self.end_s)
 

@@ -12,7 +12,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.spec import LONGEST_TEMPLATE, MOST_TEMPLATES, Text
+from models.bundle_schema import LONGEST_TEMPLATE, MOST_TEMPLATES, Text
 from server.quoting import quoted
 from server.tasks import texts
 from server.tasks.base import Arrays, File, Outputs, Tensor

@@ -278,7 +278,7 @@ class WorkerMetrics:
         self.levels = counter("opsin_scene_levels", "Levels, from coarse to fine, of reconstructions.", labels)
         self.points = counter("opsin_scene_points", "Occupied cells that reconstructions found.", labels)
         self.watched = tuple(counter(f"opsin_video_{name}", text, labels) for name, text in WATCHED.items())
-        """In the order of `models.systems.actions.account.COUNTS`."""
+        """In the order of `models.systems.actions.job_stats.COUNTS`."""
         self.decoded_frames, self.watched_seconds = self.watched[-2:]
         self.heard_seconds = counter("opsin_sound_seconds", "Seconds of sound that were classified.", labels)
         self.watched_stages = counter("opsin_video_stage_seconds", "Seconds of work on videos and tracks, by stage.", [*labels, "stage"])

@@ -19,10 +19,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from kernels import loops
+from kernels import numba_loader as loops
 from kernels.ops import compiled_loops
 from models.bundle import GRAPH_FILE, Bundle, BundleSpec
-from models.layers.packed import packing_helps
+from models.layers.packed_linear import packing_helps
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
@@ -367,7 +367,7 @@ class Backends:
         return self._compile() if backend == "compiled" else self._open_graph("int8" if backend == "int8" else "float32")
 
     def _open_graph(self, precision: Literal["float32", "int8"]) -> Runner:
-        from models.systems.onnx.backend import open_classifier  # ONNX Runtime takes a third of a second to import
+        from models.systems.onnx.classifier_backend import open_classifier  # ONNX Runtime takes a third of a second to import
 
         exact = self.model if self._dtype is torch.float32 else None
         threads = self._layout.threads if self._layout.threads == 1 else self._layout.slots * self._layout.threads  # all slots share them

@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from kernels.memory import return_freed_memory
+from kernels.malloc import return_freed_memory
 from server.process.supervision import STUCK, restarts
 from server.queue.errors import RedisAway
 from server.queue.messages import WORKER_FORMS, WorkerInfo

@@ -19,7 +19,7 @@ from pathlib import Path
 import prometheus_client
 import torch
 
-from kernels.memory import keep_freed_memory
+from kernels.malloc import keep_freed_memory
 from models.bundle import Bundle
 from models.starters import shipped_starters
 from server.process import system

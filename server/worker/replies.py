@@ -9,8 +9,8 @@ from queue import SimpleQueue
 
 from prometheus_client import Counter
 
-from models.layers.steps import ExcessiveJob, UnusableInput
-from models.systems.actions.account import STAGES
+from models.layers.stepwise import ExcessiveJob, UnusableInput
+from models.systems.actions.job_stats import STAGES
 from server.arrays import Array
 from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway

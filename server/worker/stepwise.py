@@ -1,6 +1,6 @@
 """Jobs of several steps: `Stepwise` keeps how far each has come, and takes the next step of those that it is given.
 
-States are values (`models.layers.steps`): a step that raises leaves the old ones as they were, so halves of the batch can take it again.
+States are values (`models.layers.stepwise`): a step that raises leaves the old ones as they were, so halves of the batch can take it again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from models.layers.steps import State
+from models.layers.stepwise import State
 from models.loading import Advanced, Ended, LoadedSteps
 from server.queue.delivery import Delivery
 from server.worker.executors import (

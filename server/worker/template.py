@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from kernels.memory import return_freed_memory
+from kernels.malloc import return_freed_memory
 from models.registry import architectures, named
 from server.process import system
 from server.process.supervision import MISUSE, MOST_BYTES, Order, Told

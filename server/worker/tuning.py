@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from kernels.memory import return_freed_memory
+from kernels.malloc import return_freed_memory
 from models.bundle import Bundle, BundleError
 from models.merge_schedule import MergeSchedule
 from server.scheduler.slots import Slots

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from models.bundle import Bundle, BundleError, BundleSpec
-from models.layers.steps import State
+from models.layers.stepwise import State
 from models.loading import LoadedModel, load, not_served
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from models.people.poses import Poses, distinct
-from models.systems.phalp.poses import PoseTracker
+from models.people.keypoints import Poses, distinct
+from models.systems.phalp.keypoint_tracker import PoseTracker
 from starters.make.measure_pose_noise import CLIPS, Camera, Floats, cameras
 from training.data.packages import obtain
 

@@ -16,10 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.media.video_views import average_views, crops, view_frames
+from models.bundle_schema import Clip, Preprocess
+from models.media.clip_sampling import average_views, crops, view_frames
 from models.merge_schedule import MergeSchedule
 from models.registry import Views, architectures
-from models.spec import Clip, Preprocess
 from models.systems.mae_st.model import VideoMAE
 from starters.data.clips.camera_moves import CameraClips
 from starters.data.clips.video_augmentation import decoded

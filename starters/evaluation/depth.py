@@ -20,7 +20,7 @@ from pydantic import Field
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from models.systems.depth.model import LiteDepth, alone
 from starters.data.renders.scenes import RenderedScenes, Renders
 from starters.evaluation.credits import credited

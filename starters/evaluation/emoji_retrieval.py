@@ -23,7 +23,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from models.systems.image_text.flip import FLIP
 from starters.data.images.emoji_names import ENGLISH, Named, Texts, read_names
 from starters.data.images.iconify import Style

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Generator
 
+from models.bundle_schema import Preprocess
 from models.merge_schedule import MergeSchedule
-from models.spec import Preprocess
 from models.systems.vit.model import ViT
 from starters.data.images import flag_augmentation, flags
 from starters.data.images.flags import Corpus, Drawings, Flags, Gallery, build

@@ -20,12 +20,12 @@ from numpy.random import default_rng
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.media import sound_windows
+from models.bundle_schema import Rung, Sound
+from models.media import audio_windows
 from models.media.fbank import log_mel
 from models.merge_schedule import MergeSchedule
-from models.spec import Rung, Sound
 from models.systems.mavil.model import MAViL
-from models.systems.mavil.sources import Listener
+from models.systems.mavil.window_sources import Listener
 from starters.data.sounds.audio_augmentation import recorded
 from starters.data.sounds.instrument_notes import Notes, Played, open_some
 from starters.data.sounds.sampled_instruments import Instruments, Sampled
@@ -168,7 +168,7 @@ class Hearing:
 
     def windows(self, wave: Wave) -> list[Tensor]:
         samples, listener = torch.from_numpy(wave), Listener(self.sound)
-        return [listener.cut(samples, window) for window in range(sound_windows.count(len(wave), self.sound))]
+        return [listener.cut(samples, window) for window in range(audio_windows.count(len(wave), self.sound))]
 
     @torch.inference_mode()
     def logits(self, network: MAViL, waves: Sequence[Wave], merge: MergeSchedule | None = None) -> Scores:

@@ -19,7 +19,7 @@ from typing import Any
 from models import bundle
 from models.bundle import Bundle
 from models.loading import load
-from models.systems.actions.detail import SCALES, Detail, rows
+from models.systems.actions.detection_scale import SCALES, Detail, rows
 from models.systems.actions.pipeline import Pipeline, PipelineConfig
 from models.systems.lart.model import LART
 from models.systems.pipeline_bundles import ROWS, join_actions

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from models.bundle import Bundle, BundleError, read, rewrite
-from models.spec import LEAST_AGREEMENT, Int8
-from models.systems.onnx.backend import GraphError, calibrate
+from models.bundle_schema import LEAST_AGREEMENT, Int8
+from models.systems.onnx.classifier_backend import GraphError, calibrate
 from starters.data.images import flags
 from starters.evaluation import flags as measure
 from starters.evaluation.flags import FlagsQuality, Task

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from models import bundle
 from models.loading import load
-from models.people.poses import KEYPOINTS, MIRRORED, Poses
-from models.systems.onnx.poses import PoseGraph
+from models.people.keypoints import KEYPOINTS, MIRRORED, Poses
+from models.systems.onnx.pose_detector import PoseGraph
 from training.data.packages import PyPIPackage, obtain
 from training.errors import DataError
 

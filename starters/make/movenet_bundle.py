@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from models import bundle
 from models.bundle import Bundle, BundleSpec
+from models.bundle_schema import Weights
 from models.loading import load
-from models.people.poses import NAMES
-from models.spec import Weights
-from models.systems.onnx.poses import PoseGraph, PoseGraphConfig, letterbox
+from models.people.keypoints import NAMES
+from models.systems.onnx.pose_detector import PoseGraph, PoseGraphConfig, letterbox
 from starters.make.photos_bundle import in_half_precision
 from training.data.demo_clip import CLIP, CLIPS
 from training.data.packages import NpmPackage, obtain
@@ -53,7 +53,7 @@ heads), stored as `model.onnx`. Its weights are float16 in the source and here, 
 - **Input**: RGB frames of any size. They are shrunk to a long side of {long_side} pixels and filled up below and on the right, black, to
   multiples of {multiple}: int32 (1, H, W, 3) of 0..255, one frame at a time.
 - **Output**: float32 (1, {people}, 56): y, x and score of each keypoint, then top, left, bottom, right and score of the box, in parts
-  of the input. `models/systems/onnx/poses.py` turns it into pixels, leaves out boxes below {least_score} and doubles.
+  of the input. `models/systems/onnx/pose_detector.py` turns it into pixels, leaves out boxes below {least_score} and doubles.
 - **Keypoints**: {names}.
 - **Checked** on {frames} frames of the demo clip of PyPI `sports2d` 0.8.34: at most {difference:.0e} from what TensorFlow computes of the
   same graph. No accuracy was measured here.

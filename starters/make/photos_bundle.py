@@ -18,10 +18,10 @@ from timm.data.imagenet_info import ImageNetInfo
 
 from models import bundle
 from models.bundle import Bundle, BundleSpec
-from models.checkpoints.container import CheckpointError
+from models.checkpoints.checkpoint_file import CheckpointError
 from models.loading import load
 from models.systems.onnx import export as onnx_export
-from models.systems.onnx.importing import import_graph
+from models.systems.onnx.import_graph import import_graph
 from training.data import pictures
 from training.data.packages import PyPIPackage, obtain
 from training.efficientnet_lite0 import MEAN, SIDE, STD, network

@@ -12,7 +12,7 @@ import timm
 import torch
 from PIL import Image, ImageDraw
 
-from models.sealing import sha256_of
+from models.bundle_files import sha256_of
 from tests.training.archives import deb
 
 FOLDER = "usr/share/art"

@@ -9,8 +9,8 @@ import torch
 
 from models import bundle
 from models.loading import load
-from models.people.pose_tracks import PoseTrack, lart_tracks
-from models.people.poses import KEYPOINTS, ROW, TOKEN
+from models.people.keypoint_tracks import PoseTrack, lart_tracks
+from models.people.keypoints import KEYPOINTS, ROW, TOKEN
 from models.systems.lart.model import LART
 from models.systems.lart.windows import read_track
 

@@ -9,7 +9,7 @@ import torch
 
 from models import bundle
 from models.loading import load
-from models.media.video_views import average_views, crops, view_frames
+from models.media.clip_sampling import average_views, crops, view_frames
 from models.systems.mae_st.model import VideoMAE
 from server import playground
 from starters.data.clips.camera_paths import MOVES

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models import bundle, loading
-from models.sealing import sha256_of
+from models.bundle_files import sha256_of
 from starters.tests.collection import COLOURS
 from tests.training import shapes
 from training import command

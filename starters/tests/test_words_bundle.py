@@ -11,7 +11,7 @@ from PIL import Image
 from models import bundle, loading
 from models.bundle import Bundle
 from models.systems.image_text.flip import FLIP
-from models.systems.image_text.tokenising import Tokenizer
+from models.systems.image_text.tokenizer import Tokenizer
 from opsin.cli.demo_words import LABELS
 from server.playground import SAMPLES
 from starters.evaluation.cards import card

@@ -13,7 +13,7 @@ from models import bundle, loading
 from models.bundle import Bundle
 from models.registry import architectures
 from models.systems.image_text.flip import FLIPConfig
-from models.systems.image_text.tokenising import Tokenizer, read_file
+from models.systems.image_text.tokenizer import Tokenizer, read_file
 from starters.data.images.named_drawings import NamedDrawings
 from starters.evaluation.cards import card as model_card
 from starters.evaluation.emoji_retrieval import NamingQuality

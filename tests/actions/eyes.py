@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.people.poses import KEYPOINTS, TOKEN, Poses, tokens
-from models.systems.actions.detail import Detail
+from models.people.keypoints import KEYPOINTS, TOKEN, Poses, tokens
+from models.systems.actions.detection_scale import Detail
 from models.systems.actions.following import Tracked
-from models.systems.actions.perception import Following, Found, Seen, View
-from models.systems.phalp.poses import by_location, locations_of
+from models.systems.actions.pose_estimator import Following, Found, Seen, View
+from models.systems.phalp.keypoint_tracker import by_location, locations_of
 from tests.harness.videos import clip, every
 
 SIZE = (120, 160)

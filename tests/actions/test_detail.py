@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from models.bundle import BundleError, BundleSpec
+from models.bundle_schema import Clip
 from models.loading import load
-from models.spec import Clip
 from models.systems.actions.pipeline import Pipeline, PipelineConfig
 from models.systems.actions.steps import ActionSteps
 from models.systems.lart.model import LART

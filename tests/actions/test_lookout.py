@@ -11,19 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.layers.steps import Finished, State
+from models.bundle_schema import Clip, Preprocess
+from models.layers.stepwise import Finished, State
 from models.people.heads import Feature
-from models.people.poses import TOKEN, Poses
-from models.people.tracks import POSE
-from models.spec import Clip, Preprocess
-from models.systems.actions import lookout
-from models.systems.actions.bodies import Bodies
-from models.systems.actions.perception import Perception, View
+from models.people.keypoints import TOKEN, Poses
+from models.people.track_batch import POSE
+from models.systems.actions import detection_loop
+from models.systems.actions.mesh_estimator import Bodies
 from models.systems.actions.pipeline import Pipeline, PipelineConfig
+from models.systems.actions.pose_estimator import Perception, View
 from models.systems.actions.steps import ActionSteps
 from models.systems.hmr2.model import HMR2, HMR2Config
 from models.systems.lart.model import LART
-from models.systems.onnx.poses import PoseGraphConfig
+from models.systems.onnx.pose_detector import PoseGraphConfig
 from tests.actions.eyes import ColourEyes, two_people
 from tests.actions.test_steps import MARGIN, RATE, STEP, finish, job, same
 from tests.harness.pipelines import LABELS, SMALL
@@ -79,9 +79,9 @@ def steps_of(eyes: Perception) -> ActionSteps:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is over after its first pass, and every pass has one crop."""
-    monkeypatch.setattr(lookout, "STEP_S", -1.0)
-    monkeypatch.setattr(lookout, "PASS_S", 0.0)
-    monkeypatch.setattr(lookout, "WAIT_S", 600.0)
+    monkeypatch.setattr(detection_loop, "STEP_S", -1.0)
+    monkeypatch.setattr(detection_loop, "PASS_S", 0.0)
+    monkeypatch.setattr(detection_loop, "WAIT_S", 600.0)
 
 
 def test_bodies_are_followed_and_labelled_from_their_crops() -> None:
@@ -96,8 +96,8 @@ def test_bodies_are_followed_and_labelled_from_their_crops() -> None:
 def test_where_steps_end_changes_no_answer(eyes: Callable[[], Perception], monkeypatch: pytest.MonkeyPatch) -> None:
     videos = [job(two_people(30)), job(two_people(19, hidden=range(5, 10)))]
     patient = [finish(steps_of(eyes()), video)[0] for video in videos]
-    monkeypatch.setattr(lookout, "STEP_S", -1.0)
-    monkeypatch.setattr(lookout, "PASS_S", 0.0)
+    monkeypatch.setattr(detection_loop, "STEP_S", -1.0)
+    monkeypatch.setattr(detection_loop, "PASS_S", 0.0)
     for told, expected in zip(finish(steps_of(eyes()), *videos), patient, strict=True):
         same(told, expected)
 
@@ -171,8 +171,8 @@ def test_a_step_does_not_wait_for_a_video_that_is_read_slowly(monkeypatch: pytes
     """It ends, another one follows, and nothing is lost: here every step takes the frames that are there when it begins, four at most."""
     video = job(two_people(30))
     [expected] = finish(steps_of(ColourEyes()), video)
-    monkeypatch.setattr(lookout, "STEP_S", -1.0)
-    monkeypatch.setattr(lookout, "WAIT_S", -1.0)
+    monkeypatch.setattr(detection_loop, "STEP_S", -1.0)
+    monkeypatch.setattr(detection_loop, "WAIT_S", -1.0)
     steps = steps_of(ColourEyes())
     [state] = steps.start([video], [{}])
     taken = 0

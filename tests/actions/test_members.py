@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from models.bundle import SPEC_FILE, Bundle, BundleError, BundleSpec, read
+from models.bundle_schema import Preprocess
 from models.loading import load
 from models.people.heads import Feature
-from models.people.tracks import POSE
-from models.spec import Preprocess
+from models.people.track_batch import POSE
 from models.systems.hmr2.model import HMR2, HMR2Config
 from models.systems.lart.model import LARTConfig
 from server.queue.messages import ServedBundle

@@ -19,26 +19,26 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from models.bundle import SPEC_FILE, Bundle, BundleError, read
-from models.layers.steps import Continuing, Finished, UnusableInput
+from models.bundle_schema import Clip
+from models.layers.stepwise import Continuing, Finished, UnusableInput
 from models.loading import load
 from models.media.video import ClipLimits, Frames
-from models.people.body_file import read_body
-from models.people.clips import GROUP, normalised, shrink, shrunk_box
-from models.people.clips import clip_frames as frames_of_clip
-from models.people.tracks import POSE, Tracks, normalise_pose, pose_statistics
-from models.spec import Clip
-from models.systems.actions import lookout
-from models.systems.actions.appearance import Describer, Still, Subjects, Unfinished, describe
-from models.systems.actions.bodies import Bodies
-from models.systems.actions.perception import Found, Seen
+from models.people.person_clips import GROUP, normalised, shrink, shrunk_box
+from models.people.person_clips import clip_frames as frames_of_clip
+from models.people.smpl_file import read_body
+from models.people.track_batch import POSE, Tracks, normalise_pose, pose_statistics
+from models.systems.actions import detection_loop
+from models.systems.actions.appearance_encoder import Describer, Still, Subjects, Unfinished, describe
+from models.systems.actions.mesh_estimator import Bodies
+from models.systems.actions.person_tracks import Sighting, Track
 from models.systems.actions.pipeline import Pipeline, PipelineConfig
-from models.systems.actions.seconds import Seconds
+from models.systems.actions.pose_estimator import Found, Seen
+from models.systems.actions.second_scores import Seconds
 from models.systems.actions.steps import ActionSteps, Watching
-from models.systems.actions.tracks import Sighting, Track
 from models.systems.lart.model import LART
 from models.systems.lart.windows import read_track
-from models.systems.mvit.boxes import BoxPooling
 from models.systems.mvit.model import MViT, PoolingBlock
+from models.systems.mvit.roi_pool import BoxPooling
 from opsin.cli.app import app
 from server.queue.messages import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles
@@ -76,8 +76,8 @@ def told_of(boxes: NDArray[Any]) -> NDArray[np.float32]:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step looks at a whole window, however slow the machine is."""
-    monkeypatch.setattr(lookout, "STEP_S", float("inf"))
-    monkeypatch.setattr(lookout, "WAIT_S", 600.0)
+    monkeypatch.setattr(detection_loop, "STEP_S", float("inf"))
+    monkeypatch.setattr(detection_loop, "WAIT_S", 600.0)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.bundle import Bundle
-from models.spec import Role
+from models.bundle_schema import Role
 from models.systems.pipeline_bundles import join_actions
 from server import playground
 from tests.actions.test_members import write_hmr2

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.layers.steps import Finished, UnusableInput
+from models.bundle_schema import Clip, Weights
+from models.layers.stepwise import Finished, UnusableInput
 from models.media.video import ClipLimits, probe
-from models.people.tracks import Tracks
-from models.spec import Clip, Weights
-from models.systems.actions import lookout
-from models.systems.actions.account import COUNTS
+from models.people.track_batch import Tracks
+from models.systems.actions import detection_loop
+from models.systems.actions.job_stats import COUNTS
+from models.systems.actions.person_tracks import Window
 from models.systems.actions.pipeline import Pipeline, PipelineConfig
 from models.systems.actions.steps import ActionSteps
-from models.systems.actions.tracks import Window
 from models.systems.lart.model import LART
 from models.systems.lart.windows import read_track
 from server.tasks.actions import ActionsPlan
@@ -35,8 +35,8 @@ STEP, MARGIN = 16, 14
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step looks at a whole window, however slow the machine is."""
-    monkeypatch.setattr(lookout, "STEP_S", float("inf"))
-    monkeypatch.setattr(lookout, "WAIT_S", 600.0)
+    monkeypatch.setattr(detection_loop, "STEP_S", float("inf"))
+    monkeypatch.setattr(detection_loop, "WAIT_S", 600.0)
 
 
 @pytest.fixture(scope="module")

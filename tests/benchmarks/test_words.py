@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from benchmarks import infinity, pairs, words
 from models.loading import load
-from models.systems.image_text.tokenising import Tokenizer
+from models.systems.image_text.tokenizer import Tokenizer
 
 TEXT_BLOCK = 2 * (4 * 32 * 32 + 2 * 32 * 64)
 """Operations of one token in a block of the tiny text towers, without attention."""

@@ -15,7 +15,7 @@ from models.systems.mae_st.model import SIZES as MAE_ST
 from models.systems.mavil.model import SIZES as MAVIL
 from models.systems.mvit.model import PUBLISHED as MVIT
 from models.systems.mvit.reversible import PUBLISHED as REV_MVIT
-from models.systems.mvit.slowfast import preprocess_video
+from models.systems.mvit.slowfast_config import preprocess_video
 from tests.harness.bundles import UNSEALED, sealed
 from tests.harness.clips import video
 from tests.harness.gateway import gateway_process

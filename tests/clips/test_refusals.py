@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from models.bundle import BundleSpec
-from models.spec import Clip, Sound
+from models.bundle_schema import Clip, Sound
 from server.gateway.directory import Directory
 from server.http.problems import Kind, Problem
 from server.queue.dispatch import Dispatcher

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from models.media.fbank import FbankConfig
-from models.systems.mavil.inputs import spectrogram
+from models.systems.mavil.preprocessing import spectrogram
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
 from tests.harness.clips import MEAN, STD, frames, hearing, mavil, video
 from tests.harness.gateway import Gateway, refused

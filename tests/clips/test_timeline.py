@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.layers.steps import Finished
+from models.layers.stepwise import Finished
 from models.merge_schedule import MergeSchedule
-from models.systems.clips.timeline import Timeline
+from models.systems.clips.view_trace import Timeline
 from models.systems.mae_st.steps import clip_steps
-from models.systems.mavil.inputs import spectrogram
+from models.systems.mavil.preprocessing import spectrogram
 from models.systems.mavil.steps import mavil_steps
 from server.tasks.classify import ClassifyOptions
 from server.tasks.classify_clips import ClassifyClips

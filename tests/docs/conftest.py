@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import write
-from models.spec import Space
+from models.bundle_schema import Space
 from models.systems.pipeline_bundles import join_photographs
 from tests.docs.desk import Desk
 from tests.docs.snippets import ROOT

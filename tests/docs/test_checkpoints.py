@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from models.bundle import BundleSpec, discover, read
 from models.loading import not_served
 from models.registry import family_names
-from models.systems.mvit.boxes import BoxPooling
 from models.systems.mvit.checkpoint import FAMILY as MVIT
 from models.systems.mvit.model import MViT, MViTConfig
+from models.systems.mvit.roi_pool import BoxPooling
 from opsin.cli.app import app
 from server.tasks.registry import main_task
 from tests.docs.conftest import environment_of, fill

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from models.bundle import write
-from models.spec import Space
+from models.bundle_schema import Space
 from opsin.cli.demo import show_pictures
 from opsin.cli.demo_clips import MOVES, show_clips
 from opsin.cli.demo_sounds import SOUNDS, hears, show_sounds

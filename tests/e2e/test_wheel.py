@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from models.sealing import sha256_of
+from models.bundle_files import sha256_of
 from tests.harness.bundles import TINY
 from tests.harness.pictures import picture
 from tests.harness.service import Service

@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 
-from models.media.confined import Confined
+from models.processes.confined_process import Confined
 from server.gateway.turns import LargeBodies, Turns
 from tests.harness.waiting import eventually_async
 

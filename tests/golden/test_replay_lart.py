@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.people.tracks import Tracks, normalise_pose
+from models.people.track_batch import Tracks, normalise_pose
 from tests.golden.__main__ import HERE, run
 from tests.golden.case import read_case, read_recording, write_recording
 from tests.golden.replays.lart import build

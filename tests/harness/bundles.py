@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, BundleSpec, write
+from models.bundle_schema import Clip, Preprocess, Rung, Weights
 from models.loading import load
-from models.spec import Clip, Preprocess, Rung, Weights
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 from models.systems.vit.model import ViT, ViTConfig
 from tests.harness.pictures import decoded, picture

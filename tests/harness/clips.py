@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.bundle import Bundle, BundleSpec
-from models.spec import Clip, Preprocess, Sound, Task
-from models.systems.mavil.loudness import AUDIOSET
+from models.bundle_schema import Clip, Preprocess, Sound, Task
+from models.systems.mavil.log_mel_stats import AUDIOSET
 from models.systems.mavil.model import MAViL, MAViLConfig
 from tests.golden.case import GOLDEN, Case, read_case
 from tests.harness.bundles import UNSEALED, sealed

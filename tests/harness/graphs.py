@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle, BundleSpec, write
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from tests.harness.bundles import UNSEALED
 
 SIZE, CLASSES = 16, 4

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from models.bundle import Bundle, BundleSpec
-from models.spec import Preprocess
-from models.systems.image_text.attaching import add_tokenizer
+from models.bundle_schema import Preprocess
+from models.systems.image_text.add_tokenizer import add_tokenizer
 from models.systems.image_text.cit import CiT, CiTConfig, Tower
 from models.systems.image_text.flip import FLIP, FLIPConfig
 from models.systems.image_text.maws import MAWSClip, MAWSClipConfig

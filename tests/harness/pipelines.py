@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from models.bundle import Bundle, BundleSpec, member, read
+from models.bundle_schema import Clip, Member
 from models.people.heads import Feature
-from models.people.poses import TOKEN
-from models.spec import Clip, Member
+from models.people.keypoints import TOKEN
 from models.systems.lart.model import LART, LARTConfig
 from tests.harness.bundles import UNSEALED, sealed
 

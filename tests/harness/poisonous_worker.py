@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from models import registry
-from models.layers.steps import Continuing, Finished, State, Steps, Tensors
+from models.layers.stepwise import Continuing, Finished, State, Steps, Tensors
 from models.registry import Architecture, Purpose, System
 from models.systems.null.model import NullConfig
 from models.systems.null.steps import Toy

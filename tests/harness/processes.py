@@ -17,7 +17,7 @@ def children(program: str, parent: int | None = None) -> list[psutil.Process]:
 
 
 def copies(program: str, parent: int | None = None) -> list[psutil.Process]:
-    """Copies of the templates of `program` that a process has started (`models.media.copies`)."""
+    """Copies of the templates of `program` that a process has started (`models.processes.fork_server`)."""
     return [copy for template in children(program, parent) for copy in children(program, template.pid)]
 
 

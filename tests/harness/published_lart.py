@@ -11,14 +11,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.bundle import Bundle, BundleSpec
+from models.bundle_schema import Clip, Preprocess
 from models.checkpoints import read_checkpoint
 from models.people.heads import Feature
 from models.people.smpl import PREFIX
-from models.people.tracks import POSE
-from models.spec import Clip, Preprocess
+from models.people.track_batch import POSE
 from models.systems.lart.model import LARTConfig
-from models.systems.mvit.boxes import BoxPooling
 from models.systems.mvit.model import Activation, MViT, MViTConfig
+from models.systems.mvit.roi_pool import BoxPooling
 from tests.golden.case import GOLDEN
 from tests.harness.bundles import UNSEALED, sealed
 from tests.harness.pipelines import SMALL

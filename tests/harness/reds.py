@@ -14,7 +14,7 @@ import redis
 from PIL import Image
 
 from models.bundle import BundleSpec
-from models.spec import Preprocess, Rung, Weights
+from models.bundle_schema import Preprocess, Rung, Weights
 from server.arrays import Array
 from server.queue import keys
 from server.queue.delivery import Delivery

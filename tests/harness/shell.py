@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from models.bundle import Bundle, BundleSpec
-from models.spec import Preprocess, Space
+from models.bundle_schema import Preprocess, Space
 from models.systems.mcc.model import MCC, MCCConfig
 from tests.harness.bundles import UNSEALED, sealed
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.spec import Preprocess, Text, Weights
+from models.bundle_schema import Preprocess, Text, Weights
 from server.arrays import Array
 from server.queue.messages import Failure, QueuedJob, Reply, WorkerTiming
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.bundle import Bundle
+from models.bundle_schema import Preprocess
 from models.checkpoints import import_checkpoint
-from models.spec import Preprocess
 from tests.harness.bundles import sealed
 
 Pixels = NDArray[np.uint8]

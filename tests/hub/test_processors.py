@@ -13,11 +13,11 @@ import transformers
 from PIL import Image
 from safetensors.torch import save_file
 
+from models.bundle_schema import Preprocess
 from models.checkpoints import CheckpointError
-from models.checkpoints.model_folder import open_folder
-from models.checkpoints.processor import USUAL, read
-from models.media.video_views import crops
-from models.spec import Preprocess
+from models.checkpoints.hf_folder import open_folder
+from models.checkpoints.hf_image_processor import USUAL, read
+from models.media.clip_sampling import crops
 from server.media.images import Decoder, to_model_size
 
 MOST = 2

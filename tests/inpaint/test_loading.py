@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from models.bundle import BundleError
-from models.spec import Clip
-from models.systems.diffmae.filling import SAMPLE_COST
+from models.bundle_schema import Clip
+from models.systems.diffmae.inpaint_state import SAMPLE_COST
 from server.worker.layout import Layout
 from server.worker.measurements import Measurements
 from server.worker.stepwise import Stepwise

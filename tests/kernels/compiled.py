@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels.triton import attention, matching, merging
-from kernels.triton.tuning import small
+from kernels.triton.autotune import small
 
 CAPABILITIES = (80, 90)
 """A100 and H100."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kernels import ops, reference
-from kernels.loops import open_loops
+from kernels.numba_loader import open_loops
 from kernels.ops import Matching
 from models.merge_schedule import MergeSchedule
 from models.systems.vit.model import ViT, ViTConfig
@@ -213,7 +213,7 @@ def test_a_compiler_sees_the_reference_in_one_graph(model: ViT, images: Tensor) 
         assert torch.equal(compiled, model(images, merge=MERGE).logits)
 
 
-OPEN = "import sys, pathlib, torch; from kernels.loops import open_loops; open_loops(torch.float32, pathlib.Path(sys.argv[1]))"
+OPEN = "import sys, pathlib, torch; from kernels.numba_loader import open_loops; open_loops(torch.float32, pathlib.Path(sys.argv[1]))"
 
 
 FULL = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); {OPEN}"

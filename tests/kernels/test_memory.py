@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from kernels.memory import keep_freed_memory
+from kernels.malloc import keep_freed_memory
 import torch
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
 torch.set_num_threads(1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels import ops
-from kernels.padding import MULTIPLE, key_multiple
+from kernels.key_padding import MULTIPLE, key_multiple
 from models.layers.block import Attention
 from models.merge_schedule import MergeSchedule
 from models.systems.vit.model import ViT, ViTConfig

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 def test_two_threads_may_tune_one_kernel() -> None:
     import triton
 
-    from kernels.triton.tuning import tuned
+    from kernels.triton.autotune import tuned
 
     @tuned([triton.Config({"BLOCK": block}) for block in (16, 32)], key=["tokens"], interpreted=triton.Config({"BLOCK": 16}))
     @triton.jit

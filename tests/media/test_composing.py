@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from models.media import membranes
+from models.media import poisson_blending
 from server.media import composing
 from server.media.composing import Blend, compose, ramp, to_png
 from server.media.masks import Box, bounds
@@ -156,7 +156,7 @@ def test_a_large_hole_s_membrane_is_solved_on_a_small_grid_and_fits_all_the_same
     image, mask = smooth(200, 260), Box(30, 20, 170, 150).mask(200, 260)
     made = (image * 0.7 + 60).astype(np.uint8)
     whole = composed_of(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
-    monkeypatch.setattr(membranes, "MOST_PIXELS", 30 * 30)
+    monkeypatch.setattr(poisson_blending, "MOST_PIXELS", 30 * 30)
     monkeypatch.setattr(composing, "STRIP_PIXELS", 170 * 7)
     coarse = composed_of(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
     assert np.abs(coarse.astype(int) - whole).mean() < 1.5

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageChops, ImageCms
 from torchvision import transforms
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels, sniff, to_model_size
 from tests.harness.pictures import encoded
 

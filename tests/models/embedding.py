@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.bundle_schema import Task
 from models.checkpoints import import_checkpoint
 from models.loading import LoadedModel, load
-from models.spec import Task
 from tests.golden.case import Case
 from tests.harness.bundles import sealed
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from models.bundle import Bundle, BundleError, BundleSpec, read, replace_files, write
-from models.spec import Clip, Sound, Text
+from models.bundle_schema import Clip, Sound, Text
 
 PICTURES = {"image_size": 32, "short_side": 36, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 

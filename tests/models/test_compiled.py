@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoints import import_checkpoint
-from models.costs import RandomInput, prepare
+from models.flops import RandomInput, prepare
 from models.merge_schedule import MergeSchedule
 from models.registry import Call, Maker, architectures, read_config
 from models.systems.diffmae.dummy_inputs import HalfMasked

@@ -14,9 +14,9 @@ from torch import nn
 
 from models import bundle
 from models.bundle import Bundle, BundleError, BundleSpec
+from models.bundle_schema import Preprocess, Weights
 from models.layers.forward import normalise
 from models.loading import LoadedModel, load
-from models.spec import Preprocess, Weights
 from models.systems.null.model import Null, NullConfig
 from models.systems.vit.model import ViT, ViTConfig
 

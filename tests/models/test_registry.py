@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from models import registry
 from models.checkpoints import families, import_checkpoint, read_checkpoint
-from models.checkpoints.exporting import export_bundle
-from models.costs import cost
+from models.checkpoints.export_bundle import export_bundle
+from models.flops import cost
 from models.loading import load
 from models.registry import architectures, named, systems
 from models.systems.published_sizes import sizes
@@ -167,7 +167,8 @@ import sys
 from models.loading import load
 from models.registry import architectures
 architectures()["vit"].build(architectures()["vit"].config(image_size=16, width=8, depth=1, heads=1))
-print(sorted(name for name in sys.modules if name.startswith("models.") and name.endswith((".model", ".checkpoint", ".tracker", ".text"))))
+ends = (".model", ".checkpoint", ".tracker", ".text_encoder")
+print(sorted(name for name in sys.modules if name.startswith("models.") and name.endswith(ends)))
 """
 
 

@@ -21,9 +21,9 @@ from scipy.linalg import solveh_banded
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
+from models.bundle_schema import Clip, Preprocess, Sound, Task
 from models.media.fbank import FbankConfig, log_mel
-from models.spec import Clip, Preprocess, Sound, Task
-from models.systems.mavil.loudness import Loudness
+from models.systems.mavil.log_mel_stats import Loudness
 from tests.golden.case import GOLDEN, Case, find_cases, read_case
 from tests.harness.bundles import UNSEALED, sealed
 from tests.harness.recorded import recorded_network

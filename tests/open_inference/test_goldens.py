@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.media.fbank import FbankConfig
-from models.systems.mavil.inputs import spectrograms
+from models.systems.mavil.preprocessing import spectrograms
 from tests.golden.case import read_case
 from tests.harness.running import SMALL_LIMITS, Service, running
 from tests.harness.sounds import wav

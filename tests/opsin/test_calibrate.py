@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from models.bundle import Bundle, read
+from models.bundle_schema import Int8
 from models.loading import load
-from models.spec import Int8
 from tests.harness.bundles import write_null, write_tiny_vit
 from tests.harness.command import opsin
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from models.bundle import BundleSpec, read, write
-from models.spec import Preprocess, Rung, Weights
+from models.bundle_schema import Preprocess, Rung, Weights
 from opsin import Client
 from opsin.cli import outputs
 from opsin.cli.demo_actions import show_actions

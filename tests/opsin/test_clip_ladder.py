@@ -21,14 +21,14 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from models.bundle import Bundle, BundleError, BundleSpec, read, rewrite
-from models.checkpoints.bundling import ladder
+from models.bundle_schema import Clip, Preprocess, Rung
+from models.checkpoints.bundle_fields import ladder
 from models.loading import load
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
-from models.spec import Clip, Preprocess, Rung
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
-from models.systems.mavil.inputs import spectrogram
 from models.systems.mavil.model import MAViL
+from models.systems.mavil.preprocessing import spectrogram
 from models.systems.onnx.export import ExportError, export
 from opsin.cli.exits import Misuse
 from opsin.cli.recordings import recordings

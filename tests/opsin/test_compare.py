@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from models.bundle import Bundle, read, rewrite
+from models.bundle_schema import Int8
 from models.loading import load
-from models.spec import Int8
 from opsin import Client
 from tests.harness.bundles import write_tiny_diffmae, write_tiny_vit
 from tests.harness.command import opsin

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.bundle import Bundle, BundleSpec, read, rewrite
+from models.bundle_schema import Accuracies, Compared, Comparison, Int8, Preprocess, Rung
 from models.loading import load
-from models.spec import Accuracies, Compared, Comparison, Int8, Preprocess, Rung
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.vit.model import ViT, ViTConfig
 from server.tasks import texts

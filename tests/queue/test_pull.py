@@ -9,7 +9,7 @@ import time
 import pytest
 
 from models.bundle import BundleSpec
-from models.spec import Preprocess, Weights
+from models.bundle_schema import Preprocess, Weights
 from server.queue import keys
 from server.queue.dispatch import Dispatcher
 from server.queue.link import WorkerTimings

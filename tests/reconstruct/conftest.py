@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from models.spec import Space
+from models.bundle_schema import Space
 from models.systems.pipeline_bundles import join_photographs
 from tests.harness.bundles import write_tiny_vit
 from tests.harness.captures import CAPTURE, FOV

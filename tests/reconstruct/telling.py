@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from models.bundle import Bundle, write
-from models.systems.onnx.importing import import_graph
+from models.systems.onnx.import_graph import import_graph
 from tests.harness.captures import depth
 from tests.harness.graphs import FLOAT, graph
 

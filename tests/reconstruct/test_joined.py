@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from models.spec import Space
-from models.systems.mcc.front import Front
+from models.bundle_schema import Space
+from models.systems.mcc.visible_surface import Front
 from opsin import Client
 from opsin.turntable import from_camera
 from server.media import views

@@ -11,7 +11,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from models.spec import Space
+from models.bundle_schema import Space
 from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
 from tests.harness.captures import depth, image, mesh, npy
 from tests.harness.gateway import gateway_process

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from models.bundle import BundleError, write
+from models.bundle_schema import Space
 from models.loading import load
-from models.spec import Space
 from models.systems.pipeline_bundles import join_photographs
 from opsin import Client, Refused
 from server.tasks.photographs import CONTEXT, REACH, photograph, to_depth

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.spec import Space
+from models.bundle_schema import Space
 from tests.harness.captures import CAPTURE, FOV, arrays
 from tests.harness.gateway import Gateway, gateway_process
 from tests.harness.jobs import accepted, job, result

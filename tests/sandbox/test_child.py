@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from models.media.confined import Call, Confined
+from models.processes.confined_process import Call, Confined
 from server.gateway.turns import Turns
 from server.sandbox.child import Sandbox, WorkFailed
 from tests.harness.processes import alive, takes_work

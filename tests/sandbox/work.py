@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from models.media import confined
+from models.processes import confined_process
 
 os.write(1, b"a library that writes while it is imported")
 
@@ -24,7 +24,7 @@ def work(message: bytes) -> bytes:
         case [b"quote"]:
             raise ValueError("x" * 3_000_000)
         case [b"close"]:
-            os.close(confined._answers)
+            os.close(confined_process._answers)
             time.sleep(60)
         case [b"fill"]:
             bytearray(10**10)

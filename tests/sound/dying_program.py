@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from models.media import confined
+from models.processes import confined_process
 
 if __name__ == "__main__":
-    confined.request()
+    confined_process.request()
     os._exit(os.EX_SOFTWARE)

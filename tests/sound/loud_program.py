@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from models.media import confined
+from models.processes import confined_process
 
 if __name__ == "__main__":
-    confined.request()
-    confined.say({"samples": 2**33})
+    confined_process.request()
+    confined_process.say({"samples": 2**33})

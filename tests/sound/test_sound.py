@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.media import sound
+from models.media import audio
 from server.media.limits import RecordingError
 from server.media.sound import SoundLimits, read
 from tests.harness.sounds import filmed, tagged, tones, wav, written
@@ -332,12 +332,12 @@ def test_noise_behind_a_header_is_refused() -> None:
 
 
 def test_a_program_that_sends_too_much_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sound, "PROGRAM", "tests.sound.loud_program")
+    monkeypatch.setattr(audio, "PROGRAM", "tests.sound.loud_program")
     assert refused(wav(np.zeros(8000, np.int16), RATE))[1] == "decoding it failed: more came out of it than it may hold"
 
 
 def test_a_program_that_dies_refuses_its_sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sound, "PROGRAM", "tests.sound.dying_program")
+    monkeypatch.setattr(audio, "PROGRAM", "tests.sound.dying_program")
     assert refused(wav(np.zeros(8000, np.int16), RATE)) == ("corrupt-sound", f"decoding it failed: it ended with {os.EX_SOFTWARE}")
 
 

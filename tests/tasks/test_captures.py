@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from models.bundle import BundleSpec
-from models.spec import Space
+from models.bundle_schema import Space
 from server.media.images import Decoder
 from server.tasks import captures
 from server.tasks.options import InvalidOption

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.bundle import BundleSpec
-from models.spec import Preprocess, Rung, Weights
+from models.bundle_schema import Preprocess, Rung, Weights
 from server.tasks.base import JSON
 from server.tasks.classify import Classify, ClassifyAnswer, ClassifyOptions, ClassifyPlan
 from server.tasks.options import InvalidOption

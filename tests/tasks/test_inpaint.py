@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from models.bundle import BundleSpec
+from models.bundle_schema import Clip, Preprocess, Weights
 from models.media import patchmatch
-from models.spec import Clip, Preprocess, Weights
 from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels
 from server.tasks.base import JSON, Arrays, File
 from server.tasks.inpaint import COPYING_STEPS, Inpaint

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from models.spec import Text
+from models.bundle_schema import Text
 from server.tasks import texts
 
 

@@ -6,7 +6,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from models.sealing import sha256_of
+from models.bundle_files import sha256_of
 
 
 def npm(folder: Path, name: str, files: dict[str, Path]) -> dict[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.costs import cost
+from models.flops import cost
 from models.registry import architectures
 from models.systems.published_sizes import sizes
 from training import command, costs, recipe

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from models.spec import Clip, Preprocess, Sound
+from models.bundle_schema import Clip, Preprocess, Sound
 from tests.harness import vocabularies
 from tests.training import shapes
 from training import command

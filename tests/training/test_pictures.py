@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from server.media import images
 from training.data import pictures
 

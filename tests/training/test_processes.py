@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from tests.training import shapes
 from training import command
 from training.data.base import Preparation

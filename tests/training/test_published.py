@@ -19,7 +19,7 @@ from tokenizers.processors import BertProcessing
 
 from models import bundle, loading
 from models.registry import architectures
-from models.systems.image_text.tokenising import Tokenizer
+from models.systems.image_text.tokenizer import Tokenizer
 from tests.golden.case import GOLDEN, unpacked
 from tests.training import shapes
 from tests.training.test_data import png, shard, video

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from models.media import video
-from models.media.confined import PATIENCE_S
 from models.media.video import AHEAD, PROGRAM, ClipLimits, Frame, Frames, NotYet, VideoError, probe
-from models.systems.clips.frames import ViewFrames
+from models.processes.confined_process import PATIENCE_S
+from models.systems.clips.frame_reader import ViewFrames
 from tests.harness.processes import children, copies
 from tests.harness.videos import clip, every, number_of, sound_alone, with_hours
 from tests.harness.waiting import eventually

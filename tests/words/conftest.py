@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from models.spec import Rung
+from models.bundle_schema import Rung
 from tests.harness.bundles import write_tiny_vit
 from tests.harness.pairs import write_tiny_pair
 from tests.harness.running import SMALL_LIMITS, running

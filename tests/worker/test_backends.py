@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kernels import loops
+from kernels import numba_loader
 from models.bundle import Bundle, write
+from models.bundle_schema import Accuracies, Int8
 from models.loading import load
-from models.spec import Accuracies, Int8
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.backend_times import Backend, BackendTimes
 from server.worker.backends import Backends, BackendSetting, Runner
@@ -240,7 +240,7 @@ def test_what_cannot_be_opened_is_not_waited_for(bundle: Bundle, folder: Path, m
     def broken(*_: object) -> None:
         raise RuntimeError("numba does not know this CPU")
 
-    monkeypatch.setattr(loops, "open_loops", broken)
+    monkeypatch.setattr(numba_loader, "open_loops", broken)
     made = warm(bundle, folder)
     tuner = tuner_of(folder)
     tuner.loaded(bundle, made)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from models.bundle import Bundle, rewrite
-from models.spec import Int8
+from models.bundle_schema import Int8
 from server.scheduler.step_times import StepTimes
 from server.worker import measurements
 from server.worker.backend_times import BACKENDS, BackendTimes

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from models.bundle import BundleError
-from models.layers.steps import State
+from models.layers.stepwise import State
 from models.loading import Advanced, Ended, LoadedSteps, load
 from server.arrays import Array
 from server.queue.delivery import Delivery

@@ -12,7 +12,7 @@ A sample is a dict of tensors without a batch dimension. The keys say what they 
 | `back`, `back_colours` | last point on the ray of each pixel that is seen, and its colour in 0..1, float32 (n, n, 3) each |
 | `label`, `labels` | class, int64 (); several classes, float32 (classes,) |
 | `words` | token ids of a caption, int64 (length,) |
-| `pose`, `joints`, `appearance`, `detected`, `labelled`, `actions` | people of a clip (T, P, ·), as in `models.people.tracks` |
+| `pose`, `joints`, `appearance`, `detected`, `labelled`, `actions` | people of a clip (T, P, ·), as in `models.people.track_batch` |
 
 The loop adds `draw`, int64 (), to every sample.
 """
@@ -28,7 +28,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from models.spec import Clip, Preprocess, Sound
+from models.bundle_schema import Clip, Preprocess, Sound
 from training.settings import Settings
 
 Sample = Mapping[str, Tensor]

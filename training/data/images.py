@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from training.data.base import Augment
 from training.data.pictures import to_model_size
 

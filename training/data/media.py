@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.media.sound_decoding import mono
-from models.media.sound_windows import SHORTEST_S
+from models.media.audio_decoding import mono
+from models.media.audio_windows import SHORTEST_S
 from models.media.video_program import Refused
 from training.data.base import Unreadable
 
@@ -70,7 +70,7 @@ def read_frames(file: Path, wanted: Sequence[int], rate: float) -> Tensor:
 
 
 def read_sound(file: Path, sample_rate: int, seconds: float, start: float = 0.0) -> Tensor:
-    """Return mono (samples,), as the service hears it (`models.media.sound_decoding`), from `start` on, at most so many seconds.
+    """Return mono (samples,), as the service hears it (`models.media.audio_decoding`), from `start` on, at most so many seconds.
 
     Raises Unreadable."""
     skip = int(start * sample_rate)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from models.sealing import sha256_of
+from models.bundle_files import sha256_of
 from training.errors import DataError
 from training.settings import Settings
 

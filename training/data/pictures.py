@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from models.bundle_schema import Preprocess
 from models.media import sixteen_bits
 from models.media.centre_crop import centre, resized
-from models.spec import Preprocess
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 

@@ -19,8 +19,8 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from models.spec import Preprocess
-from models.systems.mcc.scenes import normalise_points, resize, resize_mask, view_of_capture
+from models.bundle_schema import Preprocess
+from models.systems.mcc.scene_inputs import normalise_points, resize, resize_mask, view_of_capture
 from training.data.base import DataSettings, Preparation, Sample, Unreadable
 from training.data.folder import read_image
 from training.data.pairs import digest

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from models.bundle_schema import Sound
 from models.media.fbank import FbankConfig
-from models.spec import Sound
-from models.systems.mavil.inputs import spectrogram
-from models.systems.mavil.loudness import Loudness
+from models.systems.mavil.log_mel_stats import Loudness
+from models.systems.mavil.preprocessing import spectrogram
 from training.data.base import DataSettings, Preparation, Sample
 from training.data.labelled import LabelledFiles, find
 from training.data.media import SOUNDS, VIDEOS, read_sound

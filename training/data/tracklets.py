@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.media.joblib_file import UnsafeFile
+from models.media.safe_joblib import UnsafeFile
 from models.people.ava import NAMES, VALID
 from models.people.tracklets import arrange, read_tracklet, shuffled
 from training.data.base import DataSettings, Preparation, Sample, Unreadable

@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.media.video_views import crop_box, frames_within, random_box, random_span
-from models.spec import Clip, Preprocess
+from models.bundle_schema import Clip, Preprocess
+from models.media.clip_sampling import crop_box, frames_within, random_box, random_span
 from training.data.base import DataSettings, Preparation, Sample
 from training.data.images import normalised
 from training.data.labelled import LabelledFiles, find

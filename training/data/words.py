@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.systems.image_text.tokenising import Tokenizer
-from models.systems.image_text.tokenizer_model import TokenizerError
-from models.systems.image_text.vocabularies import read_vocabulary
+from models.systems.image_text.tokenizer import Tokenizer
+from models.systems.image_text.tokenizer_conversion import read_vocabulary
+from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 from training.errors import DataError
 from training.settings import Settings
 from training.shipped import Located
@@ -21,7 +21,7 @@ from training.shipped import Located
 
 class WordSettings(Settings):
     tokenizer: Located
-    """A `tokenizer.json`, or another file that `models.systems.image_text.vocabularies` reads."""
+    """A `tokenizer.json`, or another file that `models.systems.image_text.tokenizer_conversion` reads."""
     special: bool = True
     """Add the tokenizer's special tokens ([CLS], [SEP]); FLIP has none."""
     padding: int = 0

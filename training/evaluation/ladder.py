@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from models.bundle_schema import Rung
 from models.merge_schedule import MergeSchedule
-from models.spec import Rung
 from models.systems.mae_st.model import VideoMAE
 from models.systems.vit.model import ViT
 from training.evaluation import metrics

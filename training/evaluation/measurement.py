@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.spec import Rung
+from models.bundle_schema import Rung
 from models.systems.mavil.model import MAViL
 from models.systems.vit.model import ViT
 from training.errors import TrainingError

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
+from models.bundle_schema import Preprocess
 from models.layers.forward import normalise
 from models.merge_schedule import MergeSchedule
-from models.spec import Preprocess
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.vit.model import ViT
 from training.data.pictures import Pixels

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from training import phases
 from training.errors import RecipeError, TrainingError
 from training.evaluation.measurement import Measurement, looked_at_once, reports, rounded, weights_and_settings, write_report

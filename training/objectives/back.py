@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.systems.mcc.back import Back, Told
+from models.systems.mcc.back_surface import Back, Told
 from models.systems.mcc.model import MCC
 from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need

@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from models.spec import Clip, Preprocess, Sound
+from models.bundle_schema import Clip, Preprocess, Sound
 from training.curation import Captions
 from training.optim import ParameterGroup, pretraining_groups
 from training.settings import OptimiserSettings, Settings

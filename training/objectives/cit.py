@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.systems.image_text.cit import CiT
-from models.systems.image_text.common import unit
+from models.systems.image_text.dual_encoder import unit
 from training.curation import Captions, Curation, Curator
 from training.errors import DataError
 from training.objectives.base import Batch, Facts, ObjectiveSettings

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.systems.image_text.common import unit
+from models.systems.image_text.dual_encoder import unit
 from models.systems.image_text.flip import FLIP
 from models.systems.image_text.maws import MAWSClip
 from training import draws, reductions

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.people.tracks import Hidden, Tracks
+from models.people.track_batch import Hidden, Tracks
 from models.systems.lart.model import LART, Recognised
 from training import draws, optim_lart, reductions
 from training.objectives.base import Batch, Facts, ObjectiveSettings

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.systems.mcc.model import MCC, Kept
 from models.systems.mcc.queries import Labels, label
-from models.systems.mcc.scenes import Augmentation
+from models.systems.mcc.scene_inputs import Augmentation
 from training import draws
 from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need

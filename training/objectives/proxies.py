@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.layers.lite import STAGES, LitePatches
+from models.layers.efficientnet_lite import STAGES, LitePatches
 from models.layers.patches import PatchEmbed
 from models.systems.image_text.flip import FLIP
 from training.curation import Captions

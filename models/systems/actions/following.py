@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.people.tracks import POSE
-from models.systems.actions.perception import Seen
+from models.people.track_batch import POSE
+from models.systems.actions.pose_estimator import Seen
 from models.systems.phalp.tracker import Observation, State, Tracker, TrackerConfig
 
 NOTHING = np.zeros(1)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.media.video import Frame
-from models.systems.actions.perception import Found, Seen
+from models.systems.actions.pose_estimator import Found, Seen
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.bundle import BundleSpec
-from models.layers.parts import Part
-from models.people.body_file import read_body
-from models.people.tracks import POSE, Tracks, normalise_pose, pose_statistics
-from models.spec import Clip, External
-from models.systems.actions.appearance import Describer
-from models.systems.actions.bodies import Bodies
-from models.systems.actions.detail import Detail, rows
-from models.systems.actions.keypoints import Keypoints
-from models.systems.actions.perception import Perception
-from models.systems.actions.tracks import Span, Window
+from models.bundle_schema import Clip, External
+from models.layers.loaded_member import Part
+from models.people.smpl_file import read_body
+from models.people.track_batch import POSE, Tracks, normalise_pose, pose_statistics
+from models.systems.actions.appearance_encoder import Describer
+from models.systems.actions.detection_scale import Detail, rows
+from models.systems.actions.keypoint_estimator import Keypoints
+from models.systems.actions.mesh_estimator import Bodies
+from models.systems.actions.person_tracks import Span, Window
+from models.systems.actions.pose_estimator import Perception
 from models.systems.hmr2.model import HMR2
 from models.systems.lart.model import LART
 from models.systems.mvit.model import MViT
-from models.systems.onnx.poses import PoseGraph
+from models.systems.onnx.pose_detector import PoseGraph
 
 CLIP = Clip(frames=8, stride=1, rate=30.0)
 """Rows of a step: so many that a short request does not wait long behind them; and rows a second."""

@@ -11,10 +11,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from models.layers.steps import UnusableInput
+from models.layers.stepwise import UnusableInput
 from models.media.video import ClipInfo, ClipLimits, Frame, Frames, NotYet, VideoError, bytes_ahead, decoder_bytes
 from models.systems.actions.looking import Looking
-from models.systems.actions.tracks import Sighting
+from models.systems.actions.person_tracks import Sighting
 
 ROUNDING = 1e-6
 """Part of a row that counts as none."""

@@ -19,19 +19,19 @@ import torch
 from torch import nn
 
 from models.bundle import BundleSpec
-from models.layers.steps import Continuing, Finished, State, Tensors
-from models.systems.actions.account import Account
-from models.systems.actions.answers import answer
-from models.systems.actions.appearance import DESCRIBE_S, Still, Subjects, Unfinished, describe
-from models.systems.actions.detail import Detail, cost
-from models.systems.actions.inputs import detail_of, source_of
+from models.layers.stepwise import Continuing, Finished, State, Tensors
+from models.systems.actions.appearance_encoder import DESCRIBE_S, Still, Subjects, Unfinished, describe
+from models.systems.actions.detection_loop import Lookout, Watched
+from models.systems.actions.detection_scale import Detail, cost
+from models.systems.actions.job_inputs import detail_of, source_of
+from models.systems.actions.job_stats import Account
 from models.systems.actions.looking import Look
-from models.systems.actions.lookout import Lookout, Watched
-from models.systems.actions.perception import Following, Seen
+from models.systems.actions.output_arrays import answer
+from models.systems.actions.person_tracks import Sighting, Track, Window
 from models.systems.actions.pipeline import Pipeline
-from models.systems.actions.seconds import Seconds
+from models.systems.actions.pose_estimator import Following, Seen
+from models.systems.actions.second_scores import Seconds
 from models.systems.actions.sources import TrackSource, VideoSource
-from models.systems.actions.tracks import Sighting, Track, Window
 
 WINDOWS_AT_ONCE = 16
 """Windows of LART in a step, of all jobs together: what other work waits for."""
@@ -96,7 +96,7 @@ class Watching(State):
 
 class ActionSteps:
     """A job: `video` uint8 (bytes,) with `info` float64 (5,), width, height, frames a second, frames and seconds; or tracks
-    (`models.systems.actions.inputs`). Its answer: see `models.systems.actions.answers`."""
+    (`models.systems.actions.job_inputs`). Its answer: see `models.systems.actions.output_arrays`."""
 
     unit = "windows"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.systems.clips.frames import GivenFrames, ViewFrames
+from models.systems.clips.frame_reader import GivenFrames, ViewFrames
 
 
 def clip_account(frames: ViewFrames | GivenFrames | None, video_s: float = 0.0, sound_s: float = 0.0) -> dict[str, Tensor]:

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec
 from models.layers.forward import token_counts
-from models.layers.steps import Continuing, Finished, State, Tensors
+from models.layers.stepwise import Continuing, Finished, State, Tensors
+from models.media.clip_sampling import crops, view_frames
 from models.media.video import ClipLimits, NotYet, bytes_ahead, decoder_bytes
-from models.media.video_views import crops, view_frames
 from models.merge_schedule import MergeSchedule
 from models.registry import Views, architectures
 from models.systems.clips.account import clip_account
-from models.systems.clips.frames import GivenFrames, ViewFrames
-from models.systems.clips.timeline import Timeline
+from models.systems.clips.frame_reader import GivenFrames, ViewFrames
+from models.systems.clips.view_trace import Timeline
 
 PATIENCE_S = 0.2
 """A step in which no view has been read yet waits so long: what is slow to read must not keep others from theirs."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.lite import STAGES, Encoder
+from models.layers.efficientnet_lite import STAGES, Encoder
 from models.registry import Maker
 
 FINEST = (0, 1, 2, 4, 6)

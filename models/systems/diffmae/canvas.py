@@ -13,9 +13,9 @@ from torch import Tensor
 
 from models.layers.masking import take
 from models.layers.patches import patchify_tubes, to_pixels
-from models.systems.diffmae.inpainting import Known, place
 from models.systems.diffmae.masks import Split
 from models.systems.diffmae.model import DiffMAE
+from models.systems.diffmae.sampling import Known, place
 
 KEPT_SHARE = 0.5
 """A patch that sticks out of the canvas is shown to the network if at least so much of it lies inside."""

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.initial import load_encoder
+from models.layers.initialisation import load_encoder
 from models.layers.masked_encoder import MaskedEncoder
 from models.layers.masking import take
 from models.layers.patches import PatchEmbed, TubePatchEmbed, normalise_patches, patchify_tubes, unpatchify_tubes
-from models.layers.positions import sincos_table, space_time_table
+from models.layers.position_embeddings import sincos_table, space_time_table
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
 from models.systems.diffmae.decoder import Context, DecoderBlock, DecoderType, TimeEmbedding

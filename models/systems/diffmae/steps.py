@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleError, BundleSpec
-from models.layers.steps import Continuing, Finished, State, Tensors
-from models.systems.diffmae import noise
+from models.layers.stepwise import Continuing, Finished, State, Tensors
+from models.systems.diffmae import philox
 from models.systems.diffmae.canvas import Canvas, Place, Window
-from models.systems.diffmae.copying import Copying, Crop
 from models.systems.diffmae.decoder import Context
 from models.systems.diffmae.diffusion import Method, Sampler, Schedule, Spacing, Steps
-from models.systems.diffmae.filling import LEAST_SHARE, Denoising, Filling, PaddedBatch, Request, encoded_together, groups
-from models.systems.diffmae.inpainting import clean
+from models.systems.diffmae.exemplar_fill import Copying, Crop
+from models.systems.diffmae.inpaint_state import LEAST_SHARE, Denoising, Filling, PaddedBatch, Request, encoded_together, groups
 from models.systems.diffmae.masks import Split
 from models.systems.diffmae.model import DiffMAE
-from models.systems.diffmae.packed import PackedBatch
+from models.systems.diffmae.packed_decoder import PackedBatch
+from models.systems.diffmae.sampling import clean
 
 WORKED_ON = frozenset({"pixels", "missing", "windows", "detail", "detail_missing"})
 """Arrays of a job that are read here; all others are given back with the answer."""
@@ -42,7 +42,7 @@ class InpaintingSteps:
     other arrays that came with it.
 
     With `detail` uint8 (h, w, 3) and `detail_missing` (h, w) the hole is filled with patches of this crop, from what the network has put
-    there or, without `pixels`, by themselves (`models.systems.diffmae.copying`)."""
+    there or, without `pixels`, by themselves (`models.systems.diffmae.exemplar_fill`)."""
 
     unit = "steps"
 
@@ -203,7 +203,7 @@ class InpaintingSteps:
         """(n, M, P) that this step adds; -1: to start from. Windows do not repeat each other's."""
         seeds = filling.request.seeds
         counter = filling.finished * (len(filling.request.reverse) + 1) + executed
-        drawn = noise.normal(seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self.model.config.patch_values)
+        drawn = philox.normal(seeds, torch.full_like(seeds, counter), split.masked.expand(len(seeds), -1), self.model.config.patch_values)
         return drawn * filling.request.temperature
 
 

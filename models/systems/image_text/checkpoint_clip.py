@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from models.checkpoints.family import Family, Fields, resize_and_crop, shape_of
+from models.checkpoints.hf_config import PROCESSOR, ModelConfig, prepared_size
+from models.checkpoints.hf_image_processor import CLIP_MEAN, CLIP_STD
 from models.checkpoints.key_table import KeyTable
-from models.checkpoints.model_config import PROCESSOR, ModelConfig, prepared_size
-from models.checkpoints.processor import CLIP_MEAN, CLIP_STD
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, resize_positions, tower_fields
 from models.systems.vit.checkpoint import resized, vit_config
 

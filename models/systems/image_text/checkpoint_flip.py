@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from models.bundle_schema import Preprocess
 from models.checkpoints import t5x
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, shape_of
 from models.checkpoints.key_table import KeyTable
-from models.layers.positions import sincos_table
-from models.spec import Preprocess
+from models.layers.position_embeddings import sincos_table
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, tower_fields
 
 

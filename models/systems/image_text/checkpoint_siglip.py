@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from models.bundle_schema import Preprocess
 from models.checkpoints.family import Family, Fields, depth_of, shape_of, squeeze
+from models.checkpoints.hf_config import ModelConfig
+from models.checkpoints.hf_image_processor import HALF
 from models.checkpoints.key_table import KeyTable
-from models.checkpoints.model_config import ModelConfig
-from models.checkpoints.processor import HALF
-from models.spec import Preprocess
 from models.systems.image_text.checkpoint_clip import blocks, vision_described, with_axes
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS
 from models.systems.vit.checkpoint import resized, vit_config

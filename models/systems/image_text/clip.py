@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.layers.block import Block
 from models.layers.masked_encoder import initialise_linears
 from models.merge_schedule import MergeSchedule
-from models.systems.image_text.common import INITIAL_SCALE, ImageTowerConfig, contrastive_loss, unit
+from models.systems.image_text.dual_encoder import INITIAL_SCALE, ImageTowerConfig, contrastive_loss, unit
 from models.systems.vit.model import ViT, ViTConfig
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from models.layers.masked_encoder import initialise_linears
 from models.layers.masking import Masking
-from models.layers.positions import sincos_table
+from models.layers.position_embeddings import sincos_table
 from models.merge_schedule import MergeSchedule
-from models.systems.image_text.common import INITIAL_SCALE, ImageTowerConfig, PreNormText, class_features, contrastive_loss, unit
+from models.systems.image_text.dual_encoder import INITIAL_SCALE, ImageTowerConfig, PreNormText, class_features, contrastive_loss, unit
 from models.systems.vit.model import Pool, ViT, ViTConfig
 
 ADDED_TO_LENGTH = 1e-8

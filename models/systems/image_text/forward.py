@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.bundle_schema import Preprocess
 from models.layers.embedding import EmbedOptions, image_vectors, token_vectors, unit
 from models.layers.forward import Forward, normalise
 from models.registry import architectures
-from models.spec import Preprocess
 
 EncodeTexts = Callable[[Any, Tensor, Tensor], Tensor]
 """(model, word ids int64 (n, N), visible bool (n, N)) → (n, dim), of any length."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from models.merge_schedule import MergeSchedule
-from models.systems.image_text.common import INITIAL_SCALE, TwoTowersConfig, class_features, unit
-from models.systems.image_text.text import PostNormText, PostNormTextConfig
+from models.systems.image_text.dual_encoder import INITIAL_SCALE, TwoTowersConfig, class_features, unit
+from models.systems.image_text.text_encoder import PostNormText, PostNormTextConfig
 from models.systems.vit.model import ViT, ViTConfig
 
 _B16 = ViTConfig(classes=0)

@@ -24,7 +24,7 @@ class SentencePieceModel:
     pieces: tuple[tuple[str, float, int], ...]
     """Text, score (natural logarithm of its probability, float32) and type of each piece, in the order of their ids."""
     character_map: bytes
-    """`NormalizerSpec.precompiled_charsmap`; see `models.systems.image_text.character_map`."""
+    """`NormalizerSpec.precompiled_charsmap`; see `models.systems.image_text.sentencepiece_normalizer`."""
 
 
 class ModelFileError(ValueError):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.layers.masked_encoder import initialise_linears
 from models.merge_schedule import MergeSchedule
-from models.systems.image_text.common import PreNormText, unit
+from models.systems.image_text.dual_encoder import PreNormText, unit
 from models.systems.vit.model import Pool, ViT, ViTConfig
 
 INITIAL_SCALE, INITIAL_BIAS = math.log(10), -10.0

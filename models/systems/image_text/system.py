@@ -26,7 +26,7 @@ def _pair(name: str, model: str, pool: str, token_vectors: Callable[[Mapping[str
         native=Native("pair", _tokens, f"models.systems.image_text.dummy_inputs:{name}"),
         forwards={"zero-shot": f"models.systems.image_text.forward:{name}"},
         precise_tasks=frozenset({"zero-shot"}),
-        reader="models.systems.image_text.reader:reader",
+        reader="models.systems.image_text.tokenize_batch:reader",
         pools=lambda config: (pool,),
         token_vectors=token_vectors,
     )

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.systems.image_text.character_map import SPACE
-from models.systems.image_text.tokenizer_model import Json, TokenizerError, at_most, check_id, check_piece, ids_of
+from models.systems.image_text.sentencepiece_normalizer import SPACE
+from models.systems.image_text.tokenizer_vocabulary import Json, TokenizerError, at_most, check_id, check_piece, ids_of
 
 MOST_BYTES = 64 << 20
 """Size of the file. XLM-R's has 9 MB."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
-from models.systems.image_text.character_map import SPACE
+from models.systems.image_text.sentencepiece_normalizer import SPACE
 
 UNKNOWN_PENALTY = 10.0
 """Subtracted from the lowest score for a character that no piece has."""

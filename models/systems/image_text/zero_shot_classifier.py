@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.bundle import Bundle, BundleError, BundleSpec, write
+from models.bundle_schema import Rung, Text, Weights
 from models.loading import LoadedModel, load
-from models.spec import Rung, Text, Weights
 from models.systems.image_text.cit import CiT
 from models.systems.image_text.clip import CLIP
 from models.systems.image_text.flip import FLIP
 from models.systems.image_text.maws import MAWSClip
-from models.systems.image_text.tokenising import known
+from models.systems.image_text.tokenizer import known
 
 TEXTS = 64
 """Texts that the text tower reads at a time."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.people.heads import POSE_FEATURE, Feature, Heads, Reading, encoder
 from models.people.masked_attention import MaskedBlock, Visible
-from models.people.tracks import Hidden, MeanStd, Tracks, require_statistics
+from models.people.track_batch import Hidden, MeanStd, Tracks, require_statistics
 
 JOINTS_3D = Feature(135, 256, 128)
 HIERA = Feature(2048, 512, 256)

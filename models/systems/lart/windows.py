@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.people.heads import Reading
-from models.people.tracks import Tracks
+from models.people.track_batch import Tracks
 from models.systems.lart.model import LART
 
 

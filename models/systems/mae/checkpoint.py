@@ -19,9 +19,9 @@ from models.checkpoints.family import (
     side_of,
     squeeze,
 )
+from models.checkpoints.hf_config import ModelConfig, image_size
 from models.checkpoints.key_table import KeyTable
-from models.checkpoints.model_config import ModelConfig, image_size
-from models.layers.positions import sincos_table
+from models.layers.position_embeddings import sincos_table
 from models.systems.mae.model import MAEConfig
 from models.systems.vit import checkpoint_transformers as hub
 from models.systems.vit.checkpoint import ENCODER, MASKED_DECODER, mae_preprocess

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from models.bundle_schema import Preprocess
 from models.layers.embedding import EmbedOptions, image_vectors, token_vectors
 from models.layers.forward import normalise
 from models.registry import architectures
-from models.spec import Preprocess
 from models.systems.mae.model import MAE
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from models.layers.initial import load_encoder, start_head
+from models.layers.initialisation import load_encoder, start_head
 from models.layers.masked_autoencoder import DecoderPlan, MaskedAutoencoder, Reconstruction
 from models.layers.patches import PatchEmbed, checked, normalise_patches, patch_statistics, patchify, require_image_patches, unpatchify
-from models.layers.positions import resize_table, sincos_table
+from models.layers.position_embeddings import resize_table, sincos_table
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
 from models.systems.vit.model import ViT

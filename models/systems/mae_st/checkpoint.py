@@ -23,8 +23,8 @@ from models.checkpoints.family import (
     shape_of,
     side_of,
 )
+from models.checkpoints.hf_config import ModelConfig, image_size
 from models.checkpoints.key_table import KeyTable
-from models.checkpoints.model_config import ModelConfig, image_size
 from models.systems.mae_st.model import VideoMAEConfig
 from models.systems.vit.checkpoint_transformers import blocks, prefixed
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.layers.answers import Classified
 from models.layers.block import Block, drop_path_rates
-from models.layers.initial import load_encoder, start_head
+from models.layers.classifier_output import Classified
+from models.layers.initialisation import load_encoder, start_head
 from models.layers.masked_encoder import initialise_linears
 from models.layers.patches import TubePatchEmbed, checked, require_clip_patches
 from models.layers.reversible import run_trunk

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.answers import token_groups
+from models.layers.classifier_output import token_groups
 from models.merge_schedule import MergeSchedule
 from models.systems.clips.steps import ClipSteps, Seen
 from models.systems.mae_st.model import VideoMAE

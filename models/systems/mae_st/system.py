@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.media.strides import slowfast_clip
+from models.media.clip_strides import slowfast_clip
 from models.registry import Architecture, Native, Purpose, SizeTable, System, Views
 
 SYSTEM = System(

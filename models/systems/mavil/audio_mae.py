@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from models.layers.masked_autoencoder import DecoderPlan, MaskedAutoencoder, Reconstruction
 from models.layers.patches import PatchEmbed, normalise_patches, patchify, require_spectrogram_patches
-from models.layers.positions import sincos_table
-from models.systems.mavil.windows import WindowBlock
+from models.layers.position_embeddings import sincos_table
+from models.systems.mavil.window_attention import WindowBlock
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """MAViL (arXiv 2212.08071), fine-tuned: classification of sound, of video, or of both together.
 
 Follows the authors' inference code, which came out, with a base checkpoint, in a benchmark of others. Pre-training is
-`models.systems.mavil.pretraining`, the way from sound and video to tensors `models.systems.mavil.inputs`.
+`models.systems.mavil.pretraining`, the way from sound and video to tensors `models.systems.mavil.preprocessing`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.block import Block
-from models.layers.initial import load_encoder, start_head
+from models.layers.initialisation import load_encoder, start_head
 from models.layers.masked_encoder import MaskedEncoder, initialise_linears
 from models.layers.masking import take
 from models.layers.patches import PatchEmbed, TubePatchEmbed, checked, require_clip_patches, require_spectrogram_patches
-from models.layers.positions import sincos_table, tiled_table
+from models.layers.position_embeddings import sincos_table, tiled_table
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
 

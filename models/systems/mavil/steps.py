@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.answers import token_groups
-from models.layers.steps import Continuing, Finished, State, Tensors, UnusableInput
+from models.layers.classifier_output import token_groups
+from models.layers.stepwise import Continuing, Finished, State, Tensors, UnusableInput
 from models.media.video import NotYet
 from models.merge_schedule import MergeSchedule
 from models.systems.clips.steps import PATIENCE_S, WAITING
-from models.systems.clips.timeline import Timeline
+from models.systems.clips.view_trace import Timeline
 from models.systems.mavil.model import Answer, MAViL
-from models.systems.mavil.sources import Inputs, Listener, Source, Sources
+from models.systems.mavil.window_sources import Inputs, Listener, Source, Sources
 
 Use = Literal["both", "sound", "sight"]
 

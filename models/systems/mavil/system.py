@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from models.bundle_schema import Clip, Sound
 from models.registry import Architecture, Native, Purpose, SizeTable, System
-from models.spec import Clip, Sound
-from models.systems.mavil.loudness import AUDIOSET
+from models.systems.mavil.log_mel_stats import AUDIOSET
 
 
 def two_frames_a_second(config: Any) -> Clip:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.spec import Space
+from models.bundle_schema import Space
 
 MOST_CELLS = 2**31 - 1
 """Indices are 32 bits wide where they are stored."""

@@ -4,7 +4,7 @@ Two encoders, for the image and for the points that were seen, and a decoder in 
 other queries. So a scene is encoded once, its keys and values are kept for every layer, and queries come in any number and order.
 
 Ours, where `config.back` is set: a U-Net tells what lies behind the seen points, and queries know how far they are from both sides
-(`models/systems/mcc/known.py`). Without it the network is the published one.
+(`models/systems/mcc/query_geometry.py`). Without it the network is the published one.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch import Tensor, nn
 
 from kernels import ops
 from models.layers.block import Block, drop_branch
+from models.layers.bounded_cache import in_own_pages
 from models.layers.cross_attention import Memory
-from models.layers.initial import load_encoder
+from models.layers.initialisation import load_encoder
 from models.layers.patches import PatchEmbed, require_image_patches
-from models.layers.positions import sincos_table
-from models.layers.recent import in_own_pages
+from models.layers.position_embeddings import sincos_table
 from models.layers.reversible import run_trunk
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
-from models.systems.mcc.back import Back, BackConfig
-from models.systems.mcc.known import FEATURES, Knowing, Sides, both_sides, told
-from models.systems.mcc.points import PointEmbed, WindowEmbed, at_least_float32, contract, in_float32
+from models.systems.mcc.back_surface import Back, BackConfig
+from models.systems.mcc.point_embed import PointEmbed, WindowEmbed, at_least_float32, contract, in_float32
+from models.systems.mcc.query_geometry import FEATURES, Knowing, Sides, both_sides, told
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -206,7 +206,7 @@ class MCC(nn.Module):
 
     def encode(self, images: Tensor, seen: Tensor, kept: Kept | None = None, *, merge: MergeSchedule | None = None) -> Tensor:
         """→ latent tokens (B, 1 + N, 2C), class token first, the image's channels before the points'; with `config.back` further channels
-        (`models.systems.mcc.known.told`), by which queries know both sides.
+        (`models.systems.mcc.query_geometry.told`), by which queries know both sides.
 
         images: RGB in 0..1, (B, 3, any, any), resized to the model's size where they differ, bilinearly without antialiasing.
         seen: (B, n, n, 3), the point seen in each pixel; where a coordinate is not finite there is none.

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.recent import Recent
-from models.layers.steps import Continuing, Finished, State, Tensors, await_device
-from models.spec import Space
-from models.systems.mcc.flood import Answers, Flood, Limits, nested
+from models.bundle_schema import Space
+from models.layers.bounded_cache import Recent
+from models.layers.stepwise import Continuing, Finished, State, Tensors, await_device
+from models.systems.mcc.flood_fill import Answers, Flood, Limits, nested
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig, Scene, decode_colours
 
@@ -112,8 +112,8 @@ class ReconstructionSteps:
         self.recent = (self._recent, self._asked)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
-        """options: `space` (the fields of `models.spec.Space`), `spacing`, `threshold`, `mode` (`adaptive` or `dense`) and `scene`, the
-        name under which keys and values are kept here; empty: they are not. Raises ExcessiveJob."""
+        """options: `space` (the fields of `models.bundle_schema.Space`), `spacing`, `threshold`, `mode` (`adaptive` or `dense`) and
+        `scene`, the name under which keys and values are kept here; empty: they are not. Raises ExcessiveJob."""
         latents = self._latents(arrays)
         scenes = self._scenes(latents, [str(asked.get("scene", "")) for asked in options])
         return list[State](

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from models.bundle_schema import Space
 from models.registry import Architecture, Native, Purpose, SizeTable, System
-from models.spec import Space
 
 PATCH_SIZE, WINDOW = 16, 8
 """Defaults of configs that do not tell."""
@@ -34,12 +34,12 @@ SYSTEM = System(
         ),
         Architecture(
             name="mcc_photograph",
-            model="models.systems.mcc.photographs:PhotographMCC",
+            model="models.systems.mcc.photo_pipeline:PhotographMCC",
             purpose=Purpose(lambda config: "reconstruct", size=lambda config: None),
-            steps={"reconstruct": "models.systems.mcc.photographs:photograph_steps"},
+            steps={"reconstruct": "models.systems.mcc.photo_pipeline:photograph_steps"},
             precise_tasks=frozenset({"reconstruct"}),
             merges=False,
-            assemble="models.systems.mcc.photographs:assemble",
+            assemble="models.systems.mcc.photo_pipeline:assemble",
         ),
     ),
     sizes=(SizeTable("MCC", "mcc", "arXiv 2301.08247", "models.systems.mcc.model:PUBLISHED"),),

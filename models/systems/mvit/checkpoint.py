@@ -6,16 +6,16 @@ from dataclasses import replace
 
 from models.checkpoints.family import Family, Fields, UnlikeFamily
 from models.checkpoints.key_table import KeyTable
-from models.systems.mvit import slowfast
+from models.systems.mvit import slowfast_config
 from models.systems.mvit.model import PUBLISHED
 
 KEYS = {
-    **slowfast.ENDS,
+    **slowfast_config.ENDS,
     "cls_token": "cls_token",
     "pos_embed_class": "pos_embed.first",
     "blocks.{i}.attn.qkv.*": "blocks.{i}.attn.qkv.*",
     "blocks.{i}.attn.proj.*": "blocks.{i}.attn.proj.*",
-    **{f"blocks.{{i}}.attn.{name}": f"blocks.{{i}}.attn.{name}" for name in slowfast.POOLING},
+    **{f"blocks.{{i}}.attn.{name}": f"blocks.{{i}}.attn.{name}" for name in slowfast_config.POOLING},
     "blocks.{i}.attn.rel_pos_h": "blocks.{i}.attn.rel_pos_h",
     "blocks.{i}.attn.rel_pos_w": "blocks.{i}.attn.rel_pos_w",
     "blocks.{i}.attn.rel_pos_t": "blocks.{i}.attn.rel_pos_t",
@@ -31,9 +31,9 @@ KEYS = {
 SEPARATE_KEYS = {"blocks.{i}.attn.{q,k,v}.*" if "qkv" in theirs else theirs: ours for theirs, ours in KEYS.items()}
 
 
-def fields_of(configuration: slowfast.Configuration) -> Fields:
+def fields_of(configuration: slowfast_config.Configuration) -> Fields:
     """MViTConfig's fields in a configuration of SlowFast."""
-    if slowfast.is_reversible(configuration):
+    if slowfast_config.is_reversible(configuration):
         raise UnlikeFamily("its configuration says that it is reversible")
     mvit, boxes = configuration["MVIT"], configuration.get("DETECTION", {})
     pooling = {
@@ -42,7 +42,7 @@ def fields_of(configuration: slowfast.Configuration) -> Fields:
         "aligned": boxes.get("ALIGNED", True),
     }
     return {
-        **slowfast.trunk_fields(configuration),
+        **slowfast_config.trunk_fields(configuration),
         "class_token": mvit["CLS_EMBED_ON"],
         "relative_space": mvit.get("REL_POS_SPATIAL", False),
         "relative_time": mvit.get("REL_POS_TEMPORAL", False),
@@ -59,10 +59,10 @@ FAMILY = Family(
     name="mvit",
     architecture="mvit",
     table=KeyTable(KEYS),
-    config=lambda weights, settings: slowfast.published_fields(weights, settings, PUBLISHED),
-    resized=slowfast.resized,
-    described=slowfast.described_by(fields_of),
-    preprocess=slowfast.preprocess_video,
+    config=lambda weights, settings: slowfast_config.published_fields(weights, settings, PUBLISHED),
+    resized=slowfast_config.resized,
+    described=slowfast_config.described_by(fields_of),
+    preprocess=slowfast_config.preprocess_video,
     wrapper="model_state",
 )
 

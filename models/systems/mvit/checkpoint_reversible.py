@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, UnlikeFamily, resize_and_crop
 from models.checkpoints.key_table import KeyTable
-from models.systems.mvit import slowfast
+from models.systems.mvit import slowfast_config
 from models.systems.mvit.model import Activation
 from models.systems.mvit.reversible import PUBLISHED, Fusion
 from models.systems.mvit.trunk import Positions
@@ -33,7 +33,7 @@ BLOCK = {
 
 POOLING_BLOCK = {
     **BLOCK,
-    **{f"F.attn.{name}": f"attn.{name}" for name in slowfast.POOLING},
+    **{f"F.attn.{name}": f"attn.{name}" for name in slowfast_config.POOLING},
     "pre_q_fuse.fuse_fn.fc1.*": "fusion_mlp.fc1.*",
     "pre_q_fuse.fuse_fn.fc2.*": "fusion_mlp.fc2.*",
     "pre_q_fuse.norm.*": "fusion_norm.*",
@@ -42,13 +42,13 @@ POOLING_BLOCK = {
 """No file with a norm before the MLP of a fusion is known: where it would stand in one is a guess."""
 
 VIT_KEYS = {
-    **slowfast.ENDS,
+    **slowfast_config.ENDS,
     "pos_embed": "pos_embed",
     **{f"rev_backbone.layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in BLOCK.items()},
 }
 
 MVIT_KEYS = {
-    **slowfast.ENDS,
+    **slowfast_config.ENDS,
     **{f"rev_backbone.layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in POOLING_BLOCK.items()},
 }
 
@@ -93,62 +93,62 @@ def without_class_token(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]
     return {key: value for key, value in published.items() if key not in idle}
 
 
-def vit_fields(configuration: slowfast.Configuration) -> Fields:
+def vit_fields(configuration: slowfast_config.Configuration) -> Fields:
     """ViTConfig's fields in a configuration of SlowFast. Raises UnlikeFamily for what only RevMViT can be."""
     differences = unlike_vit(configuration)
     if differences:
         raise UnlikeFamily(f"its configuration is not that of a Rev-ViT: {', '.join(differences)}")
-    mvit, trunk = configuration["MVIT"], slowfast.trunk_fields(configuration)
+    mvit, trunk = configuration["MVIT"], slowfast_config.trunk_fields(configuration)
     taken = ("image_size", "channels", "classes", "width", "depth", "heads", "qkv_bias", "drop_path")
     return {"patch_size": mvit["PATCH_STRIDE"][0], **{name: trunk[name] for name in taken}}
 
 
-def _sets(*keys: str) -> Callable[[slowfast.Configuration], bool]:
+def _sets(*keys: str) -> Callable[[slowfast_config.Configuration], bool]:
     """Whether a configuration sets one of these keys of the section MVIT to something."""
     return lambda configuration: any(configuration["MVIT"].get(key) for key in keys)
 
 
-def _crop(configuration: slowfast.Configuration) -> int:
+def _crop(configuration: slowfast_config.Configuration) -> int:
     return int(configuration["DATA"]["TRAIN_CROP_SIZE"])
 
 
-def _stride(configuration: slowfast.Configuration) -> list[int]:
+def _stride(configuration: slowfast_config.Configuration) -> list[int]:
     return list(configuration["MVIT"]["PATCH_STRIDE"])
 
 
-UNLIKE_VIT: Mapping[str, Callable[[slowfast.Configuration], bool]] = {
+UNLIKE_VIT: Mapping[str, Callable[[slowfast_config.Configuration], bool]] = {
     "it takes clips": lambda c: not c["MVIT"].get("PATCH_2D", False),
     "its patches are not square": lambda c: len(set(_stride(c))) > 1,
     "its patches overlap": lambda c: list(c["MVIT"]["PATCH_KERNEL"]) != _stride(c),
     "its patches are padded": lambda c: any(c["MVIT"]["PATCH_PADDING"]),
     "its images are no whole number of patches": lambda c: _crop(c) % _stride(c)[0] != 0,
-    "its positions are not one table": lambda c: slowfast.trunk_fields(c)["positions"] is not Positions.JOINT,
+    "its positions are not one table": lambda c: slowfast_config.trunk_fields(c)["positions"] is not Positions.JOINT,
     "it pools": _sets("POOL_Q_STRIDE", "POOL_KV_STRIDE", "POOL_KV_STRIDE_ADAPTIVE"),
     "its width or its heads grow": _sets("DIM_MUL", "HEAD_MUL"),
     "it has blocks that are not reversible": lambda c: bool(c["MVIT"]["REV"].get("BUFFER_LAYERS")),
     "its streams are not concatenated": lambda c: c["MVIT"]["REV"].get("RESPATH_FUSE", "concat") != "concat",
     "the mean comes before the norm": _sets("USE_MEAN_POOLING"),
     "it sets what no reversible model has": _sets(*IRREVERSIBLE),
-    "there is dropout before the head": lambda c: slowfast.trunk_fields(c)["dropout"] != 0.0,
-    "its scores are no softmax": lambda c: slowfast.trunk_fields(c)["activation"] != Activation.SOFTMAX,
+    "there is dropout before the head": lambda c: slowfast_config.trunk_fields(c)["dropout"] != 0.0,
+    "its scores are no softmax": lambda c: slowfast_config.trunk_fields(c)["activation"] != Activation.SOFTMAX,
 }
 """Difference of a reversible MViT from a reversible ViT → whether SlowFast's configuration shows it."""
 
 
-def unlike_vit(configuration: slowfast.Configuration) -> list[str]:
-    if not slowfast.is_reversible(configuration):
+def unlike_vit(configuration: slowfast_config.Configuration) -> list[str]:
+    if not slowfast_config.is_reversible(configuration):
         return ["it is not reversible"]
     return [difference for difference, holds in UNLIKE_VIT.items() if holds(configuration)]
 
 
-def is_plain(configuration: slowfast.Configuration) -> bool:
+def is_plain(configuration: slowfast_config.Configuration) -> bool:
     """Whether it is that of a reversible ViT."""
     return not unlike_vit(configuration)
 
 
-def mvit_fields(configuration: slowfast.Configuration) -> Fields:
+def mvit_fields(configuration: slowfast_config.Configuration) -> Fields:
     """RevMViTConfig's fields in a configuration of SlowFast."""
-    if not slowfast.is_reversible(configuration) or is_plain(configuration):
+    if not slowfast_config.is_reversible(configuration) or is_plain(configuration):
         raise UnlikeFamily("its configuration is not that of a Rev-MViT")
     mvit, rev = configuration["MVIT"], configuration["MVIT"]["REV"]
     strangers = [key for key in IRREVERSIBLE if mvit.get(key)]
@@ -161,7 +161,7 @@ def mvit_fields(configuration: slowfast.Configuration) -> Fields:
     if final not in FUSIONS:
         raise ValueError(f"MVIT.REV.RESPATH_FUSE: {final!r} is not supported, only {', '.join(FUSIONS)}")
     return {
-        **slowfast.trunk_fields(configuration),
+        **slowfast_config.trunk_fields(configuration),
         "transitions": transitions,
         **(stage_fusion(rev.get("PRE_Q_FUSION", "avg")) if transitions else {}),
         "final_fusion": FUSIONS[final],
@@ -195,7 +195,7 @@ VIT = Family(
     config=vit_config,
     resized=resized,
     defaults=REVERSIBLE,
-    described=slowfast.described_by(vit_fields),
+    described=slowfast_config.described_by(vit_fields),
     tidy=without_class_token,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     headless=True,
@@ -206,9 +206,9 @@ MVIT = Family(
     name="rev_mvit",
     architecture="rev_mvit",
     table=KeyTable(MVIT_KEYS),
-    config=lambda weights, settings: slowfast.published_fields(weights, settings, PUBLISHED),
-    resized=slowfast.resized,
-    described=slowfast.described_by(mvit_fields),
+    config=lambda weights, settings: slowfast_config.published_fields(weights, settings, PUBLISHED),
+    resized=slowfast_config.resized,
+    described=slowfast_config.described_by(mvit_fields),
     tidy=without_class_token,
     preprocess=resize_and_crop(256 / 224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     wrapper="model_state",
@@ -227,5 +227,5 @@ MINREV = Family(
 )
 
 VIT_FUSED = replace(VIT, name="rev_vit_fused", table=KeyTable(fused(VIT_KEYS)))
-MVIT_FUSED = replace(MVIT, name="rev_mvit_fused", table=KeyTable(fused(MVIT_KEYS)), preprocess=slowfast.preprocess_video)
+MVIT_FUSED = replace(MVIT, name="rev_mvit_fused", table=KeyTable(fused(MVIT_KEYS)), preprocess=slowfast_config.preprocess_video)
 """q, k and v as one matrix; the published Rev-MViT of images has three, that of clips one."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from models.bundle_schema import Preprocess
 from models.layers.forward import normalise, with_tokens
-from models.spec import Preprocess
 
 
 def classify(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.block import Mlp, drop_branch, drop_path_rates
-from models.layers.initial import initialise_like_slowfast
+from models.layers.initialisation import initialise_like_slowfast
 from models.layers.space_time_positions import Grid
-from models.systems.mvit.boxes import BoxPooling
-from models.systems.mvit.pooling import PART, AttentionPlan, PoolingAttention, skip_kernel, storage_bytes
+from models.systems.mvit.pooling_attention import PART, AttentionPlan, PoolingAttention, skip_kernel, storage_bytes
+from models.systems.mvit.roi_pool import BoxPooling
 from models.systems.mvit.trunk import OverlappingPatches, Positions, TrunkConfig, factor_at, grown, position_table
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.block import Half, Mlp, drop_branch, drop_path_rates, drop_scale
-from models.layers.initial import initialise_like_slowfast
+from models.layers.initialisation import initialise_like_slowfast
 from models.layers.reversible import Coupling, Streams, run_reversible, streams_of
 from models.layers.space_time_positions import Grid
 from models.systems.mvit.model import Activation, Recognised
-from models.systems.mvit.pooling import AttentionPlan, PoolingAttention
+from models.systems.mvit.pooling_attention import AttentionPlan, PoolingAttention
 from models.systems.mvit.trunk import OverlappingPatches, Positions, TrunkConfig, factor_at, grown, position_table
 from models.systems.vit.model import Pool, ViTConfig
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from models.media.strides import slowfast_clip
+from models.bundle_schema import Clip
+from models.media.clip_strides import slowfast_clip
 from models.registry import Architecture, Native, Purpose, SizeTable, System, Views
-from models.spec import Clip
 
 SOMETHING_CLASSES = 174
 """Classes of Something-Something v2 (arXiv 1706.04261): no other published test has as many."""

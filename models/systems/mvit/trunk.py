@@ -9,7 +9,7 @@ from enum import StrEnum
 from torch import Tensor, nn
 
 from models.layers.space_time_positions import Grid, SpaceTimePositions
-from models.systems.mvit.pooling import AttentionPlan
+from models.systems.mvit.pooling_attention import AttentionPlan
 
 
 class Positions(StrEnum):

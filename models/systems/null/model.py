@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.bundle_schema import Preprocess
 from models.layers.forward import with_tokens
-from models.spec import Preprocess
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.steps import Continuing, Finished, State, Steps, Tensors
+from models.layers.stepwise import Continuing, Finished, State, Steps, Tensors
 from models.systems.null.model import Null, NullConfig
 
 PRIME = 2**31 - 1

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from models.checkpoints import model_config, model_folder, processor, transforms
-from models.checkpoints.container import CheckpointError
+from models.checkpoints import hf_config, hf_folder, timm_transform
+from models.checkpoints import hf_image_processor as processor
+from models.checkpoints.checkpoint_file import CheckpointError
 from models.checkpoints.family import Fields
-from models.checkpoints.transforms import CHOSEN, Stated
+from models.checkpoints.timm_transform import CHOSEN, Stated
 
-FILES = f"{model_config.FILE} or {processor.FILE}"
+FILES = f"{hf_config.FILE} or {processor.FILE}"
 Purpose = Literal["classify", "embed"]
 SUBFOLDER = "onnx"
 """Folder of graphs in a repository whose other files lie one level up."""
@@ -27,7 +28,7 @@ class Beside:
 
     folders: tuple[Path, ...]
     """The graph's own first."""
-    config: str = model_config.FILE
+    config: str = hf_config.FILE
     """The file that states labels and purpose, by its path from the graph's folder."""
     classes: int | None = None
     """Number of classes that it states; 0 or None: none."""
@@ -51,29 +52,29 @@ class Beside:
         """Raises CheckpointError."""
         if self.processor:
             return self.processor
-        found = [_seen_from(folder, self.folders[0], transforms.find(folder, {}, classes)) for folder in self.folders]
+        found = [_seen_from(folder, self.folders[0], timm_transform.find(folder, {}, classes)) for folder in self.folders]
         return next((stated for stated in found if stated.source), next((stated for stated in found if stated.note), Stated()))
 
 
 def read(file: Path, given: Fields) -> Beside:
     """file: the graph. given: fields set by hand; where these are the whole preparation, no file is read for it. Raises CheckpointError."""
     folders = places(file)
-    folder = next((folder for folder in folders if (folder / model_config.FILE).is_file()), None)
-    config = model_folder.read_json(folder / model_config.FILE) if folder else {}
-    name = _path(folder or folders[0], folders[0], model_config.FILE)
-    if isinstance(config.get(model_folder.NETWORK), str):
+    folder = next((folder for folder in folders if (folder / hf_config.FILE).is_file()), None)
+    config = hf_folder.read_json(folder / hf_config.FILE) if folder else {}
+    name = _path(folder or folders[0], folders[0], hf_config.FILE)
+    if isinstance(config.get(hf_folder.NETWORK), str):
         classes = config.get("num_classes")
         return Beside(
             folders,
             name,
             classes if isinstance(classes, int) else None,
             _timm_size(config),
-            model_folder.timm_labels(config),
+            hf_folder.timm_labels(config),
             _timm_purpose(config),
         )
     stated = None if all(name in given for name in CHOSEN) else _processor(folders, str(config.get("model_type", "")))
     try:
-        labels = tuple(model_config.labels(config))
+        labels = tuple(hf_config.labels(config))
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     return Beside(folders, name, len(labels) or None, _size(config, stated), labels, _purpose(config), stated)
@@ -95,7 +96,7 @@ def _seen_from(folder: Path, own: Path, stated: Stated) -> Stated:
 
 
 def _processor(folders: tuple[Path, ...], model_type: str) -> Stated | None:
-    found = next(((folder, stated) for folder in folders if (stated := model_folder.stated_processor(folder))), None)
+    found = next(((folder, stated) for folder in folders if (stated := hf_folder.stated_processor(folder))), None)
     if found is None:
         return None
     folder, (file, content) = found
@@ -114,7 +115,7 @@ def _size(config: Mapping[str, Any], stated: Stated | None) -> int | None:
 
 
 def _timm_size(config: Mapping[str, Any]) -> int | None:
-    cfg = config.get(transforms.KEY)
+    cfg = config.get(timm_transform.KEY)
     size = cfg.get("input_size") if isinstance(cfg, Mapping) else None
     return size[-1] if isinstance(size, list) and size and isinstance(size[-1], int) else None
 

@@ -23,7 +23,7 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from models.bundle import GRAPH_FILE, Bundle, BundleSpec
-from models.costs import RandomInput
+from models.flops import RandomInput
 from models.layers.cross_attention import Memory
 from models.layers.forward import normalise
 from models.loading import load
@@ -31,10 +31,10 @@ from models.merge_schedule import MergeSchedule
 from models.systems.diffmae.decoder import Context
 from models.systems.diffmae.masks import Split
 from models.systems.diffmae.model import DiffMAE
+from models.systems.mcc.camera_fit import Projection
 from models.systems.mcc.dummy_inputs import QUERIES, seen_scene
-from models.systems.mcc.known import Sides
 from models.systems.mcc.model import MCC, Scene
-from models.systems.mcc.projection import Projection
+from models.systems.mcc.query_geometry import Sides
 from models.systems.vit.model import ViT
 
 OPSET = 18
@@ -116,8 +116,8 @@ class QueryDecoder(nn.Module):
 
 
 class KnowingDecoder(QueryDecoder):
-    """The same of a network whose queries know both sides of the scene (`models.systems.mcc.known.Sides`): camera (B, 7), middle (B, 3),
-    maps (B, n², 13) and tokens (B, C, side, side)."""
+    """The same of a network whose queries know both sides of the scene (`models.systems.mcc.query_geometry.Sides`): camera (B, 7), middle
+    (B, 3), maps (B, n², 13) and tokens (B, C, side, side)."""
 
     def forward(  # type: ignore[override]
         self, keys: Tensor, values: Tensor, queries: Tensor, camera: Tensor, middle: Tensor, maps: Tensor, tokens: Tensor

@@ -8,12 +8,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from models.checkpoints import bundling, transforms
-from models.checkpoints.container import WrongSetting
+from models.checkpoints import bundle_fields, timm_transform
+from models.checkpoints.checkpoint_file import WrongSetting
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Fields, resize_and_crop
-from models.checkpoints.settings import PREPROCESS_FIELDS
+from models.checkpoints.import_settings import PREPROCESS_FIELDS
 from models.systems.onnx.beside import FILES, Beside, Purpose
-from models.systems.onnx.graph import OnnxGraphConfig
+from models.systems.onnx.classifier import OnnxGraphConfig
 from models.systems.onnx.signature import UNSIZED
 from models.systems.onnx.trial import Trial
 
@@ -46,7 +46,7 @@ def fields(
         probabilities=bool(classes) and trial.probabilities,
     )
     preprocess, transform = _preparation(trial, stated, classes, given)
-    names = bundling.label_names(file, labels, stated.labels if classes else (), (), classes)
+    names = bundle_fields.label_names(file, labels, stated.labels if classes else (), (), classes)
     notes = _notes(trial, task, reason, labels, stated)
     if classes and rejection and rejection not in transform:
         notes.append(rejection)
@@ -101,7 +101,7 @@ def _preparation(trial: Trial, stated: Beside, classes: int, given: Fields) -> t
     prepared = usual | found.fields(size, chosen) | chosen
     if found.source:
         return prepared, f"read from {found.source}"
-    assumed = transforms.assumption("as usual for ImageNet", prepared, chosen, "" if found.note else FILES)
+    assumed = timm_transform.assumption("as usual for ImageNet", prepared, chosen, "" if found.note else FILES)
     return prepared, "; ".join(filter(None, (found.note, assumed))) or "set by hand"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.media.confined import Confined, ProgramDied
+from models.processes.confined_process import Confined, ProgramDied
 
 PROGRAM = "models.systems.onnx.trial_program"
 MEMORY_BYTES = 2**30

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.random import default_rng  # NumPy would open its file later
 from numpy.typing import NDArray
 
-from models.media import confined
-from models.spec import LARGEST_SIDE
+from models.bundle_schema import LARGEST_SIDE
+from models.processes import confined_process
 from models.systems.onnx.session import ended_after, first_line, open_session
 from models.systems.onnx.signature import (
     MAX_BYTES,
@@ -43,14 +43,14 @@ Outputs = Mapping[str, Any]
 
 
 def main() -> None:
-    asked = confined.request()
+    asked = confined_process.request()
     try:
         answer = examine(Path(asked.pop("file")), **asked)
     except MemoryError:
         answer = {"error": _too_much()}
     except (ValueError, OSError) as error:
         answer = {"error": _brief(str(error))}
-    confined.say(answer)
+    confined_process.say(answer)
 
 
 def examine(file: Path, *, image_size: int | None, stated_size: int | None, output: str | None, of_image: bool) -> dict[str, Any]:

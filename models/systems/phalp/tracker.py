@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.systems.phalp.distance import EQ_019, Distance, Features, appearance_distances, costs
-from models.systems.phalp.location import predict_location
-from models.systems.phalp.texture import update_texture
+from models.systems.phalp.association_cost import EQ_019, Distance, Features, appearance_distances, costs
+from models.systems.phalp.location_forecast import predict_location
+from models.systems.phalp.texture_maps import update_texture
 
 Floats = NDArray[np.float64]
 

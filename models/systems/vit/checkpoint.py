@@ -10,10 +10,10 @@ from functools import partial
 
 from torch import Tensor
 
+from models.bundle_schema import Preprocess
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, block_fields, resize_and_crop, shape_of, side_of
 from models.checkpoints.key_table import KeyTable
-from models.layers.positions import resize_table
-from models.spec import Preprocess
+from models.layers.position_embeddings import resize_table
 from models.systems.vit.model import Pool, ViTConfig
 
 BLOCK = {

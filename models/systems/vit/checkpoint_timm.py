@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from models.checkpoints.family import Family, Fields
+from models.checkpoints.hf_config import TIMM, ModelConfig
 from models.checkpoints.key_table import KeyTable
-from models.checkpoints.model_config import TIMM, ModelConfig
 from models.systems.vit import checkpoint as published
 from models.systems.vit.checkpoint_transformers import scaled
 from models.systems.vit.model import ViTConfig

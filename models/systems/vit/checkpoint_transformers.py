@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, squeeze
+from models.checkpoints.hf_config import ModelConfig, image_size, prepared_size
 from models.checkpoints.key_table import KeyTable
-from models.checkpoints.model_config import ModelConfig, image_size, prepared_size
 from models.systems.vit.checkpoint import resized, vit_config
 from models.systems.vit.model import Pool, ViTConfig
 

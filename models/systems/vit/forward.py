@@ -8,12 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from models.layers.answers import Classified, token_groups
+from models.bundle_schema import Preprocess
+from models.layers.classifier_output import Classified, token_groups
 from models.layers.embedding import EmbedOptions, image_vectors, token_vectors
 from models.layers.forward import normalise, with_tokens
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
-from models.spec import Preprocess
 from models.systems.vit.model import Pool, ViT, ViTConfig
 
 

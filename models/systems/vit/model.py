@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.answers import Classified
 from models.layers.attention_pool import AttentionPool
 from models.layers.block import Block, drop_path_rates
-from models.layers.initial import initialise_like_slowfast
-from models.layers.lite import CHANNELS, PATCH, LitePatches
+from models.layers.classifier_output import Classified
+from models.layers.efficientnet_lite import CHANNELS, PATCH, LitePatches
+from models.layers.initialisation import initialise_like_slowfast
 from models.layers.masking import take
 from models.layers.patches import PatchEmbed, checked
 from models.layers.reversible import run_trunk
@@ -46,7 +46,7 @@ class Stem(StrEnum):
     PATCHES = "patches"
     """Each patch on its own."""
     LITE = "lite"
-    """The first stages of EfficientNet-Lite0, for patches of 16 pixels (`models.layers.lite`)."""
+    """The first stages of EfficientNet-Lite0, for patches of 16 pixels (`models.layers.efficientnet_lite`)."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ SYSTEM = System(
             precise_tasks=frozenset({"embed"}),
             pools=pools,
             token_vectors=lambda config: True,
-            graph="models.systems.vit.graph:classifier_graph",
+            graph="models.systems.vit.onnx_graph:classifier_graph",
         ),
     ),
     sizes=(SizeTable("ViT", "vit", "arXiv 2010.11929", "models.systems.vit.model:SIZES"),),

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from models.bundle import BundleSpec
-from models.spec import Comparison, Rung
+from models.bundle_schema import Comparison, Rung
 from server.gateway import directory, gateway, openapi_answers
 from server.gateway.gateway import Gateway
 from server.http.problems import Kind, Problem

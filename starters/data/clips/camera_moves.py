@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from models.media.video_views import frames_within
-from models.spec import Clip, Preprocess
+from models.bundle_schema import Clip, Preprocess
+from models.media.clip_sampling import frames_within
 from starters.data.clips import video_augmentation
 from starters.data.clips.camera_paths import MOVES, Values, draw_path
 from starters.data.clips.render_scene import Frame, draw_scene, render

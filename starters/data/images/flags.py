@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from starters.data.images import flag_augmentation
 from training.checkpoint import replacing
 from training.data.base import DataSettings, Preparation, Sample

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageChops, ImageFilter
 from pydantic import Field
 
-from models.sealing import sha256_of
+from models.bundle_files import sha256_of
 from starters.data.images import clip_art, emoji
 from starters.data.images.clip_art import ClipArt, series_of
 from starters.data.images.clip_art_titles import Titles, read_titles

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from models.people.poses import NAMES
+from models.people.keypoints import NAMES
 from training.errors import DataError
 
 Floats = NDArray[np.floating[Any]]

@@ -17,7 +17,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from models.people.poses import HIPS, MIRRORED, TOKEN, Poses, tokens
+from models.people.keypoints import HIPS, MIRRORED, TOKEN, Poses, tokens
 from starters.data.people.mocap_files import BOXING, CLIMBING, CLIMBING_JOINTS, CMU, Motion, read_bvh, read_deepmimic, read_positions
 from starters.data.people.simulated_detector import Noise, drawn, seen
 from training.data.base import DataSettings, Preparation, Sample

@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.people.poses import HIPS, KEYPOINTS, STATURE, Poses
+from models.people.keypoints import HIPS, KEYPOINTS, STATURE, Poses
 from training.settings import Settings
 
 Floats = NDArray[np.floating[Any]]

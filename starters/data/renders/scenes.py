@@ -21,8 +21,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from models.spec import Preprocess
-from models.systems.mcc.scenes import normalise_points
+from models.bundle_schema import Preprocess
+from models.systems.mcc.scene_inputs import normalise_points
 from starters.data.renders.depth_noise import sensed
 from starters.data.renders.furniture import Library, pieces
 from starters.data.renders.meshes import Bytes, Mesh, Up, composed, draw_paint, painted, read, read_texture

@@ -17,10 +17,10 @@ import torch
 from numpy.random import Generator, default_rng
 from pydantic import Field, model_validator
 
+from models.bundle_schema import Sound
 from models.media.fbank import FbankConfig
-from models.spec import Sound
-from models.systems.mavil.inputs import spectrogram
-from models.systems.mavil.loudness import Loudness
+from models.systems.mavil.log_mel_stats import Loudness
+from models.systems.mavil.preprocessing import spectrogram
 from starters.data.sounds.audio_augmentation import Acoustics, onset, recorded
 from starters.data.sounds.sampled_instruments import Instruments, Sampler, open_instruments
 from starters.data.sounds.soundfonts import KITS, Note, Synth, Wave, numbered

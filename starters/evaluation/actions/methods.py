@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.people.tracks import Tracks
+from models.people.track_batch import Tracks
 from models.systems.lart.model import LART
 from starters.evaluation.actions.samples import Floats, Moments
 

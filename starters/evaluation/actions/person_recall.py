@@ -14,8 +14,8 @@ from pydantic import Field
 
 from models.loading import Ended, LoadedSteps
 from models.media.video import ClipLimits, probe
-from models.people.poses import overlaps
-from models.systems.actions.detail import Detail
+from models.people.keypoints import overlaps
+from models.systems.actions.detection_scale import Detail
 from training.data.packages import DebianPackage, PyPIPackage, obtain
 from training.settings import Settings
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from models import bundle
 from models.loading import load
-from models.people.pose_tracks import lart_tracks
+from models.people.keypoint_tracks import lart_tracks
 from models.systems.lart.model import LART
 from models.systems.lart.windows import read_track
-from models.systems.onnx.poses import PoseGraph
-from models.systems.phalp.poses import follow
+from models.systems.onnx.pose_detector import PoseGraph
+from models.systems.phalp.keypoint_tracker import follow
 from starters.data.people.motions import MotionTracks
 from starters.evaluation.actions.settings import Clip, SeenAction
 from training.data.packages import obtain

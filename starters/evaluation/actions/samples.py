@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.people.poses import TOKEN, tokens
+from models.people.keypoints import TOKEN, tokens
 from starters.data.people.motions import NOBODY_SAYS, MotionTracks, Take, play
 from training.data.base import Source
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import starmap
 from typing import Any
 
-from models.spec import Fill
+from models.bundle_schema import Fill
 from training.evaluation.cards.figures import table
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from models.systems.diffmae.masks import centre_mask
 from starters.data.images.clip_art import ClipArt, ClipArtImages, series_of
 from starters.evaluation.inpainting.settings import Hole

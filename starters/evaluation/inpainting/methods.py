@@ -12,9 +12,9 @@ from torch import Tensor
 
 from models.layers.patches import to_pixels
 from models.systems.diffmae.diffusion import Method, Sampler, Spacing
-from models.systems.diffmae.inpainting import counter_noise, inpaint, known_pixels
 from models.systems.diffmae.masks import Split, patches_of_pixels
 from models.systems.diffmae.model import DiffMAE
+from models.systems.diffmae.sampling import counter_noise, inpaint, known_pixels
 
 _RADIUS = 3
 """Pixels around a point that OpenCV's methods look at."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from models.systems.diffmae.diffusion import Spacing
 from models.systems.diffmae.model import DiffMAE
 from starters.evaluation.inpainting import holes, methods, scores

@@ -18,10 +18,10 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from models.spec import Space
-from models.systems.mcc.back import shrunk
+from models.bundle_schema import Space
+from models.systems.mcc.back_surface import shrunk
+from models.systems.mcc.camera_fit import fitted
 from models.systems.mcc.model import MCC, MEAN, STD, decode_colours
-from models.systems.mcc.projection import fitted
 from starters.data.renders.scenes import RenderedScenes, Renders
 from starters.evaluation.reconstruction.settings import ReconstructionSettings
 from starters.evaluation.reconstruction.shapes import (

@@ -7,12 +7,12 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import binary_fill_holes
 
-from models.spec import Space
-from models.systems.mcc.flood import Answers, Flood, Limits
-from models.systems.mcc.front import Front, fitted_camera
-from models.systems.mcc.guessing import guess
+from models.bundle_schema import Space
+from models.systems.mcc.flood_fill import Answers, Flood, Limits
+from models.systems.mcc.hidden_surface import guess
 from models.systems.mcc.lattice import MOST_CELLS, Lattice
 from models.systems.mcc.model import MCC, MEAN, STD
+from models.systems.mcc.visible_surface import Front, fitted_camera
 from starters.data.renders.scenes import RenderedScenes
 from starters.evaluation.reconstruction.surfaces import Points, extruded, sampled
 from training.data.base import Sample

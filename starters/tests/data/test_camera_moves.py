@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.spec import Clip, Preprocess
+from models.bundle_schema import Clip, Preprocess
 from starters.data.clips.camera_moves import CameraClips, CameraMoves
 from starters.data.clips.camera_paths import MOVES
 from starters.data.clips.video_augmentation import decoded

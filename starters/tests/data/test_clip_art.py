@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from starters.data.images.clip_art import ClipArt, ClipArtImages, build, series_of
 from starters.tests import drawings
 from tests.training.archives import deb

@@ -10,7 +10,7 @@ import pytest
 import trimesh
 from pydantic import ValidationError
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from starters.data.renders.furniture import Library, pieces
 from starters.data.renders.scenes import Renders, creators
 from tests.training.archives import deb

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.people.poses import HIPS, KEYPOINTS, NAMES, TOKEN
+from models.people.keypoints import HIPS, KEYPOINTS, NAMES, TOKEN
 from starters.data.people.mocap_files import BOXING, CLIMBING, CLIMBING_JOINTS, Motion, read_bvh, read_deepmimic, read_positions
 from starters.data.people.motions import NOBODY_SAYS, Motions, MotionTracks, Part, Recording, Scene, Take, follow, play, standing
 from starters.data.people.simulated_detector import Camera, Noise, drawn, seen

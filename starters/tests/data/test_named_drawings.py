@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from starters.data.images.emoji_names import read_names, slug
 from starters.data.images.named_drawings import DrawingsWithNames, NamedDrawings, clip_art_of, outlined, part_of
 from starters.tests import named

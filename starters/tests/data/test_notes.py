@@ -11,7 +11,7 @@ import torch
 from numpy.random import default_rng
 from pydantic import ValidationError
 
-from models.spec import Sound
+from models.bundle_schema import Sound
 from starters.data.sounds.audio_augmentation import Acoustics, recorded
 from starters.data.sounds.instrument_notes import Notes, Played
 from starters.data.sounds.soundfonts import Note

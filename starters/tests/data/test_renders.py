@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from starters.data.renders.meshes import Mesh, Paint, Up, painted, standing_rotation
 from starters.data.renders.raster import rasterise
 from starters.data.renders.render_views import surface_of, view_of

@@ -10,7 +10,7 @@ import pytest
 from numpy.random import default_rng
 from pydantic import TypeAdapter, ValidationError
 
-from models.spec import Sound
+from models.bundle_schema import Sound
 from starters.data.sounds.instrument_notes import Notes, Played, open_some
 from starters.data.sounds.sampled_instruments import Instruments, Sampler, key_named, open_instruments
 from starters.data.sounds.soundfonts import Note

@@ -13,7 +13,7 @@ import torch
 from models import bundle
 from models.loading import load
 from models.people.heads import Feature
-from models.people.poses import TOKEN
+from models.people.keypoints import TOKEN
 from models.systems.lart.model import LART, LARTConfig
 from starters.data.people.motions import NOBODY_SAYS, Motions, MotionTracks
 from starters.evaluation.actions import methods, plot, samples, splits

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from starters.data.images.clip_art import series_of
 from starters.evaluation.inpainting.holes import Drawings, cut, drawings
 from starters.evaluation.inpainting.quality import InpaintingQuality

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from models.systems.image_text.flip import FLIP, FLIPConfig
 from starters.data.images.emoji_names import Texts
 from starters.data.images.named_drawings import NamedDrawings

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.spec import Space
+from models.bundle_schema import Space
+from models.systems.mcc.init_attention import look_at_nearest
 from models.systems.mcc.model import MCC
-from models.systems.mcc.nearest import look_at_nearest
 from starters.evaluation.reconstruction.shapes import occupancies
 from starters.evaluation.reconstruction.surfaces import Match, Truth, extruded, sampled
 from tests.models.systems.mcc.test_mcc_nearest import CONFIG

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.checkpoints import families, fit, read_checkpoint
 from models.systems.image_text.cit import CiT, CiTConfig, Tower
-from models.systems.image_text.common import unit
+from models.systems.image_text.dual_encoder import unit
 from tests.golden.case import Case, Replayed
 from tests.golden.replays.maws import vision_fields
 from training.curation import Curation, curate, label_features, likeness

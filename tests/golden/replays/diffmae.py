@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.checkpoints.container import read_checkpoint
+from models.checkpoints.checkpoint_file import read_checkpoint
 from models.layers.masking import take
 from models.layers.patches import patch_statistics
 from models.registry import read_config
 from models.systems.diffmae.checkpoint import CONFIG_KEYS, FAMILY, fields_of, schedule_fields_of
 from models.systems.diffmae.diffusion import Method, Sampler, Schedule, Spacing
-from models.systems.diffmae.inpainting import Inpainted, Statistics, inpaint
 from models.systems.diffmae.masks import Split
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig, Target
+from models.systems.diffmae.sampling import Inpainted, Statistics, inpaint
 from tests.golden.case import Case, Replayed
 
 SAMPLER_OPTIONS = frozenset({"method", "eta", "variance", "clip", "spacing"})

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from models.checkpoints import families, fit, read_checkpoint
+from models.people.track_batch import Hidden, Tracks, normalise_pose
 from models.people.tracklets import arrange, read_results, read_tracklet, tracks_of
-from models.people.tracks import Hidden, Tracks, normalise_pose
 from models.systems.lart.model import LART, LARTConfig
 from models.systems.lart.windows import read_track
 from tests.golden.case import Case, Replayed, unpacked

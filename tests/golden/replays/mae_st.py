@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.checkpoints import families, fit, read_checkpoint
 from models.layers.masking import Masking
-from models.media.video_views import FRAME_RATE, crops, frames_within, view_spans
+from models.media.clip_sampling import FRAME_RATE, crops, frames_within, view_spans
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 from tests.golden.case import Case, Replayed

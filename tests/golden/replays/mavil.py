@@ -13,8 +13,8 @@ from models.checkpoints import families, fit, read_checkpoint
 from models.layers.masking import Masking
 from models.media.fbank import FbankConfig, Taper, log_mel
 from models.systems.mavil.audio_mae import AudioMAE
-from models.systems.mavil.inputs import AUDIOSET, Loudness, spectrogram
 from models.systems.mavil.model import MAViL, kept_on_grid
+from models.systems.mavil.preprocessing import AUDIOSET, Loudness, spectrogram
 from models.systems.mavil.pretraining import Learned, MAViLPretraining, Noise
 from tests.golden.case import Case, Replayed
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from models.bundle_schema import Preprocess
 from models.checkpoints import families, fit, read_checkpoint
 from models.layers.forward import normalise
-from models.spec import Preprocess
-from models.systems.image_text.common import unit
+from models.systems.image_text.dual_encoder import unit
 from models.systems.image_text.maws import MAWSClip, MAWSClipConfig
 from models.systems.vit.model import ViTConfig
 from server.media.images import to_model_size

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoints.container import read_checkpoint
-from models.layers.positions import sincos_table
+from models.checkpoints.checkpoint_file import read_checkpoint
+from models.layers.position_embeddings import sincos_table
 from models.systems.mcc.model import MCC, Kept, MCCConfig, Scene, decode_colours
-from models.systems.mcc.points import contract
+from models.systems.mcc.point_embed import contract
 from models.systems.mcc.queries import Labels, cube_grid, half_ball_grid, label, reconstruct, score
-from models.systems.mcc.scenes import Augmentation, Camera, box_around, normalise_points, resize_mask, seen_in_depth, view_of_capture
+from models.systems.mcc.scene_inputs import Augmentation, Camera, box_around, normalise_points, resize_mask, seen_in_depth, view_of_capture
 from tests.golden.case import Case, Replayed
 
 FIELDS = {

@@ -12,11 +12,11 @@ from torch import Tensor
 from models.checkpoints import families, fit, read_checkpoint
 from models.people.cameras import FOCAL, SquareFrame
 from models.people.smpl import Person
+from models.people.track_batch import Tracks
 from models.people.tracklets import DEPTH_UNIT
-from models.people.tracks import Tracks
-from models.systems.phalp.distance import EQ_010, EQ_019
-from models.systems.phalp.pose import PosePredictor, PosePredictorConfig, predict_pose
-from models.systems.phalp.texture import normalise_texture, update_texture
+from models.systems.phalp.association_cost import EQ_010, EQ_019
+from models.systems.phalp.pose_predictor import PosePredictor, PosePredictorConfig, predict_pose
+from models.systems.phalp.texture_maps import normalise_texture, update_texture
 from models.systems.phalp.tracker import Observation, Tracker, TrackerConfig
 from tests.golden.case import Case, Replayed
 

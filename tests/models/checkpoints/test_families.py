@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from models import bundle
 from models.bundle import Bundle, BundleError, BundleSpec
+from models.bundle_schema import Weights
 from models.checkpoints import CheckpointError, detect, families, fit, import_checkpoint
-from models.checkpoints.container import ALLOWED
-from models.checkpoints.exporting import export_bundle
-from models.costs import prepare
+from models.checkpoints.checkpoint_file import ALLOWED
+from models.checkpoints.export_bundle import export_bundle
+from models.flops import prepare
 from models.loading import load
 from models.registry import architectures
-from models.spec import Weights
 from models.systems.image_text.cit import CiTConfig, Tower
 from models.systems.vit.model import Pool, ViTConfig
 from tests.golden.case import GOLDEN, published_keys

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.costs import prepare
+from models.flops import prepare
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mvit.reversible import RevMViT, RevMViTConfig
 from models.systems.vit.model import Pool, ViT, ViTConfig

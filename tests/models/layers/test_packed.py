@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.layers.block import Mlp
-from models.layers.packed import pack_linears, packing_helps
+from models.layers.packed_linear import pack_linears, packing_helps
 from models.layers.patches import PatchEmbed, TubePatchEmbed
 from models.merge_schedule import MergeSchedule
 from models.systems.vit.model import ViT, ViTConfig

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import torch
 
-from models.layers.recent import in_own_pages
+from models.layers.bounded_cache import in_own_pages
 
 MIB = 2**20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.media.cuts import Cuts
+from models.media.shot_boundaries import Cuts
 
 
 def scene(seed: int, darkest: int = 0, lightest: int = 256) -> np.ndarray:

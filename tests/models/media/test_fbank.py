@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.media.fbank import FbankConfig, Taper, log_mel, mel_filters
-from models.systems.mavil.inputs import AUDIOSET, clip_frames, normalise_clip, spectrogram
+from models.systems.mavil.preprocessing import AUDIOSET, clip_frames, normalise_clip, spectrogram
 
 
 def sound(samples: int) -> Tensor:

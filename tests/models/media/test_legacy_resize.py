@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from models.bundle_schema import Preprocess
 from models.checkpoints import families
-from models.media.legacy_resize import prepare, sampling, square
-from models.spec import Preprocess
+from models.media.tf1_resize import prepare, sampling, square
 from server.media.images import to_model_size
 
 BY_TENSORFLOW = [

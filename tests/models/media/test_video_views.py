@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.media.video_views import average_views, crop_box, crops, frames_within, random_box, random_span, resize_short_side, view_spans
+from models.media.clip_sampling import average_views, crop_box, crops, frames_within, random_box, random_span, resize_short_side, view_spans
 
 CLIP = {"frames": 16, "stride": 4}
 

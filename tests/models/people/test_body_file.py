@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.people.body_file import EXTRA_JOINTS, read_body
 from models.people.smpl import Person, rotations
+from models.people.smpl_file import EXTRA_JOINTS, read_body
 from tests.harness.published_lart import mesh, write_mesh
 
 Arrays = dict[str, np.ndarray]

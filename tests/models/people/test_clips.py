@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.people.clips import clip_frames, margins
+from models.people.person_clips import clip_frames, margins
 
 
 def test_clips_are_centred_on_the_middle_and_never_leave_the_track() -> None:

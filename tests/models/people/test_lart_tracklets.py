@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.media.joblib_file import UnsafeFile, read_joblib
+from models.media.safe_joblib import UnsafeFile, read_joblib
 from models.people.ava import VALID
 from models.people.tracklets import Labels, Tracklet, arrange, read_results, read_tracklet, shuffled, tracks_of
 from tests.golden.case import GOLDEN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.people.poses import BONES, HIPS, KEYPOINTS, MIRRORED, NAMES, TOKEN, Poses, depths, distinct, overlaps, tokens
+from models.people.keypoints import BONES, HIPS, KEYPOINTS, MIRRORED, NAMES, TOKEN, Poses, depths, distinct, overlaps, tokens
 
 WIDTH, HEIGHT = 640, 360
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.costs import cost
+from models.flops import cost
 from models.registry import architectures
 from models.systems.published_sizes import sizes
 

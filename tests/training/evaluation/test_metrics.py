@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.bundle_schema import Preprocess
 from models.merge_schedule import MergeSchedule
-from models.spec import Preprocess
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from starters.evaluation import baselines
 from training.evaluation import metrics

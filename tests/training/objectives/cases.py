@@ -24,7 +24,7 @@ from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretr
 from models.systems.mavil.audio_mae import AudioMAE, AudioMAEConfig
 from models.systems.mavil.model import MAViL, MAViLConfig
 from models.systems.mavil.pretraining import MAViLPretraining, MAViLPretrainingConfig
-from models.systems.mcc.back import BackConfig
+from models.systems.mcc.back_surface import BackConfig
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.vit.model import Pool, Stem, ViT, ViTConfig
 from training.objectives.back import BackSettings

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from models import bundle
 from models.bundle import BundleSpec
+from models.bundle_schema import Preprocess, Weights
 from models.layers.masking import take
-from models.spec import Preprocess, Weights
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig, Target
 from models.systems.image_text.flip import FLIP
 from models.systems.vit.model import Pool, ViT, ViTConfig

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.systems.mcc.init_attention import look_at_nearest
 from models.systems.mcc.model import MCC
-from models.systems.mcc.nearest import look_at_nearest
 from tests.models.systems.mcc.test_mcc_nearest import CONFIG
 from training.objectives.first_answers import fit_answers
 from training.objectives.mcc import MCCSettings, OccupancyAndColour

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.people.tracks import Hidden, Tracks
+from models.people.track_batch import Hidden, Tracks
 from models.systems.lart.model import LART
 from tests.training.objectives.cases import LART_CONFIG, assert_same_gradients, draw, gradients, made
 from training import draws

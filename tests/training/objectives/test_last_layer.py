@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.systems.diffmae.init_attention import look_around
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
-from models.systems.diffmae.neighbours import look_around
 from training.objectives.diffmae import DiffMAESettings, Diffusion
 from training.objectives.last_layer import fit_last_layer
 from training.objectives.masks import Strategy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from models.systems.mae.model import MAE
 from tests.training.objectives.cases import MAE_CONFIG, assert_same_gradients, draw, gradients, normal
 from training import draws

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models import bundle
 from models.bundle import BundleSpec
-from models.spec import Preprocess, Weights
+from models.bundle_schema import Preprocess, Weights
 from models.systems.mavil.audio_mae import AudioMAE, AudioMAEConfig
 from models.systems.mavil.model import MAViL, MAViLConfig, start_from_pretrained
 from models.systems.mavil.pretraining import MAViLPretraining, Noise

@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy import stats
 
-from models.spec import Preprocess
+from models.bundle_schema import Preprocess
 from models.systems.mcc.model import MCC
-from models.systems.mcc.points import contract
+from models.systems.mcc.point_embed import contract
 from models.systems.mcc.queries import label
 from tests.training.objectives.cases import MCC_CONFIG, assert_same_gradients, draw, gradients, made, uniform
 from training import draws

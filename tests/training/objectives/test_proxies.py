@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.layers.lite import LitePatches
+from models.layers.efficientnet_lite import LitePatches
 from models.systems.image_text.flip import FLIP
 from tests.training.objectives.cases import FLIP_CONFIG, made
 from training.objectives.base import Facts

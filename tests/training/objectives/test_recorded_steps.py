@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.checkpoints.container import read_checkpoint
-from models.people.tracks import Tracks
+from models.checkpoints.checkpoint_file import read_checkpoint
+from models.people.track_batch import Tracks
 from models.systems.diffmae.masks import Split
-from models.systems.image_text.common import unit
+from models.systems.image_text.dual_encoder import unit
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.mcc.model import Kept
 from models.systems.mcc.queries import label
-from models.systems.mcc.scenes import Augmentation
+from models.systems.mcc.scene_inputs import Augmentation
 from tests.golden.case import Case, read_case
 from tests.golden.replays import cit as replay_cit
 from tests.golden.replays import diffmae as replay_diffmae

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.layers.steps import UnusableInput
+from models.layers.stepwise import UnusableInput
 from models.media.video import ClipLimits
-from models.systems.clips import frames
-from models.systems.clips.frames import ViewFrames, readings
+from models.systems.clips import frame_reader
+from models.systems.clips.frame_reader import ViewFrames, readings
 from tests.harness.videos import STEP, clip, every
 
 FRAME_BYTES = 12
@@ -87,7 +87,7 @@ def test_no_more_frames_are_kept_than_is_told_and_each_view_has_its_own(monkeypa
         highest = max(highest, len(alive))
         return made
 
-    monkeypatch.setattr(frames, "MOST_BYTES", most * FRAME_BYTES)
+    monkeypatch.setattr(frame_reader, "MOST_BYTES", most * FRAME_BYTES)
     images = [np.full((48, 64, 3), 5 * number, np.uint8) for number in range(COUNT)]
     file = clip(every(COUNT, 24.0), container="matroska", codec="ffv1", pixels="bgr0", frames=images)
     views = of(file, OVERLAPPING, counted)

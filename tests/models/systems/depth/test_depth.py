@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from models.bundle import Bundle, BundleSpec
-from models.layers.lite import Encoder, start_from_lite
+from models.bundle_schema import Preprocess, Weights
+from models.layers.efficientnet_lite import Encoder, start_from_lite
 from models.loading import Ended, load, not_served
-from models.spec import Preprocess, Weights
 from models.systems.depth.model import FINEST, LiteDepth, LiteDepthConfig, alone
 from models.systems.pipeline_bundles import join_photographs
 from server.tasks.photographs import photograph

@@ -2,8 +2,8 @@
 
 import os
 
-from models.media import confined
+from models.processes import confined_process
 
 if __name__ == "__main__":
-    confined.request()
+    confined_process.request()
     os.abort()

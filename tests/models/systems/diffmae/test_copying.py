@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.layers.steps import Continuing, Finished
+from models.layers.stepwise import Continuing, Finished
 from models.loading import LoadedSteps, load
 from models.media import patchmatch
 from models.media.patchmatch import reduced_mask, reductions, sources
-from models.systems.diffmae.copying import Copying
-from models.systems.diffmae.filling import Filling
+from models.systems.diffmae.exemplar_fill import Copying
+from models.systems.diffmae.inpaint_state import Filling
 from server.arrays import Array
 from server.queue.delivery import Delivery
 from server.worker.executors import Computed, FailedJob

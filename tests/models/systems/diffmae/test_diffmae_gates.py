@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.systems.diffmae.init_attention import Channels, look_around
 from models.systems.diffmae.masks import Split
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
-from models.systems.diffmae.neighbours import Channels, look_around
 
 CONFIG = DiffMAEConfig(
     image_size=(48, 48), patch_size=8, width=224, depth=1, heads=4, mlp_ratio=2, decoder_width=224, decoder_depth=2, decoder_heads=4

@@ -13,7 +13,9 @@ from torch import Tensor
 from models.layers.patches import patch_statistics, to_pixels
 from models.systems.diffmae.decoder import Context, DecoderType
 from models.systems.diffmae.diffusion import Kind, Method, Sampler, Schedule, Steps, Variance
-from models.systems.diffmae.inpainting import (
+from models.systems.diffmae.masks import Split, centre_mask
+from models.systems.diffmae.model import DiffMAE, Target
+from models.systems.diffmae.sampling import (
     Statistics,
     counter_noise,
     inpaint,
@@ -22,8 +24,6 @@ from models.systems.diffmae.inpainting import (
     predict_clean,
     within_colours,
 )
-from models.systems.diffmae.masks import Split, centre_mask
-from models.systems.diffmae.model import DiffMAE, Target
 from tests.golden.case import Case, read_case
 from tests.golden.replays.diffmae import load, read_sampler
 from tests.models.systems.diffmae import diffmae_reference as reference

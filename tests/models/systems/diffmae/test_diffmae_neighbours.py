@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.systems.diffmae.init_attention import content_channels, cosine_basis, look_around
 from models.systems.diffmae.masks import Split
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
-from models.systems.diffmae.neighbours import content_channels, cosine_basis, look_around
 
 CONFIG = DiffMAEConfig(
     image_size=(48, 48), patch_size=4, width=128, depth=1, heads=4, decoder_width=128, decoder_depth=2, decoder_heads=4, time_width=8

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.checkpoints import CheckpointError, detect, exporting, import_checkpoint, read_checkpoint
-from models.checkpoints.container import open_checkpoint
+from models.checkpoints import CheckpointError, detect, export_bundle, import_checkpoint, read_checkpoint
+from models.checkpoints.checkpoint_file import open_checkpoint
 from models.loading import mismatch
 from models.registry import read_config
 from models.systems.diffmae.checkpoint import FAMILY, describe, fields_of
@@ -38,7 +38,7 @@ UNUSUAL = replace(
 
 
 def write(file: Path, config: DiffMAEConfig, weights: dict[str, Tensor]) -> None:
-    exporting.write(file, FAMILY, FAMILY.export(weights), FAMILY.describe(config))
+    export_bundle.write(file, FAMILY, FAMILY.export(weights), FAMILY.describe(config))
 
 
 def read(file: Path) -> tuple[DiffMAEConfig, dict[str, Tensor]]:

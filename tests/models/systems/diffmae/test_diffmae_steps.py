@@ -11,13 +11,13 @@ from torch import Tensor
 
 from models.bundle import BundleError
 from models.layers.patches import to_pixels
-from models.layers.steps import Continuing, Finished, State
+from models.layers.stepwise import Continuing, Finished, State
 from models.systems.diffmae.decoder import DecoderType
 from models.systems.diffmae.diffusion import Method, Sampler, Schedule
-from models.systems.diffmae.filling import SAMPLE_COST, Filling, groups
-from models.systems.diffmae.inpainting import counter_noise, inpaint
+from models.systems.diffmae.inpaint_state import SAMPLE_COST, Filling, groups
 from models.systems.diffmae.masks import Split, patches_of_pixels
 from models.systems.diffmae.model import DiffMAE
+from models.systems.diffmae.sampling import counter_noise, inpaint
 from models.systems.diffmae.steps import InpaintingSteps
 from tests.models.systems.diffmae.test_diffmae import CLIP, SMALL, build
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.systems.diffmae import presets
+from models.systems.diffmae import sampler_presets
 from models.systems.diffmae.diffusion import Kind, Method, RhoMode, Sampler, Schedule, Spacing, Steps, Variance
 from tests.golden.case import read_case
 from tests.golden.replays.diffmae import replay
@@ -22,7 +22,7 @@ SCHEDULES = {
     "cosine beta^0.8": Schedule(Kind.COSINE),
     "short": Schedule(steps=50),
 }
-PRESETS = [Sampler(Method(preset.sampler), preset.steps) for preset in presets.PRESETS.values()]
+PRESETS = [Sampler(Method(preset.sampler), preset.steps) for preset in sampler_presets.PRESETS.values()]
 
 
 @pytest.fixture(params=list(SCHEDULES))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.systems.diffmae.noise import normal, philox
+from models.systems.diffmae.philox import normal, philox
 
 
 @pytest.mark.parametrize(

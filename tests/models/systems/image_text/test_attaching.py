@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, read
+from models.bundle_schema import Text
 from models.checkpoints import import_checkpoint
 from models.loading import load
-from models.spec import Text
-from models.systems.image_text.attaching import add_tokenizer, prepare
-from models.systems.image_text.tokenising import Tokenizer
-from models.systems.image_text.tokenizer_model import TokenizerError
+from models.systems.image_text.add_tokenizer import add_tokenizer, prepare
+from models.systems.image_text.tokenizer import Tokenizer
+from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 from tests.golden.case import GOLDEN, read_case
 from tests.harness import vocabularies
 from tests.harness.bundles import sealed, write_tiny_vit

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from models.bundle import BundleSpec
-from models.layers.lite import Encoder, LitePatches
+from models.bundle_schema import Preprocess
+from models.layers.efficientnet_lite import Encoder, LitePatches
 from models.merge_schedule import MergeSchedule
-from models.spec import Preprocess
 from models.systems.image_text.flip import FLIP, FLIPConfig
 from models.systems.onnx.export import export
-from models.systems.vit.graph import classifier_graph
 from models.systems.vit.model import Stem, ViT, ViTConfig
+from models.systems.vit.onnx_graph import classifier_graph
 from tests.harness.bundles import UNSEALED, sealed
 
 CONFIG = FLIPConfig(

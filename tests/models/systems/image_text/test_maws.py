@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from models.bundle_schema import Preprocess
 from models.checkpoints import detect, families, fit, import_checkpoint, read_checkpoint
-from models.spec import Preprocess
 from models.systems.image_text.maws import CLIP, VISION, MAWSClip
-from models.systems.image_text.text import PostNormText, PostNormTextConfig
+from models.systems.image_text.text_encoder import PostNormText, PostNormTextConfig
 from models.systems.vit.model import ViT
 from server.media.images import to_model_size
 from tests.golden.case import published_keys, read_case

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.costs import tower_flops
+from models.flops import tower_flops
 from models.loading import LoadedModel
 from models.registry import architectures
 from models.systems.published_sizes import sizes

@@ -18,9 +18,9 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 
 from models import bundle
 from models.bundle import TOKENIZER_FILE, Bundle, BundleError, BundleSpec
-from models.spec import Text, Weights
-from models.systems.image_text.tokenising import Tokenizer, known
-from models.systems.image_text.vocabularies import read_vocabulary
+from models.bundle_schema import Text, Weights
+from models.systems.image_text.tokenizer import Tokenizer, known
+from models.systems.image_text.tokenizer_conversion import read_vocabulary
 from tests.harness import vocabularies
 from tests.models.systems.image_text.strings import HARD, strings
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.systems.image_text.character_map import LONGEST, CharacterMapError, read_character_map
 from models.systems.image_text.sentencepiece_model import ModelFileError, read_model
-from models.systems.image_text.tokenising import Cut, Tokenizer
+from models.systems.image_text.sentencepiece_normalizer import LONGEST, CharacterMapError, read_character_map
+from models.systems.image_text.tokenizer import Cut, Tokenizer
+from models.systems.image_text.tokenizer_conversion import read_templates, read_vocabulary
 from models.systems.image_text.tokenizer_file import MOST_ADDED, MOST_BYTES, TokenizerFile, read_tokenizer
-from models.systems.image_text.tokenizer_model import MOST_PIECES, TokenizerError
-from models.systems.image_text.vocabularies import read_templates, read_vocabulary
+from models.systems.image_text.tokenizer_vocabulary import MOST_PIECES, TokenizerError
 from tests.harness import vocabularies
 
 Change = Callable[[dict[str, Any]], object]

@@ -12,9 +12,9 @@ import pytest
 from models.bundle import Bundle, BundleError
 from models.loading import LoadedModel, load
 from models.systems.image_text.cit import CiT, Tower
-from models.systems.image_text.tokenising import Tokenizer
+from models.systems.image_text.tokenizer import Tokenizer
 from models.systems.image_text.zero_shot_classifier import label
-from models.systems.vit.graph import classifier_graph
+from models.systems.vit.onnx_graph import classifier_graph
 from tests.harness.pairs import SMALL, write_tiny_pair
 
 LABELS = ["red car", "dog", "cat", "a very red cat"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from models.checkpoints import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
 from models.people.heads import Feature
 from models.people.masked_attention import MaskedAttention, Visible
-from models.people.tracks import Hidden, Tracks, normalise_pose, pose_statistics
+from models.people.track_batch import Hidden, Tracks, normalise_pose, pose_statistics
 from models.registry import read_config
 from models.systems.lart.model import LART, LART_HIERA, LART_MVIT, LART_POSE, LARTConfig, position_table
 from models.systems.lart.windows import read_track

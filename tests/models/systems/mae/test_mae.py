@@ -7,7 +7,7 @@ import torch
 
 from models.layers.masking import Masking
 from models.layers.patches import patchify, unpatchify
-from models.layers.positions import resize_table, sincos_table
+from models.layers.position_embeddings import resize_table, sincos_table
 from models.systems.mae.model import MAE, SIZES, MAEConfig, start_from_pretrained
 from models.systems.vit.model import Pool, ViT, ViTConfig
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.layers.token_merging import Tokens
-from models.systems.mae_st.motion import DIRECTIONS, Channels, look_for_motion, motion_filters
+from models.systems.mae_st.init_motion import DIRECTIONS, Channels, look_for_motion, motion_filters
 from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 
 SMALL = VideoMAEPretrainingConfig(

@@ -17,7 +17,7 @@ from models.layers.masking import Masking
 from models.layers.patches import patchify, patchify_tubes
 from models.merge_schedule import MergeSchedule
 from models.systems.mae.model import MAE, MAEConfig
-from models.systems.mavil.conversion import audio_from_video, video_from_pictures
+from models.systems.mavil.init_from_mae import audio_from_video, video_from_pictures
 from models.systems.mavil.model import SIZES, MAViL, MAViLConfig, TowersConfig, fuse, kept_on_grid, start_from_pretrained
 from models.systems.mavil.pretraining import MAViLPretraining, MAViLPretrainingConfig, Noise, info_nce
 from tests.golden.case import published_keys, read_case

@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.bundle import BundleSpec
-from models.layers.steps import Continuing, Finished, UnusableInput
+from models.bundle_schema import Clip, Preprocess, Sound
+from models.layers.stepwise import Continuing, Finished, UnusableInput
+from models.media.audio_windows import count
 from models.media.fbank import FbankConfig
-from models.media.sound_windows import count
 from models.merge_schedule import MergeSchedule
-from models.spec import Clip, Preprocess, Sound
-from models.systems.mavil.inputs import spectrogram, spectrograms
-from models.systems.mavil.loudness import AUDIOSET, Loudness
+from models.systems.mavil.log_mel_stats import AUDIOSET, Loudness
 from models.systems.mavil.model import MAViL, MAViLConfig
-from models.systems.mavil.sources import Inputs, Listener, Sources
+from models.systems.mavil.preprocessing import spectrogram, spectrograms
 from models.systems.mavil.steps import Halves, MAViLSteps, Scoring, Use, mavil_steps
+from models.systems.mavil.window_sources import Inputs, Listener, Sources
 from tests.golden.case import Case, read_case
 from tests.golden.replays.mavil import load_finetuned
 from tests.harness.videos import clip, every

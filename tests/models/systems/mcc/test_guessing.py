@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import trimesh
 
-from models.spec import Space
-from models.systems.mcc import guessing
-from models.systems.mcc.front import Front, fitted_camera
-from models.systems.mcc.guessing import Guess, guess
+from models.bundle_schema import Space
+from models.systems.mcc import hidden_surface
+from models.systems.mcc.hidden_surface import Guess, guess
 from models.systems.mcc.lattice import Lattice
+from models.systems.mcc.visible_surface import Front, fitted_camera
 
 SPACE = Space(extent=2.0, spacing=0.1, reach=0.1)
 LATTICE = Lattice(SPACE, 0.1)
@@ -110,7 +110,7 @@ def test_a_field_of_too_many_cells_is_taken_in_larger_steps(monkeypatch: pytest.
     fine, front = Lattice(SPACE, 0.05), ball()
     occupancy = shell(fine.points(np.arange(fine.box, dtype=np.int32)))
     whole = guessed(front, occupancy, fine)
-    monkeypatch.setattr(guessing, "MOST_CELLS", fine.box // 8)
+    monkeypatch.setattr(hidden_surface, "MOST_CELLS", fine.box // 8)
     coarse = guessed(front, occupancy, fine)
     assert 0 < len(coarse.faces) < len(whole.faces) / 2
     assert _impossible(front, coarse.vertices[::10], 1.01 * fine.pitch) == 0

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.bundle_schema import Space
 from models.registry import read_config
-from models.spec import Space
-from models.systems.mcc.back import Back, BackConfig, Told
-from models.systems.mcc.known import FEATURES, both_sides, features, nearest_pixels, told
-from models.systems.mcc.known import Sides as KnownSides
+from models.systems.mcc.back_surface import Back, BackConfig, Told
+from models.systems.mcc.camera_fit import Projection, fitted, middles
+from models.systems.mcc.init_attention import look_at_nearest
 from models.systems.mcc.model import MCC, MCCConfig
-from models.systems.mcc.nearest import look_at_nearest
-from models.systems.mcc.photographs import PhotographMCCConfig
-from models.systems.mcc.projection import Projection, fitted, middles
-from models.systems.mcc.scenes import normalise_points
+from models.systems.mcc.photo_pipeline import PhotographMCCConfig
+from models.systems.mcc.query_geometry import FEATURES, both_sides, features, nearest_pixels, told
+from models.systems.mcc.query_geometry import Sides as KnownSides
+from models.systems.mcc.scene_inputs import normalise_points
 from models.systems.mcc.steps import ReconstructionSteps
 from models.systems.mcc.system import latent_values
 from tests.models.systems.mcc.test_mcc_steps import CPU, agree, occupied, run

@@ -31,7 +31,7 @@ from models.systems.mcc.model import (
     reserve_self,
     start_from_mae,
 )
-from models.systems.mcc.points import ClassTokenBlock, contract, embed
+from models.systems.mcc.point_embed import ClassTokenBlock, contract, embed
 from tests.golden.case import find_cases, published_keys, read_case
 from tests.golden.replays.mcc import scene_of
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.layers.steps import ExcessiveJob
-from models.spec import Space
-from models.systems.mcc.flood import Answers, Flood, Limits
+from models.bundle_schema import Space
+from models.layers.stepwise import ExcessiveJob
+from models.systems.mcc.flood_fill import Answers, Flood, Limits
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.queries import cube_grid, half_ball_grid
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.systems.mcc.init_attention import Channels, look_at_nearest
 from models.systems.mcc.model import MCC, MCCConfig
-from models.systems.mcc.nearest import Channels, look_at_nearest
 
 CONFIG = MCCConfig(
     image_size=48,

@@ -12,7 +12,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from models.systems.mcc.scenes import (
+from models.systems.mcc.scene_inputs import (
     Augmentation,
     Camera,
     box_around,

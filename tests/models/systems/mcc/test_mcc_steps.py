@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.layers.steps import Continuing, ExcessiveJob, Finished
+from models.bundle_schema import Space
+from models.layers.stepwise import Continuing, ExcessiveJob, Finished
 from models.loading import LoadedSteps
-from models.spec import Space
 from models.systems.mcc import steps as module
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig

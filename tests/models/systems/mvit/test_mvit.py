@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align as torchvision_roi_align
 
 from models.checkpoints import CheckpointError, import_checkpoint, read_checkpoint
-from models.media.video_views import crops, view_frames
-from models.people.clips import clip_frames, margins, normalised, shrink, shrunk_box
+from models.media.clip_sampling import crops, view_frames
+from models.people.person_clips import clip_frames, margins, normalised, shrink, shrunk_box
 from models.systems.mvit import model as mvit
-from models.systems.mvit.boxes import BoxPooling, roi_align
 from models.systems.mvit.checkpoint import fields_of
 from models.systems.mvit.model import Activation, MViT, MViTConfig
-from models.systems.mvit.pooling import AttentionPlan, PoolingAttention, pool_tokens, relative_rows
+from models.systems.mvit.pooling_attention import AttentionPlan, PoolingAttention, pool_tokens, relative_rows
+from models.systems.mvit.roi_pool import BoxPooling, roi_align
 from models.systems.mvit.trunk import Positions, TrunkConfig
 from tests.golden.case import read_case
 from tests.harness.recorded import relative_deviation
@@ -61,7 +61,7 @@ def clips(frames: int = 4, height: int = 32, width: int = 32, batch: int = 2) ->
 def test_blocks_in_small_parts_give_what_whole_blocks_do(
     monkeypatch: pytest.MonkeyPatch, *, expand_in_attention: bool, relative: bool
 ) -> None:
-    monkeypatch.setattr("models.systems.mvit.pooling.PART", 20_000)
+    monkeypatch.setattr("models.systems.mvit.pooling_attention.PART", 20_000)
     monkeypatch.setattr("models.systems.mvit.model.PART", 20_000)
     network = built(replace(SMALL, expand_in_attention=expand_in_attention, relative_space=relative, relative_time=relative))
     with torch.inference_mode():

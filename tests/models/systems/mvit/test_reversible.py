@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoints import families, fit, import_checkpoint, read_checkpoint
-from models.checkpoints.container import open_checkpoint
+from models.checkpoints.checkpoint_file import open_checkpoint
 from models.layers.forward import normalise
-from models.layers.positions import resize_table
+from models.layers.position_embeddings import resize_table
 from models.layers.reversible import couple, run_trunk, streams_of
 from models.layers.token_merging import Tokens
 from models.loading import load

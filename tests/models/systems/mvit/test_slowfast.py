@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor
 
 from models.checkpoints import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
-from models.checkpoints.container import open_checkpoint
+from models.checkpoints.checkpoint_file import open_checkpoint
 from tests.golden.case import GOLDEN, Tolerance, find_cases, published_keys, read_case
 from tests.golden.compare import compare_intermediates
 from tests.golden.replays import mvit as replay_mvit

@@ -20,7 +20,7 @@ from models.loading import load
 from models.merge_schedule import MergeSchedule
 from models.systems.diffmae.decoder import DecoderType
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
-from models.systems.mcc.back import BackConfig
+from models.systems.mcc.back_surface import BackConfig
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.onnx import export as onnx_export
 from tests.harness.bundles import write_null, write_tiny_diffmae, write_tiny_vit

@@ -14,9 +14,9 @@ from onnx import helper
 from PIL import Image
 
 from models.bundle import Bundle, BundleError, read, write
-from models.checkpoints.container import CheckpointError
+from models.checkpoints.checkpoint_file import CheckpointError
 from models.loading import load, not_served
-from models.systems.onnx.importing import import_graph
+from models.systems.onnx.import_graph import import_graph
 from tests.harness.command import opsin
 from tests.harness.graphs import FLOAT, graph, lama, midas, migan
 from tests.harness.pictures import picture

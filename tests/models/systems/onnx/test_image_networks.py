@@ -13,11 +13,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle, BundleError, read, write
-from models.checkpoints.container import CheckpointError
+from models.bundle_schema import Preprocess
+from models.checkpoints.checkpoint_file import CheckpointError
 from models.layers.forward import normalise, normalised_planes
 from models.loading import load
-from models.spec import Preprocess
-from models.systems.onnx.importing import import_graph
+from models.systems.onnx.import_graph import import_graph
 from tests.harness.graphs import CLASSES, SIZE, WEIGHT, colours
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (5, SIZE, SIZE, 3)).astype(np.uint8)

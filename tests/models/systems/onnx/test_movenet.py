@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from models import bundle
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.loading import load
-from models.people.poses import KEYPOINTS, NAMES
-from models.systems.onnx.poses import PoseGraph, letterbox
+from models.people.keypoints import KEYPOINTS, NAMES
+from models.systems.onnx.pose_detector import PoseGraph, letterbox
 from starters.make import movenet_bundle
 from tests.harness.bundles import UNSEALED
 from training.data.demo_clip import CLIP, CLIPS

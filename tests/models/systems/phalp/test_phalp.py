@@ -14,15 +14,15 @@ import torch
 from sklearn.linear_model import Ridge
 
 from models.checkpoints import families, fit, import_checkpoint, read_checkpoint
+from models.people.track_batch import normalise_pose
 from models.people.tracklets import read_results, tracks_of
-from models.people.tracks import normalise_pose
 from models.registry import read_config
 from models.systems.lart.model import LARTConfig
-from models.systems.phalp.distance import EQ_010, EQ_019, Features, appearance_distances, costs
-from models.systems.phalp.location import POINT, SPREAD, forecast, predict_location
-from models.systems.phalp.pose import PosePredictor, PosePredictorConfig, predict_pose
+from models.systems.phalp.association_cost import EQ_010, EQ_019, Features, appearance_distances, costs
+from models.systems.phalp.location_forecast import POINT, SPREAD, forecast, predict_location
+from models.systems.phalp.pose_predictor import PosePredictor, PosePredictorConfig, predict_pose
 from models.systems.phalp.results import RECORDED, Results
-from models.systems.phalp.texture import normalise_texture, texture_distances, update_texture
+from models.systems.phalp.texture_maps import normalise_texture, texture_distances, update_texture
 from models.systems.phalp.tracker import Observation, State, Tracker, TrackerConfig
 from tests.golden.__main__ import run
 from tests.golden.case import GOLDEN, read_case

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from models.checkpoints import detect, families, fit
-from models.systems.phalp.appearance import AppearanceNet, AppearanceNetConfig, FlowDecoder, NormedBlock, ResNet50, SpectralConv
+from models.systems.phalp.hmar import AppearanceNet, AppearanceNetConfig, FlowDecoder, NormedBlock, ResNet50, SpectralConv
 from tests.harness.recorded import full_sizes, loads_strictly, relative_deviation, round_trips
 
 

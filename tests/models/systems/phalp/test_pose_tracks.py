@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.people.pose_tracks import PoseTrack
-from models.people.poses import KEYPOINTS, Poses, distinct, overlaps
-from models.systems.phalp.poses import PoseTracker, follow
+from models.people.keypoint_tracks import PoseTrack
+from models.people.keypoints import KEYPOINTS, Poses, distinct, overlaps
+from models.systems.phalp.keypoint_tracker import PoseTracker, follow
 
 RECORDED = Path(__file__).parent / "recorded"
 WIDTH, HEIGHT = 640, 360

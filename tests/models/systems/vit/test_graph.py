@@ -9,12 +9,12 @@ import onnxruntime
 import pytest
 import torch
 
+from models.bundle_schema import Preprocess
 from models.layers.forward import normalise
 from models.merge_schedule import MergeSchedule
-from models.spec import Preprocess
-from models.systems.onnx.backend import effective
-from models.systems.vit.graph import classifier_graph
+from models.systems.onnx.classifier_backend import effective
 from models.systems.vit.model import Pool, ViT, ViTConfig
+from models.systems.vit.onnx_graph import classifier_graph
 
 PREPROCESS = Preprocess(image_size=32, short_side=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
 SCHEDULES = (

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from models import bundle
 from models.bundle import BundleSpec
+from models.bundle_schema import Preprocess, Weights
 from models.loading import LoadedModel, load
 from models.registry import architectures
-from models.spec import Preprocess, Weights
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import GOLDEN, read_case
 from tests.golden.replays.tome import merge_schedule

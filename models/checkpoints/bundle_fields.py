@@ -1,0 +1,106 @@
+"""Fills in the spec of an imported bundle: inputs, labels and ladder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from models.bundle import BundleSpec
+from models.bundle_schema import Preprocess, Rung
+from models.checkpoints.checkpoint_file import CheckpointError, WrongSetting
+from models.checkpoints.family import Family, Fields
+from models.checkpoints.import_settings import CLIP_FIELDS, PREPROCESS_FIELDS, SOUND_FIELDS, SPACE_FIELDS
+from models.checkpoints.timm_transform import Stated
+from models.registry import Architecture, Purpose
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MERGING = frozenset({"classify", "embed", "zero-shot", "actions", "audio-visual"})
+"""Tasks whose answers need no token of its own for each patch."""
+
+LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
+"""Rungs of an imported bundle: the share of the patches that have merged at the end, evenly over the blocks. None is measured."""
+
+
+def inputs(family: Family, purpose: Purpose, config: Any, settings: Fields, stated: Stated | None = None) -> dict[str, Any]:
+    """The fields of a spec that say how images, clips and sounds become input. settings: those made by hand; stated: the transform that
+    came with the checkpoint. Raises CheckpointError for a transform that a bundle cannot express."""
+    stated = stated or Stated()
+    smooth = {"smooth": True} if family.smooth else {}
+    return {
+        "preprocess": _preprocess(family, purpose, config, settings, stated),
+        "clip": _chosen(purpose.clip(config), {key: key for key in CLIP_FIELDS}, smooth | settings),
+        "sound": _chosen(purpose.sound(config), SOUND_FIELDS, settings),
+        "space": _chosen(purpose.space(config), {key: key for key in SPACE_FIELDS}, settings),
+    }
+
+
+def untold(spec: BundleSpec, usual: Mapping[str, Any]) -> Fields:
+    """The settings, as `--set` names them, that make a spec's inputs of the `usual` ones; all of them where there is no usual one."""
+    names: Mapping[str, Mapping[str, str]] = {
+        "preprocess": {key: key for key in PREPROCESS_FIELDS},
+        "clip": {key: key for key in CLIP_FIELDS},
+        "sound": SOUND_FIELDS,
+        "space": {key: key for key in SPACE_FIELDS},
+    }
+    found: Fields = {}
+    for part, fields in names.items():
+        own, other = getattr(spec, part), usual.get(part)
+        if own is not None:
+            values = {name: getattr(own, key) for name, key in sorted(fields.items())}
+            found |= {name: value for name, value in values.items() if other is None or value != getattr(other, fields[name])}
+    return found
+
+
+def _preprocess(family: Family, purpose: Purpose, config: Any, settings: Fields, stated: Stated) -> Preprocess | None:
+    size = purpose.size(config)
+    if size is None:
+        return None
+    height, width = size
+    given = {key: value for key, value in settings.items() if key in PREPROCESS_FIELDS}
+    usual = family.preprocess(min(size)).model_dump() | {"image_size": height, "image_width": None if width == height else width}
+    return Preprocess.model_validate(usual | stated.fields(min(size), given) | given)
+
+
+def _chosen(usual: Model | None, names: Mapping[str, str], settings: Fields) -> Model | None:
+    """The usual settings of an input with those made by hand over them. names: setting → field."""
+    chosen = {names[key]: value for key, value in settings.items() if key in names}
+    return None if usual is None else type(usual).model_validate(usual.model_dump() | chosen)
+
+
+def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str], known: Sequence[str], classes: int) -> list[str]:
+    """labels: those given by hand; None: those that files beside the weights state, else the ones that the config knows. Raises
+    CheckpointError."""
+    if labels is None:
+        if stated and len(stated) != classes:
+            raise CheckpointError(f"{file}: has {classes} classes, and its config names {len(stated)}; --labels gives their names")
+        return list(stated or known) or [f"class {index}" for index in range(classes)]
+    if len(labels) != classes:
+        header = f"; is the first of them, {labels[0]!r}, a header?" if len(labels) == classes + 1 else ""
+        counts = f"has {classes or 'no'} classes, but {len(labels)} labels were given"
+        counts = counts.replace("has 1 classes", "has 1 class").replace("but 1 labels were", "but 1 label was")
+        raise WrongSetting(f"{file}: {counts}{header}")
+    return list(labels)
+
+
+def ladder(architecture: Architecture, task: str, config: Any, *, sees: bool) -> list[Rung]:
+    """Empty for a model whose tokens do not merge, or whose task needs each of them. A masked autoencoder that is served answers with
+    vectors, which need none. A model that hears and sees has a schedule for each half, since one has many more tokens.
+
+    sees: whether the bundle says how images or frames are prepared."""
+    may_merge = task in MERGING or (task == "autoencode" and architecture.serves(task))
+    if not may_merge or not architecture.merges:
+        return []
+    heard, seen, patches = (getattr(config, name, 0) for name in ("audio_patches", "video_patches", "patches"))
+    if heard and seen and sees:
+        halves = zip(_values(heard, config), _values(seen, config), strict=True)
+        return [Rung(name=f"r{r}-{sight}", schedule=r, schedule_sight=sight) for r, sight in dict.fromkeys(halves) if r or sight]
+    return [Rung(name=f"r{r}", schedule=r) for r in dict.fromkeys(_values(heard or patches, config)) if r]
+
+
+def _values(patches: int, config: Any) -> list[int]:
+    """r of each rung, rising."""
+    return [int(share * patches / getattr(config, "depth", 1)) for share in LADDER_SHARES]

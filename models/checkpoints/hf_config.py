@@ -1,0 +1,149 @@
+"""`config.json` of transformers, read field by field. A field with a value that no network here computes is refused by its name.
+
+Defaults are those of the library's configuration classes, whose documentation names the fields: files need not hold them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from models.bundle_schema import LARGEST_SIDE
+from models.checkpoints.family import Fields
+from models.checkpoints.unsupported import WAY
+
+FILE = "config.json"
+KEY = "transformers"
+"""Key of a checkpoint's description under which the content of FILE stands."""
+PROCESSOR = "processor"
+"""Key under which the content of `preprocessor_config.json` stands."""
+TIMM = "timm"
+"""Key under which the config of timm stands."""
+
+ACTIVATIONS: Mapping[str, Fields] = {
+    "gelu": {"tanh_gelu": False, "quick_gelu": False},
+    "gelu_new": {"tanh_gelu": True, "quick_gelu": False},
+    "gelu_pytorch_tanh": {"tanh_gelu": True, "quick_gelu": False},
+    "quick_gelu": {"tanh_gelu": False, "quick_gelu": True},
+}
+"""Value of `hidden_act` → fields of `ViTConfig`."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A config, or a section of one. Every method raises ValueError that names the field, its value and what is accepted."""
+
+    content: Mapping[str, Any]
+    where: str = FILE
+
+    @staticmethod
+    def of(description: Mapping[str, Any]) -> ModelConfig:
+        """Return the config that a checkpoint's description holds."""
+        return ModelConfig(description[KEY])
+
+    def section(self, name: str) -> ModelConfig:
+        """An object in it; an empty one where it is missing."""
+        value = self.content.get(name) or {}
+        if not isinstance(value, Mapping):
+            raise self.refusal(name, value, "an object")
+        return ModelConfig(value, f"{self.where}: {name}")
+
+    def integer(self, name: str, default: int) -> int:
+        """A positive integer."""
+        value = self._value(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self.refusal(name, value, "a positive integer")
+        return value
+
+    def index(self, name: str, default: int) -> int:
+        """An integer from 0."""
+        value = self._value(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise self.refusal(name, value, "an integer from 0")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """A positive number."""
+        value = self._value(name, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
+            raise self.refusal(name, value, "a positive number")
+        return float(value)
+
+    def share(self, name: str, default: float) -> float:
+        """A number from 0 to less than 1."""
+        value = self._value(name, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+            raise self.refusal(name, value, "a number from 0 to less than 1")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self._value(name, default)
+        if not isinstance(value, bool):
+            raise self.refusal(name, value, "true or false")
+        return value
+
+    def side(self, name: str, default: int) -> int:
+        """The side of a square: an integer, or two equal ones."""
+        value = self._value(name, default)
+        if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+            value = value[0]
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST_SIDE:
+            raise self.refusal(name, value, f"an integer from 1 to {LARGEST_SIDE}, for squares")
+        return value
+
+    def require(self, name: str, accepted: Any, default: Any) -> None:
+        """Refuse any value but one: the network is another one."""
+        value = self._value(name, default)
+        if value != accepted:
+            raise ValueError(f"{self.refusal(name, value, repr(accepted))}; {WAY}")
+
+    def require_colour(self) -> None:
+        """Refuse images of any number of channels but three."""
+        value = self._value("num_channels", 3)
+        if value != 3:
+            raise self.refusal("num_channels", value, "3")
+
+    def activation(self, default: str, accepted: Iterable[str] = tuple(ACTIVATIONS)) -> Fields:
+        """Fields of `ViTConfig` for `hidden_act`."""
+        value, known = self._value("hidden_act", default), list(accepted)
+        if value not in known:
+            raise ValueError(f"{self.refusal('hidden_act', value, ', '.join(known))}; {WAY}")
+        return dict(ACTIVATIONS[value])
+
+    def refusal(self, name: str, value: Any, accepted: str) -> ValueError:
+        return ValueError(f"{self.where}: {name} {value!r} cannot be computed here; accepted is {accepted}")
+
+    def _value(self, name: str, default: Any) -> Any:
+        value = self.content.get(name)
+        return default if value is None else value
+
+
+def image_size(description: Mapping[str, Any], default: int) -> int:
+    """`image_size` of a network whose position table has that size alone: images must be prepared so."""
+    stated, prepared = ModelConfig.of(description).side("image_size", default), prepared_size(description)
+    if prepared is not None and prepared != stated:
+        source = description[PROCESSOR].source
+        raise ValueError(f"{FILE}: image_size {stated} is not the {prepared} pixels that {source} makes; both must agree")
+    return stated
+
+
+def prepared_size(description: Mapping[str, Any]) -> int | None:
+    """Side of the images that `preprocessor_config.json` makes; None: there is no such file."""
+    processor = description.get(PROCESSOR)
+    return None if processor is None else processor.image_size
+
+
+def labels(content: Mapping[str, Any]) -> list[str]:
+    """`id2label` in the order of its numbers; empty where a config has none. Raises ValueError."""
+    table = content.get("id2label")
+    if table is None:
+        return []
+    try:
+        numbered = {int(number): str(name) for number, name in table.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{FILE}: id2label: it must map the numbers of the classes to names") from error
+    if sorted(numbered) != list(range(len(numbered))):
+        raise ValueError(f"{FILE}: id2label: its numbers must be 0 to {len(numbered) - 1}, without gaps")
+    return [numbered[number] for number in range(len(numbered))]

@@ -1,0 +1,114 @@
+"""A folder as the hub has them: `config.json`, the weights in one file or several, how images are prepared, and a model card.
+
+transformers' name a class in `architectures` and lie beside a `preprocessor_config.json`; timm's name an `architecture`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from models import hub_files
+from models.checkpoints import hf_config, hf_image_processor, model_card, t5x
+from models.checkpoints.checkpoint_file import Checkpoint, CheckpointError, open_checkpoint
+from models.checkpoints.hf_config import KEY, PROCESSOR, TIMM
+from models.hub_files import WEIGHTS
+
+PROCESSORS = {hf_image_processor.FILE: None, "processor_config.json": "image_processor"}
+"""Files that say how images are prepared, the first that is there counts → the part of it that does."""
+GRAPHS = ("model.onnx", "onnx/model.onnx")
+"""Places of an ONNX graph in such a folder."""
+NETWORK = "architecture"
+"""Field of timm's config that names the network."""
+
+
+def is_folder(path: Path) -> bool:
+    return (path / hf_config.FILE).is_file() and t5x.find(path) is None
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of the weights, or the one that names them. Raises CheckpointError."""
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        graph = next((folder / name for name in GRAPHS if (folder / name).is_file()), None)
+        instead = f"; it has an ONNX graph, which `opsin import {graph}` takes" if graph else ""
+        raise CheckpointError(f"{folder}: has none of {', '.join(WEIGHTS)}, one of which holds the weights{instead}")
+    return found
+
+
+def open_folder(folder: Path) -> Checkpoint:
+    """Read weights, config, preparation of images, labels and licence. Only tensors are read from torch files. Raises CheckpointError."""
+    content = read_json(folder / hf_config.FILE)
+    read = _weights(weights_file(folder))
+    license_ = model_card.licence(folder)
+    if isinstance(content.get(NETWORK), str):
+        return Checkpoint(read.weights, {TIMM: content}, read.notes, timm_labels(content), license_)
+    classes = content.get("architectures")
+    if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
+        raise CheckpointError(f"{folder / hf_config.FILE}: architectures names no class, and {NETWORK} no network of timm")
+    description: dict[str, Any] = {KEY: content}
+    if found := stated_processor(folder):
+        file, stated = found
+        description[PROCESSOR] = hf_image_processor.read(stated, str(content.get("model_type", "")), file)
+    try:
+        labels = tuple(hf_config.labels(content))
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    return Checkpoint(read.weights, description, read.notes, labels, license_)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """An object. Raises CheckpointError."""
+    try:
+        return hub_files.read_json(file)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def shards(index: Path) -> list[str]:
+    """Names of the files among which an index divides the weights. Raises CheckpointError."""
+    try:
+        return hub_files.shards(index)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _weights(file: Path) -> Checkpoint:
+    if file.suffix != ".json":
+        return open_checkpoint(file)
+    names = shards(file)
+    absent = [name for name in names if not (file.parent / name).is_file()]
+    if absent:
+        raise CheckpointError(f"{file}: {', '.join(absent)} must lie beside it, of {len(names)} files")
+    whole: dict[str, Tensor] = {}
+    notes: list[str] = []
+    for name in names:
+        part = open_checkpoint(file.parent / name)
+        if twice := sorted(whole.keys() & part.weights.keys()):
+            raise CheckpointError(f"{file}: {twice[0]} and {len(twice) - 1} more are in {name} and in another file: which one counts?")
+        whole |= part.weights
+        notes += part.notes
+    lost = sorted(set(read_json(file)["weight_map"]) - whole.keys())
+    if lost:
+        raise CheckpointError(f"{file}: weight_map names {lost[0]} and {len(lost) - 1} more, which are in none of its files")
+    return Checkpoint(whole, {}, tuple(dict.fromkeys(notes)))
+
+
+def stated_processor(folder: Path) -> tuple[str, Mapping[str, Any]] | None:
+    """Name of the file that says how images are prepared, and what it says."""
+    for name, part in PROCESSORS.items():
+        if (folder / name).exists():
+            content = read_json(folder / name)
+            stated = content if part is None else content.get(part)
+            if isinstance(stated, Mapping):
+                return name, stated
+    return None
+
+
+def timm_labels(content: Mapping[str, Any]) -> tuple[str, ...]:
+    cfg = content.get("pretrained_cfg")
+    names = content.get("label_names") or (cfg.get("label_names") if isinstance(cfg, Mapping) else None)
+    return tuple(map(str, names)) if isinstance(names, list) else ()

@@ -1,0 +1,180 @@
+"""`preprocessor_config.json` of transformers: how images become a network's input, as fields of `Preprocess`.
+
+Defaults are those of the library's image processors, by their types: files need not hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from models.bundle_schema import LARGEST_SIDE
+from models.checkpoints.checkpoint_file import CheckpointError
+from models.checkpoints.family import RGB, Fields
+from models.checkpoints.timm_transform import Stated
+
+FILE = "preprocessor_config.json"
+HALF: RGB = (0.5, 0.5, 0.5)
+CLIP_MEAN: RGB = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: RGB = (0.26862954, 0.26130258, 0.27577711)
+INTERPOLATIONS = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}
+"""Pillow's numbers of `resample`, and their names."""
+SCALE = 1 / 255
+
+
+@dataclass(frozen=True)
+class Usual:
+    """Defaults of one type of image processor."""
+
+    size: int
+    square: bool
+    """Whether `size` as a number is the side of a square; otherwise the short side's."""
+    crop: int | None
+    resample: int
+    mean: RGB
+    std: RGB
+    by_share: bool = False
+    """Whether `size` is the network's: the short side is `size` by `crop_pct`, and from WARPED on images are squeezed."""
+
+
+USUAL: Mapping[str, Usual] = {
+    "ViT": Usual(224, True, None, 2, HALF, HALF),
+    "DeiT": Usual(256, True, 224, 3, HALF, HALF),
+    "VideoMAE": Usual(224, False, 224, 2, HALF, HALF),
+    "Bit": Usual(224, False, 224, 3, CLIP_MEAN, CLIP_STD),
+    "CLIP": Usual(224, False, 224, 3, CLIP_MEAN, CLIP_STD),
+    "Siglip": Usual(224, True, None, 3, HALF, HALF),
+    "Beit": Usual(224, True, None, 3, HALF, HALF),
+    "ConvNext": Usual(384, False, None, 3, HALF, HALF, by_share=True),
+    "MobileNetV1": Usual(256, False, 224, 2, HALF, HALF),
+    "MobileNetV2": Usual(256, False, 224, 2, HALF, HALF),
+}
+"""Type without its ending → defaults."""
+ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
+TYPES = {"vit": "ViT", "deit": "DeiT", "vit_mae": "ViT", "videomae": "VideoMAE", "dinov2": "Bit", "clip": "CLIP", "siglip": "Siglip"}
+"""`model_type` of a config → the type of a processor that does not name it, as early files do not."""
+WARPED = 384
+CROP_PCT = 224 / 256
+"""Share of the short side that is kept, where a file of such a type states none."""
+CLIPS = ("videomae",)
+"""Each `model_type` whose frames are resized by `models.media.clip_sampling`."""
+LARGEST_COLOUR = 1e6
+
+
+@dataclass(frozen=True)
+class Processor(Stated):
+    """The preparation of images as a `preprocessor_config.json` states it."""
+
+    image_size: int = 0
+    preparation: Mapping[str, Any] | None = None
+    """The other fields of `Preprocess`, for images of `image_size`."""
+
+    def fields(self, size: int, given: Fields) -> Fields:
+        """Return the fields as `Stated` does. Where another size was set by hand, the short side changes in proportion."""
+        found = dict(self.preparation or {})
+        found["short_side"] = found["short_side"] * size // self.image_size
+        return {key: value for key, value in found.items() if key not in given}
+
+
+def read(content: Mapping[str, Any], model_type: str, file: str = FILE) -> Processor:
+    """Raises CheckpointError that names a field which a bundle cannot express. file: the one that states the content."""
+    try:
+        return _read({name: value for name, value in content.items() if value is not None}, model_type, file)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def _read(content: Mapping[str, Any], model_type: str, file: str) -> Processor:
+    usual = _usual(content, model_type)
+    for name in ("do_resize", "do_rescale"):
+        if not _flag(content, name, True):
+            raise _refusal(name, False, "True")
+    factor = content.get("rescale_factor", SCALE)
+    if not isinstance(factor, int | float) or not SCALE - 1e-9 <= factor <= SCALE + 1e-9:
+        raise _refusal("rescale_factor", factor, "1/255")
+    resample = content.get("resample", usual.resample)
+    if not isinstance(resample, int | str) or resample not in INTERPOLATIONS:
+        raise _refusal("resample", resample, "2 (bilinear) and 3 (bicubic)")
+    squared, short_side = _size(content.get("size", usual.size), usual.square)
+    if model_type in CLIPS and squared:
+        raise _refusal("size", content.get("size", usual.size), "a shortest_edge, of frames of clips")
+    if model_type in CLIPS and INTERPOLATIONS[resample] != "bilinear":
+        raise _refusal("resample", resample, "2 (bilinear), of frames of clips")
+    crop = _crop(content, usual)
+    if usual.by_share and not squared:
+        crop, short_side, squared = short_side, _enlarged(short_side, content), short_side >= WARPED
+    if crop is None and not squared:
+        raise _refusal("do_center_crop", False, "true where size is a shortest_edge: networks here see squares")
+    side = short_side if crop is None else crop
+    if side > short_side:
+        raise _refusal("crop_size", side, f"at most size, {short_side}")
+    normalised = _flag(content, "do_normalize", True)
+    return Processor(
+        file,
+        image_size=side,
+        preparation={
+            "short_side": short_side,
+            "fit": ("squeeze" if side == short_side else "squeeze-crop") if squared else "crop",
+            "interpolation": INTERPOLATIONS[resample],
+            "mean": _colours(content, "image_mean", usual.mean) if normalised else (0.0, 0.0, 0.0),
+            "std": _colours(content, "image_std", usual.std) if normalised else (1.0, 1.0, 1.0),
+        },
+    )
+
+
+def _usual(content: Mapping[str, Any], model_type: str) -> Usual:
+    stated = content.get("image_processor_type") or content.get("feature_extractor_type") or TYPES.get(model_type, "")
+    name = next((str(stated).removesuffix(ending) for ending in ENDINGS if str(stated).endswith(ending)), str(stated))
+    if name not in USUAL:
+        raise _refusal("image_processor_type", stated, ", ".join(f"{known}ImageProcessor" for known in USUAL))
+    return USUAL[name]
+
+
+def _size(value: Any, square: bool) -> tuple[bool, int]:
+    """Whether images are squeezed into a square, and its side, or that of the short side."""
+    if isinstance(value, Mapping):
+        known = {key: side for key, side in value.items() if side is not None}
+        if known.keys() == {"height", "width"} and known["height"] == known["width"]:
+            square, value = True, known["height"]
+        elif known.keys() == {"shortest_edge"}:
+            square, value = False, known["shortest_edge"]
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST_SIDE:
+        raise _refusal("size", value, f"an integer from 1 to {LARGEST_SIDE}, equal height and width, or a shortest_edge")
+    return square, value
+
+
+def _enlarged(side: int, content: Mapping[str, Any]) -> int:
+    """The short side before a crop to `side`."""
+    share = content.get("crop_pct", CROP_PCT)
+    if type(share) not in (int, float) or not side / LARGEST_SIDE <= share <= 1:
+        raise _refusal("crop_pct", share, "a share of an image, at most 1")
+    return side if side >= WARPED else int(side / share)
+
+
+def _crop(content: Mapping[str, Any], usual: Usual) -> int | None:
+    if not _flag(content, "do_center_crop", usual.crop is not None):
+        return None
+    squared, side = _size(content.get("crop_size", usual.crop), True)
+    if not squared:
+        raise _refusal("crop_size", content["crop_size"], "a positive integer, or equal height and width")
+    return side
+
+
+def _colours(content: Mapping[str, Any], name: str, usual: RGB) -> RGB:
+    value = content.get(name, usual)
+    numbers = value if isinstance(value, list | tuple) else [value] * 3
+    if len(numbers) != 3 or not all(type(part) in (int, float) and abs(part) < LARGEST_COLOUR for part in numbers):
+        raise _refusal(name, value, "three numbers")
+    return (float(numbers[0]), float(numbers[1]), float(numbers[2]))
+
+
+def _flag(content: Mapping[str, Any], name: str, usual: bool) -> bool:
+    value = content.get(name, usual)
+    if not isinstance(value, bool):
+        raise _refusal(name, value, "true or false")
+    return value
+
+
+def _refusal(name: str, value: Any, accepted: str) -> ValueError:
+    return ValueError(f"{name} {value!r} cannot be kept; accepted is {accepted}")

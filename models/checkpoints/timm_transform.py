@@ -1,0 +1,122 @@
+"""The validation transform of a checkpoint as timm states it: `pretrained_cfg`, in the file or in a `config.json` beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.checkpoints.checkpoint_file import CheckpointError
+from models.checkpoints.family import Fields
+from models.checkpoints.hf_config import PROCESSOR
+
+FILES = ("config.json", "pretrained_cfg.json")
+"""Files beside a checkpoint that may state its transform, the first that does so counts."""
+KEY = "pretrained_cfg"
+FITS = {"center": "crop", "squash": "squeeze"}
+"""timm's `crop_mode` → `Preprocess.fit`."""
+INTERPOLATIONS = ("bicubic", "bilinear")
+CHOSEN = ("short_side", "interpolation", "mean", "std")
+"""Fields of `Preprocess` that an assumption names, with the `--set` that changes them."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A transform that somebody stated."""
+
+    source: str = ""
+    """The file that states it; empty: none does."""
+    cfg: Mapping[str, Any] = field(default_factory=dict)
+    """timm's `pretrained_cfg`."""
+    note: str = ""
+    """A file that was not read, and why; empty: there is none."""
+
+    def fields(self, size: int, given: Fields) -> Fields:
+        """Fields of `Preprocess` for images of `size` pixels. given: fields set by hand, which count instead.
+
+        Raises CheckpointError for a transform that a bundle cannot express.
+        """
+        found: Fields = {}
+        crop, mode, interpolation = (self.cfg.get(key) for key in ("crop_pct", "crop_mode", "interpolation"))
+        if crop is not None and "short_side" not in given:
+            found["short_side"] = math.floor(size / self._number("crop_pct", crop))
+        if mode is not None and "fit" not in given:
+            found["fit"] = FITS.get(str(mode))
+            whole = found["fit"] == "squeeze" and given.get("short_side", found.get("short_side", size)) == size
+            if found["fit"] is None or (found["fit"] == "squeeze" and not whole):
+                raise CheckpointError(
+                    f"{self.source}: crop_mode {mode!r} at crop_pct {crop} cannot be kept; --set fit=crop takes the centre"
+                )
+        if interpolation is not None and "interpolation" not in given:
+            if interpolation not in INTERPOLATIONS:
+                raise CheckpointError(
+                    f"{self.source}: interpolation {interpolation!r} cannot be kept; --set interpolation=bicubic is near it"
+                )
+            found["interpolation"] = interpolation
+        return found | {key: self.cfg[key] for key in ("mean", "std") if self.cfg.get(key) is not None and key not in given}
+
+    def _number(self, key: str, value: Any) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise CheckpointError(f"{self.source}: {key} {value!r} is no share of an image; --set short_side=… sets it by hand")
+        return float(value)
+
+
+def find(file: Path, description: Mapping[str, Any], classes: int) -> Stated:
+    """The transform that a checkpoint's own description states, else one of FILES beside it. classes: of its head; 0: it has none.
+
+    A file beside it that is of a model with other classes is left out. Raises CheckpointError for a file that is not JSON.
+    """
+    if isinstance(processor := description.get(PROCESSOR), Stated):
+        return processor
+    own = _cfg(description)
+    if own:
+        return Stated(file.name, own)
+    folder = file if file.is_dir() else file.parent
+    for path in (folder / name for name in FILES):
+        if not path.is_file():
+            continue
+        content = _read(path)
+        cfg = _cfg(content) or (content if content.keys() & {"crop_pct", "crop_mode", "mean"} else {})
+        stated = content.get("num_classes", cfg.get("num_classes"))
+        if cfg and classes and isinstance(stated, int) and stated != classes:
+            return Stated(note=f"{path.name} is of a model with {stated} classes, not {classes}: not read")
+        if cfg:
+            return Stated(path.name, cfg)
+    return Stated()
+
+
+def assumption(whose: str, preprocess: Fields, given: Fields, file: str) -> str:
+    """One sentence for an import whose transform nobody stated; empty where it was set by hand. whose: such as "that of
+    family timm"; preprocess: the fields that are assumed; file: the one that would have stated it, empty where it lies there unread."""
+    if not (left := [name for name in CHOSEN if name not in given]):
+        return ""
+    settings = " ".join(f"--set {name}={_text(preprocess[name])}" for name in left)
+    absent = f": no {file} beside the file states it" if file else ""
+    return f"the transform is assumed, {whose}{absent}; what changes it: {settings}"
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _cfg(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = content.get(KEY)
+    if isinstance(found, str):  # metadata of safetensors
+        try:
+            found = json.loads(found)
+        except ValueError:
+            return {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__} where an object is needed")
+    return content

@@ -1,0 +1,61 @@
+"""The process that decodes one sound: `python -m models.media.audio_program`. See `models.media.audio`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from numpy.typing import NDArray
+
+from models.media.audio_decoding import Resampler, mono
+from models.media.video_program import Refused, open_file
+from models.processes import confined_process
+
+CHUNK = 2**16
+"""Samples that are sent at once, about."""
+
+
+def main() -> None:
+    _import_all()
+    asked = confined_process.request()
+    confined_process.confine()
+    try:
+        with open_file(os.fdopen(0, "rb"), asked["demuxer"]) as container:
+            for chunk in _gathered(mono(container, asked["rate"], asked["seconds"])):
+                confined_process.say({"samples": len(chunk)})
+                confined_process.send(chunk.data.cast("B"))
+        confined_process.say({"end": True})
+    except Refused as refusal:
+        confined_process.say({"error": refusal.kind, "detail": str(refusal)})
+    except av.error.PatchWelcomeError:
+        confined_process.say({"error": "broken", "detail": "it uses a part of its format that is not decoded here"})
+    except (av.error.FFmpegError, ValueError, ArithmeticError, MemoryError) as error:
+        words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        confined_process.say({"error": "broken", "detail": f"the file is truncated or damaged ({words})"})
+
+
+def _import_all() -> None:
+    """Libraries import parts of themselves late, when no file can be opened any more."""
+    silence = AudioFrame.from_ndarray(np.zeros((2, 8), np.float32), format="fltp", layout="stereo")
+    silence.sample_rate = 44_100
+    resampler = Resampler(silence, 16_000)
+    list(resampler.push(silence))
+    list(resampler.push(None))
+
+
+def _gathered(chunks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    waiting: list[NDArray[np.float32]] = []
+    for chunk in chunks:
+        waiting.append(chunk)
+        if sum(map(len, waiting)) >= CHUNK:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Looks at windows of several videos together, pass by pass, until they are done or their step has taken long enough.
+
+A pass is a few frames for the network that finds people, or a few crops for the one that looks at each of them, which may take seconds for
+one crop on a CPU. The time of a step is what other work waits for, and what proves that a worker is alive; the answer does not depend on
+where steps end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice, zip_longest
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.media.video import Frame
+from models.systems.actions.appearance_encoder import Describer
+from models.systems.actions.detection_scale import Detail
+from models.systems.actions.job_stats import Account
+from models.systems.actions.looking import Glance, Look, Looking
+from models.systems.actions.pose_estimator import Perception, View
+from models.systems.actions.sources import VideoSource
+
+STEP_S = 2.0
+"""Seconds after which a step begins no other pass."""
+WAIT_S = 2.0
+"""For how long a pass waits for frames: long parts of a video may not be asked for, or large frames take long."""
+PASS_S = 1.0
+"""Seconds that a pass of crops is to take."""
+FRAMES_AT_ONCE = 4
+"""Frames of one job in memory."""
+CROPS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A window of a video, of which at most so many people in a frame are wanted."""
+
+    source: VideoSource
+    window: int
+    people: int
+    detail: Detail
+    account: Account
+
+    @property
+    def looking(self) -> Looking:
+        return self.source.looking(self.window)
+
+
+class Lookout:
+    def __init__(self, eyes: Perception, describer: Describer | None = None) -> None:
+        """describer: who is to see the frames, too."""
+        self._eyes = eyes
+        self._describer = describer
+        self._crops = 1
+        """Number of crops in a pass, chosen by how long the last one took."""
+        self._turn = 0
+
+    def look(self, jobs: Sequence[Watched]) -> list[Account]:
+        """Look at what is left of each window; what was seen lies in `looking`. Raises UnusableInput."""
+        accounts = [job.account for job in jobs]
+        until = time.monotonic() + STEP_S
+        going = [place for place, job in enumerate(jobs) if not job.looking.is_done]  # it is where a step failed behind it
+        while going:
+            if crops := self._waiting([jobs[i] for i in going]):
+                self._read(crops, [jobs[i] for i in going], going, accounts)
+            else:
+                self._find([jobs[i] for i in going], going, accounts)
+            going = [i for i in going if not jobs[i].looking.is_done]
+            if time.monotonic() >= until:
+                break
+        return accounts
+
+    def _waiting(self, jobs: Sequence[Watched]) -> list[tuple[Glance, torch.Tensor]]:
+        """Crops of a pass, one of each job in turn; another job begins every time."""
+        self._turn += 1
+        first = self._turn % len(jobs)
+        rounds = zip_longest(*(job.looking.crops() for job in (*jobs[first:], *jobs[:first])))
+        return list(islice((crop for one in rounds for crop in one if crop is not None), self._crops))
+
+    def _read(
+        self, crops: Sequence[tuple[Glance, torch.Tensor]], jobs: Sequence[Watched], places: Sequence[int], accounts: list[Account]
+    ) -> None:
+        began = time.monotonic()
+        told = self._eyes.read(torch.stack([crop for _, crop in crops]))
+        seconds = time.monotonic() - began
+        self._crops = max(1, min(2 * len(crops), int(PASS_S * len(crops) / seconds), CROPS_AT_ONCE))
+        for (glance, _), values in zip(crops, told, strict=True):
+            glance.told.append(values)
+        for place, job in zip(places, jobs, strict=True):
+            mine = sum(any(glance is one for one in job.looking.glances) for glance, _ in crops)
+            accounts[place] = accounts[place].plus(pose=seconds * mine / len(crops))
+            self._finish(job.looking)
+
+    def _find(self, jobs: Sequence[Watched], places: Sequence[int], accounts: list[Account]) -> None:
+        """People in the next frames of each job, as far as these are there in time; a frame's pixels are forgotten then."""
+        until = time.monotonic() + WAIT_S
+        for place, job in zip(places, jobs, strict=True):
+            began = time.monotonic()
+            looking = job.looking
+            if not looking.frames:
+                looking.frames, looking.all_taken = job.source.take(job.window, FRAMES_AT_ONCE, until)
+            accounts[place] = accounts[place].plus(decode=time.monotonic() - began)
+        began = time.monotonic()
+        views = [View(frame.pixels, *frame.size, job.detail) for job in jobs for frame in job.looking.frames]
+        most = [job.people for job in jobs for _ in job.looking.frames]
+        found = iter(self._eyes.find(views, most)) if views else iter(())
+        for job in jobs:
+            looking = job.looking
+            looking.glances += [Glance.of(frame, next(found), self._shrunk(frame)) for frame in looking.frames]
+        seconds = time.monotonic() - began
+        for place, job in zip(places, jobs, strict=True):
+            count = len(job.looking.frames)
+            accounts[place] = accounts[place].plus(pose=seconds * count / max(1, len(views)), frames=count)
+            job.looking.frames = []
+            self._finish(job.looking)
+
+    def _finish(self, looking: Looking) -> None:
+        """Frames that are done; those behind one that is not wait for it."""
+        while looking.glances and looking.glances[0].waiting is None:
+            glance = looking.glances.pop(0)
+            seen = self._eyes.seen(glance.found, glance.values)
+            look = Look(glance.time, glance.row, glance.rows, seen, glance.cut, glance.found.size, glance.shrunk)
+            looking.looks.append(look)
+
+    def _shrunk(self, frame: Frame) -> NDArray[np.uint8] | None:
+        return None if self._describer is None else self._describer.shrink(frame.pixels)

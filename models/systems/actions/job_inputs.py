@@ -1,0 +1,84 @@
+"""The arrays of a job → where its people come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from models.layers.stepwise import Tensors, UnusableInput
+from models.media.video import ClipInfo, ClipLimits
+from models.systems.actions.detection_scale import Detail
+from models.systems.actions.person_tracks import Sighting
+from models.systems.actions.pipeline import Pipeline
+from models.systems.actions.sources import TrackSource, VideoSource
+
+
+def source_of(job: Tensors, asked: Mapping[str, Any], model: Pipeline) -> VideoSource | TrackSource:
+    """`video` uint8 (bytes,), or tracks: `person` int32 (K,), `time` float64 (K,), `box` float32 (K, 5), and `pose` float32 (K, 51) or
+    `token` float32 (K, D), of which the other one is empty. `info` float64 (5,): width, height, frames a second, frames, seconds.
+
+    Raises UnusableInput for tracks that do not say what the network wants to know.
+    """
+    width, height, fps, frames, duration = job["info"].tolist()
+    start, end = float(asked.get("start_s") or 0.0), asked.get("end_s")
+    if "video" in job:
+        info = ClipInfo(int(width), int(height), fps, int(frames), duration)
+        until = duration if end is None else float(end)
+        video, detail = job["video"].cpu().numpy(), detail_of(asked, model)
+        limits, side = ClipLimits.of_accepted(info.width, info.height), model.eyes.long_side(detail)
+        return VideoSource(video, info, model.rate, model.rows(detail), limits, start=start, end=until, long_side=side)
+    arrays = {name: job[name].cpu().numpy() for name in ("person", "time", "box", "pose", "token")}
+    arrays["token"] = _tokens(arrays, (int(height), int(width)), model)
+    wanted = (arrays["time"] >= start) & (arrays["time"] < (np.inf if end is None else float(end)))
+    rows = np.round(arrays["time"] * model.rate).astype(np.int64)
+    found = _sightings(arrays, rows, wanted, longest=max(1, round(model.rate)))
+    return TrackSource(found, model.rows("fast"), int(rows[wanted].min()) if wanted.any() else 0)
+
+
+def detail_of(asked: Mapping[str, Any], model: Pipeline) -> Detail:
+    return cast(Detail, asked.get("detail") or model.config.detail)
+
+
+def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Pipeline) -> np.ndarray:
+    """(K, D)."""
+    values = sum(model.values.values())
+    if not len(arrays["person"]):
+        return np.zeros((0, values), np.float32)
+    if arrays["token"].shape[1]:
+        if arrays["token"].shape[1] != values:
+            raise UnusableInput(f"tracks: tokens of {arrays['token'].shape[1]} values where this bundle takes {values}")
+        return arrays["token"]
+    made = model.eyes.tokens(arrays["box"], arrays["pose"], size) if arrays["pose"].shape[1] else None
+    if made is not None:
+        return made
+    if arrays["pose"].shape[1]:
+        raise UnusableInput(f"tracks: poses do not tell this bundle enough: send an .npz with `token`, {values} values for each sighting")
+    raise UnusableInput(f"tracks: no poses: send them beside the boxes, or an .npz with `token`, {values} values for each sighting")
+
+
+def _sightings(arrays: Mapping[str, np.ndarray], rows: np.ndarray, wanted: np.ndarray, longest: int) -> list[Sighting]:
+    """One for each row of a person: of several that fall on one, the last. A sighting stands until the next one, if that is usual, for
+    `longest` rows at most."""
+    found: list[Sighting] = []
+    for person in np.unique(arrays["person"][wanted]):
+        mine = np.flatnonzero(wanted & (arrays["person"] == person))
+        mine = mine[np.argsort(arrays["time"][mine], kind="stable")]
+        mine = mine[np.append(np.diff(rows[mine]) > 0, True)]
+        gaps = np.append(np.diff(rows[mine]), 1)
+        usual = int(np.median(gaps[:-1])) if len(gaps) > 1 else 1
+        for i, gap in zip(mine, gaps, strict=True):
+            time = arrays["time"][i : i + 1]
+            pose = arrays["pose"][i]
+            found.append(
+                Sighting(
+                    person=int(person),
+                    row=int(rows[i]),
+                    rows=int(gap) if gap <= min(usual + 1, longest) else 1,
+                    token=arrays["token"][i].astype(np.float32),
+                    box=np.concatenate([time, arrays["box"][i]]),
+                    pose=np.concatenate([time, pose]) if len(pose) else pose.astype(np.float64),
+                )
+            )
+    return sorted(found, key=lambda one: (one.row, one.person))

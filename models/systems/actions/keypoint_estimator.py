@@ -1,0 +1,55 @@
+"""People by their keypoints: a detector of poses, and ids by where their boxes are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.people.keypoints import KEYPOINTS, TOKEN, Poses, tokens
+from models.systems.actions.detection_scale import Detail, long_side
+from models.systems.actions.following import Tracked
+from models.systems.actions.pose_estimator import Following, Found, Seen, View
+from models.systems.onnx.pose_detector import PoseGraph
+from models.systems.phalp.keypoint_tracker import by_location, locations_of
+
+
+class Keypoints:
+    def __init__(self, model: PoseGraph) -> None:
+        self._model = model
+
+    @property
+    def values(self) -> Mapping[str, int]:
+        return {"pose": TOKEN}
+
+    def long_side(self, detail: Detail) -> int:
+        return long_side(detail, self._model.config.long_side, self._model.config.multiple)
+
+    def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:
+        """One frame at a time, as the graph takes them."""
+        return [self._found(view) for view in views]
+
+    def read(self, crops: Tensor) -> NDArray[np.float32]:
+        raise NotImplementedError("nobody is looked at twice")
+
+    def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
+        people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINTS, 3), found.boxes), found.size
+        return Seen(found.boxes, found.poses, tokens(people, width, height), locations_of(people, width, height))
+
+    def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+        height, width = size
+        return tokens(Poses(poses.reshape(-1, KEYPOINTS, 3), boxes), width, height)
+
+    def follow(self, rate: float) -> Following:
+        return Tracked(by_location(rate))
+
+    def _found(self, view: View) -> Found:
+        """In pixels of the video's frames."""
+        people = self._model.find(torch.from_numpy(view.pixels)[None], long_side=self.long_side(view.detail))[0]
+        factor = max(view.height, view.width) / max(view.pixels.shape[:2])
+        boxes = (people.boxes * (*4 * (factor,), 1.0)).astype(np.float32)
+        keypoints = (people.keypoints * (factor, factor, 1.0)).astype(np.float32)
+        return Found(boxes, keypoints.reshape(-1, 3 * KEYPOINTS), (view.height, view.width))

@@ -1,0 +1,118 @@
+"""People by their bodies: a detector's boxes, HMR 2.0's pose and camera of each crop (arXiv 2305.20091), and PHALP's association by both.
+
+Tokens are LART's published ones: 229 values of a pose and, where the user has named the licensed body model, 135 of 45 joints. Boxes are
+grown to HMR 2.0's aspect before they are cropped, as 4D-Humans' tracker does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.bundle_schema import Preprocess
+from models.people import crops
+from models.people.cameras import SquareFrame
+from models.people.keypoints import KEYPOINTS
+from models.people.smpl import Body, Person, Posed
+from models.people.track_batch import POSE
+from models.people.tracklets import DEPTH_UNIT, JOINTS
+from models.systems.actions.detection_scale import Detail, long_side
+from models.systems.actions.following import Tracked
+from models.systems.actions.pose_estimator import Following, Found, Seen, View
+from models.systems.hmr2.model import HMR2
+from models.systems.onnx.pose_detector import PoseGraph
+from models.systems.phalp.tracker import TrackerConfig
+
+BODY, CAMERA = POSE - 3, 3
+"""Values of a pose with its shape, and of the camera of its crop."""
+NEAREST = 0.01
+"""Metres before the camera: the association takes the logarithm of depths, and a network may be wrong about which side somebody is on."""
+POINTS = 45
+"""Points of a location vector; all are where the camera projects to, the only one that is compared."""
+
+
+class Bodies:
+    def __init__(self, detector: PoseGraph, regressor: HMR2, preprocess: Preprocess, body: Body | None = None) -> None:
+        """body: the user's mesh on the regressor's device; None: no joints are told."""
+        self._detector = detector
+        self._regressor = regressor
+        self._preprocess = preprocess
+        self._body = body
+
+    @property
+    def values(self) -> Mapping[str, int]:
+        return {"pose": POSE} if self._body is None else {"pose": POSE, "joints": 3 * JOINTS}
+
+    def long_side(self, detail: Detail) -> None:
+        """Crops are taken from whole frames."""
+        return
+
+    def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:
+        return [self._found(view, count) for view, count in zip(views, most, strict=True)]
+
+    def read(self, crops: Tensor) -> NDArray[np.float32]:
+        """Poses, cameras and joints of the crops, (M, 226 + 3 + 0) or (M, 226 + 3 + 132)."""
+        parameter = next(self._regressor.parameters())
+        person = self._regressor(crops.to(parameter.device, parameter.dtype)).person
+        told: NDArray[np.float32] = torch.cat([person.pose, person.camera, self._joints(person)], dim=1).float().cpu().numpy()
+        return told
+
+    def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
+        (height, width), widths = found.size, (BODY, CAMERA, 0 if self._body is None else 3 * (JOINTS - 1))
+        pose, camera, joints = torch.from_numpy(told.reshape(-1, sum(widths))).split(widths, dim=1)  # type: ignore[no-untyped-call]
+        square = SquareFrame(width, height)
+        place = square.translation(camera, _padded(found.boxes))  # (N, 3)
+        point = square.points(torch.zeros(len(place), 1, 3), place)[:, 0]  # (N, 2)
+        scaled = place * place.new_tensor([1.0, 1.0, 1 / DEPTH_UNIT])
+        before = torch.cat([place[:, :2], place[:, 2:].clamp(min=NEAREST)], dim=1)
+        locations = torch.cat([point.repeat(1, POINTS), before.repeat(1, 3)], dim=1).double()
+        token = [pose, scaled] if self._body is None else [pose, scaled, joints_3d(joints, scaled)]
+        return Seen(found.boxes, found.poses, torch.cat(token, dim=1).numpy(), locations.numpy())
+
+    def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> None:
+        """Keypoints do not tell a body's rotations."""
+        return
+
+    def follow(self, rate: float) -> Following:
+        return Tracked(TrackerConfig(predict_pose=False, compare_appearance=False))
+
+    def _found(self, view: View, most: int) -> Found:
+        config = self._detector.config
+        side = long_side(view.detail, config.long_side, config.multiple)
+        people = self._detector.find(torch.from_numpy(view.pixels)[None], long_side=side)[0]  # best first
+        boxes, keypoints = people.boxes[:most].astype(np.float32), people.keypoints[:most].astype(np.float32)
+        crops = self._crops(view.pixels, boxes)
+        return Found(boxes, keypoints.reshape(-1, 3 * KEYPOINTS), (view.height, view.width), crops)
+
+    def _joints(self, person: Person) -> Tensor:
+        """(M, 132), the body's 44 joints; (M, 0) without a body."""
+        if self._body is None:
+            return person.camera.new_zeros(len(person.camera), 0)
+        posed: Posed = self._body(person)
+        return posed.keypoints.flatten(1)
+
+    def _crops(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> Tensor:
+        """(N, 3, S, S), normalised."""
+        size = self._regressor.config.image_size
+        if not len(boxes):
+            return torch.zeros(0, 3, size, size)
+        centres, sides = crops.squares(_padded(boxes))
+        bgr = torch.from_numpy(frame).flip(-1)
+        return crops.normalise(crops.crop(bgr, centres, sides, size), self._preprocess.mean, self._preprocess.std)
+
+
+def joints_3d(joints: Tensor, camera: Tensor) -> Tensor:
+    """44 joints of bodies (N, 132) and the zero joint that PHALP appends, moved by the cameras (N, 3) with depths divided by 200, as LART
+    was trained on them: (N, 135)."""
+    all_joints = torch.cat([joints, joints.new_zeros(len(joints), 3)], dim=1).view(-1, JOINTS, 3)
+    return (all_joints + camera.unsqueeze(1)).flatten(1)
+
+
+def _padded(boxes: NDArray[np.float32]) -> Tensor:
+    """Boxes (N, 4) of x1, y1, x2, y2, grown to the regressor's aspect."""
+    corners = torch.from_numpy(boxes[:, :4])
+    return crops.expand(torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:]], dim=1))

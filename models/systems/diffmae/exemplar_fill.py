@@ -1,0 +1,94 @@
+"""Holes that are filled with patches of the image around them, a level of a pyramid a step: instead of the network, or from its result on.
+
+A level runs in a confined process (`models.media.patchmatch`) on the CPU, whatever device the network is on; one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.layers.stepwise import Tensors
+from models.media import patchmatch
+from models.media.patchmatch import Level
+
+
+@dataclass(frozen=True)
+class Crop:
+    """An image to copy from, and the hole in it that is to be filled."""
+
+    pixels: NDArray[np.uint8]
+    """(h, w, 3)."""
+    missing: NDArray[np.bool_]
+    """(h, w)."""
+
+    @staticmethod
+    def of(job: Tensors) -> Crop:
+        """From `detail` uint8 (h, w, 3) and `detail_missing` (h, w)."""
+        return Crop(job["detail"].cpu().numpy(), job["detail_missing"].cpu().numpy() > 0)
+
+    @property
+    def nbytes(self) -> int:
+        return self.pixels.nbytes + self.missing.nbytes
+
+
+@dataclass(frozen=True)
+class Copying:
+    """How far one job has come: level by level, sample after sample."""
+
+    crop: Crop
+    seeds: tuple[int, ...]
+    """Seeds of the samples."""
+    reductions: tuple[int, ...]
+    """Reductions of the levels."""
+    returned: Tensors
+    starts: NDArray[np.uint8] | None = None
+    """(n, h, w, 3), what the network has put there; None: every sample starts with nothing."""
+    before: int = 0
+    """Steps that the network took."""
+    finished: tuple[NDArray[np.uint8], ...] = ()
+    """The samples that are done, (h, w, 3)."""
+    latest: Level | None = None
+    """Latest level of the sample that is under way."""
+    number: int = 0
+    """Number of its next level."""
+
+    @staticmethod
+    def of(crop: Crop, seeds: Sequence[int], returned: Tensors, starts: NDArray[np.uint8] | None = None, before: int = 0) -> Copying:
+        least_side = patchmatch.LEAST_SIDE if starts is None else max(starts.shape[1:3]) // patchmatch.NETWORK_SHARE
+        return Copying(crop, tuple(seeds), patchmatch.reductions(crop.missing, least_side), returned, starts, before)
+
+    @property
+    def done(self) -> int:
+        return self.before + len(self.finished) * len(self.reductions) + self.number
+
+    @property
+    def total(self) -> int:
+        return self.before + len(self.seeds) * len(self.reductions)
+
+    @property
+    def nbytes(self) -> int:
+        kept = self.crop.nbytes + sum(sample.nbytes for sample in self.finished)
+        return kept + (0 if self.starts is None else self.starts.nbytes) + (0 if self.latest is None else self.latest.nbytes)
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.finished) == len(self.seeds)
+
+    def next(self) -> Copying:
+        """One level further. Raises `models.processes.confined_process.ProgramDied`."""
+        sample = len(self.finished)
+        start = self.latest if self.latest is not None or self.starts is None else self.starts[sample]
+        level = patchmatch.fill(self.crop.pixels, self.crop.missing, self.reductions[self.number], self.seeds[sample], start)
+        if self.number + 1 < len(self.reductions):
+            return replace(self, latest=level, number=self.number + 1)
+        made = np.where(self.crop.missing[..., np.newaxis], level.pixels, self.crop.pixels)
+        return replace(self, finished=(*self.finished, made), latest=None, number=0)
+
+    def answer(self) -> dict[str, Tensor]:
+        return {"filled": torch.from_numpy(np.stack(self.finished)), **self.returned}

@@ -1,0 +1,216 @@
+"""Starting values by which every patch looks at its neighbours: a convolutional initialisation of attention (arXiv 1911.03584, section 3).
+
+Attention that starts at random looks everywhere, and a small network that is trained for a short time learns little more than the mean
+colour of an image. Here each head starts by looking at what is nearest to a point some patches away, and passes on what it finds there.
+Channels of a token are shared out for this: positions are read from those of fast waves, and those of slow ones hold content, most of them
+the patch's own, one the time and the rest what branches find. MLPs of the decoder start as gates (`models.systems.diffmae.init_gates`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.block import Block
+from models.systems.diffmae import init_gates
+from models.systems.diffmae.decoder import DecoderBlock, DecoderType
+from models.systems.diffmae.model import DiffMAE
+
+Offset = tuple[float, float]
+"""Rows down and columns to the right, in patches."""
+
+SHARPNESS = 8.0
+"""Decrease of a head's attention logit per patch of distance, rows and columns added, where tokens hold positions only."""
+CONTENT = 0.25
+"""Length of an embedded patch relative to that of its pixels. It is small, so that a token's content hardly changes where it looks."""
+_OWN_SHARE = 0.75
+"""Share of the patch itself in the channels for content."""
+_FOUND = 0.5
+"""Gain of what cross-attention adds to tokens."""
+_BRANCH = 0.25
+"""Gain of what the other branches add."""
+_VARIANCE = 160.0
+"""Variance of the mean of a patch, as a coefficient of the basis; half of it where the neighbours are known."""
+_FALL = 1.2
+"""The variance of other coefficients falls with this power of 1 + the square of their frequency."""
+_FOUND_OPEN = 10.0
+"""The variance that is left open, on the same scale, by which all is weighed that branches found."""
+_SLOWEST = 0.3
+"""Radians per patch. Positions are read from waves at least this fast, and content has the channels of the others."""
+_DIRECTIONS: tuple[Offset, ...] = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, 1), (-1, 1), (1, -1))
+"""Offsets that the heads look at, in turn."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Indices of the channels that hold content."""
+
+    own: Tensor
+    """Channels of the patch itself, low frequencies first."""
+    time: int
+    found: Tensor
+    """Written by branches."""
+
+    @staticmethod
+    def of(width: int, patch_values: int) -> Channels:
+        """Raises ValueError where there is no room."""
+        content = content_channels(width)
+        own = min(patch_values, int(_OWN_SHARE * len(content)))
+        if own < 1 or own + 1 >= len(content):
+            raise ValueError(f"width: {width} has room for positions only")
+        return Channels(content[:own], int(content[own]), content[own + 1 :])
+
+
+@torch.no_grad()
+def look_around(model: DiffMAE) -> None:
+    """Set embeddings, attention and gates, in place; a head of decoder block j looks j + 1 patches away.
+
+    The last layer starts at zero. Raises ValueError for a network of clips, for one that is too narrow, and
+    for one whose decoder is not as wide as its encoder: their positions would have no wave in common.
+    """
+    config = model.config
+    if config.frames is not None:
+        raise ValueError("frames: only networks of images can start with a look at neighbours")
+    if config.width != config.decoder_width:
+        raise ValueError(f"decoder_width: {config.decoder_width} is not the encoder's width, {config.width}: positions would not match")
+    channels = Channels.of(config.width, config.patch_values)
+    basis = CONTENT * cosine_basis(config.patch_size, config.channels)  # (P, channels, p, p)
+    convolution = model.patch_embed.get_parameter("proj.weight")
+    convolution.zero_()  # the mask's channel, too, where there is one
+    _embed(convolution[:, : config.channels], basis, channels)
+    _embed(model.noise_embed.weight, basis.permute(0, 2, 3, 1).flatten(1), channels)  # flat patches have their colours last
+    model.cls_token.zero_()
+    model.cls_token[..., channels.own] = CONTENT * torch.randn(len(channels.own))
+    positions = model.pos_embed[0, 1:]
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        _attend(block.attn.qkv, positions, config.heads, channels)
+        _find(block.attn.proj, channels, _FOUND)
+        _find(block.mlp.fc2, channels, _BRANCH)
+    for number, block in enumerate(model.decoder_blocks):
+        assert isinstance(block, DecoderBlock)
+        if block.cross_attn is not None:
+            cross, reach = block.cross_attn, number + 1
+            keys, values = cross.kv.weight.chunk(2)
+            _look(cross.q.weight, cross.q.bias, positions, [(reach * row, reach * column) for row, column in _spread(cross.heads)])
+            _look(keys, cross.kv.bias[: len(keys)], positions, [(0, 0)] * cross.heads)
+            _hold_content(values, cross.heads, channels)
+            _find(cross.proj, channels, _FOUND)
+        if block.attn is not None:
+            _attend(block.attn.qkv, positions, config.decoder_heads, channels)
+            _find(block.attn.proj, channels, _BRANCH)
+        _find(block.mlp.fc2, channels, _BRANCH)
+    if model.time_embed is not None:
+        init_gates.tell_time(model.time_embed, config.schedule, channels.time)
+        if config.decoder_type is not DecoderType.JOINT:  # there, visible patches would pass the gates, too
+            _weigh(model, channels)
+    for parameter in model.decoder_pred.parameters():
+        parameter.zero_()
+
+
+def _weigh(model: DiffMAE, channels: Channels) -> None:
+    """The first MLP of the decoder forgets the patch, the last one what was found."""
+    config, norm = model.config, init_gates.Norm.of(model.pos_embed[0, 1:])
+    squares = torch.tensor([row**2 + column**2 for row, column in _by_frequency(config.patch_size) for _ in range(config.channels)])
+    variances = _VARIANCE / (1 + squares[: len(channels.own)]) ** _FALL
+    blocks = cast(Sequence[DecoderBlock], model.decoder_blocks)
+    own = CONTENT * variances.clamp(min=1.0).sqrt()  # where noise is more, it is the content
+    init_gates.forget_in_noise(blocks[0].mlp, channels.own, own, variances / 2, channels.time, norm)
+    found = torch.full((len(channels.found),), norm.std)
+    first = 2 * len(channels.own) if len(blocks) == 1 else 0
+    init_gates.forget_when_clear(
+        blocks[-1].mlp, channels.found, found, torch.full_like(found, _FOUND_OPEN), channels.time, norm, first=first
+    )
+
+
+def cosine_basis(side: int, channels: int) -> Tensor:
+    """An orthonormal basis of patches, (side² · channels, channels, side, side): products of cosines, low frequencies first."""
+    place = torch.arange(side) + 0.5
+    lines = torch.stack([(math.pi / side * frequency * place).cos() for frequency in range(side)])
+    lines = lines / torch.linalg.vector_norm(lines, dim=1, keepdim=True)
+    products = torch.stack([lines[row].unsqueeze(1) * lines[column] for row, column in _by_frequency(side)])  # (side², side, side)
+    return torch.einsum("nij,cd->ncdij", products, torch.eye(channels)).flatten(0, 1)
+
+
+def _by_frequency(side: int) -> list[tuple[int, int]]:
+    return sorted(((row, column) for row in range(side) for column in range(side)), key=lambda pair: (sum(pair), pair))
+
+
+def content_channels(width: int) -> Tensor:
+    """Indices of the channels that positions are not read from, the slowest waves first."""
+    count = width // 4
+    slow = [number for number in reversed(range(count)) if _frequencies(width)[number] < _SLOWEST]
+    return torch.tensor([group * count + number for number in slow for group in range(4)])
+
+
+def _frequencies(width: int) -> Tensor:
+    """(width / 4,), radians per patch: those of `sincos_table`."""
+    count = width // 4
+    return 10000.0 ** -(torch.arange(count, dtype=torch.float64) / count)
+
+
+def _embed(weight: Tensor, basis: Tensor, channels: Channels) -> None:
+    """Write as many vectors of the basis as the patch has channels."""
+    weight.zero_()
+    weight[channels.own] = basis[: len(channels.own)]
+
+
+def _spread(heads: int) -> list[Offset]:
+    return [_DIRECTIONS[head % len(_DIRECTIONS)] for head in range(heads)]
+
+
+def _attend(qkv: nn.Linear, positions: Tensor, heads: int, channels: Channels) -> None:
+    (queries, keys, values), (query_bias, key_bias, _) = qkv.weight.chunk(3), qkv.bias.chunk(3)
+    _look(queries, query_bias, positions, _spread(heads))
+    _look(keys, key_bias, positions, [(0, 0)] * heads)
+    _hold_content(values, heads, channels)
+
+
+def _look(weight: Tensor, bias: Tensor, positions: Tensor, offsets: Sequence[Offset]) -> None:
+    """Read sines and cosines of a position that is moved by each head's offset, from a normalised token.
+
+    Waves are weighted by 1 / frequency: then the sum of their products falls in proportion to the distance.
+    """
+    width, inner = weight.shape[1], len(weight) // len(offsets)
+    count = width // 4
+    fast = _frequencies(width) >= _SLOWEST
+    frequencies = _frequencies(width)[fast][: inner // 4]
+    step = math.log(10000.0) / count
+    # attention divides by the square root of a head's channels
+    size = (2 * SHARPNESS / math.pi * step / frequencies * math.sqrt(inner)).sqrt()
+    mean, std = positions.mean(), positions.std(dim=1, correction=0).mean()  # what the norm takes away
+    weight.zero_()
+    bias.zero_()
+    wave = torch.arange(len(frequencies))
+    for head, (row, column) in enumerate(offsets):
+        for axis, offset in enumerate((column, row)):
+            sine, cosine = 2 * axis * count + wave, (2 * axis + 1) * count + wave
+            first = head * inner + 2 * axis * len(frequencies) + wave
+            turned_cosine, turned_sine = ((size * turn).float() for turn in ((frequencies * offset).cos(), (frequencies * offset).sin()))
+            # sin(a + b) = sin a cos b + cos a sin b, and cos(a + b) = cos a cos b - sin a sin b
+            for place, of_sine, of_cosine in ((first, turned_cosine, turned_sine), (first + len(wave), -turned_sine, turned_cosine)):
+                weight[place, sine] = of_sine * std
+                weight[place, cosine] = of_cosine * std
+                bias[place] = (of_sine + of_cosine) * mean
+
+
+def _hold_content(values: Tensor, heads: int, channels: Channels) -> None:
+    """Let every head pass on the first channels of a patch."""
+    inner = len(values) // heads
+    count = min(inner, len(channels.own))
+    values.zero_()
+    for head in range(heads):
+        values[head * inner + torch.arange(count), channels.own[:count]] = 1.0
+
+
+def _find(layer: nn.Linear, channels: Channels, gain: float) -> None:
+    """Let a branch write in directions drawn at random, and leave alone what is the patch's own, the time and positions."""
+    found = torch.empty(len(channels.found), layer.in_features)
+    nn.init.orthogonal_(found, gain=gain)
+    layer.weight.zero_()
+    layer.weight[channels.found] = found

@@ -1,0 +1,199 @@
+"""How far a job has come, and which jobs go through the network together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.layers.stepwise import Tensors
+from models.systems.diffmae.canvas import Canvas, Place, Window
+from models.systems.diffmae.decoder import Context
+from models.systems.diffmae.diffusion import Steps
+from models.systems.diffmae.exemplar_fill import Crop
+from models.systems.diffmae.model import DiffMAE
+from models.systems.diffmae.sampling import Known
+
+LEAST_SHARE = 0.75
+"""A hole joins a padded batch if it has at least this share of the patches of its largest one."""
+SAMPLE_COST = 8
+"""Cost of a sample in a step besides that of its patches, in patches: its attention and what is done for it alone."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The constants of a job: no step changes them."""
+
+    windows: tuple[Place, ...]
+    """Places on the canvas, in the order in which they are filled; none where nothing is missing."""
+    reverse: Steps
+    noisy: tuple[bool, ...]
+    """Which steps add noise."""
+    seeds: Tensor
+    """(n,) int64, of the samples."""
+    temperature: float
+    """Share of the drawn noise that is used."""
+    inject_known: bool
+    alone: bool
+    """No other job shares its batches: the same bytes each time."""
+    returned: Tensors
+    crop: Crop | None = None
+    """Crop whose patches then replace what the network has put into its hole."""
+
+    @property
+    def samples(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def total(self) -> int:
+        return max(1, len(self.windows) * len(self.reverse))
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """One window on its way from noise to pixels."""
+
+    at: Place
+    window: Window
+    context: Context
+    """Context of one sample while all are alike, else of n."""
+    x: Tensor
+    """(n, M, P) float32."""
+    executed: int = 0
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How far one job has come."""
+
+    request: Request
+    canvas: Canvas
+    finished: int = 0
+    """Number of windows that are filled."""
+    current: Denoising | None = None
+    """None where nothing is missing."""
+
+    @property
+    def done(self) -> int:
+        return self.finished * len(self.request.reverse) + (self.current.executed if self.current else 0)
+
+    @property
+    def total(self) -> int:
+        return self.request.total
+
+    @property
+    def nbytes(self) -> int:
+        kept = self.canvas.nbytes + sum(array.nbytes for array in self.request.returned.values())
+        kept += 0 if self.request.crop is None else self.request.crop.nbytes
+        if self.current is None:
+            return kept
+        window = self.current.window
+        return kept + self.current.context.nbytes + self.current.x.nbytes + window.images.nbytes + window.known.nbytes
+
+    @property
+    def next_step(self) -> Steps:
+        """A row for each sample."""
+        assert self.current is not None
+        row = len(self.request.reverse) - 1 - self.current.executed
+        return self.request.reverse.rows(torch.full((self.request.samples,), row))
+
+    @property
+    def adds_noise(self) -> bool:
+        """Whether the next step does."""
+        assert self.current is not None
+        return self.request.noisy[-1 - self.current.executed]
+
+    @property
+    def cost(self) -> float:
+        """Cost of its next step, in noisy patches."""
+        return self.current.x.shape[0] * (self.current.x.shape[1] + SAMPLE_COST) if self.current else 1.0
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """The next step of several jobs. R: samples of all of them; M: patches of the largest hole, others are padded."""
+
+    fillings: tuple[Filling, ...]
+    current: tuple[Denoising, ...]
+    x: Tensor
+    """(R, M, P)."""
+    steps: Steps
+    """R rows."""
+    context: Context
+    known: Known
+
+    @staticmethod
+    def of(fillings: Sequence[Filling]) -> PaddedBatch:
+        """A batch of jobs that all have a window."""
+        current = tuple(filling.current for filling in fillings if filling.current is not None)
+        contexts = [_for_all(now.context, len(now.x)) for now in current]
+        known = [known_of(filling, now) for filling, now in zip(fillings, current, strict=True)]
+        return PaddedBatch(
+            fillings=tuple(fillings),
+            current=current,
+            x=_join([now.x for now in current]),
+            steps=Steps.join([filling.next_step for filling in fillings]).to(current[0].x.device),
+            context=contexts[0] if len(contexts) == 1 else Context.join(contexts),
+            known=Known(_join([one.patches for one in known]), _join([one.made for one in known])),
+        )
+
+    def predict(self, model: DiffMAE, times: Tensor | None) -> Tensor:
+        return model.predict(self.x, self.steps.time, self.context, times=times).patches
+
+    def jobs(self) -> Iterator[tuple[Filling, Denoising, tuple[slice, ...]]]:
+        """Each job with its rows and patches in the batch."""
+        start = 0
+        for filling, now in zip(self.fillings, self.current, strict=True):
+            samples, count = now.x.shape[:2]
+            yield filling, now, (slice(start, start + samples), slice(count))
+            start += samples
+
+
+def known_of(filling: Filling, now: Denoising) -> Known:
+    """Pixels inside its masked patches that stay what they are: (n, M, P) each."""
+    known = now.window.known
+    made = known.made if filling.request.inject_known else torch.ones_like(known.made)
+    return Known(known.patches.expand(now.x.shape), made.expand(now.x.shape))
+
+
+def encoded_together(fillings: Sequence[Filling], windows: Mapping[int, Window]) -> list[list[int]]:
+    """Indices of the windows that go through the encoder together: equally many patches are visible in each, so that nothing is padded."""
+    batches: dict[tuple[int, ...], list[int]] = {}
+    for index, window in windows.items():
+        sizes = (window.split.visible.shape[1], window.split.masked.shape[1])
+        batches.setdefault((*sizes, index) if fillings[index].request.alone else sizes, []).append(index)
+    return list(batches.values())
+
+
+def groups(fillings: Sequence[Filling], least_share: float = LEAST_SHARE) -> list[list[int]]:
+    """Indices of those that go through the network together: holes of about one size, so that little is padded. Without those that need
+    no network.
+
+    least_share: what a hole has at least of the patches of the largest one beside it; 0: all go together.
+    """
+    sized = [(filling.current.x.shape[1], index) for index, filling in enumerate(fillings) if filling.current is not None]
+    alone = [[index] for _, index in sized if fillings[index].request.alone]
+    shared: list[list[int]] = []
+    most = 0
+    for count, index in sorted(sized, reverse=True):
+        if fillings[index].request.alone:
+            continue
+        if shared and count >= least_share * most:
+            shared[-1].append(index)
+        else:
+            shared.append([index])
+            most = count
+    return shared + alone
+
+
+def _for_all(context: Context, samples: int) -> Context:
+    return context if len(context.positions) == samples else context.repeat(samples)
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    """(n, M, P) each → (R, M, P) of the largest M, zeros behind."""
+    most = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, 0, 0, most - part.shape[1])) for part in parts])

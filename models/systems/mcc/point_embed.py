@@ -1,0 +1,124 @@
+"""Embedding of points as tokens of MCC (arXiv 2301.08247): queries one by one, seen points window by window."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.block import Block
+from models.layers.position_embeddings import sincos_table
+from models.layers.token_merging import Tokens
+
+
+class PointEmbed(nn.Module):
+    """(..., 3) → (..., C) by one linear layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pos_embed = nn.Linear(3, width)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return embed(points, self.pos_embed)
+
+
+class WindowEmbed(nn.Module):
+    """Seen points → one token per window: the class token of a small transformer over the points inside."""
+
+    def __init__(self, width: int, *, side: int, window: int, depth: int, heads: int, hidden: int, qkv_bias: bool, norm_eps: float) -> None:
+        """side: windows along a side of the map; window: points along a side of a window."""
+        super().__init__()
+        self.side, self.window = side, window
+        self.pos_embed = nn.Linear(3, width)
+        self.two_d_pos_embed = nn.Parameter(sincos_table(width, window), requires_grad=False)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.invalid_xyz_token = nn.Parameter(torch.zeros(width))
+        kinds = [Block] * (depth - 1) + [ClassTokenBlock]
+        self.blocks = nn.ModuleList(kind(width, heads, hidden, qkv_bias=qkv_bias, norm_eps=norm_eps) for kind in kinds)
+
+    def forward(self, points: Tensor, valid: Tensor) -> Tensor:
+        """(B, n, n, 3), bool (B, n, n) → (B, windows, C) in raster order.
+
+        Windows without a valid point are all alike: they are computed once, as the first row. A compiled model computes each, since how
+        many are left is known only when the graph runs.
+        """
+        batch = points.shape[0]
+        inside, valid = self._windows(points), self._windows(valid.unsqueeze(-1)).squeeze(-1)  # (B · windows, w², 3), (B · windows, w²)
+        if torch.compiler.is_compiling():
+            return self.pool(inside, valid).view(batch, self.side**2, -1)
+        seen = valid.any(dim=1)
+        inside = torch.cat([torch.zeros_like(inside[:1]), inside[seen]])  # (1 + seen, w², 3)
+        valid = torch.cat([torch.zeros_like(valid[:1]), valid[seen]])
+        pooled = self.pool(inside, valid)  # (1 + seen, C)
+        row = torch.where(seen, seen.cumsum(dim=0), 0)
+        return pooled.index_select(0, row).view(batch, self.side**2, -1)
+
+    def _windows(self, grid: Tensor) -> Tensor:
+        """(B, n, n, C) → (B · windows, w², C)."""
+        split = grid.reshape(-1, self.side, self.window, self.side, self.window, grid.shape[-1])
+        return split.transpose(2, 3).reshape(-1, self.window**2, grid.shape[-1])
+
+    def pool(self, points: Tensor, valid: Tensor) -> Tensor:
+        """(W, w², 3), bool (W, w²) → (W, C)."""
+        x = torch.where(valid.unsqueeze(-1), embed(points, self.pos_embed), self.invalid_xyz_token) + self.two_d_pos_embed[:, 1:]
+        class_token = (self.cls_token + self.two_d_pos_embed[:, :1]).expand(x.shape[0], -1, -1)
+        x = torch.cat([class_token, x], dim=1)  # (W, 1 + w², C)
+        tokens = Tokens(x)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens.x[:, 0]
+
+
+class ClassTokenBlock(Block):
+    """A block that computes the first token only."""
+
+    def __init__(self, width: int, heads: int, hidden: int, *, qkv_bias: bool, norm_eps: float) -> None:
+        super().__init__(width, heads, hidden, qkv_bias=qkv_bias, norm_eps=norm_eps)
+        self.attn.packable = False
+
+    def forward(self, tokens: Tokens) -> Tokens:  # type: ignore[override]
+        """(W, N, C) → (W, 1, C), with no key or value computed for the other tokens.
+
+        A logit q · (K x) is (Kᵀ q) · x, and a mean of values V x is V of the mean of x: each head asks with a vector of C channels, and
+        all look at the same tokens. The keys' bias shifts the logits of a query alike, so it drops out; the values' is added once.
+        """
+        x = tokens.x
+        heads, width = self.attn.heads, x.shape[-1]
+        to_q, to_k, to_v = self.attn.qkv.weight.view(3, heads, -1, width)  # (H, D, C) each
+        bias = self.attn.qkv.bias
+        bias_q, _, bias_v = (0, 0, 0) if bias is None else bias.view(3, heads, -1)
+        normed = self.norm1(x)
+        q = torch.einsum("wc,hdc->whd", normed[:, 0], to_q) + bias_q
+        q = torch.einsum("whd,hdc->whc", q, to_k)
+        mean = F.scaled_dot_product_attention(q, normed, normed, scale=(width // heads) ** -0.5)  # (W, H, C)
+        attended = torch.einsum("whc,hdc->whd", mean, to_v) + bias_v
+        token: Tensor = x[:, 0] + self.attn.proj(attended.flatten(1))
+        token = token + self.mlp(self.norm2(token))
+        return replace(tokens, x=token.unsqueeze(1))
+
+
+def embed(points: Tensor, linear: nn.Linear) -> Tensor:
+    """(..., 3) → (..., C) in the weights' type, but computed in float32: bfloat16 would round coordinates to coarse steps."""
+    return in_float32(linear.weight, linear.bias, points).to(linear.weight.dtype)
+
+
+def contract(points: Tensor, far: float) -> Tensor:
+    """Points farther than `far` from the origin come to a distance of far · (2 - far / r), below twice that; (..., 3)."""
+    distance = points.norm(dim=-1, keepdim=True)
+    beyond = (distance > far) & distance.isfinite()
+    r = torch.where(beyond, distance, far)
+    return torch.where(beyond, points * (far * (2 - far / r) / r), points)
+
+
+def in_float32(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """A linear layer in the wider of both types, but float32 at least, whatever autocast says."""
+    device, wide = x.device.type, torch.promote_types(at_least_float32(x).dtype, weight.dtype)
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():  # "meta" has none
+        return F.linear(x.to(wide), weight.to(wide), bias.to(wide))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
