@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from math import inf
@@ -346,23 +346,6 @@ def rewrite(bundle: Bundle, spec: BundleSpec) -> Bundle:
         raise BundleError(f"{bundle.path / SPEC_FILE}: has been changed meanwhile; run this again")
     replace_file(bundle.path / SPEC_FILE, spec.to_bytes())
     return Bundle(path=bundle.path, spec=spec)
-
-
-def read_placed(path: Path) -> Bundle:
-    """Read a folder that `discover` found. Raises BundleError, also for a copy of a bundle that lies in the folder of its name: the copy
-    must not hide it."""
-    bundle = read(path)
-    spec = bundle.spec
-    place = path.parents[1] / spec.name / spec.version
-    if path != place and (place / SPEC_FILE).exists():
-        raise BundleError(f"{path / SPEC_FILE}: {spec.id} is at {place}; to serve a copy, too, change `name` or `version` in it")
-    return bundle
-
-
-def discover(root: Path) -> Iterator[Path]:
-    """Bundle folders `NAME/VERSION/` below root, in name order."""
-    if root.is_dir():
-        yield from sorted(spec.parent for spec in root.glob(f"*/*/{SPEC_FILE}") if not spec.parent.name.startswith("."))
 
 
 def write(root: Path, spec: BundleSpec, weights: Path, *, files: Mapping[str, Path] | None = None, overwrite: bool = False) -> Bundle:

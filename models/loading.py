@@ -19,8 +19,8 @@ from models.layers.forward import Forward, Reader
 from models.layers.loaded_member import Part
 from models.layers.meta_device import without_memory
 from models.layers.packed_linear import pack_linears, packing_helps
-from models.layers.stepwise import Continuing, State, Steps, await_device
-from models.registry import Architecture, architectures, named, read_config
+from models.layers.stepwise import Continuing, MakeSteps, State, Steps, await_device
+from models.registry import Architecture, Reference, architectures, named, read_config
 
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # what arrives is only read
 
@@ -171,7 +171,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
         except (ValueError, OSError) as error:
             raise BundleError(f"{bundle.weights_path}: {error}") from error
         steps = _steps(architecture, spec, model, torch.device(device))
-        return LoadedModel(spec, model.eval(), architecture.forward(spec.task), torch.device(device), steps)
+        return LoadedModel(spec, model.eval(), _named_for(spec.task, architecture.forwards), torch.device(device), steps)
     if architecture.assemble is not None:
         parts = {role: _part(member, device, dtype, packed) for role, member in bundle.members().items()}
         try:
@@ -193,7 +193,7 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
         pack_linears(model)
     steps = _steps(architecture, spec, model, torch.device(device))
     reader = named(architecture.reader)(bundle) if architecture.reader is not None and spec.text is not None else None
-    return LoadedModel(spec, model, architecture.forward(spec.task), torch.device(device), steps, reader)
+    return LoadedModel(spec, model, _named_for(spec.task, architecture.forwards), torch.device(device), steps, reader)
 
 
 def _without_memory(architecture: Architecture, config: Any) -> nn.Module:
@@ -240,8 +240,12 @@ def _part(member: Bundle, device: torch.device | str, dtype: torch.dtype, packed
 
 
 def _steps(architecture: Architecture, spec: BundleSpec, model: nn.Module, device: torch.device) -> Steps | None:
-    make_steps = architecture.make_steps(spec.task)
-    return make_steps(model, spec, device) if make_steps is not None else None
+    make: MakeSteps | None = _named_for(spec.task, architecture.steps)
+    return make(model, spec, device) if make is not None else None
+
+
+def _named_for(task: str, references: Mapping[str, Reference]) -> Any:
+    return named(references[task]) if task in references else None
 
 
 def mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:

@@ -20,10 +20,6 @@ from models.bundle_schema import Clip, Sound, Space, Task
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from models.checkpoints.family import Family
-    from models.layers.forward import Forward
-    from models.layers.stepwise import MakeSteps
-
 SYSTEMS: tuple[str, ...] = (
     "models.systems.vit.system",
     "models.systems.mae.system",
@@ -158,14 +154,6 @@ class Architecture:
         model: nn.Module = named(self.model)(config)
         return model
 
-    def forward(self, task: str) -> Forward | None:
-        """The forward call that serves a task; None if there is none."""
-        return named(self.forwards[task]) if task in self.forwards else None
-
-    def make_steps(self, task: str) -> MakeSteps | None:
-        """The same for a task that is answered step by step."""
-        return named(self.steps[task]) if task in self.steps else None
-
     def serves(self, task: str) -> bool:
         return task in self.forwards or task in self.steps
 
@@ -214,11 +202,6 @@ def hub_classes() -> Mapping[str, Reference]:
     return {name: reference for system in systems() for name, reference in system.hub_classes.items()}
 
 
-def families() -> Mapping[str, Family]:
-    """All families of published checkpoints by name. Imports the code of every system."""
-    return _families(SYSTEMS)
-
-
 @cache
 def _entries(modules: tuple[str, ...]) -> tuple[System, ...]:
     return tuple(import_module(module).SYSTEM for module in modules)
@@ -227,11 +210,6 @@ def _entries(modules: tuple[str, ...]) -> tuple[System, ...]:
 @cache
 def _architectures(modules: tuple[str, ...]) -> Mapping[str, Architecture]:
     return {architecture.name: architecture for system in _entries(modules) for architecture in system.architectures}
-
-
-@cache
-def _families(modules: tuple[str, ...]) -> Mapping[str, Family]:
-    return {name: named(reference) for system in _entries(modules) for name, reference in system.families.items()}
 
 
 def named(reference: Reference) -> Any:

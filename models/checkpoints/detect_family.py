@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from models.checkpoints.checkpoint_file import CheckpointError, WrongSetting
-from models.checkpoints.family import Family, Fields
+from models.checkpoints.family import Family, Fields, families
 from models.checkpoints.fit_family import Fit, fit
 from models.checkpoints.unsupported import WAY
-from models.registry import architectures, families, hub_classes, named, systems
+from models.registry import architectures, hub_classes, named, systems
 
 
 def detect(

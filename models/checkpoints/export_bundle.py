@@ -17,9 +17,9 @@ from torch import Tensor
 from models.bundle import GRAPH_FILE, Bundle, BundleSpec
 from models.checkpoints import bundle_fields, timm_transform
 from models.checkpoints.checkpoint_file import CheckpointError
-from models.checkpoints.family import Family
+from models.checkpoints.family import Family, families
 from models.checkpoints.fit_family import fit
-from models.registry import architectures, families, read_config
+from models.registry import architectures, read_config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.bundle_schema import Preprocess
 from models.checkpoints.key_table import KeyTable
+from models.registry import named, systems
 
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
@@ -155,3 +156,8 @@ def resize_and_crop(
 def squeeze(size: int) -> Preprocess:
     """The whole image into a square, whatever its proportions."""
     return Preprocess(image_size=size, short_side=size, fit="squeeze", interpolation="bilinear", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def families() -> Mapping[str, Family]:
+    """All families by name. Imports the code of every system."""
+    return {name: named(reference) for system in systems() for name, reference in system.families.items()}

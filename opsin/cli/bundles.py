@@ -34,7 +34,7 @@ def list_(bundles: Root = DEFAULT_ROOT) -> None:
     whole, damaged = _read_all(bundles)
     with libraries("server"):
         from models.bundle import BundleError
-        from models.misplaced import misplaced
+        from models.bundle_folders import misplaced
     heads = ("Name", "Version", "Task", "Architecture", "Size", "Default rung", "Accuracy")
     table = columns(*heads, right=("Size", "Accuracy"))
     for bundle in whole:
@@ -200,7 +200,8 @@ def label(
 def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
     """The bundles below root, and a sentence for each that cannot be read."""
     with libraries("server"):
-        from models.bundle import BundleError, discover, read_placed
+        from models.bundle import BundleError
+        from models.bundle_folders import discover, read_placed
     if not root.is_dir():
         starters = settings_of(None).starters_folder
         raise Misuse(f"{root}: no such folder; name it with --bundles" + (f"; the starters are in {starters}" if starters else ""))

@@ -25,7 +25,7 @@ from models.bundle import GRAPH_FILE, Bundle, BundleSpec
 from models.layers.packed_linear import packing_helps
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from models.registry import architectures
+from models.registry import architectures, named
 from server.telemetry import logs
 from server.worker.backend_times import Backend, BackendTimes, Choice, Schedule
 from server.worker.executors import Arrays, check
@@ -377,7 +377,7 @@ class Backends:
         """PyTorch compiles again for each schedule, up to its limit; beyond it runs eager. `prepare` has it done."""
         if self._layout.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
             raise RuntimeError("there is no C++ compiler")
-        forward = architectures()[self.spec.architecture].forward(self.spec.task)
+        forward = named(architectures()[self.spec.architecture].forwards[self.spec.task])
         plain = load(self._bundle, device=self._layout.device, dtype=self._dtype) if self._packed else self.model
         compiled = torch.compile(plain.model, dynamic=True)
         return LoadedModel(self.spec, compiled, forward, self._layout.device)  # type: ignore[arg-type]

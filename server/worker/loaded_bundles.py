@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from models.bundle import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec, discover, read_placed
+from models.bundle import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec
+from models.bundle_folders import discover, misplaced, read_placed
 from models.loading import not_served
-from models.misplaced import misplaced
 from server.process import supervision
 from server.queue import keys
 from server.queue.messages import UNLOADED, ServedBundle

@@ -16,7 +16,8 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from models.bundle import BundleSpec, discover, read
+from models.bundle import BundleSpec, read
+from models.bundle_folders import discover
 from models.loading import not_served
 from models.registry import family_names
 from models.systems.mvit.checkpoint import FAMILY as MVIT

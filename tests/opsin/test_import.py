@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.bundle import read
+from models.checkpoints.family import families
 from models.loading import load
-from models.registry import architectures, families
+from models.registry import architectures
 from models.systems.published_sizes import sizes
 from models.systems.vit.model import ViT, ViTConfig
 from opsin.cli.import_report import architecture_line

@@ -10,7 +10,7 @@ LOAD_ALL = """
 import sys
 from pathlib import Path
 import server.worker.main
-from models.bundle import discover, read_placed
+from models.bundle_folders import discover, read_placed
 from models.loading import load, not_served
 for path in discover(Path(sys.argv[1])):
     bundle = read_placed(path)

@@ -1,13 +1,30 @@
-"""Folders that look like bundles and are not found, because they lie at another level or have no `bundle.json`."""
+"""Bundle folders `NAME/VERSION/` below a root, and folders that look like bundles but lie at another level or have no `bundle.json`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.bundle import SPEC_FILE
+from models.bundle import SPEC_FILE, Bundle, BundleError, read
 
 MODEL_FILES = (".onnx", ".safetensors")
+
+
+def discover(root: Path) -> Iterator[Path]:
+    """Bundle folders `NAME/VERSION/` below root, in name order."""
+    if root.is_dir():
+        yield from sorted(spec.parent for spec in root.glob(f"*/*/{SPEC_FILE}") if not spec.parent.name.startswith("."))
+
+
+def read_placed(path: Path) -> Bundle:
+    """Read a folder that `discover` found. Raises BundleError, also for a copy of a bundle that lies in the folder of its name: the copy
+    must not hide it."""
+    bundle = read(path)
+    spec = bundle.spec
+    place = path.parents[1] / spec.name / spec.version
+    if path != place and (place / SPEC_FILE).exists():
+        raise BundleError(f"{path / SPEC_FILE}: {spec.id} is at {place}; to serve a copy, too, change `name` or `version` in it")
+    return bundle
 
 
 def misplaced(root: Path) -> list[str]:
