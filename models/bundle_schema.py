@@ -72,7 +72,7 @@ LARGEST_SIDE = 4096
 
 
 LEAST_STD = 1e-6
-"""Of what inputs are divided by: below it, float32 overflows."""
+"""Smallest `std` that inputs are divided by: below it, float32 overflows."""
 
 
 class Preprocess(Schema):
