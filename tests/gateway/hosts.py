@@ -27,7 +27,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HostAnswer:
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
@@ -68,7 +68,7 @@ def trusted(folder: Path) -> Path:
 
 
 @contextmanager
-def host(answer: Callable[[Asked], Answer], *names: str, authority: trustme.CA = AUTHORITY) -> Iterator[Host]:
+def host(answer: Callable[[Asked], HostAnswer], *names: str, authority: trustme.CA = AUTHORITY) -> Iterator[Host]:
     """names: of its certificate; `localhost` if there is none."""
 
     class Handler(Quiet, BaseHTTPRequestHandler):

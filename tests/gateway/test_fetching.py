@@ -26,7 +26,7 @@ from server.http.dialling import Dialler
 from server.http.problems import Kind, Problem
 from server.tasks.classify import Classify
 from tests.gateway.conftest import Shared
-from tests.gateway.hosts import Answer, Asked, Host, host, trusted
+from tests.gateway.hosts import HostAnswer, Asked, Host, host, trusted
 from tests.harness.gateway import Gateway, gateway_process
 from tests.harness.hostile import INSIDE, LOOPBACK, UNRESOLVABLE, hostile
 from tests.harness.raw import Raw, post
@@ -40,36 +40,36 @@ WAITED = threading.Event()
 """... and at `/waits` when this one is."""
 
 
-def answer(asked: Asked) -> Answer:
+def answer(asked: Asked) -> HostAnswer:
     path, _, query = asked.path.partition("?")
     match path.split("/")[1:]:
         case ["red", step]:
-            return Answer(body=picture(int(step)))
+            return HostAnswer(body=picture(int(step)))
         case ["moved", "0"]:
-            return Answer(302, headers={"Location": "../red/3"})
+            return HostAnswer(302, headers={"Location": "../red/3"})
         case ["moved", times]:
-            return Answer(307, headers={"Location": f"/moved/{int(times) - 1}"})
+            return HostAnswer(307, headers={"Location": f"/moved/{int(times) - 1}"})
         case ["to"]:
-            return Answer(301, headers={"Location": query})
+            return HostAnswer(301, headers={"Location": query})
         case ["large"]:
-            return Answer(body=bytes(LIMIT + 1))
+            return HostAnswer(body=bytes(LIMIT + 1))
         case ["cut"]:
-            return Answer(body=picture(3), cut=20)
+            return HostAnswer(body=picture(3), cut=20)
         case ["zipped"]:
-            return Answer(body=picture(3), headers={"Content-Encoding": "gzip"})
+            return HostAnswer(body=picture(3), headers={"Content-Encoding": "gzip"})
         case ["empty"]:
-            return Answer()
+            return HostAnswer()
         case ["held"]:
             HELD.wait(WAIT_S)
         case ["waits"]:
             WAITED.wait(WAIT_S)
         case ["bits"]:
-            return Answer(body=b"1\r\nx\r\n" * 40_000 + b"0\r\n\r\n", headers={"Transfer-Encoding": "chunked"})
+            return HostAnswer(body=b"1\r\nx\r\n" * 40_000 + b"0\r\n\r\n", headers={"Transfer-Encoding": "chunked"})
         case ["soon"]:
-            return Answer(103, b"HTTP/1.1 103 Early Hints\r\n\r\n" * 5000 + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+            return HostAnswer(103, b"HTTP/1.1 103 Early Hints\r\n\r\n" * 5000 + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
         case ["text"]:
-            return Answer(body=b"no image")
-    return Answer(404)
+            return HostAnswer(body=b"no image")
+    return HostAnswer(404)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from server.queue.webhooks import MOST_OF_HOST
 from server.supervisor.private_valkey import PrivateValkey
 from server.telemetry.metrics import GatewayMetrics
 from tests.gateway.conftest import Shared
-from tests.gateway.hosts import Answer, Asked, Host, host, trusted
+from tests.gateway.hosts import HostAnswer, Asked, Host, host, trusted
 from tests.harness import queue as harness
 from tests.harness.gateway import Gateway, gateway_process
 from tests.harness.queue import DRAFT, a_job
@@ -71,11 +71,11 @@ def db(url: str) -> Iterator[redis.Redis]:
 class Receiver:
     """Answers what it is told to; the last answer again and again."""
 
-    def __init__(self, *answers: Answer | Callable[[], Answer]) -> None:
-        self._answers = list(answers) or [Answer(204)]
+    def __init__(self, *answers: HostAnswer | Callable[[], HostAnswer]) -> None:
+        self._answers = list(answers) or [HostAnswer(204)]
         self._next = iter(range(10**9))
 
-    def __call__(self, _asked: Asked) -> Answer:
+    def __call__(self, _asked: Asked) -> HostAnswer:
         given = self._answers[min(next(self._next), len(self._answers) - 1)]
         return given() if callable(given) else given
 
@@ -233,20 +233,20 @@ def count(metrics: GatewayMetrics, outcome: str) -> int:
     return next(int(one.value) for one in family.samples if one.labels == {"outcome": outcome} and one.name.endswith("_total"))
 
 
-def moved() -> Answer:
-    return Answer(302, headers={"Location": "/"})
+def moved() -> HostAnswer:
+    return HostAnswer(302, headers={"Location": "/"})
 
 
 @pytest.mark.parametrize(
     ("answers", "calls", "outcome"),
     [
-        ([Answer(500), Answer(200)], 2, "delivered"),
-        ([Answer(503), moved, Answer(299)], 3, "delivered"),
-        ([Answer(200, b"thanks", cut=2)], 1, "delivered"),
-        ([Answer(500, b"sorry", cut=2), Answer(204)], 2, "delivered"),
-        ([Answer(410)], 1, "given_up"),
-        ([Answer(500), Answer(410)], 2, "given_up"),
-        ([Answer(400)], len(TRIES), "given_up"),
+        ([HostAnswer(500), HostAnswer(200)], 2, "delivered"),
+        ([HostAnswer(503), moved, HostAnswer(299)], 3, "delivered"),
+        ([HostAnswer(200, b"thanks", cut=2)], 1, "delivered"),
+        ([HostAnswer(500, b"sorry", cut=2), HostAnswer(204)], 2, "delivered"),
+        ([HostAnswer(410)], 1, "given_up"),
+        ([HostAnswer(500), HostAnswer(410)], 2, "given_up"),
+        ([HostAnswer(400)], len(TRIES), "given_up"),
     ],
 )
 async def test_a_receiver_is_called_until_it_has_listened_or_wants_no_more(
@@ -308,7 +308,7 @@ async def test_nobody_is_told_of_jobs_of_a_revoked_key(url: str, db: redis.Redis
 
 
 async def test_what_cannot_be_read_or_settled_holds_up_nobody_else(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
-    with host(Receiver(Answer(500), Answer(204))) as there:
+    with host(Receiver(HostAnswer(500), HostAnswer(204))) as there:
         async with harness.gateway(url) as us:
             unreadable, unsettled = [await ended(us, there.url("/")) for _ in range(2)]
             db.hset(f"webhook:{unreadable}", "created_ms", "never")
@@ -346,9 +346,9 @@ async def test_a_slow_receiver_holds_up_nobody_else(url: str, certificates: None
     asleep = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def slow() -> Answer:
+    def slow() -> HostAnswer:
         asyncio.run_coroutine_threadsafe(asleep.wait(), loop).result(60)
-        return Answer(200)
+        return HostAnswer(200)
 
     with host(Receiver(slow)) as tired, host(Receiver()) as awake:
         timings = replace_timings(timeout=60.0)
@@ -369,11 +369,11 @@ async def test_one_that_takes_too_long_is_called_again(url: str, certificates: N
     asleep = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def slow() -> Answer:
+    def slow() -> HostAnswer:
         asyncio.run_coroutine_threadsafe(asleep.wait(), loop).result(60)
-        return Answer(200)
+        return HostAnswer(200)
 
-    with host(Receiver(slow, Answer(200))) as there:
+    with host(Receiver(slow, HostAnswer(200))) as there:
         timings = replace_timings(timeout=1.0)
         async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}", timings=timings) as metrics:
             await ended(us, there.url("/"))

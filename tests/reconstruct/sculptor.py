@@ -12,7 +12,6 @@ from tests.harness.captures import CAPTURE, FOV
 from tests.harness.gateway import Gateway, refused
 from tests.harness.running import Service
 
-JSON = {"Accept": "application/json"}
 
 
 @dataclass(frozen=True)
