@@ -27,7 +27,7 @@ from tests.harness.queue import WorkerQueue
 from tests.harness.toys import answer_alone
 from tests.harness.valkey import private_valkey
 from tests.harness.waiting import eventually_async
-from tests.harness.worker import Gateway, gateway, worker_process
+from tests.harness.worker import GatewayEnd, gateway, worker_process
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def picture(value: int, corner: tuple[int, int, int] | None = None) -> np.ndarra
     return pixels
 
 
-async def batch_with(asking: Gateway, corner: tuple[int, int, int]) -> None:
+async def batch_with(asking: GatewayEnd, corner: tuple[int, int, int]) -> None:
     """Send one bad picture among fifteen good ones as one request, and check what everyone gets."""
     jobs = [asking.job("fragile@1", picture(value, corner if value == 7 else None), seconds=240) for value in range(16)]
     replies = await asking.dispatcher.submit_all(jobs)

@@ -37,7 +37,7 @@ def worker_process(url: str, bundles: Path, *, command: tuple[str, ...] = OPSIN_
         process.wait()
 
 
-class Gateway:
+class GatewayEnd:
     """The gateway's end of the queue, without HTTP."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -94,10 +94,10 @@ class Gateway:
 
 
 @asynccontextmanager
-async def gateway(url: str) -> AsyncIterator[Gateway]:
+async def gateway(url: str) -> AsyncIterator[GatewayEnd]:
     dispatcher = Dispatcher(url, Settings(redis_url=url))
     await dispatcher.start()
     try:
-        yield Gateway(dispatcher)
+        yield GatewayEnd(dispatcher)
     finally:
         await dispatcher.close()

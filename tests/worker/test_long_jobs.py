@@ -19,12 +19,12 @@ from tests.harness.bundles import write_null
 from tests.harness.keyspace import PartitionRedis
 from tests.harness.toys import answer_alone, pixels, steps_of, write_toy
 from tests.harness.waiting import eventually_async
-from tests.harness.worker import Gateway, gateway, worker_process
+from tests.harness.worker import GatewayEnd, gateway, worker_process
 
 SLOW_MS = 20.0
 
 
-def toy_job(asking: Gateway, number: int, choice: int, **more: Any) -> QueuedJob:
+def toy_job(asking: GatewayEnd, number: int, choice: int, **more: Any) -> QueuedJob:
     return asking.job("toy@1", pixels(number, choice), options={"seed": number}, **more)
 
 
