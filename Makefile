@@ -76,7 +76,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/words.py
-	$(BIN)/python -m tests.opsin.synchronous --check
+	$(BIN)/python -m tools.derive_client --check
 	$(SITE)
 
 bench: $(VENV)/.dev
@@ -101,7 +101,7 @@ constraints: $(VENV)/.browser
 	$(BIN)/python -m pip list --format freeze | sed -E '/^(opsin|opsin.starters|pip|setuptools|triton|wheel)==/d; s/\+.*//' | LC_ALL=C sort -f >> .ci/constraints.txt
 
 client: $(VENV)/.dev
-	$(BIN)/python -m tests.opsin.synchronous
+	$(BIN)/python -m tools.derive_client
 
 # Makes $(VENV), or says why the one that is there cannot be used.
 venv:

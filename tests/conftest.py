@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.valkey import private_valkey
+from tests.support.redis import private_valkey
 
 PAGES = Path(__file__).with_name("browser")
 
@@ -41,11 +41,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--fast"):
-        from tests.harness.fast import Fast
+        from tests.support.pytest_plugins import Fast
 
         config.pluginmanager.register(Fast(config))
     elif not hasattr(config, "workerinput"):
-        from tests.harness.schedule import Noting
+        from tests.support.pytest_plugins import Noting
 
         config.pluginmanager.register(Noting(for_all=config.getoption("--note-seconds")))
 
@@ -63,7 +63,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    from tests.harness.schedule import Together
+    from tests.support.pytest_plugins import Together
 
     if config.getvalue("dist") != "loadfile":
         return None
@@ -74,7 +74,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
-        from tests.harness.schedule import longest_first, seconds_noted
+        from tests.support.pytest_plugins import longest_first, seconds_noted
 
         longest_first(items, seconds_noted(config))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from starters.tests.soundfonts import RATE, Recording
-from tests.harness.sounds import wav
+from tests.support.audio import wav
 
 
 def cached_notes(cache: Path, name: str, preset: str, notes: Mapping[str, Recording], **fields: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from models import bundle, loading
 from models.bundle_files import sha256_of
 from starters.tests.collection import COLOURS
-from tests.training import shapes
+from tests.training import tiny_recipe
 from training import command
 
 
@@ -16,8 +16,8 @@ from training import command
 def made(tiny_recipe_file: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder in which `python -m training` ran, and what it printed."""
     folder = tmp_path_factory.mktemp("made")
-    return folder, shapes.finish(
-        shapes.start(tiny_recipe_file, "--cache", cache, "--runs", folder / "runs", "--bundles", folder / "bundles")
+    return folder, tiny_recipe.finish(
+        tiny_recipe.start(tiny_recipe_file, "--cache", cache, "--runs", folder / "runs", "--bundles", folder / "bundles")
     )
 
 

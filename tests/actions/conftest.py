@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.gateway import Gateway
-from tests.harness.pipelines import write_watcher
-from tests.harness.running import Service, running
+from tests.support.bundles.actions import write_watcher
+from tests.support.gateway_process import Gateway
+from tests.support.live_service import Service, running
 
 
 @pytest.fixture(scope="package")

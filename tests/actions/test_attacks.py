@@ -12,16 +12,15 @@ import pytest
 
 from models.media.video import PROGRAM
 from server.media import tracks
-from tests.actions.eyes import long_video, two_people
+from tests.actions.fake_pose_estimator import long_video, two_people
 from tests.actions.test_route import ask, refused
 from tests.actions.test_survival import asked_later, done
-from tests.harness.gateway import Gateway
-from tests.harness.jobs import comes_to, result
-from tests.harness.mixed import mixed
-from tests.harness.processes import copies
-from tests.harness.running import Service
-from tests.harness.videos import clip, every, sound_alone
-from tests.harness.waiting import START_S, eventually
+from tests.support.gateway_process import Gateway
+from tests.support.job_api import comes_to, result
+from tests.support.live_service import Service
+from tests.support.processes import copies
+from tests.support.videos import clip, every, mixed, sound_alone
+from tests.support.waiting import START_S, eventually
 
 
 def without_stamps() -> bytes:

@@ -14,11 +14,10 @@ import pytest
 from benchmarks.bodies import NAME, make
 from models.people import ava
 from server import playground
-from tests.harness.gateway import gateway_process
-from tests.harness.running import Service
-from tests.harness.valkey import private_valkey
-from tests.harness.waiting import START_S
-from tests.harness.worker import worker_process
+from tests.support.gateway_process import gateway_process
+from tests.support.live_service import Service, worker_process
+from tests.support.redis import private_valkey
+from tests.support.waiting import START_S
 
 CLIP = playground.SAMPLES / "figures.mp4"
 SECONDS = 0.5

@@ -29,13 +29,13 @@ from opsin.results import Prediction
 from server.tasks.actions import Actions, ActionsOptions, ActionsPlan
 from server.tasks.base import File
 from starters.make.drawings import figures
-from tests.actions.eyes import ColourEyes, two_people
+from tests.actions.fake_pose_estimator import ColourEyes, two_people
 from tests.actions.test_route import ANSWER, FILM, ask, refused
 from tests.actions.test_steps import job
-from tests.harness.bundles import UNSEALED
-from tests.harness.gateway import Gateway
-from tests.harness.pipelines import LABELS, SMALL, write_watcher
-from tests.harness.videos import clip, every
+from tests.support.bundles.actions import LABELS, SMALL, write_watcher
+from tests.support.bundles.vit import UNSEALED
+from tests.support.gateway_process import Gateway
+from tests.support.videos import clip, every
 
 FIGURES = Path("server/playground/samples/figures.mp4")
 

@@ -24,9 +24,9 @@ from models.systems.actions.steps import ActionSteps
 from models.systems.hmr2.model import HMR2, HMR2Config
 from models.systems.lart.model import LART
 from models.systems.onnx.pose_detector import PoseGraphConfig
-from tests.actions.eyes import ColourEyes, two_people
+from tests.actions.fake_pose_estimator import ColourEyes, two_people
 from tests.actions.test_steps import MARGIN, RATE, STEP, finish, job, same
-from tests.harness.pipelines import LABELS, SMALL
+from tests.support.bundles.actions import LABELS, SMALL
 
 HMR2_CONFIG = HMR2Config(
     image_size=64, side_cut=8, width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2, decoder_head_dim=8,

@@ -18,9 +18,8 @@ from models.systems.hmr2.model import HMR2, HMR2Config
 from models.systems.lart.model import LARTConfig
 from server.queue.messages import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles
-from tests.harness.bundles import UNSEALED, sealed, write_tiny_vit
-from tests.harness.pipelines import LABELS, SMALL, write_lart, write_movenet, write_pipeline, write_watcher
-from tests.harness.published_lart import STATISTICS
+from tests.support.bundles.actions import LABELS, SMALL, STATISTICS, write_lart, write_movenet, write_pipeline, write_watcher
+from tests.support.bundles.vit import UNSEALED, sealed, write_tiny_vit
 
 
 @pytest.fixture(scope="module")

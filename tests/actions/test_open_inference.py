@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from tests.actions.test_route import ANSWER, FILM, ask
-from tests.harness.gateway import Gateway
+from tests.support.gateway_process import Gateway
 
 INFER = "/v2/models/watcher/infer"
 

@@ -42,14 +42,24 @@ from models.systems.mvit.roi_pool import BoxPooling
 from opsin.cli.app import app
 from server.queue.messages import ServedBundle
 from server.worker.loaded_bundles import LoadedBundles
-from tests.actions.eyes import ColourEyes, two_people
+from tests.actions.fake_pose_estimator import ColourEyes, two_people
 from tests.actions.test_members import write_hmr2
 from tests.actions.test_steps import finish, finish_again, job, same
 from tests.golden.case import GOLDEN, read_case
 from tests.golden.replays.hmr2 import build
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.pipelines import SMALL, write_lart, write_movenet
-from tests.harness.published_lart import COLOURS, LAYOUT, SMALL_MVIT, STRIDE, small_mvit, write_mesh, write_mvit
+from tests.support.bundles.actions import (
+    COLOURS,
+    LAYOUT,
+    SMALL,
+    SMALL_MVIT,
+    STRIDE,
+    small_mvit,
+    write_lart,
+    write_mesh,
+    write_movenet,
+    write_mvit,
+)
+from tests.support.bundles.vit import write_tiny_vit
 
 RATE = 15.0
 STEP, MARGIN = 16, 14

@@ -11,13 +11,11 @@ from models.bundle_schema import Role
 from models.systems.pipeline_bundles import join_actions
 from server import playground
 from tests.actions.test_members import write_hmr2
-from tests.harness.gateway import gateway_process
-from tests.harness.pipelines import LABELS, write_lart, write_movenet
-from tests.harness.published_lart import LAYOUT, write_mesh, write_mvit
-from tests.harness.running import Service
-from tests.harness.valkey import private_valkey
-from tests.harness.waiting import START_S
-from tests.harness.worker import worker_process
+from tests.support.bundles.actions import LABELS, LAYOUT, write_lart, write_mesh, write_movenet, write_mvit
+from tests.support.gateway_process import gateway_process
+from tests.support.live_service import Service, worker_process
+from tests.support.redis import private_valkey
+from tests.support.waiting import START_S
 
 CLIP = playground.SAMPLES / "figures.mp4"
 SECONDS = 1.2

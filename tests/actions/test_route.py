@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from opsin import Client
-from tests.harness.gateway import Gateway
-from tests.harness.gateway import refused as problem_of
-from tests.harness.jobs import accepted, comes_to, parsed, result
-from tests.harness.pipelines import LABELS
-from tests.harness.running import Service
-from tests.harness.videos import clip, every, with_hours
-from tests.harness.waiting import eventually
+from tests.support.bundles.actions import LABELS
+from tests.support.gateway_process import Gateway
+from tests.support.gateway_process import refused as problem_of
+from tests.support.job_api import accepted, comes_to, parsed, result
+from tests.support.live_service import Service
+from tests.support.videos import clip, every, with_hours
+from tests.support.waiting import eventually
 
 FILM = clip(every(6, 10.0), sound=True)
 SECONDS = 3

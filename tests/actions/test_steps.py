@@ -24,9 +24,9 @@ from models.systems.lart.model import LART
 from models.systems.lart.windows import read_track
 from server.tasks.actions import ActionsPlan
 from server.tasks.registry import TASKS
-from tests.actions.eyes import ColourEyes, cut_clip, two_people
-from tests.harness.pipelines import LABELS, SMALL
-from tests.harness.videos import clip, every, pictures
+from tests.actions.fake_pose_estimator import ColourEyes, cut_clip, two_people
+from tests.support.bundles.actions import LABELS, SMALL
+from tests.support.videos import clip, every, pictures
 
 RATE = 15.0
 STEP, MARGIN = 16, 14

@@ -12,16 +12,15 @@ import psutil
 import pytest
 
 from models.media.video import PROGRAM
-from tests.actions.eyes import long_video, two_people
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.jobs import accepted, comes_to, job, parsed, result
-from tests.harness.pipelines import write_watcher
-from tests.harness.processes import children, copies
-from tests.harness.raw import Raw, post
-from tests.harness.running import Service
-from tests.harness.valkey import private_valkey
-from tests.harness.waiting import START_S, eventually
-from tests.harness.worker import worker_process
+from tests.actions.fake_pose_estimator import long_video, two_people
+from tests.support.bundles.actions import write_watcher
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.job_api import accepted, comes_to, job, parsed, result
+from tests.support.live_service import Service, worker_process
+from tests.support.processes import children, copies
+from tests.support.raw_http import Raw, post
+from tests.support.redis import private_valkey
+from tests.support.waiting import START_S, eventually
 from training.data.demo_clip import CLIP, CLIPS
 from training.data.packages import obtain
 from training.errors import DataError

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import merged_tokens
-from tests.harness.bundles import write_tiny_vit
+from tests.support.bundles.vit import write_tiny_vit
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.service import READY, Service, serve
-from tests.harness.waiting import eventually
+from tests.support.serve_process import READY, Service, serve
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 300.0
@@ -15,7 +15,7 @@ pytest.importorskip("playwright", reason="make test-browser installs it")
 
 from playwright.sync_api import BrowserContext, Page, sync_playwright  # noqa: E402
 
-from tests.browser.chromium import chromium, quiet_page  # noqa: E402
+from tests.browser.pages import chromium, quiet_page  # noqa: E402
 
 
 @pytest.fixture(scope="session")

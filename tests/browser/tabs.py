@@ -1,16 +1,21 @@
-"""The tabs of the playground as a user works them. Each `open_…` answers with the tab's panel, ready to run where it took a sample."""
+"""The playground's tabs as users operate them, and their pixels. Each `open_…` returns the tab's panel."""
 
 from __future__ import annotations
 
+import io
 from functools import cache
 from pathlib import Path
 
 import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from playwright.sync_api import FilePayload, FloatRect, Locator, Page, expect
 
 from server import playground
 from starters.make.drawings import figures
-from tests.harness.videos import clip, every
+from tests.support.videos import clip, every
+from tests.support.waiting import eventually
 
 DRAWING_SIDE = 96
 """Pixels of the samples of inpainting."""
@@ -127,3 +132,36 @@ def drag(target: Locator, start: tuple[float, float], end: tuple[float, float], 
     mouse.down()
     mouse.move(box["x"] + end[0], box["y"] + end[1], steps=steps)
     mouse.up()
+
+
+SOME_FRAMES_LATER = """async (element) => {
+    await Promise.all([...element.querySelectorAll("img")].map((image) => image.decode()));
+    for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
+}"""
+
+
+def seen(element: Locator) -> NDArray[np.int64]:
+    """Red, green and blue, (height, width, 3), at this moment."""
+    return np.asarray(Image.open(io.BytesIO(element.screenshot())).convert("RGB")).astype(int)
+
+
+def still(element: Locator) -> NDArray[np.int64]:
+    """What is seen once its images are there and it no longer changes from one look to the next, with frames drawn between them."""
+    looks = [seen(element)]
+
+    def same_again() -> bool:
+        element.evaluate(SOME_FRAMES_LATER)
+        looks.append(seen(element))
+        return same(*looks[-2:])
+
+    eventually(same_again, "it stands still")
+    return looks[-1]
+
+
+def same(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
+    return np.array_equal(one, other)
+
+
+def differs(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
+    """Share of pixels that are clearly others."""
+    return float((np.abs(one - other).max(axis=2) > 20).mean())

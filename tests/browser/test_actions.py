@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, expect
 
 from starters.make.drawings import figures
-from tests.browser.chromium import quiet_page
-from tests.browser.screen import seen
-from tests.browser.tabs import download, long_sample, open_actions, run, start
-from tests.harness.service import Service
-from tests.harness.videos import clip, every
-from tests.harness.waiting import eventually
+from tests.browser.pages import quiet_page
+from tests.browser.tabs import download, long_sample, open_actions, run, seen, start
+from tests.support.serve_process import Service
+from tests.support.videos import clip, every
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
 RED = (230, 25, 75)

@@ -16,7 +16,7 @@ from playwright.sync_api import Locator, Page
 
 from server import playground
 from tests.browser.tabs import download, open_3d, open_classify, open_inpaint, run
-from tests.docs import shell_curl
+from tests.docs import curl
 
 pytestmark = pytest.mark.browser
 
@@ -30,7 +30,7 @@ def shell(command: str, folder: Path) -> str:
     """Runs it in a folder, with `opsin` and, where there is no other, a small `curl`."""
     commands = {"opsin": f"{sys.executable} -m opsin"}
     if shutil.which("curl") is None:
-        commands["curl"] = f"{sys.executable} {shell_curl.__file__}"
+        commands["curl"] = f"{sys.executable} {curl.__file__}"
     functions = "".join(f'{name}() {{ {call} "$@"; }}\n' for name, call in commands.items())
     done = subprocess.run(["bash", "-c", functions + command], cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

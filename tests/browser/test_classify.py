@@ -9,10 +9,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import ROOT
-from tests.browser.screen import same, seen, still
-from tests.browser.tabs import download, open_classify, run
-from tests.harness.service import Service
-from tests.harness.waiting import eventually
+from tests.browser.tabs import download, open_classify, run, same, seen, still
+from tests.support.serve_process import Service
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
 BRAZIL = ROOT / "docs" / "pictures" / "flags" / "brazil.png"

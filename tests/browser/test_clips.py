@@ -19,19 +19,18 @@ import pytest
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, expect
 
 from server import playground
-from tests.browser.chromium import quiet_page
 from tests.browser.conftest import START_SECONDS
-from tests.browser.screen import differs, seen, still
-from tests.browser.tabs import download, open_classify, open_tab, run, start
+from tests.browser.pages import quiet_page
+from tests.browser.tabs import differs, download, open_classify, open_tab, run, seen, start, still
 from tests.browser.test_calls import calls, python, shell
 from tests.browser.test_pages import LOADED, MOST_BYTES
 from tests.browser.test_states import can_run, is_reported, look, says
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.clips import mavil, write_mavil, write_recorded
-from tests.harness.service import READY, Service, frozen, serve
-from tests.harness.sounds import tones, wav
-from tests.harness.videos import clip, every
-from tests.harness.waiting import eventually
+from tests.support.audio import tones, wav
+from tests.support.bundles.clips import mavil, write_mavil, write_recorded
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.serve_process import READY, Service, frozen, serve
+from tests.support.videos import clip, every
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
 SIDE = 96

@@ -7,10 +7,9 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from opsin.display import PAGE, cloud
-from tests.browser.chromium import quiet_page
-from tests.browser.screen import same, seen, still
-from tests.browser.tabs import drag
-from tests.harness.waiting import eventually
+from tests.browser.pages import quiet_page
+from tests.browser.tabs import drag, same, seen, still
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
 

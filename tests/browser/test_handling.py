@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Dialog, Locator, Page, Route, ViewportSize, expect
 
 from server import playground
-from tests.browser.chromium import PHONE, quiet_page
+from tests.browser.pages import PHONE, quiet_page
 from tests.browser.tabs import (
     LONG_SPACING,
     choose,
@@ -28,8 +28,8 @@ from tests.browser.tabs import (
     start,
 )
 from tests.browser.test_trust import give, picture, says
-from tests.harness.service import Service, frozen, serve
-from tests.harness.waiting import eventually
+from tests.support.serve_process import Service, frozen, serve
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
 LAPTOP: ViewportSize = {"width": 1024, "height": 768}

@@ -11,9 +11,8 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import ROOT
-from tests.browser.screen import same, seen, still
-from tests.browser.tabs import DRAWING_SIDE, box_of, download, drag, open_inpaint, run, start
-from tests.harness.waiting import eventually
+from tests.browser.tabs import DRAWING_SIDE, box_of, download, drag, open_inpaint, run, same, seen, start, still
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
 DRAWINGS = ROOT / "docs" / "pictures" / "drawings"

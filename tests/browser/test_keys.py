@@ -13,12 +13,12 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Request, expect
 
 from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
-from tests.browser import axe
-from tests.browser.chromium import quiet_page
+from tests.browser import pages
+from tests.browser.pages import quiet_page
 from tests.browser.tabs import download, open_3d, open_classify, run, start
-from tests.harness.gateway import gateway_process
-from tests.harness.service import Service
-from tests.harness.waiting import eventually
+from tests.support.gateway_process import gateway_process
+from tests.support.serve_process import Service
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
 
@@ -56,9 +56,9 @@ def give(page: Page, key: str) -> None:
 
 
 def test_a_page_asks_for_a_key_and_keeps_it_in_its_tab_alone(asked: Page, guarded: Guarded, context: BrowserContext) -> None:
-    assert axe.violations(asked) == []
+    assert pages.violations(asked) == []
     asked.emulate_media(color_scheme="dark")
-    assert axe.violations(asked, axe.COLOURS) == []
+    assert pages.violations(asked, pages.COLOURS) == []
     asked.emulate_media(color_scheme="light")
     give(asked, guarded.keys["alice"])
     asked.get_by_role("tab", name="Classify").wait_for()

@@ -8,11 +8,11 @@ import httpx2
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
-from tests.browser.chromium import quiet_page
-from tests.browser.prefix_proxy import proxied
+from tests.browser.pages import quiet_page
 from tests.browser.tabs import open_3d, open_actions, open_classify, open_inpaint, open_status, run
-from tests.harness.service import Service
-from tests.harness.waiting import eventually
+from tests.support.fake_servers import proxied
+from tests.support.serve_process import Service
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
 MOST_BYTES = 100_000

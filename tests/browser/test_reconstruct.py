@@ -13,13 +13,11 @@ import trimesh
 from numpy.typing import NDArray
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, Request, expect
 
-from tests.browser.chromium import PATIENCE_MS, quiet_page
-from tests.browser.screen import differs, seen, still
-from tests.browser.tabs import LONG_SPACING, download, drag, open_3d, run, start
-from tests.harness.captures import CAPTURE, npy, points
-from tests.harness.pictures import png
-from tests.harness.service import Service
-from tests.harness.waiting import eventually
+from tests.browser.pages import PATIENCE_MS, quiet_page
+from tests.browser.tabs import LONG_SPACING, differs, download, drag, open_3d, run, seen, start, still
+from tests.support.images import CAPTURE, npy, png, points
+from tests.support.serve_process import Service
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
 

@@ -18,9 +18,9 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from server import playground
-from tests.browser import axe
-from tests.browser.chromium import DESKTOP, PHONE, quiet_page
+from tests.browser import pages
 from tests.browser.conftest import ROOT
+from tests.browser.pages import DESKTOP, PHONE, quiet_page
 from tests.browser.tabs import (
     LONG_SPACING,
     choose,
@@ -33,17 +33,17 @@ from tests.browser.tabs import (
     run,
     start,
 )
-from tests.harness.service import Service, frozen
+from tests.support.serve_process import Service, frozen
 
 pytestmark = pytest.mark.browser
 BRAZIL = (ROOT / "server" / "playground" / "samples" / "brazil.png").read_bytes()
 NARROW_BYTES_S = 2_000
 AHEAD = 3
-IN_THE_DARK = axe.COLOURS
+IN_THE_DARK = pages.COLOURS
 """Rules that are checked in the dark theme; none: all."""
 
 
-@pytest.fixture(autouse=True, params=[axe.COLOURS, pytest.param((), marks=pytest.mark.slow)], ids=["colours", "all rules"])
+@pytest.fixture(autouse=True, params=[pages.COLOURS, pytest.param((), marks=pytest.mark.slow)], ids=["colours", "all rules"])
 def in_the_dark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole sweep, all rules in both themes, takes long."""
     monkeypatch.setattr(sys.modules[__name__], "IN_THE_DARK", request.param)
@@ -51,9 +51,9 @@ def in_the_dark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 def look(page: Page, state: str) -> None:
     """At the page as it is: on a desktop in both themes, and on a phone."""
-    found = axe.violations(page)
+    found = pages.violations(page)
     page.emulate_media(color_scheme="dark")
-    found += axe.violations(page, IN_THE_DARK)
+    found += pages.violations(page, IN_THE_DARK)
     page.set_viewport_size(PHONE)
     try:
         page.wait_for_function("(width) => innerWidth === width", arg=PHONE["width"])

@@ -11,8 +11,7 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, Route, expect
 
 from server import playground
-from tests.browser.chromium import quiet_page
-from tests.browser.screen import still
+from tests.browser.pages import quiet_page
 from tests.browser.tabs import (
     choose,
     long_sample,
@@ -22,8 +21,9 @@ from tests.browser.tabs import (
     open_tab,
     run,
     start,
+    still,
 )
-from tests.harness.service import Service, frozen
+from tests.support.serve_process import Service, frozen
 
 pytestmark = pytest.mark.browser
 STARTER = "Small starter, for trying the machinery"

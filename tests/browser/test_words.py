@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, Request, expect
 
 from server import playground
-from tests.browser.chromium import quiet_page
 from tests.browser.conftest import START_SECONDS
+from tests.browser.pages import quiet_page
 from tests.browser.tabs import download, open_tab
 from tests.browser.test_calls import calls, python, shell
 from tests.browser.test_pages import LOADED, MOST_BYTES
 from tests.browser.test_states import look
 from tests.browser.test_trust import picture, says
-from tests.harness.bundles import write_tiny_encoder, write_tiny_vit
-from tests.harness.pairs import write_tiny_pair
-from tests.harness.service import READY, Service, frozen, serve
-from tests.harness.waiting import eventually
+from tests.support.bundles.image_text import write_tiny_pair
+from tests.support.bundles.vit import write_tiny_encoder, write_tiny_vit
+from tests.support.serve_process import READY, Service, frozen, serve
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.browser
 TEMPLATES = ["a photo of the {}", "{}"]

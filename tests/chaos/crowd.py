@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import numpy as np
 
-from tests.harness.pictures import picture
+from tests.support.images import picture
 
 KINDS = 50
 """Different pictures; request i asks for picture i % KINDS."""

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from opsin import Client
-from tests.harness.service import serve
+from tests.support.serve_process import serve
 
 HOUSE = Path(__file__).parents[2]
 CLIENTS = 3

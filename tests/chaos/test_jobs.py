@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from opsin import Client
-from tests.harness.bundles import write_null
-from tests.harness.pictures import picture
-from tests.harness.service import Service, serve
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import write_null
+from tests.support.images import picture
+from tests.support.serve_process import Service, serve
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")

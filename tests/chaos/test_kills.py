@@ -18,10 +18,10 @@ import pytest
 
 from models.bundle import Bundle
 from tests.chaos.crowd import KINDS, Crowd, while_they_ask
-from tests.harness.bundles import expected_scores, write_null, write_tiny_vit
-from tests.harness.pictures import picture
-from tests.harness.service import Service, frozen, serve
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import expected_scores, write_null, write_tiny_vit
+from tests.support.images import picture
+from tests.support.serve_process import Service, frozen, serve
+from tests.support.waiting import eventually
 
 MINUTES = 120.0
 HOUSE = Path(__file__).parents[2]

@@ -18,21 +18,19 @@ from server.queue.link import WorkerTimings
 from server.queue.messages import WorkerInfo
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.loops import RECLAIM_EVERY
-from tests.harness import forked
-from tests.harness.bundles import write_null
-from tests.harness.forked import Forked
-from tests.harness.keyspace import PartitionRedis
-from tests.harness.poisonous_worker import COMMAND, HANGS, POISON
-from tests.harness.queue import WorkerQueue
-from tests.harness.toys import answer_alone
-from tests.harness.valkey import private_valkey
-from tests.harness.waiting import eventually_async
-from tests.harness.worker import GatewayEnd, gateway, worker_process
+from tests.support import forked_program
+from tests.support.bundles.vit import answer_alone, write_null
+from tests.support.forked_program import Forked
+from tests.support.live_service import GatewayEnd, gateway, worker_process
+from tests.support.poison_worker import COMMAND, HANGS, POISON
+from tests.support.queue import WorkerQueue
+from tests.support.redis import PartitionRedis, private_valkey
+from tests.support.waiting import eventually_async
 
 
 @pytest.fixture
 def valkey() -> Iterator[PrivateValkey]:
-    forked.prepare()
+    forked_program.prepare()
     with private_valkey() as server:
         yield server
 

@@ -12,10 +12,10 @@ import redis
 
 from server.queue.keys import Keyspace
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.pictures import picture
-from tests.harness.service import Service, serve
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.images import picture
+from tests.support.serve_process import Service, serve
+from tests.support.waiting import eventually
 
 OURS, THEIRS = "ours:", "theirs:"
 

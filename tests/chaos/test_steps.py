@@ -12,9 +12,9 @@ import httpx2
 import pytest
 from PIL import Image
 
-from tests.harness.bundles import write_null
-from tests.harness.service import Service, serve
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import write_null
+from tests.support.serve_process import Service, serve
+from tests.support.waiting import eventually
 
 STEPS = 60
 

@@ -21,11 +21,11 @@ import httpx2
 import pytest
 from PIL import Image
 
-from tests.harness.bundles import write_null
-from tests.harness.jobs import Event, parsed
-from tests.harness.queue import Server, durable_server
-from tests.harness.service import Service, serve
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import write_null
+from tests.support.job_api import Event, parsed
+from tests.support.queue import Server, durable_server
+from tests.support.serve_process import Service, serve
+from tests.support.waiting import eventually
 
 STEPS = (10, 25)
 KINDS = 8

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.reds import Worker
-from tests.harness.valkey import private_valkey
-from tests.harness.vectors import answer, make_encoder, make_pair
+from tests.support.fake_vectors import answer, make_encoder, make_pair
+from tests.support.fake_worker import Worker
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.redis import private_valkey
 
 NOBODY_LISTENS = "http://127.0.0.1:9"
 

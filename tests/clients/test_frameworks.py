@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.harness.gateway import Gateway
-from tests.harness.reds import picture
-from tests.harness.vectors import of_color, of_text
+from tests.support.fake_vectors import of_color, of_text
+from tests.support.fake_worker import picture
+from tests.support.gateway_process import Gateway
 
 pytestmark = pytest.mark.slow
 TEXTS = [f"text {number}" for number in range(300)]

@@ -11,9 +11,9 @@ import numpy as np
 import openai
 import pytest
 
-from tests.harness.gateway import Gateway
-from tests.harness.reds import picture
-from tests.harness.vectors import BROKEN, DIM, of_color, of_text
+from tests.support.fake_vectors import BROKEN, DIM, of_color, of_text
+from tests.support.fake_worker import picture
+from tests.support.gateway_process import Gateway
 
 TEXTS = ["a dog", "a red car", "naïve 🙂"]
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.desk import Desk
-from tests.docs.snippets import ROOT, Block, of_page
-from tests.harness.gateway import Gateway
-from tests.harness.reds import picture
+from tests.docs.code_blocks import ROOT, Block, Desk, of_page
+from tests.support.fake_worker import picture
+from tests.support.gateway_process import Gateway
 
 BLOCKS = [block for block in of_page("docs/openai.md") if block.language == "python"]
 

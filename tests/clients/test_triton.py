@@ -1,4 +1,4 @@
-"""NVIDIA's client, where a model fails on a text. tests/words asks it for what succeeds."""
+"""NVIDIA's client, where a model fails on a text. tests/image_text asks it for what succeeds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.harness.gateway import Gateway
-from tests.harness.vectors import BROKEN
+from tests.support.fake_vectors import BROKEN
+from tests.support.gateway_process import Gateway
 
 
 def test_an_error_names_the_input_that_was_given(gateway: Gateway) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.clips import NETWORKS, OF_SOUND, write_hearing, write_mavil, write_recorded
-from tests.harness.gateway import Gateway
-from tests.harness.running import Service, running
+from tests.support.bundles.clips import NETWORKS, OF_SOUND, write_hearing, write_mavil, write_recorded
+from tests.support.gateway_process import Gateway
+from tests.support.live_service import Service, running
 
 PIXELS = 128 * 96
 SECONDS = 60

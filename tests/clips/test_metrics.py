@@ -6,9 +6,9 @@ import pytest
 
 from tests.clips.test_route import COUNT, FPS
 from tests.clips.test_sound import BELL, FILM, SECONDS, answered, ask
-from tests.harness.clips import NETWORKS, view_numbers
-from tests.harness.running import Service
-from tests.harness.waiting import eventually
+from tests.support.bundles.clips import NETWORKS, view_numbers
+from tests.support.live_service import Service
+from tests.support.waiting import eventually
 
 TOLERANCE_S = 0.01
 

@@ -16,12 +16,12 @@ from models.systems.mavil.model import SIZES as MAVIL
 from models.systems.mvit.model import PUBLISHED as MVIT
 from models.systems.mvit.reversible import PUBLISHED as REV_MVIT
 from models.systems.mvit.slowfast_config import preprocess_video
-from tests.harness.bundles import UNSEALED, sealed
-from tests.harness.clips import video
-from tests.harness.gateway import gateway_process
-from tests.harness.sounds import tones, wav
-from tests.harness.valkey import private_valkey
-from tests.harness.worker import worker_process
+from tests.support.audio import tones, wav
+from tests.support.bundles.clips import video
+from tests.support.bundles.vit import UNSEALED, sealed
+from tests.support.gateway_process import gateway_process
+from tests.support.live_service import worker_process
+from tests.support.redis import private_valkey
 
 SIZES = {
     "mae-st-l": ("video_mae", MAE_ST["video_vit_large_patch16"], 1569),

@@ -21,11 +21,11 @@ from server.queue.messages import ServedBundle, WorkerInfo
 from server.settings import Settings
 from tests.actions.test_attacks import damaged_in_the_middle, without_stamps
 from tests.clips.test_route import ask
-from tests.harness.clips import video
-from tests.harness.gateway import Gateway, refused
-from tests.harness.reds import make_spec
-from tests.harness.sounds import wav
-from tests.harness.videos import clip, every, sound_alone, with_hours
+from tests.support.audio import wav
+from tests.support.bundles.clips import video
+from tests.support.fake_worker import make_spec
+from tests.support.gateway_process import Gateway, refused
+from tests.support.videos import clip, every, sound_alone, with_hours
 
 FILM = clip(every(12, 10.0))
 Image.new("RGB", (8, 8)).save(PNG := io.BytesIO(), "PNG")

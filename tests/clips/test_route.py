@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.harness.clips import NETWORKS, OF_SOUND, expected, frames, video
-from tests.harness.gateway import Gateway
-from tests.harness.jobs import accepted, comes_to, job, parsed, result
+from tests.support.bundles.clips import NETWORKS, OF_SOUND, expected, frames, video
+from tests.support.gateway_process import Gateway
+from tests.support.job_api import accepted, comes_to, job, parsed, result
 
 TOLERANCE = 1e-5
 """Of a score: float32 in batches of another size."""

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from models.media.fbank import FbankConfig
 from models.systems.mavil.preprocessing import spectrogram
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
-from tests.harness.clips import MEAN, STD, frames, hearing, mavil, video
-from tests.harness.gateway import Gateway, refused
-from tests.harness.jobs import accepted, comes_to, parsed, result
-from tests.harness.sounds import tones, wav, written
-from tests.harness.videos import clip, every, sound_alone
+from tests.support.audio import tones, wav, written
+from tests.support.bundles.clips import MEAN, STD, frames, hearing, mavil, video
+from tests.support.gateway_process import Gateway, refused
+from tests.support.job_api import accepted, comes_to, parsed, result
+from tests.support.videos import clip, every, sound_alone
 
 RATE, HOP, WINDOW = 16_000, 160, 400
 SECONDS = 4.0

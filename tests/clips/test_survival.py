@@ -10,15 +10,14 @@ import psutil
 
 from models.media.video import PROGRAM
 from tests.clips.test_route import TOLERANCE, ask, scores_of
-from tests.harness.clips import NETWORKS, expected, frames, video, write_recorded
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.jobs import accepted, comes_to, job, result
-from tests.harness.processes import copies
-from tests.harness.running import Service
-from tests.harness.valkey import private_valkey
-from tests.harness.videos import clip, every
-from tests.harness.waiting import START_S, eventually
-from tests.harness.worker import worker_process
+from tests.support.bundles.clips import NETWORKS, expected, frames, video, write_recorded
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.job_api import accepted, comes_to, job, result
+from tests.support.live_service import Service, worker_process
+from tests.support.processes import copies
+from tests.support.redis import private_valkey
+from tests.support.videos import clip, every
+from tests.support.waiting import START_S, eventually
 
 
 @cache

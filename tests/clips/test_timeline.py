@@ -19,9 +19,9 @@ from server.tasks.classify import ClassifyOptions
 from server.tasks.classify_clips import ClassifyClips
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
 from tests.clips.test_sound import BELL, FILM, HOP, NOISE, RATE, answered, ask, bank, windows
-from tests.harness.clips import NETWORKS, frames, mavil, squares, video, view_numbers, write_mavil, write_recorded
-from tests.harness.gateway import Gateway
-from tests.harness.jobs import parsed
+from tests.support.bundles.clips import NETWORKS, frames, mavil, squares, video, view_numbers, write_mavil, write_recorded
+from tests.support.gateway_process import Gateway
+from tests.support.job_api import parsed
 
 CPU = torch.device("cpu")
 LABELS = 7

@@ -15,8 +15,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.settings import Settings
-from tests.harness.bundles import write_null
-from tests.harness.running import running
+from tests.support.bundles.vit import write_null
+from tests.support.live_service import running
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.harness.schedule import unit
+from tests.support.pytest_plugins import unit
 
 ROOT = Path(__file__).parents[2]
 TESTS = """
@@ -37,7 +37,7 @@ def test_a_fast_run_skips_what_starts_a_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", *options, str(file)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert ran.returncode == 0, ran.stdout
-    assert re.search(r"^SKIPPED \[3\] tests/harness/fast.py:1: starts a process$", ran.stdout, re.M), ran.stdout
+    assert re.search(r"^SKIPPED \[3\] tests/support/pytest_plugins.py:1: starts a process$", ran.stdout, re.M), ran.stdout
     assert re.search(r"^1 passed, 3 skipped", ran.stdout, re.M), ran.stdout
 
 

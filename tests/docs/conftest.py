@@ -14,20 +14,18 @@ from numpy.typing import NDArray
 from models.bundle import write
 from models.bundle_schema import Space
 from models.systems.pipeline_bundles import join_photographs
-from tests.docs.desk import Desk
-from tests.docs.snippets import ROOT
-from tests.harness.bundles import write_tiny_diffmae
-from tests.harness.captures import CAPTURE, HEIGHT, WIDTH, depth, npy, points
-from tests.harness.clips import write_mavil, write_recorded
-from tests.harness.pairs import write_tiny_pair
-from tests.harness.pictures import png
-from tests.harness.pipelines import write_watcher
-from tests.harness.reds import picture
-from tests.harness.running import running
-from tests.harness.shell import write_shell
-from tests.harness.sounds import tones, wav, written
-from tests.harness.videos import clip, every
-from tests.reconstruct.telling import write_teller
+from tests.docs.code_blocks import ROOT, Desk
+from tests.support.audio import tones, wav, written
+from tests.support.bundles.actions import write_watcher
+from tests.support.bundles.analytic_mcc import write_shell
+from tests.support.bundles.clips import write_mavil, write_recorded
+from tests.support.bundles.image_text import write_tiny_pair
+from tests.support.bundles.onnx import write_teller
+from tests.support.bundles.vit import write_tiny_diffmae
+from tests.support.fake_worker import picture
+from tests.support.images import CAPTURE, HEIGHT, WIDTH, depth, npy, png, points
+from tests.support.live_service import running
+from tests.support.videos import clip, every
 
 SPACE = Space(spacing=0.2, reach=0.2, margin=4)
 
@@ -71,7 +69,7 @@ def environment_of(url: str, shims: Path) -> dict[str, str]:
     """Variables under which `opsin` is this checkout's, and `curl` is ours, whether or not the machine has one."""
     for name, command in {
         "opsin": f"{sys.executable} -m opsin",
-        "curl": f"{sys.executable} {Path(__file__).with_name('shell_curl.py')}",
+        "curl": f"{sys.executable} {Path(__file__).with_name('curl.py')}",
     }.items():
         (shims / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (shims / name).chmod(0o755)

@@ -25,11 +25,10 @@ from models.systems.mvit.model import MViT, MViTConfig
 from models.systems.mvit.roi_pool import BoxPooling
 from opsin.cli.app import app
 from server.tasks.registry import main_task
+from tests.docs.code_blocks import ROOT, Block, Desk, of_page
 from tests.docs.conftest import environment_of, fill
-from tests.docs.desk import Desk
-from tests.docs.snippets import ROOT, Block, of_page
-from tests.harness import service, vocabularies
-from tests.harness.graphs import colours, lama, midas
+from tests.support import serve_process, vocabularies
+from tests.support.bundles.onnx import colours, lama, midas
 
 PAGE = "docs/checkpoints.md"
 GOLDEN = ROOT / "tests" / "golden"
@@ -121,8 +120,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def desk(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A running service with them."""
-    with service.serve(folder / "bundles") as running:
-        service.eventually(lambda: in_state(running.url, "ready") >= SERVED, "all are served", READY_S)
+    with serve_process.serve(folder / "bundles") as running:
+        serve_process.eventually(lambda: in_state(running.url, "ready") >= SERVED, "all are served", READY_S)
         yield Desk(folder, running.url, environment_of(running.url, tmp_path_factory.mktemp("bin")))
 
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from tests.docs.snippets import ROOT
+from tests.docs.code_blocks import ROOT
 
 TOLD = yaml.safe_load((ROOT / "docs" / "claims.yaml").read_text(encoding="utf-8"))
 CLAIMS: list[dict[str, Any]] = TOLD["claims"]

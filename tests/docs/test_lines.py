@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.docs.snippets import PAGES, ROOT
+from tests.docs.code_blocks import PAGES, ROOT
 
 MAX_LENGTH = 120
 

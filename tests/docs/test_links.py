@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docs.snippets import ROOT
+from tests.docs.code_blocks import ROOT
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2", re.MULTILINE | re.DOTALL)

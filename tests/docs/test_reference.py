@@ -13,7 +13,7 @@ import opsin
 from opsin.cli.app import app
 from server.settings import Settings
 from server.tasks.registry import ROUTES
-from tests.docs.snippets import ROOT
+from tests.docs.code_blocks import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import typer
 from typer.main import get_command
 
 from opsin.cli.app import app
-from tests.docs.desk import Desk
-from tests.docs.snippets import Block, blocks, commands, of_page
+from tests.docs.code_blocks import Block, Desk, blocks, commands, of_page
 
 RUN = (
     "README.md-2",

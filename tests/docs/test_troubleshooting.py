@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from server.http.problems import Kind
-from tests.docs.snippets import ROOT
+from tests.docs.code_blocks import ROOT
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 HEADINGS = re.findall(r"^### (.+)$", PAGE, re.MULTILINE)

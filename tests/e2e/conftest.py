@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.bundles import write_null, write_tiny_vit
-from tests.harness.service import Service, serve
+from tests.support.bundles.vit import write_null, write_tiny_vit
+from tests.support.serve_process import Service, serve
 
 
 @pytest.fixture(scope="package")

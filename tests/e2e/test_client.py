@@ -12,10 +12,10 @@ from PIL import Image
 
 from models.bundle import read
 from opsin import AsyncClient, Client, Refused
-from tests.harness.bundles import TINY, expected_scores
-from tests.harness.command import opsin
-from tests.harness.pictures import picture
-from tests.harness.service import Service
+from tests.support.bundles.vit import TINY, expected_scores
+from tests.support.images import picture
+from tests.support.processes import opsin
+from tests.support.serve_process import Service
 
 TOKENS = TINY.patches + TINY.special_tokens
 

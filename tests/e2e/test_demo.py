@@ -24,11 +24,11 @@ from opsin.cli.demo import show_pictures
 from opsin.cli.demo_clips import MOVES, show_clips
 from opsin.cli.demo_sounds import SOUNDS, hears, show_sounds
 from opsin.client import Client
-from tests.harness.bundles import TINY, write_tiny_diffmae, write_tiny_vit
-from tests.harness.command import opsin
-from tests.harness.pipelines import LABELS, write_watcher
-from tests.harness.scripted import RESULT, Answer, scripted
-from tests.harness.shell import write_shell
+from tests.support.bundles.actions import LABELS, write_watcher
+from tests.support.bundles.analytic_mcc import write_shell
+from tests.support.bundles.vit import TINY, write_tiny_diffmae, write_tiny_vit
+from tests.support.fake_servers import RESULT, Answer, scripted
+from tests.support.processes import opsin
 from training.data.demo_clip import CLIPS
 from training.data.packages import obtain
 from training.errors import DataError

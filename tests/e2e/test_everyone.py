@@ -8,9 +8,9 @@ import httpx2
 import numpy as np
 
 from models.bundle import read
-from tests.harness.bundles import expected_scores
-from tests.harness.pictures import picture
-from tests.harness.service import Service
+from tests.support.bundles.vit import expected_scores
+from tests.support.images import picture
+from tests.support.serve_process import Service
 
 CLIENTS = 200
 

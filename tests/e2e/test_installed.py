@@ -14,9 +14,9 @@ import httpx2
 import pytest
 
 import opsin
-from tests.harness.environments import environment
-from tests.harness.service import Service, serve
-from tests.training import shapes
+from tests.support.processes import environment
+from tests.support.serve_process import Service, serve
+from tests.training import tiny_recipe
 from tests.training.test_own_folder import SMALL
 
 pytestmark = pytest.mark.slow
@@ -120,8 +120,8 @@ def test_a_checkpoint_is_imported(programs: Path, folder: Path) -> None:
 
 
 def test_a_recipe_of_the_wheel_trains_on_own_images(programs: Path, folder: Path) -> None:
-    shapes.draw(folder / "photos/train", 24)
-    shapes.draw(folder / "photos/val", 6, seed=1)
+    tiny_recipe.draw(folder / "photos/train", 24)
+    tiny_recipe.draw(folder / "photos/val", 6, seed=1)
     images = ("name=mine", "data.path=photos/train", "release.quality.data.path=photos/val")
     changes = (*images, *SMALL["folder-finetune"])  # which starts from the starter of flags
     run(programs, folder, "train", "training/recipes/folder-finetune.yaml", *changes, "--no-tensorboard", "--bundles", "trained")

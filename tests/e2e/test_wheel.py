@@ -19,9 +19,9 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 from models.bundle_files import sha256_of
-from tests.harness.bundles import TINY
-from tests.harness.pictures import picture
-from tests.harness.service import Service
+from tests.support.bundles.vit import TINY
+from tests.support.images import picture
+from tests.support.serve_process import Service
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("opsin", "server", "models", "kernels", "training")

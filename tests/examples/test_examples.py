@@ -20,10 +20,10 @@ from PIL import Image
 
 from opsin import Client
 from server import playground
-from tests.harness.queue import free_port
-from tests.harness.running import Service, running
-from tests.harness.shell import write_shell
-from tests.harness.waiting import eventually
+from tests.support.bundles.analytic_mcc import write_shell
+from tests.support.live_service import Service, running
+from tests.support.queue import free_port
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.reds import Worker, make_spec
-from tests.harness.valkey import private_valkey
+from tests.support.fake_worker import Worker, make_spec
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.redis import private_valkey
 
 LIMITS = {"max_body_bytes": 200_000, "max_images": 8, "max_pixels": 1_000_000}
 

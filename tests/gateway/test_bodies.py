@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.pictures import encoded
-from tests.harness.raw import Answer, Raw, ask, post
-from tests.harness.reds import Worker, make_spec, picture
-from tests.harness.valkey import private_valkey
-from tests.harness.waiting import WAIT_S, eventually
+from tests.support.fake_worker import Worker, make_spec, picture
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.images import encoded
+from tests.support.raw_http import Answer, Raw, ask, post
+from tests.support.redis import private_valkey
+from tests.support.waiting import WAIT_S, eventually
 
 MIB = 1024 * 1024
 JSON = "Content-Type: application/json"

@@ -12,9 +12,9 @@ import pytest
 from server.queue.messages import Failure, Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway.test_event_streams import streamed
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.jobs import Event, accepted, ask_later, events_of
-from tests.harness.reds import Worker, answer, make_spec, picture
+from tests.support.fake_worker import Worker, answer, make_spec, picture
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.job_api import Event, accepted, ask_later, events_of
 
 Ask = Callable[[Gateway, list[bytes]], list[Event]]
 

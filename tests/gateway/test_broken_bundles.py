@@ -11,12 +11,12 @@ import pytest
 from models.bundle import SPEC_FILE
 from opsin.client import Client
 from opsin.errors import Unavailable
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.command import opsin
-from tests.harness.gateway import problem
-from tests.harness.reds import picture
-from tests.harness.running import Service, running
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.fake_worker import picture
+from tests.support.gateway_process import problem
+from tests.support.live_service import Service, running
+from tests.support.processes import opsin
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

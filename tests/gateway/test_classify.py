@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.harness.gateway import Gateway
-from tests.harness.reds import CLASSES, DEPTH, TOKENS, picture
+from tests.support.fake_worker import CLASSES, DEPTH, TOKENS, picture
+from tests.support.gateway_process import Gateway
 
 
 def best(response: object) -> list[str]:

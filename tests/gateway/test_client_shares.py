@@ -11,10 +11,10 @@ import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway.test_connections import HEALTH, clients, leave_alone, length
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.raw import NOTHING, Answer, Raw, post
-from tests.harness.reds import Worker, make_spec, picture
-from tests.harness.waiting import eventually
+from tests.support.fake_worker import Worker, make_spec, picture
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.raw_http import NOTHING, Answer, Raw, post
+from tests.support.waiting import eventually
 from tests.tasks.test_inpaint import SPEC as INPAINT
 
 

@@ -16,10 +16,10 @@ from server.http.connections import READ_BYTES, Connections, unacknowledged
 from server.http.protocol import bounded
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway.conftest import Shared
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.raw import NOTHING, Answer, Raw, ask, post
-from tests.harness.reds import Worker, picture
-from tests.harness.waiting import WAIT_S, eventually
+from tests.support.fake_worker import Worker, picture
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.raw_http import NOTHING, Answer, Raw, ask, post
+from tests.support.waiting import WAIT_S, eventually
 
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n"
 MB = 1_000_000

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import gateway_process, problem
-from tests.harness.reds import Worker, make_spec, picture
-from tests.harness.waiting import WAIT_S, eventually
+from tests.support.fake_worker import Worker, make_spec, picture
+from tests.support.gateway_process import gateway_process, problem
+from tests.support.waiting import WAIT_S, eventually
 
 
 def test_a_signal_drains_and_the_exit_status_is_0(valkey: PrivateValkey) -> None:

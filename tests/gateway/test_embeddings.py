@@ -19,12 +19,12 @@ from server.gateway.openai.embedding_request import read_embedding_request
 from server.http.problems import Problem
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway.test_connections import length
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.raw import Raw, post
-from tests.harness.reds import Worker, make_spec, picture, unbearable
-from tests.harness.valkey import private_valkey
-from tests.harness.vectors import BROKEN, DIM, LONGEST_BYTES, answer, make_encoder, make_pair, of_color, of_text
-from tests.harness.waiting import eventually
+from tests.support.fake_vectors import BROKEN, DIM, LONGEST_BYTES, answer, make_encoder, make_pair, of_color, of_text
+from tests.support.fake_worker import Worker, make_spec, picture, unbearable
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.raw_http import Raw, post
+from tests.support.redis import private_valkey
+from tests.support.waiting import eventually
 
 MAX_IMAGES = 4
 MAX_BODY = 200_000

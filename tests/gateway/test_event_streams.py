@@ -22,10 +22,10 @@ from server.queue.messages import Failure, Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from server.tasks.base import Outputs
 from server.tasks.classify import Classify, ClassifyOptions, ClassifyPlan
-from tests.harness.gateway import Gateway, gateway_process, problem
-from tests.harness.jobs import Event, dashed, parsed
-from tests.harness.reds import MANY_LABELS, Worker, answer_at_length, make_spec, picture
-from tests.harness.waiting import WAIT_S, eventually
+from tests.support.fake_worker import MANY_LABELS, Worker, answer_at_length, make_spec, picture
+from tests.support.gateway_process import Gateway, gateway_process, problem
+from tests.support.job_api import Event, dashed, parsed
+from tests.support.waiting import WAIT_S, eventually
 
 STREAM = {"Accept": "text/event-stream"}
 

@@ -26,12 +26,12 @@ from server.http.dialling import Dialler
 from server.http.problems import Kind, Problem
 from server.tasks.classify import Classify
 from tests.gateway.conftest import Shared
-from tests.gateway.hosts import HostAnswer, Asked, Host, host, trusted
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.hostile import INSIDE, LOOPBACK, UNRESOLVABLE, hostile
-from tests.harness.raw import Raw, post
-from tests.harness.reds import picture
-from tests.harness.waiting import WAIT_S, eventually, eventually_async
+from tests.support.fake_servers import Asked, Host, HostAnswer, host, trusted
+from tests.support.fake_worker import picture
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.raw_http import Raw, post
+from tests.support.ssrf_urls import INSIDE, LOOPBACK, UNRESOLVABLE, hostile
+from tests.support.waiting import WAIT_S, eventually, eventually_async
 
 LIMIT = 200_000
 HELD = threading.Event()

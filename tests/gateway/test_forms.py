@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
-from tests.harness.gateway import Gateway
-from tests.harness.raw import Answer, Raw, ask, post
-from tests.harness.reds import Worker, picture
+from tests.support.fake_worker import Worker, picture
+from tests.support.gateway_process import Gateway
+from tests.support.raw_http import Answer, Raw, ask, post
 
 DISPOSITION = 'Content-Disposition: form-data; name="image"; filename="a.png"'
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.raw import NOTHING, Answer, Raw, ask, post
-from tests.harness.reds import Worker, picture
-from tests.harness.valkey import private_valkey
+from tests.support.fake_worker import Worker, picture
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.raw_http import NOTHING, Answer, Raw, ask, post
+from tests.support.redis import private_valkey
 
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n"
 

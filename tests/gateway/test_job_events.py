@@ -9,11 +9,11 @@ import pytest
 from server.arrays import Array
 from server.queue.messages import Progress
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import Gateway, gateway_process, problem
-from tests.harness.jobs import Event, accepted, ask_later, comes_to, events_of, job, parsed, result
-from tests.harness.raw import ask
-from tests.harness.reds import MANY_LABELS, Worker, answer_at_length, make_spec, picture
-from tests.harness.waiting import WAIT_S, eventually
+from tests.support.fake_worker import MANY_LABELS, Worker, answer_at_length, make_spec, picture
+from tests.support.gateway_process import Gateway, gateway_process, problem
+from tests.support.job_api import Event, accepted, ask_later, comes_to, events_of, job, parsed, result
+from tests.support.raw_http import ask
+from tests.support.waiting import WAIT_S, eventually
 
 
 def shape(events: list[Event]) -> list[tuple[int, str]]:

@@ -6,10 +6,10 @@ import time
 
 from server.queue.messages import Failure, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import gateway_process, problem
-from tests.harness.jobs import accepted, ask_later, comes_to, events_of, job, result
-from tests.harness.reds import Worker, make_spec, picture
-from tests.harness.waiting import eventually
+from tests.support.fake_worker import Worker, make_spec, picture
+from tests.support.gateway_process import gateway_process, problem
+from tests.support.job_api import accepted, ask_later, comes_to, events_of, job, result
+from tests.support.waiting import eventually
 
 
 def test_asynchronous_jobs_hold_half_of_the_queue(valkey: PrivateValkey) -> None:

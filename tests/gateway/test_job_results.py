@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 import psutil
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.jobs import accepted, comes_to, result
-from tests.harness.raw import Raw
-from tests.harness.reds import MANY_LABELS, Worker, answer_at_length, make_spec, picture
+from tests.support.fake_worker import MANY_LABELS, Worker, answer_at_length, make_spec, picture
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.job_api import accepted, comes_to, result
+from tests.support.raw_http import Raw
 
 MB = 1_000_000
 IMAGES = 4

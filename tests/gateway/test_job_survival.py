@@ -12,11 +12,11 @@ import pytest
 import redis
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import gateway_process, problem
-from tests.harness.jobs import accepted, ask_later, comes_to, events_of, job, parsed, result
-from tests.harness.queue import Server, durable_server
-from tests.harness.reds import MANY_LABELS, Worker, answer_at_length, make_spec, picture
-from tests.harness.waiting import eventually
+from tests.support.fake_worker import MANY_LABELS, Worker, answer_at_length, make_spec, picture
+from tests.support.gateway_process import gateway_process, problem
+from tests.support.job_api import accepted, ask_later, comes_to, events_of, job, parsed, result
+from tests.support.queue import Server, durable_server
+from tests.support.waiting import eventually
 
 
 def test_a_job_survives_the_death_of_its_gateway(valkey: PrivateValkey) -> None:

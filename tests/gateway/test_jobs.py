@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import Gateway, gateway_process, problem
-from tests.harness.jobs import accepted, ask_later, comes_to, events_of, job, result
-from tests.harness.reds import Worker, make_spec, picture, unbearable
-from tests.harness.waiting import eventually
+from tests.support.fake_worker import Worker, make_spec, picture, unbearable
+from tests.support.gateway_process import Gateway, gateway_process, problem
+from tests.support.job_api import accepted, ask_later, comes_to, events_of, job, result
+from tests.support.waiting import eventually
 
 
 def test_a_job_is_accepted_and_answered_later(gateway: Gateway, worker: Worker) -> None:

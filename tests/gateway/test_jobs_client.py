@@ -11,10 +11,10 @@ import pytest
 
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, Refused
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.command import opsin
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.reds import Worker, make_spec, picture, unbearable
-from tests.harness.waiting import WAIT_S
+from tests.support.fake_worker import Worker, make_spec, picture, unbearable
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.processes import opsin
+from tests.support.waiting import WAIT_S
 
 
 @pytest.fixture

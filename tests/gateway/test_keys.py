@@ -14,11 +14,11 @@ import redis
 
 from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
 from tests.gateway.conftest import LIMITS, Shared
-from tests.harness.gateway import Gateway, gateway_process, problem
-from tests.harness.jobs import accepted
-from tests.harness.raw import Raw
-from tests.harness.reds import Worker, picture
-from tests.harness.waiting import eventually
+from tests.support.fake_worker import Worker, picture
+from tests.support.gateway_process import Gateway, gateway_process, problem
+from tests.support.job_api import accepted
+from tests.support.raw_http import Raw
+from tests.support.waiting import eventually
 
 LATER = {"Prefer": "respond-async"}
 SECRET = "opsin_" + "5ec2e7" * 10 + "abcd"

@@ -8,12 +8,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.gateway.slow_link import slow_link
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.jobs import accepted, ask_later, comes_to, result
-from tests.harness.queue import Server
-from tests.harness.reds import Worker, make_spec, picture
-from tests.harness.waiting import eventually
+from tests.support.fake_servers import slow_link
+from tests.support.fake_worker import Worker, make_spec, picture
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.job_api import accepted, ask_later, comes_to, result
+from tests.support.queue import Server
+from tests.support.waiting import eventually
 
 MEGABYTE = 1_000_000
 LINK = 12 * MEGABYTE

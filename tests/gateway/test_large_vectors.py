@@ -14,7 +14,7 @@ from server.gateway.presenting import Presenting
 from server.gateway.turns import Turns
 from server.media.memory_budget import MemoryBudget
 from server.tasks.embed import FEW_BYTES, Embed, EmbedOptions
-from tests.harness.vectors import make_encoder
+from tests.support.fake_vectors import make_encoder
 
 TASK, SPEC = Embed(), make_encoder()
 TIMING = Timing(0.0, 0.0, 0.0, 0.0, 0.0, 1)

@@ -10,10 +10,10 @@ import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import Gateway, executed_gateway, gateway_process
-from tests.harness.jobs import accepted, ask_later, comes_to
-from tests.harness.reds import TOKENS, Worker, make_spec, picture
-from tests.harness.waiting import eventually
+from tests.support.fake_worker import TOKENS, Worker, make_spec, picture
+from tests.support.gateway_process import Gateway, executed_gateway, gateway_process
+from tests.support.job_api import accepted, ask_later, comes_to
+from tests.support.waiting import eventually
 
 
 def test_items_of_asynchronous_jobs_are_counted_once_by_some_gateway(valkey: PrivateValkey) -> None:

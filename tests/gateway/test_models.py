@@ -18,9 +18,9 @@ from server.queue.messages import ServedBundle, WorkerInfo
 from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
 from server.tasks.registry import TASKS, main_task
-from tests.harness.gateway import Gateway, gateway_process, problem
-from tests.harness.reds import DEPTH, Worker, make_spec, picture
-from tests.harness.waiting import eventually
+from tests.support.fake_worker import DEPTH, Worker, make_spec, picture
+from tests.support.gateway_process import Gateway, gateway_process, problem
+from tests.support.waiting import eventually
 
 
 def ready(gateway: Gateway) -> tuple[int, object]:

@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import START_GATEWAY, Gateway, answering, environment
-from tests.harness.raw import NOTHING, Raw, ask
-from tests.harness.reds import Worker, make_spec, picture
-from tests.harness.waiting import WAIT_S, eventually
+from tests.support.fake_worker import Worker, make_spec, picture
+from tests.support.gateway_process import START_GATEWAY, Gateway, answering, environment
+from tests.support.raw_http import NOTHING, Raw, ask
+from tests.support.waiting import WAIT_S, eventually
 
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); "
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: here\r\n\r\n"

@@ -17,7 +17,7 @@ from server import playground
 from server.supervisor.private_valkey import PrivateValkey
 from starters.make.drawings import figures
 from starters.make.drawings.captures import OBJECTS, capture
-from tests.harness.gateway import Gateway, gateway_process, problem
+from tests.support.gateway_process import Gateway, gateway_process, problem
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 SOUNDS = {file.stem for file in playground.SAMPLES.glob("*.flac")}

@@ -13,10 +13,10 @@ import pytest
 
 from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import START_GATEWAY, executed_gateway, gateway_process
-from tests.harness.gateway import environment as gateway_environment
-from tests.harness.reds import Worker, answer, make_spec, picture
-from tests.harness.waiting import WAIT_S
+from tests.support.fake_worker import Worker, answer, make_spec, picture
+from tests.support.gateway_process import START_GATEWAY, executed_gateway, gateway_process
+from tests.support.gateway_process import environment as gateway_environment
+from tests.support.waiting import WAIT_S
 
 IMPORT_GATEWAY = """
 import sys

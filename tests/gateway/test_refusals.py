@@ -8,9 +8,9 @@ import zlib
 
 import pytest
 
-from tests.harness.gateway import Gateway, problem
-from tests.harness.pictures import png_that_claims
-from tests.harness.reds import Worker, picture
+from tests.support.fake_worker import Worker, picture
+from tests.support.gateway_process import Gateway, problem
+from tests.support.images import png_that_claims
 
 JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF"
 

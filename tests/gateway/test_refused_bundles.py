@@ -12,10 +12,10 @@ from models.bundle import BundleSpec
 from server.queue.link import WorkerTimings
 from server.queue.messages import ServedBundle, WorkerInfo
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import Gateway, gateway_process, problem
-from tests.harness.queue import WorkerQueue
-from tests.harness.reds import Worker, make_spec, picture
-from tests.harness.waiting import eventually
+from tests.support.fake_worker import Worker, make_spec, picture
+from tests.support.gateway_process import Gateway, gateway_process, problem
+from tests.support.queue import WorkerQueue
+from tests.support.waiting import eventually
 
 REASON = "reds/1/model.safetensors: 9 bytes where bundle.json says 10"
 LONG = 60.0

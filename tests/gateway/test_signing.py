@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.gateway.signing import SigningSecrets
-from tests.harness.command import opsin
+from tests.support.processes import opsin
 
 SECRETS = [f"whsec_{base64.b64encode(bytes([number]) * 32).decode()}" for number in (1, 2)]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from server.queue.messages import Progress
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import Gateway, gateway_process, problem
-from tests.harness.queue import free_port
-from tests.harness.reds import TOKENS, Worker, make_spec, picture
-from tests.harness.waiting import WAIT_S, eventually
+from tests.support.fake_worker import TOKENS, Worker, make_spec, picture
+from tests.support.gateway_process import Gateway, gateway_process, problem
+from tests.support.queue import free_port
+from tests.support.waiting import WAIT_S, eventually
 
 LEVEL = {"done": 3, "total": 9, "unit": "levels"}
 

@@ -15,7 +15,7 @@ import pytest
 
 from models.processes.confined_process import Confined
 from server.gateway.turns import LargeBodies, Turns
-from tests.harness.waiting import eventually_async
+from tests.support.waiting import eventually_async
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from server.queue.connect import connect
 from server.queue.link import WorkerTimings
 from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.gateway import gateway_process, problem
-from tests.harness.keyspace import PartitionRedis
-from tests.harness.queue import WorkerQueue
-from tests.harness.raw import Raw, post
-from tests.harness.reds import Worker, answer, make_spec, picture
-from tests.harness.waiting import eventually
+from tests.support.fake_worker import Worker, answer, make_spec, picture
+from tests.support.gateway_process import gateway_process, problem
+from tests.support.queue import WorkerQueue
+from tests.support.raw_http import Raw, post
+from tests.support.redis import PartitionRedis
+from tests.support.waiting import eventually
 
 
 def test_a_name_never_seen_waits_for_the_first_worker(valkey: PrivateValkey) -> None:

@@ -27,13 +27,13 @@ from server.queue.webhooks import MOST_OF_HOST
 from server.supervisor.private_valkey import PrivateValkey
 from server.telemetry.metrics import GatewayMetrics
 from tests.gateway.conftest import Shared
-from tests.gateway.hosts import HostAnswer, Asked, Host, host, trusted
-from tests.harness import queue as harness
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.queue import DRAFT, a_job
-from tests.harness.reds import Worker, picture, unbearable
-from tests.harness.valkey import private_valkey
-from tests.harness.waiting import eventually, eventually_async
+from tests.support import queue as queues
+from tests.support.fake_servers import Asked, Host, HostAnswer, host, trusted
+from tests.support.fake_worker import Worker, picture, unbearable
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.queue import DRAFT, a_job
+from tests.support.redis import private_valkey
+from tests.support.waiting import eventually, eventually_async
 
 SECRETS = [f"whsec_{base64.b64encode(bytes([number]) * 32).decode()}" for number in (1, 2)]
 TRIES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
@@ -64,7 +64,7 @@ def valkey() -> Iterator[PrivateValkey]:
 
 @pytest.fixture
 def db(url: str) -> Iterator[redis.Redis]:
-    with harness.redis_at(url, decode_responses=True) as client:
+    with queues.redis_at(url, decode_responses=True) as client:
         yield client
 
 
@@ -253,7 +253,7 @@ async def test_a_receiver_is_called_until_it_has_listened_or_wants_no_more(
     url: str, db: redis.Redis, certificates: None, secrets: Path, answers: list[Any], calls: int, outcome: str
 ) -> None:
     with host(Receiver(*answers)) as there:
-        async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
+        async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
             record = await ended(us, there.url("/"))
             await eventually_async(lambda: count(metrics, outcome) == 1)
             await eventually_async(lambda: not db.exists(f"webhook:{record}") and not db.zcard("webhooks"))
@@ -264,8 +264,8 @@ async def test_a_receiver_is_called_until_it_has_listened_or_wants_no_more(
 
 
 async def test_a_dead_receiver_is_given_up_and_the_job_is_as_it_was(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
-    dead = f"localhost:{harness.free_port()}"
-    async with harness.gateway(url) as us, sending(us, secrets, dead) as metrics:
+    dead = f"localhost:{queues.free_port()}"
+    async with queues.gateway(url) as us, sending(us, secrets, dead) as metrics:
         record = await ended(us, f"https://{dead}/")
         await eventually_async(lambda: count(metrics, "given_up") == 1)
         assert count(metrics, "failed") == len(TRIES) - 1
@@ -275,7 +275,7 @@ async def test_a_dead_receiver_is_given_up_and_the_job_is_as_it_was(url: str, db
 
 
 async def test_a_host_has_half_of_the_places_and_the_others_the_rest(url: str) -> None:
-    async with harness.gateway(url) as us:
+    async with queues.gateway(url) as us:
         for host_name in ["hangs.example"] * 3 + ["listens.example"]:
             await ended(us, f"https://{host_name}/hook")
         found, _ = await us.webhooks.claim(8, 60.0, {"hangs.example": MOST_OF_HOST - 2})
@@ -287,7 +287,7 @@ async def test_many_that_wait_for_one_host_do_not_hide_those_of_others(url: str,
     db.zadd("webhooks", dict.fromkeys(hanging, 1.0))
     for id_ in hanging:
         db.hset(f"webhook:{id_}", "webhook", "https://hangs.example/hook")
-    async with harness.gateway(url) as us:
+    async with queues.gateway(url) as us:
         await ended(us, "https://listens.example/hook")
         found = [await us.webhooks.claim(8, 60.0, {"hangs.example": MOST_OF_HOST}) for _ in range(2)]
         assert [one.host for claimed, _ in found for one in claimed] == ["listens.example"]
@@ -297,7 +297,7 @@ async def test_many_that_wait_for_one_host_do_not_hide_those_of_others(url: str,
 
 async def test_nobody_is_told_of_jobs_of_a_revoked_key(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
     with host(Receiver()) as there:
-        async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
+        async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}") as metrics:
             record = await ended(us, there.url("/"), "revoked")
             await eventually_async(lambda: count(metrics, "given_up") == 1)
             assert count(metrics, "failed") == len(TRIES) - 1  # its file of keys may have been an old one
@@ -309,7 +309,7 @@ async def test_nobody_is_told_of_jobs_of_a_revoked_key(url: str, db: redis.Redis
 
 async def test_what_cannot_be_read_or_settled_holds_up_nobody_else(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
     with host(Receiver(HostAnswer(500), HostAnswer(204))) as there:
-        async with harness.gateway(url) as us:
+        async with queues.gateway(url) as us:
             unreadable, unsettled = [await ended(us, there.url("/")) for _ in range(2)]
             db.hset(f"webhook:{unreadable}", "created_ms", "never")
             db.hdel(f"webhook:{unsettled}", "finished_ms")
@@ -322,7 +322,7 @@ async def test_what_cannot_be_read_or_settled_holds_up_nobody_else(url: str, db:
 
 
 async def test_tries_that_fell_due_while_no_gateway_was_there_keep_their_distance(url: str, db: redis.Redis) -> None:
-    async with harness.gateway(url) as us:
+    async with queues.gateway(url) as us:
         record = await ended(us, "https://localhost/")
         finished = db.hincrby(f"webhook:{record}", "finished_ms", -3_600_000)
         ((due,), _) = await us.webhooks.claim(1, 60.0, {})
@@ -335,7 +335,7 @@ async def test_tries_that_fell_due_while_no_gateway_was_there_keep_their_distanc
 
 async def test_many_that_are_due_wait_for_a_free_place_alone(url: str, certificates: None, secrets: Path) -> None:
     with host(Receiver()) as there:
-        async with harness.gateway(url) as us:
+        async with queues.gateway(url) as us:
             for _ in range(AT_ONCE + 4):
                 await ended(us, there.url("/"))
             async with sending(us, secrets, f"localhost:{there.port}", timings=replace_timings(look=3600.0)) as metrics:
@@ -353,7 +353,7 @@ async def test_a_slow_receiver_holds_up_nobody_else(url: str, certificates: None
     with host(Receiver(slow)) as tired, host(Receiver()) as awake:
         timings = replace_timings(timeout=60.0)
         async with (
-            harness.gateway(url) as us,
+            queues.gateway(url) as us,
             sending(us, secrets, f"localhost:{tired.port}", f"localhost:{awake.port}", timings=timings) as metrics,
         ):
             await ended(us, tired.url("/"))
@@ -375,7 +375,7 @@ async def test_one_that_takes_too_long_is_called_again(url: str, certificates: N
 
     with host(Receiver(slow, HostAnswer(200))) as there:
         timings = replace_timings(timeout=1.0)
-        async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}", timings=timings) as metrics:
+        async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}", timings=timings) as metrics:
             await ended(us, there.url("/"))
             await eventually_async(lambda: count(metrics, "delivered") == 1)
             assert count(metrics, "failed") == 1
@@ -386,7 +386,7 @@ async def test_what_a_dead_gateway_had_begun_another_one_ends_when_its_lease_has
     url: str, certificates: None, secrets: Path
 ) -> None:
     with host(Receiver()) as there:
-        async with harness.gateway(url) as us:
+        async with queues.gateway(url) as us:
             await ended(us, there.url("/"))
             claimed, _ = await us.webhooks.claim(8, 0.3, {})  # by a gateway that dies now
             assert [one.attempt for one in claimed] == [1]
@@ -399,7 +399,7 @@ async def test_what_a_dead_gateway_had_begun_another_one_ends_when_its_lease_has
 
 async def test_a_name_that_leads_inside_is_never_called(url: str, certificates: None, secrets: Path) -> None:
     with host(Receiver()) as there:
-        async with harness.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}", networks=[]) as metrics:
+        async with queues.gateway(url) as us, sending(us, secrets, f"localhost:{there.port}", networks=[]) as metrics:
             await ended(us, there.url("/"))
             await eventually_async(lambda: count(metrics, "given_up") == 1)
         assert there.connections == 0
@@ -408,7 +408,7 @@ async def test_a_name_that_leads_inside_is_never_called(url: str, certificates: 
 async def test_what_waits_to_be_told_is_bounded_and_what_is_dropped_is_counted(
     url: str, db: redis.Redis, certificates: None, secrets: Path
 ) -> None:
-    async with harness.gateway(url) as us:
+    async with queues.gateway(url) as us:
         db.zadd("webhooks", {f"other-{number}": 2e15 for number in range(10_000)})
         await ended(us, "https://localhost/")
         async with sending(us, secrets, "localhost") as metrics:

@@ -17,8 +17,8 @@ from server.worker.executors import Computed, OneShot
 from server.worker.layout import GPU_SLOTS, Layout
 from server.worker.measurements import Measurements
 from server.worker.warmup import Loader, sample
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.deliveries import delivery
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.queue import delivery
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")]
 

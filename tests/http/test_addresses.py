@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from server.http.addresses import NotAllowed, is_public, read, unwrapped
-from tests.harness.hostile import INSIDE
+from tests.support.ssrf_urls import INSIDE
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101", "2002:101:101::1"])

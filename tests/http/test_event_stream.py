@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message
 
 from server.http import event_stream
-from tests.harness.waiting import eventually_async
+from tests.support.waiting import eventually_async
 
 
 async def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:

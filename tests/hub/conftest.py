@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import transformers
 
-from tests.harness import vocabularies
 from tests.hub.saved import randomised, save
+from tests.support import vocabularies
 
 SENTENCES = ["a photo of a red car", "the dog sleeps", "dont stop its 2024", "ha ha haha", "unicode facade"] * 20
 TOWER = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}

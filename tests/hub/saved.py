@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.bundle import Bundle
 from models.bundle_schema import Preprocess
 from models.checkpoints import import_checkpoint
-from tests.harness.bundles import sealed
+from tests.support.bundles.vit import sealed
 
 Pixels = NDArray[np.uint8]
 

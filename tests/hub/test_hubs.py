@@ -17,11 +17,11 @@ import transformers
 from safetensors.torch import save_file
 
 from models.bundle import read
-from tests.harness import forked
-from tests.harness.command import opsin
-from tests.harness.waiting import eventually
-from tests.hub.fake_hub import COMMIT, FakeHub, running
 from tests.hub.saved import change, randomised, save
+from tests.support import forked_program
+from tests.support.fake_hub import COMMIT, FakeHub, running
+from tests.support.processes import opsin
+from tests.support.waiting import eventually
 
 CARD = "---\nlicense: apache-2.0\ntags:\n- vision\n---\n# A model\n"
 PROCESSOR = {
@@ -186,7 +186,7 @@ def test_a_body_without_end_is_refused(hub: FakeHub, tmp_path: Path) -> None:
 def test_an_import_that_is_terminated_leaves_nothing(hub: FakeHub, tmp_path: Path) -> None:
     hub.endless = "model.safetensors"
     given = os.environ | hub.environment(tmp_path / "cache")
-    process = forked.Forked("opsin", "import", "hf://somebody/vit", "-o", str(tmp_path / "bundles/it"), environment=given)
+    process = forked_program.Forked("opsin", "import", "hf://somebody/vit", "-o", str(tmp_path / "bundles/it"), environment=given)
     begun = lambda: any(file.stat().st_size for file in tmp_path.rglob("*.incomplete"))  # noqa: E731
     eventually(lambda: begun() or process.poll() is not None, "it downloads")
     process.send_signal(signal.SIGTERM)

@@ -12,9 +12,9 @@ import torch
 import transformers
 from PIL import Image
 
-from tests.harness.command import opsin
-from tests.harness.running import running
 from tests.hub.saved import randomised, save
+from tests.support.live_service import running
+from tests.support.processes import opsin
 
 PHOTO = sorted(Path("docs/pictures/flags").glob("*.png"))[0]
 NAMES = ["cat", "dog", "bird", "fish", "horse"]

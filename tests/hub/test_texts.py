@@ -14,8 +14,8 @@ from models.bundle import read
 from models.loading import load
 from models.systems.image_text.zero_shot_classifier import label
 from server.tasks.zero_shot import scores_of
-from tests.harness.command import opsin
 from tests.hub.saved import normalised
+from tests.support.processes import opsin
 
 TEXTS = ["a photo of a red car", "The dog sleeps!", "", "don't stop it's 2024", "ha " * 40, "Ünïcode  façade\n"]
 MOST = 1e-4

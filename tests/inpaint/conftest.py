@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.bundles import write_tiny_diffmae, write_tiny_vit
-from tests.harness.running import SMALL_LIMITS, running
-from tests.inpaint.painter import Painter
+from tests.support.bundles.vit import write_tiny_diffmae, write_tiny_vit
+from tests.support.live_service import SMALL_LIMITS, running
+from tests.support.task_clients import Painter
 
 
 @pytest.fixture(scope="package")

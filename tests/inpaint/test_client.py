@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from opsin import AsyncClient, Client, Inpainting, Refused
-from tests.harness.command import opsin
-from tests.harness.pictures import box_mask, decoded, encoded, noise, outside
-from tests.inpaint.painter import Painter
+from tests.support.images import box_mask, decoded, encoded, noise, outside
+from tests.support.processes import opsin
+from tests.support.task_clients import Painter
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)

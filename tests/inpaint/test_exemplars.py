@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from models.media import patchmatch
-from tests.harness.jobs import accepted, comes_to, result
-from tests.harness.pictures import box_mask, decoded, encoded, noise, outside
-from tests.inpaint.painter import JSON, Painter
+from tests.support.images import box_mask, decoded, encoded, noise, outside
+from tests.support.job_api import accepted, comes_to, result
+from tests.support.task_clients import JSON, Painter
 
 pytestmark = pytest.mark.skipif(not patchmatch.installed(), reason="patchmatch-cython has no wheel for this machine")
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from server.arrays import Array
 from server.queue.messages import QueuedJob, Reply, WorkerTiming
-from tests.harness.bundles import write_tiny_diffmae
-from tests.harness.gateway import gateway_process
-from tests.harness.jobs import accepted, comes_to, result
-from tests.harness.pictures import box_mask, decoded, encoded, noise, outside
-from tests.harness.reds import Worker
-from tests.harness.valkey import private_valkey
+from tests.support.bundles.vit import write_tiny_diffmae
+from tests.support.fake_worker import Worker
+from tests.support.gateway_process import gateway_process
+from tests.support.images import box_mask, decoded, encoded, noise, outside
+from tests.support.job_api import accepted, comes_to, result
+from tests.support.redis import private_valkey
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)

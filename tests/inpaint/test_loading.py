@@ -14,7 +14,7 @@ from server.worker.layout import Layout
 from server.worker.measurements import Measurements
 from server.worker.stepwise import Stepwise
 from server.worker.warmup import Loader, Warm
-from tests.harness.bundles import write_tiny_diffmae
+from tests.support.bundles.vit import write_tiny_diffmae
 
 
 def warm(bundle: object, dtype: str = "auto") -> Warm:

@@ -6,9 +6,9 @@ import base64
 
 import numpy as np
 
-from tests.harness.jobs import Event, accepted, comes_to, events_of, parsed, result
-from tests.harness.pictures import box_mask, decoded, encoded, noise, outside
-from tests.inpaint.painter import JSON, SIDE, Painter
+from tests.support.images import box_mask, decoded, encoded, noise, outside
+from tests.support.job_api import Event, accepted, comes_to, events_of, parsed, result
+from tests.support.task_clients import JSON, SIDE, Painter
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)

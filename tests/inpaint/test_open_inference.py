@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from tests.harness.pictures import box_mask, decoded, encoded, noise, outside
-from tests.inpaint.painter import Painter
+from tests.support.images import box_mask, decoded, encoded, noise, outside
+from tests.support.task_clients import Painter
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)

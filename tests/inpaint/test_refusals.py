@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.harness.pictures import box_mask, encoded, noise
-from tests.harness.raw import Raw
-from tests.inpaint.painter import Painter
+from tests.support.images import box_mask, encoded, noise
+from tests.support.raw_http import Raw
+from tests.support.task_clients import Painter
 
 FILE, MASK = encoded(noise(40, 60)), box_mask(40, 60, (20, 10, 40, 26))
 

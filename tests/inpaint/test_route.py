@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.harness.pictures import box_mask, decoded, encoded, noise, outside
-from tests.inpaint.painter import JSON, Painter
+from tests.support.images import box_mask, decoded, encoded, noise, outside
+from tests.support.task_clients import JSON, Painter
 
 HOLE = (20, 10, 40, 26)
 IMAGE = noise(40, 60)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.bundles import write_tiny_diffmae
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.jobs import accepted, comes_to, events_of, job, result
-from tests.harness.pictures import box_mask, encoded, noise
-from tests.harness.valkey import private_valkey
-from tests.harness.waiting import START_S, eventually
-from tests.harness.worker import worker_process
+from tests.support.bundles.vit import write_tiny_diffmae
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.images import box_mask, encoded, noise
+from tests.support.job_api import accepted, comes_to, events_of, job, result
+from tests.support.live_service import worker_process
+from tests.support.redis import private_valkey
+from tests.support.waiting import START_S, eventually
 
 FILES = {"image": ("image", encoded(noise(40, 60))), "mask": ("mask", box_mask(40, 60, (20, 10, 40, 26)))}
 ASKED = {"steps": 1000, "samples": 4, "sampler": "ancestral", "seed": 3, "deterministic": "true"}

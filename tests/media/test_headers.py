@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from server.media.headers import is_small
-from tests.harness.pictures import encoded, png_that_claims
+from tests.support.images import encoded, png_that_claims
 
 
 def noise(width: int, height: int) -> Image.Image:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels
-from tests.harness.pictures import encoded
+from tests.support.images import encoded
 
 PEAK = """
 import re, sys

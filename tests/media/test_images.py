@@ -13,7 +13,7 @@ from torchvision import transforms
 
 from models.bundle_schema import Preprocess
 from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels, sniff, to_model_size
-from tests.harness.pictures import encoded
+from tests.support.images import encoded
 
 PREPROCESS = Preprocess(image_size=64, short_side=72, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

@@ -17,7 +17,7 @@ from models.registry import Call, Maker, architectures, read_config
 from models.systems.diffmae.dummy_inputs import HalfMasked
 from models.systems.mcc.dummy_inputs import seen_scene
 from tests.golden.case import GOLDEN
-from tests.harness.recorded import RECORDED
+from tests.golden.checks import RECORDED
 
 BACKEND = "aot_eager"
 """Captures and takes apart as the compilers do, and needs none: no machine code is made."""

@@ -19,7 +19,7 @@ from models.flops import cost
 from models.loading import load
 from models.registry import architectures, named, systems
 from models.systems.published_sizes import sizes
-from tests.harness.bundles import sealed
+from tests.support.bundles.vit import sealed
 
 MODEL = """
 from dataclasses import dataclass

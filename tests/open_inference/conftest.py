@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.reds import picture
-from tests.harness.running import MAX_IMAGES, SMALL_LIMITS, Service, running
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.fake_worker import picture
+from tests.support.live_service import MAX_IMAGES, SMALL_LIMITS, Service, running
 
 PICTURES = [picture(step, size=(40 + step, 32), kind="JPEG") for step in range(MAX_IMAGES)]
 

@@ -25,8 +25,8 @@ from models.bundle_schema import Clip, Preprocess, Sound, Task
 from models.media.fbank import FbankConfig, log_mel
 from models.systems.mavil.log_mel_stats import Loudness
 from tests.golden.case import GOLDEN, Case, find_cases, read_case
-from tests.harness.bundles import UNSEALED, sealed
-from tests.harness.recorded import recorded_network
+from tests.golden.checks import recorded_network
+from tests.support.bundles.vit import UNSEALED, sealed
 
 DIGITS = {(0, 0): 2.0**-4, (0, 1): 2.0**-12, (1, 0): 2.0**-20}
 """Place among the 2 × 2 pixels of a value → the weight of its digit, -128 to 127: values below 8 are exact to 5e-7."""

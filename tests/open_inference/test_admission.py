@@ -12,10 +12,10 @@ import httpx2
 import pytest
 
 from server.queue.messages import Failure, Reply
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.reds import Worker, make_spec, picture
-from tests.harness.valkey import private_valkey
-from tests.harness.waiting import eventually
+from tests.support.fake_worker import Worker, make_spec, picture
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.redis import private_valkey
+from tests.support.waiting import eventually
 
 BODY = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(picture(3)).decode()]}]}
 

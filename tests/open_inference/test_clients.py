@@ -14,8 +14,8 @@ from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from kserve.protocol.infer_type import RequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from tests.harness.running import Service
 from tests.open_inference.conftest import PICTURES
+from tests.support.live_service import Service
 
 COMPRESSIONS = (None, "gzip", "deflate")
 

@@ -19,10 +19,10 @@ from PIL import Image
 from models.media.fbank import FbankConfig
 from models.systems.mavil.preprocessing import spectrograms
 from tests.golden.case import read_case
-from tests.harness.running import SMALL_LIMITS, Service, running
-from tests.harness.sounds import wav
-from tests.harness.videos import clip, every
 from tests.open_inference.golden_bundles import GOLDEN, LOUDNESS, Head, expected, heads, pictures, to_pixels, to_sounds, write_recorded
+from tests.support.audio import wav
+from tests.support.live_service import SMALL_LIMITS, Service, running
+from tests.support.videos import clip, every
 
 HEADS = list(heads())
 FRAME_RATE, SLOW_RATE = 10.0, 2.0

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.harness.pictures import encoded
-from tests.harness.running import MAX_BODY, Service
 from tests.open_inference.conftest import PICTURES
+from tests.support.images import encoded
+from tests.support.live_service import MAX_BODY, Service
 
 INFER = "/v2/models/tiny/infer"
 LENGTH = "Inference-Header-Content-Length"

@@ -10,7 +10,7 @@ from server.gateway.open_inference import offer
 from server.gateway.open_inference.metadata import model_config, model_metadata
 from server.gateway.open_inference.outputs import write_outputs
 from server.gateway.open_inference.tensors import InferRequest, InferTensor, RequestedOutput
-from tests.harness.reds import make_spec
+from tests.support.fake_worker import make_spec
 
 LOGITS = np.log(np.array([[0.2, 0.5, 0.3], [0.25, 0.5, 0.25]], np.float32))
 

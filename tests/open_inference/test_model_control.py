@@ -8,12 +8,11 @@ import httpx2
 import pytest
 
 from server.queue import keys
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.gateway import gateway_process
-from tests.harness.keyspace import PartitionRedis
-from tests.harness.reds import Worker, make_spec
-from tests.harness.running import SMALL_LIMITS, Service, running
-from tests.harness.valkey import private_valkey
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.fake_worker import Worker, make_spec
+from tests.support.gateway_process import gateway_process
+from tests.support.live_service import SMALL_LIMITS, Service, running
+from tests.support.redis import PartitionRedis, private_valkey
 
 
 @pytest.fixture(scope="module")

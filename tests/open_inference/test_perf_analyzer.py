@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.harness.running import Service
 from tests.open_inference.conftest import PICTURES
+from tests.support.live_service import Service
 
 PERF_ANALYZER = Path(sys.executable).with_name("perf_analyzer")
 

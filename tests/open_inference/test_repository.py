@@ -10,10 +10,10 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from models.bundle import WEIGHTS_FILE
-from tests.harness.bundles import write_tiny_vit, write_unserved
-from tests.harness.running import SMALL_LIMITS, Service, running
-from tests.harness.waiting import eventually
 from tests.open_inference.conftest import PICTURES
+from tests.support.bundles.vit import write_tiny_vit, write_unserved
+from tests.support.live_service import SMALL_LIMITS, Service, running
+from tests.support.waiting import eventually
 
 READY = {"name": "tiny", "version": "1", "state": "READY", "reason": ""}
 

@@ -17,13 +17,13 @@ import pytest
 from opsin import Refused, Unavailable, Unreachable
 from opsin.cli.batch import batch
 from opsin.cli.exits import Failure, Misuse
-from tests.harness.command import opsin
-from tests.harness.forked import Forked
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.reds import Worker, make_spec, picture
-from tests.harness.scripted import Answer, Request, scripted
-from tests.harness.valkey import private_valkey
-from tests.harness.waiting import eventually
+from tests.support.fake_servers import Answer, Request, scripted
+from tests.support.fake_worker import Worker, make_spec, picture
+from tests.support.forked_program import Forked
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.processes import opsin
+from tests.support.redis import private_valkey
+from tests.support.waiting import eventually
 
 ROWS = 400
 KILLS = 10

@@ -12,8 +12,8 @@ from PIL import Image
 from models.bundle import Bundle, read
 from models.bundle_schema import Int8
 from models.loading import load
-from tests.harness.bundles import write_null, write_tiny_vit
-from tests.harness.command import opsin
+from tests.support.bundles.vit import write_null, write_tiny_vit
+from tests.support.processes import opsin
 
 
 def write_pictures(folder: Path, bundle: Bundle, count: int) -> None:

@@ -20,10 +20,9 @@ from opsin import Client
 from opsin.cli import outputs
 from opsin.cli.demo_actions import show_actions
 from opsin.pictures import png
-from tests.harness.command import opsin
-from tests.harness.environments import environment
-from tests.harness.queue import free_port
-from tests.harness.scripted import RESULT, Answer, Request, scripted
+from tests.support.fake_servers import RESULT, Answer, Request, scripted
+from tests.support.processes import environment, opsin
+from tests.support.queue import free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -21,8 +21,8 @@ import opsin
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
 from opsin.events import Reading
 from opsin.pictures import png
-from tests.harness.queue import free_port
-from tests.harness.scripted import RESULT, Answer, Request, scripted
+from tests.support.fake_servers import RESULT, Answer, Request, scripted
+from tests.support.queue import free_port
 
 FULL = Answer(429, {"title": "Queue full", "status": 429, "detail": "1024 jobs wait", "request_id": "r-9"}, {"Retry-After": "1"})
 

@@ -37,12 +37,12 @@ from server.worker.layout import Layout
 from server.worker.measurements import Measurements
 from server.worker.warmup import Loader
 from tests.clips.test_sound import bank, clip_at, windows
-from tests.harness.bundles import UNSEALED, sealed
-from tests.harness.clips import NETWORKS, frames, mavil, squares, video, view_numbers, write_mavil, write_recorded
-from tests.harness.command import opsin
-from tests.harness.service import Service, serve
-from tests.harness.sounds import wav
-from tests.harness.videos import clip, every
+from tests.support.audio import wav
+from tests.support.bundles.clips import NETWORKS, frames, mavil, squares, video, view_numbers, write_mavil, write_recorded
+from tests.support.bundles.vit import UNSEALED, sealed
+from tests.support.processes import opsin
+from tests.support.serve_process import Service, serve
+from tests.support.videos import clip, every
 
 COUNT, FPS, RATE = 12, 10.0, 16_000
 SECONDS = COUNT / FPS

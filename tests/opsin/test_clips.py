@@ -20,12 +20,12 @@ import pytest
 from PIL import Image
 
 from opsin import AsyncClient, Client, ClipFacts, Refused, SoundFacts, ViewScores
-from tests.harness.clips import NETWORKS, expected, frames, video, write_mavil, write_recorded
-from tests.harness.command import opsin
-from tests.harness.running import Service, running
-from tests.harness.sounds import tones, wav
-from tests.harness.videos import clip, every
-from tests.harness.waiting import eventually
+from tests.support.audio import tones, wav
+from tests.support.bundles.clips import NETWORKS, expected, frames, video, write_mavil, write_recorded
+from tests.support.live_service import Service, running
+from tests.support.processes import opsin
+from tests.support.videos import clip, every
+from tests.support.waiting import eventually
 
 COUNT, FPS, RATE = 40, 10.0, 16_000
 FILM = video(COUNT, FPS)

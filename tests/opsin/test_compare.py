@@ -19,9 +19,9 @@ from models.bundle import Bundle, read, rewrite
 from models.bundle_schema import Int8
 from models.loading import load
 from opsin import Client
-from tests.harness.bundles import write_tiny_diffmae, write_tiny_vit
-from tests.harness.command import opsin
-from tests.harness.running import running
+from tests.support.bundles.vit import write_tiny_diffmae, write_tiny_vit
+from tests.support.live_service import running
+from tests.support.processes import opsin
 
 NAMES = ["a.png", "b.png", "c.png"]
 

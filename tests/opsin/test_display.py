@@ -27,7 +27,7 @@ from opsin.reconstruction import Reconstruction, reconstruction
 from opsin.results import classifications
 from opsin.zero_shot import zero_shots
 from server.media.shapes import Primitive, linear, to_glb, to_npz, to_ply
-from tests.harness.scripted import RESULT
+from tests.support.fake_servers import RESULT
 
 POINTS = np.array([[0, 0, 1], [0.5, 0, 1], [0, -0.25, 2], [0.1, 0.2, 1.5]], np.float32)
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 99, 199]], np.uint8)

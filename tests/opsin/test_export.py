@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.command import opsin
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.processes import opsin
 
 PHOTOS = Path(__file__).parents[2] / "bundles/photos/1.0.0"
 CHECKPOINT = Path(__file__).parents[1] / "golden/mae/pretrain_pixel/checkpoint.pth"

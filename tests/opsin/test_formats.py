@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from opsin.cli.formats import kind
-from tests.harness.sounds import tagged, tones, wav, written
-from tests.harness.videos import clip, every, sound_alone
+from tests.support.audio import tagged, tones, wav, written
+from tests.support.videos import clip, every, sound_alone
 
 TIMES = every(4, 10.0)
 TONES = np.stack([tones(0.2, 48_000, 440.0)] * 2)

@@ -24,8 +24,8 @@ from opsin.cli.import_report import architecture_line
 from opsin.cli.pixels import at_model_size
 from server.playground import SAMPLES
 from tests.golden.case import GOLDEN
-from tests.harness.command import opsin
-from tests.harness.graphs import lama, midas
+from tests.support.bundles.onnx import lama, midas
+from tests.support.processes import opsin
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ import pytest
 from opsin.cli.following import followed
 from opsin.cli.interrupts import remembered
 from opsin.errors import Unreachable
-from tests.harness.bundles import write_null
-from tests.harness.pictures import picture
-from tests.harness.scripted import Answer, Request, scripted
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import write_null
+from tests.support.fake_servers import Answer, Request, scripted
+from tests.support.images import picture
+from tests.support.waiting import eventually
 
 TOLD = "opsin: interrupted; job j-1 may go on: `opsin jobs show j-1`, and `opsin jobs cancel j-1` ends it\n"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from opsin import AsyncClient, Client, OpsinError
-from tests.harness.command import opsin
-from tests.harness.scripted import Answer, scripted
+from tests.support.fake_servers import Answer, scripted
+from tests.support.processes import opsin
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from models.loading import load
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.vit.model import ViT, ViTConfig
 from server.tasks import texts
-from tests.harness.bundles import UNSEALED, sealed, write_null, write_tiny_encoder, write_tiny_vit, write_unserved
-from tests.harness.command import opsin
-from tests.harness.pairs import write_tiny_pair
+from tests.support.bundles.image_text import write_tiny_pair
+from tests.support.bundles.vit import UNSEALED, sealed, write_null, write_tiny_encoder, write_tiny_vit, write_unserved
+from tests.support.processes import opsin
 
 COUNT = 300
 WORDS = ("dog", "cat", "car", "red", "blue", "green", "house", "eat")

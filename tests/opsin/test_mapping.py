@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from opsin import AsyncClient, Client, Outcomes, Refused
-from tests.harness.scripted import RESULT, Answer, Request, scripted
+from tests.support.fake_servers import RESULT, Answer, Request, scripted
 
 BROKEN = Answer(422, {"title": "Corrupt image", "status": 422, "detail": "image: truncated", "field": "image"})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.harness.command import opsin
+from tests.support.processes import opsin
 
 
 def test_published_sizes_are_listed_with_what_they_cost() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from models import bundle
 from server.playground import SAMPLES
-from tests.harness.command import opsin
-from tests.harness.running import Service, running
+from tests.support.live_service import Service, running
+from tests.support.processes import opsin
 
 STARTERS = ("words", "flags", "inpaint", "shapes", "reconstruct", "depth", "actions", "movenet", "actions-lart")
 COMMANDS = {

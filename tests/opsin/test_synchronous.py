@@ -1,4 +1,4 @@
-"""The synchronous client is the asynchronous one: see `tests.opsin.synchronous`."""
+"""The synchronous client is the asynchronous one: see `tools.derive_client`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.opsin import synchronous
-from tests.opsin.synchronous import differing, main, out_of_date
+from tools import derive_client
+from tools.derive_client import differing, main, out_of_date
 
 AWAITS = """async def answer(job):
     \"\"\"Give the answer.
@@ -21,7 +21,7 @@ AWAITS = """async def answer(job):
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package of one asynchronous module, with the twin that it gives."""
-    monkeypatch.setattr(synchronous, "OPSIN", tmp_path)
+    monkeypatch.setattr(derive_client, "OPSIN", tmp_path)
     (tmp_path / "async_one.py").write_text(AWAITS)
     (tmp_path / "one.py").write_text(AWAITS.replace("async ", "").replace("await ", ""))
     return tmp_path

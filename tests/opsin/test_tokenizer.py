@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from models.bundle import read
-from tests.harness import vocabularies
-from tests.harness.command import opsin
+from tests.support import vocabularies
+from tests.support.processes import opsin
 
 CHECKPOINT = Path(__file__).parents[1] / "golden/cit/moco_tiny/checkpoint.pth"
 IMPORT: tuple[str | Path, ...] = ("import", CHECKPOINT, "--family", "cit", "--set", "heads=4", "--set", "text_heads=4")

@@ -14,10 +14,10 @@ import pytest
 
 from models.media.video import ClipLimits, probe
 from server.sandbox.child import Sandbox
-from tests.harness.bundles import write_null
-from tests.harness.pictures import picture
-from tests.harness.service import serve
-from tests.harness.videos import clip, every
+from tests.support.bundles.vit import write_null
+from tests.support.images import picture
+from tests.support.serve_process import serve
+from tests.support.videos import clip, every
 
 SECRETS = {
     "OPSIN_REDIS_URL": "redis://:hunter2@localhost:6379/0",

@@ -14,10 +14,10 @@ import redis
 
 from server.queue.dispatch import Dispatcher
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness import forked
-from tests.harness.keyspace import KEYSPACE
-from tests.harness.queue import QUICK_WORKER, Server, WorkerQueue, gateway, redis_at, worker_queue
-from tests.harness.waiting import eventually
+from tests.support import forked_program
+from tests.support.queue import QUICK_WORKER, Server, WorkerQueue, gateway, redis_at, worker_queue
+from tests.support.redis import KEYSPACE
+from tests.support.waiting import eventually
 
 KIND = os.environ.get("OPSIN_TEST_REDIS", "")
 
@@ -36,7 +36,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def url(url: str, request: pytest.FixtureRequest) -> str:
     """The URL of an empty Redis of the kind that is asked for."""
-    forked.prepare()  # for consumers, before an event loop waits for it
+    forked_program.prepare()  # for consumers, before an event loop waits for it
     if KIND == "cluster":
         node: str = request.getfixturevalue("cluster")
         with redis.Redis.from_url(node) as client:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import redis
 
-from tests.harness.queue import Server, free_port
-from tests.harness.waiting import eventually
+from tests.support.queue import Server, free_port
+from tests.support.waiting import eventually
 
 NOT_PERMITTED = {"NOPERM": ("-@write", "-@scripting"), "ACL": ("-@write",)}
 """What an operator took from us: writing, and running scripts, or only what they write."""

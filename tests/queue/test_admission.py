@@ -13,7 +13,7 @@ from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import GROUP_BYTES
 from server.queue.errors import DeadlineExceeded, QueueFull
 from server.queue.shares import Claim
-from tests.harness.queue import (
+from tests.support.queue import (
     BUNDLE,
     QUICK_GATEWAY,
     STREAM,
@@ -27,7 +27,7 @@ from tests.harness.queue import (
     nothing_is_left,
     reserved,
 )
-from tests.harness.waiting import eventually_async
+from tests.support.waiting import eventually_async
 
 
 async def no_room(dispatcher: Dispatcher, items: int) -> bool:

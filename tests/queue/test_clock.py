@@ -9,9 +9,9 @@ import redis
 
 from server.queue.async_link import AsyncLink
 from server.queue.dispatch import Dispatcher
-from tests.harness.queue import QUEUE, STREAM, WorkerQueue, a_job, answer_of, ask, echo, gateway, pulled, redis_at
-from tests.harness.waiting import eventually_async
 from tests.queue.test_records import admit, read
+from tests.support.queue import QUEUE, STREAM, WorkerQueue, a_job, answer_of, ask, echo, gateway, pulled, redis_at
+from tests.support.waiting import eventually_async
 
 HOUR_MS = 3_600_000
 

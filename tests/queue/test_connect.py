@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from server.queue.connect import connect, parse, unsuitable
-from tests.harness.http import serving
-from tests.harness.keyspace import KEYSPACE
+from tests.support.raw_http import serving
+from tests.support.redis import KEYSPACE
 
 
 def test_a_sentinel_url_names_sentinels_master_database_and_credentials() -> None:

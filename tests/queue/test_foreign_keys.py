@@ -21,8 +21,7 @@ from server.queue.messages import Progress, QueuedJob
 from server.queue.record import Draft
 from server.queue.scenes import Scene
 from server.queue.wire import FOLDER, AsyncWire, script_source
-from tests.harness.keyspace import KEYSPACE
-from tests.harness.queue import (
+from tests.support.queue import (
     DIGEST,
     DRAFT,
     LASTING_WORKER,
@@ -40,7 +39,8 @@ from tests.harness.queue import (
     ping,
     worker_queue,
 )
-from tests.harness.waiting import eventually_async
+from tests.support.redis import KEYSPACE
+from tests.support.waiting import eventually_async
 
 PARTITION = KEYSPACE.name("")
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.lua"))

@@ -17,8 +17,7 @@ from server.queue.keys import Keyspace
 from server.queue.wire import AsyncWire
 from server.queue.worker_side import JANITOR_KEYS, JANITOR_ROUNDS
 from server.settings import Settings
-from tests.harness.keyspace import KEYSPACE
-from tests.harness.queue import (
+from tests.support.queue import (
     DIGEST,
     QUEUE,
     QUICK_GATEWAY,
@@ -38,7 +37,8 @@ from tests.harness.queue import (
     until_deadline,
     worker_queue,
 )
-from tests.harness.waiting import eventually_async
+from tests.support.redis import KEYSPACE
+from tests.support.waiting import eventually_async
 
 
 async def test_line_7_jobs_of_a_dead_gateway_are_dropped_at_pull(url: str, worker: WorkerQueue, db: redis.Redis) -> None:

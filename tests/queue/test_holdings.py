@@ -13,9 +13,9 @@ import redis
 from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher
 from server.queue.errors import QueueFull
-from tests.harness.queue import LASTING_WORKER, QUEUE, WorkerQueue, announce, echo, gateway, ping, worker_queue
-from tests.harness.waiting import eventually_async
 from tests.queue.test_shares import record, submit
+from tests.support.queue import LASTING_WORKER, QUEUE, WorkerQueue, announce, echo, gateway, ping, worker_queue
+from tests.support.waiting import eventually_async
 
 OWNERS = ("", "ann", "bob", "eve")
 TURNS = 60

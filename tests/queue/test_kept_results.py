@@ -11,9 +11,9 @@ from server.arrays import Array
 from server.queue.dispatch import Dispatcher
 from server.queue.enqueuer import INLINE_BYTES
 from server.queue.errors import ResultsFull
-from tests.harness.queue import WorkerQueue, echo, gateway, records_load
-from tests.harness.waiting import eventually_async
 from tests.queue.test_records import admit, read, stored, take, take_one
+from tests.support.queue import WorkerQueue, echo, gateway, records_load
+from tests.support.waiting import eventually_async
 
 
 async def test_a_large_result_that_nobody_wants_is_removed(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:

@@ -15,8 +15,8 @@ from server.queue import keys
 from server.queue.delivery import Delivery, QueueEntry
 from server.queue.messages import Reply, decode
 from server.queue.pieces import PIECE_BYTES, Freight
-from tests.harness.queue import QUEUE, STREAM, WorkerQueue, a_job, ask, echo, gateway, nothing_is_left, pulled, redis_at, worker_queue
-from tests.harness.waiting import eventually_async
+from tests.support.queue import QUEUE, STREAM, WorkerQueue, a_job, ask, echo, gateway, nothing_is_left, pulled, redis_at, worker_queue
+from tests.support.waiting import eventually_async
 
 LARGE = 3 * PIECE_BYTES + 12_345
 

@@ -14,7 +14,7 @@ from server.queue import keys
 from server.queue.dispatch import Dispatcher
 from server.queue.link import WorkerTimings
 from server.queue.messages import Priority, ServedBundle, WorkerInfo
-from tests.harness.queue import (
+from tests.support.queue import (
     BUNDLE,
     DIGEST,
     QUEUE,
@@ -28,7 +28,7 @@ from tests.harness.queue import (
     redis_at,
     worker_queue,
 )
-from tests.harness.waiting import eventually_async
+from tests.support.waiting import eventually_async
 
 A, B = keys.queue("a@1", DIGEST), keys.queue("b@1", DIGEST)
 

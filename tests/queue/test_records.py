@@ -22,7 +22,7 @@ from server.queue.enqueuer import INLINE_BYTES
 from server.queue.messages import VERSION, Progress, QueuedJob, Reply
 from server.queue.pieces import Freight
 from server.queue.record import Record
-from tests.harness.queue import (
+from tests.support.queue import (
     BUNDLE,
     DIGEST,
     DRAFT,
@@ -40,7 +40,7 @@ from tests.harness.queue import (
     nothing_is_left,
     worker_queue,
 )
-from tests.harness.waiting import eventually_async
+from tests.support.waiting import eventually_async
 
 
 async def admit(

@@ -23,7 +23,7 @@ from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
 from server.queue.link import Link
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.queue import (
+from tests.support.queue import (
     LASTING_WORKER,
     QUEUE,
     QUICK_WORKER,
@@ -46,7 +46,7 @@ from tests.harness.queue import (
     until_deadline,
     worker_queue,
 )
-from tests.harness.waiting import eventually_async
+from tests.support.waiting import eventually_async
 
 MANY = 120
 

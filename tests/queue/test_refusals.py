@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from server.queue.errors import RedisAway
-from tests.harness.queue import (
+from tests.queue import refusals
+from tests.support.queue import (
     LASTING_WORKER,
     QUEUE,
     QUICK_WORKER,
@@ -24,8 +25,7 @@ from tests.harness.queue import (
     redis_at,
     worker_queue,
 )
-from tests.harness.waiting import eventually_async
-from tests.queue import refusals
+from tests.support.waiting import eventually_async
 
 
 @pytest.mark.parametrize("kind", refusals.EVERY_WRITE)

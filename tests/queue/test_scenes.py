@@ -10,9 +10,9 @@ import redis
 from server.arrays import Array
 from server.queue.pieces import PIECE_BYTES
 from server.queue.scenes import Scene
-from tests.harness.keyspace import KEYSPACE
-from tests.harness.queue import DIGEST, gateway, records_load
-from tests.harness.waiting import eventually_async
+from tests.support.queue import DIGEST, gateway, records_load
+from tests.support.redis import KEYSPACE
+from tests.support.waiting import eventually_async
 
 ONE, OTHER = KEYSPACE.digits + "1" * 32, KEYSPACE.digits + "2" * 32
 

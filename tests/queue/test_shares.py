@@ -19,7 +19,7 @@ from server.queue.errors import ClientShare, KeyShare, NeverFits, QueueFull
 from server.queue.fleet import LONG_JOB_MS, PASS_MS
 from server.queue.messages import QueuedJob, ServedBundle, WorkerInfo
 from server.queue.shares import Claim
-from tests.harness.queue import (
+from tests.support.queue import (
     BUNDLE,
     DIGEST,
     DRAFT,
@@ -33,7 +33,7 @@ from tests.harness.queue import (
     reserved,
     worker_queue,
 )
-from tests.harness.waiting import eventually_async
+from tests.support.waiting import eventually_async
 
 MINUTE = 60_000
 

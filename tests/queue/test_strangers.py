@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from server.queue import keys
-from tests.harness.queue import BUNDLE, QUEUE, QUICK_WORKER, STREAM, Consumer, WorkerQueue, a_job, ask, gateway, worker_queue
-from tests.harness.waiting import eventually_async
+from tests.support.queue import BUNDLE, QUEUE, QUICK_WORKER, STREAM, Consumer, WorkerQueue, a_job, ask, gateway, worker_queue
+from tests.support.waiting import eventually_async
 
 LATE = "99999999999999"
 ENTRIES = [

@@ -11,7 +11,7 @@ import redis
 
 from server.queue import keys
 from server.queue.errors import RedisAway
-from tests.harness.queue import QUEUE, Consumer, WorkerQueue, announce, ask, gateway, pulled, redis_at
+from tests.support.queue import QUEUE, Consumer, WorkerQueue, announce, ask, gateway, pulled, redis_at
 
 
 def test_a_worker_outlives_streams_that_vanish_whenever_it_has_made_them(url: str, db: redis.Redis, worker: WorkerQueue) -> None:

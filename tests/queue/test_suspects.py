@@ -14,7 +14,7 @@ from server.queue import keys
 from server.queue.delivery import Delivery
 from server.queue.dispatch import Dispatcher
 from server.queue.messages import QueuedJob, Reply
-from tests.harness.queue import (
+from tests.support.queue import (
     QUEUE,
     QUICK_WORKER,
     SILENT_GATEWAY,
@@ -29,7 +29,7 @@ from tests.harness.queue import (
     running,
     worker_queue,
 )
-from tests.harness.waiting import eventually_async
+from tests.support.waiting import eventually_async
 
 
 @pytest.fixture

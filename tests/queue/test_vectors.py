@@ -6,8 +6,8 @@ import asyncio
 
 import redis
 
-from tests.harness.queue import gateway, records_load
-from tests.harness.waiting import eventually_async
+from tests.support.queue import gateway, records_load
+from tests.support.waiting import eventually_async
 
 VECTOR = bytes(range(250)) * 4
 ENTRY = len(VECTOR) + 650

@@ -14,7 +14,8 @@ import redis
 from server.queue.dispatch import Dispatcher
 from server.queue.messages import WORKER_FORMS, QueuedJob, Reply
 from server.queue.pieces import PIECE_BYTES
-from tests.harness.queue import (
+from tests.queue.test_records import admit, read
+from tests.support.queue import (
     LASTING_WORKER,
     QUEUE,
     STREAM,
@@ -29,8 +30,7 @@ from tests.harness.queue import (
     until_deadline,
     worker_queue,
 )
-from tests.harness.waiting import eventually_async
-from tests.queue.test_records import admit, read
+from tests.support.waiting import eventually_async
 
 NEWS = "telepathy"
 

@@ -12,8 +12,8 @@ import redis
 from server.queue.connect import connect, connect_async
 from server.queue.link import Link, WorkerTimings
 from server.queue.wire import AsyncWire
-from tests.harness.keyspace import KEYSPACE
-from tests.harness.waiting import eventually_async
+from tests.support.redis import KEYSPACE
+from tests.support.waiting import eventually_async
 
 
 @pytest.fixture

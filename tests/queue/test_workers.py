@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from server.queue.messages import Reply
-from tests.harness.queue import (
+from tests.support.queue import (
     BUNDLE,
     LASTING_WORKER,
     QUEUE,
@@ -30,7 +30,7 @@ from tests.harness.queue import (
     running,
     worker_queue,
 )
-from tests.harness.waiting import eventually_async
+from tests.support.waiting import eventually_async
 
 
 async def test_line_3_a_finished_job_leaves_nothing_behind_but_its_statistics(url: str, db: redis.Redis) -> None:

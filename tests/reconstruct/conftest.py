@@ -7,12 +7,12 @@ import pytest
 
 from models.bundle_schema import Space
 from models.systems.pipeline_bundles import join_photographs
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.captures import CAPTURE, FOV
-from tests.harness.running import SMALL_LIMITS, running
-from tests.harness.shell import write_shell
-from tests.reconstruct.sculptor import Sculptor
-from tests.reconstruct.telling import write_teller
+from tests.support.bundles.analytic_mcc import write_shell
+from tests.support.bundles.onnx import write_teller
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.images import CAPTURE, FOV
+from tests.support.live_service import SMALL_LIMITS, running
+from tests.support.task_clients import Sculptor
 
 SPACE = Space(spacing=0.2, reach=0.2, margin=4)
 """30³ cells, every second one asked first."""

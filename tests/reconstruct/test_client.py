@@ -12,9 +12,9 @@ from PIL import Image
 
 from opsin import AsyncClient, Client, Reconstruction, Refused
 from opsin.turntable import Cloud, turntable
-from tests.harness.captures import CAPTURE, FOV, HEIGHT, WIDTH, depth, image, millimetres, npy, points
-from tests.harness.command import opsin
-from tests.reconstruct.sculptor import Sculptor
+from tests.support.images import CAPTURE, FOV, HEIGHT, WIDTH, depth, image, millimetres, npy, points
+from tests.support.processes import opsin
+from tests.support.task_clients import Sculptor
 
 
 @pytest.fixture

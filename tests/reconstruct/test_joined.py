@@ -24,10 +24,9 @@ from server.media.limits import Limits
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct import Reconstruct
 from server.tasks.reconstruct_tables import ReconstructOptions
-from tests.harness.captures import CAPTURE, FOV, HEIGHT, WIDTH, arrays, depth, image, npy, points
-from tests.harness.pictures import png
-from tests.harness.shell import write_shell
-from tests.reconstruct.sculptor import JSON, Sculptor
+from tests.support.bundles.analytic_mcc import write_shell
+from tests.support.images import CAPTURE, FOV, HEIGHT, WIDTH, arrays, depth, image, npy, png, points
+from tests.support.task_clients import JSON, Sculptor
 
 SPACING = 0.2
 

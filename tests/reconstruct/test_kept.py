@@ -13,14 +13,13 @@ import pytest
 
 from models.bundle_schema import Space
 from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
-from tests.harness.captures import depth, image, mesh, npy
-from tests.harness.gateway import gateway_process
-from tests.harness.jobs import accepted, comes_to, result
-from tests.harness.pictures import png
-from tests.harness.running import SMALL_LIMITS, running
-from tests.harness.shell import write_shell
-from tests.harness.waiting import eventually
-from tests.reconstruct.sculptor import JSON, Sculptor
+from tests.support.bundles.analytic_mcc import write_shell
+from tests.support.gateway_process import gateway_process
+from tests.support.images import depth, image, mesh, npy, png
+from tests.support.job_api import accepted, comes_to, result
+from tests.support.live_service import SMALL_LIMITS, running
+from tests.support.task_clients import JSON, Sculptor
+from tests.support.waiting import eventually
 
 ROOM = 100_000
 """Bytes for scenes of `forgetful`: a few, since one of `shell` takes some 16,000."""

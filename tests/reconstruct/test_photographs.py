@@ -18,13 +18,12 @@ from models.loading import load
 from models.systems.pipeline_bundles import join_photographs
 from opsin import Client, Refused
 from server.tasks.photographs import CONTEXT, REACH, photograph, to_depth
-from tests.harness.captures import CAPTURE, FOV, WIDTH, arrays, depth, image
-from tests.harness.command import opsin
-from tests.harness.jobs import accepted, comes_to, result
-from tests.harness.pictures import png
-from tests.harness.shell import write_shell
-from tests.reconstruct.sculptor import JSON, Sculptor
-from tests.reconstruct.telling import SIDE, ball, write_teller
+from tests.support.bundles.analytic_mcc import write_shell
+from tests.support.bundles.onnx import SIDE, ball, write_teller
+from tests.support.images import CAPTURE, FOV, WIDTH, arrays, depth, image, png
+from tests.support.job_api import accepted, comes_to, result
+from tests.support.processes import opsin
+from tests.support.task_clients import JSON, Sculptor
 
 PIXELS, THERE = ball()
 PHOTOGRAPH = png(np.dstack([PIXELS, np.where(THERE, 255, 0).astype(np.uint8)]))

@@ -11,12 +11,12 @@ from contextlib import ExitStack
 import httpx2
 import psutil
 
-from tests.harness.captures import CAPTURE, FOV
-from tests.harness.jobs import accepted, comes_to
-from tests.harness.processes import takes_work
-from tests.harness.raw import Raw
-from tests.harness.waiting import eventually
-from tests.reconstruct.sculptor import Sculptor
+from tests.support.images import CAPTURE, FOV
+from tests.support.job_api import accepted, comes_to
+from tests.support.processes import takes_work
+from tests.support.raw_http import Raw
+from tests.support.task_clients import Sculptor
+from tests.support.waiting import eventually
 
 
 def child(sculptor: Sculptor) -> psutil.Process:

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.harness.captures import CAPTURE, HEIGHT, WIDTH, depth, image, millimetres, npy, points
-from tests.harness.pictures import png
-from tests.harness.waiting import eventually
-from tests.reconstruct.sculptor import JSON, Sculptor
+from tests.support.images import CAPTURE, HEIGHT, WIDTH, depth, image, millimetres, npy, png, points
+from tests.support.task_clients import JSON, Sculptor
+from tests.support.waiting import eventually
 
 IMAGE, DEPTH, POINTS = CAPTURE["image"], CAPTURE["depth"], npy(points())
 BLACK = png(np.zeros((HEIGHT, WIDTH), np.uint8))

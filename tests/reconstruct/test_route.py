@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import trimesh
 
-from tests.harness.captures import CAPTURE, FOV, HEIGHT, WIDTH, arrays, depth, image, mesh, npy, points
-from tests.harness.jobs import accepted, comes_to, events_of, result
-from tests.harness.pictures import png
-from tests.harness.shell import HALF, RADIUS
-from tests.harness.waiting import eventually
-from tests.reconstruct.sculptor import JSON, Sculptor
+from tests.support.bundles.analytic_mcc import HALF, RADIUS
+from tests.support.images import CAPTURE, FOV, HEIGHT, WIDTH, arrays, depth, image, mesh, npy, png, points
+from tests.support.job_api import accepted, comes_to, events_of, result
+from tests.support.task_clients import JSON, Sculptor
+from tests.support.waiting import eventually
 
 LATER = {"Prefer": "respond-async"}
 SPACING = 0.2

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from models.bundle_schema import Space
-from tests.harness.captures import CAPTURE, FOV, arrays
-from tests.harness.gateway import Gateway, gateway_process
-from tests.harness.jobs import accepted, job, result
-from tests.harness.shell import write_shell
-from tests.harness.valkey import private_valkey
-from tests.harness.waiting import START_S, eventually
-from tests.harness.worker import worker_process
+from tests.support.bundles.analytic_mcc import write_shell
+from tests.support.gateway_process import Gateway, gateway_process
+from tests.support.images import CAPTURE, FOV, arrays
+from tests.support.job_api import accepted, job, result
+from tests.support.live_service import worker_process
+from tests.support.redis import private_valkey
+from tests.support.waiting import START_S, eventually
 
 FILES = {name: (name, content) for name, content in CAPTURE.items()}
 

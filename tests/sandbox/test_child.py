@@ -17,8 +17,8 @@ import pytest
 from models.processes.confined_process import Call, Confined
 from server.gateway.turns import Turns
 from server.sandbox.child import Sandbox, WorkFailed
-from tests.harness.processes import alive, takes_work
-from tests.harness.waiting import eventually, eventually_async
+from tests.support.processes import alive, takes_work
+from tests.support.waiting import eventually, eventually_async
 
 MEMORY = 4 * 2**30
 

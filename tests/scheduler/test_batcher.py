@@ -10,7 +10,7 @@ from server.queue.delivery import Delivery
 from server.queue.messages import HANDICAP_S
 from server.scheduler.batcher import HOARD, Batcher
 from server.scheduler.step_times import StepTimes
-from tests.harness.deliveries import delivery
+from tests.support.queue import delivery
 
 CHEAP_TOGETHER = {1: 0.100, 2: 0.101, 4: 0.103, 8: 0.107}
 """One batch of eight instead of eight of one saves much: waiting can pay."""

@@ -10,7 +10,7 @@ from server.queue.delivery import Delivery
 from server.scheduler.scheduler import CROWDED_BLOCK, LEAD, LONG_BLOCK, MOST_LONE, Pull, Running, Scheduler
 from server.scheduler.step_batcher import LAG, QUARTER
 from server.scheduler.step_times import StepTimes
-from tests.harness.deliveries import delivery
+from tests.support.queue import delivery
 
 
 def measured(seconds: float) -> StepTimes:

@@ -7,8 +7,8 @@ import threading
 from server.queue.delivery import Delivery
 from server.scheduler.scheduler import LONG_BLOCK, Pull, Running, Scheduler
 from server.scheduler.slots import Slots
-from tests.harness.deliveries import delivery
 from tests.scheduler.test_scheduler import Steps, measured
+from tests.support.queue import delivery
 
 PATIENCE = 10.0
 

@@ -16,7 +16,7 @@ from server.queue.delivery import Delivery
 from server.scheduler.scheduler import Pull, Running, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
-from tests.harness.deliveries import delivery
+from tests.support.queue import delivery
 
 PATIENCE = 30.0
 MOMENT = 0.0005

@@ -11,7 +11,7 @@ from server.queue.delivery import Delivery
 from server.scheduler.batcher import Bucket
 from server.scheduler.step_batcher import HOARD, LAG, PATIENCE, QUARTER, LongWorkShare, StepBatcher
 from server.scheduler.step_times import StepTimes
-from tests.harness.deliveries import delivery
+from tests.support.queue import delivery
 
 LONG = "long@1"
 STEP = 0.1

@@ -13,7 +13,7 @@ import pytest
 from server.process.supervision import STUCK, Reason
 from server.settings import Settings
 from server.supervisor.children import FIRST_PAUSE, LONGEST_PAUSE, Child, Death
-from tests.harness.waiting import eventually
+from tests.support.waiting import eventually
 
 
 def child(code: str, kind: str = "worker") -> Child:

@@ -12,10 +12,10 @@ import pytest
 from server.process.supervision import LOADING, REFUSED
 from server.supervisor import losses
 from server.supervisor.losses import Losses
-from tests.harness.bundles import write_null, write_tiny_vit
-from tests.harness.pictures import picture
-from tests.harness.service import serve
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import write_null, write_tiny_vit
+from tests.support.images import picture
+from tests.support.serve_process import serve
+from tests.support.waiting import eventually
 
 
 def test_what_kills_two_workers_while_it_is_loaded_is_refused_until_its_files_change(tmp_path: Path) -> None:

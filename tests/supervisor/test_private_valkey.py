@@ -14,8 +14,8 @@ import pytest
 from server.queue.connect import connect
 from server.supervisor import private_valkey
 from server.supervisor.private_valkey import NoValkey, PrivateValkey
-from tests.harness.processes import alive
-from tests.harness.waiting import eventually
+from tests.support.processes import alive
+from tests.support.waiting import eventually
 
 
 def test_it_listens_on_a_socket_in_a_private_folder_and_keeps_nothing(valkey: PrivateValkey, url: str) -> None:

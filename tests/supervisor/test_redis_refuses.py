@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.harness.bundles import write_null
-from tests.harness.keyspace import PartitionRedis
-from tests.harness.pictures import picture
-from tests.harness.queue import Server, free_port
-from tests.harness.service import Service, serve
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import write_null
+from tests.support.images import picture
+from tests.support.queue import Server, free_port
+from tests.support.redis import PartitionRedis
+from tests.support.serve_process import Service, serve
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")

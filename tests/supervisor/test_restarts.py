@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from server.supervisor.children import copies_serve
-from tests.harness.bundles import write_null, write_tiny_vit
-from tests.harness.pictures import picture
-from tests.harness.service import Service, serve
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import write_null, write_tiny_vit
+from tests.support.images import picture
+from tests.support.serve_process import Service, serve
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("gateway", "template", "valkey-server", "worker")

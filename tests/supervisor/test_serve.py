@@ -18,12 +18,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.bundles import write_null, write_tiny_vit
-from tests.harness.command import opsin
-from tests.harness.pictures import picture
-from tests.harness.service import Service, frozen, serve
-from tests.harness.valkey import private_valkey
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import write_null, write_tiny_vit
+from tests.support.images import picture
+from tests.support.processes import opsin
+from tests.support.redis import private_valkey
+from tests.support.serve_process import Service, frozen, serve
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 

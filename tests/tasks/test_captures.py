@@ -16,9 +16,8 @@ from server.tasks import captures
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct import Reconstruct
 from server.tasks.reconstruct_tables import ReconstructOptions
-from tests.harness.captures import CAPTURE, FOV, HEIGHT, WIDTH, npy
-from tests.harness.pictures import png
-from tests.harness.shell import write_shell
+from tests.support.bundles.analytic_mcc import write_shell
+from tests.support.images import CAPTURE, FOV, HEIGHT, WIDTH, npy, png
 
 TIMES = 40
 """1,920 × 2,560 pixels."""

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from opsin import Client
-from tests.harness.environments import environment
-from tests.harness.pictures import encoded
-from tests.harness.service import Service, serve
-from tests.harness.waiting import eventually
+from tests.support.images import encoded
+from tests.support.processes import environment
+from tests.support.serve_process import Service, serve
+from tests.support.waiting import eventually
 
 HOUSE = Path(__file__).parents[2]
 PAGE = (HOUSE / "docs" / "extending.md").read_text()
@@ -26,7 +26,7 @@ BLOCK = re.compile(r"```(python|diff)\n *# (\S+)\n(.*?)```", re.DOTALL)
 MAKES_BUNDLE = "make_mean_colour.py"
 TESTS_IT = "tests/tasks/test_mean_colour.py"
 ROOMS = ("server", "models", "kernels", "opsin")
-OF_TESTS = ("__init__.py", *(f"harness/{name}.py" for name in ("__init__", "forked", "processes", "service", "waiting")))
+OF_TESTS = ("__init__.py", *(f"support/{name}.py" for name in ("__init__", "forked_program", "processes", "serve_process", "waiting")))
 
 
 def build(house: Path) -> None:
@@ -34,7 +34,7 @@ def build(house: Path) -> None:
     for room in ROOMS:
         shutil.copytree(HOUSE / room, house / room, ignore=shutil.ignore_patterns("__pycache__"))
     (house / TESTS_IT).parent.mkdir(parents=True)
-    (house / "tests/harness").mkdir()
+    (house / "tests/support").mkdir()
     for name in OF_TESTS:
         shutil.copy(HOUSE / "tests" / name, house / "tests" / name)
     for kind, path, code in BLOCK.findall(PAGE):

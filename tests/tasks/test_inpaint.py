@@ -18,7 +18,7 @@ from server.tasks.base import JSON, Arrays, File
 from server.tasks.inpaint import COPYING_STEPS, Inpaint
 from server.tasks.inpaint_tables import METHODS, MOST_SEED, InpaintAnswer, InpaintOptions, InpaintPlan
 from server.tasks.options import ExcessiveOption, InvalidOption, rows
-from tests.harness.pictures import decoded, encoded, noise
+from tests.support.images import decoded, encoded, noise
 
 TASK = Inpaint()
 DECODER = Decoder(max_pixels=1_000_000)

@@ -13,7 +13,7 @@ import pytest
 from server.media.images import Decoder
 from server.media.memory_budget import MemoryBudget
 from server.tasks.inpaint import Inpaint
-from tests.harness.pictures import encoded, noise
+from tests.support.images import encoded, noise
 from tests.tasks.test_inpaint import SPEC, plan, white
 
 MEASURE = """
@@ -25,7 +25,7 @@ from server.media.memory_budget import MemoryBudget
 from server.tasks.inpaint import Inpaint
 from server.tasks.inpaint_tables import InpaintOptions
 from tests.tasks.test_inpaint import SPEC, painted
-from tests.harness.pictures import encoded, noise
+from tests.support.images import encoded, noise
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.running import SMALL_LIMITS, Service, running
 from tests.open_inference.conftest import PICTURES
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.live_service import SMALL_LIMITS, Service, running
 
 
 @pytest.fixture(scope="module")

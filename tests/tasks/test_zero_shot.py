@@ -11,7 +11,7 @@ import pytest
 from models.bundle import BundleSpec
 from server.tasks.texts import packed
 from server.tasks.zero_shot import ZeroShot, ZeroShotOptions
-from tests.harness.pairs import write_tiny_pair
+from tests.support.bundles.image_text import write_tiny_pair
 
 TASK = ZeroShot()
 COSINES = {"far": -0.9, "near": 0.9, "nearer": 0.95, "nearest": 0.99, "farther": -0.95}

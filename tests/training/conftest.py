@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.harness import forked
-from tests.training import shapes
+from tests.support import forked_program
+from tests.training import tiny_recipe
 
-forked.imports("training.command")
+forked_program.imports("training.command")
 
 
 @pytest.fixture(autouse=True)
@@ -19,4 +19,4 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 3 × 24 images."""
-    return shapes.draw(tmp_path_factory.mktemp("data") / "colours", 24)
+    return tiny_recipe.draw(tmp_path_factory.mktemp("data") / "colours", 24)

@@ -23,8 +23,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from models.bundle_schema import Clip, Preprocess, Sound
-from tests.harness import vocabularies
-from tests.training import shapes
+from tests.support import vocabularies
+from tests.training import tiny_recipe
 from training import command
 from training.checkpoint import write_atomically
 from training.data.base import Augment, Preparation, Source, Unreadable
@@ -292,7 +292,7 @@ def test_missing_data_is_explained(settings: Settings, said: str, preparation: P
 
 
 def broken(folder: Path, count: int) -> Path:
-    shapes.draw(folder, 24)
+    tiny_recipe.draw(folder, 24)
     for number in range(count):
         (folder / f"red/{number}.png").write_bytes(b"no image")
     return folder
@@ -305,14 +305,14 @@ def test_an_unreadable_image_gives_way_to_another_and_is_named(
     source: Source = Folder(path=folder).open(preparation)
     with pytest.raises(Unreadable, match=r"red/0\.png"):
         source.sample(48, 0)
-    file = shapes.write(shapes.recipe(folder), tmp_path / "recipe.yaml")
+    file = tiny_recipe.write(tiny_recipe.recipe(folder), tmp_path / "recipe.yaml")
     run = [str(file), "--phase", "pretrain", "--runs", str(tmp_path), "--no-tensorboard", "phases.0.loop.max_unreadable=0.1"]
     assert command.main(run) == 0
     assert "red/0.png" in capsys.readouterr().err.replace("\n", "")
 
 
 def test_too_many_unreadable_images_stop_the_run_with_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = shapes.write(shapes.recipe(broken(tmp_path / "data", 6)), tmp_path / "recipe.yaml")
+    file = tiny_recipe.write(tiny_recipe.recipe(broken(tmp_path / "data", 6)), tmp_path / "recipe.yaml")
     assert command.main([str(file), "--phase", "pretrain", "--runs", str(tmp_path), "--no-tensorboard"]) == 2
     said = capsys.readouterr().err
     assert "1 of 72 images could not be read, and loop.max_unreadable allows 1.0%" in said

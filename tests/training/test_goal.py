@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.harness.vocabularies import small_bert
-from tests.training import shapes
+from tests.support.vocabularies import small_bert
+from tests.training import tiny_recipe
 from training import command
 
 
 def run(content: dict[str, Any], release: dict[str, Any], folder: Path, *arguments: str) -> int:
     """→ the exit code."""
-    recipe = shapes.write(content | {"release": release}, folder / "colours.yaml")
+    recipe = tiny_recipe.write(content | {"release": release}, folder / "colours.yaml")
     return command.main([str(recipe), *arguments, "--runs", str(folder / "runs"), "--bundles", str(folder / "bundles"), "--no-tensorboard"])
 
 
@@ -24,7 +24,7 @@ def held_out(data: Path) -> dict[str, Any]:
 
 
 def test_missing_held_out_images_are_named_before_the_training(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(shapes.recipe(colours), held_out(tmp_path / "none"), tmp_path) == 2
+    assert run(tiny_recipe.recipe(colours), held_out(tmp_path / "none"), tmp_path) == 2
     assert capsys.readouterr().err == f"release.quality.data.path: {tmp_path / 'none'} is no folder\n"
     assert not (tmp_path / "runs").exists()
 
@@ -32,9 +32,9 @@ def test_missing_held_out_images_are_named_before_the_training(colours: Path, tm
 def test_held_out_images_of_other_labels_are_refused_before_the_training(
     colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    val = shapes.draw(tmp_path / "val", 2)
+    val = tiny_recipe.draw(tmp_path / "val", 2)
     (val / "red").rename(val / "rouge")
-    assert run(shapes.recipe(colours), held_out(val), tmp_path) == 2
+    assert run(tiny_recipe.recipe(colours), held_out(val), tmp_path) == 2
     assert "its labels are blue, green, rouge, those of training blue, green, red" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
@@ -42,7 +42,7 @@ def test_held_out_images_of_other_labels_are_refused_before_the_training(
 def test_a_task_that_the_network_is_not_for_is_refused_before_the_training(
     colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(shapes.recipe(colours), {"task": "embed"}, tmp_path) == 2
+    assert run(tiny_recipe.recipe(colours), {"task": "embed"}, tmp_path) == 2
     assert "release.task: embed where phase finetune trains vit, which is for classify" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
@@ -63,9 +63,9 @@ LADDER = {"min_throughput": 1.1, "batch_size": 2, "rounds": 3, "rungs": [{"name"
 def test_what_a_bundle_refuses_is_refused_before_the_training(
     field: str, value: object, said: str, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    release = held_out(shapes.draw(tmp_path / "val", 1))
+    release = held_out(tiny_recipe.draw(tmp_path / "val", 1))
     release["quality"]["ladder"] = LADDER
-    assert run(shapes.recipe(colours), release, tmp_path, f"{field}={json.dumps(value)}") == 2
+    assert run(tiny_recipe.recipe(colours), release, tmp_path, f"{field}={json.dumps(value)}") == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
@@ -73,7 +73,7 @@ def test_what_a_bundle_refuses_is_refused_before_the_training(
 def test_a_network_that_cannot_be_made_is_refused_before_the_training(
     colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(shapes.recipe(colours), {"task": "classify"}, tmp_path, "model.config.heads=0") == 2
+    assert run(tiny_recipe.recipe(colours), {"task": "classify"}, tmp_path, "model.config.heads=0") == 2
     assert capsys.readouterr().err.startswith("phase pretrain: model: no network can be made of this config (")
 
 
@@ -81,9 +81,9 @@ def test_a_network_that_cannot_be_made_is_refused_before_the_training(
 def test_a_label_of_several_lines_is_refused_before_the_training(
     phase: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = shapes.draw(tmp_path / "data", 8)
+    data = tiny_recipe.draw(tmp_path / "data", 8)
     (data / "red").rename(data / "red\tor so")
-    content = shapes.recipe(data)
+    content = tiny_recipe.recipe(data)
     content["phases"][1]["start"] = None
     assert run(content, {"task": "classify"}, tmp_path, *phase) == 2
     assert "labels.2: 'red\\tor so' holds control characters" in capsys.readouterr().err
@@ -93,10 +93,10 @@ def test_a_label_of_several_lines_is_refused_before_the_training(
 def test_a_tokenizer_that_does_not_fit_the_network_is_refused_before_the_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shapes.draw(tmp_path / "data", 1)
+    tiny_recipe.draw(tmp_path / "data", 1)
     (tmp_path / "data/captions.jsonl").write_text('{"image": "red/0.png", "caption": "a red dog"}')
     tower = {"width": 16, "depth": 1, "heads": 2, "joint_width": 8, "text_width": 16, "text_depth": 1, "text_heads": 2, "text_hidden": 16}
-    content = shapes.recipe(tmp_path / "data") | {
+    content = tiny_recipe.recipe(tmp_path / "data") | {
         "words": 5,
         "data": {"kind": "pairs", "path": str(tmp_path / "data"), "words": {"tokenizer": str(small_bert(tmp_path, 120))}},
         "model": {

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from models import bundle
-from tests.docs.snippets import ROOT, of_page
-from tests.training import shapes
+from tests.docs.code_blocks import ROOT, of_page
+from tests.training import tiny_recipe
 from training import command, recipe, shipped
 from training.errors import RecipeError
 
@@ -89,7 +89,7 @@ def refused(folder: Path, text: str, *changes: str) -> str:
 
 
 def test_line_of_a_kind_is_that_of_a_merged_field(tmp_path: Path) -> None:
-    content = shapes.recipe(tmp_path)
+    content = tiny_recipe.recipe(tmp_path)
     data, rest = content.pop("data"), yaml.safe_dump(content)
     text = f"{rest}own: &own\n  path: {data['path']}\n  kind: nowhere:Data\ndata: {{<<: *own, labelled: true}}\n"
     line = text.splitlines().index("  kind: nowhere:Data") + 1
@@ -97,7 +97,7 @@ def test_line_of_a_kind_is_that_of_a_merged_field(tmp_path: Path) -> None:
 
 
 def test_line_of_a_kind_of_an_objective_in_a_list(tmp_path: Path) -> None:
-    content = shapes.recipe(tmp_path)
+    content = tiny_recipe.recipe(tmp_path)
     content["phases"][1]["objective"] = {"kind": "nowhere:Objective"}
     text = yaml.safe_dump(content)
     line = next(number for number, row in enumerate(text.splitlines(), 1) if "nowhere" in row)
@@ -105,13 +105,13 @@ def test_line_of_a_kind_of_an_objective_in_a_list(tmp_path: Path) -> None:
 
 
 def test_kind_of_an_override_has_no_line(tmp_path: Path) -> None:
-    said = refused(tmp_path, yaml.safe_dump(shapes.recipe(tmp_path)), "data.kind=nowhere:Data")
+    said = refused(tmp_path, yaml.safe_dump(tiny_recipe.recipe(tmp_path)), "data.kind=nowhere:Data")
     assert said.startswith(": data.kind: module nowhere cannot be imported: ")
 
 
 @pytest.mark.parametrize("kind", ["nowhere:", ":Data", "a b:Data", "../a:Data", 3, None, ["folder"]])
 def test_kind_that_names_nothing_is_refused(tmp_path: Path, kind: object) -> None:
-    content = shapes.recipe(tmp_path)
+    content = tiny_recipe.recipe(tmp_path)
     content["data"]["kind"] = kind
     said = refused(tmp_path, yaml.safe_dump(content))
     assert (
@@ -123,7 +123,7 @@ def test_kind_of_a_starter_needs_the_repository(tmp_path: Path, monkeypatch: pyt
     """As in a wheel, which has no `starters`."""
     monkeypatch.setitem(sys.modules, "starters.data.images.flags", None)
     monkeypatch.setitem(sys.modules, "starters", None)
-    content = shapes.recipe(tmp_path)
+    content = tiny_recipe.recipe(tmp_path)
     content["data"] = {"kind": "flags"}
     said = refused(tmp_path, yaml.safe_dump(content))
     assert (

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.registry import architectures
-from tests.training import shapes
+from tests.training import tiny_recipe
 from training import command, loop, recipe, stopping
 from training.objectives.mae import MaskedReconstruction
 from training.phases import WEIGHTS
@@ -21,14 +21,14 @@ from training.watching import read_log
 
 def losses(content: dict[str, Any], folder: Path, *changes: str) -> list[float]:
     """Of the first phase, trained in `folder`."""
-    file = shapes.write(content, folder / "recipe.yaml")
+    file = tiny_recipe.write(content, folder / "recipe.yaml")
     assert command.main([str(file), *changes, "--phase", "pretrain", "--runs", str(folder), "--no-tensorboard"]) == 0
     return [row["loss"] for row in read_log(folder / "colours-0.1/pretrain")]
 
 
 @pytest.fixture
 def content(colours: Path) -> dict[str, Any]:
-    return shapes.recipe(colours)
+    return tiny_recipe.recipe(colours)
 
 
 def test_tiny_numbers_are_zero_in_the_backward_pass_alone(content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_a_phase_gives_away_the_moving_average_of_its_weights(content: dict[str,
 def test_what_cannot_be_trained_is_refused(
     content: dict[str, Any], tmp_path: Path, change: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = shapes.write(content, tmp_path / "recipe.yaml")
+    file = tiny_recipe.write(content, tmp_path / "recipe.yaml")
     assert command.main([str(file), change, "--runs", str(tmp_path), "--no-tensorboard"]) == 2
     assert said in capsys.readouterr().err
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_trained_is_refused(
 def test_a_dry_run_tells_what_each_phase_takes_and_leaves_nothing(
     content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = shapes.write(content, tmp_path / "recipe.yaml")
+    file = tiny_recipe.write(content, tmp_path / "recipe.yaml")
     assert command.main([str(file), "--dry-run", "--runs", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().out
     assert "phase pretrain: MaskedReconstruction on 72 images" in said and "phase finetune: Supervised" in said
@@ -139,7 +139,7 @@ def test_a_dry_run_measures_several_steps_however_long_the_first_takes(
 
     monkeypatch.setattr(loop._Trainer, "_step", slow_at_first)
     monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    file = shapes.write(content, tmp_path / "recipe.yaml")
+    file = tiny_recipe.write(content, tmp_path / "recipe.yaml")
     assert command.main([str(file), "--dry-run", "--phase", "pretrain", "--runs", str(tmp_path / "runs")]) == 0
     assert clock[0] == pytest.approx(60 + 11 * 0.1)
 
@@ -148,7 +148,7 @@ def test_tensorboard_gets_scalars_and_images(content: dict[str, Any], tmp_path: 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     content["phases"][0]["loop"]["checkpoint_every"] = 9
-    file = shapes.write(content, tmp_path / "recipe.yaml")
+    file = tiny_recipe.write(content, tmp_path / "recipe.yaml")
     assert command.main([str(file), "--phase", "pretrain", "--runs", str(tmp_path)]) == 0
     events = EventAccumulator(str(tmp_path / "colours-0.1/pretrain/tensorboard"))
     events.Reload()

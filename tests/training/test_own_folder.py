@@ -12,8 +12,8 @@ from PIL import Image
 
 from models import bundle, loading
 from models.bundle import Bundle
-from tests.harness.command import opsin
-from tests.training import shapes
+from tests.support.processes import opsin
+from tests.training import tiny_recipe
 from training.data.pictures import to_model_size
 
 NETWORK = "image_size: 16, patch_size: 4, width: 32, depth: 2, heads: 2"
@@ -49,8 +49,8 @@ def documented() -> list[list[str]]:
 
 def own_folder(folder: Path) -> None:
     """Images, with the recipes and the starter where the commands look for them."""
-    shapes.draw(folder / "photos/train", 24)
-    shapes.draw(folder / "photos/val", 6, seed=1)
+    tiny_recipe.draw(folder / "photos/train", 24)
+    tiny_recipe.draw(folder / "photos/val", 6, seed=1)
     (folder / "training").symlink_to(Path("training").absolute())
     (folder / "bundles").mkdir()
     (folder / "bundles" / "flags").symlink_to(Path("bundles/flags").absolute())

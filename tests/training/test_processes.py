@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.bundle_schema import Preprocess
-from tests.training import shapes
+from tests.training import tiny_recipe
 from training import command
 from training.data.base import Preparation
 from training.data.folder import Folder
@@ -28,7 +28,7 @@ def launch(count: int, *arguments: object) -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    processes = [shapes.start(*arguments, **common, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)]
+    processes = [tiny_recipe.start(*arguments, **common, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)]
     for process in processes:
         _, complained = process.communicate(200)
         assert process.returncode == 0, complained
@@ -41,14 +41,14 @@ def test_two_processes_equal_one_by_ddp_and_by_fsdp(colours: Path, tmp_path: Pat
 
     AdamW's epsilon keeps it from blowing up the rounding errors that are the whole gradient of the keys' biases.
     """
-    content = shapes.recipe(colours)
+    content = tiny_recipe.recipe(colours)
     first = content["phases"][0]
     first["optimiser"]["eps"] = 1e-4
     first["loop"] = {"epochs": STEPS / 9, "batch_size": 8, "clip_norm": 1.0, "ema": 0.5, "checkpoint_every": 6}
     content["phases"] = [first | {"name": name, "loop": first["loop"] | {"sharding": name}} for name in ("ddp", "fsdp")]
-    two = shapes.write(content, tmp_path / "two.yaml")
+    two = tiny_recipe.write(content, tmp_path / "two.yaml")
     content["phases"] = [first | {"name": "one"}]
-    one = shapes.write(content, tmp_path / "one.yaml")
+    one = tiny_recipe.write(content, tmp_path / "one.yaml")
     launch(2, two, "--runs", tmp_path)
     assert command.main([str(one), "--runs", str(tmp_path), "--no-tensorboard"]) == 0
 

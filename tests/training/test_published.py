@@ -21,7 +21,7 @@ from models import bundle, loading
 from models.registry import architectures
 from models.systems.image_text.tokenizer import Tokenizer
 from tests.golden.case import GOLDEN, unpacked
-from tests.training import shapes
+from tests.training import tiny_recipe
 from tests.training.test_data import png, shard, video
 from training import command, recipe
 from training.phases import WEIGHTS
@@ -61,7 +61,7 @@ STARTS = {"tome": "mae_large.yaml", "mae_linear_probe": "mae_base.yaml"}
 
 def images(folder: Path) -> None:
     for part in ("train", "val"):
-        shapes.draw(folder / "data/imagenet" / part, 3)
+        tiny_recipe.draw(folder / "data/imagenet" / part, 3)
 
 
 def videos(folder: Path) -> None:
@@ -174,11 +174,11 @@ def towers(file: Path) -> None:
 def test_it_trains_and_writes_its_bundle(file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").symlink_to(data / "data")
     monkeypatch.chdir(tmp_path)
-    small = shapes.write(shrunk(file), tmp_path / "recipe.yaml")
+    small = tiny_recipe.write(shrunk(file), tmp_path / "recipe.yaml")
     if file.stem == "cit":
         towers(small)
     if file.stem in STARTS:
-        before = shapes.write(shrunk(file.with_name(STARTS[file.stem])), tmp_path / "before.yaml")
+        before = tiny_recipe.write(shrunk(file.with_name(STARTS[file.stem])), tmp_path / "before.yaml")
         assert command.main([str(before), "--phase", "pretrain", "--no-tensorboard"]) == 0
     assert command.main([str(small), "--no-tensorboard"]) == 0
     plan = recipe.read(small)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.training import shapes
+from tests.training import tiny_recipe
 from training import recipe
 from training.errors import RecipeError
 from training.shipped import located
@@ -59,7 +59,7 @@ def test_shipped_recipes_are_valid(file: Path) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrong_recipe_is_refused_with_file_field_and_reason(tmp_path: Path, mistake: Callable[[dict[str, Any]], None], said: str) -> None:
-    content = shapes.recipe(tmp_path) | {"release": {"task": "classify"}}
+    content = tiny_recipe.recipe(tmp_path) | {"release": {"task": "classify"}}
     mistake(content)
     file = tmp_path / "wrong.yaml"
     file.write_text(yaml.safe_dump(content))
@@ -108,7 +108,7 @@ def test_a_shipped_recipe_is_read_from_any_folder(file: Path, tmp_path: Path, mo
 
 @pytest.fixture
 def tiny_recipe_file(tmp_path: Path) -> Path:
-    return shapes.write(shapes.recipe(tmp_path), tmp_path / "tiny.yaml")
+    return tiny_recipe.write(tiny_recipe.recipe(tmp_path), tmp_path / "tiny.yaml")
 
 
 def test_single_fields_are_overridden_by_their_dotted_names(tiny_recipe_file: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from models import bundle
-from tests.training import shapes
+from tests.training import tiny_recipe
 from training import command
 from training.phases import WEIGHTS
 
@@ -18,14 +18,14 @@ from training.phases import WEIGHTS
 @pytest.fixture
 def content(colours: Path, tmp_path: Path) -> dict[str, Any]:
     """A recipe of one short phase, measured on held-out images."""
-    recipe = shapes.recipe(colours)
+    recipe = tiny_recipe.recipe(colours)
     phase = recipe["phases"][1] | {"start": None, "loop": {"epochs": 1, "batch_size": 8}}
-    held_out = {"kind": "folder", "path": str(shapes.draw(tmp_path / "val", 4, seed=1))}
+    held_out = {"kind": "folder", "path": str(tiny_recipe.draw(tmp_path / "val", 4, seed=1))}
     return recipe | {"phases": [phase], "release": {"task": "classify", "quality": {"kind": "held-out", "data": held_out}}}
 
 
 def released(content: dict[str, Any], folder: Path) -> bundle.Bundle:
-    recipe = shapes.write(content, folder / "colours.yaml")
+    recipe = tiny_recipe.write(content, folder / "colours.yaml")
     options = ["--runs", str(folder / "runs"), "--bundles", str(folder / "bundles"), "--no-tensorboard"]
     assert command.main([str(recipe), *options]) == 0
     return bundle.read(folder / "bundles/colours/0.1")

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
-from tests.training import shapes
+from tests.training import tiny_recipe
 from training import command
 from training.errors import TrainingError, disk_is_full
 from training.fingerprint import require_same
@@ -37,13 +37,13 @@ def run(recipe: Path, runs: Path, *changes: str, phase: str = "pretrain") -> int
 
 @pytest.fixture
 def recipe(colours: Path, tmp_path: Path) -> Path:
-    return shapes.write(shapes.recipe(colours), tmp_path / "colours.yaml")
+    return tiny_recipe.write(tiny_recipe.recipe(colours), tmp_path / "colours.yaml")
 
 
 def test_a_run_killed_in_the_middle_has_the_losses_and_weights_of_one_that_was_not(
     colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = shapes.recipe(colours)
+    content = tiny_recipe.recipe(colours)
     content["phases"] = content["phases"][1:]
     content["phases"][0].pop("start")
     content["phases"][0]["model"]["config"]["drop_path"] = 0.2
@@ -56,9 +56,9 @@ def test_a_run_killed_in_the_middle_has_the_losses_and_weights_of_one_that_was_n
         "checkpoint_every": 7,
         "workers": 1,
     }
-    file = shapes.write(content, tmp_path / "long.yaml")
+    file = tiny_recipe.write(content, tmp_path / "long.yaml")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    victim = shapes.start(file, "--phase", "finetune", "--runs", killed)
+    victim = tiny_recipe.start(file, "--phase", "finetune", "--runs", killed)
     folder, limit = killed / "colours-0.1/finetune", time.monotonic() + 120
     while not list(folder.glob("step-*[0-9]")):
         assert victim.poll() is None and time.monotonic() < limit
@@ -66,7 +66,7 @@ def test_a_run_killed_in_the_middle_has_the_losses_and_weights_of_one_that_was_n
     victim.send_signal(signal.SIGKILL)
     assert victim.wait(30) == -signal.SIGKILL
     assert not (folder / WEIGHTS).exists()
-    shapes.finish(shapes.start(file, "--phase", "finetune", "--runs", killed))
+    tiny_recipe.finish(tiny_recipe.start(file, "--phase", "finetune", "--runs", killed))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert run(file, whole, phase="finetune") == 0
 
@@ -123,7 +123,7 @@ def test_sigterm_saves_after_the_step_that_is_running(recipe: Path, tmp_path: Pa
 def test_sigterm_to_every_process_of_a_run_saves_too(recipe: Path, tmp_path: Path) -> None:
     """torchrun and clusters send it so: data workers get the signal as well."""
     endless = ("phases.0.loop.epochs=10000", "phases.0.loop.log_every=1", "phases.0.loop.workers=1")
-    process = shapes.start(recipe, *endless, "--phase", "pretrain", "--runs", tmp_path, leads=True)
+    process = tiny_recipe.start(recipe, *endless, "--phase", "pretrain", "--runs", tmp_path, leads=True)
     limit = time.monotonic() + 120
     while not read_log(tmp_path / PHASE):
         assert process.poll() is None and time.monotonic() < limit
@@ -146,13 +146,13 @@ def test_a_finished_run_is_only_loaded(recipe: Path, tmp_path: Path, capsys: pyt
 
 
 def relabelled(content: dict[str, Any], folder: Path) -> None:
-    shapes.draw(folder, 24)
+    tiny_recipe.draw(folder, 24)
     (folder / "red").rename(folder / "rouge")
     content["data"]["path"] = str(folder)
 
 
 def other_images(content: dict[str, Any], folder: Path) -> None:
-    content["data"]["path"] = str(shapes.draw(folder, 24, seed=1))
+    content["data"]["path"] = str(tiny_recipe.draw(folder, 24, seed=1))
 
 
 def other_start(content: dict[str, Any], folder: Path) -> None:
@@ -177,7 +177,7 @@ CHANGES: dict[str, Callable[[dict[str, Any], Path], None]] = {
 def begun(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of which both phases are under way."""
     folder = tmp_path_factory.mktemp("begun")
-    file = shapes.write(shapes.recipe(colours), folder / "colours.yaml")
+    file = tiny_recipe.write(tiny_recipe.recipe(colours), folder / "colours.yaml")
     assert run(file, folder, phase="pretrain") == 0
     assert run(file, folder, "phases.1.loop.max_steps=2", phase="finetune") == 0
     return folder
@@ -187,9 +187,9 @@ def begun(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_is_not_continued_after_a_change_and_says_which(
     begun: Path, colours: Path, tmp_path: Path, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = shapes.recipe(colours)
+    content = tiny_recipe.recipe(colours)
     CHANGES[said](content, tmp_path / "data")
-    changed = shapes.write(content, tmp_path / "changed.yaml")
+    changed = tiny_recipe.write(content, tmp_path / "changed.yaml")
     assert run(changed, begun, phase="finetune") == 2
     assert said in capsys.readouterr().err
 
@@ -277,7 +277,7 @@ def test_damaged_weights_of_a_finished_phase_are_named(
     shutil.copytree(begun / PHASE, tmp_path / PHASE)
     file = tmp_path / PHASE / WEIGHTS
     file.write_bytes(file.read_bytes()[:-9] if content is None else content)
-    assert run(shapes.write(shapes.recipe(colours), tmp_path / "colours.yaml"), tmp_path, phase="finetune") == 2
+    assert run(tiny_recipe.write(tiny_recipe.recipe(colours), tmp_path / "colours.yaml"), tmp_path, phase="finetune") == 2
     assert capsys.readouterr().err.startswith(f"start: {file} cannot be read (")
 
 

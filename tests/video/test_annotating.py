@@ -12,7 +12,7 @@ import pytest
 from server.media import video
 from server.media.limits import RecordingError
 from server.media.video import Drawn, annotated
-from tests.harness.videos import clip, every, pictures
+from tests.support.videos import clip, every, pictures
 
 RED = (230, 25, 75)
 """Of person 1."""

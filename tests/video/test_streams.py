@@ -9,8 +9,7 @@ import pytest
 
 from models.media.video import ClipLimits, Frames, VideoError, probe
 from server.media.video import annotated
-from tests.harness.mixed import FRAMES, OTHER_FRAMES, OTHER_SIZE, RATE, SIZE, mixed
-from tests.harness.videos import clip, every, number_of
+from tests.support.videos import FRAMES, OTHER_FRAMES, OTHER_SIZE, RATE, SIZE, clip, every, mixed, number_of
 
 LIMITS = ClipLimits()
 PACKET = 188

@@ -22,9 +22,9 @@ from models.media import video
 from models.media.video import AHEAD, PROGRAM, ClipLimits, Frame, Frames, NotYet, VideoError, probe
 from models.processes.confined_process import PATIENCE_S
 from models.systems.clips.frame_reader import ViewFrames
-from tests.harness.processes import children, copies
-from tests.harness.videos import clip, every, number_of, sound_alone, with_hours
-from tests.harness.waiting import eventually
+from tests.support.processes import children, copies
+from tests.support.videos import clip, every, number_of, sound_alone, with_hours
+from tests.support.waiting import eventually
 
 LIMITS = ClipLimits()
 FILM = clip(every(20, 20.0))

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness import forked
-from tests.harness.valkey import private_valkey
+from tests.support import forked_program
+from tests.support.redis import private_valkey
 
 
 @pytest.fixture
 def valkey() -> Iterator[PrivateValkey]:
     """An empty one of the test's own."""
-    forked.prepare()
+    forked_program.prepare()
     with private_valkey() as server:
         yield server

@@ -24,11 +24,11 @@ from server.worker.layout import Layout
 from server.worker.measurements import Conditions, Measurements
 from server.worker.tuning import Tuner, TunerTimings
 from server.worker.warmup import Loader, Warm
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.deliveries import delivery
-from tests.harness.graphs import SIZE, colours, write_graph
-from tests.harness.waiting import START_S, eventually
-from tests.harness.worker import gateway, worker_process
+from tests.support.bundles.onnx import SIZE, colours, write_graph
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.live_service import gateway, worker_process
+from tests.support.queue import delivery
+from tests.support.waiting import START_S, eventually
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
 OFF, FAST = (0, 0), (4, 4)

@@ -18,8 +18,8 @@ from server.telemetry.metrics import WorkerMetrics
 from server.worker import replies
 from server.worker.executors import Computed, OneShot
 from server.worker.loops import BatchRunner
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.deliveries import delivery
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.queue import delivery
 
 
 def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from models.loading import load
 from server.arrays import Array
 from server.queue.delivery import Delivery
 from server.worker.executors import Arrays, Computed, FailedJob, OneShot, Streams, TooLarge
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.deliveries import delivery
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.queue import delivery
 
 CPU = torch.device("cpu")
 

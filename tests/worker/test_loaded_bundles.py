@@ -19,7 +19,7 @@ from server.worker import loaded_bundles
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.measurements import Measured
 from server.worker.warmup import Warm
-from tests.harness.bundles import write_null, write_tiny_vit
+from tests.support.bundles.vit import write_null, write_tiny_vit
 
 
 def warm() -> Warm:

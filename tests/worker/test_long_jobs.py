@@ -15,11 +15,10 @@ import redis
 from server.queue import keys
 from server.queue.messages import Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
-from tests.harness.bundles import write_null
-from tests.harness.keyspace import PartitionRedis
-from tests.harness.toys import answer_alone, pixels, steps_of, write_toy
-from tests.harness.waiting import eventually_async
-from tests.harness.worker import GatewayEnd, gateway, worker_process
+from tests.support.bundles.vit import answer_alone, pixels, steps_of, write_null, write_toy
+from tests.support.live_service import GatewayEnd, gateway, worker_process
+from tests.support.redis import PartitionRedis
+from tests.support.waiting import eventually_async
 
 SLOW_MS = 20.0
 

@@ -24,7 +24,7 @@ from server.worker.measurements import MOST_FILES, Conditions, Measured, Measure
 from server.worker.stepwise import Stepwise, Usual
 from server.worker.tuning import Tuner, TunerTimings
 from server.worker.warmup import Loader, Warm
-from tests.harness.bundles import write_null, write_tiny_vit
+from tests.support.bundles.vit import write_null, write_tiny_vit
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
 MEASURED = Measured(dtype="bfloat16", largest=4, seconds={1: 0.01, 2: 0.011, 4: 0.03}, at=1000.0, max_difference=0.02)

@@ -12,7 +12,7 @@ from models.bundle import Bundle
 from models.loading import load
 from server.worker.backends import Backends, ModelMemory
 from server.worker.layout import Layout
-from tests.harness.bundles import write_tiny_vit
+from tests.support.bundles.vit import write_tiny_vit
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)
 PICTURES = {"pixels": np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)}

@@ -20,9 +20,8 @@ from server.queue.delivery import Delivery
 from server.worker import stepwise
 from server.worker.executors import Arrays, Computed, FailedJob, JobOutputs, Report, Reports, TooLarge
 from server.worker.stepwise import Stepwise
-from tests.harness.bundles import write_null
-from tests.harness.deliveries import delivery
-from tests.harness.toys import STEPS, answer_alone, pixels, steps_of, write_toy
+from tests.support.bundles.vit import STEPS, answer_alone, pixels, steps_of, write_null, write_toy
+from tests.support.queue import delivery
 
 CPU = torch.device("cpu")
 SENT_BACK = {"unread": ["file"], "returned": ["file"]}

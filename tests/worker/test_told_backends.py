@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.harness.bundles import write_tiny_vit
-from tests.harness.running import running
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import write_tiny_vit
+from tests.support.live_service import running
+from tests.support.waiting import eventually
 
 
 def test_what_runs_a_bundle_is_told(tmp_path: Path) -> None:

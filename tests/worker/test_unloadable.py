@@ -15,7 +15,7 @@ from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from server.worker.executors import OneShot
 from server.worker.loops import BatchRunner
-from tests.harness.deliveries import delivery
+from tests.support.queue import delivery
 
 
 class Unloadable:

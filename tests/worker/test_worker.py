@@ -22,12 +22,12 @@ from server.queue.messages import Reply, ServedBundle, WorkerInfo
 from server.queue.wire import script_sha
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.main import WATCH_EVERY
-from tests.harness.bundles import write_null, write_tiny_vit, write_unserved
-from tests.harness.keyspace import PartitionRedis
-from tests.harness.poisonous_worker import COMMAND, SLOW
-from tests.harness.queue import Server, WorkerQueue, free_port
-from tests.harness.waiting import WAIT_S, eventually_async
-from tests.harness.worker import gateway, worker_process
+from tests.support.bundles.vit import write_null, write_tiny_vit, write_unserved
+from tests.support.live_service import gateway, worker_process
+from tests.support.poison_worker import COMMAND, SLOW
+from tests.support.queue import Server, WorkerQueue, free_port
+from tests.support.redis import PartitionRedis
+from tests.support.waiting import WAIT_S, eventually_async
 
 
 def slow_pixels(seconds: float) -> np.ndarray:

@@ -17,7 +17,7 @@ from starters.evaluation import sounds
 from starters.evaluation.cards import card as model_card
 from starters.tests.recordings import cached_notes
 from starters.tests.soundfonts import RATE, cached_font, cached_renderer, hiss, tone
-from tests.harness.sounds import wav
+from tests.support.audio import wav
 from training import command, recipe
 from training.evaluation import __main__ as evaluation
 from training.evaluation import metrics

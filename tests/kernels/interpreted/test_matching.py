@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import reference
-from tests.kernels.interpreted.shapes import Problem, assert_as_good, assert_same
+from tests.kernels.interpreted.random_problems import Problem, assert_as_good, assert_same
 
 seeds = st.integers(0, 2**31 - 1)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from kernels import ops, reference
 from kernels import triton as kernels
 from kernels.ops import Matching
-from tests.kernels.interpreted.shapes import Problem
+from tests.kernels.interpreted.random_problems import Problem
 
 ROUNDING = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 """Relative, one unit in the last place: the kernel rounds once, at the end."""

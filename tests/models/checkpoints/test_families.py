@@ -24,8 +24,8 @@ from models.registry import architectures
 from models.systems.image_text.cit import CiTConfig, Tower
 from models.systems.vit.model import Pool, ViTConfig
 from tests.golden.case import GOLDEN, published_keys
-from tests.harness.bundles import sealed
-from tests.harness.recorded import RECORDED
+from tests.golden.checks import RECORDED
+from tests.support.bundles.vit import sealed
 
 MADE: dict[str, Any] = {
     "torchvision": ViTConfig(image_size=16, patch_size=8, classes=3, width=16, depth=2, heads=2),

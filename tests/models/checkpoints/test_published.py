@@ -24,7 +24,7 @@ from models.registry import architectures
 from models.systems.mae.model import MAE, MAEConfig, start_from_pretrained
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import GOLDEN, published_keys
-from tests.harness.bundles import sealed
+from tests.support.bundles.vit import sealed
 
 SMALL = ViTConfig(image_size=32, patch_size=8, classes=5, width=32, depth=2, heads=4)
 

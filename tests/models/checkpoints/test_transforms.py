@@ -21,7 +21,7 @@ from models.bundle import Bundle
 from models.checkpoints import CheckpointError, families, import_checkpoint
 from models.loading import load
 from server.media.images import Decoder, to_model_size
-from tests.harness.bundles import sealed
+from tests.support.bundles.vit import sealed
 
 PICTURES = sorted(Path("docs/pictures/flags").glob("*.png"))[:2] + sorted(Path("docs/pictures/drawings").glob("*.png"))[:2]
 MOST = 1e-3

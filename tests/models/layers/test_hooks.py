@@ -10,7 +10,7 @@ from models.flops import prepare
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mvit.reversible import RevMViT, RevMViTConfig
 from models.systems.vit.model import Pool, ViT, ViTConfig
-from tests.harness.recorded import RECORDED
+from tests.golden.checks import RECORDED
 from tests.models.test_compiled import recorded
 
 

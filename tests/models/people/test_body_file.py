@@ -12,7 +12,7 @@ import torch
 
 from models.people.smpl import Person, rotations
 from models.people.smpl_file import EXTRA_JOINTS, read_body
-from tests.harness.published_lart import mesh, write_mesh
+from tests.support.bundles.actions import mesh, write_mesh
 
 Arrays = dict[str, np.ndarray]
 

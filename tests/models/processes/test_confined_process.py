@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from models.processes.confined_process import Confined, ProgramDied
-from tests.harness.processes import children
+from tests.support.processes import children
 
 BUSY = "tests.models.processes.busy_program"
 

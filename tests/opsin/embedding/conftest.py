@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.bundles import write_tiny_encoder
-from tests.harness.pairs import write_tiny_pair
-from tests.harness.running import Service, running
+from tests.support.bundles.image_text import write_tiny_pair
+from tests.support.bundles.vit import write_tiny_encoder
+from tests.support.live_service import Service, running
 
 MAX_IMAGES = 4
 """Images of one request to the `embedding_service`."""

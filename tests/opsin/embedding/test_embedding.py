@@ -17,10 +17,10 @@ from models.loading import load
 from opsin import AsyncClient, Client, Embeddings, Refused
 from opsin.pictures import png
 from server.worker.loaded_bundles import UNLOAD_GRACE
-from tests.harness.bundles import TINY, write_tiny_encoder
-from tests.harness.running import Service
-from tests.harness.waiting import eventually
 from tests.opsin.embedding.conftest import MAX_BODY, MAX_IMAGES
+from tests.support.bundles.vit import TINY, write_tiny_encoder
+from tests.support.live_service import Service
+from tests.support.waiting import eventually
 
 MANY = 2 * MAX_IMAGES + 3
 SIDE = TINY.image_size

@@ -22,11 +22,11 @@ import pytest
 from opsin import Client
 from opsin.pictures import png
 from opsin.vector_file import FileVectors
-from tests.harness.bundles import TINY
-from tests.harness.command import opsin
-from tests.harness.running import Service
-from tests.harness.scripted import Answer, Request, scripted
-from tests.harness.waiting import eventually
+from tests.support.bundles.vit import TINY
+from tests.support.fake_servers import Answer, Request, scripted
+from tests.support.live_service import Service
+from tests.support.processes import opsin
+from tests.support.waiting import eventually
 
 COUNT = 12
 

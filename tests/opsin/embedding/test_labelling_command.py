@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from models.bundle import write
 from models.systems.image_text.zero_shot_classifier import label
 from opsin import Client
-from tests.harness.bundles import TINY, write_tiny_vit
-from tests.harness.command import opsin
-from tests.harness.pairs import write_tiny_pair
-from tests.harness.running import Service
-from tests.harness.waiting import eventually
+from tests.support.bundles.image_text import write_tiny_pair
+from tests.support.bundles.vit import TINY, write_tiny_vit
+from tests.support.live_service import Service
+from tests.support.processes import opsin
+from tests.support.waiting import eventually
 
 LABELS = ["a red car", "dog", "cat"]
 

@@ -9,11 +9,11 @@ import pytest
 
 from opsin import Client
 from opsin.pictures import png
-from tests.harness.bundles import TINY
-from tests.harness.command import opsin
-from tests.harness.running import Service
 from tests.opsin.embedding.conftest import NOTE
 from tests.opsin.embedding.test_zero_shot import IMAGES
+from tests.support.bundles.vit import TINY
+from tests.support.live_service import Service
+from tests.support.processes import opsin
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from opsin import AsyncClient, Client, Refused
 from opsin.pictures import png
-from tests.harness.bundles import TINY
-from tests.harness.running import Service
 from tests.opsin.embedding.conftest import MAX_IMAGES
+from tests.support.bundles.vit import TINY
+from tests.support.live_service import Service
 
 LABELS = ["a red car", "dog", "cat", "photo", "something else"]
 MANY = 2 * MAX_IMAGES + 3

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.registry import architectures
-from tests.harness.forked import Forked
+from tests.support.forked_program import Forked
 from tests.training.objectives.cases import CASES, assert_same_gradients, gradients, made
 from tests.training.objectives.curating import curate_rounds
 from tests.training.objectives.two_processes import ROWS, SHARDED

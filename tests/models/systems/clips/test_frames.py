@@ -17,7 +17,7 @@ from models.layers.stepwise import UnusableInput
 from models.media.video import ClipLimits
 from models.systems.clips import frame_reader
 from models.systems.clips.frame_reader import ViewFrames, readings
-from tests.harness.videos import STEP, clip, every
+from tests.support.videos import STEP, clip, every
 
 FRAME_BYTES = 12
 COUNT = 48

@@ -17,8 +17,8 @@ from models.loading import Ended, load, not_served
 from models.systems.depth.model import FINEST, LiteDepth, LiteDepthConfig, alone
 from models.systems.pipeline_bundles import join_photographs
 from server.tasks.photographs import photograph
-from tests.harness.bundles import sealed
-from tests.harness.shell import write_shell
+from tests.support.bundles.analytic_mcc import write_shell
+from tests.support.bundles.vit import sealed
 
 SMALL = LiteDepthConfig(image_size=32, widths=(8, 8, 8, 8))
 

@@ -20,8 +20,8 @@ from server.arrays import Array
 from server.queue.delivery import Delivery
 from server.worker.executors import Computed, FailedJob
 from server.worker.stepwise import Stepwise
-from tests.harness.bundles import write_tiny_diffmae
-from tests.harness.deliveries import delivery
+from tests.support.bundles.vit import write_tiny_diffmae
+from tests.support.queue import delivery
 
 SIDE = 64
 HOLE = np.zeros((SIDE, SIDE), np.uint8)

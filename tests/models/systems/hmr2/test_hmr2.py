@@ -23,8 +23,8 @@ from models.people.smpl import Body, Person, rotations
 from models.systems.hmr2.model import HMR2, HMR2Config, Query
 from tests.golden.__main__ import run
 from tests.golden.case import GOLDEN, read_case
+from tests.golden.checks import full_sizes, loads_strictly, relative_deviation, round_trips
 from tests.golden.replays.hmr2 import build
-from tests.harness.recorded import full_sizes, loads_strictly, relative_deviation, round_trips
 
 CASES = GOLDEN / "hmr2"
 NETWORKS = ("tiny_forward", "tiny_meanshape_ief")

@@ -18,8 +18,8 @@ from models.systems.image_text.add_tokenizer import add_tokenizer, prepare
 from models.systems.image_text.tokenizer import Tokenizer
 from models.systems.image_text.tokenizer_vocabulary import TokenizerError
 from tests.golden.case import GOLDEN, read_case
-from tests.harness import vocabularies
-from tests.harness.bundles import sealed, write_tiny_vit
+from tests.support import vocabularies
+from tests.support.bundles.vit import sealed, write_tiny_vit
 
 SENTENCES = ["a photo of a red dog", "a dog and a cat", "the red cat on a mat", "no photo of the mat"] * 20
 

@@ -19,7 +19,7 @@ from models.systems.image_text.flip import FLIP, FLIPConfig
 from models.systems.onnx.export import export
 from models.systems.vit.model import Stem, ViT, ViTConfig
 from models.systems.vit.onnx_graph import classifier_graph
-from tests.harness.bundles import UNSEALED, sealed
+from tests.support.bundles.vit import UNSEALED, sealed
 
 CONFIG = FLIPConfig(
     image_size=64,

@@ -17,7 +17,7 @@ from models.loading import LoadedModel
 from models.registry import architectures
 from models.systems.published_sizes import sizes
 from tests.golden.case import GOLDEN, Case, read_case
-from tests.models.embedding import Arrays, are_units, cosines, loaded, pixels_of, random_pixels, zeroed
+from tests.golden.checks import Arrays, are_units, cosines, loaded, pixels_of, random_pixels, zeroed
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from models.bundle import TOKENIZER_FILE, Bundle, BundleError, BundleSpec
 from models.bundle_schema import Text, Weights
 from models.systems.image_text.tokenizer import Tokenizer, known
 from models.systems.image_text.tokenizer_conversion import read_vocabulary
-from tests.harness import vocabularies
-from tests.models.systems.image_text.strings import HARD, strings
+from tests.support import vocabularies
+from tests.support.vocabularies import HARD, strings
 
 COUNT, MANY = 2_000, 10_000
 

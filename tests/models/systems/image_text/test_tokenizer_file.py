@@ -20,7 +20,7 @@ from models.systems.image_text.tokenizer import Cut, Tokenizer
 from models.systems.image_text.tokenizer_conversion import read_templates, read_vocabulary
 from models.systems.image_text.tokenizer_file import MOST_ADDED, MOST_BYTES, TokenizerFile, read_tokenizer
 from models.systems.image_text.tokenizer_vocabulary import MOST_PIECES, TokenizerError
-from tests.harness import vocabularies
+from tests.support import vocabularies
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -15,7 +15,7 @@ from models.systems.image_text.cit import CiT, Tower
 from models.systems.image_text.tokenizer import Tokenizer
 from models.systems.image_text.zero_shot_classifier import label
 from models.systems.vit.onnx_graph import classifier_graph
-from tests.harness.pairs import SMALL, write_tiny_pair
+from tests.support.bundles.image_text import SMALL, write_tiny_pair
 
 LABELS = ["red car", "dog", "cat", "a very red cat"]
 TEMPLATES = ["a photo of a {}.", "a {}"]

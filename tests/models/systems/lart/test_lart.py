@@ -23,8 +23,8 @@ from models.systems.lart.model import LART, LART_HIERA, LART_MVIT, LART_POSE, LA
 from models.systems.lart.windows import read_track
 from tests.golden.__main__ import run
 from tests.golden.case import GOLDEN, read_case
+from tests.golden.checks import RECORDED, full_sizes, loads_strictly, relative_deviation, round_trips
 from tests.golden.replays.lart import build
-from tests.harness.recorded import RECORDED, full_sizes, loads_strictly, relative_deviation, round_trips
 from training.objectives.lart import GroundTruth, action_loss, kinetics_loss, regression_loss
 
 CASES = GOLDEN / "lart"

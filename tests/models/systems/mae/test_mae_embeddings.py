@@ -14,7 +14,7 @@ from models.loading import LoadedModel
 from models.registry import architectures
 from models.systems.mae.model import MAE
 from tests.golden.case import GOLDEN, read_case
-from tests.models.embedding import are_units, cosines, loaded, pixels_of, random_pixels
+from tests.golden.checks import are_units, cosines, loaded, pixels_of, random_pixels
 
 CASE = read_case(GOLDEN / "mae/pretrain_pixel")
 IMAGES = CASE.inputs["img"]

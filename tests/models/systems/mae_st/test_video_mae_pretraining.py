@@ -14,8 +14,8 @@ from models.checkpoints import families, fit, read_checkpoint
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig, start_from_pretrained
 from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 from tests.golden.case import published_keys, read_case
+from tests.golden.checks import detected_at_full_size
 from tests.golden.replays.mae_st import load_finetuned, load_pretraining
-from tests.harness.recorded import detected_at_full_size
 from training.optim import pretraining_groups
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "mae_st"

@@ -21,8 +21,8 @@ from models.systems.mavil.init_from_mae import audio_from_video, video_from_pict
 from models.systems.mavil.model import SIZES, MAViL, MAViLConfig, TowersConfig, fuse, kept_on_grid, start_from_pretrained
 from models.systems.mavil.pretraining import MAViLPretraining, MAViLPretrainingConfig, Noise, info_nce
 from tests.golden.case import published_keys, read_case
+from tests.golden.checks import detected_at_full_size
 from tests.golden.replays.mavil import load_finetuned, load_pretraining, noise_of
-from tests.harness.recorded import detected_at_full_size
 from training.optim import layer_decay_groups
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "mavil"

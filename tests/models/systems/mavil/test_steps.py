@@ -26,7 +26,7 @@ from models.systems.mavil.steps import Halves, MAViLSteps, Scoring, Use, mavil_s
 from models.systems.mavil.window_sources import Inputs, Listener, Sources
 from tests.golden.case import Case, read_case
 from tests.golden.replays.mavil import load_finetuned
-from tests.harness.videos import clip, every
+from tests.support.videos import clip, every
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "mavil"
 SOUND = Sound(frames=64, mel_bins=32, mean=AUDIOSET.mean, std=AUDIOSET.std)

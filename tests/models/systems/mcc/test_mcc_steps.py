@@ -17,7 +17,7 @@ from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mcc.queries import cube_grid, reconstruct
 from models.systems.mcc.steps import Reconstruction, ReconstructionSteps
-from tests.harness.shell import HALF, RADIUS, SEEN, SIDE, shell
+from tests.support.bundles.analytic_mcc import HALF, RADIUS, SEEN, SIDE, shell
 
 CPU = torch.device("cpu")
 COARSE = {"spacing": 0.3, "space": Space(reach=0.6).model_dump()}

@@ -26,7 +26,7 @@ from models.systems.mvit.pooling_attention import AttentionPlan, PoolingAttentio
 from models.systems.mvit.roi_pool import BoxPooling, roi_align
 from models.systems.mvit.trunk import Positions, TrunkConfig
 from tests.golden.case import read_case
-from tests.harness.recorded import relative_deviation
+from tests.golden.checks import relative_deviation
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "mvit"
 

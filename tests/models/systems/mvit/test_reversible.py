@@ -27,7 +27,7 @@ from models.systems.mvit.trunk import Positions
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import read_case
 from tests.golden.replays import rev as replay_rev
-from tests.harness.bundles import sealed
+from tests.support.bundles.vit import sealed
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "rev"
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from models.checkpoints import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
 from models.checkpoints.checkpoint_file import open_checkpoint
 from tests.golden.case import GOLDEN, Tolerance, find_cases, published_keys, read_case
+from tests.golden.checks import detected_at_full_size, relative_deviation
 from tests.golden.compare import compare_intermediates
 from tests.golden.replays import mvit as replay_mvit
 from tests.golden.replays import rev as replay_rev
-from tests.harness.recorded import detected_at_full_size, relative_deviation
 
 REPLAYS: dict[str, ModuleType] = {"mvit": replay_mvit, "rev": replay_rev}
 CASES = [pytest.param(folder, id=folder.name) for folder in find_cases(*(GOLDEN / system for system in REPLAYS))]

@@ -10,7 +10,7 @@ import pytest
 from models.bundle import Bundle
 from models.loading import load
 from models.systems.onnx.classifier_backend import GraphError, open_classifier
-from tests.harness.bundles import write_null, write_tiny_vit
+from tests.support.bundles.vit import write_null, write_tiny_vit
 
 SAMPLE = {"pixels": np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)}
 

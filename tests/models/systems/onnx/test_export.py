@@ -23,10 +23,10 @@ from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 from models.systems.mcc.back_surface import BackConfig
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.onnx import export as onnx_export
-from tests.harness.bundles import write_null, write_tiny_diffmae, write_tiny_vit
-from tests.harness.command import opsin
-from tests.harness.graphs import colours, write_graph
-from tests.harness.pictures import picture
+from tests.support.bundles.onnx import colours, write_graph
+from tests.support.bundles.vit import write_null, write_tiny_diffmae, write_tiny_vit
+from tests.support.images import picture
+from tests.support.processes import opsin
 
 ROOT = Path(__file__).parents[4]
 MCC_TINY = MCCConfig(

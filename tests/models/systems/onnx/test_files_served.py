@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from onnx import helper
 from PIL import Image
 
-from tests.harness import image_graphs
-from tests.harness.command import opsin
-from tests.harness.image_graphs import FLOAT, FLOAT16, INT64, OUTPUTS, SIDE, UINT8, ImageGraph, value
-from tests.harness.pictures import encoded, noise
-from tests.harness.running import Service, running
+from tests.support.bundles import onnx_classifiers
+from tests.support.bundles.onnx_classifiers import FLOAT, FLOAT16, INT64, OUTPUTS, SIDE, UINT8, ImageGraph, value
+from tests.support.images import encoded, noise
+from tests.support.live_service import Service, running
+from tests.support.processes import opsin
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PHOTO = noise(20, 30, seed=7).resize((60, 40), Image.Resampling.BICUBIC)
@@ -310,8 +310,8 @@ def test_labels_of_a_file_are_served(tmp_path: Path) -> None:
 
 
 def test_data_inside_the_folder_goes_into_the_bundle(tmp_path: Path) -> None:
-    file = image_graphs.externally(tmp_path / "given/model.onnx", "weights.bin")
-    image_graphs.weight_file(tmp_path / "given/weights.bin")
+    file = onnx_classifiers.externally(tmp_path / "given/model.onnx", "weights.bin")
+    onnx_classifiers.weight_file(tmp_path / "given/weights.bin")
     ended = opsin("import", file, "-o", tmp_path / "bundles/split", "--as", "classify", "--license", "CC0-1.0", *CROP)
     assert ended.returncode == 0, ended.stderr
     session = onnxruntime.InferenceSession(file)

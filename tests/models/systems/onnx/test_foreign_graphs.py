@@ -17,10 +17,10 @@ from models.bundle import Bundle, BundleError, read, write
 from models.checkpoints.checkpoint_file import CheckpointError
 from models.loading import load, not_served
 from models.systems.onnx.import_graph import import_graph
-from tests.harness.command import opsin
-from tests.harness.graphs import FLOAT, graph, lama, midas, migan
-from tests.harness.pictures import picture
-from tests.harness.running import running
+from tests.support.bundles.onnx import FLOAT, graph, lama, midas, migan
+from tests.support.images import picture
+from tests.support.live_service import running
+from tests.support.processes import opsin
 
 SIDE = 32
 

@@ -18,7 +18,7 @@ from models.checkpoints.checkpoint_file import CheckpointError
 from models.layers.forward import normalise, normalised_planes
 from models.loading import load
 from models.systems.onnx.import_graph import import_graph
-from tests.harness.graphs import CLASSES, SIZE, WEIGHT, colours
+from tests.support.bundles.onnx import CLASSES, SIZE, WEIGHT, colours
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (5, SIZE, SIZE, 3)).astype(np.uint8)
 COLOURS = (PIXELS / 255).mean(axis=(1, 2))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import reference
 from benchmarks.onnx_classifiers import COMPARED, MOST, NETWORKS, largest_difference, prepare
-from tests.harness.running import running
+from tests.support.live_service import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

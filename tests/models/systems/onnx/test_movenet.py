@@ -19,7 +19,7 @@ from models.loading import load
 from models.people.keypoints import KEYPOINTS, NAMES
 from models.systems.onnx.pose_detector import PoseGraph, letterbox
 from starters.make import movenet_bundle
-from tests.harness.bundles import UNSEALED
+from tests.support.bundles.vit import UNSEALED
 from training.data.demo_clip import CLIP, CLIPS
 from training.data.packages import DataError, obtain
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from models.bundle import BundleError
 from models.loading import load
 from models.systems.onnx.session import providers
-from tests.harness.graphs import SIZE, WEIGHT, colours, write_graph
+from tests.support.bundles.onnx import SIZE, WEIGHT, colours, write_graph
 
 
 def test_a_graph_answers_like_its_arithmetic(tmp_path: Path) -> None:

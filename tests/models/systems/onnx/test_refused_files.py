@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
-from tests.harness import image_graphs
-from tests.harness.command import opsin
-from tests.harness.image_graphs import ImageGraph, Make, constant, value
+from tests.support.bundles import onnx_classifiers
+from tests.support.bundles.onnx_classifiers import ImageGraph, Make, constant, value
+from tests.support.processes import opsin
 
 SECONDS = 60.0
 """The issue's bound on any refusal; the command is ended then, which fails the test."""
@@ -28,41 +28,41 @@ def refused(folder: Path, file: Path, *options: str) -> str:
 
 
 EXTERNAL: dict[str, tuple[Make, str]] = {
-    "an absolute path": (image_graphs.at_an_absolute_path, OUTSIDE),
-    "above": (image_graphs.above_the_folder, OUTSIDE),
-    "a link": (image_graphs.through_a_link, OUTSIDE),
-    "a linked folder": (image_graphs.through_a_linked_folder, OUTSIDE),
-    "a pipe": (image_graphs.from_a_pipe, "weight"),
-    "beyond the end": (image_graphs.beyond_the_end, "weight"),
-    "absent": (image_graphs.without_its_data, r"weights\.bin"),
-    "in a branch": (image_graphs.in_a_branch, "hidden"),
+    "an absolute path": (onnx_classifiers.at_an_absolute_path, OUTSIDE),
+    "above": (onnx_classifiers.above_the_folder, OUTSIDE),
+    "a link": (onnx_classifiers.through_a_link, OUTSIDE),
+    "a linked folder": (onnx_classifiers.through_a_linked_folder, OUTSIDE),
+    "a pipe": (onnx_classifiers.from_a_pipe, "weight"),
+    "beyond the end": (onnx_classifiers.beyond_the_end, "weight"),
+    "absent": (onnx_classifiers.without_its_data, r"weights\.bin"),
+    "in a branch": (onnx_classifiers.in_a_branch, "hidden"),
 }
 STRANGE: dict[str, tuple[Make, str]] = {
-    "custom operator": (image_graphs.of_a_custom_operator, r"operator Gelu of own\.ops"),
-    "another program": (image_graphs.of_another_program, "operator EPContext of com.microsoft"),
-    "unknown operator": (image_graphs.of_an_unknown_operator, "Clairvoyance"),
-    "functions": (image_graphs.of_own_functions, "own|function"),
-    "far opset": (image_graphs.of_a_far_opset, "opset.*99|99.*opset|version 99"),
-    "far IR": (image_graphs.of_a_far_ir, "99"),
-    "no numbers": (image_graphs.of_no_numbers, "not a number|no numbers?|not finite|NaN"),
-    "no numbers for some images": (image_graphs.of_no_numbers_for_some_images, "not a number|no numbers?|not finite|NaN"),
-    "two inputs": (image_graphs.of_two_inputs, "prior"),
-    "a map": (image_graphs.of_a_map, r"scores.*\(batch, 1, 2, 2\)"),
-    "strings": (image_graphs.of_another_kind_of_input, "string image"),
-    "zeros": (image_graphs.of_zeros, "zero"),
-    "a traced batch": (image_graphs.of_a_traced_batch, "fails on a batch of 3"),
-    "other images": (image_graphs.of_other_images, "changes with the other images of its batch"),
-    "a long name": (image_graphs.of_a_long_name, "N … .*own"),
-    "one channel": (image_graphs.of_one_channel, r"\(batch, 1, 16, 16\)"),
-    "truncated": (image_graphs.truncated, "ONNX"),
-    "text": (image_graphs.of_text, "ONNX"),
-    "empty": (image_graphs.empty, "ONNX|empty"),
+    "custom operator": (onnx_classifiers.of_a_custom_operator, r"operator Gelu of own\.ops"),
+    "another program": (onnx_classifiers.of_another_program, "operator EPContext of com.microsoft"),
+    "unknown operator": (onnx_classifiers.of_an_unknown_operator, "Clairvoyance"),
+    "functions": (onnx_classifiers.of_own_functions, "own|function"),
+    "far opset": (onnx_classifiers.of_a_far_opset, "opset.*99|99.*opset|version 99"),
+    "far IR": (onnx_classifiers.of_a_far_ir, "99"),
+    "no numbers": (onnx_classifiers.of_no_numbers, "not a number|no numbers?|not finite|NaN"),
+    "no numbers for some images": (onnx_classifiers.of_no_numbers_for_some_images, "not a number|no numbers?|not finite|NaN"),
+    "two inputs": (onnx_classifiers.of_two_inputs, "prior"),
+    "a map": (onnx_classifiers.of_a_map, r"scores.*\(batch, 1, 2, 2\)"),
+    "strings": (onnx_classifiers.of_another_kind_of_input, "string image"),
+    "zeros": (onnx_classifiers.of_zeros, "zero"),
+    "a traced batch": (onnx_classifiers.of_a_traced_batch, "fails on a batch of 3"),
+    "other images": (onnx_classifiers.of_other_images, "changes with the other images of its batch"),
+    "a long name": (onnx_classifiers.of_a_long_name, "N … .*own"),
+    "one channel": (onnx_classifiers.of_one_channel, r"\(batch, 1, 16, 16\)"),
+    "truncated": (onnx_classifiers.truncated, "ONNX"),
+    "text": (onnx_classifiers.of_text, "ONNX"),
+    "empty": (onnx_classifiers.empty, "ONNX|empty"),
 }
 GREEDY: dict[str, tuple[Make, str]] = {
-    "a hundred gigabytes": (image_graphs.of_a_hundred_gigabytes, "more than the 1024 MiB"),
-    "a hundred gigabytes at last": (image_graphs.of_a_hundred_gigabytes_at_last, "more than the 1024 MiB"),
-    "a growing loop": (image_graphs.of_a_growing_loop, "more than the 1024 MiB"),
-    "a long loop": (image_graphs.of_a_long_loop, "has not ended after"),
+    "a hundred gigabytes": (onnx_classifiers.of_a_hundred_gigabytes, "more than the 1024 MiB"),
+    "a hundred gigabytes at last": (onnx_classifiers.of_a_hundred_gigabytes_at_last, "more than the 1024 MiB"),
+    "a growing loop": (onnx_classifiers.of_a_growing_loop, "more than the 1024 MiB"),
+    "a long loop": (onnx_classifiers.of_a_long_loop, "has not ended after"),
 }
 
 
@@ -100,7 +100,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 def two_outputs() -> ImageGraph:
     after = [helper.make_node("Identity", ["plain"], ["scores"]), helper.make_node("Neg", ["plain"], ["against"])]
-    return ImageGraph(after=after, more_outputs=[value("against", image_graphs.FLOAT, ["batch", image_graphs.OUTPUTS])])
+    return ImageGraph(after=after, more_outputs=[value("against", onnx_classifiers.FLOAT, ["batch", onnx_classifiers.OUTPUTS])])
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from PIL import Image
 
-from tests.harness.command import opsin
-from tests.harness.graphs import SIZE, WEIGHT, colours, write_graph
-from tests.harness.running import running
+from tests.support.bundles.onnx import SIZE, WEIGHT, colours, write_graph
+from tests.support.live_service import running
+from tests.support.processes import opsin
 
 
 def purple() -> bytes:

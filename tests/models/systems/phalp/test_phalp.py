@@ -26,9 +26,9 @@ from models.systems.phalp.texture_maps import normalise_texture, texture_distanc
 from models.systems.phalp.tracker import Observation, State, Tracker, TrackerConfig
 from tests.golden.__main__ import run
 from tests.golden.case import GOLDEN, read_case
+from tests.golden.checks import relative_deviation, round_trips
 from tests.golden.compare import compare_intermediates
 from tests.golden.replays.phalp import build, replay
-from tests.harness.recorded import relative_deviation, round_trips
 
 CASES = GOLDEN / "phalp"
 FILMS = ("association_al", "association_apl_predictor")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.checkpoints import detect, families, fit
 from models.systems.phalp.hmar import AppearanceNet, AppearanceNetConfig, FlowDecoder, NormedBlock, ResNet50, SpectralConv
-from tests.harness.recorded import full_sizes, loads_strictly, relative_deviation, round_trips
+from tests.golden.checks import full_sizes, loads_strictly, relative_deviation, round_trips
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ from models.loading import LoadedModel, load
 from models.registry import architectures
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import GOLDEN, read_case
+from tests.golden.checks import are_units, cosines, loaded, pixels_of, random_pixels, zeroed
 from tests.golden.replays.tome import merge_schedule
-from tests.models.embedding import are_units, cosines, loaded, pixels_of, random_pixels, zeroed
 
 SMALL = ViTConfig(image_size=16, patch_size=4, classes=0, width=32, depth=3, heads=4)
 MERGE = (3, 0, 4)

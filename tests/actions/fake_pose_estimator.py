@@ -1,0 +1,109 @@
+"""A stand-in for a network that finds people: it finds patches of pure colours, since no picture of a person is kept here.
+
+What follows it, tracking and LART, and the decoding before it, are the real ones.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.people.keypoints import KEYPOINTS, TOKEN, Poses, tokens
+from models.systems.actions.detection_scale import Detail
+from models.systems.actions.following import Tracked
+from models.systems.actions.pose_estimator import Following, Found, Seen, View
+from models.systems.phalp.keypoint_tracker import by_location, locations_of
+from tests.support.videos import clip, every
+
+SIZE = (120, 160)
+RED, BLUE = (230, 30, 30), (30, 30, 230)
+
+
+class ColourEyes:
+    """A person for each of red and blue, whose keypoints lie evenly on the diagonal of its patch."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        """Looked at so far."""
+
+    @property
+    def values(self) -> Mapping[str, int]:
+        return {"pose": TOKEN}
+
+    def long_side(self, detail: Detail) -> None:
+        return
+
+    def find(self, views: Sequence[View], most: Sequence[int]) -> list[Found]:
+        self.frames += len(views)
+        return [_found(view.pixels) for view in views]
+
+    def read(self, crops: Tensor) -> NDArray[np.float32]:
+        raise AssertionError("there are none")
+
+    def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
+        people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINTS, 3), found.boxes), found.size
+        return Seen(found.boxes, found.poses, tokens(people, width, height), locations_of(people, width, height))
+
+    def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+        return tokens(Poses(poses.reshape(-1, KEYPOINTS, 3), boxes), size[1], size[0])
+
+    def follow(self, rate: float) -> Following:
+        return Tracked(by_location(rate))
+
+
+def _found(frame: NDArray[np.uint8]) -> Found:
+    boxes = [box for channel in (0, 2) if (box := _box(frame, channel)) is not None]
+    keypoints = np.array([_diagonal(box) for box in boxes], np.float32).reshape(-1, 3 * KEYPOINTS)
+    return Found(np.array(boxes, np.float32).reshape(-1, 5), keypoints, (frame.shape[0], frame.shape[1]))
+
+
+@functools.cache
+def two_people(count: int = 60, rate: float = 15.0, hidden: range = range(0)) -> bytes:
+    """A red one walks to the right, a blue one stands; the red one is not to be seen in the frames `hidden`."""
+    frames = []
+    for number in range(count):
+        image = np.full((*SIZE, 3), 90, np.uint8)
+        image[30:100, 110:140] = BLUE
+        if number not in hidden:
+            image[40:100, 8 + number : 32 + number] = RED
+        frames.append(image)
+    return clip(every(count, rate), frames=frames, size=SIZE, codec="ffv1", container="matroska", pixels="bgr0")
+
+
+def long_video() -> bytes:
+    """Forty seconds of two people."""
+    return two_people(600)
+
+
+def cut_clip(first: int = 40, second: int = 35, rate: float = 15.0) -> bytes:
+    """Two shots of two people: where the blue one stood in the first, the red one stands in the second, and the other way round."""
+    places = [((40, 60, 8, 32), (30, 100, 110, 140)), ((30, 100, 110, 140), (40, 60, 8, 32))]
+    frames = []
+    for shot, count in enumerate((first, second)):
+        background = (
+            np.random.default_rng(shot).integers(30 + 60 * shot, 90 + 60 * shot, (SIZE[0] // 10, SIZE[1] // 10, 1)).astype(np.uint8)
+        )
+        image = np.repeat(np.kron(background, np.ones((10, 10, 1), np.uint8)), 3, axis=2)
+        for (top, bottom, left, right), colour in zip(places[shot], (RED, BLUE), strict=True):
+            image[top:bottom, left:right] = colour
+        frames += [image] * count
+    return clip(every(len(frames), rate), frames=frames, size=SIZE, codec="ffv1", container="matroska", pixels="bgr0")
+
+
+def _box(frame: NDArray[np.uint8], channel: int) -> list[float] | None:
+    others = [other for other in (0, 2) if other != channel]
+    rows, columns = np.nonzero((frame[..., channel] > 150) & (frame[..., others[0]] < 100))
+    if not len(rows):
+        return None
+    left, top = float(columns.min()), float(rows.min())
+    return [left, top, columns.max() + 1 - left, rows.max() + 1 - top, 0.9 if channel == 2 else 0.8]
+
+
+def _diagonal(box: list[float]) -> NDArray[np.float64]:
+    left, top, width, height, score = box
+    along = np.linspace(0, 1, KEYPOINTS)
+    return np.stack([left + along * width, top + along * height, np.full(KEYPOINTS, score)], axis=1)

@@ -1,0 +1,45 @@
+"""Vectors of labels that a gateway keeps, and how many of them a request is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from server.gateway.inference import Asked
+from server.gateway.text_cache import TextCache
+from server.queue.messages import Priority
+from server.tasks.texts import packed
+from server.tasks.zero_shot import ZeroShot, ZeroShotOptions
+from tests.support.bundles.image_text import write_tiny_pair
+from tests.support.queue import gateway
+
+TASK = ZeroShot()
+DIM = 24
+PRIORITY: Priority = "normal"
+
+
+def read(labels: list[str]) -> list[dict[str, Any]]:
+    """What a network might answer."""
+    outputs = []
+    for job in packed(labels):
+        rows = len(job["lengths"])
+        outputs.append({**job, "embedding": np.ones((rows, DIM), np.float32), "truncated": np.zeros(rows, bool)})
+    return outputs
+
+
+async def test_an_asynchronous_job_holds_no_more_vectors_than_a_record_may(url: str, tmp_path: Path) -> None:
+    spec = write_tiny_pair(tmp_path).spec
+    labels = [f"label {number}" for number in range(1000)]
+    asked = Asked(TASK, spec, TASK.plan(ZeroShotOptions(label=labels, template=["{}"]), spec), "image", PRIORITY)
+    each = DIM * 4 + 1
+    async with gateway(url) as us:
+        cache = TextCache(us.vectors, 16_000_000)
+        await cache.learn(asked, read(labels), "somebody")
+        whole, some = await cache.recall(asked, "somebody"), await cache.recall(asked, "somebody", most=300 * each + 5)
+        for number, answered in ((1000, whole), (300, some)):
+            plan: Any = answered.plan
+            assert len(plan.vectors) == number
+            missing = [text for job in TASK.prepare_beside(plan, spec) for text in job["places"][job["lengths"] > 0].tolist()]
+            assert sorted(missing) == list(range(number, 1000))  # these are read again

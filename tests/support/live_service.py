@@ -1,0 +1,186 @@
+"""Real parts as processes: Valkey, gateways and workers with small bundles, and the gateway's end of the queue without HTTP."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import psutil
+
+from server.arrays import Array
+from server.queue.dispatch import Dispatcher
+from server.queue.errors import RedisAway
+from server.queue.messages import Priority, QueuedJob, Reply, WorkerInfo
+from server.settings import Settings
+from tests.support.forked_program import Forked
+from tests.support.gateway_process import Gateway, gateway_process, summed
+from tests.support.redis import private_valkey
+from tests.support.waiting import START_S, eventually, eventually_async
+
+OPSIN_WORKER = ("opsin", "worker")
+"""A module and its arguments."""
+
+
+@contextmanager
+def worker_process(url: str, bundles: Path, *, command: tuple[str, ...] = OPSIN_WORKER, **settings: object) -> Iterator[Forked]:
+    """A worker of these settings, of which it may be the first to complain. Its log goes to the test's."""
+    usual = Settings(redis_url=url, bundles=bundles, metrics_port=0, dtype="float32").to_environment() | {"OMP_NUM_THREADS": "1"}
+    given = {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
+    process = Forked(*command, environment=os.environ | usual | given)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+class GatewayEnd:
+    """The gateway's end of the queue, without HTTP."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self._digests: dict[str, str] = {}
+
+    async def ready(self, workers: int = 1) -> list[WorkerInfo]:
+        """Wait until so many workers are ready and have come to an end of loading."""
+
+        infos: list[WorkerInfo] = []
+
+        async def are_ready() -> bool:
+            nonlocal infos
+            try:
+                fleet = await self.dispatcher.fleet(fresh=True)
+            except RedisAway:  # while workers start, nobody may answer for a second
+                return False
+            ready = [info for info in fleet.workers if info.state == "ready"]
+            infos = [info for info in ready if all(bundle.state != "loading" for bundle in info.bundles)]
+            return len(infos) >= workers
+
+        await eventually_async(are_ready, f"{workers} ready workers", START_S)
+        self._digests |= {f"{bundle.name}@{bundle.version}": bundle.digest for info in infos for bundle in info.bundles}
+        return infos
+
+    def job(
+        self,
+        bundle: str,
+        pixels: np.ndarray | None = None,
+        *,
+        digest: str | None = None,
+        bucket: str = "off",
+        priority: Priority = "normal",
+        seconds: float = 60.0,
+        **more: Any,
+    ) -> QueuedJob:
+        """For the content of the bundle that the workers announced when they were ready, unless `digest` says otherwise."""
+        pixels = np.zeros((32, 32, 3), np.uint8) if pixels is None else pixels
+        return QueuedJob(
+            id=uuid.uuid4().hex,
+            bundle=bundle,
+            digest=digest or self._digests[bundle],
+            bucket=bucket,
+            arrays={"pixels": Array.of(pixels)},
+            priority=priority,
+            deadline_ms=int((time.time() + seconds) * 1000),
+            gateway=self.dispatcher.id,
+            **{"options": {"merge": [0, 0]}, **more},
+        )
+
+    async def ask(self, job: QueuedJob) -> Reply:
+        [reply] = await self.dispatcher.submit_all([job])
+        return reply
+
+
+@asynccontextmanager
+async def gateway(url: str) -> AsyncIterator[GatewayEnd]:
+    dispatcher = Dispatcher(url, Settings(redis_url=url))
+    await dispatcher.start()
+    try:
+        yield GatewayEnd(dispatcher)
+    finally:
+        await dispatcher.close()
+
+
+MAX_BODY = 500_000
+MAX_IMAGES = 4
+SMALL_LIMITS = {"max_body_bytes": MAX_BODY, "max_images": MAX_IMAGES, "max_pixels": 1_000_000}
+"""Settings of gateways whose limits are tested."""
+
+
+@dataclass(frozen=True)
+class Service:
+    gateways: list[Gateway]
+    workers: list[Forked]
+    bundles: Path
+    redis_url: str
+
+    @property
+    def gateway(self) -> Gateway:
+        return self.gateways[0]
+
+    @property
+    def url(self) -> str:
+        """Of the first gateway."""
+        return self.gateway.url
+
+    @property
+    def worker(self) -> int:
+        """The pid of the first one."""
+        return self.workers[0].pid
+
+    @property
+    def address(self) -> str:
+        """`host:port`, as Triton's clients want it."""
+        return self.gateway.url.removeprefix("http://")
+
+    def counted(self, name: str, **labels: str) -> float:
+        """The first worker's metric: the sum of the samples with these labels."""
+        [address] = [one.laddr for one in psutil.net_connections("inet") if (one.pid, one.status) == (self.worker, "LISTEN")]
+        return summed(httpx2.get(f"http://127.0.0.1:{address.port}/metrics", timeout=60).text, name, **labels)
+
+    def scores(self, image: bytes, **options: str | int) -> np.ndarray:
+        """The answer of `/v1/classify` to an image, in the order of the classes."""
+        (result,) = self.gateway.classify(image, model="tiny", top_k=10, **options).raise_for_status().json()["results"]
+        by_class = sorted(result["predictions"], key=lambda prediction: prediction["index"])
+        return np.array([prediction["score"] for prediction in by_class], np.float32)
+
+    def best_labels(self, image: bytes) -> list[str]:
+        (result,) = self.gateway.classify(image, model="tiny").raise_for_status().json()["results"]
+        return [prediction["label"] for prediction in result["predictions"]]
+
+    @contextmanager
+    def another_worker(self) -> Iterator[None]:
+        """One more, ready, as long as the `with` block runs."""
+        with worker_process(self.redis_url, self.bundles):
+            self.wait_for_workers(len(self.workers) + 1)
+            yield
+        self.wait_for_workers(len(self.workers))
+
+    def wait_for_workers(self, count: int) -> None:
+        """Until so many are ready, and have loaded all that they can."""
+        for gateway in self.gateways:
+            gateway.wait_for_workers(count)
+            eventually(lambda gateway=gateway: "loading" not in gateway.states(), "all bundles are loaded", START_S)
+
+
+@contextmanager
+def running(
+    bundles: Path, *, gateways: int = 1, workers: int = 1, of_workers: Mapping[str, object] | None = None, **settings: Any
+) -> Iterator[Service]:
+    """Gateways of these settings on ports of their own, and workers that have loaded what lies in `bundles`.
+
+    of_workers: their settings; without, they compute in float32."""
+    with ExitStack() as stack:
+        url = stack.enter_context(private_valkey()).url
+        started = [stack.enter_context(worker_process(url, bundles, **(of_workers or {}))) for _ in range(workers)]
+        asked = [stack.enter_context(gateway_process(url, **settings)) for _ in range(gateways)]
+        together = Service(asked, started, bundles, url)
+        together.wait_for_workers(workers)
+        yield together
