@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opsin.results import Classification, ClipFacts, Merging, Model, Prediction, Readiness, SoundFacts, Timing, ViewScores
     from opsin.zero_shot import LabelScore, ZeroShotClassification
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "AsyncClient",
