@@ -114,7 +114,7 @@ def test_every_entry_names_code_that_is_there() -> None:
     for system in systems():
         for architecture in system.architectures:
             assert architecture.config.__name__ == f"{named(architecture.model).__name__}Config"
-            assert all(callable(architecture.forward(task)) for task in architecture.forwards)
+            assert all(callable(named(code)) for code in (*architecture.forwards.values(), *architecture.steps.values()))
             assert architecture.native is None or callable(named(architecture.native.call))
         assert all(table.architecture in architectures() for table in system.sizes)
     assert {name: family.name for name, family in families().items()} == {name: name for name in registry.family_names()}
