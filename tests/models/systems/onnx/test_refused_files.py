@@ -111,6 +111,7 @@ def two_outputs() -> ImageGraph:
         (ImageGraph(), ["--set", "image_size=zero"], "image_size"),
         (ImageGraph(), ["--set", "mean=1,2"], "mean"),
         (ImageGraph(), ["--set", "std=0,0,0"], "std"),
+        (ImageGraph(), ["--set", "std=1e-320,1,1"], "std"),
         (ImageGraph(), ["--set", "mean=nan,nan,nan"], "mean"),
         (ImageGraph(), ["--set", "fit=stretch"], "fit.*crop"),
         (ImageGraph(), ["--set", "interpolation=nearest"], "interpolation.*bicubic"),
