@@ -13,8 +13,8 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 RELATIVE = r"\((?!https?://)[^)]*\)"
 PICTURE = re.compile(rf"!\[[^\]]*\]{RELATIVE}\n*")
-MAP = "## The map"
-"""Heading of what leads through the repository: the end of the description."""
+MAP = "## Repository layout"
+"""Heading of the section about the repository, at which the description ends."""
 LINK = re.compile(rf"\[([^\]]*)\]{RELATIVE}")
 
 
