@@ -35,9 +35,9 @@ from server.scheduler.scheduler import Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from server.worker.backends import Backends, Fused
-from server.worker.layout import Layout
-from server.worker.measurements import Measurements
-from server.worker.tuning import Tuner, TunerTimings
+from server.worker.background_tuning import Tuner, TunerTimings
+from server.worker.device_layout import Layout
+from server.worker.measurement_cache import Measurements
 from server.worker.warmup import Loader, sample
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=32)

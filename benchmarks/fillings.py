@@ -41,8 +41,8 @@ from models.media.patchmatch_program import level
 from server.media import masks
 from server.media.images import Decoder
 from server.tasks.base import File
-from server.tasks.inpaint import Inpaint
-from server.tasks.inpaint_tables import METHODS, InpaintOptions
+from server.tasks.inpaint.schema import METHODS, InpaintOptions
+from server.tasks.inpaint.task import Inpaint
 from starters.evaluation.cards.card import render
 from starters.evaluation.inpainting import holes
 from starters.evaluation.inpainting.perceptual import PerceptualDistance

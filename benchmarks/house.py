@@ -22,21 +22,32 @@ from starlette.responses import JSONResponse, Response
 
 from benchmarks import reference
 from opsin.cli.own_service import own_service
-from server.gateway.inference import Answer
-from server.gateway.submission import Submission
-from server.queue import rows
-from server.queue.delivery import Delivery, QueueEntry
-from server.queue.endings import Ending
-from server.queue.inbox import Waiting
+from server.gateway.inference.body import Submission
+from server.gateway.inference.runner import Answer
+from server.queue import script_rows
+from server.queue.gateway.reply_inbox import Waiting
 from server.queue.messages import QueuedJob, Reply
+from server.queue.worker.completions import Ending
+from server.queue.worker.delivery import Delivery, QueueEntry
 from server.scheduler.scheduler import Running
-from server.tasks.classify import Classification
+from server.tasks.classify.images import Classification
 from server.worker.executors import Computed, JobOutputs
 
 HERE = Path(__file__).resolve().parent.parent
 CARRIERS = (
-    *(Request, Submission, rows.Request, QueuedJob, rows.Enqueued, Waiting, rows.TakenRow, QueueEntry, Delivery, Running),
-    *(Computed, JobOutputs, Reply, rows.Ended, Ending, Answer, Classification, Response, JSONResponse),
+    *(
+        Request,
+        Submission,
+        script_rows.Request,
+        QueuedJob,
+        script_rows.Enqueued,
+        Waiting,
+        script_rows.TakenRow,
+        QueueEntry,
+        Delivery,
+        Running,
+    ),
+    *(Computed, JobOutputs, Reply, script_rows.Ended, Ending, Answer, Classification, Response, JSONResponse),
 )
 """Classes whose objects are a request, a job or an answer, or hold one: imported, so that whoever renames one renames it here."""
 REQUESTS = 5

@@ -28,7 +28,7 @@ from models.loading import Ended, LoadedSteps, load
 from models.systems.diffmae.steps import InpaintingSteps
 from server.settings import load as load_settings
 from server.tasks.registry import TASKS
-from server.worker.layout import Layout, choose, threads_allowed
+from server.worker.device_layout import Layout, choose, threads_allowed
 
 SIZES = (1, 2, 4, 8, 16, 32)
 HOLES = 16

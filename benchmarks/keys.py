@@ -29,11 +29,11 @@ from starlette.responses import Response
 
 from benchmarks import machine, reference
 from benchmarks.serving import burst
-from server.gateway.authentication import Authentication, KeyRing, Rates
-from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
-from server.http.clients import owner_of
+from server.gateway.auth.key_file import ApiKey, digest_of, line_of, new_key
+from server.gateway.auth.middleware import Authentication, KeyRing, Rates
+from server.http.client_identity import owner_of
 from server.http.problems import Problem
-from server.process.system import tied_to_parent
+from server.processes.os_process import tied_to_parent
 from server.queue.keys import Keyspace
 from server.supervisor.private_valkey import PrivateValkey
 

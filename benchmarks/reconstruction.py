@@ -47,8 +47,8 @@ from models.systems.mcc.steps import ReconstructionSteps, work_of_a_query
 from server.media.depth import Camera, focal_length
 from server.media.images import Decoder
 from server.tasks.base import Arrays
-from server.tasks.reconstruct import Reconstruct
-from server.tasks.reconstruct_tables import ReconstructOptions, ReconstructPlan
+from server.tasks.reconstruct.schema import ReconstructOptions, ReconstructPlan
+from server.tasks.reconstruct.task import Reconstruct
 
 CLIENTS = 8
 SIDE = 2048

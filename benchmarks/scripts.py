@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from server.queue.keys import Keyspace
-from server.queue.rows import AdmissionCall, Bound, Bounds, Ended, Enqueued, Request
+from server.queue.script_rows import AdmissionCall, Bound, Bounds, Ended, Enqueued, Request
 from server.supervisor.private_valkey import PrivateValkey
 
 HERE = Path(__file__).resolve().parent.parent
 SCRIPTS = ("enqueue", "pull", "finish")
-SOURCES = f"import json; from server.queue.wire import script_source as s; print(json.dumps({{n: s(n) for n in {SCRIPTS}}}))"
+SOURCES = f"import json; from server.queue.resp import script_source as s; print(json.dumps({{n: s(n) for n in {SCRIPTS}}}))"
 PARTITION = Keyspace().name("")
 STREAM = "queue:echo@1:0123456789ab:normal"
 PLENTY = Bound(10**6, 2**40)

@@ -22,7 +22,7 @@ import torch
 from models.bundle import read
 from models.loading import LoadedSteps, load
 from server.settings import load as load_settings
-from server.worker.layout import Layout, choose
+from server.worker.device_layout import Layout, choose
 
 SPINNING = """
 import sys, time

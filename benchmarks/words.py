@@ -45,7 +45,7 @@ from benchmarks.load import Report
 from benchmarks.pairs import Pair
 from benchmarks.serving import json_of
 from models.loading import load
-from server.worker.layout import threads_allowed
+from server.worker.device_layout import threads_allowed
 
 RESULTS = Path(__file__).parent / "results"
 LABELS = 100

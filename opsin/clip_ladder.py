@@ -22,11 +22,11 @@ from models.loading import Ended, LoadedSteps, load
 from opsin.ladder import BATCH, OFF, ROUNDS, Quality, Throughput
 from server.media.images import Decoder
 from server.media.limits import MediaError
-from server.tasks.classify_clips import ClassifyClips, ClassifyClipsPlan, Use
+from server.tasks.classify.clips import ClassifyClips, ClassifyClipsPlan, Use
 from server.tasks.options import InvalidOption
 from server.tasks.registry import main_task
+from server.worker.device_layout import Layout
 from server.worker.executors import Arrays
-from server.worker.layout import Layout
 from server.worker.warmup import REPEATS, Loader, Took, own_seconds, probe, run_at_once
 
 

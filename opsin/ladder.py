@@ -15,10 +15,10 @@ from models.bundle_schema import Metric
 from models.layers.stepwise import UnusableInput
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from server.tasks import texts
+from server.tasks.embedding import text_jobs
 from server.worker.backends import Backends
+from server.worker.device_layout import Layout
 from server.worker.executors import Arrays, check
-from server.worker.layout import Layout
 from server.worker.warmup import Loader, compare, run_at_once
 
 OFF = "off"
@@ -125,10 +125,10 @@ def _answers(model: LoadedModel, schedule: MergeSchedule, pixels: NDArray[np.uin
 def _vectors_of_texts(model: LoadedModel, captions: Sequence[str]) -> tuple[NDArray[np.float32], int]:
     """Vectors (n, dim), and how many texts were cut."""
     outputs = []
-    for job in texts.packed(captions):
-        answer = _checked(model, {name: array[None] for name, array in job.items() if name not in texts.UNREAD}, {})
+    for job in text_jobs.packed(captions):
+        answer = _checked(model, {name: array[None] for name, array in job.items() if name not in text_jobs.UNREAD}, {})
         outputs.append({**{name: rows[0] for name, rows in answer.items()}, **job})
-    found = texts.vectors(outputs)
+    found = text_jobs.vectors(outputs)
     return np.stack([found[place][0] for place in range(len(captions))]), sum(cut for _, cut in found.values())
 
 

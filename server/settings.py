@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError, YamlConfigSettingsSource
 
 from models.starters import installed_starters
-from server.http.addresses import host_and_port
+from server.http.url_allowlist import host_and_port
 
 if TYPE_CHECKING:
     from models.media.audio import SoundLimits

@@ -19,7 +19,7 @@ from opsin.cli.recordings import LABELS
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
     from models.bundle_schema import Int8
-    from server.tasks.classify_clips import Use
+    from server.tasks.classify.clips import Use
 
 USES: Mapping[str, Use] = {"sound": "sound", "sight": "sight"}
 BOUND = 0.005

@@ -190,7 +190,7 @@ def show_addresses(url: str, console: Console, keep: bool) -> None:
 
 def stay_up(console: Console) -> None:
     """Until Ctrl-C. Waits for the signal itself: KeyboardInterrupt is lost where it strikes a finalizer."""
-    from server.process.system import StopSignals
+    from server.processes.os_process import StopSignals
 
     signals = StopSignals()
     console.print("Staying up; Ctrl-C stops it.")

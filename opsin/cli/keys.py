@@ -12,7 +12,7 @@ from opsin.cli.exits import Failure, Misuse
 from opsin.cli.screen import columns, screen
 
 if TYPE_CHECKING:
-    from server.gateway.key_file import KeyLines
+    from server.gateway.auth.key_file import KeyLines
 
 app = typer.Typer(help="Make, list and revoke API keys of the service.", no_args_is_help=True)
 
@@ -35,7 +35,7 @@ def new(
     `opsin keys new alice >> keys.txt` lets alice in within a second; the file never holds the key.
     """
     _require()
-    from server.gateway.key_file import ApiKey, checked, digest_of, line_of, new_key
+    from server.gateway.auth.key_file import ApiKey, checked, digest_of, line_of, new_key
 
     try:
         holder = checked(ApiKey(name, max_items or 0, rate or 0.0, priority, metrics, admin))  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ def revoke(
     What the name has asked for runs to its end and answers nobody, unless another key of the name is left.
     """
     _require()
-    from server.gateway.key_file import lines_of, rewrite
+    from server.gateway.auth.key_file import lines_of, rewrite
 
     is_written = False
     while not is_written:  # somebody may add a line meanwhile
@@ -93,7 +93,7 @@ def revoke(
 
 def _read(file: Path) -> tuple[bytes, KeyLines]:
     """Raises Failure."""
-    from server.gateway.key_file import read_file, read_lines
+    from server.gateway.auth.key_file import read_file, read_lines
 
     try:
         content = read_file(file)
@@ -105,4 +105,4 @@ def _read(file: Path) -> tuple[bytes, KeyLines]:
 def _require() -> None:
     """Raises Misuse where the service is not installed."""
     with libraries("gateway"):
-        import server.gateway.key_file  # noqa: F401
+        import server.gateway.auth.key_file  # noqa: F401

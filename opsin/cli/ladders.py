@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
     from models.bundle_schema import Int8, Rung
     from opsin.ladder import Quality, Throughput
-    from server.tasks.classify_clips import Use
+    from server.tasks.classify.clips import Use
     from server.worker.warmup import Loader
 
 Halves = tuple[int, int | None]
@@ -48,8 +48,8 @@ def measured(bundle: Bundle, folder: Path, values: Sequence[Halves], use: Use | 
     from models.bundle import Bundle
     from opsin.clip_ladder import task_of
     from server.telemetry import logs
-    from server.worker.layout import choose
-    from server.worker.measurements import Measurements
+    from server.worker.device_layout import choose
+    from server.worker.measurement_cache import Measurements
     from server.worker.warmup import Loader
 
     spec, settings = bundle.spec, settings_of(None)

@@ -35,7 +35,7 @@ def sentence(bundle: Bundle) -> str:
     from models.bundle import GRAPH_FILE, BundleError
     from models.loading import not_served
     from models.registry import architectures
-    from server.worker import layout, warmup
+    from server.worker import device_layout, warmup
 
     spec, is_graph = bundle.spec, bundle.spec.weights_file == GRAPH_FILE
     own = "the graph's own numbers" if is_graph else "float32"
@@ -44,7 +44,7 @@ def sentence(bundle: Bundle) -> str:
     settings, name = settings_of(None), None
     is_precise = is_graph or spec.task in architectures()[spec.architecture].precise_tasks
     try:
-        place = layout.choose(settings)
+        place = device_layout.choose(settings)
         if spec.size <= MOST_TRIED:
             name = warmup.in_the_faster_format(bundle, place, settings.dtype)[1]
         if is_precise:

@@ -31,7 +31,7 @@ def own_service(
     It does not outlive this process, even if that is killed. environment: the service's; None for the user's.
     python, folder: the interpreter and working folder of another checkout's service.
     """
-    from server.process.system import tied_to_parent
+    from server.processes.os_process import tied_to_parent
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

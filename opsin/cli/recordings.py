@@ -14,7 +14,7 @@ from opsin.cli.exits import Misuse
 if TYPE_CHECKING:
     from models.bundle import BundleSpec
     from opsin.clip_ladder import Recording
-    from server.tasks.classify_clips import Use
+    from server.tasks.classify.clips import Use
 
 LABELS = "labels.csv"
 """Lines FILE,LABEL;LABEL, files from its folder; a first line `file,labels` is a header."""

@@ -69,7 +69,7 @@ def serve(
     _require_bundles(settings)
     _check_access(settings, "supervisor")
     with libraries("server"):
-        from server.gateway.signing import secrets_of
+        from server.gateway.webhooks.signing import secrets_of
         from server.supervisor import serve as run
     if settings.webhook_hosts:
         try:
@@ -110,7 +110,7 @@ def template(
     settings = settings_of(None, bundles=bundles, metrics_port=metrics_port)
     gc.disable()
     with libraries("server"):
-        from server.worker.template import run_template as run
+        from server.worker.fork_server import run_template as run
     raise typer.Exit(run(settings, fd))
 
 
@@ -179,7 +179,7 @@ def _check_access(settings: Settings, process: str) -> None:
     check_variables(process, settings.log_level)
     if settings.api_keys_file is None:
         return
-    from server.gateway.key_file import read_file
+    from server.gateway.auth.key_file import read_file
 
     try:
         read_file(settings.api_keys_file)
@@ -198,7 +198,7 @@ def _require_tasks(settings: Settings) -> None:
 
 def _require_bundles(settings: Settings) -> None:
     """Raises Misuse where the folder of bundles was named and cannot be read. The default, `./bundles`, may be absent."""
-    from server.process.supervision import RESTARTS
+    from server.processes.supervisor_protocol import RESTARTS
 
     if RESTARTS in os.environ or "bundles" not in settings.model_fields_set:  # a supervisor has looked
         return

@@ -13,8 +13,8 @@ BESIDE = ("OPSIN_CONFIG", "OPSIN_URL", "OPSIN_API_KEY")
 
 def check_variables(process: str, log_level: str) -> None:
     """Warn of unknown ones in the log of the process. Raises Misuse for those that may have been meant to name the API keys."""
-    from server.gateway.key_file import PREFIX
-    from server.process.supervision import LOADING, REFUSED, RESTARTS
+    from server.gateway.auth.key_file import PREFIX
+    from server.processes.supervisor_protocol import LOADING, REFUSED, RESTARTS
     from server.settings import Settings
     from server.telemetry import logs
 

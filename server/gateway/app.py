@@ -17,42 +17,42 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
-from server.gateway import openapi
-from server.gateway.admission import REJECTIONS, Admission
-from server.gateway.authentication import Authentication, KeyRing, Rates
-from server.gateway.desertion import Desertion
-from server.gateway.directory import Directory
-from server.gateway.event_readers import EventReaders
-from server.gateway.failures import of_error
-from server.gateway.gateway import Gateway
-from server.gateway.inference import Inference
-from server.gateway.jobs import JobDocument, Jobs
+from server.concurrency.cancellation import Ticks
+from server.gateway.app_state import Gateway
+from server.gateway.auth.middleware import Authentication, KeyRing, Rates
+from server.gateway.catalog.model_directory import Directory
+from server.gateway.catalog.worker_grace import Desertion
+from server.gateway.fair_executor import HeavyClients, LargeBodies, Turns
+from server.gateway.inference.admission import REJECTIONS, Admission
+from server.gateway.inference.error_mapping import of_error
+from server.gateway.inference.rendering import Presenting
+from server.gateway.inference.runner import Inference
+from server.gateway.inference.text_cache import TextCache
+from server.gateway.jobs.event_subscriptions import EventReaders
+from server.gateway.jobs.service import JobDocument, Jobs
 from server.gateway.open_inference.errors import to_response
 from server.gateway.openai import errors as openai_errors
-from server.gateway.presenting import Presenting
-from server.gateway.routes import embeddings, infer, jobs, models, open_inference, operation, pages, scenes, tasks
+from server.gateway.openapi import document as openapi
+from server.gateway.routes import embeddings, infer, jobs, models, monitoring, open_inference, pages, scenes, tasks
 from server.gateway.status import Status, StatusDocument
-from server.gateway.text_cache import TextCache
-from server.gateway.turns import HeavyClients, LargeBodies, Turns
-from server.http.addresses import host_and_port
-from server.http.layers import ForwardedRequests, HotRoutes, OutermostLayer
+from server.http.middleware import ForwardedRequests, HotRoutes, OutermostLayer
 from server.http.problems import Kind, Problem, ProblemDocument
 from server.http.requests import CLIENT_CLOSED_REQUEST, methods_at
+from server.http.url_allowlist import host_and_port
 from server.media.images import Decoder
 from server.media.limits import Limits
-from server.process.interruption import Ticks
-from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
+from server.queue.gateway.dispatcher import Dispatcher
 from server.quoting import QUOTED
 from server.settings import Settings
 from server.telemetry.metrics import GatewayMetrics
 
 if TYPE_CHECKING:
-    from server.gateway.fetching import Fetcher
-    from server.gateway.webhooks import WebhookSender
+    from server.gateway.inference.url_parts import Fetcher
+    from server.gateway.webhooks.sender import WebhookSender
 
 DESCRIPTION = "Token-merged vision models as a batched, observable service. Also speaks the Open Inference Protocol v2 under `/v2`."
-ROUTED = (models, jobs, scenes, operation, open_inference)
+ROUTED = (models, jobs, scenes, monitoring, open_inference)
 STRUCTS = (models.ModelList, models.ModelDetails, JobDocument, StatusDocument, ProblemDocument, openai_errors.OpenAIErrorDocument)
 
 
@@ -155,8 +155,8 @@ def create_app(settings: Settings) -> GatewayApp:
 def _fetcher(settings: Settings) -> Fetcher | None:
     if not settings.fetch_hosts:
         return None
-    from server.gateway.fetching import Fetcher  # with its HTTP client, which gateways that fetch nothing need not load
-    from server.http.dialling import Dialler
+    from server.gateway.inference.url_parts import Fetcher  # with its HTTP client, which gateways that fetch nothing need not load
+    from server.http.outbound import Dialler
 
     return Fetcher(Dialler(settings.fetch_hosts, settings.fetch_networks), settings.max_body_bytes)
 
@@ -166,9 +166,9 @@ def _webhooks(here: Gateway) -> WebhookSender | None:
     settings = here.settings
     if not settings.webhook_hosts:
         return None
-    from server.gateway.signing import secrets_of
-    from server.gateway.webhooks import WebhookSender
-    from server.http.dialling import Dialler
+    from server.gateway.webhooks.sender import WebhookSender
+    from server.gateway.webhooks.signing import secrets_of
+    from server.http.outbound import Dialler
 
     dialler = Dialler(settings.webhook_hosts, settings.webhook_networks)
     return WebhookSender(here.dispatcher.webhooks, dialler, secrets_of(settings), here.metrics, here.answers)

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from server.gateway.admission import Admission
 from server.gateway.app import create_app
-from server.gateway.event_readers import EventReaders
-from server.http.connections import Connections
+from server.gateway.inference.admission import Admission
+from server.gateway.jobs.event_subscriptions import EventReaders
+from server.http.connection_limits import Connections
 from server.http.protocol import bounded
 from server.media.images import silence_decoders
-from server.process import system
+from server.processes import os_process
 from server.settings import OPEN, Settings
 from server.telemetry import logs
 
@@ -50,29 +50,29 @@ log = logs.get(__name__)
 def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     """Serve on the listening socket `fd`, or on the settings' host and port. Returns the exit code once ended by SIGTERM or SIGINT."""
     logs.configure(settings.log_level, process="gateway")
-    system.keep_from_others()
+    os_process.keep_from_others()
     silence_decoders()
     try:
-        listener = socket.socket(fileno=fd) if fd is not None else system.listen(settings.host, settings.port)
+        listener = socket.socket(fileno=fd) if fd is not None else os_process.listen(settings.host, settings.port)
     except OSError as error:
         log.error("cannot listen", host=settings.host, port=settings.port, reason=error.strerror)
         return 2
     if fd is None and settings.admits_strangers:  # else whoever listens has said so
         log.warning(OPEN, host=settings.host)
     try:
-        connections = system.connection_limit(settings.max_connections)
+        connections = os_process.connection_limit(settings.max_connections)
         app = create_app(settings.model_copy(update={"max_connections": connections}))  # shares are parts of what there is
     except (ValueError, OSError) as error:
         log.error("cannot start", reason=str(error))
         return 2
-    system.allow_connections(connections)
+    os_process.allow_connections(connections)
     if connections < settings.max_connections:
-        needed = settings.max_connections + system.OWN_FILES
+        needed = settings.max_connections + os_process.OWN_FILES
         log.warning(
             "fewer connections than OPSIN_MAX_CONNECTIONS: the limit of open files (ulimit -n) is too low",
             connections=connections,
             wanted=settings.max_connections,
-            files=connections + system.OWN_FILES,
+            files=connections + os_process.OWN_FILES,
             needed=needed,
         )
     config = uvicorn.Config(
@@ -84,7 +84,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
         log_level=max(settings.log_level.lower(), "warning", key=("debug", "info", "warning", "error", "critical").index),
         access_log=False,
         server_header=False,
-        backlog=system.BACKLOG,
+        backlog=os_process.BACKLOG,
         proxy_headers=False,
         timeout_graceful_shutdown=LINGER,
         timeout_keep_alive=KEEP_ALIVE,

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from server.gateway import directory
-from server.queue.dispatch import Dispatcher
-from server.queue.fleet import Fleet
+from server.gateway.catalog import model_directory
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.gateway.fleet import Fleet
+from server.queue.gateway.status_reader import STEP_S, DeadLetter, Lately, StatusLongJob, StatusQueue
 from server.queue.messages import ServedBundle
 from server.queue.record import rfc3339
-from server.queue.status import STEP_S, DeadLetter, Lately, StatusLongJob, StatusQueue
 from server.telemetry.metrics import DURATION, quantile
 
 NEWS_S = 1.0
@@ -132,7 +132,7 @@ def _ready(bundles: Sequence[ServedBundle]) -> list[str]:
 def _bundles(fleet: Fleet, lately: Lately) -> list[StatusBundle]:
     told = []
     for spec in sorted(fleet.specs.values(), key=lambda spec: spec.id):
-        served = [bundle for _, bundle in directory.serving(fleet, spec)]
+        served = [bundle for _, bundle in model_directory.serving(fleet, spec)]
         if served:
             speed, budget = sum(bundle.items_per_second for bundle in served), max(bundle.batch_budget for bundle in served)
             took = sum((Counter(_durations(step, f" {spec.id}")) for step in lately.steps), Counter[int]())
@@ -142,7 +142,7 @@ def _bundles(fleet: Fleet, lately: Lately) -> list[StatusBundle]:
 
 
 def _refused(fleet: Fleet) -> list[StatusRefused]:
-    ids = ((id_.partition("@"), reason) for id_, reason in directory.refusals(fleet).items())
+    ids = ((id_.partition("@"), reason) for id_, reason in model_directory.refusals(fleet).items())
     return [StatusRefused(name, version, reason) for (name, _, version), reason in ids]
 
 

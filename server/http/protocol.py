@@ -19,9 +19,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from server.http.connections import Connections, SlowReader
+from server.http.connection_limits import Connections, SlowReader
 from server.http.heads import check_coding, check_host, split_absolute
-from server.http.layers import ALL_HERE
+from server.http.middleware import ALL_HERE
 from server.http.problems import MEDIA_TYPE, Kind, Problem
 
 HEAD_BYTES = 64 * 1024

@@ -13,9 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope
 
-from server.http import event_stream
+from server.concurrency.cancellation import Interruption, Ticks
+from server.http import sse
 from server.http.problems import Kind, Problem
-from server.process.interruption import Interruption, Ticks
 from server.quoting import quoted
 
 CLIENT_CLOSED_REQUEST = 499
@@ -95,9 +95,9 @@ def is_asynchronous(request: Request) -> bool:
 def wants_events(request: Request, media_types: Sequence[str]) -> bool:
     """Whether `Accept` puts a stream of events before every other answer."""
     accept = header(request, b"accept")
-    if accept is None or event_stream.MEDIA_TYPE not in accept.lower():
+    if accept is None or sse.MEDIA_TYPE not in accept.lower():
         return False
-    return choose(accept, (*media_types, event_stream.MEDIA_TYPE)) == event_stream.MEDIA_TYPE
+    return choose(accept, (*media_types, sse.MEDIA_TYPE)) == sse.MEDIA_TYPE
 
 
 def idempotency_key(request: Request) -> str:

@@ -35,10 +35,10 @@ from PIL import (
 from models.bundle_schema import Preprocess
 from models.media import sixteen_bits, tf1_resize
 from models.media.centre_crop import centre, resized
-from server.media import headers, tiff
+from server.media import image_headers, tiff
 from server.media.limits import Limits, MediaError
 from server.media.memory_budget import MemoryBudget
-from server.media.mistaken import as_recording
+from server.media.part_hints import as_recording
 
 
 class FirstPage(TiffImagePlugin.TiffImageFile):
@@ -145,16 +145,16 @@ class Decoder:
     def open(self, data: bytes) -> Opened:
         """The picture without its pixels. Raises ImageError."""
         kind = sniff(data)
-        if headers.too_many(kind, data):
-            raise CorruptImage(f"{kind} file with more than {headers.MOST_BLOCKS} blocks{headers.MOST_OF_A_KIND.get(kind, '')}")
-        if kind == "PNG" and headers.has_late_header(data):
+        if image_headers.too_many(kind, data):
+            raise CorruptImage(f"{kind} file with more than {image_headers.MOST_BLOCKS} blocks{image_headers.MOST_OF_A_KIND.get(kind, '')}")
+        if kind == "PNG" and image_headers.has_late_header(data):
             raise CorruptImage("PNG file with more than one header chunk (IHDR)")
         if kind == "WebP":
-            self._check(*headers.webp_size(data))  # opening one allocates the canvas
+            self._check(*image_headers.webp_size(data))  # opening one allocates the canvas
         try:
             if kind == "TIFF":
                 return self._open_tiff(data)
-            orientation = headers.orientation(kind, data)
+            orientation = image_headers.orientation(kind, data)
             image = FORMATS[kind](io.BytesIO(data))
             self._check(*image.size)
             if kind == "BMP" and image.info["compression"] in RUN_LENGTHS:
@@ -301,9 +301,9 @@ def plain_jpeg(data: bytes, max_pixels: int) -> Image.Image | None:
     and for damaged files: Pillow says what is wrong with them. So few pixels need nothing of a `MemoryBudget`.
 
     On one core, 64 × 64 pixels take 0.11 ms in place of 0.25, 96 × 96 0.22 in place of 0.52."""
-    if len(data) > headers.SMALL_BYTES:
+    if len(data) > image_headers.SMALL_BYTES:
         return None
-    frame = headers.jpeg_frame(data)
+    frame = image_headers.jpeg_frame(data)
     if frame is None or not frame.is_plain or not 0 < frame.width * frame.height <= min(PLAIN_PIXELS, max_pixels):
         return None
     try:
@@ -362,7 +362,7 @@ def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -
 
 def _has_several_scans(image: Image.Image, data: bytes) -> bool:
     """Whether a JPEG is progressive, or its first scan lacks components of the frame: libjpeg's `has_multiple_scans`."""
-    return bool(image.info.get("progressive")) or headers.components_of_first_scan(data) < len(image.getbands())
+    return bool(image.info.get("progressive")) or image_headers.components_of_first_scan(data) < len(image.getbands())
 
 
 def _bytes_of_part(image: TiffImagePlugin.TiffImageFile, pixels: int) -> int:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from models.media import audio
 from models.media.audio import NAMES, SoundLimits
 from server.media.limits import RecordingError
-from server.media.mistaken import as_image
+from server.media.part_hints import as_image
 
 __all__ = ["NAMES", "SoundLimits", "read"]
 

@@ -12,11 +12,11 @@ from models.media.containers import HEAD_BYTES, NAMES, demuxer
 from models.media.video import ClipInfo, ClipLimits
 from models.processes.confined_process import Confined, ProgramDied
 from server.media.limits import RecordingError
-from server.media.mistaken import other_part
+from server.media.part_hints import other_part
 
 __all__ = ["NAMES", "ClipInfo", "ClipLimits", "Drawn", "annotated", "probe"]
 
-PROGRAM = "server.media.annotating_program"
+PROGRAM = "server.media.annotate_video_program"
 PATIENCE_S = 600.0
 """It says nothing until the clip is done."""
 MOST_BYTES = 2**30

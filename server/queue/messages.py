@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from models.bundle import NAME_PATTERN
 from server.arrays import Array
 
 VERSION = 1
@@ -200,3 +202,14 @@ def decode(kind: type[Message], data: bytes) -> Message:
     if version != VERSION:
         raise UnknownVersion(f"message version {version!r}; this process speaks version {VERSION}")
     return message
+
+
+REPOSITORY_STATES = frozenset({"loaded", "unloaded"})
+
+
+def repository_states(flat: Sequence[bytes]) -> dict[str, str]:
+    """Read `[name, state, name, state, …]` of the repository's hash. Other programs may have written to it: names that no bundle can have
+    and unknown states are left out."""
+    texts = [item.decode(errors="replace") for item in flat]
+    pairs = zip(texts[::2], texts[1::2], strict=True)
+    return {name: state for name, state in pairs if NAME_PATTERN.fullmatch(name) and state in REPOSITORY_STATES}

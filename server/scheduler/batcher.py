@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import ceil, inf
 from statistics import median
 
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.scheduler.step_times import StepTimes
 
 HOARD = 4

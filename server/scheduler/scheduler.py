@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.scheduler.batcher import Batcher, Bucket
 from server.scheduler.step_batcher import LongWorkShare, Residency, StepBatcher
 from server.scheduler.step_times import StepTimes

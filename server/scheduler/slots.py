@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.scheduler.scheduler import Pull, Running, Scheduler
 from server.scheduler.step_times import StepTimes
 

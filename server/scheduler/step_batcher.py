@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import Protocol
 
-from server.queue.delivery import Delivery
 from server.queue.messages import HANDICAP_S
+from server.queue.worker.delivery import Delivery
 from server.scheduler.batcher import Bucket
 from server.scheduler.step_times import StepTimes
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import redis
 
-from server.process.system import tied_to_parent
+from server.processes.os_process import tied_to_parent
 from server.queue.connect import AWAY
-from server.supervisor.children import Pause
+from server.supervisor.child_processes import Pause
 from server.telemetry import logs
 
 log = logs.get(__name__)

@@ -14,16 +14,16 @@ from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from server.process import system
-from server.process.supervision import MISUSE
-from server.process.system import StopSignals
+from server.processes import os_process
+from server.processes.os_process import StopSignals
+from server.processes.supervisor_protocol import MISUSE
 from server.queue.keys import Keyspace
 from server.queue.messages import WorkerInfo
 from server.settings import OPEN, Settings
-from server.supervisor.children import Child, Template, copies_serve
-from server.supervisor.losses import Losses
+from server.supervisor.child_processes import Child, Template, copies_serve
+from server.supervisor.liveness import OFTEN, SELDOM, Sightings
+from server.supervisor.load_crashes import Losses
 from server.supervisor.private_valkey import NoValkey, PrivateValkey
-from server.supervisor.sightings import OFTEN, SELDOM, Sightings
 from server.telemetry import logs
 
 log = logs.get(__name__)
@@ -44,11 +44,11 @@ ONNX Runtime must tell nobody of its sessions; what the template sets itself is 
 def serve(settings: Settings) -> int:
     """Run the whole service until SIGTERM or SIGINT. Returns the exit code."""
     logs.configure(settings.log_level, process="supervisor")
-    system.keep_from_others()
+    os_process.keep_from_others()
     signals = StopSignals(children=True)
     try:
-        system.connection_limit(settings.max_connections)  # else each gateway would end by itself
-        listener = system.listen(settings.host, settings.port)
+        os_process.connection_limit(settings.max_connections)  # else each gateway would end by itself
+        listener = os_process.listen(settings.host, settings.port)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         print(f"opsin: cannot listen on {settings.host}:{settings.port}: {reason}; --host and --port choose others", file=sys.stderr)

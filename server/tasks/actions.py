@@ -1,7 +1,7 @@
 """Video, or tracks of people → who does what when.
 
 The worker gets `video` uint8 (bytes,), the file as it was sent, and `info` float64 (5,): width, height, frames a second, frames,
-seconds; or the arrays of `server.media.tracks`, and `info` as far as it is known. It answers the arrays of
+seconds; or the arrays of `server.media.person_tracks`, and `info` as far as it is known. It answers the arrays of
 `models.systems.actions.output_arrays`, and for asynchronous jobs the video again: so any gateway can draw the answer into it, at any time.
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from models.systems.actions.detection_scale import Detail
-from server.media import tracks, video
+from server.media import person_tracks, video
 from server.media.images import Decoder
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
 from server.tasks.options import InvalidOption, Options
@@ -229,7 +229,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
         seconds = min(asked, sizes["milliseconds"] / 1000) + 2  # where it begins and ends
         if "person" in sizes:  # tracks: seconds in which nobody was seen are labelled, too
             sightings = sizes["person"] // np.dtype(np.int32).itemsize
-            told = sightings * ROW_BYTES + seconds * labelled * min(tracks.MOST_PEOPLE, sightings)
+            told = sightings * ROW_BYTES + seconds * labelled * min(person_tracks.MOST_PEOPLE, sightings)
         else:
             told = seconds * (rate * ROW_BYTES + labelled) * (plan.people or int(spec.config.get("people", USUAL_PEOPLE)))
         return sizes.get("video", 0) + SMALL_ARRAYS + int(2 * told)
@@ -247,7 +247,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
 
 
 def _of_tracks(content: bytes, seconds: float) -> Arrays:
-    found = tracks.read(content, seconds)
+    found = person_tracks.read(content, seconds)
     width, height = found.pop("size").tolist()
     last = float(found["time"].max(initial=0.0))
     return {**found, "info": np.array([width, height, 0.0, 0.0, last])}

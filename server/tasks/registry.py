@@ -9,12 +9,12 @@ from typing import Any
 from models.bundle import BundleSpec
 from server.tasks.actions import Actions
 from server.tasks.base import Task
-from server.tasks.classify import Classify
-from server.tasks.classify_clips import ClassifyClips
-from server.tasks.embed import Embed
-from server.tasks.inpaint import Inpaint
-from server.tasks.reconstruct import Reconstruct
-from server.tasks.zero_shot import ZeroShot
+from server.tasks.classify.clips import ClassifyClips
+from server.tasks.classify.images import Classify
+from server.tasks.embedding.embed import Embed
+from server.tasks.embedding.zero_shot import ZeroShot
+from server.tasks.inpaint.task import Inpaint
+from server.tasks.reconstruct.task import Reconstruct
 
 TASKS: Mapping[str, Task[Any, Any]] = {
     "classify": Classify(),

@@ -28,8 +28,8 @@ from models.merge_schedule import MergeSchedule
 from models.registry import architectures, named
 from server.telemetry import logs
 from server.worker.backend_times import Backend, BackendTimes, Choice, Schedule
+from server.worker.device_layout import Layout
 from server.worker.executors import Arrays, check
-from server.worker.layout import Layout
 
 log = logs.get(__name__)
 

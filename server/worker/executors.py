@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.bundle import BundleError, BundleSpec
-from server.process.interruption import without_frames
-from server.queue.delivery import Delivery
+from server.concurrency.cancellation import without_frames
 from server.queue.messages import QueuedJob
+from server.queue.worker.delivery import Delivery
 
 MOST_SHAPES = 1024
 """Shapes that are remembered, as many as oneDNN keeps prepared."""

@@ -9,15 +9,15 @@ import time
 from dataclasses import dataclass, field
 
 from kernels.malloc import return_freed_memory
-from server.process.supervision import STUCK, restarts
+from server.processes.supervisor_protocol import STUCK, restarts
 from server.queue.errors import RedisAway
 from server.queue.messages import WORKER_FORMS, WorkerInfo
-from server.queue.worker_side import WorkerQueue
+from server.queue.worker.worker_queue import WorkerQueue
 from server.scheduler.slots import Slots
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.backend_times import BACKENDS
-from server.worker.layout import Layout
+from server.worker.device_layout import Layout
 from server.worker.loaded_bundles import LoadedBundles
 
 log = logs.get(__name__)

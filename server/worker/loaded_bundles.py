@@ -13,12 +13,12 @@ from typing import Literal
 from models.bundle import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec
 from models.bundle_folders import discover, misplaced, read_placed
 from models.loading import not_served
-from server.process import supervision
+from server.processes import supervisor_protocol
 from server.queue import keys
 from server.queue.messages import UNLOADED, ServedBundle
 from server.scheduler.batcher import Bucket
 from server.scheduler.step_times import StepTimes
-from server.tasks.texts import TEXTS
+from server.tasks.embedding.text_jobs import TEXTS
 from server.telemetry import logs
 from server.worker.executors import Executor
 from server.worker.stepwise import Stepwise
@@ -327,10 +327,10 @@ class LoadedBundles:
         assert entry.spec is not None
         started, stamp = time.monotonic(), _stamp(entry.path, entry.spec)  # of before: what is repaired meanwhile is loaded again
         entry, content = replace(entry, stamp=stamp), f"{entry.id}:{entry.digest[:12]}:{'-'.join(map(str, stamp))}"
-        if content in supervision.refused_bundles():
+        if content in supervisor_protocol.refused_bundles():
             self._refuse(entry, DEADLY)
             return
-        supervision.tell_loading(content)
+        supervisor_protocol.tell_loading(content)
         try:
             warm = self._warm_up(Bundle(path=entry.path, spec=entry.spec))
         except Exception as error:
@@ -341,7 +341,7 @@ class LoadedBundles:
                 self._refuse(entry, f"{entry.path}: the model fails on its first batch; the log of its worker says how")
             return
         finally:
-            supervision.tell_loading("")
+            supervisor_protocol.tell_loading("")
         log.info("bundle ready", bundle=entry.id, seconds=round(time.monotonic() - started, 1), **warm.figures())
         self._put(replace(entry, state="ready", warm=warm, since=time.monotonic()))
 

@@ -11,18 +11,18 @@ from queue import SimpleQueue
 import torch
 
 from models.bundle import BundleError
-from server.process import system
-from server.queue.delivery import Delivery, QueueEntry
+from server.processes import os_process
 from server.queue.errors import RedisAway
-from server.queue.worker_side import WorkerQueue
+from server.queue.worker.delivery import Delivery, QueueEntry
+from server.queue.worker.worker_queue import WorkerQueue
 from server.scheduler.scheduler import Pull, Running
 from server.scheduler.slots import Slots
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
+from server.worker.device_layout import Layout
 from server.worker.executors import Computed, Executor, FailedJob, Left, Report, Reports, Result, TooLarge, Unserved
-from server.worker.layout import Layout
 from server.worker.loaded_bundles import LoadedBundles
-from server.worker.replies import Answers
+from server.worker.reply_writer import Answers
 
 log = logs.get(__name__)
 
@@ -132,7 +132,7 @@ class BatchRunner:
     def take_steps(self, hand: int) -> None:
         """The steps of long jobs, until the worker is drained. There are as many such hands as slots."""
         if self.layout.device.type == "cpu":
-            system.lower_own_priority()
+            os_process.lower_own_priority()
         torch.set_num_threads(self.layout.threads)
         running = self.slots.next_step()
         while running is not None:

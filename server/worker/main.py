@@ -22,26 +22,26 @@ import torch
 from kernels.malloc import keep_freed_memory
 from models.bundle import Bundle
 from models.starters import shipped_starters
-from server.process import system
-from server.process.supervision import CRASHED, MISUSE, process_id
-from server.process.system import StopSignals
+from server.processes import os_process
+from server.processes.os_process import StopSignals
+from server.processes.supervisor_protocol import CRASHED, MISUSE, process_id
 from server.queue.errors import RedisAway
 from server.queue.first_contact import FirstContact
 from server.queue.keys import Keyspace
-from server.queue.worker_side import WorkerQueue
+from server.queue.worker.worker_queue import WorkerQueue
 from server.scheduler.scheduler import LONG_BLOCK, Scheduler
 from server.scheduler.slots import Slots
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
 from server.worker.backends import COMPILED, ModelMemory, keep_compiled
+from server.worker.background_tuning import Tuner
+from server.worker.device_layout import Layout, choose
 from server.worker.heartbeat import Heartbeat
-from server.worker.layout import Layout, choose
 from server.worker.loaded_bundles import LoadedBundles
 from server.worker.loops import BatchRunner, Receiver
-from server.worker.measurements import Measurements
-from server.worker.replies import Answers
-from server.worker.tuning import Tuner
+from server.worker.measurement_cache import Measurements
+from server.worker.reply_writer import Answers
 from server.worker.warmup import Loader, Warm
 
 log = logs.get(__name__)
@@ -60,7 +60,7 @@ def run_worker(settings: Settings) -> int:
 
     Returns, with an exit code, only where it cannot serve at all."""
     logs.configure(settings.log_level, process="worker")
-    system.keep_from_others()
+    os_process.keep_from_others()
     if settings.redis_url is None:
         log.critical("no queue: set OPSIN_REDIS_URL")
         return MISUSE

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from models.layers.stepwise import State
 from models.loading import Advanced, Ended, LoadedSteps
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.worker.executors import (
     Computed,
     FailedJob,

@@ -12,7 +12,7 @@ from models.people.tracklets import read_results, tracks_of
 from models.people.tracks_file import to_arrays, write
 from opsin.cli.exits import Failure, Misuse
 from opsin.cli.tracklets import import_tracklets
-from server.media import tracks
+from server.media import person_tracks
 
 RESULTS = next((Path(__file__).parents[1] / "golden").rglob("phalp_demo.pkl"))
 
@@ -20,7 +20,7 @@ RESULTS = next((Path(__file__).parents[1] / "golden").rglob("phalp_demo.pkl"))
 @pytest.mark.parametrize(("joints", "values"), [(False, 229), (True, 364)])
 def test_what_was_observed_is_there_and_nothing_else(tmp_path: Path, joints: bool, values: int) -> None:
     import_tracklets(RESULTS, tmp_path / "tracks.npz", fps=24.0, joints=joints)
-    read = tracks.read((tmp_path / "tracks.npz").read_bytes(), seconds=120)
+    read = person_tracks.read((tmp_path / "tracks.npz").read_bytes(), seconds=120)
     found = tracks_of(read_results(RESULTS))
     assert len(read["person"]) == sum(int(track.detected.sum()) for track in found.values())
     assert read["token"].shape[1] == values and read["pose"].shape[1] == 0
@@ -33,7 +33,7 @@ def test_what_was_observed_is_there_and_nothing_else(tmp_path: Path, joints: boo
 
 def test_results_without_people_make_an_empty_file(tmp_path: Path) -> None:
     write(tmp_path / "none.npz", to_arrays({}, 30.0))
-    assert len(tracks.read((tmp_path / "none.npz").read_bytes(), seconds=120)["person"]) == 0
+    assert len(person_tracks.read((tmp_path / "none.npz").read_bytes(), seconds=120)["person"]) == 0
 
 
 @pytest.mark.parametrize(

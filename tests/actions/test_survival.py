@@ -133,4 +133,4 @@ def test_a_client_that_leaves_while_its_clip_is_drawn_stops_the_drawing(watching
 
 
 def drawing(gateway: Gateway) -> list[psutil.Process]:
-    return children("server.media.annotating_program", gateway.process.pid)
+    return children("server.media.annotate_video_program", gateway.process.pid)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from playwright.sync_api import BrowserContext, Page, Request, expect
 
-from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
+from server.gateway.auth.key_file import ApiKey, digest_of, line_of, new_key
 from tests.browser import pages
 from tests.browser.pages import quiet_page
 from tests.browser.tabs import download, open_3d, open_classify, run, start

@@ -12,10 +12,10 @@ import pytest
 import redis
 
 from models.loading import load
-from server.process.supervision import STUCK
+from server.processes.supervisor_protocol import STUCK
 from server.queue import keys
-from server.queue.link import WorkerTimings
 from server.queue.messages import WorkerInfo
+from server.queue.worker.connection import WorkerTimings
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.loops import RECLAIM_EVERY
 from tests.support import forked_program

@@ -13,10 +13,10 @@ from PIL import Image
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Clip, Sound
-from server.gateway.directory import Directory
+from server.gateway.catalog.model_directory import Directory
 from server.http.problems import Kind, Problem
-from server.queue.dispatch import Dispatcher
-from server.queue.fleet import Fleet
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.gateway.fleet import Fleet
 from server.queue.messages import ServedBundle, WorkerInfo
 from server.settings import Settings
 from tests.actions.test_attacks import damaged_in_the_middle, without_stamps

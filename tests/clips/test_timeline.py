@@ -15,8 +15,8 @@ from models.systems.clips.view_trace import Timeline
 from models.systems.mae_st.steps import clip_steps
 from models.systems.mavil.preprocessing import spectrogram
 from models.systems.mavil.steps import mavil_steps
-from server.tasks.classify import ClassifyOptions
-from server.tasks.classify_clips import ClassifyClips
+from server.tasks.classify.clips import ClassifyClips
+from server.tasks.classify.images import ClassifyOptions
 from tests.clips.test_route import COUNT, FPS, TOLERANCE, scores_of
 from tests.clips.test_sound import BELL, FILM, HOP, NOISE, RATE, answered, ask, bank, windows
 from tests.support.bundles.clips import NETWORKS, frames, mavil, squares, video, view_numbers, write_mavil, write_recorded

@@ -171,7 +171,7 @@ STRANGER = "raise RuntimeError('a stranger was imported')\n"
 
 def test_a_strangers_modules_are_not_imported_and_are_not_hidden(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "server.py").write_text(STRANGER)
-    ours = run(installed, tmp_path, "python", "-m", "opsin.engine", "server.process.system")
+    ours = run(installed, tmp_path, "python", "-m", "opsin.engine", "server.processes.os_process")
     assert (ours.returncode, ours.stderr) == (0, "")
     theirs = run(installed, tmp_path, "python", "-c", "import opsin.cli; from opsin import Client; import server")
     assert theirs.returncode == 1 and theirs.stderr.endswith("RuntimeError: a stranger was imported\n")
@@ -185,7 +185,7 @@ def test_a_strangers_module_that_is_imported_already_is_named(installed: Path, t
 
 @pytest.mark.parametrize(
     ("named", "said"),
-    [((), "name a module"), (("nosuch",), "there is no program nosuch;"), (("server.process",), "there is no program server.process;")],
+    [((), "name a module"), (("nosuch",), "there is no program nosuch;"), (("server.processes",), "there is no program server.processes;")],
 )
 def test_a_program_is_asked_for_where_none_is_named(installed: Path, tmp_path: Path, named: tuple[str, ...], said: str) -> None:
     ended = run(installed, tmp_path, "python", "-m", "opsin.engine", *named)

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from server.http.connections import READ_BYTES, Connections, unacknowledged
+from server.http.connection_limits import READ_BYTES, Connections, unacknowledged
 from server.http.protocol import bounded
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway.conftest import Shared

@@ -15,13 +15,13 @@ from starlette.types import Message
 
 from models.bundle import BundleSpec
 from server.arrays import Array
-from server.gateway.follower import Follower, preview_of
-from server.gateway.interface import Planned
-from server.http.event_stream import EventStream
+from server.gateway.inference.progress_stream import Follower, preview_of
+from server.gateway.inference.task_interface import Planned
+from server.http.sse import EventStream
 from server.queue.messages import Failure, Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from server.tasks.base import Outputs
-from server.tasks.classify import Classify, ClassifyOptions, ClassifyPlan
+from server.tasks.classify.images import Classify, ClassifyOptions, ClassifyPlan
 from tests.support.fake_worker import MANY_LABELS, Worker, answer_at_length, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process, problem
 from tests.support.job_api import Event, dashed, parsed

@@ -18,13 +18,13 @@ import httpx2
 import pytest
 import trustme
 
-from server.gateway.fetching import Fetcher
-from server.gateway.interface import TaskInterface
-from server.gateway.submission import Submission
-from server.http.addresses import Ip
-from server.http.dialling import Dialler
+from server.gateway.inference.body import Submission
+from server.gateway.inference.task_interface import TaskInterface
+from server.gateway.inference.url_parts import Fetcher
+from server.http.outbound import Dialler
 from server.http.problems import Kind, Problem
-from server.tasks.classify import Classify
+from server.http.url_allowlist import Ip
+from server.tasks.classify.images import Classify
 from tests.gateway.conftest import Shared
 from tests.support.fake_servers import Asked, Host, HostAnswer, host, trusted
 from tests.support.fake_worker import picture

@@ -11,9 +11,9 @@ from functools import partial
 
 import pytest
 
-from server.gateway import turns as turns_module
-from server.gateway.turns import HeavyClients, Turns
-from server.process.system import LOW
+from server.gateway import fair_executor as turns_module
+from server.gateway.fair_executor import HeavyClients, Turns
+from server.processes.os_process import LOW
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from server.gateway.authentication import KeyRing, Rates
-from server.gateway.key_file import ApiKey, checked, digest_of, line_of, new_key, read_lines, rewrite
+from server.gateway.auth.key_file import ApiKey, checked, digest_of, line_of, new_key, read_lines, rewrite
+from server.gateway.auth.middleware import KeyRing, Rates
 from server.http.problems import Problem
 
 ONE, TWO = digest_of(b"one"), digest_of(b"two")

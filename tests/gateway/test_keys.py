@@ -12,7 +12,7 @@ import httpx2
 import pytest
 import redis
 
-from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
+from server.gateway.auth.key_file import ApiKey, digest_of, line_of, new_key
 from tests.gateway.conftest import LIMITS, Shared
 from tests.support.fake_worker import Worker, picture
 from tests.support.gateway_process import Gateway, gateway_process, problem

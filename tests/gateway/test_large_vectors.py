@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.gateway.inference import Timing
-from server.gateway.interface import Planned
-from server.gateway.presenting import Presenting
-from server.gateway.turns import Turns
+from server.gateway.fair_executor import Turns
+from server.gateway.inference.rendering import Presenting
+from server.gateway.inference.runner import Timing
+from server.gateway.inference.task_interface import Planned
 from server.media.memory_budget import MemoryBudget
-from server.tasks.embed import FEW_BYTES, Embed, EmbedOptions
+from server.tasks.embedding.embed import FEW_BYTES, Embed, EmbedOptions
 from tests.support.fake_vectors import make_encoder
 
 TASK, SPEC = Embed(), make_encoder()

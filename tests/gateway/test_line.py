@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from server.gateway.turns import Line
+from server.gateway.fair_executor import Line
 
 
 async def settled() -> None:

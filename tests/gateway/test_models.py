@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 
 from models.bundle import BundleSpec
-from server.gateway.directory import Directory, state_of
-from server.queue.dispatch import Dispatcher
-from server.queue.fleet import Fleet
+from server.gateway.catalog.model_directory import Directory, state_of
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.gateway.fleet import Fleet
 from server.queue.messages import ServedBundle, WorkerInfo
 from server.settings import Settings
 from server.supervisor.private_valkey import PrivateValkey

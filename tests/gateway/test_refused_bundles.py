@@ -9,8 +9,8 @@ from typing import Literal
 import pytest
 
 from models.bundle import BundleSpec
-from server.queue.link import WorkerTimings
 from server.queue.messages import ServedBundle, WorkerInfo
+from server.queue.worker.connection import WorkerTimings
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.fake_worker import Worker, make_spec, picture
 from tests.support.gateway_process import Gateway, gateway_process, problem

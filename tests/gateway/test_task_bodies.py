@@ -14,13 +14,13 @@ from msgspec import Meta
 from starlette.requests import Request
 
 from models.bundle import BundleSpec
-from server.gateway import openapi
-from server.gateway.interface import CommonOptions, TaskInterface
-from server.gateway.submission import Submission, read_submission
-from server.gateway.turns import LargeBodies
+from server.gateway.fair_executor import LargeBodies
+from server.gateway.inference.body import Submission, read_submission
+from server.gateway.inference.task_interface import CommonOptions, TaskInterface
+from server.gateway.openapi import document as openapi
 from server.http.problems import Kind, Problem
 from server.media.images import Decoder
-from server.queue.shares import Claim, Held, Ledger, Reservation
+from server.queue.gateway.quotas import Claim, Held, Ledger, Reservation
 from server.settings import Settings
 from server.tasks.base import Arrays, Item, Outputs, Part, Task
 from server.tasks.options import Options

@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 
 from models.processes.confined_process import Confined
-from server.gateway.turns import LargeBodies, Turns
+from server.gateway.fair_executor import LargeBodies, Turns
 from tests.support.waiting import eventually_async
 
 

@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from server.queue.connect import connect
-from server.queue.link import WorkerTimings
 from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo
+from server.queue.worker.connection import WorkerTimings
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.fake_worker import Worker, answer, make_spec, picture
 from tests.support.gateway_process import gateway_process, problem

@@ -17,13 +17,13 @@ from msgspec.structs import replace
 from standardwebhooks import Webhook, WebhookVerificationError
 from starlette.requests import Request
 
-from server.gateway.signing import SigningSecrets
-from server.gateway.webhook_headers import read_webhook
-from server.gateway.webhooks import AT_ONCE, WebhookSender, WebhookTimings
-from server.http.dialling import Dialler
-from server.queue.dispatch import Dispatcher
+from server.gateway.inference.webhook_headers import read_webhook
+from server.gateway.webhooks.sender import AT_ONCE, WebhookSender, WebhookTimings
+from server.gateway.webhooks.signing import SigningSecrets
+from server.http.outbound import Dialler
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.gateway.webhook_queue import MOST_OF_HOST
 from server.queue.messages import QueuedJob
-from server.queue.webhooks import MOST_OF_HOST
 from server.supervisor.private_valkey import PrivateValkey
 from server.telemetry.metrics import GatewayMetrics
 from tests.gateway.conftest import Shared

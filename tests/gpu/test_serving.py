@@ -11,11 +11,11 @@ import torch
 
 from models.bundle import Bundle
 from models.loading import load
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.worker.backends import Backends, ModelMemory
+from server.worker.device_layout import GPU_SLOTS, Layout
 from server.worker.executors import Computed, OneShot
-from server.worker.layout import GPU_SLOTS, Layout
-from server.worker.measurements import Measurements
+from server.worker.measurement_cache import Measurements
 from server.worker.warmup import Loader, sample
 from tests.support.bundles.vit import write_tiny_vit
 from tests.support.queue import delivery

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from server.http.addresses import NotAllowed, is_public, read, unwrapped
+from server.http.url_allowlist import NotAllowed, is_public, read, unwrapped
 from tests.support.ssrf_urls import INSIDE
 
 

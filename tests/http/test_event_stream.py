@@ -8,21 +8,21 @@ from contextlib import aclosing
 import pytest
 from starlette.types import Message
 
-from server.http import event_stream
+from server.http import sse
 from tests.support.waiting import eventually_async
 
 
 async def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "SILENCE_S", 0.01)
+    monkeypatch.setattr(sse, "SILENCE_S", 0.01)
     sent: list[Message] = []
     names: list[str] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    async with aclosing(event_stream.EventStream(send, names.append)) as stream:
+    async with aclosing(sse.EventStream(send, names.append)) as stream:
         stream.start()
-        await eventually_async(lambda: sum(message.get("body") == event_stream.COMMENT for message in sent) >= 2, "two comments are sent")
+        await eventually_async(lambda: sum(message.get("body") == sse.COMMENT for message in sent) >= 2, "two comments are sent")
         stream.put("done", b"{}")
         await stream.end()
     assert sent[-2]["body"] == b"id: 1\nevent: done\ndata: {}\n\n"
@@ -37,7 +37,7 @@ async def test_a_slow_reader_gets_the_latest_preview_only() -> None:
         await reads.wait()
         sent.append(message.get("body", b""))
 
-    async with aclosing(event_stream.EventStream(send, str)) as stream:
+    async with aclosing(sse.EventStream(send, str)) as stream:
         for step in range(3):
             stream.put("progress", b"%d" % step)
             stream.put("preview", b"%d" % step)

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from server.http.large_json import PIECE, Outline
-from server.media.json_scan import CHUNK, LONG, MOST_BESIDE, TooManyElements, check
+from server.http.json_outline import PIECE, Outline
+from server.json_scan import CHUNK, LONG, MOST_BESIDE, TooManyElements, check
 
 
 def read(text: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from server.http.layers import PIECE, OutermostLayer
+from server.http.middleware import PIECE, OutermostLayer
 
 BODY = bytes(range(256)) * (5 * PIECE // 512)
 """Two pieces and a half."""

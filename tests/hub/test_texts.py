@@ -13,7 +13,7 @@ import transformers
 from models.bundle import read
 from models.loading import load
 from models.systems.image_text.zero_shot_classifier import label
-from server.tasks.zero_shot import scores_of
+from server.tasks.embedding.zero_shot import scores_of
 from tests.hub.saved import normalised
 from tests.support.processes import opsin
 

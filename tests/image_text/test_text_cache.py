@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from server.gateway.inference import Asked
-from server.gateway.text_cache import TextCache
+from server.gateway.inference.runner import Asked
+from server.gateway.inference.text_cache import TextCache
 from server.queue.messages import Priority
-from server.tasks.texts import packed
-from server.tasks.zero_shot import ZeroShot, ZeroShotOptions
+from server.tasks.embedding.text_jobs import packed
+from server.tasks.embedding.zero_shot import ZeroShot, ZeroShotOptions
 from tests.support.bundles.image_text import write_tiny_pair
 from tests.support.queue import gateway
 

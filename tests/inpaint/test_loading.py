@@ -10,8 +10,8 @@ import torch
 from models.bundle import BundleError
 from models.bundle_schema import Clip
 from models.systems.diffmae.inpaint_state import SAMPLE_COST
-from server.worker.layout import Layout
-from server.worker.measurements import Measurements
+from server.worker.device_layout import Layout
+from server.worker.measurement_cache import Measurements
 from server.worker.stepwise import Stepwise
 from server.worker.warmup import Loader, Warm
 from tests.support.bundles.vit import write_tiny_diffmae

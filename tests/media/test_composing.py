@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from models.media import poisson_blending
-from server.media import composing
-from server.media.composing import Blend, compose, ramp, to_png
+from server.media import compositing
+from server.media.compositing import Blend, compose, ramp, to_png
 from server.media.masks import Box, bounds
 
 
@@ -96,7 +96,7 @@ def test_a_ramp_does_not_depend_on_how_much_is_computed_at_once(monkeypatch: pyt
     area, feather = bounds(mask), int(generator.integers(1, 9))
     assert area is not None
     whole = ramp(mask, area, feather)
-    monkeypatch.setattr(composing, "RAMP_TILE", 7)
+    monkeypatch.setattr(compositing, "RAMP_TILE", 7)
     assert np.array_equal(ramp(mask, area, feather), whole)
 
 
@@ -157,7 +157,7 @@ def test_a_large_hole_s_membrane_is_solved_on_a_small_grid_and_fits_all_the_same
     made = (image * 0.7 + 60).astype(np.uint8)
     whole = composed_of(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
     monkeypatch.setattr(poisson_blending, "MOST_PIXELS", 30 * 30)
-    monkeypatch.setattr(composing, "STRIP_PIXELS", 170 * 7)
+    monkeypatch.setattr(compositing, "STRIP_PIXELS", 170 * 7)
     coarse = composed_of(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
     assert np.abs(coarse.astype(int) - whole).mean() < 1.5
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image, PngImagePlugin
 
-from server.media.headers import is_small
+from server.media.image_headers import is_small
 from tests.support.images import encoded, png_that_claims
 
 

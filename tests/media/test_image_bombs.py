@@ -23,7 +23,7 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from server.media.images import Decoder
-from server.tasks.captures import sent_mask
+from server.tasks.reconstruct.inputs import sent_mask
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -8,8 +8,8 @@ from PIL import Image
 
 from models.media import patchmatch
 from server.media import masks
+from server.media.crop_regions import Mode, Region, canvas, choose, detail
 from server.media.masks import Box
-from server.media.regions import Mode, Region, canvas, choose, detail
 
 NATIVE = (32, 48)
 MODES: tuple[Mode, ...] = ("fit", "crop", "tile")

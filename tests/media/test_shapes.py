@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from server.media import shapes
-from server.media.shapes import Cells, Mesh, to_npz, to_ply
+from server.media import meshes
+from server.media.meshes import Cells, Mesh, to_npz, to_ply
 
 SIDE = 24
 
@@ -28,11 +28,11 @@ def ball(radius: float = 8.0) -> Cells:
 
 @pytest.fixture(scope="module")
 def mesh() -> Mesh:
-    return shapes.surface(ball(), 0.5)
+    return meshes.surface(ball(), 0.5)
 
 
 def glb_of(mesh: Mesh) -> bytes:
-    return shapes.to_glb([shapes.Primitive(mesh.vertices, mesh.faces, {"COLOR_0": shapes.linear(mesh.colours)})])
+    return meshes.to_glb([meshes.Primitive(mesh.vertices, mesh.faces, {"COLOR_0": meshes.linear(mesh.colours)})])
 
 
 def loaded(mesh: Mesh) -> trimesh.Trimesh:
@@ -50,13 +50,13 @@ def test_axes_are_those_of_gltf_and_colours_those_of_the_occupied_cells(mesh: Me
     read = loaded(mesh)
     np.testing.assert_allclose(read.vertices, mesh.vertices * [1, -1, -1], atol=1e-5)
     colours = np.asarray(read.visual.vertex_colors)[:, :3]
-    np.testing.assert_array_equal(colours, np.rint(255 * shapes.linear(mesh.colours)))  # trimesh leaves them linear
+    np.testing.assert_array_equal(colours, np.rint(255 * meshes.linear(mesh.colours)))  # trimesh leaves them linear
     assert (mesh.colours[:, 1] == 7).all()  # no empty cell's
     assert np.abs(mesh.colours[:, 0] / 10 - mesh.vertices[:, 0]).max() <= 1
 
 
 def test_slabs_are_one_surface(mesh: Mesh) -> None:
-    slabs = shapes.surface(ball(), 0.5, slab_cells=5 * (SIDE + 2) ** 2)
+    slabs = meshes.surface(ball(), 0.5, slab_cells=5 * (SIDE + 2) ** 2)
     assert len(slabs.faces) == len(mesh.faces) and len(slabs.vertices) > len(mesh.vertices)
     joined = trimesh.Trimesh(slabs.vertices, slabs.faces)
     assert joined.is_watertight and joined.volume == pytest.approx(loaded(mesh).volume, rel=1e-5)
@@ -64,12 +64,12 @@ def test_slabs_are_one_surface(mesh: Mesh) -> None:
 
 def test_a_cell_at_the_border_of_the_lattice_is_closed() -> None:
     one = Cells(np.zeros((1, 3), np.int64), np.ones(1, np.float32), np.full((1, 3), 9, np.uint8))
-    assert loaded(shapes.surface(one, 0.5)).is_watertight
+    assert loaded(meshes.surface(one, 0.5)).is_watertight
 
 
 def test_nothing_is_an_empty_scene() -> None:
     nothing = Cells(np.empty((0, 3), np.int64), np.empty(0, np.float32), np.empty((0, 3), np.uint8))
-    mesh = shapes.surface(nothing, 0.1)
+    mesh = meshes.surface(nothing, 0.1)
     assert len(trimesh.load(io.BytesIO(glb_of(mesh)), file_type="glb").geometry) == 0
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.bundle import BundleSpec
-from server.gateway.open_inference import offer
+from server.gateway.open_inference import protocol_model
 from server.gateway.open_inference.metadata import model_config, model_metadata
 from server.gateway.open_inference.outputs import write_outputs
 from server.gateway.open_inference.tensors import InferRequest, InferTensor, RequestedOutput
@@ -21,7 +21,7 @@ def spec() -> BundleSpec:
 
 
 def answer(spec: BundleSpec, *outputs: RequestedOutput) -> list[InferTensor]:
-    offered = offer.of(spec)
+    offered = protocol_model.of(spec)
     replies = [{"logits": logits, "tokens": np.array([17, 17], np.int32)} for logits in LOGITS]
     arrays, _ = offered.task.to_tensors(replies, offered.task.plan(offered.task.options(), spec), spec)
     return write_outputs(InferRequest("", {}, (), outputs), offered.outputs, arrays)

@@ -33,8 +33,8 @@ from models.systems.onnx.export import ExportError, export
 from opsin.cli.exits import Misuse
 from opsin.cli.recordings import recordings
 from opsin.clip_ladder import measure_steps
-from server.worker.layout import Layout
-from server.worker.measurements import Measurements
+from server.worker.device_layout import Layout
+from server.worker.measurement_cache import Measurements
 from server.worker.warmup import Loader
 from tests.clips.test_sound import bank, clip_at, windows
 from tests.support.audio import wav

@@ -26,7 +26,7 @@ from opsin.pictures import png
 from opsin.reconstruction import Reconstruction, reconstruction
 from opsin.results import classifications
 from opsin.zero_shot import zero_shots
-from server.media.shapes import Primitive, linear, to_glb, to_npz, to_ply
+from server.media.meshes import Primitive, linear, to_glb, to_npz, to_ply
 from tests.support.fake_servers import RESULT
 
 POINTS = np.array([[0, 0, 1], [0.5, 0, 1], [0, -0.25, 2], [0.1, 0.2, 1.5]], np.float32)

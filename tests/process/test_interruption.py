@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from server.process.interruption import Interruption, Limit, Ticks
+from server.concurrency.cancellation import Interruption, Limit, Ticks
 
 
 class Reason(Exception):

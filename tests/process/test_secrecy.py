@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from models.media.video import ClipLimits, probe
-from server.sandbox.child import Sandbox
+from server.processes.sandbox_process import Sandbox
 from tests.support.bundles.vit import write_null
 from tests.support.images import picture
 from tests.support.serve_process import serve

@@ -9,7 +9,7 @@ import pytest
 
 CODE = """
 import os, signal
-from server.process.system import StopSignals
+from server.processes.os_process import StopSignals
 {before}
 signals = StopSignals()
 for number in {sent}:

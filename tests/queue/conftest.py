@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import redis
 
-from server.queue.dispatch import Dispatcher
+from server.queue.gateway.dispatcher import Dispatcher
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support import forked_program
 from tests.support.queue import QUICK_WORKER, Server, WorkerQueue, gateway, redis_at, worker_queue

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 import redis
 
-from server.queue.dispatch import Dispatcher
-from server.queue.enqueuer import GROUP_BYTES
 from server.queue.errors import DeadlineExceeded, QueueFull
-from server.queue.shares import Claim
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.gateway.enqueuer import GROUP_BYTES
+from server.queue.gateway.quotas import Claim
 from tests.support.queue import (
     BUNDLE,
     QUICK_GATEWAY,

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 import redis
 
-from server.queue.async_link import AsyncLink
-from server.queue.dispatch import Dispatcher
+from server.queue.gateway.connection import AsyncLink
+from server.queue.gateway.dispatcher import Dispatcher
 from tests.queue.test_records import admit, read
 from tests.support.queue import QUEUE, STREAM, WorkerQueue, a_job, answer_of, ask, echo, gateway, pulled, redis_at
 from tests.support.waiting import eventually_async

@@ -13,14 +13,14 @@ import pytest
 import redis
 
 from server.queue.connect import refusal
-from server.queue.delivery import Delivery
-from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
-from server.queue.link import Link
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.gateway.scene_store import Scene
 from server.queue.messages import Progress, QueuedJob
 from server.queue.record import Draft
-from server.queue.scenes import Scene
-from server.queue.wire import FOLDER, AsyncWire, script_source
+from server.queue.resp import FOLDER, AsyncWire, script_source
+from server.queue.worker.connection import Link
+from server.queue.worker.delivery import Delivery
 from tests.support.queue import (
     DIGEST,
     DRAFT,

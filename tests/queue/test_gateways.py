@@ -12,10 +12,10 @@ import pytest
 import redis
 
 from server.queue import keys
-from server.queue.dispatch import Dispatcher
+from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.keys import Keyspace
-from server.queue.wire import AsyncWire
-from server.queue.worker_side import JANITOR_KEYS, JANITOR_ROUNDS
+from server.queue.resp import AsyncWire
+from server.queue.worker.worker_queue import JANITOR_KEYS, JANITOR_ROUNDS
 from server.settings import Settings
 from tests.support.queue import (
     DIGEST,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import redis
 
-from server.queue.delivery import Delivery
-from server.queue.dispatch import Dispatcher
 from server.queue.errors import QueueFull
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.worker.delivery import Delivery
 from tests.queue.test_shares import record, submit
 from tests.support.queue import LASTING_WORKER, QUEUE, WorkerQueue, announce, echo, gateway, ping, worker_queue
 from tests.support.waiting import eventually_async

@@ -8,9 +8,9 @@ import pytest
 import redis
 
 from server.arrays import Array
-from server.queue.dispatch import Dispatcher
-from server.queue.enqueuer import INLINE_BYTES
 from server.queue.errors import ResultsFull
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.gateway.enqueuer import INLINE_BYTES
 from tests.queue.test_records import admit, read, stored, take, take_one
 from tests.support.queue import WorkerQueue, echo, gateway, records_load
 from tests.support.waiting import eventually_async

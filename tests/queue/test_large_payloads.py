@@ -12,9 +12,10 @@ import redis
 
 from server.arrays import Array
 from server.queue import keys
-from server.queue.delivery import Delivery, QueueEntry
+from server.queue.gateway.large_values import Freight
 from server.queue.messages import Reply, decode
-from server.queue.pieces import PIECE_BYTES, Freight
+from server.queue.resp import PIECE_BYTES
+from server.queue.worker.delivery import Delivery, QueueEntry
 from tests.support.queue import QUEUE, STREAM, WorkerQueue, a_job, ask, echo, gateway, nothing_is_left, pulled, redis_at, worker_queue
 from tests.support.waiting import eventually_async
 

@@ -11,9 +11,9 @@ import pytest
 from models.bundle import BundleSpec
 from models.bundle_schema import Preprocess, Weights
 from server.queue import keys
-from server.queue.dispatch import Dispatcher
-from server.queue.link import WorkerTimings
+from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.messages import Priority, ServedBundle, WorkerInfo
+from server.queue.worker.connection import WorkerTimings
 from tests.support.queue import (
     BUNDLE,
     DIGEST,

@@ -16,12 +16,12 @@ import redis
 
 from server.arrays import Array
 from server.queue import keys
-from server.queue.delivery import Delivery
-from server.queue.dispatch import Dispatcher
-from server.queue.enqueuer import INLINE_BYTES
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.gateway.enqueuer import INLINE_BYTES
+from server.queue.gateway.large_values import Freight
 from server.queue.messages import VERSION, Progress, QueuedJob, Reply
-from server.queue.pieces import Freight
 from server.queue.record import Record
+from server.queue.worker.delivery import Delivery
 from tests.support.queue import (
     BUNDLE,
     DIGEST,

@@ -18,10 +18,10 @@ import pytest
 import redis
 
 from server.queue.connect import connect
-from server.queue.delivery import Delivery
-from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
-from server.queue.link import Link
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.worker.connection import Link
+from server.queue.worker.delivery import Delivery
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.queue import (
     LASTING_WORKER,
@@ -117,7 +117,7 @@ async def test_line_6_everything_is_deleted_under_load(url: str) -> None:
 
 
 async def test_a_gateway_that_was_held_up_itself_does_not_take_redis_for_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.queue.async_link.PATIENCE_S", 0.2)
+    monkeypatch.setattr("server.queue.gateway.connection.PATIENCE_S", 0.2)
     with durable_server(tmp_path) as server:
         async with gateway(server.url) as us:
             assert await ping(us)
@@ -312,7 +312,7 @@ async def test_line_6_a_gateway_starts_before_its_redis(tmp_path: Path) -> None:
 async def test_line_6_the_log_of_a_gateway_says_once_that_redis_is_away_and_once_that_it_is_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "server.queue.async_link")
+    caplog.set_level(logging.INFO, "server.queue.gateway.connection")
     port = free_port()
     async with gateway(f"redis://127.0.0.1:{port}/0") as us:
         await eventually_async(lambda: bool(caplog.records))

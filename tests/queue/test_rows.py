@@ -6,22 +6,22 @@ import re
 
 import pytest
 
-from server.queue import rows
-from server.queue.wire import FOLDER
+from server.queue import script_rows
+from server.queue.resp import FOLDER
 
 READERS = [
-    ("enqueue", "admission", rows.AdmissionCall, set()),
-    ("parts/admission", "bounds", rows.Bounds, set()),
-    ("enqueue", "request", rows.Request, set()),
-    ("enqueue", "job", rows.Enqueued, {"message"}),
-    ("parts/admission", "job", rows.Enqueued, {"message", "at"}),
-    ("enqueue_record", "asked", rows.Recorded, set()),
-    ("enqueue_record", "draft", rows.Draft, set()),
-    ("enqueue_record", "bounds", rows.Bounds, set()),
-    ("finish", "job", rows.Ended, {"reply"}),
-    ("parts/records", "ending", rows.Ended, {"reply"}),
-    ("progress", "job", rows.Advanced, {"message"}),
-    ("hand_back", "job", rows.HandedBack, set()),
+    ("enqueue", "admission", script_rows.AdmissionCall, set()),
+    ("parts/admission", "bounds", script_rows.Bounds, set()),
+    ("enqueue", "request", script_rows.Request, set()),
+    ("enqueue", "job", script_rows.Enqueued, {"message"}),
+    ("parts/admission", "job", script_rows.Enqueued, {"message", "at"}),
+    ("enqueue_record", "asked", script_rows.Recorded, set()),
+    ("enqueue_record", "draft", script_rows.Draft, set()),
+    ("enqueue_record", "bounds", script_rows.Bounds, set()),
+    ("finish", "job", script_rows.Ended, {"reply"}),
+    ("parts/records", "ending", script_rows.Ended, {"reply"}),
+    ("progress", "job", script_rows.Advanced, {"message"}),
+    ("hand_back", "job", script_rows.HandedBack, set()),
 ]
 """Script, the name that it gives to what it was told, the type of that, and fields that it adds itself."""
 

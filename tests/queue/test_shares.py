@@ -12,13 +12,13 @@ import pytest
 import redis
 from msgspec.structs import replace
 
-from server.gateway.admission import Visit
-from server.gateway.key_file import EVERYBODY
-from server.queue.dispatch import Dispatcher
+from server.gateway.auth.key_file import EVERYBODY
+from server.gateway.inference.admission import Visit
 from server.queue.errors import ClientShare, KeyShare, NeverFits, QueueFull
-from server.queue.fleet import LONG_JOB_MS, PASS_MS
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.gateway.fleet import LONG_JOB_MS, PASS_MS
+from server.queue.gateway.quotas import Claim
 from server.queue.messages import QueuedJob, ServedBundle, WorkerInfo
-from server.queue.shares import Claim
 from tests.support.queue import (
     BUNDLE,
     DIGEST,

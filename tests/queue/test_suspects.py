@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from server.queue import keys
-from server.queue.delivery import Delivery
-from server.queue.dispatch import Dispatcher
+from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.messages import QueuedJob, Reply
+from server.queue.worker.delivery import Delivery
 from tests.support.queue import (
     QUEUE,
     QUICK_WORKER,

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from server.queue.connect import connect, connect_async
-from server.queue.link import Link, WorkerTimings
-from server.queue.wire import AsyncWire
+from server.queue.resp import AsyncWire
+from server.queue.worker.connection import Link, WorkerTimings
 from tests.support.redis import KEYSPACE
 from tests.support.waiting import eventually_async
 

@@ -18,12 +18,12 @@ from models.bundle_schema import Space
 from models.systems.mcc.visible_surface import Front
 from opsin import Client
 from opsin.turntable import from_camera
-from server.media import views
+from server.media import mcc_inputs
 from server.media.images import Decoder
 from server.media.limits import Limits
 from server.tasks.options import InvalidOption
-from server.tasks.reconstruct import Reconstruct
-from server.tasks.reconstruct_tables import ReconstructOptions
+from server.tasks.reconstruct.schema import ReconstructOptions
+from server.tasks.reconstruct.task import Reconstruct
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.images import CAPTURE, FOV, HEIGHT, WIDTH, arrays, depth, image, npy, png, points
 from tests.support.task_clients import JSON, Sculptor
@@ -195,7 +195,7 @@ def test_holes_that_a_sensor_leaves_are_the_objects_and_those_that_somebody_drew
     plan = task.plan(ReconstructOptions(fov=FOV), spec)
     for parts_sent, filled in (({}, True), ({"mask": drawn}, False)):
         [made] = task.prepare({"image": CAPTURE["image"], "depth": npy(gap), **parts_sent}, plan, spec, Decoder(50_000_000))
-        front = views.front_of(made)
+        front = mcc_inputs.front_of(made)
         assert front is not None and not front.seen.all()
         silhouette = (depth() > 0)[(depth() > 0).any(axis=1)][:, (depth() > 0).any(axis=0)]
         assert (front.mask == (silhouette if filled else silhouette & np.isfinite(front.depth))).all()

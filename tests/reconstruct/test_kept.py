@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from models.bundle_schema import Space
-from server.gateway.key_file import ApiKey, digest_of, line_of, new_key
+from server.gateway.auth.key_file import ApiKey, digest_of, line_of, new_key
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.gateway_process import gateway_process
 from tests.support.images import depth, image, mesh, npy, png

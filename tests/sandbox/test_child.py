@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from models.processes.confined_process import Call, Confined
-from server.gateway.turns import Turns
-from server.sandbox.child import Sandbox, WorkFailed
+from server.gateway.fair_executor import Turns
+from server.processes.sandbox_process import Sandbox, WorkFailed
 from tests.support.processes import alive, takes_work
 from tests.support.waiting import eventually, eventually_async
 
@@ -121,7 +121,7 @@ async def test_closing_ends_the_child_in_the_middle_of_its_work(sandbox: Sandbox
 def test_a_child_ends_with_its_parent() -> None:
     """Also where the parent is killed, and the child is in the middle of its work."""
     script = (
-        "from server.sandbox.child import Sandbox\n"
+        "from server.processes.sandbox_process import Sandbox\n"
         f"sandbox = Sandbox('{WORK}', memory_bytes={MEMORY}, seconds=60)\n"
         "sandbox.run(b'start'); print('pid:', sandbox.pid, flush=True); sandbox.run(b'sleep')\n"
     )

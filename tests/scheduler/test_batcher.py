@@ -6,8 +6,8 @@ from math import inf
 
 import pytest
 
-from server.queue.delivery import Delivery
 from server.queue.messages import HANDICAP_S
+from server.queue.worker.delivery import Delivery
 from server.scheduler.batcher import HOARD, Batcher
 from server.scheduler.step_times import StepTimes
 from tests.support.queue import delivery

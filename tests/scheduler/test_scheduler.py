@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.scheduler.scheduler import CROWDED_BLOCK, LEAD, LONG_BLOCK, MOST_LONE, Pull, Running, Scheduler
 from server.scheduler.step_batcher import LAG, QUARTER
 from server.scheduler.step_times import StepTimes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.scheduler.scheduler import LONG_BLOCK, Pull, Running, Scheduler
 from server.scheduler.slots import Slots
 from tests.scheduler.test_scheduler import Steps, measured

@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.scheduler.scheduler import Pull, Running, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes

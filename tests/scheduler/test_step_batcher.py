@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.scheduler.batcher import Bucket
 from server.scheduler.step_batcher import HOARD, LAG, PATIENCE, QUARTER, LongWorkShare, StepBatcher
 from server.scheduler.step_times import StepTimes

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from server.process.supervision import STUCK, Reason
+from server.processes.supervisor_protocol import STUCK, Reason
 from server.settings import Settings
-from server.supervisor.children import FIRST_PAUSE, LONGEST_PAUSE, Child, Death
+from server.supervisor.child_processes import FIRST_PAUSE, LONGEST_PAUSE, Child, Death
 from tests.support.waiting import eventually
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from server.process.supervision import LOADING, REFUSED
-from server.supervisor import losses
-from server.supervisor.losses import Losses
+from server.processes.supervisor_protocol import LOADING, REFUSED
+from server.supervisor import load_crashes
+from server.supervisor.load_crashes import Losses
 from tests.support.bundles.vit import write_null, write_tiny_vit
 from tests.support.images import picture
 from tests.support.serve_process import serve
@@ -42,7 +42,7 @@ def test_what_kills_two_workers_while_it_is_loaded_is_refused_until_its_files_ch
 def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often the kernel has killed for memory; tests append."""
     kills = [0]
-    monkeypatch.setattr(losses, "oom_kills", lambda: kills[-1])
+    monkeypatch.setattr(load_crashes, "oom_kills", lambda: kills[-1])
     return kills
 
 

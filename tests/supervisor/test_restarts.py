@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.supervisor.children import copies_serve
+from server.supervisor.child_processes import copies_serve
 from tests.support.bundles.vit import write_null, write_tiny_vit
 from tests.support.images import picture
 from tests.support.serve_process import Service, serve

@@ -14,9 +14,9 @@ import sys
 import threading
 import time
 
-from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
 from server.queue.messages import Reply, WorkerInfo, WorkerTiming
+from server.queue.worker.delivery import Delivery
 from tests.support.queue import QUEUE, QUICK_WORKER, WorkerQueue, worker_queue
 
 

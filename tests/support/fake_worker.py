@@ -17,9 +17,9 @@ from models.bundle import BundleSpec
 from models.bundle_schema import Preprocess, Rung, Weights
 from server.arrays import Array
 from server.queue import keys
-from server.queue.delivery import Delivery
 from server.queue.errors import RedisAway
 from server.queue.messages import Failure, QueuedJob, Reply, ServedBundle, WorkerInfo, WorkerTiming
+from server.queue.worker.delivery import Delivery
 from tests.support.images import encoded
 from tests.support.queue import WorkerQueue
 from tests.support.redis import PartitionRedis

@@ -14,10 +14,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
-from server.process.supervision import Order
-from server.process.system import tied_to_parent
-from server.supervisor import children
-from server.worker.template import become, show
+from server.processes.os_process import tied_to_parent
+from server.processes.supervisor_protocol import Order
+from server.supervisor import child_processes
+from server.worker.fork_server import become, show
 
 TIE = len(tied_to_parent([]))
 """Words before a command that dies with its parent."""
@@ -69,5 +69,5 @@ def _run(order: Order, parent: int, kept: Sequence[int]) -> None:
 if __name__ == "__main__":
     sys.argv = ["opsin", "serve", *sys.argv[1:]]
     show(sys.argv)
-    children.subprocess = SimpleNamespace(Popen=Copied, DEVNULL=subprocess.DEVNULL)  # type: ignore[attr-defined]
+    child_processes.subprocess = SimpleNamespace(Popen=Copied, DEVNULL=subprocess.DEVNULL)  # type: ignore[attr-defined]
     runpy.run_module("opsin", run_name="__main__", alter_sys=True)

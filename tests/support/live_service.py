@@ -16,8 +16,8 @@ import numpy as np
 import psutil
 
 from server.arrays import Array
-from server.queue.dispatch import Dispatcher
 from server.queue.errors import RedisAway
+from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.messages import Priority, QueuedJob, Reply, WorkerInfo
 from server.settings import Settings
 from tests.support.forked_program import Forked

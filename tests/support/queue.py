@@ -20,15 +20,16 @@ import numpy as np
 import redis
 
 from server.arrays import Array
-from server.process.system import tied_to_parent
-from server.queue import keys, worker_side
-from server.queue.delivery import Delivery, QueueEntry
-from server.queue.dispatch import Dispatcher, DispatcherTimings
+from server.processes.os_process import tied_to_parent
+from server.queue import keys
 from server.queue.errors import RedisAway
-from server.queue.link import WorkerTimings
+from server.queue.gateway.dispatcher import Dispatcher, DispatcherTimings
+from server.queue.gateway.quotas import Claim, Reservation
 from server.queue.messages import WORKER_FORMS, Priority, QueuedJob, Reply, ServedBundle, WorkerInfo
 from server.queue.record import Draft, RecordsLoad
-from server.queue.shares import Claim, Reservation
+from server.queue.worker import worker_queue as worker_side
+from server.queue.worker.connection import WorkerTimings
+from server.queue.worker.delivery import Delivery, QueueEntry
 from server.settings import Settings
 from server.supervisor.private_valkey import find_server
 from tests.support.forked_program import Forked

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.loading import load
 from server.media.images import Decoder, to_model_size
-from server.tasks.texts import packed, vectors
+from server.tasks.embedding.text_jobs import packed, vectors
 from tests.support.fake_worker import picture
 from tests.support.gateway_process import Gateway, refused
 from tests.support.images import CAPTURE, FOV, decoded

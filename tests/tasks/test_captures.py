@@ -12,10 +12,10 @@ from PIL import Image
 from models.bundle import BundleSpec
 from models.bundle_schema import Space
 from server.media.images import Decoder
-from server.tasks import captures
 from server.tasks.options import InvalidOption
-from server.tasks.reconstruct import Reconstruct
-from server.tasks.reconstruct_tables import ReconstructOptions
+from server.tasks.reconstruct import inputs
+from server.tasks.reconstruct.schema import ReconstructOptions
+from server.tasks.reconstruct.task import Reconstruct
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.images import CAPTURE, FOV, HEIGHT, WIDTH, npy, png
 
@@ -54,8 +54,8 @@ def test_a_large_image_shows_the_same_points(spec: BundleSpec, large: bytes, cam
 
 def test_a_large_image_is_worked_on_at_two_megapixels(large: bytes) -> None:
     with Image.open(io.BytesIO(large)) as image:
-        small = captures.reduced(image)
-    assert small.width * small.height <= captures.MOST_PIXELS
+        small = inputs.reduced(image)
+    assert small.width * small.height <= inputs.MOST_PIXELS
     assert small.width / small.height == pytest.approx(WIDTH / HEIGHT, rel=1e-3)
 
 
@@ -93,5 +93,5 @@ def test_a_narrow_image_needs_the_pixels_that_its_refusal_names(spec: BundleSpec
 
 
 def test_a_strip_above_two_megapixels_is_made_smaller() -> None:
-    small = captures.reduced(Image.new("RGB", (10_000_000, 1)))
-    assert small.width * small.height <= captures.MOST_PIXELS
+    small = inputs.reduced(Image.new("RGB", (10_000_000, 1)))
+    assert small.width * small.height <= inputs.MOST_PIXELS

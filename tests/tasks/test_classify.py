@@ -9,7 +9,7 @@ import pytest
 from models.bundle import BundleSpec
 from models.bundle_schema import Preprocess, Rung, Weights
 from server.tasks.base import JSON
-from server.tasks.classify import Classify, ClassifyAnswer, ClassifyOptions, ClassifyPlan
+from server.tasks.classify.images import Classify, ClassifyAnswer, ClassifyOptions, ClassifyPlan
 from server.tasks.options import InvalidOption
 
 TASK = Classify()

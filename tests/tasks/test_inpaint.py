@@ -15,8 +15,8 @@ from models.bundle_schema import Clip, Preprocess, Weights
 from models.media import patchmatch
 from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels
 from server.tasks.base import JSON, Arrays, File
-from server.tasks.inpaint import COPYING_STEPS, Inpaint
-from server.tasks.inpaint_tables import METHODS, MOST_SEED, InpaintAnswer, InpaintOptions, InpaintPlan
+from server.tasks.inpaint.schema import METHODS, MOST_SEED, InpaintAnswer, InpaintOptions, InpaintPlan
+from server.tasks.inpaint.task import COPYING_STEPS, Inpaint
 from server.tasks.options import ExcessiveOption, InvalidOption, rows
 from tests.support.images import decoded, encoded, noise
 

@@ -12,7 +12,7 @@ import pytest
 
 from server.media.images import Decoder
 from server.media.memory_budget import MemoryBudget
-from server.tasks.inpaint import Inpaint
+from server.tasks.inpaint.task import Inpaint
 from tests.support.images import encoded, noise
 from tests.tasks.test_inpaint import SPEC, plan, white
 
@@ -22,8 +22,8 @@ from pathlib import Path
 from PIL import Image
 from server.media.images import Decoder
 from server.media.memory_budget import MemoryBudget
-from server.tasks.inpaint import Inpaint
-from server.tasks.inpaint_tables import InpaintOptions
+from server.tasks.inpaint.task import Inpaint
+from server.tasks.inpaint.schema import InpaintOptions
 from tests.tasks.test_inpaint import SPEC, painted
 from tests.support.images import encoded, noise
 

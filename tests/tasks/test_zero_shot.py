@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from models.bundle import BundleSpec
-from server.tasks.texts import packed
-from server.tasks.zero_shot import ZeroShot, ZeroShotOptions
+from server.tasks.embedding.text_jobs import packed
+from server.tasks.embedding.zero_shot import ZeroShot, ZeroShotOptions
 from tests.support.bundles.image_text import write_tiny_pair
 
 TASK = ZeroShot()

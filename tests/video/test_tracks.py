@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.media import tracks
+from server.media import person_tracks
 from server.media.limits import ExcessivePart, InvalidPart
-from server.media.tracks import Tracks
+from server.media.person_tracks import Tracks
 
 BOX = [0.0, 1.0, 2.0, 3.0, 4.0, 0.5]
 POSE = [0.0, [[1.0, 2.0, 0.5]] * 17]
@@ -26,7 +26,7 @@ def packed(**arrays: Any) -> bytes:
 
 
 def read(content: bytes) -> Tracks:
-    return tracks.read(content, seconds=120)
+    return person_tracks.read(content, seconds=120)
 
 
 def with_header(shape: bytes) -> bytes:
@@ -132,7 +132,7 @@ def test_nothing_is_unpickled() -> None:
 
 
 def test_what_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.media.tracks.MOST_BYTES", 1000)
+    monkeypatch.setattr("server.media.person_tracks.MOST_BYTES", 1000)
     with pytest.raises(ExcessivePart, match="token: more than 1000 bytes"):
         read(packed(**good()))
 

@@ -19,10 +19,10 @@ from models.loading import load
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.backend_times import Backend, BackendTimes
 from server.worker.backends import Backends, BackendSetting, Runner
+from server.worker.background_tuning import Tuner, TunerTimings
+from server.worker.device_layout import Layout
 from server.worker.executors import Arrays, Computed, OneShot
-from server.worker.layout import Layout
-from server.worker.measurements import Conditions, Measurements
-from server.worker.tuning import Tuner, TunerTimings
+from server.worker.measurement_cache import Conditions, Measurements
 from server.worker.warmup import Loader, Warm
 from tests.support.bundles.onnx import SIZE, colours, write_graph
 from tests.support.bundles.vit import write_tiny_vit

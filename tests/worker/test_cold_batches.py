@@ -15,7 +15,7 @@ from server.scheduler.scheduler import Running, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes
 from server.telemetry.metrics import WorkerMetrics
-from server.worker import replies
+from server.worker import reply_writer
 from server.worker.executors import Computed, OneShot
 from server.worker.loops import BatchRunner
 from tests.support.bundles.vit import write_tiny_vit
@@ -35,7 +35,7 @@ def test_a_cold_batch_is_counted_and_teaches_no_step_times(tmp_path: Path) -> No
         assert isinstance(running, Running)
         [batch] = runner._run(running, hand=0)
         assert isinstance(batch, Computed)
-        replies._count(batch, metrics)
+        reply_writer._count(batch, metrics)
         slots.finish(running, [])
 
     def counted() -> float | None:

@@ -17,7 +17,7 @@ import torch
 from models.bundle import BundleSpec
 from models.loading import load
 from server.arrays import Array
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.worker.executors import Arrays, Computed, FailedJob, OneShot, Streams, TooLarge
 from tests.support.bundles.vit import write_tiny_vit
 from tests.support.queue import delivery

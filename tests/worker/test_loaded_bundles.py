@@ -17,7 +17,7 @@ from models.bundle import Bundle, BundleError
 from server.scheduler.step_times import StepTimes
 from server.worker import loaded_bundles
 from server.worker.loaded_bundles import LoadedBundles
-from server.worker.measurements import Measured
+from server.worker.measurement_cache import Measured
 from server.worker.warmup import Warm
 from tests.support.bundles.vit import write_null, write_tiny_vit
 

@@ -17,12 +17,12 @@ import torch
 from models.bundle import Bundle, rewrite
 from models.bundle_schema import Int8
 from server.scheduler.step_times import StepTimes
-from server.worker import measurements
+from server.worker import measurement_cache
 from server.worker.backend_times import BACKENDS, BackendTimes
-from server.worker.layout import Layout
-from server.worker.measurements import MOST_FILES, Conditions, Measured, Measurements
+from server.worker.background_tuning import Tuner, TunerTimings
+from server.worker.device_layout import Layout
+from server.worker.measurement_cache import MOST_FILES, Conditions, Measured, Measurements
 from server.worker.stepwise import Stepwise, Usual
-from server.worker.tuning import Tuner, TunerTimings
 from server.worker.warmup import Loader, Warm
 from tests.support.bundles.vit import write_null, write_tiny_vit
 
@@ -80,7 +80,7 @@ def test_a_machine_may_have_onnx_runtime_for_gpus_alone(bundle: Bundle, monkeypa
             raise PackageNotFoundError(package)
         return "1.20.0"
 
-    monkeypatch.setattr(measurements, "version", version)
+    monkeypatch.setattr(measurement_cache, "version", version)
     assert Conditions.of(bundle.spec, LAYOUT, "auto").onnxruntime == "1.20.0"
 
 

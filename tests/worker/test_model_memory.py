@@ -11,7 +11,7 @@ import torch
 from models.bundle import Bundle
 from models.loading import load
 from server.worker.backends import Backends, ModelMemory
-from server.worker.layout import Layout
+from server.worker.device_layout import Layout
 from tests.support.bundles.vit import write_tiny_vit
 
 LAYOUT = Layout(torch.device("cpu"), slots=1, threads=1, largest_batch=4)

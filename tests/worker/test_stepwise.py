@@ -16,7 +16,7 @@ from models.bundle import BundleError
 from models.layers.stepwise import State
 from models.loading import Advanced, Ended, LoadedSteps, load
 from server.arrays import Array
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.worker import stepwise
 from server.worker.executors import Arrays, Computed, FailedJob, JobOutputs, Report, Reports, TooLarge
 from server.worker.stepwise import Stepwise

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from models.bundle import BundleError
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.scheduler.scheduler import Running, Scheduler
 from server.scheduler.slots import Slots
 from server.scheduler.step_times import StepTimes

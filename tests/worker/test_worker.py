@@ -16,10 +16,10 @@ import redis
 
 from models.loading import load
 from server.queue import keys
-from server.queue.delivery import Delivery
-from server.queue.link import WorkerTimings
 from server.queue.messages import Reply, ServedBundle, WorkerInfo
-from server.queue.wire import script_sha
+from server.queue.resp import script_sha
+from server.queue.worker.connection import WorkerTimings
+from server.queue.worker.delivery import Delivery
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.main import WATCH_EVERY
 from tests.support.bundles.vit import write_null, write_tiny_vit, write_unserved

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from server.gateway.open_inference.errors import invalid
 from server.http.problems import Kind, Problem
-from server.media.json_scan import MAX_ELEMENTS
+from server.json_scan import MAX_ELEMENTS
 
 DATATYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),

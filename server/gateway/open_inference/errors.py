@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from server.gateway.failures import answered
+from server.gateway.inference.error_mapping import answered
 from server.http.problems import Kind, Problem
 
 STATUS = {

@@ -8,7 +8,7 @@ import msgspec
 
 from server.gateway.open_inference.errors import invalid
 from server.gateway.open_inference.tensors import InferRequest, InferTensor
-from server.http.large_json import from_base64
+from server.http.json_outline import from_base64
 from server.http.problems import Kind, Problem
 from server.tasks.base import Item, Part, Tensor
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from models.bundle import BundleSpec
-from server.gateway.open_inference import offer
+from server.gateway.open_inference import protocol_model
 from server.settings import ModelControl
 from server.tasks.base import Tensor
 
@@ -35,7 +35,7 @@ def server_metadata(model_control: ModelControl) -> dict[str, Any]:
 
 def model_metadata(spec: BundleSpec, versions: Sequence[str]) -> dict[str, Any]:
     """Shapes with the batch in front, -1."""
-    offered = offer.of(spec)
+    offered = protocol_model.of(spec)
     return {
         "name": spec.name,
         "versions": list(versions),
@@ -48,7 +48,7 @@ def model_metadata(spec: BundleSpec, versions: Sequence[str]) -> dict[str, Any]:
 def model_config(spec: BundleSpec, max_batch_size: int) -> dict[str, Any]:
     """As Triton's `ModelConfig`: `dims` without the batch. No length of any dimension is open, which perf_analyzer needs. The bundle's note
     is a parameter."""
-    offered = offer.of(spec)
+    offered = protocol_model.of(spec)
     return {
         "name": spec.name,
         "platform": _platform(spec),

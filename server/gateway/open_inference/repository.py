@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 
 from models.bundle import NAME_PATTERN
-from server.gateway.authentication import require
-from server.gateway.directory import is_unloaded, state_of, version_order
+from server.gateway.auth.middleware import require
+from server.gateway.catalog.model_directory import is_unloaded, state_of, version_order
 from server.http.problems import Kind, Problem
-from server.queue.dispatch import Dispatcher, DispatcherTimings
-from server.queue.fleet import Fleet
+from server.queue.gateway.dispatcher import Dispatcher, DispatcherTimings
+from server.queue.gateway.fleet import Fleet
 from server.queue.messages import ServedBundle
 from server.quoting import QUOTED, quoted
 from server.settings import Settings

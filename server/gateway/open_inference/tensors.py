@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from server.gateway.open_inference import datatypes
 from server.gateway.open_inference.errors import invalid
-from server.http.large_json import Outline, marks
+from server.http.json_outline import Outline, marks
 from server.http.problems import Kind, Problem
 from server.quoting import quoted
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from server.gateway.failures import of_refusal
-from server.gateway.interface import CommonOptions, TaskInterface
-from server.gateway.submission import MAX_FIELD_BYTES, Submission, decode_base64, decode_fields, item_field, read_field
-from server.http.large_json import Outline
+from server.gateway.inference.body import MAX_FIELD_BYTES, Submission, decode_base64, decode_fields, item_field, read_field
+from server.gateway.inference.error_mapping import of_refusal
+from server.gateway.inference.task_interface import CommonOptions, TaskInterface
+from server.http.json_outline import Outline
 from server.http.problems import Kind, Problem
 from server.quoting import quoted
 from server.tasks.base import Item
-from server.tasks.embed import EmbedOptions, check_text
+from server.tasks.embedding.embed import EmbedOptions, check_text
 from server.tasks.options import InvalidOption
 from server.tasks.registry import TASKS
 

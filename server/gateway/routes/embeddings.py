@@ -14,20 +14,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.gateway import gateway, openapi_answers
-from server.gateway.admission import Visit
-from server.gateway.failures import answered
-from server.gateway.gateway import Gateway
+from server.gateway import app_state
+from server.gateway.app_state import Gateway
+from server.gateway.inference.admission import Visit
+from server.gateway.inference.body import refuse_encoding
+from server.gateway.inference.error_mapping import answered
 from server.gateway.openai import errors
 from server.gateway.openai.embedding_request import EmbeddingRequest, read_embedding_request
+from server.gateway.openapi import responses
 from server.gateway.routes.tasks import Sent, resolve
-from server.gateway.submission import refuse_encoding
 from server.http import requests
 from server.http.problems import Kind, Problem
 from server.http.requests import ClientWatch
-from server.tasks import texts
 from server.tasks.base import JSON, Outputs
-from server.tasks.embed import encode_vectors
+from server.tasks.embedding import text_jobs
+from server.tasks.embedding.embed import encode_vectors
 
 PATH = "/v1/embeddings"
 ELEMENT = {
@@ -64,7 +65,7 @@ REFUSALS = (
     (Kind.MODEL_ERROR, "the model failed on this input", "input[3]"),
     *(
         (kind, detail, field)
-        for kind, detail, field in openapi_answers.REFUSALS
+        for kind, detail, field in responses.REFUSALS
         if field in (None, "model") and kind not in (Kind.INVALID_BODY, Kind.RESULTS_FULL)
     ),
 )
@@ -98,7 +99,7 @@ class EmbeddingList(msgspec.Struct, frozen=True):
 
 
 async def embeddings(request: Request) -> Response:
-    return await answered(request, _answer(request, gateway.of(request)), errors.to_response)
+    return await answered(request, _answer(request, app_state.of(request)), errors.to_response)
 
 
 ROUTES = [Route(PATH, embeddings, methods=["POST"], include_in_schema=False)]
@@ -114,8 +115,8 @@ def operation() -> dict[str, Any]:
         "description": "Task `embed` for clients of OpenAI, Jina and infinity; `docs/openai.md` tells more. Unknown fields are ignored.",
         "requestBody": {"required": True, "content": {JSON: {"schema": BODY, "example": {"model": "words", "input": ["a dog", "a cat"]}}}},
         "responses": {
-            **openapi_answers.answer("EmbeddingList", "The vectors", msgspec.to_builtins(example)),
-            **openapi_answers.openai_errors(*REFUSALS),
+            **responses.answer("EmbeddingList", "The vectors", msgspec.to_builtins(example)),
+            **responses.openai_errors(*REFUSALS),
         },
     }
 
@@ -144,7 +145,7 @@ async def _run(asked: EmbeddingRequest, here: Gateway, visit: Visit, received: i
     answer = await here.inference.run(items, wanted, visit)
     began = time.perf_counter()
     vectors, truncated = _vectors(answer.outputs, asked)
-    read = texts.tokens_read(answer.outputs)
+    read = text_jobs.tokens_read(answer.outputs)
     write = partial(_encode, vectors, asked.own.encoding, wanted.spec.id, truncated, Usage(read, read))
     content = await here.large_bodies.in_turn(visit.client, BYTES_OF_NUMBER * vectors.size, write)
     response = Response(content, media_type=JSON)
@@ -155,7 +156,7 @@ async def _run(asked: EmbeddingRequest, here: Gateway, visit: Visit, received: i
 def _vectors(outputs: Sequence[Outputs], asked: EmbeddingRequest) -> tuple[NDArray[np.float32], int]:
     """Return the vectors (n, dim) in the order of `input`, and how many texts lost their end."""
     images = [one["embedding"] for one in outputs if "places" not in one]
-    read = texts.vectors(outputs)
+    read = text_jobs.vectors(outputs)
     by_index = dict(zip(asked.indices["image"], images, strict=True))
     by_index |= {index: read[place][0] for place, index in enumerate(asked.indices["text"])}
     return np.stack([by_index[index] for index in range(len(by_index))]), sum(truncated for _, truncated in read.values())

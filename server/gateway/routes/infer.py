@@ -13,18 +13,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.bundle import BundleSpec
-from server.gateway import gateway
-from server.gateway.admission import Visit
-from server.gateway.failures import answered, of_refusal
-from server.gateway.gateway import Gateway
-from server.gateway.inference import Asked
-from server.gateway.open_inference import compression, offer
+from server.gateway import app_state
+from server.gateway.app_state import Gateway
+from server.gateway.inference.admission import Visit
+from server.gateway.inference.error_mapping import answered, of_refusal
+from server.gateway.inference.runner import Asked
+from server.gateway.open_inference import compression, protocol_model
 from server.gateway.open_inference.errors import invalid, to_response
 from server.gateway.open_inference.inputs import FIRST_INPUT, read_items
-from server.gateway.open_inference.offer import Offer
 from server.gateway.open_inference.outputs import check_outputs, write_outputs
+from server.gateway.open_inference.protocol_model import Offer
 from server.gateway.open_inference.tensors import InferRequest, decode_request, encode_response
-from server.gateway.openapi_answers import INFER
+from server.gateway.openapi.responses import INFER
 from server.http.requests import MAX_TIMEOUT, ClientWatch, read
 from server.queue.messages import Priority
 from server.quoting import quoted
@@ -71,7 +71,7 @@ def operation(path: str) -> dict[str, Any]:
 
 
 async def _answer(request: Request, name: str, version: str | None = None) -> Response:
-    here = gateway.of(request)
+    here = app_state.of(request)
     known = here.directory.latest(name if version is None else f"{name}@{version}")
     task = None if known is None else main_task(known)
     takes_long = task is not None and task.takes_long
@@ -80,9 +80,9 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
         if _priority(asked) == "low":
             await visit.lower()
         with ClientWatch(here.ticks, request.receive, visit.limit):
-            spec = await offer.find(here, name, version)
+            spec = await protocol_model.find(here, name, version)
             visit.resolved(spec)
-            offered = offer.of(spec, asked)
+            offered = protocol_model.of(spec, asked)
             if offered.task.takes_long and _timeout(asked) is None:
                 visit.set_deadline(here.settings.job_timeout)
             check_outputs(asked, name, offered.outputs)

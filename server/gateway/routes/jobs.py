@@ -10,17 +10,19 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.gateway import gateway, jobs, openapi_answers
-from server.gateway.authentication import key_of
-from server.gateway.event_readers import Reader
-from server.gateway.follower import preview_of, started
-from server.gateway.gateway import Gateway
-from server.gateway.interface import Planned
-from server.gateway.jobs import INLINE_RESULT
-from server.http.event_stream import EventStream
+from server.concurrency.cancellation import Interruption
+from server.gateway import app_state
+from server.gateway.app_state import Gateway
+from server.gateway.auth.middleware import key_of
+from server.gateway.inference.progress_stream import preview_of, started
+from server.gateway.inference.task_interface import Planned
+from server.gateway.jobs import service
+from server.gateway.jobs.event_subscriptions import Reader
+from server.gateway.jobs.service import INLINE_RESULT
+from server.gateway.openapi import responses
 from server.http.problems import Kind, Problem
 from server.http.requests import ClientWatch
-from server.process.interruption import Interruption
+from server.http.sse import EventStream
 from server.queue.errors import RecordLost, RedisAway
 from server.queue.messages import Progress, UnknownVersion, decode
 from server.queue.record import LAST_EVENTS, OPEN, Record, RecordEvent
@@ -34,21 +36,21 @@ MOST_DIGITS = 15
 log = logs.get(__name__)
 
 
-@router.get("/{job_id}", summary="How far a job has come", openapi_extra=openapi_answers.JOB)
+@router.get("/{job_id}", summary="How far a job has come", openapi_extra=responses.JOB)
 async def job(request: Request, job_id: str) -> Response:
-    record = await gateway.of(request).jobs.read(job_id, key_of(request).name)
+    record = await app_state.of(request).jobs.read(job_id, key_of(request).name)
     return respond(record)
 
 
-@router.get("/{job_id}/result", summary="The answer", openapi_extra=openapi_answers.RESULT)
+@router.get("/{job_id}/result", summary="The answer", openapi_extra=responses.RESULT)
 async def result(request: Request, job_id: str) -> Response:
-    here = gateway.of(request)
+    here = app_state.of(request)
     return Result(here, await here.jobs.read(job_id, key_of(request).name), request.headers.get("accept"), request.state.client)
 
 
-@router.get("/{job_id}/events", summary="What has happened, and what happens until the job ends", openapi_extra=openapi_answers.EVENTS)
+@router.get("/{job_id}/events", summary="What has happened, and what happens until the job ends", openapi_extra=responses.EVENTS)
 async def events(request: Request, job_id: str) -> Response:
-    here = gateway.of(request)
+    here = app_state.of(request)
     after = _last_event_id(request)
     record = await here.jobs.read(job_id, key_of(request).name)
     if after > record.events:
@@ -58,16 +60,16 @@ async def events(request: Request, job_id: str) -> Response:
     return Events(here, record, after, request.state.client)
 
 
-@router.delete("/{job_id}", status_code=204, summary="Cancel a job, or remove one that has ended", openapi_extra=openapi_answers.CANCEL)
+@router.delete("/{job_id}", status_code=204, summary="Cancel a job, or remove one that has ended", openapi_extra=responses.CANCEL)
 async def cancel(request: Request, job_id: str) -> Response:
-    await gateway.of(request).jobs.cancel(job_id, key_of(request).name)
+    await app_state.of(request).jobs.cancel(job_id, key_of(request).name)
     return Response(status_code=204)
 
 
 def respond(record: Record, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """The job as a document."""
     pause = {"Retry-After": "1"} if record.state in OPEN and status == 200 else {}
-    content = msgspec.json.encode(jobs.document(record))
+    content = msgspec.json.encode(service.document(record))
     return Response(content, status, {**NOT_STORED, **pause, **(headers or {})}, JSON)
 
 
@@ -140,7 +142,7 @@ class Events(Response):
                         return
                 replayed = False
         except RecordLost:
-            await stream.fail(jobs.lost(self._record.id), request_id)
+            await stream.fail(service.lost(self._record.id), request_id)
         except Problem as problem:
             await stream.fail(problem, request_id)
         except RedisAway:
@@ -156,12 +158,12 @@ class Events(Response):
             case "done":
                 record = await self._here.jobs.read(self._record.id, self._record.key_name)
                 if replayed and record.results > INLINE_RESULT:
-                    return msgspec.json.encode({"result": jobs.result_url(record.id)})
+                    return msgspec.json.encode({"result": service.result_url(record.id)})
                 answer = self._here.jobs.answer(record, await self._planned(), JSON, self._client)
                 return bytes((await held.enter_async_context(answer)).body)
             case "failed":
                 record = await self._here.jobs.read(self._record.id, self._record.key_name)
-                return jobs.failure(record).document(record.request_id)
+                return service.failure(record).document(record.request_id)
             case _:
                 return event.data
 

@@ -10,10 +10,12 @@ from starlette.responses import Response
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Comparison, Rung
-from server.gateway import directory, gateway, openapi_answers
-from server.gateway.gateway import Gateway
+from server.gateway import app_state
+from server.gateway.app_state import Gateway
+from server.gateway.catalog import model_directory
+from server.gateway.openapi import responses
 from server.http.problems import Kind, Problem
-from server.queue.fleet import Fleet
+from server.queue.gateway.fleet import Fleet
 from server.quoting import quoted
 from server.tasks.registry import DEFAULTS, TASKS, main_task
 
@@ -163,7 +165,7 @@ _FLAGS = ModelSummary(
     labels=238,
     summary="Drawn flags of 238 countries and territories, a ViT of 2.8 million parameters at 112 pixels",
     trained_on="1,138 drawings of flags by three designers",
-    note=openapi_answers.EXAMPLE_NOTE,
+    note=responses.EXAMPLE_NOTE,
     merges=True,
     default_rung="steps13",
     ladder=[RungSummary("steps13", [13, 13, 13, 10], accuracy=0.97, throughput=1.62, metric="top-1")],
@@ -178,27 +180,29 @@ _DETAILS = ModelDetails(
     workers=[ServingWorker("host-4711-a1b2", "cpu", 61.5, batch_budget=8, backends={"off": "onnx"}, format="float32", max_difference=0.0)],
     spec={"schema_version": 1, "name": "flags", "version": "1.0.0", "task": "classify", "architecture": "vit"},
 )
-_UNKNOWN = openapi_answers.problems((Kind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None))
-MODELS = {"responses": {**openapi_answers.answer("ModelList", "Known bundles", _LIST), **openapi_answers.REDIS_AWAY}}
-MODEL = {"responses": {**openapi_answers.answer("ModelDetails", "One bundle", _DETAILS), **_UNKNOWN, **openapi_answers.REDIS_AWAY}}
+_UNKNOWN = responses.problems((Kind.UNKNOWN_MODEL, "'cats' is not known; known: flags@1.0.0", None))
+MODELS = {"responses": {**responses.answer("ModelList", "Known bundles", _LIST), **responses.REDIS_AWAY}}
+MODEL = {"responses": {**responses.answer("ModelDetails", "One bundle", _DETAILS), **_UNKNOWN, **responses.REDIS_AWAY}}
 
 
 @router.get("/v1/models", summary="The bundles that the service knows", openapi_extra=MODELS)
 async def models(request: Request) -> Response:
-    here = gateway.of(request)
+    here = app_state.of(request)
     fleet = await here.directory.fleet()
     specs = sorted(fleet.specs.values(), key=lambda spec: spec.id)
     folders = sorted({worker.folder for worker in fleet.workers if worker.folder})
     summaries = [ModelSummary(**_summary(here, fleet, spec)) for spec in specs]
-    summaries += [ModelSummary(**_unreadable(id_, reason)) for id_, reason in sorted(directory.unreadable(fleet).items())]
+    summaries += [ModelSummary(**_unreadable(id_, reason)) for id_, reason in sorted(model_directory.unreadable(fleet).items())]
     return _json(ModelList(models=summaries, folders=folders, data=[OpenAIModel(spec.id) for spec in specs]))
 
 
 @router.get("/v1/models/{name}", summary="One bundle, by `name` or `name@version`", openapi_extra=MODEL)
 async def model(request: Request, name: str) -> Response:
-    here = gateway.of(request)
+    here = app_state.of(request)
     fleet = await here.directory.fleet()
-    spec = directory.newest(fleet, directory.named(fleet.specs.values(), name))  # also of what is unloaded: here one sees that it is
+    spec = model_directory.newest(
+        fleet, model_directory.named(fleet.specs.values(), name)
+    )  # also of what is unloaded: here one sees that it is
     if spec is None:
         return _json(_details_of_unreadable(fleet, name))
     workers = [
@@ -211,7 +215,7 @@ async def model(request: Request, name: str) -> Response:
             bundle.format,
             bundle.max_difference,
         )
-        for worker, bundle in directory.serving(fleet, spec)
+        for worker, bundle in model_directory.serving(fleet, spec)
     ]
     content = spec.model_dump(mode="json", exclude={"weights"})
     return _json(ModelDetails(id=spec.id, **_summary(here, fleet, spec), workers=workers, spec=content))
@@ -219,16 +223,16 @@ async def model(request: Request, name: str) -> Response:
 
 def _details_of_unreadable(fleet: Fleet, wanted: str) -> ModelDetails:
     """Raises Problem (404) for a name that is none."""
-    refused = directory.named_unreadable(fleet, wanted)
+    refused = model_directory.named_unreadable(fleet, wanted)
     if refused is None:
-        known = directory.listed(fleet, fleet.specs.values()) or "none"
+        known = model_directory.listed(fleet, fleet.specs.values()) or "none"
         raise Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not known; known: {known}")
     id_, reason = refused
     return ModelDetails(id=id_, **_unreadable(id_, reason), workers=[], spec={})
 
 
 def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
-    state, reason = directory.state_of(fleet, spec)
+    state, reason = model_directory.state_of(fleet, spec)
     task = main_task(spec)
     defaults = [here.directory.default(fleet, name) for name, default in DEFAULTS.items() if default.task is task]
     return {
@@ -274,7 +278,7 @@ def _comparison(spec: BundleSpec) -> ComparisonSummary | None:
 
 
 def _format(fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
-    serving = [bundle for _, bundle in directory.serving(fleet, spec) if bundle.format]
+    serving = [bundle for _, bundle in model_directory.serving(fleet, spec) if bundle.format]
     differences = [bundle.max_difference for bundle in serving if bundle.max_difference is not None]
     return {
         "format": ", ".join(sorted({bundle.format for bundle in serving})) or None,

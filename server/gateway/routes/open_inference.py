@@ -13,17 +13,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.bundle import BundleSpec
-from server.gateway import directory, gateway, openapi_answers
-from server.gateway.gateway import Gateway
+from server.gateway import app_state
+from server.gateway.app_state import Gateway
+from server.gateway.catalog import model_directory
 from server.gateway.open_inference import repository
 from server.gateway.open_inference.errors import OpenInferenceRoute, invalid, json_response, to_response
 from server.gateway.open_inference.metadata import model_config, model_metadata, model_statistics, server_metadata
-from server.gateway.open_inference.offer import unknown, unloaded
+from server.gateway.open_inference.protocol_model import unknown, unloaded
+from server.gateway.openapi import responses
 from server.gateway.routes.infer import INFER_PATHS, infer
-from server.http.large_json import Outline
+from server.http.json_outline import Outline
 from server.http.problems import Kind, Problem
 from server.http.requests import methods_at, read_small
-from server.queue.fleet import Fleet
+from server.queue.gateway.fleet import Fleet
 from server.quoting import QUOTED
 
 MAX_INDEX_BODY = 64 * 1024
@@ -36,7 +38,7 @@ router = APIRouter(prefix="/v2", route_class=OpenInferenceRoute, tags=["Open Inf
 @router.get("", summary="Name, version and extensions of the server")
 @router.get("/", include_in_schema=False)
 async def metadata(request: Request) -> Response:
-    return json_response(server_metadata(gateway.of(request).settings.model_control))
+    return json_response(server_metadata(app_state.of(request).settings.model_control))
 
 
 @router.get("/health/live", summary="Does the process run?")
@@ -44,58 +46,58 @@ async def live() -> Response:
     return json_response({"live": True})
 
 
-@router.get("/health/ready", summary="Can requests be answered?", openapi_extra=openapi_answers.READY)
+@router.get("/health/ready", summary="Can requests be answered?", openapi_extra=responses.READY)
 async def ready(request: Request) -> Response:
-    here = gateway.of(request)
+    here = app_state.of(request)
     reason = "draining" if here.admission.draining else await here.directory.why_not_ready()
     return json_response({"ready": True}) if reason is None else json_response({"ready": False, "error": reason}, 503)
 
 
-@router.get("/models", summary="Names of the models that are ready", openapi_extra=openapi_answers.SERVED)
+@router.get("/models", summary="Names of the models that are ready", openapi_extra=responses.SERVED)
 async def models(request: Request) -> Response:
-    entries = repository.index(await gateway.of(request).directory.fleet(), ready_only=True)
+    entries = repository.index(await app_state.of(request).directory.fleet(), ready_only=True)
     return json_response({"models": sorted({entry["name"] for entry in entries})})
 
 
-@router.get("/models/stats", summary="Statistics of all models", openapi_extra=openapi_answers.SERVED)
+@router.get("/models/stats", summary="Statistics of all models", openapi_extra=responses.SERVED)
 async def all_statistics(request: Request) -> Response:
-    here = gateway.of(request)
+    here = app_state.of(request)
     fleet = await here.directory.fleet()
     known = [fleet.specs.get((entry["name"], entry["version"])) for entry in repository.index(fleet, ready_only=False)]
     return await _statistics(here, [spec for spec in known if spec is not None])
 
 
-@router.get("/models/{name}/stats", summary="Statistics of all versions of a model", openapi_extra=openapi_answers.VERSIONS)
-@router.get("/models/{name}/versions/{version}/stats", summary="Statistics of a version", openapi_extra=openapi_answers.VERSIONS)
+@router.get("/models/{name}/stats", summary="Statistics of all versions of a model", openapi_extra=responses.VERSIONS)
+@router.get("/models/{name}/versions/{version}/stats", summary="Statistics of a version", openapi_extra=responses.VERSIONS)
 async def statistics(request: Request, name: str, version: str | None = None) -> Response:
-    here = gateway.of(request)
+    here = app_state.of(request)
     return await _statistics(here, _versions(await here.directory.fleet(), name, version))
 
 
-@router.get("/models/{name}", summary="Inputs and outputs of a model", openapi_extra=openapi_answers.VERSIONS)
-@router.get("/models/{name}/versions/{version}", summary="Inputs and outputs of a version", openapi_extra=openapi_answers.VERSIONS)
+@router.get("/models/{name}", summary="Inputs and outputs of a model", openapi_extra=responses.VERSIONS)
+@router.get("/models/{name}/versions/{version}", summary="Inputs and outputs of a version", openapi_extra=responses.VERSIONS)
 async def model(request: Request, name: str, version: str | None = None) -> Response:
-    fleet = await gateway.of(request).directory.fleet()
+    fleet = await app_state.of(request).directory.fleet()
     spec = _loaded(fleet, name, version)
     return json_response(model_metadata(spec, [other.version for other in _versions(fleet, name, None)]))
 
 
-@router.get("/models/{name}/ready", summary="Is a model ready?", openapi_extra=openapi_answers.VERSION_READY)
-@router.get("/models/{name}/versions/{version}/ready", summary="Is a version ready?", openapi_extra=openapi_answers.VERSION_READY)
+@router.get("/models/{name}/ready", summary="Is a model ready?", openapi_extra=responses.VERSION_READY)
+@router.get("/models/{name}/versions/{version}/ready", summary="Is a version ready?", openapi_extra=responses.VERSION_READY)
 async def model_ready(request: Request, name: str, version: str | None = None) -> Response:
-    fleet = await gateway.of(request).directory.fleet()
-    state, reason = directory.state_of(fleet, _newest(fleet, name, version))
+    fleet = await app_state.of(request).directory.fleet()
+    state, reason = model_directory.state_of(fleet, _newest(fleet, name, version))
     if state == "ready":
         return json_response({"name": name, "ready": True})
     return json_response({"name": name, "ready": False, "error": f"model '{name}' is not ready: {reason or state}"}, 503)
 
 
-@router.get("/models/{name}/config", summary="A model's configuration in Triton's form", openapi_extra=openapi_answers.VERSIONS)
+@router.get("/models/{name}/config", summary="A model's configuration in Triton's form", openapi_extra=responses.VERSIONS)
 @router.get(
-    "/models/{name}/versions/{version}/config", summary="A version's configuration in Triton's form", openapi_extra=openapi_answers.VERSIONS
+    "/models/{name}/versions/{version}/config", summary="A version's configuration in Triton's form", openapi_extra=responses.VERSIONS
 )
 async def config(request: Request, name: str, version: str | None = None) -> Response:
-    here = gateway.of(request)
+    here = app_state.of(request)
     spec = _loaded(await here.directory.fleet(), name, version)
     return json_response(model_config(spec, here.settings.max_images))
 
@@ -104,7 +106,7 @@ for path in INFER_PATHS:
     router.routes.append(Route(path, infer, methods=["POST"], include_in_schema=False))  # for 405s: POSTs go to HotRoutes
 
 
-@router.post("/repository/index", summary="Every bundle and its state", openapi_extra=openapi_answers.INDEX)
+@router.post("/repository/index", summary="Every bundle and its state", openapi_extra=responses.INDEX)
 async def index(request: Request) -> Response:
     content = await read_small(request, MAX_INDEX_BODY)
     Outline.of(content)  # raises what the decoder would take too long for
@@ -113,22 +115,20 @@ async def index(request: Request) -> Response:
     except msgspec.DecodeError as error:
         raise invalid(f"failed to parse the request JSON: {error}") from error
     ready_only = isinstance(wish, dict) and wish.get("ready") is True
-    return json_response(repository.index(await gateway.of(request).dispatcher.fleet(fresh=True), ready_only=ready_only))
+    return json_response(repository.index(await app_state.of(request).dispatcher.fleet(fresh=True), ready_only=ready_only))
 
 
-@router.post("/repository/models/{name}/load", summary="Load a bundle in every worker", openapi_extra=openapi_answers.LOAD)
+@router.post("/repository/models/{name}/load", summary="Load a bundle in every worker", openapi_extra=responses.LOAD)
 async def load(request: Request, name: str) -> Response:
-    here = gateway.of(request)
+    here = app_state.of(request)
     repository.check_allowed(request, here.settings)
     await repository.load(name, here.dispatcher)
     return json_response({})
 
 
-@router.post(
-    "/repository/models/{name}/unload", summary="Take a bundle out of service in every worker", openapi_extra=openapi_answers.UNLOAD
-)
+@router.post("/repository/models/{name}/unload", summary="Take a bundle out of service in every worker", openapi_extra=responses.UNLOAD)
 async def unload(request: Request, name: str) -> Response:
-    here = gateway.of(request)
+    here = app_state.of(request)
     repository.check_allowed(request, here.settings)
     await repository.unload(name, here.dispatcher)
     return json_response({})
@@ -159,11 +159,11 @@ def _versions(fleet: Fleet, name: str, version: str | None) -> list[BundleSpec]:
     found = [spec for spec in fleet.specs.values() if spec.name == name and version in (None, spec.version)]
     if not found:
         raise unknown(name, version)
-    return sorted(found, key=lambda spec: directory.version_order(spec.version))
+    return sorted(found, key=lambda spec: model_directory.version_order(spec.version))
 
 
 def _newest(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
-    spec = directory.newest(fleet, _versions(fleet, name, version))
+    spec = model_directory.newest(fleet, _versions(fleet, name, version))
     assert spec is not None
     return spec
 
@@ -171,7 +171,7 @@ def _newest(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
 def _loaded(fleet: Fleet, name: str, version: str | None) -> BundleSpec:
     """Raises Problem (404) also for what is unloaded."""
     spec = _newest(fleet, name, version)
-    if directory.is_unloaded(fleet, name):
+    if model_directory.is_unloaded(fleet, name):
         raise unloaded(name)
     return spec
 

@@ -8,14 +8,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.gateway import gateway, openapi_answers
-from server.gateway.failures import of_refusal
-from server.gateway.gateway import Gateway
-from server.gateway.inference import Asked
+from server.gateway import app_state
+from server.gateway.app_state import Gateway
+from server.gateway.inference.error_mapping import of_refusal
+from server.gateway.inference.runner import Asked
+from server.gateway.openapi import responses
 from server.gateway.routes.tasks import ENDPOINTS
 from server.http.problems import Kind, Problem
 from server.http.requests import ClientWatch, choose
-from server.queue.scenes import Scene
+from server.queue.gateway.scene_store import Scene
 from server.quoting import quoted
 from server.tasks.base import Task
 from server.tasks.options import InvalidOption
@@ -25,9 +26,9 @@ router = APIRouter(prefix="/v1/scenes", tags=["inference"])
 SHOWN_OF_ID = 64
 
 
-@router.get("/{scene_id}", summary="Ask a reconstructed scene again", openapi_extra=openapi_answers.SCENE)
+@router.get("/{scene_id}", summary="Ask a reconstructed scene again", openapi_extra=responses.SCENE)
 async def scene(request: Request, scene_id: str) -> Response:
-    here = gateway.of(request)
+    here = app_state.of(request)
     async with here.admission.admit(request, "rest", takes_long=True) as visit:
         kept, task = await _find(here, scene_id, visit.key.name)
         interface = ENDPOINTS[f"/v1/{task.name}"].interface

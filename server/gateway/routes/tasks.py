@@ -17,23 +17,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from server.gateway import jobs
-from server.gateway.admission import Visit
-from server.gateway.failures import of_refusal
-from server.gateway.follower import Follower
-from server.gateway.gateway import Gateway
-from server.gateway.inference import Asked
-from server.gateway.interface import CommonOptions, TaskInterface
-from server.gateway.presenting import ANSWERS
+from server.gateway.app_state import Gateway
+from server.gateway.inference.admission import Visit
+from server.gateway.inference.body import Submission, item_field, read_submission
+from server.gateway.inference.error_mapping import of_refusal
+from server.gateway.inference.progress_stream import Follower
+from server.gateway.inference.rendering import ANSWERS
+from server.gateway.inference.runner import Asked
+from server.gateway.inference.task_interface import CommonOptions, TaskInterface
+from server.gateway.inference.text_cache import RECORDED_BYTES
+from server.gateway.inference.webhook_headers import read_webhook
+from server.gateway.jobs import service
 from server.gateway.routes import jobs as job_routes
-from server.gateway.submission import Submission, item_field, read_submission
-from server.gateway.text_cache import RECORDED_BYTES
-from server.gateway.webhook_headers import read_webhook
 from server.http import requests
-from server.http.event_stream import EventStream
 from server.http.problems import Kind, Problem
 from server.http.requests import CLIENT_CLOSED_REQUEST, ClientWatch
-from server.media.mistaken import as_recording
+from server.http.sse import EventStream
+from server.media.part_hints import as_recording
 from server.tasks import registry
 from server.tasks.base import JSON, Task
 from server.tasks.options import InvalidOption, Options
@@ -117,7 +117,7 @@ class TaskRoute:
                 asks = sent.submission.fingerprint(request.scope["path"], sent.query)
                 record = await here.inference.submit(sent.submission.take_items(), asked, visit, asks, key, webhook)
             here.metrics.payload_in.observe(nbytes)
-            return job_routes.respond(record, 202, {"Location": jobs.url(record.id), "Preference-Applied": requests.PREFERENCE})
+            return job_routes.respond(record, 202, {"Location": service.url(record.id), "Preference-Applied": requests.PREFERENCE})
 
     def _offered_in_url(self, request: Request) -> tuple[str, ...]:
         """As far as the URL tells. What is wrong with it is said when the body has been read, too."""

@@ -1,4 +1,4 @@
--- Stands around a script that is called again after an error of a key (server/queue/wire.py): the error names that key.
+-- Stands around a script that is called again after an error of a key (server/queue/resp.py): the error names that key.
 local plain, at = redis, ''
 local redis = setmetatable({call = function(command, ...)
   for _, word in ipairs({...}) do if string.sub(word, 1, #KEYS[1]) == KEYS[1] then at = string.sub(word, #KEYS[1] + 1) break end end

@@ -16,7 +16,7 @@ from models.layers.efficientnet_lite import Encoder, start_from_lite
 from models.loading import Ended, load, not_served
 from models.systems.depth.model import FINEST, LiteDepth, LiteDepthConfig, alone
 from models.systems.pipeline_bundles import join_photographs
-from server.tasks.photographs import photograph
+from server.tasks.reconstruct.monocular_depth import photograph
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.bundles.vit import sealed
 

@@ -17,7 +17,7 @@ from models.media.patchmatch import reduced_mask, reductions, sources
 from models.systems.diffmae.exemplar_fill import Copying
 from models.systems.diffmae.inpaint_state import Filling
 from server.arrays import Array
-from server.queue.delivery import Delivery
+from server.queue.worker.delivery import Delivery
 from server.worker.executors import Computed, FailedJob
 from server.worker.stepwise import Stepwise
 from tests.support.bundles.vit import write_tiny_diffmae

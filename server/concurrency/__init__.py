@@ -1,0 +1,1 @@
+"""Cancellation and deadlines for one event loop. Imports nothing of `server`."""

@@ -1,0 +1,368 @@
+"""Bundles as workers announced them: which are served just now, which are refused and why, and which one a request means."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+from models.bundle import BundleSpec
+from server.http.problems import Kind, Problem
+from server.queue.errors import RedisAway
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.gateway.fleet import Fleet
+from server.queue.messages import UNLOADED, ServedBundle, WorkerInfo
+from server.quoting import QUOTED, quoted
+from server.settings import Settings
+from server.tasks.registry import DEFAULTS, ROUTES, Default
+
+State = Literal["ready", "loading", "unloading", "unavailable", "unloaded"]
+
+POLL = 0.25
+"""Seconds between looks at the fleet while a request waits for a worker."""
+RETRY_AFTER = 5
+"""Seconds after which a client may hope for a worker, or for Redis."""
+NOBODY = "no worker serves it"
+"""The reason of a bundle that no worker announces."""
+
+
+class Directory:
+    """Answers from what workers announced; while Redis is away, from the last that was heard."""
+
+    def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._last: Fleet | None = None
+        self._chosen_of: Fleet | None = None
+        self._chosen: dict[tuple[str | None, str | None], BundleSpec] = {}
+        self._served: dict[str, tuple[float, frozenset[str]]] = {}
+        """Digest → monotonic seconds at which it was seen served last, and the ids of the workers that did."""
+
+    async def fleet(self) -> Fleet:
+        """Raises RedisAway if Redis does not answer and never did."""
+        try:
+            fleet = await self._dispatcher.fleet()
+        except RedisAway:
+            if self._last is None:
+                raise
+            return self._last
+        if fleet is not self._last:
+            self._last = fleet
+            self._served |= {digest: (time.monotonic(), workers) for digest, workers in _servers(fleet).items()}
+        return fleet
+
+    def latest(self, model: str) -> BundleSpec | None:
+        """The bundle that `name` or `name@version` meant when the fleet was read last; None: nothing yet."""
+        return None if self._last is None else self.choose(self._last, model, None)
+
+    async def find(self, model: str | None, task: str | None) -> BundleSpec:
+        """The bundle that `name`, `name@version` or None (the default) means; of any task where that is None. task: one of DEFAULTS, whose
+        route the bundle is to answer on.
+
+        Waits while nothing is known and workers still load. Raises Problem: 404 for a name that no ready worker makes known and for a
+        task of which no bundle is served, 422 if there is no default, 503 for a bundle that is refused, and after `worker_grace` without
+        a ready worker; and RedisAway after `redis_grace` without Redis.
+        """
+        began = time.monotonic()
+        while True:
+            try:
+                fleet = await self.fleet()
+            except RedisAway:
+                if time.monotonic() - began >= self._settings.redis_grace:
+                    raise
+            else:
+                spec = self._meant(fleet, model, task)
+                if spec is not None:
+                    return spec
+                if any_ready(fleet) or settled(fleet) or is_refused(fleet, model):
+                    raise self._unknown(fleet, model, task)
+                if time.monotonic() - began >= self._settings.worker_grace:
+                    raise no_worker(f"no worker became ready within {self._settings.worker_grace:g} s")
+            await asyncio.sleep(POLL)
+
+    def _meant(self, fleet: Fleet, model: str | None, task: str | None) -> BundleSpec | None:
+        """`choose`, remembered while the fleet is the same: it is read twice a second, and asked by every request. Raises Problem (503)
+        for a bundle that is refused."""
+        if self._chosen_of is not fleet:
+            self._chosen_of, self._chosen = fleet, {}
+        wanted = model, task
+        spec = self._chosen.get(wanted) or self.choose(fleet, model, task)
+        if spec is None:
+            return None
+        if wanted not in self._chosen and (reason := self.refusal(fleet, spec)):
+            raise unavailable(spec.id, reason)
+        self._chosen[wanted] = spec
+        return spec
+
+    def refusal(self, fleet: Fleet, spec: BundleSpec) -> str:
+        """The reason of `refusal`; empty also for `worker_grace` after a worker that served the bundle has gone: it may be restarting."""
+        seen_at, workers = self._served.get(spec.digest(), (-math.inf, frozenset()))
+        if time.monotonic() - seen_at < self._settings.worker_grace and not workers <= _living(fleet):
+            return ""
+        return refusal(fleet, spec)
+
+    def choose(self, fleet: Fleet, model: str | None, task: str | None) -> BundleSpec | None:
+        """The bundle that is meant, if it is known; of several versions the newest that is ready, else the newest."""
+        if model is None:
+            return None if task is None else self.default(fleet, task)
+        return newest(fleet, named(loaded(fleet, task), model))
+
+    def default(self, fleet: Fleet, task: str) -> BundleSpec | None:
+        """The configured default of a task; else, of those that are ready or on their way, or known at all, the only one that is made for
+        just these parts; else its starter bundle."""
+        configured = self._settings.default_models.get(task)
+        if configured is not None:
+            return self.choose(fleet, configured, task)
+        wanted = DEFAULTS[task]
+        known = [spec for spec in loaded(fleet, task) if wanted.task.serves(spec) and takes(spec, wanted)]
+        known = [spec for spec in known if wanted.task.answers(spec)] or known
+        fitting = _best_fit(coming(fleet, known) or known, wanted)
+        if len({spec.name for spec in fitting}) == 1:
+            return newest(fleet, fitting)
+        starters = ([spec for spec in known if spec.name == name] for name in Settings.starter_bundles)
+        return newest(fleet, next(filter(None, starters), []))
+
+    async def why_not_ready(self) -> str | None:
+        """The reason why requests that name no model cannot be answered now; None if they can."""
+        try:
+            fleet = await self._dispatcher.fleet()
+        except RedisAway as error:
+            return f"Redis refuses to work: {error.refusal}" if error.refusal else "Redis does not answer"
+        if not any_ready(fleet):
+            refused = [f"{id_} is unavailable: {reason}" for id_, reason in refusals(fleet).items()] if settled(fleet) else []
+            return "; ".join(["no bundle is served", *refused]) if refused else "no worker is ready"
+        for task in self._settings.default_models or DEFAULTS:
+            spec = self.default(fleet, task)
+            if spec is None and task in self._settings.default_models:
+                return f"no ready worker serves {self._settings.default_models[task]}, the default model for {task}"
+            if spec is not None and state_of(fleet, spec)[0] != "ready":
+                reason = refusal(fleet, spec)
+                why = f"; it is unavailable: {reason}" if reason else ""
+                return f"no ready worker serves {spec.id}, the default model for {task}{why}"
+        return None
+
+    def _unknown(self, fleet: Fleet, model: str | None, task: str | None) -> Problem:
+        known = listed(fleet, loaded(fleet, task)) or "none"
+        wanted = self._settings.default_models.get(task or "") if model is None else model
+        if wanted is None:
+            assert task is not None
+            return _no_default(fleet, task)
+        if is_unloaded(fleet, wanted):
+            return unloaded(wanted)
+        if refused := named_unreadable(fleet, wanted):
+            return unavailable(*refused)
+        if task is None:
+            return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known: {known}", "model")
+        other, route = newest(fleet, named(fleet.specs.values(), wanted)), DEFAULTS[task].task.route_name
+        if other is not None and not serves(task, other):
+            why = refusal(fleet, other)
+            what = f"is unavailable: {why}" if why else f"is for {other.answers or other.task}"
+            return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} {what}; known for {route}: {known}", "model")
+        return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known for {route}: {known}", "model")
+
+
+def _no_default(fleet: Fleet, task: str) -> Problem:
+    """None of the bundles is meant where a request names none. task: one of DEFAULTS."""
+    default = DEFAULTS[task]
+    known = [spec for spec in loaded(fleet, task) if default.task.serves(spec) and takes(spec, default)]
+    suitable = listed(fleet, coming(fleet, known) or known)
+    hint = f"(the operator can choose one: OPSIN_DEFAULT_MODELS__{task.upper().replace('-', '_')})"
+    if default.parts:
+        parts, it = " and ".join(sorted(default.parts)), "it" if len(default.parts) == 1 else "both"
+        kind = Kind.INVALID_OPTION if suitable else Kind.UNKNOWN_MODEL
+        detail = f"name one of those that take {it}: {suitable} {hint}" if suitable else f"no bundle that takes {it} is served"
+        return Problem(kind, f"there is no default model for {parts}; {detail}", "model")
+    if suitable:
+        return Problem(Kind.INVALID_OPTION, f"there is no default model for {task}; name one of: {suitable} {hint}", "model")
+    if others := loaded(fleet, task):
+        parts, takes_of = " or ".join(part.name for part in default.task.parts), {spec.id: _takes(spec, task) for spec in others}
+        shown = listed(fleet, others, takes_of)
+        return Problem(Kind.UNKNOWN_MODEL, f"no bundle for {task} that takes {parts} is served; send what one of these takes: {shown}")
+    served = ", ".join(route for route in ROUTES if route != task and coming(fleet, loaded(fleet, route))) or "none"
+    refused = "".join(f"; {id_} is unavailable: {reason}" for id_, reason in unreadable(fleet).items())
+    return Problem(Kind.UNKNOWN_MODEL, f"no bundle for {task} is served; tasks with one: {served}{refused}")
+
+
+def _takes(spec: BundleSpec, route: str) -> str:
+    """The parts that a bundle needs, or any of which it takes."""
+    parts = next(task for task in ROUTES[route] if task.serves(spec)).takes(spec)
+    needed = [part.name for part in parts if part.required]
+    return " and ".join(needed) or " or ".join(part.name for part in parts)
+
+
+def listed(fleet: Fleet, specs: Iterable[BundleSpec], facts: Mapping[str, str] | None = None) -> str:
+    """Ids of bundles with facts about them; the state of those that are not ready, which come last."""
+    states: dict[str, str] = {spec.id: state_of(fleet, spec)[0] for spec in specs}
+    told = {id_: [*filter(None, [(facts or {}).get(id_, ""), "" if state == "ready" else state])] for id_, state in states.items()}
+    order = sorted(states, key=lambda id_: (states[id_] != "ready", id_))
+    return ", ".join(f"{id_} ({'; '.join(told[id_])})" if told[id_] else id_ for id_ in order)
+
+
+def loaded(fleet: Fleet, task: str | None) -> list[BundleSpec]:
+    """Known bundles of a task, or of any, that are not unloaded."""
+    return [spec for spec in fleet.specs.values() if (task is None or serves(task, spec)) and fleet.repository.get(spec.name) != "unloaded"]
+
+
+def serves(task: str, spec: BundleSpec) -> bool:
+    """Whether a bundle answers on the route of one of DEFAULTS. One that can never be asked is nobody's default, which readiness would wait
+    for."""
+    return any(one.serves(spec) for one in ROUTES[DEFAULTS[task].task.route_name])
+
+
+def coming(fleet: Fleet, specs: Iterable[BundleSpec]) -> list[BundleSpec]:
+    """Those that are ready or on their way."""
+    return [spec for spec in specs if state_of(fleet, spec)[0] in ("ready", "loading")]
+
+
+def _best_fit(specs: Sequence[BundleSpec], wanted: Default) -> list[BundleSpec]:
+    least = min((wanted.task.misfit(spec, wanted.parts) for spec in specs), default=0)
+    return [spec for spec in specs if wanted.task.misfit(spec, wanted.parts) == least]
+
+
+def takes(spec: BundleSpec, wanted: Default) -> bool:
+    """Whether a bundle that the task serves takes the parts that this kind of request brings."""
+    parts = {part.name: part.required for part in wanted.task.takes(spec)}
+    return not wanted.parts or (wanted.parts <= parts.keys() and {name for name, required in parts.items() if required} <= wanted.parts)
+
+
+def named(specs: Iterable[BundleSpec], model: str) -> list[BundleSpec]:
+    """Those that `name` or `name@version` means."""
+    name, at, version = model.partition("@")
+    return [spec for spec in specs if spec.name == name and (not at or spec.version == version)]
+
+
+def is_unloaded(fleet: Fleet, model: str | None) -> bool:
+    """Whether `name` or `name@version` has been taken out of service."""
+    return model is not None and fleet.repository.get(model.partition("@")[0]) == "unloaded"
+
+
+def is_refused(fleet: Fleet, model: str | None) -> bool:
+    """Whether `name` or `name@version` is unloaded, or cannot be read."""
+    return model is not None and (is_unloaded(fleet, model) or named_unreadable(fleet, model) is not None)
+
+
+def ready_bundles(fleet: Fleet) -> Iterator[tuple[WorkerInfo, ServedBundle]]:
+    for worker in fleet.workers:
+        if worker.state == "ready":
+            yield from ((worker, bundle) for bundle in worker.bundles if bundle.state == "ready")
+
+
+def any_ready(fleet: Fleet) -> bool:
+    """Whether a worker serves a bundle, or has found that its folder holds none."""
+    return any(True for _ in ready_bundles(fleet)) or any(worker.state == "ready" and not worker.bundles for worker in fleet.workers)
+
+
+def serving(fleet: Fleet, spec: BundleSpec) -> list[tuple[WorkerInfo, ServedBundle]]:
+    """The ready workers that serve a bundle of this very content, with what they announce of it."""
+    wanted = (spec.name, spec.version, spec.digest())
+    return [(worker, bundle) for worker, bundle in ready_bundles(fleet) if (bundle.name, bundle.version, bundle.digest) == wanted]
+
+
+def state_of(fleet: Fleet, spec: BundleSpec) -> tuple[State, str]:
+    """A bundle's state over all workers, and the reason where one gave one."""
+    if fleet.repository.get(spec.name) == "unloaded":
+        return "unloaded", ""
+    if serving(fleet, spec):
+        return "ready", ""
+    announced = _announced(fleet, spec)
+    states = [bundle.state for _, bundle in announced]
+    if "loading" in states or ("starting", "ready") in [(worker.state, bundle.state) for worker, bundle in announced]:
+        return "loading", ""  # an older worker that starts is ready for none before it has loaded all
+    if "unloading" in states:
+        return "unloading", ""
+    return "unavailable", next((bundle.reason for _, bundle in announced if bundle.reason), NOBODY)
+
+
+def _announced(fleet: Fleet, spec: BundleSpec) -> list[tuple[WorkerInfo, ServedBundle]]:
+    """Announcements of a bundle by the workers that do not drain, whichever content of it they have."""
+    known = spec.name, spec.version
+    living = (worker for worker in fleet.workers if worker.state != "draining")
+    return [(worker, bundle) for worker in living for bundle in worker.bundles if (bundle.name, bundle.version) == known]
+
+
+def _living(fleet: Fleet) -> frozenset[str]:
+    """Ids of the workers that go on."""
+    return frozenset(worker.id for worker in fleet.workers if worker.state != "draining")
+
+
+def _servers(fleet: Fleet) -> dict[str, frozenset[str]]:
+    """Digest → ids of the ready workers that serve it."""
+    servers: dict[str, frozenset[str]] = {}
+    for worker, bundle in ready_bundles(fleet):
+        servers[bundle.digest] = servers.get(bundle.digest, frozenset()) | {worker.id}
+    return servers
+
+
+def settled(fleet: Fleet) -> bool:
+    """Whether workers are there, and have come to an end of loading: what is not served now will not be by itself."""
+    states = {worker.state for worker in fleet.workers}
+    loads = any(bundle.state == "loading" for worker in fleet.workers for bundle in worker.bundles)
+    return "ready" in states and "starting" not in states and not loads
+
+
+def no_worker(detail: str) -> Problem:
+    return Problem(Kind.NO_WORKER, f"{detail} (OPSIN_WORKER_GRACE)", retry_after=RETRY_AFTER)
+
+
+def unavailable(id_: str, reason: str) -> Problem:
+    """Without Retry-After: time alone does not mend it."""
+    return Problem(Kind.BUNDLE_UNAVAILABLE, f"{id_} is unavailable: {reason}")
+
+
+def refusal(fleet: Fleet, spec: BundleSpec) -> str:
+    """Return why all living workers that have a bundle refuse it. Empty while one serves or loads it, has still to read its folder, or
+    follows an operator who has it loaded again."""
+    bundles = [bundle for _, bundle in _announced(fleet, spec)]
+    if is_unloaded(fleet, spec.name) or _one_has_yet_to_read(fleet):
+        return ""
+    if not all(bundle.state == "unavailable" and bundle.reason not in ("", UNLOADED) for bundle in bundles):
+        return ""
+    return bundles[0].reason if bundles else ""
+
+
+def refusals(fleet: Fleet) -> dict[str, str]:
+    """Id → reason of every bundle that is refused, also of those that cannot be read."""
+    known = {spec.id: refusal(fleet, spec) for spec in fleet.specs.values()}
+    return dict(sorted({id_: reason for id_, reason in (known | unreadable(fleet)).items() if reason}.items()))
+
+
+def unreadable(fleet: Fleet) -> dict[str, str]:
+    """Id → reason of folders whose bundle.json cannot be read, or is another bundle's, in every worker that has them."""
+    if _one_has_yet_to_read(fleet):
+        return {}
+    announced = [bundle for worker in fleet.workers if worker.state != "draining" for bundle in worker.bundles]
+    refused = [bundle for bundle in announced if bundle.state == "unavailable" and not bundle.digest]
+    return {f"{one.name}@{one.version}": one.reason for one in refused if (one.name, one.version) not in fleet.specs}
+
+
+def named_unreadable(fleet: Fleet, model: str) -> tuple[str, str] | None:
+    """Id and reason of the newest of `unreadable` that `name` or `name@version` means."""
+    meant = [pair for pair in unreadable(fleet).items() if model in (pair[0], pair[0].partition("@")[0])]
+    return max(meant, key=lambda pair: version_order(pair[0].partition("@")[2]), default=None)
+
+
+def _one_has_yet_to_read(fleet: Fleet) -> bool:
+    """Whether a worker starts that has not announced what is in its folder."""
+    return any(worker.state == "starting" and not worker.bundles for worker in fleet.workers)
+
+
+def unloaded(model: str) -> Problem:
+    name = model.partition("@")[0]
+    return Problem(Kind.UNKNOWN_MODEL, f"{quoted(name)} is unloaded; POST /v2/repository/models/{name[:QUOTED]}/load loads it", "model")
+
+
+def newest(fleet: Fleet, versions: list[BundleSpec]) -> BundleSpec | None:
+    """The highest version, those that are ready before all others, and those that are refused behind them."""
+
+    def rank(spec: BundleSpec) -> tuple[bool, bool, list[tuple[int, int | str]]]:
+        return bool(serving(fleet, spec)), not refusal(fleet, spec), version_order(spec.version)
+
+    return max(versions, key=rank, default=None)
+
+
+def version_order(version: str) -> list[tuple[int, int | str]]:
+    """Sorts `10` behind `9` and `1.10` behind `1.9`."""
+    return [(1, int(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", version) if part]

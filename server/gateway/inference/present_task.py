@@ -1,0 +1,67 @@
+"""`Task.present` in a child process: the message that goes there, and the answer that comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from models.bundle import BundleSpec
+from server.arrays import Array
+from server.processes.sandbox_process import Sandbox
+from server.tasks.base import File, Outputs, Task
+from server.tasks.registry import TASKS
+
+MEMORY_BYTES = 6 * 2**30
+"""Address space of the child, of which its libraries take one."""
+SECONDS = 120.0
+"""Longest time of one answer."""
+
+
+class Presentation(msgspec.Struct, frozen=True):
+    """Arguments of `Task.present`."""
+
+    task: str
+    plan: bytes
+    spec: bytes
+    media_type: str
+    outputs: list[dict[str, Array]]
+
+
+class Presented(msgspec.Struct, frozen=True):
+    """A file, or the msgpack of the task's answer."""
+
+    content: bytes
+    is_file: bool
+    headers: dict[str, str] = {}
+    media_type: str | None = None
+
+
+def presenter() -> Sandbox:
+    return Sandbox(f"{__name__}:present", memory_bytes=MEMORY_BYTES, seconds=SECONDS)
+
+
+def request(task: Task[Any, Any], outputs: Sequence[Outputs], plan: msgspec.Struct, spec: BundleSpec, media_type: str) -> bytes:
+    arrays = [{name: Array.of(array) for name, array in one.items()} for one in outputs]
+    return msgspec.msgpack.encode(Presentation(task.name, msgspec.msgpack.encode(plan), spec.to_bytes(), media_type, arrays))
+
+
+def present(message: bytes) -> bytes:
+    """Runs in the child."""
+    asked = msgspec.msgpack.decode(message, type=Presentation)
+    task = TASKS[asked.task]
+    outputs: list[Mapping[str, Any]] = [{name: array.to_numpy() for name, array in one.items()} for one in asked.outputs]
+    plan = msgspec.msgpack.decode(asked.plan, type=task.plan_type)
+    answer = task.present(outputs, plan, BundleSpec.from_bytes(asked.spec), asked.media_type)
+    if isinstance(answer, File):
+        return msgspec.msgpack.encode(Presented(answer.content, True, dict(answer.headers), answer.media_type))
+    return msgspec.msgpack.encode(Presented(msgspec.msgpack.encode(answer), False))
+
+
+def answer(task: Task[Any, Any], message: bytes) -> msgspec.Struct | File:
+    presented = msgspec.msgpack.decode(message, type=Presented)
+    if presented.is_file:
+        return File(presented.content, presented.headers, presented.media_type)
+    made: msgspec.Struct = msgspec.msgpack.decode(presented.content, type=task.answer)
+    return made

@@ -1,0 +1,127 @@
+"""Vectors of texts that were read before: in this gateway, and behind it in Redis. A failed cache is a miss."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
+from typing import TypeVar
+
+from server.gateway.inference.runner import Asked
+from server.http.client_identity import owner_of
+from server.queue.gateway.vector_store import Vectors
+from server.queue.resp import PIECE_BYTES
+from server.tasks.base import Outputs
+from server.tasks.embedding.text_jobs import FEW
+
+OVERHEAD_BYTES = 400
+"""Bytes that an entry takes besides its vector."""
+RECORDED_BYTES = PIECE_BYTES
+"""Vectors that the record of an asynchronous job may hold: it is written as a whole, and read whenever somebody looks at the job."""
+T = TypeVar("T")
+
+
+class TextCache:
+    """For one event loop."""
+
+    def __init__(self, vectors: Vectors, nbytes: int) -> None:
+        """nbytes: bound for what is kept here; 0: nothing is, and nothing is recalled."""
+        self._vectors = vectors
+        self._kept = _Kept(nbytes)
+
+    async def recall(self, asked: Asked, client: str, most: float = math.inf) -> Asked:
+        """Return the request with what is known of its texts. most: bytes of their vectors; beyond it texts are read again."""
+        ids = await self._ids(asked)
+        known = {text: vector for text, id_ in ids.items() if (vector := self._kept.get(id_)) is not None}
+        missing = {id_: text for text, id_ in ids.items() if text not in known}
+        if missing:
+            there = await self._vectors.recall(list(missing))
+            await self._keep(there, owner_of(client))
+            known |= {missing[id_]: vector for id_, vector in there.items()}
+        total = accumulate(map(len, known.values()))
+        held = {text: vector for (text, vector), nbytes in zip(known.items(), total, strict=True) if nbytes <= most}
+        return replace(asked, plan=asked.task.recalled(asked.plan, held)) if held else asked
+
+    async def learn(self, asked: Asked, outputs: Sequence[Outputs], client: str) -> None:
+        """Keep the vectors of texts that were read for this answer."""
+        ids = await self._ids(asked)
+        if not ids:
+            return
+        learned = await _aside(partial(asked.task.learned, outputs, asked.plan), len(ids))
+        if learned:
+            new = {ids[text]: vector for text, vector in learned.items()}
+            await self._keep(new, owner_of(client))
+            self._vectors.keep_soon(owner_of(client), new)
+
+    async def _keep(self, vectors: Mapping[str, bytes], owner: str) -> None:
+        for count, (id_, vector) in enumerate(vectors.items(), start=1):
+            self._kept.keep(id_, vector, owner)
+            if count % FEW == 0:
+                await asyncio.sleep(0)  # thousands would hold up everybody else
+
+    async def _ids(self, asked: Asked) -> dict[str, str]:
+        """By text: SHA-256 of the bundle's content and the text, so that two contents never share a vector."""
+        texts = asked.task.texts(asked.plan) if self._kept.most else ()
+        return await _aside(partial(_ids, asked.spec.digest(), texts), len(texts))
+
+
+async def _aside(work: Callable[[], T], texts: int) -> T:
+    """The result of work on so many texts: in a thread where they are many."""
+    return work() if texts <= FEW else await asyncio.to_thread(work)
+
+
+def _ids(digest: str, texts: Sequence[str]) -> dict[str, str]:
+    return {text: hashlib.sha256(f"{digest}:{text}".encode()).hexdigest() for text in texts}
+
+
+class _Kept:
+    """Those that were used longest ago leave first. One owner has a quarter at most: beyond that the owner's own leave, so that nobody
+    drives out what others use."""
+
+    def __init__(self, most: int) -> None:
+        """most: bytes in all."""
+        self.most = most
+        self._vectors: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
+        """Vector and owner by id, the one used last at the end."""
+        self._of: defaultdict[str, OrderedDict[str, None]] = defaultdict(OrderedDict)
+        """Ids by owner, in the same order."""
+        self._bytes: Counter[str] = Counter()
+        """Bytes by owner."""
+        self._nbytes = 0
+        """Bytes of all."""
+
+    def get(self, id_: str) -> bytes | None:
+        """Return a vector, which counts as used from now on."""
+        if id_ not in self._vectors:
+            return None
+        vector, owner = self._vectors[id_]
+        self._vectors.move_to_end(id_)
+        self._of[owner].move_to_end(id_)
+        return vector
+
+    def keep(self, id_: str, vector: bytes, owner: str) -> None:
+        size = len(vector) + OVERHEAD_BYTES
+        if id_ in self._vectors or size > self.most / 4:
+            return
+        while self._bytes[owner] + size > self.most / 4:
+            self._forget(next(iter(self._of[owner])))
+        while self._nbytes + size > self.most:
+            self._forget(next(iter(self._vectors)))
+        self._vectors[id_] = vector, owner
+        self._of[owner][id_] = None
+        self._bytes[owner] += size
+        self._nbytes += size
+
+    def _forget(self, id_: str) -> None:
+        vector, owner = self._vectors.pop(id_)
+        size = len(vector) + OVERHEAD_BYTES
+        self._bytes[owner] -= size
+        self._nbytes -= size
+        del self._of[owner][id_]
+        if not self._of[owner]:
+            del self._of[owner], self._bytes[owner]

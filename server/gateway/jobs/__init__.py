@@ -1,0 +1,1 @@
+"""Asynchronous jobs and their events."""

@@ -1,0 +1,245 @@
+"""Clients' jobs as they are shown: their state, and their answer, presented by whichever gateway is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+from starlette.responses import Response
+
+from server.gateway.fair_executor import Line
+from server.gateway.inference import error_mapping
+from server.gateway.inference.body import job_field
+from server.gateway.inference.rendering import Presenting
+from server.gateway.inference.runner import outputs_of, timing_of
+from server.gateway.inference.task_interface import Planned
+from server.http.problems import Kind, Problem, ProblemDocument
+from server.http.requests import choose
+from server.queue import keys
+from server.queue.errors import RecordLost, RedisAway
+from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.record import OPEN, JobProgress, Record, rfc3339
+from server.tasks.registry import TASKS
+
+SHOWN_OF_ID = 64
+"""Characters. Ours have fewer; what else is asked for may be as long as a head."""
+PATIENCE_S = 60.0
+"""An answer waits so long in its client's line."""
+RETRY_AFTER = 5
+INLINE_RESULT = 64 * 1024
+"""Larger results are presented in a thread, wait for their client's turn, and are named by their URL where events are replayed."""
+
+
+class Links(msgspec.Struct, frozen=True):
+    events: str
+    result: str
+
+
+class JobDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A job. `state`: queued, running, done, failed or cancelled; `place` counts from 0 within its queue, null where it is unknown."""
+
+    id: str
+    task: str
+    model: str
+    version: str
+    state: str
+    place: int | None
+    progress: JobProgress | None
+    created: str
+    started: str | None
+    finished: str | None
+    error: ProblemDocument | None
+    links: Links
+
+
+@dataclass(eq=False)
+class _Shared:
+    made: asyncio.Task[Response]
+    readers: int = 0
+
+
+class SharedAnswers:
+    """Large answers of jobs: a bounded number of bytes is read and sent at once, and each is made once for all who read it meanwhile.
+
+    For one event loop. One client's answers hold a quarter of the bytes; an answer counts for the client who asked first."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._line = Line(nbytes, nbytes // 4)
+        self._shared: dict[tuple[str, str], _Shared] = {}
+
+    @asynccontextmanager
+    async def of(self, key: tuple[str, str], client: str, nbytes: int, make: Callable[[], Awaitable[Response]]) -> AsyncIterator[Response]:
+        """Holds an answer until the end of the block, by which it has been sent. Raises Problem: 429, and what `make` raises.
+
+        key: id of the job and media type."""
+        shared = self._shared.get(key)
+        if shared is None:
+            shared = self._shared[key] = _Shared(asyncio.create_task(self._make(client, nbytes, make)))
+        shared.readers += 1
+        try:
+            yield await asyncio.shield(shared.made)
+        finally:
+            shared.readers -= 1
+            if not shared.readers:
+                del self._shared[key]
+                self._drop(shared.made, client, nbytes)
+
+    async def _make(self, client: str, nbytes: int, make: Callable[[], Awaitable[Response]]) -> Response:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._line.enter(client, nbytes)
+        except TimeoutError:
+            detail = f"answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client ({client})"
+            raise Problem(Kind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER) from None
+        try:
+            return await make()
+        except BaseException:
+            self._line.leave(client, nbytes)
+            raise
+
+    def _drop(self, made: asyncio.Task[Response], client: str, nbytes: int) -> None:
+        if not made.done():
+            made.cancel()  # it gives back what it holds
+        elif not made.cancelled() and made.exception() is None:
+            self._line.leave(client, nbytes)
+
+
+class Jobs:
+    def __init__(self, dispatcher: Dispatcher, presenting: Presenting, results_max_bytes: int) -> None:
+        """results_max_bytes: of stored results whose answers are made or sent at the same time."""
+        self._dispatcher = dispatcher
+        self._presenting = presenting
+        self._answers = SharedAnswers(results_max_bytes)
+
+    async def read(self, job_id: str, key_name: str) -> Record:
+        """A job of the one whose API key has this name; empty: that was sent without one. Raises Problem: 404, also for what belongs to
+        others, 410 `job-lost`; and RedisAway."""
+        with _problem_of_loss(job_id):
+            record = await self._dispatcher.records.read(job_id)
+        if record is None or record.key_name != key_name:
+            raise unknown(job_id)
+        return record
+
+    async def cancel(self, job_id: str, key_name: str) -> None:
+        """End a job, or remove what is left of one that has ended. Raises what `read` does."""
+        with _problem_of_loss(job_id):
+            found = await self._dispatcher.records.cancel(job_id, key_name)
+        if not found:
+            raise unknown(job_id)
+
+    @asynccontextmanager
+    async def result(self, record: Record, accept: str | None, client: str) -> AsyncIterator[Response]:
+        """Hold what the plain request would have answered, until it has been sent. Raises Problem: 406, 409, 410, 404, 429, or the job's
+        own."""
+        if record.state in OPEN:
+            raise Problem(Kind.NOT_DONE, f"the job is {record.state}; {events_url(record.id)} tells when it ends", retry_after=1)
+        if record.state == "cancelled":
+            raise Problem(Kind.JOB_CANCELLED, "the job was cancelled before it had a result")
+        if record.state == "failed":
+            raise failure(record)
+        shown = await self.planned(record)
+        async with self.answer(record, shown, choose(accept, shown.task.offers(shown.plan)), client) as response:
+            yield response
+
+    async def planned(self, record: Record) -> Planned:
+        """Raises Problem: 501 for a task that this gateway does not know, 404 where the spec is gone."""
+        task = TASKS.get(record.task)
+        if task is None:
+            raise Problem(Kind.NOT_OFFERED, f"this gateway does not know the task {record.task!r}: ask a newer one")
+        spec, plan = await self._dispatcher.spec(record.digest), await self._dispatcher.records.plan(record.id)
+        if spec is None or plan is None:
+            raise unknown(record.id)
+        try:
+            return Planned(task, spec, msgspec.msgpack.decode(plan, type=task.plan_type))
+        except msgspec.MsgspecError as error:
+            raise RedisAway.unreadable(keys.record(record.id), error) from error
+
+    @asynccontextmanager
+    async def answer(self, record: Record, shown: Planned, media_type: str, client: str) -> AsyncIterator[Response]:
+        """Hold the answer of a job that is done, until it has been sent. Raises Problem."""
+        make = partial(self._present, record, shown, media_type, client)
+        if record.results <= INLINE_RESULT:
+            yield await make()
+            return
+        async with self._answers.of((record.id, media_type), client, record.results, make) as response:
+            yield response
+
+    async def _present(self, record: Record, shown: Planned, media_type: str, client: str) -> Response:
+        replies = await self._dispatcher.records.replies(record)
+        if replies is None:
+            raise unknown(record.id)
+        whole = ((record.finished_ms or record.created_ms) - record.created_ms) / 1000
+        prepare = record.prepare_ms / 1000
+        timing = timing_of(replies, prepare=prepare, round_trip=whole, total=prepare + whole)
+        return await self._presenting.respond(
+            shown,
+            outputs_of(replies),
+            timing,
+            media_type,
+            client=client,
+            key_name=record.key_name,
+            request_id=record.request_id,
+            at_once=record.results <= INLINE_RESULT,
+        )
+
+
+def document(record: Record) -> JobDocument:
+    name, _, version = record.bundle.partition("@")
+    return JobDocument(
+        id=record.id,
+        task=TASKS[record.task].route_name if record.task in TASKS else record.task,
+        model=name,
+        version=version,
+        state=record.state,
+        place=record.place,
+        progress=record.progress,
+        created=rfc3339(record.created_ms),
+        started=None if record.started_ms is None else rfc3339(record.started_ms),
+        finished=None if record.finished_ms is None else rfc3339(record.finished_ms),
+        error=failure(record).as_struct(record.request_id) if record.failure is not None else None,
+        links=Links(events_url(record.id), result_url(record.id)),
+    )
+
+
+def failure(record: Record) -> Problem:
+    """Why a job failed."""
+    assert record.failure is not None
+    return error_mapping.of_reply(record.failure, record.bundle.partition("@")[0], _failed_field(record))
+
+
+def _failed_field(record: Record) -> str | None:
+    if record.failed_index is None or record.task not in TASKS:
+        return None
+    return job_field(TASKS[record.task], record.part, record.failed_index, record.items or record.count)
+
+
+def url(job_id: str) -> str:
+    return f"/v1/jobs/{job_id}"
+
+
+def events_url(job_id: str) -> str:
+    return f"{url(job_id)}/events"
+
+
+def result_url(job_id: str) -> str:
+    return f"{url(job_id)}/result"
+
+
+def unknown(job_id: str) -> Problem:
+    return Problem(Kind.NOT_FOUND, f"there is no job {job_id[:SHOWN_OF_ID]!r}, or it has expired (OPSIN_RESULT_TTL)")
+
+
+def lost(job_id: str) -> Problem:
+    return Problem(Kind.JOB_LOST, f"the Redis that had taken {job_id!r} is gone; send the request again")
+
+
+@contextmanager
+def _problem_of_loss(job_id: str) -> Iterator[None]:
+    try:
+        yield
+    except RecordLost:
+        raise lost(job_id) from None

@@ -1,0 +1,254 @@
+"""Answers as `/docs` shows them: every response with an example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from server.gateway.inference.runner import Timing
+from server.gateway.jobs.service import JobDocument, Links, events_url, result_url
+from server.gateway.open_inference import errors
+from server.gateway.openai.errors import to_document
+from server.gateway.status import StatusBundle, StatusDocument, StatusHistory, StatusJobs, StatusRefused, StatusWorker
+from server.http import sse
+from server.http.problems import MEDIA_TYPE, Kind, Problem
+from server.queue.gateway.status_reader import STEP_S, DeadLetter, StatusLongJob, StatusQueue
+from server.queue.record import JobProgress
+from server.tasks.base import JSON
+from server.tasks.registry import TASKS
+
+BINARY = {"type": "string", "format": "binary"}
+EXAMPLE_ID = "0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
+RETRY_AFTER = {"Retry-After": {"description": "Whole seconds", "schema": {"type": "integer"}}}
+EXAMPLE_NOTE = "Small starter, for trying the machinery."
+EXAMPLE_TIMING = Timing(prepare_ms=3.4, queue_ms=0.6, batch_wait_ms=0.2, inference_ms=11.8, total_ms=16.9, batch_size=4)
+
+
+def answer(struct: str, description: str, example: object) -> dict[str, Any]:
+    content = {"schema": {"$ref": f"#/components/schemas/{struct}"}, "example": msgspec.to_builtins(example)}
+    return {"200": {"description": description, "content": {JSON: content}}}
+
+
+def problems(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
+    """Responses by status; a status with several kinds lists them all."""
+    documents = ((kind, kind.status, Problem(kind, detail, field).as_struct(EXAMPLE_ID)) for kind, detail, field in examples)
+    return _responses(MEDIA_TYPE, {"$ref": "#/components/schemas/ProblemDocument"}, documents)
+
+
+def protocol_errors(*examples: tuple[Kind, str]) -> dict[str, Any]:
+    """Responses of the Open Inference Protocol by status, in its own error shape."""
+    schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+    return _responses(JSON, schema, ((kind, errors.status(kind), {"error": message}) for kind, message in examples))
+
+
+def openai_errors(*examples: tuple[Kind, str, str | None]) -> dict[str, Any]:
+    """Responses by status, in OpenAI's error shape."""
+    documents = ((kind, kind.status, to_document(Problem(kind, detail, field))) for kind, detail, field in examples)
+    return _responses(JSON, {"$ref": "#/components/schemas/OpenAIErrorDocument"}, documents)
+
+
+def _responses(media_type: str, schema: dict[str, Any], examples: Iterable[tuple[Kind, int, object]]) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for kind, status, document in sorted(examples, key=lambda example: example[1]):
+        response = responses.setdefault(str(status), {"description": "", "content": {media_type: {"schema": schema, "examples": {}}}})
+        response["description"] = "; ".join(filter(None, (response["description"], kind.title)))
+        response["content"][media_type]["examples"][kind.slug] = {"value": msgspec.to_builtins(document)}
+        if status in (429, 503):
+            response["headers"] = RETRY_AFTER
+    return responses
+
+
+def parameter(where: str, name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"in": where, "name": name, "required": False, "description": description, "schema": schema}
+
+
+EVENT_STREAM = {
+    sse.MEDIA_TYPE: {
+        "schema": {"type": "string"},
+        "example": 'id: 2\nevent: progress\ndata: {"done": 1, "total": 8, "unit": "images"}\n\n',
+    }
+}
+JOB_ID = "5f0c2a9e-0b5c3a6e7f5d4b0fa1f5c86f4f0f7c11"
+EXAMPLE_JOB = JobDocument(
+    id=JOB_ID,
+    task="classify",
+    model="flags",
+    version="1.0.0",
+    state="running",
+    place=None,
+    progress=JobProgress(3, 8, "images"),
+    created="2026-11-26T12:00:00.000Z",
+    started="2026-11-26T12:00:00.140Z",
+    finished=None,
+    error=None,
+    links=Links(events_url(JOB_ID), result_url(JOB_ID)),
+)
+QUEUED_JOB = msgspec.structs.replace(EXAMPLE_JOB, state="queued", place=4, progress=None, started=None)
+ACCEPTED: dict[str, Any] = {
+    "description": "With `Prefer: respond-async`: the job, which `Location` names",
+    "headers": {
+        "Location": {"schema": {"type": "string"}},
+        "Preference-Applied": {"schema": {"type": "string", "enum": ["respond-async"]}},
+    },
+    "content": {
+        JSON: {
+            "schema": {"$ref": "#/components/schemas/JobDocument"},
+            "example": msgspec.to_builtins(QUEUED_JOB),
+        }
+    },
+}
+
+UNAVAILABLE = "mine@1 is unavailable: mine/1/model.safetensors: 1024 bytes where bundle.json says 2048: truncated or another file"
+UNAUTHORIZED = (Kind.UNAUTHORIZED, "this key is not known here, or it was revoked", None)
+REFUSALS: tuple[tuple[Kind, str, str | None], ...] = (
+    UNAUTHORIZED,
+    (Kind.INVALID_BODY, "not JSON (JSON is malformed: invalid character (byte 0))", None),
+    (Kind.UNKNOWN_MODEL, "'cats' is not served; known for classify: flags@1.0.0", "model"),
+    (Kind.TOO_SLOW, "the body brought less than 10 KiB in 10 s", None),
+    (Kind.TOO_LARGE, "60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)", "image"),
+    (Kind.NOT_AN_IMAGE, "not an image in a format that is decoded here (JPEG, PNG, WebP, GIF, BMP, TIFF)", "image[3]"),
+    (Kind.UNSUPPORTED_ENCODING, "send the body without Content-Encoding: its parts are compressed already", None),
+    (Kind.CORRUPT_IMAGE, "JPEG file is truncated or corrupt (image file is truncated (211 bytes not processed))", "image[3]"),
+    (Kind.INVALID_OPTION, "'urgent' must be one of high, normal, low", "priority"),
+    (Kind.QUEUE_FULL, "the queue is full", None),
+    (Kind.KEY_SHARE, "this API key may have 8 unfinished items at once (max_items)", None),
+    (Kind.RESULTS_FULL, "results that are kept or expected take all of OPSIN_RESULTS_MAX_BYTES", None),
+    (Kind.WORKER_CRASHED, "three workers died on this input", "image"),
+    (Kind.MODEL_ERROR, "the model failed on this input", "image"),
+    (Kind.INTERNAL, "something went wrong here; the log says more under this request id", None),
+    (Kind.DRAINING, "this gateway takes no new work", None),
+    (Kind.REDIS_AWAY, "Redis does not answer", None),
+    (Kind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)", None),
+    (Kind.BUNDLE_UNAVAILABLE, UNAVAILABLE, None),
+    (Kind.DEADLINE, "no answer before the deadline; the work was cancelled", None),
+)
+
+FORBIDDEN = problems((Kind.FORBIDDEN, "the key of alice may not read this; the operator allows it with `metrics` in the key's line", None))
+REDIS_AWAY = problems((Kind.REDIS_AWAY, "Redis does not answer", None))
+
+_STATUS = StatusDocument(
+    time="2026-11-26T12:00:00.000Z",
+    gateways=2,
+    workers=[StatusWorker("host-4711-a1b2", "ready", "cpu", ["flags@1.0.0"], restarts=0)],
+    queue=[StatusQueue("flags@1.0.0", "normal", waiting=12, running=8, oldest_s=0.2)],
+    jobs=StatusJobs(queued=0, running=1),
+    long_jobs=[StatusLongJob("actions", "actions@1.1.0", "running", 12.3, 12.1, JobProgress(5, 8, "windows"))],
+    bundles=[StatusBundle("flags", "1.0.0", items_per_second=210.4, batch_budget=8, rung="steps13", p50_ms=31.2, p95_ms=48.1)],
+    refused=[StatusRefused("mine", "1", "mine/1/model.safetensors: 1024 bytes where bundle.json says 2048: truncated or another file")],
+    history=StatusHistory(STEP_S, [640, 655], [640, 655], [31.2, 30.6], [48.1, 47.0], [6.4, 6.6], [41600, 42575], [10240, 10480]),
+    dead_letters=[DeadLetter("2026-11-26T11:58:13.201Z", "flags@1.0.0", "the model failed")],
+)
+STATUS: dict[str, Any] = {
+    "responses": {
+        **answer("StatusDocument", "The service at this moment, over all gateways and workers", _STATUS),
+        **FORBIDDEN,
+        **REDIS_AWAY,
+    }
+}
+
+_OF_BODIES = (Kind.INVALID_BODY, Kind.UNKNOWN_MODEL, Kind.TOO_SLOW, Kind.NOT_AN_IMAGE, Kind.UNSUPPORTED_ENCODING, Kind.CORRUPT_IMAGE)
+SCENE: dict[str, Any] = {
+    "parameters": [
+        parameter("query", "spacing", "As of the request that made the scene. Default: the bundle's.", {"type": "number"}),
+        parameter("query", "threshold", "Default: 0.1.", {"type": "number"}),
+        parameter("query", "mode", "Default: adaptive.", {"type": "string", "enum": ["adaptive", "dense"]}),
+        parameter("query", "surface", "Default: joined where the scene has its view.", {"type": "string", "enum": ["joined", "network"]}),
+        parameter("query", "format", "Default: what is accepted, else glb.", {"type": "string", "enum": ["glb", "ply", "npz"]}),
+    ],
+    "responses": {
+        "200": {
+            "description": "As of the request that made the scene",
+            "content": {media_type: {"schema": BINARY} for media_type in TASKS["reconstruct"].media_types if media_type != JSON}
+            | {JSON: {"schema": {"type": "object"}}},
+        },
+        **problems(
+            (Kind.NOT_FOUND, "there is no scene '9d5e…', or it has expired (OPSIN_SCENE_TTL)", None),
+            (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as model/gltf-binary", "Accept"),
+            *(refusal for refusal in REFUSALS if refusal[0] not in (Kind.UNAUTHORIZED, Kind.RESULTS_FULL, *_OF_BODIES)),
+        ),
+    },
+}
+
+_CONTROL = (
+    (Kind.MODEL_CONTROL, "loading and unloading models is off; the operator turns it on with OPSIN_MODEL_CONTROL=explicit"),
+    (Kind.FORBIDDEN, "the key of alice may not change models; the operator allows it with `admin` in the key's line"),
+    (Kind.REDIS_AWAY, "Redis does not answer"),
+)
+LOAD: dict[str, Any] = {
+    "responses": protocol_errors(*_CONTROL, (Kind.INVALID_BODY, "failed to load 'cats', no worker has a bundle of that name"))
+}
+UNLOAD: dict[str, Any] = {
+    "responses": protocol_errors(*_CONTROL, (Kind.UNKNOWN_MODEL, "failed to unload 'cats': Request for unknown model: 'cats' is not found"))
+}
+
+
+def _not_ready(example: dict[str, Any]) -> dict[str, Any]:
+    return {"description": "Not ready, or Redis does not answer", "content": {JSON: {"schema": {"type": "object"}, "example": example}}}
+
+
+SERVED: dict[str, Any] = {"responses": protocol_errors((Kind.REDIS_AWAY, "Redis does not answer"))}
+VERSIONS: dict[str, Any] = {
+    "responses": protocol_errors(
+        (Kind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found"), (Kind.REDIS_AWAY, "Redis does not answer")
+    )
+}
+READY: dict[str, Any] = {"responses": {"503": _not_ready({"ready": False, "error": "no worker is ready"})}}
+VERSION_READY: dict[str, Any] = {
+    "responses": {
+        **VERSIONS["responses"],
+        "503": _not_ready({"name": "flags", "ready": False, "error": "model 'flags' is not ready: loading"}),
+    }
+}
+INDEX: dict[str, Any] = {
+    "responses": protocol_errors(
+        (Kind.INVALID_BODY, "failed to parse the request JSON: Input data was truncated"),
+        (Kind.TOO_LARGE, "the body is longer than 65536 bytes"),
+        (Kind.REDIS_AWAY, "Redis does not answer"),
+    )
+}
+INFER: dict[str, Any] = protocol_errors(
+    (Kind.INVALID_BODY, "unexpected shape for input 'image' for model 'flags'. Expected [-1,1], got [2,2]"),
+    (Kind.UNKNOWN_MODEL, "Request for unknown model: 'cats' is not found"),
+    (Kind.TOO_SLOW, "the body brought less than 10 KiB in 10 s"),
+    (Kind.TOO_LARGE, "image: 60000 × 60000 pixels is above the limit of 50 megapixels (OPSIN_MAX_PIXELS)"),
+    (Kind.QUEUE_FULL, "the queue is full"),
+    (Kind.KEY_SHARE, "this API key may have 8 unfinished items at once (max_items)"),
+    (Kind.MODEL_ERROR, "image: the model failed on this input"),
+    (Kind.NO_WORKER, "no worker was ready for flags@1.0.0 for 30 s (OPSIN_WORKER_GRACE)"),
+    (Kind.BUNDLE_UNAVAILABLE, UNAVAILABLE),
+    (Kind.DEADLINE, "no answer before the deadline; the work was cancelled"),
+)
+_GONE = (
+    (Kind.NOT_FOUND, f"there is no job '{JOB_ID}', or it has expired (OPSIN_RESULT_TTL)", None),
+    (Kind.JOB_LOST, f"the Redis that had taken '{JOB_ID}' is gone; send the request again", None),
+    (Kind.REDIS_AWAY, "Redis does not answer", None),
+)
+_NO_RESULT = problems(
+    (Kind.NOT_ACCEPTABLE, "'text/html': the answer is offered as application/json", "Accept"),
+    (Kind.NOT_DONE, "the job is running", None),
+    (Kind.JOB_CANCELLED, "the job was cancelled before it had a result", None),
+    (Kind.CLIENT_SHARE, "answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client (10.0.0.7)", None),
+    (Kind.MODEL_ERROR, "the model failed on this input", "image"),
+    (Kind.DEADLINE, "the deadline passed; the work was cancelled", None),
+    *_GONE,
+)
+_NO_STREAM = problems(
+    (Kind.INVALID_OPTION, "'x': use the id of an event of this job, or 0", "Last-Event-ID"),
+    (Kind.TOO_MANY_READERS, "512 streams of events are open, half of OPSIN_MAX_CONNECTIONS", None),
+)
+JOB: dict[str, Any] = {"responses": {**answer("JobDocument", "The job", EXAMPLE_JOB), **problems(*_GONE)}}
+RESULT: dict[str, Any] = {
+    "responses": {"200": {"description": "What the plain request would have answered", "content": {JSON: {"schema": {}}}}, **_NO_RESULT}
+}
+EVENTS: dict[str, Any] = {
+    "parameters": [parameter("header", "Last-Event-ID", "Only events after this one.", {"type": "integer", "minimum": 0})],
+    "responses": {
+        "200": {"description": "Events", "content": EVENT_STREAM},
+        "204": {"description": "The job has ended, and its last event has been read"},
+        **problems(*_GONE),
+        **_NO_STREAM,
+    },
+}
+CANCEL: dict[str, Any] = {"responses": {"204": {"description": "Cancelled, or removed if it had ended"}, **problems(*_GONE)}}

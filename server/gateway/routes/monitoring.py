@@ -1,0 +1,110 @@
+"""Routes for operators: the service's status, its health, which is told at once whatever is broken, and metrics for Prometheus."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fastapi import APIRouter, Request
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from server.gateway import app_state
+from server.gateway.app_state import Gateway
+from server.gateway.auth import middleware
+from server.gateway.catalog import model_directory
+from server.gateway.openapi import responses
+from server.processes.supervisor_protocol import Reason
+from server.queue.errors import RedisAway
+from server.queue.gateway.scene_store import SCENES
+from server.queue.record import OPEN, STATES
+from server.telemetry.metrics import CONTENT_TYPE, Families
+
+router = APIRouter()
+
+
+@router.get("/v1/status", tags=["operation"], summary="The service now and in the last 15 minutes", openapi_extra=responses.STATUS)
+async def status(request: Request) -> Response:
+    middleware.require("metrics", request)
+    document = await app_state.of(request).status.read()
+    return Response(document, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+@router.get("/health/live", tags=["health"], summary="Does the process run?")
+async def live() -> Response:
+    return JSONResponse({"live": True})
+
+
+@router.get(
+    "/health/ready",
+    tags=["health"],
+    summary="Can requests be answered?",
+    description="200 when Redis answers and a ready worker exists for every default model, else 503 with the reason.",
+    responses={
+        503: {"description": "Not ready", "content": {"application/json": {"example": {"ready": False, "detail": "no worker is ready"}}}}
+    },
+)
+async def ready(request: Request) -> Response:
+    here = app_state.of(request)
+    reason = "draining" if here.admission.draining else await here.directory.why_not_ready()
+    if reason is None:
+        return JSONResponse({"ready": True})
+    return JSONResponse({"ready": False, "detail": reason}, status_code=503)
+
+
+@router.get(
+    "/metrics",
+    tags=["operation"],
+    summary="Metrics in Prometheus' text format",
+    response_class=PlainTextResponse,
+    responses={
+        200: {"description": "All metrics", "content": {"text/plain": {"example": "opsin_redis_up 1.0\n"}}},
+        403: responses.FORBIDDEN["403"],
+    },
+)
+async def metrics(request: Request) -> Response:
+    middleware.require("metrics", request)
+    here = app_state.of(request)
+    return Response(here.metrics.render(await _read_redis(here)), media_type=CONTENT_TYPE)
+
+
+async def _read_redis(here: Gateway) -> Families:
+    """Figures that Redis knows at this moment; only that it is away, if it is."""
+    up = GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=1)
+    workers = GaugeMetricFamily("opsin_workers", "Workers that are alive.", labels=["state"])
+    restarts = CounterMetricFamily("opsin_worker_restarts", "Workers that their supervisor had to restart.", labels=["reason"])
+    served = GaugeMetricFamily("opsin_model_loaded", "Ready workers that serve the bundle.", labels=["model", "version"])
+    labels = ["model", "version", "priority"]
+    depth = GaugeMetricFamily("opsin_queue_depth", "Images waiting or running.", labels=labels)
+    oldest = GaugeMetricFamily("opsin_queue_oldest_age_seconds", "Age of the oldest of them.", labels=labels)
+    jobs = GaugeMetricFamily("opsin_jobs", "Asynchronous jobs that the service knows.", labels=["state"])
+    ended = CounterMetricFamily("opsin_jobs_ended", "Asynchronous jobs that have ended since Redis began.", labels=["state"])
+    try:
+        fleet = await here.dispatcher.fleet()
+        depths = await here.dispatcher.depth()
+        restarted = await here.dispatcher.status.restarts()
+        recorded = (await here.dispatcher.status.read(0, 0, 0)).records
+    except RedisAway:
+        return Families((GaugeMetricFamily("opsin_redis_up", "1 if Redis answered.", value=0),))
+    states = Counter(worker.state for worker in fleet.workers)
+    for state in ("starting", "ready", "draining"):
+        workers.add_metric([state], states[state])
+    for reason in Reason:
+        restarts.add_metric([reason], restarted.get(reason, 0))
+    for spec in fleet.specs.values():
+        served.add_metric([spec.name, spec.version], len(model_directory.serving(fleet, spec)))
+    for bundle in model_directory.unreadable(fleet):
+        name, _, version = bundle.partition("@")
+        served.add_metric([name, version], 0)
+    for (bundle, priority), queue in sorted(depths.items()):
+        name, _, version = bundle.partition("@")
+        depth.add_metric([name, version, priority], queue.items)
+        oldest.add_metric([name, version, priority], queue.oldest_age_s)
+    for state in STATES:
+        jobs.add_metric([state], recorded.counts.get(state, 0))
+        if state not in OPEN:
+            ended.add_metric([state], recorded.ended.get(state, 0))
+    results = GaugeMetricFamily(
+        "opsin_result_bytes", "Results of asynchronous jobs that are kept, with their records.", value=recorded.result_bytes
+    )
+    scenes = GaugeMetricFamily("opsin_scenes", "Reconstructed scenes that can be asked again.", value=recorded.counts.get(SCENES, 0))
+    return Families((up, workers, restarts, served, depth, oldest, jobs, ended, results, scenes))

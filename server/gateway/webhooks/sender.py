@@ -1,0 +1,131 @@
+"""Tells those who asked for it how their jobs have ended. Nothing here is in a job's way: the queue keeps what is to be told."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from server.gateway.jobs import service
+from server.gateway.webhooks.signing import SigningSecrets
+from server.http.outbound import FAILURES, Dialler
+from server.http.url_allowlist import NotAllowed
+from server.queue.errors import RedisAway
+from server.queue.gateway.webhook_queue import DueWebhook, Webhooks
+from server.telemetry import logs
+from server.telemetry.metrics import GatewayMetrics
+
+AT_ONCE = 32
+GONE = 410
+"""The receiver wants no more."""
+REVOKED = "its API key is revoked"
+"""Asked again all the same: files of keys reach the machines of gateways at different times."""
+
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True)
+class WebhookTimings:
+    """Seconds; the defaults are the service's contract, tests shorten them."""
+
+    look: float = 1.0
+    lease: float = 30.0
+    timeout: float = 10.0
+    tries: tuple[float, ...] = (0.0, 10.0, 60.0, 300.0, 900.0, 2700.0)
+    """When a job has ended it is told after so many seconds, and again after the next ones while nobody has listened."""
+
+
+class WebhookSender:
+    """For one event loop."""
+
+    def __init__(
+        self,
+        due: Webhooks,
+        dialler: Dialler,
+        secrets: SigningSecrets,
+        metrics: GatewayMetrics,
+        answers: Callable[[str], bool],
+        timings: WebhookTimings | None = None,
+    ) -> None:
+        """answers: whether the one whose API key has this name may still be told anything."""
+        self._due = due
+        self._dialler = dialler
+        self._secrets = secrets
+        self._metrics = metrics
+        self._answers = answers
+        self._timings = timings or WebhookTimings()
+        self.close = dialler.close
+
+    async def send_forever(self) -> None:
+        """Cancelled, it leaves what it has not finished to another gateway."""
+        async with asyncio.TaskGroup() as group:
+            sending: dict[asyncio.Task[None], str] = {}
+            while True:
+                found = await self._claim(AT_ONCE - len(sending), Counter(sending.values())) if len(sending) < AT_ONCE else []
+                if found:
+                    await self._secrets.look()
+                for due in found:
+                    task = group.create_task(self._send(due))
+                    sending[task] = due.host
+                    task.add_done_callback(sending.pop)
+                if sending:  # what ends makes room for more that is due
+                    await asyncio.wait(sending, timeout=self._timings.look, return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    await asyncio.sleep(self._timings.look)
+
+    async def _claim(self, most: int, held: Mapping[str, int]) -> list[DueWebhook]:
+        try:
+            found, dropped = await self._due.claim(most, self._timings.lease, held)
+        except RedisAway:
+            return []
+        except Exception:
+            log.exception("webhooks that are due cannot be read")
+            return []
+        if dropped:
+            self._metrics.webhooks.labels("dropped").inc(dropped)
+            log.warning("too many webhooks wait, or cannot be read: jobs have ended of which nobody is told", dropped=dropped)
+        return found
+
+    async def _send(self, due: DueWebhook) -> None:
+        try:
+            why = await self._try(due)
+        except Exception:
+            log.exception("a webhook failed")
+            why = "internal error"
+        tries, again, gap = self._timings.tries, None, 0.0
+        if why not in (None, str(GONE)) and due.attempt < len(tries):
+            again, gap = tries[due.attempt], tries[due.attempt] - tries[due.attempt - 1]
+        outcome = "delivered" if why is None else "given_up" if again is None else "failed"
+        self._metrics.webhooks.labels(outcome).inc()
+        if why is not None:
+            log.info("webhook not delivered", attempt=due.attempt, reason=why, given_up=again is None, request_id=due.record.request_id)
+        try:
+            await self._due.settle(due, again, gap)
+        except RedisAway:
+            pass  # its lease runs out
+        except Exception:
+            log.exception("the end of a try to call back cannot be told")
+
+    async def _try(self, due: DueWebhook) -> str | None:
+        """Why it was not delivered; None: it was."""
+        if not self._answers(due.record.key_name):
+            return REVOKED
+        body = msgspec.json.encode(service.document(due.record))
+        id_, timestamp = f"msg_{hashlib.sha256(due.record.id.encode()).hexdigest()[:32]}", int(time.time())
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": id_,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": self._secrets.sign(id_, timestamp, body),
+        }
+        try:
+            async with asyncio.timeout(self._timings.timeout):
+                async with self._dialler.request("POST", self._dialler.read(due.url), headers, body) as response:
+                    return None if 200 <= response.status < 300 else str(response.status)
+        except (NotAllowed, *FAILURES) as error:
+            return str(error) or type(error).__name__

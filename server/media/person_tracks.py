@@ -1,0 +1,216 @@
+"""Tracks of people that requests bring: JSON, as `POST /v1/actions` answers it, or NumPy's .npz. Nothing in them is ever unpickled."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import struct
+import zipfile
+import zlib
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from server import json_scan
+from server.media import npy
+from server.media.limits import ExcessivePart, InvalidPart
+
+MOST_SIGHTINGS = 50_000
+MOST_PEOPLE = 100
+MOST_ELEMENTS = 1_000_000
+"""Elements of JSON: a decoder makes objects of them in one go, while nothing else of the process runs. Some 14,000 sightings with poses."""
+MOST_BYTES = 64 * 2**20
+"""Bytes of one array of an .npz, unpacked."""
+LATEST_S = 1e6
+LARGEST_SIDE = 100_000
+"""Pixels of a frame."""
+LARGEST_VALUE = 1e6
+"""The limit of boxes, poses and tokens: beyond it a network tells nothing."""
+MOST_ENTRIES, MOST_DIRECTORY, MOST_COMMENT = 64, 64 * 1024, 2**16
+"""Limits of a ZIP archive: files, and bytes of what names them."""
+END = struct.Struct("<4s4H2LH")
+END_MARK, LARGE_MARK = b"PK\x05\x06", b"PK\x06\x07"
+"""The end of a ZIP archive's directory (APPNOTE 4.3.16), and what precedes it in those of 64 bits (4.3.15)."""
+UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, EOFError, OSError, NotImplementedError, RuntimeError)
+"""Errors of a ZIP archive that is damaged, encrypted or packed in a way that is not known here."""
+POSE = 51
+"""Values of a pose: x, y and score of COCO's 17 keypoints."""
+BOX = 5
+
+Tracks = dict[str, NDArray[Any]]
+"""person int32 (K,), time float64 (K,), box float32 (K, 5): x, y, width, height, score; pose float32 (K, 51) or (K, 0); token float32
+(K, D) or (K, 0); size float64 (2,): width and height of the frames."""
+
+
+Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
+
+
+class _Video(msgspec.Struct):
+    width: Side
+    height: Side
+
+
+class _Person(msgspec.Struct):
+    person: Annotated[int, Meta(ge=-(2**31), lt=2**31)]
+    boxes: list[tuple[float, float, float, float, float, float]]
+    poses: list[tuple[float, list[tuple[float, float, float]]]] = []
+
+
+class _Document(msgspec.Struct):
+    people: list[_Person]
+    video: _Video | None = None
+
+
+_decoder = msgspec.json.Decoder(_Document | list[_Person])
+
+
+def read(content: bytes, seconds: float) -> Tracks:
+    """seconds: from the first sighting to the last, at most. Raises InvalidPart and ExcessivePart."""
+    tracks = _of_npz(content) if content.startswith(b"PK") else _of_json(content)
+    count = len(tracks["person"])
+    if count > MOST_SIGHTINGS:
+        raise ExcessivePart(f"{count} sightings are above the limit of {MOST_SIGHTINGS}")
+    for name, values in tracks.items():
+        if not np.isfinite(values).all():
+            raise InvalidPart(f"{name}: infinite, or not a number")
+        if name in ("box", "pose", "token") and np.abs(values).max(initial=0.0) > LARGEST_VALUE:
+            raise InvalidPart(f"{name}: {float(np.abs(values).max()):g} is above {LARGEST_VALUE:g}")
+    if not 1 <= tracks["size"].min() <= tracks["size"].max() <= LARGEST_SIDE:
+        raise InvalidPart(f"size: a frame has 1 to {LARGEST_SIDE} pixels in each direction")
+    if count and (tracks["time"].min() < 0 or tracks["box"][:, 2:4].min() <= 0):
+        raise InvalidPart("times must be 0 or later, and boxes wider and higher than 0")
+    if count:
+        _check_extent(tracks, seconds)
+    return tracks
+
+
+def _check_extent(tracks: Tracks, seconds: float) -> None:
+    """Check how long and how many: an answer takes memory and time for every moment between two sightings, and for every person."""
+    first, last = float(tracks["time"].min()), float(tracks["time"].max())
+    if last > LATEST_S:
+        raise InvalidPart(f"time: {last:g} s is later than {LATEST_S:g} s")
+    if last - first > seconds:
+        raise ExcessivePart(
+            f"{last - first:g} s from the first sighting to the last are above the limit of {seconds:g} s (OPSIN_MAX_VIDEO_SECONDS)"
+        )
+    people = len(np.unique(tracks["person"]))
+    if people > MOST_PEOPLE:
+        raise ExcessivePart(f"{people} people are above the limit of {MOST_PEOPLE}")
+
+
+def _of_json(content: bytes) -> Tracks:
+    try:
+        json_scan.check(content, MOST_ELEMENTS)
+        document = _decoder.decode(content)
+    except json_scan.TooManyElements as error:
+        raise ExcessivePart(f"{error}: send an .npz instead") from error
+    except json_scan.MalformedJson as error:
+        raise InvalidPart(str(error)) from error
+    except msgspec.DecodeError as error:
+        raise InvalidPart(f"neither .npz nor JSON with `people` as in an answer: {error}") from error
+    people, video = (document, None) if isinstance(document, list) else (document.people, document.video)
+    nowhere = next((number for number, person in enumerate(people) if not person.boxes), None)
+    if nowhere is not None:
+        raise InvalidPart(f"people[{nowhere}]: no boxes, so nothing says where they were; leave them out")
+    boxes = [(person.person, *box) for person in people for box in person.boxes]
+    rows = np.array(boxes, np.float64).reshape(-1, 2 + BOX)
+    poses = [_poses(number, person) for number, person in enumerate(people)]
+    shapes = {pose.shape[1] for pose in poses if len(pose)}
+    if len(shapes) > 1:
+        raise InvalidPart("some people have poses, others have none")
+    size = (rows[:, 2:4] + rows[:, 4:6]).max(axis=0, initial=1.0) if video is None else np.array([video.width, video.height])
+    return {
+        "person": rows[:, 0].astype(np.int32),
+        "time": rows[:, 1],
+        "box": rows[:, 2:].astype(np.float32),
+        "pose": np.concatenate(poses) if shapes else np.zeros((len(rows), 0), np.float32),
+        "token": np.zeros((len(rows), 0), np.float32),
+        "size": size.astype(np.float64),
+    }
+
+
+def _poses(number: int, person: _Person) -> NDArray[np.float32]:
+    """(boxes, 51), or (boxes, 0) of a person without poses."""
+    if not person.poses:
+        return np.zeros((len(person.boxes), 0), np.float32)
+    if [pose[0] for pose in person.poses] != [box[0] for box in person.boxes]:
+        raise InvalidPart(f"people[{number}]: the times of its poses are not those of its boxes")
+    if any(len(points) != POSE // 3 for _, points in person.poses):
+        raise InvalidPart(f"people[{number}]: a pose has {POSE // 3} points")
+    return np.array([points for _, points in person.poses], np.float32).reshape(-1, POSE)
+
+
+def _of_npz(content: bytes) -> Tracks:
+    arrays = _arrays(content)
+    missing = [name for name in ("person", "time", "box") if name not in arrays]
+    if not {"pose", "token"} & arrays.keys():
+        missing.append("pose or token")
+    if missing:
+        raise InvalidPart(f"an .npz of tracks needs person, time, box, and pose or token; missing: {', '.join(missing)}")
+    count = arrays["person"].size
+    shapes = {"person": (count,), "time": (count,), "box": (count, BOX), "pose": (count, POSE), "token": (count, -1), "size": (2,)}
+    for name, array in arrays.items():
+        if not _fits(array.shape, shapes[name]):
+            raise InvalidPart(f"{name}: {array.dtype} {array.shape} where numbers {shapes[name]} are needed; there are {count} sightings")
+    person = arrays["person"]
+    if count and not -(2**31) <= int(person.min()) <= int(person.max()) < 2**31:
+        raise InvalidPart("person: numbers that 32 bits cannot hold")
+    box = arrays["box"].astype(np.float32)
+    return {
+        "person": person.astype(np.int32),
+        "time": arrays["time"].astype(np.float64),
+        "box": box,
+        "pose": arrays.get("pose", np.zeros((count, 0))).astype(np.float32),
+        "token": arrays.get("token", np.zeros((count, 0))).astype(np.float32),
+        "size": arrays.get("size", (box[:, :2] + box[:, 2:4]).max(axis=0, initial=1.0)).astype(np.float64),
+    }
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """-1: any number."""
+    return len(shape) == len(wanted) and all(side in (-1, real) for side, real in zip(wanted, shape, strict=True))
+
+
+def _array(name: str, data: bytes) -> NDArray[Any]:
+    """The array of an .npy; a view of it. Raises InvalidPart and ExcessivePart."""
+    try:
+        header = npy.read_header(data, kinds="iu" if name == "person" else "fiu", wanted="integers" if name == "person" else "numbers")
+    except InvalidPart as error:
+        raise InvalidPart(f"{name}: {error}") from error
+    if header.shape and header.shape[0] > MOST_SIGHTINGS:
+        raise ExcessivePart(f"{name}: {header.shape[0]} sightings are above the limit of {MOST_SIGHTINGS}")
+    return np.frombuffer(data, header.dtype, offset=header.offset).reshape(header.shape, order="F" if header.fortran else "C")
+
+
+def _check_directory(content: bytes) -> None:
+    """Check a ZIP archive, since opening it would make objects of every entry. Raises ExcessivePart."""
+    plain = len(content) - END.size
+    if content[plain : plain + 4] != END_MARK or content[-2:] != b"\0\0":
+        plain = content.rfind(END_MARK, max(0, plain - MOST_COMMENT))
+    if plain < 0 or len(content) < plain + END.size:
+        return  # opening it will say so
+    *_, entries, nbytes, _, _ = END.unpack_from(content, plain)
+    if entries > MOST_ENTRIES or nbytes > MOST_DIRECTORY or content[max(0, plain - 20) : plain].startswith(LARGE_MARK):
+        raise ExcessivePart(f"an .npz with more than {MOST_ENTRIES} entries")
+
+
+def _arrays(content: bytes) -> Tracks:
+    """The known arrays of an archive; each header is looked at before anything is allocated for it."""
+    arrays: Tracks = {}
+    try:
+        _check_directory(content)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in ("person", "time", "box", "pose", "token", "size"):
+                if f"{name}.npy" not in archive.namelist():
+                    continue
+                with archive.open(f"{name}.npy") as file:
+                    data = file.read(MOST_BYTES + 1)
+                if len(data) > MOST_BYTES:
+                    raise ExcessivePart(f"{name}: more than {MOST_BYTES} bytes")
+                arrays[name] = _array(name, data)
+    except UNREADABLE as error:
+        raise InvalidPart(f"an .npz that cannot be read ({error})") from error
+    return arrays

@@ -1,0 +1,139 @@
+"""A function that runs in a child process, which is started when it is first needed and used again.
+
+What happens there costs the call, never the service: the child has limits of memory and time, and whatever ends it, the next call starts
+another one. The child is this module: python -m server.processes.sandbox_process package.module:function BYTES SECONDS
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+
+from models.processes import confined_process
+from models.processes.confined_process import Confined, ProgramDied
+from server.processes.os_process import signal_name
+from server.telemetry import logs
+
+log = logs.get(__name__)
+
+CPUS = 2
+"""A call that computes on so many all the time may still use all of its seconds."""
+MOST_TOLD = 16 * 1024
+"""Characters of an error, and of its traceback."""
+
+
+class WorkFailed(Exception):
+    """The work raised, took too long, or ended its process; the message says which."""
+
+
+class Sandbox:
+    """Runs one call at a time, in whatever thread; `confined.Call` ends one from outside. The child ends with this process."""
+
+    def __init__(self, work: str, *, memory_bytes: int, seconds: float) -> None:
+        """work: `package.module:function`, from bytes to bytes. memory_bytes: of the child's address space. seconds: of one call."""
+        self._program = f"{__name__} {work} {memory_bytes} {seconds}"
+        self._seconds = seconds
+        self._child: Confined | None = None
+        self._turn = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the child process; None while there is none."""
+        return None if self._child is None else self._child.pid
+
+    def run(self, message: bytes) -> bytes:
+        """The function's result. Raises WorkFailed."""
+        with self._turn:
+            try:
+                child = self._asked(message)
+                told = child.message()
+                answer = bytearray(told.get("bytes", 0))
+                child.read_into(memoryview(answer))
+                if child.leave():
+                    self._end()
+            except BaseException as error:
+                self._end()
+                if isinstance(error, ProgramDied):
+                    raise WorkFailed(self._reason(error)) from None
+                raise
+        if "error" in told:
+            log.error("work in a child raised", work=self._program, traceback=told["traceback"])
+            raise WorkFailed(told["error"])
+        return bytes(answer)
+
+    def close(self) -> None:
+        """End the child, whatever it does."""
+        if (child := self._child) is not None:
+            child.kill()
+        with self._turn:
+            self._end()
+
+    def _asked(self, message: bytes) -> Confined:
+        if self._child is not None and self._child.lives:
+            with suppress(OSError):
+                self._child.ask(message)
+                return self._child
+        self._end()
+        try:
+            self._child = Confined(self._program, message, {}, patience=self._seconds)
+        except OSError as error:
+            raise WorkFailed(f"no process could be started for it ({error.strerror})") from error
+        log.info("child started", work=self._program, pid=self._child.pid)
+        return self._child
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
+
+    def _reason(self, death: ProgramDied) -> str:
+        if death.late:
+            return f"it took longer than {self._seconds:g} s"
+        if death.status is None:
+            return str(death)
+        if death.status >= 0:
+            return f"its process ended with code {death.status}"
+        return f"its process died of {signal_name(-death.status)}"
+
+
+def main(reference: str, memory_bytes: int, seconds: float) -> None:
+    confined_process.limit_memory(memory_bytes)
+    requests = confined_process.requests()
+    module, _, name = reference.partition(":")
+    work: Callable[[bytes], bytes] = getattr(import_module(module), name)
+    for _ in requests:
+        _limit_cpu(seconds)
+        try:
+            with open(0, "rb", closefd=False) as file:
+                message = file.read()
+            os.ftruncate(0, 0)  # the file lies in memory, and would stay until the next one comes
+            answer = work(message)
+        except MemoryError:
+            confined_process.say({"error": "it needs more memory than it may have", "traceback": _told(traceback.format_exc())})
+        except Exception as error:
+            confined_process.say({"error": _told(f"{type(error).__name__}: {error}"), "traceback": _told(traceback.format_exc())})
+        else:
+            confined_process.say({"bytes": len(answer)})
+            confined_process.send(memoryview(answer))
+
+
+def _limit_cpu(seconds: float) -> None:
+    """An endless loop that never lets go of the interpreter's lock notices neither the end of its owner nor that of its time."""
+    most = math.ceil(time.process_time() + CPUS * seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def _told(text: str) -> str:
+    return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}…"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

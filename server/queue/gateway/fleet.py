@@ -1,0 +1,138 @@
+"""The fleet: the bundles that operators want loaded, the workers as a gateway knows them, and which content of a bundle it prepares for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import msgspec
+
+from models.bundle import BundleError, BundleSpec
+from server.queue import keys
+from server.queue.gateway.connection import AsyncLink
+from server.queue.messages import UnknownVersion, WorkerInfo, decode, repository_states
+
+PASS_MS, LONG_JOB_MS = 50, 1000
+"""A pass, and a job of an unknown number of steps, count for so much before anybody has measured them."""
+NO_RATES = 0.0, 0.0
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The living workers, the specs they serve or have served, and the operators' repository states."""
+
+    workers: tuple[WorkerInfo, ...] = ()
+    specs: Mapping[tuple[str, str], BundleSpec] = field(default_factory=dict)
+    """(name, version) → spec. What was seen once stays known while no worker serves it: its requests wait for one."""
+    repository: Mapping[str, str] = field(default_factory=dict)
+    """Bundle name → `loaded` | `unloaded`; absent: loaded."""
+
+    def work_ms(self, bundle_id: str, steps: int | None, *, takes_long: bool) -> int:
+        """Return how long the service takes for one job, by what its ready workers measured. `steps`: None if unknown."""
+        items_per_second, steps_per_second = self._rates.get(bundle_id, NO_RATES)
+        if steps is not None:
+            return math.ceil(1000 * steps / steps_per_second) if steps_per_second > 0 else PASS_MS * steps
+        return math.ceil(1000 / items_per_second) if items_per_second > 0 else LONG_JOB_MS if takes_long else PASS_MS
+
+    @cached_property
+    def _rates(self) -> Mapping[str, tuple[float, float]]:
+        """Jobs and steps per second of each bundle, those of all ready workers added up."""
+        rates: dict[str, tuple[float, float]] = {}
+        for worker in self.workers:
+            for bundle in worker.bundles if worker.state == "ready" else ():
+                if bundle.state == "ready":
+                    items, steps = rates.get(bundle_id := f"{bundle.name}@{bundle.version}", NO_RATES)
+                    rates[bundle_id] = items + bundle.items_per_second, steps + bundle.steps_per_second
+        return rates
+
+
+log = logging.getLogger(__name__)
+
+_LOADING, _READY = 1, 1_000_000
+"""Any number of workers that only load a content weigh less than one that is ready to serve another."""
+
+
+class FleetReader:
+    """Reads at most once in `news` seconds, and keeps the specs, which never change under their digest."""
+
+    def __init__(self, link: AsyncLink, news: float) -> None:
+        self._link = link
+        self._news = news
+        self._by_digest: dict[str, BundleSpec] = {}
+        self._specs: dict[tuple[str, str], BundleSpec] = {}
+        self._read_at = 0.0
+        self._lock = asyncio.Lock()
+        self.latest = Fleet()
+
+    async def fleet(self, *, fresh: bool = False) -> Fleet:
+        """Return who serves what, at most `news` old. Raises RedisAway at once while Redis does not answer."""
+        asked_at = time.monotonic()
+        oldest = asked_at if fresh else asked_at - self._news
+        if self._read_at <= oldest:
+            async with self._lock:
+                if self._read_at <= oldest:
+                    read_at = time.monotonic()
+                    self.latest = await self._link.ask(self._read)
+                    self._read_at = read_at
+        return self.latest
+
+    async def spec(self, digest: str) -> BundleSpec | None:
+        """A published spec by its SHA-256, served or not; None if nobody has published it. Raises RedisAway, as `fleet`."""
+        if digest not in self._by_digest:
+            await self._link.ask(lambda: self._fetch([digest]))
+        return self._by_digest.get(digest)
+
+    def forget(self) -> None:
+        """Read anew next time: what was read is known to be old."""
+        self._read_at = 0.0
+
+    async def _read(self) -> Fleet:
+        ids = await self._link.wire.command("SMEMBERS", self._link.name(keys.WORKERS))
+        messages = await self._values([keys.worker(id_.decode(errors="replace")) for id_ in ids])
+        flat = await self._link.wire.command("HGETALL", self._link.service_name(keys.REPOSITORY))
+        workers = tuple(worker for message in messages if message is not None and (worker := _decode(message)) is not None)
+        announced = {bundle.digest for worker in workers for bundle in worker.bundles if bundle.digest}
+        await self._fetch(sorted(announced - self._by_digest.keys()))
+        known = {name: self._by_digest[digest] for name, digest in self._prevailing(workers).items()}
+        if any(self._specs.get(name) is not spec for name, spec in known.items()):
+            self._specs = self._specs | known
+        return Fleet(workers, self._specs, repository_states(flat))
+
+    def _prevailing(self, workers: Sequence[WorkerInfo]) -> dict[tuple[str, str], str]:
+        """(name, version) → the digest that most ready workers announce; without one, what is being loaded, then what was known before.
+
+        A worker whose copy is broken, or another one than the others', hides nothing."""
+        votes: dict[tuple[str, str], Counter[str]] = {}
+        for worker in workers:
+            for bundle in worker.bundles:
+                if bundle.digest in self._by_digest:
+                    weight = _READY if (worker.state, bundle.state) == ("ready", "ready") else _LOADING if bundle.state == "loading" else 0
+                    votes.setdefault((bundle.name, bundle.version), Counter())[bundle.digest] += weight
+        known = {name: spec.digest() for name, spec in self._specs.items()}
+        return {name: max(counts, key=lambda digest: (counts[digest], digest == known.get(name), digest)) for name, counts in votes.items()}
+
+    async def _fetch(self, digests: list[str]) -> None:
+        for digest, data in zip(digests, await self._values([keys.spec(digest) for digest in digests]), strict=True):
+            if data is None:  # announced before it was published: the next look finds it
+                continue
+            try:
+                self._by_digest[digest] = BundleSpec.from_bytes(data, f"spec {digest[:12]}").published_as(digest)
+            except BundleError as error:
+                log.warning("a worker serves a bundle that this gateway cannot read: %s", error)
+
+    async def _values(self, names: list[str]) -> list[bytes | None]:
+        return await self._link.wire.command("MGET", *map(self._link.name, names)) if names else []
+
+
+def _decode(message: bytes) -> WorkerInfo | None:
+    try:
+        return decode(WorkerInfo, message)
+    except (UnknownVersion, msgspec.MsgspecError) as error:
+        log.warning("a worker announces itself in a form that this gateway cannot read: %s", error)
+        return None

@@ -1,0 +1,64 @@
+"""Scenes that a network has encoded, kept for a while so that they can be asked again: by any gateway, of any worker."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+import msgspec
+
+from server.arrays import Array
+from server.queue import keys
+from server.queue.errors import RedisAway
+from server.queue.gateway.connection import AsyncLink
+from server.queue.gateway.large_values import Freight
+from server.queue.messages import VERSION
+from server.settings import Settings
+
+SCENES = "scene"
+"""How scenes are called among the states of what is kept (`parts/records.lua`)."""
+SCENE_ID = re.compile(r"[0-9a-f]{34}")
+"""Its first two digits name the partition."""
+
+
+class Scene(msgspec.Struct, frozen=True, kw_only=True):
+    v: int = VERSION
+    task: str
+    digest: str
+    """The digest of the spec of the bundle that encoded it, which alone understands it."""
+    arrays: dict[str, Array]
+    key_name: str = ""
+    """The name of the API key that it was made with, whom alone it answers; empty: of none."""
+
+
+class Scenes:
+    """For one event loop."""
+
+    def __init__(self, link: AsyncLink, freight: Freight, settings: Settings) -> None:
+        self._link = link
+        self._freight = freight
+        self._settings = settings
+
+    async def keep(self, scene_id: str, scene: Scene) -> bool:
+        """False where there is no room for it beside kept results (`results_max_bytes`), or Redis is away: it can be done without."""
+        try:
+            return await self._link.undisturbed(self._keep(scene_id, msgspec.msgpack.encode(scene)))
+        except RedisAway:
+            return False
+
+    async def read(self, scene_id: str) -> Scene | None:
+        """None: there is none, or it has expired. Raises RedisAway."""
+        if SCENE_ID.fullmatch(scene_id) is None or not scene_id.startswith(self._link.digits):
+            return None
+        data = await self._link.undisturbed(self._freight.read(keys.scene(scene_id)))
+        try:
+            scene = msgspec.msgpack.decode(data, type=Scene) if data else None
+        except msgspec.MsgspecError:  # it expired between two pieces
+            return None
+        return scene if scene is not None and scene.v == VERSION else None
+
+    async def _keep(self, scene_id: str, data: bytes) -> bool:
+        staged = keys.stage(f"{scene_id}:{secrets.token_hex(4)}")  # an answer may be fetched twice at once, and pieces must not mix
+        await self._freight.write(staged, data)
+        arguments = (scene_id, staged, int(self._settings.scene_ttl * 1000), self._settings.results_max_bytes)
+        return bool(await self._link.script("keep_scene", *arguments))

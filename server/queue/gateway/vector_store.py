@@ -1,0 +1,50 @@
+"""Vectors of texts that were read before, kept for every gateway. They can be done without: a Redis that is away or full has none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from server.queue import keys
+from server.queue.errors import RedisAway
+from server.queue.gateway.connection import AsyncLink
+from server.queue.gateway.large_values import Freight
+from server.settings import Settings
+
+AT_ONCE = 64
+"""Vectors that one command moves: a piece (`resp.PIECE_BYTES`), where they have 1,024 numbers."""
+
+
+class Vectors:
+    """For one event loop."""
+
+    def __init__(self, link: AsyncLink, freight: Freight, settings: Settings) -> None:
+        self._link = link
+        self._freight = freight
+        self._settings = settings
+
+    async def recall(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """Return those that are kept, by id; from now on they count as used."""
+        found: dict[str, bytes] = {}
+        with suppress(RedisAway):
+            self._link.check()
+            for first in range(0, len(ids), AT_ONCE):
+                some = ids[first : first + AT_ONCE]
+                values = await self._link.undisturbed(self._freight.read_small([keys.vector(id_) for id_ in some]))
+                found |= {id_: value for id_, value in zip(some, values, strict=True) if value is not None}
+        if found:
+            self._link.spawn(self._keep("", list(found), {}))
+        return found
+
+    def keep_soon(self, owner: str, vectors: Mapping[str, bytes]) -> None:
+        """Keep them, while the caller goes on."""
+        self._link.spawn(self._keep(owner, [], vectors))
+
+    async def _keep(self, owner: str, used: Sequence[str], new: Mapping[str, bytes]) -> None:
+        most, ttl = self._settings.text_cache_bytes, int(self._settings.text_cache_ttl * 1000)
+        ids = list(new)
+        with suppress(RedisAway):
+            for first in range(0, max(len(ids), len(used)), AT_ONCE):
+                recent, some = used[first : first + AT_ONCE], ids[first : first + AT_ONCE]
+                pairs = (word for id_ in some for word in (id_, new[id_]))
+                await self._link.move("keep_vectors", most, ttl, owner, len(recent), *recent, *pairs)

@@ -1,0 +1,348 @@
+"""Video, sound, or both → labels, on the route of `classify`.
+
+The worker gets `video` uint8 (bytes,), the file as it was sent, with `info` float64 (5,): width, height, frames a second, frames, seconds;
+or `sound` float32 (n,), mono at the bundle's sample rate; or both. It answers `scores` float32 (classes,), averaged over views or windows,
+and `tokens` int32 (2,) of one of them. Beside sound the gateway keeps `heard` float64 (3,): seconds of the part that is heard, its windows,
+samples a second. What it answers where a timeline or a trace is asked for is in `server/tasks/classify/timeline.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+from numpy.typing import NDArray
+
+from models.bundle import BundleSpec
+from models.bundle_schema import Sound
+from models.media import audio_windows
+from models.registry import architectures
+from server.media import sound, video
+from server.media.images import Decoder
+from server.media.limits import RecordingError, named
+from server.media.sound import SoundLimits
+from server.tasks.base import Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
+from server.tasks.classify.images import (
+    DEFAULT_TOP_K,
+    Classification,
+    Classify,
+    ClassifyAnswer,
+    ClassifyOptions,
+    ClipFacts,
+    Merging,
+    SoundFacts,
+    best_labels,
+    check_trace,
+    checked_top_k,
+    labelled,
+    labelled_tensors,
+)
+from server.tasks.classify.timeline import ClassifyPreview, Spans, timeline_bound, timeline_of
+from server.tasks.merge_option import schedules_of
+from server.tasks.options import InvalidOption
+
+Use = Literal["both", "sound", "sight"]
+
+VIDEO = Part("video", "video", f"{video.NAMES}, told apart by their bytes.")
+AUDIO = Part("audio", "audio", f"{sound.NAMES}, told apart by their bytes; a video brings its own sound where it is needed.")
+
+
+class ClassifyClipsPlan(msgspec.Struct, frozen=True):
+    """`rung` is the one that names the schedule, if one does; `schedule` is r of every block. `use` and `windows` are as asked for."""
+
+    top_k: int
+    rung: str | None
+    schedule: tuple[int, ...]
+    views: int
+    crops: int
+    start_s: float | None
+    end_s: float | None
+    use: Use | None = None
+    windows: int | None = None
+    schedule_sight: tuple[int, ...] | None = None
+    """r of every block of the half that sees; None: as `schedule`."""
+    asks_views: bool = False
+    """Whether `views` was asked for, rather than the bundle's."""
+    asks_crops: bool = False
+    """The same of `crops`."""
+    asks_sight: bool = False
+    """Whether `merge_sight` was asked for, rather than the rung's."""
+    timeline: bool = False
+    trace: bool = False
+
+
+class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
+    name = "classify-clips"
+    route = "classify"
+    bundle_tasks = ("actions", "audio-visual")
+    part_sets = (("video",), ("audio",), ("audio", "video"))
+    summary = Classify.summary
+    parts = (VIDEO, AUDIO)
+    options = ClassifyOptions
+    plan_type = ClassifyClipsPlan
+    answer = ClassifyAnswer
+    example = Classify.example
+    echoed_arrays = ("info", "heard")
+    unread_arrays = ("heard",)
+    without_tensor = Classify.without_tensor
+    takes_long = True
+
+    def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
+        """A bundle that wants both takes a video alone, which has its own sound; one that classifies them apart takes either."""
+        if _fuses(spec):
+            return VIDEO, replace(AUDIO, required=False)
+        parts = tuple(part for part, wanted in ((VIDEO, _sees(spec)), (AUDIO, _hears(spec))) if wanted)
+        return parts if len(parts) == 1 else tuple(replace(part, required=False) for part in parts)
+
+    def misfit(self, spec: BundleSpec, parts: Collection[str]) -> int:
+        """0: it takes just these; 1: it can do with either; 2: it would take a sound, too."""
+        just_these = {part.name for part in self.takes(spec)} == set(parts)
+        if _fuses(spec):
+            return 0 if just_these else 2
+        return 0 if just_these and len(parts) == 1 else 1
+
+    def plan(self, asked: ClassifyOptions, spec: BundleSpec) -> ClassifyClipsPlan:
+        check_trace(asked, spec)
+        if asked.end_s is not None and asked.end_s <= (asked.start_s or 0.0):
+            raise InvalidOption("end_s", f"{asked.end_s:g}: it must be after start_s, {asked.start_s or 0.0:g}")
+        _check_bundle(asked, spec)
+        views = architectures()[spec.architecture].views(spec.config)
+        merge, merge_sight = (None if value is None else str(value) for value in (asked.merge, asked.merge_sight))
+        rung, schedule, schedule_sight = schedules_of(merge, merge_sight, spec)
+        return ClassifyClipsPlan(
+            top_k=checked_top_k(asked.top_k, spec),
+            rung=rung,
+            schedule=schedule,
+            views=asked.views or views.count,
+            crops=asked.crops or views.crops,
+            start_s=asked.start_s,
+            end_s=asked.end_s,
+            use=asked.use,
+            windows=asked.windows,
+            schedule_sight=schedule_sight,
+            asks_views=asked.views is not None,
+            asks_crops=asked.crops is not None,
+            asks_sight=merge_sight is not None,
+            timeline=asked.timeline or asked.trace,
+            trace=asked.trace,
+        )
+
+    def prepare(self, item: Item, plan: ClassifyClipsPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+        use = _used(item, plan, spec)
+        _check_use(plan, use)
+        arrays: Arrays = {}
+        if use != "sound":
+            with named("video"):
+                facts = video.probe(item["video"], decoder.limits.clips)
+            _check_start(plan, facts.duration_s, "video")
+            info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
+            arrays |= {"video": np.frombuffer(item["video"], np.uint8), "info": info}
+        if use != "sight":
+            assert spec.sound is not None
+            samples = _read(item, spec.sound.sample_rate, decoder.limits.sounds)
+            arrays |= {"sound": samples, "heard": _heard(samples, plan, spec.sound)}
+        return [arrays]
+
+    def bucket(self, plan: ClassifyClipsPlan, spec: BundleSpec, shapes: Shapes) -> str:
+        """Views of any video and number go together, and windows of any sound, if their tokens merge alike."""
+        merging = "/".join(",".join(map(str, half)) for half in (plan.schedule, plan.schedule_sight) if half is not None)
+        return "+".join(name for name in ("sound", "video") if name in shapes) + ":" + merging + (":trace" if plan.trace else "")
+
+    def arguments(self, plan: ClassifyClipsPlan) -> dict[str, Any]:
+        asked = {name: getattr(plan, name) for name in ("views", "crops", "start_s", "end_s", "use", "windows")}
+        sight = {} if plan.schedule_sight is None else {"merge_sight": list(plan.schedule_sight)}
+        told = {name: True for name in ("timeline", "trace") if getattr(plan, name)}
+        return {"merge": list(plan.schedule), **sight, **asked, **told}
+
+    def steps(self, plan: ClassifyClipsPlan, arrays: Arrays | None = None) -> int | None:
+        if arrays is None:
+            return None
+        return int(arrays["heard"][1]) if "heard" in arrays else plan.views * plan.crops
+
+    def counted(self, jobs: Sequence[Arrays]) -> tuple[int, str]:
+        return len(jobs), "clips"
+
+    def present(self, outputs: Sequence[Outputs], plan: ClassifyClipsPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | File:
+        return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
+
+    def preview(self, arrays: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> ClassifyPreview:
+        """The views or windows so far, with few labels however many are asked for: it is made in the event loop, for each of them anew."""
+        count = min(plan.top_k, DEFAULT_TOP_K)
+        best = best_labels(arrays["timeline"].mean(axis=0), count, spec)
+        return ClassifyPreview(best, timeline_of(arrays, best, count, _spans(arrays, plan, spec), spec))
+
+    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        return tuple(Tensor(part.name, "BYTES", (1,)) for part in self.takes(spec)), labelled_tensors(spec)
+
+    def to_tensors(self, outputs: Sequence[Outputs], plan: ClassifyClipsPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
+        """Scores and labels as of images."""
+        tokens_in, tokens_out = outputs[0]["tokens"].tolist()
+        told = {"tokens_in": tokens_in, "tokens_out": tokens_out} | ({} if plan.rung is None else {"rung": plan.rung})
+        return labelled(np.stack([one["scores"] for one in outputs]), spec), told
+
+    def result_bound(self, plan: ClassifyClipsPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+        """Scores (classes,), tokens (2,), counts (4,), info (5,) and heard (3,); a timeline in the answer and in a preview."""
+        return 4 * len(spec.labels) + 8 * 14 + (_timeline_bound(plan, spec) if plan.timeline else 0)
+
+    def sample(self, spec: BundleSpec) -> Arrays:
+        """`frames` uint8 (T, S, S, 3) of noise, since decoding a video is no work of the network; `sound` of one window; or both."""
+        draw, arrays = np.random.default_rng(0), Arrays()
+        if _hears(spec):
+            assert spec.sound is not None
+            arrays["sound"] = draw.normal(0, 0.1, spec.sound.frames * spec.sound.sample_rate // 100).astype(np.float32)
+        if not _hears(spec) or _fuses(spec):
+            arrays["frames"] = _noise_frames(spec, draw)
+        return arrays
+
+    def other_samples(self, spec: BundleSpec) -> Sequence[Arrays]:
+        """`frames` of a bundle that hears and sees, each by itself."""
+        return ({"frames": _noise_frames(spec, np.random.default_rng(0))},) if _hears(spec) and _sees(spec) and not _fuses(spec) else ()
+
+
+def _noise_frames(spec: BundleSpec, draw: np.random.Generator) -> NDArray[np.uint8]:
+    side, count = spec.pictures.image_size, 1 if spec.clip is None else spec.clip.frames
+    return draw.integers(0, 256, (count, side, side, 3), np.uint8)
+
+
+def _sees(spec: BundleSpec) -> bool:
+    return spec.clip is not None and spec.preprocess is not None
+
+
+def _hears(spec: BundleSpec) -> bool:
+    return spec.sound is not None
+
+
+def _fuses(spec: BundleSpec) -> bool:
+    """Return whether a bundle goes by sound and sight together."""
+    return _sees(spec) and _hears(spec) and architectures()[spec.architecture].fuses(spec.config)
+
+
+def _check_bundle(asked: ClassifyOptions, spec: BundleSpec) -> None:
+    """Raises InvalidOption for what the bundle cannot do, whatever is sent."""
+    if not _hears(spec):
+        for name in ("merge_sight", "windows", "use"):
+            if (value := getattr(asked, name)) is not None:
+                raise InvalidOption(name, f"{value}: {spec.id} hears no sound; leave it out")
+        return
+    for name in () if _sees(spec) else ("merge_sight", "views", "crops"):
+        if (value := getattr(asked, name)) is not None:
+            raise InvalidOption(name, f"{value}: {spec.id} sees no video; leave it out")
+    if asked.crops is not None and asked.crops > 1:
+        raise InvalidOption("crops", f"{asked.crops}: {spec.id} sees the whole of each frame; use 1, or leave it out")
+    if _fuses(spec) and asked.views is not None:
+        raise InvalidOption("views", f"{asked.views}: {spec.id} looks at the video beside each window of sound; use windows")
+    uses = ("both",) if _fuses(spec) else tuple(use for use, can in (("sound", True), ("sight", _sees(spec))) if can)
+    if asked.use is not None and asked.use not in uses:
+        raise InvalidOption("use", f"{asked.use}: {spec.id} was trained for {' or '.join(uses)}")
+
+
+def _used(item: Item, plan: ClassifyClipsPlan, spec: BundleSpec) -> Use:
+    """Return what the bundle goes by. Raises InvalidOption where what was sent leaves it open, or does not suffice."""
+    if _fuses(spec):
+        return "both"
+    if plan.use == "sight" and "video" not in item:
+        raise InvalidOption("use", "sight: there is no video; send one")
+    if plan.use == "sound" or plan.use == "sight":
+        return plan.use
+    if "audio" in item and "video" in item:
+        raise InvalidOption("use", f"missing: {spec.id} classifies sound and sight apart; use sound or sight, or send one of them")
+    return "sound" if "audio" in item else "sight"
+
+
+def _check_use(plan: ClassifyClipsPlan, use: Use) -> None:
+    """Raises InvalidOption for what has no effect on what the bundle goes by."""
+    if use == "sound":
+        asked = {"views": plan.asks_views, "crops": plan.asks_crops, "merge_sight": plan.asks_sight}
+        unused, hint = next((name for name, is_asked in asked.items() if is_asked), None), "no video is seen; leave it out"
+    elif use == "sight":
+        asked = {"windows": plan.windows is not None, "merge_sight": plan.asks_sight}
+        unused = next((name for name, is_asked in asked.items() if is_asked), None)
+        hint = "no sound is heard; " + ("use merge" if unused == "merge_sight" else "leave it out")
+    else:
+        return
+    if unused is not None:
+        raise InvalidOption(unused, hint)
+
+
+def _read(item: Item, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
+    """Return the sound that was sent, or the video's own, (n,). Raises MediaError that names the part, or the one that is missing."""
+    if "audio" in item:
+        with named("audio"):
+            return sound.read(item["audio"], rate, limits)
+    try:
+        with named("video"):
+            return sound.read(item["video"], rate, limits)
+    except RecordingError as error:
+        if error.problem != "no-sound":
+            raise
+        missing = RecordingError("no-sound", "missing: the video has no sound; send one beside it")
+        missing.part = "audio"
+        raise missing from error
+
+
+def _check_start(plan: ClassifyClipsPlan, seconds: float, what: str) -> None:
+    if plan.start_s is not None and plan.start_s >= seconds:
+        raise InvalidOption("start_s", f"{plan.start_s:g}: the {what} has {seconds:g} seconds; begin before its end")
+
+
+def _heard(samples: NDArray[np.float32], plan: ClassifyClipsPlan, wanted: Sound) -> NDArray[np.float64]:
+    """Return the seconds that are heard, the windows they fill, and samples a second. Raises InvalidOption for too short a part."""
+    rate = wanted.sample_rate
+    _check_start(plan, len(samples) / rate, "sound")
+    begin = round((plan.start_s or 0.0) * rate)
+    end = len(samples) if plan.end_s is None else round(min(len(samples), plan.end_s * rate))
+    if end - begin < round(audio_windows.SHORTEST_S * rate):
+        field = "start_s" if plan.end_s is None or end == len(samples) else "end_s"
+        left, hint = 1000 * (end - begin) / rate, "begin earlier" if field == "start_s" else "end later"
+        least = 1000 * audio_windows.SHORTEST_S
+        raise InvalidOption(field, f"{getattr(plan, field):g}: {left:.3g} ms are left, and one analysis window has {least:g} ms; {hint}")
+    fitting = audio_windows.count(end - begin, wanted)
+    windows = min(fitting, plan.windows or fitting)
+    return np.array([min(end - begin, windows * audio_windows.stride(wanted)) / rate, windows, rate])
+
+
+def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Classification:
+    """The best labels of one clip or sound."""
+    tokens_in, tokens_out = outputs["tokens"].tolist()
+    sight = plan.schedule_sight if "info" in outputs else None
+    best = best_labels(outputs["scores"], plan.top_k, spec)
+    return Classification(
+        best,
+        Merging(plan.rung, plan.schedule, tokens_in, tokens_out, schedule_sight=UNSET if sight is None else sight),
+        _clip_facts(outputs, plan, spec),
+        _sound_facts(outputs, plan),
+        timeline_of(outputs, best, plan.top_k, _spans(outputs, plan, spec), spec) if "timeline" in outputs else UNSET,
+    )
+
+
+def _spans(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Spans:
+    """A preview does not say yet how long the sound is."""
+    start_s = plan.start_s or 0.0
+    end_s = start_s + float(outputs["heard"][0]) if "heard" in outputs else math.inf
+    return Spans(_fuses(spec) or "frames_at" not in outputs, start_s, end_s)
+
+
+def _timeline_bound(plan: ClassifyClipsPlan, spec: BundleSpec) -> int:
+    views = max(plan.views if _sees(spec) else 0, audio_windows.MOST_WINDOWS if _hears(spec) else 0)
+    return timeline_bound(plan.schedule, views, plan.trace, spec)
+
+
+def _clip_facts(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> ClipFacts | UnsetType:
+    if spec.clip is None or "info" not in outputs:
+        return UNSET
+    views = int(outputs["heard"][1]) if "heard" in outputs else plan.views
+    duration = float(outputs["info"][4])
+    seconds = min(duration, plan.end_s or duration) - (plan.start_s or 0.0)
+    return ClipFacts(spec.clip.frames, views, plan.crops, round(seconds, 3))
+
+
+def _sound_facts(outputs: Outputs, plan: ClassifyClipsPlan) -> SoundFacts | UnsetType:
+    if "heard" not in outputs:
+        return UNSET
+    seconds, windows, rate = outputs["heard"].tolist()
+    return SoundFacts(round(seconds, 3), int(windows), int(rate))

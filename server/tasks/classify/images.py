@@ -1,0 +1,285 @@
+"""Image → labels. Input: uint8 (S, S, 3) at the bundle's size. Output: logits (classes,) and the token counts (in, out)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from models.bundle import BundleSpec
+from server.media import image_headers, images
+from server.tasks.base import Arrays, Asked, File, Item, Outputs, Part, Plan, Task, Tensor
+from server.tasks.merge_option import MERGED, VALUES, schedule_of
+from server.tasks.options import InvalidOption, Options
+
+DEFAULT_TOP_K = 5
+
+MOST_VIEWS = 30
+MOST_WINDOWS = 12
+
+IMAGE = Part("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by their bytes.", max_count=None)
+
+
+class ClassifyOptions(Options, frozen=True, kw_only=True):
+    top_k: Annotated[
+        int | None,
+        Meta(ge=1, description="How many labels.", extra={"values": "1 to the number of classes", "default": str(DEFAULT_TOP_K)}),
+    ] = None
+    merge: Annotated[
+        MERGED | None,
+        Meta(description="Token merging.", extra={"values": VALUES, "default": "the bundle's default rung"}),
+    ] = None
+    merge_sight: Annotated[
+        MERGED | None,
+        Meta(description="Token merging of what is seen, by a bundle that also hears.", extra={"values": VALUES, "default": "as `merge`"}),
+    ] = None
+    trace: Annotated[
+        bool, Meta(description="Also say which patches were merged, block by block; of clips and sound in each view or window.")
+    ] = False
+    timeline: Annotated[
+        bool, Meta(description="Also tell the scores of each view of a clip or window of sound, and stream them as they come.")
+    ] = False
+    views: Annotated[
+        int | None, Meta(ge=1, le=MOST_VIEWS, description="Views of a video, spread over its time.", extra={"default": "the bundle's"})
+    ] = None
+    crops: Annotated[
+        Literal[1, 3] | None,
+        Meta(description="Crops of each view: its centre, or three along its longer side.", extra={"default": "the bundle's"}),
+    ] = None
+    start_s: Annotated[float | None, Meta(ge=0, description="Where what is classified begins, in seconds.", extra={"default": "0"})] = None
+    end_s: Annotated[
+        float | None, Meta(gt=0, description="Where it ends; later than the end: at the end.", extra={"default": "the end of the file"})
+    ] = None
+    windows: Annotated[
+        int | None, Meta(ge=1, le=MOST_WINDOWS, description="Windows of sound, one behind the other.", extra={"default": "all that fit"})
+    ] = None
+    use: Annotated[
+        Literal["both", "sound", "sight"] | None,
+        Meta(description="What a bundle of sound and sight goes by.", extra={"default": "what was sent, as far as the bundle can"}),
+    ] = None
+
+
+OF_CLIPS = ("merge_sight", "views", "crops", "start_s", "end_s", "windows", "use")
+"""Options that images do not have."""
+
+
+class ClassifyPlan(msgspec.Struct, frozen=True):
+    """`rung` is the one that names the schedule, if one does; `schedule` is r of every block."""
+
+    top_k: int
+    rung: str | None
+    schedule: tuple[int, ...]
+    trace: bool = False
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """One label; `score` is its softmax probability, or its sigmoid where the bundle's labels do not exclude each other."""
+
+    label: str
+    index: int
+    score: float
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """Which patches were one token after each block: `layers` holds the group id of every patch of the grid, its last axis fastest.
+
+    The grid of an image is [rows, columns], of a clip [times, rows, columns], of a spectrogram [times, mel bins]."""
+
+    grid: tuple[int, ...]
+    layers: list[list[int]]
+
+
+class Merging(msgspec.Struct, frozen=True):
+    """How tokens were merged: `rung` is null unless one was used, `schedule` is r of every block, token counts include special tokens."""
+
+    rung: str | None
+    schedule: tuple[int, ...]
+    tokens_in: int
+    tokens_out: int
+    trace: Trace | msgspec.UnsetType = msgspec.UNSET
+    schedule_sight: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    """r of every block of the half that sees, where it is another one; `schedule` is then of the half that hears."""
+
+
+class ClipFacts(msgspec.Struct, frozen=True):
+    """How a video was looked at: frames of a view, views in time, crops of each, and seconds of the part that they are spread over."""
+
+    frames: int
+    views: int
+    crops: int
+    duration_s: float
+
+
+class SoundFacts(msgspec.Struct, frozen=True):
+    """How sound was heard: seconds that its windows cover, their number, and samples a second."""
+
+    seconds: float
+    windows: int
+    sample_rate: int
+
+
+class ViewScores(msgspec.Struct, frozen=True):
+    """The labels of one view of a clip, or of one window of sound: its best ones and those that are best in the mean, best first.
+
+    A view lasts from the second of its first frame to that of its last one."""
+
+    start_s: float
+    end_s: float
+    predictions: list[Prediction]
+    frames_s: list[float] | msgspec.UnsetType = msgspec.UNSET
+    """With a trace of what is seen: the seconds of its frames."""
+    trace: Trace | msgspec.UnsetType = msgspec.UNSET
+    trace_sight: Trace | msgspec.UnsetType = msgspec.UNSET
+    """Trace of the half that sees, where both are asked; `trace` is then that of the half that hears."""
+
+
+class Classification(msgspec.Struct, frozen=True):
+    """The best labels of one image, or of a clip, best first."""
+
+    predictions: list[Prediction]
+    merging: Merging | None
+    """Null for models without tokens."""
+    clip: ClipFacts | msgspec.UnsetType = msgspec.UNSET
+    sound: SoundFacts | msgspec.UnsetType = msgspec.UNSET
+    timeline: list[ViewScores] | msgspec.UnsetType = msgspec.UNSET
+    """The views or windows one by one, in the order of time."""
+
+
+class ClassifyAnswer(msgspec.Struct, frozen=True):
+    results: list[Classification]
+    """In the order of the images; one of a clip."""
+
+
+class ImageTask(Task[Asked, Plan]):
+    """A task whose items are images, each of which becomes one job with `pixels` uint8 (S, S, 3) at the bundle's size."""
+
+    def prepare(self, item: Item, plan: Plan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
+        with decoder.decoded(item["image"]) as image:
+            return [{"pixels": images.to_model_size(image, spec.pictures, decoder.max_pixels)}]
+
+    def is_small(self, item: Item) -> bool:
+        return image_headers.is_small(item["image"])
+
+    def sample(self, spec: BundleSpec) -> Arrays:
+        side = spec.pictures.image_size
+        return {"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)}
+
+
+class Classify(ImageTask[ClassifyOptions, ClassifyPlan]):
+    name = "classify"
+    summary = "Classify images, clips and sound"
+    description = "Images; or a video, sound, or both, where a bundle takes them: the scores of its views and windows are averaged."
+    parts = (IMAGE,)
+    options = ClassifyOptions
+    plan_type = ClassifyPlan
+    answer = ClassifyAnswer
+    without_tensor = ("timeline", "trace")
+    example = ClassifyAnswer(
+        [
+            Classification(
+                [Prediction("Chad", 205, 0.52), Prediction("Romania", 180, 0.41)],
+                Merging("steps13", (13, 13, 13, 10), tokens_in=65, tokens_out=16),
+            )
+        ]
+    )
+
+    def plan(self, asked: ClassifyOptions, spec: BundleSpec) -> ClassifyPlan:
+        top_k = checked_top_k(asked.top_k, spec)
+        for name in OF_CLIPS:
+            if (value := getattr(asked, name)) is not None:
+                raise InvalidOption(name, f"{value}: {spec.id} classifies images; leave it out")
+        if asked.timeline:
+            raise InvalidOption("timeline", f"true: {spec.id} classifies images, which have no views; leave it out")
+        rung, schedule = schedule_of(None if asked.merge is None else str(asked.merge), spec)
+        check_trace(asked, spec)
+        return ClassifyPlan(top_k, rung, schedule, asked.trace)
+
+    def arguments(self, plan: ClassifyPlan) -> dict[str, Any]:
+        return {"merge": list(plan.schedule)} | ({"trace": True} if plan.trace else {})
+
+    def present(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | File:
+        return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
+
+    def result_bound(self, plan: ClassifyPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+        """Logits (classes,), tokens (2,) and schedule (depth,); with a trace groups (depth, patches) and grid (2,)."""
+        traced = len(plan.schedule) * patches(spec) + 2 if plan.trace else 0
+        return 4 * len(spec.labels) + 8 * (2 + traced) + 4 * len(plan.schedule)
+
+    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        return (Tensor("image", "BYTES", (1,)),), labelled_tensors(spec)
+
+    def to_tensors(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
+        scores = np.stack([_softmax(one["logits"]) for one in outputs])  # (images, classes)
+        tokens_in, tokens_out = (int(count) for count in outputs[0]["tokens"])
+        rung, _ = _merged(outputs[0], plan)
+        told = ({"tokens_in": tokens_in, "tokens_out": tokens_out} if tokens_in else {}) | ({} if rung is None else {"rung": rung})
+        return labelled(scores, spec), told
+
+
+def check_trace(asked: ClassifyOptions, spec: BundleSpec) -> None:
+    """Raises InvalidOption."""
+    if asked.trace and not spec.merges:
+        raise InvalidOption("trace", f"the tokens of {spec.id} do not merge: there is nothing to trace")
+
+
+def checked_top_k(asked: int | None, spec: BundleSpec) -> int:
+    """Return the number of labels that are told. Raises InvalidOption."""
+    classes = len(spec.labels)
+    top_k = min(DEFAULT_TOP_K, classes) if asked is None else asked
+    if top_k > classes:
+        raise InvalidOption("top_k", f"{top_k}: use an integer from 1 to {classes}, the number of classes of {spec.id}")
+    return top_k
+
+
+def patches(spec: BundleSpec) -> int:
+    """Return how many patches an image has."""
+    return int((spec.pictures.image_size // int(spec.config.get("patch_size", 16))) ** 2)
+
+
+def _classification(outputs: Outputs, plan: ClassifyPlan, spec: BundleSpec) -> Classification:
+    """The `top_k` best labels of one image; equal scores in the order of the classes."""
+    predictions = best_labels(_softmax(outputs["logits"]), plan.top_k, spec)
+    tokens_in, tokens_out = outputs["tokens"].tolist()
+    if not tokens_in:
+        return Classification(predictions, None)
+    trace = Trace(tuple(outputs["grid"].tolist()), outputs["groups"].tolist()) if plan.trace else msgspec.UNSET
+    return Classification(predictions, Merging(*_merged(outputs, plan), tokens_in, tokens_out, trace))
+
+
+def labelled_tensors(spec: BundleSpec) -> tuple[Tensor, Tensor]:
+    scores = Tensor("scores", "FP32", (len(spec.labels),), labels=spec.labels)
+    return scores, Tensor("labels", "BYTES", (min(DEFAULT_TOP_K, len(spec.labels)),))
+
+
+def labelled(scores: NDArray[np.float32], spec: BundleSpec) -> Arrays:
+    """Return `scores` (n, classes) and the best `labels` (n, 5) of each, fewer where there are fewer classes."""
+    labels = np.array([label.encode() for label in spec.labels], object)
+    return {"scores": scores, "labels": labels[_best(scores, min(DEFAULT_TOP_K, len(labels)))]}
+
+
+def best_labels(scores: NDArray[np.float32], count: int, spec: BundleSpec) -> list[Prediction]:
+    """Return the labels of the highest scores (classes,), best first; equal ones in the order of the classes."""
+    best = _best(scores, count)
+    return [Prediction(spec.labels[index], index, score) for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)]
+
+
+def _merged(outputs: Outputs, plan: ClassifyPlan) -> tuple[str | None, tuple[int, ...]]:
+    """Rung and schedule of what was done. schedule: (depth,), where the worker did not merge as planned, since that was faster."""
+    done = outputs.get("schedule")
+    return (plan.rung, plan.schedule) if done is None else (None, tuple(done.tolist()))
+
+
+def _softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
+    """(classes,). Ufuncs, since numpy's functions around them cost more than the work on few classes."""
+    powers = np.exp(np.subtract(logits, np.maximum.reduce(logits), dtype=np.float64))
+    scores: NDArray[np.float32] = (powers / np.add.reduce(powers)).astype(np.float32)
+    return scores
+
+
+def _best(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Indices of the highest of the last axis, best first; equal scores in the order of the classes."""
+    return (-scores).argsort(axis=-1, kind="stable")[..., :count]

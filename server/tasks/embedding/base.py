@@ -1,0 +1,63 @@
+"""The base of tasks whose bundles turn images and texts into vectors of one space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from models.bundle import BundleSpec
+from server.tasks.base import Arrays, Asked, Plan, Shapes
+from server.tasks.classify.images import ImageTask, patches
+from server.tasks.embedding import text_jobs
+from server.tasks.options import InvalidOption
+
+
+class VectorTask(ImageTask[Asked, Plan]):
+    """Some jobs of a request hold an image, with `arguments`, and others hold texts."""
+
+    echoed_arrays = text_jobs.ECHOED
+    unread_arrays = text_jobs.UNREAD
+
+    def bucket(self, plan: Plan, spec: BundleSpec, shapes: Shapes) -> str:
+        """Whoever asks for the vector of an image shares batches, whatever becomes of it."""
+        return text_jobs.bucket(shapes) if "utf8" in shapes else super().bucket(plan, spec, shapes)
+
+    def arguments_of(self, plan: Plan, shapes: Shapes) -> dict[str, Any]:
+        return {} if "utf8" in shapes else self.arguments(plan)
+
+    def counted(self, jobs: Sequence[Arrays]) -> tuple[int, str]:
+        """Images; texts where there are no images."""
+        images = sum("utf8" not in arrays for arrays in jobs)
+        return (images, "images") if images else (sum(int(np.count_nonzero(arrays["lengths"])) for arrays in jobs), "texts")
+
+    def weight(self, spec: BundleSpec, shapes: Shapes) -> float:
+        """By the number of tokens."""
+        if "utf8" not in shapes or spec.text is None:
+            return 1.0
+        return text_jobs.tokens(shapes, spec.text) / patches(spec)
+
+    def other_samples(self, spec: BundleSpec) -> Sequence[Arrays]:
+        return () if spec.text is None else text_jobs.packed(["a dog"])
+
+
+def image_arguments(schedule: Sequence[int], pool: str = "", output: str = "pooled") -> dict[str, Any]:
+    return {"merge": list(schedule)} | ({"pool": pool} if pool else {}) | ({"output": output} if output != "pooled" else {})
+
+
+def image_bound(spec: BundleSpec, output: str = "pooled") -> int:
+    """Vector (dim,) and tokens (2,); or vectors (T, dim), sizes (T,) and owners (patches,)."""
+    dim = spec.embedding_dim
+    if output == "pooled":
+        return 4 * dim + 8
+    return patches(spec) * (4 * dim + 8) + 8
+
+
+def need_tokenizer(spec: BundleSpec, field: str) -> None:
+    """Raises InvalidOption for a pair that cannot read texts."""
+    if spec.text is None:
+        raise InvalidOption(
+            field,
+            f"{spec.id} has no tokenizer and takes images alone; `opsin bundles tokenizer {spec.name} FILE` and a restart give it one",
+        )

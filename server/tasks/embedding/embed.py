@@ -1,0 +1,213 @@
+"""Images or texts → vectors of unit length. Input: uint8 (S, S, 3) at the bundle's size, or up to 64 texts. Output: `embedding` float32."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from models.bundle import EMBEDDED, BundleSpec
+from models.registry import architectures
+from server.media.images import Decoder
+from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Tensor
+from server.tasks.classify.images import IMAGE
+from server.tasks.embedding import text_jobs
+from server.tasks.embedding.base import VectorTask, image_arguments, image_bound, need_tokenizer
+from server.tasks.merge_option import MERGED, VALUES, schedule_of
+from server.tasks.options import ExcessiveOption, InvalidOption, Options
+
+NPY, NPZ = "application/x-npy", "application/x-npz"
+MOST_TEXTS = 256
+LONGEST_TEXT = 2048
+"""Characters."""
+FEW_BYTES = 64 * 1024
+"""More are made into an answer in a thread."""
+
+
+class EmbedOptions(Options, frozen=True, kw_only=True):
+    encoding: Annotated[Literal["float", "base64"], Meta(description="Vectors as numbers, or as base64 of little-endian float32.")] = (
+        "float"
+    )
+    merge: Annotated[MERGED, Meta(description="Token merging in images.", extra={"values": VALUES})] = "off"
+    pool: Annotated[
+        Literal["cls", "mean"] | None,
+        Meta(
+            description="Vector of an image: the class token, or the mean of the patches; not every bundle has both.",
+            extra={"default": "the bundle's own"},
+        ),
+    ] = None
+    output: Annotated[
+        Literal["pooled", "tokens"],
+        Meta(description="One vector for an image, or one for each of its merged tokens, with their sizes and patches."),
+    ] = "pooled"
+    dimensions: Annotated[
+        int | None, Meta(ge=1, description="Length of the vectors.", extra={"values": "the bundle's own", "default": "the bundle's own"})
+    ] = None
+    truncate: Annotated[bool, Meta(description="Cut texts that are too long for the bundle, instead of refusing them.")] = True
+
+
+class EmbedPlan(msgspec.Struct, frozen=True):
+    """`schedule` is r of every block; `pool` is empty where only the bundle's own is possible."""
+
+    encoding: str
+    schedule: tuple[int, ...]
+    pool: str
+    output: str
+    truncate: bool
+
+
+class TokenVectors(msgspec.Struct, frozen=True):
+    """The merged tokens of one image: their vectors, how many patches each stands for, and which."""
+
+    vectors: list[list[float]] | str
+    sizes: list[int]
+    patches: list[list[int]]
+
+
+class EmbedAnswer(msgspec.Struct, frozen=True):
+    kind: Literal["image", "text"]
+    dim: int
+    normalized: bool
+    """True: vectors have unit length."""
+    embeddings: list[list[float] | str | TokenVectors]
+    """In the order of the images or texts."""
+    truncated: int
+    """How many texts were too long and lost their end."""
+
+
+class Embed(VectorTask[EmbedOptions, EmbedPlan]):
+    name = "embed"
+    bundle_tasks = EMBEDDED
+    summary = "Turn images or texts into vectors"
+    parts = (
+        Part(IMAGE.name, IMAGE.kind, IMAGE.description, IMAGE.max_count, required=False),
+        Part("text", "text", f"A text of at most {LONGEST_TEXT:,} characters.", MOST_TEXTS, required=False, together=True),
+    )
+    options = EmbedOptions
+    plan_type = EmbedPlan
+    answer = EmbedAnswer
+    media_types = (JSON, NPY, NPZ)
+    example = EmbedAnswer("text", dim=4, normalized=True, embeddings=[[0.5, -0.5, 0.5, 0.5]], truncated=0)
+
+    def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
+        return self.parts if spec.task == "zero-shot" else self.parts[:1]
+
+    def offers(self, asked: EmbedOptions | EmbedPlan) -> tuple[str, ...]:
+        """One array or several."""
+        return self.media_types if asked.output == "pooled" else (JSON, NPZ)
+
+    def plan(self, asked: EmbedOptions, spec: BundleSpec) -> EmbedPlan:
+        dim = spec.embedding_dim
+        if asked.dimensions not in (None, dim):
+            raise InvalidOption("dimensions", f"{asked.dimensions}: vectors of {spec.id} have {dim} numbers, and cannot be cut")
+        architecture = architectures()[spec.architecture]
+        pools = architecture.pools(spec.config)
+        if asked.pool is not None and asked.pool not in pools:
+            raise InvalidOption("pool", f"{asked.pool}: {spec.id} offers {' and '.join(pools) or 'no choice; leave it out'}")
+        if asked.output == "tokens" and not architecture.token_vectors(spec.config):
+            raise InvalidOption("output", f"tokens: {spec.id} gives one vector for an image; use `pooled`")
+        _, schedule = schedule_of(str(asked.merge), spec)
+        return EmbedPlan(asked.encoding, schedule, asked.pool or "", asked.output, asked.truncate)
+
+    def prepare(self, item: Item, plan: EmbedPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+        if "text" in item:
+            return text_jobs.packed(_texts(msgspec.json.decode(item["text"], type=list[str]), plan, spec))
+        return super().prepare(item, plan, spec, decoder)
+
+    def is_small(self, item: Item) -> bool:
+        return "text" in item or super().is_small(item)
+
+    def arguments(self, plan: EmbedPlan) -> dict[str, Any]:
+        return image_arguments(plan.schedule, plan.pool, plan.output)
+
+    def present(self, outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | File:
+        if plan.output == "tokens":
+            return _tokens(outputs, plan, spec, media_type)
+        kind, vectors, truncated = _vectors(outputs, plan, spec)
+        if media_type != JSON:
+            buffer = io.BytesIO()
+            np.save(buffer, vectors) if media_type == NPY else np.savez(buffer, vectors=vectors)
+            return File(buffer.getvalue())
+        return EmbedAnswer(kind, spec.embedding_dim, True, encode_vectors(vectors, plan.encoding), truncated)
+
+    def presents_aside(self, outputs: Sequence[Outputs], plan: EmbedPlan) -> bool:
+        return sum(array.nbytes for one in outputs for array in one.values()) > FEW_BYTES
+
+    def result_bound(self, plan: EmbedPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+        return text_jobs.bound(spec, sizes) if "lengths" in sizes else image_bound(spec, plan.output)
+
+    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.takes(spec))
+        return inputs, (Tensor("embedding", "FP32", (spec.embedding_dim,)),)
+
+    def to_tensors(self, outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
+        if plan.output == "tokens":
+            raise InvalidOption("output", "tokens are not offered in this protocol; POST /v1/embed answers them")
+        kind, vectors, truncated = _vectors(outputs, plan, spec)
+        return {"embedding": vectors}, {"truncated": truncated} if kind == "text" else {}
+
+
+def check_text(text: str, field: str) -> None:
+    """Raises InvalidOption for an empty text, ExcessiveOption for one that is too long."""
+    if not text.strip():
+        raise InvalidOption(field, "empty: send at least one character that is no space")
+    if len(text) > LONGEST_TEXT:
+        raise ExcessiveOption(field, f"{len(text)} characters: at most {LONGEST_TEXT} are taken")
+
+
+def _texts(given: list[str], plan: EmbedPlan, spec: BundleSpec) -> list[str]:
+    need_tokenizer(spec, "text")
+    if plan.output == "tokens":
+        raise InvalidOption("output", "tokens: those of images alone are offered; use `pooled`")
+    for name, is_asked in (("merge", any(plan.schedule)), ("pool", bool(plan.pool))):
+        if is_asked:
+            raise InvalidOption(name, "it is for images, and texts were sent; leave it out")
+    for index, text in enumerate(given):
+        check_text(text, "text" if len(given) == 1 else f"text[{index}]")
+    return given
+
+
+def _vectors(outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec) -> tuple[Literal["image", "text"], NDArray[np.float32], int]:
+    """Return the kind, the vectors (n, dim), and how many texts were cut. Raises InvalidOption where they must not be."""
+    if "places" not in outputs[0]:
+        return "image", np.stack([one["embedding"] for one in outputs]), 0
+    found = text_jobs.vectors(outputs)
+    cut = [place for place in range(len(found)) if found[place][1]]
+    if cut and not plan.truncate:
+        field = "text" if len(found) == 1 else f"text[{cut[0]}]"
+        most = spec.text.length if spec.text is not None else 0
+        raise InvalidOption(field, f"longer than the {most} word pieces that {spec.id} reads, and `truncate` is false")
+    return "text", np.stack([found[place][0] for place in range(len(found))]), len(cut)
+
+
+def encode_vectors(vectors: NDArray[np.float32], encoding: str) -> list[Any]:
+    """Return the vectors (n, dim) as lists of numbers, or as base64 of little-endian float32."""
+    if encoding == "base64":
+        return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
+    rows: list[Any] = vectors.tolist()
+    return rows
+
+
+def _tokens(outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | File:
+    """vectors: (T, dim) float32; sizes: (T,); owners: (patches,), the token of each patch."""
+    if media_type == NPZ:
+        buffer = io.BytesIO()
+        vectors, sizes, owners = (np.stack([one[name] for one in outputs]) for name in ("vectors", "sizes", "owners"))
+        np.savez(buffer, vectors=vectors, sizes=sizes, owners=owners)
+        return File(buffer.getvalue())
+    return EmbedAnswer("image", spec.embedding_dim, True, [_token_vectors(one, plan) for one in outputs], 0)
+
+
+def _token_vectors(one: Outputs, plan: EmbedPlan) -> TokenVectors:
+    owners = one["owners"]
+    order = np.argsort(owners, kind="stable")
+    by_token = np.split(order, np.cumsum(one["sizes"])[:-1])
+    vectors = one["vectors"].astype("<f4")
+    encoded = base64.b64encode(vectors.tobytes()).decode() if plan.encoding == "base64" else vectors.tolist()
+    return TokenVectors(encoded, one["sizes"].tolist(), [group.tolist() for group in by_token])

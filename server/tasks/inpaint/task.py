@@ -1,0 +1,365 @@
+"""Image and mask → the image with its hole filled.
+
+The worker gets the region that the network works on (`server/media/crop_regions.py`): pixels uint8 (h, w, 3), missing uint8 (h, w), windows
+int32 (W, 2). Where patches are copied, it gets detail uint8 (h, w, 3) and detail_missing uint8 (h, w), the region at its own scale, beside
+these or, without the network, in place of them. To be given back as they are: box int32 (4,), left, top, width and height of the region,
+and method uint8 (), the index in METHODS. It answers filled uint8 (samples, h, w, 3).
+
+The files `image` and `mask` as they were sent, uint8 (bytes,), `mask` empty where there was none, stay with the gateway, or go back with
+the outputs of a job that outlives it: so the result can be composed from outputs and plan, by any gateway and at any time.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from models.bundle import BundleSpec
+from models.bundle_schema import FillMethod
+from models.media import patchmatch
+from models.systems.diffmae.sampler_presets import PRESETS, SamplerName
+from server.media import compositing, crop_regions, masks
+from server.media.crop_regions import Region
+from server.media.images import PIXEL, Decoder, Opened, TooManyPixels
+from server.media.limits import named
+from server.media.masks import Box, Mask
+from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
+from server.tasks.inpaint.schema import METHODS, Filled, InpaintAnswer, InpaintOptions, InpaintPlan, InpaintPreview, Method
+from server.tasks.options import ExcessiveOption, InvalidOption
+
+PNG = "image/png"
+MOST_STEPS = 4000
+"""Steps times samples times windows of one request."""
+COPYING_STEPS = 100
+"""Steps of a starter's network that take as long as copying patches into one sample: about half a second."""
+DRAWN_SEEDS = 2**53
+"""Drawn seeds are below it, so that JavaScript reads them exactly."""
+OF_NETWORK = ("preset", "steps", "sampler", "eta", "spacing", "temperature")
+"""Options by which the network is asked for."""
+SMALL_ARRAYS = 64
+"""Bytes of the answer's arrays besides."""
+PATCH_SIZE = 16
+"""Default of an architecture whose config does not tell."""
+PRESENTER = Decoder(2**48)
+"""Decodes again, to compose the result, what was decoded once, within the limits of that time."""
+# bytes of a pixel of the image, beside the image
+MASKS = 2
+"""One, and one that grows out of it; or as it was sent, bright and transparent pixels."""
+TILED = 4
+"""The network's input, at the image's own scale."""
+COPIED = 16
+"""A crop that patches are copied from: itself, its mask, and how thick that is."""
+RAMP = 1
+PNG_PIXEL = 4
+"""A PNG of noise; those of photographs take half of it."""
+
+
+NO_MASK = (
+    "missing: send the part `mask`, an image of the same size that is white where it is to be filled; or the option, such as `center` or "
+    "`box:X,Y,W,H`; or an image whose own pixels are transparent there"
+)
+
+
+class Inpaint(Task[InpaintOptions, InpaintPlan]):
+    name = "inpaint"
+    summary = "Fill holes in images"
+    description = (
+        "The mask has the size of the upright image; its pixels of at least 128 are filled, or its transparent ones where it has any. "
+        "Every byte outside of them stays as it was. With `Accept: application/json`, or several samples, the answer is JSON."
+    )
+    parts = (
+        Part("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by their bytes."),
+        Part("mask", "image", "An image of the same size, white where it is to be filled.", required=False),
+    )
+    options = InpaintOptions
+    plan_type = InpaintPlan
+    answer = InpaintAnswer
+    example = InpaintAnswer(
+        width=640,
+        height=480,
+        masked_pixels=8214,
+        steps=100,
+        sampler="ddim",
+        method="network",
+        results=[Filled(b"\x89PNG\r\n\x1a\n", seed=4127539016253314)],
+    )
+    media_types = (PNG, JSON)
+    echoed_arrays = unread_arrays = ("image", "mask")
+    takes_long = True
+
+    def plan(self, asked: InpaintOptions, spec: BundleSpec) -> InpaintPlan:
+        if spec.clip is not None:
+            raise InvalidOption("model", f"{spec.id} fills holes in clips; this route takes images")
+        if asked.mask is not None:
+            _parse(asked.mask)
+        if asked.feather and asked.blend == "membrane":
+            raise InvalidOption("blend", "membrane: not with `feather`, which blends in its own way")
+        method = _method(asked, spec)
+        sampler, steps = _sampling(asked, spec)
+        if asked.eta is not None and sampler != "ddim":
+            raise InvalidOption("eta", f"{asked.eta:g}: it is for the sampler `ddim`; {sampler} has none")
+        if steps * asked.samples > MOST_STEPS:
+            field = "steps" if asked.steps is not None else "samples"
+            raise ExcessiveOption(field, f"{steps} steps of {asked.samples} samples: at most {MOST_STEPS} steps in one request")
+        given = msgspec.structs.asdict(asked)
+        del given["preset"]
+        chosen = {
+            "steps": steps,
+            "sampler": sampler,
+            "eta": asked.eta or 0.0,
+            "spacing": asked.spacing or "uniform",
+            "seed": secrets.randbelow(DRAWN_SEEDS) if asked.seed is None else asked.seed,
+            "temperature": next(share for share in (asked.temperature, spec.temperature, 1.0) if share is not None),
+            "blend": asked.blend or ("none" if asked.feather else "membrane"),
+            "method": method,
+        }
+        return InpaintPlan(**(given | chosen))
+
+    def prepare(self, item: Item, plan: InpaintPlan, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
+        """Raises InvalidOption where mask and image do not go together, and ExcessiveOption."""
+        if plan.mask is not None and "mask" in item:
+            raise InvalidOption("mask", "given both as a part and as text: send one of them")
+        image, mask = _open(item["image"], item.get("mask", b""), decoder)
+        if plan.samples * image.pixels > decoder.max_pixels:
+            raise TooManyPixels(
+                f"{plan.samples} samples of {image.size[0]} × {image.size[1]} pixels are together above the limit of "
+                f"{decoder.max_pixels / 1e6:g} megapixels (OPSIN_MAX_PIXELS)"
+            )
+        scratch = crop_regions.SCALING_BYTES * min(image.pixels, 2 * crop_regions.STRIP_PIXELS)
+        if plan.method != "network":
+            scratch += COPIED * min(image.pixels, patchmatch.MOST_PIXELS)
+        with decoder.budget.taken(_memory(image, mask, TILED if plan.size == "tile" else 0, scratch)):
+            sent = _sent_mask(mask)
+            picture = image.upright(transparency=True)
+            hole = _hole(picture, sent, plan, spec)
+            region = crop_regions.choose(plan.size, hole, _native(spec))
+            fine = None if plan.method == "network" or not region.windows else crop_regions.detail(hole, region)
+            method = _method_of(hole, region, fine, plan, spec)
+            if method != "exemplar" and plan.steps * plan.samples * len(region.windows) > MOST_STEPS:
+                raise ExcessiveOption(
+                    "size", f"{len(region.windows)} windows of {plan.steps} steps of {plan.samples} samples: at most {MOST_STEPS} steps"
+                )
+            seen = _seen(picture, hole, region, fine, method)
+            del picture, sent, hole
+        box = region.box
+        return [
+            {
+                **seen,
+                "method": np.array(METHODS.index(method), np.uint8),
+                "box": np.array([box.left, box.top, box.width, box.height], np.int32),
+                "image": np.frombuffer(item["image"], np.uint8),
+                "mask": np.frombuffer(item.get("mask", b""), np.uint8),
+            }
+        ]
+
+    def offers(self, asked: InpaintOptions | InpaintPlan) -> tuple[str, ...]:
+        """A file is one image."""
+        return self.media_types if asked.samples == 1 else (JSON,)
+
+    def bucket(self, plan: InpaintPlan, spec: BundleSpec, shapes: Shapes) -> str:
+        """Holes, samplers and times of any kind take their steps together; copying patches takes other steps, and longer ones."""
+        return "x".join(map(str, _native(spec))) + ("-copied" if "detail" in shapes else "")
+
+    def arguments(self, plan: InpaintPlan) -> dict[str, Any]:
+        names = ("sampler", "steps", "eta", "spacing", "seed", "samples", "inject_known", "deterministic", "temperature")
+        return {name: getattr(plan, name) for name in names}
+
+    def memory_to_present(self, outputs: Sequence[Outputs], plan: InpaintPlan) -> int:
+        beside = (PIXEL if plan.samples > 1 else 0) + PNG_PIXEL * plan.samples + (RAMP if plan.feather else 0)
+        opened = (_open(one["image"].tobytes(), one["mask"].tobytes(), PRESENTER) for one in outputs)
+        return max(_memory(image, mask, beside, compositing.blending_bytes(image.pixels)) for image, mask in opened)
+
+    def present(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec, media_type: str) -> InpaintAnswer | File:
+        answer = _answer(outputs[0], plan, spec)
+        if media_type == PNG and plan.samples == 1:
+            return File(answer.results[0].image, {"X-Seed": str(plan.seed), "X-Steps": str(answer.steps), "X-Method": answer.method})
+        return answer
+
+    def preview(self, arrays: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintPreview:
+        left, top, width, height = arrays["box"].tolist()
+        return InpaintPreview(int(arrays["step"]), (left, top, width, height), compositing.to_png(Image.fromarray(arrays["filled"])))
+
+    def result_bound(self, plan: InpaintPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+        """The files and one canvas, or one crop that patches are copied into, for each sample, and one for a preview."""
+        sample = max(sizes.get("pixels", 0), sizes.get("detail", 0))
+        return sizes["image"] + sizes["mask"] + (plan.samples + 1) * sample + SMALL_ARRAYS
+
+    def steps(self, plan: InpaintPlan, arrays: Arrays | None = None) -> int:
+        if arrays is None and plan.method == "auto":
+            return plan.samples * min(plan.steps, COPYING_STEPS)
+        method = plan.method if arrays is None else METHODS[int(arrays["method"])]
+        of_network = 0 if method == "exemplar" else plan.steps * max(1, 0 if arrays is None else len(arrays["windows"]))
+        return plan.samples * (of_network + (0 if method == "network" else COPYING_STEPS))
+
+    def sample(self, spec: BundleSpec) -> Arrays:
+        """A quarter is missing, in the middle."""
+        height, width = _native(spec)
+        frames = () if spec.clip is None else (spec.clip.frames,)
+        missing = np.zeros((*frames, height, width), np.uint8)
+        missing[..., height // 4 : height // 4 + height // 2, width // 4 : width // 4 + width // 2] = 1
+        pixels = np.random.default_rng(0).integers(0, 256, (*frames, height, width, 3), np.uint8)
+        return {"pixels": pixels, "missing": missing, "windows": np.zeros((1, 2), np.int32)}
+
+    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
+        """The outputs have one column for each sample."""
+        inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.parts)
+        return inputs, (Tensor("image", "BYTES", (1,), is_file=True), Tensor("seed", "INT64", (1,)))
+
+    def to_tensors(self, outputs: Sequence[Outputs], plan: InpaintPlan, spec: BundleSpec) -> tuple[Arrays, dict[str, Any]]:
+        answers = [_answer(one, plan, spec) for one in outputs]
+        images = np.empty((len(answers), plan.samples), object)
+        images[:] = [[filled.image for filled in answer.results] for answer in answers]
+        seeds = np.array([[filled.seed for filled in answer.results] for answer in answers], np.int64)
+        first = answers[0]
+        return {"image": images, "seed": seeds}, {"steps": first.steps, "sampler": first.sampler, "method": first.method}
+
+
+def _answer(outputs: Outputs, plan: InpaintPlan, spec: BundleSpec) -> InpaintAnswer:
+    """The finished samples of one image."""
+    image, mask = _open(outputs["image"].tobytes(), outputs["mask"].tobytes(), PRESENTER)
+    sent = _sent_mask(mask)
+    picture = image.upright(transparency=True)
+    profile = picture.info["icc_profile"]
+    hole = _hole(picture, sent, plan, spec)
+    del sent
+    box, results = Box(*outputs["box"].tolist()), []
+    for sample, made in enumerate(outputs["filled"]):
+        composed = picture.copy() if len(outputs["filled"]) > 1 else picture
+        compositing.compose(composed, made, box, hole, plan.feather, plan.blend)
+        results.append(Filled(compositing.to_png(composed, profile), plan.seed_of(sample)))
+    method = METHODS[int(outputs["method"])] if "method" in outputs else "network"
+    steps, sampler = (0, "none") if method == "exemplar" else (plan.steps, plan.sampler)
+    return InpaintAnswer(picture.width, picture.height, int(np.count_nonzero(hole)), steps, sampler, method, results)
+
+
+def _open(image: bytes, mask: bytes, decoder: Decoder) -> tuple[Opened, Opened | None]:
+    """Read the headers of image and mask; no mask where none was sent. Raises ImageError that names the part, and InvalidOption."""
+    opened = decoder.open(image)
+    if not mask:
+        return opened, None
+    with named("mask"):
+        sent = decoder.open(mask)
+    if sent.size != opened.size:
+        raise InvalidOption(
+            "mask", f"{sent.size[0]} × {sent.size[1]} pixels, but the image, upright, has {opened.size[0]} × {opened.size[1]}"
+        )
+    return opened, sent
+
+
+def _memory(image: Opened, mask: Opened | None, beside: int, scratch: int) -> int:
+    """Bytes at the worst moment of what is made of an image. beside: bytes a pixel besides the image and its masks. scratch: bytes for some
+    of its rows at a time."""
+    masks_of_it = MASKS * image.pixels
+    decoding = image.memory(transparency=True) + (0 if mask is None else image.pixels)
+    decoding_mask = 0 if mask is None else mask.memory(transparency=True) + masks_of_it
+    return max(decoding_mask, decoding, (PIXEL + beside) * image.pixels + masks_of_it + scratch)
+
+
+def _sent_mask(mask: Opened | None) -> Mask | None:
+    """None where none was sent. Raises ImageError that names the part."""
+    if mask is None:
+        return None
+    with named("mask"):
+        return masks.of_image(mask.upright(transparency=True))
+
+
+def _hole(image: Image.Image, sent: Mask | None, plan: InpaintPlan, spec: BundleSpec) -> Mask:
+    """Pixels to fill, (H, W) of the upright image. Raises InvalidOption."""
+    height, width = image.height, image.width
+    if sent is None and plan.mask is None:
+        mask = masks.of_transparency(image)
+        if not mask.any():
+            raise InvalidOption("mask", NO_MASK)
+    else:
+        mask = sent if sent is not None else _of_words(plan, spec, height, width)
+    return masks.grow(mask, plan.grow)
+
+
+def _of_words(plan: InpaintPlan, spec: BundleSpec, height: int, width: int) -> Mask:
+    """Random cells are the network's patches, where it sees the whole image."""
+    assert plan.mask is not None
+    words = _parse(plan.mask)
+    if isinstance(words, Box):
+        try:
+            return words.mask(height, width)
+        except ValueError as error:
+            raise InvalidOption("mask", str(error)) from error
+    native = _native(spec)
+    patch = int(spec.config.get("patch_size", PATCH_SIZE))
+    return words.mask(height, width, patch / min(native[0] / height, native[1] / width), plan.seed)
+
+
+def _parse(text: str) -> Box | masks.AreaShare:
+    try:
+        return masks.parse(text.strip())
+    except ValueError as error:
+        raise InvalidOption("mask", str(error)) from error
+
+
+def _method(asked: InpaintOptions, spec: BundleSpec) -> Method:
+    """`auto` where the hole decides. Raises InvalidOption."""
+    of_network = next((name for name in OF_NETWORK if getattr(asked, name) is not None), None)
+    if asked.method == "exemplar" and of_network is not None:
+        value = getattr(asked, of_network)
+        raise InvalidOption(of_network, f"{value}: it is for the network; the method exemplar copies patches of the image instead")
+    if asked.method in ("exemplar", "network-exemplar") and not patchmatch.installed():
+        raise InvalidOption("method", f"{asked.method}: the package patchmatch-cython is not installed here; use auto or network")
+    if asked.method == "auto" and (of_network is not None or not spec.fill or not patchmatch.installed()):
+        return "network"
+    return asked.method
+
+
+def _method_of(hole: Mask, region: Region, fine: Region | None, plan: InpaintPlan, spec: BundleSpec) -> FillMethod:
+    """How this hole is filled. fine: from where patches would be copied; None where nothing is missing. Raises InvalidOption."""
+    if fine is None:
+        return "network" if plan.method == "auto" else plan.method
+    box = region.box
+    missing = masks.resize(box.of(hole), *fine.scaled)
+    has_sources = patchmatch.sources(missing)
+    if plan.method == "auto":
+        thickness = masks.thickness(missing) * box.height / missing.shape[0]
+        rule = next((rule for rule in spec.fill if rule.fits(thickness, max(box.height, box.width))), None)
+        return rule.method if rule is not None and has_sources else "network"
+    if not has_sources:
+        side = patchmatch.PATCH
+        raise InvalidOption("method", f"{plan.method}: nowhere around the hole are {side} × {side} pixels known, to be copied; use network")
+    return plan.method
+
+
+def _seen(image: Image.Image, hole: Mask, region: Region, fine: Region | None, method: FillMethod) -> Arrays:
+    """The arrays that are worked on; where nothing is missing, the network's, which then takes no step."""
+    seen: Arrays = {}
+    if method != "exemplar" or fine is None:
+        pixels, missing = crop_regions.canvas(image, hole, region)
+        windows = np.array(region.windows, np.int32).reshape(-1, 2)
+        seen |= {"pixels": pixels, "missing": missing.astype(np.uint8), "windows": windows}
+    if method != "network" and fine is not None:
+        detail, missing = crop_regions.canvas(image, hole, fine)
+        seen |= {"detail": detail, "detail_missing": missing.astype(np.uint8)}
+    return seen
+
+
+def _sampling(asked: InpaintOptions, spec: BundleSpec) -> tuple[SamplerName, int]:
+    """Sampler and steps: those of the preset where none are given. Raises InvalidOption."""
+    preset = PRESETS[asked.preset or spec.preset or "standard"]
+    most = int(spec.config.get("schedule", {}).get("steps", PRESETS["full"].steps))
+    if asked.steps is not None and asked.steps > most:
+        raise InvalidOption("steps", f"{asked.steps}: {spec.id} was trained with {most}")
+    if asked.sampler == "one-step":
+        if asked.steps not in (None, 1):
+            raise InvalidOption("steps", f"{asked.steps}: the sampler one-step takes 1")
+        return "one-step", 1
+    if asked.sampler is None and preset.sampler == "one-step" and asked.steps not in (None, 1):
+        return "ddim", asked.steps
+    return asked.sampler or preset.sampler, asked.steps or min(preset.steps, most)
+
+
+def _native(spec: BundleSpec) -> tuple[int, int]:
+    """Height and width that the network takes."""
+    pictures = spec.pictures
+    return pictures.image_size, pictures.image_width or pictures.image_size

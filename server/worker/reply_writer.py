@@ -1,0 +1,183 @@
+"""From results to replies in the queue."""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import cache
+from queue import SimpleQueue
+
+from prometheus_client import Counter
+
+from models.layers.stepwise import ExcessiveJob, UnusableInput
+from models.systems.actions.job_stats import STAGES
+from server.arrays import Array
+from server.queue.errors import RedisAway
+from server.queue.messages import Failure, Progress, Reply, WorkerTiming
+from server.queue.worker.delivery import Delivery
+from server.queue.worker.worker_queue import WorkerQueue
+from server.telemetry import logs
+from server.telemetry.metrics import Observations, WorkerMetrics
+from server.worker.executors import Computed, FailedJob, JobOutputs, Left, Report, Reports, Result, Unserved
+
+log = logs.get(__name__)
+
+
+class Answers:
+    """Writes results to the queue: at once, or in a thread of its own while the next batch computes."""
+
+    def __init__(self, queue: WorkerQueue, metrics: WorkerMetrics) -> None:
+        self._queue = queue
+        self._metrics = metrics
+        self._later: SimpleQueue[Result | None] = SimpleQueue()
+        self._writing = threading.Lock()
+
+    def put(self, result: Result) -> None:
+        """Write it soon."""
+        self._later.put(result)
+
+    def write_in_turn(self, result: Result) -> None:
+        """Write it now, or soon if another thread is writing: while the queue is away that lasts, and somebody must look at the queue."""
+        if not self._writing.acquire(blocking=False):
+            self.put(result)
+            return
+        try:
+            self._write(result)
+        finally:
+            self._writing.release()
+
+    def write_forever(self) -> None:
+        """Until `close`."""
+        while (result := self._later.get()) is not None:
+            with self._writing:
+                self._write(result)
+
+    def _write(self, result: Result) -> None:
+        try:
+            _write(self._queue, result, self._metrics)
+        except RedisAway as away:
+            log.error("results not written: their jobs run again", reason=str(away))
+
+    def close(self, thread: threading.Thread, timeout: float) -> None:
+        """Write what there is, for at most `timeout` seconds; `thread` is the one that writes forever."""
+        self._later.put(None)
+        thread.join(timeout)
+        if self._writing.acquire(timeout=timeout):
+            self._writing.release()
+
+
+def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
+    match result:
+        case Computed():
+            if result.answers:
+                queue.finish(_replies(queue.id, result))
+            _report(queue, result.reports)
+            _count(result, metrics)
+        case Reports():
+            _report(queue, result.reports)
+        case Left():
+            for job in result.jobs:
+                metrics.step_leaves.labels(*job.bundle.split("@"), result.how).inc()
+        case FailedJob(job=job, error=UnusableInput() | ExcessiveJob() as error):
+            kind = "unusable-input" if isinstance(error, UnusableInput) else "excessive"
+            if kind == "unusable-input":
+                log.info("input refused", bundle=job.bundle, job=job.job.id, reason=str(error), **job.job.trace)
+            _fail(queue, [job], kind, str(error))
+            metrics.failures.labels(job.bundle.partition("@")[0], kind).inc()
+        case FailedJob(job=job, error=error, traceback=raised):
+            reason = f"{type(error).__name__}: {error}"
+            log.error("model failed on a job", bundle=job.bundle, job=job.job.id, reason=reason, exception=raised, **job.job.trace)
+            queue.dead_letter(job, reason, kind="model-error")
+            metrics.dead_letters.inc()
+            metrics.failures.labels(job.bundle.partition("@")[0], "model-error").inc()
+        case Unserved(jobs=[first, *_] as jobs):
+            _fail(queue, jobs, "unloaded", f"{first.bundle} was unloaded")
+
+
+def _fail(queue: WorkerQueue, jobs: list[Delivery], kind: str, detail: str) -> None:
+    failure = Failure(kind=kind, detail=detail)
+    queue.finish([(job, Reply(id=job.job.id, worker=queue.id, failure=failure)) for job in jobs])
+
+
+def _replies(worker: str, batch: Computed) -> list[tuple[Delivery, Reply]]:
+    now = time.monotonic()
+    return [
+        (
+            answer.job,
+            Reply(
+                id=answer.job.job.id,
+                worker=worker,
+                arrays={name: Array.of(values) for name, values in answer.outputs.items()},
+                timing=WorkerTiming(
+                    batch_wait_ms=answer.batch_wait * 1000,
+                    inference_ms=answer.inference * 1000,
+                    worker_ms=(now - answer.job.pulled_at) * 1000,
+                    batch_size=len(batch.jobs),
+                ),
+            ),
+        )
+        for answer in batch.answers
+    ]
+
+
+def _report(queue: WorkerQueue, reports: list[Report]) -> None:
+    try:
+        queue.progress([(report.job, _progress(queue.id, report)) for report in reports])
+    except RedisAway as away:
+        log.warning("progress not told: the next report tells more", jobs=len(reports), reason=str(away))
+
+
+def _progress(worker: str, report: Report) -> Progress:
+    preview = {name: Array.of(values) for name, values in report.preview.items()}
+    return Progress(id=report.job.job.id, worker=worker, done=report.done, total=report.total, unit=report.unit, preview=preview)
+
+
+def _count(batch: Computed, metrics: WorkerMetrics) -> None:
+    batches, size, inference, wait = _metrics_of(metrics, batch.jobs[0].bundle)
+    batches.inc()
+    size.observe(len(batch.jobs))
+    inference.observe(batch.seconds)
+    labels = batch.jobs[0].bundle.split("@")
+    if batch.cold:
+        metrics.cold_batches.labels(*labels).inc()
+    if batch.weight and not batch.waited:
+        metrics.steps.labels(*labels).inc(len(batch.jobs))
+        metrics.step_joins.labels(*labels).inc(batch.joined)
+        metrics.step_leaves.labels(*labels, "finished").inc(len(batch.answers))
+    for answer in batch.answers:
+        wait.observe(answer.batch_wait)
+        _count_outputs(metrics, answer)
+
+
+def _count_outputs(metrics: WorkerMetrics, answer: JobOutputs) -> None:
+    """Add what the answers of single tasks tell: points of scenes that were asked, and seconds of videos by stage."""
+    labels, outputs = answer.job.bundle.split("@"), answer.outputs
+    if "queries" in outputs:
+        asked, grid = outputs["queries"].tolist()
+        metrics.queries.labels(*labels).inc(asked)
+        metrics.queries_saved.labels(*labels).inc(max(0, grid - asked))
+        metrics.levels.labels(*labels).inc(int(outputs["levels"]))
+        metrics.points.labels(*labels).inc(int(outputs["points"]))
+    if "counts" in outputs:
+        for counter, count in zip(metrics.watched, outputs["counts"].tolist(), strict=True):
+            counter.labels(*labels).inc(count)
+        for stage, seconds in zip(STAGES, outputs["stages"].tolist(), strict=True):
+            metrics.watched_stages.labels(*labels, stage).inc(seconds)
+    if "clip_counts" in outputs:
+        decoded, waited, video, sound = outputs["clip_counts"].tolist()
+        metrics.decoded_frames.labels(*labels).inc(decoded)
+        metrics.watched_stages.labels(*labels, "decode").inc(waited)
+        metrics.watched_seconds.labels(*labels).inc(video)
+        metrics.heard_seconds.labels(*labels).inc(sound)
+
+
+@cache
+def _metrics_of(metrics: WorkerMetrics, bundle: str) -> tuple[Counter, Observations, Observations, Observations]:
+    """Those of one bundle: finding them by their labels costs more than counting."""
+    labels = bundle.split("@")
+    return (
+        metrics.batches.labels(*labels),
+        metrics.notes.of(Observations(metrics.batch_size.labels(*labels))),
+        metrics.notes.of(Observations(metrics.inference.labels(*labels))),
+        metrics.notes.of(Observations(metrics.batch_wait.labels(*labels))),
+    )
