@@ -81,7 +81,7 @@ def test_an_interrupt_while_the_command_is_still_imported_ends_it_without_a_trac
 
 def test_end_of_file_is_not_an_interrupt() -> None:
     ended = subprocess.run([sys.executable, "-c", SHORT, "short"], capture_output=True, text=True, timeout=240, check=False)
-    assert (ended.returncode, ended.stderr) == (1, "opsin: the file ends early\n")
+    assert (ended.returncode, ended.stderr.strip()) == (1, "opsin: the file ends early")  # click prints a blank line first
 
 
 def test_any_other_interrupt_is_raised_at_once_and_the_old_handler_comes_back() -> None:
