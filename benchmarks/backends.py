@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from kernels.malloc import keep_freed_memory
-from kernels.numba_loader import open_loops
+from kernels.numba_loader import load_compiled_loops
 from models.bundle import Bundle, read
 from models.loading import load
 from models.merge_schedule import MergeSchedule
@@ -94,7 +94,7 @@ def compare(bundle: Bundle, worker: Backends, sizes: list[int], turns: int) -> l
     model = load(bundle)
     forwards: dict[str, Forward] = {
         "eager": model.forward,
-        "fused": Fused(model, open_loops(torch.float32, None)).forward,
+        "fused": Fused(model, load_compiled_loops(torch.float32, None)).forward,
         "onnx": open_classifier(bundle, None, "float32", 1, two).forward,
         "int8": open_classifier(bundle, None, "int8", 1, two).forward,
         "worker": worker.forward,

@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks import machine
-from kernels.numba_loader import open_loops
+from kernels.numba_loader import load_compiled_loops
 from models.bundle import read
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
@@ -102,7 +102,10 @@ def main() -> None:
         began = time.perf_counter()
         compiled = compile_ahead(Classifier(load(bundle), list(given), schedule), given, Path(folder) / "model.pt2")
         console.print(f"compiling took {time.perf_counter() - began:.0f} s for one schedule of {spec.id}")
-        others = {"fused": Fused(model, open_loops(torch.float32, None)), "onnx": open_classifier(bundle, None, "float32", 1, given)}
+        others = {
+            "fused": Fused(model, load_compiled_loops(torch.float32, None)),
+            "onnx": open_classifier(bundle, None, "float32", 1, given),
+        }
         view = Table(title=f"{spec.id}, rung {rung.name if rung else 'off'}: times as fast as PyTorch")
         for column in ("batch", "eager ms", "compiled", *others, "longest pause ms: eager", "compiled", "onnx"):
             view.add_column(column, justify="right")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks import machine
 from kernels.malloc import keep_freed_memory
-from kernels.numba_loader import open_loops
+from kernels.numba_loader import load_compiled_loops
 from kernels.ops import compiled_loops, effective_r
 from models.bundle import read
 from models.layers.token_merging import Tokens
@@ -48,7 +48,7 @@ def ratios(model: LoadedModel, size: int, seconds: float, *, fused: bool) -> tup
     """How many times as fast as without merging the usual rung is, as it is and if merging were free; and the first ÷ the second."""
     arrays = sample(model.spec, size)
     merged, whole = ({"merge": list(one.expand(model.depth))} for one in (usual_schedule(model.spec), MergeSchedule.off()))
-    loops = compiled_loops(open_loops(next(model.model.parameters()).dtype, None)) if fused else nullcontext()
+    loops = compiled_loops(load_compiled_loops(next(model.model.parameters()).dtype, None)) if fused else nullcontext()
     free = patch.object(Tokens, "merge", cut)
     ways: dict[str, Callable[[], object]] = {
         "off": lambda: model.forward(arrays, whole),

@@ -124,8 +124,8 @@ def paper_merge(x: Tensor, size: Tensor, matching: Matching) -> tuple[Tensor, Te
         def expand(index: Tensor) -> Tensor:
             return index.unsqueeze(-1).expand(-1, -1, values.shape[2])
 
-        moved = values.gather(1, expand(matching.sources))
-        return values.gather(1, expand(matching.kept)).scatter_reduce(1, expand(matching.into), moved, "sum")
+        moved = values.gather(1, expand(matching.src))
+        return values.gather(1, expand(matching.unmerged)).scatter_reduce(1, expand(matching.dst), moved, "sum")
 
     total = summed(size)
     return summed(x * size) / total, total
@@ -141,7 +141,7 @@ def measure(shape: Shape, batch: int, dtype: torch.dtype, device: torch.device, 
     torch.manual_seed(0)
     results = []
     for op, calls in forms(shape, Given.draw(shape, batch, dtype, device)).items():
-        has_kernel = device.type == "cuda" or (op != "attend" and numba_loader.installed())
+        has_kernel = device.type == "cuda" or (op != "attend" and numba_loader.is_installed())
         timed = {form: call for form, call in calls.items() if has_kernel or form != "kernel"}
         seconds: dict[str, list[float]] = {form: [] for form in timed}
         for call in timed.values():
@@ -202,7 +202,11 @@ def main() -> None:
     for line in machine.describe().lines():
         console.print(line, highlight=False)
     results = []
-    compiled = nullcontext() if on_gpu or not numba_loader.installed() else ops.compiled_loops(numba_loader.open_loops(DTYPES[dtype], None))
+    compiled = (
+        nullcontext()
+        if on_gpu or not numba_loader.is_installed()
+        else ops.compiled_loops(numba_loader.load_compiled_loops(DTYPES[dtype], None))
+    )
     with torch.inference_mode(), compiled:
         for shape in SHAPES:
             with console.status(shape.name):

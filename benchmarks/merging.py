@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from kernels.malloc import keep_freed_memory
-from kernels.numba_loader import open_loops
+from kernels.numba_loader import load_compiled_loops
 from kernels.ops import compiled_loops
 from models.layers.packed_linear import pack_linears, packing_helps
 from models.merge_schedule import MergeSchedule
@@ -141,7 +141,7 @@ def measure(run: Run) -> Result:
     theirs = timm.create_model(timm_name, pretrained=False).eval().to(dtype) if timm_name else None
     shape = (config.channels, *config.image_shape) if isinstance(config, ViTConfig) else config.clip_shape
     pixels = torch.randn(run.batch, *shape, dtype=dtype)
-    loops = compiled_loops(open_loops(dtype, None)) if run.fused else nullcontext()
+    loops = compiled_loops(load_compiled_loops(dtype, None)) if run.fused else nullcontext()
     pairs, others = [], []
     with torch.inference_mode(), loops:
         merged = [model(pixels)]  # warm-up

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import reference
-from kernels.timing import pays
+from kernels.timing import is_faster
 
 MULTIPLE = 16
-PAYS = 0.9
-"""Padding must take at most this share of the time."""
+MAX_TIME_RATIO = 0.9
+"""Maximum time of attention with padding, divided by the time without, for padding to be used."""
 _KEYS = 145
-_TURNS = 5
+_ROUNDS = 5
 
 
 def padded_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, multiple: int) -> Tensor:
-    """As `reference.size_biased_attention`, with keys and values that nobody sees up to the next multiple. Queries stay as they are."""
+    """Pad keys and values to the next multiple, mask the padding, and attend: (B, H, N, D). Means `reference.size_biased_attention`."""
     keys = k.shape[2]
     missing = -keys % multiple
     if missing == 0:
@@ -35,8 +35,11 @@ def padded_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, multi
 
 @cache
 def key_multiple() -> int:
-    """Multiple that keys are padded to in bfloat16 on this CPU: 16 if that is faster, copies included, else 1. Measured once a process."""
+    """Return the multiple to pad keys to in bfloat16 on this CPU: 16 if that is faster, copies included, else 1.
+
+    Measured once per process.
+    """
     q, k, v = torch.randn(3, 4, 6, _KEYS, 64).bfloat16()
     size = torch.ones(4, _KEYS, 1)
     padded, plain = (partial(padded_attention, q, k, v, size, multiple) for multiple in (MULTIPLE, 1))
-    return MULTIPLE if pays(padded, plain, share=PAYS, turns=_TURNS) else 1
+    return MULTIPLE if is_faster(padded, plain, max_ratio=MAX_TIME_RATIO, rounds=_ROUNDS) else 1

@@ -8,8 +8,8 @@ import sys
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 """Names of glibc's mallopt."""
 
-_LARGEST_IN_HEAP = 32 * 2**20
-"""glibc takes no larger threshold."""
+_MAX_MMAP_THRESHOLD = 32 * 2**20
+"""Largest threshold in bytes that glibc accepts."""
 
 
 def keep_freed_memory() -> bool:
@@ -24,7 +24,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         return False
-    settings = {_ARENA_MAX: 1, _MMAP_THRESHOLD: _LARGEST_IN_HEAP, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
+    settings = {_ARENA_MAX: 1, _MMAP_THRESHOLD: _MAX_MMAP_THRESHOLD, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
     accepted = [mallopt(name, value) == 1 for name, value in settings.items()]
     return all(accepted)
 

@@ -52,8 +52,10 @@ __all__ = [
 
 @contextmanager
 def compiled_loops(loops: ModuleType) -> Iterator[None]:
-    """Within this context matching and merging run by `loops`, the module `kernels.numba`, where they can: inference on a CPU in float32
-    or bfloat16. Of this thread alone; `torch.compile` and `torch.export` see the reference."""
+    """Run matching and merging by `loops`, the module `kernels.numba`, if they can: inference on a CPU in float32 or bfloat16.
+
+    It affects only this thread; `torch.compile` and `torch.export` see the reference.
+    """
     token = _loops.set(loops)
     try:
         yield
@@ -62,7 +64,7 @@ def compiled_loops(loops: ModuleType) -> Iterator[None]:
 
 
 def effective_r(tokens: int, r: int, protected: int) -> int:
-    """Number of `tokens` that merge when r are asked for: at most half of those that are not protected, and never less than none."""
+    """Return how many of `tokens` merge if r are requested: at most half of those that are not protected, and at least 0."""
     return max(0, min(r, (tokens - protected) // 2))
 
 
@@ -84,7 +86,7 @@ def bipartite_match(metric: Tensor, r: int, *, protected: int = 0) -> Matching:
     r = effective_r(metric.shape[-2], r, protected)
     if r == 0:
         return _identity(metric)
-    if (loops := _compiled(metric)) and (matching := loops.bipartite_match(metric, r, protected)):
+    if (loops := _usable_loops(metric)) and (matching := loops.bipartite_match(metric, r, protected)):
         return matching  # type: ignore[no-any-return]
     metric = metric.sum(dim=1) if metric.dim() == 4 else metric
     if (kernels := _kernels(metric)) and metric.dtype is not torch.float64:
@@ -116,10 +118,10 @@ def random_match(metric: Tensor, r: int, *, noise: Tensor | None = None, generat
     return reference.random_match(metric, r, noise)
 
 
-def reduce(x: Tensor, matching: Matching, how: Reduction = "mean") -> Tensor:
+def reduce(x: Tensor, matching: Matching, reduction: Reduction = "mean") -> Tensor:
     """Merge rows regardless of their sizes: (B, T, C) → (B, T_out, C). The token merged into is part of the mean, sum or maximum."""
     _expect_tokens(x, "x")
-    return reference.reduce(x, matching, how)
+    return reference.reduce(x, matching, reduction)
 
 
 def merge(x: Tensor, size: Tensor | None, matching: Matching, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -129,12 +131,12 @@ def merge(x: Tensor, size: Tensor | None, matching: Matching, residual: Tensor |
     """
     _expect_tokens(x, "x")
     alike = (residual is None or residual.dtype is x.dtype) and (size is None or size.dtype is torch.float32)
-    if alike and (loops := _compiled(x, residual, size)):
+    if alike and (loops := _usable_loops(x, residual, size)):
         merged, merged_size = loops.merge(x, size, matching, residual)
         return merged, merged_size
     x = x if residual is None else x + residual
     if (kernels := _kernels(x)) and not _needs_gradient(size):
-        merged, merged_size, _ = kernels.merge(x, size, None, matching.kept, matching.sources, matching.into, traced=False)
+        merged, merged_size, _ = kernels.merge(x, size, None, matching.unmerged, matching.src, matching.dst, traced=False)
         return merged, merged_size
     return reference.merge(x, size, matching)
 
@@ -142,16 +144,17 @@ def merge(x: Tensor, size: Tensor | None, matching: Matching, residual: Tensor |
 def merge_source(source: Tensor | None, matching: Matching) -> Tensor:
     """Follow which input tokens are in which token: (B, T, T_in) of 0 and 1 → (B, T_out, T_in). None: nothing has merged before."""
     if source is None:
-        batch, tokens = matching.kept.shape[0], matching.kept.shape[1] + matching.sources.shape[1]
-        source = torch.eye(tokens, device=matching.kept.device).expand(batch, -1, -1)
+        batch, tokens = matching.unmerged.shape[0], matching.unmerged.shape[1] + matching.src.shape[1]
+        source = torch.eye(tokens, device=matching.unmerged.device).expand(batch, -1, -1)
     return reference.reduce(source, matching, "amax")
 
 
 def merge_traced(x: Tensor, size: Tensor | None, source: Tensor | None, matching: Matching) -> tuple[Tensor, Tensor, Tensor]:
-    """`merge` and `merge_source` of the same matching, in one pass over the tokens where there is a kernel for it."""
+    """Apply `merge` and `merge_source`, in one pass over the tokens if there is a kernel for it: (B, T_out, C), (B, T_out, 1) and
+    (B, T_out, T_in)."""
     _expect_tokens(x, "x")
     if (kernels := _kernels(x)) and not _needs_gradient(size):
-        merged, merged_size, merged_source = kernels.merge(x, size, source, matching.kept, matching.sources, matching.into, traced=True)
+        merged, merged_size, merged_source = kernels.merge(x, size, source, matching.unmerged, matching.src, matching.dst, traced=True)
         return merged, merged_size, merged_source
     return *reference.merge(x, size, matching), merge_source(source, matching)
 
@@ -182,7 +185,7 @@ def size_biased_attention(
 
 
 def _kernels(x: Tensor) -> ModuleType | None:
-    """The module of Triton's kernels for tensors of CUDA, where they run; None for others."""
+    """Return the module of Triton's kernels if x is on CUDA and they run there, else None."""
     if not x.is_cuda or triton is None:
         return None
     return triton if torch.compiler.is_compiling() or _work_on(triton, x.device) else None
@@ -190,9 +193,9 @@ def _kernels(x: Tensor) -> ModuleType | None:
 
 @cache
 def _work_on(kernels: ModuleType, device: torch.device) -> bool:
-    """Whether kernels run on this device. Where they do not, plain PyTorch does, and one line says why. Tried once a process."""
+    """Return True if the kernels run on this device. If not, one warning says why PyTorch replaces them. Tried once per process."""
     try:
-        kernels.try_out(device)
+        kernels.check_triton(device)
     except Exception as error:  # of Triton, of what it calls, or of the driver
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         warnings.warn(f"Triton does not work on {device}, so merging runs as plain PyTorch: {reason}", RuntimeWarning, stacklevel=2)
@@ -200,8 +203,8 @@ def _work_on(kernels: ModuleType, device: torch.device) -> bool:
     return True
 
 
-def _compiled(x: Tensor, *others: Tensor | None) -> ModuleType | None:
-    """The module of compiled loops where it can be used."""
+def _usable_loops(x: Tensor, *others: Tensor | None) -> ModuleType | None:
+    """Return the module of compiled loops, or None if it cannot be used."""
     if torch.compiler.is_compiling() or (loops := _loops.get()) is None:
         return None
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
@@ -211,14 +214,14 @@ def _compiled(x: Tensor, *others: Tensor | None) -> ModuleType | None:
 
 
 def _needs_gradient(size: Tensor | None) -> bool:
-    """Sizes are counts in every model; the kernels give them no gradient."""
+    """Return True if sizes require a gradient, which the kernels do not compute: sizes are counts in every model."""
     return size is not None and size.requires_grad
 
 
 def _identity(metric: Tensor) -> Matching:
     batch, tokens = metric.shape[0], metric.shape[-2]
     nothing = torch.empty(batch, 0, dtype=torch.int64, device=metric.device)
-    return Matching(kept=torch.arange(tokens, device=metric.device).expand(batch, -1), sources=nothing, into=nothing)
+    return Matching(unmerged=torch.arange(tokens, device=metric.device).expand(batch, -1), src=nothing, dst=nothing)
 
 
 def _expect_tokens(x: Tensor, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Measures which of two ways a CPU likes better, since that depends on the CPU, on PyTorch and on its libraries."""
+"""Timing of two implementations: which is faster depends on the CPU, on PyTorch and on its libraries."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Callable
 import torch
 
 
-def pays(other: Callable[[], object], usual: Callable[[], object], *, share: float, turns: int) -> bool:
-    """Return whether `other` takes at most this share of the CPU time of `usual`: the shortest turn of each, after one that does not count,
-    since it prepares what is kept."""
-    seconds: dict[Callable[[], object], list[float]] = {other: [], usual: []}
+def is_faster(candidate: Callable[[], object], baseline: Callable[[], object], *, max_ratio: float, rounds: int) -> bool:
+    """Return True if `candidate` takes at most `max_ratio` of the CPU time of `baseline`.
+
+    The shortest round of each counts. One round before is not measured, since it prepares what is cached.
+    """
+    seconds: dict[Callable[[], object], list[float]] = {candidate: [], baseline: []}
     with torch.inference_mode():
-        for _ in range(1 + turns):
+        for _ in range(1 + rounds):
             for call, times in seconds.items():
-                began = time.thread_time()
+                started_at = time.thread_time()
                 call()
-                times.append(time.thread_time() - began)
-    return min(seconds[other][1:]) <= share * min(seconds[usual][1:])
+                times.append(time.thread_time() - started_at)
+    return min(seconds[candidate][1:]) <= max_ratio * min(seconds[baseline][1:])

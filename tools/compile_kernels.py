@@ -32,7 +32,7 @@ Choice = tuple[str, Any, dict[str, Any]]
 def choices(dtype: str, largest: bool) -> list[Choice]:
     """Name, kernel and compile-time arguments. largest: with the widest heads that the kernels take, not with those of a ViT."""
     found: list[Choice] = [
-        ("rank", matching._rank, {"BLOCK_MINE": 64, "BLOCK_OTHERS": 64}),
+        ("rank", matching._rank, {"BLOCK_EVEN": 64, "BLOCK_OTHERS": 64}),
         ("select", matching._select, {"PROTECTED": 2, "BLOCK": 4096}),
         ("merge_backward", merging._merge_backward, {**_merging(), "BLOCK_TOKENS": 16, "BLOCK_CHANNELS": 256}),
     ]

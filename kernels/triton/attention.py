@@ -13,11 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.autotune import bucket, tuned
-from kernels.triton.dots import dot
+from kernels.triton.autotune import autotune, bucket
+from kernels.triton.matching import dot
 
-_LARGEST_HEAD = 128
-"""Channels of a head; larger tiles do not fit the shared memory of a multiprocessor."""
+_MAX_HEAD_CHANNELS = 128
+"""Maximum number of channels of a head: larger tiles do not fit the shared memory of a multiprocessor."""
 
 _LOG2_E = 1.4426950408889634
 
@@ -34,26 +34,28 @@ _INTERPRETED = triton.Config({"BLOCK_QUERIES": 32, "BLOCK_KEYS": 32})
 
 @triton.jit
 def _tile(base, index, limit, stride, channel, channels):
-    """Rows `index` of a matrix whose channels lie side by side, zeros beyond its `limit` rows: (N, D)."""
+    """Load rows `index` of a matrix with contiguous channels, zeros beyond its `limit` rows: (N, D)."""
     at = base + index.to(tl.int64)[:, None] * stride + channel[None, :]
     return tl.load(at, mask=(index < limit)[:, None] & (channel < channels)[None, :], other=0.0)
 
 
 @triton.jit
 def _bias(size, sample, key, keys):
-    """log2 of the sizes of keys, -inf beyond the last key: (K,)."""
+    """Load the log2 of the sizes of keys, -inf beyond the last key: (K,)."""
     return tl.log2(tl.load(size + sample * keys + key, mask=key < keys, other=0.0).to(tl.float32))
 
 
 @triton.jit
 def _place(rows, BLOCK: tl.constexpr):
-    """Which head of which sample, and which tile of its rows, a program owns. Tiles of one head follow each other, as they read the same;
-    all in one dimension of the grid, since the others end at 65,535."""
+    """Return the head of a sample, and the tile of its rows, that this program computes.
+
+    Tiles of one head are neighbours, as they read the same keys. One dimension of the grid holds all, since the others end at 65,535.
+    """
     tiles = tl.cdiv(rows, BLOCK)
     return (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
 
 
-@tuned(_FORWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
+@autotune(_FORWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
 @triton.jit(do_not_specialize=["queries", "keys"])
 def _attend(
     q,
@@ -82,7 +84,10 @@ def _attend(
     BLOCK_QUERIES: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
 ):
-    """(B, H, N, D), (B, H, M, D) twice, (B, M) → out (B, N, H, D), and log2 of each row's sum of weights (B, H, N)."""
+    """Compute attention and the log2 of each row's sum of weights.
+
+    q (B, H, N, D), k and v (B, H, M, D), size (B, M) → out (B, N, H, D), log_sum (B, H, N).
+    """
     sample_head, tile = _place(queries, BLOCK_QUERIES)
     sample, head = sample_head // heads, sample_head % heads
     query = tile * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
@@ -112,7 +117,7 @@ def _attend(
     tl.store(log_sum + (sample * heads + head) * queries + query, highest + tl.log2(weight), mask=inside)
 
 
-@tuned(_BACKWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
+@autotune(_BACKWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
 @triton.jit(do_not_specialize=["queries", "keys"])
 def _attend_backward_keys(
     q,
@@ -136,7 +141,7 @@ def _attend_backward_keys(
     BLOCK_QUERIES: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
 ):
-    """Gradients of keys and values, (B, H, M, D) each: a program owns a tile of keys, queries stream past. All inputs are contiguous."""
+    """Compute gradients of keys and values: (B, H, M, D). A program owns a tile of keys, queries stream past. Inputs are contiguous."""
     sample_head, tile = _place(keys, BLOCK_KEYS)
     sample = sample_head // heads
     key = tile * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
@@ -165,7 +170,7 @@ def _attend_backward_keys(
     tl.store(grad_v + at, v_total.to(grad_v.dtype.element_ty), mask=mask)
 
 
-@tuned(_BACKWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
+@autotune(_BACKWARD, key=["channels", "queries_bucket", "keys_bucket"], interpreted=_INTERPRETED)
 @triton.jit(do_not_specialize=["queries", "keys"])
 def _attend_backward_queries(
     q,
@@ -188,7 +193,7 @@ def _attend_backward_queries(
     BLOCK_QUERIES: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
 ):
-    """Gradient of queries, (B, H, N, D): a program owns a tile of queries, keys stream past. All inputs are contiguous."""
+    """Compute the gradient of queries, (B, H, N, D). A program owns a tile of queries, keys stream past. Inputs are contiguous."""
     sample_head, tile = _place(queries, BLOCK_QUERIES)
     sample = sample_head // heads
     query = tile * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
@@ -213,19 +218,20 @@ def _attend_backward_queries(
 
 
 def has_tiles(q: Tensor) -> bool:
-    """Whether the kernels take queries of this precision and this many channels."""
-    return q.shape[-1] <= _LARGEST_HEAD and q.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    """Return True if the kernels support the dtype and the number of channels of these queries."""
+    return q.shape[-1] <= _MAX_HEAD_CHANNELS and q.dtype in (torch.float32, torch.float16, torch.bfloat16)
 
 
 @torch.library.custom_op("opsin::size_biased_attention", mutates_args=())
 def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, H, N, D), (B, H, M, D) twice, sizes of the keys (B, M, 1) → (B, H, N, D), and log2 of the sums of weights (B, H, N), float32.
+    """Attend with log sizes as bias, and return the log2 of each query's sum of weights, too.
 
-    The first result lies in memory as (B, N, H, D), as the projection after it reads it. float32, float16 or bfloat16; see `has_tiles`.
+    q (B, H, N, D), k and v (B, H, M, D), size (B, M, 1) of the keys → (B, H, N, D), (B, H, N) in float32. In memory the first result is
+    (B, N, H, D), as the projection after it reads it. float32, float16 or bfloat16; see `has_tiles`.
     """
     batch, heads, queries, channels = q.shape
     keys = k.shape[2]
-    out, log_sum = _nothing_attended(q, k, v, size)
+    out, log_sum = _fake_attention(q, k, v, size)
     if 0 in (batch, queries):
         return out, log_sum
     q, k, v = (part if part.stride(3) == 1 else part.contiguous() for part in (q, k, v))
@@ -253,7 +259,7 @@ def size_biased_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> tupl
 
 
 @size_biased_attention.register_fake
-def _nothing_attended(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+def _fake_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     batch, heads, queries, channels = q.shape
     out = q.new_empty(batch, queries, heads, channels).transpose(1, 2)
     return out, q.new_empty(batch, heads, queries, dtype=torch.float32)
@@ -263,10 +269,10 @@ def _nothing_attended(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> tuple[Te
 def size_biased_attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, size: Tensor, out: Tensor, log_sum: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of the output (B, H, N, D) → gradients of q, k and v."""
+    """Compute the gradients of q, k and v from that of the output: (B, H, N, D) → (B, H, N, D), (B, H, M, D), (B, H, M, D)."""
     batch, heads, queries, channels = q.shape
     keys = k.shape[2]
-    grads = _no_gradients(grad, q, k, v, size, out, log_sum)
+    grads = _fake_gradients(grad, q, k, v, size, out, log_sum)
     if 0 in (batch, queries):
         return grads
     grad_q, grad_k, grad_v = grads
@@ -274,19 +280,19 @@ def size_biased_attention_backward(
     q, k, v, grad, size = (part.contiguous() for part in (q, k, v, grad.to(q.dtype), size))
     scale = channels**-0.5
     shapes = (heads, queries, keys, bucket(queries), bucket(keys), channels, scale * _LOG2_E, scale)
-    given = (q, k, v, size, grad, log_sum, delta)
+    inputs = (q, k, v, size, grad, log_sum, delta)
     with torch.cuda.device_of(q):
         _attend_backward_keys[lambda meta: (triton.cdiv(keys, meta["BLOCK_KEYS"]) * batch * heads,)](
-            *given, grad_k, grad_v, *shapes, BLOCK_CHANNELS=_block(channels)
+            *inputs, grad_k, grad_v, *shapes, BLOCK_CHANNELS=_block(channels)
         )
         _attend_backward_queries[lambda meta: (triton.cdiv(queries, meta["BLOCK_QUERIES"]) * batch * heads,)](
-            *given, grad_q, *shapes, BLOCK_CHANNELS=_block(channels)
+            *inputs, grad_q, *shapes, BLOCK_CHANNELS=_block(channels)
         )
     return grads
 
 
 @size_biased_attention_backward.register_fake
-def _no_gradients(
+def _fake_gradients(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, size: Tensor, out: Tensor, log_sum: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)

@@ -13,17 +13,17 @@ from torch import Tensor
 from triton import knobs
 
 
-def tuned(configs: Sequence[triton.Config], key: Sequence[str], interpreted: triton.Config) -> Callable[[Any], Any]:
-    """Decorate a kernel with its candidates. key: its arguments that a choice depends on.
+def autotune(configs: Sequence[triton.Config], key: Sequence[str], interpreted: triton.Config) -> Callable[[Any], Any]:
+    """Decorate a kernel with its candidates. key: arguments of the kernel that the choice depends on.
 
-    interpreted: what Triton's interpreter takes, where nothing can be timed. Any number of threads may launch the kernel.
+    interpreted: the choice for Triton's interpreter, in which nothing can be timed. Any number of threads may launch the kernel.
     """
     candidates = [interpreted] if knobs.runtime.interpret else list(configs)
     prune = {"early_config_prune": _fitting}
-    tune: Callable[[Any], Any] = triton.autotune(candidates, key=list(key), prune_configs_by=prune, cache_results=True)
+    wrap: Callable[[Any], Any] = triton.autotune(candidates, key=list(key), prune_configs_by=prune, cache_results=True)
 
     def decorate(kernel: Any) -> Any:
-        tuner = tune(kernel)
+        tuner = wrap(kernel)
         tuner.run = _one_at_a_time(tuner.run)
         return tuner
 
@@ -31,18 +31,18 @@ def tuned(configs: Sequence[triton.Config], key: Sequence[str], interpreted: tri
 
 
 def _one_at_a_time(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Triton's tuner keeps the arguments of a launch on itself, and loses them when another thread's launch ends."""
+    """Lock launches: Triton's tuner stores the arguments of a launch on itself, and loses them when another thread's launch ends."""
     lock = threading.Lock()
 
-    def locked(*arguments: Any, **options: Any) -> Any:
+    def run_locked(*arguments: Any, **options: Any) -> Any:
         with lock:
             return run(*arguments, **options)
 
-    return locked
+    return run_locked
 
 
 def small(configs: Sequence[triton.Config]) -> list[triton.Config]:
-    """The candidates of at most 32 × 64: without tensor cores, larger products are unrolled into code that compiles for minutes."""
+    """Return candidates of at most 32 × 64: without tensor cores, larger products are unrolled into code that compiles for minutes."""
     return [config for config in configs if math.prod(config.kwargs.values()) <= 32 * 64]
 
 
@@ -52,5 +52,5 @@ def _fitting(configs: list[triton.Config], arguments: dict[str, Any], **_: Any) 
 
 
 def bucket(tokens: int) -> int:
-    """Power of two at or above a number of tokens: merging changes it in every block, and not each number is timed for itself."""
+    """Round up to a power of two: merging changes the number of tokens in every block, and not every number is timed."""
     return max(16, int(triton.next_power_of_2(tokens)))

@@ -10,9 +10,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton import knobs
 
-from kernels.triton.autotune import bucket, tuned
-from kernels.triton.dots import dot
+from kernels.triton.autotune import autotune, bucket
 
 _TILES = [
     triton.Config({"BLOCK_EVEN": even, "BLOCK_ODD": odd}, num_warps=warps, num_stages=2)
@@ -20,7 +20,20 @@ _TILES = [
 ]
 
 
-@tuned(_TILES, key=["channels", "tokens_bucket"], interpreted=triton.Config({"BLOCK_EVEN": 64, "BLOCK_ODD": 32}))
+_WIDENED = tl.constexpr(bool(knobs.runtime.interpret))
+"""Triton's interpreter keeps bfloat16 as integers and would multiply these; in float32 the products are the same."""
+
+
+@triton.jit
+def dot(a, b, total):
+    """Compute total + a b in float32: (M, K), (K, N), (M, N). Never in TF32, which would decide near ties differently."""
+    if _WIDENED:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision="ieee")
+
+
+@autotune(_TILES, key=["channels", "tokens_bucket"], interpreted=triton.Config({"BLOCK_EVEN": 64, "BLOCK_ODD": 32}))
 @triton.jit(do_not_specialize=["tokens"])
 def _best_partner(
     metric,
@@ -36,7 +49,7 @@ def _best_partner(
     BLOCK_EVEN: tl.constexpr,
     BLOCK_ODD: tl.constexpr,
 ):
-    """Metric (B, T, C) → highest cosine of each even token, and which odd token has it: (B, A) each."""
+    """Find the highest cosine of each even token, and the odd token that has it: (B, T, C) → (B, A) each."""
     evens, odds = (tokens + 1) // 2, tokens // 2
     sample = tl.program_id(0).to(tl.int64)  # in the one dimension of the grid that may be larger than 65,535
     even = tl.program_id(1) * BLOCK_EVEN + tl.arange(0, BLOCK_EVEN)
@@ -83,24 +96,24 @@ def _best_partner(
 
 
 @triton.jit(do_not_specialize=["evens"])
-def _rank(best, rank, evens, BLOCK_MINE: tl.constexpr, BLOCK_OTHERS: tl.constexpr):
-    """Cosines (B, A) → position of each in falling order, equal ones by their index: (B, A)."""
+def _rank(best, rank, evens, BLOCK_EVEN: tl.constexpr, BLOCK_OTHERS: tl.constexpr):
+    """Compute the position of each cosine in falling order, equal ones by their index: (B, A) → (B, A)."""
     sample = tl.program_id(0).to(tl.int64)
-    mine = tl.program_id(1) * BLOCK_MINE + tl.arange(0, BLOCK_MINE)
-    cosine = tl.load(best + sample * evens + mine, mask=mine < evens, other=0.0)
-    before = tl.full((BLOCK_MINE,), 0, tl.int32)
+    even = tl.program_id(1) * BLOCK_EVEN + tl.arange(0, BLOCK_EVEN)
+    cosine = tl.load(best + sample * evens + even, mask=even < evens, other=0.0)
+    before = tl.full((BLOCK_EVEN,), 0, tl.int32)
     for start in range(0, evens, BLOCK_OTHERS):
         other = start + tl.arange(0, BLOCK_OTHERS)
         theirs = tl.load(best + sample * evens + other, mask=other < evens, other=float("-inf"))
-        equal_and_first = (theirs[None, :] == cosine[:, None]) & (other[None, :] < mine[:, None])
+        equal_and_first = (theirs[None, :] == cosine[:, None]) & (other[None, :] < even[:, None])
         higher = (theirs[None, :] > cosine[:, None]) | equal_and_first
         before += tl.sum((higher & (other < evens)[None, :]).to(tl.int32), axis=1)
-    tl.store(rank + sample * evens + mine, before, mask=mine < evens)
+    tl.store(rank + sample * evens + even, before, mask=even < evens)
 
 
 @triton.jit(do_not_specialize=["tokens", "r"])
-def _select(rank, partner, kept, sources, into, tokens, r, PROTECTED: tl.constexpr, BLOCK: tl.constexpr):
-    """Ranks and partners (B, A) → the fields of a `Matching`. One program a sample; BLOCK >= A."""
+def _select(rank, partner, unmerged, src, dst, tokens, r, PROTECTED: tl.constexpr, BLOCK: tl.constexpr):
+    """Write the fields of a `Matching` from ranks and partners (B, A). One program per sample; BLOCK >= A."""
     evens, odds = (tokens + 1) // 2, tokens // 2
     stay = evens - r
     sample = tl.program_id(0).to(tl.int64)
@@ -109,8 +122,8 @@ def _select(rank, partner, kept, sources, into, tokens, r, PROTECTED: tl.constex
     place = tl.load(rank + sample * evens + token, mask=valid, other=0)
     towards = tl.load(partner + sample * evens + token, mask=valid, other=0)
     moved = valid & (place < r)
-    tl.store(sources + sample * r + place, (2 * token).to(tl.int64), mask=moved)
-    tl.store(into + sample * r + place, (towards + stay).to(tl.int64), mask=moved)
+    tl.store(src + sample * r + place, (2 * token).to(tl.int64), mask=moved)
+    tl.store(dst + sample * r + place, (towards + stay).to(tl.int64), mask=moved)
     kept_even = valid & (place >= r)
     if PROTECTED == 0:
         row = place - r
@@ -120,17 +133,20 @@ def _select(rank, partner, kept, sources, into, tokens, r, PROTECTED: tl.constex
     if PROTECTED == 2:  # the distillation token moves up behind the class token
         row = tl.where(row > 0, row + 1, row)
         odd_row = tl.where(token == 0, 1, odd_row)
-    tl.store(kept + sample * (tokens - r) + row, (2 * token).to(tl.int64), mask=kept_even)
-    tl.store(kept + sample * (tokens - r) + odd_row, (2 * token + 1).to(tl.int64), mask=token < odds)
+    tl.store(unmerged + sample * (tokens - r) + row, (2 * token).to(tl.int64), mask=kept_even)
+    tl.store(unmerged + sample * (tokens - r) + odd_row, (2 * token + 1).to(tl.int64), mask=token < odds)
 
 
 @torch.library.custom_op("opsin::bipartite_match", mutates_args=())
 def bipartite_match(metric: Tensor, r: int, protected: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, T, C), 1 <= r <= (T - protected) // 2 → `kept` (B, T - r), `sources` (B, r) and `into` (B, r), int64."""
+    """Return the fields of a `Matching`, int64: `unmerged` (B, T - r), `src` (B, r) and `dst` (B, r).
+
+    metric: (B, T, C); 1 <= r <= (T - protected) // 2.
+    """
     batch, tokens, channels = metric.shape
-    kept, sources, into = _nothing_matched(metric, r, protected)
+    unmerged, src, dst = _fake_bipartite_match(metric, r, protected)
     if batch == 0:
-        return kept, sources, into
+        return unmerged, src, dst
     metric = metric if metric.stride(2) == 1 else metric.contiguous()
     evens = (tokens + 1) // 2
     best = torch.empty(batch, evens, dtype=torch.float32, device=metric.device)
@@ -149,13 +165,13 @@ def bipartite_match(metric: Tensor, r: int, protected: int) -> tuple[Tensor, Ten
             PROTECTED=protected,
             BLOCK_CHANNELS=block_channels,
         )
-        _rank[(batch, triton.cdiv(evens, 64))](best, rank, evens, BLOCK_MINE=64, BLOCK_OTHERS=64)
-        _select[(batch,)](rank, partner, kept, sources, into, tokens, r, PROTECTED=protected, BLOCK=bucket(evens))
-    return kept, sources, into
+        _rank[(batch, triton.cdiv(evens, 64))](best, rank, evens, BLOCK_EVEN=64, BLOCK_OTHERS=64)
+        _select[(batch,)](rank, partner, unmerged, src, dst, tokens, r, PROTECTED=protected, BLOCK=bucket(evens))
+    return unmerged, src, dst
 
 
 @bipartite_match.register_fake
-def _nothing_matched(metric: Tensor, r: int, protected: int) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_bipartite_match(metric: Tensor, r: int, protected: int) -> tuple[Tensor, Tensor, Tensor]:
     batch, tokens, _ = metric.shape
-    kept = metric.new_empty(batch, tokens - r, dtype=torch.int64)
-    return kept, metric.new_empty(batch, r, dtype=torch.int64), metric.new_empty(batch, r, dtype=torch.int64)
+    unmerged = metric.new_empty(batch, tokens - r, dtype=torch.int64)
+    return unmerged, metric.new_empty(batch, r, dtype=torch.int64), metric.new_empty(batch, r, dtype=torch.int64)

@@ -13,26 +13,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.autotune import bucket, tuned
+from kernels.triton.autotune import autotune, bucket
 
 _UNTRACED, _FIRST, _TRACED = 0, 1, 2
 """No map of sources; the map of a first merge, which starts from the identity; the map that an earlier merge left."""
 
 _TILES = [
-    triton.Config({"BLOCK_ROWS": rows, "BLOCK_SOURCES": sources}, num_warps=warps)
-    for rows, sources, warps in ((1, 128, 1), (1, 256, 4), (4, 128, 4), (8, 64, 4), (16, 64, 8))
+    triton.Config({"BLOCK_ROWS": rows, "BLOCK_SOURCES": src}, num_warps=warps)
+    for rows, src, warps in ((1, 128, 1), (1, 256, 4), (4, 128, 4), (8, 64, 4), (16, 64, 8))
 ]
 
 
-@tuned(_TILES, key=["channels", "sources_bucket"], interpreted=triton.Config({"BLOCK_ROWS": 64, "BLOCK_SOURCES": 32}))
+@autotune(_TILES, key=["channels", "sources_bucket"], interpreted=triton.Config({"BLOCK_ROWS": 64, "BLOCK_SOURCES": 32}))
 @triton.jit(do_not_specialize=["tokens", "rows", "count"])
 def _merge(
     x,
     size,
     source,
-    kept,
-    sources,
-    into,
+    unmerged,
+    src,
+    dst,
     merged,
     merged_size,
     merged_source,
@@ -52,7 +52,10 @@ def _merge(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_SOURCES: tl.constexpr,
 ):
-    """(B, T, C), (B, T), (B, T, T_in) → (B, R, C), (B, R), (B, R, T_in). A program owns some rows and some channels or input tokens."""
+    """Merge tokens, sizes and the map of sources: (B, T, C), (B, T), (B, T, T_in) → (B, R, C), (B, R), (B, R, T_in).
+
+    A program owns some rows and some channels or input tokens.
+    """
     sample = tl.program_id(0).to(tl.int64)  # in the one dimension of the grid that may be larger than 65,535
     row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     block = tl.program_id(2)
@@ -61,50 +64,50 @@ def _merge(
     column = tl.where(tracing, block - channel_blocks, block) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     of_x = column < tl.where(tracing, 0, channels)
     of_source = column < tl.where(tracing, inputs, 0)
-    keeps = tl.load(kept + sample * rows + row, mask=valid, other=0)
+    keeps = tl.load(unmerged + sample * rows + row, mask=valid, other=0)
     total = tl.full((BLOCK_ROWS,), 1.0, ACCUMULATOR)
     if SIZED:
         total = tl.load(size + sample * tokens + keeps, mask=valid, other=1.0).to(ACCUMULATOR)
-    own_at = x + sample * stride_sample + keeps[:, None] * stride_token + column[None, :]
-    own = tl.load(own_at, mask=valid[:, None] & of_x[None, :], other=0.0).to(ACCUMULATOR)  # (R, C)
+    stays_at = x + sample * stride_sample + keeps[:, None] * stride_token + column[None, :]
+    stays = tl.load(stays_at, mask=valid[:, None] & of_x[None, :], other=0.0).to(ACCUMULATOR)  # (R, C)
     pull = tl.full((BLOCK_ROWS, BLOCK_COLUMNS), 0.0, ACCUMULATOR)
-    held = tl.full((BLOCK_ROWS, BLOCK_COLUMNS), 0.0, tl.float32)
+    traced = tl.full((BLOCK_ROWS, BLOCK_COLUMNS), 0.0, tl.float32)
     if TRACE == 1:
-        held = (column[None, :] == keeps[:, None]).to(tl.float32)
+        traced = (column[None, :] == keeps[:, None]).to(tl.float32)
     if TRACE == 2:
-        held_at = source + (sample * tokens + keeps[:, None]) * inputs + column[None, :]
-        held = tl.load(held_at, mask=valid[:, None] & of_source[None, :], other=0.0)
+        traced_at = source + (sample * tokens + keeps[:, None]) * inputs + column[None, :]
+        traced = tl.load(traced_at, mask=valid[:, None] & of_source[None, :], other=0.0)
     for start in range(0, count, BLOCK_SOURCES):
         index = start + tl.arange(0, BLOCK_SOURCES)
-        target = tl.load(into + sample * count + index, mask=index < count, other=-1)
+        target = tl.load(dst + sample * count + index, mask=index < count, other=-1)
         comes = target[None, :] == row[:, None]  # (R, S)
         last = tl.full((BLOCK_ROWS,), start - 1, tl.int32)
         for _ in range(tl.max(tl.sum(comes.to(tl.int32), axis=1), axis=0)):
             following = comes & (index[None, :] > last[:, None])
             last = tl.min(tl.where(following, index[None, :], count), axis=1)  # the next source of each row, `count` if there is none
             found = last < count
-            token = tl.load(sources + sample * count + last, mask=found, other=0)
+            token = tl.load(src + sample * count + last, mask=found, other=0)
             weight = tl.full((BLOCK_ROWS,), 1.0, ACCUMULATOR)
             if SIZED:
                 weight = tl.load(size + sample * tokens + token, mask=found, other=0.0).to(ACCUMULATOR)
             total += tl.where(found, weight, 0.0)
             value_at = x + sample * stride_sample + token[:, None] * stride_token + column[None, :]
             value = tl.load(value_at, mask=found[:, None] & of_x[None, :], other=0.0).to(ACCUMULATOR)
-            pull += tl.where(found[:, None], weight[:, None] * (value - own), 0.0)
+            pull += tl.where(found[:, None], weight[:, None] * (value - stays), 0.0)
             if TRACE == 1:
-                held = tl.maximum(held, (found[:, None] & (column[None, :] == token[:, None])).to(tl.float32))
+                traced = tl.maximum(traced, (found[:, None] & (column[None, :] == token[:, None])).to(tl.float32))
             if TRACE == 2:
                 theirs_at = source + (sample * tokens + token[:, None]) * inputs + column[None, :]
-                held = tl.maximum(held, tl.load(theirs_at, mask=found[:, None] & of_source[None, :], other=0.0))
+                traced = tl.maximum(traced, tl.load(theirs_at, mask=found[:, None] & of_source[None, :], other=0.0))
     # A row that receives nothing keeps its bits: its pull is zero.
     out_row = sample * rows + row.to(tl.int64)
-    merged_row = own + pull / total[:, None]
+    merged_row = stays + pull / total[:, None]
     tl.store(
         merged + out_row[:, None] * channels + column[None, :], merged_row.to(merged.dtype.element_ty), mask=valid[:, None] & of_x[None, :]
     )
     tl.store(merged_size + out_row, total.to(merged_size.dtype.element_ty), mask=valid & (row * 0 + block == 0))
     if TRACE > 0:
-        tl.store(merged_source + out_row[:, None] * inputs + column[None, :], held, mask=valid[:, None] & of_source[None, :])
+        tl.store(merged_source + out_row[:, None] * inputs + column[None, :], traced, mask=valid[:, None] & of_source[None, :])
 
 
 @triton.jit(do_not_specialize=["tokens", "rows"])
@@ -124,7 +127,7 @@ def _merge_backward(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Gradient (B, R, C) → (B, T, C): every token gets its share of the gradient of the row that it went into."""
+    """Give every token its share of the gradient of the row that it went into: (B, R, C) → (B, T, C)."""
     sample = tl.program_id(0).to(tl.int64)
     token = tl.program_id(1) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     channel = tl.program_id(2) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
@@ -142,19 +145,19 @@ def _merge_backward(
 
 @torch.library.custom_op("opsin::merge", mutates_args=())
 def merge(
-    x: Tensor, size: Tensor | None, source: Tensor | None, kept: Tensor, sources: Tensor, into: Tensor, traced: bool
+    x: Tensor, size: Tensor | None, source: Tensor | None, unmerged: Tensor, src: Tensor, dst: Tensor, traced: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, T, C), (B, T, 1), (B, T, T_in) → tokens (B, R, C), sizes (B, R, 1) and their sources (B, R, T_in), which are empty if not traced.
+    """Merge tokens, sizes and, if traced, the map of sources, which is empty otherwise.
 
-    Only x has a gradient: sizes are counts.
+    (B, T, C), (B, T, 1), (B, T, T_in) → (B, R, C), (B, R, 1), (B, R, T_in). Only x has a gradient: sizes are counts.
     """
     batch, tokens, channels = x.shape
-    rows, count = kept.shape[1], sources.shape[1]
-    merged, merged_size, merged_source = _nothing_merged(x, size, source, kept, sources, into, traced)
+    rows, count = unmerged.shape[1], src.shape[1]
+    merged, merged_size, merged_source = _fake_merge(x, size, source, unmerged, src, dst, traced)
     if batch == 0:
         return merged, merged_size, merged_source
     x = x if x.stride(2) == 1 else x.contiguous()
-    kept, sources, into = kept.contiguous(), sources.contiguous(), into.contiguous()
+    unmerged, src, dst = unmerged.contiguous(), src.contiguous(), dst.contiguous()
     size = None if size is None else size.contiguous()
     source = None if source is None else source.contiguous()
     inputs = merged_source.shape[2]
@@ -166,9 +169,9 @@ def merge(
             x,
             size,
             source,
-            kept,
-            sources,
-            into,
+            unmerged,
+            src,
+            dst,
             merged,
             merged_size,
             merged_source,
@@ -190,11 +193,11 @@ def merge(
 
 
 @merge.register_fake
-def _nothing_merged(
-    x: Tensor, size: Tensor | None, source: Tensor | None, kept: Tensor, sources: Tensor, into: Tensor, traced: bool
+def _fake_merge(
+    x: Tensor, size: Tensor | None, source: Tensor | None, unmerged: Tensor, src: Tensor, dst: Tensor, traced: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, tokens, channels = x.shape
-    rows = kept.shape[1]
+    rows = unmerged.shape[1]
     inputs = 0 if not traced else tokens if source is None else source.shape[2]
     dtype = torch.float32 if size is None else size.dtype
     return (
@@ -206,15 +209,15 @@ def _nothing_merged(
 
 @torch.library.custom_op("opsin::merge_backward", mutates_args=())
 def merge_backward(
-    grad: Tensor, size: Tensor | None, merged_size: Tensor, kept: Tensor, sources: Tensor, into: Tensor, tokens: int
+    grad: Tensor, size: Tensor | None, merged_size: Tensor, unmerged: Tensor, src: Tensor, dst: Tensor, tokens: int
 ) -> Tensor:
-    """Gradient (B, R, C) of the merged tokens → (B, T, C). Tokens that the matching dropped get none."""
+    """Compute the gradient of the tokens from that of the merged ones: (B, R, C) → (B, T, C). Dropped tokens get zeros."""
     batch, rows, channels = grad.shape
-    grad_x = _no_gradient(grad, size, merged_size, kept, sources, into, tokens)
+    grad_x = _fake_gradient(grad, size, merged_size, unmerged, src, dst, tokens)
     if batch == 0:
         return grad_x
     owner = torch.full((batch, tokens), -1, dtype=torch.int64, device=grad.device)  # (B, T), the row that each token went into
-    owner.scatter_(1, kept, torch.arange(rows, device=grad.device).expand(batch, -1)).scatter_(1, sources, into)
+    owner.scatter_(1, unmerged, torch.arange(rows, device=grad.device).expand(batch, -1)).scatter_(1, src, dst)
     grad = grad if grad.stride(2) == 1 else grad.contiguous()
     size = None if size is None else size.contiguous()
     block = min(256, triton.next_power_of_2(channels))
@@ -239,8 +242,8 @@ def merge_backward(
 
 
 @merge_backward.register_fake
-def _no_gradient(
-    grad: Tensor, size: Tensor | None, merged_size: Tensor, kept: Tensor, sources: Tensor, into: Tensor, tokens: int
+def _fake_gradient(
+    grad: Tensor, size: Tensor | None, merged_size: Tensor, unmerged: Tensor, src: Tensor, dst: Tensor, tokens: int
 ) -> Tensor:
     return grad.new_empty(grad.shape[0], tokens, grad.shape[2])
 
@@ -250,15 +253,15 @@ def _accumulator(x: Tensor) -> tl.dtype:
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, size, _, kept, sources, into, _ = inputs
-    ctx.save_for_backward(size, output[1], kept, sources, into)
+    x, size, _, unmerged, src, dst, _ = inputs
+    ctx.save_for_backward(size, output[1], unmerged, src, dst)
     ctx.tokens = x.shape[1]
     ctx.mark_non_differentiable(output[1], output[2])
 
 
 def _backward(ctx: Any, grad: Tensor, _size: Tensor, _source: Tensor) -> tuple[Tensor | None, ...]:
-    size, merged_size, kept, sources, into = ctx.saved_tensors
-    return merge_backward(grad, size, merged_size, kept, sources, into, ctx.tokens), None, None, None, None, None, None
+    size, merged_size, unmerged, src, dst = ctx.saved_tensors
+    return merge_backward(grad, size, merged_size, unmerged, src, dst, ctx.tokens), None, None, None, None, None, None
 
 
 merge.register_autograd(_backward, setup_context=_keep_for_backward)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.key_padding import key_multiple
-from kernels.timing import pays
+from kernels.timing import is_faster
 from models.layers.block import Attention, Mlp
 from models.layers.patches import PatchEmbed, TubePatchEmbed
 
@@ -94,4 +94,4 @@ def packing_helps(device: torch.device, dtype: torch.dtype) -> bool:
 def _float32_pays() -> bool:
     """Return whether a packed layer is faster than PyTorch's own, which multiplies float32 by MKL. It is measured once a process."""
     x, weight, bias = torch.randn(_ROWS, _IN), torch.randn(_OUT, _IN), torch.randn(_OUT)
-    return pays(partial(PackedLinear(weight, bias), x), partial(F.linear, x, weight, bias), share=PAYS, turns=_TURNS)
+    return is_faster(partial(PackedLinear(weight, bias), x), partial(F.linear, x, weight, bias), max_ratio=PAYS, rounds=_TURNS)

@@ -208,7 +208,7 @@ class Backends:
             return ("eager", "compiled")
         if self.setting == "eager" or self._layout.device.type != "cpu":
             return ("eager",)
-        fused: Sequence[Backend] = ("fused",) if self.spec.ladder and loops.installed() else ()
+        fused: Sequence[Backend] = ("fused",) if self.spec.ladder and loops.is_installed() else ()
         if self.setting == "fused":
             return ("eager", *fused)
         wanted: Mapping[BackendSetting, Sequence[Backend]] = {"auto": ("onnx", "int8"), "onnx": ("onnx",), "int8": ("int8",)}
@@ -363,7 +363,9 @@ class Backends:
 
     def _open(self, backend: Backend) -> Runner:
         if backend == "fused":
-            return Fused(self.model, loops.open_loops(self._dtype, self._graphs.parent / "loops" if self._graphs is not None else None))
+            return Fused(
+                self.model, loops.load_compiled_loops(self._dtype, self._graphs.parent / "loops" if self._graphs is not None else None)
+            )
         return self._compile() if backend == "compiled" else self._open_graph("int8" if backend == "int8" else "float32")
 
     def _open_graph(self, precision: Literal["float32", "int8"]) -> Runner:

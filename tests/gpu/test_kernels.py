@@ -39,7 +39,7 @@ def sizes(batch: int, tokens: int) -> Tensor:
 
 
 def on_device(matching: Matching) -> Matching:
-    return Matching(matching.kept.to(DEVICE), matching.sources.to(DEVICE), matching.into.to(DEVICE))
+    return Matching(matching.unmerged.to(DEVICE), matching.src.to(DEVICE), matching.dst.to(DEVICE))
 
 
 def test_they_are_what_runs() -> None:
@@ -51,7 +51,7 @@ def test_they_are_what_runs() -> None:
 def test_the_same_tokens_match(batch: int, tokens: int, r: int, protected: int, dtype: torch.dtype) -> None:
     metric = signs(batch, tokens, dtype)
     found, expected = ops.bipartite_match(metric.to(DEVICE), r, protected=protected), reference.bipartite_match(metric, r, protected)
-    for part in ("kept", "sources", "into"):
+    for part in ("unmerged", "src", "dst"):
         assert torch.equal(getattr(found, part).cpu(), getattr(expected, part)), part
 
 
@@ -105,4 +105,4 @@ def test_two_threads_may_meet_in_a_shape_that_nobody_has_run() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 2 and all(torch.equal(one.into.cpu(), expected.into) for one in found)
+    assert len(found) == 2 and all(torch.equal(one.dst.cpu(), expected.dst) for one in found)

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kernels import ops, reference
-from kernels.numba_loader import open_loops
+from kernels.numba_loader import load_compiled_loops
 from kernels.ops import Matching
 from models.merge_schedule import MergeSchedule
 from models.systems.vit.model import ViT, ViTConfig
 
 DTYPES = (torch.float32, torch.bfloat16)
-LOOPS = {dtype: open_loops(dtype, None) for dtype in DTYPES}
+LOOPS = {dtype: load_compiled_loops(dtype, None) for dtype in DTYPES}
 seeds = st.integers(0, 2**31 - 1)
 
 
@@ -59,7 +59,7 @@ class Problem:
 
 
 def assert_same(found: Matching, expected: Matching) -> None:
-    for part in ("kept", "sources", "into"):
+    for part in ("unmerged", "src", "dst"):
         assert torch.equal(getattr(found, part), getattr(expected, part)), part
 
 
@@ -86,11 +86,11 @@ def test_rounded_cosines_give_partners_that_are_as_similar(dtype: torch.dtype, s
     directions = torch.nn.functional.normalize(metric.double(), dim=-1)
     similar = []
     for matching in (found, expected):
-        into = matching.kept.gather(1, matching.into)
-        rows = [directions.gather(1, index.unsqueeze(-1).expand(-1, -1, 16)) for index in (matching.sources, into)]
+        into = matching.unmerged.gather(1, matching.dst)
+        rows = [directions.gather(1, index.unsqueeze(-1).expand(-1, -1, 16)) for index in (matching.src, into)]
         similar.append((rows[0] * rows[1]).sum(-1))
     torch.testing.assert_close(*similar, atol=2e-6 if dtype is torch.float32 else 2e-2, rtol=0.0)
-    everywhere = torch.cat([found.kept, found.sources], dim=1).sort(dim=1).values
+    everywhere = torch.cat([found.unmerged, found.src], dim=1).sort(dim=1).values
     assert torch.equal(everywhere, torch.arange(problem.tokens).expand(problem.batch, -1))
 
 
@@ -118,9 +118,9 @@ def test_in_bfloat16_tokens_are_rounded_once_and_untouched_ones_keep_their_bits(
     exact, exact_size = reference.merge((x + residual).double(), size, matching)
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=2**-10)
     assert torch.equal(found_size, exact_size)
-    for sample, into in enumerate(matching.into.tolist()):
+    for sample, into in enumerate(matching.dst.tolist()):
         untouched = [row for row in range(found.shape[1]) if row not in into]
-        assert torch.equal(found[sample, untouched], (x + residual)[sample, matching.kept[sample, untouched]])
+        assert torch.equal(found[sample, untouched], (x + residual)[sample, matching.unmerged[sample, untouched]])
 
 
 @pytest.mark.parametrize("broken", [0.0, float("nan"), float("inf")])
@@ -132,8 +132,8 @@ def test_a_row_without_a_direction_merges_first_and_others_merge_into_it(broken:
     with ops.compiled_loops(LOOPS[torch.float32]):
         found = ops.bipartite_match(keys, 2, protected=1)
     assert_same(found, reference.bipartite_match(keys.sum(dim=1), 2, 1))
-    assert found.sources[0, 0] == first
-    assert row == 4 or found.kept[0, found.into[0]].tolist() == [7, 7]
+    assert found.src[0, 0] == first
+    assert row == 4 or found.unmerged[0, found.dst[0]].tolist() == [7, 7]
 
 
 def test_a_metric_that_lies_crosswise_in_memory_is_read_as_it_is_meant() -> None:
@@ -213,7 +213,7 @@ def test_a_compiler_sees_the_reference_in_one_graph(model: ViT, images: Tensor) 
         assert torch.equal(compiled, model(images, merge=MERGE).logits)
 
 
-OPEN = "import sys, pathlib, torch; from kernels.numba_loader import open_loops; open_loops(torch.float32, pathlib.Path(sys.argv[1]))"
+OPEN = "import sys, pathlib, torch; from kernels import numba_loader as n; n.load_compiled_loops(torch.float32, pathlib.Path(sys.argv[1]))"
 
 
 FULL = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); {OPEN}"

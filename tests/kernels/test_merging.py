@@ -43,9 +43,9 @@ def test_at_most_half_of_the_unprotected_tokens_merge() -> None:
 
 def test_of_exact_ties_the_earlier_position_merges_into_the_earlier_position() -> None:
     matching = ops.bipartite_match(torch.ones(2, 40, 4), 5)
-    assert matching.sources.tolist() == [[0, 2, 4, 6, 8]] * 2
-    assert matching.kept[:, :15].tolist() == [list(range(10, 40, 2))] * 2
-    assert matching.into.tolist() == [[15] * 5] * 2  # token 1, behind the 15 even ones that stay
+    assert matching.src.tolist() == [[0, 2, 4, 6, 8]] * 2
+    assert matching.unmerged[:, :15].tolist() == [list(range(10, 40, 2))] * 2
+    assert matching.dst.tolist() == [[15] * 5] * 2  # token 1, behind the 15 even ones that stay
 
 
 @pytest.mark.parametrize("traced_before", [False, True])
@@ -82,13 +82,13 @@ def test_a_sources_map_follows_tokens_through_two_merges(generator: torch.Genera
 def test_kth_matching_drops_the_tail_and_keeps_the_last_of_every_run(generator: torch.Generator) -> None:
     x = randn(generator, 1, 11, 4)
     matching = ops.kth_match(x, 3)
-    assert matching.kept.tolist() == [[2, 5, 8]]
+    assert matching.unmerged.tolist() == [[2, 5, 8]]
     assert ops.unmerge(ops.reduce(x, matching), matching).shape == (1, 9, 4)
 
 
 def test_random_matching_is_reproduced_by_its_generator(generator: torch.Generator) -> None:
     x = randn(generator, 2, 9, 4)
-    draws = [ops.random_match(x, 4, generator=torch.Generator().manual_seed(seed)).sources for seed in (1, 1, 2)]
+    draws = [ops.random_match(x, 4, generator=torch.Generator().manual_seed(seed)).src for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
 
@@ -132,7 +132,7 @@ def test_attention_and_its_gradients_are_the_same_where_fused_attention_is_switc
 def test_matching_needs_no_gradient(generator: torch.Generator) -> None:
     metric = randn(generator, 1, 8, 4).requires_grad_()
     matching = ops.bipartite_match(metric, 2)
-    assert not any(index.requires_grad for index in (matching.kept, matching.sources, matching.into))
+    assert not any(index.requires_grad for index in (matching.unmerged, matching.src, matching.dst))
 
 
 def test_autocast_does_not_change_which_tokens_merge(generator: torch.Generator) -> None:
@@ -141,8 +141,8 @@ def test_autocast_does_not_change_which_tokens_merge(generator: torch.Generator)
     plain = ops.bipartite_match(metric, 12, protected=1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = ops.bipartite_match(metric, 12, protected=1)
-    assert torch.equal(plain.sources, cast.sources)
-    assert torch.equal(plain.into, cast.into)
+    assert torch.equal(plain.src, cast.src)
+    assert torch.equal(plain.dst, cast.dst)
 
 
 def test_in_bfloat16_sizes_stay_exact_and_untouched_rows_keep_their_bits(generator: torch.Generator) -> None:
@@ -152,8 +152,8 @@ def test_in_bfloat16_sizes_stay_exact_and_untouched_rows_keep_their_bits(generat
     merged, merged_size = ops.merge(x, size, matching)
     assert merged.dtype is torch.bfloat16
     assert merged_size.sum() == 12 * 257
-    untouched = [row for row in range(9) if row not in matching.into[0].tolist()]
-    assert torch.equal(merged[0, untouched], x[0, matching.kept[0, untouched]])
+    untouched = [row for row in range(9) if row not in matching.dst[0].tolist()]
+    assert torch.equal(merged[0, untouched], x[0, matching.unmerged[0, untouched]])
 
 
 @pytest.mark.parametrize(

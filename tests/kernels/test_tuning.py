@@ -17,9 +17,9 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 def test_two_threads_may_tune_one_kernel() -> None:
     import triton
 
-    from kernels.triton.autotune import tuned
+    from kernels.triton.autotune import autotune
 
-    @tuned([triton.Config({"BLOCK": block}) for block in (16, 32)], key=["tokens"], interpreted=triton.Config({"BLOCK": 16}))
+    @autotune([triton.Config({"BLOCK": block}) for block in (16, 32)], key=["tokens"], interpreted=triton.Config({"BLOCK": 16}))
     @triton.jit
     def kernel(x, tokens, BLOCK):  # type: ignore[no-untyped-def]
         pass

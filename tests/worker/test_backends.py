@@ -240,7 +240,7 @@ def test_what_cannot_be_opened_is_not_waited_for(bundle: Bundle, folder: Path, m
     def broken(*_: object) -> None:
         raise RuntimeError("numba does not know this CPU")
 
-    monkeypatch.setattr(numba_loader, "open_loops", broken)
+    monkeypatch.setattr(numba_loader, "load_compiled_loops", broken)
     made = warm(bundle, folder)
     tuner = tuner_of(folder)
     tuner.loaded(bundle, made)

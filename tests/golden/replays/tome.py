@@ -58,8 +58,8 @@ def _subcase(flags: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tens
     matching = ops.bipartite_match(metric, flags["r"], protected=protected)
     weighted, sizes = ops.merge(x, size, matching)
     weighted_1, sizes_1 = ops.merge(x, None, matching)
-    pairs = torch.stack([matching.sources // 2, matching.kept.gather(1, matching.into) // 2], dim=-1)  # (B, r, 2)
-    even = matching.kept % 2 == 0
+    pairs = torch.stack([matching.src // 2, matching.unmerged.gather(1, matching.dst) // 2], dim=-1)  # (B, r, 2)
+    even = matching.unmerged % 2 == 0
     return {
         "merge_mean": ops.reduce(x, matching, "mean"),
         "merge_sum": ops.reduce(x, matching, "sum"),
@@ -71,7 +71,7 @@ def _subcase(flags: dict[str, Any], inputs: dict[str, Tensor]) -> dict[str, Tens
         "wavg1_x": weighted_1,
         "wavg1_size": sizes_1,
         "source": ops.merge_source(None, matching),
-        "unm_idx": matching.kept[even].view(x.shape[0], -1) // 2,
+        "unm_idx": matching.unmerged[even].view(x.shape[0], -1) // 2,
         "src_idx_sorted_pairs": torch.stack([sample[sample[:, 0].argsort()] for sample in pairs]),
         "r_effective": torch.tensor([ops.effective_r(x.shape[1], flags["r"], protected)]),
     }
@@ -83,7 +83,7 @@ def _variant(matching: Matching, x: Tensor) -> dict[str, Tensor]:
         "merge_mean": mean,
         "merge_sum": ops.reduce(x, matching, "sum"),
         "unmerge_of_mean": ops.unmerge(mean, matching),
-        "dst_idx": matching.into,
+        "dst_idx": matching.dst,
     }
 
 

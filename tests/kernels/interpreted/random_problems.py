@@ -60,9 +60,9 @@ def match(problem: Problem, metric: Tensor) -> Matching:
 def assert_same(problem: Problem, metric: Tensor) -> None:
     """Same indices, where rounding decides nothing."""
     found, expected = match(problem, metric), reference.bipartite_match(metric, problem.r, problem.protected)
-    assert torch.equal(found.sources, expected.sources), problem
-    assert torch.equal(found.into, expected.into), problem
-    assert torch.equal(found.kept, expected.kept), problem
+    assert torch.equal(found.src, expected.src), problem
+    assert torch.equal(found.dst, expected.dst), problem
+    assert torch.equal(found.unmerged, expected.unmerged), problem
 
 
 def assert_as_good(problem: Problem, metric: Tensor) -> None:
@@ -71,12 +71,12 @@ def assert_as_good(problem: Problem, metric: Tensor) -> None:
     directions = torch.nn.functional.normalize(metric.double(), dim=-1)
     similar = [
         (
-            directions.gather(1, matching.sources.unsqueeze(-1).expand(-1, -1, directions.shape[2]))
-            * directions.gather(1, matching.kept.gather(1, matching.into).unsqueeze(-1).expand(-1, -1, directions.shape[2]))
+            directions.gather(1, matching.src.unsqueeze(-1).expand(-1, -1, directions.shape[2]))
+            * directions.gather(1, matching.unmerged.gather(1, matching.dst).unsqueeze(-1).expand(-1, -1, directions.shape[2]))
         ).sum(-1)
         for matching in (found, expected)
     ]
     torch.testing.assert_close(*similar, atol=2e-6, rtol=0.0, msg=lambda text: f"{problem}: {text}")
-    positions = torch.cat([found.kept, found.sources], dim=1).sort(dim=1).values
+    positions = torch.cat([found.unmerged, found.src], dim=1).sort(dim=1).values
     assert torch.equal(positions, torch.arange(problem.tokens).expand(problem.batch, -1)), problem
-    assert found.kept[:, : problem.protected].equal(torch.arange(problem.protected).expand(problem.batch, -1)), problem
+    assert found.unmerged[:, : problem.protected].equal(torch.arange(problem.protected).expand(problem.batch, -1)), problem

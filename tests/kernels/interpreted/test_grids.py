@@ -40,8 +40,8 @@ def test_more_samples_and_heads_than_a_dimension_of_the_grid_holds(grids: list[t
     batch, tokens = LARGEST + 1, 5
     x = torch.zeros(batch, tokens, 1).requires_grad_()
     found = Matching(*kernels.bipartite_match(x.detach(), effective_r(tokens, 2, 1), 1))
-    found = Matching(*(torch.zeros_like(index) for index in (found.kept, found.sources, found.into)))
-    merged, _, _ = kernels.merge(x, None, None, found.kept, found.sources, found.into, False)
+    found = Matching(*(torch.zeros_like(index) for index in (found.unmerged, found.src, found.dst)))
+    merged, _, _ = kernels.merge(x, None, None, found.unmerged, found.src, found.dst, False)
     merged.sum().backward()
     parts = [torch.zeros(LARGEST // 16 + 1, 16, tokens, 1).requires_grad_() for _ in range(3)]
     attended, _ = kernels.size_biased_attention(*parts, torch.ones(LARGEST // 16 + 1, tokens, 1))

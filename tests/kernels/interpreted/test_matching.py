@@ -55,7 +55,7 @@ def test_zeros_without_a_direction_come_first_as_in_the_reference() -> None:
     metric[0, 4] = 0.0
     metric[0, 7] = 0.0
     assert_same(problem, metric)
-    assert 4 in reference.bipartite_match(metric, 3, 1).sources
+    assert 4 in reference.bipartite_match(metric, 3, 1).src
 
 
 @pytest.mark.slow

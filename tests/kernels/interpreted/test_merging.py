@@ -20,7 +20,7 @@ ROUNDING = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 def merge(x: Tensor, size: Tensor | None, source: Tensor | None, matching: Matching, traced: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    return kernels.merge(x, size, source, matching.kept, matching.sources, matching.into, traced)
+    return kernels.merge(x, size, source, matching.unmerged, matching.src, matching.dst, traced)
 
 
 def assert_merges(problem: Problem) -> None:
@@ -42,7 +42,7 @@ def assert_rounded(found: Tensor, x: Tensor, size: Tensor | None, problem: Probl
     interpreter may cut off."""
     matching = problem.matching()
     expected, _ = reference.merge(x.double(), size, matching)
-    own = x.double().abs().gather(1, matching.kept.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    own = x.double().abs().gather(1, matching.unmerged.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
     added = reference.merge(x.double().abs(), size, matching)[0] + 2 * own
     count = reference.merge(x, None, matching)[1]
     allowed = (count + 2) * torch.finfo(torch.float32).eps / 2 * added + torch.finfo(x.dtype).eps * expected.abs()
@@ -76,7 +76,7 @@ def test_gradients_are_the_references(seed: int) -> None:
 def test_many_sources_of_one_token_are_added_across_blocks() -> None:
     x = torch.randn(1, 68, 5, generator=torch.Generator().manual_seed(0))
     sources = torch.arange(0, 68, 2).unsqueeze(0)
-    matching = Matching(kept=torch.arange(1, 68, 2).unsqueeze(0), sources=sources, into=torch.full_like(sources, 7))
+    matching = Matching(unmerged=torch.arange(1, 68, 2).unsqueeze(0), src=sources, dst=torch.full_like(sources, 7))
     merged, size, source = merge(x, None, None, matching)
     torch.testing.assert_close(merged, reference.merge(x, None, matching)[0])
     assert size[0, 7] == 35 == source[0, 7].sum()
@@ -92,8 +92,8 @@ def test_untouched_rows_keep_their_bits_and_a_second_run_gives_the_same() -> Non
     x, matching = problem.normal(40, 8), problem.matching()
     merged, _, _ = merge(x, problem.sizes(40), None, matching)
     again, _, _ = merge(x, problem.sizes(40), None, matching)
-    untouched = [row for row in range(28) if row not in matching.into[0].tolist()]
-    assert torch.equal(merged[0, untouched], x[0, matching.kept[0, untouched]])
+    untouched = [row for row in range(28) if row not in matching.dst[0].tolist()]
+    assert torch.equal(merged[0, untouched], x[0, matching.unmerged[0, untouched]])
     assert torch.equal(merged, again)
 
 

@@ -15,7 +15,7 @@ GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(2, 9, 5, generator=GENERATOR)
 SIZE = torch.ones(2, 9, 1)
 MATCHING = reference.bipartite_match(X.clone(), 3, 1)
-INDICES = (MATCHING.kept, MATCHING.sources, MATCHING.into)
+INDICES = (MATCHING.unmerged, MATCHING.src, MATCHING.dst)
 
 
 def test_matching_is_an_operator() -> None:

@@ -1,4 +1,4 @@
-"""Numbers of the two formats that the loops read: float32 as it is, bfloat16 as the upper 16 bits of a float32 (uint16)."""
+"""Tensors as the arrays that compiled loops read: float32 as it is, bfloat16 as the upper 16 bits of a float32 (uint16)."""
 
 from __future__ import annotations
 
@@ -7,39 +7,53 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit, types
 from numba.core.caching import FunctionCache
 from numba.extending import overload
+from numpy.typing import NDArray
+from torch import Tensor
 
 
-class _Kept(FunctionCache):
-    """Compiled code on disk. Where that is full, the next process compiles again."""
+class _DiskCache(FunctionCache):
+    """Compiled code on disk. If the disk is full, the next process compiles again."""
 
     def save_overload(self, signature, result):
         with suppress(OSError):
             super().save_overload(signature, result)
 
 
-def compiled(**options: Any) -> Callable[..., Any]:
-    """Decorate a loop: without Python's lock, kept between processes, and a division by zero is no exception. All three are what makes the
-    loops fast."""
+def compile_loop(**options: Any) -> Callable[..., Any]:
+    """Compile the decorated loop, which runs without Python's lock, does not check divisions by zero, and is cached on disk."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         loop = njit(nogil=True, error_model="numpy", **options)(function)
         with suppress(RuntimeError):  # there is no folder that numba could write
-            loop._cache = _Kept(function)
+            loop._cache = _DiskCache(function)
         return loop
 
     return decorate
 
 
+def as_array(x: Tensor) -> NDArray[Any]:
+    """Return a view of the same memory and shape; bfloat16, which NumPy does not have, as uint16."""
+    x = x.view(torch.uint16) if x.dtype is torch.bfloat16 else x
+    return x.numpy()
+
+
+def as_flat_array(x: Tensor) -> NDArray[Any]:
+    """Return all memory that a tensor with strides spans, shape (span,): loops over it are vectorised, loops over strides are not."""
+    span = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return as_array(x.as_strided((span,), (1,)))
+
+
 def widen(stored):
-    """→ float32."""
+    """Convert to float32."""
     raise NotImplementedError
 
 
-def rounded_like(value, stored):
-    """A float32 in the format of `stored`, rounded to the nearest, ties to even."""
+def round_like(value, stored):
+    """Convert a float32 to the format of `stored`, rounded to the nearest, ties to even."""
     raise NotImplementedError
 
 
@@ -54,8 +68,8 @@ def _widen(stored):
     return from_bfloat16
 
 
-@overload(rounded_like)
-def _rounded_like(value, stored):
+@overload(round_like)
+def _round_like(value, stored):
     if isinstance(stored, types.Float):
         return lambda value, stored: value
 
