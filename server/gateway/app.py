@@ -22,13 +22,13 @@ from server.gateway.app_state import Gateway
 from server.gateway.auth.middleware import Authentication, KeyRing, Rates
 from server.gateway.catalog.model_directory import Directory
 from server.gateway.catalog.worker_grace import Desertion
-from server.gateway.fair_executor import HeavyClients, LargeBodies, Turns
+from server.gateway.fair_executor import BodyExecutor, FairExecutor, HeavyClients
 from server.gateway.inference.admission import REJECTIONS, Admission
 from server.gateway.inference.error_mapping import of_error
 from server.gateway.inference.rendering import Presenting
 from server.gateway.inference.runner import Inference
 from server.gateway.inference.text_cache import TextCache
-from server.gateway.jobs.event_subscriptions import EventReaders
+from server.gateway.jobs.event_subscriptions import EventSubscriptions
 from server.gateway.jobs.service import JobDocument, Jobs
 from server.gateway.open_inference.errors import to_response
 from server.gateway.openai import errors as openai_errors
@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> GatewayApp:
     desertion = Desertion(settings, directory)
     ticks = Ticks()
     heavy = HeavyClients()
-    turns = Turns(len(os.sched_getaffinity(0)), heavy=heavy)
+    turns = FairExecutor(len(os.sched_getaffinity(0)), heavy=heavy)
     limits = Limits(settings.max_points, settings.max_queries, settings.clip_limits, settings.sound_limits)
     decoder = Decoder(settings.max_pixels, limits=limits)
     presenting = Presenting(dispatcher.scenes, turns, decoder.budget)
@@ -83,12 +83,12 @@ def create_app(settings: Settings) -> GatewayApp:
         admission=Admission(settings, dispatcher, counted, ticks),
         inference=Inference(dispatcher, desertion, counted, decoder, turns),
         text_cache=TextCache(dispatcher.vectors, settings.text_cache_bytes),
-        large_bodies=LargeBodies(heavy),
+        large_bodies=BodyExecutor(heavy),
         fetcher=_fetcher(settings),
         webhook_hosts=frozenset(map(host_and_port, settings.webhook_hosts)),
         presenting=presenting,
         jobs=Jobs(dispatcher, presenting, settings.results_max_bytes),
-        readers=EventReaders(dispatcher.records, counted, settings.max_connections),
+        readers=EventSubscriptions(dispatcher.records, counted, settings.max_connections),
         metrics=counted,
         ticks=ticks,
         status=Status(dispatcher),

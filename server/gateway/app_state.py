@@ -13,12 +13,12 @@ from models.bundle import BundleSpec
 from server.concurrency.cancellation import Ticks
 from server.gateway.auth.middleware import KeyRing
 from server.gateway.catalog.model_directory import Directory
-from server.gateway.fair_executor import LargeBodies
+from server.gateway.fair_executor import BodyExecutor
 from server.gateway.inference.admission import Admission
 from server.gateway.inference.rendering import Presenting
 from server.gateway.inference.runner import Inference
 from server.gateway.inference.text_cache import TextCache
-from server.gateway.jobs.event_subscriptions import EventReaders
+from server.gateway.jobs.event_subscriptions import EventSubscriptions
 from server.gateway.jobs.service import Jobs
 from server.gateway.status import Status
 from server.http.sse import EventStream
@@ -40,14 +40,14 @@ class Gateway:
     admission: Admission
     inference: Inference
     text_cache: TextCache
-    large_bodies: LargeBodies
+    large_bodies: BodyExecutor
     fetcher: Fetcher | None
     """None: nothing is fetched."""
     webhook_hosts: frozenset[tuple[str, int]]
     """Names and ports that may be told how jobs have ended."""
     presenting: Presenting
     jobs: Jobs
-    readers: EventReaders
+    readers: EventSubscriptions
     metrics: GatewayMetrics
     ticks: Ticks
     """Timers of the limits of requests."""

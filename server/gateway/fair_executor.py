@@ -1,18 +1,18 @@
-"""Work in threads, in which clients take turns: a client that brings much waits behind its own work, and nobody else behind it."""
+"""ThreadCall in threads, in which clients take turns: a client that brings much waits behind its own work, and nobody else behind it."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from models.processes.confined_process import Call
+from server.concurrency.client_bound import ClientBound
 from server.processes import os_process
 
 LONG = 0.5
@@ -28,78 +28,6 @@ SMALL_BODY = 64 * 1024
 LARGE_BODY = 1024 * 1024
 """Bytes from which it takes so long that others should not wait for it."""
 T = TypeVar("T")
-Place = tuple[int, "asyncio.Future[None]"]
-
-
-class Line:
-    """A line for something of which there is only so much: a client that wants much waits behind its own.
-
-    For one event loop. Clients hold at most `total` together and `share` each; what alone is more than that is held alone. It iterates
-    over the clients that hold something."""
-
-    def __init__(self, total: int, share: int, may_begin: Callable[[str], bool] | None = None) -> None:
-        """may_begin: whether a client's turn may come now. Whoever is refused is overtaken; call `start` when that changes."""
-        self._may_begin = may_begin
-        self._total = total
-        self._share = share
-        self._taken = 0
-        self._held: Counter[str] = Counter()
-        """By client."""
-        self._waiting: dict[str, deque[Place]] = {}
-        """Places that wait, by client; no queue is empty, and the client whose turn is next comes first."""
-
-    async def enter(self, client: str, amount: int) -> None:
-        """Waits until the client holds the amount, which `leave` gives back."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(client, deque()).append((amount, turn))
-        self.start()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                self.start()
-            else:
-                self.leave(client, amount)
-            raise
-
-    def leave(self, client: str, amount: int) -> None:
-        self._taken -= amount
-        self._held[client] -= amount
-        if not self._held[client]:
-            del self._held[client]
-        self.start()
-
-    def held_by(self, *clients: str) -> int:
-        """The amount that they hold together."""
-        return sum(self._held[client] for client in clients)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._held)
-
-    def start(self) -> None:
-        """Let in whoever may begin."""
-        while (client := self._next()) is not None:
-            line = self._waiting.pop(client)
-            amount, turn = line.popleft()
-            if line:
-                self._waiting[client] = line  # behind all others
-            if not turn.done():
-                self._taken += amount
-                self._held[client] += amount
-                turn.set_result(None)
-
-    def _next(self) -> str | None:
-        """Whoever is within their share and next; nobody overtakes them while there is too little left of the total."""
-        for client, line in self._waiting.items():
-            amount, turn = line[0]
-            if turn.done():  # it has left
-                return client
-            if self._held[client] and self._held[client] + amount > self._share:
-                continue
-            if self._may_begin is not None and not self._may_begin(client):
-                continue
-            return None if self._taken and self._taken + amount > self._total else client
-        return None
 
 
 class HeavyClients:
@@ -119,7 +47,7 @@ class HeavyClients:
 
 
 @dataclass(eq=False)
-class Work:
+class ThreadCall:
     """A call in a thread."""
 
     make: Callable[[], Any]
@@ -150,7 +78,7 @@ class Work:
         return self._spent if (clock := self._clock) is None else time.clock_gettime(clock) - self._before
 
 
-class Turns:
+class FairExecutor:
     """For one event loop. At most `threads` calls of one client run at once, and twice as many of all together; of those that wait, each
     client's oldest goes in turn. So whoever fills all of their threads with what takes long leaves as many to the others.
 
@@ -168,15 +96,15 @@ class Turns:
             self._for_heavy, thread_name_prefix="prepare-slowly", initializer=os_process.lower_own_priority
         )
         self._heavy = HeavyClients() if heavy is None else heavy
-        self._line = Line(self._together, threads, self._may_begin)
+        self._running = ClientBound(self._together, threads, self._may_begin)
 
     async def run(self, client: str, make: Callable[[], T]) -> T:
         """The result of `make`. A caller that is cancelled before its turn leaves the line; later the programs that the work has started
         are ended, for whose time the thread would be missing."""
-        work = Work(make, Call())
+        work = ThreadCall(make, Call())
         del make  # what is raised has frames that hold this one: they would keep each other, and a body
         try:
-            await self._line.enter(client, 1)
+            await self._running.enter(client, 1)
             return await asyncio.shield(self._begun(client, work))  # a thread cannot be stopped: until it ends it has its place
         except asyncio.CancelledError:
             work.call.end()
@@ -189,16 +117,16 @@ class Turns:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _may_begin(self, client: str) -> bool:
-        return client not in self._heavy or self._line.held_by(*(one for one in self._line if one in self._heavy)) < self._for_heavy
+        return client not in self._heavy or sum(map(self._running.held, filter(self._heavy.__contains__, self._running))) < self._for_heavy
 
-    def _begun(self, client: str, work: Work) -> asyncio.Future[Any]:
+    def _begun(self, client: str, work: ThreadCall) -> asyncio.Future[Any]:
         loop, is_heavy = asyncio.get_running_loop(), client in self._heavy
         ran = loop.run_in_executor(self._slow_pool if is_heavy else self._pool, work)
         work.look = None if is_heavy or self._never_long else loop.call_later(LONG, self._look, client, work)
         ran.add_done_callback(partial(self._ended, client, work))
         return ran
 
-    def _look(self, client: str, work: Work) -> None:
+    def _look(self, client: str, work: ThreadCall) -> None:
         """At a call that has not ended for a while."""
         if work.ended:
             return
@@ -213,22 +141,22 @@ class Turns:
     def _new_pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._together, thread_name_prefix="prepare")
 
-    def _ended(self, client: str, work: Work, _ran: asyncio.Future[Any]) -> None:
+    def _ended(self, client: str, work: ThreadCall, _ran: asyncio.Future[Any]) -> None:
         if work.look is not None:
             work.look.cancel()
         if work.seconds >= LONG and not self._never_long:
             self._heavy.add(client, work.seconds)
-        self._line.leave(client, 1)
+        self._running.give(client, 1)
 
 
-class LargeBodies:
+class BodyExecutor:
     """Large bodies are taken apart one at a time, clients in turn: each needs several times its bytes. Smaller ones wait for none of them.
 
     For one event loop."""
 
     def __init__(self, heavy: HeavyClients | None = None) -> None:
-        self._turns = Turns(1, together=1, heavy=heavy)
-        self._turns_of_smaller = Turns(1, together=1)
+        self._turns = FairExecutor(1, together=1, heavy=heavy)
+        self._turns_of_smaller = FairExecutor(1, together=1)
 
     async def in_turn(self, client: str, nbytes: int, work: Callable[[], T]) -> T:
         """The result of `work` on a body of so many bytes. A caller that gives up before its turn leaves the line."""

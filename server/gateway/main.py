@@ -17,8 +17,8 @@ import uvicorn
 
 from server.gateway.app import create_app
 from server.gateway.inference.admission import Admission
-from server.gateway.jobs.event_subscriptions import EventReaders
-from server.http.connection_limits import Connections
+from server.gateway.jobs.event_subscriptions import EventSubscriptions
+from server.http.connection_limits import ConnectionLimiter
 from server.http.protocol import bounded
 from server.media.images import silence_decoders
 from server.processes import os_process
@@ -78,7 +78,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=bounded(Connections(connections, settings.trusted_proxies)),
+        http=bounded(ConnectionLimiter(connections, settings.trusted_proxies)),
         ws="none",
         log_config=None,
         log_level=max(settings.log_level.lower(), "warning", key=("debug", "info", "warning", "error", "critical").index),
@@ -102,7 +102,7 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
 class _Server(uvicorn.Server):
     """uvicorn with our end: its own handlers close the listener first and end the process by the signal."""
 
-    def __init__(self, config: uvicorn.Config, admission: Admission, readers: EventReaders, drain_timeout: float) -> None:
+    def __init__(self, config: uvicorn.Config, admission: Admission, readers: EventSubscriptions, drain_timeout: float) -> None:
         super().__init__(config)
         self._readers = readers
         self._admission = admission

@@ -9,6 +9,7 @@ import sys
 import termios
 from collections.abc import Sequence
 
+from server.concurrency.client_bound import ClientBound
 from server.http.client_identity import ClientAddresses, subscriber
 
 READ_BYTES = 10 * 1024
@@ -16,48 +17,44 @@ READ_SECONDS = 10.0
 """A client that lets its answer lie must read READ_BYTES in READ_SECONDS."""
 
 
-class Connections:
-    """At most `most` connections by client. Those of trusted proxies belong to nobody: what comes through them is counted by request."""
+class ConnectionLimiter:
+    """At most `total` connections by client. Those of trusted proxies are anonymous: what comes through them is counted by request."""
 
-    def __init__(self, most: int, trusted_proxies: Sequence[str]) -> None:
-        self._most = most
+    def __init__(self, total: int, trusted_proxies: Sequence[str]) -> None:
         self._addresses = ClientAddresses(trusted_proxies)
-        self._open: dict[str, dict[asyncio.Transport, None]] = {}
-        """By client, the newest last; no client without any."""
+        self._held = ClientBound(total, total / 4)
         self._client_of: dict[asyncio.Transport, str] = {}
+        """Open connections, the newest last."""
 
     def admit(self, connection: asyncio.Transport) -> bool:
-        """Whether it may stay. Where all are taken, a client below a quarter of them, or a proxy, gets the newest connection of whoever has
-        most, if that is more than a quarter, whatever is asked over it."""
+        """Return whether it may stay. If all are taken, a client below a quarter of them, or a proxy, gets the newest connection of the
+        client that has most, if that is more than a quarter, whatever is requested over it."""
         peer = connection.get_extra_info("peername")  # none over a Unix socket
         client = subscriber(peer[0]) if isinstance(peer, tuple) and not self._addresses.is_proxy(peer[0]) else ""
-        has_few = not client or 4 * len(self._open.get(client, ())) < self._most
-        if len(self._client_of) >= self._most and not (has_few and self._close_one()):
+        has_few = not client or self._held.held(client) < self._held.each
+        if len(self._client_of) >= self._held.total and not (has_few and self._close_one()):
             return False
-        self._open.setdefault(client, {})[connection] = None
+        self._held.take(client, 1)
         self._client_of[connection] = client
         return True
 
     def closed(self, connection: asyncio.Transport) -> None:
-        """Idempotent; nothing for one that was never admitted."""
+        """Idempotent; does nothing for one that was never admitted."""
         client = self._client_of.pop(connection, None)
-        if client is None:
-            return
-        del self._open[client][connection]
-        if not self._open[client]:
-            del self._open[client]
+        if client is not None:
+            self._held.give(client, 1)
 
     def _close_one(self) -> bool:
-        greediest = max((mine for client, mine in self._open.items() if client), key=len, default={})
-        if 4 * len(greediest) <= self._most:
+        greediest, count = self._held.greediest()
+        if count <= self._held.each:
             return False
-        newest = next(reversed(greediest))
+        newest = next(connection for connection, client in reversed(self._client_of.items()) if client == greediest)
         self.closed(newest)  # at once: the next one that comes must not count it
         newest.abort()
         return True
 
 
-class SlowReader:
+class SlowClientGuard:
     """The client of one connection. While it is watched and something waits for it, its connection is aborted if it does not read."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:

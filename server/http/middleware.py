@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from starlette.responses import Response
@@ -13,6 +12,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.concurrency.cancellation import Limit, Ticks
+from server.concurrency.client_bound import ClientBound
 from server.http.client_identity import ClientAddresses, peer_of, subscriber
 from server.http.problems import Kind, Problem
 from server.telemetry import logs
@@ -41,11 +41,10 @@ class OutermostLayer:
     def __init__(self, app: ASGIApp, budget: int, trusted_proxies: Sequence[str]) -> None:
         """budget: bytes; one client address holds at most a quarter of them in bodies that have not ended."""
         self._app = app
-        self._share = budget // 4
         self._clients = ClientAddresses(trusted_proxies)
         self._ticks = Ticks()
-        self._held: Counter[str] = Counter()
-        """Bytes of unfinished bodies by client."""
+        self._bodies = ClientBound(each=budget // 4)
+        """Bytes of unfinished bodies."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,7 +53,7 @@ class OutermostLayer:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id = _request_id(scope)
         state["client"] = client = self._clients.of(scope)
-        body = None if ALL_HERE in state else _Body(receive, self._ticks, self._held, client, self._share)
+        body = None if ALL_HERE in state else _BoundedBody(receive, self._ticks, self._bodies, client)
         started = ended = False
 
         async def send_with_id(message: Message) -> None:
@@ -80,15 +79,14 @@ class OutermostLayer:
                 body.release()
 
 
-class _Body:
+class _BoundedBody:
     """A body on its way."""
 
-    def __init__(self, receive: Receive, ticks: Ticks, held: Counter[str], client: str, share: int) -> None:
+    def __init__(self, receive: Receive, ticks: Ticks, bodies: ClientBound, client: str) -> None:
         self._receive = receive
         self._ticks = ticks
-        self._held = held
+        self._bodies = bodies
         self._client = client
-        self._share = share
         self._own = 0
         self._ended = False
         self._recent_bytes = 0
@@ -118,19 +116,17 @@ class _Body:
     def release(self) -> None:
         """Idempotent."""
         if self._own:
-            self._held[self._client] -= self._own
-            if not self._held[self._client]:
-                del self._held[self._client]
+            self._bodies.give(self._client, self._own)
             self._own = 0
 
     def _take(self, nbytes: int) -> None:
-        share = f"{self._share} bytes, a quarter of OPSIN_QUEUE_MAX_BYTES"
-        if self._own + nbytes > self._share:
+        share = f"{self._bodies.each} bytes, a quarter of OPSIN_QUEUE_MAX_BYTES"
+        if self._own + nbytes > self._bodies.each:
             raise Problem(Kind.TOO_LARGE, f"the body is longer than {share}")
-        if self._held[self._client] + nbytes > self._share:
+        if self._bodies.over(self._client, nbytes):
             detail = f"unfinished bodies of one client ({self._client}) hold at most {share}"
             raise Problem(Kind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER)
-        self._held[self._client] += nbytes
+        self._bodies.take(self._client, nbytes)
         self._own += nbytes
         self._recent_bytes += nbytes
 
@@ -168,11 +164,9 @@ class ForwardedRequests:
     ) -> None:
         """refuse: makes the response to a request that is one too many."""
         self._app = app
-        self._most = max(1, connections // 4)
         self._addresses = ClientAddresses(trusted_proxies)
         self._refuse = refuse
-        self._in_flight: Counter[str] = Counter()
-        """By client."""
+        self._in_flight = ClientBound(each=max(1, connections // 4))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         peer = peer_of(scope)
@@ -180,17 +174,15 @@ class ForwardedRequests:
             await self._app(scope, receive, send)
             return
         client = scope["state"]["client"]
-        if self._in_flight[client] >= self._most:
-            detail = f"one client ({client}) has at most {self._most} requests in flight, a quarter of OPSIN_MAX_CONNECTIONS"
+        if self._in_flight.over(client, 1):
+            detail = f"one client ({client}) has at most {self._in_flight.each} requests in flight, a quarter of OPSIN_MAX_CONNECTIONS"
             await self._refuse(Problem(Kind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER), scope)(scope, receive, send)
             return
-        self._in_flight[client] += 1
+        self._in_flight.take(client, 1)
         try:
             await self._app(scope, receive, send)
         finally:
-            self._in_flight[client] -= 1
-            if not self._in_flight[client]:
-                del self._in_flight[client]
+            self._in_flight.give(client, 1)
 
 
 class HotRoutes:

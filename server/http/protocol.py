@@ -19,7 +19,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from server.http.connection_limits import Connections, SlowReader
+from server.http.connection_limits import ConnectionLimiter, SlowClientGuard
 from server.http.heads import check_coding, check_host, split_absolute
 from server.http.middleware import ALL_HERE
 from server.http.problems import MEDIA_TYPE, Kind, Problem
@@ -75,7 +75,7 @@ class HeadRefused(Exception):
 class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
-    limits: Connections
+    limits: ConnectionLimiter
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
@@ -90,11 +90,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._lingered = 0
         self._late: asyncio.TimerHandle | None = None
         """Runs while the client has to send: the rest of a head, or of a request that is answered already."""
-        self._reader: SlowReader
+        self._reader: SlowClientGuard
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
-        self._reader = SlowReader(transport, self.loop)
+        self._reader = SlowClientGuard(transport, self.loop)
         if not self.limits.admit(transport):
             transport.abort()
             return
@@ -282,7 +282,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
 
-def bounded(limits: Connections) -> type[BoundedProtocol]:
+def bounded(limits: ConnectionLimiter) -> type[BoundedProtocol]:
     """The protocol for all connections of one gateway."""
     return type("Protocol", (BoundedProtocol,), {"limits": limits})
 

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from server.http.connection_limits import READ_BYTES, Connections, unacknowledged
+from server.http.connection_limits import READ_BYTES, ConnectionLimiter, unacknowledged
 from server.http.protocol import bounded
 from server.supervisor.private_valkey import PrivateValkey
 from tests.gateway.conftest import Shared
@@ -285,7 +285,7 @@ async def large_answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def test_an_answer_is_not_cut_off_where_its_end_still_waits_to_be_read() -> None:
     """For the gateway it is over when it is written; then a connection that says nothing is closed."""
-    protocol = bounded(Connections(9, []))
+    protocol = bounded(ConnectionLimiter(9, []))
     server = uvicorn.Server(uvicorn.Config(large_answer, http=protocol, lifespan="off", timeout_keep_alive=1, log_config=None))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.gateway.fair_executor import Turns
+from server.gateway.fair_executor import FairExecutor
 from server.gateway.inference.rendering import Presenting
 from server.gateway.inference.runner import Timing
 from server.gateway.inference.task_interface import Planned
@@ -22,7 +22,7 @@ TIMING = Timing(0.0, 0.0, 0.0, 0.0, 0.0, 1)
 
 async def answered(outputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
     unused: Any = None  # vectors are no scenes
-    presenting = Presenting(unused, Turns(2), MemoryBudget(1 << 30))
+    presenting = Presenting(unused, FairExecutor(2), MemoryBudget(1 << 30))
     planned = Planned(TASK, SPEC, TASK.plan(EmbedOptions(**options), SPEC))
     assert TASK.presents_aside(outputs, planned.plan)
     response = await presenting.respond(planned, outputs, TIMING, "application/json", client="", key_name="", request_id="one")

@@ -14,7 +14,7 @@ from msgspec import Meta
 from starlette.requests import Request
 
 from models.bundle import BundleSpec
-from server.gateway.fair_executor import LargeBodies
+from server.gateway.fair_executor import BodyExecutor
 from server.gateway.inference.body import Submission, read_submission
 from server.gateway.inference.task_interface import CommonOptions, TaskInterface
 from server.gateway.openapi import document as openapi
@@ -84,7 +84,7 @@ async def read(body: bytes, content_type: str, query: str = "") -> Read:
         {"type": "http", "method": "POST", "headers": headers, "query_string": query.encode(), "state": {"client": ""}}, receive
     )
     asked = INTERFACE.read_query(query.encode())
-    submission = await read_submission(request, INTERFACE, Settings(max_images=3), Reservation(Ledger(), check, Claim()), LargeBodies())
+    submission = await read_submission(request, INTERFACE, Settings(max_images=3), Reservation(Ledger(), check, Claim()), BodyExecutor())
     common, own = INTERFACE.read_options(asked, submission.fields)
     assert isinstance(own, PaintOptions)
     return submission, common, own

@@ -14,19 +14,19 @@ from functools import partial
 import pytest
 
 from models.processes.confined_process import Confined
-from server.gateway.fair_executor import LargeBodies, Turns
+from server.gateway.fair_executor import BodyExecutor, FairExecutor
 from tests.support.waiting import eventually_async
 
 
 @pytest.fixture
-def turns() -> Iterator[Turns]:
+def turns() -> Iterator[FairExecutor]:
     """With one thread for a client, and two in all."""
-    one = Turns(1)
+    one = FairExecutor(1)
     yield one
     one.close()
 
 
-async def test_clients_take_turns_whoever_brings_more(turns: Turns) -> None:
+async def test_clients_take_turns_whoever_brings_more(turns: FairExecutor) -> None:
     order: list[str] = []
     gate = threading.Event()
     ended = threading.Event()
@@ -45,7 +45,7 @@ async def test_clients_take_turns_whoever_brings_more(turns: Turns) -> None:
     assert len(order) == 10
 
 
-async def test_a_client_whose_work_takes_long_leaves_threads_to_others(turns: Turns) -> None:
+async def test_a_client_whose_work_takes_long_leaves_threads_to_others(turns: FairExecutor) -> None:
     gate = threading.Event()
     long = [asyncio.create_task(turns.run("greedy", gate.wait)) for _ in range(3)]
     await asyncio.sleep(0)
@@ -56,7 +56,7 @@ async def test_a_client_whose_work_takes_long_leaves_threads_to_others(turns: Tu
     await asyncio.gather(*long)
 
 
-async def test_what_nobody_waits_for_any_more_is_not_done(turns: Turns) -> None:
+async def test_what_nobody_waits_for_any_more_is_not_done(turns: FairExecutor) -> None:
     done: list[int] = []
     gate = threading.Event()
     first = asyncio.create_task(turns.run("a", gate.wait))
@@ -71,7 +71,7 @@ async def test_what_nobody_waits_for_any_more_is_not_done(turns: Turns) -> None:
     assert done == [2]
 
 
-async def test_who_left_the_line_keeps_nothing_in_memory(turns: Turns) -> None:
+async def test_who_left_the_line_keeps_nothing_in_memory(turns: FairExecutor) -> None:
     class Body:
         def read(self) -> None:
             raise AssertionError("it is not read any more")
@@ -94,7 +94,7 @@ async def test_who_left_the_line_keeps_nothing_in_memory(turns: Turns) -> None:
         await first
 
 
-async def test_errors_go_to_whoever_waits(turns: Turns) -> None:
+async def test_errors_go_to_whoever_waits(turns: FairExecutor) -> None:
     def fail() -> None:
         raise ValueError("no")
 
@@ -103,7 +103,7 @@ async def test_errors_go_to_whoever_waits(turns: Turns) -> None:
     assert await turns.run("a", lambda: 3) == 3
 
 
-async def test_a_program_whose_answer_nobody_waits_for_frees_its_thread(turns: Turns) -> None:
+async def test_a_program_whose_answer_nobody_waits_for_frees_its_thread(turns: FairExecutor) -> None:
     """It would be waited for as long as the kind of work allows, minutes for some."""
     started = threading.Event()
 
@@ -119,7 +119,7 @@ async def test_a_program_whose_answer_nobody_waits_for_frees_its_thread(turns: T
 
 
 async def test_a_body_of_ordinary_size_waits_for_no_large_one() -> None:
-    bodies, go_on = LargeBodies(), threading.Event()
+    bodies, go_on = BodyExecutor(), threading.Event()
     try:
         large = [asyncio.create_task(bodies.in_turn(client, 40_000_000, go_on.wait)) for client in ("one", "one", "two")]
         assert await bodies.in_turn("three", 160_000, lambda: "read") == "read"
@@ -131,7 +131,7 @@ async def test_a_body_of_ordinary_size_waits_for_no_large_one() -> None:
 
 
 async def test_large_bodies_are_taken_apart_one_at_a_time_and_clients_take_turns() -> None:
-    bodies, order, running = LargeBodies(), list[str](), Counter[str]()
+    bodies, order, running = BodyExecutor(), list[str](), Counter[str]()
 
     def read(client: str) -> int:
         running["now"] += 1
@@ -146,7 +146,7 @@ async def test_large_bodies_are_taken_apart_one_at_a_time_and_clients_take_turns
     assert together == [1] * 4 and order == ["much", "much", "little", "much"]
 
 
-async def test_what_was_refused_is_forgotten_at_once(turns: Turns) -> None:
+async def test_what_was_refused_is_forgotten_at_once(turns: FairExecutor) -> None:
     """Without a garbage collection, which a body would wait for."""
 
     class Body:

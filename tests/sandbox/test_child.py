@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from models.processes.confined_process import Call, Confined
-from server.gateway.fair_executor import Turns
+from server.gateway.fair_executor import FairExecutor
 from server.processes.sandbox_process import Sandbox, WorkFailed
 from tests.support.processes import alive, takes_work
 from tests.support.waiting import eventually, eventually_async
@@ -82,7 +82,7 @@ def test_work_that_takes_too_long_is_ended() -> None:
 
 
 async def test_a_caller_that_leaves_takes_its_work_along(sandbox: Sandbox) -> None:
-    turns = Turns(1, together=1)
+    turns = FairExecutor(1, together=1)
     await turns.run("a", partial(sandbox.run, b"start"))
     pid = sandbox.pid
     assert pid is not None

@@ -15,7 +15,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from server.gateway.fair_executor import LargeBodies
+from server.gateway.fair_executor import BodyExecutor
 from server.gateway.inference.task_interface import TaskInterface
 from server.http.json_outline import Outline, from_base64, marks
 from server.http.multipart import boundary_of
@@ -139,7 +139,7 @@ def job_field(task: Task[Any, Any], part: str, index: int, items: int) -> str:
 
 
 async def read_submission(
-    request: Request, interface: TaskInterface, settings: Settings, reservation: Reservation, large_bodies: LargeBodies
+    request: Request, interface: TaskInterface, settings: Settings, reservation: Reservation, large_bodies: BodyExecutor
 ) -> Submission:
     """Multipart, JSON, or else the bytes of one part: Content-Type tells only these three apart.
 

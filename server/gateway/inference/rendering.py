@@ -13,7 +13,7 @@ import numpy as np
 from starlette.responses import Response
 
 from server.arrays import Array
-from server.gateway.fair_executor import Turns
+from server.gateway.fair_executor import FairExecutor
 from server.gateway.inference import present_task
 from server.gateway.inference.error_mapping import of_refusal
 from server.gateway.inference.runner import Timing
@@ -40,13 +40,13 @@ log = logs.get(__name__)
 class Presenting:
     """For one event loop."""
 
-    def __init__(self, scenes: Scenes, turns: Turns, budget: MemoryBudget) -> None:
+    def __init__(self, scenes: Scenes, turns: FairExecutor, budget: MemoryBudget) -> None:
         """budget: of memory, for preparing and presenting together."""
         self._budget = budget
         self._scenes = scenes
         self._turns = turns
         self._presenter = present_task.presenter()
-        self._turns_apart = Turns(1, together=1, never_long=True)
+        self._turns_apart = FairExecutor(1, together=1, never_long=True)
 
     async def respond(
         self,

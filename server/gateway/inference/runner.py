@@ -19,7 +19,7 @@ from models.bundle import BundleSpec
 from server.arrays import Array
 from server.concurrency.cancellation import without_frames
 from server.gateway.catalog.worker_grace import Desertion
-from server.gateway.fair_executor import Turns
+from server.gateway.fair_executor import FairExecutor
 from server.gateway.inference import error_mapping
 from server.gateway.inference.admission import Visit
 from server.gateway.inference.body import item_field, job_field
@@ -88,7 +88,7 @@ class Inference:
     """Runs the items of admitted requests."""
 
     def __init__(
-        self, dispatcher: Dispatcher, desertion: Desertion, metrics: GatewayMetrics, decoder: images.Decoder, turns: Turns
+        self, dispatcher: Dispatcher, desertion: Desertion, metrics: GatewayMetrics, decoder: images.Decoder, turns: FairExecutor
     ) -> None:
         self._dispatcher = dispatcher
         self._desertion = desertion

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections import Counter, OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from typing import TypeVar
 
+from server.concurrency.client_bound import ClientBound
 from server.gateway.inference.runner import Asked
 from server.http.client_identity import owner_of
 from server.queue.gateway.vector_store import Vectors
@@ -32,7 +33,7 @@ class TextCache:
     def __init__(self, vectors: Vectors, nbytes: int) -> None:
         """nbytes: bound for what is kept here; 0: nothing is, and nothing is recalled."""
         self._vectors = vectors
-        self._kept = _Kept(nbytes)
+        self._kept = _VectorLru(nbytes)
 
     async def recall(self, asked: Asked, client: str, most: float = math.inf) -> Asked:
         """Return the request with what is known of its texts. most: bytes of their vectors; beyond it texts are read again."""
@@ -66,7 +67,7 @@ class TextCache:
 
     async def _ids(self, asked: Asked) -> dict[str, str]:
         """By text: SHA-256 of the bundle's content and the text, so that two contents never share a vector."""
-        texts = asked.task.texts(asked.plan) if self._kept.most else ()
+        texts = asked.task.texts(asked.plan) if self._kept.max_bytes else ()
         return await _aside(partial(_ids, asked.spec.digest(), texts), len(texts))
 
 
@@ -79,21 +80,20 @@ def _ids(digest: str, texts: Sequence[str]) -> dict[str, str]:
     return {text: hashlib.sha256(f"{digest}:{text}".encode()).hexdigest() for text in texts}
 
 
-class _Kept:
-    """Those that were used longest ago leave first. One owner has a quarter at most: beyond that the owner's own leave, so that nobody
+class _VectorLru:
+    """Vectors that were used longest ago leave first. One owner has a quarter at most: beyond that the owner's own leave, so that no owner
     drives out what others use."""
 
-    def __init__(self, most: int) -> None:
-        """most: bytes in all."""
-        self.most = most
+    def __init__(self, max_bytes: int) -> None:
+        self._held = ClientBound(max_bytes, max_bytes / 4)
         self._vectors: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
         """Vector and owner by id, the one used last at the end."""
         self._of: defaultdict[str, OrderedDict[str, None]] = defaultdict(OrderedDict)
         """Ids by owner, in the same order."""
-        self._bytes: Counter[str] = Counter()
-        """Bytes by owner."""
-        self._nbytes = 0
-        """Bytes of all."""
+
+    @property
+    def max_bytes(self) -> float:
+        return self._held.total
 
     def get(self, id_: str) -> bytes | None:
         """Return a vector, which counts as used from now on."""
@@ -105,23 +105,18 @@ class _Kept:
         return vector
 
     def keep(self, id_: str, vector: bytes, owner: str) -> None:
-        size = len(vector) + OVERHEAD_BYTES
-        if id_ in self._vectors or size > self.most / 4:
+        nbytes = len(vector) + OVERHEAD_BYTES
+        if id_ in self._vectors or nbytes > self._held.each:
             return
-        while self._bytes[owner] + size > self.most / 4:
-            self._forget(next(iter(self._of[owner])))
-        while self._nbytes + size > self.most:
-            self._forget(next(iter(self._vectors)))
+        while bound := self._held.over(owner, nbytes):
+            self._forget(next(iter(self._of[owner] if bound == "each" else self._vectors)))
+        self._held.take(owner, nbytes)
         self._vectors[id_] = vector, owner
         self._of[owner][id_] = None
-        self._bytes[owner] += size
-        self._nbytes += size
 
     def _forget(self, id_: str) -> None:
         vector, owner = self._vectors.pop(id_)
-        size = len(vector) + OVERHEAD_BYTES
-        self._bytes[owner] -= size
-        self._nbytes -= size
+        self._held.give(owner, len(vector) + OVERHEAD_BYTES)
         del self._of[owner][id_]
         if not self._of[owner]:
-            del self._of[owner], self._bytes[owner]
+            del self._of[owner]

@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 
 import httpcore2
 
-from server.gateway.fair_executor import Line
+from server.concurrency.client_bound import ClientBound
 from server.gateway.inference.body import Submission, item_field
 from server.http.outbound import FAILURES, HEAD_BYTES, Dialler, connection_of
 from server.http.problems import Kind, Problem
@@ -58,7 +58,7 @@ class Fetcher:
     def __init__(self, dialler: Dialler, max_body_bytes: int) -> None:
         self._dialler = dialler
         self._limit = max_body_bytes
-        self._line = Line(AT_ONCE, OF_ONE_CLIENT)
+        self._running = ClientBound(AT_ONCE, OF_ONE_CLIENT)
         self.close = dialler.close
 
     async def fill(self, submission: Submission, reservation: Reservation, client: str) -> None:
@@ -75,11 +75,11 @@ class Fetcher:
                 submission.add_part(part, task.result())
 
     async def _in_turn(self, client: str, url: str, where: str, received: _Received) -> bytes:
-        await self._line.enter(client, 1)
+        await self._running.enter(client, 1)
         try:
             return await self._fetch(url, where, received)
         finally:
-            self._line.leave(client, 1)
+            self._running.give(client, 1)
 
     async def _fetch(self, url: str, where: str, received: _Received) -> bytes:
         try:

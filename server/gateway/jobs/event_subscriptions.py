@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from server.concurrency.client_bound import ClientBound
 from server.http.problems import Kind, Problem
 from server.queue.errors import RecordLost, RedisAway
 from server.queue.gateway.record_store import Records
@@ -66,17 +66,15 @@ class Reader:
                 return
 
 
-class EventReaders:
+class EventSubscriptions:
     """At most half of a gateway's connections read events, and one client's at most a quarter."""
 
     def __init__(self, records: Records, metrics: GatewayMetrics, max_connections: int) -> None:
         self._records = records
         self._metrics = metrics
-        self._most = max(1, max_connections // 2)
-        self._most_of_one = max(1, max_connections // 4)
+        self._streams = ClientBound(max(1, max_connections // 2), max(1, max_connections // 4))
         self._readers: dict[Reader, None] = {}
-        """Whoever has been looked for longest ago comes first."""
-        self._of_client: Counter[str] = Counter()
+        """Readers that were looked for longest ago come first."""
         self._poll: asyncio.Task[None] | None = None
         self._waking: asyncio.Task[None] | None = None
         self._look_now = False
@@ -88,16 +86,14 @@ class EventReaders:
         self._check(client)
         reader = Reader(record, after, self._look_soon)
         self._readers[reader] = None
-        self._of_client[client] += 1
+        self._streams.take(client, 1)
         self._metrics.event_readers.inc()
         self._look_soon()
         try:
             yield reader
         finally:
             self._readers.pop(reader)
-            self._of_client[client] -= 1
-            if not self._of_client[client]:
-                del self._of_client[client]
+            self._streams.give(client, 1)
             self._metrics.event_readers.dec()
 
     def close(self) -> None:
@@ -109,12 +105,14 @@ class EventReaders:
     def _check(self, client: str) -> None:
         if self._closed:
             raise Problem(Kind.DRAINING, "this gateway takes no new work", retry_after=1)
-        if len(self._readers) >= self._most:
-            detail = f"{self._most} streams of events are open, half of OPSIN_MAX_CONNECTIONS"
-            raise Problem(Kind.TOO_MANY_READERS, detail, retry_after=RETRY_AFTER)
-        if client and self._of_client[client] >= self._most_of_one:
-            detail = f"{client} reads {self._most_of_one} streams of events, a quarter of OPSIN_MAX_CONNECTIONS"
-            raise Problem(Kind.TOO_MANY_READERS, detail, retry_after=RETRY_AFTER)
+        match self._streams.over(client, 1):
+            case "total":
+                detail = f"{self._streams.total} streams of events are open, half of OPSIN_MAX_CONNECTIONS"
+            case "each":
+                detail = f"{client} reads {self._streams.each} streams of events, a quarter of OPSIN_MAX_CONNECTIONS"
+            case _:
+                return
+        raise Problem(Kind.TOO_MANY_READERS, detail, retry_after=RETRY_AFTER)
 
     def _look_soon(self) -> None:
         """There is somebody to be told, or who can be told again."""

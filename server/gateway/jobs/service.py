@@ -11,7 +11,7 @@ from functools import partial
 import msgspec
 from starlette.responses import Response
 
-from server.gateway.fair_executor import Line
+from server.concurrency.client_bound import ClientBound
 from server.gateway.inference import error_mapping
 from server.gateway.inference.body import job_field
 from server.gateway.inference.rendering import Presenting
@@ -68,7 +68,7 @@ class SharedAnswers:
     For one event loop. One client's answers hold a quarter of the bytes; an answer counts for the client who asked first."""
 
     def __init__(self, nbytes: int) -> None:
-        self._line = Line(nbytes, nbytes // 4)
+        self._in_memory = ClientBound(nbytes, nbytes // 4)
         self._shared: dict[tuple[str, str], _Shared] = {}
 
     @asynccontextmanager
@@ -91,21 +91,21 @@ class SharedAnswers:
     async def _make(self, client: str, nbytes: int, make: Callable[[], Awaitable[Response]]) -> Response:
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await self._line.enter(client, nbytes)
+                await self._in_memory.enter(client, nbytes)
         except TimeoutError:
             detail = f"answers that are being read hold all of OPSIN_RESULTS_MAX_BYTES, or a quarter for one client ({client})"
             raise Problem(Kind.CLIENT_SHARE, detail, retry_after=RETRY_AFTER) from None
         try:
             return await make()
         except BaseException:
-            self._line.leave(client, nbytes)
+            self._in_memory.give(client, nbytes)
             raise
 
     def _drop(self, made: asyncio.Task[Response], client: str, nbytes: int) -> None:
         if not made.done():
             made.cancel()  # it gives back what it holds
         elif not made.cancelled() and made.exception() is None:
-            self._line.leave(client, nbytes)
+            self._in_memory.give(client, nbytes)
 
 
 class Jobs:

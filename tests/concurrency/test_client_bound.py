@@ -1,11 +1,11 @@
-"""Something of which there is only so much: who wants much waits behind their own."""
+"""A bound on what clients hold: a client that wants much waits behind its own work."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
 
-from server.gateway.fair_executor import Line
+from server.concurrency.client_bound import ClientBound
 
 
 async def settled() -> None:
@@ -16,8 +16,8 @@ async def settled() -> None:
 class Visitors:
     """Whoever holds something, in the order in which they came to it."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, bound: ClientBound) -> None:
+        self._bound = bound
         self.order: list[str] = []
         self._tasks: list[tuple[asyncio.Task[None], asyncio.Event]] = []
 
@@ -38,16 +38,16 @@ class Visitors:
         await settled()
 
     async def _hold(self, client: str, amount: int, may_end: asyncio.Event) -> None:
-        await self._line.enter(client, amount)
+        await self._bound.enter(client, amount)
         try:
             self.order.append(client)
             await may_end.wait()
         finally:
-            self._line.leave(client, amount)
+            self._bound.give(client, amount)
 
 
 async def test_clients_take_turns_whoever_brings_more() -> None:
-    visitors = Visitors(Line(1, 1))
+    visitors = Visitors(ClientBound(1, 1))
     for client in ("much", "much", "much", "little", "other"):
         await visitors.comes(client)
     for number in (0, 1, 3, 4, 2):
@@ -56,7 +56,7 @@ async def test_clients_take_turns_whoever_brings_more() -> None:
 
 
 async def test_a_client_holds_its_share_and_leaves_the_rest_to_others() -> None:
-    visitors = Visitors(Line(8, 2))
+    visitors = Visitors(ClientBound(8, 2))
     for client in ("one", "one", "one", "two"):
         await visitors.comes(client)
     assert visitors.order == ["one", "one", "two"]
@@ -65,7 +65,7 @@ async def test_a_client_holds_its_share_and_leaves_the_rest_to_others() -> None:
 
 
 async def test_what_is_larger_than_all_is_held_alone_and_not_overtaken() -> None:
-    visitors = Visitors(Line(8, 2))
+    visitors = Visitors(ClientBound(8, 2))
     for client, amount in (("one", 1), ("large", 9), ("two", 1)):
         await visitors.comes(client, amount)
     assert visitors.order == ["one"]
@@ -76,7 +76,7 @@ async def test_what_is_larger_than_all_is_held_alone_and_not_overtaken() -> None
 
 
 async def test_who_leaves_holds_nothing_and_keeps_nobody_waiting() -> None:
-    visitors = Visitors(Line(2, 2))
+    visitors = Visitors(ClientBound(2, 2))
     for client, amount in (("one", 1), ("large", 2), ("two", 1)):
         await visitors.comes(client, amount)
     await visitors.leaves(1)
@@ -84,3 +84,13 @@ async def test_who_leaves_holds_nothing_and_keeps_nobody_waiting() -> None:
     await visitors.leaves(0)
     await visitors.comes("three", 1)
     assert visitors.order == ["one", "two", "three"]
+
+
+def test_over_names_the_bound() -> None:
+    bound = ClientBound(4, 2)
+    bound.take("one", 2)
+    assert (bound.over("one", 1), bound.over("two", 2), bound.over("two", 3), bound.over("", 3)) == ("each", "", "each", "total")
+    bound.take("", 1)
+    assert (bound.held("one"), bound.held(), bound.greediest(), bound.over("two", 2)) == (2, 3, ("one", 2), "total")
+    bound.give("one", 2)
+    assert (bound.held("one"), list(bound), bound.greediest()) == (0, [""], ("", 0))
