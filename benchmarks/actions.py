@@ -41,18 +41,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="how much of the clip is watched")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--detail", choices=list(SCALES), help="how closely people are looked for [default: the bundle's]")
-    asked = parser.parse_args()
-    model = load(read(asked.bundle))
+    options = parser.parse_args()
+    model = load(read(options.bundle))
     if model.steps is None or not isinstance(model.model, Pipeline):
-        parser.error(f"{asked.bundle}: no pipeline of actions")
-    data = asked.clip.read_bytes()
+        parser.error(f"{options.bundle}: no pipeline of actions")
+    data = options.clip.read_bytes()
     facts = probe(data, LIMITS)
-    seconds = min(asked.seconds, facts.duration_s)
-    print(f"{asked.clip.name}: {facts.width} × {facts.height}, {facts.fps:g} frames/s; {seconds:g} s at {model.model.rate:g} rows/s")
+    seconds = min(options.seconds, facts.duration_s)
+    print(f"{options.clip.name}: {facts.width} × {facts.height}, {facts.fps:g} frames/s; {seconds:g} s at {model.model.rate:g} rows/s")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), PyAV {av.__version__}")
-    detail = asked.detail or model.model.config.detail
+    detail = options.detail or model.model.config.detail
     print(f"detail {detail}: {model.model.eyes.long_side(detail) or 'whole'} pixels, {model.model.rows(detail)} rows a step")
-    _speed(model.model, model.steps, data, facts, seconds, asked.rounds, detail)
+    _speed(model.model, model.steps, data, facts, seconds, options.rounds, detail)
     for share in (0.5, 1.0):
         state = _watch(model.steps, data, facts, share * seconds, detail)[1]
         print(f"largest state of a job of {share * seconds:g} s: {state / 2**20:.1f} MiB")
@@ -63,17 +63,17 @@ def _speed(model: Pipeline, steps: LoadedSteps, data: bytes, facts: ClipInfo, se
     spent, ours, plain, alone = [], [], [], []
     views = _views(model, data, seconds, detail)
     for _ in range(rounds):
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         outputs, _ = _watch(steps, data, facts, seconds, detail)
-        ours.append(time.perf_counter() - began)
+        ours.append(time.perf_counter() - started_at)
         spent.append(outputs["stages"])
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         frames = _loop(model, data, seconds, detail)
-        plain.append(time.perf_counter() - began)
-        began = time.perf_counter()
+        plain.append(time.perf_counter() - started_at)
+        started_at = time.perf_counter()
         for first in range(0, len(views), FRAMES_AT_ONCE):
             _look(model, views[first : first + FRAMES_AT_ONCE])
-        alone.append(time.perf_counter() - began)
+        alone.append(time.perf_counter() - started_at)
     print("  ".join(f"{name} {value / seconds:.3f}" for name, value in zip(STAGES, np.median(spent, axis=0), strict=True)), end="  ")
     print(f"whole {np.median(ours) / seconds:.3f} seconds for a second of video")
     print(f"{len(views) / np.median(ours):.1f} frames/s")
@@ -88,7 +88,7 @@ def _views(model: Pipeline, data: bytes, seconds: float, detail: Detail) -> list
 
 
 def _watch(steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float, detail: Detail) -> tuple[dict[str, NDArray[Any]], int]:
-    """The answer, and the largest state in bytes."""
+    """Watch a clip and return the answer and the largest state in bytes."""
     info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
     [state] = steps.start([{"video": np.frombuffer(data, np.uint8).copy(), "info": info}], [{"end_s": seconds, "detail": detail}])
     largest = 0
@@ -101,9 +101,9 @@ def _watch(steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float, det
 
 
 def _loop(model: Pipeline, data: bytes, seconds: float, detail: Detail) -> int:
-    """The loop that one would write first: decode, convert every frame, look at those of the grid. Returns how many were looked at."""
+    """Run the obvious loop: decode and convert every frame, and detect people in those of the grid. Return their number."""
     looked = 0
-    for frame, pixels in _decoded(data):
+    for frame, pixels in _decode(data):
         if frame > seconds:
             break
         if frame * model.rate >= looked - 1e-6:
@@ -120,12 +120,12 @@ def _look(model: Pipeline, views: Sequence[View]) -> None:
                 model.eyes.read(crops)
 
 
-def _decoded(data: bytes) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+def _decode(data: bytes) -> Iterator[tuple[float, NDArray[np.uint8]]]:
     with av.open(io.BytesIO(data)) as container:
-        begin: float | None = None
+        start: float | None = None
         for frame in container.decode(video=0):
-            begin = frame.time if begin is None else begin
-            yield frame.time - begin, frame.to_ndarray(format="rgb24")
+            start = frame.time if start is None else start
+            yield frame.time - start, frame.to_ndarray(format="rgb24")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Cost of a clip to a running service: `python -m benchmarks.actions_service CLIP`. Needs `bundles/actions` and a bundle that classifies.
 
-a. Latency of a classification beside a clip that is watched, against the same alone, in turns: median and 95th percentile.
+a. Latency of a classification while a clip is watched, and of one alone, in turns: median and 95th percentile.
 b. Memory of the worker and of the process that reads videos for it, at most, while clips of 10 s and of nearly 120 s are watched. The
    longer one is the same packets again and again. `--long-side` shrinks what the pose network sees, so that two minutes pass quickly.
 c. Frames a second of as many clips at once as there are CPUs, against the pose network's best alone: over numbers of threads and of
@@ -26,7 +26,7 @@ import av
 import psutil
 import torch
 
-from benchmarks import machine, watching
+from benchmarks import machine, process_stats
 from benchmarks.service import running
 from models.bundle import Bundle, member, read, write
 from models.bundle_schema import Role
@@ -50,57 +50,57 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clip", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=60, help="classifications of a round, alone and beside")
+    parser.add_argument("--requests", type=int, default=60, help="classifications of a round, alone and with a clip")
     parser.add_argument("--lengths", type=float, nargs="*", default=LENGTHS_S, help="seconds of the clips whose memory is compared")
     parser.add_argument("--long-side", type=int, help="pixels that the pose network sees while memory is measured")
     parser.add_argument("--at-once", type=float, default=4.0, help="seconds of each of the clips that are watched at once; 0: none")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     print("\n".join(machine.describe().lines()))
-    clip = asked.clip.read_bytes()
-    best = _best_alone(clip) if asked.at_once else 0.0
+    clip = options.clip.read_bytes()
+    best = _best_alone(clip) if options.at_once else 0.0
     with running(BUNDLES) as url, Client(url, timeout=TIMEOUT_S) as client:
-        if asked.rounds:
-            _latency(client, repeated(clip, LENGTHS_S[-1]), asked.rounds, asked.requests)
-        if asked.at_once:
-            _at_once(client, repeated(clip, asked.at_once), asked.at_once, best)
-    with _seen_at(asked.long_side) as bundles, running(bundles) as url, Client(url, timeout=TIMEOUT_S) as client:
-        for seconds in asked.lengths:
-            _memory(client, repeated(clip, seconds), seconds)
+        if options.rounds:
+            _latency(client, repeat_clip(clip, LENGTHS_S[-1]), options.rounds, options.requests)
+        if options.at_once:
+            _throughput(client, repeat_clip(clip, options.at_once), options.at_once, best)
+    with _seen_at(options.long_side) as bundles, running(bundles) as url, Client(url, timeout=TIMEOUT_S) as client:
+        for seconds in options.lengths:
+            _memory(client, repeat_clip(clip, seconds), seconds)
 
 
-def repeated(clip: bytes, seconds: float) -> bytes:
-    """The video of a clip, again and again up to so many seconds, without decoding it."""
+def repeat_clip(clip: bytes, seconds: float) -> bytes:
+    """Repeat the video of a clip up to a number of seconds, without decoding it."""
     file = io.BytesIO()
     with av.open(io.BytesIO(clip)) as source, av.open(file, "w", format="mp4") as made:
-        given = source.streams.video[0]
-        stream = made.add_stream_from_template(given)
-        packets = [(packet, packet.pts or 0, packet.dts or 0) for packet in source.demux(given) if packet.size]
-        assert given.time_base is not None
-        begin, tick = min(pts for _, pts, _ in packets), float(given.time_base)
-        length = max(pts for _, pts, _ in packets) - begin + packets[1][2] - packets[0][2]
+        video = source.streams.video[0]
+        stream = made.add_stream_from_template(video)
+        packets = [(packet, packet.pts or 0, packet.dts or 0) for packet in source.demux(video) if packet.size]
+        assert video.time_base is not None
+        start, tick = min(pts for _, pts, _ in packets), float(video.time_base)
+        length = max(pts for _, pts, _ in packets) - start + packets[1][2] - packets[0][2]
         for shift in range(0, round(seconds / tick), length):
             for packet, pts, dts in packets:
-                if (pts - begin + shift) * tick < seconds:
-                    packet.pts, packet.dts, packet.stream, packet.time_base = pts + shift, dts + shift, stream, given.time_base
+                if (pts - start + shift) * tick < seconds:
+                    packet.pts, packet.dts, packet.stream, packet.time_base = pts + shift, dts + shift, stream, video.time_base
                     made.mux(packet)
     return file.getvalue()
 
 
 def _latency(client: Client, clip: bytes, rounds: int, requests: int) -> None:
     alone: list[float] = []
-    beside: list[float] = []
+    with_clip: list[float] = []
     for _ in range(rounds):
         alone += _classify(client, requests)
         job = client.actions(clip, wait=False, timeout=TIMEOUT_S)
         while (job.status().details["progress"] or {"done": 0})["done"] < 2:
             time.sleep(PAUSE_S)
-        beside += _classify(client, requests)
+        with_clip += _classify(client, requests)
         running_still = job.status().state == "running"
         job.cancel()
         if not running_still:
             raise SystemExit("the clip was over before the classifications were: ask for fewer --requests")
         time.sleep(SETTLED_S)
-    for name, taken in (("alone", alone), ("beside a clip", beside)):
+    for name, taken in (("alone", alone), ("with a clip", with_clip)):
         median, slow = 1000 * statistics.median(taken), 1000 * statistics.quantiles(taken, n=20)[-1]
         print(f"a. a classification {name}: median {median:.1f} ms, p95 {slow:.1f} ms")
 
@@ -108,9 +108,9 @@ def _latency(client: Client, clip: bytes, rounds: int, requests: int) -> None:
 def _classify(client: Client, count: int) -> list[float]:
     taken = []
     for _ in range(count):
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         client.classify(PICTURE)
-        taken.append(time.perf_counter() - began)
+        taken.append(time.perf_counter() - started_at)
         time.sleep(PAUSE_S)
     return taken
 
@@ -155,41 +155,41 @@ def _best_alone(clip: bytes) -> float:
 
         with ThreadPoolExecutor(sessions) as pool:
             list(pool.map(lambda graph, first=pixels[0]: graph(first), graphs))
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             list(pool.map(look, graphs))
-        speed = sessions * len(pixels) / (time.perf_counter() - began)
+        speed = sessions * len(pixels) / (time.perf_counter() - started_at)
         print(f"c. the pose network alone, {sessions} session(s) of {threads} thread(s): {speed:.2f} frames/s")
         best = max(best, speed)
     return best
 
 
-def _at_once(client: Client, clip: bytes, seconds: float, best: float) -> None:
+def _throughput(client: Client, clip: bytes, seconds: float, best: float) -> None:
     clips, rate = len(os.sched_getaffinity(0)), _pipeline().spec.clip
     assert rate is not None
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     with ThreadPoolExecutor(clips) as pool:
         list(pool.map(lambda _: client.actions(clip, timeout=TIMEOUT_S), range(clips)))
-    speed = clips * round(seconds * rate.rate) / (time.perf_counter() - began)
+    speed = clips * round(seconds * rate.rate) / (time.perf_counter() - started_at)
     print(f"c. {clips} clips of {seconds:g} s at once over HTTP: {speed:.2f} frames/s, {speed / best:.2f} of the best alone")
 
 
 def _memory(client: Client, clip: bytes, seconds: float) -> None:
-    with watching.largest(_worker_bytes, every=0.1) as largest:
-        began = time.perf_counter()
-        told = client.actions(clip, timeout=TIMEOUT_S)
-        spent = time.perf_counter() - began
-    assert told.video is not None
+    with process_stats.largest(_worker_bytes, every=0.1) as largest:
+        started_at = time.perf_counter()
+        found = client.actions(clip, timeout=TIMEOUT_S)
+        spent = time.perf_counter() - started_at
+    assert found.video is not None
     worker, reader = (largest.get(name, 0) / 2**20 for name in ("worker", "reader"))
     print(
-        f"b. a clip of {told.video['duration_s']:.0f} s: worker at most {worker:.0f} MiB, reader of videos {reader:.0f} MiB; "
-        f"{len(told.people)} people, {spent / seconds:.2f} seconds for a second"
+        f"b. a clip of {found.video['duration_s']:.0f} s: worker at most {worker:.0f} MiB, reader of videos {reader:.0f} MiB; "
+        f"{len(found.people)} people, {spent / seconds:.2f} seconds for a second"
     )
 
 
 def _worker_bytes() -> dict[str, float]:
     """Resident memory of the worker, and of the largest process that reads videos for it."""
     try:
-        if (worker := watching.worker()) is None:
+        if (worker := process_stats.worker()) is None:
             return {}
         readers = [child.memory_info().rss for child in worker.children()]
         return {"worker": worker.memory_info().rss, "reader": max(readers, default=0)}

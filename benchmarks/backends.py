@@ -47,17 +47,17 @@ Forward = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 
 
 @dataclass(frozen=True)
-class Row:
+class BackendRow:
     rung: str
     size: int
     seconds: dict[str, list[float]]
-    """By backend."""
+    """CPU seconds of each turn, by backend."""
     chosen: str
     """Backend that a warm worker chooses; its seconds are under `worker`."""
 
     def ratio(self, backend: str) -> float:
         """PyTorch's seconds in relation to a backend's, the median of turns."""
-        return median(eager / own for eager, own in zip(self.seconds["eager"], self.seconds[backend], strict=True))
+        return median(eager / other for eager, other in zip(self.seconds["eager"], self.seconds[backend], strict=True))
 
 
 def rungs(bundle: Bundle) -> dict[str, tuple[int, ...]]:
@@ -67,7 +67,7 @@ def rungs(bundle: Bundle) -> dict[str, tuple[int, ...]]:
 
 
 def warm_worker(bundle: Bundle, cache: Path) -> Backends:
-    """As a worker has it some time after its start."""
+    """Return the backends in the state that a worker has some time after its start."""
     loader, idle = Loader(LAYOUT, "float32", Measurements(cache), "auto"), Slots(Scheduler(1, lambda bucket: StepTimes(1)))
     warm = loader.measure(bundle)
     tuner = Tuner(loader, idle, timings=TunerTimings(head_start=0.0))
@@ -89,7 +89,7 @@ def cold(bundle: Bundle, worker: Backends, sizes: list[int]) -> dict[tuple[str, 
     return found
 
 
-def compare(bundle: Bundle, worker: Backends, sizes: list[int], turns: int) -> list[Row]:
+def compare(bundle: Bundle, worker: Backends, sizes: list[int], turns: int) -> list[BackendRow]:
     two = sample(bundle.spec, 2)
     model = load(bundle)
     forwards: dict[str, Forward] = {
@@ -111,14 +111,14 @@ def compare(bundle: Bundle, worker: Backends, sizes: list[int], turns: int) -> l
                         seconds[backend].append(took)
             choice = worker.choose(size, {"merge": merge})
             skipped = "" if any(choice.schedule) or not any(merge) else ", off"
-            rows.append(Row(name, size, seconds, f"{choice.backend}{skipped}"))
+            rows.append(BackendRow(name, size, seconds, f"{choice.backend}{skipped}"))
     return rows
 
 
 def _seconds(forward: Forward, arrays: Mapping[str, Any], merge: tuple[int, ...]) -> float:
-    began = time.thread_time()
+    started_at = time.thread_time()
     forward(arrays, {"merge": merge})
-    return time.thread_time() - began
+    return time.thread_time() - started_at
 
 
 def main() -> int:
@@ -130,7 +130,7 @@ def main() -> int:
     options = parser.parse_args()
     bundle = read(options.bundle)
     if bundle.spec.task != "classify" or not bundle.spec.merges:
-        parser.error(f"{bundle.spec.id}: no classifier whose tokens merge; GET /v1/models/{bundle.spec.name} tells its speed")
+        parser.error(f"{bundle.spec.id}: no classifier whose tokens merge; GET /v1/models/{bundle.spec.name} shows its speed")
     torch.set_num_threads(1)
     keep_freed_memory()
     console = Console(width=max(Console().width, 120))

@@ -28,7 +28,7 @@ import psutil
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import machine, watching
+from benchmarks import machine, process_stats
 from benchmarks.service import running
 from models.checkpoints.export_bundle import write
 from models.people.smpl import Body
@@ -58,24 +58,24 @@ def main() -> None:
     parser.add_argument("--depth", type=int, help="blocks of the networks, the published ones unless given")
     parser.add_argument("--layout", choices=get_args(Layout), default="pose", help="what LART reads")
     parser.add_argument("--folder", type=Path, help="where the bundles are kept; made there unless they are")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     print("\n".join(machine.describe().lines()))
     with tempfile.TemporaryDirectory() as folder:
-        root = asked.folder or Path(folder)
+        root = options.folder or Path(folder)
         if not (root / NAME).exists():
-            make(root, asked.depth, asked.layout)
+            make(root, options.depth, options.layout)
         pids: set[int] = set()
-        watched = watching.largest(partial(_watch, pids), every=0.2)
-        with running(root, job_timeout=TIMEOUT_S) as url, Client(url, timeout=TIMEOUT_S) as client, watched as most:
-            began = time.perf_counter()
-            told = client.actions(asked.clip, end_s=asked.seconds, top_k=1, timeout=TIMEOUT_S)
-            seconds = time.perf_counter() - began
+        watched = process_stats.largest(partial(_watch, pids), every=0.2)
+        with running(root, job_timeout=TIMEOUT_S) as url, Client(url, timeout=TIMEOUT_S) as client, watched as peaks:
+            started_at = time.perf_counter()
+            found = client.actions(options.clip, end_s=options.seconds, top_k=1, timeout=TIMEOUT_S)
+            seconds = time.perf_counter() - started_at
             time.sleep(1.0)  # what the worker counted is seen
-        _print(told, seconds, most, len(pids))
+        _print(found, seconds, peaks, len(pids))
 
 
 def make(root: Path, depth: int | None = None, layout: Layout = "pose") -> None:
-    """Bundles of the networks and of the pipeline, by the commands that a user would type. The mesh lies beside them."""
+    """Write bundles of the networks and of the pipeline by the commands that a user would type, and the mesh next to them."""
     torch.manual_seed(0)
     body, lart = PUBLISHED["hmr2_vit_huge_patch16"], LART_MVIT if layout == "mvit" else LART_POSE
     if depth is not None:
@@ -114,7 +114,7 @@ def _make_mvit(root: Path, file: Path, depth: int | None) -> None:
 
 
 def _save_mesh(file: Path) -> Path:
-    """A mesh of SMPL's size and tree, whose vertices are random."""
+    """Write a mesh of SMPL's size and tree, whose vertices are random."""
     body, generator = Body().state_dict(), torch.Generator().manual_seed(0)
     mesh = {
         name: torch.randn(value.shape, generator=generator) / 100 if value.is_floating_point() else torch.zeros_like(value)
@@ -126,7 +126,7 @@ def _save_mesh(file: Path) -> Path:
 
 
 def _save_statistics(file: Path) -> None:
-    """Means and standard deviations of the first 226 values of a pose, as the file beside the published weights holds them."""
+    """Write the means and standard deviations of the first 226 values of a pose, in the format of the published file."""
     np.save(file, np.stack([np.zeros((1, 226)), np.ones((1, 226))]))
 
 
@@ -134,19 +134,19 @@ def _opsin(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "opsin", *arguments], check=True)
 
 
-def _print(told: VideoActions, seconds: float, most: dict[str, float], workers: int) -> None:
-    seen = sum(len(person.boxes) for person in told.people)
-    print(f"{len(told.people)} people, seen {seen} times; {seconds:.1f} s, {seconds / max(1, seen):.2f} for each sighting")
-    print("  ".join(f"{stage} {most.get(stage, 0):.1f} s" for stage in STAGES))
+def _print(found: VideoActions, seconds: float, peaks: dict[str, float], workers: int) -> None:
+    seen = sum(len(person.boxes) for person in found.people)
+    print(f"{len(found.people)} people, seen {seen} times; {seconds:.1f} s, {seconds / max(1, seen):.2f} for each sighting")
+    print("  ".join(f"{stage} {peaks.get(stage, 0):.1f} s" for stage in STAGES))
     print(
-        f"worker: silent for at most {most.get('silent', 0):.1f} s, at most {most.get('bytes', 0) / 2**30:.2f} GiB, {workers} process(es)"
+        f"worker: silent for at most {peaks.get('silent', 0):.1f} s, at most {peaks.get('bytes', 0) / 2**30:.2f} GiB, {workers} process(es)"
     )
 
 
 def _watch(pids: set[int]) -> dict[str, float]:
     """Figures of the worker; nothing while it does not answer. pids: what has been the worker."""
     with suppress(psutil.Error, httpx2.HTTPError, ValueError):
-        if (worker := watching.worker()) is not None:
+        if (worker := process_stats.worker()) is not None:
             pids.add(worker.pid)
             return _figures(worker)
     return {}

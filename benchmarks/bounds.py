@@ -39,7 +39,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Layout:
+class LoopLayout:
     """One way to run the loop."""
 
     threads: int
@@ -53,23 +53,26 @@ class Layout:
 
 @dataclass(frozen=True)
 class Speed:
-    layout: Layout
+    layout: LoopLayout
     images_per_second: float
 
 
-def layouts(kind: Literal["forward", "process"]) -> list[Layout]:
+def layouts(kind: Literal["forward", "process"]) -> list[LoopLayout]:
     if kind == "forward":
-        return [Layout(1, batch) for batch in BATCH_SIZES]
+        return [LoopLayout(1, batch) for batch in BATCH_SIZES]
     cpus = len(os.sched_getaffinity(0))
     powers = [1 << exponent for exponent in range(cpus.bit_length())]
     shapes = sorted({(loops, threads) for loops in powers for threads in (1, max(1, cpus // 2 // loops), cpus // loops)})
     return [
-        Layout(threads, batch, loops, decoders) for loops, threads in shapes for batch in BATCH_SIZES for decoders in sorted({0, 1, cpus})
+        LoopLayout(threads, batch, loops, decoders)
+        for loops, threads in shapes
+        for batch in BATCH_SIZES
+        for decoders in sorted({0, 1, cpus})
     ]
 
 
 def decoder(preprocess: Preprocess) -> Decode:
-    """The gateway's way from an encoded picture to pixels at model size."""
+    """Return the gateway's function from an encoded image to pixels at model size."""
     limit = int(Settings.model_fields["max_pixels"].default)
     safe = images.Decoder(limit)
 
@@ -80,7 +83,7 @@ def decoder(preprocess: Preprocess) -> Decode:
     return decode
 
 
-def forward_only(model: LoadedModel, pixels: Pixels, layout: Layout, seconds: float) -> float:
+def forward_only(model: LoadedModel, pixels: Pixels, layout: LoopLayout, seconds: float) -> float:
     """Images/s of forward passes over ready pixels (N, S, S, 3)."""
     endless = cycle(pixels)
     batches = cycle([np.stack(list(islice(endless, layout.batch))) for _ in range(max(1, len(pixels) // layout.batch))])
@@ -88,17 +91,17 @@ def forward_only(model: LoadedModel, pixels: Pixels, layout: Layout, seconds: fl
 
 
 def decode_and_infer(
-    forward: Callable[[Pixels], object], decode: Decode, pictures: Sequence[bytes], layout: Layout, seconds: float
+    forward: Callable[[Pixels], object], decode: Decode, pictures: Sequence[bytes], layout: LoopLayout, seconds: float
 ) -> float:
     """Images/s of decoding and forward passes together, without HTTP or queue. forward: runs the network on (B, S, S, 3)."""
     with ThreadPoolExecutor(max(1, layout.decoders)) as pool:
-        decoded: Iterator[Pixels] = map(decode, _Locked(cycle(pictures)))
+        decoded: Iterator[Pixels] = map(decode, _LockedIterator(cycle(pictures)))
         if layout.decoders:
-            decoded = _Locked(_decoded_ahead(pool, decode, pictures, 2 * layout.batch * layout.loops))
+            decoded = _LockedIterator(_decoded_ahead(pool, decode, pictures, 2 * layout.batch * layout.loops))
         return images_per_second(lambda: forward(np.stack(list(islice(decoded, layout.batch)))), layout, seconds)
 
 
-class _Locked(Iterator[Item]):
+class _LockedIterator(Iterator[Item]):
     """An iterator that several threads may share."""
 
     def __init__(self, source: Iterator[Item]) -> None:
@@ -119,11 +122,11 @@ def _decoded_ahead(pool: ThreadPoolExecutor, decode: Decode, pictures: Sequence[
 
 
 def infer(model: LoadedModel, pixels: Pixels) -> dict[str, NDArray[Any]]:
-    """(B, S, S, 3) → the answers of the network, merging off."""
+    """Run the network without merging: (B, S, S, 3) → its outputs."""
     return model.forward({"pixels": pixels}, {"merge": [0] * model.depth})
 
 
-def images_per_second(step: Callable[[], object], layout: Layout, seconds: float) -> float:
+def images_per_second(step: Callable[[], object], layout: LoopLayout, seconds: float) -> float:
     """Run `step`, one batch, in as many loops at once as the layout says; whole batches over the time that they took."""
 
     def loop(_: int) -> float:
@@ -168,16 +171,16 @@ def main() -> None:
         torch.set_num_threads(1)
         np.save(options.scores, off_line_scores(model, pixels))
 
-    forward = [Speed(layout, forward_only(model, pixels, layout, options.seconds)) for layout in _chosen(options.forward, "forward")]
+    forward = [Speed(layout, forward_only(model, pixels, layout, options.seconds)) for layout in _layouts(options.forward, "forward")]
     process = [
         Speed(layout, decode_and_infer(partial(infer, model), decode, pictures, layout, options.seconds))
-        for layout in _chosen(options.process, "process")
+        for layout in _layouts(options.process, "process")
     ]
     print(json.dumps({"forward": [asdict(speed) for speed in forward], "process": [asdict(speed) for speed in process]}))
 
 
-def _chosen(given: list[dict[str, Any]] | None, kind: Literal["forward", "process"]) -> list[Layout]:
-    return layouts(kind) if given is None else [Layout(**layout) for layout in given]
+def _layouts(selected: list[dict[str, Any]] | None, kind: Literal["forward", "process"]) -> list[LoopLayout]:
+    return layouts(kind) if selected is None else [LoopLayout(**layout) for layout in selected]
 
 
 if __name__ == "__main__":

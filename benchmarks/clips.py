@@ -8,8 +8,8 @@ Figures are ratios within one run, of measurements that take turns:
 - **served**: views/s of the service with 8 clients ÷ of its network in a loop over batches that lie ready, at the best size: as the worker
   runs it, its layers packed, and in plain PyTorch. One thread.
 - **overlap**: seconds of one request ÷ of the longer one of decoding alone and computing alone. One thread computes, another CPU is free.
-- **reversible**: training memory (gradients aside) and inference throughput of Rev-MViT beside the MViT of its size, at the published depth
-  and three times as deep.
+- **reversible**: training memory (without gradients) and inference throughput of Rev-MViT compared with the MViT of its size, at the
+  published depth and three times as deep.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from rich.console import Console
 
 from benchmarks import machine, reference, service
 from benchmarks.merging import Trunk, block_macs
-from benchmarks.reversible import beside_plain, cpu_seconds, ready
-from benchmarks.words import Figure, Rounds, show
+from benchmarks.reversible import compare_with_plain, cpu_seconds, ready
+from benchmarks.words import FigureRounds, TextFigure, show
 from kernels.malloc import keep_freed_memory
 from models.bundle import Bundle, BundleSpec
 from models.bundle_schema import Clip, Preprocess, Weights
@@ -58,7 +58,7 @@ Size = Literal["published", "tiny"]
 FPS = 30
 CLIENTS, VIEWS = 8, 5
 STAGGER_S = 1.0
-"""Seconds from the begin of a client to that of the next."""
+"""Time in seconds between the starts of two clients."""
 OVERLAPPED = 10
 """Views of the one request."""
 BATCHES = (1, 2, 4, 8)
@@ -80,7 +80,7 @@ class Sizes:
     seconds: float
     """Length of a video."""
     frame: tuple[int, int]
-    """Its height and width."""
+    """Height and width in pixels."""
 
 
 _LITTLE = VideoMAEConfig(frames=4, image_size=32, patch_size=8, width=32, depth=2, heads=2, classes=CLASSES)
@@ -113,14 +113,14 @@ SIZES: Mapping[Size, Sizes] = {
 
 
 @dataclass(frozen=True)
-class Ground:
+class ClipBenchmark:
     """Things that all parts of a run share."""
 
     sizes: Sizes
     rounds: int
     seconds: float
     """Length of a load."""
-    say: Callable[[str], None]
+    log: Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -134,66 +134,68 @@ class Blocks:
     special_tokens: int = 1
 
 
-def merging(ground: Ground) -> list[Figure]:
+def merging(ground: ClipBenchmark) -> list[TextFigure]:
     figures = []
     for name, (config, schedules) in ground.sizes.clips.items():
         model, clips = ready(VideoMAE(config)), torch.randn(1, *config.clip_shape)
-        figures += _merged(ground, name, config, schedules, partial(model, clips))
+        figures += _measure_merging(ground, name, config, schedules, partial(model, clips))
     return figures
 
 
-def sound(ground: Ground) -> list[Figure]:
+def sound(ground: ClipBenchmark) -> list[TextFigure]:
     config = ground.sizes.sound
-    heard, bank = ready(MAViL(config)), torch.randn(1, 1, config.audio_frames, config.mel_bins)
+    audio, bank = ready(MAViL(config)), torch.randn(1, 1, config.audio_frames, config.mel_bins)
     blocks = Blocks(config.audio_patches, config.width, config.depth, config.mlp_ratio)
-    return _merged(ground, "MAViL, sound", blocks, ground.sizes.sound_r, partial(heard.hear, bank))
+    return _measure_merging(ground, "MAViL, sound", blocks, ground.sizes.sound_r, partial(audio.hear, bank))
 
 
-def _merged(ground: Ground, name: str, counted: Trunk, schedules: Sequence[int], call: Callable[..., object]) -> list[Figure]:
-    """One pass without merging and one of each schedule, in turns."""
+def _measure_merging(
+    ground: ClipBenchmark, name: str, counted: Trunk, schedules: Sequence[int], call: Callable[..., object]
+) -> list[TextFigure]:
+    """Time one pass without merging and one of each schedule, round-robin."""
     ways = {r: MergeSchedule.constant(r) for r in (0, *schedules)}
     ideals = {r: block_macs(counted, ways[0]) / block_macs(counted, merge) for r, merge in ways.items()}
-    rounds = {r: Rounds() for r in schedules}
+    rounds = {r: FigureRounds() for r in schedules}
     for number in range(ground.rounds + 1):
         turns = list(ways) if number % 2 else list(reversed(ways))
         took = {r: cpu_seconds(partial(call, merge=ways[r])) for r in turns}
         for r, found in rounds.items() if number else ():  # the first round pays for what happens only once
             found.note(took[0] / took[r] / ideals[r], times=took[0] / took[r], ideal=ideals[r], off_s=took[0], on_s=took[r])
-            ground.say(f"merging: {name}, r = {r}, round {number}: {took[0] / took[r]:.3f} of {ideals[r]:.3f}")
+            ground.log(f"merging: {name}, r = {r}, round {number}: {took[0] / took[r]:.3f} of {ideals[r]:.3f}")
     return [found.figure(f"merging: {name}, r = {r}", "≥ 0.95") for r, found in rounds.items()]
 
 
-def fbank(ground: Ground) -> list[Figure]:
+def fbank(ground: ClipBenchmark) -> list[TextFigure]:
     config = ground.sizes.sound
-    model, rounds, bank = ready(MAViL(config)), Rounds(), FbankConfig(mel_bins=config.mel_bins)
+    model, rounds, bank = ready(MAViL(config)), FigureRounds(), FbankConfig(mel_bins=config.mel_bins)
     sound = 0.1 * torch.randn((config.audio_frames - 1) * bank.hop + bank.window)
-    heard = spectrograms([sound], config.audio_frames, config=bank)
+    audio = spectrograms([sound], config.audio_frames, config=bank)
     for number in range(ground.rounds + 1):
         bank_s = cpu_seconds(lambda: spectrograms([sound], config.audio_frames, config=bank))
-        pass_s = cpu_seconds(lambda: model.hear(heard))
+        pass_s = cpu_seconds(lambda: model.hear(audio))
         if number:
             rounds.note(bank_s / pass_s, fbank_s=bank_s, pass_s=pass_s)
-    ground.say(f"fbank: {statistics.median(rounds.values):.4f}")
+    ground.log(f"fbank: {statistics.median(rounds.values):.4f}")
     return [rounds.figure("fbank: spectrogram ÷ pass over it", "≤ 0.03")]
 
 
-def served(ground: Ground) -> list[Figure]:
-    """The loop is read before and after each load, which is divided by the mean of both."""
-    name, rounds, plain_rounds = f"served: {CLIENTS} clients ÷ a loop of batches", Rounds(), Rounds()
+def measure_service(ground: ClipBenchmark) -> list[TextFigure]:
+    """Measure views/s, each divided by the mean of the loop before and after it."""
+    name, rounds, plain_rounds = f"served: {CLIENTS} clients ÷ a loop of batches", FigureRounds(), FigureRounds()
     model, plain, video = ready(VideoMAE(ground.sizes.served)), VideoMAE(ground.sizes.served).eval(), video_of(ground.sizes)
-    before, plain_before = _looped(model), _looped(plain)
+    before, plain_before = _loop_speed(model), _loop_speed(plain)
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
         write_bundle(Path(folder), ground.sizes.served)
         with service.running(Path(folder), threads=1) as url:
-            _asked(url, video, 1)
+            _request(url, video, 1)
             for number in range(1, ground.rounds + 1):
                 rate = _rate(url, video, ground.seconds)
-                after, plain_after = _looped(model), _looped(plain)
+                after, plain_after = _loop_speed(model), _loop_speed(plain)
                 mean, plain_mean = (before + after) / 2, (plain_before + plain_after) / 2
                 rounds.note(rate / mean, served_per_s=rate, loop_per_s=mean)
                 plain_rounds.note(rate / plain_mean, served_per_s=rate, loop_per_s=plain_mean)
                 found = f"{rate:.2f} views/s; the loop {before:.2f} before and {after:.2f} after, plain {plain_after:.2f}"
-                ground.say(f"{name}, round {number}: {found}")
+                ground.log(f"{name}, round {number}: {found}")
                 before, plain_before = after, plain_after
     return [rounds.figure(name, "≥ 0.90"), plain_rounds.figure(f"{name} in plain PyTorch", "≥ 0.90")]
 
@@ -205,33 +207,33 @@ def _rate(url: str, video: bytes, seconds: float) -> float:
 
     def ask(client: int) -> float:
         time.sleep(STAGGER_S * client)
-        views, began = 0.0, time.perf_counter()
-        while began < last:
-            _asked(url, video, VIEWS)
+        views, started_at = 0.0, time.perf_counter()
+        while started_at < last:
+            _request(url, video, VIEWS)
             ended = time.perf_counter()
-            views += VIEWS * max(0.0, min(ended, last) - max(began, first)) / (ended - began)
-            began = ended
+            views += VIEWS * max(0.0, min(ended, last) - max(started_at, first)) / (ended - started_at)
+            started_at = ended
         return views
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         return sum(pool.map(ask, range(CLIENTS))) / seconds
 
 
-def _looped(model: VideoMAE, seconds: float = 2.0) -> float:
+def _loop_speed(model: VideoMAE, seconds: float = 2.0) -> float:
     """Views/s at the best batch size."""
     best = 0.0
     for batch in BATCHES:
-        clips, count, began = torch.randn(batch, *model.config.clip_shape), 0, time.perf_counter()
+        clips, count, started_at = torch.randn(batch, *model.config.clip_shape), 0, time.perf_counter()
         with torch.inference_mode():
-            while time.perf_counter() - began < seconds:
+            while time.perf_counter() - started_at < seconds:
                 model(clips)
                 count += batch
-        best = max(best, count / (time.perf_counter() - began))
+        best = max(best, count / (time.perf_counter() - started_at))
     return best
 
 
-def overlap(ground: Ground) -> list[Figure]:
-    name, rounds, video = "overlap: one request ÷ max(decode, compute)", Rounds(), video_of(ground.sizes)
+def overlap(ground: ClipBenchmark) -> list[TextFigure]:
+    name, rounds, video = "overlap: one request ÷ max(decode, compute)", FigureRounds(), video_of(ground.sizes)
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
         bundle = write_bundle(Path(folder), ground.sizes.served)
         steps = load(bundle, packed=True).steps
@@ -256,21 +258,21 @@ def overlap(ground: Ground) -> list[Figure]:
 
         with service.running(Path(folder), threads=1) as url:
             for number in range(ground.rounds + 1):
-                decode_s, compute_s, wall_s = (_seconds(part) for part in (decode, compute, lambda: _asked(url, video, OVERLAPPED)))
+                decode_s, compute_s, wall_s = (_seconds(part) for part in (decode, compute, lambda: _request(url, video, OVERLAPPED)))
                 if number:
                     rounds.note(wall_s / max(decode_s, compute_s), wall_s=wall_s, decode_s=decode_s, compute_s=compute_s)
-                    ground.say(f"{name}, round {number}: {wall_s:.3f} s; decoding {decode_s:.3f}, computing {compute_s:.3f}")
+                    ground.log(f"{name}, round {number}: {wall_s:.3f} s; decoding {decode_s:.3f}, computing {compute_s:.3f}")
     return [rounds.figure(name, "≤ 1.1")]
 
 
-def _asked(url: str, video: bytes, views: int) -> None:
-    asked = {"views": views, "crops": 1}
-    httpx2.post(f"{url}/v1/classify", files={"video": video}, data=asked, timeout=REQUEST_SECONDS).raise_for_status()
+def _request(url: str, video: bytes, views: int) -> None:
+    data = {"views": views, "crops": 1}
+    httpx2.post(f"{url}/v1/classify", files={"video": video}, data=data, timeout=REQUEST_SECONDS).raise_for_status()
 
 
-def reversible(ground: Ground) -> list[Figure]:
+def reversible(ground: ClipBenchmark) -> list[TextFigure]:
     sizes, small = ground.sizes, SIZES["tiny"]
-    return beside_plain(sizes.plain, sizes.reversible, (small.plain, small.reversible), ground.rounds, ground.say)
+    return compare_with_plain(sizes.plain, sizes.reversible, (small.plain, small.reversible), ground.rounds, ground.log)
 
 
 def write_bundle(root: Path, config: VideoMAEConfig) -> Bundle:
@@ -293,7 +295,7 @@ def write_bundle(root: Path, config: VideoMAEConfig) -> Bundle:
 
 
 def video_of(sizes: Sizes) -> bytes:
-    """An MP4 (H.264) of a texture that moves."""
+    """Encode an MP4 (H.264) of a moving texture."""
     (height, width), count, file = sizes.frame, round(sizes.seconds * FPS), io.BytesIO()
     coarse = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, height // 8, width // 8)).astype(np.float32))
     texture = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 255)[0].permute(1, 2, 0)
@@ -310,16 +312,16 @@ def video_of(sizes: Sizes) -> bytes:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     call()
-    return time.perf_counter() - began
+    return time.perf_counter() - started_at
 
 
-PARTS: Mapping[str, Callable[[Ground], list[Figure]]] = {
+PARTS: Mapping[str, Callable[[ClipBenchmark], list[TextFigure]]] = {
     "fbank": fbank,
     "merging": merging,
     "sound": sound,
-    "served": served,
+    "served": measure_service,
     "overlap": overlap,
     "reversible": reversible,
 }
@@ -335,18 +337,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=list(SIZES), default="published")
     parser.add_argument("--json", type=Path, help="write the figures here (default: a file in benchmarks/results/)")
     options = parser.parse_args(arguments)
-    console, here = Console(width=None if sys.stdout.isatty() else 150), machine.describe()
-    console.print(*here.lines(), sep="\n")
+    console, host = Console(width=None if sys.stdout.isatty() else 150), machine.describe()
+    console.print(*host.lines(), sep="\n")
     torch.set_num_threads(1)
     keep_freed_memory()  # as the worker does
     started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    ground = Ground(SIZES[options.size], options.rounds, options.seconds, console.print)
+    ground = ClipBenchmark(SIZES[options.size], options.rounds, options.seconds, console.print)
     figures = [figure for part in options.parts or PARTS for figure in PARTS[part](ground)]
     show(figures, console)
-    told = {"size": options.size, "rounds": options.rounds, "figures": [asdict(figure) for figure in figures]}
+    content = {"size": options.size, "rounds": options.rounds, "figures": [asdict(figure) for figure in figures]}
     RESULTS.mkdir(exist_ok=True)
     file = options.json or RESULTS / f"clips-{started}.json"
-    file.write_text(json.dumps(machine.of_this_run(here, parser.prog) | told, indent=2) + "\n")
+    file.write_text(json.dumps(machine.result_head(host, parser.prog) | content, indent=2) + "\n")
     console.print(f"wrote {file}")
 
 

@@ -2,7 +2,7 @@
 
 One merge schedule of a bundle, exported by `torch.export` and compiled by AOTInductor, which needs a C++ compiler; one thread, CPU seconds.
   compiling  seconds until a schedule can run
-  ratio      how many times as fast as PyTorch it is, beside ONNX Runtime and merging in compiled loops
+  ratio      how many times as fast as PyTorch it is, as are ONNX Runtime and merging in compiled loops
   pause      for how long another Python thread of the process stands still while a batch runs: a worker's other slots, its queue and its
              heartbeat do so
 """
@@ -37,7 +37,7 @@ EXAMPLES = 4
 """Rows that it is exported with; any batch can run."""
 
 
-class Classifier(nn.Module):
+class ExportableClassifier(nn.Module):
     """Arrays of a batch → logits (B, classes)."""
 
     def __init__(self, loaded: LoadedModel, names: list[str], merge: MergeSchedule) -> None:
@@ -52,7 +52,7 @@ class Classifier(nn.Module):
         return self._forward(self.model, dict(zip(self._names, arrays, strict=True)), self._options, self._spec.pictures)["logits"]
 
 
-def compile_ahead(module: Classifier, arrays: Mapping[str, Any], target: Path) -> Callable[..., Any]:
+def compile_ahead(module: ExportableClassifier, arrays: Mapping[str, Any], target: Path) -> Callable[..., Any]:
     examples = tuple(torch.from_numpy(array) for array in arrays.values())
     batch = torch.export.Dim("batch", min=1)
     shapes = {"arrays": tuple({0: batch} for _ in examples)}
@@ -97,14 +97,14 @@ def main() -> None:
     rung = spec.rung(spec.default_rung) if spec.default_rung else None
     schedule = rung.merge if rung else MergeSchedule.off()
     merge = {"merge": schedule.expand(model.depth)}
-    given = sample(spec, EXAMPLES)
+    example = sample(spec, EXAMPLES)
     with TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        compiled = compile_ahead(Classifier(load(bundle), list(given), schedule), given, Path(folder) / "model.pt2")
-        console.print(f"compiling took {time.perf_counter() - began:.0f} s for one schedule of {spec.id}")
+        started_at = time.perf_counter()
+        compiled = compile_ahead(ExportableClassifier(load(bundle), list(example), schedule), example, Path(folder) / "model.pt2")
+        console.print(f"compiling took {time.perf_counter() - started_at:.0f} s for one schedule of {spec.id}")
         others = {
             "fused": Fused(model, load_compiled_loops(torch.float32, None)),
-            "onnx": open_classifier(bundle, None, "float32", 1, given),
+            "onnx": open_classifier(bundle, None, "float32", 1, example),
         }
         view = Table(title=f"{spec.id}, rung {rung.name if rung else 'off'}: times as fast as PyTorch")
         for column in ("batch", "eager ms", "compiled", *others, "longest pause ms: eager", "compiled", "onnx"):
@@ -117,23 +117,23 @@ def main() -> None:
                 "compiled": lambda tensors=tensors: compiled(*tensors),
                 **{name: lambda arrays=arrays, other=other: other.forward(arrays, merge) for name, other in others.items()},
             }
-            seconds = _in_turns(calls, options.turns)
+            seconds = _round_robin(calls, options.turns)
             eager = seconds["eager"]
             pauses = (f"{longest_pause(calls[name]) * 1000:.0f}" for name in ("eager", "compiled", "onnx"))
             view.add_row(str(size), f"{eager * 1000:.1f}", *(f"{eager / seconds[name]:.2f}" for name in ("compiled", *others)), *pauses)
         console.print(view)
 
 
-def _in_turns(calls: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, float]:
+def _round_robin(calls: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, float]:
     """CPU seconds of each, the median."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode():
         for turn in range(turns + 1):
             for name, call in sorted(calls.items(), reverse=turn % 2 == 1):
-                began = time.thread_time()
+                started_at = time.thread_time()
                 call()
                 if turn:
-                    seconds[name].append(time.thread_time() - began)
+                    seconds[name].append(time.thread_time() - started_at)
     return {name: median(times) for name, times in seconds.items()}
 
 

@@ -11,7 +11,7 @@ OpenCV's Telea and Navier-Stokes; mean ± two standard errors of:
 - gradient: mean difference of neighbouring pixels inside the hole ÷ the same of the truth.
 
 `--choose` does the same with other pictures, further held-out drawings and the other nine files, in the features of EfficientNet-Lite0, and
-tells it by the hole's thickness, too: what the bundle's rules are read from.
+prints it by the hole's thickness, too: the bundle's rules are read from that.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Case:
+class HoleCase:
     """A picture with a hole."""
 
     kind: str
@@ -100,7 +100,7 @@ class Case:
 
 
 def drawings(cache: Path, tested: bool, count: int) -> list[Pixels]:
-    """Those that the card is about, or those of the other held-out series."""
+    """Return the cases of the card, or of the other held-out series."""
     plan = recipe.read(RECIPE, ())
     assert plan.release is not None and plan.preprocess is not None
     quality: Any = plan.release.quality
@@ -113,7 +113,7 @@ def photographs(cache: Path, tested: bool, count: int) -> list[Pixels]:
     return [crop for made in crops(PHOTOGRAPHS, FOLDER, files, count, cache).values() for crop in made]
 
 
-def cases(cache: Path, tested: bool, count: int, count_of_crops: int) -> list[Case]:
+def cases(cache: Path, tested: bool, count: int, count_of_crops: int) -> list[HoleCase]:
     made = []
     for kind, pictures in (("drawings", drawings(cache, tested, count)), ("photographs", photographs(cache, tested, count_of_crops))):
         pixels = torch.from_numpy(np.stack(pictures))
@@ -122,11 +122,11 @@ def cases(cache: Path, tested: bool, count: int, count_of_crops: int) -> list[Ca
             coarse = pixels.shape[1] // STROKE_GRID if hole is Hole.STROKES else 1  # a stroke is drawn on a grid: fine ones take seconds
             small = holes.cut(hole, pixels[:, ::coarse, ::coarse], seed=seed if tested else 1 + seed)
             cut = small.repeat_interleave(coarse, dim=1).repeat_interleave(coarse, dim=2).numpy()
-            made += [Case(kind, hole, picture, mask) for picture, mask in zip(pictures, cut, strict=True)]
+            made += [HoleCase(kind, hole, picture, mask) for picture, mask in zip(pictures, cut, strict=True)]
     return made
 
 
-class Service:
+class InProcessService:
     """The service's own way from files to a file, in this process."""
 
     def __init__(self, bundle: Path) -> None:
@@ -138,14 +138,14 @@ class Service:
         self._steps: LoadedSteps = steps
         self._task, self._decoder = Inpaint(), Decoder(50_000_000)
 
-    def chosen(self, case: Case) -> str:
-        """Method that `auto` becomes."""
+    def chosen(self, case: HoleCase) -> str:
+        """Return the method that `auto` becomes."""
         plan = self._task.plan(InpaintOptions(seed=0), self._spec)
         [arrays] = self._task.prepare(_item(case), plan, self._spec, self._decoder)
         return METHODS[int(arrays["method"])]
 
-    def fill(self, case: Case, method: Any) -> dict[str, Pixels]:
-        """By blend."""
+    def fill(self, case: HoleCase, method: Any) -> dict[str, Pixels]:
+        """Fill the hole by a method and return the result of each blend."""
         plan = self._task.plan(InpaintOptions(seed=0, method=method), self._spec)
         [arrays] = self._task.prepare(_item(case), plan, self._spec, self._decoder)
         files = {name: arrays.pop(name) for name in self._task.unread_arrays}
@@ -154,14 +154,14 @@ class Service:
             state = outcome.state  # type: ignore[union-attr]
         made = {}
         for blend in ("membrane", "none"):
-            asked = msgspec.structs.replace(plan, blend=blend)
-            answer = self._task.present([{**outcome.outputs, **files}], asked, self._spec, "image/png")  # type: ignore[union-attr]
+            blended = msgspec.structs.replace(plan, blend=blend)
+            answer = self._task.present([{**outcome.outputs, **files}], blended, self._spec, "image/png")  # type: ignore[union-attr]
             assert isinstance(answer, File) and answer.headers["X-Method"] == method
             made[blend] = np.asarray(Image.open(io.BytesIO(answer.content)))
         return made
 
 
-def opencv(case: Case, flag: int) -> Pixels:
+def opencv(case: HoleCase, flag: int) -> Pixels:
     hidden = np.where(case.mask[..., np.newaxis], 0, case.pixels).astype(np.uint8)
     return np.asarray(cv2.inpaint(hidden, case.mask.astype(np.uint8), RADIUS, flag))
 
@@ -189,11 +189,11 @@ def _jumps(pixels: Pixels, mask: Mask, chosen: Any) -> float:
 
 @dataclass(frozen=True)
 class Scorer:
-    service: Service
+    service: InProcessService
     distance: PerceptualDistance
 
-    def row(self, case: Case) -> dict[str, Any]:
-        """All that is measured of one case."""
+    def row(self, case: HoleCase) -> dict[str, Any]:
+        """Measure everything about one case."""
         filled = {}
         for method in METHODS:
             blends = self.service.fill(case, method)
@@ -225,7 +225,7 @@ _scorer: Scorer | None = None
 def _prepare(bundle: Path, features: PyPIPackage, cache: Path) -> None:
     """Prepare a process. Levels of patches are computed in it, while the service starts a process for each."""
     global _scorer
-    _scorer = Scorer(Service(bundle), PerceptualDistance(features, cache))
+    _scorer = Scorer(InProcessService(bundle), PerceptualDistance(features, cache))
     patchmatch.fill = _fill_here
 
 
@@ -234,12 +234,12 @@ def _fill_here(pixels: Pixels, missing: Mask, reduction: int, seed: int, before:
     return patchmatch.Level(*level(request, data))
 
 
-def _row(case: Case) -> dict[str, Any]:
+def _row(case: HoleCase) -> dict[str, Any]:
     assert _scorer is not None
     return _scorer.row(case)
 
 
-def measured(chosen: Sequence[Case], bundle: Path, features: PyPIPackage, cache: Path, processes: int) -> list[dict[str, Any]]:
+def measure_all(chosen: Sequence[HoleCase], bundle: Path, features: PyPIPackage, cache: Path, processes: int) -> list[dict[str, Any]]:
     rows = []
     with multiprocessing.get_context("spawn").Pool(processes, _prepare, (bundle, features, cache)) as pool:
         for row in pool.imap(_row, chosen, chunksize=4):
@@ -250,7 +250,7 @@ def measured(chosen: Sequence[Case], bundle: Path, features: PyPIPackage, cache:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By kind of picture and hole, and over both holes; seam and gradient as ratios of means."""
+    """Average by kind of image and hole, and over both holes. Seam and gradient are ratios of means."""
     result: dict[str, Any] = {}
     for kind in ("drawings", "photographs"):
         for hole in ("boxes", "strokes", "both"):
@@ -283,7 +283,7 @@ def _mean(rows: Sequence[Mapping[str, Any]], score: str, name: str) -> float:
 
 
 def _error(values: Sequence[float]) -> float:
-    """Two standard errors of the mean."""
+    """Return two standard errors of the mean."""
     return 2 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
@@ -291,8 +291,8 @@ def _ratio(rows: Sequence[Mapping[str, Any]], score: str, name: str, truth: int)
     return sum(row[score][name] for row in rows) / sum(row["truth"][truth] for row in rows)
 
 
-def lines(told: Mapping[str, Any]) -> Iterator[str]:
-    for title, group in told.items():
+def lines(groups: Mapping[str, Any]) -> Iterator[str]:
+    for title, group in groups.items():
         auto = ", ".join(f"{method} {count}" for method, count in group["chosen"].items() if count)
         yield f"\n{title}: {group['pictures']} (auto: {auto})"
         yield f"{'':22} perceptual            minus auto            seam  gradient"
@@ -303,31 +303,31 @@ def lines(told: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def by_thickness(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def thickness_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Mean distance of each method, in bands of the hole's thickness."""
     for kind in ("drawings", "photographs"):
-        mine = [row for row in rows if row["kind"] == kind]
-        edges = np.unique(np.quantile([row["thickness"] for row in mine], np.linspace(0, 1, 6)).round()) if mine else []
+        selected = [row for row in rows if row["kind"] == kind]
+        edges = np.unique(np.quantile([row["thickness"] for row in selected], np.linspace(0, 1, 6)).round()) if selected else []
         for low, high in pairwise(edges):
-            band = [row for row in mine if low <= row["thickness"] <= high]
+            band = [row for row in selected if low <= row["thickness"] <= high]
             figures = "  ".join(
                 f"{name} {_mean(band, 'perceptual', name):.4f}" for name in ("network", "exemplar", "network-exemplar", "Telea")
             )
             yield f"{kind} {low:.0f} to {high:.0f} px thick ({len(band)}): {figures}"
 
 
-def write(path: Path, told: Mapping[str, Any]) -> None:
-    """Into the bundle's quality and README."""
+def write(path: Path, groups: Mapping[str, Any]) -> None:
+    """Write the figures into the bundle's quality and README."""
     bundle = read(path)
-    served = {"files": list(TESTED), "groups": _rounded(told)}
+    served = {"files": list(TESTED), "groups": _round(groups)}
     written = rewrite(bundle, bundle.spec.model_copy(update={"quality": {**bundle.spec.quality, "served": served}}))
     (path / "README.md").write_text(render(written.spec).rstrip("\n") + "\n", encoding="utf-8")
 
 
-def _rounded(told: Any) -> Any:
-    if isinstance(told, Mapping):
-        return {name: _rounded(value) for name, value in told.items()}
-    return round(told, 5) if isinstance(told, float) else told
+def _round(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _round(inner) for name, inner in value.items()}
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def main() -> None:
@@ -340,21 +340,21 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="write the figures into the bundle, and its README")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    given = parser.parse_args()
+    options = parser.parse_args()
     plan = recipe.read(RECIPE, ())
     assert plan.release is not None
     quality: Any = plan.release.quality
-    chosen = cases(given.cache, not given.choose, given.drawings, given.crops)
-    rows = measured(chosen, given.bundle, quality.features if given.choose else LITE2, given.cache, given.processes)
-    told = summary(rows)
-    print("\n".join([*lines(told), *(by_thickness(rows) if given.choose else ())]))
-    if given.write:
-        write(given.bundle, told)
-    if given.json:
-        given.json.write_text(json.dumps(told, indent=1) + "\n")
+    chosen = cases(options.cache, not options.choose, options.drawings, options.crops)
+    rows = measure_all(chosen, options.bundle, quality.features if options.choose else LITE2, options.cache, options.processes)
+    groups = summary(rows)
+    print("\n".join([*lines(groups), *(thickness_lines(rows) if options.choose else ())]))
+    if options.write:
+        write(options.bundle, groups)
+    if options.json:
+        options.json.write_text(json.dumps(groups, indent=1) + "\n")
 
 
-def _item(case: Case) -> dict[str, bytes]:
+def _item(case: HoleCase) -> dict[str, bytes]:
     hidden = np.where(case.mask[..., np.newaxis], 0, case.pixels).astype(np.uint8)
     return {"image": _png(hidden), "mask": _png((case.mask * 255).astype(np.uint8))}
 

@@ -1,6 +1,6 @@
 """Cost of merging besides what it saves: `python -m benchmarks.free_merging BUNDLE`.
 
-A classifier's usual rung beside the same network in which as many tokens are cut off without a look at them: a merge that costs nothing.
+Compares a classifier's default rung with the same network in which as many tokens are cut off: a merge that costs nothing.
 CPU time of one thread, in turns, by PyTorch without and with compiled loops for merging (the extra `fast`).
 """
 
@@ -35,23 +35,23 @@ SIZES = (1, 8, 32)
 
 
 def cut(tokens: Tokens, _metric: Tensor, r: int, residual: Tensor | None = None) -> Tokens:
-    """In place of `Tokens.merge`: the last tokens go, the others grow as if they had gone into them."""
+    """Replace `Tokens.merge`: drop the last tokens, and let the others grow as if these had merged into them."""
     tokens = tokens if residual is None else tokens.add(residual)
-    kept = tokens.x.shape[1] - effective_r(tokens.x.shape[1], r, tokens.protected)
-    if kept == tokens.x.shape[1]:
+    count = tokens.x.shape[1] - effective_r(tokens.x.shape[1], r, tokens.protected)
+    if count == tokens.x.shape[1]:
         return tokens
-    size = torch.ones(len(tokens.x), kept, 1) if tokens.size is None else tokens.size[:, :kept]
-    return replace(tokens, x=tokens.x[:, :kept], size=size)
+    size = torch.ones(len(tokens.x), count, 1) if tokens.size is None else tokens.size[:, :count]
+    return replace(tokens, x=tokens.x[:, :count], size=size)
 
 
 def ratios(model: LoadedModel, size: int, seconds: float, *, fused: bool) -> tuple[float, float, float]:
     """How many times as fast as without merging the usual rung is, as it is and if merging were free; and the first ÷ the second."""
     arrays = sample(model.spec, size)
-    merged, whole = ({"merge": list(one.expand(model.depth))} for one in (usual_schedule(model.spec), MergeSchedule.off()))
+    merged, plain = ({"merge": list(one.expand(model.depth))} for one in (usual_schedule(model.spec), MergeSchedule.off()))
     loops = compiled_loops(load_compiled_loops(next(model.model.parameters()).dtype, None)) if fused else nullcontext()
     free = patch.object(Tokens, "merge", cut)
     ways: dict[str, Callable[[], object]] = {
-        "off": lambda: model.forward(arrays, whole),
+        "off": lambda: model.forward(arrays, plain),
         "on": lambda: model.forward(arrays, merged),
         "free": lambda: _within(free, lambda: model.forward(arrays, merged)),
     }
@@ -62,10 +62,10 @@ def ratios(model: LoadedModel, size: int, seconds: float, *, fused: bool) -> tup
         until = time.monotonic() + seconds
         while time.monotonic() < until or len(taken["off"]) < 5:
             for name, way in ways.items():
-                began = time.thread_time()  # waiting for a busy CPU does not count
+                started_at = time.thread_time()  # waiting for a busy CPU does not count
                 way()
-                taken[name].append(time.thread_time() - began)
-    on, ideal = (median(off / own for off, own in zip(taken["off"], taken[name], strict=True)) for name in ("on", "free"))
+                taken[name].append(time.thread_time() - started_at)
+    on, ideal = (median(off / other for off, other in zip(taken["off"], taken[name], strict=True)) for name in ("on", "free"))
     return on, ideal, median(free / on for free, on in zip(taken["free"], taken["on"], strict=True))
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     bundle = read(options.bundle)
     if bundle.spec.task != "classify" or not bundle.spec.merges:
-        parser.error(f"{bundle.spec.id}: no classifier whose tokens merge; GET /v1/models/{bundle.spec.name} tells its speed")
+        parser.error(f"{bundle.spec.id}: no classifier whose tokens merge; GET /v1/models/{bundle.spec.name} shows its speed")
     keep_freed_memory()  # as the worker does
     torch.set_num_threads(1)
     table = Table(title=f"{bundle.spec.id}, rung {bundle.spec.default_rung}")

@@ -1,6 +1,6 @@
 """How large the server is, and how many rooms a request passes: `python -m benchmarks.house`. docs/architecture.md quotes it.
 
-A *hand-over* is a call that passes a request, a job or an answer (CARRIERS) from one module of ours to another one, however often
+A *hand-over* is a call that passes a request, a job or an answer (CARRIERS) from one module of Opsin to another one, however often
 it does so. Files and hand-overs are counted over warm classifications, each answered while nothing else runs, and only what all of
 them touched counts, so that heartbeats are left out.
 """
@@ -49,10 +49,10 @@ CARRIERS = (
     ),
     *(Computed, JobOutputs, Reply, script_rows.Ended, Ending, Answer, Classification, Response, JSONResponse),
 )
-"""Classes whose objects are a request, a job or an answer, or hold one: imported, so that whoever renames one renames it here."""
+"""Classes whose objects are a request, a job or an answer, or hold one. They are imported so that a rename reaches them."""
 REQUESTS = 5
 QUIET = 0.5
-"""Seconds between two of them."""
+"""Pause in seconds between two classifications."""
 REBUILT = {"server, Python": 18_200, "server, Lua": 1_000, "server/queue, Python": 3_300}
 """Lines of the rebuilt server, had nothing been added to it."""
 ADDED_BEFORE = {"server, Python": 3_141, "server, Lua": 180, "server/queue, Python": 193}
@@ -64,7 +64,7 @@ ADDED_BY_CLIPS = {"server, Python": 1_101, "server, Lua": 0, "server/queue, Pyth
 LIMITS = {name: REBUILT[name] + ADDED_BEFORE[name] + ADDED_BY_WORDS[name] + ADDED_BY_CLIPS[name] for name in REBUILT}
 """Lines that the server may have: those of the rebuilt one, and what was added before and since. Nothing is subtracted."""
 FILES, HAND_OVERS = 65, 24
-"""Files of ours that one warm classification may touch, and its hand-overs."""
+"""Maximum number of files of Opsin that a warm classification touches, and of its hand-overs."""
 
 WATCH = """
 import os, sys, threading
@@ -131,8 +131,8 @@ def watched_service(folder: Path) -> Iterator[str]:
         yield url
 
 
-def passed(folder: Path) -> tuple[list[str], list[str]]:
-    """The files that a warm classification touches, and its hand-overs, in their order."""
+def trace_classification(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the files that a warm classification touches, and its hand-overs, in order."""
     reference.write_pictures(folder / "pictures")
     image = next((folder / "pictures").iterdir()).read_bytes()
     with watched_service(folder) as url, httpx2.Client(base_url=url, timeout=60) as client:
@@ -150,8 +150,8 @@ def passed(folder: Path) -> tuple[list[str], list[str]]:
             now.unlink()
         time.sleep(QUIET)
     seen = [(folder / "seen" / str(number)).read_text().splitlines() for number in range(REQUESTS)]
-    always = [what for what in dict.fromkeys(seen[0]) if all(what in other for other in seen)]
-    return [what for what in always if " > " not in what], [what for what in always if " > " in what]
+    always = [entry for entry in dict.fromkeys(seen[0]) if all(entry in other for other in seen)]
+    return [entry for entry in always if " > " not in entry], [entry for entry in always if " > " in entry]
 
 
 def main() -> None:
@@ -166,7 +166,7 @@ def main() -> None:
     if options.lines:
         return
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
-        files, hand_overs = passed(Path(folder))
+        files, hand_overs = trace_classification(Path(folder))
     console.print(f"one classify request: {len(files)} files ({FILES} wanted), {len(hand_overs)} hand-overs ({HAND_OVERS} wanted)")
     if options.list:
         console.print(*files, *hand_overs, sep="\n")

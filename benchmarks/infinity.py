@@ -56,7 +56,7 @@ OUTSIDE = {
 
 
 def peer(folder: Path) -> Peer:
-    """folder: as `write_model` filled it."""
+    """Return infinity as a peer that serves a folder which `write_model` has filled."""
     options = ("--device", "cpu", "--engine", "torch", "--dtype", "float32", "--no-bettertransformer", "--no-compile", "--no-model-warmup")
     named = ("--model-id", str(folder), "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", "{port}")
     command = ("infinity_emb", "v2", *named, *options)
@@ -133,7 +133,7 @@ def _weights(ours: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str,
     for tower, names in (("vision", VISION), ("text", TEXT)):
         for name, tensor in ours.items():
             if name.startswith(f"{tower}.blocks."):
-                theirs |= _of_block(name, tensor, names)
+                theirs |= _block_weights(name, tensor, names)
     for tower, width, factor in (("vision", config["width"], 1.0), ("text", config["text_width"], SMALL)):
         theirs[f"{tower}_model.pooler.dense.weight"] = factor * torch.eye(width)
         theirs[f"{tower}_model.pooler.dense.bias"] = torch.zeros(width)
@@ -143,7 +143,7 @@ def _weights(ours: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str,
     return {name: tensor.contiguous() for name, tensor in theirs.items()}
 
 
-def _of_block(name: str, tensor: Tensor, names: Mapping[str, str]) -> dict[str, Tensor]:
+def _block_weights(name: str, tensor: Tensor, names: Mapping[str, str]) -> dict[str, Tensor]:
     """vision.blocks.3.attn.qkv.weight → vision_model.encoder.layer.3.attention.attention.{query,key,value}.weight"""
     tower, _, number, *inner, kind = name.split(".")
     layer, block = ".".join(inner), f"{tower}_model.encoder.layer.{number}"

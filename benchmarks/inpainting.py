@@ -1,10 +1,10 @@
 """Inpainting with DiffMAE: `python -m benchmarks.inpainting`. Random weights of fixed seeds; ratios of one run, taken in turns.
 
 a. Jobs of 10, 50 and 250 steps that come at random times (Poisson, at a share of the capacity just measured): jobs/s and mean latency by
-   length, of the service over HTTP, of static batches (rows that have finished leave, nobody joins) and of one job at a time with all
+   length, of the service over HTTP, of static batches (rows that have finished leave, none joins) and of one job at a time with all
    threads. These two are simulated with the same arrivals and with what a start and a step take in the bare loop.
-b. Caching: seconds of a step ÷ seconds where encoder, keys and values are computed for each step again, beside the same ratio of FLOPs.
-c. A classification beside saturating inpainting: median and 99th percentile, and the latter ÷ (longest step of the bare loop, of batches
+b. Caching: seconds of a step ÷ seconds where encoder, keys and values are computed for each step again, and the same ratio of FLOPs.
+c. A classification during saturating inpainting: median and 99th percentile, and the latter ÷ (longest step of the bare loop, of batches
    as the worker's + 1.5 × the 99th percentile alone).
 d. Steps/s (jobs × steps) of the saturated worker ÷ those of the bare loop at its best batch size, at batch size 1 (one job at a time), and
    of static batches, computed from what a start and a step take in the bare loop, with as many starts as the worker had: where rows that
@@ -13,9 +13,9 @@ e. Holes of different sizes: seconds of a step of 16 jobs without padding (packe
    pass.
 
 Worker and bare loops have one torch thread: the other CPUs carry HTTP, queue and load. The CPUs of many machines are two threads of one
-core, and what one does slows the other down: so the bare loops run beside as much other work as HTTP, queue and load are at saturation,
-as static batches in a service would; of d. the first figure is also given without. With `--threads 0` all take all CPUs, the service
-shares them with the load, and the bare loops run beside nothing.
+core, and what one does slows the other down: so the bare loops run with as much background load as HTTP, queue and load generator cause
+at saturation, as static batches in a service would; of d. the first figure is also given without. With `--threads 0` all take all CPUs,
+the service shares them with the load generator, and the bare loops run without background load.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TOTALS = (10, 50, 250)
 SMALL, SHORT = "small", "short"
 SHORT_MS = 5.0
 SIDE = 96
-"""Pixels along a side of the small model's images."""
+"""Side of the small model's images in pixels."""
 CLIENTS = 48
 """Enough for full batches at every moment."""
 CLASSIFICATIONS = 200
@@ -63,20 +63,20 @@ POLICIES = ("service", "static", "one")
 
 
 @dataclass
-class Figures:
-    """By round."""
+class InpaintFigures:
+    """Figures of all rounds."""
 
     latency: dict[str, dict[int, list[list[float]]]] = field(
         default_factory=lambda: {name: {steps: [] for steps in TOTALS} for name in POLICIES}
     )
-    """Seconds of each job, by policy and number of steps."""
+    """Latencies in seconds, by policy, number of steps and round."""
     jobs_per_second: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in POLICIES})
     caching: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    """By model."""
+    """Figures of the cache by model, one entry per round."""
     holes: list[dict[str, float]] = field(default_factory=list)
     alone: list[list[float]] = field(default_factory=list)
     """Median and 99th percentile in seconds."""
-    beside: list[list[float]] = field(default_factory=list)
+    under_load: list[list[float]] = field(default_factory=list)
     longest_step: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
     """CPUs that everything but the worker took at saturation."""
@@ -84,17 +84,17 @@ class Figures:
     starts: list[float] = field(default_factory=list)
     """Jobs that the worker started at saturation, for each of its steps."""
     bare: list[float] = field(default_factory=list)
-    """Beside nothing; the following ones beside as much other work."""
-    bare_beside: list[float] = field(default_factory=list)
+    """Steps/s of the bare loop without background load, then with as much as the service has."""
+    bare_under_load: list[float] = field(default_factory=list)
     bare_starting: list[float] = field(default_factory=list)
-    """Beside as much other work, if as many jobs started as in the worker."""
+    """Steps/s with background load, if as many jobs started as in the worker."""
     one_at_a_time: list[float] = field(default_factory=list)
     leaving: list[float] = field(default_factory=list)
     """Steps/s of static batches whose rows leave."""
     padded: list[float] = field(default_factory=list)
 
 
-class Asking:
+class InpaintLoadClient:
     def __init__(self, url: str, metrics: str) -> None:
         self._metrics = metrics
         self.http = httpx2.AsyncClient(base_url=url, timeout=TIMEOUT, limits=httpx2.Limits(max_connections=1000))
@@ -102,16 +102,16 @@ class Asking:
         self._seeds = count()
 
     async def inpaint(self, steps: int) -> None:
-        asked = {"model": SMALL, "mask": "center", "steps": steps, "seed": next(self._seeds)}
-        (await self.http.post("/v1/inpaint", params=asked, content=self._image)).raise_for_status()
+        params = {"model": SMALL, "mask": "center", "steps": steps, "seed": next(self._seeds)}
+        (await self.http.post("/v1/inpaint", params=params, content=self._image)).raise_for_status()
 
     async def classify(self) -> float:
-        began = time.monotonic()
+        started_at = time.monotonic()
         (await self.http.post("/v1/classify", params={"model": SHORT}, content=self._image)).raise_for_status()
-        return time.monotonic() - began
+        return time.monotonic() - started_at
 
     async def batch(self) -> int:
-        """The worker's batch of inpainting jobs, at most."""
+        """Return the worker's maximum batch of inpainting jobs."""
         [size] = BATCH.findall((await self.http.get(self._metrics)).text)
         return int(float(size))
 
@@ -130,19 +130,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the worker and of the bare loops; 0: as many as CPUs")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    here = machine.describe()
-    print("\n".join(here.lines()), flush=True)
+    host = machine.describe()
+    print("\n".join(host.lines()), flush=True)
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
         figures = measure(Path(name), options.rounds, options.seconds, options.load, options.threads, large=options.large)
     show(figures)
     if options.json:
-        result = {**machine.of_this_run(here, parser.prog), "load": options.load, "figures": asdict(figures)}
+        result = {**machine.result_head(host, parser.prog), "load": options.load, "figures": asdict(figures)}
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def measure(folder: Path, rounds: int, seconds: float, load: float, threads: int, *, large: bool) -> Figures:
+def measure(folder: Path, rounds: int, seconds: float, load: float, threads: int, *, large: bool) -> InpaintFigures:
     os.environ["OPSIN_THREADS"] = str(threads)  # of the bare loops
-    bundles, figures = folder / "bundles", Figures()
+    bundles, figures = folder / "bundles", InpaintFigures()
     models = {SMALL: make_bundle(bundles, SMALL, image_size=(SIDE, SIDE), patch_size=8, width=256, depth=6, heads=8, **DECODER)}
     if large:
         models["ViT-B"] = make_bundle(folder / "large", "vit-b")
@@ -165,27 +165,27 @@ DECODER = {"decoder_width": 256, "decoder_depth": 3, "decoder_heads": 8}
 
 
 async def one_round(
-    url: str, metrics: str, bare: dict[str, Any], bundle: Bundle, seconds: float, load: float, seed: int, figures: Figures
+    url: str, metrics: str, bare: dict[str, Any], bundle: Bundle, seconds: float, load: float, seed: int, figures: InpaintFigures
 ) -> None:
-    asking = Asking(url, metrics)
+    asking = InpaintLoadClient(url, metrics)
     async with asking.http:
         alone = [await asking.classify() for _ in range(CLASSIFICATIONS)]
         clients = [asyncio.create_task(client(asking, number)) for number in range(CLIENTS)]
         await asyncio.sleep(seconds / 4)  # all have started, and the worker has found its best batch
-        began, (steps_before, joins_before), spent = time.monotonic(), await asking.steps(), others_seconds()
+        started_at, (steps_before, joins_before), spent = time.monotonic(), await asking.steps(), others_seconds()
         await asyncio.sleep(seconds / 2)
-        took, (steps_after, joins_after) = time.monotonic() - began, await asking.steps()
+        took, (steps_after, joins_after) = time.monotonic() - started_at, await asking.steps()
         served, others = (steps_after - steps_before) / took, (others_seconds() - spent) / took
         starts = (joins_after - joins_before) / (steps_after - steps_before)
         batch = await asking.batch()
-        beside = [await asking.classify() for _ in range(CLASSIFICATIONS)]
+        under_load = [await asking.classify() for _ in range(CLASSIFICATIONS)]
         for task in clients:
             task.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
-        await asyncio.sleep(2.0)  # the worker drops what nobody waits for
+        await asyncio.sleep(2.0)  # the worker drops abandoned jobs
         arrivals = [*(Arrival(0.0, steps) for steps in TOTALS), *poisson(load * served / fmean(TOTALS), seconds, seed)]
         service = await open_loop(asking, arrivals)
-    bounds = await asyncio.to_thread(loop, bundle, "bounds", seconds / 40, beside=others if bare["slots"] == 1 else 0.0)
+    bounds = await asyncio.to_thread(loop, bundle, "bounds", seconds / 40, under_load=others if bare["slots"] == 1 else 0.0)
     best = _best(bounds)
     step, start = step_seconds(bounds), bounds["start_seconds"]
     taken = {
@@ -193,17 +193,17 @@ async def one_round(
         "static": latencies(arrivals, step, best["size"], bounds["slots"], start),
         "one": latencies(arrivals, lambda _: float(bounds["all_threads"]), 1, 1, start),
     }
-    for name, own in taken.items():
-        ended = max(arrival.at + latency for arrival, latency in zip(arrivals, own, strict=True))
+    for name, times in taken.items():
+        ended = max(arrival.at + latency for arrival, latency in zip(arrivals, times, strict=True))
         figures.jobs_per_second[name].append(len(arrivals) / ended)
         for steps in TOTALS:
-            figures.latency[name][steps].append([one for arrival, one in zip(arrivals, own, strict=True) if arrival.steps == steps])
+            figures.latency[name][steps].append([one for arrival, one in zip(arrivals, times, strict=True) if arrival.steps == steps])
     figures.alone.append([percentile(alone, 50), percentile(alone, 99)])
-    figures.beside.append([percentile(beside, 50), percentile(beside, 99)])
+    figures.under_load.append([percentile(under_load, 50), percentile(under_load, 99)])
     figures.longest_step.append(max(bound["longest"] for bound in bounds["bounds"] if bound["size"] <= batch))
     figures.others.append(others)
     figures.served.append(served)
-    figures.bare_beside.append(best["steps_per_second"])
+    figures.bare_under_load.append(best["steps_per_second"])
     figures.bare_starting.append(1 / (1 / best["steps_per_second"] + starts * start / bounds["slots"]))
     figures.one_at_a_time.append(bounds["bounds"][0]["steps_per_second"])
     figures.starts.append(starts)
@@ -218,7 +218,7 @@ def _best(bounds: dict[str, Any]) -> dict[str, Any]:
     return best
 
 
-async def client(asking: Asking, number: int) -> None:
+async def client(asking: InpaintLoadClient, number: int) -> None:
     """Jobs of all lengths in turn, for ever. Each client begins elsewhere in them, as if all had gone on for long."""
     ahead = sum(TOTALS) * (number + 0.5) / CLIENTS
     for turn in count():
@@ -229,21 +229,21 @@ async def client(asking: Asking, number: int) -> None:
             await asking.inpaint(left)
 
 
-async def open_loop(asking: Asking, arrivals: Sequence[Arrival]) -> list[float]:
+async def open_loop(asking: InpaintLoadClient, arrivals: Sequence[Arrival]) -> list[float]:
     """Latencies of jobs that come when they come."""
-    began = time.monotonic()
+    started_at = time.monotonic()
 
     async def one(arrival: Arrival) -> float:
-        await asyncio.sleep(began + arrival.at - time.monotonic())
+        await asyncio.sleep(started_at + arrival.at - time.monotonic())
         await asking.inpaint(arrival.steps)
-        return time.monotonic() - began - arrival.at
+        return time.monotonic() - started_at - arrival.at
 
     return await asyncio.gather(*map(one, arrivals))
 
 
-def loop(bundle: Bundle, what: str, seconds: float, *, beside: float = 0.0) -> Any:
-    options = ["--seconds", str(seconds), "--beside", f"{beside:.3f}"]
-    command = [sys.executable, "-m", "benchmarks.inpainting_loops", str(bundle.path), what, *options]
+def loop(bundle: Bundle, part: str, seconds: float, *, under_load: float = 0.0) -> Any:
+    options = ["--seconds", str(seconds), "--beside", f"{under_load:.3f}"]
+    command = [sys.executable, "-m", "benchmarks.inpainting_loops", str(bundle.path), part, *options]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
@@ -275,7 +275,7 @@ def noise_image() -> bytes:
     return file.getvalue()
 
 
-def show(figures: Figures) -> None:
+def show(figures: InpaintFigures) -> None:
     print(f"a. jobs/s                 {'  '.join(f'{name} {spread(values)}' for name, values in figures.jobs_per_second.items())}")
     for steps in TOTALS:
         jobs = sum(map(len, figures.latency["service"][steps]))
@@ -288,14 +288,14 @@ def show(figures: Figures) -> None:
         step = _ms(one["step_seconds"] for one in rounds)
         print(f"b. {name:22} cached ÷ computed again {spread(shares)}, of FLOPs {spread(ideal)}; step {step}")
     for index, share in enumerate(("median", "p99")):
-        alone_ms, beside_ms = (_ms(one[index] for one in rounds) for rounds in (figures.alone, figures.beside))
-        print(f"c. classification, {share:6} alone {alone_ms}, beside inpainting {beside_ms}")
+        alone_ms, under_load_ms = (_ms(one[index] for one in rounds) for rounds in (figures.alone, figures.under_load))
+        print(f"c. classification, {share:6} alone {alone_ms}, during inpainting {under_load_ms}")
     allowed = [step + 1.5 * alone for step, (_, alone) in zip(figures.longest_step, figures.alone, strict=True)]
-    within = [p99 / limit for (_, p99), limit in zip(figures.beside, allowed, strict=True)]
+    within = [p99 / limit for (_, p99), limit in zip(figures.under_load, allowed, strict=True)]
     print(f"   p99 ÷ allowed {spread(within)}; longest step {_ms(figures.longest_step)}, allowed {_ms(allowed)}")
     for name, others in (
-        ("bare loop at its best batch, beside nothing", figures.bare),
-        ("the same beside as much other work", figures.bare_beside),
+        ("bare loop at its best batch", figures.bare),
+        ("the same with background load", figures.bare_under_load),
         ("the same with as many starts", figures.bare_starting),
         ("one job at a time", figures.one_at_a_time),
         ("static, rows leave", figures.leaving),
@@ -308,12 +308,12 @@ def show(figures: Figures) -> None:
     print(f"e. mixed holes, packed ÷ padded {spread(packed)}  ({_ms(one['packed'] for one in figures.holes)})")
 
 
-def _mean(figures: Figures, name: str, steps: int) -> float:
+def _mean(figures: InpaintFigures, name: str, steps: int) -> float:
     """Over all jobs of all rounds."""
     return fmean(latency for jobs in figures.latency[name][steps] for latency in jobs)
 
 
-def _against(figures: Figures, other: str, steps: int) -> str:
+def _against(figures: InpaintFigures, other: str, steps: int) -> str:
     """Ratio over all jobs, and the lowest and highest over rounds."""
     pairs = zip(figures.latency["service"][steps], figures.latency[other][steps], strict=True)
     rounds = [fmean(service) / fmean(others) for service, others in pairs]

@@ -34,7 +34,7 @@ SIZES = (1, 2, 4, 8, 16, 32)
 HOLES = 16
 
 
-class Loop:
+class InpaintLoop:
     """Jobs of the usual hole."""
 
     def __init__(self, folder: Path) -> None:
@@ -45,8 +45,8 @@ class Loop:
         self.steps: LoadedSteps = model.steps
         self._arrays = TASKS[bundle.spec.task].sample(bundle.spec)
 
-    def of_boxes(self, *, packs: bool) -> Callable[[], object]:
-        """A step of jobs whose holes are boxes of up to three quarters of each side."""
+    def box_step(self, *, packs: bool) -> Callable[[], object]:
+        """Return a step of jobs whose holes are boxes of up to three quarters of each side."""
         model = self.steps.steps
         assert isinstance(model, InpaintingSteps)
         steps, chance = LoadedSteps(InpaintingSteps(model.model, self.steps.device, packs=packs), self.steps.device), random.Random(0)
@@ -64,11 +64,11 @@ class Loop:
         return self.steps.start([self._arrays] * len(totals), [{"steps": total, "seed": seed} for seed, total in enumerate(totals)])
 
     def step(self, states: list[State]) -> list[State | None]:
-        """The next states; None for those that have ended."""
+        """Return the next states, None for jobs that have ended."""
         return [None if isinstance(one, Ended) else one.state for one in self.steps.step(states, [False] * len(states))]
 
 
-def bounds(loop: Loop, seconds: float) -> dict[str, Any]:
+def bounds(loop: InpaintLoop, seconds: float) -> dict[str, Any]:
     layout = loop.layout
 
     def measure(size: int, seconds: float = seconds) -> dict[str, float]:
@@ -77,9 +77,9 @@ def bounds(loop: Loop, seconds: float) -> dict[str, Any]:
         def one_slot(_slot: int) -> list[float]:
             torch.set_num_threads(layout.threads)
             times, until = [], time.monotonic() + seconds
-            while (began := time.monotonic()) < until:
+            while (started_at := time.monotonic()) < until:
                 loop.step(states)
-                times.append(time.monotonic() - began)
+                times.append(time.monotonic() - started_at)
             return times
 
         with ThreadPoolExecutor(layout.slots) as pool:
@@ -94,25 +94,25 @@ def bounds(loop: Loop, seconds: float) -> dict[str, Any]:
     # the best of several noisy readings is too high: what counts is measured once more
     best = max(range(len(SIZES)), key=lambda index: sizes[index]["steps_per_second"])
     sizes[best] = measure(SIZES[best], 2 * seconds)
-    start_seconds = _repeated(lambda: loop.start([1000]), seconds)
+    start_seconds = _median_seconds(lambda: loop.start([1000]), seconds)
     torch.set_num_threads(threads_allowed())
     [state] = loop.start([1000])
-    all_threads = _repeated(lambda: loop.step([state]), seconds)
+    all_threads = _median_seconds(lambda: loop.step([state]), seconds)
     return {"slots": layout.slots, "bounds": sizes, "start_seconds": start_seconds, "all_threads": all_threads}
 
 
-def holes(loop: Loop, seconds: float) -> dict[str, Any]:
+def holes(loop: InpaintLoop, seconds: float) -> dict[str, Any]:
     torch.set_num_threads(loop.layout.threads)
-    ways = {"packed": loop.of_boxes(packs=True), "padded": loop.of_boxes(packs=False)}
+    ways = {"packed": loop.box_step(packs=True), "padded": loop.box_step(packs=False)}
     taken: dict[str, list[float]] = {name: [] for name in ways}
     until = time.monotonic() + seconds
     while time.monotonic() < until or len(taken["padded"]) < 3:  # in turns
         for name, step in ways.items():
-            taken[name].append(_timed(step))
+            taken[name].append(_seconds(step))
     return {name: median(times) for name, times in taken.items()}
 
 
-def caching(loop: Loop, seconds: float) -> dict[str, Any]:
+def caching(loop: InpaintLoop, seconds: float) -> dict[str, Any]:
     torch.set_num_threads(loop.layout.threads)
     states = loop.start([1000])
 
@@ -122,13 +122,13 @@ def caching(loop: Loop, seconds: float) -> dict[str, Any]:
     def step() -> object:
         return loop.step(states)
 
-    for what in (start, step):
-        what()
+    for call in (start, step):
+        call()
     taken: dict[str, list[float]] = {"start": [], "step": []}
     until = time.monotonic() + seconds
     while time.monotonic() < until or len(taken["step"]) < 3:  # in turns
-        taken["start"].append(_timed(start))
-        taken["step"].append(_timed(step))
+        taken["start"].append(_seconds(start))
+        taken["step"].append(_seconds(step))
     return {
         "start_seconds": median(taken["start"]),
         "step_seconds": median(taken["step"]),
@@ -137,28 +137,28 @@ def caching(loop: Loop, seconds: float) -> dict[str, Any]:
     }
 
 
-def _repeated(what: Callable[[], object], seconds: float) -> float:
+def _median_seconds(call: Callable[[], object], seconds: float) -> float:
     """Median seconds."""
-    what()
+    call()
     taken, until = list[float](), time.monotonic() + seconds
     while time.monotonic() < until or len(taken) < 3:
-        taken.append(_timed(what))
+        taken.append(_seconds(call))
     return median(taken)
 
 
-def _timed(what: Callable[[], object]) -> float:
-    began = time.monotonic()
-    what()
-    return time.monotonic() - began
+def _seconds(call: Callable[[], object]) -> float:
+    started_at = time.monotonic()
+    call()
+    return time.monotonic() - started_at
 
 
-def _flops(what: Callable[[], object]) -> int:
+def _flops(call: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
-        what()
+        call()
     return int(counter.get_total_flops())
 
 
-MEASUREMENTS: Mapping[str, Callable[[Loop, float], dict[str, Any]]] = {"bounds": bounds, "caching": caching, "holes": holes}
+MEASUREMENTS: Mapping[str, Callable[[InpaintLoop, float], dict[str, Any]]] = {"bounds": bounds, "caching": caching, "holes": holes}
 
 
 def main() -> None:
@@ -166,9 +166,9 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("what", choices=list(MEASUREMENTS))
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
-    parser.add_argument("--beside", type=float, default=0.0, help="CPUs that other work takes meanwhile")
+    parser.add_argument("--beside", type=float, default=0.0, help="CPUs that background load takes")
     options = parser.parse_args()
-    loop = Loop(options.bundle)
+    loop = InpaintLoop(options.bundle)
     with busy(options.beside):
         print(json.dumps(MEASUREMENTS[options.what](loop, options.seconds)))
 

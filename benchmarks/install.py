@@ -1,4 +1,4 @@
-"""From pip to the first answer: `python -m benchmarks.install`.
+"""Time and bytes from pip to the first answer: `python -m benchmarks.install`.
 
 Builds the wheels, then types in an empty environment and an empty folder what docs/install.md says: `pip install` of both wheels
 by their files, with the extra `server`, and `opsin serve`. pip finds all other wheels where it is set up to look; its cache is empty.
@@ -25,46 +25,46 @@ from benchmarks import machine
 CHECKOUT = Path(__file__).parent.parent
 PICTURE = CHECKOUT / "docs/pictures/flags/nepal.png"
 START_SECONDS = 300
-"""For the first answer at most."""
+"""Timeout in seconds of the first answer."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.install", description="Seconds and bytes from pip to the first answer.")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/install.json"))
     options = parser.parse_args()
-    here = machine.describe()
-    print("\n".join(here.lines()))
+    host = machine.describe()
+    print("\n".join(host.lines()))
     with TemporaryDirectory() as made:
         folder = Path(made)
-        found = measured(folder)
+        found = measure(folder)
     print(f"pip install                   {found['install_seconds']:.0f} s, {found['packages']} packages")
     print(f"fetched                       {found['fetched_bytes'] / 1e6:.0f} MB, of which torch {found['torch_bytes'] / 1e6:.0f} MB")
     print(f"of which Opsin                {found['own_bytes'] / 1e6:.1f} MB and its starters {found['starters_bytes'] / 1e6:.1f} MB")
     print(f"on disk                       {found['disk_bytes'] / 1e6:.0f} MB")
     print(f"opsin serve to first answer   {found['serve_seconds']:.1f} s, {found['label']}")
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({**machine.of_this_run(here, "python -m benchmarks.install"), **found}, indent=2))
+    options.json.write_text(json.dumps({**machine.result_head(host, "python -m benchmarks.install"), **found}, indent=2))
     return 0
 
 
-def measured(folder: Path) -> dict[str, float | str]:
+def measure(folder: Path) -> dict[str, float | str]:
     dist, fetched, empty = folder / "dist", folder / "fetched", folder / "empty"
     empty.mkdir()
     for project in (CHECKOUT, CHECKOUT / "bundles"):
         subprocess.run([sys.executable, "-m", "build", "--outdir", dist, project], check=True, capture_output=True)
-    (own,) = dist.glob("opsin-*.whl")
-    wheels = [f"{own}[server]", *dist.glob("opsin_starters-*.whl")]
+    (wheel,) = dist.glob("opsin-*.whl")
+    wheels = [f"{wheel}[server]", *dist.glob("opsin_starters-*.whl")]
     venv.create(folder / "venv", with_pip=True)
     programs = folder / "venv" / "bin"
     before = _bytes(folder / "venv")
     pip = [programs / "python", "-m", "pip", "--quiet", "--cache-dir", folder / "cache"]
-    began = time.monotonic()
+    started_at = time.monotonic()
     subprocess.run([*pip, "install", *wheels], cwd=empty, check=True)
-    installed = time.monotonic() - began
+    installed = time.monotonic() - started_at
     disk = _bytes(folder / "venv") - before
     subprocess.run([*pip, "download", "--dest", fetched, *wheels], cwd=empty, check=True)
     sizes = {file.name: file.stat().st_size for file in fetched.iterdir()}
-    began = time.monotonic()
+    started_at = time.monotonic()
     label = first_answer(programs, empty, folder / "kept")
     return {
         "install_seconds": installed,
@@ -74,7 +74,7 @@ def measured(folder: Path) -> dict[str, float | str]:
         "own_bytes": sum(size for name, size in sizes.items() if name.startswith("opsin-")),
         "starters_bytes": sum(size for name, size in sizes.items() if name.startswith("opsin_starters-")),
         "disk_bytes": disk,
-        "serve_seconds": time.monotonic() - began,
+        "serve_seconds": time.monotonic() - started_at,
         "label": label,
     }
 

@@ -35,7 +35,7 @@ HEAD = 64
 
 
 @dataclass(frozen=True)
-class Shape:
+class KernelShape:
     name: str
     tokens: int
     r: int
@@ -43,29 +43,29 @@ class Shape:
 
 
 SHAPES = (
-    Shape("flags", 65, 13, 192),
-    Shape("ViT-S/16", 197, 13, 384),
-    Shape("ViT-L/16", 197, 8, 1024),
-    Shape("ViT-L/16 at 512", 1025, 40, 1024),
-    Shape("MAE-ST ViT-L", 1569, 65, 1024),
+    KernelShape("flags", 65, 13, 192),
+    KernelShape("ViT-S/16", 197, 13, 384),
+    KernelShape("ViT-L/16", 197, 8, 1024),
+    KernelShape("ViT-L/16 at 512", 1025, 40, 1024),
+    KernelShape("MAE-ST ViT-L", 1569, 65, 1024),
 )
 
 
 @dataclass(frozen=True)
-class Result:
+class KernelTiming:
     op: str
-    shape: Shape
+    shape: KernelShape
     batch: int
     seconds: dict[str, list[float]]
-    """By form."""
+    """Times in seconds, by form."""
 
     def median(self, form: str) -> float:
         return statistics.median(self.seconds[form])
 
 
 @dataclass(frozen=True)
-class Given:
-    """As in a block: keys lie between queries and values, and the attention branch is not yet added."""
+class KernelInputs:
+    """Inputs of the three operations. As in a block, keys are between queries and values, and the attention branch is not yet added."""
 
     x: Tensor
     residual: Tensor
@@ -75,34 +75,34 @@ class Given:
     v: Tensor
 
     @staticmethod
-    def draw(shape: Shape, batch: int, dtype: torch.dtype, device: torch.device) -> Given:
+    def draw(shape: KernelShape, batch: int, dtype: torch.dtype, device: torch.device) -> KernelInputs:
         def normal(*sizes: int) -> Tensor:
             return torch.randn(batch, *sizes, dtype=dtype, device=device)
 
         size = torch.randint(1, 9, (batch, shape.tokens, 1), device=device).float()
         heads = shape.width // HEAD
         q, k, v = normal(shape.tokens, 3 * heads * HEAD).unflatten(-1, (3, heads, HEAD)).permute(2, 0, 3, 1, 4)
-        return Given(normal(shape.tokens, shape.width), normal(shape.tokens, shape.width), size, q, k, v)
+        return KernelInputs(normal(shape.tokens, shape.width), normal(shape.tokens, shape.width), size, q, k, v)
 
 
-def forms(shape: Shape, given: Given) -> Mapping[str, Mapping[str, Callable[[], Any]]]:
+def forms(shape: KernelShape, inputs: KernelInputs) -> Mapping[str, Mapping[str, Callable[[], Any]]]:
     """Operation → form → call."""
-    matching = reference.bipartite_match(given.k.sum(dim=1), shape.r, 1)
+    matching = reference.bipartite_match(inputs.k.sum(dim=1), shape.r, 1)
     return {
         "match": {
-            "kernel": lambda: ops.bipartite_match(given.k, shape.r, protected=1),
-            "eager": lambda: reference.bipartite_match(given.k.sum(dim=1), shape.r, 1),
-            "paper": lambda: paper_match(given.k.mean(dim=1), shape.r),
+            "kernel": lambda: ops.bipartite_match(inputs.k, shape.r, protected=1),
+            "eager": lambda: reference.bipartite_match(inputs.k.sum(dim=1), shape.r, 1),
+            "paper": lambda: paper_match(inputs.k.mean(dim=1), shape.r),
         },
         "merge": {
-            "kernel": lambda: ops.merge(given.x, given.size, matching, given.residual),
-            "eager": lambda: reference.merge(given.x + given.residual, given.size, matching),
-            "paper": lambda: paper_merge(given.x + given.residual, given.size, matching),
+            "kernel": lambda: ops.merge(inputs.x, inputs.size, matching, inputs.residual),
+            "eager": lambda: reference.merge(inputs.x + inputs.residual, inputs.size, matching),
+            "paper": lambda: paper_merge(inputs.x + inputs.residual, inputs.size, matching),
         },
         "attend": {
-            "kernel": lambda: ops.size_biased_attention(given.q, given.k, given.v, given.size),
-            "eager": lambda: reference.size_biased_attention(given.q, given.k, given.v, given.size, 0.0),
-            "paper": lambda: paper_attention(given.q, given.k, given.v, given.size),
+            "kernel": lambda: ops.size_biased_attention(inputs.q, inputs.k, inputs.v, inputs.size),
+            "eager": lambda: reference.size_biased_attention(inputs.q, inputs.k, inputs.v, inputs.size, 0.0),
+            "paper": lambda: paper_attention(inputs.q, inputs.k, inputs.v, inputs.size),
         },
     }
 
@@ -120,15 +120,15 @@ def paper_match(metric: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
 def paper_merge(x: Tensor, size: Tensor, matching: Matching) -> tuple[Tensor, Tensor]:
     """Section 3: every token times its size, summed over gathers and a scatter, divided by the sum of sizes."""
 
-    def summed(values: Tensor) -> Tensor:
+    def sum_merged(values: Tensor) -> Tensor:
         def expand(index: Tensor) -> Tensor:
             return index.unsqueeze(-1).expand(-1, -1, values.shape[2])
 
         moved = values.gather(1, expand(matching.src))
         return values.gather(1, expand(matching.unmerged)).scatter_reduce(1, expand(matching.dst), moved, "sum")
 
-    total = summed(size)
-    return summed(x * size) / total, total
+    total = sum_merged(size)
+    return sum_merged(x * size) / total, total
 
 
 def paper_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> Tensor:
@@ -137,10 +137,10 @@ def paper_attention(q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> Tensor:
     return logits.softmax(dim=-1) @ v
 
 
-def measure(shape: Shape, batch: int, dtype: torch.dtype, device: torch.device, rounds: int) -> list[Result]:
+def measure(shape: KernelShape, batch: int, dtype: torch.dtype, device: torch.device, rounds: int) -> list[KernelTiming]:
     torch.manual_seed(0)
     results = []
-    for op, calls in forms(shape, Given.draw(shape, batch, dtype, device)).items():
+    for op, calls in forms(shape, KernelInputs.draw(shape, batch, dtype, device)).items():
         has_kernel = device.type == "cuda" or (op != "attend" and numba_loader.is_installed())
         timed = {form: call for form, call in calls.items() if has_kernel or form != "kernel"}
         seconds: dict[str, list[float]] = {form: [] for form in timed}
@@ -149,7 +149,7 @@ def measure(shape: Shape, batch: int, dtype: torch.dtype, device: torch.device, 
         for _ in range(rounds):
             for form, call in timed.items():
                 seconds[form].append(_seconds(call, device))
-        results.append(Result(op, shape, batch, seconds))
+        results.append(KernelTiming(op, shape, batch, seconds))
     return results
 
 
@@ -166,7 +166,7 @@ def _seconds(call: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def table(results: list[Result], device: torch.device) -> Table:
+def table(results: list[KernelTiming], device: torch.device) -> Table:
     view = Table(title=f"Operations of token merging on {torch.cuda.get_device_name(device) if device.type == 'cuda' else 'the CPU'}, µs")
     for column in ("op", "shape", "tokens", "r", "batch", "kernel", "eager", "paper", "paper ÷ best of ours"):
         view.add_column(column, justify="left" if column in ("op", "shape") else "right")

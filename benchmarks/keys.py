@@ -39,7 +39,7 @@ from server.supervisor.private_valkey import PrivateValkey
 
 NULL = "null-0"
 SLOW = "null-20"
-"""Its batches take so many milliseconds, so that items are unfinished for a while."""
+"""Name of a model whose batches take 20 ms, so that items stay unfinished for a while."""
 CLIENTS = 16
 PROCESSES = 3
 """Gateways of each kind, in turns: two of one kind differ by some percent, by where their memory lies."""
@@ -66,7 +66,7 @@ class Queue:
         self._start("worker", OPSIN_BUNDLES=str(folder / "bundles"), OPSIN_METRICS_PORT="0")
 
     def gateway(self, keys: Sequence[tuple[ApiKey, str]] | None = None) -> tuple[str, psutil.Process]:
-        """The address and the process of another one, ready. keys: of its file; None: it has none."""
+        """Start another gateway and return its address and process when it is ready. keys: of its file, None for no file."""
         file = {}
         self._gateways += 1
         if keys is not None:
@@ -111,13 +111,13 @@ def cost(queue: Queue, pictures: Path, rounds: int, seconds: float, console: Con
                 per_second[name].append(report.per_second)
                 per_request[name].append((_cpu(process) - before) * 1e6 / report.answered)
     ratios = [on / off for on, off in zip(per_second["on"], per_second["off"], strict=True)]
-    told = (
+    summaries = (
         f"{name}: {statistics.median(per_second[name]):.0f} requests/s, {statistics.median(per_request[name]):.0f} µs of CPU in the gateway"
         for name in running
     )
     console.print(
         f"keys on ÷ off, {len(others) + 1} keys, {CLIENTS} clients, {rounds} rounds of {seconds:g} s: requests/s median "
-        f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}); {'; '.join(told)}"
+        f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}); {'; '.join(summaries)}"
     )
 
 
@@ -132,7 +132,7 @@ def layer(console: Console) -> None:
     sent = {"off": headers, "on": [*headers, (b"authorization", f"Bearer {key}".encode())]}
     spent: dict[str, float] = {}
     for name, ring in rings.items():
-        ask: Any = Authentication(lambda *_: None, ring, Rates(lambda: 2), _unexpected)  # type: ignore[arg-type, return-value]
+        ask: Any = Authentication(lambda *_: None, ring, Rates(lambda: 2), _fail_unexpected)  # type: ignore[arg-type, return-value]
         best = []
         for _ in range(LAYER_ROUNDS):
             before = time.process_time()
@@ -144,11 +144,11 @@ def layer(console: Console) -> None:
 
 
 def items(queue: Queue, pictures: Path, console: Console) -> None:
-    """The most unfinished items that each name ever had, by looks at the queue's own count without a pause."""
+    """Print the maximum number of unfinished items of each name, polling the queue's own count without a pause."""
     holders = [(ApiKey(name, max_items=limit), new_key()) for name, limit in LIMITS.items()]
     urls = [queue.gateway(holders)[0] for _ in range(2)]
     image = next(pictures.iterdir()).read_bytes()
-    most: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     statuses = {name: Counter[int]() for name in LIMITS}
 
     async def ask() -> None:
@@ -163,14 +163,16 @@ def items(queue: Queue, pictures: Path, console: Console) -> None:
 
             await asyncio.gather(*(client_of(key.name, text, number) for key, text in holders for number in range(3 * key.max_items)))
 
-    with _watching(queue.url, most) as looks:
+    with _watching(queue.url, counts) as looks:
         asyncio.run(ask())
-    told = ", ".join(f"{name} {most[owner_of(name)]} of {limit} ({dict(statuses[name])})" for name, limit in LIMITS.items())
-    console.print(f"max_items over {REQUESTS} requests through two gateways: most unfinished items of each name: {told}; {looks[0]} looks")
+    summary = ", ".join(f"{name} {counts[owner_of(name)]} of {limit} ({dict(statuses[name])})" for name, limit in LIMITS.items())
+    console.print(
+        f"max_items over {REQUESTS} requests through two gateways: most unfinished items of each name: {summary}; {looks[0]} looks"
+    )
 
 
 def rate(queue: Queue, console: Console) -> None:
-    """Requests that are let through, where more are sent to each of two gateways."""
+    """Print how many requests are admitted while too many are sent to each of two gateways."""
     holder, key = ApiKey("hasty", rate=RATE), new_key()
     urls = [queue.gateway([(holder, key)])[0] for _ in range(2)]
     time.sleep(3.0)  # gateways count each other once a second
@@ -188,18 +190,18 @@ def rate(queue: Queue, console: Console) -> None:
             await asyncio.gather(*(client_of(urls[number % 2]) for number in range(8)))
 
     asyncio.run(ask())
-    wanted = RATE * RATE_S
-    told = f"{statuses[200]} of {wanted:g} let through ({statuses[200] / wanted:.3f}), {statuses[429]} refused"
-    console.print(f"rate={RATE} for {RATE_S:g} s through two gateways: {told}")
+    allowed = RATE * RATE_S
+    summary = f"{statuses[200]} of {allowed:g} let through ({statuses[200] / allowed:.3f}), {statuses[429]} refused"
+    console.print(f"rate={RATE} for {RATE_S:g} s through two gateways: {summary}")
 
 
-def _unexpected(problem: Problem, _scope: object) -> Response:
+def _fail_unexpected(problem: Problem, _scope: object) -> Response:
     raise RuntimeError(f"a request was refused that should not have been: {problem}")
 
 
 @contextmanager
-def _watching(url: str, most: Counter[str]) -> Iterator[list[int]]:
-    """Meanwhile `most` becomes the highest count of unfinished items by owner; yields how often it looked."""
+def _watching(url: str, counts: Counter[str]) -> Iterator[list[int]]:
+    """Update `counts` with the maximum number of unfinished items by owner, in a thread. Yield the number of polls."""
     ended, looks = threading.Event(), [0]
     name = Keyspace().name("queue:owners")
 
@@ -207,7 +209,7 @@ def _watching(url: str, most: Counter[str]) -> Iterator[list[int]]:
         with redis.Redis.from_url(url) as client:
             while not ended.is_set():
                 for owner, sums in client.hgetall(name).items():
-                    most[owner.decode()] = max(most[owner.decode()], int(sums.split()[0]))
+                    counts[owner.decode()] = max(counts[owner.decode()], int(sums.split()[0]))
                 looks[0] += 1
 
     watcher = threading.Thread(target=look)
@@ -243,7 +245,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.keys", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="in place of all")
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="parts to run (default: all)")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=4.0, help="of load per measurement")
     options = parser.parse_args()

@@ -26,7 +26,7 @@ Mode = Literal["closed", "open"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class LoadAnswer:
     """One request and what came back; times in seconds of the monotonic clock."""
 
     picture: int
@@ -37,7 +37,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """Measurements of one burst. Latencies in milliseconds; `timing` holds the medians of what the service reports of itself."""
 
     mode: Mode
@@ -58,7 +58,7 @@ class Report:
     """Mean over requests of the batch that served them."""
 
 
-class Connection(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """One keep-alive connection with one request in flight."""
 
     def __init__(self) -> None:
@@ -114,18 +114,18 @@ def _content_length(head: bytes) -> int:
     raise ValueError("an answer without Content-Length: this load generator reads no chunks")
 
 
-class Target:
-    """The service under load: its address, one ready-made request per picture, and connections that nobody uses right now."""
+class LoadTarget:
+    """The service under load: its address, one ready-made request per image, and idle connections."""
 
     def __init__(self, url: str, pictures: Sequence[bytes], content_type: str = "image/jpeg", header: str = "") -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        more = f"{header}\r\n" if header else ""
-        head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {content_type}\r\n{more}"
+        extra_header = f"{header}\r\n" if header else ""
+        head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {content_type}\r\n{extra_header}"
         self._requests = [f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture for picture in pictures]
-        self._idle: list[Connection] = []
-        self.answers: list[Answer] = []
+        self._idle: list[LoadConnection] = []
+        self.answers: list[LoadAnswer] = []
 
     async def ask(self, number: int, intended: float) -> bool:
         """Send one picture and note the answer. False, and noted as status 0, if the connection broke."""
@@ -136,15 +136,15 @@ class Target:
             self._idle.append(connection)
         except OSError as error:
             status, body = 0, str(error).encode()
-        self.answers.append(Answer(picture, intended, time.monotonic(), status, body))
+        self.answers.append(LoadAnswer(picture, intended, time.monotonic(), status, body))
         return status != 0
 
-    async def _connection(self) -> Connection:
+    async def _connection(self) -> LoadConnection:
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed:
                 return connection
-        _, connection = await asyncio.get_running_loop().create_connection(Connection, self._host, self._port)
+        _, connection = await asyncio.get_running_loop().create_connection(LoadConnection, self._host, self._port)
         return connection
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ class Target:
             connection.close()
 
 
-async def closed_loop(target: Target, clients: int, until: float) -> None:
+async def closed_loop(target: LoadTarget, clients: int, until: float) -> None:
     """`clients` at once until the clock says `until`. One whose connection breaks gives up: it would only spin."""
 
     async def client(first: int) -> None:
@@ -163,7 +163,7 @@ async def closed_loop(target: Target, clients: int, until: float) -> None:
     await asyncio.gather(*(client(first) for first in range(clients)))
 
 
-async def open_loop(target: Target, rate: float, until: float, seed: int = 0) -> None:
+async def open_loop(target: LoadTarget, rate: float, until: float, seed: int = 0) -> None:
     """Poisson arrivals at `rate` per second until the clock says `until`; then waits for what is in flight."""
     gaps = np.random.default_rng(seed)
     gate = asyncio.Semaphore(MAX_CONNECTIONS)
@@ -183,7 +183,7 @@ async def open_loop(target: Target, rate: float, until: float, seed: int = 0) ->
     await asyncio.gather(*running)
 
 
-def wrong_answers(answers: Sequence[Answer], expected: NDArray[np.float32]) -> int:
+def wrong_answers(answers: Sequence[LoadAnswer], expected: NDArray[np.float32]) -> int:
     """Answers whose scores lie nearer to another picture's off-line scores than to their own. expected: (pictures, classes)."""
     wrong = 0
     for answer in answers:
@@ -196,7 +196,7 @@ def wrong_answers(answers: Sequence[Answer], expected: NDArray[np.float32]) -> i
 
 
 def summarise(
-    answers: Sequence[Answer],
+    answers: Sequence[LoadAnswer],
     *,
     mode: Mode,
     clients: int,
@@ -204,8 +204,8 @@ def summarise(
     start: float,
     seconds: float,
     expected: NDArray[np.float32] | None,
-) -> Report:
-    """Counts answers from `start` on for `seconds`: in a closed loop by when they came, in an open loop by when they were to be asked."""
+) -> LoadReport:
+    """Count answers from `start` on for `seconds`: in a closed loop by when they came, in an open loop by when they were due."""
     inside, counted = _finished_in(answers, start, seconds) if mode == "closed" else (_intended_in(answers, start, seconds), seconds)
     good = [answer for answer in inside if answer.status == 200]
     failures = Counter(str(answer.status or answer.body.decode()) for answer in inside if answer.status != 200)
@@ -215,7 +215,7 @@ def summarise(
         content["timing"] for content in answers_read if isinstance(content, dict) and "timing" in content
     ]  # other servers have none
     names = sorted({name for timing in timings for name in timing if name.endswith("_ms")})
-    return Report(
+    return LoadReport(
         mode=mode,
         clients=clients,
         offered_per_second=rate,
@@ -232,16 +232,16 @@ def summarise(
     )
 
 
-def _finished_in(answers: Sequence[Answer], start: float, seconds: float) -> tuple[list[Answer], float]:
+def _finished_in(answers: Sequence[LoadAnswer], start: float, seconds: float) -> tuple[list[LoadAnswer], float]:
     """Answers and the time that they took. Answers come by the batch: so time runs from the last one before `start` to the last one
     before the end, not from and to moments in the middle of a batch."""
     moments = [answer.finished for answer in answers]
-    begin = max((moment for moment in moments if moment <= start), default=start)
+    first = max((moment for moment in moments if moment <= start), default=start)
     end = max((moment for moment in moments if moment <= start + seconds), default=start)
-    return [answer for answer in answers if begin < answer.finished <= end], end - begin
+    return [answer for answer in answers if first < answer.finished <= end], end - first
 
 
-def _intended_in(answers: Sequence[Answer], start: float, seconds: float) -> list[Answer]:
+def _intended_in(answers: Sequence[LoadAnswer], start: float, seconds: float) -> list[LoadAnswer]:
     return [answer for answer in answers if start <= answer.intended < start + seconds]
 
 
@@ -256,8 +256,8 @@ async def run(
     expected: NDArray[np.float32] | None,
     content_type: str = "image/jpeg",
     header: str = "",
-) -> Report:
-    target = Target(url, pictures, content_type, header)
+) -> LoadReport:
+    target = LoadTarget(url, pictures, content_type, header)
     start = time.monotonic() + warm
     load: Coroutine[Any, Any, None] = open_loop(target, rate, start + seconds) if rate else closed_loop(target, clients, start + seconds)
     await load
@@ -280,8 +280,10 @@ def main() -> None:
     options = parser.parse_args()
     pictures = [path.read_bytes() for path in sorted(options.pictures.glob("*.jpg"))]
     expected = np.load(options.expected) if options.expected else None
-    how = {"clients": options.clients, "rate": options.rate, "warm": options.warm, "seconds": options.seconds}
-    report = uvloop.run(run(options.url, pictures, **how, expected=expected, content_type=options.content_type, header=options.header))
+    options_of_load = {"clients": options.clients, "rate": options.rate, "warm": options.warm, "seconds": options.seconds}
+    report = uvloop.run(
+        run(options.url, pictures, **options_of_load, expected=expected, content_type=options.content_type, header=options.header)
+    )
     print(json.dumps(asdict(report)))
 
 

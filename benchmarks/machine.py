@@ -58,23 +58,23 @@ def describe() -> Machine:
     )
 
 
-def of_this_run(here: Machine, program: str) -> dict[str, Any]:
-    """The head of a result: the machine, the command that measured it, less where the result is written, and the day (UTC)."""
+def result_head(host: Machine, program: str) -> dict[str, Any]:
+    """Return the head of a result: the machine, the command without its --json, and the day (UTC)."""
     return {
-        "machine": here.to_json(),
-        "command": f"{program} {shlex.join(_without_json(sys.argv[1:]))}".strip(),
+        "machine": host.to_json(),
+        "command": f"{program} {shlex.join(_drop_json(sys.argv[1:]))}".strip(),
         "day": datetime.now(UTC).date().isoformat(),
     }
 
 
-def _without_json(arguments: Sequence[str]) -> list[str]:
-    kept, words = [], iter(arguments)
+def _drop_json(arguments: Sequence[str]) -> list[str]:
+    remaining, words = [], iter(arguments)
     for word in words:
         if word == "--json":
             next(words, None)
         elif not word.startswith("--json="):
-            kept.append(word)
-    return kept
+            remaining.append(word)
+    return remaining
 
 
 def _versions() -> list[tuple[str, str]]:

@@ -36,19 +36,19 @@ WORDS = 30_000
 
 
 @dataclass(frozen=True)
-class Case:
+class MaskingCase:
     name: str
     recipe: str
     hides: Sequence[str]
     """Changes of the recipe for what the paper does."""
     shows: Sequence[str]
-    """Those for all patches."""
+    """Changes of the recipe that show all patches."""
     samples: int
     """Samples of a step."""
 
 
 @dataclass(frozen=True)
-class Saved:
+class MaskingGain:
     name: str
     faster: list[float]
     """CPU seconds with all patches over those with hidden ones, of each round."""
@@ -61,15 +61,15 @@ class Saved:
         return statistics.median(self.faster) / self.arithmetic
 
 
-CASES: Sequence[Case] = (
-    Case(
+CASES: Sequence[MaskingCase] = (
+    MaskingCase(
         "FLIP ViT-B/16, 50 % hidden",
         "flip",
         ("model.size=flip_base16",),
         ("model.size=flip_base16", "phases.0.objective.masked=false"),
         8,
     ),
-    Case(
+    MaskingCase(
         "MAE-ST ViT-B pre-training, 90 % hidden",
         "mae_st",
         ("phases.0.model.size=mae_video_vit_base_patch16",),
@@ -109,9 +109,9 @@ def random_batch(plan: Recipe, samples: int) -> Mapping[str, Tensor]:
     return batch | {"pixels": torch.randn(samples, 3, side, side), "words": torch.randint(1, WORDS, (samples, plan.words))}
 
 
-def measured(case: Case, rounds: int) -> Saved:
+def measure(case: MaskingCase, rounds: int) -> MaskingGain:
     plans = [recipe.read(PUBLISHED / f"{case.recipe}.yaml", changes) for changes in (case.hides, case.shows)]
-    hidden, whole = (costs.count(plan, plan.phases[0], 0).flops for plan in plans)
+    hidden, full = (costs.count(plan, plan.phases[0], 0).flops for plan in plans)
     steps = [step_of(plan, case.samples) for plan in plans]
     for step in steps:
         step()
@@ -119,13 +119,13 @@ def measured(case: Case, rounds: int) -> Saved:
     for _ in range(rounds):
         fast, slow = (cpu_seconds(step) for step in steps)
         faster.append(slow / fast)
-    return Saved(case.name, faster, whole / hidden)
+    return MaskingGain(case.name, faster, full / hidden)
 
 
 def cpu_seconds(step: Callable[[], None]) -> float:
-    began = time.process_time()
+    started_at = time.process_time()
     step()
-    return time.process_time() - began
+    return time.process_time() - started_at
 
 
 def main() -> None:
@@ -136,7 +136,7 @@ def main() -> None:
     console, described = Console(), machine.describe()
     for line in described.lines():
         console.print(line)
-    found = [measured(case, options.rounds) for case in CASES]
+    found = [measure(case, options.rounds) for case in CASES]
     table = Table("", "samples/s, hidden ÷ all", "arithmetic", "share of it", box=None)
     for saved in found:
         low, high = min(saved.faster), max(saved.faster)

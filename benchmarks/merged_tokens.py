@@ -21,7 +21,7 @@ from models.merge_schedule import MergeSchedule
 from training.data import pictures
 
 ENLARGED = 3
-"""Pixels of the drawing per pixel that the model sees."""
+"""Side in pixels of the drawing of one pixel of the model's input."""
 GAP = 12
 HEIGHT = 224
 
@@ -54,7 +54,7 @@ def schedule_of(spec: BundleSpec, name: str | None) -> MergeSchedule:
 
 
 def paint(model: LoadedModel, image: Image.Image, schedule: MergeSchedule) -> tuple[Image.Image, int, int]:
-    """The picture as the model sees it, each token's region in one colour; and the tokens before and after."""
+    """Draw the model's input with each token's region in one colour. Return it with the number of tokens before and after."""
     spec = model.spec
     preprocess = spec.pictures
     pixels = torch.from_numpy(pictures.to_model_size(image, preprocess))  # (S, S, 3)

@@ -1,9 +1,9 @@
 """How much faster a forward pass gets by merging tokens: `python -m benchmarks.merging`.
 
 Off-line, this code alone: the same model with merging off and on, in pairs that follow each other, so that what else the machine does hits
-both. The bar is the FLOP-ideal: the ratio of the multiply-accumulates of the blocks. timm's own model stands beside as a check that the
-ratio is not bought with a slow baseline. `first ÷ on` is how much
-longer the first pass of a schedule takes that nobody ran. With `--fused` tokens merge in the compiled loops of the extra `fast`.
+both. The bar is the FLOP-ideal: the ratio of the multiply-accumulates of the blocks. timm's own model is measured, too, as a check that the
+ratio is not bought with a slow baseline. `first ÷ on` is how much longer the first pass with a new schedule takes. With `--fused` tokens
+merge in the compiled loops of the extra `fast`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Run:
+class MergingRun:
     size: str
     dtype: str
     r: int
@@ -78,7 +78,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Pair:
+class OffOnSeconds:
     """Seconds of one forward pass each."""
 
     off: float
@@ -90,15 +90,15 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Result:
-    run: Run
+class MergingTiming:
+    run: MergingRun
     tokens_in: int
     tokens_out: int
     first: float
-    """Seconds of the first forward pass with this schedule, after one without merging."""
-    pairs: list[Pair]
+    """Time in seconds of the first forward pass with this schedule, after one without merging."""
+    pairs: list[OffOnSeconds]
     timm: float | None
-    """Seconds, the median."""
+    """Median time in seconds."""
     ideal: float
 
     @property
@@ -130,7 +130,7 @@ def block_macs(config: Trunk, merge: MergeSchedule) -> int:
     return total
 
 
-def measure(run: Run) -> Result:
+def measure(run: MergingRun) -> MergingTiming:
     config, timm_name, _ = SIZES[run.size]
     dtype, merge = DTYPES[run.dtype], MergeSchedule.constant(run.r)
     torch.set_num_threads(run.threads)
@@ -153,15 +153,17 @@ def measure(run: Run) -> Result:
             if theirs is not None:
                 others.append(_seconds(lambda: theirs(pixels)))
     ideal = block_macs(config, MergeSchedule.off()) / block_macs(config, merge)
-    return Result(run, merged[-1].tokens_in, merged[-1].tokens_out, first, pairs, statistics.median(others) if others else None, ideal)
+    return MergingTiming(
+        run, merged[-1].tokens_in, merged[-1].tokens_out, first, pairs, statistics.median(others) if others else None, ideal
+    )
 
 
-def _pair(off: Callable[[], object], on: Callable[[], object], *, swapped: bool) -> Pair:
-    """Each goes first as often as second, so that a drift favours neither."""
+def _pair(off: Callable[[], object], on: Callable[[], object], *, swapped: bool) -> OffOnSeconds:
+    """Time both once. `swapped` for every other pair, so that a drift favours neither."""
     if swapped:
         second = _seconds(on)
-        return Pair(_seconds(off), second)
-    return Pair(_seconds(off), _seconds(on))
+        return OffOnSeconds(_seconds(off), second)
+    return OffOnSeconds(_seconds(off), _seconds(on))
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -171,7 +173,7 @@ def _seconds(call: Callable[[], object]) -> float:
     return clock() - start
 
 
-def table(results: list[Result]) -> Table:
+def table(results: list[MergingTiming]) -> Table:
     view = Table(title="Forward pass with merging off and on")
     for column in (
         "model",
@@ -211,14 +213,14 @@ def table(results: list[Result]) -> Table:
     return view
 
 
-def to_json(results: list[Result]) -> dict[str, object]:
+def to_json(results: list[MergingTiming]) -> dict[str, object]:
     rows = [{**asdict(result), "ratio": result.ratio, "share": result.share, "off": result.off, "on": result.on} for result in results]
     return {"benchmark": "merging", "when": datetime.now(UTC).isoformat(), "machine": machine.describe().to_json(), "results": rows}
 
 
 def main() -> None:
-    here = machine.describe()
-    native_bf16 = any(flag in here.flags for flag in ("avx512_bf16", "amx_bf16"))
+    host = machine.describe()
+    native_bf16 = any(flag in host.flags for flag in ("avx512_bf16", "amx_bf16"))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.merging", description=__doc__)
     parser.add_argument("--size", nargs="+", choices=SIZES, default=["S/16", "B/16", "L/16"])
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32", "bfloat16"] if native_bf16 else ["float32"])
@@ -229,13 +231,15 @@ def main() -> None:
     parser.add_argument("--fused", action="store_true", help="merge in compiled loops (the extra `fast`)")
     options = parser.parse_args()
     runs = [
-        Run(size, dtype, SIZES[size][2] if options.r is None else options.r, options.batch, options.threads, options.pairs, options.fused)
+        MergingRun(
+            size, dtype, SIZES[size][2] if options.r is None else options.r, options.batch, options.threads, options.pairs, options.fused
+        )
         for size in options.size
         for dtype in options.dtype
     ]
     keep_freed_memory()  # as the worker does
     console = Console(width=max(Console().width, 140))
-    for line in here.lines():
+    for line in host.lines():
         console.print(line, highlight=False)
     results = []
     for run in runs:

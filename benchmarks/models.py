@@ -64,24 +64,24 @@ MATRIX = 2048
 """Rows and columns of the matrices whose product is the peak."""
 SMALL_MATRIX = 256
 PATIENCE = 5.0
-"""Seconds that one product of the large matrices may take."""
-MOST_SAMPLES_OF_FILM = 2
+"""Maximum time in seconds of one product of the large matrices."""
+MAX_CLIPS = 2
 """Most inputs of a batch, where each has more than a thousand tokens."""
 
 
 @dataclass(frozen=True)
-class Work:
+class ForwardWork:
     """One forward pass of a model that is ready."""
 
     name: str
     unit: str
     samples: int
-    """In a pass."""
+    """Number of samples in a pass."""
     call: Call
 
 
 @dataclass(frozen=True)
-class Result:
+class ModelTiming:
     name: str
     unit: str
     samples: int
@@ -103,8 +103,8 @@ class Result:
         return self.flops / statistics.median(self.seconds) / self.peak
 
 
-def measure(name: str, architecture: str, config: Any, dtype: torch.dtype, batch: int, passes: int) -> list[Result]:
-    """A model's forward pass and, where a part of it is repeated for the same input, that part."""
+def measure(name: str, architecture: str, config: Any, dtype: torch.dtype, batch: int, passes: int) -> list[ModelTiming]:
+    """Return a model's forward pass and, if a part of it is repeated for the same input, that part."""
     torch.manual_seed(0)
     model = architectures()[architecture].build(config).eval().to(dtype).requires_grad_(False)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -116,14 +116,16 @@ def measure(name: str, architecture: str, config: Any, dtype: torch.dtype, batch
         for work, cost in zip(works(name, architecture, model, batch), flops, strict=True):
             peak = peak_flops(dtype)
             work.call()
-            results.append(Result(work.name, work.unit, work.samples, parameters, cost, [_seconds(work.call) for _ in range(passes)], peak))
+            results.append(
+                ModelTiming(work.name, work.unit, work.samples, parameters, cost, [_seconds(work.call) for _ in range(passes)], peak)
+            )
     return results
 
 
-def works(name: str, architecture: str, model: nn.Module, batch: int) -> list[Work]:
+def works(name: str, architecture: str, model: nn.Module, batch: int) -> list[ForwardWork]:
     parameter = next(model.parameters())
     make = RandomInput(batch, parameter.dtype, parameter.device)
-    found = [Work(name, native(architecture).unit, batch, prepare(architecture, model, batch))]
+    found = [ForwardWork(name, native(architecture).unit, batch, prepare(architecture, model, batch))]
     repeated = REPEATED.get(architecture)
     return found if repeated is None else [*found, repeated(name, model, make)]
 
@@ -133,28 +135,28 @@ def count(architecture: str, config: Any, batch: int) -> list[int]:
     model = without_storage(architecture, config)
     numbers = range(2 if architecture in REPEATED else 1)
 
-    def prepared(number: int) -> Callable[[], Call]:
+    def prepare_call(number: int) -> Callable[[], Call]:
         return lambda: works("", architecture, model, batch)[number].call
 
-    return [count_flops(prepared(number)) for number in numbers]
+    return [count_flops(prepare_call(number)) for number in numbers]
 
 
-def _step(name: str, model: nn.Module, make: RandomInput) -> Work:
-    """One step of a sampler, the encoder's work being done."""
+def _step(name: str, model: nn.Module, make: RandomInput) -> ForwardWork:
+    """Return one step of a sampler, which does not include the encoder."""
     assert isinstance(model, DiffMAE)
-    given = HalfMasked.of(model.config, make)
-    context = model.encode(given.pixels, given.split)
-    return Work(f"{name}, a step", "step", make.batch, lambda: model.predict(given.noisy, given.times, context))
+    masked = HalfMasked.of(model.config, make)
+    context = model.encode(masked.pixels, masked.split)
+    return ForwardWork(f"{name}, a step", "step", make.batch, lambda: model.predict(masked.noisy, masked.times, context))
 
 
-def _queries(name: str, model: nn.Module, make: RandomInput) -> Work:
+def _queries(name: str, model: nn.Module, make: RandomInput) -> ForwardWork:
     """Points asked about a scene that is remembered."""
     assert isinstance(model, MCC)
     scene, queries = model.remember(model.encode(*seen_scene(model.config, make))), make.normal(QUERIES, 3)
-    return Work(f"{name}, queries", "query", make.batch * QUERIES, lambda: model.predict(model.ask(scene, queries)))
+    return ForwardWork(f"{name}, queries", "query", make.batch * QUERIES, lambda: model.predict(model.ask(scene, queries)))
 
 
-REPEATED: Mapping[str, Callable[[str, nn.Module, RandomInput], Work]] = {"diffmae": _step, "mcc": _queries}
+REPEATED: Mapping[str, Callable[[str, nn.Module, RandomInput], ForwardWork]] = {"diffmae": _step, "mcc": _queries}
 
 
 def peak_flops(dtype: torch.dtype) -> float:
@@ -174,7 +176,7 @@ def _seconds(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def table(results: list[Result]) -> Table:
+def table(results: list[ModelTiming]) -> Table:
     view = Table(title="Forward passes, and their share of the peak of a matrix product")
     for column in ("model", "parameters", "batch", "GFLOPs", "ms", "rate", "GFLOP/s", "peak", "share"):
         view.add_column(column, justify="left" if column == "model" else "right")
@@ -194,7 +196,7 @@ def table(results: list[Result]) -> Table:
     return view
 
 
-def to_json(results: list[Result], dtype: str, threads: int) -> dict[str, Any]:
+def to_json(results: list[ModelTiming], dtype: str, threads: int) -> dict[str, Any]:
     return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.describe().to_json(),
@@ -205,11 +207,11 @@ def to_json(results: list[Result], dtype: str, threads: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    here = machine.describe()
+    host = machine.describe()
     parser = argparse.ArgumentParser(description="Measure the forward pass of every system at a size like ViT-B.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of `opsin models` (default: {', '.join(LIKE_VIT_B)})")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16" if packing_helps(torch.device("cpu"), torch.bfloat16) else "float32")
-    parser.add_argument("--batch", type=int, default=8, help=f"at most; {MOST_SAMPLES_OF_FILM} for more than 1000 tokens each (default: 8)")
+    parser.add_argument("--batch", type=int, default=8, help=f"at most; {MAX_CLIPS} for more than 1000 tokens each (default: 8)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--passes", type=int, default=5)
     options = parser.parse_args()
@@ -220,12 +222,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as the worker does
     console = Console(width=max(Console().width, 140))
-    for line in here.lines():
+    for line in host.lines():
         console.print(line, highlight=False)
-    results: list[Result] = []
+    results: list[ModelTiming] = []
     for size in (sizes()[name] for name in names):
         long = native(size.architecture).tokens(size.config) > 1000
-        batch = min(options.batch, MOST_SAMPLES_OF_FILM) if long else options.batch
+        batch = min(options.batch, MAX_CLIPS) if long else options.batch
         with console.status(size.name):
             measured = measure(size.name, size.architecture, size.config, DTYPES[options.dtype], batch, options.passes)
         for result in measured:  # a row as soon as it is known: the whole takes minutes

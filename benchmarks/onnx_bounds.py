@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from benchmarks.bounds import Layout, Pixels, Speed, decode_and_infer, decoder, layouts
+from benchmarks.bounds import LoopLayout, Pixels, Speed, decode_and_infer, decoder, layouts
 from kernels.malloc import keep_freed_memory
 from models import bundle
 from models.bundle_schema import Preprocess
@@ -27,11 +27,11 @@ BATCHES = (1, 4, 8, 32)
 
 
 @dataclass(frozen=True)
-class SessionLayout(Layout):
+class SessionLayout(LoopLayout):
     spins: bool = False
 
 
-class Loop:
+class SessionLoop:
     """A session for each loop: (B, S, S, 3) → logits."""
 
     def __init__(self, file: Path, preprocess: Preprocess, layout: SessionLayout) -> None:
@@ -41,12 +41,12 @@ class Loop:
         self._options.add_session_config_entry("session.intra_op.allow_spinning", str(int(layout.spins)))
         mean, std = (np.array(values, np.float32) for values in (preprocess.mean, preprocess.std))
         self._scale, self._shift = 1 / (255 * std), -mean / std
-        self._own = threading.local()
+        self._local = threading.local()
 
     def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
-        session = getattr(self._own, "session", None)
+        session = getattr(self._local, "session", None)
         if session is None:
-            session = self._own.session = onnxruntime.InferenceSession(self._file, self._options, providers=["CPUExecutionProvider"])
+            session = self._local.session = onnxruntime.InferenceSession(self._file, self._options, providers=["CPUExecutionProvider"])
         batch = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
         for channel in range(3):  # a third of the time of whole arrays
             np.multiply(pixels[..., channel], self._scale[channel], out=batch[:, channel])
@@ -63,7 +63,7 @@ def all_layouts() -> list[SessionLayout]:
 def measure(
     layout: SessionLayout, file: Path, preprocess: Preprocess, decode: Callable[[bytes], Pixels], pictures: Sequence[bytes], seconds: float
 ) -> Speed:
-    return Speed(layout, decode_and_infer(Loop(file, preprocess, layout), decode, pictures, layout, seconds))
+    return Speed(layout, decode_and_infer(SessionLoop(file, preprocess, layout), decode, pictures, layout, seconds))
 
 
 def main() -> None:
@@ -76,8 +76,8 @@ def main() -> None:
     options = parser.parse_args()
     preprocess = bundle.read(options.bundle).spec.pictures
     pictures = [path.read_bytes() for path in sorted(options.pictures.glob("*.jpg"))]
-    given: list[dict[str, Any]] | None = options.layouts
-    chosen = all_layouts() if given is None else [SessionLayout(**layout) for layout in given]
+    selected: list[dict[str, Any]] | None = options.layouts
+    chosen = all_layouts() if selected is None else [SessionLayout(**layout) for layout in selected]
     decode = decoder(preprocess)
     keep_freed_memory()  # as the worker does
     speeds = [measure(layout, options.graph, preprocess, decode, pictures, options.seconds) for layout in chosen]

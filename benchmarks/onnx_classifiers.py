@@ -27,13 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine, onnx_exports, reference, service
-from benchmarks.load import Report
-from benchmarks.serving import CLIENTS, FULL, QUICK, Plan, best, burst, finalists, json_of, spread
+from benchmarks.load import LoadReport
+from benchmarks.serving import CLIENTS, FULL, QUICK, ServingDurations, best, burst, finalists, json_of, spread
 
 NETWORKS = (*onnx_exports.TIMM, onnx_exports.TRANSFORMERS)
 COMPARED = 10
 """Images whose logits are compared."""
-MOST = 1e-3
+MAX_DIFFERENCE = 1e-3
 """Largest difference of a logit."""
 
 
@@ -46,7 +46,7 @@ class Network:
     logits: NDArray[np.float32]
     """The original's, for each picture: (pictures, classes)."""
     scores: Path
-    """Their softmax, as a .npy."""
+    """Path of their softmax, a .npy."""
 
     @property
     def bundle(self) -> Path:
@@ -66,7 +66,7 @@ def prepare(name: str, folder: Path, pictures: Sequence[Image.Image]) -> Network
 
 
 def largest_difference(url: str, network: Network, pictures: Sequence[bytes]) -> float:
-    """Served logits against the original's. Scores keep of logits everything but a number that all of an image have in common."""
+    """Return the largest difference between served logits and the original's, up to a number that all logits of an image share."""
     found = []
     for picture in pictures[:COMPARED]:
         query = {"model": network.name, "top_k": network.logits.shape[1]}
@@ -74,16 +74,16 @@ def largest_difference(url: str, network: Network, pictures: Sequence[bytes]) ->
         [result] = answer["results"]
         scores = {prediction["index"]: prediction["score"] for prediction in result["predictions"]}
         found.append(np.log([scores[index] for index in range(len(scores))]))
-    return float(np.abs(_centred(np.array(found)) - _centred(network.logits[:COMPARED])).max())
+    return float(np.abs(_centre(np.array(found)) - _centre(network.logits[:COMPARED])).max())
 
 
-def _centred(logits: NDArray[Any]) -> NDArray[np.float64]:
+def _centre(logits: NDArray[Any]) -> NDArray[np.float64]:
     centred: NDArray[np.float64] = logits - logits.mean(axis=1, keepdims=True, dtype=np.float64)
     return centred
 
 
-def measure(network: Network, pictures: Path, plan: Plan, console: Console) -> dict[str, Any]:
-    """Served images/s ÷ P, and how far answers are from the original's."""
+def measure(network: Network, pictures: Path, plan: ServingDurations, console: Console) -> dict[str, Any]:
+    """Measure served images/s ÷ P, and the difference between answers and the original's."""
     sweep = _bound(network, pictures, plan.sweep)
     chosen = finalists(sweep)
     files = [path.read_bytes() for path in sorted(pictures.glob("*.jpg"))]
@@ -115,20 +115,20 @@ def _bound(network: Network, pictures: Path, seconds: float, layouts: Sequence[A
     return speeds
 
 
-def _load(url: str, network: Network, pictures: Path, plan: Plan, clients: int) -> Report:
-    how = ["--clients", clients, "--warm", plan.warm, "--seconds", plan.load, "--expected", network.scores]
-    return burst(url, network.name, pictures, how)
+def _load(url: str, network: Network, pictures: Path, plan: ServingDurations, clients: int) -> LoadReport:
+    load_options = ["--clients", clients, "--warm", plan.warm, "--seconds", plan.load, "--expected", network.scores]
+    return burst(url, network.name, pictures, load_options)
 
 
 def table(measured: Sequence[dict[str, Any]]) -> Table:
-    shown = Table(title=f"ONNX classifiers: served in the default layout ÷ P; logits against the original's on {COMPARED} images")
+    view = Table(title=f"ONNX classifiers: served in the default layout ÷ P; logits against the original's on {COMPARED} images")
     for column in ("network", "difference", "served/s", "P/s", "served ÷ P", "min", "max"):
-        shown.add_column(column, justify="left" if column == "network" else "right")
+        view.add_column(column, justify="left" if column == "network" else "right")
     for entry in measured:
         typical = min(entry["rounds"], key=lambda one: abs(one["ratio"] - entry["median"]))
         speeds = [f"{typical['best'].per_second:.1f}", f"{statistics.mean(typical['bound']):.1f}"]
-        shown.add_row(entry["name"], f"{entry['difference']:.1e}", *speeds, *(f"{entry[name]:.3f}" for name in ("median", "min", "max")))
-    return shown
+        view.add_row(entry["name"], f"{entry['difference']:.1e}", *speeds, *(f"{entry[name]:.3f}" for name in ("median", "min", "max")))
+    return view
 
 
 def main() -> int:
@@ -142,8 +142,8 @@ def main() -> int:
         parser.error(f"{', '.join(sorted(unknown))}: unknown; the networks are {', '.join(NETWORKS)}")
     plan = QUICK if options.quick else FULL
     plan = replace(plan, rounds=options.rounds or plan.rounds)
-    console, here = Console(width=None if sys.stdout.isatty() else 150), machine.describe()
-    console.print(*here.lines(), sep="\n", highlight=False)
+    console, host = Console(width=None if sys.stdout.isatty() else 150), machine.describe()
+    console.print(*host.lines(), sep="\n", highlight=False)
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
         folder = Path(name)
         reference.write_pictures(folder / "pictures")
@@ -151,11 +151,11 @@ def main() -> int:
         measured = [measure(prepare(name, folder, pictures), folder / "pictures", plan, console) for name in options.networks]
     console.print(table(measured))
     if options.json:
-        content = machine.of_this_run(here, parser.prog) | {"plan": asdict(plan), "networks": measured}
+        content = machine.result_head(host, parser.prog) | {"plan": asdict(plan), "networks": measured}
         options.json.write_text(json.dumps(content, indent=2, default=asdict) + "\n")
-    wrong = [entry["name"] for entry in measured if not entry["difference"] <= MOST]
+    wrong = [entry["name"] for entry in measured if not entry["difference"] <= MAX_DIFFERENCE]
     if wrong:
-        print(f"logits differ by more than {MOST:g}: {', '.join(wrong)}", file=sys.stderr)
+        print(f"logits differ by more than {MAX_DIFFERENCE:g}: {', '.join(wrong)}", file=sys.stderr)
     return 1 if wrong else 0
 
 

@@ -1,4 +1,4 @@
-"""Classifiers of timm and transformers with random weights, as ONNX files with what their libraries save beside them."""
+"""Classifiers of timm and transformers with random weights, as ONNX files with the other files that their libraries save."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Original:
     network: nn.Module
     prepare: Prepare
     """Image → (3, S, S), by the library."""
-    beside: dict[str, dict[str, Any]]
+    library_files: dict[str, dict[str, Any]]
     """Files of JSON that the library saves with a network, by their names."""
 
     def logits(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """(images, classes), each image run alone."""
+        """Run the network on each image alone: (images, classes)."""
         with torch.inference_mode():
             return np.concatenate([answer(self.network, self.prepare(image)[None]).numpy() for image in images])
 
@@ -48,7 +48,7 @@ def answer(network: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def original(name: str, images: Sequence[Image.Image]) -> Original:
-    """A network whose answers differ from image to image."""
+    """Return a network whose outputs differ from image to image."""
     torch.manual_seed(0)
     made = _transformers_vit() if name == TRANSFORMERS else _timm(name)
     _enliven(made.network, torch.stack([made.prepare(image) for image in images]))
@@ -104,20 +104,20 @@ def _enliven(network: nn.Module, pixels: Tensor) -> None:
 
 def export(made: Original, folder: Path) -> Path:
     """Write `model.onnx`, for any batch, and the library's files into a folder of the network's name."""
-    own = folder / made.name
-    own.mkdir(parents=True, exist_ok=True)
-    for file, content in made.beside.items():
-        (own / file).write_text(json.dumps(content))
+    network_folder = folder / made.name
+    network_folder.mkdir(parents=True, exist_ok=True)
+    for file, content in made.library_files.items():
+        (network_folder / file).write_text(json.dumps(content))
     example = torch.zeros(2, *made.prepare(Image.new("RGB", (300, 300))).shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             made.network,
             (example,),
-            own / "model.onnx",
+            network_folder / "model.onnx",
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             external_data=False,
             verbose=False,
         )
-    return own / "model.onnx"
+    return network_folder / "model.onnx"

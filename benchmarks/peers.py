@@ -64,7 +64,7 @@ PEERS = (
 
 
 def environment(peer: Peer, root: Path) -> Path:
-    """The `bin` of the peer's environment; installs it the first time."""
+    """Return the `bin` of the peer's environment, which is installed the first time."""
     folder = root / peer.requirements[0]
     if not (folder / "installed").exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
@@ -75,7 +75,7 @@ def environment(peer: Peer, root: Path) -> Path:
 
 @contextlib.contextmanager
 def running(peer: Peer, binaries: Path) -> Iterator[str]:
-    """The peer's URL once it answers; it is stopped at the end."""
+    """Start the peer, yield its URL once it answers, and stop it."""
     ports = _free_ports(3)
     port = ports[0]
     with tempfile.TemporaryDirectory(prefix="opsin-peer-") as name:
@@ -107,12 +107,12 @@ def running(peer: Peer, binaries: Path) -> Iterator[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        return [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
+    with contextlib.ExitStack() as sockets:
+        return [sockets.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
 
 
 def _write_mlserver_settings(folder: Path, ports: list[int]) -> None:
-    """It takes three: for HTTP, gRPC and metrics."""
+    """Write the settings of MLServer, which needs three ports: for HTTP, gRPC and metrics."""
     named = dict(zip(("http_port", "grpc_port", "metrics_port"), ports, strict=True))
     (folder / "settings.json").write_text(json.dumps({"host": "127.0.0.1", **named, "parallel_workers": 0, "debug": False}))
     model = {"name": "null", "implementation": "ml_server.Null", "max_batch_size": 16, "max_batch_time": 0.001}
@@ -120,7 +120,7 @@ def _write_mlserver_settings(folder: Path, ports: list[int]) -> None:
 
 
 def _await_answer(url: str, process: subprocess.Popen[bytes], peer: Peer) -> None:
-    """A server is up when it says anything but that nobody listens."""
+    """Wait until the server answers. It is up if it sends any status, even an error."""
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         try:
@@ -137,7 +137,7 @@ def _await_answer(url: str, process: subprocess.Popen[bytes], peer: Peer) -> Non
 
 
 def write_bodies(peer: Peer, images: Path, folder: Path) -> str:
-    """The requests of a peer, one file each; returns their Content-Type."""
+    """Write the requests of a peer, one file each, and return their Content-Type."""
     folder.mkdir(parents=True)
     for image in sorted(images.glob("*.jpg")):
         content = image.read_bytes()

@@ -4,8 +4,8 @@ Starts the service with the starter bundles, and Chromium with an empty cache fo
 
 - **ready**: from the address being entered until Run and the samples of a tab can be used;
 - **bytes**: all answers with their heads, as they are sent, pictures and JSON included, until nothing more is loaded;
-- **status page**: CPU time of the service's processes while one visible status page refreshes itself, less what they spend while nobody
-  looks, as a share of one core; and that of the browser's processes, less what they spend on an empty page.
+- **status page**: CPU time of the service's processes while one visible status page refreshes itself, less what they spend without
+  it, as a share of one core; and that of the browser's processes, less what they spend on an empty page.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
 
-    here = machine.describe()
-    print("\n".join(here.lines()))
+    host = machine.describe()
+    print("\n".join(host.lines()))
     with running(BUNDLES) as url, sync_playwright() as playwright, browser(playwright, arguments.chromium) as chromium:
         loading = {task: load(chromium, url, task, title, arguments.rounds) for task, title in TABS.items()}
         for task, found in loading.items():
@@ -58,10 +58,10 @@ def main() -> int:
                 f"{found['requests']} requests, {found['bytes'] / 1000:.0f} kB"
             )
         watching = watch(chromium, url, arguments.seconds)
-        for who, share in watching.items():
-            print(f"status page, {who}: {100 * share:.2f} % of a core")
+        for process_name, share in watching.items():
+            print(f"status page, {process_name}: {100 * share:.2f} % of a core")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": here.to_json(), "loading": loading, "watching": watching}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({"machine": host.to_json(), "loading": loading, "watching": watching}, indent=2) + "\n")
     return 0
 
 
@@ -75,17 +75,17 @@ def browser(playwright: Playwright, executable: str) -> Iterator[Browser]:
 
 
 def load(chromium: Browser, url: str, task: str, title: str, rounds: int) -> dict[str, Any]:
-    """A tab that is opened first, `rounds` times with an empty cache, and once before to warm the browser's processes."""
+    """Open a tab `rounds` times with an empty cache, and once before to warm the browser's processes."""
     seconds, loaded = [], list[int]()
     for number in range(rounds + 1):
         page = chromium.new_page()
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         page.goto(f"{url}/#{task}", wait_until="commit")
         panel = page.get_by_role("tabpanel", name=title)
         panel.get_by_role("button", name="Run", exact=True).wait_for()
         panel.locator(".samples img").first.wait_for()
         if number:
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - started_at)
         page.wait_for_load_state("networkidle")
         loaded = sizes(page)
         page.close()
@@ -108,10 +108,10 @@ def watch(chromium: Browser, url: str, seconds: float) -> dict[str, float]:
     page.goto(f"{url}/status")
     page.locator("#workers td").first.wait_for()
     time.sleep(3)
-    watched, browser_share = spent(seconds, service, browsing())
+    watched, browser_share = cpu_seconds(seconds, service, browsing())
     page.goto("about:blank")
     time.sleep(3)
-    idle, empty = spent(seconds, service, browsing())
+    idle, empty = cpu_seconds(seconds, service, browsing())
     return {
         "the service": watched - idle,
         "the service when nobody looks": idle,
@@ -124,11 +124,11 @@ def browsing() -> list[psutil.Process]:
     return [process for process in psutil.Process().children(recursive=True) if "chromium" in _command(process)]
 
 
-def spent(seconds: float, *groups: list[psutil.Process]) -> list[float]:
+def cpu_seconds(seconds: float, *groups: list[psutil.Process]) -> list[float]:
     """CPU seconds a second of each group of processes."""
-    before, began = [_cpu(group) for group in groups], time.perf_counter()
+    before, started_at = [_cpu(group) for group in groups], time.perf_counter()
     time.sleep(seconds)
-    passed = time.perf_counter() - began
+    passed = time.perf_counter() - started_at
     return [(_cpu(group) - start) / passed for group, start in zip(groups, before, strict=True)]
 
 

@@ -1,7 +1,7 @@
 """The plots of docs/how-it-works.md, of what the benchmarks wrote with --json: `python -m benchmarks.plots [FOLDER]`.
 
 FOLDER (docs/pictures/plots by default) holds `serving.json`, `inpainting.json`, `reconstruction.json` and `restarts.json`; the plots are
-written beside them, as SVG that follows the reader's light or dark theme. Each names the machine, the command and the day.
+written next to them, as SVG that follows the reader's light or dark theme. Each names the machine, the command and the day.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 FOLDER = Path("docs/pictures/plots")
 WIDTH, LEFT, RIGHT, TOP, FOOT = 760, 150, 30, 92, 52
-"""Pixels; the plotted area lies between."""
+"""Size of a plot in pixels; the plotted area is between these margins."""
 PHASES = {"prepare": "prepare_ms", "queue": "queue_ms", "batch": "batch_wait_ms", "model": "inference_ms"}
 POLICIES = {"service": "Opsin, measured", "static": "static batches, computed", "one": "one job at a time, computed"}
 STYLE = """<style>
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def request(result: Result) -> str:
-    """Where the time of one request goes: the median of each phase, by load."""
+    """Plot the phases of a request: the median time of each, by load."""
     bursts = {"one client": result["open"]["closed"][0]}
     bursts |= {f"{float(share):.0%} of capacity": burst for share, burst in result["open"]["open"].items()}
     parts = {name: {phase: burst["timing"][key] for phase, key in PHASES.items()} for name, burst in bursts.items()}
@@ -92,10 +92,10 @@ def steps(result: Result) -> str:
     """Mean latency of inpaintings by their number of steps, in shared steps and otherwise."""
     latency = result["figures"]["latency"]
     means = {name: {steps: fmean(chain.from_iterable(rounds)) for steps, rounds in latency[name].items()} for name in POLICIES}
-    jobs = sum(len(own) for rounds in latency["service"].values() for own in rounds)
+    jobs = sum(len(latencies) for rounds in latency["service"].values() for latencies in rounds)
     groups = list(means["service"])
     bottom, slot = TOP + 210, (WIDTH - 60 - RIGHT) / len(groups)
-    y = scale(0, max(max(own.values()) for own in means.values()), bottom, TOP + 30)
+    y = scale(0, max(max(by_steps.values()) for by_steps in means.values()), bottom, TOP + 30)
 
     def elements() -> Iterator[str]:
         yield from legend(list(POLICIES.values()))
@@ -114,29 +114,29 @@ def steps(result: Result) -> str:
 
 def scenes(result: Result) -> str:
     """Seconds of a reconstruction by spacing: of a kept scene, from scratch, and with every cell asked."""
-    asked: dict[float, dict[str, list[float]]] = {}
+    seconds_by_spacing: dict[float, dict[str, list[float]]] = {}
     for one in result["figures"]["again"]:
-        own = asked.setdefault(one["spacing"], {})
-        own.setdefault("kept scene", []).append(one["kept_seconds"])
-        own.setdefault("from scratch", []).append(one["scratch_seconds"])
+        times_of = seconds_by_spacing.setdefault(one["spacing"], {})
+        times_of.setdefault("kept scene", []).append(one["kept_seconds"])
+        times_of.setdefault("from scratch", []).append(one["scratch_seconds"])
     for one in result["figures"]["scenes"]:
-        asked[one["spacing"]].setdefault("from scratch, every cell asked", []).append(one["dense_seconds"])
-    every = [seconds for own in asked.values() for times in own.values() for seconds in times]
+        seconds_by_spacing[one["spacing"]].setdefault("from scratch, every cell asked", []).append(one["dense_seconds"])
+    every = [seconds for times_of in seconds_by_spacing.values() for times in times_of.values() for seconds in times]
     low, high = 10 ** math.floor(math.log10(min(every))), 10 ** math.ceil(math.log10(max(every)))
     across = scale(math.log10(low), math.log10(high), LEFT, WIDTH - RIGHT - 60)
     names = ["kept scene", "from scratch", "from scratch, every cell asked"]
-    bottom = TOP + 84 * len(asked)
+    bottom = TOP + 84 * len(seconds_by_spacing)
 
     def elements() -> Iterator[str]:
         yield from legend(names)
         for power in range(round(math.log10(low)), round(math.log10(high)) + 1):
             yield line(across(power), TOP, across(power), bottom)
             yield text(across(power), bottom + 18, f"{10.0**power:g} s", "middle", "dim")
-        for row, spacing in enumerate(sorted(asked, reverse=True)):
+        for row, spacing in enumerate(sorted(seconds_by_spacing, reverse=True)):
             yield text(LEFT - 14, TOP + 84 * row + 46, f"spacing {spacing:g}", "end")
             for colour, name in enumerate(names):
-                if name in asked[spacing]:
-                    times = asked[spacing][name]
+                if name in seconds_by_spacing[spacing]:
+                    times = seconds_by_spacing[spacing][name]
                     y = TOP + 84 * row + 20 + 22 * colour
                     yield span(*(across(math.log10(seconds)) for seconds in (min(times), median(times), max(times))), y, colour)
                     yield text(across(math.log10(max(times))) + 12, y + 4, f"{median(times):.2f} s", kind="dim")
@@ -146,7 +146,7 @@ def scenes(result: Result) -> str:
     return plot("What is kept need not be computed again", says, result, bottom + 22, elements())
 
 
-def killed(result: Result) -> str:
+def plot_killed(result: Result) -> str:
     """Latency of each request over the time of its arrival, with a worker killed among them."""
     answers, at = result["killed"]["answers"], result["killed"]["at_s"]
     bottom = TOP + 210
@@ -179,15 +179,15 @@ PLOTS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "batching": ("serving.json", batching),
     "steps": ("inpainting.json", steps),
     "scenes": ("reconstruction.json", scenes),
-    "killed": ("restarts.json", killed),
+    "killed": ("restarts.json", plot_killed),
 }
 
 
 def plot(title: str, says: str, result: Result, bottom: float, elements: Iterator[str]) -> str:
-    """A whole SVG. bottom: where the plot ends and what it was measured by begins."""
+    """Assemble an SVG. bottom: y of the end of the plot, below which its source is printed."""
     machine = result["machine"]
     vectors = [flag for flag in machine["flags"] if flag in ("avx2", "avx512f", "amx_tile")]
-    where = f"{machine['cpu']}, {machine['cpus']} CPUs, {' '.join(vectors)}; {result['day']}"
+    source = f"{machine['cpu']}, {machine['cpus']} CPUs, {' '.join(vectors)}; {result['day']}"
     height = round(bottom + FOOT)
     return "\n".join(
         [
@@ -198,7 +198,7 @@ def plot(title: str, says: str, result: Result, bottom: float, elements: Iterato
             f'<text x="24" y="30" font-size="17" font-weight="600">{escape(title)}</text>',
             text(24, 52, says, kind="dim"),
             *elements,
-            f'<text class="dim" x="24" y="{height - 29}" font-size="11">{escape(where)}</text>',
+            f'<text class="dim" x="24" y="{height - 29}" font-size="11">{escape(source)}</text>',
             f'<text class="dim" x="24" y="{height - 12}" font-size="11">{escape(result["command"])}</text>',
             "</svg>\n",
         ]
@@ -228,7 +228,7 @@ def line(x1: float, y1: float, x2: float, y2: float) -> str:
 
 
 def span(low: float, middle: float, high: float, y: float, colour: int) -> str:
-    """A range and its median."""
+    """Draw a range and its median."""
     return (
         f'<line class="c{colour}" x1="{low:.1f}" y1="{y:.1f}" x2="{high:.1f}" y2="{y:.1f}" stroke-width="3" stroke-linecap="round"/>'
         f'<circle class="c{colour}" cx="{middle:.1f}" cy="{y:.1f}" r="5"/>'
@@ -236,15 +236,15 @@ def span(low: float, middle: float, high: float, y: float, colour: int) -> str:
 
 
 def scale(low: float, high: float, first: float, last: float) -> Callable[[float], float]:
-    """From values to pixels, on a straight line."""
+    """Return a linear map from values to pixels."""
     return lambda value: first + (last - first) * (value - low) / ((high - low) or 1)
 
 
-def ticks(most: float) -> Iterator[float]:
+def ticks(highest: float) -> Iterator[float]:
     """Round values from 0 up, five at most besides it."""
-    power = 10 ** math.floor(math.log10(most / 5))
-    step = next(factor * power for factor in (1, 2, 5, 10) if most / (factor * power) <= 5)
-    yield from (number * step for number in range(math.floor(most / step) + 1))
+    power = 10 ** math.floor(math.log10(highest / 5))
+    step = next(factor * power for factor in (1, 2, 5, 10) if highest / (factor * power) <= 5)
+    yield from (number * step for number in range(math.floor(highest / step) + 1))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Reconstruction with MCC: `python -m benchmarks.reconstruction BUNDLE`. Ratios of one run.
 
-a. Adaptive beside dense asking, at the bundle's spacing and at half of it, without HTTP and queue: queries, seconds, the IoU
+a. Adaptive and dense queries, at the bundle's spacing and at half of it, without HTTP and queue: queries, seconds, the IoU
    of occupied cells, the largest part that was missed (26-connected), and queries ÷ (coarse lattice + occupied cells and their neighbours).
 b. A scene that is kept, after it was asked at the bundle's spacing: the same again (as for another format), twice and half the
-   spacing, beside the same from scratch: seconds. The worker that answered first is asked, which knows the answers still.
-c. Scenes/s of the service with 8 clients, beside one client.
+   spacing, and the same from scratch: seconds. All go to the worker that answered first, which has the answers in its cache.
+c. Scenes/s of the service with 8 clients, and with one.
 d. The query step of a dense level as a share of the rate at which this machine multiplies large matrices.
-e. `--large`: ViT-B at its published size with random weights: seconds of encoding and of a step of one scene. Its scenes are no surfaces.
+e. `--large`: ViT-B at its published size with random weights: seconds of encoding and of a step of one scene. Its scenes are not surfaces.
 
 Scenes are views of held-out objects that a recipe renders (`--renders RECIPE`), folders as training reads them (`--scenes`: image.png;
-points.npy, or depth.npy with camera.json; mask.png), or else balls and boxes that are made here. Scenes of an untrained network are no
+points.npy, or depth.npy with camera.json; mask.png), or else balls and boxes that are made here. Scenes of an untrained network are not
 surfaces: give a trained bundle.
 """
 
@@ -61,7 +61,7 @@ Files = dict[str, bytes]
 
 
 @dataclass
-class Comparison:
+class QueryComparison:
     """One scene at one spacing."""
 
     scene: str
@@ -89,7 +89,7 @@ class Again:
 
 
 @dataclass
-class Share:
+class PeakShare:
     """Floating point operations in a second, two of a multiply-accumulate."""
 
     rate: float
@@ -108,8 +108,8 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="also e.")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    here = machine.describe()
-    print("\n".join(here.lines()), flush=True)
+    host = machine.describe()
+    print("\n".join(host.lines()), flush=True)
     bundle = read(options.bundle)
     scenes = dict(scenes_of(options))
     steps = load(bundle).steps
@@ -121,7 +121,7 @@ def main() -> None:
         compared += compare(steps, bundle, name, files, [spacing, *halved])
         again += kept_against_scratch(steps, bundle, name, files, [spacing, 2 * spacing, *halved])
     show(compared, again)
-    rates = served(options.bundle, list(scenes.values())[:CLIENTS], options.seconds) if options.seconds else {}
+    rates = scenes_per_second(options.bundle, list(scenes.values())[:CLIENTS], options.seconds) if options.seconds else {}
     if rates:
         print(f"c. scenes/s  {CLIENTS} clients {rates[CLIENTS]:.2f}, one {rates[1]:.2f}: {rates[CLIENTS] / rates[1]:.2f} times")
     share = share_of_peak(steps, bundle, next(iter(scenes.values())))
@@ -137,7 +137,7 @@ def main() -> None:
             "query_step": asdict(share),
             "vit_b": large,
         }
-        options.json.write_text(json.dumps({**machine.of_this_run(here, parser.prog), "figures": figures}, indent=2) + "\n")
+        options.json.write_text(json.dumps({**machine.result_head(host, parser.prog), "figures": figures}, indent=2) + "\n")
 
 
 def scenes_of(options: argparse.Namespace) -> Iterator[tuple[str, Files]]:
@@ -146,15 +146,15 @@ def scenes_of(options: argparse.Namespace) -> Iterator[tuple[str, Files]]:
     return read_scenes(options.scenes) if options.scenes else made_scenes()
 
 
-def compare(steps: LoadedSteps, bundle: Bundle, name: str, files: Files, spacings: Sequence[float]) -> Iterator[Comparison]:
+def compare(steps: LoadedSteps, bundle: Bundle, name: str, files: Files, spacings: Sequence[float]) -> Iterator[QueryComparison]:
     for spacing in spacings:
-        (adaptive, quick), (dense, slow) = (asked(steps, bundle, files, spacing, mode) for mode in ("adaptive", "dense"))
+        (adaptive, quick), (dense, slow) = (run_scene(steps, bundle, files, spacing, mode) for mode in ("adaptive", "dense"))
         lattice = Lattice(bundle.spec.space or Space(), spacing)
-        found, everything = (occupied(outputs, lattice) for outputs in (adaptive, dense))
+        found, everything = (occupied_cells(outputs, lattice) for outputs in (adaptive, dense))
         around = int(ndimage.binary_dilation(everything, EVERYWHERE).sum())
         parts, count = ndimage.label(everything & ~found, EVERYWHERE)
         coarse = lattice.count / lattice.stride() ** 3 * (2 if lattice.stride() == 4 else 1)
-        yield Comparison(
+        yield QueryComparison(
             scene=name,
             spacing=spacing,
             adaptive_queries=int(adaptive["queries"][0]),
@@ -168,51 +168,51 @@ def compare(steps: LoadedSteps, bundle: Bundle, name: str, files: Files, spacing
         )
 
 
-def asked(
+def run_scene(
     steps: LoadedSteps,
     bundle: Bundle,
     files: Files,
     spacing: float,
     mode: str,
-    kept: dict[str, NDArray[Any]] | None = None,
+    latent: dict[str, NDArray[Any]] | None = None,
     scene: str = "",
 ) -> tuple[dict[str, NDArray[Any]], float]:
-    """Outputs, and seconds from the arrays to them. scene: the name under which they are kept; empty: they are not."""
-    arrays, plan = prepared(bundle, files, spacing, mode, kept)
-    began = time.perf_counter()
+    """Return the outputs and the seconds they took. scene: name under which the worker caches them; empty: not cached."""
+    arrays, plan = prepare(bundle, files, spacing, mode, latent)
+    started_at = time.perf_counter()
     [state] = steps.start([arrays], [TASK.arguments(plan) | {"scene": scene}])
     while True:
         outcome = steps.step([state], [False])[0]
         if isinstance(outcome, Ended):
-            return dict(outcome.outputs), time.perf_counter() - began
+            return dict(outcome.outputs), time.perf_counter() - started_at
         state = outcome.state
 
 
-def prepared(
-    bundle: Bundle, files: Files, spacing: float, mode: str, kept: dict[str, NDArray[Any]] | None = None
+def prepare(
+    bundle: Bundle, files: Files, spacing: float, mode: str, latent: dict[str, NDArray[Any]] | None = None
 ) -> tuple[Arrays, ReconstructPlan]:
     camera: Any = {"fov": FOV} if "depth" in files else {}
     plan = TASK.plan(ReconstructOptions(spacing=spacing, mode=mode, **camera), bundle.spec)  # type: ignore[arg-type]
     decoder = Decoder(50_000_000)
-    return TASK.prepare(files, plan, bundle.spec, decoder)[0] if kept is None else TASK.prepare_again(kept, plan, decoder.limits), plan
+    return TASK.prepare(files, plan, bundle.spec, decoder)[0] if latent is None else TASK.prepare_again(latent, plan, decoder.limits), plan
 
 
-def occupied(outputs: dict[str, NDArray[Any]], lattice: Lattice, threshold: float = 0.1) -> NDArray[np.bool_]:
+def occupied_cells(outputs: dict[str, NDArray[Any]], lattice: Lattice, threshold: float = 0.1) -> NDArray[np.bool_]:
     grid = np.zeros(lattice.box, bool)
     grid[outputs["cells"][outputs["occupancy"] > threshold]] = True
     return grid.reshape(lattice.shape)
 
 
 def kept_against_scratch(steps: LoadedSteps, bundle: Bundle, name: str, files: Files, spacings: Sequence[float]) -> Iterator[Again]:
-    outputs, _ = asked(steps, bundle, files, (bundle.spec.space or Space()).spacing, "adaptive", scene=name)
+    outputs, _ = run_scene(steps, bundle, files, (bundle.spec.space or Space()).spacing, "adaptive", scene=name)
     latent = {name: outputs[name] for name in TASK.kept_arrays}
     for spacing in spacings:
-        _, kept = asked(steps, bundle, files, spacing, "adaptive", latent, scene=name)
-        _, scratch = asked(steps, bundle, files, spacing, "adaptive")
-        yield Again(name, spacing, kept, scratch)
+        _, again = run_scene(steps, bundle, files, spacing, "adaptive", latent, scene=name)
+        _, scratch = run_scene(steps, bundle, files, spacing, "adaptive")
+        yield Again(name, spacing, again, scratch)
 
 
-def served(bundle: Path, scenes: Sequence[Files], seconds: float) -> dict[int, float]:
+def scenes_per_second(bundle: Path, scenes: Sequence[Files], seconds: float) -> dict[int, float]:
     """Scenes/s by number of clients."""
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as folder:
         root = Path(folder, "bundles")
@@ -236,28 +236,28 @@ def _rate(url: str, scenes: Sequence[Files], seconds: float, clients: int) -> fl
                 done += 1
         return done
 
-    began = time.monotonic()
+    started_at = time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
         done = sum(pool.map(ask_until_the_end, range(clients)))
-    return done / (time.monotonic() - began)
+    return done / (time.monotonic() - started_at)
 
 
-def share_of_peak(steps: LoadedSteps, bundle: Bundle, files: Files) -> Share:
-    """The best of some rounds of each, in turns; on the threads that PyTorch has."""
-    arrays, plan = prepared(bundle, files, (bundle.spec.space or Space()).spacing, "dense")
+def share_of_peak(steps: LoadedSteps, bundle: Bundle, files: Files) -> PeakShare:
+    """Return the best of some rounds of each, round-robin, on PyTorch's current threads."""
+    arrays, plan = prepare(bundle, files, (bundle.spec.space or Space()).spacing, "dense")
     [state] = steps.start([arrays], [TASK.arguments(plan) | {"scene": ""}])
     config = read_config(MCCConfig, bundle.spec.config)
     work = 2 * steps.cost(state) * work_of_a_query(config)
     square = torch.rand(SIDE, SIDE)
     rates, peaks = [], []
     for _ in range(5):
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         steps.step([state], [False])
-        rates.append(work / (time.perf_counter() - began))
-        began = time.perf_counter()
+        rates.append(work / (time.perf_counter() - started_at))
+        started_at = time.perf_counter()
         torch.mm(square, square)
-        peaks.append(2 * SIDE**3 / (time.perf_counter() - began))
-    return Share(max(rates), max(peaks))
+        peaks.append(2 * SIDE**3 / (time.perf_counter() - started_at))
+    return PeakShare(max(rates), max(peaks))
 
 
 def published_size() -> dict[str, float]:
@@ -271,14 +271,14 @@ def published_size() -> dict[str, float]:
         "seen": np.stack([x, y, 0.3 * x], axis=-1),
         "asks": np.array([10**8, 60**3]),
     }
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     [state] = steps.start([job], [{"spacing": 0.1}])
     started = time.perf_counter()
     queries = steps.cost(state)
     steps.step([state], [False])
     ended = time.perf_counter()
     return {
-        "encoding s": started - began,
+        "encoding s": started - started_at,
         "step s": ended - started,
         "queries of a step": queries,
         "queries/s": queries / (ended - started),
@@ -302,7 +302,7 @@ def made_scenes() -> Iterator[tuple[str, Files]]:
 
 
 def rendered_scenes(path: Path, cache: Path) -> Iterator[tuple[str, Files]]:
-    """Views of a recipe's held-out objects in turns, each object's first one before any second one."""
+    """Yield views of a recipe's held-out objects, round-robin: the first view of each object before any second one."""
     from starters.data.renders.scenes import RenderedScenes, Renders
     from training import phases, recipe
     from training.data.rgbd import unprojected
@@ -333,9 +333,9 @@ def read_scenes(folder: Path) -> Iterator[tuple[str, Files]]:
         if (scene / "points.npy").is_file():
             points = np.load(scene / "points.npy", allow_pickle=False).astype(np.float32)
         else:
-            said = json.loads((scene / "camera.json").read_text(encoding="utf-8"))
+            camera = json.loads((scene / "camera.json").read_text(encoding="utf-8"))
             depth = np.load(scene / "depth.npy", allow_pickle=False).astype(np.float32)
-            points = Camera(*said["focal"], *said["centre"]).unproject(np.where(depth > 0, depth, np.float32(np.nan)))
+            points = Camera(*camera["focal"], *camera["centre"]).unproject(np.where(depth > 0, depth, np.float32(np.nan)))
         mask = {"mask": (scene / "mask.png").read_bytes()} if (scene / "mask.png").is_file() else {}
         yield scene.name, {"image": image, "points": _npy(points), **mask}
 
@@ -352,7 +352,7 @@ def _npy(array: NDArray[Any]) -> bytes:
     return file.getvalue()
 
 
-def show(compared: Sequence[Comparison], again: Sequence[Again]) -> None:
+def show(compared: Sequence[QueryComparison], again: Sequence[Again]) -> None:
     for spacing in sorted({one.spacing for one in compared}, reverse=True):
         of = [one for one in compared if one.spacing == spacing]
         fewer = [one.dense_queries / one.adaptive_queries for one in of]

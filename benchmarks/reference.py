@@ -34,11 +34,12 @@ def make_bundle(root: Path) -> Bundle:
     return write(root, spec, {name: tensor.contiguous() for name, tensor in model.state_dict().items()})
 
 
-def make_null_bundle(root: Path, name: str, milliseconds: float, **more: Any) -> Bundle:
-    """A bundle whose batches take a set time whatever their size and whose pictures stay small: it shows the cost of everything else.
+def make_null_bundle(root: Path, name: str, milliseconds: float, **overrides: Any) -> Bundle:
+    """Write a bundle whose batches take a set time whatever their size, and whose images stay small.
 
-    more: of its config, such as `steps`."""
-    config = {"milliseconds": milliseconds, "classes": 10, "tokens": 197, **more}
+    It shows the cost of everything but the network. overrides: further fields of its config, such as `steps`.
+    """
+    config = {"milliseconds": milliseconds, "classes": 10, "tokens": 197, **overrides}
     spec = _spec(name, "null", config, [f"class {index}" for index in range(10)], image_size=16)
     return write(root, spec, {})
 

@@ -2,7 +2,7 @@
 
 The service is what ships, in its default layout. Each round waits until nothing computes, reads how long a bare import of torch takes, then
 kills the worker with -9 and asks for one task at once; the time until the answer is what a client sees. Both are read in turns, since
-machines differ from minute to minute. What the same request takes of a worker that runs is told beside it: a reconstruction takes long.
+machines differ from minute to minute. The time of the same request in a running worker is printed next to it: a reconstruction takes long.
 Starts are read with an empty and with a filled cache, in turns, from the command to the first classification.
 
 Then classifications come at random times (a Poisson process), and the worker is killed among them: who waits how long, and who is refused.
@@ -29,34 +29,34 @@ import numpy as np
 import psutil
 
 from benchmarks import machine
-from benchmarks.load import Target, open_loop
+from benchmarks.load import LoadTarget, open_loop
 from opsin import Client
 
 PICTURE = Path("docs/pictures/flags/nepal.png")
 DRAWING, HOLE = Path("docs/pictures/drawings/daisy.png"), Path("docs/pictures/drawings/daisy-mask.png")
 VIDEO = Path("server/tasks/sample.mp4")
 SIDE = 112
-"""Pixels of the depth map of the reconstruction: a slanted plane."""
+"""Side in pixels of the depth map of the reconstruction, a slanted plane."""
 BUNDLES = Path("bundles")
 ROUNDS, OTHERS, STARTS = 10, 3, 3
 IDLE = 0.05
 """CPUs that the service's processes take together at most, in a second, once what a start left to do is done."""
 IDLE_SECONDS = 3
-"""So many seconds after each other."""
+"""Number of consecutive seconds that must be idle."""
 SETTLE_SECONDS = 120
-"""To wait for them at most."""
+"""Maximum time in seconds to wait for that."""
 START_SECONDS = 120
-"""For a first answer at most."""
+"""Timeout in seconds of a first answer."""
 ALLOWANCE = {"classify": 0.5, "inpaint": 1.2, "reconstruct": 1.2, "actions": 1.2}
-"""Seconds that an answer of each task may take beyond the bare import and what it takes of a worker that runs."""
+"""Maximum time in seconds that an answer takes on top of the bare import and of its time in a running worker, by task."""
 FIRST_ALLOWANCE = 3.0
-"""Seconds that an empty cache may cost the first answer."""
+"""Maximum time in seconds that an empty cache costs the first answer."""
 RATE = 10.0
 """Requests/s among which the worker is killed."""
 BEFORE_SECONDS, SECONDS = 5.0, 20.0
-"""Seconds of these requests: until the worker is killed, and in all."""
+"""Duration in seconds of these requests: until the worker is killed, and in total."""
 Row = tuple[float, float, int]
-"""Seconds from the beginning to a request, seconds from there to its answer, and the status; 0 is a broken connection."""
+"""Start in seconds since the first request, latency in seconds, and status; 0 is a broken connection."""
 Ask = Callable[[Client], object]
 
 
@@ -69,8 +69,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
 
-    here = machine.describe()
-    print("\n".join(here.lines()), flush=True)
+    host = machine.describe()
+    print("\n".join(host.lines()), flush=True)
     rounds = {"classify": arguments.rounds, **dict.fromkeys(("inpaint", "reconstruct", "actions"), arguments.others)}
     tasks: dict[str, dict[str, list[float]]] = {}
     with TemporaryDirectory() as folder:
@@ -80,7 +80,7 @@ def main() -> int:
                 if not count:
                     continue
                 tasks[task] = measure(client, supervisor, asks()[task], count)
-                _tell(task, tasks[task])
+                _print(task, tasks[task])
             _settle(supervisor)
             answers = asyncio.run(killed_under_load(url, PICTURE.read_bytes(), _worker(supervisor)))
         refused, longest = sum(status != 200 for *_, status in answers), max(seconds for _, seconds, _ in answers)
@@ -89,7 +89,10 @@ def main() -> int:
             flush=True,
         )
         starts = [
-            {name: first_answer(arguments.bundles, where) for name, where in (("empty", Path(folder) / str(number)), ("filled", cache))}
+            {
+                name: first_answer(arguments.bundles, start_cache)
+                for name, start_cache in (("empty", Path(folder) / str(number)), ("filled", cache))
+            }
             for number in range(arguments.starts)
         ]
     if starts:
@@ -98,12 +101,12 @@ def main() -> int:
         print(f"difference {median(empty) - median(filled):+.2f} s (allowed: {FIRST_ALLOWANCE} s)")
     if arguments.json:
         killed = {"at_s": BEFORE_SECONDS, "rate": RATE, "answers": answers}
-        figures: dict[str, Any] = machine.of_this_run(here, parser.prog) | {"tasks": tasks, "starts_s": starts, "killed": killed}
+        figures: dict[str, Any] = machine.result_head(host, parser.prog) | {"tasks": tasks, "starts_s": starts, "killed": killed}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 
 
-def _tell(task: str, read: Mapping[str, list[float]]) -> None:
+def _print(task: str, read: Mapping[str, list[float]]) -> None:
     beyond = [again - usual - bare for again, usual, bare in zip(read["again_s"], read["usual_s"], read["bare_import_s"], strict=True)]
     print(
         f"{task:<12} kill -9 to the answer {_seconds(read['again_s'])}; running worker {_seconds(read['usual_s'])}; bare import of torch "
@@ -113,7 +116,7 @@ def _tell(task: str, read: Mapping[str, list[float]]) -> None:
 
 
 def asks() -> Mapping[str, Ask]:
-    """A small request of each task."""
+    """Return a function that sends a small request, for each task."""
     across, down = np.meshgrid(*[np.linspace(-1.0, 1.0, SIDE, dtype=np.float32)] * 2)
     image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     points = np.stack([across, down, 2.0 + 0.3 * across], axis=-1)
@@ -131,15 +134,15 @@ def measure(client: Client, supervisor: psutil.Process, ask: Ask, rounds: int) -
     for _ in range(rounds):
         ask(client)
         _settle(supervisor)
-        read["bare_import_s"].append(_timed(_bare_import))
-        read["usual_s"].append(_timed(lambda: ask(client)))
+        read["bare_import_s"].append(_seconds_of(_bare_import))
+        read["usual_s"].append(_seconds_of(lambda: ask(client)))
         worker = _worker(supervisor)
 
-        def killed(worker: psutil.Process = worker) -> None:
+        def kill_and_ask(worker: psutil.Process = worker) -> None:
             worker.kill()
             ask(client)
 
-        read["again_s"].append(_timed(killed))
+        read["again_s"].append(_seconds_of(kill_and_ask))
     return read
 
 
@@ -170,12 +173,12 @@ def service(bundles: Path, cache: Path) -> Iterator[tuple[str, psutil.Process]]:
 
 
 async def killed_under_load(url: str, picture: bytes, worker: psutil.Process) -> list[Row]:
-    target = Target(f"{url}/v1/classify", [picture], "image/png")
-    began = time.monotonic()
+    target = LoadTarget(f"{url}/v1/classify", [picture], "image/png")
+    started_at = time.monotonic()
     asyncio.get_running_loop().call_later(BEFORE_SECONDS, worker.kill)
-    await open_loop(target, RATE, began + SECONDS)
+    await open_loop(target, RATE, started_at + SECONDS)
     target.close()
-    return [(round(one.intended - began, 3), round(one.finished - one.intended, 3), one.status) for one in target.answers]
+    return [(round(one.intended - started_at, 3), round(one.finished - one.intended, 3), one.status) for one in target.answers]
 
 
 def _listens(port: int) -> bool:
@@ -196,7 +199,7 @@ def _cpu_seconds(supervisor: psutil.Process) -> float:
     return float(sum(one.user + one.system for one in times))
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _seconds_of(work: Callable[[], object]) -> float:
     started = time.monotonic()
     work()
     return time.monotonic() - started

@@ -39,7 +39,7 @@ BATCHES = (1, 8)
 """Jobs that one call ends."""
 
 
-class Version:
+class ScriptVersion:
     """The scripts of one checkout, each call sent by its SHA-1, and the CPU time that they took."""
 
     def __init__(self, db: redis.Redis, cpu: Callable[[], int], checkout: Path) -> None:
@@ -78,7 +78,7 @@ class Version:
 
 
 def _admission(job: str) -> tuple[bytes, bytes]:
-    asked = Enqueued(
+    item = Enqueued(
         job,
         STREAM,
         "us",
@@ -92,7 +92,7 @@ def _admission(job: str) -> tuple[bytes, bytes]:
         low=False,
     )
     return msgspec.msgpack.encode(
-        AdmissionCall(msgspec.msgpack.decode(BOUNDS, type=Bounds), [Request([asked], again=False, place=False)])
+        AdmissionCall(msgspec.msgpack.decode(BOUNDS, type=Bounds), [Request([item], again=False, place=False)])
     ), MESSAGE
 
 
@@ -121,7 +121,7 @@ def main() -> None:
         os.sched_setaffinity(pid, {max(os.sched_getaffinity(0))})
         used = Path(f"/proc/{pid}/task/{pid}/schedstat")
         db = redis.Redis.from_url(server.url)
-        other, this = (Version(db, lambda: int(used.read_text().split()[0]), path) for path in (options.other, HERE))
+        other, this = (ScriptVersion(db, lambda: int(used.read_text().split()[0]), path) for path in (options.other, HERE))
         for number in range(options.rounds):
             for version in (other, this)[:: 1 if number % 2 else -1]:
                 version.round(options.jobs)

@@ -13,13 +13,12 @@ import httpx2
 from opsin.cli.own_service import own_service
 
 MEASURED_SECONDS = 300.0
-"""For measuring all bundles at most."""
+"""Timeout in seconds for measuring all bundles."""
 
 
 @contextmanager
 def running(bundles: Path, *, checkout: Path | None = None, **settings: object) -> Iterator[str]:
-    """The URL of a service whose bundles run in the form that was measured fastest. Settings as in `server.settings`; whatever the
-    environment says of others does not count.
+    """Start a service, measure its bundles, and yield its URL. Settings are those of `server.settings`, not the environment's.
 
     checkout: another one, with an environment of its own in `.venv`, whose service is started instead of this one's.
     """
@@ -32,7 +31,7 @@ def running(bundles: Path, *, checkout: Path | None = None, **settings: object) 
 
 
 def _await_measured(url: str) -> None:
-    """A bundle that nobody has measured is measured while nothing runs; until then nobody asks it and its speed is unknown."""
+    """Wait until every bundle is measured, which happens while nothing runs; before, its speed is unknown."""
     until = time.monotonic() + MEASURED_SECONDS
     while time.monotonic() < until:
         bundles = httpx2.get(f"{url}/v1/status", timeout=60).raise_for_status().json()["bundles"]

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine, reference, service
-from benchmarks.load import Report
+from benchmarks.load import LoadReport
 
 RESULTS = Path(__file__).parent / "results"
 SECTIONS = ("eta1", "etap", "latency", "open", "null")
@@ -32,8 +32,8 @@ FINALISTS = 3
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long to measure. Seconds."""
+class ServingDurations:
+    """Durations of the measurements, in seconds."""
 
     rounds: int
     sweep: float
@@ -41,20 +41,20 @@ class Plan:
     bound: float
     """Per layout in each reading of a bound."""
     warm: float
-    """Seconds of load before counting starts: the worker learns its batch size in this time."""
+    """Time in seconds under load before counting starts, in which the worker learns its batch size."""
     load: float
     """Per number of clients or rate."""
 
 
-FULL = Plan(rounds=5, sweep=2.0, bound=3.0, warm=6.0, load=10.0)
-QUICK = Plan(rounds=2, sweep=0.7, bound=1.5, warm=4.0, load=5.0)
+FULL = ServingDurations(rounds=5, sweep=2.0, bound=3.0, warm=6.0, load=10.0)
+QUICK = ServingDurations(rounds=2, sweep=0.7, bound=1.5, warm=4.0, load=5.0)
 
 
 @dataclass(frozen=True)
-class Ground:
+class ServingBenchmark:
     """Everything that the measurements of one run share."""
 
-    plan: Plan
+    plan: ServingDurations
     folder: Path
     dtype: str
     forward: list[dict[str, int]]
@@ -74,7 +74,7 @@ class Ground:
         return self.folder / "scores.npy"
 
 
-def prepare(folder: Path, plan: Plan, sections: Sequence[str], console: Console) -> Ground:
+def prepare(folder: Path, plan: ServingDurations, sections: Sequence[str], console: Console) -> ServingBenchmark:
     """Make bundle and pictures, find the faster dtype and the layouts worth measuring, compute the off-line answers."""
     reference.make_bundle(folder / "bundles")
     reference.write_pictures(folder / "pictures")
@@ -83,12 +83,12 @@ def prepare(folder: Path, plan: Plan, sections: Sequence[str], console: Console)
     dtype = max(fastest, key=lambda name: fastest[name]["images_per_second"])
     for name, speed in fastest.items():
         console.print(f"{name}: {speed['images_per_second']:.1f} images/s on one thread at batch {speed['layout']['batch']}")
-    wanted: list[Any] | None = None if "etap" in sections else []
-    process = _bounds(folder, dtype, plan.sweep, forward=[], process=wanted, scores=folder / "scores.npy")["process"]
+    process_layouts: list[Any] | None = None if "etap" in sections else []
+    process = _bounds(folder, dtype, plan.sweep, forward=[], process=process_layouts, scores=folder / "scores.npy")["process"]
     if process:
         plain = best(process)
         console.print(f"one process, {plain['layout']}: {plain['images_per_second']:.1f} images/s with decoding")
-    return Ground(plan, folder, dtype, forward=finalists(sweeps[dtype]["forward"]), process=finalists(process))
+    return ServingBenchmark(plan, folder, dtype, forward=finalists(sweeps[dtype]["forward"]), process=finalists(process))
 
 
 def _bounds(
@@ -119,7 +119,7 @@ def finalists(speeds: Sequence[dict[str, Any]]) -> list[dict[str, int]]:
     return [speed["layout"] for speed in ranked[:FINALISTS]]
 
 
-def efficiency(ground: Ground, sections: Sequence[str], console: Console) -> dict[str, Any]:
+def efficiency(ground: ServingBenchmark, sections: Sequence[str], console: Console) -> dict[str, Any]:
     """η₁ and η_P: rounds of bound, service, bound, service, …; each is divided by the mean of the readings on its two sides."""
     settings: dict[str, dict[str, object]] = {"eta1": {"threads": 1}, "etap": {}}
     results: dict[str, list[dict[str, Any]]] = {section: [] for section in settings if section in sections}
@@ -142,7 +142,7 @@ def efficiency(ground: Ground, sections: Sequence[str], console: Console) -> dic
     return {section: spread([entry["eta"] for entry in rounds]) | {"rounds": rounds} for section, rounds in results.items()}
 
 
-def _reading(ground: Ground) -> dict[str, float]:
+def _reading(ground: ServingBenchmark) -> dict[str, float]:
     """B and P now, those that are wanted, under the names of the figures that divide by them."""
     speeds = _bounds(ground.folder, ground.dtype, ground.plan.bound, forward=ground.forward, process=ground.process)
     readings = {"eta1": speeds["forward"], "etap": speeds["process"]}
@@ -153,13 +153,13 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def latency(ground: Ground) -> Report:
-    """One client alone: what the service adds to preparation and inference."""
+def latency(ground: ServingBenchmark) -> LoadReport:
+    """Measure with one client alone what the service adds to preparation and inference."""
     with service.running(ground.bundles, dtype=ground.dtype) as url:
         return _load(ground, url, clients=1, seconds=2 * ground.plan.load)
 
 
-def open_loop(ground: Ground) -> dict[str, Any]:
+def open_loop(ground: ServingBenchmark) -> dict[str, Any]:
     """Latency at set shares of the capacity that the same process just showed."""
     with service.running(ground.bundles, dtype=ground.dtype) as url:
         closed = [_load(ground, url, clients=clients) for clients in (1, 2, 4, *CLIENTS)]
@@ -171,7 +171,7 @@ def open_loop(ground: Ground) -> dict[str, Any]:
         }
 
 
-def null(folder: Path, plan: Plan) -> dict[str, list[Report]]:
+def null(folder: Path, plan: ServingDurations) -> dict[str, list[LoadReport]]:
     """Requests/s and latency where the model costs nothing, and where it costs 5 ms a batch."""
     for name, milliseconds in NULLS.items():
         reference.make_null_bundle(folder / "null", name, milliseconds)
@@ -186,16 +186,16 @@ def null(folder: Path, plan: Plan) -> dict[str, list[Report]]:
         }
 
 
-def _load(ground: Ground, url: str, *, clients: int = 0, rate: float | None = None, seconds: float | None = None) -> Report:
-    how = ["--clients", clients] if rate is None else ["--rate", rate]
-    how += ["--warm", ground.plan.warm, "--seconds", seconds or ground.plan.load, "--expected", ground.scores]
-    return burst(url, reference.NAME, ground.pictures, how)
+def _load(ground: ServingBenchmark, url: str, *, clients: int = 0, rate: float | None = None, seconds: float | None = None) -> LoadReport:
+    load_options = ["--clients", clients] if rate is None else ["--rate", rate]
+    load_options += ["--warm", ground.plan.warm, "--seconds", seconds or ground.plan.load, "--expected", ground.scores]
+    return burst(url, reference.NAME, ground.pictures, load_options)
 
 
-def burst(url: str, model: str, pictures: Path, how: Sequence[object]) -> Report:
+def burst(url: str, model: str, pictures: Path, load_options: Sequence[object]) -> LoadReport:
     """Run `benchmarks.load`. Raises RuntimeError if an answer failed or was another picture's, or none came: then no figure counts."""
     target = f"{url}/v1/classify?model={model}&merge=off"
-    report = Report(**json_of("benchmarks.load", ["--url", target, "--pictures", pictures, *how]))
+    report = LoadReport(**json_of("benchmarks.load", ["--url", target, "--pictures", pictures, *load_options]))
     if report.failures or report.wrong:
         raise RuntimeError(f"{report.answered} answers, {report.wrong} of them another picture's, failures: {report.failures or 'none'}")
     if not report.answered:
@@ -204,7 +204,7 @@ def burst(url: str, model: str, pictures: Path, how: Sequence[object]) -> Report
 
 
 def json_of(module: str, arguments: Sequence[object]) -> Any:
-    """The JSON that a benchmark module prints when it runs in a process of its own."""
+    """Run a benchmark module in a process of its own and return the JSON that it prints."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent.parent)
     return json.loads(finished.stdout)
@@ -222,7 +222,7 @@ def show_efficiency(figures: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def show_bursts(title: str, bursts: dict[str, Report], console: Console) -> None:
+def show_bursts(title: str, bursts: dict[str, LoadReport], console: Console) -> None:
     table = Table(
         "load",
         "answers/s",
@@ -275,10 +275,10 @@ def main() -> None:
 
     plan, sections = (QUICK if options.quick else FULL), options.only or SECTIONS
     plan = replace(plan, rounds=options.rounds or plan.rounds)
-    here = machine.describe()
-    console.print(*here.lines(), sep="\n")
+    host = machine.describe()
+    console.print(*host.lines(), sep="\n")
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    results: dict[str, Any] = machine.of_this_run(here, parser.prog) | {"plan": vars(plan), "started": started}
+    results: dict[str, Any] = machine.result_head(host, parser.prog) | {"plan": vars(plan), "started": started}
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
         folder = Path(name)
         if set(sections) - {"null"}:

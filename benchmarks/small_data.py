@@ -28,7 +28,7 @@ RECIPE = Path("training/recipes/folder-finetune.yaml")
 
 
 def shape_image(corners: int, generator: np.random.Generator) -> Image.Image:
-    """A dark shape of any place, size and colour, a little turned, on a light ground, with noise."""
+    """Draw a dark shape of any place, size and colour, slightly turned, on a light ground, with noise."""
     side = 2 * SIDE
     ground, colour = (tuple(map(int, generator.integers(*span, 3))) for span in ((150, 256), (0, 140)))
     drawn = Image.new("RGB", (side, side), ground)
@@ -54,14 +54,14 @@ def draw(folder: Path, each: int, seed: int) -> Path:
 
 
 def train(recipe: Path, folder: Path, seed: int, *options: str) -> tuple[str, float]:
-    """→ what it printed, seconds."""
+    """Train, and return the output and the seconds it took."""
     train_on, judge_by = folder / "train", folder / "val"
     changes = (f"seed={seed}", f"data.path={train_on}", f"release.quality.data.path={judge_by}")
     places = ("--runs", str(folder / "runs"), "--bundles", str(folder / "bundles"))
-    began = time.monotonic()
+    started_at = time.monotonic()
     command = [sys.executable, "-m", "training", str(recipe), *changes, *places, *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=dict(os.environ))
-    return done.stdout, time.monotonic() - began
+    return done.stdout, time.monotonic() - started_at
 
 
 def main() -> None:
@@ -76,8 +76,8 @@ def main() -> None:
             folder = Path(name)
             draw(folder / "train", options.images, seed)
             draw(folder / "val", options.images, 100 + seed)
-            said, answered = train(options.recipe, folder, seed, "--dry-run")
-            estimate = 60 * sum(float(minutes) for minutes in re.findall(r"about ([\d.]+) minutes on", said))
+            output, answered = train(options.recipe, folder, seed, "--dry-run")
+            estimate = 60 * sum(float(minutes) for minutes in re.findall(r"about ([\d.]+) minutes on", output))
             _, seconds = train(options.recipe, folder, seed)
             made = bundle.read(folder / "bundles" / "mine" / "1.0.0").spec
         right.append(float(made.quality["test_accuracy"]["value"]))

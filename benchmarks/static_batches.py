@@ -1,6 +1,6 @@
 """Waiting of jobs if batches were static: the usual way of serving jobs of several steps, to compare with. A simulation.
 
-A free slot takes what waits, first come first served, up to the largest batch. Rows that have finished leave, and the batch shrinks; nobody
+A free slot takes what waits, first come first served, up to the largest batch. Rows that have finished leave, and the batch shrinks; none
 joins until all have finished.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Arrival:
     at: float
-    """Seconds."""
+    """Time of the arrival in seconds."""
     steps: int
 
 

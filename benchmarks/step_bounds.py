@@ -36,16 +36,16 @@ while True:
 
 
 @dataclass(frozen=True)
-class Bound:
+class StepBound:
     size: int
     steps_per_second: float
     """Jobs × steps, of all slots."""
     longest: float
-    """Seconds of the longest step."""
+    """Time in seconds of the longest step."""
     median: float
 
 
-def measure(steps: LoadedSteps, layout: Layout, size: int, seconds: float) -> Bound:
+def measure(steps: LoadedSteps, layout: Layout, size: int, seconds: float) -> StepBound:
     pixels = np.full((16, 16, 3), 2, np.uint8)
     states = steps.start([{"pixels": pixels}] * size, [{}] * size)
 
@@ -53,21 +53,20 @@ def measure(steps: LoadedSteps, layout: Layout, size: int, seconds: float) -> Bo
         torch.set_num_threads(layout.threads)
         times = []
         until = time.monotonic() + seconds
-        while (began := time.monotonic()) < until:
+        while (started_at := time.monotonic()) < until:
             steps.step(states, [False] * size)
-            times.append(time.monotonic() - began)
+            times.append(time.monotonic() - started_at)
         return times
 
     with ThreadPoolExecutor(layout.slots) as pool:
         slots = list(pool.map(one_slot, range(layout.slots)))
     times = [taken for slot in slots for taken in slot]
-    return Bound(size, sum(len(slot) * size / sum(slot) for slot in slots), max(times), float(np.median(times)))
+    return StepBound(size, sum(len(slot) * size / sum(slot) for slot in slots), max(times), float(np.median(times)))
 
 
 @contextmanager
 def busy(cpus: float) -> Iterator[None]:
-    """Inside the `with` block a process computes for this share of the time, in turns of 10 ms: where CPUs are two threads of one core,
-    the other one gets slower."""
+    """Keep some CPUs busy during the `with` block, in turns of 10 ms: if CPUs are two threads of one core, the other one gets slower."""
     if cpus <= 0:
         yield
         return
@@ -83,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_bounds", description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each batch size")
-    parser.add_argument("--beside", type=float, default=0.0, help="CPUs that other work takes meanwhile")
+    parser.add_argument("--beside", type=float, default=0.0, help="CPUs that background load takes")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     options = parser.parse_args()
     layout = choose(load_settings())

@@ -1,11 +1,11 @@
-"""Jobs of several steps: `python -m benchmarks.steps`. Ratios of one run, over HTTP, beside bounds that are read in turns with them.
+"""Jobs of several steps: `python -m benchmarks.steps`. Ratios of one run, over HTTP, with bounds that are read in turns with them.
 
 a. Saturation: steps/s (jobs × steps) of the worker ÷ those of the bare loop at its best batch size, for jobs of 10, 50 and 250 steps;
-   and ÷ those of the same loop beside as much other work as HTTP, queue and load are: the CPUs of many machines are two threads of one
-   core, and what one does slows the other down.
+   and ÷ those of the same loop with as much background load as HTTP, queue and load generator cause: the CPUs of many machines are two
+   threads of one core, and what one does slows the other down.
 b. Joining: mean latency of jobs of 10 steps at 0.7 of capacity (Poisson arrivals) ÷ that of static batches, simulated with the same
    arrivals and the step times of the bare loop.
-c. Turns: the 99th percentile of a classification beside saturating steps, against the longest step (of the loop beside other work)
+c. Turns: the 99th percentile of a classification during saturating steps, against the longest step (of the loop with background load)
    + 1.5 × that percentile alone.
 
 Worker and bare loop have one torch thread: the other CPUs carry HTTP, queue and load. With `--threads 0` both take all CPUs, and the
@@ -53,12 +53,12 @@ METRIC = re.compile(r"^opsin_steps_total\{.*\} ([0-9.e+]+)$", re.MULTILINE)
 
 
 @dataclass
-class Figures:
-    """By round."""
+class StepFigures:
+    """Figures of all rounds."""
 
     served: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
-    bare_beside: list[float] = field(default_factory=list)
+    bare_under_load: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
     """CPUs that everything but the worker took."""
     joining: list[float] = field(default_factory=list)
@@ -66,11 +66,11 @@ class Figures:
     continuous: list[float] = field(default_factory=list)
     static: list[float] = field(default_factory=list)
     p99_alone: list[float] = field(default_factory=list)
-    p99_beside: list[float] = field(default_factory=list)
+    p99_under_load: list[float] = field(default_factory=list)
     longest_step: list[float] = field(default_factory=list)
 
 
-class Asking:
+class StepLoadClient:
     """Requests of one round."""
 
     def __init__(self, url: str, metrics: str) -> None:
@@ -91,16 +91,16 @@ class Asking:
         return sum(map(float, METRIC.findall(answer.text)))
 
     async def _ask(self, model: str, image: bytes) -> float:
-        began, patience = time.monotonic(), {"X-Request-Timeout": f"{TIMEOUT:.0f}"}
+        started_at, patience = time.monotonic(), {"X-Request-Timeout": f"{TIMEOUT:.0f}"}
         answer = await self.http.post("/v1/classify", params={"model": model}, content=image, headers=patience)
         answer.raise_for_status()
-        return time.monotonic() - began
+        return time.monotonic() - started_at
 
 
-class Saturated:
-    """Inside the `async with` block as many jobs of mixed lengths are under way as clients."""
+class SaturatingLoad:
+    """Load of as many jobs of mixed lengths as clients, during the `async with` block."""
 
-    def __init__(self, asking: Asking) -> None:
+    def __init__(self, asking: StepLoadClient) -> None:
         self._asking = asking
         self._clients: list[asyncio.Task[None]] = []
 
@@ -112,7 +112,7 @@ class Saturated:
         for client in self._clients:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
-        await asyncio.sleep(1.0)  # the worker drops what nobody waits for
+        await asyncio.sleep(1.0)  # the worker drops abandoned jobs
 
     async def _client(self, number: int) -> None:
         for turn in count(number):
@@ -126,17 +126,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the worker and of the bare loop; 0: as many as CPUs")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    here = machine.describe()
-    print("\n".join(here.lines()))
+    host = machine.describe()
+    print("\n".join(host.lines()))
     with tempfile.TemporaryDirectory(prefix="opsin-bench-") as name:
         figures = measure(Path(name), options.rounds, options.seconds, options.threads)
     show(figures)
     if options.json:
-        options.json.write_text(json.dumps({"machine": here.to_json(), "figures": vars(figures)}, indent=2) + "\n")
+        options.json.write_text(json.dumps({"machine": host.to_json(), "figures": vars(figures)}, indent=2) + "\n")
 
 
-def measure(folder: Path, rounds: int, seconds: float, threads: int) -> Figures:
-    bundles, figures = folder / "bundles", Figures()
+def measure(folder: Path, rounds: int, seconds: float, threads: int) -> StepFigures:
+    bundles, figures = folder / "bundles", StepFigures()
     toy = reference.make_null_bundle(bundles, TOY, 0.0, steps=list(TOTALS), width=768, layers=6)
     reference.make_null_bundle(bundles, SHORT, SHORT_MS)
     port = free_port()
@@ -144,24 +144,24 @@ def measure(folder: Path, rounds: int, seconds: float, threads: int) -> Figures:
         for number in range(rounds):
             bounds = bare(toy.path, threads)
             asyncio.run(one_round(url, f"http://127.0.0.1:{port}/metrics", bounds, seconds, number, figures))
-            beside = bare(toy.path, threads, figures.others[-1] if threads == 1 else 0.0)["bounds"]
-            best = max(beside, key=lambda bound: bound["steps_per_second"])
-            figures.bare_beside.append(best["steps_per_second"])
-            figures.longest_step.append(max(bound["longest"] for bound in beside if bound["size"] <= best["size"]))
+            under_load = bare(toy.path, threads, figures.others[-1] if threads == 1 else 0.0)["bounds"]
+            best = max(under_load, key=lambda bound: bound["steps_per_second"])
+            figures.bare_under_load.append(best["steps_per_second"])
+            figures.longest_step.append(max(bound["longest"] for bound in under_load if bound["size"] <= best["size"]))
     return figures
 
 
-async def one_round(url: str, metrics: str, bounds: dict[str, Any], seconds: float, seed: int, figures: Figures) -> None:
-    asking = Asking(url, metrics)
+async def one_round(url: str, metrics: str, bounds: dict[str, Any], seconds: float, seed: int, figures: StepFigures) -> None:
+    asking = StepLoadClient(url, metrics)
     best = max(bounds["bounds"], key=lambda bound: bound["steps_per_second"])
     async with asking.http:
         alone = [await asking.short() for _ in range(int(seconds * 20))]
-        async with Saturated(asking):
-            began, before, spent = time.monotonic(), await asking.steps(), others_seconds()
+        async with SaturatingLoad(asking):
+            started_at, before, spent = time.monotonic(), await asking.steps(), others_seconds()
             await asyncio.sleep(seconds)
-            took = time.monotonic() - began
+            took = time.monotonic() - started_at
             served, others = (await asking.steps() - before) / took, (others_seconds() - spent) / took
-            beside = [await asking.short() for _ in range(int(seconds * 20))]
+            under_load = [await asking.short() for _ in range(int(seconds * 20))]
         arrivals = poisson(LOAD * served / fmean(TOTALS), 3 * seconds, seed)
         continuous = await open_loop(asking, arrivals)
     static = latencies(arrivals, step_seconds(bounds), best["size"], bounds["slots"])
@@ -172,16 +172,16 @@ async def one_round(url: str, metrics: str, bounds: dict[str, Any], seconds: flo
     figures.static.append(fmean(static[index] for index in shortest))
     figures.joining.append(figures.continuous[-1] / figures.static[-1])
     figures.p99_alone.append(percentile(alone, 99))
-    figures.p99_beside.append(percentile(beside, 99))
+    figures.p99_under_load.append(percentile(under_load, 99))
     figures.others.append(others)
 
 
-async def open_loop(asking: Asking, arrivals: Sequence[Arrival]) -> list[float]:
+async def open_loop(asking: StepLoadClient, arrivals: Sequence[Arrival]) -> list[float]:
     """Latencies of jobs that come when they come."""
-    began = time.monotonic()
+    started_at = time.monotonic()
 
     async def one(arrival: Arrival) -> float:
-        await asyncio.sleep(began + arrival.at - time.monotonic())
+        await asyncio.sleep(started_at + arrival.at - time.monotonic())
         return await asking.toy(arrival.steps)
 
     return await asyncio.gather(*map(one, arrivals))
@@ -208,15 +208,15 @@ def others_seconds() -> float:
     return float(sum(sum(process.cpu_times()[:2]) for process in processes))
 
 
-def bare(bundle: Path, threads: int, beside: float = 0.0) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.step_bounds", str(bundle), "--beside", f"{beside:.3f}"]
+def bare(bundle: Path, threads: int, under_load: float = 0.0) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.step_bounds", str(bundle), "--beside", f"{under_load:.3f}"]
     finished = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=os.environ | {"OPSIN_THREADS": str(threads)})
     bounds: dict[str, Any] = json.loads(finished.stdout)
     return bounds
 
 
 def plain_image(value: int) -> bytes:
-    """A PNG of one colour, which stays what it is when it is resized."""
+    """Encode a PNG of one colour, which resizing does not change."""
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), (value, value, value)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -232,18 +232,18 @@ def free_port() -> int:
         return port
 
 
-def show(figures: Figures) -> None:
+def show(figures: StepFigures) -> None:
     saturation = [served / bare for served, bare in zip(figures.served, figures.bare, strict=True)]
     allowed = [step + 1.5 * alone for step, alone in zip(figures.longest_step, figures.p99_alone, strict=True)]
-    turns = [beside / limit for beside, limit in zip(figures.p99_beside, allowed, strict=True)]
-    beside_others = [served / bare for served, bare in zip(figures.served, figures.bare_beside, strict=True)]
+    turns = [under_load / limit for under_load, limit in zip(figures.p99_under_load, allowed, strict=True)]
+    ratios_under_load = [served / bare for served, bare in zip(figures.served, figures.bare_under_load, strict=True)]
     print(f"a. steps/s, served ÷ bare loop           {spread(saturation)}  ({spread(figures.served, 0)} ÷ {spread(figures.bare, 0)})")
     print(
-        f"   ÷ bare loop beside as much other work {spread(beside_others)}  (÷ {spread(figures.bare_beside, 0)}; others take "
+        f"   ÷ bare loop with background load      {spread(ratios_under_load)}  (÷ {spread(figures.bare_under_load, 0)}; others take "
         f"{spread(figures.others, 2)} CPUs)"
     )
     print(f"b. latency of 10 steps, joining ÷ static {spread(figures.joining)}  ({_ms(figures.continuous)} ÷ {_ms(figures.static)})")
-    parts = f"{_ms(figures.p99_beside)} ÷ {_ms(allowed)}; alone {_ms(figures.p99_alone)}"
+    parts = f"{_ms(figures.p99_under_load)} ÷ {_ms(allowed)}; alone {_ms(figures.p99_alone)}"
     print(f"c. p99 of a classification ÷ allowed     {spread(turns)}  ({parts})")
 
 

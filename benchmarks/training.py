@@ -1,4 +1,4 @@
-"""Cost of the training loop beside a bare one, and its waiting for data: `python -m benchmarks.training`.
+"""Cost of the training loop compared with a bare one, and its waiting for data: `python -m benchmarks.training`.
 
 The same ViT-S masked autoencoder on the same images in memory, by the loop and by the few lines of plain torch that it could be; they take
 turns, so that what else the machine does hits both. Waiting is measured on JPEG files that worker processes read.
@@ -62,7 +62,7 @@ def network(width: int, depth: int) -> MAE:
     return MAE(MAEConfig(width=width, depth=depth, heads=width // 64, decoder_width=256, decoder_depth=4, decoder_heads=8))
 
 
-def by_the_loop(source: Source, settings: LoopSettings, width: int, depth: int) -> Report:
+def run_loop(source: Source, settings: LoopSettings, width: int, depth: int) -> Report:
     objective = MAESettings().build(network(width, depth), Facts())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ def bare(source: InMemory, settings: LoopSettings, width: int, depth: int) -> fl
     model = network(width, depth).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     steps = round(settings.epochs * (len(source) // settings.batch_size))
-    began = time.monotonic()
+    started_at = time.monotonic()
     for step in range(steps):
         chosen = torch.arange(step * settings.batch_size, (step + 1) * settings.batch_size) % len(source)
         pixels = source.pixels[chosen].to(device)
@@ -88,7 +88,7 @@ def bare(source: InMemory, settings: LoopSettings, width: int, depth: int) -> fl
         optimiser.zero_grad()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return steps * settings.batch_size / (time.monotonic() - began)
+    return steps * settings.batch_size / (time.monotonic() - started_at)
 
 
 def write_jpegs(folder: Path, count: int) -> Path:
@@ -116,13 +116,13 @@ def main() -> None:
     settings = LoopSettings(epochs=1, batch_size=options.batch_size, precision=options.precision)
     shape = options.width, options.depth
     warm = settings.model_copy(update={"epochs": 2 / options.steps})
-    by_the_loop(memory, warm, *shape)
+    run_loop(memory, warm, *shape)
     bare(memory, warm, *shape)
-    rates = [(by_the_loop(memory, settings, *shape).rate, bare(memory, settings, *shape)) for _ in range(options.rounds)]
+    rates = [(run_loop(memory, settings, *shape).rate, bare(memory, settings, *shape)) for _ in range(options.rounds)]
     ratio = statistics.median(loop / plain for loop, plain in rates)
     with tempfile.TemporaryDirectory() as folder:
         files = Folder(path=write_jpegs(Path(folder), count)).open(Preparation(PREPROCESS, augment=Augment()))
-        read = by_the_loop(files, settings.model_copy(update={"workers": options.workers}), *shape)
+        read = run_loop(files, settings.model_copy(update={"workers": options.workers}), *shape)
 
     table = Table("", "images/s", "", box=None)
     table.add_row("bare loop, images in memory", f"{statistics.median(plain for _, plain in rates):.1f}", "")

@@ -52,7 +52,7 @@ reference.make_bundle(Path(sys.argv[1]) / "reference")
 
 
 @dataclass(frozen=True)
-class Version:
+class CheckoutVersion:
     """A checkout and the folder in which its bundles and pictures lie."""
 
     name: str
@@ -60,7 +60,7 @@ class Version:
     folder: Path
 
     def bundles(self, *names: str) -> Path:
-        """A folder of these bundles, which ship with this version."""
+        """Write a folder of these bundles, which ship with this version."""
         folder = self.folder / f"only-{names[0]}"
         if not folder.exists():
             for name in names:
@@ -73,10 +73,10 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningVersion:
     """A version's service."""
 
-    version: Version
+    version: CheckoutVersion
     url: str
     process: psutil.Process
 
@@ -86,19 +86,19 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Figure:
+class VersionFigure:
     """Something to measure; `better` says which direction is."""
 
     label: str
     unit: str
     better: str
-    bundles: Callable[[Version], Path]
+    bundles: Callable[[CheckoutVersion], Path]
     """Served while it is measured."""
-    measure: Callable[[Running, float], dict[str, float]]
-    """Its value under its label; further values that are only shown."""
+    measure: Callable[[RunningVersion, float], dict[str, float]]
+    """Function that measures the figure and values that are only shown, by label."""
 
 
-def requests_without_model(running: Running, seconds: float) -> dict[str, float]:
+def requests_without_model(running: RunningVersion, seconds: float) -> dict[str, float]:
     """Requests/s with 16 clients, images of 1 KB and a model that costs nothing; microseconds of CPU per request of each process."""
     before = cpu_seconds(running.process)
     report = burst(running.url, NULL, running.pictures.parent / "small", ["--clients", 16, "--warm", WARM, "--seconds", seconds])
@@ -109,34 +109,36 @@ def requests_without_model(running: Running, seconds: float) -> dict[str, float]
     }
 
 
-def overhead_alone(running: Running, seconds: float) -> dict[str, float]:
+def overhead_alone(running: RunningVersion, seconds: float) -> dict[str, float]:
     """Milliseconds that the service adds to preparation and inference of one client's requests: median of total − prepare − inference."""
     return {ALONE: burst(running.url, reference.NAME, running.pictures, ["--clients", 1, "--warm", WARM, "--seconds", seconds]).overhead_ms}
 
 
-def images_of_the_reference(running: Running, seconds: float) -> dict[str, float]:
+def images_of_the_reference(running: RunningVersion, seconds: float) -> dict[str, float]:
     """Images/s of the reference bundle with 16 clients."""
     return {
         IMAGES: burst(running.url, reference.NAME, running.pictures, ["--clients", 16, "--warm", WARM, "--seconds", seconds]).per_second
     }
 
 
-def steps_of_inpainting(running: Running, seconds: float) -> dict[str, float]:
+def steps_of_inpainting(running: RunningVersion, seconds: float) -> dict[str, float]:
     """Steps/s of the inpainting that ships, saturated."""
     image = next(running.pictures.iterdir()).read_bytes()
     query = {"mask": "center", "steps": STEPS, "method": "network"}
-    return {INPAINTING: STEPS * answered(f"{running.url}/v1/inpaint", image, "image/jpeg", query, INPAINTERS, seconds)}
+    return {INPAINTING: STEPS * answers_per_second(f"{running.url}/v1/inpaint", image, "image/jpeg", query, INPAINTERS, seconds)}
 
 
-def frames_of_actions(running: Running, seconds: float) -> dict[str, float]:
+def frames_of_actions(running: RunningVersion, seconds: float) -> dict[str, float]:
     """Frames/s of the actions bundle that ships, as many clips at once as there are CPUs."""
     with av.open(str(CLIP)) as clip:
         frames = sum(1 for packet in clip.demux(video=0) if packet.size)
-    clips = answered(f"{running.url}/v1/actions", CLIP.read_bytes(), "video/mp4", {"detail": "fast"}, os.cpu_count() or 1, 2 * seconds)
+    clips = answers_per_second(
+        f"{running.url}/v1/actions", CLIP.read_bytes(), "video/mp4", {"detail": "fast"}, os.cpu_count() or 1, 2 * seconds
+    )
     return {ACTIONS: frames * clips}
 
 
-def answered(url: str, content: bytes, media_type: str, query: Mapping[str, Any], clients: int, seconds: float) -> float:
+def answers_per_second(url: str, content: bytes, media_type: str, query: Mapping[str, Any], clients: int, seconds: float) -> float:
     """Answers a second in a closed loop, between the first and the last that came after it is warm."""
     came: list[float] = []
     warm, end = time.monotonic() + WARM, time.monotonic() + WARM + seconds
@@ -174,11 +176,11 @@ IMAGES = "reference bundle, 16 clients"
 INPAINTING = "inpainting, saturated"
 ACTIONS = "actions, a clip for each CPU"
 FIGURES = (
-    Figure(NO_MODEL, "requests/s", "higher", lambda version: version.folder / "null", requests_without_model),
-    Figure(ALONE, "ms", "lower", lambda version: version.folder / "reference", overhead_alone),
-    Figure(IMAGES, "images/s", "higher", lambda version: version.folder / "reference", images_of_the_reference),
-    Figure(INPAINTING, "steps/s", "higher", lambda version: version.bundles("inpaint"), steps_of_inpainting),
-    Figure(ACTIONS, "frames/s", "higher", lambda version: version.bundles("actions", "movenet", "actions-lart"), frames_of_actions),
+    VersionFigure(NO_MODEL, "requests/s", "higher", lambda version: version.folder / "null", requests_without_model),
+    VersionFigure(ALONE, "ms", "lower", lambda version: version.folder / "reference", overhead_alone),
+    VersionFigure(IMAGES, "images/s", "higher", lambda version: version.folder / "reference", images_of_the_reference),
+    VersionFigure(INPAINTING, "steps/s", "higher", lambda version: version.bundles("inpaint"), steps_of_inpainting),
+    VersionFigure(ACTIONS, "frames/s", "higher", lambda version: version.bundles("actions", "movenet", "actions-lart"), frames_of_actions),
 )
 
 
@@ -186,8 +188,8 @@ Values = dict[str, dict[str, list[float]]]
 """Label → version → one value per round."""
 
 
-def compare(figures: Sequence[Figure], versions: Sequence[Version], rounds: int, seconds: float, console: Console) -> Values:
-    """The order of the versions changes from round to round."""
+def compare(figures: Sequence[VersionFigure], versions: Sequence[CheckoutVersion], rounds: int, seconds: float, console: Console) -> Values:
+    """Measure all figures of both versions, in an order that changes from round to round."""
     values: Values = {}
     for figure in figures:
         with ExitStack() as stack:
@@ -202,21 +204,21 @@ def compare(figures: Sequence[Figure], versions: Sequence[Version], rounds: int,
 
 
 @contextmanager
-def serving(version: Version, bundles: Path) -> Iterator[Running]:
+def serving(version: CheckoutVersion, bundles: Path) -> Iterator[RunningVersion]:
     others = psutil.Process().children()
     with service.running(bundles, checkout=version.checkout) as url:
         [process] = [child for child in psutil.Process().children() if child not in others]
-        yield Running(version, url, process)
+        yield RunningVersion(version, url, process)
 
 
 def show(values: Mapping[str, Mapping[str, Sequence[float]]], console: Console) -> None:
-    told = {figure.label: f"{figure.label} ({figure.unit}, {figure.better} is better)" for figure in FIGURES}
+    titles = {figure.label: f"{figure.label} ({figure.unit}, {figure.better} is better)" for figure in FIGURES}
     table = Table("", "other", "this", "this ÷ other, median of rounds", "min", "max", title="Two versions, measured in turn")
-    for label in sorted(values, key=lambda label: label not in told):
+    for label in sorted(values, key=lambda label: label not in titles):
         other, this = values[label]["other"], values[label]["this"]
         ratios = [new / old for new, old in zip(this, other, strict=True)]
         medians = [f"{statistics.median(series):.2f}" for series in (other, this, ratios)]
-        table.add_row(told.get(label, f"  {label}"), *medians, f"{min(ratios):.2f}", f"{max(ratios):.2f}")
+        table.add_row(titles.get(label, f"  {label}"), *medians, f"{min(ratios):.2f}", f"{max(ratios):.2f}")
     console.print(table)
 
 
@@ -225,7 +227,7 @@ def main() -> None:
     parser.add_argument("other", type=Path, help="the checkout to compare with")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="of counted load per measurement")
-    parser.add_argument("--only", choices=[figure.label for figure in FIGURES], action="append", help="these figures, in place of all")
+    parser.add_argument("--only", choices=[figure.label for figure in FIGURES], action="append", help="only these figures")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(*machine.describe().lines(), sep="\n")
@@ -234,8 +236,8 @@ def main() -> None:
         reference.write_pictures(folder / "pictures")
         reference.write_small_pictures(folder / "small")
         versions = [
-            Version("other", options.other.resolve(), folder / "other"),
-            Version("this", HERE, folder / "this"),
+            CheckoutVersion("other", options.other.resolve(), folder / "other"),
+            CheckoutVersion("this", HERE, folder / "this"),
         ]
         for version in versions:
             subprocess.run([version.python, "-c", MAKE_BUNDLES, str(version.folder)], cwd=version.checkout, check=True)

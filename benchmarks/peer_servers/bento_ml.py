@@ -10,7 +10,7 @@ ANSWER = {"predictions": [{"label": f"class {index}", "index": index, "score": 0
 
 
 @bentoml.service(workers=1, traffic={"timeout": 60})
-class Null:
+class NullService:
     @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=10_000)
     def predict(self, image: list[str]) -> list[dict[str, Any]]:
         return [ANSWER] * len(image)

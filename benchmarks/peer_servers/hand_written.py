@@ -1,4 +1,4 @@
-"""A server that somebody writes in an afternoon: FastAPI, a queue and a loop that takes what is there. `python hand_written.py PORT`."""
+"""A minimal server, written by hand: FastAPI, a queue and a loop that takes what is queued. `python hand_written.py PORT`."""
 
 from __future__ import annotations
 

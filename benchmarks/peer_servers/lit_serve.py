@@ -11,7 +11,7 @@ import litserve
 ANSWER = {"predictions": [{"label": f"class {index}", "index": index, "score": 0.1} for index in range(5)]}
 
 
-class Null(litserve.LitAPI):
+class NullAPI(litserve.LitAPI):
     def setup(self, device: str) -> None:
         pass
 
@@ -26,5 +26,5 @@ class Null(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Null(max_batch_size=16, batch_timeout=0.001), accelerator="cpu")
+    server = litserve.LitServer(NullAPI(max_batch_size=16, batch_timeout=0.001), accelerator="cpu")
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning")

@@ -6,7 +6,7 @@ from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
 
-class Null(MLModel):
+class NullRuntime(MLModel):
     async def load(self) -> bool:
         return True
 

@@ -36,7 +36,7 @@ CLASS_NOUNS = vocabulary(
 MODULE_NOUNS = vocabulary(
     "training merging masking pooling sampling blending timing embedding matching tracking rendering distributed supervised labelled "
     "batching scaling spacing warping padding encoding decoding tokenizing hashing signing streaming loading speed typing string "
-    "fetching routing logging tuning windowing importing serving pretraining preprocessing inpainting embed unsupported pending"
+    "fetching routing logging tuning windowing importing serving compiled pretraining preprocessing inpainting embed unsupported pending"
 )
 MAX_TEST_NAME = 60
 MAX_LINES = 400

@@ -28,18 +28,18 @@ def test_arithmetic_promises_what_the_documentation_says(name: str, r: int, rati
 def test_deeper_networks_have_longer_third_stages() -> None:
     sizes = clips.SIZES["published"]
     for config, deep in (
-        (sizes.plain, reversible.deepened(sizes.plain, 48)),
-        (sizes.reversible, reversible.deepened(sizes.reversible, 48)),
+        (sizes.plain, reversible.deepen(sizes.plain, 48)),
+        (sizes.reversible, reversible.deepen(sizes.reversible, 48)),
     ):
         assert [deep.heads_of(block) for block in (0, 1, 3, 45, 46, 47)] == [1, 2, 4, 4, 8, 8]
         assert deep.grid_of(46) == config.grid_of(14)
-    assert reversible.deepened(sizes.plain, 16) == sizes.plain and reversible.deepened(sizes.reversible, 16) == sizes.reversible
+    assert reversible.deepen(sizes.plain, 16) == sizes.plain and reversible.deepen(sizes.reversible, 16) == sizes.reversible
 
 
 @pytest.mark.slow
 def test_reversible_networks_keep_less_as_they_grow() -> None:
     sizes = clips.SIZES["tiny"]
-    pairs = (reversible.deepened(sizes.plain, 64), sizes.plain), (reversible.deepened(sizes.reversible, 64), sizes.reversible)
+    pairs = (reversible.deepen(sizes.plain, 64), sizes.plain), (reversible.deepen(sizes.reversible, 64), sizes.reversible)
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as children:
         (kept, _), (recomputed, _) = (children.apply(reversible.training_step, pair) for pair in pairs)
     assert kept > recomputed, "MiB"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import uvloop
 
-from benchmarks.load import Answer, Target, closed_loop, open_loop, run, summarise
+from benchmarks.load import LoadAnswer, LoadTarget, closed_loop, open_loop, run, summarise
 
 Handler = Callable[[bytes], Awaitable[tuple[str, bytes]]]
 PICTURES = [b"picture-0", b"picture-1", b"picture-2"]
@@ -57,7 +57,7 @@ async def test_an_open_loop_sends_on_while_the_service_says_nothing() -> None:
         return "200 OK", classified(body)
 
     async with http_server(answer) as url:
-        target = Target(url, PICTURES)
+        target = LoadTarget(url, PICTURES)
         await open_loop(target, rate=200.0, until=time.monotonic() + 0.5)
         target.close()
     assert len(target.answers) == len(waiting) >= 10
@@ -76,7 +76,7 @@ async def test_a_closed_loop_keeps_as_many_requests_in_flight_as_it_has_clients(
         return "200 OK", classified(body)
 
     async with http_server(answer) as url:
-        target = Target(url, PICTURES)
+        target = LoadTarget(url, PICTURES)
         await closed_loop(target, clients=4, until=time.monotonic() + 1.0)
         target.close()
     assert most == 4
@@ -98,7 +98,7 @@ async def test_answers_of_other_pictures_and_failures_are_counted() -> None:
     for picture in range(3):
         expected[picture, picture], expected[picture, (picture + 1) % 3] = 0.9, 0.1
     async with http_server(answer) as url:
-        target = Target(url, PICTURES)
+        target = LoadTarget(url, PICTURES)
         start = time.monotonic()
         await closed_loop(target, clients=1, until=start + 0.2)
         target.close()
@@ -115,7 +115,7 @@ async def test_a_lost_connection_is_a_failure_with_its_reason() -> None:
         raise ConnectionResetError
 
     async with http_server(answer) as url:
-        target = Target(url, PICTURES)
+        target = LoadTarget(url, PICTURES)
         start = time.monotonic()
         await target.ask(0, start)
     report = summarise(target.answers, mode="closed", clients=1, rate=None, start=start, seconds=3600.0, expected=None)
@@ -126,7 +126,7 @@ async def test_a_lost_connection_is_a_failure_with_its_reason() -> None:
 def test_throughput_counts_whole_batches() -> None:
     """Eight answers every second, from 0.4 s on: eight per second wherever the window begins and ends."""
     body = classified(PICTURES[0])
-    answers = [Answer(0, 0.0, 0.4 + batch + 0.001 * number, 200, body) for batch in range(10) for number in range(8)]
+    answers = [LoadAnswer(0, 0.0, 0.4 + batch + 0.001 * number, 200, body) for batch in range(10) for number in range(8)]
     for start, seconds in ((2.0, 5.0), (2.3, 5.3), (2.9, 4.6)):
         report = summarise(answers, mode="closed", clients=8, rate=None, start=start, seconds=seconds, expected=None)
         assert report.per_second == pytest.approx(8.0)

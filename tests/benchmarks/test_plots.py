@@ -63,7 +63,7 @@ def test_phases_and_what_is_left_fill_a_request() -> None:
 
 def test_a_request_that_was_refused_is_told_from_those_that_were_answered() -> None:
     answers = [[0.5, 0.1, 200], [1.0, 3.0, 200], [1.5, 2.0, 503]]
-    drawn = plots.killed({**RUN, "killed": {"at_s": 0.9, "rate": 10.0, "answers": answers}})
+    drawn = plots.plot_killed({**RUN, "killed": {"at_s": 0.9, "rate": 10.0, "answers": answers}})
     assert "× 503" in words(drawn)
     assert any("2 were answered, 1 were not" in said for said in words(drawn))
     assert not any("not answers" in said for said in words(drawn))
@@ -71,7 +71,7 @@ def test_a_request_that_was_refused_is_told_from_those_that_were_answered() -> N
 
 def test_the_command_is_told_without_where_its_figures_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["x", "bundle", "--json", "/elsewhere/x.json", "--most", "4", "--json=y"])
-    assert machine.of_this_run(machine.describe(), "python -m benchmarks.x")["command"] == "python -m benchmarks.x bundle --most 4"
+    assert machine.result_head(machine.describe(), "python -m benchmarks.x")["command"] == "python -m benchmarks.x bundle --most 4"
 
 
 @pytest.mark.parametrize("name", plots.PLOTS)

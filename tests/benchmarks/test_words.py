@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from benchmarks import infinity, pairs, words
+from benchmarks import infinity, text_pairs, words
 from models.loading import load
 from models.systems.image_text.tokenizer import Tokenizer
 
@@ -23,15 +23,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["maws", "flip", "cit"])
 def test_tokenisers_fit_their_networks_and_know_the_words_of_labels(cache: Path, name: str) -> None:
-    pair = pairs.make_pair(cache, name, "tiny")
-    found = Tokenizer.open(pair.bundle).encode(pairs.labels(20, 4))
+    pair = text_pairs.make_pair(cache, name, "tiny")
+    found = Tokenizer.open(pair.bundle).encode(text_pairs.labels(20, 4))
     assert not found.truncated.any() and len({tuple(row) for row in found.tokens.tolist()}) == 20
     written = pair.bundle.weights_path.stat().st_mtime_ns
-    assert pairs.make_pair(cache, name, "tiny").bundle.weights_path.stat().st_mtime_ns == written
+    assert text_pairs.make_pair(cache, name, "tiny").bundle.weights_path.stat().st_mtime_ns == written
 
 
 def test_arithmetic_counts_the_pieces_of_each_text(cache: Path) -> None:
-    pair = pairs.make_pair(cache, "maws", "tiny")
+    pair = text_pairs.make_pair(cache, "maws", "tiny")
     short, long = pair.text_flops(["of the", "of the of the of the"])
     pieces = Tokenizer.open(pair.bundle).encode(["of the", "of the of the of the"]).visible.sum(axis=1).tolist()
     attention = [2 * 2 * 2 * length * length * 32 for length in pieces]  # two products in each of two blocks
@@ -41,13 +41,13 @@ def test_arithmetic_counts_the_pieces_of_each_text(cache: Path) -> None:
 
 
 def test_the_loop_pads_every_text_to_the_longest(cache: Path) -> None:
-    pair = pairs.make_pair(cache, "cit", "tiny")
+    pair = text_pairs.make_pair(cache, "cit", "tiny")
     assert pair.padding().encode(["of"]).tokens.shape == (1, pair.text.length)
-    assert pairs.texts_per_second(load(pair.bundle), pair.padding(), pairs.captions(5, seed=0), batch=2) > 0
+    assert text_pairs.texts_per_second(load(pair.bundle), pair.padding(), text_pairs.captions(5, seed=0), batch=2) > 0
 
 
 def test_another_server_gets_every_weight(cache: Path, tmp_path: Path) -> None:
-    pair = pairs.make_pair(cache, "maws", "tiny")
+    pair = text_pairs.make_pair(cache, "maws", "tiny")
     infinity.write_model(pair.bundle, tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert (config["max_length"], config["text_config"]["vocab_size"]) == (pair.text.length, 3000)

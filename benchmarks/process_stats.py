@@ -1,4 +1,4 @@
-"""Figures of running processes, looked at while something else is done."""
+"""Statistics of running processes, read while something else runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 
 
 def worker() -> psutil.Process | None:
-    """The worker of the service that this process has started; None: there is none just now."""
+    """Return the worker of the service that this process has started, or None if it is not running."""
     for process in psutil.Process().children(recursive=True):
         try:
             if "worker" in process.cmdline()[:5]:
@@ -22,19 +22,19 @@ def worker() -> psutil.Process | None:
 
 @contextmanager
 def largest(measure: Callable[[], Mapping[str, float]], every: float) -> Iterator[dict[str, float]]:
-    """The largest value of each figure that is seen during the `with` block. `measure` is called every so many seconds, in a thread."""
-    most: dict[str, float] = {}
+    """Yield the largest value of each figure during the `with` block. `measure` is called at this interval, in a thread."""
+    peaks: dict[str, float] = {}
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(every):
             for name, value in measure().items():
-                most[name] = max(most.get(name, value), value)
+                peaks[name] = max(peaks.get(name, value), value)
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield most
+        yield peaks
     finally:
         ended.set()
         thread.join()

@@ -48,16 +48,16 @@ CONFIGS: Mapping[Size, Mapping[str, Any]] = {
 }
 """MAWS ViT-B/16 with XLM-R base, FLIP-B/16, CiT MoCo-v3 ViT-B/16 with BERT-base."""
 LEARNED_PIECES = 8000
-"""At most so many pieces of a tokenizer are learned from the documentation; the rest fills its vocabulary up and stands in no text."""
+"""Maximum number of word pieces that a tokenizer learns from the documentation. The rest fills its vocabulary up and occurs in no text."""
 FILLER_SCORE = -20.0
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket")
 CAPTION_WORDS = (10.0, 0.6)
 """Median, and standard deviation of the logarithm, of the number of words in a caption."""
-LONGEST_CAPTION = 60
+MAX_CAPTION_WORDS = 60
 """Words."""
 
 
-class Pair:
+class BenchmarkPair:
     """A pair in a folder of bundles of its own, and what arithmetic says of it."""
 
     def __init__(self, bundle: Bundle) -> None:
@@ -68,7 +68,7 @@ class Pair:
         self._config = read_config(type(CONFIGS["tiny"][bundle.spec.name]), bundle.spec.config)
         self._tokenizer = Tokenizer.open(bundle)
         self._flops: dict[int, TowerFlops] = {}
-        """By number of word pieces."""
+        """Operations by number of word pieces."""
 
     def flops(self, length: int) -> TowerFlops:
         """Operations for an image, and for a text of so many word pieces."""
@@ -81,22 +81,22 @@ class Pair:
         return [self.flops(length).text for length in self._tokenizer.encode(texts).visible.sum(axis=1).tolist()]
 
     def padding(self) -> Tokenizer:
-        """Its tokenizer, told to pad every text to the longest that it reads."""
+        """Return its tokenizer, which pads every text to the maximum length."""
         text = self.text.model_copy(update={"padding": "length"})
         return Tokenizer.open(Bundle(path=self.bundle.path, spec=self.bundle.spec.model_copy(update={"text": text})))
 
 
-def make_pair(root: Path, name: str, size: Size) -> Pair:
-    """The pair NAME in the folder of bundles `root/NAME`, as it lies there or written now; its weights are drawn from seed 0."""
+def make_pair(root: Path, name: str, size: Size) -> BenchmarkPair:
+    """Return the pair NAME in the folder of bundles `root/NAME`. Write it with weights of seed 0 unless it exists."""
     folder, config = root / name, CONFIGS[size][name]
-    bundle = _written(folder / name / VERSION, config)
+    bundle = _read_written(folder / name / VERSION, config)
     if bundle is None:
         bundle = _write(folder, name, config)
-    return Pair(bundle)
+    return BenchmarkPair(bundle)
 
 
-def _written(path: Path, config: Any) -> Bundle | None:
-    """The bundle that lies there, if it has this config."""
+def _read_written(path: Path, config: Any) -> Bundle | None:
+    """Return the existing bundle if it has this config."""
     try:
         found = read(path)
     except BundleError:
@@ -130,14 +130,14 @@ def _spec(name: str, config: Any) -> BundleSpec:
 
 
 def _sentencepiece(vocabulary: int) -> bytes:
-    """A unigram model of XLM-R's kind, which has two pieces less than the network has rows: <pad> and <mask> come by the import."""
+    """Train a unigram model of XLM-R's kind. It has two pieces less than the network has rows: the import adds <pad> and <mask>."""
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-    written, wanted = io.BytesIO(), vocabulary - 2
+    written, size = io.BytesIO(), vocabulary - 2
     SentencePieceTrainer.train(
         sentence_iterator=iter(_lines()),
         model_writer=written,
-        vocab_size=min(LEARNED_PIECES, wanted),
+        vocab_size=min(LEARNED_PIECES, size),
         model_type="unigram",
         normalization_rule_name="nmt_nfkc",
         hard_vocab_limit=False,
@@ -147,7 +147,7 @@ def _sentencepiece(vocabulary: int) -> bytes:
     content = written.getvalue()
     learned = SentencePieceProcessor(model_proto=content).get_piece_size()
     # a field of a Protocol Buffers message that is repeated may be appended to the file
-    return content + b"".join(_piece(f"⟨{number}⟩") for number in range(wanted - learned))
+    return content + b"".join(_piece(f"⟨{number}⟩") for number in range(size - learned))
 
 
 def _piece(text: str) -> bytes:
@@ -190,7 +190,7 @@ def captions(count: int, seed: int) -> list[str]:
     """Captions whose numbers of words are log-normal: most are short, a few long."""
     generator = np.random.default_rng(seed)
     median, spread = CAPTION_WORDS
-    lengths = np.exp(generator.normal(np.log(median), spread, count)).round().clip(1, LONGEST_CAPTION).astype(int)
+    lengths = np.exp(generator.normal(np.log(median), spread, count)).round().clip(1, MAX_CAPTION_WORDS).astype(int)
     return [" ".join(generator.choice(words(), length)) for length in lengths]
 
 
@@ -219,7 +219,7 @@ def texts_per_second(loop: LoadedModel, tokenizer: Tokenizer, texts: Sequence[st
         return {"word_ids": tokens, "visible": np.ones_like(tokens)}
 
     loop.forward(encode(0), {})
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     for first in range(0, len(texts), batch):
         loop.forward(encode(first), {})
-    return len(texts) / (time.perf_counter() - began)
+    return len(texts) / (time.perf_counter() - started_at)
