@@ -149,7 +149,7 @@ class InProcessService:
         plan = self._task.plan(InpaintOptions(seed=0, method=method), self._spec)
         [arrays] = self._task.prepare(_item(case), plan, self._spec, self._decoder)
         files = {name: arrays.pop(name) for name in self._task.unread_arrays}
-        [state] = self._steps.start([{name: np.array(array) for name, array in arrays.items()}], [self._task.arguments(plan)])
+        [state] = self._steps.start([{name: np.array(array) for name, array in arrays.items()}], [self._task.arguments(plan, {})])
         while not hasattr(outcome := self._steps.step([state], [False])[0], "outputs"):
             state = outcome.state  # type: ignore[union-attr]
         made = {}

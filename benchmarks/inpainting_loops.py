@@ -43,7 +43,7 @@ class InpaintLoop:
         model = load(bundle, device=self.layout.device, packed=True)
         assert model.steps is not None
         self.steps: LoadedSteps = model.steps
-        self._arrays = TASKS[bundle.spec.task].sample(bundle.spec)
+        self._arrays = TASKS[bundle.spec.task].samples(bundle.spec)[0]
 
     def box_step(self, *, packs: bool) -> Callable[[], object]:
         """Return a step of jobs whose holes are boxes of up to three quarters of each side."""

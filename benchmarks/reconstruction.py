@@ -180,7 +180,7 @@ def run_scene(
     """Return the outputs and the seconds they took. scene: name under which the worker caches them; empty: not cached."""
     arrays, plan = prepare(bundle, files, spacing, mode, latent)
     started_at = time.perf_counter()
-    [state] = steps.start([arrays], [TASK.arguments(plan) | {"scene": scene}])
+    [state] = steps.start([arrays], [TASK.arguments(plan, {}) | {"scene": scene}])
     while True:
         outcome = steps.step([state], [False])[0]
         if isinstance(outcome, Ended):
@@ -194,7 +194,7 @@ def prepare(
     camera: Any = {"fov": FOV} if "depth" in files else {}
     plan = TASK.plan(ReconstructOptions(spacing=spacing, mode=mode, **camera), bundle.spec)  # type: ignore[arg-type]
     decoder = Decoder(50_000_000)
-    return TASK.prepare(files, plan, bundle.spec, decoder)[0] if latent is None else TASK.prepare_again(latent, plan, decoder.limits), plan
+    return TASK.prepare(files, plan, bundle.spec, decoder)[0] if latent is None else TASK.prepare_followup(latent, plan, decoder.limits), plan
 
 
 def occupied_cells(outputs: dict[str, NDArray[Any]], lattice: Lattice, threshold: float = 0.1) -> NDArray[np.bool_]:
@@ -245,7 +245,7 @@ def _rate(url: str, scenes: Sequence[Files], seconds: float, clients: int) -> fl
 def share_of_peak(steps: LoadedSteps, bundle: Bundle, files: Files) -> PeakShare:
     """Return the best of some rounds of each, round-robin, on PyTorch's current threads."""
     arrays, plan = prepare(bundle, files, (bundle.spec.space or Space()).spacing, "dense")
-    [state] = steps.start([arrays], [TASK.arguments(plan) | {"scene": ""}])
+    [state] = steps.start([arrays], [TASK.arguments(plan, {}) | {"scene": ""}])
     config = read_config(MCCConfig, bundle.spec.config)
     work = 2 * steps.cost(state) * work_of_a_query(config)
     square = torch.rand(SIDE, SIDE)

@@ -74,7 +74,7 @@ def measure_recordings(
         jobs = [_prepared(task, recording, plans[OFF], bundle.spec, decoder) for recording in some]
         with _enough_memory(bundle.spec):
             for name, plan in plans.items():
-                scores[name] += _scores(steps, some, jobs, task.arguments(plan))
+                scores[name] += _scores(steps, some, jobs, task.arguments(plan, {}))
         advance(len(some))
     stacked = {name: np.stack(rows) for name, rows in scores.items()}
     for name, rows in stacked.items():
@@ -127,11 +127,11 @@ def measure_steps(bundle: Bundle, use: Use, loader: Loader) -> Throughput:
     task, plans, layout = _task(bundle.spec), _plans(bundle.spec, use), loader.layout
     steps = load(bundle, device=layout.device, packed=True).steps
     assert steps is not None
-    samples = (task.sample(bundle.spec), *task.other_samples(bundle.spec))
+    samples = task.samples(bundle.spec)
     job = next(job for job in samples if ("sound" in job) == (use != "sight"))
 
     def seconds(name: str, size: int) -> float:
-        return _seconds(steps, layout, [job] * size, task.arguments(plans[name]))
+        return _seconds(steps, layout, [job] * size, task.arguments(plans[name], {}))
 
     with _enough_memory(bundle.spec):
         size = probe(layout.largest_batch, lambda size, _: Took(took := seconds(OFF, size), took)).best

@@ -7,7 +7,7 @@ seconds; or the arrays of `server.media.person_tracks`, and `info` as far as it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +22,7 @@ from models.systems.actions.detection_scale import Detail
 from server.media import person_tracks, video
 from server.media.images import Decoder
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
+from server.tasks.capabilities import ControlsBatching, EchoesArrays, OffersFiles, OffersTensors, Plans, Previews, TakesSteps
 from server.tasks.options import InvalidOption, Options
 
 MP4 = "video/mp4"
@@ -134,14 +135,24 @@ class ActionsPreview(msgspec.Struct, frozen=True):
     people: list[Person]
 
 
-class Actions(Task[ActionsOptions, ActionsPlan]):
+class Actions(
+    Task[ActionsOptions, ActionsPlan],
+    Plans[ActionsOptions, ActionsPlan],
+    OffersFiles[ActionsOptions, ActionsPlan],
+    ControlsBatching[ActionsPlan],
+    TakesSteps[ActionsPlan],
+    Previews[ActionsPlan],
+    EchoesArrays,
+    OffersTensors[ActionsPlan],
+):
+    """Who does what when in a video.
+
+    People are found, followed and labelled, one set of labels for each second of a person; scores are sigmoids. With `Accept: video/mp4`
+    the answer is the clip with boxes, skeletons and labels drawn into it. In place of a video, tracks that were found before can be sent:
+    the `people` of an answer as they are, or an .npz.
+    """
+
     name = "actions"
-    summary = "Who does what when in a video"
-    description = (
-        "People are found, followed and labelled, one set of labels for each second of a person; scores are sigmoids. "
-        "With `Accept: video/mp4` the answer is the clip with boxes, skeletons and labels drawn into it. "
-        "In place of a video, tracks that were found before can be sent: the `people` of an answer as they are, or an .npz."
-    )
     parts = (
         Part("video", "video", f"{video.NAMES}, told apart by their bytes.", required=False),
         Part("tracks", "file", "Tracks of people as JSON or .npz.", required=False),
@@ -164,7 +175,6 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
     )
     media_types = (JSON, MP4)
     echoed_arrays = ("video", "info")
-    takes_long = True
 
     def plan(self, asked: ActionsOptions, spec: BundleSpec) -> ActionsPlan:
         if asked.top_k is not None and asked.top_k > len(spec.labels):
@@ -193,7 +203,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
         """Videos of any kind take their windows together."""
         return "any"
 
-    def arguments(self, plan: ActionsPlan) -> dict[str, Any]:
+    def arguments(self, plan: ActionsPlan, shapes: Shapes) -> dict[str, Any]:
         return {"start_s": plan.start_s, "end_s": plan.end_s, "people": plan.people, "detail": plan.detail}
 
     def present(self, outputs: Sequence[Outputs], plan: ActionsPlan, spec: BundleSpec, media_type: str) -> ActionsAnswer | File:
@@ -211,7 +221,7 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
     def preview(self, arrays: Outputs, plan: ActionsPlan, spec: BundleSpec) -> ActionsPreview:
         return ActionsPreview(_people(arrays, plan, spec))
 
-    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
+    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.parts)
         return inputs, (Tensor("people", "BYTES", (1,)), Tensor("info", "FP64", (5,)))
 
@@ -221,29 +231,24 @@ class Actions(Task[ActionsOptions, ActionsPlan]):
         people[:, 0] = [msgspec.json.encode(_people(one, plan, spec)) for one in outputs]
         return {"people": people, "info": np.stack([one["info"] if "video" in one else np.zeros(5) for one in outputs])}, {}
 
-    def result_bound(self, plan: ActionsPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+    def result_bound(self, plan: ActionsPlan, spec: BundleSpec, arrays: Arrays) -> int:
         """The file, and twice what can be told of everybody: in the answer, and in a preview."""
         rate = spec.clip.rate if spec.clip is not None else 30.0
         labelled = SECOND_BYTES + 4 * len(spec.labels)
         asked = (plan.end_s or inf) - (plan.start_s or 0.0)
-        seconds = min(asked, sizes["milliseconds"] / 1000) + 2  # where it begins and ends
-        if "person" in sizes:  # tracks: seconds in which nobody was seen are labelled, too
-            sightings = sizes["person"] // np.dtype(np.int32).itemsize
+        duration = float(np.ptp(arrays["time"])) if arrays.get("time", NOBODY).size else float(arrays["info"][4])
+        seconds = min(asked, int(1000 * duration) / 1000) + 2  # where it begins and ends
+        if "person" in arrays:  # tracks: seconds in which nobody was seen are labelled, too
+            sightings = len(arrays["person"])
             told = sightings * ROW_BYTES + seconds * labelled * min(person_tracks.MOST_PEOPLE, sightings)
         else:
             told = seconds * (rate * ROW_BYTES + labelled) * (plan.people or int(spec.config.get("people", USUAL_PEOPLE)))
-        return sizes.get("video", 0) + SMALL_ARRAYS + int(2 * told)
+        video_bytes = arrays["video"].nbytes if "video" in arrays else 0
+        return video_bytes + SMALL_ARRAYS + int(2 * told)
 
-    def sizes(self, arrays: Arrays) -> dict[str, int]:
-        """The duration beside the bytes."""
-        seconds = float(np.ptp(arrays["time"])) if arrays.get("time", NOBODY).size else float(arrays["info"][4])
-        return {**super().sizes(arrays), "milliseconds": int(1000 * seconds)}
-
-    def sample(self, spec: BundleSpec) -> Arrays:
-        return {
-            "video": np.frombuffer(SAMPLE.read_bytes(), np.uint8),
-            "info": np.array([384.0, 256.0, 15.0, SAMPLE_FRAMES, SAMPLE_FRAMES / 15]),
-        }
+    def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
+        info = np.array([384.0, 256.0, 15.0, SAMPLE_FRAMES, SAMPLE_FRAMES / 15])
+        return ({"video": np.frombuffer(SAMPLE.read_bytes(), np.uint8), "info": info},)
 
 
 def _of_tracks(content: bytes, seconds: float) -> Arrays:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from models.bundle import BundleSpec
+from models.registry import architectures
 from server.tasks.actions import Actions
 from server.tasks.base import Task
+from server.tasks.capabilities import SelectsBundles
 from server.tasks.classify.clips import ClassifyClips
 from server.tasks.classify.images import Classify
 from server.tasks.embedding.embed import Embed
@@ -27,8 +29,15 @@ TASKS: Mapping[str, Task[Any, Any]] = {
 }
 
 
+def route_of(task: Task[Any, Any]) -> str:
+    """Return the name of the route that answers for a task."""
+    return (task.route if isinstance(task, SelectsBundles) else "") or task.name
+
+
 ROUTES: Mapping[str, tuple[Task[Any, Any], ...]] = {
-    task.name: (task, *(other for other in TASKS.values() if other.route == task.name)) for task in TASKS.values() if not task.route
+    task.name: (task, *(other for other in TASKS.values() if other is not task and route_of(other) == task.name))
+    for task in TASKS.values()
+    if route_of(task) == task.name
 }
 """Name of a route → the tasks behind it, the one of its name first."""
 
@@ -42,12 +51,31 @@ class Default:
     """Empty: whatever parts come."""
 
 
+def default_name(task: Task[Any, Any], parts: Collection[str]) -> str:
+    """Return the name under which DEFAULTS and `OPSIN_DEFAULT_MODELS` have the default bundle for requests with these parts."""
+    return "-".join((route_of(task), *(sorted(parts) if part_sets(task) != ((),) else ())))
+
+
+def part_sets(task: Task[Any, Any]) -> tuple[tuple[str, ...], ...]:
+    return task.part_sets if isinstance(task, SelectsBundles) else ((),)
+
+
 DEFAULTS: Mapping[str, Default] = {
-    task.default_name(parts): Default(task, frozenset(parts)) for task in TASKS.values() for parts in task.part_sets
+    default_name(task, parts): Default(task, frozenset(parts)) for task in TASKS.values() for parts in part_sets(task)
 }
 
 
+def serves(task: Task[Any, Any], spec: BundleSpec) -> bool:
+    """Return whether a task serves a bundle: one of its `bundle_tasks`, or of another `task` if the bundle answers on the route that it
+    shares and its architecture can be queried, as for the vectors of MAE's autoencoders but not of MAE-ST's."""
+    bundle_tasks, route = (task.bundle_tasks, task.route) if isinstance(task, SelectsBundles) else ((), "")
+    if spec.task not in (bundle_tasks or (task.name,)) or spec.answers != (route or spec.task):
+        return False
+    architecture = architectures().get(spec.architecture)
+    return spec.task == route_of(task) or architecture is None or architecture.serves(spec.task)
+
+
 def main_task(spec: BundleSpec) -> Task[Any, Any] | None:
-    """The task of the bundle's own, or the first that serves it; None: nothing does yet."""
+    """Return the task of the bundle's own name, or the first that serves it; None: nothing does yet."""
     own = TASKS.get(spec.task)
-    return own if own is not None and own.serves(spec) else next((task for task in TASKS.values() if task.serves(spec)), None)
+    return own if own is not None and serves(own, spec) else next((task for task in TASKS.values() if serves(task, spec)), None)

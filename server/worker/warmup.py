@@ -203,7 +203,7 @@ def run_at_once(layout: Layout, work: Callable[[], Any]) -> float:
 
 def sample(spec: BundleSpec, size: int) -> Arrays:
     """The arrays of a job that its task calls usual, `size` times. Raises BundleError."""
-    return {name: np.stack([array] * size) for name, array in _task(spec).sample(spec).items()}
+    return {name: np.stack([array] * size) for name, array in _task(spec).samples(spec)[0].items()}
 
 
 def _task(spec: BundleSpec) -> Task[Any, Any]:
@@ -320,5 +320,5 @@ def _run(model: LoadedModel, layout: Layout, size: int, run: Run, backends: Back
 
 def _run_others(model: LoadedModel) -> None:
     """Run one job of every other kind that the bundle takes. Raises ValueError where it gives no answer."""
-    for arrays in _task(model.spec).other_samples(model.spec):
+    for arrays in _task(model.spec).samples(model.spec)[1:]:
         check(model.forward({name: array[None] for name, array in arrays.items()}, {}), 1, model.spec)

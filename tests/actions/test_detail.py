@@ -94,7 +94,7 @@ def test_a_step_has_the_fewer_rows_the_closer_it_looks(detail: str, windows: int
 
 def test_plans_that_were_stored_without_detail_mean_what_they_meant() -> None:
     stored = {"top_k": 1, "threshold": 0.0, "start_s": None, "end_s": None, "people": None}
-    assert actions.arguments(msgspec.convert(stored, ActionsPlan))["detail"] == "fast"
+    assert actions.arguments(msgspec.convert(stored, ActionsPlan), {})["detail"] == "fast"
 
 
 def test_a_bundle_whose_thresholds_do_not_fit_its_labels_is_refused(tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ def test_a_result_keeps_within_the_room_that_was_kept_for_it(steps: ActionSteps,
     plan = ActionsPlan(top_k=1, threshold=0.0, start_s=None, end_s=None, people=people)
     for asked in (job(two_people(90)), crowd(40, [0.0, 0.5, 0.6]), crowd(2, [1000.0, 1030.0])):
         [told] = finish(steps, asked, people=people)
-        bound = TASKS["actions"].result_bound(plan, spec, TASKS["actions"].sizes({name: array.numpy() for name, array in asked.items()}))
+        bound = TASKS["actions"].result_bound(plan, spec, {name: array.numpy() for name, array in asked.items()})
         taken = sum(array.nbytes for array in told.values())
         assert taken <= bound <= 20 * taken + 20_000
 

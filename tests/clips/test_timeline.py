@@ -178,7 +178,7 @@ def test_so_much_room_is_kept_for_an_answer(tmp_path: Path, name: str) -> None:
     arrays |= {"sound": torch.from_numpy(np.tile(NOISE, 4))} if name == "both" else {}
     largest = 0
     with torch.inference_mode():
-        (state,) = steps.start([arrays], [task.arguments(plan)])
+        (state,) = steps.start([arrays], [task.arguments(plan, {})])
         while True:
             (outcome,) = steps.step([state], [True])
             if isinstance(outcome, Finished):

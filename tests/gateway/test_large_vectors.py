@@ -24,7 +24,7 @@ async def answered(outputs: list[dict[str, Any]], **options: Any) -> dict[str, A
     unused: Any = None  # vectors are no scenes
     presenting = Presenting(unused, FairExecutor(2), MemoryBudget(1 << 30))
     planned = Planned(TASK, SPEC, TASK.plan(EmbedOptions(**options), SPEC))
-    assert TASK.presents_aside(outputs, planned.plan)
+    assert TASK.present_in_thread(outputs, planned.plan)
     response = await presenting.respond(planned, outputs, TIMING, "application/json", client="", key_name="", request_id="one")
     await presenting.close()
     body: dict[str, Any] = json.loads(response.body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import jsonschema
@@ -23,6 +23,7 @@ from server.media.images import Decoder
 from server.queue.gateway.quotas import Claim, Held, Ledger, Reservation
 from server.settings import Settings
 from server.tasks.base import Arrays, Item, Outputs, Part, Task
+from server.tasks.capabilities import OffersFiles
 from server.tasks.options import Options
 
 
@@ -38,22 +39,19 @@ class Painted(msgspec.Struct):
     width: int
 
 
-class Paint(Task[PaintOptions, PaintOptions]):
+class Paint(Task[PaintOptions, PaintOptions], OffersFiles[PaintOptions, PaintOptions]):
+    """Paint."""
+
     name = "paint"
-    summary = "Paint"
     parts = (
         Part("image", "image", "What to paint on.", max_count=None),
         Part("mask", "image", "Where.", required=False),
         Part("text", "text", "What.", max_count=2, required=False),
     )
     options = PaintOptions
-    plan_type = PaintOptions
     answer = Painted
     example: ClassVar[dict[str, int]] = {"width": 1}
     media_types = ("image/png", "application/json")
-
-    def plan(self, asked: PaintOptions, spec: BundleSpec) -> PaintOptions:
-        return asked
 
     def prepare(self, item: Item, plan: PaintOptions, spec: BundleSpec, decoder: Decoder) -> list[Arrays]:
         return []
@@ -61,11 +59,11 @@ class Paint(Task[PaintOptions, PaintOptions]):
     def present(self, outputs: Sequence[Outputs], plan: PaintOptions, spec: BundleSpec, media_type: str) -> Painted:
         return Painted(1)
 
-    def result_bound(self, plan: PaintOptions, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+    def result_bound(self, plan: PaintOptions, spec: BundleSpec, arrays: Arrays) -> int:
         return 0
 
-    def sample(self, spec: BundleSpec) -> Arrays:
-        return {}
+    def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
+        return ({},)
 
 
 INTERFACE = TaskInterface.of(Paint())

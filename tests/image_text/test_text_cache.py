@@ -41,5 +41,5 @@ async def test_an_asynchronous_job_holds_no_more_vectors_than_a_record_may(url: 
         for number, answered in ((1000, whole), (300, some)):
             plan: Any = answered.plan
             assert len(plan.vectors) == number
-            missing = [text for job in TASK.prepare_beside(plan, spec) for text in job["places"][job["lengths"] > 0].tolist()]
+            missing = [text for job in TASK.prepare_texts(plan, spec) for text in job["places"][job["lengths"] > 0].tolist()]
             assert sorted(missing) == list(range(number, 1000))  # these are read again

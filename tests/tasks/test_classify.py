@@ -83,14 +83,14 @@ def test_a_bucket_holds_what_may_run_together() -> None:
     three, named, off = plan(bundle, merge="3"), ClassifyPlan(1, "named", (3, 3, 3, 3)), plan(bundle, merge="off")
     assert TASK.bucket(three, bundle, SHAPES) == TASK.bucket(named, bundle, SHAPES) != TASK.bucket(off, bundle, SHAPES)
     assert TASK.bucket(three, bundle, SHAPES) != TASK.bucket(three, bundle, {"pixels": (64, 64, 3)})
-    assert TASK.arguments(three) == TASK.arguments(named) == {"merge": [3, 3, 3, 3]}
+    assert TASK.arguments(three, {}) == TASK.arguments(named, {}) == {"merge": [3, 3, 3, 3]}
 
 
 def test_traced_jobs_have_batches_of_their_own() -> None:
     bundle = spec()
     traced, plain = plan(bundle, merge="3", trace=True), plan(bundle, merge="3")
     assert TASK.bucket(traced, bundle, SHAPES) != TASK.bucket(plain, bundle, SHAPES)
-    assert TASK.arguments(traced) == {"merge": [3, 3, 3, 3], "trace": True}
+    assert TASK.arguments(traced, {}) == {"merge": [3, 3, 3, 3], "trace": True}
     with pytest.raises(InvalidOption, match="nothing to trace") as refusal:
         plan(spec(architecture="mvit", ladder=[]), trace=True)
     assert refusal.value.field == "trace"

@@ -169,7 +169,7 @@ def test_plans_can_be_stored() -> None:
 
 def test_jobs_of_all_options_share_a_bucket_and_take_their_own_arguments() -> None:
     assert TASK.bucket(plan(steps=3, samples=2), SPEC, {}) == TASK.bucket(plan(deterministic=True), SPEC, {})
-    assert TASK.arguments(plan(steps=3, samples=2, seed=9, inject_known=False)) == {
+    assert TASK.arguments(plan(steps=3, samples=2, seed=9, inject_known=False), {}) == {
         "sampler": "ddim",
         "steps": 3,
         "eta": 0.0,
@@ -377,7 +377,7 @@ def test_the_room_for_a_result_is_enough() -> None:
     for options in ({"steps": 2}, {"samples": 4}, {"size": "tile"}, {"method": "exemplar", "samples": 3}, {"method": "network-exemplar"}):
         chosen = plan(**options)
         arrays = prepared(encoded(noise(50, 60)), encoded(white(50, 60, (5, 5, 40, 40))), chosen)
-        bound = TASK.result_bound(chosen, SPEC, {name: array.nbytes for name, array in arrays.items()})
+        bound = TASK.result_bound(chosen, SPEC, arrays)
         assert sum(array.nbytes for array in painted(arrays, chosen.samples).values()) + arrays.get("pixels", NOTHING).nbytes <= bound
 
 
@@ -404,7 +404,7 @@ def test_a_bundle_names_its_usual_temperature() -> None:
     assert (plan().temperature, plan(temperature=0.5).temperature) == (1.0, 0.5)
     calm = spec(temperature=0.0)
     assert (plan(calm).temperature, plan(calm, temperature=1.0).temperature) == (0.0, 1.0)
-    assert TASK.arguments(plan(calm))["temperature"] == 0.0
+    assert TASK.arguments(plan(calm), {})["temperature"] == 0.0
     assert b"temperature" in calm.to_bytes() and b"temperature" not in SPEC.to_bytes()
 
 

@@ -17,7 +17,9 @@ from server.queue.gateway.fleet import Fleet
 from server.queue.messages import UNLOADED, ServedBundle, WorkerInfo
 from server.quoting import QUOTED, quoted
 from server.settings import Settings
-from server.tasks.registry import DEFAULTS, ROUTES, Default
+from server.tasks import capabilities, registry
+from server.tasks.capabilities import SelectsBundles
+from server.tasks.registry import DEFAULTS, ROUTES, Default, route_of
 
 State = Literal["ready", "loading", "unloading", "unavailable", "unloaded"]
 
@@ -117,8 +119,9 @@ class Directory:
         if configured is not None:
             return self.choose(fleet, configured, task)
         wanted = DEFAULTS[task]
-        known = [spec for spec in loaded(fleet, task) if wanted.task.serves(spec) and takes(spec, wanted)]
-        known = [spec for spec in known if wanted.task.answers(spec)] or known
+        known = [spec for spec in loaded(fleet, task) if registry.serves(wanted.task, spec) and takes(spec, wanted)]
+        if isinstance(wanted.task, SelectsBundles):
+            known = [spec for spec in known if wanted.task.answers(spec)] or known
         fitting = _best_fit(coming(fleet, known) or known, wanted)
         if len({spec.name for spec in fitting}) == 1:
             return newest(fleet, fitting)
@@ -156,7 +159,7 @@ class Directory:
             return unavailable(*refused)
         if task is None:
             return Problem(Kind.UNKNOWN_MODEL, f"{quoted(wanted)} is not served; known: {known}", "model")
-        other, route = newest(fleet, named(fleet.specs.values(), wanted)), DEFAULTS[task].task.route_name
+        other, route = newest(fleet, named(fleet.specs.values(), wanted)), route_of(DEFAULTS[task].task)
         if other is not None and not serves(task, other):
             why = refusal(fleet, other)
             what = f"is unavailable: {why}" if why else f"is for {other.answers or other.task}"
@@ -167,7 +170,7 @@ class Directory:
 def _no_default(fleet: Fleet, task: str) -> Problem:
     """None of the bundles is meant where a request names none. task: one of DEFAULTS."""
     default = DEFAULTS[task]
-    known = [spec for spec in loaded(fleet, task) if default.task.serves(spec) and takes(spec, default)]
+    known = [spec for spec in loaded(fleet, task) if registry.serves(default.task, spec) and takes(spec, default)]
     suitable = listed(fleet, coming(fleet, known) or known)
     hint = f"(the operator can choose one: OPSIN_DEFAULT_MODELS__{task.upper().replace('-', '_')})"
     if default.parts:
@@ -188,7 +191,7 @@ def _no_default(fleet: Fleet, task: str) -> Problem:
 
 def _takes(spec: BundleSpec, route: str) -> str:
     """The parts that a bundle needs, or any of which it takes."""
-    parts = next(task for task in ROUTES[route] if task.serves(spec)).takes(spec)
+    parts = capabilities.takes(next(task for task in ROUTES[route] if registry.serves(task, spec)), spec)
     needed = [part.name for part in parts if part.required]
     return " and ".join(needed) or " or ".join(part.name for part in parts)
 
@@ -209,7 +212,7 @@ def loaded(fleet: Fleet, task: str | None) -> list[BundleSpec]:
 def serves(task: str, spec: BundleSpec) -> bool:
     """Whether a bundle answers on the route of one of DEFAULTS. One that can never be asked is nobody's default, which readiness would wait
     for."""
-    return any(one.serves(spec) for one in ROUTES[DEFAULTS[task].task.route_name])
+    return any(registry.serves(one, spec) for one in ROUTES[route_of(DEFAULTS[task].task)])
 
 
 def coming(fleet: Fleet, specs: Iterable[BundleSpec]) -> list[BundleSpec]:
@@ -218,13 +221,15 @@ def coming(fleet: Fleet, specs: Iterable[BundleSpec]) -> list[BundleSpec]:
 
 
 def _best_fit(specs: Sequence[BundleSpec], wanted: Default) -> list[BundleSpec]:
-    least = min((wanted.task.misfit(spec, wanted.parts) for spec in specs), default=0)
-    return [spec for spec in specs if wanted.task.misfit(spec, wanted.parts) == least]
+    if not isinstance(wanted.task, SelectsBundles):
+        return list(specs)
+    least = min((wanted.task.mismatch(spec, wanted.parts) for spec in specs), default=0)
+    return [spec for spec in specs if wanted.task.mismatch(spec, wanted.parts) == least]
 
 
 def takes(spec: BundleSpec, wanted: Default) -> bool:
     """Whether a bundle that the task serves takes the parts that this kind of request brings."""
-    parts = {part.name: part.required for part in wanted.task.takes(spec)}
+    parts = {part.name: part.required for part in capabilities.takes(wanted.task, spec)}
     return not wanted.parts or (wanted.parts <= parts.keys() and {name for name, required in parts.items() if required} <= wanted.parts)
 
 

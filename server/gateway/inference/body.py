@@ -25,6 +25,7 @@ from server.queue.gateway.quotas import Reservation
 from server.quoting import QUOTED
 from server.settings import Settings
 from server.tasks.base import Item, Task
+from server.tasks.capabilities import RecallsTexts
 
 MAX_FIELD_BYTES = 4096
 """Limit of one option; options are short words."""
@@ -135,7 +136,9 @@ def item_field(name: str, index: int, count: int) -> str:
 
 def job_field(task: Task[Any, Any], part: str, index: int, items: int) -> str:
     """How errors name what a job of a request was made of. index: of its item; items: how many there are, whose jobs come first."""
-    return item_field(part, index, items) if index < items else task.beside or part
+    if index < items:
+        return item_field(part, index, items)
+    return task.texts_option if isinstance(task, RecallsTexts) else part
 
 
 async def read_submission(

@@ -11,6 +11,7 @@ from models.bundle import BundleSpec
 from server.arrays import Array
 from server.processes.sandbox_process import Sandbox
 from server.tasks.base import File, Outputs, Task
+from server.tasks.capabilities import plan_type
 from server.tasks.registry import TASKS
 
 MEMORY_BYTES = 6 * 2**30
@@ -52,7 +53,7 @@ def present(message: bytes) -> bytes:
     asked = msgspec.msgpack.decode(message, type=Presentation)
     task = TASKS[asked.task]
     outputs: list[Mapping[str, Any]] = [{name: array.to_numpy() for name, array in one.items()} for one in asked.outputs]
-    plan = msgspec.msgpack.decode(asked.plan, type=task.plan_type)
+    plan = msgspec.msgpack.decode(asked.plan, type=plan_type(task))
     answer = task.present(outputs, plan, BundleSpec.from_bytes(asked.spec), asked.media_type)
     if isinstance(answer, File):
         return msgspec.msgpack.encode(Presented(answer.content, True, dict(answer.headers), answer.media_type))

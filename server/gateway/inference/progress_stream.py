@@ -10,6 +10,7 @@ from server.gateway.inference.task_interface import Planned
 from server.http.sse import EventStream
 from server.queue.messages import Progress, Reply
 from server.queue.record import rfc3339
+from server.tasks.capabilities import Previews
 from server.telemetry import logs
 
 log = logs.get(__name__)
@@ -90,7 +91,9 @@ def started(unix_ms: int) -> bytes:
 
 
 def preview_of(planned: Planned, report: Progress) -> bytes | None:
-    """The JSON of a preview; None where the task shows none, or what a worker sent cannot be shown: the answer counts, not this."""
+    """Return the JSON of a preview; None if the task shows none, or what a worker sent cannot be shown: the answer counts, not this."""
+    if not isinstance(planned.task, Previews):
+        return None
     try:
         shown = planned.task.preview({name: array.to_numpy() for name, array in report.preview.items()}, planned.plan, planned.spec)
     except (ValueError, KeyError, TypeError) as error:

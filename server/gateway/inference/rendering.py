@@ -25,6 +25,7 @@ from server.media.memory_budget import MemoryBudget
 from server.processes.sandbox_process import WorkFailed
 from server.queue.gateway.scene_store import Scene, Scenes
 from server.tasks.base import JSON, Arrays, File, Outputs, Task
+from server.tasks.capabilities import EchoesArrays, KeepsScenes, OffersTensors, PresentsElsewhere, in_thread
 from server.tasks.options import InvalidOption
 from server.tasks.registry import ROUTES
 from server.telemetry import logs
@@ -63,10 +64,10 @@ class Presenting:
         """key_name: of the API key that alone a scene which is kept will answer. at_once: in the event loop, where the task's answers are
         made quickly. Raises Problem: what the task refuses, 500 where the child fails."""
         task = planned.task
-        if task.kept_arrays:
+        if isinstance(task, KeepsScenes):
             outputs = await self._keep(planned, outputs, key_name)
-        aside = task.presents_aside(outputs, planned.plan)
-        if task.presents_apart(planned.plan, media_type):
+        aside = in_thread(task, outputs, planned.plan)
+        if isinstance(task, PresentsElsewhere) and task.present_in_subprocess(planned.plan, media_type):
             presented = await self._present_apart(planned, outputs, media_type, client, request_id)
         else:
             try:
@@ -82,6 +83,7 @@ class Presenting:
 
     async def to_tensors(self, planned: Planned, outputs: Sequence[Outputs], *, client: str) -> tuple[Arrays, dict[str, Any]]:
         """The answer in the Open Inference Protocol: tensors, and parameters that tell of it. Raises Problem: what the task refuses."""
+        assert isinstance(planned.task, OffersTensors)
         make = partial(self._within_budget, planned, outputs, planned.task.to_tensors, planned.spec)
         try:
             return await self.aside(planned, outputs, make, client=client)
@@ -89,12 +91,13 @@ class Presenting:
             raise of_refusal(refused) from refused
 
     def _within_budget(self, planned: Planned, outputs: Sequence[Outputs], work: Callable[..., T], *arguments: Any) -> T:
-        with self._budget.taken(planned.task.memory_to_present(outputs, planned.plan)):
+        task = planned.task
+        with self._budget.taken(task.memory_to_present(outputs, planned.plan) if isinstance(task, PresentsElsewhere) else 0):
             return work(outputs, planned.plan, *arguments)
 
     async def aside(self, planned: Planned, outputs: Sequence[Outputs], work: Callable[[], T], *, client: str) -> T:
         """The result of `work` on an answer: in a thread where that takes long."""
-        return await self._turns.run(client, work) if planned.task.presents_aside(outputs, planned.plan) else work()
+        return await self._turns.run(client, work) if in_thread(planned.task, outputs, planned.plan) else work()
 
     async def close(self) -> None:
         self._turns_apart.close()
@@ -103,12 +106,14 @@ class Presenting:
     async def _keep(self, planned: Planned, outputs: Sequence[Outputs], key_name: str) -> list[Outputs]:
         """The outputs without what is large and serves the next question alone; with `kept` where that can be asked."""
         task, shown = planned.task, list[Outputs]()
+        assert isinstance(task, KeepsScenes)
+        echoed = task.echoed_arrays if isinstance(task, EchoesArrays) else ()
         for one in outputs:
             kept = {name: Array.of(one[name]) for name in task.kept_arrays if name in one}
             there = len(kept) < len(task.kept_arrays) or await self._scenes.keep(
                 task.scene_of(planned.plan), Scene(task=task.name, digest=planned.spec.digest(), arrays=kept, key_name=key_name)
             )
-            needed = {name for name, array in one.items() if array.nbytes <= SMALL_BYTES} | set(task.echoed_arrays)
+            needed = {name for name, array in one.items() if array.nbytes <= SMALL_BYTES} | set(echoed)
             rest = {name: array for name, array in one.items() if name not in task.kept_arrays or name in needed}
             shown.append({**rest, "kept": np.array(1)} if there else rest)
         return shown

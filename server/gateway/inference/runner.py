@@ -35,7 +35,9 @@ from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.gateway.enqueuer import INLINE_BYTES
 from server.queue.messages import WEBHOOKS, Priority, QueuedJob, Reply
 from server.queue.record import Draft, Record
+from server.tasks import capabilities
 from server.tasks.base import Arrays, Item, Outputs
+from server.tasks.capabilities import Counts, EchoesArrays, Previews, RecallsTexts, TakesSteps, TwoStage
 from server.tasks.embedding.text_jobs import FEW
 from server.tasks.options import InvalidOption
 from server.telemetry.metrics import GatewayMetrics
@@ -136,7 +138,7 @@ class Inference:
         replies = await self._replies(jobs, asked, visit, fields, **listeners)
         answered = time.perf_counter()
         timing = timing_of(replies, prepare=enqueued - began, round_trip=answered - enqueued, total=answered - visit.started)
-        outputs = _with_echoes(replies, [arrays for item in together for arrays in item], asked.task.echoed_arrays)
+        outputs = _with_echoes(replies, [arrays for item in together for arrays in item], _echoed(asked)[0])
         self._count(outputs, asked.spec, timing)
         return Answer(outputs, timing)
 
@@ -189,9 +191,9 @@ class Inference:
 
     async def _prepare(self, items: Sequence[Item], asked: Asked, visit: Visit) -> list[Prepared]:
         """Raises Problem that names the first bad item, QueueFull where there is no room for what they will take at least."""
-        if asked.task.takes_long:
+        if isinstance(asked.task, TakesSteps):
             await visit.reservation.check(work_ms=len(items) * self._work_ms(asked, None))
-        if len(items) == 1 and asked.task.is_small(items[0]):
+        if len(items) == 1 and _is_small(items[0], asked):
             result = _prepare(items[0], asked, self._inline)
             if not isinstance(result, images.TooManyPixels):
                 return [_good(result, asked.part, 0, 1)]
@@ -202,7 +204,8 @@ class Inference:
 
     async def _looked_at(self, item: Item, asked: Asked, visit: Visit, index: int, count: int) -> Item:
         """The item with what a first job tells of it, where the bundle has to see it before it can be prepared."""
-        if not asked.task.looks_first(item, asked.spec):
+        task = asked.task
+        if not isinstance(task, TwoStage) or not task.needs_first_stage(item, asked.spec):
             return item
         result = await self._turns.run(visit.client, partial(_prepare, item, asked, self._decoder, first=True))
         prepared = _good(result, asked.part, index, count)
@@ -212,7 +215,7 @@ class Inference:
         await _reserve_large(jobs, visit)
         [outputs] = outputs_of(await self._replies(jobs, asked, visit, [item_field(asked.part, index, count)]))
         await visit.reservation.resize(*places)  # the queue counted the first job in its place
-        return {**item, **asked.task.told(outputs)}
+        return {**item, **task.parts_from_first_stage(outputs)}
 
     async def _replies(self, jobs: list[QueuedJob], asked: Asked, visit: Visit, fields: Sequence[str], **listeners: Any) -> list[Reply]:
         """fields: how errors name what each job was made of. Raises Problem for one that failed, and what the Dispatcher raises."""
@@ -224,10 +227,10 @@ class Inference:
         return replies
 
     async def _prepare_beside(self, asked: Asked, visit: Visit) -> list[Prepared]:
-        texts = asked.task.texts(asked.plan)
-        if not texts:
+        task = asked.task
+        if not isinstance(task, RecallsTexts) or not (texts := task.texts(asked.plan)):
             return []
-        prepare = partial(asked.task.prepare_beside, asked.plan, asked.spec)
+        prepare = partial(task.prepare_texts, asked.plan, asked.spec)
         return [_packed(prepare() if len(texts) <= FEW else await self._turns.run(visit.client, prepare))]
 
     def _jobs(
@@ -245,32 +248,33 @@ class Inference:
         """The jobs of one request: answered to a gateway, or to a record."""
         request = record or os.urandom(16).hex()
         told: dict[str, Any] = {}
-        unread = frozenset(asked.task.unread_arrays)
-        if asked.task.echoed_arrays:  # results of records are presented by whichever gateway is asked
-            told["returned"] = [] if gateway else list(asked.task.echoed_arrays)
+        echoed, unread = _echoed(asked)
+        if echoed:  # results of records are presented by whichever gateway is asked
+            told["returned"] = [] if gateway else list(echoed)
         if unread and not gateway:
             told["unread"] = sorted(unread)
         flat = [(arrays, {name: array.shape for name, array in arrays.items()}) for item in prepared for arrays in item]
-        work = [math.ceil(self._work_ms(asked, arrays) * asked.task.weight(asked.spec, shapes)) for arrays, shapes in flat]
+        batching, takes_long = capabilities.batching(asked.task), isinstance(asked.task, TakesSteps)
+        work = [math.ceil(self._work_ms(asked, arrays) * batching.weight(asked.spec, shapes)) for arrays, shapes in flat]
         turns = [_turn(asked, ahead) for ahead in accumulate(work[:-1], initial=0)]
         return [
             QueuedJob(
                 id=f"{request}-{index}",
                 bundle=asked.spec.id,
                 digest=asked.spec.digest(),
-                bucket=asked.task.bucket(asked.plan, asked.spec, shapes),
+                bucket=batching.bucket(asked.plan, asked.spec, shapes),
                 arrays={name: array for name, array in arrays.items() if not gateway or name not in unread},
-                options=asked.task.arguments_of(asked.plan, shapes) | told,
+                options=batching.arguments(asked.plan, shapes) | told,
                 priority=priority,
                 deadline_ms=deadline_ms,
                 gateway=gateway,
                 record=record,
                 progress=follow,
-                previews=follow and asked.task.shows_previews,
+                previews=follow and isinstance(asked.task, Previews),
                 trace={"request_id": visit.request_id},
                 owner=owner_of(visit.client),
                 work_ms=work_ms,
-                takes_long=asked.task.takes_long,
+                takes_long=takes_long,
                 low=asked.priority == "low",
                 behind_ms=behind_ms,
                 needs=needs,
@@ -281,8 +285,9 @@ class Inference:
     def _work_ms(self, asked: Asked, arrays: Mapping[str, Array] | None) -> int:
         """Work of one usual job; at least, where its item is not prepared yet."""
         task = asked.task
-        steps = task.steps(asked.plan, None if arrays is None else _to_numpy(arrays))
-        return self._dispatcher.work_ms(asked.spec.id, steps, takes_long=task.takes_long)
+        takes_long = isinstance(task, TakesSteps)
+        steps = task.steps(asked.plan, None if arrays is None else _to_numpy(arrays)) if isinstance(task, TakesSteps) else None
+        return self._dispatcher.work_ms(asked.spec.id, steps, takes_long=takes_long)
 
     def _count(self, outputs: Sequence[Outputs], spec: BundleSpec, timing: Timing) -> None:
         counted = self._metrics.of(spec)
@@ -301,7 +306,7 @@ def _turn(asked: Asked, ahead_ms: int) -> tuple[Priority, int]:
     """Return the priority of a job with so much work of its request before it, and by how many milliseconds it is behind that.
 
     Steps take turns anyway."""
-    if asked.priority == "high" or asked.task.takes_long or ahead_ms < AT_ONCE_MS:
+    if asked.priority == "high" or isinstance(asked.task, TakesSteps) or ahead_ms < AT_ONCE_MS:
         return asked.priority, 0
     return "low", BEHIND * (ahead_ms - AT_ONCE_MS)
 
@@ -324,7 +329,7 @@ def _idem(key_name: str, idempotency_key: str) -> str:
 
 
 def _result_bound(asked: Asked, job: QueuedJob) -> int:
-    return asked.task.result_bound(asked.plan, asked.spec, asked.task.sizes(_to_numpy(job.arrays))) + RESULT_OVERHEAD
+    return asked.task.result_bound(asked.plan, asked.spec, _to_numpy(job.arrays)) + RESULT_OVERHEAD
 
 
 async def _reserve_large(jobs: Sequence[QueuedJob], visit: Visit) -> None:
@@ -344,7 +349,8 @@ def _prepare(item: Item, asked: Asked, decoder: images.Decoder, *, first: bool =
     without its frames, which hold the item."""
     try:
         if first:
-            return _packed([asked.task.prepare_first(item, asked.plan, asked.spec, decoder)])
+            assert isinstance(asked.task, TwoStage)
+            return _packed([asked.task.prepare_first_stage(item, asked.plan, asked.spec, decoder)])
         jobs = asked.task.prepare(item, asked.plan, asked.spec, decoder)
     except (MediaError, InvalidOption) as error:
         return without_frames(error)
@@ -352,7 +358,23 @@ def _prepare(item: Item, asked: Asked, decoder: images.Decoder, *, first: bool =
 
 
 def _counted(prepared: Sequence[Prepared], asked: Asked) -> tuple[int, str]:
-    return asked.task.counted([_to_numpy(arrays) for item in prepared for arrays in item])
+    jobs = [_to_numpy(arrays) for item in prepared for arrays in item]
+    return asked.task.progress_total(jobs) if isinstance(asked.task, Counts) else (len(jobs), "images")
+
+
+def _echoed(asked: Planned) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return the names of arrays that presenting needs again, and those of them that no model reads."""
+    task = asked.task
+    return (task.echoed_arrays, frozenset(task.unread_arrays)) if isinstance(task, EchoesArrays) else ((), frozenset())
+
+
+def _is_small(item: Item, asked: Planned) -> bool:
+    """Return whether preparing takes less than handing it to a thread is worth: texts, or one small image, of a task without steps."""
+    if isinstance(asked.task, TakesSteps) or len(item) > 1:
+        return False
+    ((name, content),) = item.items()
+    kind = next(part.kind for part in asked.task.parts if part.name == name)
+    return kind == "text" or (kind == "image" and image_headers.is_small(content))
 
 
 def _packed(jobs: Sequence[Arrays]) -> Prepared:

@@ -18,6 +18,7 @@ from server.http.client_identity import owner_of
 from server.queue.gateway.vector_store import Vectors
 from server.queue.resp import PIECE_BYTES
 from server.tasks.base import Outputs
+from server.tasks.capabilities import RecallsTexts
 from server.tasks.embedding.text_jobs import FEW
 
 OVERHEAD_BYTES = 400
@@ -37,6 +38,8 @@ class TextCache:
 
     async def recall(self, asked: Asked, client: str, most: float = math.inf) -> Asked:
         """Return the request with what is known of its texts. most: bytes of their vectors; beyond it texts are read again."""
+        if not isinstance(asked.task, RecallsTexts):
+            return asked
         ids = await self._ids(asked)
         known = {text: vector for text, id_ in ids.items() if (vector := self._kept.get(id_)) is not None}
         missing = {id_: text for text, id_ in ids.items() if text not in known}
@@ -46,14 +49,16 @@ class TextCache:
             known |= {missing[id_]: vector for id_, vector in there.items()}
         total = accumulate(map(len, known.values()))
         held = {text: vector for (text, vector), nbytes in zip(known.items(), total, strict=True) if nbytes <= most}
-        return replace(asked, plan=asked.task.recalled(asked.plan, held)) if held else asked
+        return replace(asked, plan=asked.task.with_cached(asked.plan, held)) if held else asked
 
     async def learn(self, asked: Asked, outputs: Sequence[Outputs], client: str) -> None:
         """Keep the vectors of texts that were read for this answer."""
+        if not isinstance(asked.task, RecallsTexts):
+            return
         ids = await self._ids(asked)
         if not ids:
             return
-        learned = await _aside(partial(asked.task.learned, outputs, asked.plan), len(ids))
+        learned = await _aside(partial(asked.task.vectors_to_cache, outputs, asked.plan), len(ids))
         if learned:
             new = {ids[text]: vector for text, vector in learned.items()}
             await self._keep(new, owner_of(client))
@@ -67,7 +72,7 @@ class TextCache:
 
     async def _ids(self, asked: Asked) -> dict[str, str]:
         """By text: SHA-256 of the bundle's content and the text, so that two contents never share a vector."""
-        texts = asked.task.texts(asked.plan) if self._kept.max_bytes else ()
+        texts = asked.task.texts(asked.plan) if self._kept.max_bytes and isinstance(asked.task, RecallsTexts) else ()
         return await _aside(partial(_ids, asked.spec.digest(), texts), len(texts))
 
 

@@ -23,7 +23,8 @@ from server.queue import keys
 from server.queue.errors import RecordLost, RedisAway
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.record import OPEN, JobProgress, Record, rfc3339
-from server.tasks.registry import TASKS
+from server.tasks.capabilities import offers, plan_type
+from server.tasks.registry import TASKS, route_of
 
 SHOWN_OF_ID = 64
 """Characters. Ours have fewer; what else is asked for may be as long as a head."""
@@ -142,7 +143,7 @@ class Jobs:
         if record.state == "failed":
             raise failure(record)
         shown = await self.planned(record)
-        async with self.answer(record, shown, choose(accept, shown.task.offers(shown.plan)), client) as response:
+        async with self.answer(record, shown, choose(accept, offers(shown.task, shown.plan)), client) as response:
             yield response
 
     async def planned(self, record: Record) -> Planned:
@@ -154,7 +155,7 @@ class Jobs:
         if spec is None or plan is None:
             raise unknown(record.id)
         try:
-            return Planned(task, spec, msgspec.msgpack.decode(plan, type=task.plan_type))
+            return Planned(task, spec, msgspec.msgpack.decode(plan, type=plan_type(task)))
         except msgspec.MsgspecError as error:
             raise RedisAway.unreadable(keys.record(record.id), error) from error
 
@@ -191,7 +192,7 @@ def document(record: Record) -> JobDocument:
     name, _, version = record.bundle.partition("@")
     return JobDocument(
         id=record.id,
-        task=TASKS[record.task].route_name if record.task in TASKS else record.task,
+        task=route_of(TASKS[record.task]) if record.task in TASKS else record.task,
         model=name,
         version=version,
         state=record.state,

@@ -15,9 +15,10 @@ from server.gateway.open_inference.tensors import InferRequest
 from server.http.problems import Kind, Problem
 from server.quoting import QUOTED, quoted
 from server.tasks.base import Part, Task, Tensor
+from server.tasks.capabilities import OffersTensors, takes
 from server.tasks.embedding.zero_shot import ZeroShot
 from server.tasks.options import InvalidOption, Options, rows
-from server.tasks.registry import TASKS, main_task
+from server.tasks.registry import TASKS, main_task, route_of
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class Offer:
                 given[row.name] = row.read(_listed(row.name, value) if row.repeated else [value])
             except InvalidOption as error:
                 raise Problem(Kind.INVALID_OPTION, str(error), error.field) from error
-        for name in self.task.without_tensor:
+        for name in self.task.without_tensor if isinstance(self.task, OffersTensors) else ():
             if given.get(name):
-                detail = f"true: no output tensor has it; POST /v1/{self.task.route_name} answers it, here leave it out"
+                detail = f"true: no output tensor has it; POST /v1/{route_of(self.task)} answers it, here leave it out"
                 raise Problem(Kind.INVALID_OPTION, detail, name)
         options: Options = self.task.options(**given)
         return options
@@ -57,14 +58,13 @@ def of(spec: BundleSpec, asked: InferRequest | None = None) -> Offer:
     if isinstance(task, ZeroShot) and asked is not None:
         wants_scores = "labels" in asked.parameters or any(output.name == "scores" for output in asked.outputs)
         task = task if wants_scores else TASKS["embed"]
-    tensors = None if task is None else task.tensors(spec)
-    if task is None or tensors is None:
-        elsewhere = "" if task is None else f"; POST /v1/{task.route_name} serves it"
+    if not isinstance(task, OffersTensors):
+        elsewhere = "" if task is None else f"; POST /v1/{route_of(task)} serves it"
         raise Problem(
             Kind.UNKNOWN_MODEL, f"Request for unknown model: '{spec.name}' is for {spec.task}, which is not offered here{elsewhere}"
         )
-    inputs, outputs = tensors
-    parts = {part.name: part for part in task.takes(spec)}
+    inputs, outputs = task.tensors(spec)
+    parts = {part.name: part for part in takes(task, spec)}
     taken = inputs if asked is None else [declared for declared in inputs if declared.name in parts]
     return Offer(task, taken, outputs, parts)
 

@@ -27,7 +27,8 @@ from server.gateway.openapi.responses import (
 )
 from server.http.problems import Kind
 from server.http.requests import MAX_TIMEOUT
-from server.tasks.base import JSON, Part
+from server.tasks.base import JSON, Part, description, summary
+from server.tasks.capabilities import media_types
 
 EXAMPLES_BASE64: Mapping[str, str] = {
     "image": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mMwaDgAAAJUAXH2zLCsAAAAAElFTkSuQmCC"
@@ -130,27 +131,28 @@ def task_operation(interface: TaskInterface, schema: str, *, fetches: bool) -> d
     urls = {part: name for name, part in interface.urls.items()} if fetches else {}
     task = interface.task
     common = {"timing": msgspec.to_builtins(EXAMPLE_TIMING), "note": EXAMPLE_NOTE}
-    example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **msgspec.to_builtins(task.example), **common}
+    answer = {} if task.example is None else msgspec.to_builtins(task.example)
+    example = {"id": EXAMPLE_ID, "model": "flags", "version": "1.0.0", **answer, **common}
     return {
         "tags": ["inference"],
-        "summary": task.summary,
+        "summary": summary(task),
         "operationId": task.name,
         "description": _how_to_send(interface),
         "parameters": [*_query(interface), *_HEADERS],
         "requestBody": {"required": True, "content": _bodies(interface, urls)},
         "responses": {
             "200": {
-                "description": task.answer.__doc__ or task.summary,
+                "description": task.answer.__doc__ or summary(task),
                 "content": {
                     media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
                     if media_type == JSON
                     else {"schema": BINARY}
-                    for media_type in task.media_types
+                    for media_type in media_types(task)
                 }
                 | EVENT_STREAM,
             },
             "202": ACCEPTED,
-            **problems(*REFUSALS, (Kind.NOT_ACCEPTABLE, f"'text/html': the answer is offered as {', '.join(task.media_types)}", "Accept")),
+            **problems(*REFUSALS, (Kind.NOT_ACCEPTABLE, f"'text/html': the answer is offered as {', '.join(media_types(task))}", "Accept")),
         },
     }
 
@@ -159,7 +161,7 @@ def _how_to_send(interface: TaskInterface) -> str:
     first = interface.task.parts[0]
     parts = " ".join(f"`{part.name}`: {part.description}" for part in interface.parts.values())
     sentences = (
-        interface.task.description,
+        description(interface.task),
         parts,
         f"Send a form with these parts, or the bytes of one `{first.name}` as the body (any other Content-Type), or JSON with base64.",
         "Several are all or nothing." if any(part.repeated for part in interface.parts.values()) else "",

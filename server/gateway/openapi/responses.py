@@ -17,6 +17,7 @@ from server.http.problems import MEDIA_TYPE, Kind, Problem
 from server.queue.gateway.status_reader import STEP_S, DeadLetter, StatusLongJob, StatusQueue
 from server.queue.record import JobProgress
 from server.tasks.base import JSON
+from server.tasks.capabilities import media_types
 from server.tasks.registry import TASKS
 
 BINARY = {"type": "string", "format": "binary"}
@@ -160,7 +161,7 @@ SCENE: dict[str, Any] = {
     "responses": {
         "200": {
             "description": "As of the request that made the scene",
-            "content": {media_type: {"schema": BINARY} for media_type in TASKS["reconstruct"].media_types if media_type != JSON}
+            "content": {media_type: {"schema": BINARY} for media_type in media_types(TASKS["reconstruct"]) if media_type != JSON}
             | {JSON: {"schema": {"type": "object"}}},
         },
         **problems(

@@ -29,6 +29,7 @@ from server.http.requests import MAX_TIMEOUT, ClientWatch, read
 from server.queue.messages import Priority
 from server.quoting import quoted
 from server.tasks.base import Arrays, Item
+from server.tasks.capabilities import TakesSteps, plan_of
 from server.tasks.options import InvalidOption
 from server.tasks.registry import main_task
 
@@ -74,7 +75,7 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
     here = app_state.of(request)
     known = here.directory.latest(name if version is None else f"{name}@{version}")
     task = None if known is None else main_task(known)
-    takes_long = task is not None and task.takes_long
+    takes_long = isinstance(task, TakesSteps)
     async with here.admission.admit(request, "open-inference", takes_long=takes_long) as visit:
         asked, received, inflated = await _read(request, here, visit)
         if _priority(asked) == "low":
@@ -83,7 +84,7 @@ async def _answer(request: Request, name: str, version: str | None = None) -> Re
             spec = await protocol_model.find(here, name, version)
             visit.resolved(spec)
             offered = protocol_model.of(spec, asked)
-            if offered.task.takes_long and _timeout(asked) is None:
+            if isinstance(offered.task, TakesSteps) and _timeout(asked) is None:
                 visit.set_deadline(here.settings.job_timeout)
             check_outputs(asked, name, offered.outputs)
             items = await here.large_bodies.in_turn(
@@ -139,7 +140,7 @@ def _priority(asked: InferRequest) -> Priority | None:
 
 def _plan(asked: InferRequest, offered: Offer, spec: BundleSpec, part: str, visit: Visit) -> Asked:
     try:
-        plan = offered.task.plan(offered.read_options(asked.parameters), spec)
+        plan = plan_of(offered.task, offered.read_options(asked.parameters), spec)
     except InvalidOption as error:
         raise of_refusal(error) from error
     return Asked(offered.task, spec, plan, part, visit.priority(_priority(asked)))

@@ -17,7 +17,8 @@ from server.gateway.openapi import responses
 from server.http.problems import Kind, Problem
 from server.queue.gateway.fleet import Fleet
 from server.quoting import quoted
-from server.tasks.registry import DEFAULTS, TASKS, main_task
+from server.tasks.capabilities import takes
+from server.tasks.registry import DEFAULTS, TASKS, main_task, route_of, serves
 
 router = APIRouter(tags=["models"])
 
@@ -240,7 +241,7 @@ def _summary(here: Gateway, fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
         "version": spec.version,
         "digest": spec.digest(),
         "task": spec.task,
-        "route": None if task is None else task.route_name,
+        "route": None if task is None else route_of(task),
         "state": state,
         "reason": reason,
         "default": any(default is not None and default.id == spec.id for default in defaults),
@@ -288,7 +289,7 @@ def _format(fleet: Fleet, spec: BundleSpec) -> dict[str, Any]:
 
 def _inputs(here: Gateway, spec: BundleSpec) -> list[PartSummary]:
     limits = here.settings
-    parts = {part.name: part for task in TASKS.values() if task.serves(spec) for part in task.takes(spec)}
+    parts = {part.name: part for task in TASKS.values() if serves(task, spec) for part in takes(task, spec)}
     return [
         PartSummary(
             part.name,

@@ -19,6 +19,7 @@ from server.http.requests import ClientWatch, choose
 from server.queue.gateway.scene_store import Scene
 from server.quoting import quoted
 from server.tasks.base import Task
+from server.tasks.capabilities import KeepsScenes, offers
 from server.tasks.options import InvalidOption
 from server.tasks.registry import TASKS
 
@@ -31,9 +32,10 @@ async def scene(request: Request, scene_id: str) -> Response:
     here = app_state.of(request)
     async with here.admission.admit(request, "rest", takes_long=True) as visit:
         kept, task = await _find(here, scene_id, visit.key.name)
+        assert isinstance(task, KeepsScenes)
         interface = ENDPOINTS[f"/v1/{task.name}"].interface
         common, own = interface.read_options(interface.read_query(request.scope["query_string"]), {})
-        media_type = choose(request.headers.get("accept"), task.offers(own))
+        media_type = choose(request.headers.get("accept"), offers(task, own))
         if common.priority == "low":
             await visit.lower()
         spec = await here.dispatcher.spec(kept.digest)
@@ -43,8 +45,8 @@ async def scene(request: Request, scene_id: str) -> Response:
         if common.model not in (None, spec.id, spec.name):
             raise Problem(Kind.INVALID_OPTION, f"{quoted(common.model)}: the scene was encoded by {spec.id}", "model")
         try:
-            plan = task.plan_again(own, spec, scene_id)
-            arrays = task.prepare_again({name: array.to_numpy() for name, array in kept.arrays.items()}, plan, here.limits)
+            plan = task.plan_followup(own, spec, scene_id)
+            arrays = task.prepare_followup({name: array.to_numpy() for name, array in kept.arrays.items()}, plan, here.limits)
         except InvalidOption as error:
             raise of_refusal(error) from error
         await visit.reservation.resize(1, sum(array.nbytes for array in arrays.values()))
@@ -69,7 +71,7 @@ async def _find(here: Gateway, scene_id: str, key_name: str) -> tuple[Scene, Tas
     """Raises Problem (404), also for what belongs to others."""
     kept = await here.dispatcher.scenes.read(scene_id)
     task = None if kept is None else TASKS.get(kept.task)
-    if kept is None or task is None or kept.key_name != key_name:
+    if kept is None or not isinstance(task, KeepsScenes) or kept.key_name != key_name:
         raise _gone(scene_id)
     return kept, task
 

@@ -36,6 +36,7 @@ from server.http.sse import EventStream
 from server.media.part_hints import as_recording
 from server.tasks import registry
 from server.tasks.base import JSON, Task
+from server.tasks.capabilities import KeepsScenes, TakesSteps, media_types, offers, plan_of, takes
 from server.tasks.options import InvalidOption, Options
 
 
@@ -54,6 +55,7 @@ class TaskRoute:
 
     def __init__(self, *tasks: Task[Any, Any]) -> None:
         self.task = tasks[0]
+        self.takes_long = isinstance(self.task, TakesSteps)
         self.interface = TaskInterface.of(*tasks)
         self.response = ANSWERS[self.task.name]
         self._asked_in_url = lru_cache(maxsize=256)(lambda query: self.interface.read_options(self.interface.read_query(query), {}))
@@ -64,7 +66,7 @@ class TaskRoute:
         try:
             if requests.is_asynchronous(request):
                 response = await self._accept(request, here)
-            elif requests.wants_events(request, self.task.media_types):
+            elif requests.wants_events(request, media_types(self.task)):
                 await self._stream(request, here, send)
                 return
             else:
@@ -77,11 +79,11 @@ class TaskRoute:
 
     async def _answer(self, request: Request, here: Gateway) -> Response:
         """At once."""
-        async with here.admission.admit(request, "rest", takes_long=self.task.takes_long) as visit:
+        async with here.admission.admit(request, "rest", takes_long=self.takes_long) as visit:
             accept = requests.header(request, b"accept")
             requests.choose(accept, self._offered_in_url(request))
             sent = await self._read(request, here, visit)
-            media_type = requests.choose(accept, self.task.offers(sent.own))
+            media_type = requests.choose(accept, offers(self.task, sent.own))
             with ClientWatch(here.ticks, request.receive, visit.limit):
                 return await self._run(sent, here, visit, media_type)
 
@@ -98,7 +100,7 @@ class TaskRoute:
                 raise
 
     async def _answer_as_events(self, request: Request, here: Gateway, stream: EventStream) -> None:
-        async with here.admission.admit(request, "rest", takes_long=self.task.takes_long) as visit:
+        async with here.admission.admit(request, "rest", takes_long=self.takes_long) as visit:
             visit.last_words = lambda problem: stream.fail(problem, visit.request_id)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
@@ -108,7 +110,7 @@ class TaskRoute:
 
     async def _accept(self, request: Request, here: Gateway) -> Response:
         """Later."""
-        async with here.admission.admit(request, "rest", takes_long=self.task.takes_long, asynchronous=True) as visit:
+        async with here.admission.admit(request, "rest", takes_long=self.takes_long, asynchronous=True) as visit:
             key, webhook = requests.idempotency_key(request), read_webhook(request, here.webhook_hosts)
             sent = await self._read(request, here, visit)
             with ClientWatch(here.ticks, request.receive, visit.limit):
@@ -124,8 +126,8 @@ class TaskRoute:
         try:
             _, own = self._asked_in_url(request.scope["query_string"])
         except Problem:
-            return self.task.media_types
-        return self.task.offers(own)
+            return media_types(self.task)
+        return offers(self.task, own)
 
     async def _read(self, request: Request, here: Gateway, visit: Visit) -> Sent:
         query = self.interface.read_query(request.scope["query_string"])
@@ -138,7 +140,7 @@ class TaskRoute:
             asked = self._asked_in_url(request.scope["query_string"])
         if asked[0].priority == "low" and "priority" not in query:
             await visit.lower()
-        if submission.task.takes_long and not self.task.takes_long:
+        if isinstance(submission.task, TakesSteps) and not self.takes_long:
             await visit.lengthen()
         return Sent(query, submission, *asked)
 
@@ -171,10 +173,10 @@ async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
     """The bundle and what it is to do. Raises Problem for parts that it does not take or lacks, and for options beyond it."""
     submission = sent.submission
     meant = submission.task
-    spec = await here.directory.find(sent.common.model, meant.default_name(submission.parts))
+    spec = await here.directory.find(sent.common.model, registry.default_name(meant, submission.parts))
     visit.resolved(spec)
-    task = next((task for task in submission.interface.tasks if task.serves(spec)), meant)
-    taken = {part.name: part for part in task.takes(spec)}
+    task = next((task for task in submission.interface.tasks if registry.serves(task, spec)), meant)
+    taken = {part.name: part for part in takes(task, spec)}
     for name in submission.parts:
         if name not in taken:
             hint = f"; a bare body is its `{name}`: send a form, as with curl -F {next(iter(taken))}=@FILE" if submission.bare else ""
@@ -183,10 +185,12 @@ async def resolve(sent: Sent, here: Gateway, visit: Visit) -> Asked:
         if part.required and part.name not in submission.parts:
             raise Problem(Kind.INVALID_OPTION, f"missing: {spec.id} needs `{part.name}`; send it, too", part.name)
     try:
-        plan = task.placed(task.plan(sent.own, spec), here.dispatcher.partition)
+        plan = plan_of(task, sent.own, spec)
     except InvalidOption as error:
         _check_images(submission)  # the option may suit what was really sent
         raise of_refusal(error) from error
+    if isinstance(task, KeepsScenes):
+        plan = task.with_partition(plan, here.dispatcher.partition)
     return Asked(task, spec, plan, submission.repeated or next(iter(submission.parts)), visit.priority(sent.common.priority))
 
 

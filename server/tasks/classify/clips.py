@@ -9,7 +9,7 @@ samples a second. What it answers where a timeline or a trace is asked for is in
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from server.media.images import Decoder
 from server.media.limits import RecordingError, named
 from server.media.sound import SoundLimits
 from server.tasks.base import Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
+from server.tasks.capabilities import ControlsBatching, Counts, EchoesArrays, OffersTensors, Plans, Previews, SelectsBundles, TakesSteps
 from server.tasks.classify.images import (
     DEFAULT_TOP_K,
     Classification,
@@ -76,12 +77,23 @@ class ClassifyClipsPlan(msgspec.Struct, frozen=True):
     trace: bool = False
 
 
-class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
+class ClassifyClips(
+    Task[ClassifyOptions, ClassifyClipsPlan],
+    Plans[ClassifyOptions, ClassifyClipsPlan],
+    SelectsBundles,
+    ControlsBatching[ClassifyClipsPlan],
+    TakesSteps[ClassifyClipsPlan],
+    Counts,
+    Previews[ClassifyClipsPlan],
+    EchoesArrays,
+    OffersTensors[ClassifyClipsPlan],
+):
+    """Classify clips and sound."""
+
     name = "classify-clips"
     route = "classify"
     bundle_tasks = ("actions", "audio-visual")
     part_sets = (("video",), ("audio",), ("audio", "video"))
-    summary = Classify.summary
     parts = (VIDEO, AUDIO)
     options = ClassifyOptions
     plan_type = ClassifyClipsPlan
@@ -90,7 +102,6 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
     echoed_arrays = ("info", "heard")
     unread_arrays = ("heard",)
     without_tensor = Classify.without_tensor
-    takes_long = True
 
     def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
         """A bundle that wants both takes a video alone, which has its own sound; one that classifies them apart takes either."""
@@ -99,7 +110,7 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         parts = tuple(part for part, wanted in ((VIDEO, _sees(spec)), (AUDIO, _hears(spec))) if wanted)
         return parts if len(parts) == 1 else tuple(replace(part, required=False) for part in parts)
 
-    def misfit(self, spec: BundleSpec, parts: Collection[str]) -> int:
+    def mismatch(self, spec: BundleSpec, parts: Collection[str]) -> int:
         """0: it takes just these; 1: it can do with either; 2: it would take a sound, too."""
         just_these = {part.name for part in self.takes(spec)} == set(parts)
         if _fuses(spec):
@@ -153,18 +164,18 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         merging = "/".join(",".join(map(str, half)) for half in (plan.schedule, plan.schedule_sight) if half is not None)
         return "+".join(name for name in ("sound", "video") if name in shapes) + ":" + merging + (":trace" if plan.trace else "")
 
-    def arguments(self, plan: ClassifyClipsPlan) -> dict[str, Any]:
+    def arguments(self, plan: ClassifyClipsPlan, shapes: Shapes) -> dict[str, Any]:
         asked = {name: getattr(plan, name) for name in ("views", "crops", "start_s", "end_s", "use", "windows")}
         sight = {} if plan.schedule_sight is None else {"merge_sight": list(plan.schedule_sight)}
         told = {name: True for name in ("timeline", "trace") if getattr(plan, name)}
         return {"merge": list(plan.schedule), **sight, **asked, **told}
 
-    def steps(self, plan: ClassifyClipsPlan, arrays: Arrays | None = None) -> int | None:
+    def steps(self, plan: ClassifyClipsPlan, arrays: Arrays | None) -> int | None:
         if arrays is None:
             return None
         return int(arrays["heard"][1]) if "heard" in arrays else plan.views * plan.crops
 
-    def counted(self, jobs: Sequence[Arrays]) -> tuple[int, str]:
+    def progress_total(self, jobs: Sequence[Arrays]) -> tuple[int, str]:
         return len(jobs), "clips"
 
     def present(self, outputs: Sequence[Outputs], plan: ClassifyClipsPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | File:
@@ -185,23 +196,22 @@ class ClassifyClips(Task[ClassifyOptions, ClassifyClipsPlan]):
         told = {"tokens_in": tokens_in, "tokens_out": tokens_out} | ({} if plan.rung is None else {"rung": plan.rung})
         return labelled(np.stack([one["scores"] for one in outputs]), spec), told
 
-    def result_bound(self, plan: ClassifyClipsPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+    def result_bound(self, plan: ClassifyClipsPlan, spec: BundleSpec, arrays: Arrays) -> int:
         """Scores (classes,), tokens (2,), counts (4,), info (5,) and heard (3,); a timeline in the answer and in a preview."""
         return 4 * len(spec.labels) + 8 * 14 + (_timeline_bound(plan, spec) if plan.timeline else 0)
 
-    def sample(self, spec: BundleSpec) -> Arrays:
-        """`frames` uint8 (T, S, S, 3) of noise, since decoding a video is no work of the network; `sound` of one window; or both."""
+    def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
+        """`frames` uint8 (T, S, S, 3) of noise, since decoding a video is no work of the network; `sound` of one window; or both. A bundle
+        that hears and sees, each by itself, has a job of either."""
         draw, arrays = np.random.default_rng(0), Arrays()
         if _hears(spec):
             assert spec.sound is not None
             arrays["sound"] = draw.normal(0, 0.1, spec.sound.frames * spec.sound.sample_rate // 100).astype(np.float32)
         if not _hears(spec) or _fuses(spec):
             arrays["frames"] = _noise_frames(spec, draw)
-        return arrays
-
-    def other_samples(self, spec: BundleSpec) -> Sequence[Arrays]:
-        """`frames` of a bundle that hears and sees, each by itself."""
-        return ({"frames": _noise_frames(spec, np.random.default_rng(0))},) if _hears(spec) and _sees(spec) and not _fuses(spec) else ()
+        if _hears(spec) and _sees(spec) and not _fuses(spec):
+            return arrays, {"frames": _noise_frames(spec, np.random.default_rng(0))}
+        return (arrays,)
 
 
 def _noise_frames(spec: BundleSpec, draw: np.random.Generator) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,8 +11,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from server.media import image_headers, images
-from server.tasks.base import Arrays, Asked, File, Item, Outputs, Part, Plan, Task, Tensor
+from server.media import images
+from server.tasks.base import Arrays, File, Item, OptionsT, Outputs, Part, PlanT, Shapes, Task, Tensor
+from server.tasks.capabilities import ControlsBatching, OffersTensors, Plans
 from server.tasks.merge_option import MERGED, VALUES, schedule_of
 from server.tasks.options import InvalidOption, Options
 
@@ -154,25 +155,30 @@ class ClassifyAnswer(msgspec.Struct, frozen=True):
     """In the order of the images; one of a clip."""
 
 
-class ImageTask(Task[Asked, Plan]):
+class ImageTask(Task[OptionsT, PlanT]):
     """A task whose items are images, each of which becomes one job with `pixels` uint8 (S, S, 3) at the bundle's size."""
 
-    def prepare(self, item: Item, plan: Plan, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
+    def prepare(self, item: Item, plan: PlanT, spec: BundleSpec, decoder: images.Decoder) -> list[Arrays]:
         with decoder.decoded(item["image"]) as image:
             return [{"pixels": images.to_model_size(image, spec.pictures, decoder.max_pixels)}]
 
-    def is_small(self, item: Item) -> bool:
-        return image_headers.is_small(item["image"])
-
-    def sample(self, spec: BundleSpec) -> Arrays:
+    def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
         side = spec.pictures.image_size
-        return {"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)}
+        return ({"pixels": np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)},)
 
 
-class Classify(ImageTask[ClassifyOptions, ClassifyPlan]):
+class Classify(
+    ImageTask[ClassifyOptions, ClassifyPlan],
+    Plans[ClassifyOptions, ClassifyPlan],
+    ControlsBatching[ClassifyPlan],
+    OffersTensors[ClassifyPlan],
+):
+    """Classify images, clips and sound.
+
+    Images; or a video, sound, or both, where a bundle takes them: the scores of its views and windows are averaged.
+    """
+
     name = "classify"
-    summary = "Classify images, clips and sound"
-    description = "Images; or a video, sound, or both, where a bundle takes them: the scores of its views and windows are averaged."
     parts = (IMAGE,)
     options = ClassifyOptions
     plan_type = ClassifyPlan
@@ -198,13 +204,13 @@ class Classify(ImageTask[ClassifyOptions, ClassifyPlan]):
         check_trace(asked, spec)
         return ClassifyPlan(top_k, rung, schedule, asked.trace)
 
-    def arguments(self, plan: ClassifyPlan) -> dict[str, Any]:
+    def arguments(self, plan: ClassifyPlan, shapes: Shapes) -> dict[str, Any]:
         return {"merge": list(plan.schedule)} | ({"trace": True} if plan.trace else {})
 
     def present(self, outputs: Sequence[Outputs], plan: ClassifyPlan, spec: BundleSpec, media_type: str) -> ClassifyAnswer | File:
         return ClassifyAnswer([_classification(one, plan, spec) for one in outputs])
 
-    def result_bound(self, plan: ClassifyPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+    def result_bound(self, plan: ClassifyPlan, spec: BundleSpec, arrays: Arrays) -> int:
         """Logits (classes,), tokens (2,) and schedule (depth,); with a trace groups (depth, patches) and grid (2,)."""
         traced = len(plan.schedule) * patches(spec) + 2 if plan.trace else 0
         return 4 * len(spec.labels) + 8 * (2 + traced) + 4 * len(plan.schedule)

@@ -8,26 +8,39 @@ from typing import Any
 import numpy as np
 
 from models.bundle import BundleSpec
-from server.tasks.base import Arrays, Asked, Plan, Shapes
+from server.tasks.base import Arrays, OptionsT, PlanT, Shapes
+from server.tasks.capabilities import ControlsBatching, Counts, EchoesArrays, OffersTensors, Plans, PresentsElsewhere, SelectsBundles
 from server.tasks.classify.images import ImageTask, patches
 from server.tasks.embedding import text_jobs
 from server.tasks.options import InvalidOption
 
 
-class VectorTask(ImageTask[Asked, Plan]):
-    """Some jobs of a request hold an image, with `arguments`, and others hold texts."""
+class VectorTask(
+    ImageTask[OptionsT, PlanT],
+    Plans[OptionsT, PlanT],
+    SelectsBundles,
+    ControlsBatching[PlanT],
+    Counts,
+    EchoesArrays,
+    PresentsElsewhere[PlanT],
+    OffersTensors[PlanT],
+):
+    """Some jobs of a request hold an image, with arguments, and others hold texts."""
 
     echoed_arrays = text_jobs.ECHOED
     unread_arrays = text_jobs.UNREAD
 
-    def bucket(self, plan: Plan, spec: BundleSpec, shapes: Shapes) -> str:
+    def bucket(self, plan: PlanT, spec: BundleSpec, shapes: Shapes) -> str:
         """Whoever asks for the vector of an image shares batches, whatever becomes of it."""
         return text_jobs.bucket(shapes) if "utf8" in shapes else super().bucket(plan, spec, shapes)
 
-    def arguments_of(self, plan: Plan, shapes: Shapes) -> dict[str, Any]:
-        return {} if "utf8" in shapes else self.arguments(plan)
+    def arguments(self, plan: PlanT, shapes: Shapes) -> dict[str, Any]:
+        return {} if "utf8" in shapes else self._image_arguments(plan)
 
-    def counted(self, jobs: Sequence[Arrays]) -> tuple[int, str]:
+    def _image_arguments(self, plan: PlanT) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def progress_total(self, jobs: Sequence[Arrays]) -> tuple[int, str]:
         """Images; texts where there are no images."""
         images = sum("utf8" not in arrays for arrays in jobs)
         return (images, "images") if images else (sum(int(np.count_nonzero(arrays["lengths"])) for arrays in jobs), "texts")
@@ -38,8 +51,8 @@ class VectorTask(ImageTask[Asked, Plan]):
             return 1.0
         return text_jobs.tokens(shapes, spec.text) / patches(spec)
 
-    def other_samples(self, spec: BundleSpec) -> Sequence[Arrays]:
-        return () if spec.text is None else text_jobs.packed(["a dog"])
+    def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
+        return (*super().samples(spec), *(() if spec.text is None else text_jobs.packed(["a dog"])))
 
 
 def image_arguments(schedule: Sequence[int], pool: str = "", output: str = "pooled") -> dict[str, Any]:

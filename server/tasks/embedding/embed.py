@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,6 +16,7 @@ from models.bundle import EMBEDDED, BundleSpec
 from models.registry import architectures
 from server.media.images import Decoder
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Tensor
+from server.tasks.capabilities import OffersFiles
 from server.tasks.classify.images import IMAGE
 from server.tasks.embedding import text_jobs
 from server.tasks.embedding.base import VectorTask, image_arguments, image_bound, need_tokenizer
@@ -81,10 +82,11 @@ class EmbedAnswer(msgspec.Struct, frozen=True):
     """How many texts were too long and lost their end."""
 
 
-class Embed(VectorTask[EmbedOptions, EmbedPlan]):
+class Embed(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, EmbedPlan]):
+    """Turn images or texts into vectors."""
+
     name = "embed"
     bundle_tasks = EMBEDDED
-    summary = "Turn images or texts into vectors"
     parts = (
         Part(IMAGE.name, IMAGE.kind, IMAGE.description, IMAGE.max_count, required=False),
         Part("text", "text", f"A text of at most {LONGEST_TEXT:,} characters.", MOST_TEXTS, required=False, together=True),
@@ -98,9 +100,9 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan]):
     def takes(self, spec: BundleSpec) -> tuple[Part, ...]:
         return self.parts if spec.task == "zero-shot" else self.parts[:1]
 
-    def offers(self, asked: EmbedOptions | EmbedPlan) -> tuple[str, ...]:
+    def offers(self, request: EmbedOptions | EmbedPlan) -> tuple[str, ...]:
         """One array or several."""
-        return self.media_types if asked.output == "pooled" else (JSON, NPZ)
+        return self.media_types if request.output == "pooled" else (JSON, NPZ)
 
     def plan(self, asked: EmbedOptions, spec: BundleSpec) -> EmbedPlan:
         dim = spec.embedding_dim
@@ -120,10 +122,7 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan]):
             return text_jobs.packed(_texts(msgspec.json.decode(item["text"], type=list[str]), plan, spec))
         return super().prepare(item, plan, spec, decoder)
 
-    def is_small(self, item: Item) -> bool:
-        return "text" in item or super().is_small(item)
-
-    def arguments(self, plan: EmbedPlan) -> dict[str, Any]:
+    def _image_arguments(self, plan: EmbedPlan) -> dict[str, Any]:
         return image_arguments(plan.schedule, plan.pool, plan.output)
 
     def present(self, outputs: Sequence[Outputs], plan: EmbedPlan, spec: BundleSpec, media_type: str) -> EmbedAnswer | File:
@@ -136,11 +135,11 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan]):
             return File(buffer.getvalue())
         return EmbedAnswer(kind, spec.embedding_dim, True, encode_vectors(vectors, plan.encoding), truncated)
 
-    def presents_aside(self, outputs: Sequence[Outputs], plan: EmbedPlan) -> bool:
+    def present_in_thread(self, outputs: Sequence[Outputs], plan: EmbedPlan) -> bool:
         return sum(array.nbytes for one in outputs for array in one.values()) > FEW_BYTES
 
-    def result_bound(self, plan: EmbedPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
-        return text_jobs.bound(spec, sizes) if "lengths" in sizes else image_bound(spec, plan.output)
+    def result_bound(self, plan: EmbedPlan, spec: BundleSpec, arrays: Arrays) -> int:
+        return text_jobs.bound(spec, arrays) if "lengths" in arrays else image_bound(spec, plan.output)
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.takes(spec))

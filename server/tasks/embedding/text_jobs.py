@@ -71,12 +71,10 @@ def tokens(shapes: Shapes, text: Text) -> int:
     return rows * (text.length if text.padding == "length" else min(math.ceil(width / BYTES_OF_TOKEN), text.length))
 
 
-def bound(spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+def bound(spec: BundleSpec, arrays: Arrays) -> int:
     """Return the most bytes of the answer to a job of texts: `embedding` float32 (R, dim), `truncated`, `text_tokens` int32 (R,), and the
-    arrays of `ECHOED`.
-
-    sizes: bytes of the job's arrays, by name."""
-    return (sizes["lengths"] // 4) * (4 * spec.embedding_dim + 16)
+    arrays of `ECHOED`."""
+    return len(arrays["lengths"]) * (4 * spec.embedding_dim + 16)
 
 
 def vectors(outputs: Sequence[Outputs]) -> Mapping[int, tuple[NDArray[np.float32], bool]]:

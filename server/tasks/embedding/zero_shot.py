@@ -15,6 +15,7 @@ from models.bundle import BundleSpec
 from models.bundle_schema import LONGEST_TEMPLATE, MOST_TEMPLATES, Text
 from server.quoting import quoted
 from server.tasks.base import Arrays, File, Outputs, Tensor
+from server.tasks.capabilities import RecallsTexts
 from server.tasks.classify.images import IMAGE, Merging
 from server.tasks.embedding import text_jobs as texts
 from server.tasks.embedding.base import VectorTask, image_arguments, image_bound, need_tokenizer
@@ -102,14 +103,15 @@ class ZeroShotAnswer(msgspec.Struct, frozen=True):
     templates: tuple[str, ...]
 
 
-class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan]):
+class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan], RecallsTexts[ZeroShotPlan]):
+    """Classify images by labels of your own."""
+
     name = "zero-shot"
-    summary = "Classify images by labels of your own"
     parts = (IMAGE,)
     options = ZeroShotOptions
     plan_type = ZeroShotPlan
     answer = ZeroShotAnswer
-    beside = "label"
+    texts_option = "label"
     example = ZeroShotAnswer(
         [ZeroShotResult([LabelScore("a red car", 0, score=0.93, cosine=0.31)], Merging(None, (0, 0), tokens_in=197, tokens_out=197))],
         LabelCounts(count=2, cached=1, truncated=0),
@@ -137,18 +139,18 @@ class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan]):
     def texts(self, plan: ZeroShotPlan) -> Sequence[str]:
         return plan.texts
 
-    def recalled(self, plan: ZeroShotPlan, vectors: Mapping[str, bytes]) -> ZeroShotPlan:
+    def with_cached(self, plan: ZeroShotPlan, vectors: Mapping[str, bytes]) -> ZeroShotPlan:
         return msgspec.structs.replace(plan, vectors=dict(vectors))
 
-    def prepare_beside(self, plan: ZeroShotPlan, spec: BundleSpec) -> list[Arrays]:
+    def prepare_texts(self, plan: ZeroShotPlan, spec: BundleSpec) -> list[Arrays]:
         missing = [(place, text) for place, text in enumerate(plan.texts) if text not in plan.vectors]
         return texts.packed([text for _, text in missing], [place for place, _ in missing])
 
-    def learned(self, outputs: Sequence[Outputs], plan: ZeroShotPlan) -> dict[str, bytes]:
+    def vectors_to_cache(self, outputs: Sequence[Outputs], plan: ZeroShotPlan) -> dict[str, bytes]:
         written = plan.texts
         return {written[place]: vector.tobytes() + bytes([cut]) for place, (vector, cut) in texts.vectors(outputs).items()}
 
-    def arguments(self, plan: ZeroShotPlan) -> dict[str, Any]:
+    def _image_arguments(self, plan: ZeroShotPlan) -> dict[str, Any]:
         return image_arguments(plan.schedule)
 
     def present(self, outputs: Sequence[Outputs], plan: ZeroShotPlan, spec: BundleSpec, media_type: str) -> ZeroShotAnswer | File:
@@ -159,12 +161,12 @@ class ZeroShot(VectorTask[ZeroShotOptions, ZeroShotPlan]):
         results = [_result(*rows, plan) for rows in zip(scores, cosines, seen, strict=True)]
         return ZeroShotAnswer(results, LabelCounts(len(plan.labels), _recalled(plan), truncated), plan.templates)
 
-    def presents_aside(self, outputs: Sequence[Outputs], plan: ZeroShotPlan) -> bool:
+    def present_in_thread(self, outputs: Sequence[Outputs], plan: ZeroShotPlan) -> bool:
         return len(plan.labels) * len(plan.templates) > texts.FEW
 
-    def result_bound(self, plan: ZeroShotPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+    def result_bound(self, plan: ZeroShotPlan, spec: BundleSpec, arrays: Arrays) -> int:
         """The vectors of a job; those that were recalled are in the plan."""
-        return texts.bound(spec, sizes) if "lengths" in sizes else image_bound(spec)
+        return texts.bound(spec, arrays) if "lengths" in arrays else image_bound(spec)
 
     def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Texts are asked for without labels, of task embed. A pair without a tokenizer takes none, and scores nothing."""

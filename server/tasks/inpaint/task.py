@@ -12,7 +12,7 @@ the outputs of a job that outlives it: so the result can be composed from output
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -29,6 +29,16 @@ from server.media.images import PIXEL, Decoder, Opened, TooManyPixels
 from server.media.limits import named
 from server.media.masks import Box, Mask
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor
+from server.tasks.capabilities import (
+    ControlsBatching,
+    EchoesArrays,
+    OffersFiles,
+    OffersTensors,
+    Plans,
+    PresentsElsewhere,
+    Previews,
+    TakesSteps,
+)
 from server.tasks.inpaint.schema import METHODS, Filled, InpaintAnswer, InpaintOptions, InpaintPlan, InpaintPreview, Method
 from server.tasks.options import ExcessiveOption, InvalidOption
 
@@ -65,13 +75,24 @@ NO_MASK = (
 )
 
 
-class Inpaint(Task[InpaintOptions, InpaintPlan]):
+class Inpaint(
+    Task[InpaintOptions, InpaintPlan],
+    Plans[InpaintOptions, InpaintPlan],
+    OffersFiles[InpaintOptions, InpaintPlan],
+    ControlsBatching[InpaintPlan],
+    TakesSteps[InpaintPlan],
+    Previews[InpaintPlan],
+    EchoesArrays,
+    PresentsElsewhere[InpaintPlan],
+    OffersTensors[InpaintPlan],
+):
+    """Fill holes in images.
+
+    The mask has the size of the upright image; its pixels of at least 128 are filled, or its transparent ones where it has any. Every byte
+    outside of them stays as it was. With `Accept: application/json`, or several samples, the answer is JSON.
+    """
+
     name = "inpaint"
-    summary = "Fill holes in images"
-    description = (
-        "The mask has the size of the upright image; its pixels of at least 128 are filled, or its transparent ones where it has any. "
-        "Every byte outside of them stays as it was. With `Accept: application/json`, or several samples, the answer is JSON."
-    )
     parts = (
         Part("image", "image", "JPEG, PNG, WebP, GIF, BMP or TIFF, told apart by their bytes."),
         Part("mask", "image", "An image of the same size, white where it is to be filled.", required=False),
@@ -90,7 +111,6 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
     )
     media_types = (PNG, JSON)
     echoed_arrays = unread_arrays = ("image", "mask")
-    takes_long = True
 
     def plan(self, asked: InpaintOptions, spec: BundleSpec) -> InpaintPlan:
         if spec.clip is not None:
@@ -157,15 +177,15 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
             }
         ]
 
-    def offers(self, asked: InpaintOptions | InpaintPlan) -> tuple[str, ...]:
+    def offers(self, request: InpaintOptions | InpaintPlan) -> tuple[str, ...]:
         """A file is one image."""
-        return self.media_types if asked.samples == 1 else (JSON,)
+        return self.media_types if request.samples == 1 else (JSON,)
 
     def bucket(self, plan: InpaintPlan, spec: BundleSpec, shapes: Shapes) -> str:
         """Holes, samplers and times of any kind take their steps together; copying patches takes other steps, and longer ones."""
         return "x".join(map(str, _native(spec))) + ("-copied" if "detail" in shapes else "")
 
-    def arguments(self, plan: InpaintPlan) -> dict[str, Any]:
+    def arguments(self, plan: InpaintPlan, shapes: Shapes) -> dict[str, Any]:
         names = ("sampler", "steps", "eta", "spacing", "seed", "samples", "inject_known", "deterministic", "temperature")
         return {name: getattr(plan, name) for name in names}
 
@@ -184,28 +204,28 @@ class Inpaint(Task[InpaintOptions, InpaintPlan]):
         left, top, width, height = arrays["box"].tolist()
         return InpaintPreview(int(arrays["step"]), (left, top, width, height), compositing.to_png(Image.fromarray(arrays["filled"])))
 
-    def result_bound(self, plan: InpaintPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+    def result_bound(self, plan: InpaintPlan, spec: BundleSpec, arrays: Arrays) -> int:
         """The files and one canvas, or one crop that patches are copied into, for each sample, and one for a preview."""
-        sample = max(sizes.get("pixels", 0), sizes.get("detail", 0))
-        return sizes["image"] + sizes["mask"] + (plan.samples + 1) * sample + SMALL_ARRAYS
+        sample = max(arrays[name].nbytes if name in arrays else 0 for name in ("pixels", "detail"))
+        return arrays["image"].nbytes + arrays["mask"].nbytes + (plan.samples + 1) * sample + SMALL_ARRAYS
 
-    def steps(self, plan: InpaintPlan, arrays: Arrays | None = None) -> int:
+    def steps(self, plan: InpaintPlan, arrays: Arrays | None) -> int:
         if arrays is None and plan.method == "auto":
             return plan.samples * min(plan.steps, COPYING_STEPS)
         method = plan.method if arrays is None else METHODS[int(arrays["method"])]
         of_network = 0 if method == "exemplar" else plan.steps * max(1, 0 if arrays is None else len(arrays["windows"]))
         return plan.samples * (of_network + (0 if method == "network" else COPYING_STEPS))
 
-    def sample(self, spec: BundleSpec) -> Arrays:
+    def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
         """A quarter is missing, in the middle."""
         height, width = _native(spec)
         frames = () if spec.clip is None else (spec.clip.frames,)
         missing = np.zeros((*frames, height, width), np.uint8)
         missing[..., height // 4 : height // 4 + height // 2, width // 4 : width // 4 + width // 2] = 1
         pixels = np.random.default_rng(0).integers(0, 256, (*frames, height, width, 3), np.uint8)
-        return {"pixels": pixels, "missing": missing, "windows": np.zeros((1, 2), np.int32)}
+        return ({"pixels": pixels, "missing": missing, "windows": np.zeros((1, 2), np.int32)},)
 
-    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
+    def tensors(self, spec: BundleSpec) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """The outputs have one column for each sample."""
         inputs = tuple(Tensor(part.name, "BYTES", (1,)) for part in self.parts)
         return inputs, (Tensor("image", "BYTES", (1,), is_file=True), Tensor("seed", "INT64", (1,)))

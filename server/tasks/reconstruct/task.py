@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,17 @@ from server.media import meshes as shapes
 from server.media.images import Decoder
 from server.media.limits import Limits
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task
+from server.tasks.capabilities import (
+    ControlsBatching,
+    EchoesArrays,
+    KeepsScenes,
+    OffersFiles,
+    Plans,
+    PresentsElsewhere,
+    Previews,
+    TakesSteps,
+    TwoStage,
+)
 from server.tasks.options import ExcessiveOption, InvalidOption
 from server.tasks.reconstruct import inputs, monocular_depth
 from server.tasks.reconstruct.files import joined_answer, network_answer, spacing_of
@@ -48,14 +59,26 @@ SMALL_ARRAYS = 4096
 PREVIEW_BYTES = 7 * 20_000
 
 
-class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
+class Reconstruct(
+    Task[ReconstructOptions, ReconstructPlan],
+    Plans[ReconstructOptions, ReconstructPlan],
+    OffersFiles[ReconstructOptions, ReconstructPlan],
+    ControlsBatching[ReconstructPlan],
+    TakesSteps[ReconstructPlan],
+    Previews[ReconstructPlan],
+    EchoesArrays,
+    TwoStage[ReconstructPlan],
+    KeepsScenes[ReconstructOptions, ReconstructPlan],
+    PresentsElsewhere[ReconstructPlan],
+):
+    """Reconstruct a shape from one image, with depth.
+
+    Send `depth` with `fx` or `fov`, or `points`, or, where the bundle tells depth, an image of an object alone. The object is what `mask`
+    shows, else what is opaque in the image, else all that was seen. Frame: x to the right, y down, z forward, metres; a GLB has
+    (x, -y, -z).
+    """
+
     name = "reconstruct"
-    summary = "Reconstruct a shape from one image, with depth"
-    description = (
-        "Send `depth` with `fx` or `fov`, or `points`, or, where the bundle tells depth, an image of an object alone. The object is what "
-        "`mask` shows, else what is opaque in the image, else all that was seen. Frame: x to the right, y down, z forward, metres; a GLB "
-        "has (x, -y, -z)."
-    )
     parts = (
         Part("image", "image", "RGB; where it is transparent, its opaque part is the object."),
         Part("depth", "file", "16-bit PNG in millimetres, or `.npy` of metres along the optical axis; 0 or NaN: not seen.", required=False),
@@ -75,7 +98,6 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         file=b"glTF\2\0\0\0",
     )
     media_types = (*MEDIA_TYPES.values(), JSON)
-    takes_long = True
     kept_arrays = ("latent", "seen", "scale", "centre", "metric", *mcc_inputs.FRONT)
     echoed_arrays = unread_arrays = mcc_inputs.FRONT
 
@@ -95,13 +117,13 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         given = msgspec.structs.asdict(asked) | {"spacing": spacing, "scene": secrets.token_hex(16)}
         return ReconstructPlan(**(space.model_dump() | given))
 
-    def placed(self, plan: ReconstructPlan, partition: str) -> ReconstructPlan:
+    def with_partition(self, plan: ReconstructPlan, partition: str) -> ReconstructPlan:
         return msgspec.structs.replace(plan, scene=partition + plan.scene)
 
-    def looks_first(self, item: Item, spec: BundleSpec) -> bool:
+    def needs_first_stage(self, item: Item, spec: BundleSpec) -> bool:
         return monocular_depth.tells_depth(spec) and inputs.is_photograph(item)
 
-    def prepare_first(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: Decoder) -> Arrays:
+    def prepare_first_stage(self, item: Item, plan: ReconstructPlan, spec: BundleSpec, decoder: Decoder) -> Arrays:
         _asks(plan, decoder.limits.queries)
         inputs.source_of(item, plan, spec)
         sent = inputs.sent_mask(item, decoder)
@@ -110,7 +132,7 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             small = inputs.reduced(image)
             return {"photograph": monocular_depth.photograph(small, inputs.photographed(sent, np.asarray(small), image.size), spec)}
 
-    def told(self, outputs: Outputs) -> Item:
+    def parts_from_first_stage(self, outputs: Outputs) -> Item:
         file = io.BytesIO()
         np.save(file, outputs["told"])
         return {inputs.TOLD: file.getvalue()}
@@ -147,39 +169,38 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
             }
         ]
 
-    def plan_again(self, asked: ReconstructOptions, spec: BundleSpec, scene: str) -> ReconstructPlan:
+    def plan_followup(self, options: ReconstructOptions, spec: BundleSpec, scene: str) -> ReconstructPlan:
         for name in OF_DEPTH:
-            if getattr(asked, name) is not None:
+            if getattr(options, name) is not None:
                 raise InvalidOption(name, "is for `depth`, which the scene has in it already")
-        return msgspec.structs.replace(self.plan(asked, spec), scene=scene)
+        return msgspec.structs.replace(self.plan(options, spec), scene=scene)
 
-    def prepare_again(self, kept: Outputs, plan: ReconstructPlan, limits: Limits) -> Arrays:
+    def prepare_followup(self, kept: Outputs, plan: ReconstructPlan, limits: Limits) -> Arrays:
         if plan.surface == "joined" and mcc_inputs.front_of(kept) is None:
             raise InvalidOption("surface", "the scene has no view that could be joined with it: ask for `network`")
         return {**kept, "asks": _asks(plan, limits.queries)}
 
-    def offers(self, asked: ReconstructOptions | ReconstructPlan) -> tuple[str, ...]:
+    def offers(self, request: ReconstructOptions | ReconstructPlan) -> tuple[str, ...]:
         """A format that was asked for is the only file."""
-        return self.media_types if asked.format is None else (MEDIA_TYPES[asked.format], JSON)
+        return self.media_types if request.format is None else (MEDIA_TYPES[request.format], JSON)
 
     def bucket(self, plan: ReconstructPlan, spec: BundleSpec, shapes: Shapes) -> str:
         """Scenes of all spacings and modes take their steps together."""
         return "photograph" if "photograph" in shapes else str(spec.pictures.image_size)
 
-    def arguments(self, plan: ReconstructPlan) -> dict[str, Any]:
+    def arguments(self, plan: ReconstructPlan, shapes: Shapes) -> dict[str, Any]:
+        if "photograph" in shapes:
+            return {}
         names = ("spacing", "threshold", "mode", "scene")
         return {name: getattr(plan, name) for name in names} | {"space": plan.space.model_dump()}
 
-    def arguments_of(self, plan: ReconstructPlan, shapes: Shapes) -> dict[str, Any]:
-        return {} if "photograph" in shapes else self.arguments(plan)
-
-    def steps(self, plan: ReconstructPlan, arrays: Arrays | None = None) -> int | None:
+    def steps(self, plan: ReconstructPlan, arrays: Arrays | None) -> int | None:
         return 1 if arrays is not None and "photograph" in arrays else None
 
     def scene_of(self, plan: ReconstructPlan) -> str:
         return plan.scene
 
-    def presents_apart(self, plan: ReconstructPlan, media_type: str) -> bool:
+    def present_in_subprocess(self, plan: ReconstructPlan, media_type: str) -> bool:
         return plan.surface != "network" or _format(plan, media_type) == "glb"
 
     def present(self, outputs: Sequence[Outputs], plan: ReconstructPlan, spec: BundleSpec, media_type: str) -> Reconstruction | File:
@@ -200,23 +221,26 @@ class Reconstruct(Task[ReconstructOptions, ReconstructPlan]):
         points = mcc_inputs.to_metres(plan.lattice.points(arrays["cells"]), float(arrays["scale"][0]), arrays["centre"])
         return ReconstructPreview(int(arrays["level"]), shapes.to_ply(points, arrays["colours"], spacing_of(arrays, plan)))
 
-    def result_bound(self, plan: ReconstructPlan, spec: BundleSpec, sizes: Mapping[str, int]) -> int:
+    def result_bound(self, plan: ReconstructPlan, spec: BundleSpec, arrays: Arrays) -> int:
         """All cells of the grid, and what is kept of the scene."""
-        front = sum(sizes.get(name, 0) for name in mcc_inputs.FRONT)
-        return plan.lattice.count * CELL_BYTES + 4 * latent_values(spec.config) + sizes["seen"] + front + PREVIEW_BYTES + SMALL_ARRAYS
+        front = sum(arrays[name].nbytes for name in mcc_inputs.FRONT if name in arrays)
+        return (
+            plan.lattice.count * CELL_BYTES + 4 * latent_values(spec.config) + arrays["seen"].nbytes + front + PREVIEW_BYTES + SMALL_ARRAYS
+        )
 
-    def sample(self, spec: BundleSpec) -> Arrays:
+    def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
         """A slanted plane fills the image."""
         side, space = _seen_size(spec), spec.space or Space()
         across, down = np.meshgrid(*[np.linspace(-1.5, 1.5, side, dtype=np.float32)] * 2)
         size = spec.pictures.image_size
-        return {
+        sample = {
             "pixels": np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8),
             "seen": np.stack([across, down, 0.3 * across + (2.0 if space.region == "half-ball" else 0.0)], axis=-1).astype(np.float32),
             "asks": np.array([MOST_CELLS, Lattice(space, space.spacing).count], np.int64),
             "scale": np.ones(1, np.float32),
             "centre": np.zeros(3, np.float32),
         }
+        return (sample,)
 
 
 def _asks(plan: ReconstructPlan, most: int) -> NDArray[np.int64]:

@@ -1,0 +1,46 @@
+"""A task has few members, and what only some tasks do is inherited by name."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from server.tasks import capabilities
+from server.tasks.base import Task
+from server.tasks.classify.images import Classify
+from server.tasks.registry import TASKS
+
+OPTIONAL = {"example"}
+
+
+def members(kind: type) -> set[str]:
+    return {name for name in (*vars(kind), *inspect.get_annotations(kind)) if not name.startswith("_")}
+
+
+def test_a_task_needs_eight_members() -> None:
+    assert members(Task) - OPTIONAL == {"name", "parts", "options", "answer", "prepare", "present", "result_bound", "samples"}
+
+
+def test_every_public_member_is_declared_once() -> None:
+    kinds = [Task, *(kind for kind in vars(capabilities).values() if inspect.isclass(kind) and kind.__module__ == capabilities.__name__)]
+    declared = [name for kind in kinds for name in members(kind) if (kind, name) != (capabilities.SelectsBundles, "parts")]
+    assert sorted(declared) == sorted(set(declared))
+    for task in TASKS.values():
+        assert {name for name in dir(task) if not name.startswith("_")} <= set(declared)
+
+
+def test_a_member_that_nothing_declares_is_refused() -> None:
+    with pytest.raises(TypeError, match="Misspelt: previews: declared neither by Task nor by a capability"):
+
+        class Misspelt(Classify):
+            def previews(self) -> None:
+                """Would never be called."""
+
+
+def test_a_member_of_a_capability_that_is_not_inherited_is_refused() -> None:
+    with pytest.raises(TypeError, match="Forgotten: preview:"):
+
+        class Forgotten(Classify):
+            def preview(self) -> None:
+                """Would never be called."""
