@@ -194,7 +194,9 @@ def prepare(
     camera: Any = {"fov": FOV} if "depth" in files else {}
     plan = TASK.plan(ReconstructOptions(spacing=spacing, mode=mode, **camera), bundle.spec)  # type: ignore[arg-type]
     decoder = Decoder(50_000_000)
-    return TASK.prepare(files, plan, bundle.spec, decoder)[0] if latent is None else TASK.prepare_followup(latent, plan, decoder.limits), plan
+    return TASK.prepare(files, plan, bundle.spec, decoder)[0] if latent is None else TASK.prepare_followup(
+        latent, plan, decoder.limits
+    ), plan
 
 
 def occupied_cells(outputs: dict[str, NDArray[Any]], lattice: Lattice, threshold: float = 0.1) -> NDArray[np.bool_]:
