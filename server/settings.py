@@ -114,8 +114,9 @@ class Settings(BaseSettings):
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` measures and takes the faster of float32 and bfloat16; or one of the two by name."""
-    backend: Literal["auto", "eager", "fused", "compiled", "onnx", "int8"] = "auto"
-    """Backend of forward passes: `auto` takes for each merge schedule and batch size what was measured fastest."""
+    backend: Literal["auto", "eager", "fused", "onnx", "int8", "compiled"] = "auto"
+    """Backend of forward passes: `auto` takes for each merge schedule and batch size what was measured fastest.
+    `compiled` of earlier versions is read as `auto`."""
     threads: int = Field(default=0, ge=0)
     """Torch threads of a worker; 0: what the CPU affinity and OMP_NUM_THREADS allow, less what the gateway needs."""
 
@@ -179,6 +180,10 @@ class Settings(BaseSettings):
         except (OSError, TypeError, ValueError, AttributeError) as error:  # no permission, no UTF-8, no map, or names that are no words
             raise SettingsError(f"{file} holds no lines such as `port: 9000` ({error})") from error
         return (init_settings, env_settings, *yaml)
+
+    @property
+    def offered_backend(self) -> Literal["auto", "eager", "fused", "onnx", "int8"]:
+        return "auto" if self.backend == "compiled" else self.backend
 
     @property
     def admits_strangers(self) -> bool:

@@ -63,7 +63,7 @@ def measured(bundle: Bundle, folder: Path, values: Sequence[Halves], use: Use | 
     planned = Bundle(path=bundle.path, spec=spec.model_copy(update={"ladder": list(rungs)}))
     measure = _of_images if task_of(spec) is None else _of_recordings
     with TemporaryDirectory() as cache:
-        loader = Loader(layout, settings.dtype, Measurements(Path(cache)), settings.backend)
+        loader = Loader(layout, settings.dtype, Measurements(Path(cache)), settings.offered_backend)
         found = measure(planned, folder, use, loader, force=force)
     quality, throughput = found.quality, found.throughput
     ladder = [

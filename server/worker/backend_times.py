@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
-Backend = Literal["eager", "fused", "compiled", "onnx", "int8"]
+Backend = Literal["eager", "fused", "onnx", "int8"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 Schedule = tuple[int, ...]
 """Tokens that really merge in each block."""
 
-NEEDED: Mapping[Backend, float] = {"eager": 1.0, "fused": 1.02, "compiled": 1.05, "onnx": 1.05, "int8": 1.3}
+NEEDED: Mapping[Backend, float] = {"eager": 1.0, "fused": 1.02, "onnx": 1.05, "int8": 1.3}
 """A backend must be so many times as fast as eager at a size to run it: the rest is noise or, for int8, not worth its accuracy."""
 MERGING_SHARE = 0.9
 """Merging is left out of a batch where that takes at most this share of the seconds."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -22,10 +20,9 @@ import torch
 from kernels import numba_loader as loops
 from kernels.ops import compiled_loops
 from models.bundle import GRAPH_FILE, Bundle, BundleSpec
-from models.layers.packed_linear import packing_helps
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from models.registry import architectures, named
+from models.registry import architectures
 from server.telemetry import logs
 from server.worker.backend_times import Backend, BackendTimes, Choice, Schedule
 from server.worker.device_layout import Layout
@@ -33,35 +30,7 @@ from server.worker.executors import Arrays, check
 
 log = logs.get(__name__)
 
-BackendSetting = Literal["auto", "eager", "fused", "compiled", "onnx", "int8"]
-COMPILED = "inductor"
-"""Folder below `OPSIN_CACHE` for what `torch.compile` has compiled, from one start to the next."""
-COMPILED_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
-"""Environment variable: where PyTorch's compiler looks. A folder that an operator has set is his: nothing is deleted there."""
-MOST_COMPILED = 512 * 2**20
-"""Bytes of it."""
-
-
-def keep_compiled(folder: Path) -> None:
-    """To be called before anything is compiled in this process."""
-    os.environ.setdefault(COMPILED_FOLDER, str(folder))
-    trim_compiled(folder)
-
-
-def trim_compiled(folder: Path, most_bytes: int | None = None) -> None:
-    """Delete the files beyond the bound that were written longest ago: the compiler makes again what it misses."""
-    files = []
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # another worker may have deleted it
-            stat = path.lstat()
-            if not path.is_dir():
-                files.append((stat.st_mtime_ns, stat.st_size, path))
-    kept = 0
-    for _, size, path in sorted(files, reverse=True):
-        kept += size
-        if kept > (MOST_COMPILED if most_bytes is None else most_bytes):
-            with suppress(OSError):  # the folder may only be read
-                path.unlink()
+BackendSetting = Literal["auto", "eager", "fused", "onnx", "int8"]
 
 
 def usual_schedule(spec: BundleSpec) -> MergeSchedule:
@@ -154,8 +123,6 @@ class Backends:
         self._runners: dict[Backend, Runner] = {"eager": model}
         self._left_out: frozenset[Backend] = frozenset()
         """Backends that cannot be opened here."""
-        self._compiled: frozenset[tuple[Schedule, bool]] = frozenset()
-        """Schedules that have been compiled, for batches and (True) for a job alone."""
         self._dtype = next((parameter.dtype for parameter in model.model.parameters()), torch.float32)
         self._elements = sum(parameter.numel() for parameter in model.without_weights().model.parameters())
         """Number of weights; 0: they lie in a graph, as long as its file."""
@@ -165,13 +132,12 @@ class Backends:
     @property
     def nbytes(self) -> int:
         """Bytes of the weights in memory, in the format of each copy: each backend has one but those that run PyTorch's."""
-        sizes: Mapping[Backend, int] = {"eager": self._dtype.itemsize, "compiled": self._dtype.itemsize, "onnx": 4, "int8": 1}
-        shared: set[Backend] = {"fused"} if self._packed else {"fused", "compiled"}
-        return sum(self._elements * sizes[backend] or self.spec.size for backend in self._runners.keys() - shared)
+        sizes: Mapping[Backend, int] = {"eager": self._dtype.itemsize, "onnx": 4, "int8": 1}
+        return sum(self._elements * sizes[backend] or self.spec.size for backend in self._runners.keys() - {"fused"})
 
     def release(self) -> None:
         """Let go of all weights; times and choices stay."""
-        self._runners, self._compiled = {}, frozenset()
+        self._runners = {}
         self.model = self.model.without_weights()
 
     def restore(self) -> None:
@@ -185,11 +151,6 @@ class Backends:
         return self.model.spec
 
     @property
-    def _packed(self) -> bool:
-        """Whether the model's layers are packed, which cannot be compiled."""
-        return packing_helps(self._layout.device, self._dtype)
-
-    @property
     def is_graph(self) -> bool:
         """Whether the bundle's weights are an ONNX graph, which ONNX Runtime runs whatever the setting says."""
         return self.spec.weights_file == GRAPH_FILE
@@ -201,11 +162,9 @@ class Backends:
 
     @cached_property  # each batch asks for it, and to look for an installed package takes a tenth of a millisecond
     def candidates(self) -> Sequence[Backend]:
-        """Backends that the setting allows on this device, eager first. Compiling takes minutes a shape: only if it is asked for."""
+        """Backends that the setting allows on this device, eager first."""
         if self.is_graph or self.precise:
             return ("eager",)
-        if self.setting == "compiled":
-            return ("eager", "compiled")
         if self.setting == "eager" or self._layout.device.type != "cpu":
             return ("eager",)
         fused: Sequence[Backend] = ("fused",) if self.spec.ladder and loops.is_installed() else ()
@@ -304,7 +263,7 @@ class Backends:
         if trace or self.precise:
             return Choice("eager", schedule)  # only PyTorch tells which tokens merged, and vectors do not depend on what is faster
         if self.setting != "auto":
-            ready = self.setting in self.usable(schedule) and (self.setting != "compiled" or (schedule, size == 1) in self._compiled)
+            ready = self.setting in self.usable(schedule)
             return Choice(self.setting if ready else "eager", schedule)
         return self.times.choose(schedule, size, self.usable, skippable=schedule in self._rungs.values())
 
@@ -328,17 +287,6 @@ class Backends:
                 return self._run(choice.backend, arrays, options)
             answer = self._run(choice.backend, arrays, {**options, "merge": choice.schedule})
         return {**answer, "schedule": np.tile(np.array(choice.schedule, np.int32), (size, 1))}
-
-    def prepare(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
-        """As `forward`, but what is to be compiled first is compiled: that may take a minute, for which no request should wait."""
-        schedule, size = self.schedule(options.get("merge", ())), len(next(iter(arrays.values())))
-        if self.setting != "compiled" or schedule not in self._rungs.values() or "compiled" not in self._runners:
-            return self.forward(arrays, options)
-        answer = self.run("compiled", arrays, options)
-        if self._graphs is not None:
-            trim_compiled(self._graphs.parent / COMPILED)
-        self._compiled |= {(schedule, size == 1)}
-        return answer
 
     def run(self, backend: Backend, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
         """By one backend; where that fails by eager, and if it succeeds the backend is not used again."""
@@ -366,7 +314,7 @@ class Backends:
             return Fused(
                 self.model, loops.load_compiled_loops(self._dtype, self._graphs.parent / "loops" if self._graphs is not None else None)
             )
-        return self._compile() if backend == "compiled" else self._open_graph("int8" if backend == "int8" else "float32")
+        return self._open_graph("int8" if backend == "int8" else "float32")
 
     def _open_graph(self, precision: Literal["float32", "int8"]) -> Runner:
         from models.systems.onnx.classifier_backend import open_classifier  # ONNX Runtime takes a third of a second to import
@@ -374,12 +322,3 @@ class Backends:
         exact = self.model if self._dtype is torch.float32 else None
         threads = self._layout.threads if self._layout.threads == 1 else self._layout.slots * self._layout.threads  # all slots share them
         return open_classifier(self._bundle, self._graphs, precision, threads, self._sample, exact)
-
-    def _compile(self) -> Runner:
-        """PyTorch compiles again for each schedule, up to its limit; beyond it runs eager. `prepare` has it done."""
-        if self._layout.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
-            raise RuntimeError("there is no C++ compiler")
-        forward = named(architectures()[self.spec.architecture].forwards[self.spec.task])
-        plain = load(self._bundle, device=self._layout.device, dtype=self._dtype) if self._packed else self.model
-        compiled = torch.compile(plain.model, dynamic=True)
-        return LoadedModel(self.spec, compiled, forward, self._layout.device)  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ class Tuning:
             compare(backends, self._layout, rung, size, run)
             self.measured = msgspec.structs.replace(self.measured, backends=backends.times.to_json(), at=time.time())
         arrays = sample(self.bundle.spec, size)
-        run(self._layout, lambda: backends.prepare(arrays, options))
+        run(self._layout, lambda: backends.forward(arrays, options))
         self._shapes.is_new(size, options)
         self._left.pop(0)
         if not self._left:

@@ -34,7 +34,7 @@ from server.scheduler.slots import Slots
 from server.settings import Settings
 from server.telemetry import logs
 from server.telemetry.metrics import WorkerMetrics
-from server.worker.backends import COMPILED, ModelMemory, keep_compiled
+from server.worker.backends import ModelMemory
 from server.worker.background_tuning import Tuner
 from server.worker.device_layout import Layout, choose
 from server.worker.heartbeat import Heartbeat
@@ -61,6 +61,8 @@ def run_worker(settings: Settings) -> int:
     Returns, with an exit code, only where it cannot serve at all."""
     logs.configure(settings.log_level, process="worker")
     os_process.keep_from_others()
+    if settings.backend != settings.offered_backend:
+        log.warning("backend is no longer offered: auto is used instead", backend=settings.backend)
     if settings.redis_url is None:
         log.critical("no queue: set OPSIN_REDIS_URL")
         return MISUSE
@@ -72,7 +74,6 @@ def run_worker(settings: Settings) -> int:
     keep_freed_memory()
     if settings.cache_folder is not None:
         os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_folder / "triton"))
-        keep_compiled(settings.cache_folder / COMPILED)
     torch.set_num_threads(layout.threads)
     sys.setswitchinterval(SWITCH_INTERVAL)
     metrics, host = WorkerMetrics(), settings.metrics_host or settings.host
@@ -108,7 +109,7 @@ class Worker:
         self._receiver = Receiver(self._queue, self._slots, self._bundles, metrics)
         self._runner = BatchRunner(self._queue, self._slots, self._bundles, self._answers, layout)
         memory = ModelMemory(layout.model_bytes)
-        self._loader = Loader(layout, settings.dtype, Measurements(settings.cache_folder), settings.backend, memory)
+        self._loader = Loader(layout, settings.dtype, Measurements(settings.cache_folder), settings.offered_backend, memory)
         self._tuner = Tuner(self._loader, self._slots, self._swap)
         self._heartbeat = Heartbeat(self._queue, self._slots, self._bundles, metrics, metrics_port, layout, settings.scene_ttl)
 

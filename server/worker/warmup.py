@@ -313,7 +313,7 @@ def _run(model: LoadedModel, layout: Layout, size: int, run: Run, backends: Back
         step = run(layout, lambda: steps.step(jobs.pop(), [False] * size))
         return Took(step, start + step)
     arrays, options = sample(model.spec, size), _usual_options(model)
-    forward = model.forward if backends is None else backends.prepare
+    forward = model.forward if backends is None else backends.forward
     seconds = run(layout, lambda: check(forward(arrays, options), size, model.spec))
     return Took(seconds, seconds)
 

@@ -192,26 +192,7 @@ def test_int8_is_not_offered_by_a_bundle_that_was_not_calibrated(bundle: Bundle)
     assert both.choose(1, {"merge": OFF}).backend == "eager"
 
 
-def test_nothing_is_compiled_while_a_request_waits(bundle: Bundle) -> None:
-    these, ran = backends(bundle, setting="compiled"), []
-
-    class Compiled:
-        def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
-            ran.append((len(arrays["pixels"]), tuple(options["merge"])))
-            return these.model.forward(arrays, options)
-
-    these.add("compiled", Compiled())
-    for merge in (OFF, FAST, (3, 3)):  # the last is no rung's
-        these.forward(pictures(2), {"merge": merge})
-        assert these.choose(2, {"merge": merge}).backend == "eager"
-        these.prepare(pictures(2), {"merge": merge})
-    assert ran == [(2, OFF), (2, FAST)]
-    for size, merge in ((2, OFF), (3, FAST), (1, OFF), (2, (3, 3))):
-        these.forward(pictures(size), {"merge": merge})
-    assert ran[2:] == [(2, OFF), (3, FAST)]
-
-
-@pytest.mark.parametrize("setting", ["compiled", "int8", "onnx", "fused"])
+@pytest.mark.parametrize("setting", ["int8", "onnx", "fused"])
 def test_a_foreign_graph_runs_as_it_is_whatever_is_set(tmp_path: Path, setting: BackendSetting) -> None:
     graph = write_graph(tmp_path / "bundles", colours())
     arrays = {"pixels": np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)}

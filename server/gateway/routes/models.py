@@ -134,7 +134,7 @@ class ServingWorker(msgspec.Struct, frozen=True):
     items_per_second: float
     batch_budget: int
     backends: dict[str, str]
-    """Backends that run batches of that size, by rung and `off`: eager, fused, compiled, onnx or int8. Empty where only PyTorch can."""
+    """Backends that run batches of that size, by rung and `off`: eager, fused, onnx or int8. Empty where only PyTorch can."""
     format: str
     max_difference: float | None
     """As the model's, of this worker."""
