@@ -33,8 +33,8 @@ from server.media import images
 from server.settings import Settings
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-Pixels = NDArray[np.uint8]
-Decode = Callable[[bytes], Pixels]
+ModelPixels = NDArray[np.uint8]
+Decode = Callable[[bytes], ModelPixels]
 Item = TypeVar("Item")
 
 
@@ -76,14 +76,14 @@ def decoder(preprocess: Preprocess) -> Decode:
     limit = int(Settings.model_fields["max_pixels"].default)
     safe = images.Decoder(limit)
 
-    def decode(picture: bytes) -> Pixels:
+    def decode(picture: bytes) -> ModelPixels:
         with safe.decoded(picture) as image:
             return images.to_model_size(image, preprocess, limit)
 
     return decode
 
 
-def forward_only(model: LoadedModel, pixels: Pixels, layout: LoopLayout, seconds: float) -> float:
+def forward_only(model: LoadedModel, pixels: ModelPixels, layout: LoopLayout, seconds: float) -> float:
     """Images/s of forward passes over ready pixels (N, S, S, 3)."""
     endless = cycle(pixels)
     batches = cycle([np.stack(list(islice(endless, layout.batch))) for _ in range(max(1, len(pixels) // layout.batch))])
@@ -91,11 +91,11 @@ def forward_only(model: LoadedModel, pixels: Pixels, layout: LoopLayout, seconds
 
 
 def decode_and_infer(
-    forward: Callable[[Pixels], object], decode: Decode, pictures: Sequence[bytes], layout: LoopLayout, seconds: float
+    forward: Callable[[ModelPixels], object], decode: Decode, pictures: Sequence[bytes], layout: LoopLayout, seconds: float
 ) -> float:
     """Images/s of decoding and forward passes together, without HTTP or queue. forward: runs the network on (B, S, S, 3)."""
     with ThreadPoolExecutor(max(1, layout.decoders)) as pool:
-        decoded: Iterator[Pixels] = map(decode, _LockedIterator(cycle(pictures)))
+        decoded: Iterator[ModelPixels] = map(decode, _LockedIterator(cycle(pictures)))
         if layout.decoders:
             decoded = _LockedIterator(_decoded_ahead(pool, decode, pictures, 2 * layout.batch * layout.loops))
         return images_per_second(lambda: forward(np.stack(list(islice(decoded, layout.batch)))), layout, seconds)
@@ -113,7 +113,7 @@ class _LockedIterator(Iterator[Item]):
             return next(self._source)
 
 
-def _decoded_ahead(pool: ThreadPoolExecutor, decode: Decode, pictures: Sequence[bytes], ahead: int) -> Iterator[Pixels]:
+def _decoded_ahead(pool: ThreadPoolExecutor, decode: Decode, pictures: Sequence[bytes], ahead: int) -> Iterator[ModelPixels]:
     endless = cycle(pictures)
     waiting = deque(pool.submit(decode, picture) for picture in islice(endless, ahead))
     while True:
@@ -121,7 +121,7 @@ def _decoded_ahead(pool: ThreadPoolExecutor, decode: Decode, pictures: Sequence[
         waiting.append(pool.submit(decode, next(endless)))
 
 
-def infer(model: LoadedModel, pixels: Pixels) -> dict[str, NDArray[Any]]:
+def infer(model: LoadedModel, pixels: ModelPixels) -> dict[str, NDArray[Any]]:
     """Run the network without merging: (B, S, S, 3) → its outputs."""
     return model.forward({"pixels": pixels}, {"merge": [0] * model.depth})
 
@@ -142,7 +142,7 @@ def images_per_second(step: Callable[[], object], layout: LoopLayout, seconds: f
         return sum(pool.map(loop, range(layout.loops)))
 
 
-def off_line_scores(model: LoadedModel, pixels: Pixels) -> NDArray[np.float32]:
+def off_line_scores(model: LoadedModel, pixels: ModelPixels) -> NDArray[np.float32]:
     """Softmax of every picture, each run alone. (N, classes)"""
     logits = np.concatenate([infer(model, picture[None])["logits"] for picture in pixels])
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -82,8 +82,8 @@ FEW_DRAWINGS = 2
 OPENCV = {"Telea": cv2.INPAINT_TELEA, "Navier-Stokes": cv2.INPAINT_NS}
 RADIUS = 3
 
-Pixels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
+ImagePixels = NDArray[np.uint8]
+HoleMask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class HoleCase:
     kind: str
     """`drawings` or `photographs`."""
     hole: Hole
-    pixels: Pixels
+    pixels: ImagePixels
     """(S, S, 3)."""
-    mask: Mask
+    mask: HoleMask
     """(S, S)."""
 
 
-def drawings(cache: Path, tested: bool, count: int) -> list[Pixels]:
+def drawings(cache: Path, tested: bool, count: int) -> list[ImagePixels]:
     """Return the cases of the card, or of the other held-out series."""
     plan = recipe.read(RECIPE, ())
     assert plan.release is not None and plan.preprocess is not None
@@ -108,7 +108,7 @@ def drawings(cache: Path, tested: bool, count: int) -> list[Pixels]:
     return list(holes.drawings(quality.data, plan.preprocess, cache, chosen).pixels.numpy()[:count])
 
 
-def photographs(cache: Path, tested: bool, count: int) -> list[Pixels]:
+def photographs(cache: Path, tested: bool, count: int) -> list[ImagePixels]:
     files = TESTED if tested else CHOSEN_BY
     return [crop for made in crops(PHOTOGRAPHS, FOLDER, files, count, cache).values() for crop in made]
 
@@ -144,7 +144,7 @@ class InProcessService:
         [arrays] = self._task.prepare(_item(case), plan, self._spec, self._decoder)
         return METHODS[int(arrays["method"])]
 
-    def fill(self, case: HoleCase, method: Any) -> dict[str, Pixels]:
+    def fill(self, case: HoleCase, method: Any) -> dict[str, ImagePixels]:
         """Fill the hole by a method and return the result of each blend."""
         plan = self._task.plan(InpaintOptions(seed=0, method=method), self._spec)
         [arrays] = self._task.prepare(_item(case), plan, self._spec, self._decoder)
@@ -161,22 +161,22 @@ class InProcessService:
         return made
 
 
-def opencv(case: HoleCase, flag: int) -> Pixels:
+def opencv(case: HoleCase, flag: int) -> ImagePixels:
     hidden = np.where(case.mask[..., np.newaxis], 0, case.pixels).astype(np.uint8)
     return np.asarray(cv2.inpaint(hidden, case.mask.astype(np.uint8), RADIUS, flag))
 
 
-def seam(pixels: Pixels, mask: Mask) -> float:
+def seam(pixels: ImagePixels, mask: HoleMask) -> float:
     """Mean difference of neighbours of which one lies in the hole."""
     return _jumps(pixels, mask, lambda first, second: first != second)
 
 
-def gradient(pixels: Pixels, mask: Mask) -> float:
+def gradient(pixels: ImagePixels, mask: HoleMask) -> float:
     """Mean difference of neighbours in the hole."""
     return _jumps(pixels, mask, lambda first, second: first & second)
 
 
-def _jumps(pixels: Pixels, mask: Mask, chosen: Any) -> float:
+def _jumps(pixels: ImagePixels, mask: HoleMask, chosen: Any) -> float:
     values = pixels.astype(np.float64)
     total = count = 0.0
     for axis in (0, 1):
@@ -229,7 +229,7 @@ def _prepare(bundle: Path, features: PyPIPackage, cache: Path) -> None:
     patchmatch.fill = _fill_here
 
 
-def _fill_here(pixels: Pixels, missing: Mask, reduction: int, seed: int, before: Any) -> patchmatch.Level:
+def _fill_here(pixels: ImagePixels, missing: HoleMask, reduction: int, seed: int, before: Any) -> patchmatch.Level:
     request, data = patchmatch.message(pixels, missing, reduction, seed, before)
     return patchmatch.Level(*level(request, data))
 

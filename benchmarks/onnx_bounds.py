@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from benchmarks.bounds import LoopLayout, Pixels, Speed, decode_and_infer, decoder, layouts
+from benchmarks.bounds import LoopLayout, ModelPixels, Speed, decode_and_infer, decoder, layouts
 from kernels.malloc import keep_freed_memory
 from models import bundle
 from models.bundle_schema import Preprocess
@@ -43,7 +43,7 @@ class SessionLoop:
         self._scale, self._shift = 1 / (255 * std), -mean / std
         self._local = threading.local()
 
-    def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
+    def __call__(self, pixels: ModelPixels) -> NDArray[np.float32]:
         session = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = onnxruntime.InferenceSession(self._file, self._options, providers=["CPUExecutionProvider"])
@@ -61,7 +61,12 @@ def all_layouts() -> list[SessionLayout]:
 
 
 def measure(
-    layout: SessionLayout, file: Path, preprocess: Preprocess, decode: Callable[[bytes], Pixels], pictures: Sequence[bytes], seconds: float
+    layout: SessionLayout,
+    file: Path,
+    preprocess: Preprocess,
+    decode: Callable[[bytes], ModelPixels],
+    pictures: Sequence[bytes],
+    seconds: float,
 ) -> Speed:
     return Speed(layout, decode_and_infer(SessionLoop(file, preprocess, layout), decode, pictures, layout, seconds))
 

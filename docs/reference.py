@@ -1,7 +1,7 @@
 """Write what the site is built from: `python docs/reference.py FOLDER` copies docs and mkdocs.yml there, with the rows of claims.yaml in
 them, and adds settings, routes, Python and commands as the code states them. Nothing of it is committed, so nothing can be out of date.
 
-FOLDER is not the checkout: zensical empties the folder `.cache` beside its configuration, where a checkout keeps data of trainings.
+FOLDER is not the checkout: zensical empties the folder `.cache` next to its configuration, where a checkout keeps data of trainings.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OPTIONS = {
 
 HERE = Path(__file__).parent
 NOT_SHOWN = ("*.json", "*.py", "*.yaml", "SOURCES.txt", "__pycache__")
-NOBODY = "redis://localhost:6379"
+UNUSED_REDIS = "redis://localhost:6379"
 """A gateway that is not started connects to nothing."""
 
 
@@ -60,35 +60,35 @@ def main(folder: Path) -> None:
 
 
 def claims() -> str:
-    """The rows of claims.yaml."""
-    told = yaml.safe_load((HERE / "claims.yaml").read_text(encoding="utf-8"))
+    """Return the page of claims.yaml."""
+    content = yaml.safe_load((HERE / "claims.yaml").read_text(encoding="utf-8"))
     rows = [
         (
             claim["what"],
             "<br>".join(claim["quotes"]),
             f"`{claim['command']}`",
-            f"{told['machines'][claim['machine']]}; {claim['date']}",
-            ", ".join(map(where, claim["pages"])),
+            f"{content['machines'][claim['machine']]}; {claim['date']}",
+            ", ".join(map(page_link, claim["pages"])),
         )
-        for claim in told["claims"]
+        for claim in content["claims"]
     ]
     return table(("", "figure", "printed by", "machine, day", "quoted in"), rows)
 
 
-def where(quoting: str) -> str:
+def page_link(quoting: str) -> str:
     return f"[{quoting}]({quoting.removeprefix('docs/')})" if quoting.startswith("docs/") else quoting
 
 
 def settings() -> str:
-    """Every field of `Settings`: name, type and bounds, default, docstring."""
-    told = attribute_docstrings(Settings)
+    """Return the page of the fields of `Settings`: name, type and bounds, default, docstring."""
+    docstrings = attribute_docstrings(Settings)
     rows = []
     for name, field in Settings.model_fields.items():
         limits = {word: getattr(bound, key) for bound in field.metadata for key, word in BOUNDS.items() if hasattr(bound, key)}
         bounds = ", ".join(f"{word} {value}" for word, value in limits.items())
         default = field.get_default(call_default_factory=True)
         kind = annotation(field.annotation)
-        rows.append((f"`OPSIN_{name.upper()}`", f"`{kind}`" + (f", {bounds}" if bounds else ""), f"`{default}`", told.get(name, "")))
+        rows.append((f"`OPSIN_{name.upper()}`", f"`{kind}`" + (f", {bounds}" if bounds else ""), f"`{default}`", docstrings.get(name, "")))
     about = (
         "Environment variables as `server/settings.py` reads them; in the YAML file in lower case without `OPSIN_`. "
         "[Settings](../settings.md) explains them."
@@ -100,7 +100,7 @@ BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def http() -> str:
-    """Every route of the OpenAPI document."""
+    """Return the page of the routes of the OpenAPI document."""
     document = asyncio.run(openapi())
     sections = []
     for path, operations in sorted(document["paths"].items()):
@@ -114,7 +114,7 @@ def http() -> str:
 
 
 async def openapi() -> dict[str, Any]:
-    transport = httpx2.ASGITransport(app=create_app(Settings(redis_url=NOBODY)))
+    transport = httpx2.ASGITransport(app=create_app(Settings(redis_url=UNUSED_REDIS)))
     async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
         return dict((await client.get("/openapi.json")).json())
 
@@ -154,7 +154,7 @@ def kind_of(schema: Mapping[str, Any]) -> str:
 
 
 def python() -> str:
-    """Every public name of `opsin`, with signature and docstring."""
+    """Return the page of the public names of `opsin`, with signatures and docstrings."""
     about = "What `from opsin import …` gives, from its docstrings. [The Python client](../client.md) explains it."
     sections = [public(name, getattr(opsin, name)) for name in opsin.__all__]
     sections += [public(name, getattr(importlib.import_module(module), name)) for module, name in OPTIONS.items()]
@@ -163,9 +163,9 @@ def python() -> str:
 
 def public(name: str, value: Any) -> str:
     parts = [f"## `{name}`", inspect.getdoc(value) or ""]
-    told, hints = attribute_docstrings(value), vars(value).get("__annotations__", {})
+    docstrings, hints = attribute_docstrings(value), vars(value).get("__annotations__", {})
     rows = [
-        (f"`{field}`", f"`{str(hint).replace(' | ', ' or ')}`", told.get(field, ""))
+        (f"`{field}`", f"`{str(hint).replace(' | ', ' or ')}`", docstrings.get(field, ""))
         for field, hint in hints.items()
         if not field.startswith("_")
     ]
@@ -176,7 +176,7 @@ def public(name: str, value: Any) -> str:
 
 
 QUOTE = "'"
-"""Annotations are strings until somebody evaluates them."""
+"""Quotation mark of annotations, which are strings until they are evaluated."""
 
 
 def is_method(member: object) -> bool:
@@ -199,11 +199,11 @@ def attribute_docstrings(owner: type) -> dict[str, str]:
     except (OSError, TypeError):
         return {}
     statements = typing.cast(ast.ClassDef, body).body
-    told = {}
+    docstrings = {}
     for field, text in pairwise(statements):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            told[ast.unparse(field.target)] = inspect.cleandoc(str(text.value.value))
-    return told
+            docstrings[ast.unparse(field.target)] = inspect.cleandoc(str(text.value.value))
+    return docstrings
 
 
 def annotation(hint: Any) -> str:
@@ -212,8 +212,8 @@ def annotation(hint: Any) -> str:
 
 
 def commands() -> str:
-    """Every command of `opsin`, with its arguments and options."""
-    about = "Every command, as `opsin COMMAND --help` tells. [The command](../cli.md) explains them."
+    """Return the page of the commands of `opsin`, with their arguments and options."""
+    about = "Every command, as `opsin COMMAND --help` prints it. [The command](../cli.md) explains them."
     return page("Commands, from the command line", about, *(command(name, one) for name, one in leaves("opsin", get_command(command_line))))
 
 

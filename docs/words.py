@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from word_rules import docstrings, names, prose
 from word_rules.pending import PENDING
-from word_rules.source import Source
+from word_rules.source import PythonFile
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = (
@@ -41,6 +41,7 @@ FOLDERS = (
     ".",
 )
 RULES = names.RULES | docstrings.RULES | prose.RULES
+ACROSS_FILES = {"class-repeated": names.repeated_classes, "alias-repeated": names.repeated_aliases}
 D401 = ["check", "--isolated", "--select", "D401", "--output-format", "concise"]
 FIXTURES = "lint.pydocstyle.property-decorators = ['pytest.fixture']"
 
@@ -90,7 +91,7 @@ def files() -> list[PurePosixPath]:
     return [path for path in map(PurePosixPath, sorted(set(listed.stdout.splitlines()))) if (ROOT / path).is_file()]
 
 
-def hits_of(source: Source) -> Iterator[Hit]:
+def hits_of(source: PythonFile) -> Iterator[Hit]:
     """Check one Python file. Raises SyntaxError."""
     for rule, check in RULES.items():
         for line, message in check(source):
@@ -111,10 +112,11 @@ def all_hits() -> Iterator[Hit]:
             for line, message in prose.markdown_words(text):
                 yield Hit(path, line, "markdown-word", message)
         else:
-            sources.append(Source(path, text))
+            sources.append(PythonFile(path, text))
             yield from hits_of(sources[-1])
-    for source, line, message in names.repeated_classes(sources):
-        yield Hit(source.path, line, "class-repeated", message)
+    for rule, check in ACROSS_FILES.items():
+        for source, line, message in check(sources):
+            yield Hit(source.path, line, rule, message)
 
 
 def ruff_hits(paths: list[PurePosixPath]) -> Iterator[Hit]:
@@ -124,20 +126,29 @@ def ruff_hits(paths: list[PurePosixPath]) -> Iterator[Hit]:
         yield Hit(PurePosixPath(path), int(line), "D401", message)
 
 
+def followed_rules(hits: list[Hit], paths: list[PurePosixPath]) -> Iterator[str]:
+    """Find pending entries of these folders that can be deleted, since the folder has no hit any more."""
+    broken = {(folder_of(hit.path), hit.rule) for hit in hits}
+    for folder, rules in PENDING.items():
+        followed = [rule for rule in rules if (folder, rule) not in broken]
+        if followed and any(PurePosixPath(folder).is_relative_to(path) for path in paths):
+            yield f"delete from pending.py: {folder}: {', '.join(followed)}"
+
+
 def main() -> None:
     paths = [PurePosixPath((Path.cwd() / argument).resolve().relative_to(ROOT)) for argument in sys.argv[1:]]
     try:
-        hits = [hit for hit in all_hits() if not hit.is_pending or paths]
+        hits = list(all_hits())
     except SyntaxError as error:
         sys.exit(f"{error.filename}:{error.lineno}: {error.msg}")
-    if paths:
-        hits = [hit for hit in hits if any(hit.path.is_relative_to(path) for path in paths)]
-        hits = sorted([*hits, *ruff_hits(paths)], key=lambda hit: (hit.path, hit.line))
-    print(*hits, sep="\n" if hits else "", file=sys.stdout if paths else sys.stderr, end="\n" if hits else "")
-    if paths:
-        for rule, count in Counter(hit.rule for hit in hits).most_common():
-            print(f"{count:6} {rule}")
-    sys.exit(1 if hits else 0)
+    if not paths:
+        faults = [hit for hit in hits if not hit.is_pending]
+        sys.exit("\n".join(map(str, faults)) if faults else 0)
+    chosen = [hit for hit in [*hits, *ruff_hits(paths)] if any(hit.path.is_relative_to(path) for path in paths)]
+    print(*sorted(chosen, key=lambda hit: (hit.path, hit.line)), sep="\n")
+    print(*(f"{count:6} {rule}" for rule, count in Counter(hit.rule for hit in chosen).most_common()), sep="\n")
+    print(*followed_rules(hits, paths), sep="\n")
+    sys.exit(1 if chosen else 0)
 
 
 if __name__ == "__main__":

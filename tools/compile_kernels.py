@@ -72,7 +72,7 @@ def _type(name: str, constants: dict[str, Any], dtype: str) -> str:
 
 
 def candidates(kernel: Any, dtype: str, every: bool) -> list[triton.Config | None]:
-    """What the tuner would try, or only the smallest of it."""
+    """Return the candidates of the tuner, or only the smallest of them."""
     configs = getattr(kernel, "configs", None)
     if configs is None:
         return [None]

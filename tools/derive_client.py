@@ -2,7 +2,7 @@
 a part of `make lint`, it only says which files are out of date.
 
 Each `opsin/async_NAME.py` gives `opsin/NAME.py`: without `async` and `await`, with the names that WORDS has for the others. What the two do
-differently, such as threads in place of tasks, stands behind a name of its own in a module that both import.
+differently, such as threads instead of tasks, has a name of its own in a module that both import.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def target_of(source: Path) -> Path:
     return source.with_name(source.name.removeprefix("async_"))
 
 
-def derived(source: Path) -> str:
-    """The text of the synchronous twin, as ruff formats it. Raises Underivable."""
+def derive(source: Path) -> str:
+    """Derive the text of the synchronous twin, formatted by ruff. Raises Underivable."""
     text = source.read_text(encoding="utf-8")
     for line, prose in _prose(text, source):
         if hole := LEFT_OUT.search(prose):
-            raise Underivable(f"{_shown(source)}:{line}: `make client` would leave {hole[0]!r} out of this sentence: say it without")
+            raise Underivable(f"{_name_of(source)}:{line}: `make client` would leave {hole[0]!r} out of this sentence: say it without")
     for asynchronous, synchronous in WORDS.items():
         text = re.sub(asynchronous, synchronous, text)
     for command in (("check", "--fix", "--select", "I,F401,F811"), ("format",)):
@@ -68,21 +68,21 @@ def derived(source: Path) -> str:
 
 
 def differing() -> dict[Path, str]:
-    """The twins that are out of date, with what they are to hold. Raises Underivable."""
-    wanted = {target_of(source): derived(source) for source in sources()}
-    return {path: text for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text}
+    """Return path → expected text of the twins that are out of date. Raises Underivable."""
+    texts = {target_of(source): derive(source) for source in sources()}
+    return {path: text for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text}
 
 
 def out_of_date(path: Path) -> str:
-    return f"{_shown(path)} is derived and out of date: change async_{path.name}, not {path.name}, then `make client`"
+    return f"{_name_of(path)} is derived and out of date: change async_{path.name}, not {path.name}, then `make client`"
 
 
 def _prose(text: str, source: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line of comments, docstrings and other texts, except for examples in them. Raises Underivable."""
+    """Yield number and text of each line of comments, docstrings and other texts, except for examples. Raises Underivable."""
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
-        raise Underivable(f"{_shown(source)}:{error.lineno}: {error.msg}") from error
+        raise Underivable(f"{_name_of(source)}:{error.lineno}: {error.msg}") from error
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield from _sentences(inspect.cleandoc(node.value), node.lineno)
@@ -92,7 +92,7 @@ def _prose(text: str, source: Path) -> Iterator[tuple[int, str]]:
 
 
 def _sentences(text: str, first: int) -> Iterator[tuple[int, str]]:
-    """Lines of the paragraphs that are no code, with their numbers. first: of the text's first line."""
+    """Yield the lines of paragraphs that are not code, with their numbers. first: number of the text's first line."""
     for paragraph in re.finditer(r"(?:.+\n?)+", text):
         try:
             ast.parse(paragraph[0])
@@ -101,15 +101,15 @@ def _sentences(text: str, first: int) -> Iterator[tuple[int, str]]:
 
 
 def _ruff(text: str, source: Path, *command: str) -> str:
-    """Raises Underivable for what ruff cannot mend, in its words."""
+    """Run ruff on a text and return the result. Raises Underivable, with ruff's words, if it cannot correct the text."""
     arguments = [sys.executable, "-m", "ruff", *command, "--quiet", "--stdin-filename", str(target_of(source)), "-"]
     ended = subprocess.run(arguments, input=text, check=False, capture_output=True, encoding="utf-8", cwd=OPSIN)
     if ended.returncode:
-        raise Underivable(f"{_shown(source)}: what is derived from it is refused by ruff {command[0]}:\n{ended.stderr.strip()}")
+        raise Underivable(f"{_name_of(source)}: what is derived from it is refused by ruff {command[0]}:\n{ended.stderr.strip()}")
     return ended.stdout
 
 
-def _shown(path: Path) -> str:
+def _name_of(path: Path) -> str:
     return f"opsin/{path.name}"
 
 
@@ -124,7 +124,7 @@ def main(arguments: list[str]) -> int:
         return 1 if changed else 0
     for path, text in changed.items():
         path.write_text(text, encoding="utf-8")
-        print(_shown(path))
+        print(_name_of(path))
     return 0
 
 

@@ -20,13 +20,13 @@ from tests.browser.tabs import box_of, drag, open_tab, run
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures" / "playground"
 TABLET: ViewportSize = {"width": 820, "height": 900}
 TALL: ViewportSize = {"width": 1360, "height": 960}
-"""Of the overview and the sequence: a result and the times below it are seen without scrolling."""
+"""Size of the overview and the sequence: a result and the times below it are visible without scrolling."""
 SHEET_WIDTH = 1600
 GAP = 20
 READING_S = 1.0
-"""How long a stranger looks before the next click."""
+"""Pause before the next click."""
 STEPS = "400"
-"""Of the filling that is watched: with fewer it would be done before it is seen."""
+"""Number of steps of the inpainting that is shown: with fewer it would be done too early."""
 TABS = {
     "Classify": "Flag of Brazil",
     "Inpaint": "Drawing of a daisy",
@@ -41,7 +41,7 @@ OVERVIEW: dict[str, Theme] = {"classify": "light", "inpaint": "dark", "actions":
 
 
 def choose(page: Page, tab: str) -> Locator:
-    """Opens a tab and takes its sample, which runs."""
+    """Open a tab and choose its sample, which runs."""
     panel = open_tab(page, tab)
     panel.get_by_role("button", name=TABS[tab]).click()
     expect(panel.locator("p.line")).to_contain_text("Done in")
@@ -77,7 +77,7 @@ def clips(page: Page) -> None:
 
 
 def look_at_both(page: Page, panel: Locator) -> None:
-    """The clip where both figures are seen and the first does something else than walk."""
+    """Choose the part in which both figures are visible and the first one does something else than walk."""
     panel.get_by_role("button", name="Person 1: ").last.click()
     page.wait_for_function("() => !document.querySelector('#panel-actions video').seeking")
     page.mouse.move(0, 0)
@@ -95,7 +95,7 @@ PAGES: dict[str, Callable[[Page], None]] = {
 
 
 def open_page(page: Page, url: str, name: str, size: ViewportSize, theme: Theme) -> None:
-    """With its result."""
+    """Open a page and wait for its result."""
     page.set_viewport_size(size)
     page.emulate_media(color_scheme=theme)
     page.goto(url)
@@ -103,24 +103,24 @@ def open_page(page: Page, url: str, name: str, size: ViewportSize, theme: Theme)
 
 
 def overview(page: Page, url: str) -> None:
-    """The four tabs in one picture."""
+    """Save the four tabs in one image."""
     seen = []
     for name, theme in OVERVIEW.items():
         open_page(page, url, name, TALL, theme)
-        seen.append(sized(page, TALL))
+        seen.append(resized_shot(page, TALL))
     save(grid(seen, columns=2), "overview")
 
 
 def sheets(page: Page, url: str) -> None:
-    """Each page in three sizes side by side, light and dark."""
+    """Save each page in three sizes side by side, light and dark."""
     for name in PAGES:
         open_page(page, url, name, DESKTOP, "light")
         for theme in THEMES:
             page.emulate_media(color_scheme=theme)
-            save(beside([sized(page, size) for size in (DESKTOP, TABLET, PHONE)]), f"{name}-{theme}")
+            save(side_by_side([resized_shot(page, size) for size in (DESKTOP, TABLET, PHONE)]), f"{name}-{theme}")
 
 
-def sized(page: Page, size: ViewportSize) -> Image.Image:
+def resized_shot(page: Page, size: ViewportSize) -> Image.Image:
     page.set_viewport_size(size)
     if size["width"] < DESKTOP["width"]:
         page.evaluate("() => document.querySelector('[role=tabpanel]:not([hidden]) .result')?.scrollIntoView()")
@@ -131,18 +131,18 @@ def sized(page: Page, size: ViewportSize) -> Image.Image:
 
 
 def first_minute(page: Page, url: str) -> None:
-    """What a stranger sees who opens the page and tries everything. The time is that since the address was entered."""
+    """Save the screens of a visitor who tries everything, with the time since the address was entered."""
     page.set_viewport_size(TALL)
     page.emulate_media(color_scheme="light")
     seen: list[Image.Image] = []
-    began = time.monotonic()
+    started_at = time.monotonic()
 
     @contextmanager
     def step(words: str) -> Iterator[None]:
         yield
         page.evaluate("() => scrollTo(0, 0)")
-        seen.append(captioned(shot(page), f"{time.monotonic() - began:.0f} s   {words}"))
-        print(f"{time.monotonic() - began:5.1f} s  {words}", flush=True)
+        seen.append(add_caption(shot(page), f"{time.monotonic() - started_at:.0f} s   {words}"))
+        print(f"{time.monotonic() - started_at:5.1f} s  {words}", flush=True)
         time.sleep(READING_S)
 
     with step("The page is open. A sentence says what to do, samples lie below."):
@@ -186,7 +186,7 @@ def first_minute(page: Page, url: str) -> None:
 
 
 def paint(page: Page, panel: Locator) -> None:
-    """A stroke through the middle."""
+    """Paint a stroke through the centre."""
     drag_across(panel.locator("canvas.overlay"), (0.25, 0.4), (0.7, 0.45))
     page.mouse.move(0, 0)
 
@@ -197,13 +197,13 @@ def turn(page: Page, panel: Locator) -> None:
 
 
 def drag_across(target: Locator, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """In shares of its width and height."""
+    """Drag between two points, given as shares of the target's width and height."""
     box = box_of(target)
     from_, to = ((x * box["width"], y * box["height"]) for x, y in (start, end))
     drag(target, from_, to, steps=8)
 
 
-def captioned(picture: Image.Image, words: str) -> Image.Image:
+def add_caption(picture: Image.Image, words: str) -> Image.Image:
     height = 56
     framed = Image.new("RGB", (picture.width, picture.height + height), "#1d1a2b")
     framed.paste(picture, (0, height))
@@ -211,12 +211,12 @@ def captioned(picture: Image.Image, words: str) -> Image.Image:
     return framed
 
 
-def beside(pictures: list[Image.Image]) -> Image.Image:
+def side_by_side(pictures: list[Image.Image]) -> Image.Image:
     return grid(pictures, columns=len(pictures))
 
 
 def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
-    """Row by row, on a grey ground."""
+    """Arrange images row by row on a grey background."""
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     width = max(sum(picture.width + GAP for picture in row) for row in rows) + GAP
     heights = [max(picture.height for picture in row) + GAP for row in rows]
@@ -237,10 +237,10 @@ def save(sheet: Image.Image, name: str) -> None:
     smaller.save(FOLDER / f"{name}.webp", quality=80, method=6)
 
 
-def take(context: BrowserContext, url: str, wanted: list[str]) -> None:
+def take(context: BrowserContext, url: str, names: list[str]) -> None:
     page = context.pages[0]
     for name, take_all in (("overview", overview), ("sheets", sheets), ("first-minute", first_minute)):
-        if not wanted or name in wanted:
+        if not names or name in names:
             take_all(page, url)
 
 

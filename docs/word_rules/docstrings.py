@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from word_rules.source import Docstring, Function, Hit, Source, has_noun_docstring, vocabulary
+from word_rules.source import Docstring, Function, Hit, PythonFile, has_noun_docstring, vocabulary
 
 OPENINGS = vocabulary(
     "As At Behind Below Beside Between By For From In Inside It Its Of So That Their Those To Under Until What Whatever "
@@ -27,26 +27,26 @@ ARRAYS = re.compile(r"\b(Tensor|NDArray)\b")
 SHAPE = re.compile(r"\([^()]*,[^()]*\)|\([^()\s]+\)|\bscalar\b|\bshape\b", re.I)
 
 
-def opening(source: Source) -> Iterator[Hit]:
+def opening(source: PythonFile) -> Iterator[Hit]:
     for docstring in source.docstrings:
         word = docstring.first_word
         if word in OPENINGS or re.match(r"The same([.,:;]| (of|for|as|to|in|at|with|from|but|where|whatever)\b)", docstring.text):
             yield docstring.line, f"a docstring that opens with {word!r} is not a sentence: begin with a verb (function) or a noun"
 
 
-def mood(source: Source) -> Iterator[Hit]:
+def mood(source: PythonFile) -> Iterator[Hit]:
     for docstring, _ in _functions_with_docstrings(source):
         if docstring.first_word in NOT_IMPERATIVE and docstring.text.lstrip().startswith(docstring.first_word):
             yield docstring.line, f"{docstring.first_word!r} opens the docstring of a function: begin with an imperative, 'Return …'"
 
 
-def shape_first(source: Source) -> Iterator[Hit]:
+def shape_first(source: PythonFile) -> Iterator[Hit]:
     for docstring, function in _functions_with_docstrings(source):
         if function.name not in ("forward", "backward") and re.match(r"\s*[(→\[]", docstring.text):
             yield docstring.line, "a shape opens the docstring: begin with a verb, 'Project x to …: (B, N, C) → …'"
 
 
-def raises_first(source: Source) -> Iterator[Hit]:
+def raises_first(source: PythonFile) -> Iterator[Hit]:
     for docstring in source.docstrings:
         if (
             docstring.first_word == "Raises"
@@ -56,7 +56,7 @@ def raises_first(source: Source) -> Iterator[Hit]:
             yield docstring.line, "begin with what the function does; 'Raises X if …' comes last"
 
 
-def parameter_first(source: Source) -> Iterator[Hit]:
+def parameter_first(source: PythonFile) -> Iterator[Hit]:
     for docstring, function in _functions_with_docstrings(source):
         arguments = function.args
         names = {argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
@@ -64,41 +64,41 @@ def parameter_first(source: Source) -> Iterator[Hit]:
             yield docstring.line, f"the parameter {found[1]!r} opens the docstring: begin with what the function does"
 
 
-def ellipsis(source: Source) -> Iterator[Hit]:
+def ellipsis(source: PythonFile) -> Iterator[Hit]:
     for docstring in source.docstrings:
         if re.match(r"\s*(\.\.\.|…)", docstring.text) or re.search(r"(\.\.\.|…)\s*$", docstring.text):
             yield docstring.line, "a docstring that begins or ends with an ellipsis: write complete sentences"
 
 
-def where_for_if(source: Source) -> Iterator[Hit]:
+def where_for_if(source: PythonFile) -> Iterator[Hit]:
     for docstring in source.docstrings:
         if found := re.search(r"\b(None|Raises [A-Z][A-Za-z]+|[Ee]mpty|0|False|True|null),? where\b", docstring.text):
             yield docstring.line, f"{found[0]!r}: write '{found[1]} if …'"
 
 
-def long_sentence(source: Source) -> Iterator[Hit]:
+def long_sentence(source: PythonFile) -> Iterator[Hit]:
     for docstring in source.docstrings:
         sentence = re.split(r"[.:;](?:\s|$)|\n\s*\n", docstring.text.strip(), maxsplit=1)[0]
         if (count := len(re.findall(r"[A-Za-z][\w'`.-]*", sentence))) > MAX_WORDS:
             yield docstring.line, f"the first sentence has {count} words, more than {MAX_WORDS}: make two of it"
 
 
-def class_verb(source: Source) -> Iterator[Hit]:
+def class_verb(source: PythonFile) -> Iterator[Hit]:
     for docstring in source.docstrings:
         if isinstance(docstring.owner, ast.ClassDef) and docstring.first_word in CLASS_VERBS:
             yield docstring.line, f"{docstring.first_word!r} opens the docstring of a class: begin with a noun, 'A pool of …'"
 
 
-def unit_first(source: Source) -> Iterator[Hit]:
+def unit_first(source: PythonFile) -> Iterator[Hit]:
     """Find fields and constants whose docstring begins with a unit that their name does not have."""
     for docstring in source.docstrings:
         endings = UNITS.get(docstring.first_word, ())
-        names = list(_assigned(docstring.owner))
+        names = list(_assigned_names(docstring.owner))
         if endings and names and not any(name.lower().endswith(endings) for name in names):
             yield docstring.line, f"begin with what it is ('Timeout in seconds'), or end the name in {endings[0]!r}"
 
 
-def shape_of_array(source: Source) -> Iterator[Hit]:
+def shape_of_array(source: PythonFile) -> Iterator[Hit]:
     """Find public functions of models and training whose docstrings do not say the shape of the array that they return."""
     if source.path.parts[0] not in ("models", "training", "kernels") or source.is_test:
         return
@@ -109,13 +109,13 @@ def shape_of_array(source: Source) -> Iterator[Hit]:
             yield docstring.line, f"{function.name} returns {returned}: say its shape, '(B, N, C)'"
 
 
-def _functions_with_docstrings(source: Source) -> Iterator[tuple[Docstring, Function]]:
+def _functions_with_docstrings(source: PythonFile) -> Iterator[tuple[Docstring, Function]]:
     for docstring in source.docstrings:
         if isinstance(docstring.owner, Function) and not has_noun_docstring(docstring.owner):
             yield docstring, docstring.owner
 
 
-def _assigned(node: ast.AST) -> Iterator[str]:
+def _assigned_names(node: ast.AST) -> Iterator[str]:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     for target in targets:
         yield target.id if isinstance(target, ast.Name) else getattr(target, "attr", "")

@@ -25,6 +25,7 @@ PENDING: dict[str, tuple[str, ...]] = {
         "comment-word",
         "message-word",
         "class-repeated",
+        "alias-repeated",
     ),
     "models/checkpoints": (
         "name-word",
@@ -81,6 +82,7 @@ PENDING: dict[str, tuple[str, ...]] = {
         "docstring-word",
         "message-word",
         "class-repeated",
+        "alias-repeated",
     ),
     "models/people": (
         "name-word",
@@ -99,6 +101,7 @@ PENDING: dict[str, tuple[str, ...]] = {
         "docstring-word",
         "message-word",
         "class-repeated",
+        "alias-repeated",
     ),
     "models/processes": (
         "name-word",
@@ -155,6 +158,7 @@ PENDING: dict[str, tuple[str, ...]] = {
         "comment-word",
         "message-word",
         "class-repeated",
+        "alias-repeated",
     ),
     "starters": (
         "name-word",
@@ -178,6 +182,7 @@ PENDING: dict[str, tuple[str, ...]] = {
         "comment-word",
         "message-word",
         "class-repeated",
+        "alias-repeated",
         "markdown-word",
     ),
     "opsin": (
@@ -225,6 +230,7 @@ PENDING: dict[str, tuple[str, ...]] = {
         "message-word",
         "log-word",
         "class-repeated",
+        "alias-repeated",
     ),
     "examples": (
         "name-word",
@@ -253,25 +259,6 @@ PENDING: dict[str, tuple[str, ...]] = {
         "comment-word",
         "message-word",
     ),
-    "tools": (
-        "name-word",
-        "name-pronoun",
-        "function-preposition",
-        "function-participle",
-        "docstring-opening",
-        "docstring-mood",
-        "docstring-raises-first",
-        "docstring-word",
-    ),
-    "docs": (
-        "name-word",
-        "name-pronoun",
-        "function-participle",
-        "class-participle",
-        "docstring-mood",
-        "docstring-word",
-        "class-repeated",
-        "markdown-word",
-    ),
+    "docs": ("markdown-word",),
     ".": ("markdown-word",),
 }

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from word_rules.source import Hit, Source, vocabulary
+from word_rules.source import Hit, PythonFile, vocabulary
 
 WORDS = {
     r"(?:un)?told(?! apart)|tells?(?! (?:\w+ )*apart)|telling": "say, report, return, notify, distinguish",
@@ -17,6 +17,7 @@ WORDS = {
     r"as far as": "if, where",
     r"in place of": "instead of",
     r"(?:the|its|their|at) begins?(?! to)": "the start",
+    r"(?:is|are|was|were|been|while|Redis|queue|service) away(?! from)": "unavailable, lost",
     r"of ours|as such": "Opsin's, our own; or nothing",
     r"(?<![Tt]here )(?:is|are|was|were) no (?!longer|more\b|such|one\b|fewer|less|different|later|earlier|bigger|larger|worse)\w+":
         "is not a …, is not valid …",
@@ -36,44 +37,46 @@ def hits(line: int, text: str) -> Iterator[Hit]:
         yield line + text.count("\n", 0, found.start()), f"{' '.join(found[0].split())!r}: {INSTEAD[int(found.lastgroup[1:])]}"
 
 
-def docstring_words(source: Source) -> Iterator[Hit]:
+def docstring_words(source: PythonFile) -> Iterator[Hit]:
     for docstring in source.docstrings:
         yield from hits(docstring.line, docstring.text)
 
 
-def comment_words(source: Source) -> Iterator[Hit]:
+def comment_words(source: PythonFile) -> Iterator[Hit]:
+    if not any(WORD.search(comment) for comment in re.findall("#(.*)", source.text)):
+        return  # most files, since reading their tokens takes long
     for line, comment in source.comments:
         yield from hits(line, comment)
 
 
-def message_words(source: Source) -> Iterator[Hit]:
+def message_words(source: PythonFile) -> Iterator[Hit]:
     for line, message in sorted(set(messages(source))):
         yield from hits(line, message)
 
 
-def log_words(source: Source) -> Iterator[Hit]:
+def log_words(source: PythonFile) -> Iterator[Hit]:
     for node in source.nodes:
-        if isinstance(node, ast.Call) and _called(node) in LOGS and isinstance(node.func, ast.Attribute) and node.args:
+        if isinstance(node, ast.Call) and _called_name(node) in LOGS and isinstance(node.func, ast.Attribute) and node.args:
             for line, event in _strings(node.args[0]):
                 if found := EVENTS.search(event):
                     yield line, f"{event!r}: instead of {found[0]!r} say subject and state: 'redis unavailable'"
 
 
-def messages(source: Source) -> Iterator[Hit]:
+def messages(source: PythonFile) -> Iterator[Hit]:
     """Find the strings that people read: of exceptions, answers, commands, their help, and the log."""
     for node in source.nodes:
         match node:
             case ast.Raise(exc=ast.Call(args=arguments, keywords=keywords)):
                 for argument in (*arguments, *(keyword.value for keyword in keywords)):
                     yield from _strings(argument)
-            case ast.Call() if _called(node) in SPOKEN or (_called(node) in LOGS and isinstance(node.func, ast.Attribute)):
+            case ast.Call() if _called_name(node) in SPOKEN or (_called_name(node) in LOGS and isinstance(node.func, ast.Attribute)):
                 for argument in node.args:
                     yield from _strings(argument)
             case ast.keyword(arg=name) if name in SPOKEN_KEYWORDS:
                 yield from _strings(node.value)
 
 
-def _called(node: ast.Call) -> str:
+def _called_name(node: ast.Call) -> str:
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
@@ -90,12 +93,12 @@ def _strings(node: ast.AST) -> Iterator[Hit]:
 
 def markdown_words(text: str) -> Iterator[Hit]:
     """Find the words that go in Markdown, outside of blocks of code, backquotes and link targets."""
-    fenced, kept = False, []
+    fenced, lines = False, []
     for line in text.splitlines():
         is_fence = line.lstrip().startswith("```")
-        kept.append("" if fenced or is_fence else re.sub(r"\]\([^)]*\)", "]", line))
+        lines.append("" if fenced or is_fence else re.sub(r"\]\([^)]*\)", "]", line))
         fenced ^= is_fence
-    yield from hits(1, "\n".join(kept))
+    yield from hits(1, "\n".join(lines))
 
 
 RULES = {

@@ -30,7 +30,7 @@ class Docstring:
 
 
 @dataclass(frozen=True)
-class Source:
+class PythonFile:
     """path: relative to the repository. Raises SyntaxError if `text` is not Python."""
 
     path: PurePosixPath

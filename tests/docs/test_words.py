@@ -47,7 +47,7 @@ def words() -> ModuleType:
 
 
 def rules_broken_by(words: ModuleType, path: str, text: str) -> set[str]:
-    source = words.Source(PurePosixPath(path), text)
+    source = words.PythonFile(PurePosixPath(path), text)
     return {hit.rule for hit in words.hits_of(source)}
 
 
@@ -76,9 +76,16 @@ def test_names_of_tests(words: ModuleType, name: str) -> None:
 
 def test_class_name_of_two_files(words: ModuleType) -> None:
     paths = ("models/a.py", "server/b.py", "opsin/c.py", "tests/d.py")
-    a, b, client, test = (words.Source(PurePosixPath(path), "class Box: ...") for path in paths)
+    a, b, client, test = (words.PythonFile(PurePosixPath(path), "class Box: ...") for path in paths)
     assert {source.path for source, _, _ in words.names.repeated_classes([a, b, test])} == {a.path, b.path}
     assert list(words.names.repeated_classes([a, client, test])) == []
+
+
+def test_array_alias_of_two_files(words: ModuleType) -> None:
+    a, b, c = (words.PythonFile(PurePosixPath(f"models/{name}.py"), "Floats = NDArray[np.float32]") for name in "abc")
+    other = words.PythonFile(PurePosixPath("models/d.py"), "from models.a import Floats\nPoints = NDArray[np.float32]")
+    assert len(list(words.names.repeated_aliases([a, b, c, other]))) == 3
+    assert list(words.names.repeated_aliases([a, other])) == []
 
 
 def test_markdown_is_read_outside_of_code(words: ModuleType) -> None:
@@ -86,8 +93,32 @@ def test_markdown_is_read_outside_of_code(words: ModuleType) -> None:
     assert [line for line, _ in words.prose.markdown_words(text)] == [1]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It tells nobody.",
+        "as far as\nit goes",
+        "the begin of it",
+        "Redis is away",
+        "x in place of y",
+        "It is no folder.",
+        "a class of ours",
+    ],
+)
+def test_words_that_go(words: ModuleType, text: str) -> None:
+    assert list(words.prose.hits(1, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Both are told apart.", "Turned away right away.", "There is no folder.", "It is no longer there.", "`told`", "written in place"],
+)
+def test_words_that_stay(words: ModuleType, text: str) -> None:
+    assert not list(words.prose.hits(1, text))
+
+
 def test_pending_rules_and_folders_exist(words: ModuleType) -> None:
-    rules = {*words.RULES, "glossary", "class-repeated", "markdown-word"}
+    rules = {*words.RULES, *words.ACROSS_FILES, "glossary", "markdown-word"}
     assert words.PENDING.keys() <= set(words.FOLDERS)
     assert {rule for pending in words.PENDING.values() for rule in pending} <= rules
     assert all(rule in FAULTS_IN_PYTHON for rule in words.RULES.keys() - {"module-participle", "test-name"})
