@@ -117,6 +117,14 @@ def test_words_that_stay(words: ModuleType, text: str) -> None:
     assert not list(words.prose.hits(1, text))
 
 
+def test_fields_of_formats_may_keep_their_names(words: ModuleType) -> None:
+    for path, fields in words.names.FORMAT_FIELDS.items():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert {name for _, name in words.PythonFile(PurePosixPath(path), text).names} >= set(fields)
+        assert rules_broken_by(words, path, "".join(f"{field} = 1\n" for field in fields)) == set()
+        assert rules_broken_by(words, "models/part.py", f"{fields[0]} = 1\n")
+
+
 def test_pending_rules_and_folders_exist(words: ModuleType) -> None:
     rules = {*words.RULES, *words.ACROSS_FILES, "glossary", "markdown-word"}
     assert words.PENDING.keys() <= set(words.FOLDERS)
