@@ -29,7 +29,7 @@ RUN pip install --no-cache-dir --editable '.[server]'
 # A release adds labels of its version, commit and repository (.github/workflows/release.yml).
 FROM base AS gateway
 LABEL org.opencontainers.image.title="Opsin gateway" \
-      org.opencontainers.image.description="HTTP side of Opsin, the serving engine for the masked-autoencoder family of vision models" \
+      org.opencontainers.image.description="HTTP gateway of Opsin, a serving engine for vision models of the masked-autoencoder family" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=gateway-venv /venv /venv
 COPY . .
@@ -42,7 +42,7 @@ CMD ["opsin", "gateway"]
 
 FROM base AS worker
 LABEL org.opencontainers.image.title="Opsin worker" \
-      org.opencontainers.image.description="Runs the models of Opsin, the serving engine for the masked-autoencoder family of vision models" \
+      org.opencontainers.image.description="Inference worker of Opsin, a serving engine for vision models of the masked-autoencoder family" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=worker-venv /venv /venv
 # Triton, which comes with the GPU builds of torch, compiles at run time; base images have Python's headers but no C compiler.

@@ -17,18 +17,18 @@ APT_PROMETHEUS := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-inst
 .PHONY: help venv demo serve test test-fast test-slow test-starters test-browser chromium promtool test-gpu lint bench compose-test docs release constraints client
 
 help:
-	@echo 'make demo          install, start everything, classify real images, show what happened, stop'
-	@echo 'make serve         install, start the service on http://127.0.0.1:8000, keep it up'
-	@echo 'make test          the tests; test-slow: those that take minutes; test-gpu: those for a GPU; compose-test: the images and docker compose'
-	@echo 'make test-fast     the tests that start no process and take no time themselves, within a minute'
+	@echo 'make demo          install, start a temporary service, run each task once, stop'
+	@echo 'make serve         install and run the service on http://127.0.0.1:8000'
+	@echo 'make test          run the tests; test-slow: tests that take minutes; test-gpu: tests for a GPU; compose-test: the images and docker compose'
+	@echo 'make test-fast     only tests that are quick and start no process; takes less than a minute'
 	@echo 'make test-starters the tests of starters/, which makes the shipped bundles'
 	@echo 'make test-browser  the playground and the status page in a real Chromium'
-	@echo 'make lint          ruff, codespell, mypy, import-linter, the words of docs/glossary.md, the derived client, and the documentation, whose links must lead somewhere'
-	@echo 'make bench         how fast merging, the networks and the service are on this machine'
-	@echo 'make docs          the documentation as a web site in build/site'
-	@echo 'make client        writes the synchronous client from the asynchronous one: opsin/NAME.py from opsin/async_NAME.py'
-	@echo 'make constraints   writes the versions in .venv into .ci/constraints.txt, for CI'
-	@echo 'make release       wheels and source distributions in dist/, checked and audited'
+	@echo 'make lint          ruff, codespell, mypy, import-linter, wording, the derived client, and a strict build of the documentation'
+	@echo 'make bench         measure merging, the networks and the service on this machine'
+	@echo 'make docs          build the documentation site in build/site'
+	@echo 'make client        derive the synchronous client from the asynchronous one: opsin/NAME.py from opsin/async_NAME.py'
+	@echo 'make constraints   write the versions in .venv to .ci/constraints.txt, for CI'
+	@echo 'make release       build, check and audit wheels and source distributions in dist/'
 
 demo: $(VENV)/.server
 	$(BIN)/opsin demo --output build/demo $(ARGS)

@@ -72,7 +72,7 @@ def claims() -> str:
         )
         for claim in content["claims"]
     ]
-    return table(("", "figure", "printed by", "machine, day", "quoted in"), rows)
+    return table(("", "figure", "command", "machine, date", "page"), rows)
 
 
 def page_link(quoting: str) -> str:
@@ -90,7 +90,7 @@ def settings() -> str:
         kind = annotation(field.annotation)
         rows.append((f"`OPSIN_{name.upper()}`", f"`{kind}`" + (f", {bounds}" if bounds else ""), f"`{default}`", docstrings.get(name, "")))
     about = (
-        "Environment variables as `server/settings.py` reads them; in the YAML file in lower case without `OPSIN_`. "
+        "All environment variables, from `server/settings.py`. In the YAML file, names are in lower case without `OPSIN_`. "
         "[Settings](../settings.md) explains them."
     )
     return page("Settings, from the code", about, table(("variable", "type", "default", ""), rows))
@@ -107,7 +107,7 @@ def http() -> str:
         for method, operation in operations.items():
             sections.append(route(method, path, operation))
     about = (
-        "Every route, as `/openapi.json` of a running service states them; `/docs` there has the schemas and lets you try. "
+        "All routes, from the OpenAPI document. A running service serves it at `/openapi.json`, and `/docs` has the schemas and lets you try routes. "
         "[REST API](../api.md) explains them."
     )
     return page("HTTP routes, from OpenAPI", about, *sections)
@@ -155,7 +155,7 @@ def kind_of(schema: Mapping[str, Any]) -> str:
 
 def python() -> str:
     """Return the page of the public names of `opsin`, with signatures and docstrings."""
-    about = "What `from opsin import …` gives, from its docstrings. [The Python client](../client.md) explains it."
+    about = "All public names of `opsin`, from the docstrings. [The Python client](../client.md) explains them."
     sections = [public(name, getattr(opsin, name)) for name in opsin.__all__]
     sections += [public(name, getattr(importlib.import_module(module), name)) for module, name in OPTIONS.items()]
     return page("Python, from the docstrings", about, *sections)
@@ -213,7 +213,7 @@ def annotation(hint: Any) -> str:
 
 def commands() -> str:
     """Return the page of the commands of `opsin`, with their arguments and options."""
-    about = "Every command, as `opsin COMMAND --help` prints it. [The command](../cli.md) explains them."
+    about = "All commands, as printed by `opsin COMMAND --help`. [The command line](../cli.md) explains them."
     return page("Commands, from the command line", about, *(command(name, one) for name, one in leaves("opsin", get_command(command_line))))
 
 

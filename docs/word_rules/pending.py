@@ -260,5 +260,4 @@ PENDING: dict[str, tuple[str, ...]] = {
         "message-word",
     ),
     "docs": ("markdown-word",),
-    ".": ("markdown-word",),
 }

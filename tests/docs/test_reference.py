@@ -61,4 +61,4 @@ def test_all_of_it_lies_beside_copies_of_the_pages(reference: ModuleType, tmp_pa
     written = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
     assert {"mkdocs.yml", "docs/index.md", *(f"docs/reference/{name}.md" for name in ("settings", "http", "python", "commands"))} <= written
     assert not [name for name in written if name.endswith((".py", ".yaml", ".json"))]
-    assert "| figure | printed by |" in (tmp_path / "docs" / "claims.md").read_text()
+    assert "| figure | command |" in (tmp_path / "docs" / "claims.md").read_text()
