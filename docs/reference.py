@@ -107,7 +107,8 @@ def http() -> str:
         for method, operation in operations.items():
             sections.append(route(method, path, operation))
     about = (
-        "All routes, from the OpenAPI document. A running service serves it at `/openapi.json`, and `/docs` has the schemas and lets you try routes. "
+        "All routes, from the OpenAPI document that a running service serves at `/openapi.json`. "
+        "`/docs` there has the schemas and lets you try routes. "
         "[REST API](../api.md) explains them."
     )
     return page("HTTP routes, from OpenAPI", about, *sections)
