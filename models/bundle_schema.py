@@ -41,21 +41,8 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Task = Literal[
-    "classify",
-    "embed",
-    "zero-shot",
-    "inpaint",
-    "autoencode",
-    "reconstruct",
-    "actions",
-    "audio-visual",
-    "body",
-    "pose",
-    "track",
-    "depth",
-]
-"""The purpose of a bundle's model; `docs/bundles.md` lists what each task takes and answers."""
+Task = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+"""The purpose of a bundle's model. `docs/bundles.md` lists ours and what each takes and answers; packages bring others."""
 
 MOST_BLOCKS = 1024
 """Blocks of a network, at most. Gateways make schedules of as many numbers, for whoever asks."""

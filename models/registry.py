@@ -7,7 +7,7 @@ only, and a gateway, which asks whether a bundle's tokens merge, needs none.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from models import extensions
 from models.bundle_schema import Clip, Sound, Space, Task
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ class System:
 
 
 def systems() -> tuple[System, ...]:
+    """Return our own systems, and those of installed packages. Raises ExtensionError."""
     return _entries(SYSTEMS)
 
 
@@ -204,7 +206,21 @@ def hub_classes() -> Mapping[str, Reference]:
 
 @cache
 def _entries(modules: tuple[str, ...]) -> tuple[System, ...]:
-    return tuple(import_module(module).SYSTEM for module in modules)
+    ours = tuple(import_module(module).SYSTEM for module in modules)
+    return (*ours, *_extensions({architecture.name for system in ours for architecture in system.architectures}))
+
+
+def _extensions(known: set[str]) -> Iterator[System]:
+    """known: names of architectures that there are already."""
+    for extension in extensions.extensions(extensions.SYSTEMS):
+        system = extension.value
+        if not isinstance(system, System):
+            raise extensions.ExtensionError(f"{extension}: names a {type(system).__name__}, not an opsin.extending.System")
+        for architecture in system.architectures:
+            if architecture.name in known:
+                raise extensions.ExtensionError(f"{extension}: an architecture {architecture.name!r} exists already")
+            known.add(architecture.name)
+        yield system
 
 
 @cache

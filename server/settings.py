@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     bundles: Path = Path("bundles")
+    extensions: bool = True
+    """Whether tasks and systems of other installed packages are served (`opsin.extending`)."""
     starters: bool = True
     """Whether workers also serve the starter bundles of the package `opsin-starters`, where it is installed. A bundle of the same name in
     `bundles` takes the place of a starter."""

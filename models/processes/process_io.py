@@ -22,8 +22,10 @@ PASSED_ON = ("PATH", "LANG", "LD_LIBRARY_PATH")
 
 
 def environment() -> dict[str, str]:
-    """All that a program gets to know of this process' environment, which may hold passwords: where libraries lie, and one thread each."""
-    return {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("OMP_")} | {"OMP_NUM_THREADS": "1"}
+    """Return all that a program gets to know of this process' environment, which may hold passwords: where libraries lie, one thread each,
+    and no extensions, which are code of others."""
+    passed_on = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("OMP_")}
+    return passed_on | {"OMP_NUM_THREADS": "1", "OPSIN_EXTENSIONS": "false"}
 
 
 def execute(program: str, channel: socket.socket, output: int) -> subprocess.Popen[bytes]:

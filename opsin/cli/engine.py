@@ -54,3 +54,9 @@ def libraries(extra: str) -> Iterator[None]:
         if CHECKOUT is None:
             how = f"`pip install --find-links FOLDER 'opsin[{extra}]'`, where FOLDER holds Opsin's wheels"
         raise Misuse(f"the Python package {error.name!r} is missing: {how}") from error
+    except Exception as error:
+        from models.extensions import ExtensionError
+
+        if isinstance(error, ExtensionError):
+            raise Misuse(f"{error}; mend or uninstall it, or set OPSIN_EXTENSIONS=false") from error
+        raise

@@ -71,12 +71,25 @@ def serve(
     with libraries("server"):
         from server.gateway.webhooks.signing import secrets_of
         from server.supervisor import serve as run
+
+        _check_extensions()
     if settings.webhook_hosts:
         try:
             secrets_of(settings)  # each gateway reads them, and would be started again and again
         except ValueError as error:
             raise Misuse(str(error)) from error
     raise typer.Exit(run(settings))
+
+
+def _check_extensions() -> None:
+    """Raises ExtensionError: processes that met it would be started again and again."""
+    from models import extensions
+
+    if extensions.loaded():
+        from models.registry import systems
+        from server.tasks import registry  # noqa: F401
+
+        systems()
 
 
 def gateway(
@@ -152,6 +165,7 @@ def settings_of(config: Path | None, *, extra: str = "server", **overrides: Any)
         )
     try:
         settings = load(**overrides)
+        os.environ["OPSIN_EXTENSIONS"] = str(settings.extensions).lower()  # read where the tables of systems and tasks are first imported
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

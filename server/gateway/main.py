@@ -15,6 +15,8 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from models.extensions import ExtensionError, loaded
+from models.registry import systems
 from server.gateway.app import create_app
 from server.gateway.inference.admission import Admission
 from server.gateway.jobs.event_subscriptions import EventSubscriptions
@@ -60,11 +62,14 @@ def run_gateway(settings: Settings, *, fd: int | None = None) -> int:
     if fd is None and settings.admits_strangers:  # else whoever listens has said so
         log.warning(OPEN, host=settings.host)
     try:
+        systems()
         connections = os_process.connection_limit(settings.max_connections)
         app = create_app(settings.model_copy(update={"max_connections": connections}))  # shares are parts of what there is
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ExtensionError) as error:
         log.error("cannot start", reason=str(error))
         return 2
+    for extension in loaded():
+        log.info("extension loaded", name=extension.name, package=extension.package, version=extension.version)
     os_process.allow_connections(connections)
     if connections < settings.max_connections:
         needed = settings.max_connections + os_process.OWN_FILES

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from models import extensions
 from models.bundle import BundleSpec
 from models.registry import architectures
 from server.tasks.actions import Actions
@@ -18,15 +20,37 @@ from server.tasks.embedding.zero_shot import ZeroShot
 from server.tasks.inpaint.task import Inpaint
 from server.tasks.reconstruct.task import Reconstruct
 
-TASKS: Mapping[str, Task[Any, Any]] = {
-    "classify": Classify(),
-    "classify-clips": ClassifyClips(),
-    "actions": Actions(),
-    "inpaint": Inpaint(),
-    "reconstruct": Reconstruct(),
-    "zero-shot": ZeroShot(),
-    "embed": Embed(),
-}
+NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
+OTHER_ROUTES = frozenset({"embeddings", "jobs", "models", "scenes", "status"})
+"""Names of routes below `/v1` that are no tasks."""
+
+
+def _with_extensions(ours: Mapping[str, Task[Any, Any]]) -> Mapping[str, Task[Any, Any]]:
+    """Add the tasks of installed packages. Raises ExtensionError."""
+    tasks = dict(ours)
+    for extension in extensions.extensions(extensions.TASKS):
+        task = extension.value() if isinstance(extension.value, type) else extension.value
+        if not isinstance(task, Task):
+            raise extensions.ExtensionError(f"{extension}: names a {type(task).__name__}, not an opsin.extending.Task")
+        if task.name in tasks or task.name in OTHER_ROUTES:
+            raise extensions.ExtensionError(f"{extension}: /v1/{task.name} exists already")
+        if not NAME.fullmatch(task.name):
+            raise extensions.ExtensionError(f"{extension}: the name {task.name!r} is not of small letters, digits and hyphens")
+        tasks[task.name] = task
+    return tasks
+
+
+TASKS: Mapping[str, Task[Any, Any]] = _with_extensions(
+    {
+        "classify": Classify(),
+        "classify-clips": ClassifyClips(),
+        "actions": Actions(),
+        "inpaint": Inpaint(),
+        "reconstruct": Reconstruct(),
+        "zero-shot": ZeroShot(),
+        "embed": Embed(),
+    }
+)
 
 
 def route_of(task: Task[Any, Any]) -> str:

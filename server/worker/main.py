@@ -21,6 +21,8 @@ import torch
 
 from kernels.malloc import keep_freed_memory
 from models.bundle import Bundle
+from models.extensions import ExtensionError, loaded
+from models.registry import systems
 from models.starters import shipped_starters
 from server.processes import os_process
 from server.processes.os_process import StopSignals
@@ -61,6 +63,13 @@ def run_worker(settings: Settings) -> int:
     Returns, with an exit code, only where it cannot serve at all."""
     logs.configure(settings.log_level, process="worker")
     os_process.keep_from_others()
+    try:
+        systems()
+    except ExtensionError as error:
+        log.critical(str(error))
+        return MISUSE
+    for extension in loaded():
+        log.info("extension loaded", name=extension.name, package=extension.package, version=extension.version)
     if settings.backend != settings.offered_backend:
         log.warning("backend is no longer offered: auto is used instead", backend=settings.backend)
     if settings.redis_url is None:

@@ -238,7 +238,8 @@ def see_usual(model: LoadedModel, layout: Layout, run: Run) -> Usual:
 
 def _told_format(spec: BundleSpec, dtype: str) -> Format | None:
     """None: the faster one."""
-    if spec.task in architectures()[spec.architecture].precise_tasks:
+    architecture = architectures().get(spec.architecture)  # `load` refuses unknown ones
+    if architecture is not None and spec.task in architecture.precise_tasks:
         return "float32"
     return next((name for name in FORMATS if name == dtype), None)
 

@@ -81,7 +81,7 @@ def test_a_task_has_only_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"task": "paint"}, "task: Input should be 'classify'"),
+        ({"task": "Paint it"}, "task: String should match pattern"),
         ({"config": {"depth": 60_000_000}}, "config: .*depth 60000000 is more than 1024 blocks"),
         ({"config": {"depth": 6e7}}, "config: .*depth 60000000.0 is more than 1024 blocks"),
         ({"config": {"depth": "twelve"}}, "config: .*depth 'twelve' must be an integer"),

@@ -1,0 +1,75 @@
+"""The public interface of packages that add tasks and systems (`docs/extending.md`). Imports no torch.
+
+A package lists a task under the entry point group `opsin.tasks`, and the system of its network under `opsin.systems`.
+"""
+
+from opsin.engine import enter
+
+enter()
+
+from models.bundle import BundleSpec, write  # noqa: E402
+from models.bundle_schema import Clip, Preprocess, Sound, Space, Text, Weights  # noqa: E402
+from models.registry import Architecture, Purpose, System  # noqa: E402
+from server.media import images  # noqa: E402
+from server.media.images import Decoder  # noqa: E402
+from server.media.limits import ExcessivePart, InvalidPart  # noqa: E402
+from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Shapes, Task, Tensor  # noqa: E402
+from server.tasks.capabilities import (  # noqa: E402
+    ControlsBatching,
+    Counts,
+    EchoesArrays,
+    KeepsScenes,
+    OffersFiles,
+    OffersTensors,
+    Plans,
+    PresentsElsewhere,
+    Previews,
+    RecallsTexts,
+    SelectsBundles,
+    TakesSteps,
+    TwoStage,
+)
+from server.tasks.options import ExcessiveOption, InvalidOption, Options  # noqa: E402
+
+__all__ = [
+    "JSON",
+    "Architecture",
+    "Arrays",
+    "BundleSpec",
+    "Clip",
+    "ControlsBatching",
+    "Counts",
+    "Decoder",
+    "EchoesArrays",
+    "ExcessiveOption",
+    "ExcessivePart",
+    "File",
+    "InvalidOption",
+    "InvalidPart",
+    "Item",
+    "KeepsScenes",
+    "OffersFiles",
+    "OffersTensors",
+    "Options",
+    "Outputs",
+    "Part",
+    "Plans",
+    "Preprocess",
+    "PresentsElsewhere",
+    "Previews",
+    "Purpose",
+    "RecallsTexts",
+    "SelectsBundles",
+    "Shapes",
+    "Sound",
+    "Space",
+    "System",
+    "TakesSteps",
+    "Task",
+    "Tensor",
+    "Text",
+    "TwoStage",
+    "Weights",
+    "images",
+    "write",
+]
