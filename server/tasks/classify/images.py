@@ -60,7 +60,7 @@ class ClassifyOptions(Options, frozen=True, kw_only=True):
     ] = None
     use: Annotated[
         Literal["both", "sound", "sight"] | None,
-        Meta(description="What a bundle of sound and sight goes by.", extra={"default": "what was sent, as far as the bundle can"}),
+        Meta(description="What a bundle of sound and sight goes by.", extra={"default": "all parts that were sent and the bundle supports"}),
     ] = None
 
 

@@ -55,7 +55,7 @@ class InpaintOptions(Options, frozen=True, kw_only=True):
             ge=0,
             le=MOST_SEED,
             description="Of the first sample; the others have the following ones.",
-            extra={"values": "0 to 2^63 - 1", "default": "drawn below 2^53, and told"},
+            extra={"values": "0 to 2^63 - 1", "default": "random, below 2^53; returned in the response"},
         ),
     ] = None
     temperature: Annotated[

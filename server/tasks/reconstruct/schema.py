@@ -49,7 +49,7 @@ class ReconstructOptions(Options, frozen=True, kw_only=True):
             gt=0,
             lt=180,
             description="Horizontal field of view in degrees, in place of `fx`.",
-            extra={"values": "above 0 and below 180", "words": "degrees above 0 and below 180", "default": "60 of an image alone"},
+            extra={"values": "above 0 and below 180", "words": "degrees above 0 and below 180", "default": "60 for an image without depth"},
         ),
     ] = None
     depth_scale: Annotated[
@@ -83,7 +83,7 @@ class ReconstructOptions(Options, frozen=True, kw_only=True):
         ),
     ] = None
     format: Annotated[
-        Format | None, Meta(description="A mesh, its cells as points, or arrays.", extra={"default": "what is accepted, else `glb`"})
+        Format | None, Meta(description="A mesh, its cells as points, or arrays.", extra={"default": "from `Accept`, else `glb`"})
     ] = None
 
 
