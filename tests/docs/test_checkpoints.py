@@ -195,7 +195,7 @@ def test_every_system_has_its_part() -> None:
 
 
 def test_every_family_says_where_its_transform_comes_from() -> None:
-    table = Path(ROOT / PAGE).read_text().split("| family | prepares images as |")[1].split("\n\n")[0]
+    table = Path(ROOT / PAGE).read_text().split("| family | preprocessing |")[1].split("\n\n")[0]
     rows = [row.split("|")[1] for row in table.splitlines()[2:]]
     assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(family_names())
 
