@@ -156,7 +156,7 @@ SCENE: dict[str, Any] = {
         parameter("query", "threshold", "Default: 0.1.", {"type": "number"}),
         parameter("query", "mode", "Default: adaptive.", {"type": "string", "enum": ["adaptive", "dense"]}),
         parameter("query", "surface", "Default: joined where the scene has its view.", {"type": "string", "enum": ["joined", "network"]}),
-        parameter("query", "format", "Default: what is accepted, else glb.", {"type": "string", "enum": ["glb", "ply", "npz"]}),
+        parameter("query", "format", "Default: from Accept, else glb.", {"type": "string", "enum": ["glb", "ply", "npz"]}),
     ],
     "responses": {
         "200": {

@@ -60,7 +60,10 @@ class ClassifyOptions(Options, frozen=True, kw_only=True):
     ] = None
     use: Annotated[
         Literal["both", "sound", "sight"] | None,
-        Meta(description="What a bundle of sound and sight goes by.", extra={"default": "all parts that were sent and the bundle supports"}),
+        Meta(
+            description="Inputs that a bundle for sound and video uses.",
+            extra={"default": "all parts that were sent and the bundle supports"},
+        ),
     ] = None
 
 
