@@ -76,6 +76,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/words.py
+	$(BIN)/python -m benchmarks.house --lines
 	$(BIN)/python -m tools.derive_client --check
 	$(SITE)
 
