@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from models.bundle import BundleSpec, read
+from models.bundle import Bundle, BundleSpec, read
 from models.bundle_folders import discover
-from models.loading import not_served
+from models.loading import load, not_served
 from models.registry import family_names
 from models.systems.mvit.checkpoint import FAMILY as MVIT
 from models.systems.mvit.model import MViT, MViTConfig
 from models.systems.mvit.roi_pool import BoxPooling
 from opsin.cli.app import app
+from opsin.cli.pixels import at_model_size
 from server.tasks.registry import main_task
 from tests.docs.code_blocks import ROOT, Block, Desk, of_page
 from tests.docs.conftest import environment_of, fill
@@ -97,7 +99,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for shipped in ("flags", "movenet"):
         shutil.copytree(ROOT / "bundles" / shipped, folder / "bundles" / shipped)
     np.save(folder / "mean_std.npy", np.stack([np.zeros(226), np.ones(226)])[:, None])
-    np.save(folder / "logits.npy", np.zeros((2, SMALL["model.safetensors"].classes)))  # of the two images in photos/
     vocabularies.small_bert(folder, 60)
     vocabularies.sentencepiece_model(folder, 50, ["a photo of a red dog", "the cat sleeps on a mat"] * 20).rename(
         folder / "xlmr.sentencepiece.bpe.model"
@@ -114,7 +115,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for line in import_lines():
             made = CliRunner().invoke(app, in_small(shlex.split(line, comments=True)[1:], folder))
             assert made.exit_code == 0, f"{line}\n{made.output}\n{made.exception}"
+    np.save(folder / "logits.npy", logits_of(read(folder / "bundles/vit-base/1"), folder / "photos"))
     return folder
+
+
+def logits_of(bundle: Bundle, photos: Path) -> NDArray[np.floating]:
+    """Return the logits of the images in a folder, as `opsin compare` wants them."""
+    model = load(bundle)
+    pixels = np.stack(at_model_size(sorted(photos.iterdir()), bundle.spec, "photos"))
+    return model.forward({"pixels": pixels}, {"merge": [0] * model.depth})["logits"]
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ RUN = (
     "docs/tasks/reconstruction.md-1",
     "docs/tasks/reconstruction.md-3",
     "docs/tasks/words.md-1",
-    "docs/tasks/words.md-2",
+    "docs/tasks/words.md-3",
 )
 """Blocks of the shell that run as they are, or all of a page. The others start services, build images, train, or name files of yours."""
 SOON = ("README.md", "docs/api.md", "docs/jobs.md", "docs/open-inference.md", "docs/openai.md", "docs/quickstart.md")
