@@ -21,7 +21,7 @@ from kernels.triton.autotune import small
 CAPABILITIES = (80, 90)
 """A100 and H100."""
 
-POINTERS = {"kept": "i64", "sources": "i64", "into": "i64", "owner": "i64", "partner": "i32", "rank": "i32"}
+POINTERS = {"unmerged": "i64", "src": "i64", "dst": "i64", "owner": "i64", "partner": "i32", "rank": "i32"}
 FLOAT32 = {"best", "size", "source", "merged_size", "merged_source", "log_sum", "delta"}
 TENSORS = {"metric", "x", "merged", "grad", "grad_x", "q", "k", "v", "out", "grad_q", "grad_k", "grad_v"}
 """Arguments in the precision of the model."""
