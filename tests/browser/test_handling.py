@@ -276,3 +276,51 @@ def test_home_and_end_go_to_the_first_and_last_tab(page: Page) -> None:
     expect(page.get_by_role("tab", name="Words")).to_have_attribute("aria-selected", "true")
     page.get_by_role("tab", name="Words").press("Home")
     expect(page.get_by_role("tab", name="Classify")).to_have_attribute("aria-selected", "true")
+
+
+RECORD = """
+window.fields = {};
+const append = FormData.prototype.append;
+FormData.prototype.append = function (name, ...value) { window.fields[name] = value[0]; return append.call(this, name, ...value); };
+"""
+
+
+def first_visit(page: Page) -> None:
+    page.add_init_script("localStorage.removeItem('first-sample')")
+
+
+def test_first_visit_runs_the_first_sample_at_low_priority(context: BrowserContext, service: Service) -> None:
+    with quiet_page(context) as page:
+        page.add_init_script("sessionStorage.visited ||= (localStorage.removeItem('first-sample'), 'yes')")
+        page.add_init_script(RECORD)
+        with page.expect_request("**/v1/classify"):
+            page.goto(service.url)
+        panel = page.locator("#panel-classify")
+        expect(panel.locator("p.line")).to_contain_text("Done in")
+        assert page.evaluate("window.fields")["priority"] == "low"
+        expect(panel.locator(".bars .label").first).to_have_text("Brazil")
+        assert "priority" not in (panel.locator("pre").first.text_content() or "")
+        again: list[str] = []
+        page.on("request", lambda request: again.append(request.url) if request.method == "POST" else None)
+        page.reload()
+        expect(page.locator("#panel-classify p.line")).to_contain_text("Choose a picture")
+        page.wait_for_load_state("networkidle")
+        assert again == []
+
+
+def test_first_visit_leaves_a_busy_service_alone(context: BrowserContext, service: Service) -> None:
+    def busy(route: Route) -> None:
+        answer = route.fetch()
+        entry = {"bundle": "flags@1.0.0", "priority": "normal", "waiting": 3, "running": 1, "oldest_s": 0.1}
+        route.fulfill(response=answer, json={**answer.json(), "queue": [entry]})
+
+    with quiet_page(context) as page:
+        first_visit(page)
+        page.route("**/v1/status", busy)
+        posted: list[str] = []
+        page.on("request", lambda request: posted.append(request.url) if request.method == "POST" else None)
+        with page.expect_response("**/v1/status"):
+            page.goto(service.url)
+        expect(page.locator("#panel-classify p.line")).to_contain_text("Choose a picture")
+        page.wait_for_load_state("networkidle")
+        assert posted == [] and page.evaluate("localStorage.getItem('first-sample')") is None

@@ -159,3 +159,16 @@ def test_nobody_is_sent_to_a_host_of_the_clients_choice(gateway: Gateway) -> Non
     for path in ("/status/", "/v1/models/", "/docs/"):
         answer = gateway.http.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
         assert (answer.status_code, answer.headers.get("location")) == (404, None), path
+
+
+def test_the_playground_has_no_circle_of_imports() -> None:
+    files = [file for file in playground.STATIC.rglob("*.js") if "vendor" not in file.parts]
+    imported = {
+        file: {(file.parent / path).resolve() for path in re.findall(r'(?:from|import)\s*\(?\s*"(\.[^"]+)"', file.read_text())}
+        for file in files
+    }
+    left = dict(imported)
+    while ready := [file for file, others in left.items() if not others & left.keys()]:
+        for file in ready:
+            del left[file]
+    assert left == {} and len(imported) > 30

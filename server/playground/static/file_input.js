@@ -3,7 +3,6 @@
 import { Problem, at } from "./api.js";
 import { h } from "./dom.js";
 import { Refusal } from "./file_kinds.js";
-import { TABS } from "./registry.js";
 
 const MOST_NAMED = 3; // files
 
@@ -11,7 +10,7 @@ const MOST_NAMED = 3; // files
  * samples: [{name, label, model, thumbnail?, …}], files under static/samples, the thumbnail where it is not the file itself; stage: what shows
  * the file once it is there; accept: as <input type=file> has it; multiple: whether several may come at once; block(reason): nothing may run,
  * until onfile(file, sample or null) says otherwise, which raises Refusal for what it does not take; onsample(): a sample is there.
- * Returns {element, receive(files), filled()}: the last says that a file is there that came in another way.
+ * Returns {element, receive(files), filled(), first()}: filled says that a file is there that came in another way, first takes the first sample.
  */
 export function fileInput(panel, { samples, stage, invitation, accept, multiple = false, block, onfile, onsample }) {
   const input = h("input", { type: "file", accept, multiple, class: "unseen", onchange: () => receive(input.files) });
@@ -47,7 +46,7 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
   document.addEventListener("paste", (event) => {
     if (!panel.closest("[hidden]")) receive(event.clipboardData.files);
   });
-  return { element: box, receive, filled };
+  return { element: box, receive, filled, first: () => takeSample(samples[0]) };
 
   function filled() {
     box.classList.add("full");
@@ -89,10 +88,11 @@ export function fileInput(panel, { samples, stage, invitation, accept, multiple 
 
   /** A file that another tab takes is handed to it by a click. */
   function tell(error, given) {
-    const other = TABS.find(({ task }) => error.tasks?.includes(task) && document.getElementById(`tab-${task}`));
+    const tabs = [...document.querySelectorAll("[role=tab]")];
+    const other = tabs.find(({ id }) => error.tasks?.some((task) => id === `tab-${task}`));
     refusal.replaceChildren(
       error instanceof Problem ? `${error.title}: ${error.message}` : error.message,
-      other ? h("button", { type: "button", onclick: () => handOver(other.task, given) }, `Open it in ${other.title}`) : "",
+      other ? h("button", { type: "button", onclick: () => handOver(other.id.slice("tab-".length), given) }, `Open it in ${other.textContent}`) : "",
     );
     refusal.hidden = false;
   }

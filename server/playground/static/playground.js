@@ -8,6 +8,7 @@ import { TABS } from "./registry.js";
 import { themeButton } from "./theme.js";
 
 const MODELS_EVERY_MS = 5000;
+const FIRST_SAMPLE = "first-sample"; // in localStorage: it has run in this browser
 const main = document.getElementById("main");
 const tablist = document.getElementById("tabs");
 const look = oneAtATime(readModels);
@@ -58,7 +59,19 @@ async function readModels() {
   }
   wait(models, folders);
   listUnavailable(models);
-  if (open.size && !current()) show(asked());
+  if (open.size && !current()) {
+    await show(asked());
+    runFirstSample(open.get(current())?.runner);
+  }
+}
+
+/** Once per browser, so that nobody meets an empty page; not where that costs a key or makes others wait. */
+async function runFirstSample(runner) {
+  if (!runner?.first || runner.busy || key() || localStorage.getItem(FIRST_SAMPLE)) return;
+  const { queue } = await getJson("v1/status");
+  if (queue.some(({ waiting }) => waiting)) return;
+  localStorage.setItem(FIRST_SAMPLE, "yes");
+  await runner.runFirst();
 }
 
 function servesOneOf(tasks) {

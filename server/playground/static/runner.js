@@ -21,6 +21,7 @@ export class Runner {
   #timer = 0;
   #doing = "";
   #shown = ""; // name of the input whose answer is shown; empty: none is
+  #priority = {}; // options of the next run
 
   /**
    * task: as in registry.js; work(session): asks the service with session.ask and shows the answers; onstop(words): keep what is there, and label
@@ -30,6 +31,7 @@ export class Runner {
   constructor(task, work, { onstop = () => {}, restore = () => {} } = {}) {
     Object.assign(this, { task, work, onstop, restore });
     this.take = () => {};
+    this.first = null; // runs the first sample, where the tab has samples
     this.onrun = () => {};
     this.onstale = () => {};
     this.runButton = h("button", { type: "button", class: "run", onclick: () => this.run() }, "Run");
@@ -73,7 +75,9 @@ export class Runner {
     if (this.#running || (this.#blocked && !resumed)) return;
     const aborting = (this.#running = new AbortController());
     running.add(this);
-    this.#ended = this.#run(new Session(this, aborting.signal, resumed));
+    const session = new Session(this, aborting.signal, resumed, this.#priority);
+    this.#priority = {};
+    this.#ended = this.#run(session);
     await this.#ended;
   }
 
@@ -82,6 +86,12 @@ export class Runner {
     this.stop();
     await this.#ended;
     await this.run();
+  }
+
+  /** Runs the first sample, unasked: behind what others ask for. */
+  async runFirst() {
+    this.#priority = { priority: "low" };
+    await this.first();
   }
 
   /** Goes on with a job that was followed before the page was loaded again, if there is one. */
@@ -187,11 +197,13 @@ class Session {
   #runner;
   #signal;
   #resumed;
+  #priority;
 
-  constructor(runner, signal, resumed) {
+  constructor(runner, signal, resumed, priority) {
     this.#runner = runner;
     this.#signal = signal;
     this.#resumed = resumed;
+    this.#priority = priority;
   }
 
   /** What the job was asked with that this run goes on with: as askLater has it, files null that were too large to keep. null: it is a new one. */
@@ -211,7 +223,7 @@ class Session {
 
   /** POST {parts: [[part, blob, name], …], options}; resolves with the answer. */
   ask(path, sent) {
-    return post(path, sent, this.#hear(() => {}), this.#signal);
+    return post(path, this.#prioritised(sent), this.#hear(() => {}), this.#signal);
   }
 
   /** The same of one of many requests: the work itself tells how far it has come. */
@@ -230,7 +242,7 @@ class Session {
    */
   async askLater(path, sent, onpreview = () => {}) {
     const hear = this.#hear(onpreview);
-    const job = this.#resumed ? new Job(this.#resumed.id) : await Job.submit(path, sent, hear, this.#signal);
+    const job = this.#resumed ? new Job(this.#resumed.id) : await Job.submit(path, this.#prioritised(sent), hear, this.#signal);
     try {
       if (!this.#resumed) await keep(this.#runner.task, job.id, sent);
       return { job, answer: await job.answer(hear, this.#signal) };
@@ -240,6 +252,10 @@ class Session {
     } finally {
       await drop(job.id);
     }
+  }
+
+  #prioritised(sent) {
+    return { ...sent, options: { ...sent.options, ...this.#priority } };
   }
 
   #hear(onpreview) {

@@ -49,6 +49,7 @@ export function mount(panel, models) {
     onsample: () => runner.runAnew(),
   });
   runner.take = input.receive;
+  runner.first = input.first;
   workbench(panel, {
     input: input.element,
     result: h("div", { class: "answers" }, clip.element, lanes.element, below),

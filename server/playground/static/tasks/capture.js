@@ -63,6 +63,7 @@ export class Capture {
       others: (file) => this.#takeMap(file),
     });
     this.receive = input.receive;
+    this.first = input.first;
     this.filled = input.filled;
     this.element = h(
       "div",

@@ -47,6 +47,7 @@ export function mount(panel, models) {
     invitation: "A picture to classify",
   });
   runner.take = input.receive;
+  runner.first = input.first;
   workbench(panel, {
     input: input.element,
     result,

@@ -75,6 +75,7 @@ function filled(panel, models) {
     onsample: () => runner.runAnew(),
   });
   runner.take = input.receive;
+  runner.first = input.first;
   workbench(panel, {
     input: input.element,
     result: h("div", { class: "answers" }, player.element, labels, state, scores.element, strip.element, remaining.element, below),

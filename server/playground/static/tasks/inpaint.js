@@ -65,6 +65,7 @@ export function mount(panel, models) {
     invitation: "A picture to fill",
   });
   runner.take = input.receive;
+  runner.first = input.first;
   workbench(panel, {
     input: h("div", {}, input.element, painter.tools),
     result: h("div", { class: "answers" }, frames.element, below),

@@ -26,6 +26,7 @@ export function mount(panel, models) {
     onsample: () => runner.runAnew(),
   });
   runner.take = capture.receive;
+  runner.first = capture.first;
   const spacing = h("input", { type: "number", min: 0.01, step: "any", placeholder: "the bundle's", inputMode: "decimal" });
   const threshold = h("input", { type: "number", min: 0.01, max: 0.99, step: 0.01, value: "0.1", inputMode: "decimal" });
   const mode = select(
