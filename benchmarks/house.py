@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from benchmarks import reference
-from opsin.cli.own_service import own_service
+from opsin.cli.shared.temporary_service import own_service
 from server.gateway.inference.body import Submission
 from server.gateway.inference.runner import Answer
 from server.queue import script_rows

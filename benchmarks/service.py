@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx2
 
-from opsin.cli.own_service import own_service
+from opsin.cli.shared.temporary_service import own_service
 
 MEASURED_SECONDS = 300.0
 """Timeout in seconds for measuring all bundles."""

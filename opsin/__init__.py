@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from opsin.async_client import AsyncClient
     from opsin.async_gallery import AsyncGallery
     from opsin.async_jobs import AsyncJob
+    from opsin.bulk import Outcome, Outcomes
     from opsin.client import Client
     from opsin.embedding import Embeddings, TokenEmbeddings
     from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
     from opsin.events import Event, JobStatus
     from opsin.gallery import Gallery
+    from opsin.gallery_search import Match
     from opsin.inpainting import Filled, Inpainting
     from opsin.jobs import Job
-    from opsin.mapping import Outcome, Outcomes
-    from opsin.matches import Match
     from opsin.reconstruction import Reconstruction
     from opsin.results import Classification, ClipFacts, Merging, Model, Prediction, Readiness, SoundFacts, Timing, ViewScores
     from opsin.zero_shot import LabelScore, ZeroShotClassification
@@ -80,8 +80,8 @@ def __getattr__(name: str) -> object:
         "opsin.events",
         "opsin.jobs",
         "opsin.async_jobs",
-        "opsin.mapping",
-        "opsin.matches",
+        "opsin.bulk",
+        "opsin.gallery_search",
         "opsin.gallery",
         "opsin.async_gallery",
         "opsin.client",

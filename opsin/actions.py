@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, call_of, check_names
-from opsin.pictures import File, file_bytes
+from opsin.api_request import Call, call_of, check_names
+from opsin.image_encoding import File, file_bytes
 from opsin.results import Prediction, Timing, timing_of
 
 if TYPE_CHECKING:

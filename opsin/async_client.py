@@ -18,23 +18,38 @@ import httpx2
 
 from opsin import classification, embedding, results, zero_shot
 from opsin.actions import ActionsOptions, Tracks, VideoActions, actions_call, video_actions
-from opsin.asking import ask_call
+from opsin.any_task import ask_call
+from opsin.api_request import Call, id_of_job, interpreted, understood
 from opsin.async_connection import AsyncConnection
 from opsin.async_gallery import AsyncGallery
 from opsin.async_jobs import AsyncJob
-from opsin.calls import Call, id_of_job, interpreted, understood
-from opsin.chunks import ONE, Chunk, Limits, limits_of
+from opsin.bulk import (
+    ActionsMap,
+    ClassifyMap,
+    EmbedMap,
+    InpaintMap,
+    Inputs,
+    Outcomes,
+    ProgressOption,
+    ReconstructMap,
+    Task,
+    ZeroShotMap,
+    asks_of_model,
+    check_served,
+    inputs_of,
+    map_tasks,
+    method_of,
+)
 from opsin.classification import ClassifyOptions, Pictures, classify_call, several
 from opsin.embedding import Embeddings, EmbedOptions, Output, TokenEmbeddings
+from opsin.endpoint import Headers, model_call, readiness
 from opsin.errors import OpsinError
+from opsin.gallery_search import answering, file_vectors
+from opsin.image_encoding import File, Picture
 from opsin.inpainting import Inpainting, InpaintOptions, inpaint_call, inpainting
-from opsin.map_options import ActionsMap, ClassifyMap, EmbedMap, InpaintMap, ProgressOption, ReconstructMap, Task, ZeroShotMap
-from opsin.mapping import Inputs, Outcomes, asks_of_model, check_served, inputs_of, map_tasks, method_of
-from opsin.matches import answering, file_vectors
-from opsin.pictures import File, Picture
 from opsin.reconstruction import Map, Reconstruction, ReconstructOptions, SceneOptions, reconstruct_call, reconstruction, scene_call
+from opsin.request_chunks import ONE, Chunk, Limits, limits_of
 from opsin.results import Classification, Model, Readiness
-from opsin.service import Headers, model_call, readiness
 from opsin.zero_shot import ZeroShotClassification, ZeroShotOptions, zero_shot_call, zero_shot_chunks
 
 T = TypeVar("T")

@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
+from opsin.api_request import TRANSPORT_ERRORS, Call, understood
 from opsin.async_connection import AsyncConnection
-from opsin.calls import TRANSPORT_ERRORS, Call, understood
 from opsin.errors import DeadlinePassed, Unavailable, Unreachable
 from opsin.events import PAUSE_S, Event, JobStatus, Patience, Reading, job_status, named
 

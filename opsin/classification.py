@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from opsin.calls import Call, call_of, check_names
-from opsin.pictures import File, Picture, encoded, file_bytes
+from opsin.api_request import Call, call_of, check_names
+from opsin.image_encoding import File, Picture, encoded, file_bytes
 from opsin.results import classifications
 
 Priority = Literal["high", "normal", "low"]

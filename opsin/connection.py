@@ -7,8 +7,8 @@ import time
 
 import httpx2
 
-from opsin.calls import TRANSPORT_ERRORS, Budget, Call, checked, transport_error
-from opsin.service import Headers, opened, with_key
+from opsin.api_request import TRANSPORT_ERRORS, Budget, Call, checked, transport_error
+from opsin.endpoint import Headers, opened, with_key
 
 
 class Connection:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 20_000
 """More are thinned before they are drawn."""
-CLOUD = Path(__file__).with_name("cloud.html")
+CLOUD = Path(__file__).with_name("point_cloud.html")
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Opsin</title>
 <style>body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color-scheme: light dark; }}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, call_of, check_names, check_texts
-from opsin.chunks import Chunk, Limits, image_chunks
+from opsin.api_request import Call, call_of, check_names, check_texts
 from opsin.classification import Pictures, Priority, several
 from opsin.errors import Failed
-from opsin.pictures import Picture
+from opsin.image_encoding import Picture
+from opsin.request_chunks import Chunk, Limits, image_chunks
 
 if TYPE_CHECKING:
     import httpx2

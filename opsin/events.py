@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from opsin.calls import problem_of, retry_after, transport_error
+from opsin.api_request import problem_of, retry_after, transport_error
 from opsin.errors import DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
 
 EVENT_STREAM = "text/event-stream"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opsin.bulk import Outcome
 from opsin.embedding import Embeddings
-from opsin.mapping import Outcome
-from opsin.matches import Match, matches, question
-from opsin.pictures import Picture
+from opsin.gallery_search import Match, matches, question
+from opsin.image_encoding import Picture
 from opsin.vector_file import FileVectors
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, call_of, check_names
-from opsin.pictures import Picture, encoded, encoded_mask
+from opsin.api_request import Call, call_of, check_names
+from opsin.image_encoding import Picture, encoded, encoded_mask
 from opsin.results import Timing, timing_of
 
 if TYPE_CHECKING:

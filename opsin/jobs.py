@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from opsin.calls import TRANSPORT_ERRORS, Call, understood
+from opsin.api_request import TRANSPORT_ERRORS, Call, understood
 from opsin.connection import Connection
 from opsin.errors import DeadlinePassed, Unavailable, Unreachable
 from opsin.events import PAUSE_S, Event, JobStatus, Patience, Reading, job_status, named

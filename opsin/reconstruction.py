@@ -14,11 +14,11 @@ from urllib.parse import quote
 import numpy as np
 
 from opsin import display
-from opsin.calls import Call, call_of, check_names
-from opsin.glb import vertices
-from opsin.pictures import BinaryFile, Picture, encoded, encoded_mask
+from opsin.api_request import Call, call_of, check_names
+from opsin.glb_reader import vertices
+from opsin.image_encoding import BinaryFile, Picture, encoded, encoded_mask
+from opsin.point_rendering import Cloud
 from opsin.results import Timing, timing_of
-from opsin.turntable import Cloud
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from opsin.atomic_write import replacing
 from opsin.errors import Refused
-from opsin.replacing import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from opsin import display
-from opsin.calls import Call, call_of, check_names, check_texts
-from opsin.chunks import FRAMING, Chunk, Limits, image_chunks
+from opsin.api_request import Call, call_of, check_names, check_texts
 from opsin.classification import Pictures, Priority, several
-from opsin.pictures import Picture, encoded
+from opsin.image_encoding import Picture, encoded
+from opsin.request_chunks import FRAMING, Chunk, Limits, image_chunks
 from opsin.results import Merging, Timing, fields_of, merging_of, timing_of
 
 TASKS = ("zero-shot",)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli import outputs
-from opsin.cli.exits import Failure, Misuse
-from opsin.cli.following import followed
-from opsin.cli.options import Model, Timeout, Url
-from opsin.cli.screen import plain, print_note, screen
+from opsin.cli.shared import output_files
+from opsin.cli.shared.console import plain, print_note, screen
+from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.job_progress import followed
+from opsin.cli.shared.options import Model, Timeout, Url
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,8 +49,8 @@ def actions(
 
     if not file.is_file():
         raise Misuse(f"{file}: no such file")
-    outputs.check(output, json_file)
-    outputs.check_suffix(output, ".mp4")
+    output_files.check(output, json_file)
+    output_files.check_suffix(output, ".mp4")
     is_tracks = file.suffix.lower() in (".json", ".npz")
     if is_tracks and output is not None:
         raise Misuse(f"--output: {file} holds tracks, and there is no video to draw into")
@@ -61,9 +61,9 @@ def actions(
             job = client.actions(None if is_tracks else file, tracks=file if is_tracks else None, wait=False, **options)
             told = followed(job, "Watching")
             if json_file is not None:  # first: the annotated clip is drawn now, and that may fail
-                outputs.write(json_file, json.dumps(told.document, ensure_ascii=False).encode())
+                output_files.write(json_file, json.dumps(told.document, ensure_ascii=False).encode())
             if output is not None:
-                outputs.write(output, job.file(MP4))
+                output_files.write(output, job.file(MP4))
         except OpsinError as error:
             raise Failure(f"{file}: {error}") from error
     screen().print(actions_table(told) if told.people else "nobody was seen")

@@ -11,33 +11,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from opsin import __version__
-from opsin.cli import (
-    actions,
-    ask,
-    batch,
-    bench,
-    bundles,
-    calibrate,
-    classify,
-    compare,
-    demo,
-    embed,
-    exporting,
-    importing,
-    inpaint,
-    jobs,
-    keys,
-    models,
-    reconstruct,
-    search,
-    services,
-    tracklets,
-    train,
-    zero_shot,
-)
-from opsin.cli.exits import Failure, Misuse
-from opsin.cli.interrupts import INTERRUPTED, leave
-from opsin.cli.screen import printable
+from opsin.cli import actions, ask, bench, classify, embed, inpaint, jobs, keys, reconstruct, search, services, zero_shot
+from opsin.cli.batch import command as batch_command
+from opsin.cli.bundles import calibrate, compare, export_command, import_command, import_tracklets, published_models, train
+from opsin.cli.bundles import command as bundles_command
+from opsin.cli.demo import command as demo_command
+from opsin.cli.shared.console import printable
+from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.interrupts import INTERRUPTED, leave
 from opsin.errors import OpsinError
 
 # typer ships click inside, or depends on it where it is older: its UsageError is found through this public subclass in both
@@ -59,7 +40,7 @@ app.command(rich_help_panel=SERVICE)(services.gateway)
 app.command(rich_help_panel=SERVICE)(services.worker)
 app.command(hidden=True)(services.template)
 app.add_typer(keys.app, name="keys", rich_help_panel=SERVICE)
-app.command(rich_help_panel=WORK)(demo.demo)
+app.command(rich_help_panel=WORK)(demo_command.demo)
 app.command(rich_help_panel=WORK)(classify.classify)
 app.command("zero-shot", rich_help_panel=WORK)(zero_shot.zero_shot)
 app.command(rich_help_panel=WORK)(embed.embed)
@@ -68,16 +49,16 @@ app.command(rich_help_panel=WORK)(inpaint.inpaint)
 app.command(rich_help_panel=WORK)(actions.actions)
 app.command(rich_help_panel=WORK)(reconstruct.reconstruct)
 app.command(rich_help_panel=WORK)(ask.ask)
-app.command(rich_help_panel=WORK)(batch.batch)
+app.command(rich_help_panel=WORK)(batch_command.batch)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=WORK)
-app.command("import", cls=importing.ImportCommand, rich_help_panel=BUNDLES)(importing.import_)
-app.command("import-tracklets", rich_help_panel=BUNDLES)(tracklets.import_tracklets)
-app.command(rich_help_panel=BUNDLES)(exporting.export)
+app.command("import", cls=import_command.ImportCommand, rich_help_panel=BUNDLES)(import_command.import_)
+app.command("import-tracklets", rich_help_panel=BUNDLES)(import_tracklets.import_tracklets)
+app.command(rich_help_panel=BUNDLES)(export_command.export)
 app.command(rich_help_panel=BUNDLES)(compare.compare)
 app.command(rich_help_panel=BUNDLES)(calibrate.calibrate)
 app.command(rich_help_panel=BUNDLES)(train.train)
-app.add_typer(bundles.app, name="bundles", rich_help_panel=BUNDLES)
-app.command(rich_help_panel=BUNDLES)(models.models)
+app.add_typer(bundles_command.app, name="bundles", rich_help_panel=BUNDLES)
+app.command(rich_help_panel=BUNDLES)(published_models.models)
 app.command(rich_help_panel=BUNDLES, add_help_option=False, context_settings=bench.ARGUMENTS)(bench.bench)
 
 

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from opsin.cli.exits import Failure, Misuse
-from opsin.cli.options import Url
-from opsin.cli.screen import printable
+from opsin.cli.shared.console import printable
+from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.options import Url
 
 
 def ask(

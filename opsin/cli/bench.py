@@ -7,8 +7,8 @@ import sys
 
 import typer
 
-from opsin.cli.engine import require_benchmarks
-from opsin.cli.exits import Misuse
+from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.requirements import require_benchmarks
 
 ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 """Settings of the command: what follows the name, `--help` too, is for the benchmark."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli import formats, image_files
-from opsin.cli.exits import Failure, Misuse
-from opsin.cli.following import followed
-from opsin.cli.options import Merge, Model, Url, positive
-from opsin.cli.screen import columns, plain, printable
+from opsin.cli.shared import image_files, media_kinds
+from opsin.cli.shared.console import columns, plain, printable
+from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.job_progress import followed
+from opsin.cli.shared.options import Merge, Model, Url, positive
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -122,7 +122,7 @@ def _parts(files: list[Path], audio: Path | None) -> tuple[Sent, dict[Path, Opsi
 
 def _argument(file: Path) -> str | None:
     try:
-        kind = formats.kind_of(file)
+        kind = media_kinds.kind_of(file)
     except OSError as error:
         raise Misuse(f"{file}: cannot be read ({error.strerror})") from error
     return "images" if kind == "image" else kind
@@ -132,7 +132,7 @@ def _as_asked(client: Client, model: str | None, sent: Sent) -> Sent:
     """GIFs as videos where a bundle is named that takes no images."""
     from opsin.errors import OpsinError
 
-    gifs = [file for file, parts in sent.items() if "images" in parts and formats.is_gif(file)]
+    gifs = [file for file, parts in sent.items() if "images" in parts and media_kinds.is_gif(file)]
     if model is None or not gifs:
         return sent
     try:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli import outputs
-from opsin.cli.exits import Failure, Misuse
-from opsin.cli.image_files import IN_FLIGHT, of_folders
-from opsin.cli.interrupts import remembered
-from opsin.cli.options import Merge, TimeoutOfImage, Url
-from opsin.cli.screen import print_note, screen
+from opsin.cli.shared import output_files
+from opsin.cli.shared.console import print_note, screen
+from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.image_files import IN_FLIGHT, of_folders
+from opsin.cli.shared.interrupts import remembered
+from opsin.cli.shared.options import Merge, TimeoutOfImage, Url
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ def embed(
     """
     from opsin.client import Client
 
-    outputs.check(output)
+    output_files.check(output)
     if output.suffix != ".npz":
         raise Misuse(f"{output}: the file's name must end in .npz")
     files, others = of_folders(sources)

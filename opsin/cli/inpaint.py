@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli import outputs
-from opsin.cli.exits import Failure, Misuse
-from opsin.cli.following import followed
-from opsin.cli.options import Model, Timeout, Url
-from opsin.cli.screen import print_note, screen
-from opsin.cli.terminal_image import can_draw, drawn
+from opsin.cli.shared import output_files
+from opsin.cli.shared.console import print_note, screen
+from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.job_progress import followed
+from opsin.cli.shared.options import Model, Timeout, Url
+from opsin.cli.shared.terminal_image import can_draw, drawn
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -71,8 +71,8 @@ def inpaint(
     if not file.is_file():
         raise Misuse(f"{file}: no such file")
     written = output or Path(f"{file.stem}-filled.png")
-    outputs.check(*_files(written, min(samples or 1, 2)))  # in one folder, however many they are
-    outputs.check_suffix(written, ".png")
+    output_files.check(*_files(written, min(samples or 1, 2)))  # in one folder, however many they are
+    output_files.check_suffix(written, ".png")
     chosen = {"model": model, "preset": preset, "steps": steps, "sampler": sampler, "eta": eta, "spacing": spacing, "seed": seed}
     chosen |= {"temperature": temperature, "samples": samples, "grow": grow, "feather": feather, "inject_known": inject_known, "size": size}
     options: Any = {**chosen, "method": method, "blend": blend, "deterministic": deterministic, "timeout": timeout}
@@ -84,7 +84,7 @@ def inpaint(
             raise Failure(f"{file}: {error}") from error
     files = _files(written, len(filled.samples))
     for path, sample in zip(files, filled.samples, strict=True):
-        outputs.write(path, sample.png)
+        output_files.write(path, sample.png)
     if as_json:
         typer.echo(json.dumps(_document(filled, files), ensure_ascii=False))
         return

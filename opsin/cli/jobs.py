@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli.exits import Failure
-from opsin.cli.options import Url
-from opsin.cli.screen import printable
+from opsin.cli.shared.console import printable
+from opsin.cli.shared.errors import Failure
+from opsin.cli.shared.options import Url
 
 if TYPE_CHECKING:
     from opsin.jobs import Job

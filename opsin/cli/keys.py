@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opsin.cli.engine import libraries
-from opsin.cli.exits import Failure, Misuse
-from opsin.cli.screen import columns, screen
+from opsin.cli.shared.console import columns, screen
+from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.requirements import libraries
 
 if TYPE_CHECKING:
     from server.gateway.auth.key_file import KeyLines

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli import outputs
-from opsin.cli.exits import Failure, Misuse
-from opsin.cli.following import followed
-from opsin.cli.options import Model, Timeout, Url
-from opsin.cli.screen import print_note
+from opsin.cli.shared import output_files
+from opsin.cli.shared.console import print_note
+from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.job_progress import followed
+from opsin.cli.shared.options import Model, Timeout, Url
 
 if TYPE_CHECKING:
     from opsin.client import Client
@@ -73,8 +73,8 @@ def reconstruct(
     if depth is not None and points is not None:
         raise Misuse("--points: given beside --depth; they say the same")
     written = output or Path(file.with_suffix(".glb").name)
-    outputs.check(written, picture)
-    outputs.check_suffix(picture, ".png")
+    output_files.check(written, picture)
+    output_files.check_suffix(picture, ".png")
     asked: dict[str, Any] = {"spacing": spacing, "threshold": threshold, "mode": mode, "surface": surface}
     options: Any = {**asked, "model": model, "fov": fov, "depth_scale": depth_scale, "format": _format(written), "timeout": timeout}
     options |= _intrinsics(intrinsics)
@@ -83,9 +83,9 @@ def reconstruct(
         try:
             found = followed(client.reconstruct(file, depth, points=points, mask=mask, wait=False, **options), "Levels", elapsed=True)
             seconds = time.monotonic() - began
-            outputs.write(written, found.file)
+            output_files.write(written, found.file)
             if picture is not None:
-                outputs.write(picture, _turntable(client, found, asked))
+                output_files.write(picture, _turntable(client, found, asked))
         except OpsinError as error:
             raise Failure(f"{file}: {error}") from error
     if as_json:
@@ -121,8 +121,8 @@ def _intrinsics(text: str | None) -> dict[str, float]:
 
 def _turntable(client: Client, found: Reconstruction, asked: dict[str, Any]) -> bytes:
     """A turning view of the points. The scene is asked again if the file does not tell how wide they are. Raises OpsinError and Failure."""
-    from opsin.pictures import png
-    from opsin.turntable import turntable
+    from opsin.image_encoding import png
+    from opsin.point_rendering import turntable
 
     if not found.file.startswith(b"PK"):
         if found.scene is None:

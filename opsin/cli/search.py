@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from opsin.cli.exits import Misuse
-from opsin.cli.options import Timeout, Url
-from opsin.cli.screen import columns, plain, print_note, screen
+from opsin.cli.shared.console import columns, plain, print_note, screen
+from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.options import Timeout, Url
 
 
 def search(

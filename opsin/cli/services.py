@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opsin.cli.engine import libraries, require_processes
-from opsin.cli.exits import Misuse
-from opsin.cli.variables import check_variables
+from opsin.cli.shared.environment_check import check_variables
+from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.requirements import libraries, require_processes
 
 if TYPE_CHECKING:
     from server.settings import Settings

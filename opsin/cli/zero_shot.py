@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from opsin.cli import image_files, label_files
+from opsin.cli.bundles import class_names
 from opsin.cli.classify import label_table
-from opsin.cli.exits import Misuse
-from opsin.cli.options import Merge, Model, TimeoutOfImage, Url
-from opsin.cli.screen import counted
+from opsin.cli.shared import image_files
+from opsin.cli.shared.console import counted
+from opsin.cli.shared.errors import Misuse
+from opsin.cli.shared.options import Merge, Model, TimeoutOfImage, Url
 
 
 def zero_shot(
@@ -46,7 +47,7 @@ def zero_shot(
     from opsin.errors import OpsinError
 
     image_files.check(files)
-    wanted = [*(label or []), *(label_files.read(labels) if labels else [])]
+    wanted = [*(label or []), *(class_names.read(labels) if labels else [])]
     if not wanted:
         raise Misuse("zero-shot: no label is given; name some with --label TEXT or --labels FILE")
     options: Any = {"model": model, "merge": merge, "top_k": top_k, "threshold": threshold, "templates": template or None}

@@ -10,8 +10,8 @@ import pytest
 
 from models.people.tracklets import read_results, tracks_of
 from models.people.tracks_file import to_arrays, write
-from opsin.cli.exits import Failure, Misuse
-from opsin.cli.tracklets import import_tracklets
+from opsin.cli.bundles.import_tracklets import import_tracklets
+from opsin.cli.shared.errors import Failure, Misuse
 from server.media import person_tracks
 
 RESULTS = next((Path(__file__).parents[1] / "golden").rglob("phalp_demo.pkl"))

@@ -20,9 +20,9 @@ from rich.console import Console
 
 from models.bundle import write
 from models.bundle_schema import Space
-from opsin.cli.demo import show_pictures
-from opsin.cli.demo_clips import MOVES, show_clips
-from opsin.cli.demo_sounds import SOUNDS, hears, show_sounds
+from opsin.cli.demo.clips import MOVES, show_clips
+from opsin.cli.demo.command import show_pictures
+from opsin.cli.demo.sounds import SOUNDS, hears, show_sounds
 from opsin.client import Client
 from tests.support.bundles.actions import LABELS, write_watcher
 from tests.support.bundles.analytic_mcc import write_shell

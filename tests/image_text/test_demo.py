@@ -6,7 +6,7 @@ import re
 
 from rich.console import Console
 
-from opsin.cli.demo_words import LABELS, PICTURES, SHOWN, show_words
+from opsin.cli.demo.words import LABELS, PICTURES, SHOWN, show_words
 from opsin.client import Client
 from tests.support.task_clients import Speaker
 

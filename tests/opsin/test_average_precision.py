@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from opsin.clip_ladder import average_precision, mean_average_precision
+from opsin.measuring.clip_ladder import average_precision, mean_average_precision
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from opsin import Refused, Unavailable, Unreachable
-from opsin.cli.batch import batch
-from opsin.cli.exits import Failure, Misuse
+from opsin.cli.batch.command import batch
+from opsin.cli.shared.errors import Failure, Misuse
 from tests.support.fake_servers import Answer, Request, scripted
 from tests.support.fake_worker import Worker, make_spec, picture
 from tests.support.forked_program import Forked
@@ -438,8 +438,8 @@ def test_a_key_that_is_not_known_any_more_ends_a_batch_that_waits_for_answers(tm
 
 def test_what_a_proxy_says_of_a_service_that_is_away_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience begins anew with the first failure after an answer; without any it ends after the first."""
-    monkeypatch.setattr("opsin.cli.batch.PATIENCE_S", 0.0)
-    monkeypatch.setattr("opsin.cli.batch.PAUSE_S", 0.01)
+    monkeypatch.setattr("opsin.cli.batch.command.PATIENCE_S", 0.0)
+    monkeypatch.setattr("opsin.cli.batch.command.PAUSE_S", 0.01)
     (tmp_path / "a.png").write_bytes(b"image")
     rows = written(tmp_path / "in.jsonl", {"image": "a.png"}, {"image": "a.png"})
     away = [Answer(502, "<html>Bad Gateway"), Answer(504, "<html>Gateway Time-out")]

@@ -17,9 +17,9 @@ from safetensors.numpy import save_file
 from models.bundle import BundleSpec, read, write
 from models.bundle_schema import Preprocess, Rung, Weights
 from opsin import Client
-from opsin.cli import outputs
-from opsin.cli.demo_actions import show_actions
-from opsin.pictures import png
+from opsin.cli.demo.actions import show_actions
+from opsin.cli.shared import output_files
+from opsin.image_encoding import png
 from tests.support.fake_servers import RESULT, Answer, Request, scripted
 from tests.support.processes import environment, opsin
 from tests.support.queue import free_port
@@ -429,7 +429,7 @@ def test_files_are_written_as_a_whole_with_the_rights_and_through_the_links_that
     file.write_bytes(b"before")
     file.chmod(0o640)
     link.symlink_to(file)
-    outputs.write(link, b"after")
+    output_files.write(link, b"after")
     assert link.is_symlink() and file.read_bytes() == b"after" and file.stat().st_mode & 0o777 == 0o640
     piped = subprocess.run(
         [sys.executable, "-c", "from pathlib import Path; from opsin.cli import outputs; outputs.write(Path('/dev/stdout'), b'piped')"],

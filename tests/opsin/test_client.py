@@ -20,7 +20,7 @@ import pytest
 import opsin
 from opsin import AsyncClient, Client, DeadlinePassed, Failed, OpsinError, Refused, Unavailable, Unreachable
 from opsin.events import Reading
-from opsin.pictures import png
+from opsin.image_encoding import png
 from tests.support.fake_servers import RESULT, Answer, Request, scripted
 from tests.support.queue import free_port
 

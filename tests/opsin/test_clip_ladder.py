@@ -30,9 +30,9 @@ from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.mavil.model import MAViL
 from models.systems.mavil.preprocessing import spectrogram
 from models.systems.onnx.export import ExportError, export
-from opsin.cli.exits import Misuse
-from opsin.cli.recordings import recordings
-from opsin.clip_ladder import measure_steps
+from opsin.cli.bundles.labelled_recordings import recordings
+from opsin.cli.shared.errors import Misuse
+from opsin.measuring.clip_ladder import measure_steps
 from server.worker.device_layout import Layout
 from server.worker.measurement_cache import Measurements
 from server.worker.warmup import Loader

@@ -19,10 +19,10 @@ import pytest
 import trimesh
 
 from opsin.actions import video_actions
-from opsin.glb import vertices
+from opsin.bulk import Outcome, Outcomes
+from opsin.glb_reader import vertices
+from opsin.image_encoding import png
 from opsin.inpainting import inpainting
-from opsin.mapping import Outcome, Outcomes
-from opsin.pictures import png
 from opsin.reconstruction import Reconstruction, reconstruction
 from opsin.results import classifications
 from opsin.zero_shot import zero_shots

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opsin.cli.formats import kind
+from opsin.cli.shared.media_kinds import kind
 from tests.support.audio import tagged, tones, wav, written
 from tests.support.videos import clip, every, sound_alone
 

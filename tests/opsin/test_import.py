@@ -20,8 +20,8 @@ from models.loading import load
 from models.registry import architectures
 from models.systems.published_sizes import sizes
 from models.systems.vit.model import ViT, ViTConfig
-from opsin.cli.import_report import architecture_line
-from opsin.cli.pixels import at_model_size
+from opsin.cli.bundles.import_report import architecture_line
+from opsin.cli.bundles.model_inputs import at_model_size
 from server.playground import SAMPLES
 from tests.golden.case import GOLDEN
 from tests.support.bundles.onnx import lama, midas

@@ -13,8 +13,8 @@ import httpx2
 import psutil
 import pytest
 
-from opsin.cli.following import followed
-from opsin.cli.interrupts import remembered
+from opsin.cli.shared.interrupts import remembered
+from opsin.cli.shared.job_progress import followed
 from opsin.errors import Unreachable
 from tests.support.bundles.vit import write_null
 from tests.support.fake_servers import Answer, Request, scripted
@@ -26,7 +26,7 @@ TOLD = "opsin: interrupted; job j-1 may go on: `opsin jobs show j-1`, and `opsin
 SERVE = """
 import sys, time
 from pathlib import Path
-from opsin.cli.own_service import own_service
+from opsin.cli.shared.temporary_service import own_service
 
 with own_service(Path(sys.argv[1])) as url:
     print(url, flush=True)

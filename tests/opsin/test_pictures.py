@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opsin.pictures import encoded
+from opsin.image_encoding import encoded
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 2), (5, 7, 3), (5, 7, 4), (1, 1, 3)])

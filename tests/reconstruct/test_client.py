@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from opsin import AsyncClient, Client, Reconstruction, Refused
-from opsin.turntable import Cloud, turntable
+from opsin.point_rendering import Cloud, turntable
 from tests.support.images import CAPTURE, FOV, HEIGHT, WIDTH, depth, image, millimetres, npy, points
 from tests.support.processes import opsin
 from tests.support.task_clients import Sculptor

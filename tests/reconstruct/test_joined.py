@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from models.bundle_schema import Space
 from models.systems.mcc.visible_surface import Front
 from opsin import Client
-from opsin.turntable import from_camera
+from opsin.point_rendering import from_camera
 from server.media import mcc_inputs
 from server.media.images import Decoder
 from server.media.limits import Limits

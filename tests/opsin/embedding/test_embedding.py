@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.bundle import read
 from models.loading import load
 from opsin import AsyncClient, Client, Embeddings, Refused
-from opsin.pictures import png
+from opsin.image_encoding import png
 from server.worker.loaded_bundles import UNLOAD_GRACE
 from tests.opsin.embedding.conftest import MAX_BODY, MAX_IMAGES
 from tests.support.bundles.vit import TINY, write_tiny_encoder

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from opsin import Client
-from opsin.pictures import png
+from opsin.image_encoding import png
 from opsin.vector_file import FileVectors
 from tests.support.bundles.vit import TINY
 from tests.support.fake_servers import Answer, Request, scripted

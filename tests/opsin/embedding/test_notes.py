@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from opsin import Client
-from opsin.pictures import png
+from opsin.image_encoding import png
 from tests.opsin.embedding.conftest import NOTE
 from tests.opsin.embedding.test_zero_shot import IMAGES
 from tests.support.bundles.vit import TINY

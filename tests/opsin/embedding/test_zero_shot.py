@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from opsin import AsyncClient, Client, Refused
-from opsin.pictures import png
+from opsin.image_encoding import png
 from tests.opsin.embedding.conftest import MAX_IMAGES
 from tests.support.bundles.vit import TINY
 from tests.support.live_service import Service

@@ -1,0 +1,36 @@
+"""Files of class names."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from opsin.cli.shared.errors import Misuse
+
+AUDIOSET = "index,mid,display_name"
+"""First line of AudioSet's `class_labels_indices.csv`."""
+
+
+def read(file: Path) -> list[str]:
+    """Class names in the order of their numbers: one a line, a JSON list, those of a bundle.json, or AudioSet's table. Raises Misuse."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise Misuse(f"--labels: {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Misuse(
+            f"--labels: {file}: no text in UTF-8; class names are needed, one a line, as a JSON list, or in a bundle.json"
+        ) from error
+    if file.suffix != ".json":
+        lines = [line.strip() for line in text.split("\n") if line.strip()]  # U+2028 and the like are a label's own
+        return [row[-1] for row in csv.reader(lines[1:])] if lines[:1] == [AUDIOSET] else lines
+    try:
+        names = json.loads(text)
+    except ValueError as error:
+        raise Misuse(f"--labels: {file}: no JSON ({error})") from error
+    if isinstance(names, dict):  # a bundle.json
+        names = names.get("labels")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Misuse(f"--labels: {file}: a JSON list of strings, or a bundle.json, is needed")
+    return names

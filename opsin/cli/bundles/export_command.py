@@ -1,0 +1,112 @@
+"""`opsin export`: a bundle → a checkpoint that the published code reads."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from opsin.cli.bundles.model_inputs import at_model_size
+from opsin.cli.shared import output_files
+from opsin.cli.shared.console import size
+from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.requirements import libraries
+
+if TYPE_CHECKING:
+    from models.bundle import BundleSpec
+    from models.checkpoints.export_bundle import Exported
+    from models.merge_schedule import MergeSchedule
+
+
+def export(
+    bundle: Annotated[Path, typer.Argument(metavar="DIR/NAME/VERSION", help="The bundle's folder.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help=".safetensors, or a torch file of any other suffix.", show_default=False),
+    ],
+    family: Annotated[str | None, typer.Option(help="Whose layout. [default: the one it was imported from]", show_default=False)] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX graph instead, compared with the model first.")] = False,
+    rung: Annotated[
+        str | None,
+        typer.Option(help="With --onnx: the rung whose merging is baked in, or off. [default: the bundle's default]", show_default=False),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --onnx: an image that graph and model are compared on; repeatable.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a bundle's weights in a published layout: its key names and its container. What import brought in comes out bit for bit.
+
+    `--family flip` writes T5X's folder if FILE has no suffix. `--onnx` takes a ViT with its merging, and of DiffMAE the denoising step,
+    of MCC the decoder that answers queries.
+    """
+    if onnx:
+        if family is not None:
+            raise Misuse("--family: an ONNX graph has no published layout; leave out --family or --onnx")
+        export_graph(bundle, output, rung, image or [])
+        return
+    if rung is not None or image:
+        raise Misuse("--rung and --image belong to --onnx")
+    with libraries("server"):
+        from models.bundle import BundleError, read
+        from models.checkpoints.checkpoint_file import CheckpointError
+        from models.checkpoints.export_bundle import export_bundle
+    try:
+        written = export_bundle(read(bundle), output, family)
+    except CheckpointError as error:
+        raise Misuse(str(error)) from error
+    except (BundleError, OSError) as error:
+        raise Failure(f"export: {error}") from error
+    typer.echo(f"family   {written.family}")
+    typer.echo(f"tensors  {written.tensors}")
+    if written.lacks:
+        typer.echo(f"without  {written.lacks}")
+    for file in (output, *written.beside.values()):
+        typer.echo(f"written  {file}")
+    typer.echo(f"back     {_way_back(read(bundle).spec, bundle, output, written)} -o …")
+
+
+def _way_back(spec: BundleSpec, bundle: Path, output: Path, written: Exported) -> str:
+    """The command that imports the exported file as the same bundle."""
+    words = ["opsin", "import", str(output), "--family", written.family]
+    words += [word for name, value in written.settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    words += ["--labels", str(bundle / "bundle.json")] if spec.labels else []
+    if spec.text is not None:
+        words += ["--tokenizer", str(written.beside["tokenizer.json"]), "--templates", str(bundle / "bundle.json")]
+    return shlex.join([*words, "--license", spec.license])
+
+
+def export_graph(folder: Path, output: Path, rung: str | None, images: list[Path]) -> None:
+    with libraries("export"):
+        from models.bundle import BundleError, read
+        from models.systems.onnx import export as onnx_export
+    output_files.check(output)
+    try:
+        bundle = read(folder)
+        onnx_export.check_exportable(bundle)
+        spec = bundle.spec
+        schedule = None if rung is None else _schedule(spec, rung)
+        pixels = at_model_size(images, spec, "--image")
+        written = onnx_export.export(bundle, output, schedule=schedule, pixels=pixels)
+    except onnx_export.ExportError as error:
+        raise Misuse(str(error)) from error
+    except (BundleError, OSError) as error:
+        raise Failure(f"export: {error}") from error
+    for name, shape in written.inputs.items():
+        typer.echo(f"input    {name} ({', '.join(map(str, shape))})")
+    typer.echo(f"output   {', '.join(written.outputs)}")
+    typer.echo(f"nodes    {written.nodes}, {size(written.bytes)}")
+    typer.echo(f"differs  {written.difference:.1e} at most from the model, relative to outputs of size 1 or more")
+    typer.echo(f"written  {output}")
+
+
+def _schedule(spec: BundleSpec, rung: str) -> MergeSchedule:
+    from models.merge_schedule import MergeSchedule
+
+    found = spec.rung(rung)
+    if rung != "off" and found is None:
+        raise Misuse(f"--rung {rung}: {spec.id} has no such rung; it has {', '.join(['off', *(each.name for each in spec.ladder)])}")
+    return MergeSchedule.off() if found is None else found.merge

@@ -1,0 +1,38 @@
+"""`opsin import-tracklets`: a tracker's results → tracks that the service takes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opsin.cli.shared import output_files
+from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.requirements import libraries
+
+
+def import_tracklets(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="PHALP's results, results/demo_NAME.pkl.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="TRACKS.npz", help="File to write.", show_default=False)],
+    fps: Annotated[float, typer.Option(help="Frames a second of the video.")] = 30.0,
+    joints: Annotated[bool, typer.Option(help="Keep the 3D joints, for networks that take them.")] = False,
+) -> None:
+    """Turn a tracker's results into tracks for `opsin actions` and `POST /v1/actions`. Nothing but arrays is unpickled."""
+    if not file.is_file():
+        raise Misuse(f"{file}: no such file")
+    if not 0 < fps < math.inf:  # nor is NaN
+        raise Misuse(f"--fps: {fps:g}; it must be a positive number")
+    output_files.check(output)
+    with libraries("server"):
+        from models.media.safe_joblib import UnsafeFile
+        from models.people.tracklets import read_results, tracks_of
+        from models.people.tracks_file import to_arrays, write
+    try:
+        tracks = tracks_of(read_results(file))
+    except UnsafeFile as error:
+        raise Failure(str(error)) from error
+    arrays = to_arrays(tracks, fps, joints=joints)
+    write(output, arrays)
+    typer.echo(f"{output}  {len(tracks)} people, {len(arrays['person'])} sightings of {arrays['token'].shape[1]} values")

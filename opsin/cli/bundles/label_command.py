@@ -1,0 +1,36 @@
+"""`opsin bundles label`: an image-text pair and labels → a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from opsin.cli.bundles import class_names
+from opsin.cli.shared.console import counted
+from opsin.cli.shared.errors import Failure, Misuse
+from opsin.cli.shared.requirements import libraries
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+
+
+def labelled(pair: Bundle, labels: Path, root: Path, name: str, version: str, templates: Sequence[str] | None) -> Bundle:
+    """Write the classifier. Raises Misuse and Failure."""
+    with libraries("server"):
+        from pydantic import ValidationError
+
+        from models.bundle import BundleError
+        from models.systems.image_text import zero_shot_classifier
+    try:
+        with libraries("server"):
+            made, truncated = zero_shot_classifier.label(pair, class_names.read(labels), root, name, version, templates=templates)
+    except ValidationError as error:
+        raise Misuse(f"bundles label: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+    except BundleError as error:
+        raise Failure(str(error)) from error
+    if truncated:
+        typer.echo(f"opsin: {counted(truncated, 'label')} truncated: longer than {pair.spec.id} reads", err=True)
+    return made

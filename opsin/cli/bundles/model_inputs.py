@@ -1,0 +1,29 @@
+"""Image files as a bundle's model sees them, for commands that run it themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opsin.cli.services import settings_of
+from opsin.cli.shared.errors import Misuse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from models.bundle import BundleSpec
+
+
+def at_model_size(paths: Iterable[Path], spec: BundleSpec, option: str) -> list[NDArray[Any]]:
+    """uint8 (S, S, 3) of each file, prepared as the service does. Raises Misuse naming `option` and the file."""
+    from server.media.images import Decoder, ImageError, to_model_size
+
+    limit, pixels = settings_of(None).max_pixels, []
+    for path in paths:
+        try:
+            with Decoder(limit).decoded(path.read_bytes()) as picture:
+                pixels.append(to_model_size(picture, spec.pictures, limit))
+        except (ImageError, OSError) as error:
+            raise Misuse(f"{option}: {path}: {error}") from error
+    return pixels
