@@ -413,8 +413,8 @@ def test_what_is_no_address_is_told_not_traced(command: list[str]) -> None:
 
 def test_a_file_that_cannot_be_written_whole_is_not_left_behind_and_the_one_before_it_stays(tmp_path: Path) -> None:
     program = (
-        "import resource, sys; from pathlib import Path; from opsin.cli import outputs; "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); outputs.write(Path(sys.argv[1]), bytes(5000))"
+        "import resource, sys; from pathlib import Path; from opsin.cli.shared import output_files; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); output_files.write(Path(sys.argv[1]), bytes(5000))"
     )
     file, before = tmp_path / "filled.png", tmp_path / "before.png"
     before.write_bytes(b"yesterday")
@@ -432,7 +432,11 @@ def test_files_are_written_as_a_whole_with_the_rights_and_through_the_links_that
     output_files.write(link, b"after")
     assert link.is_symlink() and file.read_bytes() == b"after" and file.stat().st_mode & 0o777 == 0o640
     piped = subprocess.run(
-        [sys.executable, "-c", "from pathlib import Path; from opsin.cli import outputs; outputs.write(Path('/dev/stdout'), b'piped')"],
+        [
+            sys.executable,
+            "-c",
+            "from pathlib import Path; from opsin.cli.shared import output_files; output_files.write(Path('/dev/stdout'), b'piped')",
+        ],
         capture_output=True,
     )
     assert piped.stdout == b"piped"
