@@ -25,7 +25,7 @@ from models.systems.mvit.checkpoint import FAMILY as MVIT
 from models.systems.mvit.model import MViT, MViTConfig
 from models.systems.mvit.roi_pool import BoxPooling
 from opsin.cli.app import app
-from opsin.cli.pixels import at_model_size
+from opsin.cli.bundles.model_inputs import at_model_size
 from server.tasks.registry import main_task
 from tests.docs.code_blocks import ROOT, Block, Desk, of_page
 from tests.docs.conftest import environment_of, fill
