@@ -14,8 +14,11 @@ import redis
 from models.loading import load
 from server.processes.supervisor_protocol import STUCK
 from server.queue import keys
+from server.queue.keys import Keyspace
 from server.queue.messages import WorkerInfo
 from server.queue.worker.connection import WorkerTimings
+from server.supervisor.child_processes import Death
+from server.supervisor.liveness import Sightings
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.loops import RECLAIM_EVERY
 from tests.support import forked_program
@@ -37,15 +40,20 @@ def valkey() -> Iterator[PrivateValkey]:
 
 @asynccontextmanager
 async def fragile_workers(valkey: PrivateValkey, bundles: Path) -> AsyncIterator[list[Forked]]:
-    """One worker at a time, a new one as soon as one dies; all that there were."""
+    """All workers that were started: one at a time, a new one as soon as one dies, whose jobs are free at once as under the supervisor."""
     if not bundles.joinpath("fragile").exists():
         write_null(bundles, name="fragile", architecture="fragile")
     started: list[Forked] = []
+    sightings = Sightings(valkey.url, Keyspace())
+    sightings.start()
     with ExitStack() as stack:
+        stack.callback(sightings.end)
 
         async def supervise() -> None:
             while True:
                 if not started or started[-1].poll() is not None:
+                    if started:
+                        sightings.bury_worker(Death(started[-1].pid, "crashed", started[-1].wait()))
                     started.append(stack.enter_context(worker_process(valkey.url, bundles, command=COMMAND)))
                 await asyncio.sleep(0.05)
 

@@ -118,7 +118,7 @@ def test_a_head_without_end_takes_no_memory(gateway: Gateway) -> None:
         (b"GET /health/live HTTP/1.1\r\nHost: here\r\nHost: here\r\n\r\n", 400),
         (b"GET /health/live HTTP/1.0\r\nHost: here\r\nHost: there\r\n\r\n", 400),
         (b"GET /health/live HTTP/1.0\r\n\r\n", 200),
-        (b"HEAD /health/live HTTP/1.1\r\nHost: here\r\n\r\n", 405),
+        (b"HEAD /health/live HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n", 405),
         (b"OPTIONS * HTTP/1.1\r\nHost: here\r\n\r\n", 404),
         (b"GET /health/live HTTP/1.1\r\nHost: here\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
@@ -220,8 +220,15 @@ def test_a_request_is_answered_whatever_comes_behind_it(gateway: Gateway) -> Non
 
 
 @pytest.fixture(scope="module")
-def slow(shared: Shared) -> Iterator[dict[str, Answer]]:
-    """What clients get that stop in the middle; all wait at the same time."""
+def unread(shared: Shared) -> Iterator[Raw]:
+    """Connection whose client reads none of its answers."""
+    with Raw(shared.gateway) as raw:
+        yield raw.send(b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: here\r\n\r\n" * 30)
+
+
+@pytest.fixture(scope="module")
+def slow(shared: Shared, unread: Raw) -> Iterator[dict[str, Answer]]:
+    """Answers to clients that stop in the middle. They wait for them at the same time, and while `unread` is not read."""
     beginnings = {
         "silence": b"",
         "part of a line": b"GET /health",
@@ -265,13 +272,6 @@ def test_a_body_without_progress_is_given_up(slow: dict[str, Answer], where: str
 @pytest.mark.parametrize("where", ["part of a tensor", "part of an index"])
 def test_the_open_inference_protocol_says_it_in_its_own_shape(slow: dict[str, Answer], where: str) -> None:
     assert slow[where].status == 408 and json.loads(slow[where].body).keys() == {"error"}
-
-
-def test_an_answer_that_nobody_reads_is_given_up(gateway: Gateway) -> None:
-    with Raw(gateway) as raw:
-        raw.send(b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: here\r\n\r\n" * 30)
-        own = raw.socket.getsockname()
-        eventually(lambda: own not in clients(gateway), "the connection is closed")
 
 
 LARGE = bytes(range(256)) * 2**16
@@ -336,3 +336,9 @@ def test_strangers_leave_no_line_in_the_log(valkey: PrivateValkey) -> None:
         gateway.terminate()
         _, log = gateway.process.communicate(timeout=WAIT_S)
         assert [json.loads(line)["event"] for line in log.splitlines()] == ["listening", "gateway drains"]
+
+
+@pytest.mark.usefixtures("slow")
+def test_an_answer_that_nobody_reads_is_given_up(gateway: Gateway, unread: Raw) -> None:
+    own = unread.socket.getsockname()
+    eventually(lambda: own not in clients(gateway), "the connection is closed")

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 def test_what_kills_two_workers_while_it_is_loaded_is_refused_until_its_files_change(tmp_path: Path) -> None:
     write_tiny_vit(tmp_path)
-    deadly = write_null(tmp_path, "deadly", milliseconds=8_000)  # its first batch takes as long: the test is its fault
+    deadly = write_null(tmp_path, "deadly", milliseconds=4_000)  # its first batch takes as long: the test is its fault
     with serve(tmp_path, copied=True, default_models='{"classify": "tiny"}') as service:
         [listening] = eventually(lambda: service.events("listening"), "there is a gateway")
         url = f"http://127.0.0.1:{listening['address'][1]}/v1/classify"

@@ -7,8 +7,8 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import ExitStack, closing, contextmanager
+from typing import NamedTuple
 
 import pytest
 import redis
@@ -36,6 +36,11 @@ def service(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterato
     with serve(bundles, "--redis", server.url, copied=True) as running:
         assert running.classify(picture(1)).status_code == 200
         yield running
+
+
+class Waiting(NamedTuple):
+    service: Service
+    port: int
 
 
 @contextmanager
@@ -77,21 +82,32 @@ def crashes(server: Server) -> int:
         return int(client.hget("restarts", "crashed") or 0)
 
 
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Waiting]]:
+    """Services whose Redis never answers, by its host. They wait at the same time."""
+    bundles = tmp_path_factory.mktemp("waiting")
+    write_null(bundles)
+    with ExitStack() as stack:
+        ports = {host: free_port() for host in ("127.0.0.1", "nowhere.invalid")}
+        yield {
+            host: Waiting(stack.enter_context(serve(bundles, "--redis", f"redis://user:secret@{host}:{port}/3", copied=True)), port)
+            for host, port in ports.items()
+        }
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
-def test_the_wait_for_a_redis_that_never_answered_is_logged(tmp_path: Path, host: str) -> None:
-    write_null(tmp_path)
-    port = free_port()
-    with serve(tmp_path, "--redis", f"redis://user:secret@{host}:{port}/3", copied=True) as service:
-        for process in ("gateway", "worker"):
-            [line, *_] = eventually(lambda process=process: waits(service, process), f"the {process} logs its wait")
-            shown = re.escape(f"redis://***@{host}:{port}/3")
-            found = re.match(rf"still waiting for Redis at {shown}: (\d+) tries in (\d\d) s; the last one: the queue's Redis ", line)
-            assert found is not None
-            assert int(found[1]) <= 5 * int(found[2])
-        assert not [line for line in service.lines if "secret" in line]
-        service.stop()
-        [goodbye] = [record for record in records(service) if record["event"].startswith("could not say goodbye")]
-        assert goodbye["level"] == "warning"
+def test_the_wait_for_a_redis_that_never_answered_is_logged(waiting: dict[str, Waiting], host: str) -> None:
+    service, port = waiting[host]
+    for process in ("gateway", "worker"):
+        [line, *_] = eventually(lambda process=process: waits(service, process), f"the {process} logs its wait")
+        shown = re.escape(f"redis://***@{host}:{port}/3")
+        found = re.match(rf"still waiting for Redis at {shown}: (\d+) tries in (\d\d) s; the last one: the queue's Redis ", line)
+        assert found is not None
+        assert int(found[1]) <= 5 * int(found[2])
+    assert not [line for line in service.lines if "secret" in line]
+    service.stop()
+    [goodbye] = [record for record in records(service) if record["event"].startswith("could not say goodbye")]
+    assert goodbye["level"] == "warning"
 
 
 def waits(service: Service, process: str) -> list[str]:

@@ -158,9 +158,11 @@ class Service:
     @contextmanager
     def another_worker(self) -> Iterator[None]:
         """One more, ready, as long as the `with` block runs."""
-        with worker_process(self.redis_url, self.bundles):
+        with worker_process(self.redis_url, self.bundles) as process:
             self.wait_for_workers(len(self.workers) + 1)
             yield
+            process.terminate()  # it says goodbye: a killed one would be counted until its key expires
+            process.wait(START_S)
         self.wait_for_workers(len(self.workers))
 
     def wait_for_workers(self, count: int) -> None:

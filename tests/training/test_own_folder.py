@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,8 +20,10 @@ from training.data.pictures import to_model_size
 
 NETWORK = "image_size: 16, patch_size: 4, width: 32, depth: 2, heads: 2"
 LADDER = "release.quality.ladder={min_throughput: 1.01, batch_size: 2, rounds: 3, rungs: [{name: r3, schedule: 3}]}"
+FAST = "release.quality.ladder={min_throughput: 1.01, batch_size: 16, rounds: 3, rungs: [{name: r14, schedule: 14}]}"
+"""A rung that leaves the starter's network 2 of 65 tokens: faster on any machine."""
 SMALL = {
-    "folder-finetune": [LADDER, "phases.0.loop={epochs: 4, batch_size: 8}", "phases.0.schedule.warmup=0.5"],
+    "folder-finetune": [FAST, "phases.0.loop={epochs: 4, batch_size: 8}", "phases.0.schedule.warmup=0.5"],
     "folder": [
         LADDER,
         "preprocess.image_size=16",
@@ -34,10 +38,7 @@ SMALL = {
     ],
 }
 """Recipe → what makes it end in seconds."""
-
-
-FAST = "release.quality.ladder={min_throughput: 1.01, batch_size: 16, rounds: 3, rungs: [{name: r14, schedule: 14}]}"
-"""A rung that leaves the starter's network 2 of 65 tokens: faster on any machine."""
+RUNGS = {"folder-finetune": "r14", "folder": "r3"}
 
 
 def documented() -> list[list[str]]:
@@ -56,58 +57,65 @@ def own_folder(folder: Path) -> None:
     (folder / "bundles" / "flags").symlink_to(Path("bundles/flags").absolute())
 
 
+def train(folder: Path, recipe: str, *changes: str) -> subprocess.CompletedProcess[str]:
+    """Run the documented command of a recipe, shortened."""
+    [command] = [words for words in documented() if f"training/recipes/{recipe}.yaml" in words and "--dry-run" not in words]
+    done = opsin(*command[1:], *SMALL[recipe], *changes, folder=folder, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+class Made(NamedTuple):
+    folder: Path
+    printed: str
+    rung: str
+
+
 @pytest.fixture(scope="module", params=SMALL)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder in which the documented command of a recipe ran, shortened, and what it printed."""
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The folder in which the documented command of a recipe ran, and what it printed."""
     folder = tmp_path_factory.mktemp("own")
     own_folder(folder)
-    recipe = f"training/recipes/{request.param}.yaml"
-    [train] = [command for command in documented() if recipe in command and "--dry-run" not in command]
-    done = opsin(*train[1:], *SMALL[request.param], folder=folder, OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return Made(folder, train(folder, request.param).stdout, RUNGS[request.param])
 
 
 @pytest.fixture(scope="module")
-def mine(made: tuple[Path, str]) -> Bundle:
-    return bundle.read(made[0] / "bundles/mine/1.0.0")
+def mine(made: Made) -> Bundle:
+    return bundle.read(made.folder / "bundles/mine/1.0.0")
 
 
-def test_the_bundle_classifies_images_that_it_has_not_seen(made: tuple[Path, str], mine: Bundle) -> None:
+def test_the_bundle_classifies_images_that_it_has_not_seen(made: Made, mine: Bundle) -> None:
     model = loading.load(mine)
-    files = sorted((made[0] / "photos/val").rglob("*.png"))
+    files = sorted((made.folder / "photos/val").rglob("*.png"))
     pixels = np.stack([to_model_size(Image.open(file).convert("RGB"), mine.spec.pictures) for file in files])
     predicted = model.forward({"pixels": pixels}, {})["logits"].argmax(axis=1)
     assert [mine.spec.labels[label] for label in predicted] == [file.parent.name for file in files]
 
 
-def test_the_card_and_the_spec_say_how_good_it_is(made: tuple[Path, str], mine: Bundle) -> None:
+def test_the_card_and_the_spec_say_how_good_it_is(made: Made, mine: Bundle) -> None:
     assert mine.spec.quality["test_accuracy"] == {"value": 1.0, "standard_error": 0.0, "n": 18}
-    assert [rung.name for rung in mine.spec.ladder] == ["r3"]
+    assert [rung.name for rung in mine.spec.ladder] == [made.rung]
     card = (mine.path / "README.md").read_text(encoding="utf-8")
-    assert card in made[1]
+    assert card in made.printed
     assert "top 5" not in card  # of three classes
     assert "labels an image with one of 3 classes" in card and "On 18 images that were not trained on" in card
     assert "<polyline" in (mine.path / "training.svg").read_text(encoding="utf-8")
 
 
-def test_the_other_documented_commands_work(made: tuple[Path, str], mine: Bundle) -> None:
+def test_the_other_documented_commands_work(made: Made, mine: Bundle) -> None:
     commands = [command for command in documented() if command[1] == "bundles"]
     assert commands
     for command in commands:
-        done = opsin(*command[1:], folder=made[0])
+        done = opsin(*command[1:], folder=made.folder)
         assert done.returncode == 0, done.stderr
         assert "mine" in done.stdout
 
 
-def test_a_training_says_that_its_bundle_merges(tmp_path: Path) -> None:
-    own_folder(tmp_path)
-    [train] = [command for command in documented() if "folder-finetune" in command[2] and "--dry-run" not in command]
-    command = [*train[1:], *SMALL["folder-finetune"], FAST]
-    merging = opsin(*command, folder=tmp_path, OMP_NUM_THREADS="1").stdout
-    assert bundle.read(tmp_path / "bundles/mine/1.0.0").spec.default_rung == "r14"
-    assert "it merges tokens by default: rung r14" in merging and "release.merge=off" in merging
-    plain = opsin(*command, "release.merge=off", folder=tmp_path, OMP_NUM_THREADS="1").stdout
-    spec = bundle.read(tmp_path / "bundles/mine/1.0.0").spec
+@pytest.mark.parametrize("made", ["folder-finetune"], indirect=True)
+def test_a_training_says_that_its_bundle_merges(made: Made, mine: Bundle) -> None:
+    assert mine.spec.default_rung == "r14"
+    assert "it merges tokens by default: rung r14" in made.printed and "release.merge=off" in made.printed
+    plain = train(made.folder, "folder-finetune", "release.merge=off").stdout
+    spec = bundle.read(made.folder / "bundles/mine/1.0.0").spec
     assert (spec.default_rung, [rung.name for rung in spec.ladder]) == (None, ["r14"])
     assert "Default rung: `off`" in plain and "it merges" not in plain
