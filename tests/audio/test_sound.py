@@ -332,12 +332,12 @@ def test_noise_behind_a_header_is_refused() -> None:
 
 
 def test_a_program_that_sends_too_much_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "PROGRAM", "tests.audio.loud_program")
+    monkeypatch.setattr(audio, "PROGRAM", "tests.support.child_programs loud")
     assert refused(wav(np.zeros(8000, np.int16), RATE))[1] == "decoding it failed: more came out of it than it may hold"
 
 
 def test_a_program_that_dies_refuses_its_sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "PROGRAM", "tests.audio.dying_program")
+    monkeypatch.setattr(audio, "PROGRAM", "tests.support.child_programs exits")
     assert refused(wav(np.zeros(8000, np.int16), RATE)) == ("corrupt-sound", f"decoding it failed: it ended with {os.EX_SOFTWARE}")
 
 

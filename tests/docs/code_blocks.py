@@ -29,7 +29,9 @@ class Desk:
         """What it prints, as a program: a copy of a process that has imported what it needs."""
         file = self.folder / "page.py"
         file.write_text(self._at_the_service(code))
-        finished = forked_program.run("tests.docs.page", str(file), environment=self.environment, seconds=PATIENCE_S, folder=self.folder)
+        finished = forked_program.run(
+            "tests.support.child_programs", "file", str(file), environment=self.environment, seconds=PATIENCE_S, folder=self.folder
+        )
         assert finished.returncode == 0, f"{code}\n\n{finished.stdout}\n{finished.stderr}"
         return finished.stdout
 

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from tests.e2e.stack import ROOT, Stack, dashboard_queries, running_stack, wait_until
+from tests.e2e.conftest import ROOT, Stack, dashboard_queries, wait_until
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
@@ -92,12 +92,6 @@ def huge_picture() -> bytes:
     buffer = io.BytesIO()
     Image.new("1", (8000, 8000)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with running_stack() as stack:
-        yield stack
 
 
 @pytest.fixture(scope="module")

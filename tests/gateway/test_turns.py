@@ -108,7 +108,7 @@ async def test_a_program_whose_answer_nobody_waits_for_frees_its_thread(turns: F
     started = threading.Event()
 
     def work() -> None:
-        with Confined("tests.gateway.silent_program", b"", {}, patience=90) as program:
+        with Confined("tests.support.child_programs silent", b"", {}, patience=90) as program:
             started.set()
             program.message()
 

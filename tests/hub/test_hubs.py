@@ -17,7 +17,7 @@ import transformers
 from safetensors.torch import save_file
 
 from models.bundle import read
-from tests.hub.saved import change, randomised, save
+from tests.hub.conftest import change, randomised, save
 from tests.support import forked_program
 from tests.support.fake_hub import COMMIT, FakeHub, running
 from tests.support.processes import opsin

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.bundle import Bundle
 from models.loading import load
-from tests.hub.saved import imported, noise, normalised, save
+from tests.hub.conftest import imported, noise, normalised, save
 from tests.hub.test_timm import saved
 
 pytestmark = pytest.mark.slow

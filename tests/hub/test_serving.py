@@ -12,7 +12,7 @@ import torch
 import transformers
 from PIL import Image
 
-from tests.hub.saved import randomised, save
+from tests.hub.conftest import randomised, save
 from tests.support.live_service import running
 from tests.support.processes import opsin
 

@@ -14,7 +14,7 @@ from models.bundle import read
 from models.loading import load
 from models.systems.image_text.zero_shot_classifier import label
 from server.tasks.embedding.zero_shot import scores_of
-from tests.hub.saved import normalised
+from tests.hub.conftest import normalised
 from tests.support.processes import opsin
 
 TEXTS = ["a photo of a red car", "The dog sleeps!", "", "don't stop it's 2024", "ha " * 40, "Ünïcode  façade\n"]

@@ -15,7 +15,7 @@ from torch import nn
 
 from models.checkpoints import CheckpointError
 from models.loading import load
-from tests.hub.saved import change, imported, noise, normalised, randomised
+from tests.hub.conftest import change, imported, noise, normalised, randomised
 
 MOST = 1e-4
 NETWORKS = {

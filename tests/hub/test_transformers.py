@@ -18,7 +18,7 @@ from torch import nn
 from models.bundle import Bundle
 from models.checkpoints import CheckpointError
 from models.loading import Ended, load
-from tests.hub.saved import change, imported, noise, normalised, randomised, save
+from tests.hub.conftest import change, imported, noise, normalised, randomised, save
 
 MOST = 1e-4
 """Largest difference of a logit, or of a component of a vector of unit length, in float32."""

@@ -60,7 +60,7 @@ def test_a_decoder_of_videos_gets_none_of_our_environment() -> None:
 
 @pytest.mark.usefixtures("_secrets")
 def test_a_child_that_presents_gets_none_of_our_environment() -> None:
-    sandbox = Sandbox("tests.sandbox.work:work", memory_bytes=4 * 2**30, seconds=60)
+    sandbox = Sandbox("tests.support.child_programs:work", memory_bytes=4 * 2**30, seconds=60)
     sandbox.run(b"a")
     assert sandbox.pid is not None and is_harmless(environment_of(sandbox.pid))
     sandbox.close()

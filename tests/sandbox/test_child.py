@@ -23,7 +23,7 @@ from tests.support.waiting import eventually, eventually_async
 MEMORY = 4 * 2**30
 
 
-WORK = "tests.sandbox.work:work"
+WORK = "tests.support.child_programs:work"
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_a_part_of_a_video_is_what_lies_between_its_seconds() -> None:
 
 def test_a_long_part_that_nobody_asked_for_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is decoded the program says that it goes on, or it would count as stuck; who waits for frames may come back later."""
-    monkeypatch.setattr(video, "PROGRAM", "tests.video.talkative_program")
+    monkeypatch.setattr(video, "PROGRAM", "tests.support.child_programs talkative")
     frames = Frames(FILM, 20.0, LIMITS, start=0.8)
     with pytest.raises(NotYet):
         next(frames.take(10**9, until=time.monotonic()))

@@ -11,7 +11,8 @@ import pytest
 from models.processes.confined_process import Confined, ProgramDied
 from tests.support.processes import children
 
-BUSY = "tests.models.processes.busy_program"
+PROGRAMS = "tests.support.child_programs"
+BUSY = f"{PROGRAMS} busy"
 
 
 def test_a_program_at_work_ends_with_its_owner() -> None:
@@ -22,7 +23,7 @@ def test_a_program_at_work_ends_with_its_owner() -> None:
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert owner.stdout is not None and owner.stdout.readline() == b"{'works': True}\n"
-    left = children(BUSY, owner.pid)
+    left = children(PROGRAMS, owner.pid)
     owner.kill()
     owner.wait()
     assert left and psutil.wait_procs(left, timeout=60)[1] == []

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from models.systems.image_text.cit import CiT
-from tests.training.objectives.cases import CIT_CONFIG, assert_same_gradients, gradients, made
-from tests.training.objectives.curating import COUNT, Numbered, curator, describe
+from tests.training.objectives.cases import CIT_CONFIG, COUNT, Numbered, assert_same_gradients, curator, describe, gradients, made
 from training.curation import Curator
 from training.errors import DataError
 from training.objectives.cit import CiTSettings, CuratedMatching

@@ -12,8 +12,7 @@ import torch
 
 from models.registry import architectures
 from tests.support.forked_program import Forked
-from tests.training.objectives.cases import CASES, assert_same_gradients, gradients, made
-from tests.training.objectives.curating import curate_rounds
+from tests.training.objectives.cases import CASES, assert_same_gradients, curate_rounds, gradients, made
 from tests.training.objectives.two_processes import ROWS, SHARDED
 from training import draws
 from training.distributed import spread

@@ -8,8 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.training.objectives.cases import BATCH, CASES, gradients, made
-from tests.training.objectives.curating import curate_rounds
+from tests.training.objectives.cases import BATCH, CASES, curate_rounds, gradients, made
 from training import draws, reductions
 from training.distributed import spread, whole
 

@@ -122,7 +122,7 @@ def job_of(arrays: dict[str, np.ndarray], **options: Any) -> Delivery:
 
 
 def test_a_process_that_dies_costs_its_own_job_alone(steps: LoadedSteps, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patchmatch, "PROGRAM", "tests.models.systems.diffmae.dying_program")
+    monkeypatch.setattr(patchmatch, "PROGRAM", "tests.support.child_programs aborts")
     executor = Stepwise(steps, torch.device("cpu"))
     doomed, fine = job_of(copied()), job_of({name: copied(network=True)[name] for name in ("pixels", "missing", "windows")}, steps=1)
     outcomes = list(executor.run([doomed, fine]))

@@ -1,9 +1,0 @@
-"""A program whose compiled code fails."""
-
-import os
-
-from models.processes import confined_process
-
-if __name__ == "__main__":
-    confined_process.request()
-    os.abort()
