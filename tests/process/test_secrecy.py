@@ -25,7 +25,7 @@ SECRETS = {
     "OPSIN_API_KEY": "opsin_secret",
     "HOME": "/home/somebody",
 }
-ALLOWED = {"PATH", "LANG", "LD_LIBRARY_PATH"}
+ALLOWED = {"PATH", "LANG", "LD_LIBRARY_PATH", "OPSIN_EXTENSIONS"}
 AS_ANYBODY = """
 import ctypes, os, sys
 PR_CAPBSET_DROP, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON = 24, 19, 21, 38
