@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.media import poisson_blending
-from server.media.images import on_white
 from server.media.masks import Box, Mask, bounds
+from server.media.rgb import on_white
 
 Blend = Literal["membrane", "none"]
 

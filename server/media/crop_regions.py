@@ -12,8 +12,8 @@ from PIL import Image
 
 from models.media import patchmatch
 from server.media import masks
-from server.media.images import on_white
 from server.media.masks import Box, Mask
+from server.media.rgb import on_white
 
 Mode = Literal["fit", "crop", "tile"]
 Size = tuple[int, int]

@@ -23,7 +23,6 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageChops,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
@@ -33,9 +32,9 @@ from PIL import (
 )
 
 from models.bundle_schema import Preprocess
-from models.media import sixteen_bits, tf1_resize
+from models.media import tf1_resize
 from models.media.centre_crop import centre, resized
-from server.media import image_headers, tiff
+from server.media import image_headers, rgb, tiff
 from server.media.limits import Limits, MediaError
 from server.media.memory_budget import MemoryBudget
 from server.media.part_hints import as_recording
@@ -60,7 +59,7 @@ FORMATS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
 }
 """All that are decoded here, apart from TIFF."""
-ONE_BYTE, SIXTEEN_BIT_GREY = ("1", "L", "P"), ("I;16", "I;16B", "I;16L", "I;16N")
+ONE_BYTE = ("1", "L", "P")
 LONGEST_SIDE = 65_535
 """A JPEG's. Strips take more than their pixels: Pillow keeps the address of each row, and resizes with weights of each pixel of a side."""
 PIXEL = 4
@@ -78,10 +77,8 @@ RUN_LENGTHS = (BmpImagePlugin.BmpImageFile.COMPRESSIONS["RLE8"], BmpImagePlugin.
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 READ_PIXELS = "send 8 or 16 bits per channel, grey, RGB or CMYK"
-NOT_DISPLAYABLE = ("F", "I", "LAB", "HSV")
 BLACK_IS_ZERO, YCBCR = 1, 6  # as TIFF calls them
 IN_PLANES, UNCOMPRESSED = 2, 1
-STRIP_PIXELS = 256 * 1024
 PNG_DEPTH, PNG_GREY = 24, 0
 """Where a PNG says how many bits its samples have, before its kind of colours; and that kind."""
 PLAIN_PIXELS = 16_384
@@ -177,7 +174,7 @@ class Decoder:
             raise NotAnImage("a BigTIFF with big-endian numbers: write it with little-endian ones")
         image = FirstPage(data, (page.width, page.height))
         grey = tuple(image.tag_v2.get(tag) for tag in (TiffImagePlugin.BITSPERSAMPLE, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION))
-        if image.mode in SIXTEEN_BIT_GREY and grey != ((16,), BLACK_IS_ZERO):  # Pillow takes all of them for that
+        if image.mode in rgb.SIXTEEN_BIT_GREY and grey != ((16,), BLACK_IS_ZERO):  # Pillow takes all of them for that
             raise NotAnImage("TIFF file with 12 bits per channel, or with 16 bits that are 0 in white: send 8 or 16 bits, black as 0")
         stored = tuple(image.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.PLANAR_CONFIGURATION, TiffImagePlugin.COMPRESSION))
         if stored == (IN_PLANES, UNCOMPRESSED) and 16 in image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ()):
@@ -225,7 +222,7 @@ class Opened:
     def memory(self, *, transparency: bool = False) -> int:
         """Bytes that `upright` takes at most, to be asked for of the decoder's budget. Parts of a TIFF are gone when it is turned."""
         image = self.stored
-        stored = 1 if image.mode in ONE_BYTE else 2 if image.mode in SIXTEEN_BIT_GREY else PIXEL
+        stored = 1 if image.mode in ONE_BYTE else 2 if image.mode in rgb.SIXTEEN_BIT_GREY else PIXEL
         if self.kind == "WebP":
             stored += WEBP_CANVASES * PIXEL
         if self.has_several_scans:
@@ -241,7 +238,9 @@ class Opened:
         try:
             self.stored.load()
             profile = self.stored.info.get("icc_profile")
-            converted = _converted(self.stored, self.kind, transparency)
+            if not rgb.is_displayable(self.stored, self.kind):
+                raise NotAnImage(f"{self.kind} file with pixels of type {self.stored.mode}: {READ_PIXELS}")
+            converted = rgb.converted(self.stored, self.kind, transparency)
             del self.stored
             transposition = TRANSPOSITION.get(self.orientation)
             if transposition is not None:
@@ -392,40 +391,3 @@ def _damaged(kind: str, error: Exception) -> ImageError:
     if isinstance(error, SyntaxError):  # of the file, not of Python
         return CorruptImage(f"{kind} file with a header that cannot be read: truncated or corrupt")
     return CorruptImage(f"{kind} file is truncated or corrupt ({error})")
-
-
-def _converted(image: Image.Image, kind: str, transparency: bool) -> Image.Image:
-    """RGB or RGBA, in strips, since some ways there need several copies."""
-    convert, mode = _conversion(image, kind, transparency)
-    if convert is None:
-        return image
-    converted = Image.new(mode, image.size, None)
-    rows = max(1, STRIP_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
-        converted.paste(convert(image.crop(box)), box)
-    return converted
-
-
-def _conversion(image: Image.Image, kind: str, transparency: bool) -> tuple[Callable[[Image.Image], Image.Image] | None, str]:
-    """The way to RGB or RGBA, None where the picture is that already; and which of them it is."""
-    if image.mode in SIXTEEN_BIT_GREY or (image.mode == "I" and kind == "PNG"):
-        return sixteen_bits.scaled, "RGB"
-    if image.mode in NOT_DISPLAYABLE:
-        raise NotAnImage(f"{kind} file with pixels of type {image.mode}: {READ_PIXELS}")
-    if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
-        return lambda strip: ImageChops.invert(strip).convert("RGB"), "RGB"  # Pillow takes all for Adobe's, which stores inks inverted
-    if transparency and image.mode == "RGBA":
-        return None, "RGBA"
-    if image.has_transparency_data:
-        return (_rgba, "RGBA") if transparency else (lambda strip: on_white(_rgba(strip)), "RGB")
-    return (None if image.mode == "RGB" else lambda strip: strip.convert("RGB")), "RGB"
-
-
-def _rgba(strip: Image.Image) -> Image.Image:
-    return strip.convert("LA").convert("RGBA") if strip.mode == "La" else strip.convert("RGBA")
-
-
-def on_white(rgba: Image.Image) -> Image.Image:
-    """RGBA → RGB."""
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

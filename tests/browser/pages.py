@@ -51,7 +51,7 @@ def chromium(playwright: Playwright) -> Iterator[BrowserContext]:
             profile, executable_path=CHROMIUM, args=list(ARGUMENTS), viewport=DESKTOP, timeout=2 * PATIENCE_MS, accept_downloads=True
         )
         context.set_default_timeout(PATIENCE_MS)
-        context.add_init_script("localStorage.setItem('first-sample', 'yes')")  # tests run what they choose themselves
+        context.add_init_script("try { localStorage.setItem('first-sample', 'yes') } catch {}")  # tests run what they choose themselves
         expect.set_options(timeout=PATIENCE_MS)
         try:
             yield context
