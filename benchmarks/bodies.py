@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from benchmarks import machine, process_stats
 from benchmarks.service import running
 from models.checkpoints.export_bundle import write
-from models.people.smpl import Body
+from models.people.smpl import SMPLBody
 from models.systems.actions.job_stats import STAGES
 from models.systems.hmr2.checkpoint import FAMILY as HMR2_FAMILY
 from models.systems.hmr2.model import HMR2, PUBLISHED
@@ -115,7 +115,7 @@ def _make_mvit(root: Path, file: Path, depth: int | None) -> None:
 
 def _save_mesh(file: Path) -> Path:
     """Write a mesh of SMPL's size and tree, whose vertices are random."""
-    body, generator = Body().state_dict(), torch.Generator().manual_seed(0)
+    body, generator = SMPLBody().state_dict(), torch.Generator().manual_seed(0)
     mesh = {
         name: torch.randn(value.shape, generator=generator) / 100 if value.is_floating_point() else torch.zeros_like(value)
         for name, value in body.items()

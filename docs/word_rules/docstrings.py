@@ -105,7 +105,7 @@ def shape_of_array(source: PythonFile) -> Iterator[Hit]:
     for docstring, function in _functions_with_docstrings(source):
         returned = ast.unparse(function.returns) if function.returns else ""
         public = not function.name.startswith("_") and function.name not in ("forward", "backward")
-        if public and ARRAYS.search(returned) and "dict[" not in returned and not SHAPE.search(docstring.text):
+        if public and ARRAYS.search(returned) and not re.search(r"dict\[|Mapping\[", returned) and not SHAPE.search(docstring.text):
             yield docstring.line, f"{function.name} returns {returned}: say its shape, '(B, N, C)'"
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-CLASSES = 80
+CLASS_COUNT = 80
 
-NAMES = {
+CLASS_NAMES = {
     1: "bend",
     3: "crouch",
     4: "dance",
@@ -66,6 +66,6 @@ NAMES = {
     79: "talk",
     80: "watch (person)",
 }
-"""Number → short name, of the 60. A model's output i is the i-th of them."""
+"""Class number → short name of the 60 evaluated classes. A model's output i is the i-th of them."""
 
-VALID = tuple(NAMES)
+EVALUATED_CLASSES = tuple(CLASS_NAMES)

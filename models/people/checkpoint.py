@@ -9,28 +9,28 @@ from torch import Tensor
 
 from models.checkpoints.family import Fields, UnlikeFamily, shape_of
 
-ENCODER = "encoder."
+ENCODER_PREFIX = "encoder."
 HEAD_DIM = 64
 """Channels of a head in the published sizes."""
 
 
-def transformer(theirs: str, ours: str) -> dict[str, str]:
+def transformer_keys(upstream_prefix: str, prefix: str) -> dict[str, str]:
     return {
-        f"{theirs}.layers.{{i}}.0.norm.*": f"{ours}.{{i}}.norm1.*",
-        f"{theirs}.layers.{{i}}.0.fn.to_qkv.*": f"{ours}.{{i}}.attn.qkv.*",
-        f"{theirs}.layers.{{i}}.0.fn.to_out.0.*": f"{ours}.{{i}}.attn.proj.*",
-        f"{theirs}.layers.{{i}}.1.norm.*": f"{ours}.{{i}}.norm2.*",
-        f"{theirs}.layers.{{i}}.1.fn.net.0.*": f"{ours}.{{i}}.mlp.fc1.*",
-        f"{theirs}.layers.{{i}}.1.fn.net.3.*": f"{ours}.{{i}}.mlp.fc2.*",
+        f"{upstream_prefix}.layers.{{i}}.0.norm.*": f"{prefix}.{{i}}.norm1.*",
+        f"{upstream_prefix}.layers.{{i}}.0.fn.to_qkv.*": f"{prefix}.{{i}}.attn.qkv.*",
+        f"{upstream_prefix}.layers.{{i}}.0.fn.to_out.0.*": f"{prefix}.{{i}}.attn.proj.*",
+        f"{upstream_prefix}.layers.{{i}}.1.norm.*": f"{prefix}.{{i}}.norm2.*",
+        f"{upstream_prefix}.layers.{{i}}.1.fn.net.0.*": f"{prefix}.{{i}}.mlp.fc1.*",
+        f"{upstream_prefix}.layers.{{i}}.1.fn.net.3.*": f"{prefix}.{{i}}.mlp.fc2.*",
     }
 
 
-def under_encoder(keys: Mapping[str, str]) -> dict[str, str]:
-    """Every file has this prefix, but for those that keep the weights under `model`; the first is written."""
-    return {**{f"{ENCODER}{key}": name for key, name in keys.items()}, **keys}
+def with_encoder_prefix(keys: Mapping[str, str]) -> dict[str, str]:
+    """Return the table with and without the prefix `encoder.`, which some files lack; export writes the first form."""
+    return {**{f"{ENCODER_PREFIX}{key}": name for key, name in keys.items()}, **keys}
 
 
-SHARED = {
+SHARED_KEYS = {
     "mask_token": "mask_token",
     "class_token": "class_token",
     "pose_shape_encoder.{i}.*": "pose_encoder.{i}.*",
@@ -48,7 +48,7 @@ SHARED = {
 
 
 def shared_fields(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
-    """Config fields that LART and the pose predictor share."""
+    """Infer the config fields that LART and the pose predictor share."""
     inner = shape_of(weights, "blocks.0.attn.qkv.weight", 2)[0] // 3
     hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
     actions, _ = shape_of(weights, "heads.actions.weight", 2)
@@ -68,17 +68,17 @@ def shared_fields(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
 
 
 def _heads(weights: Mapping[str, Tensor], inner: int) -> int | None:
-    """Number of heads: width // 64. 1 if the output is not projected. None if neither can be inferred."""
+    """Infer the number of heads: width // 64. 1 if the output is not projected. None if neither can be inferred."""
     if "blocks.0.attn.proj.weight" not in weights:
         return 1
     heads = inner // HEAD_DIM if inner % HEAD_DIM == 0 else None
     if (heads or 1) == 1 and inner == shape_of(weights, "mask_token", 1)[0]:  # a single head as wide as the tokens has no projection
-        raise UnlikeFamily("its shapes do not tell the number of heads: set it, as in --set heads=4")
+        raise UnlikeFamily("the number of heads cannot be inferred from its shapes: set it, as in --set heads=4")
     return heads
 
 
 def feature_fields(weights: Mapping[str, Tensor], name: str) -> Fields:
-    """Config of an encoder, from its first and last layer."""
+    """Return the config of an encoder, inferred from its first and last layer."""
     hidden, values = shape_of(weights, f"{name}.0.weight", 2)
     last = max(int(match[1]) for key in weights if (match := re.match(rf"{name}\.(\d+)\.", key)))
     return {"values": values, "hidden": hidden, "width": shape_of(weights, f"{name}.{last}.weight", 2)[0]}

@@ -7,19 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.people.track_batch import Tracks
+from models.people.track_batch import TrackBatch
 from models.registry import Call, Maker
 
 
 def tracks(model: Any, config: Any, make: Maker) -> Call:
-    """One person in each row, observed in every frame."""
+    """Make a batch with one person per row, detected in every frame."""
 
     def feature(size: Any) -> Tensor | None:
         return None if size is None else make.normal(config.frames, 1, size.values)
 
     pose = make.normal(config.frames, 1, config.pose.values)
     detected = torch.ones(*pose.shape[:3], 1, device=pose.device)
-    random = Tracks(pose, detected, feature(getattr(config, "joints", None)), feature(getattr(config, "appearance", None)))
+    random = TrackBatch(pose, detected, feature(getattr(config, "joints", None)), feature(getattr(config, "appearance", None)))
     return lambda: model(random)
 
 

@@ -8,12 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.people.smpl import Person, Regressor
-from models.people.track_batch import POSE
+from models.people.smpl import SMPLParameters, SMPLRegressor
+from models.people.track_batch import POSE_VALUES
 
 
 @dataclass(frozen=True)
-class Feature:
+class TrackFeatureDims:
     """Dimensions of one kind of input: its values, the width of the layers between, its channels of the token."""
 
     values: int
@@ -21,11 +21,11 @@ class Feature:
     width: int
 
 
-POSE_FEATURE = Feature(POSE, POSE, 128)
+POSE_FEATURE = TrackFeatureDims(POSE_VALUES, POSE_VALUES, 128)
 
 
-def encoder(feature: Feature, layers: int) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
+def build_encoder(feature: TrackFeatureDims, layers: int) -> nn.Sequential:
+    """Build linear layers with ReLU between them."""
     widths = [feature.values, *[feature.hidden] * (layers - 1), feature.width]
     steps: list[nn.Module] = []
     for before, after in pairwise(widths):
@@ -34,14 +34,14 @@ def encoder(feature: Feature, layers: int) -> nn.Sequential:
 
 
 @dataclass(frozen=True)
-class Reading:
+class HeadOutputs:
     """Output of the heads for each token."""
 
     actions: Tensor
     """(..., actions), before the sigmoid."""
-    person: Person
+    person: SMPLParameters
     location: Tensor
-    """(..., 3), before the camera; its depth is divided by 200."""
+    """(..., 3), in the camera's coordinates; depth divided by 200."""
 
     @property
     def pose(self) -> Tensor:
@@ -55,9 +55,9 @@ class Heads(nn.Module):
     def __init__(self, width: int, actions: int, regressor_hidden: int) -> None:
         super().__init__()
         self.actions = nn.Linear(width, actions)
-        self.regressor = Regressor(width, regressor_hidden)
+        self.regressor = SMPLRegressor(width, regressor_hidden)
         self.location = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
 
-    def forward(self, tokens: Tensor) -> Reading:
-        """(..., C)."""
-        return Reading(self.actions(tokens), self.regressor(tokens), self.location(tokens))
+    def forward(self, tokens: Tensor) -> HeadOutputs:
+        """Apply all heads to tokens (..., C)."""
+        return HeadOutputs(self.actions(tokens), self.regressor(tokens), self.location(tokens))

@@ -1,18 +1,16 @@
-"""A person's 2D poses over time, as LART takes them (arXiv 2304.01199): in place of its 229 values of a body, `TOKEN` values of a pose."""
+"""A person's 2D poses over time as input of LART (arXiv 2304.01199): `TOKEN_VALUES` values instead of its 229 values of a body."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.people.keypoints import Poses, tokens
-from models.people.track_batch import Tracks
-
-Floats = NDArray[np.floating[Any]]
+from models.arrays import FloatArray
+from models.people.keypoints import Poses, encode_tokens
+from models.people.track_batch import TrackBatch
 
 
 @dataclass(frozen=True)
@@ -20,10 +18,10 @@ class PoseTrack:
     """One person from the first frame in which they were observed to the last."""
 
     person: int
-    """From 1, by first appearance."""
-    first: int
+    """Number of the person, from 1, by first appearance."""
+    first_frame: int
     """Frame of the first row."""
-    rows: Floats
+    rows: FloatArray
     """(L, 56), see `models.people.keypoints`; zeros where the person was not observed."""
     detected: NDArray[np.bool_]
     """(L,)."""
@@ -33,14 +31,14 @@ class PoseTrack:
 
     @property
     def poses(self) -> Poses:
-        return Poses.of_rows(self.rows)
+        return Poses.from_rows(self.rows)
 
 
-def lart_tracks(track: PoseTrack, width: float, height: float) -> Tracks:
-    """(1, L, 1, ·), for `models.systems.lart.windows.read_track`. width, height: pixels of the video's frames."""
-    seen = torch.from_numpy(track.detected)
-    pose = torch.from_numpy(tokens(track.poses, width, height))
-    return Tracks(
-        pose=torch.where(seen[:, None], pose, 0.0)[None, :, None],
-        detected=seen.float()[None, :, None, None],
+def to_lart_tracks(track: PoseTrack, width: float, height: float) -> TrackBatch:
+    """Return a batch (1, L, 1, ·) for `models.systems.lart.windows.read_track`. width, height: pixels of the video's frames."""
+    detected = torch.from_numpy(track.detected)
+    pose = torch.from_numpy(encode_tokens(track.poses, width, height))
+    return TrackBatch(
+        pose=torch.where(detected[:, None], pose, 0.0)[None, :, None],
+        detected=detected.float()[None, :, None, None],
     )

@@ -1,4 +1,4 @@
-"""Attention among tokens of which some are hidden, as in LART (arXiv 2304.01199) and PHALP's pose predictor."""
+"""Attention among tokens of which some are masked, as in LART (arXiv 2304.01199) and PHALP's pose predictor."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from models.layers.block import Attention, Mlp, drop_branch
 
 
 @dataclass(frozen=True)
-class Visible:
-    """Keys that each query sees. A query that would see none sees all alike: the published code sets hidden scores to -1000, and the
-    softmax over nothing else is the mean of every token, hidden ones included."""
+class KeyMask:
+    """Keys that each query attends to. A query without keys attends to all tokens equally: the published code sets masked scores to -1000,
+    and a softmax over nothing else is the mean of all tokens, masked ones included."""
 
     keys: Tensor
-    """(B, 1, N, N) of bool; (B, 1, 1, N) where all queries see the same."""
-    sighted: Tensor
-    """(B, 1, N, 1) or (B, 1, 1, 1) of bool: False for a query that would see none."""
+    """bool (B, 1, N, N), or (B, 1, 1, N) if all queries have the same keys."""
+    has_keys: Tensor
+    """bool (B, 1, N, 1) or (B, 1, 1, 1): False for a query without keys."""
 
     @classmethod
-    def of(cls, masked: Tensor, valid: Tensor | None = None) -> Visible:
-        """(B, N) of bool each. Masked tokens are no keys; tokens that are not valid are neither keys nor queries. None: all are valid."""
+    def from_masked(cls, masked: Tensor, valid: Tensor | None = None) -> KeyMask:
+        """Build the mask from bool (B, N) each. Masked tokens are not keys; invalid tokens are neither keys nor queries. valid: None if all
+        are."""
         keys = ~masked if valid is None else valid & ~masked
-        sighted = keys.any(dim=1, keepdim=True)  # (B, 1)
+        has_keys = keys.any(dim=1, keepdim=True)  # (B, 1)
         if valid is not None:
-            sighted = sighted & valid  # (B, N)
-        return cls((keys.unsqueeze(1) | ~sighted.unsqueeze(2)).unsqueeze(1), sighted[:, None, :, None])
+            has_keys = has_keys & valid  # (B, N)
+        return cls((keys.unsqueeze(1) | ~has_keys.unsqueeze(2)).unsqueeze(1), has_keys[:, None, :, None])
 
 
 class MaskedAttention(Attention):
-    """Without biases on q, k and v. One head as wide as the tokens has no output projection."""
+    """Attention without biases on q, k and v. A single head as wide as the tokens has no output projection."""
 
     def __init__(self, width: int, heads: int, head_dim: int, dropout: float) -> None:
         super().__init__(width, heads, qkv_bias=False, head_dim=head_dim)
@@ -40,18 +41,18 @@ class MaskedAttention(Attention):
         if heads == 1 and head_dim == width:
             self.proj = nn.Identity()  # type: ignore[assignment]
 
-    def forward(self, x: Tensor, visible: Visible | None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, key_mask: KeyMask | None) -> Tensor:  # type: ignore[override]
         """(B, N, C) → (B, N, C)."""
         q, k, v = self.project(x)
         dropout = self.dropout if self.training else 0.0
-        if visible is None:
+        if key_mask is None:
             return self.join(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout))
-        q = q * visible.sighted  # all scores of a blind query are 0, and its weights equal
-        return self.join(F.scaled_dot_product_attention(q, k, v, attn_mask=visible.keys, dropout_p=dropout))
+        q = q * key_mask.has_keys  # all scores of a query without keys are 0, and its weights equal
+        return self.join(F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask.keys, dropout_p=dropout))
 
 
 class MaskedBlock(nn.Module):
-    """Pre-norm, LayerNorms of epsilon 1e-5."""
+    """A pre-norm block; its LayerNorms have an epsilon of 1e-5."""
 
     def __init__(self, width: int, heads: int, head_dim: int, hidden: int, *, dropout: float = 0.0, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -62,17 +63,20 @@ class MaskedBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor, visible: Visible | None = None) -> Tensor:
+    def forward(self, x: Tensor, key_mask: KeyMask | None = None) -> Tensor:
         """(B, N, C) → (B, N, C)."""
-        x = x + self._drop(self.attn(self.norm1(x), visible))
+        x = x + self._drop(self.attn(self.norm1(x), key_mask))
         return x + self._drop(self.mlp(self.norm2(x)))
 
     def _drop(self, branch: Tensor) -> Tensor:
         return drop_branch(self.dropout(branch), self.drop_path, self.training)
 
 
-def hidden_at_random(listed: Tensor, ratio: float, noise: Tensor) -> Tensor:
-    """The share `ratio`, rounded down, of the listed tokens (B, N) of bool with the lowest noise (B, N): (B, N) of bool."""
-    count = (listed.sum(dim=1, keepdim=True).double() * ratio).floor()
-    rank = torch.where(listed, noise, torch.inf).argsort(dim=1).argsort(dim=1)
-    return listed & (rank < count)
+def draw_masked(candidates: Tensor, ratio: float, noise: Tensor) -> Tensor:
+    """Draw candidates to mask, bool (B, N): the fraction `ratio`, rounded down, of the candidates with the lowest noise.
+
+    candidates: bool (B, N). noise: (B, N).
+    """
+    count = (candidates.sum(dim=1, keepdim=True).double() * ratio).floor()
+    rank = torch.where(candidates, noise, torch.inf).argsort(dim=1).argsort(dim=1)
+    return candidates & (rank < count)

@@ -1,4 +1,4 @@
-"""Clips of tracked people, as LART and PHALP's pose predictor see them, and which tokens of them are hidden."""
+"""Clips of tracked people, the input of LART and PHALP's pose predictor, and masks of their tokens."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.people.masked_attention import hidden_at_random
+from models.people.masked_attention import draw_masked
 
-POSE = 229
-"""24 rotations row by row, 10 betas, the place before the camera with its depth divided by 200."""
+POSE_VALUES = 229
+"""Number of values of a pose: 24 rotations row by row, 10 betas, the location in the camera's coordinates with depth divided by 200."""
 
 
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
@@ -18,45 +18,48 @@ MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
-class Tracks:
-    """Clips of people; all arrays are (B, T, P, ·)."""
+class TrackBatch:
+    """A batch of clips of people; all arrays are (B, T, P, ·)."""
 
     pose: Tensor
     """(B, T, P, 229), normalised: see `normalise_pose`."""
     detected: Tensor
-    """(B, T, P, 1) of 0 and 1: the person was observed in the frame."""
+    """(B, T, P, 1) of 0 and 1: 1 if the person was detected in the frame."""
     joints: Tensor | None = None
     """(B, T, P, 135): 45 joints in 3D, the camera added, not normalised."""
     appearance: Tensor | None = None
     """(B, T, P, A), not normalised."""
     masked: Tensor | None = None
-    """(B, T, P, 1) of 0 and 1: tokens to hide although they were detected; None: none."""
+    """(B, T, P, 1) of 0 and 1: tokens to mask although they were detected; None: none."""
 
 
 @dataclass(frozen=True)
-class Hidden:
-    """Tokens that the network does not see, (B, T, P, 1) of bool each."""
+class TokenMask:
+    """Tokens that the network does not use, bool (B, T, P, 1) each."""
 
     masked: Tensor
     valid: Tensor | None
-    """Tokens that take part in attention at all; None: all of them."""
+    """Tokens that take part in attention; None: all of them."""
 
     @classmethod
-    def missing(cls, tracks: Tracks) -> Hidden:
-        """At inference: what was not detected."""
+    def from_missing(cls, tracks: TrackBatch) -> TokenMask:
+        """Mask the tokens that were not detected, as inference does."""
         absent = tracks.detected == 0
         return cls(absent if tracks.masked is None else absent | (tracks.masked != 0), None)
 
     @classmethod
-    def at_random(cls, tracks: Tracks, ratio: float, noise: Tensor) -> Hidden:
-        """In training: of each clip's detected tokens the share `ratio` with the lowest noise (B, T, P, 1)."""
+    def from_noise(cls, tracks: TrackBatch, ratio: float, noise: Tensor) -> TokenMask:
+        """Mask the fraction `ratio` of each clip's detected tokens with the lowest noise (B, T, P, 1), as training does."""
         detected = tracks.detected != 0
-        drawn = hidden_at_random(detected.flatten(1), ratio, noise.flatten(1)).view_as(detected)
-        return cls(drawn if tracks.masked is None else drawn | (tracks.masked != 0), detected)
+        masked = draw_masked(detected.flatten(1), ratio, noise.flatten(1)).view_as(detected)
+        return cls(masked if tracks.masked is None else masked | (tracks.masked != 0), detected)
 
 
 def normalise_pose(pose: Tensor, mean_std: Tensor) -> Tensor:
-    """(..., 229) by the means and standard deviations (2, 1, K) of the first K values, as `mean_std.npy` holds them; the others stay."""
+    """Normalise poses (..., 229) by the means and standard deviations (2, 1, K) of their first K values; the other values stay.
+
+    `mean_std.npy` has the same layout.
+    """
     mean, std = mean_std[:, 0].to(pose.dtype)
     rest = pose.shape[-1] - len(mean)
     mean, std = torch.cat([mean, mean.new_zeros(rest)]), torch.cat([std, std.new_ones(rest)])
@@ -64,7 +67,7 @@ def normalise_pose(pose: Tensor, mean_std: Tensor) -> Tensor:
 
 
 def pose_statistics(mean_std: MeanStd | None) -> Tensor:
-    """A config's `mean_std` as `normalise_pose` takes it: (2, 1, K). Raises ValueError if it has none."""
+    """Return a config's `mean_std` as `normalise_pose` takes it: (2, 1, K). Raises ValueError if it has none."""
     if mean_std is None:
         raise ValueError(
             "mean_std: this model was imported without the statistics of its poses; import it with --set mean_std=mean_std.npy"
@@ -73,7 +76,7 @@ def pose_statistics(mean_std: MeanStd | None) -> Tensor:
 
 
 def require_statistics(mean_std: MeanStd | None, values: int) -> None:
-    """Raises ValueError for a config's `mean_std` that is not of poses of so many values."""
+    """Check that a config's `mean_std` is for poses of `values` values. Raises ValueError if not."""
     if mean_std is None:
         return
     mean, std = mean_std

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from models.people.keypoints import Poses, distinct
+from models.people.keypoints import Poses, suppress_duplicates
 from models.systems.phalp.keypoint_tracker import PoseTracker
 from starters.make.measure_pose_noise import CLIPS, Camera, Floats, cameras
 from training.data.packages import obtain
@@ -53,7 +53,7 @@ def recorded(view: int, every: int) -> list[Poses]:
     with np.load(RECORDED) as arrays:
         rows, frames = arrays[f"multi{view}.rows"].astype(np.float32), arrays[f"multi{view}.frames"]
         count = int(arrays[f"multi{view}.size"][3])
-    return [distinct(Poses.of_rows(rows[frames == frame]), least_score=0.25) for frame in range(0, count, every)]
+    return [suppress_duplicates(Poses.from_rows(rows[frames == frame]), min_score=0.25) for frame in range(0, count, every)]
 
 
 def _tracked(view: int, every: int, seen: Sequence[Poses]) -> list[tuple[int, ...]]:

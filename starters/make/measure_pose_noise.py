@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from models import bundle
 from models.loading import load
-from models.people.keypoints import KEYPOINTS, MIRRORED, Poses
+from models.people.keypoints import KEYPOINT_COUNT, MIRRORED, Poses
 from models.systems.onnx.pose_detector import PoseGraph
 from training.data.packages import PyPIPackage, obtain
 from training.errors import DataError
@@ -106,7 +106,7 @@ def _tallest(seen: Poses, least: float) -> Poses:
     """The tallest person of at least so many pixels: at larger sizes those who stand behind are seen, too."""
     heights = seen.boxes[:, 3]
     order = np.argsort(-heights, kind="stable")
-    return Poses.of_rows(seen.rows()[order[heights[order] >= least][:1]])
+    return Poses.from_rows(seen.to_rows()[order[heights[order] >= least][:1]])
 
 
 def triangulated(views: list[tuple[Camera, Floats]]) -> Floats:
@@ -122,9 +122,9 @@ def triangulated(views: list[tuple[Camera, Floats]]) -> Floats:
 def errors(seen: list[Poses], used: list[Camera]) -> Floats:
     """One frame from all cameras → (cameras, 17, 17, 2): from the true place of the second keypoint to where the first was seen, in heights
     of the box; NaN where the truth or the person is missing."""
-    found = np.full((len(used), KEYPOINTS, KEYPOINTS, 2), np.nan)
-    truth = np.full((KEYPOINTS, 3), np.nan)
-    for keypoint in range(KEYPOINTS):
+    found = np.full((len(used), KEYPOINT_COUNT, KEYPOINT_COUNT, 2), np.nan)
+    truth = np.full((KEYPOINT_COUNT, 3), np.nan)
+    for keypoint in range(KEYPOINT_COUNT):
         views = [
             (camera, poses.keypoints[0, keypoint, :2].astype(np.float64))
             for camera, poses in zip(used, seen, strict=True)
@@ -144,8 +144,8 @@ def measure(model: PoseGraph, folder: Path, long_side: int, every: int) -> dict[
     used = cameras(next((folder / "calibration").glob("*.txt")))
     clips = [people(model, clip, long_side, every) for clip in sorted((folder / "videos").glob("*.mp4"))]
     off = np.stack([errors(list(seen), used) for seen in zip(*clips, strict=True)])  # (frames, cameras, 17, 17, 2)
-    own = off[:, :, np.arange(KEYPOINTS), np.arange(KEYPOINTS)]  # (frames, cameras, 17, 2)
-    other = off[:, :, np.arange(KEYPOINTS), np.array(MIRRORED)]
+    own = off[:, :, np.arange(KEYPOINT_COUNT), np.arange(KEYPOINT_COUNT)]  # (frames, cameras, 17, 2)
+    other = off[:, :, np.arange(KEYPOINT_COUNT), np.array(MIRRORED)]
     distance, crossed = np.linalg.norm(own, axis=-1), np.linalg.norm(other, axis=-1)
     scores = np.stack([[_scores(poses) for poses in seen] for seen in zip(*clips, strict=True)])
     rows = []
@@ -160,11 +160,11 @@ def measure(model: PoseGraph, folder: Path, long_side: int, every: int) -> dict[
                 "far": _rounded((distance[chosen] >= FAR).mean()) if chosen.any() else None,
             }
         )
-    limbs = np.arange(KEYPOINTS) >= 5
+    limbs = np.arange(KEYPOINT_COUNT) >= 5
     apart = np.linalg.norm(own - other, axis=-1) > 0.05  # left and right are told apart in this view
     asked = apart & limbs & ~np.isnan(crossed) & ~np.isnan(distance)
     steady = own - np.nanmean(own, axis=0)
-    boxes = np.stack([poses.rows()[0] for clip in clips for poses in clip if len(poses)])
+    boxes = np.stack([poses.to_rows()[0] for clip in clips for poses in clip if len(poses)])
     return {
         "long_side": long_side,
         "frames": int(len(off) * len(used)),
@@ -179,12 +179,12 @@ def measure(model: PoseGraph, folder: Path, long_side: int, every: int) -> dict[
 
 
 def _scores(poses: Poses) -> Floats:
-    return poses.keypoints[0, :, 2].astype(np.float64) if len(poses) else np.zeros(KEYPOINTS)
+    return poses.keypoints[0, :, 2].astype(np.float64) if len(poses) else np.zeros(KEYPOINT_COUNT)
 
 
 def _margins(rows: Floats) -> Floats:
     """Margins of the box beyond the keypoints on its left, top, right and bottom, on average, in heights of the box."""
-    poses = Poses.of_rows(rows)
+    poses = Poses.from_rows(rows)
     low, high = poses.keypoints[:, :, :2].min(axis=1), poses.keypoints[:, :, :2].max(axis=1)
     corners = np.concatenate([low - poses.boxes[:, :2], poses.boxes[:, :2] + poses.boxes[:, 2:4] - high], axis=1)
     return np.asarray((corners / poses.boxes[:, 3:4]).mean(axis=0))

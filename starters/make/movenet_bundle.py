@@ -27,7 +27,7 @@ from models import bundle
 from models.bundle import Bundle, BundleSpec
 from models.bundle_schema import Weights
 from models.loading import load
-from models.people.keypoints import NAMES
+from models.people.keypoints import KEYPOINT_NAMES
 from models.systems.onnx.pose_detector import PoseGraph, PoseGraphConfig, letterbox
 from starters.make.photos_bundle import in_half_precision
 from training.data.demo_clip import CLIP, CLIPS
@@ -136,7 +136,7 @@ def write(root: Path, cache: Path, *, overwrite: bool = False) -> tuple[Bundle, 
     difference = max(float(np.abs(_answer(written, seen[name]) - expected[name]).max()) for name in seen)
     if difference > TOLERANCE:
         raise DataError(f"{written.weights_path}: differs by {difference:.1e} from TensorFlow, more than {TOLERANCE:.0e}")
-    facts = {**asdict(config), "names": ", ".join(NAMES), "frames": len(seen), "difference": difference}
+    facts = {**asdict(config), "names": ", ".join(KEYPOINT_NAMES), "frames": len(seen), "difference": difference}
     (written.path / "README.md").write_text(README.format(**facts))
     (written.path / "LICENSE.human-models").write_text((source / "LICENSE").read_text())
     return written, difference

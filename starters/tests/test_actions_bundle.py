@@ -9,8 +9,8 @@ import torch
 
 from models import bundle
 from models.loading import load
-from models.people.keypoint_tracks import PoseTrack, lart_tracks
-from models.people.keypoints import KEYPOINTS, ROW, TOKEN
+from models.people.keypoint_tracks import PoseTrack, to_lart_tracks
+from models.people.keypoints import KEYPOINT_COUNT, ROW_VALUES, TOKEN_VALUES
 from models.systems.lart.model import LART
 from models.systems.lart.windows import read_track
 
@@ -21,7 +21,7 @@ def test_the_starter_is_small_and_its_card_says_how_few_recordings_stand_behind_
     spec = bundle.read(FOLDER).spec
     assert spec.weights.bytes < 8_000_000
     assert (spec.task, spec.architecture, len(spec.labels)) == ("actions", "lart", 15)
-    assert spec.config["pose"]["values"] == TOKEN
+    assert spec.config["pose"]["values"] == TOKEN_VALUES
     assert spec.clip is not None and spec.clip.frames == spec.config["frames"]
     assert "few recordings stand" in (FOLDER / "README.md").read_text()
     assert {package["name"] for package in spec.provenance["data"]["packages"]} == {"pybullet", "holosoma-retargeting", "assimp-testmodels"}
@@ -31,11 +31,11 @@ def test_a_track_of_any_length_gets_a_score_of_every_class_in_every_frame() -> N
     model = load(bundle.read(FOLDER)).model
     assert isinstance(model, LART)
     random = np.random.default_rng(0)
-    rows = random.uniform(100, 200, (100, ROW)).astype(np.float32)
-    rows[:, 2 : 3 * KEYPOINTS : 3] = 0.6
+    rows = random.uniform(100, 200, (100, ROW_VALUES)).astype(np.float32)
+    rows[:, 2 : 3 * KEYPOINT_COUNT : 3] = 0.6
     track = PoseTrack(1, 0, rows, random.random(100) < 0.9)
     frames = model.config.frames
     with torch.inference_mode():
-        scores = read_track(model, lart_tracks(track, 640, 360), step=frames // 4, margin=frames // 3).actions.sigmoid()
+        scores = read_track(model, to_lart_tracks(track, 640, 360), step=frames // 4, margin=frames // 3).actions.sigmoid()
     assert scores.shape == (1, 100, 1, 15)
     assert torch.isfinite(scores).all()

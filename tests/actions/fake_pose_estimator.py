@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.people.keypoints import KEYPOINTS, TOKEN, Poses, tokens
+from models.people.keypoints import KEYPOINT_COUNT, TOKEN_VALUES, Poses, encode_tokens
 from models.systems.actions.detection_scale import Detail
 from models.systems.actions.following import Tracked
 from models.systems.actions.pose_estimator import Following, Found, Seen, View
-from models.systems.phalp.keypoint_tracker import by_location, locations_of
+from models.systems.phalp.keypoint_tracker import location_config, location_vectors
 from tests.support.videos import clip, every
 
 SIZE = (120, 160)
@@ -32,7 +32,7 @@ class ColourEyes:
 
     @property
     def values(self) -> Mapping[str, int]:
-        return {"pose": TOKEN}
+        return {"pose": TOKEN_VALUES}
 
     def long_side(self, detail: Detail) -> None:
         return
@@ -45,19 +45,19 @@ class ColourEyes:
         raise AssertionError("there are none")
 
     def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
-        people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINTS, 3), found.boxes), found.size
-        return Seen(found.boxes, found.poses, tokens(people, width, height), locations_of(people, width, height))
+        people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINT_COUNT, 3), found.boxes), found.size
+        return Seen(found.boxes, found.poses, encode_tokens(people, width, height), location_vectors(people, width, height))
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-        return tokens(Poses(poses.reshape(-1, KEYPOINTS, 3), boxes), size[1], size[0])
+        return encode_tokens(Poses(poses.reshape(-1, KEYPOINT_COUNT, 3), boxes), size[1], size[0])
 
     def follow(self, rate: float) -> Following:
-        return Tracked(by_location(rate))
+        return Tracked(location_config(rate))
 
 
 def _found(frame: NDArray[np.uint8]) -> Found:
     boxes = [box for channel in (0, 2) if (box := _box(frame, channel)) is not None]
-    keypoints = np.array([_diagonal(box) for box in boxes], np.float32).reshape(-1, 3 * KEYPOINTS)
+    keypoints = np.array([_diagonal(box) for box in boxes], np.float32).reshape(-1, 3 * KEYPOINT_COUNT)
     return Found(np.array(boxes, np.float32).reshape(-1, 5), keypoints, (frame.shape[0], frame.shape[1]))
 
 
@@ -105,5 +105,5 @@ def _box(frame: NDArray[np.uint8], channel: int) -> list[float] | None:
 
 def _diagonal(box: list[float]) -> NDArray[np.float64]:
     left, top, width, height, score = box
-    along = np.linspace(0, 1, KEYPOINTS)
-    return np.stack([left + along * width, top + along * height, np.full(KEYPOINTS, score)], axis=1)
+    along = np.linspace(0, 1, KEYPOINT_COUNT)
+    return np.stack([left + along * width, top + along * height, np.full(KEYPOINT_COUNT, score)], axis=1)

@@ -30,7 +30,7 @@ def test_published_networks_watch_a_clip_end_to_end(tmp_path: Path) -> None:
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway, worker_process(valkey.url, tmp_path / "bundles") as worker:
         gateway.wait_for_workers()
         [model] = gateway.http.get("/v1/models").json()["models"]
-        assert (model["name"], model["state"], model["labels"]) == (NAME, "ready", len(ava.NAMES))
+        assert (model["name"], model["state"], model["labels"]) == (NAME, "ready", len(ava.CLASS_NAMES))
         asked = {"files": {"video": CLIP.read_bytes()}, "data": {"end_s": SECONDS, "top_k": 2}, "timeout": START_S}
         told = gateway.http.post("/v1/actions", **asked).raise_for_status().json()
         clip = gateway.http.post("/v1/actions", **asked, headers={"Accept": "video/mp4"}).raise_for_status()
@@ -41,7 +41,7 @@ def test_published_networks_watch_a_clip_end_to_end(tmp_path: Path) -> None:
     assert all(240 < left < 280 and 30 < width < 70 for _, left, _, width, _, _ in standing["boxes"])
     [second] = standing["actions"]
     assert (second["start_s"], second["end_s"]) == (0.0, pytest.approx(SECONDS, abs=0.05))
-    assert [one["label"] in ava.NAMES.values() for one in second["labels"]] == [True, True]
+    assert [one["label"] in ava.CLASS_NAMES.values() for one in second["labels"]] == [True, True]
     with av.open(io.BytesIO(clip.content)) as played:
         assert len(list(played.decode(video=0))) == 120
     assert looked == 16

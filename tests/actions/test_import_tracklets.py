@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.people.tracklets import read_results, tracks_of
-from models.people.tracks_file import to_arrays, write
+from models.people.tracklets import read_results, tracklets_from_results
+from models.people.tracks_file import tracks_to_arrays, write_tracks
 from opsin.cli.bundles.import_tracklets import import_tracklets
 from opsin.cli.shared.errors import Failure, Misuse
 from server.media import person_tracks
@@ -21,7 +21,7 @@ RESULTS = next((Path(__file__).parents[1] / "golden").rglob("phalp_demo.pkl"))
 def test_what_was_observed_is_there_and_nothing_else(tmp_path: Path, joints: bool, values: int) -> None:
     import_tracklets(RESULTS, tmp_path / "tracks.npz", fps=24.0, joints=joints)
     read = person_tracks.read((tmp_path / "tracks.npz").read_bytes(), seconds=120)
-    found = tracks_of(read_results(RESULTS))
+    found = tracklets_from_results(read_results(RESULTS))
     assert len(read["person"]) == sum(int(track.detected.sum()) for track in found.values())
     assert read["token"].shape[1] == values and read["pose"].shape[1] == 0
     for number, track in found.items():
@@ -32,7 +32,7 @@ def test_what_was_observed_is_there_and_nothing_else(tmp_path: Path, joints: boo
 
 
 def test_results_without_people_make_an_empty_file(tmp_path: Path) -> None:
-    write(tmp_path / "none.npz", to_arrays({}, 30.0))
+    write_tracks(tmp_path / "none.npz", tracks_to_arrays({}, 30.0))
     assert len(person_tracks.read((tmp_path / "none.npz").read_bytes(), seconds=120)["person"]) == 0
 
 

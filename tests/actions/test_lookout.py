@@ -13,9 +13,9 @@ from torch import Tensor
 
 from models.bundle_schema import Clip, Preprocess
 from models.layers.stepwise import Finished, State
-from models.people.heads import Feature
-from models.people.keypoints import TOKEN, Poses
-from models.people.track_batch import POSE
+from models.people.heads import TrackFeatureDims
+from models.people.keypoints import TOKEN_VALUES, Poses
+from models.people.track_batch import POSE_VALUES
 from models.systems.actions import detection_loop
 from models.systems.actions.mesh_estimator import Bodies
 from models.systems.actions.pipeline import Pipeline, PipelineConfig
@@ -71,8 +71,8 @@ def bodies() -> CountedBodies:
 
 def steps_of(eyes: Perception) -> ActionSteps:
     torch.manual_seed(0)
-    values = TOKEN if isinstance(eyes, ColourEyes) else POSE
-    lart = LART(dataclasses.replace(SMALL, pose=Feature(values, 32, 32))).eval().requires_grad_(False)
+    values = TOKEN_VALUES if isinstance(eyes, ColourEyes) else POSE_VALUES
+    lart = LART(dataclasses.replace(SMALL, pose=TrackFeatureDims(values, 32, 32))).eval().requires_grad_(False)
     return ActionSteps(Pipeline(PipelineConfig(step=STEP, margin=MARGIN), eyes, lart, Clip(frames=8, stride=1, rate=RATE)))
 
 

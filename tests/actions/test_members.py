@@ -12,8 +12,8 @@ import torch
 from models.bundle import SPEC_FILE, Bundle, BundleError, BundleSpec, read
 from models.bundle_schema import Preprocess
 from models.loading import load
-from models.people.heads import Feature
-from models.people.track_batch import POSE
+from models.people.heads import TrackFeatureDims
+from models.people.track_batch import POSE_VALUES
 from models.systems.hmr2.model import HMR2, HMR2Config
 from models.systems.lart.model import LARTConfig
 from server.queue.messages import ServedBundle
@@ -97,8 +97,8 @@ def test_the_weights_of_members_are_verified(tmp_path: Path) -> None:
 
 def test_members_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     pose = write_movenet(tmp_path)
-    bodies = write_lart(tmp_path, dataclasses.replace(SMALL, pose=Feature(POSE, 32, 32)), "bodies")
-    joints = write_lart(tmp_path, dataclasses.replace(SMALL, joints=Feature(135, 16, 16)), "joints")
+    bodies = write_lart(tmp_path, dataclasses.replace(SMALL, pose=TrackFeatureDims(POSE_VALUES, 32, 32)), "bodies")
+    joints = write_lart(tmp_path, dataclasses.replace(SMALL, joints=TrackFeatureDims(135, 16, 16)), "joints")
     fitting = write_lart(tmp_path)
     vit = write_tiny_vit(tmp_path)
     assert "bodies@1 wants 229 values of pose for each person, and the others tell 55" in refused(
@@ -119,7 +119,7 @@ def test_members_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
 
 def test_bodies_are_another_way_to_see_people(tmp_path: Path) -> None:
     """HMR 2.0 for poses, a detector before it, and LART on its published tokens of 229 values."""
-    config: LARTConfig = dataclasses.replace(SMALL, pose=Feature(POSE, 32, 32), mean_std=STATISTICS)
+    config: LARTConfig = dataclasses.replace(SMALL, pose=TrackFeatureDims(POSE_VALUES, 32, 32), mean_std=STATISTICS)
     pose, detector, actions = write_hmr2(tmp_path), write_movenet(tmp_path), write_lart(tmp_path, config)
     assert "needs a member for `detector`" in refused(write_pipeline(tmp_path, {"pose": pose, "actions": actions}, "without"))
     assert load(write_pipeline(tmp_path, {"detector": detector, "pose": pose, "actions": actions})).steps is not None

@@ -23,10 +23,10 @@ from models.bundle_schema import Clip
 from models.layers.stepwise import Continuing, Finished, UnusableInput
 from models.loading import load
 from models.media.video import ClipLimits, Frames
-from models.people.person_clips import GROUP, normalised, shrink, shrunk_box
-from models.people.person_clips import clip_frames as frames_of_clip
+from models.people.person_clips import GROUP_FRAMES, crop_and_resize, normalise_clip, resize_box
+from models.people.person_clips import clip_frame_indices as frames_of_clip
 from models.people.smpl_file import read_body
-from models.people.track_batch import POSE, Tracks, normalise_pose, pose_statistics
+from models.people.track_batch import POSE_VALUES, TrackBatch, normalise_pose, pose_statistics
 from models.systems.actions import detection_loop
 from models.systems.actions.appearance_encoder import Describer, Still, Subjects, Unfinished, describe
 from models.systems.actions.mesh_estimator import Bodies
@@ -63,7 +63,7 @@ from tests.support.bundles.vit import write_tiny_vit
 
 RATE = 15.0
 STEP, MARGIN = 16, 14
-MIXING = np.random.default_rng(0).normal(size=(5, POSE + 135)) / 100
+MIXING = np.random.default_rng(0).normal(size=(5, POSE_VALUES + 135)) / 100
 
 
 class BodyEyes(ColourEyes):
@@ -71,7 +71,7 @@ class BodyEyes(ColourEyes):
 
     @property
     def values(self) -> Mapping[str, int]:
-        return {"pose": POSE, "joints": 135}
+        return {"pose": POSE_VALUES, "joints": 135}
 
     def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
         return dataclasses.replace(super().seen(found, told), tokens=told_of(found.boxes))
@@ -113,7 +113,10 @@ def frames_of(video: bytes) -> NDArray[np.uint8]:
 
 def features(mvit: MViT, images: Tensor, box: list[float]) -> Tensor:
     """images: uint8 (T, H, W, 3); box: x, y, width, height in them."""
-    clip, corners = normalised(shrink(images, 32), COLOURS.mean, COLOURS.std), shrunk_box(box, (images.shape[1], images.shape[2]), 32)
+    clip, corners = (
+        normalise_clip(crop_and_resize(images, 32), COLOURS.mean, COLOURS.std),
+        resize_box(box, (images.shape[1], images.shape[2]), 32),
+    )
     pooled: Tensor = mvit(clip[None], torch.cat([torch.zeros(1), corners])[None]).features[0]
     return pooled
 
@@ -123,17 +126,17 @@ def scores_of_track(lart: LART, frames: NDArray[np.uint8], first: int, boxes: ND
     then all frames through the network, (L, actions). boxes: (L, 5), zeros where the person was not seen."""
     mvit, length = small_mvit(), len(boxes)
     looks = torch.zeros(length, mvit.head.in_features)
-    for begin in range(0, length, GROUP):
-        end = min(begin + GROUP, length)
+    for begin in range(0, length, GROUP_FRAMES):
+        end = min(begin + GROUP_FRAMES, length)
         middle = (begin + end) // 2
         rows = first + frames_of_clip(middle, length, frames=SMALL_MVIT.frames, stride=STRIDE)
         looks[begin:end] = features(mvit, torch.from_numpy(frames)[rows], boxes[middle, :4].tolist())
     told = torch.from_numpy(told_of(boxes))
-    pose = normalise_pose(told[:, :POSE], pose_statistics(LAYOUT.mean_std)).float()
-    track = Tracks(
+    pose = normalise_pose(told[:, :POSE_VALUES], pose_statistics(LAYOUT.mean_std)).float()
+    track = TrackBatch(
         pose[None, :, None],
         torch.from_numpy(detected).float()[None, :, None, None],
-        joints=told[None, :, None, POSE:],
+        joints=told[None, :, None, POSE_VALUES:],
         appearance=looks[None, :, None],
     )
     scores: Tensor = read_track(lart, track, step=STEP, margin=MARGIN).actions.sigmoid()[0, :, 0]
@@ -198,7 +201,7 @@ def test_where_steps_end_changes_no_answer(steps: ActionSteps, monkeypatch: pyte
 def test_a_clip_whose_part_fails_begins_anew_when_its_step_is_taken_again(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
     video = job(two_people(50))
     [expected] = finish(steps, video)
-    fed_forward, failures = PoolingBlock._fed_forward, list[str]()
+    fed_forward, failures = PoolingBlock._feed_forward, list[str]()
 
     def fails_twice(block: PoolingBlock, x: Tensor) -> Tensor:
         if len(failures) < 2:
@@ -206,7 +209,7 @@ def test_a_clip_whose_part_fails_begins_anew_when_its_step_is_taken_again(steps:
             raise torch.OutOfMemoryError("out of memory")
         return fed_forward(block, x)
 
-    monkeypatch.setattr(PoolingBlock, "_fed_forward", fails_twice)
+    monkeypatch.setattr(PoolingBlock, "_feed_forward", fails_twice)
     told = finish_again(steps, video)
     assert len(failures) == 2
     same(expected, told)
@@ -246,7 +249,7 @@ def test_frames_are_kept_only_as_long_as_clips_need_them(steps: ActionSteps) -> 
 
 
 def test_tracks_bring_their_appearance(steps: ActionSteps) -> None:
-    values = POSE + 135 + SMALL_MVIT.width * 4
+    values = POSE_VALUES + 135 + SMALL_MVIT.width * 4
     tracks = {
         "person": torch.ones(30, dtype=torch.int32),
         "time": torch.arange(30, dtype=torch.float64) / RATE,
@@ -262,7 +265,7 @@ def test_tracks_bring_their_appearance(steps: ActionSteps) -> None:
     [other] = finish(steps, tracks | {"token": looks})
     assert np.abs(told["scores"] - other["scores"]).max() > 1e-4
     with pytest.raises(UnusableInput, match=f"tracks: tokens of 364 values where this bundle takes {values}"):
-        steps.start([tracks | {"token": torch.zeros(30, POSE + 135)}], [{}])
+        steps.start([tracks | {"token": torch.zeros(30, POSE_VALUES + 135)}], [{}])
 
 
 def sighting(row: int) -> Sighting:
@@ -275,7 +278,7 @@ def test_a_group_waits_until_its_clip_is_known(lart: LART) -> None:
     assert track.group(6) is None
     track = track.seen([sighting(13)], 14)
     group = track.group(6)
-    assert group is not None and (group.first, group.end, group.middle) == (0, 6, 3) and track.known == 4
+    assert group is not None and (group.first, group.end, group.centre) == (0, 6, 3) and track.known == 4
     described = track.with_appearance(group, np.array([1.0, 2.0]))
     assert described.known == 10 and described.group(6) is None
     assert described.tokens[:6].tolist() == [[0, 0, 0, 1, 2]] * 6 and not described.tokens[6:].any()
@@ -334,16 +337,16 @@ def test_joints_are_those_of_the_mesh_moved_by_the_camera(tmp_path: Path) -> Non
     camera = tokens[:, 226:229]
     before = np.column_stack([camera[:, :2], (200 * camera[:, 2]).clamp(min=0.01)])
     assert np.allclose(seen.locations[:, 90:93], before, rtol=1e-5)
-    assert tokens.shape == (2, POSE + 135)
+    assert tokens.shape == (2, POSE_VALUES + 135)
     expected = torch.cat([joints, torch.zeros(2, 1, 3)], dim=1) + camera[:, None]
-    torch.testing.assert_close(tokens[:, POSE:], expected.flatten(1), atol=exact.atol, rtol=exact.rtol)
+    torch.testing.assert_close(tokens[:, POSE_VALUES:], expected.flatten(1), atol=exact.atol, rtol=exact.rtol)
 
 
 def test_nobody_has_no_joints(tmp_path: Path) -> None:
     network = load(write_hmr2(tmp_path)).model
     eyes = Bodies(None, network, COLOURS, read_body(write_mesh(tmp_path / "body.npz")))  # type: ignore[arg-type]
     empty = Found(np.zeros((0, 5), np.float32), np.zeros((0, 51), np.float32), (120, 160))
-    assert eyes.seen(empty, np.zeros((0, 0), np.float32)).tokens.shape == (0, POSE + 135)
+    assert eyes.seen(empty, np.zeros((0, 0), np.float32)).tokens.shape == (0, POSE_VALUES + 135)
 
 
 # --- bundles ---
@@ -383,7 +386,7 @@ def test_a_mesh_is_named_and_stays_where_it_is(root: Path, tmp_path: Path, name:
     loaded = load(bundle)
     model = loaded.model
     assert isinstance(model, Pipeline) and LAYOUT.appearance is not None
-    assert dict(model.values) == {"pose": POSE, "joints": 135, "appearance": LAYOUT.appearance.values}
+    assert dict(model.values) == {"pose": POSE_VALUES, "joints": 135, "appearance": LAYOUT.appearance.values}
     assert (model.config.step, model.config.margin) == (15, 14)
     assert loaded.steps is not None
 
@@ -437,7 +440,7 @@ def test_a_lart_of_raw_poses_has_statistics_that_change_nothing(root: Path) -> N
     neutral = ((0.0,) * 226, (1.0,) * 226)
     write_lart(root, dataclasses.replace(LAYOUT, joints=None, appearance=None, mean_std=neutral), "raw")
     assert join(root, "raw-poses", "--actions", "raw").exit_code == 0
-    pose = torch.randn(3, POSE, generator=torch.Generator().manual_seed(0))
+    pose = torch.randn(3, POSE_VALUES, generator=torch.Generator().manual_seed(0))
     assert torch.equal(normalise_pose(pose, pose_statistics(neutral)).float(), pose)
 
 

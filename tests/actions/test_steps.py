@@ -14,7 +14,7 @@ from models.bundle import BundleSpec
 from models.bundle_schema import Clip, Weights
 from models.layers.stepwise import Finished, UnusableInput
 from models.media.video import ClipLimits, probe
-from models.people.track_batch import Tracks
+from models.people.track_batch import TrackBatch
 from models.systems.actions import detection_loop
 from models.systems.actions.job_stats import COUNTS
 from models.systems.actions.person_tracks import Window
@@ -117,7 +117,7 @@ def test_the_windows_of_a_track_say_what_the_whole_track_says(steps: ActionSteps
     boxes[at] = told["boxes"][told["boxes"][:, 0] == red][:, 2:]
     tokens = ColourEyes().tokens(boxes, pose, (120, 160)) * detected[:, None]
     assert detected.sum() == 100 - len(hidden)
-    track = Tracks(torch.from_numpy(tokens)[None, :, None], torch.from_numpy(detected)[None, :, None, None])
+    track = TrackBatch(torch.from_numpy(tokens)[None, :, None], torch.from_numpy(detected)[None, :, None, None])
     scores = read_track(lart, track, step=STEP, margin=MARGIN).actions.sigmoid()[0, :, 0].numpy()
     seconds = told["seconds"][told["seconds"][:, 0] == red]
     assert len(seconds) == 7

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.people.track_batch import Tracks, normalise_pose
+from models.people.track_batch import TrackBatch, normalise_pose
 from tests.golden.__main__ import HERE, run
 from tests.golden.case import read_case, read_recording, write_recording
 from tests.golden.replays.lart import build
@@ -57,7 +57,7 @@ def test_a_whole_track_of_poses_alone_needs_no_joints(tmp_path: Path) -> None:
     pose, detected = torch.randn(4, 1, 229, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 0, 1, 1]).view(4, 1, 1)
     padded = [torch.cat([values, values.new_zeros(10, *values.shape[1:])]) for values in (normalise_pose(pose, mean_std), detected)]
     with torch.no_grad():
-        reading = build(read_case(CASES / "pose_only"))(Tracks(padded[0].unsqueeze(0), padded[1].unsqueeze(0))).reading
+        reading = build(read_case(CASES / "pose_only"))(TrackBatch(padded[0].unsqueeze(0), padded[1].unsqueeze(0))).reading
     tensors = {"in.pose_shape": pose, "in.has_detection": detected, "in.mean_std": mean_std}
     tensors |= {"out.action_logits": reading.actions[0, :4].contiguous(), "out.camera": reading.location[0, :4].contiguous()}
     assert run(variant(tmp_path, "pose_only", content, tensors))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from models.people.heads import Feature
+from models.people.heads import TrackFeatureDims
 from models.systems.lart.model import LART, LARTConfig
 from training.optim_lart import finetuning_groups, pretraining_groups
 
 CONFIG = LARTConfig(
-    pose=Feature(229, 8, 8), joints=None, appearance=Feature(6, 8, 8), depth=3, heads=2, head_dim=8, hidden=16, regressor_hidden=8
+    pose=TrackFeatureDims(229, 8, 8),
+    joints=None,
+    appearance=TrackFeatureDims(6, 8, 8),
+    depth=3,
+    heads=2,
+    head_dim=8,
+    hidden=16,
+    regressor_hidden=8,
 )
 
 

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.media.safe_joblib import UnsafeFile
-from models.people.ava import NAMES, VALID
-from models.people.tracklets import arrange, read_tracklet, shuffled
+from models.people.ava import CLASS_NAMES, EVALUATED_CLASSES
+from models.people.tracklets import build_clip, read_tracklet, shuffle
 from training.data.base import DataSettings, Preparation, Sample, Unreadable
 from training.data.pairs import digest
 from training.errors import DataError
@@ -49,7 +49,7 @@ class People:
     files: tuple[Path, ...]
     settings: Tracklets
     mean_std: Tensor
-    labels: tuple[str, ...] = tuple(NAMES.values())
+    labels: tuple[str, ...] = tuple(CLASS_NAMES.values())
     unit: str = "tracks"
 
     def __len__(self) -> int:
@@ -64,14 +64,14 @@ class People:
         others = [other for other in sorted(file.parent.glob("*.pkl")) if other != file]
         try:
             ego = read_tracklet(file)
-            beside = shuffled([read_tracklet(other) for other in others], draw) if settings.people > 1 else []
-            clip = arrange(
+            beside = shuffle([read_tracklet(other) for other in others], draw) if settings.people > 1 else []
+            clip = build_clip(
                 ego,
                 beside,
                 frames=settings.frames,
                 people=settings.people,
                 mean_std=self.mean_std,
-                classes=VALID,
+                classes=EVALUATED_CLASSES,
                 appearance=settings.appearance,
                 training=True,
             )
@@ -84,7 +84,7 @@ class People:
             "joints": tracks.joints[0],
             "detected": targets.detected,
             "labelled": targets.labelled,
-            "actions": targets.actions[..., : len(VALID)],
+            "actions": targets.actions[..., : len(EVALUATED_CLASSES)],
             "raw_pose": targets.pose,
         }
         return sample | ({"appearance": tracks.appearance[0]} if settings.appearance else {})

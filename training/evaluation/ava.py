@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.people.ava import NAMES, VALID
+from models.people.ava import CLASS_NAMES, EVALUATED_CLASSES
 
 Floats = NDArray[np.float64]
 FRAMES_PER_SECOND = 30
@@ -93,12 +93,12 @@ def score_rows(tracks: Iterable[Tracked], pooling: str = "track.fullframe@avg.6"
     kept = [(track, row) for track in tracks if (row := _key_row(track)) is not None]
     scores = [_pooled(track, row, _reach(pooling)) for track, row in kept]
     corners = [_corners(track, row) for track, row in kept]
-    count = len(VALID)
+    count = len(EVALUATED_CLASSES)
     return Boxes(
-        videos=tuple(track.video for track, _ in kept for _ in VALID),
+        videos=tuple(track.video for track, _ in kept for _ in EVALUATED_CLASSES),
         seconds=np.repeat(np.array([track.second for track, _ in kept], np.int64), count),
         corners=np.repeat(np.array(corners, np.float64).reshape(-1, 4), count, axis=0),
-        classes=np.tile(np.array(VALID, np.int64), len(kept)),
+        classes=np.tile(np.array(EVALUATED_CLASSES, np.int64), len(kept)),
         scores=np.concatenate([np.zeros(0), *scores]),
     )
 
@@ -157,7 +157,7 @@ def read_answers(folder: Path, *, first_second: int = FIRST_SECOND, least_confid
     files = sorted(folder.glob("*.json"))
     if not files:
         raise ValueError(f"{folder}: no answers VIDEO.json there")
-    numbers = {name: number for number, name in NAMES.items()}
+    numbers = {name: number for number, name in CLASS_NAMES.items()}
     rows: list[tuple[str, int, list[float], int, float]] = []
     for file in files:
         try:
@@ -202,7 +202,7 @@ class FrameMAP:
     """Over the classes that are."""
 
 
-def evaluate(predictions: Boxes, truth: Boxes, classes: Sequence[int] = VALID) -> FrameMAP:
+def evaluate(predictions: Boxes, truth: Boxes, classes: Sequence[int] = EVALUATED_CLASSES) -> FrameMAP:
     """Frame mAP at an overlap of one half. Predictions in frames that the ground truth does not have are left out; equal scores keep the
     order of the predictions, in the bound of each frame as in the ranking of a class."""
     frames = {key: number for number, key in enumerate(dict.fromkeys(zip(truth.videos, truth.seconds.tolist(), strict=True)))}
@@ -294,9 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"ava: {error}", file=sys.stderr)
         return 2
-    for number, precision in zip(VALID, measured.average_precision.tolist(), strict=True):
+    for number, precision in zip(EVALUATED_CLASSES, measured.average_precision.tolist(), strict=True):
         if not math.isnan(precision):
-            print(f"{NAMES[number]:20} {100 * precision:5.1f}")
+            print(f"{CLASS_NAMES[number]:20} {100 * precision:5.1f}")
     print(f"{'frame mAP':20} {100 * measured.mean:5.1f}")
     return 0
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.people.track_batch import Hidden, Tracks
+from models.people.track_batch import TokenMask, TrackBatch
 from models.systems.lart.model import LART, Recognised
 from training import draws, optim_lart, reductions
 from training.objectives.base import Batch, Facts, ObjectiveSettings
@@ -83,11 +83,11 @@ class Actions(nn.Module):
             model.heads.location.requires_grad_(False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        tracks = Tracks(need(batch, "pose"), need(batch, "detected"), batch.get("joints"), batch.get("appearance"), batch.get("masked"))
+        tracks = TrackBatch(need(batch, "pose"), need(batch, "detected"), batch.get("joints"), batch.get("appearance"), batch.get("masked"))
         noise = draws.uniform(batch["draw"], tracks.detected.shape[1:], "mask")
-        return self.losses(tracks, Hidden.at_random(tracks, self.model.config.mask_ratio, noise), batch)
+        return self.losses(tracks, TokenMask.from_noise(tracks, self.model.config.mask_ratio, noise), batch)
 
-    def losses(self, tracks: Tracks, hidden: Hidden, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, tracks: TrackBatch, hidden: TokenMask, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """targets: what a batch has of them."""
         settings = self.settings
         with _attention(tracks):
@@ -115,7 +115,7 @@ class Actions(nn.Module):
         return optim_lart.finetuning_groups(self.model, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay)
 
 
-def _attention(tracks: Tracks) -> AbstractContextManager[None]:
+def _attention(tracks: TrackBatch) -> AbstractContextManager[None]:
     """On CPUs PyTorch's fused attention takes most of a step's time on its way back through so few tokens; plain products take a third."""
     return sdpa_kernel(SDPBackend.MATH) if tracks.pose.device.type == "cpu" else nullcontext()
 

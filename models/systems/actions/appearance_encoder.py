@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.bundle_schema import Clip, Preprocess
-from models.people.person_clips import clip_frames, normalised, shrink, shrunk_box
+from models.people.person_clips import clip_frame_indices, crop_and_resize, normalise_clip, resize_box
 from models.systems.actions.person_tracks import Track
 from models.systems.mvit.model import MViT, PoolingBlock
 
@@ -78,7 +78,7 @@ class Describer:
 
     def shrink(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A frame (H, W, 3) as the network sees it, (h, w, 3)."""
-        shrunk: NDArray[np.uint8] = shrink(torch.from_numpy(frame)[None], self._preprocess.short_side)[0].contiguous().numpy()
+        shrunk: NDArray[np.uint8] = crop_and_resize(torch.from_numpy(frame)[None], self._preprocess.short_side)[0].contiguous().numpy()
         return shrunk
 
     def describe(self, stills: Sequence[Still], track: Track, middle: int) -> Parts:
@@ -88,19 +88,21 @@ class Describer:
         if box is None and self._empty_box_is_zeros:
             yield np.zeros(self.values, np.float32)
             return
-        rows = track.first + clip_frames(middle - track.first, track.last + 1 - track.first, frames=self._frames, stride=self._stride)
+        rows = track.first + clip_frame_indices(
+            middle - track.first, track.last + 1 - track.first, frames=self._frames, stride=self._stride
+        )
         begins = [still.row for still in stills]
         chosen = [stills[max(0, bisect_right(begins, row) - 1)] for row in rows.tolist()]
         parameter = next(self._model.parameters())
         images = torch.from_numpy(np.stack([still.pixels for still in chosen])).to(parameter.device)
-        pixels = normalised(images, self._preprocess.mean, self._preprocess.std).unsqueeze(0)  # (1, 3, T, h, w)
-        corners = shrunk_box([0.0] * 4 if box is None else box.tolist(), chosen[0].size, self._preprocess.short_side)
+        pixels = normalise_clip(images, self._preprocess.mean, self._preprocess.std).unsqueeze(0)  # (1, 3, T, h, w)
+        corners = resize_box([0.0] * 4 if box is None else box.tolist(), chosen[0].size, self._preprocess.short_side)
         x, grid = self._model.embed(pixels.to(parameter.dtype))
         del images, pixels
         yield x.nbytes
         for block in self._model.blocks:
             assert isinstance(block, PoolingBlock)
-            x, grid = yield from block.in_parts(x, grid)
+            x, grid = yield from block.forward_in_parts(x, grid)
         boxes = torch.cat([corners.new_zeros(1), corners]).unsqueeze(0).to(parameter.device)
         feature: NDArray[np.float32] = self._model.pool_boxes(x, grid, boxes)[0].float().cpu().numpy()
         yield feature
@@ -164,7 +166,7 @@ class Subjects:
         assert group is not None
         unfinished = self.unfinished
         if (unfinished.person, unfinished.first) != (track.person, track.described):
-            unfinished.begin(track.person, track.described, describer.describe(self.stills, track, track.first + group.middle))
+            unfinished.begin(track.person, track.described, describer.describe(self.stills, track, track.first + group.centre))
         try:
             told = next(unfinished.parts)
         except BaseException:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.people.track_batch import POSE
+from models.people.track_batch import POSE_VALUES
 from models.systems.actions.pose_estimator import Seen
-from models.systems.phalp.tracker import Observation, State, Tracker, TrackerConfig
+from models.systems.phalp.tracker import Observation, Tracker, TrackerConfig, TrackState
 
 NOTHING = np.zeros(1)
 """Appearance of people of whom none is known."""
@@ -27,10 +27,12 @@ class Tracked:
     def update(self, seen: Seen, row: int, *, cut: bool = False) -> Sequence[int]:
         if cut:
             self._earlier, self._tracker = self._highest, Tracker(self._tracker.config)
-        poses = seen.tokens[:, :POSE].astype(np.float64) if seen.tokens.shape[1] >= POSE else np.zeros((len(seen), POSE))
+        poses = (
+            seen.tokens[:, :POSE_VALUES].astype(np.float64) if seen.tokens.shape[1] >= POSE_VALUES else np.zeros((len(seen), POSE_VALUES))
+        )
         people = zip(poses, seen.locations, seen.boxes[:, 4].tolist(), strict=True)
         found = self._tracker.update([Observation(row, NOTHING, pose, location, score) for pose, location, score in people])
-        numbers = [self._earlier + number for number in found.numbers]
+        numbers = [self._earlier + number for number in found.track_numbers]
         self._highest = max([self._highest, *numbers])
         return numbers
 
@@ -40,4 +42,4 @@ class Tracked:
 
     @property
     def confirmed(self) -> frozenset[int]:
-        return frozenset(self._earlier + track.number for track in self._tracker.tracks if track.state is State.CONFIRMED)
+        return frozenset(self._earlier + track.number for track in self._tracker.tracks if track.state is TrackState.CONFIRMED)

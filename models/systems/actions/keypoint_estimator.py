@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.people.keypoints import KEYPOINTS, TOKEN, Poses, tokens
+from models.people.keypoints import KEYPOINT_COUNT, TOKEN_VALUES, Poses, encode_tokens
 from models.systems.actions.detection_scale import Detail, long_side
 from models.systems.actions.following import Tracked
 from models.systems.actions.pose_estimator import Following, Found, Seen, View
 from models.systems.onnx.pose_detector import PoseGraph
-from models.systems.phalp.keypoint_tracker import by_location, locations_of
+from models.systems.phalp.keypoint_tracker import location_config, location_vectors
 
 
 class Keypoints:
@@ -23,7 +23,7 @@ class Keypoints:
 
     @property
     def values(self) -> Mapping[str, int]:
-        return {"pose": TOKEN}
+        return {"pose": TOKEN_VALUES}
 
     def long_side(self, detail: Detail) -> int:
         return long_side(detail, self._model.config.long_side, self._model.config.multiple)
@@ -36,15 +36,15 @@ class Keypoints:
         raise NotImplementedError("nobody is looked at twice")
 
     def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
-        people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINTS, 3), found.boxes), found.size
-        return Seen(found.boxes, found.poses, tokens(people, width, height), locations_of(people, width, height))
+        people, (height, width) = Poses(found.poses.reshape(-1, KEYPOINT_COUNT, 3), found.boxes), found.size
+        return Seen(found.boxes, found.poses, encode_tokens(people, width, height), location_vectors(people, width, height))
 
     def tokens(self, boxes: NDArray[np.float32], poses: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         height, width = size
-        return tokens(Poses(poses.reshape(-1, KEYPOINTS, 3), boxes), width, height)
+        return encode_tokens(Poses(poses.reshape(-1, KEYPOINT_COUNT, 3), boxes), width, height)
 
     def follow(self, rate: float) -> Following:
-        return Tracked(by_location(rate))
+        return Tracked(location_config(rate))
 
     def _found(self, view: View) -> Found:
         """In pixels of the video's frames."""
@@ -52,4 +52,4 @@ class Keypoints:
         factor = max(view.height, view.width) / max(view.pixels.shape[:2])
         boxes = (people.boxes * (*4 * (factor,), 1.0)).astype(np.float32)
         keypoints = (people.keypoints * (factor, factor, 1.0)).astype(np.float32)
-        return Found(boxes, keypoints.reshape(-1, 3 * KEYPOINTS), (view.height, view.width))
+        return Found(boxes, keypoints.reshape(-1, 3 * KEYPOINT_COUNT), (view.height, view.width))

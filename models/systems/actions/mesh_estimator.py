@@ -16,10 +16,10 @@ from torch import Tensor
 from models.bundle_schema import Preprocess
 from models.people import crops
 from models.people.cameras import SquareFrame
-from models.people.keypoints import KEYPOINTS
-from models.people.smpl import Body, Person, Posed
-from models.people.track_batch import POSE
-from models.people.tracklets import DEPTH_UNIT, JOINTS
+from models.people.keypoints import KEYPOINT_COUNT
+from models.people.smpl import SMPLBody, SMPLOutput, SMPLParameters
+from models.people.track_batch import POSE_VALUES
+from models.people.tracklets import DEPTH_UNIT, JOINT_COUNT
 from models.systems.actions.detection_scale import Detail, long_side
 from models.systems.actions.following import Tracked
 from models.systems.actions.pose_estimator import Following, Found, Seen, View
@@ -27,7 +27,7 @@ from models.systems.hmr2.model import HMR2
 from models.systems.onnx.pose_detector import PoseGraph
 from models.systems.phalp.tracker import TrackerConfig
 
-BODY, CAMERA = POSE - 3, 3
+BODY, CAMERA = POSE_VALUES - 3, 3
 """Values of a pose with its shape, and of the camera of its crop."""
 NEAREST = 0.01
 """Metres before the camera: the association takes the logarithm of depths, and a network may be wrong about which side somebody is on."""
@@ -36,7 +36,7 @@ POINTS = 45
 
 
 class Bodies:
-    def __init__(self, detector: PoseGraph, regressor: HMR2, preprocess: Preprocess, body: Body | None = None) -> None:
+    def __init__(self, detector: PoseGraph, regressor: HMR2, preprocess: Preprocess, body: SMPLBody | None = None) -> None:
         """body: the user's mesh on the regressor's device; None: no joints are told."""
         self._detector = detector
         self._regressor = regressor
@@ -45,7 +45,7 @@ class Bodies:
 
     @property
     def values(self) -> Mapping[str, int]:
-        return {"pose": POSE} if self._body is None else {"pose": POSE, "joints": 3 * JOINTS}
+        return {"pose": POSE_VALUES} if self._body is None else {"pose": POSE_VALUES, "joints": 3 * JOINT_COUNT}
 
     def long_side(self, detail: Detail) -> None:
         """Crops are taken from whole frames."""
@@ -62,11 +62,11 @@ class Bodies:
         return told
 
     def seen(self, found: Found, told: NDArray[np.float32]) -> Seen:
-        (height, width), widths = found.size, (BODY, CAMERA, 0 if self._body is None else 3 * (JOINTS - 1))
+        (height, width), widths = found.size, (BODY, CAMERA, 0 if self._body is None else 3 * (JOINT_COUNT - 1))
         pose, camera, joints = torch.from_numpy(told.reshape(-1, sum(widths))).split(widths, dim=1)  # type: ignore[no-untyped-call]
         square = SquareFrame(width, height)
         place = square.translation(camera, _padded(found.boxes))  # (N, 3)
-        point = square.points(torch.zeros(len(place), 1, 3), place)[:, 0]  # (N, 2)
+        point = square.project_joints(torch.zeros(len(place), 1, 3), place)[:, 0]  # (N, 2)
         scaled = place * place.new_tensor([1.0, 1.0, 1 / DEPTH_UNIT])
         before = torch.cat([place[:, :2], place[:, 2:].clamp(min=NEAREST)], dim=1)
         locations = torch.cat([point.repeat(1, POINTS), before.repeat(1, 3)], dim=1).double()
@@ -86,13 +86,13 @@ class Bodies:
         people = self._detector.find(torch.from_numpy(view.pixels)[None], long_side=side)[0]  # best first
         boxes, keypoints = people.boxes[:most].astype(np.float32), people.keypoints[:most].astype(np.float32)
         crops = self._crops(view.pixels, boxes)
-        return Found(boxes, keypoints.reshape(-1, 3 * KEYPOINTS), (view.height, view.width), crops)
+        return Found(boxes, keypoints.reshape(-1, 3 * KEYPOINT_COUNT), (view.height, view.width), crops)
 
-    def _joints(self, person: Person) -> Tensor:
+    def _joints(self, person: SMPLParameters) -> Tensor:
         """(M, 132), the body's 44 joints; (M, 0) without a body."""
         if self._body is None:
             return person.camera.new_zeros(len(person.camera), 0)
-        posed: Posed = self._body(person)
+        posed: SMPLOutput = self._body(person)
         return posed.keypoints.flatten(1)
 
     def _crops(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> Tensor:
@@ -100,7 +100,7 @@ class Bodies:
         size = self._regressor.config.image_size
         if not len(boxes):
             return torch.zeros(0, 3, size, size)
-        centres, sides = crops.squares(_padded(boxes))
+        centres, sides = crops.square_boxes(_padded(boxes))
         bgr = torch.from_numpy(frame).flip(-1)
         return crops.normalise(crops.crop(bgr, centres, sides, size), self._preprocess.mean, self._preprocess.std)
 
@@ -108,7 +108,7 @@ class Bodies:
 def joints_3d(joints: Tensor, camera: Tensor) -> Tensor:
     """44 joints of bodies (N, 132) and the zero joint that PHALP appends, moved by the cameras (N, 3) with depths divided by 200, as LART
     was trained on them: (N, 135)."""
-    all_joints = torch.cat([joints, joints.new_zeros(len(joints), 3)], dim=1).view(-1, JOINTS, 3)
+    all_joints = torch.cat([joints, joints.new_zeros(len(joints), 3)], dim=1).view(-1, JOINT_COUNT, 3)
     return (all_joints + camera.unsqueeze(1)).flatten(1)
 
 

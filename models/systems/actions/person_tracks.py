@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.people.person_clips import GROUP, Group
+from models.people.person_clips import GROUP_FRAMES, AppearanceGroup
 from models.systems.actions.second_scores import Seconds
 
 Floats = NDArray[np.floating[Any]]
@@ -159,17 +159,17 @@ class Track:
         box: Floats = self.places[row - self.base]
         return box if self.detected[row - self.base] else None
 
-    def group(self, behind: int) -> Group | None:
+    def group(self, behind: int) -> AppearanceGroup | None:
         """The next rows that share an appearance, counted from the first sighting. None: none are left, or the clip around them is not yet
         known: clips never leave a track, so it must be known what is seen of the person for `behind` rows behind the middle."""
         first, length = self.described - self.first, self.last + 1 - self.first
         if not self.appearance or first >= length:
             return None
-        group = Group(first, min(first + GROUP, length))
-        is_known = self.ended or (group.end - first == GROUP and group.middle + behind < length)
+        group = AppearanceGroup(first, min(first + GROUP_FRAMES, length))
+        is_known = self.ended or (group.end - first == GROUP_FRAMES and group.centre + behind < length)
         return group if is_known else None
 
-    def with_appearance(self, group: Group, feature: Floats) -> Track:
+    def with_appearance(self, group: AppearanceGroup, feature: Floats) -> Track:
         """feature: (A,), of the rows of the next group."""
         tokens = self.tokens.copy()
         tokens[self.described - self.base : self.first + group.end - self.base, -self.appearance :] = feature

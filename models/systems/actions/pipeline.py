@@ -16,7 +16,7 @@ from models.bundle import BundleSpec
 from models.bundle_schema import Clip, External
 from models.layers.loaded_member import Part
 from models.people.smpl_file import read_body
-from models.people.track_batch import POSE, Tracks, normalise_pose, pose_statistics
+from models.people.track_batch import POSE_VALUES, TrackBatch, normalise_pose, pose_statistics
 from models.systems.actions.appearance_encoder import Describer
 from models.systems.actions.detection_scale import Detail, rows
 from models.systems.actions.keypoint_estimator import Keypoints
@@ -113,7 +113,7 @@ class Pipeline(nn.Module):
             scores += [told[i, one.skipped : one.skipped + one.answered, 0] for i, one in enumerate(some)]
         return scores
 
-    def _tracks(self, windows: Sequence[Window]) -> Tracks:
+    def _tracks(self, windows: Sequence[Window]) -> TrackBatch:
         """(B, T, 1, ·); rows behind a window's end count as not seen."""
         config = self.network.config
         tokens = np.zeros((len(windows), config.frames, 1, windows[0].tokens.shape[1]), np.float32)
@@ -125,7 +125,7 @@ class Pipeline(nn.Module):
         pose, joints, appearance = torch.from_numpy(tokens).to(device).split(widths, dim=-1)  # type: ignore[no-untyped-call]
         if config.mean_std is not None:
             pose = normalise_pose(pose, pose_statistics(config.mean_std).to(device)).float()
-        return Tracks(
+        return TrackBatch(
             pose,
             torch.from_numpy(detected).to(device),
             joints=None if config.joints is None else joints,
@@ -177,7 +177,7 @@ def _check_token(actions: Part, values: Mapping[str, int]) -> None:
             raise ValueError(
                 f"members: {actions.spec.id} wants {needed} values of {name} for each person, and the others tell {told}{hint}"
             )
-    if config.pose.values == POSE and config.mean_std is None:
+    if config.pose.values == POSE_VALUES and config.mean_std is None:
         raise ValueError(
             f"members.actions: {actions.spec.id} lacks the statistics of its poses: import it with --set mean_std=mean_std.npy"
         )

@@ -1,5 +1,5 @@
 """HMR2 (4D-Humans, arXiv 2305.20091). The body mesh in its files is licensed: an import leaves it behind,
-`models.people.smpl.Body` reads it."""
+`models.people.smpl.SMPLBody` reads it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from models.checkpoints.family import (
     shape_of,
 )
 from models.checkpoints.key_table import KeyTable
-from models.people.smpl import PREFIX
+from models.people.smpl import CHECKPOINT_PREFIX
 from models.systems.hmr2.model import HMR2Config, Query
 
 _LAYER = "smpl_head.transformer.transformer.layers.{i}"
@@ -54,7 +54,7 @@ KEYS = {
     "smpl_head.deccam.*": "decoder.readout.deccam.*",
 }
 
-NOT_OURS = (PREFIX, "discriminator.", "initialized")
+NOT_OURS = (CHECKPOINT_PREFIX, "discriminator.", "initialized")
 """The body mesh, the adversary of training, and a flag."""
 
 

@@ -17,7 +17,7 @@ from models.layers.reversible import run_trunk
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
 from models.people.cameras import FOCAL, crop_translation
-from models.people.smpl import STATE, Person, Readout
+from models.people.smpl import STATE_VALUES, SMPLParameters, SMPLReadout
 
 
 class Query(StrEnum):
@@ -85,7 +85,7 @@ PUBLISHED: Mapping[str, HMR2Config] = {"hmr2_vit_huge_patch16": HMR2Config()}
 
 @dataclass(frozen=True)
 class Recovered:
-    person: Person
+    person: SMPLParameters
     translation: Tensor
     """(B, 3), the body's place before a camera of focal length `HMR2Config.focal` that sees the crop."""
     features: Tensor
@@ -139,21 +139,21 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         width = config.decoder_width
-        self.token_embed = nn.Linear(1 if config.query is Query.ZERO else STATE, width)
+        self.token_embed = nn.Linear(1 if config.query is Query.ZERO else STATE_VALUES, width)
         self.pos_embed = nn.Parameter(torch.randn(1, 1, width))
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_depth))
-        self.readout = Readout(width)
+        self.readout = SMPLReadout(width)
 
-    def forward(self, context: Tokens) -> Person:
+    def forward(self, context: Tokens) -> SMPLParameters:
         """(B, N, C) → one person for each row. Keys and values are the same in every pass."""
         memories = [block.cross.remember(context.x, context.key_size) for block in cast(Iterable[DecoderBlock], self.blocks)]
-        state = self.readout.start(context.x.shape[0])  # (B, STATE)
+        state = self.readout.mean_state(context.x.shape[0])  # (B, STATE)
         passes = self.config.passes
         if self.config.query is Query.ZERO:  # every pass would see the same token
-            return self.readout.person(state + passes * self._correction(torch.zeros_like(state[:, :1]), memories))
+            return self.readout.to_parameters(state + passes * self._correction(torch.zeros_like(state[:, :1]), memories))
         for _ in range(passes):
             state = state + self._correction(state, memories)
-        return self.readout.person(state)
+        return self.readout.to_parameters(state)
 
     def _correction(self, query: Tensor, memories: list[Memory]) -> Tensor:
         x = self.token_embed(query).unsqueeze(1) + self.pos_embed  # (B, 1, C)

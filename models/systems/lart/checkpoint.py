@@ -8,14 +8,14 @@ from torch import Tensor
 
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
 from models.checkpoints.key_table import KeyTable
-from models.people.checkpoint import ENCODER, SHARED, feature_fields, shared_fields, transformer, under_encoder
-from models.people.smpl import PREFIX
+from models.people.checkpoint import ENCODER_PREFIX, SHARED_KEYS, feature_fields, shared_fields, transformer_keys, with_encoder_prefix
+from models.people.smpl import CHECKPOINT_PREFIX
 from models.systems.lart.model import LARTConfig
 
-KEYS = under_encoder(
+KEYS = with_encoder_prefix(
     {
-        **SHARED,
-        **transformer("transformer", "blocks"),
+        **SHARED_KEYS,
+        **transformer_keys("transformer", "blocks"),
         "pos_embedding": "pos_embed",
         "joint_encoder.{i}.*": "joint_encoder.{i}.*",
         "apperance_encoder.{i}.*": "appearance_encoder.{i}.*",
@@ -28,15 +28,15 @@ def tidy(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Without the marks of compiled training and the body mesh. The position table is there twice; where the two differ the published
     code ends up with `pe`, since it loads buffers last."""
     unmarked = {key.replace("_orig_mod.", ""): value for key, value in published.items()}
-    weights = {key: value for key, value in unmarked.items() if not key.startswith(PREFIX)}
-    for prefix in (ENCODER, ""):
+    weights = {key: value for key, value in unmarked.items() if not key.startswith(CHECKPOINT_PREFIX)}
+    for prefix in (ENCODER_PREFIX, ""):
         if f"{prefix}pe" in weights:
             weights[f"{prefix}pos_embedding"] = weights.pop(f"{prefix}pe")
     return weights
 
 
 def completed(published: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {**published, f"{ENCODER}pe": published[f"{ENCODER}pos_embedding"]}
+    return {**published, f"{ENCODER_PREFIX}pe": published[f"{ENCODER_PREFIX}pos_embedding"]}
 
 
 def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.people.heads import POSE_FEATURE, Feature, Heads, Reading, encoder
-from models.people.masked_attention import MaskedBlock, Visible
-from models.people.track_batch import Hidden, MeanStd, Tracks, require_statistics
+from models.people.heads import POSE_FEATURE, HeadOutputs, Heads, TrackFeatureDims, build_encoder
+from models.people.masked_attention import KeyMask, MaskedBlock
+from models.people.track_batch import MeanStd, TokenMask, TrackBatch, require_statistics
 
-JOINTS_3D = Feature(135, 256, 128)
-HIERA = Feature(2048, 512, 256)
-MVIT = Feature(1152, 512, 256)
+JOINTS_3D = TrackFeatureDims(135, 256, 128)
+HIERA = TrackFeatureDims(2048, 512, 256)
+MVIT = TrackFeatureDims(1152, 512, 256)
 """Appearance features of the two published video networks."""
 
 
@@ -23,9 +23,9 @@ class LARTConfig:
     """The defaults are the published LART on Hiera features, 51.8 M parameters. `LART_MVIT` and `LART_POSE` are the others."""
 
     frames: int = 125
-    pose: Feature = POSE_FEATURE
-    joints: Feature | None = JOINTS_3D
-    appearance: Feature | None = HIERA
+    pose: TrackFeatureDims = POSE_FEATURE
+    joints: TrackFeatureDims | None = JOINTS_3D
+    appearance: TrackFeatureDims | None = HIERA
     depth: int = 16
     heads: int = 16
     head_dim: int = 64
@@ -69,7 +69,7 @@ PUBLISHED: Mapping[str, LARTConfig] = {"lart_hiera": LART_HIERA, "lart_mvit": LA
 class Recognised:
     tokens: Tensor
     """(B, T, P, C)."""
-    reading: Reading
+    reading: HeadOutputs
     """(B, T, P, ·)."""
     class_tokens: Tensor
     """(B, P, C), the same for every input."""
@@ -84,9 +84,9 @@ class LART(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.pose_encoder = encoder(config.pose, layers=2)
-        self.joint_encoder = None if config.joints is None else encoder(config.joints, layers=3)
-        self.appearance_encoder = None if config.appearance is None else encoder(config.appearance, layers=3)
+        self.pose_encoder = build_encoder(config.pose, layers=2)
+        self.joint_encoder = None if config.joints is None else build_encoder(config.joints, layers=3)
+        self.appearance_encoder = None if config.appearance is None else build_encoder(config.appearance, layers=3)
         self.mask_token = nn.Parameter(torch.randn(width))
         self.class_token = nn.Parameter(torch.randn(1, 1, width))
         self.pos_embed = nn.Parameter(position_table(width, config.times, config.people))
@@ -101,14 +101,14 @@ class LART(nn.Module):
         self.conv_en = nn.Conv1d(width, width, 7, config.conv_stride, config.conv_padding)
         self.conv_de = nn.ConvTranspose1d(width, width, 7, config.conv_stride, config.conv_padding)
 
-    def forward(self, tracks: Tracks, hidden: Hidden | None = None) -> Recognised:
+    def forward(self, tracks: TrackBatch, hidden: TokenMask | None = None) -> Recognised:
         """hidden: None for what was not detected; in training, for `mask_ratio` of what was. The tracks stay as they are."""
         tokens = self.tokens(tracks, hidden)
         batch, _, people, _ = tokens.shape
         class_tokens = self.class_token.expand(batch, people, -1)
         return Recognised(tokens, self.heads(tokens), class_tokens, self.kinetics(class_tokens))
 
-    def tokens(self, tracks: Tracks, hidden: Hidden | None = None) -> Tensor:
+    def tokens(self, tracks: TrackBatch, hidden: TokenMask | None = None) -> Tensor:
         """Without the heads: (B, T, P, C)."""
         hidden = hidden or self._hide(tracks)
         x = self._embed(tracks)  # (B, T, P, C)
@@ -116,17 +116,17 @@ class LART(nn.Module):
         batch, times, people, width = x.shape
         x = (x + self._positions(times, people)).flatten(1, 2)  # (B, T · P, C), people fastest
         valid = None if hidden.valid is None else hidden.valid.view(batch, -1)
-        visible = Visible.of(hidden.masked.view(batch, -1), valid)
+        visible = KeyMask.from_masked(hidden.masked.view(batch, -1), valid)
         for block in self.blocks:
             x = block(x, visible)
         return x.view(batch, times, people, width)
 
-    def _hide(self, tracks: Tracks) -> Hidden:
+    def _hide(self, tracks: TrackBatch) -> TokenMask:
         if not self.training:
-            return Hidden.missing(tracks)
-        return Hidden.at_random(tracks, self.config.mask_ratio, torch.rand(tracks.detected.shape, device=tracks.detected.device))
+            return TokenMask.from_missing(tracks)
+        return TokenMask.from_noise(tracks, self.config.mask_ratio, torch.rand(tracks.detected.shape, device=tracks.detected.device))
 
-    def _embed(self, tracks: Tracks) -> Tensor:
+    def _embed(self, tracks: TrackBatch) -> Tensor:
         parts = [self.pose_encoder(tracks.pose)]
         for name, layers, values in (
             ("joints", self.joint_encoder, tracks.joints),

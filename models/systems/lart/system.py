@@ -10,7 +10,7 @@ from models.registry import Architecture, Native, Purpose, SizeTable, System
 
 
 def _names(config: Any) -> Sequence[str]:
-    return tuple(ava.NAMES.values()) if config.actions == len(ava.NAMES) else ()
+    return tuple(ava.CLASS_NAMES.values()) if config.actions == len(ava.CLASS_NAMES) else ()
 
 
 SYSTEM = System(

@@ -10,12 +10,12 @@ from models.systems.mvit import slowfast_config
 from models.systems.mvit.model import PUBLISHED
 
 KEYS = {
-    **slowfast_config.ENDS,
+    **slowfast_config.END_KEYS,
     "cls_token": "cls_token",
     "pos_embed_class": "pos_embed.first",
     "blocks.{i}.attn.qkv.*": "blocks.{i}.attn.qkv.*",
     "blocks.{i}.attn.proj.*": "blocks.{i}.attn.proj.*",
-    **{f"blocks.{{i}}.attn.{name}": f"blocks.{{i}}.attn.{name}" for name in slowfast_config.POOLING},
+    **{f"blocks.{{i}}.attn.{name}": f"blocks.{{i}}.attn.{name}" for name in slowfast_config.POOLING_KEYS},
     "blocks.{i}.attn.rel_pos_h": "blocks.{i}.attn.rel_pos_h",
     "blocks.{i}.attn.rel_pos_w": "blocks.{i}.attn.rel_pos_w",
     "blocks.{i}.attn.rel_pos_t": "blocks.{i}.attn.rel_pos_t",
@@ -32,7 +32,7 @@ SEPARATE_KEYS = {"blocks.{i}.attn.{q,k,v}.*" if "qkv" in theirs else theirs: our
 
 
 def fields_of(configuration: slowfast_config.Configuration) -> Fields:
-    """MViTConfig's fields in a configuration of SlowFast."""
+    """Read MViTConfig's fields from a configuration of SlowFast."""
     if slowfast_config.is_reversible(configuration):
         raise UnlikeFamily("its configuration says that it is reversible")
     mvit, boxes = configuration["MVIT"], configuration.get("DETECTION", {})
@@ -60,11 +60,11 @@ FAMILY = Family(
     architecture="mvit",
     table=KeyTable(KEYS),
     config=lambda weights, settings: slowfast_config.published_fields(weights, settings, PUBLISHED),
-    resized=slowfast_config.resized,
-    described=slowfast_config.described_by(fields_of),
+    resized=slowfast_config.resize_positions,
+    described=slowfast_config.make_describe(fields_of),
     preprocess=slowfast_config.preprocess_video,
     wrapper="model_state",
 )
 
 SEPARATE = replace(FAMILY, name="mvit_separate", table=KeyTable(SEPARATE_KEYS))
-"""q, k and v as three matrices."""
+"""Family of checkpoints with q, k and v as three matrices."""

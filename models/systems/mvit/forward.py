@@ -12,6 +12,6 @@ from models.layers.forward import normalise, with_tokens
 
 
 def classify(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:
-    """pixels uint8 (B, S, S, 3) → logits and numbers of tokens, which pooling decides: the option `merge` changes nothing."""
-    answer = model(normalise(arrays["pixels"], preprocess, next(model.parameters()).dtype))
-    return with_tokens(answer.logits, answer.tokens_in, answer.tokens_out)
+    """Classify pixels: uint8 (B, S, S, 3) → logits and token counts. The option `merge` has no effect, since pooling decides the counts."""
+    output = model(normalise(arrays["pixels"], preprocess, next(model.parameters()).dtype))
+    return with_tokens(output.logits, output.tokens_in, output.tokens_out)

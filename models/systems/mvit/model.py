@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from models.layers.block import Mlp, drop_branch, drop_path_rates
 from models.layers.initialisation import initialise_like_slowfast
 from models.layers.space_time_positions import Grid
-from models.systems.mvit.pooling_attention import PART, AttentionPlan, PoolingAttention, skip_kernel, storage_bytes
+from models.systems.mvit.pooling_attention import OPS_PER_PART, PoolingAttention, PoolingAttentionConfig, default_kernel, storage_bytes
 from models.systems.mvit.roi_pool import BoxPooling
-from models.systems.mvit.trunk import OverlappingPatches, Positions, TrunkConfig, factor_at, grown, position_table
+from models.systems.mvit.trunk import OverlappingPatchEmbed, Positions, TrunkConfig, factor_at, grow, make_position_table
 
 
 class Activation(StrEnum):
@@ -28,7 +28,7 @@ class Activation(StrEnum):
 
 @dataclass(frozen=True)
 class MViTConfig(TrunkConfig):
-    """The defaults are MViTv2-S 16x4 on Kinetics-400."""
+    """Config of MViT and MViTv2. The defaults are MViTv2-S 16x4 on Kinetics-400."""
 
     q_strides: tuple[tuple[int, int, int, int], ...] = tuple(
         (block, 1, 2, 2) if block in (1, 3, 14) else (block, 1, 1, 1) for block in range(16)
@@ -39,32 +39,34 @@ class MViTConfig(TrunkConfig):
     relative_time: bool = True
     """Decomposed relative positions, section 4.1 of MViTv2."""
     relative_zero: bool = False
-    """Their tables start at zero."""
+    """Whether tables of relative positions are initialised to zero."""
     residual_pooling: bool = True
     expand_in_attention: bool = True
     """Channels grow in attention (MViTv2); otherwise in the MLP of the block before (MViT)."""
     layer_scale: float | None = None
     """Initial value of LayerScale (CaiT, arXiv 2103.17239), the factor of each channel of a branch; None: no such factors."""
     mean_pooling: bool = False
-    """Mean of the patches, then the norm (MaskFeat); otherwise the norm, then the class token, or the mean if there is none."""
+    """Pool by the mean of the patches, then norm (MaskFeat); otherwise norm first, then the class token, or the mean without one."""
     activation: Activation = Activation.SOFTMAX
     boxes: BoxPooling | None = None
-    """Classify boxes of people instead of whole clips."""
+    """RoIAlign for models that classify boxes of people instead of whole clips; None for all others."""
 
     @property
     def special_tokens(self) -> int:
         return int(self.class_token)
 
     def relative_rows(self, block: int) -> tuple[int, int]:
-        """Lengths of a block's tables of relative positions in space and in time, for grids divided without remainder; at run time they are
-        stretched where poolings round up."""
+        """Return the lengths of a block's tables of relative positions in space and in time, for grids divided without remainder.
+
+        At run time they are interpolated if pooling rounds up.
+        """
         side, strides = self.grid_of(block)[1], (self.q_stride_of(block), self.kv_stride_of(block))
         finest = max(side // (stride[1] if stride else 1) for stride in strides)
         return 2 * finest - 1, 2 * self.patch_grid[0] - 1
 
 
 @dataclass(frozen=True)
-class Recognised:
+class MViTOutput:
     """Output for clips, or for boxes in them."""
 
     features: Tensor
@@ -74,7 +76,7 @@ class Recognised:
     activation: Activation
     tokens_in: int
     tokens_out: int
-    """Tokens before the first and after the last block, a class token included."""
+    """Number of tokens before the first and after the last block, a class token included."""
 
     @property
     def scores(self) -> Tensor:
@@ -82,68 +84,68 @@ class Recognised:
 
 
 class PoolingBlock(nn.Module):
-    """norm1, attn, norm2, mlp and, where it changes width, proj on the way past the half that changes it."""
+    """Pooling attention and MLP with residuals. If the width changes, `proj` is on the shortcut of the branch that changes it."""
 
-    def __init__(self, plan: AttentionPlan, width_out: int, config: MViTConfig, drop_path: float) -> None:
+    def __init__(self, attention: PoolingAttentionConfig, width_out: int, config: MViTConfig, drop_path: float) -> None:
         super().__init__()
-        for width in (plan.width, width_out):
-            if width % plan.heads:
-                raise ValueError(f"a block of width {width} cannot be split into {plan.heads} heads")
-        attention_width = plan.width_out
-        self.norm1 = nn.LayerNorm(plan.width, eps=plan.norm_eps)
-        self.attn = PoolingAttention(plan)
-        self.norm2 = nn.LayerNorm(attention_width, eps=plan.norm_eps)
+        for width in (attention.width, width_out):
+            if width % attention.heads:
+                raise ValueError(f"a block of width {width} cannot be split into {attention.heads} heads")
+        attention_width = attention.width_out
+        self.norm1 = nn.LayerNorm(attention.width, eps=attention.norm_eps)
+        self.attn = PoolingAttention(attention)
+        self.norm2 = nn.LayerNorm(attention_width, eps=attention.norm_eps)
         self.mlp = Mlp(attention_width, int(attention_width * config.mlp_ratio), width_out)
         self._mlp_weights = sum(weight.numel() for weight in self.mlp.parameters())  # packed layers have no parameters
-        self.proj = nn.Linear(plan.width, width_out) if plan.width != width_out else None
-        self.gamma_1 = _factors(attention_width, config.layer_scale)
-        self.gamma_2 = _factors(width_out, config.layer_scale)
+        self.proj = nn.Linear(attention.width, width_out) if attention.width != width_out else None
+        self.gamma_1 = _make_layer_scale(attention_width, config.layer_scale)
+        self.gamma_2 = _make_layer_scale(width_out, config.layer_scale)
         self.drop_path = drop_path
-        self._expands_in_attention = attention_width != plan.width
+        self._expands_in_attention = attention_width != attention.width
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         normed = self.norm1(x)
         attended, pooled_grid = self.attn(normed, grid)
-        x = self._pool(self._past(x, normed), grid) + self._branch(attended, self.gamma_1)
-        return self._fed_forward(x), pooled_grid
+        x = self._pool(self._attention_shortcut(x, normed), grid) + self._branch(attended, self.gamma_1)
+        return self._feed_forward(x), pooled_grid
 
-    def in_parts(self, x: Tensor, grid: Grid) -> Generator[int, None, tuple[Tensor, Grid]]:
-        """As `forward` when it does not learn, in parts of about `PART` floating-point operations. Yields, after each part, the bytes of
-        what it keeps."""
+    def forward_in_parts(self, x: Tensor, grid: Grid) -> Generator[int, None, tuple[Tensor, Grid]]:
+        """Compute `forward` of a model in inference in parts of about `OPS_PER_PART` operations: (B, N, C) → (B, N', C'). Yields, after
+        each part, the bytes of its live tensors."""
         normed = self.norm1(x)
-        attended, pooled_grid = yield from self.attn.in_parts(normed, grid, storage_bytes(x, normed))
-        past = self._past(x, normed)
+        attended, pooled_grid = yield from self.attn.forward_in_parts(normed, grid, storage_bytes(x, normed))
+        shortcut = self._attention_shortcut(x, normed)
         del normed
-        yield storage_bytes(x, past, attended)
-        x = self._pool(past, grid) + self._branch(attended, self.gamma_1)
-        del attended, past
+        yield storage_bytes(x, shortcut, attended)
+        x = self._pool(shortcut, grid) + self._branch(attended, self.gamma_1)
+        del attended, shortcut
         yield storage_bytes(x)
-        some = max(1, int(PART / (2 * x.shape[0] * self._mlp_weights)))
-        fed: list[Tensor] = []
-        for few in x.split(some, dim=1):  # type: ignore[no-untyped-call]
-            fed.append(self._fed_forward(few))
-            yield storage_bytes(x, *fed)
-        return torch.cat(fed, dim=1), pooled_grid
+        part_tokens = max(1, int(OPS_PER_PART / (2 * x.shape[0] * self._mlp_weights)))
+        outputs: list[Tensor] = []
+        for part in x.split(part_tokens, dim=1):  # type: ignore[no-untyped-call]
+            outputs.append(self._feed_forward(part))
+            yield storage_bytes(x, *outputs)
+        return torch.cat(outputs, dim=1), pooled_grid
 
-    def _past(self, x: Tensor, normed: Tensor) -> Tensor:
-        """The branch past attention, before it is pooled."""
+    def _attention_shortcut(self, x: Tensor, normed: Tensor) -> Tensor:
+        """Return the shortcut of attention, before pooling."""
         return x if self.proj is None or not self._expands_in_attention else self.proj(normed)
 
-    def _fed_forward(self, x: Tensor) -> Tensor:
-        """The half behind attention, in which no token sees another."""
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        """Apply the MLP branch, which processes each token separately."""
         normed = self.norm2(x)
-        past = x if self.proj is None or self._expands_in_attention else self.proj(normed)
-        return past + self._branch(self.mlp(normed), self.gamma_2)
+        shortcut = x if self.proj is None or self._expands_in_attention else self.proj(normed)
+        return shortcut + self._branch(self.mlp(normed), self.gamma_2)
 
     def _branch(self, x: Tensor, factors: Tensor | None) -> Tensor:
         return drop_branch(x if factors is None else x * factors, self.drop_path, self.training)
 
     def _pool(self, x: Tensor, grid: Grid) -> Tensor:
-        """The maximum over what the queries' stride skips; a class token passes by."""
-        stride = self.attn.plan.q_stride
+        """Max-pool tokens by the queries' stride, except the class token."""
+        stride = self.attn.config.q_stride
         if stride is None or prod(stride) == 1:
             return x
-        special, kernel = int(self.attn.plan.class_token), skip_kernel(stride)
+        special, kernel = int(self.attn.config.class_token), default_kernel(stride)
         times, rows, columns = (size // 2 for size in kernel)
         volume = x[:, special:].transpose(1, 2).reshape(x.shape[0], -1, *grid)  # (B, C, t, h, w)
         pooled = F.max_pool3d(volume, kernel, stride, (times, rows, columns)).flatten(2).transpose(1, 2)
@@ -154,16 +156,16 @@ class MViT(nn.Module):
     def __init__(self, config: MViTConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = OverlappingPatches(config)
+        self.patch_embed = OverlappingPatchEmbed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
-        self.pos_embed = position_table(config, class_token=config.class_token)
+        self.pos_embed = make_position_table(config, class_token=config.class_token)
         self.blocks = nn.ModuleList()
         width = config.width
         for block, rate in enumerate(drop_path_rates(config.drop_path, config.depth)):
             grows_at = block if config.expand_in_attention else block + 1
-            width_out = grown(width, factor_at(config.width_growth, grows_at))
-            plan = _with_relative(config, block, width, width_out if config.expand_in_attention else width)
-            self.blocks.append(PoolingBlock(plan, width_out, config, rate))
+            width_out = grow(width, factor_at(config.width_growth, grows_at))
+            attention = _attention_config(config, block, width, width_out if config.expand_in_attention else width)
+            self.blocks.append(PoolingBlock(attention, width_out, config, rate))
             width = width_out
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
@@ -176,10 +178,11 @@ class MViT(nn.Module):
             if name == "cls_token" or name.startswith("pos_embed.") or (".rel_pos_" in name and not self.config.relative_zero):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
-    def forward(self, pixels: Tensor, boxes: Tensor | None = None) -> Recognised:
-        """Normalised clips (B, channels, T, H, W), or images (B, channels, H, W), of any size that the strides leave something of.
+    def forward(self, pixels: Tensor, boxes: Tensor | None = None) -> MViTOutput:
+        """Classify normalised clips (B, channels, T, H, W), or images (B, channels, H, W), of any size that leaves a token after all
+        strides.
 
-        boxes: (K, 5), the number of the clip in the batch and x1, y1, x2, y2 in pixels of the input, for a model that classifies boxes.
+        boxes: (K, 5), index in the batch and x1, y1, x2, y2 in pixels of the input, for a model that classifies boxes.
         """
         config = self.config
         if (boxes is None) != (config.boxes is None):
@@ -189,10 +192,10 @@ class MViT(nn.Module):
         for block in self.blocks:
             x, grid = block(x, grid)
         features = self._pool_clip(x) if boxes is None else self.pool_boxes(x, grid, boxes)
-        return Recognised(features, self.head(self.dropout(features)), config.activation, tokens_in, x.shape[1])
+        return MViTOutput(features, self.head(self.dropout(features)), config.activation, tokens_in, x.shape[1])
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, Grid]:
-        """→ tokens (B, special + t·h·w, C) and the grid of the patches."""
+        """Embed pixels: tokens (B, special + t·h·w, C) and the grid of the patches."""
         x, grid = self.patch_embed(pixels)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
@@ -203,11 +206,11 @@ class MViT(nn.Module):
         if self.config.mean_pooling:
             pooled: Tensor = self.norm(x[:, special:].mean(dim=1))
             return pooled
-        front: Tensor = self.norm(x[:, 0]) if special else self.norm(x).mean(dim=1)
-        return front
+        first: Tensor = self.norm(x[:, 0]) if special else self.norm(x).mean(dim=1)
+        return first
 
     def pool_boxes(self, x: Tensor, grid: Grid, boxes: Tensor) -> Tensor:
-        """Features (K, C) of boxes, from the tokens and the grid behind the last block."""
+        """Pool features of boxes from the tokens after the last block: boxes (K, 5) → (K, C)."""
         assert self.config.boxes is not None
         tokens = self.norm(x[:, self.config.special_tokens :])
         frames = 1 if self.config.images else self.config.frames // self.config.patch_stride[0]
@@ -216,31 +219,31 @@ class MViT(nn.Module):
         return self.config.boxes(tokens.unflatten(1, grid).mean(dim=1).permute(0, 3, 1, 2), boxes)
 
 
-def _factors(width: int, start: float | None) -> nn.Parameter | None:
-    return None if start is None else nn.Parameter(torch.full((width,), start))
+def _make_layer_scale(width: int, initial: float | None) -> nn.Parameter | None:
+    return None if initial is None else nn.Parameter(torch.full((width,), initial))
 
 
-def _with_relative(config: MViTConfig, block: int, width: int, width_out: int) -> AttentionPlan:
+def _attention_config(config: MViTConfig, block: int, width: int, width_out: int) -> PoolingAttentionConfig:
     space, time = config.relative_rows(block)
     return replace(
-        config.attention_plan(block, width, width_out, class_token=config.class_token),
+        config.attention_config(block, width, width_out, class_token=config.class_token),
         residual=config.residual_pooling,
         space_rows=space if config.relative_space else None,
         time_rows=time if config.relative_time else None,
     )
 
 
-def _staged(depth: int, transitions: tuple[int, ...], **fields: object) -> MViTConfig:
-    """A published MViTv2: at each transition twice the width and the heads on a quarter of the places."""
-    twice = tuple((block, 2.0) for block in transitions)
+def _mvitv2(depth: int, transitions: tuple[int, ...], **fields: object) -> MViTConfig:
+    """Return the config of a published MViTv2: each transition doubles width and heads, and divides the number of tokens by four."""
+    doubling = tuple((block, 2.0) for block in transitions)
     strides = tuple((block, 1, 2, 2) if block in transitions else (block, 1, 1, 1) for block in range(depth))
-    return replace(MViTConfig(), depth=depth, width_growth=twice, head_growth=twice, q_strides=strides, dropout=0.5, **fields)  # type: ignore[arg-type]
+    return replace(MViTConfig(), depth=depth, width_growth=doubling, head_growth=doubling, q_strides=strides, dropout=0.5, **fields)  # type: ignore[arg-type]
 
 
 PUBLISHED: Mapping[str, MViTConfig] = {
-    "mvitv2_s_16x4": _staged(16, (1, 3, 14), drop_path=0.2),
-    "mvitv2_b_32x3": _staged(24, (2, 5, 21), frames=32, drop_path=0.3),
-    "mvitv2_l_40x3": _staged(48, (2, 8, 44), frames=40, image_size=312, width=144, heads=2, drop_path=0.75),
+    "mvitv2_s_16x4": _mvitv2(16, (1, 3, 14), drop_path=0.2),
+    "mvitv2_b_32x3": _mvitv2(24, (2, 5, 21), frames=32, drop_path=0.3),
+    "mvitv2_l_40x3": _mvitv2(48, (2, 8, 44), frames=40, image_size=312, width=144, heads=2, drop_path=0.75),
     "mvitv1_b_16x4": MViTConfig(
         width_growth=((1, 2.0), (3, 2.0), (14, 2.0)),
         q_strides=((1, 1, 2, 2), (3, 1, 2, 2), (14, 1, 2, 2)),

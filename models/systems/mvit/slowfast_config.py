@@ -1,4 +1,4 @@
-"""Parts that SlowFast's families share: key names, and the configurations that its training code writes beside the weights."""
+"""Parts that SlowFast's families share: key names, and the configurations that its training code writes next to the weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.layers.position_embeddings import resize_table
 from models.systems.mvit.model import Activation, MViTConfig
 from models.systems.mvit.trunk import Positions, TrunkConfig
 
-ENDS = {
+END_KEYS = {
     "pos_embed": "pos_embed.joint",
     "pos_embed_spatial": "pos_embed.spatial",
     "pos_embed_temporal": "pos_embed.temporal",
@@ -28,13 +28,13 @@ ENDS = {
 }
 """Keys before and after the blocks."""
 
-POOLING = ("pool_q.*", "pool_k.*", "pool_v.*", "norm_q.*", "norm_k.*", "norm_v.*")
-"""Keys in attention, the same in both."""
+POOLING_KEYS = ("pool_q.*", "pool_k.*", "pool_v.*", "norm_q.*", "norm_k.*", "norm_v.*")
+"""Keys of poolings in attention, the same upstream and here."""
 
 Configuration = Mapping[str, Any]
-"""Sections of keys in capitals. Hand-written ones leave out what has its default."""
+"""A configuration of SlowFast: sections of keys in capitals. Hand-written ones omit defaults."""
 
-UNSUPPORTED = {
+SUPPORTED_VALUES = {
     "MODE": "conv",
     "NORM": "layernorm",
     "POOL_FIRST": False,
@@ -42,14 +42,13 @@ UNSUPPORTED = {
     "USE_FIXED_SINCOS_POS": False,
     "DROPOUT_RATE": 0.0,
 }
-"""Keys of the section MVIT whose other values no published model has, and their only supported value."""
+"""Keys of the section MVIT with their only supported value; no published model has others."""
 
 
 def trunk_fields(configuration: Configuration) -> Fields:
-    """The fields that `models.systems.mvit.trunk.TrunkConfig` and both configs made of it share. Raises ValueError for what no model here
-    does."""
+    """Read the fields of `models.systems.mvit.trunk.TrunkConfig`. Raises ValueError for values that no model here supports."""
     data, mvit, model = configuration["DATA"], configuration["MVIT"], configuration["MODEL"]
-    for key, value in UNSUPPORTED.items():
+    for key, value in SUPPORTED_VALUES.items():
         if mvit.get(key, value) != value:
             raise ValueError(f"MVIT.{key}: {mvit[key]!r} is not supported, only {value!r}")
     activation = model.get("HEAD_ACT", "softmax")
@@ -75,17 +74,17 @@ def trunk_fields(configuration: Configuration) -> Fields:
         "q_strides": mvit.get("POOL_Q_STRIDE") or [],
         "kv_stride": kv_stride,
         "kv_strides": [] if kv_stride else mvit.get("POOL_KV_STRIDE") or [],
-        "positions": _positions(mvit),
+        "positions": _positions_of_section(mvit),
         "drop_path": mvit.get("DROPPATH_RATE", 0.0),
         "dropout": model.get("DROPOUT_RATE", 0.0),
         "activation": activation,
     }
 
 
-def described_by(fields: Callable[[Configuration], Fields]) -> Callable[[Mapping[str, Any]], Fields]:
-    """A family's `described`: its fields of the configuration beside the weights, if there is one."""
+def make_describe(fields: Callable[[Configuration], Fields]) -> Callable[[Mapping[str, Any]], Fields]:
+    """Return a family's `described`: a function that reads fields from the configuration next to the weights, if there is one."""
 
-    def described(description: Mapping[str, Any]) -> Fields:
+    def describe(description: Mapping[str, Any]) -> Fields:
         if "cfg" not in description:
             return {}
         if not isinstance(description["cfg"], str):
@@ -98,16 +97,16 @@ def described_by(fields: Callable[[Configuration], Fields]) -> Callable[[Mapping
         except (TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
             raise ValueError(f"cfg: holds a value of the wrong kind ({error})") from error
 
-    return described
+    return describe
 
 
 @lru_cache(maxsize=1)
 def _parse(text: str) -> Configuration:
-    """One file's text is read for every family that it may be of."""
+    """Parse a configuration. Cached, since each candidate family of a file parses it."""
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"cfg: no YAML ({error})") from error
+        raise ValueError(f"cfg: not YAML ({error})") from error
     if not isinstance(content, dict) or not {"DATA", "MVIT", "MODEL"} <= content.keys():
         raise ValueError("cfg: not the configuration of an MViT, which has the sections DATA, MVIT and MODEL")
     return content
@@ -118,40 +117,44 @@ def is_reversible(configuration: Configuration) -> bool:
 
 
 def published_fields(weights: Mapping[str, Tensor], settings: Fields, sizes: Mapping[str, Any]) -> Fields:
-    """The fields of the published size that weights under our names belong to: they do not tell the strides. None where settings do.
+    """Return the fields of the published size that converted weights belong to, since weights do not determine strides; none if settings
+    have strides.
 
-    sizes: configs made of TrunkConfig. Raises UnlikeFamily where neither helps.
+    sizes: subclasses of TrunkConfig. Raises UnlikeFamily if neither helps.
     """
     kernel = weights.get("patch_embed.proj.weight")
-    numbers = [int(match[1]) for key in weights if (match := re.match(r"blocks\.(\d+)\.", key))]
-    if kernel is None or not numbers:
+    block_indices = [int(match[1]) for key in weights if (match := re.match(r"blocks\.(\d+)\.", key))]
+    if kernel is None or not block_indices:
         raise UnlikeFamily("it lacks patch_embed.proj.weight or blocks")
     if "q_strides" in settings:
         return {}
-    traits = (kernel.shape[0], kernel.dim() == 4, 1 + max(numbers), _positions_in(weights))
+    traits = (kernel.shape[0], kernel.dim() == 4, 1 + max(block_indices), _positions_of_weights(weights))
     for size in sizes.values():
         if traits == (size.width, size.images, size.depth, size.positions):
             classes = {"classes": weights["head.weight"].shape[0]} if "head.weight" in weights else {}
             return {field.name: getattr(size, field.name) for field in dataclasses.fields(size)} | classes
-    raise UnlikeFamily(f"{traits[2]} blocks of width {traits[0]} are no published size, and no configuration beside them says the strides")
+    raise UnlikeFamily(
+        f"a width of {traits[0]} and {traits[2]} blocks do not match any published size, and no configuration next to them has the strides"
+    )
 
 
 def preprocess_video(size: int) -> Preprocess:
-    """Prepare frames as for Kinetics-400 at 224 px; the published MViTv2-L, at 312, takes the whole short side and ImageNet's colours."""
+    """Return preprocessing as for Kinetics-400 at 224 px; the published MViTv2-L, at 312, uses the whole short side and ImageNet's
+    colours."""
     if size == 312:
         return resize_and_crop(1.0, IMAGENET_MEAN, IMAGENET_STD, "bilinear")(size)
     return resize_and_crop(256 / 224, KINETICS_MEAN, KINETICS_STD, "bilinear")(size)
 
 
-def resized(weights: dict[str, Tensor], config: TrunkConfig) -> dict[str, Tensor]:
-    """Tables of positions for a config of another size, as SlowFast loads them: places bicubically, times and relative positions linearly.
+def resize_positions(weights: dict[str, Tensor], config: TrunkConfig) -> dict[str, Tensor]:
+    """Resize position tables for a config of another size, as SlowFast does: space bicubically, time and relative positions linearly.
 
-    Also a joint table of images, which SlowFast would leave out. Raises ValueError for places that are no square.
+    Also resizes a joint table of images, which SlowFast would drop. Raises ValueError for a spatial grid that is not square.
     """
-    return {name: _resized(name, table, config) for name, table in weights.items()}
+    return {name: _resize_table(name, table, config) for name, table in weights.items()}
 
 
-def _resized(name: str, table: Tensor, config: TrunkConfig) -> Tensor:
+def _resize_table(name: str, table: Tensor, config: TrunkConfig) -> Tensor:
     times, rows, columns = config.patch_grid
     relative = re.fullmatch(r"blocks\.(\d+)\.attn\.rel_pos_([hwt])", name)
     if table.dim() != (3 if relative is None else 2):
@@ -159,27 +162,27 @@ def _resized(name: str, table: Tensor, config: TrunkConfig) -> Tensor:
     if name == "pos_embed.spatial" or (name == "pos_embed.joint" and config.images):
         return resize_table(table, rows * columns, special=0 if name == "pos_embed.spatial" else config.special_tokens)
     if name == "pos_embed.temporal":
-        return _stretched(table[0], times).unsqueeze(0)
+        return _interpolate_rows(table[0], times).unsqueeze(0)
     if relative is None or not isinstance(config, MViTConfig):
         return table
     space, time = config.relative_rows(int(relative[1]))
-    return _stretched(table, time if relative[2] == "t" else space)
+    return _interpolate_rows(table, time if relative[2] == "t" else space)
 
 
-def _stretched(table: Tensor, rows: int) -> Tensor:
-    """(old, C) → (rows, C)."""
+def _interpolate_rows(table: Tensor, rows: int) -> Tensor:
+    """Interpolate rows linearly: (old, C) → (rows, C)."""
     if len(table) == rows:
         return table
     return F.interpolate(table.T.unsqueeze(0), size=rows, mode="linear", align_corners=False).squeeze(0).T
 
 
-def _positions_in(weights: Mapping[str, Tensor]) -> Positions:
+def _positions_of_weights(weights: Mapping[str, Tensor]) -> Positions:
     if "pos_embed.spatial" in weights:
         return Positions.SEPARATE
     return Positions.JOINT if "pos_embed.joint" in weights else Positions.NONE
 
 
-def _positions(mvit: Mapping[str, Any]) -> Positions:
+def _positions_of_section(mvit: Mapping[str, Any]) -> Positions:
     if not mvit.get("USE_ABS_POS", True):
         return Positions.NONE
     return Positions.SEPARATE if mvit.get("SEP_POS_EMBED", False) else Positions.JOINT

@@ -1,4 +1,4 @@
-"""The views of clips as MViTv2, MViT and Rev-MViT see them. Their tokens do not merge: they are pooled by trained strides."""
+"""Step-by-step classification of clips by MViTv2, MViT and Rev-MViT. Tokens do not merge: trained strides pool them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from models.systems.mvit.reversible import RevMViT
 
 
 def clip_steps(model: nn.Module, spec: BundleSpec, device: torch.device) -> ClipSteps | None:
-    """None for a model of images, and for one of boxes, which a pipeline asks."""
+    """Return steps of a clip model; None for a model of images, and for one of boxes, which a pipeline uses."""
     assert isinstance(model, MViT | RevMViT)
     config = model.config
     if config.images or getattr(config, "boxes", None) is not None:
         return None
 
-    def see(clips: Tensor, merge: MergeSchedule, trace: bool) -> Seen:
-        answer = model(clips)
-        return Seen(answer.scores, answer.tokens_in, answer.tokens_out)
+    def classify(clips: Tensor, merge: MergeSchedule, trace: bool) -> Seen:
+        output = model(clips)
+        return Seen(output.scores, output.tokens_in, output.tokens_out)
 
-    return ClipSteps(model, spec, device, see, offset=_has_offset(config))
+    return ClipSteps(model, spec, device, classify, offset=_has_offset(config))
 
 
 def _has_offset(config: object) -> bool:
-    """Whether whole steps lie between views: MViTv2 was tested so; MViT, whose channels grow in the MLP, and Rev-MViT were not."""
+    """Return True if views start whole steps apart: MViTv2 was tested so; MViT, whose channels grow in the MLP, and Rev-MViT were not."""
     return isinstance(config, MViTConfig) and config.expand_in_attention

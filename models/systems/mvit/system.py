@@ -9,7 +9,7 @@ from models.bundle_schema import Clip
 from models.media.clip_strides import slowfast_clip
 from models.registry import Architecture, Native, Purpose, SizeTable, System, Views
 
-SOMETHING_CLASSES = 174
+SOMETHING_CLASS_COUNT = 174
 """Classes of Something-Something v2 (arXiv 1706.04261): no other published test has as many."""
 
 
@@ -22,15 +22,17 @@ def _tokens(config: Any) -> int:
     return int(times * rows * columns + config.special_tokens)
 
 
-def _answers(config: Mapping[str, Any]) -> str | None:
-    """A model that classifies boxes needs somebody who finds them."""
+def _route_of(config: Mapping[str, Any]) -> str | None:
+    """Return the route of a model; None for a model that classifies boxes, since it needs a detector."""
     return None if config.get("boxes") else "classify"
 
 
 def _views(config: Mapping[str, Any]) -> Views:
-    """The published tests on Kinetics-400 look at five views, and the largest model, at 312 px, at three crops of each; those on
-    Something-Something v2, at three crops of one view."""
-    if config.get("classes") == SOMETHING_CLASSES:
+    """Return the views of the published tests: five on Kinetics-400, and three crops of each for the largest model, at 312 px.
+
+    Tests on Something-Something v2 use three crops of one view.
+    """
+    if config.get("classes") == SOMETHING_CLASS_COUNT:
         return Views(1, crops=3)
     return Views(5, crops=3 if config.get("image_size") == 312 else 1)
 
@@ -43,7 +45,7 @@ PRECISE = frozenset({"actions"})
 
 
 def _architecture(name: str, model: str) -> Architecture:
-    return Architecture(name, model, PURPOSE, NATIVE, FORWARDS, STEPS, PRECISE, merges=False, answers=_answers, views=_views)
+    return Architecture(name, model, PURPOSE, NATIVE, FORWARDS, STEPS, PRECISE, merges=False, answers=_route_of, views=_views)
 
 
 SYSTEM = System(

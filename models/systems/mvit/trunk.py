@@ -1,4 +1,4 @@
-"""Parts that MViT and Rev-MViT share: how width, heads and strides go from block to block, the embedding of patches, and positions."""
+"""Parts that MViT and Rev-MViT share: width, heads and strides by block, patch embedding, and position tables."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from enum import StrEnum
 from torch import Tensor, nn
 
 from models.layers.space_time_positions import Grid, SpaceTimePositions
-from models.systems.mvit.pooling_attention import AttentionPlan
+from models.systems.mvit.pooling_attention import PoolingAttentionConfig
 
 
 class Positions(StrEnum):
     NONE = "none"
     JOINT = "joint"
-    """One table of all places and times."""
+    """One table for all positions in space and time."""
     SEPARATE = "separate"
-    """One table of places and one of times, which add up."""
+    """One table for space and one for time, which are added."""
 
 
 @dataclass(frozen=True)
 class TrunkConfig:
-    """The defaults are the stages of MViTv2-S: four of 1, 2, 11 and 2 blocks, each twice as wide on a quarter of the places."""
+    """Config of the trunk. The defaults are the stages of MViTv2-S: 1, 2, 11 and 2 blocks, each stage twice as wide on a quarter of the
+    tokens."""
 
     image_size: int = 224
     frames: int = 16
@@ -31,7 +32,7 @@ class TrunkConfig:
     patch_kernel: tuple[int, ...] = (3, 7, 7)
     patch_stride: tuple[int, ...] = (2, 4, 4)
     patch_padding: tuple[int, ...] = (1, 3, 3)
-    """Time, rows, columns; without the time the model sees images."""
+    """Time, rows, columns; without time the model takes images."""
     width: int = 96
     depth: int = 16
     heads: int = 1
@@ -42,7 +43,7 @@ class TrunkConfig:
     qkv_bias: bool = True
     norm_eps: float = 1e-6
     pool_kernel: Grid | None = (3, 3, 3)
-    """Kernel of every pooling in attention; None: one more than the stride on each axis that has one."""
+    """Kernel of every pooling in attention; None: stride + 1 on each axis with a stride above 1."""
     q_strides: tuple[tuple[int, int, int, int], ...] = ()
     """(block, time, rows, columns). A stride of 1 pools too, by its kernel; a block that is not listed does not pool its queries."""
     kv_stride: Grid | None = None
@@ -75,8 +76,8 @@ class TrunkConfig:
 
     def heads_of(self, block: int) -> int:
         heads = self.heads
-        for at in range(block + 1):
-            heads = grown(heads, factor_at(self.head_growth, at))
+        for index in range(block + 1):
+            heads = grow(heads, factor_at(self.head_growth, index))
         return heads
 
     def q_stride_of(self, block: int) -> Grid | None:
@@ -86,19 +87,19 @@ class TrunkConfig:
         if self.kv_stride is None:
             return stride_at(self.kv_strides, block)
         stride = self.kv_stride
-        for at in range(block + 1):
-            stride = shrink(stride, self.q_stride_of(at))
+        for index in range(block + 1):
+            stride = shrink(stride, self.q_stride_of(index))
         return stride
 
     def grid_of(self, block: int) -> Grid:
-        """Grid before a block, each stride having divided the grid without remainder. Poolings round up: the true grid may be larger."""
+        """Return the grid before a block if every stride divides it without remainder. Poolings round up: the true grid may be larger."""
         grid = self.patch_grid
-        for at in range(block):
-            grid = shrink(grid, self.q_stride_of(at))
+        for index in range(block):
+            grid = shrink(grid, self.q_stride_of(index))
         return grid
 
-    def attention_plan(self, block: int, width: int, width_out: int, *, class_token: bool = False) -> AttentionPlan:
-        return AttentionPlan(
+    def attention_config(self, block: int, width: int, width_out: int, *, class_token: bool = False) -> PoolingAttentionConfig:
+        return PoolingAttentionConfig(
             width=width,
             width_out=width_out,
             heads=self.heads_of(block),
@@ -112,38 +113,39 @@ class TrunkConfig:
 
 
 def factor_at(growth: tuple[tuple[int, float], ...], block: int) -> float:
-    return next((factor for at, factor in growth if at == block), 1.0)
+    return next((factor for index, factor in growth if index == block), 1.0)
 
 
-def grown(number: int, factor: float) -> int:
-    """A width or a number of heads. The published code rounds; what would need that was never published, and is refused."""
-    if number * factor != int(number * factor):
-        raise ValueError(f"width_growth or head_growth: {number} times {factor} is no whole number")
-    return int(number * factor)
+def grow(value: int, factor: float) -> int:
+    """Multiply a width or a number of heads. Raises ValueError if the result is not whole: the published code rounds, but no published
+    model needs that."""
+    if value * factor != int(value * factor):
+        raise ValueError(f"width_growth or head_growth: {value} times {factor} is not a whole number")
+    return int(value * factor)
 
 
 def stride_at(strides: tuple[tuple[int, int, int, int], ...], block: int) -> Grid | None:
-    return next(((times, rows, columns) for at, times, rows, columns in strides if at == block), None)
+    return next(((times, rows, columns) for index, times, rows, columns in strides if index == block), None)
 
 
 def shrink(size: Grid, stride: Grid | None) -> Grid:
-    """Divided without remainder, at least 1."""
+    """Divide a grid without remainder, to at least 1 on each axis."""
     if stride is None:
         return size
     times, rows, columns = (max(a // b, 1) for a, b in zip(size, stride, strict=True))
     return times, rows, columns
 
 
-def position_table(config: TrunkConfig, *, class_token: bool) -> SpaceTimePositions | None:
-    """Learned positions of the class token, if there is one, and of all patches."""
+def make_position_table(config: TrunkConfig, *, class_token: bool) -> SpaceTimePositions | None:
+    """Build the learned positions of all patches, and of the class token if there is one; None without positions."""
     if config.positions is Positions.NONE:
         return None
     separate = config.positions is Positions.SEPARATE
     return SpaceTimePositions(config.width, config.patch_grid, class_token=class_token, separate=separate)
 
 
-class OverlappingPatches(nn.Module):
-    """Images (B, channels, H, W) or clips (B, channels, T, H, W) → (B, t·h·w, C), time slowest, and the grid of the patches."""
+class OverlappingPatchEmbed(nn.Module):
+    """Patch embedding, (B, channels, H, W) or (B, channels, T, H, W) → (B, t·h·w, C), time slowest, and the grid of the patches."""
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
-from models.people.keypoints import KEYPOINTS, ROW, Poses, distinct
+from models.people.keypoints import KEYPOINT_COUNT, ROW_VALUES, Poses, suppress_duplicates
 from models.systems.onnx.session import LONGEST, ended_after, first_line, open_session
 from models.systems.onnx.signature import described, fits, inputs_of, read_graph
 
@@ -59,7 +59,10 @@ class PoseGraph(nn.Module):
 
     def find(self, frames: Tensor, *, long_side: int | None = None) -> list[Poses]:
         """The people of each frame (B, H, W, 3), best first, without doubles. long_side: see `forward`."""
-        return [distinct(Poses.of_rows(rows), least_score=self.config.least_score) for rows in self(frames, long_side=long_side).numpy()]
+        return [
+            suppress_duplicates(Poses.from_rows(rows), min_score=self.config.least_score)
+            for rows in self(frames, long_side=long_side).numpy()
+        ]
 
     def run(self, seen: NDArray[np.int32], options: onnxruntime.RunOptions | None = None) -> NDArray[np.float32]:
         """The graph alone, on a frame that is prepared: int32 (1, H, W, 3) → float32 (1, people, 56)."""
@@ -70,8 +73,8 @@ class PoseGraph(nn.Module):
         seen, scale = letterbox(frame, long_side, self.config.multiple)
         answer = torch.from_numpy(self.run(seen.numpy(), options)[0])  # (people, 56)
         high, wide = (side / scale for side in seen.shape[1:3])  # pixels of the frame
-        keypoints = answer[:, : 3 * KEYPOINTS].view(-1, KEYPOINTS, 3)[..., [1, 0, 2]] * torch.tensor([wide, high, 1.0])
-        top, left, bottom, right, score = answer[:, 3 * KEYPOINTS :].unbind(1)
+        keypoints = answer[:, : 3 * KEYPOINT_COUNT].view(-1, KEYPOINT_COUNT, 3)[..., [1, 0, 2]] * torch.tensor([wide, high, 1.0])
+        top, left, bottom, right, score = answer[:, 3 * KEYPOINT_COUNT :].unbind(1)
         boxes = torch.stack([left * wide, top * high, (right - left) * wide, (bottom - top) * high, score], dim=1)
         return torch.cat([keypoints.flatten(1), boxes], dim=1)
 
@@ -102,8 +105,8 @@ def open_poses(path: Path, config: PoseGraphConfig, device: torch.device) -> Pos
             rows = graph(torch.zeros(1, config.long_side, config.long_side // 2, 3, dtype=torch.uint8), options)
     except Exception as error:  # ONNX Runtime's own exceptions derive from Exception alone
         raise ValueError(f"it fails on a black frame: {first_line(error)}") from error
-    if rows.shape != (1, config.people, ROW) or not np.isfinite(rows.numpy()).all():
-        raise ValueError(f"a black frame gives {tuple(rows.shape)} where finite (1, {config.people}, {ROW}) is needed")
+    if rows.shape != (1, config.people, ROW_VALUES) or not np.isfinite(rows.numpy()).all():
+        raise ValueError(f"a black frame gives {tuple(rows.shape)} where finite (1, {config.people}, {ROW_VALUES}) is needed")
     return graph
 
 
@@ -114,6 +117,6 @@ def _check_signature(model: ModelProto, config: PoseGraphConfig) -> None:
         found = ", ".join(map(described, inputs)) or "none"
         raise ValueError(f"its inputs are {found}; one of int32 (1, height, width, 3) is needed")
     outputs = list(model.graph.output)
-    if not outputs or outputs[0].type.tensor_type.elem_type != TensorProto.FLOAT or not fits(outputs[0], [1, config.people, ROW]):
+    if not outputs or outputs[0].type.tensor_type.elem_type != TensorProto.FLOAT or not fits(outputs[0], [1, config.people, ROW_VALUES]):
         found = ", ".join(map(described, outputs)) or "none"
-        raise ValueError(f"its outputs are {found}; the first must be float32 (1, {config.people}, {ROW})")
+        raise ValueError(f"its outputs are {found}; the first must be float32 (1, {config.people}, {ROW_VALUES})")

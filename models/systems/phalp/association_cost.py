@@ -1,80 +1,83 @@
-"""Distance of a detection from PHALP's prediction of a track (arXiv 2112.04477): a product over appearance, pose and location."""
+"""Cost of matching a detection with PHALP's prediction of a track (arXiv 2112.04477): a product over appearance, pose and location."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.systems.phalp.location_forecast import PLACE, POINT, SPREAD
+from models.arrays import Float64Array
+from models.systems.phalp.location_forecast import CAMERA_XYZ, POINT_XY, XYZ_SPREAD
 
-Floats = NDArray[np.float64]
-POSE_VALUES = 226
-"""Rotations and shape, without the place."""
-APPEARANCE_UNIT = 1000.0
+BODY_VALUES = 226
+"""Number of values of rotations and shape, without the location."""
+APPEARANCE_SCALE = 1000.0
 
 
 @dataclass(frozen=True)
-class Weights:
+class CostWeights:
     appearance: float
     pose: float
-    place: float
+    location: float
     depth: float
 
 
 @dataclass(frozen=True)
-class Distance:
-    """The published fits."""
+class CostModel:
+    """Weights and thresholds of the cost, as published."""
 
-    weights: Weights
-    largest_pose: float
+    weights: CostWeights
+    max_pose_distance: float
     """Upper bound of the squared distance of two poses."""
-    shot_weights: Weights | None = None
-    """Weights at a cut of the video, where locations mean nothing; None: the same."""
+    shot_weights: CostWeights | None = None
+    """Weights at a cut of the video, across which locations mean nothing; None: `weights`."""
 
 
-EQ_019 = Distance(Weights(4.0536, 1.3070, 0.3792, 4.1658), largest_pose=1.5)
-EQ_010 = Distance(Weights(3.8303, 1.5207, 0.4930, 4.5831), largest_pose=1.2, shot_weights=Weights(7.8303, 1.5207, 1e100, 1e100))
+EQ_019 = CostModel(CostWeights(4.0536, 1.3070, 0.3792, 4.1658), max_pose_distance=1.5)
+EQ_010 = CostModel(
+    CostWeights(3.8303, 1.5207, 0.4930, 4.5831), max_pose_distance=1.2, shot_weights=CostWeights(7.8303, 1.5207, 1e100, 1e100)
+)
 
 
 @dataclass(frozen=True)
-class Features:
+class TrackFeatures:
     """Features of tracks, as predicted, or of detections."""
 
-    appearance: Floats
+    appearance: Float64Array
     """(N, D)."""
-    pose: Floats
+    pose: Float64Array
     """(N, 229)."""
-    location: Floats
+    location: Float64Array
     """(N, 99)."""
 
 
-def costs(tracks: Features, detections: Features, distance: Distance, appearance: Floats, *, shot: bool = False) -> Floats:
-    """(K, N), from 0. appearance: (K, N), distances of what tracks and detections look like."""
-    weights = distance.shot_weights if shot and distance.shot_weights else distance.weights
-    pose = np.minimum(squared_distances(tracks.pose[:, :POSE_VALUES], detections.pose[:, :POSE_VALUES]), distance.largest_pose)
-    place = np.sqrt(squared_distances(tracks.location[:, POINT], detections.location[:, POINT]))
-    with np.errstate(all="ignore"):  # a track seen at one time only has no interval; what comes of it counts as near
-        spread = tracks.location[:, SPREAD]
-        uncertain = np.hypot(spread[:, 0], spread[:, 1])[:, None]
-        depth = np.abs(np.log(tracks.location[:, PLACE][:, 2, None] / detections.location[:, PLACE][None, :, 2]))
-        uncertain_depth = np.abs(np.log(1 / spread[:, 2]))[:, None]
+def association_costs(
+    tracks: TrackFeatures, detections: TrackFeatures, model: CostModel, appearance: Float64Array, *, shot: bool = False
+) -> Float64Array:
+    """Return the costs (K, N) of matching K tracks with N detections, from 0. appearance: (K, N), distances of their appearance."""
+    weights = model.shot_weights if shot and model.shot_weights else model.weights
+    pose = np.minimum(squared_distances(tracks.pose[:, :BODY_VALUES], detections.pose[:, :BODY_VALUES]), model.max_pose_distance)
+    location = np.sqrt(squared_distances(tracks.location[:, POINT_XY], detections.location[:, POINT_XY]))
+    with np.errstate(all="ignore"):  # a track detected at one time only has no interval; NaN counts as near
+        spread = tracks.location[:, XYZ_SPREAD]
+        uncertainty = np.hypot(spread[:, 0], spread[:, 1])[:, None]
+        depth = np.abs(np.log(tracks.location[:, CAMERA_XYZ][:, 2, None] / detections.location[:, CAMERA_XYZ][None, :, 2]))
+        depth_uncertainty = np.abs(np.log(1 / spread[:, 2]))[:, None]
         product = (
             (1 + weights.appearance * appearance)
             * (1 + weights.pose * pose)
-            * np.exp(place / (0.1 + np.tanh(uncertain)) / weights.place)
-            * np.exp(depth / (0.1 + np.tanh(uncertain_depth)) / weights.depth)
+            * np.exp(location / (0.1 + np.tanh(uncertainty)) / weights.location)
+            * np.exp(depth / (0.1 + np.tanh(depth_uncertainty)) / weights.depth)
         )
     return np.maximum(np.nan_to_num(product), 0.0)
 
 
-def appearance_distances(tracks: Floats, detections: Floats) -> Floats:
-    """(K, D), (N, D) → (K, N)."""
-    return squared_distances(tracks / APPEARANCE_UNIT, detections / APPEARANCE_UNIT)
+def appearance_distances(tracks: Float64Array, detections: Float64Array) -> Float64Array:
+    """Return squared distances (K, N) of appearance vectors (K, D) and (N, D)."""
+    return squared_distances(tracks / APPEARANCE_SCALE, detections / APPEARANCE_SCALE)
 
 
-def squared_distances(a: Floats, b: Floats) -> Floats:
-    """(K, D), (N, D) → (K, N)."""
-    distances: Floats = ((a[:, None] - b[None]) ** 2).sum(axis=2)
+def squared_distances(a: Float64Array, b: Float64Array) -> Float64Array:
+    """Return squared Euclidean distances: (K, D), (N, D) → (K, N)."""
+    distances: Float64Array = ((a[:, None] - b[None]) ** 2).sum(axis=2)
     return distances

@@ -1,4 +1,4 @@
-"""PHALP (arXiv 2112.04477): its pose predictor, and the network that sees appearance."""
+"""PHALP (arXiv 2112.04477): key tables of its pose predictor and its appearance network."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from torch import Tensor
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
 from models.checkpoints.key_table import KeyTable
 from models.people import checkpoint as people
-from models.people.smpl import PREFIX
+from models.people.smpl import CHECKPOINT_PREFIX
 
-POSE_KEYS = people.under_encoder(
+POSE_KEYS = people.with_encoder_prefix(
     {
-        **people.SHARED,
-        **people.transformer("transformer1", "blocks"),
-        **people.transformer("transformer2", "blocks_after"),
+        **people.SHARED_KEYS,
+        **people.transformer_keys("transformer1", "blocks"),
+        **people.transformer_keys("transformer2", "blocks_after"),
         "pos_embedding_learned1": "pos_embed",
         "pos_embedding_learned2": "pos_embed_after",
     }
 )
 
-UNUSED = ("pos_embedding", "pe", "transformer")
-"""A fixed table, its double, and a transformer: in the files, and no part of the published computation."""
+UNUSED_KEYS = ("pos_embedding", "pe", "transformer")
+"""Weights in the files that the published computation does not use: a fixed table, its double, and a transformer."""
 
 
 def tidy_pose(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     def used(key: str) -> bool:
-        name = key.removeprefix(people.ENCODER)
-        return name not in UNUSED and not name.startswith("transformer.") and not key.startswith(PREFIX)
+        name = key.removeprefix(people.ENCODER_PREFIX)
+        return name not in UNUSED_KEYS and not name.startswith("transformer.") and not key.startswith(CHECKPOINT_PREFIX)
 
     return {key: value for key, value in published.items() if used(key)}
 
 
 def pose_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
-    """The fields of PosePredictorConfig that weights tell; `heads` by hand where they have not 64 channels."""
+    """Infer the fields of PosePredictorConfig; `heads` must be set if heads do not have 64 channels."""
     _, frames, _ = shape_of(weights, "pos_embed", 3)
     shape_of(weights, "pos_embed_after", 3)
     return {"frames": frames, **people.shared_fields(weights, settings)}
@@ -61,21 +61,21 @@ APPEARANCE_KEYS = {
     "encoding_head.*.*": "encoding_head.*.*",
 }
 
-PARTS = ("backbone.", "texture_head.", "encoding_head.", "smpl_head.", "smplx_head.")
-NOT_APPEARANCE = ("backbone.conv1m.", "encoding_head.t_", "smpl_head.", "smplx_head.")
-"""A first layer for four channels, a decoder of codes, and a body regressor: HMR2 took its place."""
-IN_FILE = "hmar."
-"""Prefix of every name in the file. Any five characters do: the published loader cuts them off without reading them."""
+PART_PREFIXES = ("backbone.", "texture_head.", "encoding_head.", "smpl_head.", "smplx_head.")
+UNUSED_PREFIXES = ("backbone.conv1m.", "encoding_head.t_", "smpl_head.", "smplx_head.")
+"""Prefixes of a first layer for four channels, a decoder of codes, and a body regressor, which HMR2 replaces."""
+FILE_PREFIX = "hmar."
+"""Prefix of every name in the file. The published loader cuts off five characters without reading them."""
 
 
 def tidy_appearance(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Without the five characters in front of every name in the file, and without what is not used."""
-    weights = {key if key.startswith(PARTS) else key[len(IN_FILE) :]: value for key, value in published.items()}
-    return {key: value for key, value in weights.items() if not key.startswith(NOT_APPEARANCE)}
+    """Remove the five characters before every name, and unused weights."""
+    weights = {key if key.startswith(PART_PREFIXES) else key[len(FILE_PREFIX) :]: value for key, value in published.items()}
+    return {key: value for key, value in weights.items() if not key.startswith(UNUSED_PREFIXES)}
 
 
 def complete_appearance(published: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{IN_FILE}{key}": value for key, value in published.items()}
+    return {f"{FILE_PREFIX}{key}": value for key, value in published.items()}
 
 
 def appearance_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:

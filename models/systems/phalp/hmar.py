@@ -1,7 +1,7 @@
 """PHALP's appearance network (HMAR, arXiv 2112.04477): unwraps a crop into a texture, and encodes textures for comparison.
 
-No recorded case covers it. The order in which the decoder joins its maps and `align_corners=False` follow the description of the published
-code; the residual network is torchvision's.
+No recorded case covers it. The order in which the decoder concatenates its maps and `align_corners=False` follow the description of the
+published code; the residual network is torchvision's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.systems.phalp.texture_maps import normalise_texture
 
 @dataclass(frozen=True)
 class AppearanceNetConfig:
-    """The one published size, for crops of 256 px."""
+    """Config of the only published size, for crops of 256 px."""
 
     size: int = 256
 
@@ -27,7 +27,7 @@ PUBLISHED: Mapping[str, AppearanceNetConfig] = {"phalp_appearance": AppearanceNe
 
 
 class AppearanceNet(nn.Module):
-    """Parameter names are the published ones."""
+    """HMAR without its body regressor. Parameter names are the published ones."""
 
     def __init__(self, config: AppearanceNetConfig) -> None:
         super().__init__()
@@ -38,18 +38,19 @@ class AppearanceNet(nn.Module):
         self.encoding_head = TextureEncoder()
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Crops (B, 4, S, S), normalised RGB and a mask of 0..255 → textures (B, 4, S, S), normalised, and their codes (B, 4096)."""
-        textures = self.textures(crops)
+        """Unwrap and encode crops (B, 4, S, S), normalised RGB and a mask of 0..255 → textures (B, 4, S, S), normalised, and codes (B,
+        4096)."""
+        textures = self.unwrap(crops)
         return textures, self.encoding_head(textures)
 
-    def textures(self, crops: Tensor) -> Tensor:
-        """(B, 4, S, S) → (B, 4, S, S): for each place on the skin, what the crop shows there."""
+    def unwrap(self, crops: Tensor) -> Tensor:
+        """Unwrap crops into normalised textures: (B, 4, S, S) → (B, 4, S, S)."""
         flow = torch.tanh(self.texture_head.decoder(self.backbone(crops[:, :3])))  # type: ignore[operator]
         return normalise_texture(F.grid_sample(crops, flow.permute(0, 2, 3, 1), align_corners=False))
 
 
 class ResNet50(nn.Module):
-    """arXiv 1512.03385, with the stride in the 3 x 3 convolutions, without pooling and head."""
+    """ResNet-50 (arXiv 1512.03385) with the stride in the 3 x 3 convolutions, without pooling and head."""
 
     DEPTHS = (3, 4, 6, 3)
 
@@ -63,7 +64,7 @@ class ResNet50(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(first, *(Bottleneck(4 * width, width) for _ in range(depth - 1))))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) → four maps, (B, 256, S/4, S/4) to (B, 2048, S/32, S/32)."""
+        """Return four feature maps, (B, 256, S/4, S/4) to (B, 2048, S/32, S/32), of images (B, 3, S, S)."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, stride=2, padding=1)
         maps = []
         for stage in range(len(self.DEPTHS)):
@@ -94,42 +95,42 @@ class Bottleneck(nn.Module):
 
 
 class FlowDecoder(nn.Module):
-    """Maps of the backbone → where in the crop each place of the texture is, (B, 2, S, S) in (-1, 1)."""
+    """Decoder of the backbone's maps → position in the crop of each texel, (B, 2, S, S) in (-1, 1)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.G_middle_0 = NormedBlock(2048, 64)
-        self.G_middle_1 = NormedBlock(64, 64)
-        self.G_middle_2 = NormedBlock(1024, 64)
-        self.G_middle_2_1 = NormedBlock(128, 64)
-        self.G_middle_3 = NormedBlock(512, 64)
-        self.G_middle_3_1 = NormedBlock(128, 64)
-        self.G_middle_4 = NormedBlock(256, 32)
-        self.G_middle_4_1 = NormedBlock(64, 32)
-        self.up_0 = NormedBlock(64, 32)
-        self.up_1 = NormedBlock(32, 32)
-        self.up_2 = NormedBlock(32, 16)
-        self.up_3 = NormedBlock(16, 8)
+        self.G_middle_0 = SpectralResidualBlock(2048, 64)
+        self.G_middle_1 = SpectralResidualBlock(64, 64)
+        self.G_middle_2 = SpectralResidualBlock(1024, 64)
+        self.G_middle_2_1 = SpectralResidualBlock(128, 64)
+        self.G_middle_3 = SpectralResidualBlock(512, 64)
+        self.G_middle_3_1 = SpectralResidualBlock(128, 64)
+        self.G_middle_4 = SpectralResidualBlock(256, 32)
+        self.G_middle_4_1 = SpectralResidualBlock(64, 32)
+        self.up_0 = SpectralResidualBlock(64, 32)
+        self.up_1 = SpectralResidualBlock(32, 32)
+        self.up_2 = SpectralResidualBlock(32, 16)
+        self.up_3 = SpectralResidualBlock(16, 8)
         self.conv_img = nn.Conv2d(8, 2, 3, padding=1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         x1, x2, x3, x4 = maps
-        x = _doubled(self.G_middle_0(x4))
+        x = _upsample_2x(self.G_middle_0(x4))
         x = self.G_middle_2_1(torch.cat([x, self.G_middle_2(x3)], dim=1))
-        x = _doubled(self.G_middle_1(x))
+        x = _upsample_2x(self.G_middle_1(x))
         x = self.G_middle_3_1(torch.cat([x, self.G_middle_3(x2)], dim=1))
-        x = _doubled(self.up_0(x))
+        x = _upsample_2x(self.up_0(x))
         x = self.G_middle_4_1(torch.cat([x, self.G_middle_4(x1)], dim=1))
-        x = _doubled(self.up_1(x))
-        x = _doubled(self.up_2(x))
+        x = _upsample_2x(self.up_1(x))
+        x = _upsample_2x(self.up_2(x))
         return torch.tanh(self.conv_img(F.leaky_relu(self.up_3(x), 0.2)))
 
 
-def _doubled(x: Tensor) -> Tensor:
+def _upsample_2x(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class NormedBlock(nn.Module):
+class SpectralResidualBlock(nn.Module):
     """A pre-activation residual block with spectrally normalised convolutions."""
 
     def __init__(self, channels: int, channels_out: int) -> None:
@@ -139,13 +140,13 @@ class NormedBlock(nn.Module):
         self.conv_0 = SpectralConv(channels, middle, 3)
         self.norm_1 = nn.BatchNorm2d(middle)
         self.conv_1 = SpectralConv(middle, channels_out, 3)
-        self.reshaped = channels != channels_out
-        if self.reshaped:
+        self.changes_width = channels != channels_out
+        if self.changes_width:
             self.norm_s = nn.BatchNorm2d(channels)
             self.conv_s = SpectralConv(channels, channels_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = self.conv_s(self.norm_s(x)) if self.reshaped else x
+        shortcut = self.conv_s(self.norm_s(x)) if self.changes_width else x
         y = self.conv_0(F.leaky_relu(self.norm_0(x), 0.2))
         y = self.conv_1(F.leaky_relu(self.norm_1(y), 0.2))
         output: Tensor = shortcut + y
@@ -153,7 +154,7 @@ class NormedBlock(nn.Module):
 
 
 class SpectralConv(nn.Module):
-    """A convolution of largest singular value 1 (arXiv 1802.05957), with the vectors that training found: for inference."""
+    """A convolution of largest singular value 1 (arXiv 1802.05957), with the vectors of training: for inference."""
 
     weight_u: Tensor
     weight_v: Tensor
@@ -172,7 +173,7 @@ class SpectralConv(nn.Module):
 
 
 class TextureEncoder(nn.Module):
-    """Textures (B, 4, S, S) → codes (B, 16 · (S / 16)²)."""
+    """Encoder of textures (B, 4, S, S) → codes (B, 16 · (S / 16)²)."""
 
     def __init__(self) -> None:
         super().__init__()

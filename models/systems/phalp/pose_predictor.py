@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.people.heads import POSE_FEATURE, Feature, Heads, Reading, encoder
-from models.people.masked_attention import MaskedBlock, Visible
-from models.people.track_batch import Hidden, MeanStd, Tracks, normalise_pose, pose_statistics, require_statistics
+from models.people.heads import POSE_FEATURE, HeadOutputs, Heads, TrackFeatureDims, build_encoder
+from models.people.masked_attention import KeyMask, MaskedBlock
+from models.people.track_batch import MeanStd, TokenMask, TrackBatch, normalise_pose, pose_statistics, require_statistics
 
 
 @dataclass(frozen=True)
 class PosePredictorConfig:
-    """Sizes are in the `pose_predictor.yaml` beside the weights; the defaults are LART's."""
+    """Config of the pose predictor. A checkpoint's sizes are in the `pose_predictor.yaml` next to its weights; the defaults are LART's."""
 
     frames: int = 125
-    """A multiple of `conv_stride`."""
-    pose: Feature = POSE_FEATURE
+    """Number of frames, a multiple of `conv_stride`."""
+    pose: TrackFeatureDims = POSE_FEATURE
     depth: int = 16
     heads: int = 16
     head_dim: int = 64
@@ -30,32 +30,32 @@ class PosePredictorConfig:
     dropout: float = 0.1
     drop_path: float = 0.4
     mean_std: MeanStd | None = None
-    """Means and standard deviations of the pose's first values, from the published `mean_std.npy`; None: given with every call."""
+    """Means and standard deviations of the pose's first values, from the published `mean_std.npy`; None: passed with every call."""
 
     def __post_init__(self) -> None:
         require_statistics(self.mean_std, self.pose.values)
         if self.frames % self.conv_stride:
-            raise ValueError(f"frames: {self.frames} is no multiple of conv_stride {self.conv_stride}")
+            raise ValueError(f"frames: {self.frames} is not a multiple of conv_stride {self.conv_stride}")
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PoseForecast:
     tokens: Tensor
     """(B, T, C)."""
-    reading: Reading
+    head_outputs: HeadOutputs
     """(B, T, ·)."""
     class_tokens: Tensor
     """(B, 1, C), the same for every input."""
 
 
 class PosePredictor(nn.Module):
-    """One person over time: a transformer, a bottleneck of convolutions over time, and one block more."""
+    """Transformer over one person's time line, convolutions over time as a bottleneck, and one block more."""
 
     def __init__(self, config: PosePredictorConfig) -> None:
         super().__init__()
         self.config = config
         width = config.pose.width
-        self.pose_encoder = encoder(config.pose, layers=2)
+        self.pose_encoder = build_encoder(config.pose, layers=2)
         self.mask_token = nn.Parameter(torch.randn(width))
         self.class_token = nn.Parameter(torch.randn(1, 1, width))
         self.pos_embed = nn.Parameter(torch.randn(1, config.frames, width))
@@ -72,47 +72,47 @@ class PosePredictor(nn.Module):
             config.pose.width, config.heads, config.head_dim, config.hidden, dropout=config.dropout, drop_path=config.drop_path
         )
 
-    def forward(self, tracks: Tracks) -> Predicted:
-        """Tracks (B, T, 1, ·) of one person each, T = frames; what was not detected is filled in."""
-        masked = Hidden.missing(tracks).masked.flatten(1)  # (B, T)
+    def forward(self, tracks: TrackBatch) -> PoseForecast:
+        """Complete tracks (B, T, 1, ·) of one person each, T = frames; tokens that were not detected are predicted."""
+        masked = TokenMask.from_missing(tracks).masked.flatten(1)  # (B, T)
         x = torch.where(masked.unsqueeze(2), self.mask_token, self.pose_encoder(tracks.pose.squeeze(2)))
-        x, visible = x + self.pos_embed, Visible.of(masked)
+        x, key_mask = x + self.pos_embed, KeyMask.from_masked(masked)
         for block in self.blocks:
-            x = block(x, visible)
+            x = block(x, key_mask)
         x = self.conv_de(self.conv_en(x.mT)).mT + self.pos_embed_after
         for block in self.blocks_after:
             x = block(x)
-        return Predicted(x, self.heads(x), self.class_token.expand(len(x), -1, -1))
+        return PoseForecast(x, self.heads(x), self.class_token.expand(len(x), -1, -1))
 
 
 def predict_pose(
     model: PosePredictor, times: Tensor, poses: Tensor, gaps: Tensor, mean_std: Tensor | None = None, *, each_at_its_time: bool = False
 ) -> Tensor:
-    """The pose vectors (N, 229) that tracks will have in the next frame.
+    """Predict the pose vectors (N, 229) of tracks in the next frame.
 
     times: (N, K) of their last detections; poses: (N, K, 229) of the same, raw; gaps: (N,), frames since the last one. mean_std: (2, 1, K),
     as for `normalise_pose`; None for the model's own. Raises ValueError if it has none.
 
-    The published code reads every track at the frame of the first one. That is the default here too, since the published distances were
-    fitted with it; `each_at_its_time` reads each track at its own.
+    The published code reads every track at the frame of the first one. That is the default here, too, since the published distances were
+    fitted with it; `each_at_its_time` reads each track at its own frame.
     """
     frames = model.config.frames
-    place = (times - times[:, :1]).long()  # (N, K)
-    read = (place[:, -1] + gaps.long() + 1).clamp(max=frames - 1)
+    time_index = (times - times[:, :1]).long()  # (N, K)
+    read_index = (time_index[:, -1] + gaps.long() + 1).clamp(max=frames - 1)
     if not each_at_its_time:
-        read = read[:1].expand_as(read)
+        read_index = read_index[:1].expand_as(read_index)
     statistics = pose_statistics(model.config.mean_std) if mean_std is None else mean_std
     normalised = normalise_pose(poses, statistics.to(poses.device)).to(model.mask_token.dtype)
-    tracks = _on_time_line(normalised, place.clamp(max=frames - 1), frames)
-    predicted: Tensor = model(tracks).reading.pose  # (N, T, 229)
-    return predicted[torch.arange(len(read), device=read.device), read]
+    tracks = _place_on_time_line(normalised, time_index.clamp(max=frames - 1), frames)
+    predicted: Tensor = model(tracks).head_outputs.pose  # (N, T, 229)
+    return predicted[torch.arange(len(read_index), device=read_index.device), read_index]
 
 
-def _on_time_line(poses: Tensor, place: Tensor, frames: int) -> Tracks:
-    """Poses (N, K, 229) at places (N, K) of a time line; the last of those at the same place counts."""
-    count, steps = place.shape
-    order = torch.arange(steps, device=place.device).expand(count, -1)
-    latest = torch.full((count, frames), -1, device=place.device).scatter_reduce(1, place, order, "amax")  # (N, T)
+def _place_on_time_line(poses: Tensor, time_index: Tensor, frames: int) -> TrackBatch:
+    """Place poses (N, K, 229) at their indices (N, K) on a time line; the last one at an index counts."""
+    count, steps = time_index.shape
+    order = torch.arange(steps, device=time_index.device).expand(count, -1)
+    latest = torch.full((count, frames), -1, device=time_index.device).scatter_reduce(1, time_index, order, "amax")  # (N, T)
     line = poses.gather(1, latest.clamp(min=0).unsqueeze(2).expand(-1, -1, poses.shape[2]))
     detected = (latest >= 0).to(poses.dtype)[:, :, None, None]
-    return Tracks(line.unsqueeze(2), detected)
+    return TrackBatch(line.unsqueeze(2), detected)

@@ -1,4 +1,4 @@
-"""PHALP's report of a video (arXiv 2112.04477) in the published layout: one dict a frame, with parallel lists of its tracks.
+"""PHALP's results of a video (arXiv 2112.04477) in the published layout: a dict per frame, with parallel lists of its tracks.
 
 `joblib.dump(results, path, compress=3)` writes the published file, which `models.people.tracklets.read_results` reads.
 """
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from models.systems.phalp.tracker import Observation, State, Track
+from models.systems.phalp.tracker import Observation, Track, TrackState
 
-RECORDED = (
+RECORD_FIELDS = (
     "center", "scale", "size", "img_path", "img_name", "class_name", "conf", "annotations", "smpl", "camera", "camera_bbox", "3d_joints",
     "2d_joints", "mask", "extra_data",
 )  # fmt: skip
@@ -21,46 +21,46 @@ RECORDED = (
 Frame = dict[str, Any]
 
 
-class Results:
-    """Built frame by frame, after the tracker has seen each."""
+class PhalpResults:
+    """Results of a video, built frame by frame after the tracker has processed each."""
 
     def __init__(self, confirmed_after: int) -> None:
-        """confirmed_after: the tracker's."""
+        """Create empty results. confirmed_after: as in the tracker's config."""
         self.frames: dict[Any, Frame] = {}
-        """Frame's name → its report, in order."""
+        """Name of a frame → its results, in order."""
         self._confirmed_after = confirmed_after
 
     def add(self, name: Any, time: int, tracks: Sequence[Track], *, shot: bool = False) -> None:
-        """Report a frame. Confirmed tracks that were missed in it repeat what was last seen of them, with their age in `tracked_time`.
+        """Add a frame. Confirmed tracks that were missed in it repeat their last detection, with its age in `tracked_time`.
 
-        A track that has just been confirmed is also entered into the frames in which it was tentative.
+        A track that has just been confirmed is also added to the frames in which it was tentative.
         """
         frame: Frame = {"time": time, "shot": int(shot), "frame_path": name, "tracked_ids": [], "tracked_bbox": []}
-        frame |= {field: [] for field in ("tid", "bbox", "tracked_time", *RECORDED)}
+        frame |= {field: [] for field in ("tid", "bbox", "tracked_time", *RECORD_FIELDS)}
         self.frames[name] = frame
         for track in tracks:
-            if track.state is not State.CONFIRMED:
+            if track.state is not TrackState.CONFIRMED:
                 continue
-            _enter(frame, track.number, track.last, track.missed)
+            _append_track(frame, track.number, track.last, track.missed)
             if track.hits == self._confirmed_after and track.missed == 0:
-                self._fill_in(track)
+                self._backfill(track)
 
-    def _fill_in(self, track: Track) -> None:
-        """Its earlier observations, each in the frame of its time."""
+    def _backfill(self, track: Track) -> None:
+        """Add a track's earlier observations to the frames of their times."""
         reports = {report["time"]: report for report in self.frames.values()}
-        for seen in list(track.history)[-self._confirmed_after : -1]:
-            report = reports.get(seen.time)
+        for observation in list(track.history)[-self._confirmed_after : -1]:
+            report = reports.get(observation.time)
             if report is not None and track.number not in report["tid"]:
-                _enter(report, track.number, seen, age=0)
+                _append_track(report, track.number, observation, age=0)
 
 
-def _enter(frame: Frame, number: int, seen: Observation, age: int) -> None:
-    box = np.asarray(seen.record["bbox"])
+def _append_track(frame: Frame, number: int, observation: Observation, age: int) -> None:
+    box = np.asarray(observation.record["bbox"])
     frame["tid"].append(number)
     frame["bbox"].append(box)
     frame["tracked_time"].append(age)
-    for field in RECORDED:
-        frame[field].append(seen.record.get(field))
+    for field in RECORD_FIELDS:
+        frame[field].append(observation.record.get(field))
     if age == 0:
         frame["tracked_ids"].append(number)
         frame["tracked_bbox"].append(box)

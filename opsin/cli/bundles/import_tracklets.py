@@ -27,12 +27,12 @@ def import_tracklets(
     output_files.check(output)
     with libraries("server"):
         from models.media.safe_joblib import UnsafeFile
-        from models.people.tracklets import read_results, tracks_of
-        from models.people.tracks_file import to_arrays, write
+        from models.people.tracklets import read_results, tracklets_from_results
+        from models.people.tracks_file import tracks_to_arrays, write_tracks
     try:
-        tracks = tracks_of(read_results(file))
+        tracks = tracklets_from_results(read_results(file))
     except UnsafeFile as error:
         raise Failure(str(error)) from error
-    arrays = to_arrays(tracks, fps, joints=joints)
-    write(output, arrays)
+    arrays = tracks_to_arrays(tracks, fps, joints=joints)
+    write_tracks(output, arrays)
     typer.echo(f"{output}  {len(tracks)} people, {len(arrays['person'])} sightings of {arrays['token'].shape[1]} values")

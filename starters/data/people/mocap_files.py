@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from models.people.keypoints import NAMES
+from models.people.keypoints import KEYPOINT_NAMES
 from training.errors import DataError
 
 Floats = NDArray[np.floating[Any]]
@@ -53,7 +53,7 @@ def head(middle: Floats, left: Floats, up: Floats) -> dict[str, Floats]:
 
 def keypoints(places: Mapping[str, Floats]) -> Floats:
     """(F, 17, 3) of keypoints by name, (F, 3) each."""
-    return np.stack([places[name] for name in NAMES], axis=1)
+    return np.stack([places[name] for name in KEYPOINT_NAMES], axis=1)
 
 
 # DeepMimic (arXiv 1804.02717), as pybullet ships its clips: bones in the order of a frame's values. Offsets are in metres from the parent,

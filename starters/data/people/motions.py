@@ -17,7 +17,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from models.people.keypoints import HIPS, MIRRORED, TOKEN, Poses, tokens
+from models.people.keypoints import HIPS, MIRRORED, TOKEN_VALUES, Poses, encode_tokens
 from starters.data.people.mocap_files import BOXING, CLIMBING, CLIMBING_JOINTS, CMU, Motion, read_bvh, read_deepmimic, read_positions
 from starters.data.people.simulated_detector import Noise, drawn, seen
 from training.data.base import DataSettings, Preparation, Sample
@@ -243,13 +243,13 @@ class MotionTracks:
         generator = np.random.default_rng((index, draw))
         settings = self.settings
         shape = (settings.frames, settings.people)
-        pose, detected, labels = np.zeros((*shape, TOKEN)), np.zeros(shape, np.bool_), np.full(shape, NOBODY_SAYS)
+        pose, detected, labels = np.zeros((*shape, TOKEN_VALUES)), np.zeros(shape, np.bool_), np.full(shape, NOBODY_SAYS)
         count = 1 + int((generator.random(settings.people - 1) < settings.company).sum())
         for person in range(count):
             scene = self.scene(index % len(settings.classes) if person == 0 else None, generator)
             poses, found, (width, height) = self.detected(scene, generator)
             length = len(scene.joints)
-            pose[:length, person] = np.where(found[:, None], tokens(poses, width, height), 0)
+            pose[:length, person] = np.where(found[:, None], encode_tokens(poses, width, height), 0)
             detected[:length, person], labels[:length, person] = found, scene.labels
         return as_sample(pose, detected, labels, len(settings.classes))
 

@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.people.keypoints import HIPS, KEYPOINTS, STATURE, Poses
+from models.people.keypoints import ASSUMED_HEIGHT_M, HIPS, KEYPOINT_COUNT, Poses
 from training.settings import Settings
 
 Floats = NDArray[np.floating[Any]]
@@ -85,7 +85,7 @@ def drawn(joints: Floats, generator: Generator) -> Camera:
     right, down = np.cos(roll) * right + np.sin(roll) * down, -np.sin(roll) * right + np.cos(roll) * down
     width, height = (SIDE, SIDE * 9 // 16) if generator.random() < 0.7 else (SIDE * 9 // 16, SIDE)
     share = generator.uniform(0.3, 0.95)  # of the frame's height that a person of 1.7 m would take
-    focal = min(share * height * distance / STATURE, 0.5 * max(width, height) * distance / extent)
+    focal = min(share * height * distance / ASSUMED_HEIGHT_M, 0.5 * max(width, height) * distance / extent)
     aim = middle + generator.normal(0, 0.2, 3)
     return Camera(np.stack([right, down, forward]), aim - distance * forward, focal, width, height)
 
@@ -98,12 +98,12 @@ def seen(joints: Floats, camera: Camera, noise: Noise, generator: Generator) -> 
     tall = np.maximum(np.ptp(pixels[..., 1], axis=1), 0.3 * np.ptp(pixels[..., 0], axis=1))  # (F,), about the box's height
     tall = np.maximum(tall, 1.0)
     hidden = _hidden(pixels, depth)
-    scores = noise.score * generator.normal(1, 0.1) + generator.normal(0, noise.score_std, (frames, KEYPOINTS))
+    scores = noise.score * generator.normal(1, 0.1) + generator.normal(0, noise.score_std, (frames, KEYPOINT_COUNT))
     scores = np.clip(np.where(hidden, 0.5 * scores, scores), 0.02, 1.0)
     pixels = _swap(pixels, noise.swapped, generator)
-    steady = generator.normal(0, noise.bias, (1, KEYPOINTS, 2))
-    shaking = generator.normal(0, noise.jitter, (frames, KEYPOINTS, 2)) * (1.6 - scores[..., None]) / 0.8
-    astray = (generator.random((frames, KEYPOINTS, 1)) < noise.far) * generator.normal(0, 0.15, (frames, KEYPOINTS, 2))
+    steady = generator.normal(0, noise.bias, (1, KEYPOINT_COUNT, 2))
+    shaking = generator.normal(0, noise.jitter, (frames, KEYPOINT_COUNT, 2)) * (1.6 - scores[..., None]) / 0.8
+    astray = (generator.random((frames, KEYPOINT_COUNT, 1)) < noise.far) * generator.normal(0, 0.15, (frames, KEYPOINT_COUNT, 2))
     pixels = pixels + (steady + shaking + astray) * tall[:, None, None]
     boxes = _boxes(pixels, tall, noise, camera, generator)
     keypoints = np.concatenate([pixels, scores[..., None]], axis=2)

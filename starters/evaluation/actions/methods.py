@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.people.track_batch import Tracks
+from models.people.track_batch import TrackBatch
 from models.systems.lart.model import LART
 from starters.evaluation.actions.samples import Floats, Moments
 
@@ -26,7 +26,7 @@ def lart(model: LART, moments: Moments, rate: float, batch_size: int = 256) -> F
     for start in range(0, len(moments), batch_size):
         chosen = slice(start, start + batch_size)
         pose, detected = torch.from_numpy(moments.pose[chosen]), torch.from_numpy(moments.detected[chosen])
-        logits = model(Tracks(pose[:, :, None], detected[:, :, None, None].float())).reading.actions[:, :, 0]  # (B, T, classes)
+        logits = model(TrackBatch(pose[:, :, None], detected[:, :, None, None].float())).reading.actions[:, :, 0]  # (B, T, classes)
         asked = zip(logits, moments.rows[chosen].tolist(), strict=True)
         around = [one[max(0, row - reach) : row + reach].sigmoid().mean(dim=0) for one, row in asked]
         scores.append(torch.stack(around))
@@ -36,7 +36,7 @@ def lart(model: LART, moments: Moments, rate: float, batch_size: int = 256) -> F
 @torch.inference_mode()
 def lart_on_single_frames(model: LART, moments: Moments) -> Floats:
     pose = torch.from_numpy(moments.tokens)[:, None, None]  # (N, 1, 1, 55)
-    logits = model(Tracks(pose, torch.ones(*pose.shape[:3], 1))).reading.actions
+    logits = model(TrackBatch(pose, torch.ones(*pose.shape[:3], 1))).reading.actions
     return np.asarray(logits[:, 0, 0].sigmoid().numpy())
 
 

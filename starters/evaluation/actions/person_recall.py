@@ -14,7 +14,7 @@ from pydantic import Field
 
 from models.loading import Ended, LoadedSteps
 from models.media.video import ClipLimits, probe
-from models.people.keypoints import overlaps
+from models.people.keypoints import box_iou
 from models.systems.actions.detection_scale import Detail
 from training.data.packages import DebianPackage, PyPIPackage, obtain
 from training.settings import Settings
@@ -108,7 +108,7 @@ def _hits(watched: Watched, who: str) -> Iterator[bool]:
         if who not in marks:
             continue
         near = watched.boxes[np.abs(watched.boxes[:, 1] - time) < 0.5 / watched.rate, 2:6]
-        over = overlaps(near, np.stack(list(marks.values())))  # (boxes, marks)
+        over = box_iou(near, np.stack(list(marks.values())))  # (boxes, marks)
         mine = list(marks).index(who)
         yield bool(((over[:, mine] >= OVERLAP) & (over.argmax(axis=1) == mine)).any()) if len(near) else False
 

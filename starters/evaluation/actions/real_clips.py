@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from models import bundle
 from models.loading import load
-from models.people.keypoint_tracks import lart_tracks
+from models.people.keypoint_tracks import to_lart_tracks
 from models.systems.lart.model import LART
 from models.systems.lart.windows import read_track
 from models.systems.onnx.pose_detector import PoseGraph
-from models.systems.phalp.keypoint_tracker import follow
+from models.systems.phalp.keypoint_tracker import track_poses
 from starters.data.people.motions import MotionTracks
 from starters.evaluation.actions.settings import Clip, SeenAction
 from training.data.packages import obtain
@@ -40,10 +40,10 @@ def told(clip: Clip, network: LART, source: MotionTracks, cache: Path) -> dict[s
     found = [model.find(torch.from_numpy(image)[None])[0] for image in images]
     height, width, _ = images[0].shape
     people = []
-    for track in follow(found, width, height, rate):
-        scores = read(network, lart_tracks(track, width, height))
+    for track in track_poses(found, width, height, rate):
+        scores = read(network, to_lart_tracks(track, width, height))
         seen = [part for part in clip.seen if part.person == track.person]
-        people.append({"person": track.person, "seconds": list(_seconds(track.first, scores, rate, source.labels, seen))})
+        people.append({"person": track.person, "seconds": list(_seconds(track.first_frame, scores, rate, source.labels, seen))})
     return {"clip": f"{clip.package.name} {clip.package.version}: {Path(clip.file).name}", "people": people}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.people.keypoints import TOKEN, tokens
+from models.people.keypoints import TOKEN_VALUES, encode_tokens
 from starters.data.people.motions import NOBODY_SAYS, MotionTracks, Take, play
 from training.data.base import Source
 
@@ -84,8 +84,8 @@ def _of_take(take: Take, number: int, source: MotionTracks, every: float, camera
             near = [other for other in sorted(range(len(detected)), key=lambda other: abs(other - row)) if detected[other]][:1]
             if not near or abs(near[0] - row) > NEAR:
                 continue  # as AVA does: who is not detected is not asked about
-            pose, seen = np.zeros((settings.frames, TOKEN)), np.zeros(settings.frames, np.bool_)
-            pose[: len(detected)] = np.where(detected[:, None], tokens(poses, width, height), 0)
+            pose, seen = np.zeros((settings.frames, TOKEN_VALUES)), np.zeros(settings.frames, np.bool_)
+            pose[: len(detected)] = np.where(detected[:, None], encode_tokens(poses, width, height), 0)
             seen[: len(detected)] = detected
             yield _Moment(pose, seen, near[0], int(take.labels[at]), take.name)
 

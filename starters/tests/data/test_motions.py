@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.people.keypoints import HIPS, KEYPOINTS, NAMES, TOKEN
+from models.people.keypoints import HIPS, KEYPOINT_COUNT, KEYPOINT_NAMES, TOKEN_VALUES
 from starters.data.people.mocap_files import BOXING, CLIMBING, CLIMBING_JOINTS, Motion, read_bvh, read_deepmimic, read_positions
 from starters.data.people.motions import NOBODY_SAYS, Motions, MotionTracks, Part, Recording, Scene, Take, follow, play, standing
 from starters.data.people.simulated_detector import Camera, Noise, drawn, seen
 from training.data.packages import PyPIPackage
 from training.errors import DataError
 
-AT = {name: number for number, name in enumerate(NAMES)}
+AT = {name: number for number, name in enumerate(KEYPOINT_NAMES)}
 STILL = [1.0, 0.0, 0.0, 0.0]
 NONE = Noise(jitter=0, bias=0, swapped=0, far=0, missed=0, missed_upside_down=0, score=1, score_std=0, margins=(0, 0, 0, 0))
 
@@ -85,7 +85,7 @@ def test_bvh_turns_joints_in_the_order_of_their_channels(tmp_path: Path) -> None
     """The left shoulder turns by a quarter about z, then about its own x; the elbow by a quarter about its own z."""
     motion = read_bvh(bvh(tmp_path, {"LeftShoulder": [90.0, 90.0, 0.0], "LeftElbow": [90.0, 0.0, 0.0]}), BOXING)
     joints = motion.joints[0]
-    assert (motion.joints.shape, motion.rate) == ((3, KEYPOINTS, 3), pytest.approx(100))
+    assert (motion.joints.shape, motion.rate) == ((3, KEYPOINT_COUNT, 3), pytest.approx(100))
     np.testing.assert_allclose(joints[AT["left shoulder"]], [0.2, 1.4, 0], atol=1e-9)
     np.testing.assert_allclose(joints[AT["left elbow"]], [0.2, 1.7, 0], atol=1e-9)
     np.testing.assert_allclose(joints[AT["left wrist"]], [0.2, 1.7, 0.25], atol=1e-9)
@@ -113,7 +113,7 @@ def test_a_file_that_is_no_recording_is_refused_by_its_name(tmp_path: Path, cont
 
 def upright() -> np.ndarray:
     """(17, 3): somebody who stands at the origin and looks along z."""
-    joints = np.zeros((KEYPOINTS, 3))
+    joints = np.zeros((KEYPOINT_COUNT, 3))
     heights = {"shoulder": 1.4, "elbow": 1.1, "wrist": 0.85, "hip": 0.9, "knee": 0.5, "ankle": 0.1}
     for side, sign in (("left", 1.0), ("right", -1.0)):
         for part, height in heights.items():
@@ -225,7 +225,7 @@ def test_a_sample_is_what_its_index_and_draw_say_and_shows_the_class_of_its_turn
     one, again, other = tracks.sample(3, 7), tracks.sample(3, 7), tracks.sample(3, 8)
     assert all((one[name] == again[name]).all() for name in one)
     assert not (one["pose"] == other["pose"]).all()
-    assert (one["pose"].shape, one["actions"].shape) == ((20, 2, TOKEN), (20, 2, 2))
+    assert (one["pose"].shape, one["actions"].shape) == ((20, 2, TOKEN_VALUES), (20, 2, 2))
     for index in range(4):
         assert tracks.sample(index, 5)["actions"][:, 0, index % 2].any()
 

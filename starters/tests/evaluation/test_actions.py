@@ -12,8 +12,8 @@ import torch
 
 from models import bundle
 from models.loading import load
-from models.people.heads import Feature
-from models.people.keypoints import TOKEN
+from models.people.heads import TrackFeatureDims
+from models.people.keypoints import TOKEN_VALUES
 from models.systems.lart.model import LART, LARTConfig
 from starters.data.people.motions import NOBODY_SAYS, Motions, MotionTracks
 from starters.evaluation.actions import methods, plot, samples, splits
@@ -35,7 +35,7 @@ RECIPE = Path("starters/recipes/actions.yaml")
 FRAMES = 20
 TINY = LARTConfig(
     frames=FRAMES,
-    pose=Feature(TOKEN, 16, 16),
+    pose=TrackFeatureDims(TOKEN_VALUES, 16, 16),
     joints=None,
     appearance=None,
     depth=1,
@@ -52,7 +52,7 @@ TINY = LARTConfig(
 
 def asked(labels: list[int], recordings: list[str]) -> Moments:
     """Poses that tell the label: all values are it."""
-    pose = np.repeat(np.array(labels, np.float32)[:, None, None], FRAMES, axis=1).repeat(TOKEN, axis=2)
+    pose = np.repeat(np.array(labels, np.float32)[:, None, None], FRAMES, axis=1).repeat(TOKEN_VALUES, axis=2)
     pose += np.random.default_rng(0).normal(0, 0.01, pose.shape).astype(np.float32)
     seen = np.ones(pose.shape[:2], np.bool_)
     return Moments(pose, seen, np.full(len(labels), 10), np.array(labels), tuple(recordings))
@@ -66,7 +66,7 @@ def test_moments_are_asked_about_once_a_second_and_camera_where_there_is_a_class
     found = samples.of_takes([take], tracks, every=0.5, cameras=3, seed=0)
     assert set(found.labels.tolist()) == {1}
     assert 3 <= len(found) <= 6  # at 0.25 and 0.75 s; a camera may miss the person
-    assert found.pose.shape[1:] == (20, TOKEN)
+    assert found.pose.shape[1:] == (20, TOKEN_VALUES)
     assert found.detected[np.arange(len(found)), found.rows].all()
     again = samples.of_takes([take], tracks, every=0.5, cameras=3, seed=0)
     np.testing.assert_array_equal(found.pose, again.pose)
@@ -91,7 +91,7 @@ def test_larts_scores_are_the_mean_of_its_sigmoids_around_the_moment() -> None:
     torch.manual_seed(0)
     model, these = LART(TINY).eval(), asked([0, 1], ["a", "b"])
     scores = methods.lart(model, these, rate=15.0)
-    tracks = methods.Tracks(torch.from_numpy(these.pose)[:, :, None], torch.ones(2, FRAMES, 1, 1))
+    tracks = methods.TrackBatch(torch.from_numpy(these.pose)[:, :, None], torch.ones(2, FRAMES, 1, 1))
     with torch.inference_mode():
         sigmoids = model(tracks).reading.actions[:, :, 0].sigmoid()
     np.testing.assert_allclose(scores, sigmoids[:, 7:13].mean(dim=1), atol=1e-6)

@@ -7,8 +7,8 @@ import torch
 from models.checkpoints import families, fit, read_checkpoint
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD
 from models.people.cameras import FOCAL, image_focal, image_translation, project
-from models.people.crops import ASPECT, crop, expand, normalise, squares
-from models.people.smpl import PREFIX, Body, Person
+from models.people.crops import ASPECT, crop, expand, normalise, square_boxes
+from models.people.smpl import CHECKPOINT_PREFIX, SMPLBody, SMPLParameters
 from models.systems.hmr2.model import HMR2, HMR2Config
 from tests.golden.case import Case, Replayed
 
@@ -43,14 +43,14 @@ def _network(case: Case) -> Replayed:
     answer = model(case.inputs["img"])
     outputs = {**person_outputs(answer.person), "pred_cam": answer.person.camera, "pred_cam_t": answer.translation}
     weights = read_checkpoint(case.checkpoint)
-    if any(name.startswith(PREFIX) for name in weights):
-        posed = Body.of_checkpoint(weights)(answer.person)
+    if any(name.startswith(CHECKPOINT_PREFIX) for name in weights):
+        posed = SMPLBody.from_checkpoint(weights)(answer.person)
         seen = project(posed.keypoints, answer.translation, model.config.focal / model.config.image_size)
         outputs |= {"keypoints_3d": posed.keypoints, "vertices": posed.vertices, "keypoints_2d": seen}
     return Replayed(outputs, {"features": answer.features.transpose(1, 2).unflatten(2, model.config.grid)})
 
 
-def person_outputs(person: Person) -> dict[str, torch.Tensor]:
+def person_outputs(person: SMPLParameters) -> dict[str, torch.Tensor]:
     return {"global_orient": person.rotations[..., :1, :, :], "body_pose": person.rotations[..., 1:, :, :], "betas": person.betas}
 
 
@@ -61,7 +61,7 @@ def _crops(case: Case) -> Replayed:
     picture, boxes = inputs["image_bgr"].to(torch.uint8), inputs["boxes"]
     height, width, _ = picture.shape
     expanded = expand(boxes, aspect)
-    centres, sides = squares(boxes, aspect)
+    centres, sides = square_boxes(boxes, aspect)
     focal = image_focal(width, height, size, config.get("focal_length", FOCAL))
     outputs = {
         "img": normalise(crop(picture, centres, sides, size, blur=True), mean, std),
@@ -71,8 +71,8 @@ def _crops(case: Case) -> Replayed:
         "cam_t_full": image_translation(inputs["pred_cam"], centres, sides, width, height, focal),
         "scaled_focal": torch.tensor(focal),
         "expanded_boxes": expanded,
-        "phalp_img": normalise(crop(picture, *squares(expanded), size), mean, std),
+        "phalp_img": normalise(crop(picture, *square_boxes(expanded), size), mean, std),
     }
     if "mask" in inputs:
-        outputs["phalp_mask"] = crop(inputs["mask"].unsqueeze(2), *squares(expanded), size).movedim(-1, 1)
+        outputs["phalp_mask"] = crop(inputs["mask"].unsqueeze(2), *square_boxes(expanded), size).movedim(-1, 1)
     return Replayed(outputs)

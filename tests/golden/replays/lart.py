@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from models.checkpoints import families, fit, read_checkpoint
-from models.people.track_batch import Hidden, Tracks, normalise_pose
-from models.people.tracklets import arrange, read_results, read_tracklet, tracks_of
+from models.people.track_batch import TokenMask, TrackBatch, normalise_pose
+from models.people.tracklets import build_clip, read_results, read_tracklet, tracklets_from_results
 from models.systems.lart.model import LART, LARTConfig
 from models.systems.lart.windows import read_track
 from tests.golden.case import Case, Replayed, unpacked
@@ -47,10 +47,10 @@ def build(case: Case) -> LART:
 
 def _network(case: Case) -> Replayed:
     inputs, model = case.inputs, build(case)
-    tracks = Tracks(
+    tracks = TrackBatch(
         inputs["pose_shape"], inputs["has_detection"], inputs.get("joints_3D"), inputs.get("apperance_emb"), inputs.get("mask_detection")
     )
-    hidden = Hidden.missing(tracks) if case.config["mode"].startswith("zero") else _recorded_masks(case, tracks)
+    hidden = TokenMask.from_missing(tracks) if case.config["mode"].startswith("zero") else _recorded_masks(case, tracks)
     answer = model(tracks, hidden)
     outputs = {
         "tokens": torch.cat([answer.class_tokens, answer.tokens.flatten(1, 2)], dim=1),
@@ -68,19 +68,19 @@ def _network(case: Case) -> Replayed:
     return Replayed(outputs, intermediates={"mask_after": hidden.masked.float()}, recorded=case.recorded)
 
 
-def _recorded_masks(case: Case, tracks: Tracks) -> Hidden:
+def _recorded_masks(case: Case, tracks: TrackBatch) -> TokenMask:
     """As noise, the place of each detected token in its clip's permutation."""
     noise = torch.zeros_like(tracks.detected)
     for clip, detected in enumerate(tracks.detected != 0):
         permutation = case.inputs[f"perm_{clip}"].long()
         places = torch.empty(len(permutation)).index_copy_(0, permutation, torch.arange(len(permutation)).float())
         noise[clip][detected] = places
-    return Hidden.at_random(tracks, case.config.get("mask_ratio", LARTConfig.mask_ratio), noise)
+    return TokenMask.from_noise(tracks, case.config.get("mask_ratio", LARTConfig.mask_ratio), noise)
 
 
 def _whole_track(case: Case) -> Replayed:
     inputs, model = case.inputs, build(case)
-    track = Tracks(
+    track = TrackBatch(
         normalise_pose(inputs["pose_shape"], inputs["mean_std"]).unsqueeze(0),
         inputs["has_detection"].unsqueeze(0),
         (inputs["3d_joints"] + inputs["camera"].unsqueeze(2)).flatten(2).unsqueeze(0) if model.config.joints else None,
@@ -92,7 +92,7 @@ def _whole_track(case: Case) -> Replayed:
 
 
 def _results(case: Case) -> Replayed:
-    tracks = tracks_of(read_results(case.folder / "phalp_demo.pkl"))
+    tracks = tracklets_from_results(read_results(case.folder / "phalp_demo.pkl"))
     outputs = {}
     for number, track in tracks.items():
         arrays = {
@@ -114,7 +114,7 @@ def _results(case: Case) -> Replayed:
 def _loader(case: Case) -> Replayed:
     config, content = case.config, case.recorded
     ego, *others = (read_tracklet(unpacked(case.folder) / name) for name in content["load_order"])
-    clip = arrange(
+    clip = build_clip(
         ego,
         others,
         frames=config["frame_length"],

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from models.checkpoints import families, fit, read_checkpoint
 from models.people.cameras import FOCAL, SquareFrame
-from models.people.smpl import Person
-from models.people.track_batch import Tracks
+from models.people.smpl import SMPLParameters
+from models.people.track_batch import TrackBatch
 from models.people.tracklets import DEPTH_UNIT
 from models.systems.phalp.association_cost import EQ_010, EQ_019
 from models.systems.phalp.pose_predictor import PosePredictor, PosePredictorConfig, predict_pose
@@ -46,13 +46,13 @@ def build(case: Case, config: dict[str, Any]) -> PosePredictor:
 
 def _pose_predictor(case: Case) -> Replayed:
     inputs, model = case.inputs, build(case, case.config)
-    answer = model(Tracks(inputs["seq_pose_shape"], inputs["seq_has_detection"], masked=inputs.get("seq_mask_detection")))
+    answer = model(TrackBatch(inputs["seq_pose_shape"], inputs["seq_has_detection"], masked=inputs.get("seq_mask_detection")))
     return Replayed(
         {
             "pred": predict_pose(model, inputs["time"], inputs["pose"], inputs["gap"], inputs["mean_std"]),
             "seq_tokens": torch.cat([answer.class_tokens, answer.tokens], dim=1),
-            "seq_pose_camera": answer.reading.pose.unsqueeze(2),
-            "seq_action_logits": answer.reading.actions.unsqueeze(2),
+            "seq_pose_camera": answer.head_outputs.pose.unsqueeze(2),
+            "seq_action_logits": answer.head_outputs.actions.unsqueeze(2),
         }
     )
 
@@ -113,7 +113,7 @@ def _association(case: Case) -> Replayed:
     for frame in range(case.config["frames"]):
         answer = film.update(detections(case, frame), shot=frame in shots)
         name = f"f{frame:02d}"
-        outputs[f"{name}.ids"] = torch.tensor(answer.numbers)
+        outputs[f"{name}.ids"] = torch.tensor(answer.track_numbers)
         states = [[track.number, track.state, track.hits, track.missed, track.age] for track in film.tracks]
         outputs[f"{name}.tracks"] = torch.tensor(states, dtype=torch.float64).view(-1, 5)
         outputs[f"{name}.pred_loca_last"] = _stacked([track.predicted.location for track in film.tracks], 99)
@@ -133,13 +133,13 @@ def _cameras(case: Case) -> Replayed:
     frame = SquareFrame(width, height, config["render_res"], config.get("focal_length", FOCAL))
     camera = frame.translation(inputs["pred_cam"], inputs["boxes"])
     joints = torch.cat([inputs["joints"], torch.zeros_like(inputs["joints"][:, :1])], dim=1)
-    person = Person(torch.cat([inputs["global_orient"], inputs["body_pose"]], dim=1), inputs["betas"], inputs["pred_cam"])
+    person = SMPLParameters(torch.cat([inputs["global_orient"], inputs["body_pose"]], dim=1), inputs["betas"], inputs["pred_cam"])
     near = camera / torch.tensor([1.0, 1.0, DEPTH_UNIT])
     return Replayed(
         {
             "camera": camera,
             "joints_3d": joints,
-            "loca": torch.cat([frame.points(joints, camera).flatten(1), camera, camera, camera], dim=1),
+            "loca": torch.cat([frame.project_joints(joints, camera).flatten(1), camera, camera, camera], dim=1),
             "pose": torch.cat([person.pose, near], dim=1),
         }
     )

@@ -15,9 +15,9 @@ from models.checkpoints import families, fit, read_checkpoint
 from models.checkpoints.family import Family, Fields
 from models.layers.reversible import couple
 from models.layers.token_merging import Tokens
-from models.systems.mvit.checkpoint_reversible import is_plain, mvit_fields, vit_fields
-from models.systems.mvit.model import Recognised
-from models.systems.mvit.reversible import RevMViT, Transition
+from models.systems.mvit.checkpoint_reversible import is_rev_vit, mvit_fields, vit_fields
+from models.systems.mvit.model import MViTOutput
+from models.systems.mvit.reversible import RevMViT, StageTransition
 from models.systems.vit.model import ViT
 from tests.golden.case import Case, Replayed
 
@@ -27,7 +27,7 @@ def replay(case: Case) -> Replayed:
     model = fit(read_checkpoint(case.checkpoint), family, settings).model()
     images = case.inputs["x"].clone().requires_grad_()
     answer, intermediates = model(images), walk(model, images)
-    probabilities = answer.scores if isinstance(answer, Recognised) else answer.logits.softmax(dim=-1)
+    probabilities = answer.scores if isinstance(answer, MViTOutput) else answer.logits.softmax(dim=-1)
     model.train()
     with torch.enable_grad():
         logits = model(images, keep=masks(case.inputs, model.config.depth)).logits
@@ -51,7 +51,7 @@ def choose(config: Mapping[str, Any]) -> tuple[Family, Fields]:
         height, width = config["image_size"]
         return families()["minrev"], {"heads": config["n_head"], "image_size": height, "image_width": width}
     layout = "" if config["MVIT"].get("SEPARATE_QKV", False) else "_fused"
-    if is_plain(config):
+    if is_rev_vit(config):
         return families()[f"rev_vit{layout}"], vit_fields(config)
     return families()[f"rev_mvit{layout}"], mvit_fields(config)
 
@@ -87,7 +87,7 @@ def _walk_mvit(model: RevMViT, images: Tensor) -> dict[str, Tensor]:
     found, streams = {"patch_tokens": patches}, (x, x)
     for number, block in enumerate(model.blocks):
         grid = model.config.grid_of(number)
-        if isinstance(block, Transition):
+        if isinstance(block, StageTransition):
             x = block(torch.cat(streams, dim=-1), grid, None)
             found[f"layer{number}.out"], streams = x, (x, x)
         else:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.people.smpl import Person, rotations
+from models.people.smpl import SMPLParameters, rotations_from_6d
 from models.people.smpl_file import EXTRA_JOINTS, read_body
 from tests.support.bundles.actions import mesh, write_mesh
 
@@ -40,7 +40,9 @@ def test_numbers_of_other_widths_and_orders_are_taken(tmp_path: Path) -> None:
             arrays[name] = arrays[name].astype(">f8" if arrays[name].dtype.kind == "f" else np.int32)
         arrays["joint_map"] = arrays["joint_map"].astype(np.uint32)
 
-    person = Person(rotations(torch.randn(1, 24, 6, generator=torch.Generator().manual_seed(0))), torch.zeros(1, 10), torch.zeros(1, 3))
+    person = SMPLParameters(
+        rotations_from_6d(torch.randn(1, 24, 6, generator=torch.Generator().manual_seed(0))), torch.zeros(1, 10), torch.zeros(1, 3)
+    )
     wide, plain = read_body(saved(tmp_path, widen)), read_body(write_mesh(tmp_path / "plain.safetensors"))
     assert torch.equal(wide(person).keypoints, plain(person).keypoints)
 
@@ -52,7 +54,7 @@ WRONG: dict[str, tuple[Callable[[Arrays], object], str]] = {
         r"shapedirs: shape \(40, 3, 4\) where \(40, 3, 10\) is needed for a mesh of 40 vertices",
     ),
     "no vertices": (lambda arrays: arrays.update(v_template=np.zeros(3, np.float32)), r"v_template: shape \(3,\) where \(V, 3\)"),
-    "not finite": (lambda arrays: arrays["lbs_weights"].fill(np.nan), "lbs_weights: holds infinite values or values that are no numbers"),
+    "not finite": (lambda arrays: arrays["lbs_weights"].fill(np.nan), "lbs_weights: holds infinite values or NaN"),
     "not floating": (lambda arrays: arrays.update(posedirs=arrays["posedirs"].astype(np.int64)), "posedirs: torch.int64 where floating"),
     "not integers": (lambda arrays: arrays.update(parents=arrays["parents"].astype(np.float32)), "parents: .* where integers are needed"),
     "texts": (lambda arrays: arrays.update(parents=np.array(["a"] * 24)), "parents: <U1 where numbers are needed"),

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from models.media.safe_joblib import UnsafeFile, read_joblib
-from models.people.ava import VALID
-from models.people.tracklets import Labels, Tracklet, arrange, read_results, read_tracklet, shuffled, tracks_of
+from models.people.ava import EVALUATED_CLASSES
+from models.people.tracklets import Tracklet, TrackletLabels, build_clip, read_results, read_tracklet, shuffle, tracklets_from_results
 from tests.golden.case import GOLDEN
 
 CASES = GOLDEN / "lart"
@@ -104,7 +104,7 @@ def test_a_file_of_something_else_is_refused_with_what_is_missing(tmp_path: Path
     joblib.dump({"fid": np.zeros((4, 1, 1))}, file)
     with pytest.raises(UnsafeFile, match="pose_shape"):
         read_tracklet(file)
-    with pytest.raises(UnsafeFile, match="no results of a tracker"):
+    with pytest.raises(UnsafeFile, match="not a tracker's results"):
         read_results(file)
 
 
@@ -112,11 +112,11 @@ def test_a_tracks_pose_ends_in_its_camera_with_the_depth_divided_once() -> None:
     results = read_results(CASES / "phalp_to_tracklet" / "phalp_demo.pkl")
     first = next(iter(results.values()))
     before = float(first["camera"][0][2])
-    track = tracks_of(results)[1]
+    track = tracklets_from_results(results)[1]
     assert np.array_equal(track.pose[:, 226:], track.camera)
     assert track.camera[0, 2] == pytest.approx(before / 200)
     assert float(first["camera"][0][2]) == before  # the caller's arrays stay
-    assert np.array_equal(tracks_of(results)[1].camera, track.camera)
+    assert np.array_equal(tracklets_from_results(results)[1].camera, track.camera)
 
 
 def test_predicted_frames_count_as_missing_and_videos_name_their_frames_by_time() -> None:
@@ -139,7 +139,7 @@ def test_predicted_frames_count_as_missing_and_videos_name_their_frames_by_time(
             "size": [[480, 640] for _ in people],
             "conf": [0.5 for _ in people],
         }
-    tracks = tracks_of(results)
+    tracks = tracklets_from_results(results)
     assert sorted(tracks) == [1, 3]
     gap = tracks[3]
     assert gap.frames.tolist() == [1, 2, 3] and gap.detected.tolist() == [1, 0, 1]
@@ -163,7 +163,7 @@ def track(frames: range, seed: int = 0, missing: tuple[int, ...] = ()) -> Trackl
         sizes=np.full((length, 2), 100.0),
         boxes=random.uniform(size=(length, 4)),
         confidences=np.ones(length),
-        labels=Labels(np.full(length, 1.0), random.uniform(size=(length, 80)), random.normal(size=(length, 5))),
+        labels=TrackletLabels(np.full(length, 1.0), random.uniform(size=(length, 80)), random.normal(size=(length, 5))),
     )
 
 
@@ -187,7 +187,7 @@ EGO = range(100, 120)
     ids=["inside", "head cut", "tail cut", "the same", "from the start on", "to the end", "around", "before", "after", "one frame"],
 )
 def test_others_are_aligned_by_frame(other: range, rows: range) -> None:
-    clip = arrange(track(EGO), [track(other, seed=1)], frames=25, people=3, mean_std=MEAN_STD)
+    clip = build_clip(track(EGO), [track(other, seed=1)], frames=25, people=3, mean_std=MEAN_STD)
     assert clip.frames[:, 1, 0].nonzero().flatten().tolist() == list(rows)
     assert all(clip.frames[row, 1, 0] == 100 + row for row in rows)
     assert clip.tracks.pose[0, :, 1].abs().sum(dim=1).nonzero().flatten().tolist() == list(rows)
@@ -196,21 +196,21 @@ def test_others_are_aligned_by_frame(other: range, rows: range) -> None:
 
 def test_a_skipped_track_leaves_its_place_empty_and_surplus_ones_are_left_out() -> None:
     around, inside, surplus = track(range(90, 140), 1), track(range(104, 108), 2), track(range(101, 110), 3)
-    clip = arrange(track(EGO), [around, inside, surplus], frames=20, people=3, mean_std=MEAN_STD)
+    clip = build_clip(track(EGO), [around, inside, surplus], frames=20, people=3, mean_std=MEAN_STD)
     assert not clip.targets.detected[:, 1].any()
     assert clip.targets.detected[4:8, 2].all()
 
 
 @pytest.mark.parametrize(("length", "shown"), [(10, 9), (12, 11), (13, 12), (14, 12), (40, 12)])
 def test_training_shows_the_first_frames_and_one_less_of_short_tracks(length: int, shown: int) -> None:
-    clip = arrange(track(range(length)), frames=12, people=1, mean_std=MEAN_STD, training=True)
+    clip = build_clip(track(range(length)), frames=12, people=1, mean_std=MEAN_STD, training=True)
     assert clip.names.count("-1") == 12 - shown
-    whole = arrange(track(range(length)), frames=12, people=1, mean_std=MEAN_STD)
+    whole = build_clip(track(range(length)), frames=12, people=1, mean_std=MEAN_STD)
     assert whole.names.count("-1") == max(0, 12 - length)
 
 
 def test_only_frames_of_a_track_are_normalised_missing_ones_too() -> None:
-    clip = arrange(track(range(6), missing=(2,)), frames=8, people=1, mean_std=MEAN_STD)
+    clip = build_clip(track(range(6), missing=(2,)), frames=8, people=1, mean_std=MEAN_STD)
     assert torch.allclose(clip.tracks.pose[0, 2, 0, :226], torch.tensor(-0.125).expand(226))
     assert not clip.tracks.pose[0, 6:].any()
     assert not clip.targets.pose[2].any()
@@ -219,10 +219,10 @@ def test_only_frames_of_a_track_are_normalised_missing_ones_too() -> None:
 def test_labels_are_the_models_classes_in_front_or_all_of_them() -> None:
     ego = track(range(6))
     assert ego.labels is not None
-    sixty = arrange(ego, frames=6, people=1, mean_std=MEAN_STD).targets.actions[:, 0]
-    everything = arrange(ego, frames=6, people=1, mean_std=MEAN_STD, classes=None).targets.actions[:, 0]
+    sixty = build_clip(ego, frames=6, people=1, mean_std=MEAN_STD).targets.actions[:, 0]
+    everything = build_clip(ego, frames=6, people=1, mean_std=MEAN_STD, classes=None).targets.actions[:, 0]
     assert np.allclose(everything, ego.labels.actions)
-    assert np.allclose(sixty[:, :60], ego.labels.actions[:, np.array(VALID) - 1])
+    assert np.allclose(sixty[:, :60], ego.labels.actions[:, np.array(EVALUATED_CLASSES) - 1])
     assert not sixty[:, 60:].any()
 
 
@@ -230,21 +230,21 @@ def test_tracks_without_any_feature_show_zeros_of_the_width_asked_for() -> None:
     bare = track(EGO)
     assert bare.labels is not None
     bare = replace(bare, labels=replace(bare.labels, appearance=np.zeros((len(bare), 0))))
-    alone = arrange(bare, frames=20, people=2, mean_std=MEAN_STD, appearance=5).tracks.appearance
+    alone = build_clip(bare, frames=20, people=2, mean_std=MEAN_STD, appearance=5).tracks.appearance
     assert alone is not None and alone.shape == (1, 20, 2, 5) and not alone.any()
-    beside = arrange(bare, [track(EGO, seed=1)], frames=20, people=2, mean_std=MEAN_STD).tracks.appearance
+    beside = build_clip(bare, [track(EGO, seed=1)], frames=20, people=2, mean_std=MEAN_STD).tracks.appearance
     assert beside is not None and not beside[0, :, 0].any() and beside[0, :, 1].all()
 
 
 def test_a_track_without_labels_makes_no_training_clip() -> None:
     with pytest.raises(ValueError, match="labels"):
-        arrange(replace(track(EGO), labels=None), frames=20, people=1, mean_std=MEAN_STD)
+        build_clip(replace(track(EGO), labels=None), frames=20, people=1, mean_std=MEAN_STD)
 
 
 def test_the_order_of_others_is_one_of_chance_that_a_seed_repeats() -> None:
     others = [track(range(start, start + 3)) for start in range(10)]
-    first = [other.frames[0] for other in shuffled(others, seed=3)]
-    assert first == [other.frames[0] for other in shuffled(others, seed=3)]
+    first = [other.frames[0] for other in shuffle(others, seed=3)]
+    assert first == [other.frames[0] for other in shuffle(others, seed=3)]
     assert sorted(first) == list(range(10))
     assert first != sorted(first)
 
@@ -253,5 +253,5 @@ def test_the_order_of_others_is_one_of_chance_that_a_seed_repeats() -> None:
 @pytest.mark.parametrize("length", [0, 1])
 def test_a_track_of_one_frame_makes_no_clip(length: int, training: bool) -> None:
     with pytest.raises(ValueError, match="a track of one frame or none makes no clip"):
-        arrange(track(range(length)), frames=12, people=1, mean_std=MEAN_STD, training=training)
-    assert arrange(track(range(2)), frames=12, people=1, mean_std=MEAN_STD, training=training).names[0] != "-1"
+        build_clip(track(range(length)), frames=12, people=1, mean_std=MEAN_STD, training=training)
+    assert build_clip(track(range(2)), frames=12, people=1, mean_std=MEAN_STD, training=training).names[0] != "-1"

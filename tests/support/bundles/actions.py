@@ -15,10 +15,10 @@ from torch import Tensor
 from models.bundle import Bundle, BundleSpec, member, read
 from models.bundle_schema import Clip, Member, Preprocess
 from models.checkpoints import read_checkpoint
-from models.people.heads import Feature
-from models.people.keypoints import TOKEN
-from models.people.smpl import PREFIX
-from models.people.track_batch import POSE
+from models.people.heads import TrackFeatureDims
+from models.people.keypoints import TOKEN_VALUES
+from models.people.smpl import CHECKPOINT_PREFIX
+from models.people.track_batch import POSE_VALUES
 from models.systems.lart.model import LART, LARTConfig
 from models.systems.mvit.model import Activation, MViT, MViTConfig
 from models.systems.mvit.roi_pool import BoxPooling
@@ -29,7 +29,7 @@ MOVENET = Path(__file__).parents[3] / "bundles" / "movenet" / "1.0.0"
 LABELS = ["stand", "walk", "wave", "jump"]
 SMALL = LARTConfig(
     frames=45,
-    pose=Feature(TOKEN, 32, 32),
+    pose=TrackFeatureDims(TOKEN_VALUES, 32, 32),
     joints=None,
     appearance=None,
     depth=2,
@@ -106,7 +106,7 @@ APPEARANCE = 32
 COLOURS = Preprocess(image_size=32, short_side=32, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
 STATISTICS = (tuple(np.linspace(-0.5, 0.5, 226).tolist()), tuple(np.linspace(0.5, 1.5, 226).tolist()))
 LAYOUT: LARTConfig = dataclasses.replace(
-    SMALL, pose=Feature(POSE, 32, 32), joints=Feature(135, 16, 16), appearance=Feature(APPEARANCE, 16, 16), mean_std=STATISTICS
+    SMALL, pose=TrackFeatureDims(POSE_VALUES, 32, 32), joints=TrackFeatureDims(135, 16, 16), appearance=TrackFeatureDims(APPEARANCE, 16, 16), mean_std=STATISTICS
 )
 """Pose, joints and appearance, as published."""
 
@@ -140,7 +140,7 @@ def write_mvit(root: Path, config: MViTConfig = SMALL_MVIT, name: str = "small-m
 def mesh() -> dict[str, Tensor]:
     """The made-up mesh of 40 vertices that a recorded checkpoint of HMR2 holds."""
     weights = read_checkpoint(GOLDEN / "hmr2" / "tiny_forward" / "checkpoint.pth")
-    return {name.removeprefix(PREFIX): value.contiguous() for name, value in weights.items() if name.startswith(PREFIX)}
+    return {name.removeprefix(CHECKPOINT_PREFIX): value.contiguous() for name, value in weights.items() if name.startswith(CHECKPOINT_PREFIX)}
 
 
 def write_mesh(file: Path) -> Path:

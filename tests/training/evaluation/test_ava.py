@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from models.people.ava import NAMES, VALID
+from models.people.ava import CLASS_NAMES, EVALUATED_CLASSES
 from training.evaluation.ava import Boxes, Tracked, average_precision, evaluate, main, read_answers, read_boxes, score_rows
 
 
@@ -34,7 +34,7 @@ def test_a_track_gives_a_row_for_each_class_at_its_key_frame() -> None:
     rows = score_rows([tracked()], "track.fullframe@")
     assert set(rows.videos) == {"a_b-c_d_e_f"}
     assert set(rows.seconds.tolist()) == {904}
-    assert tuple(rows.classes.tolist()) == VALID == tuple(NAMES)
+    assert tuple(rows.classes.tolist()) == EVALUATED_CLASSES == tuple(CLASS_NAMES)
     assert np.allclose(rows.corners, [0.05, 0.2, 0.2, 0.6])
     assert np.allclose(rows.scores, 1 / (1 + np.exp(-tracked().logits[8])))
 
@@ -74,7 +74,7 @@ def boxes(random: np.random.Generator, frames: int, people: int, classes: int, *
         videos=tuple(f"video{frame % 3}" for frame in range(frames) for _ in range(people * classes)),
         seconds=np.repeat(np.arange(frames) + 902, people * classes),
         corners=corners,
-        classes=np.tile(np.array(VALID[:classes]), frames * people),
+        classes=np.tile(np.array(EVALUATED_CLASSES[:classes]), frames * people),
         scores=random.permutation(count) / count if scored else np.ones(count),
     )
 
@@ -85,7 +85,7 @@ def random_case(seed: int) -> tuple[Boxes, Boxes]:
     predictions = boxes(random, frames=8, people=9, classes=7, scored=True)
     truth = boxes(random, frames=7, people=6, classes=7, scored=False)
     kept = random.uniform(size=len(truth.scores)) < 0.4
-    kept &= truth.classes != VALID[3]
+    kept &= truth.classes != EVALUATED_CLASSES[3]
     rows = np.flatnonzero(kept)
     return predictions, Boxes(
         tuple(truth.videos[row] for row in rows), truth.seconds[rows], truth.corners[rows], truth.classes[rows], truth.scores[rows]
@@ -116,9 +116,9 @@ def hits_by_the_rules(predictions: Boxes, truth: Boxes, number: int) -> Iterator
 @pytest.mark.parametrize("seed", range(4))
 def test_all_boxes_at_once_are_the_boxes_one_by_one(seed: int) -> None:
     predictions, truth = random_case(seed)
-    result = evaluate(predictions, truth, VALID[:7])
+    result = evaluate(predictions, truth, EVALUATED_CLASSES[:7])
     expected = []
-    for place, number in enumerate(VALID[:7]):
+    for place, number in enumerate(EVALUATED_CLASSES[:7]):
         count = int((truth.classes == number).sum())
         if not count:
             assert np.isnan(result.average_precision[place])
@@ -143,9 +143,9 @@ def test_average_precision_is_scikit_learns_where_interpolation_changes_nothing(
 
 def test_perfect_predictions_score_one_and_none_scores_zero() -> None:
     truth = boxes(np.random.default_rng(0), frames=4, people=2, classes=5, scored=False)
-    assert evaluate(truth, truth, VALID[:5]).mean == 1.0
+    assert evaluate(truth, truth, EVALUATED_CLASSES[:5]).mean == 1.0
     nothing = Boxes((), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
-    assert evaluate(nothing, truth, VALID[:5]).mean == 0.0
+    assert evaluate(nothing, truth, EVALUATED_CLASSES[:5]).mean == 0.0
 
 
 @pytest.mark.parametrize(("frames", "precision"), [((903, 902), 1.0), ((902, 903), 0.5)])
@@ -159,8 +159,8 @@ def test_equal_scores_keep_the_order_of_the_file(frames: tuple[int, int], precis
 def test_classes_that_are_not_evaluated_count_for_nothing_but_their_frame() -> None:
     """A frame with no other boxes is in the ground truth all the same: what is found there is wrong."""
     truth = boxes(np.random.default_rng(0), frames=2, people=1, classes=1, scored=False)
-    with_unscored = replace(truth, classes=np.array([VALID[0], 2]))
-    assert 2 not in VALID
+    with_unscored = replace(truth, classes=np.array([EVALUATED_CLASSES[0], 2]))
+    assert 2 not in EVALUATED_CLASSES
     alone = evaluate(replace(truth, scores=np.array([0.4, 0.6])), with_unscored)
     assert alone.average_precision[0] == 0.5
     assert np.isnan(alone.average_precision[1:]).all()

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from models.people.heads import Feature
+from models.people.heads import TrackFeatureDims
 from models.systems.depth.model import LiteDepth, LiteDepthConfig
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 from models.systems.image_text.cit import CiT, CiTConfig, Tower
@@ -85,8 +85,8 @@ TOWER = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 1, "heads": 2}
 CIT_CONFIG = CiTConfig(**TOWER, **TEXT, tower=Tower.AUGREG)  # type: ignore[arg-type]
 LART_CONFIG = LARTConfig(
     frames=6,
-    pose=Feature(229, 8, 8),
-    joints=Feature(135, 8, 8),
+    pose=TrackFeatureDims(229, 8, 8),
+    joints=TrackFeatureDims(135, 8, 8),
     appearance=None,
     depth=1,
     heads=2,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.people.track_batch import Hidden, Tracks
+from models.people.track_batch import TokenMask, TrackBatch
 from models.systems.lart.model import LART
 from tests.training.objectives.cases import LART_CONFIG, assert_same_gradients, draw, gradients, made
 from training import draws
@@ -15,14 +15,14 @@ from training.settings import OptimiserSettings
 
 
 def answers(objective: Actions, batch: dict[str, Tensor]):  # type: ignore[no-untyped-def]
-    tracks = Tracks(batch["pose"], batch["detected"], batch["joints"])
+    tracks = TrackBatch(batch["pose"], batch["detected"], batch["joints"])
     noise = draws.uniform(draw(), (6, 3, 1), "mask")
     masked = torch.zeros_like(batch["detected"], dtype=torch.bool)
     for clip in range(4):
         tokens = batch["detected"][clip].flatten().nonzero().flatten().tolist()
         hidden = sorted(tokens, key=lambda token, clip=clip: float(noise[clip].flatten()[token]))[: int(0.4 * len(tokens))]
         masked[clip].view(-1)[hidden] = True
-    return objective.model(tracks, Hidden(masked, batch["detected"] != 0))
+    return objective.model(tracks, TokenMask(masked, batch["detected"] != 0))
 
 
 def by_token(batch: dict[str, Tensor], least: int, most: int) -> list[tuple[int, ...]]:

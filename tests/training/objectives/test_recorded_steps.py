@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoints.checkpoint_file import read_checkpoint
-from models.people.track_batch import Tracks
+from models.people.track_batch import TrackBatch
 from models.systems.diffmae.masks import Split
 from models.systems.image_text.dual_encoder import unit
 from models.systems.mae.model import MAE, MAEConfig
@@ -114,7 +114,7 @@ def test_mavil(stage: int) -> None:
 def test_lart() -> None:
     case = recorded("lart/train_masking")
     inputs = case.inputs
-    tracks = Tracks(
+    tracks = TrackBatch(
         inputs["pose_shape"], inputs["has_detection"], inputs.get("joints_3D"), inputs.get("apperance_emb"), inputs.get("mask_detection")
     )
     objective = Actions(replay_lart.build(case), LARTSettings()).eval()

@@ -18,8 +18,8 @@ from torch import Tensor
 from models.checkpoints import CheckpointError, detect, families, read_checkpoint
 from models.merge_schedule import MergeSchedule
 from models.people.cameras import SquareFrame, image_focal, image_translation, project
-from models.people.crops import ASPECT, crop, expand, smoothing, squares
-from models.people.smpl import Body, Person, rotations
+from models.people.crops import ASPECT, antialias_sigmas, crop, expand, square_boxes
+from models.people.smpl import SMPLBody, SMPLParameters, rotations_from_6d
 from models.systems.hmr2.model import HMR2, HMR2Config, Query
 from tests.golden.__main__ import run
 from tests.golden.case import GOLDEN, read_case
@@ -50,10 +50,10 @@ def test_the_published_size_loads_strictly(name: str) -> None:
 
 
 def test_the_published_body_loads_strictly() -> None:
-    """Into `Body`, which a user's own file fills: an import leaves it behind."""
+    """Into `SMPLBody`, which a user's own file fills: an import leaves it behind."""
     [published] = full_sizes("hmr2").values()
     with torch.device("meta"):
-        body = Body()
+        body = SMPLBody()
     own = {key.removeprefix("smpl."): value for key, value in published.items() if key.startswith("smpl.")}
     body.load_state_dict(own, strict=True, assign=True)
     kept = families()["hmr2"].tidy(published)
@@ -159,18 +159,18 @@ def test_depth_is_in_proportion_to_the_focal_length() -> None:
 def test_six_numbers_are_two_columns_of_a_rotation() -> None:
     turns = torch.from_numpy(Rotation.random(8, random_state=0).as_matrix()).float()
     six = torch.cat([turns[:, :, 0], turns[:, :, 1]], dim=1)
-    assert torch.allclose(rotations(six), turns, atol=1e-6)
+    assert torch.allclose(rotations_from_6d(six), turns, atol=1e-6)
     stretched = torch.cat([3 * six[:, :3], six[:, 3:] - 0.7 * six[:, :3]], dim=1)
-    assert torch.allclose(rotations(stretched), turns, atol=1e-5)
+    assert torch.allclose(rotations_from_6d(stretched), turns, atol=1e-5)
 
 
-def synthetic_body() -> Body:
-    return Body.of_checkpoint(read_checkpoint(CASES / "tiny_forward" / "checkpoint.pth"))
+def synthetic_body() -> SMPLBody:
+    return SMPLBody.from_checkpoint(read_checkpoint(CASES / "tiny_forward" / "checkpoint.pth"))
 
 
 def test_turning_the_whole_body_turns_every_vertex_about_the_pelvis() -> None:
     body, turn = synthetic_body(), torch.from_numpy(Rotation.random(random_state=1).as_matrix()).float()
-    at_rest = Person(torch.eye(3).expand(1, 24, 3, 3).clone(), torch.zeros(1, 10), torch.zeros(1, 3))
+    at_rest = SMPLParameters(torch.eye(3).expand(1, 24, 3, 3).clone(), torch.zeros(1, 10), torch.zeros(1, 3))
     turned = replace(at_rest, rotations=torch.cat([turn.expand(1, 1, 3, 3), at_rest.rotations[:, 1:]], dim=1))
     pelvis = body.J_regressor[0] @ body.v_template
     sums = body.lbs_weights.sum(dim=1, keepdim=True)
@@ -183,10 +183,10 @@ def test_turning_the_whole_body_turns_every_vertex_about_the_pelvis() -> None:
 def test_a_batch_of_bodies_is_each_of_them() -> None:
     body = synthetic_body()
     turns = torch.from_numpy(Rotation.random(48, random_state=2).as_matrix()).float().view(2, 24, 3, 3)
-    people = Person(turns, torch.randn(2, 10, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 3))
+    people = SMPLParameters(turns, torch.randn(2, 10, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 3))
     both = body(people)
     for row in range(2):
-        alone = body(Person(people.rotations[row : row + 1], people.betas[row : row + 1], people.camera[row : row + 1]))
+        alone = body(SMPLParameters(people.rotations[row : row + 1], people.betas[row : row + 1], people.camera[row : row + 1]))
         assert torch.allclose(both.keypoints[row : row + 1], alone.keypoints, atol=1e-5)
 
 
@@ -226,7 +226,7 @@ def test_crops_are_opencvs_with_scikit_images_smoothing() -> None:
     centres, sides = torch.tensor([[20.3, 31.7], [60.0, 5.0]]), torch.tensor([23.0, 81.0])
     small, large = crop(torch.from_numpy(picture), centres, sides, 16, blur=True).numpy()
     assert np.array_equal(small, np.floor(opencv_crop(picture, centres[0].numpy(), 23.0, 16) + 0.5))
-    deviation = float(smoothing(sides, 16)[1])
+    deviation = float(antialias_sigmas(sides, 16)[1])
     assert deviation > 0
     smooth = gaussian_filter(picture.astype(np.float64), (deviation, deviation, 0), mode="nearest", truncate=4.0)
     assert np.allclose(large, opencv_crop(smooth, centres[1].numpy(), 81.0, 16), atol=1e-3)
@@ -254,22 +254,22 @@ def test_boxes_grow_to_the_aspect_and_never_shrink() -> None:
     sides = grown[:, 2:] - grown[:, :2]
     assert torch.allclose(sides[:, 1] / sides[:, 0], torch.tensor(256 / 192).expand(3))
     assert (grown[:, :2] <= boxes[:, :2] + 1e-4).all() and (grown[:, 2:] >= boxes[:, 2:] - 1e-4).all()
-    assert torch.equal(squares(grown)[1], sides[:, 1])
-    assert torch.allclose(squares(boxes, ASPECT)[1], sides[:, 1])
-    assert torch.equal(squares(boxes)[1], torch.tensor([30.0, 400.0, 30.6 - 5.0]))
+    assert torch.equal(square_boxes(grown)[1], sides[:, 1])
+    assert torch.allclose(square_boxes(boxes, ASPECT)[1], sides[:, 1])
+    assert torch.equal(square_boxes(boxes)[1], torch.tensor([30.0, 400.0, 30.6 - 5.0]))
 
 
 def test_all_cameras_show_a_body_at_the_same_place() -> None:
     """The same points through the crop's, the picture's and the tracker's camera: far from a body, perspective is nearly the same."""
     camera, box = torch.tensor([[0.9, 0.1, -0.2]]), torch.tensor([[40.0, 30.0, 120.0, 190.0]])
     width, height, points = 320, 240, torch.tensor([[[0.1, 0.2, 0.0], [-0.3, 0.1, 0.0]]])
-    centre, side = squares(box)
+    centre, side = square_boxes(box)
     focal = image_focal(width, height, 256)
     in_picture = project(points, image_translation(camera, centre, side, width, height, focal), focal) + torch.tensor([160.0, 120.0])
     in_crop = project(points, torch.tensor([[0.1, -0.2, 2 * 5000 / (256 * 0.9)]]), 5000.0)  # pixels of 256, from the centre
     assert torch.allclose(in_picture, centre + in_crop * side / 256, atol=0.5)
     frame = SquareFrame(width, height)
-    in_frame = frame.points(points, frame.translation(camera, box)) * frame.padded - torch.tensor([0.0, 40.0])
+    in_frame = frame.project_joints(points, frame.translation(camera, box)) * frame.padded_side - torch.tensor([0.0, 40.0])
     assert torch.allclose(in_frame, in_picture, atol=0.5)
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from models.checkpoints import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
-from models.people.heads import Feature
-from models.people.masked_attention import MaskedAttention, Visible
-from models.people.track_batch import Hidden, Tracks, normalise_pose, pose_statistics
+from models.people.heads import TrackFeatureDims
+from models.people.masked_attention import KeyMask, MaskedAttention
+from models.people.track_batch import TokenMask, TrackBatch, normalise_pose, pose_statistics
 from models.registry import read_config
 from models.systems.lart.model import LART, LART_HIERA, LART_MVIT, LART_POSE, LARTConfig, position_table
 from models.systems.lart.windows import read_track
@@ -32,9 +32,9 @@ NETWORKS = ("multi_person", "pose_appearance", "pose_only", "sliding_window", "t
 
 SMALL = LARTConfig(
     frames=12,
-    pose=Feature(229, 24, 16),
+    pose=TrackFeatureDims(229, 24, 16),
     joints=None,
-    appearance=Feature(6, 8, 8),
+    appearance=TrackFeatureDims(6, 8, 8),
     depth=2,
     heads=2,
     head_dim=8,
@@ -58,10 +58,10 @@ def small(config: LARTConfig = SMALL) -> LART:
     return LART(config).eval()
 
 
-def people(batch: int = 2, times: int = 10, count: int = 3, seed: int = 0) -> Tracks:
+def people(batch: int = 2, times: int = 10, count: int = 3, seed: int = 0) -> TrackBatch:
     generator = torch.Generator().manual_seed(seed)
     detected = (torch.rand(batch, times, count, 1, generator=generator) < 0.7).float()
-    return Tracks(
+    return TrackBatch(
         torch.randn(batch, times, count, 229, generator=generator),
         detected,
         appearance=torch.randn(batch, times, count, 6, generator=generator),
@@ -120,7 +120,8 @@ def test_a_file_whose_heads_together_are_as_wide_as_its_tokens_asks_for_them_too
     """That could be one head, were there no projection. A file without a projection has one head."""
     arguments: dict[str, Any] = {"family": None, "overrides": {}, "labels": None, "name": "lart", "version": "1", "license": "unknown"}
     with pytest.raises(
-        CheckpointError, match=r"its keys are those of lart, but its shapes do not tell the number of heads: set it, as in --set heads=4"
+        CheckpointError,
+        match=r"its keys are those of lart, but the number of heads cannot be inferred from its shapes: set it, as in --set heads=4",
     ):
         import_checkpoint(CASES / "pose_only" / "checkpoint.pth", **arguments)
     file = tmp_path / "single.pth"
@@ -179,7 +180,7 @@ def test_a_lightning_file_with_omegaconf_settings_is_read(tmp_path: Path, monkey
 def test_bfloat16_deviates_by_less_than_five_percent(case: str) -> None:
     recorded = read_case(CASES / case)
     values = {name: value.bfloat16() for name, value in recorded.inputs.items()}
-    tracks = Tracks(
+    tracks = TrackBatch(
         values["pose_shape"], values["has_detection"], values.get("joints_3D"), values.get("apperance_emb"), values["mask_detection"]
     )
     with torch.no_grad():
@@ -209,10 +210,10 @@ def test_hidden_tokens_are_treated_as_published(heads: int) -> None:
     valid, masked = torch.rand(4, 9) < 0.7, torch.rand(4, 9) < 0.4
     masked[1] = True
     valid[2] = False
-    got = layer(x, Visible.of(masked, valid))
+    got = layer(x, KeyMask.from_masked(masked, valid))
     assert torch.allclose(got, attention_as_published(layer, x, valid, masked), atol=1e-6)
     everyone = torch.ones_like(valid)
-    assert torch.allclose(layer(x, Visible.of(masked)), attention_as_published(layer, x, everyone, masked), atol=1e-6)
+    assert torch.allclose(layer(x, KeyMask.from_masked(masked)), attention_as_published(layer, x, everyone, masked), atol=1e-6)
 
 
 def test_a_single_wide_head_is_read_from_a_checkpoint() -> None:
@@ -235,7 +236,7 @@ def test_what_was_not_detected_has_no_influence_and_the_callers_arrays_stay() ->
 
 def test_clips_of_a_batch_do_not_see_each_other() -> None:
     model, tracks = small(), people(batch=3)
-    alone = Tracks(tracks.pose[1:2], tracks.detected[1:2], appearance=tracks.appearance[1:2])  # type: ignore[index]
+    alone = TrackBatch(tracks.pose[1:2], tracks.detected[1:2], appearance=tracks.appearance[1:2])  # type: ignore[index]
     with torch.no_grad():
         assert torch.allclose(model(tracks).reading.actions[1:2], model(alone).reading.actions, atol=1e-6)
 
@@ -251,7 +252,7 @@ def test_people_of_a_clip_see_each_other() -> None:
 
 def test_training_hides_the_share_of_detected_tokens_with_the_lowest_noise() -> None:
     tracks, noise = people(), torch.rand(2, 10, 3, 1, generator=torch.Generator().manual_seed(1))
-    hidden = Hidden.at_random(tracks, 0.4, noise)
+    hidden = TokenMask.from_noise(tracks, 0.4, noise)
     detected = tracks.detected.flatten(1) != 0
     counts = hidden.masked.flatten(1).sum(dim=1).tolist()
     assert counts == [int(int(number) * 0.4) for number in detected.sum(dim=1)]
@@ -280,7 +281,7 @@ def test_values_without_statistics_stay() -> None:
 def test_windows_in_a_batch_are_the_windows_one_by_one(length: int) -> None:
     model, step, margin = small(), 3, 4
     generator = torch.Generator().manual_seed(length)
-    track = Tracks(
+    track = TrackBatch(
         torch.randn(1, length, 1, 229, generator=generator),
         (torch.rand(1, length, 1, 1, generator=generator) < 0.8).float(),
         appearance=torch.randn(1, length, 1, 6, generator=generator),
@@ -293,7 +294,7 @@ def test_windows_in_a_batch_are_the_windows_one_by_one(length: int) -> None:
         pose[:, : end - start], detected[:, : end - start] = track.pose[:, start:end], track.detected[:, start:end]
         appearance[:, : end - start] = track.appearance[:, start:end]
         with torch.no_grad():
-            tokens = model.tokens(Tracks(pose, detected, appearance=appearance))
+            tokens = model.tokens(TrackBatch(pose, detected, appearance=appearance))
         rows.append(tokens[0, first - start : first - start + min(step, length - first)])
     with torch.no_grad():
         expected = model.heads(torch.cat(rows).unsqueeze(0))
@@ -337,7 +338,7 @@ def test_the_kinetics_loss_is_the_mean_over_people_of_the_negative_log_of_their_
 
 def test_gradients_reach_every_parameter_that_the_published_network_uses() -> None:
     model, tracks = small().train(), people()
-    answer = model(tracks, Hidden.at_random(tracks, 0.4, torch.rand_like(tracks.detected)))
+    answer = model(tracks, TokenMask.from_noise(tracks, 0.4, torch.rand_like(tracks.detected)))
     (answer.reading.actions.sum() + answer.reading.pose.sum() + answer.kinetics.sum()).backward()
     untouched = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is None}
     assert untouched == {"conv_en", "conv_de"}
@@ -349,11 +350,11 @@ def test_training_hides_the_share_of_detected_tokens_that_the_config_says() -> N
     got = model(given).reading.actions
     torch.manual_seed(3)
     noise = torch.rand(given.detected.shape)
-    assert torch.equal(got, model(given, Hidden.at_random(given, 0.5, noise)).reading.actions)
-    assert not torch.equal(got, model(given, Hidden.missing(given)).reading.actions)
+    assert torch.equal(got, model(given, TokenMask.from_noise(given, 0.5, noise)).reading.actions)
+    assert not torch.equal(got, model(given, TokenMask.from_missing(given)).reading.actions)
     everyone = small(replace(SMALL, mask_ratio=0.0)).train()
     assert torch.equal(everyone(given).reading.actions, everyone(given).reading.actions)
-    assert torch.equal(model.eval()(given).reading.actions, model(given, Hidden.missing(given)).reading.actions)
+    assert torch.equal(model.eval()(given).reading.actions, model(given, TokenMask.from_missing(given)).reading.actions)
 
 
 def test_the_statistics_of_poses_are_in_the_bundle(tmp_path: Path) -> None:

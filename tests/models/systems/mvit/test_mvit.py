@@ -18,11 +18,11 @@ from torchvision.ops import roi_align as torchvision_roi_align
 
 from models.checkpoints import CheckpointError, import_checkpoint, read_checkpoint
 from models.media.clip_sampling import crops, view_frames
-from models.people.person_clips import clip_frames, margins, normalised, shrink, shrunk_box
+from models.people.person_clips import aspect_margins, clip_frame_indices, crop_and_resize, normalise_clip, resize_box
 from models.systems.mvit import model as mvit
 from models.systems.mvit.checkpoint import fields_of
 from models.systems.mvit.model import Activation, MViT, MViTConfig
-from models.systems.mvit.pooling_attention import AttentionPlan, PoolingAttention, pool_tokens, relative_rows
+from models.systems.mvit.pooling_attention import PoolingAttention, PoolingAttentionConfig, pool_tokens, relative_rows
 from models.systems.mvit.roi_pool import BoxPooling, roi_align
 from models.systems.mvit.trunk import Positions, TrunkConfig
 from tests.golden.case import read_case
@@ -61,14 +61,14 @@ def clips(frames: int = 4, height: int = 32, width: int = 32, batch: int = 2) ->
 def test_blocks_in_small_parts_give_what_whole_blocks_do(
     monkeypatch: pytest.MonkeyPatch, *, expand_in_attention: bool, relative: bool
 ) -> None:
-    monkeypatch.setattr("models.systems.mvit.pooling_attention.PART", 20_000)
-    monkeypatch.setattr("models.systems.mvit.model.PART", 20_000)
+    monkeypatch.setattr("models.systems.mvit.pooling_attention.OPS_PER_PART", 20_000)
+    monkeypatch.setattr("models.systems.mvit.model.OPS_PER_PART", 20_000)
     network = built(replace(SMALL, expand_in_attention=expand_in_attention, relative_space=relative, relative_time=relative))
     with torch.inference_mode():
         x, grid = network.embed(clips())
         for block in network.blocks:
             whole, whole_grid = block(x, grid)
-            parts, kept = block.in_parts(x, grid), list[int]()
+            parts, kept = block.forward_in_parts(x, grid), list[int]()
             while True:
                 try:
                     kept.append(next(parts))
@@ -76,7 +76,7 @@ def test_blocks_in_small_parts_give_what_whole_blocks_do(
                     in_parts, grid = end.value
                     break
             assert len(kept) > 10  # 8 where nothing is cut
-            assert kept[0] == 2 * x.nbytes + 3 * 4 * x.shape[0] * x.shape[1] * block.attn.plan.width_out  # tokens, normed; q, k and v
+            assert kept[0] == 2 * x.nbytes + 3 * 4 * x.shape[0] * x.shape[1] * block.attn.config.width_out  # tokens, normed; q, k and v
             x = in_parts
             torch.testing.assert_close(x, whole, atol=1e-5, rtol=1e-5)
             assert grid == whole_grid
@@ -151,7 +151,7 @@ def from_timm(weights: Mapping[str, Tensor], ours: MViT) -> dict[str, Tensor]:
 def test_relative_positions_are_a_bias_on_the_logits(class_token: bool, axes: str) -> None:
     """The formula of section 4.1 of MViTv2, written out as a bias for every pair of a query and a key."""
     torch.manual_seed(0)
-    plan = AttentionPlan(
+    plan = PoolingAttentionConfig(
         width=12,
         width_out=12,
         heads=2,
@@ -298,8 +298,8 @@ def test_stochastic_depth_drops_attention_and_mlp_on_their_own() -> None:
     ("changes", "complaint"),
     [
         ({"heads": 3}, "cannot be split into 3 heads"),
-        ({"width_growth": ((1, 1.3),)}, "no whole number"),
-        ({"head_growth": ((1, 1.5),)}, "no whole number"),
+        ({"width_growth": ((1, 1.3),)}, "not a whole number"),
+        ({"head_growth": ((1, 1.5),)}, "not a whole number"),
         ({"head_growth": ((0, 2.0), (1, 8.0))}, "a block of width 8 cannot be split into 16 heads"),
         ({"patch_kernel": (7, 7)}, "three numbers each for clips"),
         ({"image_size": 2}, "hold no patch"),
@@ -335,7 +335,7 @@ def test_an_mvit_becomes_a_bundle_that_says_its_strides() -> None:
 def test_weights_of_no_published_size_need_a_configuration(tmp_path: Path) -> None:
     file = tmp_path / "bare.pth"
     torch.save(read_checkpoint(GOLDEN / "mvitv2_cls_tiny" / "checkpoint.pth"), file)
-    with pytest.raises(CheckpointError, match="no published size"):
+    with pytest.raises(CheckpointError, match="do not match any published size"):
         import_checkpoint(file, family="mvit", labels=None, overrides={}, name="mvit", version="1", license="CC-BY-NC-4.0")
 
 
@@ -374,24 +374,24 @@ def test_crops_lie_along_the_long_side(height: int, width: int) -> None:
 
 
 def test_clips_repeat_the_ends_of_a_track() -> None:
-    frames = clip_frames(3, 100, frames=4, stride=3)
+    frames = clip_frame_indices(3, 100, frames=4, stride=3)
     assert frames.tolist() == [0, 1, 5, 9]  # 3 - 6 + (0, 4, 8, 12), at least 0
-    assert clip_frames(97, 100, frames=4, stride=3).tolist() == [91, 95, 99, 99]
+    assert clip_frame_indices(97, 100, frames=4, stride=3).tolist() == [91, 95, 99, 99]
 
 
 def test_wide_pictures_are_cropped_around_their_centre() -> None:
-    assert margins(200, 100) == (40, 0)
-    assert margins(100, 200) == (0, 37)
-    assert margins(121, 100) == (0, 0)  # just beyond the threshold there is nothing to cut
-    assert margins(100, 100) == (0, 0)
+    assert aspect_margins(200, 100) == (40, 0)
+    assert aspect_margins(100, 200) == (0, 37)
+    assert aspect_margins(121, 100) == (0, 0)  # just beyond the threshold there is nothing to cut
+    assert aspect_margins(100, 100) == (0, 0)
 
 
 def test_a_box_stays_on_its_person() -> None:
     """A white rectangle in a wide picture: after cropping and resizing the box still surrounds it."""
     pictures = torch.zeros(2, 100, 200, 3, dtype=torch.uint8)
     pictures[:, 20:60, 80:120] = 255
-    clip = normalised(shrink(pictures, 50), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    box = shrunk_box((80, 20, 40.9, 40.2), (100, 200), 50)
+    clip = normalise_clip(crop_and_resize(pictures, 50), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    box = resize_box((80, 20, 40.9, 40.2), (100, 200), 50)
     assert clip.shape == (3, 2, 50, 60)
     assert box.tolist() == [20.0, 10.0, 40.0, 30.0]
     left, top, right, bottom = map(int, box)

@@ -22,7 +22,7 @@ from models.loading import load
 from models.merge_schedule import MergeSchedule
 from models.systems.mvit import reversible as mvit_reversible
 from models.systems.mvit.checkpoint_reversible import stage_fusion
-from models.systems.mvit.reversible import Fusion, RevMViT, RevMViTConfig
+from models.systems.mvit.reversible import RevMViT, RevMViTConfig, StreamFusion
 from models.systems.mvit.trunk import Positions
 from models.systems.vit.model import Pool, ViT, ViTConfig
 from tests.golden.case import read_case
@@ -120,10 +120,10 @@ CONFIGS = {
     "vit": SMALL_VIT,
     "vit with class token and mean": replace(SMALL_VIT, class_token=True, pool=Pool.MEAN),
     "video": SMALL_MVIT,
-    **{f"pictures, {fusion}": replace(PICTURES, stage_fusion=fusion) for fusion in Fusion},
-    "pictures, mlp": replace(PICTURES, stage_fusion=Fusion.CONCATENATION, stage_mlp_ratio=1.5),
-    "pictures, normed mlp": replace(PICTURES, stage_fusion=Fusion.CONCATENATION, stage_mlp_ratio=2.0, stage_norm=True),
-    "pictures, mean of means": replace(PICTURES, final_fusion=Fusion.MEAN, mean_first=True),
+    **{f"pictures, {fusion}": replace(PICTURES, stage_fusion=fusion) for fusion in StreamFusion},
+    "pictures, mlp": replace(PICTURES, stage_fusion=StreamFusion.CONCATENATION, stage_mlp_ratio=1.5),
+    "pictures, normed mlp": replace(PICTURES, stage_fusion=StreamFusion.CONCATENATION, stage_mlp_ratio=2.0, stage_norm=True),
+    "pictures, mean of means": replace(PICTURES, final_fusion=StreamFusion.MEAN, mean_first=True),
     "pictures, transition without growth": replace(PICTURES, width_growth=(), head_growth=()),
 }
 
@@ -323,7 +323,7 @@ def test_a_reversible_vit_is_a_reversible_mvit_without_pooling() -> None:
         ({"transitions": (0, 3)}, "must follow a reversible block"),
         ({"transitions": (1, 2)}, "must follow a reversible block"),
         ({"transitions": (1,)}, "only a transition"),
-        ({"final_fusion": Fusion.MEAN}, "mean_first"),
+        ({"final_fusion": StreamFusion.MEAN}, "mean_first"),
         ({"stage_mlp_ratio": 2.0}, "concatenation"),
         ({"image_size": 24}, "does not divide the grid"),
         ({"positions": Positions.NONE}, "table of positions"),
@@ -429,12 +429,12 @@ def test_an_idle_class_token_is_left_out_with_a_warning() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("avg", (Fusion.MEAN, None, False)),
-        ("concat_linear_2", (Fusion.CONCATENATION, 2.0, False)),
-        ("ln+concat_linear_1.5_drop", (Fusion.CONCATENATION, 1.5, True)),
+        ("avg", (StreamFusion.MEAN, None, False)),
+        ("concat_linear_2", (StreamFusion.CONCATENATION, 2.0, False)),
+        ("ln+concat_linear_1.5_drop", (StreamFusion.CONCATENATION, 1.5, True)),
     ],
 )
-def test_fusions_are_read_from_their_names(text: str, expected: tuple[Fusion, float | None, bool]) -> None:
+def test_fusions_are_read_from_their_names(text: str, expected: tuple[StreamFusion, float | None, bool]) -> None:
     assert tuple(stage_fusion(text).values()) == expected
 
 

@@ -79,7 +79,7 @@ def test_published_models_load_strictly_at_full_size(shapes: dict[str, list[int]
     ("change", "complaint"),
     [
         (lambda configuration: 7, "a int where text is needed"),
-        (lambda configuration: ": : [", "no YAML"),
+        (lambda configuration: ": : [", "not YAML"),
         (lambda configuration: yaml.safe_dump({"DATA": {}}), "which has the sections DATA, MVIT and MODEL"),
         (lambda configuration: changed(configuration, "EMBED_DIM", None), "lacks EMBED_DIM"),
         (lambda configuration: changed(configuration, "REV", 4), "a value of the wrong kind"),

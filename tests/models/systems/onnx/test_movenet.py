@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from models import bundle
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.loading import load
-from models.people.keypoints import KEYPOINTS, NAMES
+from models.people.keypoints import KEYPOINT_COUNT, KEYPOINT_NAMES
 from models.systems.onnx.pose_detector import PoseGraph, letterbox
 from starters.make import movenet_bundle
 from tests.support.bundles.vit import UNSEALED
@@ -24,7 +24,7 @@ from training.data.demo_clip import CLIP, CLIPS
 from training.data.packages import DataError, obtain
 
 ROOT = Path(__file__).parents[4]
-PERSON = np.concatenate([np.tile([0.5, 0.25, 0.8], KEYPOINTS), [0.25, 0.125, 0.75, 0.5, 0.9]]).astype(np.float32)
+PERSON = np.concatenate([np.tile([0.5, 0.25, 0.8], KEYPOINT_COUNT), [0.25, 0.125, 0.75, 0.5, 0.9]]).astype(np.float32)
 """y, x and score of the keypoints, then the box, in parts of what the graph sees."""
 
 
@@ -66,7 +66,7 @@ def test_places_are_told_in_pixels_of_the_frame(tmp_path: Path, height: int, wid
     (poses,) = opened(write_poses(tmp_path, same_person_always())).find(torch.zeros(1, height, width, 3, dtype=torch.uint8))
     scale = max(height, width) / 320
     high, wide = (-(-round(side / scale) // 32) * 32 * scale for side in (height, width))
-    np.testing.assert_allclose(poses.keypoints, [[[0.25 * wide, 0.5 * high, 0.8]] * KEYPOINTS], rtol=1e-5)
+    np.testing.assert_allclose(poses.keypoints, [[[0.25 * wide, 0.5 * high, 0.8]] * KEYPOINT_COUNT], rtol=1e-5)
     np.testing.assert_allclose(poses.boxes, [[0.125 * wide, 0.25 * high, 0.375 * wide, 0.5 * high, 0.9]], rtol=1e-5)
 
 
@@ -125,7 +125,7 @@ def test_two_people_of_a_real_clip_are_found_head_up(shipped: PoseGraph, tmp_pat
     (poses,) = shipped.find(torch.from_numpy(frame)[None])
     assert len(poses) == 2
     np.testing.assert_allclose(poses.boxes[:, 3], 390, atol=40)
-    head, ankles = NAMES.index("nose"), [NAMES.index("left ankle"), NAMES.index("right ankle")]
+    head, ankles = KEYPOINT_NAMES.index("nose"), [KEYPOINT_NAMES.index("left ankle"), KEYPOINT_NAMES.index("right ankle")]
     assert (poses.keypoints[:, head, 1] + 250 < poses.keypoints[:, ankles, 1].min(axis=1)).all()
     (smaller,) = shipped.find(torch.from_numpy(np.ascontiguousarray(frame[::2, ::2]))[None])
     np.testing.assert_allclose(2 * smaller.boxes[:, :4], poses.boxes[:, :4], atol=25)

@@ -15,15 +15,15 @@ from sklearn.linear_model import Ridge
 
 from models.checkpoints import families, fit, import_checkpoint, read_checkpoint
 from models.people.track_batch import normalise_pose
-from models.people.tracklets import read_results, tracks_of
+from models.people.tracklets import read_results, tracklets_from_results
 from models.registry import read_config
 from models.systems.lart.model import LARTConfig
-from models.systems.phalp.association_cost import EQ_010, EQ_019, Features, appearance_distances, costs
-from models.systems.phalp.location_forecast import POINT, SPREAD, forecast, predict_location
+from models.systems.phalp.association_cost import EQ_010, EQ_019, TrackFeatures, appearance_distances, association_costs
+from models.systems.phalp.location_forecast import POINT_XY, XYZ_SPREAD, forecast, predict_location
 from models.systems.phalp.pose_predictor import PosePredictor, PosePredictorConfig, predict_pose
-from models.systems.phalp.results import RECORDED, Results
+from models.systems.phalp.results import RECORD_FIELDS, PhalpResults
 from models.systems.phalp.texture_maps import normalise_texture, texture_distances, update_texture
-from models.systems.phalp.tracker import Observation, State, Tracker, TrackerConfig
+from models.systems.phalp.tracker import Observation, Tracker, TrackerConfig, TrackState
 from tests.golden.__main__ import run
 from tests.golden.case import GOLDEN, read_case
 from tests.golden.checks import relative_deviation, round_trips
@@ -111,7 +111,7 @@ def test_forecasts_are_scikit_learns_ridge_regressions() -> None:
 
 def test_a_track_seen_at_one_time_only_has_no_interval() -> None:
     times, locations = np.full((1, 7), 4.0), np.abs(np.random.default_rng(0).normal(size=(1, 7, 99)))
-    assert np.isnan(predict_location(times, locations, np.array([1]))[:, SPREAD]).all()
+    assert np.isnan(predict_location(times, locations, np.array([1]))[:, XYZ_SPREAD]).all()
 
 
 def test_repeated_times_divide_the_interval() -> None:
@@ -125,13 +125,13 @@ def test_repeated_times_divide_the_interval() -> None:
 def test_costs_follow_the_formula_pair_by_pair(distance: Any, shot: bool) -> None:
     random = np.random.default_rng(0)
 
-    def features(count: int) -> Features:
+    def features(count: int) -> TrackFeatures:
         location = np.abs(random.normal(size=(count, 99))) + 0.1
-        return Features(random.normal(size=(count, 6)) * 300, random.normal(size=(count, 229)) * 0.05, location)
+        return TrackFeatures(random.normal(size=(count, 6)) * 300, random.normal(size=(count, 229)) * 0.05, location)
 
     tracks, detections = features(3), features(4)
     looks = appearance_distances(tracks.appearance, detections.appearance)
-    got = costs(tracks, detections, distance, looks, shot=shot)
+    got = association_costs(tracks, detections, distance, looks, shot=shot)
     b = (
         (4.0536, 1.3070, 0.3792, 4.1658)
         if distance is EQ_019
@@ -142,7 +142,7 @@ def test_costs_follow_the_formula_pair_by_pair(distance: Any, shot: bool) -> Non
             track, seen = tracks.location[row], detections.location[column]
             look = (((tracks.appearance[row] - detections.appearance[column]) / 1000) ** 2).sum()
             pose = min(((tracks.pose[row] - detections.pose[column])[:226] ** 2).sum(), 1.5 if distance is EQ_019 else 1.2)
-            place = np.hypot(*(track[POINT] - seen[POINT]))
+            place = np.hypot(*(track[POINT_XY] - seen[POINT_XY]))
             ratio = track[92] / seen[92]
             near = -np.log(min(ratio, 1 / ratio))
             expected = (1 + b[0] * look) * (1 + b[1] * pose)
@@ -154,7 +154,7 @@ def test_costs_follow_the_formula_pair_by_pair(distance: Any, shot: bool) -> Non
 def seen(time: int, place: float, **changes: Any) -> Observation:
     """Somebody who stands still at `place` and looks like nobody else."""
     location = np.zeros(99)
-    location[POINT], location[90:93], location[93:96] = (place, 0.5), (place, 0.0, 20.0), (place, 0.5, 20.0)
+    location[POINT_XY], location[90:93], location[93:96] = (place, 0.5), (place, 0.0, 20.0), (place, 0.5, 20.0)
     look = np.zeros(4)
     look[int(place * 10) % 4] = 1000.0
     record = {"bbox": [100 * place, 0, 10, 20], "conf": 0.9, "smpl": None}
@@ -165,16 +165,16 @@ def seen(time: int, place: float, **changes: Any) -> Observation:
 def test_a_track_is_tentative_until_confirmed_and_then_outlives_gaps() -> None:
     film = Tracker(BLIND)
     for time in range(3):
-        assert film.update([seen(time, 0.2)]).numbers == (1,)
-        assert film.tracks[0].state is (State.CONFIRMED if time == 2 else State.TENTATIVE)
+        assert film.update([seen(time, 0.2)]).track_numbers == (1,)
+        assert film.tracks[0].state is (TrackState.CONFIRMED if time == 2 else TrackState.TENTATIVE)
     for _ in range(4):
         film.update([])
     assert [track.missed for track in film.tracks] == [4]
-    assert film.update([seen(7, 0.2)]).numbers == (1,)
+    assert film.update([seen(7, 0.2)]).track_numbers == (1,)
     for _ in range(5):
         film.update([])
     assert film.tracks == []
-    assert film.update([seen(20, 0.2)]).numbers == (2,)
+    assert film.update([seen(20, 0.2)]).track_numbers == (2,)
 
 
 def test_who_is_lost_for_long_is_expected_as_after_48_frames() -> None:
@@ -190,7 +190,7 @@ def test_who_is_lost_for_long_is_expected_as_after_48_frames() -> None:
     places = []
     for _ in range(60):
         film.update([])
-        places.append(film.tracks[0].predicted.location[POINT])
+        places.append(film.tracks[0].predicted.location[POINT_XY])
     assert gaps == [0, *range(1, 49), *[48] * 12]
     assert np.array_equal(places[47], places[59]) and not np.array_equal(places[46], places[47])
 
@@ -200,15 +200,15 @@ def test_a_tentative_track_ends_when_it_is_missed_and_an_annotated_one_does_not(
     film.update([seen(0, 0.2), seen(0, 0.8, annotated=True)])
     film.update([])
     assert [track.number for track in film.tracks] == [2]
-    assert film.update([seen(2, 0.8)]).numbers == (2,)
+    assert film.update([seen(2, 0.8)]).track_numbers == (2,)
 
 
 def test_the_order_of_detections_changes_nothing() -> None:
     straight, crossed = Tracker(BLIND), Tracker(BLIND)
     for time in range(5):
         people = [seen(time, place) for place in (0.1, 0.4, 0.7)]
-        first = straight.update(people).numbers
-        turned = crossed.update(people if time == 0 else people[::-1]).numbers
+        first = straight.update(people).track_numbers
+        turned = crossed.update(people if time == 0 else people[::-1]).track_numbers
         assert first == (turned if time == 0 else turned[::-1]) == (1, 2, 3)
 
 
@@ -225,7 +225,7 @@ def test_a_cut_moves_the_memory_of_a_place() -> None:
 def test_given_identities_match_whatever_the_distance() -> None:
     film = Tracker(replace(BLIND, match_identities=True))
     film.update([seen(0, 0.1, identity=7), seen(0, 0.9, identity=8)])
-    assert film.update([seen(1, 0.1, identity=8), seen(1, 0.9, identity=7), seen(1, 0.5)]).numbers == (2, 1, 3)
+    assert film.update([seen(1, 0.1, identity=8), seen(1, 0.9, identity=7), seen(1, 0.5)]).track_numbers == (2, 1, 3)
 
 
 def test_what_a_tracker_compares_it_must_have() -> None:
@@ -247,7 +247,7 @@ def test_textures_decide_where_they_are_compared_and_mix_along_a_track() -> None
     film = Tracker(replace(BLIND, compare_texture=True, threshold=1e9), texture_distance=by_texture)
     here = [seen(0, 0.5, texture=texture(colour)) for colour in (0.0, 1.0)]
     film.update(here)
-    assert film.update([replace(person, time=1) for person in here[::-1]]).numbers == (2, 1)
+    assert film.update([replace(person, time=1) for person in here[::-1]]).track_numbers == (2, 1)
     film.update([replace(here[0], time=2, texture=texture(0.1)), replace(here[1], time=2)])
     mixed = film.tracks[0].last.texture
     assert mixed is not None
@@ -304,13 +304,13 @@ def test_of_equal_times_the_last_pose_counts() -> None:
 
 
 def test_frames_must_fit_the_bottleneck() -> None:
-    with pytest.raises(ValueError, match="no multiple of conv_stride 5"):
+    with pytest.raises(ValueError, match="not a multiple of conv_stride 5"):
         PosePredictorConfig(frames=12)
 
 
 def test_results_hold_ghosts_and_what_came_before_confirmation(tmp_path: Path) -> None:
     """Through the published file and back into tracks."""
-    film, results = Tracker(BLIND), Results(BLIND.confirmed_after)
+    film, results = Tracker(BLIND), PhalpResults(BLIND.confirmed_after)
     person = {"global_orient": np.ones((1, 3, 3)), "body_pose": np.ones((23, 3, 3)), "betas": np.ones(10)}
     extra = {
         "smpl": person,
@@ -331,9 +331,9 @@ def test_results_hold_ghosts_and_what_came_before_confirmation(tmp_path: Path) -
     assert [frame["tracked_time"] for frame in frames] == [[0], [0], [0], [0], [1], [2], [0], [0]]
     assert [frame["tracked_ids"] for frame in frames] == [[1], [1], [1], [1], [], [], [1], [1]]
     assert [int(frame["bbox"][0][0]) for frame in frames] == [0, 1, 2, 3, 3, 3, 6, 7]
-    assert all(len(frame[field]) == 1 for frame in frames for field in RECORDED)
+    assert all(len(frame[field]) == 1 for frame in frames for field in RECORD_FIELDS)
     joblib.dump(results.frames, tmp_path / "film.pkl", compress=3)
-    [track] = tracks_of(read_results(tmp_path / "film.pkl")).values()
+    [track] = tracklets_from_results(read_results(tmp_path / "film.pkl")).values()
     assert track.detected.tolist() == [1, 1, 1, 1, 0, 0, 1, 1]
     assert track.boxes[:, 0].tolist() == [0, 1, 2, 3, 0, 0, 6, 7]
 

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from models.checkpoints import detect, families, fit
-from models.systems.phalp.hmar import AppearanceNet, AppearanceNetConfig, FlowDecoder, NormedBlock, ResNet50, SpectralConv
+from models.systems.phalp.hmar import AppearanceNet, AppearanceNetConfig, FlowDecoder, ResNet50, SpectralConv, SpectralResidualBlock
 from tests.golden.checks import full_sizes, loads_strictly, relative_deviation, round_trips
 
 
@@ -90,7 +90,7 @@ def test_the_decoder_joins_what_it_has_with_a_map_of_the_same_size() -> None:
 @pytest.mark.parametrize(("channels", "out"), [(6, 6), (6, 4), (4, 6)])
 def test_a_block_adds_its_input_reshaped_where_it_must_be(channels: int, out: int) -> None:
     torch.manual_seed(0)
-    block, x = NormedBlock(channels, out).eval(), torch.randn(1, channels, 5, 5)
+    block, x = SpectralResidualBlock(channels, out).eval(), torch.randn(1, channels, 5, 5)
     with torch.no_grad():
         block.conv_1.weight_orig.zero_()
         block.conv_1.weight_orig[0, 0, 0, 0] = 1e-30  # the normalisation has something to divide by
@@ -110,7 +110,7 @@ def test_a_texture_shows_the_crop_and_its_code_has_4096_numbers() -> None:
     with torch.no_grad():
         model.texture_head.decoder.conv_img.weight.mul_(0.01)
         textures, codes = model(crops)
-        assert torch.equal(textures, model.textures(crops))
+        assert torch.equal(textures, model.unwrap(crops))
     assert textures.shape == (1, 4, 256, 256)
     assert torch.allclose(textures[:, :3], torch.tensor(0.3))
     assert (textures[:, 3] == 1).all()

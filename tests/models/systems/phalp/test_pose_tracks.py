@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from models.people.keypoint_tracks import PoseTrack
-from models.people.keypoints import KEYPOINTS, Poses, distinct, overlaps
-from models.systems.phalp.keypoint_tracker import PoseTracker, follow
+from models.people.keypoints import KEYPOINT_COUNT, Poses, box_iou, suppress_duplicates
+from models.systems.phalp.keypoint_tracker import PoseTracker, track_poses
 
 RECORDED = Path(__file__).parent / "recorded"
 WIDTH, HEIGHT = 640, 360
@@ -26,14 +26,14 @@ WIDTH, HEIGHT = 640, 360
 def at(*places: tuple[float, float], tall: float = 120.0) -> Poses:
     """Upright people with the middles of their boxes at these places."""
     boxes = np.array([[x - tall / 6, y - tall / 2, tall / 3, tall, 0.9] for x, y in places]).reshape(-1, 5)
-    middles = np.repeat(boxes[:, None, :2] + boxes[:, None, 2:4] / 2, KEYPOINTS, axis=1)
-    keypoints = np.concatenate([middles, np.ones((len(boxes), KEYPOINTS, 1))], axis=2)
+    middles = np.repeat(boxes[:, None, :2] + boxes[:, None, 2:4] / 2, KEYPOINT_COUNT, axis=1)
+    keypoints = np.concatenate([middles, np.ones((len(boxes), KEYPOINT_COUNT, 1))], axis=2)
     return Poses(keypoints, boxes)
 
 
 def test_two_who_walk_past_each_other_keep_their_numbers() -> None:
     frames = [at((100 + 8 * time, 180), (500 - 8 * time, 200)) for time in range(45)]
-    first, second = follow(frames, WIDTH, HEIGHT, 15)
+    first, second = track_poses(frames, WIDTH, HEIGHT, 15)
     assert (first.person, second.person) == (1, 2)
     assert first.detected.all() and second.detected.all()
     np.testing.assert_allclose(np.diff(first.poses.boxes[:, 0]), 8, atol=1e-3)
@@ -42,8 +42,8 @@ def test_two_who_walk_past_each_other_keep_their_numbers() -> None:
 
 def test_somebody_who_is_hidden_for_a_while_is_the_same_person_afterwards() -> None:
     frames = [at((100 + 4 * time, 180)) if not 20 <= time < 32 else at() for time in range(60)]
-    (track,) = follow(frames, WIDTH, HEIGHT, 15)
-    assert (track.first, len(track)) == (0, 60)
+    (track,) = track_poses(frames, WIDTH, HEIGHT, 15)
+    assert (track.first_frame, len(track)) == (0, 60)
     assert (~track.detected).nonzero()[0].tolist() == list(range(20, 32))
     assert not track.rows[20:32].any()
 
@@ -52,7 +52,7 @@ def test_somebody_who_is_hidden_for_a_while_is_the_same_person_afterwards() -> N
 def test_a_track_waits_for_seconds_not_for_frames(rate: float) -> None:
     def people(gap: int) -> int:
         seen = [at((300, 180))] * 12
-        return len(follow([*seen, *[at()] * gap, *seen], WIDTH, HEIGHT, rate))
+        return len(track_poses([*seen, *[at()] * gap, *seen], WIDTH, HEIGHT, rate))
 
     assert people(round(3 * rate)) == 1
     assert people(round(4 * rate)) == 2
@@ -60,20 +60,20 @@ def test_a_track_waits_for_seconds_not_for_frames(rate: float) -> None:
 
 def test_nobody_goes_on_across_a_cut() -> None:
     frames = [at((200 + time, 180)) for time in range(30)]
-    assert len(follow(frames, WIDTH, HEIGHT, 15)) == 1
-    before, after = follow(frames, WIDTH, HEIGHT, 15, cuts=[18])
-    assert (before.first, len(before)) == (0, 18)
-    assert (after.first, len(after)) == (18, 12)
+    assert len(track_poses(frames, WIDTH, HEIGHT, 15)) == 1
+    before, after = track_poses(frames, WIDTH, HEIGHT, 15, cuts=[18])
+    assert (before.first_frame, len(before)) == (0, 18)
+    assert (after.first_frame, len(after)) == (18, 12)
 
 
 def test_who_is_seen_for_an_instant_is_nobody() -> None:
     frames = [at((100, 180), (500, 180)) if time in (7, 8) else at((100, 180)) for time in range(20)]
-    assert [len(track) for track in follow(frames, WIDTH, HEIGHT, 15)] == [20]
+    assert [len(track) for track in track_poses(frames, WIDTH, HEIGHT, 15)] == [20]
 
 
 def test_an_empty_video_has_no_people() -> None:
-    assert follow([at()] * 5, WIDTH, HEIGHT, 15) == []
-    assert follow([], WIDTH, HEIGHT, 15) == []
+    assert track_poses([at()] * 5, WIDTH, HEIGHT, 15) == []
+    assert track_poses([], WIDTH, HEIGHT, 15) == []
 
 
 def test_a_copy_of_a_tracker_goes_on_by_itself() -> None:
@@ -94,7 +94,7 @@ def recorded(clip: str, every: int) -> tuple[list[Poses], tuple[int, int, float]
     with np.load(RECORDED / "poses.npz") as arrays:
         rows, frames = arrays[f"{clip}.rows"].astype(np.float32), arrays[f"{clip}.frames"]
         width, height, rate, count = arrays[f"{clip}.size"].tolist()
-    seen = [distinct(Poses.of_rows(rows[frames == frame]), least_score=0.25) for frame in range(0, count, every)]
+    seen = [suppress_duplicates(Poses.from_rows(rows[frames == frame]), min_score=0.25) for frame in range(0, count, every)]
     return seen, (width, height, rate / every)
 
 
@@ -104,9 +104,9 @@ def numbers(tracks: list[PoseTrack], marks: Mapping[str, list[int]], every: int)
     for frame, box in sorted((int(frame), box) for frame, box in marks.items()):
         if frame % every:
             continue
-        rows = [(track, frame // every - track.first) for track in tracks]
+        rows = [(track, frame // every - track.first_frame) for track in tracks]
         boxes = {track.person: track.poses.boxes[[row], :4] for track, row in rows if 0 <= row < len(track) and track.detected[row]}
-        over = {person: float(overlaps(box_seen, np.array([box], np.float64))[0, 0]) for person, box_seen in boxes.items()}
+        over = {person: float(box_iou(box_seen, np.array([box], np.float64))[0, 0]) for person, box_seen in boxes.items()}
         found += [person for person, overlap in over.items() if overlap > 0.5 and overlap == max(over.values())]
     return found
 
@@ -119,7 +119,7 @@ def switches(found: list[int]) -> int:
 def test_each_of_two_people_outdoors_is_one_track_over_the_whole_clip(every: int) -> None:
     """One of them jumps off a wall, is not detected for two seconds of flight, lands and rolls, while the other walks past."""
     seen, video = recorded("sports2d", every)
-    tracks = follow(seen, *video)
+    tracks = track_poses(seen, *video)
     marks = json.loads((RECORDED / "marks.json").read_text())["sports2d"]
     jumper, walker = (numbers(tracks, marks[who], every) for who in ("jumper", "walker"))
     assert (set(jumper), set(walker)) == ({1}, {2})
@@ -131,7 +131,7 @@ def test_each_of_two_people_outdoors_is_one_track_over_the_whole_clip(every: int
 @pytest.mark.parametrize("clip", CLIPS[1:])
 def test_nobody_changes_numbers_in_the_views_of_a_laboratory(clip: str, every: int) -> None:
     seen, video = recorded(clip, every)
-    tracks = follow(seen, *video)
+    tracks = track_poses(seen, *video)
     for who, marks in json.loads((RECORDED / "marks.json").read_text())[clip].items():
         found = numbers(tracks, marks, every)
         assert len(found) >= 9, who
