@@ -17,7 +17,7 @@ from models.systems.lart.windows import read_track
 FOLDER = Path(__file__).parents[2] / "bundles/actions-lart/1.0.0"
 
 
-def test_the_starter_is_small_and_its_card_says_how_few_recordings_stand_behind_it() -> None:
+def test_starter_is_small_and_card_states_number_of_recordings() -> None:
     spec = bundle.read(FOLDER).spec
     assert spec.weights.bytes < 8_000_000
     assert (spec.task, spec.architecture, len(spec.labels)) == ("actions", "lart", 15)
@@ -27,7 +27,7 @@ def test_the_starter_is_small_and_its_card_says_how_few_recordings_stand_behind_
     assert {package["name"] for package in spec.provenance["data"]["packages"]} == {"pybullet", "holosoma-retargeting", "assimp-testmodels"}
 
 
-def test_a_track_of_any_length_gets_a_score_of_every_class_in_every_frame() -> None:
+def test_track_of_any_length_gets_all_scores_in_each_frame() -> None:
     model = load(bundle.read(FOLDER)).model
     assert isinstance(model, LART)
     random = np.random.default_rng(0)

@@ -76,7 +76,7 @@ def costs_little(drop: dict[str, float]) -> bool:
     return drop["value"] <= max(0.005, 2 * drop["standard_error"])
 
 
-def test_its_default_rung_is_fast_chosen_on_validation_and_nearly_as_good(starter: Bundle) -> None:
+def test_default_rung_is_fast_and_nearly_as_accurate(starter: Bundle) -> None:
     spec = starter.spec
     rows = {row["rung"]: row for row in spec.quality["ladder"]}
     assert len(rows) >= 5

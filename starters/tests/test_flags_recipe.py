@@ -53,7 +53,7 @@ def test_the_bundle_says_where_it_comes_from_and_how_good_it_is(made: tuple[Path
     assert spec.quality["look_alikes"][0]["n"] == 4
 
 
-def test_a_nearest_neighbour_that_has_the_flag_cut_out_for_it_knows_every_clean_one(made: tuple[Path, str]) -> None:
+def test_nearest_neighbour_with_cut_out_flag_knows_clean_ones(made: tuple[Path, str]) -> None:
     spec = bundle.read(made[0] / "bundles/tiny/0.1").spec
     assert spec.quality["sources"][0]["baselines"]["nearest neighbour"]["accuracy"]["value"] == 1
 

@@ -73,7 +73,7 @@ def test_recipe_has_an_earlier_name(name: str, tmp_path: Path, monkeypatch: pyte
         ("flags", "examples", "none", "none"),
     ],
 )
-def test_what_a_bundle_is_measured_with_is_named_before_the_training_where_it_is_missing(
+def test_missing_evaluation_data_is_named_before_training(
     name: str, field: str, path: str, missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]

@@ -47,7 +47,7 @@ def ball(side: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def test_the_starter_finds_what_was_seen_and_leaves_the_air_before_it_empty(starter: Bundle) -> None:
+def test_starter_finds_visible_surface_and_leaves_air_empty(starter: Bundle) -> None:
     model = load(starter).model
     assert isinstance(model, MCC)
     image, seen = ball(model.config.seen_size)

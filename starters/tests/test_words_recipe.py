@@ -51,7 +51,7 @@ def test_no_artist_and_no_language_that_is_held_back_is_learnt(words: Recipe) ->
         assert phase.data in (None, data) or phase.data == data.model_copy(update={"outlined": 0.5})
 
 
-def test_the_vocabulary_is_the_networks_and_the_bundle_stays_small(words: Recipe) -> None:
+def test_vocabulary_fits_network_and_bundle_stays_small(words: Recipe) -> None:
     data, _ = parts(words)
     config: Any = words.model_of(words.phases[0]).resolved(labels=0)
     assert isinstance(config, FLIPConfig) and config.text_length == words.words
@@ -110,7 +110,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return bundle.read(folder / "bundles/tiny-words/0.1")
 
 
-def test_the_bundle_reads_texts_with_the_vocabulary_of_its_training(made: Bundle) -> None:
+def test_bundle_tokenizes_with_vocabulary_of_its_training(made: Bundle) -> None:
     assert made.spec.text is not None and made.spec.text.length == 12 and made.spec.text.templates == ["{}"]
     read = Tokenizer.open(made).encode(["red circle", "cadenas"])
     assert read.tokens.shape == (2, 12) and len({row.tobytes() for row in read.tokens}) == 2

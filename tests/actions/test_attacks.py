@@ -58,7 +58,7 @@ def test_odd_videos_are_watched_and_drawn_into(gateway: Gateway, film: bytes, fa
     assert (frames[0].width, frames[0].height) == (told["video"]["width"], told["video"]["height"])
 
 
-def test_what_is_no_whole_video_is_refused_and_the_next_one_watched(gateway: Gateway) -> None:
+def test_broken_video_is_refused_and_next_one_analysed(gateway: Gateway) -> None:
     film = clip(every(20, 20.0))
     headers_alone = film[: film.index(b"mdat")]
     songs = (sound_alone(), mixed("mp4", "sound", "cover"), mixed("mp3", "sound", "cover"))

@@ -60,7 +60,7 @@ def test_small_people_are_seen_where_they_are_looked_for_closely(gateway: Gatewa
     assert 400 < box[1] < 512 and 290 < box[2] < 374  # in pixels of the video
 
 
-def test_the_answer_tells_the_bundle_s_detail_where_none_was_asked_for(gateway: Gateway) -> None:
+def test_answer_has_detail_of_bundle_by_default(gateway: Gateway) -> None:
     assert ask(gateway, video=FILM).raise_for_status().json()["detail"] == "fast"
     bundle = {"config": {"detail": "standard"}}
     assert actions.plan(ActionsOptions(), spec(**bundle)).detail == "standard"
@@ -92,19 +92,19 @@ def test_a_step_has_the_fewer_rows_the_closer_it_looks(detail: str, windows: int
     assert steps.cost(state) <= 8
 
 
-def test_plans_that_were_stored_without_detail_mean_what_they_meant() -> None:
+def test_stored_plans_without_detail_keep_their_meaning() -> None:
     stored = {"top_k": 1, "threshold": 0.0, "start_s": None, "end_s": None, "people": None}
     assert actions.arguments(msgspec.convert(stored, ActionsPlan), {})["detail"] == "fast"
 
 
-def test_a_bundle_whose_thresholds_do_not_fit_its_labels_is_refused(tmp_path: Path) -> None:
+def test_bundle_with_thresholds_of_other_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="2 thresholds for 4 labels"):
         load(write_watcher(tmp_path, config={"step": 16, "margin": 14, "thresholds": [0.5, 0.5]}))
     with pytest.raises(BundleError, match="detail"):
         load(write_watcher(tmp_path / "other", config={"step": 16, "margin": 14, "detail": "best"}))
 
 
-def test_seconds_below_the_threshold_of_their_best_label_are_unsure() -> None:
+def test_seconds_below_threshold_of_best_label_are_unsure() -> None:
     first, second, third = told(spec(config={"thresholds": [0.9, 0.2, 0.0, 0.0]}), threshold=0.5)
     assert "unsure" not in second and "unsure" not in third
     assert first["unsure"] is True and [label["label"] for label in first["labels"]] == ["stand"]  # labels stay

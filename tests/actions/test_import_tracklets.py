@@ -44,7 +44,7 @@ def test_results_without_people_make_an_empty_file(tmp_path: Path) -> None:
         ("gone/tracks.npz", 30.0, "cannot be written (there is no folder "),
     ],
 )
-def test_what_could_not_be_tracks_is_named_before_anything_is_read(tmp_path: Path, output: str, fps: float, sentence: str) -> None:
+def test_invalid_tracks_are_named_before_reading(tmp_path: Path, output: str, fps: float, sentence: str) -> None:
     with pytest.raises(Misuse, match=re.escape(sentence)):
         import_tracklets(RESULTS, tmp_path / output, fps=fps, joints=False)
     assert not list(tmp_path.iterdir())

@@ -144,7 +144,7 @@ def scores_of_track(lart: LART, frames: NDArray[np.uint8], first: int, boxes: ND
 
 
 @pytest.mark.parametrize("hidden", [range(0), range(20, 29), range(7), range(60, 100)], ids=["never", "between", "at first", "at last"])
-def test_a_video_is_told_what_the_published_procedure_tells_of_whole_tracks(steps: ActionSteps, lart: LART, hidden: range) -> None:
+def test_streamed_video_equals_published_procedure(steps: ActionSteps, lart: LART, hidden: range) -> None:
     """One who walks and is perhaps hidden for a while, also in the middle of a group, or comes later, or leaves before the end; and one who
     stands."""
     video = two_people(100, hidden=hidden)
@@ -198,7 +198,7 @@ def test_where_steps_end_changes_no_answer(steps: ActionSteps, monkeypatch: pyte
     same(alone[0], {name: values.numpy() for name, values in outcome.outputs.items()})
 
 
-def test_a_clip_whose_part_fails_begins_anew_when_its_step_is_taken_again(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clip_with_failed_part_restarts_with_its_step(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
     video = job(two_people(50))
     [expected] = finish(steps, video)
     fed_forward, failures = PoolingBlock._feed_forward, list[str]()
@@ -215,7 +215,7 @@ def test_a_clip_whose_part_fails_begins_anew_when_its_step_is_taken_again(steps:
     same(expected, told)
 
 
-def test_what_a_clip_keeps_between_its_parts_is_counted_and_goes_with_its_job(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_between_parts_of_a_clip_is_counted_and_freed(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.systems.actions.steps.DESCRIBE_S", 0.0)
     [state] = steps.start([job(two_people(50))], [{}])
     kept = 0
@@ -288,7 +288,7 @@ def test_a_group_waits_until_its_clip_is_known(lart: LART) -> None:
 
 
 @pytest.mark.parametrize("aligned", [True, False])
-def test_who_is_not_seen_in_the_middle_has_the_feature_of_an_empty_box(*, aligned: bool) -> None:
+def test_person_hidden_mid_clip_has_feature_of_empty_box(*, aligned: bool) -> None:
     """Zeros with aligned pooling; otherwise no box is smaller than a place of the map, and the feature is that of the corner."""
     model = small_mvit(dataclasses.replace(SMALL_MVIT, boxes=BoxPooling(aligned=aligned)))
     describer = Describer(model, COLOURS, Clip(frames=SMALL_MVIT.frames, stride=STRIDE))
@@ -391,7 +391,7 @@ def test_a_mesh_is_named_and_stays_where_it_is(root: Path, tmp_path: Path, name:
     assert loaded.steps is not None
 
 
-def test_published_windows_answer_for_32_rows_with_32_around_them(root: Path, tmp_path: Path) -> None:
+def test_published_windows_output_32_rows_with_32_around_them(root: Path, tmp_path: Path) -> None:
     write_lart(root, dataclasses.replace(LAYOUT, frames=125), "long-lart")
     body = write_mesh(tmp_path / "body.npz")
     assert join(root, "long", "--appearance", "small-mvit", "--body", str(body), "--actions", "long-lart").exit_code == 0
@@ -399,7 +399,7 @@ def test_published_windows_answer_for_32_rows_with_32_around_them(root: Path, tm
     assert (config["step"], config["margin"]) == (32, 32)
 
 
-def test_a_worker_without_the_mesh_says_so_and_serves_once_it_is_there(root: Path, tmp_path: Path) -> None:
+def test_worker_without_mesh_says_so_and_serves_once_there(root: Path, tmp_path: Path) -> None:
     body = write_mesh(tmp_path / "body.npz")
     bundle = joined(root, body)
     body.rename(tmp_path / "away")

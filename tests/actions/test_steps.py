@@ -93,7 +93,7 @@ def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
     assert np.allclose(first["scores"], second["scores"], atol=1e-6)
 
 
-def test_two_people_have_one_number_each_and_boxes_where_they_are(steps: ActionSteps) -> None:
+def test_two_people_have_one_number_each_and_correct_boxes(steps: ActionSteps) -> None:
     [told] = finish(steps, job(two_people()))
     boxes = told["boxes"]
     red, blue = boxes[boxes[:, 4] == 24], boxes[boxes[:, 4] == 30]
@@ -167,7 +167,7 @@ def test_a_step_can_be_taken_again(steps: ActionSteps) -> None:
             same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
 
 
-def test_a_step_that_fails_behind_its_frames_does_not_see_them_twice(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_that_fails_after_its_frames_does_not_repeat_them(steps: ActionSteps, monkeypatch: pytest.MonkeyPatch) -> None:
     """LART has no memory left for a window, and the step is taken again."""
     video = job(two_people(40))
     [expected] = finish(steps, video)

@@ -60,7 +60,7 @@ def done(gateway: Gateway, asked: str) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("parts_of", [real_clip, long_tracks], ids=["video", "tracks"])
-def test_a_worker_that_is_killed_costs_the_windows_done_and_changes_no_answer(tmp_path: Path, parts_of: Any) -> None:
+def test_killed_worker_loses_its_windows_and_changes_no_answer(tmp_path: Path, parts_of: Any) -> None:
     parts, bundles = parts_of(tmp_path / "cache"), tmp_path / "bundles"
     write_watcher(bundles)
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway:
@@ -83,7 +83,7 @@ def test_a_worker_that_is_killed_costs_the_windows_done_and_changes_no_answer(tm
     assert events.count('"done":0,') == 2 and events.count("event: done") == 1
 
 
-def test_a_job_that_is_cancelled_stops_between_two_windows_and_closes_its_video(watching: Service) -> None:
+def test_cancelled_job_stops_between_windows_and_closes_video(watching: Service) -> None:
     gateway = watching.gateway
     left = watching.counted("opsin_step_leaves_total", how="unwanted")
     asked = asked_later(gateway, {"video": long_video()})
@@ -110,7 +110,7 @@ def test_a_client_that_leaves_in_mid_clip_stops_the_work(watching: Service) -> N
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["at once", "as a job's result"])
-def test_a_client_that_leaves_while_its_clip_is_drawn_stops_the_drawing(watching: Service, *, later: bool) -> None:
+def test_leaving_client_stops_drawing_of_its_clip(watching: Service, *, later: bool) -> None:
     gateway = watching.gateway
     video = long_video()
     request = post("/v1/actions?end_s=0.2", "Accept: video/mp4", f"Content-Length: {len(video)}", body=video)

@@ -171,7 +171,7 @@ def test_a_sound_may_begin_late_in_a_broadcast(container: str, codec: str) -> No
     assert tone_begins(film) == pytest.approx((29.0, 30.0), abs=0.06)
 
 
-def test_sound_that_ends_before_the_first_frame_is_refused_as_such() -> None:
+def test_audio_that_ends_before_first_frame_is_refused() -> None:
     assert "before its first frame" in refused(filmed("matroska", "flac", video_s=3.0, sound_s=0.0))[1]
 
 
@@ -220,7 +220,7 @@ def test_a_stream_whose_header_knows_no_end_is_read_to_its_end() -> None:
     assert len(read(wav(tone, RATE, says_bytes=2**32 - 1), RATE, LIMITS)) == RATE // 2
 
 
-def test_a_chain_of_streams_of_different_formats_is_heard_to_its_end() -> None:
+def test_chained_streams_of_other_formats_are_decoded_to_end() -> None:
     first = written(np.stack([tones(0.5, 48_000, 440.0)] * 2), 48_000, "adts", "aac")
     second = written(tones(0.5, 44_100, 440.0)[None], 44_100, "adts", "aac")
     heard = read(first + second, RATE, LIMITS)
@@ -285,7 +285,7 @@ def test_samples_far_above_full_scale_are_refused() -> None:
         ((30_000, 1), 384_001, "384001 samples a second are above the limit of 384000"),
     ],
 )
-def test_more_channels_or_samples_a_second_than_allowed_are_refused(shape: tuple[int, int], rate: int, sentence: str) -> None:
+def test_too_many_channels_or_too_high_sample_rate_is_refused(shape: tuple[int, int], rate: int, sentence: str) -> None:
     assert refused(wav(np.zeros(shape, np.int16), rate)) == ("too-large", sentence)
 
 
@@ -341,7 +341,7 @@ def test_a_program_that_dies_refuses_its_sound(monkeypatch: pytest.MonkeyPatch) 
     assert refused(wav(np.zeros(8000, np.int16), RATE)) == ("corrupt-sound", f"decoding it failed: it ended with {os.EX_SOFTWARE}")
 
 
-def test_a_sound_of_an_unknown_codec_is_not_said_to_be_of_another_part() -> None:
+def test_audio_of_unknown_codec_is_not_reported_as_other_part() -> None:
     content = bytearray(wav((32767 * tones(0.5, 16000, 440.0)).astype(np.int16), 16000))
     content[20:22] = b"\xff\xff"  # its format's tag
     assert refused(bytes(content)) == ("not-a-sound", "its sound is of a codec that is not decoded here")

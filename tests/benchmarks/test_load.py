@@ -64,7 +64,7 @@ async def test_an_open_loop_sends_on_while_the_service_says_nothing() -> None:
     assert all(answer.finished > answer.intended for answer in target.answers)
 
 
-async def test_a_closed_loop_keeps_as_many_requests_in_flight_as_it_has_clients() -> None:
+async def test_closed_loop_keeps_one_request_in_flight_per_client() -> None:
     in_flight, most = 0, 0
 
     async def answer(body: bytes) -> tuple[str, bytes]:

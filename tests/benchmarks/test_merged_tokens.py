@@ -41,9 +41,7 @@ def test_pictures_stand_above_what_is_left_of_them(
     assert not np.array_equal(below, page[:height, :width])
 
 
-def test_a_rung_that_the_bundle_does_not_have_is_refused_with_those_that_it_has(
-    tmp_path: Path, stripes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_rung_is_refused_with_those_of_the_bundle(tmp_path: Path, stripes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = write_tiny_vit(tmp_path / "bundles")
     with pytest.raises(SystemExit, match="no rung 'slow'; its rungs are full, fast"):
         draw(monkeypatch, stripes, "-o", tmp_path / "merged.png", "--bundle", bundle.path, "--rung", "slow")

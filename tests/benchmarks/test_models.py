@@ -14,7 +14,7 @@ from models.systems.vit.model import ViTConfig
 TINY_VIT = ViTConfig(image_size=32, patch_size=8, classes=10, width=32, depth=2, heads=2)
 
 
-def test_every_system_is_measured_but_those_without_a_size_of_their_own() -> None:
+def test_all_systems_with_a_size_of_their_own_are_measured() -> None:
     assert architectures().keys() - {sizes()[name].architecture for name in LIKE_VIT_B} == {
         "actions",
         "lite_depth",

@@ -61,7 +61,7 @@ def test_phases_and_what_is_left_fill_a_request() -> None:
     assert "50% of capacity" in words(drawn)
 
 
-def test_a_request_that_was_refused_is_told_from_those_that_were_answered() -> None:
+def test_refused_requests_are_counted_apart_from_answered_ones() -> None:
     answers = [[0.5, 0.1, 200], [1.0, 3.0, 200], [1.5, 2.0, 503]]
     drawn = plots.plot_killed({**RUN, "killed": {"at_s": 0.9, "rate": 10.0, "answers": answers}})
     assert "× 503" in words(drawn)

@@ -10,7 +10,7 @@ from benchmarks import reference
 from models.loading import load
 
 
-def test_pictures_are_the_size_of_photographs_and_the_same_every_time(tmp_path: Path) -> None:
+def test_images_have_size_of_photographs_and_repeat(tmp_path: Path) -> None:
     for folder in ("first", "second"):
         reference.write_pictures(tmp_path / folder, count=3)
     first, second = ([path.read_bytes() for path in sorted((tmp_path / folder).iterdir())] for folder in ("first", "second"))

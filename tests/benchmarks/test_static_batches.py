@@ -11,7 +11,7 @@ def seconds(rows: int) -> float:
     return 1.0 + 0.1 * rows
 
 
-def test_rows_that_have_finished_leave_and_make_the_batch_cheaper() -> None:
+def test_finished_rows_leave_and_make_batch_cheaper() -> None:
     together = latencies([Arrival(0.0, 2), Arrival(0.0, 5)], seconds, largest=4, slots=1)
     assert together == pytest.approx([2 * 1.2, 2 * 1.2 + 3 * 1.1])
 
@@ -30,12 +30,12 @@ def test_a_batch_is_bounded() -> None:
     assert four == pytest.approx([1.2, 1.2, 2.4, 2.4])
 
 
-def test_throughput_counts_the_steps_of_jobs_whether_rows_that_have_finished_leave_or_stay() -> None:
+def test_throughput_counts_steps_if_finished_rows_leave_or_stay() -> None:
     assert steps_per_second([2, 5, 1], seconds, largest=2) == pytest.approx(8 / (2 * 1.2 + 3 * 1.1 + 1.1))
     assert steps_per_second([2, 5, 1], seconds, largest=2, padded=True) == pytest.approx(8 / (5 * 1.2 + 1.1))
 
 
-def test_jobs_of_a_batch_start_one_after_the_other_before_its_first_step() -> None:
+def test_jobs_of_a_batch_start_in_turn_before_its_first_step() -> None:
     late = latencies([Arrival(0.0, 10), Arrival(1.0, 1)], seconds, largest=4, slots=1, start_seconds=0.5)
     assert late == pytest.approx([11.5, 11.5 - 1.0 + 0.5 + 1.1])
     assert steps_per_second([2, 5], seconds, largest=2, start_seconds=0.5) == pytest.approx(7 / (2 * 1.2 + 3 * 1.1 + 1.0))

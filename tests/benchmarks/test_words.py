@@ -22,7 +22,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["maws", "flip", "cit"])
-def test_tokenisers_fit_their_networks_and_know_the_words_of_labels(cache: Path, name: str) -> None:
+def test_tokenizers_fit_networks_and_know_words_of_labels(cache: Path, name: str) -> None:
     pair = text_pairs.make_pair(cache, name, "tiny")
     found = Tokenizer.open(pair.bundle).encode(text_pairs.labels(20, 4))
     assert not found.truncated.any() and len({tuple(row) for row in found.tokens.tolist()}) == 20

@@ -151,7 +151,7 @@ def test_nobody_is_said(page: Page) -> None:
     expect(panel.locator(".lane")).to_have_count(0)
 
 
-def test_a_clip_that_the_browser_cannot_play_gets_its_lanes_all_the_same(page: Page) -> None:
+def test_clip_that_browser_cannot_play_still_gets_lanes(page: Page) -> None:
     panel = open_actions(page, sample=False, seconds=None)
     film = clip(every(20, 10.0), container="avi", codec="mpeg4")
     panel.locator("input[type=file]").set_input_files({"name": "grey.avi", "mimeType": "video/x-msvideo", "buffer": film})
@@ -171,7 +171,7 @@ PERSON = {
 }
 
 
-def test_places_between_sightings_are_dashed_and_unsure_labels_say_so(page: Page) -> None:
+def test_gaps_between_detections_are_dashed_and_unsure_marked(page: Page) -> None:
     """At 0 s the person is seen, at 0.2 s they are between two sightings, at 0.8 s too far from both."""
     told = page.evaluate(
         """async (person) => {

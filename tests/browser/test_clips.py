@@ -102,7 +102,7 @@ def rows(panel: Locator) -> list[list[str]]:
     return [row.locator("th, td").all_text_contents() for row in panel.locator("table tbody tr").all()]
 
 
-def test_a_clip_has_labels_scores_over_time_and_a_table_that_says_the_same(clips: Page, listener: Service, tmp_path: Path) -> None:
+def test_clip_has_labels_scores_over_time_and_a_matching_table(clips: Page, listener: Service, tmp_path: Path) -> None:
     panel = open_clips(clips, FILM, model="mvit2")
     panel.get_by_label("Views").fill("4")
     expect(panel.get_by_label("Token merging")).to_be_hidden()
@@ -122,7 +122,7 @@ def test_a_clip_has_labels_scores_over_time_and_a_table_that_says_the_same(clips
     assert told["results"][0]["clip"]["views"] == 4
 
 
-def test_the_frames_that_were_seen_are_shown_with_the_tokens_that_remain(clips: Page, listener: Service) -> None:
+def test_sampled_frames_are_displayed_with_remaining_tokens(clips: Page, listener: Service) -> None:
     panel = open_clips(clips, FILM, model="mae-st")
     panel.get_by_label("Views").fill("2")
     merge_in_each_block(panel, "6")
@@ -143,7 +143,7 @@ def test_the_frames_that_were_seen_are_shown_with_the_tokens_that_remain(clips: 
     expect(view.get_by_role("status")).to_contain_text("A token of 1 patch")
 
 
-def test_a_sound_is_drawn_before_it_is_asked_and_its_windows_follow(clips: Page, listener: Service) -> None:
+def test_audio_is_drawn_before_upload_and_windows_follow(clips: Page, listener: Service) -> None:
     panel = open_clips(clips, BELL)
     strip = panel.get_by_role("img", name="The spectrogram of the sound")
     expect(panel.locator("audio")).to_be_visible()
@@ -176,7 +176,7 @@ def test_a_clip_with_its_sound_is_seen_and_heard_in_windows(clips: Page) -> None
         expect(figure).to_contain_text(f"{patches + 1 - 2 * config.depth} of {patches + 1} tokens left")
 
 
-def test_each_half_may_merge_and_a_number_that_is_hidden_is_not_sent(clips: Page) -> None:
+def test_each_half_may_merge_and_hidden_number_is_not_sent(clips: Page) -> None:
     panel = open_clips(clips, FILM, BELL, model="both")
     merge_in_each_block(panel, "0")
     panel.get_by_label("Video tokens merged").fill("2")

@@ -129,7 +129,7 @@ def test_of_several_files_it_says_which_is_taken(page: Page) -> None:
 # 8. reload
 
 
-def test_reload_asks_while_something_runs_and_the_job_is_followed_again(page: Page, service: Service, tmp_path: Path) -> None:
+def test_reload_prompts_during_a_run_and_job_is_followed_again(page: Page, service: Service, tmp_path: Path) -> None:
     panel = open_inpaint(page)
     panel.get_by_label("Seed", exact=True).fill("7")
     run(panel)
@@ -183,7 +183,7 @@ def is_followed_again(page: Page, panel: Locator, step: str, given: str) -> None
 # 9. no bundle
 
 
-def test_without_bundles_it_says_where_they_are_looked_for_and_how_to_make_one(context: BrowserContext, tmp_path: Path) -> None:
+def test_page_without_bundles_explains_where_to_put_them(context: BrowserContext, tmp_path: Path) -> None:
     with serve(tmp_path) as service, quiet_page(context) as page:
         eventually(lambda: httpx2.get(f"{service.url}/v1/models").json()["folders"] == [str(tmp_path)], "the worker has told", 300)
         page.goto(service.url)
@@ -224,7 +224,7 @@ def test_charts_have_times_values_and_a_logarithmic_scale(page: Page) -> None:
     expect(figure.locator(".bottom")).to_have_text(re.compile(r"m?s$"))
 
 
-def test_each_bundle_tells_its_latency_and_tables_are_reached_by_keyboard_on_a_phone(page: Page) -> None:
+def test_bundles_show_latency_and_phone_tables_work_by_keyboard(page: Page) -> None:
     run(open_classify(page))
     open_status(page)
     row = page.locator("#bundles tr").filter(has_text="flags@1.0.0")

@@ -72,7 +72,7 @@ def test_a_page_asks_for_a_key_and_keeps_it_in_its_tab_alone(asked: Page, guarde
         expect(another.get_by_role("dialog")).to_be_visible()
 
 
-def test_every_request_of_a_run_has_the_key_in_a_header_and_none_in_its_address(asked: Page, guarded: Guarded, tmp_path: Path) -> None:
+def test_requests_have_key_in_header_and_none_in_address(asked: Page, guarded: Guarded, tmp_path: Path) -> None:
     """Calls, streams of events, answers, downloads, and the removal of what is not needed any more."""
     give(asked, guarded.keys["alice"])
     sent: list[Request] = []

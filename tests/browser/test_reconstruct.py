@@ -136,7 +136,7 @@ def test_what_the_service_keeps_is_removed_when_the_page_is_left(page: Page, ser
     eventually(lambda: httpx2.get(job).status_code == 404, "the job is gone")
 
 
-def test_a_picture_and_its_depth_may_be_chosen_together_or_one_by_one(page: Page) -> None:
+def test_image_and_depth_may_be_chosen_together_or_separately(page: Page) -> None:
     panel = open_3d(page, None)
     expect(panel.locator("p.line")).to_have_text("Choose a picture, or run one of the samples.")
     panel.locator("input[type=file]").set_input_files([file("depth.png", CAPTURE["depth"]), file("image.png", CAPTURE["image"])])
@@ -167,7 +167,7 @@ def test_the_focal_length_is_sent_in_place_of_the_field_of_view(page: Page) -> N
     expect(panel.locator(".calls")).not_to_contain_text("fov")
 
 
-def test_a_picture_alone_is_enough_for_the_model_that_tells_depth(page: Page) -> None:
+def test_image_alone_is_enough_for_model_that_estimates_depth(page: Page) -> None:
     panel = open_3d(page)
     panel.get_by_role("button", name="One picture of a mug, no depth").click()
     expect(panel.locator(".shape")).to_contain_text("of the median depth", timeout=PATIENCE_MS)
@@ -176,7 +176,7 @@ def test_a_picture_alone_is_enough_for_the_model_that_tells_depth(page: Page) ->
     expect(panel.locator(".calls")).not_to_contain_text("mug-depth.png")
 
 
-def test_a_map_of_another_aspect_is_refused_with_the_services_words(refused: Page) -> None:
+def test_depth_of_other_aspect_is_refused_in_words_of_service(refused: Page) -> None:
     panel = open_3d(refused)
     panel.locator("input[type=file]").set_input_files([file("wide.png", png(np.full((20, 90), 900, np.uint16)))])
     start(panel)

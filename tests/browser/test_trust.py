@@ -46,7 +46,7 @@ def says(panel: Locator, words: str | re.Pattern[str]) -> None:
 # 1. what a model does
 
 
-def test_every_model_tells_what_it_does_and_what_it_was_trained_on(page: Page) -> None:
+def test_models_state_their_purpose_and_training_data(page: Page) -> None:
     panel = open_classify(page, picture=None)
     about = panel.locator(".about")
     expect(about).to_contain_text("Drawn flags of 238 countries")
@@ -142,7 +142,7 @@ def test_a_tab_that_could_not_load_offers_to_reload(context: BrowserContext, ser
         expect(panel.get_by_role("button", name="Run", exact=True)).to_be_visible()
 
 
-def test_samples_that_cannot_be_fetched_say_that_the_service_is_away(refused: Page, context: BrowserContext) -> None:
+def test_failed_samples_report_that_service_is_unavailable(refused: Page, context: BrowserContext) -> None:
     panel = open_tab(refused, "Classify")
     context.set_offline(True)
     try:
@@ -242,7 +242,7 @@ def test_previews_of_inpainting_are_drawn_in_the_mask_alone(page: Page, service:
 # 6. what merging gains
 
 
-def test_the_comparison_of_merging_alternates_batches_and_says_what_one_picture_gains(page: Page) -> None:
+def test_merging_comparison_alternates_batches_and_states_gain(page: Page) -> None:
     asked: list[tuple[int, str]] = []
 
     def count(route: Route) -> None:

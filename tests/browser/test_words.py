@@ -372,7 +372,7 @@ def test_the_tab_is_light(context: BrowserContext, speaker: Service) -> None:
 # without a pair
 
 
-def test_without_a_pair_it_says_what_is_missing_and_fills_once_it_is_there(context: BrowserContext, tmp_path: Path) -> None:
+def test_page_without_text_pair_explains_and_fills_once_there(context: BrowserContext, tmp_path: Path) -> None:
     write_tiny_vit(tmp_path)
     with serve(tmp_path) as running, quiet_page(context) as page:
         page.goto(f"{running.url}/#words")

@@ -126,7 +126,7 @@ def test_workers_killed_at_random_moments_lose_no_request(service: Service, tiny
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_one_of_two_workers_killed_at_random_moments_loses_no_request(tiny: Bundle) -> None:
+def test_killing_one_of_two_workers_loses_no_request(tiny: Bundle) -> None:
     with serve(tiny.path.parent.parent, "--workers", "2", dtype="float32") as service:
         lose_no_request(service, tiny, 2000, 20)
 
@@ -159,7 +159,7 @@ def test_nine_kills_within_45_seconds_cost_nobody_an_answer(tiny: Bundle) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_minutes_of_kills_cost_nobody_an_answer_by_what_ships(tmp_path: Path) -> None:
+def test_two_minutes_of_kills_lose_no_answer_of_shipped_bundle(tmp_path: Path) -> None:
     chance, flags = random.Random(33), sorted((HOUSE / "docs" / "pictures" / "flags").glob("*.png"))
     with serve(HOUSE / "bundles", cache=tmp_path / "cache") as service:
         expected = {flag: labels(service.classify(flag.read_bytes())) for flag in flags}

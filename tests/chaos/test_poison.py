@@ -80,7 +80,7 @@ async def batch_with(asking: GatewayEnd, corner: tuple[int, int, int]) -> None:
     assert answers == [value for value in range(16) if value != 7]
 
 
-async def test_a_poisonous_input_does_not_take_its_fifteen_neighbours_with_it(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_poison_input_does_not_fail_its_fifteen_neighbours(valkey: PrivateValkey, tmp_path: Path) -> None:
     async with fragile_workers(valkey, tmp_path) as workers, gateway(valkey.url) as asking:
         await asking.ready()
         await batch_with(asking, POISON)
@@ -89,7 +89,7 @@ async def test_a_poisonous_input_does_not_take_its_fifteen_neighbours_with_it(va
     assert len(workers) == 5, "one death in company, three alone, and the worker that is left"
 
 
-async def test_a_death_is_not_charged_to_a_suspect_that_another_batch_left_waiting(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_death_is_not_charged_to_waiting_suspect_of_other_batch(valkey: PrivateValkey, tmp_path: Path) -> None:
     digest = write_null(tmp_path, name="fragile", architecture="fragile").spec.digest()
     dies = WorkerQueue(valkey.url, "dies", WorkerTimings(key_ttl=60))
     dies.announce(WorkerInfo(id=dies.id, host="test", pid=0, state="draining", device="cpu", bundles=[]))
@@ -118,7 +118,7 @@ def pending(client: redis.Redis) -> int:
     return sum(group["pending"] for stream in client.smembers("queues") for group in client.xinfo_groups(stream))
 
 
-async def test_a_poisonous_job_of_several_steps_costs_its_neighbours_only_time(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_poison_job_of_several_steps_only_delays_its_neighbours(valkey: PrivateValkey, tmp_path: Path) -> None:
     model = load(write_null(tmp_path / "plain", milliseconds=2, steps=(6,), width=8)).steps
     assert model is not None
     write_null(tmp_path, name="fragile", architecture="fragile", milliseconds=2, steps=(6,), width=8)
@@ -142,7 +142,7 @@ async def test_a_poisonous_job_of_several_steps_costs_its_neighbours_only_time(v
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-async def test_an_input_that_makes_workers_hang_ends_like_a_poisonous_one(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_input_that_hangs_workers_ends_like_a_poison_one(valkey: PrivateValkey, tmp_path: Path) -> None:
     async with fragile_workers(valkey, tmp_path) as workers, gateway(valkey.url) as asking:
         await asking.ready()
         await batch_with(asking, HANGS)

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 OURS, THEIRS = "ours:", "theirs:"
 
 
-def test_one_service_is_killed_and_cleaned_away_while_the_other_answers(valkey: PrivateValkey, tmp_path: Path) -> None:
+def test_killed_service_is_cleaned_up_while_the_other_answers(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_tiny_vit(tmp_path)
     with redis.Redis.from_url(valkey.url, decode_responses=True) as client:
         client.flushall()

@@ -39,7 +39,7 @@ def job(service: Service, id_: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_an_asynchronous_job_tells_its_steps_and_survives_the_death_of_its_worker(tmp_path: Path) -> None:
+def test_job_reports_steps_and_survives_death_of_its_worker(tmp_path: Path) -> None:
     write_null(tmp_path, "toy", milliseconds=30, steps=(STEPS,), width=8)
     write_null(tmp_path, milliseconds=1)
     with serve(tmp_path) as service:

@@ -102,13 +102,13 @@ def test_odd_videos_are_classified(gateway: Gateway, film: bytes) -> None:
     assert sum(label["score"] for label in told["predictions"]) <= 1 + 1e-6 and told["clip"]["views"] == 2
 
 
-def test_a_damaged_video_ends_in_an_answer_or_a_refusal_and_the_next_is_classified(gateway: Gateway) -> None:
+def test_damaged_video_is_answered_or_refused_and_next_works(gateway: Gateway) -> None:
     broken = damaged_in_the_middle()
     assert post(gateway, {"video": broken}, views=2).status_code in (200, 413, 422)
     assert ask(gateway, video(12)).status_code == 200
 
 
-def test_a_bare_body_is_an_image_and_the_form_that_is_needed_is_told(gateway: Gateway) -> None:
+def test_bare_body_is_an_image_and_refusal_names_the_form(gateway: Gateway) -> None:
     refused = gateway.http.post("/v1/classify", params={"model": "mvit2"}, content=FILM, headers={"Content-Type": "video/mp4"})
     assert (refused.status_code, refused.json()["field"]) == (422, "image")
     assert refused.json()["detail"].endswith("a bare body is its `image`: send a form, as with curl -F video=@FILE")
@@ -139,7 +139,7 @@ def directory(**settings: Any) -> Directory:
     return Directory(Dispatcher("redis://127.0.0.1:1", told), told)
 
 
-def test_the_default_of_clips_is_the_only_one_that_takes_them_or_what_the_operator_says() -> None:
+def test_default_of_clips_is_only_candidate_or_operators_choice() -> None:
     reds, first, second = make_spec(), clips_spec("first"), clips_spec("second")
     one, two = fleet(reds, first), fleet(reds, first, second)
     assert (directory().default(one, "classify"), directory().default(one, "classify-video")) == (reds, first)
@@ -148,7 +148,7 @@ def test_the_default_of_clips_is_the_only_one_that_takes_them_or_what_the_operat
     assert directory().default(two, "actions") is None
 
 
-def test_the_default_of_sound_and_sight_is_made_for_exactly_what_came() -> None:
+def test_default_for_audio_and_video_fits_exactly_the_parts() -> None:
     first, both, apart, ears = clips_spec("first"), sound_spec("both", 2), sound_spec("apart", 0), sound_spec("ears", 0, preprocess=None)
     every = fleet(first, both, ears)
     names = [directory().default(every, f"classify-{parts}") for parts in ("video", "audio", "audio-video")]
@@ -162,7 +162,7 @@ def test_the_default_of_sound_and_sight_is_made_for_exactly_what_came() -> None:
     assert directory(default_models={"CLASSIFY_AUDIO_VIDEO": "apart"}).default(fleet(apart, both), "classify-audio-video") == apart
 
 
-def test_a_bundle_that_no_worker_serves_is_no_default_while_another_one_fits() -> None:
+def test_unserved_bundle_is_no_default_while_another_fits() -> None:
     first, apart = clips_spec("first"), sound_spec("apart", 0)
     known = first, apart
     defaults = [directory().default(fleet(*known, ready=ready), "classify-video") for ready in ((apart,), (first,), ())]
@@ -170,7 +170,7 @@ def test_a_bundle_that_no_worker_serves_is_no_default_while_another_one_fits() -
     assert directory().choose(fleet(*known, ready=(apart,)), "first", "classify-video") == first, "by its name it is waited for"
 
 
-async def test_without_a_default_the_bundles_that_take_the_parts_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_default_fitting_bundles_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     served = [clips_spec("first"), clips_spec("second"), sound_spec("ears", 0, preprocess=None)]
     member = make_spec("member").model_copy(update={"task": "pose"})
     here, ready = directory(worker_grace=0), fleet(*served, clips_spec("third"), member, ready=served)

@@ -59,7 +59,7 @@ def test_views_and_crops_can_be_chosen(gateway: Gateway, name: str, views: int, 
     assert (answer["results"][0]["clip"]["views"], answer["results"][0]["clip"]["crops"]) == (views, crops)
 
 
-def test_a_video_that_is_shorter_than_a_view_repeats_its_last_frame(gateway: Gateway) -> None:
+def test_video_shorter_than_a_view_repeats_its_last_frame(gateway: Gateway) -> None:
     answer = whole(gateway, video(3, 30.0), "mvit2")
     np.testing.assert_allclose(scores_of(answer), expected(NETWORKS["mvit2"], frames(3), 30.0), atol=TOLERANCE)
 
@@ -92,7 +92,7 @@ def test_json_and_a_form_say_the_same(gateway: Gateway) -> None:
     assert in_form["model"] == "mae-st" and in_json["results"] == in_form["results"] and len(in_form["results"][0]["predictions"]) == 2
 
 
-def test_views_are_told_as_they_are_seen_and_the_answer_is_the_same(gateway: Gateway) -> None:
+def test_views_are_reported_as_they_end_and_answer_is_the_same(gateway: Gateway) -> None:
     file, headers = video(COUNT, FPS), {"Accept": "text/event-stream"}
     with gateway.http.stream("POST", "/v1/classify", files={"video": file}, headers=headers, timeout=120) as response:
         events = list(parsed(response.iter_lines()))

@@ -162,7 +162,7 @@ def test_a_video_brings_its_own_sound(gateway: Gateway) -> None:
     assert "clip" not in by_ear["results"][0] and by_ear["results"] == answered(gateway, {"audio": film}, use="sound")["results"]
 
 
-def test_windows_are_told_as_they_are_heard_and_a_job_has_the_same_answer(gateway: Gateway) -> None:
+def test_windows_are_reported_as_they_finish_and_job_agrees(gateway: Gateway) -> None:
     plain = answered(gateway, {"audio": BELL})["results"]
     headers = {"Accept": "text/event-stream"}
     with gateway.http.stream("POST", "/v1/classify", files={"audio": BELL}, headers=headers, timeout=120) as response:
@@ -267,7 +267,7 @@ def test_what_a_file_lacks_is_its_title(gateway: Gateway) -> None:
     assert ask(gateway, {"video": sound_alone()}, model="mvit2").json()["title"] == "The file has no video"
 
 
-def test_what_remains_of_a_file_is_classified_and_its_seconds_are_told(gateway: Gateway) -> None:
+def test_rest_of_a_file_is_classified_and_its_seconds_reported(gateway: Gateway) -> None:
     (whole,) = answered(gateway, {"audio": BELL})["results"]
     (half,) = answered(gateway, {"audio": BELL[: len(BELL) // 2]})["results"]
     assert (whole["sound"]["seconds"], half["sound"]["seconds"]) == pytest.approx((4.0, 2.0), abs=0.01)

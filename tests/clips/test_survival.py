@@ -35,7 +35,7 @@ def done(gateway: Gateway, asked: str) -> int:
     return progress["done"] if progress else 0
 
 
-def test_a_worker_that_is_killed_in_mid_clip_costs_the_views_seen_and_changes_no_answer(tmp_path: Path) -> None:
+def test_worker_killed_mid_clip_changes_no_answer(tmp_path: Path) -> None:
     bundles, count = tmp_path / "bundles", 400
     write_recorded(bundles, "mae-st")
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway:
@@ -53,7 +53,7 @@ def test_a_worker_that_is_killed_in_mid_clip_costs_the_views_seen_and_changes_no
     np.testing.assert_allclose(scores_of(answer), expected(NETWORKS["mae-st"], frames(count), 20.0, 30, 3), atol=TOLERANCE)
 
 
-def test_a_video_is_read_again_once_and_a_decoder_that_dies_twice_costs_its_job_alone(watching: Service) -> None:
+def test_video_is_read_twice_and_decoder_dying_twice_fails_job(watching: Service) -> None:
     gateway = watching.gateway
     asked = asked_later(gateway, long_video(), views=30, crops=3)
     eventually(lambda: done(gateway, asked) > 0, "it is being looked at", START_S)

@@ -82,7 +82,7 @@ def test_a_window_tells_its_best_labels_and_those_of_the_mean(gateway: Gateway) 
         assert indices[0] == every["predictions"][0]["index"] and set(indices) == {indices[0], best}
 
 
-def test_seconds_of_a_view_rise_where_frames_are_further_apart_than_it_lasts(gateway: Gateway) -> None:
+def test_view_seconds_rise_if_frames_are_far_apart(gateway: Gateway) -> None:
     slow = video(12, fps=0.25)
     (result,) = answered(gateway, {"video": slow}, model="mae-st", views=3, timeline="true")["results"]
     spans = [(view["start_s"], view["end_s"]) for view in result["timeline"]]
@@ -153,7 +153,7 @@ def test_both_halves_are_traced(gateway: Gateway) -> None:
         assert len(view["frames_s"]) == config.frames
 
 
-def test_a_trace_is_that_of_the_published_network_and_changes_no_score(gateway: Gateway) -> None:
+def test_trace_equals_published_network_and_keeps_scores(gateway: Gateway) -> None:
     model = mavil("apart")
     config = model.config
     traced, plain = (answered(gateway, {"audio": BELL}, top_k=LABELS, merge=3, **asked) for asked in ({"trace": "true"}, {}))

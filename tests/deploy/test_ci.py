@@ -48,7 +48,7 @@ def test_it_makes_what_the_makefile_has(workflow: str) -> None:
     assert [target for target in targets if target not in rules] == []
 
 
-def test_changes_are_tested_with_the_oldest_python_that_is_promised() -> None:
+def test_changes_are_tested_with_oldest_supported_python() -> None:
     tested = jobs("tests")["test"]["strategy"]["matrix"]["python"]
     assert f">={min(tested, key=Version)}" == PROJECT["requires-python"]
 
@@ -63,7 +63,7 @@ def test_constraints_are_versions_that_any_index_may_have() -> None:
     assert [line for line in CONSTRAINTS if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
 
 
-def test_constraints_name_what_ci_installs_in_versions_that_are_allowed() -> None:
+def test_constraints_name_what_ci_installs_in_allowed_versions() -> None:
     pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in CONSTRAINTS)}
     wanted = [*map(Requirement, PROJECT["dependencies"]), *required("browser")]
     versions = [(one, pinned.get(canonicalize_name(one.name))) for one in wanted if one.name not in UNPINNED]

@@ -39,13 +39,13 @@ def test_ports_listen_on_this_machine_alone() -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_prometheus_looks_where_the_processes_publish_their_metrics() -> None:
+def test_prometheus_scrapes_published_metrics_ports() -> None:
     jobs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
     found = {name: lookup["port"] for job in jobs for lookup in job["dns_sd_configs"] for name in lookup["names"]}
     assert found == {"gateway": DEFAULTS["port"], "worker": DEFAULTS["metrics_port"]}
 
 
-def test_with_keys_gateways_and_prometheus_get_a_file_each_and_nothing_else_changes() -> None:
+def test_with_keys_gateways_and_prometheus_get_one_file_each() -> None:
     over = yaml.safe_load((ROOT / "docker-compose.keys.yml").read_text())["services"]
     assert over.keys() == {"gateway", "prometheus"}
     path = over["gateway"]["environment"]["OPSIN_API_KEYS_FILE"]

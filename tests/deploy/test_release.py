@@ -36,14 +36,14 @@ def release(checkout: Path, tag: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([checkout / ".ci/release", tag], env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_tag_that_is_not_the_version_is_refused_before_anything_is_built(checkout: Path) -> None:
+def test_tag_other_than_version_is_refused_before_building(checkout: Path) -> None:
     ended = release(checkout, "v99.0.0")
     told = f"release: the tag v99.0.0 is not v{opsin.__version__}, the version in opsin/__init__.py\n"
     assert (ended.returncode, ended.stderr) == (1, told)
     assert (checkout / "dist" / "kept").exists()
 
 
-def test_a_version_without_notes_is_refused_before_anything_is_built(checkout: Path) -> None:
+def test_version_without_notes_is_refused_before_building(checkout: Path) -> None:
     (checkout / "CHANGELOG.md").write_text("# Changelog\n\n## [Unreleased]\n\n- something\n")
     ended = release(checkout, f"v{opsin.__version__}")
     assert ended.returncode == 1
@@ -88,7 +88,7 @@ def test_images_of_a_release_say_what_they_are() -> None:
             assert labels == {"title", "description", "licenses", "version", "revision", "source"}
 
 
-def test_the_makefile_releases_the_tag_of_the_workflow_with_the_python_of_the_environment(tmp_path: Path) -> None:
+def test_makefile_releases_tag_of_workflow_with_venv_python(tmp_path: Path) -> None:
     [step] = [step for step in JOBS["build"]["steps"] if "run" in step]
     assert (step["run"], step["env"]) == ("make release", {"RELEASE_TAG": "${{ github.ref_name }}"})
     (tmp_path / ".ci").mkdir()

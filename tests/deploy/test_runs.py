@@ -41,6 +41,6 @@ def test_a_fast_run_skips_what_starts_a_process(tmp_path: Path) -> None:
     assert re.search(r"^1 passed, 3 skipped", ran.stdout, re.M), ran.stdout
 
 
-def test_files_of_a_package_stay_together_where_they_share_a_service() -> None:
+def test_files_of_package_with_shared_service_stay_together() -> None:
     assert unit("tests/gateway/test_line.py::test_a") == unit("tests/gateway/test_jobs.py::test_b") == "tests/gateway"
     assert unit("tests/scheduler/test_slots.py::test_a") == "tests/scheduler/test_slots.py"

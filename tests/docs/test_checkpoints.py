@@ -182,7 +182,7 @@ def in_small(words: list[str], folder: Path) -> list[str]:
     return words
 
 
-def test_what_the_page_calls_served_can_be_served_and_nothing_else(folder: Path) -> None:
+def test_bundles_called_served_are_exactly_the_servable(folder: Path) -> None:
     served = {name for name, spec in specs(folder).items() if not_served(spec) is None and main_task(spec)}
     assert served - MEMBERS - {"flags"} == SERVED
 

@@ -45,7 +45,7 @@ def bundles(tmp_path: Path) -> Path:
     return tmp_path / "bundles"
 
 
-def test_the_demo_shows_labels_tokens_and_what_merging_brings_and_leaves_nothing_running(bundles: Path, tmp_path: Path) -> None:
+def test_demo_shows_labels_and_merging_and_leaves_no_process(bundles: Path, tmp_path: Path) -> None:
     others = {
         "OPSIN_REDIS_URL": "redis://127.0.0.1:1/0",
         "OPSIN_BACKEND": "eager",
@@ -101,7 +101,7 @@ def test_the_demo_names_the_camera_moves_of_its_clips() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_demo_that_is_interrupted_or_killed_takes_its_service_with_it(bundles: Path, number: signal.Signals, code: int) -> None:
+def test_interrupted_or_killed_demo_ends_its_service(bundles: Path, number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-m", "opsin", "demo", "--keep", "--seconds", "0.1", "--bundles", str(bundles)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout
@@ -159,7 +159,7 @@ def test_a_demo_that_cannot_fetch_its_clip_says_so_and_goes_on(bundles: Path, tm
 
 
 @pytest.mark.slow
-def test_the_demo_reconstructs_a_photograph_where_a_bundle_for_it_is_served(bundles: Path, tmp_path: Path) -> None:
+def test_demo_reconstructs_photograph_if_a_bundle_is_served(bundles: Path, tmp_path: Path) -> None:
     write_shell(bundles, space=Space(spacing=0.2, reach=0.2, margin=4))
     made = tmp_path / "made"
     ended = opsin("demo", "--bundles", bundles, "--seconds", "0.1", "--output", made)
@@ -176,7 +176,7 @@ def test_a_demo_without_bundles_says_so(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (2, f"opsin: demo: {tmp_path} holds no bundle; name another folder with --bundles\n")
 
 
-def test_a_demo_whose_service_cannot_start_ends_with_its_last_words(bundles: Path) -> None:
+def test_demo_with_failing_service_ends_with_its_last_words(bundles: Path) -> None:
     ended = opsin("demo", "--bundles", bundles, OPSIN_LOG_LEVEL="nonsense")
     assert ended.returncode == 1
     assert ended.stderr.startswith("opsin: the service ended with exit code ")

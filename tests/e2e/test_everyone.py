@@ -15,7 +15,7 @@ from tests.support.serve_process import Service
 CLIENTS = 200
 
 
-async def test_two_hundred_clients_get_the_answers_to_their_own_pictures(service: Service) -> None:
+async def test_two_hundred_clients_get_answers_to_their_own_images(service: Service) -> None:
     async with httpx2.AsyncClient(base_url=service.url, timeout=120, limits=httpx2.Limits(max_connections=CLIENTS)) as http:
         asked = [http.post("/v1/classify", content=picture(seed), params={"model": "tiny", "top_k": 10}) for seed in range(CLIENTS)]
         answers = await asyncio.gather(*asked)

@@ -143,7 +143,7 @@ def test_programs_of_the_user_import_the_strangers(programs: Path, folder: Path)
         assert ended.stderr.endswith("a stranger was imported\n")
 
 
-def test_the_source_distribution_builds_the_wheel_of_the_checkout(built: Path, tmp_path: Path) -> None:
+def test_source_distribution_builds_wheel_of_the_checkout(built: Path, tmp_path: Path) -> None:
     """`build` makes the wheel of the source distribution."""
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT], check=True, capture_output=True

@@ -85,7 +85,7 @@ def of_extras(lines: Iterable[str]) -> set[str]:
     return {extra for line in lines for extra in re.findall(r"extra == '(\w+)'", line)}
 
 
-def test_the_wheel_holds_the_client_and_in_a_folder_of_its_own_the_engine(wheel: Path) -> None:
+def test_wheel_holds_client_and_engine_in_its_own_folder(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     engine = tracked("server", "models", "kernels", "training", *OF_THE_DEMO)
@@ -94,14 +94,14 @@ def test_the_wheel_holds_the_client_and_in_a_folder_of_its_own_the_engine(wheel:
     assert "opsin/py.typed" in held
 
 
-def test_the_description_is_the_readme_and_leads_nowhere_but_to_the_web(wheel: Path) -> None:
+def test_description_is_readme_with_links_to_the_web_only(wheel: Path) -> None:
     shown = metadata(wheel).get_payload()
     assert isinstance(shown, str) and '"$(echo dist/opsin-*.whl)[server]" && opsin serve' in shown
     assert all(target.startswith("https://") for target in re.findall(r"\]\(([^)]*)\)", shown))
     assert (ROOT / "README.md").read_text().startswith(shown.partition("```")[0].rstrip())
 
 
-def test_only_wheels_require_the_starters_wherever_they_bring_torch(wheel: Path, tmp_path: Path) -> None:
+def test_only_wheels_require_starters_wherever_they_bring_torch(wheel: Path, tmp_path: Path) -> None:
     required = requirements(wheel)
     starters = [line for line in required if line.startswith("opsin-starters")]
     of_checkouts = {"browser", "clients", "dev", "examples"}
@@ -113,7 +113,7 @@ def test_only_wheels_require_the_starters_wherever_they_bring_torch(wheel: Path,
         assert archive.read(paths).decode().splitlines() == [str(ROOT)]
 
 
-def test_the_starters_are_the_bundles_of_the_checkout_and_nothing_else() -> None:
+def test_starters_are_exactly_the_bundles_of_the_checkout() -> None:
     included = list(WheelBuilder(str(ROOT / "bundles")).recurse_included_files())
     starters = {name for name in tracked("bundles") if name.count("/") == 3}
     assert {file.distribution_path.replace("opsin_starters/", "bundles/", 1) for file in included} == starters

@@ -202,7 +202,7 @@ def post_json(gateway: Gateway, body: bytes, path: str = "/v1/classify", *header
 
 
 @pytest.mark.parametrize("kind", ["arrays", "objects", "numbers", "deep"])
-def test_json_that_would_fill_the_memory_is_refused_before_it_is_decoded(roomy: Gateway, kind: str) -> None:
+def test_json_that_would_fill_memory_is_refused_before_decoding(roomy: Gateway, kind: str) -> None:
     element = {"arrays": b"[],", "objects": b'{"":{}},', "numbers": b"1,", "deep": b"["}[kind]
     body = b'{"image": [' + element * (16 * MIB // len(element))
     with watched(roomy) as seen:
@@ -302,7 +302,7 @@ def test_nothing_is_kept_of_bodies_whose_deadline_passed(valkey: PrivateValkey) 
         assert rss(roomy) - before < 96 * MIB
 
 
-def test_a_gateway_holds_what_it_counts_of_requests_that_wait_not_their_bodies(valkey: PrivateValkey) -> None:
+def test_waiting_requests_hold_counted_memory_not_bodies(valkey: PrivateValkey) -> None:
     body = picture(1) + b"A" * 16 * MIB
     request = post("/v1/classify", length(len(body)), body=body)
     with Worker(valkey.url, [make_spec()]) as worker, gateway_process(valkey.url) as running, ExitStack() as stack:
@@ -322,7 +322,7 @@ def test_a_length_with_thousands_of_zeros_is_a_length(roomy: Gateway) -> None:
     assert b"not-an-image" in answer.body
 
 
-def test_one_client_with_many_large_images_keeps_nobody_else_waiting_for_them(roomy: Gateway) -> None:
+def test_client_with_many_large_images_does_not_delay_others(roomy: Gateway) -> None:
     black = picture(0, (7000, 7000))
     parts = b"".join(b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + black + b"\r\n" for _ in range(16))
     form = parts + b"--x--\r\n"

@@ -89,7 +89,7 @@ def test_priorities_reach_the_queue(gateway: Gateway, worker: object) -> None:
     assert [job.priority for job in worker.done[before:]] == ["low", "high"]
 
 
-def test_a_hundred_different_pictures_at_once_each_get_their_own_answer(gateway: Gateway) -> None:
+def test_hundred_different_images_at_once_get_their_own_answers(gateway: Gateway) -> None:
     steps = [index % CLASSES for index in range(100)]
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda step: best(gateway.classify(picture(step))), steps))

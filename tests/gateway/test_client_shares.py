@@ -37,7 +37,7 @@ def few_connections(url: str, most: int) -> Iterator[Gateway]:
         yield gateway
 
 
-def test_one_client_keeps_a_quarter_of_the_connections_where_others_need_them(valkey: PrivateValkey) -> None:
+def test_client_keeps_quarter_of_connections_if_others_need_them(valkey: PrivateValkey) -> None:
     with Worker(valkey.url, [make_spec()]) as worker, few_connections(valkey.url, 8) as gateway:
         worker.pause()
         with under_way(gateway, "127.0.0.9", 8) as greedy:
@@ -53,7 +53,7 @@ def test_one_client_keeps_a_quarter_of_the_connections_where_others_need_them(va
                 raw.socket.close()
 
 
-def test_nobody_loses_a_connection_while_one_is_free_or_to_a_client_with_as_many(valkey: PrivateValkey) -> None:
+def test_connection_is_not_taken_for_client_with_a_quarter(valkey: PrivateValkey) -> None:
     with Worker(valkey.url, [make_spec()]) as worker, few_connections(valkey.url, 8) as gateway:
         worker.pause()
         with under_way(gateway, "127.0.0.9", 5) as greedy, under_way(gateway, "127.0.0.8", 3) as second:
@@ -64,7 +64,7 @@ def test_nobody_loses_a_connection_while_one_is_free_or_to_a_client_with_as_many
             assert [raw.answer().status for raw in greedy + second] == [200] * 8
 
 
-def test_low_work_beyond_its_half_is_refused_before_its_body_and_other_work_is_not(valkey: PrivateValkey) -> None:
+def test_low_work_beyond_half_is_refused_before_its_body(valkey: PrivateValkey) -> None:
     with (
         Worker(valkey.url, [make_spec()]) as worker,
         gateway_process(valkey.url, queue_max_items=4) as gateway,
@@ -98,7 +98,7 @@ def test_what_a_closed_connection_asked_is_cancelled(valkey: PrivateValkey) -> N
 
 
 @pytest.mark.parametrize(("priority", "before"), [("normal", 2), ("high", 4)])
-def test_what_is_beyond_the_first_work_of_a_request_lets_others_pass(valkey: PrivateValkey, priority: str, before: int) -> None:
+def test_work_beyond_first_of_a_request_lets_others_pass(valkey: PrivateValkey, priority: str, before: int) -> None:
     """An eighth of a second for each image: two of the four have their turn at once."""
     worker = Worker(valkey.url, [make_spec()])
     worker.items_per_second = 8.0
@@ -114,7 +114,7 @@ def test_what_is_beyond_the_first_work_of_a_request_lets_others_pass(valkey: Pri
         assert requests.index(next(one for one in requests if requests.count(one) == 1)) == before
 
 
-def test_behind_a_trusted_proxy_requests_count_by_forwarded_address(valkey: PrivateValkey) -> None:
+def test_behind_trusted_proxy_forwarded_address_is_counted(valkey: PrivateValkey) -> None:
     """Its connections are nobody's: one of its clients has at most a quarter of their number in requests."""
     behind = {"max_connections": 16, "trusted_proxies": ["127.0.0.7"]}
     with Worker(valkey.url, [make_spec()]) as worker, gateway_process(valkey.url, **behind) as gateway:
@@ -163,7 +163,7 @@ def test_one_client_leaves_a_quarter_of_the_queue_to_others(valkey: PrivateValke
         eventually(lambda: not db.exists("queue:owners", "queue:jobs"), "nothing is left of them")
 
 
-def test_long_work_beyond_a_clients_share_is_refused_before_its_image_is_read(valkey: PrivateValkey) -> None:
+def test_long_work_beyond_share_is_refused_before_image_is_read(valkey: PrivateValkey) -> None:
     with Worker(valkey.url, [INPAINT]) as worker, gateway_process(valkey.url) as gateway, ExitStack() as closing:
         worker.pause()
 

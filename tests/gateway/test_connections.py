@@ -129,7 +129,7 @@ def test_requests_that_are_none_are_refused_and_never_our_fault(gateway: Gateway
     assert ask(gateway, head).status == status
 
 
-def test_a_client_that_waits_for_100_continue_is_told_to_go_on_or_refused(gateway: Gateway) -> None:
+def test_expect_100_continue_is_continued_or_refused(gateway: Gateway) -> None:
     image = picture(3)
     with Raw(gateway) as raw:
         raw.send(post("/v1/classify", "Expect: 100-continue", length(len(image))))
@@ -259,7 +259,7 @@ def test_a_head_has_ten_seconds(slow: dict[str, Answer], where: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["silence", "a body that nobody reads"])
-def test_a_connection_that_says_nothing_is_closed_without_an_answer(slow: dict[str, Answer], where: str) -> None:
+def test_idle_connection_is_closed_without_answer(slow: dict[str, Answer], where: str) -> None:
     assert slow[where] == NOTHING
 
 
@@ -283,7 +283,7 @@ async def large_answer(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": LARGE})
 
 
-async def test_an_answer_is_not_cut_off_where_its_end_still_waits_to_be_read() -> None:
+async def test_answer_is_complete_although_client_reads_late() -> None:
     """For the gateway it is over when it is written; then a connection that says nothing is closed."""
     protocol = bounded(ConnectionLimiter(9, []))
     server = uvicorn.Server(uvicorn.Config(large_answer, http=protocol, lifespan="off", timeout_keep_alive=1, log_config=None))
@@ -300,7 +300,7 @@ async def test_an_answer_is_not_cut_off_where_its_end_still_waits_to_be_read() -
         await serving
 
 
-def test_reading_counts_while_the_buffers_of_the_system_are_too_full_to_take_more() -> None:
+def test_reading_counts_while_system_buffers_are_full() -> None:
     """They hold megabytes: a client that reads 400 kB/s leaves nothing to write for longer than the bound of 10 s."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         sender, _ = server.accept()

@@ -37,7 +37,7 @@ def option_table(tasks: tuple[Task[Any, Any], ...]) -> str:
 
 
 @pytest.mark.parametrize("name", ROUTES)
-def test_the_options_of_every_route_are_documented_as_they_are_read(name: str) -> None:
+def test_documented_options_of_routes_are_those_read(name: str) -> None:
     section = (DOCS / "api.md").read_text().partition(f"`POST /v1/{name}`")[2].partition("\n## ")[0]
     assert option_table(ROUTES[name]) in section
 

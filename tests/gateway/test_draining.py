@@ -31,7 +31,7 @@ def test_a_signal_drains_and_the_exit_status_is_0(valkey: PrivateValkey) -> None
         assert gateway.process.wait(WAIT_S) == 0
 
 
-def test_the_loss_of_the_terminal_drains_however_often_it_is_said(valkey: PrivateValkey) -> None:
+def test_lost_terminal_drains_however_often_it_is_signalled(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker, ThreadPoolExecutor(1) as threads:
         worker.pause()
         unfinished = threads.submit(gateway.classify, picture(6))

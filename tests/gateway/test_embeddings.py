@@ -344,7 +344,7 @@ def test_a_gateway_that_drains_says_so(embedder: Worker, worker: Worker) -> None
         assert raw.answer().status == 200
 
 
-def test_behind_a_trusted_proxy_one_client_too_many_gets_this_shape(valkey: PrivateValkey) -> None:
+def test_behind_trusted_proxy_excess_client_gets_openai_error(valkey: PrivateValkey) -> None:
     with (
         Worker(valkey.url, [make_pair()], answer) as worker,
         gateway_process(valkey.url, max_connections=4, trusted_proxies=["127.0.0.7"]) as gateway,

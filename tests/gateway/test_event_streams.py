@@ -60,7 +60,7 @@ def test_json_is_preferred_where_both_are_welcome(gateway: Gateway, accept: str)
     assert gateway.classify(picture(1), headers={"Accept": accept}).headers["Content-Type"] == "application/json"
 
 
-def test_what_is_refused_before_the_queue_is_an_ordinary_response(gateway: Gateway) -> None:
+def test_refusal_before_queue_is_an_ordinary_response(gateway: Gateway) -> None:
     problem(gateway.classify(b"no picture", headers=STREAM), 415, "not-an-image")
     problem(gateway.classify(picture(1), headers=STREAM, model="cats"), 404, "unknown-model")
 

@@ -135,7 +135,7 @@ def test_several_come_in_their_order(fetching: Gateway, internet: Host) -> None:
         assert [one["predictions"][0]["label"] for one in answer.json()["results"]] == ["red 7", "red 0", "red 5"]
 
 
-def test_a_job_has_its_image_before_it_is_accepted_and_a_repeated_one_is_the_same(fetching: Gateway, internet: Host) -> None:
+def test_job_has_image_before_acceptance_and_repeat_is_the_same(fetching: Gateway, internet: Host) -> None:
     headers = {"Prefer": "respond-async", "Idempotency-Key": "fetched once"}
     first = fetching.http.post("/v1/classify", json={"image_url": internet.url("/red/2")}, headers=headers)
     assert (first.status_code, internet.asked[-1].path) == (202, "/red/2")
@@ -266,7 +266,7 @@ def test_openais_route_takes_no_url_all_the_same(fetching: Gateway, internet: Ho
     assert internet.connections == before
 
 
-def test_hostile_urls_reach_nothing_and_are_told_apart_by_nothing(careless: Gateway, internet: Host) -> None:
+def test_hostile_urls_reach_nothing_and_get_the_same_error(careless: Gateway, internet: Host) -> None:
     urls = hostile(internet.port)
     assert len(urls) >= 60
     before = internet.connections
@@ -357,14 +357,14 @@ async def test_an_address_that_never_answers_leaves_time_for_the_next(internet: 
 
 
 @pytest.mark.parametrize("other", ["10.0.0.1", "::1", "::ffff:10.0.0.1", "169.254.169.254"])
-async def test_a_name_with_one_address_inside_is_not_dialled_at_the_others(internet: Host, certificates: Path, other: str) -> None:
+async def test_name_with_one_private_address_is_not_dialled_at_others(internet: Host, certificates: Path, other: str) -> None:
     before = internet.connections
     with pytest.raises(Problem):
         await fetched(internet, Names(["127.0.0.1", other]), "/red/1")
     assert internet.connections == before
 
 
-async def test_a_name_that_leads_inside_when_its_redirect_is_followed_is_not_dialled_again(internet: Host, certificates: Path) -> None:
+async def test_redirect_name_that_turns_private_is_not_dialled(internet: Host, certificates: Path) -> None:
     before = internet.connections
     with pytest.raises(Problem) as refused:
         await fetched(internet, Names(["127.0.0.1"], ["127.0.0.3"]), "/moved/0")

@@ -39,7 +39,7 @@ def priority() -> int:
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
-async def test_who_has_long_work_gets_threads_of_low_priority_and_nobody_else(turns: FairExecutor) -> None:
+async def test_only_client_with_long_work_gets_low_priority_threads(turns: FairExecutor) -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     assert await turns.run("much", priority) == before
     await turns.run("much", lambda: busy(0.15))
@@ -49,7 +49,7 @@ async def test_who_has_long_work_gets_threads_of_low_priority_and_nobody_else(tu
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
-async def test_a_call_that_takes_long_goes_on_at_a_low_priority_and_nobody_gets_its_thread(turns: FairExecutor) -> None:
+async def test_long_call_goes_low_priority_and_thread_is_not_reused(turns: FairExecutor) -> None:
     before, long, thread = os.getpriority(os.PRIO_PROCESS, 0), list[int](), list[int]()
 
     def work() -> None:
@@ -81,7 +81,7 @@ def test_a_client_is_heavy_until_it_had_no_long_work_for_a_while(heavy: HeavyCli
     assert "much" not in heavy
 
 
-async def test_long_work_of_all_clients_has_half_of_the_threads_and_others_pass_it(turns: FairExecutor, heavy: HeavyClients) -> None:
+async def test_long_work_has_half_of_threads_and_others_pass_it(turns: FairExecutor, heavy: HeavyClients) -> None:
     together, begun, gate = list[str](), threading.Event(), threading.Event()
     for client in ("a", "b", "c"):
         heavy.add(client, turns_module.LONGEST)

@@ -61,7 +61,7 @@ def test_spaces_around_a_last_event_id_do_not_count(gateway: Gateway) -> None:
     assert ask(gateway, head.encode()).status == 204
 
 
-def test_a_job_that_is_removed_between_two_looks_ends_its_streams_with_cancelled(gateway: Gateway, other: Gateway, worker: Worker) -> None:
+def test_job_removed_between_two_polls_ends_streams_as_cancelled(gateway: Gateway, other: Gateway, worker: Worker) -> None:
     worker.pause()
     for _ in range(12):  # a look each tenth of a second: few of them come between the two
         job_id = accepted(ask_later(gateway))
@@ -135,7 +135,7 @@ def test_a_client_reads_a_bounded_number_of_streams(valkey: PrivateValkey) -> No
         assert events_of(gateway, job_id)[-1].name == "done"
 
 
-def test_streams_of_jobs_end_with_their_gateway_and_the_job_goes_on(valkey: PrivateValkey) -> None:
+def test_streams_end_with_their_gateway_and_job_continues(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as staying, Worker(valkey.url, [make_spec()]) as worker:
         with gateway_process(valkey.url, drain_timeout=600) as leaving:
             worker.pause()

@@ -120,14 +120,14 @@ def test_the_command_fails_with_a_job_that_is_not_known(gateway: Gateway) -> Non
     assert (told.returncode, told.stdout) == (1, "") and "404" in told.stderr
 
 
-def test_the_command_says_how_far_a_job_is_that_has_no_result_yet(gateway: Gateway, worker: Worker, client: Client) -> None:
+def test_command_reports_progress_of_unfinished_job(gateway: Gateway, worker: Worker, client: Client) -> None:
     worker.pause()
     job = client.classify(picture(1), wait=False, timeout=600)
     told = opsin("jobs", "result", "--no-wait", job.id, "--url", gateway.url)
     assert (told.returncode, told.stderr) == (1, f"opsin: job {job.id}: it is queued and has no result yet\n")
 
 
-def test_the_command_asks_later_for_each_file_and_names_those_that_are_refused(gateway: Gateway, tmp_path: Path) -> None:
+def test_command_submits_each_file_and_names_refused_ones(gateway: Gateway, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     good.write_bytes(picture(7))
     bad.write_bytes(b"\x89PNG, and no image")

@@ -64,7 +64,7 @@ def test_a_name_that_cannot_be_read_again_is_refused(name: str) -> None:
         f"alic\xff {HASH}",
     ],
 )
-def test_a_line_that_is_not_understood_admits_nobody_and_is_told_by_its_number(line: str) -> None:
+def test_invalid_line_admits_no_client_and_is_reported_by_number(line: str) -> None:
     lines = read_lines(f"# keys\n\n{line}\nbob {OTHER_HASH}\n".encode("latin-1" if "\xff" in line else "utf-8"))
     assert lines.keys == {TWO: ApiKey("bob")} and list(lines.bad) == [3]
     assert not any(word in lines.bad[3] for word in line.split() if word not in ("admin", "max_items"))
@@ -100,7 +100,7 @@ async def test_the_last_good_file_counts_while_there_is_none(tmp_path: Path) -> 
     assert not lets_in(ring, b"two")
 
 
-async def test_a_file_is_followed_through_the_links_of_a_mounted_secret(tmp_path: Path) -> None:
+async def test_key_file_is_followed_through_links_of_mounted_secret(tmp_path: Path) -> None:
     """Kubernetes swaps a link to a folder."""
     for name, line in (("before", f"alice {HASH}"), ("after", f"bob {OTHER_HASH}")):
         (tmp_path / name).mkdir()
@@ -148,14 +148,14 @@ def allowed(rates: Rates, key: ApiKey, seconds: float, each: float) -> int:
     return count
 
 
-def test_a_rate_lets_a_burst_of_a_second_and_then_so_many_through() -> None:
+def test_rate_allows_burst_of_a_second_then_the_rate() -> None:
     assert allowed(Rates(lambda: 1), ApiKey("a", rate=50.0), 30.0, 0.001) == pytest.approx(50 + 1500, abs=1)
     assert allowed(Rates(lambda: 2), ApiKey("a", rate=50.0), 30.0, 0.001) == pytest.approx(25 + 750, abs=1)
     assert allowed(Rates(lambda: 4), ApiKey("a", rate=0.4), 100.0, 0.5) == pytest.approx(1 + 10, abs=1)
     assert allowed(Rates(lambda: 1), ApiKey("a"), 10.0, 0.001) == 10_000
 
 
-def test_all_keys_of_a_name_share_its_rate_and_other_names_have_their_own() -> None:
+def test_keys_of_one_name_share_its_rate() -> None:
     rates, key = Rates(lambda: 1), ApiKey("a", rate=1.0)
     rates.take(key, 0.0)
     rates.take(ApiKey("b", rate=1.0), 0.0)

@@ -126,7 +126,7 @@ def test_a_refusal_has_the_shape_of_its_protocol(guarded: Guarded) -> None:
     assert guarded.one.http.post("/v1/embeddings", json={"input": "a"}).json()["error"]["code"] == "unauthorized"
 
 
-def test_a_preflight_needs_no_key_and_a_refusal_can_be_read_by_the_page(guarded: Guarded) -> None:
+def test_preflight_needs_no_key_and_page_can_read_refusal(guarded: Guarded) -> None:
     page = {"Origin": "https://page.example"}
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     preflight = guarded.one.http.options("/v1/classify", headers=page | asked)
@@ -183,7 +183,7 @@ def test_a_refusal_does_not_wait_for_the_body(guarded: Guarded) -> None:
         assert connection.answer().status == 401
 
 
-def test_a_job_answers_its_holder_at_every_gateway_and_nobody_else(guarded: Guarded, gateway: Gateway) -> None:
+def test_job_answers_only_its_holder_at_every_gateway(guarded: Guarded, gateway: Gateway) -> None:
     with guarded.as_("alice") as alice, guarded.as_("alice", guarded.other) as elsewhere, guarded.as_("bob") as bob:
         job = accepted(classify_later(alice))
         eventually(lambda: elsewhere.get(f"/v1/jobs/{job}").json()["state"] == "done", "the job is done")
@@ -225,7 +225,7 @@ def test_a_priority_above_that_of_the_key_is_refused(guarded: Guarded, worker: W
         assert worker.done[-1].priority == ("low" if allowed == "low" else "normal")
 
 
-def test_unfinished_items_of_a_holder_are_counted_over_all_gateways(guarded: Guarded, worker: Worker) -> None:
+def test_unfinished_items_of_holder_are_counted_over_gateways(guarded: Guarded, worker: Worker) -> None:
     worker.pause()
     with guarded.as_("few") as few, guarded.as_("few", guarded.other) as elsewhere, guarded.as_("alice") as alice:
         with ThreadPoolExecutor(12) as threads:
@@ -243,7 +243,7 @@ def test_unfinished_items_of_a_holder_are_counted_over_all_gateways(guarded: Gua
         problem(few.post("/v1/classify", files=files), 413, "too-large")
 
 
-def test_requests_beyond_the_rate_of_a_holder_are_refused_before_their_bodies(guarded: Guarded) -> None:
+def test_requests_beyond_rate_are_refused_before_their_bodies(guarded: Guarded) -> None:
     """One in 20 seconds: each gateway lets one through at first."""
     with guarded.as_("slow") as slow, guarded.as_("slow", guarded.other) as elsewhere:
         answers = [client.get("/v1/models") for _ in range(3) for client in (slow, elsewhere)]
@@ -273,7 +273,7 @@ def test_model_control_needs_a_right(guarded: Guarded) -> None:
         assert root.post("/v2/repository/models/unknown/unload").status_code == 404
 
 
-def test_keys_that_are_added_and_revoked_count_within_seconds_and_bad_lines_do_not(guarded: Guarded) -> None:
+def test_added_and_revoked_keys_count_soon_and_bad_lines_do_not(guarded: Guarded) -> None:
     """A rotation: the new key of a name finds the jobs of the old one, which is then revoked."""
     old, new = new_key(), new_key()
     before = guarded.file.read_text()
@@ -293,7 +293,7 @@ def waiting(worker: Worker) -> int:
         return int(db.scard("queue:jobs"))
 
 
-def test_a_holder_that_goes_gets_the_answer_of_a_request_under_way_and_no_further_event(guarded: Guarded, worker: Worker) -> None:
+def test_removed_holder_gets_pending_answer_and_no_further_event(guarded: Guarded, worker: Worker) -> None:
     key, before = new_key(), guarded.file.read_text()
     guarded.add(line_of(ApiKey("dave"), digest_of(key.encode())))
     eventually(lambda: guarded.admits(key), "dave is known")

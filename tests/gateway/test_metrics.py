@@ -16,7 +16,7 @@ from tests.support.job_api import accepted, ask_later, comes_to
 from tests.support.waiting import eventually
 
 
-def test_items_of_asynchronous_jobs_are_counted_once_by_some_gateway(valkey: PrivateValkey) -> None:
+def test_items_of_jobs_are_counted_once_by_one_gateway(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as one, gateway_process(valkey.url) as other, Worker(valkey.url, [make_spec()]):
 
         def counted() -> float:
@@ -58,7 +58,7 @@ def test_what_clients_send_never_becomes_a_label(gateway: Gateway) -> None:
     assert "invented" not in gateway.http.get("/metrics").text
 
 
-def test_the_text_is_valid_and_every_reason_and_event_is_there_from_the_start(valkey: PrivateValkey) -> None:
+def test_metrics_are_valid_and_have_all_reasons_and_events(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway:
         response = gateway.http.get("/metrics")
         families = {family.name: family for family in text_string_to_metric_families(response.text)}
@@ -85,7 +85,7 @@ def test_the_text_is_valid_and_every_reason_and_event_is_there_from_the_start(va
         assert events == dict.fromkeys(("queued", "started", "progress", "preview", "done", "failed", "cancelled"), 0)
 
 
-def test_what_a_killed_gateway_counted_stays_in_the_sum_of_those_behind_the_socket(valkey: PrivateValkey, tmp_path: Path) -> None:
+def test_counts_of_killed_gateway_stay_in_sum_behind_the_socket(valkey: PrivateValkey, tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     shared = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     with Worker(valkey.url, [make_spec()]) as worker, ThreadPoolExecutor(1) as threads:

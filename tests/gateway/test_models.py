@@ -93,7 +93,7 @@ def test_a_model_has_its_spec_and_its_workers_rates(gateway: Gateway) -> None:
         assert "reds@1" in problem(gateway.http.get(f"/v1/models/{unknown}"), 404, "unknown-model")["detail"]
 
 
-def test_a_bundle_of_another_task_is_listed_and_does_not_classify(valkey: PrivateValkey) -> None:
+def test_bundle_of_other_task_is_listed_and_does_not_classify(valkey: PrivateValkey) -> None:
     painter = BundleSpec(
         name="painter", version="1", task="depth", architecture="mae", config={}, license="CC0-1.0", weights=make_spec().weights
     )
@@ -144,7 +144,7 @@ def test_of_several_models_the_starter_bundle_is_the_default(valkey: PrivateValk
         ("actions", ["another", "actions"]),
     ],
 )
-def test_a_second_bundle_does_not_take_the_default_from_the_starter_of_its_task(task: str, names: list[str]) -> None:
+def test_second_bundle_does_not_replace_starter_as_default(task: str, names: list[str]) -> None:
     specs = [make_spec(name).model_copy(update={"task": task}) for name in names]
     fleet = Fleet(specs={(spec.name, spec.version): spec for spec in specs})
     settings = Settings()
@@ -152,7 +152,7 @@ def test_a_second_bundle_does_not_take_the_default_from_the_starter_of_its_task(
 
 
 @pytest.mark.parametrize(("architecture", "gives_vectors"), [("mae", True), ("video_mae_pretraining", False), ("audio_mae", False)])
-def test_an_autoencoder_that_gives_no_vectors_is_nobody_s_default(architecture: str, gives_vectors: bool) -> None:
+def test_autoencoder_without_vectors_is_never_default(architecture: str, gives_vectors: bool) -> None:
     """It would never be ready, and the gateway not either."""
     spec = make_spec("autoencoder").model_copy(update={"task": "autoencode", "architecture": architecture, "labels": []})
     fleet, settings = Fleet(specs={(spec.name, spec.version): spec}), Settings()

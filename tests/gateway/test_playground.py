@@ -126,7 +126,7 @@ def test_the_clip_is_what_its_program_draws() -> None:
 
 
 @pytest.mark.parametrize("name", MOVES)
-def test_clips_of_camera_moves_last_more_than_two_seconds_and_show_what_their_thumbnail_shows(name: str) -> None:
+def test_camera_clips_last_two_seconds_and_match_thumbnails(name: str) -> None:
     with av.open(playground.SAMPLES / f"{name}.mp4") as clip, Image.open(playground.SAMPLES / f"{name}.png") as thumbnail:
         frames = [frame.to_image() for frame in clip.decode(video=0)]
         assert len(frames) / float(clip.streams.video[0].average_rate or 0) > 2

@@ -58,7 +58,7 @@ def test_requests_leave_no_line_in_the_log_but_our_faults_do(valkey: PrivateValk
 @pytest.mark.parametrize(
     ("host", "strangers"), [("127.0.0.7", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("::", True)]
 )
-def test_a_service_that_strangers_reach_asks_them_for_keys_or_says_that_it_does_not(host: str, strangers: bool) -> None:
+def test_service_open_to_strangers_requires_keys_or_warns(host: str, strangers: bool) -> None:
     assert Settings(host=host).admits_strangers == strangers
     assert not Settings(host=host, api_keys_file="keys").admits_strangers
 

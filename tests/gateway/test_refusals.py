@@ -156,7 +156,7 @@ def test_what_is_no_image(gateway: Gateway, body: bytes) -> None:
         (b"ID3\4\0\0\0\0\0\0", "this is a sound (MP3): it is sent as `audio`"),
     ],
 )
-def test_a_video_or_sound_sent_as_an_image_is_told_its_part_before_its_options_are_judged(gateway: Gateway, body: bytes, said: str) -> None:
+def test_misplaced_video_or_audio_is_named_before_bad_options(gateway: Gateway, body: bytes, said: str) -> None:
     for answer in (gateway.classify(body), gateway.classify(body, views=2)):
         document = problem(answer, 415, "not-an-image")
         assert document["field"] == "image" and said in str(document["detail"])
@@ -234,7 +234,7 @@ def test_paths_and_methods_that_there_are_not(gateway: Gateway) -> None:
         assert response.headers["Allow"] == "DELETE, GET"
 
 
-def test_an_unknown_field_is_refused_before_the_rest_of_the_form_arrives(gateway: Gateway) -> None:
+def test_unknown_field_is_refused_before_the_rest_of_the_form(gateway: Gateway) -> None:
     host, _, port = gateway.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 100000\r\n\r\n"
@@ -249,7 +249,7 @@ def test_a_task_of_which_no_bundle_is_served(gateway: Gateway) -> None:
     assert "field" not in document
 
 
-def test_a_client_that_accepts_no_json_is_told_so_before_it_sends_its_body(gateway: Gateway) -> None:
+def test_client_that_accepts_no_json_is_refused_before_its_body(gateway: Gateway) -> None:
     document = problem(gateway.classify(picture(1), headers={"Accept": "text/html"}), 406, "not-acceptable")
     assert document["field"] == "Accept" and "application/json" in document["detail"]
     host, _, port = gateway.url.removeprefix("http://").partition(":")

@@ -165,7 +165,7 @@ def test_lists_of_known_bundles_mark_what_is_not_served(valkey: PrivateValkey, p
         assert patient.http.get("/v1/models/cats").json()["detail"].endswith("known: reds@1, broken@1 (unavailable), coming@1 (loading)")
 
 
-def test_a_refused_default_makes_the_service_unready_and_says_why(valkey: PrivateValkey) -> None:
+def test_refused_default_makes_service_unready_with_reason(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url, worker_grace=LONG, default_models={"classify": "broken"}) as gateway:
         Announcer(valkey.url).refuses(make_spec("broken"))
         with Worker(valkey.url, [make_spec()]):

@@ -14,7 +14,7 @@ from tests.support.processes import opsin
 SECRETS = [f"whsec_{base64.b64encode(bytes([number]) * 32).decode()}" for number in (1, 2)]
 
 
-def test_without_a_secret_to_sign_with_the_service_does_not_start(tmp_path: Path) -> None:
+def test_service_without_signing_secret_does_not_start(tmp_path: Path) -> None:
     file = tmp_path / "secrets"
     for content, words in ((None, "cannot be read"), ("", "holds no line"), (f"{SECRETS[0]}\nwhsec_short\n", "line 2")):
         if content is not None:
@@ -25,7 +25,7 @@ def test_without_a_secret_to_sign_with_the_service_does_not_start(tmp_path: Path
     assert "OPSIN_WEBHOOK_SECRET_FILE" in opsin("serve", "--port", "0", OPSIN_WEBHOOK_HOSTS='["example.org"]').stderr
 
 
-async def test_a_second_secret_signs_from_the_next_look_on_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+async def test_second_secret_signs_after_reload_despite_broken_file(tmp_path: Path) -> None:
     file = tmp_path / "secrets"
     file.write_text(SECRETS[0])
     signing = SigningSecrets(file)

@@ -103,7 +103,7 @@ def test_jobs_that_a_dead_worker_held_wait(valkey: PrivateValkey) -> None:
         assert gateway.http.delete(f"/v1/jobs/{job}").status_code == 204
 
 
-def test_long_jobs_are_listed_with_their_steps_and_without_their_ids(valkey: PrivateValkey) -> None:
+def test_long_jobs_are_listed_with_steps_and_without_ids(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         later = {"Prefer": "respond-async"}
         with worker.holding() as held:

@@ -119,7 +119,7 @@ async def test_forms_json_and_urls_say_the_same() -> None:
         assert (submission.parts, common, own) == ({"image": [b"one"]}, CommonOptions(priority="low"), OPTIONS)
 
 
-async def test_each_element_of_a_repeated_part_is_an_item_with_the_others_beside_it() -> None:
+async def test_elements_of_repeated_part_are_items_with_other_parts() -> None:
     submission, _, own = await read_json({"images": [b64(b"one"), b64(b"two")], "mask": b64(b"where")})
     assert submission.take_items() == [{"image": b"one", "mask": b"where"}, {"image": b"two", "mask": b"where"}]
     assert own.mask is None
@@ -127,7 +127,7 @@ async def test_each_element_of_a_repeated_part_is_an_item_with_the_others_beside
     assert submission.take_items() == [{"image": b"one", "mask": b"where"}]
 
 
-async def test_a_name_of_both_tables_is_an_option_where_it_is_a_text_that_fits() -> None:
+async def test_name_of_both_tables_is_an_option_if_its_text_fits() -> None:
     for submission, _, own in (
         await read_json({"image": b64(b"one"), "mask": "center"}),
         await read(*form(("image", "1.png", b"one"), ("mask", None, b"center"))),

@@ -103,7 +103,7 @@ async def test_errors_go_to_whoever_waits(turns: FairExecutor) -> None:
     assert await turns.run("a", lambda: 3) == 3
 
 
-async def test_a_program_whose_answer_nobody_waits_for_frees_its_thread(turns: FairExecutor) -> None:
+async def test_program_with_abandoned_answer_frees_its_thread(turns: FairExecutor) -> None:
     """It would be waited for as long as the kind of work allows, minutes for some."""
     started = threading.Event()
 
@@ -130,7 +130,7 @@ async def test_a_body_of_ordinary_size_waits_for_no_large_one() -> None:
     bodies.close()
 
 
-async def test_large_bodies_are_taken_apart_one_at_a_time_and_clients_take_turns() -> None:
+async def test_large_bodies_are_parsed_one_at_a_time_by_client_in_turn() -> None:
     bodies, order, running = BodyExecutor(), list[str](), Counter[str]()
 
     def read(client: str) -> int:

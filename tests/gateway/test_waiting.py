@@ -69,7 +69,7 @@ def test_a_request_for_a_content_that_was_replaced_is_told_so(valkey: PrivateVal
         assert gateway.classify(picture(3)).status_code == 200
 
 
-def test_requests_for_the_old_and_the_new_content_of_a_bundle_wait_each_for_its_own_workers(valkey: PrivateValkey) -> None:
+def test_requests_wait_for_workers_of_their_own_bundle_content(valkey: PrivateValkey) -> None:
     old, new, another = (Worker(valkey.url, [make_spec(**changes)]) for changes in ({}, *[{"default_rung": "strong"}] * 2))
     for worker in (old, new, another):
         worker.pause()
@@ -120,7 +120,7 @@ def test_a_busy_worker_is_waited_for_beyond_the_grace(valkey: PrivateValkey) -> 
         assert waiting.result().status_code == 200
 
 
-def test_broken_copies_of_a_bundle_hide_nothing_from_a_fresh_gateway(valkey: PrivateValkey) -> None:
+def test_broken_copies_hide_no_bundle_from_new_gateway(valkey: PrivateValkey) -> None:
     spec = make_spec()
     with Worker(valkey.url, [spec]):
         for number in range(8):
@@ -134,7 +134,7 @@ def test_broken_copies_of_a_bundle_hide_nothing_from_a_fresh_gateway(valkey: Pri
             assert gateway.http.get("/v1/models/reds").json()["state"] == "ready"
 
 
-def test_requests_are_prepared_for_the_content_that_most_ready_workers_hold(valkey: PrivateValkey) -> None:
+def test_requests_are_prepared_for_content_of_most_ready_workers(valkey: PrivateValkey) -> None:
     old, new = make_spec(), make_spec(default_rung="strong")
     with (
         Worker(valkey.url, [old]) as first,
@@ -228,7 +228,7 @@ def test_without_redis_requests_wait_and_then_get_503(valkey: PrivateValkey) -> 
         problem(gateway.http.get("/v1/models"), 503, "redis-away")
 
 
-def test_a_redis_that_refuses_the_beat_is_away_although_it_answers(valkey: PrivateValkey) -> None:
+def test_redis_that_refuses_the_beat_is_unavailable(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url, redis_grace=0.5) as gateway, Worker(valkey.url, [make_spec()]), connect(valkey.url) as operator:
         assert gateway.classify(picture(1)).status_code == 200
         operator.config_set("min-replicas-to-write", 1)

@@ -128,7 +128,7 @@ def test_an_address_in_capitals_is_the_same_host(calling: Gateway, worker: Worke
     assert (asked.path, asked.headers["host"]) == ("/Hook", f"localhost:{receiver.port}")
 
 
-def test_one_host_is_kept_in_one_form_whatever_the_port_and_the_letters() -> None:
+def test_host_is_normalised_whatever_port_and_case() -> None:
     def kept(url: str) -> str:
         request = Request({"type": "http", "headers": [(b"x-webhook-url", url.encode())]})
         return read_webhook(request, [("hooks.example", 443)]).url
@@ -149,7 +149,7 @@ def test_only_the_ends_that_were_asked_for_are_told(calling: Gateway, worker: Wo
     assert not of_job(receiver, done)
 
 
-def test_a_job_that_is_cancelled_and_removed_at_once_is_told_as_it_ended(calling: Gateway, worker: Worker, receiver: Host) -> None:
+def test_job_cancelled_and_removed_at_once_is_reported_as_ended(calling: Gateway, worker: Worker, receiver: Host) -> None:
     worker.pause()
     job = later(calling, receiver.url("/")).json()["id"]
     for _ in range(2):
@@ -249,7 +249,7 @@ def moved() -> HostAnswer:
         ([HostAnswer(400)], len(TRIES), "given_up"),
     ],
 )
-async def test_a_receiver_is_called_until_it_has_listened_or_wants_no_more(
+async def test_receiver_is_called_until_it_accepts_or_declines(
     url: str, db: redis.Redis, certificates: None, secrets: Path, answers: list[Any], calls: int, outcome: str
 ) -> None:
     with host(Receiver(*answers)) as there:
@@ -321,7 +321,7 @@ async def test_what_cannot_be_read_or_settled_holds_up_nobody_else(url: str, db:
         assert [told(asked)["id"] for asked in there.asked] == [unsettled, good]
 
 
-async def test_tries_that_fell_due_while_no_gateway_was_there_keep_their_distance(url: str, db: redis.Redis) -> None:
+async def test_retries_due_without_gateway_keep_their_spacing(url: str, db: redis.Redis) -> None:
     async with queues.gateway(url) as us:
         record = await ended(us, "https://localhost/")
         finished = db.hincrby(f"webhook:{record}", "finished_ms", -3_600_000)
@@ -382,9 +382,7 @@ async def test_one_that_takes_too_long_is_called_again(url: str, certificates: N
             asleep.set()
 
 
-async def test_what_a_dead_gateway_had_begun_another_one_ends_when_its_lease_has_run_out(
-    url: str, certificates: None, secrets: Path
-) -> None:
+async def test_delivery_of_dead_gateway_is_finished_after_its_lease(url: str, certificates: None, secrets: Path) -> None:
     with host(Receiver()) as there:
         async with queues.gateway(url) as us:
             await ended(us, there.url("/"))
@@ -405,9 +403,7 @@ async def test_a_name_that_leads_inside_is_never_called(url: str, certificates: 
         assert there.connections == 0
 
 
-async def test_what_waits_to_be_told_is_bounded_and_what_is_dropped_is_counted(
-    url: str, db: redis.Redis, certificates: None, secrets: Path
-) -> None:
+async def test_pending_notifications_are_bounded_and_drops_counted(url: str, db: redis.Redis, certificates: None, secrets: Path) -> None:
     async with queues.gateway(url) as us:
         db.zadd("webhooks", {f"other-{number}": 2e15 for number in range(10_000)})
         await ended(us, "https://localhost/")

@@ -30,7 +30,7 @@ def read(case: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return read_recording(CASES / case)
 
 
-def test_published_values_are_the_defaults_and_notes_are_no_expectations(tmp_path: Path) -> None:
+def test_published_values_are_defaults_and_notes_no_expectations(tmp_path: Path) -> None:
     content, tensors = read("train_masking")
     del content["config"]["mask_ratio"], content["config"]["ava"], content["config"]["transformer"]["conv"]
     content |= {"seed": 7, "torch": "2.0"}

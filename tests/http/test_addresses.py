@@ -11,7 +11,7 @@ from tests.support.ssrf_urls import INSIDE
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101", "2002:101:101::1"])
-def test_addresses_of_the_public_internet_are_public_however_they_are_wrapped(address: str) -> None:
+def test_public_addresses_are_public_however_wrapped(address: str) -> None:
     assert is_public(unwrapped(ip_address(address)))
 
 

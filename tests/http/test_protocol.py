@@ -38,7 +38,7 @@ async def test_what_is_written_in_one_turn_is_one_packet() -> None:
     assert transport.written == [b"head body"]
 
 
-async def test_a_head_whose_body_comes_later_leaves_at_the_end_of_the_turn() -> None:
+async def test_head_before_its_body_is_sent_at_end_of_turn() -> None:
     response, transport = writer()
     response.write(b"head ")
     await asyncio.sleep(0)

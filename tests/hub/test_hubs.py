@@ -84,7 +84,7 @@ def refused(ended: subprocess.CompletedProcess[str], tmp_path: Path) -> str:
     return ended.stderr
 
 
-def test_a_repository_becomes_a_bundle_with_its_labels_preparation_licence_and_commit(hub: FakeHub, tmp_path: Path) -> None:
+def test_repository_becomes_bundle_with_labels_and_licence(hub: FakeHub, tmp_path: Path) -> None:
     ended = imported(hub, tmp_path, "hf://somebody/vit")
     assert (ended.returncode, ended.stderr) == (0, "")
     spec = read(tmp_path / "bundles/it/1").spec
@@ -137,7 +137,7 @@ def test_what_is_not_there_is_said_with_what_to_do(address: str, hub: FakeHub, t
     assert REFUSALS[address].format(hub=hub.address) in refused(imported(hub, tmp_path, address), tmp_path)
 
 
-def test_a_download_that_breaks_off_keeps_the_files_that_came_whole(hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]) -> None:
+def test_interrupted_download_keeps_complete_files(hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]) -> None:
     last = sorted(path.name for path in repositories["somebody/sharded"].glob("*.safetensors"))[-1]
     hub.cut[last] = 1000
     said = refused(imported(hub, tmp_path, "hf://somebody/sharded"), tmp_path)
@@ -160,7 +160,7 @@ def test_a_name_that_leads_out_of_the_cache_is_refused(header: str, value: str, 
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
 
 
-def test_weights_that_are_not_those_of_the_hub_are_refused_and_fetched_anew(hub: FakeHub, tmp_path: Path) -> None:
+def test_weights_with_wrong_digest_are_refused_and_refetched(hub: FakeHub, tmp_path: Path) -> None:
     hub.headers["model.safetensors"] = {"ETag": '"' + "0" * 64 + '"'}
     said = refused(imported(hub, tmp_path, "hf://somebody/vit"), tmp_path)
     assert "model.safetensors has the SHA-256 " in said and f"and the hub states {'0' * 64}; run the same command again" in said
@@ -168,7 +168,7 @@ def test_weights_that_are_not_those_of_the_hub_are_refused_and_fetched_anew(hub:
     assert imported(hub, tmp_path, "hf://somebody/vit").returncode == 0
 
 
-def test_weights_that_were_damaged_in_the_cache_are_not_imported_offline(hub: FakeHub, tmp_path: Path) -> None:
+def test_damaged_cached_weights_are_not_imported_offline(hub: FakeHub, tmp_path: Path) -> None:
     assert imported(hub, tmp_path, "hf://somebody/vit").returncode == 0
     [weights] = (tmp_path / "cache").rglob("snapshots/*/model.safetensors")
     damaged = bytearray(weights.read_bytes())
@@ -213,7 +213,7 @@ def test_a_cache_that_cannot_be_written_is_said(hub: FakeHub, tmp_path: Path) ->
     assert f"the folder {tmp_path / 'file'} cannot be used" in said and "set HF_HOME to a folder with space in which you may write" in said
 
 
-def test_offline_what_is_in_the_cache_is_imported_and_nothing_else(hub: FakeHub, tmp_path: Path) -> None:
+def test_offline_import_takes_only_cached_files(hub: FakeHub, tmp_path: Path) -> None:
     said = refused(imported(hub, tmp_path, "hf://somebody/vit", HF_HUB_OFFLINE="1"), tmp_path)
     assert "is not in the cache, and HF_HUB_OFFLINE is set: unset it to fetch the repository" in said
     online = imported(hub, tmp_path, "hf://somebody/vit")
@@ -282,9 +282,7 @@ def test_a_hub_that_cannot_be_reached_is_said(hub: FakeHub, tmp_path: Path) -> N
     assert "HF_HUB_OFFLINE=1 imports what is in the cache" in said
 
 
-def test_a_config_that_cannot_be_computed_ends_with_1_and_names_its_field(
-    hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]
-) -> None:
+def test_invalid_config_ends_with_1_and_names_its_field(hub: FakeHub, tmp_path: Path, repositories: dict[str, Path]) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in repositories["somebody/vit"].iterdir():
@@ -311,7 +309,7 @@ def test_a_config_that_cannot_be_computed_ends_with_1_and_names_its_field(
         "hf://a/b@x/",
     ],
 )
-def test_an_address_that_is_none_is_refused_before_anything_is_asked(address: str, tmp_path: Path) -> None:
+def test_invalid_address_is_refused_before_any_request(address: str, tmp_path: Path) -> None:
     ended = opsin("import", address, "-o", tmp_path / "bundles/it", HF_ENDPOINT="http://127.0.0.1:9")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert f"{address}: write " in ended.stderr

@@ -98,7 +98,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_preparation_that_a_bundle_cannot_express_is_refused_by_its_field(name: str) -> None:
+def test_preparation_beyond_the_schema_is_refused_by_field(name: str) -> None:
     fields, sentence = REFUSED[name]
     with pytest.raises(CheckpointError) as refused:
         read({"image_processor_type": "ViTImageProcessor"} | fields, "vit")
@@ -120,7 +120,7 @@ def test_a_refusal_names_the_file_that_states_the_field(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"size": {"height": 224, "width": 224}}, {"resample": 3}])
-def test_a_preparation_that_frames_of_clips_do_not_get_is_refused(fields: dict[str, Any]) -> None:
+def test_preparation_unlike_frames_of_clips_is_refused(fields: dict[str, Any]) -> None:
     [(name, value)] = fields.items()
     with pytest.raises(CheckpointError) as refused:
         read({"image_processor_type": "VideoMAEImageProcessor"} | fields, "videomae")

@@ -55,7 +55,7 @@ def test_texts_have_the_vectors_that_the_library_gives_them(clip: Path, bundles:
     assert found["truncated"][0].tolist()[:5] == [False, False, False, False, True]
 
 
-def test_a_tokenizer_that_is_not_taken_leaves_a_pair_that_reads_no_texts(clip: Path, tmp_path: Path) -> None:
+def test_rejected_tokenizer_leaves_pair_without_texts(clip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(clip, folder)
     (folder / "tokenizer.json").write_text('{"model": {"type": "Neural"}}')

@@ -119,7 +119,7 @@ def test_the_encoder_of_an_mae_gives_the_vectors_of_the_library(kind: str, tmp_p
 
 
 @pytest.mark.parametrize("normalised_targets", [False, True])
-def test_the_decoder_of_an_mae_predicts_what_the_library_predicts(normalised_targets: bool, tmp_path: Path) -> None:
+def test_mae_decoder_predicts_as_library(normalised_targets: bool, tmp_path: Path) -> None:
     model = randomised(transformers.ViTMAEForPreTraining(mae(norm_pix_loss=normalised_targets)))
     made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
     images, order = normalised(pixels, made.spec.pictures), torch.rand(4, 16, generator=torch.Generator().manual_seed(1))
@@ -144,7 +144,7 @@ CLIP_PROCESSOR = {
 
 
 @pytest.mark.parametrize("changes", [{}, {"tubelet_size": 1}, {"qv_bias": False}])
-def test_a_classifier_of_clips_answers_as_in_the_library_and_merges(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_clip_classifier_answers_as_library_and_merges(changes: dict[str, Any], tmp_path: Path) -> None:
     model = videomae(**changes)
     made, frames = imported(save(model, tmp_path / "model", CLIP_PROCESSOR)), noise(2, 4, 32, 32)
     clips = normalised(frames, made.spec.pictures)  # (B, T, 3, S, S)
@@ -165,7 +165,7 @@ def test_a_classifier_of_clips_answers_as_in_the_library_and_merges(changes: dic
     assert tokens[0] - tokens[1] == 4
 
 
-def test_frames_of_clips_are_smoothed_where_no_file_says_how_they_are_prepared(tmp_path: Path) -> None:
+def test_clip_frames_are_antialiased_without_preprocessor_file(tmp_path: Path) -> None:
     spec = imported(save(videomae(), tmp_path / "model")).spec
     assert spec.clip is not None and spec.clip.smooth
     assert "no preprocessor_config.json beside the file states it" in spec.provenance["transform"]
@@ -195,7 +195,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_field_of_the_config_that_cannot_be_kept_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+def test_unsupported_config_field_is_refused_by_name(name: str, tmp_path: Path) -> None:
     fields, sentence = REFUSED[name]
     folder = save(vit(), tmp_path / "model", SQUARE)
     change(folder / "config.json", **fields)
@@ -229,7 +229,7 @@ def test_weights_that_lie_are_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [40, 2000])
-def test_a_size_that_is_not_that_of_the_position_table_is_refused(size: int, tmp_path: Path) -> None:
+def test_size_other_than_position_table_is_refused(size: int, tmp_path: Path) -> None:
     folder = save(vit(), tmp_path / "model", SQUARE | {"size": {"height": size, "width": size}})
     change(folder / "config.json", image_size=size)
     with pytest.raises(CheckpointError, match=f"image_size {size} is not that of its position table, 32"):
@@ -262,7 +262,7 @@ def test_a_gated_mlp_is_refused_by_the_name_of_its_field(tmp_path: Path) -> None
         imported(folder)
 
 
-def test_weights_in_several_files_and_those_of_torch_are_read_alike(tmp_path: Path) -> None:
+def test_sharded_and_torch_weights_load_alike(tmp_path: Path) -> None:
     model, pixels = vit(), noise(2, 32, 32)
     one = imported(save(model, tmp_path / "one", SQUARE))
     several = save(model, tmp_path / "several", SQUARE, max_shard_size="40KB")
@@ -335,7 +335,7 @@ def test_both_towers_of_clip_give_the_vectors_of_the_library(changes: dict[str, 
     assert merged["tokens"].tolist() == [[17, 11]] * 4
 
 
-def test_the_image_tower_of_clip_alone_gives_the_vectors_of_the_library(tmp_path: Path) -> None:
+def test_clip_image_tower_alone_equals_library(tmp_path: Path) -> None:
     model = randomised(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**TINY)))
     made, pixels = imported(save(model, tmp_path / "model", CLIP_IMAGES)), noise(4, 32, 32)
     with torch.inference_mode():
@@ -352,7 +352,7 @@ def siglip(kind: str, **changes: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("changes", [{}, {"image_size": 38}])
-def test_both_towers_of_siglip_give_the_vectors_and_scores_of_the_library(changes: dict[str, int], tmp_path: Path) -> None:
+def test_siglip_towers_equal_vectors_and_scores_of_library(changes: dict[str, int], tmp_path: Path) -> None:
     model = siglip("SiglipModel", **changes)
     side = changes.get("image_size", 32)
     made = imported(save(model, tmp_path / "model", SQUARE | {"size": {"height": side, "width": side}}))
@@ -370,7 +370,7 @@ def test_both_towers_of_siglip_give_the_vectors_and_scores_of_the_library(change
     assert merged["tokens"].tolist() == [[16, 10]] * 4
 
 
-def test_the_image_tower_of_siglip_gives_the_vectors_of_the_library_and_merges(tmp_path: Path) -> None:
+def test_siglip_image_tower_equals_library_and_merges(tmp_path: Path) -> None:
     model = siglip("SiglipVisionModel")
     made, pixels = imported(save(model, tmp_path / "model", SQUARE)), noise(4, 32, 32)
     with torch.inference_mode():

@@ -97,7 +97,7 @@ def test_progress_counts_texts_and_not_their_jobs(speaker: Speaker) -> None:
     assert [one["done"] for one in told] == sorted(one["done"] for one in told) and told[-1]["done"] == 100
 
 
-def test_progress_counts_images_where_labels_are_read_beside_them(speaker: Speaker) -> None:
+def test_progress_counts_images_while_labels_are_read(speaker: Speaker) -> None:
     labels = [f"the {number} blue" for number in range(100)]
     job = accepted(speaker.ask("zero-shot", PICTURES, label=labels, headers={"Prefer": "respond-async"}))
     assert comes_to(speaker.gateway, job, "done")["progress"] == {"done": 4, "total": 4, "unit": "images"}

@@ -101,7 +101,7 @@ def test_the_documents_name_both_inputs_and_outputs(client: triton.InferenceServ
     assert [tensor["dims"] for tensor in client.get_model_config("cit")["output"]] == [[24], [-1]]
 
 
-def test_the_documents_of_a_pair_without_a_tokenizer_name_images_and_vectors(client: triton.InferenceServerClient) -> None:
+def test_pair_without_tokenizer_documents_images_and_vectors(client: triton.InferenceServerClient) -> None:
     metadata = client.get_model_metadata("mute")
     assert [tensor["name"] for tensor in metadata["inputs"]] == ["image"]
     assert [tensor["name"] for tensor in metadata["outputs"]] == ["embedding"]

@@ -29,7 +29,7 @@ def read(labels: list[str]) -> list[dict[str, Any]]:
     return outputs
 
 
-async def test_an_asynchronous_job_holds_no_more_vectors_than_a_record_may(url: str, tmp_path: Path) -> None:
+async def test_job_record_bounds_its_cached_vectors(url: str, tmp_path: Path) -> None:
     spec = write_tiny_pair(tmp_path).spec
     labels = [f"label {number}" for number in range(1000)]
     asked = Asked(TASK, spec, TASK.plan(ZeroShotOptions(label=labels, template=["{}"]), spec), "image", PRIORITY)

@@ -107,7 +107,7 @@ def test_two_bundles_never_share_a_vector(speaker: Speaker) -> None:
         assert np.abs(told(answer, "score") - scores).max() < 1e-4
 
 
-def test_a_label_that_is_too_long_for_the_network_is_told_cached_or_not(speaker: Speaker) -> None:
+def test_too_long_label_is_refused_cached_or_not(speaker: Speaker) -> None:
     long = "eat " * 50
     for cached in (0, 2):
         counts = speaker.answered("zero-shot", PICTURES[:1], model="maws", label=["dog in time", long])["labels"]
@@ -145,7 +145,7 @@ def test_a_flood_of_labels_leaves_those_of_others(speaker: Speaker) -> None:
     assert speaker.answered("zero-shot", PICTURES[:1], model="flip", label=kept, headers=quiet)["labels"]["cached"] == 2
 
 
-def test_a_client_that_has_filled_its_share_keeps_its_latest_labels(speaker: Speaker) -> None:
+def test_client_with_full_share_keeps_its_latest_labels(speaker: Speaker) -> None:
     client = {"X-Forwarded-For": "198.51.100.8"}
     for first in range(0, 400, 50):  # a share has room for some 200
         labels = [f"cat {number}" for number in range(first, first + 50)]

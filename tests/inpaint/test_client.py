@@ -90,7 +90,7 @@ def test_the_command_draws_previews_on_a_terminal_with_colours(painter: Painter,
     assert decoded(photo.with_name("photo-filled.png").read_bytes()).shape == (40, 60, 3)
 
 
-def test_the_command_writes_every_sample_and_json_into_the_working_folder(painter: Painter, photo: Path, tmp_path: Path) -> None:
+def test_command_writes_all_samples_and_json_to_working_folder(painter: Painter, photo: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
     asked = ("--mask", "center", "--samples", "2", "--preset", "draft", "--json")

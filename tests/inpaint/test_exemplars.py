@@ -59,7 +59,7 @@ def test_what_cannot_be_copied_is_refused(painter: Painter) -> None:
 
 
 @pytest.mark.parametrize("method", ["exemplar", "network-exemplar", "network"])
-def test_where_nothing_is_missing_the_image_comes_back_by_the_method_that_was_asked_for(painter: Painter, method: str) -> None:
+def test_image_without_hole_returns_by_the_requested_method(painter: Painter, method: str) -> None:
     files = FILES | {"mask": ("mask", box_mask(40, 60, (0, 0, 0, 0)))}
     answer = painter.gateway.http.post("/v1/inpaint", files=files, data={"method": method}).raise_for_status()
     assert answer.headers["x-method"] == method and np.array_equal(decoded(answer.content), np.asarray(IMAGE))

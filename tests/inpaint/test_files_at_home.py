@@ -28,7 +28,7 @@ def black(job: QueuedJob) -> Reply:
     return Reply(id=job.id, worker="test", arrays={"filled": Array.of(filled[np.newaxis]), **returned}, timing=timing)
 
 
-def test_they_are_sent_only_where_the_answer_may_be_presented_elsewhere(tmp_path: Path) -> None:
+def test_files_are_sent_only_if_presented_elsewhere(tmp_path: Path) -> None:
     spec = write_tiny_diffmae(tmp_path).spec
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway, Worker(valkey.url, [spec], answer=black) as worker:
         plain = gateway.http.post("/v1/inpaint", files=FILES, data={"steps": 1}).raise_for_status()

@@ -21,7 +21,7 @@ def pictures_of(events: list[Event]) -> list[np.ndarray]:
     return [decoded(base64.b64decode(event.data["image"])) for event in events if event.name == "preview"]
 
 
-def test_a_stream_tells_the_steps_and_shows_what_the_network_sees(painter: Painter) -> None:
+def test_stream_reports_steps_and_shows_input_of_network(painter: Painter) -> None:
     with painter.gateway.http.stream(
         "POST", "/v1/inpaint", files=FILES, data=CHOSEN | {"steps": 1000}, headers={"Accept": "text/event-stream"}
     ) as response:

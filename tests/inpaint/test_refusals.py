@@ -75,7 +75,7 @@ def test_several_samples_are_no_png(painter: Painter, where: str) -> None:
     assert "application/json" in refused.json()["detail"]
 
 
-def test_several_samples_in_the_url_are_refused_before_the_body_is_read(painter: Painter) -> None:
+def test_samples_in_url_are_refused_before_body_is_read(painter: Painter) -> None:
     with Raw(painter.gateway) as raw:
         raw.send(b"POST /v1/inpaint?samples=2 HTTP/1.1\r\nHost: x\r\nAccept: image/png\r\nContent-Length: 100000\r\n\r\n")
         assert raw.answer().status == 406

@@ -98,7 +98,7 @@ def test_the_mask_in_words(painter: Painter, words: str) -> None:
     assert 0.05 < share < 0.6
 
 
-def test_words_and_other_options_may_stand_in_the_url_and_the_image_alone_in_the_body(painter: Painter) -> None:
+def test_options_may_be_in_url_and_image_alone_in_body(painter: Painter) -> None:
     answer = painter.gateway.http.post("/v1/inpaint", params={"mask": "box:20,10,20,16", "steps": 2, "seed": 1}, content=FILE)
     assert np.abs(decoded(answer.content).astype(int) - painter.filled(FILE, MASK, seed=1)).max() <= 2
 

@@ -96,7 +96,7 @@ def test_rounded_cosines_give_partners_that_are_as_similar(dtype: torch.dtype, s
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seed=seeds, sized=st.booleans(), branched=st.booleans())
-def test_merged_tokens_and_sizes_have_the_references_bits_in_float32(seed: int, sized: bool, branched: bool) -> None:
+def test_merged_tokens_and_sizes_equal_reference_in_float32(seed: int, sized: bool, branched: bool) -> None:
     problem = Problem(seed, torch.float32)
     matching, x = problem.matching(), problem.content()
     residual = torch.randn(x.shape, generator=problem.generator) if branched else None
@@ -109,7 +109,7 @@ def test_merged_tokens_and_sizes_have_the_references_bits_in_float32(seed: int, 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seed=seeds)
-def test_in_bfloat16_tokens_are_rounded_once_and_untouched_ones_keep_their_bits(seed: int) -> None:
+def test_bfloat16_tokens_round_once_and_untouched_ones_are_kept(seed: int) -> None:
     problem = Problem(seed, torch.bfloat16)
     matching, x = problem.matching(), problem.content()
     residual = torch.randn(x.shape, generator=problem.generator).bfloat16()
@@ -125,7 +125,7 @@ def test_in_bfloat16_tokens_are_rounded_once_and_untouched_ones_keep_their_bits(
 
 @pytest.mark.parametrize("broken", [0.0, float("nan"), float("inf")])
 @pytest.mark.parametrize(("row", "first"), [(4, 4), (7, 2)])
-def test_a_row_without_a_direction_merges_first_and_others_merge_into_it(broken: float, row: int, first: int) -> None:
+def test_row_without_direction_merges_first_as_source_and_target(broken: float, row: int, first: int) -> None:
     problem = Problem(3, torch.float32)
     keys = problem.keys()
     keys[0, :, row] = broken
@@ -136,7 +136,7 @@ def test_a_row_without_a_direction_merges_first_and_others_merge_into_it(broken:
     assert row == 4 or found.unmerged[0, found.dst[0]].tolist() == [7, 7]
 
 
-def test_a_metric_that_lies_crosswise_in_memory_is_read_as_it_is_meant() -> None:
+def test_transposed_metric_is_read_by_its_strides() -> None:
     metric = torch.randn(2, 16, 31, generator=torch.Generator().manual_seed(0)).mT
     with ops.compiled_loops(LOOPS[torch.float32]):
         assert_same(ops.bipartite_match(metric, 9, protected=1), reference.bipartite_match(metric, 9, 1))

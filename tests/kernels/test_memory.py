@@ -26,7 +26,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told to keep what is freed")
-def test_activations_are_not_fetched_from_the_kernel_again_and_again() -> None:
+def test_freed_activations_stay_in_the_process() -> None:
     def run(how: str) -> list[str]:
         return subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout.split()
 

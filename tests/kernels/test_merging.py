@@ -41,7 +41,7 @@ def test_at_most_half_of_the_unprotected_tokens_merge() -> None:
     assert ops.effective_r(2, 5, 2) == ops.effective_r(10, -3, 1) == 0
 
 
-def test_of_exact_ties_the_earlier_position_merges_into_the_earlier_position() -> None:
+def test_exact_ties_merge_earlier_position_into_earlier() -> None:
     matching = ops.bipartite_match(torch.ones(2, 40, 4), 5)
     assert matching.src.tolist() == [[0, 2, 4, 6, 8]] * 2
     assert matching.unmerged[:, :15].tolist() == [list(range(10, 40, 2))] * 2
@@ -79,7 +79,7 @@ def test_a_sources_map_follows_tokens_through_two_merges(generator: torch.Genera
     torch.testing.assert_close(source @ x / size, twice)
 
 
-def test_kth_matching_drops_the_tail_and_keeps_the_last_of_every_run(generator: torch.Generator) -> None:
+def test_kth_matching_drops_tail_and_keeps_last_of_each_run(generator: torch.Generator) -> None:
     x = randn(generator, 1, 11, 4)
     matching = ops.kth_match(x, 3)
     assert matching.unmerged.tolist() == [[2, 5, 8]]
@@ -118,7 +118,7 @@ def test_gradients_pass_through_biased_attention(generator: torch.Generator) -> 
 
 
 @pytest.mark.parametrize("sized", [False, True])
-def test_attention_and_its_gradients_are_the_same_where_fused_attention_is_switched_off(sized: bool, generator: torch.Generator) -> None:
+def test_attention_gradients_are_same_without_fused_attention(sized: bool, generator: torch.Generator) -> None:
     q, k, v = (part.double().requires_grad_() for part in randn(generator, 3, 2, 4, 33, 16))
     size = torch.randint(0, 4, (2, 33, 1), generator=generator).double() if sized else None
     slope = randn(generator, 2, 4, 33, 16).double()
@@ -145,7 +145,7 @@ def test_autocast_does_not_change_which_tokens_merge(generator: torch.Generator)
     assert torch.equal(plain.dst, cast.dst)
 
 
-def test_in_bfloat16_sizes_stay_exact_and_untouched_rows_keep_their_bits(generator: torch.Generator) -> None:
+def test_bfloat16_sizes_are_exact_and_untouched_rows_kept(generator: torch.Generator) -> None:
     x = randn(generator, 1, 12, 4).bfloat16()
     size = torch.full((1, 12, 1), 257.0)  # no bfloat16 number
     matching = ops.bipartite_match(x, 3, protected=1)

@@ -40,7 +40,7 @@ def assert_passed(run: subprocess.CompletedProcess[str]) -> None:
 
 
 @pytest.mark.timeout(1200)
-def test_the_kernels_agree_with_the_reference_in_tritons_interpreter() -> None:
+def test_kernels_equal_reference_in_triton_interpreter() -> None:
     assert_passed(interpreted())
 
 
@@ -60,7 +60,7 @@ def test_the_kernels_agree_with_the_reference_over_many_shapes() -> None:
 
 @pytest.mark.hours
 @pytest.mark.timeout(20000)
-def test_the_kernels_agree_with_the_reference_over_thousands_of_shapes() -> None:
+def test_kernels_equal_reference_over_thousands_of_shapes() -> None:
     assert_passed(interpreted("-m", "slow", shapes=5000))
 
 

@@ -100,7 +100,7 @@ def test_a_ramp_does_not_depend_on_how_much_is_computed_at_once(monkeypatch: pyt
     assert np.array_equal(ramp(mask, area, feather), whole)
 
 
-def test_a_ramp_of_a_tall_strip_takes_no_longer_than_that_of_a_wide_one() -> None:
+def test_ramp_of_tall_strip_is_as_fast_as_of_wide_one() -> None:
     mask = np.ones((1_000_000, 1), bool)
     mask[-1] = False
     began = time.process_time()
@@ -123,7 +123,7 @@ def smooth(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("hole", [Box(20, 10, 40, 50), Box(0, 0, 30, 80)])
-def test_a_membrane_takes_away_what_is_wrong_at_the_edge_and_keeps_what_was_drawn(hole: Box) -> None:
+def test_membrane_removes_edge_error_and_keeps_drawing(hole: Box) -> None:
     """What was made is the image in other colours, with a line drawn across."""
     image, mask = smooth(90, 100), hole.mask(90, 100)
     made = (image * 0.7 + 20).astype(np.uint8)
@@ -152,7 +152,7 @@ def test_without_a_known_neighbour_a_membrane_changes_nothing() -> None:
     assert np.array_equal(composed, made)
 
 
-def test_a_large_hole_s_membrane_is_solved_on_a_small_grid_and_fits_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_membrane_on_small_grid_still_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     image, mask = smooth(200, 260), Box(30, 20, 170, 150).mask(200, 260)
     made = (image * 0.7 + 60).astype(np.uint8)
     whole = composed_of(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
@@ -177,7 +177,7 @@ def test_a_profile_of_other_colours_would_be_wrong() -> None:
         assert "icc_profile" not in read(to_png(Image.fromarray(pixels(0, 2, 2)), profile)).info
 
 
-def test_a_line_that_ends_at_the_hole_does_not_tint_what_lies_around_it() -> None:
+def test_line_ending_at_hole_does_not_tint_its_surroundings() -> None:
     """A black line meets the edge of a white filling of a white page."""
     image, mask = np.full((60, 60, 3), 255, np.uint8), Box(20, 20, 20, 20).mask(60, 60)
     image[:, 28:32] = 0
@@ -185,7 +185,7 @@ def test_a_line_that_ends_at_the_hole_does_not_tint_what_lies_around_it() -> Non
     assert composed[mask].min() > 200 and composed[mask].mean() > 240
 
 
-def test_a_filling_that_is_too_dark_everywhere_is_lightened_however_much_that_is() -> None:
+def test_uniformly_dark_filling_is_lightened_by_any_amount() -> None:
     image, mask = np.full((60, 60, 3), 220, np.uint8), Box(20, 20, 20, 20).mask(60, 60)
     composed = composed_of(image, np.full_like(image, 40), Box(0, 0, 60, 60), mask, feather=0, blend="membrane")
     assert (composed == image).all()
@@ -195,7 +195,7 @@ def test_a_profile_that_is_none_is_left_out() -> None:
     assert "icc_profile" not in Image.open(io.BytesIO(to_png(Image.new("RGB", (2, 2)), 5))).info  # type: ignore[arg-type]
 
 
-def test_a_feather_in_transparency_is_opaque_and_shows_nothing_of_what_was_hidden() -> None:
+def test_transparent_feather_is_opaque_and_hides_old_pixels() -> None:
     mask = np.zeros((9, 9), bool)
     mask[1:8, 1:8] = True
     made = np.full((9, 9, 3), 100, np.uint8)

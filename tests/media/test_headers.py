@@ -30,7 +30,7 @@ def test_many_bytes_are_not_small_however_few_the_pixels() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (90_000, 1)])
-def test_thin_strips_grow_when_they_are_resized_and_are_not_small(size: tuple[int, int]) -> None:
+def test_thin_strips_grow_when_resized_and_are_not_small(size: tuple[int, int]) -> None:
     assert not is_small(encoded(Image.new("RGB", size), "PNG"))
 
 
@@ -59,7 +59,7 @@ def test_a_jpeg_with_two_frames_is_not_small(marker: int) -> None:
 
 
 @pytest.mark.parametrize("marker", [0xD0, 0xD8, 0xD9, 0xDE, 0xF0, 0xFF, 0x01])
-def test_a_jpeg_is_not_small_if_decoders_disagree_on_where_its_segments_end(marker: int) -> None:
+def test_jpeg_with_ambiguous_segments_is_not_small(marker: int) -> None:
     """A parser that takes the next two bytes for a length skips the frame that a decoder reads, and finds another one."""
     assert not is_small(jpeg_with(bytes([0xFF, marker]) + b"\x00\x02"))
 

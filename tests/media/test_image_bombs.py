@@ -62,7 +62,7 @@ def test_decoding_takes_few_bytes_a_pixel(tmp_path: Path, mode: str, kind: str, 
 
 
 @pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
-def test_a_strip_that_takes_more_than_its_pixels_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+def test_strip_larger_than_its_pixels_is_refused_before_decoding(size: tuple[int, int]) -> None:
     """Pillow keeps an address for each row, and as many weights as a side has pixels when it is resized."""
     decoder = Decoder(50_000_000)
     with pytest.raises(TooManyPixels, match="longer than 65,535 pixels"):
@@ -185,7 +185,7 @@ def jpeg_of_scans(width: int, height: int, scans: list[list[int]]) -> bytes:
     return b"\xff\xd8" + decoy + segment(0xDB, b"\0" + b"\1" * 64) + segment(0xC0, frame) + codes + body + b"\xff\xd9"
 
 
-def test_a_sequential_jpeg_with_a_scan_for_each_component_counts_as_a_progressive_one() -> None:
+def test_sequential_jpeg_with_scan_per_component_is_progressive() -> None:
     """Its decoder, too, keeps all coefficients until the last scan."""
     decoder = Decoder(max_pixels=40 * 20)
     assert second_waits(decoder, jpeg_of_scans(40, 20, [[1], [2], [3]]))
@@ -259,7 +259,7 @@ TWO_MILLION = exif_of_rationals(2_000_000)
     ],
     ids=["a PNG chunk", "two PNG chunks", "JPEG segments", "JPEG segments behind one without a length", "a WebP chunk"],
 )
-def test_more_exif_data_than_a_camera_writes_is_refused_before_a_decoder_sees_it(decoder: Decoder, data: bytes) -> None:
+def test_excessive_exif_is_refused_before_decoding(decoder: Decoder, data: bytes) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(CorruptImage, match="EXIF data of more than 65,536 bytes"), decoder.decoded(data):
@@ -310,7 +310,7 @@ def test_an_orientation_of_many_numbers_turns_nothing(decoder: Decoder, wrap: Ca
         "GIF padding",
     ],
 )
-def test_a_file_of_more_structure_than_picture_is_refused_at_once(decoder: Decoder, data: bytes) -> None:
+def test_file_with_more_structure_than_pixels_is_refused_at_once(decoder: Decoder, data: bytes) -> None:
     with pytest.raises(CorruptImage, match="blocks"), decoder.decoded(data):
         pass
 
@@ -360,7 +360,7 @@ def test_text_that_inflates_is_refused(decoder: Decoder) -> None:
         pass
 
 
-def test_a_directory_whose_entries_share_their_data_is_refused_or_cheap(decoder: Decoder) -> None:
+def test_directory_with_shared_entry_data_is_refused_or_cheap(decoder: Decoder) -> None:
     """1,000 entries that each claim the same five megabytes."""
     entries = [struct.pack("<HHII", tag, 3, 1, 8) for tag in (256, 257)]
     entries += [struct.pack("<HHII", tag, 1, 5_000_000, 20_000) for tag in range(40_000, 41_000)]

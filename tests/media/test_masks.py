@@ -61,7 +61,7 @@ def test_a_box_is_its_pixels_and_stays_inside() -> None:
         Box(2, 1, 5, 2).mask(4, 6)
 
 
-def test_the_centre_has_its_share_of_the_area_and_the_image_s_proportions() -> None:
+def test_centre_mask_has_its_area_and_proportions_of_the_image() -> None:
     mask = AreaShare("center", 0.25).mask(100, 60, cell=8, seed=0)
     assert bounds(mask) == Box(15, 25, 30, 50)
     assert AreaShare("center", 1.0).mask(7, 5, cell=8, seed=0).all()

@@ -60,6 +60,6 @@ def test_the_limit_on_pixels_holds_and_pillow_says_so() -> None:
         pass
 
 
-def test_those_who_keep_transparency_are_told_that_there_is_no_profile() -> None:
+def test_transparent_decode_reports_no_profile() -> None:
     with Decoder(LIMIT).decoded(jpeg(), transparency=True) as image:
         assert image.info["icc_profile"] is None

@@ -73,7 +73,7 @@ def test_windows_cover_the_hole_and_lie_inside(seed: int) -> None:
     assert not remaining.any()
 
 
-def test_at_least_half_of_each_window_is_known_when_its_turn_comes() -> None:
+def test_half_of_each_window_is_known_at_its_turn() -> None:
     mask = hole((300, 300), Box(100, 100, 100, 100))
     region = choose("tile", mask, NATIVE)
     remaining = mask.copy()
@@ -126,7 +126,7 @@ def test_transparent_parts_that_are_kept_look_white() -> None:
 
 
 @pytest.mark.parametrize("kind", ["grid", "scattered", "solid"])
-def test_patches_are_copied_into_a_bounded_hole_however_fine_it_is(kind: str) -> None:
+def test_patches_are_copied_into_bounded_hole_of_any_detail(kind: str) -> None:
     """A reduced pixel is to be filled if any of its own is."""
     mask = np.zeros((1500, 2000), bool)
     if kind == "scattered":

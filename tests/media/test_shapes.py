@@ -46,7 +46,7 @@ def test_the_surface_lies_where_values_cross_the_level(mesh: Mesh) -> None:
     assert read.is_watertight and read.volume == pytest.approx(4 / 3 * np.pi * 8**3, rel=0.02)  # positive: seen from outside
 
 
-def test_axes_are_those_of_gltf_and_colours_those_of_the_occupied_cells(mesh: Mesh) -> None:
+def test_axes_are_gltfs_and_colours_those_of_occupied_cells(mesh: Mesh) -> None:
     read = loaded(mesh)
     np.testing.assert_allclose(read.vertices, mesh.vertices * [1, -1, -1], atol=1e-5)
     colours = np.asarray(read.visual.vertex_colors)[:, :3]

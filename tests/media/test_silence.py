@@ -43,7 +43,7 @@ def run(silence: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", PROGRAM.format(silence=silence)], capture_output=True, text=True, check=True)
 
 
-def test_a_damaged_tiff_and_a_depth_scale_that_overflows_write_no_line() -> None:
+def test_damaged_tiff_and_overflowing_depth_scale_print_nothing() -> None:
     assert run("").stderr.count("\n") >= 2, "both are worth a line to a library"
     silent = run("silence_decoders()")
     assert silent.stderr == "" and silent.stdout.strip() == "1", "whoever sent the TIFF is told"

@@ -31,7 +31,7 @@ def spec(**changes: Any) -> BundleSpec:
     return BundleSpec.from_bytes(json.dumps({key: value for key, value in content.items() if value is not None}).encode())
 
 
-def test_bundles_written_before_there_were_other_tasks_are_read_as_they_were() -> None:
+def test_bundles_from_before_other_tasks_load_unchanged() -> None:
     plain = spec()
     assert (plain.task, plain.schema_version, plain.labels) == ("classify", 1, ["a", "b"])
     assert (plain.pictures.image_width, plain.pictures.fit, plain.clip, plain.sound) == (None, "crop", None, None)
@@ -122,14 +122,14 @@ DIGESTS = {
 """Of starters, as they were before bundles had files and texts. A starter that is made anew gets a line of its own."""
 
 
-def test_bundles_from_before_there_were_files_and_texts_keep_their_digests() -> None:
+def test_bundles_from_before_files_and_texts_keep_their_digests() -> None:
     shipped = [read(file.parent).spec for file in (Path(__file__).parents[2] / "bundles").glob("*/*/bundle.json")]
     known = {spec.id: spec.digest() for spec in shipped if spec.id in DIGESTS}
     assert len(known) >= 4
     assert known == {name: DIGESTS[name] for name in known}
 
 
-def test_a_bundle_says_how_texts_are_read_and_which_files_lie_beside_its_weights() -> None:
+def test_bundle_states_text_convention_and_extra_files() -> None:
     silent, telling = spec(**PAIR), spec(**PAIR, text={**TEXT, "templates": ["a photo of {}."]}, files=TOKENIZER)
     assert not {"text", "files"} & json.loads(silent.to_bytes()).keys()
     assert BundleSpec.from_bytes(telling.to_bytes()) == telling
@@ -239,7 +239,7 @@ class Meanwhile:
         return str(self.file)
 
 
-def test_of_two_that_write_a_version_at_once_the_second_is_refused(tmp_path: Path) -> None:
+def test_second_simultaneous_writer_of_a_version_is_refused(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     weights.write_bytes(b"weights")
     with pytest.raises(BundleError, match=r"test/1: has come meanwhile; choose another version, or remove it"):

@@ -68,7 +68,7 @@ def test_the_merge_option_is_r_per_block(loaded: LoadedModel) -> None:
     assert loaded.forward(pixels(), {"merge": [2, 0, 3]})["tokens"].tolist() == [[17, 12], [17, 12]]
 
 
-def test_a_trace_says_after_each_block_which_token_holds_each_patch(loaded: LoadedModel) -> None:
+def test_trace_maps_patches_to_tokens_after_each_block(loaded: LoadedModel) -> None:
     outputs = loaded.forward(pixels(), {"merge": [2, 0, 3], "trace": True})
     assert outputs["grid"].tolist() == [[4, 4], [4, 4]]
     assert outputs["groups"].shape == (2, 3, 16)
@@ -135,13 +135,13 @@ def test_a_bundle_that_cannot_run_is_refused_with_a_sentence(
 
 
 @pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c", "d"]])
-def test_a_bundle_with_another_number_of_labels_than_classes_is_refused(labels: list[str], tmp_path: Path, vit: ViT) -> None:
+def test_bundle_with_wrong_number_of_labels_is_refused(labels: list[str], tmp_path: Path, vit: ViT) -> None:
     made = make(tmp_path, vit)
     with pytest.raises(BundleError, match=f"{len(labels)} labels for a model of 3 classes"):
         load(bundle.rewrite(made, made.spec.model_copy(update={"labels": labels})))
 
 
-def test_images_of_another_size_than_the_model_s_are_refused_before_any_is_made(tmp_path: Path, vit: ViT) -> None:
+def test_images_of_wrong_size_are_refused_before_inference(tmp_path: Path, vit: ViT) -> None:
     made = make(tmp_path, vit)
     wide = PREPROCESS.model_copy(update={"image_size": 10**6, "short_side": 10**6})
     with pytest.raises(BundleError, match="images of 1000000 × 1000000 pixels for a model of 16 × 16"):

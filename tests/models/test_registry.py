@@ -121,7 +121,7 @@ def test_every_entry_names_code_that_is_there() -> None:
     assert {family.architecture for family in families().values()} <= architectures().keys()
 
 
-def test_vectors_are_float32_whatever_else_an_architecture_serves() -> None:
+def test_vectors_are_float32_for_every_architecture() -> None:
     tasks = {"embed", "autoencode", "zero-shot"}
     for name, architecture in architectures().items():
         is_encoder = name in VECTORS or name == "onnx"

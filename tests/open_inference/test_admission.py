@@ -49,7 +49,7 @@ def infer(gateway: Gateway, **parameters: int) -> httpx2.Response:
     return gateway.http.post("/v2/models/reds/infer", content=json.dumps({**BODY, "parameters": parameters}))
 
 
-def test_one_is_the_highest_of_three_priorities_and_zero_the_normal_one(gateway, worker):
+def test_priority_one_is_highest_and_zero_is_normal(gateway, worker):
     for level in (0, 1, 2, 3):
         assert infer(gateway, priority=level).status_code == 200
     assert [job.priority for job in worker.done] == ["normal", "high", "normal", "low"]

@@ -132,7 +132,7 @@ def test_triton_gets_the_best_classes_as_strings(answers, client):
             assert float(score) == pytest.approx(scores[int(index)], abs=1e-5)
 
 
-def test_triton_sends_many_requests_at_once_and_each_gets_its_own_answer(answers, client):
+def test_triton_sends_many_requests_and_each_gets_its_answer(answers, client):
     pending = [client.async_infer("tiny", [image(picture)]) for picture in PICTURES * 5]
     for request, scores in zip(pending, [*answers.scores] * 5, strict=True):
         np.testing.assert_allclose(request.get_result().as_numpy("scores")[0], scores, rtol=1e-4)

@@ -43,7 +43,7 @@ def test_a_batch_is_flat_or_a_column(service, answers, shape):
     np.testing.assert_allclose(output(post(service, body), "scores"), answers.scores, rtol=1e-4)
 
 
-def test_a_json_answer_has_no_header_length_and_an_id_only_if_one_was_given(service):
+def test_json_answer_has_no_header_length_and_id_only_if_given(service):
     response = post(service, as_json(PICTURES[0]))
     assert response.headers["content-type"] == "application/json"
     assert LENGTH not in response.headers
@@ -70,7 +70,7 @@ def test_curl_sends_one_picture_without_json(service, answers):
 @pytest.mark.parametrize(
     ("accepted", "encoding"), [("gzip", "gzip"), ("deflate", "deflate"), ("gzip, deflate, br", None), ("br", None), ("identity", None)]
 )
-def test_an_answer_is_compressed_if_one_encoding_is_asked_for_by_name(service, accepted, encoding):
+def test_answer_is_compressed_if_one_encoding_is_named(service, accepted, encoding):
     response = post(service, as_json(PICTURES[0]), **{"accept-encoding": accepted})
     assert response.headers.get("content-encoding") == encoding
     assert len(output(response, "scores")) == 1

@@ -27,7 +27,7 @@ def answer(spec: BundleSpec, *outputs: RequestedOutput) -> list[InferTensor]:
     return write_outputs(InferRequest("", {}, (), outputs), offered.outputs, arrays)
 
 
-def test_labels_are_as_many_as_there_are_classes_where_these_are_fewer_than_five(spec):
+def test_label_count_is_class_count_below_five_classes(spec):
     _, labels = answer(spec)
     assert labels.array.tolist() == [[b"dog", b"fox: red", b"cat"], [b"dog", b"cat", b"fox: red"]]
     assert model_metadata(spec, ["1"])["outputs"][1]["shape"] == [-1, 3]

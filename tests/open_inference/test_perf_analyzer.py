@@ -19,7 +19,7 @@ PERF_ANALYZER = Path(sys.executable).with_name("perf_analyzer")
 BATCH = 2
 
 
-def test_perf_analyzer_measures_the_service_and_agrees_with_its_statistics(service: Service, tmp_path: Path) -> None:
+def test_perf_analyzer_agrees_with_statistics_of_the_service(service: Service, tmp_path: Path) -> None:
     tensors = [base64.b64encode(struct.pack("<I", len(picture)) + picture).decode() for picture in PICTURES]
     Path(tmp_path, "pictures.json").write_text(json.dumps({"data": [{"image": {"b64": tensor}} for tensor in tensors]}))
     command = [str(PERF_ANALYZER), *f"-m tiny -u {service.address} -i http -b {BATCH} --shape image:1 --input-data pictures.json".split()]

@@ -45,7 +45,7 @@ def entry(client: triton.InferenceServerClient, model: str) -> dict[str, str]:
     return found
 
 
-def test_what_one_gateway_unloads_and_another_loads_is_so_for_both_at_once(service, clients):
+def test_load_and_unload_hold_for_both_gateways_at_once(service, clients):
     first, second = clients
     first.unload_model("tiny")
     for gateway, client in zip(service.gateways, clients, strict=True):
@@ -84,7 +84,7 @@ def test_a_worker_that_starts_later_obeys(service, clients):
         assert infer(clients[1]).as_numpy("scores").shape == (1, 10)
 
 
-def test_a_bundle_that_was_copied_while_the_service_runs_is_loaded(service, clients):
+def test_bundle_copied_while_service_runs_is_loaded(service, clients):
     write_tiny_vit(service.bundles, name="late")
     clients[0].load_model("late")
     for gateway, client in zip(service.gateways, clients, strict=True):
@@ -92,7 +92,7 @@ def test_a_bundle_that_was_copied_while_the_service_runs_is_loaded(service, clie
         eventually(lambda gateway=gateway: gateway.metric("opsin_model_loaded", model="late") == 2, "both workers serve it")
 
 
-def test_a_bundle_of_a_task_that_is_not_served_yet_is_known_and_refused_with_the_reason(service, clients):
+def test_bundle_of_unserved_task_is_refused_with_reason(service, clients):
     write_unserved(service.bundles)
     with pytest.raises(InferenceServerException, match="failed to load 'sketcher', version 1: task depth is not served yet"):
         clients[0].load_model("sketcher")
@@ -122,7 +122,7 @@ def test_without_a_version_the_highest_one_answers(service, clients):
         assert [model["version"] for model in client.get_inference_statistics("tiny")["model_stats"]] == ["1", "9", "10"]
 
 
-def test_a_damaged_bundle_is_refused_with_the_file_and_loads_once_it_is_repaired(service, clients):
+def test_damaged_bundle_is_refused_and_loads_once_repaired(service, clients):
     bundle = write_tiny_vit(service.bundles, name="damaged")
     whole = bundle.weights_path.read_bytes()
     bundle.weights_path.write_bytes(whole[:-1])

@@ -104,7 +104,7 @@ def infer(inputs: list[dict], binary: bytes = b"", **more) -> InferRequest:
     return decode_request(header + binary, str(len(header)), raw_input="image")
 
 
-def test_binary_tensors_are_cut_in_the_order_of_the_inputs_and_json_ones_skipped():
+def test_binary_tensors_are_split_in_order_skipping_json_ones():
     request = infer(
         [
             {"name": "a", "shape": [2], "datatype": "UINT16", "parameters": {"binary_data_size": 4}},
@@ -134,7 +134,7 @@ def test_unknown_keys_are_ignored_and_the_id_comes_through():
     assert (request.id, request.outputs[0].name, request.parameters) == ("abc", "scores", {"priority": 1})
 
 
-def test_a_header_length_of_zero_makes_the_whole_body_one_picture():
+def test_header_length_zero_makes_body_one_image():
     request = decode_request(b"\xff\xd8\xff", "0", raw_input="image")
     assert [(t.name, t.datatype, t.array.tolist()) for t in request.inputs] == [("image", "BYTES", [b"\xff\xd8\xff"])]
 
@@ -143,7 +143,7 @@ def test_a_header_length_of_zero_makes_the_whole_body_one_picture():
     ("request_default", "of_the_output", "binary"),
     [(None, None, False), (True, None, True), (True, False, False), (False, True, True), (None, True, True)],
 )
-def test_binary_data_of_an_output_wins_over_the_default_of_the_request(request_default, of_the_output, binary):
+def test_binary_data_of_output_overrides_default_of_request(request_default, of_the_output, binary):
     request = infer(
         [],
         parameters={} if request_default is None else {"binary_data_output": request_default},

@@ -79,7 +79,7 @@ def test_a_folder_is_asked_file_by_file_at_priority_low(reds: tuple[Gateway, Wor
     assert {job.priority for job in worker.done[before:]} == {"low"}
 
 
-def test_killed_at_random_ten_times_and_resumed_each_row_is_there_once(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+def test_batch_killed_ten_times_and_resumed_has_each_row_once(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     gateway, _ = reds
     rows = written(tmp_path / "in.jsonl", *({"id": f"row {i}", "image": f"shades/{i % 10}.png"} for i in range(ROWS)))
     output, command = tmp_path / "out.jsonl", ("batch", "classify", str(rows), "-o", str(tmp_path / "out.jsonl"), "--url", gateway.url)
@@ -119,7 +119,7 @@ def test_nothing_that_is_given_twice_is_dropped(reds: tuple[Gateway, Worker], sh
     assert (twice.returncode, twice.stderr) == (1, "opsin: 422 Invalid option: top_k: given twice\n")
 
 
-def test_a_row_that_fails_spoils_no_other_and_the_exit_code_tells(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+def test_failing_row_spoils_no_other_and_sets_exit_code(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     gateway, _ = reds
     given = [{"images": ["shades/1.png", "shades/2.png"]}, {"image": "gone.png"}, {"image": "shades/notes.txt"}]
     rows = written(
@@ -182,7 +182,7 @@ def test_a_line_that_is_no_row_is_named_before_anything_is_asked(
     assert (ran.returncode, words in ran.stderr, output.exists()) == (2, True, False), ran.stderr
 
 
-def test_a_mistake_in_the_options_of_all_is_told_by_the_first_row(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
+def test_mistake_in_common_options_is_reported_by_first_row(reds: tuple[Gateway, Worker], shades: Path, tmp_path: Path) -> None:
     for option, words in (("model=unheard", "Unknown model"), ("top_k=99", "top_k"), ("wrong=1", "wrong: unknown")):
         ran = opsin("batch", "classify", shades, "-o", tmp_path / "out.jsonl", "--option", option, "--url", reds[0].url)
         assert (ran.returncode, words in ran.stderr) == (1, True), ran.stderr
@@ -231,7 +231,7 @@ def test_answers_that_are_files_lie_beside_the_results(tmp_path: Path) -> None:
     assert files.count(b"\r\nimage\r\n") == 2
 
 
-def test_outputs_have_folders_of_their_own_that_were_not_there_before(tmp_path: Path) -> None:
+def test_outputs_get_new_folders_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "v.files").mkdir()
     (tmp_path / "v.files" / "0.png").write_bytes(b"image")
     png = Answer(body=b"a PNG", headers={"Content-Type": "image/png"})
@@ -279,7 +279,7 @@ def test_a_changed_line_is_named_and_nothing_is_asked(tmp_path: Path, row: dict[
             batch("inpaint", rows, output, resume=True, url=script.url)
 
 
-def test_a_row_that_cannot_be_read_or_that_no_bundle_takes_ends_nothing(tmp_path: Path) -> None:
+def test_unreadable_or_unservable_row_does_not_end_batch(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
     (tmp_path / "large.png").write_bytes(bytes(1001))
     os.mkfifo(tmp_path / "pipe")
@@ -336,7 +336,7 @@ def test_texts_are_sent_as_they_are(tmp_path: Path) -> None:
     assert 'name="truncate"\r\n\r\nfalse' in body
 
 
-def test_a_service_without_room_is_asked_again_as_often_as_it_takes(tmp_path: Path) -> None:
+def test_full_service_is_retried_as_often_as_needed(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
     rows, output = written(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 20), tmp_path / "out.jsonl"
     full = Answer(429, {"title": "full", "detail": "no room"}, {"Retry-After": "0"})
@@ -382,7 +382,7 @@ def test_an_interrupt_keeps_what_there_is_and_says_how_to_go_on(tmp_path: Path, 
     assert output.exists() == bool(answered)
 
 
-def test_a_batch_that_waits_for_answers_has_its_file_alone_and_ends_at_an_interrupt(tmp_path: Path) -> None:
+def test_waiting_batch_locks_its_file_and_ends_at_interrupt(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"image")
     rows, output = written(tmp_path / "in.jsonl", *[{"image": "a.png"}] * 40), tmp_path / "out.jsonl"
     answers, released = iter([Answer(body={"n": 1}, headers=JSON)]), threading.Event()
@@ -413,7 +413,7 @@ def test_a_batch_that_waits_for_answers_has_its_file_alone_and_ends_at_an_interr
     assert (begun.returncode, "1 of 40 rows" in err, len(results(output))) == (130, True, 1)
 
 
-def test_a_key_that_is_not_known_any_more_ends_a_batch_that_waits_for_answers(tmp_path: Path) -> None:
+def test_revoked_key_ends_batch_that_waits_for_answers(tmp_path: Path) -> None:
     for name in ("first", "slow", "stranger"):
         (tmp_path / f"{name}.png").write_bytes(name.encode())
     rows = written(tmp_path / "in.jsonl", *({"image": f"{name}.png"} for name in ("first", "slow", "stranger")))
@@ -436,7 +436,7 @@ def test_a_key_that_is_not_known_any_more_ends_a_batch_that_waits_for_answers(tm
     assert (ran.returncode, ran.stderr, len(results(output))) == (1, "opsin: 401 unauthorized: unknown key\n", 1)
 
 
-def test_what_a_proxy_says_of_a_service_that_is_away_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_error_for_unavailable_service_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience begins anew with the first failure after an answer; without any it ends after the first."""
     monkeypatch.setattr("opsin.cli.batch.command.PATIENCE_S", 0.0)
     monkeypatch.setattr("opsin.cli.batch.command.PAUSE_S", 0.01)

@@ -88,7 +88,7 @@ def test_importing_opsin_is_light_and_still_offers_the_client() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
 
 
-def test_a_checkout_whose_libraries_alone_are_installed_is_told_to_install_it(tmp_path: Path) -> None:
+def test_bare_checkout_with_libraries_explains_installation(tmp_path: Path) -> None:
     """The processes of a service import nothing from the working folder, and would die for ever."""
     given = {name: value for name, value in os.environ.items() if not name.startswith(("OPSIN_", "PYTHON"))}
     program = [environment(tmp_path) / "python", "-m", "opsin", "serve"]
@@ -218,20 +218,20 @@ def test_settings_that_cannot_be_are_refused_at_start(tmp_path: Path, content: b
 
 
 @pytest.mark.parametrize("command", [["serve"], ["worker", "--redis", "redis://127.0.0.1:1"]])
-def test_bundles_of_the_environment_that_are_not_there_are_misuse(command: list[str]) -> None:
+def test_missing_bundles_of_environment_are_misuse(command: list[str]) -> None:
     ended = opsin(*command, OPSIN_BUNDLES="/nowhere")
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
     assert ended.stderr.startswith("opsin: setting bundles: /nowhere cannot be read (No such file or directory)")
 
 
 @pytest.mark.parametrize(("name", "value"), [("default_models", "flags"), ("cors_origins", "https://example.org")])
-def test_a_list_or_map_in_the_environment_that_is_no_json_is_named(name: str, value: str) -> None:
+def test_list_or_map_in_environment_must_be_json(name: str, value: str) -> None:
     ended = opsin("serve", **{f"OPSIN_{name.upper()}": value})
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == f"opsin: setting {name}: OPSIN_{name.upper()} is not JSON, as lists and maps in the environment must be\n"
 
 
-def test_a_limit_beyond_what_the_decoder_counts_is_refused_at_start(tmp_path: Path) -> None:
+def test_limit_beyond_decoder_is_refused_at_start(tmp_path: Path) -> None:
     config = tmp_path / "opsin.yaml"
     config.write_text(f"max_video_pixels: {2**31}\n")
     ended = opsin("serve", "--config", config)
@@ -265,7 +265,7 @@ def test_classify_prints_a_row_per_picture(picture: Path) -> None:
     assert (request.path, request.body) == ("/v1/classify?model=flags&merge=fast&top_k=2", PICTURE)
 
 
-def test_classify_json_is_a_line_per_file_in_their_order_and_one_bad_file_spoils_no_other(tmp_path: Path) -> None:
+def test_classify_json_is_one_line_per_file_despite_bad_one(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.jpg", "b.jpg")]
     for file in files:
         file.write_bytes(PICTURE + file.name.encode())
@@ -282,7 +282,7 @@ def test_classify_json_is_a_line_per_file_in_their_order_and_one_bad_file_spoils
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
-def test_a_command_whose_output_or_errors_are_closed_does_its_work(picture: Path, closed: str) -> None:
+def test_command_with_closed_output_or_errors_does_its_work(picture: Path, closed: str) -> None:
     with scripted([Answer()]) as service:
         command = f'"{sys.executable}" -m opsin classify "{picture}" --url {service.url} {closed}'
         ended = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=240, check=False)
@@ -295,7 +295,7 @@ def test_classify_without_a_service_says_where_it_looked(picture: Path) -> None:
     assert "http://127.0.0.1:9: no answer" in ended.stderr and "; is `opsin serve` running? OPSIN_URL names another" in ended.stderr
 
 
-def test_without_libraries_gateway_and_keys_ask_for_no_more_than_their_own() -> None:
+def test_missing_libraries_name_extra_of_the_command() -> None:
     for command, extra in ((["gateway"], "gateway"), (["keys", "new", "alice"], "gateway"), (["serve"], "server")):
         code = (
             f"import sys; sys.argv = ['opsin', *{command}]; sys.modules['msgspec'] = sys.modules['pydantic_settings'] = None\n"
@@ -342,7 +342,7 @@ def test_a_clip_that_vanishes_meanwhile_takes_no_answer_with_it(picture: Path, t
         assert "cat.jpg" in ended.stdout
 
 
-def test_a_name_that_is_no_utf_8_does_not_take_the_answer_with_it(tmp_path: Path) -> None:
+def test_non_utf_8_name_does_not_lose_the_answer(tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"cat\xff.jpg")
     file.write_bytes(PICTURE)
     with scripted([Answer()]) as service:
@@ -411,7 +411,7 @@ def test_what_is_no_address_is_told_not_traced(command: list[str]) -> None:
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_file_that_cannot_be_written_whole_is_not_left_behind_and_the_one_before_it_stays(tmp_path: Path) -> None:
+def test_failed_write_keeps_previous_file(tmp_path: Path) -> None:
     program = (
         "import resource, sys; from pathlib import Path; from opsin.cli.shared import output_files; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); output_files.write(Path(sys.argv[1]), bytes(5000))"
@@ -424,7 +424,7 @@ def test_a_file_that_cannot_be_written_whole_is_not_left_behind_and_the_one_befo
     assert [each.name for each in tmp_path.iterdir()] == ["before.png"] and before.read_bytes() == b"yesterday"
 
 
-def test_files_are_written_as_a_whole_with_the_rights_and_through_the_links_that_there_are(tmp_path: Path) -> None:
+def test_files_are_replaced_whole_with_mode_and_through_links(tmp_path: Path) -> None:
     file, link = tmp_path / "filled.png", tmp_path / "link.png"
     file.write_bytes(b"before")
     file.chmod(0o640)
@@ -480,7 +480,7 @@ def test_bundles_are_listed_with_what_was_measured(bundles: Path) -> None:
     assert row.split()[:4] + row.split()[-3:] == ["tiny", "1", "classify", "null", "fast", "87.5%", "top-1"]
 
 
-def test_where_the_default_rung_was_not_measured_the_list_says_what_was(bundles: Path, tmp_path: Path) -> None:
+def test_list_shows_measured_rungs_if_default_was_not(bundles: Path, tmp_path: Path) -> None:
     spec = read(bundles / "tiny/1").spec
     ladder = spec.ladder
     for name, rungs, quality in (
@@ -502,7 +502,7 @@ def test_a_bundle_is_shown_whole_and_as_its_own_json(bundles: Path) -> None:
     assert opsin("bundles", "show", "tiny", "--json", "--bundles", bundles).stdout == (bundles / "tiny/1/bundle.json").read_text()
 
 
-def test_a_bundle_that_is_not_there_is_misuse_and_the_others_are_named(bundles: Path) -> None:
+def test_missing_bundle_is_misuse_and_others_are_named(bundles: Path) -> None:
     ended = opsin("bundles", "show", "huge", "--bundles", bundles)
     assert (ended.returncode, ended.stderr) == (2, f"opsin: no bundle 'huge' in {bundles}; there are tiny@1\n")
 

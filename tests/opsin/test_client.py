@@ -38,7 +38,7 @@ def test_one_picture_gives_one_classification() -> None:
     assert (request.body, request.headers["X-Request-ID"]) == (b"picture", "mine")
 
 
-def test_several_pictures_travel_in_one_request_and_keep_their_order() -> None:
+def test_several_images_travel_in_one_request_in_order() -> None:
     two = {**RESULT, "results": [{**RESULT["results"][0], "predictions": [{"label": name, "index": 0, "score": 1}]} for name in "ab"]}
     with scripted([Answer(body=two)]) as service, Client(service.url) as client:
         assert [found.label for found in client.classify([b"first picture", b"second picture"])] == ["a", "b"]
@@ -75,7 +75,7 @@ def test_a_timeout_may_be_without_end_and_is_a_number() -> None:
     assert [request.headers["X-Request-Timeout"] for request in service.requests] == ["3600.000"] * 2
 
 
-def test_any_task_takes_several_pictures_and_an_option_several_times() -> None:
+def test_any_task_takes_several_images_and_repeated_options() -> None:
     with scripted([Answer(body={})]) as service, Client(service.url) as client:
         client.ask("zero-shot", {"image": [b"first", b"second"]}, label=["a dog", "a cat"], template=("{}",), top_k=2)
     [request] = service.requests
@@ -96,7 +96,7 @@ def test_the_id_of_a_scene_is_no_path_and_brings_no_options() -> None:
     assert [request.path for request in service.requests] == ["/v1/scenes/a%2F..%2Fb%3Fspacing%3D1?format=ply"]
 
 
-def test_a_mask_of_booleans_is_white_where_it_is_true_and_errors_name_the_mask() -> None:
+def test_boolean_mask_is_white_where_true_and_errors_name_it() -> None:
     hole = np.zeros((4, 6), bool)
     hole[1:3, 2:5] = True
     with scripted([Answer(422, {"title": "Invalid option", "status": 422, "detail": "x"})]) as service, Client(service.url) as client:
@@ -111,7 +111,7 @@ def test_a_mask_of_booleans_is_white_where_it_is_true_and_errors_name_the_mask()
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_full_or_resting_service_is_asked_again_after_the_pause_it_names(status: int) -> None:
+def test_full_or_resting_service_is_retried_after_its_pause(status: int) -> None:
     with scripted([Answer(status, FULL.body, {"Retry-After": "0"}), Answer()]) as service, Client(service.url) as client:
         assert client.classify(b"picture").label == "animals"
     assert [request.body for request in service.requests] == [b"picture", b"picture"]
@@ -130,7 +130,7 @@ def test_retries_are_bounded_and_the_last_refusal_is_raised() -> None:
 
 
 @pytest.mark.parametrize("body", ["<html>Please log in</html>", "", "[" * 100_000, [], None, {}, {**RESULT, "results": []}])
-def test_what_opsin_never_answers_is_an_error_that_tells_where_it_came_from(body: object) -> None:
+def test_foreign_response_is_an_error_with_its_origin(body: object) -> None:
     with scripted([Answer(body=body)]) as service, Client(service.url) as client:
         asks = (
             lambda: client.classify(b"picture"),
@@ -210,7 +210,7 @@ def test_a_service_that_rests_does_not_end_the_wait_for_a_job(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("asked", "job"), [(7200, "7200.000"), (math.inf, "3600.000"), (math.nan, "nan")])
-def test_a_client_may_wait_longer_than_a_request_and_which_job_is_too_long_the_service_says(asked: float, job: str) -> None:
+def test_request_timeout_is_capped_and_job_timeout_is_not(asked: float, job: str) -> None:
     """It takes more than an hour where OPSIN_JOB_TIMEOUT is more."""
     with scripted([Answer(body={**RESULT, "id": "j-1"})]) as service, Client(service.url) as client:
         client.classify(b"picture", timeout=5000)
@@ -218,7 +218,7 @@ def test_a_client_may_wait_longer_than_a_request_and_which_job_is_too_long_the_s
     assert [request.headers["X-Request-Timeout"] for request in service.requests] == ["3600.000", job]
 
 
-def test_who_loses_the_service_while_a_job_goes_on_is_told_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_service_reports_id_of_running_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("opsin.events.PATIENCE_S", 0.0)
     told = r"; job j-1 may go on: `opsin jobs show j-1`, and `opsin jobs result j-1` for its answer$"
     with Client(f"http://127.0.0.1:{free_port()}") as client:
@@ -252,7 +252,7 @@ def test_no_time_to_wait_is_without_end(asked: str, seconds: float | None) -> No
     assert raised.value.retry_after == seconds
 
 
-def test_a_pause_that_does_not_fit_into_the_timeout_is_not_waited_for() -> None:
+def test_pause_beyond_timeout_is_not_waited_for() -> None:
     with (
         scripted([Answer(503, FULL.body, {"Retry-After": "3600"})]) as service,
         Client(service.url, timeout=5) as client,
@@ -403,7 +403,7 @@ def test_opsin_url_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 @pytest.mark.parametrize("url", ["http://me:s3/cret@127.0.0.1:1", "http://me:s3cret@127.0.0.1:99999", "me:s3cret@127.0.0.1:1"])
-def test_an_address_that_cannot_be_read_is_told_without_its_password(kind: Callable[[str], object], url: str) -> None:
+def test_unreadable_address_is_reported_without_password(kind: Callable[[str], object], url: str) -> None:
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:\d+: no address of a service") as refused:
         kind(url)
     assert "s3" not in str(refused.value)
@@ -423,7 +423,7 @@ def test_a_password_in_the_address_is_sent_and_told_to_nobody(caplog: pytest.Log
     assert not [told for told in (caplog.text, str(failed.value), str(unreachable.value)) if "cret" in told]
 
 
-def test_an_event_may_come_in_many_pieces_and_the_end_of_a_line_in_two() -> None:
+def test_event_may_come_in_pieces_and_line_end_in_two() -> None:
     reading = Reading("/events", 0)
     pieces = ["id: 7\r", "\nevent: done\r", '\ndata: {"a": "', *["x" * 1000] * 3000, '"}\r', "\n\r\n"]
     [event] = [event for piece in pieces for event in reading.take(piece)]

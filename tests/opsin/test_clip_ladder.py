@@ -127,7 +127,7 @@ def precision(scores: Scores, labels: Sequence[Sequence[int]]) -> float:
 
 
 @pytest.mark.slow
-def test_a_ladder_of_clips_is_measured_by_all_views_of_the_published_test(tmp_path: Path) -> None:
+def test_clip_ladder_is_measured_by_all_published_views(tmp_path: Path) -> None:
     seeds = range(10)
     bundle = with_a_head_that_tells_clips_apart(write_recorded(tmp_path / "bundles", "mae-st"), seeds)
     model = load(bundle).model
@@ -158,7 +158,7 @@ def test_a_ladder_of_clips_is_measured_by_all_views_of_the_published_test(tmp_pa
     assert after.model_copy(update={"ladder": [], "quality": {}}) == bundle.spec
 
 
-def test_sounds_of_several_labels_are_measured_by_mean_average_precision(tmp_path: Path) -> None:
+def test_multi_label_audio_is_measured_by_mean_average_precision(tmp_path: Path) -> None:
     bundle = write_mavil(tmp_path / "bundles", "apart")
     labels = write_sounds(tmp_path / "sounds", 12)
     ended = opsin("calibrate", bundle.path, "--ladder", "--files", tmp_path / "sounds", "--force", "--r", "2", "--r", "6")
@@ -254,7 +254,7 @@ def test_the_list_of_models_says_what_a_rung_was_measured_by(service: Service, m
     assert "schedule_sight" not in service.get("/v1/models/apart").json()["ladder"][0]
 
 
-def test_pytorch_alone_runs_clips_and_sound_and_the_log_says_what_was_left_out(service: Service) -> None:
+def test_pytorch_alone_runs_clips_and_log_lists_omissions(service: Service) -> None:
     left_out = {record["bundle"]: record for record in service.events("backend left out")}
     for name, unit in (("both", "windows"), ("apart", "windows"), ("mae-st", "views")):
         model = service.get(f"/v1/models/{name}").json()
@@ -309,7 +309,7 @@ def test_links_to_nothing_and_pipes_are_named(tmp_path: Path) -> None:
         recordings(tmp_path / "pipes", spec, None)
 
 
-def test_a_file_that_cannot_be_classified_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+def test_unclassifiable_file_is_named_and_nothing_written(tmp_path: Path) -> None:
     bundle = write_recorded(tmp_path / "bundles", "mae-st")
     folder = tmp_path / "files" / "action 1"
     folder.mkdir(parents=True)
@@ -438,7 +438,7 @@ def test_labels_with_commas_stand_in_quotes(folder: Path, specs: dict[str, Bundl
     assert one.labels == (2, 10)
 
 
-def test_a_schedule_of_sight_needs_both_halves_and_is_absent_where_there_is_none(specs: dict[str, BundleSpec]) -> None:
+def test_video_schedule_needs_both_halves(specs: dict[str, BundleSpec]) -> None:
     rung = {"name": "fast", "schedule": 4, "accuracy": None, "throughput": None}
     plain = specs["mae-st"].model_copy(update={"ladder": [Rung(name="fast", schedule=4)]})
     assert json.loads(plain.to_bytes())["ladder"] == [rung]

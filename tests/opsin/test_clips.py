@@ -73,7 +73,7 @@ def assert_alike(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> N
     np.testing.assert_allclose([one["score"] for one in found], [one["score"] for one in wanted], atol=TOLERANCE)
 
 
-def test_a_clip_has_the_labels_of_the_published_test_and_says_what_was_looked_at(client: Client) -> None:
+def test_clip_has_labels_of_published_test_and_reports_views(client: Client) -> None:
     classes = NETWORKS["mae-st"].model().config.classes
     found = client.classify(video=FILM, views=2, crops=3, start_s=1, end_s=3, top_k=classes)
     scores = [one.score for one in sorted(found.predictions, key=lambda one: one.index)]
@@ -161,7 +161,7 @@ def test_what_cannot_be_asked_is_said_before_anything_is_sent() -> None:
             nowhere.classify(video="/nowhere.mp4")
 
 
-def test_a_classifier_of_clips_is_not_taken_for_one_that_finds_people(client: Client) -> None:
+def test_clip_classifier_is_not_used_as_person_detector(client: Client) -> None:
     assert (client.model("mae-st").task, client.model("mae-st").route) == ("actions", "classify")
     with pytest.raises(Refused, match="'mae-st' takes clips or sound, and map sends images"):
         client.map("classify", [FILM], model="mae-st")
@@ -180,7 +180,7 @@ def test_what_the_service_refuses_names_the_field(client: Client) -> None:
     assert told == [(422, "views"), (422, "windows"), (415, "audio")]
 
 
-def test_the_command_tells_files_apart_and_says_what_was_looked_at(service: Service, files: dict[str, Path]) -> None:
+def test_command_distinguishes_files_and_reports_views(service: Service, files: dict[str, Path]) -> None:
     shown = opsin("classify", files["video"], files["audio"], "--top-k", "2", OPSIN_URL=service.url)
     assert (shown.returncode, shown.stderr) == (0, "")
     head, seen, heard = shown.stdout.splitlines()
@@ -213,7 +213,7 @@ def test_the_command_tells_the_best_label_of_each_window(service: Service, files
         assert f"{view['start_s']:.2f} – {view['end_s']:.2f}" in row
 
 
-def test_among_files_of_several_kinds_each_option_goes_with_those_that_it_is_meant_for(service: Service, files: dict[str, Path]) -> None:
+def test_options_apply_to_files_of_their_kind(service: Service, files: dict[str, Path]) -> None:
     both, options = (files["video"], files["audio"]), ("--views", "2", "--crops", "1", "--windows", "1", "--timeline", "--json")
     shown = opsin("classify", *both, *options, OPSIN_URL=service.url)
     assert (shown.returncode, shown.stderr) == (0, "")

@@ -17,7 +17,7 @@ PHOTOS = Path(__file__).parents[2] / "bundles/photos/1.0.0"
 CHECKPOINT = Path(__file__).parents[1] / "golden/mae/pretrain_pixel/checkpoint.pth"
 
 
-def test_what_import_brought_in_comes_out_bit_for_bit_and_goes_in_as_the_command_says(tmp_path: Path) -> None:
+def test_imported_weights_export_bit_for_bit_and_reimport(tmp_path: Path) -> None:
     given = opsin("import", CHECKPOINT, "--set", "heads=6", "--set", "decoder_heads=3", "-o", tmp_path / "bundles/mae")
     assert (given.returncode, given.stderr) == (0, "")
     assert "task          autoencode" in given.stdout

@@ -81,7 +81,7 @@ def test_sounds_in_containers_of_videos_and_behind_covers() -> None:
     assert kind(wav(np.zeros(400, np.float32), 16_000)) == "audio"
 
 
-def test_an_mp4_that_is_cut_before_its_index_is_a_video_unless_its_brand_says_otherwise() -> None:
+def test_truncated_mp4_is_video_unless_its_brand_differs() -> None:
     whole = clip(TIMES, sound=True)
     assert [kind(whole[: len(whole) // 2]), kind(b"\0\0\0\x1cftypM4A " + bytes(400))] == ["video", "audio"]
 
@@ -91,5 +91,5 @@ def test_what_is_not_known_is_told(content: bytes) -> None:
     assert kind(content) is None
 
 
-def test_images_that_the_service_does_not_decode_are_sent_as_images() -> None:
+def test_images_the_service_cannot_decode_are_sent_as_images() -> None:
     assert kind(b"\0\0\0\x1cftypavif" + bytes(400)) == "image"

@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_an_imported_checkpoint_is_a_bundle_with_its_weights_labels_and_licence(checkpoint: Path, tmp_path: Path) -> None:
+def test_imported_checkpoint_is_bundle_with_labels_and_licence(checkpoint: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("cat\ndog\nbird\n")
     ended = opsin(

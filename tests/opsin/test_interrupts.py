@@ -66,7 +66,7 @@ class Unlucky:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_that_strikes_a_finalizer_is_raised_at_the_next_check() -> None:
+def test_interrupt_in_finalizer_is_raised_at_next_check() -> None:
     with remembered() as check:
         check()
         Unlucky()
@@ -74,7 +74,7 @@ def test_an_interrupt_that_strikes_a_finalizer_is_raised_at_the_next_check() -> 
             check()
 
 
-def test_an_interrupt_while_the_command_is_still_imported_ends_it_without_a_traceback() -> None:
+def test_interrupt_during_imports_ends_without_traceback() -> None:
     ended = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, timeout=240, check=False)
     assert (ended.returncode, ended.stderr) == (130, "")
 
@@ -84,7 +84,7 @@ def test_end_of_file_is_not_an_interrupt() -> None:
     assert (ended.returncode, ended.stderr.strip()) == (1, "opsin: the file ends early")  # click prints a blank line first
 
 
-def test_any_other_interrupt_is_raised_at_once_and_the_old_handler_comes_back() -> None:
+def test_other_interrupt_is_raised_at_once_and_handler_restored() -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), remembered():
         os.kill(os.getpid(), signal.SIGINT)
@@ -117,7 +117,7 @@ def test_two_interrupts_leave_no_service_behind(tmp_path: Path) -> None:
         program.kill()
 
 
-def test_a_command_ends_by_its_interrupt_where_the_job_cannot_be_cancelled(capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupt_ends_command_if_job_cannot_be_cancelled(capsys: pytest.CaptureFixture[str]) -> None:
     class Job:
         id = "j-1"
         cancelled = False
@@ -136,7 +136,7 @@ def test_a_command_ends_by_its_interrupt_where_the_job_cannot_be_cancelled(capsy
     assert capsys.readouterr().err == TOLD
 
 
-def test_a_second_interrupt_ends_a_command_whose_service_hangs_and_its_job_is_told(tmp_path: Path) -> None:
+def test_second_interrupt_ends_hanging_command_and_names_job(tmp_path: Path) -> None:
     file = tmp_path / "cat.png"
     file.write_bytes(b"\x89PNG")
     released, asked = threading.Event(), list[Request]()

@@ -66,7 +66,7 @@ def test_keys_are_revoked_in_place_all_of_a_name_or_one(file: Path) -> None:
     assert again.returncode == 1 and "names in it: bob" in again.stderr
 
 
-def test_a_revoked_key_is_admitted_by_no_line_that_was_bad_before(tmp_path: Path) -> None:
+def test_revoked_key_is_not_admitted_by_formerly_bad_lines(tmp_path: Path) -> None:
     hashes = [f"sha256:{digit * 64}" for digit in "ab"]
     lines = [
         f"alice {hashes[0]} max_items=1",

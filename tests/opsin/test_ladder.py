@@ -127,7 +127,7 @@ def test_without_labels_it_is_agreement_with_merging_off(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("make", [write_tiny_encoder, write_tiny_mae, lambda root: write_tiny_pair(root, tokenizer=False)])
-def test_vectors_are_measured_by_whether_merged_ones_find_their_image(make: Callable[[Path], Bundle], tmp_path: Path) -> None:
+def test_vectors_are_measured_by_retrieval_after_merging(make: Callable[[Path], Bundle], tmp_path: Path) -> None:
     (tmp_path / "bundles").mkdir()
     bundle = make(tmp_path / "bundles")
     pixels = pixels_of(COUNT)
@@ -213,7 +213,7 @@ def test_misuse_is_named_and_changes_nothing(tmp_path: Path) -> None:
     assert (read(classifier.path), read(pair.path)) == (classifier, pair)
 
 
-def test_a_rung_keeps_its_name_and_figures_in_the_bytes_of_a_bundle(tmp_path: Path) -> None:
+def test_rung_keeps_name_and_figures_in_bytes_of_bundle(tmp_path: Path) -> None:
     spec = write_tiny_vit(tmp_path).spec
     usual = spec.model_copy(update={"ladder": [Rung(name="fast", schedule=4, accuracy=0.5)]})
     other = spec.model_copy(update={"ladder": [Rung(name="fast", schedule=4, accuracy=0.5, metric="agreement")]})

@@ -121,7 +121,7 @@ def test_a_bar_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> Non
     assert printed.out == ""
 
 
-def test_options_are_those_of_the_task_and_a_tuple_holds_several_arguments() -> None:
+def test_options_are_those_of_task_and_tuples_hold_several() -> None:
     png = "iVBORw0KGgo="
     filled = {**RESULT, "results": [{"image": png, "seed": 3}], "width": 4, "height": 4, "masked_pixels": 2, "steps": 1, "sampler": "ddim"}
     with scripted([Answer(body=filled)]) as service, Client(service.url) as client:

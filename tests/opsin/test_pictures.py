@@ -56,7 +56,7 @@ def test_transparency_of_a_pillow_image_with_a_palette_is_kept() -> None:
         assert np.asarray(decoded.convert("RGBA"))[0, 0, 3] == 128
 
 
-def test_a_pillow_image_of_another_mode_is_refused_with_those_that_are_accepted() -> None:
+def test_pillow_image_of_unsupported_mode_is_refused() -> None:
     with pytest.raises(ValueError, match=r"mask: a Pillow image of mode F; convert it to one of 1, L, LA, I;16, P, RGB, RGBA"):
         encoded(Image.new("F", (2, 2)), "mask")
 

@@ -55,7 +55,7 @@ def test_a_change_of_what_is_derived_is_told_where_it_belongs(package: Path, cap
     ],
     ids=["a sentence", "a comment", "a syntax error", "what ruff refuses"],
 )
-def test_what_nothing_can_be_derived_from_is_said_and_changes_nothing(
+def test_underivable_code_is_reported_and_nothing_changes(
     package: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, told: str
 ) -> None:
     source, twin = package / "async_one.py", (package / "one.py").read_text()

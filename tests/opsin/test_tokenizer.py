@@ -24,7 +24,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_tokenizer_is_added_replaced_and_comes_back_from_an_export(pair: Path, tmp_path: Path) -> None:
+def test_tokenizer_is_added_replaced_and_exported(pair: Path, tmp_path: Path) -> None:
     before = read(pair / "cit/1")
     assert (before.spec.text, before.spec.files) == (None, {})
     (tmp_path / "templates.txt").write_text("a photo of {}.\n")
@@ -63,7 +63,7 @@ def test_a_tokenizer_is_added_replaced_and_comes_back_from_an_export(pair: Path,
     assert "tokenizer.json: 2 bytes where bundle.json says" in checked.stderr
 
 
-def test_a_tokenizer_that_does_not_fit_is_refused_and_nothing_is_written(pair: Path, tmp_path: Path) -> None:
+def test_unfit_tokenizer_is_refused_and_nothing_written(pair: Path, tmp_path: Path) -> None:
     (tmp_path / "templates.npy").write_bytes(b"")
     words = vocabularies.small_bert(tmp_path, 121)
     target = tmp_path / "bundles/cit"

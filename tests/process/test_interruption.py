@@ -17,14 +17,14 @@ class Reason(Exception):
     pass
 
 
-async def test_a_limit_ends_what_waits_when_its_time_is_over_and_not_before() -> None:
+async def test_limit_ends_wait_when_due_and_not_before() -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError), Limit(Ticks(), 0.1):
         await asyncio.sleep(60)
     assert time.monotonic() - began > 0.095
 
 
-async def test_a_limit_can_be_moved_and_costs_nothing_once_its_block_has_ended() -> None:
+async def test_limit_can_be_moved_and_costs_nothing_after_block() -> None:
     ticks = Ticks()
     with Limit(ticks, 0.01) as limit:
         limit.set(60)
@@ -57,7 +57,7 @@ async def test_thousands_of_limits_end_each_its_own_task() -> None:
     assert ends == ["ended" if number % 2 else "slept" for number in range(2000)]
 
 
-async def test_a_reason_is_raised_where_the_task_waits_and_the_task_goes_on_behind_the_block() -> None:
+async def test_reason_is_raised_at_the_wait_and_task_continues() -> None:
     with pytest.raises(Reason), Interruption() as waiting:
         asyncio.get_running_loop().call_soon(waiting.end, Reason())
         await asyncio.sleep(60)
@@ -91,7 +91,7 @@ class Large:
     pass
 
 
-async def test_what_a_block_that_was_ended_held_is_gone_without_a_garbage_collection() -> None:
+async def test_ended_block_frees_memory_without_garbage_collection() -> None:
     held: list[weakref.ref[Large]] = []
 
     async def waits(waiting: Interruption) -> None:

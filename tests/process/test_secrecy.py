@@ -66,7 +66,7 @@ def test_a_child_that_presents_gets_none_of_our_environment() -> None:
     sandbox.close()
 
 
-def test_processes_of_the_service_hide_their_environment_from_others_of_the_same_user(tmp_path: Path) -> None:
+def test_service_processes_hide_environment_from_same_user(tmp_path: Path) -> None:
     write_null(tmp_path)
     with serve(tmp_path, command=[sys.executable, "-c", AS_ANYBODY, "-m", "opsin", "serve"], api_key="opsin_of_a_client") as service:
         assert service.classify(picture(1)).status_code == 200

@@ -26,6 +26,6 @@ print([signals.wait(0.1) for _ in range(3)])
         ("signal.signal(signal.SIGHUP, signal.SIG_IGN)", "(signal.SIGHUP, signal.SIGTERM)", [True, False, False]),  # nohup
     ],
 )
-def test_each_signal_is_heard_once_and_the_loss_of_the_terminal_once_in_all(before: str, sent: str, heard: list[bool]) -> None:
+def test_each_signal_is_received_once_and_hangup_once_in_all(before: str, sent: str, heard: list[bool]) -> None:
     code = CODE.format(before=before, sent=sent)
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == f"{heard}\n"

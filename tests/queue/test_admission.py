@@ -39,7 +39,8 @@ async def no_room(dispatcher: Dispatcher, items: int) -> bool:
         return True
 
 
-async def test_line_1_a_reservation_holds_its_place_until_it_is_released(url: str) -> None:
+@pytest.mark.queue_line(1)
+async def test_reservation_holds_its_place_until_released(url: str) -> None:
     async with gateway(url, queue_max_items=2, queue_max_bytes=1000) as us:
         async with reserved(us, 1, 600, Claim()):
             with pytest.raises(QueueFull):
@@ -52,7 +53,8 @@ async def test_line_1_a_reservation_holds_its_place_until_it_is_released(url: st
             pass
 
 
-async def test_line_1_what_another_gateway_queued_counts_and_an_enqueued_reservation_does_not_count_twice(url: str) -> None:
+@pytest.mark.queue_line(1)
+async def test_reservation_counts_once_across_gateways(url: str) -> None:
     async with gateway(url, queue_max_items=2) as us, gateway(url, queue_max_items=2) as them:
         async with Consumer(url, "--hold") as consumer, reserved(us, 1, 100, Claim()) as reservation:
             running = asyncio.create_task(us.submit_all([await a_job(us, 7)], reservation=reservation))
@@ -66,7 +68,8 @@ async def test_line_1_what_another_gateway_queued_counts_and_an_enqueued_reserva
             pass
 
 
-async def test_line_1_retry_after_is_the_time_until_there_is_room_at_the_announced_throughput(url: str, worker: WorkerQueue) -> None:
+@pytest.mark.queue_line(1)
+async def test_retry_after_is_wait_at_announced_throughput(url: str, worker: WorkerQueue) -> None:
     async with gateway(url, queue_max_items=9) as us:
         announce(worker, items_per_second=0.25)
         await us.fleet(fresh=True)
@@ -80,7 +83,8 @@ async def test_line_1_retry_after_is_the_time_until_there_is_room_at_the_announc
         waiting.cancel()
 
 
-async def test_line_2_a_job_that_is_there_is_not_queued_twice(url: str, db: redis.Redis) -> None:
+@pytest.mark.queue_line(2)
+async def test_existing_job_is_not_queued_twice(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us:
         job = await a_job(us, 1)
         first = asyncio.create_task(us.submit_all([job]))
@@ -94,7 +98,8 @@ async def test_line_2_a_job_that_is_there_is_not_queued_twice(url: str, db: redi
         second.cancel()
 
 
-async def test_line_2_the_limit_holds_exactly_when_gateways_race(url: str, db: redis.Redis) -> None:
+@pytest.mark.queue_line(2)
+async def test_limit_holds_exactly_when_gateways_race(url: str, db: redis.Redis) -> None:
     async with gateway(url, queue_max_items=10) as us, gateway(url, queue_max_items=10) as them:
         jobs = [(dispatcher, await a_job(dispatcher, value)) for value in range(20) for dispatcher in (us, them)]
         requests = [asyncio.create_task(dispatcher.submit_all([job])) for dispatcher, job in jobs]
@@ -105,21 +110,24 @@ async def test_line_2_the_limit_holds_exactly_when_gateways_race(url: str, db: r
             request.cancel()
 
 
-async def test_line_2_the_images_of_a_request_are_queued_all_or_none(url: str, db: redis.Redis) -> None:
+@pytest.mark.queue_line(2)
+async def test_images_of_a_request_are_queued_all_or_none(url: str, db: redis.Redis) -> None:
     async with gateway(url, queue_max_items=3) as us:
         with pytest.raises(QueueFull):
             await us.submit_all([await a_job(us, value) for value in range(4)])
         assert nothing_is_left(db)
 
 
-async def test_line_2_the_limit_of_bytes_holds(url: str, db: redis.Redis) -> None:
+@pytest.mark.queue_line(2)
+async def test_limit_of_bytes_holds(url: str, db: redis.Redis) -> None:
     async with gateway(url, queue_max_bytes=10_000) as us:
         with pytest.raises(QueueFull):
             await us.submit_all([await a_job(us, 1, ballast=bytearray(10_000))])
         assert nothing_is_left(db)
 
 
-async def test_line_2_a_redis_without_memory_is_a_full_queue_and_recovers(url: str, db: redis.Redis) -> None:
+@pytest.mark.queue_line(2)
+async def test_redis_without_memory_is_full_queue_and_recovers(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us, Consumer(url, "--hold") as consumer:
         running = asyncio.create_task(ask(us, 5))
         await consumer.next_batch()
@@ -141,7 +149,7 @@ async def scripts_called(db: redis.Redis) -> int:
     return int(db.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
 
 
-async def test_requests_of_one_turn_of_the_event_loop_share_a_call_and_are_judged_one_by_one(url: str, db: redis.Redis) -> None:
+async def test_requests_of_one_loop_turn_share_a_call(url: str, db: redis.Redis) -> None:
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0), queue_max_items=7) as us:
         fits, does_not, late, fits_too = [[await a_job(us, value) for value in range(count)] for count in (3, 5, 1, 4)]
         late = [msgspec.structs.replace(late[0], deadline_ms=int(us.now_ms()) + 1)]

@@ -20,7 +20,7 @@ async def state(us: Dispatcher, record: str) -> str:
     return (await read(us, record)).state
 
 
-async def test_a_job_whose_keys_expired_when_the_clock_went_forward_is_answered(
+async def test_job_with_keys_expired_by_clock_jump_is_answered(
     url: str, worker: WorkerQueue, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with gateway(url) as us:
@@ -44,7 +44,7 @@ async def behind(us: Dispatcher) -> None:
     us._link.set_clock(int(us.now_ms()) - HOUR_MS)
 
 
-async def test_what_is_asked_before_anybody_has_noticed_that_the_clock_went_forward_is_answered(url: str, worker: WorkerQueue) -> None:
+async def test_job_sent_before_clock_jump_is_noticed_is_answered(url: str, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         await behind(us)
         request = asyncio.create_task(us.submit_all([await a_job(us, 7)]))
@@ -63,7 +63,7 @@ async def test_what_is_asked_before_anybody_has_noticed_that_the_clock_went_forw
         await eventually_async(done)
 
 
-async def test_a_turn_from_before_the_clock_went_back_keeps_nobody_from_the_sweep(url: str, db: redis.Redis) -> None:
+async def test_stale_turn_after_clock_went_back_does_not_block_sweep(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us:
         db.set("records:sweep", "somebody", px=HOUR_MS)
         record = await admit(us, seconds=0.5)
@@ -74,7 +74,7 @@ async def test_a_turn_from_before_the_clock_went_back_keeps_nobody_from_the_swee
         await eventually_async(failed, seconds=10)
 
 
-def test_a_turn_from_before_the_clock_went_back_keeps_nobody_from_cleaning_up(worker: WorkerQueue, db: redis.Redis) -> None:
+def test_stale_turn_after_clock_went_back_does_not_block_janitor(worker: WorkerQueue, db: redis.Redis) -> None:
     db.set("janitor", "somebody", px=HOUR_MS)
 
     assert worker.janitor()
@@ -94,7 +94,7 @@ def test_the_dead_live_no_longer_because_the_clock_went_back(worker: WorkerQueue
         assert 0 < db.pttl(f"{kind}:alive") <= 3000
 
 
-async def test_what_comes_after_the_clock_went_back_is_ranked_by_its_time(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+async def test_jobs_after_clock_went_back_are_ranked_by_their_time(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
         to_come = int(db.time()[0]) * 1000 + HOUR_MS
         db.xadd(STREAM, {"id": "none"}, id=f"{to_come}-0")  # the ids of this stream do not go back

@@ -14,7 +14,7 @@ from tests.support.raw_http import serving
 from tests.support.redis import KEYSPACE
 
 
-def test_a_sentinel_url_names_sentinels_master_database_and_credentials() -> None:
+def test_sentinel_url_names_sentinels_master_and_credentials() -> None:
     target = parse("redis+sentinel://ops:p%40ss@one:26380,two,[::1]:26381/shard-a/3?sentinel_password=other")
     assert target.sentinels == (("one", 26380), ("two", 26379), ("::1", 26381))
     assert (target.master, target.db, target.username, target.password) == ("shard-a", 3, "ops", "p@ss")

@@ -41,7 +41,8 @@ from tests.support.redis import KEYSPACE
 from tests.support.waiting import eventually_async
 
 
-async def test_line_7_jobs_of_a_dead_gateway_are_dropped_at_pull(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+@pytest.mark.queue_line(7)
+async def test_pull_drops_jobs_of_dead_gateway(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us, gateway(url, SILENT_GATEWAY) as dead:
         requests = asyncio.create_task(dead.submit_all([await a_job(dead, value) for value in range(5)]))
         ours = asyncio.create_task(ask(us, 8))
@@ -55,7 +56,8 @@ async def test_line_7_jobs_of_a_dead_gateway_are_dropped_at_pull(url: str, worke
         requests.cancel()
 
 
-async def test_line_7_no_reply_is_written_for_a_gateway_that_is_gone(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+@pytest.mark.queue_line(7)
+async def test_reply_to_dead_gateway_is_not_written(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as gone:
         request = asyncio.create_task(gone.submit_all([await a_job(gone, 1)]))
         [taken] = await pulled(worker)
@@ -65,7 +67,8 @@ async def test_line_7_no_reply_is_written_for_a_gateway_that_is_gone(url: str, w
     request.cancel()
 
 
-async def test_line_7_a_gateway_has_a_new_id_each_time_and_its_reply_stream_is_trimmed_and_expires(url: str, db: redis.Redis) -> None:
+@pytest.mark.queue_line(7)
+async def test_gateway_has_new_id_and_its_reply_stream_is_bounded(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us, gateway(url) as them:
         assert us.id != them.id
         async with Consumer(url):
@@ -78,9 +81,8 @@ async def test_line_7_a_gateway_has_a_new_id_each_time_and_its_reply_stream_is_t
     assert not db.exists(stream, f"gw:{us.id}")
 
 
-async def test_line_8_the_deadline_is_answered_by_the_gateway_and_the_job_is_cancelled(
-    url: str, worker: WorkerQueue, db: redis.Redis
-) -> None:
+@pytest.mark.queue_line(8)
+async def test_deadline_is_answered_by_gateway_and_job_cancelled(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
         job = await a_job(us, 1, seconds=1.0)
         with pytest.raises(TimeoutError):
@@ -91,9 +93,8 @@ async def test_line_8_the_deadline_is_answered_by_the_gateway_and_the_job_is_can
         assert db.get("queue:bytes") == "0"
 
 
-async def test_line_8_a_client_that_leaves_is_cancelled_in_the_queue_and_right_before_the_batch(
-    url: str, worker: WorkerQueue, db: redis.Redis
-) -> None:
+@pytest.mark.queue_line(8)
+async def test_leaving_client_is_cancelled_in_queue_and_before_batch(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
         jobs = [await a_job(us, value) for value in range(3)]
         leaving_early, leaving_late, staying = [asyncio.create_task(us.submit_all([job])) for job in jobs]
@@ -112,9 +113,8 @@ async def test_line_8_a_client_that_leaves_is_cancelled_in_the_queue_and_right_b
         assert nothing_is_left(db)
 
 
-async def test_line_8_a_client_that_leaves_while_it_is_being_queued_takes_its_job_along(
-    url: str, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.queue_line(8)
+async def test_client_leaving_during_enqueue_takes_its_job_along(url: str, db: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both travel on connections of their own, and the cancellation comes first."""
     script = AsyncWire.script
     on_its_way, cancelled, queued = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -140,7 +140,8 @@ async def test_line_8_a_client_that_leaves_while_it_is_being_queued_takes_its_jo
         await eventually_async(lambda: db.xlen(STREAM) == 0 and not db.exists(f"job:{job.id}"))
 
 
-async def test_line_8_nobody_needs_a_worker_to_take_leaving_clients_out_of_the_queue(url: str, db: redis.Redis) -> None:
+@pytest.mark.queue_line(8)
+async def test_leaving_clients_leave_queue_without_a_worker(url: str, db: redis.Redis) -> None:
     """One job waits, one is in the hands of a worker that died, one was handed back and waits again: none of them keeps its place."""
     async with gateway(url) as us:
         dead = worker_queue(url, "dead")
@@ -157,7 +158,8 @@ async def test_line_8_nobody_needs_a_worker_to_take_leaving_clients_out_of_the_q
         dead.close()
 
 
-async def test_line_8_a_late_reply_is_discarded(url: str, db: redis.Redis) -> None:
+@pytest.mark.queue_line(8)
+async def test_late_reply_is_discarded(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us, Consumer(url, "--hold") as consumer:
         late = asyncio.create_task(ask(us, 1, seconds=2.0))
         await consumer.next_batch()
@@ -171,7 +173,8 @@ async def test_line_8_a_late_reply_is_discarded(url: str, db: redis.Redis) -> No
         assert await later == 2
 
 
-async def test_line_8_full_recovery_after_four_in_five_clients_have_left(url: str, db: redis.Redis) -> None:
+@pytest.mark.queue_line(8)
+async def test_queue_recovers_after_four_in_five_clients_left(url: str, db: redis.Redis) -> None:
     chance = random.Random(0)
     async with gateway(url) as us:
         requests = [asyncio.create_task(ask(us, value)) for value in range(200)]
@@ -188,8 +191,9 @@ async def test_line_8_full_recovery_after_four_in_five_clients_have_left(url: st
             assert await asyncio.gather(*(ask(us, value) for value in range(20))) == list(range(20))
 
 
+@pytest.mark.queue_line(10)
 @pytest.mark.parametrize(("size", "beside"), [(200_000, 0), (300_000, 1)])
-async def test_line_10_large_payloads_lie_beside_the_stream_and_go_with_the_job(url: str, db: redis.Redis, size: int, beside: int) -> None:
+async def test_large_payload_lies_beside_stream_and_goes_with_job(url: str, db: redis.Redis, size: int, beside: int) -> None:
     async with gateway(url) as us:
         async with Consumer(url, "--hold") as consumer:
             job = await a_job(us, 6, ballast=bytearray(size))
@@ -201,7 +205,8 @@ async def test_line_10_large_payloads_lie_beside_the_stream_and_go_with_the_job(
         assert nothing_is_left(db)
 
 
-async def test_line_10_a_message_of_an_unknown_version_gets_an_error_reply(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+@pytest.mark.queue_line(10)
+async def test_message_of_unknown_version_gets_error_reply(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
         job = msgspec.structs.replace(await a_job(us, 1), v=99)
         request = asyncio.create_task(us.submit_all([job]))
@@ -214,7 +219,8 @@ async def test_line_10_a_message_of_an_unknown_version_gets_an_error_reply(url: 
         assert nothing_is_left(db)
 
 
-async def test_line_10_the_janitor_removes_what_nobody_comes_back_for(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+@pytest.mark.queue_line(10)
+async def test_janitor_removes_abandoned_keys(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
         async with Consumer(url) as gone:
             assert await ask(us, 1) == 1
@@ -238,9 +244,8 @@ async def test_line_10_the_janitor_removes_what_nobody_comes_back_for(url: str, 
         assert db.smembers("queues") == db.smembers("streams") == set()
 
 
-async def test_line_10_the_janitor_goes_on_where_it_stopped_however_many_keys_there_are(
-    url: str, db: redis.Redis, anybody: redis.Redis
-) -> None:
+@pytest.mark.queue_line(10)
+async def test_janitor_resumes_among_any_number_of_keys(url: str, db: redis.Redis, anybody: redis.Redis) -> None:
     """A Redis that others use too: each call looks at a bounded number of keys, and the rest has its turn later."""
     every_key = JANITOR_KEYS * JANITOR_ROUNDS * 3
     with anybody.pipeline(transaction=False) as pipeline:
@@ -258,7 +263,8 @@ async def test_line_10_the_janitor_goes_on_where_it_stopped_however_many_keys_th
     assert db.dbsize() >= every_key
 
 
-async def test_line_10_the_janitor_leaves_the_streams_of_workers_that_live(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+@pytest.mark.queue_line(10)
+async def test_janitor_keeps_streams_of_live_workers(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         announce(worker)
         assert worker.pull([QUEUE], 1, 10) == []
@@ -274,7 +280,8 @@ async def test_line_10_the_janitor_leaves_the_streams_of_workers_that_live(url: 
         assert await request == 1
 
 
-async def test_line_10_the_janitor_cleans_up_a_redis_that_is_full(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+@pytest.mark.queue_line(10)
+async def test_janitor_cleans_up_full_redis(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     db.set("blob:nobody", "x")
     db.config_set("maxmemory", 1)
     try:
@@ -284,7 +291,7 @@ async def test_line_10_the_janitor_cleans_up_a_redis_that_is_full(url: str, db: 
     assert not db.exists("blob:nobody")
 
 
-async def test_a_full_redis_is_emptied_by_a_worker_that_serves_a_new_bundle(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+async def test_full_redis_is_emptied_by_worker_of_new_bundle(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     """Its streams have no groups yet."""
     async with gateway(url) as us:
         asked = asyncio.create_task(ask(us, 5))

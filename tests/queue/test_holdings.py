@@ -168,7 +168,7 @@ class World:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_counts_are_what_jobs_hold_after_every_step_and_nothing_at_the_end(url: str, db: redis.Redis, seed: int) -> None:
+async def test_counts_equal_held_jobs_after_every_step(url: str, db: redis.Redis, seed: int) -> None:
     async with gateway(url, queue_max_items=40, queue_max_bytes=20_000_000) as us:
         world = World(url, db, us, random.Random(seed))
         for _ in range(TURNS):

@@ -26,7 +26,7 @@ async def taken(worker: WorkerQueue, items: int = 16) -> list[QueueEntry]:
     return await asyncio.to_thread(worker.take, [QUEUE], items, 2000)
 
 
-async def test_a_pull_brings_no_large_message_and_the_worker_reads_it_later(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+async def test_pull_omits_large_message_and_worker_reads_it_later(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         ballast = np.random.default_rng(0).integers(0, 256, LARGE, np.uint8)
         request = asyncio.create_task(ask(us, 7, ballast=ballast))
@@ -41,7 +41,7 @@ async def test_a_pull_brings_no_large_message_and_the_worker_reads_it_later(url:
         assert nothing_is_left(db)
 
 
-async def test_a_large_job_whose_message_is_lost_is_sent_again_by_its_gateway(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+async def test_large_job_with_lost_message_is_resent_by_gateway(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 7, ballast=np.zeros(LARGE, np.uint8)))
         [beside] = await taken(worker)
@@ -76,7 +76,8 @@ async def test_a_dead_letter_holds_no_large_message(url: str, db: redis.Redis, w
         assert (letter["job"], int(letter["bytes"])) == ("", delivery.nbytes)
 
 
-async def test_line_2_a_large_output_is_answered_by_a_redis_without_memory(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+@pytest.mark.queue_line(2)
+async def test_large_output_is_answered_by_redis_without_memory(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     output = {"y": Array.of(np.arange(200_000, dtype=np.float32))}
     async with gateway(url) as us:
         request = asyncio.create_task(us.submit_all([await a_job(us, 1)]))
@@ -125,9 +126,7 @@ async def test_the_output_of_who_came_second_is_deleted(url: str, db: redis.Redi
         assert len(list(raw.scan_iter("out:*"))) == 1
 
 
-async def test_a_message_whose_client_leaves_at_its_last_piece_is_removed(
-    url: str, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_message_of_client_leaving_at_last_piece_is_removed(url: str, db: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     write = Freight.write
     written = asyncio.Event()
 

@@ -63,7 +63,7 @@ async def test_more_urgent_jobs_go_first(url: str) -> None:
 
 
 @pytest.mark.parametrize(("waited", "first"), [(9_000, "high"), (11_000, "low")])
-async def test_a_low_job_goes_before_a_high_one_that_came_ten_seconds_later(url: str, waited: int, first: str) -> None:
+async def test_low_job_precedes_high_one_of_ten_seconds_later(url: str, waited: int, first: str) -> None:
     async with gateway(url) as us:
         waiting = await queued(us, (BUNDLE, "low"), (BUNDLE, "high"))
         age_low_job(url, waited)
@@ -87,7 +87,7 @@ async def test_a_job_that_is_behind_waits_longer(url: str, waited: int, first: s
         waiting.cancel()
 
 
-async def test_a_job_that_was_handed_back_keeps_its_priority_and_its_place(url: str) -> None:
+async def test_returned_job_keeps_priority_and_place(url: str) -> None:
     leaving, staying = worker_queue(url, "leaving"), worker_queue(url, "staying")
     async with gateway(url) as us:
         early = await queued(us, (BUNDLE, "normal"))
@@ -107,7 +107,7 @@ async def test_a_job_that_was_handed_back_keeps_its_priority_and_its_place(url: 
         late.cancel()
 
 
-async def test_a_worker_gets_as_many_as_it_asked_for_over_all_its_bundles(url: str) -> None:
+async def test_worker_gets_requested_count_over_all_bundles(url: str) -> None:
     queue = worker_queue(url, "w")
     async with gateway(url) as us:
         waiting = await queued(us, *[(bundle, priority) for bundle in ("a@1", "b@1") for priority in ("high", "normal", "low")] * 2)
@@ -117,7 +117,7 @@ async def test_a_worker_gets_as_many_as_it_asked_for_over_all_its_bundles(url: s
         waiting.cancel()
 
 
-async def test_a_queue_with_a_room_of_its_own_takes_nothing_from_the_others(url: str) -> None:
+async def test_queue_with_own_budget_takes_nothing_from_others(url: str) -> None:
     queue = worker_queue(url, "w")
     async with gateway(url) as us:
         waiting = await queued(us, *[(bundle, "normal") for bundle in ("a@1", "b@1") for _ in range(5)])
@@ -127,14 +127,14 @@ async def test_a_queue_with_a_room_of_its_own_takes_nothing_from_the_others(url:
         waiting.cancel()
 
 
-def test_a_worker_without_place_for_any_job_waits_rather_than_look_all_the_time(url: str) -> None:
+def test_worker_without_capacity_waits_instead_of_polling(url: str) -> None:
     queue = worker_queue(url, "w")
     began = time.monotonic()
     assert queue.pull([A], 1, 50, own={A: 0}) == []
     assert time.monotonic() - began >= 0.05
 
 
-async def test_a_waiting_worker_is_not_woken_by_a_queue_without_room_and_never_takes_more_than_fits(url: str) -> None:
+async def test_waiting_worker_ignores_full_queue_and_takes_what_fits(url: str) -> None:
     queue = worker_queue(url, "w")
     async with gateway(url) as us:
         await asyncio.to_thread(queue.pull, [A, B], 1, 10)  # from here on it waits in a blocking read
@@ -150,7 +150,7 @@ async def test_a_waiting_worker_is_not_woken_by_a_queue_without_room_and_never_t
         late.cancel()
 
 
-async def test_a_waiting_worker_is_woken_by_a_job_of_any_of_its_bundles(url: str) -> None:
+async def test_waiting_worker_is_woken_by_job_of_any_bundle(url: str) -> None:
     queue = worker_queue(url, "w")
     async with gateway(url) as us:
         waiting_worker = asyncio.create_task(asyncio.to_thread(queue.pull, [A, B], 4, 2000))
@@ -162,7 +162,7 @@ async def test_a_waiting_worker_is_woken_by_a_job_of_any_of_its_bundles(url: str
         waiting.cancel()
 
 
-async def test_workers_get_only_jobs_that_were_prepared_for_the_content_they_hold(url: str) -> None:
+async def test_workers_get_only_jobs_of_their_bundle_content(url: str) -> None:
     ours, theirs = "a" * 64, "b" * 64
     us_worker, their_worker = worker_queue(url, "ours"), worker_queue(url, "theirs")
     async with gateway(url) as us:
@@ -190,7 +190,7 @@ async def test_a_stray_entry_in_a_work_stream_is_removed(url: str) -> None:
         assert client.xlen(STREAM) == 0
 
 
-async def test_two_hundred_jobs_from_two_gateways_and_two_workers_get_their_own_answers(url: str) -> None:
+async def test_two_hundred_jobs_of_two_gateways_get_their_answers(url: str) -> None:
     async with gateway(url) as us, gateway(url) as them, Consumer(url, "--batch", "8"), Consumer(url, "--batch", "8"):
         answers = await asyncio.gather(*(ask(dispatcher, value) for value in range(100) for dispatcher in (us, them)))
     assert answers == [value for value in range(100) for _ in (us, them)]
@@ -210,7 +210,7 @@ async def test_one_worker_queue_serves_several_threads(url: str) -> None:
         waiting.cancel()
 
 
-async def test_the_fleet_shows_the_living_their_specs_and_the_operators_wishes(url: str) -> None:
+async def test_fleet_lists_live_workers_specs_and_operator_orders(url: str) -> None:
     queue = worker_queue(url, "w", WorkerTimings(key_ttl=60.0))
     preprocess = Preprocess(image_size=8, short_side=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     weights = Weights(sha256="0" * 64, bytes=0)

@@ -139,7 +139,7 @@ async def test_a_job_that_kills_its_workers_fails(url: str, us: Dispatcher) -> N
     assert failure is not None and failure.kind == "worker-crashed"
 
 
-async def test_only_the_latest_preview_is_kept_and_none_beside_the_answer(us: Dispatcher, worker: WorkerQueue) -> None:
+async def test_only_latest_preview_is_kept_and_none_with_answer(us: Dispatcher, worker: WorkerQueue) -> None:
     record = await admit(us)
     delivery = await take(worker)
     for done in range(3):
@@ -153,7 +153,7 @@ async def test_only_the_latest_preview_is_kept_and_none_beside_the_answer(us: Di
     assert [event.name for event in happened.events] == ["queued", "started", "progress", "progress", "progress", "progress", "done"]
 
 
-async def test_it_is_told_that_the_work_begins_and_again_where_it_begins_anew(url: str, us: Dispatcher, worker: WorkerQueue) -> None:
+async def test_start_of_work_is_reported_and_each_restart(url: str, us: Dispatcher, worker: WorkerQueue) -> None:
     record = await admit(us)
     first = await take(worker)
     begins = Progress(id=first.job.id, worker=worker.id, done=0, total=0, unit="")
@@ -173,7 +173,7 @@ async def test_it_is_told_that_the_work_begins_and_again_where_it_begins_anew(ur
     assert told.started_ms is not None and abs(int(happened.events[1].data) - told.started_ms) < 2
 
 
-async def test_a_changed_place_is_told_while_somebody_reads_and_not_too_often(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
+async def test_changed_place_is_reported_while_read_and_rarely(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
     before, record = await admit(us), await admit(us)
     delivery = await take_one(worker)
     worker.finish([(delivery, echo(worker, delivery))])
@@ -200,9 +200,7 @@ async def test_a_report_after_the_end_changes_nothing(us: Dispatcher, worker: Wo
     assert (ended.state, ended.progress, ended.events) == ("cancelled", None, 2)
 
 
-async def test_of_two_workers_that_run_a_job_the_one_that_claimed_it_tells_how_far_it_is(
-    url: str, us: Dispatcher, worker: WorkerQueue, db: redis.Redis
-) -> None:
+async def test_progress_comes_from_worker_that_claimed_the_job(url: str, us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
     """The other one stood still for so long that it was taken for dead. It may end the job nevertheless."""
     record = await admit(us)
     frozen = await take(worker)
@@ -233,9 +231,7 @@ async def test_the_janitor_leaves_what_open_records_need(url: str, worker: Worke
 
 
 @pytest.mark.parametrize(("waited", "first"), [(29_000, "high"), (31_000, "low")])
-async def test_a_lost_job_of_a_record_is_queued_again_as_far_behind_as_it_was(
-    url: str, worker: WorkerQueue, db: redis.Redis, waited: int, first: str
-) -> None:
+async def test_lost_recorded_job_is_requeued_at_its_place(url: str, worker: WorkerQueue, db: redis.Redis, waited: int, first: str) -> None:
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as quiet:
         turns: list[dict[str, Any]] = [{"priority": "normal"}, {"priority": "low", "behind_ms": 20_000}]
         jobs = [msgspec.structs.replace(await a_job(quiet, value, **turn), gateway="") for value, turn in enumerate(turns)]
@@ -305,7 +301,7 @@ FOREIGN: list[Callable[[redis.Redis, str], object]] = [
 
 
 @pytest.mark.parametrize("write", FOREIGN, ids=["an entry", "half an event", "a removal", "another type"])
-async def test_what_others_write_among_the_events_of_a_job_costs_no_job_its_end(
+async def test_foreign_entries_in_job_events_do_not_lose_its_end(
     us: Dispatcher, worker: WorkerQueue, db: redis.Redis, write: Callable[[redis.Redis, str], object]
 ) -> None:
     """They may be lost: up to there. What comes after is told, of other jobs too."""
@@ -322,9 +318,7 @@ async def test_what_others_write_among_the_events_of_a_job_costs_no_job_its_end(
     assert (await read(us, record)).state == "done"
 
 
-async def test_the_janitor_removes_what_a_record_that_was_deleted_by_hand_has_left(
-    us: Dispatcher, worker: WorkerQueue, db: redis.Redis
-) -> None:
+async def test_janitor_removes_leftovers_of_deleted_record(us: Dispatcher, worker: WorkerQueue, db: redis.Redis) -> None:
     record, living = await admit(us, key="a"), await admit(us, key="b")
     db.delete(f"record:{record}")
     assert worker.janitor()

@@ -82,7 +82,8 @@ async def under_load(url: str, **settings: Any) -> AsyncIterator[Load]:
         yield Load(us, requests, (one, other))
 
 
-async def test_line_6_redis_restarts_with_its_data_under_load(tmp_path: Path) -> None:
+@pytest.mark.queue_line(6)
+async def test_redis_restarts_with_its_data_under_load(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
         async with under_load(server.url) as load:
             server.kill()
@@ -92,7 +93,8 @@ async def test_line_6_redis_restarts_with_its_data_under_load(tmp_path: Path) ->
             assert await asyncio.gather(*load.requests, *more) == list(range(MANY + 20))
 
 
-async def test_line_6_redis_restarts_empty_under_load() -> None:
+@pytest.mark.queue_line(6)
+async def test_redis_restarts_empty_under_load() -> None:
     server = PrivateValkey()
     server.start()
     try:
@@ -107,7 +109,8 @@ async def test_line_6_redis_restarts_empty_under_load() -> None:
         server.stop()
 
 
-async def test_line_6_everything_is_deleted_under_load(url: str) -> None:
+@pytest.mark.queue_line(6)
+async def test_everything_is_deleted_under_load(url: str) -> None:
     async with under_load(url) as load:
         with redis_at(url) as operator:
             operator.flushall()
@@ -116,7 +119,7 @@ async def test_line_6_everything_is_deleted_under_load(url: str) -> None:
         assert await ask(load.us, 1) == 1
 
 
-async def test_a_gateway_that_was_held_up_itself_does_not_take_redis_for_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stalled_gateway_does_not_count_redis_as_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.queue.gateway.connection.PATIENCE_S", 0.2)
     with durable_server(tmp_path) as server:
         async with gateway(server.url) as us:
@@ -130,7 +133,8 @@ async def test_a_gateway_that_was_held_up_itself_does_not_take_redis_for_away(tm
             assert await asked
 
 
-async def test_line_6_a_lost_connection_costs_no_delivery(url: str) -> None:
+@pytest.mark.queue_line(6)
+async def test_lost_connection_loses_no_delivery(url: str) -> None:
     """Every client is cut off again and again: what Redis handed out in answers that never arrived is found."""
     async with under_load(url) as load:
         with redis_at(url) as operator:
@@ -142,7 +146,8 @@ async def test_line_6_a_lost_connection_costs_no_delivery(url: str) -> None:
         assert await asyncio.gather(*load.requests) == list(range(MANY))
 
 
-async def test_line_6_a_job_whose_delivery_was_lost_on_the_way_is_found(url: str) -> None:
+@pytest.mark.queue_line(6)
+async def test_job_lost_on_delivery_is_found(url: str) -> None:
     lose_answers = asyncio.Event()
     async with gateway(url) as us, in_front_of(place(url), lose=lose_answers) as port:
         worker = worker_queue(f"redis://127.0.0.1:{port}/0", "w", QUICK_WORKER)
@@ -159,7 +164,8 @@ async def test_line_6_a_job_whose_delivery_was_lost_on_the_way_is_found(url: str
         assert await request == 1
 
 
-async def test_line_6_such_a_job_is_looked_for_again_where_the_look_itself_breaks_off(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.queue_line(6)
+async def test_lost_job_is_searched_again_if_search_fails(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     breaking = ["pull", "EXISTS"]
 
     def after(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -188,7 +194,8 @@ async def test_line_6_such_a_job_is_looked_for_again_where_the_look_itself_break
         assert await request == 1
 
 
-async def test_line_6_nobody_is_taken_for_dead_right_after_redis_was_away(tmp_path: Path) -> None:
+@pytest.mark.queue_line(6)
+async def test_worker_is_not_presumed_dead_right_after_redis_returns(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
         busy, other = (worker_queue(server.url, name, LASTING_WORKER) for name in ("busy", "other"))
         async with gateway(server.url) as us:
@@ -206,7 +213,8 @@ async def test_line_6_nobody_is_taken_for_dead_right_after_redis_was_away(tmp_pa
             assert await request == 1
 
 
-async def test_line_3_what_could_not_be_finished_in_time_is_given_back_and_runs_again(tmp_path: Path) -> None:
+@pytest.mark.queue_line(3)
+async def test_unfinished_result_is_given_back_and_runs_again(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
         worker = worker_queue(server.url, "worker", replace(QUICK_WORKER, patience=0.2))
         async with gateway(server.url) as us:
@@ -230,7 +238,8 @@ async def test_line_3_what_could_not_be_finished_in_time_is_given_back_and_runs_
             assert [answer_of(reply) for reply in await request] == [0, 1, 2]
 
 
-async def test_line_3_what_could_not_be_handed_back_in_time_is_handed_back_as_soon_as_redis_is_there(tmp_path: Path) -> None:
+@pytest.mark.queue_line(3)
+async def test_late_hand_back_follows_once_redis_is_there(tmp_path: Path) -> None:
     """By a worker that goes on, as one that cannot load the weights again that its jobs need."""
     with durable_server(tmp_path) as server:
         worker = worker_queue(server.url, "worker", replace(QUICK_WORKER, patience=0.2))
@@ -253,7 +262,8 @@ async def test_line_3_what_could_not_be_handed_back_in_time_is_handed_back_as_so
             assert await request == 1
 
 
-async def test_line_6_whoever_has_the_name_of_the_master_is_followed(tmp_path: Path) -> None:
+@pytest.mark.queue_line(6)
+async def test_current_master_is_followed(tmp_path: Path) -> None:
     """The old master goes on as a replica and keeps its connections: it would answer reads, and refuse writes, for ever."""
     name = tmp_path / "redis.sock"
     servers = [Server(tmp_path / name, "--save", "", "--unixsocket", "socket") for name in ("first", "second")]
@@ -271,7 +281,8 @@ async def test_line_6_whoever_has_the_name_of_the_master_is_followed(tmp_path: P
             server.kill()
 
 
-async def test_line_6_requests_wait_for_redis_as_long_as_its_grace_and_not_longer(tmp_path: Path) -> None:
+@pytest.mark.queue_line(6)
+async def test_requests_wait_for_redis_exactly_its_grace(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
         async with gateway(server.url, redis_grace=0.5) as us:
             waiting = asyncio.create_task(ask(us, 1))
@@ -286,7 +297,8 @@ async def test_line_6_requests_wait_for_redis_as_long_as_its_grace_and_not_longe
                 assert await ask(us, 3) == 3
 
 
-async def test_line_6_figures_are_refused_at_once_while_redis_is_away(tmp_path: Path) -> None:
+@pytest.mark.queue_line(6)
+async def test_figures_are_refused_at_once_while_redis_is_down(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
         async with gateway(server.url) as us:
             assert await ping(us)
@@ -297,7 +309,8 @@ async def test_line_6_figures_are_refused_at_once_while_redis_is_away(tmp_path: 
                     await question()
 
 
-async def test_line_6_a_gateway_starts_before_its_redis(tmp_path: Path) -> None:
+@pytest.mark.queue_line(6)
+async def test_gateway_starts_before_its_redis(tmp_path: Path) -> None:
     port = free_port()
     async with gateway(f"redis://127.0.0.1:{port}/0") as us:
         early = asyncio.create_task(ask(us, 5))
@@ -309,9 +322,8 @@ async def test_line_6_a_gateway_starts_before_its_redis(tmp_path: Path) -> None:
             server.kill()
 
 
-async def test_line_6_the_log_of_a_gateway_says_once_that_redis_is_away_and_once_that_it_is_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.queue_line(6)
+async def test_log_reports_loss_and_return_of_redis_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "server.queue.gateway.connection")
     port = free_port()
     async with gateway(f"redis://127.0.0.1:{port}/0") as us:
@@ -327,7 +339,8 @@ async def test_line_6_the_log_of_a_gateway_says_once_that_redis_is_away_and_once
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "WARNING"]
 
 
-async def test_line_8_the_deadline_holds_while_redis_is_away(tmp_path: Path) -> None:
+@pytest.mark.queue_line(8)
+async def test_deadline_holds_while_redis_is_down(tmp_path: Path) -> None:
     with durable_server(tmp_path) as server:
         async with gateway(server.url) as us:
             job = await a_job(us, 1, seconds=0.5)
@@ -352,7 +365,8 @@ def sentinel(folder: Path, master: Server) -> Iterator[Server]:
         server.kill()
 
 
-async def test_line_6_sentinel_fails_over_under_load(tmp_path: Path) -> None:
+@pytest.mark.queue_line(6)
+async def test_sentinel_fails_over_under_load(tmp_path: Path) -> None:
     master = Server(tmp_path / "master", "--save", "")
     replica = Server(tmp_path / "replica", "--save", "", "--replicaof", "127.0.0.1", str(master.port))
     try:

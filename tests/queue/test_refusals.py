@@ -101,7 +101,7 @@ def _loop_for_ever(port: int) -> None:
 
 
 @pytest.mark.parametrize("kind", EVERY_WRITE)
-async def test_requests_wait_for_a_redis_that_refuses_and_are_answered_once_it_is_mended(server: Server, kind: str) -> None:
+async def test_requests_wait_for_refusing_redis_until_mended(server: Server, kind: str) -> None:
     async with gateway(server.url, redis_grace=60) as us, Consumer(server.url) as consumer:
         assert await ask(us, 1) == 1
         with refusing(server, kind):
@@ -121,7 +121,7 @@ async def test_requests_end_after_the_grace_with_what_redis_said(server: Server,
 
 
 @pytest.mark.parametrize("kind", ["NOREPLICAS", "READONLY"])
-async def test_figures_are_refused_when_the_beat_is_although_redis_answers(server: Server, kind: str) -> None:
+async def test_figures_are_refused_with_the_beat_if_redis_answers(server: Server, kind: str) -> None:
     """What readiness is made of: a service that cannot queue anything is not ready."""
     async with gateway(server.url) as us:
 
@@ -141,7 +141,7 @@ async def test_figures_are_refused_when_the_beat_is_although_redis_answers(serve
 
 
 @pytest.mark.parametrize("kind", EVERY_WRITE)
-async def test_whatever_a_worker_asks_of_a_redis_that_refuses_is_redis_away(server: Server, kind: str) -> None:
+async def test_worker_calls_to_refusing_redis_raise_redis_away(server: Server, kind: str) -> None:
     worker = worker_queue(server.url, "worker", QUICK_WORKER)
     async with gateway(server.url) as us:
         request = asyncio.create_task(ask(us, 3))

@@ -58,7 +58,7 @@ async def test_without_room_a_scene_is_not_kept(url: str, db: redis.Redis) -> No
         assert (await records_load(us)).counts == {"scene": 1}
 
 
-async def test_a_scene_that_is_kept_stays_where_there_is_no_room_any_more(url: str, db: redis.Redis) -> None:
+async def test_kept_scene_stays_when_there_is_no_room(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us, gateway(url, results_max_bytes=1) as crowded:
         assert await us.scenes.keep(ONE, scene())
         assert await crowded.scenes.keep(ONE, scene()), "its answer is fetched again"

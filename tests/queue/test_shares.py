@@ -75,7 +75,7 @@ async def a_queue(url: str, **limits: int) -> AsyncIterator[Dispatcher]:
         yield us
 
 
-async def test_one_owner_holds_three_quarters_of_the_items_and_others_find_room(url: str, ask) -> None:
+async def test_owner_holds_three_quarters_and_others_find_room(url: str, ask) -> None:
     async with a_queue(url, queue_max_items=16) as us:
         await submit(us, "greedy", 12)
         with pytest.raises(ClientShare):
@@ -84,7 +84,7 @@ async def test_one_owner_holds_three_quarters_of_the_items_and_others_find_room(
         await submit(us, "another")
 
 
-async def test_all_low_work_together_holds_half_of_the_items_and_everybody_else_finds_room(url: str, ask) -> None:
+async def test_all_low_work_holds_half_and_others_find_room(url: str, ask) -> None:
     async with a_queue(url, queue_max_items=16) as us:
         for owner in ("bulk", "another"):
             await submit(us, owner, 4, priority="low", low=True)
@@ -103,7 +103,7 @@ async def test_and_half_of_the_bytes(url: str, ask) -> None:
         await ask(us, "another", ballast=bytearray(20_000))
 
 
-async def test_low_work_that_has_ended_makes_room_for_the_next_and_the_janitor_counts_it_anew(url: str, db: redis.Redis) -> None:
+async def test_finished_low_work_makes_room_and_janitor_recounts(url: str, db: redis.Redis) -> None:
     async with a_queue(url, queue_max_items=4) as us:
         first = await submit(us, "bulk", 2, priority="low", low=True)
         db.hset("queue:owners", "low", "0 0 0 0 0")  # as if somebody had lost it
@@ -115,7 +115,7 @@ async def test_low_work_that_has_ended_makes_room_for_the_next_and_the_janitor_c
         await submit(us, "bulk", 2, priority="low", low=True)
 
 
-async def test_a_request_that_alone_is_more_than_half_of_the_queue_is_never_let_in_at_priority_low(url: str, ask) -> None:
+async def test_low_request_above_half_of_queue_is_never_admitted(url: str, ask) -> None:
     async with a_queue(url, queue_max_items=16) as us:
         with pytest.raises(NeverFits, match=r"9 (jobs|items).* may hold 8"):
             await ask(us, "bulk", 9, priority="low", low=True)
@@ -161,7 +161,7 @@ async def test_work_is_shared_once_a_minute_of_it_is_unfinished(url: str, ask) -
             await ask(us, "greedy", work_ms=1000)
 
 
-async def test_a_long_job_of_somebody_who_has_none_is_not_kept_out_by_shorter_ones(url: str, ask) -> None:
+async def test_first_long_job_of_owner_is_not_blocked_by_shorter_ones(url: str, ask) -> None:
     async with a_queue(url) as us:
         await submit(us, "greedy", work_ms=MINUTE + 1000)
         await ask(us, "modest", work_ms=3 * MINUTE)
@@ -176,7 +176,7 @@ async def test_below_a_minute_nobody_shares_work(url: str, ask) -> None:
         await ask(us, "greedy", work_ms=MINUTE)
 
 
-async def test_the_last_eighth_is_for_one_pass_and_half_of_it_for_one_owner(url: str, ask) -> None:
+async def test_last_eighth_is_for_one_pass_and_half_for_one_owner(url: str, ask) -> None:
     async with a_queue(url, queue_max_items=64) as us:
         await submit(us, "first", 30, takes_long=True)
         await submit(us, "second", 26, takes_long=True)
@@ -217,7 +217,7 @@ async def test_what_is_promised_counts_for_its_owner(url: str) -> None:
             pass
 
 
-async def test_retry_after_tells_when_the_bound_is_free_with_steps_counted(url: str, ask) -> None:
+async def test_retry_after_counts_steps_until_bound_is_free(url: str, ask) -> None:
     async with a_queue(url, queue_max_items=8) as us:
         await submit(us, "greedy", 6, work_ms=10 * MINUTE)
         with pytest.raises(ClientShare) as refusal:
@@ -245,7 +245,7 @@ async def test_a_job_tells_whose_it_is_and_what_it_takes(url: str, db: redis.Red
         assert db.get("queue:work") == "0"
 
 
-async def test_a_lost_job_of_a_record_counts_once_when_it_is_queued_again(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+async def test_lost_recorded_job_counts_once_when_requeued(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with a_queue(url) as us:
         lost = await record(us, "somebody", work_ms=1234)
         before = db.hgetall("queue:owners")
@@ -300,7 +300,7 @@ async def test_work_is_steps_over_what_the_workers_announce_together(url: str, w
         other.close()
 
 
-async def test_what_turns_out_to_take_long_has_no_place_in_the_last_eighth(url: str) -> None:
+async def test_unexpectedly_long_work_has_no_place_in_last_eighth(url: str) -> None:
     """A visit learns it from the names of its parts, when its place is taken."""
     nobody: Any = None
     async with a_queue(url, queue_max_items=64) as us:

@@ -59,7 +59,7 @@ async def test_a_foreign_entry_among_the_replies_is_passed_over(url: str, db: re
 
 
 @pytest.mark.parametrize("name", ["foo", "queue:a:b:c", b"\xff"])
-async def test_a_foreign_name_in_the_set_of_queues_keeps_no_gateway_away(url: str, db: redis.Redis, name: str) -> None:
+async def test_foreign_name_in_queue_set_blocks_no_gateway(url: str, db: redis.Redis, name: str) -> None:
     db.sadd(keys.QUEUES, name)
     async with gateway(url) as us, Consumer(url):
         assert await ask(us, 5) == 5

@@ -14,7 +14,7 @@ from server.queue.errors import RedisAway
 from tests.support.queue import QUEUE, Consumer, WorkerQueue, announce, ask, gateway, pulled, redis_at
 
 
-def test_a_worker_outlives_streams_that_vanish_whenever_it_has_made_them(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+def test_worker_survives_vanished_streams(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     ended = threading.Event()
 
     def remove() -> None:
@@ -34,7 +34,7 @@ def test_a_worker_outlives_streams_that_vanish_whenever_it_has_made_them(url: st
         remover.join()
 
 
-async def test_a_worker_hands_back_what_redis_has_lost_as_if_it_were_there(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+async def test_worker_hands_back_deliveries_lost_by_redis(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         announce(worker)
         asked = asyncio.create_task(ask(us, 7))

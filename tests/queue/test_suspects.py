@@ -45,7 +45,7 @@ async def asked(us: Dispatcher, count: int) -> tuple[list[QueuedJob], asyncio.Ta
     return jobs, asyncio.create_task(us.submit_all(jobs))
 
 
-async def test_only_what_was_running_is_suspected_and_the_others_go_back_with_their_time(
+async def test_only_running_jobs_are_suspected_and_others_keep_time(
     url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue
 ) -> None:
     async with gateway(url) as us:
@@ -67,9 +67,7 @@ async def test_only_what_was_running_is_suspected_and_the_others_go_back_with_th
 
 
 @pytest.mark.parametrize("ended", [True, False])
-async def test_nothing_is_suspected_of_a_worker_that_dies_while_nothing_runs(
-    url: str, victim: WorkerQueue, worker: WorkerQueue, ended: bool
-) -> None:
+async def test_idle_death_of_worker_suspects_no_job(url: str, victim: WorkerQueue, worker: WorkerQueue, ended: bool) -> None:
     async with gateway(url) as us:
         _, request = await asked(us, 3)
         taken = await pulled(victim)
@@ -82,9 +80,7 @@ async def test_nothing_is_suspected_of_a_worker_that_dies_while_nothing_runs(
         request.cancel()
 
 
-async def test_the_third_death_while_its_own_step_ran_makes_a_dead_letter_and_resting_between_steps_counts_nothing(
-    url: str, db: redis.Redis, worker: WorkerQueue
-) -> None:
+async def test_third_death_in_own_step_makes_dead_letter(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         [job], request = await asked(us, 1)
         first = worker_queue(url, "in-company", QUICK_WORKER)
@@ -117,7 +113,7 @@ async def test_a_suspect_stays_one_whoever_had_it_meanwhile(url: str, worker: Wo
         request.cancel()
 
 
-async def test_beginning_a_step_tells_what_is_cancelled_late_deserted_or_ended_and_does_not_record_it(
+async def test_begin_reports_ended_jobs_and_does_not_record_them(
     url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue
 ) -> None:
     async with gateway(url) as us, gateway(url, SILENT_GATEWAY) as them:
@@ -143,7 +139,7 @@ async def test_beginning_a_step_tells_what_is_cancelled_late_deserted_or_ended_a
 
 
 @pytest.mark.parametrize("forgotten", [False, True])
-async def test_what_begins_is_recorded_whether_or_not_anybody_asks_who_was_wanted(
+async def test_begun_jobs_are_recorded_whether_or_not_requested(
     url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue, forgotten: bool
 ) -> None:
     async with gateway(url) as us:
@@ -162,7 +158,7 @@ async def test_what_begins_is_recorded_whether_or_not_anybody_asks_who_was_wante
 
 
 @pytest.mark.parametrize("most_bytes", [0, 1])
-async def test_what_begins_right_after_it_came_is_recorded_even_in_a_redis_without_memory(
+async def test_immediate_begin_is_recorded_by_redis_without_memory(
     url: str, db: redis.Redis, victim: WorkerQueue, worker: WorkerQueue, most_bytes: int
 ) -> None:
     async with gateway(url) as us:
@@ -184,7 +180,7 @@ async def test_what_begins_right_after_it_came_is_recorded_even_in_a_redis_witho
         request.cancel()
 
 
-async def test_the_record_of_a_worker_that_died_before_its_next_beat_goes_in_time(url: str, db: redis.Redis, victim: WorkerQueue) -> None:
+async def test_record_of_worker_dead_before_its_next_beat_expires(url: str, db: redis.Redis, victim: WorkerQueue) -> None:
     announce(victim)
     victim.end(0)
     await eventually_async(lambda: db.exists(keys.suspects("victim")))

@@ -58,7 +58,7 @@ async def test_an_owner_beyond_a_quarter_loses_its_own(url: str, db: redis.Redis
         assert db.zcard("vectors") == 15 and len(await us.vectors.recall(ids(0, 5))) == 5
 
 
-async def test_what_an_owner_uses_stays_longer_than_what_it_brought_later(url: str, db: redis.Redis) -> None:
+async def test_vectors_in_use_outlive_newer_ones_of_owner(url: str, db: redis.Redis) -> None:
     async with gateway(url, text_cache_bytes=16 * ENTRY) as us:
         for name in ids(0, 4):
             us.vectors.keep_soon("owner", {name: VECTOR})

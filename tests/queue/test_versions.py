@@ -147,7 +147,7 @@ async def test_one_that_cannot_be_read_at_all_fails_and_says_so(url: str, older:
         assert failed.failure is not None and "version 99" in failed.failure.detail
 
 
-async def test_answers_of_newer_workers_may_hold_more_than_this_gateway_knows(url: str, db: redis.Redis, older: WorkerQueue) -> None:
+async def test_answers_of_newer_workers_may_have_unknown_fields(url: str, db: redis.Redis, older: WorkerQueue) -> None:
     """Fields that it does not know are left out."""
 
     class NewerReply(Reply, frozen=True, kw_only=True):

@@ -33,7 +33,8 @@ from tests.support.queue import (
 from tests.support.waiting import eventually_async
 
 
-async def test_line_3_a_finished_job_leaves_nothing_behind_but_its_statistics(url: str, db: redis.Redis) -> None:
+@pytest.mark.queue_line(3)
+async def test_finished_job_leaves_only_statistics(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us:
         async with Consumer(url, "--pace", "0.01"):
             replies = await us.submit_all([await a_job(us, value, ballast=bytearray(300_000 * (value % 2))) for value in range(4)])
@@ -49,7 +50,8 @@ async def test_line_3_a_finished_job_leaves_nothing_behind_but_its_statistics(ur
         )
 
 
-async def test_line_3_replies_of_a_batch_are_one_entry(url: str, worker: WorkerQueue) -> None:
+@pytest.mark.queue_line(3)
+async def test_replies_of_a_batch_are_one_entry(url: str, worker: WorkerQueue) -> None:
     async with gateway(url, replace(QUICK_GATEWAY, beat=60.0)) as us:
         request = asyncio.create_task(us.submit_all([await a_job(us, value) for value in range(3)]))
         taken = await pulled(worker)
@@ -59,7 +61,8 @@ async def test_line_3_replies_of_a_batch_are_one_entry(url: str, worker: WorkerQ
             assert raw.xlen(f"replies:{us.id}") == 1
 
 
-async def test_line_3_the_first_to_finish_wins_even_when_the_job_was_claimed_away(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
+@pytest.mark.queue_line(3)
+async def test_first_to_finish_wins_even_if_job_was_claimed(url: str, db: redis.Redis, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(us.submit_all([await a_job(us, 3)]))
         slow = worker_queue(url, "slow", QUICK_WORKER)
@@ -74,8 +77,9 @@ async def test_line_3_the_first_to_finish_wins_even_when_the_job_was_claimed_awa
         assert nothing_is_left(db)
 
 
+@pytest.mark.queue_line(4)
 @pytest.mark.parametrize("hurt", ["kill", "freeze"])
-async def test_line_4_jobs_survive_a_worker_that_is_killed_or_frozen_in_mid_batch(url: str, db: redis.Redis, hurt: str) -> None:
+async def test_jobs_survive_worker_killed_or_frozen_mid_batch(url: str, db: redis.Redis, hurt: str) -> None:
     async with gateway(url) as us:
         async with Consumer(url, "--hold") as unlucky:
             requests = [asyncio.create_task(ask(us, value)) for value in range(8)]
@@ -92,9 +96,8 @@ async def test_line_4_jobs_survive_a_worker_that_is_killed_or_frozen_in_mid_batc
         assert (await us.status.statistics(BUNDLE))["success_count"] == 8 + (hurt == "freeze")
 
 
-async def test_line_4_nothing_is_claimed_from_a_worker_that_has_a_key_and_all_at_once_when_it_is_withdrawn(
-    url: str, worker: WorkerQueue
-) -> None:
+@pytest.mark.queue_line(4)
+async def test_jobs_are_claimed_only_from_withdrawn_worker_and_at_once(url: str, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 1))
         busy = worker_queue(url, "busy", LASTING_WORKER)
@@ -108,7 +111,8 @@ async def test_line_4_nothing_is_claimed_from_a_worker_that_has_a_key_and_all_at
         assert await request == 1
 
 
-async def test_line_5_a_poisonous_job_dies_alone_and_fifteen_innocents_are_answered(url: str, db: redis.Redis) -> None:
+@pytest.mark.queue_line(5)
+async def test_poison_job_fails_alone(url: str, db: redis.Redis) -> None:
     async with gateway(url) as us:
         jobs = [await a_job(us, value, **({"poison": 1} if value == 7 else {})) for value in range(16)]
         request = asyncio.create_task(us.submit_all(jobs))
@@ -146,7 +150,8 @@ async def _restart_consumers_until(done: asyncio.Task[list[Reply]], url: str) ->
         lives.append(life)
 
 
-async def test_line_5_a_hand_back_counts_no_death_and_wakes_another_worker(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+@pytest.mark.queue_line(5)
+async def test_hand_back_counts_no_death_and_wakes_another_worker(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(us.submit_all([await a_job(us, value) for value in range(3)]))
         leaving = worker_queue(url, "leaving", QUICK_WORKER)
@@ -161,7 +166,8 @@ async def test_line_5_a_hand_back_counts_no_death_and_wakes_another_worker(url: 
         assert nothing_is_left(db)
 
 
-async def test_line_5_a_suspect_that_is_handed_back_runs_alone_again_without_counting_a_death(url: str, worker: WorkerQueue) -> None:
+@pytest.mark.queue_line(5)
+async def test_returned_suspect_runs_alone_again_without_a_death(url: str, worker: WorkerQueue) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(ask(us, 4))
         await running(worker_queue(url, "died-in-a-batch", QUICK_WORKER))
@@ -175,7 +181,8 @@ async def test_line_5_a_suspect_that_is_handed_back_runs_alone_again_without_cou
         assert await request == 4
 
 
-async def test_line_5_a_dead_letter_is_answered_and_kept(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
+@pytest.mark.queue_line(5)
+async def test_dead_letter_is_answered_and_kept(url: str, worker: WorkerQueue, db: redis.Redis) -> None:
     async with gateway(url) as us:
         request = asyncio.create_task(us.submit_all([await a_job(us, 4)]))
         [taken] = await pulled(worker)

@@ -57,7 +57,7 @@ async def test_the_asynchronous_client_does_the_same(sculptor: Sculptor, capture
         assert found.scene is not None and (await client.scene(found.scene, format="ply")).count == found.count
 
 
-def test_what_cannot_be_sent_or_is_refused_is_an_error_that_names_the_field(sculptor: Sculptor) -> None:
+def test_invalid_or_refused_input_is_error_with_field(sculptor: Sculptor) -> None:
     with Client(sculptor.gateway.url) as client:
         with pytest.raises(Refused) as caught:
             client.reconstruct(image(), depth())

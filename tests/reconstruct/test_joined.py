@@ -59,7 +59,7 @@ def smooth() -> NDArray[np.uint8]:
     return np.stack([4 * across, 5 * down, 255 - 2 * (across + down)], axis=-1).astype(np.uint8)
 
 
-def test_every_point_that_was_seen_is_in_the_answer_under_the_photograph(sculptor: Sculptor) -> None:
+def test_visible_points_are_in_the_mesh_under_the_photograph(sculptor: Sculptor) -> None:
     files = {"image": png(smooth()), "depth": npy(depth())}
     found = arrays(sculptor.answered(files=files, format="npz").content)
     seen = found["seen"] == 1
@@ -92,7 +92,7 @@ def test_a_mesh_tells_what_was_seen_and_what_is_guessed(sculptor: Sculptor) -> N
     assert [set(np.unique(flag)) for flag in flags] == [{1.0}, {0.0}]
 
 
-def test_by_the_standard_a_guess_of_a_mesh_has_the_colour_of_that_point(sculptor: Sculptor) -> None:
+def test_standard_mesh_has_colours_of_its_points(sculptor: Sculptor) -> None:
     """glTF 2.0, 3.7.2.1: COLOR_0 is linear. IEC 61966-2-1 makes sRGB of it."""
     content, found = sculptor.answered().content, arrays(sculptor.answered(format="npz").content)
     attributes = parts(content)["guessed"]["attributes"]
@@ -115,7 +115,7 @@ def test_from_the_camera_the_answer_looks_like_the_photograph(sculptor: Sculptor
     assert found.seen is not None and found.seen.sum() == known.sum()
 
 
-def test_nothing_lies_before_what_was_seen_or_outside_the_silhouette(sculptor: Sculptor) -> None:
+def test_hidden_mesh_is_behind_visible_points_and_in_silhouette(sculptor: Sculptor) -> None:
     """By more than the spacing. The shell of the network does, on purpose."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[10:40, 20:44] = 255
@@ -159,7 +159,7 @@ def test_points_that_no_camera_sees_are_answered_by_the_network(sculptor: Sculpt
     assert "seen" in arrays(sculptor.answered(files={"image": CAPTURE["image"], "points": npy(points())}, format="npz").content)
 
 
-def test_a_scene_that_was_kept_without_its_view_answers_as_before(tmp_path: Any) -> None:
+def test_scene_kept_without_view_answers_as_before(tmp_path: Any) -> None:
     task, spec = Reconstruct(), write_shell(tmp_path, space=Space(spacing=SPACING, reach=0.2, margin=4)).spec
     asked = task.plan(ReconstructOptions(fov=FOV, format="npz"), spec)
     [fresh] = task.prepare({"image": CAPTURE["image"], "depth": CAPTURE["depth"]}, asked, spec, Decoder(50_000_000))
@@ -187,7 +187,7 @@ def test_what_is_kept_of_a_large_photograph_is_small(tmp_path: Any) -> None:
     assert task.result_bound(plan, spec, made) - task.result_bound(plan, spec, without) == made["front"].nbytes
 
 
-def test_holes_that_a_sensor_leaves_are_the_objects_and_those_that_somebody_drew_are_not(tmp_path: Any) -> None:
+def test_sensor_holes_belong_to_object_and_drawn_ones_do_not(tmp_path: Any) -> None:
     task, spec = Reconstruct(), write_shell(tmp_path, space=Space(spacing=SPACING, reach=0.2, margin=4)).spec
     gap = depth().copy()
     gap[22:26, 30:36] = 0

@@ -36,7 +36,7 @@ def middles(solids: list[bytes]) -> list[float]:
     return [-float(mesh(content).bounds[:, 2].mean()) for content in solids]
 
 
-def test_meshes_that_are_made_at_once_are_each_of_their_own_capture(sculptor: Sculptor) -> None:
+def test_simultaneous_meshes_are_of_their_own_captures(sculptor: Sculptor) -> None:
     sent = captures(6)
     alone = [sculptor.answered(files=files).content for files in sent]
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
@@ -87,7 +87,7 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
 
 
 @pytest.mark.slow
-def test_without_room_answers_come_without_a_scene_until_others_are_gone(forgetful: Sculptor) -> None:
+def test_full_memory_answers_without_scene_until_others_go(forgetful: Sculptor) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: forgetful.answered(format="ply", headers=JSON).json(), range(16)))
     assert all(answer["points"] == answers[0]["points"] > 100 for answer in answers)

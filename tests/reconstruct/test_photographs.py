@@ -51,7 +51,7 @@ def test_an_image_alone_becomes_the_shape_that_its_depth_has(sculptor: Sculptor)
     assert np.ptp(told) == pytest.approx(REACH * np.sqrt(THERE.sum()) / FOCAL, rel=0.02)
 
 
-def test_the_usual_field_of_view_is_of_60_degrees_and_another_may_be_told(sculptor: Sculptor) -> None:
+def test_default_field_of_view_is_60_degrees_and_can_be_set(sculptor: Sculptor) -> None:
     def bounds(**options: Any) -> np.ndarray:
         answer = sculptor.ask(**alone(), format="npz", **options)
         assert answer.status_code == 200, answer.text
@@ -140,7 +140,7 @@ def test_the_client_and_the_command_send_an_image_alone(sculptor: Sculptor, tmp_
 
 
 @pytest.mark.parametrize("output", ["disparity", "depth"])
-def test_depth_is_in_units_of_its_median_and_reaches_half_as_far_as_the_object_is_large(tmp_path: Path, output: str) -> None:
+def test_depth_unit_is_median_and_extent_half_the_object(tmp_path: Path, output: str) -> None:
     shape, teller = write_shell(tmp_path), write_teller(tmp_path, output=output)
     spec = join_photographs(tmp_path, "joined", "1", shape, teller).spec
     told = np.random.default_rng(0).normal(size=(SIDE, SIDE)).astype(np.float32)

@@ -153,7 +153,7 @@ def test_an_idle_child_keeps_no_message(sandbox: Sandbox) -> None:
     assert Path(f"/proc/{sandbox.pid}/fd/0").stat().st_size == 0
 
 
-def test_whoever_comes_after_a_call_that_was_given_up_is_answered(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caller_after_an_abandoned_call_is_answered(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was given up between the last byte of its answer and the moment from which its end leaves the child alone."""
     leave, given_up = Confined.leave, Call()
 

@@ -42,7 +42,7 @@ def test_jobs_run_at_once_when_nobody_else_is_expected() -> None:
     assert take(filled([job])) == [job]
 
 
-def test_a_batch_takes_as_many_as_the_budget_allows_and_leaves_the_rest() -> None:
+def test_batch_takes_budget_and_leaves_the_rest() -> None:
     jobs = [delivery() for _ in range(11)]
     made = filled(jobs)
     assert take(made) == jobs[:8]
@@ -67,7 +67,7 @@ def test_within_a_bucket_the_urgent_take_the_places() -> None:
     assert take(filled([*normal, high])) == [high, *normal[:7]]
 
 
-def test_a_low_job_is_served_although_high_ones_never_stop_coming() -> None:
+def test_low_job_is_served_under_constant_high_load() -> None:
     low = delivery(bucket="low", priority="low", queued_at=0.0)
     made = filled([low])
     for second in range(int(HANDICAP_S["low"]) + 2):
@@ -84,7 +84,7 @@ def test_a_reclaimed_job_runs_by_itself_and_before_the_others() -> None:
     assert take(made) == others
 
 
-def test_a_reclaimed_job_waits_until_nothing_else_runs_in_the_worker() -> None:
+def test_reclaimed_job_waits_until_worker_is_idle() -> None:
     made = filled([delivery(alone=True)])
     assert made.next(0.0, running=3, idle_slots=1) == inf
     assert len(take(made, running=0)) == 1
@@ -108,7 +108,7 @@ class TestWaiting:
             made.add(delivery())
         return made
 
-    def test_pays_when_one_batch_instead_of_two_saves_more_than_it_costs(self) -> None:
+    def test_waiting_pays_if_one_batch_saves_more_than_it_costs(self) -> None:
         made = self.returning(CHEAP_TOGETHER, here=3)
         wait = made.next(1.0, running=0, idle_slots=1)
         assert isinstance(wait, float)

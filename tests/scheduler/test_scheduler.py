@@ -99,7 +99,7 @@ def test_a_slot_that_is_lent_runs_nothing_and_serves_again_later() -> None:
     assert take(made)
 
 
-def test_a_busy_worker_looks_only_shortly_before_the_end_of_its_batch_and_never_waits_at_the_queue() -> None:
+def test_busy_worker_polls_only_shortly_before_batch_ends() -> None:
     made = scheduler(seconds=0.2)
     made.add([delivery()], 0.0)
     assert take(made)
@@ -165,7 +165,7 @@ class TestAlone:
         again = made.next_step(61.0)
         assert again and again.jobs == [lone]
 
-    def test_the_worker_looks_for_short_jobs_while_one_of_several_steps_takes_its_step(self) -> None:
+    def test_worker_polls_short_jobs_during_step_of_long_one(self) -> None:
         made, lone = stepping(), long_job(alone=True)
         made.add([lone], 0.0)
         for now in (1.0, 2.0, 3.0):
@@ -205,7 +205,7 @@ class TestDraining:
 
 
 class TestLongWork:
-    def test_goes_on_with_its_next_step_and_leaves_room_for_short_jobs(self) -> None:
+    def test_long_job_continues_and_leaves_room_for_short_ones(self) -> None:
         made, job = stepping(), long_job()
         made.add([job], 0.0)
         for now in (1.0, 2.0, 3.0):
@@ -228,7 +228,7 @@ class TestLongWork:
         assert not take(made)
 
     @pytest.mark.parametrize("slots", [1, 2])
-    def test_that_has_had_less_than_its_share_makes_one_batch_fewer_run(self, slots: int) -> None:
+    def test_starved_long_job_makes_one_batch_fewer_run(self, slots: int) -> None:
         made = stepping(slots, seconds=LAG)
         made.add([long_job()], 0.0)
         running = made.next_step(0.0)
@@ -280,7 +280,7 @@ class TestLongWork:
         assert predicted_after(0.4, delivery()) == pytest.approx(0.2)
         assert predicted_after(0.3) == pytest.approx(0.3)
 
-    def test_whose_states_leave_no_room_lets_a_free_slot_wait_only_briefly_at_the_queue(self) -> None:
+    def test_full_memory_lets_free_slot_wait_only_briefly(self) -> None:
         """What waits there for a place would be found late."""
         made = stepping(slots=2, seconds=600.0, residency=LargeSteps())
         assert look(made).block == LONG_BLOCK
@@ -317,7 +317,7 @@ class TestPayload:
             assert look(made, now=now).block
 
 
-def test_a_step_that_a_warm_up_took_counts_as_the_slowest_batch_seen() -> None:
+def test_warm_up_step_counts_as_slowest_batch() -> None:
     """A worker is stuck after ten times that; networks whose step takes a minute would never come to its end."""
     made = stepping()
     made.expect(StepTimes(8), long=True, step_seconds=83.0)

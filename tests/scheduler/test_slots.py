@@ -44,7 +44,7 @@ def look(made: Slots, *found: Delivery) -> Pull:
     return task
 
 
-def test_a_slot_is_lent_once_its_batch_has_ended_and_serves_again_later() -> None:
+def test_slot_is_lent_after_its_batch_and_serves_again() -> None:
     made, taken = slots(), threading.Event()
     made.add([delivery()])
     running = take(made)
@@ -83,7 +83,7 @@ def test_draining_runs_what_is_here_and_pulls_no_more() -> None:
     assert made.next() is None
 
 
-def test_draining_hands_back_between_steps_what_cannot_end_in_time() -> None:
+def test_drain_hands_back_unfinishable_work_between_steps() -> None:
     made, waiting, running_job = stepping_slots(), delivery(bundle="long@1", bucket="b"), delivery(bundle="long@1")
     made.add([running_job])
     running = made.next_step()
@@ -96,7 +96,7 @@ def test_draining_hands_back_between_steps_what_cannot_end_in_time() -> None:
     assert made.next_step() is None
 
 
-def test_a_look_that_finds_long_jobs_while_all_slots_are_busy_wakes_who_takes_steps() -> None:
+def test_poll_with_long_jobs_wakes_step_thread_if_slots_are_busy() -> None:
     made, taken = stepping_slots(1, seconds=600.0), threading.Event()
     waiting = threading.Thread(target=lambda: (made.next_step(), taken.set()), daemon=True)
     waiting.start()
@@ -116,7 +116,7 @@ def test_a_stop_returns_what_waits_and_what_runs() -> None:
     assert made.next() is None
 
 
-def test_the_thread_that_finds_a_job_runs_it_and_another_one_looks_meanwhile() -> None:
+def test_thread_that_finds_job_runs_it_while_another_polls() -> None:
     made, job = slots(count=2), delivery()
     looks: list[Pull] = []
     found = made.next()
@@ -132,7 +132,7 @@ def test_the_thread_that_finds_a_job_runs_it_and_another_one_looks_meanwhile() -
     assert [pull.block for pull in looks] == [LONG_BLOCK]
 
 
-def test_every_thread_leaves_when_the_last_batch_of_a_drained_worker_starts() -> None:
+def test_all_threads_end_when_last_drained_batch_starts() -> None:
     made = slots(seconds=0.0)
     made.add([delivery(bucket="a"), delivery(bucket="b")])
     running = take(made)

@@ -227,7 +227,7 @@ def test_each_job_ends_once_and_nobody_sleeps_while_one_waits(count: int, seed: 
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_as_many_batches_run_as_there_are_slots_for_the_jobs_that_wait(count: int) -> None:
+def test_running_batches_equal_slots_for_waiting_jobs(count: int) -> None:
     chance, trial = random.Random(count), Trial(count, 0, threading.Barrier(count))
     for turn in range(1, 51):
         jobs, first = [delivery(bucket=str(bucket)) for bucket in range(count)], chance.randrange(count)

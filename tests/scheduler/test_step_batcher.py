@@ -90,7 +90,7 @@ class Device:
         return steps
 
 
-def test_members_whose_last_step_is_longest_ago_go_first_and_everybody_moves_on() -> None:
+def test_members_with_oldest_step_go_first_and_all_advance() -> None:
     device = Device()
     jobs = [device.long_job(60) for _ in range(6)]
     assert [device.run() for _ in range(5)] == [
@@ -102,7 +102,7 @@ def test_members_whose_last_step_is_longest_ago_go_first_and_everybody_moves_on(
     ]
 
 
-def test_a_job_of_few_steps_ends_soon_among_long_ones_and_keeps_nobody_waiting_for_long() -> None:
+def test_short_job_ends_soon_among_long_ones_without_delay() -> None:
     device = Device()
     long = [device.long_job(1000) for _ in range(8 * BUDGET)]
     while len(device.jobs.left) < len(long):
@@ -157,7 +157,7 @@ def test_a_new_job_joins_at_the_next_step() -> None:
     assert device.run() == [newcomer, *first[:3]]
 
 
-def test_a_low_long_job_is_not_starved_by_high_ones_in_another_bucket() -> None:
+def test_low_long_job_is_not_starved_by_other_bucket() -> None:
     device = Device()
     low = device.long_job(3, priority="low", bucket="b")
     for _ in range(4):
@@ -180,7 +180,7 @@ def test_a_batch_is_bounded_by_cost_where_steps_differ() -> None:
     assert device.run() == jobs[:3]
 
 
-def test_what_does_not_fit_is_passed_over_and_goes_first_in_the_end() -> None:
+def test_unfit_job_is_skipped_and_goes_first_in_the_end() -> None:
     device = Device()
     heavy = device.long_job(100)
     light = [device.long_job(100) for _ in range(6)]
@@ -215,7 +215,7 @@ class TestAlone:
         suspect = device.long_job(3, alone=True, queued_at=-1.0, pulled_at=-1.0)
         assert device.long.lone_due == suspect.due
 
-    def test_a_suspect_takes_its_steps_by_itself_and_others_take_their_turns_between(self) -> None:
+    def test_suspect_takes_steps_alone_and_others_alternate(self) -> None:
         device = Device()
         others = [device.long_job(3) for _ in range(2)]
         suspect = device.long_job(3, alone=True)
@@ -254,7 +254,7 @@ class TestCapacity:
 
 
 class TestDraining:
-    def test_what_can_come_to_its_end_in_time_stays_and_the_others_leave(self) -> None:
+    def test_finishable_jobs_stay_and_others_leave(self) -> None:
         device = Device()
         short, long, unstarted = device.long_job(5), device.long_job(500), device.long_job(5)
         device.jobs.left = {short.job.id: 5, long.job.id: 500}

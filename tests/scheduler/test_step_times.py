@@ -20,7 +20,7 @@ def test_the_throughput_peak_wins_over_the_largest_batch() -> None:
     assert steps.items_per_second == pytest.approx(8 / 0.150)
 
 
-def test_of_two_sizes_with_the_same_throughput_the_smaller_is_taken() -> None:
+def test_smaller_of_two_sizes_with_equal_throughput_is_taken() -> None:
     assert measured({4: 0.100, 8: 0.199}).best == 4
 
 
@@ -33,7 +33,7 @@ def test_steps_are_content_with_less_than_short_jobs() -> None:
     assert steps.best == steps.like().best == 16
 
 
-def test_a_model_whose_batches_cost_the_same_at_any_size_gets_the_largest() -> None:
+def test_model_with_constant_batch_cost_gets_largest_size() -> None:
     assert measured(dict.fromkeys((1, 2, 4, 8, 16, 32), 0.005)).best == 32
 
 

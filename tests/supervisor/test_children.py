@@ -47,7 +47,7 @@ def test_deaths_before_ready_make_the_pause_double_up_to_a_bound() -> None:
     assert pauses == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
 
 
-def test_the_longest_pause_is_well_below_what_requests_wait_for_a_worker() -> None:
+def test_longest_pause_is_below_wait_of_requests_for_worker() -> None:
     assert Settings().worker_grace >= 5 * LONGEST_PAUSE
 
 

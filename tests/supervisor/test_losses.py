@@ -18,7 +18,7 @@ from tests.support.serve_process import serve
 from tests.support.waiting import eventually
 
 
-def test_what_kills_two_workers_while_it_is_loaded_is_refused_until_its_files_change(tmp_path: Path) -> None:
+def test_bundle_killing_two_workers_is_refused_until_changed(tmp_path: Path) -> None:
     write_tiny_vit(tmp_path)
     deadly = write_null(tmp_path, "deadly", milliseconds=4_000)  # its first batch takes as long: the test is its fault
     with serve(tmp_path, copied=True, default_models='{"classify": "tiny"}') as service:
@@ -61,7 +61,7 @@ def test_two_deaths_are_counted_whichever_workers_died(tmp_path: Path, counted: 
     assert die(of, 1, "one@1:abc:1", 1) == "one@1:abc:1"
 
 
-def test_who_is_killed_from_outside_died_of_no_bundle_unless_memory_ran_out(tmp_path: Path, counted: list[int]) -> None:
+def test_external_kill_blames_no_bundle_unless_memory_ran_out(tmp_path: Path, counted: list[int]) -> None:
     of = Losses(tmp_path)
     for _ in range(3):
         assert die(of, 0, "one@1:abc:1", -signal.SIGKILL) == ""

@@ -18,7 +18,7 @@ from tests.support.processes import alive
 from tests.support.waiting import eventually
 
 
-def test_it_listens_on_a_socket_in_a_private_folder_and_keeps_nothing(valkey: PrivateValkey, url: str) -> None:
+def test_valkey_listens_on_private_socket_and_keeps_nothing(valkey: PrivateValkey, url: str) -> None:
     folder = valkey.socket.parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     with connect(url) as client:

@@ -59,7 +59,7 @@ def refusing_writes(server: Server, how: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("how", ["NOREPLICAS", "READONLY"])
-def test_a_worker_dies_while_writes_are_refused_and_nothing_else_ends(service: Service, server: Server, how: str) -> None:
+def test_worker_death_while_writes_are_refused_ends_nothing_else(service: Service, server: Server, how: str) -> None:
     before, gateways, [worker] = crashes(server), service.children("gateway"), service.children("worker")
     with refusing_writes(server, how):
         os.kill(worker, signal.SIGKILL)

@@ -63,7 +63,7 @@ def test_no_worker_tells_anybody_that_a_graph_runs(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["file", "/dev/full"])
-def test_a_cache_that_cannot_be_written_lets_the_service_start_and_is_told_once(tmp_path: Path, cache: str) -> None:
+def test_unwritable_cache_lets_service_start_and_is_logged_once(tmp_path: Path, cache: str) -> None:
     write_tiny_vit(tmp_path / "bundles", name="one")
     write_tiny_vit(tmp_path / "bundles", name="two")
     (tmp_path / "file").write_text("no folder")  # permissions would not keep root out
@@ -89,7 +89,8 @@ def test_two_services_may_share_a_cache(tmp_path: Path) -> None:
     assert json.loads(kept.read_bytes())["v"] == 3
 
 
-def test_a_worker_that_is_killed_while_it_starts_is_started_again(service: Service) -> None:
+@pytest.mark.queue_line(9)
+def test_worker_killed_while_starting_is_restarted(service: Service) -> None:
     for _ in range(3):
         kill_the_worker(service)
     assert service.classify(picture(1)).status_code == 200
@@ -98,7 +99,7 @@ def test_a_worker_that_is_killed_while_it_starts_is_started_again(service: Servi
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_a_service_that_is_told_to_end_while_it_starts_ends_and_leaves_nothing(tmp_path: Path, signals: int) -> None:
+def test_service_stopped_while_starting_leaves_nothing(tmp_path: Path, signals: int) -> None:
     write_null(tmp_path)
     with serve(tmp_path, copied=True) as service:
         eventually(lambda: service.children("worker") and service.children("gateway"), "its processes start")
@@ -110,7 +111,7 @@ def test_a_service_that_is_told_to_end_while_it_starts_ends_and_leaves_nothing(t
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_again_and_again_while_it_starts_is_never_waited_for_longer_than_5_seconds(tmp_path: Path) -> None:
+def test_restart_backoff_is_at_most_5_s(tmp_path: Path) -> None:
     write_null(tmp_path)
     with serve(tmp_path) as service:
         assert service.url
@@ -120,7 +121,7 @@ def test_a_worker_that_dies_again_and_again_while_it_starts_is_never_waited_for_
         assert [death["restart_in"] for death in service.events("worker died")] == [0.0, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0]
 
 
-def test_a_worker_is_a_copy_with_a_process_group_and_a_command_of_its_own(service: Service) -> None:
+def test_worker_copy_has_own_process_group_and_command(service: Service) -> None:
     [template], [worker] = service.children("template"), service.children("worker")
     process = psutil.Process(worker)
     assert process.ppid() == template
@@ -140,7 +141,7 @@ def test_a_template_that_is_asked_to_stop_keeps_its_copies(service: Service) -> 
     assert psutil.Process(service.children("worker")[0]).ppid() == template
 
 
-def test_where_the_template_dies_its_copies_die_too_and_a_worker_is_executed(service: Service) -> None:
+def test_death_of_template_ends_copies_and_executes_worker(service: Service) -> None:
     [template], [worker] = service.children("template"), service.children("worker")
     kill(template, worker)
     assert service.classify(picture(1)).status_code == 200

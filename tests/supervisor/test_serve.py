@@ -158,7 +158,7 @@ def test_a_taken_port_is_misuse(service: Service, bundles: Path) -> None:
     assert ended.stderr == f"opsin: cannot listen on 127.0.0.1:{port}: Address already in use; --host and --port choose others\n"
 
 
-def test_the_end_finishes_what_was_begun_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_stop_finishes_begun_work_and_leaves_nothing(tmp_path: Path) -> None:
     write_null(tmp_path, milliseconds=1500)
     with serve(tmp_path, copied=True) as service, ThreadPoolExecutor() as pool:
         url, family = service.url, psutil.Process(service.process.pid).children(recursive=True)
@@ -171,7 +171,7 @@ def test_the_end_finishes_what_was_begun_and_leaves_nothing_behind(tmp_path: Pat
         assert not valkey_folder.exists()
 
 
-def test_what_is_refused_and_what_is_not_there_is_named_when_the_others_are_ready(told: Service) -> None:
+def test_refused_and_missing_bundles_are_named_when_ready(told: Service) -> None:
     names = "bundles tiny@1; refused: torn@1; not there: tinny, the default for classify\n"
     assert [line for line in told.lines if line.endswith(names)]
 
@@ -191,14 +191,14 @@ def test_a_service_without_bundles_refuses_at_once(tmp_path: Path, queue: Privat
         assert (answer.status_code, answer.json()["detail"]) == (404, "no bundle for classify is served; tasks with one: none")
 
 
-def test_a_named_queue_is_used_instead_of_a_private_one_and_left_running(told: Service, queue: PrivateValkey) -> None:
+def test_named_queue_is_used_and_left_running(told: Service, queue: PrivateValkey) -> None:
     assert told.classify(picture(1), model="tiny").status_code == 200
     assert told.children("valkey-server") == []
     assert told.stop(signal.SIGINT) == 0
     assert queue.process.poll() is None
 
 
-def test_a_second_signal_hurries_everybody_though_the_queue_never_answers_again(service: Service) -> None:
+def test_second_signal_hurries_despite_frozen_queue(service: Service) -> None:
     """Workers would wait for it as long as they may drain, which is longer than this test waits."""
     family = psutil.Process(service.process.pid).children(recursive=True)
     with frozen(service.children("valkey-server")[0]):

@@ -38,7 +38,7 @@ def test_a_member_that_nothing_declares_is_refused() -> None:
                 """Would never be called."""
 
 
-def test_a_member_of_a_capability_that_is_not_inherited_is_refused() -> None:
+def test_member_of_foreign_capability_is_refused() -> None:
     with pytest.raises(TypeError, match="Forgotten: preview:"):
 
         class Forgotten(Classify):

@@ -56,7 +56,7 @@ def test_a_plan_says_r_of_every_block(merge: str | int | None, rung: str | None,
     assert merging(spec(), merge) == (rung, schedule)
 
 
-def test_the_default_rung_is_used_unless_the_request_says_otherwise() -> None:
+def test_default_rung_is_used_unless_requested_otherwise() -> None:
     bundle = spec(default_rung="listed")
     assert merging(bundle, None) == ("listed", (3, 0, 0, 0))
     assert merging(bundle, "off") == (None, (0, 0, 0, 0))
@@ -122,7 +122,7 @@ def test_an_answer_says_where_the_worker_did_not_merge() -> None:
     assert TASK.result_bound(planned, bundle, {}) >= sum(array.nbytes for array in done.values())
 
 
-def test_equal_scores_keep_the_order_of_the_classes_and_large_logits_do_not_overflow() -> None:
+def test_equal_scores_keep_class_order_and_logits_stay_finite() -> None:
     (result,) = answer(ClassifyPlan(3, None, (0,)), [1e4, 1e4, 1e4]).results
     assert [prediction.index for prediction in result.predictions] == [0, 1, 2]
     assert [prediction.score for prediction in result.predictions] == pytest.approx([1 / 3] * 3)

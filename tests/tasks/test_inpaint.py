@@ -78,7 +78,7 @@ def fill(image: bytes, mask: bytes | str | None = None, **options: Any) -> bytes
     return answer.content
 
 
-def test_presets_choose_sampler_and_steps_and_explicit_options_win() -> None:
+def test_presets_choose_sampler_and_explicit_options_win() -> None:
     def chosen(**options: Any) -> tuple[str, int]:
         planned = plan(**options)
         return planned.sampler, planned.steps
@@ -155,7 +155,7 @@ def test_what_options_may_be(name: str, accepted: list[Any], refused: list[Any])
         assert caught.value.field == name
 
 
-def test_a_seed_is_drawn_that_javascript_can_read_and_samples_follow_it() -> None:
+def test_drawn_seed_fits_javascript_and_samples_follow_it() -> None:
     seeds = {plan().seed for _ in range(20)}
     assert len(seeds) == 20 and max(seeds) < 2**53
     last = plan(seed=MOST_SEED, samples=2)
@@ -167,7 +167,7 @@ def test_plans_can_be_stored() -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(kept), type=TASK.plan_type) == kept
 
 
-def test_jobs_of_all_options_share_a_bucket_and_take_their_own_arguments() -> None:
+def test_jobs_of_all_options_share_bucket_with_own_arguments() -> None:
     assert TASK.bucket(plan(steps=3, samples=2), SPEC, {}) == TASK.bucket(plan(deterministic=True), SPEC, {})
     assert TASK.arguments(plan(steps=3, samples=2, seed=9, inject_known=False), {}) == {
         "sampler": "ddim",
@@ -408,7 +408,7 @@ def test_a_bundle_names_its_usual_temperature() -> None:
     assert b"temperature" in calm.to_bytes() and b"temperature" not in SPEC.to_bytes()
 
 
-def test_plans_of_an_older_gateway_are_presented_as_it_would_have_done() -> None:
+def test_plans_of_older_gateway_are_presented_as_by_it() -> None:
     stored = msgspec.to_builtins(plan())
     del stored["temperature"], stored["blend"], stored["method"]
     older = plan(temperature=1.0, blend="none", method="network")
@@ -462,7 +462,7 @@ def test_whoever_says_how_the_network_works_gets_the_network(option: dict[str, A
     assert method_of(RULED, image, mask, method="network-exemplar", **option) == "network-exemplar"
 
 
-def test_where_nothing_can_be_copied_the_network_fills_or_the_method_is_refused() -> None:
+def test_uncopyable_hole_is_filled_by_network_or_refused() -> None:
     image, mask = noise(30, 30), white(30, 30, (4, 4, 26, 26))
     assert method_of(RULED, image, mask) == "network"
     with pytest.raises(InvalidOption, match="exemplar: nowhere around the hole are 5 × 5 pixels known") as caught:
@@ -488,7 +488,7 @@ def test_an_answer_without_the_network_has_no_steps() -> None:
     assert isinstance(answer, InpaintAnswer) and (answer.steps, answer.sampler, answer.method) == (0, "none", "exemplar")
 
 
-def test_what_is_copied_from_is_bounded_and_of_the_image_s_own_scale() -> None:
+def test_copy_source_is_bounded_at_scale_of_image() -> None:
     chosen = plan(method="exemplar", size="fit")
     [arrays] = TASK.prepare({"image": encoded(noise(40, 60))}, plan(method="exemplar", mask="center", size="fit"), SPEC, DECODER)
     assert arrays["detail"].shape == (40, 60, 3)
@@ -505,7 +505,7 @@ def test_copied_patches_share_no_batch_with_steps_of_the_network() -> None:
     assert TASK.bucket(plan(), SPEC, pixels) != TASK.bucket(plan(), SPEC, pixels | detail)
 
 
-def test_the_steps_of_a_job_are_those_of_all_samples_in_all_windows() -> None:
+def test_job_steps_sum_all_samples_and_windows() -> None:
     asked = plan(steps=3, samples=2, size="tile", sampler="ddim")
     image, mask = encoded(noise(60, 200)), encoded(white(60, 200, (2, 2, 196, 56)))
     [arrays] = Inpaint().prepare({"image": image, "mask": mask}, asked, SPEC, Decoder(1_000_000))

@@ -54,7 +54,7 @@ PIXELS = 2400 * 1800
 
 
 @pytest.mark.parametrize(("mode", "options"), [("RGB", {"grow": 512, "feather": 128}), ("RGBA", {})], ids=["feathered", "with a membrane"])
-def test_an_inpainting_takes_a_few_bytes_a_pixel_and_asks_for_them(tmp_path: Path, mode: str, options: dict[str, int]) -> None:
+def test_inpainting_reserves_a_few_bytes_per_pixel(tmp_path: Path, mode: str, options: dict[str, int]) -> None:
     image, mask = tmp_path / "image", tmp_path / "mask"
     image.write_bytes(encoded(noise(30, 40, len(mode)).resize((2400, 1800)), compress_level=1))
     mask.write_bytes(encoded(white(1800, 2400, (300, 300, 1900, 1500))))

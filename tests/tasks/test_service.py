@@ -19,7 +19,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield started
 
 
-def test_a_trace_comes_if_it_is_asked_for_and_changes_nothing_else(service: Service) -> None:
+def test_trace_is_optional_and_changes_nothing_else(service: Service) -> None:
     answers = [service.gateway.classify_all(*PICTURES, merge="fast", trace=trace) for trace in ("false", "true")]
     plain, traced = (answer.raise_for_status().json()["results"] for answer in answers)
     for without, with_trace in zip(plain, traced, strict=True):

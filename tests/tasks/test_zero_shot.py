@@ -23,7 +23,7 @@ def spec(tmp_path: Path) -> BundleSpec:
 
 
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
-def test_labels_whose_scores_are_equal_come_in_the_order_of_their_cosines(spec: BundleSpec, scores: Literal["softmax", "sigmoid"]) -> None:
+def test_labels_of_equal_score_are_ordered_by_cosine(spec: BundleSpec, scores: Literal["softmax", "sigmoid"]) -> None:
     """With a large scale the softmax of far labels is 0, and the sigmoid of near ones 1, in float32."""
     assert spec.text is not None
     spec = spec.model_copy(update={"text": spec.text.model_copy(update={"scale": 5000.0, "scores": scores})})

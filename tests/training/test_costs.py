@@ -58,7 +58,7 @@ def parameters(plan: Recipe, phase: str, counted: str) -> int:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_published_recipe_has_the_published_number_of_parameters(file: Path) -> None:
+def test_published_recipe_has_published_parameter_count(file: Path) -> None:
     for phase, millions, counted in PUBLISHED[file.stem]:
         found = Decimal(parameters(recipe.read(file), phase, counted)) / 1_000_000
         assert round(found, -Decimal(millions).as_tuple().exponent) == Decimal(millions), phase
@@ -123,14 +123,14 @@ def test_the_backward_pass_costs_twice_the_forward_pass() -> None:
     assert small().flops == pytest.approx(3 * forward, rel=0.01)
 
 
-def test_a_reversible_trunk_and_recomputed_blocks_pay_for_memory_with_flops() -> None:
+def test_reversible_and_recomputed_blocks_trade_flops_for_memory() -> None:
     plain, again, reversible = small(), small("phases.1.loop.checkpoint_activations=true"), counted("rev_vit_small")
     for cheaper in (again, reversible):
         assert 1.2 * plain.flops < cheaper.flops < 1.36 * plain.flops
         assert cheaper.activations < plain.activations / 4
 
 
-def test_a_shorter_precision_takes_less_memory_and_a_deeper_network_more() -> None:
+def test_short_precision_takes_less_memory_and_depth_more() -> None:
     plain = small()
     assert 1.3 < small("phases.1.loop.precision=fp32").activations / plain.activations < 2
     deeper = small("phases.1.model.config={pool: mean, depth: 24}")
@@ -138,7 +138,7 @@ def test_a_shorter_precision_takes_less_memory_and_a_deeper_network_more() -> No
     assert deeper.parameters > 1.9 * plain.parameters
 
 
-def test_activations_are_what_real_tensors_keep_and_a_layer_of_gradients() -> None:
+def test_activation_memory_is_saved_tensors_and_layer_gradient() -> None:
     plan = read("mae_base", *SMALL, "phases.1.loop.precision=fp32", "phases.1.model.config={pool: mean, depth: 6}")
     expected = costs.count(plan, plan.phases[1], labels=10).activations * costs._SAMPLES
     assert 1 < expected / real_bytes(plan) < 1.1

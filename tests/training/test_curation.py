@@ -53,7 +53,7 @@ def test_a_share_at_the_minimum_is_enough() -> None:
     assert choose(cosine, Curation(1, threshold=0.5, min_ratio=0.26)).fell_back
 
 
-def test_the_fallback_replaces_what_was_kept_and_may_keep_nothing() -> None:
+def test_fallback_replaces_kept_captions_and_may_keep_none() -> None:
     cosine = torch.tensor([0.1, 0.9, 0.2, 0.3, 0.4])
     assert choose(cosine, Curation(1, threshold=0.5, min_ratio=0.5)).kept.tolist() == [False, True, False, False, True]
     nothing = choose(cosine, Curation(1, threshold=0.95, min_ratio=0.1))

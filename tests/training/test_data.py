@@ -73,7 +73,7 @@ def shards(tmp_path: Path) -> str:
     return str(tmp_path / "part-{00..11}.tar")
 
 
-def test_shards_are_read_once_each_in_an_order_that_keeps_to_a_few_of_them(shards: str, preparation: Preparation) -> None:
+def test_shards_are_read_once_each_in_local_order(shards: str, preparation: Preparation) -> None:
     source = WebDataset(shards=[shards], labels=["a", "b", "c"]).open(preparation)
     assert (len(source), source.labels) == (60, ("a", "b", "c"))
     batches = EpochBatches(source, Share(4), seed=0)
@@ -311,7 +311,7 @@ def test_an_unreadable_image_gives_way_to_another_and_is_named(
     assert "red/0.png" in capsys.readouterr().err.replace("\n", "")
 
 
-def test_too_many_unreadable_images_stop_the_run_with_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_many_unreadable_images_stop_run_with_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tiny_recipe.write(tiny_recipe.recipe(broken(tmp_path / "data", 6)), tmp_path / "recipe.yaml")
     assert command.main([str(file), "--phase", "pretrain", "--runs", str(tmp_path), "--no-tensorboard"]) == 2
     said = capsys.readouterr().err

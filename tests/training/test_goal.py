@@ -29,9 +29,7 @@ def test_missing_held_out_images_are_named_before_the_training(colours: Path, tm
     assert not (tmp_path / "runs").exists()
 
 
-def test_held_out_images_of_other_labels_are_refused_before_the_training(
-    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_held_out_images_of_other_labels_are_refused_early(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     val = tiny_recipe.draw(tmp_path / "val", 2)
     (val / "red").rename(val / "rouge")
     assert run(tiny_recipe.recipe(colours), held_out(val), tmp_path) == 2
@@ -39,9 +37,7 @@ def test_held_out_images_of_other_labels_are_refused_before_the_training(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_task_that_the_network_is_not_for_is_refused_before_the_training(
-    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_task_unfit_for_network_is_refused_before_training(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tiny_recipe.recipe(colours), {"task": "embed"}, tmp_path) == 2
     assert "release.task: embed where phase finetune trains vit, which is for classify" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
@@ -70,9 +66,7 @@ def test_what_a_bundle_refuses_is_refused_before_the_training(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_network_that_cannot_be_made_is_refused_before_the_training(
-    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_impossible_network_is_refused_before_training(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tiny_recipe.recipe(colours), {"task": "classify"}, tmp_path, "model.config.heads=0") == 2
     assert capsys.readouterr().err.startswith("phase pretrain: model: no network can be made of this config (")
 
@@ -90,9 +84,7 @@ def test_a_label_of_several_lines_is_refused_before_the_training(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_tokenizer_that_does_not_fit_the_network_is_refused_before_the_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unfit_tokenizer_is_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_recipe.draw(tmp_path / "data", 1)
     (tmp_path / "data/captions.jsonl").write_text('{"image": "red/0.png", "caption": "a red dog"}')
     tower = {"width": 16, "depth": 1, "heads": 2, "joint_width": 8, "text_width": 16, "text_depth": 1, "text_heads": 2, "text_hidden": 16}

@@ -113,7 +113,7 @@ def test_what_cannot_be_trained_is_refused(
     assert said in capsys.readouterr().err
 
 
-def test_a_dry_run_tells_what_each_phase_takes_and_leaves_nothing(
+def test_dry_run_reports_cost_of_phases_and_leaves_nothing(
     content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tiny_recipe.write(content, tmp_path / "recipe.yaml")
@@ -126,7 +126,7 @@ def test_a_dry_run_tells_what_each_phase_takes_and_leaves_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_dry_run_measures_several_steps_however_long_the_first_takes(
+def test_dry_run_measures_several_steps_despite_slow_first(
     content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Data workers start in it. Else a busy machine's estimate came from a single step."""

@@ -21,7 +21,7 @@ def test_without_a_warm_up_the_rate_starts_at_its_peak() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
-def test_a_rate_stays_at_its_minimum_where_whole_epochs_end_behind_the_phase(kind: str) -> None:
+def test_rate_stays_at_minimum_if_epochs_end_after_phase(kind: str) -> None:
     settings = ScheduleSettings.model_validate({"kind": kind, "every": "epoch", "warmup": 0, "min_lr": 0.1})
     rates = [scheduled(settings, epoch, lr=1.0, epochs=1.5) for epoch in (0.0, 0.9, 1.0, 1.4)]
     assert rates[0] == rates[1] > rates[2] == rates[3] == pytest.approx(0.1)
@@ -29,7 +29,7 @@ def test_a_rate_stays_at_its_minimum_where_whole_epochs_end_behind_the_phase(kin
     assert scheduled(whole, 2.0, lr=1.0, epochs=2) == whole.min_lr, "a warm-up that lasts as long as the phase"
 
 
-def test_pre_training_decays_matrices_and_tokens_and_leaves_frozen_tables_out() -> None:
+def test_pretraining_decays_matrices_and_tokens_only() -> None:
     model = MAE(MAEConfig(image_size=16, patch_size=8, width=16, depth=1, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2))
     decay = {name: group["weight_decay"] for group in pretraining_groups(model, 0.05) for name in group["names"]}
     assert decay.keys() == {name for name, _ in model.named_parameters()} - {"pos_embed", "decoder_pos_embed"}

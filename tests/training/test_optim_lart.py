@@ -20,14 +20,14 @@ CONFIG = LARTConfig(
 )
 
 
-def test_everything_decays_in_training_and_is_in_exactly_one_group() -> None:
+def test_every_parameter_decays_in_exactly_one_group() -> None:
     model = LART(CONFIG)
     [group] = pretraining_groups(model)
     assert group["names"] == [name for name, _ in model.named_parameters()]
     assert (group["weight_decay"], group["lr_scale"]) == (0.05, 1.0)
 
 
-def test_fine_tuning_slows_what_comes_before_the_blocks_and_nothing_else() -> None:
+def test_fine_tuning_slows_only_layers_before_blocks() -> None:
     model = LART(CONFIG)
     groups = finetuning_groups(model)
     of = {name: group for group in groups for name in group["names"]}

@@ -39,7 +39,7 @@ def test_a_picture_is_what_the_service_makes_of_it(tmp_path: Path, kind: str) ->
         assert np.array_equal(pictures.open_on_white(file), served)
 
 
-def test_evaluation_crops_the_centre_after_scaling_the_short_side() -> None:
+def test_evaluation_scales_short_side_and_crops_centre() -> None:
     image = Image.new("RGB", (60, 20), "white")
     image.paste((255, 0, 0), (20, 0, 40, 20))
     pixels = pictures.to_model_size(image, PREPROCESS)
@@ -49,7 +49,7 @@ def test_evaluation_crops_the_centre_after_scaling_the_short_side() -> None:
 
 @pytest.mark.parametrize("fit", ["crop", "squeeze"])
 @pytest.mark.parametrize("size", [(50, 30), (37, 71), (33, 32)])
-def test_evaluation_sees_the_pixels_that_the_service_shows_a_model(size: tuple[int, int], fit: str) -> None:
+def test_evaluation_uses_pixels_of_the_service(size: tuple[int, int], fit: str) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
     preprocess = PREPROCESS.model_copy(update={"fit": fit})
     assert np.array_equal(pictures.to_model_size(image, preprocess), images.to_model_size(image, preprocess, 10**6))

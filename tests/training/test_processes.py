@@ -63,7 +63,7 @@ def test_two_processes_equal_one_by_ddp_and_by_fsdp(colours: Path, tmp_path: Pat
     assert command.main([str(two), "--runs", str(tmp_path), "--phase", "ddp", "--no-tensorboard"]) == 0
 
 
-def test_every_sample_of_an_epoch_is_seen_once_over_all_processes(colours: Path) -> None:
+def test_every_sample_is_used_once_over_all_processes(colours: Path) -> None:
     source = Folder(path=colours).open(Preparation(preprocess=PREPROCESS))
     shares = [EpochBatches(source, Share(12, rank, 3, micro_batch=3), seed=1) for rank in range(3)]
     alone = EpochBatches(source, Share(12), seed=1)

@@ -83,9 +83,7 @@ def test_a_recipe_that_is_not_there_or_not_yaml_is_refused(tmp_path: Path) -> No
         recipe.read(tmp_path / "endless.yaml", ["seed=1"])
 
 
-def test_what_comes_with_the_code_is_found_from_any_folder_unless_one_of_ones_own_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shipped_files_are_found_anywhere_unless_shadowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = Path("training/recipes/folder.yaml")
     assert recipe.read(folder).name == "mine"

@@ -31,7 +31,7 @@ def released(content: dict[str, Any], folder: Path) -> bundle.Bundle:
     return bundle.read(folder / "bundles/colours/0.1")
 
 
-def test_held_out_images_are_prepared_as_the_phase_prepares_its_own(content: dict[str, Any], tmp_path: Path) -> None:
+def test_held_out_images_are_prepared_as_in_the_phase(content: dict[str, Any], tmp_path: Path) -> None:
     phase = content["phases"][0]
     phase["preprocess"] = content["preprocess"] | {"image_size": 24, "short_side": 24}
     phase["model"]["config"]["image_size"] = 24
@@ -41,9 +41,7 @@ def test_held_out_images_are_prepared_as_the_phase_prepares_its_own(content: dic
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_a_measured_bundle_holds_the_trained_weights_in_its_number_format(
-    content: dict[str, Any], tmp_path: Path, dtype: torch.dtype
-) -> None:
+def test_measured_bundle_has_trained_weights_in_its_format(content: dict[str, Any], tmp_path: Path, dtype: torch.dtype) -> None:
     content["release"]["dtype"] = str(dtype).removeprefix("torch.")
     shipped = load_file(released(content, tmp_path).weights_path)
     trained = load_file(tmp_path / "runs/colours-0.1/finetune" / WEIGHTS)

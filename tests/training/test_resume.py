@@ -40,9 +40,7 @@ def recipe(colours: Path, tmp_path: Path) -> Path:
     return tiny_recipe.write(tiny_recipe.recipe(colours), tmp_path / "colours.yaml")
 
 
-def test_a_run_killed_in_the_middle_has_the_losses_and_weights_of_one_that_was_not(
-    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_run_resumes_to_equal_losses_and_weights(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = tiny_recipe.recipe(colours)
     content["phases"] = content["phases"][1:]
     content["phases"][0].pop("start")
@@ -87,7 +85,7 @@ def test_a_budget_stops_a_run_and_the_same_command_ends_it(recipe: Path, tmp_pat
     assert read_log(tmp_path / "halves" / PHASE) == read_log(tmp_path / "whole" / PHASE)
 
 
-def test_a_list_that_a_later_version_knows_and_is_empty_changes_no_run(recipe: Path, tmp_path: Path) -> None:
+def test_empty_list_of_later_version_changes_no_run(recipe: Path, tmp_path: Path) -> None:
     assert run(recipe, tmp_path, "phases.0.loop.max_steps=7") == 0
     file = tmp_path / PHASE / "run.json"
     before = json.loads(file.read_text())

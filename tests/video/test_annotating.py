@@ -40,7 +40,7 @@ def test_a_box_is_drawn_where_and_when_a_person_was_seen() -> None:
     assert not any(near(frame, RED).any() for frame in shown[11:])
 
 
-def test_who_was_not_seen_for_half_a_second_is_drawn_dashed_meanwhile() -> None:
+def test_person_hidden_for_half_a_second_is_drawn_dashed() -> None:
     film = clip(every(20, 10.0), frames=[np.full((120, 160, 3), 120, np.uint8)] * 20, size=(120, 160))
     boxes = [[0.0, 20.0, 30.0, 40.0, 60.0], [0.4, 60.0, 30.0, 40.0, 60.0], [1.2, 60.0, 30.0, 40.0, 60.0]]
     shown = decoded(annotated(film, [Drawn(1, boxes, [], [])]))
@@ -79,7 +79,7 @@ def test_sound_of_a_rate_that_aac_does_not_know_is_kept(rate: int) -> None:
 
 
 @pytest.mark.parametrize(("codec", "other_rate"), [("aac", 48_000), ("mp2", 48_000), ("mp2", 44_100)])
-def test_joined_recordings_are_drawn_into_though_their_sound_begins_anew(codec: str, other_rate: int) -> None:
+def test_joined_recordings_are_annotated_despite_restarted_audio(codec: str, other_rate: int) -> None:
     """Times begin again where the second one does, and its sound may be of another rate."""
     first, second = (clip(every(10, 10.0), container="mpegts", sound=(codec, rate)) for rate in (48_000, other_rate))
     made = annotated(first + second, [])

@@ -37,7 +37,7 @@ def refused(film: bytes) -> tuple[str, str]:
     ],
     ids=lambda given: given if isinstance(given, str) else " + ".join(given),
 )
-def test_the_first_video_is_watched_and_drawn_into_whatever_else_is_there(container: str, kinds: tuple[str, ...]) -> None:
+def test_first_video_is_analysed_and_annotated_among_streams(container: str, kinds: tuple[str, ...]) -> None:
     film = mixed(container, *kinds)
     facts = probe(film, LIMITS)
     assert ((facts.height, facts.width), facts.frames, facts.duration_s) == (SIZE, FRAMES, FRAMES / RATE)

@@ -248,7 +248,7 @@ def test_who_read_a_video_is_gone_when_it_is_closed_or_forgotten() -> None:
     assert not reading.is_running()
 
 
-def test_videos_are_read_by_copies_of_one_template_and_none_is_missed_if_that_has_died() -> None:
+def test_videos_are_read_by_copies_even_if_template_died() -> None:
     probe(FILM, LIMITS)
     [template] = children(PROGRAM)
     both = [Frames(FILM, 20.0, LIMITS) for _ in range(2)]
@@ -262,7 +262,7 @@ def test_videos_are_read_by_copies_of_one_template_and_none_is_missed_if_that_ha
     assert probe(FILM, LIMITS).frames == 20
 
 
-def test_a_copy_has_open_what_is_its_own_and_a_template_has_one_thread() -> None:
+def test_copy_has_only_its_files_and_template_one_thread() -> None:
     """So a codec that a stranger took over can ask for no other one's file, and nothing is copied in the midst of another thread's work."""
     probe(FILM, LIMITS)
     both = [Frames(clip(every(400, 20.0), size=(96, 128)), 20.0, LIMITS) for _ in range(2)]
@@ -303,7 +303,7 @@ def test_a_video_whose_decoder_others_ended_is_read_again_once() -> None:
     frames.close()
 
 
-def test_what_is_decoded_ahead_gives_way_and_the_next_video_does_not() -> None:
+def test_read_ahead_gives_way_and_next_video_does_not() -> None:
     usual = os.getpriority(os.PRIO_PROCESS, 0)
 
     def read() -> tuple[psutil.Process, int]:
@@ -360,7 +360,7 @@ def test_a_template_and_its_copies_end_with_their_owner() -> None:
     assert len(left) == 2 and psutil.wait_procs(left, timeout=60)[1] == []
 
 
-def test_frames_are_read_before_they_are_asked_for_but_only_a_few() -> None:
+def test_frames_are_read_ahead_but_only_a_few() -> None:
     film = clip(every(60, 20.0), container="matroska", codec="ffv1", pixels="bgr0")
     frames = Frames(film, 20.0, LIMITS)
     eventually(lambda: frames.decoded >= AHEAD, "frames are read ahead")

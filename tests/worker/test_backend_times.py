@@ -53,7 +53,7 @@ def test_a_schedule_that_a_client_made_up_runs_as_all_others_do() -> None:
     assert chosen(made, FREE, 1) == ("eager", FREE), "they disagree"
 
 
-def test_merging_that_costs_more_than_it_saves_is_left_out_where_it_may_be() -> None:
+def test_merging_that_costs_more_than_it_saves_is_left_out() -> None:
     made = times((OFF, "eager", 1, 1.0), (FAST, "eager", 1, 1.5), (OFF, "eager", 8, 8.0), (FAST, "eager", 8, 5.0))
     assert chosen(made, FAST, 1, skippable=True) == ("eager", OFF)
     assert chosen(made, FAST, 1) == ("eager", FAST), "asked for with another r than a rung's"

@@ -110,7 +110,7 @@ def test_only_pytorch_traces(bundle: Bundle) -> None:
     assert "groups" in both.forward(pictures(1), {"merge": FAST, "trace": True})
 
 
-def test_merging_that_is_slower_than_off_is_left_out_and_the_answer_says_so(bundle: Bundle) -> None:
+def test_slow_merging_is_left_out_and_answer_reports_it(bundle: Bundle) -> None:
     both = backends(bundle, BackendTimes({OFF: {"eager": {2: 1.0}}, FAST: {"eager": {2: 2.0}}}))
     answer = both.forward(pictures(2), {"merge": list(FAST)})
     assert answer["schedule"].tolist() == [[0, 0], [0, 0]]
@@ -131,7 +131,7 @@ class Overflowing:
 
 
 @pytest.mark.parametrize("failing", [Broken(), Overflowing()])
-def test_a_backend_that_fails_is_replaced_by_pytorch_and_not_asked_again(bundle: Bundle, failing: Runner) -> None:
+def test_failing_backend_is_replaced_by_pytorch_for_good(bundle: Bundle, failing: Runner) -> None:
     both = backends(bundle, BackendTimes({OFF: {"eager": {1: 1.0}, "onnx": {1: 0.1}}}))
     both.add("onnx", failing)
     expected = load(bundle).forward(pictures(1), {"merge": OFF})["logits"]
@@ -148,7 +148,7 @@ def test_a_model_whose_scores_are_no_numbers_is_not_served(bundle: Bundle, folde
         warm(write(bundle.path.parent.parent, bundle.spec, file, overwrite=True), folder)
 
 
-def test_a_backend_is_not_blamed_for_what_pytorch_does_not_take_either(bundle: Bundle) -> None:
+def test_backend_is_not_blamed_for_failures_of_pytorch(bundle: Bundle) -> None:
     both = backends(bundle, BackendTimes({OFF: {"eager": {1: 1.0}, "onnx": {1: 0.1}}}))
     both.open()
     with pytest.raises(ValueError, match="images"):
@@ -175,7 +175,7 @@ def test_int8_runs_only_rungs_whose_accuracy_allows_it(bundle: Bundle) -> None:
     assert both.by_rung(1) == {"off": "int8", "full": "int8", "fast": "onnx"}
 
 
-def test_rungs_of_one_schedule_are_all_told_and_run_int8_only_where_each_may(bundle: Bundle) -> None:
+def test_rungs_of_one_schedule_are_reported_and_int8_if_all_may(bundle: Bundle) -> None:
     twice = [*bundle.spec.ladder, bundle.spec.rung("fast").model_copy(update={"name": "fast-too"})]
     measured = calibrated(bundle, off=(0.90, 0.89), fast=(0.90, 0.87), **{"fast-too": (0.90, 0.90)})
     measured = Bundle(path=measured.path, spec=measured.spec.model_copy(update={"ladder": twice}))
@@ -206,7 +206,7 @@ def warm(bundle: Bundle, folder: Path) -> Warm:
     return loader(folder).measure(bundle)
 
 
-def test_every_rung_is_measured_while_nothing_runs_and_remembered(bundle: Bundle, folder: Path) -> None:
+def test_every_rung_is_measured_when_idle_and_remembered(bundle: Bundle, folder: Path) -> None:
     tuner = tuner_of(folder)
     tuner.loaded(bundle, warm(bundle, folder))
     look(tuner, bundle)
@@ -230,7 +230,7 @@ def test_what_cannot_be_opened_is_not_waited_for(bundle: Bundle, folder: Path, m
     assert made.backends.choose(1, {"merge": FAST}).backend != "fused"
 
 
-def test_weights_that_left_memory_and_cannot_be_loaded_again_end_no_worker(bundle: Bundle, folder: Path) -> None:
+def test_unloadable_evicted_weights_end_no_worker(bundle: Bundle, folder: Path) -> None:
     """As where a folder is removed right after its bundle was ready, with OPSIN_MODEL_BYTES."""
     made = warm(bundle, folder)
     assert made.backends is not None
@@ -278,7 +278,7 @@ def test_the_first_batch_of_a_shape_is_cold_unless_it_was_warmed(bundle: Bundle,
     assert not any(batch(made.executor, merge, size).cold for merge in (OFF, FAST) for size in (1, 2, 4))
 
 
-async def test_a_worker_announces_what_runs_and_answers_as_pytorch_does(valkey: PrivateValkey, bundle: Bundle) -> None:
+async def test_worker_announces_backend_and_answers_as_pytorch(valkey: PrivateValkey, bundle: Bundle) -> None:
     with worker_process(valkey.url, bundle.path.parent.parent, backend="auto"):
         async with gateway(valkey.url) as asking:
             [info] = await asking.ready()

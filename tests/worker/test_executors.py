@@ -57,7 +57,7 @@ def test_each_row_is_what_the_model_says_of_that_job(tiny: OneShot) -> None:
 
 
 @pytest.mark.parametrize("culprits", [{0}, {6}, {2, 3}, set(range(7))])
-def test_the_culprits_are_refused_and_every_other_job_is_answered_once(tiny: OneShot, culprits: set[int]) -> None:
+def test_culprits_are_refused_and_other_jobs_answered_once(tiny: OneShot, culprits: set[int]) -> None:
     good, bad = pictures(7), pictures(7, side=33)
     jobs = [bad[place] if place in culprits else good[place] for place in range(7)]
     results = list(tiny.run(jobs))
@@ -151,7 +151,7 @@ def test_a_job_that_does_not_fit_by_itself_is_refused(tiny: OneShot) -> None:
     assert [result.job for result in results if isinstance(result, FailedJob)] == jobs
 
 
-def test_a_thread_has_one_stream_of_a_gpu_whatever_bundle_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_has_one_gpu_stream_for_all_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Streams, "_of_thread", threading.local())
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())  # there need be no GPU
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)

@@ -70,7 +70,7 @@ def test_all_bundles_are_known_before_the_first_is_loaded(tmp_path: Path) -> Non
     assert known == [{"one", "other"}] * 2
 
 
-def test_a_copy_under_another_name_is_refused_and_hides_no_original(tmp_path: Path) -> None:
+def test_copy_under_other_name_is_refused_and_hides_nothing(tmp_path: Path) -> None:
     original = write_null(tmp_path, "original")
     shutil.copytree(original.path, tmp_path / "copy" / "1")
     (tmp_path / "copy" / "1" / "model.safetensors").unlink()  # damaged, too, and first by name
@@ -87,7 +87,7 @@ def test_a_copy_under_another_name_is_refused_and_hides_no_original(tmp_path: Pa
     assert reasons["copy"].startswith("copy/1/bundle.json: original@1 is at original/1; to serve a copy, too, ")
 
 
-def test_a_copy_whose_name_was_changed_in_it_is_a_bundle_of_its_own(tmp_path: Path) -> None:
+def test_copy_with_changed_name_is_a_bundle_of_its_own(tmp_path: Path) -> None:
     original = write_null(tmp_path, "original")
     copy = tmp_path / "copy" / "1"
     shutil.copytree(original.path, copy)
@@ -148,7 +148,7 @@ def test_loading_reads_again_what_was_replaced_while_it_unloads(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("repository", [{}, {"model": "unloaded"}])
-def test_a_lost_bundle_whose_files_are_there_again_before_anybody_looks_is_loaded_again(tmp_path: Path, repository: dict[str, str]) -> None:
+def test_lost_bundle_with_returned_files_is_reloaded(tmp_path: Path, repository: dict[str, str]) -> None:
     write_null(tmp_path, "model")
     bundles = LoadedBundles(tmp_path, lambda bundle: warm(), lambda spec: None, lambda: None)
     bundles.refresh({})
@@ -182,7 +182,7 @@ def states(bundles: LoadedBundles) -> dict[str, str]:
     return {told.name: told.state for told in bundles.announcements(1)}
 
 
-def test_a_bundle_whose_folder_was_removed_is_unloaded_and_listed_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundle_with_removed_folder_is_unloaded_and_unlisted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded_bundles, "GONE_AFTER", 0.0)
     monkeypatch.setattr(loaded_bundles, "UNLOAD_GRACE", -1.0)
     for name in ("removed", "refused", "left"):
@@ -292,14 +292,14 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Beside:
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-def test_a_bundle_takes_the_place_of_the_starter_of_its_name_while_the_worker_runs(beside: Beside, version: str) -> None:
+def test_bundle_replaces_starter_of_its_name_at_runtime(beside: Beside, version: str) -> None:
     assert beside.after(1) == {"flags@1": "ready"}
     write_null(beside.own, "flags", version=version)
     assert beside.after(4) == {f"flags@{version}": "ready"}
     assert beside.loaded == ["starters/flags/1", f"own/flags/{version}"]
 
 
-def test_a_name_is_served_while_another_version_takes_the_place_of_its_starter(beside: Beside) -> None:
+def test_name_is_served_while_version_replaces_its_starter(beside: Beside) -> None:
     beside.after(1)
     write_null(beside.own, "flags", version="2")
     states = [beside.after(1) for _ in range(4)]
@@ -307,9 +307,7 @@ def test_a_name_is_served_while_another_version_takes_the_place_of_its_starter(b
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
-def test_a_starter_comes_back_where_the_bundle_in_its_place_was_removed(
-    beside: Beside, version: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_starter_returns_if_its_replacement_is_removed(beside: Beside, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     written = write_null(beside.own, "flags", version=version)
     assert beside.after(2) == {f"flags@{version}": "ready"}
     shutil.rmtree(written.path.parent)
@@ -319,7 +317,7 @@ def test_a_starter_comes_back_where_the_bundle_in_its_place_was_removed(
     assert beside.loaded == [f"own/flags/{version}", "starters/flags/1"]
 
 
-def test_a_starter_stays_replaced_while_the_bundles_cannot_be_read(beside: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starter_stays_replaced_while_bundles_are_unreadable(beside: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded_bundles, "GONE_AFTER", 0.0)
     write_null(beside.own, "flags", version="2")
     beside.after(1)
@@ -347,7 +345,7 @@ def test_no_reason_tells_a_client_where_the_folders_lie(beside: Beside) -> None:
     assert reason == "mine/1/bundle.json: flags@1 is already at flags/1"
 
 
-def test_a_folder_that_holds_the_starters_themselves_serves_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_with_the_starters_serves_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_null(tmp_path, "photos")
     bundles = LoadedBundles(tmp_path, lambda bundle: warm(), lambda spec: None, lambda: None, starters=tmp_path)
     assert ended_in_time(bundles, monkeypatch) == [("photos", 1)]

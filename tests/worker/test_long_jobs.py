@@ -33,7 +33,7 @@ def same(reply: Reply, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-async def test_jobs_of_mixed_lengths_in_a_crowd_get_the_answers_they_get_alone(valkey: PrivateValkey, tmp_path: Path, slots: int) -> None:
+async def test_jobs_of_mixed_lengths_get_same_answers_as_alone(valkey: PrivateValkey, tmp_path: Path, slots: int) -> None:
     model, _ = steps_of(write_toy(tmp_path / "quick", steps=(1, 10, 50))), write_toy(tmp_path, milliseconds=1, steps=(1, 10, 50))
     with worker_process(valkey.url, tmp_path, threads=slots):
         async with gateway(valkey.url) as asking:
@@ -45,7 +45,7 @@ async def test_jobs_of_mixed_lengths_in_a_crowd_get_the_answers_they_get_alone(v
     assert max(reply.timing.batch_size for reply in replies if reply.timing) > 1
 
 
-async def test_progress_starts_at_nothing_done_and_comes_before_the_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_progress_starts_at_zero_and_precedes_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_toy(tmp_path, milliseconds=SLOW_MS, steps=(40,))
     told: list[Progress] = []
     with worker_process(valkey.url, tmp_path):
@@ -63,7 +63,7 @@ async def test_progress_starts_at_nothing_done_and_comes_before_the_answer(valke
     assert all("logits" in progress.preview for progress in told[1:])
 
 
-async def test_a_cancelled_job_stops_before_its_next_step_and_leaves_nothing(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_cancelled_job_stops_before_next_step_without_trace(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_toy(tmp_path, milliseconds=SLOW_MS, steps=(10_000, 5))
     with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
@@ -89,7 +89,7 @@ async def test_a_deadline_ends_a_job_between_two_steps(valkey: PrivateValkey, tm
                 await eventually_async(lambda: not running(client), "it has stopped")
 
 
-async def test_a_classification_does_not_wait_for_the_end_of_a_long_job(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_classification_does_not_wait_for_long_job(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_toy(tmp_path, milliseconds=SLOW_MS, steps=(10_000,))
     write_null(tmp_path, milliseconds=1)
     with worker_process(valkey.url, tmp_path):
@@ -104,7 +104,7 @@ async def test_a_classification_does_not_wait_for_the_end_of_a_long_job(valkey: 
             endless.cancel()
 
 
-async def test_sigterm_finishes_what_is_short_and_hands_back_what_is_long_between_two_steps(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_sigterm_finishes_short_jobs_and_hands_back_long_ones(valkey: PrivateValkey, tmp_path: Path) -> None:
     model, _ = steps_of(write_toy(tmp_path / "quick", steps=(15, 400))), write_toy(tmp_path, milliseconds=10, steps=(15, 400))
     with worker_process(valkey.url, tmp_path, drain_timeout=3) as first:
         async with gateway(valkey.url) as asking:
@@ -139,7 +139,7 @@ async def test_a_second_signal_hands_a_long_job_back_at_once(valkey: PrivateValk
                 assert (await asked).failure is None
 
 
-async def test_a_job_whose_worker_is_killed_starts_again_and_ends_in_the_same_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_job_of_killed_worker_restarts_with_same_answer(valkey: PrivateValkey, tmp_path: Path) -> None:
     model, _ = steps_of(write_toy(tmp_path / "quick", steps=(60,))), write_toy(tmp_path, milliseconds=SLOW_MS, steps=(60,))
     told: list[Progress] = []
     with worker_process(valkey.url, tmp_path) as first:

@@ -128,7 +128,7 @@ def test_a_damaged_or_foreign_file_is_ignored_and_replaced(
     assert Measurements(folder).find(conditions) == warm.measured
 
 
-def test_a_folder_that_cannot_be_written_only_means_measuring_again(tmp_path: Path, bundle: Bundle, conditions: Conditions) -> None:
+def test_unwritable_folder_only_means_measuring_again(tmp_path: Path, bundle: Bundle, conditions: Conditions) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     kept = Measurements(tmp_path / "cache")
     assert Loader(LAYOUT, "float32", kept).measure(bundle).measured.dtype == "float32"
@@ -207,7 +207,7 @@ def test_a_request_that_comes_while_measuring_goes_first(folder: Path, bundle: B
     assert kept.find(conditions) == MEASURED
 
 
-def test_what_was_measured_serves_at_once_however_long_a_batch_takes(tmp_path: Path, folder: Path) -> None:
+def test_measured_times_serve_at_once_however_slow_a_batch(tmp_path: Path, folder: Path) -> None:
     slow = write_null(tmp_path / "slow", milliseconds=3_600_000, steps=[3])
     known = Measured(
         dtype="float32", largest=4, seconds={1: 3000.0}, at=1000.0, usual=Usual(cost=2.0, total=3, nbytes=5, start_seconds=1.0)
@@ -217,7 +217,7 @@ def test_what_was_measured_serves_at_once_however_long_a_batch_takes(tmp_path: P
     assert isinstance(warm.executor, Stepwise) and warm.executor.usual == known.usual
 
 
-def test_what_nobody_measured_serves_in_float32_until_it_is_measured_while_nothing_runs(folder: Path, bundle: Bundle) -> None:
+def test_unmeasured_bundle_serves_float32_until_measured_idle(folder: Path, bundle: Bundle) -> None:
     kept, swapped = Measurements(folder), list[Warm]()
     worker: Any = Worker()
     warm = Loader(LAYOUT, "auto", kept, "auto").warm_up(bundle)
@@ -231,7 +231,7 @@ def test_what_nobody_measured_serves_in_float32_until_it_is_measured_while_nothi
     assert len(swapped) == 1, "none is unmeasured any more"
 
 
-def test_what_nobody_measured_is_measured_in_one_slot_where_the_worker_is_never_idle(folder: Path, bundle: Bundle) -> None:
+def test_unmeasured_bundle_is_measured_in_one_slot_if_busy(folder: Path, bundle: Bundle) -> None:
     kept, swapped = Measurements(folder), list[Warm]()
     worker: Any = Worker()
     worker.always = False

@@ -58,7 +58,7 @@ def test_what_runs_stays(bundles: list[Bundle]) -> None:
     assert "one" not in in_memory(held)
 
 
-def test_a_bundle_that_cannot_come_back_is_an_error_of_its_batch_alone(bundles: list[Bundle]) -> None:
+def test_unreturnable_bundle_is_an_error_of_its_batch_only(bundles: list[Bundle]) -> None:
     one, two, _ = holders(bundles, ModelMemory(1))
     one.forward(PICTURES, OFF)
     two.forward(PICTURES, OFF)

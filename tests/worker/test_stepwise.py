@@ -53,7 +53,7 @@ def same(answer: Arrays, expected: Arrays) -> None:
     np.testing.assert_allclose(answer["logits"], expected["logits"], rtol=0, atol=1e-5)
 
 
-def test_jobs_join_and_leave_between_steps_and_get_the_answer_they_get_alone(toy: LoadedSteps) -> None:
+def test_jobs_join_and_leave_between_steps_with_same_answers(toy: LoadedSteps) -> None:
     executor = Stepwise(toy, CPU)
     jobs = [job(number, number % 3, seed=number) for number in range(9)]
     answers: dict[str, Arrays] = {}
@@ -144,7 +144,7 @@ class Slow:
         return 0.1 if self.waits else 1.0
 
 
-def test_a_job_that_waits_has_joined_no_step_and_its_time_is_no_steps(toy: LoadedSteps) -> None:
+def test_waiting_job_joins_no_step_and_costs_no_step_time(toy: LoadedSteps) -> None:
     slow, one = Slow(toy), job(1, 1, seed=1)
     executor = Stepwise(slow, CPU)
     slow.waits = 2
@@ -192,7 +192,7 @@ class Fragile:
 
 
 @pytest.mark.parametrize("at_start", [True, False])
-def test_the_culprit_of_a_failing_step_is_refused_and_the_others_lose_nothing(toy: LoadedSteps, at_start: bool) -> None:
+def test_culprit_of_failing_step_is_refused_alone(toy: LoadedSteps, at_start: bool) -> None:
     executor = Stepwise(Fragile(toy, at_start=at_start), CPU)
     culprit = job(3, 2 if at_start else 0, seed=13)
     jobs = [job(number, 1) for number in range(3)] + [culprit] + [job(number, 1) for number in range(10, 14)]
@@ -227,12 +227,10 @@ class TestReports:
             here = [job for result in results if isinstance(result, Computed) for job in result.going_on]
         return told
 
-    def test_the_first_one_is_made_at_the_start_and_the_next_ones_are_rare(self, toy: LoadedSteps) -> None:
+    def test_first_report_is_at_start_and_next_ones_are_rare(self, toy: LoadedSteps) -> None:
         assert [(report.done, report.total, report.unit) for report in self.reports(Stepwise(toy, CPU), job(1, 2))] == [(0, 9, "steps")]
 
-    def test_every_step_is_told_where_steps_are_slow_and_previews_go_to_those_who_want_them(
-        self, toy: LoadedSteps, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_slow_steps_are_all_reported_and_previews_on_request(self, toy: LoadedSteps, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stepwise, "REPORT_EVERY", 0.0)
         told = self.reports(Stepwise(toy, CPU), job(1, 1))
         assert [(report.done, report.total) for report in told] == [(done, 5) for done in range(5)]
@@ -251,7 +249,7 @@ def test_a_toy_that_makes_no_sense_is_refused(tmp_path: Path, field: str, value:
         load(write_null(tmp_path, **{field: value}))
 
 
-def test_a_file_that_no_model_reads_is_no_part_of_a_state_and_comes_back(toy: LoadedSteps) -> None:
+def test_file_no_model_reads_is_not_state_and_is_returned(toy: LoadedSteps) -> None:
     executor, plain = Stepwise(toy, CPU), Stepwise(toy, CPU)
     jobs, bare = [with_file(job(1, 0))], [job(1, 0)]
     answers: list[JobOutputs] = []

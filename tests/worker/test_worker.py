@@ -61,7 +61,7 @@ async def test_everyone_gets_their_own_answer(valkey: PrivateValkey, tmp_path: P
     assert max(reply.timing.batch_size for reply in replies if reply.timing) > 1
 
 
-async def test_a_damaged_bundle_is_refused_with_a_sentence_and_the_others_are_served(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_damaged_bundle_is_refused_and_others_are_served(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
     damaged = write_tiny_vit(tmp_path)
     weights = bytearray(damaged.weights_path.read_bytes())
@@ -76,7 +76,7 @@ async def test_a_damaged_bundle_is_refused_with_a_sentence_and_the_others_are_se
             assert (await asking.ask(asking.job("null@1"))).failure is None
 
 
-async def test_a_bundle_of_a_task_that_is_not_served_yet_is_announced_with_the_reason(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_bundle_of_unserved_task_is_announced_with_reason(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
     sketcher = write_unserved(tmp_path)
     with worker_process(valkey.url, tmp_path):
@@ -101,7 +101,7 @@ async def test_a_repaired_bundle_is_loaded_without_a_restart(valkey: PrivateValk
             assert (await asking.ask(asking.job("tiny@1"))).failure is None
 
 
-async def test_jobs_wait_for_weights_that_left_memory_until_their_file_is_there(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_jobs_wait_for_evicted_weights_until_file_returns(valkey: PrivateValkey, tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     one, _two = (write_tiny_vit(bundles, name) for name in ("one", "two"))
     with worker_process(valkey.url, bundles, model_bytes=1, cache=tmp_path / "cache"):
@@ -175,7 +175,7 @@ async def test_a_worker_survives_a_redis_that_refuses_to_write(valkey: PrivateVa
             assert (await asked).failure is None
 
 
-async def test_the_culprit_of_a_failing_batch_is_found_and_the_others_are_answered(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_culprit_of_failing_batch_is_found_and_others_answered(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_tiny_vit(tmp_path)
     with worker_process(valkey.url, tmp_path):
         async with gateway(valkey.url) as asking:
@@ -209,7 +209,7 @@ async def test_a_job_cancelled_while_another_runs_does_not_run(valkey: PrivateVa
     assert statistics["inference_count"] == 2
 
 
-async def test_two_contents_under_one_name_are_served_each_by_its_own_worker(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_two_contents_of_one_name_have_workers_of_their_own(valkey: PrivateValkey, tmp_path: Path) -> None:
     fast, slow = write_null(tmp_path / "fast", milliseconds=1), write_null(tmp_path / "slow", milliseconds=2)
     digests = [bundle.spec.digest() for bundle in (fast, slow)]
     assert fast.spec.id == slow.spec.id
@@ -222,7 +222,7 @@ async def test_two_contents_under_one_name_are_served_each_by_its_own_worker(val
     assert [reply.worker for reply in replies] == [serving[digest] for digest in digests] * 20
 
 
-async def test_a_job_that_only_a_newer_version_understands_is_left_to_it(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_job_for_newer_version_is_left_to_it(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_null(tmp_path)
     newer = WorkerQueue(valkey.url, "newer", WorkerTimings(key_ttl=600.0), "telepathy")
     newer.announce(WorkerInfo(id=newer.id, host="here", pid=0, state="starting", device="cpu", bundles=[]))
@@ -256,7 +256,7 @@ async def test_sigterm_finishes_what_was_begun_and_ends_with_0(valkey: PrivateVa
             assert (await asking.dispatcher.fleet(fresh=True)).workers == ()
 
 
-async def test_a_second_signal_hands_back_at_once_and_another_worker_answers(valkey: PrivateValkey, tmp_path: Path) -> None:
+async def test_second_signal_hands_back_at_once_to_another_worker(valkey: PrivateValkey, tmp_path: Path) -> None:
     write_fragile(tmp_path)
     with worker_process(valkey.url, tmp_path, command=COMMAND) as first:
         async with gateway(valkey.url) as asking:

@@ -43,7 +43,7 @@ def opened(content: dict[str, Any], cache: Path, **changes: Any) -> CameraClips:
     return CameraMoves.model_validate({**content, **changes}).open(preparation)
 
 
-def test_pictures_are_kept_by_part_and_what_shows_nothing_is_left_out(content: dict[str, Any], cache: Path) -> None:
+def test_images_are_kept_by_part_and_empty_ones_left_out(content: dict[str, Any], cache: Path) -> None:
     stills = opened(content, cache).stills
     grounds: dict[Part, list[str]] = {
         part: [Path(entry.name).stem for entry in stills.of(part, "ground")] for part in ("train", "val", "test")

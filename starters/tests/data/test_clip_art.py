@@ -38,7 +38,7 @@ def test_copies_small_empty_and_broken_files_are_left_out(data: tuple[dict[str, 
     assert collection.left_out == {"unreadable": 1, "too small": 2, "too large": 0, "alike": 1}
 
 
-def test_every_drawing_is_trained_on_or_held_out_and_series_stay_together(data: tuple[dict[str, Any], Path]) -> None:
+def test_every_drawing_is_in_one_split_and_series_stay_together(data: tuple[dict[str, Any], Path]) -> None:
     train, test = opened(data), opened(data, part="test")
     assert len(train) + len(test) == 48 and len(train) > len(test) > 0
     assert {series_of(name) for name in train.names}.isdisjoint(series_of(name) for name in test.names)
@@ -68,7 +68,7 @@ def test_what_others_are_evaluated_on_is_left_out_of_both_parts(data: tuple[dict
     assert left == {name for name in every if "apple_" not in name and "_red_" not in name} and len(left) == 30
 
 
-def test_held_out_drawings_are_on_white_and_some_of_training_are_not(data: tuple[dict[str, Any], Path]) -> None:
+def test_held_out_drawings_are_on_white_and_training_ones_vary(data: tuple[dict[str, Any], Path]) -> None:
     def corner(source: ClipArtImages, draw: int) -> tuple[float, ...]:
         return tuple(source.sample(blank_corner(source), draw)["pixels"][:, 0, 0].tolist())
 

@@ -40,7 +40,7 @@ def test_flags_are_never_mirrored() -> None:
     assert (left > right).all()
 
 
-def test_clean_pictures_are_nearer_to_the_drawing_than_distorted_ones() -> None:
+def test_clean_images_are_nearer_to_drawing_than_distorted_ones() -> None:
     flat = artwork(200)[:, :3].float()
     far = {clean: (render(200, 5, clean).float() - flat).abs().mean() for clean in (0.0, 1.0)}
     assert far[1.0] < far[0.0]

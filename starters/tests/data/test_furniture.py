@@ -54,7 +54,7 @@ def data(tmp_path: Path) -> dict[str, Any]:
     return {"kind": "renders", "seen_size": 16, "surface_points": 16, "sensor": False, "packages": [package]}
 
 
-def test_categories_are_trained_on_or_held_out_and_what_is_unwanted_is_left_out(data: dict[str, Any], tmp_path: Path) -> None:
+def test_every_wanted_category_is_in_one_split(data: dict[str, Any], tmp_path: Path) -> None:
     preparation = Preparation(Preprocess(image_size=32, short_side=32, mean=(0.5,) * 3, std=(0.5,) * 3), cache=tmp_path)
     trained = Renders.model_validate(data).open(preparation)
     assert {name.rpartition("/")[2]: category for name, category in trained.categories.items()} == {"ball.obj": "Toys"}

@@ -140,7 +140,7 @@ def test_a_recording_that_loops_walks_on_from_where_it_ended() -> None:
     np.testing.assert_allclose(steps, np.full(60, 1 / 15), atol=1e-9)
 
 
-def test_a_recording_that_does_not_loop_ends_and_is_as_fast_as_asked() -> None:
+def test_recording_without_loop_ends_at_the_requested_speed() -> None:
     once = Take("glide", Motion(glide().joints, 30.0), np.arange(30))
     scene = play(once, 0.0, 61, 15.0, 2.0)
     assert scene.labels.tolist() == [0, 4, 8, 12, 16, 20, 24, 28]  # fifteen a second of thirty, at twice the speed
@@ -170,7 +170,7 @@ FRONT = Camera(np.diag([1.0, -1.0, -1.0]), np.array([0.0, 1.0, 5.0]), 500.0, 640
 """Looks along -z at somebody who looks back."""
 
 
-def test_a_camera_sees_people_head_up_their_left_on_its_right_and_smaller_far_away() -> None:
+def test_camera_projects_people_upright_mirrored_and_by_distance() -> None:
     poses, found = seen(upright()[None], FRONT, NONE, np.random.default_rng(0))
     keypoints = poses.keypoints[0]
     assert found.all()
@@ -220,7 +220,7 @@ def source(company: float = 1.0, people: int = 2) -> MotionTracks:
     return MotionTracks(settings, (Take("glide", glide(), np.zeros(30, np.int64)), Take("still", still(), np.ones(60, np.int64))))
 
 
-def test_a_sample_is_what_its_index_and_draw_say_and_shows_the_class_of_its_turn() -> None:
+def test_sample_is_set_by_index_and_draw_and_has_class_of_turn() -> None:
     tracks = source()
     one, again, other = tracks.sample(3, 7), tracks.sample(3, 7), tracks.sample(3, 8)
     assert all((one[name] == again[name]).all() for name in one)

@@ -35,7 +35,7 @@ def opened(data: tuple[dict[str, Any], Path], augment: Augment | None = None, **
     return NamedDrawings.model_validate(content | changes).open(preparation)
 
 
-def test_an_epoch_shows_each_emoji_once_and_a_part_of_the_clip_art(data: tuple[dict[str, Any], Path]) -> None:
+def test_epoch_has_each_emoji_once_and_part_of_the_clip_art(data: tuple[dict[str, Any], Path]) -> None:
     every, third = opened(data), opened(data, clip_art_every=3)
     art = len(every.drawings.clip_art)
     assert [len(emoji.images) for emoji in every.drawings.emoji].count(2) == 6  # two artists drew these
@@ -76,7 +76,7 @@ def test_outlines_run_where_colours_jump_and_nowhere_else() -> None:
     assert np.array_equal((bare == 0).all(axis=2), black) and set(np.unique(bare)) == {0, 255}
 
 
-def test_half_of_the_drawings_are_outlined_where_a_recipe_says_so(data: tuple[dict[str, Any], Path]) -> None:
+def test_recipe_outlines_half_of_the_drawings(data: tuple[dict[str, Any], Path]) -> None:
     plain, half = (opened(data, coloured=0.0, coarse=0.0, **more) for more in ({}, {"outlined": 0.5}))
     same = [torch.equal(plain.sample(0, draw)["pixels"], half.sample(0, draw)["pixels"]) for draw in range(60)]
     assert 15 <= sum(same) <= 45
@@ -92,7 +92,7 @@ def test_nothing_is_mirrored_that_has_sides(data: tuple[dict[str, Any], Path]) -
     assert all((one[:, :, :8] < 0.9).sum() < (one[:, :, 8:] < 0.9).sum() for one in pixels)
 
 
-def test_titles_are_those_of_the_svg_files_without_artists_and_machine_names(data: tuple[dict[str, Any], Path]) -> None:
+def test_titles_come_from_svg_without_artists_and_file_names(data: tuple[dict[str, Any], Path]) -> None:
     content, cache = data
     told = [texts for _, texts in clip_art_of(NamedDrawings.model_validate(content), "train", cache).rows]
     assert told and all(texts.name.startswith("a ") and texts.keywords == ("thing",) for texts in told)

@@ -47,7 +47,7 @@ def loudest(wave: np.ndarray) -> float:
     return float(np.abs(np.fft.rfft(wave)).argmax() * RATE / len(wave))
 
 
-def test_a_sample_is_a_spectrogram_of_its_class_and_a_function_of_its_draw(tmp_path: Path) -> None:
+def test_sample_is_spectrogram_of_its_class_and_depends_on_draw(tmp_path: Path) -> None:
     played = opened(tmp_path)
     first, other = played.sample(4, 77), played.sample(5, 77)
     assert played.labels == ("whistle", "reed", "snare") and len(played) == 12
@@ -65,7 +65,7 @@ def test_a_note_sounds_at_its_key_from_its_begin_on(tmp_path: Path) -> None:
     assert loudest(synth.play("0:0", [Note(ROOT_KEY, 0.9, 0, 8000)], 8000, tuning=-12.0)) == pytest.approx(131, abs=5)
 
 
-def test_a_preset_that_is_held_out_is_played_by_the_other_part_alone(tmp_path: Path) -> None:
+def test_held_out_preset_is_played_by_other_part_only(tmp_path: Path) -> None:
     train, evaluated = opened(tmp_path, {"without": ["8:0", "128:9"]}), opened(tmp_path, {"only": ["8:0", "0:1", "128:9"]})
     presets = [[voice.preset for voice in voices] for voices in train.voices]
     assert presets == [["0:0"], ["0:1"], ["128:0", "128:0"]]
@@ -84,7 +84,7 @@ def test_a_preset_or_kit_that_is_none_is_refused(tmp_path: Path) -> None:
             opened(tmp_path, **changes)
 
 
-def test_a_wheel_for_another_machine_is_told_from_a_font_that_is_broken(tmp_path: Path) -> None:
+def test_wheel_for_other_machine_differs_from_broken_font(tmp_path: Path) -> None:
     broken = cached_font(tmp_path, "broken", FONT)
     sha256 = broken["package"]["sha256"][:12]
     (tmp_path / f"broken-{sha256}" / "font.sf2").write_bytes(b"no font")
@@ -119,7 +119,7 @@ def test_a_room_adds_a_tail_and_noise_what_is_asked_for() -> None:
     assert 0.02 < np.sqrt(np.mean(np.square(noise))) / np.sqrt(np.mean(np.square(clean / np.abs(clean).max()))) < 0.3
 
 
-def test_a_muffled_sound_lacks_highs_and_a_softened_one_its_attack() -> None:
+def test_muffled_sound_lacks_highs_and_softened_one_its_attack() -> None:
     off = {"damped": 0.0, "equalised": 0.0, "reverberant": 0.0, "driven": 0.0, "noisy": 0.0, "level_db": (0.0, 0.0)}
     both = tone(500, 1) + tone(5000, 1)
     muffled = np.abs(np.fft.rfft(recorded(both, RATE, default_rng(1), Acoustics(**off | {"muffled": 1.0, "muffled_hz": (1500.0, 1500.0)}))))

@@ -45,7 +45,7 @@ def cast(corners: np.ndarray, direction: np.ndarray, farthest: bool) -> float:
 
 
 @pytest.mark.parametrize("farthest", [False, True])
-def test_every_pixel_sees_what_a_ray_through_it_meets_first_or_last(farthest: bool) -> None:
+def test_pixel_has_first_or_last_hit_of_its_ray(farthest: bool) -> None:
     dice = np.random.default_rng(0)
     corners = (dice.normal(size=(40, 1, 3)) * 0.7 + dice.normal(size=(40, 3, 3)) * 0.5 + [0, 0, 4]).astype(np.float32)
     side, focal, centre = 32, 40.0, (15.0, 17.5)
@@ -72,7 +72,7 @@ def test_what_lies_inside_an_object_is_no_surface() -> None:
 
 
 @pytest.mark.parametrize("up", ["y", "z"])
-def test_what_stands_is_seen_upright_from_all_sides_and_most_often_from_above(up: Up) -> None:
+def test_standing_objects_are_upright_and_mostly_seen_from_above(up: Up) -> None:
     dice = np.random.default_rng(0)
     rotations = np.stack([standing_rotation(dice, up) for _ in range(500)])
     np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (500, 1, 1)), atol=1e-5)
@@ -110,7 +110,7 @@ def test_seen_points_lie_on_the_surface_up_to_the_noise(content: tuple[dict[str,
         assert (towards > 0).float().mean() > 0.95  # the half that faces the camera
 
 
-def test_the_surface_behind_is_told_where_a_recipe_asks_for_it_and_changes_nothing_else(tmp_path: Path) -> None:
+def test_back_surface_is_rendered_if_the_recipe_wants_it(tmp_path: Path) -> None:
     thirds = Preparation(PREPROCESS.model_copy(update={"image_size": 24}), cache=tmp_path)  # of a pixel: its middle is rendered
     settings = meshes.data(tmp_path) | {"sensor": False}
     usual, told = (Renders.model_validate(settings | more).open(thirds) for more in ({}, {"back": True}))

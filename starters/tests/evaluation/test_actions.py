@@ -58,7 +58,7 @@ def asked(labels: list[int], recordings: list[str]) -> Moments:
     return Moments(pose, seen, np.full(len(labels), 10), np.array(labels), tuple(recordings))
 
 
-def test_moments_are_asked_about_once_a_second_and_camera_where_there_is_a_class() -> None:
+def test_moments_are_evaluated_each_second_and_cameras_per_class() -> None:
     tracks = source(people=1)
     labels = np.ones(60, np.int64)
     labels[30:] = NOBODY_SAYS
@@ -87,7 +87,7 @@ def test_simpler_ways_recognise_what_the_pose_tells(way: object) -> None:
     assert scores.argmax(axis=1).tolist() == [1, 1, 0]
 
 
-def test_larts_scores_are_the_mean_of_its_sigmoids_around_the_moment() -> None:
+def test_lart_scores_are_mean_of_sigmoids_around_the_moment() -> None:
     torch.manual_seed(0)
     model, these = LART(TINY).eval(), asked([0, 1], ["a", "b"])
     scores = methods.lart(model, these, rate=15.0)
@@ -97,7 +97,7 @@ def test_larts_scores_are_the_mean_of_its_sigmoids_around_the_moment() -> None:
     np.testing.assert_allclose(scores, sigmoids[:, 7:13].mean(dim=1), atol=1e-6)
 
 
-def test_a_table_counts_by_class_and_states_errors_from_eight_recordings_on() -> None:
+def test_table_counts_by_class_with_errors_from_eight_recordings() -> None:
     these = asked([0, 0, 0, 1], ["a", "a", "b", "c"])
     scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
     counted = table(these, {"way": scores}, ("walk", "stand"))
@@ -111,7 +111,7 @@ def test_a_table_counts_by_class_and_states_errors_from_eight_recordings_on() ->
     assert errors == {"value": 0.5, "standard_error": pytest.approx(np.std([1] * 4 + [0] * 4, ddof=1) / np.sqrt(8), abs=1e-4)}
 
 
-def test_the_confusion_matrix_shows_the_classes_that_were_asked_about() -> None:
+def test_confusion_matrix_has_only_evaluated_classes() -> None:
     drawn = ElementTree.fromstring(plot.draw([[3, 1], [0, 0]], ("walk", "stand")))
     texts = [node.text for node in drawn.iter() if node.tag.endswith("text")]
     assert texts.count("walk") == 2 and texts.count("stand") == 1  # a row and two columns
@@ -185,7 +185,7 @@ def moments_of(labels: list[int]) -> Moments:
     return Moments(np.zeros((count, 1, 55)), np.ones((count, 1), bool), np.zeros(count, int), np.array(labels), ("take",) * count)
 
 
-def test_a_threshold_is_the_least_score_from_which_a_label_is_right_often_enough() -> None:
+def test_threshold_is_least_score_with_wanted_precision() -> None:
     """`walk` is right at 0.9, 0.8, 0.7, 0.6, wrong at 0.5 and 0.4; `stand` is wrong where it scores most, and so is `jump`."""
     walk = np.array([[score, 0.1, 0.3] for score in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)])
     stand = np.array([[0, 0.9, 0.2]])
@@ -196,7 +196,7 @@ def test_a_threshold_is_the_least_score_from_which_a_label_is_right_often_enough
     assert (found["right"], found["sure"], found["right_of_sure"]) == (0.5714, 0.7143, 0.8)
 
 
-def test_a_marked_person_counts_as_seen_where_a_box_lies_on_them_and_on_nobody_else_more() -> None:
+def test_marked_person_counts_if_the_best_box_is_theirs() -> None:
     """Two who stand side by side for a second, at 10 frames a second; only the left one is answered, and not between 0.3 and 0.6 s."""
     clip = MarkedClip(
         name="made up",
@@ -214,7 +214,7 @@ def test_a_marked_person_counts_as_seen_where_a_box_lies_on_them_and_on_nobody_e
 
 
 @pytest.mark.slow
-def test_the_shipped_pipeline_sees_the_jumper_of_the_demo_and_names_his_somersault() -> None:
+def test_shipped_pipeline_names_somersault_of_the_demo() -> None:
     pipeline = bundle.read(ROOT / "bundles/actions/1.1.0")
     loaded = load(pipeline)
     assert loaded.steps is not None and pipeline.spec.clip is not None

@@ -84,7 +84,7 @@ def small(cache: Path) -> dict[str, Any]:
     }
 
 
-def test_a_recipe_ends_in_a_bundle_that_says_how_well_it_names_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_ends_in_bundle_with_accuracy_of_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vizdoom, "played", played)  # the real one is a large package
     file, places = tmp_path / "recipe.yaml", ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
     file.write_text(yaml.safe_dump(small(tmp_path / "cache")))

@@ -54,7 +54,7 @@ def capture(cache: Path) -> Capture:
     return Capture(rgb, padded, np.pad(mask.numpy(), ((0, 0), (16, 0))), 60.0, (40.0, 32.0))
 
 
-def test_a_recipe_ends_in_a_bundle_that_says_how_well_it_tells_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_ends_in_bundle_with_quality_of_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depths, "CAPTURES", {"ball": capture})  # the real ones are large packages
     file, places = tmp_path / "recipe.yaml", ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
     content = small(tmp_path / "cache")
@@ -80,7 +80,7 @@ def test_a_recipe_ends_in_a_bundle_that_says_how_well_it_tells_depth(tmp_path: P
     assert (report.parent / "depth-val.json").is_file()
 
 
-def test_the_recipe_of_the_starter_holds_out_what_reconstruct_is_tested_on() -> None:
+def test_starter_recipe_holds_out_test_objects_of_reconstruct() -> None:
     plan = recipe.read(Path("starters/recipes/depth.yaml"))
     other = recipe.read(Path("starters/recipes/reconstruct.yaml"))
     assert isinstance(plan.data, Renders) and isinstance(other.data, Renders)

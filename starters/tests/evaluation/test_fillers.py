@@ -28,7 +28,7 @@ def hole() -> Tensor:
     return mask
 
 
-def test_nothing_under_the_hole_has_an_influence_and_nothing_outside_changes(fillers: Sequence[Filler], hole: Tensor) -> None:
+def test_filler_ignores_pixels_in_hole_and_keeps_those_outside(fillers: Sequence[Filler], hole: Tensor) -> None:
     pixels = torch.randint(0, 256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     other = torch.where(hole.unsqueeze(-1), 255 - pixels, pixels)
     for filler in fillers:
@@ -51,7 +51,7 @@ def test_the_mean_colour_is_that_of_the_rest() -> None:
     assert MeanColour().fill(pixels, hole, 0)[0, 3].unique().tolist() == [67]  # 8 of 12 pixels are 100
 
 
-def test_an_image_draws_by_its_number_whatever_else_is_in_the_batch(fillers: Sequence[Filler], hole: Tensor) -> None:
+def test_draws_of_an_image_depend_on_its_number_not_on_the_batch(fillers: Sequence[Filler], hole: Tensor) -> None:
     pixels = torch.randint(0, 256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     together = fillers[-1].fill(pixels, hole, 7)
     alone = fillers[-1].fill(pixels[1:], hole[1:], 8)

@@ -24,7 +24,7 @@ def test_one_drawing_of_each_series_is_evaluated(content: dict[str, Any], packag
     assert held_out(content, packages, 3).names == evaluated.names[:3]
 
 
-def test_boxes_cover_a_tenth_to_a_quarter_and_show_more_than_one_colour(content: dict[str, Any], packages: Path) -> None:
+def test_boxes_cover_a_tenth_to_a_quarter_and_several_colours(content: dict[str, Any], packages: Path) -> None:
     pixels = held_out(content, packages).pixels
     holes = cut(Hole.BOXES, pixels, 0)
     shares = holes.float().mean(dim=(1, 2))

@@ -70,7 +70,7 @@ def test_a_difference_is_paired(made: Path) -> None:
     assert telea["primary_minus_this"]["psnr"]["standard_error"] != pytest.approx(apart, rel=1e-3)
 
 
-def test_evaluating_in_pieces_gives_what_evaluating_at_once_gives(made: Path, runs: Path, recipe_file: Path, packages: Path) -> None:
+def test_evaluation_in_pieces_equals_evaluation_at_once(made: Path, runs: Path, recipe_file: Path, packages: Path) -> None:
     arguments = [str(recipe_file), "--runs", str(runs), "--cache", str(packages)]
     assert evaluate([*arguments, "--only", "telea"]) == 0
     [boxes, centre] = evaluated(runs)

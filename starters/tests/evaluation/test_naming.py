@@ -52,7 +52,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return emoji_retrieval.evaluate(settings, FLIP(TINY), data, 12, PREPROCESS, Split.TEST, folder, progress=lambda line: None)
 
 
-def test_who_draws_the_same_is_named_by_the_nearest_neighbour_and_not_by_chance(evaluated: dict[str, Any]) -> None:
+def test_twins_are_named_by_nearest_neighbour_above_chance(evaluated: dict[str, Any]) -> None:
     ways = evaluated["emoji"]["ways"]
     assert evaluated["artist"] == "test" and evaluated["emoji"]["n"] == 12 and evaluated["emoji"]["chance"]["top1"] == round(1 / 12, 5)
     assert ways[PIXELS]["top1"]["value"] == 1.0

@@ -14,7 +14,7 @@ from training.efficientnet_lite0 import ARCHITECTURE, convert
 from training.errors import DataError
 
 
-def test_every_published_name_is_one_of_timms_with_the_same_shape() -> None:
+def test_published_names_are_timms_with_the_same_shapes() -> None:
     wanted = timm.create_model(ARCHITECTURE).state_dict()
     # Both libraries list parameters in the order of the network.
     converted = convert(dict(zip(published_names(), wanted.values(), strict=True)))
@@ -22,7 +22,7 @@ def test_every_published_name_is_one_of_timms_with_the_same_shape() -> None:
     assert all(torch.equal(converted[name], value) for name, value in wanted.items())
 
 
-def test_an_image_is_at_no_distance_from_itself_and_at_more_the_more_it_differs(content: dict[str, Any], packages: Path) -> None:
+def test_perceptual_distance_is_zero_if_equal_and_grows(content: dict[str, Any], packages: Path) -> None:
     distance = PerceptualDistance(PyPIPackage.model_validate(content["release"]["quality"]["features"]), packages)
     image = torch.randint(0, 256, (1, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     little, much = image.clone(), image.clone()

@@ -75,7 +75,7 @@ def test_what_was_trained_first_is_what_the_bundle_holds(trained: tuple[Path, li
     assert isinstance(network, MCC) and network.config.back == CONFIG.back
 
 
-def test_the_bundle_says_how_well_it_reconstructs_and_what_its_parts_do(trained: tuple[Path, list[str]]) -> None:
+def test_bundle_has_quality_of_reconstruction_and_of_its_parts(trained: tuple[Path, list[str]]) -> None:
     folder, _ = trained
     made = bundle.read(folder / "bundles/tiny-reconstruct/1.0.0")
     made.verify()
@@ -143,7 +143,7 @@ def test_a_dry_run_needs_no_phase_that_was_not_trained(
     assert "phase shape: OccupancyAndColour" in told and "views/s" in told
 
 
-def test_the_recipe_of_the_starter_holds_out_categories_and_its_ablation_knows_nothing() -> None:
+def test_starter_recipe_holds_out_categories_from_ablation() -> None:
     plan = recipe.read(Path("starters/recipes/reconstruct.yaml"))
     assert isinstance(plan.data, Renders)
     libraries = [library for package in plan.data.packages for library in package.libraries]

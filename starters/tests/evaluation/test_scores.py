@@ -28,7 +28,7 @@ def test_psnr_is_of_the_hole_alone(truth: Tensor, hole: Tensor) -> None:
     assert torch.equal(psnr(torch.where(hole.unsqueeze(-1), filled, 0), truth, hole), psnr(filled, truth, hole))
 
 
-def test_a_perfect_filling_has_the_psnr_of_rounding_and_an_ssim_of_one(truth: Tensor, hole: Tensor) -> None:
+def test_perfect_filling_has_psnr_of_rounding_and_ssim_of_one(truth: Tensor, hole: Tensor) -> None:
     assert psnr(truth, truth, hole).tolist() == pytest.approx([10 * math.log10(12 * 255**2)] * 2, rel=1e-9)
     assert ssim(truth, truth, hole).tolist() == pytest.approx([1.0, 1.0], abs=1e-12)
 

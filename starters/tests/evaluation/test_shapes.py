@@ -52,7 +52,7 @@ def test_adaptive_asking_asks_less_and_is_told_the_same() -> None:
     assert (told > threshold).sum() > 0.9 * (dense > threshold).sum()
 
 
-def test_points_on_a_surface_are_spread_evenly_however_it_is_divided() -> None:
+def test_surface_points_are_even_however_it_is_divided() -> None:
     corners = np.array([[0, 0, 0], [2, 0, 0], [2, 1, 0], [0, 1, 0], [0.1, 0, 0], [0.1, 1, 0]], np.float32)
     faces = np.array([[0, 4, 5], [0, 5, 3], [4, 1, 2], [4, 2, 5]])
     points = sampled(corners, faces, 2000, np.random.default_rng(0))

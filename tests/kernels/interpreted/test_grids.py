@@ -36,7 +36,7 @@ def grids(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return seen
 
 
-def test_more_samples_and_heads_than_a_dimension_of_the_grid_holds(grids: list[tuple[int, ...]]) -> None:
+def test_samples_and_heads_may_exceed_grid_dimension(grids: list[tuple[int, ...]]) -> None:
     batch, tokens = LARGEST + 1, 5
     x = torch.zeros(batch, tokens, 1).requires_grad_()
     found = Matching(*kernels.bipartite_match(x.detach(), effective_r(tokens, 2, 1), 1))

@@ -49,7 +49,7 @@ def test_a_strided_view_is_read_where_it_lies() -> None:
     assert_same(problem, metric.mT.contiguous().mT)
 
 
-def test_zeros_without_a_direction_come_first_as_in_the_reference() -> None:
+def test_zeros_without_direction_come_first_as_in_reference() -> None:
     problem = Problem(1, 12, 4, 1, 3, torch.float32, seed=6)
     metric = problem.signs(4)
     metric[0, 4] = 0.0

@@ -87,7 +87,7 @@ def test_blocks_of_channels_and_of_input_tokens_meet() -> None:
     assert_merges(problem)
 
 
-def test_untouched_rows_keep_their_bits_and_a_second_run_gives_the_same() -> None:
+def test_untouched_rows_keep_bits_and_second_run_is_equal() -> None:
     problem = Problem(1, 40, 8, 1, 12, torch.bfloat16, seed=2)
     x, matching = problem.normal(40, 8), problem.matching()
     merged, _, _ = merge(x, problem.sizes(40), None, matching)

@@ -135,7 +135,7 @@ def test_keys_of_published_files_at_full_size_tell_their_family(system: str) -> 
 
 
 @pytest.mark.parametrize("family", RECORDED)
-def test_a_published_checkpoint_becomes_a_bundle_that_runs_and_returns(family: str, tmp_path: Path) -> None:
+def test_published_checkpoint_becomes_bundle_and_exports_back(family: str, tmp_path: Path) -> None:
     case, task, settings = RECORDED[family]
     first = imported(GOLDEN / case / "checkpoint.pth", tmp_path, settings, family if family in LOOK_ALIKES else None)
     assert (first.spec.provenance["family"], first.spec.task) == (family, task)
@@ -148,7 +148,7 @@ def test_a_published_checkpoint_becomes_a_bundle_that_runs_and_returns(family: s
     returns_bit_for_bit(first, tmp_path / "again.pth", family, tmp_path)
 
 
-def test_encoders_of_images_and_pairs_come_with_rungs_and_networks_that_need_every_token_with_none(tmp_path: Path) -> None:
+def test_only_mergeable_imports_get_rungs(tmp_path: Path) -> None:
     for family, rungs in (("mae_pretrained", True), ("maws_clip", True), ("flip", True), ("mae_st_pretrained", False), ("mcc", False)):
         case, _, settings = RECORDED[family]
         spec = imported(GOLDEN / case / "checkpoint.pth", tmp_path, settings).spec
@@ -156,7 +156,7 @@ def test_encoders_of_images_and_pairs_come_with_rungs_and_networks_that_need_eve
         assert {(rung.accuracy, rung.throughput, rung.metric) for rung in spec.ladder} <= {(None, None, "top-1")}
 
 
-def test_a_network_of_sound_and_clips_comes_with_rungs_of_two_halves(tmp_path: Path) -> None:
+def test_audio_video_network_gets_rungs_of_two_halves(tmp_path: Path) -> None:
     case, _, settings = RECORDED["mavil"]
     spec = imported(GOLDEN / case / "checkpoint.pth", tmp_path, settings).spec
     told = [(rung.name, rung.schedule, rung.schedule_sight) for rung in spec.ladder]  # of 32 and 64 patches, in two blocks
@@ -165,11 +165,11 @@ def test_a_network_of_sound_and_clips_comes_with_rungs_of_two_halves(tmp_path: P
 
 
 @pytest.mark.parametrize("family", MADE)
-def test_a_bundle_of_our_own_takes_a_published_layout_and_returns(family: str, tmp_path: Path) -> None:
+def test_own_bundle_converts_to_published_layout_and_back(family: str, tmp_path: Path) -> None:
     returns_bit_for_bit(made(family, tmp_path), tmp_path / "file.pth", family, tmp_path)
 
 
-def test_the_appearance_network_takes_its_published_names_and_returns() -> None:
+def test_appearance_network_converts_to_published_names_and_back() -> None:
     architecture = architectures()["phalp_appearance"]
     with torch.device("meta"):
         weights = architecture.build(architecture.config()).state_dict()
@@ -208,7 +208,7 @@ def test_an_export_is_wrapped_and_named_as_it_was_published(case: str, key: str,
     assert all(torch.equal(published[name], value) for name, value in again.items())
 
 
-def test_a_film_a_sound_and_an_oblong_picture_have_their_place_in_a_bundle(tmp_path: Path) -> None:
+def test_video_audio_and_oblong_image_fit_into_a_bundle(tmp_path: Path) -> None:
     video = imported(GOLDEN / "diffmae/train_video_cross/checkpoint.pth", tmp_path, {"stride": "2"}).spec
     assert video.preprocess is not None and video.clip is not None
     assert (video.preprocess.image_size, video.preprocess.image_width) == (32, 16)

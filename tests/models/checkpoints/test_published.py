@@ -61,7 +61,7 @@ def test_published_classifiers_load_strictly_at_full_size(shapes: Mapping[str, l
     assert {name: list(value.shape) for name, value in family.table.export(model.state_dict()).items()} == shapes
 
 
-def test_published_pre_training_checkpoints_load_strictly_at_full_size() -> None:
+def test_published_pretraining_checkpoints_load_at_full_size() -> None:
     shapes = next(case.values[0] for case in FULL_SIZES if "decoder_pred.weight" in case.values[0])
     with torch.device("meta"):
         model = MAE(MAEConfig())
@@ -202,7 +202,7 @@ def test_the_running_average_is_read_and_said(key: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("prefix", "taken"), [("module.", 1), ("_orig_mod.", 1), ("module._orig_mod.", 2)])
-def test_prefixes_of_parallel_training_and_compiling_are_taken_off_and_said(prefix: str, taken: int, tmp_path: Path) -> None:
+def test_prefixes_of_parallel_and_compiled_training_are_stripped(prefix: str, taken: int, tmp_path: Path) -> None:
     weights = ViT(SMALL).state_dict()
     torch.save({"model": {f"{prefix}{key}": value for key, value in weights.items()}}, tmp_path / "file.pth")
     spec, _ = imported(tmp_path / "file.pth", family="timm")
@@ -210,7 +210,7 @@ def test_prefixes_of_parallel_training_and_compiling_are_taken_off_and_said(pref
     assert open_checkpoint(tmp_path / "file.pth").weights.keys() == weights.keys()
 
 
-def test_an_encoder_of_timm_s_names_without_a_head_is_nobody_s_until_a_person_says_whose(tmp_path: Path) -> None:
+def test_headless_timm_encoder_needs_an_explicit_family(tmp_path: Path) -> None:
     """What is wanted of its pixels depends on it: MAWS's are ImageNet's colours, AugReg's are not."""
     torch.save({key: value for key, value in ViT(SMALL).state_dict().items() if not key.startswith("head.")}, tmp_path / "file.pth")
     with pytest.raises(
@@ -310,7 +310,7 @@ def test_an_imported_bundle_answers_as_the_recorded_model(tmp_path: Path) -> Non
     assert outputs["tokens"].tolist() == [[17, 8], [17, 8]]
 
 
-def test_an_import_infers_what_keys_tell_and_takes_the_rest_from_the_family(tmp_path: Path) -> None:
+def test_import_infers_from_keys_and_defaults_to_family(tmp_path: Path) -> None:
     config = ViTConfig(image_size=56, patch_size=14, channels=1, classes=6, width=128, depth=3, heads=2, mlp_ratio=2.0, qkv_bias=False)
     torch.save(ViT(config).state_dict(), tmp_path / "file.pth")
     spec, _ = imported(tmp_path / "file.pth", family="timm", overrides={}, labels=["a", "b", "c", "d", "e", "f"])
@@ -383,7 +383,7 @@ def test_an_import_that_cannot_be_says_why(case: str, changes: dict[str, Any], s
         imported(recorded(case), **changes)
 
 
-def test_an_encoder_alone_is_taken_for_its_features_with_the_ways_of_its_family(tmp_path: Path) -> None:
+def test_bare_encoder_is_imported_for_features_of_its_family(tmp_path: Path) -> None:
     weights = {key: value for key, value in read_checkpoint(recorded("mae/pretrain_pixel")).items() if "decoder" not in key}
     torch.save({key: value for key, value in weights.items() if key != "mask_token"}, tmp_path / "file.pth")
     with pytest.raises(CheckpointError, match=r"missing: head\.weight, head\.bias \(without a head .*; --set classes=0 takes an encoder"):

@@ -132,7 +132,7 @@ def test_a_transform_that_cannot_be_kept_is_refused(changes: dict[str, Any], sen
     assert sentence in str(refused.value)
 
 
-def test_a_config_of_another_model_is_not_taken_for_the_files_own(tmp_path: Path) -> None:
+def test_config_of_another_model_is_not_used_for_the_file(tmp_path: Path) -> None:
     model, cfg = timm_model(crop_pct=0.5)
     torch.save(model.state_dict(), tmp_path / "tiny.pth")
     stated_beside(tmp_path / "tiny.pth", cfg)
@@ -178,7 +178,7 @@ def test_torchvisions_vision_transformers_answer_as_there(older: bool, tmp_path:
     assert np.abs(served(made) - original(model, transform)).max() <= MOST
 
 
-def test_torchvisions_larger_images_are_prepared_as_its_weights_say() -> None:
+def test_torchvision_large_images_are_prepared_as_declared() -> None:
     weights = torchvision.models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1.transforms()
     ours = families()["torchvision"].preprocess(384)
     theirs = (weights.resize_size, weights.crop_size, weights.interpolation.value)

@@ -62,7 +62,7 @@ PYRAMID = RevMViTConfig(
     [(ViT(TINY), torch.randn(2, 3, 16, 16)), (RevMViT(PYRAMID), torch.randn(2, 3, 4, 32, 32))],
     ids=["Rev-ViT", "Rev-MViT"],
 )
-def test_a_reversible_trunk_calls_its_blocks_again_where_it_recomputes(model: nn.Module, pixels: Tensor) -> None:
+def test_reversible_trunk_calls_block_hooks_again_on_recompute(model: nn.Module, pixels: Tensor) -> None:
     calls = watched(model.train())
     loss = model(pixels).logits.square().sum()
     forward = dict(calls)

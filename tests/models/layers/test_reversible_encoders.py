@@ -64,7 +64,7 @@ def gradients(model: nn.Module, objective: Callable[[Any], Tensor]) -> dict[str,
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def test_a_pretrained_reversible_encoder_starts_a_classifier_of_pictures() -> None:
+def test_pretrained_reversible_encoder_starts_image_classifier() -> None:
     pretrained = MAE(replace(MAE_CONFIG, reversible=True))
     model = ViT(ViTConfig(**TRUNK, classes=5, pool=Pool.MEAN, reversible=True))
     start_from_pretrained(model, pretrained.state_dict())

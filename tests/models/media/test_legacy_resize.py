@@ -54,7 +54,7 @@ def test_values_are_sampled_at_corners_of_pixels(side: int, size: int) -> None:
     torch.testing.assert_close(torch.from_numpy(values).double(), sampled(whole, size), atol=0.3, rtol=0)
 
 
-def test_where_places_are_whole_the_pixels_are_those_of_the_picture() -> None:
+def test_whole_positions_keep_pixels_of_the_image() -> None:
     whole = picture(24, 24)
     assert (prepare(whole, 8) == whole[::3, ::3]).all()
 

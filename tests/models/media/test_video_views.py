@@ -66,7 +66,7 @@ def test_a_single_crop_is_the_centre_of_a_larger_picture() -> None:
         crops(clip, short_side=40, size=48, count=1)
 
 
-def test_random_boxes_have_the_area_and_aspect_that_was_asked_for() -> None:
+def test_random_boxes_have_requested_area_and_aspect() -> None:
     generator = torch.Generator().manual_seed(0)
     boxes = [random_box(240, 320, generator) for _ in range(300)]
     assert all(box.top + box.height <= 240 and box.left + box.width <= 320 for box in boxes)

@@ -7,7 +7,7 @@ import pytest
 from models.people.person_clips import aspect_margins, clip_frame_indices
 
 
-def test_clips_are_centred_on_the_middle_and_never_leave_the_track() -> None:
+def test_clips_are_centred_and_stay_inside_the_track() -> None:
     assert clip_frame_indices(15, 40, frames=9, stride=1).tolist() == [11, 12, 13, 14, 15, 16, 17, 18, 20]
     assert clip_frame_indices(3, 40, frames=4, stride=3).tolist() == [0, 1, 5, 9]
     assert clip_frame_indices(38, 40, frames=4, stride=3).tolist() == [32, 36, 39, 39]

@@ -68,7 +68,7 @@ def test_a_file_that_holds_code_is_refused_and_not_run(tmp_path: Path, compress:
     assert not mark.exists()
 
 
-def test_code_hidden_in_an_array_of_objects_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_code_in_array_of_objects_is_refused_and_not_run(tmp_path: Path) -> None:
     mark, file = tmp_path / "ran", tmp_path / "content.pkl"
     joblib.dump(np.array([Code(mark)], dtype=object), file)
     with pytest.raises(UnsafeFile, match="array of object"):
@@ -99,7 +99,7 @@ def test_damaged_and_oversized_files_are_refused(tmp_path: Path) -> None:
             read_joblib(file)
 
 
-def test_a_file_of_something_else_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+def test_foreign_file_is_refused_with_missing_names(tmp_path: Path) -> None:
     file = tmp_path / "content.pkl"
     joblib.dump({"fid": np.zeros((4, 1, 1))}, file)
     with pytest.raises(UnsafeFile, match="pose_shape"):
@@ -108,7 +108,7 @@ def test_a_file_of_something_else_is_refused_with_what_is_missing(tmp_path: Path
         read_results(file)
 
 
-def test_a_tracks_pose_ends_in_its_camera_with_the_depth_divided_once() -> None:
+def test_pose_of_track_ends_in_camera_with_depth_divided_once() -> None:
     results = read_results(CASES / "phalp_to_tracklet" / "phalp_demo.pkl")
     first = next(iter(results.values()))
     before = float(first["camera"][0][2])
@@ -119,7 +119,7 @@ def test_a_tracks_pose_ends_in_its_camera_with_the_depth_divided_once() -> None:
     assert np.array_equal(tracklets_from_results(results)[1].camera, track.camera)
 
 
-def test_predicted_frames_count_as_missing_and_videos_name_their_frames_by_time() -> None:
+def test_predicted_frames_are_missing_and_videos_sort_by_time() -> None:
     """A tracker that read a video itself has (video, time) for a frame's name; ids may be numpy's."""
     ages = {3: [None, 0, 2, 0, 1], 1: [None, None, 0, None, None], 7: [1, 1, None, None, None]}  # 7 was never observed
     results = {}
@@ -194,7 +194,7 @@ def test_others_are_aligned_by_frame(other: range, rows: range) -> None:
     assert not clip.frames[:, 2].any()
 
 
-def test_a_skipped_track_leaves_its_place_empty_and_surplus_ones_are_left_out() -> None:
+def test_skipped_track_leaves_gap_and_surplus_ones_are_dropped() -> None:
     around, inside, surplus = track(range(90, 140), 1), track(range(104, 108), 2), track(range(101, 110), 3)
     clip = build_clip(track(EGO), [around, inside, surplus], frames=20, people=3, mean_std=MEAN_STD)
     assert not clip.targets.detected[:, 1].any()
@@ -202,7 +202,7 @@ def test_a_skipped_track_leaves_its_place_empty_and_surplus_ones_are_left_out() 
 
 
 @pytest.mark.parametrize(("length", "shown"), [(10, 9), (12, 11), (13, 12), (14, 12), (40, 12)])
-def test_training_shows_the_first_frames_and_one_less_of_short_tracks(length: int, shown: int) -> None:
+def test_training_uses_first_frames_and_one_less_of_short_tracks(length: int, shown: int) -> None:
     clip = build_clip(track(range(length)), frames=12, people=1, mean_std=MEAN_STD, training=True)
     assert clip.names.count("-1") == 12 - shown
     whole = build_clip(track(range(length)), frames=12, people=1, mean_std=MEAN_STD)
@@ -226,7 +226,7 @@ def test_labels_are_the_models_classes_in_front_or_all_of_them() -> None:
     assert not sixty[:, 60:].any()
 
 
-def test_tracks_without_any_feature_show_zeros_of_the_width_asked_for() -> None:
+def test_tracks_without_features_get_zeros_of_requested_width() -> None:
     bare = track(EGO)
     assert bare.labels is not None
     bare = replace(bare, labels=replace(bare.labels, appearance=np.zeros((len(bare), 0))))
@@ -241,7 +241,7 @@ def test_a_track_without_labels_makes_no_training_clip() -> None:
         build_clip(replace(track(EGO), labels=None), frames=20, people=1, mean_std=MEAN_STD)
 
 
-def test_the_order_of_others_is_one_of_chance_that_a_seed_repeats() -> None:
+def test_order_of_other_tracks_is_random_by_seed() -> None:
     others = [track(range(start, start + 3)) for start in range(10)]
     first = [other.frames[0] for other in shuffle(others, seed=3)]
     assert first == [other.frames[0] for other in shuffle(others, seed=3)]

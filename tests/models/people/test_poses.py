@@ -36,7 +36,7 @@ def moved(poses: Poses, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0
     return Poses(keypoints, boxes)
 
 
-def test_a_token_is_the_pose_around_the_hips_and_the_place_of_the_box() -> None:
+def test_token_is_pose_around_hips_and_position_of_box() -> None:
     keypoints = np.zeros((1, KEYPOINT_COUNT, 3))
     keypoints[0, HIPS, :2] = [[90, 100], [110, 100]]
     keypoints[0, KEYPOINT_NAMES.index("nose")] = [100, 50, 0.9]
@@ -51,7 +51,7 @@ def test_tokens_do_not_depend_on_the_resolution_of_the_video() -> None:
     np.testing.assert_allclose(encode_tokens(moved(poses, 3), 3 * WIDTH, 3 * HEIGHT), encode_tokens(poses, WIDTH, HEIGHT), atol=1e-5)
 
 
-def test_the_pose_in_a_token_does_not_depend_on_where_and_how_far_away_somebody_is() -> None:
+def test_pose_in_token_is_invariant_to_place_and_distance() -> None:
     poses = crowd()
     other = encode_tokens(moved(poses, 0.5, (200, -20)), WIDTH, HEIGHT)
     np.testing.assert_allclose(other[:, :51], encode_tokens(poses, WIDTH, HEIGHT)[:, :51], atol=1e-5)
@@ -89,7 +89,7 @@ def test_who_is_twice_as_far_away_looks_half_as_tall() -> None:
     np.testing.assert_allclose(estimate_depths(boxes, focal=1000), [10, 20])
 
 
-def test_doubles_and_the_unlikely_are_left_out_and_the_best_come_first() -> None:
+def test_duplicate_and_unlikely_people_go_and_best_come_first() -> None:
     boxes = np.array([[0, 0, 10, 10, 0.5], [0, 1, 10, 10, 0.9], [50, 0, 10, 10, 0.3], [80, 0, 10, 10, 0.1], [5, 0, 10, 10, 0.4]])
     people = suppress_duplicates(Poses(np.zeros((5, KEYPOINT_COUNT, 3)), boxes), min_score=0.2)
     assert people.boxes[:, 4].tolist() == [0.9, 0.4, 0.3]

@@ -15,7 +15,7 @@ SMALLEST = {
 }
 
 
-def test_every_architecture_has_published_sizes_but_ours_and_those_whose_files_bring_theirs() -> None:
+def test_all_architectures_of_publications_have_sizes() -> None:
     without_weights = {"actions", "mcc_photograph", "null", *GRAPHS}
     assert architectures().keys() - SMALLEST.keys() == {*without_weights, "phalp_pose", "lite_depth"}
     assert {name for name, architecture in architectures().items() if architecture.native is None} == without_weights

@@ -49,7 +49,7 @@ def test_vectors_are_those_of_the_model(client: Client, embedding_bundles: Path)
     assert np.asarray(found).dtype == np.float32 and np.asarray(found) is found.vectors
 
 
-def test_more_images_than_one_request_may_bring_are_several_requests(client: Client, embedding_service: Service) -> None:
+def test_images_beyond_request_limit_are_several_requests(client: Client, embedding_service: Service) -> None:
     files = [("image", (f"{index}", png(one))) for index, one in enumerate(IMAGES)]
     assert httpx2.post(f"{embedding_service.url}/v1/embed", files=files).status_code == 413
     together = client.embed(IMAGES)
@@ -57,14 +57,14 @@ def test_more_images_than_one_request_may_bring_are_several_requests(client: Cli
     np.testing.assert_allclose(together.vectors, alone, atol=2e-6)
 
 
-def test_more_bytes_than_one_request_may_bring_are_several_requests(client: Client) -> None:
+def test_bytes_beyond_request_limit_are_several_requests(client: Client) -> None:
     large = [image(seed, side=140) for seed in range(3)]
     sizes = [len(png(one)) for one in large]
     assert max(sizes) < MAX_BODY < sum(sizes)
     assert len(client.embed(large)) == 3
 
 
-def test_more_texts_than_one_request_may_bring_are_several_requests(client: Client) -> None:
+def test_texts_beyond_request_limit_are_several_requests(client: Client) -> None:
     found = client.embed(texts=[*WORDS, "w" * 99])
     assert (found.kind, len(found), found.truncated) == ("text", 301, 1)
     for place in (0, 255, 256, 299):
@@ -193,7 +193,7 @@ def test_galleries_ask_one_thing_at_a_time(client: Client, folder: Path) -> None
         client.gallery(folder, progress=False, pattern="*.txt")
 
 
-def test_a_gallery_does_not_compare_vectors_of_another_content_of_the_bundle(
+def test_gallery_refuses_vectors_of_other_bundle_content(
     embedding_service: Service, embedding_bundles: Path, client: Client, folder: Path
 ) -> None:
     gallery = client.gallery(folder, progress=False, pattern="*.png", model="changing")

@@ -54,7 +54,7 @@ def embed(service: Service, folder: Path, *arguments: str | Path) -> subprocess.
     return opsin("embed", folder, "-o", folder.parent / "vectors.npz", "--url", service.url, *arguments)
 
 
-def test_zero_shot_prints_a_row_for_each_image_and_reports_the_bad_one(embedding_service: Service, folder: Path) -> None:
+def test_zero_shot_prints_row_per_image_and_reports_bad_one(embedding_service: Service, folder: Path) -> None:
     files = [folder / "000.png", folder / "notes.txt", folder / "001.png"]
     ended = opsin("zero-shot", *files, "--label", "a red car", "--label", "dog", "--url", embedding_service.url)
     assert ended.returncode == 1

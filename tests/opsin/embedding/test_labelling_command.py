@@ -40,7 +40,7 @@ def test_the_classifier_answers_with_the_scores_of_zero_shot(embedding_service: 
     np.testing.assert_allclose([one.score for one in found.predictions], [one.score for one in wanted.predictions], atol=2e-5)
 
 
-def test_templates_may_be_given_and_labels_that_lose_their_end_are_told(tmp_path: Path, labels: Path) -> None:
+def test_templates_may_be_given_and_cut_labels_are_reported(tmp_path: Path, labels: Path) -> None:
     pair = write_tiny_pair(tmp_path, "pair")
     labels.write_text(f"dog\n{'b' * 60}\n")
     command = ("bundles", "label", "animals", "--from", "pair@1", "--labels", labels, "--bundles", tmp_path, "--version", "2")

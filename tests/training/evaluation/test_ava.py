@@ -40,7 +40,7 @@ def test_a_track_gives_a_row_for_each_class_at_its_key_frame() -> None:
 
 
 @pytest.mark.parametrize(("frame", "first", "end"), [(120, 2, 14), (113, 0, 7), (127, 9, 16)])
-def test_scores_are_averaged_around_the_key_frame_and_never_over_padding(frame: int, first: int, end: int) -> None:
+def test_scores_are_averaged_around_key_frame_without_padding(frame: int, first: int, end: int) -> None:
     track = tracked(name=f"ava-val_abcdefghijk_{frame:06d}_3_20")
     rows = score_rows([track])
     assert np.allclose(rows.scores, (1 / (1 + np.exp(-track.logits[first:end]))).mean(axis=0))
@@ -133,7 +133,7 @@ def test_all_boxes_at_once_are_the_boxes_one_by_one(seed: int) -> None:
     assert result.mean == pytest.approx(np.mean(expected), abs=1e-12)
 
 
-def test_average_precision_is_scikit_learns_where_interpolation_changes_nothing() -> None:
+def test_average_precision_equals_scikit_learn() -> None:
     hits = np.array([True, True, False, True, False, False])
     scores = np.arange(6, 0, -1)
     stepped = average_precision(hits, int(hits.sum()))
@@ -156,7 +156,7 @@ def test_equal_scores_keep_the_order_of_the_file(frames: tuple[int, int], precis
     assert evaluate(predictions, truth).mean == precision
 
 
-def test_classes_that_are_not_evaluated_count_for_nothing_but_their_frame() -> None:
+def test_unevaluated_classes_count_only_for_their_frame() -> None:
     """A frame with no other boxes is in the ground truth all the same: what is found there is wrong."""
     truth = boxes(np.random.default_rng(0), frames=2, people=1, classes=1, scored=False)
     with_unscored = replace(truth, classes=np.array([EVALUATED_CLASSES[0], 2]))
@@ -230,9 +230,7 @@ def test_people_who_are_not_observed_at_a_key_frame_are_left_out(tmp_path: Path)
     ],
     ids=["no JSON", "another answer", "another class"],
 )
-def test_an_answer_that_cannot_be_measured_is_refused_by_its_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, sentence: str
-) -> None:
+def test_unmeasurable_answer_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, sentence: str) -> None:
     (tmp_path / "film.json").write_text(content)
     assert main([str(tmp_path), str(truth(tmp_path, ("film", 902, 0.1, 14)))]) == 2
     assert re.search(sentence, capsys.readouterr().err)

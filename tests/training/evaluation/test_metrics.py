@@ -21,7 +21,7 @@ def test_accuracy_has_the_binomial_standard_error() -> None:
     assert measured.n == 100
 
 
-def test_the_error_of_a_difference_counts_only_pictures_on_which_the_models_disagree() -> None:
+def test_error_of_difference_counts_only_disagreements() -> None:
     right = np.array([True] * 60 + [True] * 12 + [False] * 4 + [False] * 24)
     other = np.array([True] * 60 + [False] * 12 + [True] * 4 + [False] * 24)
     measured = metrics.difference(right, other)
@@ -49,7 +49,7 @@ def test_throughput_is_relative_and_leaves_the_threads_alone() -> None:
     assert set(ratios) == {"none", "some"} and all(ratio > 0 for ratio in ratios.values())
 
 
-def test_the_fitted_temperature_is_the_one_that_the_logits_were_scaled_by() -> None:
+def test_fitted_temperature_is_scale_of_the_logits() -> None:
     numbers = np.random.default_rng(0)
     honest = numbers.normal(0, 2, (20_000, 4)).astype(np.float32)
     labels = (honest + numbers.gumbel(size=honest.shape)).argmax(axis=1)  # drawn with the probabilities that the logits say
@@ -58,7 +58,7 @@ def test_the_fitted_temperature_is_the_one_that_the_logits_were_scaled_by() -> N
     assert metrics.calibration_error(3 * honest, labels) > 0.05
 
 
-def test_calibration_error_is_the_mean_distance_of_confidence_and_accuracy() -> None:
+def test_calibration_error_is_mean_gap_of_confidence() -> None:
     logits = np.log(np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 10, dtype=np.float32))
     labels = np.array([0] * 7 + [1] * 3 + [0] * 8 + [1] * 2)
     assert metrics.calibration_error(logits, labels) == pytest.approx((0.2 + 0.2) / 2, abs=1e-6)
@@ -70,7 +70,7 @@ def test_the_label_may_be_any_of_the_k_best() -> None:
     assert metrics.top_k(logits, np.array([1, 2, 2]), 2).tolist() == [True, False, True]
 
 
-def test_a_calibrated_model_predicts_the_same_with_other_confidence() -> None:
+def test_calibrated_model_predicts_same_with_other_confidence() -> None:
     torch.manual_seed(0)
     model = ViT(ViTConfig(image_size=16, patch_size=4, classes=3, width=16, depth=2, heads=2, pool=Pool.MEAN)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)

@@ -27,7 +27,7 @@ def alike(caption: int) -> float:
 LIKE_A_LABEL = {caption for caption in range(COUNT) if alike(caption) > 0.8}
 
 
-def test_a_round_keeps_captions_like_a_label_in_the_order_in_which_it_read_them() -> None:
+def test_round_keeps_similar_captions_in_reading_order() -> None:
     captions, own = Numbered(), curator()
     chosen = own.choose(0, captions, 9, describe).tolist()
     read = captions.read_ids
@@ -52,13 +52,13 @@ def test_the_first_rounds_may_keep_everything() -> None:
     assert curator(warm_up=1).choose(0, captions, 7, describe).tolist() == captions.read_ids
 
 
-def test_a_round_ends_with_one_pass_however_few_captions_are_alike() -> None:
+def test_round_ends_after_one_pass_if_few_captions_match() -> None:
     captions = Numbered()
     chosen = curator(threshold=0.999).choose(0, captions, 100, describe)
     assert len(captions.read_ids) == 49 and len(chosen) < 10
 
 
-def test_a_resumed_run_goes_on_in_its_round_and_reads_the_same_afterwards() -> None:
+def test_resumed_run_continues_its_round_and_reading_order() -> None:
     def run(stop: int | None) -> list[list[int]]:
         own: Curator = curator()
         rounds = []
@@ -94,7 +94,7 @@ class FewWords(Numbered):
         return torch.tensor([[int(text), 0] for text in texts])
 
 
-def test_an_epoch_has_as_many_samples_as_its_steps_need_and_survives_in_the_state_dict(objective: CuratedMatching) -> None:
+def test_epoch_has_samples_for_its_steps_and_survives_state_dict(objective: CuratedMatching) -> None:
     chosen = objective.train().subset(FewWords(), 0, 5)
     assert len(chosen) == len(chosen.unique()) == 10
     repeated = objective.subset(FewWords(12), 1, 6)

@@ -40,7 +40,7 @@ def test_each_row_finds_its_partner_both_ways() -> None:
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_flip_sees_a_random_half_of_the_patches_or_in_unmasked_tuning_all(masked: bool) -> None:
+def test_flip_encodes_random_half_of_patches_or_all_if_unmasked(masked: bool) -> None:
     torch.manual_seed(0)
     model, words = FLIP(FLIP_CONFIG), (uniform(6) * 40).long()
     objective = Contrastive(model, ContrastiveSettings(masked=masked))

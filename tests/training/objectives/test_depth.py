@@ -31,7 +31,7 @@ def test_scale_and_shift_are_those_of_least_squares() -> None:
         assert (found[row][~valid[row]] == 0).all()
 
 
-def test_units_do_not_matter_and_what_is_told_the_wrong_way_round_counts_as_flat() -> None:
+def test_depth_loss_ignores_units_and_counts_inversion_as_flat() -> None:
     told, depth, valid = sample(1)
     torch.testing.assert_close(aligned(7 * told - 3, 0.2 * depth + 9, valid), aligned(told, depth, valid), atol=1e-4, rtol=1e-4)
     assert aligned(-depth, depth, valid).abs().max() == 0
@@ -70,7 +70,7 @@ def test_pixels_depth_and_mask_move_together() -> None:
     assert torch.equal(still.augmented(pixels, place, valid, draw())[0], pixels)
 
 
-def test_a_shadow_takes_light_and_a_mean_background_takes_what_is_beside_the_object() -> None:
+def test_shadow_darkens_and_mean_background_has_nearby_colour() -> None:
     objective, _ = made("depth")
     assert isinstance(objective, ScaleAndShiftInvariant)
     pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -69,7 +69,7 @@ def test_times_are_uniform() -> None:
     assert t.min() < 5 and t.max() > 994 and t.float().mean().item() == pytest.approx(499.5, abs=20)
 
 
-def test_the_second_head_learns_the_direction_of_a_teachers_patches() -> None:
+def test_second_head_learns_direction_of_teacher_patches() -> None:
     torch.manual_seed(0)
     teacher, config = FLIP(FLIP_CONFIG), replace(DIFFMAE_CONFIG, clip_width=16, clip_weight=0.5)
     objective, pixels = Diffusion(DiffMAE(config), DiffMAESettings(), teacher), normal(3, 16, 16)

@@ -29,7 +29,7 @@ def finalised(z: int) -> int:
     return z ^ z >> 31
 
 
-def test_the_words_are_those_of_splitmix64_from_a_start_of_draw_and_stream() -> None:
+def test_draws_are_splitmix64_from_draw_and_stream() -> None:
     key = draws._key("mask") % 2**64
     for row, draw in zip(draws.words(DRAW, 5, "mask").tolist(), DRAW.tolist(), strict=True):
         start = finalised(finalised(draw % 2**64) ^ key)
@@ -78,7 +78,7 @@ def test_values_have_the_distributions_that_they_are_named_after() -> None:
     assert stats.chisquare(first[:, 0].bincount(minlength=8)).pvalue > 1e-3
 
 
-def test_values_are_independent_along_a_row_across_draws_and_across_streams() -> None:
+def test_draws_are_independent_over_rows_draws_and_streams() -> None:
     draw = torch.arange(2000)
     a, b = draws.normal(draw, (8,), "a"), draws.normal(draw, (8,), "b")
     table = torch.cat([a, b, a.roll(1, dims=0)], dim=1)  # the last: each draw's neighbour

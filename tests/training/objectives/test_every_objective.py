@@ -91,7 +91,7 @@ def test_two_processes_with_half_of_the_batch_each_equal_one(name: str, two: dic
 
 
 @pytest.mark.parametrize("name", SHARDED)
-def test_parameters_that_are_split_over_processes_get_the_same_gradients(name: str, two: dict[str, Any]) -> None:
+def test_sharded_parameters_get_the_same_gradients(name: str, two: dict[str, Any]) -> None:
     objective, batch = made(name)
     assert_same_gradients(two[f"{name} by fsdp"], gradients(objective(batch)["loss"], objective), 2e-5)
 
@@ -131,7 +131,7 @@ def test_data_that_lacks_what_an_objective_needs_is_named() -> None:
         objective({"draw": batch["draw"], "clip": batch["pixels"]})
 
 
-def test_the_documentation_lists_every_objective_and_what_it_trains() -> None:
+def test_documentation_lists_every_objective_and_its_parts() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", (ROOT / "docs/training.md").read_text().split("## Objectives")[1].split("\n## ")[0], re.M)
     kinds = {kind: re.findall(r"`(\w+)`", what) for kind, what in rows}
     assert set(kinds) == set(KINDS.ours)

@@ -78,7 +78,7 @@ def test_a_clip_without_labels_teaches_nothing() -> None:
     assert all((gradient == 0).all() for gradient in gradients(values["loss"], objective).values())
 
 
-def test_everything_decays_in_pre_training_and_first_layers_learn_slowly_in_fine_tuning() -> None:
+def test_all_decays_in_pretraining_and_fine_tuning_slows_first() -> None:
     objective = Actions(LART(LART_CONFIG), LARTSettings())
     [group] = objective.parameter_groups(OptimiserSettings(lr=1))
     assert "heads.actions.bias" in group["names"] and group["weight_decay"] == 0.05

@@ -22,7 +22,7 @@ def objective() -> LinearProbe:
     return LinearProbe(ViT(VIT_CONFIG))
 
 
-def test_it_is_torchs_batch_norm_and_a_linear_layer_on_frozen_features(objective: LinearProbe) -> None:
+def test_linear_probe_is_batch_norm_and_layer_on_frozen_features(objective: LinearProbe) -> None:
     norm = nn.BatchNorm1d(16, affine=False, eps=1e-6)
     for step in range(3):
         pixels = normal(3, 16, 16, seed=step)
@@ -38,7 +38,7 @@ def test_it_is_torchs_batch_norm_and_a_linear_layer_on_frozen_features(objective
     torch.testing.assert_close(objective.running_var, norm.running_var)
 
 
-def test_the_released_network_answers_as_the_probe_does_in_evaluation(objective: LinearProbe) -> None:
+def test_released_network_answers_as_probe_in_evaluation(objective: LinearProbe) -> None:
     for step in range(5):
         objective({"pixels": 3 * normal(3, 16, 16, seed=step), "label": LABEL, "draw": draw()})
     objective.eval()
@@ -48,7 +48,7 @@ def test_the_released_network_answers_as_the_probe_does_in_evaluation(objective:
     assert not torch.allclose(objective.model(pixels).logits, wanted, atol=1e-3)
 
 
-def test_the_head_starts_small_and_is_all_that_the_optimiser_gets(objective: LinearProbe) -> None:
+def test_head_starts_small_and_is_all_that_is_optimised(objective: LinearProbe) -> None:
     assert 0 < objective.head.weight.std() < 0.02 and (objective.head.bias == 0).all()
     [group] = objective.parameter_groups(OptimiserSettings(lr=1, weight_decay=0.0))
     assert group["names"] == ["weight", "bias"] and group["weight_decay"] == 0.0

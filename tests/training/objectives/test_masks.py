@@ -30,7 +30,7 @@ def drawn(strategy: Strategy, grid: tuple[int, int, int] = GRID, draw: Tensor = 
     return masked(masks.split(draw, grid, {strategy: 1.0}, 0.75), grid)
 
 
-def test_random_masks_hide_the_same_share_of_every_sample_and_all_patches_alike() -> None:
+def test_random_masks_hide_equal_shares_and_patches_alike() -> None:
     mask = drawn(Strategy.RANDOM)
     assert (mask.flatten(1).sum(dim=1) == 147).all()
     torch.testing.assert_close(mask.float().mean(dim=0), torch.full(GRID, 0.75), atol=0.09, rtol=0)
@@ -51,7 +51,7 @@ def test_a_block_is_one_rectangle_over_a_quarter_to_a_half() -> None:
     assert mask.any(dim=0).all()
 
 
-def test_boxes_are_one_to_four_rectangles_of_at_most_half_the_sides() -> None:
+def test_boxes_are_one_to_four_rectangles_up_to_half_the_side() -> None:
     mask = drawn(Strategy.BOXES)[:, 0]
     share = mask.float().mean(dim=(1, 2))
     assert share.min() >= 4 / 196 and share.max() <= 1.0
@@ -79,7 +79,7 @@ def test_the_centre_is_half_of_the_rows_and_columns() -> None:
 
 
 @pytest.mark.parametrize("strategy", [Strategy.BOXES, Strategy.STROKES, Strategy.BLOCK])
-def test_clips_are_masked_alike_at_all_times_but_at_random_in_space_and_time(strategy: Strategy) -> None:
+def test_clip_masks_repeat_over_time_except_random_ones(strategy: Strategy) -> None:
     mask = drawn(strategy, (3, 6, 6), torch.arange(20))
     assert torch.equal(mask, mask[:, :1].expand_as(mask))
     mask = drawn(Strategy.RANDOM, (3, 6, 6), torch.arange(20))

@@ -110,7 +110,7 @@ def test_the_model_of_stage_one_teaches_from_its_bundle(tmp_path: Path) -> None:
         torch.testing.assert_close(objective.teacher.features(sound, clip).video, first.features(sound, clip).video)
 
 
-def test_a_student_teaches_in_the_next_round_and_others_are_refused(tmp_path: Path) -> None:
+def test_student_teaches_next_round_and_others_are_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = replace(MAVIL_CONFIG, predict_features=True)
     student = MAViLPretraining(config)
@@ -125,7 +125,7 @@ def test_a_student_teaches_in_the_next_round_and_others_are_refused(tmp_path: Pa
         MAViLSettings(teacher=tmp_path / "nowhere.safetensors").build(MAViLPretraining(config), Facts())
 
 
-def test_fine_tuning_removes_whole_times_and_bins_and_learns_several_labels() -> None:
+def test_fine_tuning_masks_whole_times_and_bins() -> None:
     objective, batch = made("audio_visual")
     assert isinstance(objective, AudioVisualLabels)
     times, bins = (draws.uniform(draw(), (count,), name) for count, name in ((4, "times"), (2, "mel bins")))
@@ -156,7 +156,7 @@ def test_halves_without_fusion_learn_apart() -> None:
     assert len(gradients(loss, objective)) == sum(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_half_that_only_hears_starts_from_an_audio_mae_and_needs_no_clip() -> None:
+def test_audio_only_half_starts_from_audio_mae_without_clips() -> None:
     torch.manual_seed(0)
     sizes = {"audio_frames": 32, "mel_bins": 16, "width": 16, "depth": 2, "heads": 2}
     pretrained = AudioMAE(AudioMAEConfig(**sizes, patch_size=8, decoder_width=16, decoder_depth=1, decoder_heads=2, window=None))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import torch
 from tests.training.objectives.cases import assert_same_gradients, gradients, made
 
 
-def test_each_image_spreads_its_target_over_its_tags_and_those_without_do_not_count() -> None:
+def test_target_is_spread_over_tags_and_untagged_do_not_count() -> None:
     objective, batch = made("hashtags")
     values = objective(batch)
     scores = objective.get_submodule("model")(batch["pixels"]).logits.softmax(dim=1)

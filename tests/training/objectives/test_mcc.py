@@ -24,7 +24,7 @@ def objective_of(settings: dict[str, object], facts: Facts | None = None, **conf
 
 
 @pytest.mark.parametrize("regress", [False, True])
-def test_queries_near_the_surface_are_occupied_and_have_its_colour(regress: bool) -> None:
+def test_queries_near_surface_are_occupied_in_its_colour(regress: bool) -> None:
     _, batch = made("mcc")
     objective = objective_of({"queries": 30, "threshold": 0.6}, regress_colour=regress, colour_weight=0.5, drop_path=0.0)
     queries = 3 * (2 * draws.uniform(draw(), (30, 3), "queries") - 1)

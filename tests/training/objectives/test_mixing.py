@@ -34,7 +34,7 @@ def test_mixup_blends_neighbours_by_the_share_in_their_targets() -> None:
         assert float(targets[sample, other]) == pytest.approx(1 - share)
 
 
-def test_cutmix_pastes_a_box_of_the_neighbour_and_its_area_is_the_share() -> None:
+def test_cutmix_pastes_neighbour_box_and_share_is_its_area() -> None:
     for step in range(20):
         pixels, targets = mixed(Mixing(cutmix=1.0), step)
         foreign = (pixels != PIXELS).any(dim=1)  # (B, H, W)
@@ -63,7 +63,7 @@ def test_shares_follow_a_beta_distribution(alpha: float) -> None:
     assert stats.kstest(shares(Mixing(mixup=alpha), 500), stats.beta(alpha, alpha).cdf).pvalue > 1e-3
 
 
-def test_a_batch_is_mixed_with_its_probability_and_cut_with_that_of_cutmix() -> None:
+def test_batch_is_mixed_by_probability_and_cut_by_cutmixs() -> None:
     untouched = [torch.equal(mixed(Mixing(mixup=0.8, probability=0.3), step)[0], PIXELS) for step in range(600)]
     assert sum(untouched) / 600 == pytest.approx(0.7, abs=0.06)
     both = Mixing(mixup=0.8, cutmix=1.0, cutmix_probability=0.25)

@@ -40,7 +40,7 @@ def test_images_and_texts_are_named_among_all_things() -> None:
     assert torch.allclose(with_pairs["loss"], losses["loss"] + 0.5 * pairs, atol=1e-6)
 
 
-def test_the_stem_learns_at_its_own_rate_behind_its_frozen_stages() -> None:
+def test_stem_learns_at_own_rate_behind_frozen_stages() -> None:
     case, batch = made("proxies")
     assert isinstance(case, Proxies)
     groups = case.parameter_groups(OptimiserSettings(lr=0.001, weight_decay=0.1))

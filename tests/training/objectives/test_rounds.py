@@ -75,7 +75,7 @@ def trained(folder: Path, stops: Sequence[int | None], made: Callable[[], nn.Mod
 
 
 @pytest.mark.parametrize("made", [matching, proxies])
-def test_every_round_learns_from_other_captions_and_goes_on_after_a_stop(made: Callable[[], nn.Module], tmp_path: Path) -> None:
+def test_rounds_use_different_captions_and_resume(made: Callable[[], nn.Module], tmp_path: Path) -> None:
     weights, rounds = trained(tmp_path / "whole", [None], made)
     assert [len(set(chosen)) for chosen in rounds] == [12, 12, 12]
     assert len({tuple(sorted(chosen)) for chosen in rounds}) == 3

@@ -106,7 +106,7 @@ def settings_of(groups: list[ParameterGroup]) -> dict[str, tuple[float, float]]:
     return {name: (group["lr_scale"], group["weight_decay"]) for group in groups for name in group["names"]}
 
 
-def test_layers_of_a_vit_learn_by_layer_decay_and_those_of_a_reversible_one_alike(vit: ViT) -> None:
+def test_vit_and_reversible_layers_learn_by_layer_decay(vit: ViT) -> None:
     found = settings_of(Supervised(vit).parameter_groups(OptimiserSettings(lr=1, weight_decay=0.1, layer_decay=0.5)))
     assert found["pos_embed"] == (0.125, 0.0)
     assert found["blocks.1.mlp.fc1.weight"] == (0.5, 0.1)

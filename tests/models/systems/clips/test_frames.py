@@ -37,7 +37,7 @@ def taken(views: ViewFrames, view: int) -> list[Tensor]:
     return views.take(view, time.monotonic() + 30)
 
 
-def test_a_video_that_cannot_be_read_to_its_end_is_refused_whenever_it_is_asked_for() -> None:
+def test_unreadable_video_is_refused_whenever_it_is_read() -> None:
     file = clip(every(COUNT, 24.0), container="matroska", codec="ffv1", pixels="bgr0")
     views = of(file[: len(file) // 100], [[0], [COUNT - 1]])
     with pytest.raises(UnusableInput) as first:
@@ -71,12 +71,12 @@ def test_what_goes_wrong_here_is_not_the_videos_fault() -> None:
 
 
 @pytest.mark.parametrize(("most", "ends", "kept"), [(1000, [6], 44), (20, [2, 4, 6], 16), (1, [1, 2, 3, 4, 5, 6], 8)])
-def test_views_that_share_frames_are_read_together_while_these_may_be_kept(most: int, ends: list[int], kept: int) -> None:
+def test_views_with_common_frames_are_read_together(most: int, ends: list[int], kept: int) -> None:
     assert readings(OVERLAPPING, most) == (ends, kept)
 
 
 @pytest.mark.parametrize(("most", "kept"), [(1000, 44), (20, 16), (1, 8)])
-def test_no_more_frames_are_kept_than_is_told_and_each_view_has_its_own(monkeypatch: pytest.MonkeyPatch, most: int, kept: int) -> None:
+def test_kept_frames_are_bounded_and_views_have_their_own(monkeypatch: pytest.MonkeyPatch, most: int, kept: int) -> None:
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     highest = 0
 

@@ -64,7 +64,7 @@ def test_the_encoder_gives_the_features_of_timms_network() -> None:
         start_from_lite(own, {})
 
 
-def test_depth_has_the_size_of_the_image_and_sizes_that_do_not_fit_are_refused() -> None:
+def test_depth_has_size_of_image_and_wrong_sizes_are_refused() -> None:
     assert LiteDepth(SMALL)(torch.zeros(3, 3, 32, 32)).shape == (3, 32, 32)
     assert sum(value.numel() for value in LiteDepth(LiteDepthConfig()).parameters()) == 3_658_737
     with pytest.raises(ValueError, match="no multiple of 32"):

@@ -79,7 +79,7 @@ def test_seeds_repeat_and_each_sample_has_its_own(steps: LoadedSteps) -> None:
     assert np.array_equal(both[1], alone[0]) and not np.array_equal(both[0], both[1])
 
 
-def test_from_the_network_on_it_takes_the_network_s_steps_and_the_finer_levels(steps: LoadedSteps) -> None:
+def test_from_network_it_takes_network_steps_and_finer_levels(steps: LoadedSteps) -> None:
     outputs, told = answer(steps, copied(network=True), seed=1, steps=3)
     again, _ = answer(steps, copied(network=True), seed=1, steps=3)
     levels = len(reductions(HOLE > 0, 16 // 3))
@@ -88,7 +88,7 @@ def test_from_the_network_on_it_takes_the_network_s_steps_and_the_finer_levels(s
     assert np.array_equal(outputs["filled"][0][HOLE == 0], striped()[HOLE == 0])
 
 
-def test_jobs_of_both_kinds_share_a_step_and_nobody_s_answer_changes(steps: LoadedSteps) -> None:
+def test_jobs_of_both_kinds_share_a_step_with_same_answers(steps: LoadedSteps) -> None:
     jobs, options = [copied(), copied(network=True), copied()], [{"seed": 1}, {"seed": 1, "steps": 2}, {"seed": 2}]
     states = dict(enumerate(steps.start(jobs, options)))
     filled = {}
@@ -141,11 +141,11 @@ def test_patches_are_copied_only_where_one_is_known_as_a_whole(hole: tuple[int, 
     assert not sources(np.zeros((4, 30), bool))
 
 
-def test_a_pyramid_begins_where_a_patch_is_known_and_no_coarser_than_asked() -> None:
+def test_pyramid_starts_at_a_known_patch_within_requested_depth() -> None:
     assert (reductions(HOLE > 0), reductions(HOLE > 0, 8), reductions(HOLE > 0, 64)) == ((2, 1), (4, 2, 1), (1,))
 
 
-def test_a_pyramid_ends_where_the_hole_lies_beyond_the_last_whole_cells() -> None:
+def test_pyramid_ends_if_hole_is_beyond_last_whole_cells() -> None:
     for side, hole in ((97, 1), (131, 3), (99, 3)):
         missing = np.zeros((side, side), bool)
         missing[:, -hole:] = True

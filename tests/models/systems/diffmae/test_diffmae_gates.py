@@ -34,7 +34,7 @@ def before_the_last_layer(model: DiffMAE, x: Tensor, t: int, images: Tensor) -> 
     return seen[0][0]
 
 
-def test_a_patch_is_kept_while_it_is_clear_and_forgotten_in_noise(model: DiffMAE) -> None:
+def test_gate_keeps_clear_patch_and_forgets_it_in_noise(model: DiffMAE) -> None:
     channels = Channels.of(CONFIG.width, CONFIG.patch_values)
     x, images = torch.randn(1, CONFIG.patches // 2, CONFIG.patch_values), torch.zeros(1, 3, 48, 48)
     embedded = model.noise_embed(x)[0, :, channels.own].detach()

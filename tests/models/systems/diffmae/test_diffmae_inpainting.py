@@ -229,7 +229,7 @@ def test_a_clipped_step_stays_within_the_colours() -> None:
     assert free.abs().max() > 4
 
 
-def test_prediction_of_noise_samples_the_same_picture_as_prediction_of_pixels() -> None:
+def test_noise_prediction_samples_same_image_as_pixel_prediction() -> None:
     """A model that answers (x − √a p) / √(1 − a) where its twin answers p. Source: the definition of x_t."""
     schedule = Schedule(rho=1.0)
     pixels, noise = build(schedule=schedule).double(), build(schedule=schedule, target=Target.EPS).double()
@@ -253,7 +253,7 @@ def test_a_model_of_normalised_patches_needs_their_statistics() -> None:
         fill(model, images, split)
 
 
-def test_with_statistics_normalised_patches_become_pixels_without_clipping() -> None:
+def test_normalised_patches_with_statistics_are_not_clipped() -> None:
     model, images, split = build(normalise_patches=True), images_for(SMALL), split_for(SMALL)
     plain = build()
     draw = counter_noise(torch.tensor([1, 2]), split, SMALL.patch_values)
@@ -278,7 +278,7 @@ def test_known_pixels_of_masked_patches_are_kept() -> None:
     assert not torch.equal(filled[~unchanged], without[~unchanged]), "known pixels have no influence on the others"
 
 
-def test_known_pixels_are_kept_by_a_model_of_normalised_patches_too() -> None:
+def test_known_pixels_are_kept_with_normalised_patches() -> None:
     model, images, split = build(normalise_patches=True), images_for(SMALL), Split.by_mask(centre_mask(2, SMALL.grid[1:]))
     made = torch.zeros(2, *SMALL.image_size, dtype=torch.bool)
     made[:, 9:14, 6:11] = True

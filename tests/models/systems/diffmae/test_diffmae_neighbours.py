@@ -48,13 +48,13 @@ def influence(model: DiffMAE, patch: int) -> float:
 
 
 @pytest.mark.parametrize("step", [-1, 1, -COLUMNS, COLUMNS], ids=["left", "right", "above", "below"])
-def test_what_is_next_to_a_hole_counts_for_more_than_what_is_far_away(step: int) -> None:
+def test_neighbours_of_a_hole_weigh_more_than_distant_patches(step: int) -> None:
     looking, random = build(), build(looks_around=False)
     assert influence(looking, HIDDEN + step) > 2 * influence(looking, HIDDEN + 5 * step)
     assert influence(random, HIDDEN + step) < 1.5 * influence(random, HIDDEN + 5 * step)
 
 
-def test_patches_and_noise_are_embedded_in_the_same_orthonormal_basis() -> None:
+def test_patches_and_noise_share_an_orthonormal_basis() -> None:
     basis = cosine_basis(4, 3).flatten(1)
     torch.testing.assert_close(basis @ basis.T, torch.eye(48), atol=1e-6, rtol=0)
     model, images = build(), torch.randn(2, 3, 48, 48)

@@ -188,7 +188,7 @@ def test_the_last_seed_is_followed_by_the_first() -> None:
     assert close(samples[1], answer(stepper(), given, steps=3, seed=0)["filled"][0])
 
 
-def test_known_pixels_of_a_masked_patch_have_an_influence_only_if_wanted() -> None:
+def test_known_pixels_of_masked_patch_matter_only_if_wanted() -> None:
     given = job(1, (0, 0, 3, 3))
     changed = given["pixels"].clone()
     changed[3, :4] = 255 - changed[3, :4]  # in the same patch
@@ -208,7 +208,7 @@ def test_where_nothing_is_missing_one_step_gives_the_image_back() -> None:
     assert torch.equal(answer(stepper(model), given, steps=50, samples=2)["filled"], given["pixels"].expand(2, -1, -1, -1))
 
 
-def test_windows_are_filled_one_after_the_other_and_see_what_was_made() -> None:
+def test_windows_are_filled_in_turn_and_use_earlier_ones() -> None:
     """The hole spans both windows; noise and the first window's pixels decide about the second one."""
     half = WIDTH // 2
     given = job(1, (4, half, 6, WIDTH), size=(HEIGHT, WIDTH + half)) | {"windows": torch.tensor([[0, 0], [0, half]])}
@@ -275,7 +275,7 @@ def test_other_arrays_come_back_with_the_answer() -> None:
     assert torch.equal(answer(stepper(), job(1, HOLE, image=file), steps=2)["image"], file)
 
 
-def test_the_cost_of_a_step_is_its_noisy_patches_and_a_little_a_sample_and_memory_is_what_is_kept() -> None:
+def test_step_cost_counts_noisy_patches_and_memory_the_state() -> None:
     steps = stepper()
     small, large = steps.start([job(1, (0, 0, 1, 1)), job(1, (0, 0, HEIGHT, WIDTH))], [{"samples": 2}, {}])
     assert (steps.cost(small), steps.cost(large)) == (2 * (1 + SAMPLE_COST), SMALL.patches + SAMPLE_COST)
@@ -289,7 +289,7 @@ def started(*jobs: tuple[tuple[int, int], bool]) -> list[Filling]:
     return [state for state in states if isinstance(state, Filling)]
 
 
-def test_holes_of_about_one_size_share_a_padded_pass_and_all_sizes_a_packed_one() -> None:
+def test_similar_holes_share_padded_pass_and_all_a_packed_one() -> None:
     fillings = started(((1, 1), False), ((HEIGHT, WIDTH), False), ((HEIGHT, WIDTH - 5), False), ((1, 1), True))
     assert sorted(sorted(group) for group in groups(fillings)) == [[0], [1, 2], [3]]
     assert sorted(sorted(group) for group in groups(fillings, 0.0)) == [[0, 1, 2], [3]]

@@ -101,7 +101,7 @@ def test_with_the_true_picture_a_step_leads_to_the_earlier_time(schedule: Schedu
 
 
 @pytest.mark.parametrize("count", [2, 10])
-def test_what_stays_of_x_is_precise_where_a_step_leaves_almost_nothing(schedule: Schedule, count: int) -> None:
+def test_remainder_of_x_is_precise_if_step_leaves_almost_nothing(schedule: Schedule, count: int) -> None:
     """√alpha goes down to 1e-9, where 1 − beta has no digits left."""
     steps = Sampler(Method.ANCESTRAL, count).reverse(schedule)
     left = schedule.alphas_bar()[steps.time].tolist()
@@ -124,7 +124,7 @@ def test_beta_variance_adds_the_whole_noise_of_the_step() -> None:
 
 
 @pytest.mark.parametrize("sampler", [Sampler(Method.ONE_STEP, 1), Sampler(Method.ANCESTRAL, 1), Sampler(Method.DDIM, 1, eta=0.3)], ids=str)
-def test_one_step_of_any_method_returns_the_prediction_from_the_last_time(sampler: Sampler) -> None:
+def test_single_step_of_any_method_returns_prediction(sampler: Sampler) -> None:
     steps, x, x0 = sampler.reverse(Schedule()), torch.randn(1, 4, 6), torch.randn(1, 4, 6)
     assert steps.time.tolist() == [999]
     assert torch.equal(steps.take(x, x0, None), x0)

@@ -85,7 +85,7 @@ def test_bfloat16_deviates_by_less_than_fifteen_percent(case: str) -> None:
     assert relative_deviation(answer.person.rotations[:, 1:], recorded.outputs["body_pose"]) < 0.15
 
 
-def test_merging_nothing_is_the_plain_model_and_merging_leaves_fewer_tokens() -> None:
+def test_zero_merging_is_plain_model_and_merging_drops_tokens() -> None:
     torch.manual_seed(0)
     model, crops = HMR2(SMALL).eval(), torch.randn(2, 3, 96, 96)
     with torch.no_grad():
@@ -168,7 +168,7 @@ def synthetic_body() -> SMPLBody:
     return SMPLBody.from_checkpoint(read_checkpoint(CASES / "tiny_forward" / "checkpoint.pth"))
 
 
-def test_turning_the_whole_body_turns_every_vertex_about_the_pelvis() -> None:
+def test_global_rotation_turns_all_vertices_about_the_pelvis() -> None:
     body, turn = synthetic_body(), torch.from_numpy(Rotation.random(random_state=1).as_matrix()).float()
     at_rest = SMPLParameters(torch.eye(3).expand(1, 24, 3, 3).clone(), torch.zeros(1, 10), torch.zeros(1, 3))
     turned = replace(at_rest, rotations=torch.cat([turn.expand(1, 1, 3, 3), at_rest.rotations[:, 1:]], dim=1))
@@ -190,7 +190,7 @@ def test_a_batch_of_bodies_is_each_of_them() -> None:
         assert torch.allclose(both.keypoints[row : row + 1], alone.keypoints, atol=1e-5)
 
 
-def test_a_network_of_lower_precision_moves_a_body_of_full_precision() -> None:
+def test_low_precision_network_drives_full_precision_mesh() -> None:
     recorded = read_case(CASES / "tiny_forward")
     with torch.no_grad():
         person = build(recorded).bfloat16()(recorded.inputs["img"].bfloat16()).person
@@ -273,7 +273,7 @@ def test_all_cameras_show_a_body_at_the_same_place() -> None:
     assert torch.allclose(in_frame, in_picture, atol=0.5)
 
 
-def test_a_lightning_file_with_yacs_settings_is_read_and_one_with_code_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lightning_file_with_yacs_loads_and_with_code_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """yacs need not be there: its class is a dict with attributes, and so is the stand-in."""
     settings_class = type("CfgNode", (dict,), {"__module__": "yacs.config"})
     module = ModuleType("yacs.config")

@@ -99,7 +99,7 @@ def test_a_scale_without_bounds_must_be_a_number(tmp_path: Path) -> None:
             add_tokenizer(made, vocabularies.small_bert(tmp_path, 120), None)
 
 
-def test_a_pair_that_was_trained_otherwise_reads_as_it_was_trained(tmp_path: Path) -> None:
+def test_pair_of_other_training_reads_texts_its_own_way(tmp_path: Path) -> None:
     made = imported("cit/moco_tiny", tmp_path, (4, 4))
     words = vocabularies.small_bert(tmp_path, 120)
     text, content = prepare(made.spec, made.weights_path, words, ["{}!"], most=7, special=False)

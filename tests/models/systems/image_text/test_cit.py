@@ -171,7 +171,7 @@ def test_captions_are_curated_by_what_the_pooler_says() -> None:
     torch.testing.assert_close(model.text_projection(said), model.encode_texts(tokens, visible))
 
 
-def test_training_updates_the_statistics_of_the_projector_and_what_is_trainable() -> None:
+def test_training_updates_projector_statistics_and_trainables() -> None:
     model = make().train()
     model.vision.requires_grad_(False)
     before = model.head[1].running_mean.clone() if model.head is not None else None

@@ -320,7 +320,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
 
 
-def test_what_was_downloaded_and_is_no_folder_is_named_for_what_it_is(tmp_path: Path) -> None:
+def test_download_that_is_no_folder_is_named_for_what_it_is(tmp_path: Path) -> None:
     folder = unpacked(GOLDEN / "tiny_m50_t5x") / "checkpoint_1001"
     with pytest.raises(CheckpointError, match="the index of a T5X checkpoint: name its folder"):
         read_checkpoint(folder / "checkpoint")

@@ -75,7 +75,7 @@ def test_published_checkpoints_load_strictly_at_full_size(name: str) -> None:
         ("vit_2b14_xlmr_l", 2_456_588_801),
     ],
 )
-def test_the_sizes_have_as_many_parameters_as_published_and_are_told_by_their_shapes(name: str, parameters: int) -> None:
+def test_sizes_have_published_parameters_and_differ_in_shapes(name: str, parameters: int) -> None:
     with torch.device("meta"):
         model = MAWSClip(CLIP[name]) if name in CLIP else ViT(VISION[name])
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
@@ -111,7 +111,7 @@ def older(key: str) -> str:
     return key.replace(".norm1.", ".attention_layer_norm.").replace(".norm2.", ".final_layer_norm.") if "text_encoder" in key else key
 
 
-def test_another_image_size_resizes_the_positions_of_a_pair_as_mae_does() -> None:
+def test_other_image_size_resizes_positions_as_mae_does() -> None:
     published, config = read_checkpoint(PAIR / "checkpoint.pth"), clip_config(read_case(PAIR).config)
     table = fit(published, families()["maws_clip"], {**vars(config), "image_size": 48}).weights["vision.pos_embed"]
     own = published["vision_encoder.pos_embed"]

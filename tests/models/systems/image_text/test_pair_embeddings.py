@@ -207,7 +207,7 @@ def test_a_space_has_one_pooling(pair: Recorded, model: LoadedModel) -> None:
         model.forward(arrays, {"pool": other})
 
 
-def test_tokens_are_not_offered_behind_a_projector_with_batch_norms(tmp_path: Path) -> None:
+def test_tokens_are_not_offered_behind_projector_with_batch_norm(tmp_path: Path) -> None:
     moco = PAIRS["moco"]
     model, cit = loaded(moco.read, tmp_path, moco.family, moco.settings), architectures()["cit"]
     assert [cit.token_vectors(config) for config in (model.spec.config, {}, {"tower": "augreg"})] == [False, False, True]

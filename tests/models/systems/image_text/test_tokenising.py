@@ -85,7 +85,7 @@ def test_xlmr_has_the_ids_of_sentencepiece_one_higher(texts: list[str], xlmr_mod
     assert len({number for row in found for number in row}) > 1500  # the strings use much of the vocabulary
 
 
-def test_siglip_has_the_ids_of_sentencepiece_for_small_letters_without_punctuation(texts: list[str], tmp_path: Path) -> None:
+def test_siglip_ids_equal_sentencepiece_for_lower_case(texts: list[str], tmp_path: Path) -> None:
     model = vocabularies.siglip(tmp_path)
     reference = sentencepiece.SentencePieceProcessor(model_file=str(model))
     cleaned = [

@@ -163,7 +163,7 @@ def replace(pattern: Any, content: str) -> dict[str, Any]:
         (put("added_tokens", [{"id": 2**40, "content": "x"}]), "added_tokens.0.id: id 1099511627776 must be"),
     ],
 )
-def test_entries_that_are_not_known_to_be_harmless_are_refused_by_name(change: Change, sentence: str) -> None:
+def test_unknown_entries_are_refused_by_name(change: Change, sentence: str) -> None:
     with pytest.raises(TokenizerError, match=sentence):
         read_tokenizer(changed(change))
 
@@ -251,7 +251,7 @@ def test_bytes_that_are_no_tokenizer_are_refused(data: bytes, sentence: str) -> 
 
 
 @pytest.mark.timeout(60)
-def test_texts_that_are_made_to_be_slow_take_no_longer_than_others(tmp_path: Path) -> None:
+def test_adversarial_texts_are_tokenized_as_fast_as_others(tmp_path: Path) -> None:
     """CPU seconds of the longest texts that clients may send, in each kind: spaces, letters without an end, marks without a base."""
     kinds = {
         "bert": vocabularies.bert(tmp_path),
@@ -419,7 +419,7 @@ def test_the_characters_of_a_map_are_named_in_the_entry(model: bytes, tmp_path: 
         read_tokenizer(json.dumps(content).encode())
 
 
-def test_xlmrs_tokenizer_json_of_the_library_is_the_same_as_its_model(model: bytes, tmp_path: Path) -> None:
+def test_xlmr_tokenizer_json_equals_its_sentencepiece_model(model: bytes, tmp_path: Path) -> None:
     """As it is found beside XLM-R on hubs: spaces in two steps, and special tokens that the library would find in texts."""
     (tmp_path / "spm.model").write_bytes(model)
     own = read_vocabulary(tmp_path / "spm.model")

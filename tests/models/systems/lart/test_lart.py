@@ -116,7 +116,7 @@ def test_a_file_whose_shapes_do_not_tell_the_heads_asks_for_them() -> None:
         import_checkpoint(file, overrides={"heads": "2", "frames": "17"}, **arguments)
 
 
-def test_a_file_whose_heads_together_are_as_wide_as_its_tokens_asks_for_them_too(tmp_path: Path) -> None:
+def test_file_with_combined_heads_requires_their_count(tmp_path: Path) -> None:
     """That could be one head, were there no projection. A file without a projection has one head."""
     arguments: dict[str, Any] = {"family": None, "overrides": {}, "labels": None, "name": "lart", "version": "1", "license": "unknown"}
     with pytest.raises(
@@ -131,7 +131,7 @@ def test_a_file_whose_heads_together_are_as_wide_as_its_tokens_asks_for_them_too
 
 
 @pytest.mark.parametrize(("actions", "last"), [(60, "watch (person)"), (80, "class 79")])
-def test_an_imported_model_of_the_evaluated_classes_knows_their_names(tmp_path: Path, actions: int, last: str) -> None:
+def test_imported_model_of_evaluated_classes_knows_their_names(tmp_path: Path, actions: int, last: str) -> None:
     weights = small(replace(SMALL, actions=actions)).state_dict()
     file = tmp_path / "model.pth"
     torch.save({"model": families()["lart"].export(weights)}, file)
@@ -139,7 +139,7 @@ def test_an_imported_model_of_the_evaluated_classes_knows_their_names(tmp_path: 
     assert len(spec.labels) == actions and spec.labels[-1] == last
 
 
-def test_names_of_compiled_training_and_names_without_prefix_are_read_too() -> None:
+def test_names_of_compiled_training_or_without_prefix_load() -> None:
     published = read_checkpoint(CASES / "pose_only" / "checkpoint.pth")
     expected = fit(published, families()["lart"], {"heads": 4})
     for spelling in (
@@ -224,7 +224,7 @@ def test_a_single_wide_head_is_read_from_a_checkpoint() -> None:
     assert found.perfect and found.config().heads == 1, found.complaint()
 
 
-def test_what_was_not_detected_has_no_influence_and_the_callers_arrays_stay() -> None:
+def test_undetected_people_have_no_influence_and_inputs_are_kept() -> None:
     model, tracks = small(), people()
     noise = torch.randn_like(tracks.pose) * (1 - tracks.detected)
     before = [tracks.pose.clone(), tracks.detected.clone()]
@@ -250,7 +250,7 @@ def test_people_of_a_clip_see_each_other() -> None:
     assert not torch.allclose(plain.reading.actions[:, :, 0], other.reading.actions[:, :, 0])
 
 
-def test_training_hides_the_share_of_detected_tokens_with_the_lowest_noise() -> None:
+def test_training_hides_detected_tokens_of_lowest_noise() -> None:
     tracks, noise = people(), torch.rand(2, 10, 3, 1, generator=torch.Generator().manual_seed(1))
     hidden = TokenMask.from_noise(tracks, 0.4, noise)
     detected = tracks.detected.flatten(1) != 0
@@ -262,7 +262,7 @@ def test_training_hides_the_share_of_detected_tokens_with_the_lowest_noise() -> 
         assert (noise[clip][(tracks.detected[clip] != 0) & ~hidden.masked[clip]] > drawn).all()
 
 
-def test_the_position_table_encodes_the_person_first_then_the_time() -> None:
+def test_position_table_encodes_person_first_then_time() -> None:
     table = position_table(16, times=5, people=3)
     assert table.shape == (16, 5, 3)
     assert torch.equal(table[:8, 0], table[:8, 4]) and torch.equal(table[8:, :, 0], table[8:, :, 2])
@@ -308,7 +308,7 @@ def test_windows_that_do_not_fit_are_refused() -> None:
         read_track(small(), people(batch=1, count=1), step=4, margin=4)
 
 
-def test_the_action_loss_counts_detected_and_labelled_tokens_alone() -> None:
+def test_action_loss_counts_only_detected_and_labelled_tokens() -> None:
     logits = torch.randn(1, 4, 1, 6, requires_grad=True)
     targets = torch.rand(1, 4, 1, 80)
     detected, has_gt = torch.tensor([1.0, 1, 0, 1]).view(1, 4, 1, 1), torch.tensor([2.0, 1, 2, 0]).view(1, 4, 1, 1)
@@ -322,7 +322,7 @@ def test_the_action_loss_counts_detected_and_labelled_tokens_alone() -> None:
     assert action_loss(logits, targets, torch.zeros_like(detected), has_gt) == 0
 
 
-def test_regression_losses_are_sums_over_the_chosen_tokens_by_their_number_and_one() -> None:
+def test_regression_loss_is_sum_over_tokens_by_count_plus_one() -> None:
     predicted, target = torch.randn(2, 3, 1, 5), torch.randn(2, 3, 1, 5)
     chosen = torch.tensor([1, 0, 1, 1, 0, 0]).view(2, 3, 1, 1) != 0
     error = (predicted - target)[chosen.squeeze(-1)]
@@ -330,13 +330,13 @@ def test_regression_losses_are_sums_over_the_chosen_tokens_by_their_number_and_o
     assert torch.allclose(regression_loss(predicted, target, chosen, 2), error.square().sum() / 4)
 
 
-def test_the_kinetics_loss_is_the_mean_over_people_of_the_negative_log_of_their_class() -> None:
+def test_kinetics_loss_is_mean_negative_log_over_people() -> None:
     logits, labels = torch.randn(2, 3, 5), torch.tensor([[0, 4, 2], [1, 1, 3]])
     chosen = logits.softmax(dim=-1).gather(2, labels.unsqueeze(2))
     assert torch.allclose(kinetics_loss(logits, labels), -chosen.log().mean())
 
 
-def test_gradients_reach_every_parameter_that_the_published_network_uses() -> None:
+def test_gradients_reach_all_parameters_of_published_network() -> None:
     model, tracks = small().train(), people()
     answer = model(tracks, TokenMask.from_noise(tracks, 0.4, torch.rand_like(tracks.detected)))
     (answer.reading.actions.sum() + answer.reading.pose.sum() + answer.kinetics.sum()).backward()
@@ -344,7 +344,7 @@ def test_gradients_reach_every_parameter_that_the_published_network_uses() -> No
     assert untouched == {"conv_en", "conv_de"}
 
 
-def test_training_hides_the_share_of_detected_tokens_that_the_config_says() -> None:
+def test_training_hides_configured_share_of_detected_tokens() -> None:
     model, given = small(replace(SMALL, mask_ratio=0.5)).train(), people()
     torch.manual_seed(3)
     got = model(given).reading.actions

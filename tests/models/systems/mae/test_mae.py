@@ -47,7 +47,7 @@ def test_the_visible_count_is_truncated_as_published() -> None:
 
 
 @pytest.mark.parametrize(("size", "patches"), [("base_patch16", 196), ("large_patch16", 196), ("huge_patch14", 256)])
-def test_published_sizes_have_heads_of_32_channels_in_the_decoder(size: str, patches: int) -> None:
+def test_published_sizes_have_decoder_heads_of_32_channels(size: str, patches: int) -> None:
     config = SIZES[f"mae_vit_{size}"]
     assert (config.patches, config.visible) == (patches, patches // 4)
     assert (config.decoder_width, config.decoder_depth, config.decoder_heads, config.norm_eps) == (512, 8, 16, 1e-6)
@@ -61,7 +61,7 @@ def test_masking_restores_raster_order() -> None:
     assert torch.equal(order.gather(1, masking.restore), torch.arange(10).expand(3, -1))
 
 
-def test_the_same_noise_gives_the_same_answer_whatever_the_global_generator(model: MAE) -> None:
+def test_same_noise_gives_same_output_despite_global_generator(model: MAE) -> None:
     images, noise = torch.randn(1, 3, 16, 16), torch.rand(1, 16)
     first = model(images, noise).loss
     torch.manual_seed(99)

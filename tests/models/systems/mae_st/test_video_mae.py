@@ -31,7 +31,7 @@ def test_every_layout_survives_export_and_import(class_token: bool, separate: bo
 
 
 @pytest.mark.parametrize("class_token", [True, False])
-def test_a_clip_that_is_one_patch_deep_has_a_position_table_as_well(class_token: bool) -> None:
+def test_clip_of_one_patch_depth_has_a_position_table(class_token: bool) -> None:
     config = replace(SMALL, frames=2, class_token=class_token, separate_positions=False)
     published = families()["mae_st"].table.export(VideoMAE(config).state_dict())
     assert fit(published, families()["mae_st"], {"heads": 4, "frames": 2, "classes": 3}).config() == config
@@ -61,7 +61,7 @@ def test_one_position_table_equals_the_sum_of_two() -> None:
     torch.testing.assert_close(joint(clips()).logits, separate(clips()).logits)
 
 
-def test_without_a_class_token_all_tokens_may_merge_and_all_count() -> None:
+def test_without_class_token_all_tokens_merge_and_count() -> None:
     model = VideoMAE(replace(SMALL, class_token=False)).eval()
     seen = []
     model.blocks[-1].register_forward_hook(lambda block, inputs, tokens: seen.append(tokens.x))
@@ -73,7 +73,7 @@ def test_without_a_class_token_all_tokens_may_merge_and_all_count() -> None:
 
 
 @pytest.mark.parametrize("class_token", [True, False])
-def test_the_first_token_is_left_out_of_the_mean_even_where_it_is_a_patch(class_token: bool) -> None:
+def test_first_token_is_left_out_of_mean_even_if_a_patch(class_token: bool) -> None:
     torch.manual_seed(0)
     model = VideoMAE(replace(SMALL, class_token=class_token)).eval()
     seen = []

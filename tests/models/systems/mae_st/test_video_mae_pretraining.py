@@ -168,7 +168,7 @@ def test_the_head_of_slowfast_files_is_understood() -> None:
 
 
 @pytest.mark.parametrize("name", ["finetune_sep_cls", "finetune_slowfast_ckpt", "pretrain_sep_cls", "pretrain_joint_nocls"])
-def test_bfloat16_stays_within_three_percent_of_what_was_recorded(name: str) -> None:
+def test_bfloat16_is_within_three_percent_of_recording(name: str) -> None:
     case = read_case(GOLDEN / name)
     video = case.inputs["video"].bfloat16()
     with torch.inference_mode():

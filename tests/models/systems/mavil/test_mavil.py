@@ -124,7 +124,7 @@ def test_tokens_of_both_halves_merge(proportional: bool) -> None:
     assert torch.equal(model(sound(), pictures(), merge=MergeSchedule.constant(0)).logits, plain.logits)
 
 
-def test_merging_equal_tokens_changes_nothing_where_they_count_by_size() -> None:
+def test_merging_equal_tokens_changes_nothing_if_size_weighted() -> None:
     """Patches without positions and of one colour are all equal: merged or not, the mean and what attention sees are the same."""
     model = seeded(MAViL, replace(FUSED, proportional_attention=True))
     model.audio.pos_embed.data.zero_()
@@ -298,7 +298,7 @@ def test_a_file_that_lacks_a_head_says_so() -> None:
     assert "cannot classify before they are fine-tuned" in found.complaint()
 
 
-def test_a_classifier_that_still_holds_its_decoders_is_imported_without_them(tmp_path: Path) -> None:
+def test_classifier_with_decoders_is_imported_without_them(tmp_path: Path) -> None:
     published = read_checkpoint(GOLDEN / "finetune_av" / "checkpoint.pth")
     rest = {key: torch.zeros(1) for key in ("decoder_blocks.0.norm1.bias", "decoder_blocks.1.norm1.bias", "mask_token_v", "norm.weight")}
     torch.save({"model": {**published, **rest}, "optimizer": {"state": {}}, "epoch": 3}, tmp_path / "file.pth")
@@ -333,7 +333,7 @@ def test_fine_tuning_starts_from_a_file_of_either_stage(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["finetune_av", "finetune_uni"])
-def test_bfloat16_stays_within_three_percent_of_the_recorded_scores(name: str) -> None:
+def test_bfloat16_is_within_three_percent_of_recorded_scores(name: str) -> None:
     case = read_case(GOLDEN / name)
     model = load_finetuned(case).to(torch.bfloat16)
     audio, video = case.inputs["audio"].bfloat16(), case.inputs["video"].bfloat16()

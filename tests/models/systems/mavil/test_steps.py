@@ -191,7 +191,7 @@ def test_consecutive_windows_cover_a_sound(samples: int, windows: int) -> None:
     assert count(samples, SOUND) == windows
 
 
-def test_fewer_windows_can_be_asked_for_and_progress_tells_how_many() -> None:
+def test_fewer_windows_may_be_requested_and_progress_counts_them() -> None:
     steps = mavil_steps(network(), spec(), torch.device("cpu"))
     state, shorter, longer = (
         steps.start([{"sound": noise(5 * STRIDE)}], [{"windows": asked, "timeline": True}])[0] for asked in (None, 2, 9)
@@ -327,7 +327,7 @@ def test_sight_alone_is_the_mean_of_its_clips(count: int, asked: dict[str, Any],
     torch.testing.assert_close(told["scores"], wanted, atol=1e-5, rtol=0)
 
 
-def test_each_window_of_a_sound_goes_with_the_clip_that_begins_with_it() -> None:
+def test_audio_window_pairs_with_clip_of_same_start() -> None:
     """Windows begin every 0.64 s; the last clip begins two seconds before the end of the video."""
     model, sound = network(replace(APART, fusion_depth=3)), noise(8 * STRIDE)
     steps = mavil_steps(model, spec(preprocess=PIXELS), torch.device("cpu"))

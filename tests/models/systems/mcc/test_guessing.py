@@ -77,7 +77,7 @@ def test_where_the_network_says_nothing_there_is_no_wall() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_nothing_lies_before_what_was_seen_or_outside_the_silhouette(seed: int) -> None:
+def test_hidden_surface_is_behind_visible_one_and_in_silhouette(seed: int) -> None:
     """By more than the spacing, whatever the network says and however rugged it is."""
     dice = np.random.default_rng(seed)
     coarse = AWAY + dice.uniform(-1, 1, (8, 8)).repeat(SIDE // 8, axis=0).repeat(SIDE // 8, axis=1)

@@ -62,7 +62,7 @@ def error_in_pixels(projection: Projection, points: Tensor, valid: Tensor) -> fl
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 @pytest.mark.parametrize("lens", ["pinhole", "parallel"])
-def test_a_camera_is_fitted_to_what_it_saw_however_wrong_depths_are(lens: str, noise: float) -> None:
+def test_camera_is_fitted_despite_wrong_depths(lens: str, noise: float) -> None:
     front, back, valid = ball()
     rays = front / front[..., 2:]
     if lens == "parallel":

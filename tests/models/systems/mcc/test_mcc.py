@@ -111,7 +111,7 @@ def dense(model: MCC, images: Tensor, seen: Tensor, queries: Tensor, kept: Kept 
     return predicted
 
 
-def test_tokens_may_merge_in_the_encoders_and_return_to_their_places() -> None:
+def test_tokens_merge_in_encoders_and_return_to_their_places() -> None:
     """17 tokens, of which 5 merge: 12 different rows in 17 places, and a decoder that finds every place filled."""
     model, (images, seen) = make(), view(batch=1)
     latent = model.encode(images, seen, merge=MergeSchedule.of([3, 2]))
@@ -184,7 +184,7 @@ def test_no_queries_have_no_answers() -> None:
 
 
 @torch.no_grad()
-def test_a_scene_is_the_same_whenever_and_with_whatever_others_it_is_encoded() -> None:
+def test_scene_encoding_does_not_depend_on_its_batch() -> None:
     model, (images, seen), queries = make(), view(), points(9)
     scene = model.remember(model.encode(images, seen))
     again = model.remember(model.encode(images, seen))
@@ -222,7 +222,7 @@ def test_windows_without_points_are_one_vector_computed_once() -> None:
 
 
 @torch.no_grad()
-def test_a_compiled_model_has_fixed_shapes_whichever_windows_are_empty() -> None:
+def test_compiled_model_has_fixed_shapes_for_empty_windows() -> None:
     """Code generators refuse shapes that depend on the data; here these would break the graph."""
     torch._dynamo.reset()
     model, (_, seen) = make(), view()
@@ -247,7 +247,7 @@ def test_the_window_block_costs_less_than_a_quarter_at_full_size() -> None:
     assert macs(lambda: block(Tokens(x))) < whole / 40
 
 
-def test_asking_costs_what_the_published_decoder_must_and_grows_linearly() -> None:
+def test_query_cost_is_published_decoders_and_linear() -> None:
     """27.18 MMAC a query with the head, 5.43 GMAC a scene; ours pays for eight more channels in each of 16 heads over 198 keys."""
     with torch.device("meta"):
         model = MCC(PUBLISHED["mcc_vit_base_patch16"]).to("meta").eval()
@@ -266,7 +266,7 @@ def test_asking_costs_what_the_published_decoder_must_and_grows_linearly() -> No
     assert macs(queries.expand(1, -1, 3).repeat(1, 3, 1))[1] == 3 * asking
 
 
-def test_attention_to_scene_and_self_has_the_gradients_of_a_softmax() -> None:
+def test_attention_to_scene_and_self_has_gradients_of_softmax() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
     scene_k, scene_v = (torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
@@ -343,7 +343,7 @@ def test_regressed_colours_have_a_squared_error() -> None:
 
 
 @pytest.mark.parametrize("regress", [False, True])
-def test_without_occupied_queries_there_is_no_colour_loss_and_no_nan(regress: bool) -> None:
+def test_without_occupied_queries_colour_loss_is_zero_not_nan(regress: bool) -> None:
     model = make(replace(SMALL, regress_colour=regress))
     predicted = torch.randn(1, 6, model.config.outputs, generator=generator(), requires_grad=True)
     losses = model.losses(predicted, torch.zeros(1, 6), torch.zeros(1, 6, 3))
@@ -372,7 +372,7 @@ def test_occupancy_alone_is_the_first_output() -> None:
 
 
 @torch.no_grad()
-def test_pictures_of_another_size_are_resized_without_antialiasing() -> None:
+def test_images_of_other_size_are_resized_without_antialiasing() -> None:
     model, (_, seen) = make(), view()
     pixels = torch.rand(2, 3, 96, 96, generator=generator())
     centres = pixels[:, :, 1::3, 1::3]  # at a ratio of 3, bilinear without antialiasing takes the middle pixel
@@ -475,7 +475,7 @@ def test_import_and_export_keep_every_bit(tmp_path: Path) -> None:
     assert detect(again) == ["mcc"]
 
 
-def test_a_damaged_checkpoint_is_refused_with_the_keys_that_are_wrong(tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_refused_with_wrong_keys(tmp_path: Path) -> None:
     weights = read_checkpoint(GOLDEN / "co3d_forward" / "checkpoint.pth")
     del weights["blocks_xyz.1.norm1.weight"]
     torch.save({"model": {**weights, "mask_token": torch.zeros(1)}}, tmp_path / "file.pth")
@@ -492,7 +492,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_keys_that_are_wrong(tmp_path: 
 
 
 @torch.no_grad()
-def test_training_leaves_branches_of_the_decoder_out_also_when_a_scene_is_asked_step_by_step() -> None:
+def test_training_drops_decoder_branches_in_steps_too() -> None:
     model = make(replace(SMALL, drop_path=0.5))
     latent, queries = model.encode(*view()), points(7)
     model.train()

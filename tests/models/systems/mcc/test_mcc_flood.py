@@ -85,7 +85,7 @@ def dense(shape: Distance, lattice: Lattice) -> set[int]:
 
 @pytest.mark.parametrize("spacing", [0.05, 0.1])
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_flood_finds_what_the_dense_grid_finds_for_a_few_of_its_queries(name: str, spacing: float) -> None:
+def test_flood_finds_dense_grids_surface_with_few_queries(name: str, spacing: float) -> None:
     lattice = Lattice(Space(), spacing)
     flood, everything = flooded(SHAPES[name], lattice), dense(SHAPES[name], lattice)
     assert occupied(flood) == everything

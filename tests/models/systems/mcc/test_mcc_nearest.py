@@ -58,7 +58,7 @@ def influence(model: MCC, query: Tensor, rows: slice, columns: slice) -> float:
     return float((answers(model, dented, query[None]) - answers(model, wall(), query[None])).norm())
 
 
-def test_seen_points_near_a_query_count_for_more_than_those_far_away() -> None:
+def test_near_points_weigh_more_than_distant_ones() -> None:
     query = torch.tensor([-1.0, -1.0, 0.1])
     near, far = (slice(4, 12), slice(4, 12)), (slice(18, 26), slice(18, 26))
     assert influence(build(), query, *near) > 4 * influence(build(), query, *far)
@@ -74,7 +74,7 @@ def test_unseen_pixels_are_no_points_at_the_origin() -> None:
     assert away < 0.1 * influence(model, query[0], slice(4, 12), slice(4, 12))
 
 
-def test_the_weight_that_a_query_gives_itself_tells_how_far_away_the_surface_is() -> None:
+def test_self_weight_of_query_encodes_distance_to_surface() -> None:
     """Before the wall; and, across the line of sight, outside of its outline."""
     model, written = build(), []
     model.decoder_blocks[0].attn.proj.register_forward_hook(lambda _module, _given, added: written.append(added))

@@ -56,7 +56,7 @@ def test_a_capture_is_centred_scaled_and_can_be_undone(capture: dict[str, Any]) 
     torch.testing.assert_close(view.to_capture(points), capture["points"][10:22, 6:14].reshape(-1, 3), atol=1e-2, rtol=1e-5)
 
 
-def test_the_picture_keeps_its_background_and_is_padded_at_the_right_or_bottom(capture: dict[str, Any]) -> None:
+def test_image_keeps_background_and_pads_right_or_bottom(capture: dict[str, Any]) -> None:
     view = view_of_capture(**capture, image_size=16, seen_size=16, margin=2)
     image = view.image[0].permute(1, 2, 0)
     assert torch.equal(image[:, :12], capture["rgb"][8:24, 4:16])

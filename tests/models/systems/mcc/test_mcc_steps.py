@@ -205,7 +205,7 @@ def test_what_was_answered_of_a_scene_is_not_asked_again(random: MCC, first: dic
     agree(once_more, fresh, (usual | second)["threshold"])
 
 
-def test_two_scenes_that_are_asked_together_keep_their_own_answers(random: MCC) -> None:
+def test_scenes_queried_together_keep_their_own_answers(random: MCC) -> None:
     steps, usual = ReconstructionSteps(random, CPU), {"spacing": 0.3}
     named = [usual | {"scene": name} for name in ("one", "two")]
     both = run(steps, [job(0), job(1)], named)
@@ -216,7 +216,7 @@ def test_two_scenes_that_are_asked_together_keep_their_own_answers(random: MCC) 
 
 
 @pytest.mark.parametrize(("room", "seconds"), [(0, 600.0), (2**30, 0.0)])
-def test_what_is_kept_of_scenes_goes_where_jobs_need_the_room_and_when_its_time_is_over(random: MCC, room: int, seconds: float) -> None:
+def test_kept_scenes_go_for_new_jobs_or_after_their_time(random: MCC, room: int, seconds: float) -> None:
     model = ReconstructionSteps(random, CPU)
     steps = LoadedSteps(model, CPU)
     (first,) = run(model, [job()], [COARSE | {"scene": "one"}])
@@ -240,7 +240,7 @@ def test_scenes_that_are_kept_have_a_bound_in_bytes(random: MCC, monkeypatch: py
     assert kept[-1] < 6 * kept[0]
 
 
-def test_what_other_threads_may_find_is_computed_before_it_is_kept(random: MCC, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_results_are_computed_before_they_are_kept(random: MCC, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU they read it on streams of their own."""
     order: list[str] = []
     keep = module.Recent.keep

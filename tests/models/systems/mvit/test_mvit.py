@@ -188,7 +188,7 @@ def test_relative_positions_are_a_bias_on_the_logits(class_token: bool, axes: st
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_rows_of_a_table_are_chosen_by_distance_on_the_finer_axis() -> None:
+def test_table_rows_are_chosen_by_distance_on_finer_axis() -> None:
     table = torch.arange(7.0).unsqueeze(1)
     assert relative_rows(table, 4, 4)[..., 0].tolist() == [[3, 2, 1, 0], [4, 3, 2, 1], [5, 4, 3, 2], [6, 5, 4, 3]]
     assert relative_rows(table, 4, 2)[..., 0].tolist() == [[2, 0], [3, 1], [4, 2], [5, 3]]
@@ -197,7 +197,7 @@ def test_rows_of_a_table_are_chosen_by_distance_on_the_finer_axis() -> None:
     torch.testing.assert_close(stretched[0], torch.tensor([1.0, 0.4, 0.0]))
 
 
-def test_the_large_model_stretches_its_tables_in_its_own_resolution() -> None:
+def test_large_model_interpolates_tables_at_own_resolution() -> None:
     config = mvit.PUBLISHED["mvitv2_l_40x3"]
     with torch.device("meta"):
         model = MViT(config)
@@ -400,7 +400,7 @@ def test_a_box_stays_on_its_person() -> None:
 
 
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)])
-def test_kernels_that_pool_in_bfloat16_learn_what_they_do_in_float32(stride: tuple[int, int, int]) -> None:
+def test_bfloat16_pooling_kernels_learn_as_in_float32(stride: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     conv, norm = nn.Conv3d(8, 8, 3, stride=stride, padding=1, groups=8, bias=False), nn.LayerNorm(8)
     tokens, goal = torch.randn(3, 4, 2 * 4 * 4, 8), torch.randn(3, 4, 2 * 4 * 4 // (stride[1] * stride[2]), 8)

@@ -150,7 +150,7 @@ def test_recomputing_is_as_exact_as_float32_allows(config: ViTConfig | RevMViTCo
 
 
 @pytest.mark.parametrize("config", [SMALL_VIT, SMALL_MVIT], ids=["vit", "video"])
-def test_what_was_drawn_to_drop_is_dropped_again_when_recomputing(config: ViTConfig | RevMViTConfig) -> None:
+def test_drop_path_is_repeated_on_recompute(config: ViTConfig | RevMViTConfig) -> None:
     """By finite differences: with the same seed the loss is a function of the input, and its slope must be the gradient."""
     model = built(config).double().train()
     pixels, direction = pixels_for(model), torch.randn(pixels_for(model).shape, dtype=torch.float64)
@@ -168,7 +168,7 @@ def test_what_was_drawn_to_drop_is_dropped_again_when_recomputing(config: ViTCon
     assert not torch.equal(model(pixels).logits, model(pixels).logits)  # it does drop something
 
 
-def test_a_sample_that_a_transition_dropped_is_recomputed_exactly() -> None:
+def test_sample_dropped_by_transition_is_recomputed_exactly() -> None:
     """Its streams are 0 in the run of blocks behind: recomputed ones would be rounding errors, and a norm makes much of these."""
     config = replace(PICTURES, depth=4, drop_path=0.4)
     model, keep = built(config), torch.ones(4, 3)
@@ -241,7 +241,7 @@ def test_a_parameter_of_two_blocks_gets_both_gradients() -> None:
 
 
 @pytest.mark.parametrize(("config", "bound"), [(SMALL_VIT, 0.001), (SMALL_MVIT, 0.005)], ids=["vit", "video"])
-def test_recomputing_rounds_as_the_forward_pass_did_under_autocast(config: ViTConfig | RevMViTConfig, bound: float) -> None:
+def test_recompute_rounds_like_forward_under_autocast(config: ViTConfig | RevMViTConfig, bound: float) -> None:
     """Recomputed in float32, branches would not give what the forward pass added, and the inverse would lead elsewhere. The bounds are on
     the length of the whole gradient's deviation to that of the gradient."""
     model = built(replace(config, drop_path=0.0))
@@ -334,7 +334,7 @@ def test_configs_that_cannot_be_are_refused(changes: dict[str, Any], complaint: 
         replace(SMALL_MVIT, **changes)
 
 
-def test_only_transitions_pool_queries_even_where_every_block_is_listed() -> None:
+def test_only_transitions_pool_queries_if_all_blocks_are_listed() -> None:
     listed = ((0, 1, 1, 1), (1, 1, 2, 2), (2, 1, 1, 1))
     assert built(replace(PICTURES, q_strides=listed)).state_dict().keys() == built(PICTURES).state_dict().keys()
 

@@ -27,7 +27,7 @@ CASES = [pytest.param(folder, id=folder.name) for folder in find_cases(*(GOLDEN 
 
 
 @pytest.mark.parametrize("folder", CASES)
-def test_intermediates_match_closely_enough_to_tell_the_epsilon_of_norms(folder: Path) -> None:
+def test_intermediates_match_within_effect_of_norm_epsilon(folder: Path) -> None:
     """The tolerance of the recorded cases would let 1e-5 pass for 1e-6."""
     case = read_case(folder)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def test_intermediates_match_closely_enough_to_tell_the_epsilon_of_norms(folder:
 
 
 @pytest.mark.parametrize("folder", CASES)
-def test_under_bfloat16_weights_answers_stay_within_three_percent(folder: Path) -> None:
+def test_bfloat16_answers_are_within_three_percent(folder: Path) -> None:
     """Of the largest logit."""
     case = read_case(folder)
     model = fit(read_checkpoint(case.checkpoint), *REPLAYS[case.system].choose(case.config)).model()
@@ -50,7 +50,7 @@ def test_under_bfloat16_weights_answers_stay_within_three_percent(folder: Path) 
 
 
 @pytest.mark.parametrize("folder", CASES)
-def test_published_files_are_detected_by_their_own_configuration_and_come_back_bit_by_bit(folder: Path) -> None:
+def test_published_files_are_detected_by_config_and_round_trip(folder: Path) -> None:
     case, description = read_case(folder), open_checkpoint(folder / "checkpoint.pth").description
     published = read_checkpoint(case.checkpoint)
     family = REPLAYS[case.system].choose(case.config)[0]
@@ -87,9 +87,7 @@ def test_published_models_load_strictly_at_full_size(shapes: dict[str, list[int]
         (lambda configuration: changed(configuration, "DEPTH", "four"), "depth: Input should be a valid integer"),
     ],
 )
-def test_a_configuration_that_makes_no_sense_is_refused_with_a_sentence(
-    change: Callable[[str], object], complaint: str, tmp_path: Path
-) -> None:
+def test_invalid_configuration_is_refused_with_a_sentence(change: Callable[[str], object], complaint: str, tmp_path: Path) -> None:
     content = torch.load(GOLDEN / "mvit" / "mvitv2_cls_tiny" / "checkpoint.pth", weights_only=True)
     torch.save({**content, "cfg": change(content["cfg"])}, tmp_path / "file.pth")
     with pytest.raises(CheckpointError, match=complaint):

@@ -39,7 +39,7 @@ def pixels(bundle: Bundle, count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
 
 
-def test_a_classifier_with_its_merging_gives_the_same_logits_for_any_batch(tmp_path: Path) -> None:
+def test_classifier_with_merging_gives_same_logits_for_any_batch(tmp_path: Path) -> None:
     bundle, image, target = write_tiny_vit(tmp_path), tmp_path / "photo.png", tmp_path / "tiny.onnx"
     image.write_bytes(picture(1))
     ended = opsin("export", bundle.path, "--onnx", "--rung", "fast", "--image", image, "-o", target)

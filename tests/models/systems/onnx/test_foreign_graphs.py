@@ -111,7 +111,7 @@ def test_a_graph_that_fails_is_not_loaded(tmp_path: Path) -> None:
         load(read(tmp_path / "other/foreign/1"))
 
 
-def test_the_command_asks_for_the_licence_and_the_service_fills_holes(tmp_path: Path) -> None:
+def test_command_requires_licence_and_service_fills_holes(tmp_path: Path) -> None:
     file = tmp_path / "lama.onnx"
     file.write_bytes(lama(SIDE))
     command = ("import", file, "-o", tmp_path / "bundles/lama", "--set", "mask=hole", "--set", "answer=bytes")

@@ -57,7 +57,7 @@ def test_recorded_costs_and_textures(case: str) -> None:
     assert [deviation.name for deviation in deviations if deviation.problem] == []
 
 
-def test_a_film_is_replayed_from_places_and_poses_alone_and_may_hold_more() -> None:
+def test_clip_is_replayed_from_places_and_poses_alone() -> None:
     """What a config leaves out has the published value: tracks are confirmed after five detections, or at once if annotated."""
     recorded = read_case(CASES / FILMS[0])
     film = {f"f{time:02d}.{name}": value for time in range(2) for name, value in film_of(time, [0.2, 0.8]).items()}
@@ -162,7 +162,7 @@ def seen(time: int, place: float, **changes: Any) -> Observation:
     return replace(observation, **changes)
 
 
-def test_a_track_is_tentative_until_confirmed_and_then_outlives_gaps() -> None:
+def test_track_is_tentative_until_confirmed_then_outlives_gaps() -> None:
     film = Tracker(BLIND)
     for time in range(3):
         assert film.update([seen(time, 0.2)]).track_numbers == (1,)
@@ -195,7 +195,7 @@ def test_who_is_lost_for_long_is_expected_as_after_48_frames() -> None:
     assert np.array_equal(places[47], places[59]) and not np.array_equal(places[46], places[47])
 
 
-def test_a_tentative_track_ends_when_it_is_missed_and_an_annotated_one_does_not() -> None:
+def test_missed_tentative_track_ends_and_annotated_one_does_not() -> None:
     film = Tracker(BLIND)
     film.update([seen(0, 0.2), seen(0, 0.8, annotated=True)])
     film.update([])
@@ -239,7 +239,7 @@ def test_what_a_tracker_compares_it_must_have() -> None:
         film.update([seen(1, 0.1)])
 
 
-def test_textures_decide_where_they_are_compared_and_mix_along_a_track() -> None:
+def test_textures_decide_if_compared_and_mix_along_a_track() -> None:
     def texture(colour: float) -> torch.Tensor:
         return torch.cat([torch.full((3, 4, 4), colour), torch.ones(1, 4, 4)])
 

@@ -24,7 +24,7 @@ def test_the_published_size_loads_strictly() -> None:
     assert detect(published) == ["phalp_appearance"]
 
 
-def test_names_as_they_stand_in_the_file_are_read_and_the_round_trip_is_bit_exact() -> None:
+def test_names_of_the_file_load_and_round_trip_is_exact() -> None:
     torch.manual_seed(0)
     model = AppearanceNet(AppearanceNetConfig())
     weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -69,7 +69,7 @@ def test_convolutions_are_normalised_as_torch_does() -> None:
         assert torch.allclose(ours(x), theirs.eval()(x), atol=1e-6)
 
 
-def test_the_decoder_joins_what_it_has_with_a_map_of_the_same_size() -> None:
+def test_decoder_joins_running_map_before_backbones() -> None:
     """The running map first, then the backbone's: no recorded case tells a wrong order, which has the same shape."""
     torch.manual_seed(0)
     decoder = FlowDecoder().eval()
@@ -119,7 +119,7 @@ def test_a_texture_shows_the_crop_and_its_code_has_4096_numbers() -> None:
 
 
 @pytest.mark.slow
-def test_bfloat16_finds_the_same_places_and_codes_to_five_percent() -> None:
+def test_bfloat16_codes_are_within_five_percent_at_same_places() -> None:
     """On a crop that changes slowly, so that a place next to the right one shows nearly the same."""
     torch.manual_seed(0)
     model = AppearanceNet(AppearanceNetConfig()).eval()

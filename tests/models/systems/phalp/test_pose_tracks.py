@@ -40,7 +40,7 @@ def test_two_who_walk_past_each_other_keep_their_numbers() -> None:
     np.testing.assert_allclose(np.diff(second.poses.boxes[:, 0]), -8, atol=1e-3)
 
 
-def test_somebody_who_is_hidden_for_a_while_is_the_same_person_afterwards() -> None:
+def test_person_hidden_for_a_while_keeps_identity() -> None:
     frames = [at((100 + 4 * time, 180)) if not 20 <= time < 32 else at() for time in range(60)]
     (track,) = track_poses(frames, WIDTH, HEIGHT, 15)
     assert (track.first_frame, len(track)) == (0, 60)
@@ -116,7 +116,7 @@ def switches(found: list[int]) -> int:
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_each_of_two_people_outdoors_is_one_track_over_the_whole_clip(every: int) -> None:
+def test_two_people_outdoors_are_one_track_each_over_the_clip(every: int) -> None:
     """One of them jumps off a wall, is not detected for two seconds of flight, lands and rolls, while the other walks past."""
     seen, video = recorded("sports2d", every)
     tracks = track_poses(seen, *video)

@@ -80,7 +80,7 @@ def test_integers_come_close_to_it() -> None:
     assert 0 < difference < 0.05 * float(expected.abs().max())
 
 
-def test_tokens_that_are_all_alike_merge_without_leaving_the_finite() -> None:
+def test_identical_tokens_merge_to_finite_values() -> None:
     model = network()
     session = onnxruntime.InferenceSession(classifier_graph(model, PREPROCESS))
     logits = run(session, model, np.full((2, 32, 32, 3), 255, np.uint8), MergeSchedule.constant(1000))

@@ -83,7 +83,7 @@ def test_a_mean_in_half_precision_is_that_of_all_patches(dtype: torch.dtype) -> 
     assert torch.equal(mean, torch.tensor([[(64 * 1565 + 128 * 3) / 1568]]).to(dtype))
 
 
-def test_without_a_class_token_r_0_is_the_plain_mean_over_all_tokens() -> None:
+def test_without_class_token_r_0_is_mean_over_all_tokens() -> None:
     config = replace(SMALL, pool=Pool.MEAN, class_token=False)
     model = build(config)
     seen = []
@@ -117,7 +117,7 @@ def test_identical_patches_pool_to_the_same_mean_merged_or_not() -> None:
     torch.testing.assert_close(model(pictures(), merge=MergeSchedule.constant(12)).logits, model(pictures()).logits)
 
 
-def test_distilled_models_protect_both_tokens_and_average_both_heads() -> None:
+def test_distilled_models_protect_both_tokens_and_average_heads() -> None:
     config = replace(SMALL, distilled=True)
     model = build(config)
     answer = model(pictures(), merge=MergeSchedule.constant(200), trace=True)

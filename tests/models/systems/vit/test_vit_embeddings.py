@@ -75,7 +75,7 @@ def test_the_vector_is_the_recorded_feature(name: str, tmp_path: Path) -> None:
     assert (cosines(outputs["embedding"], expected) >= 0.99999).all()
 
 
-def test_token_vectors_of_a_reversible_trunk_are_its_recorded_normalised_streams(tmp_path: Path) -> None:
+def test_reversible_token_vectors_equal_recorded_streams(tmp_path: Path) -> None:
     case = read_case(GOLDEN / "rev/rev_vit_tiny")
     outputs = loaded(case, tmp_path, "rev_vit", {}, "embed").forward(pixels_of(case.inputs["x"]), {"output": "tokens"})
     assert are_units(outputs["vectors"])
@@ -116,7 +116,7 @@ def test_a_token_vector_is_the_token_after_the_final_norm(pool: Pool, norm: str,
 
 
 @pytest.mark.parametrize("merge", [(), MERGE])
-def test_cls_is_the_class_token_and_mean_that_of_the_patches_by_size(merge: tuple[int, ...], tmp_path: Path) -> None:
+def test_cls_is_class_token_and_mean_is_size_weighted_patches(merge: tuple[int, ...], tmp_path: Path) -> None:
     model = made(tmp_path)
     tokens, outputs = last_tokens(model, {"output": "tokens", "merge": merge})
     normalised, sizes = model.model.get_submodule("norm")(tokens), torch.from_numpy(outputs["sizes"])
