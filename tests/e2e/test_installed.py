@@ -61,7 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(programs: Path, folder: Path) -> Iterator[Service]:
     """Started by `python -m`, which would import from the working folder first."""
     command = ["env", "--chdir", str(folder), str(programs / "python"), "-m", "opsin", "serve"]
-    with serve(folder / "bundles", command=command, starters="true") as running:
+    (folder / "empty").mkdir()
+    with serve(folder / "empty", command=command, starters="true") as running:
         yield running
 
 
