@@ -22,9 +22,9 @@ from models.systems.mae_st.init_motion import look_for_motion
 from models.systems.mae_st.model import VideoMAE
 from models.systems.mae_st.model import start_from_pretrained as video_from_mae_st
 from models.systems.mae_st.pretraining import VideoMAEPretraining
-from models.systems.mavil.init_from_mae import audio_from_video, video_from_pictures
+from models.systems.mavil.init_from_mae import audio_weights_from_video, video_weights_from_images
 from models.systems.mavil.model import MAViL
-from models.systems.mavil.model import start_from_pretrained as mavil_from_pretraining
+from models.systems.mavil.model import init_from_mavil_pretraining as mavil_from_pretraining
 from models.systems.mavil.pretraining import MAViLPretraining
 from models.systems.mcc.init_attention import look_at_nearest
 from models.systems.mcc.model import MCC, start_from_mae
@@ -43,8 +43,8 @@ from training.recipe import Initial
 
 def _mavil_from_mae(network: MAViLPretraining, weights: Mapping[str, Tensor]) -> None:
     """Raises ValueError for weights that are not an image MAE's of the same size."""
-    video = video_from_pictures(weights, network.config)
-    converted = video | audio_from_video(video, network.config)
+    video = video_weights_from_images(weights, network.config)
+    converted = video | audio_weights_from_video(video, network.config)
     own = network.state_dict()
     wrong = [name for name, value in converted.items() if name not in own or own[name].shape != value.shape]
     if wrong:

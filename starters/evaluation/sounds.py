@@ -25,7 +25,7 @@ from models.media import audio_windows
 from models.media.fbank import log_mel
 from models.merge_schedule import MergeSchedule
 from models.systems.mavil.model import MAViL
-from models.systems.mavil.window_sources import Listener
+from models.systems.mavil.window_sources import SpectrogramWindows
 from starters.data.sounds.audio_augmentation import recorded
 from starters.data.sounds.instrument_notes import Notes, Played, open_some
 from starters.data.sounds.sampled_instruments import Instruments, Sampled
@@ -167,20 +167,20 @@ class Hearing:
     sound: Sound
 
     def windows(self, wave: Wave) -> list[Tensor]:
-        samples, listener = torch.from_numpy(wave), Listener(self.sound)
+        samples, listener = torch.from_numpy(wave), SpectrogramWindows(self.sound)
         return [listener.cut(samples, window) for window in range(audio_windows.count(len(wave), self.sound))]
 
     @torch.inference_mode()
     def logits(self, network: MAViL, waves: Sequence[Wave], merge: MergeSchedule | None = None) -> Scores:
         """(N, classes): of a sound of several windows the logarithm of its mean scores."""
-        listener, answers = Listener(self.sound), []
+        listener, answers = SpectrogramWindows(self.sound), []
         for wave in waves:
-            scores = network.hear(listener(self.windows(wave)), merge=merge).logits.log_softmax(dim=-1)
+            scores = network.forward_audio(listener(self.windows(wave)), merge=merge).logits.log_softmax(dim=-1)
             answers.append(torch.logsumexp(scores, dim=0) - np.log(len(scores)))
         return np.asarray(torch.stack(answers).numpy())
 
     def features(self, waves: Sequence[Wave]) -> Features:
-        bank = Listener(self.sound).bank
+        bank = SpectrogramWindows(self.sound).bank
         return np.stack([log_mel(torch.from_numpy(wave), bank).mean(dim=0).numpy() for wave in waves])
 
 
@@ -355,7 +355,7 @@ def _ladder(asked: Contest, network: MAViL, group: Group) -> list[dict[str, Any]
     schedules = {name: MergeSchedule.constant(r) for name, r in asked.settings.rungs.items()}
     config, batch = network.config, asked.settings.batch_size
     audio = torch.rand(batch, 1, config.audio_frames, config.mel_bins)
-    speed = metrics.relative_speed(lambda schedule: network.hear(audio, merge=schedule), schedules, rounds=asked.settings.rounds)
+    speed = metrics.relative_speed(lambda schedule: network.forward_audio(audio, merge=schedule), schedules, rounds=asked.settings.rounds)
     rows = []
     for name, schedule in schedules.items():
         right = group.hits(asked.hearing.logits(network, group.waves, schedule).argmax(axis=1))

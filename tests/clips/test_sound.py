@@ -61,7 +61,7 @@ def heard(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     length, bins = model.config.audio_frames, model.config.mel_bins
     banks = torch.stack([spectrogram(window, length, config=bank(bins)) for window in windows(samples, length)])
     with torch.inference_mode():
-        return np.asarray(model.hear(banks).logits.double().sigmoid().mean(dim=0))
+        return np.asarray(model.forward_audio(banks).logits.double().sigmoid().mean(dim=0))
 
 
 def bank(bins: int) -> FbankConfig:
@@ -105,7 +105,7 @@ def test_sight_alone_is_classified_by_a_bundle_of_both_kinds(gateway: Gateway) -
     config = model.config
     answer = answered(gateway, {"video": FILM}, model="apart", top_k=7)
     with torch.inference_mode():
-        seen = model.see(clip_at(frames(COUNT), 0.0, config.frames, config.image_size)[None]).logits.sigmoid()[0].numpy()
+        seen = model.forward_video(clip_at(frames(COUNT), 0.0, config.frames, config.image_size)[None]).logits.sigmoid()[0].numpy()
     np.testing.assert_allclose(scores_of(answer), seen, atol=TOLERANCE)
     assert answer["results"][0]["clip"] == {"frames": config.frames, "views": 1, "crops": 1, "duration_s": 4.0}
 
@@ -116,7 +116,7 @@ def test_a_bundle_that_only_hears_takes_sound_alone(gateway: Gateway) -> None:
     length, bins = model.config.audio_frames, model.config.mel_bins
     banks = torch.stack([spectrogram(window, length, config=bank(bins)) for window in windows(NOISE, length)])
     with torch.inference_mode():
-        wanted = model.hear(banks).logits.double().softmax(dim=-1).mean(dim=0).numpy()
+        wanted = model.forward_audio(banks).logits.double().softmax(dim=-1).mean(dim=0).numpy()
     np.testing.assert_allclose(scores_of(answer), wanted, atol=TOLERANCE)
     assert answer["results"][0]["sound"]["windows"] == 7 and "clip" not in answer["results"][0]
     for files, options in (({"video": FILM}, {}), ({"audio": BELL}, {"views": 2}), ({"audio": BELL}, {"use": "sight"})):

@@ -161,7 +161,7 @@ def test_trace_equals_published_network_and_keeps_scores(gateway: Gateway) -> No
     heard = windows(NOISE, config.audio_frames)
     banks = torch.stack([spectrogram(one, config.audio_frames, config=bank(config.mel_bins)) for one in heard])
     with torch.inference_mode():
-        wanted = model.hear(banks, merge=MergeSchedule.constant(3), trace=True).heard[-1][:, 1:] - 1
+        wanted = model.forward_audio(banks, merge=MergeSchedule.constant(3), trace=True).audio_owners[-1][:, 1:] - 1
     assert [view["trace"]["layers"][-1] for view in traced["results"][0]["timeline"]] == wanted.tolist()
     assert all("frames_s" not in view and "trace_sight" not in view for view in traced["results"][0]["timeline"])
 

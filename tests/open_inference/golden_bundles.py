@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from models.bundle import BundleSpec
 from models.bundle_schema import Clip, Preprocess, Sound, Task
 from models.media.fbank import FbankConfig, log_mel
-from models.systems.mavil.log_mel_stats import Loudness
+from models.systems.mavil.log_mel_stats import LogMelStats
 from tests.golden.case import GOLDEN, Case, find_cases, read_case
 from tests.golden.checks import recorded_network
 from tests.support.bundles.vit import UNSEALED, sealed
@@ -32,7 +32,7 @@ DIGITS = {(0, 0): 2.0**-4, (0, 1): 2.0**-12, (1, 0): 2.0**-20}
 """Place among the 2 × 2 pixels of a value → the weight of its digit, -128 to 127: values below 8 are exact to 5e-7."""
 ZERO = 128
 """The pixel that stands for the digit 0, as the padding of a convolution does."""
-LOUDNESS = Loudness(mean=-4.0, std=0.1)
+LOUDNESS = LogMelStats(mean=-4.0, std=0.1)
 """Of recorded spectrograms: they deviate so little from a level tone of noise that a sound can have them."""
 ARCHITECTURES = {"VideoMAE": "video_mae", "MViT": "mvit", "RevMViT": "rev_mvit", "ViT": "vit", "MAViL": "mavil"}
 

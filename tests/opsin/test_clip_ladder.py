@@ -77,7 +77,9 @@ def spectrograms_of(model: Any, seed: int) -> Tensor:
 
 def heard(model: Any, seeds: Sequence[int], r: int) -> Scores:
     with torch.inference_mode():
-        found = [model.hear(spectrograms_of(model, seed), merge=merging(r)).logits.double().sigmoid().mean(dim=0) for seed in seeds]
+        found = [
+            model.forward_audio(spectrograms_of(model, seed), merge=merging(r)).logits.double().sigmoid().mean(dim=0) for seed in seeds
+        ]
     return torch.stack(found).float().numpy()
 
 
@@ -329,7 +331,7 @@ def test_memory_that_does_not_suffice_is_a_sentence(measured: Path, monkeypatch:
     """Steps of sight that fit into memory one by one are measured one by one; those that do not fit at all end the measurement."""
     bundle = read(measured / "apart" / "1")
     loader = Loader(Layout(torch.device("cpu"), 1, 1, 8), "float32", Measurements(tmp_path), "eager")
-    see = MAViL.see
+    see = MAViL.forward_video
 
     def limited(fitting: int) -> None:
         def small(self: MAViL, video: Tensor, **options: Any) -> Any:
@@ -337,7 +339,7 @@ def test_memory_that_does_not_suffice_is_a_sentence(measured: Path, monkeypatch:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return see(self, video, **options)
 
-        monkeypatch.setattr(MAViL, "see", small)
+        monkeypatch.setattr(MAViL, "forward_video", small)
 
     limited(1)
     assert measure_steps(bundle, "sight", loader).batch_size == 1

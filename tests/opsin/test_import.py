@@ -302,7 +302,7 @@ def test_what_no_weight_of_a_mavil_tells_is_asked_for_or_said(tmp_path: Path) ->
     )
     asked = ["import", GOLDEN / "mavil/finetune_av/checkpoint.pth", "-o", tmp_path / "mavil", "--set", "heads=4"]
     unfit = opsin(*asked, "--set", "frames=6")
-    assert "64 patches, which 3 times do not divide; say how many frames it sees, as in --set frames=2\n" in unfit.stderr
+    assert "64 patches, which 3 times do not divide; set the number of frames, as in --set frames=2\n" in unfit.stderr
     ended = opsin(*asked, "--set", "frames=8", "--set", "smooth=true", "--labels", tmp_path / "audioset.csv")
     assert (ended.returncode, ended.stderr) == (0, "")
     lines = ended.stdout.splitlines()

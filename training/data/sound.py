@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.bundle_schema import Sound
 from models.media.fbank import FbankConfig
-from models.systems.mavil.log_mel_stats import Loudness
+from models.systems.mavil.log_mel_stats import LogMelStats
 from models.systems.mavil.preprocessing import spectrogram
 from training.data.base import DataSettings, Preparation, Sample
 from training.data.labelled import LabelledFiles, find
@@ -59,4 +59,4 @@ def heard(file: Path, sound: Sound, start: float = 0.0) -> Tensor:
     """(1, frames, mel bins), normalised, cut at the end or padded. start: seconds. Raises Unreadable."""
     waveform = read_sound(file, sound.sample_rate, sound.frames * _HOP + 0.1, start)
     bank = FbankConfig(sample_rate=sound.sample_rate, mel_bins=sound.mel_bins, high_hz=sound.sample_rate / 2)
-    return spectrogram(waveform, sound.frames, Loudness(sound.mean, sound.std), bank)
+    return spectrogram(waveform, sound.frames, LogMelStats(sound.mean, sound.std), bank)

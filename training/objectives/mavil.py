@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.layers.masking import Masking
-from models.systems.mavil.model import MAViL, kept_on_grid
-from models.systems.mavil.pretraining import Features, Learned, MAViLPretraining, MAViLPretrainingConfig, Noise
+from models.systems.mavil.model import MAViL, keep_time_mel_grid
+from models.systems.mavil.pretraining import MaskNoise, MAViLPretraining, MAViLPretrainingConfig, MAViLPretrainingOutput, TargetFeatures
 from training import draws
 from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, load_teacher, need
@@ -65,16 +65,16 @@ class AudioVisualMasking(nn.Module):
             (draws.uniform(draw, (patches,), f"{name} mask 1"), draws.uniform(draw, (patches,), f"{name} mask 2"))
             for name, patches in (("audio", config.audio_patches), ("video", config.video_patches))
         )
-        return self.losses(need(batch, "spectrogram"), need(batch, "clip"), Noise(audio, video))
+        return self.losses(need(batch, "spectrogram"), need(batch, "clip"), MaskNoise(audio, video))
 
-    def losses(self, audio: Tensor, clip: Tensor, noise: Noise) -> dict[str, Tensor]:
+    def losses(self, audio: Tensor, clip: Tensor, noise: MaskNoise) -> dict[str, Tensor]:
         """Contrasts are with the samples of all ranks."""
         config = self.model.config
-        features: Features | None = None
+        features: TargetFeatures | None = None
         if self.teacher is not None:
             with torch.no_grad():
-                features = self.teacher.features(audio, clip)
-        learned: Learned = self.model(audio, clip, noise, features)
+                features = self.teacher.teacher_features(audio, clip)
+        learned: MAViLPretrainingOutput = self.model(audio, clip, noise, features)
         heard, seen = learned.audio, learned.video
         audio_loss, video_loss = (term_of_mean(half.loss, half.mask.sum()) for half in (heard, seen))
         inter = contrast(heard.embeddings[0], seen.embeddings[0], 1 / config.inter_temperature)["loss"]
@@ -124,14 +124,14 @@ class AudioVisualLabels(nn.Module):
     ) -> dict[str, Tensor]:
         """Noise: (B, times), (B, mel bins) and (B, patches), uniform. clip: None for a model that only hears."""
         settings = self.settings
-        heard = kept_on_grid(time_noise, mel_noise, settings.time_mask, settings.mel_mask)
+        heard = keep_time_mel_grid(time_noise, mel_noise, settings.time_mask, settings.mel_mask)
         seen = Masking.by_noise(video_noise, int(video_noise.shape[1] * (1 - settings.video_mask))).kept
         if self.model.config.fusion_depth:
-            answers = [self.model(audio, clip, audio_kept=heard, video_kept=seen)]
+            answers = [self.model(audio, clip, audio_ids_keep=heard, video_ids_keep=seen)]
         else:
-            answers = [self.model.hear(audio, kept=heard)]
+            answers = [self.model.forward_audio(audio, ids_keep=heard)]
             if clip is not None:
-                answers.append(self.model.see(clip, kept=seen))
+                answers.append(self.model.forward_video(clip, ids_keep=seen))
         losses = [self._loss(answer.logits.float(), labels) for answer in answers]
         return {"loss": term_of_mean(torch.stack(losses).sum(), len(labels)), **self._right(answers[0].logits, labels)}
 

@@ -1,4 +1,5 @@
-"""Audio-MAE (arXiv 2207.06405), the parent of MAViL's audio half: a masked autoencoder of spectrograms whose decoder looks nearby."""
+"""Audio-MAE (arXiv 2207.06405), the parent of MAViL's audio half: a masked autoencoder of spectrograms with local attention in its
+decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from models.systems.mavil.window_attention import WindowBlock
 
 @dataclass(frozen=True)
 class AudioMAEConfig:
-    """The defaults are ViT-B on ten seconds of sound, with the published decoder."""
+    """Config of Audio-MAE. The defaults are ViT-B on ten seconds of audio, with the published decoder."""
 
     audio_frames: int = 1024
     mel_bins: int = 128
@@ -27,7 +28,7 @@ class AudioMAEConfig:
     decoder_depth: int = 16
     decoder_heads: int = 16
     window: tuple[int, int] | None = (4, 4)
-    """Times and mel bins, in patches, that see each other in the decoder; None: all do."""
+    """Size of the decoder's attention windows in patches, time and mel bins; None: global attention."""
     window_shift: int = 2
     """Shift in time, in every second block of the decoder."""
     mlp_ratio: float = 4.0
@@ -51,7 +52,7 @@ class AudioMAEConfig:
 
     @property
     def visible(self) -> int:
-        """Patches that the encoder sees; the product is truncated, not rounded."""
+        """Number of patches that the encoder takes; the product is truncated, not rounded."""
         return int(self.patches * (1 - self.mask_ratio))
 
 
@@ -60,12 +61,12 @@ SIZES: Mapping[str, AudioMAEConfig] = {"audio_mae_vit_base_patch16": AudioMAECon
 
 class AudioMAE(MaskedAutoencoder):
     def __init__(self, config: AudioMAEConfig) -> None:
-        small = config.decoder_width
+        decoder_width = config.decoder_width
         super().__init__(
             PatchEmbed(config.patch_size, 1, config.width),
             sincos_table(config.width, *config.grid),
             DecoderPlan(
-                positions=sincos_table(small, *config.grid),
+                positions=sincos_table(decoder_width, *config.grid),
                 depth=config.decoder_depth,
                 heads=config.decoder_heads,
                 values=config.patch_size**2,
@@ -80,30 +81,30 @@ class AudioMAE(MaskedAutoencoder):
         if config.window is not None:
             self.decoder_blocks = nn.ModuleList(
                 WindowBlock(
-                    small,
+                    decoder_width,
                     config.decoder_heads,
-                    int(small * config.mlp_ratio),
+                    int(decoder_width * config.mlp_ratio),
                     grid=config.grid,
                     window=config.window,
-                    shift=config.window_shift if number % 2 else 0,
+                    shift=config.window_shift if index % 2 else 0,
                     norm_eps=config.norm_eps,
                 )
-                for number in range(config.decoder_depth)
+                for index in range(config.decoder_depth)
             )
             self.initialise(self.mask_token)
 
     def forward(self, audio: Tensor, noise: Tensor) -> Reconstruction:
-        """Normalised spectrograms (B, 1, times, mel bins); noise (B, L), uniform: the caller owns the randomness."""
+        """Reconstruct normalised spectrograms (B, 1, times, mel bins). noise: (B, L), uniform, drawn by the caller."""
         patches = self.target_patches(audio)
         targets = normalise_patches(patches) if self.config.normalise_targets else patches
         return self.reconstruct(audio, noise, self.config.visible, targets)
 
     def target_patches(self, audio: Tensor) -> Tensor:
-        """→ (B, L, p·p), raw. Inside a patch: time, then mel bin."""
+        """Split spectrograms into raw patches (B, L, p·p). Inside a patch: time, then mel bin."""
         return patchify(audio, self.config.patch_size)
 
     def run_decoder(self, x: Tensor) -> Tensor:
-        """(B, 1 + L, Cd) → (B, L, Cd). Windows hold patches only: the class token has had its position and goes."""
+        """Decode tokens (B, 1 + L, Cd) → (B, L, Cd). Windows hold patches only: the class token, whose position was added, is dropped."""
         if self.config.window is None:
             return super().run_decoder(x)
         x = x[:, 1:]

@@ -7,28 +7,30 @@ from typing import Any
 from torch import Tensor
 
 from models.registry import Call, Maker
-from models.systems.mavil.pretraining import Noise
+from models.systems.mavil.pretraining import MaskNoise
 
 
-def heard_and_seen(config: Any, make: Maker) -> tuple[Tensor, Tensor]:
+def random_audio_and_video(config: Any, make: Maker) -> tuple[Tensor, Tensor]:
     audio = make.normal(1, config.audio_frames, config.mel_bins)
     return audio, make.normal(3, config.frames, config.image_size, config.image_size)
 
 
-def sound_and_clips(model: Any, config: Any, make: Maker) -> Call:
-    audio, video = heard_and_seen(config, make)
+def audio_and_video(model: Any, config: Any, make: Maker) -> Call:
+    audio, video = random_audio_and_video(config, make)
     if not config.sees:
-        return lambda: model.hear(audio)
+        return lambda: model.forward_audio(audio)
     return lambda: model(audio, video)
 
 
-def masked_sound_and_clips(model: Any, config: Any, make: Maker) -> Call:
-    audio, video = heard_and_seen(config, make)
-    heard, seen = config.audio_patches, config.video_patches
-    noise = Noise((make.uniform(heard), make.uniform(heard)), (make.uniform(seen), make.uniform(seen)))
+def masked_audio_and_video(model: Any, config: Any, make: Maker) -> Call:
+    audio, video = random_audio_and_video(config, make)
+    audio_patches, video_patches = config.audio_patches, config.video_patches
+    noise = MaskNoise(
+        (make.uniform(audio_patches), make.uniform(audio_patches)), (make.uniform(video_patches), make.uniform(video_patches))
+    )
     return lambda: model(audio, video, noise)
 
 
-def masked_sound(model: Any, config: Any, make: Maker) -> Call:
+def masked_audio(model: Any, config: Any, make: Maker) -> Call:
     audio, noise = make.normal(1, config.audio_frames, config.mel_bins), make.uniform(config.patches)
     return lambda: model(audio, noise)

@@ -1,4 +1,4 @@
-"""Initial weights of MAViL's pre-training, from a published masked autoencoder of images."""
+"""Initialisation of MAViL's pre-training from a published masked autoencoder of images."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor
 from models.layers.position_embeddings import repeat_in_time
 from models.systems.mavil.model import TowersConfig
 
-LEFT_OUT = ("decoder_pred.",)
-"""An image's patch has not as many values as a clip's."""
+SKIPPED_PREFIXES = ("decoder_pred.",)
+"""Prefixes of skipped weights: a patch of an image has fewer values than one of a clip."""
 
 
-def video_from_pictures(pictures: Mapping[str, Tensor], config: TowersConfig) -> dict[str, Tensor]:
-    """An MAE's weights → those of the video half and of the fusion blocks, by our names.
+def video_weights_from_images(image_weights: Mapping[str, Tensor], config: TowersConfig) -> dict[str, Tensor]:
+    """Convert an MAE's weights to those of the video half and of the fusion blocks, by our names.
 
     The kernel is repeated over time, not scaled; positions are the same at all times; each fusion block is a copy of the last block.
     """
     times, _, _ = config.video_grid
     weights: dict[str, Tensor] = {}
-    for name, value in pictures.items():
-        if name.startswith(LEFT_OUT):
+    for name, value in image_weights.items():
+        if name.startswith(SKIPPED_PREFIXES):
             continue
         if name == "patch_embed.proj.weight":
             value = value.unsqueeze(2).repeat(1, 1, config.patch_frames, 1, 1)  # (C, 3, u, p, p)
@@ -31,33 +31,35 @@ def video_from_pictures(pictures: Mapping[str, Tensor], config: TowersConfig) ->
             value = repeat_in_time(value, times)
         weights[f"video.{name}"] = value
     last = f"blocks.{config.depth - 1}."
-    for number in range(config.fusion_depth):
-        copies = {name.replace(last, f"blocks_av.{number}.", 1): value.clone() for name, value in pictures.items() if name.startswith(last)}
+    for index in range(config.fusion_depth):
+        copies = {
+            name.replace(last, f"blocks_av.{index}.", 1): value.clone() for name, value in image_weights.items() if name.startswith(last)
+        }
         weights |= copies
     return weights
 
 
-def audio_from_video(video: Mapping[str, Tensor], config: TowersConfig) -> dict[str, Tensor]:
-    """The video half of such weights → the audio half, by our names: an option of the published code.
+def audio_weights_from_video(video_weights: Mapping[str, Tensor], config: TowersConfig) -> dict[str, Tensor]:
+    """Convert weights of the video half to the audio half, an option of the published code.
 
-    The kernel is summed over colours and time; the positions of one time are stretched bicubically to times and mel bins.
+    The kernel is summed over colours and time; the positions of one time are interpolated bicubically to times and mel bins.
     """
     weights = {}
-    for name, value in video.items():
+    for name, value in video_weights.items():
         half, _, rest = name.partition(".")
-        if half != "video" or rest.startswith(LEFT_OUT):
+        if half != "video" or rest.startswith(SKIPPED_PREFIXES):
             continue
         if rest == "patch_embed.proj.weight":
             value = value.sum(dim=(1, 2)).unsqueeze(1)  # (C, 1, p, p)
         elif rest in ("pos_embed", "decoder_pos_embed"):
-            value = _stretched(value, config)
+            value = _interpolate_positions(value, config)
         weights[f"audio.{rest}"] = value
     return weights
 
 
-def _stretched(table: Tensor, config: TowersConfig) -> Tensor:
-    """(1, 1 + t·h·w, C) → (1, 1 + times·bins, C)."""
+def _interpolate_positions(table: Tensor, config: TowersConfig) -> Tensor:
+    """Interpolate positions bicubically: (1, 1 + t·h·w, C) → (1, 1 + times·bins, C)."""
     times, rows, columns = config.video_grid
-    places = table[:, 1:].unflatten(1, (times, rows, columns))[:, 0].permute(0, 3, 1, 2)  # type: ignore[no-untyped-call]  # (1, C, h, w)
-    stretched = F.interpolate(places, size=config.audio_grid, mode="bicubic", align_corners=False)
-    return torch.cat([table[:, :1], stretched.flatten(2).transpose(1, 2)], dim=1)
+    table_map = table[:, 1:].unflatten(1, (times, rows, columns))[:, 0].permute(0, 3, 1, 2)  # type: ignore[no-untyped-call]  # (1, C, h, w)
+    interpolated = F.interpolate(table_map, size=config.audio_grid, mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1], interpolated.flatten(2).transpose(1, 2)], dim=1)

@@ -1,7 +1,7 @@
-"""MAViL (arXiv 2212.08071), fine-tuned: classification of sound, of video, or of both together.
+"""MAViL (arXiv 2212.08071), fine-tuned: classification of audio, of video, or of both together.
 
-Follows the authors' inference code, which came out, with a base checkpoint, in a benchmark of others. Pre-training is
-`models.systems.mavil.pretraining`, the way from sound and video to tensors `models.systems.mavil.preprocessing`.
+Follows the authors' inference code, which was released with a base checkpoint as part of a benchmark. Pre-training is
+`models.systems.mavil.pretraining`, preparation of audio and video `models.systems.mavil.preprocessing`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from models.merge_schedule import MergeSchedule
 
 @dataclass(frozen=True)
 class TowersConfig:
-    """Two transformers of one size, for spectrograms and for clips, and the blocks that see both. The defaults are the base size."""
+    """Config of two transformers of one size, for spectrograms and for clips, and of the fusion blocks. The defaults are the base size."""
 
     audio_frames: int = 1024
     """Frames of the spectrogram, 10 ms each."""
@@ -48,7 +48,7 @@ class TowersConfig:
 
     @property
     def special_tokens(self) -> int:
-        """Special tokens in front of each half."""
+        """Number of special tokens at the start of each half."""
         return 1
 
     @property
@@ -72,22 +72,22 @@ class TowersConfig:
         times, rows, columns = self.video_grid
         return times * rows * columns
 
-    def checked_sound(self, audio: Tensor) -> Tensor:
-        """Spectrograms (B, 1, times, mel bins), if they are of this size. Raises ValueError."""
+    def check_audio(self, audio: Tensor) -> Tensor:
+        """Check that spectrograms are (B, 1, times, mel bins) and return them. Raises ValueError."""
         return checked("audio", audio, (1, self.audio_frames, self.mel_bins))
 
-    def first_frames(self, video: Tensor) -> Tensor:
-        """Clips (B, 3, T, S, S) without what is beyond the model's frames. Raises ValueError for other sizes."""
+    def trim_video(self, video: Tensor) -> Tensor:
+        """Trim clips (B, 3, T, S, S) to the model's frames. Raises ValueError for other sizes."""
         return checked("video", video[:, :, : self.frames], (3, self.frames, self.image_size, self.image_size))
 
-    def audio_table(self, width: int) -> Tensor:
-        """Positions to train from scratch with; published files have tables of their own."""
+    def audio_positions(self, width: int) -> Tensor:
+        """Return initial positions (1, 1 + L, C) for training from scratch; published checkpoints have their own."""
         return sincos_table(width, *self.audio_grid)
 
-    def video_table(self, width: int) -> Tensor:
+    def video_positions(self, width: int) -> Tensor:
         return tiled_table(width, *self.video_grid)
 
-    def fusion_blocks(self) -> nn.ModuleList:
+    def build_fusion_blocks(self) -> nn.ModuleList:
         hidden = int(self.width * self.mlp_ratio)
         return nn.ModuleList(
             Block(self.width, self.heads, hidden, qkv_bias=self.qkv_bias, norm_eps=self.norm_eps) for _ in range(self.fusion_depth)
@@ -96,18 +96,18 @@ class TowersConfig:
 
 @dataclass(frozen=True)
 class MAViLConfig(TowersConfig):
-    """The defaults are the base size on AudioSet; VGGSound has 309 classes and one label a clip."""
+    """Config of a classifier. The defaults are the base size on AudioSet; VGGSound has 309 classes and one label per clip."""
 
     classes: int = 527
     multi_label: bool = True
-    """A clip may have several labels: scores are sigmoids of the logits; otherwise a softmax."""
+    """Whether a clip may have several labels: then scores are sigmoids of the logits, otherwise a softmax."""
     fusion_depth: int = 3
-    """0: sound and video are classified apart, each by a head of its own."""
+    """Number of fusion blocks; 0: audio and video are classified separately, each by its own head."""
     drop_path: float = 0.0
     """Rate of the last audio block, in training; the published video and fusion blocks have none."""
     proportional_attention: bool = False
     sees: bool = True
-    """False: the half that hears, alone; there is no fusion then."""
+    """Whether there is a video half; without one there is no fusion."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,18 +124,18 @@ SIZES: Mapping[str, MAViLConfig] = {
 
 
 @dataclass(frozen=True)
-class Answer:
+class MAViLOutput:
     logits: Tensor
     """(B, classes)."""
     scores: Tensor
     """(B, classes), in [0, 1]."""
     features: Tensor
-    """(B, C), what the head saw; (B, 2C) for both halves."""
+    """(B, C), input of the head; (B, 2C) for both halves."""
     tokens_in: int
     tokens_out: int
-    """Tokens of both halves before the first and after the last block, special tokens included."""
-    heard: tuple[Tensor, ...] = ()
-    seen: tuple[Tensor, ...] = ()
+    """Number of tokens of both halves before the first and after the last block, special tokens included."""
+    audio_owners: tuple[Tensor, ...] = ()
+    video_owners: tuple[Tensor, ...] = ()
     """After each merge in either half, if traced: the token that holds each input token, (B, tokens of the half)."""
 
 
@@ -143,19 +143,21 @@ class MAViL(nn.Module):
     def __init__(self, config: MAViLConfig) -> None:
         super().__init__()
         self.config = config
-        self.audio = self._half(PatchEmbed(config.audio_patch_size, 1, config.width), config.audio_table(config.width), config.drop_path)
+        self.audio = self._build_encoder(
+            PatchEmbed(config.audio_patch_size, 1, config.width), config.audio_positions(config.width), config.drop_path
+        )
         if config.sees:
-            self.video = self._half(
-                TubePatchEmbed(config.patch_frames, config.patch_size, 3, config.width), config.video_table(config.width), drop_path=0.0
+            self.video = self._build_encoder(
+                TubePatchEmbed(config.patch_frames, config.patch_size, 3, config.width), config.video_positions(config.width), drop_path=0.0
             )
-        self.blocks_av = config.fusion_blocks()
-        apart = ("a", "v") if config.sees else ("a",)
-        names, width = (("av",), 2 * config.width) if config.fusion_depth else (apart, config.width)
+        self.blocks_av = config.build_fusion_blocks()
+        separate = ("a", "v") if config.sees else ("a",)
+        names, width = (("av",), 2 * config.width) if config.fusion_depth else (separate, config.width)
         self.fc_norm = nn.ModuleDict({name: nn.LayerNorm(width, eps=config.norm_eps) for name in names})
         self.head = nn.ModuleDict({name: nn.Linear(width, config.classes) for name in names})
         self._initialise()
 
-    def _half(self, patch_embed: nn.Module, positions: Tensor, drop_path: float) -> MaskedEncoder:
+    def _build_encoder(self, patch_embed: nn.Module, positions: Tensor, drop_path: float) -> MaskedEncoder:
         config = self.config
         return MaskedEncoder(
             patch_embed,
@@ -185,43 +187,52 @@ class MAViL(nn.Module):
         *,
         merge: MergeSchedule | None = None,
         video_merge: MergeSchedule | None = None,
-        audio_kept: Tensor | None = None,
-        video_kept: Tensor | None = None,
+        audio_ids_keep: Tensor | None = None,
+        video_ids_keep: Tensor | None = None,
         trace: bool = False,
-    ) -> Answer:
-        """Both together. Normalised spectrograms (B, 1, times, mel bins) and clips (B, 3, T, S, S).
+    ) -> MAViLOutput:
+        """Classify audio and video together: normalised spectrograms (B, 1, times, mel bins) and clips (B, 3, T, S, S).
 
-        merge: how many tokens merge in each block of either half; none do in the fusion blocks. video_merge: those of the video half, where
-        it has a schedule of its own. audio_kept, video_kept: (B, V), the patches that are left in to train, in order of their noise: see
-        `kept_on_grid` and `Masking`. trace: also record which tokens merge.
+        merge: number of tokens that merge in each block of either half; none do in the fusion blocks. video_merge: schedule of the video
+        half if it differs. audio_ids_keep, video_ids_keep: (B, V), indices of the patches that are kept in training, in order of their
+        noise: see `keep_time_mel_grid` and `Masking`. trace: also record which tokens merge.
         """
         if not self.config.fusion_depth:
-            raise ValueError("this model has no fusion blocks: it answers to `hear` and `see`")
-        sound, pictures = self.embed_audio(audio, audio_kept, trace=trace), self.embed_video(video, video_kept, trace=trace)
+            raise ValueError("this model has no fusion blocks: use `forward_audio` and `forward_video`")
+        audio_tokens, video_tokens = (
+            self.embed_audio(audio, audio_ids_keep, trace=trace),
+            self.embed_video(video, video_ids_keep, trace=trace),
+        )
         video_merge = merge if video_merge is None else video_merge
-        heard, seen = fuse(self.blocks_av, self.audio.run(sound, merge), self.video.run(pictures, video_merge))
-        pooled = torch.cat([_mean(heard, sound), _mean(seen, pictures)], dim=1)  # (B, 2C)
-        answer = self._classify("av", pooled, _count(sound) + _count(pictures), _count(heard) + _count(seen))
-        return replace(answer, heard=heard.owners, seen=seen.owners)
+        audio_out, video_out = fuse(self.blocks_av, self.audio.run(audio_tokens, merge), self.video.run(video_tokens, video_merge))
+        pooled = torch.cat([_mean(audio_out, audio_tokens), _mean(video_out, video_tokens)], dim=1)  # (B, 2C)
+        output = self._classify("av", pooled, _count(audio_tokens) + _count(video_tokens), _count(audio_out) + _count(video_out))
+        return replace(output, audio_owners=audio_out.owners, video_owners=video_out.owners)
 
-    def hear(self, audio: Tensor, *, merge: MergeSchedule | None = None, kept: Tensor | None = None, trace: bool = False) -> Answer:
-        """Sound alone, in a model without fusion blocks."""
-        sound = self.embed_audio(audio, kept, trace=trace)
-        heard = self.audio.run(sound, merge)
-        return replace(self._classify("a", _mean(heard, sound), _count(sound), _count(heard)), heard=heard.owners)
+    def forward_audio(
+        self, audio: Tensor, *, merge: MergeSchedule | None = None, ids_keep: Tensor | None = None, trace: bool = False
+    ) -> MAViLOutput:
+        """Classify audio alone: spectrograms (B, 1, times, mel bins). For models without fusion blocks."""
+        tokens = self.embed_audio(audio, ids_keep, trace=trace)
+        encoded = self.audio.run(tokens, merge)
+        return replace(self._classify("a", _mean(encoded, tokens), _count(tokens), _count(encoded)), audio_owners=encoded.owners)
 
-    def see(self, video: Tensor, *, merge: MergeSchedule | None = None, kept: Tensor | None = None, trace: bool = False) -> Answer:
-        """Images alone, in a model without fusion blocks. Raises ValueError where it only hears."""
+    def forward_video(
+        self, video: Tensor, *, merge: MergeSchedule | None = None, ids_keep: Tensor | None = None, trace: bool = False
+    ) -> MAViLOutput:
+        """Classify video alone: clips (B, 3, T, S, S). For models without fusion blocks. Raises ValueError for audio-only models."""
         if not self.config.sees:
-            raise ValueError("this model only hears")
-        pictures = self.embed_video(video, kept, trace=trace)
-        seen = self.video.run(pictures, merge)
-        return replace(self._classify("v", _mean(seen, pictures), _count(pictures), _count(seen)), seen=seen.owners)
+            raise ValueError("this model has no video half")
+        tokens = self.embed_video(video, ids_keep, trace=trace)
+        encoded = self.video.run(tokens, merge)
+        return replace(self._classify("v", _mean(encoded, tokens), _count(tokens), _count(encoded)), video_owners=encoded.owners)
 
-    def layers(self, audio: Tensor | None = None, video: Tensor | None = None) -> dict[str, Tensor]:
-        """Mean patches of every layer, for probing: `audio` and `video` (B, 1 + depth, C), the embedding first, and, given both,
-        `av` (B, fusion_depth, 2C), the audio half first."""
-        found, last = {}, []
+    def layer_features(self, audio: Tensor | None = None, video: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the mean patch of every layer, for probing: `audio` and `video` (B, 1 + depth, C), the embedding first.
+
+        Given both inputs, also `av` (B, fusion_depth, 2C), the audio half first.
+        """
+        features, last = {}, []
         for name, tokens in (
             ("audio", None if audio is None else self.embed_audio(audio)),
             ("video", None if video is None else self.embed_video(video)),
@@ -232,40 +243,40 @@ class MAViL(nn.Module):
             for block in getattr(self, name).blocks:
                 tokens = block(tokens)
                 means.append(_mean(tokens, tokens))
-            found[name] = torch.stack(means, dim=1)
+            features[name] = torch.stack(means, dim=1)
             last.append(tokens)
         if len(last) == 2 and self.config.fusion_depth:
             means = []
             for block in self.blocks_av:
                 last = list(fuse([block], *last))
                 means.append(torch.cat([_mean(tokens, tokens) for tokens in last], dim=1))
-            found["av"] = torch.stack(means, dim=1)
-        return found
+            features["av"] = torch.stack(means, dim=1)
+        return features
 
-    def embed_audio(self, audio: Tensor, kept: Tensor | None = None, *, trace: bool = False) -> Tokens:
-        """→ tokens (B, 1 + V, C), time slowest, class token first."""
-        return self._embed(self.audio, self.config.checked_sound(audio), kept, trace)
+    def embed_audio(self, audio: Tensor, ids_keep: Tensor | None = None, *, trace: bool = False) -> Tokens:
+        """Embed spectrograms as tokens (B, 1 + V, C), time slowest, class token first."""
+        return self._embed(self.audio, self.config.check_audio(audio), ids_keep, trace)
 
-    def embed_video(self, video: Tensor, kept: Tensor | None = None, *, trace: bool = False) -> Tokens:
-        """→ tokens (B, 1 + V, C), time slowest, class token first. Of a longer clip the first frames are taken."""
-        return self._embed(self.video, self.config.first_frames(video), kept, trace)
+    def embed_video(self, video: Tensor, ids_keep: Tensor | None = None, *, trace: bool = False) -> Tokens:
+        """Embed clips as tokens (B, 1 + V, C), time slowest, class token first. Only the model's frames of longer clips are used."""
+        return self._embed(self.video, self.config.trim_video(video), ids_keep, trace)
 
-    def _embed(self, half: MaskedEncoder, pixels: Tensor, kept: Tensor | None, trace: bool) -> Tokens:
+    def _embed(self, half: MaskedEncoder, pixels: Tensor, ids_keep: Tensor | None, trace: bool) -> Tokens:
         patches = half.embed(pixels)
-        x = half.with_class_token(patches if kept is None else take(patches, kept))
+        x = half.with_class_token(patches if ids_keep is None else take(patches, ids_keep))
         return Tokens(x, protected=1, proportional=self.config.proportional_attention, traced=trace)
 
-    def _classify(self, head: str, pooled: Tensor, tokens_in: int, tokens_out: int) -> Answer:
+    def _classify(self, head: str, pooled: Tensor, tokens_in: int, tokens_out: int) -> MAViLOutput:
         if head not in self.head:
-            raise ValueError("this model has fusion blocks: it needs sound and pictures")
+            raise ValueError("this model has fusion blocks: it needs audio and video")
         features = self.fc_norm[head](pooled)
         logits = self.head[head](features)
         scores = logits.sigmoid() if self.config.multi_label else logits.softmax(dim=-1)
-        return Answer(logits, scores, features, tokens_in, tokens_out)
+        return MAViLOutput(logits, scores, features, tokens_in, tokens_out)
 
 
 def fuse(blocks: Iterable[nn.Module], audio: Tokens, video: Tokens) -> tuple[Tokens, Tokens]:
-    """Blocks that see the tokens of both halves, as they come from the last block of each: no norm between."""
+    """Apply blocks to the tokens of both halves, concatenated after the last block of each, without a norm between."""
     length = audio.x.shape[1]
     size = None
     if audio.size is not None or video.size is not None:
@@ -276,31 +287,33 @@ def fuse(blocks: Iterable[nn.Module], audio: Tokens, video: Tokens) -> tuple[Tok
     return replace(audio, x=both.x[:, :length]), replace(video, x=both.x[:, length:])
 
 
-def start_from_pretrained(model: MAViL, pretrained: Mapping[str, Tensor]) -> list[str]:
-    """Load a pre-trained model, by our names, into a classifier that is to be fine-tuned, in place; its decoders and norms are left out.
-    An Audio-MAE becomes the half that hears.
+def init_from_mavil_pretraining(model: MAViL, pretrained: Mapping[str, Tensor]) -> list[str]:
+    """Load a pre-trained model, by our names, into a classifier for fine-tuning, in place, without decoders and norms.
 
-    Returns the names of the fusion blocks that start fresh, since the published classifier has one more than the pre-trained model.
-    Raises ValueError naming what does not fit.
+    An Audio-MAE becomes the audio half. Returns the names of the fusion blocks that keep their random initialisation, since the published
+    classifier has one more than the pre-trained model. Raises ValueError naming what does not fit.
     """
-    if "cls_token" in pretrained:  # of one half, whose names have no half in front
+    if "cls_token" in pretrained:  # one half, without its prefix
         pretrained = {f"audio.{name}": value for name, value in pretrained.items()}
-    fresh = [f"blocks_av.{number}." for number in range(len(model.blocks_av)) if f"blocks_av.{number}.norm1.weight" not in pretrained]
+    fresh = [f"blocks_av.{index}." for index in range(len(model.blocks_av)) if f"blocks_av.{index}.norm1.weight" not in pretrained]
     load_encoder(model, pretrained, fresh=("head.", "fc_norm.", *fresh))
     return [block.removesuffix(".") for block in fresh]
 
 
-def kept_on_grid(time_noise: Tensor, bin_noise: Tensor, time_ratio: float, bin_ratio: float) -> Tensor:
-    """Whole times and whole mel bins of a spectrogram are removed to fine-tune: (B, times) and (B, bins) of noise → the patches kept,
-    (B, V), times in order of their noise and in each the bins in order of theirs. 0.2 and 0.2 on AudioSet's balanced clips."""
+def keep_time_mel_grid(time_noise: Tensor, bin_noise: Tensor, time_ratio: float, bin_ratio: float) -> Tensor:
+    """Choose the patches to keep if whole times and whole mel bins of a spectrogram are masked for fine-tuning: (B, V).
+
+    time_noise, bin_noise: (B, times) and (B, bins). Times are in order of their noise, and bins within a time in order of theirs. Ratios
+    are 0.2 and 0.2 on AudioSet's balanced clips.
+    """
     times, bins = time_noise.shape[1], bin_noise.shape[1]
-    kept_times = time_noise.argsort(dim=1)[:, : int(times * (1 - time_ratio))]
-    kept_bins = bin_noise.argsort(dim=1)[:, : int(bins * (1 - bin_ratio))]
-    return (kept_times.unsqueeze(2) * bins + kept_bins.unsqueeze(1)).flatten(1)
+    ids_keep_times = time_noise.argsort(dim=1)[:, : int(times * (1 - time_ratio))]
+    ids_keep_bins = bin_noise.argsort(dim=1)[:, : int(bins * (1 - bin_ratio))]
+    return (ids_keep_times.unsqueeze(2) * bins + ids_keep_bins.unsqueeze(1)).flatten(1)
 
 
 def _mean(tokens: Tokens, embedded: Tokens) -> Tensor:
-    """→ (B, C), of the patches; embedded: the tokens before any merge."""
+    """Return the mean patch (B, C). embedded: the tokens before any merge."""
     return tokens.mean(1, embedded.x.shape[1] - 1)
 
 

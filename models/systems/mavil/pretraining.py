@@ -1,7 +1,7 @@
-"""MAViL's pre-training (arXiv 2212.08071): masked sound and video rebuild themselves and find each other.
+"""MAViL's pre-training (arXiv 2212.08071): reconstruction of masked audio and video, and contrastive losses between them.
 
-No code and no weights of it were published. The blocks are those of the authors' inference code and of Audio-MAE; how they are put
-together, the losses and their weights are read from the paper, and what it leaves open is our definition.
+Neither code nor weights of it were published. The blocks are those of the authors' inference code and of Audio-MAE; their composition, the
+losses and their weights follow the paper, and where it is silent they are defined here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from models.systems.mavil.model import TowersConfig, fuse
 
 @dataclass(frozen=True)
 class MAViLPretrainingConfig(TowersConfig):
-    """The defaults are the base size, which learns from raw input (stage 1)."""
+    """Config of pre-training. The defaults are the base size in stage 1, which reconstructs raw input."""
 
     decoder_width: int = 512
     decoder_depth: int = 8
@@ -31,7 +31,7 @@ class MAViLPretrainingConfig(TowersConfig):
     mask_ratio: float = 0.8
     normalise_targets: bool = True
     predict_features: bool = False
-    """Stage 2: the decoders predict what a teacher makes of each patch, `width` values, in place of the patch."""
+    """Whether the decoders predict a teacher's features of each patch, `width` values, instead of the patch (stage 2)."""
     inter_weight: float = 0.1
     intra_weight: float = 0.01
     inter_temperature: float = 0.1
@@ -39,7 +39,7 @@ class MAViLPretrainingConfig(TowersConfig):
 
     @property
     def audio_values(self) -> int:
-        """Number of values predicted for each patch of sound."""
+        """Number of values predicted for each patch of audio."""
         return self.width if self.predict_features else self.audio_patch_size**2
 
     @property
@@ -47,7 +47,7 @@ class MAViLPretrainingConfig(TowersConfig):
         return self.width if self.predict_features else self.patch_frames * self.patch_size**2 * 3
 
     def visible(self, patches: int) -> int:
-        """Number of patches that the encoder sees; the product is truncated, not rounded."""
+        """Return the number of patches that the encoder takes; the product is truncated, not rounded."""
         return int(patches * (1 - self.mask_ratio))
 
 
@@ -58,15 +58,15 @@ PRETRAINING_SIZES: Mapping[str, MAViLPretrainingConfig] = {
 
 
 @dataclass(frozen=True)
-class Noise:
-    """Uniform, (B, L) each: the caller owns the randomness. The second views are for the contrast with the first alone."""
+class MaskNoise:
+    """Uniform noise for masks, (B, L) each, drawn by the caller. The second views are used only in the contrast with the first."""
 
     audio: tuple[Tensor, Tensor]
     video: tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Features:
+class TargetFeatures:
     """Normalised features of unmasked patches: targets for the student of stage 2."""
 
     audio: Tensor
@@ -75,13 +75,13 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Half:
-    """Output of one modality; everything but the second embedding is of its first view."""
+class ModalityOutput:
+    """Output of one modality, of its first view except for the second embedding."""
 
     predicted: Tensor
     """(B, L, values)."""
     mask: Tensor
-    """(B, L) 1 where a patch was removed."""
+    """(B, L), 1 for removed patches."""
     embeddings: tuple[Tensor, Tensor]
     """(B, C) of length 1, of both views."""
     fused: Tensor
@@ -91,74 +91,81 @@ class Half:
 
 
 @dataclass(frozen=True)
-class Learned:
+class MAViLPretrainingOutput:
     loss: Tensor
-    audio: Half
-    video: Half
+    audio: ModalityOutput
+    video: ModalityOutput
     inter: Tensor
-    """Contrast of sound and video."""
+    """Contrastive loss of audio and video."""
     intra: Tensor
-    """Contrast of two views of the same: the mean over sound and video."""
+    """Contrastive loss of two views of the same input: the mean over audio and video."""
 
 
 class MAViLPretraining(nn.Module):
     def __init__(self, config: MAViLPretrainingConfig) -> None:
         super().__init__()
         self.config = config
-        self.audio = _autoencoder(
+        self.audio = _build_autoencoder(
             config,
             PatchEmbed(config.audio_patch_size, 1, config.width),
-            config.audio_table(config.width),
-            config.audio_table(config.decoder_width),
+            config.audio_positions(config.width),
+            config.audio_positions(config.decoder_width),
             config.audio_values,
         )
-        self.video = _autoencoder(
+        self.video = _build_autoencoder(
             config,
             TubePatchEmbed(config.patch_frames, config.patch_size, 3, config.width),
-            config.video_table(config.width),
-            config.video_table(config.decoder_width),
+            config.video_positions(config.width),
+            config.video_positions(config.decoder_width),
             config.video_values,
         )
-        self.blocks_av = config.fusion_blocks()
+        self.blocks_av = config.build_fusion_blocks()
         initialise_linears(self.blocks_av)
 
-    def forward(self, audio: Tensor, video: Tensor, noise: Noise, features: Features | None = None) -> Learned:
-        """Normalised spectrograms (B, 1, times, mel bins) and clips (B, 3, T, S, S). features: the teacher's, in stage 2."""
+    def forward(self, audio: Tensor, video: Tensor, noise: MaskNoise, features: TargetFeatures | None = None) -> MAViLPretrainingOutput:
+        """Compute the losses of normalised spectrograms (B, 1, times, mel bins) and clips (B, 3, T, S, S).
+
+        features: the teacher's, in stage 2.
+        """
         config = self.config
         if (features is not None) != config.predict_features:
             raise ValueError("features: needed in stage 2, where predict_features is set, and only there")
-        audio, video = config.checked_sound(audio), config.first_frames(video)
-        targets = self._patches(audio, video) if features is None else features
-        heard_masks = [Masking.by_noise(view, config.visible(config.audio_patches)) for view in noise.audio]
-        seen_masks = [Masking.by_noise(view, config.visible(config.video_patches)) for view in noise.video]
-        heard, heard_as = _views(self.audio, audio, heard_masks)
-        seen, seen_as = _views(self.video, video, seen_masks)
-        fused_heard, fused_seen = fuse(self.blocks_av, Tokens(heard), Tokens(seen))
-        audio_half = _rebuild(self.audio, fused_heard.x, heard_masks[0], heard_as, targets.audio)
-        video_half = _rebuild(self.video, fused_seen.x, seen_masks[0], seen_as, targets.video)
-        inter = info_nce(heard_as[0], seen_as[0], config.inter_temperature)
-        intra = (info_nce(*heard_as, config.intra_temperature) + info_nce(*seen_as, config.intra_temperature)) / 2
-        loss = audio_half.loss + video_half.loss + config.inter_weight * inter + config.intra_weight * intra
-        return Learned(loss, audio_half, video_half, inter, intra)
+        audio, video = config.check_audio(audio), config.trim_video(video)
+        targets = self._patch_targets(audio, video) if features is None else features
+        audio_masks = [Masking.by_noise(view, config.visible(config.audio_patches)) for view in noise.audio]
+        video_masks = [Masking.by_noise(view, config.visible(config.video_patches)) for view in noise.video]
+        audio_visible, audio_embeddings = _encode_views(self.audio, audio, audio_masks)
+        video_visible, video_embeddings = _encode_views(self.video, video, video_masks)
+        fused_audio, fused_video = fuse(self.blocks_av, Tokens(audio_visible), Tokens(video_visible))
+        audio_output = _reconstruct(self.audio, fused_audio.x, audio_masks[0], audio_embeddings, targets.audio)
+        video_output = _reconstruct(self.video, fused_video.x, video_masks[0], video_embeddings, targets.video)
+        inter = info_nce(audio_embeddings[0], video_embeddings[0], config.inter_temperature)
+        intra = (info_nce(*audio_embeddings, config.intra_temperature) + info_nce(*video_embeddings, config.intra_temperature)) / 2
+        loss = audio_output.loss + video_output.loss + config.inter_weight * inter + config.intra_weight * intra
+        return MAViLPretrainingOutput(loss, audio_output, video_output, inter, intra)
 
-    def features(self, audio: Tensor, video: Tensor) -> Features:
-        """Features of unmasked sound and video from this model as a teacher: each patch after the fusion blocks and the norm."""
-        heard, seen = (
+    def teacher_features(self, audio: Tensor, video: Tensor) -> TargetFeatures:
+        """Return features of unmasked audio and video from this model as a teacher: each patch after the fusion blocks and the norm."""
+        audio_tokens, video_tokens = (
             half.run(Tokens(half.with_class_token(half.embed(pixels))))
-            for half, pixels in ((self.audio, self.config.checked_sound(audio)), (self.video, self.config.first_frames(video)))
+            for half, pixels in ((self.audio, self.config.check_audio(audio)), (self.video, self.config.trim_video(video)))
         )
-        heard, seen = fuse(self.blocks_av, heard, seen)
-        return Features(self.audio.norm(heard.x[:, 1:]), self.video.norm(seen.x[:, 1:]))
+        audio_tokens, video_tokens = fuse(self.blocks_av, audio_tokens, video_tokens)
+        return TargetFeatures(self.audio.norm(audio_tokens.x[:, 1:]), self.video.norm(video_tokens.x[:, 1:]))
 
-    def _patches(self, audio: Tensor, video: Tensor) -> Features:
-        """Targets of stage 1: sound in patches of times and bins, images in frames, rows, columns and colours."""
+    def _patch_targets(self, audio: Tensor, video: Tensor) -> TargetFeatures:
+        """Return the targets of stage 1: patches of times and bins, and of frames, rows, columns and colours."""
         config = self.config
-        heard = patchify(audio, config.audio_patch_size)
-        seen = patchify_tubes(video, config.patch_frames, config.patch_size)
-        return Features(normalise_patches(heard), normalise_patches(seen)) if config.normalise_targets else Features(heard, seen)
+        audio_patches = patchify(audio, config.audio_patch_size)
+        video_patches = patchify_tubes(video, config.patch_frames, config.patch_size)
+        return (
+            TargetFeatures(normalise_patches(audio_patches), normalise_patches(video_patches))
+            if config.normalise_targets
+            else TargetFeatures(audio_patches, video_patches)
+        )
 
 
-def _autoencoder(
+def _build_autoencoder(
     config: MAViLPretrainingConfig, patch_embed: nn.Module, positions: Tensor, decoder_positions: Tensor, values: int
 ) -> MaskedAutoencoder:
     return MaskedAutoencoder(
@@ -173,8 +180,8 @@ def _autoencoder(
     )
 
 
-def _views(half: MaskedAutoencoder, pixels: Tensor, masks: list[Masking]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Both views in one batch → the first (B, 1 + visible, C), not normalised, and the embeddings (B, C) of both."""
+def _encode_views(half: MaskedAutoencoder, pixels: Tensor, masks: list[Masking]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Encode both views in one batch; return the first (B, 1 + visible, C), not normalised, and the embeddings (B, C) of both."""
     patches = half.embed(pixels)
     visible = torch.cat([take(patches, masking.kept) for masking in masks])  # (2B, visible, C)
     encoded = half.run(Tokens(half.with_class_token(visible))).x
@@ -182,15 +189,17 @@ def _views(half: MaskedAutoencoder, pixels: Tensor, masks: list[Masking]) -> tup
     return encoded[: len(pixels)], (first, second)
 
 
-def _rebuild(half: MaskedAutoencoder, fused: Tensor, masking: Masking, embeddings: tuple[Tensor, Tensor], targets: Tensor) -> Half:
+def _reconstruct(
+    half: MaskedAutoencoder, fused: Tensor, masking: Masking, embeddings: tuple[Tensor, Tensor], targets: Tensor
+) -> ModalityOutput:
     fused = half.norm(fused)
     predicted = half.decode(fused, masking)
     loss = masking.mean_removed((predicted - targets).square().mean(dim=-1))
-    return Half(predicted, masking.mask, embeddings, fused, loss)
+    return ModalityOutput(predicted, masking.mask, embeddings, fused, loss)
 
 
 def info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
-    """(B, C) of length 1 twice: each is to be nearest to its partner among all of the other kind, both ways."""
+    """Return the InfoNCE loss of paired embeddings (B, C) of length 1, in both directions: a scalar."""
     scores = x @ y.T / temperature
     partner = torch.arange(len(x), device=x.device)
     return (F.cross_entropy(scores, partner) + F.cross_entropy(scores.T, partner)) / 2

@@ -9,25 +9,25 @@ from models.registry import Architecture, Native, Purpose, SizeTable, System
 from models.systems.mavil.log_mel_stats import AUDIOSET
 
 
-def two_frames_a_second(config: Any) -> Clip:
+def clip_at_2_fps(config: Any) -> Clip:
     return Clip(frames=config.frames, stride=1, rate=2)
 
 
-def seen_clip(config: Any) -> Clip | None:
-    return two_frames_a_second(config) if config.sees else None
+def video_clip(config: Any) -> Clip | None:
+    return clip_at_2_fps(config) if config.sees else None
 
 
-def seen_size(config: Any) -> tuple[int, int] | None:
+def frame_size(config: Any) -> tuple[int, int] | None:
     return (config.image_size, config.image_size) if config.sees else None
 
 
-def spectrogram(config: Any) -> Sound:
+def spectrogram_section(config: Any) -> Sound:
     return Sound(frames=config.audio_frames, mel_bins=config.mel_bins, mean=AUDIOSET.mean, std=AUDIOSET.std)
 
 
-def tokens_of_both(config: Any) -> int:
-    seen = config.video_patches + 1 if config.sees else 0
-    return int(config.audio_patches + 1 + seen)
+def token_count(config: Any) -> int:
+    video_tokens = config.video_patches + 1 if config.sees else 0
+    return int(config.audio_patches + 1 + video_tokens)
 
 
 SYSTEM = System(
@@ -37,12 +37,12 @@ SYSTEM = System(
             model="models.systems.mavil.model:MAViL",
             purpose=Purpose(
                 task=lambda config: "audio-visual",
-                size=seen_size,
-                clip=seen_clip,
-                sound=spectrogram,
+                size=frame_size,
+                clip=video_clip,
+                sound=spectrogram_section,
                 classes=lambda config: int(config.classes),
             ),
-            native=Native("clip", tokens_of_both, "models.systems.mavil.dummy_inputs:sound_and_clips"),
+            native=Native("clip", token_count, "models.systems.mavil.dummy_inputs:audio_and_video"),
             steps={"audio-visual": "models.systems.mavil.steps:mavil_steps"},
             precise_tasks=frozenset({"audio-visual"}),
             answers=lambda config: "classify",
@@ -51,18 +51,18 @@ SYSTEM = System(
         Architecture(
             name="mavil_pretraining",
             model="models.systems.mavil.pretraining:MAViLPretraining",
-            purpose=Purpose(lambda config: "autoencode", clip=two_frames_a_second, sound=spectrogram),
+            purpose=Purpose(lambda config: "autoencode", clip=clip_at_2_fps, sound=spectrogram_section),
             native=Native(
                 unit="clip",
                 tokens=lambda config: int(config.visible(config.audio_patches) + config.visible(config.video_patches) + 2),
-                call="models.systems.mavil.dummy_inputs:masked_sound_and_clips",
+                call="models.systems.mavil.dummy_inputs:masked_audio_and_video",
             ),
         ),
         Architecture(
             name="audio_mae",
             model="models.systems.mavil.audio_mae:AudioMAE",
-            purpose=Purpose(lambda config: "autoencode", size=lambda config: None, sound=spectrogram),
-            native=Native("sound", lambda config: int(config.visible + 1), "models.systems.mavil.dummy_inputs:masked_sound"),
+            purpose=Purpose(lambda config: "autoencode", size=lambda config: None, sound=spectrogram_section),
+            native=Native("sound", lambda config: int(config.visible + 1), "models.systems.mavil.dummy_inputs:masked_audio"),
         ),
     ),
     sizes=(

@@ -1,4 +1,4 @@
-"""Windows of a job: stretches of its sound, clips of its video, or both side by side."""
+"""Windows of a job: intervals of its audio, clips of its video, or both."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from models.media.fbank import FbankConfig
 from models.media.video import ClipLimits, bytes_ahead, decoder_bytes
 from models.systems.clips.account import clip_account
 from models.systems.clips.frame_reader import GivenFrames, ViewFrames
-from models.systems.mavil.log_mel_stats import Loudness
-from models.systems.mavil.preprocessing import ROUNDING, clip_frames, normalise_clip, spectrograms
+from models.systems.mavil.log_mel_stats import LogMelStats
+from models.systems.mavil.preprocessing import FRAME_TOLERANCE, clip_frame_indices, normalise_clip, spectrograms
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """One window. None: the network is not asked about it."""
+class WindowInput:
+    """Input of one window; None for the half that is not used."""
 
     sound: Tensor | None = None
     """Samples (n,)."""
@@ -34,8 +34,8 @@ class Inputs:
     """Normalised frames (3, T, S, S)."""
 
 
-class Source(Protocol):
-    """Windows by number."""
+class WindowSource(Protocol):
+    """Protocol of the windows of a job, by index."""
 
     @property
     def total(self) -> int:
@@ -43,30 +43,31 @@ class Source(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Memory that it keeps, in bytes."""
+        """Memory in bytes."""
 
     @property
     def seconds(self) -> Tensor | None:
-        """Return the times of the frames of each window, float64 (windows, T); None where no video is seen."""
+        """Return the times of the frames of each window, float64 (windows, T); None without video."""
 
-    def account(self) -> dict[str, Tensor]:
-        """Return what `clip_account` does."""
+    def stats(self) -> dict[str, Tensor]:
+        """Return statistics as `clip_account` does."""
 
     def is_ready(self, window: int) -> bool:
-        """Whether nothing has to be waited for."""
+        """Return True if a window can be taken without waiting."""
 
-    def take(self, window: int, until: float) -> Inputs:
-        """Return a window. The same one may be taken again.
+    def take(self, window: int, deadline: float) -> WindowInput:
+        """Return a window; may be called again for the same one.
 
-        until: monotonic seconds until which it may be waited for. Raises NotYet, and UnusableInput for a video that cannot be read."""
+        deadline: monotonic time until which to wait. Raises NotYet, and UnusableInput for a video that cannot be read.
+        """
 
     def close(self) -> None:
-        """End what reads ahead."""
+        """Stop reading ahead."""
 
 
 @dataclass(frozen=True)
-class Listener:
-    """How the sound of a bundle is cut into windows, and windows become spectrograms."""
+class SpectrogramWindows:
+    """Windows of a bundle's audio and their spectrograms."""
 
     sound: Sound
 
@@ -75,27 +76,27 @@ class Listener:
         return FbankConfig(sample_rate=self.sound.sample_rate, mel_bins=self.sound.mel_bins, high_hz=self.sound.sample_rate / 2)
 
     @property
-    def seconds(self) -> float:
-        """Seconds from the begin of a window to that of the next one."""
+    def hop_s(self) -> float:
+        """Hop between windows, in seconds."""
         return audio_windows.stride(self.sound) / self.sound.sample_rate
 
     def cut(self, sound: Tensor, window: int) -> Tensor:
-        """Return the samples that the frames of one window cover: the last frames reach into the next window."""
-        begin = window * audio_windows.stride(self.sound)
-        return sound[begin : begin + (self.sound.frames - 1) * self.bank.hop + self.bank.window]
+        """Return the samples (n,) that the frames of one window cover: the last frames extend into the next window."""
+        start = window * audio_windows.stride(self.sound)
+        return sound[start : start + (self.sound.frames - 1) * self.bank.hop + self.bank.window]
 
     def __call__(self, sounds: list[Tensor]) -> Tensor:
         """Return the spectrograms of windows, (B, 1, frames, mel bins), normalised."""
-        return spectrograms(sounds, self.sound.frames, Loudness(self.sound.mean, self.sound.std), self.bank)
+        return spectrograms(sounds, self.sound.frames, LogMelStats(self.sound.mean, self.sound.std), self.bank)
 
 
 @dataclass(frozen=True)
-class SoundSource:
-    """Consecutive windows of a sound."""
+class AudioSource:
+    """Consecutive windows of audio."""
 
     sound: Tensor
     """Samples (n,)."""
-    listener: Listener
+    windows: SpectrogramWindows
     total: int
     seconds: None = None
 
@@ -104,22 +105,22 @@ class SoundSource:
         return self.sound.nbytes
 
     @property
-    def heard_s(self) -> float:
+    def covered_s(self) -> float:
         """Seconds that the windows cover."""
-        rate = self.listener.sound.sample_rate
-        return min(len(self.sound) / rate, self.total * self.listener.seconds)
+        rate = self.windows.sound.sample_rate
+        return min(len(self.sound) / rate, self.total * self.windows.hop_s)
 
-    def account(self) -> dict[str, Tensor]:
-        return clip_account(None, sound_s=self.heard_s)
+    def stats(self) -> dict[str, Tensor]:
+        return clip_account(None, sound_s=self.covered_s)
 
     def is_ready(self, window: int) -> bool:
         return True
 
-    def take(self, window: int, until: float = math.inf) -> Inputs:
-        return Inputs(sound=self.listener.cut(self.sound, window))
+    def take(self, window: int, deadline: float = math.inf) -> WindowInput:
+        return WindowInput(sound=self.windows.cut(self.sound, window))
 
     def close(self) -> None:
-        """Nothing reads ahead."""
+        """Do nothing, since nothing is read ahead."""
 
 
 @dataclass(frozen=True)
@@ -127,38 +128,38 @@ class ClipSource:
     """Clips of a video, each frame squeezed into the network's square."""
 
     frames: ViewFrames | GivenFrames
-    """Those of each clip by number, each once."""
+    """Frames of each clip by index, each once."""
     order: Sequence[Sequence[int]]
-    """For each clip, where among them its frames are: a short video is repeated."""
+    """Indices into these frames for each clip, since a short video repeats."""
     nbytes: int
     seconds: Tensor | None = None
     """Times of the frames of each clip, at the video's mean rate, float64 (clips, T)."""
     video_s: float = 0.0
-    """Seconds of the part that the clips are spread over."""
+    """Duration of the part that the clips are spread over, in seconds."""
 
     @property
     def total(self) -> int:
         return len(self.order)
 
-    def account(self) -> dict[str, Tensor]:
+    def stats(self) -> dict[str, Tensor]:
         return clip_account(self.frames, self.video_s)
 
     def is_ready(self, window: int) -> bool:
         return self.frames.is_ready(window)
 
-    def take(self, window: int, until: float) -> Inputs:
-        frames = self.frames.take(window, until)
-        return Inputs(clip=torch.stack([frames[place] for place in self.order[window]], dim=1))
+    def take(self, window: int, deadline: float) -> WindowInput:
+        frames = self.frames.take(window, deadline)
+        return WindowInput(clip=torch.stack([frames[index] for index in self.order[window]], dim=1))
 
     def close(self) -> None:
         self.frames.close()
 
 
 @dataclass(frozen=True)
-class PairSource:
-    """Windows of a sound, and beside each the clip that begins with it."""
+class AudioVideoSource:
+    """Audio windows, each with the clip that starts at the same time."""
 
-    sound: SoundSource
+    sound: AudioSource
     clips: ClipSource
 
     @property
@@ -173,83 +174,86 @@ class PairSource:
     def nbytes(self) -> int:
         return self.sound.nbytes + self.clips.nbytes
 
-    def account(self) -> dict[str, Tensor]:
-        return clip_account(self.clips.frames, self.clips.video_s, self.sound.heard_s)
+    def stats(self) -> dict[str, Tensor]:
+        return clip_account(self.clips.frames, self.clips.video_s, self.sound.covered_s)
 
     def is_ready(self, window: int) -> bool:
         return self.clips.is_ready(window)
 
-    def take(self, window: int, until: float) -> Inputs:
-        return Inputs(self.sound.take(window).sound, self.clips.take(window, until).clip)
+    def take(self, window: int, deadline: float) -> WindowInput:
+        return WindowInput(self.sound.take(window).sound, self.clips.take(window, deadline).clip)
 
     def close(self) -> None:
         self.clips.close()
 
 
 @dataclass(frozen=True)
-class Sources:
-    """How the jobs of one bundle become sources."""
+class WindowSourceFactory:
+    """Factory of the windows of a bundle's jobs."""
 
-    listener: Listener
+    windows: SpectrogramWindows
     clip: Clip | None
     pixels: Preprocess | None
-    """Both None in a bundle that hears only."""
+    """Clip and preprocessing; both None in an audio-only bundle."""
 
-    def of(self, job: Tensors, asked: Mapping[str, Any], *, hears: bool, sees: bool) -> Source:
-        """Return the windows of a job: `sound` float32 (n,); `video` uint8 (bytes,) with `info` float64 (5,), or `frames` uint8
-        (T, H, W, 3), the one clip; or both.
+    def make(self, job: Tensors, options: Mapping[str, Any], *, with_audio: bool, with_video: bool) -> WindowSource:
+        """Return the windows of a job: `sound` float32 (n,); `video` uint8 (bytes,) with `info` float64 (5,), or `frames` uint8 (T, H, W,
+        3), the only clip; or both.
 
-        asked: `start_s`, `end_s`; `windows` of sound, all of it by default; `views`, clips of a video without sound. Raises UnusableInput.
+        options: `start_s`, `end_s`; `windows` of audio, all by default; `views`, clips of a video without audio. Raises UnusableInput.
         """
-        start, end = float(asked.get("start_s") or 0.0), asked.get("end_s")
-        sound = self._sound(job["sound"], start, end, asked.get("windows")) if hears else None
-        if not sees:
+        start, end = float(options.get("start_s") or 0.0), options.get("end_s")
+        sound = self._audio(job["sound"], start, end, options.get("windows")) if with_audio else None
+        if not with_video:
             assert sound is not None
             return sound
         if self.pixels is None or self.clip is None:
-            raise UnusableInput("video: this bundle does not say how frames are prepared")
-        count = sound.total if sound is not None else int(asked.get("views") or 1)
+            raise UnusableInput("video: this bundle does not define how frames are prepared")
+        count = sound.total if sound is not None else int(options.get("views") or 1)
         if "frames" in job:
-            clips = self._given(job["frames"], count)
+            clips = self._clip_from_frames(job["frames"], count)
         else:
             end = min(float(job["info"][4]), math.inf if end is None else float(end))
-            latest = max(start, end - self.clip.frames * self.clip.stride / self.clip.rate)
+            last_start = max(start, end - self.clip.frames * self.clip.stride / self.clip.rate)
             if sound is None:
-                starts = np.linspace(start, latest, count).tolist()  # one: from the start
+                starts = np.linspace(start, last_start, count).tolist()  # one: from the start
             else:
-                starts = [min(start + window * self.listener.seconds, latest) for window in range(count)]
-            clips = replace(self._clips(job, self.clip, starts, end), video_s=end - start)
-        return clips if sound is None else PairSource(sound, clips)
+                starts = [min(start + window * self.windows.hop_s, last_start) for window in range(count)]
+            clips = replace(self._video_clips(job, self.clip, starts, end), video_s=end - start)
+        return clips if sound is None else AudioVideoSource(sound, clips)
 
-    def _sound(self, sound: Tensor, start: float, end: float | None, windows: int | None) -> SoundSource:
-        rate = self.listener.sound.sample_rate
+    def _audio(self, sound: Tensor, start: float, end: float | None, windows: int | None) -> AudioSource:
+        rate = self.windows.sound.sample_rate
         stop = len(sound) if end is None else round(min(len(sound), end * rate))
         part = sound[round(start * rate) : stop]
-        least = self.listener.bank.window
-        if len(part) < least:
-            field = "audio" if len(sound) < least else "start_s" if stop == len(sound) else "end_s"
-            raise UnusableInput(f"{field}: {len(part)} samples at {rate} Hz are too few: one analysis window has {least}")
-        fitting = audio_windows.count(len(part), self.listener.sound)
-        return SoundSource(part, self.listener, min(fitting, windows or fitting))
+        min_samples = self.windows.bank.window
+        if len(part) < min_samples:
+            field = "audio" if len(sound) < min_samples else "start_s" if stop == len(sound) else "end_s"
+            raise UnusableInput(f"{field}: {len(part)} samples at {rate} Hz are too few: one analysis window has {min_samples}")
+        window_count = audio_windows.count(len(part), self.windows.sound)
+        return AudioSource(part, self.windows, min(window_count, windows or window_count))
 
-    def _given(self, frames: Tensor, count: int) -> ClipSource:
-        prepared = [self._prepared(frame) for frame in frames.cpu().numpy()]
+    def _clip_from_frames(self, frames: Tensor, count: int) -> ClipSource:
+        prepared = [self._prepare(frame) for frame in frames.cpu().numpy()]
         return ClipSource(GivenFrames(prepared), [range(len(prepared))] * count, sum(frame.nbytes for frame in prepared))
 
-    def _clips(self, job: Tensors, clip: Clip, starts: Sequence[float], end: float) -> ClipSource:
+    def _video_clips(self, job: Tensors, clip: Clip, starts: Sequence[float], end: float) -> ClipSource:
         assert self.pixels is not None
         width, height, fps, frames, _ = job["info"].tolist()
-        total = max(1, min(int(frames), math.ceil(end * fps - ROUNDING)))
+        total = max(1, min(int(frames), math.ceil(end * fps - FRAME_TOLERANCE)))
         rate = clip.rate / clip.stride
-        clips = [clip_frames(total, fps, frames=clip.frames, rate=rate, start=start).tolist() for start in starts]
-        numbers = [sorted(set(frames_of)) for frames_of in clips]
-        order = [[mine.index(number) for number in frames_of] for mine, frames_of in zip(numbers, clips, strict=True)]
+        clips = [clip_frame_indices(total, fps, frames=clip.frames, rate=rate, start=start).tolist() for start in starts]
+        frame_indices = [sorted(set(clip_indices)) for clip_indices in clips]
+        order = [
+            [unique_indices.index(index) for index in clip_indices]
+            for unique_indices, clip_indices in zip(frame_indices, clips, strict=True)
+        ]
         video, limits = job["video"].cpu().numpy(), ClipLimits.of_accepted(int(width), int(height))
-        read = ViewFrames(video, numbers, fps, limits, self._prepared, 3 * 4 * self.pixels.image_size**2)
-        nbytes = video.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + read.nbytes
-        return ClipSource(read, order, nbytes, torch.tensor(clips, dtype=torch.float64) / fps)
+        view_frames = ViewFrames(video, frame_indices, fps, limits, self._prepare, 3 * 4 * self.pixels.image_size**2)
+        nbytes = video.nbytes + decoder_bytes(int(width), int(height)) + bytes_ahead(int(width), int(height)) + view_frames.nbytes
+        return ClipSource(view_frames, order, nbytes, torch.tensor(clips, dtype=torch.float64) / fps)
 
-    def _prepared(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """(H, W, 3) → (3, S, S), normalised."""
+    def _prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Normalise a frame: (H, W, 3) → (3, S, S)."""
         assert self.pixels is not None
         return normalise_clip(torch.from_numpy(pixels)[None], self.pixels.image_size, self.pixels.mean, self.pixels.std)[:, 0]

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from models.bundle_schema import Sound
 from models.media.fbank import FbankConfig
-from models.systems.mavil.log_mel_stats import Loudness
+from models.systems.mavil.log_mel_stats import LogMelStats
 from models.systems.mavil.preprocessing import spectrogram
 from starters.data.sounds.audio_augmentation import Acoustics, onset, recorded
 from starters.data.sounds.sampled_instruments import Instruments, Sampler, open_instruments
@@ -138,7 +138,7 @@ class Played:
         label = index % len(self.voices)
         wave = torch.from_numpy(self.heard(label, default_rng(draw)))
         return {
-            "spectrogram": spectrogram(wave, self.sound.frames, Loudness(self.sound.mean, self.sound.std), self.bank),
+            "spectrogram": spectrogram(wave, self.sound.frames, LogMelStats(self.sound.mean, self.sound.std), self.bank),
             "label": torch.tensor(label),
         }
 

@@ -13,9 +13,9 @@ from models.checkpoints import families, fit, read_checkpoint
 from models.layers.masking import Masking
 from models.media.fbank import FbankConfig, Taper, log_mel
 from models.systems.mavil.audio_mae import AudioMAE
-from models.systems.mavil.model import MAViL, kept_on_grid
-from models.systems.mavil.preprocessing import AUDIOSET, Loudness, spectrogram
-from models.systems.mavil.pretraining import Learned, MAViLPretraining, Noise
+from models.systems.mavil.model import MAViL, keep_time_mel_grid
+from models.systems.mavil.preprocessing import AUDIOSET, LogMelStats, spectrogram
+from models.systems.mavil.pretraining import MaskNoise, MAViLPretraining, MAViLPretrainingOutput
 from tests.golden.case import Case, Replayed
 
 SOUND_FIELDS = {
@@ -92,7 +92,7 @@ def _sound(case: Case) -> Replayed:
     bank = FbankConfig(**_said(config, SOUND_FIELDS), taper=_taper(config.get("window", "hanning")))
     if config.get("fft", bank.transform) != bank.transform:
         raise ValueError(f"fft: {config['fft']} where a window of {bank.window} samples has {bank.transform}")
-    loudness = Loudness(config.get("mean", AUDIOSET.mean), config.get("std", AUDIOSET.std))
+    loudness = LogMelStats(config.get("mean", AUDIOSET.mean), config.get("std", AUDIOSET.std))
     mono = waveform.mean(dim=0) if waveform.dim() == 2 else waveform
     raw = log_mel(mono - mono.mean(), bank)
     heard = spectrogram(waveform, config.get("target_length", 1024), loudness, bank)
@@ -132,12 +132,12 @@ def _finetuned(case: Case) -> Replayed:
         assert audio is not None and video is not None
         answers["av"] = model(audio, video)
         if heard is not None and seen is not None:
-            answers["av_masked"] = model(audio, video, audio_kept=heard, video_kept=seen)
+            answers["av_masked"] = model(audio, video, audio_ids_keep=heard, video_ids_keep=seen)
     else:
         if audio is not None:
-            answers |= {"audio": model.hear(audio), "audio_masked": model.hear(audio, kept=heard)}
+            answers |= {"audio": model.forward_audio(audio), "audio_masked": model.forward_audio(audio, ids_keep=heard)}
         if video is not None:
-            answers |= {"video": model.see(video), "video_masked": model.see(video, kept=seen)}
+            answers |= {"video": model.forward_video(video), "video_masked": model.forward_video(video, ids_keep=seen)}
     outputs: dict[str, Tensor] = {}
     for name, answer in answers.items():
         outputs |= {f"features_{name}": answer.features, f"logits_{name}": answer.logits, f"probs_{name}": answer.scores}
@@ -149,7 +149,7 @@ def _kept(case: Case) -> tuple[Tensor | None, Tensor | None]:
     inputs, masking = case.inputs, case.config.get("train_masking") or {}
     heard = seen = None
     if "noise_t" in inputs and "t" in masking:
-        heard = kept_on_grid(inputs["noise_t"], inputs["noise_f"], masking["t"], masking["f"])
+        heard = keep_time_mel_grid(inputs["noise_t"], inputs["noise_f"], masking["t"], masking["f"])
     if "noise_v" in inputs and "v" in masking:
         noise = inputs["noise_v"]
         seen = Masking.by_noise(noise, int(noise.shape[1] * (1 - masking["v"]))).kept
@@ -162,9 +162,9 @@ def _pretraining(case: Case) -> Replayed:
     intermediates: dict[str, Tensor] = {}
     if model.config.predict_features:
         teacher = load_pretraining(case, case.folder / "teacher.pth", student=False)
-        features = teacher.features(inputs["audio"], inputs["video"])
+        features = teacher.teacher_features(inputs["audio"], inputs["video"])
         intermediates |= {"target_audio": features.audio, "target_video": features.video}
-    learned: Learned = model(inputs["audio"], inputs["video"], noise_of(case), features)
+    learned: MAViLPretrainingOutput = model(inputs["audio"], inputs["video"], noise_of(case), features)
     outputs = {
         "loss_inter": learned.inter,
         "loss_intra": learned.intra,
@@ -194,9 +194,9 @@ def load_pretraining(case: Case, checkpoint: Path, *, student: bool) -> MAViLPre
     return model
 
 
-def noise_of(case: Case) -> Noise:
+def noise_of(case: Case) -> MaskNoise:
     inputs = case.inputs
-    return Noise((inputs["noise_audio_1"], inputs["noise_audio_2"]), (inputs["noise_video_1"], inputs["noise_video_2"]))
+    return MaskNoise((inputs["noise_audio_1"], inputs["noise_audio_2"]), (inputs["noise_video_1"], inputs["noise_video_2"]))
 
 
 def load_audio_mae(case: Case) -> AudioMAE:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.media.fbank import FbankConfig, Taper, log_mel, mel_filters
-from models.systems.mavil.preprocessing import AUDIOSET, clip_frames, normalise_clip, spectrogram
+from models.systems.mavil.preprocessing import AUDIOSET, clip_frame_indices, normalise_clip, spectrogram
 
 
 def sound(samples: int) -> Tensor:
@@ -94,10 +94,10 @@ def test_a_sound_shorter_than_a_window_is_refused() -> None:
 
 
 def test_clips_have_two_frames_a_second_and_repeat() -> None:
-    assert clip_frames(300, 30.0).tolist() == [0, 15, 30, 45, 60, 75, 90, 105]
-    assert clip_frames(200, 29.97).tolist() == [0, 14, 29, 44, 59, 74, 89, 104]
-    assert clip_frames(31, 30.0).tolist() == [0, 15, 30, 0, 15, 30, 0, 15]
-    assert clip_frames(1, 25.0, frames=4).tolist() == [0, 0, 0, 0]
+    assert clip_frame_indices(300, 30.0).tolist() == [0, 15, 30, 45, 60, 75, 90, 105]
+    assert clip_frame_indices(200, 29.97).tolist() == [0, 14, 29, 44, 59, 74, 89, 104]
+    assert clip_frame_indices(31, 30.0).tolist() == [0, 15, 30, 0, 15, 30, 0, 15]
+    assert clip_frame_indices(1, 25.0, frames=4).tolist() == [0, 0, 0, 0]
 
 
 def test_frames_are_squeezed_to_squares() -> None:

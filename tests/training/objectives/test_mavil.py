@@ -14,9 +14,9 @@ from models import bundle
 from models.bundle import BundleSpec
 from models.bundle_schema import Preprocess, Weights
 from models.systems.mavil.audio_mae import AudioMAE, AudioMAEConfig
-from models.systems.mavil.model import MAViL, MAViLConfig, start_from_pretrained
-from models.systems.mavil.pretraining import MAViLPretraining, Noise
-from models.systems.mavil.system import spectrogram, two_frames_a_second
+from models.systems.mavil.model import MAViL, MAViLConfig, init_from_mavil_pretraining
+from models.systems.mavil.pretraining import MaskNoise, MAViLPretraining
+from models.systems.mavil.system import clip_at_2_fps, spectrogram_section
 from tests.training.objectives.cases import MAVIL_CONFIG, TOWERS, assert_same_gradients, draw, gradients, made, normal, uniform
 from tests.training.objectives.test_contrastive import written_out as partners
 from training import draws
@@ -25,12 +25,12 @@ from training.objectives.mavil import AudioVisualLabels, AudioVisualMasking, Aud
 from training.settings import OptimiserSettings
 
 
-def noise() -> Noise:
+def noise() -> MaskNoise:
     views = {
         name: tuple(draws.uniform(draw(), (patches,), f"{name} mask {view}") for view in (1, 2))
         for name, patches in (("audio", MAVIL_CONFIG.audio_patches), ("video", MAVIL_CONFIG.video_patches))
     }
-    return Noise(views["audio"], views["video"])  # type: ignore[arg-type]
+    return MaskNoise(views["audio"], views["video"])  # type: ignore[arg-type]
 
 
 def symmetric(x: Tensor, y: Tensor, temperature: float) -> Tensor:
@@ -48,7 +48,7 @@ def test_the_loss_adds_what_is_rebuilt_and_what_is_found(name: str) -> None:
     objective, batch = made(name)
     assert isinstance(objective, AudioVisualMasking)
     model, sound, clip = objective.model, batch["spectrogram"], batch["clip"]
-    features = None if objective.teacher is None else objective.teacher.features(sound, clip)
+    features = None if objective.teacher is None else objective.teacher.teacher_features(sound, clip)
     learned = model(sound, clip, noise(), features)
     if features is None:
         tiles = sound.view(4, 4, 8, 2, 8).permute(0, 1, 3, 2, 4).reshape(4, 8, 64)  # times, mel bins | time, bin
@@ -95,8 +95,8 @@ def test_the_model_of_stage_one_teaches_from_its_bundle(tmp_path: Path) -> None:
         architecture="mavil_pretraining",
         config=asdict(first.config),
         preprocess=Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-        clip=two_frames_a_second(first.config),
-        sound=spectrogram(first.config),
+        clip=clip_at_2_fps(first.config),
+        sound=spectrogram_section(first.config),
         labels=[],
         license="none",
         weights=Weights(sha256="0" * 64, bytes=0),
@@ -107,7 +107,7 @@ def test_the_model_of_stage_one_teaches_from_its_bundle(tmp_path: Path) -> None:
         student = MAViLPretraining(replace(MAVIL_CONFIG, predict_features=True))
         objective = MAViLSettings(teacher=teacher).build(student, Facts())
         assert objective.teacher is not None
-        torch.testing.assert_close(objective.teacher.features(sound, clip).video, first.features(sound, clip).video)
+        torch.testing.assert_close(objective.teacher.teacher_features(sound, clip).video, first.teacher_features(sound, clip).video)
 
 
 def test_student_teaches_next_round_and_others_are_refused(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_student_teaches_next_round_and_others_are_refused(tmp_path: Path) -> No
     objective = MAViLSettings(teacher=tmp_path / "round.safetensors").build(MAViLPretraining(config), Facts())
     sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
     assert objective.teacher is not None
-    torch.testing.assert_close(objective.teacher.features(sound, clip).audio, student.features(sound, clip).audio)
+    torch.testing.assert_close(objective.teacher.teacher_features(sound, clip).audio, student.teacher_features(sound, clip).audio)
     with pytest.raises(ValueError, match=r"objective.teacher: .*round.safetensors has no weights of the student's size: .*cls_token"):
         MAViLSettings(teacher=tmp_path / "round.safetensors").build(MAViLPretraining(replace(config, width=32)), Facts())
     with pytest.raises(ValueError, match=r"objective.teacher: .*nowhere.safetensors cannot be read"):
@@ -136,7 +136,7 @@ def test_fine_tuning_masks_whole_times_and_bins() -> None:
         ]
     )
     seen = draws.uniform(draw(), (8,), "video").argsort(dim=1)[:, :5]
-    scores = objective.model(batch["spectrogram"], batch["clip"], audio_kept=heard, video_kept=seen).logits.sigmoid()
+    scores = objective.model(batch["spectrogram"], batch["clip"], audio_ids_keep=heard, video_ids_keep=seen).logits.sigmoid()
     wanted = -torch.where(batch["labels"] == 1, scores, 1 - scores).log().mean()
     loss = objective(batch)["loss"]
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
@@ -151,7 +151,10 @@ def test_halves_without_fusion_learn_apart() -> None:
     sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)
     loss = objective({"spectrogram": sound, "clip": clip, "label": label, "draw": draw()})["loss"]
     targets = torch.full((4, 3), 0.1).scatter(1, label.unsqueeze(1), 0.8)
-    wanted = sum(-(targets * logits.log_softmax(dim=1)).sum(dim=1).mean() for logits in (model.hear(sound).logits, model.see(clip).logits))
+    wanted = sum(
+        -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+        for logits in (model.forward_audio(sound).logits, model.forward_video(clip).logits)
+    )
     assert isinstance(wanted, Tensor) and loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     assert len(gradients(loss, objective)) == sum(parameter.requires_grad for parameter in model.parameters())
 
@@ -161,16 +164,16 @@ def test_audio_only_half_starts_from_audio_mae_without_clips() -> None:
     sizes = {"audio_frames": 32, "mel_bins": 16, "width": 16, "depth": 2, "heads": 2}
     pretrained = AudioMAE(AudioMAEConfig(**sizes, patch_size=8, decoder_width=16, decoder_depth=1, decoder_heads=2, window=None))  # type: ignore[arg-type]
     model = MAViL(MAViLConfig(**sizes, audio_patch_size=8, fusion_depth=0, sees=False, classes=3, multi_label=False))  # type: ignore[arg-type]
-    start_from_pretrained(model, pretrained.state_dict())
+    init_from_mavil_pretraining(model, pretrained.state_dict())
     assert {name.split(".")[0] for name in model.state_dict()} == {"audio", "fc_norm", "head"}
     torch.testing.assert_close(model.audio.blocks[1].attn.qkv.weight, pretrained.blocks[1].attn.qkv.weight)
     objective, sound = AudioVisualLabels(model, AudioVisualSettings(time_mask=0.0, mel_mask=0.0)), normal(1, 32, 16)
     answer = objective({"spectrogram": sound, "label": torch.tensor([0, 2, 1, 1]), "draw": draw()})
-    logits = model.hear(sound).logits
+    logits = model.forward_audio(sound).logits
     assert answer["loss"].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2, 1, 1])).item(), rel=1e-5)
     assert answer["accuracy"].item() == (logits.argmax(dim=1) == torch.tensor([0, 2, 1, 1])).float().mean().item()
-    with pytest.raises(ValueError, match="only hears"):
-        model.see(normal(3, 2, 16, 16))
+    with pytest.raises(ValueError, match="no video half"):
+        model.forward_video(normal(3, 2, 16, 16))
     with pytest.raises(ValueError, match="fusion_depth"):
         MAViLConfig(sees=False)
 

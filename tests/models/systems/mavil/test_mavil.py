@@ -17,9 +17,9 @@ from models.layers.masking import Masking
 from models.layers.patches import patchify, patchify_tubes
 from models.merge_schedule import MergeSchedule
 from models.systems.mae.model import MAE, MAEConfig
-from models.systems.mavil.init_from_mae import audio_from_video, video_from_pictures
-from models.systems.mavil.model import SIZES, MAViL, MAViLConfig, TowersConfig, fuse, kept_on_grid, start_from_pretrained
-from models.systems.mavil.pretraining import MAViLPretraining, MAViLPretrainingConfig, Noise, info_nce
+from models.systems.mavil.init_from_mae import audio_weights_from_video, video_weights_from_images
+from models.systems.mavil.model import SIZES, MAViL, MAViLConfig, TowersConfig, fuse, init_from_mavil_pretraining, keep_time_mel_grid
+from models.systems.mavil.pretraining import MaskNoise, MAViLPretraining, MAViLPretrainingConfig, info_nce
 from tests.golden.case import published_keys, read_case
 from tests.golden.checks import detected_at_full_size
 from tests.golden.replays.mavil import load_finetuned, load_pretraining, noise_of
@@ -57,10 +57,10 @@ def pictures(batch: int = 2, frames: int = 4) -> Tensor:
     return torch.randn(batch, 3, frames, 16, 16, generator=torch.Generator().manual_seed(2))
 
 
-def noise(batch: int = 2) -> Noise:
+def noise(batch: int = 2) -> MaskNoise:
     generator = torch.Generator().manual_seed(3)
     first, second, third, fourth = (torch.rand(batch, 8, generator=generator) for _ in range(4))
-    return Noise((first, second), (third, fourth))
+    return MaskNoise((first, second), (third, fourth))
 
 
 def test_frames_beyond_the_models_are_not_seen() -> None:
@@ -73,10 +73,10 @@ def test_frames_beyond_the_models_are_not_seen() -> None:
 
 
 def test_each_model_says_what_it_needs() -> None:
-    with pytest.raises(ValueError, match="`hear` and `see`"):
+    with pytest.raises(ValueError, match="`forward_audio` and `forward_video`"):
         seeded(MAViL, APART)(sound(), pictures())
-    with pytest.raises(ValueError, match="needs sound and pictures"):
-        seeded(MAViL, FUSED).hear(sound())
+    with pytest.raises(ValueError, match="needs audio and video"):
+        seeded(MAViL, FUSED).forward_audio(sound())
 
 
 def test_scores_are_of_several_labels_or_of_one() -> None:
@@ -93,27 +93,31 @@ def test_a_file_of_vggsound_is_known_by_its_classes(classes: int, several: bool)
 
 def test_keeping_everything_in_another_order_changes_nothing() -> None:
     model, order = seeded(MAViL, FUSED), torch.randperm(8, generator=torch.Generator().manual_seed(0)).expand(2, -1)
-    shuffled = model(sound(), pictures(), audio_kept=order, video_kept=order)
+    shuffled = model(sound(), pictures(), audio_ids_keep=order, video_ids_keep=order)
     torch.testing.assert_close(shuffled.logits, model(sound(), pictures()).logits)
 
 
 def test_what_is_not_kept_is_not_heard() -> None:
-    model, kept = seeded(MAViL, APART), kept_on_grid(torch.rand(2, 4), torch.rand(2, 2), 0.25, 0.5)
+    model, kept = seeded(MAViL, APART), keep_time_mel_grid(torch.rand(2, 4), torch.rand(2, 2), 0.25, 0.5)
     assert kept.shape == (2, 3)
     mask = torch.zeros(2, 8).scatter(1, kept, 1.0).view(2, 1, 4, 2)
     assert mask.sum(dim=2).flatten(1).sort(dim=1).values.tolist() == [[0, 3], [0, 3]]  # three times of one mel row
     pixels = mask.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
-    torch.testing.assert_close(model.hear(sound() * pixels, kept=kept).logits, model.hear(sound(), kept=kept).logits)
+    torch.testing.assert_close(
+        model.forward_audio(sound() * pixels, ids_keep=kept).logits, model.forward_audio(sound(), ids_keep=kept).logits
+    )
 
 
 def test_layers_end_where_the_head_begins() -> None:
     model = seeded(MAViL, FUSED)
-    layers = model.layers(sound(), pictures())
+    layers = model.layer_features(sound(), pictures())
     assert {name: tuple(value.shape) for name, value in layers.items()} == {"audio": (2, 3, 32), "video": (2, 3, 32), "av": (2, 3, 64)}
     torch.testing.assert_close(model.fc_norm["av"](layers["av"][:, -1]), model(sound(), pictures()).features)
     torch.testing.assert_close(layers["audio"][:, 0], model.audio.embed(sound()).mean(dim=1))
     alone = seeded(MAViL, APART)
-    torch.testing.assert_close(alone.fc_norm["v"](alone.layers(video=pictures())["video"][:, -1]), alone.see(pictures()).features)
+    torch.testing.assert_close(
+        alone.fc_norm["v"](alone.layer_features(video=pictures())["video"][:, -1]), alone.forward_video(pictures()).features
+    )
 
 
 @pytest.mark.parametrize("proportional", [False, True])
@@ -175,7 +179,7 @@ def test_contrast_is_lowest_for_partners_that_agree() -> None:
 
 def test_the_second_views_only_contrast() -> None:
     model, one = seeded(MAViLPretraining, PRETRAINING), noise()
-    other = Noise((one.audio[0], one.audio[1].flip(1)), (one.video[0], one.video[1].flip(1)))
+    other = MaskNoise((one.audio[0], one.audio[1].flip(1)), (one.video[0], one.video[1].flip(1)))
     first, second = model(sound(), pictures(), one), model(sound(), pictures(), other)
     torch.testing.assert_close(first.audio.loss, second.audio.loss)
     torch.testing.assert_close(first.inter, second.inter)
@@ -190,11 +194,11 @@ def test_every_parameter_of_pre_training_learns() -> None:
 
 def test_a_student_learns_from_a_teacher_and_becomes_one() -> None:
     teacher, student = seeded(MAViLPretraining, PRETRAINING), seeded(MAViLPretraining, replace(PRETRAINING, predict_features=True))
-    features = teacher.features(sound(), pictures())
+    features = teacher.teacher_features(sound(), pictures())
     assert features.audio.shape == features.video.shape == (2, 8, 32)
     learned = student(sound(), pictures(), noise(), features)
     assert learned.audio.predicted.shape == (2, 8, 32)
-    assert student.features(sound(), pictures()).audio.shape == (2, 8, 32)
+    assert student.teacher_features(sound(), pictures()).audio.shape == (2, 8, 32)
     with pytest.raises(ValueError, match="stage 2"):
         student(sound(), pictures(), noise())
     with pytest.raises(ValueError, match="stage 2"):
@@ -203,12 +207,12 @@ def test_a_student_learns_from_a_teacher_and_becomes_one() -> None:
 
 def test_fine_tuning_starts_from_pre_training() -> None:
     pretrained, model = seeded(MAViLPretraining, PRETRAINING), seeded(MAViL, FUSED)
-    assert start_from_pretrained(model, pretrained.state_dict()) == ["blocks_av.2"]
+    assert init_from_mavil_pretraining(model, pretrained.state_dict()) == ["blocks_av.2"]
     assert torch.equal(model.blocks_av[1].mlp.fc1.weight, pretrained.blocks_av[1].mlp.fc1.weight)
     assert torch.equal(model.video.patch_embed.proj.weight, pretrained.video.patch_embed.proj.weight)
     assert 1e-5 < model.head["av"].weight.std() < 3e-5
     with pytest.raises(ValueError, match=r"another shape: audio\.cls_token"):
-        start_from_pretrained(MAViL(replace(FUSED, width=64)), pretrained.state_dict())
+        init_from_mavil_pretraining(MAViL(replace(FUSED, width=64)), pretrained.state_dict())
 
 
 def test_pre_training_starts_from_an_mae_of_pictures() -> None:
@@ -218,8 +222,8 @@ def test_pre_training_starts_from_an_mae_of_pictures() -> None:
     )
     model = seeded(MAViLPretraining, PRETRAINING)
     nn.init.zeros_(mae.patch_embed.proj.bias)
-    video = video_from_pictures(mae.state_dict(), PRETRAINING)
-    weights = {**video, **audio_from_video(video, PRETRAINING)}
+    video = video_weights_from_images(mae.state_dict(), PRETRAINING)
+    weights = {**video, **audio_weights_from_video(video, PRETRAINING)}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected
     assert {name.split(".")[1] for name in missing} == {"decoder_pred"}
@@ -242,7 +246,7 @@ def test_rows_of_pictures_become_times_and_columns_mel_bins() -> None:
     rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
     places = torch.stack([rows, columns], dim=2).reshape(1, 16, 2)
     table = torch.cat([torch.full((1, 1, 2), 9.0), places, -places], dim=1)  # only the first of two times counts
-    stretched = audio_from_video({"video.pos_embed": table}, config)["audio.pos_embed"]
+    stretched = audio_weights_from_video({"video.pos_embed": table}, config)["audio.pos_embed"]
     assert torch.equal(stretched[:, 0], table[:, 0])
     times, bins = stretched[0, 1:].view(8, 2, 2).unbind(dim=2)
     torch.testing.assert_close(times, times[:, :1].expand(8, 2))
@@ -322,14 +326,14 @@ def test_fine_tuning_starts_from_a_file_of_either_stage(name: str) -> None:
     pretrained = load_pretraining(case, case.checkpoint, student=True)
     sizes = {field: value for field, value in vars(pretrained.config).items() if field in TowersConfig.__dataclass_fields__}
     model = MAViL(MAViLConfig(**sizes | {"fusion_depth": 3, "classes": 5})).eval()
-    assert start_from_pretrained(model, pretrained.state_dict()) == ["blocks_av.2"]
+    assert init_from_mavil_pretraining(model, pretrained.state_dict()) == ["blocks_av.2"]
     audio, video = case.inputs["audio"], case.inputs["video"]
-    features = pretrained.features(audio, video)
+    features = pretrained.teacher_features(audio, video)
     heard, seen = fuse(pretrained.blocks_av, model.audio.run(model.embed_audio(audio)), model.video.run(model.embed_video(video)))
     torch.testing.assert_close(pretrained.audio.norm(heard.x[:, 1:]), features.audio)
     torch.testing.assert_close(pretrained.video.norm(seen.x[:, 1:]), features.video)
     before_the_last = torch.cat([half.x[:, 1:].mean(dim=1) for half in (heard, seen)], dim=1)
-    torch.testing.assert_close(model.layers(audio, video)["av"][:, 1], before_the_last)
+    torch.testing.assert_close(model.layer_features(audio, video)["av"][:, 1], before_the_last)
 
 
 @pytest.mark.parametrize("name", ["finetune_av", "finetune_uni"])
@@ -338,7 +342,11 @@ def test_bfloat16_is_within_three_percent_of_recorded_scores(name: str) -> None:
     model = load_finetuned(case).to(torch.bfloat16)
     audio, video = case.inputs["audio"].bfloat16(), case.inputs["video"].bfloat16()
     with torch.inference_mode():
-        answers = {"av": model(audio, video)} if name == "finetune_av" else {"audio": model.hear(audio), "video": model.see(video)}
+        answers = (
+            {"av": model(audio, video)}
+            if name == "finetune_av"
+            else {"audio": model.forward_audio(audio), "video": model.forward_video(video)}
+        )
     for which, answer in answers.items():
         recorded = case.outputs[f"logits_{which}"]
         assert (answer.logits.float() - recorded).norm() < 0.03 * recorded.norm()
@@ -352,7 +360,7 @@ def test_pre_training_runs_in_bfloat16(name: str) -> None:
     with torch.inference_mode():
         features = None
         if model.config.predict_features:
-            features = load_pretraining(case, case.folder / "teacher.pth", student=False).to(torch.bfloat16).features(audio, video)
+            features = load_pretraining(case, case.folder / "teacher.pth", student=False).to(torch.bfloat16).teacher_features(audio, video)
         learned = model(audio, video, noise_of(case), features)
     for name, half in (("audio", learned.audio), ("video", learned.video)):
         recorded = case.outputs[f"pred_{name}"]

@@ -19,11 +19,11 @@ from models.layers.stepwise import Continuing, Finished, UnusableInput
 from models.media.audio_windows import count
 from models.media.fbank import FbankConfig
 from models.merge_schedule import MergeSchedule
-from models.systems.mavil.log_mel_stats import AUDIOSET, Loudness
+from models.systems.mavil.log_mel_stats import AUDIOSET, LogMelStats
 from models.systems.mavil.model import MAViL, MAViLConfig
 from models.systems.mavil.preprocessing import spectrogram, spectrograms
-from models.systems.mavil.steps import Halves, MAViLSteps, Scoring, Use, mavil_steps
-from models.systems.mavil.window_sources import Inputs, Listener, Sources
+from models.systems.mavil.steps import AudioVisualState, MAViLSteps, MergeSchedules, Modality, mavil_steps
+from models.systems.mavil.window_sources import SpectrogramWindows, WindowInput, WindowSourceFactory
 from tests.golden.case import Case, read_case
 from tests.golden.replays.mavil import load_finetuned
 from tests.support.videos import clip, every
@@ -44,41 +44,46 @@ APART = MAViLConfig(
     fusion_depth=0,
     classes=5,
 )
-NO_MERGING = Halves(MergeSchedule.off(), MergeSchedule.off())
+NO_MERGING = MergeSchedules(MergeSchedule.off(), MergeSchedule.off())
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedWindow:
     """Windows whose spectrogram and clip were recorded: one job has one window."""
 
-    inputs: Inputs
+    inputs: WindowInput
     total: int = 1
     nbytes: int = 0
 
     seconds: None = None
 
-    def account(self) -> dict[str, Tensor]:
+    def stats(self) -> dict[str, Tensor]:
         return {}
 
     def is_ready(self, window: int) -> bool:
         return True
 
-    def take(self, window: int, until: float) -> Inputs:
+    def take(self, window: int, until: float) -> WindowInput:
         return self.inputs
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-def replayed(case: Case, use: Use, sounds: Tensor | None, clips: Tensor | None) -> Tensor:
+def replayed(case: Case, use: Modality, sounds: Tensor | None, clips: Tensor | None) -> Tensor:
     """The scores of each recorded input, all of them in one step."""
     model = load_finetuned(case).eval()
-    listener = Listener(SOUND)
-    steps = MAViLSteps(model, torch.stack, Sources(listener, Clip(frames=4, stride=1, rate=2), None))
+    listener = SpectrogramWindows(SOUND)
+    steps = MAViLSteps(model, torch.stack, WindowSourceFactory(listener, Clip(frames=4, stride=1, rate=2), None))
     count = len(sounds if sounds is not None else clips if clips is not None else [])
     start = torch.zeros(model.config.classes, dtype=torch.float64)
     states = [
-        Scoring(Recorded(Inputs(None if sounds is None else sounds[row], None if clips is None else clips[row])), use, NO_MERGING, start)
+        AudioVisualState(
+            RecordedWindow(WindowInput(None if sounds is None else sounds[row], None if clips is None else clips[row])),
+            use,
+            NO_MERGING,
+            start,
+        )
         for row in range(count)
     ]
     with torch.inference_mode():
@@ -106,7 +111,7 @@ def test_a_window_is_the_recorded_spectrogram(name: str) -> None:
     case = read_case(GOLDEN / name)
     config = case.config
     sound = Sound(frames=config["target_length"], mel_bins=config["num_mel_bins"], mean=config["mean"], std=config["std"])
-    listener = Listener(sound)
+    listener = SpectrogramWindows(sound)
     heard = listener([listener.cut(case.inputs["waveform"], 0)])
     torch.testing.assert_close(heard[0, 0], case.outputs["normalized"], atol=case.tolerance.atol, rtol=case.tolerance.rtol)
 
@@ -161,7 +166,7 @@ def test_a_sound_has_the_mean_score_of_its_windows() -> None:
     (told,) = answered(steps, [{"sound": sound}])
     windows = [spectrogram(sound[k * STRIDE : k * STRIDE + STRIDE + 240], 64, AUDIOSET, FbankConfig(mel_bins=32)) for k in range(3)]
     with torch.inference_mode():
-        wanted = model.hear(torch.stack(windows)).scores.mean(dim=0)
+        wanted = model.forward_audio(torch.stack(windows)).scores.mean(dim=0)
     torch.testing.assert_close(told["scores"], wanted, atol=1e-6, rtol=0)
     assert told["scores"].dtype == torch.float32 and told["tokens"].tolist() == [9, 9]
 
@@ -237,7 +242,7 @@ def test_spectrograms_of_a_batch_are_those_of_each() -> None:
 
 def test_a_bundle_hears_as_loud_as_it_was_trained() -> None:
     model, sound, scores = network(), noise(STRIDE), []
-    for loud in (AUDIOSET, Loudness(-6.6268077, 5.358466)):  # ESC-50
+    for loud in (AUDIOSET, LogMelStats(-6.6268077, 5.358466)):  # ESC-50
         steps = mavil_steps(model, spec(sound={**SOUND.model_dump(), "mean": loud.mean, "std": loud.std}), torch.device("cpu"))
         scores.append(answered(steps, [{"sound": sound}])[0]["scores"])
     assert (scores[0] - scores[1]).abs().max() > 1e-3
@@ -246,12 +251,12 @@ def test_a_bundle_hears_as_loud_as_it_was_trained() -> None:
 def test_a_schedule_uses_up_the_audio_half() -> None:
     """At most half of the patches merge in a block, and the class token never does: 12 blocks of 43 leave 21 of 512."""
     config = MAViLConfig(width=16, heads=2, classes=3, fusion_depth=0)  # ten seconds of sound, 12 blocks
-    steps = MAViLSteps(network(config), torch.stack, Sources(Listener(SOUND), Clip(frames=8, stride=1, rate=2), None))
+    steps = MAViLSteps(network(config), torch.stack, WindowSourceFactory(SpectrogramWindows(SOUND), Clip(frames=8, stride=1, rate=2), None))
     sounds, clips = torch.randn(1, 1, 1024, 128), torch.randn(1, 3, 8, 224, 224)
-    merge = Halves.of({"merge": [43] * 12})
+    merge = MergeSchedules.from_options({"merge": [43] * 12})
     states = [
-        Scoring(Recorded(Inputs(sound=sounds[0])), "sound", merge, torch.zeros(3, dtype=torch.float64)),
-        Scoring(Recorded(Inputs(clip=clips[0])), "sight", merge, torch.zeros(3, dtype=torch.float64)),
+        AudioVisualState(RecordedWindow(WindowInput(sound=sounds[0])), "sound", merge, torch.zeros(3, dtype=torch.float64)),
+        AudioVisualState(RecordedWindow(WindowInput(clip=clips[0])), "sight", merge, torch.zeros(3, dtype=torch.float64)),
     ]
     with torch.inference_mode():
         heard, seen = steps.step(states, [False, False])
@@ -263,11 +268,11 @@ def test_a_schedule_uses_up_the_audio_half() -> None:
 
 def test_each_half_can_have_a_schedule_of_its_own() -> None:
     model = network(replace(APART, fusion_depth=3))
-    steps = MAViLSteps(model, torch.stack, Sources(Listener(SOUND), Clip(frames=4, stride=1, rate=2), None))
-    inputs = Inputs(sound=torch.randn(1, 64, 32), clip=torch.randn(3, 4, 16, 16))
+    steps = MAViLSteps(model, torch.stack, WindowSourceFactory(SpectrogramWindows(SOUND), Clip(frames=4, stride=1, rate=2), None))
+    inputs = WindowInput(sound=torch.randn(1, 64, 32), clip=torch.randn(3, 4, 16, 16))
     counts = []
     for asked in ({}, {"merge": [1, 1]}, {"merge": [2, 1], "merge_sight": [0, 1]}, {"merge": [], "merge_sight": [2, 0]}):
-        state = Scoring(Recorded(inputs), "both", Halves.of(asked), torch.zeros(5, dtype=torch.float64))
+        state = AudioVisualState(RecordedWindow(inputs), "both", MergeSchedules.from_options(asked), torch.zeros(5, dtype=torch.float64))
         with torch.inference_mode():
             (outcome,) = steps.step([state], [False])
         assert isinstance(outcome, Finished)
@@ -323,7 +328,7 @@ def test_sight_alone_is_the_mean_of_its_clips(count: int, asked: dict[str, Any],
     steps = mavil_steps(model, spec(preprocess=PIXELS), torch.device("cpu"))
     (told,) = answered(steps, [video_job(count)], **asked)
     with torch.inference_mode():
-        wanted = model.see(torch.stack([squeezed(numbers) for numbers in clips])).scores.mean(dim=0)
+        wanted = model.forward_video(torch.stack([squeezed(numbers) for numbers in clips])).scores.mean(dim=0)
     torch.testing.assert_close(told["scores"], wanted, atol=1e-5, rtol=0)
 
 
@@ -354,5 +359,5 @@ def test_a_video_that_cannot_be_read_is_refused_in_a_sentence() -> None:
     steps = mavil_steps(network(), spec(preprocess=PIXELS), torch.device("cpu"))
     with pytest.raises(UnusableInput):
         answered(steps, [job], views=3)
-    with pytest.raises(UnusableInput, match="does not say how frames are prepared"):
+    with pytest.raises(UnusableInput, match="does not define how frames are prepared"):
         mavil_steps(network(), spec(), torch.device("cpu")).start([job], [{}])
