@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from models.bundle import FILE_PATTERN, GRAPH_FILE, MOST_FILES, BundleSpec
 from models.bundle_files import sha256_of
-from models.bundle_schema import Weights
+from models.bundle_schema import LARGEST_SIDE, Weights
 from models.checkpoints import model_card
 from models.checkpoints.checkpoint_file import CheckpointError, WrongSetting
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, squeeze
@@ -57,6 +57,7 @@ def import_graph(
             file,
             image_size=_size(given),
             stated_size=stated.image_size,
+            largest_side=LARGEST_SIDE,
             output=output,
             of_image=chosen is not None or output is not None,
         )

@@ -42,15 +42,25 @@ class Trial:
     """Whether the rows are at least 0 and sum to 1."""
 
 
-def try_graph(file: Path, *, image_size: int | None, stated_size: int | None, output: str | None, of_image: bool) -> Trial:
+def try_graph(
+    file: Path, *, image_size: int | None, stated_size: int | None, largest_side: int, output: str | None, of_image: bool
+) -> Trial:
     """Read, check and run a graph in a confined process.
 
-    image_size: as set by hand. stated_size: of a graph that takes several sizes, where none is set. output: name of the one that answers;
-    None to find it. of_image: it classifies or embeds, whatever its signature looks like. Raises ValueError with a sentence for the user.
+    image_size: as set by hand. stated_size: of a graph that takes several sizes, where none is set. largest_side: limit of the size.
+    output: name of the one that answers; None to find it. of_image: it classifies or embeds, whatever its signature looks like.
+    Raises ValueError with a sentence for the user.
     """
     if not file.is_file():
         raise ValueError("there is no such file")
-    request = {"file": str(file.absolute()), "image_size": image_size, "stated_size": stated_size, "output": output, "of_image": of_image}
+    request = {
+        "file": str(file.absolute()),
+        "image_size": image_size,
+        "stated_size": stated_size,
+        "largest_side": largest_side,
+        "output": output,
+        "of_image": of_image,
+    }
     try:
         with Confined(PROGRAM, b"", request, patience=PATIENCE_S) as program:
             said = program.message()

@@ -1,4 +1,7 @@
-"""The process that tries a graph: `python -m models.systems.onnx.trial_program`. See `models.systems.onnx.trial`."""
+"""The process that tries a graph: `python -m models.systems.onnx.trial_program`. See `models.systems.onnx.trial`.
+
+It is executed for each graph, and so imports no pydantic, which takes a third of its time to start.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import numpy as np
 from numpy.random import default_rng  # NumPy would open its file later
 from numpy.typing import NDArray
 
-from models.bundle_schema import LARGEST_SIDE
 from models.processes import confined_process
 from models.systems.onnx.session import ended_after, first_line, open_session
 from models.systems.onnx.signature import (
@@ -53,7 +55,9 @@ def main() -> None:
     confined_process.say(answer)
 
 
-def examine(file: Path, *, image_size: int | None, stated_size: int | None, output: str | None, of_image: bool) -> dict[str, Any]:
+def examine(
+    file: Path, *, image_size: int | None, stated_size: int | None, largest_side: int, output: str | None, of_image: bool
+) -> dict[str, Any]:
     """The fields of `Trial`. The rest: see `try_graph`. Raises ValueError, OSError and MemoryError."""
     size = file.stat().st_size
     if size > MAX_BYTES:
@@ -69,7 +73,7 @@ def examine(file: Path, *, image_size: int | None, stated_size: int | None, outp
     if not of_image and (is_inpainting(model) or is_depth(model)):
         return {"files": files, "purpose": "onnx_inpaint" if is_inpainting(model) else "onnx_depth"}
     given = image_input(model)
-    side = _side(given, image_size, stated_size)
+    side = _side(given, image_size, stated_size, largest_side)
     declared = [described(value) for value in model.graph.output]
     del model
     outputs, alone = _run(content, file.parent, given, side)
@@ -103,14 +107,14 @@ def _limit(weights: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
-def _side(given: ImageInput, set_: int | None, stated: int | None) -> int:
+def _side(given: ImageInput, set_: int | None, stated: int | None, largest: int) -> int:
     if given.side is not None and set_ not in (None, given.side):
         raise ValueError(f"image_size {set_}: it takes images of {given.side} × {given.side} pixels alone")
     side = given.side or set_ or stated
     if side is None:
         raise ValueError(UNSIZED)
-    if not 0 < side <= LARGEST_SIDE:
-        raise ValueError(f"image_size {side} is outside 1..{LARGEST_SIDE}")
+    if not 0 < side <= largest:
+        raise ValueError(f"image_size {side} is outside 1..{largest}")
     return side
 
 
