@@ -45,7 +45,7 @@ def look(made: Slots, *found: Delivery) -> Pull:
 
 
 def test_slot_is_lent_after_its_batch_and_serves_again() -> None:
-    made, taken = slots(), threading.Event()
+    made, taken = slots(seconds=0.01), threading.Event()  # a job does not wait for others to share its batch
     made.add([delivery()])
     running = take(made)
     lending = threading.Thread(target=made.lend)
