@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.bundle import read
-from models.loading import LoadedSteps, load
+from models.loading import LoadedStepwiseModel, load
 from models.media.video import ClipInfo, ClipLimits, Frames, probe
 from models.systems.actions.detection_loop import CROPS_AT_ONCE, FRAMES_AT_ONCE
 from models.systems.actions.detection_scale import SCALES, Detail
@@ -58,7 +58,7 @@ def main() -> None:
         print(f"largest state of a job of {share * seconds:g} s: {state / 2**20:.1f} MiB")
 
 
-def _speed(model: Pipeline, steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float, rounds: int, detail: Detail) -> None:
+def _speed(model: Pipeline, steps: LoadedStepwiseModel, data: bytes, facts: ClipInfo, seconds: float, rounds: int, detail: Detail) -> None:
     """Interleaved, so that both see the same machine."""
     spent, ours, plain, alone = [], [], [], []
     views = _views(model, data, seconds, detail)
@@ -87,7 +87,7 @@ def _views(model: Pipeline, data: bytes, seconds: float, detail: Detail) -> list
     return [View(frame.pixels, *frame.size, detail) for frame in frames.take(sys.maxsize)]
 
 
-def _watch(steps: LoadedSteps, data: bytes, facts: ClipInfo, seconds: float, detail: Detail) -> tuple[dict[str, NDArray[Any]], int]:
+def _watch(steps: LoadedStepwiseModel, data: bytes, facts: ClipInfo, seconds: float, detail: Detail) -> tuple[dict[str, NDArray[Any]], int]:
     """Watch a clip and return the answer and the largest state in bytes."""
     info = np.array([facts.width, facts.height, facts.fps, facts.frames, facts.duration_s])
     [state] = steps.start([{"video": np.frombuffer(data, np.uint8).copy(), "info": info}], [{"end_s": seconds, "detail": detail}])

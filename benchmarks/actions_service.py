@@ -28,7 +28,7 @@ import torch
 
 from benchmarks import machine, process_stats
 from benchmarks.service import running
-from models.bundle import Bundle, member, read, write
+from models.bundle import Bundle, member_reference, read, write
 from models.bundle_schema import Role
 from models.loading import load
 from models.media.video import ClipLimits, Frames
@@ -128,7 +128,7 @@ def _seen_at(long_side: int | None) -> Iterator[Path]:
         spec = pose.spec.model_copy(update={"config": {**pose.spec.config, "long_side": long_side}})
         copytree(members["actions"].path, root / members["actions"].spec.name / members["actions"].spec.version)
         changed: Mapping[Role, Bundle] = {**members, "pose": write(root, spec, pose.weights_path)}
-        made = {role: member(bundle) for role, bundle in changed.items()}
+        made = {role: member_reference(bundle) for role, bundle in changed.items()}
         write(root, pipeline.spec.model_copy(update={"members": made}), pipeline.weights_path)
         yield root
 

@@ -41,7 +41,7 @@ from benchmarks.reversible import compare_with_plain, cpu_seconds, ready
 from benchmarks.words import FigureRounds, TextFigure, show
 from kernels.malloc import keep_freed_memory
 from models.bundle import Bundle, BundleSpec
-from models.bundle_schema import Clip, Preprocess, Weights
+from models.bundle_schema import Clip, FileDigest, Preprocess
 from models.loading import load
 from models.media.fbank import FbankConfig
 from models.merge_schedule import MergeSchedule
@@ -289,7 +289,7 @@ def write_bundle(root: Path, config: VideoMAEConfig) -> Bundle:
         labels=[f"class {index}" for index in range(config.classes)],
         license="CC0-1.0",
         description="Random weights for benchmarks",
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=FileDigest(sha256="0" * 64, bytes=0),
     )
     return reference.write(root, spec, {name: tensor.contiguous() for name, tensor in model.state_dict().items()})
 

@@ -34,10 +34,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.bundle import BundleSpec, read, rewrite
-from models.loading import LoadedSteps, load
+from models.bundle import BundleSpec, read, replace_spec
+from models.loading import LoadedStepwiseModel, load
 from models.media import patchmatch
-from models.media.patchmatch_program import level
+from models.media.patchmatch_program import compute_level
 from server.media import masks
 from server.media.images import Decoder
 from server.tasks.base import File
@@ -135,7 +135,7 @@ class InProcessService:
         self._spec: BundleSpec = opened.spec
         steps = load(opened, packed=True).steps
         assert steps is not None
-        self._steps: LoadedSteps = steps
+        self._steps: LoadedStepwiseModel = steps
         self._task, self._decoder = Inpaint(), Decoder(50_000_000)
 
     def chosen(self, case: HoleCase) -> str:
@@ -226,12 +226,12 @@ def _prepare(bundle: Path, features: PyPIPackage, cache: Path) -> None:
     """Prepare a process. Levels of patches are computed in it, while the service starts a process for each."""
     global _scorer
     _scorer = Scorer(InProcessService(bundle), PerceptualDistance(features, cache))
-    patchmatch.fill = _fill_here
+    patchmatch.fill_level = _fill_here
 
 
-def _fill_here(pixels: ImagePixels, missing: HoleMask, reduction: int, seed: int, before: Any) -> patchmatch.Level:
-    request, data = patchmatch.message(pixels, missing, reduction, seed, before)
-    return patchmatch.Level(*level(request, data))
+def _fill_here(pixels: ImagePixels, missing: HoleMask, reduction: int, seed: int, before: Any) -> patchmatch.PyramidLevel:
+    request, data = patchmatch.encode_request(pixels, missing, reduction, seed, before)
+    return patchmatch.PyramidLevel(*compute_level(request, data))
 
 
 def _row(case: HoleCase) -> dict[str, Any]:
@@ -320,7 +320,7 @@ def write(path: Path, groups: Mapping[str, Any]) -> None:
     """Write the figures into the bundle's quality and README."""
     bundle = read(path)
     served = {"files": list(TESTED), "groups": _round(groups)}
-    written = rewrite(bundle, bundle.spec.model_copy(update={"quality": {**bundle.spec.quality, "served": served}}))
+    written = replace_spec(bundle, bundle.spec.model_copy(update={"quality": {**bundle.spec.quality, "served": served}}))
     (path / "README.md").write_text(render(written.spec).rstrip("\n") + "\n", encoding="utf-8")
 
 

@@ -46,7 +46,7 @@ from benchmarks.service import running
 from benchmarks.static_batches import Arrival, latencies, steps_per_second
 from benchmarks.steps import METRIC, free_port, others_seconds, percentile, poisson, spread, step_seconds
 from models.bundle import Bundle, BundleSpec
-from models.bundle_schema import Preprocess, Weights
+from models.bundle_schema import FileDigest, Preprocess
 
 TOTALS = (10, 50, 250)
 SMALL, SHORT = "small", "short"
@@ -264,7 +264,7 @@ def make_bundle(root: Path, name: str, **fields: Any) -> Bundle:
         preprocess=Preprocess(image_size=config.image_size[0], short_side=config.image_size[0], mean=config.mean, std=config.std),
         license="CC0-1.0",
         description="Random weights for benchmarks",
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=FileDigest(sha256="0" * 64, bytes=0),
     )
     return reference.write(root, spec, {key: tensor.contiguous() for key, tensor in DiffMAE(config).state_dict().items()})
 

@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step_bounds import busy
 from models.bundle import read
-from models.layers.stepwise import State
-from models.loading import Ended, LoadedSteps, load
+from models.layers.stepwise import JobState
+from models.loading import LoadedStepwiseModel, StepOutputs, load
 from models.systems.diffmae.steps import InpaintingSteps
 from server.settings import load as load_settings
 from server.tasks.registry import TASKS
@@ -42,14 +42,17 @@ class InpaintLoop:
         self.layout: Layout = choose(load_settings())
         model = load(bundle, device=self.layout.device, packed=True)
         assert model.steps is not None
-        self.steps: LoadedSteps = model.steps
+        self.steps: LoadedStepwiseModel = model.steps
         self._arrays = TASKS[bundle.spec.task].samples(bundle.spec)[0]
 
     def box_step(self, *, packs: bool) -> Callable[[], object]:
         """Return a step of jobs whose holes are boxes of up to three quarters of each side."""
         model = self.steps.steps
         assert isinstance(model, InpaintingSteps)
-        steps, chance = LoadedSteps(InpaintingSteps(model.model, self.steps.device, packs=packs), self.steps.device), random.Random(0)
+        steps, chance = (
+            LoadedStepwiseModel(InpaintingSteps(model.model, self.steps.device, packs=packs), self.steps.device),
+            random.Random(0),
+        )
         jobs = []
         for _ in range(HOLES):
             missing = np.zeros_like(self._arrays["missing"])
@@ -60,12 +63,12 @@ class InpaintLoop:
         states = steps.start(jobs, [{"steps": 1000, "seed": seed} for seed in range(HOLES)])
         return lambda: steps.step(states, [False] * HOLES)
 
-    def start(self, totals: list[int]) -> list[State]:
+    def start(self, totals: list[int]) -> list[JobState]:
         return self.steps.start([self._arrays] * len(totals), [{"steps": total, "seed": seed} for seed, total in enumerate(totals)])
 
-    def step(self, states: list[State]) -> list[State | None]:
+    def step(self, states: list[JobState]) -> list[JobState | None]:
         """Return the next states, None for jobs that have ended."""
-        return [None if isinstance(one, Ended) else one.state for one in self.steps.step(states, [False] * len(states))]
+        return [None if isinstance(one, StepOutputs) else one.state for one in self.steps.step(states, [False] * len(states))]
 
 
 def bounds(loop: InpaintLoop, seconds: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from PIL import Image
 from models import bundle
 from models.bundle import BundleSpec
 from models.layers.forward import normalise
-from models.layers.token_merging import merged_image
+from models.layers.token_merging import paint_merged_tokens
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from training.data import pictures
@@ -63,7 +63,7 @@ def paint(model: LoadedModel, image: Image.Image, schedule: MergeSchedule) -> tu
     larger = preprocess.model_copy(update={"image_size": preprocess.image_size * ENLARGED, "short_side": preprocess.short_side * ENLARGED})
     seen = torch.from_numpy(pictures.to_model_size(image, larger))
     source = torch.eye(answer.tokens_in) if answer.source is None else answer.source[0]
-    merged = merged_image(seen, source, spec.config["patch_size"] * ENLARGED, special=model.protected_tokens)
+    merged = paint_merged_tokens(seen, source, spec.config["patch_size"] * ENLARGED, special=model.protected_tokens)
     return Image.fromarray(merged.numpy()), answer.tokens_in, answer.tokens_out
 
 

@@ -28,7 +28,7 @@ from benchmarks import machine
 from kernels.malloc import keep_freed_memory
 from kernels.numba_loader import load_compiled_loops
 from kernels.ops import compiled_loops
-from models.layers.packed_linear import pack_linears, packing_helps
+from models.layers.packed_linear import pack_linears, supports_packed_linear
 from models.merge_schedule import MergeSchedule
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.vit.model import ViT, ViTConfig
@@ -136,7 +136,7 @@ def measure(run: MergingRun) -> MergingTiming:
     torch.set_num_threads(run.threads)
     torch.manual_seed(0)
     model = (ViT(config) if isinstance(config, ViTConfig) else VideoMAE(config)).eval().to(dtype)
-    if packing_helps(torch.device("cpu"), dtype):
+    if supports_packed_linear(torch.device("cpu"), dtype):
         pack_linears(model)  # as the worker does
     theirs = timm.create_model(timm_name, pretrained=False).eval().to(dtype) if timm_name else None
     shape = (config.channels, *config.image_shape) if isinstance(config, ViTConfig) else config.clip_shape

@@ -24,9 +24,9 @@ from torch import nn
 
 from benchmarks import machine
 from kernels.malloc import keep_freed_memory
-from models.flops import RandomInput, count_flops, native, prepare, without_storage
-from models.layers.packed_linear import pack_linears, packing_helps
-from models.registry import Call, architectures
+from models.flops import RandomInputMaker, build_on_meta, count_flops, dummy_forward, prepare_forward
+from models.layers.packed_linear import pack_linears, supports_packed_linear
+from models.registry import ForwardCall, architectures
 from models.systems.diffmae.dummy_inputs import HalfMasked
 from models.systems.diffmae.model import DiffMAE
 from models.systems.mcc.dummy_inputs import QUERIES, seen_scene
@@ -77,7 +77,7 @@ class ForwardWork:
     unit: str
     samples: int
     """Number of samples in a pass."""
-    call: Call
+    call: ForwardCall
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def measure(name: str, architecture: str, config: Any, dtype: torch.dtype, batch
     flops = count(architecture, config, batch)
     results = []
     with torch.inference_mode():
-        if packing_helps(torch.device("cpu"), dtype):
+        if supports_packed_linear(torch.device("cpu"), dtype):
             pack_linears(model)  # as the worker does
         for work, cost in zip(works(name, architecture, model, batch), flops, strict=True):
             peak = peak_flops(dtype)
@@ -124,24 +124,24 @@ def measure(name: str, architecture: str, config: Any, dtype: torch.dtype, batch
 
 def works(name: str, architecture: str, model: nn.Module, batch: int) -> list[ForwardWork]:
     parameter = next(model.parameters())
-    make = RandomInput(batch, parameter.dtype, parameter.device)
-    found = [ForwardWork(name, native(architecture).unit, batch, prepare(architecture, model, batch))]
+    make = RandomInputMaker(batch, parameter.dtype, parameter.device)
+    found = [ForwardWork(name, dummy_forward(architecture).unit, batch, prepare_forward(architecture, model, batch))]
     repeated = REPEATED.get(architecture)
     return found if repeated is None else [*found, repeated(name, model, make)]
 
 
 def count(architecture: str, config: Any, batch: int) -> list[int]:
     """FLOPs of each of `works`."""
-    model = without_storage(architecture, config)
+    model = build_on_meta(architecture, config)
     numbers = range(2 if architecture in REPEATED else 1)
 
-    def prepare_call(number: int) -> Callable[[], Call]:
+    def prepare_call(number: int) -> Callable[[], ForwardCall]:
         return lambda: works("", architecture, model, batch)[number].call
 
     return [count_flops(prepare_call(number)) for number in numbers]
 
 
-def _step(name: str, model: nn.Module, make: RandomInput) -> ForwardWork:
+def _step(name: str, model: nn.Module, make: RandomInputMaker) -> ForwardWork:
     """Return one step of a sampler, which does not include the encoder."""
     assert isinstance(model, DiffMAE)
     masked = HalfMasked.of(model.config, make)
@@ -149,14 +149,14 @@ def _step(name: str, model: nn.Module, make: RandomInput) -> ForwardWork:
     return ForwardWork(f"{name}, a step", "step", make.batch, lambda: model.predict(masked.noisy, masked.times, context))
 
 
-def _queries(name: str, model: nn.Module, make: RandomInput) -> ForwardWork:
+def _queries(name: str, model: nn.Module, make: RandomInputMaker) -> ForwardWork:
     """Points asked about a scene that is remembered."""
     assert isinstance(model, MCC)
     scene, queries = model.remember(model.encode(*seen_scene(model.config, make))), make.normal(QUERIES, 3)
     return ForwardWork(f"{name}, queries", "query", make.batch * QUERIES, lambda: model.predict(model.ask(scene, queries)))
 
 
-REPEATED: Mapping[str, Callable[[str, nn.Module, RandomInput], ForwardWork]] = {"diffmae": _step, "mcc": _queries}
+REPEATED: Mapping[str, Callable[[str, nn.Module, RandomInputMaker], ForwardWork]] = {"diffmae": _step, "mcc": _queries}
 
 
 def peak_flops(dtype: torch.dtype) -> float:
@@ -170,7 +170,7 @@ def _product_flops(side: int, dtype: torch.dtype, repeats: int) -> float:
     return 2 * side**3 / min(_seconds(lambda: a @ b) for _ in range(repeats))
 
 
-def _seconds(call: Call) -> float:
+def _seconds(call: ForwardCall) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -210,7 +210,9 @@ def main() -> None:
     host = machine.describe()
     parser = argparse.ArgumentParser(description="Measure the forward pass of every system at a size like ViT-B.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of `opsin models` (default: {', '.join(LIKE_VIT_B)})")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16" if packing_helps(torch.device("cpu"), torch.bfloat16) else "float32")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="bfloat16" if supports_packed_linear(torch.device("cpu"), torch.bfloat16) else "float32"
+    )
     parser.add_argument("--batch", type=int, default=8, help=f"at most; {MAX_CLIPS} for more than 1000 tokens each (default: 8)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--passes", type=int, default=5)
@@ -226,7 +228,7 @@ def main() -> None:
         console.print(line, highlight=False)
     results: list[ModelTiming] = []
     for size in (sizes()[name] for name in names):
-        long = native(size.architecture).tokens(size.config) > 1000
+        long = dummy_forward(size.architecture).tokens(size.config) > 1000
         batch = min(options.batch, MAX_CLIPS) if long else options.batch
         with console.status(size.name):
             measured = measure(size.name, size.architecture, size.config, DTYPES[options.dtype], batch, options.passes)

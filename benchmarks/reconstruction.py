@@ -38,8 +38,8 @@ from benchmarks import machine
 from benchmarks.service import running
 from benchmarks.steps import spread
 from models.bundle import Bundle, read
-from models.bundle_schema import Space
-from models.loading import Ended, LoadedSteps, load
+from models.bundle_schema import QuerySpace
+from models.loading import LoadedStepwiseModel, StepOutputs, load
 from models.registry import read_config
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig
@@ -114,7 +114,7 @@ def main() -> None:
     scenes = dict(scenes_of(options))
     steps = load(bundle).steps
     assert steps is not None
-    spacing = (bundle.spec.space or Space()).spacing
+    spacing = (bundle.spec.space or QuerySpace()).spacing
     compared, again = [], []
     for number, (name, files) in enumerate(list(scenes.items())[: options.most]):
         halved = [spacing / 2] if number < options.halves else []
@@ -146,10 +146,10 @@ def scenes_of(options: argparse.Namespace) -> Iterator[tuple[str, Files]]:
     return read_scenes(options.scenes) if options.scenes else made_scenes()
 
 
-def compare(steps: LoadedSteps, bundle: Bundle, name: str, files: Files, spacings: Sequence[float]) -> Iterator[QueryComparison]:
+def compare(steps: LoadedStepwiseModel, bundle: Bundle, name: str, files: Files, spacings: Sequence[float]) -> Iterator[QueryComparison]:
     for spacing in spacings:
         (adaptive, quick), (dense, slow) = (run_scene(steps, bundle, files, spacing, mode) for mode in ("adaptive", "dense"))
-        lattice = Lattice(bundle.spec.space or Space(), spacing)
+        lattice = Lattice(bundle.spec.space or QuerySpace(), spacing)
         found, everything = (occupied_cells(outputs, lattice) for outputs in (adaptive, dense))
         around = int(ndimage.binary_dilation(everything, EVERYWHERE).sum())
         parts, count = ndimage.label(everything & ~found, EVERYWHERE)
@@ -169,7 +169,7 @@ def compare(steps: LoadedSteps, bundle: Bundle, name: str, files: Files, spacing
 
 
 def run_scene(
-    steps: LoadedSteps,
+    steps: LoadedStepwiseModel,
     bundle: Bundle,
     files: Files,
     spacing: float,
@@ -183,7 +183,7 @@ def run_scene(
     [state] = steps.start([arrays], [TASK.arguments(plan, {}) | {"scene": scene}])
     while True:
         outcome = steps.step([state], [False])[0]
-        if isinstance(outcome, Ended):
+        if isinstance(outcome, StepOutputs):
             return dict(outcome.outputs), time.perf_counter() - started_at
         state = outcome.state
 
@@ -205,8 +205,8 @@ def occupied_cells(outputs: dict[str, NDArray[Any]], lattice: Lattice, threshold
     return grid.reshape(lattice.shape)
 
 
-def kept_against_scratch(steps: LoadedSteps, bundle: Bundle, name: str, files: Files, spacings: Sequence[float]) -> Iterator[Again]:
-    outputs, _ = run_scene(steps, bundle, files, (bundle.spec.space or Space()).spacing, "adaptive", scene=name)
+def kept_against_scratch(steps: LoadedStepwiseModel, bundle: Bundle, name: str, files: Files, spacings: Sequence[float]) -> Iterator[Again]:
+    outputs, _ = run_scene(steps, bundle, files, (bundle.spec.space or QuerySpace()).spacing, "adaptive", scene=name)
     latent = {name: outputs[name] for name in TASK.kept_arrays}
     for spacing in spacings:
         _, again = run_scene(steps, bundle, files, spacing, "adaptive", latent, scene=name)
@@ -244,9 +244,9 @@ def _rate(url: str, scenes: Sequence[Files], seconds: float, clients: int) -> fl
     return done / (time.monotonic() - started_at)
 
 
-def share_of_peak(steps: LoadedSteps, bundle: Bundle, files: Files) -> PeakShare:
+def share_of_peak(steps: LoadedStepwiseModel, bundle: Bundle, files: Files) -> PeakShare:
     """Return the best of some rounds of each, round-robin, on PyTorch's current threads."""
-    arrays, plan = prepare(bundle, files, (bundle.spec.space or Space()).spacing, "dense")
+    arrays, plan = prepare(bundle, files, (bundle.spec.space or QuerySpace()).spacing, "dense")
     [state] = steps.start([arrays], [TASK.arguments(plan, {}) | {"scene": ""}])
     config = read_config(MCCConfig, bundle.spec.config)
     work = 2 * steps.cost(state) * work_of_a_query(config)
@@ -265,7 +265,7 @@ def share_of_peak(steps: LoadedSteps, bundle: Bundle, files: Files) -> PeakShare
 def published_size() -> dict[str, float]:
     torch.manual_seed(0)
     config = MCCConfig()
-    steps = LoadedSteps(ReconstructionSteps(MCC(config).eval().requires_grad_(False), torch.device("cpu")), torch.device("cpu"))
+    steps = LoadedStepwiseModel(ReconstructionSteps(MCC(config).eval().requires_grad_(False), torch.device("cpu")), torch.device("cpu"))
     across = np.linspace(-1.5, 1.5, config.seen_size, dtype=np.float32)
     x, y = np.meshgrid(across, across)
     job = {

@@ -14,7 +14,7 @@ from PIL import Image
 
 from models import bundle
 from models.bundle import Bundle, BundleSpec
-from models.bundle_schema import Preprocess, Weights
+from models.bundle_schema import FileDigest, Preprocess
 
 NAME, VERSION = "reference", "1"
 PICTURE_SIZE = (500, 375)
@@ -55,7 +55,7 @@ def _spec(name: str, architecture: str, config: dict[str, Any], labels: list[str
         labels=labels,
         license="CC0-1.0",
         description="Random weights for benchmarks",
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=FileDigest(sha256="0" * 64, bytes=0),
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.words import FigureRounds, TextFigure
-from models.layers.packed_linear import pack_linears, packing_helps
+from models.layers.packed_linear import pack_linears, supports_packed_linear
 from models.systems.mvit.model import MViT, MViTConfig
 from models.systems.mvit.reversible import RevMViT, RevMViTConfig
 
@@ -102,7 +102,7 @@ def _status(name: str) -> int:
 def ready(model: Model) -> Model:
     """Return a model as the worker runs it."""
     model.eval()
-    if packing_helps(torch.device("cpu"), torch.float32):
+    if supports_packed_linear(torch.device("cpu"), torch.float32):
         pack_linears(model)
     return model
 

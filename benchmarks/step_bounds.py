@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from models.bundle import read
-from models.loading import LoadedSteps, load
+from models.loading import LoadedStepwiseModel, load
 from server.settings import load as load_settings
 from server.worker.device_layout import Layout, choose
 
@@ -45,7 +45,7 @@ class StepBound:
     median: float
 
 
-def measure(steps: LoadedSteps, layout: Layout, size: int, seconds: float) -> StepBound:
+def measure(steps: LoadedStepwiseModel, layout: Layout, size: int, seconds: float) -> StepBound:
     pixels = np.full((16, 16, 3), 2, np.uint8)
     states = steps.start([{"pixels": pixels}] * size, [{}] * size)
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from benchmarks import reference
 from models.bundle import Bundle, BundleError, BundleSpec, read
-from models.bundle_schema import Preprocess, Weights
+from models.bundle_schema import FileDigest, Preprocess
 from models.flops import TowerFlops, tower_flops
 from models.loading import LoadedModel
 from models.registry import architectures, read_config
@@ -125,7 +125,7 @@ def _spec(name: str, config: Any) -> BundleSpec:
         preprocess=Preprocess(image_size=side, short_side=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         license="CC0-1.0",
         description="Random weights for benchmarks",
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=FileDigest(sha256="0" * 64, bytes=0),
     )
 
 

@@ -21,28 +21,28 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from models.bundle_files import complaint, link, publishing, replace_file, seal, sha256_of
+from models.bundle_files import digest_mismatch, file_digest, link_or_copy, replace_file, replace_folder, sha256_of
 from models.bundle_schema import (
-    COUNTS,
-    LABELLED,
-    MOST_BLOCKS,
+    INTEGER_FIELDS,
+    LABELLED_TASKS,
+    MAX_BLOCKS,
     Clip,
-    External,
+    ExternalFile,
     ExternalRole,
-    Fill,
+    FileDigest,
+    FillRule,
     Int8,
-    Line,
-    Member,
+    MemberReference,
     Preprocess,
-    Preset,
+    PresetName,
+    PrintableLine,
+    QuerySpace,
     Role,
     Rung,
     Schema,
     Sound,
-    Space,
-    Task,
-    Text,
-    Weights,
+    TaskName,
+    TextSpec,
 )
 from models.registry import architectures
 
@@ -54,10 +54,10 @@ TOKENIZER_FILE = "tokenizer.json"
 """Further file of a pair that reads texts: the format of the library `tokenizers` (`models.systems.image_text.tokenizer_file`)."""
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-MOST_FILES = 16
-MOST_NOTE = 2000
+MAX_FILES = 16
+MAX_NOTE_CHARS = 2000
 """Characters of a note, which every answer repeats."""
-EMBEDDED: tuple[Task, ...] = ("embed", "zero-shot", "autoencode")
+VECTOR_TASKS: tuple[TaskName, ...] = ("embed", "zero-shot", "autoencode")
 """Tasks of models that answer images with vectors."""
 
 
@@ -71,7 +71,7 @@ class BundleSpec(Schema):
     schema_version: Literal[1] = 1
     name: str
     version: str
-    task: Task
+    task: TaskName
     architecture: str
     config: dict[str, Any]
     preprocess: Preprocess | None = None
@@ -80,10 +80,10 @@ class BundleSpec(Schema):
     """None for a model that takes no video."""
     sound: Sound | None = None
     """None for a model that takes no sound."""
-    space: Space | None = None
+    space: QuerySpace | None = None
     """None for a model that reconstructs nothing, or asks as MCC does for CO3D."""
-    labels: list[Line] = Field(default_factory=list)
-    license: Line
+    labels: list[PrintableLine] = Field(default_factory=list)
+    license: PrintableLine
     description: str = ""
     trained_on: str = ""
     """One line for readers: which data, how much of it."""
@@ -93,27 +93,27 @@ class BundleSpec(Schema):
     quality: dict[str, Any] = Field(default_factory=dict)
     ladder: list[Rung] = Field(default_factory=list)
     default_rung: str | None = None
-    members: dict[Role, Member] = Field(default_factory=dict)
+    members: dict[Role, MemberReference] = Field(default_factory=dict)
     """Members of a pipeline, which has no weights of its own: its file of weights is empty."""
-    external: dict[ExternalRole, External] = Field(default_factory=dict)
+    external: dict[ExternalRole, ExternalFile] = Field(default_factory=dict)
     """Files of a pipeline that lie outside of all bundles. Whoever loads it verifies them."""
     int8: Int8 | None = None
     """None: it was not measured, and is not served."""
     temperature: float | None = Field(default=None, ge=0, le=1)
     """Share of the drawn noise that a model that fills holes is asked with unless a request says otherwise; None: all of it."""
-    fill: list[Fill] = Field(default_factory=list)
+    fill: list[FillRule] = Field(default_factory=list)
     """Methods by which a model that fills holes does so unless a request says otherwise; where no rule fits, the network does."""
-    preset: Preset | None = None
+    preset: PresetName | None = None
     """Preset that a model that fills holes is asked with unless a request says otherwise; None: the service's."""
-    text: Text | None = None
+    text: TextSpec | None = None
     """None: the model reads no texts, or has no tokenizer."""
-    weights: Weights
-    files: dict[str, Weights] = Field(default_factory=dict, max_length=MOST_FILES)
+    weights: FileDigest
+    files: dict[str, FileDigest] = Field(default_factory=dict, max_length=MAX_FILES)
     """Further files of the bundle, by their names in its folder."""
 
     @field_validator("files")
     @classmethod
-    def _plain_files(cls, files: dict[str, Weights]) -> dict[str, Weights]:
+    def _plain_files(cls, files: dict[str, FileDigest]) -> dict[str, FileDigest]:
         for name in files:
             if not FILE_PATTERN.fullmatch(name) or name in (SPEC_FILE, WEIGHTS_FILE, GRAPH_FILE):
                 raise ValueError(f"{name!r} is no plain name of a further file, such as {TOKENIZER_FILE}")
@@ -122,8 +122,8 @@ class BundleSpec(Schema):
     @field_validator("note")
     @classmethod
     def _short_note(cls, note: str) -> str:
-        if len(note) > MOST_NOTE:
-            raise ValueError(f"{len(note)} characters; every answer repeats it, so at most {MOST_NOTE} are taken")
+        if len(note) > MAX_NOTE_CHARS:
+            raise ValueError(f"{len(note)} characters; every answer repeats it, so at most {MAX_NOTE_CHARS} are taken")
         return note
 
     @field_validator("name", "version")
@@ -137,9 +137,9 @@ class BundleSpec(Schema):
     @classmethod
     def _not_endless(cls, config: dict[str, Any]) -> dict[str, Any]:
         for name, value in config.items():
-            if name.endswith("depth") and _number(value) > MOST_BLOCKS:
-                raise ValueError(f"{name} {value} is more than {MOST_BLOCKS} blocks")
-            if name in COUNTS and not _is_integer(value):
+            if name.endswith("depth") and _as_float(value) > MAX_BLOCKS:
+                raise ValueError(f"{name} {value} is more than {MAX_BLOCKS} blocks")
+            if name in INTEGER_FIELDS and not _is_integer(value):
                 raise ValueError(f"{name} {value!r} must be an integer")
         return config
 
@@ -162,7 +162,7 @@ class BundleSpec(Schema):
             raise ValueError("task classify needs preprocess and labels")
         if self.task == "classify" and self.preprocess is not None and self.preprocess.image_width is not None:
             raise ValueError("preprocess: task classify takes square pictures, without image_width")
-        if self.labels and self.task not in LABELLED:
+        if self.labels and self.task not in LABELLED_TASKS:
             raise ValueError(f"labels: task {self.task} has none")
         if self.text is not None and self.task != "zero-shot":
             raise ValueError(f"text: task {self.task} reads none; only zero-shot does")
@@ -209,8 +209,8 @@ class BundleSpec(Schema):
 
         Raises BundleError for a task that has no vectors, and for a config that does not tell.
         """
-        if self.task not in EMBEDDED:
-            raise BundleError(f"{self.id}: task {self.task} has no vectors; {', '.join(EMBEDDED)} have")
+        if self.task not in VECTOR_TASKS:
+            raise BundleError(f"{self.id}: task {self.task} has no vectors; {', '.join(VECTOR_TASKS)} have")
         field = "joint_width" if self.task == "zero-shot" else "width"
         width = self.config.get(field)
         if not isinstance(width, int) or width <= 0:
@@ -271,7 +271,7 @@ class Bundle(Schema):
         """The bundles that a pipeline is made of, their specs checked against the pipeline's. Raises BundleError."""
         return {role: self._member(role, member) for role, member in self.spec.members.items()}
 
-    def _member(self, role: Role, member: Member) -> Bundle:
+    def _member(self, role: Role, member: MemberReference) -> Bundle:
         path = self.member_path(member)
         where = f"{self.path / SPEC_FILE}: members.{role}"
         try:
@@ -282,18 +282,18 @@ class Bundle(Schema):
             raise BundleError(f"{where}: the {SPEC_FILE} at {path} is not the one that this pipeline was made with (its SHA-256 differs)")
         return read(path)
 
-    def member_path(self, member: Member) -> Path:
+    def member_path(self, member: MemberReference) -> Path:
         return self.path.parent.parent / member.name / member.version
 
     def verify(self) -> None:
         """Check length and SHA-256 of weights, further files and external ones against the spec, and a pipeline's members.
         Raises BundleError."""
         for name, expected in {self.spec.weights_file: self.spec.weights, **self.spec.files}.items():
-            problem = complaint(self.path / name, expected, SPEC_FILE)
+            problem = digest_mismatch(self.path / name, expected, SPEC_FILE)
             if problem:
                 raise BundleError(problem)
         for role, file in self.spec.external.items():
-            problem = complaint(Path(file.path), file, SPEC_FILE)
+            problem = digest_mismatch(Path(file.path), file, SPEC_FILE)
             if problem:
                 raise BundleError(f"{self.path / SPEC_FILE}: external.{role}: {problem}")
         for member in self.members().values():
@@ -309,7 +309,7 @@ def _is_integer(value: Any) -> bool:
     return True
 
 
-def _number(value: Any) -> float:
+def _as_float(value: Any) -> float:
     """As architectures and gateways read it, for whom 6e7 and "60000000" are whole, too; 0.0 for what is none, which they refuse."""
     try:
         return float(value)
@@ -334,12 +334,12 @@ def read(path: Path) -> Bundle:
     return Bundle(path=path, spec=spec)
 
 
-def member(bundle: Bundle) -> Member:
+def member_reference(bundle: Bundle) -> MemberReference:
     """How a pipeline names a bundle."""
-    return Member(name=bundle.spec.name, version=bundle.spec.version, sha256=sha256_of(bundle.path / SPEC_FILE))
+    return MemberReference(name=bundle.spec.name, version=bundle.spec.version, sha256=sha256_of(bundle.path / SPEC_FILE))
 
 
-def rewrite(bundle: Bundle, spec: BundleSpec) -> Bundle:
+def replace_spec(bundle: Bundle, spec: BundleSpec) -> Bundle:
     """Replace `bundle.json` of the same weights; readers see the old one or the new one. Raises OSError, and BundleError where another
     command has replaced it since it was read; and leaves the old one."""
     if read(bundle.path).spec.to_bytes() != bundle.spec.to_bytes():
@@ -359,9 +359,11 @@ def write(root: Path, spec: BundleSpec, weights: Path, *, files: Mapping[str, Pa
         raise BundleError(f"{target}: exists already; choose another version, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with publishing(target, replace=overwrite) as staging:
+        with replace_folder(target, replace=overwrite) as staging:
             shutil.copyfile(weights, staging / spec.weights_file)
-            sealed = spec.model_copy(update={"weights": seal(staging / spec.weights_file), "files": _copied(files or {}, staging)})
+            sealed = spec.model_copy(
+                update={"weights": file_digest(staging / spec.weights_file), "files": _copy_files(files or {}, staging)}
+            )
             (staging / SPEC_FILE).write_bytes(sealed.to_bytes())
     except BaseException as error:
         with suppress(OSError):  # it holds other versions
@@ -375,18 +377,18 @@ def write(root: Path, spec: BundleSpec, weights: Path, *, files: Mapping[str, Pa
 def replace_files(bundle: Bundle, spec: BundleSpec, files: Mapping[str, Path]) -> Bundle:
     """Add further files to a bundle, or replace them, together with its `bundle.json`; `spec.files` is filled in here. The weights and
     whatever else lies in the folder stay as they are. Readers see the old bundle, none for a moment, and the new one."""
-    with publishing(bundle.path) as staging:
+    with replace_folder(bundle.path) as staging:
         for old in bundle.path.iterdir():
             if old.is_dir():
-                shutil.copytree(old, staging / old.name, copy_function=link)
+                shutil.copytree(old, staging / old.name, copy_function=link_or_copy)
             elif old.name not in (SPEC_FILE, *files):
-                link(old, staging / old.name)
-        sealed = spec.model_copy(update={"files": spec.files | _copied(files, staging)})
+                link_or_copy(old, staging / old.name)
+        sealed = spec.model_copy(update={"files": spec.files | _copy_files(files, staging)})
         (staging / SPEC_FILE).write_bytes(sealed.to_bytes())
     return Bundle(path=bundle.path, spec=sealed)
 
 
-def _copied(files: Mapping[str, Path], folder: Path) -> dict[str, Weights]:
+def _copy_files(files: Mapping[str, Path], folder: Path) -> dict[str, FileDigest]:
     for name, source in files.items():
         shutil.copyfile(source, folder / name)
-    return {name: seal(folder / name) for name in files}
+    return {name: file_digest(folder / name) for name in files}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.bundle_schema import Weights
+from models.bundle_schema import FileDigest
 
 
 def sha256_of(path: Path) -> str:
@@ -18,12 +18,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def seal(path: Path) -> Weights:
+def file_digest(path: Path) -> FileDigest:
     """Length and SHA-256 of a file, as `bundle.json` holds them."""
-    return Weights(sha256=sha256_of(path), bytes=path.stat().st_size)
+    return FileDigest(sha256=sha256_of(path), bytes=path.stat().st_size)
 
 
-def complaint(path: Path, expected: Weights, source: str) -> str | None:
+def digest_mismatch(path: Path, expected: FileDigest, source: str) -> str | None:
     """Say in one sentence why a file is not the expected one; None if it is. source: the file that says what is expected."""
     try:
         size = path.stat().st_size
@@ -42,7 +42,7 @@ def complaint(path: Path, expected: Weights, source: str) -> str | None:
     return None
 
 
-def link(source: str | Path, target: str | Path) -> None:
+def link_or_copy(source: str | Path, target: str | Path) -> None:
     """Give a file a second name, for gigabytes of weights need not be copied; a copy where the file system knows no links."""
     try:
         os.link(source, target)
@@ -64,7 +64,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def publishing(target: Path, *, replace: bool = True) -> Iterator[Path]:
+def replace_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """Give an empty folder beside `target` to be filled, then put it there in one step, replacing what is there. If not `replace`, what
     somebody else has put there meanwhile stays, and OSError is raised."""
     staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))

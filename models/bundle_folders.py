@@ -16,7 +16,7 @@ def discover(root: Path) -> Iterator[Path]:
         yield from sorted(spec.parent for spec in root.glob(f"*/*/{SPEC_FILE}") if not spec.parent.name.startswith("."))
 
 
-def read_placed(path: Path) -> Bundle:
+def read_discovered(path: Path) -> Bundle:
     """Read a folder that `discover` found. Raises BundleError, also for a copy of a bundle that lies in the folder of its name: the copy
     must not hide it."""
     bundle = read(path)
@@ -27,7 +27,7 @@ def read_placed(path: Path) -> Bundle:
     return bundle
 
 
-def misplaced(root: Path) -> list[str]:
+def find_misplaced(root: Path) -> list[str]:
     """One sentence for each folder below root that holds a bundle.json or a model where `discover` finds no bundle, in name order."""
     return [f"{folder.relative_to(root)}: {why}" for name in _folders(root) for folder, why in _problems(name)]
 

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from models.merge_schedule import MOST_MERGED, MergeSchedule
+from models.merge_schedule import MAX_MERGED_TOKENS, MergeSchedule
 
 
 def _printable(text: str) -> str:
@@ -31,7 +31,7 @@ def _printable(text: str) -> str:
     return text
 
 
-Line = Annotated[str, AfterValidator(_printable)]
+PrintableLine = Annotated[str, AfterValidator(_printable)]
 """Text that terminals print: they would obey control characters, and surrogates cannot be written."""
 
 
@@ -41,34 +41,34 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Task = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 """The purpose of a bundle's model. `docs/bundles.md` lists ours and what each takes and answers; packages bring others."""
 
-MOST_BLOCKS = 1024
+MAX_BLOCKS = 1024
 """Blocks of a network, at most. Gateways make schedules of as many numbers, for whoever asks."""
 
-COUNTS = frozenset({"depth", "patch_size"})
+INTEGER_FIELDS = frozenset({"depth", "patch_size"})
 """Fields of a config that gateways read."""
 
-LABELLED: frozenset[Task] = frozenset({"classify", "actions", "audio-visual"})
+LABELLED_TASKS: frozenset[TaskName] = frozenset({"classify", "actions", "audio-visual"})
 """Tasks whose answers are scores of labels."""
 
 
-LARGEST_SIDE = 4096
+MAX_SIDE = 4096
 """Pixels of a side of what an image is resized to."""
 
 
-LEAST_STD = 1e-6
+MIN_STD = 1e-6
 """Smallest `std` that inputs are divided by: below it, float32 overflows."""
 
 
 class Preprocess(Schema):
     """Image, or every frame of a clip → model input. `mean` and `std` are for pixels scaled to [0, 1]."""
 
-    image_size: int = Field(gt=0, le=LARGEST_SIDE)
+    image_size: int = Field(gt=0, le=MAX_SIDE)
     """Side of a square, or the height if there is an `image_width`."""
-    image_width: int | None = Field(default=None, gt=0, le=LARGEST_SIDE)
-    short_side: int = Field(gt=0, le=LARGEST_SIDE)
+    image_width: int | None = Field(default=None, gt=0, le=MAX_SIDE)
+    short_side: int = Field(gt=0, le=MAX_SIDE)
     """Length of the short side before the crop. For an oblong crop the image is resized until it covers a box of the crop's proportions
     with this short side."""
     fit: Literal["crop", "squeeze", "squeeze-crop"] = "crop"
@@ -83,8 +83,8 @@ class Preprocess(Schema):
     def _crop_fits(self) -> Preprocess:
         if self.short_side < min(self.image_size, self.image_width or self.image_size):
             raise ValueError(f"short_side {self.short_side} is smaller than image_size {self.image_size}")
-        if min(self.std) < LEAST_STD:
-            raise ValueError(f"std must be at least {LEAST_STD:g}")
+        if min(self.std) < MIN_STD:
+            raise ValueError(f"std must be at least {MIN_STD:g}")
         if self.interpolation == "tf1-bicubic" and (self.fit, self.short_side, self.image_width) != ("crop", self.image_size, None):
             raise ValueError("interpolation tf1-bicubic needs fit crop, short_side like image_size, and no image_width")
         return self
@@ -113,10 +113,10 @@ class Sound(Schema):
     """Number of 10 ms frames; longer sounds are cut, shorter ones padded."""
     mel_bins: int = Field(gt=0)
     mean: float
-    std: float = Field(ge=LEAST_STD)
+    std: float = Field(ge=MIN_STD)
 
 
-class Space(Schema):
+class QuerySpace(Schema):
     """The space that a reconstruction is asked in, and how image and seen points are brought there. Lengths are in normalised units: metres
     divided by the spread of the seen points. The defaults are MCC's for CO3D (arXiv 2301.08247)."""
 
@@ -134,23 +134,23 @@ class Space(Schema):
     """Side that the crop is resized to before the network resizes it to its own, as in training; None: at once to the network's."""
 
 
-MOST_TEMPLATES = 100
-LONGEST_TEMPLATE = 256
+MAX_TEMPLATES = 100
+MAX_TEMPLATE_CHARS = 256
 """Characters."""
-LONGEST_TEXT = 8192
+MAX_TEXT_TOKENS = 8192
 """Word pieces."""
 
 
-class Text(Schema):
+class TextSpec(Schema):
     """How texts become a pair's input, and how the cosines of images and texts become scores."""
 
-    length: int = Field(gt=0, le=LONGEST_TEXT)
+    length: int = Field(gt=0, le=MAX_TEXT_TOKENS)
     """Maximum number of word pieces of a text, special ones included. Longer texts are cut before the special ones are added."""
     padding: Literal["longest", "length"] = "longest"
     """longest: texts are padded to the longest of their batch; length: to `length`, where the network reads padding like words (FLIP)."""
     empty: bool = True
     """Whether an empty text is allowed."""
-    templates: list[str] = Field(default=["{}"], min_length=1, max_length=MOST_TEMPLATES)
+    templates: list[str] = Field(default=["{}"], min_length=1, max_length=MAX_TEMPLATES)
     """Sentences that a label is put into, at their `{}`, for zero-shot classification."""
     scale: float = Field(gt=0, allow_inf_nan=False)
     """Factor of the cosine before softmax or sigmoid: the inverse of the temperature."""
@@ -169,9 +169,9 @@ class Text(Schema):
     def _one_slot_each(cls, templates: list[str]) -> list[str]:
         for number, template in enumerate(templates, start=1):
             if template.count("{}") != 1:
-                raise ValueError(f"template {number}, {template[:LONGEST_TEMPLATE]!r}: exactly one {{}} is needed, where the label goes")
-            if len(template) > LONGEST_TEMPLATE:
-                raise ValueError(f"template {number}: {len(template)} characters are more than {LONGEST_TEMPLATE}")
+                raise ValueError(f"template {number}, {template[:MAX_TEMPLATE_CHARS]!r}: exactly one {{}} is needed, where the label goes")
+            if len(template) > MAX_TEMPLATE_CHARS:
+                raise ValueError(f"template {number}: {len(template)} characters are more than {MAX_TEMPLATE_CHARS}")
         return templates
 
 
@@ -216,8 +216,8 @@ class Rung(Schema):
     @classmethod
     def _bounded(cls, schedule: int | list[int] | dict[str, int | float] | None) -> int | list[int] | dict[str, int | float] | None:
         numbers = [schedule] if isinstance(schedule, int) else schedule.values() if isinstance(schedule, dict) else schedule or []
-        if any(abs(number) > MOST_MERGED for number in numbers):
-            raise ValueError(f"no block merges more than {MOST_MERGED} tokens")
+        if any(abs(number) > MAX_MERGED_TOKENS for number in numbers):
+            raise ValueError(f"no block merges more than {MAX_MERGED_TOKENS} tokens")
         return schedule
 
     @property
@@ -229,7 +229,7 @@ class Rung(Schema):
         return None if self.schedule_sight is None else MergeSchedule.parse(self.schedule_sight)
 
 
-Preset = Literal["draft", "fast", "standard", "full"]
+PresetName = Literal["draft", "fast", "standard", "full"]
 """A sampler and its steps by name, as `docs/tasks/inpainting.md` lists them."""
 
 Role = Literal["detector", "pose", "appearance", "actions", "shape", "depth"]
@@ -237,7 +237,7 @@ Role = Literal["detector", "pose", "appearance", "actions", "shape", "depth"]
 image with depth, and tell the depth of an image without."""
 
 
-class Member(Schema):
+class MemberReference(Schema):
     """Another bundle that a pipeline is made of. It lies beside the pipeline, in the same folder of bundles."""
 
     name: str
@@ -267,7 +267,7 @@ class Accuracies(Schema):
         return {name: value for name, value in handler(self).items() if value is not None}
 
 
-LEAST_AGREEMENT = 0.99
+MIN_AGREEMENT = 0.99
 """Value of `Accuracies.agreement_bound` that a rung needs to be served in int8."""
 
 
@@ -290,12 +290,12 @@ class Int8(Schema):
             return "it was not measured"
         if found.float32 - found.int8 > self.bound:
             return f"it loses {found.float32 - found.int8:.2%} of accuracy, more than the bound of {self.bound:.2%}"
-        if found.agreement_bound is not None and found.agreement_bound < LEAST_AGREEMENT:
-            return f"labels are only sure to agree with float32's in {found.agreement_bound:.2%}, and {LEAST_AGREEMENT:.0%} are needed"
+        if found.agreement_bound is not None and found.agreement_bound < MIN_AGREEMENT:
+            return f"labels are only sure to agree with float32's in {found.agreement_bound:.2%}, and {MIN_AGREEMENT:.0%} are needed"
         return None
 
 
-class Compared(Schema):
+class FormatComparison(Schema):
     """Logits in one number format and with one merging, against those of the original code."""
 
     format: Literal["float32", "bfloat16", "int8"]
@@ -311,7 +311,7 @@ class Comparison(Schema):
     """Result of `opsin compare`."""
 
     images: int = Field(gt=0)
-    results: list[Compared]
+    results: list[FormatComparison]
 
     @staticmethod
     def of(quality: Mapping[str, Any]) -> Comparison | None:
@@ -329,7 +329,7 @@ FillMethod = Literal["network", "exemplar", "network-exemplar"]
 """How holes are filled: by the network, by copying patches of the image around them, or by copying from the network's result on."""
 
 
-class Fill(Schema):
+class FillRule(Schema):
     """The method for some holes: those at most `thickness` pixels thick (twice the distance of the innermost pixel to the edge, in steps to
     all eight sides) in crops of at most `side` pixels along the longer side. None: of any. Of several rules the first that fits counts."""
 
@@ -341,14 +341,14 @@ class Fill(Schema):
         return (self.thickness is None or thickness <= self.thickness) and (self.side is None or side <= self.side)
 
 
-class Weights(Schema):
+class FileDigest(Schema):
     """Length and SHA-256 of a bundle's file: its weights, or one beside them."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
 
 
-class External(Weights):
+class ExternalFile(FileDigest):
     """A file that a bundle computes with and may not hold, since its licence is each user's own: where it lies on a worker's machine, and
     its length and SHA-256."""
 

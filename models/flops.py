@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config as meta_config
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.layers.meta_device import without_memory
-from models.registry import Call, Native, architectures, named
+from models.layers.meta_device import on_meta_device
+from models.registry import DummyForward, ForwardCall, architectures, resolve
 
 
 @dataclass(frozen=True)
-class RandomInput:
-    """A `models.registry.Maker`."""
+class RandomInputMaker:
+    """A `models.registry.InputMaker`."""
 
     batch: int
     dtype: torch.dtype
@@ -36,14 +36,14 @@ class RandomInput:
 
 
 @dataclass(frozen=True)
-class Cost:
+class ForwardCost:
     parameters: int
     flops: int
     """For one sample; a multiply-add counts as two."""
     tokens: int
 
 
-def native(architecture: str) -> Native:
+def dummy_forward(architecture: str) -> DummyForward:
     """Raises ValueError for a model that computes nothing."""
     found = architectures()[architecture].native
     if found is None:
@@ -51,18 +51,20 @@ def native(architecture: str) -> Native:
     return found
 
 
-def prepare(architecture: str, model: nn.Module, batch: int) -> Call:
+def prepare_forward(architecture: str, model: nn.Module, batch: int) -> ForwardCall:
     """A forward pass over one batch of input that lies ready."""
     parameter = next(model.parameters())
-    prepared: Call = named(native(architecture).call)(model, model.config, RandomInput(batch, parameter.dtype, parameter.device))
+    prepared: ForwardCall = resolve(dummy_forward(architecture).call)(
+        model, model.config, RandomInputMaker(batch, parameter.dtype, parameter.device)
+    )
     return prepared
 
 
-def cost(architecture: str, config: Any) -> Cost:
+def forward_cost(architecture: str, config: Any) -> ForwardCost:
     """The cost of a config's model at its native size."""
-    model = without_storage(architecture, config)
+    model = build_on_meta(architecture, config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(parameters, count_flops(lambda: prepare(architecture, model, 1)), native(architecture).tokens(config))
+    return ForwardCost(parameters, count_flops(lambda: prepare_forward(architecture, model, 1)), dummy_forward(architecture).tokens(config))
 
 
 @dataclass(frozen=True)
@@ -75,20 +77,20 @@ class TowerFlops:
 
 def tower_flops(architecture: str, config: Any, length: int) -> TowerFlops:
     """Count the towers of a pair. length: word pieces of a text; FLIP reads `text_length` of them, whatever the text."""
-    model: Any = without_storage(architecture, config)
-    make = RandomInput(1, torch.float32, torch.device("meta"))
+    model: Any = build_on_meta(architecture, config)
+    make = RandomInputMaker(1, torch.float32, torch.device("meta"))
     pixels, words = make.normal(3, config.image_size, config.image_size), make.words(length)
     return TowerFlops(count_flops(lambda: lambda: model.encode_images(pixels)), count_flops(lambda: lambda: model.encode_texts(words)))
 
 
-def without_storage(architecture: str, config: Any) -> nn.Module:
+def build_on_meta(architecture: str, config: Any) -> nn.Module:
     """A model on the meta device, which counts and does not compute."""
-    with without_memory():
+    with on_meta_device():
         model = architectures()[architecture].build(config)
     return model.to("meta").eval().requires_grad_(False)
 
 
-def count_flops(prepared: Callable[[], Call]) -> int:
+def count_flops(prepared: Callable[[], ForwardCall]) -> int:
     """Count the operations of a call that `prepared` makes for a model without storage: on a device, fused attention would not count."""
     # MCC embeds only windows that hold points: without values, take all of them
     with meta_config.patch(meta_nonzero_assume_all_nonzero=True), torch.inference_mode():  # type: ignore[attr-defined]

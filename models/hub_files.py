@@ -10,7 +10,7 @@ from typing import Any
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Files that hold the weights, or say which ones do: the first that is there counts."""
-LARGEST_JSON = 64 << 20
+MAX_JSON_BYTES = 64 << 20
 PLAIN_NAME = re.compile(r"\w[\w.-]{0,199}", re.ASCII)
 
 
@@ -19,8 +19,8 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         if file.exists() and not file.is_file():
             raise ValueError("it is no ordinary file")  # a pipe or a device may be read for ever
-        if file.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"it is larger than {LARGEST_JSON >> 20} MiB")
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it is larger than {MAX_JSON_BYTES >> 20} MiB")
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: cannot be read as JSON ({error})") from error

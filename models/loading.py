@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.bundle import Bundle, BundleError, BundleSpec
-from models.layers.bounded_cache import trim
-from models.layers.forward import Forward, Reader
-from models.layers.loaded_member import Part
-from models.layers.meta_device import without_memory
-from models.layers.packed_linear import pack_linears, packing_helps
-from models.layers.stepwise import Continuing, MakeSteps, State, Steps, await_device
-from models.registry import Architecture, Reference, architectures, named, read_config
+from models.layers.bounded_cache import evict_caches
+from models.layers.forward import ForwardFn, TokenizeFn
+from models.layers.loaded_member import LoadedMember
+from models.layers.meta_device import on_meta_device
+from models.layers.packed_linear import pack_linears, supports_packed_linear
+from models.layers.stepwise import InProgress, JobState, StepwiseFactory, StepwiseModel, synchronize
+from models.registry import Architecture, Reference, architectures, read_config, resolve
 
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # what arrives is only read
 
@@ -34,14 +34,14 @@ class LoadedModel:
         self,
         spec: BundleSpec,
         model: nn.Module,
-        forward: Forward | None,
+        forward: ForwardFn | None,
         device: torch.device,
-        steps: Steps | None = None,
-        reader: Reader | None = None,
+        steps: StepwiseModel | None = None,
+        reader: TokenizeFn | None = None,
     ) -> None:
         self.spec = spec
         self.model = model
-        self.steps = LoadedSteps(steps, device) if steps is not None else None
+        self.steps = LoadedStepwiseModel(steps, device) if steps is not None else None
         """How it answers step by step; None for a model that answers in one forward pass."""
         self._forward = forward
         self._device = device
@@ -59,13 +59,15 @@ class LoadedModel:
 
     def without_weights(self) -> LoadedModel:
         """The same config and shapes with nothing in memory. It cannot run."""
-        model = _without_memory(architectures()[self.spec.architecture], self.model.config)
+        model = _build_on_meta(architectures()[self.spec.architecture], self.model.config)
         return LoadedModel(self.spec, model, self._forward, self._device, reader=self._reader)
 
     def forward(self, arrays: Arrays, options: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Run one batch: arrays and answers have one row per sample. Raises BundleError where there is no forward pass for the task."""
         if self._forward is None:
-            reason = not_served(self.spec) or f"task {self.spec.task} is answered step by step by architecture {self.spec.architecture}"
+            reason = (
+                unsupported_reason(self.spec) or f"task {self.spec.task} is answered step by step by architecture {self.spec.architecture}"
+            )
             raise BundleError(f"{self.spec.id}: {reason}")
         arrays, told = self._reader(arrays) if self._reader is not None and "utf8" in arrays else (arrays, {})
         with torch.inference_mode():
@@ -73,31 +75,34 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class LoadedSteps:
-    """`Steps` on a device, numpy in and out. A call returns when the device is done: the caller schedules by what a step took."""
+class LoadedStepwiseModel:
+    """`StepwiseModel` on a device, numpy in and out. A call returns when the device is done: the caller schedules by what a step took."""
 
-    steps: Steps
+    steps: StepwiseModel
     device: torch.device
 
     @property
     def unit(self) -> str:
         return self.steps.unit
 
-    def start(self, arrays: Sequence[Arrays], options: Sequence[Mapping[str, Any]]) -> list[State]:
+    def start(self, arrays: Sequence[Arrays], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         with torch.inference_mode():
             states = self.steps.start([_to_device(job, self.device) for job in arrays], options)
-            await_device(self.device)
+            synchronize(self.device)
             return states
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[StepProgress | StepOutputs]:
         with torch.inference_mode():
             outcomes = self.steps.step(states, previews)
-            await_device(self.device)
+            synchronize(self.device)
             if len(outcomes) != len(states):
                 raise ValueError(f"a step of {len(states)} jobs had {len(outcomes)} outcomes")
-            return [_advanced(outcome) if isinstance(outcome, Continuing) else Ended(_to_numpy(outcome.outputs)) for outcome in outcomes]
+            return [
+                _to_progress(outcome) if isinstance(outcome, InProgress) else StepOutputs(_to_numpy(outcome.outputs))
+                for outcome in outcomes
+            ]
 
-    def cost(self, state: State) -> float:
+    def cost(self, state: JobState) -> float:
         return self.steps.cost(state)
 
     @property
@@ -106,27 +111,27 @@ class LoadedSteps:
         return getattr(self.steps, "first_cost", None)
 
     def trim(self, room: int, seconds: float) -> int:
-        """See `models.layers.bounded_cache.trim`."""
-        return trim(self.steps, room, seconds)
+        """See `models.layers.bounded_cache.evict_caches`."""
+        return evict_caches(self.steps, room, seconds)
 
 
 @dataclass(frozen=True)
-class Advanced:
+class StepProgress:
     """A job that goes on."""
 
-    state: State
+    state: JobState
     preview: Arrays | None
 
 
 @dataclass(frozen=True)
-class Ended:
+class StepOutputs:
     """A job that took its last step."""
 
     outputs: Arrays
 
 
-def _advanced(outcome: Continuing) -> Advanced:
-    return Advanced(outcome.state, None if outcome.preview is None else _to_numpy(outcome.preview))
+def _to_progress(outcome: InProgress) -> StepProgress:
+    return StepProgress(outcome.state, None if outcome.preview is None else _to_numpy(outcome.preview))
 
 
 def _to_device(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
@@ -137,7 +142,7 @@ def _to_numpy(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
-def not_served(spec: BundleSpec) -> str | None:
+def unsupported_reason(spec: BundleSpec) -> str | None:
     """Why a bundle's task cannot be run; None if it can. An unknown architecture is `load`'s to refuse."""
     architecture = architectures().get(spec.architecture)
     if spec.answers is None:
@@ -161,43 +166,43 @@ def load(bundle: Bundle, *, device: torch.device | str = "cpu", dtype: torch.dty
     bundle.verify()
     try:
         config = read_config(architecture.config, spec.config)
-        model = _without_memory(architecture, config)
+        model = _build_on_meta(architecture, config)
     except ValueError as error:
         raise BundleError(f"{bundle.path}: config: {error}") from error
     if architecture.open is not None:
         _check_fit(bundle, config)
         try:
-            model = named(architecture.open)(bundle.weights_path, config, torch.device(device))
+            model = resolve(architecture.open)(bundle.weights_path, config, torch.device(device))
         except (ValueError, OSError) as error:
             raise BundleError(f"{bundle.weights_path}: {error}") from error
-        steps = _steps(architecture, spec, model, torch.device(device))
-        return LoadedModel(spec, model.eval(), _named_for(spec.task, architecture.forwards), torch.device(device), steps)
+        steps = _make_steps(architecture, spec, model, torch.device(device))
+        return LoadedModel(spec, model.eval(), _resolve_for(spec.task, architecture.forwards), torch.device(device), steps)
     if architecture.assemble is not None:
-        parts = {role: _part(member, device, dtype, packed) for role, member in bundle.members().items()}
+        parts = {role: _load_member(member, device, dtype, packed) for role, member in bundle.members().items()}
         try:
-            model = named(architecture.assemble)(spec, config, parts)
+            model = resolve(architecture.assemble)(spec, config, parts)
         except ValueError as error:
             raise BundleError(f"{bundle.path}: {error}") from error
-        return LoadedModel(spec, model.eval(), None, torch.device(device), _steps(architecture, spec, model, torch.device(device)))
+        return LoadedModel(spec, model.eval(), None, torch.device(device), _make_steps(architecture, spec, model, torch.device(device)))
     try:
         weights = load_file(bundle.weights_path)
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{bundle.weights_path}: no safetensors file ({error})") from error
-    problem = mismatch(model, weights)
+    problem = weight_mismatch(model, weights)
     if problem:
         raise BundleError(f"{bundle.weights_path}: does not fit architecture {spec.architecture}: {problem}")
     _check_fit(bundle, config)
     model.load_state_dict(weights, strict=True, assign=True)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    if packed and packing_helps(torch.device(device), dtype):
+    if packed and supports_packed_linear(torch.device(device), dtype):
         pack_linears(model)
-    steps = _steps(architecture, spec, model, torch.device(device))
-    reader = named(architecture.reader)(bundle) if architecture.reader is not None and spec.text is not None else None
-    return LoadedModel(spec, model, _named_for(spec.task, architecture.forwards), torch.device(device), steps, reader)
+    steps = _make_steps(architecture, spec, model, torch.device(device))
+    reader = resolve(architecture.reader)(bundle) if architecture.reader is not None and spec.text is not None else None
+    return LoadedModel(spec, model, _resolve_for(spec.task, architecture.forwards), torch.device(device), steps, reader)
 
 
-def _without_memory(architecture: Architecture, config: Any) -> nn.Module:
-    with without_memory():
+def _build_on_meta(architecture: Architecture, config: Any) -> nn.Module:
+    with on_meta_device():
         return architecture.build(config)
 
 
@@ -214,12 +219,12 @@ def check_fit(bundle: Bundle) -> None:
 
 def _check_fit(bundle: Bundle, config: Any) -> None:
     """Raises BundleError."""
-    problem = misfit(bundle.spec, config)
+    problem = config_mismatch(bundle.spec, config)
     if problem:
         raise BundleError(f"{bundle.path}: {problem}")
 
 
-def misfit(spec: BundleSpec, config: Any) -> str | None:
+def config_mismatch(spec: BundleSpec, config: Any) -> str | None:
     """The reason why a network of this config does not fit its spec: a class would have no label, or a label no class, or images would not
     have the model's size. None if it fits."""
     purpose = architectures()[spec.architecture].purpose
@@ -233,22 +238,22 @@ def misfit(spec: BundleSpec, config: Any) -> str | None:
     return None
 
 
-def _part(member: Bundle, device: torch.device | str, dtype: torch.dtype, packed: bool) -> Part:
+def _load_member(member: Bundle, device: torch.device | str, dtype: torch.dtype, packed: bool) -> LoadedMember:
     if member.spec.members:
         raise BundleError(f"{member.path}: a pipeline cannot be a member of another")
-    return Part(member.spec, load(member, device=device, dtype=dtype, packed=packed).model)
+    return LoadedMember(member.spec, load(member, device=device, dtype=dtype, packed=packed).model)
 
 
-def _steps(architecture: Architecture, spec: BundleSpec, model: nn.Module, device: torch.device) -> Steps | None:
-    make: MakeSteps | None = _named_for(spec.task, architecture.steps)
+def _make_steps(architecture: Architecture, spec: BundleSpec, model: nn.Module, device: torch.device) -> StepwiseModel | None:
+    make: StepwiseFactory | None = _resolve_for(spec.task, architecture.steps)
     return make(model, spec, device) if make is not None else None
 
 
-def _named_for(task: str, references: Mapping[str, Reference]) -> Any:
-    return named(references[task]) if task in references else None
+def _resolve_for(task: str, references: Mapping[str, Reference]) -> Any:
+    return resolve(references[task]) if task in references else None
 
 
-def mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
+def weight_mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
     """Names in one line what is missing, unexpected or of another shape; None if the weights fit."""
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
@@ -257,8 +262,8 @@ def mismatch(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
         "unexpected": [name for name in given if name not in own],
         "of another shape": [f"{name} {given[name]} for {own[name]}" for name in own if name in given and own[name] != given[name]],
     }
-    return "; ".join(f"{what}: {_few(names)}" for what, names in parts.items() if names) or None
+    return "; ".join(f"{what}: {_join_few(names)}" for what, names in parts.items() if names) or None
 
 
-def _few(names: Sequence[str], limit: int = 8) -> str:
+def _join_few(names: Sequence[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-MOST_MERGED = 65_536
+MAX_MERGED_TOKENS = 65_536
 """An r beyond this merges no more than this one: no block has that many tokens."""
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from models import extensions
-from models.bundle_schema import Clip, Sound, Space, Task
+from models.bundle_schema import Clip, QuerySpace, Sound, TaskName
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,22 +51,22 @@ def _square(config: Any) -> tuple[int, int] | None:
 
 
 @dataclass(frozen=True)
-class Purpose:
+class BundleDefaults:
     """Fields of a bundle beside its weights, as functions of the architecture's config."""
 
-    task: Callable[[Any], Task]
+    task: Callable[[Any], TaskName]
     size: Callable[[Any], tuple[int, int] | None] = _square
     """Height and width of the images or frames; None if the model takes none, or any."""
     clip: Callable[[Any], Clip | None] = lambda config: None
     sound: Callable[[Any], Sound | None] = lambda config: None
-    space: Callable[[Any], Space | None] = lambda config: None
+    space: Callable[[Any], QuerySpace | None] = lambda config: None
     classes: Callable[[Any], int] | None = None
     """Number of labels; None where the config does not tell it, or the task has none."""
     names: Callable[[Any], Sequence[str]] = lambda config: ()
     """The labels, if the config tells which classes these are."""
 
 
-class Maker(Protocol):
+class InputMaker(Protocol):
     """Random input for one batch, in a model's precision and on its device."""
 
     def normal(self, *shape: int) -> Tensor:
@@ -80,7 +80,7 @@ class Maker(Protocol):
 
 
 @dataclass(frozen=True)
-class Views:
+class ViewCounts:
     """The views of a clip whose scores a test averages."""
 
     count: int = 1
@@ -89,12 +89,12 @@ class Views:
     """Number of crops of each, 1 or 3."""
 
 
-Call = Callable[[], object]
+ForwardCall = Callable[[], object]
 """A forward pass over a batch that has been prepared."""
 
 
 @dataclass(frozen=True)
-class Native:
+class DummyForward:
     """A forward pass of an architecture at its own size, to count its cost and to time it."""
 
     unit: str
@@ -102,7 +102,7 @@ class Native:
     tokens: Callable[[Any], int]
     """Number of tokens that the first block sees, from the config."""
     call: Reference
-    """A function (model, its config, `Maker`) → `Call`."""
+    """A function (model, its config, `InputMaker`) → `ForwardCall`."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,13 @@ class Architecture:
     name: str
     model: Reference
     """The class; its config dataclass stands beside it and has the same name with `Config` behind."""
-    purpose: Purpose
-    native: Native | None = None
+    purpose: BundleDefaults
+    native: DummyForward | None = None
     """None for a model that computes nothing."""
     forwards: Mapping[str, Reference] = field(default_factory=dict)
-    """Task → the `Forward` that serves it."""
+    """Task → the `ForwardFn` that serves it."""
     steps: Mapping[str, Reference] = field(default_factory=dict)
-    """Task → the `MakeSteps` that serves it step by step."""
+    """Task → the `StepwiseFactory` that serves it step by step."""
     precise_tasks: frozenset[str] = frozenset()
     """Tasks that are served in float32 only. Where many steps feed on each other, an answer in a shorter format would depend on the shapes
     of the batches that a job shares; where the answer is a vector, an index must not mix formats."""
@@ -131,28 +131,28 @@ class Architecture:
     """Whether tokens can merge; False for models that pool their tokens by trained strides."""
     answers: Callable[[Mapping[str, Any]], str | None] | None = None
     """From the same: the route that answers with a bundle, None if none does. The field is None where the bundle's `task` tells."""
-    views: Callable[[Mapping[str, Any]], Views] = lambda config: Views()
+    views: Callable[[Mapping[str, Any]], ViewCounts] = lambda config: ViewCounts()
     """From the same: the views that the published test of a clip takes."""
     fuses: Callable[[Mapping[str, Any]], bool] = lambda config: False
     """From the same: whether sound and clip are classified together; otherwise each by itself."""
     reader: Reference | None = None
-    """A function (bundle) → `Reader`, for bundles that read texts. Raises BundleError."""
+    """A function (bundle) → `TokenizeFn`, for bundles that read texts. Raises BundleError."""
     open: Reference | None = None
     """A function (file, config, device) → model, for weights that are a graph; None for weights of `model`. Raises ValueError."""
     assemble: Reference | None = None
-    """A function (spec, config, members by role as `models.layers.loaded_member.Part`) → model, for a pipeline; None for a model with
-    weights of its own. Raises ValueError for members that do not fit each other."""
+    """A function (spec, config, members by role as `models.layers.loaded_member.LoadedMember`) → model, for a pipeline; None for a model
+    with weights. Raises ValueError for members that do not fit each other."""
     graph: Reference | None = None
     """A function (model, preprocess, int8) → bytes of an ONNX graph (`models.systems.vit.onnx_graph.classifier_graph`), by which task
     classify may be answered instead; None if there is none."""
 
     @property
     def config(self) -> type:
-        config: type = named(f"{self.model}Config")
+        config: type = resolve(f"{self.model}Config")
         return config
 
     def build(self, config: Any) -> nn.Module:
-        model: nn.Module = named(self.model)(config)
+        model: nn.Module = resolve(self.model)(config)
         return model
 
     def serves(self, task: str) -> bool:
@@ -228,7 +228,7 @@ def _architectures(modules: tuple[str, ...]) -> Mapping[str, Architecture]:
     return {architecture.name: architecture for system in _entries(modules) for architecture in system.architectures}
 
 
-def named(reference: Reference) -> Any:
+def resolve(reference: Reference) -> Any:
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
 

@@ -8,8 +8,8 @@ from opsin.engine import enter
 enter()
 
 from models.bundle import BundleSpec, write  # noqa: E402
-from models.bundle_schema import Clip, Preprocess, Sound, Space, Text, Weights  # noqa: E402
-from models.registry import Architecture, Purpose, System  # noqa: E402
+from models.bundle_schema import Clip, FileDigest, Preprocess, QuerySpace, Sound, TextSpec  # noqa: E402
+from models.registry import Architecture, BundleDefaults, System  # noqa: E402
 from server.media import images  # noqa: E402
 from server.media.images import Decoder  # noqa: E402
 from server.media.limits import ExcessivePart, InvalidPart  # noqa: E402
@@ -35,6 +35,7 @@ __all__ = [
     "JSON",
     "Architecture",
     "Arrays",
+    "BundleDefaults",
     "BundleSpec",
     "Clip",
     "ControlsBatching",
@@ -44,6 +45,7 @@ __all__ = [
     "ExcessiveOption",
     "ExcessivePart",
     "File",
+    "FileDigest",
     "InvalidOption",
     "InvalidPart",
     "Item",
@@ -57,19 +59,17 @@ __all__ = [
     "Preprocess",
     "PresentsElsewhere",
     "Previews",
-    "Purpose",
+    "QuerySpace",
     "RecallsTexts",
     "SelectsBundles",
     "Shapes",
     "Sound",
-    "Space",
     "System",
     "TakesSteps",
     "Task",
     "Tensor",
-    "Text",
+    "TextSpec",
     "TwoStage",
-    "Weights",
     "images",
     "write",
 ]

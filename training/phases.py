@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import bundle
-from models.bundle_files import seal
+from models.bundle_files import file_digest
 from models.registry import architectures
 from training import spec, starting
 from training.checkpoint import Checkpoints, replacing
@@ -133,7 +133,7 @@ def _give_away(ready: Ready, weights: Mapping[str, Tensor]) -> None:
     described = spec.of_phase(recipe, phase, released(ready.objective).config, ready.source.labels)
     with replacing(folder / WEIGHTS) as partial:
         save_file(dict(weights), partial)
-        described = described.model_copy(update={"weights": seal(partial)})
+        described = described.model_copy(update={"weights": file_digest(partial)})
     (folder / bundle.SPEC_FILE).write_bytes(described.to_bytes())
 
 

@@ -13,8 +13,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from models.bundle import NAME_PATTERN
-from models.bundle_schema import Clip, Fill, Preprocess, Preset, Sound, Space, Task
-from models.registry import architectures, named, read_config, systems
+from models.bundle_schema import Clip, FillRule, Preprocess, PresetName, QuerySpace, Sound, TaskName
+from models.registry import architectures, read_config, resolve, systems
 from training.data.base import Augment
 from training.data.packages import PyPIPackage
 from training.data.registry import AnyData
@@ -58,7 +58,7 @@ class ModelSettings(Settings):
 
     def _size(self) -> Any:
         tables = [table for system in systems() for table in system.sizes if table.architecture == self.architecture]
-        sizes = {name: config for table in tables for name, config in named(table.configs).items()}
+        sizes = {name: config for table in tables for name, config in resolve(table.configs).items()}
         if self.size not in sizes:
             raise ValueError(f"size {self.size!r} of {self.architecture} is unknown; known are {', '.join(sizes) or 'none'}")
         return sizes[self.size]
@@ -136,7 +136,7 @@ def _sources(phase: Phase) -> list[tuple[str, str]]:
 class Release(Settings):
     """The bundle that a recipe ends in."""
 
-    task: Task
+    task: TaskName
     phase: str | None = None
     """Phase whose network it holds; None: the last one."""
     quality: AnyQuality | None = None
@@ -164,13 +164,13 @@ class Recipe(Settings):
     """None for networks that take no images."""
     clip: Clip | None = None
     sound: Sound | None = None
-    space: Space | None = None
+    space: QuerySpace | None = None
     """None for networks that reconstruct nothing, or are asked as MCC is for CO3D."""
     temperature: float | None = Field(default=None, ge=0, le=1)
     """Temperature in the bundle; for models that fill holes."""
-    preset: Preset | None = None
+    preset: PresetName | None = None
     """Preset in the bundle; for models that fill holes."""
-    fill: list[Fill] = Field(default_factory=list)
+    fill: list[FillRule] = Field(default_factory=list)
     """Rules of the bundle; for models that fill holes."""
     words: int = Field(default=0, ge=0)
     """Token ids of a caption."""

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from models.bundle import BundleSpec
-from models.bundle_schema import LABELLED, Text, Weights
-from models.loading import misfit
+from models.bundle_schema import LABELLED_TASKS, FileDigest, TextSpec
+from models.loading import config_mismatch
 from models.registry import architectures
 from models.systems.image_text.add_tokenizer import prepare
 from models.systems.image_text.tokenizer_vocabulary import TokenizerError
@@ -19,7 +19,7 @@ from training.data.words import WordSettings
 from training.errors import DataError, RecipeError
 from training.recipe import Phase, Recipe, first_mistake
 
-_UNKNOWN = Weights(sha256="0" * 64, bytes=0)
+_UNKNOWN = FileDigest(sha256="0" * 64, bytes=0)
 
 
 def of_phase(recipe: Recipe, phase: Phase, config: Any, labels: Sequence[str], more: Mapping[str, Any] | None = None) -> BundleSpec:
@@ -41,7 +41,7 @@ def of_phase(recipe: Recipe, phase: Phase, config: Any, labels: Sequence[str], m
         "temperature": recipe.temperature,
         "preset": recipe.preset,
         "fill": recipe.fill,
-        "labels": list(labels) if task in LABELLED else [],
+        "labels": list(labels) if task in LABELLED_TASKS else [],
         "license": recipe.license,
         "provenance": {"recipe": recipe.name, "phase": phase.name},
         "weights": _UNKNOWN,
@@ -71,13 +71,13 @@ def of_release(recipe: Recipe, config: Any, labels: Sequence[str], measured: Map
         "note": recipe.note,
     }
     spec = of_phase(recipe, phase, config, labels, {**own, **measured})
-    problem = misfit(spec, config)
+    problem = config_mismatch(spec, config)
     if problem:
         raise RecipeError(f"{recipe.field_of(phase)}.model: {problem}")
     return spec
 
 
-def texts_of(recipe: Recipe, spec: BundleSpec, weights: Path) -> tuple[Text, bytes] | None:
+def texts_of(recipe: Recipe, spec: BundleSpec, weights: Path) -> tuple[TextSpec, bytes] | None:
     """How the bundle reads texts, with the tokenizer of its training, and the content of its tokenizer's file; None: it reads none. Raises
     DataError."""
     words = getattr(recipe.released_phase.data or recipe.data, "words", None)

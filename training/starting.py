@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.bundle import WEIGHTS_FILE
-from models.layers.efficientnet_lite import Encoder, start_from_lite
-from models.loading import mismatch
+from models.layers.efficientnet_lite import EfficientNetLiteEncoder, init_from_efficientnet_lite
+from models.loading import weight_mismatch
 from models.systems.diffmae.init_attention import look_around
 from models.systems.diffmae.model import DiffMAE, start_from_encoder
 from models.systems.image_text.flip import FLIP
@@ -71,7 +71,7 @@ _FROM_PRETRAINING: Mapping[type[nn.Module], Callable[[Any, Mapping[str, Tensor]]
     MAViLPretraining: _mavil_from_mae,
     DiffMAE: start_from_encoder,
     MCC: start_from_mae,
-    Encoder: start_from_lite,
+    EfficientNetLiteEncoder: init_from_efficientnet_lite,
 }
 """Networks that start from the encoder of another."""
 
@@ -87,7 +87,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def start_from(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Load weights of the same network, or of the one that it is pre-trained as, in place. Raises TrainingError."""
-    problem = mismatch(network, weights)
+    problem = weight_mismatch(network, weights)
     if problem is None:
         network.load_state_dict(dict(weights))
         return

@@ -3,7 +3,17 @@
 from models.checkpoints.checkpoint_file import CheckpointError, open_checkpoint, read_checkpoint
 from models.checkpoints.detect_family import detect
 from models.checkpoints.family import UnlikeFamily, families
-from models.checkpoints.fit_family import Fit, fit
+from models.checkpoints.fit_family import CheckpointFit, fit
 from models.checkpoints.import_checkpoint import import_checkpoint
 
-__all__ = ["CheckpointError", "Fit", "UnlikeFamily", "detect", "families", "fit", "import_checkpoint", "open_checkpoint", "read_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "CheckpointFit",
+    "UnlikeFamily",
+    "detect",
+    "families",
+    "fit",
+    "import_checkpoint",
+    "open_checkpoint",
+    "read_checkpoint",
+]

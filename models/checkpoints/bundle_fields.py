@@ -10,35 +10,37 @@ from pydantic import BaseModel
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Preprocess, Rung
-from models.checkpoints.checkpoint_file import CheckpointError, WrongSetting
-from models.checkpoints.family import Family, Fields
+from models.checkpoints.checkpoint_file import CheckpointError, InvalidSetting
+from models.checkpoints.family import ConfigFields, Family
 from models.checkpoints.import_settings import CLIP_FIELDS, PREPROCESS_FIELDS, SOUND_FIELDS, SPACE_FIELDS
-from models.checkpoints.timm_transform import Stated
-from models.registry import Architecture, Purpose
+from models.checkpoints.timm_transform import StatedTransform
+from models.registry import Architecture, BundleDefaults
 
-Model = TypeVar("Model", bound=BaseModel)
+Section = TypeVar("Section", bound=BaseModel)
 
-MERGING = frozenset({"classify", "embed", "zero-shot", "actions", "audio-visual"})
+MERGING_TASKS = frozenset({"classify", "embed", "zero-shot", "actions", "audio-visual"})
 """Tasks whose answers need no token of its own for each patch."""
 
-LADDER_SHARES = (0.25, 0.5, 0.65, 0.8, 0.95)
+MERGED_FRACTIONS = (0.25, 0.5, 0.65, 0.8, 0.95)
 """Rungs of an imported bundle: the share of the patches that have merged at the end, evenly over the blocks. None is measured."""
 
 
-def inputs(family: Family, purpose: Purpose, config: Any, settings: Fields, stated: Stated | None = None) -> dict[str, Any]:
+def input_fields(
+    family: Family, purpose: BundleDefaults, config: Any, settings: ConfigFields, stated: StatedTransform | None = None
+) -> dict[str, Any]:
     """The fields of a spec that say how images, clips and sounds become input. settings: those made by hand; stated: the transform that
     came with the checkpoint. Raises CheckpointError for a transform that a bundle cannot express."""
-    stated = stated or Stated()
+    stated = stated or StatedTransform()
     smooth = {"smooth": True} if family.smooth else {}
     return {
         "preprocess": _preprocess(family, purpose, config, settings, stated),
-        "clip": _chosen(purpose.clip(config), {key: key for key in CLIP_FIELDS}, smooth | settings),
-        "sound": _chosen(purpose.sound(config), SOUND_FIELDS, settings),
-        "space": _chosen(purpose.space(config), {key: key for key in SPACE_FIELDS}, settings),
+        "clip": _override(purpose.clip(config), {key: key for key in CLIP_FIELDS}, smooth | settings),
+        "sound": _override(purpose.sound(config), SOUND_FIELDS, settings),
+        "space": _override(purpose.space(config), {key: key for key in SPACE_FIELDS}, settings),
     }
 
 
-def untold(spec: BundleSpec, usual: Mapping[str, Any]) -> Fields:
+def unstated_settings(spec: BundleSpec, usual: Mapping[str, Any]) -> ConfigFields:
     """The settings, as `--set` names them, that make a spec's inputs of the `usual` ones; all of them where there is no usual one."""
     names: Mapping[str, Mapping[str, str]] = {
         "preprocess": {key: key for key in PREPROCESS_FIELDS},
@@ -46,7 +48,7 @@ def untold(spec: BundleSpec, usual: Mapping[str, Any]) -> Fields:
         "sound": SOUND_FIELDS,
         "space": {key: key for key in SPACE_FIELDS},
     }
-    found: Fields = {}
+    found: ConfigFields = {}
     for part, fields in names.items():
         own, other = getattr(spec, part), usual.get(part)
         if own is not None:
@@ -55,7 +57,7 @@ def untold(spec: BundleSpec, usual: Mapping[str, Any]) -> Fields:
     return found
 
 
-def _preprocess(family: Family, purpose: Purpose, config: Any, settings: Fields, stated: Stated) -> Preprocess | None:
+def _preprocess(family: Family, purpose: BundleDefaults, config: Any, settings: ConfigFields, stated: StatedTransform) -> Preprocess | None:
     size = purpose.size(config)
     if size is None:
         return None
@@ -65,7 +67,7 @@ def _preprocess(family: Family, purpose: Purpose, config: Any, settings: Fields,
     return Preprocess.model_validate(usual | stated.fields(min(size), given) | given)
 
 
-def _chosen(usual: Model | None, names: Mapping[str, str], settings: Fields) -> Model | None:
+def _override(usual: Section | None, names: Mapping[str, str], settings: ConfigFields) -> Section | None:
     """The usual settings of an input with those made by hand over them. names: setting → field."""
     chosen = {names[key]: value for key, value in settings.items() if key in names}
     return None if usual is None else type(usual).model_validate(usual.model_dump() | chosen)
@@ -82,25 +84,25 @@ def label_names(file: Path, labels: Sequence[str] | None, stated: Sequence[str],
         header = f"; is the first of them, {labels[0]!r}, a header?" if len(labels) == classes + 1 else ""
         counts = f"has {classes or 'no'} classes, but {len(labels)} labels were given"
         counts = counts.replace("has 1 classes", "has 1 class").replace("but 1 labels were", "but 1 label was")
-        raise WrongSetting(f"{file}: {counts}{header}")
+        raise InvalidSetting(f"{file}: {counts}{header}")
     return list(labels)
 
 
-def ladder(architecture: Architecture, task: str, config: Any, *, sees: bool) -> list[Rung]:
+def unmeasured_ladder(architecture: Architecture, task: str, config: Any, *, sees: bool) -> list[Rung]:
     """Empty for a model whose tokens do not merge, or whose task needs each of them. A masked autoencoder that is served answers with
     vectors, which need none. A model that hears and sees has a schedule for each half, since one has many more tokens.
 
     sees: whether the bundle says how images or frames are prepared."""
-    may_merge = task in MERGING or (task == "autoencode" and architecture.serves(task))
+    may_merge = task in MERGING_TASKS or (task == "autoencode" and architecture.serves(task))
     if not may_merge or not architecture.merges:
         return []
     heard, seen, patches = (getattr(config, name, 0) for name in ("audio_patches", "video_patches", "patches"))
     if heard and seen and sees:
-        halves = zip(_values(heard, config), _values(seen, config), strict=True)
+        halves = zip(_schedule_values(heard, config), _schedule_values(seen, config), strict=True)
         return [Rung(name=f"r{r}-{sight}", schedule=r, schedule_sight=sight) for r, sight in dict.fromkeys(halves) if r or sight]
-    return [Rung(name=f"r{r}", schedule=r) for r in dict.fromkeys(_values(heard or patches, config)) if r]
+    return [Rung(name=f"r{r}", schedule=r) for r in dict.fromkeys(_schedule_values(heard or patches, config)) if r]
 
 
-def _values(patches: int, config: Any) -> list[int]:
+def _schedule_values(patches: int, config: Any) -> list[int]:
     """r of each rung, rising."""
-    return [int(share * patches / getattr(config, "depth", 1)) for share in LADDER_SHARES]
+    return [int(share * patches / getattr(config, "depth", 1)) for share in MERGED_FRACTIONS]

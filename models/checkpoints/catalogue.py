@@ -38,7 +38,7 @@ UNPUBLISHED = ("DiffMAE",)
 
 def published_files() -> Iterator[PublishedFile]:
     """All of them, by system."""
-    yield from _of_hubs()
+    yield from _hub_files()
     yield PublishedFile("DeiT", "deit_base_patch16_224-b5f2ef4d.pth", "github.com/facebookresearch/deit", "Apache-2.0", "vit_base_patch16")
     for file, size in (
         ("f367470145_deit_T_r13.pth", "vit_tiny_patch16"),
@@ -53,7 +53,7 @@ def published_files() -> Iterator[PublishedFile]:
         yield PublishedFile("MAE", f"mae_finetuned_vit_{name}.pth", MAE, NON_COMMERCIAL, size)
     for name in ("large", "large_ganloss"):
         yield PublishedFile("MAE", f"mae_visualize_vit_{name}.pth", MAE, NON_COMMERCIAL, "mae_vit_large_patch16")
-    yield from _maws()
+    yield from _maws_files()
     for name, size in (("S", "rev_vit_s"), ("B", "rev_vit_b")):
         yield PublishedFile("Rev-ViT", f"REV_VIT_{name}.pyth", SLOWFAST, "", size)
     yield PublishedFile("Rev-MViT", "REV_MVIT_B.pyth", SLOWFAST, "", "rev_mvit_b")
@@ -84,7 +84,7 @@ def published_files() -> Iterator[PublishedFile]:
     yield PublishedFile("PHALP", "hmar_v2_weights.pth", PHALP, "", "phalp_appearance")
 
 
-def _of_hubs() -> Iterator[PublishedFile]:
+def _hub_files() -> Iterator[PublishedFile]:
     """Some of those that come in one step, of each class that is read."""
     for system, repository, license_, size in (
         ("ViT", "timm/vit_base_patch16_224.augreg_in21k_ft_in1k", "Apache-2.0", "vit_base_patch16"),
@@ -101,7 +101,7 @@ def _of_hubs() -> Iterator[PublishedFile]:
         yield PublishedFile(system, "model.safetensors", f"hf://{repository}", license_, named, parameters=counted)
 
 
-def _maws() -> Iterator[PublishedFile]:
+def _maws_files() -> Iterator[PublishedFile]:
     names = ("vit_b16", "vit_l16", "vit_h14", "vit_2b14", "vit_6.5b14")
     folders = (("mae", names), ("mae_in1k", ("vit_2b14",)), ("mae_in21k", ("vit_l16",)), ("maws", names))
     for folder, encoders in folders:

@@ -31,7 +31,7 @@ class _Inert:
 
 OMEGACONF = ("dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "base.Metadata", "nodes.AnyNode")
 
-ALLOWED: list[Any] = [
+ALLOWED_CLASSES: list[Any] = [
     argparse.Namespace,
     *(dict, list, set, int, collections.defaultdict),
     (_Inert, "typing.Any"),
@@ -41,22 +41,22 @@ ALLOWED: list[Any] = [
 """Classes that a checkpoint may hold besides tensors: MAE's training code keeps its arguments as a Namespace, Lightning its settings as
 omegaconf (LART) or yacs (HMR2) has them. A pair names the harmless class that is made instead."""
 
-AVERAGED = ("state_dict_ema", "model_ema")
+AVERAGED_KEYS = ("state_dict_ema", "model_ema")
 """Keys under which training code puts the running average of the weights (timm, DeiT), which is what their authors evaluate and release."""
-WRAPPERS = ("model", "model_state", "state_dict", "target")
+WRAPPER_KEYS = ("model", "model_state", "state_dict", "target")
 """Keys under which training code puts the weights beside optimiser, epoch and arguments; `target` is T5X's, in a torch file."""
 
 PREFIXES = ("module.", "_orig_mod.")
 """Put before every name by data-parallel training and by `torch.compile`."""
 
-DESCRIPTION = ("format", "config", "cfg", "pretrained_cfg")
+DESCRIPTION_KEYS = ("format", "config", "cfg", "pretrained_cfg")
 
 
 class CheckpointError(Exception):
     """A checkpoint cannot be used; the message is one sentence for its owner."""
 
 
-class WrongSetting(CheckpointError):
+class InvalidSetting(CheckpointError):
     """Not the checkpoint but a setting made by hand cannot be used."""
 
 
@@ -89,13 +89,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
     content = _load(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__} where a dict of tensors is needed")
-    description = _metadata(path) if path.suffix == ".safetensors" else {key: content[key] for key in DESCRIPTION if key in content}
-    wrapper, left = _wrapper(content)
+    description = _metadata(path) if path.suffix == ".safetensors" else {key: content[key] for key in DESCRIPTION_KEYS if key in content}
+    wrapper, left = _find_wrapper(content)
     weights = content if wrapper is None else content[wrapper]
     strangers = [str(key) for key, value in weights.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if strangers or not weights:
         what = f"{', '.join(strangers[:5])} is no tensor" if strangers else "it is empty"
-        raise CheckpointError(f"{path}: no state dict, neither flat nor under {' or '.join(WRAPPERS)}: {what}")
+        raise CheckpointError(f"{path}: no state dict, neither flat nor under {' or '.join(WRAPPER_KEYS)}: {what}")
     notes = [f"weights read from {wrapper}, the running average; {left} is left out"] if left else []
     named = dict(weights)
     for prefix in PREFIXES:
@@ -110,11 +110,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return open_checkpoint(path).weights
 
 
-def _wrapper(content: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def _find_wrapper(content: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """The key that holds the weights, None if they are flat; and the key of other weights that it is preferred to."""
-    present = [key for key in (*AVERAGED, *WRAPPERS) if isinstance(content.get(key), Mapping)]
-    averaged = bool(present) and present[0] in AVERAGED
-    others = [key for key in present if key not in AVERAGED]
+    present = [key for key in (*AVERAGED_KEYS, *WRAPPER_KEYS) if isinstance(content.get(key), Mapping)]
+    averaged = bool(present) and present[0] in AVERAGED_KEYS
+    others = [key for key in present if key not in AVERAGED_KEYS]
     return (present[0] if present else None), (others[0] if averaged and others else None)
 
 
@@ -125,11 +125,11 @@ def _metadata(path: Path) -> dict[str, Any]:
         config = {"config": json.loads(metadata["config"])} if "config" in metadata else {}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata cannot be read ({error})") from error
-    return {key: metadata[key] for key in DESCRIPTION if key in metadata} | config
+    return {key: metadata[key] for key in DESCRIPTION_KEYS if key in metadata} | config
 
 
 def _read_folder(path: Path) -> dict[str, Tensor]:
-    folder = t5x.find(path)
+    folder = t5x.find_checkpoint(path)
     if folder is None:
         raise CheckpointError(f"{path}: a folder, and none of T5X, which has a file {t5x.INDEX} or a folder {t5x.INDEX}_STEP")
     try:
@@ -142,7 +142,7 @@ def _load(path: Path) -> Any:
     if path.suffix == ".onnx":
         raise CheckpointError(f"{path}: a graph, and no checkpoint of weights; docs/bundles.md says how a bundle is made of it")
     kind = "safetensors" if path.suffix == ".safetensors" else "torch"
-    if what := _no_checkpoint(path):
+    if what := _describe_non_checkpoint(path):
         raise CheckpointError(f"{path}: damaged, or no {kind} file: {what}")
     if kind == "safetensors":
         try:
@@ -150,16 +150,19 @@ def _load(path: Path) -> Any:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: damaged, or no safetensors file ({error})") from error
     try:
-        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings(action="ignore"):  # of pickles that are refused here
+        with (
+            torch.serialization.safe_globals(ALLOWED_CLASSES),
+            warnings.catch_warnings(action="ignore"),
+        ):  # of pickles that are refused here
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes its reader raise almost anything
         culprit = re.search(r"GLOBAL (\S+)", str(error))
         if culprit:
             raise CheckpointError(f"{path}: refused, since it holds {culprit[1]} and may hold only weights") from error
-        raise CheckpointError(f"{path}: {_part_of_t5x(path) or f'damaged, or no torch file ({type(error).__name__})'}") from error
+        raise CheckpointError(f"{path}: {_advise_on_t5x(path) or f'damaged, or no torch file ({type(error).__name__})'}") from error
 
 
-def _no_checkpoint(path: Path) -> str | None:
+def _describe_non_checkpoint(path: Path) -> str | None:
     """A description of a file that is empty or text; None for any other."""
     with path.open("rb") as file:
         start = file.read(512)
@@ -176,7 +179,7 @@ def _no_checkpoint(path: Path) -> str | None:
     return f"it is text, which begins {text.split(chr(10))[0].strip()[:40]!r}"
 
 
-def _part_of_t5x(path: Path) -> str | None:
+def _advise_on_t5x(path: Path) -> str | None:
     """Advice for a file that is part of a T5X checkpoint or an archive of one; None for any other file."""
     if path.name == t5x.INDEX:
         return "the index of a T5X checkpoint: name its folder"

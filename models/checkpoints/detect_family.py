@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from models.checkpoints.checkpoint_file import CheckpointError, WrongSetting
-from models.checkpoints.family import Family, Fields, families
-from models.checkpoints.fit_family import Fit, fit
-from models.checkpoints.unsupported import WAY
-from models.registry import architectures, hub_classes, named, systems
+from models.checkpoints.checkpoint_file import CheckpointError, InvalidSetting
+from models.checkpoints.family import ConfigFields, Family, families
+from models.checkpoints.fit_family import CheckpointFit, fit
+from models.checkpoints.unsupported import ONNX_ADVICE
+from models.registry import architectures, hub_classes, resolve, systems
 
 
 def detect(
@@ -29,16 +29,16 @@ def detect(
     fits = []
     for family in families().values():
         try:
-            fits.append(fit(weights, family, {**family.described(description), **_known_to(family, settings)}))
+            fits.append(fit(weights, family, {**family.described(description), **_settings_for(family, settings)}))
         except ValueError:
             continue
     return [found.family.name for found in fits if found.perfect or found.headless]
 
 
-def choose(file: Path, published: Mapping[str, Tensor], name: str | None, description: Mapping[str, Any], settings: Fields) -> Family:
+def choose(file: Path, published: Mapping[str, Tensor], name: str | None, description: Mapping[str, Any], settings: ConfigFields) -> Family:
     if name is not None:
         if name not in families():
-            raise WrongSetting(f"family {name!r} is unknown; known are {', '.join(families())}")
+            raise InvalidSetting(f"family {name!r} is unknown; known are {', '.join(families())}")
         return families()[name]
     names = detect(published, description) or detect(published, description, settings)
     if len(names) == 1:
@@ -50,18 +50,20 @@ def choose(file: Path, published: Mapping[str, Tensor], name: str | None, descri
             f"{file}: its keys fit the families {', '.join(names)}; say which it is with --family; how each "
             f"prepares images is in docs/checkpoints.md{headless}"
         )
-    stated = _stated(description)
+    stated = _self_described_families(description)
     if len(stated) == 1:
         return families()[stated[0]]  # what is wrong with it is said when it is read
-    raise CheckpointError(f"{file}: {_nearest(published, description, settings)}")
+    raise CheckpointError(f"{file}: {_nearest_family(published, description, settings)}")
 
 
 def choose_class(file: Path, config: Mapping[str, Any]) -> Family:
     """The family of a class of transformers, from its `config.json`. Raises CheckpointError."""
     known, name = hub_classes(), config["architectures"][0]
     if name not in known:
-        raise CheckpointError(f"{file}: config.json: architectures {name!r} is not read here; accepted are {', '.join(known)}; {WAY}")
-    family: Family = named(known[name])
+        raise CheckpointError(
+            f"{file}: config.json: architectures {name!r} is not read here; accepted are {', '.join(known)}; {ONNX_ADVICE}"
+        )
+    family: Family = resolve(known[name])
     return family
 
 
@@ -69,16 +71,16 @@ def choose_network(file: Path, config: Mapping[str, Any]) -> Family:
     """The family of a network of timm, from its `config.json`. Raises CheckpointError."""
     name = config["architecture"]
     for system in systems():
-        found: Family | None = named(system.timm_networks)(config) if system.timm_networks is not None else None
+        found: Family | None = resolve(system.timm_networks)(config) if system.timm_networks is not None else None
         if found is not None:
             return found
     raise CheckpointError(
         f"{file}: config.json: architecture {name!r} is not read by its name; accepted are vit_SIZE_patchN_PIXELS, deit_…, "
-        f"vit_…_dinov2 and vit_…_clip_…; --family takes another one as what its keys are; {WAY}"
+        f"vit_…_dinov2 and vit_…_clip_…; --family takes another one as what its keys are; {ONNX_ADVICE}"
     )
 
 
-def _stated(description: Mapping[str, Any]) -> list[str]:
+def _self_described_families(description: Mapping[str, Any]) -> list[str]:
     """The families whose files say of themselves what this one does, whether or not it is right."""
     names = []
     for family in families().values():
@@ -91,25 +93,25 @@ def _stated(description: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _nearest(published: Mapping[str, Tensor], description: Mapping[str, Any], settings: Fields) -> str:
-    fits: list[Fit] = []
+def _nearest_family(published: Mapping[str, Tensor], description: Mapping[str, Any], settings: ConfigFields) -> str:
+    fits: list[CheckpointFit] = []
     refusals: list[tuple[int, str]] = []  # rows of the table that the file has not, why it cannot be read
     for family in families().values():
         try:
-            fits.append(fit(published, family, {**family.described(description), **_known_to(family, settings)}))
+            fits.append(fit(published, family, {**family.described(description), **_settings_for(family, settings)}))
         except ValueError as error:
             tidied = family.tidy(published)
             if tidied and not family.table.translate(tidied).unexpected:
                 refusals.append((len(family.table.unmatched(tidied)), f"its keys are those of {family.name}, but {error}"))
     unknown = f"fits no known family ({', '.join(families())})."
-    absent, refusal = min(refusals, default=(0, f"{unknown} Its keys are {', '.join(list(published)[:5])}, …; {WAY}"))
+    absent, refusal = min(refusals, default=(0, f"{unknown} Its keys are {', '.join(list(published)[:5])}, …; {ONNX_ADVICE}"))
     if not fits or (refusals and not absent):
         return refusal
     nearest = min(fits, key=lambda found: len(found.missing) + len(found.unexpected) + len(found.misshapen))
-    return f"{unknown} Nearest is {nearest.family.name}: {nearest.complaint()}; {WAY}"
+    return f"{unknown} Nearest is {nearest.family.name}: {nearest.complaint()}; {ONNX_ADVICE}"
 
 
-def _known_to(family: Family, settings: Mapping[str, Any]) -> Fields:
+def _settings_for(family: Family, settings: Mapping[str, Any]) -> ConfigFields:
     """The settings that are fields of the family's config."""
     known = {field.name for field in dataclasses.fields(architectures()[family.architecture].config)}
     return {key: value for key, value in settings.items() if key in known}

@@ -23,7 +23,7 @@ from models.registry import architectures, read_config
 
 
 @dataclasses.dataclass(frozen=True)
-class Exported:
+class ExportedCheckpoint:
     family: str
     tensors: int
     settings: dict[str, Any]
@@ -34,7 +34,7 @@ class Exported:
     """Copies of the bundle's further files, by their names there: maws.tokenizer.json beside maws.pt."""
 
 
-def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Exported:
+def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> ExportedCheckpoint:
     """Write a bundle's weights as a published checkpoint: torch, or safetensors by the suffix; a folder without a suffix, for families
     that have one (T5X).
 
@@ -55,7 +55,7 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
     if not file.parent.is_dir():
         raise CheckpointError(f"{file.parent}: there is no such folder")
     config = read_config(architectures()[spec.architecture].config, spec.config)
-    published = _published(spec, chosen, weights)
+    published = _export_weights(spec, chosen, weights)
     description = _description(bundle, chosen, config)
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=file.parent) as folder:
         written = Path(folder) / file.name
@@ -63,8 +63,8 @@ def export_bundle(bundle: Bundle, file: Path, family: str | None = None) -> Expo
         written.rename(file)
     for name, copy in beside.items():
         shutil.copyfile(bundle.path / name, copy)
-    settings = _untold(chosen, published, description, config) | _inputs_untold(spec, chosen, file, description, config)
-    return Exported(chosen.name, len(published), settings, chosen.left_behind, beside)
+    settings = _unstated_config(chosen, published, description, config) | _unstated_inputs(spec, chosen, file, description, config)
+    return ExportedCheckpoint(chosen.name, len(published), settings, chosen.left_behind, beside)
 
 
 def write(file: Path, family: Family, published: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -95,13 +95,13 @@ def _choose(spec: BundleSpec, weights: Mapping[str, Tensor], family: str | None)
 
 def _fits(spec: BundleSpec, family: Family, weights: Mapping[str, Tensor]) -> bool:
     try:
-        _published(spec, family, weights)
+        _export_weights(spec, family, weights)
     except CheckpointError:
         return False
     return True
 
 
-def _published(spec: BundleSpec, family: Family, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _export_weights(spec: BundleSpec, family: Family, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under the family's names, read as an import would. Raises CheckpointError where the family's files have more, or less."""
     try:
         published = {key: value.contiguous() for key, value in family.export(weights).items()}
@@ -131,7 +131,7 @@ def _description(bundle: Bundle, family: Family, config: Any) -> dict[str, Any]:
     return {"cfg": text} if true else {}
 
 
-def _untold(family: Family, published: Mapping[str, Tensor], description: Mapping[str, Any], config: Any) -> dict[str, Any]:
+def _unstated_config(family: Family, published: Mapping[str, Tensor], description: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """Fields of the config that an import finds otherwise, or not at all. Where it finds nothing: those that have not their default."""
     whole = dataclasses.asdict(config)
     try:
@@ -144,12 +144,12 @@ def _untold(family: Family, published: Mapping[str, Tensor], description: Mappin
     return {name: value for name, value in whole.items() if name in unknown or value != inferred[name]}
 
 
-def _inputs_untold(spec: BundleSpec, family: Family, file: Path, description: Mapping[str, Any], config: Any) -> dict[str, Any]:
+def _unstated_inputs(spec: BundleSpec, family: Family, file: Path, description: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """Settings of images, clips and sounds that an import of `file` would choose otherwise."""
     purpose = architectures()[spec.architecture].purpose
-    stated = timm_transform.find(file, description, len(spec.labels))
+    stated = timm_transform.find_transform(file, description, len(spec.labels))
     try:
-        usual = bundle_fields.inputs(family, purpose, config, {}, stated)
+        usual = bundle_fields.input_fields(family, purpose, config, {}, stated)
     except (CheckpointError, ValueError):  # what lies beside the file cannot be used without settings
         usual = {}
-    return bundle_fields.untold(spec, usual)
+    return bundle_fields.unstated_settings(spec, usual)

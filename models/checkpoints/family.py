@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.bundle_schema import Preprocess
 from models.checkpoints.key_table import KeyTable
-from models.registry import named, systems
+from models.registry import resolve, systems
 
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
@@ -22,13 +22,13 @@ KINETICS_MEAN: RGB = (0.45, 0.45, 0.45)
 KINETICS_STD: RGB = (0.225, 0.225, 0.225)
 """Used by SlowFast and MAE-ST."""
 
-LARGEST_HEADS = {1280: 16, 2560: 32, 4096: 32}
+HUGE_MODEL_HEADS = {1280: 16, 2560: 32, 4096: 32}
 """Width → heads of the models from huge on (MAE, MAWS), whose heads are wider than 64 channels."""
 
 AUTOENCODER_HEADS = ("heads", "decoder_heads")
 """`Family.head_fields` of masked autoencoders."""
 
-Fields = dict[str, Any]
+ConfigFields = dict[str, Any]
 """Fields of a config dataclass."""
 
 
@@ -37,13 +37,13 @@ class Family:
     name: str
     architecture: str
     table: KeyTable
-    config: Callable[[Mapping[str, Tensor], Fields], Fields]
+    config: Callable[[Mapping[str, Tensor], ConfigFields], ConfigFields]
     """Infers config fields from weights under our names and from the fields that were set by hand. Raises UnlikeFamily."""
     preprocess: Callable[[int], Preprocess]
     """Maps an image size to the preparation of images."""
     smooth: bool = False
     """Whether frames of clips that shrink are smoothed (`Clip.smooth`)."""
-    defaults: Fields = field(default_factory=dict)
+    defaults: ConfigFields = field(default_factory=dict)
     """Config fields that keys and shapes do not tell."""
     head_fields: tuple[str, ...] = ("heads",)
     """The fields of the config that count attention heads, which no shape depends on."""
@@ -69,7 +69,7 @@ class Family:
     """Fields of the config that `config` takes from the published sizes unless they are set by hand: an import says so."""
     left_behind: str = ""
     """Names in words what its files hold besides the model: imports drop it, exports lack it, and the published loaders do without."""
-    described: Callable[[Mapping[str, Any]], Fields] = lambda description: {}
+    described: Callable[[Mapping[str, Any]], ConfigFields] = lambda description: {}
     """Config fields that a file of this family states itself, `Checkpoint.description`. Raises ValueError."""
 
     def export(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -81,19 +81,19 @@ class UnlikeFamily(ValueError):
     """Weights lack what every checkpoint of a family has; the message says what."""
 
 
-def decoder_fields(weights: Mapping[str, Tensor], half: str = "") -> Fields:
+def decoder_fields(weights: Mapping[str, Tensor], half: str = "") -> ConfigFields:
     """Fields of a masked autoencoder's decoder. Its heads have 32 channels in the published sizes. half: prefix of the names."""
     _, small = shape_of(weights, f"{half}decoder_pred.weight", 2)
-    fields: Fields = {"decoder_width": small, "decoder_depth": depth_of(weights, f"{half}decoder_blocks")}
+    fields: ConfigFields = {"decoder_width": small, "decoder_depth": depth_of(weights, f"{half}decoder_blocks")}
     if small % 32 == 0:
         fields["decoder_heads"] = small // 32
     return fields
 
 
-def block_fields(weights: Mapping[str, Tensor], width: int) -> Fields:
+def block_fields(weights: Mapping[str, Tensor], width: int) -> ConfigFields:
     """The fields about blocks and head that all our transformers share."""
     hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
-    fields: Fields = {
+    fields: ConfigFields = {
         "depth": depth_of(weights, "blocks"),
         "mlp_ratio": mlp_ratio_of(hidden, width),
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
@@ -123,8 +123,8 @@ def depth_of(weights: Mapping[str, Tensor], blocks: str) -> int:
 
 def published_heads(width: int) -> int | None:
     """Number of heads: width // 64, except for the huge sizes. None if 64 does not divide the width."""
-    if width in LARGEST_HEADS:
-        return LARGEST_HEADS[width]
+    if width in HUGE_MODEL_HEADS:
+        return HUGE_MODEL_HEADS[width]
     return width // 64 if width % 64 == 0 else None
 
 
@@ -160,4 +160,4 @@ def squeeze(size: int) -> Preprocess:
 
 def families() -> Mapping[str, Family]:
     """All families by name. Imports the code of every system."""
-    return {name: named(reference) for system in systems() for name, reference in system.families.items()}
+    return {name: resolve(reference) for system in systems() for name, reference in system.families.items()}

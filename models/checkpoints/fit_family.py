@@ -11,23 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoints import unsupported
-from models.checkpoints.family import Family, Fields
-from models.layers.meta_device import without_memory
+from models.checkpoints.family import ConfigFields, Family
+from models.layers.meta_device import on_meta_device
 from models.registry import architectures, read_config
 
-MOST_PATCHES = 2**16
+MAX_PATCHES = 2**16
 """4,096 pixels a side in patches of 16: a position table of more would fill the memory."""
 
-FORMATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+READABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Formats of weights that are read; quantised ones need their scales."""
 
 
 @dataclass(frozen=True)
-class Fit:
+class CheckpointFit:
     """A checkpoint read as one family."""
 
     family: Family
-    fields: Fields
+    fields: ConfigFields
     """Config fields: inferred from keys, the family's defaults, and those set by hand."""
     weights: dict[str, Tensor]
     """Our name → tensor."""
@@ -54,23 +54,25 @@ class Fit:
     @property
     def headless(self) -> bool:
         """Whether only the head is missing, without which the family's models are encoders."""
-        return self.family.headless and bool(self.missing) and not (self.unexpected or self.misshapen) and all(map(_of_head, self.missing))
+        return (
+            self.family.headless and bool(self.missing) and not (self.unexpected or self.misshapen) and all(map(_is_head_key, self.missing))
+        )
 
     def complaint(self) -> str:
         """Describes in one line what does not fit, with its meaning if that is known."""
-        hints = unsupported.words(self.unexpected)
+        hints = unsupported.describe_unsupported(self.unexpected)
         decodes = self.family.headless and "decoder_pred.weight" in self.unexpected
-        if decodes or any(map(_of_head, self.missing)):
+        if decodes or any(map(_is_head_key, self.missing)):
             features = "; --set classes=0 takes an encoder for its features" if self.family.headless and not decodes else ""
             hints.append(f"without a head they are pre-training weights, which cannot classify before they are fine-tuned{features}")
-        return complaint_of(self.missing, self.unexpected, self.misshapen) + (f" ({'; '.join(hints)})" if hints else "")
+        return describe_mismatch(self.missing, self.unexpected, self.misshapen) + (f" ({'; '.join(hints)})" if hints else "")
 
 
-def _of_head(key: str) -> bool:
+def _is_head_key(key: str) -> bool:
     return key.startswith(("head.", "head_"))
 
 
-def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
+def fit(weights: Mapping[str, Tensor], family: Family, settings: ConfigFields) -> CheckpointFit:
     """Read published weights as a family. settings: config fields that override what was inferred.
 
     Raises UnlikeFamily if the weights lack what the config is inferred from, ValueError for settings that cannot be.
@@ -84,9 +86,9 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
     fields = {**family.config(translated.weights, settings), **family.defaults, **settings}
     architecture = architectures()[family.architecture]
     config = read_config(architecture.config, {**dict.fromkeys(family.head_fields, 1), **fields})
-    if getattr(config, "patches", 0) > MOST_PATCHES:
-        raise ValueError(f"image_size {fields.get('image_size')}: it makes {config.patches} patches; at most {MOST_PATCHES} are accepted")
-    with without_memory():
+    if getattr(config, "patches", 0) > MAX_PATCHES:
+        raise ValueError(f"image_size {fields.get('image_size')}: it makes {config.patches} patches; at most {MAX_PATCHES} are accepted")
+    with on_meta_device():
         model = architecture.build(config)
     state = model.state_dict()
     expected = {name: tuple(value.shape) for name, value in state.items()}
@@ -101,21 +103,21 @@ def fit(weights: Mapping[str, Tensor], family: Family, settings: Fields) -> Fit:
     misshapen += [
         f"{key} {str(ours[name].dtype).removeprefix('torch.')}"
         for name, value in state.items()
-        if name in ours and value.is_floating_point() and ours[name].dtype not in FORMATS
+        if name in ours and value.is_floating_point() and ours[name].dtype not in READABLE_DTYPES
         for key in family.table.published_names(name)
     ]
     misshapen += [f"{key} {tuple(weights[key].shape)}" for key in complete.unjoinable]
     strangers = [key for name in ours if name not in expected for key in family.table.published_names(name)]
     kept = {name: ours[name].contiguous() for name in expected if name in ours}
-    return Fit(family, fields, kept, complete.missing, complete.unexpected + strangers, misshapen)
+    return CheckpointFit(family, fields, kept, complete.missing, complete.unexpected + strangers, misshapen)
 
 
-def complaint_of(missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str]) -> str:
+def describe_mismatch(missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str]) -> str:
     """Describes in one line what does not fit."""
     parts = {"missing": missing, "unexpected": unexpected, "of another shape or type": misshapen}
-    return "; ".join(f"{what}: {', '.join(named_once(keys))}" for what, keys in parts.items() if keys)
+    return "; ".join(f"{what}: {', '.join(collapse_block_numbers(keys))}" for what, keys in parts.items() if keys)
 
 
-def named_once(keys: Sequence[str]) -> list[str]:
+def collapse_block_numbers(keys: Sequence[str]) -> list[str]:
     """Keys that differ by the number of their block are named once."""
     return list(dict.fromkeys(re.sub(r"(?<=[._])\d+(?=\.)", "{i}", key, count=1) for key in keys))

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.bundle_schema import LARGEST_SIDE
-from models.checkpoints.family import Fields
-from models.checkpoints.unsupported import WAY
+from models.bundle_schema import MAX_SIDE
+from models.checkpoints.family import ConfigFields
+from models.checkpoints.unsupported import ONNX_ADVICE
 
 FILE = "config.json"
 KEY = "transformers"
@@ -22,7 +22,7 @@ PROCESSOR = "processor"
 TIMM = "timm"
 """Key under which the config of timm stands."""
 
-ACTIVATIONS: Mapping[str, Fields] = {
+ACTIVATIONS: Mapping[str, ConfigFields] = {
     "gelu": {"tanh_gelu": False, "quick_gelu": False},
     "gelu_new": {"tanh_gelu": True, "quick_gelu": False},
     "gelu_pytorch_tanh": {"tanh_gelu": True, "quick_gelu": False},
@@ -32,23 +32,23 @@ ACTIVATIONS: Mapping[str, Fields] = {
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class HFConfig:
     """A config, or a section of one. Every method raises ValueError that names the field, its value and what is accepted."""
 
     content: Mapping[str, Any]
     where: str = FILE
 
     @staticmethod
-    def of(description: Mapping[str, Any]) -> ModelConfig:
+    def of(description: Mapping[str, Any]) -> HFConfig:
         """Return the config that a checkpoint's description holds."""
-        return ModelConfig(description[KEY])
+        return HFConfig(description[KEY])
 
-    def section(self, name: str) -> ModelConfig:
+    def section(self, name: str) -> HFConfig:
         """An object in it; an empty one where it is missing."""
         value = self.content.get(name) or {}
         if not isinstance(value, Mapping):
             raise self.refusal(name, value, "an object")
-        return ModelConfig(value, f"{self.where}: {name}")
+        return HFConfig(value, f"{self.where}: {name}")
 
     def integer(self, name: str, default: int) -> int:
         """A positive integer."""
@@ -89,15 +89,15 @@ class ModelConfig:
         value = self._value(name, default)
         if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST_SIDE:
-            raise self.refusal(name, value, f"an integer from 1 to {LARGEST_SIDE}, for squares")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIDE:
+            raise self.refusal(name, value, f"an integer from 1 to {MAX_SIDE}, for squares")
         return value
 
     def require(self, name: str, accepted: Any, default: Any) -> None:
         """Refuse any value but one: the network is another one."""
         value = self._value(name, default)
         if value != accepted:
-            raise ValueError(f"{self.refusal(name, value, repr(accepted))}; {WAY}")
+            raise ValueError(f"{self.refusal(name, value, repr(accepted))}; {ONNX_ADVICE}")
 
     def require_colour(self) -> None:
         """Refuse images of any number of channels but three."""
@@ -105,11 +105,11 @@ class ModelConfig:
         if value != 3:
             raise self.refusal("num_channels", value, "3")
 
-    def activation(self, default: str, accepted: Iterable[str] = tuple(ACTIVATIONS)) -> Fields:
+    def activation(self, default: str, accepted: Iterable[str] = tuple(ACTIVATIONS)) -> ConfigFields:
         """Fields of `ViTConfig` for `hidden_act`."""
         value, known = self._value("hidden_act", default), list(accepted)
         if value not in known:
-            raise ValueError(f"{self.refusal('hidden_act', value, ', '.join(known))}; {WAY}")
+            raise ValueError(f"{self.refusal('hidden_act', value, ', '.join(known))}; {ONNX_ADVICE}")
         return dict(ACTIVATIONS[value])
 
     def refusal(self, name: str, value: Any, accepted: str) -> ValueError:
@@ -122,7 +122,7 @@ class ModelConfig:
 
 def image_size(description: Mapping[str, Any], default: int) -> int:
     """`image_size` of a network whose position table has that size alone: images must be prepared so."""
-    stated, prepared = ModelConfig.of(description).side("image_size", default), prepared_size(description)
+    stated, prepared = HFConfig.of(description).side("image_size", default), prepared_size(description)
     if prepared is not None and prepared != stated:
         source = description[PROCESSOR].source
         raise ValueError(f"{FILE}: image_size {stated} is not the {prepared} pixels that {source} makes; both must agree")

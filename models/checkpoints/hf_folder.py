@@ -26,7 +26,7 @@ NETWORK = "architecture"
 
 
 def is_folder(path: Path) -> bool:
-    return (path / hf_config.FILE).is_file() and t5x.find(path) is None
+    return (path / hf_config.FILE).is_file() and t5x.find_checkpoint(path) is None
 
 
 def weights_file(folder: Path) -> Path:
@@ -43,7 +43,7 @@ def open_folder(folder: Path) -> Checkpoint:
     """Read weights, config, preparation of images, labels and licence. Only tensors are read from torch files. Raises CheckpointError."""
     content = read_json(folder / hf_config.FILE)
     read = _weights(weights_file(folder))
-    license_ = model_card.licence(folder)
+    license_ = model_card.read_licence(folder)
     if isinstance(content.get(NETWORK), str):
         return Checkpoint(read.weights, {TIMM: content}, read.notes, timm_labels(content), license_)
     classes = content.get("architectures")

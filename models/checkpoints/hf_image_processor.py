@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.bundle_schema import LARGEST_SIDE
+from models.bundle_schema import MAX_SIDE
 from models.checkpoints.checkpoint_file import CheckpointError
-from models.checkpoints.family import RGB, Fields
-from models.checkpoints.timm_transform import Stated
+from models.checkpoints.family import RGB, ConfigFields
+from models.checkpoints.timm_transform import StatedTransform
 
 FILE = "preprocessor_config.json"
 HALF: RGB = (0.5, 0.5, 0.5)
@@ -24,7 +24,7 @@ SCALE = 1 / 255
 
 
 @dataclass(frozen=True)
-class Usual:
+class ProcessorDefaults:
     """Defaults of one type of image processor."""
 
     size: int
@@ -38,40 +38,40 @@ class Usual:
     """Whether `size` is the network's: the short side is `size` by `crop_pct`, and from WARPED on images are squeezed."""
 
 
-USUAL: Mapping[str, Usual] = {
-    "ViT": Usual(224, True, None, 2, HALF, HALF),
-    "DeiT": Usual(256, True, 224, 3, HALF, HALF),
-    "VideoMAE": Usual(224, False, 224, 2, HALF, HALF),
-    "Bit": Usual(224, False, 224, 3, CLIP_MEAN, CLIP_STD),
-    "CLIP": Usual(224, False, 224, 3, CLIP_MEAN, CLIP_STD),
-    "Siglip": Usual(224, True, None, 3, HALF, HALF),
-    "Beit": Usual(224, True, None, 3, HALF, HALF),
-    "ConvNext": Usual(384, False, None, 3, HALF, HALF, by_share=True),
-    "MobileNetV1": Usual(256, False, 224, 2, HALF, HALF),
-    "MobileNetV2": Usual(256, False, 224, 2, HALF, HALF),
+DEFAULTS: Mapping[str, ProcessorDefaults] = {
+    "ViT": ProcessorDefaults(224, True, None, 2, HALF, HALF),
+    "DeiT": ProcessorDefaults(256, True, 224, 3, HALF, HALF),
+    "VideoMAE": ProcessorDefaults(224, False, 224, 2, HALF, HALF),
+    "Bit": ProcessorDefaults(224, False, 224, 3, CLIP_MEAN, CLIP_STD),
+    "CLIP": ProcessorDefaults(224, False, 224, 3, CLIP_MEAN, CLIP_STD),
+    "Siglip": ProcessorDefaults(224, True, None, 3, HALF, HALF),
+    "Beit": ProcessorDefaults(224, True, None, 3, HALF, HALF),
+    "ConvNext": ProcessorDefaults(384, False, None, 3, HALF, HALF, by_share=True),
+    "MobileNetV1": ProcessorDefaults(256, False, 224, 2, HALF, HALF),
+    "MobileNetV2": ProcessorDefaults(256, False, 224, 2, HALF, HALF),
 }
 """Type without its ending → defaults."""
 ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 TYPES = {"vit": "ViT", "deit": "DeiT", "vit_mae": "ViT", "videomae": "VideoMAE", "dinov2": "Bit", "clip": "CLIP", "siglip": "Siglip"}
 """`model_type` of a config → the type of a processor that does not name it, as early files do not."""
-WARPED = 384
+MIN_SQUEEZED_SIZE = 384
 CROP_PCT = 224 / 256
 """Share of the short side that is kept, where a file of such a type states none."""
 CLIPS = ("videomae",)
 """Each `model_type` whose frames are resized by `models.media.clip_sampling`."""
-LARGEST_COLOUR = 1e6
+MAX_COLOUR = 1e6
 
 
 @dataclass(frozen=True)
-class Processor(Stated):
+class Processor(StatedTransform):
     """The preparation of images as a `preprocessor_config.json` states it."""
 
     image_size: int = 0
     preparation: Mapping[str, Any] | None = None
     """The other fields of `Preprocess`, for images of `image_size`."""
 
-    def fields(self, size: int, given: Fields) -> Fields:
-        """Return the fields as `Stated` does. Where another size was set by hand, the short side changes in proportion."""
+    def fields(self, size: int, given: ConfigFields) -> ConfigFields:
+        """Return the fields as `StatedTransform` does. Where another size was set by hand, the short side changes in proportion."""
         found = dict(self.preparation or {})
         found["short_side"] = found["short_side"] * size // self.image_size
         return {key: value for key, value in found.items() if key not in given}
@@ -86,7 +86,7 @@ def read(content: Mapping[str, Any], model_type: str, file: str = FILE) -> Proce
 
 
 def _read(content: Mapping[str, Any], model_type: str, file: str) -> Processor:
-    usual = _usual(content, model_type)
+    usual = _processor_defaults(content, model_type)
     for name in ("do_resize", "do_rescale"):
         if not _flag(content, name, True):
             raise _refusal(name, False, "True")
@@ -103,7 +103,7 @@ def _read(content: Mapping[str, Any], model_type: str, file: str) -> Processor:
         raise _refusal("resample", resample, "2 (bilinear), of frames of clips")
     crop = _crop(content, usual)
     if usual.by_share and not squared:
-        crop, short_side, squared = short_side, _enlarged(short_side, content), short_side >= WARPED
+        crop, short_side, squared = short_side, _short_side(short_side, content), short_side >= MIN_SQUEEZED_SIZE
     if crop is None and not squared:
         raise _refusal("do_center_crop", False, "true where size is a shortest_edge: networks here see squares")
     side = short_side if crop is None else crop
@@ -123,12 +123,12 @@ def _read(content: Mapping[str, Any], model_type: str, file: str) -> Processor:
     )
 
 
-def _usual(content: Mapping[str, Any], model_type: str) -> Usual:
+def _processor_defaults(content: Mapping[str, Any], model_type: str) -> ProcessorDefaults:
     stated = content.get("image_processor_type") or content.get("feature_extractor_type") or TYPES.get(model_type, "")
     name = next((str(stated).removesuffix(ending) for ending in ENDINGS if str(stated).endswith(ending)), str(stated))
-    if name not in USUAL:
-        raise _refusal("image_processor_type", stated, ", ".join(f"{known}ImageProcessor" for known in USUAL))
-    return USUAL[name]
+    if name not in DEFAULTS:
+        raise _refusal("image_processor_type", stated, ", ".join(f"{known}ImageProcessor" for known in DEFAULTS))
+    return DEFAULTS[name]
 
 
 def _size(value: Any, square: bool) -> tuple[bool, int]:
@@ -139,20 +139,20 @@ def _size(value: Any, square: bool) -> tuple[bool, int]:
             square, value = True, known["height"]
         elif known.keys() == {"shortest_edge"}:
             square, value = False, known["shortest_edge"]
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST_SIDE:
-        raise _refusal("size", value, f"an integer from 1 to {LARGEST_SIDE}, equal height and width, or a shortest_edge")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIDE:
+        raise _refusal("size", value, f"an integer from 1 to {MAX_SIDE}, equal height and width, or a shortest_edge")
     return square, value
 
 
-def _enlarged(side: int, content: Mapping[str, Any]) -> int:
+def _short_side(side: int, content: Mapping[str, Any]) -> int:
     """The short side before a crop to `side`."""
     share = content.get("crop_pct", CROP_PCT)
-    if type(share) not in (int, float) or not side / LARGEST_SIDE <= share <= 1:
+    if type(share) not in (int, float) or not side / MAX_SIDE <= share <= 1:
         raise _refusal("crop_pct", share, "a share of an image, at most 1")
-    return side if side >= WARPED else int(side / share)
+    return side if side >= MIN_SQUEEZED_SIZE else int(side / share)
 
 
-def _crop(content: Mapping[str, Any], usual: Usual) -> int | None:
+def _crop(content: Mapping[str, Any], usual: ProcessorDefaults) -> int | None:
     if not _flag(content, "do_center_crop", usual.crop is not None):
         return None
     squared, side = _size(content.get("crop_size", usual.crop), True)
@@ -164,7 +164,7 @@ def _crop(content: Mapping[str, Any], usual: Usual) -> int | None:
 def _colours(content: Mapping[str, Any], name: str, usual: RGB) -> RGB:
     value = content.get(name, usual)
     numbers = value if isinstance(value, list | tuple) else [value] * 3
-    if len(numbers) != 3 or not all(type(part) in (int, float) and abs(part) < LARGEST_COLOUR for part in numbers):
+    if len(numbers) != 3 or not all(type(part) in (int, float) and abs(part) < MAX_COLOUR for part in numbers):
         raise _refusal(name, value, "three numbers")
     return (float(numbers[0]), float(numbers[1]), float(numbers[2]))
 

@@ -14,15 +14,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from models.bundle import BundleSpec
-from models.bundle_schema import LABELLED, Preprocess, Weights
+from models.bundle_schema import LABELLED_TASKS, FileDigest, Preprocess
 from models.checkpoints import bundle_fields, hf_config, hf_folder, hf_image_processor, t5x, timm_transform
 from models.checkpoints import import_settings as settings
-from models.checkpoints.checkpoint_file import Checkpoint, CheckpointError, WrongSetting, open_checkpoint
+from models.checkpoints.checkpoint_file import Checkpoint, CheckpointError, InvalidSetting, open_checkpoint
 from models.checkpoints.detect_family import choose, choose_class, choose_network
-from models.checkpoints.family import Family, Fields, UnlikeFamily
-from models.checkpoints.fit_family import Fit, complaint_of, fit, named_once
-from models.checkpoints.timm_transform import Stated
-from models.checkpoints.unsupported import WAY
+from models.checkpoints.family import ConfigFields, Family, UnlikeFamily
+from models.checkpoints.fit_family import CheckpointFit, collapse_block_numbers, describe_mismatch, fit
+from models.checkpoints.timm_transform import StatedTransform
+from models.checkpoints.unsupported import ONNX_ADVICE
 from models.registry import architectures
 
 
@@ -58,11 +58,11 @@ def import_checkpoint(
     config, architecture = found.config(), architectures()[chosen.architecture]
     purpose = architecture.purpose
     task = purpose.task(config)
-    classes = purpose.classes(config) if purpose.classes and task in LABELLED else 0
-    stated = timm_transform.find(file, checkpoint.description, classes)
+    classes = purpose.classes(config) if purpose.classes and task in LABELLED_TASKS else 0
+    stated = timm_transform.find_transform(file, checkpoint.description, classes)
     try:
         names = bundle_fields.label_names(file, labels, checkpoint.labels if classes else (), purpose.names(config), classes)
-        inputs = bundle_fields.inputs(chosen, purpose, config, input_settings, stated)
+        inputs = bundle_fields.input_fields(chosen, purpose, config, input_settings, stated)
         spec = BundleSpec(
             name=name,
             version=version,
@@ -73,30 +73,30 @@ def import_checkpoint(
             labels=names,
             license=license or checkpoint.license or "unknown",
             provenance=_provenance(file, checkpoint, chosen, overrides, config, names)
-            | _transform(chosen, stated, inputs["preprocess"], given, checkpoint)
+            | _transform_provenance(chosen, stated, inputs["preprocess"], given, checkpoint)
             | dict(origin),
-            ladder=bundle_fields.ladder(architecture, task, config, sees=inputs["preprocess"] is not None),
-            weights=Weights(sha256="0" * 64, bytes=0),
+            ladder=bundle_fields.unmeasured_ladder(architecture, task, config, sees=inputs["preprocess"] is not None),
+            weights=FileDigest(sha256="0" * 64, bytes=0),
         )
     except ValidationError as error:
         first = error.errors()[0]
-        wrong = WrongSetting if input_settings or first["loc"] in (("name",), ("version",)) else CheckpointError
+        wrong = InvalidSetting if input_settings or first["loc"] in (("name",), ("version",)) else CheckpointError
         raise wrong(f"{'.'.join(map(str, first['loc'])) or 'bundle'}: {first['msg']}") from error
     return spec, found.weights
 
 
-def _family(file: Path, checkpoint: Checkpoint, name: str | None, given: Fields) -> Family:
+def _family(file: Path, checkpoint: Checkpoint, name: str | None, given: ConfigFields) -> Family:
     config, network = (checkpoint.description.get(key) for key in (hf_config.KEY, hf_config.TIMM))
     if network is not None and name is None:
         return choose_network(file, network)
     if config is None:
         return choose(file, checkpoint.weights, name, checkpoint.description, given)
     if name is not None:
-        raise WrongSetting(f"family {name!r}: {file / hf_config.FILE} says which network it is; a family is for files without one")
+        raise InvalidSetting(f"family {name!r}: {file / hf_config.FILE} says which network it is; a family is for files without one")
     return choose_class(file, config)
 
 
-def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: Fields) -> Fit:
+def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: ConfigFields) -> CheckpointFit:
     """Raises CheckpointError unless everything fits and all heads are known."""
     published = checkpoint.weights
     try:
@@ -110,12 +110,12 @@ def _fit(file: Path, checkpoint: Checkpoint, family: Family, given: Fields) -> F
     except UnlikeFamily as error:
         tidied = family.tidy(published)
         missing, unexpected = family.table.unmatched(tidied), family.table.translate(tidied).unexpected
-        what = f"{complaint_of(missing, unexpected, [])}; {WAY}" if unexpected else error
+        what = f"{describe_mismatch(missing, unexpected, [])}; {ONNX_ADVICE}" if unexpected else error
         raise CheckpointError(f"{file}: does not fit {family.name}: {what}") from error
     except ValueError as error:
-        raise (WrongSetting if given else CheckpointError)(f"{file}: {error}") from error
+        raise (InvalidSetting if given else CheckpointError)(f"{file}: {error}") from error
     if not found.perfect:
-        raise CheckpointError(f"{file}: does not fit {family.name}: {found.complaint()}; {WAY}")
+        raise CheckpointError(f"{file}: does not fit {family.name}: {found.complaint()}; {ONNX_ADVICE}")
     for name, value in found.weights.items():
         if not value.isfinite().all():
             key = ", ".join(family.table.published_names(name))
@@ -158,32 +158,34 @@ def _provenance(
         *(f"{name} is in no file that was read: --set {name}={name}.npy puts it into the bundle" for name in absent),
     ]
     notes = {"notes": found} if found else {}
-    left_out = _left_out(checkpoint.weights, family)
+    left_out = _dropped_keys(checkpoint.weights, family)
     return {"file": file.name, "sha256": _sha256(file), "family": family.name, "set": dict(overrides), **said, **notes, **left_out}
 
 
-def _transform(family: Family, stated: Stated, preprocess: Preprocess | None, given: Fields, checkpoint: Checkpoint) -> dict[str, Any]:
+def _transform_provenance(
+    family: Family, stated: StatedTransform, preprocess: Preprocess | None, given: ConfigFields, checkpoint: Checkpoint
+) -> dict[str, Any]:
     """Where the preparation of images comes from, for the provenance."""
     if preprocess is None:
         return {}
     if stated.source:
         return {"transform": f"read from {stated.source}"}
     file = "" if stated.note else hf_image_processor.FILE if hf_config.KEY in checkpoint.description else hf_config.FILE
-    assumed = timm_transform.assumption(f"that of family {family.name}", preprocess.model_dump(), given, file)
+    assumed = timm_transform.describe_assumption(f"that of family {family.name}", preprocess.model_dump(), given, file)
     found = "; ".join(filter(None, (stated.note, assumed)))
     return {"transform": found or "set by hand"}
 
 
-def _left_out(published: Mapping[str, Tensor], family: Family) -> dict[str, list[str]]:
+def _dropped_keys(published: Mapping[str, Tensor], family: Family) -> dict[str, list[str]]:
     """Names what a file holds besides the model; nothing if the family reads keys under other names."""
     tidied = family.tidy(published)
     dropped = [key for key in published if key not in tidied]
-    return {"left_out": named_once(dropped)} if dropped and len(dropped) + len(tidied) == len(published) else {}
+    return {"left_out": collapse_block_numbers(dropped)} if dropped and len(dropped) + len(tidied) == len(published) else {}
 
 
 def _sha256(file: Path) -> str:
     """SHA-256 of the file, or of a folder's file of weights, or of the index that names them."""
     if file.is_dir():
-        file = hf_folder.weights_file(file) if hf_folder.is_folder(file) else t5x.index_of(file)
+        file = hf_folder.weights_file(file) if hf_folder.is_folder(file) else t5x.index_file(file)
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

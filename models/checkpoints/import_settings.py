@@ -11,39 +11,39 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle_schema import Preprocess, Space
-from models.checkpoints.checkpoint_file import WrongSetting
-from models.checkpoints.family import Family, Fields
+from models.bundle_schema import Preprocess, QuerySpace
+from models.checkpoints.checkpoint_file import InvalidSetting
+from models.checkpoints.family import ConfigFields, Family
 from models.registry import architectures
 
 PREPROCESS_FIELDS = frozenset(Preprocess.model_fields) - {"image_size", "image_width"}
 CLIP_FIELDS = frozenset({"stride", "rate", "smooth"})
 SOUND_FIELDS = {"sample_rate": "sample_rate", "sound_mean": "mean", "sound_std": "std"}
-SPACE_FIELDS = frozenset(Space.model_fields)
+SPACE_FIELDS = frozenset(QuerySpace.model_fields)
 INPUT_FIELDS = PREPROCESS_FIELDS | CLIP_FIELDS | SOUND_FIELDS.keys() | SPACE_FIELDS
 """Settings that are not fields of the config."""
 
 
-def parse(overrides: Mapping[str, str]) -> Fields:
+def parse(overrides: Mapping[str, str]) -> ConfigFields:
     return {key: _value(text) for key, text in overrides.items()}
 
 
-def check(settings: Fields) -> None:
+def check(settings: ConfigFields) -> None:
     """Raises WrongSetting for what no family knows, which would keep a file from being recognised."""
     configs = {field.name for one in architectures().values() for field in dataclasses.fields(one.config)}
     for name in sorted(set(settings) - configs - INPUT_FIELDS):
         close = get_close_matches(name, configs | INPUT_FIELDS, 1)
         hint = f"is {close[0]} meant?" if close else "with --family the answer lists what can be"
-        raise WrongSetting(f"{name}: no family has such a setting; {hint}")
+        raise InvalidSetting(f"{name}: no family has such a setting; {hint}")
 
 
-def split(family: Family, settings: Fields) -> tuple[Fields, Fields]:
+def split(family: Family, settings: ConfigFields) -> tuple[ConfigFields, ConfigFields]:
     """→ settings of the config, settings of the model's inputs. Raises WrongSetting for unknown ones."""
     config_fields = {field.name for field in dataclasses.fields(architectures()[family.architecture].config)}
     unknown = sorted(set(settings) - config_fields - INPUT_FIELDS)
     if unknown:
         known = ", ".join(sorted(config_fields | INPUT_FIELDS))
-        raise WrongSetting(f"{', '.join(unknown)}: cannot be set; what can be is {known}")
+        raise InvalidSetting(f"{', '.join(unknown)}: cannot be set; what can be is {known}")
     return (
         {key: value for key, value in settings.items() if key in config_fields},
         {key: value for key, value in settings.items() if key not in config_fields},
@@ -67,4 +67,4 @@ def _array(file: Path) -> Any:
     try:
         return np.load(file, allow_pickle=False).squeeze().tolist()
     except (OSError, ValueError, EOFError) as error:
-        raise WrongSetting(f"{file}: cannot be read as a NumPy array ({error})") from error
+        raise InvalidSetting(f"{file}: cannot be read as a NumPy array ({error})") from error

@@ -20,7 +20,7 @@ _PLACEHOLDER = re.compile(r"(\{i\}|\*|\{[a-z,]+\})")
 
 
 @dataclass(frozen=True)
-class Translated:
+class TranslatedWeights:
     weights: dict[str, Tensor]
     """Our name → tensor."""
     missing: list[str]
@@ -41,7 +41,7 @@ class KeyTable:
     def _rules(self) -> list[_Rule]:
         return [_Rule(theirs, ours) for theirs, ours in self.keys.items()]
 
-    def translate(self, published: Mapping[str, Tensor], needed: Iterable[str] = ()) -> Translated:
+    def translate(self, published: Mapping[str, Tensor], needed: Iterable[str] = ()) -> TranslatedWeights:
         """Published → ours. needed: our keys that must come out."""
         parts: dict[str, dict[int, str]] = {}  # published keys
         counts: dict[str, int] = {}
@@ -56,11 +56,11 @@ class KeyTable:
             counts[ours] = count
         whole = {ours: [keys[i] for i in sorted(keys)] for ours, keys in parts.items() if len(keys) == counts[ours]}
         pieces = {ours: [published[key] for key in keys] for ours, keys in whole.items()}
-        weights = {ours: self._swap(ours, _joined(tensors)) for ours, tensors in pieces.items() if _go_together(tensors)}
+        weights = {ours: self._swap(ours, _join(tensors)) for ours, tensors in pieces.items() if _are_joinable(tensors)}
         absent = [name for name in dict.fromkeys([*needed, *parts]) if name not in weights]
         missing = [key for name in absent for key in self.published_names(name) if key not in published]
         unjoinable = [key for ours, keys in whole.items() if ours not in weights for key in keys]
-        return Translated(weights, missing, unexpected, unjoinable)
+        return TranslatedWeights(weights, missing, unexpected, unjoinable)
 
     def unmatched(self, published: Iterable[str]) -> list[str]:
         """Rows of the table, as published keys with their placeholders, of which a file has none."""
@@ -87,12 +87,12 @@ class KeyTable:
         return value.transpose(0, 1) if ours in self.swapped and value.dim() > 1 else value
 
 
-def _go_together(pieces: Sequence[Tensor]) -> bool:
+def _are_joinable(pieces: Sequence[Tensor]) -> bool:
     """Whether they are one tensor, or can be joined along the first axis."""
     return len(pieces) == 1 or (all(piece.dim() for piece in pieces) and len({piece.shape[1:] for piece in pieces}) == 1)
 
 
-def _joined(pieces: Sequence[Tensor]) -> Tensor:
+def _join(pieces: Sequence[Tensor]) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 FILE = "README.md"
-MOST_BYTES = 1 << 20
+MAX_FRONT_MATTER_BYTES = 1 << 20
 """Length of a front matter that is read."""
-LONGEST = 200
+MAX_LICENCE_CHARS = 200
 """Characters of a licence's name or address."""
 SPDX = {
     "apache-2.0": "Apache-2.0",
@@ -21,7 +21,7 @@ SPDX = {
 """The hub's names → SPDX's; those of Creative Commons differ in nothing but capitals."""
 
 
-def licence(folder: Path) -> str:
+def read_licence(folder: Path) -> str:
     """The licence by its SPDX name where it has one; for another its own name and address. Empty where the card states none."""
     card = _front_matter(folder / FILE)
     stated = card.get("license")
@@ -38,7 +38,7 @@ def _spdx(name: str) -> str:
 
 def _text(value: Any) -> str:
     """A short string; empty for all else."""
-    return value if isinstance(value, str) and value != "null" and len(value) <= LONGEST and value.isprintable() else ""
+    return value if isinstance(value, str) and value != "null" and len(value) <= MAX_LICENCE_CHARS and value.isprintable() else ""
 
 
 def _front_matter(file: Path) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _front_matter(file: Path) -> dict[str, Any]:
         return {}
     try:
         with file.open(encoding="utf-8-sig", errors="replace") as stream:
-            first, *lines = (line.rstrip() for line in stream.read(MOST_BYTES).split("\n"))
+            first, *lines = (line.rstrip() for line in stream.read(MAX_FRONT_MATTER_BYTES).split("\n"))
         content = yaml.load("\n".join(lines[: lines.index("---")]), yaml.BaseLoader) if first == "---" else {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError):  # a ValueError where no line ends it
         return {}

@@ -30,7 +30,7 @@ INLINE_TYPES = {name: getattr(torch, name) for name in ("float64", "float32", "f
 STORED_TYPES = {"<f8": "<f8", "<f4": "<f4", "<f2": "<f2", "bfloat16": "<i2", "<i8": "<i8", "<i4": "<i4", "|u1": "|u1", "|b1": "|b1"}
 """zarr's type → NumPy's, which has no bfloat16."""
 
-LARGEST_ARRAY = 1 << 34
+MAX_ARRAY_BYTES = 1 << 34
 """Bytes: more than any published array has."""
 
 
@@ -51,7 +51,7 @@ class _ZArray(msgspec.Struct):
     dimension_separator: Literal[".", "/"] = "."
 
 
-def find(folder: Path) -> Path | None:
+def find_checkpoint(folder: Path) -> Path | None:
     """The checkpoint in a folder: itself, or the one of the most steps among its `checkpoint_STEP` that have an index. None if there is
     none."""
     if (folder / INDEX).is_file():
@@ -61,9 +61,9 @@ def find(folder: Path) -> Path | None:
     return steps[max(steps)] if steps else None
 
 
-def index_of(folder: Path) -> Path:
-    """The index of the checkpoint that `find` finds. Raises T5XError."""
-    found = find(folder)
+def index_file(folder: Path) -> Path:
+    """The index of the checkpoint that `find_checkpoint` finds. Raises T5XError."""
+    found = find_checkpoint(folder)
     if found is None:
         raise T5XError(f"{folder}: no T5X checkpoint")
     return found / INDEX
@@ -121,7 +121,7 @@ def _read_array(folder: Path, name: str) -> Tensor:
             f"{where}: type {said.dtype}, compressor {said.compressor}, filters {said.filters}: only plain numbers in gzip are read"
         )
     numbers = np.dtype(STORED_TYPES[said.dtype])
-    if len(shape) != len(chunks) or max(math.prod(shape), math.prod(chunks)) * numbers.itemsize > LARGEST_ARRAY:
+    if len(shape) != len(chunks) or max(math.prod(shape), math.prod(chunks)) * numbers.itemsize > MAX_ARRAY_BYTES:
         raise T5XError(f"{where}: shape {shape} in chunks {chunks} cannot be")
 
     array: NDArray[Any] = np.empty(shape, numbers)

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints.checkpoint_file import CheckpointError
-from models.checkpoints.family import Fields
+from models.checkpoints.family import ConfigFields
 from models.checkpoints.hf_config import PROCESSOR
 
 FILES = ("config.json", "pretrained_cfg.json")
 """Files beside a checkpoint that may state its transform, the first that does so counts."""
 KEY = "pretrained_cfg"
-FITS = {"center": "crop", "squash": "squeeze"}
+FIT_BY_CROP_MODE = {"center": "crop", "squash": "squeeze"}
 """timm's `crop_mode` → `Preprocess.fit`."""
 INTERPOLATIONS = ("bicubic", "bilinear")
-CHOSEN = ("short_side", "interpolation", "mean", "std")
+ASSUMABLE_FIELDS = ("short_side", "interpolation", "mean", "std")
 """Fields of `Preprocess` that an assumption names, with the `--set` that changes them."""
 
 
 @dataclass(frozen=True)
-class Stated:
+class StatedTransform:
     """A transform that somebody stated."""
 
     source: str = ""
@@ -34,17 +34,17 @@ class Stated:
     note: str = ""
     """A file that was not read, and why; empty: there is none."""
 
-    def fields(self, size: int, given: Fields) -> Fields:
+    def fields(self, size: int, given: ConfigFields) -> ConfigFields:
         """Fields of `Preprocess` for images of `size` pixels. given: fields set by hand, which count instead.
 
         Raises CheckpointError for a transform that a bundle cannot express.
         """
-        found: Fields = {}
+        found: ConfigFields = {}
         crop, mode, interpolation = (self.cfg.get(key) for key in ("crop_pct", "crop_mode", "interpolation"))
         if crop is not None and "short_side" not in given:
             found["short_side"] = math.floor(size / self._number("crop_pct", crop))
         if mode is not None and "fit" not in given:
-            found["fit"] = FITS.get(str(mode))
+            found["fit"] = FIT_BY_CROP_MODE.get(str(mode))
             whole = found["fit"] == "squeeze" and given.get("short_side", found.get("short_side", size)) == size
             if found["fit"] is None or (found["fit"] == "squeeze" and not whole):
                 raise CheckpointError(
@@ -64,16 +64,16 @@ class Stated:
         return float(value)
 
 
-def find(file: Path, description: Mapping[str, Any], classes: int) -> Stated:
+def find_transform(file: Path, description: Mapping[str, Any], classes: int) -> StatedTransform:
     """The transform that a checkpoint's own description states, else one of FILES beside it. classes: of its head; 0: it has none.
 
     A file beside it that is of a model with other classes is left out. Raises CheckpointError for a file that is not JSON.
     """
-    if isinstance(processor := description.get(PROCESSOR), Stated):
+    if isinstance(processor := description.get(PROCESSOR), StatedTransform):
         return processor
     own = _cfg(description)
     if own:
-        return Stated(file.name, own)
+        return StatedTransform(file.name, own)
     folder = file if file.is_dir() else file.parent
     for path in (folder / name for name in FILES):
         if not path.is_file():
@@ -82,16 +82,16 @@ def find(file: Path, description: Mapping[str, Any], classes: int) -> Stated:
         cfg = _cfg(content) or (content if content.keys() & {"crop_pct", "crop_mode", "mean"} else {})
         stated = content.get("num_classes", cfg.get("num_classes"))
         if cfg and classes and isinstance(stated, int) and stated != classes:
-            return Stated(note=f"{path.name} is of a model with {stated} classes, not {classes}: not read")
+            return StatedTransform(note=f"{path.name} is of a model with {stated} classes, not {classes}: not read")
         if cfg:
-            return Stated(path.name, cfg)
-    return Stated()
+            return StatedTransform(path.name, cfg)
+    return StatedTransform()
 
 
-def assumption(whose: str, preprocess: Fields, given: Fields, file: str) -> str:
+def describe_assumption(whose: str, preprocess: ConfigFields, given: ConfigFields, file: str) -> str:
     """One sentence for an import whose transform nobody stated; empty where it was set by hand. whose: such as "that of
     family timm"; preprocess: the fields that are assumed; file: the one that would have stated it, empty where it lies there unread."""
-    if not (left := [name for name in CHOSEN if name not in given]):
+    if not (left := [name for name in ASSUMABLE_FIELDS if name not in given]):
         return ""
     settings = " ".join(f"--set {name}={_text(preprocess[name])}" for name in left)
     absent = f": no {file} beside the file states it" if file else ""

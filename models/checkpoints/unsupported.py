@@ -19,11 +19,11 @@ PARTS: Mapping[str, str] = {
     r"(weight|input)_scale$|qweight|\.SCB$|absmax": "quantised weights",
 }
 """Pattern of published keys → name of the part."""
-WAY = "another classifier or encoder of images comes as ONNX: export it, then `opsin import FILE.onnx --as classify`"
+ONNX_ADVICE = "another classifier or encoder of images comes as ONNX: export it, then `opsin import FILE.onnx --as classify`"
 """Advice at the end of each refusal of an architecture."""
 
 
-def words(unexpected: Iterable[str]) -> list[str]:
+def describe_unsupported(unexpected: Iterable[str]) -> list[str]:
     """One sentence for each unsupported part that keys show."""
     keys = list(unexpected)
     return [f"{part} cannot be imported" for pattern, part in PARTS.items() if any(re.search(pattern, key) for key in keys)]

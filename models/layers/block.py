@@ -84,14 +84,14 @@ class Mlp(nn.Module):
         return self.fc2(F.dropout(hidden, self.dropout, self.training))  # type: ignore[no-any-return]
 
 
-class Half(Enum):
+class ResidualBranch(Enum):
     """The residual branches of a block, for models that add them to different streams."""
 
     ATTENTION = "attention"
     MLP = "mlp"
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm block. ToMe merges between attention and MLP, by the keys averaged over heads: section 3 of arXiv 2210.09461."""
 
     def __init__(
@@ -115,14 +115,14 @@ class Block(nn.Module):
         self.mlp = Mlp(width, hidden, tanh_gelu=tanh_gelu, quick_gelu=quick_gelu)
         self.drop_path = drop_path
 
-    def forward(self, tokens: Tokens, r: int = 0, keep: Tensor | None = None, *, half: Half | None = None) -> Tokens:
+    def forward(self, tokens: Tokens, r: int = 0, keep: Tensor | None = None, *, half: ResidualBranch | None = None) -> Tokens:
         """keep: (2, B) of 0 and 1, which samples keep the attention and the MLP branch in stochastic depth; None: drawn, in training.
 
         half: compute one branch only, with its norm and without the residual: x becomes what is to be added.
         """
-        if half is Half.MLP:
+        if half is ResidualBranch.MLP:
             return replace(tokens, x=self.mlp(self.norm2(tokens.x)))
-        if half is Half.ATTENTION:
+        if half is ResidualBranch.ATTENTION:
             attended, keys = self.attn(self.norm1(tokens.x), tokens.key_size)
             return replace(tokens, x=attended, metric=keys.sum(dim=1))
         keep_attention, keep_mlp = (None, None) if keep is None else keep

@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 
-class Sized(Protocol):
+class HasNbytes(Protocol):
     @property
     def nbytes(self) -> int: ...
 
 
-Kept = TypeVar("Kept", bound=Sized)
+Value = TypeVar("Value", bound=HasNbytes)
 
 
-class Recent(Generic[Kept]):
+class BoundedCache(Generic[Value]):
     """Values by name, at most `most_bytes` of them; those that were kept longest ago go first. For any number of threads."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._kept: OrderedDict[str, tuple[Kept, float]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Value, float]] = OrderedDict()
         """With the monotonic seconds at which they were kept; the oldest first."""
         self._nbytes = 0
         self._lock = threading.Lock()
@@ -34,12 +34,12 @@ class Recent(Generic[Kept]):
     def nbytes(self) -> int:
         return self._nbytes
 
-    def find(self, name: str) -> Kept | None:
+    def find(self, name: str) -> Value | None:
         with self._lock:
             found = self._kept.get(name)
         return None if found is None else found[0]
 
-    def keep(self, name: str, value: Kept) -> None:
+    def keep(self, name: str, value: Value) -> None:
         """Nothing is kept under an empty name."""
         if not name:
             return
@@ -66,7 +66,7 @@ class Recent(Generic[Kept]):
             self._nbytes -= dropped[0].nbytes
 
 
-def in_own_pages(values: Tensor) -> Tensor:
+def copy_to_own_pages(values: Tensor) -> Tensor:
     """A copy to be kept: on a CPU it has pages of its own, which go back to the kernel with it. In the heap, what is kept for minutes lies
     between what a step needs for a moment, so that the heap grows and can never be given back."""
     if values.device.type != "cpu" or not values.nbytes:
@@ -75,17 +75,17 @@ def in_own_pages(values: Tensor) -> Tensor:
 
 
 @runtime_checkable
-class Remembering(Protocol):
-    """Steps that keep something of ended jobs (`models.layers.stepwise.Steps`)."""
+class HasCaches(Protocol):
+    """Steps that keep something of ended jobs (`models.layers.stepwise.StepwiseModel`)."""
 
     @property
-    def recent(self) -> tuple[Recent[Sized], ...]: ...
+    def recent(self) -> tuple[BoundedCache[HasNbytes], ...]: ...
 
 
-def trim(steps: object, room: int, seconds: float) -> int:
+def evict_caches(steps: object, room: int, seconds: float) -> int:
     """Let steps forget what is older than `seconds` or beyond `room` bytes in all. Returns the bytes that they still keep."""
     left = room
-    for recent in steps.recent if isinstance(steps, Remembering) else ():
+    for recent in steps.recent if isinstance(steps, HasCaches) else ():
         recent.trim(max(0, left), seconds)
         left -= recent.nbytes
     return room - left

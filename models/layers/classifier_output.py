@@ -12,7 +12,7 @@ from kernels.ops import effective_r
 
 
 @dataclass(frozen=True)
-class Classified:
+class ClassifierOutput:
     """Output of a classifier."""
 
     logits: Tensor
@@ -30,7 +30,7 @@ class Classified:
     """After each merge, if traced: the token that holds each input token, (B, tokens_in)."""
 
 
-def token_groups(logits: Tensor, owners: Sequence[Tensor], tokens_in: int, schedule: Sequence[int], special: int) -> Tensor:
+def patch_token_map(logits: Tensor, owners: Sequence[Tensor], tokens_in: int, schedule: Sequence[int], special: int) -> Tensor:
     """Return the token that holds each patch after each block, int32 (B, depth, patches), special tokens not counted.
 
     logits: (B, classes); owners: after each merge, the token that holds each of `tokens_in` tokens, (B, tokens_in); schedule: r of every

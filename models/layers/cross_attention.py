@@ -10,7 +10,7 @@ from kernels import ops
 
 
 @dataclass(frozen=True)
-class Memory:
+class KVCache:
     """Keys and values of a context: computed once, whatever attends to them later."""
 
     keys: Tensor
@@ -23,14 +23,14 @@ class Memory:
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
 
-    def repeat(self, count: int) -> Memory:
+    def repeat(self, count: int) -> KVCache:
         """One sample's memory for several that attend to it, without a copy."""
         size = None if self.size is None else self.size.expand(count, -1, -1)
-        return Memory(self.keys.expand(count, -1, -1, -1), self.values.expand(count, -1, -1, -1), size)
+        return KVCache(self.keys.expand(count, -1, -1, -1), self.values.expand(count, -1, -1, -1), size)
 
-    def rows(self, rows: slice) -> Memory:
+    def rows(self, rows: slice) -> KVCache:
         """Keys and values of some samples, in storage of their own."""
-        return Memory(self.keys[rows].clone(), self.values[rows].clone(), None if self.size is None else self.size[rows].clone())
+        return KVCache(self.keys[rows].clone(), self.values[rows].clone(), None if self.size is None else self.size[rows].clone())
 
 
 class CrossAttention(nn.Module):
@@ -49,17 +49,17 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(context_width, 2 * inner, bias=bias)
         self.proj = nn.Linear(inner, width)
 
-    def remember(self, context: Tensor, size: Tensor | None = None) -> Memory:
+    def remember(self, context: Tensor, size: Tensor | None = None) -> KVCache:
         """(B, M, context_width), (B, M, 1) → keys and values."""
         keys, values = (self._split(part).contiguous() for part in self.kv(context).chunk(2, dim=-1))
-        return Memory(keys, values, size)
+        return KVCache(keys, values, size)
 
-    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+    def forward(self, x: Tensor, memory: KVCache) -> Tensor:
         """(B, N, C) → (B, N, C)."""
         output: Tensor = self.proj(self.attend(self.q(x), memory))
         return output
 
-    def attend(self, queries: Tensor, memory: Memory) -> Tensor:
+    def attend(self, queries: Tensor, memory: KVCache) -> Tensor:
         """(B, N, inner) from `q` → (B, N, inner) for `proj`."""
         attended = ops.size_biased_attention(self._split(queries), memory.keys, memory.values, memory.size)
         return attended.transpose(1, 2).flatten(2)

@@ -18,7 +18,7 @@ PATCH_STAGES, PATCH = 5, 16
 """Stages whose output is a patch of an image each, and pixels along the side of these."""
 
 
-class Same(nn.Conv2d):
+class SamePadConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow does: what is left over goes to the right and to the bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -26,14 +26,14 @@ class Same(nn.Conv2d):
         return F.conv2d(F.pad(x, (over // 2, over - over // 2) * 2), self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
-class Block(nn.Module):
+class InvertedResidual(nn.Module):
     """An inverted residual."""
 
     def __init__(self, channels: int, out: int, side: int, stride: int, wider: int) -> None:
         super().__init__()
         inner = channels * wider
         self.expand = nn.Conv2d(channels, inner, 1) if wider > 1 else None
-        self.depthwise = Same(inner, inner, side, stride, groups=inner)
+        self.depthwise = SamePadConv2d(inner, inner, side, stride, groups=inner)
         self.project = nn.Conv2d(inner, out, 1)
         self.residual = stride == 1 and channels == out
 
@@ -43,13 +43,13 @@ class Block(nn.Module):
         return x + out if self.residual else out
 
 
-class Encoder(nn.Module):
+class EfficientNetLiteEncoder(nn.Module):
     def __init__(self, stages: int = len(STAGES)) -> None:
         super().__init__()
-        self.stem = Same(CHANNELS, STEM, 3, 2)
+        self.stem = SamePadConv2d(CHANNELS, STEM, 3, 2)
         built, channels = [], STEM
         for out, count, side, stride, wider in STAGES[:stages]:
-            blocks = [Block(channels if i == 0 else out, out, side, stride if i == 0 else 1, wider) for i in range(count)]
+            blocks = [InvertedResidual(channels if i == 0 else out, out, side, stride if i == 0 else 1, wider) for i in range(count)]
             built.append(nn.Sequential(*blocks))
             channels = out
         self.stages = nn.Sequential(*built)
@@ -69,7 +69,7 @@ class LitePatches(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.encoder = Encoder(PATCH_STAGES)
+        self.encoder = EfficientNetLiteEncoder(PATCH_STAGES)
         self.proj = nn.Conv2d(STAGES[PATCH_STAGES - 1][0], width, 1)
         self.frozen = 0
         """Stages that training leaves as they are, with all before them."""
@@ -96,11 +96,11 @@ class LitePatches(nn.Module):
         return tokens
 
 
-def start_from_lite(encoder: Encoder, weights: Mapping[str, Tensor]) -> None:
+def init_from_efficientnet_lite(encoder: EfficientNetLiteEncoder, weights: Mapping[str, Tensor]) -> None:
     """Load the published classifier, whose tensors have timm's names, in place. Raises ValueError for one that lacks something."""
     state = {}
     try:
-        for name, (convolution, normalisation) in _sources(encoder).items():
+        for name, (convolution, normalisation) in _timm_names(encoder).items():
             kinds = ("weight", "bias", "running_mean", "running_var")
             weight, bias, mean, variance = (weights[f"{normalisation}.{kind}"] for kind in kinds)
             scale = weight / torch.sqrt(variance + EPSILON)
@@ -111,11 +111,11 @@ def start_from_lite(encoder: Encoder, weights: Mapping[str, Tensor]) -> None:
     encoder.load_state_dict(state)
 
 
-def _sources(encoder: Encoder) -> dict[str, tuple[str, str]]:
+def _timm_names(encoder: EfficientNetLiteEncoder) -> dict[str, tuple[str, str]]:
     """Return timm's names of each convolution and of the normalisation behind it, by our own."""
     found = {"stem": ("conv_stem", "bn1")}
     for name, module in encoder.named_modules():
-        if isinstance(module, Block):
+        if isinstance(module, InvertedResidual):
             there = name.replace("stages", "blocks")
             parts = [("expand", "conv_pw"), ("depthwise", "conv_dw"), ("project", "conv_pwl")]
             if module.expand is None:

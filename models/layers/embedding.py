@@ -17,7 +17,7 @@ from models.registry import Architecture
 
 
 @dataclass(frozen=True)
-class EmbedOptions:
+class EmbedBatchOptions:
     """The options of a batch of images, checked."""
 
     merge: MergeSchedule
@@ -27,7 +27,7 @@ class EmbedOptions:
     """Whether every merged token becomes a vector, instead of the image."""
 
     @staticmethod
-    def read(options: Mapping[str, Any], architecture: Architecture, config: Any) -> EmbedOptions:
+    def read(options: Mapping[str, Any], architecture: Architecture, config: Any) -> EmbedBatchOptions:
         """options: `merge`, r per block; `pool`, the model's own if absent or None; `output`, "pooled" or "tokens". Raises ValueError."""
         fields = vars(config)
         pools, pool, output = architecture.pools(fields), options.get("pool"), options.get("output", "pooled")
@@ -37,17 +37,17 @@ class EmbedOptions:
             raise ValueError(f"output: {output!r} is neither 'pooled' nor 'tokens'")
         if output == "tokens" and not architecture.token_vectors(fields):
             raise ValueError("output: 'tokens' is not offered by this model, whose image head is not linear for each token")
-        return EmbedOptions(MergeSchedule.of(options.get("merge", ())), pool or pools[0], output == "tokens")
+        return EmbedBatchOptions(MergeSchedule.of(options.get("merge", ())), pool or pools[0], output == "tokens")
 
 
-def unit(x: Tensor) -> Tensor:
+def l2_normalise(x: Tensor) -> Tensor:
     """(..., C) → float32, divided by its length. Zeros stay zeros, and what is not finite stays so."""
     return F.normalize(x.float(), dim=-1)
 
 
 def image_vectors(features: Tensor, tokens_in: int, tokens_out: int) -> dict[str, Tensor]:
     """Pooled features (B, dim) → embedding float32 (B, dim), unit length; tokens int32 (B, 2): in and out."""
-    return {"embedding": unit(features), "tokens": token_counts(len(features), tokens_in, tokens_out)}
+    return {"embedding": l2_normalise(features), "tokens": token_counts(len(features), tokens_in, tokens_out)}
 
 
 def token_vectors(features: Tensor, tokens: Tokens, tokens_in: int) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ def token_vectors(features: Tensor, tokens: Tokens, tokens_in: int) -> dict[str,
     else:
         owners = torch.arange(count, device=features.device).expand(batch, -1)
     return {
-        "vectors": unit(features),
+        "vectors": l2_normalise(features),
         "sizes": sizes.to(torch.int32),
         "owners": owners.to(torch.int32),
         "tokens": token_counts(batch, tokens_in, special + count),

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from models.bundle_schema import Preprocess
 
-Forward = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preprocess], dict[str, Tensor]]
+ForwardFn = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any], Preprocess], dict[str, Tensor]]
 """(model, arrays on the model's device, options, preprocess) → arrays, one row per sample."""
-Reader = Callable[[Mapping[str, NDArray[Any]]], tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]]
+TokenizeFn = Callable[[Mapping[str, NDArray[Any]]], tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]]
 """Texts of a batch → the arrays that the network gets, and those that go into the answer as they are."""
 
 
@@ -23,7 +23,7 @@ def normalise(pixels: Tensor, preprocess: Preprocess, dtype: torch.dtype) -> Ten
     return ((pixels.float() / 255 - mean) / std).to(dtype).permute(0, 3, 1, 2)
 
 
-def normalised_planes(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+def normalise_to_planes(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     """uint8 (B, H, W, 3) → contiguous float32 (B, 3, H, W): the numbers of `normalise`, computed in place, which takes a third of the
     time on a CPU for readers that want planes."""
     mean, std = (torch.tensor(values).to(pixels.device).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
@@ -36,6 +36,6 @@ def token_counts(batch: int, tokens_in: int, tokens_out: int) -> Tensor:
     return torch.tensor([[tokens_in, tokens_out]], dtype=torch.int32).expand(batch, -1)
 
 
-def with_tokens(logits: Tensor, tokens_in: int, tokens_out: int) -> dict[str, Tensor]:
+def classification_arrays(logits: Tensor, tokens_in: int, tokens_out: int) -> dict[str, Tensor]:
     """→ logits float32 (B, classes), tokens int32 (B, 2): in and out."""
     return {"logits": logits.float(), "tokens": token_counts(logits.shape[0], tokens_in, tokens_out)}

@@ -33,7 +33,7 @@ def load_encoder(model: nn.Module, pretrained: Mapping[str, Tensor], *, fresh: t
     model.load_state_dict({name: pretrained[name] for name in wanted}, strict=False)
 
 
-def start_head(head: nn.Linear) -> None:
+def init_head(head: nn.Linear) -> None:
     """Near zero, as in MAE's fine-tuning: truncated normal of standard deviation 2e-5."""
     nn.init.trunc_normal_(head.weight, std=2e-5)
     nn.init.zeros_(head.bias)

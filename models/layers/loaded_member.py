@@ -10,7 +10,7 @@ from models.bundle import BundleSpec
 
 
 @dataclass(frozen=True)
-class Part:
+class LoadedMember:
     spec: BundleSpec
     model: nn.Module
     """Loaded, on the pipeline's device, in evaluation mode."""

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Block
+from models.layers.block import TransformerBlock
 from models.layers.masked_encoder import MaskedEncoder
 from models.layers.masking import Masking
 from models.layers.token_merging import Tokens
 
 
 @dataclass(frozen=True)
-class DecoderPlan:
+class DecoderSpec:
     """Dimensions of a decoder."""
 
     positions: Tensor
@@ -26,7 +26,7 @@ class DecoderPlan:
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class MAEOutput:
     loss: Tensor
     """Scalar: mean squared error over the removed patches of the whole batch."""
     patches: Tensor
@@ -42,7 +42,7 @@ class MaskedAutoencoder(MaskedEncoder):
         self,
         patch_embed: nn.Module,
         positions: Tensor,
-        decoder: DecoderPlan,
+        decoder: DecoderSpec,
         *,
         depth: int,
         heads: int,
@@ -67,7 +67,8 @@ class MaskedAutoencoder(MaskedEncoder):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, small))
         self.decoder_pos_embed = nn.Parameter(decoder.positions, requires_grad=False)
         self.decoder_blocks = nn.ModuleList(
-            Block(small, decoder.heads, int(small * mlp_ratio), qkv_bias=qkv_bias, norm_eps=norm_eps) for _ in range(decoder.depth)
+            TransformerBlock(small, decoder.heads, int(small * mlp_ratio), qkv_bias=qkv_bias, norm_eps=norm_eps)
+            for _ in range(decoder.depth)
         )
         self.decoder_norm = nn.LayerNorm(small, eps=norm_eps)
         self.decoder_pred = nn.Linear(small, decoder.values)
@@ -88,9 +89,9 @@ class MaskedAutoencoder(MaskedEncoder):
             tokens = block(tokens)
         return tokens.x[:, 1:]
 
-    def reconstruct(self, images: Tensor, noise: Tensor, visible: int, targets: Tensor) -> Reconstruction:
+    def reconstruct(self, images: Tensor, noise: Tensor, visible: int, targets: Tensor) -> MAEOutput:
         """noise (B, L), uniform: the caller owns the randomness. targets (B, L, values)."""
         masking = Masking.by_noise(noise, visible)
         predicted = self.decode(self.encode_visible(images, masking.kept), masking)
         loss = masking.mean_removed((predicted - targets).square().mean(dim=-1))
-        return Reconstruction(loss, predicted, masking.mask)
+        return MAEOutput(loss, predicted, masking.mask)

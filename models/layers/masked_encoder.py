@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Block, drop_path_rates
-from models.layers.masking import take
+from models.layers.block import TransformerBlock, drop_path_rates
+from models.layers.masking import gather_tokens
 from models.layers.reversible import run_trunk
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
@@ -39,7 +39,7 @@ class MaskedEncoder(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(positions, requires_grad=False)
         self.blocks = nn.ModuleList(
-            Block(width, heads, int(width * mlp_ratio), qkv_bias=qkv_bias, norm_eps=norm_eps, drop_path=rate)
+            TransformerBlock(width, heads, int(width * mlp_ratio), qkv_bias=qkv_bias, norm_eps=norm_eps, drop_path=rate)
             for rate in drop_path_rates(drop_path, depth)
         )
         self.norm = nn.LayerNorm(self.width_out, eps=norm_eps) if final_norm else nn.Identity()
@@ -65,7 +65,7 @@ class MaskedEncoder(nn.Module):
 
     def embed_visible(self, images: Tensor, kept: Tensor) -> Tensor:
         """→ (B, 1 + V, C), the class token first, then the patches `kept` (B, V) in that order."""
-        return self.with_class_token(take(self.embed(images), kept))
+        return self.with_class_token(gather_tokens(self.embed(images), kept))
 
     def run(self, tokens: Tokens, merge: MergeSchedule | None = None) -> Tokens:
         """Through all blocks, not normalised."""

@@ -30,14 +30,14 @@ class Masking:
         """Visible patches (B, V, C) → all (B, L, C) where they belong, the removed ones as the mask token (1, 1, C)."""
         batch, length = self.restore.shape
         removed = mask_token.to(visible.dtype).expand(batch, length - visible.shape[1], -1)
-        return take(torch.cat([visible, removed], dim=1), self.restore)
+        return gather_tokens(torch.cat([visible, removed], dim=1), self.restore)
 
     def mean_removed(self, errors: Tensor) -> Tensor:
         """(B, L) → their mean over the removed patches of the whole batch."""
         return (errors * self.mask).sum() / self.mask.sum()
 
 
-def take(tokens: Tensor, places: Tensor) -> Tensor:
+def gather_tokens(tokens: Tensor, places: Tensor) -> Tensor:
     """(B, L, C), or (1, L, C) for all alike, and (B, V) → (B, V, C), the tokens at these places.
 
     Whole rows are copied: on a CPU many times faster than `gather` with an expanded index.

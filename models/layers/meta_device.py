@@ -12,13 +12,13 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def without_memory() -> Iterator[None]:
+def on_meta_device() -> Iterator[None]:
     """Build networks on the meta device inside the `with` block."""
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), _SkipRandomInit():
         yield
 
 
-class _Unfilled(TorchFunctionMode):
+class _SkipRandomInit(TorchFunctionMode):
     """Leaves normal random values out: where nothing has memory, torch would import its compiler, a second of work, to make none."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:

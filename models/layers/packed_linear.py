@@ -14,9 +14,9 @@ from kernels.timing import is_faster
 from models.layers.block import Attention, Mlp
 from models.layers.patches import PatchEmbed, TubePatchEmbed
 
-PAYS = 0.95
+MAX_TIME_RATIO = 0.95
 """A packed layer in float32 must take at most this share of the time."""
-_ROWS, _IN, _OUT, _TURNS = 64, 512, 2048, 9
+_ROWS, _IN, _OUT, _ROUNDS = 64, 512, 2048, 9
 
 
 class PackedLinear(nn.Module):
@@ -81,7 +81,7 @@ def pack_linears(model: nn.Module) -> None:
                 setattr(module, name, PackedPatches(child))
 
 
-def packing_helps(device: torch.device, dtype: torch.dtype) -> bool:
+def supports_packed_linear(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this torch and this CPU multiply numbers of this type faster through oneDNN."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
@@ -94,4 +94,4 @@ def packing_helps(device: torch.device, dtype: torch.dtype) -> bool:
 def _float32_pays() -> bool:
     """Return whether a packed layer is faster than PyTorch's own, which multiplies float32 by MKL. It is measured once a process."""
     x, weight, bias = torch.randn(_ROWS, _IN), torch.randn(_OUT, _IN), torch.randn(_OUT)
-    return is_faster(partial(PackedLinear(weight, bias), x), partial(F.linear, x, weight, bias), max_ratio=PAYS, rounds=_TURNS)
+    return is_faster(partial(PackedLinear(weight, bias), x), partial(F.linear, x, weight, bias), max_ratio=MAX_TIME_RATIO, rounds=_ROUNDS)

@@ -100,7 +100,7 @@ def to_pixels(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     return (scaled * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def checked(name: str, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
+def require_shape(name: str, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Pixels that are (B, *shape). Raises ValueError for others."""
     if pixels.dim() != 1 + len(shape) or pixels.shape[1:] != shape:
         raise ValueError(f"{name}: shape {tuple(pixels.shape)} where (batch, {', '.join(map(str, shape))}) is needed")

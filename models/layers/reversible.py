@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.layers.block import Block, Half, drop_scale
+from models.layers.block import ResidualBranch, TransformerBlock, drop_scale
 from models.layers.token_merging import Tokens
 
 Streams = tuple[Tensor, Tensor]
@@ -23,7 +23,7 @@ Branch = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Coupling:
+class ReversibleCoupling:
     """One block of two streams, for one batch: what it will drop is already drawn, so that recomputing repeats it."""
 
     attend: Branch
@@ -53,21 +53,21 @@ class Coupling:
         return y if self.scale is None else y * self.scale
 
 
-def run_reversible(couplings: Sequence[Coupling], streams: Streams, *, recompute: bool) -> Streams:
+def run_reversible(couplings: Sequence[ReversibleCoupling], streams: Streams, *, recompute: bool) -> Streams:
     """Through all couplings. recompute: keep nothing for the backward pass but the result; the streams are float32 or
     finer then, since what is added to a coarser number cannot be taken off again."""
     x1, x2 = streams
     if recompute and couplings:
         parameters = tuple(dict.fromkeys(p for coupling in couplings for p in coupling.parameters if p.requires_grad))
         fine = torch.promote_types(x1.dtype, torch.float32)
-        y1, y2 = _Recomputed.apply(couplings, parameters, x1.to(fine), x2.to(fine), *parameters)  # type: ignore[no-untyped-call]
+        y1, y2 = _RecomputeBackward.apply(couplings, parameters, x1.to(fine), x2.to(fine), *parameters)  # type: ignore[no-untyped-call]
         return y1, y2
     for coupling in couplings:
         x1, x2 = coupling.forward(x1, x2)
     return x1, x2
 
 
-class _Recomputed(torch.autograd.Function):
+class _RecomputeBackward(torch.autograd.Function):
     """Parameters are inputs here, so that their gradients are returned like any others: frozen stems, hooks and `autograd.grad` work.
 
     What the first F saw is kept, not recomputed: a sample that stochastic depth dropped before is 0 in every channel there, which F's norm
@@ -76,7 +76,7 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, couplings: Sequence[Coupling], parameters: tuple[nn.Parameter, ...], x1: Tensor, x2: Tensor, *_: nn.Parameter
+        ctx: Any, couplings: Sequence[ReversibleCoupling], parameters: tuple[nn.Parameter, ...], x1: Tensor, x2: Tensor, *_: nn.Parameter
     ) -> Streams:
         ctx.couplings, ctx.parameters = couplings, parameters
         device = x1.device.type
@@ -118,10 +118,10 @@ def _differentiate(
 def run_trunk(
     blocks: nn.ModuleList, tokens: Tokens, schedule: Sequence[int], keep: Tensor | None = None, *, reversible: bool, training: bool = False
 ) -> Tokens:
-    """The blocks of a transformer, with its r for each: (B, N, C) → (B, N', C), or (B, N', 2C) from a reversible trunk.
+    """Run the blocks of a transformer, each with its r: (B, N, C) → (B, N', C), or (B, N', 2C) from a reversible trunk.
 
-    keep: as for `Block`, one row for each block, or as for `run_blocks`. training: whether the backward pass of a reversible trunk, if
-    there is to be one, recomputes.
+    keep: as for `TransformerBlock`, one row for each block, or as for `run_blocks`. training: recompute activations of a reversible trunk
+    in the backward pass.
     """
     if reversible:
         return run_blocks(blocks, tokens, schedule, keep, recompute=training and torch.is_grad_enabled())
@@ -142,43 +142,43 @@ def run_blocks(blocks: Iterable[nn.Module], tokens: Tokens, schedule: Sequence[i
     for merges, group in groupby(numbered, key=lambda item: item[1] > 0):
         if merges:
             for block, r, kept in group:
-                tokens = _merge_within(block, tokens, r, kept)
+                tokens = _merge_streams(block, tokens, r, kept)
         else:
             couplings = [couple(block, tokens, kept) for block, _, kept in group]
-            streams = run_reversible(couplings, streams_of(tokens.x), recompute=recompute)
+            streams = run_reversible(couplings, split_streams(tokens.x), recompute=recompute)
             tokens = replace(tokens, x=torch.cat(streams, dim=-1))
     return replace(tokens, x=tokens.x.to(dtype))
 
 
-def couple(block: nn.Module, tokens: Tokens, keep: Tensor | None = None) -> Coupling:
+def couple(block: nn.Module, tokens: Tokens, keep: Tensor | None = None) -> ReversibleCoupling:
     """A ViT's block for one batch."""
-    assert isinstance(block, Block)
-    return Coupling(
-        attend=lambda x: block(replace(tokens, x=x), half=Half.ATTENTION).x,
-        transform=lambda x: block(replace(tokens, x=x), half=Half.MLP).x,
+    assert isinstance(block, TransformerBlock)
+    return ReversibleCoupling(
+        attend=lambda x: block(replace(tokens, x=x), half=ResidualBranch.ATTENTION).x,
+        transform=lambda x: block(replace(tokens, x=x), half=ResidualBranch.MLP).x,
         parameters=tuple(block.parameters()),
         scale=drop_scale(tokens.x, block.drop_path, block.training, keep),
     )
 
 
-def _merge_within(block: nn.Module, tokens: Tokens, r: int, keep: Tensor | None) -> Tokens:
-    """A block that merges after attention, as `Block` does, both streams by the same matching."""
+def _merge_streams(block: nn.Module, tokens: Tokens, r: int, keep: Tensor | None) -> Tokens:
+    """A block that merges after attention, as `TransformerBlock` does, both streams by the same matching."""
     metrics: list[Tensor] = []
 
     def attend(x: Tensor) -> Tensor:
-        half: Tokens = block(replace(tokens, x=x), half=Half.ATTENTION)
+        half: Tokens = block(replace(tokens, x=x), half=ResidualBranch.ATTENTION)
         assert half.metric is not None
         metrics.append(half.metric)
         return half.x
 
     coupling = replace(couple(block, tokens, keep), attend=attend)
-    x1, x2 = streams_of(tokens.x)
+    x1, x2 = split_streams(tokens.x)
     tokens = replace(tokens, x=torch.cat([x1 + coupling.f(x2), x2], dim=-1)).merge(metrics[0], r)
-    y1, x2 = streams_of(tokens.x)
+    y1, x2 = split_streams(tokens.x)
     return replace(tokens, x=torch.cat([y1, x2 + coupling.g(y1)], dim=-1))
 
 
-def streams_of(x: Tensor) -> Streams:
+def split_streams(x: Tensor) -> Streams:
     """(B, N, 2C) → two of (B, N, C)."""
     x1, x2 = x.chunk(2, dim=-1)
     return x1, x2

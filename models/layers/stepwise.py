@@ -17,7 +17,7 @@ from models.bundle import BundleSpec
 Tensors = Mapping[str, Tensor]
 
 
-class State(Protocol):
+class JobState(Protocol):
     """How far one job has come. A value: a step makes a new one and writes into nothing that the old one refers to."""
 
     @property
@@ -33,7 +33,7 @@ class State(Protocol):
         """Memory on the device that this job keeps between its steps, in bytes."""
 
 
-class ExcessiveJob(Exception):
+class JobTooLarge(Exception):
     """A job asks for more than one may, as its steps have shown: its client's fault. `option` names what would have to be less."""
 
     def __init__(self, option: str, detail: str) -> None:
@@ -43,27 +43,27 @@ class ExcessiveJob(Exception):
 
 
 @dataclass(frozen=True)
-class Continuing:
+class InProgress:
     """More steps follow."""
 
-    state: State
+    state: JobState
     preview: Tensors | None = None
     """Outputs that can be shown already, without a batch dimension; None where none were asked for or there is nothing to show."""
 
 
 @dataclass(frozen=True)
-class Finished:
+class Completed:
     """The last step was taken."""
 
     outputs: Tensors
     """The answer of one job, without a batch dimension."""
 
 
-class UnusableInput(Exception):
+class InvalidInput(Exception):
     """A job's input turned out to be unusable while its steps were taken; the message is for whoever sent it."""
 
 
-class Steps(Protocol):
+class StepwiseModel(Protocol):
     """A model that answers step by step.
 
     A step that raises has changed nothing, since states are values: the caller may take it again with fewer jobs. The answer of a job
@@ -74,26 +74,26 @@ class Steps(Protocol):
     def unit(self) -> str:
         """Name of the steps, for messages: `steps`, `levels`, `windows`."""
 
-    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         """Compute once what no step changes (an encoder, keys and values). Arrays and options of each job, on the model's device.
 
         Shapes are equal within a bucket, unless the task makes buckets of several shapes."""
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completed]:
         """Take the next step of each state, in this order. They may be at different places and of different totals. A job that has to wait,
         as for frames that are still being read, keeps the very state that it has, and no step is counted.
 
         previews: for which of them something to show is wanted."""
 
-    def cost(self, state: State) -> float:
+    def cost(self, state: JobState) -> float:
         """Cost of the next step in items (tokens, points, …); 1 where all cost the same."""
 
 
-MakeSteps = Callable[[nn.Module, BundleSpec, torch.device], Steps | None]
+StepwiseFactory = Callable[[nn.Module, BundleSpec, torch.device], StepwiseModel | None]
 """(model, its bundle's spec, its device) → how it answers; None where its config asks for one forward pass."""
 
 
-def await_device(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Return when all that this thread has asked of a GPU is computed: before others read it, on streams of their own."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()

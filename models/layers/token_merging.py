@@ -71,7 +71,7 @@ class Tokens:
         return ((x * self.size[:, first:]).sum(dim=1) / count).to(x.dtype)  # in the float32 of sizes: a sum may leave float16
 
 
-def merged_image(image: Tensor, source: Tensor, patch_size: int, *, special: int = 1) -> Tensor:
+def paint_merged_tokens(image: Tensor, source: Tensor, patch_size: int, *, special: int = 1) -> Tensor:
     """Paint each token's region of an image in its mean colour, with a border one pixel wide in a colour of its own.
 
     image: uint8 (H, W, 3), as the model saw it before normalising; source: (tokens_out, tokens_in) of one image; special: tokens in front

@@ -14,25 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.media.audio_formats import NAMES, demuxer
-from models.media.audio_windows import SHORTEST_S
+from models.media.audio_windows import ANALYSIS_WINDOW_S
 from models.media.containers import HEAD_BYTES, names_other_files
-from models.processes.confined_process import Confined, ProgramDied, again_if_killed
+from models.processes.confined_process import ConfinedProcess, ProcessDied, retry_if_killed
 
-__all__ = ["NAMES", "Kind", "SoundError", "SoundLimits", "decode"]
+__all__ = ["NAMES", "SoundError", "SoundErrorKind", "SoundLimits", "decode"]
 
 PROGRAM = "models.media.audio_program"
 SLACK_S = 1.0
 """Seconds that a program may send beyond the bound before it is not believed."""
 
-Kind = Literal["not-a-sound", "no-sound", "too-much", "broken"]
+SoundErrorKind = Literal["not-a-sound", "no-sound", "too-much", "broken"]
 
 
 class SoundError(Exception):
     """A sound that cannot be used; the message is for whoever sent it."""
 
-    def __init__(self, kind: Kind, message: str) -> None:
+    def __init__(self, kind: SoundErrorKind, message: str) -> None:
         super().__init__(message)
-        self.kind: Kind = kind
+        self.kind: SoundErrorKind = kind
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ def decode(data: bytes | memoryview, rate: int, limits: SoundLimits) -> NDArray[
     """Return the sound of a file, or of a video, float32 (n,): each channel resampled to `rate` samples a second, then their mean.
 
     Raises SoundError for what is no sound, above a limit, damaged, or shorter than one frame of a spectrogram."""
-    return again_if_killed(partial(_decoded, data, rate, limits))
+    return retry_if_killed(partial(_decode, data, rate, limits))
 
 
-def _decoded(data: bytes | memoryview, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
+def _decode(data: bytes | memoryview, rate: int, limits: SoundLimits) -> NDArray[np.float32]:
     """Raises SoundError."""
     chunks, most = list[NDArray[np.float32]](), round((limits.seconds + SLACK_S) * rate)
     with _run(data, rate, limits) as program:
@@ -61,35 +61,35 @@ def _decoded(data: bytes | memoryview, rate: int, limits: SoundLimits) -> NDArra
     sound = np.concatenate(chunks) if chunks else np.empty(0, np.float32)
     if not len(sound):
         raise SoundError("broken", "it has no samples")
-    least = round(SHORTEST_S * rate)
+    least = round(ANALYSIS_WINDOW_S * rate)
     if len(sound) < least:
         raise SoundError("broken", f"{len(sound)} samples at {rate} Hz are too few: one analysis window has {least}")
     return sound
 
 
-def _run(data: bytes | memoryview, rate: int, limits: SoundLimits) -> Confined:
+def _run(data: bytes | memoryview, rate: int, limits: SoundLimits) -> ConfinedProcess:
     name = demuxer(data)
     if name is None and names_other_files(bytes(memoryview(data)[:HEAD_BYTES])):
         raise SoundError("not-a-sound", "a list that names other files: send the sound itself")
     if name is None:
         raise SoundError("not-a-sound", f"not a sound in a format that is opened here ({NAMES})")
-    return Confined(PROGRAM, data, {"demuxer": name, "rate": rate, "seconds": limits.seconds}, often=True)
+    return ConfinedProcess(PROGRAM, data, {"demuxer": name, "rate": rate, "seconds": limits.seconds}, often=True)
 
 
-def _answer(program: Confined) -> Mapping[str, Any]:
+def _answer(program: ConfinedProcess) -> Mapping[str, Any]:
     """Raises SoundError."""
     try:
         told = program.message()
-    except ProgramDied as death:
+    except ProcessDied as death:
         raise SoundError("broken", f"decoding it failed: {death}") from death
     if "error" in told:
         raise SoundError(told["error"], told["detail"])
     return told
 
 
-def _fill(program: Confined, chunk: NDArray[np.float32]) -> None:
+def _fill(program: ConfinedProcess, chunk: NDArray[np.float32]) -> None:
     """Raises SoundError."""
     try:
         program.read_into(chunk.data.cast("B"))
-    except ProgramDied as death:
+    except ProcessDied as death:
         raise SoundError("broken", f"decoding it failed: {death}") from death

@@ -18,21 +18,21 @@ from av.container import InputContainer
 from av.filter import Graph
 from numpy.typing import NDArray
 
-from models.media.video_program import Refused, packets
+from models.media.video_program import MediaRefused, packets
 from models.media.video_program import seconds as seconds_of
 
-CHANNELS = 8
-SAMPLE_RATE = 384_000
+MAX_CHANNELS = 8
+MAX_SAMPLE_RATE = 384_000
 """Most channels, and samples a second, that a sound may have."""
-LEAST_RATE = 100
+MIN_SAMPLE_RATE = 100
 """FFmpeg resamples no less than some 20 samples a second."""
 SLACK_S = 0.1
 """Codecs pad a sound to whole frames, and times are rounded: as much is neither a gap nor beyond a limit."""
-SILENT_S = 1.0
+MAX_SILENT_FRAME_S = 1.0
 """Longest frame of silence."""
-BAD_PACKETS = 5_000
+MAX_BAD_PACKETS = 5_000
 """A file with more damaged packets than this is given up."""
-LOUDEST = 64.0
+MAX_AMPLITUDE = 64.0
 """Full scale is 1; 36 dB above it are believed."""
 RESAMPLER = {"filter_size": "64", "cutoff": "0.97", "linear_interp": "1", "kaiser_beta": "9"}
 """Options of libswresample: at 16 kHz it passes what lies below 7 kHz as it is, and what folds back is 90 dB weaker. Where rates have no
@@ -71,51 +71,51 @@ class Resampler:
             yield packed.reshape(-1, resampled.layout.nb_channels).mean(axis=1, dtype=np.float32)
 
 
-def sound_of(container: InputContainer) -> AudioStream:
+def audio_stream(container: InputContainer) -> AudioStream:
     """Return the first stream of sound. Raises Refused."""
     streams = container.streams.audio
     if not streams:
-        raise Refused("no-sound", "it has no sound" + (": pictures alone" if container.streams.video else ""))
+        raise MediaRefused("no-sound", "it has no sound" + (": pictures alone" if container.streams.video else ""))
     stream = next((stream for stream in streams if stream.codec_context is not None), None)
     if stream is None:
-        raise Refused("not-a-sound", "its sound is of a codec that is not decoded here")
+        raise MediaRefused("not-a-sound", "its sound is of a codec that is not decoded here")
     return stream
 
 
-def mono(container: InputContainer, rate: int, seconds: float = inf) -> Iterator[NDArray[np.float32]]:
+def decode_mono(container: InputContainer, rate: int, seconds: float = inf) -> Iterator[NDArray[np.float32]]:
     """Yield the sound of a file at `rate` samples a second, in chunks of float32 (n,), in [-1, 1] unless the file holds larger values.
 
     The sound of a video begins with its first frame, so that seconds agree: silence stands before sound that begins later and where sound
     pauses, and what comes before that frame is left out. A file whose format changes midway is resampled in parts. seconds: its length, at
     most. Raises Refused, and FFmpeg's errors."""
     origin = _first_frame_s(container)
-    frames = _frames(container, sound_of(container), seconds, origin)
+    frames = _frames(container, audio_stream(container), seconds, origin)
     first = next(frames, None)
     if first is None:
         return
-    lead = round(_behind(origin, first) * rate)
+    lead = round(_offset_s(origin, first) * rate)
     if lead > 0:
         yield np.zeros(lead, np.float32)
     ignored = max(0, -lead)
-    for chunk in _resampled(chain([first], frames), rate):
+    for chunk in _resample(chain([first], frames), rate):
         if ignored < len(chunk):
             yield chunk[ignored:]
         ignored = max(0, ignored - len(chunk))
     if ignored:
-        raise Refused("broken", "its sound ends before its first frame; send a sound beside it")
+        raise MediaRefused("broken", "its sound ends before its first frame; send a sound beside it")
 
 
-def _resampled(frames: Iterator[AudioFrame], rate: int) -> Iterator[NDArray[np.float32]]:
+def _resample(frames: Iterator[AudioFrame], rate: int) -> Iterator[NDArray[np.float32]]:
     """Yield chunks of float32 (n,)."""
     resampler: Resampler | None = None
     for frame in frames:
         if resampler is not None and resampler.format != _format(frame):
-            yield from map(_checked, resampler.push(None))
+            yield from map(_require_valid, resampler.push(None))
             resampler = None
         resampler = resampler or Resampler(frame, rate)
-        yield from map(_checked, resampler.push(frame))
+        yield from map(_require_valid, resampler.push(frame))
     if resampler is not None:
-        yield from map(_checked, resampler.push(None))
+        yield from map(_require_valid, resampler.push(None))
 
 
 def _first_frame_s(container: InputContainer) -> float | None:
@@ -125,7 +125,7 @@ def _first_frame_s(container: InputContainer) -> float | None:
     return None if begin is None else seconds_of(begin, beside[0].time_base)
 
 
-def _behind(origin: float | None, frame: AudioFrame) -> float:
+def _offset_s(origin: float | None, frame: AudioFrame) -> float:
     """Return the seconds from `origin` to the first sample of a frame, negative where that comes before; 0 where times are not told."""
     return 0.0 if origin is None or frame.pts is None else seconds_of(frame.pts, frame.time_base) - origin
 
@@ -144,12 +144,12 @@ def _frames(container: InputContainer, stream: AudioStream, most_seconds: float,
             frames = packet.decode()
         except av.error.FFmpegError:
             bad += 1
-            if bad > BAD_PACKETS:
-                raise Refused("broken", f"more than {BAD_PACKETS} packets of it are damaged") from None
+            if bad > MAX_BAD_PACKETS:
+                raise MediaRefused("broken", f"more than {MAX_BAD_PACKETS} packets of it are damaged") from None
             continue
         for frame in frames:
             _check_format(frame.layout.nb_channels, frame.sample_rate)
-            begin = _behind(origin, frame)
+            begin = _offset_s(origin, frame)
             if not good:
                 seconds, end = max(0.0, begin), begin
             gap = begin - end if frame.pts is not None and begin - end > SLACK_S else 0.0
@@ -157,17 +157,17 @@ def _frames(container: InputContainer, stream: AudioStream, most_seconds: float,
             seconds += gap + frame.samples / frame.sample_rate
             end += gap + frame.samples / frame.sample_rate
             if seconds > most_seconds + SLACK_S:
-                raise Refused("too-much", f"it is longer than the limit of {most_seconds:g} seconds (OPSIN_MAX_AUDIO_SECONDS)")
+                raise MediaRefused("too-much", f"it is longer than the limit of {most_seconds:g} seconds (OPSIN_MAX_AUDIO_SECONDS)")
             yield from _silence(frame, gap)
             yield frame
     if bad > good:
-        raise Refused("broken", "most of it is damaged" if good else "nothing of it can be decoded")
+        raise MediaRefused("broken", "most of it is damaged" if good else "nothing of it can be decoded")
 
 
 def _silence(like: AudioFrame, seconds: float) -> Iterator[AudioFrame]:
     """Yield frames of the format of another."""
     samples = round(seconds * like.sample_rate)
-    longest = round(SILENT_S * like.sample_rate)
+    longest = round(MAX_SILENT_FRAME_S * like.sample_rate)
     for begin in range(0, samples, max(1, longest)):
         frame = AudioFrame(like.format.name, like.layout.name, min(longest, samples - begin))
         frame.sample_rate = like.sample_rate
@@ -177,12 +177,12 @@ def _silence(like: AudioFrame, seconds: float) -> Iterator[AudioFrame]:
 
 
 def _check_format(channels: int, rate: int) -> None:
-    if channels > CHANNELS:
-        raise Refused("too-much", f"{channels} channels are above the limit of {CHANNELS}")
-    if rate > SAMPLE_RATE:
-        raise Refused("too-much", f"{rate} samples a second are above the limit of {SAMPLE_RATE}")
-    if rate < LEAST_RATE:
-        raise Refused("broken", f"{rate} samples a second are too few: {LEAST_RATE} to {SAMPLE_RATE} are accepted")
+    if channels > MAX_CHANNELS:
+        raise MediaRefused("too-much", f"{channels} channels are above the limit of {MAX_CHANNELS}")
+    if rate > MAX_SAMPLE_RATE:
+        raise MediaRefused("too-much", f"{rate} samples a second are above the limit of {MAX_SAMPLE_RATE}")
+    if rate < MIN_SAMPLE_RATE:
+        raise MediaRefused("broken", f"{rate} samples a second are too few: {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} are accepted")
 
 
 def _format(frame: AudioFrame) -> tuple[str, int, str]:
@@ -190,10 +190,12 @@ def _format(frame: AudioFrame) -> tuple[str, int, str]:
     return frame.layout.name, frame.sample_rate, frame.format.name
 
 
-def _checked(chunk: NDArray[np.float32]) -> NDArray[np.float32]:
+def _require_valid(chunk: NDArray[np.float32]) -> NDArray[np.float32]:
     loudest = float(np.abs(chunk).max(initial=0.0))
     if not np.isfinite(loudest):
-        raise Refused("broken", "some samples are infinite, or not a number")
-    if loudest > LOUDEST:
-        raise Refused("broken", f"a sample is {loudest:g} where full scale is 1: it is damaged, or its samples must be scaled to -1..1")
+        raise MediaRefused("broken", "some samples are infinite, or not a number")
+    if loudest > MAX_AMPLITUDE:
+        raise MediaRefused(
+            "broken", f"a sample is {loudest:g} where full scale is 1: it is damaged, or its samples must be scaled to -1..1"
+        )
     return chunk

@@ -9,52 +9,52 @@ NAMES = (
     "WAV, FLAC, MP3, Ogg (Vorbis, Opus), AAC, AIFF or CAF, or the sound of an MP4, MOV, 3GP, WebM, Matroska, AVI, MPEG, MPEG-TS, WMV, FLV "
     "or RealMedia file"
 )
-SILENT = frozenset({"gif", "mpegvideo"})
+CONTAINERS_WITHOUT_SOUND = frozenset({"gif", "mpegvideo"})
 """Containers that hold no sound."""
-FORMS = {b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}
+FORMATS_BY_TYPE = {b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}
 """By the type of a RIFF or IFF file, its bytes 8 to 11."""
-GROUPS = frozenset({b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"})
-TAG_HEADER = 10
+CHUNK_IDS = frozenset({b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"})
+TAG_HEADER_BYTES = 10
 """Bytes of an ID3v2 tag before its content (id3.org, ID3v2.4.0 section 3.1)."""
-TAGS = 16
+MAX_TAGS = 16
 """Tags that are read, at most."""
-PADDING = 2**16
+MAX_PADDING_BYTES = 2**16
 """Zeros that may follow a tag, at most."""
-LONGEST_FRAME = 2881
+MAX_FRAME_BYTES = 2881
 """Bytes of a frame of MPEG audio, at most: layer III has 1441, layer II of MPEG-2.5 has 2880, both with a byte of padding."""
 
 
 def demuxer(data: bytes | memoryview) -> str | None:
     """Return FFmpeg's name for the format of a sound, or of a container that may hold one; None for one that is not opened here."""
     view = memoryview(data)
-    start = _after_tags(view)
+    start = _skip_tags(view)
     head = bytes(view[start : start + HEAD_BYTES])
-    if head[:4] in GROUPS and head[8:12] in FORMS:
-        return FORMS[head[8:12]]
+    if head[:4] in CHUNK_IDS and head[8:12] in FORMATS_BY_TYPE:
+        return FORMATS_BY_TYPE[head[8:12]]
     if head.startswith(b"fLaC"):
         return "flac"
     if head.startswith(b"caff"):
         return "caf"
     if start == 0 and (container := containers.demuxer(head)) is not None:
-        return None if container in SILENT else container
-    padded = bytes(view[start : start + PADDING + LONGEST_FRAME + 4])
+        return None if container in CONTAINERS_WITHOUT_SOUND else container
+    padded = bytes(view[start : start + MAX_PADDING_BYTES + MAX_FRAME_BYTES + 4])
     frames = padded.lstrip(b"\0")
     if _is_adts(frames):
         return "aac"
     return "mp3" if start or _is_mpeg_audio(frames) else None
 
 
-def _after_tags(data: memoryview) -> int:
+def _skip_tags(data: memoryview) -> int:
     """Return where the ID3v2 tags before a sound end, which may hold megabytes of pictures."""
     start = 0
-    for _ in range(TAGS):
-        if bytes(data[start : start + 3]) != b"ID3" or len(data) - start < TAG_HEADER:
+    for _ in range(MAX_TAGS):
+        if bytes(data[start : start + 3]) != b"ID3" or len(data) - start < TAG_HEADER_BYTES:
             break
         size = 0
-        for byte in data[start + 6 : start + TAG_HEADER]:
+        for byte in data[start + 6 : start + TAG_HEADER_BYTES]:
             size = size << 7 | byte & 0x7F
         has_footer = bool(data[start + 5] & 0x10)
-        start += TAG_HEADER * (1 + has_footer) + size
+        start += TAG_HEADER_BYTES * (1 + has_footer) + size
     return start
 
 
@@ -78,10 +78,10 @@ def _is_mpeg_audio(frames: bytes) -> bool:
     version, layer, bit_rate, sample_rate = frames[1] >> 3 & 3, frames[1] >> 1 & 3, frames[2] >> 4, frames[2] >> 2 & 3
     if version == 1 or layer == 0 or bit_rate in (0, 15) or sample_rate == 3:
         return False
-    if len(frames) < LONGEST_FRAME + 4:
+    if len(frames) < MAX_FRAME_BYTES + 4:
         return True
     sync, at = frames[:2], 0
-    while (at := frames.find(sync, at + 1, LONGEST_FRAME + 2)) > 0:
+    while (at := frames.find(sync, at + 1, MAX_FRAME_BYTES + 2)) > 0:
         if frames[at + 2] & 0x0C == frames[2] & 0x0C:
             return True
     return False

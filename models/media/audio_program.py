@@ -10,31 +10,31 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
-from models.media.audio_decoding import Resampler, mono
-from models.media.video_program import Refused, open_file
+from models.media.audio_decoding import Resampler, decode_mono
+from models.media.video_program import MediaRefused, open_file
 from models.processes import confined_process
 
-CHUNK = 2**16
+CHUNK_SAMPLES = 2**16
 """Samples that are sent at once, about."""
 
 
 def main() -> None:
     _import_all()
-    asked = confined_process.request()
+    asked = confined_process.receive_request()
     confined_process.confine()
     try:
         with open_file(os.fdopen(0, "rb"), asked["demuxer"]) as container:
-            for chunk in _gathered(mono(container, asked["rate"], asked["seconds"])):
-                confined_process.say({"samples": len(chunk)})
-                confined_process.send(chunk.data.cast("B"))
-        confined_process.say({"end": True})
-    except Refused as refusal:
-        confined_process.say({"error": refusal.kind, "detail": str(refusal)})
+            for chunk in _join_chunks(decode_mono(container, asked["rate"], asked["seconds"])):
+                confined_process.write_message({"samples": len(chunk)})
+                confined_process.write_payload(chunk.data.cast("B"))
+        confined_process.write_message({"end": True})
+    except MediaRefused as refusal:
+        confined_process.write_message({"error": refusal.kind, "detail": str(refusal)})
     except av.error.PatchWelcomeError:
-        confined_process.say({"error": "broken", "detail": "it uses a part of its format that is not decoded here"})
+        confined_process.write_message({"error": "broken", "detail": "it uses a part of its format that is not decoded here"})
     except (av.error.FFmpegError, ValueError, ArithmeticError, MemoryError) as error:
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        confined_process.say({"error": "broken", "detail": f"the file is truncated or damaged ({words})"})
+        confined_process.write_message({"error": "broken", "detail": f"the file is truncated or damaged ({words})"})
 
 
 def _import_all() -> None:
@@ -46,11 +46,11 @@ def _import_all() -> None:
     list(resampler.push(None))
 
 
-def _gathered(chunks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+def _join_chunks(chunks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
     waiting: list[NDArray[np.float32]] = []
     for chunk in chunks:
         waiting.append(chunk)
-        if sum(map(len, waiting)) >= CHUNK:
+        if sum(map(len, waiting)) >= CHUNK_SAMPLES:
             yield np.concatenate(waiting)
             waiting = []
     if waiting:

@@ -47,7 +47,7 @@ def _clip_length(total: int, fps: float, frames: int, stride: float, rate: float
     return length, max(total - length, 0.0)
 
 
-def frames_within(span: tuple[float, float], total: int, frames: int) -> Tensor:
+def frame_indices(span: tuple[float, float], total: int, frames: int) -> Tensor:
     """(frames,) int64, evenly over a span, truncated. A short video repeats its last frame."""
     return torch.linspace(*span, frames).clamp(0, total - 1).long()
 
@@ -55,10 +55,10 @@ def frames_within(span: tuple[float, float], total: int, frames: int) -> Tensor:
 def view_frames(total: int, fps: float, *, frames: int, stride: float, views: int, offset: bool = True, rate: float = FRAME_RATE) -> Tensor:
     """(views, frames) int64, by the rules of `view_spans`."""
     spans = view_spans(total, fps, frames=frames, stride=stride, views=views, offset=offset, rate=rate)
-    return torch.stack([frames_within(span, total, frames) for span in spans])
+    return torch.stack([frame_indices(span, total, frames) for span in spans])
 
 
-Resize = Callable[[Tensor, int, int, int, int], Tensor]
+AxisResize = Callable[[Tensor, int, int, int, int], Tensor]
 """(images, axis counted from the end, its new length, first line, number of lines) → those lines."""
 
 
@@ -79,11 +79,11 @@ def crops(clip: Tensor, *, short_side: int, size: int, count: int, smooth: bool 
     else:
         raise ValueError(f"count: {count} crops; it can be 1 (the centre) or 3 (along the longer side)")
     return torch.stack(
-        [_resized_square(clip, (height, width), corner, size, _smoothed_line if smooth else _resized_line) for corner in corners]
+        [_crop_resized(clip, (height, width), corner, size, _resize_axis_smoothly if smooth else _resize_axis) for corner in corners]
     )
 
 
-def _resized_square(images: Tensor, to: tuple[int, int], corner: tuple[int, int], size: int, line: Resize) -> Tensor:
+def _crop_resized(images: Tensor, to: tuple[int, int], corner: tuple[int, int], size: int, line: AxisResize) -> Tensor:
     """(…, H, W) → (…, size, size), the square at a corner (top, left) of what `F.interpolate` makes of images taken to a height and width.
 
     No more than the square is computed, the longer side first: a strip of 30,000 by 4 pixels would become 224 times as large as a whole."""
@@ -93,18 +93,18 @@ def _resized_square(images: Tensor, to: tuple[int, int], corner: tuple[int, int]
     return images
 
 
-def _resized_line(images: Tensor, axis: int, to: int, first: int, count: int) -> Tensor:
+def _resize_axis(images: Tensor, axis: int, to: int, first: int, count: int) -> Tensor:
     """Return `count` lines from the first one on of images whose axis is taken to a length, bilinearly, without antialiasing."""
     length = images.shape[axis]
     if length == to:
         return images.narrow(axis, first, count)
     places = ((torch.arange(first, first + count, device=images.device) + 0.5) * (length / to) - 0.5).clamp(min=0)
     before = places.long().clamp(max=length - 1)
-    share = _along(places - before, axis)
+    share = _broadcast_along(places - before, axis)
     return torch.lerp(images.index_select(axis, before), images.index_select(axis, (before + 1).clamp(max=length - 1)), share)
 
 
-def _smoothed_line(images: Tensor, axis: int, to: int, first: int, count: int) -> Tensor:
+def _resize_axis_smoothly(images: Tensor, axis: int, to: int, first: int, count: int) -> Tensor:
     """The same as Pillow computes it: a triangle as wide as two lines of the result, or of the images if these are the wider ones, then
     rounding to whole values."""
     length = images.shape[axis]
@@ -118,12 +118,12 @@ def _smoothed_line(images: Tensor, axis: int, to: int, first: int, count: int) -
     for tap in range(2 * math.ceil(reach) + 1):
         places = begins + tap
         weights = (1 - ((places + 0.5 - centres) / reach).abs()).clamp(min=0) * (places < length)
-        summed = summed + images.index_select(axis, places.clamp(max=length - 1)) * _along(weights.float(), axis)
+        summed = summed + images.index_select(axis, places.clamp(max=length - 1)) * _broadcast_along(weights.float(), axis)
         total += weights
-    return (summed / _along(total.float(), axis)).round().clamp(0, 255)
+    return (summed / _broadcast_along(total.float(), axis)).round().clamp(0, 255)
 
 
-def _along(line: Tensor, axis: int) -> Tensor:
+def _broadcast_along(line: Tensor, axis: int) -> Tensor:
     """(n,) → a shape that multiplies images along an axis counted from the end."""
     return line.view([-1] + [1] * (-1 - axis))
 
@@ -143,7 +143,7 @@ def resize_short_side(images: Tensor, short_side: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Box:
+class ResizedCropBox:
     """A box in pixels."""
 
     top: int
@@ -159,7 +159,7 @@ def random_box(
     *,
     area: tuple[float, float] = (0.5, 1.0),
     aspect: tuple[float, float] = (0.75, 4 / 3),
-) -> Box:
+) -> ResizedCropBox:
     """Draw the box of a random resized crop: a share of the area, uniform; width to height, uniform in its logarithm.
 
     After ten boxes that do not fit, the largest central one whose aspect does. area: from 0.08 to fine-tune.
@@ -170,12 +170,12 @@ def random_box(
         ratio = math.exp(math.log(aspect[0]) + shape * (math.log(aspect[1]) - math.log(aspect[0])))
         box_height, box_width = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
         if 0 < box_height <= height and 0 < box_width <= width:
-            return Box(int(y * (height - box_height + 1)), int(x * (width - box_width + 1)), box_height, box_width)
+            return ResizedCropBox(int(y * (height - box_height + 1)), int(x * (width - box_width + 1)), box_height, box_width)
     box_height, box_width = min(height, round(width / aspect[0])), min(width, round(height * aspect[1]))
-    return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+    return ResizedCropBox((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
-def crop_box(clip: Tensor, box: Box, size: int) -> Tensor:
+def resize_box(clip: Tensor, box: ResizedCropBox, size: int) -> Tensor:
     """(channels, T, H, W) → (channels, T, size, size), the same box of all frames, bilinearly."""
     part = clip[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
     resized = F.interpolate(part.transpose(0, 1), size=(size, size), mode="bilinear", align_corners=False)

@@ -17,9 +17,9 @@ PREFIXES = {
     b"\x00\x00\x01\xba": "mpeg",
     b"\x00\x00\x01\xb3": "mpegvideo",
 }
-LISTS = (b"#EXTM3U", b"ffconcat", b"file ", b"<?xml", b"<MPD", b"[playlist]", b"v=0\r", b"v=0\n")
+PLAYLIST_PREFIXES = (b"#EXTM3U", b"ffconcat", b"file ", b"<?xml", b"<MPD", b"[playlist]", b"v=0\r", b"v=0\n")
 """How files begin that only name others: HLS, concat scripts, DASH, PLS and SDP."""
-SYNC, PACKET, STAMPED_PACKET = 0x47, 188, 192
+SYNC_BYTE, PACKET_BYTES, STAMPED_PACKET_BYTES = 0x47, 188, 192
 """Sync byte and packet lengths of MPEG transport streams; the packets of Blu-rays are stamped with four bytes before them."""
 
 
@@ -32,15 +32,15 @@ def demuxer(head: bytes) -> str | None:
     for prefix, name in PREFIXES.items():
         if head.startswith(prefix):
             return name
-    return "mpegts" if _has_sync(head, 0, PACKET) or _has_sync(head, 4, STAMPED_PACKET) else None
+    return "mpegts" if _has_sync(head, 0, PACKET_BYTES) or _has_sync(head, 4, STAMPED_PACKET_BYTES) else None
 
 
 def names_other_files(head: bytes) -> bool:
     """Whether it is a playlist or the like."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    return text.startswith(LISTS)
+    return text.startswith(PLAYLIST_PREFIXES)
 
 
 def _has_sync(head: bytes, first: int, step: int) -> bool:
     places = range(first, min(len(head), HEAD_BYTES), step)
-    return len(places) > 1 and all(head[place] == SYNC for place in places)
+    return len(places) > 1 and all(head[place] == SYNC_BYTE for place in places)

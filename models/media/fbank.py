@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Taper(StrEnum):
+class WindowFunction(StrEnum):
     """Window functions by Kaldi's names; all are symmetric."""
 
     HANNING = "hanning"
@@ -23,13 +23,13 @@ class Taper(StrEnum):
         """(length,), float64."""
         cosine = (torch.arange(length, dtype=torch.float64) * (2 * math.pi / (length - 1))).cos()
         match self:
-            case Taper.HANNING:
+            case WindowFunction.HANNING:
                 return 0.5 - 0.5 * cosine
-            case Taper.HAMMING:
+            case WindowFunction.HAMMING:
                 return 0.54 - 0.46 * cosine
-            case Taper.POVEY:
+            case WindowFunction.POVEY:
                 return (0.5 - 0.5 * cosine) ** 0.85
-            case Taper.RECTANGULAR:
+            case WindowFunction.RECTANGULAR:
                 return torch.ones_like(cosine)
 
 
@@ -48,7 +48,7 @@ class FbankConfig:
     """Lower bound of a filter's energy, before the logarithm. With 128 filters the fourth covers no frequency and is always at it."""
     remove_mean: bool = True
     """Subtract the mean of each frame."""
-    taper: Taper = Taper.HANNING
+    taper: WindowFunction = WindowFunction.HANNING
     power: bool = True
     """Filters sum the power of each frequency; otherwise its magnitude."""
 

@@ -14,38 +14,38 @@ from numpy.typing import NDArray
 from models.media.patchmatch import PATCH
 
 HALF = PATCH // 2
-MOST_PAIRS = 5 * 10**7
-"""Pairs of patches that `nearest` compares: half a second of an idle core. With more it leaves sources out, evenly."""
-MOST_SOURCES = 2**16
-FEW_PAIRS = 2**22
+MAX_PAIRS = 5 * 10**7
+"""Pairs of patches that `nearest_patches` compares: half a second of an idle core. With more it leaves sources out, evenly."""
+MAX_SOURCES = 2**16
+PAIRS_PER_CHUNK = 2**22
 """Pairs that are compared at once: 16 MiB of distances."""
-FEW_PIXELS = 2**11
+PIXELS_PER_CHUNK = 2**11
 """Hole pixels that are painted at once: their votes stay in a core's cache."""
-MIDDLE = 128.0
+MID_GREY = 128.0
 
 Field = NDArray[np.int32]
 Mask = NDArray[np.bool_]
 
 
-def nearest(image: NDArray[np.float32], asking: Mask, sources: Mask) -> Field:
+def nearest_patches(image: NDArray[np.float32], asking: Mask, sources: Mask) -> Field:
     """The source patch that is nearest to each asking one by squared differences. image (h, w, 3), filled; masks (h, w) of centres."""
     height, width = asking.shape
     field = np.stack(np.meshgrid(np.arange(width, dtype=np.int32), np.arange(height, dtype=np.int32)), axis=-1)
     asked, known = np.argwhere(asking), np.argwhere(sources)
-    most = max(1, min(MOST_SOURCES, MOST_PAIRS // len(asked)))
+    most = max(1, min(MAX_SOURCES, MAX_PAIRS // len(asked)))
     known = known[:: -(-len(known) // most)]
-    wide = np.pad(image - np.float32(MIDDLE), ((HALF, HALF), (HALF, HALF), (0, 0)), mode="edge")
+    wide = np.pad(image - np.float32(MID_GREY), ((HALF, HALF), (HALF, HALF), (0, 0)), mode="edge")
     patches = sliding_window_view(wide, (PATCH, PATCH), axis=(0, 1))  # (h, w, 3, PATCH, PATCH)
     rows = patches[known[:, 0], known[:, 1]].reshape(len(known), -1)
     squares = np.square(rows).sum(axis=1)
-    for some in np.array_split(asked, -(-len(asked) * len(known) // FEW_PAIRS)):
+    for some in np.array_split(asked, -(-len(asked) * len(known) // PAIRS_PER_CHUNK)):
         queries = patches[some[:, 0], some[:, 1]].reshape(len(some), -1)
         found = known[(squares - 2 * queries @ rows.T).argmin(axis=1)]
         field[some[:, 0], some[:, 1]] = found[:, ::-1]
     return field
 
 
-def enlarged(field: NDArray[np.integer], height: int, width: int) -> Field:
+def upsample_field(field: NDArray[np.integer], height: int, width: int) -> Field:
     """The field of a level twice as large: all four pixels of a cell keep the cell's shift, so that what is copied stays in one piece."""
     down, across = np.arange(height), np.arange(width)
     rows, columns = np.minimum(down // 2, field.shape[0] - 1), np.minimum(across // 2, field.shape[1] - 1)
@@ -55,7 +55,7 @@ def enlarged(field: NDArray[np.integer], height: int, width: int) -> Field:
     return np.ascontiguousarray(np.clip(finer, 0, np.array([width - 1, height - 1])), np.int32)
 
 
-def painted(image: NDArray[np.float32], missing: Mask, field: Field, mean: NDArray[np.float32]) -> NDArray[np.float32]:
+def vote_colours(image: NDArray[np.float32], missing: Mask, field: Field, mean: NDArray[np.float32]) -> NDArray[np.float32]:
     """The image with every hole pixel copied from one source: of the patches that overlap there, the one whose shift most of them share,
     the nearest ones counting more; of equals the one nearest to `mean`, what the overlapping patches give on average.
 
@@ -63,16 +63,16 @@ def painted(image: NDArray[np.float32], missing: Mask, field: Field, mean: NDArr
     """
     made, flat = mean.copy(), image.reshape(-1, 3)
     pixels = np.argwhere(missing)
-    for some in np.array_split(pixels, -(-len(pixels) // FEW_PIXELS)):
+    for some in np.array_split(pixels, -(-len(pixels) // PIXELS_PER_CHUNK)):
         wanted = mean[some[:, 0], some[:, 1]]
-        sources = _sources(some, missing, field)  # (PATCH², pixels)
-        best = _agreed(sources, np.square(flat[sources] - wanted).sum(axis=-1))
+        sources = _source_indices(some, missing, field)  # (PATCH², pixels)
+        best = _winning_votes(sources, np.square(flat[sources] - wanted).sum(axis=-1))
         chosen = sources[best, np.arange(len(some))]
         made[some[:, 0], some[:, 1]] = np.where((chosen >= 0)[:, None], flat[chosen], wanted)
     return made
 
 
-def _sources(pixels: NDArray[np.intp], missing: Mask, field: Field) -> NDArray[np.int32]:
+def _source_indices(pixels: NDArray[np.intp], missing: Mask, field: Field) -> NDArray[np.int32]:
     """(n, 2) rows and columns → (PATCH², n), the index of the source pixel by each overlapping patch; -1 for none."""
     height, width = missing.shape
     found = []
@@ -87,7 +87,7 @@ def _sources(pixels: NDArray[np.intp], missing: Mask, field: Field) -> NDArray[n
     return np.stack(found)
 
 
-def _agreed(sources: NDArray[np.int32], differences: NDArray[np.float32]) -> NDArray[np.intp]:
+def _winning_votes(sources: NDArray[np.int32], differences: NDArray[np.float32]) -> NDArray[np.intp]:
     """Row of the vote that counts, for each pixel."""
     votes = np.zeros(sources.shape, np.float32)
     for source, (down, across) in zip(sources, _offsets(), strict=True):

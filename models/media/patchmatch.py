@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.processes.confined_process import Confined
+from models.processes.confined_process import ConfinedProcess
 
 PACKAGE = "patchmatch_cython"
 PROGRAM = "models.media.patchmatch_program"
@@ -36,7 +36,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Level:
+class PyramidLevel:
     """A level of the pyramid, filled."""
 
     pixels: Pixels
@@ -83,33 +83,33 @@ def reduced_mask(missing: NDArray[np.bool_], reduction: int) -> NDArray[np.bool_
     return reduced
 
 
-def fill(pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, before: Level | Pixels | None) -> Level:
+def fill_level(pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, before: PyramidLevel | Pixels | None) -> PyramidLevel:
     """The next level. pixels (h, w, 3) and missing (h, w) in full size; before: the level before, or another filling in any size, to start
-    from; None: from the colours around the hole. Raises `models.processes.confined_process.ProgramDied`."""
-    request, data = message(pixels, missing, reduction, seed, before)
-    with Confined(PROGRAM, data, request, patience=PATIENCE_S, often=True) as program:
+    from; None: from the colours around the hole. Raises `models.processes.confined_process.ProcessDied`."""
+    request, data = encode_request(pixels, missing, reduction, seed, before)
+    with ConfinedProcess(PROGRAM, data, request, patience=PATIENCE_S, often=True) as program:
         height, width = program.message()["size"]
-        level = Level(np.empty((height, width, 3), np.uint8), np.empty((height, width, 2), np.int32))
+        level = PyramidLevel(np.empty((height, width, 3), np.uint8), np.empty((height, width, 2), np.int32))
         program.read_into(level.pixels.data.cast("B"))
         program.read_into(level.field.data.cast("B"))
     return level
 
 
-def message(
-    pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, before: Level | Pixels | None
+def encode_request(
+    pixels: Pixels, missing: NDArray[np.bool_], reduction: int, seed: int, before: PyramidLevel | Pixels | None
 ) -> tuple[dict[str, Any], bytes]:
     """The program's request and its file."""
-    start = before.pixels if isinstance(before, Level) else before
+    start = before.pixels if isinstance(before, PyramidLevel) else before
     parts = [pixels.tobytes(), missing.astype(np.uint8).tobytes()]
     if start is not None:
         parts.append(start.tobytes())
-    if isinstance(before, Level):
+    if isinstance(before, PyramidLevel):
         parts.append(before.field.tobytes())
     request = {
         "size": missing.shape,
         "reduction": reduction,
         "seed": seed % 2**32,
         "started": () if start is None else start.shape[:2],
-        "has_field": isinstance(before, Level),
+        "has_field": isinstance(before, PyramidLevel),
     }
     return request, b"".join(parts)

@@ -18,7 +18,7 @@ from patchmatch_cython.cython_solver import CythonSolver  # noqa: E402
 
 imageops.set_use_opencv(False)
 
-MOST_VISITS = 160_000
+MAX_PATCH_ITERATIONS = 160_000
 """Patches of the hole times iterations of a level: a second and a half of an idle core."""
 ITERATIONS, FINEST_ITERATIONS = 3, 1
 """Iterations of the search. The finest level copies what the one before has found in pieces as large: more searching would prefer patches
@@ -27,39 +27,41 @@ HALF = PATCH // 2
 
 
 def main() -> None:
-    asked = confined_process.request()
+    asked = confined_process.receive_request()
     confined_process.confine()
-    filled, field = level(asked, sys.stdin.buffer.read())
-    confined_process.say({"size": filled.shape[:2]})
-    confined_process.send(filled.data.cast("B"))
-    confined_process.send(field.data.cast("B"))
+    filled, field = compute_level(asked, sys.stdin.buffer.read())
+    confined_process.write_message({"size": filled.shape[:2]})
+    confined_process.write_payload(filled.data.cast("B"))
+    confined_process.write_payload(field.data.cast("B"))
 
 
-def level(asked: dict[str, Any], data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """One level, as `models.media.patchmatch.fill` asks for it: pixels (h, w, 3) and the field (h, w, 2)."""
-    pixels, missing, start, before = _read(asked, data)
+def compute_level(asked: dict[str, Any], data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """One level, as `models.media.patchmatch.fill_level` asks for it: pixels (h, w, 3) and the field (h, w, 2)."""
+    pixels, missing, start, before = _decode_request(asked, data)
     coarse = reduced_mask(missing, asked["reduction"])
-    image = _reduced(pixels, asked["reduction"])
+    image = _reduce(pixels, asked["reduction"])
     image[coarse] = 0 if start is None else imageops.resize_image(start.astype(np.float32), *coarse.shape)[coarse]
     query, valid = imageops.build_query_patch_centers(coarse, HALF), imageops.build_valid_patch_centers(coarse, HALF)
     if before is None:
-        image = poisson_blending.fitted(image, coarse)
-        field = nearest_neighbour_field.nearest(image, query, valid)
+        image = poisson_blending.blend_hole(image, coarse)
+        field = nearest_neighbour_field.nearest_patches(image, query, valid)
     else:
-        field = nearest_neighbour_field.enlarged(before, *coarse.shape)
+        field = nearest_neighbour_field.upsample_field(before, *coarse.shape)
         field = imageops.sanitize_nnf(field, query, valid, rng=np.random.default_rng(asked["seed"]))
     solver = CythonSolver(image, coarse, PATCH)
     mean = solver(iterations=_iterations(asked["reduction"], coarse, before is None), randomize_nnf=False, nnf=field, seed=asked["seed"])
-    filled = nearest_neighbour_field.painted(image, coarse, solver.nnf, mean)
+    filled = nearest_neighbour_field.vote_colours(image, coarse, solver.nnf, mean)
     return np.ascontiguousarray(np.clip(np.rint(filled), 0, 255).astype(np.uint8)), np.ascontiguousarray(solver.nnf.astype(np.int32))
 
 
 def _iterations(reduction: int, missing: NDArray[np.bool_], is_first: bool) -> int:
     usual = FINEST_ITERATIONS if reduction == 1 and not is_first else ITERATIONS
-    return min(usual, max(1, MOST_VISITS // int(missing.sum())))
+    return min(usual, max(1, MAX_PATCH_ITERATIONS // int(missing.sum())))
 
 
-def _read(asked: dict[str, Any], sent: bytes) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.uint8] | None, NDArray[Any] | None]:
+def _decode_request(
+    asked: dict[str, Any], sent: bytes
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.uint8] | None, NDArray[Any] | None]:
     """Pixels, missing, what the hole is filled with so far, and from where."""
     data = np.frombuffer(sent, np.uint8)
     (height, width), started = asked["size"], asked["started"]
@@ -76,7 +78,7 @@ def _read(asked: dict[str, Any], sent: bytes) -> tuple[NDArray[np.uint8], NDArra
     return pixels, missing > 0, start, rest.view(np.int32).reshape(down, across, 2) if asked["has_field"] else None
 
 
-def _reduced(pixels: NDArray[np.uint8], reduction: int) -> NDArray[np.float32]:
+def _reduce(pixels: NDArray[np.uint8], reduction: int) -> NDArray[np.float32]:
     """Means of square cells, float32."""
     height, width = (side // reduction for side in pixels.shape[:2])
     cells = pixels[: height * reduction, : width * reduction].reshape(height, reduction, width, reduction, 3)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_PIXELS = 2**18
+MAX_GRID_PIXELS = 2**18
 """Pixels of the grid that is solved, at most."""
 SWEEPS, FINE_SWEEPS = 24, 10
 """Relaxations of a level: what is left changes slowly, and the coarser level has it. Fewer where they take long: of FEW cells and more."""
-FEW = 2**14
-COARSEST = 4
+SMALL_GRID_CELLS = 2**14
+MIN_SIDE_CELLS = 4
 """Cells along the shorter side below which no level is coarser."""
-OVER = 1.6
+OVER_RELAXATION = 1.6
 """Over-relaxation."""
 SOLVING_BYTES = 24 * 2**20
 """Bound for what solving takes besides images: about 80 bytes a pixel of the finest grid and a third more for the coarser ones."""
@@ -70,12 +70,12 @@ class Membrane:
         return first, np.minimum(first + 1, cells - 1), (at - first).astype(np.float32)
 
 
-class Edge:
+class BoundaryDifferences:
     """Collects the differences at the edge of a hole, some rows at a time. Shapes are those of the hole's box."""
 
     def __init__(self, height: int, width: int) -> None:
         self.scale = 1
-        while -(-height // self.scale) * -(-width // self.scale) > MOST_PIXELS:
+        while -(-height // self.scale) * -(-width // self.scale) > MAX_GRID_PIXELS:
             self.scale += 1
         cells = -(-height // self.scale), -(-width // self.scale)
         self._inside = np.zeros(cells, np.bool_)
@@ -105,7 +105,7 @@ class Edge:
             return None
         if limit is not None:
             self._limit(limit)
-        return Membrane(_solved(Grid(self._inside.astype(np.float32), self._pull, self._towards)), self.scale)
+        return Membrane(_solve(Grid(self._inside.astype(np.float32), self._pull, self._towards)), self.scale)
 
     def _limit(self, limit: float) -> None:
         at = self._pull > 0
@@ -114,9 +114,9 @@ class Edge:
         self._towards[:, at] = np.clip(means, usual - limit, usual + limit) * self._pull[at]
 
 
-def fitted(image: Floats, missing: Mask) -> Floats:
+def blend_hole(image: Floats, missing: Mask) -> Floats:
     """An image whose hole is filled, (h, w, 3), with the colours in the hole moved. For images that need no strips."""
-    edge = Edge(*missing.shape)
+    edge = BoundaryDifferences(*missing.shape)
     edge.add(0, np.pad(image, ((1, 1), (1, 1), (0, 0))), image, np.pad(missing, 1), np.pad(np.zeros_like(missing), 1, constant_values=True))
     membrane = edge.membrane()
     if membrane is None:
@@ -125,27 +125,27 @@ def fitted(image: Floats, missing: Mask) -> Floats:
     return np.where(missing[..., np.newaxis], moved, image).astype(np.float32)
 
 
-def _solved(grid: Grid) -> Floats:
+def _solve(grid: Grid) -> Floats:
     """(h, w, 3); cells without a hole have what their neighbours have."""
-    levels = list(_coarser(grid))
+    levels = list(_grid_pyramid(grid))
     values = np.zeros((3, *levels[-1].inside.shape), np.float32)
     values += (grid.towards.sum(axis=(1, 2)) / grid.pull.sum())[:, None, None]
     for level in reversed(levels):
         height, width = level.inside.shape
         finer = values if values.shape[1:] == level.inside.shape else values.repeat(2, axis=1).repeat(2, axis=2)
-        values = _relaxed(level, finer[:, :height, :width], SWEEPS if height * width < FEW else FINE_SWEEPS)
+        values = _relax(level, finer[:, :height, :width], SWEEPS if height * width < SMALL_GRID_CELLS else FINE_SWEEPS)
     return np.ascontiguousarray(values.transpose(1, 2, 0))
 
 
-def _coarser(grid: Grid) -> Iterator[Grid]:
+def _grid_pyramid(grid: Grid) -> Iterator[Grid]:
     """The grid and, as long as they are not tiny, grids of half as many cells a side."""
     yield grid
-    while min(grid.inside.shape) > COARSEST:
-        grid = Grid(np.minimum(_pooled(grid.inside), 1), _pooled(grid.pull) * HALF, _pooled(grid.towards) * HALF)
+    while min(grid.inside.shape) > MIN_SIDE_CELLS:
+        grid = Grid(np.minimum(_pool(grid.inside), 1), _pool(grid.pull) * HALF, _pool(grid.towards) * HALF)
         yield grid
 
 
-def _pooled(cells: Floats) -> Floats:
+def _pool(cells: Floats) -> Floats:
     """Sums of two by two cells."""
     height, width = cells.shape[-2:]
     even = np.pad(cells, [(0, 0)] * (cells.ndim - 2) + [(0, height % 2), (0, width % 2)])
@@ -153,28 +153,28 @@ def _pooled(cells: Floats) -> Floats:
     return pooled
 
 
-def _relaxed(grid: Grid, values: Floats, sweeps: int) -> Floats:
+def _relax(grid: Grid, values: Floats, sweeps: int) -> Floats:
     """Red and black cells in turns, over-relaxed: each becomes the mean of its neighbours in the hole and of what it is pulled to. A cell
     outside of the hole becomes the mean of all its neighbours, for whoever reads between cells."""
     hole = grid.inside > 0
-    neighbours = _around(np.pad(grid.inside, 1))
+    neighbours = _neighbour_sum(np.pad(grid.inside, 1))
     wide = np.pad(values * grid.inside, ((0, 0), (1, 1), (1, 1)))
     middle = wide[:, 1:-1, 1:-1]
     red = np.add.outer(np.arange(hole.shape[0]), np.arange(hole.shape[1])) % 2 == 0
-    keep = [np.where(hole & turn, np.float32(OVER), np.float32(0)) for turn in (red, ~red)]
+    keep = [np.where(hole & turn, np.float32(OVER_RELAXATION), np.float32(0)) for turn in (red, ~red)]
     share = [one / np.maximum(neighbours + grid.pull, 1e-6) for one in keep]
     for _ in range(sweeps):
         for kept, shared in zip(keep, share, strict=True):
-            change = _around(wide)
+            change = _neighbour_sum(wide)
             change += grid.towards
             change *= shared
             change -= kept * middle
             middle += change
-    spread = _around(wide) / np.maximum(neighbours, 1)
+    spread = _neighbour_sum(wide) / np.maximum(neighbours, 1)
     return np.where(hole, middle, np.where(neighbours > 0, spread, values))
 
 
-def _around(wide: Floats) -> Floats:
+def _neighbour_sum(wide: Floats) -> Floats:
     """Sum of the four neighbours, of an array with a margin of one cell."""
     summed: Floats = wide[..., :-2, 1:-1] + wide[..., 2:, 1:-1]
     summed += wide[..., 1:-1, :-2]

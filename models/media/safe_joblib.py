@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-LARGEST = 4 << 30
+MAX_UNPACKED_BYTES = 4 << 30
 """Bytes that a file may unpack to."""
-PLAIN = frozenset("biufcSU")
+PLAIN_DTYPE_KINDS = frozenset("biufcSU")
 """Kinds of array elements: numbers, truth values and text, no objects."""
 
 
@@ -44,17 +44,17 @@ class UnsafeFile(ValueError):
     """A file is no joblib file, is damaged, or holds more than data; the message says which."""
 
 
-def read_joblib(path: Path, *, largest: int = LARGEST) -> Any:
+def read_joblib(path: Path, *, largest: int = MAX_UNPACKED_BYTES) -> Any:
     """The content of a file that `joblib.dump` wrote, with arrays, packed by what Python can unpack or not at all. Raises UnsafeFile."""
     try:
-        return _Reader(io.BytesIO(_unpacked(path.read_bytes(), largest))).load()
+        return _SafeUnpickler(io.BytesIO(_unpack(path.read_bytes(), largest))).load()
     except UnsafeFile as error:
         raise UnsafeFile(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle makes its reader raise almost anything
         raise UnsafeFile(f"{path}: damaged, or no joblib file ({type(error).__name__})") from error
 
 
-def _unpacked(data: bytes, largest: int) -> bytes:
+def _unpack(data: bytes, largest: int) -> bytes:
     start = next((start for start in UNPACKERS if data.startswith(start)), None)
     if start is None:
         return data
@@ -84,7 +84,7 @@ class _Dtype:
     def real(self) -> np.dtype[Any]:
         dtype = np.dtype(self.code)
         dtype = dtype.newbyteorder(">") if self.order == ">" else dtype
-        if dtype.kind not in PLAIN:
+        if dtype.kind not in PLAIN_DTYPE_KINDS:
             raise UnsafeFile(f"refused, since it holds an array of {dtype}, not of numbers or text")
         return dtype
 
@@ -114,7 +114,7 @@ def _scalar(dtype: _Dtype, value: bytes) -> Any:
     return np.frombuffer(value, dtype.real())[0]
 
 
-KNOWN: dict[tuple[str, str], Any] = {
+STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _ArrayClass,
     ("numpy", "dtype"): _Dtype,
     ("joblib.numpy_pickle", "NumpyArrayWrapper"): _Description,
@@ -123,7 +123,7 @@ KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-class _Reader(pickle._Unpickler):  # the one in Python: the one in C reads ahead, past the description of an array
+class _SafeUnpickler(pickle._Unpickler):  # the one in Python: the one in C reads ahead, past the description of an array
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
 
@@ -132,9 +132,9 @@ class _Reader(pickle._Unpickler):  # the one in Python: the one in C reads ahead
         self.stream = stream
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in KNOWN:
+        if (module, name) not in STAND_INS:
             raise UnsafeFile(f"refused, since it names {module}.{name} and may hold only arrays and plain values")
-        return KNOWN[module, name]
+        return STAND_INS[module, name]
 
     def build(self) -> None:
         pickle._Unpickler.dispatch[pickle.BUILD[0]](self)  # type: ignore[arg-type]

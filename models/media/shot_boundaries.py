@@ -16,41 +16,41 @@ LONG_SIDE = 160
 """Only so many pixels along the longer side of a frame are looked at, up to twice as many."""
 CELLS = (9, 16)
 """Down and across."""
-COMMON = 0.85
+MAX_COLOUR_OVERLAP = 0.85
 """Share of pixels whose colours two frames have in common, below which they may be of two shots."""
-ALIKE = 0.7
+MAX_LIGHT_CORRELATION = 0.7
 """Correlation of their light and dark, below which they may be."""
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _FrameFeatures:
     colours: NDArray[np.float64]
     """Shares of 512 colours."""
     light: NDArray[np.float64]
     """Brightness of each cell, less the mean."""
 
 
-class Cuts:
+class ShotBoundaryDetector:
     """Finds the cuts of one video, frame by frame."""
 
     def __init__(self) -> None:
-        self._last: _Frame | None = None
+        self._last: _FrameFeatures | None = None
 
     def before(self, frame: NDArray[np.uint8]) -> bool:
         """Whether the video was cut just before its next frame, RGB (H, W, 3). Moving people and cameras and flashes of light are no cuts;
         dissolves are none either."""
-        last, self._last = self._last, _looked_at(frame)
+        last, self._last = self._last, _extract_features(frame)
         return last is not None and _differ(last, self._last)
 
 
-def _differ(first: _Frame, second: _Frame) -> bool:
+def _differ(first: _FrameFeatures, second: _FrameFeatures) -> bool:
     common = float(np.minimum(first.colours, second.colours).sum())
     lengths = float(np.linalg.norm(first.light) * np.linalg.norm(second.light))
     alike = float((first.light * second.light).sum()) / lengths if lengths > 0 else 0.0
-    return common < COMMON and alike < ALIKE
+    return common < MAX_COLOUR_OVERLAP and alike < MAX_LIGHT_CORRELATION
 
 
-def _looked_at(frame: NDArray[np.uint8]) -> _Frame:
+def _extract_features(frame: NDArray[np.uint8]) -> _FrameFeatures:
     step = max(1, max(frame.shape) // LONG_SIDE)
     small = frame[::step, ::step]  # (h, w, 3)
     levels = small.reshape(-1, 3).astype(np.int64) * BINS // 256
@@ -59,4 +59,4 @@ def _looked_at(frame: NDArray[np.uint8]) -> _Frame:
     sums = np.add.reduceat(np.add.reduceat(small.sum(axis=2, dtype=np.float64), edges[0], axis=0), edges[1], axis=1)
     sizes = np.outer(*(np.maximum(1, np.diff(np.append(edge, side))) for edge, side in zip(edges, small.shape[:2], strict=True)))
     light = sums / sizes
-    return _Frame(counts / len(levels), light - light.mean())
+    return _FrameFeatures(counts / len(levels), light - light.mean())

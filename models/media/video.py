@@ -17,30 +17,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.media.containers import HEAD_BYTES, NAMES, demuxer, names_other_files
-from models.processes.confined_process import Confined, ProgramDied, again_if_killed
+from models.processes.confined_process import ConfinedProcess, ProcessDied, retry_if_killed
 
 PROGRAM = "models.media.video_program"
-AHEAD = 8
+MAX_FRAMES_AHEAD = 8
 """Frames that are read before they are asked for, at most."""
-AHEAD_BYTES = 64 * 2**20
+MAX_BYTES_AHEAD = 64 * 2**20
 """Memory that they take, at most; one of any size is read."""
 DECODER_BYTES = 80 * 2**20
 """Memory of the process that reads a video, its frames aside."""
 DECODER_FRAMES = 24
 """Frames that it keeps, each of 12 bits a pixel."""
 
-Kind = Literal["not-a-video", "no-video", "too-much", "broken"]
+VideoErrorKind = Literal["not-a-video", "no-video", "too-much", "broken"]
 
 
 class VideoError(Exception):
     """A video that cannot be used; the message is for whoever sent it."""
 
-    def __init__(self, kind: Kind, message: str) -> None:
+    def __init__(self, kind: VideoErrorKind, message: str) -> None:
         super().__init__(message)
-        self.kind: Kind = kind
+        self.kind: VideoErrorKind = kind
 
 
-class NotYet(Exception):
+class FrameNotReady(Exception):
     """The next frame takes longer than it may be waited for."""
 
 
@@ -71,7 +71,7 @@ class ClipInfo:
 
 
 @dataclass(frozen=True)
-class Frame:
+class SampledFrame:
     """A frame and the rows of the grid that it is the nearest to."""
 
     time: float
@@ -92,10 +92,10 @@ class Frame:
 
 def probe(data: bytes | memoryview, limits: ClipLimits) -> ClipInfo:
     """Without decoding more than one frame. Raises VideoError."""
-    return again_if_killed(partial(_probed, data, limits))
+    return retry_if_killed(partial(_probe, data, limits))
 
 
-def _probed(data: bytes | memoryview, limits: ClipLimits) -> ClipInfo:
+def _probe(data: bytes | memoryview, limits: ClipLimits) -> ClipInfo:
     """Raises VideoError."""
     with _run(data, limits) as program:
         return ClipInfo(**_answer(program)["info"])
@@ -117,8 +117,8 @@ class Frames:
         """start, end: seconds; frames from `start` on and before `end` are wanted. long_side: larger frames are shrunk to it.
 
         Raises VideoError."""
-        self._ahead = _Ahead(_run(data, limits, ahead=True, rate=rate, start=start, end=end, long_side=long_side))
-        self._next: Frame | None = None
+        self._ahead = _ReadAhead(_run(data, limits, ahead=True, rate=rate, start=start, end=end, long_side=long_side))
+        self._next: SampledFrame | None = None
         """Read already, and behind the rows that were taken."""
 
     @property
@@ -130,7 +130,7 @@ class Frames:
     def ended(self) -> bool:
         return self._next is None and self._ahead.ended
 
-    def take(self, end_row: int, until: float | None = None) -> Iterator[Frame]:
+    def take(self, end_row: int, until: float | None = None) -> Iterator[SampledFrame]:
         """The next frames, one by one: those that begin before a row. Raises VideoError, and NotYet.
 
         until: monotonic seconds until which a frame may be waited for; None: for ever."""
@@ -155,18 +155,18 @@ class NumberedFrames(Frames):
 
     def __init__(self, data: bytes | memoryview, numbers: Sequence[int], rate: float, limits: ClipLimits) -> None:
         """numbers: rising, without repetition; rate: the video's mean one, frames a second. Raises VideoError."""
-        self._ahead = _Ahead(_run(data, limits, ahead=True, numbers=list(numbers), rate=rate))
+        self._ahead = _ReadAhead(_run(data, limits, ahead=True, numbers=list(numbers), rate=rate))
         self._next = None
 
 
-class _Ahead:
+class _ReadAhead:
     """Frames that a program sends. A thread reads them before they are asked for, so the program goes on while others are looked at."""
 
-    def __init__(self, program: Confined) -> None:
+    def __init__(self, program: ConfinedProcess) -> None:
         self.decoded = 0
         self._program = program
         self._changed = threading.Condition()
-        self._waiting: deque[Frame] = deque()
+        self._waiting: deque[SampledFrame] = deque()
         self._error: VideoError | None = None
         self._all_read = self._closed = False
         self._thread = threading.Thread(target=self._read_all, name="frames", daemon=True)
@@ -177,7 +177,7 @@ class _Ahead:
         with self._changed:
             return self._all_read and not self._waiting
 
-    def take(self, until: float | None = None) -> Frame | None:
+    def take(self, until: float | None = None) -> SampledFrame | None:
         """The next one; None after the last. Raises VideoError, and NotYet."""
         with self._changed:
             patience = None if until is None else max(0.0, until - time.monotonic())
@@ -186,7 +186,7 @@ class _Ahead:
                 self._changed.notify_all()
                 return self._waiting.popleft()
             if not self._all_read:
-                raise NotYet
+                raise FrameNotReady
         self.close()
         if self._error is not None:
             raise self._error
@@ -210,7 +210,7 @@ class _Ahead:
                         return
                     self._waiting.append(frame)
                     self._changed.notify_all()
-        except ProgramDied as death:
+        except ProcessDied as death:
             self._error = VideoError("broken", f"decoding it failed: {death}")
             self._error.__cause__ = death
         except VideoError as error:
@@ -220,10 +220,12 @@ class _Ahead:
                 self._all_read = True
                 self._changed.notify_all()
 
-    def _fits(self, frame: Frame) -> bool:
-        return not self._waiting or (len(self._waiting) < AHEAD and (len(self._waiting) + 1) * frame.pixels.nbytes <= AHEAD_BYTES)
+    def _fits(self, frame: SampledFrame) -> bool:
+        return not self._waiting or (
+            len(self._waiting) < MAX_FRAMES_AHEAD and (len(self._waiting) + 1) * frame.pixels.nbytes <= MAX_BYTES_AHEAD
+        )
 
-    def _read(self) -> Frame | None:
+    def _read(self) -> SampledFrame | None:
         told = _answer(self._program)
         while "going_on" in told:
             self.decoded = told["decoded"]
@@ -234,14 +236,14 @@ class _Ahead:
         pixels = np.empty((told["height"], told["width"], 3), np.uint8)
         self._program.read_into(pixels.data.cast("B"))
         height, width = told["size"]
-        return Frame(told["time"], told["row"], told["rows"], pixels, (height, width), told["cut"])
+        return SampledFrame(told["time"], told["row"], told["rows"], pixels, (height, width), told["cut"])
 
 
 def bytes_ahead(width: int, height: int, long_side: int | None = None) -> int:
     """Memory of the frames that wait to be taken, at most; each as large as `Frames` makes it."""
     share = 1.0 if long_side is None else min(1.0, long_side / max(width, height))
     frame = 3 * round(width * share) * round(height * share)
-    return max(frame, min(AHEAD * frame, AHEAD_BYTES))
+    return max(frame, min(MAX_FRAMES_AHEAD * frame, MAX_BYTES_AHEAD))
 
 
 def decoder_bytes(width: int, height: int) -> int:
@@ -249,7 +251,7 @@ def decoder_bytes(width: int, height: int) -> int:
     return DECODER_BYTES + DECODER_FRAMES * width * height * 3 // 2
 
 
-def _run(data: bytes | memoryview, limits: ClipLimits, *, ahead: bool = False, **asked: Any) -> Confined:
+def _run(data: bytes | memoryview, limits: ClipLimits, *, ahead: bool = False, **asked: Any) -> ConfinedProcess:
     head = bytes(memoryview(data)[:HEAD_BYTES])
     name = demuxer(head)
     if name is None and names_other_files(head):
@@ -265,14 +267,14 @@ def _run(data: bytes | memoryview, limits: ClipLimits, *, ahead: bool = False, *
         "long_side": None,
         "numbers": None,
     } | asked
-    return Confined(PROGRAM, data, request, often=True, ahead=ahead)
+    return ConfinedProcess(PROGRAM, data, request, often=True, ahead=ahead)
 
 
-def _answer(program: Confined) -> Mapping[str, Any]:
+def _answer(program: ConfinedProcess) -> Mapping[str, Any]:
     """Raises VideoError."""
     try:
         told = program.message()
-    except ProgramDied as death:
+    except ProcessDied as death:
         raise VideoError("broken", f"decoding it failed: {death}") from death
     if "error" in told:
         raise VideoError(told["error"], told["detail"])

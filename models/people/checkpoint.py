@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.checkpoints.family import Fields, UnlikeFamily, shape_of
+from models.checkpoints.family import ConfigFields, UnlikeFamily, shape_of
 
 ENCODER_PREFIX = "encoder."
 HEAD_DIM = 64
@@ -47,7 +47,7 @@ SHARED_KEYS = {
 }
 
 
-def shared_fields(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def shared_fields(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """Infer the config fields that LART and the pose predictor share."""
     inner = shape_of(weights, "blocks.0.attn.qkv.weight", 2)[0] // 3
     hidden, _ = shape_of(weights, "blocks.0.mlp.fc1.weight", 2)
@@ -77,7 +77,7 @@ def _heads(weights: Mapping[str, Tensor], inner: int) -> int | None:
     return heads
 
 
-def feature_fields(weights: Mapping[str, Tensor], name: str) -> Fields:
+def feature_fields(weights: Mapping[str, Tensor], name: str) -> ConfigFields:
     """Return the config of an encoder, inferred from its first and last layer."""
     hidden, values = shape_of(weights, f"{name}.0.weight", 2)
     last = max(int(match[1]) for key in weights if (match := re.match(rf"{name}\.(\d+)\.", key)))

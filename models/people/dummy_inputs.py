@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from models.people.track_batch import TrackBatch
-from models.registry import Call, Maker
+from models.registry import ForwardCall, InputMaker
 
 
-def tracks(model: Any, config: Any, make: Maker) -> Call:
+def tracks(model: Any, config: Any, make: InputMaker) -> ForwardCall:
     """Make a batch with one person per row, detected in every frame."""
 
     def feature(size: Any) -> Tensor | None:
@@ -23,6 +23,6 @@ def tracks(model: Any, config: Any, make: Maker) -> Call:
     return lambda: model(random)
 
 
-def masked_crops(model: Any, config: Any, make: Maker) -> Call:
+def masked_crops(model: Any, config: Any, make: InputMaker) -> ForwardCall:
     crops = make.normal(4, config.size, config.size)
     return lambda: model(crops)

@@ -2,7 +2,7 @@
 
 The *template* is the program, executed once, which has imported all that it needs. It has one thread, reads no file of strangers, and forks
 a copy for each request. A copy has its file, a pipe for its answers and nothing else that is open, so that it sees no other one's. The
-owner's side: `copy`; the program's: `in_copies`. Imports nothing but the standard library: the programs start with it.
+owner's side: `fork`; the program's: `run_fork_server`. Imports nothing but the standard library: the programs start with it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from contextlib import suppress
 from typing import IO
 
 from models.processes import process_io
-from models.processes.process_io import TAKEN, TAKING_S
+from models.processes.process_io import ACCEPT_TIMEOUT_S, ACCEPTED
 
 READY = b"r"
 """A template's byte to its owner: all that it needs is imported."""
 STATUS = struct.Struct("<i")
 """A template's last word about a copy: its exit code, or the negative of the signal that ended it."""
 SET_PDEATHSIG = 1
-ANSWERS_FD = 3
+OUTPUT_FD = 3
 
 _templates: dict[tuple[str, int], _Template] = {}
 """By program and priority, those that further copies are made of. A copy has the priority of the thread that started its template: work
@@ -38,7 +38,7 @@ _lock = threading.RLock()
 os.register_at_fork(after_in_child=_templates.clear)  # two owners would talk at once
 
 
-def copy(program: str, request: bytes, file: IO[bytes]) -> Copy:
+def fork(program: str, request: bytes, file: IO[bytes]) -> ForkedProcess:
     """A copy of a program that has got its file. Its template is executed where there is none, or where the one that there is has died or
     is frozen."""
     with suppress(OSError):
@@ -58,25 +58,25 @@ class _Template:
     def __init__(self, key: tuple[str, int]) -> None:
         self._key = key
         self._channel, its = socket.socketpair()
-        self._channel.settimeout(TAKING_S)
+        self._channel.settimeout(ACCEPT_TIMEOUT_S)
         with its:
             self._process = process_io.execute(key[0], its, subprocess.DEVNULL)
         self._asking = threading.Lock()
-        self._copies: set[Copy] = set()
+        self._copies: set[ForkedProcess] = set()
 
-    def copy(self, request: bytes, file: IO[bytes]) -> Copy:
+    def copy(self, request: bytes, file: IO[bytes]) -> ForkedProcess:
         """Raises OSError if the template has died, or if it was ready and does not answer."""
         reins, its = socket.socketpair()
-        reins.settimeout(TAKING_S)
+        reins.settimeout(ACCEPT_TIMEOUT_S)
         output, answers = os.pipe()
-        made = Copy(self, output, reins)
+        made = ForkedProcess(self, output, reins)
         with _lock:
             self._copies.add(made)
         try:
             with its, self._asking:
-                process_io.ask(self._channel, request, [file.fileno(), answers, its.fileno()])
+                process_io.send_request(self._channel, request, [file.fileno(), answers, its.fileno()])
             # one that still imports takes it afterwards
-            if process_io.is_readable(self._channel.fileno()) and reins.recv(1) != TAKEN:
+            if process_io.is_readable(self._channel.fileno()) and reins.recv(1) != ACCEPTED:
                 raise ConnectionError
         except OSError:
             self.forget()
@@ -97,7 +97,7 @@ class _Template:
             self._process.wait()
             self._channel.close()
 
-    def ended(self, ended: Copy) -> None:
+    def ended(self, ended: ForkedProcess) -> None:
         with _lock:
             self._copies.discard(ended)
             is_forgotten = _templates.get(self._key) is not self
@@ -105,7 +105,7 @@ class _Template:
             self.forget()
 
 
-class Copy:
+class ForkedProcess:
     """A running copy, which its template forks as soon as it can."""
 
     def __init__(self, template: _Template, output: int, reins: socket.socket) -> None:
@@ -145,9 +145,9 @@ class Copy:
         self._template.ended(self)
 
 
-def in_copies(channel: socket.socket, request: bytes, files: list[int]) -> bytes:
+def run_fork_server(channel: socket.socket, request: bytes, files: list[int]) -> bytes:
     """Be a template whose first request came already. Returns in copies alone: what each is asked; its file is its standard input, and
-    `ANSWERS_FD` takes its answers."""
+    `OUTPUT_FD` takes its answers."""
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     ended, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -165,20 +165,20 @@ def in_copies(channel: socket.socket, request: bytes, files: list[int]) -> bytes
         if pid == 0:
             for other in (channel, rein, *reins.values()):
                 other.detach()  # what is closed below must not be closed again where it is forgotten
-            _become(template, file, answers)
+            _become_program(template, file, answers)
             return request
         os.close(file)
         os.close(answers)
         if pid > 0:
             reins[pid] = rein
             with suppress(OSError):  # its owner does not want it any more
-                rein.send(TAKEN)
+                rein.send(ACCEPTED)
         else:
             rein.close()
-        request, files = _next(channel, ended, reins)
+        request, files = _next_request(channel, ended, reins)
 
 
-def _next(channel: socket.socket, ended: int, reins: dict[int, socket.socket]) -> tuple[bytes, list[int]]:
+def _next_request(channel: socket.socket, ended: int, reins: dict[int, socket.socket]) -> tuple[bytes, list[int]]:
     """The next request. Until it comes, copies that have ended are told of, and those that nobody wants any more are killed."""
     while True:
         waiting = select.poll()
@@ -193,7 +193,7 @@ def _next(channel: socket.socket, ended: int, reins: dict[int, socket.socket]) -
         if ended in ready or not ready.isdisjoint(rein.fileno() for rein in reins.values()):
             _reap(ended, reins)
         if channel.fileno() in ready:
-            return process_io.asked(channel)
+            return process_io.receive_request(channel)
 
 
 def _reap(ended: int, reins: dict[int, socket.socket]) -> None:
@@ -204,7 +204,7 @@ def _reap(ended: int, reins: dict[int, socket.socket]) -> None:
                 rein.send(STATUS.pack(os.waitstatus_to_exitcode(child[1])))
 
 
-def _become(template: int, file: int, answers: int) -> None:
+def _become_program(template: int, file: int, answers: int) -> None:
     """Be a program of its own, which ends with its template."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -213,5 +213,5 @@ def _become(template: int, file: int, answers: int) -> None:
     if os.getppid() != template:
         os._exit(1)  # it died before we could be tied to it
     os.dup2(file, 0)
-    os.dup2(answers, ANSWERS_FD)
-    os.closerange(ANSWERS_FD + 1, os.sysconf("SC_OPEN_MAX"))
+    os.dup2(answers, OUTPUT_FD)
+    os.closerange(OUTPUT_FD + 1, os.sysconf("SC_OPEN_MAX"))

@@ -14,17 +14,17 @@ import tempfile
 from typing import IO
 
 LENGTH = struct.Struct("<I")
-TAKEN = b"t"
+ACCEPTED = b"t"
 """A program's byte to its owner: it has got its file."""
-TAKING_S = 1.0
+ACCEPT_TIMEOUT_S = 1.0
 """A program that could take its file and does not for so long is frozen."""
-PASSED_ON = ("PATH", "LANG", "LD_LIBRARY_PATH")
+INHERITED_VARIABLES = ("PATH", "LANG", "LD_LIBRARY_PATH")
 
 
-def environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Return all that a program gets to know of this process' environment, which may hold passwords: where libraries lie, one thread each,
     and no extensions, which are code of others."""
-    passed_on = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("OMP_")}
+    passed_on = {name: value for name, value in os.environ.items() if name in INHERITED_VARIABLES or name.startswith("OMP_")}
     return passed_on | {"OMP_NUM_THREADS": "1", "OPSIN_EXTENSIONS": "false"}
 
 
@@ -37,17 +37,17 @@ def execute(program: str, channel: socket.socket, output: int) -> subprocess.Pop
         stderr=subprocess.DEVNULL,
         bufsize=0,
         process_group=0,  # no Ctrl-C; in a session of its own it would share the CPUs as if it were a service (sched_autogroup)
-        env=environment(),
+        env=child_environment(),
     )
 
 
-def ask(channel: socket.socket, request: bytes, files: list[int]) -> None:
+def send_request(channel: socket.socket, request: bytes, files: list[int]) -> None:
     """Raises OSError if the program has died, or takes nothing any more."""
     socket.send_fds(channel, [LENGTH.pack(len(request))], files)
     channel.sendall(request)
 
 
-def asked(channel: socket.socket) -> tuple[bytes, list[int]]:
+def receive_request(channel: socket.socket) -> tuple[bytes, list[int]]:
     """Return a request and the descriptors of its files. Ends the program quietly where its owner has gone."""
     head, files, _, _ = socket.recv_fds(channel, LENGTH.size, 3)
     if not files:
@@ -69,7 +69,7 @@ def is_readable(descriptor: int, seconds: float = 0.0) -> bool:
     return bool(waiting.poll(math.ceil(1000 * seconds)))
 
 
-def as_file(data: bytes | memoryview) -> IO[bytes]:
+def to_file(data: bytes | memoryview) -> IO[bytes]:
     """Positioned at its begin; in memory where the system can."""
     if hasattr(os, "memfd_create"):
         file: IO[bytes] = os.fdopen(os.memfd_create("opsin"), "w+b", buffering=0)

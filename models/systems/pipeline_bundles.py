@@ -10,9 +10,9 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from models.bundle import Bundle, BundleError, BundleSpec, member, write
-from models.bundle_files import seal
-from models.bundle_schema import Clip, External, ExternalRole, Role, Weights
+from models.bundle import Bundle, BundleError, BundleSpec, member_reference, write
+from models.bundle_files import file_digest
+from models.bundle_schema import Clip, ExternalFile, ExternalRole, FileDigest, Role
 from models.loading import load
 from models.systems.mcc.photo_pipeline import config_of
 
@@ -22,7 +22,7 @@ RATE = 30.0
 """Frames a second of LART's published networks."""
 STEP = MARGIN = 32
 """Rows of a published window that are answered, and those that it sees on either side (`models.systems.lart.windows`)."""
-UNSEALED = Weights(sha256="0" * 64, bytes=0)
+UNSEALED = FileDigest(sha256="0" * 64, bytes=0)
 """`write` fills in the real ones."""
 
 
@@ -58,7 +58,7 @@ def join_actions(
         labels=lart.labels,
         license="; ".join(sorted({bundle.spec.license for bundle in members.values()})),
         description=f"Who does what when in a video: {', '.join(bundle.spec.id for bundle in members.values())}",
-        members={role: member(bundle) for role, bundle in members.items()},
+        members={role: member_reference(bundle) for role, bundle in members.items()},
         external=_external(body),
         weights=UNSEALED,
     )
@@ -86,7 +86,7 @@ def join_photographs(root: Path, name: str, version: str, shape: Bundle, depth: 
         trained_on="; ".join(told for told in (shape.spec.trained_on, depth.spec.trained_on) if told),
         note=" ".join(told for told in (shape.spec.note, depth.spec.note) if told),
         description=f"Reconstructs an object from one image, with depth or without: {shape.spec.id}, {depth.spec.id}",
-        members={"shape": member(shape), "depth": member(depth)},
+        members={"shape": member_reference(shape), "depth": member_reference(depth)},
         weights=UNSEALED,
     )
     return _written(root, spec)
@@ -108,11 +108,11 @@ def _written(root: Path, spec: BundleSpec, *, overwrite: bool = False) -> Bundle
     return made
 
 
-def _external(body: Path | None) -> dict[ExternalRole, External]:
+def _external(body: Path | None) -> dict[ExternalRole, ExternalFile]:
     if body is None:
         return {}
     try:
-        sealed = seal(body)
+        sealed = file_digest(body)
     except OSError as error:
         raise BundleError(f"{body}: cannot be read ({error.strerror})") from error
-    return {"body": External(path=str(body.resolve()), sha256=sealed.sha256, bytes=sealed.bytes)}
+    return {"body": ExternalFile(path=str(body.resolve()), sha256=sealed.sha256, bytes=sealed.bytes)}

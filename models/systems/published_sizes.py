@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.registry import named, systems
+from models.registry import resolve, systems
 
 
 @dataclass(frozen=True)
@@ -25,5 +25,5 @@ def sizes() -> Mapping[str, Size]:
         name: Size(name, table.system, table.architecture, config, table.source)
         for system in systems()
         for table in system.sizes
-        for name, config in named(table.configs).items()
+        for name, config in resolve(table.configs).items()
     }

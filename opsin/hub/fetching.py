@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from models import hub_files
-from models.hub_files import LARGEST_JSON, WEIGHTS
+from models.hub_files import MAX_JSON_BYTES, WEIGHTS
 from opsin.hub.address import TIMM_OWNER, Address
 from opsin.hub.bounds import HTTPError, Refused, bounded, without_password
 
@@ -77,7 +77,7 @@ def fetch(address: Address) -> Snapshot:
     warnings.filterwarnings("ignore", module="huggingface_hub")  # so does what it warns of
     if constants.HF_HUB_OFFLINE:
         return _cached(address)
-    with _told(address), bounded(LARGEST_JSON):
+    with _told(address), bounded(MAX_JSON_BYTES):
         if address.lacks_tag:
             raise HubError(_tags(address))
         info = HfApi().model_info(address.repository, revision=address.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
@@ -125,7 +125,7 @@ def _weights(address: Address, names: set[str]) -> str:
 
 def _weights_file(address: Address, commit: str, name: str) -> Path:
     """`_file` of any size, or of an index."""
-    with bounded(LARGEST_JSON if name.endswith(".json") else None):
+    with bounded(MAX_JSON_BYTES if name.endswith(".json") else None):
         return _file(address, commit, name)
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleError, BundleSpec
 from models.bundle_schema import Metric
-from models.layers.stepwise import UnusableInput
-from models.loading import Ended, LoadedSteps, load
+from models.layers.stepwise import InvalidInput
+from models.loading import LoadedStepwiseModel, StepOutputs, load
 from opsin.measuring.ladder import BATCH, OFF, ROUNDS, Quality, Throughput
 from server.media.images import Decoder
 from server.media.limits import MediaError
@@ -181,29 +181,29 @@ def _prepared(task: ClassifyClips, recording: Recording, plan: ClassifyClipsPlan
 
 
 def _scores(
-    steps: LoadedSteps, recordings: Sequence[Recording], jobs: Sequence[Arrays], arguments: Mapping[str, Any]
+    steps: LoadedStepwiseModel, recordings: Sequence[Recording], jobs: Sequence[Arrays], arguments: Mapping[str, Any]
 ) -> list[NDArray[np.float32]]:
     """Return the scores (labels,) of each recording, all of which take their steps together."""
     try:
         return _run(steps, jobs, arguments)
-    except UnusableInput:  # of one of them
+    except InvalidInput:  # of one of them
         return [_alone(steps, recording, job, arguments) for recording, job in zip(recordings, jobs, strict=True)]
 
 
-def _alone(steps: LoadedSteps, recording: Recording, job: Arrays, arguments: Mapping[str, Any]) -> NDArray[np.float32]:
+def _alone(steps: LoadedStepwiseModel, recording: Recording, job: Arrays, arguments: Mapping[str, Any]) -> NDArray[np.float32]:
     try:
         return _run(steps, [job], arguments)[0]
-    except UnusableInput as error:
+    except InvalidInput as error:
         raise UnusableRecording(f"{recording.name}: {error}") from error
 
 
-def _run(steps: LoadedSteps, jobs: Sequence[Arrays], arguments: Mapping[str, Any]) -> list[NDArray[np.float32]]:
+def _run(steps: LoadedStepwiseModel, jobs: Sequence[Arrays], arguments: Mapping[str, Any]) -> list[NDArray[np.float32]]:
     states = dict(enumerate(steps.start(jobs, [arguments] * len(jobs))))
     scores = {}
     while states:
         outcomes = steps.step(list(states.values()), [False] * len(states))
         for job, outcome in zip(list(states), outcomes, strict=True):
-            if isinstance(outcome, Ended):
+            if isinstance(outcome, StepOutputs):
                 scores[job] = cast(NDArray[np.float32], outcome.outputs["scores"])
                 del states[job]
             else:
@@ -211,7 +211,7 @@ def _run(steps: LoadedSteps, jobs: Sequence[Arrays], arguments: Mapping[str, Any
     return [scores[job] for job in range(len(jobs))]
 
 
-def _seconds(steps: LoadedSteps, layout: Layout, jobs: Sequence[Arrays], arguments: Mapping[str, Any]) -> float:
+def _seconds(steps: LoadedStepwiseModel, layout: Layout, jobs: Sequence[Arrays], arguments: Mapping[str, Any]) -> float:
     """Return the seconds of the first step of a batch, the fastest of a few; every slot takes one of its own."""
     took = []
     for _ in range(REPEATS):

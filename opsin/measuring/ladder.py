@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle, BundleError
 from models.bundle_schema import Metric
-from models.layers.stepwise import UnusableInput
+from models.layers.stepwise import InvalidInput
 from models.loading import LoadedModel, load
 from models.merge_schedule import MergeSchedule
 from server.tasks.embedding import text_jobs
@@ -136,7 +136,7 @@ def _checked(model: LoadedModel, arrays: Arrays, options: Mapping[str, object]) 
     try:
         answer = model.forward(arrays, options)
         check(answer, len(next(iter(arrays.values()))), model.spec, arrays.get("lengths"))
-    except (UnusableInput, ValueError) as error:
+    except (InvalidInput, ValueError) as error:
         raise BundleError(f"{model.spec.id}: {error}") from error
     return answer
 

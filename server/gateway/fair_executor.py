@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from models.processes.confined_process import Call
+from models.processes.confined_process import CancelScope
 from server.concurrency.client_bound import ClientBound
 from server.processes import os_process
 
@@ -51,7 +51,7 @@ class ThreadCall:
     """A call in a thread."""
 
     make: Callable[[], Any]
-    call: Call
+    call: CancelScope
     look: asyncio.TimerHandle | None = None
     """The next one at how long it takes."""
     thread: int = 0
@@ -101,7 +101,7 @@ class FairExecutor:
     async def run(self, client: str, make: Callable[[], T]) -> T:
         """The result of `make`. A caller that is cancelled before its turn leaves the line; later the programs that the work has started
         are ended, for whose time the thread would be missing."""
-        work = ThreadCall(make, Call())
+        work = ThreadCall(make, CancelScope())
         del make  # what is raised has frames that hold this one: they would keep each other, and a body
         try:
             await self._running.enter(client, 1)

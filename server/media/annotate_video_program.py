@@ -85,7 +85,7 @@ class DrawnPerson:
 
 
 def main() -> None:
-    asked = confined_process.request()
+    asked = confined_process.receive_request()
     font = ImageFont.load_default(14.0)
     ImageDraw.Draw(Image.new("RGB", (8, 8))).text((0, 0), "0", font=font)
     data = memoryview(os.fdopen(0, "rb").read())
@@ -96,11 +96,11 @@ def main() -> None:
     confined_process.confine()
     try:
         made = _make(io.BytesIO(data[LENGTH.size + length :]), asked, people, font)
-    except (av.error.FFmpegError, ValueError, OverflowError, MemoryError, video_program.Refused) as error:
-        confined_process.say({"error": str(error) or type(error).__name__})
+    except (av.error.FFmpegError, ValueError, OverflowError, MemoryError, video_program.MediaRefused) as error:
+        confined_process.write_message({"error": str(error) or type(error).__name__})
         return
-    confined_process.say({"bytes": len(made)})
-    confined_process.send(made)
+    confined_process.write_message({"bytes": len(made)})
+    confined_process.write_payload(made)
 
 
 def _make(file: io.BytesIO, asked: Mapping[str, Any], people: Sequence[DrawnPerson], font: Any) -> memoryview:
@@ -109,7 +109,7 @@ def _make(file: io.BytesIO, asked: Mapping[str, Any], people: Sequence[DrawnPers
         video_program.open_file(file, asked["demuxer"]) as source,
         av.open(output, "w", format="mp4") as made,
     ):
-        picture = video_program.video_of(source)
+        picture = video_program.video_stream(source)
         picture.codec_context.options = {"max_pixels": str(asked["most_pixels"])}
         sound = Sound.of(source, made)
         streams = [picture] if sound is None else [picture, sound.stream]

@@ -65,7 +65,7 @@ def blending_bytes(pixels: int) -> int:
 
 def _membrane(image: Image.Image, made: NDArray[np.uint8], box: Box, mask: Mask, area: Box) -> poisson_blending.Membrane | None:
     """None where no pixel beside the hole is known."""
-    edge = poisson_blending.Edge(area.height, area.width)
+    edge = poisson_blending.BoundaryDifferences(area.height, area.width)
     for strip, new in _strips(made, box, area):
         around = image.crop((strip.left - 1, strip.top - 1, strip.left + strip.width + 1, strip.top + strip.height + 1))
         known = np.asarray(on_white(around) if around.mode == "RGBA" else around)  # as the network saw it

@@ -33,7 +33,7 @@ from PIL import (
 
 from models.bundle_schema import Preprocess
 from models.media import tf1_resize
-from models.media.centre_crop import centre, resized
+from models.media.centre_crop import centre_box, scaled_size
 from server.media import image_headers, rgb, tiff
 from server.media.limits import Limits, MediaError
 from server.media.memory_budget import MemoryBudget
@@ -338,13 +338,13 @@ def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -
     Raises TooManyPixels for a strip so thin that the enlarged picture would be above the limit and above RESIZED_PIXELS.
     """
     if preprocess.interpolation == "tf1-bicubic":
-        return tf1_resize.square(np.asarray(image), preprocess.image_size)
+        return tf1_resize.resize_square(np.asarray(image), preprocess.image_size)
     if preprocess.fit == "squeeze":
         return np.asarray(image.resize((preprocess.image_size, preprocess.image_size), RESAMPLING[preprocess.interpolation]))
     if preprocess.fit == "squeeze-crop":
         squeezed = image.resize((preprocess.short_side, preprocess.short_side), RESAMPLING[preprocess.interpolation])
-        return np.asarray(squeezed.crop(centre(*squeezed.size, preprocess.image_size)))
-    width, height = resized(image.width, image.height, preprocess.short_side)
+        return np.asarray(squeezed.crop(centre_box(*squeezed.size, preprocess.image_size)))
+    width, height = scaled_size(image.width, image.height, preprocess.short_side)
     if width * height > max(max_pixels, RESIZED_PIXELS):
         raise TooManyPixels(
             f"{image.width} × {image.height} pixels is too thin: with a short side of {preprocess.short_side} it would grow to "
@@ -352,7 +352,7 @@ def to_model_size(image: Image.Image, preprocess: Preprocess, max_pixels: int) -
         )
     if (width, height) != image.size:
         image = image.resize((width, height), RESAMPLING[preprocess.interpolation])
-    left, top, right, bottom = centre(width, height, preprocess.image_size)
+    left, top, right, bottom = centre_box(width, height, preprocess.image_size)
     if left < 0 or top < 0:  # what is missing around it is black
         return np.asarray(image.crop((left, top, right, bottom)))
     pixels = np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)

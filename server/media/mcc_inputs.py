@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from models.systems.mcc.visible_surface import Front
 from server.media import depth
 from server.media.depth import Camera, Points
@@ -55,7 +55,7 @@ def to_metres(points: NDArray[np.float32], scale: float, centre: NDArray[np.floa
     return ((points + centre) * np.float32(scale)).astype(np.float32)
 
 
-def view(image: NDArray[np.uint8], points: Points, mask: Mask, space: Space, *, image_size: int, seen_size: int) -> View:
+def view(image: NDArray[np.uint8], points: Points, mask: Mask, space: QuerySpace, *, image_size: int, seen_size: int) -> View:
     """image (H, W, 3), points (H, W, 3), mask (H, W) of what counts. Raises InvalidPart where too few points are seen.
 
     Of a cube: cropped to the mask with a margin and padded to a square, points centred. Of a half ball: the square in the middle, points
@@ -144,7 +144,7 @@ def middle(height: int, width: int) -> tuple[slice, slice]:
 
 
 def front(
-    pixels: NDArray[np.uint8], points: Points, mask: Mask, camera: Camera | None, made: View, space: Space, *, drawn: bool
+    pixels: NDArray[np.uint8], points: Points, mask: Mask, camera: Camera | None, made: View, space: QuerySpace, *, drawn: bool
 ) -> dict[str, NDArray[Any]]:
     """pixels (H, W, 3), points (H, W, 3) in metres, mask (H, W) of what counts; drawn: somebody drew it, so that its holes are holes, not
     unseen pixels."""

@@ -39,7 +39,7 @@ def on_white(rgba: Image.Image) -> Image.Image:
 def _conversion(image: Image.Image, kind: str, transparency: bool) -> tuple[Callable[[Image.Image], Image.Image] | None, str]:
     """Return the conversion, None if the image needs none, and the mode that it leads to."""
     if _is_sixteen_bit_grey(image, kind):
-        return sixteen_bits.scaled, "RGB"
+        return sixteen_bits.grey16_to_rgb, "RGB"
     if image.mode == "CMYK" and kind == "JPEG" and "adobe" not in image.info:
         return lambda strip: ImageChops.invert(strip).convert("RGB"), "RGB"  # Pillow takes all for Adobe's, which stores inks inverted
     if transparency and image.mode == "RGBA":

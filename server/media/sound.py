@@ -13,7 +13,7 @@ from server.media.part_hints import as_image
 
 __all__ = ["NAMES", "SoundLimits", "read"]
 
-PROBLEMS: dict[audio.Kind, str] = {
+PROBLEMS: dict[audio.SoundErrorKind, str] = {
     "not-a-sound": "not-a-sound",  # no format or codec that we open
     "no-sound": "no-sound",  # a file that may hold sound, such as a video, and holds none
     "too-much": "too-large",

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from models.media import video
 from models.media.containers import HEAD_BYTES, NAMES, demuxer
 from models.media.video import ClipInfo, ClipLimits
-from models.processes.confined_process import Confined, ProgramDied
+from models.processes.confined_process import ConfinedProcess, ProcessDied
 from server.media.limits import RecordingError
 from server.media.part_hints import other_part
 
@@ -23,7 +23,7 @@ MOST_BYTES = 2**30
 LENGTH = struct.Struct("<Q")
 
 
-PROBLEMS: dict[video.Kind, str] = {
+PROBLEMS: dict[video.VideoErrorKind, str] = {
     "not-a-video": "not-a-video",  # no container or codec that we open
     "no-video": "no-video",  # a container of sound alone
     "too-much": "too-large",
@@ -61,7 +61,9 @@ def annotated(clip: bytes, people: Sequence[Drawn], *, most_pixels: int = ClipLi
     Raises RecordingError."""
     drawings = json.dumps([asdict(person) for person in people]).encode()
     data = LENGTH.pack(len(drawings)) + drawings + clip
-    with Confined(PROGRAM, data, {"demuxer": demuxer(clip[:HEAD_BYTES]), "most_pixels": most_pixels}, patience=PATIENCE_S) as program:
+    with ConfinedProcess(
+        PROGRAM, data, {"demuxer": demuxer(clip[:HEAD_BYTES]), "most_pixels": most_pixels}, patience=PATIENCE_S
+    ) as program:
         try:
             told = program.message()
             if "error" in told:
@@ -70,7 +72,7 @@ def annotated(clip: bytes, people: Sequence[Drawn], *, most_pixels: int = ClipLi
                 raise _failed(f"it has {told['bytes']} bytes")
             made = bytearray(told["bytes"])
             program.read_into(memoryview(made))
-        except ProgramDied as death:
+        except ProcessDied as death:
             raise _failed(str(death)) from death
     return bytes(made)
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from models.processes import confined_process
-from models.processes.confined_process import Confined, ProgramDied
+from models.processes.confined_process import ConfinedProcess, ProcessDied
 from server.processes.os_process import signal_name
 from server.telemetry import logs
 
@@ -41,7 +41,7 @@ class Sandbox:
         """work: `package.module:function`, from bytes to bytes. memory_bytes: of the child's address space. seconds: of one call."""
         self._program = f"{__name__} {work} {memory_bytes} {seconds}"
         self._seconds = seconds
-        self._child: Confined | None = None
+        self._child: ConfinedProcess | None = None
         self._turn = threading.Lock()
 
     @property
@@ -61,7 +61,7 @@ class Sandbox:
                     self._end()
             except BaseException as error:
                 self._end()
-                if isinstance(error, ProgramDied):
+                if isinstance(error, ProcessDied):
                     raise WorkFailed(self._reason(error)) from None
                 raise
         if "error" in told:
@@ -76,14 +76,14 @@ class Sandbox:
         with self._turn:
             self._end()
 
-    def _asked(self, message: bytes) -> Confined:
+    def _asked(self, message: bytes) -> ConfinedProcess:
         if self._child is not None and self._child.lives:
             with suppress(OSError):
                 self._child.ask(message)
                 return self._child
         self._end()
         try:
-            self._child = Confined(self._program, message, {}, patience=self._seconds)
+            self._child = ConfinedProcess(self._program, message, {}, patience=self._seconds)
         except OSError as error:
             raise WorkFailed(f"no process could be started for it ({error.strerror})") from error
         log.info("child started", work=self._program, pid=self._child.pid)
@@ -94,7 +94,7 @@ class Sandbox:
         if child is not None:
             child.close()
 
-    def _reason(self, death: ProgramDied) -> str:
+    def _reason(self, death: ProcessDied) -> str:
         if death.late:
             return f"it took longer than {self._seconds:g} s"
         if death.status is None:
@@ -106,7 +106,7 @@ class Sandbox:
 
 def main(reference: str, memory_bytes: int, seconds: float) -> None:
     confined_process.limit_memory(memory_bytes)
-    requests = confined_process.requests()
+    requests = confined_process.receive_requests()
     module, _, name = reference.partition(":")
     work: Callable[[bytes], bytes] = getattr(import_module(module), name)
     for _ in requests:
@@ -117,12 +117,12 @@ def main(reference: str, memory_bytes: int, seconds: float) -> None:
             os.ftruncate(0, 0)  # the file lies in memory, and would stay until the next one comes
             answer = work(message)
         except MemoryError:
-            confined_process.say({"error": "it needs more memory than it may have", "traceback": _told(traceback.format_exc())})
+            confined_process.write_message({"error": "it needs more memory than it may have", "traceback": _told(traceback.format_exc())})
         except Exception as error:
-            confined_process.say({"error": _told(f"{type(error).__name__}: {error}"), "traceback": _told(traceback.format_exc())})
+            confined_process.write_message({"error": _told(f"{type(error).__name__}: {error}"), "traceback": _told(traceback.format_exc())})
         else:
-            confined_process.say({"bytes": len(answer)})
-            confined_process.send(memoryview(answer))
+            confined_process.write_message({"bytes": len(answer)})
+            confined_process.write_payload(memoryview(answer))
 
 
 def _limit_cpu(seconds: float) -> None:

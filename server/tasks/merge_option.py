@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from models.bundle import BundleSpec
-from models.merge_schedule import MOST_MERGED, MergeSchedule
+from models.merge_schedule import MAX_MERGED_TOKENS, MergeSchedule
 from server.quoting import quoted
 from server.tasks.options import InvalidOption
 
@@ -27,10 +27,10 @@ def schedule_of(merge: str | None, spec: BundleSpec, option: str = "merge") -> t
     rung = spec.rung(name)
     if rung is not None:
         return rung.name, _expanded(rung.merge, depth)
-    if name.isascii() and name.isdigit() and len(name) <= 5 and int(name) <= MOST_MERGED:
+    if name.isascii() and name.isdigit() and len(name) <= 5 and int(name) <= MAX_MERGED_TOKENS:
         return None, MergeSchedule.constant(int(name)).expand(depth)
     rungs = ", ".join(rung.name for rung in spec.ladder) or "none"
-    raise InvalidOption(option, f"{quoted(name)}: use `off`, an integer from 0 to {MOST_MERGED} or a rung of {spec.id} ({rungs})")
+    raise InvalidOption(option, f"{quoted(name)}: use `off`, an integer from 0 to {MAX_MERGED_TOKENS} or a rung of {spec.id} ({rungs})")
 
 
 def schedules_of(

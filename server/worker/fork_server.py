@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from kernels.malloc import return_freed_memory
-from models.registry import architectures, named
+from models.registry import architectures, resolve
 from server.processes import os_process
 from server.processes.supervisor_protocol import MISUSE, MOST_BYTES, Order, Told
 from server.settings import Settings, load
@@ -38,7 +38,7 @@ def run_template(settings: Settings, fd: int) -> int:
     logs.configure(settings.log_level, process="template")
     for architecture in architectures().values():
         if architecture.open is None and architecture.assemble is None:  # these import ONNX Runtime
-            named(architecture.model)
+            resolve(architecture.model)
     if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
         log.error("no copies: workers are executed, each with imports of its own", reason=f"{threads} threads after the imports")
         return MISUSE

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from models.bundle import GRAPH_FILE, SPEC_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle, BundleError, BundleSpec
-from models.bundle_folders import discover, misplaced, read_placed
-from models.loading import not_served
+from models.bundle_folders import discover, find_misplaced, read_discovered
+from models.loading import unsupported_reason
 from server.processes import supervisor_protocol
 from server.queue import keys
 from server.queue.messages import UNLOADED, ServedBundle
@@ -249,7 +249,7 @@ class LoadedBundles:
 
     def _warn_of_misplaced(self) -> None:
         """Once for each, until it is put right."""
-        found = misplaced(self.folder)
+        found = find_misplaced(self.folder)
         for sentence in found:
             if sentence not in self._misplaced:
                 log.warning(f"no bundle: {sentence}")
@@ -293,7 +293,7 @@ class LoadedBundles:
     def _read(self, path: Path) -> None:
         stamp = _stamp(path)
         try:
-            spec = read_placed(path).spec
+            spec = read_discovered(path).spec
             twin = next((entry for entry in self._entries.values() if entry.spec is not None and entry.id == spec.id), None)
             if twin is not None and twin.path != path:
                 raise BundleError(f"{path / SPEC_FILE}: {spec.id} is already at {twin.path}")
@@ -311,7 +311,7 @@ class LoadedBundles:
         loaded, so that requests for any of them wait instead of being refused."""
         inside = self._inside()
         for entry in self.loading:
-            if entry.spec is not None and entry.path in inside and not_served(entry.spec) is not None:
+            if entry.spec is not None and entry.path in inside and unsupported_reason(entry.spec) is not None:
                 self._put(replace(entry, state="unavailable", reason=MEMBER))
             elif entry.spec is not None:
                 self._publish(entry.spec)

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 
 from prometheus_client import Counter
 
-from models.layers.stepwise import ExcessiveJob, UnusableInput
+from models.layers.stepwise import InvalidInput, JobTooLarge
 from models.systems.actions.job_stats import STAGES
 from server.arrays import Array
 from server.queue.errors import RedisAway
@@ -78,8 +78,8 @@ def _write(queue: WorkerQueue, result: Result, metrics: WorkerMetrics) -> None:
         case Left():
             for job in result.jobs:
                 metrics.step_leaves.labels(*job.bundle.split("@"), result.how).inc()
-        case FailedJob(job=job, error=UnusableInput() | ExcessiveJob() as error):
-            kind = "unusable-input" if isinstance(error, UnusableInput) else "excessive"
+        case FailedJob(job=job, error=InvalidInput() | JobTooLarge() as error):
+            kind = "unusable-input" if isinstance(error, InvalidInput) else "excessive"
             if kind == "unusable-input":
                 log.info("input refused", bundle=job.bundle, job=job.job.id, reason=str(error), **job.job.trace)
             _fail(queue, [job], kind, str(error))

@@ -16,8 +16,8 @@ import torch
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from models.layers.stepwise import State
-from models.loading import Advanced, Ended, LoadedSteps
+from models.layers.stepwise import JobState
+from models.loading import LoadedStepwiseModel, StepOutputs, StepProgress
 from server.queue.worker.delivery import Delivery
 from server.worker.executors import (
     Computed,
@@ -61,7 +61,7 @@ class Usual:
 class Resident:
     """A job between two of its steps."""
 
-    state: State
+    state: JobState
     batch_wait: float
     """Seconds from the pull to the start."""
     inference: float
@@ -72,14 +72,14 @@ class Resident:
     """Steps taken and steps in all, as the last report said: a job that waits for its frames has nothing new to tell."""
     nbytes: int
     """Bytes of the state."""
-    form: LoadedSteps
+    form: LoadedStepwiseModel
     """The model as it began with: in its number format."""
 
 
 class Stepwise:
     """Takes steps of jobs of one bundle."""
 
-    def __init__(self, model: LoadedSteps, device: torch.device, usual: Usual | None = None) -> None:
+    def __init__(self, model: LoadedStepwiseModel, device: torch.device, usual: Usual | None = None) -> None:
         self.model = model
         self.usual = usual or Usual()
         self._streams = Streams(device)
@@ -95,7 +95,7 @@ class Stepwise:
         """Seconds to start a job, of those that started lately."""
         self._lock = threading.Lock()
 
-    def change_form(self, model: LoadedSteps, usual: Usual) -> None:
+    def change_form(self, model: LoadedStepwiseModel, usual: Usual) -> None:
         """From now on jobs start with this model, in another number format; those that have started end with theirs."""
         self.model, self.usual = model, usual
 
@@ -188,7 +188,7 @@ class Stepwise:
         with self._lock:
             for job, resident, now, outcome in zip(jobs, residents, due, outcomes, strict=True):
                 inference = resident.inference + seconds
-                if isinstance(outcome, Ended):
+                if isinstance(outcome, StepOutputs):
                     self._forget(job)
                     self.mean_total += (resident.state.done + 1 - self.mean_total) / MEMORY
                     computed.answers.append(JobOutputs(job, with_returned(job.job, outcome.outputs), resident.batch_wait, inference))
@@ -211,17 +211,17 @@ class Stepwise:
         if (resident := self._residents.pop(_key(job), None)) is not None:
             self.nbytes -= resident.nbytes
 
-    def _report(self, job: Delivery, state: State, preview: Mapping[str, NDArray[Any]] | None = None) -> Report:
+    def _report(self, job: Delivery, state: JobState, preview: Mapping[str, NDArray[Any]] | None = None) -> Report:
         unit = getattr(state, "unit", self.unit)  # that of a job where a model takes steps of several kinds
         return Report(job, state.done, state.total, unit, dict(preview or {}))
 
 
-def _waits(resident: Resident, outcome: Advanced | Ended) -> bool:
+def _waits(resident: Resident, outcome: StepProgress | StepOutputs) -> bool:
     """Return whether a job has taken no step: its state is the very one that it was."""
-    return isinstance(outcome, Advanced) and outcome.state is resident.state
+    return isinstance(outcome, StepProgress) and outcome.state is resident.state
 
 
-def _told(state: State) -> tuple[int, int]:
+def _told(state: JobState) -> tuple[int, int]:
     return state.done, state.total
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from models.bundle import Bundle, BundleError, BundleSpec
-from models.layers.stepwise import State
-from models.loading import LoadedModel, load, not_served
+from models.layers.stepwise import JobState
+from models.loading import LoadedModel, load, unsupported_reason
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from server.scheduler.step_times import ALMOST, ALMOST_STEPS, StepTimes
@@ -102,7 +102,7 @@ class Loader:
 
         A form that was measured before has been seen to run. Any other shows in one batch that it does.
         """
-        reason = not_served(bundle.spec)
+        reason = unsupported_reason(bundle.spec)
         if reason is not None:
             raise BundleError(reason)
         known = self.kept.find(self.conditions(bundle.spec))
@@ -220,7 +220,7 @@ def _usual_options(model: LoadedModel) -> dict[str, Any]:
     return {"merge": usual_schedule(model.spec).expand(model.depth), **halves}
 
 
-def _started(model: LoadedModel, size: int) -> list[State]:
+def _started(model: LoadedModel, size: int) -> list[JobState]:
     """Jobs before their first step."""
     assert model.steps is not None
     jobs = [{name: rows[i] for name, rows in sample(model.spec, size).items()} for i in range(size)]
@@ -230,7 +230,7 @@ def _started(model: LoadedModel, size: int) -> list[State]:
 def see_usual(model: LoadedModel, layout: Layout, run: Run) -> Usual:
     """Start a usual job and take its first step, in one slot."""
     assert model.steps is not None
-    steps, states, layout = model.steps, list[State](), replace(layout, slots=1)
+    steps, states, layout = model.steps, list[JobState](), replace(layout, slots=1)
     seconds = run(layout, lambda: states.extend(_started(model, 1)))
     step_seconds = run(layout, lambda: steps.step(states, [False]))
     return Usual(steps.cost(states[0]), states[0].total, states[0].nbytes, seconds, step_seconds)
@@ -309,7 +309,7 @@ def _run(model: LoadedModel, layout: Layout, size: int, run: Run, backends: Back
 
     Raises ValueError where it gives no answers."""
     if model.steps is not None:
-        steps, jobs = model.steps, deque[list[State]]()  # no two slots step the same job
+        steps, jobs = model.steps, deque[list[JobState]]()  # no two slots step the same job
         start = run(layout, lambda: jobs.append(_started(model, size)))
         step = run(layout, lambda: steps.step(jobs.pop(), [False] * size))
         return Took(step, start + step)

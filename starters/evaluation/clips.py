@@ -19,7 +19,7 @@ from torch import Tensor
 from models.bundle_schema import Clip, Preprocess
 from models.media.clip_sampling import average_views, crops, view_frames
 from models.merge_schedule import MergeSchedule
-from models.registry import Views, architectures
+from models.registry import ViewCounts, architectures
 from models.systems.mae_st.model import VideoMAE
 from starters.data.clips.camera_moves import CameraClips
 from starters.data.clips.video_augmentation import decoded
@@ -87,7 +87,7 @@ class ClipsQuality(StarterQuality, SplitQuality):
 @dataclass(frozen=True)
 class Looker:
     network: VideoMAE
-    views: Views
+    views: ViewCounts
     clip: Clip
     preprocess: Preprocess
     schedules: Mapping[str, MergeSchedule]

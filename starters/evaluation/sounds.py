@@ -168,7 +168,7 @@ class Hearing:
 
     def windows(self, wave: Wave) -> list[Tensor]:
         samples, listener = torch.from_numpy(wave), SpectrogramWindows(self.sound)
-        return [listener.cut(samples, window) for window in range(audio_windows.count(len(wave), self.sound))]
+        return [listener.cut(samples, window) for window in range(audio_windows.count_windows(len(wave), self.sound))]
 
     @torch.inference_mode()
     def logits(self, network: MAViL, waves: Sequence[Wave], merge: MergeSchedule | None = None) -> Scores:

@@ -74,7 +74,7 @@ def make(root: Path, cache: Path, *, overwrite: bool = False) -> Bundle:
             "quality": {"pipeline": {"precision": PRECISION, "reliance": relied, "detail": clips}},
         }
     )
-    written = bundle.rewrite(made, spec)
+    written = bundle.replace_spec(made, spec)
     (written.path / "README.md").write_text(card.render(spec), encoding="utf-8")
     return written
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.bundle import Bundle, BundleError, read, rewrite
-from models.bundle_schema import LEAST_AGREEMENT, Int8
+from models.bundle import Bundle, BundleError, read, replace_spec
+from models.bundle_schema import MIN_AGREEMENT, Int8
 from models.systems.onnx.classifier_backend import GraphError, calibrate
 from starters.data.images import flags
 from starters.evaluation import flags as measure
@@ -46,7 +46,7 @@ def told(readme: str, int8: Int8) -> str:
     intro = (
         f"Accuracy on {int8.images} pictures, those of validation and the clean and distorted test pictures together\n"
         f"(`python -m starters.make.flags_int8`). Workers may serve in 8-bit integers the rungs that lose no more than {int8.bound}\n"
-        f"and whose labels are float32's in {LEAST_AGREEMENT:.0%} of all pictures,\n"
+        f"and whose labels are float32's in {MIN_AGREEMENT:.0%} of all pictures,\n"
         "by the lower end of the one-sided 95 % interval of Clopper and Pearson."
     )
     return "\n".join(
@@ -63,7 +63,7 @@ def main() -> None:
     try:
         bundle = read(options.bundle)
         int8 = measured(bundle, options.recipe, options.cache)
-        rewrite(bundle, bundle.spec.model_copy(update={"int8": int8}))
+        replace_spec(bundle, bundle.spec.model_copy(update={"int8": int8}))
         readme = bundle.path / "README.md"
         readme.write_text(told(readme.read_text() if readme.exists() else "", int8))
     except (TrainingError, BundleError, GraphError, OSError) as error:

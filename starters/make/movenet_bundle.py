@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from models import bundle
 from models.bundle import Bundle, BundleSpec
-from models.bundle_schema import Weights
+from models.bundle_schema import FileDigest
 from models.loading import load
 from models.people.keypoints import KEYPOINT_NAMES
 from models.systems.onnx.pose_detector import PoseGraph, PoseGraphConfig, letterbox
@@ -128,7 +128,7 @@ def write(root: Path, cache: Path, *, overwrite: bool = False) -> tuple[Bundle, 
             "source": "https://tfhub.dev/google/tfjs-model/movenet/multipose/lightning/1",
             "converter": list(CONVERTER),
         },
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=FileDigest(sha256="0" * 64, bytes=0),
     )
     with tempfile.TemporaryDirectory() as staging:
         (Path(staging) / bundle.GRAPH_FILE).write_bytes(standard(proto).SerializeToString())

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from models.bundle import SPEC_FILE, Bundle, BundleError, read
 from models.bundle_schema import Clip
-from models.layers.stepwise import Continuing, Finished, UnusableInput
+from models.layers.stepwise import Completed, InProgress, InvalidInput
 from models.loading import load
 from models.media.video import ClipLimits, Frames
 from models.people.person_clips import GROUP_FRAMES, crop_and_resize, normalise_clip, resize_box
@@ -190,7 +190,7 @@ def test_where_steps_end_changes_no_answer(steps: ActionSteps, monkeypatch: pyte
     [state] = steps.start([first], [{}])
     with torch.inference_mode():
         taken = 0
-        while not isinstance(outcome := steps.step([state], [False])[0], Finished):
+        while not isinstance(outcome := steps.step([state], [False])[0], Completed):
             taken += 1
             if taken % 7 == 0:
                 steps.step([state], [False])
@@ -222,7 +222,7 @@ def test_memory_between_parts_of_a_clip_is_counted_and_freed(steps: ActionSteps,
     with torch.inference_mode():
         while not kept:
             outcome = steps.step([state], [False])[0]
-            assert isinstance(outcome, Continuing) and isinstance(outcome.state, Watching)
+            assert isinstance(outcome, InProgress) and isinstance(outcome.state, Watching)
             state = outcome.state
             kept = state.unfinished.nbytes
     assert isinstance(state, Watching)
@@ -240,7 +240,7 @@ def test_frames_are_kept_only_as_long_as_clips_need_them(steps: ActionSteps) -> 
     [state] = steps.start([job(two_people(120))], [{}])
     kept = []
     with torch.inference_mode():
-        while not isinstance(outcome := steps.step([state], [False])[0], Finished):
+        while not isinstance(outcome := steps.step([state], [False])[0], Completed):
             state = outcome.state
             assert isinstance(state, Watching)
             kept.append(len(state.stills))
@@ -264,7 +264,7 @@ def test_tracks_bring_their_appearance(steps: ActionSteps) -> None:
     looks[:, -1] += 3
     [other] = finish(steps, tracks | {"token": looks})
     assert np.abs(told["scores"] - other["scores"]).max() > 1e-4
-    with pytest.raises(UnusableInput, match=f"tracks: tokens of 364 values where this bundle takes {values}"):
+    with pytest.raises(InvalidInput, match=f"tracks: tokens of 364 values where this bundle takes {values}"):
         steps.start([tracks | {"token": torch.zeros(30, POSE_VALUES + 135)}], [{}])
 
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Clip, Weights
-from models.layers.stepwise import Finished, UnusableInput
+from models.bundle_schema import Clip, FileDigest
+from models.layers.stepwise import Completed, InvalidInput
 from models.media.video import ClipLimits, probe
 from models.people.track_batch import TrackBatch
 from models.systems.actions import detection_loop
@@ -65,7 +65,7 @@ def finish(steps: ActionSteps, *jobs: dict[str, torch.Tensor], **options: Any) -
         while states:
             outcomes = steps.step(list(states.values()), [False] * len(states))
             for number, outcome in zip(list(states), outcomes, strict=True):
-                if isinstance(outcome, Finished):
+                if isinstance(outcome, Completed):
                     answers[number] = {name: values.numpy() for name, values in outcome.outputs.items()}
                     del states[number]
                 else:
@@ -82,7 +82,7 @@ def finish_again(steps: ActionSteps, one: dict[str, torch.Tensor]) -> dict[str, 
                 [outcome] = steps.step([state], [False])
             except torch.OutOfMemoryError:
                 continue
-            if isinstance(outcome, Finished):
+            if isinstance(outcome, Completed):
                 return {name: values.numpy() for name, values in outcome.outputs.items()}
             state = outcome.state
 
@@ -158,11 +158,11 @@ def test_a_step_can_be_taken_again(steps: ActionSteps) -> None:
     [state] = steps.start([video], [{}])
     with torch.inference_mode():
         states = [state]
-        while not isinstance(outcome := steps.step([states[-1]], [False])[0], Finished):
+        while not isinstance(outcome := steps.step([states[-1]], [False])[0], Completed):
             states.append(outcome.state)
         for restart in (0, 2, len(states) - 1):
             state = states[restart]
-            while not isinstance(outcome := steps.step([state], [False])[0], Finished):
+            while not isinstance(outcome := steps.step([state], [False])[0], Completed):
                 state = outcome.state
             same(expected, {name: values.numpy() for name, values in outcome.outputs.items()})
 
@@ -209,7 +209,7 @@ def test_previews_tell_of_their_window_only(steps: ActionSteps) -> None:
     [state] = steps.start([job(two_people(60))], [{}])
     shown = []
     with torch.inference_mode():
-        while not isinstance(outcome := steps.step([state], [True])[0], Finished):
+        while not isinstance(outcome := steps.step([state], [True])[0], Completed):
             state = outcome.state
             assert outcome.preview is not None
             shown.append(outcome.preview)
@@ -269,7 +269,7 @@ def test_steps_are_counted_while_the_last_word_takes_several(steps: ActionSteps)
         while True:
             counts.append((state.done, state.total))
             [outcome] = steps.step([state], [False])
-            if isinstance(outcome, Finished):
+            if isinstance(outcome, Completed):
                 break
             state = outcome.state
     assert [done for done, _ in counts] == list(range(len(counts)))
@@ -291,7 +291,7 @@ def test_tracks_that_say_too_little_are_refused(steps: ActionSteps) -> None:
         "token": torch.zeros(3, 7),
         "info": torch.zeros(5, dtype=torch.float64),
     }
-    with pytest.raises(UnusableInput, match="tracks: tokens of 7 values where this bundle takes 55"):
+    with pytest.raises(InvalidInput, match="tracks: tokens of 7 values where this bundle takes 55"):
         steps.start([tracks], [{}])
 
 
@@ -308,7 +308,7 @@ def test_what_was_seen_is_counted(steps: ActionSteps) -> None:
 def test_a_result_keeps_within_the_room_that_was_kept_for_it(steps: ActionSteps, people: int | None) -> None:
     spec = BundleSpec(
         name="watcher", version="1", task="actions", architecture="actions", config={"people": 2}, labels=LABELS, license="CC0-1.0",
-        clip=Clip(frames=8, stride=1, rate=RATE), weights=Weights(sha256="0" * 64, bytes=0),
+        clip=Clip(frames=8, stride=1, rate=RATE), weights=FileDigest(sha256="0" * 64, bytes=0),
     )  # fmt: skip
     plan = ActionsPlan(top_k=1, threshold=0.0, start_s=None, end_s=None, people=people)
     for asked in (job(two_people(90)), crowd(40, [0.0, 0.5, 0.6]), crowd(2, [1000.0, 1030.0])):
@@ -328,10 +328,10 @@ def test_a_video_that_breaks_on_the_way_is_refused(steps: ActionSteps) -> None:
     video = job(two_people(40))
     video["video"] = video["video"][: len(video["video"]) // 50]
     [state] = steps.start([video], [{}])
-    with pytest.raises(UnusableInput), torch.inference_mode():
+    with pytest.raises(InvalidInput), torch.inference_mode():
         while True:
             [outcome] = steps.step([state], [False])
-            assert not isinstance(outcome, Finished), "nothing was refused"
+            assert not isinstance(outcome, Completed), "nothing was refused"
             state = outcome.state
 
 
@@ -340,7 +340,7 @@ def test_memory_does_not_grow_with_the_video(steps: ActionSteps) -> None:
     [state] = steps.start([job(two_people(120))], [{}])
     kept = []
     with torch.inference_mode():
-        while not isinstance(outcome := steps.step([state], [False])[0], Finished):
+        while not isinstance(outcome := steps.step([state], [False])[0], Completed):
             state = outcome.state
             kept.append(max((len(track.tokens) for track in state.tracks), default=0))
     assert max(kept) <= STEP + 2 * MARGIN + 2 * 8

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import write
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from models.systems.pipeline_bundles import join_photographs
 from tests.docs.code_blocks import ROOT, Desk
 from tests.support.audio import tones, wav, written
@@ -27,7 +27,7 @@ from tests.support.images import CAPTURE, HEIGHT, WIDTH, depth, npy, png, points
 from tests.support.live_service import running
 from tests.support.videos import clip, every
 
-SPACE = Space(spacing=0.2, reach=0.2, margin=4)
+SPACE = QuerySpace(spacing=0.2, reach=0.2, margin=4)
 
 
 @pytest.fixture(scope="package")

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from models.bundle import Bundle, BundleSpec, read
 from models.bundle_folders import discover
-from models.loading import load, not_served
+from models.loading import load, unsupported_reason
 from models.registry import family_names
 from models.systems.mvit.checkpoint import FAMILY as MVIT
 from models.systems.mvit.model import MViT, MViTConfig
@@ -183,7 +183,7 @@ def in_small(words: list[str], folder: Path) -> list[str]:
 
 
 def test_bundles_called_served_are_exactly_the_servable(folder: Path) -> None:
-    served = {name for name, spec in specs(folder).items() if not_served(spec) is None and main_task(spec)}
+    served = {name for name, spec in specs(folder).items() if unsupported_reason(spec) is None and main_task(spec)}
     assert served - MEMBERS - {"flags"} == SERVED
 
 

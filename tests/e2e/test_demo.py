@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from models.bundle import write
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from opsin.cli.demo.clips import MOVES, show_clips
 from opsin.cli.demo.command import show_pictures
 from opsin.cli.demo.sounds import SOUNDS, hears, show_sounds
@@ -160,7 +160,7 @@ def test_a_demo_that_cannot_fetch_its_clip_says_so_and_goes_on(bundles: Path, tm
 
 @pytest.mark.slow
 def test_demo_reconstructs_photograph_if_a_bundle_is_served(bundles: Path, tmp_path: Path) -> None:
-    write_shell(bundles, space=Space(spacing=0.2, reach=0.2, margin=4))
+    write_shell(bundles, space=QuerySpace(spacing=0.2, reach=0.2, margin=4))
     made = tmp_path / "made"
     ended = opsin("demo", "--bundles", bundles, "--seconds", "0.1", "--output", made)
     assert (ended.returncode, ended.stderr) == (0, "")

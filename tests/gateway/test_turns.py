@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 
-from models.processes.confined_process import Confined
+from models.processes.confined_process import ConfinedProcess
 from server.gateway.fair_executor import BodyExecutor, FairExecutor
 from tests.support.waiting import eventually_async
 
@@ -108,7 +108,7 @@ async def test_program_with_abandoned_answer_frees_its_thread(turns: FairExecuto
     started = threading.Event()
 
     def work() -> None:
-        with Confined("tests.support.child_programs silent", b"", {}, patience=90) as program:
+        with ConfinedProcess("tests.support.child_programs silent", b"", {}, patience=90) as program:
             started.set()
             program.message()
 

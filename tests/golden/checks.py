@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.bundle_schema import Task
+from models.bundle_schema import TaskName
 from models.checkpoints import detect, families, fit, import_checkpoint, read_checkpoint
-from models.loading import LoadedModel, load, mismatch
+from models.loading import LoadedModel, load, weight_mismatch
 from models.registry import architectures
 from tests.golden.case import Case, published_keys
 from tests.golden.replays import mae_st as replay_mae_st
@@ -68,7 +68,7 @@ def loads_strictly(published: Mapping[str, Tensor], family: str) -> None:
     assert found.perfect, found.complaint()
     with torch.device("meta"):
         model = architectures()[families()[family].architecture].build(found.config())
-    assert mismatch(model, found.weights) is None
+    assert weight_mismatch(model, found.weights) is None
 
 
 def detected_at_full_size(shapes: Mapping[str, list[int]]) -> nn.Module:
@@ -115,7 +115,7 @@ def recorded_network(case: Case) -> Any:
 Arrays = dict[str, NDArray[Any]]
 
 
-def loaded(case: Case, root: Path, family: str, settings: Mapping[str, str], task: Task | None = None) -> LoadedModel:
+def loaded(case: Case, root: Path, family: str, settings: Mapping[str, str], task: TaskName | None = None) -> LoadedModel:
     """Imported, written as a bundle that normalises nothing, and loaded. task: another one than its family's."""
     plain = {"mean": "0,0,0", "std": "1,1,1"}
     file = case.checkpoint if case.checkpoint.is_file() else case.folder

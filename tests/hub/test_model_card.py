@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.checkpoints.model_card import licence
+from models.checkpoints.model_card import read_licence
 
 CARDS = {
     "---\nlicense: apache-2.0\n---\n# Model\n": "Apache-2.0",
@@ -31,8 +31,8 @@ CARDS = {
 @pytest.mark.parametrize("card", CARDS, ids=range(len(CARDS)))
 def test_the_front_matter_states_the_licence(card: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(card, encoding="utf-8", newline="")
-    assert licence(tmp_path) == CARDS[card]
+    assert read_licence(tmp_path) == CARDS[card]
 
 
 def test_a_folder_without_a_card_states_none(tmp_path: Path) -> None:
-    assert licence(tmp_path) == ""
+    assert read_licence(tmp_path) == ""

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from models.bundle_schema import Preprocess
 from models.checkpoints import CheckpointError
 from models.checkpoints.hf_folder import open_folder
-from models.checkpoints.hf_image_processor import USUAL, read
+from models.checkpoints.hf_image_processor import DEFAULTS, read
 from models.media.clip_sampling import crops
 from server.media.images import Decoder, to_model_size
 
@@ -62,7 +62,7 @@ def test_pixels_are_those_of_the_library(name: str, size: tuple[int, int], tmp_p
     assert ((ours - theirs).abs() * torch.tensor(preprocess.std) * 255).max() <= MOST + 1e-3
 
 
-@pytest.mark.parametrize("kind", USUAL)
+@pytest.mark.parametrize("kind", DEFAULTS)
 def test_what_a_file_leaves_out_is_what_the_library_takes(kind: str) -> None:
     whole = json.loads(getattr(transformers, f"{kind}ImageProcessor")().to_json_string())
     assert read({"image_processor_type": f"{kind}ImageProcessor"}, "") == read(whole, "")

@@ -17,7 +17,7 @@ from torch import nn
 
 from models.bundle import Bundle
 from models.checkpoints import CheckpointError
-from models.loading import Ended, load
+from models.loading import StepOutputs, load
 from tests.hub.conftest import change, imported, noise, normalised, randomised, save
 
 MOST = 1e-4
@@ -160,7 +160,7 @@ def test_clip_classifier_answers_as_library_and_merges(changes: dict[str, Any], 
     assert steps is not None
     merge = {"merge": [2, 2], "views": 1, "crops": 1}
     [ended] = steps.step(steps.start([{"frames": frames[0]}], [merge]), [False])
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, StepOutputs)
     tokens = ended.outputs["tokens"].tolist()
     assert tokens[0] - tokens[1] == 4
 

@@ -156,7 +156,7 @@ def test_large_membrane_on_small_grid_still_fits(monkeypatch: pytest.MonkeyPatch
     image, mask = smooth(200, 260), Box(30, 20, 170, 150).mask(200, 260)
     made = (image * 0.7 + 60).astype(np.uint8)
     whole = composed_of(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
-    monkeypatch.setattr(poisson_blending, "MOST_PIXELS", 30 * 30)
+    monkeypatch.setattr(poisson_blending, "MAX_GRID_PIXELS", 30 * 30)
     monkeypatch.setattr(compositing, "STRIP_PIXELS", 170 * 7)
     coarse = composed_of(image, made, Box(0, 0, 260, 200), mask, feather=0, blend="membrane")
     assert np.abs(coarse.astype(int) - whole).mean() < 1.5

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from models.bundle import Bundle, BundleError, BundleSpec, read, replace_files, write
-from models.bundle_schema import Clip, Sound, Text
+from models.bundle_schema import Clip, Sound, TextSpec
 
 PICTURES = {"image_size": 32, "short_side": 36, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
@@ -133,7 +133,7 @@ def test_bundle_states_text_convention_and_extra_files() -> None:
     silent, telling = spec(**PAIR), spec(**PAIR, text={**TEXT, "templates": ["a photo of {}."]}, files=TOKENIZER)
     assert not {"text", "files"} & json.loads(silent.to_bytes()).keys()
     assert BundleSpec.from_bytes(telling.to_bytes()) == telling
-    assert telling.text == Text(length=32, padding="longest", empty=True, templates=["a photo of {}."], scale=14.5, scores="softmax")
+    assert telling.text == TextSpec(length=32, padding="longest", empty=True, templates=["a photo of {}."], scale=14.5, scores="softmax")
     assert spec(**PAIR, text=TEXT, files=TOKENIZER).digest() != telling.digest() != silent.digest()
     assert (telling.size, silent.size) == (5, 0)
 

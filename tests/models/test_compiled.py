@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoints import import_checkpoint
-from models.flops import RandomInput, prepare
+from models.flops import RandomInputMaker, prepare_forward
 from models.merge_schedule import MergeSchedule
-from models.registry import Call, Maker, architectures, read_config
+from models.registry import ForwardCall, InputMaker, architectures, read_config
 from models.systems.diffmae.dummy_inputs import HalfMasked
 from models.systems.mcc.dummy_inputs import seen_scene
 from tests.golden.case import GOLDEN
@@ -47,7 +47,7 @@ def tensors(answer: Any) -> Iterator[Tensor]:
         yield from (tensor for part in answer for tensor in tensors(part))
 
 
-def compiles(call: Call) -> None:
+def compiles(call: ForwardCall) -> None:
     torch._dynamo.reset()
     with torch.inference_mode():
         expected, got = list(tensors(call())), list(tensors(torch.compile(call, backend=BACKEND, fullgraph=True)()))
@@ -60,7 +60,7 @@ def compiles(call: Call) -> None:
 @pytest.mark.parametrize("family", RECORDED)
 def test_a_system_is_one_graph(family: str) -> None:
     torch.manual_seed(0)
-    compiles(prepare(*recorded(family), batch=2))
+    compiles(prepare_forward(*recorded(family), batch=2))
 
 
 @pytest.mark.slow
@@ -68,47 +68,47 @@ def test_so_is_the_appearance_network_of_which_there_is_one_size() -> None:
     torch.manual_seed(0)
     architecture = architectures()["phalp_appearance"]
     model = architecture.build(architecture.config()).eval().requires_grad_(False)
-    compiles(prepare("phalp_appearance", model, batch=1))
+    compiles(prepare_forward("phalp_appearance", model, batch=1))
 
 
-def pictures(model: Any, make: Maker) -> Call:
+def pictures(model: Any, make: InputMaker) -> ForwardCall:
     pixels = make.normal(3, *model.config.image_shape)
     return lambda: model(pixels, merge=SCHEDULE)
 
 
-def clips(model: Any, make: Maker) -> Call:
+def clips(model: Any, make: InputMaker) -> ForwardCall:
     pixels = make.normal(3, model.config.frames, model.config.image_size, model.config.image_size)
     return lambda: model(pixels, merge=SCHEDULE)
 
 
-def sound_and_clips(model: Any, make: Maker) -> Call:
+def sound_and_clips(model: Any, make: InputMaker) -> ForwardCall:
     config = model.config
     audio = make.normal(1, config.audio_frames, config.mel_bins)
     video = make.normal(3, config.frames, config.image_size, config.image_size)
     return lambda: model(audio, video, merge=SCHEDULE)
 
 
-def picture_towers(model: Any, make: Maker) -> Call:
+def picture_towers(model: Any, make: InputMaker) -> ForwardCall:
     pixels = make.normal(3, model.config.image_size, model.config.image_size)
     return lambda: model.encode_images(pixels, merge=SCHEDULE)
 
 
-def crops(model: Any, make: Maker) -> Call:
+def crops(model: Any, make: InputMaker) -> ForwardCall:
     pixels = make.normal(3, model.config.image_size, model.config.image_size)
     return lambda: model(pixels, merge=SCHEDULE)
 
 
-def holes(model: Any, make: Maker) -> Call:
+def holes(model: Any, make: InputMaker) -> ForwardCall:
     given = HalfMasked.of(model.config, make)
     return lambda: model.encode(given.pixels, given.split, merge=SCHEDULE)
 
 
-def scenes(model: Any, make: Maker) -> Call:
+def scenes(model: Any, make: InputMaker) -> ForwardCall:
     images, seen = seen_scene(model.config, make)
     return lambda: model.encode(images, seen, merge=SCHEDULE)
 
 
-MERGED: Mapping[str, Callable[[Any, Maker], Call]] = {
+MERGED: Mapping[str, Callable[[Any, InputMaker], ForwardCall]] = {
     "timm": pictures,
     "minrev": pictures,
     "mae_st": clips,
@@ -131,4 +131,4 @@ SOON = {"timm", "minrev"}
 def test_so_is_one_whose_tokens_merge(family: str) -> None:
     torch.manual_seed(0)
     _, model = recorded(family)
-    compiles(MERGED[family](model, RandomInput(2, torch.float32, torch.device("cpu"))))
+    compiles(MERGED[family](model, RandomInputMaker(2, torch.float32, torch.device("cpu"))))

@@ -14,7 +14,7 @@ from torch import nn
 
 from models import bundle
 from models.bundle import Bundle, BundleError, BundleSpec
-from models.bundle_schema import Preprocess, Weights
+from models.bundle_schema import FileDigest, Preprocess
 from models.layers.forward import normalise
 from models.loading import LoadedModel, load
 from models.systems.null.model import Null, NullConfig
@@ -35,7 +35,7 @@ def make(root: Path, model: nn.Module, *, architecture: str = "vit", config: dic
         preprocess=PREPROCESS,
         labels=["a", "b", "c"],
         license="CC0-1.0",
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=FileDigest(sha256="0" * 64, bytes=0),
     )
     return bundle.write(root, spec, root / "weights")
 
@@ -138,14 +138,14 @@ def test_a_bundle_that_cannot_run_is_refused_with_a_sentence(
 def test_bundle_with_wrong_number_of_labels_is_refused(labels: list[str], tmp_path: Path, vit: ViT) -> None:
     made = make(tmp_path, vit)
     with pytest.raises(BundleError, match=f"{len(labels)} labels for a model of 3 classes"):
-        load(bundle.rewrite(made, made.spec.model_copy(update={"labels": labels})))
+        load(bundle.replace_spec(made, made.spec.model_copy(update={"labels": labels})))
 
 
 def test_images_of_wrong_size_are_refused_before_inference(tmp_path: Path, vit: ViT) -> None:
     made = make(tmp_path, vit)
     wide = PREPROCESS.model_copy(update={"image_size": 10**6, "short_side": 10**6})
     with pytest.raises(BundleError, match="images of 1000000 × 1000000 pixels for a model of 16 × 16"):
-        load(bundle.rewrite(made, made.spec.model_copy(update={"preprocess": wide})))
+        load(bundle.replace_spec(made, made.spec.model_copy(update={"preprocess": wide})))
 
 
 def test_a_classifier_without_classes_is_refused(tmp_path: Path) -> None:

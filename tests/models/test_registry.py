@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from models import registry
 from models.checkpoints import families, import_checkpoint, read_checkpoint
 from models.checkpoints.export_bundle import export_bundle
-from models.flops import cost
+from models.flops import forward_cost
 from models.loading import load
-from models.registry import architectures, named, systems
+from models.registry import architectures, resolve, systems
 from models.systems.published_sizes import sizes
 from tests.support.bundles.vit import sealed
 
@@ -25,7 +25,7 @@ MODEL = """
 from dataclasses import dataclass
 import torch
 from torch import nn
-from models.layers.forward import normalise, with_tokens
+from models.layers.forward import normalise, classification_arrays
 
 @dataclass(frozen=True)
 class ToyConfig:
@@ -44,7 +44,7 @@ class Toy(nn.Module):
         return self.head(images.flatten(1))
 
 def classify(model, arrays, options, preprocess):
-    return with_tokens(model(normalise(arrays["pixels"], preprocess, torch.float32)), 1, 1)
+    return classification_arrays(model(normalise(arrays["pixels"], preprocess, torch.float32)), 1, 1)
 """
 
 PUBLISHED = """
@@ -59,15 +59,15 @@ FAMILY = Family(name="toys", architecture="toy", table=KeyTable({"toy.out.*": "h
 """
 
 SYSTEM = """
-from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System
 
 SYSTEM = System(
     architectures=(
         Architecture(
             name="toy",
             model="toy.model:Toy",
-            purpose=Purpose(lambda config: "classify", classes=lambda config: config.classes),
-            native=Native("image", lambda config: 1, "models.layers.dummy_inputs:images"),
+            purpose=BundleDefaults(lambda config: "classify", classes=lambda config: config.classes),
+            native=DummyForward("image", lambda config: 1, "models.layers.dummy_inputs:images"),
             forwards={"classify": "toy.model:classify"},
             merges=False,
         ),
@@ -107,15 +107,15 @@ def test_a_folder_and_a_line_are_a_system(tmp_path: Path) -> None:
     assert torch.equal(again["toy.out.weight"], load_file(written.weights_path)["head.weight"])
 
     assert {name: size.system for name, size in sizes().items() if size.architecture == "toy"} == {"toy_small": "Toy", "toy_large": "Toy"}
-    assert cost("toy", sizes()["toy_large"].config).flops == 2 * 3 * 3 * 32**2
+    assert forward_cost("toy", sizes()["toy_large"].config).flops == 2 * 3 * 3 * 32**2
 
 
 def test_every_entry_names_code_that_is_there() -> None:
     for system in systems():
         for architecture in system.architectures:
-            assert architecture.config.__name__ == f"{named(architecture.model).__name__}Config"
-            assert all(callable(named(code)) for code in (*architecture.forwards.values(), *architecture.steps.values()))
-            assert architecture.native is None or callable(named(architecture.native.call))
+            assert architecture.config.__name__ == f"{resolve(architecture.model).__name__}Config"
+            assert all(callable(resolve(code)) for code in (*architecture.forwards.values(), *architecture.steps.values()))
+            assert architecture.native is None or callable(resolve(architecture.native.call))
         assert all(table.architecture in architectures() for table in system.sizes)
     assert {name: family.name for name, family in families().items()} == {name: name for name in registry.family_names()}
     assert {family.architecture for family in families().values()} <= architectures().keys()
@@ -133,7 +133,7 @@ def test_vectors_are_float32_for_every_architecture() -> None:
 
 def test_no_name_is_registered_twice() -> None:
     names = [architecture.name for system in systems() for architecture in system.architectures]
-    tables = [name for system in systems() for table in system.sizes for name in named(table.configs)]
+    tables = [name for system in systems() for table in system.sizes for name in resolve(table.configs)]
     assert len(names) == len(set(names)) and len(tables) == len(set(tables))
     assert len(registry.family_names()) == len(set(registry.family_names()))
 

@@ -21,7 +21,7 @@ from scipy.linalg import solveh_banded
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Clip, Preprocess, Sound, Task
+from models.bundle_schema import Clip, Preprocess, Sound, TaskName
 from models.media.fbank import FbankConfig, log_mel
 from models.systems.mavil.log_mel_stats import LogMelStats
 from tests.golden.case import GOLDEN, Case, find_cases, read_case
@@ -134,7 +134,7 @@ def write_recorded(root: Path, folder: str) -> None:
     images = pictures(case)
     side = 2 * images.shape[-1]
     config |= {"image_size": side} | {name: _doubled(config[name]) for name in _patches(config)}
-    task: Task = "classify" if images.dim() == 4 else "audio-visual" if case.system == "mavil" else "actions"
+    task: TaskName = "classify" if images.dim() == 4 else "audio-visual" if case.system == "mavil" else "actions"
     clip = None if images.dim() == 4 else Clip(frames=images.shape[2], stride=1, rate=2 if case.system == "mavil" else 10)
     heard = case.inputs.get("audio")
     level = ZERO / 255

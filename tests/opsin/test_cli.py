@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from models.bundle import BundleSpec, read, write
-from models.bundle_schema import Preprocess, Rung, Weights
+from models.bundle_schema import FileDigest, Preprocess, Rung
 from opsin import Client
 from opsin.cli.demo.actions import show_actions
 from opsin.cli.shared import output_files
@@ -46,7 +46,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
         provenance={"data": "none"},
         ladder=[Rung(name="fast", schedule=8, accuracy=0.875, throughput=1.5), Rung(name="faster", schedule=[9, 1])],
         default_rung="fast",
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=FileDigest(sha256="0" * 64, bytes=0),
     )
     write(root, spec, weights)
     return root

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from models.bundle import Bundle, BundleError, BundleSpec, read, rewrite
+from models.bundle import Bundle, BundleError, BundleSpec, read, replace_spec
 from models.bundle_schema import Clip, Preprocess, Rung
-from models.checkpoints.bundle_fields import ladder
+from models.checkpoints.bundle_fields import unmeasured_ladder
 from models.loading import load
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
@@ -168,7 +168,7 @@ def test_multi_label_audio_is_measured_by_mean_average_precision(tmp_path: Path)
     unmerged = opsin("bundles", "list", "--bundles", tmp_path / "bundles").stdout.splitlines()[1]
     wanted = {r: precision(heard(load(bundle).model, range(12), r), labels) for r in (0, 2, 6)}
     measured = read(bundle.path)
-    after = rewrite(measured, measured.spec.model_copy(update={"default_rung": "r6"})).spec
+    after = replace_spec(measured, measured.spec.model_copy(update={"default_rung": "r6"})).spec
     assert [(rung.name, rung.metric) for rung in after.ladder] == [(name, "mean-average-precision") for name in ("r2", "r6")]
     assert [rung.accuracy for rung in after.ladder] == pytest.approx([wanted[2], wanted[6]], abs=1e-5)
     assert len(set(wanted.values())) > 1, "merging changes how these sounds are ranked"
@@ -195,7 +195,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ended = opsin("calibrate", write_mavil(root / "bundles", name).path, *given, *rungs)
         assert ended.returncode == 0, ended.stderr
     both = read(root / "bundles" / "both" / "1")
-    rewrite(both, both.spec.model_copy(update={"default_rung": "r2-4"}))
+    replace_spec(both, both.spec.model_copy(update={"default_rung": "r2-4"}))
     write_recorded(root / "bundles", "mae-st")
     return root / "bundles"
 
@@ -349,7 +349,7 @@ def test_memory_that_does_not_suffice_is_a_sentence(measured: Path, monkeypatch:
 
 
 def test_a_bundle_that_only_hears_has_rungs_of_sound() -> None:
-    rungs = [ladder(architectures()["mavil"], "audio-visual", mavil("apart").config, sees=sees) for sees in (True, False)]
+    rungs = [unmeasured_ladder(architectures()["mavil"], "audio-visual", mavil("apart").config, sees=sees) for sees in (True, False)]
     assert all(rung.schedule_sight for rung in rungs[0]) and rungs[1]
     assert [(rung.name, rung.schedule_sight) for rung in rungs[1]] == [(f"r{rung.schedule}", None) for rung in rungs[1]]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.bundle import Bundle, read, rewrite
+from models.bundle import Bundle, read, replace_spec
 from models.bundle_schema import Int8
 from models.loading import load
 from opsin import Client
@@ -46,7 +46,7 @@ def rows(printed: str) -> dict[tuple[str, str], tuple[float, str]]:
 
 def test_differences_are_told_by_format_and_merging(bundle: Bundle, tmp_path: Path) -> None:
     measured = {name: {"float32": 1.0, "int8": 1.0} for name in ("off", "full", "fast")}
-    rewrite(bundle, bundle.spec.model_copy(update={"int8": Int8.model_validate({"bound": 0.1, "images": 300, "rungs": measured})}))
+    replace_spec(bundle, bundle.spec.model_copy(update={"int8": Int8.model_validate({"bound": 0.1, "images": 300, "rungs": measured})}))
     ended = opsin("compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", tmp_path / "scores.npy")
     assert (ended.returncode, ended.stderr) == (0, "")
     found = rows(ended.stdout)
@@ -63,7 +63,7 @@ def test_what_another_command_writes_meanwhile_stays(bundle: Bundle, tmp_path: P
     with ThreadPoolExecutor() as pool:
         ended = pool.submit(opsin, "compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", scores)
         with scores.open("w") as file:  # opens once the command does
-            changed = rewrite(bundle, bundle.spec.model_copy(update={"quality": {"accuracy": 0.5}}))
+            changed = replace_spec(bundle, bundle.spec.model_copy(update={"quality": {"accuracy": 0.5}}))
             np.savetxt(file, np.load(tmp_path / "scores.npy"), delimiter=",")
     assert ended.result().returncode == 1 and "has been changed meanwhile" in ended.result().stderr
     assert read(bundle.path).spec == changed.spec
@@ -72,7 +72,7 @@ def test_what_another_command_writes_meanwhile_stays(bundle: Bundle, tmp_path: P
 def test_the_result_is_served_by_workers_that_start_later(bundle: Bundle, tmp_path: Path) -> None:
     write_tiny_vit(tmp_path / "bundles", "other")
     before = bundle.spec.model_copy(update={"quality": {"accuracy": 0.5}})
-    rewrite(bundle, before)
+    replace_spec(bundle, before)
     ended = opsin("compare", bundle.path, "--pictures", tmp_path / "photos", "--scores", tmp_path / "scores.npy")
     assert (ended.returncode, ended.stderr) == (0, "")
     after = read(bundle.path)

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.bundle import Bundle, BundleSpec, read, rewrite
-from models.bundle_schema import Accuracies, Compared, Comparison, Int8, Preprocess, Rung
+from models.bundle import Bundle, BundleSpec, read, replace_spec
+from models.bundle_schema import Accuracies, Comparison, FormatComparison, Int8, Preprocess, Rung
 from models.loading import load
 from models.systems.mae.model import MAE, MAEConfig
 from models.systems.vit.model import ViT, ViTConfig
@@ -79,10 +79,10 @@ def write_tiny_mae(root: Path) -> Bundle:
 def test_accuracy_of_each_rung_is_written_into_a_classifier(tmp_path: Path) -> None:
     bundle = write_tiny_vit(tmp_path / "bundles")
     kept = Accuracies(float32=0.5, int8=0.5)
-    compared = [Compared(format="float32", merging=merging, max_difference=1e-5, same_labels=9) for merging in ("off", "fast")]
+    compared = [FormatComparison(format="float32", merging=merging, max_difference=1e-5, same_labels=9) for merging in ("off", "fast")]
     quality = {"comparison": Comparison(images=9, results=compared).model_dump()}
     int8 = Int8(bound=0.1, images=9, rungs={"off": kept, "fast": kept})
-    bundle = rewrite(bundle, bundle.spec.model_copy(update={"int8": int8, "quality": quality}))
+    bundle = replace_spec(bundle, bundle.spec.model_copy(update={"int8": int8, "quality": quality}))
     pixels = pixels_of(COUNT)
     best = {name: answers(bundle, pixels, *merge).argmax(axis=1) for name, merge in (("off", (0, 0)), ("r2", (2, 2)), ("r7", (7, 7)))}
     labels = np.where(np.arange(COUNT) % 5 == 0, (best["off"] + 1) % 10, best["off"])  # one of five is wrong
@@ -181,7 +181,7 @@ def test_a_rung_that_merges_half_of_the_work_away_is_faster(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_misuse_is_named_and_changes_nothing(tmp_path: Path) -> None:
     classifier, pair = write_tiny_vit(tmp_path / "bundles"), write_tiny_pair(tmp_path / "bundles")
-    classifier = rewrite(classifier, classifier.spec.model_copy(update={"default_rung": "fast"}))
+    classifier = replace_spec(classifier, classifier.spec.model_copy(update={"default_rung": "fast"}))
     write_images(tmp_path / "images", pixels_of(2))
     write_images(tmp_path / "captioned", pixels_of(2))
     captions = tmp_path / "captioned" / "captions.jsonl"

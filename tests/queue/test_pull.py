@@ -9,7 +9,7 @@ import time
 import pytest
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Preprocess, Weights
+from models.bundle_schema import FileDigest, Preprocess
 from server.queue import keys
 from server.queue.gateway.dispatcher import Dispatcher
 from server.queue.messages import Priority, ServedBundle, WorkerInfo
@@ -213,7 +213,7 @@ async def test_one_worker_queue_serves_several_threads(url: str) -> None:
 async def test_fleet_lists_live_workers_specs_and_operator_orders(url: str) -> None:
     queue = worker_queue(url, "w", WorkerTimings(key_ttl=60.0))
     preprocess = Preprocess(image_size=8, short_side=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    weights = Weights(sha256="0" * 64, bytes=0)
+    weights = FileDigest(sha256="0" * 64, bytes=0)
     spec = BundleSpec(
         name="echo",
         version="1",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from models.systems.pipeline_bundles import join_photographs
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.bundles.onnx import write_teller
@@ -14,7 +14,7 @@ from tests.support.images import CAPTURE, FOV
 from tests.support.live_service import SMALL_LIMITS, running
 from tests.support.task_clients import Sculptor
 
-SPACE = Space(spacing=0.2, reach=0.2, margin=4)
+SPACE = QuerySpace(spacing=0.2, reach=0.2, margin=4)
 """30³ cells, every second one asked first."""
 
 
@@ -24,7 +24,7 @@ def sculptor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
     which also takes images without depth, and `tiny`."""
     bundles = tmp_path_factory.mktemp("bundles")
     write_shell(bundles, space=SPACE)
-    write_shell(bundles, "hall", space=Space(region="half-ball", extent=3.0, spacing=0.2, reach=0.2, source_size=64))
+    write_shell(bundles, "hall", space=QuerySpace(region="half-ball", extent=3.0, spacing=0.2, reach=0.2, source_size=64))
     write_tiny_vit(bundles)
     join_photographs(bundles, "photographed", "1", write_shell(bundles, "member"), write_teller(bundles))
     settings = {"default_models": {"reconstruct": "shell"}, "max_points": 10_000, "max_queries": 200_000}

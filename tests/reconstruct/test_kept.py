@@ -11,7 +11,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from server.gateway.auth.key_file import ApiKey, digest_of, line_of, new_key
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.gateway_process import gateway_process
@@ -81,7 +81,7 @@ def test_a_kept_scene_is_asked_while_there_is_no_room_for_others(sculptor: Sculp
 def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sculptor]:
     """A service that has little room for scenes, and forgets them soon."""
     bundles = tmp_path_factory.mktemp("bundles")
-    write_shell(bundles, space=Space(spacing=0.2, reach=0.2, margin=4))
+    write_shell(bundles, space=QuerySpace(spacing=0.2, reach=0.2, margin=4))
     with running(bundles, scene_ttl=GONE_S, results_max_bytes=ROOM, **SMALL_LIMITS) as started:
         yield Sculptor(started)
 

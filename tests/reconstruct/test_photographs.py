@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from models.bundle import BundleError, write
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from models.loading import load
 from models.systems.pipeline_bundles import join_photographs
 from opsin import Client, Refused
@@ -185,7 +185,7 @@ def test_members_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is of architecture onnx_depth; mcc is needed"):
         join_photographs(tmp_path, "joined", "1", teller, teller)
     with pytest.raises(BundleError, match="is for scenes; depth of a photograph is told of an object alone"):
-        join_photographs(tmp_path, "joined", "1", write_shell(tmp_path, "hall", space=Space(region="half-ball")), teller)
+        join_photographs(tmp_path, "joined", "1", write_shell(tmp_path, "hall", space=QuerySpace(region="half-ball")), teller)
     assert not (tmp_path / "joined").exists()
     made = join_photographs(tmp_path, "joined", "1", shape, teller)
     changed = made.spec.model_copy(update={"config": {**made.spec.config, "depth_size": SIDE * 2}})

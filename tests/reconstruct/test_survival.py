@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from tests.support.bundles.analytic_mcc import write_shell
 from tests.support.gateway_process import Gateway, gateway_process
 from tests.support.images import CAPTURE, FOV, arrays
@@ -27,7 +27,7 @@ def asked_later(gateway: Gateway) -> str:
 
 @pytest.mark.slow
 def test_another_worker_finds_the_same(tmp_path: Path) -> None:
-    write_shell(tmp_path, space=Space(spacing=0.2, reach=0.2, margin=4))
+    write_shell(tmp_path, space=QuerySpace(spacing=0.2, reach=0.2, margin=4))
     with private_valkey() as valkey, gateway_process(valkey.url) as gateway:
         with worker_process(valkey.url, tmp_path):  # killed at its end
             gateway.wait_for_workers()

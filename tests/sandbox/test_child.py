@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from models.processes.confined_process import Call, Confined
+from models.processes.confined_process import CancelScope, ConfinedProcess
 from server.gateway.fair_executor import FairExecutor
 from server.processes.sandbox_process import Sandbox, WorkFailed
 from tests.support.processes import alive, takes_work
@@ -155,15 +155,15 @@ def test_an_idle_child_keeps_no_message(sandbox: Sandbox) -> None:
 
 def test_caller_after_an_abandoned_call_is_answered(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was given up between the last byte of its answer and the moment from which its end leaves the child alone."""
-    leave, given_up = Confined.leave, Call()
+    leave, given_up = ConfinedProcess.leave, CancelScope()
 
-    def late(child: Confined) -> bool:
+    def late(child: ConfinedProcess) -> bool:
         if child.pid == sandbox.pid:  # others, which nobody holds any more, may be closed meanwhile
             given_up.end()
         return leave(child)
 
     with monkeypatch.context() as patch, given_up:
-        patch.setattr(Confined, "leave", late)
+        patch.setattr(ConfinedProcess, "leave", late)
         sandbox.run(b"a" * 1000)
     assert sandbox.run(b"next").endswith(b" next")
 

@@ -31,7 +31,7 @@ def work(message: bytes) -> bytes:
         case [b"quote"]:
             raise ValueError("x" * 3_000_000)
         case [b"close"]:
-            os.close(confined_process._answers)
+            os.close(confined_process._output_fd)
             time.sleep(60)
         case [b"fill"]:
             bytearray(10**10)
@@ -45,10 +45,10 @@ def run(mode: str) -> None:
     if mode == "talkative":  # the process that opens a video, but it says after every frame that it goes on
         from models.media import video_program
 
-        video_program.SAY_EVERY_S = 0.0
+        video_program.PROGRESS_EVERY_S = 0.0
         video_program.main()
         return
-    confined_process.request()
+    confined_process.receive_request()
     match mode:
         case "aborts":  # as compiled code does when it fails
             os.abort()
@@ -59,10 +59,10 @@ def run(mode: str) -> None:
         case "busy":  # says that it works and then is silent, confined
             confined_process.confine()
             print("a library that prints")
-            confined_process.say({"works": True})
+            confined_process.write_message({"works": True})
             time.sleep(3600)
         case "loud":  # an audio decoder that sends far more than the audio may hold
-            confined_process.say({"samples": 2**33})
+            confined_process.write_message({"samples": 2**33})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Preprocess, Text, Weights
+from models.bundle_schema import FileDigest, Preprocess, TextSpec
 from server.arrays import Array
 from server.queue.messages import Failure, QueuedJob, Reply, WorkerTiming
 
@@ -18,7 +18,7 @@ LONGEST_BYTES = 64
 """Longer texts lose their end."""
 BROKEN = "break the model"
 """A text on which the model fails; so it does on images as green as `tests.support.fake_worker.unbearable`."""
-_WEIGHTS = Weights(sha256="0" * 64, bytes=1)
+_WEIGHTS = FileDigest(sha256="0" * 64, bytes=1)
 
 
 def make_pair(name: str = "words", *, reads_texts: bool = True) -> BundleSpec:
@@ -29,7 +29,7 @@ def make_pair(name: str = "words", *, reads_texts: bool = True) -> BundleSpec:
         architecture="cit",
         config={"joint_width": DIM, "patch_size": 4, "depth": 2},
         preprocess=Preprocess(image_size=8, short_side=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-        text=Text(length=77, scale=100.0) if reads_texts else None,
+        text=TextSpec(length=77, scale=100.0) if reads_texts else None,
         license="CC0-1.0",
         weights=_WEIGHTS,
         files={"tokenizer.json": _WEIGHTS} if reads_texts else {},

@@ -14,7 +14,7 @@ import redis
 from PIL import Image
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Preprocess, Rung, Weights
+from models.bundle_schema import FileDigest, Preprocess, Rung
 from server.arrays import Array
 from server.queue import keys
 from server.queue.errors import RedisAway
@@ -47,7 +47,7 @@ def make_spec(
         note="For tests.",
         ladder=[Rung(name="gentle", schedule=1), Rung(name="strong", schedule=[4, 2])],
         default_rung=default_rung,
-        weights=Weights(sha256="0" * 64, bytes=1),
+        weights=FileDigest(sha256="0" * 64, bytes=1),
     )
 
 

@@ -9,12 +9,12 @@ import gc
 
 import typer.main
 
-from models.registry import architectures, named
+from models.registry import architectures, resolve
 from opsin.cli.app import app
 
 for architecture in architectures().values():
     if architecture.open is None and architecture.assemble is None:
-        named(architecture.model)
+        resolve(architecture.model)
 typer.main.get_command = functools.cache(typer.main.get_command)
 typer.main.get_command(app)
 gc.collect()

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from models import registry
-from models.layers.stepwise import Continuing, Finished, State, Steps, Tensors
-from models.registry import Architecture, Purpose, System
+from models.layers.stepwise import Completed, InProgress, JobState, StepwiseModel, Tensors
+from models.registry import Architecture, BundleDefaults, System
 from models.systems.null.model import NullConfig
 from models.systems.null.steps import Toy
 from server.settings import load
@@ -60,24 +60,24 @@ def classify(model: nn.Module, arrays: dict[str, Tensor], _options: object, _pre
 
 
 class FragileSteps(Toy):
-    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         poisonous = [tuple(job["pixels"][0, 0].tolist()) == POISON for job in arrays]
         return [Marked(state, bad) for state, bad in zip(super().start(arrays, options), poisonous, strict=True)]
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completed]:
         marked = [state for state in states if isinstance(state, Marked)]
         if any(state.poisonous and state.done == 2 for state in marked):
             os.kill(os.getpid(), signal.SIGKILL)
         outcomes = super().step([state.inner for state in marked], previews)
         return [
-            Continuing(Marked(outcome.state, state.poisonous)) if isinstance(outcome, Continuing) else outcome
+            InProgress(Marked(outcome.state, state.poisonous)) if isinstance(outcome, InProgress) else outcome
             for state, outcome in zip(marked, outcomes, strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class Marked:
-    inner: State
+    inner: JobState
     poisonous: bool
 
     @property
@@ -93,7 +93,7 @@ class Marked:
         return self.inner.nbytes
 
 
-def classify_steps(model: nn.Module, _preprocess: object, device: torch.device) -> Steps | None:
+def classify_steps(model: nn.Module, _preprocess: object, device: torch.device) -> StepwiseModel | None:
     assert isinstance(model, Fragile)
     return FragileSteps(model.config, device) if model.config.steps else None
 
@@ -103,7 +103,7 @@ SYSTEM = System(
         Architecture(
             name="fragile",
             model="tests.support.poison_worker:Fragile",
-            purpose=Purpose(lambda config: "classify"),
+            purpose=BundleDefaults(lambda config: "classify"),
             forwards={"classify": "tests.support.poison_worker:classify"},
             steps={"classify": "tests.support.poison_worker:classify_steps"},
         ),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from server.media.images import Decoder
 from server.tasks.options import InvalidOption
 from server.tasks.reconstruct import inputs
@@ -26,7 +26,7 @@ TIMES = 40
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> BundleSpec:
     folder: Path = tmp_path_factory.mktemp("bundles")
-    return write_shell(folder, space=Space(spacing=0.2, reach=0.2, margin=0)).spec
+    return write_shell(folder, space=QuerySpace(spacing=0.2, reach=0.2, margin=0)).spec
 
 
 @pytest.fixture(scope="module")

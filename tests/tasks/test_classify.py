@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Preprocess, Rung, Weights
+from models.bundle_schema import FileDigest, Preprocess, Rung
 from server.tasks.base import JSON
 from server.tasks.classify.images import Classify, ClassifyAnswer, ClassifyOptions, ClassifyPlan
 from server.tasks.options import InvalidOption
@@ -27,7 +27,7 @@ def spec(**changes: object) -> BundleSpec:
         "labels": ["crow", "owl", "wren"],
         "license": "CC0-1.0",
         "ladder": [Rung(name="falling", schedule={"r": 2, "inflection": -1.0}), Rung(name="listed", schedule=[3])],
-        "weights": Weights(sha256="0" * 64, bytes=1),
+        "weights": FileDigest(sha256="0" * 64, bytes=1),
     }
     return BundleSpec(**fields | changes)
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Clip, Preprocess, Weights
+from models.bundle_schema import Clip, FileDigest, Preprocess
 from models.media import patchmatch
 from server.media.images import CorruptImage, Decoder, NotAnImage, TooManyPixels
 from server.tasks.base import JSON, Arrays, File
@@ -36,7 +36,7 @@ def spec(**changes: Any) -> BundleSpec:
         "config": {"patch_size": 4, "schedule": {"steps": 1000}},
         "preprocess": Preprocess(image_size=16, short_side=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         "license": "CC0-1.0",
-        "weights": Weights(sha256="0" * 64, bytes=1),
+        "weights": FileDigest(sha256="0" * 64, bytes=1),
     }
     return BundleSpec(**fields | changes)
 

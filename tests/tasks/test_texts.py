@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from models.bundle_schema import Text
+from models.bundle_schema import TextSpec
 from server.tasks.embedding import text_jobs
 
 
@@ -51,5 +51,5 @@ def test_places_beyond_the_texts_are_empty(count: int) -> None:
 )
 def test_a_job_costs_what_the_network_reads(padding: Literal["longest", "length"], width: int, tokens: int) -> None:
     """Long texts lose their end, and FLIP's short ones are filled up."""
-    text = Text(length=32, scale=1.0, padding=padding)
+    text = TextSpec(length=32, scale=1.0, padding=padding)
     assert text_jobs.tokens({"utf8": (16, width), "lengths": (16,)}, text) == 16 * tokens

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.flops import cost
+from models.flops import forward_cost
 from models.registry import architectures
 from models.systems.published_sizes import sizes
 from training import command, costs, recipe
@@ -119,7 +119,7 @@ def small(*changes: str) -> costs.Cost:
 
 
 def test_the_backward_pass_costs_twice_the_forward_pass() -> None:
-    forward = cost("vit", sizes()["vit_small_patch16"].config).flops
+    forward = forward_cost("vit", sizes()["vit_small_patch16"].config).flops
     assert small().flops == pytest.approx(3 * forward, rel=0.01)
 
 

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from models.media import video
-from models.media.video import AHEAD, PROGRAM, ClipLimits, Frame, Frames, NotYet, VideoError, probe
-from models.processes.confined_process import PATIENCE_S
+from models.media.video import MAX_FRAMES_AHEAD, PROGRAM, ClipLimits, FrameNotReady, Frames, SampledFrame, VideoError, probe
+from models.processes.confined_process import MAX_SILENCE_S
 from models.systems.clips.frame_reader import ViewFrames
 from tests.support.processes import children, copies
 from tests.support.videos import clip, every, number_of, sound_alone, with_hours
@@ -44,7 +44,7 @@ WRITTEN = [
 ]
 
 
-def read(data: bytes, rate: float, **span: float) -> list[Frame]:
+def read(data: bytes, rate: float, **span: float) -> list[SampledFrame]:
     frames = Frames(data, rate, LIMITS, **span)
     return list(frames.take(10**9))
 
@@ -115,7 +115,7 @@ def test_a_long_part_that_nobody_asked_for_is_no_silence(monkeypatch: pytest.Mon
     """While it is decoded the program says that it goes on, or it would count as stuck; who waits for frames may come back later."""
     monkeypatch.setattr(video, "PROGRAM", "tests.support.child_programs talkative")
     frames = Frames(FILM, 20.0, LIMITS, start=0.8)
-    with pytest.raises(NotYet):
+    with pytest.raises(FrameNotReady):
         next(frames.take(10**9, until=time.monotonic()))
     assert [frame.row for frame in frames.take(10**9)] == [16, 17, 18, 19]
     assert frames.decoded == 20
@@ -297,7 +297,7 @@ def test_a_video_whose_decoder_others_ended_is_read_again_once() -> None:
     frames = ViewFrames(film, [[0, 5], [10, 39]], 20.0, LIMITS, lambda pixels: torch.tensor(pixels.shape), 24)
     [reading] = copies(PROGRAM)
     reading.kill()
-    with suppress(NotYet):
+    with suppress(FrameNotReady):
         assert len(frames.take(0, time.monotonic() + 60)) == 2
     assert [len(frames.take(view, time.monotonic() + 60)) for view in (0, 1)] == [2, 2]
     frames.close()
@@ -330,7 +330,7 @@ def test_a_frozen_program_costs_the_next_video_nothing() -> None:
     frozen.suspend()
     began = time.monotonic()
     assert probe(FILM, LIMITS).frames == 20
-    assert time.monotonic() - began < PATIENCE_S / 2
+    assert time.monotonic() - began < MAX_SILENCE_S / 2
     assert not frozen.is_running()
 
 
@@ -363,7 +363,7 @@ def test_a_template_and_its_copies_end_with_their_owner() -> None:
 def test_frames_are_read_ahead_but_only_a_few() -> None:
     film = clip(every(60, 20.0), container="matroska", codec="ffv1", pixels="bgr0")
     frames = Frames(film, 20.0, LIMITS)
-    eventually(lambda: frames.decoded >= AHEAD, "frames are read ahead")
+    eventually(lambda: frames.decoded >= MAX_FRAMES_AHEAD, "frames are read ahead")
     assert [number_of(frame.pixels) % 28 for frame in frames.take(99)] == [number % 28 for number in range(60)]
 
 

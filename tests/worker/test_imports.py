@@ -10,11 +10,11 @@ LOAD_ALL = """
 import sys
 from pathlib import Path
 import server.worker.main
-from models.bundle_folders import discover, read_placed
-from models.loading import load, not_served
+from models.bundle_folders import discover, read_discovered
+from models.loading import load, unsupported_reason
 for path in discover(Path(sys.argv[1])):
-    bundle = read_placed(path)
-    if not_served(bundle.spec) is None:
+    bundle = read_discovered(path)
+    if unsupported_reason(bundle.spec) is None:
         load(bundle)
 print(*[name for name in ("torch._dynamo", "sympy", "scipy.stats", "scipy.optimize", "numba") if name in sys.modules])
 """

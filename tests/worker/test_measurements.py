@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import torch
 
-from models.bundle import Bundle, rewrite
+from models.bundle import Bundle, replace_spec
 from models.bundle_schema import Int8
 from server.scheduler.step_times import StepTimes
 from server.worker import measurement_cache
@@ -253,7 +253,7 @@ def test_what_a_format_costs_is_measured_and_kept(bundle: Bundle, folder: Path) 
 
 def test_integers_tell_how_far_they_are_from_float32(bundle: Bundle, folder: Path) -> None:
     measured = {name: {"float32": 1.0, "int8": 1.0} for name in ("off", "full", "fast")}
-    calibrated = rewrite(
+    calibrated = replace_spec(
         bundle, bundle.spec.model_copy(update={"int8": Int8.model_validate({"bound": 0.1, "images": 300, "rungs": measured})})
     )
     warm = Loader(LAYOUT, "float32", Measurements(folder), "int8").measure(calibrated)

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from models.bundle import BundleError
-from models.layers.stepwise import State
-from models.loading import Advanced, Ended, LoadedSteps, load
+from models.layers.stepwise import JobState
+from models.loading import LoadedStepwiseModel, StepOutputs, StepProgress, load
 from server.arrays import Array
 from server.queue.worker.delivery import Delivery
 from server.worker import stepwise
@@ -28,7 +28,7 @@ SENT_BACK = {"unread": ["file"], "returned": ["file"]}
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> LoadedSteps:
+def toy(tmp_path_factory: pytest.TempPathFactory) -> LoadedStepwiseModel:
     return steps_of(write_toy(tmp_path_factory.mktemp("bundles")))
 
 
@@ -53,7 +53,7 @@ def same(answer: Arrays, expected: Arrays) -> None:
     np.testing.assert_allclose(answer["logits"], expected["logits"], rtol=0, atol=1e-5)
 
 
-def test_jobs_join_and_leave_between_steps_with_same_answers(toy: LoadedSteps) -> None:
+def test_jobs_join_and_leave_between_steps_with_same_answers(toy: LoadedStepwiseModel) -> None:
     executor = Stepwise(toy, CPU)
     jobs = [job(number, number % 3, seed=number) for number in range(9)]
     answers: dict[str, Arrays] = {}
@@ -71,7 +71,7 @@ def test_jobs_join_and_leave_between_steps_with_same_answers(toy: LoadedSteps) -
     assert executor.residents == executor.nbytes == 0
 
 
-def test_the_toy_tells_a_lost_a_repeated_and_a_foreign_step(toy: LoadedSteps) -> None:
+def test_the_toy_tells_a_lost_a_repeated_and_a_foreign_step(toy: LoadedStepwiseModel) -> None:
     """Else the other tests would prove nothing."""
     [state] = toy.start([{"pixels": pixels(1, 1)}], [{"seed": 0}])
     expected = answer_alone(toy, pixels(1, 1))["logits"]
@@ -87,17 +87,17 @@ def test_the_toy_tells_a_lost_a_repeated_and_a_foreign_step(toy: LoadedSteps) ->
 class Form:
     """The toy in a number format, so to speak: it tells which jobs it steps."""
 
-    def __init__(self, toy: LoadedSteps) -> None:
+    def __init__(self, toy: LoadedStepwiseModel) -> None:
         self._toy = toy
         self.sizes: list[int] = []
         self.unit, self.start, self.cost = toy.unit, toy.start, toy.cost
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[StepProgress | StepOutputs]:
         self.sizes.append(len(states))
         return self._toy.step(states, previews)
 
 
-def test_jobs_end_in_the_form_in_which_they_began(toy: LoadedSteps) -> None:
+def test_jobs_end_in_the_form_in_which_they_began(toy: LoadedStepwiseModel) -> None:
     before, after = Form(toy), Form(toy)
     executor = Stepwise(before, CPU)
     old, new = job(1, 1, seed=1), job(2, 2, seed=2)
@@ -114,7 +114,7 @@ def test_jobs_end_in_the_form_in_which_they_began(toy: LoadedSteps) -> None:
     assert executor.residents == executor.nbytes == 0
 
 
-def test_a_dropped_job_starts_anew_and_ends_in_the_same_answer(toy: LoadedSteps) -> None:
+def test_a_dropped_job_starts_anew_and_ends_in_the_same_answer(toy: LoadedStepwiseModel) -> None:
     executor, one = Stepwise(toy, CPU), job(5, 2)
     for _ in range(3):
         step(executor, [one])
@@ -129,22 +129,22 @@ def test_a_dropped_job_starts_anew_and_ends_in_the_same_answer(toy: LoadedSteps)
 class Slow:
     """The toy whose jobs wait before each step, as many times as it is told."""
 
-    def __init__(self, toy: LoadedSteps) -> None:
+    def __init__(self, toy: LoadedStepwiseModel) -> None:
         self._toy = toy
         self.waits = 0
         self.unit, self.start = toy.unit, toy.start
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[StepProgress | StepOutputs]:
         if self.waits:
             self.waits -= 1
-            return [Advanced(state, None) for state in states]
+            return [StepProgress(state, None) for state in states]
         return self._toy.step(states, previews)
 
-    def cost(self, state: State) -> float:
+    def cost(self, state: JobState) -> float:
         return 0.1 if self.waits else 1.0
 
 
-def test_waiting_job_joins_no_step_and_costs_no_step_time(toy: LoadedSteps) -> None:
+def test_waiting_job_joins_no_step_and_costs_no_step_time(toy: LoadedStepwiseModel) -> None:
     slow, one = Slow(toy), job(1, 1, seed=1)
     executor = Stepwise(slow, CPU)
     slow.waits = 2
@@ -152,7 +152,7 @@ def test_waiting_job_joins_no_step_and_costs_no_step_time(toy: LoadedSteps) -> N
     assert [(step.waited, step.joined) for step in told] == [(True, 0), (True, 0), (False, 1), (False, 0)]
 
 
-def test_a_job_that_waits_is_reported_when_it_has_taken_a_step(toy: LoadedSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_waits_is_reported_when_it_has_taken_a_step(toy: LoadedStepwiseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stepwise, "REPORT_EVERY", 0.0)
     slow, one = Slow(toy), job(1, 1, seed=1)
     executor = Stepwise(slow, CPU)
@@ -166,17 +166,17 @@ class Fragile:
 
     unit = "steps"
 
-    def __init__(self, toy: LoadedSteps, *, at_start: bool = False, room: int = 100) -> None:
+    def __init__(self, toy: LoadedStepwiseModel, *, at_start: bool = False, room: int = 100) -> None:
         self._toy = toy
         self._at_start = at_start
         self._room = room
 
-    def start(self, arrays: Sequence[Mapping[str, Any]], options: Sequence[Mapping[str, Any]]) -> list[State]:
+    def start(self, arrays: Sequence[Mapping[str, Any]], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         if self._at_start and any(chosen["seed"] == 13 for chosen in options):
             raise RuntimeError("cannot start")
         return self._toy.start(arrays, options)
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Advanced | Ended]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[StepProgress | StepOutputs]:
         if len(states) > self._room:
             raise torch.OutOfMemoryError("no room")
         outcomes = self._toy.step(states, previews)
@@ -184,7 +184,7 @@ class Fragile:
             raise RuntimeError("cannot step")  # only once it has computed
         return outcomes
 
-    def cost(self, state: State) -> float:
+    def cost(self, state: JobState) -> float:
         return 1.0
 
     def trim(self, room: int, seconds: float) -> int:
@@ -192,7 +192,7 @@ class Fragile:
 
 
 @pytest.mark.parametrize("at_start", [True, False])
-def test_culprit_of_failing_step_is_refused_alone(toy: LoadedSteps, at_start: bool) -> None:
+def test_culprit_of_failing_step_is_refused_alone(toy: LoadedStepwiseModel, at_start: bool) -> None:
     executor = Stepwise(Fragile(toy, at_start=at_start), CPU)
     culprit = job(3, 2 if at_start else 0, seed=13)
     jobs = [job(number, 1) for number in range(3)] + [culprit] + [job(number, 1) for number in range(10, 14)]
@@ -210,7 +210,7 @@ def test_culprit_of_failing_step_is_refused_alone(toy: LoadedSteps, at_start: bo
     assert executor.residents == 0
 
 
-def test_a_step_that_does_not_fit_into_memory_is_taken_in_halves(toy: LoadedSteps) -> None:
+def test_a_step_that_does_not_fit_into_memory_is_taken_in_halves(toy: LoadedStepwiseModel) -> None:
     jobs = [job(number, 1) for number in range(8)]
     results = list(Stepwise(Fragile(toy, room=4), CPU).run(jobs))
     assert [len(result.jobs) for result in results if isinstance(result, TooLarge)] == [8]
@@ -227,10 +227,10 @@ class TestReports:
             here = [job for result in results if isinstance(result, Computed) for job in result.going_on]
         return told
 
-    def test_first_report_is_at_start_and_next_ones_are_rare(self, toy: LoadedSteps) -> None:
+    def test_first_report_is_at_start_and_next_ones_are_rare(self, toy: LoadedStepwiseModel) -> None:
         assert [(report.done, report.total, report.unit) for report in self.reports(Stepwise(toy, CPU), job(1, 2))] == [(0, 9, "steps")]
 
-    def test_slow_steps_are_all_reported_and_previews_on_request(self, toy: LoadedSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_slow_steps_are_all_reported_and_previews_on_request(self, toy: LoadedStepwiseModel, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stepwise, "REPORT_EVERY", 0.0)
         told = self.reports(Stepwise(toy, CPU), job(1, 1))
         assert [(report.done, report.total) for report in told] == [(done, 5) for done in range(5)]
@@ -249,7 +249,7 @@ def test_a_toy_that_makes_no_sense_is_refused(tmp_path: Path, field: str, value:
         load(write_null(tmp_path, **{field: value}))
 
 
-def test_file_no_model_reads_is_not_state_and_is_returned(toy: LoadedSteps) -> None:
+def test_file_no_model_reads_is_not_state_and_is_returned(toy: LoadedStepwiseModel) -> None:
     executor, plain = Stepwise(toy, CPU), Stepwise(toy, CPU)
     jobs, bare = [with_file(job(1, 0))], [job(1, 0)]
     answers: list[JobOutputs] = []

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.media.audio_decoding import mono
-from models.media.audio_windows import SHORTEST_S
-from models.media.video_program import Refused
+from models.media.audio_decoding import decode_mono
+from models.media.audio_windows import ANALYSIS_WINDOW_S
+from models.media.video_program import MediaRefused
 from training.data.base import Unreadable
 
 VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v"})
@@ -79,15 +79,15 @@ def read_sound(file: Path, sample_rate: int, seconds: float, start: float = 0.0)
     have = 0
     try:
         with av.open(str(file)) as container:
-            for chunk in mono(container, sample_rate):
+            for chunk in decode_mono(container, sample_rate):
                 parts.append(chunk[max(0, skip - have) : wanted - have])
                 have += len(chunk)
                 if have >= wanted:
                     break
-    except (Refused, *_ERRORS) as error:
+    except (MediaRefused, *_ERRORS) as error:
         raise Unreadable(f"{file}: {error}") from error
     sound = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    least = round(SHORTEST_S * sample_rate)
+    least = round(ANALYSIS_WINDOW_S * sample_rate)
     if len(sound) < least:
         raise Unreadable(f"{file}: {len(sound)} samples at {sample_rate} Hz are too few: one analysis window has {least}")
     return torch.from_numpy(np.ascontiguousarray(sound))

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from models.bundle_schema import Preprocess
 from models.media import sixteen_bits
-from models.media.centre_crop import centre, resized
+from models.media.centre_crop import centre_box, scaled_size
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
@@ -27,7 +27,7 @@ def open_on_white(path: Path | IO[bytes]) -> Image.Image:
         if image.mode == "RGB" and not image.has_transparency_data:
             return image.copy()
         if image.mode.startswith("I"):
-            return sixteen_bits.scaled(image)
+            return sixteen_bits.grey16_to_rgb(image)
         layered = image.convert("RGBA")
     canvas = Image.new("RGBA", layered.size, "white")
     canvas.alpha_composite(layered)
@@ -40,8 +40,8 @@ def to_model_size(image: Image.Image, preprocess: Preprocess) -> Pixels:
     if preprocess.fit == "squeeze":
         return np.array(image.resize((size, size), resampling))
     square = (preprocess.short_side, preprocess.short_side)
-    width, height = square if preprocess.fit == "squeeze-crop" else resized(*image.size, preprocess.short_side)
-    return np.array(image.resize((width, height), resampling).crop(centre(width, height, size)))
+    width, height = square if preprocess.fit == "squeeze-crop" else scaled_size(*image.size, preprocess.short_side)
+    return np.array(image.resize((width, height), resampling).crop(centre_box(width, height, size)))
 
 
 def load(paths: Sequence[Path], preprocess: Preprocess) -> Pixels:

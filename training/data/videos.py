@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.bundle_schema import Clip, Preprocess
-from models.media.clip_sampling import crop_box, frames_within, random_box, random_span
+from models.media.clip_sampling import frame_indices, random_box, random_span, resize_box
 from training.data.base import DataSettings, Preparation, Sample
 from training.data.images import normalised
 from training.data.labelled import LabelledFiles, find
@@ -65,7 +65,7 @@ class Videos:
         total, fps = video_length(file)
         when = float(torch.rand((), generator=generator))
         span = random_span(total, fps, frames=clip.frames, stride=int(clip.stride), draw=when, rate=clip.rate)
-        images = read_frames(file, frames_within(span, total, clip.frames).tolist(), fps)  # (T, H, W, 3)
+        images = read_frames(file, frame_indices(span, total, clip.frames).tolist(), fps)  # (T, H, W, 3)
         sample = {"clip": self._cropped(images, generator), **self.found.target(place)}
         if self.settings.sound:
             assert self.preparation.sound is not None
@@ -78,6 +78,6 @@ class Videos:
         assert preprocess is not None
         clip = normalised(images.numpy(), preprocess)  # (3, T, H, W)
         box = random_box(clip.shape[2], clip.shape[3], generator, area=augment.crop_scale or (1.0, 1.0))
-        clip = crop_box(clip, box, preprocess.image_size)
+        clip = resize_box(clip, box, preprocess.image_size)
         mirrored = augment.flip and float(torch.rand((), generator=generator)) < 0.5
         return clip.flip(-1) if mirrored else clip

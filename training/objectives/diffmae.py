@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from models.layers.masking import take
+from models.layers.masking import gather_tokens
 from models.layers.patches import to_pixels
 from models.systems.diffmae.masks import Split
 from models.systems.diffmae.model import Denoising, DiffMAE, Target
@@ -102,7 +102,7 @@ class Diffusion(nn.Module):
         split = masks.split(draw, config.grid, settings.masks, settings.mask_ratio)
         t = draws.integers(draw, (), 0, config.schedule.steps, "time")
         noise = draws.normal(draw, (config.patches, config.patch_values), "noise")
-        return Drawn(split, t, take(noise, split.masked))
+        return Drawn(split, t, gather_tokens(noise, split.masked))
 
     def losses(self, pixels: Tensor, drawn: Drawn, clip_target: Tensor | None = None) -> dict[str, Tensor]:
         """clip_target: (B, N, clip_width), features of all patches, None: the teacher's."""

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.layers.masked_autoencoder import Reconstruction
+from models.layers.masked_autoencoder import MAEOutput
 from models.layers.patches import to_pixels
 from models.systems.mae.model import MAE
 from models.systems.mae_st.pretraining import VideoMAEPretraining
@@ -47,7 +47,7 @@ class MaskedReconstruction(nn.Module):
 
     def losses(self, inputs: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """The mean over removed patches: the same number in every sample, but ranks may have different numbers of samples."""
-        answer: Reconstruction = self.model(inputs, noise)
+        answer: MAEOutput = self.model(inputs, noise)
         return {"loss": term_of_mean(answer.loss, answer.mask.sum())}
 
     @torch.no_grad()

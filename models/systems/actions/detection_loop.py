@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.media.video import Frame
+from models.media.video import SampledFrame
 from models.systems.actions.appearance_encoder import Describer
 from models.systems.actions.detection_scale import Detail
 from models.systems.actions.job_stats import Account
@@ -126,5 +126,5 @@ class Lookout:
             look = Look(glance.time, glance.row, glance.rows, seen, glance.cut, glance.found.size, glance.shrunk)
             looking.looks.append(look)
 
-    def _shrunk(self, frame: Frame) -> NDArray[np.uint8] | None:
+    def _shrunk(self, frame: SampledFrame) -> NDArray[np.uint8] | None:
         return None if self._describer is None else self._describer.shrink(frame.pixels)

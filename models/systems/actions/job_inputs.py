@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from models.layers.stepwise import Tensors, UnusableInput
+from models.layers.stepwise import InvalidInput, Tensors
 from models.media.video import ClipInfo, ClipLimits
 from models.systems.actions.detection_scale import Detail
 from models.systems.actions.person_tracks import Sighting
@@ -48,14 +48,14 @@ def _tokens(arrays: Mapping[str, np.ndarray], size: tuple[int, int], model: Pipe
         return np.zeros((0, values), np.float32)
     if arrays["token"].shape[1]:
         if arrays["token"].shape[1] != values:
-            raise UnusableInput(f"tracks: tokens of {arrays['token'].shape[1]} values where this bundle takes {values}")
+            raise InvalidInput(f"tracks: tokens of {arrays['token'].shape[1]} values where this bundle takes {values}")
         return arrays["token"]
     made = model.eyes.tokens(arrays["box"], arrays["pose"], size) if arrays["pose"].shape[1] else None
     if made is not None:
         return made
     if arrays["pose"].shape[1]:
-        raise UnusableInput(f"tracks: poses do not tell this bundle enough: send an .npz with `token`, {values} values for each sighting")
-    raise UnusableInput(f"tracks: no poses: send them beside the boxes, or an .npz with `token`, {values} values for each sighting")
+        raise InvalidInput(f"tracks: poses do not tell this bundle enough: send an .npz with `token`, {values} values for each sighting")
+    raise InvalidInput(f"tracks: no poses: send them beside the boxes, or an .npz with `token`, {values} values for each sighting")
 
 
 def _sightings(arrays: Mapping[str, np.ndarray], rows: np.ndarray, wanted: np.ndarray, longest: int) -> list[Sighting]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.media.video import Frame
+from models.media.video import SampledFrame
 from models.systems.actions.pose_estimator import Found, Seen
 
 
@@ -42,7 +42,7 @@ class Glance:
     told: list[NDArray[np.float32]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, frame: Frame, found: Found, shrunk: NDArray[np.uint8] | None) -> Glance:
+    def of(cls, frame: SampledFrame, found: Found, shrunk: NDArray[np.uint8] | None) -> Glance:
         return cls(frame.time, frame.row, frame.rows, frame.cut, found, shrunk)
 
     @property
@@ -60,7 +60,7 @@ class Glance:
 @dataclass
 class Looking:
     window: int
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[SampledFrame] = field(default_factory=list)
     """Taken from the video, and nobody has been looked for in them."""
     glances: list[Glance] = field(default_factory=list)
     """By time; all of them still have crops that wait."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Clip, External
-from models.layers.loaded_member import Part
+from models.bundle_schema import Clip, ExternalFile
+from models.layers.loaded_member import LoadedMember
 from models.people.smpl_file import read_body
 from models.people.track_batch import POSE_VALUES, TrackBatch, normalise_pose, pose_statistics
 from models.systems.actions.appearance_encoder import Describer
@@ -133,7 +133,7 @@ class Pipeline(nn.Module):
         )
 
 
-def assemble(spec: BundleSpec, config: PipelineConfig, members: Mapping[str, Part]) -> Pipeline:
+def assemble(spec: BundleSpec, config: PipelineConfig, members: Mapping[str, LoadedMember]) -> Pipeline:
     """Raises ValueError for members that are missing or do not fit each other."""
     for role in ("pose", "actions"):
         if role not in members:
@@ -162,7 +162,7 @@ MISSING = {"pose": "", "joints": "; they need a body's mesh (--body)", "appearan
 """Part of a token → the member that would tell it, for errors."""
 
 
-def _check_token(actions: Part, values: Mapping[str, int]) -> None:
+def _check_token(actions: LoadedMember, values: Mapping[str, int]) -> None:
     """Check that LART wants what the other members tell of a person, and can normalise published poses. Raises ValueError."""
     config = cast(LART, actions.model).config
     wanted = {
@@ -183,7 +183,7 @@ def _check_token(actions: Part, values: Mapping[str, int]) -> None:
         )
 
 
-def _describer(members: Mapping[str, Part], perception: Perception) -> Describer | None:
+def _describer(members: Mapping[str, LoadedMember], perception: Perception) -> Describer | None:
     """Raises ValueError for a member that cannot describe people."""
     member = members.get("appearance")
     if member is None:
@@ -200,7 +200,7 @@ def _describer(members: Mapping[str, Part], perception: Perception) -> Describer
         raise ValueError(f"members.appearance: {member.spec.id}: {error}") from error
 
 
-def perception_of(members: Mapping[str, Part], body: External | None = None) -> Perception:
+def perception_of(members: Mapping[str, LoadedMember], body: ExternalFile | None = None) -> Perception:
     """How the members see people. body: the file of the user's mesh. Raises ValueError where they cannot."""
     pose = members["pose"]
     if isinstance(pose.model, PoseGraph):

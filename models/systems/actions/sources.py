@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from models.layers.stepwise import UnusableInput
-from models.media.video import ClipInfo, ClipLimits, Frame, Frames, NotYet, VideoError, bytes_ahead, decoder_bytes
+from models.layers.stepwise import InvalidInput
+from models.media.video import ClipInfo, ClipLimits, FrameNotReady, Frames, SampledFrame, VideoError, bytes_ahead, decoder_bytes
 from models.systems.actions.looking import Looking
 from models.systems.actions.person_tracks import Sighting
 
@@ -91,7 +91,7 @@ class VideoSource:
             self._looking = Looking(window)
         return self._looking
 
-    def take(self, window: int, most: int, until: float | None = None) -> tuple[list[Frame], bool]:
+    def take(self, window: int, most: int, until: float | None = None) -> tuple[list[SampledFrame], bool]:
         """The next frames of a window, by time, and whether these are its last. Raises UnusableInput.
 
         until: monotonic seconds, when to come back with what there is; None: not before there are `most`, or the window's last."""
@@ -100,7 +100,7 @@ class VideoSource:
         except VideoError as error:
             self.close()
             self._looking = Looking(window=-1)
-            raise UnusableInput(str(error)) from error
+            raise InvalidInput(str(error)) from error
 
     def close(self) -> None:
         if self._frames is not None:
@@ -108,14 +108,14 @@ class VideoSource:
             self._frames.close()
         self._frames = None
 
-    def _taken(self, window: int, most: int, until: float | None) -> tuple[list[Frame], bool]:
+    def _taken(self, window: int, most: int, until: float | None) -> tuple[list[SampledFrame], bool]:
         if self._frames is None or window < self._next:
             self.close()
             self._next = 0
             wanted = {"start": self._start, "end": self._decode_until}
             self._frames = Frames(self._data.data, self._rate, self._limits, **wanted, long_side=self._long_side)
-        frames: list[Frame] = []
-        with suppress(NotYet):
+        frames: list[SampledFrame] = []
+        with suppress(FrameNotReady):
             while self._next < window:
                 for _ in self._frames.take(self.rows(self._next)[1], until):
                     pass

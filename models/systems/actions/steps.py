@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from models.bundle import BundleSpec
-from models.layers.stepwise import Continuing, Finished, State, Tensors
+from models.layers.stepwise import Completed, InProgress, JobState, Tensors
 from models.systems.actions.appearance_encoder import DESCRIBE_S, Still, Subjects, Unfinished, describe
 from models.systems.actions.detection_loop import Lookout, Watched
 from models.systems.actions.detection_scale import Detail, cost
@@ -38,7 +38,7 @@ WINDOWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Watching(State):
+class Watching(JobState):
     """How far a job has come."""
 
     source: VideoSource | TrackSource
@@ -104,30 +104,30 @@ class ActionSteps:
         self._model = model
         self._lookout = Lookout(model.eyes, model.describer)
 
-    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         """options: `start_s`, `end_s`, `people`, `detail`, None for all of the video and for the bundle's own. Raises
         UnusableInput."""
         return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completed]:
         watching = [state for state in states if isinstance(state, Watching)]
         ahead = iter(self._look([state for state in watching if not state.behind]))
         watching = self._describe([replace(state, delays=state.delays + 1) if state.behind else next(ahead) for state in watching])
         watching = self._tell(watching)
-        outcomes: list[Continuing | Finished] = []
+        outcomes: list[InProgress | Completed] = []
         for now, wanted in zip(watching, previews, strict=True):
             if now.is_over:
                 now.source.close()
                 told = answer(now.believed, self._model.rate, self._model.actions)
                 counts = now.account.counts(len(now.believed), now.source.decoded, now.source.seconds)
-                outcomes.append(Finished({**told, "stages": now.account.stages, "counts": counts}))
+                outcomes.append(Completed({**told, "stages": now.account.stages, "counts": counts}))
             else:
                 since = now.source.rows(now.window - 1)[0] / self._model.rate
                 shown = wanted and not now.looked
-                outcomes.append(Continuing(now, answer(now.believed, self._model.rate, self._model.actions, since) if shown else None))
+                outcomes.append(InProgress(now, answer(now.believed, self._model.rate, self._model.actions, since) if shown else None))
         return outcomes
 
-    def cost(self, state: State) -> float:
+    def cost(self, state: JobState) -> float:
         """Frames left of the next window, in units of `fast`: they cost most by far. 1 for tracks and for the last word."""
         assert isinstance(state, Watching)
         if state.is_last or state.behind or not isinstance(state.source, VideoSource):

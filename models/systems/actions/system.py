@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from models.registry import Architecture, Purpose, System
+from models.registry import Architecture, BundleDefaults, System
 
 SYSTEM = System(
     architectures=(
         Architecture(
             name="actions",
             model="models.systems.actions.pipeline:Pipeline",
-            purpose=Purpose(task=lambda config: "actions", size=lambda config: None),
+            purpose=BundleDefaults(task=lambda config: "actions", size=lambda config: None),
             steps={"actions": "models.systems.actions.steps:action_steps"},
             precise_tasks=frozenset({"actions"}),
             merges=False,

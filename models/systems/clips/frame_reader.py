@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.layers.stepwise import UnusableInput
-from models.media.video import ClipLimits, NotYet, NumberedFrames, VideoError
-from models.processes.confined_process import killed
+from models.layers.stepwise import InvalidInput
+from models.media.video import ClipLimits, FrameNotReady, NumberedFrames, VideoError
+from models.processes.confined_process import was_killed
 
 AHEAD = 1
 """Views whose frames are read before they are asked for."""
@@ -75,14 +75,14 @@ class ViewFrames:
         began = time.monotonic()
         try:
             return self._reader.take(view, until)
-        except NotYet:
+        except FrameNotReady:
             raise
         except VideoError as error:
-            if killed(error) and not self._killed:
+            if was_killed(error) and not self._killed:
                 self._killed = True
                 self.close()
                 return self.take(view, until)
-            self._error = UnusableInput(str(error))
+            self._error = InvalidInput(str(error))
         except Exception as error:
             self._error = error
         finally:
@@ -195,7 +195,7 @@ class _Reader:
             if self._has(wanted):
                 return [self._ready[number] for number in wanted]
             if not self._ended:
-                raise NotYet
+                raise FrameNotReady
         raise self._error or VideoError("broken", f"it ended before frame {wanted[-1]}")
 
     def close(self) -> None:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from models.bundle import BundleSpec
 from models.layers.forward import token_counts
-from models.layers.stepwise import Continuing, Finished, State, Tensors
+from models.layers.stepwise import Completed, InProgress, JobState, Tensors
 from models.media.clip_sampling import crops, view_frames
-from models.media.video import ClipLimits, NotYet, bytes_ahead, decoder_bytes
+from models.media.video import ClipLimits, FrameNotReady, bytes_ahead, decoder_bytes
 from models.merge_schedule import MergeSchedule
-from models.registry import Views, architectures
+from models.registry import ViewCounts, architectures
 from models.systems.clips.account import clip_account
 from models.systems.clips.frame_reader import GivenFrames, ViewFrames
 from models.systems.clips.view_trace import Timeline
@@ -51,12 +51,12 @@ See = Callable[[Tensor, MergeSchedule, bool], Seen]
 
 
 @dataclass(frozen=True)
-class Viewing(State):
+class Viewing(JobState):
     """How far a job has come."""
 
     frames: ViewFrames | GivenFrames
     merge: tuple[int, ...]
-    views: Views
+    views: ViewCounts
     bytes_kept: int
     """Memory of the video, of the process that reads it, and of prepared frames."""
     view: int = 0
@@ -114,16 +114,16 @@ class ClipSteps:
         self._dtype = next(model.parameters()).dtype
         self._mean, self._std = (torch.tensor(values).view(3, 1, 1, 1) for values in (spec.preprocess.mean, spec.preprocess.std))
 
-    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         """options: `views`, `crops`, `start_s`, `end_s`, None for those of the published test and for all of the video; and `merge`, r of
         every block."""
         return [self._begin(job, asked) for job, asked in zip(arrays, options, strict=True)]
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completed]:
         """The next view of each whose frames have been read; the others stay as they are."""
         viewing = [state for state in states if isinstance(state, Viewing)]
         ready = self._ready(viewing)
-        outcomes: list[Continuing | Finished] = [Continuing(state) for state in viewing]
+        outcomes: list[InProgress | Completed] = [InProgress(state) for state in viewing]
         for merge, traced in {(viewing[job].merge, viewing[job].is_traced) for job in ready}:
             jobs = [job for job in ready if (viewing[job].merge, viewing[job].is_traced) == (merge, traced)]
             seen = self._see(torch.stack([ready[job] for job in jobs]).to(self._device, self._dtype), MergeSchedule.of(merge), traced)
@@ -134,13 +134,13 @@ class ClipSteps:
                 outcomes[job] = self._after(replace(viewing[job], timeline=after), scores, counts, wants_preview=previews[job])
         return outcomes
 
-    def cost(self, state: State) -> float:
+    def cost(self, state: JobState) -> float:
         """Next to nothing while a view is still to be read."""
         assert isinstance(state, Viewing)
         return 1.0 if state.frames.is_ready(state.view // state.views.crops) else WAITING
 
     def _begin(self, job: Tensors, asked: Mapping[str, Any]) -> Viewing:
-        views = Views(asked.get("views") or self._views.count, asked.get("crops") or self._views.crops)
+        views = ViewCounts(asked.get("views") or self._views.count, asked.get("crops") or self._views.crops)
         merge, timeline = tuple(asked.get("merge") or ()), Timeline.of(asked)
         frame_bytes = views.crops * 3 * 4 * self._preprocess.image_size**2
         if "frames" in job:
@@ -176,19 +176,19 @@ class ClipSteps:
             ready[0] = view
         return ready
 
-    def _after(self, state: Viewing, scores: Tensor, tokens: Tensor, *, wants_preview: bool) -> Continuing | Finished:
+    def _after(self, state: Viewing, scores: Tensor, tokens: Tensor, *, wants_preview: bool) -> InProgress | Completed:
         total = scores if state.scores is None else state.scores + scores
         told = state.timeline.table(state.views.crops)
         if told and state.seconds is not None:
             told["frames_at"] = state.seconds[: len(told["timeline"])]
         if state.view + 1 < state.total:
-            return Continuing(replace(state, view=state.view + 1, scores=total), told if wants_preview and told else None)
+            return InProgress(replace(state, view=state.view + 1, scores=total), told if wants_preview and told else None)
         state.frames.close()
         counts = clip_account(state.frames, state.video_s)
         traces = state.timeline.traces()
         if traces:
             traces["grid"] = torch.tensor(self._grid, dtype=torch.int32)
-        return Finished({"scores": total / state.total, "tokens": tokens, **counts, **told, **traces})
+        return Completed({"scores": total / state.total, "tokens": tokens, **counts, **told, **traces})
 
 
 def _part(total: int, fps: float, start_s: float | None, end_s: float | None) -> tuple[int, int]:
@@ -203,6 +203,6 @@ def _taken(state: Viewing, patience: float) -> Tensor | None:
     view, crop = divmod(state.view, state.views.crops)
     try:
         frames = state.frames.take(view, time.monotonic() + patience)
-    except NotYet:
+    except FrameNotReady:
         return None
     return torch.stack([frame[crop] for frame in frames], dim=1)

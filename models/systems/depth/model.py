@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.efficientnet_lite import STAGES, Encoder
-from models.registry import Maker
+from models.layers.efficientnet_lite import STAGES, EfficientNetLiteEncoder
+from models.registry import InputMaker
 
 FINEST = (0, 1, 2, 4, 6)
 """Stages whose output is the last one of its resolution: half of the image's, a quarter, and so on to a 32nd."""
@@ -43,7 +43,7 @@ class LiteDepth(nn.Module):
     def __init__(self, config: LiteDepthConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder()
+        self.encoder = EfficientNetLiteEncoder()
         *finer, coarsest = (STAGES[number][0] for number in FINEST)
         steps = list(pairwise((coarsest, *config.widths)))
         self.lateral = nn.ModuleList(nn.Conv2d(seen, coming, 1) for seen, (coming, _) in zip(reversed(finer), steps, strict=True))
@@ -67,7 +67,7 @@ def alone(images: Tensor, inside: Tensor) -> Tensor:
     return torch.lerp(mean, images, share)
 
 
-def image(model: LiteDepth, config: LiteDepthConfig, make: Maker) -> Callable[[], Tensor]:
+def image(model: LiteDepth, config: LiteDepthConfig, make: InputMaker) -> Callable[[], Tensor]:
     """A forward pass on random input."""
     pixels = make.normal(3, config.image_size, config.image_size)
     return lambda: model(pixels)

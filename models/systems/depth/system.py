@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from models.registry import Architecture, Native, Purpose, System
+from models.registry import Architecture, BundleDefaults, DummyForward, System
 
 SYSTEM = System(
     architectures=(
         Architecture(
             name="lite_depth",
             model="models.systems.depth.model:LiteDepth",
-            purpose=Purpose(task=lambda config: "depth"),
-            native=Native("image", lambda config: 0, "models.systems.depth.model:image"),
+            purpose=BundleDefaults(task=lambda config: "depth"),
+            native=DummyForward("image", lambda config: 0, "models.systems.depth.model:image"),
             merges=False,
         ),
     ),

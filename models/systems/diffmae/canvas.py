@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from models.layers.masking import take
+from models.layers.masking import gather_tokens
 from models.layers.patches import patchify_tubes, to_pixels
 from models.systems.diffmae.masks import Split
 from models.systems.diffmae.model import DiffMAE
@@ -71,7 +71,7 @@ class Canvas:
         masked = made.any(dim=-1)
         split = Split.of(~masked & self._shown(model, at), masked)
         patches = patchify_tubes(images, config.patch_frames, config.patch_size)
-        known = Known(take(patches, split.masked.expand(len(patches), -1)), take(made, split.masked))
+        known = Known(gather_tokens(patches, split.masked.expand(len(patches), -1)), gather_tokens(made, split.masked))
         return Window(images if config.frames else images.squeeze(2), split, known)
 
     def paste(self, model: DiffMAE, at: Place, window: Window, patches: Tensor) -> Canvas:

@@ -17,8 +17,8 @@ from models.checkpoints.family import (
     AUTOENCODER_HEADS,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    ConfigFields,
     Family,
-    Fields,
     UnlikeFamily,
     depth_of,
     mlp_ratio_of,
@@ -92,7 +92,7 @@ OF_CLIPS = ("num_frames", "t_patch_size")
 """Fields that mean nothing without `video`."""
 
 
-def fields_of(described: Mapping[str, Any]) -> Fields:
+def fields_of(described: Mapping[str, Any]) -> ConfigFields:
     """The fields of DiffMAEConfig that a container's config tells; those that it leaves out have their defaults. Raises ValueError."""
     _require_known(described, CONFIG_KEYS)
     clips = described.get("video", "num_frames" in described)
@@ -110,7 +110,7 @@ def fields_of(described: Mapping[str, Any]) -> Fields:
     return fields
 
 
-def schedule_fields_of(described: Mapping[str, Any]) -> Fields:
+def schedule_fields_of(described: Mapping[str, Any]) -> ConfigFields:
     """The fields of Schedule. Raises ValueError."""
     _require_known(described, SCHEDULE_FIELDS, "schedule: ")
     return {SCHEDULE_FIELDS[key]: value for key, value in described.items()}
@@ -146,7 +146,7 @@ def stated(config: DiffMAEConfig) -> dict[str, Any]:
     return {"format": FORMAT, "config": describe(config)}
 
 
-def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """Infer fields from keys and shapes if the file has no description: images are assumed square, clips need `frames` and `image_size`."""
     embed = weights.get("patch_embed.proj.weight")
     clip = embed is not None and embed.dim() == 5
@@ -157,7 +157,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     if clip and not {"frames", "image_size"} <= set(settings):
         raise UnlikeFamily("its position table does not tell times from places: set frames and image_size")
     crosses, joins = "decoder_blocks.0.cross_attn.q.weight" in weights, "decoder_blocks.0.attn.qkv.weight" in weights
-    fields: Fields = {
+    fields: ConfigFields = {
         "patch_size": patch[-1],
         "patch_frames": patch[0] if clip else 1,
         "channels": channels,
@@ -183,7 +183,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     return fields
 
 
-def described(description: Mapping[str, Any]) -> Fields:
+def described(description: Mapping[str, Any]) -> ConfigFields:
     """The fields of DiffMAEConfig that a file states. Raises ValueError."""
     stated, config = description.get("format"), description.get("config", {})
     if not str(stated).startswith("diffmae"):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.block import Attention, Mlp
-from models.layers.cross_attention import CrossAttention, Memory
+from models.layers.cross_attention import CrossAttention, KVCache
 
 
 class DecoderType(StrEnum):
@@ -35,7 +35,7 @@ class Context:
     """(B, M, C) of the masked patches."""
     masked_size: Tensor | None
     """(B, M, 1), 0 for padding."""
-    memories: tuple[Memory, ...] = ()
+    memories: tuple[KVCache, ...] = ()
     """For each block of a cross decoder."""
     visible: Tensor | None = None
     """(B, 1 + V, C), where a joint decoder starts."""
@@ -63,7 +63,7 @@ class Context:
 
         return self._each(view, tuple(memory.repeat(count) for memory in self.memories))
 
-    def _each(self, change: Callable[[Tensor | None], Tensor | None], memories: tuple[Memory, ...]) -> Context:
+    def _each(self, change: Callable[[Tensor | None], Tensor | None], memories: tuple[KVCache, ...]) -> Context:
         positions = change(self.positions)
         assert positions is not None
         return Context(
@@ -101,12 +101,12 @@ class DecoderBlock(nn.Module):
         self.norm_mlp = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = Mlp(width, hidden)
 
-    def remember(self, features: Tensor, size: Tensor | None) -> Memory:
+    def remember(self, features: Tensor, size: Tensor | None) -> KVCache:
         """Encoder features (B, 1 + V, D) → what this block's cross-attention needs of them."""
         assert self.cross_attn is not None and self.norm_ctx is not None, "a joint decoder has nothing to remember"
         return self.cross_attn.remember(self.norm_ctx(features), size)
 
-    def forward(self, z: Tensor, size: Tensor | None, memory: Memory | None) -> Tensor:
+    def forward(self, z: Tensor, size: Tensor | None, memory: KVCache | None) -> Tensor:
         """(B, N, C), its sizes, and the memory of a cross decoder."""
         if self.cross_attn is not None:
             assert self.norm_cross is not None and memory is not None, "a cross decoder needs its memory"
@@ -141,9 +141,9 @@ class TimeEmbedding(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def _join_memories(layer: Sequence[Memory]) -> Memory:
+def _join_memories(layer: Sequence[KVCache]) -> KVCache:
     sizes = _join_sizes([memory.size for memory in layer], [memory.keys for memory in layer])
-    return Memory(_pad_and_join([memory.keys for memory in layer]), _pad_and_join([memory.values for memory in layer]), sizes)
+    return KVCache(_pad_and_join([memory.keys for memory in layer]), _pad_and_join([memory.values for memory in layer]), sizes)
 
 
 def _pad_and_join(parts: Sequence[Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.registry import Call, Maker
+from models.registry import ForwardCall, InputMaker
 from models.systems.diffmae.masks import Split
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 from models.systems.diffmae.system import MASKED
@@ -21,7 +21,7 @@ class HalfMasked:
     times: Tensor
 
     @staticmethod
-    def of(config: DiffMAEConfig, make: Maker) -> HalfMasked:
+    def of(config: DiffMAEConfig, make: InputMaker) -> HalfMasked:
         noise = make.uniform(config.patches)
         split = Split.by_noise(noise, MASKED)
         frames = () if config.frames is None else (config.frames,)
@@ -33,7 +33,7 @@ class HalfMasked:
         )
 
 
-def one_step(model: DiffMAE, config: DiffMAEConfig, make: Maker) -> Call:
+def one_step(model: DiffMAE, config: DiffMAEConfig, make: InputMaker) -> ForwardCall:
     """Encode the visible patches, denoise the others once."""
     given = HalfMasked.of(config, make)
     return lambda: model.predict(given.noisy, given.times, model.encode(given.pixels, given.split))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.layers.stepwise import Tensors
 from models.media import patchmatch
-from models.media.patchmatch import Level
+from models.media.patchmatch import PyramidLevel
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Copying:
     """Steps that the network took."""
     finished: tuple[NDArray[np.uint8], ...] = ()
     """The samples that are done, (h, w, 3)."""
-    latest: Level | None = None
+    latest: PyramidLevel | None = None
     """Latest level of the sample that is under way."""
     number: int = 0
     """Number of its next level."""
@@ -81,10 +81,10 @@ class Copying:
         return len(self.finished) == len(self.seeds)
 
     def next(self) -> Copying:
-        """One level further. Raises `models.processes.confined_process.ProgramDied`."""
+        """One level further. Raises `models.processes.confined_process.ProcessDied`."""
         sample = len(self.finished)
         start = self.latest if self.latest is not None or self.starts is None else self.starts[sample]
-        level = patchmatch.fill(self.crop.pixels, self.crop.missing, self.reductions[self.number], self.seeds[sample], start)
+        level = patchmatch.fill_level(self.crop.pixels, self.crop.missing, self.reductions[self.number], self.seeds[sample], start)
         if self.number + 1 < len(self.reductions):
             return replace(self, latest=level, number=self.number + 1)
         made = np.where(self.crop.missing[..., np.newaxis], level.pixels, self.crop.pixels)

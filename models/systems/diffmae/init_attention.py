@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Block
+from models.layers.block import TransformerBlock
 from models.systems.diffmae import init_gates
 from models.systems.diffmae.decoder import DecoderBlock, DecoderType
 from models.systems.diffmae.model import DiffMAE
@@ -88,7 +88,7 @@ def look_around(model: DiffMAE) -> None:
     model.cls_token[..., channels.own] = CONTENT * torch.randn(len(channels.own))
     positions = model.pos_embed[0, 1:]
     for block in model.blocks:
-        assert isinstance(block, Block)
+        assert isinstance(block, TransformerBlock)
         _attend(block.attn.qkv, positions, config.heads, channels)
         _find(block.attn.proj, channels, _FOUND)
         _find(block.mlp.fc2, channels, _BRANCH)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.layers.initialisation import load_encoder
 from models.layers.masked_encoder import MaskedEncoder
-from models.layers.masking import take
+from models.layers.masking import gather_tokens
 from models.layers.patches import PatchEmbed, TubePatchEmbed, normalise_patches, patchify_tubes, unpatchify_tubes
 from models.layers.position_embeddings import sincos_table, space_time_table
 from models.layers.token_merging import Tokens
@@ -204,13 +204,13 @@ class DiffMAE(MaskedEncoder):
             return Denoising(loss_pixel, loss_pixel, None, prediction)
         if clip_target is None:
             raise ValueError("clip_target: this model's second head needs the features that it is to predict")
-        cosine = F.cosine_similarity(prediction.clip, take(clip_target, split.masked), dim=-1)
+        cosine = F.cosine_similarity(prediction.clip, gather_tokens(clip_target, split.masked), dim=-1)
         loss_clip = _mean_over_patches(2 - 2 * cosine, split)
         return Denoising(loss_pixel + self.config.clip_weight * loss_clip, loss_pixel, loss_clip, prediction)
 
     def targets(self, images: Tensor, split: Split) -> Tensor:
         """→ (B, M, P), the masked patches, clean, in the units of the diffusion."""
-        patches = take(self.patchify(images), split.masked)
+        patches = gather_tokens(self.patchify(images), split.masked)
         return normalise_patches(patches) if self.config.normalise_patches else patches
 
     def encode(self, images: Tensor, split: Split, *, merge: MergeSchedule | None = None) -> Context:

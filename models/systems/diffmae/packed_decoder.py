@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels import ops
-from models.layers.cross_attention import Memory
+from models.layers.cross_attention import KVCache
 from models.systems.diffmae.decoder import Context, DecoderBlock
 from models.systems.diffmae.diffusion import Steps
 from models.systems.diffmae.inpaint_state import Denoising, Filling, known_of
@@ -149,6 +149,6 @@ def _by_sample(rows: Tensor, part: Part) -> Tensor:
     return rows.view(part.samples, part.tokens, rows.shape[1])
 
 
-def _of_all(part: Part, block: int) -> Memory:
+def _of_all(part: Part, block: int) -> KVCache:
     memory = part.context.memories[block]
     return memory if len(memory.keys) == part.samples else memory.repeat(part.samples)

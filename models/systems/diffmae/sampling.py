@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.layers.masking import take
+from models.layers.masking import gather_tokens
 from models.layers.patches import patchify_tubes
 from models.systems.diffmae import philox
 from models.systems.diffmae.decoder import Context
@@ -143,4 +143,4 @@ def known_pixels(model: DiffMAE, images: Tensor, split: Split, made: Tensor) -> 
     frames = made if config.frames else made.unsqueeze(1)
     spread = frames.unsqueeze(1).expand(-1, config.channels, -1, -1, -1)
     made_patches = patchify_tubes(spread, config.patch_frames, config.patch_size)
-    return Known(take(model.patchify(images), split.masked), take(made_patches, split.masked))
+    return Known(gather_tokens(model.patchify(images), split.masked), gather_tokens(made_patches, split.masked))

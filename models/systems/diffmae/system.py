@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.media.clip_strides import slowfast_clip
-from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System
 
 MASKED = 0.75
 """Share of the patches that are to be filled at the native size."""
@@ -13,14 +13,16 @@ SYSTEM = System(
         Architecture(
             name="diffmae",
             model="models.systems.diffmae.model:DiffMAE",
-            purpose=Purpose(
+            purpose=BundleDefaults(
                 task=lambda config: "inpaint",
                 size=lambda config: config.image_size,
                 clip=lambda config: slowfast_clip(config) if config.frames else None,
             ),
             steps={"inpaint": "models.systems.diffmae.steps:inpaint_steps"},
             precise_tasks=frozenset({"inpaint"}),
-            native=Native("sample", lambda config: int(config.patches * (1 - MASKED)) + 1, "models.systems.diffmae.dummy_inputs:one_step"),
+            native=DummyForward(
+                "sample", lambda config: int(config.patches * (1 - MASKED)) + 1, "models.systems.diffmae.dummy_inputs:one_step"
+            ),
         ),
     ),
     sizes=(SizeTable("DiffMAE", "diffmae", "arXiv 2304.03283", "models.systems.diffmae.model:SIZES"),),

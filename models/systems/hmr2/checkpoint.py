@@ -10,8 +10,8 @@ from torch import Tensor
 from models.checkpoints.family import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    ConfigFields,
     Family,
-    Fields,
     UnlikeFamily,
     depth_of,
     mlp_ratio_of,
@@ -62,7 +62,7 @@ def tidy(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {key: value for key, value in published.items() if not key.startswith(NOT_OURS)}
 
 
-def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of HMR2Config that weights tell; `decoder_heads` by hand where heads have not 64 channels."""
     width, channels, patch_size, _ = shape_of(weights, "backbone.patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "backbone.pos_embed", 3)
@@ -92,7 +92,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     }
 
 
-def _image_size(patches: int, patch_size: int, settings: Fields) -> int:
+def _image_size(patches: int, patch_size: int, settings: ConfigFields) -> int:
     """The size of a square crop that leaves so many patches once its sides are cut."""
     cut, ratio = settings.get("side_cut", HMR2Config.side_cut), settings.get("patch_ratio", HMR2Config.patch_ratio)
     for size in range(2 * cut + patch_size, 2 * cut + patch_size * (patches + 1), patch_size):

@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Attention, Block, Mlp, drop_path_rates
-from models.layers.cross_attention import CrossAttention, Memory
+from models.layers.block import Attention, Mlp, TransformerBlock, drop_path_rates
+from models.layers.cross_attention import CrossAttention, KVCache
 from models.layers.patches import PatchEmbed
 from models.layers.reversible import run_trunk
 from models.layers.token_merging import Tokens
@@ -120,7 +120,9 @@ class Backbone(nn.Module):
         self.patch_embed = PatchEmbed(config.patch_size, config.channels, width, config.patch_padding, config.patch_stride)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, width))
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, int(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
+            TransformerBlock(
+                width, config.heads, int(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate
+            )
             for rate in drop_path_rates(config.drop_path, config.depth)
         )
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
@@ -155,7 +157,7 @@ class Decoder(nn.Module):
             state = state + self._correction(state, memories)
         return self.readout.to_parameters(state)
 
-    def _correction(self, query: Tensor, memories: list[Memory]) -> Tensor:
+    def _correction(self, query: Tensor, memories: list[KVCache]) -> Tensor:
         x = self.token_embed(query).unsqueeze(1) + self.pos_embed  # (B, 1, C)
         for block, memory in zip(self.blocks, memories, strict=True):
             x = block(x, memory)
@@ -176,7 +178,7 @@ class DecoderBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width, eps=config.decoder_norm_eps)
         self.mlp = Mlp(width, config.decoder_hidden)
 
-    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+    def forward(self, x: Tensor, memory: KVCache) -> Tensor:
         x = x + self.attn(self.norm1(x))[0]
         x = x + self.cross(self.norm2(x), memory)
         output: Tensor = x + self.mlp(self.norm3(x))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System
 
 SYSTEM = System(
     architectures=(
         Architecture(
             name="hmr2",
             model="models.systems.hmr2.model:HMR2",
-            purpose=Purpose(lambda config: "body"),
-            native=Native("crop", lambda config: int(config.grid[0] * config.grid[1]), "models.layers.dummy_inputs:images"),
+            purpose=BundleDefaults(lambda config: "body"),
+            native=DummyForward("crop", lambda config: int(config.grid[0] * config.grid[1]), "models.layers.dummy_inputs:images"),
         ),
     ),
     sizes=(SizeTable("HMR2", "hmr2", "arXiv 2305.20091", "models.systems.hmr2.model:PUBLISHED"),),

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from models.bundle import TOKENIZER_FILE, Bundle, BundleSpec, replace_files
-from models.bundle_schema import LONGEST_TEXT, Text
+from models.bundle_schema import MAX_TEXT_TOKENS, TextSpec
 from models.systems.image_text.text_conventions import READINGS, Reading, positions
 from models.systems.image_text.tokenizer import Tokenizer, check_fit
 from models.systems.image_text.tokenizer_conversion import in_small_letters, read_vocabulary
@@ -27,9 +27,9 @@ def prepare(
     tokenizer: Path,
     templates: Sequence[str] | None = None,
     *,
-    most: int = LONGEST_TEXT,
+    most: int = MAX_TEXT_TOKENS,
     special: bool | None = None,
-) -> tuple[Text, bytes]:
+) -> tuple[TextSpec, bytes]:
     """The section `text` of a pair's spec, and the content of its `tokenizer.json`.
 
     weights: the pair's safetensors file. tokenizer: as `read_vocabulary` takes it. templates: None for those that the spec has, else the
@@ -55,7 +55,7 @@ def prepare(
         raise TokenizerError(f"{tokenizer}: {error}") from error
     usual = spec.text.templates if spec.text is not None else ["{}"]
     try:
-        text = Text(
+        text = TextSpec(
             length=length,
             padding=reading.padding,
             empty=reading.empty,
@@ -83,7 +83,7 @@ def _scale(spec: BundleSpec, weights: Path) -> float:
     try:
         return math.exp(logarithm)
     except OverflowError:
-        return math.inf  # refused by `Text`
+        return math.inf  # refused by `TextSpec`
 
 
 def _number(weights: Path, name: str) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.bundle_schema import Preprocess
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, RGB, Family, Fields, resize_and_crop, shape_of
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, RGB, ConfigFields, Family, resize_and_crop, shape_of
 from models.checkpoints.key_table import KeyTable
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, resize_positions, tower_fields
 from models.systems.image_text.cit import Tower
@@ -59,9 +59,9 @@ def with_position_ids(published: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**published, POSITION_IDS: torch.arange(len(positions), device=positions.device).unsqueeze(0)}
 
 
-def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of CiTConfig that weights tell."""
-    projector: Fields = {}
+    projector: ConfigFields = {}
     if "head.0.weight" in weights:
         hidden, _ = shape_of(weights, "head.0.weight", 2)
         projector = {"projector_hidden": hidden, "projector_width": shape_of(weights, "head.6.weight", 2)[0]}

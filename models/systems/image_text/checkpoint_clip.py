@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoints.family import Family, Fields, resize_and_crop, shape_of
-from models.checkpoints.hf_config import PROCESSOR, ModelConfig, prepared_size
+from models.checkpoints.family import ConfigFields, Family, resize_and_crop, shape_of
+from models.checkpoints.hf_config import PROCESSOR, HFConfig, prepared_size
 from models.checkpoints.hf_image_processor import CLIP_MEAN, CLIP_STD
 from models.checkpoints.key_table import KeyTable
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, resize_positions, tower_fields
@@ -73,7 +73,7 @@ def with_axes(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return found
 
 
-def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of CLIPConfig that weights tell."""
     return {
         **tower_fields(weights, settings),
@@ -82,7 +82,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     }
 
 
-def vision_described(stated: ModelConfig, description: Mapping[str, Any]) -> Fields:
+def vision_described(stated: HFConfig, description: Mapping[str, Any]) -> ConfigFields:
     stated.require_colour()
     size, prepared = stated.side("image_size", 224), prepared_size(description)
     if prepared not in (None, size):
@@ -96,9 +96,9 @@ def vision_described(stated: ModelConfig, description: Mapping[str, Any]) -> Fie
     }
 
 
-def described(description: Mapping[str, Any]) -> Fields:
+def described(description: Mapping[str, Any]) -> ConfigFields:
     """Fields of CLIPConfig that `config.json` states and weights do not tell."""
-    whole = ModelConfig.of(description)
+    whole = HFConfig.of(description)
     vision, text = (_section(whole, name) for name in ("vision_config", "text_config"))
     vocabulary, end = text.integer("vocab_size", 49408), text.integer("eos_token_id", 49407)
     return {
@@ -111,7 +111,7 @@ def described(description: Mapping[str, Any]) -> Fields:
     }
 
 
-def _section(whole: ModelConfig, name: str) -> ModelConfig:
+def _section(whole: HFConfig, name: str) -> HFConfig:
     """A tower's part of the config; early files say it again under a second name, which counts."""
     section = whole.section(name)
     return replace(section, content={**section.content, **whole.section(f"{name}_dict").content})
@@ -134,7 +134,7 @@ CLIP_VISION = Family(
     architecture="vit",
     table=KeyTable({**image_tower("vision_model.", ""), **image_tower("", "")}),
     config=lambda weights, settings: {"classes": 0, **vit_config(weights, settings)},
-    described=lambda description: vision_described(ModelConfig.of(description), description),
+    described=lambda description: vision_described(HFConfig.of(description), description),
     tidy=with_axes,
     resized=resized,
     defaults={"pre_norm": True, "proportional_attention": True},

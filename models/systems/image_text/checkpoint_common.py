@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from models.checkpoints.family import Fields, depth_of, mlp_ratio_of, published_heads, shape_of, side_of
+from models.checkpoints.family import ConfigFields, depth_of, mlp_ratio_of, published_heads, shape_of, side_of
 from models.layers.position_embeddings import resize_table
 
 HEAD_FIELDS = ("heads", "text_heads")
 
 
-def tower_fields(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def tower_fields(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields that the configs of FLIP, CiT and MAWS share and that weights tell."""
     width, _, patch_size, _ = shape_of(weights, "vision.patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "vision.pos_embed", 3)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.bundle_schema import Preprocess
 from models.checkpoints import t5x
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, shape_of
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, shape_of
 from models.checkpoints.key_table import KeyTable
 from models.layers.position_embeddings import sincos_table
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, tower_fields
@@ -65,7 +65,7 @@ def _permuted(key: str, value: Tensor, orders: Mapping[int, tuple[int, ...]]) ->
     return value.permute(orders[value.dim()]).contiguous() if key.endswith(".kernel") and value.dim() in orders else value
 
 
-def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of FLIPConfig that weights tell. The published code keeps a fixed temperature of 0.01 where it learns none."""
     return {
         **tower_fields(weights, settings),

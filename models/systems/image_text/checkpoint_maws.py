@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from models.bundle_schema import Preprocess
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, resize_and_crop, shape_of
 from models.checkpoints.key_table import KeyTable
 from models.systems.image_text.checkpoint_common import HEAD_FIELDS, resize_positions, tower_fields
 from models.systems.vit.checkpoint import TIMM_KEYS, resized, vit_config
@@ -48,13 +48,13 @@ CLIP_KEYS = {
 }
 
 
-def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of ViTConfig that weights tell."""
     fields = vit_config(weights, settings)
     return {**fields, "classes": fields.get("classes", 0)}
 
 
-def clip_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def clip_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of MAWSClipConfig that weights tell."""
     return {
         **tower_fields(weights, settings),

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from models.bundle_schema import Preprocess
-from models.checkpoints.family import Family, Fields, depth_of, shape_of, squeeze
-from models.checkpoints.hf_config import ModelConfig
+from models.checkpoints.family import ConfigFields, Family, depth_of, shape_of, squeeze
+from models.checkpoints.hf_config import HFConfig
 from models.checkpoints.hf_image_processor import HALF
 from models.checkpoints.key_table import KeyTable
 from models.systems.image_text.checkpoint_clip import blocks, vision_described, with_axes
@@ -76,18 +76,18 @@ def without_head(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {key: value for key, value in with_axes(published).items() if ".head." not in key}
 
 
-def encoder_described(description: Mapping[str, Any]) -> Fields:
-    stated = ModelConfig.of(description)
+def encoder_described(description: Mapping[str, Any]) -> ConfigFields:
+    stated = HFConfig.of(description)
     stated.require("vision_use_head", True, True)
     return _described(stated, description)
 
 
-def classifier_described(description: Mapping[str, Any]) -> Fields:
-    return _described(ModelConfig.of(description).section("vision_config"), description)
+def classifier_described(description: Mapping[str, Any]) -> ConfigFields:
+    return _described(HFConfig.of(description).section("vision_config"), description)
 
 
-def pair_described(description: Mapping[str, Any]) -> Fields:
-    whole = ModelConfig.of(description)
+def pair_described(description: Mapping[str, Any]) -> ConfigFields:
+    whole = HFConfig.of(description)
     vision, text = whole.section("vision_config"), whole.section("text_config")
     vision.require("vision_use_head", True, True)
     return {
@@ -100,7 +100,7 @@ def pair_described(description: Mapping[str, Any]) -> Fields:
     }
 
 
-def pair_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def pair_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of SigLIPConfig that weights tell."""
     own = {key.removeprefix("vision."): value for key, value in weights.items() if key.startswith("vision.")}
     vision = vit_config(own, settings)
@@ -116,13 +116,13 @@ def pair_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     }
 
 
-def _described(stated: ModelConfig, description: Mapping[str, Any]) -> Fields:
-    whole = ModelConfig(USUAL | dict(stated.content), stated.where)
+def _described(stated: HFConfig, description: Mapping[str, Any]) -> ConfigFields:
+    whole = HFConfig(USUAL | dict(stated.content), stated.where)
     fields = vision_described(whole, description)
     return {**fields, "cut_edge": fields["image_size"] % whole.integer("patch_size", 16) != 0}
 
 
-def _tanh_alone(fields: Fields) -> Fields:
+def _tanh_alone(fields: ConfigFields) -> ConfigFields:
     """Without a field that the config of a pair lacks; `GELU` alone is accepted."""
     return {name: value for name, value in fields.items() if name != "quick_gelu"}
 

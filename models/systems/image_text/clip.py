@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.block import Block
+from models.layers.block import TransformerBlock
 from models.layers.masked_encoder import initialise_linears
 from models.merge_schedule import MergeSchedule
 from models.systems.image_text.dual_encoder import INITIAL_SCALE, ImageTowerConfig, contrastive_loss, unit
@@ -63,7 +63,7 @@ class CausalText(nn.Module):
         self.token_embed = nn.Embedding(config.vocabulary, width)
         self.pos_embed = nn.Parameter(torch.zeros(1, config.text_length, width))
         self.blocks = nn.ModuleList(
-            Block(
+            TransformerBlock(
                 width,
                 config.text_heads,
                 config.text_hidden,
@@ -83,7 +83,7 @@ class CausalText(nn.Module):
             raise ValueError(f"tokens: texts of {tokens.shape[1]} word pieces where at most {longest} are read")
         x = self.token_embed(tokens) + self.pos_embed[:, : tokens.shape[1]]
         for block in self.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, TransformerBlock)
             q, k, v = block.attn.project(block.norm1(x))
             x = x + block.attn.join(F.scaled_dot_product_attention(q, k, v, is_causal=True))
             x = x + block.mlp(block.norm2(x))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.block import Block
+from models.layers.block import TransformerBlock
 from models.layers.token_merging import Tokens
 from models.systems.image_text.text_encoder import PostNormTextConfig
 from models.systems.vit.model import Stem, ViTConfig
@@ -83,7 +83,7 @@ class PreNormText(nn.Module):
         self.looked_at = looked_at
         self.token_embed = nn.Embedding(vocabulary, width)
         self.pos_embed = nn.Parameter(torch.zeros(1, length, width))
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, norm_eps=norm_eps, tanh_gelu=tanh_gelu) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, hidden, norm_eps=norm_eps, tanh_gelu=tanh_gelu) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=norm_eps)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.registry import Call, Maker
+from models.registry import ForwardCall, InputMaker
 from models.systems.image_text.cit import CiT, CiTConfig
 from models.systems.image_text.clip import CLIP, CLIPConfig
 from models.systems.image_text.flip import FLIP, FLIPConfig
@@ -15,26 +15,26 @@ CIT_TEXT_LENGTH = 32
 """Tokens of CiT's captions."""
 
 
-def maws_clip(model: MAWSClip, config: MAWSClipConfig, make: Maker) -> Call:
+def maws_clip(model: MAWSClip, config: MAWSClipConfig, make: InputMaker) -> ForwardCall:
     pixels, words = make.normal(3, config.image_size, config.image_size), make.words(MAWS_TEXT_LENGTH)
     return lambda: model(pixels, words)
 
 
-def flip(model: FLIP, config: FLIPConfig, make: Maker) -> Call:
+def flip(model: FLIP, config: FLIPConfig, make: InputMaker) -> ForwardCall:
     pixels, words = make.normal(3, config.image_size, config.image_size), make.words(config.text_length)
     return lambda: model(pixels, words)
 
 
-def clip(model: CLIP, config: CLIPConfig, make: Maker) -> Call:
+def clip(model: CLIP, config: CLIPConfig, make: InputMaker) -> ForwardCall:
     pixels, words = make.normal(3, config.image_size, config.image_size), make.words(config.text_length)
     return lambda: model(pixels, words)
 
 
-def siglip(model: SigLIP, config: SigLIPConfig, make: Maker) -> Call:
+def siglip(model: SigLIP, config: SigLIPConfig, make: InputMaker) -> ForwardCall:
     pixels, words = make.normal(3, config.image_size, config.image_size), make.words(config.text_length)
     return lambda: model(pixels, words)
 
 
-def cit(model: CiT, config: CiTConfig, make: Maker) -> Call:
+def cit(model: CiT, config: CiTConfig, make: InputMaker) -> ForwardCall:
     pixels, words = make.normal(3, config.image_size, config.image_size), make.words(CIT_TEXT_LENGTH)
     return lambda: model(pixels, words)

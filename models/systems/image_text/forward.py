@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from models.bundle_schema import Preprocess
-from models.layers.embedding import EmbedOptions, image_vectors, token_vectors, unit
-from models.layers.forward import Forward, normalise
+from models.layers.embedding import EmbedBatchOptions, image_vectors, l2_normalise, token_vectors
+from models.layers.forward import ForwardFn, normalise
 from models.registry import architectures
 
 EncodeTexts = Callable[[Any, Tensor, Tensor], Tensor]
@@ -21,7 +21,7 @@ PADDED = 1.1
 """Most tokens of a larger pass, padding included, for each that is read."""
 
 
-def _zero_shot(architecture: str, encode_texts: EncodeTexts, *, reads_padding: bool = False) -> Forward:
+def _zero_shot(architecture: str, encode_texts: EncodeTexts, *, reads_padding: bool = False) -> ForwardFn:
     """A batch is of images or of texts.
 
     pixels uint8 (B, S, S, 3) → `image_vectors`, or with option `output="tokens"` `token_vectors`, both through the head of the image tower.
@@ -31,7 +31,7 @@ def _zero_shot(architecture: str, encode_texts: EncodeTexts, *, reads_padding: b
     def forward(model: Any, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:
         if "pixels" not in arrays:
             return text_vectors(model, arrays["word_ids"], arrays["visible"], encode_texts, reads_padding=reads_padding)
-        asked, tower = EmbedOptions.read(options, architectures()[architecture], model.config), model.vision
+        asked, tower = EmbedBatchOptions.read(options, architectures()[architecture], model.config), model.vision
         images = normalise(arrays["pixels"], preprocess, tower.pos_embed.dtype)
         if asked.tokens:
             special, tokens = model.config.special_tokens, tower.encode_tokens(images, asked.merge)
@@ -76,14 +76,14 @@ def text_vectors(
     if lowest < 0 or highest >= vocabulary:
         raise ValueError(f"word_ids: ids from {lowest} to {highest} where the vocabulary has 0 to {vocabulary - 1}")
     if reads_padding:
-        vectors[texts] = unit(encode_texts(model, words, seen))
+        vectors[texts] = l2_normalise(encode_texts(model, words, seen))
         return {"embedding": vectors}
     places = torch.arange(1, words.shape[1] + 1, device=words.device)
     ends, order = (seen * places).amax(dim=1).sort()  # (n,): past the last token that is visible
     lengths, found = ends.tolist(), vectors.new_empty(len(words), model.config.joint_width)
     for first, last in _passes(lengths):
         rows, length = order[first:last], lengths[last - 1]
-        found[rows] = unit(encode_texts(model, words[rows, :length], seen[rows, :length]))
+        found[rows] = l2_normalise(encode_texts(model, words[rows, :length], seen[rows, :length]))
     vectors[texts] = found
     return {"embedding": vectors}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System
 
 
 def _tokens(config: Any) -> int:
@@ -22,8 +22,8 @@ def _pair(name: str, model: str, pool: str, token_vectors: Callable[[Mapping[str
     return Architecture(
         name=name,
         model=model,
-        purpose=Purpose(lambda config: "zero-shot"),
-        native=Native("pair", _tokens, f"models.systems.image_text.dummy_inputs:{name}"),
+        purpose=BundleDefaults(lambda config: "zero-shot"),
+        native=DummyForward("pair", _tokens, f"models.systems.image_text.dummy_inputs:{name}"),
         forwards={"zero-shot": f"models.systems.image_text.forward:{name}"},
         precise_tasks=frozenset({"zero-shot"}),
         reader="models.systems.image_text.tokenize_batch:reader",

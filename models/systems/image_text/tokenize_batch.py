@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.layers.forward import Reader
-from models.layers.stepwise import UnusableInput
+from models.layers.forward import TokenizeFn
+from models.layers.stepwise import InvalidInput
 from models.systems.image_text.tokenizer import Tokenizer
 
 
-def reader(bundle: Bundle) -> Reader:
+def reader(bundle: Bundle) -> TokenizeFn:
     """Return a function: utf8 uint8 (B, R, W), filled up with zeros, and lengths int32 (B, R), 0 where there is no text → word_ids and
     visible int64 (B, R, N) for the network, truncated bool (B, R) and text_tokens int32 (B, R), the tokens read, for the answer. Raises
     BundleError."""
@@ -28,7 +28,7 @@ def reader(bundle: Bundle) -> Reader:
         encoded = tokenizer.encode(texts)
         nothing = np.flatnonzero(~encoded.visible.any(axis=1))
         if len(nothing):
-            raise UnusableInput(f"{texts[nothing[0]][:40]!r} has no word that the bundle knows: nothing is left to read")
+            raise InvalidInput(f"{texts[nothing[0]][:40]!r} has no word that the bundle knows: nothing is left to read")
         return {
             "word_ids": _placed(encoded.tokens, present),
             "visible": _placed(encoded.visible, present),

@@ -17,7 +17,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from models.bundle import SPEC_FILE, TOKENIZER_FILE, Bundle, BundleError
-from models.bundle_files import complaint
+from models.bundle_files import digest_mismatch
 from models.systems.image_text.sentencepiece_normalizer import CharacterMapError, read_character_map
 from models.systems.image_text.text_conventions import positions
 from models.systems.image_text.tokenizer_file import MOST_BYTES, TokenizerFile, read_tokenizer
@@ -68,7 +68,7 @@ class Tokenizer:
         spec, path = bundle.spec, bundle.path / TOKENIZER_FILE
         if spec.text is None:
             raise BundleError(f"{spec.id}: has no tokenizer and reads no texts; `opsin bundles tokenizer {spec.name} FILE` adds one")
-        problem = complaint(path, spec.files[TOKENIZER_FILE], SPEC_FILE)
+        problem = digest_mismatch(path, spec.files[TOKENIZER_FILE], SPEC_FILE)
         if problem:
             raise BundleError(problem)
         try:

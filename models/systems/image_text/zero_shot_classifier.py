@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.bundle import Bundle, BundleError, BundleSpec, write
-from models.bundle_schema import Rung, Text, Weights
+from models.bundle_schema import FileDigest, Rung, TextSpec
 from models.loading import LoadedModel, load
 from models.systems.image_text.cit import CiT
 from models.systems.image_text.clip import CLIP
@@ -31,7 +31,7 @@ from models.systems.image_text.tokenizer import known
 
 TEXTS = 64
 """Texts that the text tower reads at a time."""
-UNSEALED = Weights(sha256="0" * 64, bytes=0)
+UNSEALED = FileDigest(sha256="0" * 64, bytes=0)
 """`write` fills in the real ones."""
 TOWER = "vision."
 
@@ -46,7 +46,7 @@ def label(
     """
     text = _text_of(pair)
     labels = _checked(labels)
-    text = Text.model_validate(text.model_dump() | {"templates": list(templates)}) if templates is not None else text
+    text = TextSpec.model_validate(text.model_dump() | {"templates": list(templates)}) if templates is not None else text
     loaded = load(pair)
     read = known(pair, labels)
     if not read.all():
@@ -65,7 +65,7 @@ def label(
         return write(root, spec, file), truncated
 
 
-def _text_of(pair: Bundle) -> Text:
+def _text_of(pair: Bundle) -> TextSpec:
     spec = pair.spec
     if spec.task != "zero-shot":
         raise BundleError(f"{spec.id}: is of task {spec.task}; a classifier is made of an image-text pair, of task zero-shot")
@@ -110,7 +110,7 @@ def _image_tower(spec: BundleSpec, model: Any) -> tuple[dict[str, Tensor], Any, 
     return {**kept, "projection.weight": projection}, model.config.vision, int(projection.shape[0])
 
 
-def _class_vectors(loaded: LoadedModel, labels: Sequence[str], text: Text) -> tuple[NDArray[np.float32], int]:
+def _class_vectors(loaded: LoadedModel, labels: Sequence[str], text: TextSpec) -> tuple[NDArray[np.float32], int]:
     """(labels, joint_width), unit length: the mean over the templates; and how many labels lost their end."""
     texts = [template.replace("{}", label) for label in labels for template in text.templates]
     rows, cut = list[NDArray[np.float32]](), list[NDArray[np.bool_]]()
@@ -135,7 +135,7 @@ def _arrays(texts: Sequence[str]) -> Mapping[str, NDArray[Any]]:
     return {"utf8": utf8, "lengths": lengths}
 
 
-def _spec(pair: BundleSpec, labels: list[str], text: Text, config: dict[str, Any], name: str, version: str) -> BundleSpec:
+def _spec(pair: BundleSpec, labels: list[str], text: TextSpec, config: dict[str, Any], name: str, version: str) -> BundleSpec:
     return BundleSpec(
         name=name,
         version=version,

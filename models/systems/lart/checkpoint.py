@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, resize_and_crop, shape_of
 from models.checkpoints.key_table import KeyTable
 from models.people.checkpoint import ENCODER_PREFIX, SHARED_KEYS, feature_fields, shared_fields, transformer_keys, with_encoder_prefix
 from models.people.smpl import CHECKPOINT_PREFIX
@@ -39,7 +39,7 @@ def completed(published: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**published, f"{ENCODER_PREFIX}pe": published[f"{ENCODER_PREFIX}pos_embedding"]}
 
 
-def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of LARTConfig that weights tell; `heads` by hand where they have not 64 channels."""
     _, times, people = shape_of(weights, "pos_embed", 3)
     kinetics, _ = shape_of(weights, "kinetics.4.weight", 2)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from models.people import ava
-from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System
 
 
 def _names(config: Any) -> Sequence[str]:
@@ -18,10 +18,10 @@ SYSTEM = System(
         Architecture(
             name="lart",
             model="models.systems.lart.model:LART",
-            purpose=Purpose(
+            purpose=BundleDefaults(
                 task=lambda config: "actions", size=lambda config: None, classes=lambda config: int(config.actions), names=_names
             ),
-            native=Native("track", lambda config: int(config.frames), "models.people.dummy_inputs:tracks"),
+            native=DummyForward("track", lambda config: int(config.frames), "models.people.dummy_inputs:tracks"),
         ),
     ),
     sizes=(SizeTable("LART", "lart", "arXiv 2304.01199", "models.systems.lart.model:PUBLISHED"),),

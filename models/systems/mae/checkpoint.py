@@ -10,8 +10,8 @@ from torch import Tensor
 
 from models.checkpoints.family import (
     AUTOENCODER_HEADS,
+    ConfigFields,
     Family,
-    Fields,
     UnlikeFamily,
     block_fields,
     decoder_fields,
@@ -19,7 +19,7 @@ from models.checkpoints.family import (
     side_of,
     squeeze,
 )
-from models.checkpoints.hf_config import ModelConfig, image_size
+from models.checkpoints.hf_config import HFConfig, image_size
 from models.checkpoints.key_table import KeyTable
 from models.layers.position_embeddings import sincos_table
 from models.systems.mae.model import MAEConfig
@@ -30,7 +30,7 @@ IMAGE_SIZE = 224
 """Size of the images that the published autoencoders were trained on."""
 
 
-def pretraining_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def pretraining_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of MAEConfig that weights tell, but for `normalise_targets`. Decoder heads have 32 channels as published."""
     width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "pos_embed", 3)
@@ -90,9 +90,9 @@ TRANSFORMERS_KEYS = {
 """Blocks of the decoder have the first names in published files, and the second ones since version 5 of the library."""
 
 
-def described(description: Mapping[str, Any]) -> Fields:
+def described(description: Mapping[str, Any]) -> ConfigFields:
     """Fields of MAEConfig that `config.json` of transformers states and weights do not tell."""
-    stated = ModelConfig.of(description)
+    stated = HFConfig.of(description)
     stated.require("hidden_act", "gelu", "gelu")
     stated.require("qkv_bias", True, True)
     stated.require_colour()

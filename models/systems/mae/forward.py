@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from models.bundle_schema import Preprocess
-from models.layers.embedding import EmbedOptions, image_vectors, token_vectors
+from models.layers.embedding import EmbedBatchOptions, image_vectors, token_vectors
 from models.layers.forward import normalise
 from models.registry import architectures
 from models.systems.mae.model import MAE
@@ -21,7 +21,11 @@ def embed(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, 
     size; both after `norm`. Merged tokens do not count by their size in attention: MAE was trained without merging.
     """
     mae = cast(MAE, model)
-    asked, patches, special = EmbedOptions.read(options, architectures()["mae"], mae.config), mae.config.patches, mae.config.special_tokens
+    asked, patches, special = (
+        EmbedBatchOptions.read(options, architectures()["mae"], mae.config),
+        mae.config.patches,
+        mae.config.special_tokens,
+    )
     images = normalise(arrays["pixels"], preprocess, mae.pos_embed.dtype)
     tokens = mae.encode_tokens(images, asked.merge, trace=asked.tokens)
     if asked.tokens:

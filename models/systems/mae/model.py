@@ -7,9 +7,17 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from models.layers.initialisation import load_encoder, start_head
-from models.layers.masked_autoencoder import DecoderPlan, MaskedAutoencoder, Reconstruction
-from models.layers.patches import PatchEmbed, checked, normalise_patches, patch_statistics, patchify, require_image_patches, unpatchify
+from models.layers.initialisation import init_head, load_encoder
+from models.layers.masked_autoencoder import DecoderSpec, MAEOutput, MaskedAutoencoder
+from models.layers.patches import (
+    PatchEmbed,
+    normalise_patches,
+    patch_statistics,
+    patchify,
+    require_image_patches,
+    require_shape,
+    unpatchify,
+)
 from models.layers.position_embeddings import resize_table, sincos_table
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
@@ -82,7 +90,7 @@ class MAE(MaskedAutoencoder):
         super().__init__(
             PatchEmbed(config.patch_size, config.channels, config.width),
             sincos_table(config.width, config.side),
-            DecoderPlan(
+            DecoderSpec(
                 positions=sincos_table(config.decoder_width, config.side),
                 depth=config.decoder_depth,
                 heads=config.decoder_heads,
@@ -96,14 +104,14 @@ class MAE(MaskedAutoencoder):
         )
         self.config = config
 
-    def forward(self, images: Tensor, noise: Tensor) -> Reconstruction:
+    def forward(self, images: Tensor, noise: Tensor) -> MAEOutput:
         """Normalised images (B, channels, S, S); noise (B, L), uniform: the caller owns the randomness."""
-        images = checked("images", images, (self.config.channels, self.config.image_size, self.config.image_size))
+        images = require_shape("images", images, (self.config.channels, self.config.image_size, self.config.image_size))
         return self.reconstruct(images, noise, self.config.visible, self.targets(images))
 
     def encode_tokens(self, images: Tensor, merge: MergeSchedule | None = None, *, trace: bool = False) -> Tokens:
         """All patches, unmasked: → class token and patches, (B, N', C), after the last block and `norm`."""
-        images = checked("images", images, (self.config.channels, self.config.image_size, self.config.image_size))
+        images = require_shape("images", images, (self.config.channels, self.config.image_size, self.config.image_size))
         whole = Tokens(self.with_class_token(self.embed(images)), protected=self.config.special_tokens, traced=trace)
         tokens = self.run(whole, merge)
         return replace(tokens, x=self.norm(tokens.x))
@@ -113,7 +121,7 @@ class MAE(MaskedAutoencoder):
         patches = patchify(images, self.config.patch_size)
         return normalise_patches(patches) if self.config.normalise_targets else patches
 
-    def pictures(self, images: Tensor, answer: Reconstruction) -> Pictures:
+    def pictures(self, images: Tensor, answer: MAEOutput) -> Pictures:
         """Normalised images (B, channels, S, S) and what `forward` answered to them."""
         patches, predicted, mask = patchify(images, self.config.patch_size), answer.patches, answer.mask.unsqueeze(-1)
         if self.config.normalise_targets:
@@ -134,4 +142,4 @@ def start_from_pretrained(model: ViT, pretrained: Mapping[str, Tensor]) -> None:
         weights["pos_embed"] = resize_table(weights["pos_embed"], model.config.patches, special=model.config.special_tokens)
     load_encoder(model, weights, fresh=("head.", "fc_norm."))
     if isinstance(model.head, nn.Linear):
-        start_head(model.head)
+        init_head(model.head)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System
 
 SYSTEM = System(
     architectures=(
         Architecture(
             name="mae",
             model="models.systems.mae.model:MAE",
-            purpose=Purpose(lambda config: "autoencode"),
-            native=Native("image", lambda config: int(config.visible + config.special_tokens), "models.layers.dummy_inputs:masked_images"),
+            purpose=BundleDefaults(lambda config: "autoencode"),
+            native=DummyForward(
+                "image", lambda config: int(config.visible + config.special_tokens), "models.layers.dummy_inputs:masked_images"
+            ),
             forwards={"autoencode": "models.systems.mae.forward:embed"},
             precise_tasks=frozenset({"autoencode"}),
             pools=lambda config: ("cls", "mean"),

@@ -14,8 +14,8 @@ from models.checkpoints.family import (
     IMAGENET_STD,
     KINETICS_MEAN,
     KINETICS_STD,
+    ConfigFields,
     Family,
-    Fields,
     UnlikeFamily,
     block_fields,
     depth_of,
@@ -23,7 +23,7 @@ from models.checkpoints.family import (
     shape_of,
     side_of,
 )
-from models.checkpoints.hf_config import ModelConfig, image_size
+from models.checkpoints.hf_config import HFConfig, image_size
 from models.checkpoints.key_table import KeyTable
 from models.systems.mae_st.model import VideoMAEConfig
 from models.systems.vit.checkpoint_transformers import blocks, prefixed
@@ -72,7 +72,7 @@ FRAMES = 16
 """Frames of the published clips. With one position table for space and time, the file does not say how many frames there are."""
 
 
-def pretraining_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def pretraining_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of VideoMAEPretrainingConfig that weights tell. Decoder heads have 32 channels in the published sizes."""
     fields = config(weights, settings)
     outputs, small = shape_of(weights, "decoder_pred.weight", 2)
@@ -87,7 +87,7 @@ def pretraining_config(weights: Mapping[str, Tensor], settings: Fields) -> Field
     return fields
 
 
-def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of VideoMAEConfig that weights tell, `frames` also by hand."""
     width, channels, patch_frames, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 5)
     separate = "pos_embed.spatial" in weights
@@ -159,7 +159,7 @@ FINAL_NORM_EPS = 1e-5
 """PyTorch's default, which the library's last norm has whatever `layer_norm_eps` says."""
 
 
-def videomae_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def videomae_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of VideoMAEConfig that weights tell, but for `image_size` and `frames`."""
     width, channels, patch_frames, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 5)
     return {
@@ -172,9 +172,9 @@ def videomae_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     }
 
 
-def videomae_described(description: Mapping[str, Any]) -> Fields:
+def videomae_described(description: Mapping[str, Any]) -> ConfigFields:
     """The fields that `config.json` states and weights do not tell."""
-    stated = ModelConfig.of(description)
+    stated = HFConfig.of(description)
     stated.require("hidden_act", "gelu", "gelu")
     stated.require("use_mean_pooling", True, True)
     stated.require_colour()

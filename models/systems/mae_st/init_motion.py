@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Block, Mlp
+from models.layers.block import Mlp, TransformerBlock
 from models.systems.mae_st.pretraining import VideoMAEPretraining
 
 DIRECTIONS = 8
@@ -69,7 +69,7 @@ def look_for_motion(model: VideoMAEPretraining) -> None:
     patches.bias[: channels.end] = 0
     _tell_places(model, channels)
     first, second = model.blocks[0], model.blocks[1]
-    assert isinstance(first, Block) and isinstance(second, Block)
+    assert isinstance(first, TransformerBlock) and isinstance(second, TransformerBlock)
     _tell_energies(first.mlp, channels)
     _tell_flows(second.mlp, channels)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Block, drop_path_rates
-from models.layers.classifier_output import Classified
-from models.layers.initialisation import load_encoder, start_head
+from models.layers.block import TransformerBlock, drop_path_rates
+from models.layers.classifier_output import ClassifierOutput
+from models.layers.initialisation import init_head, load_encoder
 from models.layers.masked_encoder import initialise_linears
-from models.layers.patches import TubePatchEmbed, checked, require_clip_patches
+from models.layers.patches import TubePatchEmbed, require_clip_patches, require_shape
 from models.layers.reversible import run_trunk
 from models.layers.space_time_positions import SpaceTimePositions
 from models.layers.token_merging import Tokens
@@ -103,7 +103,9 @@ class VideoMAE(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
         self.pos_embed = SpaceTimePositions(width, config.grid, class_token=config.class_token, separate=config.separate_positions)
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, int(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate)
+            TransformerBlock(
+                width, config.heads, int(width * config.mlp_ratio), qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=rate
+            )
             for rate in drop_path_rates(config.drop_path, config.depth)
         )
         self.norm = nn.LayerNorm(config.features, eps=config.norm_eps if config.final_norm_eps is None else config.final_norm_eps)
@@ -119,7 +121,9 @@ class VideoMAE(nn.Module):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
 
-    def forward(self, clips: Tensor, *, merge: MergeSchedule | None = None, trace: bool = False, keep: Tensor | None = None) -> Classified:
+    def forward(
+        self, clips: Tensor, *, merge: MergeSchedule | None = None, trace: bool = False, keep: Tensor | None = None
+    ) -> ClassifierOutput:
         """Normalised clips (B, channels, T, S, S). Tokens merge freely across frames. keep: as for `ViT`."""
         schedule = (merge or MergeSchedule.off()).expand(self.config.depth)
         tokens = self._embed(clips, trace)
@@ -127,11 +131,11 @@ class VideoMAE(nn.Module):
         tokens = run_trunk(self.blocks, tokens, schedule, keep, reversible=self.config.reversible, training=self.training)
         features = self.norm(self._mean(tokens))
         logits = self.head(self.dropout(features))
-        return Classified(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.owners)
+        return ClassifierOutput(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.owners)
 
     def _embed(self, clips: Tensor, trace: bool) -> Tokens:
         config = self.config
-        x = self.patch_embed(checked("clips", clips, config.clip_shape))
+        x = self.patch_embed(require_shape("clips", clips, config.clip_shape))
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = x + self.pos_embed()
@@ -152,4 +156,4 @@ def start_from_pretrained(model: VideoMAE, pretrained: Mapping[str, Tensor]) -> 
     tables are not resized.
     """
     load_encoder(model, pretrained, fresh=("head.",))
-    start_head(model.head)
+    init_head(model.head)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Block
-from models.layers.masked_autoencoder import Reconstruction
+from models.layers.block import TransformerBlock
+from models.layers.masked_autoencoder import MAEOutput
 from models.layers.masked_encoder import initialise_linears
-from models.layers.masking import Masking, take
-from models.layers.patches import TubePatchEmbed, checked, normalise_patches, patchify_tubes, unpatchify_tubes
+from models.layers.masking import Masking, gather_tokens
+from models.layers.patches import TubePatchEmbed, normalise_patches, patchify_tubes, require_shape, unpatchify_tubes
 from models.layers.reversible import run_trunk
 from models.layers.space_time_positions import SpaceTimePositions
 from models.layers.token_merging import Tokens
@@ -95,20 +95,20 @@ class VideoMAEPretraining(nn.Module):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
 
-    def forward(self, clips: Tensor, noise: Tensor) -> Reconstruction:
+    def forward(self, clips: Tensor, noise: Tensor) -> MAEOutput:
         """Normalised clips (B, channels, T, S, S); noise (B, L), uniform: the caller owns the randomness."""
-        clips = checked("clips", clips, self.config.clip_shape)
+        clips = require_shape("clips", clips, self.config.clip_shape)
         masking = Masking.by_noise(noise, self.config.visible)
         predicted = self.decode(self.encode_visible(clips, masking.kept), masking)
         patches = self.target_patches(clips)
         targets = normalise_patches(patches) if self.config.normalise_targets else patches
         loss = masking.mean_removed((predicted - targets).square().mean(dim=-1))
-        return Reconstruction(loss, predicted, masking.mask)
+        return MAEOutput(loss, predicted, masking.mask)
 
     def encode_visible(self, clips: Tensor, kept: Tensor) -> Tensor:
         """→ (B, V, C), normalised, the patches `kept` (B, V) in that order, after the last block. The class token is left behind."""
         positions, special = self.pos_embed(), int(self.config.class_token)
-        x = take(self.patch_embed(clips), kept) + take(positions[:, special:], kept)  # (B, V, C)
+        x = gather_tokens(self.patch_embed(clips), kept) + gather_tokens(positions[:, special:], kept)  # (B, V, C)
         if self.cls_token is not None:
             x = torch.cat([(self.cls_token + positions[:, :1]).expand(x.shape[0], -1, -1), x], dim=1)
         encoded: Tensor = self.norm(self._run(self.blocks, x, reversible=self.config.reversible)[:, special:])
@@ -144,4 +144,4 @@ class VideoMAEPretraining(nn.Module):
 
 def _blocks(config: VideoMAEPretrainingConfig, width: int, heads: int, depth: int) -> nn.ModuleList:
     hidden = int(width * config.mlp_ratio)
-    return nn.ModuleList(Block(width, heads, hidden, qkv_bias=config.qkv_bias, norm_eps=config.norm_eps) for _ in range(depth))
+    return nn.ModuleList(TransformerBlock(width, heads, hidden, qkv_bias=config.qkv_bias, norm_eps=config.norm_eps) for _ in range(depth))

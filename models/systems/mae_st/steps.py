@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.classifier_output import token_groups
+from models.layers.classifier_output import patch_token_map
 from models.merge_schedule import MergeSchedule
 from models.systems.clips.steps import ClipSteps, Seen
 from models.systems.mae_st.model import VideoMAE
@@ -25,6 +25,6 @@ def clip_steps(model: nn.Module, spec: BundleSpec, device: torch.device) -> Clip
         if not trace:
             return seen
         schedule = merge.expand(config.depth)
-        return replace(seen, groups=token_groups(answer.logits, answer.owners, answer.tokens_in, schedule, config.special_tokens))
+        return replace(seen, groups=patch_token_map(answer.logits, answer.owners, answer.tokens_in, schedule, config.special_tokens))
 
     return ClipSteps(model, spec, device, see, offset=True, grid=config.grid)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from models.media.clip_strides import slowfast_clip
-from models.registry import Architecture, Native, Purpose, SizeTable, System, Views
+from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System, ViewCounts
 
 SYSTEM = System(
     architectures=(
         Architecture(
             name="video_mae",
             model="models.systems.mae_st.model:VideoMAE",
-            purpose=Purpose(lambda config: "actions", clip=slowfast_clip, classes=lambda config: int(config.classes)),
-            native=Native("clip", lambda config: int(config.patches + config.special_tokens), "models.layers.dummy_inputs:clips"),
+            purpose=BundleDefaults(lambda config: "actions", clip=slowfast_clip, classes=lambda config: int(config.classes)),
+            native=DummyForward("clip", lambda config: int(config.patches + config.special_tokens), "models.layers.dummy_inputs:clips"),
             steps={"actions": "models.systems.mae_st.steps:clip_steps"},
             precise_tasks=frozenset({"actions"}),
             answers=lambda config: "classify",
-            views=lambda config: Views(7, crops=3),
+            views=lambda config: ViewCounts(7, crops=3),
         ),
         Architecture(
             name="video_mae_pretraining",
             model="models.systems.mae_st.pretraining:VideoMAEPretraining",
-            purpose=Purpose(lambda config: "autoencode", clip=slowfast_clip),
-            native=Native("clip", lambda config: int(config.visible + config.special_tokens), "models.layers.dummy_inputs:masked_clips"),
+            purpose=BundleDefaults(lambda config: "autoencode", clip=slowfast_clip),
+            native=DummyForward(
+                "clip", lambda config: int(config.visible + config.special_tokens), "models.layers.dummy_inputs:masked_clips"
+            ),
         ),
     ),
     sizes=(

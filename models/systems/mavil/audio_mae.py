@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.layers.masked_autoencoder import DecoderPlan, MaskedAutoencoder, Reconstruction
+from models.layers.masked_autoencoder import DecoderSpec, MAEOutput, MaskedAutoencoder
 from models.layers.patches import PatchEmbed, normalise_patches, patchify, require_spectrogram_patches
 from models.layers.position_embeddings import sincos_table
 from models.systems.mavil.window_attention import WindowBlock
@@ -65,7 +65,7 @@ class AudioMAE(MaskedAutoencoder):
         super().__init__(
             PatchEmbed(config.patch_size, 1, config.width),
             sincos_table(config.width, *config.grid),
-            DecoderPlan(
+            DecoderSpec(
                 positions=sincos_table(decoder_width, *config.grid),
                 depth=config.decoder_depth,
                 heads=config.decoder_heads,
@@ -93,7 +93,7 @@ class AudioMAE(MaskedAutoencoder):
             )
             self.initialise(self.mask_token)
 
-    def forward(self, audio: Tensor, noise: Tensor) -> Reconstruction:
+    def forward(self, audio: Tensor, noise: Tensor) -> MAEOutput:
         """Reconstruct normalised spectrograms (B, 1, times, mel bins). noise: (B, L), uniform, drawn by the caller."""
         patches = self.target_patches(audio)
         targets = normalise_patches(patches) if self.config.normalise_targets else patches

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from models.checkpoints.family import (
     AUTOENCODER_HEADS,
+    ConfigFields,
     Family,
-    Fields,
     UnlikeFamily,
     block_fields,
     decoder_fields,
@@ -79,7 +79,7 @@ def drop_pretraining(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {key: value for key, value in published.items() if key.partition(".")[0] not in unused}
 
 
-def towers_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def towers_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """Infer the fields of TowersConfig; `frames` and `mel_bins` may be set by hand."""
     width, _, audio_patch_size, _ = shape_of(weights, "audio.patch_embed.proj.weight", 4)
     _, _, patch_frames, patch_size, _ = shape_of(weights, "video.patch_embed.proj.weight", 5)
@@ -105,7 +105,7 @@ def towers_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     }
 
 
-def spectrogram_fields(weights: Mapping[str, Tensor], table: str, patch_size: int, settings: Fields) -> Fields:
+def spectrogram_fields(weights: Mapping[str, Tensor], table: str, patch_size: int, settings: ConfigFields) -> ConfigFields:
     """Infer the number of times of a spectrogram from a position table, and return it with the number of mel bins."""
     _, positions, _ = shape_of(weights, table, 3)
     mel_bins = settings.get("mel_bins", DEFAULT_MEL_BINS)
@@ -119,7 +119,7 @@ def spectrogram_fields(weights: Mapping[str, Tensor], table: str, patch_size: in
     return {"audio_frames": (positions - 1) // bins * patch_size, "mel_bins": mel_bins}
 
 
-def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """Infer the fields of MAViLConfig."""
     fields = towers_config(weights, settings)
     head = next((name for name in ("head.av.weight", "head.a.weight", "head.v.weight") if name in weights), None)
@@ -129,7 +129,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     return fields
 
 
-def pretraining_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def pretraining_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """Infer the fields of MAViLPretrainingConfig."""
     fields = towers_config(weights, settings)
     audio_values, _ = shape_of(weights, "audio.decoder_pred.weight", 2)
@@ -137,7 +137,7 @@ def pretraining_config(weights: Mapping[str, Tensor], settings: Fields) -> Field
     return {**fields, **decoder_fields(weights, "audio."), "predict_features": audio_values == video_values == fields["width"]}
 
 
-def audio_mae_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def audio_mae_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """Infer the fields of AudioMAEConfig, except the size of windows."""
     width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
     if channels != 1:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Block
-from models.layers.initialisation import load_encoder, start_head
+from models.layers.block import TransformerBlock
+from models.layers.initialisation import init_head, load_encoder
 from models.layers.masked_encoder import MaskedEncoder, initialise_linears
-from models.layers.masking import take
-from models.layers.patches import PatchEmbed, TubePatchEmbed, checked, require_clip_patches, require_spectrogram_patches
+from models.layers.masking import gather_tokens
+from models.layers.patches import PatchEmbed, TubePatchEmbed, require_clip_patches, require_shape, require_spectrogram_patches
 from models.layers.position_embeddings import sincos_table, tiled_table
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
@@ -74,11 +74,11 @@ class TowersConfig:
 
     def check_audio(self, audio: Tensor) -> Tensor:
         """Check that spectrograms are (B, 1, times, mel bins) and return them. Raises ValueError."""
-        return checked("audio", audio, (1, self.audio_frames, self.mel_bins))
+        return require_shape("audio", audio, (1, self.audio_frames, self.mel_bins))
 
     def trim_video(self, video: Tensor) -> Tensor:
         """Trim clips (B, 3, T, S, S) to the model's frames. Raises ValueError for other sizes."""
-        return checked("video", video[:, :, : self.frames], (3, self.frames, self.image_size, self.image_size))
+        return require_shape("video", video[:, :, : self.frames], (3, self.frames, self.image_size, self.image_size))
 
     def audio_positions(self, width: int) -> Tensor:
         """Return initial positions (1, 1 + L, C) for training from scratch; published checkpoints have their own."""
@@ -90,7 +90,8 @@ class TowersConfig:
     def build_fusion_blocks(self) -> nn.ModuleList:
         hidden = int(self.width * self.mlp_ratio)
         return nn.ModuleList(
-            Block(self.width, self.heads, hidden, qkv_bias=self.qkv_bias, norm_eps=self.norm_eps) for _ in range(self.fusion_depth)
+            TransformerBlock(self.width, self.heads, hidden, qkv_bias=self.qkv_bias, norm_eps=self.norm_eps)
+            for _ in range(self.fusion_depth)
         )
 
 
@@ -178,7 +179,7 @@ class MAViL(nn.Module):
         initialise_linears(self.blocks_av)
         for head in self.head.values():
             assert isinstance(head, nn.Linear)
-            start_head(head)
+            init_head(head)
 
     def forward(
         self,
@@ -263,7 +264,7 @@ class MAViL(nn.Module):
 
     def _embed(self, half: MaskedEncoder, pixels: Tensor, ids_keep: Tensor | None, trace: bool) -> Tokens:
         patches = half.embed(pixels)
-        x = half.with_class_token(patches if ids_keep is None else take(patches, ids_keep))
+        x = half.with_class_token(patches if ids_keep is None else gather_tokens(patches, ids_keep))
         return Tokens(x, protected=1, proportional=self.config.proportional_attention, traced=trace)
 
     def _classify(self, head: str, pooled: Tensor, tokens_in: int, tokens_out: int) -> MAViLOutput:

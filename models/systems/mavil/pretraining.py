@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.masked_autoencoder import DecoderPlan, MaskedAutoencoder
+from models.layers.masked_autoencoder import DecoderSpec, MaskedAutoencoder
 from models.layers.masked_encoder import initialise_linears
-from models.layers.masking import Masking, take
+from models.layers.masking import Masking, gather_tokens
 from models.layers.patches import PatchEmbed, TubePatchEmbed, normalise_patches, patchify, patchify_tubes
 from models.layers.token_merging import Tokens
 from models.systems.mavil.model import TowersConfig, fuse
@@ -171,7 +171,7 @@ def _build_autoencoder(
     return MaskedAutoencoder(
         patch_embed,
         positions,
-        DecoderPlan(decoder_positions, config.decoder_depth, config.decoder_heads, values),
+        DecoderSpec(decoder_positions, config.decoder_depth, config.decoder_heads, values),
         depth=config.depth,
         heads=config.heads,
         mlp_ratio=config.mlp_ratio,
@@ -183,7 +183,7 @@ def _build_autoencoder(
 def _encode_views(half: MaskedAutoencoder, pixels: Tensor, masks: list[Masking]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Encode both views in one batch; return the first (B, 1 + visible, C), not normalised, and the embeddings (B, C) of both."""
     patches = half.embed(pixels)
-    visible = torch.cat([take(patches, masking.kept) for masking in masks])  # (2B, visible, C)
+    visible = torch.cat([gather_tokens(patches, masking.kept) for masking in masks])  # (2B, visible, C)
     encoded = half.run(Tokens(half.with_class_token(visible))).x
     first, second = F.normalize(half.norm(encoded[:, 1:]).mean(dim=1), dim=-1).chunk(2)
     return encoded[: len(pixels)], (first, second)

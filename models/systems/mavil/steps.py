@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.classifier_output import token_groups
-from models.layers.stepwise import Continuing, Finished, State, Tensors, UnusableInput
-from models.media.video import NotYet
+from models.layers.classifier_output import patch_token_map
+from models.layers.stepwise import Completed, InProgress, InvalidInput, JobState, Tensors
+from models.media.video import FrameNotReady
 from models.merge_schedule import MergeSchedule
 from models.systems.clips.steps import PATIENCE_S, WAITING
 from models.systems.clips.view_trace import Timeline
@@ -42,7 +42,7 @@ class MergeSchedules:
 
 
 @dataclass(frozen=True)
-class AudioVisualState(State):
+class AudioVisualState(JobState):
     """State of a job."""
 
     source: WindowSource
@@ -118,12 +118,12 @@ class MAViLSteps:
         """Wrap a model. make_spectrograms: windows of audio → spectrograms (B, 1, frames, mel bins)."""
         self._model, self._make_spectrograms, self._source_factory = model, make_spectrograms, source_factory
 
-    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         """Start jobs. options: `use`, `both`, `sound` or `sight`; those of `WindowSourceFactory.make` and `MergeSchedules.from_options`.
         None is the same as missing: the default."""
         return [self._start(job, job_options) for job, job_options in zip(arrays, options, strict=True)]
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completed]:
         """Classify the next window of each job whose frames have been read; other states stay as they are."""
         jobs_states = [cast(AudioVisualState, state) for state in states]
         ready = _ready_windows(jobs_states)
@@ -138,7 +138,7 @@ class MAViLSteps:
                 jobs_states[job] = jobs_states[job].add_window(scores[row], (output.tokens_in, output.tokens_out), row_groups)
         return [_outcome(state, preview) for state, preview in zip(jobs_states, previews, strict=True)]
 
-    def cost(self, state: State) -> float:
+    def cost(self, state: JobState) -> float:
         """Return the relative cost of the next step, almost nothing while frames are not read yet."""
         assert isinstance(state, AudioVisualState)
         return 1.0 if state.source.is_ready(state.window) else WAITING
@@ -158,15 +158,15 @@ class MAViLSteps:
         default: Modality = "both" if is_fused else "sound" if "sound" in job else "sight"
         use: Modality = options.get("use") or default
         if is_fused and use != "both":
-            raise UnusableInput(f"use: {use}: this bundle classifies sound and sight together: use both")
+            raise InvalidInput(f"use: {use}: this bundle classifies sound and sight together: use both")
         if not is_fused and use == "both":
-            raise UnusableInput("use: both: this bundle classifies sound and sight apart: use sound or sight")
+            raise InvalidInput("use: both: this bundle classifies sound and sight apart: use sound or sight")
         if use != "sound" and not self._model.config.sees:
-            raise UnusableInput(f"use: {use}: this bundle only hears: send sound")
+            raise InvalidInput(f"use: {use}: this bundle only hears: send sound")
         if use != "sight" and "sound" not in job:
-            raise UnusableInput("audio: this bundle needs sound")
+            raise InvalidInput("audio: this bundle needs sound")
         if use != "sound" and not {"video", "frames"} & job.keys():
-            raise UnusableInput("video: this bundle needs a clip")
+            raise InvalidInput("video: this bundle needs a clip")
         return use
 
     def _window_scores(self, output: MAViLOutput) -> Tensor:
@@ -189,7 +189,7 @@ class MAViLSteps:
         }
         names = {"groups": "sound", "groups_sight": "sight"} if use == "both" else {"groups": use}
         return {
-            name: token_groups(output.logits, halves[half][0], halves[half][1], halves[half][2].expand(config.depth), 1)
+            name: patch_token_map(output.logits, halves[half][0], halves[half][1], halves[half][2].expand(config.depth), 1)
             for name, half in names.items()
         }
 
@@ -222,15 +222,15 @@ def _take_window(state: AudioVisualState, patience: float) -> WindowInput | None
     """Return the next window of a job; None if its frames are not read yet."""
     try:
         return state.source.take(state.window, time.monotonic() + patience)
-    except NotYet:
+    except FrameNotReady:
         return None
 
 
-def _outcome(state: AudioVisualState, wants_preview: bool) -> Continuing | Finished:
+def _outcome(state: AudioVisualState, wants_preview: bool) -> InProgress | Completed:
     if state.window < state.source.total:
-        return Continuing(state, state.partial_outputs() or None if wants_preview else None)
+        return InProgress(state, state.partial_outputs() or None if wants_preview else None)
     state.source.close()
-    return Finished(state.outputs())
+    return Completed(state.outputs())
 
 
 def mavil_steps(model: nn.Module, spec: BundleSpec, _device: torch.device) -> MAViLSteps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.bundle_schema import Clip, Sound
-from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System
 from models.systems.mavil.log_mel_stats import AUDIOSET
 
 
@@ -35,14 +35,14 @@ SYSTEM = System(
         Architecture(
             name="mavil",
             model="models.systems.mavil.model:MAViL",
-            purpose=Purpose(
+            purpose=BundleDefaults(
                 task=lambda config: "audio-visual",
                 size=frame_size,
                 clip=video_clip,
                 sound=spectrogram_section,
                 classes=lambda config: int(config.classes),
             ),
-            native=Native("clip", token_count, "models.systems.mavil.dummy_inputs:audio_and_video"),
+            native=DummyForward("clip", token_count, "models.systems.mavil.dummy_inputs:audio_and_video"),
             steps={"audio-visual": "models.systems.mavil.steps:mavil_steps"},
             precise_tasks=frozenset({"audio-visual"}),
             answers=lambda config: "classify",
@@ -51,8 +51,8 @@ SYSTEM = System(
         Architecture(
             name="mavil_pretraining",
             model="models.systems.mavil.pretraining:MAViLPretraining",
-            purpose=Purpose(lambda config: "autoencode", clip=clip_at_2_fps, sound=spectrogram_section),
-            native=Native(
+            purpose=BundleDefaults(lambda config: "autoencode", clip=clip_at_2_fps, sound=spectrogram_section),
+            native=DummyForward(
                 unit="clip",
                 tokens=lambda config: int(config.visible(config.audio_patches) + config.visible(config.video_patches) + 2),
                 call="models.systems.mavil.dummy_inputs:masked_audio_and_video",
@@ -61,8 +61,8 @@ SYSTEM = System(
         Architecture(
             name="audio_mae",
             model="models.systems.mavil.audio_mae:AudioMAE",
-            purpose=Purpose(lambda config: "autoencode", size=lambda config: None, sound=spectrogram_section),
-            native=Native("sound", lambda config: int(config.visible + 1), "models.systems.mavil.dummy_inputs:masked_audio"),
+            purpose=BundleDefaults(lambda config: "autoencode", size=lambda config: None, sound=spectrogram_section),
+            native=DummyForward("sound", lambda config: int(config.visible + 1), "models.systems.mavil.dummy_inputs:masked_audio"),
         ),
     ),
     sizes=(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.bundle_schema import Clip, Preprocess, Sound
-from models.layers.stepwise import Tensors, UnusableInput
+from models.layers.stepwise import InvalidInput, Tensors
 from models.media import audio_windows
 from models.media.fbank import FbankConfig
 from models.media.video import ClipLimits, bytes_ahead, decoder_bytes
@@ -78,11 +78,11 @@ class SpectrogramWindows:
     @property
     def hop_s(self) -> float:
         """Hop between windows, in seconds."""
-        return audio_windows.stride(self.sound) / self.sound.sample_rate
+        return audio_windows.window_samples(self.sound) / self.sound.sample_rate
 
     def cut(self, sound: Tensor, window: int) -> Tensor:
         """Return the samples (n,) that the frames of one window cover: the last frames extend into the next window."""
-        start = window * audio_windows.stride(self.sound)
+        start = window * audio_windows.window_samples(self.sound)
         return sound[start : start + (self.sound.frames - 1) * self.bank.hop + self.bank.window]
 
     def __call__(self, sounds: list[Tensor]) -> Tensor:
@@ -208,7 +208,7 @@ class WindowSourceFactory:
             assert sound is not None
             return sound
         if self.pixels is None or self.clip is None:
-            raise UnusableInput("video: this bundle does not define how frames are prepared")
+            raise InvalidInput("video: this bundle does not define how frames are prepared")
         count = sound.total if sound is not None else int(options.get("views") or 1)
         if "frames" in job:
             clips = self._clip_from_frames(job["frames"], count)
@@ -229,8 +229,8 @@ class WindowSourceFactory:
         min_samples = self.windows.bank.window
         if len(part) < min_samples:
             field = "audio" if len(sound) < min_samples else "start_s" if stop == len(sound) else "end_s"
-            raise UnusableInput(f"{field}: {len(part)} samples at {rate} Hz are too few: one analysis window has {min_samples}")
-        window_count = audio_windows.count(len(part), self.windows.sound)
+            raise InvalidInput(f"{field}: {len(part)} samples at {rate} Hz are too few: one analysis window has {min_samples}")
+        window_count = audio_windows.count_windows(len(part), self.windows.sound)
         return AudioSource(part, self.windows, min(window_count, windows or window_count))
 
     def _clip_from_frames(self, frames: Tensor, count: int) -> ClipSource:

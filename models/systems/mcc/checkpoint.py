@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from models.checkpoints.family import (
+    ConfigFields,
     Family,
-    Fields,
     UnlikeFamily,
     block_fields,
     decoder_fields,
@@ -37,7 +37,7 @@ KEYS = {
 }
 
 
-def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of MCCConfig that weights tell. The windows always have 12 heads."""
     width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "pos_embed", 3)
@@ -46,7 +46,7 @@ def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
     outputs, _ = shape_of(weights, "decoder_pred.weight", 2)
     if outputs not in (4, 769):
         raise UnlikeFamily(f"decoder_pred.weight has {outputs} rows where MCC has 4 or 769")
-    fields: Fields = {
+    fields: ConfigFields = {
         "image_size": patch_size * side_of(positions - 1),
         "patch_size": patch_size,
         "channels": channels,

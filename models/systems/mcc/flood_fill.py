@@ -16,8 +16,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from models.layers.bounded_cache import in_own_pages
-from models.layers.stepwise import ExcessiveJob
+from models.layers.bounded_cache import copy_to_own_pages
+from models.layers.stepwise import JobTooLarge
 from models.systems.mcc.lattice import Lattice
 
 NEARLY = 0.5
@@ -57,7 +57,7 @@ class Answers:
 
     def kept(self) -> Answers:
         """A copy that is kept for long."""
-        return Answers(in_own_pages(self.cells), in_own_pages(self.occupancy), in_own_pages(self.colours))
+        return Answers(copy_to_own_pages(self.cells), copy_to_own_pages(self.occupancy), copy_to_own_pages(self.colours))
 
     def at(self, chosen: Tensor) -> Answers:
         return Answers(self.cells[chosen], self.occupancy[chosen], self.colours[chosen])
@@ -251,7 +251,7 @@ def _sorted(cells: Tensor) -> Tensor:
 def _allowed(cells: Tensor, asked: int, lattice: Lattice, limits: Limits) -> Tensor:
     """Raises ExcessiveJob, which names the option that it is about."""
     if asked + len(cells) > limits.most:
-        raise ExcessiveJob(
+        raise JobTooLarge(
             "spacing",
             f"{lattice.spacing:g} asks more than {limits.most} queries of this scene (OPSIN_MAX_QUERIES); use a larger one",
         )

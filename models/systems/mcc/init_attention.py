@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Attention, Block
+from models.layers.block import Attention, TransformerBlock
 from models.systems.mcc.model import MCC
 
 QUARTERS = 4
@@ -148,7 +148,7 @@ def look_at_nearest(model: MCC) -> None:
     _windows(model, encoder)
     for blocks in (model.blocks, model.blocks_xyz):
         for block in blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, TransformerBlock)
             _prepare(block, encoder)
     for norm in (model.norm, model.norm_xyz):
         _keep(norm, encoder)
@@ -156,7 +156,7 @@ def look_at_nearest(model: MCC) -> None:
     _hold_colour(model, encoder)
     _join(model, encoder, decoder)
     for number, block in enumerate(model.decoder_blocks):
-        assert isinstance(block, Block)
+        assert isinstance(block, TransformerBlock)
         _prepare(block, decoder, mlp=1.0)
         _look(block.attn, decoder, SIGMA[min(number, 1)], ALONE if number == 0 else None)
     if model.knowing is not None:
@@ -164,7 +164,7 @@ def look_at_nearest(model: MCC) -> None:
         _keep(model.knowing.norm, decoder)
         model.knowing.look.weight.zero_()  # to be learnt: at random it would write where geometry is
     first = model.decoder_blocks[0]
-    assert isinstance(first, Block)
+    assert isinstance(first, TransformerBlock)
     _find(first.attn, decoder)
     _see_offsets(first, decoder)
 
@@ -181,7 +181,7 @@ def _keep(norm: nn.Module, channels: Channels) -> None:
     weight[list(channels.large)] = 1.0
 
 
-def _prepare(block: Block, channels: Channels, mlp: float = _BRANCH) -> None:
+def _prepare(block: TransformerBlock, channels: Channels, mlp: float = _BRANCH) -> None:
     """Let branches add little, and nothing where geometry is. mlp: gain of the MLP's."""
     for layer, gain in ((block.attn.proj, _BRANCH), (block.mlp.fc2, mlp)):
         layer.weight *= gain
@@ -207,7 +207,7 @@ def _windows(model: MCC, channels: Channels) -> None:
     for token in (embed.bias, windows.invalid_xyz_token):
         token.sub_(table[1:].mean(dim=0))  # slow cosines are 1
     [block] = windows.blocks
-    assert isinstance(block, Block)
+    assert isinstance(block, TransformerBlock)
     attention, heads = block.attn, block.attn.heads
     inner = width // heads
     _prepare(block, channels)
@@ -352,7 +352,7 @@ def _find(attention: Attention, channels: Channels) -> None:
             attention.proj.weight[list(channels.found_colour), first + 3 + torch.arange(3)] = 2 / attention.heads
 
 
-def _see_offsets(block: Block, channels: Channels) -> None:
+def _see_offsets(block: TransformerBlock, channels: Channels) -> None:
     """Let three quarters of the hidden units begin with a step of some width along some direction from what a head found, half of them
     together with what another head found; and the others with a mixture of the weights that the query gave itself."""
     fc1, fc2 = block.mlp.fc1, block.mlp.fc2

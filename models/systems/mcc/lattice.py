@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 
 MOST_CELLS = 2**31 - 1
 """Indices are 32 bits wide where they are stored."""
@@ -23,7 +23,7 @@ MOST_CELLS = 2**31 - 1
 
 @dataclass(frozen=True)
 class Lattice:
-    space: Space
+    space: QuerySpace
     spacing: float
     """Distance between neighbours, in normalised units. A cube's is rounded so that a whole number of cells fills it."""
 

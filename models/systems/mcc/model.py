@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels import ops
-from models.layers.block import Block, drop_branch
-from models.layers.bounded_cache import in_own_pages
-from models.layers.cross_attention import Memory
+from models.layers.block import TransformerBlock, drop_branch
+from models.layers.bounded_cache import copy_to_own_pages
+from models.layers.cross_attention import KVCache
 from models.layers.initialisation import load_encoder
 from models.layers.patches import PatchEmbed, require_image_patches
 from models.layers.position_embeddings import sincos_table
@@ -123,7 +123,7 @@ class Scene:
 
     def kept(self, row: int) -> Scene:
         """A copy of one of several scenes, to be kept for long."""
-        keys, values = (in_own_pages(part[:, row : row + 1]) for part in (self.keys, self.values))
+        keys, values = (copy_to_own_pages(part[:, row : row + 1]) for part in (self.keys, self.values))
         return Scene(keys, values, sides=None if self.sides is None else self.sides.kept(row))
 
     @staticmethod
@@ -275,7 +275,7 @@ class MCC(nn.Module):
             added, known = self.knowing(scene.sides, queries)
             x = x + added
         for layer, block in enumerate(self.decoder_blocks):
-            memory = Memory(scene.keys[layer], scene.values[layer])
+            memory = KVCache(scene.keys[layer], scene.values[layer])
             x, _ = block(x, memory, keep=None if scene.fates is None else scene.fates[layer])
         normed: Tensor = self.decoder_norm(x)
         return normed if known is None else torch.cat([normed.to(known.dtype), known], dim=-1)
@@ -307,19 +307,19 @@ class MCC(nn.Module):
         return torch.empty(shape, device=x.device).bernoulli_(1 - self.config.drop_path)
 
 
-class DecoderBlock(Block):
+class DecoderBlock(TransformerBlock):
     """A block in which the scene's tokens see each other, and a query sees them and itself."""
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, memory: Memory | None = None, keep: Tensor | None = None, *, passes_on: bool = True
-    ) -> tuple[Tensor, Memory]:
+        self, x: Tensor, memory: KVCache | None = None, keep: Tensor | None = None, *, passes_on: bool = True
+    ) -> tuple[Tensor, KVCache]:
         """(B, N, C) → (B, N, C), and what queries see of these tokens.
 
         memory: the scene that queries ask; None for the scene's own tokens. keep: (2, B) of 0 and 1, which samples keep the attention and
         the MLP branch; None: all. passes_on: False in the last layer for the scene, whose tokens nobody reads after it.
         """
         q, k, v = self.attn.project(self.norm1(x))
-        own = Memory(*reserve_self(k, v)) if memory is None else memory
+        own = KVCache(*reserve_self(k, v)) if memory is None else memory
         if not passes_on:
             return x, own
         attended = ops.size_biased_attention(q, k, v) if memory is None else attend_to_scene_and_self(q, k, v, memory.keys, memory.values)
@@ -381,9 +381,11 @@ def start_from_mae(model: MCC, pretrained: Mapping[str, Tensor]) -> None:
     load_encoder(model, pretrained, fresh=("cls_token_xyz", "xyz_pos_embed.", "blocks_xyz.", "norm_xyz.", "decoder_"))
 
 
-def _encoder_block(config: MCCConfig) -> Block:
+def _encoder_block(config: MCCConfig) -> TransformerBlock:
     hidden = int(config.width * config.mlp_ratio)
-    return Block(config.width, config.heads, hidden, qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=config.drop_path)
+    return TransformerBlock(
+        config.width, config.heads, hidden, qkv_bias=config.qkv_bias, norm_eps=config.norm_eps, drop_path=config.drop_path
+    )
 
 
 def _run(blocks: nn.ModuleList, x: Tensor, kept: Tensor | None, merge: MergeSchedule | None) -> Tensor:

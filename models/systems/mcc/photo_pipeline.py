@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from models.layers.forward import normalise
-from models.layers.loaded_member import Part
-from models.layers.stepwise import Continuing, Finished, State, Tensors
+from models.layers.loaded_member import LoadedMember
+from models.layers.stepwise import Completed, InProgress, JobState, Tensors
 from models.registry import architectures, read_config
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mcc.steps import ReconstructionSteps
@@ -40,7 +40,7 @@ class PhotographMCCConfig(MCCConfig):
 class PhotographMCC(nn.Module):
     """Has no weights of its own."""
 
-    def __init__(self, config: PhotographMCCConfig, shape: MCC | None = None, depth: Part | None = None) -> None:
+    def __init__(self, config: PhotographMCCConfig, shape: MCC | None = None, depth: LoadedMember | None = None) -> None:
         super().__init__()
         self.config = config
         self.shape = shape
@@ -74,17 +74,17 @@ class PhotographSteps(ReconstructionSteps):
         super().__init__(model.shape, device)
         self._pipeline = model
 
-    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         others = [(job, asked) for job, asked in zip(arrays, options, strict=True) if "photograph" not in job]
         started = iter(super().start([job for job, _ in others], [asked for _, asked in others]) if others else ())
         return [Telling(job["photograph"]) if "photograph" in job else next(started) for job in arrays]
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completed]:
         photographs = [state.photograph for state in states if isinstance(state, Telling)]
         others = [(state, wanted) for state, wanted in zip(states, previews, strict=True) if not isinstance(state, Telling)]
         stepped = iter(super().step([state for state, _ in others], [wanted for _, wanted in others]) if others else ())
         told = iter(self._told(photographs) if photographs else ())
-        return [Finished({"told": next(told).clone()}) if isinstance(state, Telling) else next(stepped) for state in states]
+        return [Completed({"told": next(told).clone()}) if isinstance(state, Telling) else next(stepped) for state in states]
 
     def _told(self, photographs: Sequence[Tensor]) -> Tensor:
         """(B, S, S). Raises ValueError where the network fails."""
@@ -93,7 +93,7 @@ class PhotographSteps(ReconstructionSteps):
             raise ValueError("depths are told that are no numbers")
         return told
 
-    def cost(self, state: State) -> float:
+    def cost(self, state: JobState) -> float:
         return 1.0 if isinstance(state, Telling) else super().cost(state)
 
 
@@ -122,7 +122,7 @@ def _told_by(depth: BundleSpec) -> dict[str, Any]:
     }
 
 
-def assemble(spec: BundleSpec, config: PhotographMCCConfig, members: Mapping[str, Part]) -> PhotographMCC:
+def assemble(spec: BundleSpec, config: PhotographMCCConfig, members: Mapping[str, LoadedMember]) -> PhotographMCC:
     """Raises ValueError for members that are missing or do not fit."""
     for role in ("shape", "depth"):
         if role not in members:
@@ -130,7 +130,7 @@ def assemble(spec: BundleSpec, config: PhotographMCCConfig, members: Mapping[str
     shape, depth = members["shape"], members["depth"]
     if not isinstance(shape.model, MCC):
         raise ValueError(f"members.shape: {shape.spec.id} is of architecture {shape.spec.architecture}; mcc is needed")
-    if (shape.spec.space or Space()).region != "cube":
+    if (shape.spec.space or QuerySpace()).region != "cube":
         raise ValueError(f"members.shape: {shape.spec.id} is for scenes; depth of a photograph is told of an object alone")
     if spec.space != shape.spec.space or spec.preprocess != shape.spec.preprocess:
         raise ValueError(f"space and preprocess are not those of its member {shape.spec.id}")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.block import Block
+from models.layers.block import TransformerBlock
 from models.layers.position_embeddings import sincos_table
 from models.layers.token_merging import Tokens
 
@@ -36,7 +36,7 @@ class WindowEmbed(nn.Module):
         self.two_d_pos_embed = nn.Parameter(sincos_table(width, window), requires_grad=False)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.invalid_xyz_token = nn.Parameter(torch.zeros(width))
-        kinds = [Block] * (depth - 1) + [ClassTokenBlock]
+        kinds = [TransformerBlock] * (depth - 1) + [ClassTokenBlock]
         self.blocks = nn.ModuleList(kind(width, heads, hidden, qkv_bias=qkv_bias, norm_eps=norm_eps) for kind in kinds)
 
     def forward(self, points: Tensor, valid: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class WindowEmbed(nn.Module):
         return tokens.x[:, 0]
 
 
-class ClassTokenBlock(Block):
+class ClassTokenBlock(TransformerBlock):
     """A block that computes the first token only."""
 
     def __init__(self, width: int, heads: int, hidden: int, *, qkv_bias: bool, norm_eps: float) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.bounded_cache import in_own_pages
+from models.layers.bounded_cache import copy_to_own_pages
 from models.systems.mcc.back_surface import Back, shrunk
 from models.systems.mcc.camera_fit import Projection, fitted
 from models.systems.mcc.system import KNOWN
@@ -50,7 +50,7 @@ class Sides:
     def kept(self, row: int) -> Sides:
         """A copy of those of one scene, to be kept for long."""
         numbers, middle, maps, tokens = (
-            in_own_pages(part[row : row + 1]) for part in (self.projection.numbers, self.projection.middle, self.maps, self.tokens)
+            copy_to_own_pages(part[row : row + 1]) for part in (self.projection.numbers, self.projection.middle, self.maps, self.tokens)
         )
         return Sides(Projection(numbers, middle), maps, tokens)
 

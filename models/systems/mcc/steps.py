@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Space
-from models.layers.bounded_cache import Recent
-from models.layers.stepwise import Continuing, Finished, State, Tensors, await_device
+from models.bundle_schema import QuerySpace
+from models.layers.bounded_cache import BoundedCache
+from models.layers.stepwise import Completed, InProgress, JobState, Tensors, synchronize
 from models.systems.mcc.flood_fill import Answers, Flood, Limits, nested
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig, Scene, decode_colours
@@ -107,21 +107,21 @@ class ReconstructionSteps:
         work = WORK_OF_A_STEP.get(device.type, WORK_OF_A_STEP["cpu"])
         self._chunk = max(LEAST_QUERIES, min(MOST_QUERIES, int(work / work_of_a_query(model.config))))
         self._in_cache = max(1, IN_CACHE // (4 * int(model.config.decoder_width * model.config.mlp_ratio)))
-        self._recent = Recent[Scene](RECENT_BYTES)
-        self._asked = Recent[Asked](RECENT_BYTES)
+        self._recent = BoundedCache[Scene](RECENT_BYTES)
+        self._asked = BoundedCache[Asked](RECENT_BYTES)
         self.recent = (self._recent, self._asked)
 
-    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
-        """options: `space` (the fields of `models.bundle_schema.Space`), `spacing`, `threshold`, `mode` (`adaptive` or `dense`) and
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
+        """options: `space` (the fields of `models.bundle_schema.QuerySpace`), `spacing`, `threshold`, `mode` (`adaptive` or `dense`) and
         `scene`, the name under which keys and values are kept here; empty: they are not. Raises ExcessiveJob."""
         latents = self._latents(arrays)
         scenes = self._scenes(latents, [str(asked.get("scene", "")) for asked in options])
-        return list[State](
+        return list[JobState](
             self._reconstruction(job, asked, latent, scene)
             for job, asked, latent, scene in zip(arrays, options, latents, scenes, strict=True)
         )
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completed]:
         jobs = [state for state in states if isinstance(state, Reconstruction)]
         moved = {index: replace(job, done=job.done + 1) for index, job in enumerate(jobs)}
         asking = [index for index, job in enumerate(jobs) if not job.flood.ended]  # others were known from earlier questions
@@ -131,7 +131,7 @@ class ReconstructionSteps:
                 moved[index] = replace(moved[index], flood=jobs[index].flood.answered(answers))
         return [self._outcome(moved[index], wanted) for index, wanted in enumerate(previews)]
 
-    def cost(self, state: State) -> float:
+    def cost(self, state: JobState) -> float:
         assert isinstance(state, Reconstruction)
         return max(1.0, float(state.queries))
 
@@ -153,13 +153,13 @@ class ReconstructionSteps:
                 known[index] = made.kept(row)
         scenes = [scene for scene in known if scene is not None]
         if missing and any(names):
-            await_device(self._device)
+            synchronize(self._device)
         for name, scene in zip(names, scenes, strict=True):
             self._recent.keep(name, scene)
         return scenes
 
     def _reconstruction(self, job: Tensors, asked: Mapping[str, Any], latent: Tensor, scene: Scene) -> Reconstruction:
-        space = Space(**asked.get("space", {}))
+        space = QuerySpace(**asked.get("space", {}))
         most, _ = job["asks"].tolist()
         limits = Limits(float(asked.get("threshold", 0.1)), asked.get("mode", "adaptive") == "dense", most)
         lattice, name = Lattice(space, float(asked.get("spacing", space.spacing))), str(asked.get("scene", ""))
@@ -188,13 +188,13 @@ class ReconstructionSteps:
             colours[occupied] = (decoded.clamp(0, 1) * 255).round().to(torch.uint8)
             yield Answers(mine, found.clone(), colours)
 
-    def _outcome(self, job: Reconstruction, wanted: bool) -> Continuing | Finished:
+    def _outcome(self, job: Reconstruction, wanted: bool) -> InProgress | Completed:
         if job.flood.ended:
             if job.flood.asked and job.name:  # else the earlier answers held more
-                await_device(self._device)
+                synchronize(self._device)
                 self._asked.keep(job.name, Asked(job.flood.lattice, job.flood.limits.threshold, job.flood.known.kept()))
-            return Finished(self._answer(job))
-        return Continuing(job, self._preview(job) if wanted else None)
+            return Completed(self._answer(job))
+        return InProgress(job, self._preview(job) if wanted else None)
 
     def _answer(self, job: Reconstruction) -> dict[str, Tensor]:
         surface = job.flood.surface()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from models.bundle_schema import Space
-from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.bundle_schema import QuerySpace
+from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System
 
 PATCH_SIZE, WINDOW = 16, 8
 """Defaults of configs that do not tell."""
@@ -27,15 +27,15 @@ SYSTEM = System(
         Architecture(
             name="mcc",
             model="models.systems.mcc.model:MCC",
-            purpose=Purpose(lambda config: "reconstruct", space=lambda config: Space(source_size=800)),
+            purpose=BundleDefaults(lambda config: "reconstruct", space=lambda config: QuerySpace(source_size=800)),
             steps={"reconstruct": "models.systems.mcc.steps:reconstruct_steps"},
             precise_tasks=frozenset({"reconstruct"}),
-            native=Native("scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.systems.mcc.dummy_inputs:scene"),
+            native=DummyForward("scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.systems.mcc.dummy_inputs:scene"),
         ),
         Architecture(
             name="mcc_photograph",
             model="models.systems.mcc.photo_pipeline:PhotographMCC",
-            purpose=Purpose(lambda config: "reconstruct", size=lambda config: None),
+            purpose=BundleDefaults(lambda config: "reconstruct", size=lambda config: None),
             steps={"reconstruct": "models.systems.mcc.photo_pipeline:photograph_steps"},
             precise_tasks=frozenset({"reconstruct"}),
             merges=False,

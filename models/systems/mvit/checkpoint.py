@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.checkpoints.family import Family, Fields, UnlikeFamily
+from models.checkpoints.family import ConfigFields, Family, UnlikeFamily
 from models.checkpoints.key_table import KeyTable
 from models.systems.mvit import slowfast_config
 from models.systems.mvit.model import PUBLISHED
@@ -31,7 +31,7 @@ KEYS = {
 SEPARATE_KEYS = {"blocks.{i}.attn.{q,k,v}.*" if "qkv" in theirs else theirs: ours for theirs, ours in KEYS.items()}
 
 
-def fields_of(configuration: slowfast_config.Configuration) -> Fields:
+def fields_of(configuration: slowfast_config.Configuration) -> ConfigFields:
     """Read MViTConfig's fields from a configuration of SlowFast."""
     if slowfast_config.is_reversible(configuration):
         raise UnlikeFamily("its configuration says that it is reversible")

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, UnlikeFamily, resize_and_crop
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, UnlikeFamily, resize_and_crop
 from models.checkpoints.key_table import KeyTable
 from models.systems.mvit import slowfast_config
 from models.systems.mvit.model import Activation
@@ -93,7 +93,7 @@ def drop_class_token(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {key: value for key, value in published.items() if key not in unused}
 
 
-def vit_fields(configuration: slowfast_config.Configuration) -> Fields:
+def vit_fields(configuration: slowfast_config.Configuration) -> ConfigFields:
     """Read ViTConfig's fields from a configuration of SlowFast. Raises UnlikeFamily if only RevMViT fits."""
     differences = differences_from_vit(configuration)
     if differences:
@@ -146,7 +146,7 @@ def is_rev_vit(configuration: slowfast_config.Configuration) -> bool:
     return not differences_from_vit(configuration)
 
 
-def mvit_fields(configuration: slowfast_config.Configuration) -> Fields:
+def mvit_fields(configuration: slowfast_config.Configuration) -> ConfigFields:
     """Read RevMViTConfig's fields from a configuration of SlowFast."""
     if not slowfast_config.is_reversible(configuration) or is_rev_vit(configuration):
         raise UnlikeFamily("its configuration is not that of a Rev-MViT")
@@ -169,7 +169,7 @@ def mvit_fields(configuration: slowfast_config.Configuration) -> Fields:
     }
 
 
-def stage_fusion(text: str) -> Fields:
+def stage_fusion(text: str) -> ConfigFields:
     """Parse a fusion: avg, add, max, min, concat, concat_linear_M, ln+concat_linear_M; a suffix _drop adds dropout, of a rate that is 0."""
     if text in FUSIONS:
         return {"stage_fusion": FUSIONS[text], "stage_mlp_ratio": None, "stage_norm": False}
@@ -179,7 +179,7 @@ def stage_fusion(text: str) -> Fields:
     return {"stage_fusion": StreamFusion.CONCATENATION, "stage_mlp_ratio": float(match[2]), "stage_norm": match[1] is not None}
 
 
-def minrev_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def minrev_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """Infer the fields of ViTConfig, without the number of heads: the published recipe has 16, not heads of 64 channels."""
     fields = vit_config(weights, settings)
     fields.pop("heads", None)

@@ -9,9 +9,9 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from models.layers.block import Half, Mlp, drop_branch, drop_path_rates, drop_scale
+from models.layers.block import Mlp, ResidualBranch, drop_branch, drop_path_rates, drop_scale
 from models.layers.initialisation import initialise_like_slowfast
-from models.layers.reversible import Coupling, Streams, run_reversible, streams_of
+from models.layers.reversible import ReversibleCoupling, Streams, run_reversible, split_streams
 from models.layers.space_time_positions import Grid
 from models.systems.mvit.model import Activation, MViTOutput
 from models.systems.mvit.pooling_attention import PoolingAttention, PoolingAttentionConfig
@@ -30,7 +30,7 @@ class StreamFusion(StrEnum):
 
     def __call__(self, z: Tensor) -> Tensor:
         """Fuse both streams (B, N, 2C) → (B, N, C); a concatenation leaves (B, N, 2C)."""
-        y1, y2 = streams_of(z)
+        y1, y2 = split_streams(z)
         match self:
             case StreamFusion.MEAN:
                 return (y1 + y2) / 2
@@ -102,18 +102,18 @@ class ReversibleBlock(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor, grid: Grid, half: Half) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid, half: ResidualBranch) -> Tensor:
         """Apply F or G to one stream: (B, N, C) → (B, N, C)."""
-        if half is Half.ATTENTION:
+        if half is ResidualBranch.ATTENTION:
             attended: Tensor = self.attn(self.norm1(x), grid)[0]
             return attended
         transformed: Tensor = self.mlp(self.norm2(x))
         return transformed
 
-    def couple(self, x: Tensor, grid: Grid, keep: Tensor | None) -> Coupling:
-        return Coupling(
-            attend=lambda x2: self(x2, grid, Half.ATTENTION),
-            transform=lambda y1: self(y1, grid, Half.MLP),
+    def couple(self, x: Tensor, grid: Grid, keep: Tensor | None) -> ReversibleCoupling:
+        return ReversibleCoupling(
+            attend=lambda x2: self(x2, grid, ResidualBranch.ATTENTION),
+            transform=lambda y1: self(y1, grid, ResidualBranch.MLP),
             parameters=tuple(self.parameters()),
             scale=drop_scale(x, self.drop_path, self.training, keep),
         )
@@ -189,7 +189,7 @@ class RevMViT(nn.Module):
         """Apply all blocks to embedded patches (B, N, C); return both streams, concatenated: (B, N', 2C')."""
         dtype, recompute = x.dtype, self.training and torch.is_grad_enabled()
         streams: Streams = (x, x)
-        pending: list[Coupling] = []  # consecutive reversible blocks
+        pending: list[ReversibleCoupling] = []  # consecutive reversible blocks
         for index, block in enumerate(self.blocks):
             block_keep, grid = None if keep is None else keep[index], self.config.grid_of(index)
             if isinstance(block, StageTransition):

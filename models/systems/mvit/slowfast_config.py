@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from models.bundle_schema import Preprocess
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, KINETICS_MEAN, KINETICS_STD, Fields, UnlikeFamily, resize_and_crop
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, KINETICS_MEAN, KINETICS_STD, ConfigFields, UnlikeFamily, resize_and_crop
 from models.layers.position_embeddings import resize_table
 from models.systems.mvit.model import Activation, MViTConfig
 from models.systems.mvit.trunk import Positions, TrunkConfig
@@ -45,7 +45,7 @@ SUPPORTED_VALUES = {
 """Keys of the section MVIT with their only supported value; no published model has others."""
 
 
-def trunk_fields(configuration: Configuration) -> Fields:
+def trunk_fields(configuration: Configuration) -> ConfigFields:
     """Read the fields of `models.systems.mvit.trunk.TrunkConfig`. Raises ValueError for values that no model here supports."""
     data, mvit, model = configuration["DATA"], configuration["MVIT"], configuration["MODEL"]
     for key, value in SUPPORTED_VALUES.items():
@@ -81,10 +81,10 @@ def trunk_fields(configuration: Configuration) -> Fields:
     }
 
 
-def make_describe(fields: Callable[[Configuration], Fields]) -> Callable[[Mapping[str, Any]], Fields]:
+def make_describe(fields: Callable[[Configuration], ConfigFields]) -> Callable[[Mapping[str, Any]], ConfigFields]:
     """Return a family's `described`: a function that reads fields from the configuration next to the weights, if there is one."""
 
-    def describe(description: Mapping[str, Any]) -> Fields:
+    def describe(description: Mapping[str, Any]) -> ConfigFields:
         if "cfg" not in description:
             return {}
         if not isinstance(description["cfg"], str):
@@ -116,7 +116,7 @@ def is_reversible(configuration: Configuration) -> bool:
     return bool(configuration["MVIT"].get("REV", {}).get("ENABLE", False))
 
 
-def published_fields(weights: Mapping[str, Tensor], settings: Fields, sizes: Mapping[str, Any]) -> Fields:
+def published_fields(weights: Mapping[str, Tensor], settings: ConfigFields, sizes: Mapping[str, Any]) -> ConfigFields:
     """Return the fields of the published size that converted weights belong to, since weights do not determine strides; none if settings
     have strides.
 

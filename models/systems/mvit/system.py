@@ -7,7 +7,7 @@ from typing import Any
 
 from models.bundle_schema import Clip
 from models.media.clip_strides import slowfast_clip
-from models.registry import Architecture, Native, Purpose, SizeTable, System, Views
+from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System, ViewCounts
 
 SOMETHING_CLASS_COUNT = 174
 """Classes of Something-Something v2 (arXiv 1706.04261): no other published test has as many."""
@@ -27,18 +27,18 @@ def _route_of(config: Mapping[str, Any]) -> str | None:
     return None if config.get("boxes") else "classify"
 
 
-def _views(config: Mapping[str, Any]) -> Views:
+def _views(config: Mapping[str, Any]) -> ViewCounts:
     """Return the views of the published tests: five on Kinetics-400, and three crops of each for the largest model, at 312 px.
 
     Tests on Something-Something v2 use three crops of one view.
     """
     if config.get("classes") == SOMETHING_CLASS_COUNT:
-        return Views(1, crops=3)
-    return Views(5, crops=3 if config.get("image_size") == 312 else 1)
+        return ViewCounts(1, crops=3)
+    return ViewCounts(5, crops=3 if config.get("image_size") == 312 else 1)
 
 
-PURPOSE = Purpose(lambda config: "classify" if config.images else "actions", clip=_clip, classes=lambda config: int(config.classes))
-NATIVE = Native("sample", _tokens, "models.layers.dummy_inputs:images_or_clips")
+PURPOSE = BundleDefaults(lambda config: "classify" if config.images else "actions", clip=_clip, classes=lambda config: int(config.classes))
+NATIVE = DummyForward("sample", _tokens, "models.layers.dummy_inputs:images_or_clips")
 FORWARDS = {"classify": "models.systems.mvit.forward:classify"}
 STEPS = {"actions": "models.systems.mvit.steps:clip_steps"}
 PRECISE = frozenset({"actions"})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle_schema import Preprocess
-from models.layers.forward import with_tokens
+from models.layers.forward import classification_arrays
 
 
 @dataclass(frozen=True)
@@ -51,4 +51,4 @@ class Null(nn.Module):
 
 def classify(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:
     assert isinstance(model, Null)
-    return with_tokens(model(arrays["pixels"]), model.config.tokens, model.config.tokens)
+    return classification_arrays(model(arrays["pixels"]), model.config.tokens, model.config.tokens)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.stepwise import Continuing, Finished, State, Steps, Tensors
+from models.layers.stepwise import Completed, InProgress, JobState, StepwiseModel, Tensors
 from models.systems.null.model import Null, NullConfig
 
 PRIME = 2**31 - 1
@@ -49,10 +49,10 @@ class Toy:
         shapes = [(config.width, 4 * config.width), (4 * config.width, config.width)] * (config.layers if config.width else 0)
         self._weights = [(torch.randn(shape, generator=generator) / shape[0] ** 0.5).to(device) for shape in shapes]
 
-    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         return [self._start(job["pixels"], int(chosen.get("seed", 0))) for job, chosen in zip(arrays, options, strict=True)]
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completed]:
         time.sleep(self.config.milliseconds / 1000)
         toys = [state for state in states if isinstance(state, ToyState)]
         hidden = self._network(torch.stack([state.hidden for state in toys]))  # (B, width)
@@ -61,11 +61,11 @@ class Toy:
             for state, row in zip(toys, hidden, strict=True)
         ]
         return [
-            Finished(self._answer(state)) if state.done == state.total else Continuing(state, self._answer(state) if wanted else None)
+            Completed(self._answer(state)) if state.done == state.total else InProgress(state, self._answer(state) if wanted else None)
             for state, wanted in zip(moved, previews, strict=True)
         ]
 
-    def cost(self, state: State) -> float:
+    def cost(self, state: JobState) -> float:
         return 1.0
 
     def _start(self, pixels: Tensor, seed: int) -> ToyState:
@@ -89,6 +89,6 @@ class Toy:
         return {"logits": logits, "tokens": torch.tensor([self.config.tokens] * 2, dtype=torch.int32)}
 
 
-def classify_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> Steps | None:
+def classify_steps(model: nn.Module, _spec: BundleSpec, device: torch.device) -> StepwiseModel | None:
     assert isinstance(model, Null)
     return Toy(model.config, device) if model.config.steps else None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from models.registry import Architecture, Purpose, System
+from models.registry import Architecture, BundleDefaults, System
 
 SYSTEM = System(
     architectures=(
         Architecture(
             name="null",
             model="models.systems.null.model:Null",
-            purpose=Purpose(lambda config: "classify", size=lambda config: None, classes=lambda config: int(config.classes)),
+            purpose=BundleDefaults(lambda config: "classify", size=lambda config: None, classes=lambda config: int(config.classes)),
             forwards={"classify": "models.systems.null.model:classify"},
             steps={"classify": "models.systems.null.steps:classify_steps"},
         ),

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from models.checkpoints import hf_config, hf_folder, timm_transform
 from models.checkpoints import hf_image_processor as processor
 from models.checkpoints.checkpoint_file import CheckpointError
-from models.checkpoints.family import Fields
-from models.checkpoints.timm_transform import CHOSEN, Stated
+from models.checkpoints.family import ConfigFields
+from models.checkpoints.timm_transform import ASSUMABLE_FIELDS, StatedTransform
 
 FILES = f"{hf_config.FILE} or {processor.FILE}"
 Purpose = Literal["classify", "embed"]
@@ -35,7 +35,7 @@ class Beside:
     image_size: int | None = None
     labels: tuple[str, ...] = ()
     purpose: Purpose | None = None
-    processor: Stated | None = None
+    processor: StatedTransform | None = None
     """The preparation, of transformers' files."""
 
     def rejection(self, numbers: int) -> str:
@@ -48,15 +48,15 @@ class Beside:
         size = self.processor.image_size if isinstance(self.processor, processor.Processor) else None
         return replace(self, image_size=size, labels=(), purpose=None)
 
-    def transform(self, classes: int) -> Stated:
+    def transform(self, classes: int) -> StatedTransform:
         """Raises CheckpointError."""
         if self.processor:
             return self.processor
-        found = [_seen_from(folder, self.folders[0], timm_transform.find(folder, {}, classes)) for folder in self.folders]
-        return next((stated for stated in found if stated.source), next((stated for stated in found if stated.note), Stated()))
+        found = [_seen_from(folder, self.folders[0], timm_transform.find_transform(folder, {}, classes)) for folder in self.folders]
+        return next((stated for stated in found if stated.source), next((stated for stated in found if stated.note), StatedTransform()))
 
 
-def read(file: Path, given: Fields) -> Beside:
+def read(file: Path, given: ConfigFields) -> Beside:
     """file: the graph. given: fields set by hand; where these are the whole preparation, no file is read for it. Raises CheckpointError."""
     folders = places(file)
     folder = next((folder for folder in folders if (folder / hf_config.FILE).is_file()), None)
@@ -72,7 +72,7 @@ def read(file: Path, given: Fields) -> Beside:
             hf_folder.timm_labels(config),
             _timm_purpose(config),
         )
-    stated = None if all(name in given for name in CHOSEN) else _processor(folders, str(config.get("model_type", "")))
+    stated = None if all(name in given for name in ASSUMABLE_FIELDS) else _processor(folders, str(config.get("model_type", "")))
     try:
         labels = tuple(hf_config.labels(config))
     except ValueError as error:
@@ -90,12 +90,12 @@ def _path(folder: Path, own: Path, name: str) -> str:
     return name if folder == own else f"../{name}"
 
 
-def _seen_from(folder: Path, own: Path, stated: Stated) -> Stated:
+def _seen_from(folder: Path, own: Path, stated: StatedTransform) -> StatedTransform:
     source, note = (_path(folder, own, text) if text else "" for text in (stated.source, stated.note))
     return replace(stated, source=source, note=note)
 
 
-def _processor(folders: tuple[Path, ...], model_type: str) -> Stated | None:
+def _processor(folders: tuple[Path, ...], model_type: str) -> StatedTransform | None:
     found = next(((folder, stated) for folder in folders if (stated := hf_folder.stated_processor(folder))), None)
     if found is None:
         return None
@@ -103,11 +103,11 @@ def _processor(folders: tuple[Path, ...], model_type: str) -> Stated | None:
     try:
         return processor.read(content, model_type, _path(folder, folders[0], file))
     except CheckpointError as error:
-        settings = " ".join(f"--set {name}=…" for name in CHOSEN)
+        settings = " ".join(f"--set {name}=…" for name in ASSUMABLE_FIELDS)
         raise CheckpointError(f"{error}; all of {settings} together take its place") from error
 
 
-def _size(config: Mapping[str, Any], stated: Stated | None) -> int | None:
+def _size(config: Mapping[str, Any], stated: StatedTransform | None) -> int | None:
     if isinstance(stated, processor.Processor):
         return stated.image_size
     side = config.get("image_size")

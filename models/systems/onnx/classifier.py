@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models import bundle
 from models.bundle_schema import Preprocess
 from models.layers.embedding import image_vectors
-from models.layers.forward import normalised_planes, with_tokens
+from models.layers.forward import classification_arrays, normalise_to_planes
 from models.systems.onnx.session import LONGEST, ended_after, first_line, open_session
 from models.systems.onnx.signature import ImageInput, image_input, read_graph
 
@@ -84,7 +84,7 @@ class OnnxGraph(nn.Module):
         if self._given.type == "uint8":
             images = pixels.permute(0, 3, 1, 2)
         else:
-            images = normalised_planes(pixels, preprocess).to(torch.float16 if self._given.type == "float16" else torch.float32)
+            images = normalise_to_planes(pixels, preprocess).to(torch.float16 if self._given.type == "float16" else torch.float32)
         return (images if self._given.layout == "nchw" else images.permute(0, 2, 3, 1)).cpu().contiguous()
 
     def _batches(self, images: Tensor) -> Sequence[Tensor]:
@@ -99,7 +99,7 @@ class OnnxGraph(nn.Module):
 def classify(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:
     """pixels uint8 (B, S, S, 3) → logits and numbers of tokens. Tokens do not merge: the option `merge` has no influence."""
     assert isinstance(model, OnnxGraph)
-    return with_tokens(model(arrays["pixels"], preprocess), model.config.tokens, model.config.tokens)
+    return classification_arrays(model(arrays["pixels"], preprocess), model.config.tokens, model.config.tokens)
 
 
 def embed(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, Any], preprocess: Preprocess) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from models.bundle import Bundle, BundleSpec
 from models.bundle_schema import Accuracies, Int8
 from models.loading import Arrays, LoadedModel, load
 from models.merge_schedule import MergeSchedule
-from models.registry import architectures, named
+from models.registry import architectures, resolve
 from models.systems.onnx.session import open_session
 
 Precision = Literal["float32", "int8"]
@@ -147,7 +147,7 @@ def _accuracies(exact: NDArray[np.int64], short: NDArray[np.int64], labels: NDAr
 
 
 def _make(model: LoadedModel, precision: Precision) -> bytes:
-    make = named(architectures()[model.spec.architecture].graph or "")
+    make = resolve(architectures()[model.spec.architecture].graph or "")
     try:
         content: bytes = make(model.model, model.spec.pictures, int8=precision == "int8")
     except ValueError as error:

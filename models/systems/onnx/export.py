@@ -23,8 +23,8 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from models.bundle import GRAPH_FILE, Bundle, BundleSpec
-from models.flops import RandomInput
-from models.layers.cross_attention import Memory
+from models.flops import RandomInputMaker
+from models.layers.cross_attention import KVCache
 from models.layers.forward import normalise
 from models.loading import load
 from models.merge_schedule import MergeSchedule
@@ -94,7 +94,7 @@ class DenoisingStep(nn.Module):
 class CrossStep(DenoisingStep):
     def forward(self, noisy: Tensor, times: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """keys and values: (layers, B, H, 1 + V, D)."""
-        memories = tuple(Memory(key, value) for key, value in zip(keys, values, strict=True))
+        memories = tuple(KVCache(key, value) for key, value in zip(keys, values, strict=True))
         return self.model.predict(noisy, times, Context(positions, None, memories)).patches
 
 
@@ -135,7 +135,7 @@ def classifier(model: nn.Module, spec: BundleSpec, schedule: MergeSchedule, pixe
 
 def denoising_step(model: nn.Module) -> Graph:
     assert isinstance(model, DiffMAE)
-    config, make = model.config, RandomInput(EXAMPLES, torch.float32, torch.device("cpu"))
+    config, make = model.config, RandomInputMaker(EXAMPLES, torch.float32, torch.device("cpu"))
     split = Split.by_noise(make.uniform(config.patches), 0.75)
     frames = () if config.frames is None else (config.frames,)
     context = model.encode(make.normal(config.channels, *frames, *config.image_size), split)
@@ -152,7 +152,7 @@ def denoising_step(model: nn.Module) -> Graph:
 
 def query_decoder(model: nn.Module) -> Graph:
     assert isinstance(model, MCC)
-    make = RandomInput(EXAMPLES, torch.float32, torch.device("cpu"))
+    make = RandomInputMaker(EXAMPLES, torch.float32, torch.device("cpu"))
     scene = model.remember(model.encode(*seen_scene(model.config, make)))
     given = {"keys": scene.keys, "values": scene.values, "queries": make.normal(min(QUERIES, 64), 3)}
     free, batch_at = {"queries": {1: "points"}}, {"keys": 1, "values": 1}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints import bundle_fields, timm_transform
-from models.checkpoints.checkpoint_file import WrongSetting
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Fields, resize_and_crop
+from models.checkpoints.checkpoint_file import InvalidSetting
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, resize_and_crop
 from models.checkpoints.import_settings import PREPROCESS_FIELDS
 from models.systems.onnx.beside import FILES, Beside, Purpose
 from models.systems.onnx.classifier import OnnxGraphConfig
@@ -26,7 +26,7 @@ CROP = 256 / 224
 
 
 def fields(
-    file: Path, trial: Trial, stated: Beside, purpose: Purpose | None, labels: Sequence[str] | None, given: Fields
+    file: Path, trial: Trial, stated: Beside, purpose: Purpose | None, labels: Sequence[str] | None, given: ConfigFields
 ) -> dict[str, Any]:
     """given: settings made by hand. Raises ValueError, and WrongSetting where one of these is wrong."""
     _check_settings(trial, given)
@@ -59,16 +59,16 @@ def fields(
     }
 
 
-def _check_settings(trial: Trial, given: Fields) -> None:
+def _check_settings(trial: Trial, given: ConfigFields) -> None:
     known = sorted({*OWN, *PREPROCESS_FIELDS})
     for name in given:
         if name not in known:
             close = get_close_matches(name, known, 1)
-            raise WrongSetting(f"{name}: cannot be set; " + (f"is {close[0]} meant?" if close else f"what can be is {', '.join(known)}"))
+            raise InvalidSetting(f"{name}: cannot be set; " + (f"is {close[0]} meant?" if close else f"what can be is {', '.join(known)}"))
     if trial.type == "uint8" and (wrong := sorted({"mean", "std", "range"} & given.keys())):
-        raise WrongSetting(f"{wrong[0]}: the graph takes bytes, from 0 to 255, and normalises them itself")
+        raise InvalidSetting(f"{wrong[0]}: the graph takes bytes, from 0 to 255, and normalises them itself")
     if "range" in given and {"mean", "std"} & given.keys():
-        raise WrongSetting("range: mean and std say the same; set either range, or these two")
+        raise InvalidSetting("range: mean and std say the same; set either range, or these two")
 
 
 def _purpose(file: Path, trial: Trial, stated: Beside, rejection: str) -> tuple[Purpose, str]:
@@ -84,13 +84,13 @@ def _purpose(file: Path, trial: Trial, stated: Beside, rejection: str) -> tuple[
         return "classify", f"its output is called {trial.output}"
     if name in VECTORS:
         return "embed", f"its output is called {trial.output}"
-    raise WrongSetting(
+    raise InvalidSetting(
         f"{file.name}: are its {trial.numbers} numbers an image's logits or a vector? "
         f"Say --as classify (or --labels FILE) or --as embed{f' ({rejection})' if rejection else ''}"
     )
 
 
-def _preparation(trial: Trial, stated: Beside, classes: int, given: Fields) -> tuple[Fields, str]:
+def _preparation(trial: Trial, stated: Beside, classes: int, given: ConfigFields) -> tuple[ConfigFields, str]:
     """→ fields of `Preprocess`, and where they come from."""
     size = trial.image_size
     usual = resize_and_crop(CROP, IMAGENET_MEAN, IMAGENET_STD)(size).model_dump()
@@ -101,11 +101,11 @@ def _preparation(trial: Trial, stated: Beside, classes: int, given: Fields) -> t
     prepared = usual | found.fields(size, chosen) | chosen
     if found.source:
         return prepared, f"read from {found.source}"
-    assumed = timm_transform.assumption("as usual for ImageNet", prepared, chosen, "" if found.note else FILES)
+    assumed = timm_transform.describe_assumption("as usual for ImageNet", prepared, chosen, "" if found.note else FILES)
     return prepared, "; ".join(filter(None, (found.note, assumed))) or "set by hand"
 
 
-def _range(trial: Trial, given: Fields) -> Fields:
+def _range(trial: Trial, given: ConfigFields) -> ConfigFields:
     """`mean` and `std` of a range of input, such as `range` = [0, 255]."""
     if trial.type == "uint8":
         return {"mean": (0.0,) * 3, "std": (1.0,) * 3}
@@ -113,7 +113,7 @@ def _range(trial: Trial, given: Fields) -> Fields:
         return {}
     value = given["range"]
     if not isinstance(value, list) or len(value) != 2 or not all(type(end) in (int, float) for end in value) or value[0] >= value[1]:
-        raise WrongSetting(f"range {value!r}: two rising numbers are needed, such as range=0,255 or range=-1,1")
+        raise InvalidSetting(f"range {value!r}: two rising numbers are needed, such as range=0,255 or range=-1,1")
     low, high = value
     return {"mean": (-low / (high - low),) * 3, "std": (1 / (high - low),) * 3}
 

@@ -13,11 +13,11 @@ from typing import Any
 from onnx import ModelProto, TensorProto
 from pydantic import ValidationError
 
-from models.bundle import FILE_PATTERN, GRAPH_FILE, MOST_FILES, BundleSpec
+from models.bundle import FILE_PATTERN, GRAPH_FILE, MAX_FILES, BundleSpec
 from models.bundle_files import sha256_of
-from models.bundle_schema import LARGEST_SIDE, Weights
+from models.bundle_schema import MAX_SIDE, FileDigest
 from models.checkpoints import model_card
-from models.checkpoints.checkpoint_file import CheckpointError, WrongSetting
+from models.checkpoints.checkpoint_file import CheckpointError, InvalidSetting
 from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, squeeze
 from models.checkpoints.import_settings import parse
 from models.registry import architectures, read_config
@@ -57,7 +57,7 @@ def import_graph(
             file,
             image_size=_size(given),
             stated_size=stated.image_size,
-            largest_side=LARGEST_SIDE,
+            largest_side=MAX_SIDE,
             output=output,
             of_image=chosen is not None or output is not None,
         )
@@ -71,14 +71,14 @@ def import_graph(
             name=name,
             version=version,
             architecture=trial.purpose,
-            license=license or next(filter(None, map(model_card.licence, beside.places(file))), "unknown"),
-            weights=Weights(sha256="0" * 64, bytes=0),
+            license=license or next(filter(None, map(model_card.read_licence, beside.places(file))), "unknown"),
+            weights=FileDigest(sha256="0" * 64, bytes=0),
             provenance=provenance | fields.pop("provenance", {}),
             **fields,
         ), files
     except ValidationError as error:
         first = error.errors()[0]
-        raise WrongSetting(f"{'.'.join(map(str, first['loc'])) or 'bundle'}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise InvalidSetting(f"{'.'.join(map(str, first['loc'])) or 'bundle'}: {first['msg'].removeprefix('Value error, ')}") from error
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{file}: {error}") from error
 
@@ -86,7 +86,7 @@ def import_graph(
 def _size(given: Mapping[str, Any]) -> int | None:
     size = given.get("image_size")
     if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
-        raise WrongSetting(f"image_size {size!r}: an integer is needed, such as 224")
+        raise InvalidSetting(f"image_size {size!r}: an integer is needed, such as 224")
     return size
 
 
@@ -99,8 +99,8 @@ def _output(given: Mapping[str, Any], purpose: Purpose | None) -> str | None:
 def _files(file: Path, trial: Trial) -> dict[str, Path]:
     """Raises ValueError for weights in files that a bundle cannot hold."""
     odd = [name for name in trial.files if not FILE_PATTERN.fullmatch(name) or name == GRAPH_FILE]
-    if odd or len(trial.files) > MOST_FILES:
-        what = f"{odd[0]!r}, whose name a bundle cannot keep" if odd else f"{len(trial.files)} files, and a bundle holds {MOST_FILES}"
+    if odd or len(trial.files) > MAX_FILES:
+        what = f"{odd[0]!r}, whose name a bundle cannot keep" if odd else f"{len(trial.files)} files, and a bundle holds {MAX_FILES}"
         raise ValueError(f"its weights lie in {what}; {PACK}")
     return {name: file.parent / name for name in trial.files}
 

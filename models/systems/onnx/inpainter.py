@@ -19,7 +19,7 @@ from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
 from models.bundle import BundleSpec
-from models.layers.stepwise import Continuing, Finished, State, Tensors, UnusableInput
+from models.layers.stepwise import Completed, InProgress, InvalidInput, JobState, Tensors
 from models.systems.onnx.session import LONGEST, ended_after, first_line, open_session
 from models.systems.onnx.signature import described, dimensions, inputs_of, is_inpainting, read_graph
 
@@ -98,20 +98,20 @@ class PaintingSteps:
     def __init__(self, model: InpaintGraph) -> None:
         self.model = model
 
-    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[State]:
+    def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
         """options: `samples`; samplers and seeds have no influence. Raises UnusableInput for jobs that want patches copied."""
         return [_painting(job, int(asked.get("samples", 1))) for job, asked in zip(arrays, options, strict=True)]
 
-    def step(self, states: Sequence[State], previews: Sequence[bool]) -> list[Continuing | Finished]:
+    def step(self, states: Sequence[JobState], previews: Sequence[bool]) -> list[InProgress | Completed]:
         return [self._next(state) for state in states if isinstance(state, Painting)]
 
-    def cost(self, state: State) -> float:
+    def cost(self, state: JobState) -> float:
         return 1.0
 
-    def _next(self, painting: Painting) -> Continuing | Finished:
+    def _next(self, painting: Painting) -> InProgress | Completed:
         if painting.done < len(painting.windows):
             painting = self._filled(painting, *painting.windows[painting.done])
-        return Finished(painting.answer()) if painting.done >= len(painting.windows) else Continuing(painting)
+        return Completed(painting.answer()) if painting.done >= len(painting.windows) else InProgress(painting)
 
     def _filled(self, painting: Painting, top: int, left: int) -> Painting:
         """With one more window filled, which may reach beyond the image: its border is repeated there."""
@@ -129,7 +129,7 @@ class PaintingSteps:
 
 def _painting(job: Tensors, samples: int) -> Painting:
     if "detail" in job:
-        raise UnusableInput("method: this model fills holes by its network alone; ask for `network`")
+        raise InvalidInput("method: this model fills holes by its network alone; ask for `network`")
     windows = tuple((top, left) for top, left in job["windows"].tolist())
     returned = {name: array for name, array in job.items() if name not in WORKED_ON}
     return Painting(job["pixels"], job["missing"] != 0, windows, samples, returned)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from models.registry import Architecture, Purpose, System
+from models.registry import Architecture, BundleDefaults, System
 
 SYSTEM = System(
     architectures=(
         Architecture(
             name="onnx",
             model="models.systems.onnx.classifier:OnnxGraph",
-            purpose=Purpose(
+            purpose=BundleDefaults(
                 task=lambda config: "classify" if config.classes else "embed",
                 size=lambda config: (config.image_size, config.image_size),
                 classes=lambda config: int(config.classes),
@@ -22,14 +22,14 @@ SYSTEM = System(
         Architecture(
             name="movenet",
             model="models.systems.onnx.pose_detector:PoseGraph",
-            purpose=Purpose(task=lambda config: "pose", size=lambda config: None),
+            purpose=BundleDefaults(task=lambda config: "pose", size=lambda config: None),
             merges=False,
             open="models.systems.onnx.pose_detector:open_poses",
         ),
         Architecture(
             name="onnx_inpaint",
             model="models.systems.onnx.inpainter:InpaintGraph",
-            purpose=Purpose(task=lambda config: "inpaint"),
+            purpose=BundleDefaults(task=lambda config: "inpaint"),
             steps={"inpaint": "models.systems.onnx.inpainter:painting_steps"},
             precise_tasks=frozenset({"inpaint"}),
             merges=False,
@@ -38,7 +38,7 @@ SYSTEM = System(
         Architecture(
             name="onnx_depth",
             model="models.systems.onnx.depth_estimator:DepthGraph",
-            purpose=Purpose(task=lambda config: "depth"),
+            purpose=BundleDefaults(task=lambda config: "depth"),
             merges=False,
             open="models.systems.onnx.depth_estimator:open_depth",
         ),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.processes.confined_process import Confined, ProgramDied
+from models.processes.confined_process import ConfinedProcess, ProcessDied
 
 PROGRAM = "models.systems.onnx.trial_program"
 MEMORY_BYTES = 2**30
@@ -62,16 +62,16 @@ def try_graph(
         "of_image": of_image,
     }
     try:
-        with Confined(PROGRAM, b"", request, patience=PATIENCE_S) as program:
+        with ConfinedProcess(PROGRAM, b"", request, patience=PATIENCE_S) as program:
             said = program.message()
-    except ProgramDied as error:
+    except ProcessDied as error:
         raise ValueError(_reason(error)) from error
     if "error" in said:
         raise ValueError(said["error"])
     return _trial(said)
 
 
-def _reason(death: ProgramDied) -> str:
+def _reason(death: ProcessDied) -> str:
     if death.late:
         return f"the trial has not ended after {PATIENCE_S:.0f} s on one CPU"
     return f"the trial's process died ({death}); it may have {MEMORY_BYTES >> 20} MiB and {COPIES} times the weights"

@@ -45,14 +45,14 @@ Outputs = Mapping[str, Any]
 
 
 def main() -> None:
-    asked = confined_process.request()
+    asked = confined_process.receive_request()
     try:
         answer = examine(Path(asked.pop("file")), **asked)
     except MemoryError:
         answer = {"error": _too_much()}
     except (ValueError, OSError) as error:
         answer = {"error": _brief(str(error))}
-    confined_process.say(answer)
+    confined_process.write_message(answer)
 
 
 def examine(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, shape_of
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, resize_and_crop, shape_of
 from models.checkpoints.key_table import KeyTable
 from models.people import checkpoint as people
 from models.people.smpl import CHECKPOINT_PREFIX
@@ -33,7 +33,7 @@ def tidy_pose(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {key: value for key, value in published.items() if used(key)}
 
 
-def pose_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def pose_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """Infer the fields of PosePredictorConfig; `heads` must be set if heads do not have 64 channels."""
     _, frames, _ = shape_of(weights, "pos_embed", 3)
     shape_of(weights, "pos_embed_after", 3)
@@ -78,7 +78,7 @@ def complete_appearance(published: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{FILE_PREFIX}{key}": value for key, value in published.items()}
 
 
-def appearance_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def appearance_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     shape_of(weights, "texture_head.decoder.conv_img.weight", 4)
     return {}
 

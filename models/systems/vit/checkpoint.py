@@ -11,7 +11,7 @@ from functools import partial
 from torch import Tensor
 
 from models.bundle_schema import Preprocess
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, block_fields, resize_and_crop, shape_of, side_of
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, block_fields, resize_and_crop, shape_of, side_of
 from models.checkpoints.key_table import KeyTable
 from models.layers.position_embeddings import resize_table
 from models.systems.vit.model import Pool, ViTConfig
@@ -100,7 +100,7 @@ TORCHVISION_KEYS = {
 """torchvision's `vit_b_16` and kin; its downloads have the older names `linear_1` and `linear_2`."""
 
 
-def vit_config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def vit_config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of ViTConfig that weights tell."""
     width, channels, patch_size, patch_width = shape_of(weights, "patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "pos_embed", 3)

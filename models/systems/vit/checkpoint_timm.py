@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoints.family import Family, Fields
-from models.checkpoints.hf_config import TIMM, ModelConfig
+from models.checkpoints.family import ConfigFields, Family
+from models.checkpoints.hf_config import TIMM, HFConfig
 from models.checkpoints.key_table import KeyTable
 from models.systems.vit import checkpoint as published
 from models.systems.vit.checkpoint_transformers import scaled
@@ -26,9 +26,9 @@ TUNED = "_ft_"
 """Part of the tags of weights that were fine-tuned to classify."""
 
 
-def described(description: Mapping[str, Any]) -> Fields:
+def described(description: Mapping[str, Any]) -> ConfigFields:
     """Fields of ViTConfig that `config.json` states. Raises ValueError that names one."""
-    stated = ModelConfig(description[TIMM])
+    stated = HFConfig(description[TIMM])
     stated.require("global_pool", "token", "token")
     tag = _tag(description[TIMM])
     return {
@@ -37,7 +37,7 @@ def described(description: Mapping[str, Any]) -> Fields:
     }
 
 
-def clip_described(description: Mapping[str, Any]) -> Fields:
+def clip_described(description: Mapping[str, Any]) -> ConfigFields:
     return {
         **described(description),
         "norm_eps": 1e-5,

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, Family, Fields, resize_and_crop, squeeze
-from models.checkpoints.hf_config import ModelConfig, image_size, prepared_size
+from models.checkpoints.family import IMAGENET_MEAN, IMAGENET_STD, ConfigFields, Family, resize_and_crop, squeeze
+from models.checkpoints.hf_config import HFConfig, image_size, prepared_size
 from models.checkpoints.key_table import KeyTable
 from models.systems.vit.checkpoint import resized, vit_config
 from models.systems.vit.model import Pool, ViTConfig
@@ -63,7 +63,7 @@ DINOV2 = {
 }
 
 
-def config(weights: Mapping[str, Tensor], settings: Fields) -> Fields:
+def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
     """The fields of ViTConfig that weights tell. A file without a head is an encoder."""
     return {"classes": 0, **vit_config(weights, settings)}
 
@@ -78,9 +78,9 @@ def without_mask_token(published: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {key: value for key, value in published.items() if not key.endswith("embeddings.mask_token")}
 
 
-def described(description: Mapping[str, Any]) -> Fields:
+def described(description: Mapping[str, Any]) -> ConfigFields:
     """Fields of ViTConfig that `config.json` states and weights do not tell."""
-    stated = ModelConfig.of(description)
+    stated = HFConfig.of(description)
     stated.require_colour()
     return {
         "image_size": image_size(description, 224),
@@ -91,9 +91,9 @@ def described(description: Mapping[str, Any]) -> Fields:
     }
 
 
-def dinov2_described(description: Mapping[str, Any]) -> Fields:
+def dinov2_described(description: Mapping[str, Any]) -> ConfigFields:
     """The same. Its table of positions is resized to the images that are prepared, in the library as here."""
-    stated = ModelConfig.of(description)
+    stated = HFConfig.of(description)
     stated.require("use_swiglu_ffn", False, False)
     stated.require_colour()
     return {

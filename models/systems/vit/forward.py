@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle_schema import Preprocess
-from models.layers.classifier_output import Classified, token_groups
-from models.layers.embedding import EmbedOptions, image_vectors, token_vectors
-from models.layers.forward import normalise, with_tokens
+from models.layers.classifier_output import ClassifierOutput, patch_token_map
+from models.layers.embedding import EmbedBatchOptions, image_vectors, token_vectors
+from models.layers.forward import classification_arrays, normalise
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from models.systems.vit.model import Pool, ViT, ViTConfig
@@ -25,7 +25,7 @@ def classify(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[st
     """
     schedule, trace = MergeSchedule.of(options.get("merge", ())), bool(options.get("trace", False))
     answer = model(normalise(arrays["pixels"], preprocess, next(model.parameters()).dtype), merge=schedule, trace=trace)
-    outputs = with_tokens(answer.logits, answer.tokens_in, answer.tokens_out)
+    outputs = classification_arrays(answer.logits, answer.tokens_in, answer.tokens_out)
     return outputs | _groups(answer, cast(ViTConfig, model.config), schedule) if trace else outputs
 
 
@@ -36,7 +36,7 @@ def embed(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, 
     tokens, as both heads count alike; "mean" is the mean of the normalised patches by size, or the model's own mean where it has one.
     """
     vit = cast(ViT, model)
-    asked = EmbedOptions.read(options, architectures()["vit"], vit.config)
+    asked = EmbedBatchOptions.read(options, architectures()["vit"], vit.config)
     images = normalise(arrays["pixels"], preprocess, next(vit.parameters()).dtype)
     if asked.tokens:
         special, tokens = vit.config.special_tokens, vit.encode_tokens(images, asked.merge)
@@ -48,6 +48,6 @@ def embed(model: nn.Module, arrays: Mapping[str, Tensor], options: Mapping[str, 
     return image_vectors(features, answer.tokens_in, answer.tokens_out)
 
 
-def _groups(answer: Classified, config: ViTConfig, schedule: MergeSchedule) -> dict[str, Tensor]:
-    groups = token_groups(answer.logits, answer.owners, answer.tokens_in, schedule.expand(config.depth), config.special_tokens)
+def _groups(answer: ClassifierOutput, config: ViTConfig, schedule: MergeSchedule) -> dict[str, Tensor]:
+    groups = patch_token_map(answer.logits, answer.owners, answer.tokens_in, schedule.expand(config.depth), config.special_tokens)
     return {"groups": groups, "grid": torch.tensor(config.grid, dtype=torch.int32).expand(len(groups), -1)}

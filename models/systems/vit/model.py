@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.attention_pool import AttentionPool
-from models.layers.block import Block, drop_path_rates
-from models.layers.classifier_output import Classified
+from models.layers.block import TransformerBlock, drop_path_rates
+from models.layers.classifier_output import ClassifierOutput
 from models.layers.efficientnet_lite import CHANNELS, PATCH, LitePatches
 from models.layers.initialisation import initialise_like_slowfast
-from models.layers.masking import take
-from models.layers.patches import PatchEmbed, checked
+from models.layers.masking import gather_tokens
+from models.layers.patches import PatchEmbed, require_shape
 from models.layers.reversible import run_trunk
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
@@ -173,7 +173,7 @@ class ViT(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, config.special_tokens + config.patches, width))
         self.norm_pre = nn.LayerNorm(width, eps=config.norm_eps) if config.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(
-            Block(
+            TransformerBlock(
                 width,
                 config.heads,
                 hidden,
@@ -223,7 +223,7 @@ class ViT(nn.Module):
         keep: Tensor | None = None,
         visible: Tensor | None = None,
         pool: Pool | None = None,
-    ) -> Classified:
+    ) -> ClassifierOutput:
         """Normalised images (B, channels, S, S). merge: how many tokens merge in each block; trace: also record which input tokens did.
 
         visible: (B, V), the only patches that the model sees, by their places in raster order; None: all.
@@ -237,7 +237,7 @@ class ViT(nn.Module):
         tokens = run_trunk(self.blocks, tokens, schedule, keep, reversible=self.config.reversible, training=self.training)
         features = self._pool(tokens, tokens_in, pool or self.config.pool)
         logits = self._classify(features)
-        return Classified(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.owners)
+        return ClassifierOutput(logits, features, tokens_in, tokens.x.shape[1], tokens.size, tokens.source, tokens.owners)
 
     def encode_patches(self, images: Tensor) -> Tensor:
         """→ (B, patches, C), each patch after the last block and `norm`: what another model is taught to predict."""
@@ -252,12 +252,12 @@ class ViT(nn.Module):
         return replace(tokens, x=self.fc_norm(self.norm(tokens.x)))
 
     def _embed(self, images: Tensor, trace: bool, visible: Tensor | None = None) -> Tokens:
-        images = checked("images", images, (self.config.channels, *self.config.image_shape))
+        images = require_shape("images", images, (self.config.channels, *self.config.image_shape))
         special = [token.expand(images.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
         front, grid = self.pos_embed[:, : self.config.special_tokens], self.pos_embed[:, self.config.special_tokens :]
         x = self.patch_embed(images) + grid  # (B, patches, C)
         if visible is not None:
-            x = take(x, visible)  # (B, V, C)
+            x = gather_tokens(x, visible)  # (B, V, C)
         if special:
             first = torch.cat(special, dim=1)
             x = torch.cat([first + front if self.config.class_position else first, x], dim=1)  # (B, special + V, C)

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from models.bundle_schema import Preprocess
-from models.layers.block import Block
+from models.layers.block import TransformerBlock
 from models.systems.vit.model import Pool, Stem, ViT
 
 OPSET = 20
@@ -49,7 +49,7 @@ def classifier_graph(model: nn.Module, preprocess: Preprocess, *, int8: bool = F
     size = graph.add("Expand", graph.constant(np.float32(1)), _rows_of(graph, x, 1))  # (B, N, 1)
     merges = graph.add("Split", "merge", outputs=model.config.depth, axis=0, num_outputs=model.config.depth)
     for block, r in zip(model.blocks, merges, strict=True):
-        assert isinstance(block, Block)
+        assert isinstance(block, TransformerBlock)
         x, size = _block(graph, block, x, size, r, model)
     logits = _classify(graph, model, _pool(graph, model, x, size))
     height, width = model.config.image_shape
@@ -145,7 +145,7 @@ def _embed(graph: _Graph, model: ViT, preprocess: Preprocess) -> str:
     return graph.norm(graph.add("Concat", graph.add("Expand", graph.constant(front), shape), x, axis=1), model.norm_pre)
 
 
-def _block(graph: _Graph, block: Block, x: str, size: str, r: str, model: ViT) -> tuple[str, str]:
+def _block(graph: _Graph, block: TransformerBlock, x: str, size: str, r: str, model: ViT) -> tuple[str, str]:
     attended, keys = _attend(graph, block, graph.norm(x, block.norm1), size, model.config.proportional_attention)
     x = graph.add("Add", x, attended)
     merged, kept = graph.branch(), graph.branch()
@@ -165,7 +165,7 @@ def _quick_gelu(graph: _Graph, x: str) -> str:
     return str(graph.add("Mul", x, graph.add("Sigmoid", scaled)))
 
 
-def _attend(graph: _Graph, block: Block, x: str, size: str, proportional: bool) -> tuple[str, str]:
+def _attend(graph: _Graph, block: TransformerBlock, x: str, size: str, proportional: bool) -> tuple[str, str]:
     """→ (B, N, C) and keys (B, H, N, D)."""
     attention = block.attn
     projected = graph.linear(x, attention.qkv)  # (B, N, 3 C)

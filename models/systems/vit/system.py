@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from models.registry import Architecture, Native, Purpose, SizeTable, System
+from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System
 
 
 def pools(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -20,12 +20,12 @@ SYSTEM = System(
         Architecture(
             name="vit",
             model="models.systems.vit.model:ViT",
-            purpose=Purpose(
+            purpose=BundleDefaults(
                 task=lambda config: "classify" if config.classes else "embed",
                 size=lambda config: config.image_shape,
                 classes=lambda config: int(config.classes),
             ),
-            native=Native("image", lambda config: int(config.patches + config.special_tokens), "models.layers.dummy_inputs:images"),
+            native=DummyForward("image", lambda config: int(config.patches + config.special_tokens), "models.layers.dummy_inputs:images"),
             forwards={"classify": "models.systems.vit.forward:classify", "embed": "models.systems.vit.forward:embed"},
             precise_tasks=frozenset({"embed"}),
             pools=pools,

@@ -88,12 +88,12 @@ def calibrate(
     if ladder and bound is not None:
         raise Misuse("--bound: concerns int8, which --ladder does not measure")
     with libraries("server"):
-        from models.bundle import BundleError, read, rewrite
-        from models.merge_schedule import MOST_MERGED
+        from models.bundle import BundleError, read, replace_spec
+        from models.merge_schedule import MAX_MERGED_TOKENS
         from models.systems.onnx.classifier_backend import GraphError
     for option, value in (("--r", r), ("--r-sight", r_sight)):
-        if value and max(value) > MOST_MERGED:
-            raise Misuse(f"{option} {max(value)}: no block merges more than {MOST_MERGED} tokens; use less")
+        if value and max(value) > MAX_MERGED_TOKENS:
+            raise Misuse(f"{option} {max(value)}: no block merges more than {MAX_MERGED_TOKENS} tokens; use less")
     try:
         found = read(bundle)
         if ladder:
@@ -101,7 +101,7 @@ def calibrate(
             spec, lines = ladder_measurement.measured(found, images, halves, None if use is None else USES[use], force=force)
         else:
             spec, lines = _with_int8(found, images, BOUND if bound is None else bound, force)
-        rewrite(found, spec)
+        replace_spec(found, spec)
     except (BundleError, GraphError, OSError) as error:
         raise Failure(f"calibrate: {error}") from error
     for line in lines:
@@ -113,12 +113,12 @@ def _with_int8(bundle: Bundle, images: Path, bound: float, force: bool) -> tuple
     """The spec with what integers cost, and lines for the user. Raises Misuse, BundleError and GraphError."""
     import numpy as np
 
-    from models.bundle import EMBEDDED
-    from models.bundle_schema import LEAST_AGREEMENT
+    from models.bundle import VECTOR_TASKS
+    from models.bundle_schema import MIN_AGREEMENT
     from models.systems.onnx.classifier_backend import calibrate, has_graph
 
     spec = bundle.spec
-    if spec.task in EMBEDDED:
+    if spec.task in VECTOR_TASKS:
         raise Misuse(
             f"{spec.id}: vectors (task {spec.task}) are served in float32 alone, since an index must not mix number formats; "
             "--ladder measures what merging costs them"
@@ -131,7 +131,7 @@ def _with_int8(bundle: Bundle, images: Path, bound: float, force: bool) -> tuple
     if len(known) < FEWEST and not force:
         raise Misuse(
             f"--images: {images} holds {len(known)} images in folders of labels; at least {FEWEST} are needed to know whether "
-            f"{LEAST_AGREEMENT:.0%} of the labels stay the same (--force measures all the same)"
+            f"{MIN_AGREEMENT:.0%} of the labels stay the same (--force measures all the same)"
         )
     if not known:
         raise Misuse(f"--images: {images} holds no images in folders of labels")

@@ -40,11 +40,11 @@ def show() -> None:
 @cache
 def _parameters(name: str, headless: bool) -> int:
     """Number of parameters, counted on a model without storage."""
-    from models.layers.meta_device import without_memory
+    from models.layers.meta_device import on_meta_device
     from models.registry import architectures
     from models.systems.published_sizes import sizes
 
     found = sizes()[name]
     config = dataclasses.replace(found.config, classes=0) if headless else found.config
-    with without_memory():
+    with on_meta_device():
         return sum(parameter.numel() for parameter in architectures()[found.architecture].build(config).parameters())

@@ -34,7 +34,7 @@ def list_(bundles: Root = DEFAULT_ROOT) -> None:
     whole, damaged = _read_all(bundles)
     with libraries("server"):
         from models.bundle import BundleError
-        from models.bundle_folders import misplaced
+        from models.bundle_folders import find_misplaced
     heads = ("Name", "Version", "Task", "Architecture", "Size", "Default rung", "Accuracy")
     table = columns(*heads, right=("Size", "Accuracy"))
     for bundle in whole:
@@ -48,7 +48,7 @@ def list_(bundles: Root = DEFAULT_ROOT) -> None:
         screen().print(table)
     elif not damaged:
         typer.echo(f"{bundles}: no bundles")
-    for sentence in misplaced(bundles):
+    for sentence in find_misplaced(bundles):
         typer.echo(printable(sentence), err=True)
     if damaged:
         raise Failure(*damaged)
@@ -201,7 +201,7 @@ def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
     """The bundles below root, and a sentence for each that cannot be read."""
     with libraries("server"):
         from models.bundle import BundleError
-        from models.bundle_folders import discover, read_placed
+        from models.bundle_folders import discover, read_discovered
     if not root.is_dir():
         starters = settings_of(None).starters_folder
         raise Misuse(f"{root}: no such folder; name it with --bundles" + (f"; the starters are in {starters}" if starters else ""))
@@ -209,7 +209,7 @@ def _read_all(root: Path) -> tuple[list[Bundle], list[str]]:
     damaged: list[str] = []
     for path in discover(root):
         try:
-            whole.append(read_placed(path))
+            whole.append(read_discovered(path))
         except BundleError as error:
             damaged.append(str(error))
     return whole, damaged

@@ -54,8 +54,8 @@ def compare(
     with libraries("server"):
         import numpy as np
 
-        from models.bundle import BundleError, read, rewrite
-        from models.bundle_schema import Compared, Comparison
+        from models.bundle import BundleError, read, replace_spec
+        from models.bundle_schema import FormatComparison, Comparison
         from models.merge_schedule import MergeSchedule
     try:
         found = read(bundle)
@@ -77,12 +77,12 @@ def compare(
                 largest = float(f"{difference:.2e}") if math.isfinite(difference) else None
                 if (format_, name) == ("float32", "off"):
                     _check_same(spec.id, difference, wanted, same)
-                results.append(Compared(format=format_, merging=name, max_difference=largest, same_labels=same))
+                results.append(FormatComparison(format=format_, merging=name, max_difference=largest, same_labels=same))
     except (BundleError, OSError) as error:
         raise Failure(f"compare: {error}") from error
     comparison = Comparison(images=len(pixels), results=results).model_dump()
     try:
-        spec = rewrite(found, spec.model_copy(update={"quality": {**spec.quality, "comparison": comparison}})).spec
+        spec = replace_spec(found, spec.model_copy(update={"quality": {**spec.quality, "comparison": comparison}})).spec
     except BundleError as error:
         raise Failure(f"compare: {error}") from error
     except OSError as error:

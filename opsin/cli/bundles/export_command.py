@@ -17,7 +17,7 @@ from opsin.cli.shared.requirements import libraries
 
 if TYPE_CHECKING:
     from models.bundle import BundleSpec
-    from models.checkpoints.export_bundle import Exported
+    from models.checkpoints.export_bundle import ExportedCheckpoint
     from models.merge_schedule import MergeSchedule
 
 
@@ -69,7 +69,7 @@ def export(
     typer.echo(f"back     {_way_back(read(bundle).spec, bundle, output, written)} -o …")
 
 
-def _way_back(spec: BundleSpec, bundle: Path, output: Path, written: Exported) -> str:
+def _way_back(spec: BundleSpec, bundle: Path, output: Path, written: ExportedCheckpoint) -> str:
     """The command that imports the exported file as the same bundle."""
     words = ["opsin", "import", str(output), "--family", written.family]
     words += [word for name, value in written.settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]

@@ -95,7 +95,7 @@ def import_(
         from safetensors.torch import save_file
 
         from models.bundle import BundleError, write
-        from models.checkpoints.checkpoint_file import CheckpointError, WrongSetting
+        from models.checkpoints.checkpoint_file import CheckpointError, InvalidSetting
         from models.checkpoints.import_checkpoint import import_checkpoint
         from models.systems.onnx.import_graph import SUFFIX, import_graph
     try:
@@ -121,7 +121,7 @@ def import_(
                 origin=found.origin,
             )
     except CheckpointError as error:
-        is_fault = found.is_model and not isinstance(error, WrongSetting)
+        is_fault = found.is_model and not isinstance(error, InvalidSetting)
         told = str(error).replace(str(file), source) if found.origin else str(error)
         raise (Failure(f"import: {told}") if is_fault else Misuse(told)) from error
     of_repository = spec.task == "zero-shot" and tokenizer is None and not templates

@@ -135,20 +135,20 @@ def _of_recordings(bundle: Bundle, folder: Path, use: Use | None, loader: Loader
 
 def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
     """The rungs to measure. Raises Misuse for a bundle that can have none."""
-    from models.bundle import EMBEDDED
-    from models.checkpoints.bundle_fields import ladder
-    from models.loading import not_served
+    from models.bundle import VECTOR_TASKS
+    from models.checkpoints.bundle_fields import unmeasured_ladder
+    from models.loading import unsupported_reason
     from models.registry import architectures, read_config
     from opsin.measuring.clip_ladder import task_of
 
     architecture = architectures().get(spec.architecture)
-    if spec.task not in ("classify", *EMBEDDED) and task_of(spec) is None:
+    if spec.task not in ("classify", *VECTOR_TASKS) and task_of(spec) is None:
         raise Misuse(
-            f"{spec.id}: its task is {spec.task}; ladders are measured of classify, {', '.join(EMBEDDED)}, and of clips and sounds"
+            f"{spec.id}: its task is {spec.task}; ladders are measured of classify, {', '.join(VECTOR_TASKS)}, and of clips and sounds"
         )
     if architecture is None or not architecture.merges:
         raise Misuse(f"{spec.id}: tokens of architecture {spec.architecture} do not merge, so it has no ladder")
-    if reason := not_served(spec):
+    if reason := unsupported_reason(spec):
         raise Misuse(f"{spec.id}: {reason}")
     if any(sight is not None for _, sight in values) and (spec.sound is None or spec.clip is None or spec.preprocess is None):
         raise Misuse(f"--r-sight: {spec.id} does not hear and see; leave it out")
@@ -157,7 +157,7 @@ def _rungs(spec: BundleSpec, values: Sequence[Halves]) -> Sequence[Rung]:
     else:
         try:
             config = read_config(architecture.config, spec.config)
-            rungs = spec.ladder or ladder(architecture, spec.task, config, sees=spec.preprocess is not None)
+            rungs = spec.ladder or unmeasured_ladder(architecture, spec.task, config, sees=spec.preprocess is not None)
         except ValueError as error:
             raise Misuse(f"{spec.id}: config: {error}") from error
     if not rungs:

@@ -33,13 +33,13 @@ ARRAYS = ("-depth", "-mask")
 def sentence(bundle: Bundle) -> str:
     """The format that answers here, its distance from float32 on how many images, and the setting that pins float32."""
     from models.bundle import GRAPH_FILE, BundleError
-    from models.loading import not_served
+    from models.loading import unsupported_reason
     from models.registry import architectures
     from server.worker import device_layout, warmup
 
     spec, is_graph = bundle.spec, bundle.spec.weights_file == GRAPH_FILE
     own = "the graph's own numbers" if is_graph else "float32"
-    if reason := not_served(spec):
+    if reason := unsupported_reason(spec):
         return f"{own} on every machine, as a member of a pipeline" if spec.task in MEMBERS else f"none: {reason}"
     settings, name = settings_of(None), None
     is_precise = is_graph or spec.task in architectures()[spec.architecture].precise_tasks

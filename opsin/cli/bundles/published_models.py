@@ -26,7 +26,7 @@ def models(
     often count it as one).
     """
     with libraries("server"):
-        from models.flops import cost, native
+        from models.flops import forward_cost, dummy_forward
         from models.systems.published_sizes import sizes
     chosen = [size for name, size in sizes().items() if not names or any(part in name for part in names)]
     if not chosen:
@@ -34,8 +34,8 @@ def models(
     heads = ("Name", "System", "Parameters", "GFLOPs", "per", "Tokens", "Source")
     table = columns(*heads, right=("Parameters", "GFLOPs", "Tokens"))
     for size in chosen:
-        found = cost(size.architecture, size.config)
-        unit = native(size.architecture).unit
+        found = forward_cost(size.architecture, size.config)
+        unit = dummy_forward(size.architecture).unit
         if as_json:
             facts = {"name": size.name, "system": size.system, "architecture": size.architecture, "source": size.source}
             typer.echo(json.dumps({**facts, **asdict(found), "unit": unit, "config": asdict(size.config)}, default=str))

@@ -9,10 +9,10 @@ from opsin.cli.shared.errors import Misuse
 
 if TYPE_CHECKING:
     from models.bundle import Bundle, BundleSpec
-    from models.bundle_schema import Text
+    from models.bundle_schema import TextSpec
 
 
-def prepared(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path | None, folder: Path) -> tuple[Text, dict[str, Path]]:
+def prepared(spec: BundleSpec, weights: Path, tokenizer: Path, templates: Path | None, folder: Path) -> tuple[TextSpec, dict[str, Path]]:
     """The section `text` of a bundle to be written, and its further files, in `folder`. Raises Misuse."""
     from models.bundle import TOKENIZER_FILE
     from models.systems.image_text.add_tokenizer import prepare

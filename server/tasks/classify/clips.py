@@ -306,14 +306,14 @@ def _heard(samples: NDArray[np.float32], plan: ClassifyClipsPlan, wanted: Sound)
     _check_start(plan, len(samples) / rate, "sound")
     begin = round((plan.start_s or 0.0) * rate)
     end = len(samples) if plan.end_s is None else round(min(len(samples), plan.end_s * rate))
-    if end - begin < round(audio_windows.SHORTEST_S * rate):
+    if end - begin < round(audio_windows.ANALYSIS_WINDOW_S * rate):
         field = "start_s" if plan.end_s is None or end == len(samples) else "end_s"
         left, hint = 1000 * (end - begin) / rate, "begin earlier" if field == "start_s" else "end later"
-        least = 1000 * audio_windows.SHORTEST_S
+        least = 1000 * audio_windows.ANALYSIS_WINDOW_S
         raise InvalidOption(field, f"{getattr(plan, field):g}: {left:.3g} ms are left, and one analysis window has {least:g} ms; {hint}")
-    fitting = audio_windows.count(end - begin, wanted)
+    fitting = audio_windows.count_windows(end - begin, wanted)
     windows = min(fitting, plan.windows or fitting)
-    return np.array([min(end - begin, windows * audio_windows.stride(wanted)) / rate, windows, rate])
+    return np.array([min(end - begin, windows * audio_windows.window_samples(wanted)) / rate, windows, rate])
 
 
 def _classification(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Classification:
@@ -338,7 +338,7 @@ def _spans(outputs: Outputs, plan: ClassifyClipsPlan, spec: BundleSpec) -> Spans
 
 
 def _timeline_bound(plan: ClassifyClipsPlan, spec: BundleSpec) -> int:
-    views = max(plan.views if _sees(spec) else 0, audio_windows.MOST_WINDOWS if _hears(spec) else 0)
+    views = max(plan.views if _sees(spec) else 0, audio_windows.MAX_WINDOWS if _hears(spec) else 0)
     return timeline_bound(plan.schedule, views, plan.trace, spec)
 
 

@@ -41,7 +41,7 @@ class Spans:
             seen = outputs["frames_at"][view]  # falls where frames are further apart than a view is long
             return float(seen.min()), float(seen.max())
         assert spec.sound is not None
-        seconds = audio_windows.stride(spec.sound) / spec.sound.sample_rate
+        seconds = audio_windows.window_samples(spec.sound) / spec.sound.sample_rate
         begin = self.start_s + view * seconds
         return begin, min(begin + seconds, self.end_s)
 

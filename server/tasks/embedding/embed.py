@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from models.bundle import EMBEDDED, BundleSpec
+from models.bundle import VECTOR_TASKS, BundleSpec
 from models.registry import architectures
 from server.media.images import Decoder
 from server.tasks.base import JSON, Arrays, File, Item, Outputs, Part, Tensor
@@ -86,7 +86,7 @@ class Embed(VectorTask[EmbedOptions, EmbedPlan], OffersFiles[EmbedOptions, Embed
     """Turn images or texts into vectors."""
 
     name = "embed"
-    bundle_tasks = EMBEDDED
+    bundle_tasks = VECTOR_TASKS
     parts = (
         Part(IMAGE.name, IMAGE.kind, IMAGE.description, IMAGE.max_count, required=False),
         Part("text", "text", f"A text of at most {LONGEST_TEXT:,} characters.", MOST_TEXTS, required=False, together=True),

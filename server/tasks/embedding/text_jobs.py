@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Text
+from models.bundle_schema import TextSpec
 from server.tasks.base import Arrays, Outputs, Shapes
 
 COUNTS = (1, 4, 16, 64)
@@ -65,7 +65,7 @@ def bucket(shapes: Shapes) -> str:
     return f"{TEXTS}{rows}x{width}"
 
 
-def tokens(shapes: Shapes, text: Text) -> int:
+def tokens(shapes: Shapes, text: TextSpec) -> int:
     """Return about how many tokens the network reads for a job of texts, where all of its places are taken."""
     rows, width = shapes["utf8"]
     return rows * (text.length if text.padding == "length" else min(math.ceil(width / BYTES_OF_TOKEN), text.length))

@@ -12,7 +12,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.bundle_schema import LONGEST_TEMPLATE, MOST_TEMPLATES, Text
+from models.bundle_schema import MAX_TEMPLATE_CHARS, MAX_TEMPLATES, TextSpec
 from server.quoting import quoted
 from server.tasks.base import Arrays, File, Outputs, Tensor
 from server.tasks.capabilities import RecallsTexts
@@ -26,7 +26,7 @@ DEFAULT_TOP_K = 5
 MOST_LABELS = 1000
 MOST_TEXTS = 7000
 """Labels × templates."""
-LONGEST = LONGEST_TEMPLATE
+LONGEST = MAX_TEMPLATE_CHARS
 """Characters of a label, and of a template."""
 PLACEHOLDER = "{}"
 
@@ -204,8 +204,8 @@ def _templates(given: Sequence[str]) -> tuple[str, ...]:
     """Raises InvalidOption."""
     if not given:
         raise InvalidOption("template", "an empty list: leave it out for the bundle's own, or send `{}` for labels as they are")
-    if len(given) > MOST_TEMPLATES:
-        raise ExcessiveOption("template", f"{len(given)} templates: at most {MOST_TEMPLATES} are taken")
+    if len(given) > MAX_TEMPLATES:
+        raise ExcessiveOption("template", f"{len(given)} templates: at most {MAX_TEMPLATES} are taken")
     for index, template in enumerate(given):
         _check_length(template, f"template[{index}]")
         if template.count(PLACEHOLDER) != 1:
@@ -237,7 +237,7 @@ def _cosines(outputs: Sequence[Outputs], seen: Sequence[Outputs], plan: ZeroShot
     return cosines, len(cut)
 
 
-def scores_of(cosines: NDArray[np.float32], text: Text) -> NDArray[np.float32]:
+def scores_of(cosines: NDArray[np.float32], text: TextSpec) -> NDArray[np.float32]:
     """(images, labels) of the same. Scale and bias are those that the pair was trained with."""
     logits = cosines.astype(np.float64) * text.scale + text.bias
     if text.scores == "sigmoid":

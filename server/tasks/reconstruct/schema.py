@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from models.systems.mcc.lattice import Lattice
 from server.tasks.options import Options
 
@@ -109,8 +109,8 @@ class ReconstructPlan(msgspec.Struct, frozen=True):
     """None: `joined` where that is possible. Plans that were stored without it are answered as they were meant."""
 
     @property
-    def space(self) -> Space:
-        return Space(
+    def space(self) -> QuerySpace:
+        return QuerySpace(
             region=self.region, extent=self.extent, reach=self.reach, margin=self.margin, source_size=self.source_size, spacing=self.spacing
         )
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from models.systems.mcc.lattice import MOST_CELLS, Lattice
 from models.systems.mcc.system import PATCH_SIZE, WINDOW, latent_values
 from server.media import masks, mcc_inputs
@@ -102,7 +102,7 @@ class Reconstruct(
     echoed_arrays = unread_arrays = mcc_inputs.FRONT
 
     def plan(self, asked: ReconstructOptions, spec: BundleSpec) -> ReconstructPlan:
-        space = spec.space or Space()
+        space = spec.space or QuerySpace()
         spacing = asked.spacing or space.spacing
         if spacing > space.extent:
             raise InvalidOption("spacing", f"{spacing:g} is above {space.extent:g}, how far {spec.id} looks from the middle")
@@ -230,7 +230,7 @@ class Reconstruct(
 
     def samples(self, spec: BundleSpec) -> Sequence[Arrays]:
         """A slanted plane fills the image."""
-        side, space = _seen_size(spec), spec.space or Space()
+        side, space = _seen_size(spec), spec.space or QuerySpace()
         across, down = np.meshgrid(*[np.linspace(-1.5, 1.5, side, dtype=np.float32)] * 2)
         size = spec.pictures.image_size
         sample = {

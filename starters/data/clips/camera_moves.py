@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from models.bundle_schema import Clip, Preprocess
-from models.media.clip_sampling import frames_within
+from models.media.clip_sampling import frame_indices
 from starters.data.clips import video_augmentation
 from starters.data.clips.camera_paths import MOVES, Values, draw_path
 from starters.data.clips.render_scene import Frame, draw_scene, render
@@ -78,7 +78,7 @@ class CameraClips:
         rate = draw_rate(generator)
         first = float(generator.random())  # of a frame, at which the clip begins
         span = (first, first + duration * rate - 1)
-        times = (frames_within(span, 10**6, self.clip.frames).numpy() / rate).clip(0, duration)
+        times = (frame_indices(span, 10**6, self.clip.frames).numpy() / rate).clip(0, duration)
         frames = self._seen(label, times, duration, draw_crop(self.preprocess.image_size, generator), generator)
         if generator.random() < self.settings.coded:
             frames = video_augmentation.compressed(frames, generator)

@@ -12,7 +12,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.loading import Ended, LoadedSteps
+from models.loading import LoadedStepwiseModel, StepOutputs
 from models.media.video import ClipLimits, probe
 from models.people.keypoints import box_iou
 from models.systems.actions.detection_scale import Detail
@@ -74,7 +74,7 @@ def marked(path: Path = MARKS) -> list[MarkedClip]:
     return [MarkedClip.model_validate(clip) for clip in yaml.safe_load(path.read_text())["clips"]]
 
 
-def watch(steps: LoadedSteps, clip: MarkedClip, rate: float, detail: Detail, cache: Path) -> Watched:
+def watch(steps: LoadedStepwiseModel, clip: MarkedClip, rate: float, detail: Detail, cache: Path) -> Watched:
     """Raises DataError."""
     data = clip.path(cache).read_bytes()
     facts = probe(data, LIMITS)
@@ -82,7 +82,7 @@ def watch(steps: LoadedSteps, clip: MarkedClip, rate: float, detail: Detail, cac
     [state] = steps.start([{"video": np.frombuffer(data, np.uint8).copy(), "info": info}], [{"end_s": clip.end, "detail": detail}])
     while True:
         [outcome] = steps.step([state], [False])
-        if isinstance(outcome, Ended):
+        if isinstance(outcome, StepOutputs):
             told = outcome.outputs
             return Watched(clip, min(rate, facts.fps), told["boxes"], told["seconds"], told["scores"])
         state = outcome.state

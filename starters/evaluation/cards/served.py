@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from itertools import starmap
 from typing import Any
 
-from models.bundle_schema import Fill
+from models.bundle_schema import FillRule
 from training.evaluation.cards.figures import table
 
 
-def section(served: Mapping[str, Any], rules: list[Fill]) -> Iterator[str]:
+def section(served: Mapping[str, Any], rules: list[FillRule]) -> Iterator[str]:
     """served: what `python -m benchmarks.fillings` measured."""
     yield from (
         "## As it is served",
@@ -29,7 +29,7 @@ def section(served: Mapping[str, Any], rules: list[Fill]) -> Iterator[str]:
     yield from tables(served, rules)
 
 
-def tables(served: Mapping[str, Any], rules: list[Fill]) -> Iterator[str]:
+def tables(served: Mapping[str, Any], rules: list[FillRule]) -> Iterator[str]:
     yield from (f"Rules of `auto`: {'; '.join(map(_rule, rules)) or 'none, so it is the network'}.", "")
     for title, group in served["groups"].items():
         chosen = ", ".join(f"{method} {count}" for method, count in group["chosen"].items() if count)
@@ -44,7 +44,7 @@ def _cells(name: str, row: Mapping[str, float]) -> tuple[str, ...]:
     return name, distance, f"{row['minus_auto']:+.4f} ± {row['minus_auto_error']:.4f}", f"{row['seam']:.2f}", f"{row['gradient']:.2f}"
 
 
-def _rule(rule: Fill) -> str:
+def _rule(rule: FillRule) -> str:
     holes = "any hole" if rule.thickness is None else f"holes at most {rule.thickness} pixels thick"
     crops = "" if rule.side is None else f" in crops of at most {rule.side} pixels"
     return f"`{rule.method}` for {holes}{crops}"

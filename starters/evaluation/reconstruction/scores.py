@@ -18,7 +18,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from models.systems.mcc.back_surface import shrunk
 from models.systems.mcc.camera_fit import fitted
 from models.systems.mcc.model import MCC, MEAN, STD, decode_colours
@@ -60,7 +60,7 @@ _REVISION = 1
 @dataclass(frozen=True)
 class Contest:
     settings: ReconstructionSettings
-    space: Space
+    space: QuerySpace
     network: MCC
     plain: MCC
     recipe: Recipe

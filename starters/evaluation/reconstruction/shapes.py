@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import binary_fill_holes
 
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from models.systems.mcc.flood_fill import Answers, Flood, Limits
 from models.systems.mcc.hidden_surface import guess
 from models.systems.mcc.lattice import MOST_CELLS, Lattice
@@ -38,7 +38,7 @@ def views_of(source: RenderedScenes, count: int) -> dict[str, list[int]]:
 
 @torch.inference_mode()
 def occupancies(
-    model: MCC, sample: Sample, space: Space, spacing: float, threshold: float | None = None
+    model: MCC, sample: Sample, space: QuerySpace, spacing: float, threshold: float | None = None
 ) -> tuple[Points, npt.NDArray[np.float32]]:
     """Points that were asked (Q, 3), and the probability that each is occupied, (Q,).
 
@@ -71,7 +71,7 @@ def front_of(sample: Sample) -> Front:
 
 
 def joined(
-    front: Front, space: Space, spacing: float, points: Points, probability: npt.NDArray[np.float32], threshold: float, seed: int
+    front: Front, space: QuerySpace, spacing: float, points: Points, probability: npt.NDArray[np.float32], threshold: float, seed: int
 ) -> Points:
     """The surface that the service answers, the part that was seen and the guess, sampled evenly. points (Q, 3): what was asked."""
     lattice = Lattice(space, spacing)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from models.systems.mcc.init_attention import look_at_nearest
 from models.systems.mcc.model import MCC
 from starters.evaluation.reconstruction.shapes import occupancies
@@ -42,7 +42,7 @@ def test_adaptive_asking_asks_less_and_is_told_the_same() -> None:
     axis = torch.linspace(-1, 1, 32)
     points = torch.stack([axis.expand(32, -1), axis.unsqueeze(1).expand(-1, 32), torch.zeros(32, 32)], dim=-1)
     sample = {"pixels": torch.zeros(3, 48, 48), "points": points, "valid": torch.ones(32, 32, dtype=torch.bool)}
-    space = Space(extent=1.5, reach=0.1)
+    space = QuerySpace(extent=1.5, reach=0.1)
     grid, dense = occupancies(model, sample, space, 0.1)
     threshold = float(np.quantile(dense, 0.9))
     asked, told = occupancies(model, sample, space, 0.1, threshold)

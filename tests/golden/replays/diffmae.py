@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.checkpoints.checkpoint_file import read_checkpoint
-from models.layers.masking import take
+from models.layers.masking import gather_tokens
 from models.layers.patches import patch_statistics
 from models.registry import read_config
 from models.systems.diffmae.checkpoint import CONFIG_KEYS, FAMILY, fields_of, schedule_fields_of
@@ -148,7 +148,9 @@ def _fill(model: DiffMAE, case: Case, requests: list[str], sampler: Sampler) -> 
         return torch.cat([F.pad(value, (0, 0, 0, most - value.shape[1])) for value in values]).to(images.dtype)
 
     firsts: list[Tensor] = []
-    statistics = Statistics(*patch_statistics(take(model.patchify(images), split.masked))) if model.config.normalise_patches else None
+    statistics = (
+        Statistics(*patch_statistics(gather_tokens(model.patchify(images), split.masked))) if model.config.normalise_patches else None
+    )
     filled = inpaint(model, images, split, sampler, draw, statistics=statistics, watch=lambda step, x0: firsts.append(x0))
     return filled, firsts[0] if firsts else None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.checkpoints import families, fit, read_checkpoint
 from models.layers.masking import Masking
-from models.media.clip_sampling import FRAME_RATE, crops, frames_within, view_spans
+from models.media.clip_sampling import FRAME_RATE, crops, frame_indices, view_spans
 from models.systems.mae_st.model import VideoMAE, VideoMAEConfig
 from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretrainingConfig
 from tests.golden.case import Case, Replayed
@@ -123,7 +123,7 @@ def _views(case: Case) -> Replayed:
         )
         span = spans[int(view)]
         torch.testing.assert_close(torch.tensor(span), torch.tensor((start, end)), rtol=case.tolerance.rtol, atol=case.tolerance.atol)
-        indices.append(frames_within(span, int(total), config["num_frames"]))
+        indices.append(frame_indices(span, int(total), config["num_frames"]))
     outputs = {"frame_idx": torch.stack(indices)}
     for name, clip in case.inputs.items():
         if name.startswith("clip_"):

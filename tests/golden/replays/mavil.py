@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.checkpoints import families, fit, read_checkpoint
 from models.layers.masking import Masking
-from models.media.fbank import FbankConfig, Taper, log_mel
+from models.media.fbank import FbankConfig, WindowFunction, log_mel
 from models.systems.mavil.audio_mae import AudioMAE
 from models.systems.mavil.model import MAViL, keep_time_mel_grid
 from models.systems.mavil.preprocessing import AUDIOSET, LogMelStats, spectrogram
@@ -99,9 +99,9 @@ def _sound(case: Case) -> Replayed:
     return Replayed({"normalized": heard[0], "fbank": raw}, {"fbank": raw, "fbank_float64": log_mel(mono.double(), bank)})
 
 
-def _taper(window: str) -> Taper:
+def _taper(window: str) -> WindowFunction:
     """In prose, as "hanning (symmetric)"."""
-    return Taper(window.split()[0].lower())
+    return WindowFunction(window.split()[0].lower())
 
 
 def _towers(config: Mapping[str, Any]) -> dict[str, Any]:

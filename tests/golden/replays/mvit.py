@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.checkpoints import families, fit, read_checkpoint
-from models.checkpoints.family import Family, Fields
+from models.checkpoints.family import ConfigFields, Family
 from models.systems.mvit.checkpoint import fields_of
 from tests.golden.case import Case, Replayed
 
@@ -23,7 +23,7 @@ def replay(case: Case) -> Replayed:
     return Replayed({"features": answer.features, "logits": answer.logits, **scores}, intermediates)
 
 
-def choose(config: Mapping[str, Any]) -> tuple[Family, Fields]:
+def choose(config: Mapping[str, Any]) -> tuple[Family, ConfigFields]:
     """The family and the fields of its config, for a configuration of SlowFast."""
     separate = config["MVIT"].get("SEPARATE_QKV", False)
     return families()["mvit_separate" if separate else "mvit"], fields_of(config)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoints import families, fit, read_checkpoint
-from models.checkpoints.family import Family, Fields
+from models.checkpoints.family import ConfigFields, Family
 from models.layers.reversible import couple
 from models.layers.token_merging import Tokens
 from models.systems.mvit.checkpoint_reversible import is_rev_vit, mvit_fields, vit_fields
@@ -45,7 +45,7 @@ def replay(case: Case) -> Replayed:
     return Replayed(outputs, intermediates)
 
 
-def choose(config: Mapping[str, Any]) -> tuple[Family, Fields]:
+def choose(config: Mapping[str, Any]) -> tuple[Family, ConfigFields]:
     """The family and the fields of its config, for a configuration of SlowFast or arguments of minREV."""
     if "n_head" in config:
         height, width = config["image_size"]

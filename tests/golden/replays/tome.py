@@ -12,7 +12,7 @@ from kernels import ops
 from kernels.ops import Matching
 from models.checkpoints import families, fit, read_checkpoint
 from models.checkpoints.family import Family
-from models.layers.token_merging import border_colours, merged_image
+from models.layers.token_merging import border_colours, paint_merged_tokens
 from models.merge_schedule import MergeSchedule
 from tests.golden.case import Case, Replayed
 
@@ -112,7 +112,7 @@ def merge_schedule(r: Any, kind: str) -> MergeSchedule:
 def _picture(case: Case) -> Replayed:
     source = case.inputs["source"][0]
     patch_size, special = case.config.get("patch_size", 16), int(case.config.get("class_token", True))
-    picture = merged_image(case.inputs["img"].to(torch.uint8), source, patch_size, special=special)
+    picture = paint_merged_tokens(case.inputs["img"].to(torch.uint8), source, patch_size, special=special)
     return Replayed({"vis": picture, "colormap": border_colours(source.shape[0])})
 
 

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from models import bundle
 from models.bundle import Bundle, BundleError, BundleSpec
-from models.bundle_schema import Weights
+from models.bundle_schema import FileDigest
 from models.checkpoints import CheckpointError, detect, families, fit, import_checkpoint
-from models.checkpoints.checkpoint_file import ALLOWED
+from models.checkpoints.checkpoint_file import ALLOWED_CLASSES
 from models.checkpoints.export_bundle import export_bundle
-from models.flops import prepare
+from models.flops import prepare_forward
 from models.loading import load
 from models.registry import architectures
 from models.systems.image_text.cit import CiTConfig, Tower
@@ -106,7 +106,7 @@ def made(family: str, root: Path) -> Bundle:
         preprocess=families()[family].preprocess(config.image_size),
         labels=[f"class {index}" for index in range(purpose.classes(config) if purpose.classes else 0)],
         license="CC0-1.0",
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=FileDigest(sha256="0" * 64, bytes=0),
     )
     return bundle.write(root, spec, root / "weights")
 
@@ -144,7 +144,7 @@ def test_published_checkpoint_becomes_bundle_and_exports_back(family: str, tmp_p
         tensors = [*loaded.model.parameters(), *loaded.model.buffers()]
         assert not any(tensor.is_meta for tensor in tensors)
         with torch.inference_mode():
-            prepare(first.spec.architecture, loaded.model, batch=2)()
+            prepare_forward(first.spec.architecture, loaded.model, batch=2)()
     returns_bit_for_bit(first, tmp_path / "again.pth", family, tmp_path)
 
 
@@ -201,7 +201,7 @@ def test_an_export_is_wrapped_and_named_as_it_was_published(case: str, key: str,
     known = {name: value for name, value in settings.items() if name != "passes"} | ({"decoder_heads": "3"} if "hmr2" in case else {})
     file = GOLDEN / case / "checkpoint.pth"
     written = export_bundle(imported(file, tmp_path, known), tmp_path / "again.pth")
-    with torch.serialization.safe_globals(ALLOWED):
+    with torch.serialization.safe_globals(ALLOWED_CLASSES):
         published, again = (torch.load(path, weights_only=True)[key] for path in (file, tmp_path / "again.pth"))
     assert again.keys() <= published.keys()
     assert (again.keys() < published.keys()) is bool(written.lacks)  # what is not there is named

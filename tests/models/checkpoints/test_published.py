@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models import bundle
 from models.checkpoints import CheckpointError, UnlikeFamily, detect, families, fit, import_checkpoint, open_checkpoint, read_checkpoint
-from models.loading import load, mismatch
+from models.loading import load, weight_mismatch
 from models.merge_schedule import MergeSchedule
 from models.registry import architectures
 from models.systems.mae.model import MAE, MAEConfig, start_from_pretrained
@@ -65,7 +65,7 @@ def test_published_pretraining_checkpoints_load_at_full_size() -> None:
     shapes = next(case.values[0] for case in FULL_SIZES if "decoder_pred.weight" in case.values[0])
     with torch.device("meta"):
         model = MAE(MAEConfig())
-    assert mismatch(model, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}) is None
+    assert weight_mismatch(model, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}) is None
 
 
 def test_published_encoders_start_fine_tuning_at_full_size() -> None:

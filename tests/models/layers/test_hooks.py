@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.flops import prepare
+from models.flops import prepare_forward
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mvit.reversible import RevMViT, RevMViTConfig
 from models.systems.vit.model import Pool, ViT, ViTConfig
@@ -36,7 +36,7 @@ def test_a_forward_pass_calls_every_block(family: str) -> None:
     architecture, model = recorded(family)
     calls = watched(model)
     with torch.inference_mode():
-        prepare(architecture, model, batch=2)()
+        prepare_forward(architecture, model, batch=2)()
     assert [name for name, count in calls.items() if not count] == []
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.layers.block import Mlp
-from models.layers.packed_linear import pack_linears, packing_helps
+from models.layers.packed_linear import pack_linears, supports_packed_linear
 from models.layers.patches import PatchEmbed, TubePatchEmbed
 from models.merge_schedule import MergeSchedule
 from models.systems.vit.model import ViT, ViTConfig
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 CONFIG = ViTConfig(image_size=32, patch_size=4, classes=5, width=32, depth=3, heads=4)
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN, so nothing is packed")  # type: ignore[no-untyped-call]
-in_bfloat16 = pytest.mark.skipif(not packing_helps(CPU, torch.bfloat16), reason="this CPU has no bfloat16 in oneDNN")
+in_bfloat16 = pytest.mark.skipif(not supports_packed_linear(CPU, torch.bfloat16), reason="this CPU has no bfloat16 in oneDNN")
 DTYPES = [pytest.param(torch.bfloat16, 0.03, marks=in_bfloat16), (torch.float32, 1e-5)]
 
 
@@ -105,6 +105,6 @@ def test_patches_with_a_stride_of_their_own_stay_a_convolution() -> None:
 
 
 def test_only_these_types_on_a_cpu_are_packed() -> None:
-    assert not packing_helps(CPU, torch.float16)
+    assert not supports_packed_linear(CPU, torch.float16)
     for dtype in (torch.float32, torch.bfloat16):
-        assert not packing_helps(torch.device("cuda"), dtype)
+        assert not supports_packed_linear(torch.device("cuda"), dtype)

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import torch
 
-from models.layers.bounded_cache import in_own_pages
+from models.layers.bounded_cache import copy_to_own_pages
 
 MIB = 2**20
 
@@ -22,7 +22,7 @@ VALUES = {
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
 def test_a_copy_is_equal_and_independent(values: torch.Tensor) -> None:
-    expected, copy = values.clone(), in_own_pages(values)
+    expected, copy = values.clone(), copy_to_own_pages(values)
     assert copy.dtype == values.dtype and copy.shape == values.shape
     values.zero_()
     assert torch.equal(copy, expected)
@@ -32,7 +32,7 @@ def test_a_copy_is_equal_and_independent(values: torch.Tensor) -> None:
 def test_its_memory_goes_back_with_it() -> None:
     process, values = psutil.Process(), torch.ones(MIB, dtype=torch.uint8)
     before = process.memory_info().rss
-    kept = [in_own_pages(values) for _ in range(200)]
+    kept = [copy_to_own_pages(values) for _ in range(200)]
     assert process.memory_info().rss - before > 190 * MIB
     part = kept[7][:5]
     kept.clear()

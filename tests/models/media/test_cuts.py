@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.media.shot_boundaries import Cuts
+from models.media.shot_boundaries import ShotBoundaryDetector
 
 
 def scene(seed: int, darkest: int = 0, lightest: int = 256) -> np.ndarray:
@@ -21,7 +21,7 @@ def frame(seed: int, left: int = 0, light: float = 1.0, **of_scene: int) -> np.n
 
 
 def cut_between(before: np.ndarray, after: np.ndarray) -> bool:
-    cuts = Cuts()
+    cuts = ShotBoundaryDetector()
     assert not cuts.before(before), "a video does not begin with a cut"
     return cuts.before(after)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.media.fbank import FbankConfig, Taper, log_mel, mel_filters
+from models.media.fbank import FbankConfig, WindowFunction, log_mel, mel_filters
 from models.systems.mavil.preprocessing import AUDIOSET, clip_frame_indices, normalise_clip, spectrogram
 
 
@@ -41,9 +41,9 @@ def test_filter_banks_are_kaldis(mel_bins: int, samples: int) -> None:
     torch.testing.assert_close(log_mel(waveform, config), by_kaldi(waveform, config), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("taper", Taper)
+@pytest.mark.parametrize("taper", WindowFunction)
 @pytest.mark.parametrize("power", [True, False])
-def test_other_filter_banks_are_kaldis_too(taper: Taper, power: bool) -> None:
+def test_other_filter_banks_are_kaldis_too(taper: WindowFunction, power: bool) -> None:
     config = FbankConfig(
         sample_rate=22050,
         mel_bins=40,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.bundle_schema import Preprocess
 from models.checkpoints import families
-from models.media.tf1_resize import prepare, sampling, square
+from models.media.tf1_resize import resize_square, resize_square_unrounded, sample_taps
 from server.media.images import to_model_size
 
 BY_TENSORFLOW = [
@@ -42,41 +42,41 @@ def sampled(square: NDArray[np.uint8], size: int) -> Tensor:
 
 def test_values_are_those_of_tensorflow() -> None:
     counted = (np.arange(49) * 101 % 256).astype(np.uint8).reshape(7, 7, 1)
-    np.testing.assert_allclose(prepare(counted, 5)[:, :, 0], BY_TENSORFLOW, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(resize_square_unrounded(counted, 5)[:, :, 0], BY_TENSORFLOW, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("side", "size"), [(16, 16), (20, 12), (9, 32), (37, 10)])
 def test_values_are_sampled_at_corners_of_pixels(side: int, size: int) -> None:
     """To 0.3 grey levels, for TensorFlow rounds places to 1/1024 pixel."""
     whole = picture(side, side)
-    values = prepare(whole, size)
+    values = resize_square_unrounded(whole, size)
     assert values.dtype == np.float32
     torch.testing.assert_close(torch.from_numpy(values).double(), sampled(whole, size), atol=0.3, rtol=0)
 
 
 def test_whole_positions_keep_pixels_of_the_image() -> None:
     whole = picture(24, 24)
-    assert (prepare(whole, 8) == whole[::3, ::3]).all()
+    assert (resize_square_unrounded(whole, 8) == whole[::3, ::3]).all()
 
 
 def test_places_are_rounded_to_the_1024th_of_a_pixel() -> None:
     """Between the second and the third of four pixels, in steps of half that and of that."""
-    assert len(np.unique(sampling(4, 8192)[1][2048:4096], axis=0)) == 1025
-    assert len(np.unique(sampling(4, 4096)[1][1024:2048], axis=0)) == 1024
+    assert len(np.unique(sample_taps(4, 8192)[1][2048:4096], axis=0)) == 1025
+    assert len(np.unique(sample_taps(4, 4096)[1][1024:2048], axis=0)) == 1024
 
 
 @pytest.mark.parametrize(("height", "width", "top", "left"), [(8, 13, 0, 3), (12, 8, 2, 0), (9, 8, 1, 0)])
 def test_the_square_is_the_centre_and_half_pixels_go_to_the_end(height: int, width: int, top: int, left: int) -> None:
     whole = picture(height, width)
-    assert (prepare(whole, 8) == whole[top : top + 8, left : left + 8]).all()
+    assert (resize_square_unrounded(whole, 8) == whole[top : top + 8, left : left + 8]).all()
 
 
 def test_what_shoots_over_is_clipped_only_where_pictures_travel() -> None:
     edge = np.zeros((8, 8, 1), np.uint8)
     edge[:, 4:] = 255
-    values = prepare(edge, 24)
+    values = resize_square_unrounded(edge, 24)
     assert values.min() < 0 and values.max() > 255
-    travelling = square(edge, 24)
+    travelling = resize_square(edge, 24)
     assert travelling.dtype == np.uint8
     assert (np.abs(travelling - values.clip(0, 255)) <= 0.5).all()
 
@@ -84,7 +84,7 @@ def test_what_shoots_over_is_clipped_only_where_pictures_travel() -> None:
 def test_the_service_prepares_pictures_for_flip_so() -> None:
     whole = picture(31, 44)
     preprocess = families()["flip"].preprocess(16)
-    assert (to_model_size(Image.fromarray(whole), preprocess, 10**6) == square(whole, 16)).all()
+    assert (to_model_size(Image.fromarray(whole), preprocess, 10**6) == resize_square(whole, 16)).all()
 
 
 def test_it_goes_with_no_other_crop() -> None:

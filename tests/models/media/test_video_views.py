@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.media.clip_sampling import average_views, crop_box, crops, frames_within, random_box, random_span, resize_short_side, view_spans
+from models.media.clip_sampling import (
+    average_views,
+    crops,
+    frame_indices,
+    random_box,
+    random_span,
+    resize_box,
+    resize_short_side,
+    view_spans,
+)
 
 CLIP = {"frames": 16, "stride": 4}
 
@@ -34,13 +43,13 @@ def test_clips_last_as_long_at_any_frame_rate() -> None:
 def test_a_short_video_repeats_its_last_frame() -> None:
     spans = view_spans(10, 30.0, views=7, **CLIP)
     assert set(spans) == {(0.0, 63.0)}
-    assert frames_within(spans[0], 10, 16).tolist() == [0, 4, 8, *[9] * 13]
+    assert frame_indices(spans[0], 10, 16).tolist() == [0, 4, 8, *[9] * 13]
 
 
 def test_training_starts_anywhere_that_the_clip_fits() -> None:
     assert random_span(300, 30.0, draw=0.0, **CLIP) == (0.0, 63.0)
     assert random_span(300, 30.0, draw=0.5, **CLIP) == (118.0, 181.0)
-    assert frames_within(random_span(300, 30.0, draw=1.0, **CLIP), 300, 16)[-1] == 299
+    assert frame_indices(random_span(300, 30.0, draw=1.0, **CLIP), 300, 16)[-1] == 299
 
 
 def test_margins_of_odd_size_are_rounded_up_and_long_sides_down() -> None:
@@ -86,7 +95,7 @@ def test_where_no_box_fits_the_largest_central_one_is_taken() -> None:
 
 def test_all_frames_are_cropped_alike() -> None:
     clip = torch.randn(3, 1, 40, 60).expand(-1, 4, -1, -1)
-    part = crop_box(clip, random_box(40, 60, torch.Generator().manual_seed(1)), 16)
+    part = resize_box(clip, random_box(40, 60, torch.Generator().manual_seed(1)), 16)
     assert part.shape == (3, 4, 16, 16)
     torch.testing.assert_close(part, part[:, :1].expand(-1, 4, -1, -1))
 

@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from models.processes.confined_process import Confined, ProgramDied
+from models.processes.confined_process import ConfinedProcess, ProcessDied
 from tests.support.processes import children
 
 PROGRAMS = "tests.support.child_programs"
@@ -18,7 +18,7 @@ BUSY = f"{PROGRAMS} busy"
 def test_a_program_at_work_ends_with_its_owner() -> None:
     """Also where it reads and writes nothing by which it would notice."""
     code = (
-        f"from models.processes.confined_process import Confined; busy = Confined('{BUSY}', b'', {{}}); "
+        f"from models.processes.confined_process import ConfinedProcess; busy = ConfinedProcess('{BUSY}', b'', {{}}); "
         "print(busy.message(), flush=True); input()"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -30,9 +30,9 @@ def test_a_program_at_work_ends_with_its_owner() -> None:
 
 
 def test_a_program_that_says_nothing_is_ended() -> None:
-    with Confined(BUSY, b"", {}, patience=20) as busy:
+    with ConfinedProcess(BUSY, b"", {}, patience=20) as busy:
         assert busy.message() == {"works": True}
         busy._patience = 0.1
-        with pytest.raises(ProgramDied, match=r"no answer for 0\.1 seconds") as death:
+        with pytest.raises(ProcessDied, match=r"no answer for 0\.1 seconds") as death:
             busy.message()
         assert death.value.late and not busy.lives

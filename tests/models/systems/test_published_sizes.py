@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.flops import cost
+from models.flops import forward_cost
 from models.registry import architectures
 from models.systems.published_sizes import sizes
 
@@ -24,7 +24,7 @@ def test_all_architectures_of_publications_have_sizes() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", sorted(SMALLEST))
 def test_a_forward_pass_of_every_architecture_is_counted(architecture: str) -> None:
-    found = cost(architecture, SMALLEST[architecture].config)
+    found = forward_cost(architecture, SMALLEST[architecture].config)
     assert found.parameters > 1e6
     assert found.flops > 2 * found.tokens * 1e4
 
@@ -42,7 +42,7 @@ def test_a_forward_pass_of_every_architecture_is_counted(architecture: str) -> N
     ],
 )
 def test_sizes_cost_what_their_papers_say(name: str, millions: float, gigaflops: float | None, tokens: int) -> None:
-    found = cost(sizes()[name].architecture, sizes()[name].config)
+    found = forward_cost(sizes()[name].architecture, sizes()[name].config)
     assert found.parameters / 1e6 == pytest.approx(millions, rel=0.005)
     assert gigaflops is None or found.flops / 1e9 == pytest.approx(gigaflops, rel=0.01)
     assert found.tokens == tokens
@@ -52,4 +52,4 @@ def test_the_count_of_a_vit_is_that_of_its_matrix_products() -> None:
     tokens, width, depth = 197, 768, 12
     embed, head = 196 * width * 768, width * 1000
     block = tokens * 12 * width * width + 2 * tokens * tokens * width
-    assert cost("vit", sizes()["vit_base_patch16"].config).flops == 2 * (embed + depth * block + head)
+    assert forward_cost("vit", sizes()["vit_base_patch16"].config).flops == 2 * (embed + depth * block + head)

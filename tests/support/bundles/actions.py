@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.bundle import Bundle, BundleSpec, member, read
-from models.bundle_schema import Clip, Member, Preprocess
+from models.bundle import Bundle, BundleSpec, member_reference, read
+from models.bundle_schema import Clip, MemberReference, Preprocess
 from models.checkpoints import read_checkpoint
 from models.people.heads import TrackFeatureDims
 from models.people.keypoints import TOKEN_VALUES
@@ -66,7 +66,7 @@ def write_movenet(root: Path) -> Bundle:
 
 
 def write_pipeline(root: Path, members: dict[Any, Bundle], name: str = "watcher", rate: float = 15.0, **more: Any) -> Bundle:
-    roles: dict[Any, Member] = {role: member(bundle) for role, bundle in members.items()}
+    roles: dict[Any, MemberReference] = {role: member_reference(bundle) for role, bundle in members.items()}
     spec = BundleSpec(
         name=name,
         version="1",

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from models.bundle import Bundle, BundleSpec
-from models.bundle_schema import Preprocess, Space
+from models.bundle_schema import Preprocess, QuerySpace
 from models.systems.mcc.model import MCC, MCCConfig
 from tests.support.bundles.vit import UNSEALED, sealed
 
@@ -87,7 +87,7 @@ def _square(
             mlp.fc2.weight[out, unit], mlp.fc2.weight[out + 1, unit] = gain, -gain
 
 
-def write_shell(root: Path, name: str = "shell", version: str = "1", space: Space | None = None) -> Bundle:
+def write_shell(root: Path, name: str = "shell", version: str = "1", space: QuerySpace | None = None) -> Bundle:
     spec = BundleSpec(
         name=name,
         version=version,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.bundle import Bundle, BundleSpec
-from models.bundle_schema import Clip, Preprocess, Sound, Task
+from models.bundle_schema import Clip, Preprocess, Sound, TaskName
 from models.systems.mavil.log_mel_stats import AUDIOSET
 from models.systems.mavil.model import MAViL, MAViLConfig
 from tests.golden.case import GOLDEN, Case, read_case
@@ -104,7 +104,7 @@ def write_mavil(root: Path, name: str) -> Bundle:
 def _written(
     root: Path,
     name: str,
-    task: Task,
+    task: TaskName,
     architecture: str,
     model: Any,
     prepare: Preprocess | None,

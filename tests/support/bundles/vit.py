@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, BundleSpec, write
-from models.bundle_schema import Clip, Preprocess, Rung, Weights
-from models.loading import LoadedModel, LoadedSteps, load
+from models.bundle_schema import Clip, Preprocess, Rung, FileDigest
+from models.loading import LoadedModel, LoadedStepwiseModel, load
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
 from models.systems.vit.model import ViT, ViTConfig
 from server.worker.executors import Arrays
 from tests.support.images import decoded, picture
 
-UNSEALED = Weights(sha256="0" * 64, bytes=0)
+UNSEALED = FileDigest(sha256="0" * 64, bytes=0)
 """`write` fills in the real ones."""
 TINY = ViTConfig(image_size=32, patch_size=8, classes=10, width=32, depth=2, heads=2)
 
@@ -159,16 +159,16 @@ def pixels(number: int, choice: int) -> np.ndarray:
     return made
 
 
-def steps_of(bundle: Bundle) -> LoadedSteps:
+def steps_of(bundle: Bundle) -> LoadedStepwiseModel:
     steps = load(bundle).steps
     assert steps is not None
     return steps
 
 
-def answer_alone(model: LoadedModel | LoadedSteps, picture: np.ndarray, seed: int = 0) -> Arrays:
+def answer_alone(model: LoadedModel | LoadedStepwiseModel, picture: np.ndarray, seed: int = 0) -> Arrays:
     """What a job is answered that takes all its steps by itself."""
     steps = model.steps if isinstance(model, LoadedModel) else model
-    assert isinstance(steps, LoadedSteps)
+    assert isinstance(steps, LoadedStepwiseModel)
     [state] = steps.start([{"pixels": picture}], [{"seed": seed}])
     while True:
         [outcome] = steps.step([state], [False])

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from models import bundle
 from models.bundle import BundleSpec
-from models.bundle_schema import Preprocess, Weights
-from models.layers.masking import take
+from models.bundle_schema import FileDigest, Preprocess
+from models.layers.masking import gather_tokens
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig, Target
 from models.systems.image_text.flip import FLIP
 from models.systems.vit.model import Pool, ViT, ViTConfig
@@ -43,9 +43,9 @@ def written_out(objective: Diffusion, pixels: Tensor) -> Tensor:
         own, image = number[None], pixels[sample : sample + 1]
         split = masks.split(own, config.grid, settings.masks, settings.mask_ratio)
         t = draws.integers(own, (), 0, config.schedule.steps, "time")
-        noise = take(draws.normal(own, (config.patches, config.patch_values), "noise"), split.masked)
+        noise = gather_tokens(draws.normal(own, (config.patches, config.patch_values), "noise"), split.masked)
         level = float(alphas_bar[int(t)])
-        clean = take(model.patchify(image), split.masked)
+        clean = gather_tokens(model.patchify(image), split.masked)
         predicted = model.predict(level**0.5 * clean + (1 - level) ** 0.5 * noise, t, model.encode(image, split)).patches
         for patch in range(split.masked.shape[1]):
             wanted = clean[0, patch] if config.target is Target.X0 else noise[0, patch]
@@ -76,7 +76,7 @@ def test_second_head_learns_direction_of_teacher_patches() -> None:
     values = objective({"pixels": pixels, "draw": draw()})
     split = masks.split(draw(), config.grid, objective.settings.masks, 0.75)
     t = draws.integers(draw(), (), 0, 1000, "time")
-    noise = take(draws.normal(draw(), (16, 48), "noise"), split.masked)
+    noise = gather_tokens(draws.normal(draw(), (16, 48), "noise"), split.masked)
     model = objective.model
     noisy = config.schedule.add_noise(model.targets(pixels, split), t, noise)
     predicted = model.predict(noisy, t, model.encode(pixels, split)).clip
@@ -109,7 +109,7 @@ def test_a_teacher_is_read_from_a_bundle(tmp_path: Path) -> None:
         preprocess=PREPROCESS,
         labels=["a", "b"],
         license="none",
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=FileDigest(sha256="0" * 64, bytes=0),
     )
     path = bundle.write(tmp_path / "bundles", spec, tmp_path / "weights.safetensors").path
     settings = DiffMAESettings(teacher=path)

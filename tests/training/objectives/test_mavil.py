@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models import bundle
 from models.bundle import BundleSpec
-from models.bundle_schema import Preprocess, Weights
+from models.bundle_schema import FileDigest, Preprocess
 from models.systems.mavil.audio_mae import AudioMAE, AudioMAEConfig
 from models.systems.mavil.model import MAViL, MAViLConfig, init_from_mavil_pretraining
 from models.systems.mavil.pretraining import MaskNoise, MAViLPretraining
@@ -99,7 +99,7 @@ def test_the_model_of_stage_one_teaches_from_its_bundle(tmp_path: Path) -> None:
         sound=spectrogram_section(first.config),
         labels=[],
         license="none",
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=FileDigest(sha256="0" * 64, bytes=0),
     )
     path = bundle.write(tmp_path / "bundles", spec, tmp_path / "weights.safetensors").path
     sound, clip = normal(1, 32, 16), normal(3, 2, 16, 16)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.layers.stepwise import UnusableInput
+from models.layers.stepwise import InvalidInput
 from models.media.video import ClipLimits
 from models.systems.clips import frame_reader
 from models.systems.clips.frame_reader import ViewFrames, readings
@@ -40,12 +40,12 @@ def taken(views: ViewFrames, view: int) -> list[Tensor]:
 def test_unreadable_video_is_refused_whenever_it_is_read() -> None:
     file = clip(every(COUNT, 24.0), container="matroska", codec="ffv1", pixels="bgr0")
     views = of(file[: len(file) // 100], [[0], [COUNT - 1]])
-    with pytest.raises(UnusableInput) as first:
+    with pytest.raises(InvalidInput) as first:
         for view in range(2):
             taken(views, view)
     assert views.is_ready(1)
     for _ in range(2):
-        with pytest.raises(UnusableInput) as again:
+        with pytest.raises(InvalidInput) as again:
             views.take(1, 0.0)
         assert again.value is first.value
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from models.bundle import Bundle, BundleSpec
-from models.bundle_schema import Preprocess, Weights
-from models.layers.efficientnet_lite import Encoder, start_from_lite
-from models.loading import Ended, load, not_served
+from models.bundle_schema import FileDigest, Preprocess
+from models.layers.efficientnet_lite import EfficientNetLiteEncoder, init_from_efficientnet_lite
+from models.loading import StepOutputs, load, unsupported_reason
 from models.systems.depth.model import FINEST, LiteDepth, LiteDepthConfig, alone
 from models.systems.pipeline_bundles import join_photographs
 from server.tasks.reconstruct.monocular_depth import photograph
@@ -37,7 +37,7 @@ def write_teller(bundles: Path, version: str = "1", **config: str) -> Bundle:
         config={"image_size": 32, "widths": [8, 8, 8, 8], **config},
         preprocess=Preprocess(image_size=32, short_side=32, fit="squeeze", interpolation="bilinear", mean=(0.5,) * 3, std=(0.25,) * 3),
         license="CC0-1.0",
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=FileDigest(sha256="0" * 64, bytes=0),
     )
     bundles.mkdir(exist_ok=True)
     return sealed(bundles, spec, small().state_dict())
@@ -52,8 +52,8 @@ def test_the_encoder_gives_the_features_of_timms_network() -> None:
                 value.uniform_(0.5, 2.0)
             elif "bn" in name and value.is_floating_point():
                 value.copy_(torch.randn_like(value) * 0.3 + ("weight" in name))
-    own = Encoder().eval()
-    start_from_lite(own, theirs.state_dict())
+    own = EfficientNetLiteEncoder().eval()
+    init_from_efficientnet_lite(own, theirs.state_dict())
     images = torch.randn(2, 3, 96, 96)
     with torch.inference_mode():
         seen = own(images)
@@ -61,7 +61,7 @@ def test_the_encoder_gives_the_features_of_timms_network() -> None:
             assert found.shape == expected.shape
             assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     with pytest.raises(ValueError, match=r"no EfficientNet-Lite0: 'bn1.weight' is missing"):
-        start_from_lite(own, {})
+        init_from_efficientnet_lite(own, {})
 
 
 def test_depth_has_size_of_image_and_wrong_sizes_are_refused() -> None:
@@ -94,7 +94,7 @@ def test_the_service_shows_an_object_as_training_does(tmp_path: Path) -> None:
 def test_a_bundle_of_it_is_the_member_that_tells_depth(tmp_path: Path) -> None:
     depth = write_teller(tmp_path / "bundles")
     model = small()
-    assert not_served(depth.spec) is not None
+    assert unsupported_reason(depth.spec) is not None
     made = join_photographs(tmp_path / "bundles", "photographed", "1", write_shell(tmp_path / "bundles"), depth)
     assert (made.spec.config["depth_size"], made.spec.config["depth_output"]) == (32, "depth")
     steps = load(made).steps
@@ -102,7 +102,7 @@ def test_a_bundle_of_it_is_the_member_that_tells_depth(tmp_path: Path) -> None:
     photograph = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8)
     [state] = steps.start([{"photograph": photograph.numpy()}], [{}])
     [ended] = steps.step([state], [False])
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, StepOutputs)
     with torch.inference_mode():
         expected = model((photograph.permute(2, 0, 1)[None].float() / 255 - 0.5) / 0.25)[0]
     assert (torch.from_numpy(ended.outputs["told"]) - expected).abs().max() <= 1e-5

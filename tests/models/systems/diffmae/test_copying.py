@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.layers.stepwise import Continuing, Finished
-from models.loading import LoadedSteps, load
+from models.layers.stepwise import Completed, InProgress
+from models.loading import LoadedStepwiseModel, load
 from models.media import patchmatch
 from models.media.patchmatch import reduced_mask, reductions, sources
 from models.systems.diffmae.exemplar_fill import Copying
@@ -44,13 +44,13 @@ def copied(*, network: bool = False) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory: pytest.TempPathFactory) -> LoadedSteps:
+def steps(tmp_path_factory: pytest.TempPathFactory) -> LoadedStepwiseModel:
     loaded = load(write_tiny_diffmae(tmp_path_factory.mktemp("bundles"))).steps
     assert loaded is not None
     return loaded
 
 
-def answer(model: LoadedSteps, job: dict[str, np.ndarray], **options: Any) -> tuple[dict[str, np.ndarray], list[tuple[int, int]]]:
+def answer(model: LoadedStepwiseModel, job: dict[str, np.ndarray], **options: Any) -> tuple[dict[str, np.ndarray], list[tuple[int, int]]]:
     """The outputs, and done and total before each step."""
     [state] = model.start([job], [options])
     told = []
@@ -62,7 +62,7 @@ def answer(model: LoadedSteps, job: dict[str, np.ndarray], **options: Any) -> tu
         state = outcome.state
 
 
-def test_a_pattern_goes_on_in_the_hole(steps: LoadedSteps) -> None:
+def test_a_pattern_goes_on_in_the_hole(steps: LoadedStepwiseModel) -> None:
     outputs, told = answer(steps, copied(), seed=1)
     [filled] = outputs["filled"]
     assert np.abs(filled.astype(int) - striped())[HOLE > 0].mean() < 12, "stripes differ by 150"
@@ -71,7 +71,7 @@ def test_a_pattern_goes_on_in_the_hole(steps: LoadedSteps) -> None:
     assert told == [(done, len(told)) for done in range(len(told))]
 
 
-def test_seeds_repeat_and_each_sample_has_its_own(steps: LoadedSteps) -> None:
+def test_seeds_repeat_and_each_sample_has_its_own(steps: LoadedStepwiseModel) -> None:
     noisy = copied()
     noisy["detail"] = np.where(HOLE[..., np.newaxis] > 0, 0, np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3))).astype(np.uint8)
     both = answer(steps, noisy, seed=7, samples=2)[0]["filled"]
@@ -79,7 +79,7 @@ def test_seeds_repeat_and_each_sample_has_its_own(steps: LoadedSteps) -> None:
     assert np.array_equal(both[1], alone[0]) and not np.array_equal(both[0], both[1])
 
 
-def test_from_network_it_takes_network_steps_and_finer_levels(steps: LoadedSteps) -> None:
+def test_from_network_it_takes_network_steps_and_finer_levels(steps: LoadedStepwiseModel) -> None:
     outputs, told = answer(steps, copied(network=True), seed=1, steps=3)
     again, _ = answer(steps, copied(network=True), seed=1, steps=3)
     levels = len(reductions(HOLE > 0, 16 // 3))
@@ -88,7 +88,7 @@ def test_from_network_it_takes_network_steps_and_finer_levels(steps: LoadedSteps
     assert np.array_equal(outputs["filled"][0][HOLE == 0], striped()[HOLE == 0])
 
 
-def test_jobs_of_both_kinds_share_a_step_with_same_answers(steps: LoadedSteps) -> None:
+def test_jobs_of_both_kinds_share_a_step_with_same_answers(steps: LoadedStepwiseModel) -> None:
     jobs, options = [copied(), copied(network=True), copied()], [{"seed": 1}, {"seed": 1, "steps": 2}, {"seed": 2}]
     states = dict(enumerate(steps.start(jobs, options)))
     filled = {}
@@ -103,15 +103,15 @@ def test_jobs_of_both_kinds_share_a_step_with_same_answers(steps: LoadedSteps) -
         assert np.array_equal(filled[index], answer(steps, job, **asked)[0]["filled"])
 
 
-def test_states_are_values(steps: LoadedSteps) -> None:
+def test_states_are_values(steps: LoadedStepwiseModel) -> None:
     """A step that was taken may be taken again."""
     [state] = steps.start([copied(network=True)], [{"seed": 1, "steps": 1}])
     assert isinstance(state, Filling)
     [outcome] = steps.steps.step([state], [False])
-    assert isinstance(outcome, Continuing) and isinstance(outcome.state, Copying)
+    assert isinstance(outcome, InProgress) and isinstance(outcome.state, Copying)
     twice = [steps.steps.step([outcome.state], [False])[0] for _ in range(2)]
-    assert all(isinstance(one, Continuing | Finished) for one in twice)
-    first, second = (one.state.latest if isinstance(one, Continuing) else one.outputs["filled"] for one in twice)
+    assert all(isinstance(one, InProgress | Completed) for one in twice)
+    first, second = (one.state.latest if isinstance(one, InProgress) else one.outputs["filled"] for one in twice)
     assert np.array_equal(getattr(first, "pixels", first), getattr(second, "pixels", second))
 
 
@@ -121,7 +121,7 @@ def job_of(arrays: dict[str, np.ndarray], **options: Any) -> Delivery:
     return replace(made, job=msgspec.structs.replace(made.job, arrays=sent, options={"seed": 1, **options}))
 
 
-def test_a_process_that_dies_costs_its_own_job_alone(steps: LoadedSteps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_costs_its_own_job_alone(steps: LoadedStepwiseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patchmatch, "PROGRAM", "tests.support.child_programs aborts")
     executor = Stepwise(steps, torch.device("cpu"))
     doomed, fine = job_of(copied()), job_of({name: copied(network=True)[name] for name in ("pixels", "missing", "windows")}, steps=1)

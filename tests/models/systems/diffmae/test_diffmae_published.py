@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.checkpoints import CheckpointError, detect, export_bundle, import_checkpoint, read_checkpoint
 from models.checkpoints.checkpoint_file import open_checkpoint
-from models.loading import mismatch
+from models.loading import weight_mismatch
 from models.registry import read_config
 from models.systems.diffmae.checkpoint import FAMILY, describe, fields_of
 from models.systems.diffmae.decoder import DecoderType
@@ -187,5 +187,5 @@ def test_shapes_tell_what_they_can() -> None:
     with torch.device("meta"):
         weights = DiffMAE(square).state_dict()
     inferred = FAMILY.config(weights, {})
-    assert mismatch(DiffMAE(read_config(DiffMAEConfig, {**inferred, "decoder_heads": 2})), weights) is None
+    assert weight_mismatch(DiffMAE(read_config(DiffMAEConfig, {**inferred, "decoder_heads": 2})), weights) is None
     assert (inferred["image_size"], inferred["decoder_type"], inferred["clip_width"]) == ((16, 16), DecoderType.CROSS, 6)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.bundle import BundleError
 from models.layers.patches import to_pixels
-from models.layers.stepwise import Continuing, Finished, State
+from models.layers.stepwise import Completed, InProgress, JobState
 from models.systems.diffmae.decoder import DecoderType
 from models.systems.diffmae.diffusion import Method, Sampler, Schedule
 from models.systems.diffmae.inpaint_state import SAMPLE_COST, Filling, groups
@@ -48,7 +48,7 @@ def answer(steps: InpaintingSteps, given: Job, /, **options: Any) -> Mapping[str
     [state] = steps.start([given], [options])
     for _ in range(state.total):
         [outcome] = steps.step([state], [False])
-        if isinstance(outcome, Finished):
+        if isinstance(outcome, Completed):
             return outcome.outputs
         state = outcome.state
     raise AssertionError(f"it has not ended after {state.total} steps")
@@ -57,7 +57,7 @@ def answer(steps: InpaintingSteps, given: Job, /, **options: Any) -> Mapping[str
 @torch.inference_mode()
 def together(steps: InpaintingSteps, jobs: list[tuple[int, Job, dict[str, Any]]]) -> list[Tensor]:
     """Jobs that each join at a step of their own."""
-    states: dict[int, State] = {}
+    states: dict[int, JobState] = {}
     answers: dict[int, Tensor] = {}
     for now in range(1000):
         for index, (at, given, options) in enumerate(jobs):
@@ -65,7 +65,7 @@ def together(steps: InpaintingSteps, jobs: list[tuple[int, Job, dict[str, Any]]]
                 states[index] = steps.start([given], [options])[0]
         order = sorted(states, key=lambda index: (index * 7 + now) % 5)
         for index, outcome in zip(order, steps.step([states[index] for index in order], [False] * len(order)), strict=True):
-            if isinstance(outcome, Finished):
+            if isinstance(outcome, Completed):
                 answers[index] = outcome.outputs["filled"]
                 del states[index]
             else:
@@ -176,10 +176,10 @@ def test_new_jobs_of_equal_holes_are_encoded_together() -> None:
         states = steps.start(jobs, options)
         assert sorted(encoded) == [1, 1, 2]
         for _ in range(2):
-            states = [one.state for one in steps.step(states, [False] * 4) if isinstance(one, Continuing)]
+            states = [one.state for one in steps.step(states, [False] * 4) if isinstance(one, InProgress)]
         outcomes = steps.step(states, [False] * 4)
     for given, chosen, outcome in zip(jobs, options, outcomes, strict=True):
-        assert isinstance(outcome, Finished) and close(outcome.outputs["filled"], answer(steps, given, **chosen)["filled"])
+        assert isinstance(outcome, Completed) and close(outcome.outputs["filled"], answer(steps, given, **chosen)["filled"])
 
 
 def test_the_last_seed_is_followed_by_the_first() -> None:
@@ -232,7 +232,7 @@ def test_a_step_changes_no_state() -> None:
     with torch.inference_mode():
         [first] = steps.step([state], [True])
         [again] = steps.step([state], [True])
-    assert isinstance(first, Continuing) and isinstance(again, Continuing)
+    assert isinstance(first, InProgress) and isinstance(again, InProgress)
     assert (state.done, first.state.done) == (0, 1)
     assert first.preview is not None and again.preview is not None
     assert torch.equal(first.preview["filled"], again.preview["filled"])
@@ -244,7 +244,7 @@ def test_previews_come_closer_to_the_answer() -> None:
     [state] = steps.start([given], [{"steps": 3, "samples": 2}])
     previews = []
     with torch.inference_mode():
-        while isinstance(outcome := steps.step([state], [True])[0], Continuing):
+        while isinstance(outcome := steps.step([state], [True])[0], InProgress):
             assert outcome.preview is not None
             previews.append(outcome.preview)
             state = outcome.state
@@ -265,7 +265,7 @@ def test_a_preview_tells_where_its_window_lies_in_the_image() -> None:
     [state] = steps.start([given | {"box": box, "windows": torch.tensor([[0, side]], dtype=torch.int32)}], [{"steps": 3}])
     with torch.inference_mode():
         [outcome] = steps.step([state], [True])
-    assert isinstance(outcome, Continuing) and outcome.preview is not None
+    assert isinstance(outcome, InProgress) and outcome.preview is not None
     shown = outcome.preview["filled"].shape[1]
     assert outcome.preview["box"].tolist() == [10 + 2 * side, 20, 2 * shown, 2 * outcome.preview["filled"].shape[0]]
 

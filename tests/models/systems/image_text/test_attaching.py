@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.bundle import Bundle, read
-from models.bundle_schema import Text
+from models.bundle_schema import TextSpec
 from models.checkpoints import import_checkpoint
 from models.loading import load
 from models.systems.image_text.add_tokenizer import add_tokenizer, prepare
@@ -43,7 +43,7 @@ def logit_scale(case: str) -> float:
 def test_maws_reads_sentencepiece_framed_after_the_cut(tmp_path: Path) -> None:
     made = add_tokenizer(imported("maws/clip", tmp_path, (5, 4)), vocabularies.sentencepiece_model(tmp_path, 50, SENTENCES), None)
     scale = math.exp(logit_scale("maws/clip"))
-    assert made.spec.text == Text(length=102, scale=scale)
+    assert made.spec.text == TextSpec(length=102, scale=scale)
     assert scale == pytest.approx(float(read_case(GOLDEN / "maws/clip").outputs["logit_scale"]), rel=1e-6)
     assert (set(made.spec.files), made.spec.embedding_dim) == ({"tokenizer.json"}, 24)
     assert read(made.path).spec == made.spec
@@ -61,7 +61,7 @@ def test_maws_reads_sentencepiece_framed_after_the_cut(tmp_path: Path) -> None:
 
 def test_cit_reads_berts_words_framed(tmp_path: Path) -> None:
     made = add_tokenizer(imported("cit/moco_tiny", tmp_path, (4, 4)), vocabularies.small_bert(tmp_path, 120), None)
-    assert made.spec.text == Text(length=32, scale=math.exp(logit_scale("cit/moco_tiny")))
+    assert made.spec.text == TextSpec(length=32, scale=math.exp(logit_scale("cit/moco_tiny")))
     encoded = Tokenizer.open(made).encode(["Red dög!", "x " * 40])
     words = (tmp_path / "vocab.txt").read_text().split("\n")
     assert [words[number] for number in encoded.tokens[0][:8]] == ["[CLS]", "red", "dog", "!", "[SEP]", "[PAD]", "[PAD]", "[PAD]"]
@@ -71,7 +71,7 @@ def test_cit_reads_berts_words_framed(tmp_path: Path) -> None:
 def test_flip_reads_berts_words_alone(tmp_path: Path) -> None:
     made = add_tokenizer(imported("flip/tiny_m75", tmp_path, (5, 3)), vocabularies.small_bert(tmp_path, 99), None)
     weight = logit_scale("flip/tiny_m75")
-    assert made.spec.text == Text(length=12, padding="length", empty=False, scale=min(100.0, math.exp(weight)))
+    assert made.spec.text == TextSpec(length=12, padding="length", empty=False, scale=min(100.0, math.exp(weight)))
     assert 1 / made.spec.text.scale == pytest.approx(float(read_case(GOLDEN / "flip/tiny_m75").outputs["tau"]), rel=1e-6)
     words = (tmp_path / "vocab.txt").read_text().split("\n")
     assert [words[number] for number in Tokenizer.open(made).encode(["a red dog"]).tokens[0]] == ["a", "red", "dog", *["[PAD]"] * 9]

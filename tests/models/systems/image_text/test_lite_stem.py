@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Preprocess
-from models.layers.efficientnet_lite import Encoder, LitePatches
+from models.layers.efficientnet_lite import EfficientNetLiteEncoder, LitePatches
 from models.merge_schedule import MergeSchedule
 from models.systems.image_text.flip import FLIP, FLIPConfig
 from models.systems.onnx.export import export
@@ -48,7 +48,7 @@ def images(count: int = 2) -> Tensor:
 
 
 def test_a_patch_is_what_the_fifth_stage_sees_there() -> None:
-    patches, encoder = LitePatches(7).eval(), Encoder().eval()
+    patches, encoder = LitePatches(7).eval(), EfficientNetLiteEncoder().eval()
     encoder.load_state_dict(patches.encoder.state_dict(), strict=False)
     with torch.inference_mode():
         tokens, seen = patches(images()), encoder(images())[4]

@@ -18,7 +18,7 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 
 from models import bundle
 from models.bundle import TOKENIZER_FILE, Bundle, BundleError, BundleSpec
-from models.bundle_schema import Text, Weights
+from models.bundle_schema import FileDigest, TextSpec
 from models.systems.image_text.tokenizer import Tokenizer, known
 from models.systems.image_text.tokenizer_conversion import read_vocabulary
 from tests.support import vocabularies
@@ -32,7 +32,7 @@ def pair(folder: Path, source: Path, *, special: bool = True, pad: int = 0, conf
     file = read_vocabulary(source, special=special)
     (folder / "weights").write_bytes(b"")
     (folder / "words").write_bytes(file.to_bytes())
-    nothing = Weights(sha256="0" * 64, bytes=0)
+    nothing = FileDigest(sha256="0" * 64, bytes=0)
     spec = BundleSpec(
         name="pair",
         version="1",
@@ -40,7 +40,7 @@ def pair(folder: Path, source: Path, *, special: bool = True, pad: int = 0, conf
         architecture="maws_clip",
         config={"vocabulary": file.vocabulary, "padding": pad, "positions": 5000} if config is None else config,
         license="CC0-1.0",
-        text=Text(**{"length": 4096, "scale": 10.0, **text}),
+        text=TextSpec(**{"length": 4096, "scale": 10.0, **text}),
         weights=nothing,
         files={TOKENIZER_FILE: nothing},
     )

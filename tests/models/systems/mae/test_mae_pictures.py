@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.layers.masked_autoencoder import Reconstruction
+from models.layers.masked_autoencoder import MAEOutput
 from models.layers.masking import Masking
 from models.layers.patches import patchify
 from models.systems.mae.model import MAE
@@ -20,7 +20,7 @@ def test_a_perfect_prediction_pastes_the_picture_back(normalised: bool) -> None:
     model = MAE(replace(SMALL, normalise_targets=normalised))
     images = torch.randn(2, 3, 16, 16)
     mask = Masking.by_noise(torch.rand(2, 16), SMALL.visible).mask
-    pictures = model.pictures(images, Reconstruction(torch.zeros(()), model.targets(images), mask))
+    pictures = model.pictures(images, MAEOutput(torch.zeros(()), model.targets(images), mask))
     torch.testing.assert_close(pictures.pasted, images)
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from models.bundle import BundleSpec
 from models.bundle_schema import Clip, Preprocess, Sound
-from models.layers.stepwise import Continuing, Finished, UnusableInput
-from models.media.audio_windows import count
+from models.layers.stepwise import Completed, InProgress, InvalidInput
+from models.media.audio_windows import count_windows
 from models.media.fbank import FbankConfig
 from models.merge_schedule import MergeSchedule
 from models.systems.mavil.log_mel_stats import AUDIOSET, LogMelStats
@@ -88,8 +88,8 @@ def replayed(case: Case, use: Modality, sounds: Tensor | None, clips: Tensor | N
     ]
     with torch.inference_mode():
         outcomes = steps.step(states, [False] * count)
-    assert all(isinstance(outcome, Finished) for outcome in outcomes)
-    return torch.stack([outcome.outputs["scores"] for outcome in outcomes if isinstance(outcome, Finished)])
+    assert all(isinstance(outcome, Completed) for outcome in outcomes)
+    return torch.stack([outcome.outputs["scores"] for outcome in outcomes if isinstance(outcome, Completed)])
 
 
 def test_recorded_scores_of_sound_and_sight_together() -> None:
@@ -151,11 +151,11 @@ def answered(steps: MAViLSteps, jobs: Sequence[dict[str, Tensor]], **asked: Any)
         going = dict(enumerate(steps.start(jobs, [asked] * len(jobs))))
         while going:
             for job, outcome in zip(list(going), steps.step(list(going.values()), [True] * len(going)), strict=True):
-                if isinstance(outcome, Finished):
+                if isinstance(outcome, Completed):
                     found[job] = dict(outcome.outputs)
                     del going[job]
                 else:
-                    assert isinstance(outcome, Continuing)
+                    assert isinstance(outcome, InProgress)
                     going[job] = outcome.state
     return [found[job] for job in sorted(found)]
 
@@ -193,7 +193,7 @@ def test_a_softmax_of_each_window_is_averaged() -> None:
 )
 def test_consecutive_windows_cover_a_sound(samples: int, windows: int) -> None:
     """A rest of less than a tenth of a window is none; twelve are the most."""
-    assert count(samples, SOUND) == windows
+    assert count_windows(samples, SOUND) == windows
 
 
 def test_fewer_windows_may_be_requested_and_progress_counts_them() -> None:
@@ -204,7 +204,7 @@ def test_fewer_windows_may_be_requested_and_progress_counts_them() -> None:
     assert (state.done, state.total, shorter.total, longer.total) == (0, 5, 2, 5)
     assert state.nbytes >= 4 * 5 * STRIDE
     (outcome,) = steps.step([shorter], [True])
-    assert isinstance(outcome, Continuing) and outcome.state.done == 1
+    assert isinstance(outcome, InProgress) and outcome.state.done == 1
     assert outcome.preview is not None and outcome.preview["timeline"].shape == (1, 5)
 
 
@@ -220,7 +220,7 @@ def test_a_part_of_a_sound_is_what_lies_between_its_seconds() -> None:
         ("start_s", {"start_s": late, "end_s": 100.0}),
         ("start_s", {"start_s": late}),
     ):
-        with pytest.raises(UnusableInput, match=f"{field}: 160 samples at 16000 Hz are too few: one analysis window has 400"):
+        with pytest.raises(InvalidInput, match=f"{field}: 160 samples at 16000 Hz are too few: one analysis window has 400"):
             steps.start([{"sound": sound}], [asked])
 
 
@@ -260,7 +260,7 @@ def test_a_schedule_uses_up_the_audio_half() -> None:
     ]
     with torch.inference_mode():
         heard, seen = steps.step(states, [False, False])
-    assert isinstance(heard, Finished) and isinstance(seen, Finished)
+    assert isinstance(heard, Completed) and isinstance(seen, Completed)
     assert heard.outputs["tokens"].tolist() == [513, 22]
     assert seen.outputs["tokens"].tolist() == [785, 785 - 12 * 43]
     assert torch.isfinite(heard.outputs["scores"]).all()
@@ -275,7 +275,7 @@ def test_each_half_can_have_a_schedule_of_its_own() -> None:
         state = AudioVisualState(RecordedWindow(inputs), "both", MergeSchedules.from_options(asked), torch.zeros(5, dtype=torch.float64))
         with torch.inference_mode():
             (outcome,) = steps.step([state], [False])
-        assert isinstance(outcome, Finished)
+        assert isinstance(outcome, Completed)
         counts.append(outcome.outputs["tokens"].tolist())
     assert counts == [[18, 18], [18, 14], [18, 14], [18, 16]]
 
@@ -283,13 +283,13 @@ def test_each_half_can_have_a_schedule_of_its_own() -> None:
 def test_a_bundle_is_asked_for_what_it_was_trained_for() -> None:
     sound = {"sound": noise(STRIDE)}
     apart, fused = (mavil_steps(network(config), spec(), torch.device("cpu")) for config in (APART, replace(APART, fusion_depth=3)))
-    with pytest.raises(UnusableInput, match="use: both: this bundle classifies sound and sight apart"):
+    with pytest.raises(InvalidInput, match="use: both: this bundle classifies sound and sight apart"):
         apart.start([sound], [{"use": "both"}])
-    with pytest.raises(UnusableInput, match="use: sound: this bundle classifies sound and sight together"):
+    with pytest.raises(InvalidInput, match="use: sound: this bundle classifies sound and sight together"):
         fused.start([sound], [{"use": "sound"}])
-    with pytest.raises(UnusableInput, match="video: this bundle needs a clip"):
+    with pytest.raises(InvalidInput, match="video: this bundle needs a clip"):
         fused.start([sound], [{}])
-    with pytest.raises(UnusableInput, match="audio: this bundle needs sound"):
+    with pytest.raises(InvalidInput, match="audio: this bundle needs sound"):
         apart.start([{}], [{"use": "sound"}])
     with pytest.raises(ValueError, match="MAViL needs both"):
         mavil_steps(network(), spec(sound=None), torch.device("cpu"))
@@ -357,7 +357,7 @@ def test_a_video_that_cannot_be_read_is_refused_in_a_sentence() -> None:
     job = video_job()
     job["video"] = job["video"][:3000]
     steps = mavil_steps(network(), spec(preprocess=PIXELS), torch.device("cpu"))
-    with pytest.raises(UnusableInput):
+    with pytest.raises(InvalidInput):
         answered(steps, [job], views=3)
-    with pytest.raises(UnusableInput, match="does not define how frames are prepared"):
+    with pytest.raises(InvalidInput, match="does not define how frames are prepared"):
         mavil_steps(network(), spec(), torch.device("cpu")).start([job], [{}])

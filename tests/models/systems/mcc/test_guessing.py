@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import trimesh
 
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from models.systems.mcc import hidden_surface
 from models.systems.mcc.hidden_surface import Guess, guess
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.visible_surface import Front, fitted_camera
 
-SPACE = Space(extent=2.0, spacing=0.1, reach=0.1)
+SPACE = QuerySpace(extent=2.0, spacing=0.1, reach=0.1)
 LATTICE = Lattice(SPACE, 0.1)
 AWAY, SIDE, FOCAL = 6.0, 96, 150.0
 """The camera's distance from the middle, and its image, in pixels."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.bundle_schema import Space
+from models.bundle_schema import QuerySpace
 from models.registry import read_config
 from models.systems.mcc.back_surface import Back, BackConfig, Told
 from models.systems.mcc.camera_fit import Projection, fitted, middles
@@ -167,7 +167,7 @@ def knowing() -> MCC:
 
 
 def test_scenes_that_know_are_asked_alone_in_a_crowd_and_again(knowing: MCC) -> None:
-    asked = {"spacing": 0.3, "space": Space(reach=0.6).model_dump(), "threshold": 0.5}
+    asked = {"spacing": 0.3, "space": QuerySpace(reach=0.6).model_dump(), "threshold": 0.5}
     steps, jobs = ReconstructionSteps(knowing, CPU), [scene(seed) for seed in range(3)]
     together = run(steps, jobs, [asked | {"scene": str(number)} for number in range(3)])
     for job, answer in zip(jobs, together, strict=True):

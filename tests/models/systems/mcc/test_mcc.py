@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.checkpoints import CheckpointError, detect, families, fit, import_checkpoint, read_checkpoint
-from models.layers.block import Block
+from models.layers.block import TransformerBlock
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
 from models.systems.mae.model import MAE, MAEConfig
@@ -91,7 +91,7 @@ def dense(model: MCC, images: Tensor, seen: Tensor, queries: Tensor, kept: Kept 
     x = torch.stack(rows, dim=1).flatten(0, 1) + window.two_d_pos_embed[:, 1:]
     x = torch.cat([(window.cls_token + window.two_d_pos_embed[:, :1]).expand(len(x), -1, -1), x], dim=1)
     for block in window.blocks:
-        x = Block.forward(block, Tokens(x)).x
+        x = TransformerBlock.forward(block, Tokens(x)).x
     tokens = x[:, 0].view(len(images), side * side, -1)
     latent = torch.cat([model.encode_images(images, kept), model.encode_points(tokens, kept)], dim=-1)
 
@@ -242,7 +242,7 @@ def test_the_window_block_costs_less_than_a_quarter_at_full_size() -> None:
             call()  # type: ignore[operator]
         return counter.get_total_flops() / 2
 
-    whole = macs(lambda: Block.forward(block, Tokens(x)))
+    whole = macs(lambda: TransformerBlock.forward(block, Tokens(x)))
     assert whole == pytest.approx(61.4e9, rel=0.01)
     assert macs(lambda: block(Tokens(x))) < whole / 40
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.bundle_schema import Space
-from models.layers.stepwise import ExcessiveJob
+from models.bundle_schema import QuerySpace
+from models.layers.stepwise import JobTooLarge
 from models.systems.mcc.flood_fill import Answers, Flood, Limits
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.queries import cube_grid, half_ball_grid
@@ -86,7 +86,7 @@ def dense(shape: Distance, lattice: Lattice) -> set[int]:
 @pytest.mark.parametrize("spacing", [0.05, 0.1])
 @pytest.mark.parametrize("name", SHAPES)
 def test_flood_finds_dense_grids_surface_with_few_queries(name: str, spacing: float) -> None:
-    lattice = Lattice(Space(), spacing)
+    lattice = Lattice(QuerySpace(), spacing)
     flood, everything = flooded(SHAPES[name], lattice), dense(SHAPES[name], lattice)
     assert occupied(flood) == everything
     around = flooded(SHAPES[name], lattice).surface()
@@ -99,7 +99,7 @@ def test_flood_finds_dense_grids_surface_with_few_queries(name: str, spacing: fl
 def test_small_parts_are_rarely_missed(spacing: float, missed: int) -> None:
     """Blobs at random places whose occupied cells are 0.2 to 0.4 across, about as far as the coarse lattice's are apart. At a spacing of
     0.05 that lattice is body-centred and none of 60 is missed; what is found is found whole."""
-    lattice, generator = Lattice(Space(), spacing), torch.Generator().manual_seed(0)
+    lattice, generator = Lattice(QuerySpace(), spacing), torch.Generator().manual_seed(0)
     lost = 0
     for centre in (4 * torch.rand(60, 3, generator=generator) - 2).tolist():
         shape = sphere(0.1 * torch.rand((), generator=generator).item(), *centre)
@@ -122,14 +122,14 @@ def _near(shape: Distance, centre: list[float], lattice: Lattice) -> set[int]:
 @pytest.mark.parametrize(
     ("space", "spacing", "grid"),
     [
-        (Space(), 0.1, cube_grid(3.0, 0.1)),
-        (Space(), 0.7, cube_grid(3.0, 0.7)),
-        (Space(region="half-ball", extent=6.0), 0.2, half_ball_grid(6.0, 0.2)),
-        (Space(region="half-ball", extent=6.0), 0.7, half_ball_grid(6.0, 0.7)),
+        (QuerySpace(), 0.1, cube_grid(3.0, 0.1)),
+        (QuerySpace(), 0.7, cube_grid(3.0, 0.7)),
+        (QuerySpace(region="half-ball", extent=6.0), 0.2, half_ball_grid(6.0, 0.2)),
+        (QuerySpace(region="half-ball", extent=6.0), 0.7, half_ball_grid(6.0, 0.7)),
     ],
     ids=str,
 )
-def test_dense_cells_are_the_published_grid(space: Space, spacing: float, grid: Tensor) -> None:
+def test_dense_cells_are_the_published_grid(space: QuerySpace, spacing: float, grid: Tensor) -> None:
     lattice = Lattice(space, spacing)
     cells = flooded(sphere(1.0), lattice, dense=True, chunk=10**7).known.cells
     assert torch.equal(torch.from_numpy(lattice.points(cells.numpy())), grid)
@@ -138,7 +138,7 @@ def test_dense_cells_are_the_published_grid(space: Space, spacing: float, grid: 
 
 @pytest.mark.parametrize("spacing", [0.2, 0.1])
 def test_a_half_ball_is_flooded_within_its_bounds(spacing: float) -> None:
-    lattice = Lattice(Space(region="half-ball", extent=6.0, reach=0.2), spacing)
+    lattice = Lattice(QuerySpace(region="half-ball", extent=6.0, reach=0.2), spacing)
     shape = together(sphere(5.95), sphere(0.3, 0.0, 0.0, 0.1), box(0.5, 0.5, 2.0))
     assert occupied(flooded(shape, lattice)) == dense(shape, lattice)
 
@@ -146,27 +146,27 @@ def test_a_half_ball_is_flooded_within_its_bounds(spacing: float) -> None:
 def test_what_was_seen_is_found_however_small() -> None:
     speck = sphere(0.0, 0.15, 0.1, 0.1)
     narrow: Distance = lambda points: 0.09 + speck(points)  # noqa: E731  # one cell alone
-    lattice = Lattice(Space(), 0.05)
+    lattice = Lattice(QuerySpace(), 0.05)
     assert not occupied(flooded(narrow, lattice))
     assert len(occupied(flooded(narrow, lattice, torch.tensor([[[0.15, 0.1, 0.1], [torch.nan, 0.0, 0.0], [99.0, 0.0, 0.0]]])))) >= 1
 
 
 def test_chunks_change_nothing() -> None:
-    lattice = Lattice(Space(), 0.1)
+    lattice = Lattice(QuerySpace(), 0.1)
     one, many = (flooded(torus, lattice, chunk=chunk) for chunk in (10**7, 777))
     assert torch.equal(one.known.cells, many.known.cells) and one.level == many.level
 
 
 def test_too_many_queries_end_a_job_before_they_are_asked() -> None:
-    lattice = Lattice(Space(), 0.05)
-    with pytest.raises(ExcessiveJob, match=r"spacing: 0\.05 asks more than 1000 queries"):
+    lattice = Lattice(QuerySpace(), 0.05)
+    with pytest.raises(JobTooLarge, match=r"spacing: 0\.05 asks more than 1000 queries"):
         flooded(torus, lattice, most=1000)
-    with pytest.raises(ExcessiveJob, match="OPSIN_MAX_QUERIES"):
+    with pytest.raises(JobTooLarge, match="OPSIN_MAX_QUERIES"):
         flooded(torus, lattice, most=40_000)
     assert flooded(torus, lattice, most=250_000).asked <= 250_000
 
 
 def test_thresholds_below_the_reach_thicken_what_is_found() -> None:
-    lattice = Lattice(Space(), 0.1)
+    lattice = Lattice(QuerySpace(), 0.1)
     thin, thick = (occupied(flooded(torus, lattice, threshold=threshold)) for threshold in (0.3, 0.05))
     assert thin < thick

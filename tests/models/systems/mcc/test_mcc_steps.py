@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.bundle_schema import Space
-from models.layers.stepwise import Continuing, ExcessiveJob, Finished
-from models.loading import LoadedSteps
+from models.bundle_schema import QuerySpace
+from models.layers.stepwise import Completed, InProgress, JobTooLarge
+from models.loading import LoadedStepwiseModel
 from models.systems.mcc import steps as module
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig
@@ -20,7 +20,7 @@ from models.systems.mcc.steps import Reconstruction, ReconstructionSteps
 from tests.support.bundles.analytic_mcc import HALF, RADIUS, SEEN, SIDE, shell
 
 CPU = torch.device("cpu")
-COARSE = {"spacing": 0.3, "space": Space(reach=0.6).model_dump()}
+COARSE = {"spacing": 0.3, "space": QuerySpace(reach=0.6).model_dump()}
 """20³ cells and a stride of 4."""
 ROUNDING = 2e-6
 """Of a probability, between batches of other shapes."""
@@ -31,7 +31,7 @@ def job(seed: int = 0, most: int = 10**7, spacing: float = 0.2) -> dict[str, Ten
     seen = torch.randn(SEEN, SEEN, 3, generator=generator)
     seen[:8] = torch.nan
     pixels = torch.randint(0, 256, (SIDE, SIDE, 3), generator=generator, dtype=torch.uint8)
-    return {"pixels": pixels, "seen": seen, "asks": torch.tensor([most, Lattice(Space(), spacing).count]), "scale": torch.tensor(0.5)}
+    return {"pixels": pixels, "seen": seen, "asks": torch.tensor([most, Lattice(QuerySpace(), spacing).count]), "scale": torch.tensor(0.5)}
 
 
 def run(steps: ReconstructionSteps, jobs: Sequence[Mapping[str, Tensor]], options: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
@@ -41,7 +41,7 @@ def run(steps: ReconstructionSteps, jobs: Sequence[Mapping[str, Tensor]], option
         answers: dict[int, dict[str, Tensor]] = {}
         while states:
             for index, outcome in zip(list(states), steps.step(list(states.values()), [True] * len(states)), strict=True):
-                if isinstance(outcome, Finished):
+                if isinstance(outcome, Completed):
                     answers[index] = dict(outcome.outputs)
                     del states[index]
                 else:
@@ -83,7 +83,7 @@ def random() -> MCC:
 
 @pytest.mark.parametrize(("reach", "fewer"), [(0.1, 4), (0.2, 6)])
 def test_adaptive_finds_a_shell_for_a_few_of_the_queries(shells: ReconstructionSteps, reach: float, fewer: int) -> None:
-    space = Space(reach=reach).model_dump()
+    space = QuerySpace(reach=reach).model_dump()
     adaptive, dense = run(
         shells, [job(spacing=0.1)] * 2, [{"spacing": 0.1, "space": space, "mode": mode} for mode in ("adaptive", "dense")]
     )
@@ -91,7 +91,7 @@ def test_adaptive_finds_a_shell_for_a_few_of_the_queries(shells: ReconstructionS
     asked, grid = adaptive["queries"].tolist()
     assert grid == dense["queries"][0] == 60**3
     assert asked < grid / fewer
-    points = torch.from_numpy(Lattice(Space(), 0.1).points(torch.tensor(list(occupied(dense))).numpy()))
+    points = torch.from_numpy(Lattice(QuerySpace(), 0.1).points(torch.tensor(list(occupied(dense))).numpy()))
     distance = (points.norm(dim=1) - RADIUS).abs()
     assert len(points) > 500 and distance.max() < 1.3 * HALF
 
@@ -99,7 +99,7 @@ def test_adaptive_finds_a_shell_for_a_few_of_the_queries(shells: ReconstructionS
 def test_colours_are_of_places(shells: ReconstructionSteps) -> None:
     [answer] = run(shells, [job()], [{"spacing": 0.1}])
     found = answer["occupancy"] > 0.1
-    points = torch.from_numpy(Lattice(Space(), 0.1).points(answer["cells"][found].numpy()))
+    points = torch.from_numpy(Lattice(QuerySpace(), 0.1).points(answer["cells"][found].numpy()))
     torch.testing.assert_close(answer["colours"][found].float(), 255 * (points / 6 + 0.5), atol=4, rtol=0)
     assert not answer["colours"][~found].any()
 
@@ -111,7 +111,7 @@ def test_dense_is_the_published_way_of_asking(random: MCC) -> None:
     with torch.inference_mode():
         cloud = reconstruct(random, scene, cube_grid(3.0, 0.3), threshold=0.7)
     found = answer["occupancy"] > 0.7
-    lattice = Lattice(Space(), 0.3)
+    lattice = Lattice(QuerySpace(), 0.3)
     assert 0 < len(cloud.points) < lattice.count
     assert torch.equal(torch.from_numpy(lattice.points(answer["cells"][found].numpy())), cloud.points)
     torch.testing.assert_close(answer["occupancy"][found], cloud.occupancy, atol=ROUNDING, rtol=0)
@@ -125,7 +125,7 @@ def test_in_a_crowd_the_answer_is_the_same(random: MCC) -> None:
         {**COARSE, "threshold": 0.7},
         {"spacing": 0.5, "mode": "dense", "threshold": 0.7},
         {**COARSE, "spacing": 0.25, "threshold": 0.75},
-        {"spacing": 0.2, "space": Space(region="half-ball", extent=2.0, reach=0.2).model_dump(), "threshold": 0.45},
+        {"spacing": 0.2, "space": QuerySpace(region="half-ball", extent=2.0, reach=0.2).model_dump(), "threshold": 0.45},
         {**COARSE, "threshold": 0.7},
     ]
     steps = ReconstructionSteps(random, CPU)
@@ -152,7 +152,7 @@ def test_a_step_is_bounded_and_changes_no_state(shells: ReconstructionSteps) -> 
         assert isinstance(state, Reconstruction)
         before = (state.done, state.total, state.queries, state.nbytes)
         first, again = (shells.step([state], [False])[0] for _ in range(2))
-    assert isinstance(first, Continuing) and isinstance(again, Continuing)
+    assert isinstance(first, InProgress) and isinstance(again, InProgress)
     assert (state.done, state.total, state.queries, state.nbytes) == before
     assert first.state.done == 1 and first.state.total == state.total == -(-(120**3) // state.queries)
     assert shells.cost(state) == state.queries < 120**3
@@ -161,10 +161,10 @@ def test_a_step_is_bounded_and_changes_no_state(shells: ReconstructionSteps) -> 
 
 def test_previews_show_what_was_found_so_far(shells: ReconstructionSteps) -> None:
     with torch.inference_mode():
-        [state] = shells.start([job()], [{"spacing": 0.1, "space": Space(reach=0.2).model_dump()}])
+        [state] = shells.start([job()], [{"spacing": 0.1, "space": QuerySpace(reach=0.2).model_dump()}])
         shown = []
         outcome = shells.step([state], [True])[0]
-        while isinstance(outcome, Continuing):
+        while isinstance(outcome, InProgress):
             shown.append(outcome.preview)
             outcome = shells.step([outcome.state], [True])[0]
     counts = [len(preview["cells"]) for preview in shown if preview is not None]
@@ -173,7 +173,7 @@ def test_previews_show_what_was_found_so_far(shells: ReconstructionSteps) -> Non
 
 
 def test_too_many_queries(shells: ReconstructionSteps) -> None:
-    with pytest.raises(ExcessiveJob, match="OPSIN_MAX_QUERIES"):
+    with pytest.raises(JobTooLarge, match="OPSIN_MAX_QUERIES"):
         run(shells, [job(most=60_000)], [{"spacing": 0.05}])
 
 
@@ -193,7 +193,7 @@ def test_too_many_queries(shells: ReconstructionSteps) -> None:
 )
 def test_what_was_answered_of_a_scene_is_not_asked_again(random: MCC, first: dict[str, Any], second: dict[str, Any], asked: float) -> None:
     """The answer is that of a scene that nobody knows; asked: at most this share of its queries."""
-    usual = {"spacing": 0.2, "threshold": 0.1, "space": Space(reach=0.2).model_dump()}
+    usual = {"spacing": 0.2, "threshold": 0.1, "space": QuerySpace(reach=0.2).model_dump()}
     steps = ReconstructionSteps(random, CPU)
     [before] = run(steps, [job()], [usual | first | {"scene": "one"}])
     again = {name: before[name] for name in ("latent", "seen", "scale")} | {"asks": job()["asks"]}
@@ -218,7 +218,7 @@ def test_scenes_queried_together_keep_their_own_answers(random: MCC) -> None:
 @pytest.mark.parametrize(("room", "seconds"), [(0, 600.0), (2**30, 0.0)])
 def test_kept_scenes_go_for_new_jobs_or_after_their_time(random: MCC, room: int, seconds: float) -> None:
     model = ReconstructionSteps(random, CPU)
-    steps = LoadedSteps(model, CPU)
+    steps = LoadedStepwiseModel(model, CPU)
     (first,) = run(model, [job()], [COARSE | {"scene": "one"}])
     again = {name: first[name] for name in ("latent", "seen")} | {"asks": job()["asks"]}
     assert steps.trim(2**30, 600.0) > 0
@@ -230,7 +230,7 @@ def test_kept_scenes_go_for_new_jobs_or_after_their_time(random: MCC, room: int,
 def test_scenes_that_are_kept_have_a_bound_in_bytes(random: MCC, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RECENT_BYTES", 200_000)
     model = ReconstructionSteps(random, CPU)
-    steps = LoadedSteps(model, CPU)
+    steps = LoadedStepwiseModel(model, CPU)
     kept = []
     for number in range(12):
         run(model, [job(number)], [COARSE | {"scene": str(number)}])
@@ -243,14 +243,14 @@ def test_scenes_that_are_kept_have_a_bound_in_bytes(random: MCC, monkeypatch: py
 def test_shared_results_are_computed_before_they_are_kept(random: MCC, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU they read it on streams of their own."""
     order: list[str] = []
-    keep = module.Recent.keep
+    keep = module.BoundedCache.keep
 
     def kept(recent: Any, name: str, what: Any) -> None:
         order.append(type(what).__name__)
         keep(recent, name, what)
 
-    monkeypatch.setattr(module, "await_device", lambda device: order.append("computed"))
-    monkeypatch.setattr(module.Recent, "keep", kept)
+    monkeypatch.setattr(module, "synchronize", lambda device: order.append("computed"))
+    monkeypatch.setattr(module.BoundedCache, "keep", kept)
     run(ReconstructionSteps(random, CPU), [job()], [COARSE | {"scene": "one"}])
     assert order == ["computed", "Scene", "computed", "Asked"]
     order.clear()

@@ -16,7 +16,7 @@ from models.checkpoints import families, fit, import_checkpoint, read_checkpoint
 from models.checkpoints.checkpoint_file import open_checkpoint
 from models.layers.forward import normalise
 from models.layers.position_embeddings import resize_table
-from models.layers.reversible import couple, run_trunk, streams_of
+from models.layers.reversible import couple, run_trunk, split_streams
 from models.layers.token_merging import Tokens
 from models.loading import load
 from models.merge_schedule import MergeSchedule
@@ -289,7 +289,7 @@ def test_merged_reversible_tokens_are_the_means_of_what_merged() -> None:
     tokens = run_trunk(model.blocks, model._embed(images, True), [3, 0, 4, 0], reversible=True)
     assert tokens.source is not None and tokens.size is not None
     means = tokens.source @ model._embed(images, False).x / tokens.size
-    for stream in streams_of(tokens.x):
+    for stream in split_streams(tokens.x):
         torch.testing.assert_close(stream, means)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from models.bundle import Bundle, BundleError, read, write
 from models.checkpoints.checkpoint_file import CheckpointError
-from models.loading import load, not_served
+from models.loading import load, unsupported_reason
 from models.systems.onnx.import_graph import import_graph
 from tests.support.bundles.onnx import FLOAT, graph, lama, midas, migan
 from tests.support.images import picture
@@ -44,7 +44,7 @@ def job(height: int, width: int) -> dict[str, np.ndarray]:
 )
 def test_a_hole_is_filled_window_by_window_and_known_pixels_stay(tmp_path: Path, content: bytes, settings: dict[str, str]) -> None:
     loaded = load(imported(tmp_path, content, **settings))
-    assert loaded.steps is not None and loaded.spec.task == "inpaint" and not_served(loaded.spec) is None
+    assert loaded.steps is not None and loaded.spec.task == "inpaint" and unsupported_reason(loaded.spec) is None
     given = job(24, 50)  # lower than the network's square, and wider
     [state] = loaded.steps.start([given], [{"samples": 2}])
     [outcome] = loaded.steps.step([state], [False])
@@ -70,7 +70,7 @@ def test_depth_is_told_and_waits_for_its_route(tmp_path: Path, output: str) -> N
     bundle = read(imported(tmp_path, midas(SIDE), output=output).path)
     assert (bundle.spec.task, bundle.spec.config) == ("depth", {"image_size": SIDE, "output": output})
     assert bundle.spec.pictures.fit == "squeeze" and bundle.spec.pictures.mean == (0.485, 0.456, 0.406)
-    assert not_served(bundle.spec) == "task depth is not served yet by this version"
+    assert unsupported_reason(bundle.spec) == "task depth is not served yet by this version"
     told = load(bundle).model(torch.rand(2, 3, SIDE, SIDE))
     assert told.shape == (2, SIDE, SIDE) and told.isfinite().all()
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from models.bundle import Bundle, BundleError, read, write
 from models.bundle_schema import Preprocess
 from models.checkpoints.checkpoint_file import CheckpointError
-from models.layers.forward import normalise, normalised_planes
+from models.layers.forward import normalise, normalise_to_planes
 from models.loading import load
 from models.systems.onnx.import_graph import import_graph
 from tests.support.bundles.onnx import CLASSES, SIZE, WEIGHT, colours
@@ -332,5 +332,5 @@ def test_weights_in_a_link_out_of_the_folder_are_refused(tmp_path: Path) -> None
 def test_planes_hold_the_numbers_of_normalise() -> None:
     pixels = torch.arange(2 * 8 * 8 * 3).view(2, 8, 8, 3).remainder(256).to(torch.uint8)
     preprocess = Preprocess(image_size=8, short_side=8, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    planes = normalised_planes(pixels, preprocess)
+    planes = normalise_to_planes(pixels, preprocess)
     assert planes.is_contiguous() and torch.equal(planes, normalise(pixels, preprocess, torch.float32))

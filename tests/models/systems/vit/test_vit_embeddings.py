@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models import bundle
 from models.bundle import BundleSpec
-from models.bundle_schema import Preprocess, Weights
+from models.bundle_schema import FileDigest, Preprocess
 from models.loading import LoadedModel, load
 from models.registry import architectures
 from models.systems.vit.model import Pool, ViT, ViTConfig
@@ -49,7 +49,7 @@ def made(root: Path, config: ViTConfig = SMALL) -> LoadedModel:
         config=asdict(config),
         preprocess=PREPROCESS,
         license="CC0-1.0",
-        weights=Weights(sha256="0" * 64, bytes=0),
+        weights=FileDigest(sha256="0" * 64, bytes=0),
     )
     return load(bundle.write(root, spec, root / "weights"))
 
