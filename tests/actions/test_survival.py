@@ -16,7 +16,7 @@ from tests.actions.fake_pose_estimator import long_video, two_people
 from tests.support.bundles.actions import write_watcher
 from tests.support.gateway_process import Gateway, gateway_process
 from tests.support.job_api import accepted, comes_to, job, parsed, result
-from tests.support.live_service import Service, worker_process
+from tests.support.live_service import Service, bury, worker_process
 from tests.support.processes import children, copies
 from tests.support.raw_http import Raw, post
 from tests.support.redis import private_valkey
@@ -69,8 +69,7 @@ def test_killed_worker_loses_its_windows_and_changes_no_answer(tmp_path: Path, p
             hurt = asked_later(gateway, parts)
             eventually(lambda: done(gateway, hurt) > 2, "it has taken some windows", START_S)
             reading = [*children(PROGRAM, worker.pid), *copies(PROGRAM, worker.pid)]
-            worker.kill()
-            worker.wait()
+            bury(valkey.url, worker)
         assert job(gateway, hurt)["state"] == "running"
         assert psutil.wait_procs(reading, timeout=60)[1] == [], "who reads a video for a worker ends with it"
         with worker_process(valkey.url, bundles):

@@ -14,17 +14,14 @@ import redis
 from models.loading import load
 from server.processes.supervisor_protocol import STUCK
 from server.queue import keys
-from server.queue.keys import Keyspace
 from server.queue.messages import WorkerInfo
 from server.queue.worker.connection import WorkerTimings
-from server.supervisor.child_processes import Death
-from server.supervisor.liveness import Sightings
 from server.supervisor.private_valkey import PrivateValkey
 from server.worker.loops import RECLAIM_EVERY
 from tests.support import forked_program
 from tests.support.bundles.vit import answer_alone, write_null
 from tests.support.forked_program import Forked
-from tests.support.live_service import GatewayEnd, gateway, worker_process
+from tests.support.live_service import GatewayEnd, bury, gateway, worker_process
 from tests.support.poison_worker import COMMAND, HANGS, POISON
 from tests.support.queue import WorkerQueue
 from tests.support.redis import PartitionRedis, private_valkey
@@ -44,16 +41,13 @@ async def fragile_workers(valkey: PrivateValkey, bundles: Path) -> AsyncIterator
     if not bundles.joinpath("fragile").exists():
         write_null(bundles, name="fragile", architecture="fragile")
     started: list[Forked] = []
-    sightings = Sightings(valkey.url, Keyspace())
-    sightings.start()
     with ExitStack() as stack:
-        stack.callback(sightings.end)
 
         async def supervise() -> None:
             while True:
                 if not started or started[-1].poll() is not None:
                     if started:
-                        sightings.bury_worker(Death(started[-1].pid, "crashed", started[-1].wait()))
+                        await asyncio.to_thread(bury, valkey.url, started[-1])
                     started.append(stack.enter_context(worker_process(valkey.url, bundles, command=COMMAND)))
                 await asyncio.sleep(0.05)
 

@@ -13,7 +13,7 @@ from tests.clips.test_route import TOLERANCE, ask, scores_of
 from tests.support.bundles.clips import NETWORKS, expected, frames, video, write_recorded
 from tests.support.gateway_process import Gateway, gateway_process
 from tests.support.job_api import accepted, comes_to, job, result
-from tests.support.live_service import Service, worker_process
+from tests.support.live_service import Service, bury, worker_process
 from tests.support.processes import copies
 from tests.support.redis import private_valkey
 from tests.support.videos import clip, every
@@ -44,7 +44,7 @@ def test_worker_killed_mid_clip_changes_no_answer(tmp_path: Path) -> None:
             hurt = asked_later(gateway, video(count, 20.0), views=30, crops=3, top_k=11)
             eventually(lambda: done(gateway, hurt) > 0, "it has seen some views", START_S)
             reading = copies(PROGRAM, worker.pid)
-            worker.kill()
+            bury(valkey.url, worker)
         assert psutil.wait_procs(reading, timeout=START_S)[1] == [], "nobody reads the video any more"
         assert job(gateway, hurt)["state"] != "done", "it was killed too late to tell anything"
         with worker_process(valkey.url, bundles):

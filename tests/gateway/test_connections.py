@@ -292,7 +292,7 @@ async def test_answer_is_complete_although_client_reads_late() -> None:
         reader, writer = await asyncio.open_connection(*listener.getsockname(), limit=MB)
         writer.write(HEALTH)
         await reader.readuntil(b"\r\n\r\n")
-        await asyncio.sleep(3)
+        await asyncio.sleep(1.5)  # longer than it is kept alive
         assert await reader.readexactly(len(LARGE)) == LARGE
         assert await reader.read() == b"", "nothing was asked any more"
         writer.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from server.queue.messages import Failure, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.fake_worker import Worker, make_spec, picture
@@ -80,7 +78,7 @@ def test_a_job_without_workers_fails_at_its_deadline(valkey: PrivateValkey) -> N
     with gateway_process(valkey.url, worker_grace=0.2) as gateway:
         with Worker(valkey.url, [make_spec()]) as worker:
             worker.pause()
-            patient, job_id = (accepted(ask_later(gateway, X_Request_Timeout=seconds)) for seconds in ("3000", "3"))
+            patient, job_id = (accepted(ask_later(gateway, X_Request_Timeout=seconds)) for seconds in ("3000", "2"))
         eventually(lambda: gateway.http.get("/health/ready").status_code == 503, "no worker is ready")
         problem(gateway.classify(picture(1), model="never-seen"), 503, "no-worker")  # the grace of what is asked at once is over
         assert job(gateway, patient)["state"] == "queued"
@@ -96,9 +94,9 @@ def test_a_job_without_workers_fails_at_its_deadline(valkey: PrivateValkey) -> N
 def test_the_default_deadline_is_its_own(valkey: PrivateValkey) -> None:
     with gateway_process(valkey.url, request_timeout=1.0, job_timeout=600.0) as gateway, Worker(valkey.url, [make_spec()]) as worker:
         worker.pause()
-        job_id = accepted(ask_later(gateway))
+        job_id, short = accepted(ask_later(gateway)), accepted(ask_later(gateway, X_Request_Timeout="1"))
         problem(gateway.classify(picture(1)), 504, "deadline")
-        time.sleep(2)  # longer than a plain request may take, and than a sweep
+        comes_to(gateway, short, "failed")  # a sweep has looked for late jobs
         worker.resume()
         comes_to(gateway, job_id, "done")
 

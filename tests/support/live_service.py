@@ -16,13 +16,18 @@ import numpy as np
 import psutil
 
 from server.arrays import Array
+from server.processes.supervisor_protocol import process_prefix
+from server.queue import keys
 from server.queue.errors import RedisAway
 from server.queue.gateway.dispatcher import Dispatcher
+from server.queue.keys import Keyspace
 from server.queue.messages import Priority, QueuedJob, Reply, WorkerInfo
 from server.settings import Settings
+from server.supervisor.child_processes import Death
+from server.supervisor.liveness import Sightings
 from tests.support.forked_program import Forked
 from tests.support.gateway_process import Gateway, gateway_process, summed
-from tests.support.redis import private_valkey
+from tests.support.redis import PartitionRedis, private_valkey
 from tests.support.waiting import START_S, eventually, eventually_async
 
 OPSIN_WORKER = ("opsin", "worker")
@@ -40,6 +45,20 @@ def worker_process(url: str, bundles: Path, *, command: tuple[str, ...] = OPSIN_
     finally:
         process.kill()
         process.wait()
+
+
+def bury(url: str, worker: Forked) -> None:
+    """Kill a worker, and let others take its jobs at once, as the supervisor does, instead of when its key expires."""
+    worker.kill()
+    sightings = Sightings(url, Keyspace())
+    sightings.bury_worker(Death(worker.pid, "crashed", worker.wait()))
+    sightings.start()
+    try:
+        with PartitionRedis.from_url(url) as client:
+            own = keys.worker(process_prefix(worker.pid))
+            eventually(lambda: not list(client.scan_iter(f"{own}*")), "its key is gone")
+    finally:
+        sightings.end()
 
 
 class GatewayEnd:

@@ -16,7 +16,7 @@ from server.queue import keys
 from server.queue.messages import Progress, QueuedJob, Reply
 from server.supervisor.private_valkey import PrivateValkey
 from tests.support.bundles.vit import answer_alone, pixels, steps_of, write_null, write_toy
-from tests.support.live_service import GatewayEnd, gateway, worker_process
+from tests.support.live_service import GatewayEnd, bury, gateway, worker_process
 from tests.support.redis import PartitionRedis
 from tests.support.waiting import eventually_async
 
@@ -82,7 +82,7 @@ async def test_a_deadline_ends_a_job_between_two_steps(valkey: PrivateValkey, tm
         async with gateway(valkey.url) as asking:
             await asking.ready()
             with PartitionRedis.from_url(valkey.url) as client:
-                asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=3.0)))
+                asked = asyncio.create_task(asking.ask(toy_job(asking, 1, 0, seconds=2.0)))
                 await eventually_async(lambda: running(client), "it takes steps")
                 reply = await asked
                 assert reply.failure is not None and reply.failure.kind == "deadline"
@@ -105,8 +105,8 @@ async def test_classification_does_not_wait_for_long_job(valkey: PrivateValkey, 
 
 
 async def test_sigterm_finishes_short_jobs_and_hands_back_long_ones(valkey: PrivateValkey, tmp_path: Path) -> None:
-    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(15, 400))), write_toy(tmp_path, milliseconds=10, steps=(15, 400))
-    with worker_process(valkey.url, tmp_path, drain_timeout=3) as first:
+    model, _ = steps_of(write_toy(tmp_path / "quick", steps=(15, 250))), write_toy(tmp_path, milliseconds=10, steps=(15, 250))
+    with worker_process(valkey.url, tmp_path, drain_timeout=1.5) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
             short, long = (asyncio.create_task(asking.ask(toy_job(asking, number, number))) for number in (0, 1))
@@ -124,7 +124,7 @@ async def test_sigterm_finishes_short_jobs_and_hands_back_long_ones(valkey: Priv
 
 
 async def test_a_second_signal_hands_a_long_job_back_at_once(valkey: PrivateValkey, tmp_path: Path) -> None:
-    write_toy(tmp_path, milliseconds=SLOW_MS, steps=(150,))
+    write_toy(tmp_path, milliseconds=SLOW_MS, steps=(80,))
     with worker_process(valkey.url, tmp_path, drain_timeout=100) as first:
         async with gateway(valkey.url) as asking:
             await asking.ready()
@@ -148,7 +148,7 @@ async def test_job_of_killed_worker_restarts_with_same_answer(valkey: PrivateVal
             job = toy_job(asking, 7, 0, progress=True)
             asked = asyncio.create_task(asking.dispatcher.submit_all([job], on_progress=told.append))
             await eventually_async(lambda: any(progress.done for progress in told), "it has taken steps")
-            first.kill()
+            bury(valkey.url, first)
             with worker_process(valkey.url, tmp_path):
                 [reply] = await asked
     same(reply, answer_alone(model, pixels(7, 0), seed=7)["logits"])
