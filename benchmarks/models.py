@@ -29,7 +29,7 @@ from models.layers.packed_linear import pack_linears, supports_packed_linear
 from models.registry import ForwardCall, architectures
 from models.systems.diffmae.dummy_inputs import HalfMasked
 from models.systems.diffmae.model import DiffMAE
-from models.systems.mcc.dummy_inputs import QUERIES, seen_scene
+from models.systems.mcc.dummy_inputs import QUERIES, random_scene_inputs
 from models.systems.mcc.model import MCC
 from models.systems.published_sizes import sizes
 
@@ -152,8 +152,10 @@ def _step(name: str, model: nn.Module, make: RandomInputMaker) -> ForwardWork:
 def _queries(name: str, model: nn.Module, make: RandomInputMaker) -> ForwardWork:
     """Points asked about a scene that is remembered."""
     assert isinstance(model, MCC)
-    scene, queries = model.remember(model.encode(*seen_scene(model.config, make))), make.normal(QUERIES, 3)
-    return ForwardWork(f"{name}, queries", "query", make.batch * QUERIES, lambda: model.predict(model.ask(scene, queries)))
+    scene, queries = model.cache_scene(model.encode(*random_scene_inputs(model.config, make))), make.normal(QUERIES, 3)
+    return ForwardWork(
+        f"{name}, queries", "query", make.batch * QUERIES, lambda: model.predict_outputs(model.decode_queries(scene, queries))
+    )
 
 
 REPEATED: Mapping[str, Callable[[str, nn.Module, RandomInputMaker], ForwardWork]] = {"diffmae": _step, "mcc": _queries}

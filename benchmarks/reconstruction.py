@@ -43,7 +43,7 @@ from models.loading import LoadedStepwiseModel, StepOutputs, load
 from models.registry import read_config
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig
-from models.systems.mcc.steps import ReconstructionSteps, work_of_a_query
+from models.systems.mcc.steps import ReconstructionSteps, query_macs
 from server.media.depth import Camera, focal_length
 from server.media.images import Decoder
 from server.tasks.base import Arrays
@@ -153,7 +153,7 @@ def compare(steps: LoadedStepwiseModel, bundle: Bundle, name: str, files: Files,
         found, everything = (occupied_cells(outputs, lattice) for outputs in (adaptive, dense))
         around = int(ndimage.binary_dilation(everything, EVERYWHERE).sum())
         parts, count = ndimage.label(everything & ~found, EVERYWHERE)
-        coarse = lattice.count / lattice.stride() ** 3 * (2 if lattice.stride() == 4 else 1)
+        coarse = lattice.count / lattice.coarse_stride() ** 3 * (2 if lattice.coarse_stride() == 4 else 1)
         yield QueryComparison(
             scene=name,
             spacing=spacing,
@@ -200,7 +200,7 @@ def prepare(
 
 
 def occupied_cells(outputs: dict[str, NDArray[Any]], lattice: Lattice, threshold: float = 0.1) -> NDArray[np.bool_]:
-    grid = np.zeros(lattice.box, bool)
+    grid = np.zeros(lattice.index_count, bool)
     grid[outputs["cells"][outputs["occupancy"] > threshold]] = True
     return grid.reshape(lattice.shape)
 
@@ -249,7 +249,7 @@ def share_of_peak(steps: LoadedStepwiseModel, bundle: Bundle, files: Files) -> P
     arrays, plan = prepare(bundle, files, (bundle.spec.space or QuerySpace()).spacing, "dense")
     [state] = steps.start([arrays], [TASK.arguments(plan, {}) | {"scene": ""}])
     config = read_config(MCCConfig, bundle.spec.config)
-    work = 2 * steps.cost(state) * work_of_a_query(config)
+    work = 2 * steps.cost(state) * query_macs(config)
     square = torch.rand(SIDE, SIDE)
     rates, peaks = [], []
     for _ in range(5):

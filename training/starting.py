@@ -26,8 +26,8 @@ from models.systems.mavil.init_from_mae import audio_weights_from_video, video_w
 from models.systems.mavil.model import MAViL
 from models.systems.mavil.model import init_from_mavil_pretraining as mavil_from_pretraining
 from models.systems.mavil.pretraining import MAViLPretraining
-from models.systems.mcc.init_attention import look_at_nearest
-from models.systems.mcc.model import MCC, start_from_mae
+from models.systems.mcc.init_attention import init_nearest_attention
+from models.systems.mcc.model import MCC, init_from_mae
 from models.systems.vit.model import ViT
 from training.data.base import Source
 from training.data.sampling import Draw, Samples
@@ -59,7 +59,7 @@ _FITTED_EPOCHS = 4
 
 _LOOKS: Mapping[Initial, tuple[type[nn.Module], Callable[[Any], None]]] = {
     Initial.NEIGHBOURS: (DiffMAE, look_around),
-    Initial.NEAREST: (MCC, look_at_nearest),
+    Initial.NEAREST: (MCC, init_nearest_attention),
     Initial.MOTION: (VideoMAEPretraining, look_for_motion),
     Initial.WHITENED: (FLIP, skip_blocks),
 }
@@ -70,7 +70,7 @@ _FROM_PRETRAINING: Mapping[type[nn.Module], Callable[[Any, Mapping[str, Tensor]]
     MAViL: mavil_from_pretraining,
     MAViLPretraining: _mavil_from_mae,
     DiffMAE: start_from_encoder,
-    MCC: start_from_mae,
+    MCC: init_from_mae,
     EfficientNetLiteEncoder: init_from_efficientnet_lite,
 }
 """Networks that start from the encoder of another."""

@@ -14,7 +14,7 @@ from models.bundle import Bundle, BundleError, BundleSpec, member_reference, wri
 from models.bundle_files import file_digest
 from models.bundle_schema import Clip, ExternalFile, ExternalRole, FileDigest, Role
 from models.loading import load
-from models.systems.mcc.photo_pipeline import config_of
+from models.systems.mcc.photo_pipeline import pipeline_config
 
 ROWS = 8
 """Rows of a step at `fast`: so few that a short request does not wait long behind them."""
@@ -71,7 +71,7 @@ def join_photographs(root: Path, name: str, version: str, shape: Bundle, depth: 
     shape: an MCC of objects; depth: a network that tells depth of an image. Raises BundleError for members that do not fit each other.
     """
     try:
-        config = config_of(shape.spec, depth.spec)
+        config = pipeline_config(shape.spec, depth.spec)
     except ValueError as error:
         raise BundleError(str(error)) from error
     spec = BundleSpec(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.bundle_schema import QuerySpace
-from models.systems.mcc.visible_surface import Front
+from models.systems.mcc.visible_surface import VisibleSurface
 from server.media import depth
 from server.media.depth import Camera, Points
 from server.media.limits import InvalidPart
@@ -180,7 +180,7 @@ def front(
     }
 
 
-def front_of(outputs: Mapping[str, NDArray[Any]]) -> Front | None:
+def front_of(outputs: Mapping[str, NDArray[Any]]) -> VisibleSurface | None:
     """None: it was not kept, or no camera fits its points."""
     if any(name not in outputs for name in FRONT) or not np.isfinite(outputs["front_camera"]).all():
         return None
@@ -188,10 +188,10 @@ def front_of(outputs: Mapping[str, NDArray[Any]]) -> Front | None:
     away = outputs["front_depth"].astype(np.float32) + centre[2]
     mask = np.unpackbits(outputs["front_mask"], count=away.size).astype(np.bool_).reshape(away.shape)
     camera = outputs["front_camera"]
-    return Front(np.where(away > 0, away, np.float32(np.nan)), mask, camera[:4], camera[4:], centre)
+    return VisibleSurface(np.where(away > 0, away, np.float32(np.nan)), mask, camera[:4], camera[4:], centre)
 
 
-def front_colours(outputs: Mapping[str, NDArray[Any]], seen: Front) -> NDArray[np.uint8]:
-    """(P, 3), of `Front.points`."""
+def front_colours(outputs: Mapping[str, NDArray[Any]], seen: VisibleSurface) -> NDArray[np.uint8]:
+    """(P, 3), of `VisibleSurface.points`."""
     with Image.open(io.BytesIO(outputs["front"].tobytes())) as photograph:
         return np.asarray(photograph.convert("RGB"))[seen.seen]

@@ -52,14 +52,14 @@ def test_starter_finds_visible_surface_and_leaves_air_empty(starter: Bundle) -> 
     assert isinstance(model, MCC)
     image, seen = ball(model.config.seen_size)
     points, scale, _ = normalise_points(seen)
-    scene = model.remember(model.encode(image, points))
+    scene = model.cache_scene(model.encode(image, points))
     front = points[points.isfinite().all(dim=-1)]
     chosen = front[torch.from_numpy(np.random.default_rng(0).permutation(len(front))[:500])]
 
     def occupied(moved: float) -> float:
         """Share of the seen points that are occupied when moved away from the camera by so many radii of the ball."""
         queries = chosen + torch.tensor([0.0, 0.0, moved]) / scale
-        return float((model.predict_occupancy(model.ask(scene, queries[None])).sigmoid() > THRESHOLD).float().mean())
+        return float((model.predict_occupancy(model.decode_queries(scene, queries[None])).sigmoid() > THRESHOLD).float().mean())
 
     assert occupied(0.0) > 0.8
     assert occupied(-0.4) < 0.1

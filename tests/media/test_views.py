@@ -30,7 +30,7 @@ def capture(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_an_object_is_seen_as_in_training(source: int | None, size: int, seen: int) -> None:
     image, points, mask = capture()
     made = mcc_inputs.view(image, points, mask, QuerySpace(margin=6, source_size=source), image_size=size, seen_size=seen)
-    expected = scene_inputs.view_of_capture(
+    expected = scene_inputs.capture_to_view(
         torch.from_numpy(image).float() / 255,
         torch.from_numpy(points),
         torch.from_numpy(mask.astype(np.uint8)),
@@ -56,8 +56,8 @@ def test_a_scene_is_seen_as_in_training() -> None:
     image, points, _ = capture()
     mask = np.isfinite(points).all(axis=2)
     made = mcc_inputs.view(image, points, mask, QuerySpace(region="half-ball"), image_size=32, seen_size=16)
-    expected = scene_inputs.resize(scene_inputs.Box(0, HEIGHT - 1, 15, 15 + HEIGHT - 1).crop(torch.from_numpy(points)), 16)
-    scale = float(scene_inputs.spread(expected))
+    expected = scene_inputs.resize(scene_inputs.CropBox(0, HEIGHT - 1, 15, 15 + HEIGHT - 1).crop(torch.from_numpy(points)), 16)
+    scale = float(scene_inputs.point_spread(expected))
     assert made.scale == pytest.approx(scale, rel=1e-5) and not made.centre.any()
     found = np.isfinite(made.seen).all(axis=2)
     np.testing.assert_array_equal(found, expected[0].isfinite().all(dim=-1).numpy())

@@ -15,7 +15,7 @@ from models.flops import RandomInputMaker, prepare_forward
 from models.merge_schedule import MergeSchedule
 from models.registry import ForwardCall, InputMaker, architectures, read_config
 from models.systems.diffmae.dummy_inputs import HalfMasked
-from models.systems.mcc.dummy_inputs import seen_scene
+from models.systems.mcc.dummy_inputs import random_scene_inputs
 from tests.golden.case import GOLDEN
 from tests.golden.checks import RECORDED
 
@@ -104,7 +104,7 @@ def holes(model: Any, make: InputMaker) -> ForwardCall:
 
 
 def scenes(model: Any, make: InputMaker) -> ForwardCall:
-    images, seen = seen_scene(model.config, make)
+    images, seen = random_scene_inputs(model.config, make)
     return lambda: model.encode(images, seen, merge=SCHEDULE)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from models.bundle_schema import QuerySpace
-from models.systems.mcc.visible_surface import Front
+from models.systems.mcc.visible_surface import VisibleSurface
 from opsin import Client
 from opsin.point_rendering import from_camera
 from server.media import mcc_inputs
@@ -120,7 +120,7 @@ def test_hidden_mesh_is_behind_visible_points_and_in_silhouette(sculptor: Sculpt
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[10:40, 20:44] = 255
     files = {"image": CAPTURE["image"], "depth": npy(np.where(depth() > 0, depth(), 1.6).astype(np.float32)), "mask": png(mask)}
-    front = Front(
+    front = VisibleSurface(
         np.where(mask > 0, np.where(depth() > 0, depth(), 1.6), np.nan).astype(np.float32),
         mask > 0,
         np.array([WIDTH / 2 / np.tan(np.radians(FOV) / 2)] * 2 + [WIDTH / 2, HEIGHT / 2], np.float32),
@@ -130,11 +130,11 @@ def test_hidden_mesh_is_behind_visible_points_and_in_silhouette(sculptor: Sculpt
     for spacing in (0.1, 0.2):
         found = arrays(sculptor.answered(files=files, format="npz", spacing=spacing).content)
         cell = float(found["pitch"] * found["scale"])
-        assert front.allows(found["points"], 1.05 * cell).all()
+        assert front.is_consistent(found["points"], 1.05 * cell).all()
         solid = trimesh.load(io.BytesIO(sculptor.answered(files=files, spacing=spacing).content), file_type="glb").to_geometry()
-        assert front.allows((solid.vertices * [1, -1, -1]).astype(np.float32), 1.05 * cell).all()
+        assert front.is_consistent((solid.vertices * [1, -1, -1]).astype(np.float32), 1.05 * cell).all()
         network = arrays(sculptor.answered(files=files, format="npz", spacing=spacing, surface="network").content)
-        assert not front.allows(network["points"], 1.05 * cell).all()
+        assert not front.is_consistent(network["points"], 1.05 * cell).all()
 
 
 def test_a_scene_is_joined_again_by_another_gateway(sculptor: Sculptor) -> None:

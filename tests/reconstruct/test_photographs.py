@@ -184,7 +184,7 @@ def test_members_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         join_photographs(tmp_path, "joined", "1", shape, shape)
     with pytest.raises(BundleError, match="is of architecture onnx_depth; mcc is needed"):
         join_photographs(tmp_path, "joined", "1", teller, teller)
-    with pytest.raises(BundleError, match="is for scenes; depth of a photograph is told of an object alone"):
+    with pytest.raises(BundleError, match="is for scenes; a photograph's depth is predicted for single objects"):
         join_photographs(tmp_path, "joined", "1", write_shell(tmp_path, "hall", space=QuerySpace(region="half-ball")), teller)
     assert not (tmp_path / "joined").exists()
     made = join_photographs(tmp_path, "joined", "1", shape, teller)

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.bundle_schema import Preprocess
-from models.systems.mcc.scene_inputs import normalise_points, resize, resize_mask, view_of_capture
+from models.systems.mcc.scene_inputs import capture_to_view, normalise_points, resize, resize_mask
 from training.data.base import DataSettings, Preparation, Sample, Unreadable
 from training.data.folder import read_image
 from training.data.pairs import digest
@@ -83,7 +83,7 @@ class Scenes:
         surface = torch.from_numpy(np.load(scene / SURFACE, allow_pickle=False)).float()  # (G, 6)
         size, seen_size = self.preprocess.image_size, self.settings.seen_size
         if self.settings.normalise:
-            view = view_of_capture(rgb, points, mask, image_size=size, seen_size=seen_size)
+            view = capture_to_view(rgb, points, mask, image_size=size, seen_size=seen_size)
             image, seen, true = view.image[0], view.seen[0], surface[:, :3] / view.scale - view.centre
         else:
             objects = resize_mask(mask, rgb.shape[0], rgb.shape[1])

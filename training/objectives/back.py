@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.systems.mcc.back_surface import Back, Told
+from models.systems.mcc.back_surface import BackSurface, BackSurfaceNet
 from models.systems.mcc.model import MCC
 from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
@@ -49,12 +49,12 @@ class Behind(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         valid, settings = need(batch, "valid").bool(), self.settings
         moved = augmentation(batch["draw"], scale=settings.scale, flip=settings.flip)
-        images = moved.images(pictures_in_unit_range(need(batch, "pixels"), self._facts))
-        seen, back = (moved.seen(need(batch, name).masked_fill(~valid.unsqueeze(-1), 0.0)) for name in ("points", "back"))
+        images = moved.transform_images(pictures_in_unit_range(need(batch, "pixels"), self._facts))
+        seen, back = (moved.transform_seen(need(batch, name).masked_fill(~valid.unsqueeze(-1), 0.0)) for name in ("points", "back"))
         colours = need(batch, "back_colours")
         if moved.flip:
             valid, colours = valid.flip(2), colours.flip(2)
-        told: Told = self._part(images, seen, valid)
+        told: BackSurface = self._part(images, seen, valid)
         # a sensor's error may put the seen point behind the true back; then there is nothing between
         thickness = ((back - seen).norm(dim=-1) * (back - seen)[..., 2].sign()).clamp(min=0)
         wrong = F.smooth_l1_loss(told.thickness, thickness, reduction="none", beta=settings.near)
@@ -69,7 +69,7 @@ class Behind(nn.Module):
         }
 
     @property
-    def _part(self) -> Back:
+    def _part(self) -> BackSurfaceNet:
         assert self.model.back is not None
         return self.model.back
 

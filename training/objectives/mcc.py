@@ -11,9 +11,9 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.systems.mcc.model import MCC, Kept
-from models.systems.mcc.queries import Labels, label
-from models.systems.mcc.scene_inputs import Augmentation
+from models.systems.mcc.model import MCC, DropPathMasks
+from models.systems.mcc.queries import QueryLabels, label_queries
+from models.systems.mcc.scene_inputs import SceneAugmentation
 from training import draws
 from training.objectives.base import Batch, Facts, ObjectiveSettings
 from training.objectives.checks import expect, need
@@ -67,9 +67,9 @@ class OccupancyAndColour(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         asked, labels = self.asked(batch)
-        return self._losses(self.model.predict(asked), labels)
+        return self._losses(self.model.predict_outputs(asked), labels)
 
-    def asked(self, batch: Batch) -> tuple[Tensor, Labels]:
+    def asked(self, batch: Batch) -> tuple[Tensor, QueryLabels]:
         """Queries as they are drawn in training: what predictions are read from (`MCC.ask`), and their labels."""
         draw, truth = batch["draw"], need(batch, "surface")
         queries = self.queries(draw, truth)
@@ -82,18 +82,28 @@ class OccupancyAndColour(nn.Module):
         return pictures_in_unit_range(pixels, self._facts)
 
     def losses(
-        self, images: Tensor, seen: Tensor, queries: Tensor, labels: Labels, augmentation: Augmentation, kept: Kept | None = None
+        self,
+        images: Tensor,
+        seen: Tensor,
+        queries: Tensor,
+        labels: QueryLabels,
+        augmentation: SceneAugmentation,
+        kept: DropPathMasks | None = None,
     ) -> dict[str, Tensor]:
         """queries (B, Q, 3) and their labels before augmentation; kept: fates of the branches in stochastic depth, None: all are kept,
         or drawn, in training."""
-        return self._losses(self.model.predict(self._asked(images, seen, queries, augmentation, kept)), labels)
+        return self._losses(self.model.predict_outputs(self._asked(images, seen, queries, augmentation, kept)), labels)
 
-    def _asked(self, images: Tensor, seen: Tensor, queries: Tensor, augmentation: Augmentation, kept: Kept | None) -> Tensor:
-        images, seen, moved = augmentation.images(images), augmentation.seen(seen), augmentation.points(queries)
+    def _asked(self, images: Tensor, seen: Tensor, queries: Tensor, augmentation: SceneAugmentation, kept: DropPathMasks | None) -> Tensor:
+        images, seen, moved = (
+            augmentation.transform_images(images),
+            augmentation.transform_seen(seen),
+            augmentation.transform_points(queries),
+        )
         with fused_attention(images.device):
-            return self.model.ask(self.model.remember(self.model.encode(images, seen, kept), kept), moved)
+            return self.model.decode_queries(self.model.cache_scene(self.model.encode(images, seen, kept), kept), moved)
 
-    def _losses(self, predicted: Tensor, labels: Labels) -> dict[str, Tensor]:
+    def _losses(self, predicted: Tensor, labels: QueryLabels) -> dict[str, Tensor]:
         losses = self.model.losses(predicted, labels.occupied, labels.colours)
         occupancy = term_of_mean(losses.occupancy, labels.occupied.numel())
         colour = term_of_mean(losses.colour, labels.occupied.sum())
@@ -118,11 +128,11 @@ class OccupancyAndColour(nn.Module):
         near = truth.gather(1, chosen) + std * draws.normal(draw, (count, 3), "near offsets").to(truth)
         return torch.cat([near, far[:, count:]], dim=1)
 
-    def augmentation(self, draw: Tensor) -> Augmentation:
+    def augmentation(self, draw: Tensor) -> SceneAugmentation:
         settings = self.settings
         return augmentation(draw, scale=settings.scale, flip=settings.flip, shift=settings.shift, degrees=settings.degrees)
 
-    def _keep(self, draw: Tensor) -> Kept | None:
+    def _keep(self, draw: Tensor) -> DropPathMasks | None:
         """Drawn per sample."""
         config = self.model.config
         if not config.drop_path:
@@ -131,7 +141,7 @@ class OccupancyAndColour(nn.Module):
             name: (draws.uniform(draw, (depth, 2), f"drop path {name}") >= config.drop_path).float().permute(1, 2, 0)
             for name, depth in (("xyz", config.depth), ("rgb", config.depth), ("decoder", config.decoder_depth))
         }
-        return Kept(**fates)
+        return DropPathMasks(**fates)
 
 
 def pictures_in_unit_range(pixels: Tensor, facts: Facts) -> Tensor:
@@ -143,11 +153,11 @@ def pictures_in_unit_range(pixels: Tensor, facts: Facts) -> Tensor:
     return pixels * std + mean
 
 
-def augmentation(draw: Tensor, *, scale: float, flip: float, shift: float = 0.0, degrees: int = 0) -> Augmentation:
+def augmentation(draw: Tensor, *, scale: float, flip: float, shift: float = 0.0, degrees: int = 0) -> SceneAugmentation:
     """One for the samples of all ranks."""
     shared = draws.of_batch(draw)
     uniform = 2 * draws.uniform(shared, (2, 3), "augmentation")[0].cpu() - 1
-    return Augmentation(
+    return SceneAugmentation(
         scale=1 + scale * uniform[0],
         shift=shift * uniform[1],
         degrees=draws.integers(shared, (3,), -degrees, degrees + 1, "degrees")[0].cpu().float(),
@@ -160,10 +170,10 @@ def fused_attention(device: torch.device) -> AbstractContextManager[Any]:
     return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]) if device.type == "cpu" else nullcontext()
 
 
-def labelled(queries: Tensor, truth: Tensor, colours: Tensor, threshold: float) -> Labels:
-    """`models.systems.mcc.queries.label`; on a CPU by a tree, which is many times as fast as all distances."""
+def labelled(queries: Tensor, truth: Tensor, colours: Tensor, threshold: float) -> QueryLabels:
+    """`models.systems.mcc.queries.label_queries`; on a CPU by a tree, which is many times as fast as all distances."""
     if queries.device.type != "cpu":
-        return label(queries, truth, colours, threshold)
+        return label_queries(queries, truth, colours, threshold)
     occupied, nearest = [], []
     for asked, surface in zip(queries.numpy(), truth.numpy(), strict=True):
         distance, index = cKDTree(surface, balanced_tree=False, compact_nodes=False).query(asked)
@@ -171,7 +181,7 @@ def labelled(queries: Tensor, truth: Tensor, colours: Tensor, threshold: float) 
         nearest.append(torch.from_numpy(index))
     near = torch.stack(occupied).to(queries.dtype)  # (B, Q)
     chosen = colours.gather(1, torch.stack(nearest).unsqueeze(-1).expand(-1, -1, 3))
-    return Labels(near, chosen * near.unsqueeze(-1))
+    return QueryLabels(near, chosen * near.unsqueeze(-1))
 
 
 def in_cube(draw: Tensor, count: int, half_width: float) -> Tensor:

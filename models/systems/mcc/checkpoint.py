@@ -1,4 +1,5 @@
-"""MCC (arXiv 2301.08247), trained on CO3D-v2. Its names are ours; `pos_embed` is a table on top and a linear layer further down."""
+"""MCC (arXiv 2301.08247), trained on CO3D-v2. Its names are ours; `pos_embed` is a table at the top level and a linear layer further
+down."""
 
 from __future__ import annotations
 
@@ -38,10 +39,10 @@ KEYS = {
 
 
 def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigFields:
-    """The fields of MCCConfig that weights tell. The windows always have 12 heads."""
+    """Infer the fields of MCCConfig. Windows always have 12 heads."""
     width, channels, patch_size, _ = shape_of(weights, "patch_embed.proj.weight", 4)
     _, positions, _ = shape_of(weights, "pos_embed", 3)
-    _, inside, _ = shape_of(weights, "xyz_pos_embed.two_d_pos_embed", 3)
+    _, window_positions, _ = shape_of(weights, "xyz_pos_embed.two_d_pos_embed", 3)
     hidden, _ = shape_of(weights, "xyz_pos_embed.blocks.0.mlp.fc1.weight", 2)
     outputs, _ = shape_of(weights, "decoder_pred.weight", 2)
     if outputs not in (4, 769):
@@ -51,7 +52,7 @@ def config(weights: Mapping[str, Tensor], settings: ConfigFields) -> ConfigField
         "patch_size": patch_size,
         "channels": channels,
         "width": width,
-        "window": side_of(inside - 1),
+        "window": side_of(window_positions - 1),
         "window_depth": depth_of(weights, "xyz_pos_embed.blocks"),
         "window_mlp_ratio": mlp_ratio_of(hidden, width),
         "regress_colour": outputs == 4,
@@ -71,4 +72,4 @@ FAMILY = Family(
     preprocess=squeeze,
     head_fields=("heads", "window_heads", "decoder_heads"),
 )
-"""Images were cut or padded to a square before, together with their points."""
+"""Family of MCC. Images are cropped or padded to a square before, together with their points."""

@@ -8,15 +8,15 @@ from models.registry import ForwardCall, InputMaker
 from models.systems.mcc.model import MCC, MCCConfig
 
 QUERIES = 2048
-"""Points that one scene is asked about."""
+"""Number of query points per scene."""
 
 
-def seen_scene(config: MCCConfig, make: InputMaker) -> tuple[Tensor, Tensor]:
-    """An image and the points seen in it."""
+def random_scene_inputs(config: MCCConfig, make: InputMaker) -> tuple[Tensor, Tensor]:
+    """Make a random image (B, 3, S, S) and seen points (B, n, n, 3)."""
     return make.normal(3, config.image_size, config.image_size), make.normal(config.seen_size, config.seen_size, 3)
 
 
-def scene(model: MCC, config: MCCConfig, make: InputMaker) -> ForwardCall:
-    pixels, seen = seen_scene(config, make)
+def scene_queries(model: MCC, config: MCCConfig, make: InputMaker) -> ForwardCall:
+    pixels, seen = random_scene_inputs(config, make)
     queries = make.normal(QUERIES, 3)
     return lambda: model(pixels, seen, queries)

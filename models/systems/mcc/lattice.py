@@ -1,8 +1,7 @@
-"""The grid on which a scene is asked, cell by cell, without an array of all of its points. Imports no torch: gateways count cells, and
-place them in space, too.
+"""Grid on which a scene is queried, cell by cell, without an array of all of its points.
 
-The points are exactly those of `models.systems.mcc.queries.cube_grid` and `half_ball_grid`. A cell is known by its index in a box of
-`shape`, x slowest and z fastest.
+Imports no torch, since gateways count cells and compute their positions, too. The points are exactly those of
+`models.systems.mcc.queries.cube_grid` and `half_ball_grid`. A cell has an index in a box of `shape`, x slowest and z fastest.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 
 from models.bundle_schema import QuerySpace
 
-MOST_CELLS = 2**31 - 1
-"""Indices are 32 bits wide where they are stored."""
+MAX_CELLS = 2**31 - 1
+"""Maximum number of cells: indices are stored as 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Lattice:
 
     @property
     def pitch(self) -> float:
-        """The true distance between neighbours."""
+        """The exact distance between neighbours."""
         return 2 * self.space.extent / self.shape[0] if self.space.region == "cube" else self.spacing
 
     @property
@@ -55,43 +54,45 @@ class Lattice:
         return x, y, z
 
     @property
-    def box(self) -> int:
-        """Number of indices; in a half ball some stand for no cell."""
+    def index_count(self) -> int:
+        """Number of indices; in a half ball some are not cells."""
         return math.prod(self.shape)
 
     @cached_property
     def count(self) -> int:
-        """Number of cells: queries of a dense grid. Of a half ball of no whole number of spacings it may be wrong by what rounding does to
-        cells on the sphere."""
+        """Number of cells, the queries of a dense grid. For a half ball of a fractional number of spacings, rounding of cells on the sphere
+        may change it."""
         if self.space.region == "cube":
-            return self.box
+            return self.index_count
         x, z = np.arange(-self._steps, self._steps + 1), np.arange(self._steps + 1)
-        left = (self._steps**2 if self._is_whole else (self.space.extent / self.spacing) ** 2) - np.add.outer(x * x, z * z)
-        return int((2 * np.sqrt(left[left >= 0]).astype(np.int64) + 1).sum())  # cells along y, for each x and z
+        squares = (self._steps**2 if self._is_whole else (self.space.extent / self.spacing) ** 2) - np.add.outer(x * x, z * z)
+        return int((2 * np.sqrt(squares[squares >= 0]).astype(np.int64) + 1).sum())  # cells along y, for each x and z
 
     def contains(self, i: Any, j: Any, k: Any) -> Any:
-        """Whether these places on the three axes (arrays or tensors of integers, which may lie outside) are cells."""
+        """Return for axis indices (i, j, k), which may lie outside, whether they are cells. Arrays or tensors of int."""
         inside = (i >= 0) & (i < self.shape[0]) & (j >= 0) & (j < self.shape[1]) & (k >= 0) & (k < self.shape[2])
         if self.space.region == "cube":
             return inside
         i, j = i - self._steps, j - self._steps
         if self._is_whole:
             return inside & (i * i + j * j + k * k <= self._steps**2)
-        x, y, z = (_in_float32(axis) * self.spacing for axis in (i, j, k))
+        x, y, z = (_to_float32(axis) * self.spacing for axis in (i, j, k))
         return inside & ((x * x + y * y + z * z) ** 0.5 <= self.space.extent)
 
-    def places(self, cells: Any) -> tuple[Any, Any, Any]:
-        """Indices → places on the three axes; arrays or tensors of integers."""
+    def axis_indices(self, cells: Any) -> tuple[Any, Any, Any]:
+        """Return the indices along the three axes of cells; arrays or tensors of int."""
         _, height, depth = self.shape
         return cells // (height * depth), cells // depth % height, cells % depth
 
     def points(self, cells: NDArray[Any]) -> NDArray[np.float32]:
-        """Indices (P,) → coordinates (P, 3)."""
-        return np.stack([axis[place] for axis, place in zip(self.axes, self.places(cells), strict=True)], axis=1)
+        """Return the coordinates (P, 3) of cells (P,)."""
+        return np.stack([axis[index] for axis, index in zip(self.axes, self.axis_indices(cells), strict=True)], axis=1)
 
-    def stride(self) -> int:
-        """Stride of the coarse lattice: the largest of 1, 2 and 4 at which each surface, twice `reach` thick, is met in every square of a
-        few coarse cells."""
+    def coarse_stride(self) -> int:
+        """Return the stride of the coarse lattice: the largest of 1, 2 and 4 that still samples each surface.
+
+        A surface is twice `reach` thick, so every square of a few coarse cells on it contains a sample.
+        """
         return next((stride for stride in (4, 2) if stride * self.pitch <= 2 * self.space.reach * (1 + 1e-6)), 1)
 
     @property
@@ -100,9 +101,9 @@ class Lattice:
 
     @property
     def _is_whole(self) -> bool:
-        """Points on the sphere belong to the grid then, whatever rounding says."""
+        """Whether points on the sphere belong to the grid, regardless of rounding."""
         return (self.space.extent / self.spacing).is_integer()
 
 
-def _in_float32(integers: Any) -> Any:
+def _to_float32(integers: Any) -> Any:
     return integers.astype(np.float32) if isinstance(integers, np.ndarray | np.generic) else integers.float()

@@ -1,4 +1,4 @@
-"""Embedding of points as tokens of MCC (arXiv 2301.08247): queries one by one, seen points window by window."""
+"""Embedding of points as tokens of MCC (arXiv 2301.08247): queries one by one, seen points by window."""
 
 from __future__ import annotations
 
@@ -15,55 +15,58 @@ from models.layers.token_merging import Tokens
 
 
 class PointEmbed(nn.Module):
-    """(..., 3) → (..., C) by one linear layer."""
+    """Linear embedding of points: (..., 3) → (..., C)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.pos_embed = nn.Linear(3, width)
 
     def forward(self, points: Tensor) -> Tensor:
-        return embed(points, self.pos_embed)
+        return embed_points(points, self.pos_embed)
 
 
 class WindowEmbed(nn.Module):
-    """Seen points → one token per window: the class token of a small transformer over the points inside."""
+    """Embedding of seen points, one token per window: the class token of a small transformer over the window's points."""
 
     def __init__(self, width: int, *, side: int, window: int, depth: int, heads: int, hidden: int, qkv_bias: bool, norm_eps: float) -> None:
-        """side: windows along a side of the map; window: points along a side of a window."""
+        """Create the embedding. side: windows along a side of the map; window: points along a side of a window."""
         super().__init__()
         self.side, self.window = side, window
         self.pos_embed = nn.Linear(3, width)
         self.two_d_pos_embed = nn.Parameter(sincos_table(width, window), requires_grad=False)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.invalid_xyz_token = nn.Parameter(torch.zeros(width))
-        kinds = [TransformerBlock] * (depth - 1) + [ClassTokenBlock]
-        self.blocks = nn.ModuleList(kind(width, heads, hidden, qkv_bias=qkv_bias, norm_eps=norm_eps) for kind in kinds)
+        block_types = [TransformerBlock] * (depth - 1) + [ClassTokenBlock]
+        self.blocks = nn.ModuleList(block_type(width, heads, hidden, qkv_bias=qkv_bias, norm_eps=norm_eps) for block_type in block_types)
 
     def forward(self, points: Tensor, valid: Tensor) -> Tensor:
-        """(B, n, n, 3), bool (B, n, n) → (B, windows, C) in raster order.
+        """Embed points (B, n, n, 3), bool (B, n, n) → (B, windows, C) in raster order.
 
-        Windows without a valid point are all alike: they are computed once, as the first row. A compiled model computes each, since how
-        many are left is known only when the graph runs.
+        Windows without a valid point have the same token: it is computed once, as the first row. A compiled model computes each window,
+        since their number is known only when the graph runs.
         """
         batch = points.shape[0]
-        inside, valid = self._windows(points), self._windows(valid.unsqueeze(-1)).squeeze(-1)  # (B · windows, w², 3), (B · windows, w²)
+        inside, valid = (
+            self._split_windows(points),
+            self._split_windows(valid.unsqueeze(-1)).squeeze(-1),
+        )  # (B · windows, w², 3), (B · windows, w²)
         if torch.compiler.is_compiling():
             return self.pool(inside, valid).view(batch, self.side**2, -1)
-        seen = valid.any(dim=1)
-        inside = torch.cat([torch.zeros_like(inside[:1]), inside[seen]])  # (1 + seen, w², 3)
-        valid = torch.cat([torch.zeros_like(valid[:1]), valid[seen]])
+        has_points = valid.any(dim=1)
+        inside = torch.cat([torch.zeros_like(inside[:1]), inside[has_points]])  # (1 + seen, w², 3)
+        valid = torch.cat([torch.zeros_like(valid[:1]), valid[has_points]])
         pooled = self.pool(inside, valid)  # (1 + seen, C)
-        row = torch.where(seen, seen.cumsum(dim=0), 0)
+        row = torch.where(has_points, has_points.cumsum(dim=0), 0)
         return pooled.index_select(0, row).view(batch, self.side**2, -1)
 
-    def _windows(self, grid: Tensor) -> Tensor:
-        """(B, n, n, C) → (B · windows, w², C)."""
+    def _split_windows(self, grid: Tensor) -> Tensor:
+        """Split maps into windows: (B, n, n, C) → (B · windows, w², C)."""
         split = grid.reshape(-1, self.side, self.window, self.side, self.window, grid.shape[-1])
         return split.transpose(2, 3).reshape(-1, self.window**2, grid.shape[-1])
 
     def pool(self, points: Tensor, valid: Tensor) -> Tensor:
-        """(W, w², 3), bool (W, w²) → (W, C)."""
-        x = torch.where(valid.unsqueeze(-1), embed(points, self.pos_embed), self.invalid_xyz_token) + self.two_d_pos_embed[:, 1:]
+        """Compute the class token of each window: (W, w², 3), bool (W, w²) → (W, C)."""
+        x = torch.where(valid.unsqueeze(-1), embed_points(points, self.pos_embed), self.invalid_xyz_token) + self.two_d_pos_embed[:, 1:]
         class_token = (self.cls_token + self.two_d_pos_embed[:, :1]).expand(x.shape[0], -1, -1)
         x = torch.cat([class_token, x], dim=1)  # (W, 1 + w², C)
         tokens = Tokens(x)
@@ -80,10 +83,11 @@ class ClassTokenBlock(TransformerBlock):
         self.attn.packable = False
 
     def forward(self, tokens: Tokens) -> Tokens:  # type: ignore[override]
-        """(W, N, C) → (W, 1, C), with no key or value computed for the other tokens.
+        """Compute the first token, (W, N, C) → (W, 1, C), without keys and values of the other tokens.
 
-        A logit q · (K x) is (Kᵀ q) · x, and a mean of values V x is V of the mean of x: each head asks with a vector of C channels, and
-        all look at the same tokens. The keys' bias shifts the logits of a query alike, so it drops out; the values' is added once.
+        A logit q · (K x) is (Kᵀ q) · x, and a mean of values V x is V of the mean of x: each head queries with a vector of C channels, and
+        all attend to the same tokens. The keys' bias shifts the logits of a query by a constant, so it drops out; the values' is added
+        once.
         """
         x = tokens.x
         heads, width = self.attn.heads, x.shape[-1]
@@ -100,25 +104,26 @@ class ClassTokenBlock(TransformerBlock):
         return replace(tokens, x=token.unsqueeze(1))
 
 
-def embed(points: Tensor, linear: nn.Linear) -> Tensor:
-    """(..., 3) → (..., C) in the weights' type, but computed in float32: bfloat16 would round coordinates to coarse steps."""
-    return in_float32(linear.weight, linear.bias, points).to(linear.weight.dtype)
+def embed_points(points: Tensor, linear: nn.Linear) -> Tensor:
+    """Embed points: (..., 3) → (..., C) in the weights' dtype, but computed in float32: bfloat16 would round coordinates to coarse
+    steps."""
+    return linear_in_float32(linear.weight, linear.bias, points).to(linear.weight.dtype)
 
 
 def contract(points: Tensor, far: float) -> Tensor:
-    """Points farther than `far` from the origin come to a distance of far · (2 - far / r), below twice that; (..., 3)."""
+    """Contract points farther than `far` from the origin to a distance of far · (2 - far / r), below twice that: (..., 3) → (..., 3)."""
     distance = points.norm(dim=-1, keepdim=True)
-    beyond = (distance > far) & distance.isfinite()
-    r = torch.where(beyond, distance, far)
-    return torch.where(beyond, points * (far * (2 - far / r) / r), points)
+    is_far = (distance > far) & distance.isfinite()
+    r = torch.where(is_far, distance, far)
+    return torch.where(is_far, points * (far * (2 - far / r) / r), points)
 
 
-def in_float32(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """A linear layer in the wider of both types, but float32 at least, whatever autocast says."""
-    device, wide = x.device.type, torch.promote_types(at_least_float32(x).dtype, weight.dtype)
+def linear_in_float32(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """Apply a linear layer in the wider of both dtypes, at least float32, regardless of autocast: (..., C) → (..., D)."""
+    device, wide = x.device.type, torch.promote_types(promote_to_float32(x).dtype, weight.dtype)
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():  # "meta" has none
         return F.linear(x.to(wide), weight.to(wide), bias.to(wide))
 
 
-def at_least_float32(x: Tensor) -> Tensor:
+def promote_to_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))

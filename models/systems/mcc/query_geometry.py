@@ -1,7 +1,7 @@
-"""Geometry that queries of an MCC know before they ask: how far they are from both sides of the object, before, inside or behind it,
-how far from the outline, and what the image shows where they are projected.
+"""Geometric features of an MCC's queries: distances from front and back surface and from the outline, whether they lie in front of the
+object, inside or behind it, and the image's tokens where they are projected.
 
-Near sides are looked for around the pixel in which a query lies, not among all points: what is farther away is as good as far.
+Near points are searched around the pixel of a query, not among all points, since distances beyond a scale count as far.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.bounded_cache import copy_to_own_pages
-from models.systems.mcc.back_surface import Back, shrunk
-from models.systems.mcc.camera_fit import Projection, fitted
-from models.systems.mcc.system import KNOWN
+from models.systems.mcc.back_surface import BackSurfaceNet, area_resize
+from models.systems.mcc.camera_fit import Projection, fit_projection
+from models.systems.mcc.system import GEOMETRY_VALUES
 
-_STEPS = (-4, -2, -1, 0, 1, 2, 4)
-"""Pixels, along both axes, at which near points are looked for around a query."""
-_NEAR = (0.05, 0.1, 0.2, 0.4)
-"""Distances from a surface that features tell apart, in the units of points."""
-_DEEP = (0.1, 0.4, 1.6)
-"""The same along the ray."""
-_WIDE = (0.1, 0.4)
-"""The same from the outline."""
-_EDGE = 0.05
-"""How gradually inside begins."""
-_WALL = 0.1
-"""How thick walls along the outline are."""
-FEATURES = 2 * len(_NEAR) + 2 * len(_DEEP) + len(_WIDE) + 2 + 9
+_NEIGHBOUR_OFFSETS = (-4, -2, -1, 0, 1, 2, 4)
+"""Offsets in pixels, along both axes, at which near points are searched around a query."""
+_DISTANCE_SCALES = (0.05, 0.1, 0.2, 0.4)
+"""Scales of distances from a surface, in the units of points."""
+_DEPTH_SCALES = (0.1, 0.4, 1.6)
+"""Scales of distances along the ray."""
+_OUTLINE_SCALES = (0.1, 0.4)
+"""Scales of distances from the outline."""
+_EDGE_SOFTNESS = 0.05
+"""Softness of the transition from outside to inside."""
+_WALL_THICKNESS = 0.1
+"""Thickness of walls along the outline."""
+FEATURE_COUNT = 2 * len(_DISTANCE_SCALES) + 2 * len(_DEPTH_SCALES) + len(_OUTLINE_SCALES) + 2 + 9
 
 
 @dataclass(frozen=True)
-class Sides:
-    """Both sides of a scene."""
+class SceneGeometry:
+    """Front and back surface of a scene."""
 
     projection: Projection
     maps: Tensor
-    """(B, n², 13), of each pixel: a point of the front, one of the back, their colours, less 0.5, and how far the pixel lies inside of the
-    outline, in places of the projection. Pixels in which no point was seen have those of the nearest pixel in which there was one."""
+    """(B, n², 13), per pixel: a point of the front, one of the back, their colours less 0.5, and how far the pixel lies inside of the
+    outline, in units of the projection. Pixels without a seen point have the values of the nearest pixel with one."""
     tokens: Tensor
     """(B, C, side, side), of the image and of seen points."""
 
@@ -47,55 +47,57 @@ class Sides:
     def nbytes(self) -> int:
         return self.projection.nbytes + self.maps.nbytes + self.tokens.nbytes
 
-    def kept(self, row: int) -> Sides:
-        """A copy of those of one scene, to be kept for long."""
-        numbers, middle, maps, tokens = (
-            copy_to_own_pages(part[row : row + 1]) for part in (self.projection.numbers, self.projection.middle, self.maps, self.tokens)
+    def copy_row(self, row: int) -> SceneGeometry:
+        """Copy the geometry of one scene into memory of its own."""
+        coefficients, centre, maps, tokens = (
+            copy_to_own_pages(part[row : row + 1]) for part in (self.projection.coefficients, self.projection.centre, self.maps, self.tokens)
         )
-        return Sides(Projection(numbers, middle), maps, tokens)
+        return SceneGeometry(Projection(coefficients, centre), maps, tokens)
 
     @staticmethod
-    def cat(parts: list[Sides]) -> Sides:
+    def cat(parts: list[SceneGeometry]) -> SceneGeometry:
         projection = Projection(
-            torch.cat([part.projection.numbers for part in parts]), torch.cat([part.projection.middle for part in parts])
+            torch.cat([part.projection.coefficients for part in parts]), torch.cat([part.projection.centre for part in parts])
         )
-        return Sides(projection, torch.cat([part.maps for part in parts]), torch.cat([part.tokens for part in parts]))
+        return SceneGeometry(projection, torch.cat([part.maps for part in parts]), torch.cat([part.tokens for part in parts]))
 
 
 @torch.no_grad()
-def told(back: Back, images: Tensor, seen: Tensor, valid: Tensor, side: int) -> Tensor:
-    """Channels of a scene's tokens that `both_sides` reads: (B, 1 + side², w² · KNOWN), those of the class token 0.
+def geometry_channels(back: BackSurfaceNet, images: Tensor, seen: Tensor, valid: Tensor, side: int) -> Tensor:
+    """Encode front and back surface as token channels: (B, 1 + side², w² · GEOMETRY_VALUES), zeros for the class token.
 
-    seen: (B, n, n, 3), finite; side: windows along a side of the map, each w pixels wide.
+    seen: (B, n, n, 3), finite; side: windows per side of the map, w pixels each.
     """
-    found = back(images, seen, valid)
-    colours = shrunk(images, seen.shape[1]).permute(0, 2, 3, 1)
-    parts = [seen, valid.unsqueeze(-1), colours, found.thickness.unsqueeze(-1), found.colours.clamp(0, 1)]
+    surface = back(images, seen, valid)
+    colours = area_resize(images, seen.shape[1]).permute(0, 2, 3, 1)
+    parts = [seen, valid.unsqueeze(-1), colours, surface.thickness.unsqueeze(-1), surface.colours.clamp(0, 1)]
     pixels = torch.cat([part.to(seen.dtype) for part in parts], dim=-1)  # (B, n, n, KNOWN)
     width = seen.shape[1] // side
-    split = pixels.reshape(-1, side, width, side, width, KNOWN)
+    split = pixels.reshape(-1, side, width, side, width, GEOMETRY_VALUES)
     return F.pad(split.transpose(2, 3).flatten(1, 2).flatten(2), (0, 0, 1, 0))
 
 
 @torch.no_grad()
-def both_sides(channels: Tensor, side: int) -> tuple[Projection, Tensor]:
-    """From `told`: the projection, and `Sides.maps`."""
-    width = round((channels.shape[-1] // KNOWN) ** 0.5)
-    split = channels[:, 1:].reshape(-1, side, side, width, width, KNOWN)
+def decode_geometry(channels: Tensor, side: int) -> tuple[Projection, Tensor]:
+    """Decode the projection and `SceneGeometry.maps`, (B, n², 13), from `geometry_channels`."""
+    width = round((channels.shape[-1] // GEOMETRY_VALUES) ** 0.5)
+    split = channels[:, 1:].reshape(-1, side, side, width, width, GEOMETRY_VALUES)
     pixels = split.transpose(2, 3).flatten(1, 2).flatten(2, 3)  # (B, n, n, KNOWN)
-    seen, there, colours, thickness, behind = torch.split(pixels, [3, 1, 3, 1, 3], dim=-1)
-    valid = there.squeeze(-1) > 0.5
-    projection = fitted(seen, valid)
-    back = projection.farther(seen, thickness.squeeze(-1))
-    whole = torch.cat([seen, back, colours - 0.5, behind - 0.5], dim=-1).flatten(1, 2)  # (B, n², 12)
+    seen, is_valid, colours, thickness, back_colours = torch.split(pixels, [3, 1, 3, 1, 3], dim=-1)
+    valid = is_valid.squeeze(-1) > 0.5
+    projection = fit_projection(seen, valid)
+    back = projection.move_along_rays(seen, thickness.squeeze(-1))
+    values = torch.cat([seen, back, colours - 0.5, back_colours - 0.5], dim=-1).flatten(1, 2)  # (B, n², 12)
     nearest = nearest_pixels(valid)[0].flatten(1).unsqueeze(-1)
-    filled = whole.gather(1, nearest.expand(-1, -1, whole.shape[-1]))
+    filled = values.gather(1, nearest.expand(-1, -1, values.shape[-1]))
     return projection, torch.cat([filled, inside_outline(valid).flatten(1).unsqueeze(-1)], dim=-1)
 
 
 def nearest_pixels(valid: Tensor) -> tuple[Tensor, Tensor]:
-    """bool (B, n, n) → of each pixel, the nearest one that is valid, as row · n + column, and its distance in pixels; along columns first,
-    then along rows. Where none is valid the distance is 2n at least."""
+    """Return the nearest valid pixel of each pixel, as row · n + column, and its distance in pixels: bool (B, n, n) → (B, n, n) each.
+
+    Searches columns first, then rows. If no pixel is valid, distances are at least 2n.
+    """
     size = valid.shape[-1]
     axis = torch.arange(size, device=valid.device)
     squares = (axis.unsqueeze(1) - axis).square().float()  # (n, n)
@@ -105,8 +107,10 @@ def nearest_pixels(valid: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inside_outline(valid: Tensor) -> Tensor:
-    """bool (B, n, n) → how far each pixel lies inside of the outline, in places (of which the map is 2 wide), below 0 outside. Single
-    pixels that a sensor lost belong to the object."""
+    """Return how far each pixel lies inside of the outline, bool (B, n, n) → (B, n, n), below 0 outside.
+
+    In units of the projection, in which the map is 2 wide. Single pixels that a sensor lost belong to the object.
+    """
     grown = F.max_pool2d(valid.float(), 3, 1, 1)
     closed = F.pad(-F.max_pool2d(-grown, 3, 1, 1), (1, 1, 1, 1)) > 0.5
     inside, outside = (nearest_pixels(pixels)[1][:, 1:-1, 1:-1] for pixels in (~closed, closed))
@@ -114,61 +118,63 @@ def inside_outline(valid: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def features(sides: Sides, queries: Tensor) -> Tensor:
-    """(B, Q, 3) → (B, Q, FEATURES), of about -1 to 1."""
-    maps, projection = sides.maps, sides.projection
+def query_features(geometry: SceneGeometry, queries: Tensor) -> Tensor:
+    """Compute the features of queries: (B, Q, 3) → (B, Q, FEATURE_COUNT), about -1 to 1."""
+    maps, projection = geometry.maps, geometry.projection
     size = round(maps.shape[1] ** 0.5)
-    places = projection.places(queries)  # (B, Q, 2)
-    steps = torch.tensor(_STEPS, device=maps.device)
-    column, row = (((places + 1) * (size / 2)).floor().long().clamp(0, size - 1)).unbind(dim=-1)
+    projected = projection.project(queries)  # (B, Q, 2)
+    steps = torch.tensor(_NEIGHBOUR_OFFSETS, device=maps.device)
+    column, row = (((projected + 1) * (size / 2)).floor().long().clamp(0, size - 1)).unbind(dim=-1)
     columns, rows = ((cell.unsqueeze(-1) + steps).clamp(0, size - 1) for cell in (column, row))  # (B, Q, 7)
     around = (rows.unsqueeze(-1) * size + columns.unsqueeze(-2)).flatten(2)  # (B, Q, 49)
-    points = _at(maps[..., :6], around)  # (B, Q, 49, 6): front and back
-    squared, which = (points.view(*around.shape, 2, 3) - queries[:, :, None, None]).square().sum(dim=-1).min(dim=2)
-    distances, nearest = squared.clamp(min=1e-12).sqrt(), around.gather(2, which)  # (B, Q, 2)
-    own = _at(maps, row * size + column)  # (B, Q, 13)
-    edge = places.clamp(-1, 1)
+    points = _gather_pixels(maps[..., :6], around)  # (B, Q, 49, 6): front and back
+    squared, index = (points.view(*around.shape, 2, 3) - queries[:, :, None, None]).square().sum(dim=-1).min(dim=2)
+    distances, nearest = squared.clamp(min=1e-12).sqrt(), around.gather(2, index)  # (B, Q, 2)
+    at_query = _gather_pixels(maps, row * size + column)  # (B, Q, 13)
+    edge = projected.clamp(-1, 1)
     rays = projection.rays(edge)
-    behind = torch.stack([((queries - own[..., first : first + 3]) * rays).sum(dim=-1) for first in (0, 3)], dim=-1)  # (B, Q, 2)
-    outline = ((own[..., 12] - (places - edge).norm(dim=-1)) * projection.lengths(queries)).unsqueeze(-1)
-    inside = (behind[..., :1] / _EDGE).sigmoid() * (-behind[..., 1:] / _EDGE).sigmoid() * (outline / _EDGE).sigmoid()
-    front, back = _at(maps[..., 6:9], nearest[..., 0]), _at(maps[..., 9:12], nearest[..., 1])
-    share = ((distances[..., 1:] - distances[..., :1]) / _NEAR[1]).sigmoid()
+    behind = torch.stack([((queries - at_query[..., first : first + 3]) * rays).sum(dim=-1) for first in (0, 3)], dim=-1)  # (B, Q, 2)
+    outline = ((at_query[..., 12] - (projected - edge).norm(dim=-1)) * projection.unit_lengths(queries)).unsqueeze(-1)
+    inside = (
+        (behind[..., :1] / _EDGE_SOFTNESS).sigmoid() * (-behind[..., 1:] / _EDGE_SOFTNESS).sigmoid() * (outline / _EDGE_SOFTNESS).sigmoid()
+    )
+    front, back = _gather_pixels(maps[..., 6:9], nearest[..., 0]), _gather_pixels(maps[..., 9:12], nearest[..., 1])
+    front_weight = ((distances[..., 1:] - distances[..., :1]) / _DISTANCE_SCALES[1]).sigmoid()
     return torch.cat(
         [
-            *((-0.5 * (distances / length).square()).exp() for length in _NEAR),
-            *((behind / length).tanh() for length in _DEEP),
-            *((outline / length).tanh() for length in _WIDE),
+            *((-0.5 * (distances / length).square()).exp() for length in _DISTANCE_SCALES),
+            *((behind / length).tanh() for length in _DEPTH_SCALES),
+            *((outline / length).tanh() for length in _OUTLINE_SCALES),
             inside,
-            inside * (-0.5 * (outline / _WALL).square()).exp(),
+            inside * (-0.5 * (outline / _WALL_THICKNESS).square()).exp(),
             front,
             back,
-            share * front + (1 - share) * back,
+            front_weight * front + (1 - front_weight) * back,
         ],
         dim=-1,
     )
 
 
-class Knowing(nn.Module):
-    """Queries → what they know, and what is added to their tokens for it."""
+class QueryGeometryEmbed(nn.Module):
+    """Embedding of the geometric features of queries."""
 
     def __init__(self, width: int, norm_eps: float) -> None:
         super().__init__()
-        self.embed = nn.Linear(FEATURES, width)
+        self.embed = nn.Linear(FEATURE_COUNT, width)
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.look = nn.Linear(width, width, bias=False)
 
-    def forward(self, sides: Sides, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, Q, 3) → (B, Q, C), and the features, (B, Q, FEATURES)."""
-        known = features(sides, queries)
-        tokens = self.norm(sides.tokens.movedim(1, -1)).movedim(-1, 1).float()
-        places = sides.projection.places(queries).unsqueeze(1)  # (B, 1, Q, 2)
-        image = F.grid_sample(tokens, places, mode="bilinear", padding_mode="border", align_corners=False)  # (B, C, 1, Q)
+    def forward(self, geometry: SceneGeometry, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embedding (B, Q, C) and the features (B, Q, FEATURE_COUNT) of queries (B, Q, 3)."""
+        features = query_features(geometry, queries)
+        tokens = self.norm(geometry.tokens.movedim(1, -1)).movedim(-1, 1).float()
+        projected = geometry.projection.project(queries).unsqueeze(1)  # (B, 1, Q, 2)
+        image = F.grid_sample(tokens, projected, mode="bilinear", padding_mode="border", align_corners=False)  # (B, C, 1, Q)
         weight = self.embed.weight
-        return self.embed(known.to(weight.dtype)) + self.look(image.squeeze(2).mT.to(weight.dtype)), known
+        return self.embed(features.to(weight.dtype)) + self.look(image.squeeze(2).mT.to(weight.dtype)), features
 
 
-def _at(maps: Tensor, pixels: Tensor) -> Tensor:
-    """(B, n², C), indices (B, …) → (B, …, C)."""
+def _gather_pixels(maps: Tensor, pixels: Tensor) -> Tensor:
+    """Gather pixels of maps: (B, n², C), indices (B, …) → (B, …, C)."""
     flat = pixels.flatten(1).unsqueeze(-1).expand(-1, -1, maps.shape[-1])
     return maps.gather(1, flat).view(*pixels.shape, -1)

@@ -1,7 +1,7 @@
 """Input of MCC's encoders: images and maps of seen points, from captures, from depth maps and from Hypersim (arXiv 2301.08247).
 
-A map of seen points is (..., n, n, 3); where a coordinate is not finite, no point was seen. Maps are resized bilinearly without
-antialiasing, which carries infinity into every pixel that has an unseen neighbour: the edges of what was seen are lost, as in training.
+A map of seen points is (..., n, n, 3); no point was seen where a coordinate is not finite. Maps are resized bilinearly without
+antialiasing, which spreads infinity to every pixel that has an unseen neighbour: the edges of the seen surface are lost, as in training.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class View:
-    """One image and the points seen in it, as `MCC.encode` takes them."""
+class SceneView:
+    """An image and the points seen in it, as `MCC.encode` takes them."""
 
     image: Tensor
     """(1, 3, S, S), RGB in 0..1."""
     seen: Tensor
     """(1, n, n, 3)."""
     scale: Tensor
-    """Scalar, by which the capture's coordinates were divided; then `centre` was taken off."""
+    """Scalar by which the capture's coordinates were divided, before `centre` was subtracted."""
     centre: Tensor
     """(3,)."""
 
     def to_capture(self, points: Tensor) -> Tensor:
-        """Points (..., 3) of the model's space in the coordinates of the capture."""
+        """Transform points (..., 3) of the model's space to the coordinates of the capture."""
         return (points + self.centre) * self.scale
 
 
 @dataclass(frozen=True)
-class Box:
+class CropBox:
     """Rows and columns of a crop, the last ones included; they may lie beyond the image."""
 
     top: int
@@ -42,26 +42,28 @@ class Box:
     right: int
 
     def crop(self, grid: Tensor) -> Tensor:
-        """(H, W, C)."""
+        """Crop a grid (H, W, C)."""
         return grid[self.top : self.bottom + 1, self.left : self.right + 1]
 
 
-def view_of_capture(rgb: Tensor, points: Tensor, mask: Tensor, *, image_size: int = 800, seen_size: int = 112, margin: int = 40) -> View:
-    """A photograph of one object with a point for every pixel, as a phone with a depth sensor takes it.
+def capture_to_view(
+    rgb: Tensor, points: Tensor, mask: Tensor, *, image_size: int = 800, seen_size: int = 112, margin: int = 40
+) -> SceneView:
+    """Convert a photograph of one object with a point per pixel, as a phone with a depth sensor takes it.
 
-    rgb: (H, W, 3) in 0..1; points: (H, W, 3) in any unit; mask: (h, w), not 0 on the object, resized if it has another size.
-    The points are those on the object, centred and scaled; image and points are cropped to the object with a margin in pixels, and padded
-    to squares. Raises ValueError if fewer than two points lie on the object.
+    rgb: (H, W, 3) in 0..1; points: (H, W, 3) in any unit; mask: (h, w), not 0 on the object, resized if it has another size. The points are
+    those on the object, centred and scaled; image and points are cropped to the object with a margin in pixels, and padded to squares.
+    Raises ValueError if fewer than two points lie on the object.
     """
     objects = resize_mask(mask, rgb.shape[0], rgb.shape[1])
     normalised, scale, centre = normalise_points(points.masked_fill(~objects.unsqueeze(-1), torch.inf))
     box = box_around(objects, margin)
-    image = resize(square(box.crop(rgb), 0.0), image_size).permute(0, 3, 1, 2)
-    return View(image, resize(square(box.crop(normalised), torch.inf), seen_size), scale, centre)
+    image = resize(pad_to_square(box.crop(rgb), 0.0), image_size).permute(0, 3, 1, 2)
+    return SceneView(image, resize(pad_to_square(box.crop(normalised), torch.inf), seen_size), scale, centre)
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """(h, w) of 8-bit values → bool (H, W): bilinearly, rounded half up as an 8-bit image is; then what is not 0."""
+    """Resize a mask (h, w) of 8-bit values to bool (H, W): bilinearly, rounded half up as an 8-bit image is; then not 0."""
     if mask.shape == (height, width):
         return mask != 0
     resized = F.interpolate(mask[None, None].float(), size=(height, width), mode="bilinear", align_corners=False)
@@ -69,15 +71,16 @@ def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
 
 
 def normalise_points(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(..., 3) → divided by `spread`, then centred on the mean of the points that are finite; scale and centre."""
-    scale = spread(points)
+    """Divide points (..., 3) by `point_spread`, then centre them on the mean of the finite ones; return them with scale and centre (3,)."""
+    scale = point_spread(points)
     scaled = points / scale
     centre = _finite(scaled).mean(dim=0)
     return scaled - centre, scale, centre
 
 
-def spread(points: Tensor) -> Tensor:
-    """The standard deviation of the finite points, unbiased, averaged over the axes; a scalar. Raises ValueError if there are no two."""
+def point_spread(points: Tensor) -> Tensor:
+    """Return the unbiased standard deviation of the finite points, averaged over the axes: a scalar. Raises ValueError if there are fewer
+    than two."""
     finite = _finite(points)
     if len(finite) < 2:
         raise ValueError(f"points: {len(finite)} are finite and on the object; two are needed at least")
@@ -85,26 +88,26 @@ def spread(points: Tensor) -> Tensor:
 
 
 def _finite(points: Tensor) -> Tensor:
-    """(..., 3) → (P, 3)."""
+    """Return the finite points: (..., 3) → (P, 3)."""
     return points[points.isfinite().all(dim=-1)]
 
 
-def box_around(mask: Tensor, margin: int) -> Box:
-    """Around what is true in (H, W), with a margin that ends at the top and left of the image."""
+def box_around(mask: Tensor, margin: int) -> CropBox:
+    """Return the box around the True pixels of (H, W), with a margin that is cut at the top and left of the image."""
     rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
     top, bottom, left, right = (int(edge) for edge in (rows.min(), rows.max(), columns.min(), columns.max()))
-    return Box(max(top - margin, 0), bottom + margin, max(left - margin, 0), right + margin)
+    return CropBox(max(top - margin, 0), bottom + margin, max(left - margin, 0), right + margin)
 
 
-def square(grid: Tensor, fill: float) -> Tensor:
-    """(H, W, C) → (side, side, C), padded at the bottom or on the right."""
+def pad_to_square(grid: Tensor, fill: float) -> Tensor:
+    """Pad a grid at the bottom or on the right: (H, W, C) → (side, side, C)."""
     height, width, _ = grid.shape
     side = max(height, width)
     return F.pad(grid, (0, 0, 0, side - width, 0, side - height), value=fill)
 
 
 def resize(grid: Tensor, size: int) -> Tensor:
-    """(H, W, C) or (B, H, W, C) → (B, size, size, C). A grid that has the size already is not touched, so it loses no edges."""
+    """Resize a grid (H, W, C) or (B, H, W, C) → (B, size, size, C). A grid of that size is not touched, so it loses no edges."""
     batch = grid if grid.dim() == 4 else grid.unsqueeze(0)
     if batch.shape[1:3] == (size, size):
         return batch
@@ -112,7 +115,7 @@ def resize(grid: Tensor, size: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Camera:
+class PerspectiveCamera:
     """A perspective camera in row vectors, x_camera = x_world R + T; +x left, +y up, the short side of an image from -1 to 1."""
 
     rotation: Tensor
@@ -125,10 +128,12 @@ class Camera:
     """(B, 2)."""
 
 
-def seen_in_depth(depth: Tensor, foreground: Tensor, camera: Camera, *, seen_size: int = 112, threshold: float = 0.5) -> Tensor:
-    """Depth maps of CO3D → seen points in world coordinates, (B, n, n, 3), infinite outside the object and where depth is missing.
+def depth_to_seen_points(
+    depth: Tensor, foreground: Tensor, camera: PerspectiveCamera, *, seen_size: int = 112, threshold: float = 0.5
+) -> Tensor:
+    """Convert depth maps of CO3D to seen points in world coordinates, (B, n, n, 3), infinite outside the object and without depth.
 
-    depth: (B, 1, H, W), 0 where it is missing; foreground: (B, 1, H, W), the probability of the object, which is above `threshold` on it.
+    depth: (B, 1, H, W), 0 if it is missing; foreground: (B, 1, H, W), the probability of the object, which is above `threshold` on it.
     """
     depth, masked = (
         F.interpolate(grid, size=(seen_size, seen_size), mode="bilinear", align_corners=False).squeeze(1)
@@ -142,7 +147,7 @@ def seen_in_depth(depth: Tensor, foreground: Tensor, camera: Camera, *, seen_siz
     return world.masked_fill(~((depth > 0) & (masked > 0.5)).unsqueeze(-1), torch.inf)
 
 
-def view_of_hypersim(
+def hypersim_to_view(
     rgb: Tensor,
     points: Tensor,
     orientation: Tensor,
@@ -152,31 +157,31 @@ def view_of_hypersim(
     corner: tuple[int, int] | None = None,
     image_size: int = 224,
     seen_size: int = 112,
-) -> View:
-    """A frame of Hypersim: a square crop from `corner` (row, column), else from the centre, scaled, the camera at the origin.
+) -> SceneView:
+    """Convert a frame of Hypersim: a square crop from `corner` (row, column), else from the centre, scaled, with the camera at the origin.
 
     rgb: (H, W, 3) in 0..1; points: (H, W, 3), world coordinates in asset units; orientation (3, 3) and position (3,) of the camera.
     """
     height, width, _ = rgb.shape
     side = min(height, width)
     top, left = corner or ((height - side) // 2, (width - side) // 2)
-    box = Box(top, top + side - 1, left, left + side - 1)
+    box = CropBox(top, top + side - 1, left, left + side - 1)
     seen = resize(box.crop(hypersim_to_camera(points, orientation, position, metres_per_unit)), seen_size)
-    scale = spread(seen)
+    scale = point_spread(seen)
     image = resize(box.crop(rgb), image_size).permute(0, 3, 1, 2)
-    return View(image, seen / scale, scale, torch.zeros(3, dtype=seen.dtype, device=seen.device))
+    return SceneView(image, seen / scale, scale, torch.zeros(3, dtype=seen.dtype, device=seen.device))
 
 
 def hypersim_to_camera(points: Tensor, orientation: Tensor, position: Tensor, metres_per_unit: float) -> Tensor:
-    """World coordinates in asset units → metres from the camera, which looks along +z; (..., 3)."""
+    """Convert world coordinates (..., 3) in asset units to metres from the camera, which faces +z."""
     rotation = -orientation
     metres = (points @ rotation - position @ rotation) * metres_per_unit
     return metres * torch.tensor([-1.0, 1.0, 1.0], dtype=points.dtype, device=points.device)
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """One draw for a whole batch: what is done to seen points, queries and images alike, in this order."""
+class SceneAugmentation:
+    """One draw for a whole batch: transformations of seen points, queries and images, in this order."""
 
     scale: Tensor
     """(3,)."""
@@ -185,15 +190,15 @@ class Augmentation:
     degrees: Tensor
     """(3,), about x, then y, then z, right-handed."""
     flip: bool
-    """x becomes -x, and images and maps are mirrored."""
+    """Whether to negate x and mirror images and maps."""
 
     @staticmethod
     def draw(
         generator: torch.Generator, *, moved: bool, scale_delta: float = 0.2, shift: float = 1.0, degrees: int = 180, flip: float = 0.5
-    ) -> Augmentation:
-        """moved: shifted and rotated too, as CO3D is; Hypersim, whose camera is the origin, is not."""
+    ) -> SceneAugmentation:
+        """Draw an augmentation. moved: shifted and rotated too, as CO3D is; Hypersim, whose camera is the origin, is not."""
         uniform = 2 * torch.rand(2, 3, generator=generator) - 1
-        drawn = Augmentation(
+        drawn = SceneAugmentation(
             scale=1 + scale_delta * uniform[0],
             shift=shift * uniform[1],
             degrees=torch.randint(-degrees, degrees + 1, (3,), generator=generator).float(),
@@ -201,30 +206,30 @@ class Augmentation:
         )
         return drawn if moved else replace(drawn, shift=torch.zeros(3), degrees=torch.zeros(3))
 
-    def points(self, points: Tensor) -> Tensor:
-        """(..., 3)."""
+    def transform_points(self, points: Tensor) -> Tensor:
+        """Transform points (..., 3)."""
         scale, shift, rotation = (value.to(points) for value in (self.scale, self.shift, rotation_about_axes(self.degrees)))
         moved = (points * scale + shift) @ rotation.mT
         return moved * torch.tensor([-1.0, 1.0, 1.0]).to(points) if self.flip else moved
 
-    def seen(self, seen: Tensor) -> Tensor:
-        """(B, n, n, 3)."""
-        moved = self.points(seen)
+    def transform_seen(self, seen: Tensor) -> Tensor:
+        """Transform maps of points (B, n, n, 3)."""
+        moved = self.transform_points(seen)
         return moved.flip(2) if self.flip else moved
 
-    def images(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S)."""
+    def transform_images(self, images: Tensor) -> Tensor:
+        """Mirror images (B, 3, S, S) if the augmentation does."""
         return images.flip(3) if self.flip else images
 
 
 def rotation_about_axes(degrees: Tensor) -> Tensor:
-    """(3,) → the matrix (3, 3) that turns column vectors about x, then y, then z, right-handed."""
+    """Return the matrix (3, 3) that rotates column vectors by angles (3,) about x, then y, then z, right-handed."""
     rotation = torch.eye(3, dtype=torch.float64)
     for axis, angle in enumerate(degrees.tolist()):
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         following, last = (axis + 1) % 3, (axis + 2) % 3
-        turn = torch.eye(3, dtype=torch.float64)
-        turn[following, following], turn[following, last] = cos, -sin
-        turn[last, following], turn[last, last] = sin, cos
-        rotation = turn @ rotation
+        axis_rotation = torch.eye(3, dtype=torch.float64)
+        axis_rotation[following, following], axis_rotation[following, last] = cos, -sin
+        axis_rotation[last, following], axis_rotation[last, last] = sin, cos
+        rotation = axis_rotation @ rotation
     return rotation

@@ -9,17 +9,17 @@ from models.bundle_schema import QuerySpace
 from models.registry import Architecture, BundleDefaults, DummyForward, SizeTable, System
 
 PATCH_SIZE, WINDOW = 16, 8
-"""Defaults of configs that do not tell."""
-KNOWN = 11
-"""Number of values by which queries know both sides, for each pixel of a latent token: its point, whether there is one, its colour, the
-thickness behind it, and the colour there. It stands here, since gateways count it without PyTorch."""
+"""Defaults of configs without these fields."""
+GEOMETRY_VALUES = 11
+"""Number of geometric values per pixel of a latent token: its point, whether there is one, its colour, the thickness behind it, and the
+colour of the back. Defined here, since gateways use it without PyTorch."""
 
 
 def latent_values(config: Mapping[str, Any]) -> int:
-    """Numbers that are kept of a scene's tokens. config: of a bundle."""
+    """Return the number of values of a scene's latent tokens. config: of a bundle."""
     side, window = int(config["image_size"]) // int(config.get("patch_size", PATCH_SIZE)), int(config.get("window", WINDOW))
-    known = KNOWN * window**2 if config.get("back") else 0
-    return (side**2 + 1) * (2 * int(config.get("width", 768)) + known)
+    geometry = GEOMETRY_VALUES * window**2 if config.get("back") else 0
+    return (side**2 + 1) * (2 * int(config.get("width", 768)) + geometry)
 
 
 SYSTEM = System(
@@ -30,7 +30,7 @@ SYSTEM = System(
             purpose=BundleDefaults(lambda config: "reconstruct", space=lambda config: QuerySpace(source_size=800)),
             steps={"reconstruct": "models.systems.mcc.steps:reconstruct_steps"},
             precise_tasks=frozenset({"reconstruct"}),
-            native=DummyForward("scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.systems.mcc.dummy_inputs:scene"),
+            native=DummyForward("scene", lambda config: 2 * (int(config.side) ** 2 + 1), "models.systems.mcc.dummy_inputs:scene_queries"),
         ),
         Architecture(
             name="mcc_photograph",

@@ -32,9 +32,9 @@ from models.systems.diffmae.decoder import Context
 from models.systems.diffmae.masks import Split
 from models.systems.diffmae.model import DiffMAE
 from models.systems.mcc.camera_fit import Projection
-from models.systems.mcc.dummy_inputs import QUERIES, seen_scene
-from models.systems.mcc.model import MCC, Scene
-from models.systems.mcc.query_geometry import Sides
+from models.systems.mcc.dummy_inputs import QUERIES, random_scene_inputs
+from models.systems.mcc.model import MCC, SceneCache
+from models.systems.mcc.query_geometry import SceneGeometry
 from models.systems.vit.model import ViT
 
 OPSET = 18
@@ -112,18 +112,18 @@ class QueryDecoder(nn.Module):
         self.model = model
 
     def forward(self, keys: Tensor, values: Tensor, queries: Tensor) -> Tensor:
-        return self.model.predict(self.model.ask(Scene(keys, values), queries))
+        return self.model.predict_outputs(self.model.decode_queries(SceneCache(keys, values), queries))
 
 
 class KnowingDecoder(QueryDecoder):
-    """The same of a network whose queries know both sides of the scene (`models.systems.mcc.query_geometry.Sides`): camera (B, 7), middle
-    (B, 3), maps (B, n², 13) and tokens (B, C, side, side)."""
+    """Decoder of queries with geometry features (`models.systems.mcc.query_geometry.SceneGeometry`): camera (B, 7), middle (B, 3), maps
+    (B, n², 13) and tokens (B, C, side, side)."""
 
     def forward(  # type: ignore[override]
         self, keys: Tensor, values: Tensor, queries: Tensor, camera: Tensor, middle: Tensor, maps: Tensor, tokens: Tensor
     ) -> Tensor:
-        scene = Scene(keys, values, sides=Sides(Projection(camera, middle), maps, tokens))
-        return self.model.predict(self.model.ask(scene, queries))
+        scene = SceneCache(keys, values, geometry=SceneGeometry(Projection(camera, middle), maps, tokens))
+        return self.model.predict_outputs(self.model.decode_queries(scene, queries))
 
 
 def classifier(model: nn.Module, spec: BundleSpec, schedule: MergeSchedule, pixels: Sequence[np.ndarray]) -> Graph:
@@ -153,13 +153,13 @@ def denoising_step(model: nn.Module) -> Graph:
 def query_decoder(model: nn.Module) -> Graph:
     assert isinstance(model, MCC)
     make = RandomInputMaker(EXAMPLES, torch.float32, torch.device("cpu"))
-    scene = model.remember(model.encode(*seen_scene(model.config, make)))
+    scene = model.cache_scene(model.encode(*random_scene_inputs(model.config, make)))
     given = {"keys": scene.keys, "values": scene.values, "queries": make.normal(min(QUERIES, 64), 3)}
     free, batch_at = {"queries": {1: "points"}}, {"keys": 1, "values": 1}
-    if scene.sides is None:
+    if scene.geometry is None:
         return Graph(QueryDecoder(model), given, ("predicted",), free, batch_at)
-    camera = scene.sides.projection
-    given |= {"camera": camera.numbers, "middle": camera.middle, "maps": scene.sides.maps, "tokens": scene.sides.tokens}
+    camera = scene.geometry.projection
+    given |= {"camera": camera.coefficients, "middle": camera.centre, "maps": scene.geometry.maps, "tokens": scene.geometry.tokens}
     return Graph(KnowingDecoder(model), given, ("predicted",), free, batch_at)
 
 

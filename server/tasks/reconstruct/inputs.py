@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.bundle import BundleSpec
-from models.systems.mcc.visible_surface import fitted_camera
+from models.systems.mcc.visible_surface import fit_camera
 from server.media import depth, masks, mcc_inputs, npy
 from server.media.depth import Camera, Points
 from server.media.images import Decoder
@@ -115,7 +115,7 @@ def camera_of(
     None where there is none. Raises InvalidOption where that one is needed."""
     if source != "points":
         return scaled_camera(plan, image, whole)
-    fitted = fitted_camera(points, mask & np.isfinite(points).all(axis=2))
+    fitted = fit_camera(points, mask & np.isfinite(points).all(axis=2))
     if fitted is None and plan.surface == "joined":
         raise InvalidOption("surface", "no camera sees the points in their pixels, so that they cannot be joined: ask for `network`")
     return None if fitted is None else Camera(*(float(value) for value in fitted))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from models.bundle import BundleSpec
 from models.bundle_schema import QuerySpace
-from models.systems.mcc.lattice import MOST_CELLS, Lattice
+from models.systems.mcc.lattice import MAX_CELLS, Lattice
 from models.systems.mcc.system import PATCH_SIZE, WINDOW, latent_values
 from server.media import masks, mcc_inputs
 from server.media import meshes as shapes
@@ -106,8 +106,8 @@ class Reconstruct(
         spacing = asked.spacing or space.spacing
         if spacing > space.extent:
             raise InvalidOption("spacing", f"{spacing:g} is above {space.extent:g}, how far {spec.id} looks from the middle")
-        if spacing < space.extent / MOST_CELLS or Lattice(space, spacing).box > MOST_CELLS:
-            raise ExcessiveOption("spacing", f"{spacing:g} makes a grid of more than {MOST_CELLS} cells; use a larger one")
+        if spacing < space.extent / MAX_CELLS or Lattice(space, spacing).index_count > MAX_CELLS:
+            raise ExcessiveOption("spacing", f"{spacing:g} makes a grid of more than {MAX_CELLS} cells; use a larger one")
         if asked.fov is not None and (asked.fx is not None or asked.fy is not None):
             raise InvalidOption("fov", "given beside a focal length: send one of them")
         if asked.fov is not None and asked.fov < inputs.NARROWEST:
@@ -236,7 +236,7 @@ class Reconstruct(
         sample = {
             "pixels": np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8),
             "seen": np.stack([across, down, 0.3 * across + (2.0 if space.region == "half-ball" else 0.0)], axis=-1).astype(np.float32),
-            "asks": np.array([MOST_CELLS, Lattice(space, space.spacing).count], np.int64),
+            "asks": np.array([MAX_CELLS, Lattice(space, space.spacing).count], np.int64),
             "scale": np.ones(1, np.float32),
             "centre": np.zeros(3, np.float32),
         }
@@ -246,7 +246,7 @@ class Reconstruct(
 def _asks(plan: ReconstructPlan, most: int) -> NDArray[np.int64]:
     """Raises ExcessiveOption for what is too much before anything is asked."""
     lattice = plan.lattice
-    first = lattice.count if plan.mode == "dense" else lattice.count // lattice.stride() ** 3
+    first = lattice.count if plan.mode == "dense" else lattice.count // lattice.coarse_stride() ** 3
     if first > most:
         raise ExcessiveOption(
             "spacing",

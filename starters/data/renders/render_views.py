@@ -107,7 +107,7 @@ def view_of(
 ) -> npt.NDArray[np.void] | None:
     """One record of `view_dtype`: a photograph cropped to the object with a margin, squared by black at the bottom or on the right.
 
-    That is what a capture becomes (`models.systems.mcc.scene_inputs.view_of_capture`). None if hardly anything of the object is seen.
+    That is what a capture becomes (`models.systems.mcc.scene_inputs.capture_to_view`). None if hardly anything of the object is seen.
     back: render the surface behind, too; it draws nothing, so that the rest is the same.
     """
     rotation = standing_rotation(generator, up)

@@ -19,8 +19,8 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 from models.bundle_schema import QuerySpace
-from models.systems.mcc.back_surface import shrunk
-from models.systems.mcc.camera_fit import fitted
+from models.systems.mcc.back_surface import area_resize
+from models.systems.mcc.camera_fit import fit_projection
 from models.systems.mcc.model import MCC, MEAN, STD, decode_colours
 from starters.data.renders.scenes import RenderedScenes, Renders
 from starters.evaluation.reconstruction.settings import ReconstructionSettings
@@ -194,7 +194,7 @@ def _scored(contest: Contest, chosen: Chosen, sample: Sample, seed: int) -> Row:
     ways = {
         SEEN: seen,
         EXTRUDED: solid,
-        CARVED: solid[front.allows(solid, settings.spacing)],  # the seen points are part of it
+        CARVED: solid[front.is_consistent(solid, settings.spacing)],  # the seen points are part of it
         BACK: np.concatenate([seen, told]),
         ORACLE: np.concatenate([seen, true]),
         JOINED: joined(front, space, settings.spacing, points, probability, settings.threshold, seed),
@@ -208,7 +208,7 @@ def told_back(network: MCC, sample: Sample) -> Tensor:
     """(n, n, 3), what the network's U-Net tells to lie behind each seen point."""
     assert network.back is not None
     points, valid = sample["points"][None], sample["valid"][None]
-    return fitted(points, valid).farther(points, network.back(image_of(sample)[None], points, valid).thickness)[0]
+    return fit_projection(points, valid).move_along_rays(points, network.back(image_of(sample)[None], points, valid).thickness)[0]
 
 
 @torch.inference_mode()
@@ -221,10 +221,10 @@ def _colours(contest: Contest, sample: Sample) -> dict[str, float]:
     if not len(hidden):
         return {}
     queries, true = sample["surface"][hidden][None], sample["colours"][hidden]
-    shown = shrunk(image[None], valid.shape[0])[0].permute(1, 2, 0)[valid]  # (P, 3)
+    shown = area_resize(image[None], valid.shape[0])[0].permute(1, 2, 0)[valid]  # (P, 3)
     told = {NEAREST: shown[nearest[hidden]]}
     points = sample["points"].masked_fill(~valid.unsqueeze(-1), torch.inf)[None]
     for name, network in ((NETWORK, contest.network), (PLAIN, contest.plain)):
-        asked = network.ask(network.remember(network.encode(image[None], points)), queries)
-        told[name] = decode_colours(network.predict(asked))[0].clamp(0, 1)
+        asked = network.decode_queries(network.cache_scene(network.encode(image[None], points)), queries)
+        told[name] = decode_colours(network.predict_outputs(asked))[0].clamp(0, 1)
     return {name: float((colours - true).abs().mean()) for name, colours in told.items()}

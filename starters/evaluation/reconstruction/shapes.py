@@ -8,11 +8,11 @@ import torch
 from scipy.ndimage import binary_fill_holes
 
 from models.bundle_schema import QuerySpace
-from models.systems.mcc.flood_fill import Answers, Flood, Limits
-from models.systems.mcc.hidden_surface import guess
-from models.systems.mcc.lattice import MOST_CELLS, Lattice
+from models.systems.mcc.flood_fill import CellPredictions, FloodFill, FloodLimits
+from models.systems.mcc.hidden_surface import reconstruct_hidden_surface
+from models.systems.mcc.lattice import MAX_CELLS, Lattice
 from models.systems.mcc.model import MCC, MEAN, STD
-from models.systems.mcc.visible_surface import Front, fitted_camera
+from models.systems.mcc.visible_surface import VisibleSurface, fit_camera
 from starters.data.renders.scenes import RenderedScenes
 from starters.evaluation.reconstruction.surfaces import Points, extruded, sampled
 from training.data.base import Sample
@@ -45,39 +45,39 @@ def occupancies(
     threshold: None to ask a dense grid; otherwise what the service asks in mode `adaptive` to find what is above it.
     """
     seen = sample["points"].masked_fill(~sample["valid"].unsqueeze(-1), torch.inf)
-    scene = model.remember(model.encode(image_of(sample)[None], seen[None]))
+    scene = model.cache_scene(model.encode(image_of(sample)[None], seen[None]))
     lattice = Lattice(space, spacing)
-    flood = Flood.start(lattice, Limits(threshold or 0.0, dense=threshold is None, most=MOST_CELLS), seen)
-    while not flood.ended:
+    flood = FloodFill.start(lattice, FloodLimits(threshold or 0.0, dense=threshold is None, max_queries=MAX_CELLS), seen)
+    while not flood.is_done:
         cells = flood.next_cells(_CHUNK)
         points = torch.from_numpy(lattice.points(cells.numpy()))
-        occupancy = model.predict_occupancy(model.ask(scene, points[None]))[0].sigmoid()
-        flood = flood.answered(Answers(cells, occupancy, torch.zeros(len(cells), 3, dtype=torch.uint8)))
-    return lattice.points(flood.known.cells.numpy()), flood.known.occupancy.numpy()
+        occupancy = model.predict_occupancy(model.decode_queries(scene, points[None]))[0].sigmoid()
+        flood = flood.update(CellPredictions(cells, occupancy, torch.zeros(len(cells), 3, dtype=torch.uint8)))
+    return lattice.points(flood.predictions.cells.numpy()), flood.predictions.occupancy.numpy()
 
 
-def front_of(sample: Sample) -> Front:
+def front_of(sample: Sample) -> VisibleSurface:
     """Front of a sample, as the service takes it where no mask is sent: what is enclosed by seen points belongs to the object."""
     from_camera = (sample["points"] - sample["camera"]).numpy()
     valid = sample["valid"].numpy()
-    camera = fitted_camera(from_camera, valid)
+    camera = fit_camera(from_camera, valid)
     if camera is None:
         raise TrainingError("data: no camera sees the points of a view in their pixels")
     height, width = valid.shape
     mask = binary_fill_holes(valid)
     frame = np.array([0, 0, width, height], np.float32)
     depth = np.where(valid, from_camera[..., 2], np.nan).astype(np.float32)
-    return Front(depth, mask, camera, frame, -sample["camera"].numpy())
+    return VisibleSurface(depth, mask, camera, frame, -sample["camera"].numpy())
 
 
 def joined(
-    front: Front, space: QuerySpace, spacing: float, points: Points, probability: npt.NDArray[np.float32], threshold: float, seed: int
+    front: VisibleSurface, space: QuerySpace, spacing: float, points: Points, probability: npt.NDArray[np.float32], threshold: float, seed: int
 ) -> Points:
     """The surface that the service answers, the part that was seen and the guess, sampled evenly. points (Q, 3): what was asked."""
     lattice = Lattice(space, spacing)
     places = np.rint((points - np.array(lattice.origin, np.float32)) / lattice.pitch).astype(np.int64)
     cells = np.ravel_multi_index(tuple(places.T), lattice.shape)
-    guessed = guess(lattice, cells, probability, np.zeros((len(cells), 3), np.uint8), threshold, front)
+    guessed = reconstruct_hidden_surface(lattice, cells, probability, np.zeros((len(cells), 3), np.uint8), threshold, front)
     seen, dice = front.mesh(lattice.pitch), np.random.default_rng(seed)
     parts = [sampled(mesh.vertices, mesh.faces, _DENSITY, dice) for mesh in (seen, guessed)]
     return np.concatenate(parts)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.bundle_schema import QuerySpace
-from models.systems.mcc.init_attention import look_at_nearest
+from models.systems.mcc.init_attention import init_nearest_attention
 from models.systems.mcc.model import MCC
 from starters.evaluation.reconstruction.shapes import occupancies
 from starters.evaluation.reconstruction.surfaces import Match, Truth, extruded, sampled
@@ -38,7 +38,7 @@ def test_an_extrusion_is_a_hollow_body_behind_what_is_seen() -> None:
 def test_adaptive_asking_asks_less_and_is_told_the_same() -> None:
     torch.manual_seed(0)
     model = MCC(CONFIG).eval()
-    look_at_nearest(model)
+    init_nearest_attention(model)
     axis = torch.linspace(-1, 1, 32)
     points = torch.stack([axis.expand(32, -1), axis.unsqueeze(1).expand(-1, 32), torch.zeros(32, 32)], dim=-1)
     sample = {"pixels": torch.zeros(3, 48, 48), "points": points, "valid": torch.ones(32, 32, dtype=torch.bool)}

@@ -9,10 +9,18 @@ from torch import Tensor
 
 from models.checkpoints.checkpoint_file import read_checkpoint
 from models.layers.position_embeddings import sincos_table
-from models.systems.mcc.model import MCC, Kept, MCCConfig, Scene, decode_colours
+from models.systems.mcc.model import MCC, DropPathMasks, MCCConfig, SceneCache, decode_colours
 from models.systems.mcc.point_embed import contract
-from models.systems.mcc.queries import Labels, cube_grid, half_ball_grid, label, reconstruct, score
-from models.systems.mcc.scene_inputs import Augmentation, Camera, box_around, normalise_points, resize_mask, seen_in_depth, view_of_capture
+from models.systems.mcc.queries import QueryLabels, cube_grid, half_ball_grid, label_queries, reconstruct, score_coverage
+from models.systems.mcc.scene_inputs import (
+    PerspectiveCamera,
+    SceneAugmentation,
+    box_around,
+    capture_to_view,
+    depth_to_seen_points,
+    normalise_points,
+    resize_mask,
+)
 from tests.golden.case import Case, Replayed
 
 FIELDS = {
@@ -47,13 +55,15 @@ CHUNK = 2000
 def replay(case: Case) -> Replayed:
     config, inputs = case.config, case.inputs
     model, images, seen, queries = scene_of(case)
-    labels = label(queries, inputs["gt_xyz"], inputs["gt_rgb"], config.get("train_dist_threshold", 0.1)) if "gt_xyz" in inputs else None
+    labels = (
+        label_queries(queries, inputs["gt_xyz"], inputs["gt_rgb"], config.get("train_dist_threshold", 0.1)) if "gt_xyz" in inputs else None
+    )
     if config.get("mode") == "train":
         assert labels is not None
         return _training_step(case, model, images, seen, queries, labels)
-    scene = model.remember(model.encode(images, seen))
+    scene = model.cache_scene(model.encode(images, seen))
     chunk = config.get("max_queries_per_forward", CHUNK if "points" in inputs else queries.shape[1])
-    predicted = torch.cat([model.predict(model.ask(scene, part)) for part in torch.split(queries, chunk, dim=1)], dim=1)
+    predicted = torch.cat([model.predict_outputs(model.decode_queries(scene, part)) for part in torch.split(queries, chunk, dim=1)], dim=1)
     replayed = Replayed({"pred": predicted}, _intermediates(case, model, images, seen, queries))
     replayed.outputs |= {"grid_xyz": queries, "unseen_xyz": queries, "occupancy_logits": predicted[..., 0]}
     if labels is not None:
@@ -82,7 +92,7 @@ def _view(case: Case, model: MCCConfig) -> tuple[Tensor, Tensor]:
     """→ images (B, 3, S, S) and seen points (B, n, n, 3)."""
     config, inputs = case.config, case.inputs
     if "points" in inputs:
-        view = view_of_capture(
+        view = capture_to_view(
             inputs["rgb"] / 255,
             inputs["points"],
             inputs["mask"],
@@ -92,9 +102,9 @@ def _view(case: Case, model: MCCConfig) -> tuple[Tensor, Tensor]:
         )
         return view.image, view.seen
     if "depth_map" in inputs:
-        camera = Camera(inputs["cam_R"], inputs["cam_T"], inputs["cam_focal_ndc"], inputs["cam_principal_ndc"])
+        camera = PerspectiveCamera(inputs["cam_R"], inputs["cam_T"], inputs["cam_focal_ndc"], inputs["cam_principal_ndc"])
         threshold = config.get("fg_mask_threshold", 0.5)
-        seen = seen_in_depth(inputs["depth_map"], inputs["fg_mask"], camera, seen_size=model.seen_size, threshold=threshold)
+        seen = depth_to_seen_points(inputs["depth_map"], inputs["fg_mask"], camera, seen_size=model.seen_size, threshold=threshold)
         return inputs["images"], seen
     return inputs["images"], inputs["seen_xyz_raw"]
 
@@ -115,7 +125,7 @@ def _queries(case: Case) -> Tensor:
     return grid.expand(len(inputs["images"]), -1, -1)
 
 
-def _losses(model: MCC, predicted: Tensor, labels: Labels, chunk: int) -> dict[str, Tensor]:
+def _losses(model: MCC, predicted: Tensor, labels: QueryLabels, chunk: int) -> dict[str, Tensor]:
     """Means over forward passes of so many queries."""
     parts = zip(*(torch.split(each, chunk, dim=1) for each in (predicted, labels.occupied, labels.colours)), strict=True)
     losses = [model.losses(*part) for part in parts]
@@ -131,7 +141,7 @@ def _losses(model: MCC, predicted: Tensor, labels: Labels, chunk: int) -> dict[s
 def _metrics(case: Case, predicted: Tensor, queries: Tensor) -> dict[str, Tensor]:
     occupied = predicted[..., 0].sigmoid() > case.config.get("eval_score_threshold", 0.1)
     scores = [
-        score(points[kept], truth, case.config.get("eval_dist_threshold", 0.1))
+        score_coverage(points[kept], truth, case.config.get("eval_dist_threshold", 0.1))
         for points, kept, truth in zip(queries, occupied, case.inputs["gt_xyz"], strict=True)
     ]
     return {
@@ -143,7 +153,7 @@ def _metrics(case: Case, predicted: Tensor, queries: Tensor) -> dict[str, Tensor
     }
 
 
-def _cloud(case: Case, model: MCC, scene: Scene, predicted: Tensor, queries: Tensor, chunk: int) -> dict[str, Tensor]:
+def _cloud(case: Case, model: MCC, scene: SceneCache, predicted: Tensor, queries: Tensor, chunk: int) -> dict[str, Tensor]:
     """Of the first scene."""
     thresholds, temperature = case.config.get("score_thresholds", THRESHOLDS), case.config.get("temperature", 0.1)
     cloud = reconstruct(model, scene, queries[0], threshold=thresholds[-1], temperature=temperature, chunk=chunk)
@@ -158,22 +168,22 @@ def _cloud(case: Case, model: MCC, scene: Scene, predicted: Tensor, queries: Ten
     }
 
 
-def _training_step(case: Case, model: MCC, images: Tensor, seen: Tensor, queries: Tensor, labels: Labels) -> Replayed:
+def _training_step(case: Case, model: MCC, images: Tensor, seen: Tensor, queries: Tensor, labels: QueryLabels) -> Replayed:
     """The labels are those of the queries before augmentation. Where no decisions of stochastic depth are recorded, nothing is dropped."""
     inputs = case.inputs
     moving = {} if case.config.get("use_hypersim") else inputs
-    augmentation = Augmentation(
+    augmentation = SceneAugmentation(
         scale=inputs.get("aug_scale", torch.ones(3)),
         shift=moving.get("aug_shift", torch.zeros(3)),
         degrees=moving.get("aug_degrees_xyz", torch.zeros(3)),
         flip=bool(inputs.get("aug_flip", False)),
     )
-    images, seen, queries = augmentation.images(images), augmentation.seen(seen), augmentation.points(queries)
+    images, seen, queries = augmentation.transform_images(images), augmentation.transform_seen(seen), augmentation.transform_points(queries)
     kept = None
     if "drop_keep_xyz" in inputs:
-        kept = Kept(inputs["drop_keep_xyz"], inputs["drop_keep_rgb"], inputs["drop_keep_decoder"])
+        kept = DropPathMasks(inputs["drop_keep_xyz"], inputs["drop_keep_rgb"], inputs["drop_keep_decoder"])
     with torch.enable_grad():
-        predicted = model.train(kept is not None)(images, seen, queries, kept=kept)
+        predicted = model.train(kept is not None)(images, seen, queries, keep_masks=kept)
         outputs = {"pred": predicted, **_losses(model, predicted, labels, queries.shape[1])}
         outputs["loss"].backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}

@@ -78,8 +78,8 @@ def test_a_scene_and_its_queries_call_every_block_of_the_decoder() -> None:
     )
     model = MCC(config).eval()
     calls = watched(model)
-    scene = model.remember(model.encode(torch.rand(1, 3, 16, 16), torch.randn(1, 8, 8, 3)))
+    scene = model.cache_scene(model.encode(torch.rand(1, 3, 16, 16), torch.randn(1, 8, 8, 3)))
     assert all(calls.values())
     before = dict(calls)
-    model.ask(scene, torch.randn(1, 5, 3))
+    model.decode_queries(scene, torch.randn(1, 5, 3))
     assert {name for name in calls if calls[name] > before[name]} == {"decoder_blocks.0", "decoder_blocks.1"}

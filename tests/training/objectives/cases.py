@@ -24,7 +24,7 @@ from models.systems.mae_st.pretraining import VideoMAEPretraining, VideoMAEPretr
 from models.systems.mavil.audio_mae import AudioMAE, AudioMAEConfig
 from models.systems.mavil.model import MAViL, MAViLConfig
 from models.systems.mavil.pretraining import MAViLPretraining, MAViLPretrainingConfig
-from models.systems.mcc.back_surface import BackConfig
+from models.systems.mcc.back_surface import BackSurfaceConfig
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.vit.model import Pool, Stem, ViT, ViTConfig
 from training.curation import Curation, Curator
@@ -264,7 +264,7 @@ def mcc() -> Case:
     return settings.build(MCC(replace(MCC_CONFIG, drop_path=0.5)), FACTS), batch
 
 
-BACK_CONFIG = replace(MCC_CONFIG, back=BackConfig(widths=(8, 16)))
+BACK_CONFIG = replace(MCC_CONFIG, back=BackSurfaceConfig(widths=(8, 16)))
 
 
 def mcc_knowing() -> Case:

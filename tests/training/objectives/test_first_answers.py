@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.systems.mcc.init_attention import look_at_nearest
+from models.systems.mcc.init_attention import init_nearest_attention
 from models.systems.mcc.model import MCC
 from tests.models.systems.mcc.test_mcc_nearest import CONFIG
 from training.objectives.first_answers import fit_answers
@@ -33,7 +33,7 @@ def walls(first: int, count: int) -> dict[str, Tensor]:
 def objective() -> OccupancyAndColour:
     torch.manual_seed(0)
     model = MCC(CONFIG)
-    look_at_nearest(model)
+    init_nearest_attention(model)
     settings = MCCSettings(queries=200, near=0.5, spread=0.6, size=2.0, threshold=0.2, scale=0.0, shift=0.0, degrees=0)
     return OccupancyAndColour(model, settings).eval()
 

@@ -11,7 +11,7 @@ from scipy import stats
 from models.bundle_schema import Preprocess
 from models.systems.mcc.model import MCC
 from models.systems.mcc.point_embed import contract
-from models.systems.mcc.queries import label
+from models.systems.mcc.queries import label_queries
 from tests.training.objectives.cases import MCC_CONFIG, assert_same_gradients, draw, gradients, made, uniform
 from training import draws
 from training.objectives.base import Facts
@@ -30,8 +30,8 @@ def test_queries_near_surface_are_occupied_in_its_colour(regress: bool) -> None:
     queries = 3 * (2 * draws.uniform(draw(), (30, 3), "queries") - 1)
     augmentation = objective.augmentation(draw())
     seen = torch.where(batch["valid"].unsqueeze(-1), batch["points"], torch.inf)
-    images = augmentation.images(batch["pixels"])
-    predicted = objective.model(images, augmentation.seen(seen), augmentation.points(queries))
+    images = augmentation.transform_images(batch["pixels"])
+    predicted = objective.model(images, augmentation.transform_seen(seen), augmentation.transform_points(queries))
     occupancy, colour = [], []
     for sample in range(4):
         for place, query in enumerate(queries[sample]):
@@ -148,6 +148,6 @@ def test_stochastic_depth_drops_branches_sample_by_sample() -> None:
 
 def test_a_tree_finds_the_labels_that_all_distances_give() -> None:
     truth, queries, colours = torch.randn(2, 500, 3), torch.randn(2, 300, 3), torch.rand(2, 500, 3)
-    found, expected = labelled(queries, truth, colours, 0.3), label(queries, truth, colours, 0.3)
+    found, expected = labelled(queries, truth, colours, 0.3), label_queries(queries, truth, colours, 0.3)
     assert torch.equal(found.occupied, expected.occupied) and torch.equal(found.colours, expected.colours)
     assert 0.1 < found.occupied.mean() < 0.9

@@ -13,9 +13,9 @@ from models.people.track_batch import TrackBatch
 from models.systems.diffmae.masks import Split
 from models.systems.image_text.dual_encoder import unit
 from models.systems.mae.model import MAE, MAEConfig
-from models.systems.mcc.model import Kept
-from models.systems.mcc.queries import label
-from models.systems.mcc.scene_inputs import Augmentation
+from models.systems.mcc.model import DropPathMasks
+from models.systems.mcc.queries import label_queries
+from models.systems.mcc.scene_inputs import SceneAugmentation
 from tests.golden.case import Case, read_case
 from tests.golden.replays import cit as replay_cit
 from tests.golden.replays import diffmae as replay_diffmae
@@ -126,9 +126,9 @@ def test_mcc() -> None:
     case = recorded("mcc/co3d_train_step")
     inputs = case.inputs
     model, images, seen, queries = replay_mcc.scene_of(case)
-    augmentation = Augmentation(inputs["aug_scale"], inputs["aug_shift"], inputs["aug_degrees_xyz"], bool(inputs["aug_flip"]))
-    labels = label(queries, inputs["gt_xyz"], inputs["gt_rgb"], case.config["train_dist_threshold"])
-    kept = Kept(inputs["drop_keep_xyz"], inputs["drop_keep_rgb"], inputs["drop_keep_decoder"])
+    augmentation = SceneAugmentation(inputs["aug_scale"], inputs["aug_shift"], inputs["aug_degrees_xyz"], bool(inputs["aug_flip"]))
+    labels = label_queries(queries, inputs["gt_xyz"], inputs["gt_rgb"], case.config["train_dist_threshold"])
+    kept = DropPathMasks(inputs["drop_keep_xyz"], inputs["drop_keep_rgb"], inputs["drop_keep_decoder"])
     objective = OccupancyAndColour(model, MCCSettings()).train()
     values = objective.losses(images, seen, queries, labels, augmentation, kept)
     check(case, "loss", values["loss"])

@@ -8,9 +8,9 @@ import trimesh
 
 from models.bundle_schema import QuerySpace
 from models.systems.mcc import hidden_surface
-from models.systems.mcc.hidden_surface import Guess, guess
+from models.systems.mcc.hidden_surface import HiddenSurface, reconstruct_hidden_surface
 from models.systems.mcc.lattice import Lattice
-from models.systems.mcc.visible_surface import Front, fitted_camera
+from models.systems.mcc.visible_surface import VisibleSurface, fit_camera
 
 SPACE = QuerySpace(extent=2.0, spacing=0.1, reach=0.1)
 LATTICE = Lattice(SPACE, 0.1)
@@ -27,25 +27,25 @@ def rays() -> np.ndarray:
     return np.stack([*np.meshgrid(across, across), np.ones((SIDE, SIDE))], axis=-1)
 
 
-def ball(radius: float = 1.2) -> Front:
+def ball(radius: float = 1.2) -> VisibleSurface:
     """How the camera sees a ball in the middle."""
     ray = rays()
     square = (ray**2).sum(axis=-1)
     hit = AWAY**2 - square * (AWAY**2 - radius**2)
     depth = np.where(hit > 0, (AWAY - np.sqrt(np.maximum(hit, 0))) / square, np.nan)
-    return Front(depth.astype(np.float32), hit > 0, CAMERA, FRAME, CENTRE)
+    return VisibleSurface(depth.astype(np.float32), hit > 0, CAMERA, FRAME, CENTRE)
 
 
 def everywhere() -> tuple[np.ndarray, np.ndarray]:
     """All cells, and where they are."""
-    cells = np.arange(LATTICE.box, dtype=np.int32)
+    cells = np.arange(LATTICE.index_count, dtype=np.int32)
     return cells, LATTICE.points(cells)
 
 
-def guessed(front: Front, occupancy: np.ndarray, lattice: Lattice = LATTICE) -> Guess:
-    cells = np.arange(lattice.box, dtype=np.int32)
+def guessed(front: VisibleSurface, occupancy: np.ndarray, lattice: Lattice = LATTICE) -> HiddenSurface:
+    cells = np.arange(lattice.index_count, dtype=np.int32)
     colours = np.where(occupancy[:, None] > 0.1, np.array([10, 20, 30]), 0).astype(np.uint8)
-    return guess(lattice, cells, occupancy.astype(np.float32), colours, 0.1, front)
+    return reconstruct_hidden_surface(lattice, cells, occupancy.astype(np.float32), colours, 0.1, front)
 
 
 def shell(points: np.ndarray, radius: float = 1.2) -> np.ndarray:
@@ -57,7 +57,7 @@ def shell(points: np.ndarray, radius: float = 1.2) -> np.ndarray:
 def test_a_shell_becomes_one_wall_that_closes_what_was_seen() -> None:
     front, (_, points) = ball(), everywhere()
     found = guessed(front, shell(points))
-    middle = found.vertices[~found.seen]
+    middle = found.vertices[~found.joins_visible]
     assert np.linalg.norm(middle, axis=1) == pytest.approx(1.2, abs=0.12)
     mesh = trimesh.Trimesh(found.vertices, found.faces, process=False)
     along = mesh.triangles[(mesh.triangles[..., :2].min(axis=1) < [0.03, 0.02]).all(axis=1)]
@@ -73,7 +73,7 @@ def test_where_the_network_says_nothing_there_is_no_wall() -> None:
     front, (_, points) = ball(), everywhere()
     assert not len(guessed(front, np.zeros(len(points))).faces)
     half = guessed(front, np.where(points[:, 0] < 0, shell(points), 0))
-    assert len(half.faces) and half.vertices[~half.seen][:, 0].max() < 0.3
+    assert len(half.faces) and half.vertices[~half.joins_visible][:, 0].max() < 0.3
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -85,14 +85,14 @@ def test_hidden_surface_is_behind_visible_one_and_in_silhouette(seed: int) -> No
     for top, left in dice.integers(8, 60, (3, 2)):
         mask[top : top + dice.integers(4, 30), left : left + dice.integers(4, 30)] = True
     unseen = dice.random((SIDE, SIDE)) < dice.uniform(0, 0.5)
-    front = Front(np.where(mask & ~unseen, coarse, np.nan).astype(np.float32), mask, CAMERA, FRAME, CENTRE)
+    front = VisibleSurface(np.where(mask & ~unseen, coarse, np.nan).astype(np.float32), mask, CAMERA, FRAME, CENTRE)
     blobs = dice.random((10, 10, 10)).repeat(4, axis=0).repeat(4, axis=1).repeat(4, axis=2).ravel()
     found = guessed(front, np.where(blobs > dice.uniform(0.2, 0.9), blobs, 0))
     assert _impossible(front, found.vertices, 1.01 * LATTICE.pitch) == 0
     assert _impossible(front, front.mesh(LATTICE.pitch).vertices, 1.01 * LATTICE.pitch) == 0
 
 
-def _impossible(front: Front, points: np.ndarray, tolerance: float) -> int:
+def _impossible(front: VisibleSurface, points: np.ndarray, tolerance: float) -> int:
     """Number of points farther than the tolerance from all places that are possible: by a search, not by the code that is tested."""
     ray = rays()
     count = 0
@@ -108,20 +108,20 @@ def _impossible(front: Front, points: np.ndarray, tolerance: float) -> int:
 
 def test_a_field_of_too_many_cells_is_taken_in_larger_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     fine, front = Lattice(SPACE, 0.05), ball()
-    occupancy = shell(fine.points(np.arange(fine.box, dtype=np.int32)))
+    occupancy = shell(fine.points(np.arange(fine.index_count, dtype=np.int32)))
     whole = guessed(front, occupancy, fine)
-    monkeypatch.setattr(hidden_surface, "MOST_CELLS", fine.box // 8)
+    monkeypatch.setattr(hidden_surface, "MAX_FIELD_CELLS", fine.index_count // 8)
     coarse = guessed(front, occupancy, fine)
     assert 0 < len(coarse.faces) < len(whole.faces) / 2
     assert _impossible(front, coarse.vertices[::10], 1.01 * fine.pitch) == 0
-    assert np.linalg.norm(coarse.vertices[~coarse.seen], axis=1) == pytest.approx(1.2, abs=0.15)
+    assert np.linalg.norm(coarse.vertices[~coarse.joins_visible], axis=1) == pytest.approx(1.2, abs=0.15)
 
 
 def test_every_pixel_is_a_square_and_jumps_tear_it() -> None:
     depth = np.full((4, 6), AWAY, np.float32)
     depth[:, 3:] += 1
     depth[0, 0] = np.nan
-    front = Front(depth, np.ones((4, 6), bool), CAMERA, np.array([0, 0, 6, 4], np.float32), CENTRE)
+    front = VisibleSurface(depth, np.ones((4, 6), bool), CAMERA, np.array([0, 0, 6, 4], np.float32), CENTRE)
     mesh = front.mesh(0.1)
     assert len(mesh.faces) == 2 * 23 and len(mesh.vertices) == 4 * 5 + 5 * 4 - 1
     assert set(np.round(np.ptp((mesh.vertices[mesh.faces])[..., 2], axis=1), 3)) == {0.0}
@@ -134,7 +134,7 @@ def test_the_camera_of_points_is_found_where_there_is_one() -> None:
     front = ball()
     seen = np.isfinite(front.depth)
     points = (rays() * np.nan_to_num(front.depth, nan=1)[..., None]).astype(np.float32)
-    np.testing.assert_allclose(fitted_camera(points, seen), CAMERA, rtol=1e-3)
+    np.testing.assert_allclose(fit_camera(points, seen), CAMERA, rtol=1e-3)
     flat = points * np.array([0, 0, 1], np.float32) + rays() * np.array([5, 5, 0])
-    assert fitted_camera(flat.astype(np.float32) + np.array([0, 0, 9], np.float32) * (np.arange(SIDE) % 2)[:, None], seen) is None
-    assert fitted_camera(-points, seen) is None
+    assert fit_camera(flat.astype(np.float32) + np.array([0, 0, 9], np.float32) * (np.arange(SIDE) % 2)[:, None], seen) is None
+    assert fit_camera(-points, seen) is None

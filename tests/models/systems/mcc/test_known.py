@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from models.bundle_schema import QuerySpace
 from models.registry import read_config
-from models.systems.mcc.back_surface import Back, BackConfig, Told
-from models.systems.mcc.camera_fit import Projection, fitted, middles
-from models.systems.mcc.init_attention import look_at_nearest
+from models.systems.mcc.back_surface import BackSurface, BackSurfaceConfig, BackSurfaceNet
+from models.systems.mcc.camera_fit import Projection, fit_projection, pixel_centres
+from models.systems.mcc.init_attention import init_nearest_attention
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mcc.photo_pipeline import PhotographMCCConfig
-from models.systems.mcc.query_geometry import FEATURES, both_sides, features, nearest_pixels, told
-from models.systems.mcc.query_geometry import Sides as KnownSides
+from models.systems.mcc.query_geometry import FEATURE_COUNT, decode_geometry, geometry_channels, nearest_pixels, query_features
+from models.systems.mcc.query_geometry import SceneGeometry as KnownSides
 from models.systems.mcc.scene_inputs import normalise_points
 from models.systems.mcc.steps import ReconstructionSteps
 from models.systems.mcc.system import latent_values
@@ -39,14 +39,14 @@ CONFIG = MCCConfig(
     decoder_heads=4,
     regress_colour=True,
     drop_path=0.0,
-    back=BackConfig(widths=(8, 16)),
+    back=BackSurfaceConfig(widths=(8, 16)),
 )
 
 
 def ball(distance: float = 4.0, focal: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
     """A ball of radius 1, seen from a distance of its centre: the first and the last point on the ray of each pixel, (n, n, 3), in the
     camera's frame, and whether there are any."""
-    rays = torch.cat([middles(SIZE, torch.zeros(1, dtype=torch.float64)) / focal, torch.ones(SIZE**2, 1)], dim=1).view(SIZE, SIZE, 3)
+    rays = torch.cat([pixel_centres(SIZE, torch.zeros(1, dtype=torch.float64)) / focal, torch.ones(SIZE**2, 1)], dim=1).view(SIZE, SIZE, 3)
     a, half = rays.square().sum(dim=-1), rays[..., 2] * distance
     rest = half.square() - a * (distance**2 - 1)
     root = rest.clamp(min=0).sqrt()
@@ -55,8 +55,8 @@ def ball(distance: float = 4.0, focal: float = 3.0) -> tuple[Tensor, Tensor, Ten
 
 
 def error_in_pixels(projection: Projection, points: Tensor, valid: Tensor) -> float:
-    places = projection.places(points.view(1, -1, 3).float()).view(SIZE, SIZE, 2)
-    wanted = middles(SIZE, places).view(SIZE, SIZE, 2)
+    places = projection.project(points.view(1, -1, 3).float()).view(SIZE, SIZE, 2)
+    wanted = pixel_centres(SIZE, places).view(SIZE, SIZE, 2)
     return float((places - wanted)[valid].abs().max()) * SIZE / 2
 
 
@@ -66,7 +66,7 @@ def test_camera_is_fitted_despite_wrong_depths(lens: str, noise: float) -> None:
     front, back, valid = ball()
     rays = front / front[..., 2:]
     if lens == "parallel":
-        flat = torch.cat([middles(SIZE, front).view(SIZE, SIZE, 2), torch.zeros(SIZE, SIZE, 1)], dim=2)
+        flat = torch.cat([pixel_centres(SIZE, front).view(SIZE, SIZE, 2), torch.zeros(SIZE, SIZE, 1)], dim=2)
         along = torch.tensor([0.0, 0.0, 1.0]).expand_as(front)
         front, back = flat + front[..., 2:] * along, flat + back[..., 2:] * along
         rays = along
@@ -74,26 +74,26 @@ def test_camera_is_fitted_despite_wrong_depths(lens: str, noise: float) -> None:
     _, scale, centre = normalise_points(front[valid])
     scaled = torch.tensor([1.2, 0.9, 1.1])  # as augmentation does
     seen, behind = ((points / scale - centre) * scaled for points in (front, back))
-    projection = fitted(seen[None].float(), valid[None])
+    projection = fit_projection(seen[None].float(), valid[None])
     assert error_in_pixels(projection, seen, valid) < 0.01
     assert error_in_pixels(projection, behind, valid) < 0.01
-    found = projection.rays(middles(SIZE, seen)[None].float()).view(SIZE, SIZE, 3)
+    found = projection.rays(pixel_centres(SIZE, seen)[None].float()).view(SIZE, SIZE, 3)
     wanted = rays * scaled / (rays * scaled).norm(dim=-1, keepdim=True)
     torch.testing.assert_close(found[valid], wanted[valid].float(), atol=1e-3, rtol=0)
 
 
 def test_a_wall_that_faces_the_camera_is_seen_in_its_pixels() -> None:
-    wall = torch.cat([middles(SIZE, torch.zeros(1)).view(SIZE, SIZE, 2), torch.zeros(SIZE, SIZE, 1)], dim=2)
+    wall = torch.cat([pixel_centres(SIZE, torch.zeros(1)).view(SIZE, SIZE, 2), torch.zeros(SIZE, SIZE, 1)], dim=2)
     everywhere = torch.ones(1, SIZE, SIZE, dtype=torch.bool)
-    projection = fitted(wall[None], everywhere)
+    projection = fit_projection(wall[None], everywhere)
     assert error_in_pixels(projection, wall, everywhere[0]) < 0.01
     torch.testing.assert_close(projection.rays(torch.zeros(1, 1, 2)), torch.tensor([[[0.0, 0.0, 1.0]]]), atol=1e-3, rtol=0)
 
 
 def test_a_map_without_points_gives_numbers() -> None:
     nothing = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
-    projection = fitted(torch.zeros(1, SIZE, SIZE, 3), nothing)
-    assert projection.places(torch.randn(1, 9, 3)).isfinite().all() and nearest_pixels(nothing)[1].min() >= 2 * SIZE
+    projection = fit_projection(torch.zeros(1, SIZE, SIZE, 3), nothing)
+    assert projection.project(torch.randn(1, 9, 3)).isfinite().all() and nearest_pixels(nothing)[1].min() >= 2 * SIZE
 
 
 def test_the_nearest_pixel_is_the_nearest_of_all() -> None:
@@ -106,14 +106,14 @@ def test_the_nearest_pixel_is_the_nearest_of_all() -> None:
         torch.testing.assert_close(distance[sample], every)
 
 
-class Truth(Back):
+class Truth(BackSurfaceNet):
     """Tells what is so."""
 
     def __init__(self, thickness: Tensor, colours: Tensor) -> None:
         nn.Module.__init__(self)
-        self.answer = Told(thickness, colours)
+        self.answer = BackSurface(thickness, colours)
 
-    def forward(self, images: Tensor, seen: Tensor, valid: Tensor) -> Told:
+    def forward(self, images: Tensor, seen: Tensor, valid: Tensor) -> BackSurface:
         return self.answer
 
 
@@ -127,13 +127,13 @@ def test_a_query_knows_where_it_lies_between_both_sides() -> None:
     thickness = (behind - seen).norm(dim=-1).masked_fill(~lost, 0.0)
     images = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 48, 48)
     colours = torch.tensor([0.0, 0.0, 1.0]).expand(1, SIZE, SIZE, 3)
-    channels = told(Truth(thickness, colours), images, seen, lost, side=8)
+    channels = geometry_channels(Truth(thickness, colours), images, seen, lost, side=8)
     assert channels.shape == (1, 65, 16 * 11) and (channels[:, 0] == 0).all()
-    sides = KnownSides(*both_sides(channels, 8), torch.zeros(1, 4, 8, 8))
+    sides = KnownSides(*decode_geometry(channels, 8), torch.zeros(1, 4, 8, 8))
     middle = 4 / scale - 7.0  # of the ball, whose radius is 2
     queries = torch.tensor([[0.0, 0.0, middle + z] for z in (-2.0, 2.0, 0.0, -3.0, 3.0)] + [[2.3, 0.0, middle]])
-    on_front, on_back, inside, before, beyond, beside = features(sides, queries[None])[0]
-    assert on_front.shape == (FEATURES,)
+    on_front, on_back, inside, before, beyond, beside = query_features(sides, queries[None])[0]
+    assert on_front.shape == (FEATURE_COUNT,)
     near_front, near_back = slice(4, 8, 2), slice(5, 8, 2)  # pixels are 0.13 wide
     assert (on_front[near_front] > 0.7).all() and (on_back[near_back] > 0.7).all()
     assert on_front[1:8:2].max() < 0.01 and inside[:8].max() < 0.01
@@ -159,7 +159,7 @@ def knowing() -> MCC:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = MCC(CONFIG).eval()
-        look_at_nearest(model)
+        init_nearest_attention(model)
         assert model.back is not None and model.knowing is not None
         for parameter in (*model.back.parameters(), *model.knowing.parameters(), model.decoder_pred.bias):
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -187,7 +187,7 @@ def test_what_lies_behind_changes_the_answer(knowing: MCC) -> None:
         latent = knowing.encode(images, job["seen"][None])
         thicker = latent.clone()
         thicker[:, 1:, 2 * CONFIG.width :].unflatten(2, (16, 11))[..., 7] += 1
-        one, other = (knowing.predict_occupancy(knowing.ask(knowing.remember(given), queries)) for given in (latent, thicker))
+        one, other = (knowing.predict_occupancy(knowing.decode_queries(knowing.cache_scene(given), queries)) for given in (latent, thicker))
     assert (one - other).abs().max() > 0.1
 
 
@@ -201,5 +201,5 @@ def test_a_bundle_says_it_in_its_config(kind: type[MCCConfig]) -> None:
 
 
 def test_a_map_that_cannot_be_halved_is_refused() -> None:
-    with pytest.raises(ValueError, match="back: the map of seen points is 32 wide, which is no multiple of 64"):
-        dataclasses.replace(CONFIG, back=BackConfig(widths=(8,) * 7))
+    with pytest.raises(ValueError, match="back: the map of seen points is 32 wide, which is not a multiple of 64"):
+        dataclasses.replace(CONFIG, back=BackSurfaceConfig(widths=(8,) * 7))

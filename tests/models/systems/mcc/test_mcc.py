@@ -21,17 +21,16 @@ from models.layers.block import TransformerBlock
 from models.layers.token_merging import Tokens
 from models.merge_schedule import MergeSchedule
 from models.systems.mae.model import MAE, MAEConfig
+from models.systems.mcc.decoder_block import append_self_slot, attend_to_scene_and_self
 from models.systems.mcc.model import (
     MCC,
     PUBLISHED,
-    Kept,
+    DropPathMasks,
     MCCConfig,
-    attend_to_scene_and_self,
     decode_colours,
-    reserve_self,
-    start_from_mae,
+    init_from_mae,
 )
-from models.systems.mcc.point_embed import ClassTokenBlock, contract, embed
+from models.systems.mcc.point_embed import ClassTokenBlock, contract, embed_points
 from tests.golden.case import find_cases, published_keys, read_case
 from tests.golden.replays.mcc import scene_of
 
@@ -80,11 +79,11 @@ def points(count: int, batch: int = 2) -> Tensor:
     return 6 * torch.randn(batch, count, 3, generator=generator(2))
 
 
-def dense(model: MCC, images: Tensor, seen: Tensor, queries: Tensor, kept: Kept | None = None) -> Tensor:
+def dense(model: MCC, images: Tensor, seen: Tensor, queries: Tensor, kept: DropPathMasks | None = None) -> Tensor:
     """As published: whole blocks on every window, one sequence of scene and queries under a mask."""
     valid = seen.sum(dim=-1).isfinite()
     window = model.xyz_pos_embed
-    x = embed(contract(seen.masked_fill(~valid.unsqueeze(-1), -100.0), model.config.far), window.pos_embed)
+    x = embed_points(contract(seen.masked_fill(~valid.unsqueeze(-1), -100.0), model.config.far), window.pos_embed)
     x = torch.where(valid.unsqueeze(-1), x, window.invalid_xyz_token)
     side, w = model.config.side, model.config.window
     rows = [x[:, i * w : (i + 1) * w, j * w : (j + 1) * w].flatten(1, 2) for i in range(side) for j in range(side)]
@@ -118,7 +117,7 @@ def test_tokens_merge_in_encoders_and_return_to_their_places() -> None:
     picture, of_points = latent.chunk(2, dim=-1)
     assert latent.shape == (1, 17, 48)
     assert [len(half[0].unique(dim=0)) for half in (picture, of_points)] == [12, 12]
-    assert model.predict(model.ask(model.remember(latent), points(4, batch=1))).isfinite().all()
+    assert model.predict_outputs(model.decode_queries(model.cache_scene(latent), points(4, batch=1))).isfinite().all()
     assert torch.equal(model.encode(images, seen, merge=MergeSchedule.off()), model.encode(images, seen))
 
 
@@ -137,7 +136,7 @@ def test_training_drops_the_same_branches_of_scene_and_queries() -> None:
     arguments = (images.double(), seen.double(), points(11).double())
     keep = [torch.randint(0, 2, (depth, 2, 2), generator=generator()).double() for depth in (2, 2, 3)]
     gradients = []
-    for forward in (lambda *a: model(*a, kept=Kept(*keep)), lambda *a: dense(model, *a, kept=Kept(*keep))):
+    for forward in (lambda *a: model(*a, keep_masks=DropPathMasks(*keep)), lambda *a: dense(model, *a, kept=DropPathMasks(*keep))):
         model.zero_grad()
         forward(*arguments).square().sum().backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
@@ -160,20 +159,22 @@ def test_stochastic_depth_is_drawn_in_training_only() -> None:
 @torch.no_grad()
 def test_a_query_does_not_see_the_others_bit_for_bit() -> None:
     model, queries = make(), points(64)
-    scene = model.remember(model.encode(*view()))
+    scene = model.cache_scene(model.encode(*view()))
     other = points(64).flip(1)
     other[:, 17] = queries[:, 17]
-    assert torch.equal(model.predict(model.ask(scene, other))[:, 17], model.predict(model.ask(scene, queries))[:, 17])
+    assert torch.equal(
+        model.predict_outputs(model.decode_queries(scene, other))[:, 17], model.predict_outputs(model.decode_queries(scene, queries))[:, 17]
+    )
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("chunk", [1, 7, 37, 100])
 def test_any_chunks_and_any_order_give_the_same_answers(chunk: int) -> None:
     model, queries = make(), points(100)
-    scene = model.remember(model.encode(*view()))
-    whole = model.predict(model.ask(scene, queries))
+    scene = model.cache_scene(model.encode(*view()))
+    whole = model.predict_outputs(model.decode_queries(scene, queries))
     order = torch.randperm(100, generator=generator())
-    parts = [model.predict(model.ask(scene, part)) for part in torch.split(queries[:, order], chunk, dim=1)]
+    parts = [model.predict_outputs(model.decode_queries(scene, part)) for part in torch.split(queries[:, order], chunk, dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole[:, order], atol=1e-5, rtol=1e-5)
 
 
@@ -186,8 +187,8 @@ def test_no_queries_have_no_answers() -> None:
 @torch.no_grad()
 def test_scene_encoding_does_not_depend_on_its_batch() -> None:
     model, (images, seen), queries = make(), view(), points(9)
-    scene = model.remember(model.encode(images, seen))
-    again = model.remember(model.encode(images, seen))
+    scene = model.cache_scene(model.encode(images, seen))
+    again = model.cache_scene(model.encode(images, seen))
     assert torch.equal(scene.keys, again.keys)
     assert torch.equal(scene.values, again.values)
     for index in range(2):
@@ -255,9 +256,9 @@ def test_query_cost_is_published_decoders_and_linear() -> None:
 
     def macs(queries: Tensor) -> tuple[float, float]:
         with FlopCounterMode(display=False) as counter:
-            scene = model.remember(latent)
+            scene = model.cache_scene(latent)
             encoding = counter.get_total_flops() / 2
-            model.predict(model.ask(scene, queries))
+            model.predict_outputs(model.decode_queries(scene, queries))
         return encoding, counter.get_total_flops() / 2 - encoding
 
     encoding, asking = macs(queries)
@@ -272,7 +273,7 @@ def test_attention_to_scene_and_self_has_gradients_of_softmax() -> None:
     scene_k, scene_v = (torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
 
     def fast(q: Tensor, k: Tensor, v: Tensor, scene_k: Tensor, scene_v: Tensor) -> Tensor:
-        return attend_to_scene_and_self(q, k, v, *reserve_self(scene_k, scene_v))
+        return attend_to_scene_and_self(q, k, v, *append_self_slot(scene_k, scene_v))
 
     def plain(q: Tensor, k: Tensor, v: Tensor, scene_k: Tensor, scene_v: Tensor) -> Tensor:
         logits = torch.cat([q @ scene_k.mT, (q * k).sum(-1, keepdim=True)], dim=-1) / 2
@@ -294,7 +295,7 @@ def test_a_query_s_own_logit_is_not_rounded_in_half_precision() -> None:
     torch.manual_seed(0)
     q, k = (4 * torch.randn(1, 1, 64, 16)).bfloat16(), torch.randn(1, 1, 8, 16).bfloat16()
     v, own = torch.randn(1, 1, 8, 16).bfloat16(), torch.ones(1, 1, 64, 16).bfloat16()
-    attended = attend_to_scene_and_self(q, q, own, *reserve_self(k * 0 + q[:, :, :1], v * 0))  # what comes out is the own weight
+    attended = attend_to_scene_and_self(q, q, own, *append_self_slot(k * 0 + q[:, :, :1], v * 0))  # what comes out is the own weight
     own_logit, scene_logit = q.double().square().sum(-1) / 4, (q.double() @ q[:, :, 0].double().mT).squeeze(-1) / 4
     weight = own_logit.exp() / (own_logit.exp() + 8 * scene_logit.exp())
     torch.testing.assert_close(attended[..., 0].double(), weight, atol=0.01, rtol=0)
@@ -367,8 +368,8 @@ def test_colours_are_blocks_of_classes_read_at_a_temperature() -> None:
 @torch.no_grad()
 def test_occupancy_alone_is_the_first_output() -> None:
     model = make()
-    asked = model.ask(model.remember(model.encode(*view())), points(9))
-    torch.testing.assert_close(model.predict_occupancy(asked), model.predict(asked)[..., 0])
+    asked = model.decode_queries(model.cache_scene(model.encode(*view())), points(9))
+    torch.testing.assert_close(model.predict_occupancy(asked), model.predict_outputs(asked)[..., 0])
 
 
 @torch.no_grad()
@@ -431,11 +432,11 @@ def test_the_picture_s_encoder_starts_from_an_mae() -> None:
     mae = MAE(MAEConfig(image_size=32, patch_size=8, width=24, depth=2, heads=4, decoder_width=16, decoder_depth=1, decoder_heads=2))
     model = make()
     before = model.decoder_embed.weight.clone()
-    start_from_mae(model, mae.state_dict())
+    init_from_mae(model, mae.state_dict())
     assert torch.equal(model.blocks[1].mlp.fc1.weight, mae.state_dict()["blocks.1.mlp.fc1.weight"])
     assert torch.equal(model.decoder_embed.weight, before)
     with pytest.raises(ValueError, match=r"lack norm\.weight"):
-        start_from_mae(model, {name: value for name, value in mae.state_dict().items() if name != "norm.weight"})
+        init_from_mae(model, {name: value for name, value in mae.state_dict().items() if name != "norm.weight"})
 
 
 @pytest.mark.parametrize(("rows", "regress", "parameters"), [(769, False, 202_141_441), (4, True, 201_748_996)])
@@ -497,10 +498,10 @@ def test_training_drops_decoder_branches_in_steps_too() -> None:
     latent, queries = model.encode(*view()), points(7)
     model.train()
     torch.manual_seed(0)
-    scenes = [model.remember(latent) for _ in range(8)]
+    scenes = [model.cache_scene(latent) for _ in range(8)]
     assert len({tuple(scene.keys[-1].flatten().tolist()) for scene in scenes}) > 1
-    asked = [model.ask(scene, queries) for scene in scenes]
+    asked = [model.decode_queries(scene, queries) for scene in scenes]
     assert len({tuple(answer.flatten().tolist()) for answer in asked}) > 1
-    assert torch.equal(model.ask(scenes[0], queries), asked[0])  # queries share the fate of their scene
+    assert torch.equal(model.decode_queries(scenes[0], queries), asked[0])  # queries share the fate of their scene
     model.eval()
-    assert torch.equal(model.remember(latent).keys, model.remember(latent).keys)
+    assert torch.equal(model.cache_scene(latent).keys, model.cache_scene(latent).keys)

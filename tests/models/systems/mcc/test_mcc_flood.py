@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.bundle_schema import QuerySpace
 from models.layers.stepwise import JobTooLarge
-from models.systems.mcc.flood_fill import Answers, Flood, Limits
+from models.systems.mcc.flood_fill import CellPredictions, FloodFill, FloodLimits
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.queries import cube_grid, half_ball_grid
 
@@ -65,18 +65,18 @@ def probability(distance: Tensor) -> Tensor:
 
 def flooded(
     shape: Distance, lattice: Lattice, seen: Tensor | None = None, *, chunk: int = 5000, threshold: float = 0.1, **limits: object
-) -> Flood:
-    chosen = Limits(threshold, **({"dense": False, "most": 20_000_000} | limits))  # type: ignore[arg-type]
-    flood = Flood.start(lattice, chosen, torch.full((1, 1, 3), torch.nan) if seen is None else seen)
-    while not flood.ended:
+) -> FloodFill:
+    chosen = FloodLimits(threshold, **({"dense": False, "max_queries": 20_000_000} | limits))  # type: ignore[arg-type]
+    flood = FloodFill.start(lattice, chosen, torch.full((1, 1, 3), torch.nan) if seen is None else seen)
+    while not flood.is_done:
         cells = flood.next_cells(chunk)
         found = probability(shape(torch.from_numpy(lattice.points(cells.numpy()))))
-        flood = flood.answered(Answers(cells, found, torch.zeros(len(cells), 3, dtype=torch.uint8)))
+        flood = flood.update(CellPredictions(cells, found, torch.zeros(len(cells), 3, dtype=torch.uint8)))
     return flood
 
 
-def occupied(flood: Flood) -> set[int]:
-    return set(flood.occupied().cells.tolist())
+def occupied(flood: FloodFill) -> set[int]:
+    return set(flood.occupied_cells().cells.tolist())
 
 
 def dense(shape: Distance, lattice: Lattice) -> set[int]:
@@ -90,9 +90,9 @@ def test_flood_finds_dense_grids_surface_with_few_queries(name: str, spacing: fl
     flood, everything = flooded(SHAPES[name], lattice), dense(SHAPES[name], lattice)
     assert occupied(flood) == everything
     around = flooded(SHAPES[name], lattice).surface()
-    coarse = lattice.count / lattice.stride() ** 3 * (2 if lattice.stride() == 4 else 1)
-    assert flood.asked <= 1.15 * (coarse + len(around.cells))
-    assert lattice.count / flood.asked >= (10 if spacing == 0.05 else 4)
+    coarse = lattice.count / lattice.coarse_stride() ** 3 * (2 if lattice.coarse_stride() == 4 else 1)
+    assert flood.query_count <= 1.15 * (coarse + len(around.cells))
+    assert lattice.count / flood.query_count >= (10 if spacing == 0.05 else 4)
 
 
 @pytest.mark.parametrize(("spacing", "missed"), [(0.05, 0), (0.1, 8)])
@@ -131,7 +131,7 @@ def _near(shape: Distance, centre: list[float], lattice: Lattice) -> set[int]:
 )
 def test_dense_cells_are_the_published_grid(space: QuerySpace, spacing: float, grid: Tensor) -> None:
     lattice = Lattice(space, spacing)
-    cells = flooded(sphere(1.0), lattice, dense=True, chunk=10**7).known.cells
+    cells = flooded(sphere(1.0), lattice, dense=True, chunk=10**7).predictions.cells
     assert torch.equal(torch.from_numpy(lattice.points(cells.numpy())), grid)
     assert lattice.count == len(grid)
 
@@ -154,16 +154,16 @@ def test_what_was_seen_is_found_however_small() -> None:
 def test_chunks_change_nothing() -> None:
     lattice = Lattice(QuerySpace(), 0.1)
     one, many = (flooded(torus, lattice, chunk=chunk) for chunk in (10**7, 777))
-    assert torch.equal(one.known.cells, many.known.cells) and one.level == many.level
+    assert torch.equal(one.predictions.cells, many.predictions.cells) and one.level == many.level
 
 
 def test_too_many_queries_end_a_job_before_they_are_asked() -> None:
     lattice = Lattice(QuerySpace(), 0.05)
     with pytest.raises(JobTooLarge, match=r"spacing: 0\.05 asks more than 1000 queries"):
-        flooded(torus, lattice, most=1000)
+        flooded(torus, lattice, max_queries=1000)
     with pytest.raises(JobTooLarge, match="OPSIN_MAX_QUERIES"):
-        flooded(torus, lattice, most=40_000)
-    assert flooded(torus, lattice, most=250_000).asked <= 250_000
+        flooded(torus, lattice, max_queries=40_000)
+    assert flooded(torus, lattice, max_queries=250_000).query_count <= 250_000
 
 
 def test_thresholds_below_the_reach_thicken_what_is_found() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.systems.mcc.init_attention import Channels, look_at_nearest
+from models.systems.mcc.init_attention import GeometryChannels, init_nearest_attention
 from models.systems.mcc.model import MCC, MCCConfig
 
 CONFIG = MCCConfig(
@@ -32,7 +32,7 @@ def build(*, looks: bool = True) -> MCC:
     torch.manual_seed(0)
     model = MCC(CONFIG).eval()
     if looks:
-        look_at_nearest(model)
+        init_nearest_attention(model)
     return model
 
 
@@ -48,7 +48,7 @@ def wall() -> Tensor:
 def answers(model: MCC, seen: Tensor, queries: Tensor) -> Tensor:
     """What the decoder makes of queries (Q, 3)."""
     image = torch.full((1, 3, 48, 48), 0.5)
-    return model.ask(model.remember(model.encode(image, seen)), queries.unsqueeze(0))[0]
+    return model.decode_queries(model.cache_scene(model.encode(image, seen)), queries.unsqueeze(0))[0]
 
 
 def influence(model: MCC, query: Tensor, rows: slice, columns: slice) -> float:
@@ -81,8 +81,8 @@ def test_self_weight_of_query_encodes_distance_to_surface() -> None:
     before = torch.tensor([[-0.5, -0.5, -distance] for distance in (0.0, 0.2, 0.4, 0.8)])
     beside = torch.tensor([[2.0 + distance, -0.5, 0.8] for distance in (-0.3, 0.2, 0.6, 1.0)])
     answers(model, wall(), torch.cat([before, beside]))
-    channels = Channels.of(CONFIG.decoder_width, CONFIG.decoder_heads)
-    alone = written[-1][0][:, list(channels.alone)]  # (8, heads), half of which measure across the line of sight
+    channels = GeometryChannels.allocate(CONFIG.decoder_width, CONFIG.decoder_heads)
+    alone = written[-1][0][:, list(channels.self_weights)]  # (8, heads), half of which measure across the line of sight
     in_space, across = alone[:4, :4].mean(dim=1), alone[4:, 4:].mean(dim=1)
     for weights in (in_space, across):
         assert (weights.diff() > 0).all() and weights[0] < 0.5 and weights[-1] > 0.95
@@ -92,8 +92,8 @@ def test_self_weight_of_query_encodes_distance_to_surface() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"window_heads": 6}, "window_heads: 6 is no multiple of 4"),
-        ({"decoder_heads": 6}, "decoder_heads: 6 is no multiple of 4"),
+        ({"window_heads": 6}, "window_heads: 6 is not a multiple of 4"),
+        ({"decoder_heads": 6}, "decoder_heads: 6 is not a multiple of 4"),
         ({"width": 32}, "width 32 is too small"),
         ({"decoder_heads": 16}, "decoder_width: 16 heads of 96 channels"),
         ({"window_depth": 2}, "window: one block"),
@@ -102,4 +102,4 @@ def test_self_weight_of_query_encodes_distance_to_surface() -> None:
 )
 def test_networks_without_room_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        look_at_nearest(MCC(replace(CONFIG, **change)))
+        init_nearest_attention(MCC(replace(CONFIG, **change)))

@@ -9,8 +9,17 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from models.systems.mcc.model import MCC, Scene, decode_colours
-from models.systems.mcc.queries import cube_grid, draw_in_cube, draw_in_half_ball, half_ball_grid, label, nearest_points, reconstruct, score
+from models.systems.mcc.model import MCC, SceneCache, decode_colours
+from models.systems.mcc.queries import (
+    cube_grid,
+    draw_in_cube,
+    draw_in_half_ball,
+    half_ball_grid,
+    label_queries,
+    nearest_points,
+    reconstruct,
+    score_coverage,
+)
 from tests.golden.case import read_case
 from tests.golden.replays.mcc import scene_of
 
@@ -69,7 +78,7 @@ def test_queries_are_drawn_where_they_may_be() -> None:
 def test_labels_are_those_of_the_nearest_point() -> None:
     queries = torch.rand(2, 300, 3, generator=generator())
     truth, colours = torch.rand(2, 80, 3, generator=generator(1)), torch.rand(2, 80, 3, generator=generator(2))
-    labels = label(queries, truth, colours, 0.1)
+    labels = label_queries(queries, truth, colours, 0.1)
     for scene in range(2):
         distance, index = cKDTree(truth[scene].numpy()).query(queries[scene].numpy())
         near = torch.from_numpy(distance) < 0.1
@@ -80,7 +89,7 @@ def test_labels_are_those_of_the_nearest_point() -> None:
 
 def test_a_point_at_the_threshold_is_not_near() -> None:
     queries = torch.tensor([[[0.5, 0.0, 0.0], [0.49, 0.0, 0.0]]])
-    assert label(queries, torch.zeros(1, 1, 3), torch.ones(1, 1, 3), 0.5).occupied.tolist() == [[0, 1]]
+    assert label_queries(queries, torch.zeros(1, 1, 3), torch.ones(1, 1, 3), 0.5).occupied.tolist() == [[0, 1]]
 
 
 def test_distances_do_not_cancel_far_from_the_origin() -> None:
@@ -90,35 +99,35 @@ def test_distances_do_not_cancel_far_from_the_origin() -> None:
 
 
 @pytest.fixture(scope="module")
-def scene() -> tuple[MCC, Scene, Tensor]:
+def scene() -> tuple[MCC, SceneCache, Tensor]:
     with torch.no_grad():
         model, images, seen, queries = scene_of(read_case(GOLDEN / "co3d_demo"))
-        return model, model.remember(model.encode(images, seen)), queries[0]
+        return model, model.cache_scene(model.encode(images, seen)), queries[0]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("chunk", [1, 100, 10_000])
-def test_a_cloud_is_what_is_occupied_whatever_the_chunks(scene: tuple[MCC, Scene, Tensor], chunk: int) -> None:
+def test_a_cloud_is_what_is_occupied_whatever_the_chunks(scene: tuple[MCC, SceneCache, Tensor], chunk: int) -> None:
     model, encoded, queries = scene
-    predicted = model.predict(model.ask(encoded, queries.unsqueeze(0)))[0]
+    predicted = model.predict_outputs(model.decode_queries(encoded, queries.unsqueeze(0)))[0]
     occupied = predicted[:, 0].sigmoid() > 0.3
     cloud = reconstruct(model, encoded, queries, threshold=0.3, chunk=chunk)
     assert torch.equal(cloud.points, queries[occupied])
     torch.testing.assert_close(cloud.occupancy, predicted[occupied, 0].sigmoid(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(cloud.colours, decode_colours(predicted[occupied]), atol=1e-4, rtol=1e-3)
-    assert 0 < len(cloud.above(0.5).points) < len(cloud.points)
-    assert (cloud.above(0.5).occupancy > 0.5).all()
+    assert 0 < len(cloud.select_occupied(0.5).points) < len(cloud.points)
+    assert (cloud.select_occupied(0.5).occupancy > 0.5).all()
 
 
 @torch.no_grad()
-def test_a_cloud_may_be_empty(scene: tuple[MCC, Scene, Tensor]) -> None:
+def test_a_cloud_may_be_empty(scene: tuple[MCC, SceneCache, Tensor]) -> None:
     model, encoded, queries = scene
     cloud = reconstruct(model, encoded, queries, threshold=1.0)
     assert cloud.points.shape == cloud.colours.shape == (0, 3)
     assert cloud.occupancy.shape == (0,)
 
 
-def test_a_cloud_needs_no_gradients(scene: tuple[MCC, Scene, Tensor]) -> None:
+def test_a_cloud_needs_no_gradients(scene: tuple[MCC, SceneCache, Tensor]) -> None:
     model, encoded, queries = scene
     cloud = reconstruct(model, encoded, queries, threshold=0.3)
     assert not cloud.occupancy.requires_grad
@@ -128,7 +137,7 @@ def test_a_cloud_needs_no_gradients(scene: tuple[MCC, Scene, Tensor]) -> None:
 def test_scores_are_shares_of_points_that_are_near() -> None:
     predicted = torch.tensor([[0.0, 0, 0], [1, 0, 0], [5, 0, 0]])
     truth = torch.tensor([[0.05, 0, 0], [1, 0.05, 0], [2, 0, 0], [3, 0, 0]])
-    result = score(predicted, truth, 0.1)
+    result = score_coverage(predicted, truth, 0.1)
     assert result.precision == pytest.approx(2 / 3)
     assert result.recall == result.recall_as_published == 0.5
     assert result.f1 == pytest.approx(4 / 7)
@@ -136,13 +145,13 @@ def test_scores_are_shares_of_points_that_are_near() -> None:
 
 def test_the_published_recall_looks_at_too_few_true_points() -> None:
     truth = torch.zeros(20, 3)
-    result = score(torch.zeros(6, 3), truth, 0.1, published_slice=5)  # two slices of five for six predictions
+    result = score_coverage(torch.zeros(6, 3), truth, 0.1, published_slice=5)  # two slices of five for six predictions
     assert (result.recall, result.recall_as_published) == (1.0, 0.5)
     assert (result.f1, result.f1_as_published) == (1.0, pytest.approx(2 / 3))
-    assert score(torch.zeros(16, 3), truth, 0.1, published_slice=5).recall_as_published == 1.0
+    assert score_coverage(torch.zeros(16, 3), truth, 0.1, published_slice=5).recall_as_published == 1.0
 
 
 @pytest.mark.parametrize("predicted", [torch.zeros(0, 3), torch.full((2, 3), 9.0)])
 def test_nothing_met_scores_nothing(predicted: Tensor) -> None:
-    result = score(predicted, torch.zeros(4, 3))
+    result = score_coverage(predicted, torch.zeros(4, 3))
     assert (result.precision, result.recall, result.f1, result.f1_as_published) == (0, 0, 0, 0)

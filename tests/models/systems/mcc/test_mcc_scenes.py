@@ -13,18 +13,18 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from models.systems.mcc.scene_inputs import (
-    Augmentation,
-    Camera,
+    PerspectiveCamera,
+    SceneAugmentation,
     box_around,
+    capture_to_view,
+    depth_to_seen_points,
     hypersim_to_camera,
+    hypersim_to_view,
     normalise_points,
+    pad_to_square,
     resize,
     resize_mask,
     rotation_about_axes,
-    seen_in_depth,
-    square,
-    view_of_capture,
-    view_of_hypersim,
 )
 
 
@@ -46,7 +46,7 @@ def capture() -> dict[str, Any]:
 
 
 def test_a_capture_is_centred_scaled_and_can_be_undone(capture: dict[str, Any]) -> None:
-    view = view_of_capture(**capture, image_size=16, seen_size=16, margin=2)  # the crop is 16 rows high: nothing is resized
+    view = capture_to_view(**capture, image_size=16, seen_size=16, margin=2)  # the crop is 16 rows high: nothing is resized
     seen = view.seen[0]
     on_object = finite(seen)
     assert int(on_object.sum()) == 12 * 8
@@ -57,13 +57,13 @@ def test_a_capture_is_centred_scaled_and_can_be_undone(capture: dict[str, Any]) 
 
 
 def test_image_keeps_background_and_pads_right_or_bottom(capture: dict[str, Any]) -> None:
-    view = view_of_capture(**capture, image_size=16, seen_size=16, margin=2)
+    view = capture_to_view(**capture, image_size=16, seen_size=16, margin=2)
     image = view.image[0].permute(1, 2, 0)
     assert torch.equal(image[:, :12], capture["rgb"][8:24, 4:16])
     assert (image[:, 12:] == 0).all()
     assert not finite(view.seen[0, :, 12:]).any()
     turned = {name: value.transpose(0, 1) for name, value in capture.items()}
-    assert (view_of_capture(**turned, image_size=16, seen_size=16, margin=2).image[0, :, 12:] == 0).all()
+    assert (capture_to_view(**turned, image_size=16, seen_size=16, margin=2).image[0, :, 12:] == 0).all()
 
 
 def test_the_margin_ends_at_the_edges_of_the_picture(capture: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ def test_points_that_are_not_finite_do_not_count_for_the_scale() -> None:
 
 def test_a_capture_without_points_on_the_object_is_refused(capture: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="points: 0 are finite and on the object"):
-        view_of_capture(capture["rgb"], capture["points"] * torch.inf, capture["mask"])
+        capture_to_view(capture["rgb"], capture["points"] * torch.inf, capture["mask"])
 
 
 def test_a_mask_of_another_size_is_resized_as_an_8_bit_picture() -> None:
@@ -109,9 +109,9 @@ def test_a_mask_of_another_size_is_resized_as_an_8_bit_picture() -> None:
 
 
 @pytest.fixture
-def camera() -> Camera:
+def camera() -> PerspectiveCamera:
     rotation = torch.tensor(Rotation.from_euler("xyz", [[20, -30, 50], [5, 80, -10]], degrees=True).as_matrix()).float()
-    return Camera(
+    return PerspectiveCamera(
         rotation=rotation,
         translation=torch.tensor([[0.1, -0.2, 3.0], [0.0, 1.0, 5.0]]),
         focal=torch.tensor([[2.0, 2.5], [1.5, 1.0]]),
@@ -119,9 +119,9 @@ def camera() -> Camera:
     )
 
 
-def test_seen_points_project_back_to_their_pixels(camera: Camera) -> None:
+def test_seen_points_project_back_to_their_pixels(camera: PerspectiveCamera) -> None:
     depth = 1 + torch.rand(2, 1, 8, 8, generator=generator())
-    world = seen_in_depth(depth, torch.ones_like(depth), camera, seen_size=8)
+    world = depth_to_seen_points(depth, torch.ones_like(depth), camera, seen_size=8)
     x, y, z = (world @ camera.rotation[:, None] + camera.translation[:, None, None]).unbind(dim=-1)
     torch.testing.assert_close(z, depth[:, 0])
     left = camera.focal[:, 0, None, None] * x / z + camera.principal[:, 0, None, None]
@@ -131,20 +131,20 @@ def test_seen_points_project_back_to_their_pixels(camera: Camera) -> None:
     torch.testing.assert_close(up, centres.unsqueeze(1).expand(2, 8, 8), atol=1e-5, rtol=1e-5)
 
 
-def test_depth_counts_where_it_is_known_and_on_the_object(camera: Camera) -> None:
+def test_depth_counts_where_it_is_known_and_on_the_object(camera: PerspectiveCamera) -> None:
     depth, foreground = torch.ones(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
     depth[:, :, 0], foreground[:, :, :, 0], foreground[:, :, :, 1] = 0, 0.5, 0.51
-    seen = finite(seen_in_depth(depth, foreground, camera, seen_size=8))
+    seen = finite(depth_to_seen_points(depth, foreground, camera, seen_size=8))
     assert not seen[:, 0].any()
     assert not seen[:, :, 0].any()
     assert seen[:, 1:, 1:].all()
 
 
-def test_missing_depth_bleeds_into_its_neighbours_when_resized(camera: Camera) -> None:
+def test_missing_depth_bleeds_into_its_neighbours_when_resized(camera: PerspectiveCamera) -> None:
     """Depth is resized before it is masked, so next to a hole it comes out too small: as trained."""
     depth = torch.full((2, 1, 9, 9), 4.0)
     depth[:, :, :, :2] = 0
-    world = seen_in_depth(depth, torch.ones_like(depth), camera, seen_size=6)
+    world = depth_to_seen_points(depth, torch.ones_like(depth), camera, seen_size=6)
     z = (world @ camera.rotation[:, None] + camera.translation[:, None, None])[..., 2]
     torch.testing.assert_close(z[:, :, 1], torch.full((2, 6), 3.0))  # the centre is at 1.75: a quarter of it is the hole
     torch.testing.assert_close(z[:, :, 2:], torch.full((2, 6, 4), 4.0))
@@ -164,14 +164,14 @@ def test_a_hypersim_frame_is_scaled_but_not_centred() -> None:
     points = torch.randn(12, 20, 3, generator=generator()) + torch.tensor([0.0, 0.0, -8.0])
     points[3, 9] = torch.inf
     rgb = torch.rand(12, 20, 3, generator=generator(1))
-    view = view_of_hypersim(rgb, points, torch.eye(3), torch.zeros(3), 1.0, image_size=12, seen_size=12)
+    view = hypersim_to_view(rgb, points, torch.eye(3), torch.zeros(3), 1.0, image_size=12, seen_size=12)
     assert torch.equal(view.image[0].permute(1, 2, 0), rgb[:, 4:16])
     seen = view.seen[0]
     assert finite(seen).sum() == 143
     torch.testing.assert_close(seen[finite(seen)].std(dim=0).mean(), torch.tensor(1.0))
     assert seen[finite(seen)][:, 2].mean() > 5
     torch.testing.assert_close(view.to_capture(seen[0, 0]), points[0, 4] * torch.tensor([1.0, -1, -1]))
-    moved = view_of_hypersim(rgb, points, torch.eye(3), torch.zeros(3), 1.0, corner=(0, 8), image_size=12, seen_size=12)
+    moved = hypersim_to_view(rgb, points, torch.eye(3), torch.zeros(3), 1.0, corner=(0, 8), image_size=12, seen_size=12)
     assert torch.equal(moved.image[0].permute(1, 2, 0), rgb[:, 8:])
 
 
@@ -182,32 +182,32 @@ def test_rotations_are_scipy_s() -> None:
 
 
 def test_augmentation_scales_then_shifts_then_turns_then_flips() -> None:
-    augmentation = Augmentation(torch.tensor([2.0, 1, 1]), torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 0, 90]), flip=True)
-    moved = augmentation.points(torch.tensor([1.0, 5.0, 7.0]))
+    augmentation = SceneAugmentation(torch.tensor([2.0, 1, 1]), torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 0, 90]), flip=True)
+    moved = augmentation.transform_points(torch.tensor([1.0, 5.0, 7.0]))
     torch.testing.assert_close(moved, torch.tensor([5.0, 3.0, 7.0]))  # (3, 5, 7) turned to (-5, 3, 7)
 
 
 def test_seen_points_pictures_and_queries_are_augmented_alike() -> None:
-    augmentation = Augmentation(torch.tensor([0.9, 1.1, 1]), torch.tensor([1.0, 0, 0.2]), torch.tensor([10.0, 20, 30]), flip=True)
+    augmentation = SceneAugmentation(torch.tensor([0.9, 1.1, 1]), torch.tensor([1.0, 0, 0.2]), torch.tensor([10.0, 20, 30]), flip=True)
     seen = torch.randn(2, 4, 4, 3, generator=generator())
     seen[0, 1, 0] = torch.inf
-    moved = augmentation.seen(seen)
+    moved = augmentation.transform_seen(seen)
     assert not finite(moved[0, 1, 3])
     assert finite(moved).sum() == 31
-    torch.testing.assert_close(moved[1, 2, 3], augmentation.points(seen[1, 2, 0]))
-    assert torch.equal(augmentation.images(seen.permute(0, 3, 1, 2)), seen.flip(2).permute(0, 3, 1, 2))
+    torch.testing.assert_close(moved[1, 2, 3], augmentation.transform_points(seen[1, 2, 0]))
+    assert torch.equal(augmentation.transform_images(seen.permute(0, 3, 1, 2)), seen.flip(2).permute(0, 3, 1, 2))
 
 
 def test_drawn_augmentations_stay_in_their_ranges() -> None:
     source = generator()
-    drawn = [Augmentation.draw(source, moved=True) for _ in range(300)]
+    drawn = [SceneAugmentation.draw(source, moved=True) for _ in range(300)]
     scale, shift, degrees = (torch.stack([getattr(one, name) for one in drawn]) for name in ("scale", "shift", "degrees"))
     assert 0.8 <= scale.min() < 0.82 < 1.18 < scale.max() <= 1.2
     assert -1 <= shift.min() < -0.95 < 0.95 < shift.max() <= 1
     assert -180 <= degrees.min() < -170 < 170 < degrees.max() <= 180
     assert torch.equal(degrees, degrees.round())
     assert 100 < sum(one.flip for one in drawn) < 200
-    still = Augmentation.draw(generator(), moved=False)
+    still = SceneAugmentation.draw(generator(), moved=False)
     assert torch.equal(still.scale, drawn[0].scale)
     assert (still.shift == 0).all()
     assert (still.degrees == 0).all()
@@ -215,4 +215,4 @@ def test_drawn_augmentations_stay_in_their_ranges() -> None:
 
 def test_a_square_is_left_as_it_is() -> None:
     grid = torch.rand(5, 5, 3, generator=generator())
-    assert torch.equal(square(grid, 0.0), grid)
+    assert torch.equal(pad_to_square(grid, 0.0), grid)

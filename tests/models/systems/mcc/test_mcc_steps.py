@@ -16,7 +16,7 @@ from models.systems.mcc import steps as module
 from models.systems.mcc.lattice import Lattice
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.mcc.queries import cube_grid, reconstruct
-from models.systems.mcc.steps import Reconstruction, ReconstructionSteps
+from models.systems.mcc.steps import ReconstructionState, ReconstructionSteps
 from tests.support.bundles.analytic_mcc import HALF, RADIUS, SEEN, SIDE, shell
 
 CPU = torch.device("cpu")
@@ -107,7 +107,7 @@ def test_colours_are_of_places(shells: ReconstructionSteps) -> None:
 def test_dense_is_the_published_way_of_asking(random: MCC) -> None:
     given = job()
     [answer] = run(ReconstructionSteps(random, CPU), [given], [{"spacing": 0.3, "mode": "dense", "threshold": 0.7}])
-    scene = random.remember(random.encode(given["pixels"].permute(2, 0, 1)[None].float() / 255, given["seen"][None]))
+    scene = random.cache_scene(random.encode(given["pixels"].permute(2, 0, 1)[None].float() / 255, given["seen"][None]))
     with torch.inference_mode():
         cloud = reconstruct(random, scene, cube_grid(3.0, 0.3), threshold=0.7)
     found = answer["occupancy"] > 0.7
@@ -149,7 +149,7 @@ def test_a_scene_is_asked_again_without_its_image(random: MCC) -> None:
 def test_a_step_is_bounded_and_changes_no_state(shells: ReconstructionSteps) -> None:
     with torch.inference_mode():
         [state] = shells.start([job()], [{"spacing": 0.05, "mode": "dense"}])
-        assert isinstance(state, Reconstruction)
+        assert isinstance(state, ReconstructionState)
         before = (state.done, state.total, state.queries, state.nbytes)
         first, again = (shells.step([state], [False])[0] for _ in range(2))
     assert isinstance(first, InProgress) and isinstance(again, InProgress)
@@ -228,7 +228,7 @@ def test_kept_scenes_go_for_new_jobs_or_after_their_time(random: MCC, room: int,
 
 
 def test_scenes_that_are_kept_have_a_bound_in_bytes(random: MCC, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RECENT_BYTES", 200_000)
+    monkeypatch.setattr(module, "CACHE_BYTES", 200_000)
     model = ReconstructionSteps(random, CPU)
     steps = LoadedStepwiseModel(model, CPU)
     kept = []
@@ -252,7 +252,7 @@ def test_shared_results_are_computed_before_they_are_kept(random: MCC, monkeypat
     monkeypatch.setattr(module, "synchronize", lambda device: order.append("computed"))
     monkeypatch.setattr(module.BoundedCache, "keep", kept)
     run(ReconstructionSteps(random, CPU), [job()], [COARSE | {"scene": "one"}])
-    assert order == ["computed", "Scene", "computed", "Asked"]
+    assert order == ["computed", "SceneCache", "computed", "CachedPredictions"]
     order.clear()
     run(ReconstructionSteps(random, CPU), [job()], [COARSE])
     assert "computed" not in order  # nobody else finds it

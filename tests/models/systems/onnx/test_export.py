@@ -20,7 +20,7 @@ from models.loading import load
 from models.merge_schedule import MergeSchedule
 from models.systems.diffmae.decoder import DecoderType
 from models.systems.diffmae.model import DiffMAE, DiffMAEConfig
-from models.systems.mcc.back_surface import BackConfig
+from models.systems.mcc.back_surface import BackSurfaceConfig
 from models.systems.mcc.model import MCC, MCCConfig
 from models.systems.onnx import export as onnx_export
 from tests.support.bundles.onnx import colours, write_graph
@@ -112,8 +112,8 @@ def test_a_link_stays_one_and_a_device_is_not_replaced(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("back", [None, BackConfig(widths=(8, 16))], ids=["published", "both sides"])
-def test_queries_of_a_scene_run_as_a_graph(back: BackConfig | None) -> None:
+@pytest.mark.parametrize("back", [None, BackSurfaceConfig(widths=(8, 16))], ids=["published", "both sides"])
+def test_queries_of_a_scene_run_as_a_graph(back: BackSurfaceConfig | None) -> None:
     torch.manual_seed(0)
     model = MCC(dataclasses.replace(MCC_TINY, back=back)).eval()
     with torch.no_grad():
