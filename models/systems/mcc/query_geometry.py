@@ -50,7 +50,8 @@ class SceneGeometry:
     def copy_row(self, row: int) -> SceneGeometry:
         """Copy the geometry of one scene into memory of its own."""
         coefficients, centre, maps, tokens = (
-            copy_to_own_pages(part[row : row + 1]) for part in (self.projection.coefficients, self.projection.centre, self.maps, self.tokens)
+            copy_to_own_pages(part[row : row + 1])
+            for part in (self.projection.coefficients, self.projection.centre, self.maps, self.tokens)
         )
         return SceneGeometry(Projection(coefficients, centre), maps, tokens)
 

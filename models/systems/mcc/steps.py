@@ -114,10 +114,10 @@ class ReconstructionSteps:
         self.recent = (self._scene_cache, self._prediction_cache)
 
     def start(self, arrays: Sequence[Tensors], options: Sequence[Mapping[str, Any]]) -> list[JobState]:
-        """Start jobs. Raises ExcessiveJob.
+        """Start jobs. Raises JobTooLarge.
 
-        options: `space` (the fields of `models.bundle_schema.QuerySpace`), `spacing`, `threshold`, `mode` (`adaptive` or `dense`) and `scene`,
-        the name under which keys and values are cached; empty: they are not.
+        options: `space` (the fields of `models.bundle_schema.QuerySpace`), `spacing`, `threshold`, `mode` (`adaptive` or `dense`) and
+        `scene`, the name under which keys and values are cached; empty: they are not.
         """
         latents = self._latents(arrays)
         scenes = self._scenes(latents, [str(job_options.get("scene", "")) for job_options in options])

@@ -71,7 +71,13 @@ def front_of(sample: Sample) -> VisibleSurface:
 
 
 def joined(
-    front: VisibleSurface, space: QuerySpace, spacing: float, points: Points, probability: npt.NDArray[np.float32], threshold: float, seed: int
+    front: VisibleSurface,
+    space: QuerySpace,
+    spacing: float,
+    points: Points,
+    probability: npt.NDArray[np.float32],
+    threshold: float,
+    seed: int,
 ) -> Points:
     """The surface that the service answers, the part that was seen and the guess, sampled evenly. points (Q, 3): what was asked."""
     lattice = Lattice(space, spacing)
