@@ -152,7 +152,7 @@ class MAViLSteps:
         )
 
     def _use(self, job: Tensors, options: Mapping[str, Any]) -> Modality:
-        """Return the modalities to classify. Raises UnusableInput for those that the network was not trained for, and if an array is
+        """Return the modalities to classify. Raises InvalidInput for those that the network was not trained for, and if an array is
         missing."""
         is_fused = self._model.config.fusion_depth > 0
         default: Modality = "both" if is_fused else "sound" if "sound" in job else "sight"
@@ -211,7 +211,7 @@ class MAViLSteps:
 
 
 def _ready_windows(states: Sequence[AudioVisualState]) -> dict[int, WindowInput]:
-    """Return the next windows that are ready, by job. Raises UnusableInput."""
+    """Return the next windows that are ready, by job. Raises InvalidInput."""
     ready = {job: inputs for job, state in enumerate(states) if (inputs := _take_window(state, 0.0)) is not None}
     if not ready and (inputs := _take_window(states[0], PATIENCE_S)) is not None:
         ready[0] = inputs

@@ -58,7 +58,7 @@ class WindowSource(Protocol):
     def take(self, window: int, deadline: float) -> WindowInput:
         """Return a window; may be called again for the same one.
 
-        deadline: monotonic time until which to wait. Raises NotYet, and UnusableInput for a video that cannot be read.
+        deadline: monotonic time until which to wait. Raises NotYet, and InvalidInput for a video that cannot be read.
         """
 
     def close(self) -> None:
@@ -200,7 +200,7 @@ class WindowSourceFactory:
         """Return the windows of a job: `sound` float32 (n,); `video` uint8 (bytes,) with `info` float64 (5,), or `frames` uint8 (T, H, W,
         3), the only clip; or both.
 
-        options: `start_s`, `end_s`; `windows` of audio, all by default; `views`, clips of a video without audio. Raises UnusableInput.
+        options: `start_s`, `end_s`; `windows` of audio, all by default; `views`, clips of a video without audio. Raises InvalidInput.
         """
         start, end = float(options.get("start_s") or 0.0), options.get("end_s")
         sound = self._audio(job["sound"], start, end, options.get("windows")) if with_audio else None

@@ -89,7 +89,7 @@ class FloodFill:
 
     @staticmethod
     def start(lattice: Lattice, limits: FloodLimits, seen: Tensor, cached: CellPredictions | None = None) -> FloodFill:
-        """Start a flood fill. Raises ExcessiveJob.
+        """Start a flood fill. Raises JobTooLarge.
 
         seen: points (n, n, 3) in normalised units, not finite where there is none. cached: see `reusable_predictions`.
         """
@@ -104,7 +104,7 @@ class FloodFill:
         return self.pending[self.done_count : self.done_count + count]
 
     def update(self, predictions: CellPredictions) -> FloodFill:
-        """Return the state after predictions of the next cells. Raises ExcessiveJob if the next level exceeds the limit."""
+        """Return the state after predictions of the next cells. Raises JobTooLarge if the next level exceeds the limit."""
         done_count, level_predictions = self.done_count + len(predictions.cells), (*self.level_predictions, predictions)
         if done_count < len(self.pending):
             return replace(self, done_count=done_count, level_predictions=level_predictions)
@@ -263,7 +263,7 @@ def _sort_unique(cells: Tensor) -> Tensor:
 
 
 def _check_limit(cells: Tensor, query_count: int, lattice: Lattice, limits: FloodLimits) -> Tensor:
-    """Return the cells (P,) if they do not exceed the limit. Raises ExcessiveJob, which names the option to change."""
+    """Return the cells (P,) if they do not exceed the limit. Raises JobTooLarge, which names the option to change."""
     if query_count + len(cells) > limits.max_queries:
         raise JobTooLarge(
             "spacing",
