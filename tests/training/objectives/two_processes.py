@@ -34,7 +34,14 @@ def shared(name: str, rank: int) -> dict[str, dict[str, Tensor]]:
     objective, batch = made(name)
     values = objective(half(batch, rank))
     both = {"values": {key: value.detach() for key, value in values.items()}, "gradients": gradients(values["loss"], objective)}
-    return {kind: {key: reductions.averaged(value) for key, value in part.items()} for kind, part in both.items()}
+    return {kind: averaged(part) for kind, part in both.items()}
+
+
+def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Average all tensors over both processes at once: each exchange waits for the other process."""
+    flat = reductions.averaged(torch.cat([tensor.flatten() for tensor in tensors.values()]))
+    parts = flat.split([tensor.numel() for tensor in tensors.values()])
+    return {name: part.view_as(tensor) for (name, tensor), part in zip(tensors.items(), parts, strict=True)}
 
 
 def sharded(name: str, rank: int) -> dict[str, Tensor]:
